@@ -1,0 +1,181 @@
+"""The one schema: every key that a config can set, with its default and its meaning.
+
+A config file changes what it needs and returns the result:
+
+    from vision.config import default
+
+    def get_config(arg=None):
+        c = default()
+        c.data.source = "folder:photos"
+        return c
+
+The keys and their types are locked: an unknown key or a wrong type is an error that names the nearest key.
+"""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def default():
+    """Returns the schema with its defaults, as a locked `ConfigDict`."""
+    c = ConfigDict()
+    c.seed = 0  # initialisation, shuffling, augmentation and dropout all follow from it
+    c.compile_cache = "~/.cache/vision/xla"  # folder of compiled programs, kept between runs; "" = none
+    c.data = _data()
+    c.augment = _augment()
+    c.model = _model()
+    c.objective = _objective()
+    c.optimizer = _optimizer()
+    c.schedule = _schedule()
+    c.train = _train()
+    c.early_stopping = _early_stopping()
+    c.checkpoint = _checkpoint()
+    c.log = _log()
+    c.parallel = _parallel()
+    return c
+
+
+def _data():
+    c = ConfigDict()
+    c.source = "mnist5k"  # KIND or KIND:ARGUMENT: mnist5k, digits, folder:PATH, tfds:NAME
+    c.image_size = 0  # side of the square image that the model sees, pixels; 0 = the images' own, if all are equal
+    c.channels = 0  # 1 (grey) or 3 (RGB); 0 = the images' own
+    c.fractions = (0.7, 0.2, 0.1)  # train, val, test: stratified, for a source that has no splits of its own
+    c.val_fraction = 0.1  # of train, where only a validation split is missing
+    c.resident_gib = 2.0  # data up to this size (uint8, all splits) live on the device; 0 = always load
+    c.workers = 2  # processes that decode images; 0 = this process. Only encoded, loaded data use them
+    c.crop_fraction = 1.0  # the centre crop's share of the resized image's side; ImageNet's usual is 0.875
+    c.random_crop_area = ()  # (0.08, 1.0): while loading, train on a random crop of this share of the area; () = centre
+    c.max_unreadable = 0.01  # share of images that may be unreadable; fewer are skipped and counted, more is an error
+    c.normalize = "symmetric"  # unit: [0, 1]; symmetric: [-1, 1]; mean_std: (x / 255 - mean) / std
+    c.mean = ()  # for mean_std, one number a channel
+    c.std = ()  # for mean_std, one number a channel
+    return c
+
+
+def _augment():
+    """On the device, inside the training step. Everything is off until a config turns it on."""
+    c = ConfigDict()
+    c.pad_crop = 0  # pad each side by so many pixels (zeros), then crop at random; He et al. use 4
+    c.random_resized_crop = False  # crop a random part of the image and resize it back
+    c.crop_area = (0.8, 1.0)  # its share of the area
+    c.crop_ratio = (3 / 4, 4 / 3)  # its width over its height
+    c.flip_horizontal = False  # with probability 1/2
+    c.flip_vertical = False  # with probability 1/2
+    c.rot90 = False  # by 0, 90, 180 or 270 degrees
+    c.affine = False  # one resampling for the four below
+    c.rotate = 15.0  # up to ± so many degrees
+    c.shear = 0.0  # up to ± so many degrees, along both axes
+    c.translate = 0.0  # up to ± this share of the side, along both axes
+    c.scale = (1.0, 1.0)  # zoom, drawn log-uniformly
+    c.brightness = 0.0  # factor drawn from [1 - x, 1 + x]
+    c.contrast = 0.0  # likewise
+    c.saturation = 0.0  # likewise
+    c.hue = 0.0  # shift drawn from [-x, x], in turns (0.5 = the opposite colour)
+    c.randaugment_layers = 0  # operations an image; 0 = off. Cubuk et al. 2019 (arXiv:1909.13719)
+    c.randaugment_magnitude = 10.0  # 0 to 30; 10 is usual for small models
+    c.random_erasing = 0.0  # probability. Zhong et al. 2017 (arXiv:1708.04896)
+    c.erasing_area = (0.02, 1 / 3)  # share of the area
+    c.mixup = 0.0  # alpha of the Beta distribution; 0 = off. Zhang et al. 2017 (arXiv:1710.09412)
+    c.cutmix = 0.0  # likewise; with both, each batch draws one. Yun et al. 2019 (arXiv:1905.04899)
+    return c
+
+
+def _model():
+    """A key left at None keeps the architecture's own default; one that the architecture does not know is an error."""
+    c = ConfigDict()
+    c.name = "vit"  # a file of vision/models/, or the dotted name of a module anywhere on the path
+    c.variant = "Ti/4"  # what that file's `build` calls its sizes
+    c.dtype = "float32"  # of the computation: float32 or bfloat16. Parameters, norms, softmax and loss stay float32
+    c.dropout = placeholder(float)  # probability
+    c.stochastic_depth = placeholder(float)  # probability of dropping the last block; linear in depth
+    c.batch_norm_groups = placeholder(int)  # statistics over each 1/n of the batch; 1 = over the whole global batch
+    c.pool = placeholder(str)  # vit: token or mean
+    c.positions = placeholder(str)  # vit: learned or sincos
+    c.options = ConfigDict()  # further keyword arguments of `build`, for research modules
+    c.options.unlock()
+    return c
+
+
+def _objective():
+    c = ConfigDict()
+    c.name = "supervised"  # a file of vision/objectives/, or a dotted name
+    c.label_smoothing = 0.0  # Szegedy et al. 2015 (arXiv:1512.00567)
+    c.class_weights = "none"  # none, inverse, effective_number, or a list: "[1.0, 2.5, 1.0]"
+    c.effective_number_beta = 0.999  # Cui et al. 2019 (arXiv:1901.05555)
+    c.focal_gamma = 0.0  # 0 = cross-entropy. Lin et al. 2017 (arXiv:1708.02002); 2 is usual
+    c.logit_adjustment = 0.0  # tau; 0 = off, 1 is usual. Menon et al. 2020 (arXiv:2007.07314)
+    return c
+
+
+def _optimizer():
+    c = ConfigDict()
+    c.name = "adamw"  # sgd, adam, adamw, lamb, lion or muon
+    c.learning_rate = 1e-3  # the schedule's peak
+    c.weight_decay = 0.0  # added to the gradient (L2) for sgd and adam, decoupled for the others
+    c.decay_all = False  # True: also biases, norms and positions, as papers before 2018 did
+    c.momentum = 0.9  # sgd, muon
+    c.nesterov = False  # sgd
+    c.b1 = 0.9  # adam, adamw, lamb, lion; muon's part that is no matrix
+    c.b2 = 0.999  # likewise
+    c.eps = 1e-8  # adam, adamw, lamb, muon
+    c.clip_norm = 0.0  # largest global norm of the gradient; 0 = no clipping
+    c.ema = 0.0  # decay of the weights' moving average, which is then evaluated; 0 = none
+    return c
+
+
+def _schedule():
+    """The learning rate over time. Times are shares of all steps, so that they stay right when the steps change."""
+    c = ConfigDict()
+    c.name = "warmup_cosine"  # warmup_cosine, cosine, step, linear, constant, rsqrt or plateau
+    c.warmup = 0.05  # share of the steps over which the rate rises from 0, for every schedule but cosine
+    c.final = 0.0  # the last rate as a share of the peak (cosine, linear)
+    c.boundaries = (0.5, 0.75)  # step: where the rate is multiplied by the factor
+    c.factor = 0.1  # step, plateau
+    c.timescale = 0.1  # rsqrt: rate = peak * sqrt(timescale / max(time, timescale))
+    c.patience = 5  # plateau: evaluations without a lower validation loss before the rate falls
+    return c
+
+
+def _train():
+    c = ConfigDict()
+    c.steps = 0  # optimizer steps; 0 = as many as the epochs make
+    c.epochs = 10.0  # passes over the training split, where steps is 0
+    c.batch_size = 128  # images a step, over all devices and all hosts
+    c.eval_batch_size = 0  # 0 = the same
+    c.accumulate = 1  # sum the gradient over so many parts of the batch, to save memory
+    c.eval_every = 0  # steps between evaluations on the validation split; 0 = once an epoch
+    return c
+
+
+def _early_stopping():
+    c = ConfigDict()
+    c.enabled = False  # stop when checkpoint.metric has not improved
+    c.patience = 5  # for so many evaluations
+    c.min_delta = 0.0  # by more than this
+    return c
+
+
+def _checkpoint():
+    c = ConfigDict()
+    c.every = 0  # steps between checkpoints; 0 = at each evaluation
+    c.keep_latest = 2  # the newest is never dropped; the one before is there should it be damaged
+    c.keep_best = 1
+    c.metric = "val/accuracy"  # what best means: any name of metrics.jsonl that starts with val/
+    c.mode = "max"  # max or min
+    return c
+
+
+def _log():
+    c = ConfigDict()
+    c.every = 50  # steps between lines of metrics.jsonl
+    c.tensorboard = True  # scalars, augmented images, parameter overview
+    c.images = 16  # augmented training images in TensorBoard's grid
+    c.progress = True  # a bar on a terminal, plain lines elsewhere; False = neither
+    return c
+
+
+def _parallel():
+    c = ConfigDict()
+    c.devices = 0  # devices to use; 0 = all
+    return c
