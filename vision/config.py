@@ -32,6 +32,8 @@ def default():
     c.checkpoint = _checkpoint()
     c.log = _log()
     c.parallel = _parallel()
+    c.lock()
+    c.model.options.unlock()  # a research module's own arguments: any name
     return c
 
 
@@ -46,6 +48,7 @@ def _data():
     c.workers = 2  # processes that decode images; 0 = this process. Only encoded, loaded data use them
     c.crop_fraction = 1.0  # the centre crop's share of the resized image's side; ImageNet's usual is 0.875
     c.random_crop_area = ()  # (0.08, 1.0): while loading, train on a random crop of this share of the area; () = centre
+    c.limit = 0  # images a split at most, the first ones; 0 = all. For trying things out
     c.max_unreadable = 0.01  # share of images that may be unreadable; fewer are skipped and counted, more is an error
     c.normalize = "symmetric"  # unit: [0, 1]; symmetric: [-1, 1]; mean_std: (x / 255 - mean) / std
     c.mean = ()  # for mean_std, one number a channel
@@ -93,7 +96,6 @@ def _model():
     c.pool = placeholder(str)  # vit: token or mean
     c.positions = placeholder(str)  # vit: learned or sincos
     c.options = ConfigDict()  # further keyword arguments of `build`, for research modules
-    c.options.unlock()
     return c
 
 
@@ -158,7 +160,7 @@ def _early_stopping():
 
 def _checkpoint():
     c = ConfigDict()
-    c.every = 0  # steps between checkpoints; 0 = at each evaluation
+    c.every = 0  # steps between checkpoints beside the one at each evaluation; 0 = none
     c.keep_latest = 2  # the newest is never dropped; the one before is there should it be damaged
     c.keep_best = 1
     c.metric = "val/accuracy"  # what best means: any name of metrics.jsonl that starts with val/

@@ -1,0 +1,204 @@
+"""The command line: config files, overrides, and errors in one line.
+
+    --config configs/resnet_cifar10.py            get_config()
+    --config configs/resnet_cifar10.py:56         get_config("56")
+    --config configs/resnet_cifar10.py:56:smoke   the same, shrunk to seconds
+    --config.train.steps=100                      an override; its type is the schema's
+"""
+
+import ast
+import contextlib
+import difflib
+import importlib.util
+import pathlib
+import re
+import sys
+import traceback
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from vision.config import default
+from vision.errors import RunError, UserError
+
+
+def run(command, argv=None):
+    """Runs `command(argv)` as a program: an error of ours becomes one message on stderr and exit code 2, or 1.
+
+    `--traceback` among the arguments shows where it came from.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    show = "--traceback" in argv
+    try:
+        command([a for a in argv if a != "--traceback"])
+    except (UserError, RunError) as error:
+        if show:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UserError) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def parse(argv, usage, define=lambda flag_values: None):
+    """Reads `--config FILE`, its overrides, and the flags that `define(flag_values)` adds.
+
+    Args:
+        argv: arguments, without the program's name.
+        usage: what `--help` prints above the flags.
+        define: adds a command's own absl flags to a fresh `FlagValues`; nothing is registered globally.
+
+    Returns:
+        (config, flag_values): the locked `ConfigDict` with every override applied, and the parsed flags.
+
+    Raises:
+        UserError: for an unknown flag or key, a wrong type, or a config file that cannot be read.
+    """
+    values = flags.FlagValues()
+    define(values)
+    if {"-h", "--help", "-help"} & set(argv):
+        print(f"{usage}\n{values.get_help()}")
+        sys.exit(0)
+    spec, argv = _take_config(argv)
+    config = load(spec)
+    argv = [a for a in argv if not _set_option(config, a)]
+    for argument in argv:
+        _check_key(config, argument)
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=[sys.argv[0], *argv])
+        rest = values([sys.argv[0], *argv])[1:]
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(f"{_first_line(error)}; see --help and vision/config.py") from error
+    if rest:
+        raise UserError(f"unexpected argument '{rest[0]}': flags start with --, overrides with --config.")
+    return config, values
+
+
+def load(spec):
+    """Builds the config that `PATH[:ARG][:smoke]` names; raises `UserError` with the place of the fault."""
+    path, *arguments = spec.split(":")
+    smoke = arguments[-1:] == ["smoke"]
+    arguments = arguments[: len(arguments) - smoke]
+    file = pathlib.Path(path)
+    if not file.is_file():
+        near = difflib.get_close_matches(path, [str(p) for p in file.parent.glob("*.py")], n=1, cutoff=0)
+        raise UserError(f"no config file '{path}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+    try:
+        module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", path)
+        module = importlib.util.module_from_spec(module_spec)
+        module_spec.loader.exec_module(module)
+        config = module.get_config(*arguments)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(_explain(error, path)) from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config() must return the ConfigDict of vision.config.default()")
+    return shrink(config) if smoke else config
+
+
+def from_dict(values):
+    """Rebuilds a config from the dict in a run's `config.json`; keys that the schema has gained keep their defaults."""
+    config = default()
+
+    def assign(target, source):
+        for key, value in source.items():
+            if isinstance(value, dict) and key in target:
+                assign(target[key], value)
+            elif key in target or not target.is_locked:
+                target[key] = tuple(value) if isinstance(value, list) else value
+
+    assign(config, values)
+    return config
+
+
+def shrink(config):
+    """Makes any run last seconds: few steps, small batches, little data, the same code."""
+    config.train.steps, config.train.epochs = 4, 0.0
+    config.train.batch_size = min(config.train.batch_size, 8 * max(1, config.train.accumulate))
+    config.train.eval_batch_size = config.train.batch_size
+    config.train.eval_every, config.log.every, config.checkpoint.every = 2, 1, 2
+    config.data.limit = 64
+    config.data.workers = 0
+    if config.data.image_size > 64:
+        config.data.image_size = 64
+    return config
+
+
+def _take_config(argv):
+    """Returns the config's name and the other arguments."""
+    rest = list(argv)
+    for i, argument in enumerate(rest):
+        if argument.startswith("--config="):
+            del rest[i]
+            return argument.removeprefix("--config="), rest
+        if argument == "--config":
+            if i + 1 == len(rest):
+                raise UserError("--config needs a file: --config configs/vit_mnist5k.py")
+            spec = rest[i + 1]
+            del rest[i : i + 2]
+            return spec, rest
+    raise UserError("which experiment? Give --config FILE, for example --config configs/vit_mnist5k.py")
+
+
+def _set_option(config, argument):
+    """Applies `--config.model.options.NAME=VALUE`, whose names the schema cannot know."""
+    match = re.fullmatch(r"--config\.model\.options\.(\w+)=(.*)", argument)
+    if not match:
+        return False
+    name, value = match.groups()
+    with contextlib.suppress(ValueError, SyntaxError):
+        value = ast.literal_eval(value)  # else it is a plain string
+    config.model.options[name] = value
+    return True
+
+
+def _check_key(config, argument):
+    match = re.match(r"--(?:no)?config\.([\w.]+)", argument)
+    node, seen = config, []
+    for part in match.group(1).split(".") if match else ():
+        if not isinstance(node, ConfigDict) or part not in node:
+            raise UserError(f"unknown key in '{argument}': " + _nearest(match.group(1)))
+        seen.append(part)
+        node = node[part]
+    if match and isinstance(node, ConfigDict):
+        raise UserError(f"'{'.'.join(seen)}' is a group of keys: set one of {', '.join(node)}")
+
+
+def _keys(config, prefix=""):
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield prefix + key
+            yield from _keys(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key
+
+
+def _nearest(key):
+    keys = list(_keys(default()))
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    if not near:  # a bare name, or the wrong group: compare the last parts
+        last = {k.rpartition(".")[2]: k for k in reversed(keys)}
+        near = [last[n] for n in difflib.get_close_matches(key.rpartition(".")[2], last, n=1, cutoff=0)]
+    return f"no key '{key}'; did you mean '{near[0]}'? vision/config.py lists them all"
+
+
+def _explain(error, path):
+    """Says in one line where in the config file an exception came from."""
+    if isinstance(error, SyntaxError):
+        return f"{path}:{error.lineno}: {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [f.lineno for f in frames if f.filename == path]
+    where = f"{path}:{lines[-1]}" if lines else path
+    if isinstance(error, AttributeError) and not lines and "get_config" in str(error):
+        return f"{path}: has no get_config(arg=None)"
+    if isinstance(error, AttributeError | KeyError) and "ml_collections" in frames[-1].filename:
+        key = re.search(r"['\"](\w+)['\"]", str(error))
+        return f"{where}: " + (_nearest(key.group(1)) if key else _first_line(error))
+    if isinstance(error, TypeError) and "Could not override field" in str(error):
+        return f"{where}: {_first_line(error).removeprefix('Could not override field ').replace(' (reference).', ':')}"
+    return f"{where}: {type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error):
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,104 @@
+"""Trains a model, then measures the best checkpoint on the test split.
+
+    python -m vision.main --config configs/vit_cifar10.py
+    python -m vision.main --config configs/resnet_cifar10.py:56 --workdir runs/r56 --config.seed=1
+
+A --workdir that holds a run resumes it. Every key that a config or --config.KEY=VALUE can set is in vision/config.py.
+"""
+
+import time
+
+STARTED = time.perf_counter()
+
+import datetime
+import json
+import pathlib
+import platform
+import subprocess
+from importlib import metadata
+
+from absl import flags, logging
+
+from vision import cli
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def main(argv):
+    config, values = cli.parse(argv, __doc__, _flags)
+    run(config, values.workdir or _fresh_workdir(argv))
+
+
+def _flags(values):
+    flags.DEFINE_string("workdir", "", "directory of the run; default: a new one under runs/", flag_values=values)
+
+
+def run(config, workdir):
+    """Trains and tests as `config` says; returns the dict that `result.json` holds, or None if interrupted."""
+    import jax
+
+    from vision import metrics, parallel
+    from vision.data.pipeline import open_data
+    from vision.training.evaluate import evaluate
+    from vision.training.loop import train
+    from vision.training.workdir import open_workdir
+
+    logging.set_verbosity(logging.ERROR)  # libraries' chatter
+    if config.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.compile_cache).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    mesh = parallel.make_mesh(config.parallel.devices)
+    data = open_data(config.data, config.seed, mesh)
+    workdir = open_workdir(workdir, config)
+    print(f"{config.data.source}: {data.describe()}; {parallel.describe(mesh)}; {workdir}", flush=True)
+    outcome = train(config, data, workdir, mesh)
+    if data.unreadable:
+        path = workdir / "unreadable.json"
+        path.write_text(json.dumps(data.unreadable, indent=1))
+        print(f"{len(data.unreadable)} unreadable images were skipped: {path}")
+    if outcome.why == "interrupted":
+        print(f"interrupted at step {outcome.steps}: saved; the same command with --workdir {workdir} goes on")
+        return None
+    size = config.train.eval_batch_size or config.train.batch_size
+    summary = evaluate(outcome.step, outcome.state, data.feeds["test"], size)
+    result = summary | {
+        "classes": list(data.classes),
+        "split_sizes": {name: len(feed) for name, feed in data.feeds.items()},
+        "ended": outcome.why,
+        "steps": outcome.steps,
+        "best_step": outcome.best_step,
+        "images_per_second": outcome.images_per_second,
+        "seconds_to_first_step": outcome.first_step and outcome.first_step - STARTED,
+        "train_seconds": outcome.train_seconds,
+        "device": parallel.describe(mesh),
+        "versions": {name: metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "git_commit": _git_commit(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "config": config.to_dict(),
+    }
+    (workdir / "result.json").write_text(json.dumps(result, indent=1))
+    numbers = ", ".join(f"{k} {v:.4f}" for k, v in metrics.scalars(summary).items())
+    speed = f"{outcome.images_per_second:,.0f} images/s, {outcome.train_seconds:.0f} s"
+    print(f"test: {numbers}; {outcome.why} at step {outcome.steps}, best step {outcome.best_step}; {speed}; {workdir}")
+    return result
+
+
+def _fresh_workdir(argv):
+    name = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
+    spec = name or argv[argv.index("--config") + 1]
+    stem = "-".join([pathlib.Path(spec.split(":")[0]).stem, *spec.split(":")[1:]])
+    return pathlib.Path("runs") / f"{stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _git_commit():
+    """The commit of this code, "-dirty" if it was changed since, or None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,19 @@
+"""Ways of learning, one file each.
+
+An objective is an `nnx.Module` that holds the model (`self.model`) and whatever else learning needs:
+
+    loss(batch) -> (scalar, {name: scalar})   batch["image"]: normalized float (B, H, W, C); batch["label"]: (B, C) float
+    after_update()                            optional: called after each optimizer step, to change what does not learn
+    frozen = ("teacher", ...)                 optional: attributes that do not learn
+
+Its file has `build(c, model, *, class_counts, rngs)`, with c = config.objective and class_counts the int (C,) array of
+training images. The trainer knows nothing else of it.
+"""
+
+from vision.modules import find
+
+
+def build(c, model, *, class_counts, rngs):
+    """Builds the objective that `config.objective.name` names; raises `UserError` where there is none."""
+    module = find("objective", c.name, __name__)
+    return module.build(c, model, class_counts=class_counts, rngs=rngs)

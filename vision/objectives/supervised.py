@@ -1,0 +1,115 @@
+"""Learning from labels: cross-entropy, and its variants for smoothed, mixed and imbalanced labels."""
+
+import ast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from vision.errors import UserError
+
+
+class Supervised(nnx.Module):
+    """Weighted cross-entropy or focal loss on soft labels.
+
+    Args:
+        model: the classifier.
+        label_smoothing: share of the label that is spread over all classes.
+        class_weights: float (C,); an image's loss is weighted by its own classes' weights, and the sum divided by the
+            weights' sum, as `torch.nn.CrossEntropyLoss(weight=...)` does for plain labels.
+        focal_gamma: 0 = cross-entropy.
+        offsets: float (C,), added to the logits in the loss only.
+    """
+
+    def __init__(self, model, *, label_smoothing=0.0, class_weights=None, focal_gamma=0.0, offsets=None):
+        self.model = model
+        self.label_smoothing = label_smoothing
+        self.focal_gamma = focal_gamma
+        self.class_weights = None if class_weights is None else tuple(map(float, class_weights))
+        self.offsets = None if offsets is None else tuple(map(float, offsets))
+
+    def loss(self, batch):
+        """Returns the mean loss in nats and {"accuracy"}, of the class with the largest share of a mixed label."""
+        labels = batch["label"]
+        logits = self.model(batch["image"])
+        shifted = logits if self.offsets is None else logits + jnp.array(self.offsets, logits.dtype)
+        each = cross_entropy(shifted, smooth(labels, self.label_smoothing), self.focal_gamma)
+        if self.class_weights is None:
+            loss = each.mean()
+        else:
+            weights = labels.astype(each.dtype) @ jnp.array(self.class_weights, each.dtype)
+            loss = (weights * each).sum() / jnp.maximum(weights.sum(), jnp.finfo(each.dtype).tiny)
+        return loss, {"accuracy": (logits.argmax(-1) == labels.argmax(-1)).mean()}
+
+
+def smooth(labels, amount):
+    """Label smoothing (Szegedy et al. 2015, arXiv:1512.00567, section 7): (1 - amount) label + amount / C."""
+    return labels if amount == 0 else (1 - amount) * labels + amount / labels.shape[-1]
+
+
+def cross_entropy(logits, labels, focal_gamma=0.0):
+    """Cross-entropy of soft labels, or with gamma > 0 the focal loss (Lin et al. 2017, arXiv:1708.02002, eq. 4).
+
+    Args:
+        logits: float (B, C).
+        labels: float (B, C), rows that sum to 1.
+
+    Returns:
+        float (B,), in nats.
+    """
+    log_p = jax.nn.log_softmax(logits)
+    if focal_gamma:
+        log_p = (1 - jnp.exp(log_p)) ** focal_gamma * log_p
+    return -(labels * log_p).sum(-1)
+
+
+def class_weights(name, counts, beta):
+    """Turns `config.objective.class_weights` into weights.
+
+    Args:
+        name: "none"; "inverse", N / (C n_c), scikit-learn's "balanced"; "effective_number", (1 - beta) / (1 - beta^n_c)
+            scaled to sum to C (Cui et al. 2019, arXiv:1901.05555, eq. 5 and 6); or a list such as "[1, 2.5]".
+        counts: int (C,), training images of each class.
+        beta: for effective_number, in [0, 1).
+
+    Returns:
+        float (C,), or None for "none". A class with no images weighs as if it had one.
+    """
+    n = np.maximum(np.asarray(counts, np.float64), 1)
+    if name == "none":
+        return None
+    if name == "inverse":
+        return n.sum() / (len(n) * n)
+    if name == "effective_number":
+        if not 0 <= beta < 1:
+            raise UserError(f"objective.effective_number_beta = {beta}: it lies in [0, 1)")
+        weights = (1 - beta) / (1 - beta**n)
+        return weights * len(n) / weights.sum()
+    try:
+        weights = np.asarray(ast.literal_eval(name), np.float64)
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise UserError(
+            f"objective.class_weights = '{name}': use none, inverse, effective_number or a list such as '[1.0, 2.5]'"
+        ) from error
+    if weights.shape != n.shape or not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
+        raise UserError(f"objective.class_weights = '{name}': give {len(n)} weights of at least 0, one a class")
+    return weights
+
+
+def build(c, model, *, class_counts, rngs):
+    """Builds `Supervised` from `config.objective`; see `vision.objectives`."""
+    del rngs  # nothing here is random
+    if not 0 <= c.label_smoothing < 1:
+        raise UserError(f"objective.label_smoothing = {c.label_smoothing}: it lies in [0, 1)")
+    if c.focal_gamma < 0:
+        raise UserError(f"objective.focal_gamma = {c.focal_gamma}: it is at least 0")
+    prior = np.maximum(class_counts, 1) / np.maximum(class_counts, 1).sum()
+    return Supervised(
+        model,
+        label_smoothing=c.label_smoothing,
+        class_weights=class_weights(c.class_weights, class_counts, c.effective_number_beta),
+        focal_gamma=c.focal_gamma,
+        # Menon et al. 2020 (arXiv:2007.07314), eq. 10: train on logits + tau log prior, predict with the logits.
+        offsets=c.logit_adjustment * np.log(prior) if c.logit_adjustment else None,
+    )

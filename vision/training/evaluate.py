@@ -1,0 +1,19 @@
+"""A split's metrics: every image once, on all devices."""
+
+from vision import metrics, parallel
+
+
+def evaluate(step, state, feed, batch_size):
+    """Returns `metrics.summarize` of a split.
+
+    Args:
+        step: the run's `Step`.
+        state: its state; the moving average of the weights is used where there is one.
+        feed: a split of `Data`.
+        batch_size: images at a time, over all devices.
+    """
+    sums = None
+    for batch in feed.eval_batches(batch_size):
+        added = step.evaluate(state, batch, feed.data)
+        sums = added if sums is None else metrics.add(sums, added)
+    return metrics.summarize(parallel.fetch(sums))

@@ -1,0 +1,119 @@
+"""What a run writes and shows: metrics.jsonl, TensorBoard events, a progress bar."""
+
+import json
+import sys
+import time
+
+import numpy as np
+import tqdm
+
+
+class RunLog:
+    """Writes a run's numbers.
+
+    Args:
+        workdir: `pathlib.Path` of the run.
+        c: config.log.
+        start: finished steps; later lines of an earlier, killed process are dropped from metrics.jsonl.
+        steps: the training's length.
+        active: False on every host but one: nothing is written or shown.
+    """
+
+    def __init__(self, workdir, c, start, steps, active=True):
+        self._active, self._steps = active, steps
+        self._bar = self._events = self._file = None
+        self._shown = time.monotonic()
+        if not active:
+            return
+        self._file = _reopen(workdir / "metrics.jsonl", start)
+        if c.tensorboard:
+            import tensorboardX
+
+            self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start or None)
+        self._lines = c.progress and not sys.stderr.isatty()
+        if c.progress and not self._lines:
+            form = "{n_fmt}/{total_fmt} |{bar}| {elapsed} < {remaining}{postfix}"
+            self._bar = tqdm.tqdm(initial=start, total=steps, bar_format=form, dynamic_ncols=True, leave=False)
+
+    def say(self, text):
+        """Shows a line without breaking the bar."""
+        if self._active:
+            tqdm.tqdm.write(text, file=sys.stderr)
+
+    def advance(self, step):
+        """Moves the bar to `step` finished steps."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+
+    def train(self, step, scalars):
+        """Records training scalars: a dict of floats that holds loss, learning_rate and images_per_second."""
+        self.scalars(step, {f"train/{k}": v for k, v in scalars.items()})
+        text = (
+            f"loss {scalars['loss']:.4f}, lr {scalars['learning_rate']:.2e}, {scalars['images_per_second']:,.0f} img/s"
+        )
+        if self._bar is not None:
+            self._bar.set_postfix_str(text)
+        elif self._active and self._lines and time.monotonic() - self._shown > 10:
+            self._shown = time.monotonic()
+            self.say(f"step {step}/{self._steps}: {text}")
+
+    def evaluation(self, step, scalars):
+        """Records validation scalars and shows them."""
+        self.scalars(step, scalars)
+        if self._active and (self._bar is not None or self._lines):
+            self.say(f"step {step}/{self._steps}: " + ", ".join(f"{k} {v:.4f}" for k, v in scalars.items()))
+
+    def scalars(self, step, scalars):
+        """Appends {"step": step, name: float, ...} to metrics.jsonl and to TensorBoard."""
+        if not self._active:
+            return
+        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        self._file.flush()
+        if self._events:
+            for name, value in scalars.items():
+                self._events.add_scalar(name, value, step)
+
+    def images(self, step, images):
+        """Shows uint8 or float [0, 255] (B, H, W, C) images as one grid in TensorBoard."""
+        if self._events:
+            self._events.add_image("train/augmented", grid(images), step, dataformats="HWC")
+
+    def text(self, name, text):
+        if self._events:
+            self._events.add_text(name, "    " + text.replace("\n", "\n    "))  # as a code block
+
+    def close(self):
+        for each in (self._bar, self._events, self._file):
+            if each is not None:
+                each.close()
+
+
+def grid(images):
+    """Lays (B, H, W, C) images out as one uint8 picture, as square as can be, with a white line between them."""
+    images = np.clip(np.rint(np.asarray(images, np.float32)), 0, 255).astype(np.uint8)
+    images = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
+    count, height, width, channels = images.shape
+    columns = int(np.ceil(np.sqrt(count)))
+    rows = -(-count // columns)
+    filled = np.full((rows * columns, height, width, channels), 255, np.uint8)
+    filled[:count] = images
+    picture = filled.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    return np.broadcast_to(
+        picture.reshape(rows * height, columns * width, channels), (rows * height, columns * width, 3)
+    )
+
+
+def _reopen(path, start):
+    """Opens for appending, without the lines after step `start`: the process that wrote them was killed."""
+    kept = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= start:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError):
+                break  # the kill came in the middle of this line
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(kept))
+    temporary.replace(path)
+    return path.open("a")

@@ -1,0 +1,227 @@
+"""The training loop: resume, then for each step batch, update, log, evaluate, save, stop."""
+
+import dataclasses
+import signal
+import time
+
+import jax
+from flax import nnx
+
+from vision import metrics, models, objectives, parallel
+from vision.data.augment import validate
+from vision.errors import UserError
+from vision.training.checkpoint import Checkpoints
+from vision.training.evaluate import evaluate
+from vision.training.log import RunLog
+from vision.training.meter import Meter
+from vision.training.optimizer import make_optimizer, make_schedule
+from vision.training.patience import Patience
+from vision.training.state import Blueprint
+from vision.training.step import Step
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        why: "finished", "stopped early" or "interrupted".
+        steps: finished steps.
+        best_step: of the checkpoint that `state` is from.
+        state: the best checkpoint's.
+        step: the compiled `Step`, for evaluating it.
+        images_per_second: while training, without the first step; 0.0 where nothing was left to train.
+        first_step: `time.perf_counter()` at the end of the first step, or None.
+        train_seconds: wall time from the first batch to the end, with evaluations, over all of the run's processes.
+    """
+
+    why: str
+    steps: int
+    best_step: int
+    state: dict
+    step: Step
+    images_per_second: float
+    first_step: float | None
+    train_seconds: float
+
+
+def train(config, data, workdir, mesh):
+    """Trains to the end, to an early stop, or to a SIGTERM; resumes where `workdir` holds checkpoints.
+
+    Args:
+        config: the run's config.
+        data: a `vision.data.pipeline.Data`.
+        workdir: `pathlib.Path`.
+        mesh: from `vision.parallel.make_mesh`.
+
+    Raises:
+        UserError: for a config that does not fit its data or devices.
+        RunError: where the loss is no longer finite; the last good checkpoint is left.
+    """
+    c, feed = config.train, data.feeds["train"]
+    steps, eval_every = _lengths(c, len(feed))
+    step_of = build_step(config, data, mesh, steps)
+    state = step_of.initialize()
+    checkpoints = Checkpoints((workdir / "checkpoints").absolute(), config.checkpoint)
+    watch = _Watch(config)
+
+    found = checkpoints.restore_latest(state)
+    if found:
+        state, progress = found
+        watch.restore(progress)
+    start = int(state["step"])
+    log = RunLog(workdir, config.log, start, steps, parallel.is_main_process())
+    if found:
+        log.say(f"resumed {workdir} at step {start}/{steps}")
+    else:
+        _introduce(log, config, step_of, state, feed)
+    meter = Meter(log, step_of.rate, lambda step: feed.names(step, c.batch_size), c.batch_size, workdir)
+
+    why, first_step, began = "finished", None, time.perf_counter()
+    if found:
+        meter.restore(progress["meter"])
+        began -= progress["train_seconds"]
+
+    def progress_now():
+        return watch.state() | {"meter": meter.state(), "train_seconds": time.perf_counter() - began}
+
+    if watch.stopped:
+        why, steps = "stopped early", start
+    batches = feed.train_batches(start, c.batch_size)
+    with _Signals() as signals:
+        for step in range(start, steps):
+            state, scalars = step_of.update(state, next(batches), feed.data)
+            meter.add(step, scalars, watch.lr_scale)
+            first_step = first_step or time.perf_counter()
+            log.advance(step + 1)
+
+            last = step + 1 == steps
+            if (step + 1) % config.log.every == 0:
+                meter.report()
+            if (step + 1) % eval_every == 0 or last:
+                meter.flush()
+                meter.paused()
+                measured = _validate(step_of, state, data, c)
+                log.evaluation(step + 1, measured)
+                state = watch.update(measured, state, mesh)
+                checkpoints.save(step + 1, state, progress_now(), measured)
+                meter.resumed()
+            elif signals.received or (config.checkpoint.every and (step + 1) % config.checkpoint.every == 0):
+                meter.flush()
+                checkpoints.save(step + 1, state, progress_now())
+            if watch.stopped and not last:
+                why, steps = "stopped early", step + 1
+                break
+            if signals.received and not last:
+                why, steps = "interrupted", step + 1
+                break
+
+    checkpoints.wait()
+    train_seconds = time.perf_counter() - began
+    best_step, best = (steps, state) if why == "interrupted" else checkpoints.restore_best(state)
+    checkpoints.close()
+    log.close()
+    return Outcome(why, steps, best_step, best, step_of, meter.images_per_second, first_step, train_seconds)
+
+
+def build_step(config, data, mesh, steps):
+    """Builds model, objective, optimizer and schedule, and compiles nothing yet."""
+    c = config.train
+    parallel.check_divisible("train.batch_size", c.batch_size, mesh, c.accumulate)
+    parallel.check_divisible("train.eval_batch_size", c.eval_batch_size or c.batch_size, mesh)
+    validate(config.augment)
+    num_classes = len(data.classes)
+
+    def create():
+        rngs = nnx.Rngs(config.seed)
+        model = models.build(config.model, num_classes, data.image_size, data.channels, rngs)
+        return objectives.build(config.objective, model, class_counts=data.class_counts, rngs=rngs)
+
+    blueprint = Blueprint(create)
+    schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps)
+    optimizer = make_optimizer(config.optimizer, schedule, blueprint.abstract_params)
+    return Step(config, blueprint, schedule, optimizer, num_classes, mesh)
+
+
+def _lengths(c, images):
+    """Returns (steps, eval_every) in optimizer steps."""
+    if c.batch_size < 1 or c.steps < 0 or c.accumulate < 1 or c.eval_every < 0:
+        raise UserError(
+            f"train.steps = {c.steps}, batch_size = {c.batch_size}, accumulate = {c.accumulate}, "
+            f"eval_every = {c.eval_every}: the first and the last are at least 0, the others at least 1"
+        )
+    steps = c.steps or round(c.epochs * images / c.batch_size)
+    if steps < 1:
+        raise UserError(f"nothing to train: train.steps = {c.steps} and train.epochs = {c.epochs:g} make no step")
+    return steps, c.eval_every or max(1, round(images / c.batch_size))
+
+
+def _validate(step_of, state, data, c):
+    summary = evaluate(step_of, state, data.feeds["val"], c.eval_batch_size or c.batch_size)
+    return {f"val/{k}": v for k, v in metrics.scalars(summary).items()}
+
+
+def _introduce(log, config, step_of, state, feed):
+    """Shows what is about to be trained: the parameters, and what augmentation makes of the first images."""
+    from clu import parameter_overview
+
+    log.text("parameters", parameter_overview.get_parameter_overview(state["params"], include_stats=False))
+    if config.log.tensorboard and config.log.images:
+        images = step_of.look(0, next(feed.train_batches(0, config.train.batch_size)), feed.data)
+        log.images(0, parallel.fetch(images)[: config.log.images])
+
+
+class _Watch:
+    """What follows from the validations so far: early stopping, and the plateau schedule's factor."""
+
+    def __init__(self, config):
+        self._config = config
+        stop, plan = config.early_stopping, config.schedule
+        if config.checkpoint.metric.removeprefix("val/") not in metrics.SCALARS:
+            names = ", ".join(f"val/{n}" for n in metrics.SCALARS)
+            raise UserError(f"checkpoint.metric = '{config.checkpoint.metric}' is not measured: use one of {names}")
+        self._early = Patience(config.checkpoint.mode, stop.patience, stop.min_delta)
+        self._plateau = Patience("min", plan.patience)
+        self.lr_scale, self.stopped = 1.0, False
+
+    def update(self, measured, state, mesh):
+        """Takes an evaluation; returns the state, with a lower rate where the loss has not fallen for long enough."""
+        if self._config.early_stopping.enabled:
+            self.stopped = self._early.update(measured[self._config.checkpoint.metric])
+        if self._config.schedule.name == "plateau" and self._plateau.update(measured["val/loss"]):
+            self.lr_scale *= self._config.schedule.factor
+            scale = jax.numpy.asarray(self.lr_scale, state["lr_scale"].dtype)
+            return state | {"lr_scale": parallel.put_replicated(scale, mesh)}
+        return state
+
+    def state(self):
+        watchers = {"early": self._early.state(), "plateau": self._plateau.state()}
+        return watchers | {"lr_scale": self.lr_scale, "stopped": self.stopped}
+
+    def restore(self, progress):
+        self._early.restore(progress["early"])
+        self._plateau.restore(progress["plateau"])
+        self.lr_scale, self.stopped = progress["lr_scale"], progress["stopped"]
+
+
+class _Signals:
+    """Notes a SIGTERM or a Ctrl-C, so that the loop can save and end; a second Ctrl-C ends at once."""
+
+    def __enter__(self):
+        self.received = False
+        self._before = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._before[number] = signal.signal(number, self._note)
+            except ValueError:  # not in the main thread, as in some notebooks: then nobody listens
+                pass
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        self.received = True
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)

@@ -1,0 +1,140 @@
+"""One optimizer step and one evaluation step, written as if for one device.
+
+The state is a dict: step (int32), params, rest (BatchNorm statistics and whatever else an objective keeps), opt,
+lr_scale (what a plateau schedule multiplies the rate with), and ema where the config asks for it.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vision import metrics, parallel
+from vision.data.augment import augment, normalize
+
+AUGMENT, NOISE = range(2)  # the purposes that a step's key is split for
+
+
+class Step:
+    """The compiled steps of a run.
+
+    Args:
+        config: the run's config.
+        blueprint: the objective's `Blueprint`.
+        schedule, optimizer: from `vision.training.optimizer`.
+        num_classes: C.
+        mesh: from `vision.parallel.make_mesh`.
+    """
+
+    def __init__(self, config, blueprint, schedule, optimizer, num_classes, mesh):
+        self._config = config
+        self._blueprint = blueprint
+        self._schedule, self._optimizer = schedule, optimizer
+        self._num_classes = num_classes
+        self._mesh = mesh
+        whole = parallel.replicated(mesh)
+        self.update = jax.jit(self._update, donate_argnums=0, out_shardings=whole)
+        self.evaluate = jax.jit(self._evaluate, out_shardings=whole)
+        self.look = jax.jit(lambda step, batch, data: self._augmented(step, *self._fetch(batch, data))[0])
+
+    def rate(self, step, lr_scale=1.0):
+        """The learning rate of a step, as a Python float."""
+        return float(self._schedule(step)) * lr_scale
+
+    def initialize(self):
+        """Returns the state before the first step, replicated over the mesh."""
+        params, rest = self._blueprint.initialize()
+        state = {
+            "step": jnp.int32(0),
+            "params": params,
+            "rest": rest,
+            "opt": self._optimizer.init(params),
+            "lr_scale": jnp.float32(1),
+        }
+        if self._config.optimizer.ema:
+            state["ema"] = params
+        return parallel.put_replicated(state, self._mesh)
+
+    def _update(self, state, batch, data):
+        """Returns (state, metrics) after one step.
+
+        Args:
+            state: see the top of the file; its buffers are donated.
+            batch: {"index": int32 (B,)} into `data`, or {"image": uint8 (B, H, W, C), "label": int32 (B,)}.
+            data: {"image", "label"} of the whole training split where it lives on the device, else {}.
+        """
+        images, targets = self._augmented(state["step"], *self._fetch(batch, data))
+        inputs = {"image": self._normalize(images), "label": targets}
+        gradient, rest, scalars = self._gradient(state, inputs)
+        updates, opt = self._optimizer.update(gradient, state["opt"], state["params"])
+        updates = jax.tree.map(lambda u: u * state["lr_scale"].astype(u.dtype), updates)
+        params = optax.apply_updates(state["params"], updates)
+        if self._blueprint.has_after_update:
+            objective = self._blueprint.merge(params, rest, self._key(state["step"], NOISE))
+            objective.after_update()
+            params, rest = self._blueprint.take_apart(objective)
+        new = state | {"step": state["step"] + 1, "params": params, "rest": rest, "opt": opt}
+        if "ema" in state:
+            new["ema"] = self._average(state["ema"], params, state["step"])
+        return new, scalars | {"grad_norm": optax.global_norm(gradient)}
+
+    def _gradient(self, state, inputs):
+        """Returns (gradient, rest, metrics), over `train.accumulate` parts of the batch one after the other."""
+        parts = self._config.train.accumulate
+        key = self._key(state["step"], NOISE)
+
+        def loss(params, rest, part, key):
+            objective = self._blueprint.merge(params, rest, key)
+            objective.train()
+            value, scalars = objective.loss(part)
+            return value, (self._blueprint.take_apart(objective)[1], scalars | {"loss": value})
+
+        gradient_of = jax.grad(loss, has_aux=True)
+        if parts == 1:
+            gradient, (rest, scalars) = gradient_of(state["params"], state["rest"], inputs, key)
+            return gradient, rest, scalars
+
+        def one(carry, part):
+            total, rest = carry
+            gradient, (rest, scalars) = gradient_of(state["params"], rest, part[0], jax.random.fold_in(key, part[1]))
+            return (jax.tree.map(jnp.add, total, gradient), rest), scalars
+
+        # Each part takes rows from every device, so that none of them idles: (B, ...) -> (parts, B / parts, ...).
+        split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), inputs)
+        zero = jax.tree.map(jnp.zeros_like, state["params"])
+        # XLA's CPU backend runs convolutions nine times slower inside a loop, so there the parts are unrolled.
+        unroll = parts if jax.default_backend() == "cpu" else 1
+        (total, rest), scalars = jax.lax.scan(one, (zero, state["rest"]), (split, jnp.arange(parts)), unroll=unroll)
+        mean = functools.partial(jnp.mean, axis=0)
+        return jax.tree.map(lambda g: g / parts, total), rest, jax.tree.map(mean, scalars)
+
+    def _evaluate(self, state, batch, data):
+        """Returns `metrics.batch_sums` of one batch, which also holds "mask": bool (B,)."""
+        images, labels = self._fetch(batch, data)
+        objective = self._blueprint.merge(state.get("ema", state["params"]), state["rest"], jax.random.key(0))
+        objective.eval()
+        return metrics.batch_sums(objective.model(self._normalize(images)), labels, batch["mask"])
+
+    def _fetch(self, batch, data):
+        if "index" not in batch:
+            return batch["image"], batch["label"]
+        sharding = parallel.by_example(self._mesh)
+        rows = {k: jax.lax.with_sharding_constraint(v[batch["index"]], sharding) for k, v in data.items()}
+        return rows["image"], rows["label"]
+
+    def _augmented(self, step, images, labels):
+        return augment(self._config.augment, self._key(step, AUGMENT), images, labels, self._num_classes)
+
+    def _normalize(self, images):
+        c = self._config
+        return normalize(images, c.data.normalize, c.data.mean, c.data.std, jnp.dtype(c.model.dtype))
+
+    def _average(self, average, params, step):
+        # The plain mean at first, so that the initialization is soon forgotten.
+        decay = jnp.minimum(self._config.optimizer.ema, (1 + step) / (10 + step))
+        return jax.tree.map(lambda a, p: (decay * a + (1 - decay) * p).astype(p.dtype), average, params)
+
+    def _key(self, step, purpose):
+        """Every step's key follows from (seed, step) alone, so that a resumed run repeats it exactly."""
+        return jax.random.fold_in(jax.random.fold_in(jax.random.key(self._config.seed), step), purpose)

@@ -1,0 +1,63 @@
+"""A run's directory: its config, and what may differ when a run is resumed."""
+
+import json
+import pathlib
+
+from vision.errors import UserError
+
+# These change how a run is computed or shown, not what it computes.
+FREE = ("compile_cache", "data.workers", "data.resident_gib", "train.eval_batch_size", "log.", "parallel.")
+
+
+def open_workdir(path, config):
+    """Makes the directory and writes `config.json`; where it holds a run already, checks that the configs agree.
+
+    Returns:
+        The directory as a `pathlib.Path`.
+
+    Raises:
+        UserError: if it holds another run's config, with the keys that differ; or files that are no run.
+    """
+    path = pathlib.Path(path)
+    ours = json.loads(json.dumps(config.to_dict()))
+    file = path / "config.json"
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--workdir {path} is a file: give a directory")
+    if file.exists():
+        _compare(_read(file), ours, path)
+    elif path.exists() and any(path.iterdir()):
+        raise UserError(f"--workdir {path} holds files but no run (no config.json): give a new or empty directory")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        temporary = path / "config.json.tmp"
+        temporary.write_text(json.dumps(ours, indent=2))
+        temporary.replace(file)
+    except OSError as error:
+        raise UserError(f"cannot write to --workdir {path}: {error.strerror}") from error
+    return path
+
+
+def _read(file):
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is damaged ({error}): give another --workdir") from error
+
+
+def _compare(theirs, ours, path):
+    theirs, ours = _flatten(theirs), _flatten(ours)
+    differ = [
+        f"{key} is {theirs.get(key, 'unset')!r} there, {ours.get(key, 'unset')!r} here"
+        for key in sorted(theirs | ours)
+        if theirs.get(key) != ours.get(key) and not key.startswith(FREE)
+    ]
+    if differ:
+        some = "; ".join(differ[:8]) + (f"; and {len(differ) - 8} more" if len(differ) > 8 else "")
+        raise UserError(f"--workdir {path} holds a run of another config: {some}.\nGive another --workdir, or its config")
+
+
+def _flatten(tree, prefix=""):
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
