@@ -31,14 +31,14 @@ class Supervised(nnx.Module):
 
     def loss(self, batch):
         """Returns the mean loss in nats and {"accuracy"}, of the class with the largest share of a mixed label."""
-        labels = batch["label"]
         logits = self.model(batch["image"])
+        labels = batch["label"].astype(logits.dtype)
         shifted = logits if self.offsets is None else logits + jnp.array(self.offsets, logits.dtype)
         each = cross_entropy(shifted, smooth(labels, self.label_smoothing), self.focal_gamma)
         if self.class_weights is None:
             loss = each.mean()
         else:
-            weights = labels.astype(each.dtype) @ jnp.array(self.class_weights, each.dtype)
+            weights = labels @ jnp.array(self.class_weights, each.dtype)
             loss = (weights * each).sum() / jnp.maximum(weights.sum(), jnp.finfo(each.dtype).tiny)
         return loss, {"accuracy": (logits.argmax(-1) == labels.argmax(-1)).mean()}
 

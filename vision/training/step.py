@@ -44,7 +44,10 @@ class Step:
 
     def initialize(self):
         """Returns the state before the first step, replicated over the mesh."""
-        params, rest = self._blueprint.initialize()
+        return self.begin(*self._blueprint.initialize())
+
+    def begin(self, params, rest):
+        """Returns the state before the first step, from given parameters."""
         state = {
             "step": jnp.int32(0),
             "params": params,

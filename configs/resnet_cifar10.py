@@ -1,0 +1,34 @@
+"""ResNet on CIFAR-10, He et al. 2015 (arXiv:1512.03385), section 4.2 and table 6.
+
+    python -m vision.main --config configs/resnet_cifar10.py        # ResNet-20: paper 91.25 %, not run here yet
+    python -m vision.main --config configs/resnet_cifar10.py:56     # ResNet-56: paper 93.03 %, not run here yet
+
+Depths 20, 32, 44, 56 and 110; paper 91.25, 92.49, 92.83, 93.03 and 93.57 % (110: the best of five runs, mean 93.39 %).
+As in the paper: 64,000 steps of 128 images, 45,000 to train on and 5,000 to validate, rate 0.1 divided by ten at 32,000 and
+48,000, L2 of 1e-4 on every parameter, pad by 4 and crop, flip. Not as in the paper: the channels' mean and deviation are
+normalized instead of the per-pixel mean, and ResNet-110 warms up linearly over 400 steps.
+`experiments/he2015_resnet/` holds what was measured.
+"""
+
+from vision.config import default
+
+
+def get_config(depth="20"):
+    c = default()
+    c.data.source = "tfds:cifar10"
+    c.data.normalize = "mean_std"
+    c.data.mean, c.data.std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+    c.augment.pad_crop = 4
+    c.augment.flip_horizontal = True
+
+    c.model.name, c.model.variant = "resnet", f"cifar{depth}"
+
+    c.optimizer.name, c.optimizer.learning_rate, c.optimizer.momentum = "sgd", 0.1, 0.9
+    c.optimizer.weight_decay, c.optimizer.decay_all = 1e-4, True
+    c.schedule.name, c.schedule.boundaries, c.schedule.factor = "step", (0.5, 0.75), 0.1
+    c.schedule.warmup = 400 / 64_000 if depth == "110" else 0.0
+
+    c.train.steps, c.train.batch_size, c.train.eval_batch_size = 64_000, 128, 1000
+    c.train.eval_every = 1000
+    return c

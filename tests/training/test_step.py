@@ -1,0 +1,212 @@
+"""The step: against `jax.pmap`, over device counts, in parts, and with objectives that keep something frozen."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from vision import parallel
+from vision.config import default
+from vision.models.resnet import ResNet
+from vision.models.vit import ViT
+from vision.objectives.supervised import Supervised
+from vision.training.optimizer import make_optimizer, make_schedule
+from vision.training.state import Blueprint
+from vision.training.step import Step
+
+BATCH, SIDE, CLASSES = 16, 8, 5
+RNG = np.random.RandomState(0)
+IMAGES = RNG.randint(0, 256, (20, BATCH, SIDE, SIDE, 3)).astype(np.uint8)
+LABELS = RNG.randint(0, CLASSES, (20, BATCH)).astype(np.int32)
+
+
+def tiny(kind, dtype="float64", groups=1, dropout=0.0):
+    common = {"rngs": nnx.Rngs(0), "dtype": jnp.dtype(dtype), "dropout": dropout}
+    if kind == "resnet":
+        model = ResNet((1, 1), 4, CLASSES, bottleneck=False, cifar=True, batch_norm_groups=groups, **common)
+    else:
+        model = ViT(16, 2, 2, 4, CLASSES, image_size=SIDE, **common)
+    return Supervised(model, label_smoothing=0.1)
+
+
+def config(dtype="float64", **train):
+    c = default()
+    c.model.dtype = dtype
+    c.optimizer.name, c.optimizer.learning_rate, c.optimizer.weight_decay = "sgd", 0.1, 1e-3
+    c.schedule.name, c.schedule.warmup = "constant", 0.0
+    c.train.update(train)
+    return c
+
+
+def make(c, create, devices=1):
+    blueprint = Blueprint(create)
+    schedule = make_schedule(c.schedule, c.optimizer.learning_rate, 20)
+    optimizer = make_optimizer(c.optimizer, schedule, blueprint.abstract_params)
+    return Step(c, blueprint, schedule, optimizer, CLASSES, parallel.make_mesh(devices))
+
+
+@functools.cache
+def beginning(kind, dtype):
+    """Parameters and statistics, with noise on every one: none is at zero, where a fault could hide."""
+    rng = np.random.RandomState(1)
+    create = functools.partial(tiny, kind, dtype)
+    params, rest = Blueprint(create).take_apart(create())
+    params = jax.tree.map(lambda x: np.asarray(x + 0.1 * rng.randn(*x.shape), dtype), params)
+    return params, jax.tree.map(lambda x: np.asarray(x, dtype), rest)
+
+
+def run(step, state, steps, devices=1):
+    mesh, losses = parallel.make_mesh(devices), []
+    for i in range(steps):
+        batch = parallel.put_batch({"image": IMAGES[i], "label": LABELS[i]}, mesh)
+        state, scalars = step.update(state, batch, {})
+        losses.append(scalars["loss"])
+    return jax.device_get(state), np.array(jax.device_get(losses))
+
+
+def largest_difference(a, b):
+    return max((np.abs(x - y).max() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)), default=0)
+
+
+@pytest.mark.parametrize(("kind", "groups"), [("resnet", 1), ("resnet", 4), ("vit", 1)])
+def test_equals_pmap(float64, kind, groups):
+    """Five steps on four devices give pmap's parameters: with synchronized statistics, and with each device's own."""
+    start = beginning(kind, "float64")
+    step = make(config(), lambda: tiny(kind, groups=groups), devices=4)
+    ours, _ = run(step, step.begin(*start), 5, devices=4)
+
+    def create():
+        objective = tiny(kind)
+        for _, module in nnx.iter_graph(objective):
+            if isinstance(module, nnx.BatchNorm) and groups == 1:
+                module.axis_name = "device"
+        return objective
+
+    theirs = Blueprint(create)
+    spared = ("position", "token")
+
+    def decays(path, x):
+        return x.ndim > 1 and not any(s in jax.tree_util.keystr(path) for s in spared)
+
+    mask = jax.tree_util.tree_map_with_path(decays, start[0])
+    optimizer = optax.chain(optax.add_decayed_weights(1e-3, mask), optax.sgd(0.1, 0.9))
+
+    def one(params, rest, opt, images, labels):
+        def loss(params):
+            objective = theirs.merge(params, rest, jax.random.key(0))
+            objective.train()
+            batch = {"image": images / 127.5 - 1.0, "label": jax.nn.one_hot(labels, CLASSES, dtype=jnp.float64)}
+            return objective.loss(batch)[0], theirs.take_apart(objective)[1]
+
+        gradient, rest = jax.grad(loss, has_aux=True)(params)
+        gradient, rest = jax.lax.pmean((gradient, rest), "device")
+        updates, opt = optimizer.update(gradient, opt, params)
+        return optax.apply_updates(params, updates), rest, opt
+
+    pmapped = jax.pmap(one, "device", devices=jax.devices()[:4])
+    state = jax.tree.map(lambda x: jnp.stack([x] * 4), (*start, optimizer.init(start[0])))
+    for i in range(5):
+        state = pmapped(*state, IMAGES[i].reshape(4, 4, SIDE, SIDE, 3), LABELS[i].reshape(4, 4))
+    params, rest, _ = jax.tree.map(lambda x: np.asarray(x[0]), state)
+    assert largest_difference(start[0], ours["params"]) > 1e-2  # it has learned something
+    assert largest_difference(params, ours["params"]) < 1e-12
+    assert largest_difference(rest, ours["rest"]) < 1e-12
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_any_number_of_devices(float64, kind):
+    """20 steps with augmentation and dropout have the same losses on 1, 2, 4 and 8 devices, in double precision."""
+    losses = {}
+    for devices in (1, 2, 4, 8):
+        c = config()
+        c.augment.pad_crop, c.augment.flip_horizontal, c.augment.mixup = 1, True, 0.4
+        step = make(c, lambda: tiny(kind, dropout=0.2), devices)
+        losses[devices] = run(step, step.begin(*beginning(kind, "float64")), 20, devices)[1]
+    assert losses[1].std() > 1e-3
+    for devices in (2, 4, 8):
+        np.testing.assert_allclose(losses[devices], losses[1], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "vit"])
+def test_first_step_in_float32(kind):
+    first = []
+    for devices in (1, 2, 4, 8):
+        step = make(config("float32"), lambda: tiny(kind, "float32"), devices)
+        first.append(run(step, step.begin(*beginning(kind, "float32")), 1, devices)[1][0])
+    np.testing.assert_allclose(first, first[0], rtol=0, atol=1e-5)
+
+
+def test_accumulation_equals_the_whole_batch(float64):
+    results = []
+    for parts in (1, 2):
+        step = make(config(accumulate=parts), lambda: tiny("vit"))
+        results.append(run(step, step.begin(*beginning("vit", "float64")), 3)[0])
+    assert largest_difference(results[0]["params"], results[1]["params"]) < 1e-12
+
+
+def test_dropout_differs_between_steps_but_not_between_runs():
+    c = config("float32")
+    c.optimizer.learning_rate = 0.0
+    step = make(c, lambda: tiny("vit", "float32", dropout=0.5))
+    start = beginning("vit", "float32")
+    _, once = run(step, step.begin(*start), 2)
+    _, again = run(step, step.begin(*start), 2)
+    np.testing.assert_array_equal(once, again)
+    batch = {"image": IMAGES[0], "label": LABELS[0]}
+    _, first = step.update(step.begin(*start), batch, {})
+    _, second = step.update(step.begin(*start) | {"step": jnp.int32(1)}, batch, {})
+    assert first["loss"] != second["loss"]
+
+
+def test_moving_average(float64):
+    c = config()
+    c.optimizer.ema = 0.5
+    step = make(c, lambda: tiny("vit"))
+    expected, _ = beginning("vit", "float64")
+    state = step.begin(*beginning("vit", "float64"))
+    for i in range(3):
+        state, _ = step.update(state, {"image": IMAGES[i], "label": LABELS[i]}, {})
+        decay = min(0.5, (1 + i) / (10 + i))
+        expected = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, expected, jax.device_get(state["params"]))
+    assert largest_difference(expected, jax.device_get(state["ema"])) < 1e-12
+
+
+class Following(nnx.Module):
+    """A model with a slow copy of itself: what momentum contrast and mean teachers need of the trainer."""
+
+    frozen = ("slow",)
+
+    def __init__(self):
+        self.model = nnx.Linear(SIDE * SIDE * 3, CLASSES, rngs=nnx.Rngs(0))
+        self.slow = nnx.Linear(SIDE * SIDE * 3, CLASSES, rngs=nnx.Rngs(1))
+        self.count = nnx.Variable(jnp.int32(0))
+
+    def loss(self, batch):
+        self.count[...] += 1
+        images = batch["image"].reshape(BATCH, -1)
+        target = self.slow(images)  # no stop_gradient: being frozen is the trainer's promise
+        loss = jnp.square(self.model(images) - target).mean()
+        return loss, {"distance": loss}
+
+    def after_update(self):
+        slow, own = nnx.state(self.slow, nnx.Param), nnx.state(self.model, nnx.Param)
+        nnx.update(self.slow, jax.tree.map(lambda s, o: 0.9 * s + 0.1 * o, slow, own))
+
+
+def test_frozen_parts_and_after_update():
+    step = make(config("float32"), Following)
+    state = step.initialize()
+    assert set(state["params"]) == {"model"}
+    assert not any("slow" in jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state["opt"]))
+    before = jax.device_get(state)
+    state, scalars = step.update(state, {"image": IMAGES[0], "label": LABELS[0]}, {})
+    after = jax.device_get(state)
+    expected = 0.9 * before["rest"]["slow"]["kernel"] + 0.1 * after["params"]["model"]["kernel"]
+    np.testing.assert_allclose(after["rest"]["slow"]["kernel"], expected, atol=1e-6)
+    assert not np.allclose(after["params"]["model"]["kernel"], before["params"]["model"]["kernel"])
+    assert after["rest"]["count"] == 1
+    assert scalars["distance"] == scalars["loss"]

@@ -1,0 +1,176 @@
+"""Operations that move pixels.
+
+Crops, flips and quarter turns copy pixels and so are exact. Everything else is an affine map and shares one kernel,
+`resample`: four gathers an image, some hundred times faster on a CPU than a general rotation.
+
+Every operation takes uint8 or float images (B, H, W, C) and returns the same shape and dtype; each image has its own
+draw. Coordinates are (x, y) in pixels, y downwards.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from vision.data.augment.pixels import per_image, restore, to_float
+
+
+def pad_crop(key, images, pad):
+    """Pads each side by `pad` pixels of zeros, then crops the old size at random."""
+    _, height, width, channels = images.shape
+    corners = jax.random.randint(key, (len(images), 2), 0, 2 * pad + 1)
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+
+    def crop(image, corner):
+        return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (height, width, channels))
+
+    return jax.vmap(crop)(padded, corners)
+
+
+def flip_horizontal(key, images):
+    """Swaps left and right with probability 1/2."""
+    return jnp.where(per_image(jax.random.bernoulli(key, shape=(len(images),))), images[:, :, ::-1], images)
+
+
+def flip_vertical(key, images):
+    """Swaps top and bottom with probability 1/2."""
+    return jnp.where(per_image(jax.random.bernoulli(key, shape=(len(images),))), images[:, ::-1], images)
+
+
+def rot90(key, images):
+    """Turns by 0, 90, 180 or 270 degrees, equally likely; images that are not square by 0 or 180."""
+    if images.shape[1] == images.shape[2]:
+        turns = jax.random.randint(key, (len(images),), 0, 4)
+    else:
+        turns = 2 * jax.random.randint(key, (len(images),), 0, 2)
+    return quarter_turns(images, turns)
+
+
+def quarter_turns(images, turns):
+    """Turns each image counterclockwise by its number, (B,) in 0 .. 3, of right angles.
+
+    Images that are not square keep their shape: for them `turns` is 0 or 2.
+    """
+    if images.shape[1] == images.shape[2]:
+        images = jnp.where(per_image(turns % 2 == 1), images.swapaxes(1, 2), images)
+    images = jnp.where(per_image((turns == 1) | (turns == 2)), images[:, ::-1], images)
+    return jnp.where(per_image((turns == 2) | (turns == 3)), images[:, :, ::-1], images)
+
+
+def random_resized_crop(key, images, area=(0.8, 1.0), ratio=(3 / 4, 4 / 3)):
+    """Crops a random box and resizes it back, bilinearly. Szegedy et al. 2014 (arXiv:1409.4842), section 6.
+
+    The box has real-valued corners. One that would be wider or higher than the image is cut to the image's side, where
+    other code draws again.
+
+    Args:
+      key: a random key.
+      images: (B, H, W, C).
+      area: the box's share of the image's area, (low, high) within (0, 1], drawn uniformly.
+      ratio: the box's width over its height, (low, high), drawn log-uniformly.
+    """
+    _, height, width, _ = images.shape
+    draws = jax.random.uniform(key, (4, len(images)))
+    share = area[0] + (area[1] - area[0]) * draws[0]
+    aspect = _log_uniform(draws[1], *ratio)
+    box_w = jnp.minimum(jnp.sqrt(share * height * width * aspect), width)
+    box_h = jnp.minimum(jnp.sqrt(share * height * width / aspect), height)
+    # A box in the center has offset 0; its corner may move by half of what is left on either side.
+    shift_x = (draws[2] - 0.5) * (width - box_w)
+    shift_y = (draws[3] - 0.5) * (height - box_h)
+    zero = jnp.zeros(len(images))
+    return resample(images, _rows((box_w / width, zero, shift_x), (zero, box_h / height, shift_y)), edge=True)
+
+
+def affine(key, images, rotate=0.0, shear=0.0, translate=0.0, scale=(1.0, 1.0)):
+    """Rotates, shears, shifts and zooms about the center in one bilinear resampling, with zeros outside.
+
+    Args:
+      key: a random key.
+      images: (B, H, W, C).
+      rotate: up to +- so many degrees.
+      shear: up to +- so many degrees, along each axis; below 45.
+      translate: up to +- this share of the width and of the height.
+      scale: zoom (low, high), drawn log-uniformly; above 1 enlarges.
+    """
+    _, height, width, _ = images.shape
+    draws = jax.random.uniform(key, (6, len(images)))
+    signed = 2 * draws - 1
+    slope_x, slope_y = (jnp.tan(signed[i] * math.radians(shear)) for i in (1, 2))
+    inverse = inverse_map(
+        signed[0] * math.radians(rotate),
+        slope_x,
+        slope_y,
+        signed[3] * translate * width,
+        signed[4] * translate * height,
+        _log_uniform(draws[5], *scale),
+    )
+    return resample(images, inverse)
+
+
+def inverse_map(angle, slope_x, slope_y, shift_x, shift_y, zoom):
+    """Returns the map from a place in the result to its place in the image, (B, 2, 3), for `resample`.
+
+    Forwards, an image is sheared, then rotated, then zoomed, all about its center, then shifted.
+
+    Args:
+      angle: radians, counterclockwise, (B,).
+      slope_x: x grows by slope_x * y, (B,).
+      slope_y: y grows by slope_y * x, (B,).
+      shift_x: pixels to the right, (B,).
+      shift_y: pixels down, (B,).
+      zoom: factor, (B,).
+    """
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    det = zoom * (1 - slope_x * slope_y)
+    xx, xy = (cos - slope_x * sin) / det, -(sin + slope_x * cos) / det
+    yx, yy = (sin - slope_y * cos) / det, (cos + slope_y * sin) / det
+    return _rows((xx, xy, -(xx * shift_x + xy * shift_y)), (yx, yy, -(yx * shift_x + yy * shift_y)))
+
+
+def resample(images, inverse, edge=False):
+    """Returns images read at affinely mapped places with bilinear weights.
+
+    Args:
+      images: (B, H, W, C).
+      inverse: (B, 2, 3); rows give x and y in the image for (x, y, 1) in the result, both from the image's center.
+      edge: True repeats the border outwards; False reads zeros outside.
+    """
+    batch, height, width, channels = images.shape
+    flat = to_float(images).reshape(batch, height * width, channels)
+    out_x = jnp.tile(jnp.arange(width) - (width - 1) / 2, height)
+    out_y = jnp.repeat(jnp.arange(height) - (height - 1) / 2, width)
+
+    def place(row, size):
+        # Written out, since a matrix product may run at a lower precision on an accelerator.
+        at = row[:, :1] * out_x + row[:, 1:2] * out_y + row[:, 2:] + (size - 1) / 2
+        if edge:
+            at = jnp.clip(at, 0, size - 1)
+        low = jnp.floor(at)
+        ends = ((low, 1 - (at - low)), (low + 1, at - low))
+        return [_within(index, weight, size) for index, weight in ends]
+
+    result = 0.0
+    for row, weight_y in place(inverse[:, 1], height):
+        for column, weight_x in place(inverse[:, 0], width):
+            result += (weight_y * weight_x)[..., None] * take_pixels(flat, row * width + column)
+    return restore(result.reshape(images.shape), images.dtype)
+
+
+def take_pixels(rows, index):
+    """Returns, for each image, the rows (B, N, ...) named by its index (B, M), which must lie in range."""
+    return jax.vmap(lambda r, i: r.at[i].get(mode="promise_in_bounds"))(rows, index)
+
+
+def _within(index, weight, size):
+    """Returns an index that is safe to read, and a weight of 0 where the index had been outside."""
+    weight = jnp.where((index >= 0) & (index < size), weight, 0)
+    return jnp.clip(index, 0, size - 1).astype(jnp.int32), weight
+
+
+def _rows(x, y):
+    return jnp.stack([jnp.stack(x, -1), jnp.stack(y, -1)], 1)
+
+
+def _log_uniform(draws, low, high):
+    return jnp.exp(math.log(low) + (math.log(high) - math.log(low)) * draws)

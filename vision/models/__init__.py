@@ -1,0 +1,55 @@
+"""Architectures, one file each.
+
+A model is an `nnx.Module`: `embed(images) -> (B, D)`, `head`, an `nnx.Linear`, and `__call__` = head(embed(images)).
+Images are float (B, H, W, C), already normalized; embeddings and logits are float32 whatever the compute dtype.
+
+Its file has `build(variant, num_classes, *, rngs, dtype, image_size, channels, ...)`, whose further keyword arguments
+are its options, and `VARIANTS`, which its message about an unknown variant lists.
+"""
+
+import inspect
+
+import jax.numpy as jnp
+
+from vision.errors import UserError
+from vision.models.layers import check_choice
+from vision.modules import find
+
+DTYPES = ("float32", "bfloat16")
+
+
+def build(c, num_classes, image_size, channels, rngs):
+    """Builds the model that the config describes.
+
+    Args:
+        c: config.model. Of its keys, those at None are left to the architecture's defaults.
+        num_classes: length of the logits.
+        image_size: side of the images, pixels.
+        channels: of the images, 1 or 3.
+        rngs: `nnx.Rngs`.
+
+    Raises:
+        UserError: no such model, variant or option, or a value that does not fit.
+    """
+    module = find("model", c.name, __name__)
+    check_choice("model.dtype", c.dtype, DTYPES)
+    given = {"rngs": rngs, "dtype": jnp.dtype(c.dtype), "image_size": image_size, "channels": channels}
+    keys = {k: v for k, v in c.items() if k not in ("name", "variant", "dtype", "options") and v is not None}
+    options = c.options.to_dict()
+    taken = {*given, *c.keys(), "num_classes"} & options.keys()
+    if taken:
+        raise UserError(f"model.options cannot hold {', '.join(sorted(taken))}: set model.{min(taken)} itself")
+    arguments = given | keys | options
+    _check_known(c.name, module.build, arguments, given)
+    return module.build(c.variant, num_classes, **arguments)
+
+
+def _check_known(name, function, arguments, given):
+    parameters = inspect.signature(function).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY or p.name in arguments]
+    unknown = [a for a in arguments if a not in known]
+    if unknown:
+        takes = ", ".join(k for k in known if k not in given) or "none"
+        raise UserError(f"model '{name}' has no option {', '.join(map(repr, unknown))}; its options: {takes}")
