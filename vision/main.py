@@ -6,21 +6,19 @@
 A --workdir that holds a run resumes it. Every key that a config or --config.KEY=VALUE can set is in vision/config.py.
 """
 
-import time
-
-STARTED = time.perf_counter()
-
 import datetime
 import json
 import pathlib
 import platform
 import subprocess
+import time
 from importlib import metadata
 
 from absl import flags, logging
 
 from vision import cli
 
+STARTED = time.perf_counter()  # JAX is imported later, so that its import counts as start-up time
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 

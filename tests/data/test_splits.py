@@ -80,9 +80,9 @@ def test_own_splits_are_kept_and_missing_ones_carved_from_train():
     assert np.bincount(no_val["train"].labels).tolist() == [45, 30] and no_val["test"] is test
     assert sorted(_numbers(no_val["train"]) + _numbers(no_val["val"])) == list(range(100))
 
-    no_test = make_splits({"train": train, "val": val}, (0.5, 0.3, 0.2))
-    assert np.bincount(no_test["test"].labels).tolist() == [12, 8] and no_test["val"] is val
-    assert sorted(_numbers(no_test["train"]) + _numbers(no_test["test"])) == list(range(100))
+    no_test = make_splits({"train": train, "val": val}, val_fraction=0.25)
+    assert np.bincount(no_test["val"].labels).tolist() == [15, 10] and no_test["test"] is val
+    assert sorted(_numbers(no_test["train"]) + _numbers(no_test["val"])) == list(range(100))
 
     only_train = make_splits({"train": train}, (0.5, 0.3, 0.2))
     assert [len(split) for split in only_train.values()] == [50, 30, 20]

@@ -172,7 +172,7 @@ def test_moving_average(float64):
         state, _ = step.update(state, {"image": IMAGES[i], "label": LABELS[i]}, {})
         decay = min(0.5, (1 + i) / (10 + i))
         expected = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, expected, jax.device_get(state["params"]))
-    assert largest_difference(expected, jax.device_get(state["ema"])) < 1e-12
+    assert largest_difference(expected, jax.device_get(state["ema"])) < 1e-8  # the decay itself is float32
 
 
 class Following(nnx.Module):

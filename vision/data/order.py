@@ -1,7 +1,7 @@
 """Which images make which batch: a function of the seed and the step alone.
 
-The training split is passed over in a new order each epoch, and the epochs follow one another without a gap: a batch may
-end one and begin the next, so that no image is dropped and every epoch sees each image once. Since nothing else is
+The training split is passed over in a new order each epoch, and the epochs follow one another without a gap: a batch
+may end one and begin the next, so that no image is dropped and every epoch sees each image once. Since nothing else is
 remembered, a run resumes anywhere, on any number of workers, hosts and devices.
 """
 

@@ -283,11 +283,12 @@ def _decode_all(rows, max_unreadable):
         try:
             return rows.image(index), ""
         except UnreadableImage as error:
-            return None, str(error)
+            return None, error.reason
 
-    # Decoders release the interpreter lock, so threads suffice and nothing is copied between processes.
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = list(pool.map(one, range(len(rows))) if rows.source.encoded else map(one, range(len(rows))))
+    # Decoders release the interpreter lock, so threads suffice; for tiny images handing it over costs more than it gains.
+    threads = os.cpu_count() if rows.source.encoded and rows.image_size > 64 else 1
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        done = list((pool.map if threads > 1 else map)(one, range(len(rows))))
     bad = {rows.source.name(i): reason for i, (image, reason) in enumerate(done) if image is None}
     _check_unreadable(bad, len(rows), max_unreadable)
     return [image for image, _ in done], bad

@@ -34,8 +34,9 @@ def make_splits(splits, fractions=(0.7, 0.2, 0.1), val_fraction=0.1, seed=0):
     """Returns {"train": source, "val": source, "test": source}.
 
     A source without splits of its own ("all", or only "train") is divided by `fractions`. A source's own splits are
-    kept; what is missing beside them is carved from its train split: val by `val_fraction`, test by `fractions[2]`. So
-    no image is ever in two splits. A class that only the test split has is kept: the audit reports it.
+    kept, and a missing val is carved from train by `val_fraction`. Where a source has train and val only, as ImageNet,
+    its val is what others report on: it becomes test, and a val is carved from train. So no image is ever in two
+    splits. A class that only the test split has is kept: the audit reports it.
 
     Args:
         splits: what `open_splits` returns.
@@ -57,10 +58,11 @@ def make_splits(splits, fractions=(0.7, 0.2, 0.1), val_fraction=0.1, seed=0):
     if whole is None:
         raise UserError(f"the data have no train split, only {', '.join(splits) or 'none'}: nothing to learn from")
     _check_labels(splits)
-    if len(splits) > 1:
+    if "val" in splits and "test" not in splits:
+        splits = {"train": whole, "test": splits["val"]}
+    if "test" in splits:
         val = 0.0 if "val" in splits else val_fraction
-        test = 0.0 if "test" in splits else fractions[2]
-        fractions = (1 - val - test, val, test)
+        fractions = (1 - val, val, 0.0)
     parts = dict(zip(("train", "val", "test"), stratify(whole.labels, fractions, seed), strict=True))
     result = {}
     for name, indices in parts.items():

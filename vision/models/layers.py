@@ -90,6 +90,26 @@ class Linear(nnx.Linear):
         return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
+def attention(query, key, value):
+    """Softmax attention without a mask. Vaswani et al. 2017 (arXiv:1706.03762), eq. 1.
+
+    On accelerators this is `jax.nn.dot_product_attention`, which finds cuDNN. On a CPU two plain matrix products, heads
+    first, take a quarter less time, and keep float64 where `jax.nn` rounds to float32 inside.
+
+    Args:
+        query, key, value: (B, N, heads, D).
+
+    Returns:
+        (B, N, heads, D), in their dtype. The softmax is at least float32.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.nn.dot_product_attention(query, key, value)
+    query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
+    scores = (query @ key.swapaxes(2, 3)).astype(at_least_float32(query.dtype))
+    weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5)
+    return (weights.astype(value.dtype) @ value).swapaxes(1, 2)
+
+
 class Dropout(nnx.Dropout):
     """Dropout that holds no random state where its rate is 0, so that there is nothing to carry from step to step."""
 

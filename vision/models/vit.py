@@ -4,7 +4,6 @@ Pre-norm blocks, exact GELU, LayerNorm eps 1e-6, so that weights trained by PyTo
 `pool="mean"` with `positions="sincos"` is the better plain ViT of Beyer et al. 2022 (arXiv:2205.01580).
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -16,6 +15,7 @@ from vision.models.layers import (
     Linear,
     StochasticDepth,
     at_least_float32,
+    attention,
     check_choice,
     check_rates,
     gelu,
@@ -226,7 +226,7 @@ class Attention(nnx.Module):
     def __call__(self, x):
         batch, tokens, width = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
-        x = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])  # its softmax is float32
+        x = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
         return self.dropout(self.out(x.reshape(batch, tokens, width)))
 
 

@@ -2,7 +2,7 @@
 
 An objective is an `nnx.Module` that holds the model (`self.model`) and whatever else learning needs:
 
-    loss(batch) -> (scalar, {name: scalar})   batch["image"]: normalized float (B, H, W, C); batch["label"]: (B, C) float
+    loss(batch) -> (scalar, {name: scalar})   batch: "image", normalized float (B, H, W, C), and "label", float (B, C)
     after_update()                            optional: called after each optimizer step, to change what does not learn
     frozen = ("teacher", ...)                 optional: attributes that do not learn
 

@@ -1,7 +1,7 @@
 """Checkpoints through Orbax: asynchronous, atomic, checked. The latest are kept, and the best.
 
-Orbax writes into a temporary folder and renames it, so a kill inside a save leaves the earlier checkpoints whole. What a
-disk damages afterwards it does not always notice (a flipped bit in an array restores without complaint), so each
+Orbax writes into a temporary folder and renames it, so a kill inside a save leaves the earlier checkpoints whole. What
+a disk damages afterwards it does not always notice (a flipped bit in an array restores without complaint), so each
 checkpoint carries a checksum of its own.
 """
 
@@ -120,7 +120,7 @@ class Checkpoints:
 
 
 def checksum(tree):
-    """Returns a number that changes with any bit of any array; computed where the arrays are, whatever their sharding."""
+    """Returns an int that changes with any bit of any array. Computed where the arrays are, whatever their sharding."""
     sums = jax.device_get([_bits(leaf) for leaf in jax.tree.leaves(tree)])
     return zlib.crc32(np.array(sums, np.uint32).tobytes())
 

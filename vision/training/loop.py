@@ -1,5 +1,6 @@
 """The training loop: resume, then for each step batch, update, log, evaluate, save, stop."""
 
+import contextlib
 import dataclasses
 import signal
 import time
@@ -211,10 +212,8 @@ class _Signals:
         self.received = False
         self._before = {}
         for number in (signal.SIGTERM, signal.SIGINT):
-            try:
+            with contextlib.suppress(ValueError):  # not in the main thread, as in some notebooks: then nobody listens
                 self._before[number] = signal.signal(number, self._note)
-            except ValueError:  # not in the main thread, as in some notebooks: then nobody listens
-                pass
         return self
 
     def __exit__(self, *_):

@@ -93,5 +93,5 @@ class Meter:
         raise RunError(
             f"step {step + 1}: loss {float(values['loss'])}, gradient norm {float(values['grad_norm'])}, "
             f"learning rate {self._rate(step, scale):.3g}, images {', '.join(names[:3])}, ... (all in {path}).\n"
-            "The last good checkpoint is kept. Lower optimizer.learning_rate, set optimizer.clip_norm, or look at the images"
+            "The last good checkpoint is kept. Lower optimizer.learning_rate, set optimizer.clip_norm, or look at them"
         )

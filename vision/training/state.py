@@ -72,5 +72,5 @@ def _seed(template, key):
             return jax.random.fold_in(key, i)
         return jax.numpy.zeros(variable.shape, variable.dtype)
 
-    flat = nnx.to_flat_state(template)
-    return nnx.from_flat_state([(path, variable.replace(value(i, variable))) for i, (path, variable) in enumerate(flat)])
+    flat = enumerate(nnx.to_flat_state(template))
+    return nnx.from_flat_state([(path, variable.replace(value(i, variable))) for i, (path, variable) in flat])

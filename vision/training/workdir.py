@@ -53,7 +53,7 @@ def _compare(theirs, ours, path):
     ]
     if differ:
         some = "; ".join(differ[:8]) + (f"; and {len(differ) - 8} more" if len(differ) > 8 else "")
-        raise UserError(f"--workdir {path} holds a run of another config: {some}.\nGive another --workdir, or its config")
+        raise UserError(f"--workdir {path} holds another config's run: {some}.\nGive another --workdir, or that config")
 
 
 def _flatten(tree, prefix=""):
