@@ -285,7 +285,7 @@ def _decode_all(rows, max_unreadable):
         except UnreadableImage as error:
             return None, error.reason
 
-    # Decoders release the interpreter lock, so threads suffice; for tiny images handing it over costs more than it gains.
+    # Decoders release the interpreter lock, so threads help; for tiny images handing it over costs more than it gains.
     threads = os.cpu_count() if rows.source.encoded and rows.image_size > 64 else 1
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         done = list((pool.map if threads > 1 else map)(one, range(len(rows))))
