@@ -1,6 +1,8 @@
-"""A small ViT on scikit-learn's 1,797 digits of 8x8: the shortest real run there is; needs no network.
+"""ResNet-20 on scikit-learn's 1,797 digits of 8x8: the shortest real run there is; needs no network.
 
     python -m vision.main --config configs/digits.py     # NN % in NN s on two CPU cores
+
+1,258 to train on, 359 to validate, 180 to test.
 """
 
 from vision.config import default
@@ -10,7 +12,9 @@ def get_config():
     c = default()
     c.data.source = "digits"
     c.augment.affine, c.augment.rotate, c.augment.translate = True, 10.0, 0.1
-    c.model.name, c.model.variant, c.model.pool = "vit", "nano/2", "mean"
-    c.optimizer.learning_rate, c.optimizer.weight_decay, c.optimizer.clip_norm = 2e-3, 0.05, 1.0
-    c.train.epochs, c.train.batch_size, c.train.eval_every = 40.0, 64, 100
+    c.model.name, c.model.variant = "resnet", "cifar20"
+    c.optimizer.name, c.optimizer.learning_rate, c.optimizer.nesterov = "sgd", 0.1, True
+    c.optimizer.weight_decay = 5e-4
+    c.schedule.name, c.schedule.warmup = "warmup_cosine", 0.1
+    c.train.epochs, c.train.batch_size, c.train.eval_every = 20.0, 64, 98
     return c

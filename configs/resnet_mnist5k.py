@@ -18,5 +18,5 @@ def get_config(variant="cifar20"):
     c.optimizer.name, c.optimizer.learning_rate, c.optimizer.nesterov = "sgd", 0.1, True
     c.optimizer.weight_decay = 5e-4
     c.schedule.name, c.schedule.warmup = "warmup_cosine", 0.1
-    c.train.epochs, c.train.batch_size, c.train.eval_every = 20.0, 125, 140
+    c.train.epochs, c.train.batch_size, c.train.eval_every = 10.0, 128, 137
     return c

@@ -4,12 +4,16 @@
     --config configs/resnet_cifar10.py:56         get_config("56")
     --config configs/resnet_cifar10.py:56:smoke   the same, shrunk to seconds
     --config.train.steps=100                      an override; its type is the schema's
+    --config.model.pool=None                      back to None, for a key whose default that is
+
+The keys, their defaults and meanings are in `vision/config.py`.
 """
 
 import ast
 import contextlib
 import difflib
 import importlib.util
+import inspect
 import pathlib
 import re
 import sys
@@ -20,6 +24,9 @@ from ml_collections import ConfigDict, config_flags
 
 from vision.config import default
 from vision.errors import RunError, UserError
+from vision.ranges import leaves
+
+KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "tuple": "numbers"}
 
 
 def run(command, argv=None):
@@ -52,7 +59,7 @@ def parse(argv, usage, define=lambda flag_values: None):
         (config, flag_values): the locked `ConfigDict` with every override applied, and the parsed flags.
 
     Raises:
-        UserError: for an unknown flag or key, a wrong type, or a config file that cannot be read.
+        UserError: for an unknown flag or key, a wrong type, or a config that cannot be read.
     """
     values = flags.FlagValues()
     define(values)
@@ -61,16 +68,19 @@ def parse(argv, usage, define=lambda flag_values: None):
         sys.exit(0)
     spec, argv = _take_config(argv)
     config = load(spec)
-    argv = [a for a in argv if not _set_option(config, a)]
+    argv = [a for a in argv if not (_set_option(config, a) or _set_none(config, a))]
     for argument in argv:
         _check_key(config, argument)
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=[sys.argv[0], *argv])
         rest = values([sys.argv[0], *argv])[1:]
     except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(f"{_first_line(error)}; see --help and vision/config.py") from error
+        raise UserError(_explain_flag(error, config)) from error
     if rest:
         raise UserError(f"unexpected argument '{rest[0]}': flags start with --, overrides with --config.")
+    for name, value in [*((name, values[name].value) for name in values), *leaves(config, "config.")]:
+        if isinstance(value, str) and value.startswith("--"):
+            raise UserError(f"--{name} needs a value, but '{value}' follows")
     return config, values
 
 
@@ -81,18 +91,19 @@ def load(spec):
     arguments = arguments[: len(arguments) - smoke]
     file = pathlib.Path(path)
     if not file.is_file():
-        near = difflib.get_close_matches(path, [str(p) for p in file.parent.glob("*.py")], n=1, cutoff=0)
+        around = [*file.parent.glob("*.py"), *pathlib.Path("configs").glob("*.py")]
+        near = difflib.get_close_matches(path, map(str, around), n=1, cutoff=0)
         raise UserError(f"no config file '{path}'" + (f"; did you mean '{near[0]}'?" if near else ""))
     try:
         module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", path)
         module = importlib.util.module_from_spec(module_spec)
         module_spec.loader.exec_module(module)
-        config = module.get_config(*arguments)
+        config = _get_config(module, path, arguments)
     except UserError:
         raise
     except Exception as error:
         raise UserError(_explain(error, path)) from error
-    if not isinstance(config, ConfigDict):
+    if not isinstance(config, ConfigDict) or _schema(config) != _schema(default()):
         raise UserError(f"{path}: get_config() must return the ConfigDict of vision.config.default()")
     return shrink(config) if smoke else config
 
@@ -128,6 +139,8 @@ def shrink(config):
 def _take_config(argv):
     """Returns the config's name and the other arguments."""
     rest = list(argv)
+    if sum(a == "--config" or a.startswith("--config=") for a in rest) > 1:
+        raise UserError("--config is given twice: a run has one config")
     for i, argument in enumerate(rest):
         if argument.startswith("--config="):
             del rest[i]
@@ -153,50 +166,80 @@ def _set_option(config, argument):
     return True
 
 
+def _set_none(config, argument):
+    """Applies `--config.KEY=None`, so that a model which knows no such option can stand in for one that does."""
+    key = argument.removesuffix("=None").removeprefix("--config.")
+    if argument != f"--config.{key}=None" or dict(leaves(default())).get(key, "") is not None:
+        return False
+    group, _, name = key.rpartition(".")
+    config[group][name] = None
+    return True
+
+
+def _get_config(module, path, arguments):
+    function = getattr(module, "get_config", None)
+    if not callable(function):
+        raise UserError(f"{path} has no get_config(arg=None): see vision/config.py")
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        given = ", ".join(map(repr, arguments)) or "no argument"
+        raise UserError(f"{path}: get_config{signature} cannot be called with {given}") from error
+    return function(*arguments)
+
+
+def _schema(config):
+    return {key for key, _ in leaves(config) if not key.startswith("model.options.")}
+
+
 def _check_key(config, argument):
-    match = re.match(r"--(?:no)?config\.([\w.]+)", argument)
+    match = re.match(r"--?(?:no)?config\.([^=]*)", argument)
+    if match and match.group(1).startswith("model.options"):
+        raise UserError(f"'{argument}': an option is given as --config.model.options.NAME=VALUE")
     node, seen = config, []
     for part in match.group(1).split(".") if match else ():
         if not isinstance(node, ConfigDict) or part not in node:
-            raise UserError(f"unknown key in '{argument}': " + _nearest(match.group(1)))
+            raise UserError(f"'{argument}': " + _nearest(match.group(1), [key for key, _ in leaves(default())]))
         seen.append(part)
         node = node[part]
     if match and isinstance(node, ConfigDict):
         raise UserError(f"'{'.'.join(seen)}' is a group of keys: set one of {', '.join(node)}")
 
 
-def _keys(config, prefix=""):
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield prefix + key
-            yield from _keys(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key
-
-
-def _nearest(key):
-    keys = list(_keys(default()))
+def _nearest(key, keys):
     near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
     if not near:  # a bare name, or the wrong group: compare the last parts
         last = {k.rpartition(".")[2]: k for k in reversed(keys)}
-        near = [last[n] for n in difflib.get_close_matches(key.rpartition(".")[2], last, n=1, cutoff=0)]
-    return f"no key '{key}'; did you mean '{near[0]}'? vision/config.py lists them all"
+        near = [last[n] for n in difflib.get_close_matches(key.rpartition(".")[2], last, n=1)]
+    return f"no key '{key}'" + (f" (did you mean '{near[0]}'?)" if near else "") + ": vision/config.py lists them all"
+
+
+def _explain_flag(error, config):
+    match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error))
+    if not match:
+        return f"{_first_line(error)}; see --help and vision/config.py"
+    key, value = match.groups()
+    group, _, name = key.rpartition(".")
+    kind = (config[group] if group else config).get_type(name).__name__
+    return f"--config.{key}={value}: it takes {KINDS[kind]}"
 
 
 def _explain(error, path):
     """Says in one line where in the config file an exception came from."""
     if isinstance(error, SyntaxError):
-        return f"{path}:{error.lineno}: {error.msg}"
+        return f"{error.filename or path}:{error.lineno or 1}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)
     lines = [f.lineno for f in frames if f.filename == path]
     where = f"{path}:{lines[-1]}" if lines else path
-    if isinstance(error, AttributeError) and not lines and "get_config" in str(error):
-        return f"{path}: has no get_config(arg=None)"
     if isinstance(error, AttributeError | KeyError) and "ml_collections" in frames[-1].filename:
-        key = re.search(r"['\"](\w+)['\"]", str(error))
-        return f"{where}: " + (_nearest(key.group(1)) if key else _first_line(error))
-    if isinstance(error, TypeError) and "Could not override field" in str(error):
-        return f"{where}: {_first_line(error).removeprefix('Could not override field ').replace(' (reference).', ':')}"
+        key = re.search(r'Key "(\w+)"|(\w+)', str(error))
+        keys = [*default(), *(key for key, _ in leaves(default()))]
+        return f"{where}: " + _nearest(key.group(1) or key.group(2), keys)
+    match = re.match(r"Could not override field '(\w+)'.*?\. (.*) is of original .* type <class '(.*)'>", str(error))
+    if match:
+        name, value, kind = match.groups()
+        return f"{where}: '{name}' takes {KINDS.get(kind, 'a group of keys')}, not {value}"
     return f"{where}: {type(error).__name__}: {_first_line(error)}"
 
 

@@ -48,7 +48,7 @@ def _data():
     c.workers = 2  # processes that decode images; 0 = this process. Only encoded, loaded data use them
     c.crop_fraction = 1.0  # the centre crop's share of the resized image's side; ImageNet's usual is 0.875
     c.random_crop_area = ()  # (0.08, 1.0): while loading, train on a random crop of this share of the area; () = centre
-    c.limit = 0  # images a split at most, the first ones; 0 = all. For trying things out
+    c.limit = 0  # images a split at most, drawn at random; 0 = all. For trying things out
     c.max_unreadable = 0.01  # share of images that may be unreadable; fewer are skipped and counted, more is an error
     c.normalize = "symmetric"  # unit: [0, 1]; symmetric: [-1, 1]; mean_std: (x / 255 - mean) / std
     c.mean = ()  # for mean_std, one number a channel

@@ -1,4 +1,6 @@
-"""The one kind of error that a user can cause and mend."""
+"""The kinds of error that a user can cause and mend, and the checks that raise them."""
+
+import difflib
 
 
 class UserError(Exception):
@@ -11,3 +13,18 @@ class UserError(Exception):
 
 class RunError(Exception):
     """A run that cannot go on, such as one whose loss is no longer finite. Printed like a `UserError`; exit code 1."""
+
+
+def check_choice(key, value, choices, hint=""):
+    """Raises `UserError` unless `value` is among `choices`: names the nearest, lists them all, and ends with `hint`."""
+    if value in choices:
+        return
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    nearest = f" (did you mean {near[0]!r}?)" if near else ""
+    raise UserError(f"{key} = {value!r} is unknown{nearest}: choose from {', '.join(choices)}{hint}")
+
+
+def check_range(key, value, inside, rule):
+    """Raises `UserError` unless `inside` is true: names key, value and rule, such as "it lies in [0, 1)"."""
+    if not inside:
+        raise UserError(f"{key} = {value}: {rule}")

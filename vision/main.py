@@ -17,6 +17,7 @@ from importlib import metadata
 from absl import flags, logging
 
 from vision import cli
+from vision.ranges import validate
 
 STARTED = time.perf_counter()  # JAX is imported later, so that its import counts as start-up time
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -33,21 +34,21 @@ def _flags(values):
 
 def run(config, workdir):
     """Trains and tests as `config` says; returns the dict that `result.json` holds, or None if interrupted."""
+    validate(config)
     import jax
 
     from vision import metrics, parallel
     from vision.data.pipeline import open_data
     from vision.training.evaluate import evaluate
     from vision.training.loop import train
-    from vision.training.workdir import open_workdir
 
     logging.set_verbosity(logging.ERROR)  # libraries' chatter
     if config.compile_cache:
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.compile_cache).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     mesh = parallel.make_mesh(config.parallel.devices)
+    workdir = pathlib.Path(workdir)
     data = open_data(config.data, config.seed, mesh)
-    workdir = open_workdir(workdir, config)
     print(f"{config.data.source}: {data.describe()}; {parallel.describe(mesh)}; {workdir}", flush=True)
     outcome = train(config, data, workdir, mesh)
     if data.unreadable:
@@ -84,7 +85,7 @@ def run(config, workdir):
 def _fresh_workdir(argv):
     name = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
     spec = name or argv[argv.index("--config") + 1]
-    stem = "-".join([pathlib.Path(spec.split(":")[0]).stem, *spec.split(":")[1:]])
+    stem = "-".join([pathlib.Path(spec.split(":")[0]).stem, *spec.split(":")[1:]]).replace("/", "_")
     return pathlib.Path("runs") / f"{stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 

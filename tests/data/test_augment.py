@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy import ndimage, stats
 
 from vision.config import default
-from vision.data.augment import STREAMS, augment, color, geometry, mix, normalize, randaugment, validate
+from vision.data.augment import STREAMS, augment, color, geometry, mix, normalize, randaugment
 from vision.errors import UserError
 
 KEY = jax.random.key(0)
@@ -439,7 +439,7 @@ def test_normalize():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (("symetric",), "unit, symmetric, mean_std.*Did you mean 'symmetric'"),
+        (("symetric",), "did you mean 'symmetric'.*unit, symmetric, mean_std"),
         (("mean_std", (0.5,), (0.5, 0.5, 0.5)), "data.mean = .* has 1 numbers and the images have 3 channels"),
         (("mean_std", (0.5,) * 3, ()), "data.std"),
         (("mean_std", (0.5,) * 3, (0.5, 0.0, 0.5)), "above 0"),
@@ -448,35 +448,3 @@ def test_normalize():
 def test_normalize_names_what_is_wrong(arguments, message):
     with pytest.raises(UserError, match=message):
         normalize(np.zeros((1, 2, 2, 3), np.uint8), *arguments)
-
-
-def test_validate_accepts_the_defaults_and_everything():
-    validate(config())
-    validate(config(**EVERYTHING))
-
-
-@pytest.mark.parametrize(
-    "key, value",
-    [
-        ("pad_crop", -1),
-        ("crop_area", (0.0, 1.0)),
-        ("crop_area", (0.9, 0.8)),
-        ("crop_ratio", (1.0,)),
-        ("rotate", 181.0),
-        ("shear", 45.0),
-        ("translate", -0.1),
-        ("scale", (0.0, 1.0)),
-        ("brightness", 1.1),
-        ("hue", 0.6),
-        ("randaugment_layers", -2),
-        ("randaugment_magnitude", 31.0),
-        ("random_erasing", 1.7),
-        ("erasing_area", (0.1, 1.1)),
-        ("mixup", -1.0),
-        ("cutmix", float("nan")),
-    ],
-)
-def test_validate_names_the_key_and_the_value(key, value):
-    with pytest.raises(UserError) as error:
-        validate(config(**{key: value}))
-    assert str(error.value).startswith(f"augment.{key} = {value}: ")

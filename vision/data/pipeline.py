@@ -5,8 +5,14 @@ indices. Larger data are decoded for each batch by Grain's workers. Both give th
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
+import multiprocessing
 import os
+import signal
+import threading
+import time
+import weakref
 
 import numpy as np
 from absl import flags
@@ -19,6 +25,7 @@ from vision.data.splits import Subset, make_splits
 from vision.errors import UserError
 
 _SIZES = "the model needs square images of one size, but {}: set data.image_size, for example 224"
+_NONE = "none of the {} images of a split can be read, beginning with {}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +47,8 @@ class Data:
 
     @property
     def unreadable(self):
-        """{name: reason} of every image found unreadable so far."""
-        return {name: reason for feed in self.feeds.values() for name, reason in feed.unreadable.items()}
+        """{name: reason} of every image found unreadable so far, in any split."""
+        return self.feeds["train"].unreadable.found
 
     def describe(self):
         sizes = ", ".join(f"{len(f):,} {name}" for name, f in self.feeds.items())
@@ -63,18 +70,45 @@ def open_data(c, seed, mesh):
     image_size, channels = _image_shape(c, splits["train"])
     size = sum(map(len, splits.values())) * image_size**2 * channels
     resident = size <= c.resident_gib * 2**30 and not c.random_crop_area
+    unreadable = Unreadable(sum(map(len, splits.values())), c.max_unreadable)
     feeds = {}
     for name, split in splits.items():
         area = tuple(c.random_crop_area) if name == "train" else ()
         rows = Rows(split, image_size, channels, c.crop_fraction, area, not c.image_size, seed)
         feeds[name] = (
-            ResidentFeed(rows, c.max_unreadable, mesh)
+            ResidentFeed(rows, unreadable, mesh)
             if resident
-            else LoadedFeed(rows, c.max_unreadable, c.workers if split.encoded else 0, mesh)
+            else LoadedFeed(rows, unreadable, c.workers if split.encoded else 0, mesh)
         )
     classes = splits["train"].classes
     counts = np.bincount(splits["train"].labels, minlength=len(classes))
     return Data(feeds, classes, image_size, channels, counts)
+
+
+class Unreadable:
+    """Counts the unreadable images of all splits.
+
+    Args:
+        total: images of all splits.
+        share: how much of them may be unreadable.
+
+    Attributes:
+        found: {name: reason}.
+    """
+
+    def __init__(self, total, share):
+        self._total, self._share = total, share
+        self.found = {}
+
+    def add(self, found):
+        """Adds {name: reason}; raises `UserError` if that makes too many."""
+        self.found |= found
+        if len(self.found) > self._share * self._total:
+            some = ", ".join(list(self.found)[:5]) + (", ..." if len(self.found) > 5 else "")
+            raise UserError(
+                f"{len(self.found)} of {self._total} images are unreadable, more than data.max_unreadable = "
+                f"{self._share:g} allows:\n{some}. Mend or remove them, or raise it"
+            )
 
 
 class Rows:
@@ -89,7 +123,7 @@ class Rows:
     """
 
     def __init__(self, source, image_size, channels, crop_fraction, area, exact, seed):
-        self.source, self.seed, self._exact = source, seed, exact
+        self.source, self.seed, self._exact = source, seed % 2**32, exact
         self.image_size, self.channels = image_size, channels
         self._crop_fraction, self._area = crop_fraction, area
 
@@ -112,18 +146,25 @@ class Rows:
                 return self.image((index + i) % len(self), position), (index + i) % len(self), bad
             except UnreadableImage:
                 bad.append((index + i) % len(self))
-        raise UserError(f"none of the {len(self)} images can be read, beginning with {self.source.name(index)}")
+        raise UserError(_NONE.format(len(self), self.source.name(index)))
 
 
 class ResidentFeed:
     """A split that lives on every device, decoded once."""
 
-    def __init__(self, rows, max_unreadable, mesh):
-        images, self.unreadable = _decode_all(rows, max_unreadable)
-        keep = np.flatnonzero([image is not None for image in images])
-        self._source, self._mesh, self._seed = Subset(rows.source, keep), mesh, rows.seed
-        stacked = np.stack([images[i] for i in keep])
-        self.data = parallel.put_replicated({"image": stacked, "label": self._source.labels.astype(np.int32)}, mesh)
+    def __init__(self, rows, unreadable, mesh):
+        self._source, self._mesh, self._seed = rows.source, mesh, rows.seed
+        self.unreadable = unreadable
+        images, found = _decode_all(rows)
+        unreadable.add(found)
+        self._readable = np.array([image is not None for image in images])
+        used = np.flatnonzero(self._readable)
+        if not len(used):
+            raise UserError(_NONE.format(len(rows), rows.source.name(0)))
+        # As `Rows.readable`: the next readable image stands in for an unreadable one.
+        used = used[np.searchsorted(used, np.arange(len(images))) % len(used)]
+        data = {"image": np.stack([images[i] for i in used]), "label": rows.source.labels[used].astype(np.int32)}
+        self.data = parallel.put_replicated(data, mesh)
 
     def __len__(self):
         return len(self._source)
@@ -137,9 +178,10 @@ class ResidentFeed:
             step += 1
 
     def eval_batches(self, batch_size):
-        """Yields each image once, the last batch padded and masked."""
+        """Yields each readable image once, the last batch padded and masked."""
         for step in range(order.batches(batch_size, len(self))):
             indices, mask = order.eval_indices(step, batch_size, len(self))
+            mask &= self._readable[indices]
             host = parallel.this_host(batch_size)
             yield parallel.put_batch({"index": indices[host], "mask": mask[host]}, self._mesh)
 
@@ -154,10 +196,11 @@ class LoadedFeed:
 
     data = {}  # nothing lives on the device
 
-    def __init__(self, rows, max_unreadable, workers, mesh):
-        self._rows, self._max_unreadable, self._workers, self._mesh = rows, max_unreadable, workers, mesh
-        self.unreadable = {}
-        self._evaluation = None
+    def __init__(self, rows, unreadable, workers, mesh):
+        self._rows, self._workers, self._mesh = rows, workers, mesh
+        self.unreadable = unreadable
+        self._passes = {}  # {batch size: iterator} of evaluations to come
+        weakref.finalize(self, _close_all, self._passes)  # also where the program ends
 
     def __len__(self):
         return len(self._rows)
@@ -166,20 +209,27 @@ class LoadedFeed:
         """Yields batches from step `start` on, without end; the next is on its way while one is used."""
         load = _LoadTrain(self._rows, batch_size, parallel.this_host(batch_size))
         ahead = None
-        for batch in self._iterate(load, start, np.iinfo(np.int32).max):
-            placed = self._place(batch)
-            if ahead is not None:
-                yield ahead
-            ahead = placed
+        with contextlib.closing(self._iterate(load, start, np.iinfo(np.int32).max)) as batches:
+            for batch in batches:
+                placed = self._place(batch)
+                if ahead is not None:
+                    yield ahead
+                ahead = placed
 
     def eval_batches(self, batch_size):
         """Yields each readable image once, the last batch padded and masked."""
         count = order.batches(batch_size, len(self))
-        if self._evaluation is None:  # workers take seconds to start: one endless pass serves every evaluation
+        # Workers take seconds to start, so an endless iterator serves every evaluation. A broken-off one is not kept.
+        batches = self._passes.pop(batch_size, None)
+        if batches is None:
             load = _LoadEval(self._rows, batch_size, parallel.this_host(batch_size))
-            self._evaluation = self._iterate(load, 0, count, repeat=True)
-        for _ in range(count):
-            yield self._place(next(self._evaluation))
+            batches = self._iterate(load, 0, count, repeat=True)
+        with contextlib.ExitStack() as broken_off:
+            broken_off.callback(batches.close)
+            for _ in range(count):
+                yield self._place(next(batches))
+            broken_off.pop_all()
+        self._passes[batch_size] = batches
 
     def names(self, step, batch_size):
         """The names of a training step's images."""
@@ -198,15 +248,35 @@ class LoadedFeed:
             if not flags.FLAGS.is_parsed():  # Grain's workers read absl's flags; a notebook or a test has parsed none
                 flags.FLAGS.mark_as_parsed()
             options = grain.multiprocessing.MultiprocessingOptions(self._workers, per_worker_buffer_size=2)
-            batches = batches.mp_prefetch(options)
+            batches = batches.mp_prefetch(options, worker_init_fn=_begin_worker)
         return iter(batches)
 
     def _place(self, batch):
         bad = batch.pop("bad")
-        for index in bad[bad >= 0]:
-            self.unreadable.setdefault(self._rows.source.name(int(index)), "unreadable")
-        _check_unreadable(self.unreadable, len(self), self._max_unreadable)
+        new = {self._rows.source.name(int(i)): int(i) for i in bad[bad >= 0]}
+        new = {name: self._reason(i) for name, i in new.items() if name not in self.unreadable.found}
+        self.unreadable.add(new)
         return parallel.put_batch(batch, self._mesh)
+
+    def _reason(self, index):
+        """Reads again what a worker could not: only numbers come back from there."""
+        try:
+            self._rows.source[index]
+        except UnreadableImage as error:
+            return error.reason
+        return "unreadable at first, but not the second time"
+
+
+def _begin_worker(index, count):
+    """Runs first in each worker. A signal to all processes is for the trainer, which needs a last batch to end well."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: _end_after(time.sleep, 10))
+    _end_after(multiprocessing.parent_process().join)  # Grain's workers would outlive a trainer that is killed
+
+
+def _end_after(wait, *arguments):
+    """Ends this process after `wait(*arguments)`."""
+    threading.Thread(target=lambda: (wait(*arguments), os._exit(1)), daemon=True).start()
 
 
 class _LoadTrain:
@@ -244,6 +314,12 @@ class _LoadEval:
         return {"image": images, "label": labels, "mask": mask, "bad": _fixed(bad, len(indices))}
 
 
+def _close_all(passes):
+    """Ends the workers of Grain's iterators, which complain where the interpreter does it at its own end."""
+    while passes:
+        passes.popitem()[1].close()
+
+
 def _fixed(indices, length):
     """Pads a list of indices with -1: batches that cross between processes keep one shape."""
     return np.array((list(indices) + [-1] * length)[:length], np.int32)
@@ -276,7 +352,7 @@ def _image_shape(c, source):
     return c.image_size or next(iter(sides))[0], channels
 
 
-def _decode_all(rows, max_unreadable):
+def _decode_all(rows):
     """Returns (images, {name: reason}): uint8 images, None where unreadable."""
 
     def one(index):
@@ -285,19 +361,9 @@ def _decode_all(rows, max_unreadable):
         except UnreadableImage as error:
             return None, error.reason
 
-    # Decoders release the interpreter lock, so threads help; for tiny images handing it over costs more than it gains.
+    # Decoders release the interpreter lock, so threads suffice; for tiny images handing it over costs more than that.
     threads = os.cpu_count() if rows.source.encoded and rows.image_size > 64 else 1
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         done = list((pool.map if threads > 1 else map)(one, range(len(rows))))
     bad = {rows.source.name(i): reason for i, (image, reason) in enumerate(done) if image is None}
-    _check_unreadable(bad, len(rows), max_unreadable)
     return [image for image, _ in done], bad
-
-
-def _check_unreadable(bad, total, max_unreadable):
-    if len(bad) > max_unreadable * total:
-        some = ", ".join(list(bad)[:5]) + (", ..." if len(bad) > 5 else "")
-        raise UserError(
-            f"{len(bad)} of {total} images are unreadable, more than data.max_unreadable = {max_unreadable:g} allows:\n"
-            f"{some}. Mend or remove them, or raise it"
-        )

@@ -11,8 +11,7 @@ import inspect
 
 import jax.numpy as jnp
 
-from vision.errors import UserError
-from vision.models.layers import check_choice
+from vision.errors import UserError, check_choice
 from vision.modules import find
 
 DTYPES = ("float32", "bfloat16")
@@ -52,4 +51,7 @@ def _check_known(name, function, arguments, given):
     unknown = [a for a in arguments if a not in known]
     if unknown:
         takes = ", ".join(k for k in known if k not in given) or "none"
-        raise UserError(f"model '{name}' has no option {', '.join(map(repr, unknown))}; its options: {takes}")
+        raise UserError(
+            f"model '{name}' has no option {', '.join(map(repr, unknown))}; its options: {takes}.\n"
+            "Keys of config.model that are None are left out"
+        )

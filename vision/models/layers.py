@@ -4,8 +4,6 @@ All keep float32 parameters and statistics, and return the dtype that they are g
 training and evaluation: `model.train()` and `model.eval()` set `deterministic` and `use_running_average`.
 """
 
-import difflib
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -155,12 +153,3 @@ def check_rates(**rates):
     for name, rate in rates.items():
         if not 0 <= rate < 1:
             raise UserError(f"{name} = {rate} is no probability below 1: choose from 0 to 0.99")
-
-
-def check_choice(name, value, choices, hint=""):
-    """Raises UserError unless `value` is among `choices`: lists them, and names the nearest."""
-    if value in choices:
-        return
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    nearest = f" (did you mean {near[0]!r}?)" if near else ""
-    raise UserError(f"{name} {value!r} is unknown{nearest}: choose from {', '.join(choices)}{hint}")

@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vision.errors import UserError
+from vision.errors import UserError, check_choice
 from vision.models.layers import (
     BatchNorm,
     Dropout,
     StochasticDepth,
     at_least_float32,
-    check_choice,
     check_rates,
     linear_rates,
 )

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vision.errors import UserError
+from vision.errors import UserError, check_choice
 from vision.models.layers import (
     Dropout,
     LayerNorm,
@@ -16,7 +16,6 @@ from vision.models.layers import (
     StochasticDepth,
     at_least_float32,
     attention,
-    check_choice,
     check_rates,
     gelu,
     linear_rates,

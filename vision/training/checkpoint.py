@@ -7,7 +7,9 @@ checkpoint carries a checksum of its own.
 
 import contextlib
 import functools
+import json
 import logging
+import math
 import shutil
 import zlib
 
@@ -17,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from vision.errors import UserError
+from vision.errors import RunError, UserError
 
 
 class Checkpoints:
@@ -30,12 +32,9 @@ class Checkpoints:
     """
 
     def __init__(self, directory, c, say=print):
-        if c.mode not in ("max", "min"):
-            raise UserError(f"checkpoint.mode = '{c.mode}': use max or min")
-        if c.keep_latest < 1 or c.keep_best < 1:
-            raise UserError("checkpoint.keep_latest and checkpoint.keep_best are at least 1")
         self._directory, self._say = directory, say
-        metric = functools.partial(_metric, name=c.metric)
+        _drop_damaged_metrics(directory)
+        metric = functools.partial(_metric, name=c.metric, mode=c.mode)
         keep = [
             checkpoint_managers.LatestN(n=c.keep_latest),  # or a resume might go back behind the best
             checkpoint_managers.BestN(
@@ -57,55 +56,70 @@ class Checkpoints:
             state: the pytree of arrays.
             progress: a JSON dict: where the loader, early stopping and the like are.
             scalars: {name: float}, of the evaluation at this step if there was one.
+
+        Raises:
+            RunError: if this save, or the one before, which ended meanwhile, could not be written.
         """
-        if step in self._manager.all_steps():
-            return
         record = {"progress": progress, "checksum": checksum(state)}
         args = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
-        self._manager.save(step, args=args, metrics=scalars)
+        with self._written():
+            self._manager.save(step, args=args, metrics=scalars)
 
     def restore_latest(self, like):
         """Returns (state, progress) of the newest whole checkpoint, or None where there is none.
 
-        A damaged one is moved to `damaged/` beside the checkpoints, with a word, and the one before is tried.
+        Damaged ones that are newer are moved to `damaged/` beside the checkpoints, with a word: their steps come again.
 
         Args:
             like: a pytree of arrays with the shapes, dtypes and shardings to restore to.
 
         Raises:
-            UserError: if every checkpoint is damaged.
+            UserError: if there are checkpoints, but none can be restored. All stay where they are.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
-            found = self._restore(step, like)
-            if found:
-                return found
-            place = self._directory.parent / "damaged" / str(step)
-            place.parent.mkdir(exist_ok=True)
-            shutil.rmtree(place, ignore_errors=True)
-            shutil.move(self._directory / str(step), place)
+        damaged = {}
+        for step in self._newest_first():
+            try:
+                found = self._restore(step, like)
+            except _Damaged as error:
+                damaged[step] = error
+                continue
+            for each, reason in damaged.items():
+                self._set_aside(each, reason)
             self._manager.reload()
-            self._say(f"checkpoint {step} is damaged: moved to {place}; trying the one before")
-        if steps:
-            raise UserError(f"every checkpoint in {self._directory} was damaged: begin anew with another --workdir")
+            return found
+        if damaged:
+            self._give_up(damaged)
         return None
 
     def restore_best(self, like):
-        """Returns (step, state) of the best checkpoint, or of the latest where the best is damaged or was none."""
+        """Returns (step, state) of the best checkpoint, or of the latest where the best is damaged or was none.
+
+        Raises:
+            UserError: if none can be restored.
+        """
         self.wait()
+        damaged = {}
         best = self._manager.best_step()
-        for step in dict.fromkeys([best, *sorted(self._manager.all_steps(), reverse=True)]):
-            found = self._restore(step, like) if step is not None else None
-            if found:
-                return step, found[0]
-            self._say(f"checkpoint {step} is damaged: passed over")
-        raise UserError(f"no whole checkpoint in {self._directory}")
+        for step in dict.fromkeys([*([] if best is None else [best]), *self._newest_first()]):
+            try:
+                return step, self._restore(step, like)[0]
+            except _Damaged as error:
+                self._say(f"checkpoint {step} is damaged ({error}): passed over")
+                damaged[step] = error
+        self._give_up(damaged)
 
     def wait(self):
-        self._manager.wait_until_finished()
+        """Waits until what was begun is saved; raises `RunError` if it could not be written."""
+        with self._written():
+            self._manager.wait_until_finished()
 
     def close(self):
-        self._manager.close()
+        """Waits as `wait` does, and ends Orbax's threads."""
+        with self._written():
+            self._manager.close()
+
+    def _newest_first(self):
+        return sorted(self._manager.all_steps(), reverse=True)
 
     def _restore(self, step, like):
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
@@ -114,9 +128,36 @@ class Checkpoints:
             with _quiet():
                 found = self._manager.restore(step, args=args)
             whole = found.record["checksum"] == checksum(found.state)
-        except Exception:  # Orbax and TensorStore raise many kinds, plain Exception among them
-            return None
-        return (found.state, found.record["progress"]) if whole else None
+        except Exception as error:  # Orbax and TensorStore raise many kinds, plain Exception among them
+            raise _Damaged(_first_line(error)) from error
+        if not whole:
+            raise _Damaged("its checksum differs")
+        return found.state, found.record["progress"]
+
+    def _set_aside(self, step, reason):
+        place = self._directory.parent / "damaged" / str(step)
+        place.parent.mkdir(exist_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.move(self._directory / str(step), place)
+        self._say(f"checkpoint {step} is damaged ({reason}): moved to {place}; the one before is used")
+
+    def _give_up(self, damaged):
+        reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items()) or "there is none"
+        raise UserError(
+            f"no checkpoint in {self._directory} can be restored ({reasons}).\n"
+            "If the code of the model or the objective was changed, undo that; else begin anew with another --workdir"
+        )
+
+    @contextlib.contextmanager
+    def _written(self):
+        try:
+            yield
+        except Exception as error:  # such as a full disk; of the thread that writes, so of any kind
+            raise RunError(f"cannot save a checkpoint in {self._directory}: {_first_line(error)}") from error
+
+
+class _Damaged(Exception):
+    """A checkpoint that cannot be restored; the message says why."""
 
 
 def checksum(tree):
@@ -127,23 +168,40 @@ def checksum(tree):
 
 @jax.jit
 def _bits(x):
+    x = x.astype(jnp.uint8) if x.dtype == bool else x
     unsigned = jnp.dtype(f"uint{8 * min(x.dtype.itemsize, 4)}")  # 64-bit types become pairs of 32-bit words
     words = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32).ravel()
     weights = 2 * jax.lax.iota(jnp.uint32, words.size) + 1  # odd, so that no single change cancels; distinct, for order
     return (words * weights).sum(dtype=jnp.uint32)
 
 
-def _metric(scalars, name):
-    if name not in scalars:
-        raise UserError(f"checkpoint.metric = '{name}' is not measured; there are {', '.join(sorted(scalars))}")
-    return scalars[name]
+def _metric(scalars, name, mode):
+    """Returns what checkpoints are ranked by; what was not measured, or is no number, ranks last."""
+    value = scalars.get(name, math.nan)
+    return (-math.inf if mode == "max" else math.inf) if math.isnan(value) else value
+
+
+def _drop_damaged_metrics(directory):
+    """Deletes metrics that cannot be read: Orbax would not open the directory. The checkpoint remains."""
+    for file in directory.glob("*/metrics/metrics"):
+        try:
+            whole = isinstance(json.loads(file.read_bytes()), dict)
+        except ValueError:
+            whole = False
+        if not whole:
+            file.unlink()
+
+
+def _first_line(error):
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 @contextlib.contextmanager
 def _quiet():
     """Silences the pages that Orbax logs about a damaged file: one line of ours says it."""
+    before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)

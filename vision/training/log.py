@@ -1,6 +1,7 @@
 """What a run writes and shows: metrics.jsonl, TensorBoard events, a progress bar."""
 
 import json
+import math
 import sys
 import time
 
@@ -27,9 +28,7 @@ class RunLog:
             return
         self._file = _reopen(workdir / "metrics.jsonl", start)
         if c.tensorboard:
-            import tensorboardX
-
-            self._events = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=start or None)
+            self._events = _Events(workdir / "tensorboard", start)
         self._lines = c.progress and not sys.stderr.isatty()
         if c.progress and not self._lines:
             form = "{n_fmt}/{total_fmt} |{bar}| {elapsed} < {remaining}{postfix}"
@@ -38,7 +37,7 @@ class RunLog:
     def say(self, text):
         """Shows a line without breaking the bar."""
         if self._active:
-            tqdm.tqdm.write(text, file=sys.stderr)
+            say(text)
 
     def advance(self, step):
         """Moves the bar to `step` finished steps."""
@@ -61,31 +60,74 @@ class RunLog:
         """Records validation scalars and shows them."""
         self.scalars(step, scalars)
         if self._active and (self._bar is not None or self._lines):
-            self.say(f"step {step}/{self._steps}: " + ", ".join(f"{k} {v:.4f}" for k, v in scalars.items()))
+            numbers = ", ".join(f"{name.removeprefix('val/')} {value:.4f}" for name, value in scalars.items())
+            self.say(f"step {step}/{self._steps}: val {numbers}")
 
     def scalars(self, step, scalars):
         """Appends {"step": step, name: float, ...} to metrics.jsonl and to TensorBoard."""
         if not self._active:
             return
-        self._file.write(json.dumps({"step": step, **scalars}) + "\n")
+        numbers = {name: value if math.isfinite(value) else None for name, value in scalars.items()}  # JSON has no NaN
+        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
         self._file.flush()
         if self._events:
-            for name, value in scalars.items():
-                self._events.add_scalar(name, value, step)
+            self._events.scalars(step, scalars)
 
     def images(self, step, images):
         """Shows uint8 or float [0, 255] (B, H, W, C) images as one grid in TensorBoard."""
         if self._events:
-            self._events.add_image("train/augmented", grid(images), step, dataformats="HWC")
+            self._events.image(step, "train/augmented", grid(images))
 
     def text(self, name, text):
         if self._events:
-            self._events.add_text(name, "    " + text.replace("\n", "\n    "))  # as a code block
+            self._events.text(0, name, "    " + text.replace("\n", "\n    "))  # as a code block
 
     def close(self):
         for each in (self._bar, self._events, self._file):
             if each is not None:
                 each.close()
+
+
+class _Events:
+    """TensorBoard events, on the disk when a method returns.
+
+    tensorboardX's own SummaryWriter queues them for a thread, and a kill would lose what metrics.jsonl has.
+    """
+
+    def __init__(self, directory, start):
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto import event_pb2
+
+        self._make, self._proto = summary, event_pb2
+        directory.mkdir(exist_ok=True)
+        # Files are named by the second: the suffix keeps one a process.
+        self._writer = event_file_writer.EventsWriter(str(directory / "events"), f".{start}")
+        begun = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(
+            start + 1 if start else 0, session_log=begun
+        )  # TensorBoard forgets what lies at and after this step
+
+    def scalars(self, step, scalars):
+        for name, value in scalars.items():
+            self._write(step, summary=self._make.scalar(name, value))
+
+    def image(self, step, name, pixels):
+        self._write(step, summary=self._make.image(name, pixels, dataformats="HWC"))
+
+    def text(self, step, name, text):
+        self._write(step, summary=self._make.text(name, text))
+
+    def close(self):
+        self._writer.close()
+
+    def _write(self, step, **content):
+        self._writer.write_event(self._proto.Event(wall_time=time.time(), step=step, **content))
+        self._writer.flush()
+
+
+def say(text):
+    """Shows a line on stderr, above a bar if there is one."""
+    tqdm.tqdm.write(text, file=sys.stderr)
 
 
 def grid(images):
@@ -107,11 +149,11 @@ def _reopen(path, start):
     """Opens for appending, without the lines after step `start`: the process that wrote them was killed."""
     kept = []
     if path.exists():
-        for line in path.read_text().splitlines():
+        for line in path.read_text(errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= start:
                     kept.append(line + "\n")
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, TypeError):
                 break  # the kill came in the middle of this line
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept))

@@ -9,16 +9,17 @@ import jax
 from flax import nnx
 
 from vision import metrics, models, objectives, parallel
-from vision.data.augment import validate
-from vision.errors import UserError
+from vision.data.augment import normalize
+from vision.errors import UserError, check_choice
 from vision.training.checkpoint import Checkpoints
 from vision.training.evaluate import evaluate
-from vision.training.log import RunLog
+from vision.training.log import RunLog, say
 from vision.training.meter import Meter
 from vision.training.optimizer import make_optimizer, make_schedule
 from vision.training.patience import Patience
 from vision.training.state import Blueprint
 from vision.training.step import Step
+from vision.training.workdir import open_workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,66 +63,61 @@ def train(config, data, workdir, mesh):
     c, feed = config.train, data.feeds["train"]
     steps, eval_every = _lengths(c, len(feed))
     step_of = build_step(config, data, mesh, steps)
-    state = step_of.initialize()
-    checkpoints = Checkpoints((workdir / "checkpoints").absolute(), config.checkpoint)
     watch = _Watch(config)
+    open_workdir(workdir, config)  # not before: a config that cannot run leaves no directory
+    with contextlib.ExitStack() as stack:  # however this ends, a save that has begun is finished and the log closed
+        checkpoints = Checkpoints((workdir / "checkpoints").absolute(), config.checkpoint, say)
+        stack.callback(checkpoints.close)
+        state = step_of.initialize()
+        found = checkpoints.restore_latest(state)
+        if found:
+            state, progress = found
+            watch.restore(progress)
+        start = int(state["step"])
+        log = RunLog(workdir, config.log, start, steps, parallel.is_main_process())
+        stack.callback(log.close)
+        meter = Meter(log, lambda step: feed.names(step, c.batch_size), c.batch_size, workdir)
+        if found:
+            log.say(f"resumed {workdir} at step {start}/{steps}")
+            meter.restore(progress["meter"])
+        else:
+            _introduce(log, config, step_of, state, feed)
+        why, first_step, began = "finished", None, time.perf_counter() - (progress["train_seconds"] if found else 0)
 
-    found = checkpoints.restore_latest(state)
-    if found:
-        state, progress = found
-        watch.restore(progress)
-    start = int(state["step"])
-    log = RunLog(workdir, config.log, start, steps, parallel.is_main_process())
-    if found:
-        log.say(f"resumed {workdir} at step {start}/{steps}")
-    else:
-        _introduce(log, config, step_of, state, feed)
-    meter = Meter(log, step_of.rate, lambda step: feed.names(step, c.batch_size), c.batch_size, workdir)
+        def save(scalars=None):
+            progress = watch.state() | {"meter": meter.state(), "train_seconds": time.perf_counter() - began}
+            checkpoints.save(done, state, progress, scalars)
+            meter.resumed()
 
-    why, first_step, began = "finished", None, time.perf_counter()
-    if found:
-        meter.restore(progress["meter"])
-        began -= progress["train_seconds"]
-
-    def progress_now():
-        return watch.state() | {"meter": meter.state(), "train_seconds": time.perf_counter() - began}
-
-    if watch.stopped:
-        why, steps = "stopped early", start
-    batches = feed.train_batches(start, c.batch_size)
-    with _Signals() as signals:
-        for step in range(start, steps):
+        if watch.stopped and start < steps:
+            why, steps = "stopped early", start
+        batches = stack.enter_context(contextlib.closing(feed.train_batches(start, c.batch_size)))
+        signals = stack.enter_context(_Signals())
+        for done in range(start + 1, steps + 1):
             state, scalars = step_of.update(state, next(batches), feed.data)
-            meter.add(step, scalars, watch.lr_scale)
+            meter.add(done - 1, scalars)
             first_step = first_step or time.perf_counter()
-            log.advance(step + 1)
+            log.advance(done)
 
-            last = step + 1 == steps
-            if (step + 1) % config.log.every == 0:
-                meter.report()
-            if (step + 1) % eval_every == 0 or last:
-                meter.flush()
-                meter.paused()
+            interrupted, last = signals.received, done == steps
+            if done % eval_every == 0 or last:
+                meter.flush(state["params"])
                 measured = _validate(step_of, state, data, c)
-                log.evaluation(step + 1, measured)
+                log.evaluation(done, measured)
                 state = watch.update(measured, state, mesh)
-                checkpoints.save(step + 1, state, progress_now(), measured)
-                meter.resumed()
-            elif signals.received or (config.checkpoint.every and (step + 1) % config.checkpoint.every == 0):
-                meter.flush()
-                checkpoints.save(step + 1, state, progress_now())
-            if watch.stopped and not last:
-                why, steps = "stopped early", step + 1
-                break
-            if signals.received and not last:
-                why, steps = "interrupted", step + 1
+                save(measured)
+            elif interrupted or (config.checkpoint.every and done % config.checkpoint.every == 0):
+                meter.flush(state["params"])
+                save()
+            elif done % config.log.every == 0:
+                meter.report()
+            if (watch.stopped or interrupted) and not last:
+                why, steps = "stopped early" if watch.stopped else "interrupted", done
                 break
 
-    checkpoints.wait()
-    train_seconds = time.perf_counter() - began
-    best_step, best = (steps, state) if why == "interrupted" else checkpoints.restore_best(state)
-    checkpoints.close()
-    log.close()
+        checkpoints.wait()
+        train_seconds = time.perf_counter() - began
+        best_step, best = (steps, state) if why == "interrupted" else checkpoints.restore_best(state)
     return Outcome(why, steps, best_step, best, step_of, meter.images_per_second, first_step, train_seconds)
 
 
@@ -130,7 +126,9 @@ def build_step(config, data, mesh, steps):
     c = config.train
     parallel.check_divisible("train.batch_size", c.batch_size, mesh, c.accumulate)
     parallel.check_divisible("train.eval_batch_size", c.eval_batch_size or c.batch_size, mesh)
-    validate(config.augment)
+    shape = (1, data.image_size, data.image_size, data.channels)
+    d = config.data
+    jax.eval_shape(lambda x: normalize(x, d.normalize, d.mean, d.std), jax.ShapeDtypeStruct(shape, "uint8"))
     num_classes = len(data.classes)
 
     def create():
@@ -146,11 +144,6 @@ def build_step(config, data, mesh, steps):
 
 def _lengths(c, images):
     """Returns (steps, eval_every) in optimizer steps."""
-    if c.batch_size < 1 or c.steps < 0 or c.accumulate < 1 or c.eval_every < 0:
-        raise UserError(
-            f"train.steps = {c.steps}, batch_size = {c.batch_size}, accumulate = {c.accumulate}, "
-            f"eval_every = {c.eval_every}: the first and the last are at least 0, the others at least 1"
-        )
     steps = c.steps or round(c.epochs * images / c.batch_size)
     if steps < 1:
         raise UserError(f"nothing to train: train.steps = {c.steps} and train.epochs = {c.epochs:g} make no step")
@@ -178,9 +171,8 @@ class _Watch:
     def __init__(self, config):
         self._config = config
         stop, plan = config.early_stopping, config.schedule
-        if config.checkpoint.metric.removeprefix("val/") not in metrics.SCALARS:
-            names = ", ".join(f"val/{n}" for n in metrics.SCALARS)
-            raise UserError(f"checkpoint.metric = '{config.checkpoint.metric}' is not measured: use one of {names}")
+        check_choice("checkpoint.metric", config.checkpoint.metric, [f"val/{name}" for name in metrics.SCALARS])
+        check_choice("checkpoint.mode", config.checkpoint.mode, ("max", "min"))
         self._early = Patience(config.checkpoint.mode, stop.patience, stop.min_delta)
         self._plateau = Patience("min", plan.patience)
         self.lr_scale, self.stopped = 1.0, False
@@ -218,7 +210,7 @@ class _Signals:
 
     def __exit__(self, *_):
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
 
     def _note(self, number, frame):
         self.received = True

@@ -5,6 +5,7 @@ import math
 import time
 
 import jax
+import jax.numpy as jnp
 
 from vision.errors import RunError
 
@@ -14,23 +15,22 @@ class Meter:
 
     Args:
         log: the `RunLog`.
-        rate: maps a step and lr_scale to its learning rate.
         names: maps a step to its batch's image names.
         batch_size: images a step.
         workdir: where the names of a bad batch go.
     """
 
-    def __init__(self, log, rate, names, batch_size, workdir):
-        self._log, self._rate, self._names = log, rate, names
+    def __init__(self, log, names, batch_size, workdir):
+        self._log, self._names = log, names
         self._batch_size, self._workdir = batch_size, workdir
         self._new, self._older = [], []
         self._mark = None
         self._last = None
         self.seconds, self.images = 0.0, 0  # training alone, without each process's first step
 
-    def add(self, step, scalars, lr_scale):
+    def add(self, step, scalars):
         """Takes the device's scalars of the step with this number, counted from 0."""
-        self._new.append((step, scalars, lr_scale))
+        self._new.append((step, scalars))
         if self._mark is None:
             jax.block_until_ready(scalars)  # the first step compiles: it is timed apart
             self._mark, self._last = time.perf_counter(), step
@@ -40,16 +40,16 @@ class Meter:
         self._digest(self._older)
         self._older, self._new = self._new, []
 
-    def flush(self):
-        """Waits for every step so far and logs it. After this the state is known to be finite."""
-        self._digest(self._older + self._new)
+    def flush(self, params):
+        """Waits for every step so far and logs it; after this the losses and `params` are known to be finite."""
+        self._digest(self._older, self._new)
+        step, values = (self._new or self._older)[-1]
+        if not _finite(params):
+            self._stop(step, jax.device_get(values))
         self._older, self._new = [], []
 
-    def paused(self):
-        """Leaves out the time until `resumed`, for evaluation and saving."""
-        self._tick(0)
-
     def resumed(self):
+        """Begins to time anew: what was done since `flush`, evaluation and saving, is no training."""
         self._mark = time.perf_counter()
 
     def state(self):
@@ -63,35 +63,45 @@ class Meter:
     def images_per_second(self):
         return self.images / self.seconds if self.seconds else 0.0
 
-    def _digest(self, entries):
-        if not entries:
-            return
-        steps, scalars, scales = zip(*entries, strict=True)
-        scalars = jax.device_get(scalars)
-        for step, values, scale in zip(steps, scalars, scales, strict=True):
-            if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
-                self._stop(step, values, scale)
-        done = (steps[-1] - self._last) * self._batch_size
-        self._last = steps[-1]
-        before = self.seconds
-        self._tick(done)
-        speed = done / (self.seconds - before) if done and self.seconds > before else self.images_per_second
-        means = {k: sum(float(v[k]) for v in scalars) / len(scalars) for k in scalars[0]}
-        rate = self._rate(steps[-1], scales[-1])
-        self._log.train(steps[-1] + 1, means | {"learning_rate": rate, "images_per_second": speed})
+    def _digest(self, *groups):
+        groups = [group for group in groups if group]
+        fetched = [(group, jax.device_get([scalars for _, scalars in group])) for group in groups]
+        for group, values in fetched:
+            for (step, _), each in zip(group, values, strict=True):
+                if not (math.isfinite(each["loss"]) and math.isfinite(each["grad_norm"])):
+                    self._stop(step, each)
+        if groups:
+            speed = self._tick()
+        for group, values in fetched:
+            means = {k: sum(float(v[k]) for v in values) / len(values) for k in values[0]}
+            now = {"learning_rate": float(values[-1]["learning_rate"]), "images_per_second": speed}
+            self._log.train(group[-1][0] + 1, means | now)
 
-    def _tick(self, images):
-        now = time.perf_counter()
-        self.seconds += now - self._mark
-        self.images += images
-        self._mark = now
+    def _tick(self):
+        """Counts the steps that the device has finished since the last tick; returns their images per second."""
+        pending = self._older + self._new
+        newest = next(step for step, scalars in reversed(pending) if scalars["loss"].is_ready())
+        images, now = (newest - self._last) * self._batch_size, time.perf_counter()
+        seconds = now - self._mark
+        self.images, self.seconds = self.images + images, self.seconds + seconds
+        self._last, self._mark = newest, now
+        return images / seconds if images and seconds else self.images_per_second
 
-    def _stop(self, step, values, scale):
+    def _stop(self, step, values):
         names = self._names(step)
         path = self._workdir / "nonfinite_batch.json"
         path.write_text(json.dumps({"step": step + 1, "images": names}, indent=1))
+        loss, norm = float(values["loss"]), float(values["grad_norm"])
+        what = f"loss {loss}, gradient norm {norm}"
+        if math.isfinite(loss) and math.isfinite(norm):
+            what += ", parameters no longer finite"
         raise RunError(
-            f"step {step + 1}: loss {float(values['loss'])}, gradient norm {float(values['grad_norm'])}, "
-            f"learning rate {self._rate(step, scale):.3g}, images {', '.join(names[:3])}, ... (all in {path}).\n"
+            f"step {step + 1}: {what}, learning rate {float(values['learning_rate']):.3g}, "
+            f"images {', '.join(names[:3])}, ... (all in {path}).\n"
             "The last good checkpoint is kept. Lower optimizer.learning_rate, set optimizer.clip_norm, or look at them"
         )
+
+
+@jax.jit
+def _finite(params):
+    return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(params)]).all()

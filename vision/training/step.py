@@ -38,10 +38,6 @@ class Step:
         self.evaluate = jax.jit(self._evaluate, out_shardings=whole)
         self.look = jax.jit(lambda step, batch, data: self._augmented(step, *self._fetch(batch, data))[0])
 
-    def rate(self, step, lr_scale=1.0):
-        """The learning rate of a step, as a Python float."""
-        return float(self._schedule(step)) * lr_scale
-
     def initialize(self):
         """Returns the state before the first step, replicated over the mesh."""
         return self.begin(*self._blueprint.initialize())
@@ -80,7 +76,8 @@ class Step:
         new = state | {"step": state["step"] + 1, "params": params, "rest": rest, "opt": opt}
         if "ema" in state:
             new["ema"] = self._average(state["ema"], params, state["step"])
-        return new, scalars | {"grad_norm": optax.global_norm(gradient)}
+        rate = self._schedule(state["step"]) * state["lr_scale"]
+        return new, scalars | {"grad_norm": optax.global_norm(gradient), "learning_rate": rate}
 
     def _gradient(self, state, inputs):
         """Returns (gradient, rest, metrics), over `train.accumulate` parts of the batch one after the other."""

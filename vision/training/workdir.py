@@ -20,16 +20,15 @@ def open_workdir(path, config):
     """
     path = pathlib.Path(path)
     ours = json.loads(json.dumps(config.to_dict()))
-    file = path / "config.json"
+    file, temporary = path / "config.json", path / "config.json.tmp"
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir {path} is a file: give a directory")
     if file.exists():
         _compare(_read(file), ours, path)
-    elif path.exists() and any(path.iterdir()):
+    elif path.exists() and any(each != temporary for each in path.iterdir()):  # that is of a start that was killed
         raise UserError(f"--workdir {path} holds files but no run (no config.json): give a new or empty directory")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        temporary = path / "config.json.tmp"
         temporary.write_text(json.dumps(ours, indent=2))
         temporary.replace(file)
     except OSError as error:
@@ -39,9 +38,12 @@ def open_workdir(path, config):
 
 def _read(file):
     try:
-        return json.loads(file.read_text())
+        config = json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}): give another --workdir") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{file} is no run's config: give a new or empty directory")
+    return config
 
 
 def _compare(theirs, ours, path):

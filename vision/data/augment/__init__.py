@@ -1,6 +1,6 @@
 """Augmentation on the device: what happens to a uint8 batch inside the training step, before the model sees it.
 
-`augment` runs what `config.augment` turns on, `normalize` makes the model's input, `validate` checks the config.
+`augment` runs what `config.augment` turns on, `normalize` makes the model's input.
 
 Every operation is a small function `op(key, images, ...) -> images` with its own key and a draw for each image; it
 takes uint8 or float32 pixels in [0, 255] and returns the dtype it got. Crops by whole pixels, flips and quarter turns
@@ -14,9 +14,8 @@ import jax.numpy as jnp
 
 from vision.data.augment import color, geometry, mix, randaugment
 from vision.data.augment.pixels import normalize, restore, to_float
-from vision.data.augment.ranges import validate
 
-__all__ = ["augment", "normalize", "validate"]
+__all__ = ["augment", "normalize"]
 
 # An operation's key is folded from its place here, so that turning one on changes no other's draw. Append only.
 STREAMS = (
@@ -42,7 +41,7 @@ def augment(c, key, images, labels, num_classes):
     Order: crops, flips and turns; resampling; colors; RandAugment; erasing; mixup or CutMix.
 
     Args:
-      c: `config.augment`, static. `validate` says whether its values make sense.
+      c: `config.augment`, static.
       key: a random key; the same key gives the same result.
       images: uint8 (B, H, W, C), C = 1 or 3; or float32 in [0, 255], which stays float32 and is not rounded.
       labels: int (B,). A label outside 0 .. num_classes - 1 becomes a row of zeros.

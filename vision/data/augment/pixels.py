@@ -1,10 +1,8 @@
 """Pixel types: how operations enter and leave float32, and how a batch is normalized for the model."""
 
-import difflib
-
 import jax.numpy as jnp
 
-from vision.errors import UserError
+from vision.errors import UserError, check_choice
 
 KINDS = ("unit", "symmetric", "mean_std")
 
@@ -44,10 +42,7 @@ def normalize(images, kind, mean=(), std=(), dtype=jnp.float32):
     Raises:
       UserError: an unknown kind, a mean or std of the wrong length, or a std that is not above 0.
     """
-    if kind not in KINDS:
-        nearest = difflib.get_close_matches(str(kind), KINDS, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise UserError(f"data.normalize = {kind!r} is unknown: choose one of {', '.join(KINDS)}.{hint}")
+    check_choice("data.normalize", kind, KINDS)
     wide = jnp.promote_types(dtype, jnp.float32)
     images = images.astype(wide)
     if kind == "unit":

@@ -5,14 +5,13 @@ Files whose name starts with an underscore are no kinds. Nothing here imports JA
 and have to start fast.
 """
 
-import difflib
 import importlib
 import pkgutil
 from typing import Protocol
 
 import numpy as np
 
-from vision.errors import UserError
+from vision.errors import check_choice
 
 
 class Source(Protocol):
@@ -57,10 +56,5 @@ def open_splits(spec):
         UserError: the kind is unknown, or it cannot open the argument.
     """
     kind, _, argument = spec.partition(":")
-    if kind not in kinds():
-        near = difflib.get_close_matches(kind, kinds(), n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(
-            f"unknown data source {spec!r}: the kinds are {', '.join(kinds())}, as KIND or KIND:ARGUMENT.{hint}"
-        )
+    check_choice("data.source", kind, kinds(), ", as KIND or KIND:ARGUMENT")
     return importlib.import_module(f"{__name__}.{kind}").open(argument)

@@ -1,0 +1,350 @@
+"""The command line: overrides of every type, arguments of configs, and one line for every mistake."""
+
+import json
+import pathlib
+import re
+
+import pytest
+
+from vision import cli
+from vision.config import default
+from vision.errors import RunError, UserError
+from vision.ranges import leaves, validate
+
+DIGITS = "configs/digits.py"
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch):
+    monkeypatch.chdir(pathlib.Path(__file__).parent.parent)
+
+
+def parse(*argv, spec=DIGITS):
+    return cli.parse(["--config", spec, *argv], "usage")[0]
+
+
+@pytest.fixture
+def refused(capsys):
+    """A function that runs a command line and returns its message: one or two lines on stderr, exit code 2."""
+
+    def run(*argv):
+        with pytest.raises(SystemExit) as ended:
+            cli.run(lambda given: validate(cli.parse(given, "usage")[0]), argv)
+        out, err = capsys.readouterr()
+        assert ended.value.code == 2 and out == ""
+        assert err.startswith("error: ") and len(err.splitlines()) <= 2 and "Traceback" not in err
+        return err.removeprefix("error: ").strip()
+
+    return run
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A function that writes a config file and returns its path."""
+
+    def write(text, name="mine.py"):
+        (tmp_path / name).write_text("from vision.config import default\n" + text)
+        return str(tmp_path / name)
+
+    return write
+
+
+def body(line):
+    return f"def get_config():\n    c = default()\n    {line}\n    return c\n"
+
+
+# Overrides
+
+
+@pytest.mark.parametrize(
+    "argument, key, value",
+    [
+        ("--config.train.steps=7", "train.steps", 7),
+        ("--config.optimizer.learning_rate=3e-4", "optimizer.learning_rate", 3e-4),
+        ("--config.train.epochs=3", "train.epochs", 3.0),
+        ("--config.augment.flip_horizontal=true", "augment.flip_horizontal", True),
+        ("--config.augment.flip_horizontal", "augment.flip_horizontal", True),
+        ("--config.augment.affine=False", "augment.affine", False),
+        ("--noconfig.augment.affine", "augment.affine", False),
+        ("--config.data.source=folder:my photos", "data.source", "folder:my photos"),
+        ("--config.model.variant=Ti/4", "model.variant", "Ti/4"),
+        ("--config.augment.scale=(0.9,1.1)", "augment.scale", (0.9, 1.1)),
+        ("--config.data.fractions=(0.5, 0.25, 0.25)", "data.fractions", (0.5, 0.25, 0.25)),
+        ("--config.schedule.boundaries=(0.3,)", "schedule.boundaries", (0.3,)),
+        ("--config.data.mean=()", "data.mean", ()),
+        ("--config.model.dropout=0.1", "model.dropout", 0.1),
+        ("--config.model.batch_norm_groups=4", "model.batch_norm_groups", 4),
+        ("--config.model.positions=sincos", "model.positions", "sincos"),
+        ("--config.model.pool=None", "model.pool", None),
+        ("--config.model.options.width=32", "model.options.width", 32),
+        ("--config.model.options.depths=(1, 2)", "model.options.depths", (1, 2)),
+        ("--config.model.options.kind=deep", "model.options.kind", "deep"),
+        ("--config.model.options.url=a=b", "model.options.url", "a=b"),
+        ("--config.seed=-1", "seed", -1),
+    ],
+)
+def test_overrides_have_the_schemas_types(argument, key, value):
+    before, after = dict(leaves(parse())), dict(leaves(parse(argument)))
+    assert after[key] == value and type(after[key]) is type(value)
+    assert {k: v for k, v in after.items() if k != key} == {k: v for k, v in before.items() if k != key}
+
+
+def test_overrides_may_stand_apart_from_their_values_and_before_the_config():
+    config, _ = cli.parse(["--config.train.steps", "7", f"--config={DIGITS}", "--config.seed", "3"], "usage")
+    assert (config.train.steps, config.seed) == (7, 3)
+
+
+def test_a_commands_own_flags():
+    from absl import flags
+
+    def define(values):
+        flags.DEFINE_string("workdir", "", "where", flag_values=values)
+        flags.DEFINE_bool("quick", False, "less", flag_values=values)
+
+    argv = ["--config", DIGITS, "--workdir", "runs/x", "--config.train.steps=3", "--quick"]
+    config, values = cli.parse(argv, "usage", define)
+    assert (values.workdir, values.quick, config.train.steps) == ("runs/x", True, 3)
+    config, values = cli.parse(["--config", DIGITS], "usage", define)
+    assert (values.workdir, values.quick) == ("", False)  # nothing is left from the parse before
+
+
+def test_arguments_reach_get_config(written):
+    assert cli.load("configs/resnet_cifar10.py:56").model.variant == "cifar56"
+    config = cli.load("configs/vit_imagenet.py:B/16:300")
+    assert (config.model.variant, config.train.epochs) == ("B/16", 300.0)
+    path = written("def get_config(a='x', b='y'):\n    c = default()\n    c.data.source = a + b\n    return c\n")
+    assert [cli.load(path + tail).data.source for tail in ("", ":1", ":1:2", ":1:smoke")] == ["xy", "1y", "12", "1y"]
+
+
+def test_smoke_shrinks_and_overrides_come_after():
+    config = parse(spec="configs/resnet_cifar10.py:56:smoke")
+    assert (config.model.variant, config.train.steps, config.train.batch_size) == ("cifar56", 4, 8)
+    assert parse("--config.train.steps=9", spec="configs/digits.py:smoke").train.steps == 9
+    assert cli.load("configs/vit_imagenet.py:smoke").data.image_size == 64
+
+
+def test_help_prints_the_usage(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.parse(["--help"], "How to use it")
+    assert ended.value.code == 0 and "How to use it" in capsys.readouterr().out
+
+
+def test_from_dict_keeps_options_and_gained_keys():
+    config = parse(
+        "--config.model.options.width=32", "--config.model.options.sizes=(1, 2)", "--config.model.dropout=0.1"
+    )
+    stored = json.loads(json.dumps(config.to_dict()))
+    assert cli.from_dict(stored).to_dict() == config.to_dict()
+    del stored["train"]["accumulate"], stored["early_stopping"]  # as before the schema had them
+    stored["train"]["forgotten"] = 3  # as before it lost this one
+    assert cli.from_dict(stored).to_dict() == config.to_dict()
+    with pytest.raises(AttributeError):
+        cli.from_dict(stored).train.forgotten = 4  # the schema is locked
+
+
+# Mistakes on the command line
+
+
+@pytest.mark.parametrize(
+    "argument, message",
+    [
+        ("--config.model.nmae=vit", "no key 'model.nmae' (did you mean 'model.name'?)"),
+        ("--config.modle.name=vit", "no key 'modle.name' (did you mean 'model.name'?)"),
+        ("--config.train.stps", "no key 'train.stps' (did you mean 'train.steps'?)"),
+        ("--config.steps=3", "no key 'steps' (did you mean 'train.steps'?)"),
+        ("--config.train.steps.x=3", "no key 'train.steps.x' (did you mean 'train.steps'?)"),
+        ("--noconfig.augment.afine", "no key 'augment.afine' (did you mean 'augment.affine'?)"),
+        ("--config.qqqq=1", "no key 'qqqq': vision/config.py lists them all"),
+        ("--config.=3", "no key ''"),
+        ("--config.model=vit", "'model' is a group of keys: set one of"),
+        ("--config.train.steps=many", "--config.train.steps=many: it takes a whole number"),
+        ("--config.train.steps=1.5", "it takes a whole number"),
+        ("--config.train.epochs=x", "it takes a number"),
+        ("--config.augment.affine=maybe", "it takes true or false"),
+        ("--config.model.dropout=some", "--config.model.dropout=some: it takes a number"),
+        ("--config.train.steps=None", "it takes a whole number"),
+        ("--config.model.batch_norm_groups=1.5", "it takes a whole number"),
+        ("--config.data.fractions=(0.5,", "it takes numbers"),
+        ("--config.data.fractions=half", "data.fractions = ('half',): numbers only"),
+        ("--config.augment.scale=('a', 1)", "augment.scale = ('a', 1): numbers only"),
+        ("--config.model.options.width", "given as --config.model.options.NAME=VALUE"),
+        ("--config.model.options=3", "given as --config.model.options.NAME=VALUE"),
+        ("--nope", "Unknown command line flag 'nope'"),
+        ("--configs.seed=3", "Unknown command line flag"),
+        ("stray", "unexpected argument 'stray'"),
+        ("--config.data.source", "--config.data.source"),
+        (f"--config={DIGITS}", "--config is given twice"),
+    ],
+)
+def test_a_wrong_argument(argument, message, refused):
+    assert message in refused("--config", DIGITS, argument)
+
+
+def test_a_flag_that_swallows_the_next_one(refused):
+    error = refused("--config", DIGITS, "--config.data.source", "--config.seed=3")
+    assert error == "--config.data.source needs a value, but '--config.seed=3' follows"
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        ((), "Give --config FILE"),
+        (("--config.seed=3",), "Give --config FILE"),
+        (("--config",), "--config needs a file"),
+        (
+            ("--config", "configs/vit_mnist.py"),
+            "no config file 'configs/vit_mnist.py'; did you mean 'configs/vit_mnist5k.py'?",
+        ),
+        (("--config", "configs/vit_mnist5k"), "did you mean 'configs/vit_mnist5k.py'?"),
+        (("--config=config/vit_mnist5k.py",), "did you mean 'configs/vit_mnist5k.py'?"),
+        (("--config", "configs"), "no config file 'configs'"),
+        (("--config=",), "no config file ''"),
+        (("--config", "configs/digits.py:foo"), "configs/digits.py: get_config() cannot be called with 'foo'"),
+        (("--config", "configs/resnet_cifar10.py:1:2"), "get_config(depth='20') cannot be called with '1', '2'"),
+    ],
+)
+def test_no_such_config(argv, message, refused):
+    assert message in refused(*argv)
+
+
+def ranges():
+    """A value outside of each key's range."""
+    outside = {
+        "learning_rate weight_decay clip_norm momentum b1 b2 ema": ("optimizer", "-0.1"),
+        "momentum b1 b2 ema ": ("optimizer", "1.0"),
+        "eps": ("optimizer", "0"),
+        "boundaries": ("schedule", "(0.75,0.5)"),
+        "boundaries ": ("schedule", "(0.5,1.5)"),
+        "boundaries  ": ("schedule", "(0.5,0.5)"),
+        "warmup final": ("schedule", "1.5"),
+        "warmup final timescale factor": ("schedule", "-0.5"),
+        "patience": ("schedule", "0"),
+        "steps batch_size eval_batch_size accumulate eval_every epochs": ("train", "-1"),
+        "batch_size accumulate": ("train", "0"),
+        "limit workers resident_gib image_size max_unreadable crop_fraction": ("data", "-1"),
+        "crop_fraction max_unreadable": ("data", "2"),
+        "crop_fraction": ("data", "0"),
+        "random_crop_area": ("data", "(0.0,1.0)"),
+        "random_crop_area ": ("data", "(0.5,)"),
+        "label_smoothing effective_number_beta": ("objective", "1.0"),
+        "label_smoothing effective_number_beta focal_gamma logit_adjustment": ("objective", "-0.5"),
+        "every keep_latest keep_best": ("checkpoint", "-1"),
+        "keep_latest keep_best": ("checkpoint", "0"),
+        "patience ": ("early_stopping", "0"),
+        "min_delta": ("early_stopping", "-1"),
+        "every": ("log", "0"),
+        "images": ("log", "-1"),
+        "devices": ("parallel", "-1"),
+        "pad_crop randaugment_layers mixup cutmix translate brightness": ("augment", "-1"),
+        "translate brightness contrast saturation random_erasing hue": ("augment", "1.1"),
+        "rotate": ("augment", "181"),
+        "shear": ("augment", "45"),
+        "randaugment_magnitude": ("augment", "31"),
+        "crop_area crop_ratio scale": ("augment", "(0.9,0.8)"),
+        "crop_area  erasing_area": ("augment", "(0.1,1.1)"),
+        "crop_ratio ": ("augment", "(1.0,)"),
+        "scale ": ("augment", "(0.0,1.0)"),
+    }
+    return [(f"{group}.{key}", value) for keys, (group, value) in outside.items() for key in keys.split()]
+
+
+@pytest.mark.parametrize("key, value", ranges())
+def test_a_number_out_of_its_range(key, value, refused):
+    error = refused("--config", DIGITS, f"--config.{key}={value}")
+    assert re.match(rf"{key} = .*: (it is|it lies|they are|degrees|turns)[ ,]", error)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_no_finite_number(value, refused):
+    assert "no finite number" in refused("--config", DIGITS, f"--config.optimizer.learning_rate={value}")
+    assert "numbers only" in refused("--config", DIGITS, f"--config.data.mean=(0.5,{value})")
+
+
+def test_the_defaults_and_the_edges_are_in_range():
+    validate(default())
+    edges = ["optimizer.learning_rate=0", "schedule.boundaries=(0.0,1.0)", "data.random_crop_area=(1.0,1.0)"]
+    edges += ["schedule.warmup=1", "data.crop_fraction=1"]
+    validate(parse(*(f"--config.{edge}" for edge in edges)))
+
+
+# Mistakes in a config file
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (body("c.model.nmae = 'vit'"), "mine.py:4: no key 'nmae' (did you mean 'model.name'?)"),
+        (body("c.trian.steps = 3"), "mine.py:4: no key 'trian' (did you mean 'train'?)"),
+        (body("c.train['stepz'] = 3"), "mine.py:4: no key 'stepz' (did you mean 'train.steps'?)"),
+        (body("c.update({'seeed': 3})"), "mine.py:4: no key 'seeed' (did you mean 'seed'?)"),
+        (body("c.train.steps = 'many'"), "mine.py:4: 'steps' takes a whole number, not many"),
+        (body("c.train.steps = 1e5"), "mine.py:4: 'steps' takes a whole number, not 100000.0"),
+        (body("c.data.mean = 0.5"), "mine.py:4: 'mean' takes numbers, not 0.5"),
+        (body("c.model.dropout = 'some'"), "mine.py:4: 'dropout' takes a number, not some"),
+        (body("c.augment.affine = 1"), "mine.py:4: 'affine' takes true or false, not 1"),
+        (body("c.model = 'vit'"), "mine.py:4: 'model' takes a group of keys, not vit"),
+        (body("c.train.epochs = None"), "train.epochs is None: give it a value"),
+        (body("c.data.mean = ('a',)"), "data.mean = ('a',): numbers only"),
+        (body("c.optimizer.ema = 1.0"), "optimizer.ema = 1.0: it lies in [0, 1)"),
+        (body("c.unlock(); c.mine = 3"), "must return the ConfigDict of vision.config.default()"),
+        (body("c.seed = 1 / 0"), "mine.py:4: ZeroDivisionError: division by zero"),
+        ("def get_config(:\n", "mine.py:2: invalid syntax"),
+        ("import no_such_module\n", "mine.py:2: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("", "mine.py has no get_config(arg=None)"),
+        ("get_config = 3\n", "mine.py has no get_config(arg=None)"),
+        ("def get_config():\n    return {}\n", "must return the ConfigDict of vision.config.default()"),
+        ("def get_config():\n    return default().train\n", "must return the ConfigDict"),
+        ("def get_config(depth):\n    return default()\n", "get_config(depth) cannot be called with no argument"),
+    ],
+)
+def test_a_wrong_config_file(text, message, written, refused):
+    assert message in refused("--config", written(text))
+
+
+def test_a_config_that_is_no_text(tmp_path, refused):
+    (tmp_path / "mine.py").write_bytes(b"\xff\xfe\x00")
+    assert "mine.py:1: " in refused("--config", str(tmp_path / "mine.py"))
+
+
+def test_a_wrong_argument_of_a_config(written, refused):
+    path = written("def get_config(steps):\n    c = default()\n    c.train.steps = int(steps)\n    return c\n")
+    assert "mine.py:4: ValueError: invalid literal for int()" in refused("--config", f"{path}:many")
+
+
+def test_a_configs_own_user_error_passes(written, refused):
+    text = "from vision.errors import UserError\ndef get_config():\n    raise UserError('choose a depth')\n"
+    assert refused("--config", written(text)) == "choose a depth"
+
+
+# Exit codes
+
+
+@pytest.mark.parametrize("error, code", [(UserError("yours"), 2), (RunError("its"), 1)])
+@pytest.mark.parametrize("show", [False, True])
+def test_exit_codes_and_traceback(error, code, show, capsys):
+    def command(argv):
+        assert argv == ["a"]
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(command, ["a", "--traceback"] if show else ["a"])
+    err = capsys.readouterr().err
+    assert ended.value.code == code and err.splitlines()[-1] == f"error: {error}"
+    assert ("Traceback (most recent call last)" in err) == show
+
+
+def test_an_error_of_the_code_is_not_hidden():
+    def command(argv):
+        raise KeyError("a fault of ours")
+
+    with pytest.raises(KeyError):
+        cli.run(command, [])
+
+
+def test_control_c_ends_with_130():
+    def command(argv):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(command, [])
+    assert ended.value.code == 130

@@ -1,0 +1,90 @@
+"""Every config: it loads, says how it is run, fits its data, and its smoke run ends with a result."""
+
+import ast
+import json
+import pathlib
+import re
+
+import pytest
+from flax import nnx
+
+from vision import cli, main, models, objectives
+from vision.config import default
+from vision.ranges import leaves, validate
+from vision.training.optimizer import make_optimizer, make_schedule
+from vision.training.state import Blueprint
+
+REPOSITORY = pathlib.Path(__file__).parent.parent
+FILES = sorted((REPOSITORY / "configs").glob("*.py"))
+SOURCES = {"mnist5k": (28, 1, 10), "digits": (8, 1, 10), "tfds:cifar10": (32, 3, 10)}  # side, channels, classes
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+
+
+def commands(path):
+    """The specs that a config's docstring says to run."""
+    return re.findall(r"python -m vision\.main --config (\S+)", ast.get_docstring(ast.parse(path.read_text())))
+
+
+def specs():
+    written = [spec for path in FILES for spec in commands(path)]
+    depths = [f"configs/resnet_cifar10.py:{depth}" for depth in (32, 44, 110)]
+    return sorted({*written, *depths, *(f"configs/{path.name}" for path in FILES)})
+
+
+def test_there_are_configs():
+    assert {"vit_mnist5k.py", "digits.py", "resnet_cifar10.py"} <= {path.name for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_the_docstring_says_how_to_run_it(path):
+    assert any(spec.split(":")[0] == f"configs/{path.name}" for spec in commands(path))
+
+
+@pytest.mark.parametrize("spec", specs())
+def test_it_has_the_schema_and_survives_a_file(spec):
+    for config in (cli.load(spec), cli.load(f"{spec}:smoke")):
+        assert {key for key, _ in leaves(config) if not key.startswith("model.options.")} == set(
+            dict(leaves(default()))
+        )
+        assert config.is_locked
+        validate(config)
+        again = cli.from_dict(json.loads(json.dumps(config.to_dict())))
+        assert again.to_dict() == config.to_dict()
+        assert {k: type(v) for k, v in leaves(again)} == {k: type(v) for k, v in leaves(config)}
+
+
+@pytest.mark.parametrize("spec", specs())
+def test_model_objective_and_optimizer_fit_the_data(spec):
+    """Abstractly: shapes alone are computed."""
+    config = cli.load(spec)
+    side, channels, classes = SOURCES.get(config.data.source, (config.data.image_size, config.data.channels or 3, 7))
+    side = config.data.image_size or side
+
+    def create():
+        model = models.build(config.model, classes, side, channels, rngs=nnx.Rngs(0))
+        return objectives.build(config.objective, model, class_counts=[3] * classes, rngs=nnx.Rngs(0))
+
+    blueprint = Blueprint(create)
+    schedule = make_schedule(config.schedule, config.optimizer.learning_rate, 1000)
+    assert 0 < max(map(float, map(schedule, (0, 100, 400)))) <= config.optimizer.learning_rate * (1 + 1e-6)
+    make_optimizer(config.optimizer, schedule, blueprint.abstract_params)
+    assert blueprint.abstract_params["model"]["head"]["kernel"].shape[1] == classes
+    assert config.data.normalize != "mean_std" or len(config.data.mean) == len(config.data.std) == channels
+
+
+@pytest.mark.parametrize("name", ["vit_mnist5k", "digits", "resnet_mnist5k"])
+def test_a_smoke_run_ends_with_a_result(name, tmp_path, capsys):
+    spec, workdir = f"configs/{name}.py:smoke", tmp_path / "run"
+    cli.run(main.main, ["--config", spec, f"--workdir={workdir}", "--config.parallel.devices=1"])
+    result = json.loads((workdir / "result.json").read_text())
+    assert result["steps"] == 4 and result["ended"] == "finished" and 0 <= result["accuracy"] <= 1
+    assert len(result["confusion"]) == len(result["classes"]) == 10
+    assert sum(result["support"]) == result["split_sizes"]["test"] == 64
+    config = cli.load(spec)
+    config.parallel.devices = 1
+    assert cli.from_dict(json.loads((workdir / "config.json").read_text())).to_dict() == config.to_dict()
+    assert "accuracy" in capsys.readouterr().out.splitlines()[-1]

@@ -1,0 +1,53 @@
+"""The mesh and where arrays lie on it, on eight fake devices."""
+
+import jax
+import numpy as np
+import pytest
+
+from vision import parallel
+from vision.errors import UserError
+
+
+def test_mesh_takes_all_devices_or_the_first():
+    assert parallel.make_mesh().size == parallel.make_mesh(0).size == 8
+    assert list(parallel.make_mesh(3).devices) == jax.devices()[:3]
+    assert parallel.describe(parallel.make_mesh(4)) == "4 x cpu"
+    with pytest.raises(UserError, match="parallel.devices = 9, but there are 8 cpu devices"):
+        parallel.make_mesh(9)
+
+
+@pytest.mark.parametrize(
+    "batch_size, accumulate, message",
+    [(12, 1, "12 does not divide over 8 devices: 16 does"), (3, 1, "8 does"), (24, 2, "2 accumulated parts: 32 does")],
+)
+def test_what_does_not_divide_names_what_does(batch_size, accumulate, message):
+    mesh = parallel.make_mesh(8)
+    with pytest.raises(UserError, match=f"^train.batch_size = .*{message}"):
+        parallel.check_divisible("train.batch_size", batch_size, mesh, accumulate)
+    nearest = int(message.split()[-2])
+    parallel.check_divisible("train.batch_size", nearest, mesh, accumulate)
+
+
+def test_a_batch_is_divided_in_order():
+    mesh, batch = parallel.make_mesh(4), {"image": np.arange(24).reshape(8, 3), "label": np.arange(8)}
+    placed = parallel.put_batch(batch, mesh)
+    for name, array in placed.items():
+        np.testing.assert_array_equal(parallel.fetch(array), batch[name])
+        assert array.sharding.is_equivalent_to(parallel.by_example(mesh), array.ndim)
+        rows = {shard.device: np.asarray(shard.data) for shard in array.addressable_shards}
+        for i, device in enumerate(mesh.devices):
+            np.testing.assert_array_equal(rows[device], batch[name][2 * i : 2 * i + 2])
+
+
+def test_replicated_arrays_are_whole_everywhere_and_new():
+    mesh = parallel.make_mesh(2)
+    first = parallel.put_replicated({"a": np.arange(5.0)}, mesh)
+    second = parallel.put_replicated(first, mesh)
+    assert all(shard.data.shape == (5,) for shard in second["a"].addressable_shards)
+    first["a"].delete()  # as a donated buffer is
+    np.testing.assert_array_equal(parallel.fetch(second)["a"], np.arange(5.0))
+
+
+def test_one_host_loads_everything():
+    assert parallel.this_host(10) == slice(0, 10)
+    assert parallel.is_main_process()

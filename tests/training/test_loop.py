@@ -1,0 +1,284 @@
+"""The loop, run for real on tiny data: what it writes, when it stops, what it leaves."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from vision import cli, main, parallel
+from vision.config import default
+from vision.data.pipeline import open_data
+from vision.errors import UserError
+from vision.training.evaluate import evaluate
+from vision.training.loop import build_step, train
+from vision.training.workdir import open_workdir
+
+SCALARS = ("loss", "accuracy", "top5_accuracy", "balanced_accuracy", "macro_f1")
+
+
+def tiny(**changes):
+    """12 steps on 64 digits; `changes` are flattened keys with a double underscore for the point."""
+    c = default()
+    c.data.source, c.data.limit = "digits", 64
+    c.model.name, c.model.variant = "vit", "mu/2"
+    c.train.steps, c.train.batch_size, c.train.eval_every = 12, 16, 4
+    c.log.every, c.log.tensorboard = 2, False
+    c.parallel.devices = 1
+    c.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
+    return c
+
+
+def run(c, workdir):
+    """Trains as `vision.main` does; returns the `Outcome`."""
+    mesh = parallel.make_mesh(c.parallel.devices)
+    return train(c, open_data(c.data, c.seed, mesh), open_workdir(workdir, c), mesh)
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def values(workdir, name):
+    return [(line["step"], line[name]) for line in lines(workdir) if name in line]
+
+
+def saved_steps(workdir):
+    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run with everything that it writes; returns (result, workdir)."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    c = tiny(checkpoint__every=3, log__tensorboard=True, log__images=5, augment__affine=True)
+    return main.run(c, workdir), workdir
+
+
+def test_metrics_file(finished):
+    _, workdir = finished
+    train_steps = [step for step, _ in values(workdir, "train/loss")]
+    assert train_steps == [2, 3, 4, 6, 8, 9, 10, 12]  # every log.every, and wherever something was saved
+    for name in SCALARS:
+        assert [step for step, _ in values(workdir, f"val/{name}")] == [4, 8, 12]
+    for line in lines(workdir):
+        assert all(name == "step" or name.startswith(("train/", "val/")) for name in line)
+    names = ("loss", "accuracy", "grad_norm", "learning_rate", "images_per_second")
+    assert {f"train/{name}" for name in names} <= set(lines(workdir)[0])
+
+
+def test_logged_speed_is_that_of_the_run(finished):
+    """No line is faster than the step can be because its time was counted elsewhere."""
+    result, workdir = finished
+    speeds = [speed for _, speed in values(workdir, "train/images_per_second")][1:]
+    assert result["images_per_second"] > 0
+    assert max(speeds) < 20 * min(speeds)
+
+
+def test_tensorboard_agrees_with_the_metrics_file(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, workdir = finished
+    events = EventAccumulator(str(workdir / "tensorboard"), size_guidance={"scalars": 0}).Reload()
+    names = {name for line in lines(workdir) for name in line} - {"step"}
+    assert set(events.Tags()["scalars"]) == names
+    for name in names:
+        found = [(e.step, e.value) for e in events.Scalars(name)]
+        np.testing.assert_allclose(found, values(workdir, name), rtol=1e-6)
+    picture = events.Images("train/augmented")[0]
+    assert (picture.height, picture.width) == (2 * 10, 3 * 10)  # five digits of 8 x 8, each with its border
+    text = events.Tensors("parameters/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "head" in text and "Total" in text
+
+
+def test_result(finished):
+    result, workdir = finished
+    saved = json.loads((workdir / "result.json").read_text())
+    assert saved == json.loads(json.dumps(result))
+    assert saved["ended"] == "finished" and saved["steps"] == 12
+    accuracies = dict(values(workdir, "val/accuracy"))
+    assert accuracies[saved["best_step"]] == max(accuracies.values())
+    assert saved["best_step"] in saved_steps(workdir) and {9, 12} <= set(saved_steps(workdir))
+
+
+def test_finished_run_does_not_train_on(finished):
+    result, workdir = finished
+    before = (workdir / "metrics.jsonl").read_bytes()
+    again = main.run(tiny(checkpoint__every=3, log__images=5, augment__affine=True), workdir)
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+    for key in ("ended", "steps", "best_step", "loss", "confusion", "images_per_second"):
+        assert again[key] == result[key]
+    assert again["seconds_to_first_step"] is None
+
+
+def test_compiles_once_and_never_waits_for_the_device(tmp_path, monkeypatch):
+    """One program for all steps, also after a resume; between log lines nothing is fetched from the device."""
+    fetched = []
+    original = jax.device_get
+    monkeypatch.setattr(jax, "device_get", lambda x: fetched.append(x) or original(x))
+    c = tiny(log__every=100, train__eval_every=100, schedule__name="warmup_cosine")
+    outcome = run(c, tmp_path)
+    assert outcome.step.update._cache_size() == 1
+    whole = len(fetched)
+    fetched.clear()
+    c.train.steps = 24
+    assert run(c, tmp_path / "longer").step.update._cache_size() == 1
+    assert len(fetched) == whole  # twice the steps, as many fetches
+
+
+def test_early_stopping(tmp_path):
+    """With a rate of zero nothing improves: the first evaluation is the best, and two more are borne."""
+    c = tiny(optimizer__learning_rate=0.0, early_stopping__enabled=True, early_stopping__patience=2)
+    c.train.eval_every = 2
+    outcome = run(c, tmp_path)
+    assert (outcome.why, outcome.steps) == ("stopped early", 6)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    again = run(c, tmp_path)
+    assert (again.why, again.steps, again.best_step) == ("stopped early", 6, outcome.best_step)
+    assert again.first_step is None
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_patience_that_ends_with_the_training(tmp_path):
+    c = tiny(optimizer__learning_rate=0.0, early_stopping__enabled=True, early_stopping__patience=2)
+    assert run(c, tmp_path).why == run(c, tmp_path).why == "finished"
+
+
+def test_plateau_lowers_the_rate(tmp_path):
+    """By its factor after each evaluation without a lower loss; the log shows the rate that a step was taken with."""
+    rate = 1e-30  # too small to change a weight
+    c = tiny(optimizer__learning_rate=rate, schedule__name="plateau", schedule__patience=1, schedule__warmup=0.0)
+    c.train.eval_every = 2
+    run(c, tmp_path)
+    found = values(tmp_path, "train/learning_rate")
+    assert [step for step, _ in found] == [2, 4, 6, 8, 10, 12]
+    np.testing.assert_allclose([r / rate for _, r in found], [1, 1, 0.1, 0.01, 1e-3, 1e-4], rtol=1e-5)
+
+
+def test_best_by_the_lowest_loss(tmp_path):
+    c = tiny(checkpoint__metric="val/loss", checkpoint__mode="min", checkpoint__keep_latest=1)
+    c.optimizer.learning_rate, c.schedule.name = 0.05, "constant"
+    outcome = run(c, tmp_path)
+    losses = dict(values(tmp_path, "val/loss"))
+    assert losses[outcome.best_step] == min(losses.values())
+    assert set(saved_steps(tmp_path)) == {outcome.best_step, 12}
+
+
+def diverging(tmp_path, factor):
+    """Six good steps, then with a learning rate that is `factor` times as high."""
+    config = tmp_path / "config.py"
+    config.write_text(
+        "from vision.config import default\n"
+        "def get_config():\n"
+        "    c = default()\n"
+        f"    c.update_from_flattened_dict({flat(tiny())!r})\n"
+        "    c.optimizer.name, c.optimizer.learning_rate, c.checkpoint.every = 'sgd', 1.2, 1\n"
+        f"    c.schedule.name, c.schedule.warmup, c.schedule.factor = 'step', 0.0, {factor}\n"
+        "    c.schedule.boundaries = (0.5,)\n"
+        "    return c\n"
+    )
+    return ["--config", str(config), "--workdir", str(tmp_path / "run")]
+
+
+def flat(c):
+    return {
+        f"{group}.{key}": value
+        for group, keys in c.to_dict().items()
+        if isinstance(keys, dict)
+        for key, value in keys.items()
+        if not isinstance(value, dict) and value is not None
+    }
+
+
+@pytest.mark.parametrize(("factor", "what"), [(1e30, "loss"), (3e38, "parameters no longer finite")])
+def test_diverging_stops_with_what_is_needed_to_look(tmp_path, capsys, factor, what):
+    """The first rate overflows in a later loss, the second in the parameters at once, which the loss does not see."""
+    arguments = diverging(tmp_path, factor)
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(main.main, arguments)
+    assert exit_.value.code == 1
+    message = capsys.readouterr().err
+    batch = json.loads((tmp_path / "run" / "nonfinite_batch.json").read_text())
+    assert batch["step"] in (7, 8, 9) and len(batch["images"]) == 16
+    assert f"error: step {batch['step']}: loss" in message and what in message
+    assert "learning rate 1.2e+30" in message or "learning rate inf" in message
+    assert batch["images"][0] in message and "nonfinite_batch.json" in message
+    steps = saved_steps(tmp_path / "run")
+    assert max(steps) < batch["step"] and steps
+    for step in steps:
+        assert finite(tmp_path / "run" / "checkpoints" / str(step) / "state")
+    with pytest.raises(SystemExit):  # again from there: the same end
+        cli.run(main.main, arguments)
+    assert json.loads((tmp_path / "run" / "nonfinite_batch.json").read_text()) == batch
+
+
+def finite(path):
+    import orbax.checkpoint as ocp
+
+    with pytest.warns(UserWarning, match="[Ss]harding"):
+        leaves = jax.tree.leaves(ocp.PyTreeCheckpointer().restore(path))
+    assert len(leaves) > 10
+    return all(np.isfinite(x).all() for x in leaves)
+
+
+def test_evaluation_on_any_devices_and_batch_sizes():
+    """The same numbers on one device and on eight, also where the last batch is partly padding."""
+    summaries = []
+    for devices, batch_size in ((1, 64), (1, 50), (8, 64), (8, 24)):
+        c = tiny(parallel__devices=devices, data__limit=100)
+        mesh = parallel.make_mesh(devices)
+        data = open_data(c.data, c.seed, mesh)
+        step = build_step(c, data, mesh, 1)
+        summaries.append(evaluate(step, step.initialize(), data.feeds["test"], batch_size))
+        assert sum(summaries[-1]["support"]) == 100
+    for summary in summaries[1:]:
+        assert summary["confusion"] == summaries[0]["confusion"]
+        assert summary["loss"] == pytest.approx(summaries[0]["loss"], rel=1e-5)
+        assert summary["top5_accuracy"] == summaries[0]["top5_accuracy"]
+
+
+def test_an_error_leaves_the_log_and_the_checkpoints_whole(tmp_path, monkeypatch):
+    """Whatever goes wrong in the loop, the save that was begun is finished and nothing is left running."""
+    import threading
+
+    from vision.training import loop
+
+    def fail(*_):
+        raise OSError("the data's disk is gone")
+
+    c = tiny(checkpoint__every=3)
+    threads = threading.active_count()
+    monkeypatch.setattr(loop, "_validate", fail)
+    with pytest.raises(OSError, match="gone"):
+        run(c, tmp_path)
+    assert saved_steps(tmp_path) == [3]
+    assert threading.active_count() <= threads + 1  # at most Grain's or JAX's own
+    monkeypatch.undo()
+    assert run(c, tmp_path).steps == 12
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train__steps": 0, "train__epochs": 0.0}, "nothing to train"),
+        ({"train__batch_size": 12, "parallel__devices": 8}, "train.batch_size = 12 does not divide over 8 devices"),
+        ({"train__eval_batch_size": 12, "parallel__devices": 8}, "train.eval_batch_size = 12"),
+        ({"checkpoint__metric": "val/acuracy"}, "did you mean 'val/accuracy'"),
+        ({"checkpoint__mode": "best"}, "checkpoint.mode = 'best' is unknown"),
+    ],
+)
+def test_wrong_settings(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        run(tiny(**changes), tmp_path)
+
+
+def test_all_checkpoints_damaged(finished, tmp_path):
+    """Named as what it is, each time."""
+    import shutil
+
+    workdir = shutil.copytree(finished[1], tmp_path / "run")
+    for file in workdir.glob("checkpoints/*/state/manifest.ocdbt"):
+        file.write_bytes(b"")
+    for _ in range(2):
+        with pytest.raises(UserError, match="no checkpoint in .* can be restored"):
+            main.run(tiny(checkpoint__every=3, log__images=5, augment__affine=True), workdir)

@@ -1,0 +1,308 @@
+"""Optimizers and schedules: their values, what decays, and that every optimizer's state survives a checkpoint."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx, traverse_util
+
+from vision.config import default
+from vision.errors import UserError
+from vision.models.resnet import ResNet
+from vision.models.vit import ViT
+from vision.objectives.supervised import Supervised
+from vision.training.checkpoint import Checkpoints
+from vision.training.optimizer import OPTIMIZERS, SCHEDULES, decay_mask, make_optimizer, make_schedule
+from vision.training.state import Blueprint
+
+RATE = 0.01
+
+
+def config(name, **keys):
+    c = default().optimizer
+    c.name = name
+    c.update(keys)
+    return c
+
+
+def schedule(name, steps=1000, **keys):
+    c = default().schedule
+    c.name = name
+    c.update(keys)
+    return make_schedule(c, RATE, steps)
+
+
+def run(c, params, gradient_of, steps, rate=RATE):
+    """Parameters after some steps at a constant rate."""
+    optimizer = make_optimizer(c, optax.constant_schedule(rate), params)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = optimizer.update(gradient_of(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    for _ in range(steps):
+        params, state = step(params, state)
+    return params
+
+
+@functools.cache
+def abstract(kind):
+    """The parameters of a real model, by name and shape."""
+    if kind == "resnet":
+        model = functools.partial(ResNet, (1, 1), 4, 3, bottleneck=True, cifar=False)
+    else:
+        model = functools.partial(ViT, 16, 1, 2, 4, 3, image_size=8, pool=kind, positions="learned")
+    return Blueprint(lambda: Supervised(model(rngs=nnx.Rngs(0)))).abstract_params
+
+
+def paths(tree):
+    return {"/".join(path): leaf for path, leaf in traverse_util.flatten_dict(tree).items()}
+
+
+# Schedules
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("steps", [1000, 200])
+def test_the_warmup_rises_from_0_to_the_peak(name, steps):
+    rate = schedule(name, steps, warmup=0.1, timescale=0.05)
+    if name == "cosine":  # begins at the peak
+        assert rate(0) == pytest.approx(RATE)
+        return
+    assert rate(0) == 0
+    assert rate(steps // 20) == pytest.approx(RATE / 2, rel=1e-5)
+    if name != "rsqrt":  # whose timescale ended before
+        assert rate(steps // 10) == pytest.approx(RATE, rel=1e-5)
+
+
+def cosine(share):
+    return 0.5 + 0.5 * math.cos(math.pi * share)
+
+
+@pytest.mark.parametrize("steps", [1000, 200])
+@pytest.mark.parametrize(
+    "name, keys, shares",
+    [
+        ("cosine", {}, {0: 1, 0.25: cosine(0.25), 0.5: 0.5, 1: 0}),
+        ("cosine", {"final": 0.2}, {0: 1, 0.5: 0.6, 1: 0.2}),
+        ("warmup_cosine", {"warmup": 0.2}, {0.1: 0.5, 0.2: 1, 0.6: 0.5, 0.8: cosine(0.75), 1: 0}),
+        ("warmup_cosine", {"warmup": 0.2, "final": 0.1}, {0: 0, 0.2: 1, 0.6: 0.55, 1: 0.1}),
+        ("linear", {"warmup": 0.2}, {0.1: 0.5, 0.2: 1, 0.6: 0.5, 1: 0}),
+        ("linear", {"warmup": 0.0, "final": 0.5}, {0: 1, 0.5: 0.75, 1: 0.5}),
+        ("constant", {"warmup": 0.2}, {0.1: 0.5, 0.2: 1, 1: 1}),
+        ("plateau", {"warmup": 0.0}, {0: 1, 0.5: 1, 1: 1}),
+        (
+            "step",
+            {"warmup": 0.0, "boundaries": (0.5, 0.75)},
+            {0: 1, 0.495: 1, 0.5: 0.1, 0.745: 0.1, 0.75: 0.01, 1: 0.01},
+        ),
+        ("step", {"warmup": 0.2, "boundaries": (0.4,), "factor": 0.5}, {0: 0, 0.1: 0.5, 0.2: 1, 0.4: 0.5, 1: 0.5}),
+        ("step", {"warmup": 0.0, "boundaries": ()}, {0: 1, 1: 1}),
+        ("rsqrt", {"warmup": 0.0, "timescale": 0.25}, {0: 1, 0.2: 1, 0.25: 1, 0.5: 0.5**0.5, 1: 0.5}),
+        ("rsqrt", {"warmup": 0.1, "timescale": 0.25}, {0: 0, 0.05: 0.5, 0.1: 1, 0.5: 0.5**0.5, 1: 0.5}),
+    ],
+)
+def test_the_rate_over_time(name, keys, shares, steps):
+    rate = schedule(name, steps, **keys)
+    ours = {share: float(rate(round(share * steps))) / RATE for share in shares}
+    assert ours == pytest.approx(shares, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("warmup", [0.0, 1.0])
+@pytest.mark.parametrize("steps", [1, 3])
+def test_no_warmup_or_nothing_but_warmup(name, warmup, steps):
+    rate = schedule(name, steps, warmup=warmup)
+    values = [float(rate(step)) for step in range(steps + 1)]
+    assert all(0 <= value <= RATE * (1 + 1e-6) for value in values)
+    if warmup == 0 and (name, steps) != ("step", 1):  # whose one step is past the first drop
+        assert values[0] == pytest.approx(RATE)
+
+
+def test_drops_that_fall_on_one_step_all_count():
+    assert schedule("step", 2, warmup=0.0, boundaries=(0.4, 0.5, 0.6))(2) == pytest.approx(RATE * 1e-3)
+
+
+def test_unknown_names():
+    with pytest.raises(UserError, match=r"schedule.name = 'cosin' is unknown \(did you mean 'cosine'\?\).*plateau"):
+        schedule("cosin")
+    with pytest.raises(UserError, match=r"optimizer.name = 'adamv' is unknown \(did you mean 'adamw?'\?\).*muon"):
+        run(config("adamv"), {}, None, 0)
+
+
+# Optimizers
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_each_lowers_a_quadratic(name):
+    target = jax.random.normal(jax.random.key(0), (6, 4))
+    params = {"layer": {"kernel": jnp.zeros((6, 4)), "bias": jnp.ones(4)}}
+
+    def loss(p):
+        return jnp.sum((p["layer"]["kernel"] - target) ** 2) + jnp.sum(p["layer"]["bias"] ** 2)
+
+    rate = {"sgd": 0.05, "lion": 0.02}.get(name, 0.05)
+    after = run(config(name), params, jax.grad(loss), 60, rate)
+    assert loss(after) < 0.35 * loss(params)
+    assert jnp.sum(after["layer"]["bias"] ** 2) < 1  # both parts learn
+
+
+def numpy_steps(c, value, gradients, decays):
+    """sgd, adam, adamw and lion as their papers write them, one array, in NumPy."""
+    first, second, l2 = np.zeros_like(value), np.zeros_like(value), c.weight_decay * decays
+    for t, gradient in enumerate(gradients, 1):
+        if c.name == "sgd":
+            gradient = gradient + l2 * value
+            first = c.momentum * first + gradient
+            value = value - RATE * (gradient + c.momentum * first if c.nesterov else first)
+        elif c.name == "lion":
+            direction = np.sign(c.b1 * first + (1 - c.b1) * gradient)
+            first = c.b2 * first + (1 - c.b2) * gradient
+            value = value - RATE * (direction + l2 * value)
+        else:
+            gradient = gradient + (l2 * value if c.name == "adam" else 0)
+            first = c.b1 * first + (1 - c.b1) * gradient
+            second = c.b2 * second + (1 - c.b2) * gradient**2
+            direction = first / (1 - c.b1**t) / (np.sqrt(second / (1 - c.b2**t)) + c.eps)
+            value = value - RATE * (direction + (l2 * value if c.name == "adamw" else 0))
+    return value
+
+
+@pytest.mark.parametrize("decay_all", [False, True])
+@pytest.mark.parametrize(
+    "c",
+    [
+        config("sgd", weight_decay=0.1),
+        config("sgd", weight_decay=0.1, nesterov=True),
+        config("sgd", weight_decay=0.1, momentum=0.0),
+        config("adam", weight_decay=0.1),
+        config("adamw", weight_decay=0.1, b2=0.99),
+        config("lion", weight_decay=0.1, b2=0.99),
+    ],
+    ids=lambda c: f"{c.name}-{c.momentum}-{c.nesterov}",
+)
+def test_updates_and_decay_are_the_formulas(c, decay_all, float64):
+    """L2 goes through momentum and Adam's denominator; decoupled decay does not. Biases decay with decay_all only."""
+    c = c.copy_and_resolve_references()
+    c.decay_all = decay_all
+    rng = np.random.RandomState(0)
+    start = {"kernel": rng.randn(3, 4), "bias": rng.randn(4)}
+    gradients = {name: rng.randn(5, *value.shape) for name, value in start.items()}
+    optimizer = make_optimizer(c, optax.constant_schedule(RATE), start)
+    params, state = jax.tree.map(jnp.asarray, start), optimizer.init(start)
+    for i in range(5):
+        updates, state = optimizer.update({k: jnp.asarray(g[i]) for k, g in gradients.items()}, state, params)
+        params = optax.apply_updates(params, updates)
+    for name in start:
+        decays = name == "kernel" or decay_all
+        theirs = numpy_steps(c, start[name], gradients[name], decays)
+        np.testing.assert_allclose(params[name], theirs, rtol=1e-7, err_msg=name)
+
+
+@pytest.mark.parametrize("name, decay_all", [*((name, False) for name in OPTIMIZERS), ("muon", True)])
+def test_without_gradient_only_what_decays_moves(name, decay_all):
+    """In every optimizer, Muon's part for Adam included."""
+    params = jax.tree.map(lambda x: jnp.ones(x.shape), abstract("token"))
+    c = config(name, weight_decay=0.1, decay_all=decay_all)
+    after = paths(run(c, params, lambda p: jax.tree.map(jnp.zeros_like, p), 1))
+    moved = {path for path, value in after.items() if not np.allclose(value, 1, atol=1e-7)}
+    assert moved == {path for path in after if decay_all or path.endswith("kernel")}
+    if name in ("adamw", "lion", "muon"):
+        for path in moved:
+            np.testing.assert_allclose(after[path], 1 - RATE * 0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["token", "mean", "resnet"])
+def test_kernels_decay_and_nothing_else(kind):
+    mask = paths(decay_mask(abstract(kind)))
+    assert {path for path, decays in mask.items() if decays} == {path for path in mask if path.endswith("kernel")}
+    if kind == "token":
+        assert not mask["model/positions"] and not mask["model/class_token"] and mask["model/patches/kernel"]
+
+
+def test_clip_norm_bounds_the_global_norm():
+    params = {"a": jnp.zeros(3), "b": jnp.zeros((2, 2))}
+    gradients = {"a": jnp.full(3, 10.0), "b": jnp.full((2, 2), -10.0)}
+    clipped = run(config("sgd", momentum=0.0, clip_norm=2.0), params, lambda p: gradients, 1, rate=1.0)
+    assert optax.global_norm(clipped) == pytest.approx(2.0, rel=1e-5)
+    assert float(clipped["a"][0]) == pytest.approx(-2 / 7**0.5, rel=1e-5)  # in the gradient's direction
+    small = jax.tree.map(lambda g: g * 1e-3, gradients)
+    kept = run(config("sgd", momentum=0.0, clip_norm=2.0), params, lambda p: small, 1, rate=1.0)
+    np.testing.assert_allclose(kept["a"], -0.01, rtol=1e-6)
+
+
+def test_the_schedule_is_followed_by_each():
+    ramp = optax.linear_schedule(0.0, 1.0, 4)
+    params = {"layer": {"kernel": jnp.ones((4, 3))}}
+    for name in OPTIMIZERS:
+        optimizer = make_optimizer(config(name, weight_decay=0.1), ramp, params)
+        updates, _ = optimizer.update(params, optimizer.init(params), params)
+        np.testing.assert_array_equal(updates["layer"]["kernel"], 0, err_msg=name)  # the rate at step 0 is 0
+
+
+# Muon
+
+
+@pytest.mark.parametrize("kind", ["token", "resnet"])
+def test_muon_takes_the_hidden_kernels(kind):
+    """Muon keeps one moment and Adam two: whatever has a second moment is Adam's."""
+    params = jax.tree.map(lambda x: jnp.ones(x.shape), abstract(kind))
+    state = make_optimizer(config("muon"), optax.constant_schedule(RATE), params).init(params)
+    named = ["/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in p) for p, _ in _leaves(state)]
+    by_adam = {name.split("nu/")[1] for name in named if "nu/" in name}
+    outer = ("head", "patches", "stem")
+    kernels = {path: value for path, value in paths(params).items() if path.endswith("kernel")}
+    hidden = {path for path in kernels if path.split("/")[1] not in outer}
+    assert by_adam == set(paths(params)) - hidden
+    assert {path.split("/")[1] for path in set(kernels) - hidden} == {"head", "stem" if kind == "resnet" else "patches"}
+    assert {kernels[path].ndim for path in hidden} == {4 if kind == "resnet" else 2}
+
+
+def _leaves(tree):
+    return jax.tree_util.tree_flatten_with_path(tree)[0]
+
+
+@pytest.mark.parametrize("shape", [(48, 16), (3, 3, 8, 16)])
+def test_muons_update_is_near_orthogonal_and_of_adams_size(shape):
+    """As a matrix of inputs by outputs; root mean square 0.2 (arXiv:2502.16982)."""
+    gradient = jax.random.normal(jax.random.key(0), shape)
+    params = {"block": {"kernel": jnp.zeros(shape)}}
+    after = run(config("muon"), params, lambda p: {"block": {"kernel": gradient}}, 1, rate=1.0)
+    update = np.asarray(after["block"]["kernel"]).reshape(-1, shape[-1])
+    singular = np.linalg.svd(update, compute_uv=False)
+    assert singular.max() / singular.min() < 2  # five Newton-Schulz steps bring them all to about 1
+    assert np.sqrt((update**2).mean()) == pytest.approx(0.2, rel=0.3)
+    assert (update * np.asarray(gradient).reshape(update.shape)).sum() < 0  # downhill
+
+
+# Checkpoints
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_state_survives_a_checkpoint(name, tmp_path):
+    rng = np.random.RandomState(0)
+    params = {
+        "block": {"kernel": rng.randn(3, 3, 2, 4), "bias": rng.randn(4)},
+        "head": {"kernel": rng.randn(4, 2), "bias": rng.randn(2)},
+    }
+    params = jax.tree.map(jnp.float32, params)
+    c = config(name, weight_decay=0.1, clip_norm=1.0)
+    optimizer = make_optimizer(c, optax.linear_schedule(0.1, 0.0, 10), params)
+    gradient = jax.tree.map(lambda p: 0.1 + p, params)
+    _, state = optimizer.update(gradient, optimizer.init(params), params)
+    checkpoints = Checkpoints(tmp_path, default().checkpoint)
+    checkpoints.save(1, {"params": params, "opt": state}, {})
+    checkpoints.wait()
+    restored, _ = checkpoints.restore_latest({"params": params, "opt": optimizer.init(params)})
+    checkpoints.close()
+    assert jax.tree.structure(restored["opt"]) == jax.tree.structure(state)
+    jax.tree.map(np.testing.assert_array_equal, restored["opt"], state)
+    ours, _ = optimizer.update(gradient, restored["opt"], restored["params"])
+    theirs, _ = optimizer.update(gradient, state, params)
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
