@@ -29,6 +29,6 @@ def get_config(depth="20"):
     c.schedule.name, c.schedule.boundaries, c.schedule.factor = "step", (0.5, 0.75), 0.1
     c.schedule.warmup = 400 / 64_000 if depth == "110" else 0.0
 
-    c.train.steps, c.train.batch_size, c.train.eval_batch_size = 64_000, 128, 1000
+    c.train.steps, c.train.batch_size, c.train.eval_batch_size = 64_000, 128, 1024
     c.train.eval_every = 1000
     return c

@@ -33,4 +33,5 @@ def get_config(depth="50"):
     c.schedule.name, c.schedule.boundaries, c.schedule.warmup = "step", (30 / 90, 60 / 90, 80 / 90), 5 / 90
 
     c.train.epochs, c.train.batch_size, c.train.eval_batch_size = 90.0, 256, 256
+    c.checkpoint.every = 1000
     return c

@@ -30,5 +30,5 @@ def get_config(variant="Ti/4"):
     c.optimizer.clip_norm = 1.0
     c.schedule.name, c.schedule.warmup = "warmup_cosine", 0.05
 
-    c.train.epochs, c.train.batch_size, c.train.eval_batch_size = 200.0, 512, 1000
+    c.train.epochs, c.train.batch_size, c.train.eval_batch_size = 200.0, 512, 1024
     return c

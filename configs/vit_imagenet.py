@@ -34,4 +34,5 @@ def get_config(variant="S/16", epochs="90"):
 
     c.train.epochs, c.train.batch_size = float(epochs), 1024
     c.schedule.warmup = 10_000 * c.train.batch_size / (c.train.epochs * 1_281_167 * (1 - c.data.val_fraction))
+    c.checkpoint.every = 1000
     return c

@@ -19,7 +19,7 @@ from ml_collections.config_dict import placeholder
 def default():
     """Returns the schema with its defaults, as a locked `ConfigDict`."""
     c = ConfigDict()
-    c.seed = 0  # initialisation, shuffling, augmentation and dropout all follow from it
+    c.seed = 0  # initialization, shuffling, augmentation and dropout all follow from it
     c.compile_cache = "~/.cache/vision/xla"  # folder of compiled programs, kept between runs; "" = none
     c.data = _data()
     c.augment = _augment()
@@ -41,11 +41,12 @@ def _data():
     c = ConfigDict()
     c.source = "mnist5k"  # KIND or KIND:ARGUMENT: mnist5k, digits, folder:PATH, tfds:NAME
     c.image_size = 0  # side of the square image that the model sees, pixels; 0 = the images' own, if all are equal
-    c.channels = 0  # 1 (grey) or 3 (RGB); 0 = the images' own
+    c.channels = 0  # 1 (gray) or 3 (RGB); 0 = the images' own
     c.fractions = (0.7, 0.2, 0.1)  # train, val, test: stratified, for a source that has no splits of its own
     c.val_fraction = 0.1  # of train, where only a validation split is missing
     c.resident_gib = 2.0  # data up to this size (uint8, all splits) live on the device; 0 = always load
-    c.workers = 2  # processes that decode images; 0 = this process. Only encoded, loaded data use them
+    c.workers = 2  # processes that decode images; 0 = this process. Only encoded, loaded data use them; their batches
+    # pass through /dev/shm, of which a container needs more than the usual 64 MB
     c.crop_fraction = 1.0  # the centre crop's share of the resized image's side; ImageNet's usual is 0.875
     c.random_crop_area = ()  # (0.08, 1.0): while loading, train on a random crop of this share of the area; () = centre
     c.limit = 0  # images a split at most, drawn at random; 0 = all. For trying things out
@@ -74,7 +75,7 @@ def _augment():
     c.brightness = 0.0  # factor drawn from [1 - x, 1 + x]
     c.contrast = 0.0  # likewise
     c.saturation = 0.0  # likewise
-    c.hue = 0.0  # shift drawn from [-x, x], in turns (0.5 = the opposite colour)
+    c.hue = 0.0  # shift drawn from [-x, x], in turns (0.5 = the opposite color)
     c.randaugment_layers = 0  # operations an image; 0 = off. Cubuk et al. 2019 (arXiv:1909.13719)
     c.randaugment_magnitude = 10.0  # 0 to 30; 10 is usual for small models
     c.random_erasing = 0.0  # probability. Zhong et al. 2017 (arXiv:1708.04896)
@@ -122,7 +123,7 @@ def _optimizer():
     c.b2 = 0.999  # likewise
     c.eps = 1e-8  # adam, adamw, lamb, muon
     c.clip_norm = 0.0  # largest global norm of the gradient; 0 = no clipping
-    c.ema = 0.0  # decay of the weights' moving average, which is then evaluated; 0 = none
+    c.ema = 0.0  # decay of the weights' moving average, then evaluated (with the latest BatchNorm statistics); 0 = none
     return c
 
 
@@ -145,7 +146,8 @@ def _train():
     c.epochs = 10.0  # passes over the training split, where steps is 0
     c.batch_size = 128  # images a step, over all devices and all hosts
     c.eval_batch_size = 0  # 0 = the same
-    c.accumulate = 1  # sum the gradient over so many parts of the batch, to save memory
+    c.accumulate = 1  # parts of the batch, one after the other, to save memory; the gradient is their mean, and
+    # BatchNorm's statistics and a weighted loss's mean are each part's own
     c.eval_every = 0  # steps between evaluations on the validation split; 0 = once an epoch
     return c
 

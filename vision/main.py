@@ -86,7 +86,8 @@ def _fresh_workdir(argv):
     name = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
     spec = name or argv[argv.index("--config") + 1]
     stem = "-".join([pathlib.Path(spec.split(":")[0]).stem, *spec.split(":")[1:]]).replace("/", "_")
-    return pathlib.Path("runs") / f"{stem}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    now = datetime.datetime.now()
+    return pathlib.Path("runs") / f"{stem}-{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}"
 
 
 def _git_commit():

@@ -1,6 +1,6 @@
 """Devices, the mesh and shardings. The only file that knows how many devices there are.
 
-One mesh over all devices of all hosts; the batch is sharded on `data`, everything else is replicated, and each step is
+One mesh over all devices; the batch is sharded on `data`, everything else is replicated, and each step is
 one `jax.jit` written as if for one device. BatchNorm statistics and the loss are therefore those of the global batch.
 
 A run on another device count is the same run up to rounding: the first step's loss agrees to 1e-5 in float32. After
@@ -16,11 +16,14 @@ from vision.errors import UserError
 
 
 def make_mesh(devices=0):
-    """Returns a one-axis `Mesh` named "data" over the first `devices` devices of all hosts; 0 = all.
+    """Returns a one-axis `Mesh` named "data" over the first `devices` devices; 0 = all.
 
     Raises:
-        UserError: if there are fewer.
+        UserError: if there are fewer, or several hosts: the batches know how to share among those, the run directory
+            and the signals do not yet.
     """
+    if jax.process_count() > 1:
+        raise UserError(f"jax.distributed runs {jax.process_count()} processes, but training takes one host so far")
     every = jax.devices()
     if devices > len(every):
         raise UserError(f"parallel.devices = {devices}, but there are {len(every)} {every[0].platform} devices")

@@ -176,11 +176,13 @@ def test_mnist_and_fashion_mnist(name, data_dir, monkeypatch):
 
 def test_labels_are_kept_and_follow_the_data(cifar10):
     labels = open_splits("tfds:cifar10")["train"].labels
-    cache = cifar10 / "cifar10" / "3.0.2" / "vision_labels_train.npy"
-    np.testing.assert_array_equal(np.load(cache), labels)
+    cache = cifar10 / "cifar10" / "3.0.2" / "vision_labels_train.npz"
+    np.testing.assert_array_equal(np.load(cache)["labels"], labels)
     cache.write_bytes(b"broken")
     np.testing.assert_array_equal(open_splits("tfds:cifar10")["train"].labels, labels)
-    np.testing.assert_array_equal(np.load(cache), labels)
+    np.savez(cache, labels=labels[::-1], stamp=[[1, 2]])  # of other files, prepared before in the same folder
+    np.testing.assert_array_equal(open_splits("tfds:cifar10")["train"].labels, labels)
+    np.testing.assert_array_equal(np.load(cache)["labels"], labels)
 
 
 def test_files_that_need_tensorflow_are_named(cifar10):

@@ -57,6 +57,13 @@ def test_what_may_change(workdir, key, value):
     assert (saved[group] if group else saved)[name] == value
 
 
+def test_a_key_that_the_schema_gained_was_at_its_default(workdir):
+    old = json.loads((workdir / "config.json").read_text())
+    del old["augment"]["cutmix"]
+    (workdir / "config.json").write_text(json.dumps(old))
+    assert open_workdir(workdir, default()) == workdir
+
+
 def test_another_config_is_refused_by_its_keys(workdir):
     before = contents(workdir)
     c = default()

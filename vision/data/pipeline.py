@@ -362,8 +362,16 @@ def _decode_all(rows):
             return None, error.reason
 
     # Decoders release the interpreter lock, so threads suffice; for tiny images handing it over costs more than that.
-    threads = os.cpu_count() if rows.source.encoded and rows.image_size > 64 else 1
+    threads = os.cpu_count() if rows.source.encoded and _pixels(rows.source) > 64**2 else 1
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         done = list((pool.map if threads > 1 else map)(one, range(len(rows))))
     bad = {rows.source.name(i): reason for i, (image, reason) in enumerate(done) if image is None}
     return [image for image, _ in done], bad
+
+
+def _pixels(source):
+    """How many pixels the first image has; 0 where it is unreadable."""
+    try:
+        return source[0]["image"][..., 0].size
+    except UnreadableImage:
+        return 0

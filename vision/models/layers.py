@@ -91,8 +91,8 @@ class Linear(nnx.Linear):
 def attention(query, key, value):
     """Softmax attention without a mask. Vaswani et al. 2017 (arXiv:1706.03762), eq. 1.
 
-    On accelerators this is `jax.nn.dot_product_attention`, which finds cuDNN. On a CPU two plain matrix products, heads
-    first, take a quarter less time, and keep float64 where `jax.nn` rounds to float32 inside.
+    On accelerators this is `jax.nn.dot_product_attention`. On a CPU two plain matrix products, heads first, take a
+    quarter less time, and keep float64 where `jax.nn` rounds to float32 inside.
 
     Args:
         query, key, value: (B, N, heads, D).

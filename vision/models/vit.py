@@ -23,7 +23,7 @@ from vision.models.layers import (
 
 SIZES = {  # width, depth, heads; the MLP is four times as wide
     "mu": (32, 1, 2),  # for tests
-    "nano": (96, 6, 3),  # for small grey images on a CPU
+    "nano": (96, 6, 3),  # for small gray images on a CPU
     "Ti": (192, 12, 3),
     "S": (384, 12, 6),
     "B": (768, 12, 12),

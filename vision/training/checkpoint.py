@@ -54,7 +54,8 @@ class Checkpoints:
         Args:
             step: the number of finished steps.
             state: the pytree of arrays.
-            progress: a JSON dict: where the loader, early stopping and the like are.
+            progress: a JSON dict: where early stopping and the like are, and the run's config. The loader's state is
+                the step itself.
             scalars: {name: float}, of the evaluation at this step if there was one.
 
         Raises:

@@ -81,7 +81,7 @@ def train(config, data, workdir, mesh):
             log.say(f"resumed {workdir} at step {start}/{steps}")
             meter.restore(progress["meter"])
         else:
-            _introduce(log, config, step_of, state, feed)
+            _introduce(log, config, step_of, state, feed, steps)
         why, first_step, began = "finished", None, time.perf_counter() - (progress["train_seconds"] if found else 0)
 
         def save(scalars=None):
@@ -155,13 +155,16 @@ def _validate(step_of, state, data, c):
     return {f"val/{k}": v for k, v in metrics.scalars(summary).items()}
 
 
-def _introduce(log, config, step_of, state, feed):
+def _introduce(log, config, step_of, state, feed, steps):
     """Shows what is about to be trained: the parameters, and what augmentation makes of the first images."""
     from clu import parameter_overview
 
+    c, count = config.train, sum(x.size for x in jax.tree.leaves(state["params"]))
+    epochs = steps * c.batch_size / len(feed)
+    log.say(f"{config.model.name} {config.model.variant}: {count:,} parameters, {steps:,} steps = {epochs:.1f} epochs")
     log.text("parameters", parameter_overview.get_parameter_overview(state["params"], include_stats=False))
     if config.log.tensorboard and config.log.images:
-        images = step_of.look(0, next(feed.train_batches(0, config.train.batch_size)), feed.data)
+        images = step_of.look(0, next(feed.train_batches(0, c.batch_size)), feed.data)
         log.images(0, parallel.fetch(images)[: config.log.images])
 
 
@@ -188,8 +191,9 @@ class _Watch:
         return state
 
     def state(self):
+        """What a checkpoint must hold, as JSON can; the config too, so that a checkpoint alone tells what it is of."""
         watchers = {"early": self._early.state(), "plateau": self._plateau.state()}
-        return watchers | {"lr_scale": self.lr_scale, "stopped": self.stopped}
+        return watchers | {"lr_scale": self.lr_scale, "stopped": self.stopped, "config": self._config.to_dict()}
 
     def restore(self, progress):
         self._early.restore(progress["early"])

@@ -3,10 +3,14 @@
 import json
 import pathlib
 
+from vision.config import default
 from vision.errors import UserError
 
 # These change how a run is computed or shown, not what it computes.
-FREE = ("compile_cache", "data.workers", "data.resident_gib", "train.eval_batch_size", "log.", "parallel.")
+FREE = (
+    *("compile_cache", "data.workers", "data.resident_gib", "train.eval_batch_size", "log.", "parallel."),
+    *("checkpoint.every", "checkpoint.keep_"),
+)
 
 
 def open_workdir(path, config):
@@ -47,7 +51,8 @@ def _read(file):
 
 
 def _compare(theirs, ours, path):
-    theirs, ours = _flatten(theirs), _flatten(ours)
+    usual = _flatten(json.loads(json.dumps(default().to_dict())))  # what a key was that the schema gained since
+    theirs, ours = usual | _flatten(theirs), _flatten(ours)
     differ = [
         f"{key} is {theirs.get(key, 'unset')!r} there, {ours.get(key, 'unset')!r} here"
         for key in sorted(theirs | ours)

@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import os
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -100,15 +101,17 @@ class TfdsSource:
     @functools.cached_property
     def labels(self):
         """(N,) int32. Read once, and kept on disk: it means reading the images' bytes too, minutes for ImageNet."""
+        stamp = [[stat.st_size, stat.st_mtime_ns] for stat in map(os.stat, self.records.paths)]
         try:
-            labels = np.load(self.cache)
-            if labels.shape == (len(self),):
-                return labels
-        except (OSError, ValueError, EOFError):  # not there, or broken
+            with np.load(self.cache) as cached:
+                if np.array_equal(cached["stamp"], stamp):  # else the data were prepared anew
+                    return cached["labels"]
+        # Not there, or broken: np.load gives a plain array for an .npy file, which is no context manager.
+        except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
             pass
         label = self.keys[1]
         labels = np.fromiter((_parse(r)[label].int64_list.value[0] for r in self.records), np.int32, len(self))
-        _save(self.cache, labels)
+        _save(self.cache, labels=labels, stamp=stamp)
         return labels
 
 
@@ -137,7 +140,7 @@ def open(argument):
     sources = {}
     for split, ours in _SPLITS.items():
         if split in builder.info.splits:
-            cache = builder.data_path / f"vision_labels_{split}.npy"
+            cache = builder.data_path / f"vision_labels_{split}.npz"
             source = TfdsSource(_records(builder, split), keys, classes, f"{builder.info.name}/{split}", str(cache))
             if (source.labels >= 0).any():
                 sources[ours] = source
@@ -238,10 +241,10 @@ def _parse(record):
     return tf_example_pb2.Example.FromString(record).features.feature
 
 
-def _save(path, array):
-    part = f"{path}.{os.getpid()}.npy"
+def _save(path, **arrays):
+    part = f"{path}.{os.getpid()}.npz"
     try:
-        np.save(part, array)
+        np.savez(part, **arrays)
         os.replace(part, path)
     except OSError:
         Path(part).unlink(missing_ok=True)  # a folder that others own: read the labels again next time
