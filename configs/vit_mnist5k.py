@@ -3,7 +3,7 @@
     python -m vision.main --config configs/vit_mnist5k.py     # 98.0 ± 0.6 % (3 seeds) in 2 1/2 min on two CPU cores
 
 3,500 to train on, 1,000 to validate, 500 to test, so that one test image is 0.2 %. With so few images it is the affine
-augmentation that teaches: without it (`--config.augment.affine=false`) the same network stays at NN %.
+augmentation that teaches: without it (`--config.augment.affine=false`) the same network stays at 92.0 % (1 seed).
 """
 
 from vision.config import default
