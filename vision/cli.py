@@ -26,6 +26,10 @@ from vision.config import default
 from vision.errors import RunError, UserError
 from vision.ranges import leaves
 
+HELP = """
+  --config FILE[:ARGUMENT][:smoke]: the experiment, with its argument; smoke shrinks it to seconds
+  --config.KEY=VALUE: overrides a key; None is a value too
+  --traceback: show where an error came from"""
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "tuple": "numbers"}
 
 
@@ -64,7 +68,7 @@ def parse(argv, usage, define=lambda flag_values: None):
     values = flags.FlagValues()
     define(values)
     if {"-h", "--help", "-help"} & set(argv):
-        print(f"{usage}\n{values.get_help()}")
+        print(usage.strip(), HELP, *(f"  --{name}: {values[name].help}" for name in values), sep="\n")
         sys.exit(0)
     spec, argv = _take_config(argv)
     config = load(spec)
