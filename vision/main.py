@@ -39,7 +39,7 @@ def run(config, workdir):
 
     from vision import metrics, parallel
     from vision.data.pipeline import open_data
-    from vision.training.evaluate import evaluate
+    from vision.training.evaluate import eval_batch_size, evaluate
     from vision.training.loop import train
 
     logging.set_verbosity(logging.ERROR)  # libraries' chatter
@@ -58,8 +58,7 @@ def run(config, workdir):
     if outcome.why == "interrupted":
         print(f"interrupted at step {outcome.steps}: saved; the same command with --workdir {workdir} goes on")
         return None
-    size = config.train.eval_batch_size or config.train.batch_size
-    summary = evaluate(outcome.step, outcome.state, data.feeds["test"], size)
+    summary = evaluate(outcome.step, outcome.state, data.feeds["test"], eval_batch_size(config.train))
     result = summary | {
         "classes": list(data.classes),
         "split_sizes": {name: len(feed) for name, feed in data.feeds.items()},

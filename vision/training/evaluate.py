@@ -3,6 +3,11 @@
 from vision import metrics, parallel
 
 
+def eval_batch_size(c):
+    """Returns how many images `config.train` evaluates at a time."""
+    return c.eval_batch_size or c.batch_size
+
+
 def evaluate(step, state, feed, batch_size):
     """Returns `metrics.summarize` of a split.
 

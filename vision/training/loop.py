@@ -12,7 +12,7 @@ from vision import metrics, models, objectives, parallel
 from vision.data.augment import normalize
 from vision.errors import UserError, check_choice
 from vision.training.checkpoint import Checkpoints
-from vision.training.evaluate import evaluate
+from vision.training.evaluate import eval_batch_size, evaluate
 from vision.training.log import RunLog, say
 from vision.training.meter import Meter
 from vision.training.optimizer import make_optimizer, make_schedule
@@ -125,7 +125,7 @@ def build_step(config, data, mesh, steps):
     """Builds model, objective, optimizer and schedule, and compiles nothing yet."""
     c = config.train
     parallel.check_divisible("train.batch_size", c.batch_size, mesh, c.accumulate)
-    parallel.check_divisible("train.eval_batch_size", c.eval_batch_size or c.batch_size, mesh)
+    parallel.check_divisible("train.eval_batch_size", eval_batch_size(c), mesh)
     shape = (1, data.image_size, data.image_size, data.channels)
     d = config.data
     jax.eval_shape(lambda x: normalize(x, d.normalize, d.mean, d.std), jax.ShapeDtypeStruct(shape, "uint8"))
@@ -151,7 +151,7 @@ def _lengths(c, images):
 
 
 def _validate(step_of, state, data, c):
-    summary = evaluate(step_of, state, data.feeds["val"], c.eval_batch_size or c.batch_size)
+    summary = evaluate(step_of, state, data.feeds["val"], eval_batch_size(c))
     return {f"val/{k}": v for k, v in metrics.scalars(summary).items()}
 
 
