@@ -21,6 +21,7 @@ def default():
     c = ConfigDict()
     c.seed = 0  # initialization, shuffling, augmentation and dropout all follow from it
     c.compile_cache = "~/.cache/vision/xla"  # folder of compiled programs, kept between runs; "" = none
+    c.profile = False  # write a trace of some steps into the run's tensorboard/ folder, for TensorBoard's profile page
     c.data = _data()
     c.augment = _augment()
     c.model = _model()
@@ -60,11 +61,13 @@ def _data():
 def _augment():
     """On the device, inside the training step. Everything is off until a config turns it on."""
     c = ConfigDict()
-    c.pad_crop = 0  # pad each side by so many pixels (zeros), then crop at random; He et al. use 4
+    c.pad_crop = 0  # pad each side by so many pixels, then crop at random; He et al. use 4
+    c.pad_mode = "zeros"  # what the padding holds: zeros, or reflect: the image mirrored at its edge
     c.random_resized_crop = False  # crop a random part of the image and resize it back
     c.crop_area = (0.8, 1.0)  # its share of the area
     c.crop_ratio = (3 / 4, 4 / 3)  # its width over its height
     c.flip_horizontal = False  # with probability 1/2
+    c.flip_alternating = False  # horizontally, every image in every second epoch. Jordan 2024 (arXiv:2404.00498)
     c.flip_vertical = False  # with probability 1/2
     c.rot90 = False  # by 0, 90, 180 or 270 degrees
     c.affine = False  # one resampling for the four below
@@ -94,6 +97,8 @@ def _model():
     c.dropout = placeholder(float)  # probability
     c.stochastic_depth = placeholder(float)  # probability of dropping the last block; linear in depth
     c.batch_norm_groups = placeholder(int)  # statistics over each 1/n of the batch; 1 = over the whole global batch
+    c.attention = placeholder(str)  # vit: auto, plain, xla or cudnn; auto is what scripts/bench/attention.py found best
+    c.remat = placeholder(str)  # recompute to save memory: none, dots (keep matrix products) or blocks
     c.pool = placeholder(str)  # vit: token or mean
     c.positions = placeholder(str)  # vit: learned or sincos
     c.options = ConfigDict()  # further keyword arguments of `build`, for research modules
@@ -122,6 +127,9 @@ def _optimizer():
     c.b1 = 0.9  # adam, adamw, lamb, lion; muon's part that is no matrix
     c.b2 = 0.999  # likewise
     c.eps = 1e-8  # adam, adamw, lamb, muon
+    c.norm_bias_scale = 1.0  # sgd: multiplies the rate, not the decay, of BatchNorm's biases; arXiv:2404.00498 uses 64
+    c.lookahead = 0  # steps between pulls back to a slow average of the weights; 0 = off. Zhang et al. 2019
+    # (arXiv:1907.08610), with the average's decay rising as 0.95^lookahead * time^3 (arXiv:2404.00498, section 3.4)
     c.clip_norm = 0.0  # largest global norm of the gradient; 0 = no clipping
     c.ema = 0.0  # decay of the weights' moving average, then evaluated (with the latest BatchNorm statistics); 0 = none
     return c
@@ -131,7 +139,8 @@ def _schedule():
     """The learning rate over time. Times are shares of all steps, so that they stay right when the steps change."""
     c = ConfigDict()
     c.name = "warmup_cosine"  # warmup_cosine, cosine, step, linear, constant, rsqrt or plateau
-    c.warmup = 0.05  # share of the steps over which the rate rises from 0, for every schedule but cosine
+    c.warmup = 0.05  # share of the steps over which the rate rises, for every schedule but cosine
+    c.start = 0.0  # the warmup's first rate as a share of the peak
     c.final = 0.0  # the last rate as a share of the peak (cosine, linear)
     c.boundaries = (0.5, 0.75)  # step: where the rate is multiplied by the factor
     c.factor = 0.1  # step, plateau
@@ -148,6 +157,8 @@ def _train():
     c.eval_batch_size = 0  # 0 = the same
     c.accumulate = 1  # parts of the batch, one after the other, to save memory; the gradient is their mean, and
     # BatchNorm's statistics and a weighted loss's mean are each part's own
+    c.steps_per_dispatch = 0  # steps that the device runs at one call, where the data live there; 0 = 32, on CPUs 1
+    c.test_time_augmentation = "none"  # evaluate the mean over: none, flip, or flip_shift (also by one pixel)
     c.eval_every = 0  # steps between evaluations on the validation split; 0 = once an epoch
     return c
 
@@ -181,5 +192,11 @@ def _log():
 
 def _parallel():
     c = ConfigDict()
-    c.devices = 0  # devices to use; 0 = all
+    c.devices = 0  # devices to use; 0 = all, as several hosts must
+    c.fsdp = 1  # devices that share one copy of the state (parameters, optimizer); 1 = each holds a whole one, 0 = all
+    c.distributed = "auto"  # several processes: auto = where Slurm, Kubernetes or Open MPI started them, on, or off
+    c.coordinator = ""  # HOST:PORT of process 0, where no scheduler says it; with the two below
+    c.processes = 0  # how many there are
+    c.process = -1  # which of them this is, from 0
+    c.xla_options = ""  # of the training step, "xla_gpu_NAME=VALUE ..."; scripts/bench/train.py compares
     return c

@@ -21,18 +21,20 @@ RANGES = {
         "data.image_size data.limit data.workers data.resident_gib objective.focal_gamma objective.logit_adjustment "
         "optimizer.learning_rate optimizer.weight_decay optimizer.clip_norm schedule.timescale train.steps "
         "train.epochs train.eval_batch_size train.eval_every early_stopping.min_delta checkpoint.every log.images "
-        "parallel.devices augment.pad_crop augment.randaugment_layers augment.mixup augment.cutmix",
+        "parallel.devices parallel.fsdp parallel.processes "
+        "train.steps_per_dispatch optimizer.lookahead augment.pad_crop augment.randaugment_layers "
+        "augment.mixup augment.cutmix",
     ),
     "it is at least 1": (
         lambda v: v >= 1,
         "schedule.patience train.batch_size train.accumulate early_stopping.patience checkpoint.keep_latest "
         "checkpoint.keep_best log.every",
     ),
-    "it is above 0": (lambda v: v > 0, "optimizer.eps schedule.factor"),
+    "it is above 0": (lambda v: v > 0, "optimizer.eps optimizer.norm_bias_scale schedule.factor"),
     "it lies in [0, 1]": (
         lambda v: 0 <= v <= 1,
-        "data.max_unreadable schedule.warmup schedule.final augment.translate augment.brightness augment.contrast "
-        "augment.saturation augment.random_erasing",
+        "data.max_unreadable schedule.warmup schedule.start schedule.final augment.translate augment.brightness "
+        "augment.contrast augment.saturation augment.random_erasing",
     ),
     "turns, in [0, 0.5]": (lambda v: 0 <= v <= 0.5, "augment.hue"),
     "degrees, in [0, 180]": (lambda v: 0 <= v <= 180, "augment.rotate"),
