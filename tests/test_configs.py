@@ -36,7 +36,7 @@ def specs():
 
 
 def test_there_are_configs():
-    assert {"vit_mnist5k.py", "digits.py", "resnet_cifar10.py"} <= {path.name for path in FILES}
+    assert {"vit_mnist5k.py", "digits.py", "resnet_cifar10.py", "airbench_cifar10.py"} <= {path.name for path in FILES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -71,7 +71,7 @@ def test_model_objective_and_optimizer_fit_the_data(spec):
     blueprint = Blueprint(create)
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, 1000)
     assert 0 < max(map(float, map(schedule, (0, 100, 400)))) <= config.optimizer.learning_rate * (1 + 1e-6)
-    make_optimizer(config.optimizer, schedule, blueprint.abstract_params)
+    make_optimizer(config.optimizer, schedule, blueprint.abstract_params, 1000)
     assert blueprint.abstract_params["model"]["head"]["kernel"].shape[1] == classes
     assert config.data.normalize != "mean_std" or len(config.data.mean) == len(config.data.std) == channels
 

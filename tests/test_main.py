@@ -94,7 +94,10 @@ def test_nothing_of_a_run_is_lost_to_a_mistake(finished, refused):
 
 
 CANNOT_RUN = [
-    ("model.name=vitt", "model.name = 'vitt' is unknown (did you mean 'vit'?): choose from resnet, vit, or a dotted"),
+    (
+        "model.name=vitt",
+        "model.name = 'vitt' is unknown (did you mean 'vit'?): choose from airbench, resnet, vit, or a dotted",
+    ),
     ("model.name=", "model.name = '' is unknown: choose from"),
     ("model.name=.vit", "model.name = '.vit': there is no such module on the path"),
     ("model.name=no_such.model", "model.name = 'no_such.model': there is no such module on the path"),

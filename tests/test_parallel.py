@@ -10,7 +10,7 @@ from vision.errors import UserError
 
 def test_mesh_takes_all_devices_or_the_first():
     assert parallel.make_mesh().size == parallel.make_mesh(0).size == 8
-    assert list(parallel.make_mesh(3).devices) == jax.devices()[:3]
+    assert list(parallel.make_mesh(3).devices.flat) == jax.devices()[:3]
     assert parallel.describe(parallel.make_mesh(4)) == "4 x cpu"
     with pytest.raises(UserError, match="parallel.devices = 9, but there are 8 cpu devices"):
         parallel.make_mesh(9)
@@ -35,7 +35,7 @@ def test_a_batch_is_divided_in_order():
         np.testing.assert_array_equal(parallel.fetch(array), batch[name])
         assert array.sharding.is_equivalent_to(parallel.by_example(mesh), array.ndim)
         rows = {shard.device: np.asarray(shard.data) for shard in array.addressable_shards}
-        for i, device in enumerate(mesh.devices):
+        for i, device in enumerate(mesh.devices.flat):
             np.testing.assert_array_equal(rows[device], batch[name][2 * i : 2 * i + 2])
 
 

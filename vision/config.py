@@ -44,7 +44,7 @@ def _data():
     c.image_size = 0  # side of the square image that the model sees, pixels; 0 = the images' own, if all are equal
     c.channels = 0  # 1 (gray) or 3 (RGB); 0 = the images' own
     c.fractions = (0.7, 0.2, 0.1)  # train, val, test: stratified, for a source that has no splits of its own
-    c.val_fraction = 0.1  # of train, where only a validation split is missing
+    c.val_fraction = 0.1  # of train, where only a validation split is missing; 0 = none: the test split stands in
     c.resident_gib = 2.0  # data up to this size (uint8, all splits) live on the device; 0 = always load
     c.workers = 2  # processes that decode images; 0 = this process. Only encoded, loaded data use them; their batches
     # pass through /dev/shm, of which a container needs more than the usual 64 MB

@@ -7,6 +7,7 @@ A --workdir that holds a run resumes it. Every key that a config or --config.KEY
 """
 
 import datetime
+import functools
 import json
 import pathlib
 import platform
@@ -46,17 +47,16 @@ def run(config, workdir):
     if config.compile_cache:
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.compile_cache).expanduser()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    mesh = parallel.make_mesh(config.parallel.devices)
-    workdir = pathlib.Path(workdir)
+    parallel.start(config.parallel)
+    show = functools.partial(print, flush=True) if parallel.is_main_process() else lambda _: None
+    mesh = parallel.make_mesh(config.parallel.devices, config.parallel.fsdp)
+    workdir = pathlib.Path(parallel.from_main_process(str(workdir)))  # a new one is named by the clock
     data = open_data(config.data, config.seed, mesh)
-    print(f"{config.data.source}: {data.describe()}; {parallel.describe(mesh)}; {workdir}", flush=True)
+    show(f"{config.data.source}: {data.describe()}; {parallel.describe(mesh)}; {workdir}")
     outcome = train(config, data, workdir, mesh)
-    if data.unreadable:
-        path = workdir / "unreadable.json"
-        path.write_text(json.dumps(data.unreadable, indent=1))
-        print(f"{len(data.unreadable)} unreadable images were skipped: {path}")
+    _report_unreadable(data.unreadable, workdir)
     if outcome.why == "interrupted":
-        print(f"interrupted at step {outcome.steps}: saved; the same command with --workdir {workdir} goes on")
+        show(f"interrupted at step {outcome.steps}: saved; the same command with --workdir {workdir} goes on")
         return None
     summary = evaluate(outcome.step, outcome.state, data.feeds["test"], eval_batch_size(config.train))
     result = summary | {
@@ -74,11 +74,22 @@ def run(config, workdir):
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": config.to_dict(),
     }
-    (workdir / "result.json").write_text(json.dumps(result, indent=1))
+    if parallel.is_main_process():
+        (workdir / "result.json").write_text(json.dumps(result, indent=1))
     numbers = ", ".join(f"{k} {v:.4f}" for k, v in metrics.scalars(summary).items())
     speed = f"{outcome.images_per_second:,.0f} images/s, {outcome.train_seconds:.0f} s"
-    print(f"test: {numbers}; {outcome.why} at step {outcome.steps}, best step {outcome.best_step}; {speed}; {workdir}")
+    show(f"test: {numbers}; {outcome.why} at step {outcome.steps}, best step {outcome.best_step}; {speed}; {workdir}")
     return result
+
+
+def _report_unreadable(found, workdir):
+    """Writes the unreadable images that this process met; of several, each loads images of its own."""
+    import jax
+
+    if found:
+        name = "unreadable.json" if jax.process_count() == 1 else f"unreadable-{jax.process_index()}.json"
+        (workdir / name).write_text(json.dumps(found, indent=1))
+        print(f"{len(found)} unreadable images were skipped: {workdir / name}")
 
 
 def _fresh_workdir(argv):

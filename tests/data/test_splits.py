@@ -84,6 +84,11 @@ def test_own_splits_are_kept_and_missing_ones_carved_from_train():
     assert np.bincount(no_test["val"].labels).tolist() == [15, 10] and no_test["test"] is val
     assert sorted(_numbers(no_test["train"]) + _numbers(no_test["val"])) == list(range(100))
 
+    for own in ({"test": test}, {"val": test}):  # to learn from all of train, as papers do
+        whole = make_splits({"train": train} | own, val_fraction=0.0)
+        assert _numbers(whole["train"]) == list(range(100)) and whole["val"] is whole["test"] is test
+    assert make_splits({"train": train, "val": val, "test": test}, val_fraction=0.0)["val"] is val
+
     only_train = make_splits({"train": train}, (0.5, 0.3, 0.2))
     assert [len(split) for split in only_train.values()] == [50, 30, 20]
 
@@ -101,6 +106,7 @@ def test_subset_of_a_subset():
         ("above 0", {"all": [0, 1] * 20}, {"fractions": (0.8, 0.3, -0.1)}),
         ("three", {"all": [0, 1] * 20}, {"fractions": (0.8, 0.2)}),
         ("val_fraction", {"train": [0, 1] * 20, "test": [0, 1]}, {"val_fraction": 1.0}),
+        ("val_fraction", {"train": [0, 1] * 20, "test": [0, 1]}, {"val_fraction": -0.1}),
         ("no train split, only test", {"test": [0, 1]}, {}),
         ("no image is left for", {"all": [0, 1, 1]}, {}),
         ("needs two", {"all": [0] * 20}, {}),

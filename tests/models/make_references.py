@@ -3,8 +3,8 @@
     python tests/models/make_references.py          # needs torch and numpy; made with torch 2.13.0
 
 The tests need the files only. A file holds arrays by name: `weights/...` (PyTorch's names and layouts), `images`
-(B, H, W, C), `labels`, `outputs/...` after each layer in evaluation mode, and `train/...`: loss, gradients and, for the
-CIFAR net, the running statistics after one forward pass in training mode.
+(B, H, W, C), `labels`, `outputs/...` after each layer in evaluation mode, `views/...`: the logits under test-time
+augmentation, and `train/...`: loss, gradients and running statistics after one forward pass in training mode.
 """
 
 from pathlib import Path
@@ -125,6 +125,52 @@ class ViT(nn.Module):
         yield "logits", self.fc(x)
 
 
+class Airbench(nn.Module):
+    """As the paper's author builds it (arXiv:2404.00498), for images of 25 to 32 px."""
+
+    def __init__(self, widths, depth):
+        super().__init__()
+        self.depth, inner = depth, 24
+        self.whiten = nn.Conv2d(3, inner, 2)
+        self.whiten.weight.requires_grad = False
+        groups = []
+        for width in widths:
+            group = nn.ModuleDict()
+            for i in range(1, depth + 1):
+                group[f"conv{i}"] = nn.Conv2d(inner, width, 3, padding="same", bias=False)
+                group[f"norm{i}"] = nn.BatchNorm2d(width, eps=1e-12, momentum=0.4)
+                group[f"norm{i}"].weight = None
+                inner = width
+            groups.append(group)
+        self.groups = nn.ModuleList(groups)
+        self.fc = nn.Linear(inner, 5, bias=False)
+
+    def layers(self, x):
+        x = F.gelu(self.whiten(x))
+        for i, group in enumerate(self.groups):
+            x = y = F.gelu(group["norm1"](F.max_pool2d(group["conv1"](x), 2)))
+            y = F.gelu(group["norm2"](group["conv2"](y)))
+            x = y if self.depth == 2 else F.gelu(group["norm3"](group["conv3"](y)) + x)
+            yield f"groups.{i}", x
+        x = F.max_pool2d(x, 3).flatten(1)
+        yield "embedding", x / 9
+        yield "logits", self.fc(x) / 9
+
+
+def views(net, x):
+    """Yields the logits of each test-time augmentation."""
+
+    def logits(x):
+        return dict(net.layers(x))["logits"]
+
+    def both(x):
+        return 0.5 * logits(x) + 0.5 * logits(x.flip(-1))
+
+    padded = F.pad(x, (1, 1, 1, 1), "reflect")
+    moved = 0.5 * (both(padded[:, :, :-2, :-2]) + both(padded[:, :, 2:, 2:]))
+    yield from {"none": logits(x), "flip": both(x), "flip_shift": 0.5 * both(x) + 0.5 * moved}.items()
+
+
 def main():
     torch.manual_seed(0)
     FOLDER.mkdir(exist_ok=True)
@@ -132,6 +178,8 @@ def main():
     save("resnet_bottleneck", ResNet(Bottleneck, (1, 2), 4, cifar=False), side=33)
     save("resnet_cifar", ResNet(Basic, (2, 1, 1), 4, cifar=True), side=14)
     save("vit", ViT(), side=12)
+    save("airbench", Airbench((4, 6, 8), depth=2), side=25)
+    save("airbench_deep", Airbench((4, 6, 8), depth=3), side=25)
 
 
 def save(name, net, side, batch=4):
@@ -142,11 +190,14 @@ def save(name, net, side, batch=4):
     arrays |= {"images": images.permute(0, 2, 3, 1), "labels": labels}
     with torch.no_grad():
         arrays |= {f"outputs/{k}": nhwc(v) for k, v in net.eval().layers(images)}
+        if isinstance(net, Airbench):
+            arrays |= {f"views/{k}": v for k, v in views(net, images)}
     # Four images are too few for the statistics of a deep net's 1 x 1 features, so only the CIFAR net is trained.
-    if name in ("resnet_cifar", "vit"):
+    if name not in ("resnet_basic", "resnet_bottleneck"):
         loss = F.cross_entropy(dict(net.train().layers(images))["logits"], labels)
         loss.backward()
-        arrays |= {"train/loss": loss} | {f"train/gradients/{k}": v.grad for k, v in net.named_parameters()}
+        gradients = {k: v.grad for k, v in net.named_parameters() if v.requires_grad}
+        arrays |= {"train/loss": loss} | {f"train/gradients/{k}": v for k, v in gradients.items()}
         arrays |= {f"train/{k}": v for k, v in net.named_buffers() if "num_batches" not in k}
     np.savez_compressed(FOLDER / f"{name}.npz", **{k: v.detach().numpy() for k, v in arrays.items()})
 

@@ -291,6 +291,9 @@ def test_gelu_is_exact():
         ("vit", "Ti/4", {"pool": "max"}, "token, mean"),
         ("vit", "Ti/4", {"positions": "learnt"}, "did you mean 'learned'"),
         ("vit", "Ti/4", {"dropout": 1.0}, "model.dropout = 1.0"),
+        ("vit", "Ti/4", {"remat": "block"}, "model.remat.*did you mean 'blocks'"),
+        ("vit", "Ti/4", {"attention": "flash"}, "model.attention.*auto, plain, xla, cudnn"),
+        ("vit", "Ti/4", {"attention": "cudnn"}, "needs an NVIDIA GPU .*set model.attention to auto"),
         ("vit", "Ti/4", {"batch_norm_groups": 2}, "'vit' has no option 'batch_norm_groups'.*pool, positions"),
         ("vit", "Ti/4", {"options": {"heads": 2}}, "no option 'heads'"),
         ("vit", "Ti/4", {"options": {"variant": "S/4"}}, "model.options cannot hold variant"),
@@ -298,6 +301,7 @@ def test_gelu_is_exact():
         ("resnet", "cifar21", {}, "did you mean 'cifar"),
         ("resnet", "cifar20", {"pool": "mean"}, "'resnet' has no option 'pool'.*batch_norm_groups"),
         ("resnet", "cifar20", {"batch_norm_groups": 0}, "batch_norm_groups = 0"),
+        ("resnet", "cifar20", {"remat": "all"}, "model.remat.*none, dots, blocks"),
         ("resnet", "cifar20", {"stochastic_depth": -0.1}, "model.stochastic_depth = -0.1"),
     ],
 )

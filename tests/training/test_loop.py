@@ -1,16 +1,21 @@
 """The loop, run for real on tiny data: what it writes, when it stops, what it leaves."""
 
+import contextlib
 import json
+import os
+import signal
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from vision import cli, main, parallel
 from vision.config import default
 from vision.data.pipeline import open_data
 from vision.errors import UserError
 from vision.training.evaluate import evaluate
+from vision.training.log import RunLog
 from vision.training.loop import build_step, train
 from vision.training.workdir import open_workdir
 
@@ -111,18 +116,17 @@ def test_finished_run_does_not_train_on(finished):
     assert again["seconds_to_first_step"] is None
 
 
-def test_compiles_once_and_never_waits_for_the_device(tmp_path, monkeypatch):
-    """One program for all steps, also after a resume; between log lines nothing is fetched from the device."""
+def test_never_waits_for_the_device(tmp_path, monkeypatch):
+    """Between log lines nothing is fetched from the device."""
     fetched = []
     original = jax.device_get
     monkeypatch.setattr(jax, "device_get", lambda x: fetched.append(x) or original(x))
     c = tiny(log__every=100, train__eval_every=100, schedule__name="warmup_cosine")
-    outcome = run(c, tmp_path)
-    assert outcome.step.update._cache_size() == 1
+    run(c, tmp_path)
     whole = len(fetched)
     fetched.clear()
     c.train.steps = 24
-    assert run(c, tmp_path / "longer").step.update._cache_size() == 1
+    run(c, tmp_path / "longer")
     assert len(fetched) == whole  # twice the steps, as many fetches
 
 
@@ -282,3 +286,80 @@ def test_all_checkpoints_damaged(finished, tmp_path):
     for _ in range(2):
         with pytest.raises(UserError, match="no checkpoint in .* can be restored"):
             main.run(tiny(checkpoint__every=3, log__images=5, augment__affine=True), workdir)
+
+
+def test_a_run_of_eight_devices_goes_on_on_two(tmp_path):
+    """The state cut in eight there, in two here; and again whole on one."""
+    c = tiny(parallel__devices=8, parallel__fsdp=8, optimizer__name="sgd")
+    whole = run(c, tmp_path / "whole")
+    c.train.steps = 12
+    for devices, fsdp, last in ((8, 8, 4), (2, 2, 8), (1, 1, 12)):
+        c.parallel.devices, c.parallel.fsdp = devices, fsdp
+        with stopping_at(last):
+            outcome = run(c, tmp_path / "parts")
+    assert (outcome.why, outcome.steps) == ("finished", 12)
+    for name in ("loss", "accuracy"):
+        ours, theirs = (values(tmp_path / each, f"val/{name}") for each in ("parts", "whole"))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+    assert whole.best_step == outcome.best_step
+
+
+@contextlib.contextmanager
+def stopping_at(step):
+    """Sends this process the signal to stop once `step` steps are done."""
+    advance = RunLog.advance
+
+    def noticing(self, done):
+        advance(self, done)
+        if done == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunLog, "advance", noticing)
+        yield
+
+
+def test_several_steps_a_dispatch_are_the_same_run(tmp_path):
+    """Log lines come at calls' ends; evaluations, checkpoints and parameters are those of single steps."""
+    c = tiny(optimizer__name="sgd", train__eval_every=5, checkpoint__every=4)
+    one = run(c, tmp_path / "one")
+    c.train.steps_per_dispatch = 3
+    three = run(c, tmp_path / "three")
+    assert saved_steps(tmp_path / "one") == saved_steps(tmp_path / "three")
+    for name in SCALARS:
+        ours, theirs = (values(tmp_path / each, f"val/{name}") for each in ("one", "three"))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    assert one.steps == three.steps and one.best_step == three.best_step
+    assert [step for step, _ in values(tmp_path / "three", "train/loss")][-1] == 12
+
+
+class Whitened(nnx.Module):
+    """A model that looks at the data before it begins."""
+
+    def __init__(self, pixels, num_classes, rngs):
+        self.mean = nnx.Variable(jax.numpy.zeros(pixels))
+        self.head = nnx.Linear(pixels, num_classes, rngs=rngs)
+
+    def initialize_from_data(self, images):
+        self.mean[...] = images.reshape(len(images), -1).mean(0)
+
+    def embed(self, images):
+        return images.reshape(len(images), -1) - self.mean[...]
+
+    def __call__(self, images):
+        return self.head(self.embed(images))
+
+
+def build(variant, num_classes, *, rngs, image_size, **_):
+    return Whitened(image_size**2, num_classes, rngs)
+
+
+@pytest.mark.parametrize("resident_gib", [2.0, 0.0])
+def test_a_model_initializes_itself_from_data(tmp_path, resident_gib):
+    """From the first images of the training split, wherever they live."""
+    c = tiny(model__name="tests.training.test_loop", train__steps=4, data__resident_gib=resident_gib)
+    outcome = run(c, tmp_path)
+    feed = open_data(c.data, c.seed, parallel.make_mesh(1)).feeds["train"]
+    images = np.asarray(feed.first_images(5000), np.float32) / 127.5 - 1
+    assert len(images) == 64
+    np.testing.assert_allclose(outcome.state["rest"]["model"]["mean"], images.reshape(64, -1).mean(0), atol=1e-6)

@@ -36,7 +36,7 @@ def add(meter, steps, loss=None, grad_norm=1.0, rate=0.1):
     for step in steps:
         value = jnp.float32(step if loss is None else loss)
         norm, rate = jnp.float32(grad_norm), jnp.float32(rate)
-        meter.add(step, {"loss": value, "grad_norm": norm, "learning_rate": rate})
+        meter.add(step, 1, {"loss": value, "grad_norm": norm, "learning_rate": rate})
 
 
 def test_a_report_is_late_and_a_flush_is_complete(meter, log):

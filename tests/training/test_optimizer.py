@@ -1,7 +1,6 @@
-"""Optimizers and schedules: their values, what decays, and that every optimizer's state survives a checkpoint."""
+"""Optimizers and lookahead: their updates, what decays, and that every state survives a checkpoint."""
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from vision.models.resnet import ResNet
 from vision.models.vit import ViT
 from vision.objectives.supervised import Supervised
 from vision.training.checkpoint import Checkpoints
-from vision.training.optimizer import OPTIMIZERS, SCHEDULES, decay_mask, make_optimizer, make_schedule
+from vision.training.optimizer import OPTIMIZERS, decay_mask, make_optimizer
 from vision.training.state import Blueprint
 
 RATE = 0.01
@@ -29,16 +28,9 @@ def config(name, **keys):
     return c
 
 
-def schedule(name, steps=1000, **keys):
-    c = default().schedule
-    c.name = name
-    c.update(keys)
-    return make_schedule(c, RATE, steps)
-
-
 def run(c, params, gradient_of, steps, rate=RATE):
     """Parameters after some steps at a constant rate."""
-    optimizer = make_optimizer(c, optax.constant_schedule(rate), params)
+    optimizer = make_optimizer(c, optax.constant_schedule(rate), params, steps)
 
     @jax.jit
     def step(params, state):
@@ -65,78 +57,12 @@ def paths(tree):
     return {"/".join(path): leaf for path, leaf in traverse_util.flatten_dict(tree).items()}
 
 
-# Schedules
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize("steps", [1000, 200])
-def test_the_warmup_rises_from_0_to_the_peak(name, steps):
-    rate = schedule(name, steps, warmup=0.1, timescale=0.05)
-    if name == "cosine":  # begins at the peak
-        assert rate(0) == pytest.approx(RATE)
-        return
-    assert rate(0) == 0
-    assert rate(steps // 20) == pytest.approx(RATE / 2, rel=1e-5)
-    if name != "rsqrt":  # whose timescale ended before
-        assert rate(steps // 10) == pytest.approx(RATE, rel=1e-5)
-
-
-def cosine(share):
-    return 0.5 + 0.5 * math.cos(math.pi * share)
-
-
-@pytest.mark.parametrize("steps", [1000, 200])
-@pytest.mark.parametrize(
-    "name, keys, shares",
-    [
-        ("cosine", {}, {0: 1, 0.25: cosine(0.25), 0.5: 0.5, 1: 0}),
-        ("cosine", {"final": 0.2}, {0: 1, 0.5: 0.6, 1: 0.2}),
-        ("warmup_cosine", {"warmup": 0.2}, {0.1: 0.5, 0.2: 1, 0.6: 0.5, 0.8: cosine(0.75), 1: 0}),
-        ("warmup_cosine", {"warmup": 0.2, "final": 0.1}, {0: 0, 0.2: 1, 0.6: 0.55, 1: 0.1}),
-        ("linear", {"warmup": 0.2}, {0.1: 0.5, 0.2: 1, 0.6: 0.5, 1: 0}),
-        ("linear", {"warmup": 0.0, "final": 0.5}, {0: 1, 0.5: 0.75, 1: 0.5}),
-        ("constant", {"warmup": 0.2}, {0.1: 0.5, 0.2: 1, 1: 1}),
-        ("plateau", {"warmup": 0.0}, {0: 1, 0.5: 1, 1: 1}),
-        (
-            "step",
-            {"warmup": 0.0, "boundaries": (0.5, 0.75)},
-            {0: 1, 0.495: 1, 0.5: 0.1, 0.745: 0.1, 0.75: 0.01, 1: 0.01},
-        ),
-        ("step", {"warmup": 0.2, "boundaries": (0.4,), "factor": 0.5}, {0: 0, 0.1: 0.5, 0.2: 1, 0.4: 0.5, 1: 0.5}),
-        ("step", {"warmup": 0.0, "boundaries": ()}, {0: 1, 1: 1}),
-        ("rsqrt", {"warmup": 0.0, "timescale": 0.25}, {0: 1, 0.2: 1, 0.25: 1, 0.5: 0.5**0.5, 1: 0.5}),
-        ("rsqrt", {"warmup": 0.1, "timescale": 0.25}, {0: 0, 0.05: 0.5, 0.1: 1, 0.5: 0.5**0.5, 1: 0.5}),
-    ],
-)
-def test_the_rate_over_time(name, keys, shares, steps):
-    rate = schedule(name, steps, **keys)
-    ours = {share: float(rate(round(share * steps))) / RATE for share in shares}
-    assert ours == pytest.approx(shares, abs=1e-6)
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize("warmup", [0.0, 1.0])
-@pytest.mark.parametrize("steps", [1, 3])
-def test_no_warmup_or_nothing_but_warmup(name, warmup, steps):
-    rate = schedule(name, steps, warmup=warmup)
-    values = [float(rate(step)) for step in range(steps + 1)]
-    assert all(0 <= value <= RATE * (1 + 1e-6) for value in values)
-    if warmup == 0 and (name, steps) != ("step", 1):  # whose one step is past the first drop
-        assert values[0] == pytest.approx(RATE)
-
-
-def test_drops_that_fall_on_one_step_all_count():
-    assert schedule("step", 2, warmup=0.0, boundaries=(0.4, 0.5, 0.6))(2) == pytest.approx(RATE * 1e-3)
+# Formulas
 
 
 def test_unknown_names():
-    with pytest.raises(UserError, match=r"schedule.name = 'cosin' is unknown \(did you mean 'cosine'\?\).*plateau"):
-        schedule("cosin")
     with pytest.raises(UserError, match=r"optimizer.name = 'adamv' is unknown \(did you mean 'adamw?'\?\).*muon"):
         run(config("adamv"), {}, None, 0)
-
-
-# Optimizers
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -194,7 +120,7 @@ def test_updates_and_decay_are_the_formulas(c, decay_all, float64):
     rng = np.random.RandomState(0)
     start = {"kernel": rng.randn(3, 4), "bias": rng.randn(4)}
     gradients = {name: rng.randn(5, *value.shape) for name, value in start.items()}
-    optimizer = make_optimizer(c, optax.constant_schedule(RATE), start)
+    optimizer = make_optimizer(c, optax.constant_schedule(RATE), start, 5)
     params, state = jax.tree.map(jnp.asarray, start), optimizer.init(start)
     for i in range(5):
         updates, state = optimizer.update({k: jnp.asarray(g[i]) for k, g in gradients.items()}, state, params)
@@ -241,9 +167,97 @@ def test_the_schedule_is_followed_by_each():
     ramp = optax.linear_schedule(0.0, 1.0, 4)
     params = {"layer": {"kernel": jnp.ones((4, 3))}}
     for name in OPTIMIZERS:
-        optimizer = make_optimizer(config(name, weight_decay=0.1), ramp, params)
+        optimizer = make_optimizer(config(name, weight_decay=0.1), ramp, params, 4)
         updates, _ = optimizer.update(params, optimizer.init(params), params)
         np.testing.assert_array_equal(updates["layer"]["kernel"], 0, err_msg=name)  # the rate at step 0 is 0
+
+
+# Scaled biases and lookahead
+
+
+def paper_steps(start, gradients, c, rate, period, steps):
+    """SGD with a rate and an L2 of their own for the norms' biases, and lookahead, as in arXiv:2404.00498's code."""
+    fast = {path: value.copy() for path, value in start.items()}
+    slow = {path: value.copy() for path, value in start.items()}
+    velocity = {path: np.zeros_like(value) for path, value in start.items()}
+    for t in range(steps):
+        for path, value in fast.items():
+            scale = c.norm_bias_scale if path in ("block/norm1/bias", "norm/bias") else 1
+            gradient = gradients[path][t] + c.weight_decay / scale * value
+            velocity[path] = c.momentum * velocity[path] + gradient
+            value -= rate(t) * scale * (gradient + c.momentum * velocity[path])
+        if period and (t + 1) % period == 0:
+            decay = 0.95**period * ((t + 1) / steps) ** 3
+            for path in fast:
+                slow[path] = decay * slow[path] + (1 - decay) * fast[path]
+                fast[path] = slow[path].copy()
+    return slow if period else fast
+
+
+@pytest.mark.parametrize("period", [0, 3, 4])
+def test_scaled_norm_biases_and_lookahead_are_the_papers(period, float64):
+    """8 steps: with a period of 3 the last two are undone, for the training ends at the slow weights."""
+    rng = np.random.RandomState(0)
+    start = {
+        "block": {"norm1": {"bias": rng.randn(4)}, "conv": {"kernel": rng.randn(3, 4), "bias": rng.randn(4)}},
+        "norm": {"bias": rng.randn(3), "scale": rng.randn(3)},
+        "normal_bias": rng.randn(2),
+    }
+    gradients = {path: rng.randn(8, *value.shape) for path, value in paths(start).items()}
+    keys = {"momentum": 0.85, "nesterov": True, "weight_decay": 0.02, "decay_all": True}
+    c = config("sgd", norm_bias_scale=64.0, lookahead=period, **keys)
+    ramp = optax.linear_schedule(2 * RATE, RATE, 8)
+    optimizer = make_optimizer(c, ramp, start, 8)
+    params, state = jax.tree.map(jnp.asarray, start), optimizer.init(start)
+    for t in range(8):
+        now = traverse_util.unflatten_dict({path: jnp.asarray(g[t]) for path, g in gradients.items()}, "/")
+        updates, state = optimizer.update(now, state, params)
+        params = optax.apply_updates(params, updates)
+    theirs = paper_steps(paths(start), gradients, c, lambda t: RATE * (2 - t / 8), period, 8)
+    for path, value in paths(params).items():
+        np.testing.assert_allclose(value, theirs[path], rtol=1e-6, err_msg=path)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_lookahead_goes_around_any(name):
+    """Whatever the optimizer, two steps and a pull are the plain two steps, mixed with the start."""
+    params = {"block": {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}}
+
+    def gradient_of(p):
+        return jax.tree.map(lambda x: x + 0.1, p)
+
+    plain = run(config(name), params, gradient_of, 2)
+    pulled = run(config(name, lookahead=2), params, gradient_of, 2)
+    for path, value in paths(pulled).items():
+        expected = 0.95**2 * paths(params)[path] + (1 - 0.95**2) * paths(plain)[path]
+        np.testing.assert_allclose(value, expected, rtol=1e-6, err_msg=path)
+
+
+def test_a_training_shorter_than_lookaheads_period_is_plain():
+    params = {"kernel": jnp.ones((4, 3))}
+    after = [run(config("sgd", lookahead=period), params, lambda p: p, 3)["kernel"] for period in (0, 4)]
+    np.testing.assert_array_equal(*after)
+
+
+def test_norm_biases_are_found_by_name():
+    """Without momentum and decay, one step of a gradient of ones shows each rate."""
+    shapes = abstract("resnet")
+    after = run(
+        config("sgd", momentum=0.0, norm_bias_scale=64.0),
+        jax.tree.map(lambda x: jnp.zeros(x.shape), shapes),
+        lambda p: jax.tree.map(jnp.ones_like, p),
+        1,
+    )
+    scaled = {path for path, value in paths(after).items() if value.ravel()[0] < -2 * RATE}
+    assert scaled == {path for path in paths(shapes) if path.endswith("norm/bias")} != set()
+    for path in scaled:
+        np.testing.assert_allclose(paths(after)[path], -64 * RATE, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "sgd"])
+def test_scaled_norm_biases_are_for_sgd(name):
+    with pytest.raises(UserError, match=f"optimizer.norm_bias_scale = 64 is for sgd only, not {name}"):
+        run(config(name, norm_bias_scale=64.0), {}, None, 0)
 
 
 # Muon
@@ -253,7 +267,7 @@ def test_the_schedule_is_followed_by_each():
 def test_muon_takes_the_hidden_kernels(kind):
     """Muon keeps one moment and Adam two: whatever has a second moment is Adam's."""
     params = jax.tree.map(lambda x: jnp.ones(x.shape), abstract(kind))
-    state = make_optimizer(config("muon"), optax.constant_schedule(RATE), params).init(params)
+    state = make_optimizer(config("muon"), optax.constant_schedule(RATE), params, 1).init(params)
     named = ["/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in p) for p, _ in _leaves(state)]
     by_adam = {name.split("nu/")[1] for name in named if "nu/" in name}
     outer = ("head", "patches", "stem")
@@ -284,16 +298,16 @@ def test_muons_update_is_near_orthogonal_and_of_adams_size(shape):
 # Checkpoints
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_state_survives_a_checkpoint(name, tmp_path):
+@pytest.mark.parametrize("name, period", [*((name, 0) for name in OPTIMIZERS), ("sgd", 2)])
+def test_the_state_survives_a_checkpoint(name, period, tmp_path):
     rng = np.random.RandomState(0)
     params = {
         "block": {"kernel": rng.randn(3, 3, 2, 4), "bias": rng.randn(4)},
         "head": {"kernel": rng.randn(4, 2), "bias": rng.randn(2)},
     }
     params = jax.tree.map(jnp.float32, params)
-    c = config(name, weight_decay=0.1, clip_norm=1.0)
-    optimizer = make_optimizer(c, optax.linear_schedule(0.1, 0.0, 10), params)
+    c = config(name, weight_decay=0.1, clip_norm=1.0, lookahead=period)
+    optimizer = make_optimizer(c, optax.linear_schedule(0.1, 0.0, 10), params, 10)
     gradient = jax.tree.map(lambda p: 0.1 + p, params)
     _, state = optimizer.update(gradient, optimizer.init(params), params)
     checkpoints = Checkpoints(tmp_path, default().checkpoint)

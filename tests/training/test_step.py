@@ -42,11 +42,11 @@ def config(dtype="float64", **train):
     return c
 
 
-def make(c, create, devices=1):
+def make(c, create, devices=1, fsdp=1):
     blueprint = Blueprint(create)
     schedule = make_schedule(c.schedule, c.optimizer.learning_rate, 20)
     optimizer = make_optimizer(c.optimizer, schedule, blueprint.abstract_params)
-    return Step(c, blueprint, schedule, optimizer, CLASSES, parallel.make_mesh(devices))
+    return Step(c, blueprint, schedule, optimizer, CLASSES, 100, parallel.make_mesh(devices, fsdp))
 
 
 @functools.cache
@@ -210,3 +210,79 @@ def test_frozen_parts_and_after_update():
     assert not np.allclose(after["params"]["model"]["kernel"], before["params"]["model"]["kernel"])
     assert after["rest"]["count"] == 1
     assert scalars["distance"] == scalars["loss"]
+
+
+def state_bytes(state):
+    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+
+
+def test_fsdp_is_the_same_training_with_an_eighth_of_the_state(float64):
+    """Cut over eight devices, and over pairs of them: the same losses, parameters and moments as whole copies."""
+    found = {}
+    for fsdp in (1, 2, 8):
+        c = config()
+        c.optimizer.name, c.optimizer.ema = "adamw", 0.9
+        step = make(c, lambda: wide("float64"), devices=8, fsdp=fsdp)
+        state, losses = step.initialize(), []
+        for i in range(5):
+            state, scalars = step.update(state, {"index": LABELS[i], "image": IMAGES[i], "label": LABELS[i]}, {})
+            losses.append(float(scalars["loss"]))
+        sums = step.evaluate(state, {"image": IMAGES[0], "label": LABELS[0], "mask": np.ones(BATCH, bool)}, {})
+        found[fsdp] = losses, jax.device_get((state, sums)), state_bytes(state)
+    for fsdp, most in ((2, 0.55), (8, 0.2)):
+        np.testing.assert_allclose(found[fsdp][0], found[1][0], rtol=1e-12)
+        assert largest_difference(found[fsdp][1], found[1][1]) < 1e-8
+        assert found[fsdp][2] <= most * found[1][2]
+
+
+def wide(dtype):
+    """Large enough that what is cut outweighs what is not."""
+    return Supervised(ViT(64, 1, 2, 4, CLASSES, image_size=SIDE, rngs=nnx.Rngs(0), dtype=jnp.dtype(dtype)))
+
+
+@pytest.mark.parametrize("kind", ["vit", "resnet"])
+def test_many_steps_in_one_dispatch(kind, float64):
+    """A call of four steps is four calls of one: the same state, and the metrics of each."""
+    data = {"image": IMAGES.reshape(-1, SIDE, SIDE, 3), "label": LABELS.reshape(-1)}
+    indices = np.random.RandomState(2).permutation(len(data["label"]))[: 4 * BATCH].reshape(4, BATCH)
+    c = config()
+    c.augment.flip_alternating = True
+    step = make(c, lambda: tiny(kind, dropout=0.1), devices=2)
+    state, each = step.begin(*beginning(kind, "float64")), []
+    for row in indices:
+        state, scalars = step.update(state, {"index": row}, data)
+        each.append(jax.device_get(scalars))
+    many, stacked = step.update_many(step.begin(*beginning(kind, "float64")), {"index": indices}, data)
+    assert largest_difference(jax.device_get(many), jax.device_get(state)) < 1e-12
+    for name, values in jax.device_get(stacked).items():
+        np.testing.assert_allclose(values, [scalars[name] for scalars in each], rtol=1e-10)
+
+
+def test_alternating_flips_reach_the_batch():
+    """Each image comes as it is in one epoch and flipped in the next, wherever it lies in a batch."""
+    c = config("float32")
+    c.augment.flip_alternating = True
+    step = make(c, lambda: tiny("vit", "float32"))  # of 100 images
+    data = {"image": IMAGES.reshape(-1, SIDE, SIDE, 3)[:100], "label": LABELS.reshape(-1)[:100]}
+    seen = {}
+    for number in range(13):  # 208 images: two epochs
+        index = (np.arange(BATCH) + number * BATCH) % 100
+        images = np.asarray(step.look(number, {"index": index}, data))
+        for place, image in zip(index, images, strict=True):
+            seen.setdefault(int(place), []).append((image != data["image"][place]).any())
+    assert all(first != second for first, second, *_ in seen.values())
+    assert 20 < sum(first for first, *_ in seen.values()) < 80
+
+
+def test_evaluation_over_views():
+    """Test-time augmentation: a mirrored image is evaluated as the image is."""
+    c = config("float32")
+    c.train.test_time_augmentation = "flip"
+    step = make(c, lambda: tiny("vit", "float32"))
+    state = step.begin(*beginning("vit", "float32"))
+    mask = np.ones(BATCH, bool)
+    sums = [
+        step.evaluate(state, {"image": x, "label": LABELS[0], "mask": mask}, {})
+        for x in (IMAGES[0], IMAGES[0][:, :, ::-1])
+    ]
+    assert largest_difference(*jax.device_get(sums)) < 1e-4

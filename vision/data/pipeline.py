@@ -169,13 +169,27 @@ class ResidentFeed:
     def __len__(self):
         return len(self._source)
 
-    def train_batches(self, start, batch_size):
-        """Yields batches from step `start` on, without end."""
-        step = start
-        while True:
-            indices = order.train_indices(self._seed, step, batch_size, len(self))
-            yield parallel.put_batch({"index": indices[parallel.this_host(batch_size)]}, self._mesh)
-            step += 1
+    def train_batches(self, plan, batch_size):
+        """Yields what each call of the training step takes.
+
+        Args:
+            plan: yields (step, count): a batch, or with count > 1 so many of them with a leading axis.
+            batch_size: images a step, over all hosts.
+        """
+        host = parallel.this_host(batch_size)
+        for first, count in plan:
+            steps = range(first, first + count)
+            indices = [order.train_indices(self._seed, step, batch_size, len(self))[host] for step in steps]
+            batch = {"index": indices[0] if count == 1 else np.stack(indices)}
+            yield parallel.put_batch(batch, self._mesh, stacked=count > 1)
+
+    def abstract_batch(self, batch_size):
+        """Returns a training batch's shapes, dtypes and shardings."""
+        return parallel.abstract_batch({"index": ((batch_size,), np.int32)}, self._mesh)
+
+    def first_images(self, count):
+        """Returns the first `count` images, or all: uint8 (N, H, W, C) on every device."""
+        return self.data["image"][:count]
 
     def eval_batches(self, batch_size):
         """Yields each readable image once, the last batch padded and masked."""
@@ -205,16 +219,29 @@ class LoadedFeed:
     def __len__(self):
         return len(self._rows)
 
-    def train_batches(self, start, batch_size):
-        """Yields batches from step `start` on, without end; the next is on its way while one is used."""
+    def train_batches(self, plan, batch_size):
+        """Yields a batch for each (step, 1) of `plan`; the next is on its way to the device while one is used."""
+        steps = [step for step, _ in plan]
         load = _LoadTrain(self._rows, batch_size, parallel.this_host(batch_size))
         ahead = None
-        with contextlib.closing(self._iterate(load, start, np.iinfo(np.int32).max)) as batches:
+        with contextlib.closing(self._iterate(load, steps[0], steps[-1] + 1)) as batches:
             for batch in batches:
                 placed = self._place(batch)
                 if ahead is not None:
                     yield ahead
                 ahead = placed
+            yield ahead
+
+    def abstract_batch(self, batch_size):
+        """Returns a training batch's shapes, dtypes and shardings."""
+        shape = (batch_size, self._rows.image_size, self._rows.image_size, self._rows.channels)
+        known = {"image": (shape, np.uint8), "label": ((batch_size,), np.int32), "index": ((batch_size,), np.int32)}
+        return parallel.abstract_batch(known, self._mesh)
+
+    def first_images(self, count):
+        """Returns the first `count` images, or all, by the next readable one where one is unreadable: uint8."""
+        indices = range(min(count, len(self)))
+        return parallel.put_replicated(np.stack([self._rows.readable(i, i)[0] for i in indices]), self._mesh)
 
     def eval_batches(self, batch_size):
         """Yields each readable image once, the last batch padded and masked."""
@@ -287,12 +314,14 @@ class _LoadTrain:
         indices = order.train_indices(self._rows.seed, step, self._batch_size, len(self._rows))
         positions = step * self._batch_size + np.arange(self._batch_size)
         images, labels, bad = [], [], []
-        for index, position in zip(indices[self._host], positions[self._host], strict=True):
+        indices = indices[self._host]
+        for index, position in zip(indices, positions[self._host], strict=True):
             image, used, skipped = self._rows.readable(int(index), int(position))
             images.append(image)
             labels.append(self._rows.source.labels[used])
             bad.extend(skipped)
-        return {"image": np.stack(images), "label": np.array(labels, np.int32), "bad": _fixed(bad, len(images))}
+        batch = {"image": np.stack(images), "label": np.array(labels, np.int32), "index": indices}
+        return batch | {"bad": _fixed(bad, len(images))}
 
 
 class _LoadEval:

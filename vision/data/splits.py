@@ -36,12 +36,14 @@ def make_splits(splits, fractions=(0.7, 0.2, 0.1), val_fraction=0.1, seed=0):
     A source without splits of its own ("all", or only "train") is divided by `fractions`. A source's own splits are
     kept, and a missing val is carved from train by `val_fraction`. Where a source has train and val only, as ImageNet,
     its val is what others report on: it becomes test, and a val is carved from train. So no image is ever in two
-    splits. A class that only the test split has is kept: the audit reports it.
+    splits, but for a `val_fraction` of 0: then all of train is learned from, as papers do that report on the test split
+    alone, and test stands in for val, so that nothing may be chosen by it. A class that only the test split has is
+    kept: the audit reports it.
 
     Args:
         splits: what `open_splits` returns.
         fractions: shares of train, val and test, each above 0, with the sum 1.
-        val_fraction: share of train that becomes val, above 0 and below 1.
+        val_fraction: share of train that becomes val, at least 0 and below 1.
         seed: of the random choice, within each class. The same seed gives the same splits on every machine.
 
     Raises:
@@ -52,14 +54,16 @@ def make_splits(splits, fractions=(0.7, 0.2, 0.1), val_fraction=0.1, seed=0):
         raise UserError(
             f"data.fractions must be three shares above 0 with the sum 1 (train, val, test), not {fractions}"
         )
-    if not 0 < val_fraction < 1:
-        raise UserError(f"data.val_fraction must be above 0 and below 1, not {val_fraction}")
+    if not 0 <= val_fraction < 1:
+        raise UserError(f"data.val_fraction must be at least 0 and below 1, not {val_fraction}")
     whole = splits.get("all", splits.get("train"))
     if whole is None:
         raise UserError(f"the data have no train split, only {', '.join(splits) or 'none'}: nothing to learn from")
     _check_labels(splits)
     if "val" in splits and "test" not in splits:
         splits = {"train": whole, "test": splits["val"]}
+    if "test" in splits and "val" not in splits and not val_fraction:
+        splits = splits | {"val": splits["test"]}
     if "test" in splits:
         val = 0.0 if "val" in splits else val_fraction
         fractions = (1 - val, val, 0.0)

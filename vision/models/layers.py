@@ -4,11 +4,16 @@ All keep float32 parameters and statistics, and return the dtype that they are g
 training and evaluation: `model.train()` and `model.eval()` set `deterministic` and `use_running_average`.
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vision.errors import UserError
+from vision.errors import UserError, check_choice
+
+ATTENTIONS = ("auto", "plain", "xla", "cudnn")
+REMATS = ("none", "dots", "blocks")
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -21,17 +26,22 @@ class BatchNorm(nnx.BatchNorm):
     The running variance follows the biased estimate, as in Flax and TensorFlow; PyTorch's follows the unbiased one.
     """
 
-    def __init__(self, features, *, groups=1, zero_scale=False, rngs):
+    def __init__(self, features, *, groups=1, zero_scale=False, momentum=0.9, epsilon=1e-5, use_scale=True, rngs):
         """Creates the layer.
 
         Args:
             features: channels, int.
             groups: parts of the batch that have their own statistics.
             zero_scale: start the scale at 0, not 1, so that the layer starts as zero.
+            momentum: share of the running averages that a step keeps, in [0, 1]; PyTorch's is 1 minus this.
+            epsilon: added to the variance.
+            use_scale: whether there is a scale to learn; without, the layer normalizes and adds its bias.
             rngs: nnx's streams; `params` is drawn from.
         """
         scale_init = nnx.initializers.zeros_init() if zero_scale else nnx.initializers.ones_init()
-        super().__init__(features, momentum=0.9, epsilon=1e-5, scale_init=scale_init, rngs=rngs)
+        super().__init__(
+            features, momentum=momentum, epsilon=epsilon, use_scale=use_scale, scale_init=scale_init, rngs=rngs
+        )
         self.groups = groups
 
     def __call__(self, x, use_running_average=None):
@@ -59,7 +69,10 @@ class BatchNorm(nnx.BatchNorm):
         var = jnp.maximum(0.0, jnp.square(wide).mean(axes, keepdims=True) - jnp.square(mean))
         self._follow(self.mean, mean)
         self._follow(self.var, var)
-        y = (wide - mean) * (jax.lax.rsqrt(var + self.epsilon) * self.scale[...]) + self.bias[...]
+        factor = jax.lax.rsqrt(var + self.epsilon)
+        if self.scale is not None:
+            factor = factor * self.scale[...]
+        y = (wide - mean) * factor + self.bias[...]
         return y.astype(x.dtype).reshape(x.shape)
 
     def _follow(self, average, statistic):
@@ -88,24 +101,96 @@ class Linear(nnx.Linear):
         return super().__call__(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
 
 
-def attention(query, key, value):
+def attention(query, key, value, name="auto"):
     """Softmax attention without a mask. Vaswani et al. 2017 (arXiv:1706.03762), eq. 1.
-
-    On accelerators this is `jax.nn.dot_product_attention`. On a CPU two plain matrix products, heads first, take a
-    quarter less time, and keep float64 where `jax.nn` rounds to float32 inside.
 
     Args:
         query, key, value: (B, N, heads, D).
+        name: one of `ATTENTIONS`; see `choose_attention`.
 
     Returns:
         (B, N, heads, D), in their dtype. The softmax is at least float32.
+
+    Raises:
+        UserError: as `choose_attention`.
     """
-    if jax.default_backend() != "cpu":
-        return jax.nn.dot_product_attention(query, key, value)
+    _, tokens, _, depth = query.shape
+    name = choose_attention(name, tokens, depth, query.dtype)
+    if name != "plain":
+        return jax.nn.dot_product_attention(query, key, value, implementation=name)
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     scores = (query @ key.swapaxes(2, 3)).astype(at_least_float32(query.dtype))
-    weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5)
+    weights = jax.nn.softmax(scores * depth**-0.5)
     return (weights.astype(value.dtype) @ value).swapaxes(1, 2)
+
+
+def choose_attention(name, tokens, depth, dtype):
+    """Returns "plain", "xla" or "cudnn": what `attention` computes with.
+
+    "plain" is two matrix products, heads first. "xla" is `jax.nn.dot_product_attention`, which rounds to float32
+    inside. "cudnn" is NVIDIA's fused kernel, which never stores the (N, N) scores. "auto" is plain on a CPU, where it
+    takes a quarter less time than xla; on an NVIDIA GPU cudnn, where it takes the shapes and there are at least 128
+    tokens; else xla. The rule for GPUs was not measured: scripts/bench/attention.py measures it.
+
+    Args:
+        name: one of `ATTENTIONS`.
+        tokens: N, int.
+        depth: of a head, int.
+        dtype: of query, key and value.
+
+    Raises:
+        UserError: an unknown name; or cudnn, where it cannot be had.
+    """
+    check_choice("model.attention", name, ATTENTIONS)
+    if name in ("plain", "xla"):
+        return name
+    missing = _missing_for_cudnn(depth, dtype)
+    if name == "cudnn" and missing:
+        raise UserError(f"model.attention = 'cudnn' needs {missing}, or set model.attention to auto")
+    if name == "cudnn" or (not missing and tokens >= 128):
+        return "cudnn"
+    return "plain" if jax.default_backend() == "cpu" else "xla"
+
+
+def _missing_for_cudnn(depth, dtype):
+    """Returns what cuDNN's attention needs and has not here, None if nothing: JAX's own conditions, and Ampere."""
+    # "8.0" on an NVIDIA GPU, "gfx90a" on an AMD one; a CPU has none.
+    capability = getattr(jax.local_devices()[0], "compute_capability", "")
+    if not re.fullmatch(r"\d+\.\d+", capability) or float(capability) < 8:
+        return "an NVIDIA GPU of compute capability 8.0 or above, which is not here: run on one"
+    if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
+        return f"a computation in 16 bits, not {jnp.dtype(dtype).name}: set model.dtype to bfloat16"
+    limit = 256 if float(capability) >= 9 else 128
+    if depth > limit or depth % 8:
+        return f"heads of a depth up to {limit} that 8 divides, not {depth}: choose another model.variant"
+    return None
+
+
+def apply_blocks(blocks, x, remat="none"):
+    """Returns x after one block after the other, each of which the backward pass may compute again to save memory.
+
+    Chen et al. 2016 (arXiv:1604.06174).
+
+    Args:
+        blocks: modules that map x to the next x.
+        x: array.
+        remat: "none": keep what the backward pass needs. "dots": keep the results of matrix products and
+            convolutions, compute the rest again. "blocks": keep what enters each block only.
+    """
+    step = _apply
+    if remat != "none":
+        step = nnx.remat(_apply, policy=_is_product if remat == "dots" else None)
+    for block in blocks:
+        x = step(block, x)
+    return x
+
+
+def _apply(block, x):
+    return block(x)
+
+
+def _is_product(primitive, *_, **__):
+    return primitive in (jax.lax.dot_general_p, jax.lax.conv_general_dilated_p)
 
 
 class Dropout(nnx.Dropout):

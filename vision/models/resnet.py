@@ -12,9 +12,11 @@ from flax import nnx
 
 from vision.errors import UserError, check_choice
 from vision.models.layers import (
+    REMATS,
     BatchNorm,
     Dropout,
     StochasticDepth,
+    apply_blocks,
     at_least_float32,
     check_rates,
     linear_rates,
@@ -42,6 +44,7 @@ def build(
     stochastic_depth=0.0,
     batch_norm_groups=1,
     zero_init_residual=None,
+    remat="none",
 ):
     """Returns the `ResNet` of a variant: "cifar20", ..., "cifar110", or "18", ..., "152" for ImageNet.
 
@@ -71,6 +74,7 @@ def build(
         stochastic_depth=stochastic_depth,
         batch_norm_groups=batch_norm_groups,
         zero_init_residual=not cifar if zero_init_residual is None else zero_init_residual,
+        remat=remat,
     )
 
 
@@ -92,6 +96,7 @@ class ResNet(nnx.Module):
         stochastic_depth=0.0,
         batch_norm_groups=1,
         zero_init_residual=True,
+        remat="none",
     ):
         """Creates the network with He's initialization.
 
@@ -110,15 +115,17 @@ class ResNet(nnx.Module):
             batch_norm_groups: parts of the batch that have their own statistics; see `layers.BatchNorm`.
             zero_init_residual: start each block as its shortcut: its last scale is 0 (Goyal et al. 2017,
                 arXiv:1706.02677, section 5.1).
+            remat: "none", "dots" or "blocks": what the backward pass computes again; see `layers.apply_blocks`.
 
         Raises:
             UserError: an option's value that cannot be.
         """
         check_rates(**{"model.dropout": dropout, "model.stochastic_depth": stochastic_depth})
+        check_choice("model.remat", remat, REMATS)
         if batch_norm_groups < 1:
             raise UserError(f"model.batch_norm_groups = {batch_norm_groups}: it is at least 1, the whole batch")
         make = functools.partial(ConvNorm, groups=batch_norm_groups, dtype=dtype, rngs=rngs)
-        self.dtype, self.cifar = dtype, cifar
+        self.dtype, self.cifar, self.remat = dtype, cifar, remat
         self.stem = make(channels, width, 3) if cifar else make(channels, width, 7, stride=2)
         rates = iter(linear_rates(stochastic_depth, sum(depths)))
         blocks, features = [], width
@@ -144,8 +151,7 @@ class ResNet(nnx.Module):
         x = jax.nn.relu(self.stem(images.astype(self.dtype)))
         if not self.cifar:
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
-        for block in self.blocks:
-            x = block(x)
+        x = apply_blocks(self.blocks, x, self.remat)
         return self.dropout(x.mean((1, 2), dtype=at_least_float32(self.dtype)))
 
 

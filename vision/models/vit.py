@@ -4,19 +4,24 @@ Pre-norm blocks, exact GELU, LayerNorm eps 1e-6, so that weights trained by PyTo
 `pool="mean"` with `positions="sincos"` is the better plain ViT of Beyer et al. 2022 (arXiv:2205.01580).
 """
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from vision.errors import UserError, check_choice
 from vision.models.layers import (
+    REMATS,
     Dropout,
     LayerNorm,
     Linear,
     StochasticDepth,
+    apply_blocks,
     at_least_float32,
     attention,
     check_rates,
+    choose_attention,
     gelu,
     linear_rates,
 )
@@ -46,6 +51,8 @@ def build(
     positions="learned",
     dropout=0.0,
     stochastic_depth=0.0,
+    attention="auto",
+    remat="none",
 ):
     """Returns the `ViT` of a variant such as "Ti/4" or "B/16": SIZE/PATCH. Options: see `ViT`.
 
@@ -70,6 +77,8 @@ def build(
         positions=positions,
         dropout=dropout,
         stochastic_depth=stochastic_depth,
+        attention=attention,
+        remat=remat,
     )
 
 
@@ -92,6 +101,8 @@ class ViT(nnx.Module):
         positions="learned",
         dropout=0.0,
         stochastic_depth=0.0,
+        attention="auto",
+        remat="none",
     ):
         """Creates the network with the paper's initialization.
 
@@ -109,12 +120,15 @@ class ViT(nnx.Module):
             positions: "learned", or "sincos": fixed, 2-D, for the patches only.
             dropout: probability, after the positions and each dense layer but qkv (the paper's appendix B.1).
             stochastic_depth: probability of dropping each branch of the last block; linear in depth.
+            attention: "auto", "plain", "xla" or "cudnn"; see `layers.choose_attention`.
+            remat: "none", "dots" or "blocks": what the backward pass computes again; see `layers.apply_blocks`.
 
         Raises:
             UserError: an option's value that is unknown or does not fit the others.
         """
         check_choice("model.pool", pool, POOLS)
         check_choice("model.positions", positions, POSITIONS)
+        check_choice("model.remat", remat, REMATS)
         check_rates(**{"model.dropout": dropout, "model.stochastic_depth": stochastic_depth})
         if image_size % patch:
             raise UserError(
@@ -123,15 +137,17 @@ class ViT(nnx.Module):
             )
         if positions == "sincos" and width % 4:
             raise UserError(f"sincos positions need a width that 4 divides, not {width}: use learned positions")
-        self.grid, self.dtype = image_size // patch, dtype
+        self.grid, self.dtype, self.remat = image_size // patch, dtype, remat
         tokens = self.grid**2 + (pool == "token")
+        attention = choose_attention(attention, tokens, width // heads, dtype)
         normal = nnx.initializers.normal(0.02)
         self.patches = Patches(patch, channels, width, dtype=dtype, rngs=rngs)
         self.class_token = nnx.Param(jnp.zeros((1, 1, width))) if pool == "token" else None
         self.positions = nnx.Param(normal(rngs.params(), (1, tokens, width))) if positions == "learned" else None
         self.dropout = Dropout(dropout, rngs=rngs)
         rates = linear_rates(stochastic_depth, depth)
-        self.blocks = nnx.List([Block(width, heads, dropout, rate, dtype=dtype, rngs=rngs) for rate in rates])
+        make = functools.partial(Block, width, heads, dropout, dtype=dtype, rngs=rngs)
+        self.blocks = nnx.List([make(rate, attention) for rate in rates])
         self.norm = LayerNorm(width, rngs=rngs)
         self.head = nnx.Linear(
             width, num_classes, kernel_init=nnx.initializers.zeros_init(), dtype=at_least_float32(dtype), rngs=rngs
@@ -147,9 +163,7 @@ class ViT(nnx.Module):
         Raises:
             UserError: images of another size than the model's.
         """
-        x = self.tokens(images)
-        for block in self.blocks:
-            x = block(x)
+        x = apply_blocks(self.blocks, self.tokens(images), self.remat)
         x = x.astype(at_least_float32(self.dtype))
         if self.class_token is None:
             return self.norm(x).mean(1)
@@ -199,9 +213,9 @@ class Patches(nnx.Module):
 class Block(nnx.Module):
     """Pre-norm block on tokens (B, N, width): attention, then an MLP, each a residual branch."""
 
-    def __init__(self, width, heads, dropout, stochastic_depth, *, dtype, rngs):
+    def __init__(self, width, heads, dropout, stochastic_depth, attention, *, dtype, rngs):
         self.norm1 = LayerNorm(width, rngs=rngs)
-        self.attention = Attention(width, heads, dropout, dtype=dtype, rngs=rngs)
+        self.attention = Attention(width, heads, dropout, attention, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(width, rngs=rngs)
         self.mlp = Mlp(width, 4 * width, dropout, dtype=dtype, rngs=rngs)
         self.drop = StochasticDepth(stochastic_depth, rngs=rngs)
@@ -214,18 +228,18 @@ class Block(nnx.Module):
 class Attention(nnx.Module):
     """Multi-head self-attention on tokens (B, N, width); `qkv` holds queries, keys, values in this order, by head."""
 
-    def __init__(self, width, heads, dropout, *, dtype, rngs):
+    def __init__(self, width, heads, dropout, implementation="auto", *, dtype, rngs):
         # On the fused (width, 3 width) kernel, this is Xavier's uniform on each of the three (width, width) parts.
         qkv_init = nnx.initializers.variance_scaling(2.0, "fan_avg", "uniform")
         self.qkv = Linear(width, 3 * width, kernel_init=qkv_init, dtype=dtype, rngs=rngs)
         self.out = Linear(width, width, kernel_init=nnx.initializers.xavier_uniform(), dtype=dtype, rngs=rngs)
         self.dropout = Dropout(dropout, rngs=rngs)
-        self.heads = heads
+        self.heads, self.implementation = heads, implementation
 
     def __call__(self, x):
         batch, tokens, width = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
-        x = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
+        x = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.implementation)
         return self.dropout(self.out(x.reshape(batch, tokens, width)))
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from vision import parallel
 from vision.errors import RunError, UserError
 
 
@@ -32,8 +33,8 @@ class Checkpoints:
     """
 
     def __init__(self, directory, c, say=print):
-        self._directory, self._say = directory, say
-        _drop_damaged_metrics(directory)
+        self._directory, self._say = directory, say if parallel.is_main_process() else (lambda _: None)
+        parallel.on_main_process(lambda: _drop_damaged_metrics(directory))
         metric = functools.partial(_metric, name=c.metric, mode=c.mode)
         keep = [
             checkpoint_managers.LatestN(n=c.keep_latest),  # or a resume might go back behind the best
@@ -84,8 +85,7 @@ class Checkpoints:
             except _Damaged as error:
                 damaged[step] = error
                 continue
-            for each, reason in damaged.items():
-                self._set_aside(each, reason)
+            parallel.on_main_process(lambda: [self._set_aside(*each) for each in damaged.items()])
             self._manager.reload()
             return found
         if damaged:
@@ -125,15 +125,18 @@ class Checkpoints:
     def _restore(self, step, like):
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
+        fault = None
         try:
             with _quiet():
                 found = self._manager.restore(step, args=args)
-            whole = found.record["checksum"] == checksum(found.state)
+            expected, progress = found.record["checksum"], found.record["progress"]
         except Exception as error:  # Orbax and TensorStore raise many kinds, plain Exception among them
-            raise _Damaged(_first_line(error)) from error
-        if not whole:
+            fault = error
+        if not parallel.all_agree(fault is None):
+            raise _Damaged(_first_line(fault) if fault else "as another process found") from fault
+        if checksum(found.state) != expected:
             raise _Damaged("its checksum differs")
-        return found.state, found.record["progress"]
+        return found.state, progress
 
     def _set_aside(self, step, reason):
         place = self._directory.parent / "damaged" / str(step)

@@ -1,5 +1,6 @@
 """What a run writes and shows: metrics.jsonl, TensorBoard events, a progress bar."""
 
+import concurrent.futures
 import json
 import math
 import sys
@@ -10,7 +11,7 @@ import tqdm
 
 
 class RunLog:
-    """Writes a run's numbers.
+    """Writes a run's numbers, on a thread of its own: a slow disk holds up nobody.
 
     Args:
         workdir: `pathlib.Path` of the run.
@@ -22,7 +23,8 @@ class RunLog:
 
     def __init__(self, workdir, c, start, steps, active=True):
         self._active, self._steps = active, steps
-        self._bar = self._events = self._file = None
+        self._bar = self._events = self._file = self._last = None
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "log")
         self._shown = time.monotonic()
         if not active:
             return
@@ -67,25 +69,50 @@ class RunLog:
         """Appends {"step": step, name: float, ...} to metrics.jsonl and to TensorBoard."""
         if not self._active:
             return
+        self._begin(self._write, step, dict(scalars))
+
+    def images(self, step, images):
+        """Shows uint8 or float [0, 255] (B, H, W, C) images as one grid in TensorBoard."""
+        if self._events:
+            self._begin(lambda: self._events.image(step, "train/augmented", grid(images)))
+
+    def text(self, name, text):
+        if self._events:
+            block = "    " + text.replace("\n", "\n    ")  # as code
+            self._begin(self._events.text, 0, name, block)
+
+    def flush(self):
+        """Waits until everything so far is on the disk; raises what went wrong there."""
+        last, self._last = self._last, None
+        if last is not None:
+            last.result()
+
+    def close(self):
+        try:
+            self.flush()
+        finally:
+            self._thread.shutdown()
+            for each in (self._bar, self._events, self._file):
+                if each is not None:
+                    each.close()
+
+    def _begin(self, function, *arguments):
+        """Lets the thread do it after what came before, and nothing more once something failed."""
+        before = self._last
+
+        def after():
+            if before is not None:
+                before.result()
+            function(*arguments)
+
+        self._last = self._thread.submit(after)
+
+    def _write(self, step, scalars):
         numbers = {name: value if math.isfinite(value) else None for name, value in scalars.items()}  # JSON has no NaN
         self._file.write(json.dumps({"step": step, **numbers}) + "\n")
         self._file.flush()
         if self._events:
             self._events.scalars(step, scalars)
-
-    def images(self, step, images):
-        """Shows uint8 or float [0, 255] (B, H, W, C) images as one grid in TensorBoard."""
-        if self._events:
-            self._events.image(step, "train/augmented", grid(images))
-
-    def text(self, name, text):
-        if self._events:
-            self._events.text(0, name, "    " + text.replace("\n", "\n    "))  # as a code block
-
-    def close(self):
-        for each in (self._bar, self._events, self._file):
-            if each is not None:
-                each.close()
 
 
 class _Events:

@@ -12,6 +12,7 @@ from vision import metrics, models, objectives, parallel
 from vision.data.augment import normalize
 from vision.errors import UserError, check_choice
 from vision.training.checkpoint import Checkpoints
+from vision.training.dispatch import Updates, explain_memory, plan, steps_per_dispatch
 from vision.training.evaluate import eval_batch_size, evaluate
 from vision.training.log import RunLog, say
 from vision.training.meter import Meter
@@ -19,7 +20,10 @@ from vision.training.optimizer import make_optimizer, make_schedule
 from vision.training.patience import Patience
 from vision.training.state import Blueprint
 from vision.training.step import Step
+from vision.training.trace import Trace
 from vision.training.workdir import open_workdir
+
+FIRST_IMAGES = 5000  # what a model that initializes itself from data sees
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +68,10 @@ def train(config, data, workdir, mesh):
     steps, eval_every = _lengths(c, len(feed))
     step_of = build_step(config, data, mesh, steps)
     watch = _Watch(config)
-    open_workdir(workdir, config)  # not before: a config that cannot run leaves no directory
+    parallel.on_main_process(lambda: open_workdir(workdir, config))  # a config that cannot run leaves no directory
+    updates = Updates(step_of, feed.abstract_batch(c.batch_size), feed.data, mesh, config.parallel.xla_options)
     with contextlib.ExitStack() as stack:  # however this ends, a save that has begun is finished and the log closed
+        stack.enter_context(explain_memory(c, updates))
         checkpoints = Checkpoints((workdir / "checkpoints").absolute(), config.checkpoint, say)
         stack.callback(checkpoints.close)
         state = step_of.initialize()
@@ -73,7 +79,10 @@ def train(config, data, workdir, mesh):
         if found:
             state, progress = found
             watch.restore(progress)
+        elif step_of.adapts_to_data:
+            state = step_of.initialize_from_data(state, feed.first_images(FIRST_IMAGES))
         start = int(state["step"])
+        calls = list(plan(start, steps, steps_per_dispatch(c, feed), eval_every, config.checkpoint.every))
         log = RunLog(workdir, config.log, start, steps, parallel.is_main_process())
         stack.callback(log.close)
         meter = Meter(log, lambda step: feed.names(step, c.batch_size), c.batch_size, workdir)
@@ -83,23 +92,30 @@ def train(config, data, workdir, mesh):
         else:
             _introduce(log, config, step_of, state, feed, steps)
         why, first_step, began = "finished", None, time.perf_counter() - (progress["train_seconds"] if found else 0)
+        if watch.stopped and start < steps:
+            why, steps, calls = "stopped early", start, []
+        if calls:
+            updates.compile({count for _, count in calls})
+            log.say(updates.describe())
 
         def save(scalars=None):
+            log.flush()  # a resumed run finds the lines up to its checkpoint
             progress = watch.state() | {"meter": meter.state(), "train_seconds": time.perf_counter() - began}
             checkpoints.save(done, state, progress, scalars)
             meter.resumed()
 
-        if watch.stopped and start < steps:
-            why, steps = "stopped early", start
-        batches = stack.enter_context(contextlib.closing(feed.train_batches(start, c.batch_size)))
+        batches = stack.enter_context(contextlib.closing(feed.train_batches(calls, c.batch_size)))
         signals = stack.enter_context(_Signals())
-        for done in range(start + 1, steps + 1):
-            state, scalars = step_of.update(state, next(batches), feed.data)
-            meter.add(done - 1, scalars)
+        trace = stack.enter_context(Trace(config.profile and workdir / "tensorboard", log.say))
+        for number, (first, count) in enumerate(calls):
+            trace.before(number, first)
+            state, scalars = updates(state, next(batches), count)
+            done = first + count
+            meter.add(first, count, scalars)
             first_step = first_step or time.perf_counter()
             log.advance(done)
 
-            interrupted, last = signals.received, done == steps
+            interrupted, last = parallel.stop_is_agreed(signals.received, number), done == steps
             if done % eval_every == 0 or last:
                 meter.flush(state["params"])
                 measured = _validate(step_of, state, data, c)
@@ -109,7 +125,7 @@ def train(config, data, workdir, mesh):
             elif interrupted or (config.checkpoint.every and done % config.checkpoint.every == 0):
                 meter.flush(state["params"])
                 save()
-            elif done % config.log.every == 0:
+            elif done // config.log.every > first // config.log.every:
                 meter.report()
             if (watch.stopped or interrupted) and not last:
                 why, steps = "stopped early" if watch.stopped else "interrupted", done
@@ -138,8 +154,8 @@ def build_step(config, data, mesh, steps):
 
     blueprint = Blueprint(create)
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps)
-    optimizer = make_optimizer(config.optimizer, schedule, blueprint.abstract_params)
-    return Step(config, blueprint, schedule, optimizer, num_classes, mesh)
+    optimizer = make_optimizer(config.optimizer, schedule, blueprint.abstract_params, steps)
+    return Step(config, blueprint, schedule, optimizer, num_classes, len(data.feeds["train"]), mesh)
 
 
 def _lengths(c, images):
@@ -164,7 +180,8 @@ def _introduce(log, config, step_of, state, feed, steps):
     log.say(f"{config.model.name} {config.model.variant}: {count:,} parameters, {steps:,} steps = {epochs:.1f} epochs")
     log.text("parameters", parameter_overview.get_parameter_overview(state["params"], include_stats=False))
     if config.log.tensorboard and config.log.images:
-        images = step_of.look(0, next(feed.train_batches(0, c.batch_size)), feed.data)
+        with contextlib.closing(feed.train_batches([(0, 1)], c.batch_size)) as batches:
+            images = step_of.look(0, next(batches), feed.data)
         log.images(0, parallel.fetch(images)[: config.log.images])
 
 
@@ -207,7 +224,8 @@ class _Signals:
     def __enter__(self):
         self.received = False
         self._before = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # Of several processes all must stop at one step: there JAX's runtime takes SIGTERM, and Ctrl-C just ends.
+        for number in (signal.SIGTERM, signal.SIGINT) if parallel.is_alone() else ():
             with contextlib.suppress(ValueError):  # not in the main thread, as in some notebooks: then nobody listens
                 self._before[number] = signal.signal(number, self._note)
         return self

@@ -7,6 +7,7 @@ import time
 import jax
 import jax.numpy as jnp
 
+from vision import parallel
 from vision.errors import RunError
 
 
@@ -28,12 +29,15 @@ class Meter:
         self._last = None
         self.seconds, self.images = 0.0, 0  # training alone, without each process's first step
 
-    def add(self, step, scalars):
-        """Takes the device's scalars of the step with this number, counted from 0."""
-        self._new.append((step, scalars))
+    def add(self, step, count, scalars):
+        """Takes the device's scalars of `count` steps, the first of which has this number, counted from 0.
+
+        Each is a scalar, or with several steps (count,).
+        """
+        self._new.append((step, count, scalars))
         if self._mark is None:
-            jax.block_until_ready(scalars)  # the first step compiles: it is timed apart
-            self._mark, self._last = time.perf_counter(), step
+            jax.block_until_ready(scalars)  # the first call's start is not the run's speed
+            self._mark, self._last = time.perf_counter(), step + count - 1
 
     def report(self):
         """Logs what was collected before the last report: by now the device has finished it."""
@@ -43,9 +47,9 @@ class Meter:
     def flush(self, params):
         """Waits for every step so far and logs it; after this the losses and `params` are known to be finite."""
         self._digest(self._older, self._new)
-        step, values = (self._new or self._older)[-1]
+        first, count, scalars = (self._new or self._older)[-1]
         if not _finite(params):
-            self._stop(step, jax.device_get(values))
+            self._stop(*_each(first, count, jax.device_get(scalars))[-1])
         self._older, self._new = [], []
 
     def resumed(self):
@@ -65,22 +69,22 @@ class Meter:
 
     def _digest(self, *groups):
         groups = [group for group in groups if group]
-        fetched = [(group, jax.device_get([scalars for _, scalars in group])) for group in groups]
-        for group, values in fetched:
-            for (step, _), each in zip(group, values, strict=True):
-                if not (math.isfinite(each["loss"]) and math.isfinite(each["grad_norm"])):
-                    self._stop(step, each)
+        fetched = [_unstack(group) for group in groups]
+        for step, values in (each for group in fetched for each in group):
+            if not (math.isfinite(values["loss"]) and math.isfinite(values["grad_norm"])):
+                self._stop(step, values)
         if groups:
             speed = self._tick()
-        for group, values in fetched:
-            means = {k: sum(float(v[k]) for v in values) / len(values) for k in values[0]}
-            now = {"learning_rate": float(values[-1]["learning_rate"]), "images_per_second": speed}
-            self._log.train(group[-1][0] + 1, means | now)
+        for group in fetched:
+            last, newest = group[-1]
+            means = {k: sum(float(values[k]) for _, values in group) / len(group) for k in newest}
+            now = {"learning_rate": float(newest["learning_rate"]), "images_per_second": speed}
+            self._log.train(last + 1, means | now)
 
     def _tick(self):
         """Counts the steps that the device has finished since the last tick; returns their images per second."""
         pending = self._older + self._new
-        newest = next(step for step, scalars in reversed(pending) if scalars["loss"].is_ready())
+        newest = next(first + n - 1 for first, n, scalars in reversed(pending) if scalars["loss"].is_ready())
         images, now = (newest - self._last) * self._batch_size, time.perf_counter()
         seconds = now - self._mark
         self.images, self.seconds = self.images + images, self.seconds + seconds
@@ -90,7 +94,8 @@ class Meter:
     def _stop(self, step, values):
         names = self._names(step)
         path = self._workdir / "nonfinite_batch.json"
-        path.write_text(json.dumps({"step": step + 1, "images": names}, indent=1))
+        if parallel.is_main_process():
+            path.write_text(json.dumps({"step": step + 1, "images": names}, indent=1))
         loss, norm = float(values["loss"]), float(values["grad_norm"])
         what = f"loss {loss}, gradient norm {norm}"
         if math.isfinite(loss) and math.isfinite(norm):
@@ -100,6 +105,19 @@ class Meter:
             f"images {', '.join(names[:3])}, ... (all in {path}).\n"
             "The last good checkpoint is kept. Lower optimizer.learning_rate, set optimizer.clip_norm, or look at them"
         )
+
+
+def _unstack(group):
+    """Returns [(step, {name: NumPy scalar})] of what `add` collected."""
+    fetched = jax.device_get([scalars for _, _, scalars in group])
+    each = zip(group, fetched, strict=True)
+    return [one for (first, count, _), scalars in each for one in _each(first, count, scalars)]
+
+
+def _each(first, count, scalars):
+    if count == 1:
+        return [(first, scalars)]
+    return [(first + i, {name: values[i] for name, values in scalars.items()}) for i in range(count)]
 
 
 @jax.jit

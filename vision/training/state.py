@@ -12,7 +12,11 @@ class Blueprint:
     """What an objective is, without its numbers.
 
     Args:
-        create: builds the objective; called abstractly here and once more, compiled, by `initialize`.
+        create: builds the objective; called abstractly here and once more by `initialize`.
+
+    Attributes:
+        has_after_update: whether the objective has `after_update`.
+        adapts_to_data: whether its model has `initialize_from_data(images)`, to be called before the first step.
     """
 
     def __init__(self, create):
@@ -20,6 +24,7 @@ class Blueprint:
         abstract = nnx.eval_shape(create)
         self._frozen = tuple(getattr(abstract, "frozen", ()))
         self.has_after_update = hasattr(abstract, "after_update")
+        self.adapts_to_data = hasattr(getattr(abstract, "model", None), "initialize_from_data")
         self._graph, self._params, self._rngs, self._rest = self._split(abstract)
 
     @property
@@ -29,7 +34,7 @@ class Blueprint:
 
     def initialize(self):
         """Returns (params, rest): the learned parameters, and everything else that is kept between steps."""
-        return jax.jit(lambda: self.take_apart(self._create()))()
+        return self.take_apart(self._create())
 
     def merge(self, params, rest, key):
         """Builds the objective from `initialize`'s or `take_apart`'s dicts.

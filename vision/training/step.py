@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from vision import metrics, parallel
-from vision.data.augment import augment, normalize
+from vision.data.augment import alternating_flips, augment, normalize, test_time_views
 
 AUGMENT, NOISE = range(2)  # the purposes that a step's key is split for
 
@@ -24,25 +24,47 @@ class Step:
         blueprint: the objective's `Blueprint`.
         schedule, optimizer: from `vision.training.optimizer`.
         num_classes: C.
+        examples: images of the training split.
         mesh: from `vision.parallel.make_mesh`.
+
+    Attributes:
+        abstract_state: the state's shapes, dtypes and shardings.
+        adapts_to_data: whether `initialize_from_data` is to be called before the first step.
     """
 
-    def __init__(self, config, blueprint, schedule, optimizer, num_classes, mesh):
+    def __init__(self, config, blueprint, schedule, optimizer, num_classes, examples, mesh):
         self._config = config
         self._blueprint = blueprint
         self._schedule, self._optimizer = schedule, optimizer
-        self._num_classes = num_classes
+        self._num_classes, self._examples = num_classes, examples
         self._mesh = mesh
+        self.adapts_to_data = blueprint.adapts_to_data
+        shapes = jax.eval_shape(self._initialize)
+        lies = parallel.state_sharding(shapes, mesh)
+        self.abstract_state = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, lies
+        )
         whole = parallel.replicated(mesh)
-        self.update = jax.jit(self._update, donate_argnums=0, out_shardings=whole)
+        self.initialize = jax.jit(self._initialize, out_shardings=lies)
+        self.begin = jax.jit(self._begin, out_shardings=lies)
+        self.initialize_from_data = jax.jit(self._initialize_from_data, out_shardings=lies)
+        self.update = jax.jit(self._update, donate_argnums=0, out_shardings=(lies, whole))
+        self.update_many = jax.jit(self._update_many, donate_argnums=0, out_shardings=(lies, whole))
         self.evaluate = jax.jit(self._evaluate, out_shardings=whole)
-        self.look = jax.jit(lambda step, batch, data: self._augmented(step, *self._fetch(batch, data))[0])
+        self.look = jax.jit(lambda step, batch, data: self._augmented(step, batch, data)[0], out_shardings=whole)
 
-    def initialize(self):
-        """Returns the state before the first step, replicated over the mesh."""
-        return self.begin(*self._blueprint.initialize())
+    def _initialize(self):
+        """Returns the state before the first step."""
+        return self._begin(*self._blueprint.initialize())
 
-    def begin(self, params, rest):
+    def _initialize_from_data(self, state, images):
+        """Returns the state before the first step, after the model has seen uint8 images (N, H, W, C)."""
+        params = parallel.gather(state["params"], self._mesh)
+        objective = self._blueprint.merge(params, state["rest"], jax.random.key(0))
+        objective.model.initialize_from_data(self._normalize(images))
+        return self._begin(*self._blueprint.take_apart(objective))
+
+    def _begin(self, params, rest):
         """Returns the state before the first step, from given parameters."""
         state = {
             "step": jnp.int32(0),
@@ -53,17 +75,18 @@ class Step:
         }
         if self._config.optimizer.ema:
             state["ema"] = params
-        return parallel.put_replicated(state, self._mesh)
+        return state
 
     def _update(self, state, batch, data):
         """Returns (state, metrics) after one step.
 
         Args:
             state: see the top of the file; its buffers are donated.
-            batch: {"index": int32 (B,)} into `data`, or {"image": uint8 (B, H, W, C), "label": int32 (B,)}.
+            batch: {"index": int32 (B,)}, the images' places in the training split, and where `data` is empty also
+                {"image": uint8 (B, H, W, C), "label": int32 (B,)}.
             data: {"image", "label"} of the whole training split where it lives on the device, else {}.
         """
-        images, targets = self._augmented(state["step"], *self._fetch(batch, data))
+        images, targets = self._augmented(state["step"], batch, data)
         inputs = {"image": self._normalize(images), "label": targets}
         gradient, rest, scalars = self._gradient(state, inputs)
         updates, opt = self._optimizer.update(gradient, state["opt"], state["params"])
@@ -79,13 +102,17 @@ class Step:
         rate = self._schedule(state["step"]) * state["lr_scale"]
         return new, scalars | {"grad_norm": optax.global_norm(gradient), "learning_rate": rate}
 
+    def _update_many(self, state, batches, data):
+        """As `_update` with several batches (K, B, ...), one step after the other; the metrics are (K,)."""
+        return jax.lax.scan(lambda state, batch: self._update(state, batch, data), state, batches)
+
     def _gradient(self, state, inputs):
         """Returns (gradient, rest, metrics), over `train.accumulate` parts of the batch one after the other."""
         parts = self._config.train.accumulate
         key = self._key(state["step"], NOISE)
 
         def loss(params, rest, part, key):
-            objective = self._blueprint.merge(params, rest, key)
+            objective = self._blueprint.merge(parallel.gather(params, self._mesh), rest, key)
             objective.train()
             value, scalars = objective.loss(part)
             return value, (self._blueprint.take_apart(objective)[1], scalars | {"loss": value})
@@ -112,19 +139,28 @@ class Step:
     def _evaluate(self, state, batch, data):
         """Returns `metrics.batch_sums` of one batch, which also holds "mask": bool (B,)."""
         images, labels = self._fetch(batch, data)
-        objective = self._blueprint.merge(state.get("ema", state["params"]), state["rest"], jax.random.key(0))
+        params = parallel.gather(state.get("ema", state["params"]), self._mesh)
+        objective = self._blueprint.merge(params, state["rest"], jax.random.key(0))
         objective.eval()
-        return metrics.batch_sums(objective.model(self._normalize(images)), labels, batch["mask"])
+        views = test_time_views(self._config.train.test_time_augmentation, self._normalize(images))
+        logits = sum(weight * objective.model(view) for weight, view in views)
+        return metrics.batch_sums(logits, labels, batch["mask"])
 
     def _fetch(self, batch, data):
-        if "index" not in batch:
+        if not data:
             return batch["image"], batch["label"]
         sharding = parallel.by_example(self._mesh)
         rows = {k: jax.lax.with_sharding_constraint(v[batch["index"]], sharding) for k, v in data.items()}
         return rows["image"], rows["label"]
 
-    def _augmented(self, step, images, labels):
-        return augment(self._config.augment, self._key(step, AUGMENT), images, labels, self._num_classes)
+    def _augmented(self, step, batch, data):
+        c, (images, labels) = self._config, self._fetch(batch, data)
+        flips = None
+        if c.augment.flip_alternating:
+            first = jnp.asarray(step, jnp.uint32) * len(labels)  # unsigned: 4 billion images before it wraps
+            epochs = (first + jnp.arange(len(labels), dtype=jnp.uint32)) // self._examples
+            flips = alternating_flips(c.seed, batch["index"], epochs)
+        return augment(c.augment, self._key(step, AUGMENT), images, labels, self._num_classes, flips=flips)
 
     def _normalize(self, images):
         c = self._config

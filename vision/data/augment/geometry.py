@@ -14,12 +14,16 @@ import jax.numpy as jnp
 
 from vision.data.augment.pixels import per_image, restore, to_float
 
+PAD_MODES = {"zeros": "constant", "reflect": "reflect"}  # our names, NumPy's
 
-def pad_crop(key, images, pad):
-    """Pads each side by `pad` pixels of zeros, then crops the old size at random."""
+ALTERNATING = 0x666C6970  # what the seed is folded with, so that no step's key is the same
+
+
+def pad_crop(key, images, pad, mode="zeros"):
+    """Pads each side by `pad` pixels of a mode of `PAD_MODES`, then crops the old size at random."""
     _, height, width, channels = images.shape
     corners = jax.random.randint(key, (len(images), 2), 0, 2 * pad + 1)
-    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), PAD_MODES[mode])
 
     def crop(image, corner):
         return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), (height, width, channels))
@@ -29,7 +33,31 @@ def pad_crop(key, images, pad):
 
 def flip_horizontal(key, images):
     """Swaps left and right with probability 1/2."""
-    return jnp.where(per_image(jax.random.bernoulli(key, shape=(len(images),))), images[:, :, ::-1], images)
+    return mirror(images, jax.random.bernoulli(key, shape=(len(images),)))
+
+
+def mirror(images, which):
+    """Swaps left and right of the images that `which`, bool (B,), is true for."""
+    return jnp.where(per_image(which), images[:, :, ::-1], images)
+
+
+def alternating_flips(seed, indices, epochs):
+    """Says which images to flip, so that each is flipped in every second epoch. Jordan 2024 (arXiv:2404.00498), 3.6.
+
+    In epoch 0 that is about half of them, drawn by (seed, index) alone; in epoch 1 it is the others, and so on. So two
+    epochs show every image both ways, where independent flips show half of the images twice the same way.
+
+    Args:
+      seed: int.
+      indices: int (B,), the images' places in the data set, at least 0.
+      epochs: int (B,) or (), from 0: how many times each image was seen before.
+
+    Returns:
+      bool (B,).
+    """
+    key = jax.random.fold_in(jax.random.key(seed), ALTERNATING)
+    first = jax.vmap(lambda index: jax.random.bernoulli(jax.random.fold_in(key, index)))(indices)
+    return first ^ (epochs % 2 == 1)
 
 
 def flip_vertical(key, images):

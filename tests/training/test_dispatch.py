@@ -1,0 +1,127 @@
+"""How steps reach the device: which at one call, what they cost, and what is said where memory does not suffice."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from vision import parallel
+from vision.config import default
+from vision.data.pipeline import open_data
+from vision.errors import UserError
+from vision.training.dispatch import Updates, explain_memory, plan, steps_per_dispatch
+from vision.training.loop import build_step
+from vision.training.program import compile_program, parse_options
+
+
+@pytest.mark.parametrize(
+    ("start", "steps", "most", "periods"), [(0, 100, 8, (30, 0)), (7, 64, 32, (13, 5)), (0, 9, 1, ())]
+)
+def test_a_plan_runs_every_step_once_and_stops_where_something_is_to_be_done(start, steps, most, periods):
+    calls = list(plan(start, steps, most, *periods))
+    assert [step for first, count in calls for step in range(first, first + count)] == list(range(start, steps))
+    for first, count in calls:
+        assert count in (1, most)
+        assert all(first // period == (first + count - 1) // period for period in periods if period)
+
+
+def test_a_plan_takes_most_steps_together():
+    assert list(plan(0, 70, 32, 70)) == [(0, 32), (32, 32), *((i, 1) for i in range(64, 70))]
+    assert list(plan(0, 20, 8, 10)) == [(0, 8), (8, 1), (9, 1), (10, 8), (18, 1), (19, 1)]
+
+
+def test_a_resumed_plan_goes_on_as_the_first_would_have():
+    """From wherever a run can be left: the same calls, and so the same bits."""
+    whole = list(plan(0, 200, 8, 50, 30))
+    for first, _ in whole:
+        assert list(plan(first, 200, 8, 50, 30)) == [call for call in whole if call[0] >= first]
+
+
+def test_steps_per_dispatch_needs_data_on_the_device():
+    class Feed:
+        data = {}
+
+    c = default().train
+    c.steps_per_dispatch = 5
+    assert steps_per_dispatch(c, Feed) == 1
+    Feed.data = {"image": 0}
+    assert steps_per_dispatch(c, Feed) == 5
+    c.steps_per_dispatch = 0
+    assert steps_per_dispatch(c, Feed) == 1  # on a CPU
+
+
+def updates_of(**train):
+    c = default()
+    c.data.source, c.data.limit = "digits", 64
+    c.model.variant = "mu/4"
+    c.train.update(train)
+    mesh = parallel.make_mesh(1)
+    data = open_data(c.data, 0, mesh)
+    feed = data.feeds["train"]
+    updates = Updates(build_step(c, data, mesh, 10), feed.abstract_batch(c.train.batch_size), feed.data, mesh, "")
+    updates.compile([1])
+    return c.train, updates
+
+
+def test_what_a_step_costs_is_known_before_it_runs():
+    """The dense layers' operations, three times for forward and backward, are most of it."""
+    _, small = updates_of(batch_size=16)
+    _, large = updates_of(batch_size=64)
+    (fixed, needed), (fixed_too, more) = small.memory(), large.memory()
+    assert fixed < fixed_too < 1.1 * fixed and 2 * needed < more
+    flops = float(large.describe().split(" GFLOP")[0])
+    tokens, width = 64 * 5, 32
+    expected = 3 * 2 * tokens * 12 * width**2 / 1e9  # qkv, out and MLP of the one block
+    assert expected < flops < 4 * expected
+    assert "of state and data" in large.describe()
+
+
+@pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), MemoryError()])
+def test_out_of_memory_says_what_fits(error, monkeypatch):
+    c, updates = updates_of(batch_size=64)
+    with (
+        pytest.raises(UserError, match=r"64 images at a time.*\nSet train.accumulate=2 .* train.batch_size=32"),
+        explain_memory(c, updates),
+    ):
+        raise error
+    fixed, needed = updates.memory()
+    monkeypatch.setattr(parallel, "memory_limit", lambda: int((fixed + needed / 7) / 0.9))
+    with pytest.raises(UserError, match=r"train.accumulate=8 .* train.batch_size=8"), explain_memory(c, updates):
+        raise error
+
+
+def test_other_errors_stay_what_they_are():
+    c, updates = updates_of(batch_size=16)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), explain_memory(c, updates):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+
+def test_a_step_that_really_runs_out_of_memory(tmp_path):
+    """In a process of its own whose address space is limited."""
+    code = (
+        "import sys; from vision import cli, main\n"
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (12 * 2**30,) * 2)\n"
+        "cli.run(main.main, sys.argv[1:])"
+    )
+    arguments = [
+        *("--config", "configs/digits.py", f"--workdir={tmp_path / 'run'}", "--config.train.steps=2"),
+        *("--config.train.batch_size=131072", "--config.train.eval_batch_size=64", "--config.log.images=0"),
+        "--config.parallel.devices=1",
+    ]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "error: out of memory with 131072 images at a time" in done.stderr
+    assert "Set train.accumulate=" in done.stderr
+
+
+def test_options():
+    assert parse_options("--a=1, b=true  c=x=y") == {"a": "1", "b": True, "c": "x=y"}
+    with pytest.raises(UserError, match="NAME=VALUE is expected at 'b'"):
+        parse_options("a=1 b")
+    with pytest.raises(UserError, match="parallel.xla_options = 'xla_no_such=1'"):
+        compile_program(jax.jit(lambda x: x + 1), jnp.ones(3), options="xla_no_such=1")
+    program = compile_program(jax.jit(lambda x: x @ x), jnp.ones((8, 8)), options="xla_cpu_enable_fast_math=false")
+    assert program(jnp.ones((8, 8)))[0, 0] == 8
+    assert program.flops == 2 * 8**3 and program.peak_bytes >= 2 * 8 * 8 * 4

@@ -1,0 +1,133 @@
+"""How training steps reach the device: how many at a call, compiled ahead, with what they cost."""
+
+import contextlib
+import math
+
+import jax
+
+from vision import parallel
+from vision.errors import UserError
+from vision.training.program import compile_program, count_flops
+
+ON_ACCELERATORS = 32  # steps a call: dispatching and its gaps then cost nothing that can be seen
+
+
+def steps_per_dispatch(c, feed):
+    """Returns how many steps one call runs at most.
+
+    Only data that live on the device allow several. On CPUs it is one: XLA runs convolutions nine times slower inside
+    a loop there.
+    """
+    if not feed.data:
+        return 1
+    return c.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else ON_ACCELERATORS)
+
+
+def plan(start, steps, most, *periods):
+    """Yields (first step, how many) for each call from `start` to `steps`.
+
+    A call never runs over a multiple of one of the `periods` (0 = none), where something else is to be done. It runs
+    `most` steps or one, and which depends on the step alone: a resumed run repeats what the first would have done.
+    """
+    periods = [period for period in periods if period]
+    done = start
+    while done < steps:
+        before = max((done // period * period for period in periods), default=0)
+        after = min((done // period * period + period for period in periods), default=steps)
+        whole = (done - before) % most == 0 and done + most <= min(after, steps)
+        count = most if whole else 1
+        yield done, count
+        done += count
+
+
+class Updates:
+    """The compiled training step: a program for one step, and one for several in a call.
+
+    Args:
+        step_of: the run's `Step`.
+        batch: abstract arrays of one batch, with shardings.
+        data: what the batches' indices point into.
+        mesh: from `vision.parallel.make_mesh`.
+        options: `config.parallel.xla_options`.
+    """
+
+    def __init__(self, step_of, batch, data, mesh, options):
+        self._step, self._batch, self._data = step_of, batch, data
+        self._mesh, self._options = mesh, options
+        self._programs = {}
+
+    def compile(self, counts):
+        """Compiles the programs for these numbers of steps."""
+        for count in counts:
+            self._programs[count] = compile_program(*self._arguments(count), options=self._options)
+
+    def __call__(self, state, batch, count):
+        """Runs `count` steps; returns (state, scalars), the scalars with a leading axis where there are several."""
+        return self._programs[count](state, batch, self._data)
+
+    def describe(self):
+        """Says what one step costs, in words."""
+        most = max(self._programs)
+        flops = self._programs[1].flops if 1 in self._programs else count_flops(*self._arguments(1))
+        parts = [f"{flops / 1e9:,.2f} GFLOP a step"] if flops else []
+        if memory := self.memory():
+            limit = parallel.memory_limit()
+            parts.append("{} of state and data and {} of temporaries a device".format(*map(_bytes, memory)))
+            parts[-1] += f", which has {_bytes(limit)}" if limit else ""
+        return "; ".join(parts + ([f"{most} steps a dispatch"] if most > 1 else []))
+
+    def memory(self):
+        """Returns (fixed, temporary): bytes of state and data, and what a step needs beside them; None if unknown."""
+        known = [p.memory for p in self._programs.values() if p.memory]
+        if not known:
+            return None
+        return max(m["arguments"] for m in known), max(m["temporaries"] for m in known)
+
+    def _arguments(self, count):
+        batch = self._batch
+        if count > 1:
+            sharding = parallel.by_example(self._mesh, stacked=True)
+            batch = {k: jax.ShapeDtypeStruct((count, *v.shape), v.dtype, sharding=sharding) for k, v in batch.items()}
+        jitted = self._step.update if count == 1 else self._step.update_many
+        return jitted, self._step.abstract_state, batch, self._data
+
+
+@contextlib.contextmanager
+def explain_memory(c, updates):
+    """Turns running out of device memory into a `UserError` that says what would fit.
+
+    Args:
+        c: config.train.
+        updates: the run's `Updates`.
+    """
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error):
+            raise UserError(_suggestion(c, updates)) from error
+        raise
+
+
+def _suggestion(c, updates):
+    memory, limit = updates.memory(), parallel.memory_limit()
+    factor, known = 2, ""
+    if memory:
+        fixed, needed = memory
+        known = f" (a step needs {_bytes(needed)} beside {_bytes(fixed)} of state and data"
+        known += f"; the device has {_bytes(limit)})" if limit else ")"
+        free = 0.9 * limit - fixed if limit else 0  # nine tenths: the allocator leaves gaps
+        factor = max(2, math.ceil(needed / free)) if free > 0 else 2
+    parts = _next_divisor(c.batch_size, c.accumulate * factor)
+    return (
+        f"out of memory with {c.batch_size // c.accumulate} images at a time{known}.\n"
+        f"Set train.accumulate={parts} (the same batch in {parts} parts), or train.batch_size="
+        f"{max(1, c.batch_size // factor)}, model.remat=blocks, or parallel.fsdp where there are several devices"
+    )
+
+
+def _next_divisor(number, least):
+    return next((n for n in range(least, number + 1) if number % n == 0), number)
+
+
+def _bytes(count):
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
