@@ -10,7 +10,11 @@ agree to 1e-10 over 20 steps.
 """
 
 import functools
+import importlib.util
 import os
+import re
+import sys
+import threading
 
 import jax
 import numpy as np
@@ -22,19 +26,22 @@ from vision.errors import UserError, check_choice
 AXES = ("data", "fsdp")
 SMALL = 1024  # arrays below so many elements are not worth cutting
 SCHEDULERS = {  # a variable that only its processes have; this process's number; how many there are
+    "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),  # may run within Slurm: first
     "Slurm": ("SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
-    "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
     "Kubernetes": ("JOB_COMPLETION_INDEX", "JOB_COMPLETION_INDEX", ""),  # an indexed Job does not say how many
 }
+PATIENCE = 30  # seconds that may pass in silence while the other processes start
+FAREWELL = 60  # seconds that a process which ends, by an error too, waits for the others to end; JAX's own are 300
 
 
 def start(c):
     """Joins the other processes of this run through `jax.distributed`, where `config.parallel` or a scheduler says so.
 
-    Call it before anything asks JAX for its devices.
+    Call it before anything asks JAX for its devices. If the others do not come within five minutes, JAX ends the
+    process (SIGABRT).
 
     Raises:
-        UserError: a setting that is missing or wrong, or process 0 cannot be reached.
+        UserError: a setting that is missing or wrong.
     """
     check_choice("parallel.distributed", c.distributed, ("auto", "on", "off"))
     scheduler, process, processes = _scheduler()
@@ -43,20 +50,28 @@ def start(c):
     alone = processes == 1 or (not scheduler and not c.coordinator)
     if c.distributed == "off" or (c.distributed == "auto" and alone) or jax.distributed.is_initialized():
         return
-    if c.coordinator and (process is None or not processes or process >= processes):
-        raise UserError(
-            f"parallel.coordinator = {c.coordinator} with process {process} of {processes}: "
-            "set parallel.processes, and parallel.process from 0"
-        )
-    known = {"num_processes": processes, "process_id": process} if c.coordinator else {}
+    _check_address(c.coordinator, scheduler, process, processes)
+    where = f"process {process} of {processes or 'several'} ({scheduler or 'no scheduler'})"
+    notice = f"{where} waits for the others at {c.coordinator or 'the address that JAX found'} ..."
+    waiting = threading.Timer(PATIENCE, print, (notice,), {"file": sys.stderr, "flush": True})
+    waiting.daemon = True
+    waiting.start()
     try:
-        jax.distributed.initialize(c.coordinator or None, **known)
+        jax.distributed.initialize(
+            coordinator_address=c.coordinator or None,
+            num_processes=processes,
+            process_id=process,
+            local_device_ids=_local_device_ids(scheduler),
+            shutdown_timeout_seconds=FAREWELL,
+        )
     except Exception as error:  # JAX, gRPC and the Kubernetes client raise many kinds
-        reason = str(error).strip().splitlines()[0][:200]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise UserError(
-            f"cannot start process {process} of {processes} ({scheduler or 'no scheduler'}): {reason}.\n"
+            f"cannot start {where}: {reason}.\n"
             "Set parallel.coordinator=HOST:PORT of process 0 and parallel.processes, or parallel.distributed=off"
         ) from error
+    finally:
+        waiting.cancel()
 
 
 def _scheduler():
@@ -66,6 +81,50 @@ def _scheduler():
             count = os.environ.get(processes)
             return name, int(os.environ[process]), int(count) if count else None
     return None, None, None
+
+
+def _check_address(coordinator, scheduler, process, processes):
+    """Raises `UserError` unless `jax.distributed` can know where process 0 is, and which process this is."""
+    if coordinator and not re.fullmatch(r".+:\d+", coordinator):
+        raise UserError(f"parallel.coordinator = {coordinator!r}: it is HOST:PORT of process 0")
+    if coordinator and (process is None or not processes or process >= processes):
+        raise UserError(
+            f"parallel.coordinator = {coordinator} with process {process} of {processes}: "
+            "set parallel.processes, and parallel.process from 0"
+        )
+    unknown = {
+        "Open MPI": "OMPI_MCA_orte_hnp_uri" not in os.environ,  # set by mpirun 4, no longer by 5
+        "Kubernetes": not importlib.util.find_spec("kubernetes"),
+    }
+    if not coordinator and unknown.get(scheduler):
+        why = {"Open MPI": "this mpirun does not say", "Kubernetes": "without the package 'kubernetes' nobody can say"}
+        count = "" if processes else " and --config.parallel.processes=COUNT"
+        raise UserError(
+            f"{scheduler} started this process, but {why[scheduler]} where process 0 is: "
+            f"add --config.parallel.coordinator=HOST:PORT{count}.\n"
+            "If it is a run of its own, add --config.parallel.distributed=off"
+        )
+
+
+def _local_device_ids(scheduler):
+    """Returns which of the GPUs that this process sees it takes, as `jax.distributed` wants it; [] = all of them.
+
+    Processes of one host that see the same GPUs take one each. JAX would do so for every process of Slurm and Open
+    MPI: one process a host would leave all GPUs but the first idle, and where `srun --gpus-per-task` shows each
+    process its own GPUs alone, the second would look for one that it does not see.
+    """
+    env, shown = os.environ, os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if scheduler == "Slurm":
+        together = int(env["SLURM_STEP_NUM_TASKS"]) > int(env.get("SLURM_STEP_NUM_NODES", 1))
+        number, there = env.get("SLURM_LOCALID", 0), int(env.get("SLURM_GPUS_ON_NODE", 0))
+    elif scheduler == "Open MPI":
+        together = int(env.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1)) > 1
+        number, there = env.get("OMPI_COMM_WORLD_LOCAL_RANK", 0), int(env.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1))
+    else:
+        together = False
+    if not together or (shown and len(shown.split(",")) < there):
+        return []
+    return [int(number)]
 
 
 def make_mesh(devices=0, fsdp=1):

@@ -48,3 +48,8 @@ def test_evaluation_has_every_image_once(size, batch_size):
         assert indices.dtype == np.int32 and indices.max() < size
         seen += indices[mask].tolist()
     assert seen == list(range(size))
+
+
+@pytest.mark.parametrize(("count", "size", "expected"), [(5, 10, [0, 2, 4, 6, 8]), (9, 3, [0, 1, 2]), (1, 7, [0])])
+def test_a_sample_is_spread_over_all(count, size, expected):
+    assert order.spread(count, size).tolist() == expected

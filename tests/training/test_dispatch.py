@@ -11,7 +11,7 @@ from vision import parallel
 from vision.config import default
 from vision.data.pipeline import open_data
 from vision.errors import UserError
-from vision.training.dispatch import Updates, explain_memory, plan, steps_per_dispatch
+from vision.training.dispatch import Updates, explain_memory, plan
 from vision.training.loop import build_step
 from vision.training.program import compile_program, parse_options
 
@@ -39,36 +39,35 @@ def test_a_resumed_plan_goes_on_as_the_first_would_have():
         assert list(plan(first, 200, 8, 50, 30)) == [call for call in whole if call[0] >= first]
 
 
-def test_steps_per_dispatch_needs_data_on_the_device():
-    class Feed:
-        data = {}
-
-    c = default().train
-    c.steps_per_dispatch = 5
-    assert steps_per_dispatch(c, Feed) == 1
-    Feed.data = {"image": 0}
-    assert steps_per_dispatch(c, Feed) == 5
-    c.steps_per_dispatch = 0
-    assert steps_per_dispatch(c, Feed) == 1  # on a CPU
+@pytest.mark.parametrize(("asked", "resident_gib", "most"), [(0, 2.0, 1), (5, 2.0, 5), (5, 0.0, 1)])
+def test_several_steps_a_call_need_data_on_the_device(asked, resident_gib, most):
+    _, updates = updates_of(resident_gib, steps_per_dispatch=asked)
+    assert updates.most == most
 
 
-def updates_of(**train):
+def test_programs_are_compiled_for_the_batches_that_come():
+    c, updates = updates_of(2.0, steps_per_dispatch=3, batch_size=16)
+    said = []
+    updates.prepare([(0, 3), (3, 1)], said.append)
+    assert "3 steps a dispatch" in said[0]
+
+
+def updates_of(resident_gib=2.0, **train):
     c = default()
-    c.data.source, c.data.limit = "digits", 64
+    c.data.source, c.data.limit, c.data.resident_gib = "digits", 64, resident_gib
     c.model.variant = "mu/4"
     c.train.update(train)
     mesh = parallel.make_mesh(1)
     data = open_data(c.data, 0, mesh)
-    feed = data.feeds["train"]
-    updates = Updates(build_step(c, data, mesh, 10), feed.abstract_batch(c.train.batch_size), feed.data, mesh, "")
-    updates.compile([1])
-    return c.train, updates
+    return c.train, Updates(c, build_step(c, data, mesh, 10), data.feeds["train"], mesh)
 
 
 def test_what_a_step_costs_is_known_before_it_runs():
     """The dense layers' operations, three times for forward and backward, are most of it."""
     _, small = updates_of(batch_size=16)
     _, large = updates_of(batch_size=64)
+    small.prepare([(0, 1)], print)
+    large.prepare([(0, 1)], print)
     (fixed, needed), (fixed_too, more) = small.memory(), large.memory()
     assert fixed < fixed_too < 1.1 * fixed and 2 * needed < more
     flops = float(large.describe().split(" GFLOP")[0])
@@ -81,6 +80,7 @@ def test_what_a_step_costs_is_known_before_it_runs():
 @pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), MemoryError()])
 def test_out_of_memory_says_what_fits(error, monkeypatch):
     c, updates = updates_of(batch_size=64)
+    updates.prepare([(0, 1)], print)
     with (
         pytest.raises(UserError, match=r"64 images at a time.*\nSet train.accumulate=2 .* train.batch_size=32"),
         explain_memory(c, updates),

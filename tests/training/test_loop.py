@@ -268,6 +268,7 @@ def test_an_error_leaves_the_log_and_the_checkpoints_whole(tmp_path, monkeypatch
         ({"train__batch_size": 12, "parallel__devices": 8}, "train.batch_size = 12 does not divide over 8 devices"),
         ({"train__eval_batch_size": 12, "parallel__devices": 8}, "train.eval_batch_size = 12"),
         ({"checkpoint__metric": "val/acuracy"}, "did you mean 'val/accuracy'"),
+        ({"schedule__name": "plateau", "optimizer__lookahead": 5}, "lookahead and schedule.name=plateau cannot"),
         ({"checkpoint__mode": "best"}, "checkpoint.mode = 'best' is unknown"),
     ],
 )
@@ -356,10 +357,10 @@ def build(variant, num_classes, *, rngs, image_size, **_):
 
 @pytest.mark.parametrize("resident_gib", [2.0, 0.0])
 def test_a_model_initializes_itself_from_data(tmp_path, resident_gib):
-    """From the first images of the training split, wherever they live."""
+    """From images of the training split, wherever they live."""
     c = tiny(model__name="tests.training.test_loop", train__steps=4, data__resident_gib=resident_gib)
     outcome = run(c, tmp_path)
     feed = open_data(c.data, c.seed, parallel.make_mesh(1)).feeds["train"]
-    images = np.asarray(feed.first_images(5000), np.float32) / 127.5 - 1
+    images = np.asarray(feed.sample(5000), np.float32) / 127.5 - 1
     assert len(images) == 64
     np.testing.assert_allclose(outcome.state["rest"]["model"]["mean"], images.reshape(64, -1).mean(0), atol=1e-6)

@@ -45,7 +45,7 @@ def config(dtype="float64", **train):
 def make(c, create, devices=1, fsdp=1):
     blueprint = Blueprint(create)
     schedule = make_schedule(c.schedule, c.optimizer.learning_rate, 20)
-    optimizer = make_optimizer(c.optimizer, schedule, blueprint.abstract_params)
+    optimizer = make_optimizer(c.optimizer, schedule, blueprint.abstract_params, 20)
     return Step(c, blueprint, schedule, optimizer, CLASSES, 100, parallel.make_mesh(devices, fsdp))
 
 

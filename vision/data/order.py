@@ -38,3 +38,8 @@ def eval_indices(step, batch_size, size):
 def batches(batch_size, size):
     """How many evaluation batches there are."""
     return -(-size // batch_size)
+
+
+def spread(count, size):
+    """Returns int32 (min(count, size),) indices, evenly spaced: of sorted data, some of each class."""
+    return np.linspace(0, size, min(count, size), endpoint=False).astype(np.int32)

@@ -114,6 +114,12 @@ class Checkpoints:
         with self._written():
             self._manager.wait_until_finished()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
     def close(self):
         """Waits as `wait` does, and ends Orbax's threads."""
         with self._written():

@@ -12,17 +12,6 @@ from vision.training.program import compile_program, count_flops
 ON_ACCELERATORS = 32  # steps a call: dispatching and its gaps then cost nothing that can be seen
 
 
-def steps_per_dispatch(c, feed):
-    """Returns how many steps one call runs at most.
-
-    Only data that live on the device allow several. On CPUs it is one: XLA runs convolutions nine times slower inside
-    a loop there.
-    """
-    if not feed.data:
-        return 1
-    return c.steps_per_dispatch or (1 if jax.default_backend() == "cpu" else ON_ACCELERATORS)
-
-
 def plan(start, steps, most, *periods):
     """Yields (first step, how many) for each call from `start` to `steps`.
 
@@ -44,22 +33,30 @@ class Updates:
     """The compiled training step: a program for one step, and one for several in a call.
 
     Args:
+        config: the run's config.
         step_of: the run's `Step`.
-        batch: abstract arrays of one batch, with shardings.
-        data: what the batches' indices point into.
+        feed: the training split's.
         mesh: from `vision.parallel.make_mesh`.
-        options: `config.parallel.xla_options`.
+
+    Attributes:
+        most: steps that one call runs at most. Only data that live on the device allow several; on CPUs it is one,
+            as XLA runs convolutions nine times slower inside a loop there.
     """
 
-    def __init__(self, step_of, batch, data, mesh, options):
-        self._step, self._batch, self._data = step_of, batch, data
-        self._mesh, self._options = mesh, options
+    def __init__(self, config, step_of, feed, mesh):
+        self._step, self._data, self._mesh = step_of, feed.data, mesh
+        self._batch = feed.abstract_batch(config.train.batch_size)
+        self._options = config.parallel.xla_options
         self._programs = {}
+        usual = 1 if jax.default_backend() == "cpu" else ON_ACCELERATORS
+        self.most = (config.train.steps_per_dispatch or usual) if feed.data else 1
 
-    def compile(self, counts):
-        """Compiles the programs for these numbers of steps."""
-        for count in counts:
+    def prepare(self, calls, say):
+        """Compiles the programs for what `plan` yields, and says what a step costs."""
+        for count in {count for _, count in calls}:
             self._programs[count] = compile_program(*self._arguments(count), options=self._options)
+        if self._programs:
+            say(self.describe())
 
     def __call__(self, state, batch, count):
         """Runs `count` steps; returns (state, scalars), the scalars with a leading axis where there are several."""

@@ -87,6 +87,12 @@ class RunLog:
         if last is not None:
             last.result()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
     def close(self):
         try:
             self.flush()

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import signal
 import time
 
@@ -12,7 +13,7 @@ from vision import metrics, models, objectives, parallel
 from vision.data.augment import normalize
 from vision.errors import UserError, check_choice
 from vision.training.checkpoint import Checkpoints
-from vision.training.dispatch import Updates, explain_memory, plan, steps_per_dispatch
+from vision.training.dispatch import Updates, explain_memory, plan
 from vision.training.evaluate import eval_batch_size, evaluate
 from vision.training.log import RunLog, say
 from vision.training.meter import Meter
@@ -23,7 +24,7 @@ from vision.training.step import Step
 from vision.training.trace import Trace
 from vision.training.workdir import open_workdir
 
-FIRST_IMAGES = 5000  # what a model that initializes itself from data sees
+SAMPLE = 5000  # images that a model which initializes itself from data sees
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,34 +70,23 @@ def train(config, data, workdir, mesh):
     step_of = build_step(config, data, mesh, steps)
     watch = _Watch(config)
     parallel.on_main_process(lambda: open_workdir(workdir, config))  # a config that cannot run leaves no directory
-    updates = Updates(step_of, feed.abstract_batch(c.batch_size), feed.data, mesh, config.parallel.xla_options)
-    with contextlib.ExitStack() as stack:  # however this ends, a save that has begun is finished and the log closed
-        stack.enter_context(explain_memory(c, updates))
-        checkpoints = Checkpoints((workdir / "checkpoints").absolute(), config.checkpoint, say)
-        stack.callback(checkpoints.close)
-        state = step_of.initialize()
-        found = checkpoints.restore_latest(state)
-        if found:
-            state, progress = found
-            watch.restore(progress)
-        elif step_of.adapts_to_data:
-            state = step_of.initialize_from_data(state, feed.first_images(FIRST_IMAGES))
+    updates = Updates(config, step_of, feed, mesh)
+    # However this ends, a save that has begun is finished and the log closed.
+    with explain_memory(c, updates), contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(Checkpoints((workdir / "checkpoints").absolute(), config.checkpoint, say))
+        state, progress = _begin(step_of, checkpoints, feed)
         start = int(state["step"])
-        calls = list(plan(start, steps, steps_per_dispatch(c, feed), eval_every, config.checkpoint.every))
-        log = RunLog(workdir, config.log, start, steps, parallel.is_main_process())
-        stack.callback(log.close)
+        log = stack.enter_context(RunLog(workdir, config.log, start, steps, parallel.is_main_process()))
         meter = Meter(log, lambda step: feed.names(step, c.batch_size), c.batch_size, workdir)
-        if found:
-            log.say(f"resumed {workdir} at step {start}/{steps}")
+        if progress:
+            watch.restore(progress)
             meter.restore(progress["meter"])
-        else:
-            _introduce(log, config, step_of, state, feed, steps)
-        why, first_step, began = "finished", None, time.perf_counter() - (progress["train_seconds"] if found else 0)
+        _introduce(log, config, workdir, step_of, state, feed, steps)
+        why, done, first_step, began = "finished", start, None, time.perf_counter() - progress.get("train_seconds", 0)
         if watch.stopped and start < steps:
-            why, steps, calls = "stopped early", start, []
-        if calls:
-            updates.compile({count for _, count in calls})
-            log.say(updates.describe())
+            why, steps = "stopped early", start
+        calls = functools.partial(plan, start, steps, updates.most, eval_every, config.checkpoint.every)
+        updates.prepare(calls(), log.say)
 
         def save(scalars=None):
             log.flush()  # a resumed run finds the lines up to its checkpoint
@@ -104,10 +94,10 @@ def train(config, data, workdir, mesh):
             checkpoints.save(done, state, progress, scalars)
             meter.resumed()
 
-        batches = stack.enter_context(contextlib.closing(feed.train_batches(calls, c.batch_size)))
+        batches = stack.enter_context(contextlib.closing(feed.train_batches(calls(), c.batch_size)))
         signals = stack.enter_context(_Signals())
         trace = stack.enter_context(Trace(config.profile and workdir / "tensorboard", log.say))
-        for number, (first, count) in enumerate(calls):
+        for number, (first, count) in enumerate(calls()):
             trace.before(number, first)
             state, scalars = updates(state, next(batches), count)
             done = first + count
@@ -128,13 +118,13 @@ def train(config, data, workdir, mesh):
             elif done // config.log.every > first // config.log.every:
                 meter.report()
             if (watch.stopped or interrupted) and not last:
-                why, steps = "stopped early" if watch.stopped else "interrupted", done
+                why = "stopped early" if watch.stopped else "interrupted"
                 break
 
         checkpoints.wait()
         train_seconds = time.perf_counter() - began
-        best_step, best = (steps, state) if why == "interrupted" else checkpoints.restore_best(state)
-    return Outcome(why, steps, best_step, best, step_of, meter.images_per_second, first_step, train_seconds)
+        best_step, best = (done, state) if why == "interrupted" else checkpoints.restore_best(state)
+    return Outcome(why, done, best_step, best, step_of, meter.images_per_second, first_step, train_seconds)
 
 
 def build_step(config, data, mesh, steps):
@@ -158,6 +148,17 @@ def build_step(config, data, mesh, steps):
     return Step(config, blueprint, schedule, optimizer, num_classes, len(data.feeds["train"]), mesh)
 
 
+def _begin(step_of, checkpoints, feed):
+    """Returns (state, progress) of the newest checkpoint, or of the beginning, with an empty progress."""
+    state = step_of.initialize()
+    found = checkpoints.restore_latest(state)
+    if found:
+        return found
+    if step_of.adapts_to_data:
+        state = step_of.initialize_from_data(state, feed.sample(SAMPLE))
+    return state, {}
+
+
 def _lengths(c, images):
     """Returns (steps, eval_every) in optimizer steps."""
     steps = c.steps or round(c.epochs * images / c.batch_size)
@@ -171,9 +172,13 @@ def _validate(step_of, state, data, c):
     return {f"val/{k}": v for k, v in metrics.scalars(summary).items()}
 
 
-def _introduce(log, config, step_of, state, feed, steps):
+def _introduce(log, config, workdir, step_of, state, feed, steps):
     """Shows what is about to be trained: the parameters, and what augmentation makes of the first images."""
     from clu import parameter_overview
+
+    if state["step"]:
+        log.say(f"resumed {workdir} at step {state['step']}/{steps}")
+        return
 
     c, count = config.train, sum(x.size for x in jax.tree.leaves(state["params"]))
     epochs = steps * c.batch_size / len(feed)
@@ -193,6 +198,8 @@ class _Watch:
         stop, plan = config.early_stopping, config.schedule
         check_choice("checkpoint.metric", config.checkpoint.metric, [f"val/{name}" for name in metrics.SCALARS])
         check_choice("checkpoint.mode", config.checkpoint.mode, ("max", "min"))
+        if plan.name == "plateau" and config.optimizer.lookahead:
+            raise UserError("optimizer.lookahead and schedule.name=plateau cannot go together: choose another schedule")
         self._early = Patience(config.checkpoint.mode, stop.patience, stop.min_delta)
         self._plateau = Patience("min", plan.patience)
         self.lr_scale, self.stopped = 1.0, False

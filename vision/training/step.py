@@ -163,8 +163,9 @@ class Step:
         return augment(c.augment, self._key(step, AUGMENT), images, labels, self._num_classes, flips=flips)
 
     def _normalize(self, images):
+        """Returns the model's input, at least float32: a model rounds it to its own dtype where that does no harm."""
         c = self._config
-        return normalize(images, c.data.normalize, c.data.mean, c.data.std, jnp.dtype(c.model.dtype))
+        return normalize(images, c.data.normalize, c.data.mean, c.data.std, jnp.promote_types(c.model.dtype, "float32"))
 
     def _average(self, average, params, step):
         # The plain mean at first, so that the initialization is soon forgotten.

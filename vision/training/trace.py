@@ -1,4 +1,4 @@
-"""A profile of some training steps, for TensorBoard's profile page (pip install tensorboard-plugin-profile)."""
+"""A profile of some training steps, for TensorBoard's profile page (pip install xprof)."""
 
 import jax
 

@@ -1,0 +1,79 @@
+"""Images of one split at their fixed size, and what to do where one cannot be read. Knows nothing of JAX."""
+
+import numpy as np
+
+from vision.data import order
+from vision.data.decode import UnreadableImage, resize_crop, to_channels
+from vision.errors import UserError
+
+SIZES = "the model needs square images of one size, but {}: set data.image_size, for example 224"
+NONE = "none of the {} images of a split can be read, beginning with {}"
+
+
+class Unreadable:
+    """Counts the unreadable images of all splits.
+
+    Args:
+        total: images of all splits.
+        share: how much of them may be unreadable.
+
+    Attributes:
+        found: {name: reason}.
+    """
+
+    def __init__(self, total, share):
+        self._total, self._share = total, share
+        self.found = {}
+
+    def add(self, found):
+        """Adds {name: reason}; raises `UserError` if that makes too many."""
+        self.found |= found
+        if len(self.found) > self._share * self._total:
+            some = ", ".join(list(self.found)[:5]) + (", ..." if len(self.found) > 5 else "")
+            raise UserError(
+                f"{len(self.found)} of {self._total} images are unreadable, more than data.max_unreadable = "
+                f"{self._share:g} allows:\n{some}. Mend or remove them, or raise it"
+            )
+
+
+class Rows:
+    """Images of one split at their fixed size. Worker processes hold a copy: it knows nothing of JAX.
+
+    Args:
+        source: a `Source`.
+        image_size, channels: what each image is brought to.
+        crop_fraction, area: see `resize_crop`.
+        exact: True where images must have the size already; any other is then a `UserError`.
+        seed: of the random crops.
+    """
+
+    def __init__(self, source, image_size, channels, crop_fraction, area, exact, seed):
+        self.source, self.seed, self._exact = source, seed % 2**32, exact
+        self.image_size, self.channels = image_size, channels
+        self._crop_fraction, self._area = crop_fraction, area
+
+    def __len__(self):
+        return len(self.source)
+
+    def image(self, index, position=0):
+        """Decodes an image to uint8 (image_size, image_size, channels); `position` in the run draws the crop."""
+        rng = np.random.Generator(np.random.PCG64([self.seed, position])) if self._area else None
+        image = to_channels(self.source[index]["image"], self.channels)
+        if self._exact and image.shape[:2] != (self.image_size, self.image_size):
+            raise UserError(SIZES.format(f"{self.source.name(index)} is {image.shape[1]}x{image.shape[0]}"))
+        return resize_crop(image, self.image_size, self._crop_fraction, rng, self._area)
+
+    def readable(self, index, position):
+        """Returns (image, index, bad): where an image is unreadable the next readable one stands in for it."""
+        bad = []
+        for i in range(len(self)):
+            try:
+                return self.image((index + i) % len(self), position), (index + i) % len(self), bad
+            except UnreadableImage:
+                bad.append((index + i) % len(self))
+        raise UserError(NONE.format(len(self), self.source.name(index)))
+
+    def names(self, step, batch_size):
+        """The names of a training step's images."""
+        indices = order.train_indices(self.seed, step, batch_size, len(self))
+        return [self.source.name(int(i)) for i in indices]
