@@ -264,10 +264,10 @@ def test_alternating_flips_reach_the_batch():
     c.augment.flip_alternating = True
     step = make(c, lambda: tiny("vit", "float32"))  # of 100 images
     data = {"image": IMAGES.reshape(-1, SIDE, SIDE, 3)[:100], "label": LABELS.reshape(-1)[:100]}
-    seen = {}
+    state, seen = step.begin(*beginning("vit", "float32")), {}
     for number in range(13):  # 208 images: two epochs
         index = (np.arange(BATCH) + number * BATCH) % 100
-        images = np.asarray(step.look(number, {"index": index}, data))
+        images = np.asarray(step.look(state | {"step": jnp.int32(number)}, {"index": index}, data))
         for place, image in zip(index, images, strict=True):
             seen.setdefault(int(place), []).append((image != data["image"][place]).any())
     assert all(first != second for first, second, *_ in seen.values())

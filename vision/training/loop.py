@@ -186,7 +186,7 @@ def _introduce(log, config, workdir, step_of, state, feed, steps):
     log.text("parameters", parameter_overview.get_parameter_overview(state["params"], include_stats=False))
     if config.log.tensorboard and config.log.images:
         with contextlib.closing(feed.train_batches([(0, 1)], c.batch_size)) as batches:
-            images = step_of.look(0, next(batches), feed.data)
+            images = step_of.look(state, next(batches), feed.data)
         log.images(0, parallel.fetch(images)[: config.log.images])
 
 

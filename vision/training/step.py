@@ -1,7 +1,8 @@
 """One optimizer step and one evaluation step, written as if for one device.
 
-The state is a dict: step (int32), params, rest (BatchNorm statistics and whatever else an objective keeps), opt,
-lr_scale (what a plateau schedule multiplies the rate with), and ema where the config asks for it.
+The state is a dict: step (int32), seed (uint32; runs that differ by it alone share one program), params, rest (BatchNorm
+statistics and whatever else an objective keeps), opt, lr_scale (what a plateau schedule multiplies the rate with), and
+ema where the config asks for it.
 """
 
 import functools
@@ -51,7 +52,7 @@ class Step:
         self.update = jax.jit(self._update, donate_argnums=0, out_shardings=(lies, whole))
         self.update_many = jax.jit(self._update_many, donate_argnums=0, out_shardings=(lies, whole))
         self.evaluate = jax.jit(self._evaluate, out_shardings=whole)
-        self.look = jax.jit(lambda step, batch, data: self._augmented(step, batch, data)[0], out_shardings=whole)
+        self.look = jax.jit(lambda state, batch, data: self._augmented(state, batch, data)[0], out_shardings=whole)
 
     def _initialize(self):
         """Returns the state before the first step."""
@@ -68,6 +69,7 @@ class Step:
         """Returns the state before the first step, from given parameters."""
         state = {
             "step": jnp.int32(0),
+            "seed": jnp.uint32(self._config.seed % 2**32),
             "params": params,
             "rest": rest,
             "opt": self._optimizer.init(params),
@@ -86,14 +88,14 @@ class Step:
                 {"image": uint8 (B, H, W, C), "label": int32 (B,)}.
             data: {"image", "label"} of the whole training split where it lives on the device, else {}.
         """
-        images, targets = self._augmented(state["step"], batch, data)
+        images, targets = self._augmented(state, batch, data)
         inputs = {"image": self._normalize(images), "label": targets}
         gradient, rest, scalars = self._gradient(state, inputs)
         updates, opt = self._optimizer.update(gradient, state["opt"], state["params"])
         updates = jax.tree.map(lambda u: u * state["lr_scale"].astype(u.dtype), updates)
         params = optax.apply_updates(state["params"], updates)
         if self._blueprint.has_after_update:
-            objective = self._blueprint.merge(params, rest, self._key(state["step"], NOISE))
+            objective = self._blueprint.merge(params, rest, _key(state, NOISE))
             objective.after_update()
             params, rest = self._blueprint.take_apart(objective)
         new = state | {"step": state["step"] + 1, "params": params, "rest": rest, "opt": opt}
@@ -109,7 +111,7 @@ class Step:
     def _gradient(self, state, inputs):
         """Returns (gradient, rest, metrics), over `train.accumulate` parts of the batch one after the other."""
         parts = self._config.train.accumulate
-        key = self._key(state["step"], NOISE)
+        key = _key(state, NOISE)
 
         def loss(params, rest, part, key):
             objective = self._blueprint.merge(parallel.gather(params, self._mesh), rest, key)
@@ -153,14 +155,14 @@ class Step:
         rows = {k: jax.lax.with_sharding_constraint(v[batch["index"]], sharding) for k, v in data.items()}
         return rows["image"], rows["label"]
 
-    def _augmented(self, step, batch, data):
+    def _augmented(self, state, batch, data):
         c, (images, labels) = self._config, self._fetch(batch, data)
         flips = None
         if c.augment.flip_alternating:
-            first = jnp.asarray(step, jnp.uint32) * len(labels)  # unsigned: 4 billion images before it wraps
+            first = state["step"].astype(jnp.uint32) * len(labels)  # unsigned: 4 billion images before it wraps
             epochs = (first + jnp.arange(len(labels), dtype=jnp.uint32)) // self._examples
-            flips = alternating_flips(c.seed, batch["index"], epochs)
-        return augment(c.augment, self._key(step, AUGMENT), images, labels, self._num_classes, flips=flips)
+            flips = alternating_flips(state["seed"], batch["index"], epochs)
+        return augment(c.augment, _key(state, AUGMENT), images, labels, self._num_classes, flips=flips)
 
     def _normalize(self, images):
         """Returns the model's input, at least float32: a model rounds it to its own dtype where that does no harm."""
@@ -172,6 +174,7 @@ class Step:
         decay = jnp.minimum(self._config.optimizer.ema, (1 + step) / (10 + step))
         return jax.tree.map(lambda a, p: (decay * a + (1 - decay) * p).astype(p.dtype), average, params)
 
-    def _key(self, step, purpose):
-        """Every step's key follows from (seed, step) alone, so that a resumed run repeats it exactly."""
-        return jax.random.fold_in(jax.random.fold_in(jax.random.key(self._config.seed), step), purpose)
+
+def _key(state, purpose):
+    """Every step's key follows from (seed, step) alone, so that a resumed run repeats it exactly."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(state["seed"]), state["step"]), purpose)

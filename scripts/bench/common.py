@@ -1,0 +1,193 @@
+"""What the benchmarks share: alternating timing, the devices' peaks, tables, and rows of CSV.
+
+Nothing here imports JAX before it is called, so that a benchmark can still say how JAX is to start.
+"""
+
+import argparse
+import csv
+import datetime
+import importlib.metadata
+import os
+import pathlib
+import platform
+import re
+import statistics
+import subprocess
+import time
+
+ROOT = pathlib.Path(__file__).parents[2]
+SPEED = "experiments/speed"
+
+# FLOP/s of dense matrix products (bfloat16, and TF32 for float32) and bytes/s of memory, from NVIDIA's data sheets.
+# The first name that the device's kind contains counts.
+PEAKS = {
+    "H200": (989e12, 494e12, 4.80e12),
+    "H100 PCIe": (756e12, 378e12, 2.00e12),
+    "H100 NVL": (835e12, 417e12, 3.90e12),
+    "H100": (989e12, 494e12, 3.35e12),  # SXM
+    "A100-SXM4-40GB": (312e12, 156e12, 1.56e12),
+    "A100": (312e12, 156e12, 2.04e12),
+}
+
+
+def parser(doc, name):
+    """Returns an `ArgumentParser` with the flags that every benchmark has; `name` is the CSV's."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    path = f"{SPEED}/{name}.csv"
+    made.add_argument("--csv", default=path, metavar="PATH", help=f"append rows to it; '' = none (default: {path})")
+    made.add_argument("--label", default="", help="noted in the rows; the page finds them by it")
+    made.add_argument("--goal", default="", help="noted in the rows")
+    return made
+
+
+def facts(a=None, torch=""):
+    """Returns what every row says of where it comes from, as a dict of strings.
+
+    Args:
+        a: the parsed flags, for --label and --goal.
+        torch: version of the torch that was compared with; "" = none was.
+    """
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")}
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    device = {"device": device_name(), "python": platform.python_version()}
+    noted = {"label": a.label, "goal": a.goal} if a else {}
+    return noted | {"date": now, "commit": _commit()} | device | versions | {"torch": torch}
+
+
+def device_name():
+    """Returns the kind of JAX's first device; of a CPU its cores too."""
+    import jax
+
+    device = jax.devices()[0]
+    return cpu_name() if device.platform == "cpu" else device.device_kind
+
+
+def cpu_name():
+    """Returns the CPU's model and how many cores this process may use."""
+    info = pathlib.Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
+    name = found.group(1).strip() if found else platform.processor() or platform.machine()
+    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+
+
+def alternate(sides, rounds):
+    """Times the sides in turn, so that whatever else the machine does falls on all of them alike.
+
+    Args:
+        sides: {name: function without arguments that returns seconds}.
+        rounds: how often each runs.
+
+    Returns:
+        {name: [seconds, ...]}.
+    """
+    seconds = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, run in sides.items():
+            seconds[name].append(run())
+    return seconds
+
+
+def compare(seconds, ours, theirs):
+    """Returns {"ratio", "ratio_of_best"}: how many times as fast `ours` is, by the medians and by the minima."""
+    mine, other = seconds[ours], seconds[theirs]
+    return {"ratio": statistics.median(other) / statistics.median(mine), "ratio_of_best": min(other) / min(mine)}
+
+
+def peaks(dtype):
+    """Returns (FLOP/s, bytes/s, "data sheet" or "measured") of JAX's first device.
+
+    Known accelerators are looked up; everything else is measured here and now, with a product of matrices of side
+    2,048 (8,192 where it is no CPU) and by adding one to 256 MiB in place.
+
+    Args:
+        dtype: "float32" or "bfloat16".
+    """
+    import jax
+
+    kind = jax.devices()[0].device_kind
+    known = next((values for name, values in PEAKS.items() if name in kind), None)
+    if known:
+        return known[0] if dtype == "bfloat16" else known[1], known[2], "data sheet"
+    return _measure_product(dtype), _measure_copy(), "measured"
+
+
+def best_seconds(run, repeats=7):
+    """Returns the least of the times that `run()` takes, after a first call that does not count."""
+    run()
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def print_table(rows):
+    """Prints dicts of equal keys as an aligned table; None is a dash."""
+    shown = [{key: _text(value) for key, value in row.items()} for row in rows]
+    widths = {key: max(len(key), *(len(row[key]) for row in shown)) for key in shown[0]}
+    print("  ".join(key.ljust(width) for key, width in widths.items()).rstrip())
+    for row in shown:
+        print("  ".join(row[key].ljust(width) for key, width in widths.items()).rstrip())
+
+
+def write_rows(path, rows):
+    """Appends dicts to a CSV file; columns that it does not have yet are added, and are empty in the older rows."""
+    if not path:
+        return
+    file = pathlib.Path(path)
+    old = read_rows(file)
+    columns = list(dict.fromkeys(key for row in [*old, *rows] for key in row))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(old)
+        writer.writerows({key: _text(value, "") for key, value in row.items()} for row in rows)
+
+
+def read_rows(path):
+    """Returns the rows of a CSV file as dicts of strings; none where there is no file."""
+    file = pathlib.Path(path)
+    if not file.is_file():
+        return []
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _text(value, missing="-"):
+    if value is None:
+        return missing
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def _commit():
+    """The commit of this code, "-dirty" if it was changed since; "" outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+
+
+def _measure_product(dtype):
+    import jax
+    import jax.numpy as jnp
+
+    side = 2048 if jax.default_backend() == "cpu" else 8192
+    x = jnp.ones((side, side), dtype)
+    product = jax.jit(lambda a: a @ a)
+    return 2 * side**3 / best_seconds(lambda: product(x).block_until_ready())
+
+
+def _measure_copy(count=2**26):
+    import jax
+    import jax.numpy as jnp
+
+    held = [jnp.zeros(count, jnp.float32)]
+    add = jax.jit(lambda a: a + 1, donate_argnums=0)
+
+    def run():
+        held[0] = add(held[0]).block_until_ready()
+
+    return 2 * 4 * count / best_seconds(run)

@@ -1,0 +1,129 @@
+"""This project's side: its real training step and its real loop, on random images in memory."""
+
+import itertools
+import pathlib
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from vision import parallel
+from vision.config import default
+from vision.data.pipeline import Data
+from vision.data.resident import ResidentFeed
+from vision.data.rows import Rows, Unreadable
+from vision.data.sources._arrays import ArraySource
+from vision.training.loop import build_step, train
+from vision.training.program import compile_program
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+AHEAD = 8  # batches that lie ready on the device
+
+
+def make_config(a):
+    """Returns the config that the flags of `train.py` and `scaling.py` describe."""
+    c = default()
+    c.data.image_size, c.data.channels = a.image_size, 3
+    c.data.normalize, c.data.mean, c.data.std = "mean_std", MEAN, STD
+    c.model.name, c.model.variant, c.model.dtype = a.model, a.variant, a.dtype
+    c.model.attention, c.model.remat = a.attention, a.remat
+    c.optimizer.name = a.optimizer
+    c.optimizer.learning_rate = 0.01 if a.optimizer == "sgd" else 1e-3
+    c.optimizer.weight_decay = 1e-4 if a.optimizer == "sgd" else 0.05
+    c.train.steps, c.train.batch_size, c.train.steps_per_dispatch = 1_000_000, a.batch, a.steps_per_dispatch
+    c.parallel.devices, c.parallel.xla_options = 1, a.xla_options
+    c.log.progress = False
+    return c
+
+
+def use_tf32():
+    """Lets float32 products use TF32 where the device has it, as torch's side does; a CPU's stay whole."""
+    if jax.default_backend() != "cpu":
+        jax.config.update("jax_default_matmul_precision", "tensorfloat32")
+
+
+def memory_data(config, count, classes, mesh):
+    """Returns a `Data` of `count` random images that lives on the device; val and test are one batch of them."""
+    size, rng = config.data.image_size, np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, size, size, 3), np.uint8)
+    labels = rng.integers(0, classes, count)
+    names = tuple(map(str, range(classes)))
+    few = min(count, config.train.batch_size)
+    unreadable = Unreadable(count, 0.0)
+
+    def feed(n):
+        source = ArraySource(images[:n], labels[:n], names, "random")
+        return ResidentFeed(Rows(source, size, 3, 1.0, (), True, config.seed), unreadable, mesh)
+
+    feeds = {"train": feed(count), "val": feed(few), "test": feed(few)}
+    return Data(feeds, names, size, 3, np.bincount(labels, minlength=classes))
+
+
+class BareStep:
+    """The trainer's compiled step, called by nothing but a `for`.
+
+    Args:
+        config: the run's config; `train.steps_per_dispatch` steps run at each call (0 = 1).
+        data: from `memory_data`.
+        mesh: from `vision.parallel.make_mesh`.
+        fixed: always give the same batch, not one drawn from the data on the device.
+
+    Attributes:
+        state: the training state.
+        program: the `Program`; its `flops` are of one step, for a loop's inside counts once.
+    """
+
+    def __init__(self, config, data, mesh, fixed=False):
+        self._many = max(1, config.train.steps_per_dispatch)
+        size, feed = config.train.batch_size, data.feeds["train"]
+        step = build_step(config, data, mesh, config.train.steps)
+        plan = ((i * self._many, self._many) for i in range(AHEAD))
+        batches, self._data = list(feed.train_batches(plan, size)), feed.data
+        if fixed:
+            first = next(feed.train_batches([(0, 1)], size))
+            rows = jax.device_get({name: values[first["index"]] for name, values in feed.data.items()})
+            rows = rows | {"index": jax.device_get(first["index"])}
+            if self._many > 1:
+                rows = {name: np.stack([values] * self._many) for name, values in rows.items()}
+            batches, self._data = [parallel.put_batch(rows, mesh, stacked=self._many > 1)], {}
+        self._batches = itertools.cycle(batches)
+        self.state = step.initialize()
+        update = step.update_many if self._many > 1 else step.update
+        arguments = self.state, batches[0], self._data
+        self.program = compile_program(update, *arguments, options=config.parallel.xla_options)
+        jax.block_until_ready(arguments)
+
+    def run(self, steps):
+        """Returns the seconds that `steps` steps take; rounded up to whole calls, and scaled back."""
+        calls = -(-steps // self._many)
+        start = time.perf_counter()
+        for _ in range(calls):
+            self.state, scalars = self.program(self.state, next(self._batches), self._data)
+        jax.block_until_ready((self.state, scalars))
+        return (time.perf_counter() - start) * steps / (calls * self._many)
+
+
+class Loop:
+    """The whole of `vision.training.loop.train`, with logging; it evaluates and saves at its end only.
+
+    Its time is that of `images_per_second` in result.json, which leaves out the first call, evaluations and saving.
+    """
+
+    def __init__(self, config, data, mesh):
+        self._config, self._data, self._mesh = config, data, mesh
+
+    def run(self, steps):
+        """Returns the seconds that `steps` steps take in a run that has one call of the step more."""
+        c = self._config.copy_and_resolve_references()
+        c.train.steps = steps + max(1, c.train.steps_per_dispatch)
+        c.train.eval_every = c.train.steps
+        with tempfile.TemporaryDirectory() as folder:
+            outcome = train(c, self._data, pathlib.Path(folder) / "run", self._mesh)
+        return steps * c.train.batch_size / outcome.images_per_second
+
+
+def peak_bytes(program):
+    """Returns the most bytes of device memory in use so far; where the device does not say, what a step needs."""
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get("peak_bytes_in_use", program.peak_bytes)

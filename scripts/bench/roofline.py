@@ -1,0 +1,110 @@
+"""What limits each model, and how fast a training step could be at best: on an H100, and on the device at hand.
+
+    python -m scripts.bench.roofline
+    python -m scripts.bench.roofline --only vit
+
+A step takes at least its operations / the peak of the matrix units, and at least its bytes / the memory's bandwidth.
+Operations: the model's products (flops.py) and, for comparison, XLA's count of the whole step before it optimizes.
+Bytes that no fusion avoids: what each convolution and matrix product puts out is written and read once in the forward
+pass, read once in the backward pass, and its gradient written and read once there, in the step's dtype; attention's
+scores never leave the chip; weights are read twice in that dtype; the optimizer reads and writes float32 parameters and
+moments, and the gradients are written and read. BatchNorm needs its whole input before it can scale it, and most
+kernels read more than once: a real step moves more. The H100's figures are NVIDIA's (989 TFLOP/s in bfloat16,
+3.35 TB/s); a CPU's are measured here.
+"""
+
+from scripts.bench import common
+from vision import cli
+
+MODELS = (  # model, variant, image size, classes, batch on an H100, batch on a CPU
+    ("resnet", "50", 224, 1000, 256, 8),
+    ("vit", "B/16", 224, 1000, 256, 8),
+    ("vit", "S/16", 224, 1000, 256, 8),
+    ("resnet", "cifar20", 32, 10, 128, 128),
+    ("vit", "Ti/4", 32, 10, 512, 64),
+)
+MOMENTS = {"adamw": 2, "sgd": 1}
+ITEM = {"float32": 4, "bfloat16": 2}
+
+
+def main(argv):
+    import jax
+
+    p = common.parser(__doc__, "roofline")
+    p.add_argument("--only", default="", help="models whose name contains this")
+    a = p.parse_args(argv)
+    here = jax.devices()[0]
+    on_cpu = here.platform == "cpu"
+    known = *common.PEAKS["H100"][::2], "data sheet"
+    devices = [("H100", "bfloat16", known)]
+    if on_cpu:
+        devices.append((common.device_name(), "float32", common.peaks("float32")))
+    elif "H100" not in here.device_kind:
+        devices.append((here.device_kind, "bfloat16", common.peaks("bfloat16")))
+    rows = []
+    for model in MODELS:
+        if a.only in f"{model[0]} {model[1]}":
+            rows += [_row(model, *device) for device in devices]
+    facts = common.facts(a)
+    facts["measured_on"] = facts.pop("device")
+    common.print_table(rows)
+    common.write_rows(a.csv, [facts | row for row in rows])
+
+
+def _row(model, device, dtype, peak):
+    name, variant, size, classes, gpu_batch, cpu_batch = model
+    batch = cpu_batch if "cores" in device else gpu_batch
+    flops_peak, bandwidth, source = peak
+    optimizer = "adamw" if name == "vit" else "sgd"
+    costs, xla = _costs(name, variant, size, classes, batch, dtype, optimizer)
+    flops, moved = costs.train * batch, minimal_bytes(costs, batch, dtype, optimizer)
+    compute, memory = flops / flops_peak, moved / bandwidth
+    return {
+        "device": device,
+        "model": name,
+        "variant": variant,
+        "image_size": size,
+        "batch": batch,
+        "dtype": dtype,
+        "train_gflop": flops / 1e9,
+        "xla_gflop": xla and xla / 1e9,
+        "gbyte": moved / 1e9,
+        "peak_tflops": flops_peak / 1e12,
+        "bandwidth_gbs": bandwidth / 1e9,
+        "peaks": source,
+        "compute_ms": compute * 1e3,
+        "memory_ms": memory * 1e3,
+        "limit": "FLOPs" if compute >= memory else "bytes",
+        "roofline_ms": max(compute, memory) * 1e3,
+        "roofline_images_per_second": batch / max(compute, memory),
+    }
+
+
+def minimal_bytes(costs, batch, dtype, optimizer):
+    """Returns the bytes that a step moves at least; see the top of the file."""
+    activations = 5 * ITEM[dtype] * costs.activations * batch
+    weights = 2 * ITEM[dtype] * costs.parameters
+    update = 4 * (2 * (1 + MOMENTS[optimizer]) + 2) * costs.parameters
+    return activations + weights + update
+
+
+def _costs(name, variant, size, classes, batch, dtype, optimizer):
+    """Returns (`Costs` of an image, XLA's operations of a step or None); compiles nothing."""
+    from types import SimpleNamespace
+
+    from scripts.bench import flops, ours
+    from vision import parallel
+    from vision.training.loop import build_step
+    from vision.training.program import count_flops
+
+    given = {"model": name, "variant": variant, "image_size": size, "batch": batch, "dtype": dtype}
+    rest = {"optimizer": optimizer, "attention": None, "remat": None, "steps_per_dispatch": 1, "xla_options": ""}
+    config, mesh = ours.make_config(SimpleNamespace(**given, **rest)), parallel.make_mesh(1)
+    data = ours.memory_data(config, batch, classes, mesh)
+    step, feed = build_step(config, data, mesh, 100), data.feeds["train"]
+    xla = count_flops(step.update, step.abstract_state, feed.abstract_batch(batch), feed.data)
+    return flops.model_costs(config.model, classes, size), xla
+
+
+if __name__ == "__main__":
+    cli.run(main)

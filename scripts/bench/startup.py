@@ -1,0 +1,111 @@
+"""How long from a fresh process to the end of the first training step, with an empty and with a filled compile cache.
+
+    python -m scripts.bench.startup
+    python -m scripts.bench.startup --config configs/vit_cifar10.py --runs 5
+
+Each run is a `python -m vision.main` of its own: one with an empty cache (cold), then one with what that left (warm).
+`first_step_s` is `seconds_to_first_step` of its result.json, and before it the time in which Python starts and imports
+what precedes that clock, measured apart. The stages are of a further process that goes the same way call by call. The
+training is cut to a few steps, which changes nothing before the second one. The last line is
+`first step: COLD s cold, WARM s warm` (medians).
+"""
+
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+from scripts.bench import common
+from vision import cli
+from vision.errors import UserError
+
+STEPS = 4
+
+
+def main(argv):
+    p = common.parser(__doc__, "startup")
+    p.add_argument("--config", default="configs/vit_mnist5k.py", help="as for vision.main")
+    p.add_argument("--runs", type=int, default=3, help="how often both are timed")
+    p.add_argument("--stages", nargs=1, metavar="CACHE", help=argparse.SUPPRESS)
+    a = p.parse_args(argv)
+    if a.stages:
+        return print(json.dumps(_stages(a.config, a.stages[0])))
+    found = {"cold": [], "warm": []}
+    for _ in range(a.runs):
+        with tempfile.TemporaryDirectory() as folder:
+            for name in found:
+                found[name].append(_run(a.config, pathlib.Path(folder), name))
+    rows = [_row(a, name, runs) for name, runs in found.items()]
+    common.print_table([{k: v for k, v in row.items() if k.endswith("_s") or k == "cache"} for row in rows])
+    common.write_rows(a.csv, rows)
+    cold, warm = (row["first_step_s"] for row in rows)
+    print(f"first step: {cold:.1f} s cold, {warm:.1f} s warm")
+
+
+def _row(a, name, runs):
+    medians = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    worst = {"worst_first_step_s": max(run["first_step_s"] for run in runs)}
+    return common.facts(a) | {"config": a.config, "cache": name, "runs": a.runs} | worst | medians
+
+
+def _run(config, folder, name):
+    """Returns the seconds of one process and of its stages."""
+    workdir, cache = folder / name, folder / "cache"
+    shorter = [f"--config.{key}" for key in (f"train.steps={STEPS}", "log.progress=False", f"compile_cache={cache}")]
+    _python("-m", "vision.main", "--config", config, f"--workdir={workdir}", *shorter)
+    result = json.loads((workdir / "result.json").read_text())
+    start = time.perf_counter()
+    _python("-c", "import vision.main")
+    before = time.perf_counter() - start
+    stages_cache = folder / "stages"  # its programs are compiled by another route, so it has a cache of its own
+    stages = json.loads(_python("-m", "scripts.bench.startup", "--config", config, "--stages", str(stages_cache)))
+    return {"first_step_s": before + result["seconds_to_first_step"], "before_s": before} | stages
+
+
+def _python(*arguments):
+    done = subprocess.run([sys.executable, *arguments], cwd=common.ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{' '.join(arguments[:2])} failed: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
+
+
+def _stages(spec, cache):
+    """Returns the seconds of each stage up to the first step, in this process."""
+    marks = [("", time.perf_counter())]
+
+    def mark(name):
+        marks.append((name, time.perf_counter()))
+
+    config = cli.load(spec)
+    config.train.steps = STEPS
+    import jax
+
+    from vision import parallel
+    from vision.data.pipeline import open_data
+    from vision.training.loop import build_step
+    from vision.training.program import compile_program
+
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    mark("import_s")
+    mesh = parallel.make_mesh(config.parallel.devices)
+    data = open_data(config.data, config.seed, mesh)
+    mark("data_s")
+    step, feed = build_step(config, data, mesh, STEPS), data.feeds["train"]
+    mark("build_s")
+    state = jax.block_until_ready(step.initialize())
+    mark("initialize_s")
+    batch = next(feed.train_batches([(0, 1)], config.train.batch_size))
+    program = compile_program(step.update, state, batch, feed.data)
+    mark("compile_s")
+    jax.block_until_ready(program(state, batch, feed.data))
+    mark("step_s")
+    return {name: now - before for (_, before), (name, now) in zip(marks, marks[1:], strict=False)}
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,125 @@
+"""All rows of a kind of machine, one after the other, each in a process of its own; a row that cannot run is skipped.
+
+    ./scripts/bench/gpu.sh                      every GPU row
+    ./scripts/bench/cpu.sh                      every CPU row
+    ./scripts/bench/gpu.sh --only ResNet-50 --torch-python PATH
+    ./scripts/bench/gpu.sh --list               shows the commands
+
+Then `python -m scripts.bench.page` puts what was measured into experiments/speed/README.md.
+"""
+
+import argparse
+import dataclasses
+import shlex
+import subprocess
+import sys
+import time
+
+from scripts.bench import common
+from vision import cli
+
+NEEDS_TORCH = ("train", "input")
+RESNET50 = "--model resnet --variant 50 --image-size 224 --batch 256 --dtype bfloat16 --classes 1000"
+VIT_B = "--model vit --variant B/16 --image-size 224 --batch 256 --dtype bfloat16 --classes 1000"
+VIT_S = "--model vit --variant S/16 --image-size 224 --batch 256 --dtype bfloat16 --classes 1000"
+RESNET20 = "--model resnet --variant cifar20 --image-size 32 --batch 128"
+VIT_TI = "--model vit --variant Ti/4 --image-size 32"
+MANY = "--dtype bfloat16 --steps-per-dispatch 32 --steps 640 --rounds 5 --warmup 64"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One benchmark: what the page calls it, what it should reach, and the script with its flags."""
+
+    label: str
+    goal: str
+    script: str
+    flags: str = ""
+
+    def command(self, torch_python=""):
+        """Returns the command as a list, without the interpreter."""
+        noted = [f"--label={self.label}"] + ([f"--goal={self.goal}"] if self.goal else [])
+        torch = ["--torch-python", torch_python] if torch_python and self.script in NEEDS_TORCH else []
+        return ["-m", f"scripts.bench.{self.script}", *shlex.split(self.flags), *torch, *noted]
+
+
+OPTIONS = (  # tried one at a time, against the defaults
+    "xla_gpu_enable_latency_hiding_scheduler=true",
+    "xla_gpu_enable_triton_gemm=false",
+    "xla_gpu_exhaustive_tiling_search=true",
+    "xla_gpu_cudnn_gemm_fusion_level=2",
+)
+GPU = (
+    Row("ResNet-50, 224 px: timm", "≥ 1.05; ≥ 3,500 images/s on an H100", "train", f"{RESNET50} --against timm"),
+    Row("ResNet-50, 224 px: torch.compile", "≥ 1.05", "train", f"{RESNET50} --against compile"),
+    Row("ResNet-50, 224 px: loop / bare step", "≥ 0.97", "train", f"{RESNET50} --against step --steps 100"),
+    Row("ViT-B/16, 224 px: torch.compile", "≥ 1.10; ≥ 45 % MFU", "train", f"{VIT_B} --against compile"),
+    Row("ViT-S/16, 224 px: torch.compile", "≥ 1.05", "train", f"{VIT_S} --against compile"),
+    Row("ViT-S/16, 224 px: loop / bare step", "≥ 0.97", "train", f"{VIT_S} --against step --steps 100"),
+    Row("ResNet-20, CIFAR: DataLoader", "≥ 3", "train", f"{RESNET20} {MANY} --against loader"),
+    Row("ResNet-20, CIFAR: loop / bare step", "≥ 0.91; ≥ 0.97", "train", f"{RESNET20} {MANY} --against step"),
+    Row("ViT-Ti/4, CIFAR: DataLoader", "≥ 3", "train", f"{VIT_TI} --batch 512 {MANY} --against loader"),
+    Row("ViT-Ti/4, CIFAR: loop / bare step", "≥ 0.91; ≥ 0.97", "train", f"{VIT_TI} --batch 512 {MANY} --against step"),
+    Row("airbench94, 10 runs", "≥ 94 %; ≤ 4 s on an H100", "airbench", "--seeds 10"),
+    Row("attention", "", "attention"),
+    Row("input", "", "input"),
+    Row("start", "", "startup"),
+    Row("devices", "", "scaling", f"{RESNET50} --steps 20"),
+    Row("roofline", "", "roofline"),
+    *(
+        Row(f"{name}: {option}", "", "train", f"{flags} --against defaults --xla-options {option}")
+        for name, flags in (("ResNet-50, 224 px", RESNET50), ("ViT-B/16, 224 px", VIT_B))
+        for option in OPTIONS
+    ),
+)
+SHORT = "--rounds 5 --steps 6 --warmup 2"
+CPU = (
+    Row("ViT-Ti/4, 32 px: torch", "≥ 1.0", "train", f"{VIT_TI} --batch 64 {SHORT} --against torch"),
+    Row("ResNet-20, 32 px: torch", "stated", "train", f"{RESNET20} {SHORT} --against torch"),
+    Row("ViT-Ti/4, 32 px: loop / bare step", "≥ 0.97", "train", f"{VIT_TI} --batch 64 {SHORT} --against step"),
+    Row("ResNet-20, 32 px: loop / bare step", "≥ 0.97", "train", f"{RESNET20} {SHORT} --against step"),
+    Row("input", "", "input"),
+    Row("start", "≤ 15 s cold, ≤ 8 s warm", "startup"),
+    Row("devices", "state ≤ 0.2 of replicated on 8", "scaling", "--variant nano/4 --batch 8 --steps 2 --rounds 2"),
+    Row("attention", "", "attention"),
+    Row("roofline", "", "roofline"),
+)
+SUITES = {"gpu": GPU, "cpu": CPU}
+
+
+def main(argv):
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("suite", choices=tuple(SUITES))
+    p.add_argument("--only", default="", help="rows whose name contains this")
+    p.add_argument("--torch-python", default="", metavar="PATH", help="interpreter with torch; default: this one")
+    p.add_argument("--list", action="store_true", help="show the commands, run nothing")
+    a = p.parse_args(argv)
+    outcomes = []
+    for row in SUITES[a.suite]:
+        if a.only not in row.label:
+            continue
+        command = row.command(a.torch_python)
+        print(f"\n## {row.label}\npython {shlex.join(command)}", flush=True)
+        if not a.list:
+            start = time.monotonic()
+            outcome = _run(command)
+            outcomes.append({"row": row.label, "goal": row.goal, "outcome": outcome, "s": time.monotonic() - start})
+    if outcomes:
+        print()
+        common.print_table(outcomes)
+
+
+def _run(command):
+    """Runs a row, showing what it prints; returns its last line, or why it was skipped."""
+    process = subprocess.Popen(
+        [sys.executable, *command], cwd=common.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    last = ""
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        last = line.strip() or last
+    return last if process.wait() == 0 else f"skipped: {last}"
+
+
+if __name__ == "__main__":
+    cli.run(main)

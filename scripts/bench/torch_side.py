@@ -1,0 +1,70 @@
+"""The near end of `torch_worker.py`: starts it and asks it to run."""
+
+import json
+import subprocess
+import sys
+
+from scripts.bench.common import ROOT
+from vision.errors import UserError
+
+
+class TorchSide:
+    """PyTorch in a process of its own: the frameworks neither share an allocator nor need share an environment.
+
+    Args:
+        python: interpreter that has torch; "" = the one that runs this.
+        kind: "step", "loader" or "input".
+        **spec: what the worker is to build; see `torch_worker.py`.
+
+    Attributes:
+        facts: {"torch": version, "device", ...}.
+        peak_bytes: the worker's memory after the last run.
+
+    Raises:
+        UserError: torch, or what else the worker needs, is missing there.
+    """
+
+    def __init__(self, python, kind, **spec):
+        command = [python or sys.executable, "-m", "scripts.bench.torch_worker"]
+        try:
+            self._process = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            )
+        except OSError as error:
+            raise UserError(f"--torch-python {python}: {error.strerror}") from error
+        self.peak_bytes = None
+        answer = self._ask(kind=kind, **spec)
+        if "missing" in answer:
+            self.close()
+            where = python or "this environment"
+            raise UserError(f"cannot compare: {answer['missing']} (in {where}; --torch-python names another)")
+        self.facts = answer["ready"]
+
+    def run(self, steps):
+        """Returns the seconds that `steps` steps take."""
+        answer = self._ask(steps=steps)
+        self.peak_bytes = answer["peak_bytes"]
+        return answer["seconds"]
+
+    def close(self):
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.stdout.close()
+        self._process.wait()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def _ask(self, **request):
+        try:
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise UserError(f"torch's side ended with code {self._process.wait()}: what it said is above")
+        return json.loads(line)
