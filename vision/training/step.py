@@ -1,8 +1,8 @@
 """One optimizer step and one evaluation step, written as if for one device.
 
-The state is a dict: step (int32), seed (uint32; runs that differ by it alone share one program), params, rest (BatchNorm
-statistics and whatever else an objective keeps), opt, lr_scale (what a plateau schedule multiplies the rate with), and
-ema where the config asks for it.
+The state is a dict: step (int32), seed (uint32, so that runs which differ by it alone share one program), params, rest
+(BatchNorm statistics and whatever else an objective keeps), opt, lr_scale (what a plateau schedule multiplies the rate
+with), and ema where the config asks for it.
 """
 
 import functools
