@@ -1,0 +1,221 @@
+"""The launchers, for real: two processes that are stopped go on to the same bits, and end as one process does."""
+
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+CONFIG = """
+from vision.config import default
+
+def get_config(kind):
+    c = default()
+    c.model.name, c.model.variant = "vit", "mu/2"
+    c.train.batch_size, c.log.tensorboard = 16, False
+    if kind == "resident":
+        c.train.steps, c.train.eval_every = 400, 50
+        c.data.source, c.augment.affine, c.augment.mixup = "digits", True, 0.4
+        c.optimizer.learning_rate = 1e-3
+    else:
+        c.train.steps, c.train.eval_every = 40, 20
+        c.data.source, c.data.resident_gib, c.data.workers = "folder:digits", 0.0, 2
+        c.data.image_size, c.data.random_crop_area = 8, (0.3, 1.0)
+        c.optimizer.name = "sgd"  # Adam would blow up rounding
+    return c
+"""
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A folder with the repository's scripts, and for .venv the Python of these tests."""
+    root = tmp_path_factory.mktemp("checkout").resolve()
+    for name in ("vision", "scripts"):
+        (root / name).symlink_to(REPOSITORY / name)
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(REPOSITORY / name, root)
+    python = root / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={REPOSITORY} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    key = subprocess.run("cat pyproject.toml constraints.txt | cksum", shell=True, cwd=root, capture_output=True)
+    (root / ".venv" / "vision-setup").write_text(f"{key.stdout.decode().strip()} {root}\ncuda12\n")
+    (root / "run.py").write_text(CONFIG)
+    return root
+
+
+@pytest.fixture(scope="module")
+def digits(checkout):
+    """150 of scikit-learn's digits as image files, in the checkout."""
+    from PIL import Image
+    from sklearn import datasets
+
+    found = datasets.load_digits()
+    for i in range(150):
+        folder = checkout / "digits" / str(found.target[i])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((found.images[i] * 255 / 16).astype(np.uint8)).save(folder / f"{i}.png")
+
+
+@pytest.fixture
+def launch(checkout):
+    """Starts a command in the checkout; whatever is left of it at the end is killed."""
+    started = []
+
+    def begin(*command, devices=1, **more):
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            cwd=checkout,
+            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | more,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+        process.communicate()
+
+
+def finish(process, code=0):
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == code, out
+    return out
+
+
+def local(workdir, kind="resident"):
+    return ("scripts/launch/local", 2, f"run.py:{kind}", f"--workdir={workdir}")
+
+
+def parameters(workdir):
+    """{name: array} of the last checkpoint's state; the devices that wrote it are not here."""
+    last = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
+    path, checkpointer = workdir / "checkpoints" / str(last) / "state", ocp.PyTreeCheckpointer()
+    plain = jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), checkpointer.metadata(path).item_metadata.tree
+    )
+    tree = checkpointer.restore(path, restore_args=plain)
+    return {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def assert_same_bits(ours, theirs):
+    a, b = parameters(ours), parameters(theirs)
+    assert a.keys() == b.keys() and len(a) > 20
+    for name in a:
+        assert a[name].tobytes() == b[name].tobytes(), name
+
+
+def wait_for_a_checkpoint(process, workdir):
+    ends = time.monotonic() + 200
+    while not any(path.name.isdigit() for path in (workdir / "checkpoints").glob("*")):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def whole(checkout, tmp_path_factory):
+    """A run of two processes without an interruption. Returns its directory."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    done = subprocess.run(
+        [str(part) for part in local(workdir)],
+        cwd=checkout,
+        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[0] test: loss" in done.stdout and "2 x cpu in 2 processes" in done.stdout
+    assert "[1] test: loss" not in done.stdout
+    return workdir
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_local_saves_at_a_signal_and_goes_on(launch, whole, tmp_path, number):
+    workdir = tmp_path / "run"
+    process = launch(*local(workdir))
+    wait_for_a_checkpoint(process, workdir)
+    process.send_signal(number)
+    assert "[0] interrupted at step " in finish(process)
+    assert not (workdir / "result.json").exists()
+    assert "[0] resumed" in finish(launch(*local(workdir)))
+    assert_same_bits(workdir, whole)
+
+
+def test_local_ends_all_when_one_is_killed(launch, tmp_path):
+    workdir = tmp_path / "run"
+    process = launch(*local(workdir), "--config.train.steps=100000", "--config.checkpoint.every=5")
+    wait_for_a_checkpoint(process, workdir)
+    os.kill(members(process.pid, "--config.parallel.process=1")[0], signal.SIGKILL)
+    assert "local: process 1 ended with exit code 137" in finish(process, 137)
+    assert members(process.pid, "vision.main") == []
+
+
+def members(session, mark):
+    """The processes of a session with `mark` among their arguments."""
+    found = []
+    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words, pid = path.read_text().split("\0"), int(path.parent.name)
+            if mark in words and words[1] != "/bin/bash" and os.getsid(pid) == session:
+                found.append(pid)
+        except OSError:
+            continue
+    return found
+
+
+def test_mpirun_is_detected(launch, whole, tmp_path):
+    if not shutil.which("mpirun"):
+        pytest.skip("no mpirun on the PATH (Debian: openmpi-bin)")
+    workdir, more = tmp_path / "run", ["--allow-run-as-root"] if os.getuid() == 0 else []
+    command = ("mpirun", *more, "--oversubscribe", "-n", 2, "scripts/train", "run.py:resident", f"--workdir={workdir}")
+    assert "2 x cpu in 2 processes" in finish(launch(*command))
+    assert_same_bits(workdir, whole)
+
+
+def test_pods_save_when_one_of_them_has_to_go(launch, whole, tmp_path, checkout):
+    """Kubernetes tells one pod alone; the pod of index 0 says that the run has not finished."""
+    workdir, port = tmp_path / "run", 20000 + os.getpid() % 12000
+    flags = (f"--config.parallel.coordinator=localhost:{port}", "--config.parallel.processes=2")
+
+    def start(index):
+        command = ("scripts/launch/pod", "--config", "run.py:resident", f"--workdir={workdir}", *flags)
+        path = f"{checkout / '.venv' / 'bin'}:{os.environ['PATH']}"
+        return launch(*command, PATH=path, JOB_COMPLETION_INDEX=str(index))
+
+    pods = [start(0), start(1)]
+    wait_for_a_checkpoint(pods[0], workdir)
+    pods[1].terminate()
+    assert "interrupted at step " in finish(pods[0], 75)
+    finish(pods[1])
+    again = [start(0), start(1)]
+    assert "resumed" in finish(again[0])
+    finish(again[1])
+    assert_same_bits(workdir, whole)
+
+
+def test_two_processes_with_workers_load_what_one_does(launch, digits, tmp_path):
+    two, one = tmp_path / "two", tmp_path / "one"
+    finish(launch(*local(two, "loaded")))
+    finish(launch("scripts/train", "run.py:loaded", f"--workdir={one}", devices=2))
+    a, b = parameters(two), parameters(one)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5, err_msg=name)
