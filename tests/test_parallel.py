@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from vision import parallel
 from vision.errors import UserError
@@ -51,3 +52,19 @@ def test_replicated_arrays_are_whole_everywhere_and_new():
 def test_one_host_loads_everything():
     assert parallel.this_host(10) == slice(0, 10)
     assert parallel.is_main_process()
+
+
+def test_a_state_is_cut_along_its_longest_axis_that_divides():
+    mesh = parallel.make_mesh(8, fsdp=2)
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 2}
+    shapes = {"wide": (64, 192), "tall": (193, 64), "odd": (1023, 33), "small": (16,), "scalar": ()}
+    state = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    lies = {name: sharding.spec for name, sharding in parallel.state_sharding(state, mesh).items()}
+    assert lies["wide"] == lies["tall"] == PartitionSpec(None, "fsdp")
+    assert lies["odd"] == lies["small"] == lies["scalar"] == PartitionSpec()
+    placed = jax.device_put(state, parallel.state_sharding(state, mesh))
+    whole = sum(x.nbytes for x in state.values())
+    assert parallel.bytes_on_one_device(placed) == whole - 4 * (64 * 192 + 193 * 64) // 2
+    with pytest.raises(UserError, match="parallel.fsdp = 3 does not divide the 8 devices"):
+        parallel.make_mesh(0, fsdp=3)
+    assert parallel.make_mesh(4, fsdp=0).shape["fsdp"] == 4

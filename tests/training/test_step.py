@@ -212,14 +212,10 @@ def test_frozen_parts_and_after_update():
     assert scalars["distance"] == scalars["loss"]
 
 
-def state_bytes(state):
-    return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
-
-
 def test_fsdp_is_the_same_training_with_an_eighth_of_the_state(float64):
-    """Cut over eight devices, and over pairs of them: the same losses, parameters and moments as whole copies."""
+    """Cut over eight devices: the same losses, parameters and moments as whole copies."""
     found = {}
-    for fsdp in (1, 2, 8):
+    for fsdp in (1, 8):
         c = config()
         c.optimizer.name, c.optimizer.ema = "adamw", 0.9
         step = make(c, lambda: wide("float64"), devices=8, fsdp=fsdp)
@@ -228,11 +224,10 @@ def test_fsdp_is_the_same_training_with_an_eighth_of_the_state(float64):
             state, scalars = step.update(state, {"index": LABELS[i], "image": IMAGES[i], "label": LABELS[i]}, {})
             losses.append(float(scalars["loss"]))
         sums = step.evaluate(state, {"image": IMAGES[0], "label": LABELS[0], "mask": np.ones(BATCH, bool)}, {})
-        found[fsdp] = losses, jax.device_get((state, sums)), state_bytes(state)
-    for fsdp, most in ((2, 0.55), (8, 0.2)):
-        np.testing.assert_allclose(found[fsdp][0], found[1][0], rtol=1e-12)
-        assert largest_difference(found[fsdp][1], found[1][1]) < 1e-8
-        assert found[fsdp][2] <= most * found[1][2]
+        found[fsdp] = losses, jax.device_get((state, sums)), parallel.bytes_on_one_device(state)
+    np.testing.assert_allclose(found[8][0], found[1][0], rtol=1e-12)
+    assert largest_difference(found[8][1], found[1][1]) < 1e-8
+    assert found[8][2] <= 0.2 * found[1][2]
 
 
 def wide(dtype):

@@ -82,9 +82,8 @@ def train(config, data, workdir, mesh):
             watch.restore(progress)
             meter.restore(progress["meter"])
         _introduce(log, config, workdir, step_of, state, feed, steps)
-        why, done, first_step, began = "finished", start, None, time.perf_counter() - progress.get("train_seconds", 0)
-        if watch.stopped and start < steps:
-            why, steps = "stopped early", start
+        done, first_step, began = start, None, time.perf_counter() - progress.get("train_seconds", 0)
+        why, steps = ("stopped early", start) if watch.stopped and start < steps else ("finished", steps)
         calls = functools.partial(plan, start, steps, updates.most, eval_every, config.checkpoint.every)
         updates.prepare(calls(), log.say)
 
