@@ -97,7 +97,7 @@ def _model():
     c.dropout = placeholder(float)  # probability
     c.stochastic_depth = placeholder(float)  # probability of dropping the last block; linear in depth
     c.batch_norm_groups = placeholder(int)  # statistics over each 1/n of the batch; 1 = over the whole global batch
-    c.attention = placeholder(str)  # vit: auto, plain, xla or cudnn; auto is what scripts/bench/attention.py found best
+    c.attention = placeholder(str)  # vit: auto, plain, xla or cudnn; see layers.choose_attention
     c.remat = placeholder(str)  # recompute to save memory: none, dots (keep matrix products) or blocks
     c.pool = placeholder(str)  # vit: token or mean
     c.positions = placeholder(str)  # vit: learned or sincos

@@ -9,6 +9,7 @@ that BatchNorm amplifies rounding (two correct programs drift apart by 4e-3 in 5
 agree to 1e-10 over 20 steps.
 """
 
+import contextlib
 import functools
 import importlib.util
 import os
@@ -48,6 +49,8 @@ def start(c):
     process = c.process if c.process >= 0 else process
     processes = c.processes or processes
     alone = processes == 1 or (not scheduler and not c.coordinator)
+    if not scheduler and not c.coordinator and c.distributed != "off" and (c.processes > 1 or c.process >= 0):
+        raise UserError("parallel.processes and parallel.process need parallel.coordinator=HOST:PORT of process 0")
     if c.distributed == "off" or (c.distributed == "auto" and alone) or jax.distributed.is_initialized():
         return
     _check_address(c.coordinator, scheduler, process, processes)
@@ -87,11 +90,17 @@ def _check_address(coordinator, scheduler, process, processes):
     """Raises `UserError` unless `jax.distributed` can know where process 0 is, and which process this is."""
     if coordinator and not re.fullmatch(r".+:\d+", coordinator):
         raise UserError(f"parallel.coordinator = {coordinator!r}: it is HOST:PORT of process 0")
-    if coordinator and (process is None or not processes or process >= processes):
+    if not coordinator and not scheduler:
         raise UserError(
-            f"parallel.coordinator = {coordinator} with process {process} of {processes}: "
-            "set parallel.processes, and parallel.process from 0"
+            "parallel.distributed = on, but no scheduler started this process: set parallel.coordinator=HOST:PORT of "
+            "process 0, parallel.processes and parallel.process"
         )
+    if coordinator and (process is None or not processes):
+        missing = [] if processes else ["parallel.processes"]
+        missing += ["parallel.process, from 0,"] if process is None else []
+        raise UserError(f"parallel.coordinator = {coordinator}: set {' and '.join(missing)} too")
+    if coordinator and process >= processes:
+        raise UserError(f"parallel.process = {process} of parallel.processes = {processes}: count from 0")
     unknown = {
         "Open MPI": "OMPI_MCA_orte_hnp_uri" not in os.environ,  # set by mpirun 4, no longer by 5
         "Kubernetes": not importlib.util.find_spec("kubernetes"),
@@ -161,8 +170,9 @@ def by_example(mesh, stacked=False):
 def state_sharding(tree, mesh):
     """Returns the sharding of each array of a training state, a tree of arrays or of their shapes.
 
-    An array is cut along the longest axis that `fsdp` divides (ZeRO-3, Rajbhandari et al. 2019, arXiv:1910.02054);
-    small ones, and those with no such axis, lie whole on each device.
+    An array is cut along the longest axis that `fsdp` divides; small ones, and those with no such axis, lie whole on
+    each device. This is FSDP (Zhao et al. 2023, arXiv:2304.11277) between steps: within a step `gather` makes the
+    parameters whole, once for forward and backward, so the optimizer's share of the memory is what is saved there.
     """
     size = mesh.shape["fsdp"]
 
@@ -226,8 +236,9 @@ def abstract_batch(known, mesh):
 
 
 def put_replicated(tree, mesh):
-    """Places every array of a tree whole on each device. The result shares no buffer with `tree`."""
-    return jax.jit(lambda t: t, out_shardings=replicated(mesh))(tree)
+    """Places every NumPy array of a tree whole on each device."""
+    sharding = replicated(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index, x=x: x[index]), tree)
 
 
 def fetch(tree):
@@ -292,6 +303,17 @@ def stop_is_agreed(received, step):
     all must leave at the same step.
     """
     return received if is_alone() else multihost_utils.reached_preemption_sync_point(step)
+
+
+@contextlib.contextmanager
+def out_of_memory(advice):
+    """Turns running out of device memory into the `UserError` "out of memory " + `advice()`."""
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error):
+            raise UserError(f"out of memory {advice()}") from error
+        raise
 
 
 @functools.cache

@@ -4,9 +4,9 @@
     python -m scripts.bench.airbench --seeds 3 --config configs/airbench_cifar10.py:95 --config.data.source=tfds:cifar10
 
 Seconds are counted as in the paper (arXiv:2404.00498): training, and evaluating the test split with all views, without
-compiling. Training is all steps at the run's images per second, which leaves out the first call; evaluation is timed
-when it runs for the second time. Opening the data and initializing the whitening from them are not in it. The last line
-is `airbench: MEAN ± STD % in SECONDS s`.
+compiling. Training is all steps at the run's images per second, which leaves out the first call; evaluation and the
+whitening's initialization are timed when they run for the second time. Opening the data is not in it. The last line is
+`airbench: MEAN ± STD % in SECONDS s`.
 """
 
 import pathlib
@@ -55,7 +55,7 @@ def _run(config):
     from vision import parallel
     from vision.data.pipeline import open_data
     from vision.training.evaluate import eval_batch_size, evaluate
-    from vision.training.loop import train
+    from vision.training.loop import SAMPLE, train
 
     if config.compile_cache:
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.compile_cache).expanduser()))
@@ -67,6 +67,9 @@ def _run(config):
         start = time.perf_counter()
         summary = evaluate(outcome.step, outcome.state, data.feeds["test"], eval_batch_size(c))
         evaluation = time.perf_counter() - start
+        start = time.perf_counter()
+        jax.block_until_ready(outcome.step.initialize_from_data(outcome.state, data.feeds["train"].sample(SAMPLE)))
+        whitening = time.perf_counter() - start
     training = outcome.steps * c.batch_size / outcome.images_per_second
     return {
         "variant": f"{config.model.name} {config.model.variant}",
@@ -74,7 +77,8 @@ def _run(config):
         "seed": config.seed,
         "steps": outcome.steps,
         "accuracy": summary["accuracy"],
-        "seconds": training + evaluation,
+        "seconds": whitening + training + evaluation,
+        "whiten_s": whitening,
         "train_s": training,
         "evaluate_s": evaluation,
         "images_per_second": outcome.images_per_second,

@@ -129,8 +129,10 @@ def test_off_is_off(joined):
         (openmpi(0, 2, uri=""), {}, r"^Open MPI started this process, but this mpirun does not say where process 0 is"),
         ({"JOB_COMPLETION_INDEX": "0"}, {}, r"'kubernetes' nobody .* add .*coordinator=HOST:PORT and .*=COUNT"),
         ({}, {"coordinator": "node3", "processes": 2, "process": 0}, r"'node3': it is HOST:PORT"),
-        ({}, {"coordinator": "node3:1", "processes": 2}, r"process None of 2: set parallel.processes, and"),
-        ({}, {"coordinator": "node3:1", "processes": 2, "process": 2}, r"process 2 of 2"),
+        ({}, {"coordinator": "node3:1", "processes": 2}, r"node3:1: set parallel.process, from 0, too"),
+        ({}, {"coordinator": "node3:1", "processes": 2, "process": 2}, r"process = 2 of parallel.processes = 2"),
+        ({}, {"processes": 2, "process": 0}, r"need parallel.coordinator=HOST:PORT"),
+        ({}, {"distributed": "on"}, r"no scheduler started this process: set parallel.coordinator"),
         ({}, {"distributed": "of"}, r"did you mean 'off'"),
     ],
 )

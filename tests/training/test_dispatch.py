@@ -20,52 +20,56 @@ from vision.training.program import compile_program, parse_options
     ("start", "steps", "most", "periods"), [(0, 100, 8, (30, 0)), (7, 64, 32, (13, 5)), (0, 9, 1, ())]
 )
 def test_a_plan_runs_every_step_once_and_stops_where_something_is_to_be_done(start, steps, most, periods):
-    calls = list(plan(start, steps, most, *periods))
+    calls = list(plan(start, steps, most, periods))
     assert [step for first, count in calls for step in range(first, first + count)] == list(range(start, steps))
     for first, count in calls:
-        assert count in (1, most)
+        assert 1 <= count <= most
         assert all(first // period == (first + count - 1) // period for period in periods if period)
 
 
 def test_a_plan_takes_most_steps_together():
-    assert list(plan(0, 70, 32, 70)) == [(0, 32), (32, 32), *((i, 1) for i in range(64, 70))]
-    assert list(plan(0, 20, 8, 10)) == [(0, 8), (8, 1), (9, 1), (10, 8), (18, 1), (19, 1)]
+    """A period that `most` does not divide is cut into equal calls, so that few steps are left over."""
+    assert list(plan(0, 70, 32, (70,))) == [(0, 23), (23, 23), (46, 23), (69, 1)]
+    assert list(plan(0, 20, 8, (10,))) == [(0, 5), (5, 5), (10, 5), (15, 5)]
+    assert list(plan(0, 54, 32, (27, 0))) == [(0, 27), (27, 27)]
+    assert list(plan(0, 3, 32, (27,))) == [(0, 3)]
+    assert list(plan(0, 96, 32)) == [(0, 32), (32, 32), (64, 32)]
 
 
 def test_a_resumed_plan_goes_on_as_the_first_would_have():
     """From wherever a run can be left: the same calls, and so the same bits."""
-    whole = list(plan(0, 200, 8, 50, 30))
+    whole = list(plan(0, 200, 8, (50, 30)))
     for first, _ in whole:
-        assert list(plan(first, 200, 8, 50, 30)) == [call for call in whole if call[0] >= first]
+        assert list(plan(first, 200, 8, (50, 30))) == [call for call in whole if call[0] >= first]
 
 
 @pytest.mark.parametrize(("asked", "resident_gib", "most"), [(0, 2.0, 1), (5, 2.0, 5), (5, 0.0, 1)])
 def test_several_steps_a_call_need_data_on_the_device(asked, resident_gib, most):
-    _, updates = updates_of(resident_gib, steps_per_dispatch=asked)
+    _, updates, _ = updates_of(resident_gib, steps_per_dispatch=asked)
     assert updates.most == most
 
 
 def test_programs_are_compiled_for_the_batches_that_come():
-    c, updates = updates_of(2.0, steps_per_dispatch=3, batch_size=16)
+    c, updates, mesh = updates_of(2.0, steps_per_dispatch=3, batch_size=16)
     said = []
     updates.prepare([(0, 3), (3, 1)], said.append)
     assert "3 steps a dispatch" in said[0]
 
 
-def updates_of(resident_gib=2.0, **train):
+def updates_of(resident_gib=2.0, devices=1, **train):
     c = default()
     c.data.source, c.data.limit, c.data.resident_gib = "digits", 64, resident_gib
     c.model.variant = "mu/4"
     c.train.update(train)
-    mesh = parallel.make_mesh(1)
+    mesh = parallel.make_mesh(devices)
     data = open_data(c.data, 0, mesh)
-    return c.train, Updates(c, build_step(c, data, mesh, 10), data.feeds["train"], mesh)
+    return c.train, Updates(c, build_step(c, data, mesh, 10), data.feeds["train"], mesh), mesh
 
 
 def test_what_a_step_costs_is_known_before_it_runs():
     """The dense layers' operations, three times for forward and backward, are most of it."""
-    _, small = updates_of(batch_size=16)
-    _, large = updates_of(batch_size=64)
+    _, small, _ = updates_of(batch_size=16)
+    _, large, _ = updates_of(batch_size=64)
     small.prepare([(0, 1)], print)
     large.prepare([(0, 1)], print)
     (fixed, needed), (fixed_too, more) = small.memory(), large.memory()
@@ -79,22 +83,38 @@ def test_what_a_step_costs_is_known_before_it_runs():
 
 @pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), MemoryError()])
 def test_out_of_memory_says_what_fits(error, monkeypatch):
-    c, updates = updates_of(batch_size=64)
+    c, updates, mesh = updates_of(batch_size=64)
     updates.prepare([(0, 1)], print)
     with (
         pytest.raises(UserError, match=r"64 images at a time.*\nSet train.accumulate=2 .* train.batch_size=32"),
-        explain_memory(c, updates),
+        explain_memory(c, updates, mesh),
     ):
         raise error
     fixed, needed = updates.memory()
     monkeypatch.setattr(parallel, "memory_limit", lambda: int((fixed + needed / 7) / 0.9))
-    with pytest.raises(UserError, match=r"train.accumulate=8 .* train.batch_size=8"), explain_memory(c, updates):
+    with pytest.raises(UserError, match=r"train.accumulate=8 .* train.batch_size=8"), explain_memory(c, updates, mesh):
         raise error
 
 
+def test_out_of_memory_advises_only_what_can_be_set():
+    """Three images a device: in two parts they cannot go, in three they can; of one image there is no less."""
+    c, updates, mesh = updates_of(batch_size=24, devices=8)
+    with (
+        pytest.raises(UserError, match=r"Set train.accumulate=3 .* or train.batch_size=8, or model.remat=blocks"),
+        explain_memory(c, updates, mesh),
+    ):
+        raise MemoryError
+    c, updates, mesh = updates_of(batch_size=8, devices=8)
+    with (
+        pytest.raises(UserError, match=r"Set model.remat=blocks, or parallel.fsdp=0$"),
+        explain_memory(c, updates, mesh),
+    ):
+        raise MemoryError
+
+
 def test_other_errors_stay_what_they_are():
-    c, updates = updates_of(batch_size=16)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), explain_memory(c, updates):
+    c, updates, mesh = updates_of(batch_size=16)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), explain_memory(c, updates, mesh):
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
 
@@ -117,7 +137,7 @@ def test_a_step_that_really_runs_out_of_memory(tmp_path):
 
 
 def test_options():
-    assert parse_options("--a=1, b=true  c=x=y") == {"a": "1", "b": True, "c": "x=y"}
+    assert parse_options("--a=1 b=true  c=x=y,z") == {"a": "1", "b": True, "c": "x=y,z"}
     with pytest.raises(UserError, match="NAME=VALUE is expected at 'b'"):
         parse_options("a=1 b")
     with pytest.raises(UserError, match="parallel.xla_options = 'xla_no_such=1'"):

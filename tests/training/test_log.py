@@ -33,6 +33,18 @@ def numbers(step):
 TAILS = ["", '{"step": 4, "train/lo', '{"step": 4}', "\x00\x00\x00", "3\n", "[]\n", '{"a": 1}\n']
 
 
+def test_what_goes_wrong_while_writing_is_raised(tmp_path):
+    """Such as a full disk: at the next flush, and nothing is written after it."""
+    log = open_log(tmp_path)
+    log._file.close()
+    log.train(1, numbers(1))
+    log.train(2, numbers(2))
+    with pytest.raises(ValueError, match="closed file"):
+        log.flush()
+    log.close()
+    assert lines(tmp_path) == []
+
+
 @pytest.mark.parametrize("tail", TAILS)
 def test_lines_after_the_checkpoint_are_dropped(tmp_path, tail):
     """As are half-written ones, and what a crash of the machine leaves."""
@@ -64,10 +76,11 @@ def test_values_that_are_no_numbers_are_valid_json(tmp_path):
     assert json.loads(text, parse_constant=pytest.fail) == {"step": 1, "val/loss": None, "val/accuracy": 0.5}
 
 
-def test_each_line_is_there_at_once(tmp_path):
-    """A kill may come at any moment."""
+def test_each_line_is_on_the_disk_after_a_flush(tmp_path):
+    """A kill may come at any moment after a checkpoint, before which the loop flushes."""
     log = open_log(tmp_path)
     log.train(1, numbers(1))
+    log.flush()
     assert len(lines(tmp_path)) == 1
     log.close()
 

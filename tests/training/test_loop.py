@@ -334,6 +334,41 @@ def test_several_steps_a_dispatch_are_the_same_run(tmp_path):
     assert [step for step, _ in values(tmp_path / "three", "train/loss")][-1] == 12
 
 
+def test_several_steps_a_dispatch_interrupted_and_resumed_end_with_the_same_bits(tmp_path):
+    c = tiny(train__steps_per_dispatch=3, train__eval_every=6, optimizer__lookahead=2, augment__flip_alternating=True)
+    whole = run(c, tmp_path / "whole")
+    with stopping_at(9):
+        assert run(c, tmp_path / "parts").steps == 9
+    parts = run(c, tmp_path / "parts")
+    assert values(tmp_path / "parts", "val/loss") == values(tmp_path / "whole", "val/loss")
+    assert whole.best_step == parts.best_step
+    for a, b in zip(jax.tree.leaves(whole.state), jax.tree.leaves(parts.state), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train__test_time_augmentation": "flipp"}, "did you mean 'flip'"),
+        ({"augment__pad_mode": "mirror"}, "augment.pad_mode"),
+        ({"augment__flip_horizontal": True, "augment__flip_alternating": True}, "are both on"),
+        ({"parallel__xla_options": "xla_a"}, "NAME=VALUE is expected at 'xla_a'"),
+        ({"model__name": "resnet", "model__variant": "cifar20", "model__batch_norm_groups": 3}, "does not divide"),
+    ],
+)
+def test_a_mistake_that_only_the_step_shows_leaves_no_directory(tmp_path, changes, message):
+    c = tiny(**changes)
+    mesh = parallel.make_mesh(1)
+    with pytest.raises(UserError, match=message):
+        train(c, open_data(c.data, c.seed, mesh), tmp_path / "run", mesh)
+    assert not (tmp_path / "run").exists()
+
+
+def test_compiler_options_reach_the_step(tmp_path):
+    with pytest.raises(UserError, match="parallel.xla_options = 'xla_no_such_option=1'"):
+        run(tiny(parallel__xla_options="xla_no_such_option=1"), tmp_path)
+
+
 class Whitened(nnx.Module):
     """A model that looks at the data before it begins."""
 

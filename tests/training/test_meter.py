@@ -73,8 +73,7 @@ def test_speed_survives_a_checkpoint(meter, log, tmp_path):
     add(meter, range(3))
     meter.flush(GOOD)
     state = json.loads(json.dumps(meter.state()))
-    other = Meter(log, lambda step: [], 2, tmp_path)
-    other.restore(state)
+    other = Meter(log, lambda step: [], 2, tmp_path, state)
     assert other.images_per_second == meter.images_per_second > 0
     add(other, range(3, 5))
     other.flush(GOOD)

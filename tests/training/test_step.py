@@ -1,6 +1,7 @@
 """The step: against `jax.pmap`, over device counts, in parts, and with objectives that keep something frozen."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -228,6 +229,19 @@ def test_fsdp_is_the_same_training_with_an_eighth_of_the_state(float64):
     np.testing.assert_allclose(found[8][0], found[1][0], rtol=1e-12)
     assert largest_difference(found[8][1], found[1][1]) < 1e-8
     assert found[8][2] <= 0.2 * found[1][2]
+
+
+def test_fsdp_moves_parameters_not_activations():
+    """The compiled step gathers every cut parameter, and nothing whose first axis is the batch."""
+    step = make(config("float32"), lambda: wide("float32"), devices=8, fsdp=8)
+    batch = parallel.abstract_batch({"image": (IMAGES[0].shape, "uint8"), "label": ((BATCH,), "int32")}, step._mesh)
+    text = step.update.lower(step.abstract_state, batch, {}).compile().as_text()
+    gathered = re.findall(r"= \(?f32\[([\d,]*)\]\S* all-gather", text)
+    cut = [x for x in jax.tree.leaves(step.abstract_state["params"]) if any(x.sharding.spec)]
+    assert len(cut) >= 5
+    for leaf in cut:
+        assert any(np.prod([int(n) for n in shape.split(",")]) == leaf.size for shape in gathered), leaf.shape
+    assert all(BATCH not in map(int, shape.split(",")) for shape in gathered)
 
 
 def wide(dtype):

@@ -32,7 +32,8 @@ class ResidentFeed:
         # As `Rows.readable`: the next readable image stands in for an unreadable one.
         used = used[np.searchsorted(used, np.arange(len(images))) % len(used)]
         data = {"image": np.stack([images[i] for i in used]), "label": rows.source.labels[used].astype(np.int32)}
-        self.data = parallel.put_replicated(data, mesh)
+        with parallel.out_of_memory(lambda: "placing the data on the device: set data.resident_gib=0 to load batches"):
+            self.data = parallel.put_replicated(data, mesh)
 
     def __len__(self):
         return len(self._rows)

@@ -171,7 +171,7 @@ class _Damaged(Exception):
 
 
 def checksum(tree):
-    """Returns an int that changes with any bit of any array. Computed where the arrays are, whatever their sharding."""
+    """Returns an int that changes with any bit of any array. Computed where each piece of an array lies."""
     sums = jax.device_get([_bits(leaf) for leaf in jax.tree.leaves(tree)])
     return zlib.crc32(np.array(sums, np.uint32).tobytes())
 
@@ -180,8 +180,12 @@ def checksum(tree):
 def _bits(x):
     x = x.astype(jnp.uint8) if x.dtype == bool else x
     unsigned = jnp.dtype(f"uint{8 * min(x.dtype.itemsize, 4)}")  # 64-bit types become pairs of 32-bit words
-    words = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32).ravel()
-    weights = 2 * jax.lax.iota(jnp.uint32, words.size) + 1  # odd, so that no single change cancels; distinct, for order
+    words = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
+    place, stride = jnp.uint32(0), 1
+    for axis in reversed(range(words.ndim)):  # not of the flat array: making that would gather a cut one
+        place += jnp.uint32(stride % 2**32) * jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+        stride *= words.shape[axis]
+    weights = 2 * place + 1  # odd, so that no single change cancels; distinct, for order
     return (words * weights).sum(dtype=jnp.uint32)
 
 

@@ -1,30 +1,31 @@
 """How training steps reach the device: how many at a call, compiled ahead, with what they cost."""
 
-import contextlib
 import math
 
 import jax
 
 from vision import parallel
-from vision.errors import UserError
-from vision.training.program import compile_program, count_flops
+from vision.training.program import compile_lowered, count_flops, parse_options
 
 ON_ACCELERATORS = 32  # steps a call: dispatching and its gaps then cost nothing that can be seen
 
 
-def plan(start, steps, most, *periods):
+def plan(start, steps, most, periods=()):
     """Yields (first step, how many) for each call from `start` to `steps`.
 
     A call never runs over a multiple of one of the `periods` (0 = none), where something else is to be done. It runs
-    `most` steps or one, and which depends on the step alone: a resumed run repeats what the first would have done.
+    one step or a fixed number, `most` or what divides the shortest period better. Which depends on the step alone: a
+    resumed run repeats what the first would have done.
     """
-    periods = [period for period in periods if period]
+    periods = [period for period in periods if period] or [max(steps, 1)]
+    shortest = min([steps, *periods])
+    several = max(1, shortest // max(1, math.ceil(shortest / most)))
     done = start
     while done < steps:
-        before = max((done // period * period for period in periods), default=0)
-        after = min((done // period * period + period for period in periods), default=steps)
-        whole = (done - before) % most == 0 and done + most <= min(after, steps)
-        count = most if whole else 1
+        before = max(done // period * period for period in periods)
+        after = min(done // period * period + period for period in periods)
+        whole = (done - before) % several == 0 and done + several <= min(after, steps)
+        count = several if whole else 1
         yield done, count
         done += count
 
@@ -46,15 +47,24 @@ class Updates:
     def __init__(self, config, step_of, feed, mesh):
         self._step, self._data, self._mesh = step_of, feed.data, mesh
         self._batch = feed.abstract_batch(config.train.batch_size)
-        self._options = config.parallel.xla_options
-        self._programs = {}
+        self._options = parse_options(config.parallel.xla_options)
+        self._accumulate = config.train.accumulate
+        self._lowered, self._programs = {}, {}
         usual = 1 if jax.default_backend() == "cpu" else ON_ACCELERATORS
         self.most = (config.train.steps_per_dispatch or usual) if feed.data else 1
 
+    def lower(self, calls):
+        """Traces the programs for what `plan` yields, which finds the faults of a config."""
+        for count in {count for _, count in calls} - self._lowered.keys():
+            jitted, *arguments = self._arguments(count)
+            self._lowered[count] = jitted.lower(*arguments)
+
     def prepare(self, calls, say):
         """Compiles the programs for what `plan` yields, and says what a step costs."""
-        for count in {count for _, count in calls}:
-            self._programs[count] = compile_program(*self._arguments(count), options=self._options)
+        counts = {count for _, count in calls}
+        self.lower((None, count) for count in counts)
+        for count in counts:
+            self._programs[count] = compile_lowered(self._lowered[count], self._options)
         if self._programs:
             say(self.describe())
 
@@ -66,6 +76,8 @@ class Updates:
         """Says what one step costs, in words."""
         most = max(self._programs)
         flops = self._programs[1].flops if 1 in self._programs else count_flops(*self._arguments(1))
+        if jax.default_backend() != "cpu":
+            flops = flops and flops * self._accumulate  # XLA counts once what a loop does; on CPUs there is none
         parts = [f"{flops / 1e9:,.2f} GFLOP a step"] if flops else []
         if memory := self.memory():
             limit = parallel.memory_limit()
@@ -89,23 +101,18 @@ class Updates:
         return jitted, self._step.abstract_state, batch, self._data
 
 
-@contextlib.contextmanager
-def explain_memory(c, updates):
-    """Turns running out of device memory into a `UserError` that says what would fit.
+def explain_memory(c, updates, mesh):
+    """A context that turns running out of device memory into a `UserError` which says what would fit.
 
     Args:
         c: config.train.
         updates: the run's `Updates`.
+        mesh: from `vision.parallel.make_mesh`.
     """
-    try:
-        yield
-    except (jax.errors.JaxRuntimeError, MemoryError) as error:
-        if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) or "Out of memory" in str(error):
-            raise UserError(_suggestion(c, updates)) from error
-        raise
+    return parallel.out_of_memory(lambda: _suggestion(c, updates, mesh.size))
 
 
-def _suggestion(c, updates):
+def _suggestion(c, updates, devices):
     memory, limit = updates.memory(), parallel.memory_limit()
     factor, known = 2, ""
     if memory:
@@ -114,16 +121,13 @@ def _suggestion(c, updates):
         known += f"; the device has {_bytes(limit)})" if limit else ")"
         free = 0.9 * limit - fixed if limit else 0  # nine tenths: the allocator leaves gaps
         factor = max(2, math.ceil(needed / free)) if free > 0 else 2
-    parts = _next_divisor(c.batch_size, c.accumulate * factor)
-    return (
-        f"out of memory with {c.batch_size // c.accumulate} images at a time{known}.\n"
-        f"Set train.accumulate={parts} (the same batch in {parts} parts), or train.batch_size="
-        f"{max(1, c.batch_size // factor)}, model.remat=blocks, or parallel.fsdp where there are several devices"
-    )
-
-
-def _next_divisor(number, least):
-    return next((n for n in range(least, number + 1) if number % n == 0), number)
+    each = c.batch_size // devices
+    parts = next((n for n in range(c.accumulate * factor, each + 1) if each % n == 0), None)
+    smaller = each // factor * devices
+    advice = [f"train.accumulate={parts} (the same batch in {parts} parts)"] if parts else []
+    advice += [f"train.batch_size={smaller}"] if smaller else []
+    advice += ["model.remat=blocks", "parallel.fsdp=0"] if devices > 1 else ["model.remat=blocks"]
+    return f"with {c.batch_size // c.accumulate} images at a time{known}.\nSet {', or '.join(advice)}"
 
 
 def _bytes(count):

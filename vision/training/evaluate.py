@@ -17,8 +17,9 @@ def evaluate(step, state, feed, batch_size):
         feed: a split of `Data`.
         batch_size: images at a time, over all devices.
     """
-    sums = None
-    for batch in feed.eval_batches(batch_size):
-        added = step.evaluate(state, batch, feed.data)
-        sums = added if sums is None else metrics.add(sums, added)
-    return metrics.summarize(parallel.fetch(sums))
+    sums, advice = None, f"evaluating {batch_size} images at a time: lower train.eval_batch_size"
+    with parallel.out_of_memory(lambda: advice):
+        for batch in feed.eval_batches(batch_size):
+            added = step.evaluate(state, batch, feed.data)
+            sums = added if sums is None else metrics.add(sums, added)
+        return metrics.summarize(parallel.fetch(sums))

@@ -7,10 +7,12 @@ import signal
 import time
 
 import jax
+import numpy as np
 from flax import nnx
 
 from vision import metrics, models, objectives, parallel
 from vision.data.augment import normalize
+from vision.data.augment.views import CHOICES
 from vision.errors import UserError, check_choice
 from vision.training.checkpoint import Checkpoints
 from vision.training.dispatch import Updates, explain_memory, plan
@@ -68,23 +70,22 @@ def train(config, data, workdir, mesh):
     c, feed = config.train, data.feeds["train"]
     steps, eval_every = _lengths(c, len(feed))
     step_of = build_step(config, data, mesh, steps)
-    watch = _Watch(config)
-    parallel.on_main_process(lambda: open_workdir(workdir, config))  # a config that cannot run leaves no directory
     updates = Updates(config, step_of, feed, mesh)
+    plan_from = functools.partial(plan, steps=steps, most=updates.most, periods=(eval_every, config.checkpoint.every))
+    updates.lower(plan_from(0))  # a config that cannot run leaves no directory
+    parallel.on_main_process(lambda: open_workdir(workdir, config))
     # However this ends, a save that has begun is finished and the log closed.
-    with explain_memory(c, updates), contextlib.ExitStack() as stack:
+    with explain_memory(c, updates, mesh), contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(Checkpoints((workdir / "checkpoints").absolute(), config.checkpoint, say))
         state, progress = _begin(step_of, checkpoints, feed)
         start = int(state["step"])
         log = stack.enter_context(RunLog(workdir, config.log, start, steps, parallel.is_main_process()))
-        meter = Meter(log, lambda step: feed.names(step, c.batch_size), c.batch_size, workdir)
-        if progress:
-            watch.restore(progress)
-            meter.restore(progress["meter"])
+        watch = _Watch(config, progress)
+        meter = Meter(log, lambda step: feed.names(step, c.batch_size), c.batch_size, workdir, progress.get("meter"))
         _introduce(log, config, workdir, step_of, state, feed, steps)
         done, first_step, began = start, None, time.perf_counter() - progress.get("train_seconds", 0)
         why, steps = ("stopped early", start) if watch.stopped and start < steps else ("finished", steps)
-        calls = functools.partial(plan, start, steps, updates.most, eval_every, config.checkpoint.every)
+        calls = functools.partial(plan_from, start, steps=steps)
         updates.prepare(calls(), log.say)
 
         def save(scalars=None):
@@ -97,7 +98,7 @@ def train(config, data, workdir, mesh):
         signals = stack.enter_context(_Signals())
         trace = stack.enter_context(Trace(config.profile and workdir / "tensorboard", log.say))
         for number, (first, count) in enumerate(calls()):
-            trace.before(number, first)
+            trace.before(number, first, state)
             state, scalars = updates(state, next(batches), count)
             done = first + count
             meter.add(first, count, scalars)
@@ -132,6 +133,11 @@ def build_step(config, data, mesh, steps):
     parallel.check_divisible("train.batch_size", c.batch_size, mesh, c.accumulate)
     parallel.check_divisible("train.eval_batch_size", eval_batch_size(c), mesh)
     shape = (1, data.image_size, data.image_size, data.channels)
+    check_choice("train.test_time_augmentation", c.test_time_augmentation, CHOICES)
+    check_choice("checkpoint.metric", config.checkpoint.metric, [f"val/{name}" for name in metrics.SCALARS])
+    check_choice("checkpoint.mode", config.checkpoint.mode, ("max", "min"))
+    if config.schedule.name == "plateau" and config.optimizer.lookahead:
+        raise UserError("optimizer.lookahead and schedule.name=plateau cannot go together: choose another schedule")
     d = config.data
     jax.eval_shape(lambda x: normalize(x, d.normalize, d.mean, d.std), jax.ShapeDtypeStruct(shape, "uint8"))
     num_classes = len(data.classes)
@@ -149,10 +155,10 @@ def build_step(config, data, mesh, steps):
 
 def _begin(step_of, checkpoints, feed):
     """Returns (state, progress) of the newest checkpoint, or of the beginning, with an empty progress."""
-    state = step_of.initialize()
-    found = checkpoints.restore_latest(state)
+    found = checkpoints.restore_latest(step_of.abstract_state)
     if found:
         return found
+    state = step_of.initialize()
     if step_of.adapts_to_data:
         state = step_of.initialize_from_data(state, feed.sample(SAMPLE))
     return state, {}
@@ -192,16 +198,16 @@ def _introduce(log, config, workdir, step_of, state, feed, steps):
 class _Watch:
     """What follows from the validations so far: early stopping, and the plateau schedule's factor."""
 
-    def __init__(self, config):
+    def __init__(self, config, progress):
         self._config = config
-        stop, plan = config.early_stopping, config.schedule
-        check_choice("checkpoint.metric", config.checkpoint.metric, [f"val/{name}" for name in metrics.SCALARS])
-        check_choice("checkpoint.mode", config.checkpoint.mode, ("max", "min"))
-        if plan.name == "plateau" and config.optimizer.lookahead:
-            raise UserError("optimizer.lookahead and schedule.name=plateau cannot go together: choose another schedule")
+        stop = config.early_stopping
         self._early = Patience(config.checkpoint.mode, stop.patience, stop.min_delta)
-        self._plateau = Patience("min", plan.patience)
+        self._plateau = Patience("min", config.schedule.patience)
         self.lr_scale, self.stopped = 1.0, False
+        if progress:
+            self._early.restore(progress["early"])
+            self._plateau.restore(progress["plateau"])
+            self.lr_scale, self.stopped = progress["lr_scale"], progress["stopped"]
 
     def update(self, measured, state, mesh):
         """Takes an evaluation; returns the state, with a lower rate where the loss has not fallen for long enough."""
@@ -209,7 +215,7 @@ class _Watch:
             self.stopped = self._early.update(measured[self._config.checkpoint.metric])
         if self._config.schedule.name == "plateau" and self._plateau.update(measured["val/loss"]):
             self.lr_scale *= self._config.schedule.factor
-            scale = jax.numpy.asarray(self.lr_scale, state["lr_scale"].dtype)
+            scale = np.asarray(self.lr_scale, state["lr_scale"].dtype)
             return state | {"lr_scale": parallel.put_replicated(scale, mesh)}
         return state
 
@@ -217,11 +223,6 @@ class _Watch:
         """What a checkpoint must hold, as JSON can; the config too, so that a checkpoint alone tells what it is of."""
         watchers = {"early": self._early.state(), "plateau": self._plateau.state()}
         return watchers | {"lr_scale": self.lr_scale, "stopped": self.stopped, "config": self._config.to_dict()}
-
-    def restore(self, progress):
-        self._early.restore(progress["early"])
-        self._plateau.restore(progress["plateau"])
-        self.lr_scale, self.stopped = progress["lr_scale"], progress["stopped"]
 
 
 class _Signals:

@@ -19,15 +19,17 @@ class Meter:
         names: maps a step to its batch's image names.
         batch_size: images a step.
         workdir: where the names of a bad batch go.
+        state: of the run that is resumed, from `state()`.
     """
 
-    def __init__(self, log, names, batch_size, workdir):
+    def __init__(self, log, names, batch_size, workdir, state=None):
         self._log, self._names = log, names
         self._batch_size, self._workdir = batch_size, workdir
         self._new, self._older = [], []
         self._mark = None
         self._last = None
-        self.seconds, self.images = 0.0, 0  # training alone, without each process's first step
+        # Training alone, without each process's first call.
+        self.seconds, self.images = (state["seconds"], state["images"]) if state else (0.0, 0)
 
     def add(self, step, count, scalars):
         """Takes the device's scalars of `count` steps, the first of which has this number, counted from 0.
@@ -59,9 +61,6 @@ class Meter:
     def state(self):
         """What a checkpoint must hold, as JSON can."""
         return {"seconds": self.seconds, "images": self.images}
-
-    def restore(self, state):
-        self.seconds, self.images = state["seconds"], state["images"]
 
     @property
     def images_per_second(self):

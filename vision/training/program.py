@@ -46,14 +46,17 @@ def compile_program(jitted, *args, options=""):
     Raises:
         UserError: an option that XLA does not know.
     """
-    lowered = jitted.lower(*args)
-    chosen = parse_options(options)
+    return compile_lowered(jitted.lower(*args), parse_options(options))
+
+
+def compile_lowered(lowered, options):
+    """Compiles what `jitted.lower(...)` returned, with options from `parse_options`; raises as `compile_program`."""
     try:
-        return Program(lowered, lowered.compile(compiler_options=chosen or None))
+        return Program(lowered, lowered.compile(compiler_options=options or None))
     except jax.errors.JaxRuntimeError as error:
-        if chosen and "INVALID_ARGUMENT" in str(error):
-            reason = str(error).splitlines()[0][:200]
-            raise UserError(f"parallel.xla_options = '{options}': {reason}") from error
+        if options and "INVALID_ARGUMENT" in str(error):
+            text = " ".join(f"{name}={value}" for name, value in options.items())
+            raise UserError(f"parallel.xla_options = '{text}': {str(error).splitlines()[0][:200]}") from error
         raise
 
 
@@ -64,7 +67,7 @@ def count_flops(jitted, *args):
 
 def parse_options(text):
     """Returns {name: value} of "NAME=VALUE NAME=VALUE", true and false as bools; raises `UserError` for other texts."""
-    pairs = [part.partition("=") for part in text.replace(",", " ").split()]
+    pairs = [part.partition("=") for part in text.split()]
     wrong = next((name for name, equals, value in pairs if not (equals and value)), None)
     if wrong is not None:
         raise UserError(f"parallel.xla_options = '{text}': NAME=VALUE is expected at '{wrong}'")

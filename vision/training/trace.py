@@ -2,7 +2,8 @@
 
 import jax
 
-BEGIN, CALLS = 5, 10  # after so many calls of the training step, over so many
+BEGIN = 5  # calls of the training step before the trace
+STEPS = 10  # that it holds at least
 
 
 class Trace:
@@ -15,22 +16,32 @@ class Trace:
 
     def __init__(self, directory, say):
         self._directory, self._say = directory, say
-        self._running = False
+        self._first, self._running = None, False
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self._stop()
+        if self._directory and self._first is None:
+            self._say(f"no profile: the run ended before call {BEGIN + 1} of its training step")
 
-    def before(self, number, step):
-        """To be called before each call of the step: the number of this call, counted from 0, and of its first step."""
+    def before(self, number, step, state):
+        """To be called before each call of the step.
+
+        Args:
+            number: of this call, counted from 0.
+            step: the first that it runs.
+            state: what it is called with. The loop is ahead of the device, so the trace begins and ends by waiting.
+        """
         if not self._directory:
             return
         if number == BEGIN:
+            jax.block_until_ready(state)
             jax.profiler.start_trace(str(self._directory))
             self._running, self._first = True, step
-        elif number == BEGIN + CALLS:
+        elif self._running and step >= self._first + STEPS:
+            jax.block_until_ready(state)
             self._stop(step)
 
     def _stop(self, step=None):
