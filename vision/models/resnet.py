@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import UserError, check_choice
+from vision.models.convolution import convolve
 from vision.models.layers import (
     REMATS,
     BatchNorm,
@@ -208,6 +209,7 @@ class ConvNorm(nnx.Module):
             use_bias=False,
             kernel_init=nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
             dtype=dtype,
+            conv_general_dilated=convolve,
             rngs=rngs,
         )
         self.norm = BatchNorm(features, groups=groups, zero_scale=zero_scale, rngs=rngs)
