@@ -193,6 +193,7 @@ def _log():
 def _parallel():
     c = ConfigDict()
     c.devices = 0  # devices to use; 0 = all, as several hosts must
+    c.keep_memory = True  # on CPUs, freed memory stays with the process: vision/memory.py
     c.fsdp = 1  # devices that share one copy of the state (parameters, optimizer); 1 = each holds a whole one, 0 = all
     c.distributed = "auto"  # several processes: auto = where Slurm, Kubernetes or Open MPI started them, on, or off
     c.coordinator = ""  # HOST:PORT of process 0, where no scheduler says it; with the two below

@@ -18,6 +18,7 @@ from importlib import metadata
 from absl import flags, logging
 
 from vision import cli
+from vision.memory import keep_freed_memory
 from vision.ranges import validate
 
 STARTED = time.perf_counter()  # JAX is imported later, so that its import counts as start-up time
@@ -26,6 +27,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 def main(argv):
     config, values = cli.parse(argv, __doc__, _flags)
+    if config.parallel.keep_memory:
+        keep_freed_memory()
     run(config, values.workdir or _fresh_workdir(argv))
 
 

@@ -28,12 +28,14 @@ import tempfile
 from scripts.bench import common
 from vision import cli
 from vision.errors import UserError
+from vision.memory import keep_freed_memory
 
 AGAINST = ("torch", "compile", "timm", "loader", "step", "defaults", "none")
 
 
 def main(argv):
     a = parse(argv)
+    keep_freed_memory()  # as vision.main does
     # The two sides share one GPU: neither may take all of its memory at the start. Read when JAX starts.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
