@@ -2,7 +2,6 @@
 
 import io
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
+from tests.models.weights import load, to_ours
 from vision import models
 from vision.config import default
 from vision.data.augment import normalize, views
@@ -20,7 +20,6 @@ from vision.models.layers import BatchNorm
 from vision.objectives.supervised import Supervised
 from vision.training.state import Blueprint
 
-FOLDER = Path(__file__).parent / "references"
 DEPTHS = {"airbench": 2, "airbench_deep": 3}
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
@@ -30,24 +29,11 @@ def torch_name(path):
     return re.sub(r"(mean|var)$", r"running_\1", name)
 
 
-def to_ours(array):
-    """A kernel in Flax's layout: OIHW -> HWIO, OI -> IO."""
-    return np.moveaxis(array, (0, 1), (-1, -2)) if array.ndim in (2, 4) else array
-
-
 @pytest.fixture(scope="module", params=DEPTHS)
 def pair(request):
     """Returns (model with the reference's weights, reference)."""
-    with np.load(FOLDER / f"{request.param}.npz") as file:
-        reference = dict(file)
     depth = DEPTHS[request.param]
-    model = nnx.eval_shape(lambda: Airbench((4, 6, 8), depth, 5, momentum=0.6, rngs=nnx.Rngs(0)))
-    state = nnx.to_flat_state(nnx.state(model))
-    names = [torch_name(path) for path, _ in state]
-    assert sorted(names) == sorted(k.removeprefix("weights/") for k in reference if k.startswith("weights/"))
-    for name, (_, variable) in zip(names, state, strict=True):
-        variable.set_value(jnp.asarray(to_ours(reference[f"weights/{name}"])))
-    return model, reference
+    return load(request.param, lambda: Airbench((4, 6, 8), depth, 5, momentum=0.6, rngs=nnx.Rngs(0)), torch_name)
 
 
 def outputs(model, images):

@@ -1,17 +1,16 @@
 """The models against PyTorch's own layers, layer by layer, from the files that make_references.py wrote."""
 
 import re
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
+from tests.models.weights import load, to_ours
 from vision.models.resnet import ResNet
 from vision.models.vit import ViT, sincos_2d
 
-FOLDER = Path(__file__).parent / "references"
 MAKE = {
     "vit": lambda rngs: ViT(24, 2, 3, 4, 5, image_size=12, rngs=rngs),
     "resnet_basic": lambda rngs: ResNet((1, 2), 8, 5, bottleneck=False, cifar=False, rngs=rngs),
@@ -44,24 +43,11 @@ def torch_name(path):
     return name
 
 
-def to_ours(array):
-    """A kernel in Flax's layout: OIHW -> HWIO, OI -> IO."""
-    return np.moveaxis(array, (0, 1), (-1, -2)) if array.ndim in (2, 4) else array
-
-
 @pytest.fixture(scope="module", params=MAKE)
 def pair(request):
     """Returns (model in evaluation mode with the reference's weights, reference)."""
-    with np.load(FOLDER / f"{request.param}.npz") as file:
-        reference = dict(file)
-    model = nnx.eval_shape(lambda: MAKE[request.param](nnx.Rngs(0)))
-    state = nnx.to_flat_state(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat)))
-    names = [torch_name(path) for path, _ in state]
-    assert sorted(names) == sorted(k.removeprefix("weights/") for k in reference if k.startswith("weights/"))
-    for name, (_, variable) in zip(names, state, strict=True):
-        array = to_ours(reference[f"weights/{name}"])
-        assert array.shape == variable.shape, name
-        variable.set_value(jax.numpy.asarray(array))
+    kept = nnx.Any(nnx.Param, nnx.BatchStat)
+    model, reference = load(request.param, lambda: MAKE[request.param](nnx.Rngs(0)), torch_name, kept)
     model.eval()
     return model, reference
 
