@@ -87,10 +87,10 @@ def run(config, workdir):
 
 def _report_unreadable(found, workdir):
     """Writes the unreadable images that this process met; of several, each loads images of its own."""
-    import jax
+    from vision import parallel
 
     if found:
-        name = "unreadable.json" if jax.process_count() == 1 else f"unreadable-{jax.process_index()}.json"
+        name = "unreadable.json" if parallel.is_alone() else f"unreadable-{parallel.process_index()}.json"
         (workdir / name).write_text(json.dumps(found, indent=1))
         print(f"{len(found)} unreadable images were skipped: {workdir / name}")
 

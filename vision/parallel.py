@@ -258,8 +258,13 @@ def describe(mesh):
     return f"{mesh.size} x {mesh.devices.flat[0].device_kind}{processes}{cut}"
 
 
+def process_index():
+    """Which of the run's processes this is, from 0."""
+    return jax.process_index()
+
+
 def is_main_process():
-    return jax.process_index() == 0
+    return process_index() == 0
 
 
 def is_alone():
