@@ -1,10 +1,21 @@
 """Architectures, one file each.
 
-A model is an `nnx.Module`: `embed(images) -> (B, D)`, `head`, an `nnx.Linear`, and `__call__` = head(embed(images)).
-Images are float (B, H, W, C), already normalized; embeddings and logits are float32 whatever the compute dtype.
+A model is an `nnx.Module` with
+
+    features(images) -> {name: map}   intermediate maps, in the order of computation: (B, H, W, C), of a ViT (B, N, D).
+                                      "stem", "stages.0", ... or "blocks.0", ...; the last one is what is pooled
+    pool(map) -> (B, D)               what makes the embedding of the last map
+    embed(images) -> (B, D)           the embedding: pool(last of features)
+    head                              an `nnx.Linear`
+    __call__(images)                  head(embed(images)) -> logits (B, num_classes)
+
+`features` and `pool` are what explanations and distillation need; training gets by without. Images are float
+(B, H, W, C), already normalized; embeddings and logits are float32 whatever the compute dtype. A module sets its
+attributes in the order in which it uses them, from which `vision.models.surgery` knows the depth of each parameter.
 
 Its file has `build(variant, num_classes, *, rngs, dtype, image_size, channels, ...)`, whose further keyword arguments
-are its options, and `VARIANTS`, which its message about an unknown variant lists.
+are its options, and `VARIANTS`, which its message about an unknown variant lists. `WEIGHTS` names published weights
+(`vision.models.weights`), `NAMES` says how they call ours (`vision.models.names`).
 """
 
 import inspect

@@ -233,6 +233,20 @@ def at_least_float32(dtype):
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def check_options(*, dropout=0.0, stochastic_depth=0.0, batch_norm_groups=1, remat="none"):
+    """Raises UserError for a value that cannot be, of the options that the architectures share."""
+    check_rates(**{"model.dropout": dropout, "model.stochastic_depth": stochastic_depth})
+    check_choice("model.remat", remat, REMATS)
+    if batch_norm_groups < 1:
+        raise UserError(f"model.batch_norm_groups = {batch_norm_groups}: it is at least 1, the whole batch")
+
+
+def check_image_size(name, image_size, smallest):
+    """Raises UserError for images that are too small for the architecture of this name."""
+    if image_size < smallest:
+        raise UserError(f"model '{name}' takes images of {smallest} px or more, not {image_size}: set data.image_size")
+
+
 def check_rates(**rates):
     """Raises UserError for a probability outside [0, 1), by its option's name."""
     for name, rate in rates.items():

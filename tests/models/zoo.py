@@ -1,0 +1,47 @@
+"""Checks of an architecture against the reference that tests/models/make/ stored."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tests.models.weights import FOLDER
+from vision.models.names import translate
+
+
+def load_reference(name, create, module):
+    """Returns (model in evaluation mode, reference): `create()` with the weights of references/NAME.npz, read by
+    `vision.models.names` with the architecture's own rules, and the file's arrays."""
+    with np.load(FOLDER / f"{name}.npz") as file:
+        reference = dict(file)
+    model = nnx.eval_shape(create)
+    state = dict(nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState))))
+    named = {".".join(map(str, path)): variable for path, variable in state.items()}
+    arrays = {k.removeprefix("weights/"): v for k, v in reference.items() if k.startswith("weights/")}
+    found = translate(module, {k: v.shape for k, v in named.items()}, arrays)
+    for key, variable in named.items():
+        variable.set_value(jnp.asarray(found[key]))
+    for i, (_, variable) in enumerate(nnx.to_flat_state(nnx.state(model, nnx.RngState))):
+        variable.set_value(jax.random.key(i) if variable.dtype != jnp.uint32 else jnp.uint32(0))
+    model.eval()
+    return model, reference
+
+
+def check_reference(name, create, module, tolerance=2e-5):
+    """Asserts that features, embedding and logits of a tiny model equal the reference's, layer by layer."""
+    model, reference = load_reference(name, create, module)
+
+    @jax.jit
+    def run(images):
+        features = model.features(images)
+        return features | {"embedding": model.embed(images), "logits": model(images)}
+
+    ours = run(reference["images"])
+    stored = {k.removeprefix("outputs/"): v for k, v in reference.items() if k.startswith("outputs/")}
+    assert stored.keys() <= ours.keys()
+    assert {"embedding", "logits"} < stored.keys()
+    for key, expected in stored.items():
+        scale = max(1.0, np.abs(expected).max())
+        np.testing.assert_allclose(ours[key] / scale, expected / scale, rtol=0, atol=tolerance, err_msg=key)
+    last = list(model.features(reference["images"]).values())[-1]
+    np.testing.assert_allclose(model.pool(last), ours["embedding"], rtol=1e-4, atol=1e-4)
