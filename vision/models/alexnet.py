@@ -1,0 +1,116 @@
+"""AlexNet. Krizhevsky, Sutskever and Hinton 2012 ("ImageNet Classification with Deep Convolutional Neural Networks",
+NeurIPS), as Krizhevsky 2014 ("One weird trick for parallelizing convolutional neural networks", arXiv:1404.5997) has
+it: one tower, no local response normalization. The widths, and dropout before the two hidden dense layers, are
+torchvision's.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vision.errors import check_choice
+from vision.models.convolution import Conv, adaptive_avg_pool, max_pool
+from vision.models.layers import Dropout, at_least_float32, check_image_size, check_options
+from vision.models.weights import Weights
+
+VARIANTS = {  # channels of the convolutions; width of the dense layers
+    "owt": ((64, 192, 384, 256, 256), 4096),
+    "mu": ((4, 8, 8, 8, 8), 16),  # for tests
+}
+GRID = 6  # side of the map that the dense layers see
+SMALLEST = 63  # the last pooling leaves one pixel
+
+NAMES = {
+    "torchvision": (
+        (r"^stem\.", "features.0."),
+        *((rf"^stages\.{i}\.", f"features.{there}.") for i, there in enumerate((3, 6, 8, 10))),
+        (r"^hidden\.0\.", "classifier.1."),
+        (r"^hidden\.1\.", "classifier.4."),
+        (r"^head\.", "classifier.6."),
+    )
+}
+WEIGHTS = {"alexnet-owt-7be5be79.pth": Weights("owt", 56.522, interpolation="bilinear")}  # torchvision's own accuracy
+
+
+def build(variant, num_classes, *, rngs, dtype=jnp.float32, image_size=224, channels=3, dropout=0.5):
+    """Returns the `AlexNet` of a variant: "owt", the net of "one weird trick".
+
+    Args:
+        image_size: 63 px or more; the dense layers see the last map averaged over 6 x 6 cells, at 224 px as it is.
+
+    For the other arguments see `AlexNet`.
+
+    Raises:
+        UserError: an unknown variant, images that are too small, or an option's value that cannot be.
+    """
+    check_choice("model.variant", variant, tuple(VARIANTS))
+    check_image_size("alexnet", image_size, SMALLEST)
+    widths, hidden = VARIANTS[variant]
+    return AlexNet(widths, hidden, num_classes, rngs=rngs, dtype=dtype, channels=channels, dropout=dropout)
+
+
+class AlexNet(nnx.Module):
+    """Images (B, H, W, C), normalized floats -> embeddings (B, hidden) -> logits (B, num_classes), both float32.
+
+    Args:
+        widths: channels of the five convolutions.
+        hidden: width of the two dense layers before the head.
+        num_classes: length of the logits.
+        rngs: nnx's streams: `params`, and `dropout` where there is any.
+        dtype: of the computation, float32 or bfloat16. Parameters are float32.
+        channels: of the images.
+        dropout: probability, on what enters each of the hidden dense layers.
+
+    The initialization is that of 2012, section 5: normal with deviation 0.01; biases 1 in the second, fourth and fifth
+    convolution and the hidden dense layers, 0 elsewhere.
+
+    Raises:
+        UserError: an option's value that cannot be.
+    """
+
+    def __init__(self, widths, hidden, num_classes, *, rngs, dtype=jnp.float32, channels=3, dropout=0.5):
+        check_options(dropout=dropout)
+        normal, ones = nnx.initializers.normal(0.01), nnx.initializers.ones_init()
+        conv = functools.partial(Conv, bias=True, kernel_init=normal, dtype=dtype, rngs=rngs)
+        dense = functools.partial(nnx.Linear, kernel_init=normal, rngs=rngs)
+        self.dtype = dtype
+        self.stem = conv(channels, widths[0], 11, 4, padding=((2, 2), (2, 2)))
+        sizes = zip(widths[:-1], widths[1:], (5, 3, 3, 3), strict=True)
+        self.stages = nnx.List([conv(*size) for size in sizes])
+        for i in (0, 2, 3):
+            self.stages[i].bias[...] = jnp.ones(widths[i + 1])
+        inputs = GRID * GRID * widths[-1]
+        self.hidden = nnx.List([dense(n, hidden, bias_init=ones, dtype=dtype) for n in (inputs, hidden)])
+        self.dropout = Dropout(dropout, rngs=rngs)
+        self.head = dense(hidden, num_classes, dtype=at_least_float32(dtype))
+
+    def features(self, images):
+        """Returns {"stem": ..., "stages.0": ..., ...}, a map (B, H, W, C) a convolution, of images (B, H, W, C).
+
+        They are as the next layer sees them, the first two and the last after max-pooling.
+        """
+        x = max_pool(jax.nn.relu(self.stem(images.astype(self.dtype))), 3, 2)
+        maps = {"stem": x}
+        for i, conv in enumerate(self.stages):
+            x = jax.nn.relu(conv(x))
+            maps[f"stages.{i}"] = x = max_pool(x, 3, 2) if i in (0, 3) else x
+        return maps
+
+    def pool(self, x):
+        """Returns embeddings (B, hidden), float32, of the last map (B, H, W, C): what leaves the dense layers."""
+        # Channels first, as the published kernels have them.
+        x = adaptive_avg_pool(x, GRID).transpose(0, 3, 1, 2).reshape(len(x), -1)
+        for dense in self.hidden:
+            x = jax.nn.relu(dense(self.dropout(x)))
+        return x.astype(at_least_float32(self.dtype))
+
+    def embed(self, images):
+        """Returns embeddings (B, hidden), float32, of images (B, H, W, C)."""
+        *_, last = self.features(images).values()
+        return self.pool(last)
+
+    def __call__(self, images):
+        """Returns logits (B, num_classes), float32, of images (B, H, W, C)."""
+        return self.head(self.embed(images))

@@ -1,0 +1,212 @@
+"""VGG. Simonyan and Zisserman 2014 (arXiv:1409.1556), table 1: configurations A, B, D and E.
+
+"_bn" adds batch normalization (Ioffe and Szegedy 2015, arXiv:1502.03167) after each convolution, as torchvision does.
+"""
+
+import re
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vision.errors import UserError, check_choice
+from vision.models.convolution import Conv, adaptive_avg_pool, max_pool
+from vision.models.layers import BatchNorm, Dropout, apply_blocks, at_least_float32, check_image_size, check_options
+from vision.models.weights import Weights
+
+DEPTHS = {"11": (1, 1, 2, 2, 2), "13": (2, 2, 2, 2, 2), "16": (2, 2, 3, 3, 3), "19": (2, 2, 4, 4, 4)}
+VARIANTS = {  # convolutions of each stage; whether each has a batch norm
+    **{name: (depths, False) for name, depths in DEPTHS.items()},
+    **{f"{name}_bn": (depths, True) for name, depths in DEPTHS.items()},
+    "mu": ((1, 1, 1, 1, 1), True),  # for tests
+}
+WIDTHS, HIDDEN = (64, 128, 256, 512, 512), 4096  # channels of the stages; width of the dense layers
+TINY_WIDTHS, TINY_HIDDEN = (4, 4, 8, 8, 8), 16
+GRID = 7  # side of the map that the dense layers see
+SMALLEST = 32  # the last pooling leaves one pixel
+
+# No PAPER_TOP1: the paper evaluates densely over larger images (table 3) or averages crops (table 5).
+
+
+def build(
+    variant,
+    num_classes,
+    *,
+    rngs,
+    dtype=jnp.float32,
+    image_size=224,
+    channels=3,
+    dropout=0.5,
+    batch_norm_groups=1,
+    remat="none",
+):
+    """Returns the `VGG` of a variant: "11", "13", "16", "19", or with batch normalization "11_bn", ..., "19_bn".
+
+    Args:
+        image_size: 32 px or more; the dense layers see the last map averaged over 7 x 7 cells, at 224 px as it is.
+
+    For the other arguments see `VGG`.
+
+    Raises:
+        UserError: an unknown variant, images that are too small, or an option's value that cannot be.
+    """
+    check_choice("model.variant", variant, tuple(VARIANTS))
+    check_image_size("vgg", image_size, SMALLEST)
+    depths, normalized = VARIANTS[variant]
+    widths, hidden = (TINY_WIDTHS, TINY_HIDDEN) if variant == "mu" else (WIDTHS, HIDDEN)
+    if batch_norm_groups != 1 and not normalized:
+        raise UserError(f"vgg {variant} has no batch norm for model.batch_norm_groups: choose variant {variant}_bn")
+    return VGG(
+        depths,
+        widths,
+        hidden,
+        num_classes,
+        normalized=normalized,
+        rngs=rngs,
+        dtype=dtype,
+        channels=channels,
+        dropout=dropout,
+        batch_norm_groups=batch_norm_groups,
+        remat=remat,
+    )
+
+
+class VGG(nnx.Module):
+    """Images (B, H, W, C), normalized floats -> embeddings (B, hidden) -> logits (B, num_classes), both float32.
+
+    Args:
+        depths: convolutions of each stage, which ends with max-pooling.
+        widths: channels of each stage.
+        hidden: width of the two dense layers before the head.
+        num_classes: length of the logits.
+        normalized: batch normalization after each convolution.
+        rngs: nnx's streams: `params`, and `dropout` where there is any.
+        dtype: of the computation, float32 or bfloat16. Parameters and statistics are float32.
+        channels: of the images.
+        dropout: probability, after each of the hidden dense layers (the paper's section 3.1).
+        batch_norm_groups: parts of the batch that have their own statistics; see `layers.BatchNorm`.
+        remat: "none", "dots" or "blocks": what the backward pass computes again; see `layers.apply_blocks`.
+
+    The paper starts its deep nets from a trained net A (section 3.1). Here, as in torchvision, convolutions start after
+    He et al. 2015 (arXiv:1502.01852) instead, dense layers normal with deviation 0.01, and biases are 0.
+
+    Raises:
+        UserError: an option's value that cannot be.
+    """
+
+    def __init__(
+        self,
+        depths,
+        widths,
+        hidden,
+        num_classes,
+        *,
+        normalized,
+        rngs,
+        dtype=jnp.float32,
+        channels=3,
+        dropout=0.5,
+        batch_norm_groups=1,
+        remat="none",
+    ):
+        check_options(dropout=dropout, batch_norm_groups=batch_norm_groups, remat=remat)
+        self.dtype, self.remat = dtype, remat
+        self.stages, features = nnx.List(), channels
+        for depth, width in zip(depths, widths, strict=True):
+            layers = nnx.List()
+            for _ in range(depth):
+                norm = BatchNorm(width, groups=batch_norm_groups, rngs=rngs) if normalized else None
+                layers.append(Layer(features, width, norm, dtype=dtype, rngs=rngs))
+                features = width
+            self.stages.append(layers)
+
+        def dense(inputs, outputs, dtype):
+            return nnx.Linear(inputs, outputs, kernel_init=nnx.initializers.normal(0.01), dtype=dtype, rngs=rngs)
+
+        self.hidden = nnx.List([dense(inputs, hidden, dtype) for inputs in (GRID * GRID * features, hidden)])
+        self.dropout = Dropout(dropout, rngs=rngs)
+        self.head = dense(hidden, num_classes, at_least_float32(dtype))
+
+    def features(self, images):
+        """Returns {"stages.0": ..., ...}, maps (B, H / 2, W / 2, C) and so on, of images (B, H, W, C)."""
+        x, maps = images.astype(self.dtype), {}
+        for i, layers in enumerate(self.stages):
+            maps[f"stages.{i}"] = x = max_pool(apply_blocks(layers, x, self.remat), 2, 2)
+        return maps
+
+    def pool(self, x):
+        """Returns embeddings (B, hidden), float32, of the last map (B, H, W, C): what leaves the dense layers."""
+        # Channels first, as the published kernels have them.
+        x = adaptive_avg_pool(x, GRID).transpose(0, 3, 1, 2).reshape(len(x), -1)
+        for dense in self.hidden:
+            x = self.dropout(jax.nn.relu(dense(x)))
+        return x.astype(at_least_float32(self.dtype))
+
+    def embed(self, images):
+        """Returns embeddings (B, hidden), float32, of images (B, H, W, C)."""
+        *_, last = self.features(images).values()
+        return self.pool(last)
+
+    def __call__(self, images):
+        """Returns logits (B, num_classes), float32, of images (B, H, W, C)."""
+        return self.head(self.embed(images))
+
+
+class Layer(nnx.Module):
+    """A 3x3 convolution, `norm` where it is not None, ReLU: (B, H, W, C) -> (B, H, W, features).
+
+    The convolution has a bias in front of a norm too, as in the published weights.
+    """
+
+    def __init__(self, features_in, features, norm, *, dtype, rngs):
+        self.conv = Conv(features_in, features, 3, bias=True, dtype=dtype, rngs=rngs)
+        self.norm = norm
+
+    def __call__(self, x):
+        x = self.conv(x)
+        return jax.nn.relu(x if self.norm is None else self.norm(x))
+
+
+def _from_torchvision(arrays):
+    """Its layers are one list that counts ReLUs and poolings too: where a number more is left out, a stage ends."""
+    step = 3 if "features.1.weight" in arrays else 2  # convolution, norm, ReLU
+    kernels = sorted(int(k.split(".")[1]) for k, v in arrays.items() if k.startswith("features.") and v.ndim == 4)
+    names, stage, layer = {}, 0, 0
+    for number, before in zip(kernels, [0, *kernels], strict=False):
+        stage, layer = (stage + 1, 0) if number - before > step else (stage, layer + (number > 0))
+        names[f"features.{number}"] = f"stages.{stage}.{layer}.conv"
+        names[f"features.{number + 1}"] = f"stages.{stage}.{layer}.norm"
+    return {re.sub(r"^features\.\d+", lambda found: names.get(found[0], found[0]), k): v for k, v in arrays.items()}
+
+
+def _from_timm(arrays):
+    """Its first dense layer is a convolution over the 7x7 map."""
+    kernel = arrays["pre_logits.fc1.weight"]
+    return _from_torchvision(arrays) | {"pre_logits.fc1.weight": kernel.reshape(len(kernel), -1)}
+
+
+NAMES = {
+    "timm": ((r"^hidden\.0\.", "pre_logits.fc1."), (r"^hidden\.1\.", "pre_logits.fc2."), (r"^head\.", "head.fc.")),
+    "torchvision": (
+        (r"^hidden\.0\.", "classifier.0."),
+        (r"^hidden\.1\.", "classifier.3."),
+        (r"^head\.", "classifier.6."),
+    ),
+}
+REWRITE = {"timm": _from_timm, "torchvision": _from_torchvision}
+
+# Accuracies: timm's results-imagenet.csv, of torchvision's files torchvision's own.
+_PUBLISHED = {
+    "11": ("8a719046", 69.020, 69.022),
+    "13": ("19584684", 69.928, 69.932),
+    "16": ("397923af", 71.592, 71.592),
+    "19": ("dcbb9e9d", 72.376, 72.378),
+    "11_bn": ("6002323d", 70.370, 70.382),
+    "13_bn": ("abd245e5", 71.586, 71.588),
+    "16_bn": ("6c64b313", 73.360, 73.370),
+    "19_bn": ("c79401a0", 74.218, 74.216),
+}
+WEIGHTS = {}
+for _variant, (_hash, _torchvision, _timm) in _PUBLISHED.items():
+    WEIGHTS[f"hf:timm/vgg{_variant}.tv_in1k"] = Weights(_variant, _timm, interpolation="bilinear")
+    WEIGHTS[f"vgg{_variant}-{_hash}.pth"] = Weights(_variant, _torchvision, interpolation="bilinear")
