@@ -80,21 +80,22 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False) if cifar else nn.Conv2d(3, width, 7, 2, 3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.pool = nn.Identity() if cifar else nn.MaxPool2d(3, 2, 1)
-        blocks, inner = [], width
+        self.stages, inner = nn.ModuleList(), width
         for stage, depth in enumerate(depths):
+            self.stages.append(nn.ModuleList())
             for i in range(depth):
                 outer = width * 2**stage
-                blocks.append(block(inner, outer, 2 if i == 0 and stage else 1, cifar))
+                self.stages[-1].append(block(inner, outer, 2 if i == 0 and stage else 1, cifar))
                 inner = outer * block.expansion
-        self.blocks = nn.ModuleList(blocks)
         self.fc = nn.Linear(inner, 5)
 
     def layers(self, x):
         x = self.pool(F.relu(self.bn1(self.conv1(x))))
         yield "stem", x
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            yield f"blocks.{i}", x
+        for stage, blocks in enumerate(self.stages):
+            for i, block in enumerate(blocks):
+                x = block(x)
+                yield f"stages.{stage}.{i}", x
         x = x.mean((2, 3))
         yield "embedding", x
         yield "logits", self.fc(x)

@@ -38,9 +38,9 @@ def pair(request):
 
 def outputs(model, images):
     """What make_references.py stores, from our model."""
-    x, result = nnx.gelu(model.whiten(images), approximate=False), {}
-    for i, group in enumerate(model.groups):
-        result[f"outputs/groups.{i}"] = x = group(x)
+    maps = model.features(images)
+    assert list(maps) == ["whiten", "groups.0", "groups.1", "groups.2"]
+    result = {f"outputs/{name}": x for name, x in maps.items() if name != "whiten"}
     for name in views.CHOICES:
         result[f"views/{name}"] = sum(w * model(view) for w, view in views.test_time_views(name, images))
     return result | {"outputs/embedding": model.embed(images), "outputs/logits": model(images)}

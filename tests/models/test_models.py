@@ -1,5 +1,6 @@
 """What every model promises: sizes, dtypes, modes, options and their errors; and the shared layers' properties."""
 
+import functools
 import sys
 
 import jax
@@ -12,6 +13,7 @@ from vision import models
 from vision.config import default
 from vision.errors import UserError
 from vision.models import layers, resnet, vit
+from vision.models.convolution import ConvNorm
 
 PARAMETERS = {
     # DeiT's and the ViT paper's sizes, as counted by timm
@@ -172,7 +174,8 @@ def test_initialization():
     qkv = vit.Attention(32, 2, 0.0, dtype=jnp.float32, rngs=nnx.Rngs(0)).qkv.kernel[...]
     limit = np.sqrt(6 / (32 + 32))  # Xavier's, of each of the three parts
     assert 0.95 * limit < np.abs(qkv).max() <= limit
-    kernel = resnet.ConvNorm(32, 64, 3, groups=1, dtype=jnp.float32, rngs=nnx.Rngs(0)).conv.kernel[...]
+    norm = functools.partial(layers.BatchNorm, rngs=nnx.Rngs(0))
+    kernel = ConvNorm(32, 64, 3, norm=norm, dtype=jnp.float32, rngs=nnx.Rngs(0)).conv.kernel[...]
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 64)), rtol=0.05)
     head, positions = jax.jit(lambda: vit_parts(vit.build("mu/4", 10, image_size=32, rngs=nnx.Rngs(0))))()
     assert not head.any()
@@ -188,7 +191,7 @@ def vit_parts(model):
 )
 def test_zero_init_residual(variant, option, scale):
     def scales():
-        norms = resnet.build(variant, 10, rngs=nnx.Rngs(0), zero_init_residual=option).blocks[-1].layers
+        norms = resnet.build(variant, 10, rngs=nnx.Rngs(0), zero_init_residual=option).stages[-1][-1].layers
         return [layer.norm.scale[...] for layer in norms]
 
     first, last = jax.jit(scales)()
@@ -269,7 +272,8 @@ def test_a_rate_of_zero_is_the_identity_and_keeps_no_state():
 
 def test_stochastic_depth_rises_to_the_last_block():
     model = abstract(config("resnet", "cifar20", stochastic_depth=0.9))
-    np.testing.assert_allclose([block.drop.rate for block in model.blocks], np.arange(1, 10) / 10)
+    rates = [block.drop.rate for stage in model.stages for block in stage]
+    np.testing.assert_allclose(rates, np.arange(1, 10) / 10)
 
 
 def test_gelu_is_exact():

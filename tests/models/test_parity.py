@@ -57,13 +57,13 @@ def layers(model, images):
     if isinstance(model, ViT):
         x = model.tokens(images)
         outputs = {"tokens": x}
+        blocks = {f"blocks.{i}": block for i, block in enumerate(model.blocks)}
     else:
-        x = jax.nn.relu(model.stem(images))
-        x = x if model.cifar else nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = model.features(images)["stem"]
         outputs = {"stem": x}
-    for i, block in enumerate(model.blocks):
-        x = block(x)
-        outputs[f"blocks.{i}"] = x
+        blocks = {f"stages.{s}.{i}": block for s, stage in enumerate(model.stages) for i, block in enumerate(stage)}
+    for name, block in blocks.items():
+        outputs[name] = x = block(x)
     return outputs | {"embedding": model.embed(images), "logits": model(images)}
 
 
@@ -106,10 +106,10 @@ def test_gradients_and_running_statistics_of_a_training_step(pair):
 
 
 def values_a_channel(images, path):
-    """B * H * W at a BatchNorm of the CIFAR net, whose stages hold blocks 0 and 1, 2, 3."""
+    """B * H * W at a BatchNorm of the CIFAR net, each of whose stages but the first halves the image."""
     batch, side = images.shape[:2]
-    for block in range(2, 4):
-        side = -(-side // 2) if path[0] == "blocks" and path[1] >= block else side
+    for _ in range(path[1] if path[0] == "stages" else 0):
+        side = -(-side // 2)
     return batch * side * side
 
 

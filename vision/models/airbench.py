@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import UserError, check_choice
-from vision.models.layers import BatchNorm, at_least_float32, gelu
+from vision.models.layers import BatchNorm, at_least_float32, check_options, gelu
 
 VARIANTS = {  # widths of the groups, convolutions in each, and how much of its averages BatchNorm keeps in a step
     "94": ((64, 256, 256), 2, 0.6),
@@ -74,8 +74,7 @@ class Airbench(nnx.Module):
         Raises:
             UserError: an option's value that cannot be.
         """
-        if batch_norm_groups < 1:
-            raise UserError(f"model.batch_norm_groups = {batch_norm_groups}: it is at least 1, the whole batch")
+        check_options(batch_norm_groups=batch_norm_groups)
         self.dtype = dtype
         # It magnifies faint differences up to forty times. On CIFAR-10 the rounding of bfloat16 images makes an eighth
         # of what the smallest axes give.
@@ -101,13 +100,25 @@ class Airbench(nnx.Module):
         """Returns logits (B, num_classes), float32, of images (B, H, W, C)."""
         return self.head(self.embed(images))
 
-    def embed(self, images):
-        """Returns embeddings (B, D), float32: a ninth of the features' maximum over the image. Images: (B, H, W, C)."""
-        x = gelu(self.whiten(images).astype(self.dtype))
-        for group in self.groups:
-            x = group(x)
+    def features(self, images):
+        """Returns {"whiten": map, "groups.0": map, ...} of images (B, H, W, C), in the computation's dtype.
+
+        Maps are (B, H - 1, W - 1, 8 C) and then, with half the side and more channels each, (B, h, w, D).
+        """
+        maps = {"whiten": gelu(self.whiten(images).astype(self.dtype))}
+        x = maps["whiten"]
+        for i, group in enumerate(self.groups):
+            maps[f"groups.{i}"] = x = group(x)
+        return maps
+
+    def pool(self, x):
+        """Returns embeddings (B, D), float32: a ninth of the last map's (B, h, w, D) maximum over the image."""
         # The factor is the logits'; before a linear layer without bias it is the same function.
         return x.max((1, 2)).astype(at_least_float32(self.dtype)) * LOGIT_SCALE
+
+    def embed(self, images):
+        """Returns embeddings (B, D), float32: a ninth of the features' maximum over the image. Images: (B, H, W, C)."""
+        return self.pool(list(self.features(images).values())[-1])
 
     def initialize_from_data(self, images):
         """Sets the whitening convolution from images (N, H, W, C), normalized floats as `embed` takes them."""
