@@ -4,6 +4,7 @@ Padding is PyTorch's, half the kernel on each side, also where the stride is 2; 
 more on the far side.
 """
 
+import functools
 import math
 
 import jax
@@ -13,6 +14,7 @@ from flax import nnx
 from vision.models.layers import at_least_float32
 
 PARTS = 8
+DEPTHWISE = "_shift_and_add"  # what a depthwise convolution is called in a jaxpr of a CPU
 
 
 def convolve(x, kernel, strides, padding, **options):
@@ -42,7 +44,13 @@ def convolve(x, kernel, strides, padding, **options):
         return plain(x, kernel)
     depthwise = kernel.shape[-2] == 1 and options.get("feature_group_count", 1) == x.shape[-1] == kernel.shape[-1]
     if depthwise and x.ndim == 4 and set(options.get("rhs_dilation", (1,))) == {1}:
-        return _shift_and_add(x, kernel, strides, padding)
+        if isinstance(padding, str):
+            padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+        padding = tuple(map(tuple, padding))
+        reaches = all(0 <= pad < k for pads, k in zip(padding, kernel.shape, strict=False) for pad in pads)
+        if set(strides) == {1} and reaches:
+            return _depthwise(x, kernel, padding)
+        return _shift_and_add(x, kernel, tuple(strides), padding)
 
     def forward(x, kernel):
         return plain(x, kernel), (x, kernel)
@@ -65,11 +73,42 @@ def convolve(x, kernel, strides, padding, **options):
     return convolution(x, kernel)
 
 
+def _depthwise(x, kernel, padding):
+    """`_shift_and_add` of stride 1, with gradients that are computed likewise.
+
+    They take a quarter to a half of the time of those that JAX derives, which add up padded images; and XLA compiles
+    the training step of a net with 7x7 kernels in a sixth of the time.
+    """
+
+    def plain(x, kernel):
+        return _shift_and_add(x, kernel, (1, 1), padding)
+
+    def forward(x, kernel):
+        return plain(x, kernel), (x, kernel)
+
+    def backward(saved, dy):
+        x, kernel = saved
+        around = tuple((k - 1 - low, k - 1 - high) for k, (low, high) in zip(kernel.shape, padding, strict=False))
+        dx = _shift_and_add(dy, kernel[::-1, ::-1], (1, 1), around)
+        (height, width), wide = dy.shape[1:3], at_least_float32(x.dtype)
+        padded, dy = jnp.pad(x, ((0, 0), *padding, (0, 0))), dy.astype(wide)
+
+        def gradient_of_row(i):
+            rows = jax.lax.dynamic_slice_in_dim(padded, i, height, 1).astype(wide)
+            return jnp.stack([(rows[:, :, j : j + width] * dy).sum((0, 1, 2)) for j in range(kernel.shape[1])])
+
+        # A loop over the kernel's rows: in one piece it takes as long, and longer to compile.
+        return dx, jax.lax.map(gradient_of_row, jnp.arange(len(kernel)))[:, :, None].astype(kernel.dtype)
+
+    convolution = jax.custom_vjp(plain)
+    convolution.defvjp(forward, backward)
+    return convolution(x, kernel)
+
+
+@functools.partial(jax.jit, static_argnames=("strides", "padding"))  # for its name, by which it can be counted
 def _shift_and_add(x, kernel, strides, padding):
     """A depthwise convolution of x (B, H, W, C) with a kernel (h, w, 1, C), one tap of the kernel after the other."""
     size, batch, channels = kernel.shape[:2], x.shape[0], x.shape[-1]
-    if isinstance(padding, str):
-        padding = jax.lax.padtype_to_pads(x.shape[1:3], size, strides, padding)
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     last = [(length - k) // s * s for length, k, s in zip(x.shape[1:3], size, strides, strict=True)]
     wide = at_least_float32(x.dtype)  # sums of bfloat16 products lose digits

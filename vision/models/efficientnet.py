@@ -1,0 +1,302 @@
+"""EfficientNet. Tan and Le 2019 (arXiv:1905.11946): B0 of table 1, and its compound scaling to B1, ..., B7.
+
+The coefficients of B1 to B7, and what the paper leaves open, are those of the authors' code
+(https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet).
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vision.errors import check_choice
+from vision.models.gates import SqueezeExcite
+from vision.models.inverted_residual import (
+    TENSORFLOW,
+    TIMM,
+    TORCHVISION,
+    InvertedResidual,
+    conv_norms,
+    name_layers,
+    nest,
+    round_width,
+)
+from vision.models.layers import (
+    Dropout,
+    StochasticDepth,
+    apply_blocks,
+    at_least_float32,
+    check_options,
+    linear_rates,
+)
+from vision.models.weights import INCEPTION_MEAN, INCEPTION_STD, Weights
+
+
+class Stage(NamedTuple):
+    """Blocks of one width; the first has the stride, and the channels of the stage before."""
+
+    depth: int
+    kernel: int
+    stride: int
+    expansion: int
+    features: int
+
+
+STAGES = (  # table 1
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+TINY = (Stage(1, 5, 1, 1, 8), Stage(2, 3, 2, 4, 16))
+
+
+class Scale(NamedTuple):
+    """How a variant comes from a baseline: factors of its width and depth, image size, dropout; and the baseline."""
+
+    width: float
+    depth: float
+    size: int
+    dropout: float
+    stem: int = 32
+    stages: tuple = STAGES
+    last: int = 1280
+
+
+VARIANTS = {
+    "B0": Scale(1.0, 1.0, 224, 0.2),
+    "B1": Scale(1.0, 1.1, 240, 0.2),
+    "B2": Scale(1.1, 1.2, 260, 0.3),
+    "B3": Scale(1.2, 1.4, 300, 0.3),
+    "B4": Scale(1.4, 1.8, 380, 0.4),
+    "B5": Scale(1.6, 2.2, 456, 0.4),
+    "B6": Scale(1.8, 2.6, 528, 0.5),
+    "B7": Scale(2.0, 3.1, 600, 0.5),
+    "mu": Scale(1.0, 1.0, 32, 0.2, 8, TINY, 32),
+}
+SIZES = {variant: scale.size for variant, scale in VARIANTS.items()}
+# Table 2.
+PAPER_TOP1 = {"B0": 77.1, "B1": 79.1, "B2": 80.1, "B3": 81.6, "B4": 82.9, "B5": 83.6, "B6": 84.0, "B7": 84.3}
+
+
+def build(
+    variant,
+    num_classes,
+    *,
+    rngs,
+    dtype=jnp.float32,
+    image_size=224,
+    channels=3,
+    dropout=None,
+    stochastic_depth=0.2,
+    batch_norm_groups=1,
+    padding="symmetric",
+    norm_epsilon=1e-5,
+    remat="none",
+):
+    """Returns the `EfficientNet` of a variant, "B0" to "B7".
+
+    Args:
+        image_size: any; the paper's, which grow with the variant, are in `SIZES`.
+        dropout: None: the variant's own, from 0.2 to 0.5.
+
+    For the other arguments see `EfficientNet`. Weights trained in TensorFlow (timm's tf_*, those of lukemelas) go with
+    padding "same" and norm_epsilon 1e-3; torchvision's B5 to B7 with norm_epsilon 1e-3.
+
+    Raises:
+        UserError: an unknown variant, or an option's value that cannot be.
+    """
+    del image_size
+    check_choice("model.variant", variant, tuple(VARIANTS))
+    scale = VARIANTS[variant]
+    stages = [
+        stage._replace(depth=math.ceil(scale.depth * stage.depth), features=round_width(scale.width * stage.features))
+        for stage in scale.stages
+    ]
+    return EfficientNet(
+        round_width(scale.width * scale.stem),
+        stages,
+        round_width(scale.width * scale.last),
+        num_classes,
+        act=jax.nn.silu,
+        squeezes=True,
+        rngs=rngs,
+        dtype=dtype,
+        channels=channels,
+        dropout=scale.dropout if dropout is None else dropout,
+        stochastic_depth=stochastic_depth,
+        batch_norm_groups=batch_norm_groups,
+        padding=padding,
+        norm_epsilon=norm_epsilon,
+        remat=remat,
+    )
+
+
+class EfficientNet(nnx.Module):
+    """Images (B, H, W, C), normalized floats -> embeddings (B, last) -> logits (B, num_classes), both float32.
+
+    Args:
+        stem: channels of the first convolution.
+        stages: `Stage`s.
+        last: channels of the last convolution.
+        num_classes: length of the logits.
+        act: the activation.
+        squeezes: whether the blocks have a `SqueezeExcite`, of a quarter of the channels that enter the block.
+        rngs: nnx's streams: `params`, and `dropout` where there is any.
+        dtype: of the computation, float32 or bfloat16. Parameters and statistics are float32.
+        channels: of the images.
+        dropout: probability, on the embedding.
+        stochastic_depth: probability of dropping the last block's branch; linear in depth (arXiv:1603.09382).
+        batch_norm_groups: parts of the batch that have their own statistics; see `layers.BatchNorm`.
+        padding, norm_epsilon: see `inverted_residual.conv_norms`.
+        remat: "none", "dots" or "blocks": what the backward pass computes again; see `layers.apply_blocks`.
+
+    Initialized as in the authors' code: convolutions after He et al., the head uniformly within 1 / sqrt(num_classes).
+
+    Raises:
+        UserError: an option's value that cannot be.
+    """
+
+    def __init__(
+        self,
+        stem,
+        stages,
+        last,
+        num_classes,
+        *,
+        act,
+        squeezes,
+        rngs,
+        dtype=jnp.float32,
+        channels=3,
+        dropout=0.0,
+        stochastic_depth=0.0,
+        batch_norm_groups=1,
+        padding="symmetric",
+        norm_epsilon=1e-5,
+        remat="none",
+    ):
+        check_options(
+            dropout=dropout, stochastic_depth=stochastic_depth, batch_norm_groups=batch_norm_groups, remat=remat
+        )
+        make = conv_norms(
+            padding=padding, norm_epsilon=norm_epsilon, batch_norm_groups=batch_norm_groups, dtype=dtype, rngs=rngs
+        )
+        squeeze = functools.partial(SqueezeExcite, act=act, dtype=dtype, rngs=rngs) if squeezes else None
+        self.dtype, self.remat = dtype, remat
+        self.stem = make(channels, stem, 3, 2, act=act)
+        rates = iter(linear_rates(stochastic_depth, sum(stage.depth for stage in stages)))
+        self.stages, width = nnx.List(), stem
+        for stage in stages:
+            blocks = nnx.List()
+            for i in range(stage.depth):
+                expanded = width * stage.expansion
+                block = InvertedResidual(
+                    width,
+                    stage.features,
+                    stage.kernel,
+                    stage.stride if i == 0 else 1,
+                    expanded=expanded,
+                    squeeze=squeeze(expanded, max(1, width // 4)) if squeezes else None,
+                    act=act,
+                    drop=StochasticDepth(next(rates), rngs=rngs),
+                    make=make,
+                )
+                blocks.append(block)
+                width = stage.features
+            self.stages.append(blocks)
+        self.last = make(width, last, 1, act=act)
+        self.dropout = Dropout(dropout, rngs=rngs)
+        self.head = nnx.Linear(
+            last, num_classes, kernel_init=within(num_classes**-0.5), dtype=at_least_float32(dtype), rngs=rngs
+        )
+
+    def features(self, images):
+        """Returns {"stem": ..., "stages.0": ..., ..., "last": ...}, maps (B, H, W, C), of images (B, H, W, C)."""
+        maps = {"stem": self.stem(images.astype(self.dtype))}
+        x = maps["stem"]
+        for i, blocks in enumerate(self.stages):
+            x = maps[f"stages.{i}"] = apply_blocks(blocks, x, self.remat)
+        return maps | {"last": self.last(x)}
+
+    def pool(self, x):
+        """Returns the embedding (B, last), float32: the mean of the last map over the image."""
+        return self.dropout(x.mean((1, 2), dtype=at_least_float32(self.dtype)))
+
+    def embed(self, images):
+        """Returns embeddings (B, last), float32, of images (B, H, W, C)."""
+        return self.pool(self.features(images)["last"])
+
+    def __call__(self, images):
+        """Returns logits (B, num_classes), float32, of images (B, H, W, C)."""
+        return self.head(self.embed(images))
+
+
+def within(limit):
+    """Returns an initializer: uniform in [-limit, limit)."""
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -limit, limit)
+
+
+NAMES = {
+    "timm": TIMM,
+    "torchvision": (*TORCHVISION, (r"^head\.", "classifier.1.")),
+    "lukemelas": (  # the EfficientNet-PyTorch package
+        (r"^stem\.conv", "_conv_stem"),
+        (r"^stem\.norm", "_bn0"),
+        (r"^last\.conv", "_conv_head"),
+        (r"^last\.norm", "_bn1"),
+        (r"^head\.", "_fc."),
+        (r"^stages\.", "_blocks."),
+        (r"squeeze\.", "_se_"),
+        (r"(expand|depthwise|project)\.conv", r"_\1_conv"),
+        (r"expand\.norm", "_bn0"),
+        (r"depthwise\.norm", "_bn1"),
+        (r"project\.norm", "_bn2"),
+    ),
+}
+REWRITE = {
+    "torchvision": name_layers,
+    "lukemelas": functools.partial(nest, blocks="_blocks", kernel="_project_conv.weight"),
+}
+
+INCEPTION = {"mean": INCEPTION_MEAN, "std": INCEPTION_STD}
+_TORCHVISION_LARGE = {"norm_epsilon": 1e-3}
+WEIGHTS = {  # accuracies: timm's results-imagenet.csv, torchvision's own
+    "hf:timm/efficientnet_b0.ra_in1k": Weights("B0", 77.698),
+    "hf:timm/efficientnet_b0.ra4_e3600_r224_in1k": Weights("B0", 78.568, crop=0.9, **INCEPTION),
+    "hf:timm/efficientnet_b1.ft_in1k": Weights("B1", 77.592),
+    "hf:timm/efficientnet_b1.ra4_e3600_r240_in1k": Weights("B1", 80.404, 240, 0.9, **INCEPTION),
+    "hf:timm/efficientnet_b2.ra_in1k": Weights("B2", 79.324, 256),
+    "hf:timm/efficientnet_b3.ra2_in1k": Weights("B3", 81.472, 288),
+    "hf:timm/efficientnet_b4.ra2_in1k": Weights("B4", 82.658, 320),
+    "hf:timm/efficientnet_b5.sw_in12k_ft_in1k": Weights("B5", 85.894, 448, 1.0),
+    **{
+        f"hf:timm/tf_efficientnet_b{i}.{tag}": Weights(f"B{i}", top1, SIZES[f"B{i}"], crop, options=TENSORFLOW)
+        for i, crop, *accuracies in (
+            (0, 0.875, 76.882, 78.680),
+            (1, 0.882, 78.840, 81.388),
+            (2, 0.890, 80.074, 82.412),
+            (3, 0.904, 81.648, 84.054),
+            (4, 0.922, 83.040, 85.156),
+            (5, 0.934, 83.696, 86.096),
+            (6, 0.942, 84.124, 86.476),
+            (7, 0.949, 84.424, 86.850),
+        )
+        for tag, top1 in zip(("aa_in1k", "ns_jft_in1k"), accuracies, strict=True)
+    },
+    "efficientnet_b0_rwightman-7f5810bc.pth": Weights("B0", 77.692),
+    "efficientnet_b1_rwightman-bac287d4.pth": Weights("B1", 78.642, 240, 240 / 256),
+    "efficientnet_b1-c27df63c.pth": Weights("B1", 79.838, 240, 240 / 255, "bilinear"),
+    "efficientnet_b2_rwightman-c35c1473.pth": Weights("B2", 80.608, 288, 1.0),
+    "efficientnet_b3_rwightman-b3899882.pth": Weights("B3", 82.008, 300, 300 / 320),
+    "efficientnet_b4_rwightman-23ab8bcd.pth": Weights("B4", 83.384, 380, 380 / 384),
+    "efficientnet_b5_lukemelas-1a07897c.pth": Weights("B5", 83.444, 456, 1.0, options=_TORCHVISION_LARGE),
+    "efficientnet_b6_lukemelas-24a108a5.pth": Weights("B6", 84.008, 528, 1.0, options=_TORCHVISION_LARGE),
+    "efficientnet_b7_lukemelas-c5b4e57e.pth": Weights("B7", 84.122, 600, 1.0, options=_TORCHVISION_LARGE),
+}
