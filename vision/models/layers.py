@@ -42,15 +42,15 @@ class BatchNorm(nnx.BatchNorm):
         super().__init__(
             features, momentum=momentum, epsilon=epsilon, use_scale=use_scale, scale_init=scale_init, rngs=rngs
         )
-        self.groups = groups
+        self.groups, self.frozen = groups, False
 
     def __call__(self, x, use_running_average=None):
-        """Normalizes x (B, ..., C); in training mode, also updates the running averages.
+        """Normalizes x (B, ..., C); in training mode, also updates the running averages, unless it is `frozen`.
 
         Raises:
             UserError: the groups do not divide the batch (training mode only).
         """
-        running = self.use_running_average if use_running_average is None else use_running_average
+        running = self.frozen or (self.use_running_average if use_running_average is None else use_running_average)
         if self.groups == 1 or running:
             return super().__call__(x, running).astype(x.dtype)
         return self._by_group(x)
@@ -81,10 +81,10 @@ class BatchNorm(nnx.BatchNorm):
 
 
 class LayerNorm(nnx.LayerNorm):
-    """Layer normalization over the last axis, eps 1e-6. Ba et al. 2016 (arXiv:1607.06450)."""
+    """Layer normalization over the last axis. Ba et al. 2016 (arXiv:1607.06450)."""
 
-    def __init__(self, features, *, rngs):
-        super().__init__(features, epsilon=1e-6, rngs=rngs)
+    def __init__(self, features, *, epsilon=1e-6, rngs):
+        super().__init__(features, epsilon=epsilon, rngs=rngs)
 
     def __call__(self, x):
         """Normalizes x (..., D)."""

@@ -2,15 +2,16 @@
 
 Pre-norm blocks, exact GELU, LayerNorm eps 1e-6, so that weights trained by PyTorch libraries load unchanged.
 `pool="mean"` with `positions="sincos"` is the better plain ViT of Beyer et al. 2022 (arXiv:2205.01580).
+`distilled=True` is DeiT's distillation token (Touvron et al. 2020, arXiv:2012.12877, section 4).
 """
 
 import functools
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from vision.errors import UserError, check_choice
+from vision.models.augreg import from_augreg
 from vision.models.layers import (
     REMATS,
     Dropout,
@@ -25,8 +26,10 @@ from vision.models.layers import (
     gelu,
     linear_rates,
 )
+from vision.models.positions import resize_positions, sincos_2d
+from vision.models.weights import INCEPTION_MEAN, INCEPTION_STD, Weights
 
-SIZES = {  # width, depth, heads; the MLP is four times as wide
+SHAPES = {  # width, depth, heads; the MLP is four times as wide
     "mu": (32, 1, 2),  # for tests
     "nano": (96, 6, 3),  # for small gray images on a CPU
     "Ti": (192, 12, 3),
@@ -34,9 +37,32 @@ SIZES = {  # width, depth, heads; the MLP is four times as wide
     "B": (768, 12, 12),
     "L": (1024, 24, 16),
 }
-VARIANTS = tuple(f"{size}/PATCH" for size in SIZES)  # PATCH: side of a patch, pixels
+VARIANTS = tuple(f"{size}/PATCH" for size in SHAPES)  # PATCH: side of a patch, pixels
+LISTED = ("Ti/16", "S/16", "S/32", "B/16", "B/32", "L/16")  # what a table of models shows of them
+PAPER_TOP1 = {"Ti/16": 72.2, "S/16": 79.8, "B/16": 81.8}  # trained on ImageNet-1k: arXiv:2012.12877, table 5
 POOLS = ("token", "mean")
 POSITIONS = ("learned", "sincos")
+
+_augreg = functools.partial(Weights, crop=0.9, mean=INCEPTION_MEAN, std=INCEPTION_STD)
+_deit = functools.partial(Weights, crop=0.9)
+_distilled = functools.partial(_deit, options={"distilled": True})
+WEIGHTS = {  # top-1 as timm lists it, results/results-imagenet.csv
+    "hf:timm/vit_tiny_patch16_224.augreg_in21k_ft_in1k": _augreg("Ti/16", 75.452),
+    "hf:timm/vit_small_patch16_224.augreg_in21k_ft_in1k": _augreg("S/16", 81.402),
+    "hf:timm/vit_small_patch32_224.augreg_in21k_ft_in1k": _augreg("S/32", 76.010),
+    "hf:timm/vit_base_patch16_224.augreg_in1k": _augreg("B/16", 79.154),
+    "hf:timm/vit_base_patch16_224.augreg_in21k_ft_in1k": _augreg("B/16", 84.534),
+    "hf:timm/vit_base_patch16_224.augreg2_in21k_ft_in1k": _augreg("B/16", 85.108),
+    "hf:timm/vit_base_patch16_384.augreg_in21k_ft_in1k": _augreg("B/16", 86.010, size=384, crop=1.0),
+    "hf:timm/vit_base_patch32_224.augreg_in21k_ft_in1k": _augreg("B/32", 80.732),
+    "hf:timm/vit_large_patch16_224.augreg_in21k_ft_in1k": _augreg("L/16", 85.856),
+    "hf:timm/deit_tiny_patch16_224.fb_in1k": _deit("Ti/16", 72.190),
+    "hf:timm/deit_small_patch16_224.fb_in1k": _deit("S/16", 79.856),
+    "hf:timm/deit_base_patch16_224.fb_in1k": _deit("B/16", 81.980),
+    "hf:timm/deit_tiny_distilled_patch16_224.fb_in1k": _distilled("Ti/16", 74.538),
+    "hf:timm/deit_small_distilled_patch16_224.fb_in1k": _distilled("S/16", 81.204),
+    "hf:timm/deit_base_distilled_patch16_224.fb_in1k": _distilled("B/16", 83.384),
+}
 
 
 def build(
@@ -49,6 +75,7 @@ def build(
     channels=3,
     pool="token",
     positions="learned",
+    distilled=False,
     dropout=0.0,
     stochastic_depth=0.0,
     attention="auto",
@@ -60,9 +87,9 @@ def build(
         UserError: an unknown variant or option value, or patches that do not divide the image.
     """
     size, _, patch = str(variant).partition("/")
-    if size not in SIZES or not patch.isdecimal() or int(patch) == 0:
+    if size not in SHAPES or not patch.isdecimal() or int(patch) == 0:
         check_choice("model.variant", variant, VARIANTS, ", with PATCH the side of a patch in pixels, as in Ti/4")
-    width, depth, heads = SIZES[size]
+    width, depth, heads = SHAPES[size]
     return ViT(
         width,
         depth,
@@ -75,6 +102,7 @@ def build(
         channels=channels,
         pool=pool,
         positions=positions,
+        distilled=distilled,
         dropout=dropout,
         stochastic_depth=stochastic_depth,
         attention=attention,
@@ -83,7 +111,10 @@ def build(
 
 
 class ViT(nnx.Module):
-    """Images (B, H, W, C), normalized floats -> embeddings (B, width) -> logits (B, num_classes), both float32."""
+    """Images (B, H, W, C), normalized floats -> embeddings (B, D) -> logits (B, num_classes), both float32.
+
+    D is the width; twice that with a distillation token, whose embedding follows the class token's.
+    """
 
     def __init__(
         self,
@@ -99,6 +130,7 @@ class ViT(nnx.Module):
         channels=3,
         pool="token",
         positions="learned",
+        distilled=False,
         dropout=0.0,
         stochastic_depth=0.0,
         attention="auto",
@@ -118,6 +150,7 @@ class ViT(nnx.Module):
             channels: of the images.
             pool: "token": a class token's embedding. "mean": the mean over the normalized patches' (no class token).
             positions: "learned", or "sincos": fixed, 2-D, for the patches only.
+            distilled: a distillation token beside the class token, and a `DistilledHead`.
             dropout: probability, after the positions and each dense layer but qkv (the paper's appendix B.1).
             stochastic_depth: probability of dropping each branch of the last block; linear in depth.
             attention: "auto", "plain", "xla" or "cudnn"; see `layers.choose_attention`.
@@ -137,40 +170,60 @@ class ViT(nnx.Module):
             )
         if positions == "sincos" and width % 4:
             raise UserError(f"sincos positions need a width that 4 divides, not {width}: use learned positions")
+        if distilled and pool != "token":
+            raise UserError(f"model.distilled adds a token beside the class token: set model.pool to token, not {pool}")
         self.grid, self.dtype, self.remat = image_size // patch, dtype, remat
-        tokens = self.grid**2 + (pool == "token")
+        tokens = self.grid**2 + (pool == "token") + distilled
         attention = choose_attention(attention, tokens, width // heads, dtype)
         normal = nnx.initializers.normal(0.02)
         self.patches = Patches(patch, channels, width, dtype=dtype, rngs=rngs)
         self.class_token = nnx.Param(jnp.zeros((1, 1, width))) if pool == "token" else None
+        self.distillation_token = nnx.Param(normal(rngs.params(), (1, 1, width))) if distilled else None
         self.positions = nnx.Param(normal(rngs.params(), (1, tokens, width))) if positions == "learned" else None
         self.dropout = Dropout(dropout, rngs=rngs)
         rates = linear_rates(stochastic_depth, depth)
         make = functools.partial(Block, width, heads, dropout, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List([make(rate, attention) for rate in rates])
         self.norm = LayerNorm(width, rngs=rngs)
-        self.head = nnx.Linear(
-            width, num_classes, kernel_init=nnx.initializers.zeros_init(), dtype=at_least_float32(dtype), rngs=rngs
-        )
+        zeros, wide = nnx.initializers.zeros_init(), at_least_float32(dtype)
+        make_head = DistilledHead if distilled else nnx.Linear
+        self.head = make_head(width, num_classes, kernel_init=zeros, dtype=wide, rngs=rngs)
 
     def __call__(self, images):
         """Returns logits (B, num_classes), float32, of images (B, H, W, C)."""
         return self.head(self.embed(images))
 
     def embed(self, images):
-        """Returns embeddings (B, width), float32, of images (B, H, W, C).
+        """Returns embeddings (B, D), float32, of images (B, H, W, C).
 
         Raises:
             UserError: images of another size than the model's.
         """
-        x = apply_blocks(self.blocks, self.tokens(images), self.remat)
+        return self.pool(apply_blocks(self.blocks, self.tokens(images), self.remat))
+
+    def features(self, images):
+        """Returns {"tokens": ..., "blocks.0": ..., ...}: tokens (B, N, width), the last ones before the norm.
+
+        Raises:
+            UserError: images of another size than the model's.
+        """
+        maps = {"tokens": self.tokens(images)}
+        for i, block in enumerate(self.blocks):
+            *_, last = maps.values()
+            maps[f"blocks.{i}"] = apply_blocks([block], last, self.remat)
+        return maps
+
+    def pool(self, x):
+        """Returns embeddings (B, D), float32, of the last block's tokens x (B, N, width)."""
         x = x.astype(at_least_float32(self.dtype))
         if self.class_token is None:
             return self.norm(x).mean(1)
-        return self.norm(x[:, 0])  # the norm is each token's own, so the others need none
+        read = 1 if self.distillation_token is None else 2
+        # The norm is each token's own, so the others need none.
+        return self.norm(x[:, :read]).reshape(len(x), -1)
 
     def tokens(self, images):
-        """Returns what enters the first block: tokens (B, N, width), the class token first where there is one.
+        """Returns what enters the first block: tokens (B, N, width): class, distillation, then the patches'.
 
         Raises:
             UserError: images of another size than the model's.
@@ -181,9 +234,10 @@ class ViT(nnx.Module):
         x = self.patches(images.astype(self.dtype))
         if self.positions is None:
             x = x + jnp.asarray(sincos_2d(self.grid, x.shape[-1]), self.dtype)
-        if self.class_token is not None:
-            token = jnp.broadcast_to(self.class_token[...].astype(self.dtype), (len(x), 1, x.shape[-1]))
-            x = jnp.concatenate([token, x], axis=1)
+        first = [token for token in (self.class_token, self.distillation_token) if token is not None]
+        if first:
+            first = [jnp.broadcast_to(t[...].astype(self.dtype), (len(x), 1, x.shape[-1])) for t in first]
+            x = jnp.concatenate([*first, x], axis=1)
         if self.positions is not None:
             x = x + self.positions[...].astype(self.dtype)
         return self.dropout(x)
@@ -244,11 +298,11 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Two dense layers with GELU between, on tokens (B, N, width)."""
+    """Two dense layers with GELU between, on x (..., width); by default with ViT's initialization."""
 
-    def __init__(self, width, hidden, dropout, *, dtype, rngs):
-        kernel_init, bias_init = nnx.initializers.xavier_uniform(), nnx.initializers.normal(1e-6)
-        inits = {"kernel_init": kernel_init, "bias_init": bias_init}
+    def __init__(self, width, hidden, dropout, *, kernel_init=None, bias_init=None, dtype, rngs):
+        kernel_init = kernel_init or nnx.initializers.xavier_uniform()
+        inits = {"kernel_init": kernel_init, "bias_init": bias_init or nnx.initializers.normal(1e-6)}
         self.hidden = Linear(width, hidden, **inits, dtype=dtype, rngs=rngs)
         self.out = Linear(hidden, width, **inits, dtype=dtype, rngs=rngs)
         self.dropout = Dropout(dropout, rngs=rngs)
@@ -258,11 +312,65 @@ class Mlp(nnx.Module):
         return self.dropout(self.out(x))
 
 
-def sincos_2d(grid, width, temperature=10_000.0):
-    """Returns fixed positions (grid * grid, width), float32: sin x, cos x, sin y, cos y, a quarter each.
+class DistilledHead(nnx.Module):
+    """DeiT's two classifiers, on embeddings (B, 2 width): the class token's, then the distillation token's.
 
-    As in MoCo v3 (Chen et al. 2021, arXiv:2104.02057) and arXiv:2205.01580.
+    Args:
+        width: of each token; `in_features` is twice that.
+        num_classes: length of the logits.
+        options: as for `nnx.Linear`.
     """
-    frequencies = 1 / temperature ** np.linspace(0, 1, width // 4)
-    y, x = (np.outer(axis.ravel(), frequencies) for axis in np.mgrid[:grid, :grid])
-    return np.concatenate([np.sin(x), np.cos(x), np.sin(y), np.cos(y)], axis=1).astype(np.float32)
+
+    def __init__(self, width, num_classes, **options):
+        self.token = nnx.Linear(width, num_classes, **options)
+        self.distillation = nnx.Linear(width, num_classes, **options)
+        self.in_features, self.out_features, self.dtype = 2 * width, num_classes, self.token.dtype
+
+    def __call__(self, x):
+        """Returns logits (B, num_classes): the mean of the two, as in evaluation (arXiv:2012.12877, section 4)."""
+        token, distillation = self.both(x)
+        return (token + distillation) / 2
+
+    def both(self, x):
+        """Returns (class token's logits, distillation token's), each (B, num_classes): one follows the labels, the
+        other the teacher."""
+        token, distillation = jnp.split(x, 2, axis=-1)
+        return self.token(token), self.distillation(distillation)
+
+
+TIMM = (
+    (r"^patches", "patch_embed.proj"),
+    (r"^class_token", "cls_token"),
+    (r"^distillation_token", "dist_token"),
+    (r"^positions", "pos_embed"),
+    (r"attention\.qkv", "attn.qkv"),
+    (r"attention\.out", "attn.proj"),
+    (r"mlp\.hidden", "mlp.fc1"),
+    (r"mlp\.out", "mlp.fc2"),
+    (r"^head\.token", "head"),
+    (r"^head\.distillation", "head_dist"),
+)
+TORCHVISION = (
+    (r"^patches", "conv_proj"),
+    (r"^positions", "encoder.pos_embedding"),
+    (r"^norm", "encoder.ln"),
+    (r"^head", "heads.head"),
+    (r"^blocks\.(\d+)\.", r"encoder.layers.encoder_layer_\1."),
+    (r"\.norm(\d)", r".ln_\1"),
+    (r"attention\.qkv\.kernel", "self_attention.in_proj_weight"),
+    (r"attention\.qkv\.bias", "self_attention.in_proj_bias"),
+    (r"attention\.out", "self_attention.out_proj"),
+    (r"mlp\.hidden", "mlp.0"),
+    (r"mlp\.out", "mlp.3"),
+)
+
+
+def from_old_torchvision(arrays):
+    """torchvision's published files still have the first names of the MLP's layers."""
+    return {k.replace("mlp.linear_1", "mlp.0").replace("mlp.linear_2", "mlp.3"): v for k, v in arrays.items()}
+
+
+NAMES = {"timm": TIMM, "torchvision": TORCHVISION, "augreg": TIMM}
+REWRITE = {"torchvision": from_old_torchvision, "augreg": from_augreg}
+IGNORED = r"^pre_logits"  # a layer before the head, of pre-training only
+ADAPT = {r"^positions$": resize_positions}
