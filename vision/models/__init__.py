@@ -26,6 +26,7 @@ from vision.errors import UserError, check_choice
 from vision.modules import find
 
 DTYPES = ("float32", "bfloat16")
+APART = ("name", "variant", "pretrained", "dtype", "options")  # keys of config.model that are no options of `build`
 
 
 def build(c, num_classes, image_size, channels, rngs):
@@ -44,7 +45,7 @@ def build(c, num_classes, image_size, channels, rngs):
     module = find("model", c.name, __name__)
     check_choice("model.dtype", c.dtype, DTYPES)
     given = {"rngs": rngs, "dtype": jnp.dtype(c.dtype), "image_size": image_size, "channels": channels}
-    keys = {k: v for k, v in c.items() if k not in ("name", "variant", "dtype", "options") and v is not None}
+    keys = {k: v for k, v in c.items() if k not in APART and v is not None}
     options = c.options.to_dict()
     taken = {*given, *c.keys(), "num_classes"} & options.keys()
     if taken:

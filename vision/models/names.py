@@ -109,7 +109,7 @@ def translate(module, variables, arrays, optional=()):
                 faults.append(f"{other} is missing (here {name}){_nearest(other, left)}")
             continue
         array = to_ours(np.asarray(arrays[other]), shape, name.endswith("kernel"))
-        array = _adapt(module, name, array, shape)
+        array = adapt(module, name, array, shape)
         if array.shape == tuple(shape):
             found[name] = array
         elif not may_miss:
@@ -120,7 +120,8 @@ def translate(module, variables, arrays, optional=()):
     return found
 
 
-def _adapt(module, name, array, shape):
+def adapt(module, name, array, shape):
+    """Returns an array that fits `shape`, where it depends on the image's size or channels; else as it is."""
     if array.shape == tuple(shape):
         return array
     for pattern, function in getattr(module, "ADAPT", {}).items():
