@@ -223,7 +223,6 @@ def ranges():
         "batch_size accumulate": ("train", "0"),
         "limit workers resident_gib image_size max_unreadable crop_fraction": ("data", "-1"),
         "crop_fraction max_unreadable": ("data", "2"),
-        "crop_fraction": ("data", "0"),
         "random_crop_area": ("data", "(0.0,1.0)"),
         "random_crop_area ": ("data", "(0.5,)"),
         "label_smoothing effective_number_beta": ("objective", "1.0"),

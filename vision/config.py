@@ -25,6 +25,7 @@ def default():
     c.data = _data()
     c.augment = _augment()
     c.model = _model()
+    c.transfer = _transfer()
     c.objective = _objective()
     c.optimizer = _optimizer()
     c.schedule = _schedule()
@@ -41,18 +42,21 @@ def default():
 def _data():
     c = ConfigDict()
     c.source = "mnist5k"  # KIND or KIND:ARGUMENT: mnist5k, digits, folder:PATH, tfds:NAME
-    c.image_size = 0  # side of the square image that the model sees, pixels; 0 = the images' own, if all are equal
-    c.channels = 0  # 1 (gray) or 3 (RGB); 0 = the images' own
+    # Of the keys marked *, 0 or auto means as model.pretrained's weights were trained, where there are any.
+    c.image_size = 0  # *side of the square image that the model sees, pixels; 0 = the images' own, if all are equal
+    c.channels = 0  # *1 (gray) or 3 (RGB); 0 = the images' own
     c.fractions = (0.7, 0.2, 0.1)  # train, val, test: stratified, for a source that has no splits of its own
     c.val_fraction = 0.1  # of train, where only a validation split is missing; 0 = none: the test split stands in
     c.resident_gib = 2.0  # data up to this size (uint8, all splits) live on the device; 0 = always load
     c.workers = 2  # processes that decode images; 0 = this process. Only encoded, loaded data use them; their batches
     # pass through /dev/shm, of which a container needs more than the usual 64 MB
-    c.crop_fraction = 1.0  # the centre crop's share of the resized image's side; ImageNet's usual is 0.875
+    c.crop_fraction = 0.0  # *the center crop's share of the resized image's side; 0 = 1; ImageNet's usual is 0.875
+    c.interpolation = "auto"  # *of the resize: area (OpenCV, fast), bilinear or bicubic (PIL); auto = area
     c.random_crop_area = ()  # (0.08, 1.0): while loading, train on a random crop of this share of the area; () = centre
+    c.per_class = 0  # training images of each class at most, drawn at random; 0 = all. For learning from few
     c.limit = 0  # images a split at most, drawn at random; 0 = all. For trying things out
     c.max_unreadable = 0.01  # share of images that may be unreadable; fewer are skipped and counted, more is an error
-    c.normalize = "symmetric"  # unit: [0, 1]; symmetric: [-1, 1]; mean_std: (x / 255 - mean) / std
+    c.normalize = "auto"  # *unit: [0, 1]; symmetric: [-1, 1]; mean_std: (x / 255 - mean) / std; auto = symmetric
     c.mean = ()  # for mean_std, one number a channel
     c.std = ()  # for mean_std, one number a channel
     return c
@@ -93,6 +97,8 @@ def _model():
     c = ConfigDict()
     c.name = "vit"  # a file of vision/models/, or the dotted name of a module anywhere on the path
     c.variant = "Ti/4"  # what that file's `build` calls its sizes
+    c.pretrained = ""  # weights to start from: a .safetensors, .pth or .npz file, hf:OWNER/NAME, package:MODULE/PATH,
+    # or the directory of a run; a head for other classes starts anew
     c.dtype = "float32"  # of the computation: float32 or bfloat16. Parameters, norms, softmax and loss stay float32
     c.dropout = placeholder(float)  # probability
     c.stochastic_depth = placeholder(float)  # probability of dropping the last block; linear in depth
@@ -101,7 +107,25 @@ def _model():
     c.remat = placeholder(str)  # recompute to save memory: none, dots (keep matrix products) or blocks
     c.pool = placeholder(str)  # vit: token or mean
     c.positions = placeholder(str)  # vit: learned or sincos
+    c.distilled = placeholder(bool)  # vit: a distillation token beside the class token (DeiT)
+    c.gate = placeholder(str)  # resnet: se or cbam, at the end of each branch
     c.options = ConfigDict()  # further keyword arguments of `build`, for research modules
+    return c
+
+
+def _transfer():
+    """What learns, where model.pretrained gives a start. What does not learn has no gradient and no optimizer state."""
+    c = ConfigDict()
+    c.mode = "full"  # full; head; partial: head and what depth or trainable say; lora: head and low-rank changes
+    c.depth = 0  # partial: so many of the last layers (blocks, or stages' blocks) learn
+    c.trainable = ""  # partial: a regular expression; parameters whose name, as in the overview, it finds learn
+    c.cache_embeddings = False  # head: embed all images once, without augmentation, and train on the embeddings
+    c.layer_decay = 1.0  # each layer's rate is this times that of the layer after it; 0.75 is usual (arXiv:2106.08254)
+    c.unfreeze = 0.0  # gradual unfreezing: the share of the steps after which all layers learn, the last first; 0 = all
+    # learn from the beginning. Howard and Ruder 2018 (arXiv:1801.06146)
+    c.lora_rank = 8  # lora: rank of each change. Hu et al. 2021 (arXiv:2106.09685)
+    c.lora_alpha = 16.0  # lora: a change is scaled by alpha / rank
+    c.lora_layers = "qkv|out|hidden|conv|expand|project"  # lora: a regular expression on the names of layers
     return c
 
 

@@ -45,6 +45,7 @@ def run(config, workdir):
     from vision.data.pipeline import open_data
     from vision.training.evaluate import eval_batch_size, evaluate
     from vision.training.loop import train
+    from vision.training.restore import adopt
 
     logging.set_verbosity(logging.ERROR)  # libraries' chatter
     if config.compile_cache:
@@ -53,6 +54,7 @@ def run(config, workdir):
     parallel.start(config.parallel)
     show = functools.partial(print, flush=True) if parallel.is_main_process() else lambda _: None
     mesh = parallel.make_mesh(config.parallel.devices, config.parallel.fsdp)
+    config = adopt(config)
     workdir = pathlib.Path(parallel.from_main_process(str(workdir)))  # a new one is named by the clock
     data = open_data(config.data, config.seed, mesh)
     show(f"{config.data.source}: {data.describe()}; {parallel.describe(mesh)}; {workdir}")
@@ -65,6 +67,7 @@ def run(config, workdir):
     result = summary | {
         "classes": list(data.classes),
         "split_sizes": {name: len(feed) for name, feed in data.feeds.items()},
+        "parameters": dict(zip(("all", "learning"), outcome.step.parameters, strict=True)),
         "ended": outcome.why,
         "steps": outcome.steps,
         "best_step": outcome.best_step,

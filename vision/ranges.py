@@ -18,22 +18,24 @@ def _rises(pair):
 RANGES = {
     "it is at least 0": (
         lambda v: v >= 0,
-        "data.image_size data.limit data.workers data.resident_gib objective.focal_gamma objective.logit_adjustment "
+        "data.image_size data.per_class data.limit data.workers data.resident_gib objective.focal_gamma "
+        "objective.logit_adjustment "
         "optimizer.learning_rate optimizer.weight_decay optimizer.clip_norm schedule.timescale train.steps "
         "train.epochs train.eval_batch_size train.eval_every early_stopping.min_delta checkpoint.every log.images "
-        "parallel.devices parallel.fsdp parallel.processes "
+        "parallel.devices parallel.fsdp parallel.processes transfer.depth "
         "train.steps_per_dispatch optimizer.lookahead augment.pad_crop augment.randaugment_layers "
         "augment.mixup augment.cutmix",
     ),
     "it is at least 1": (
         lambda v: v >= 1,
         "schedule.patience train.batch_size train.accumulate early_stopping.patience checkpoint.keep_latest "
-        "checkpoint.keep_best log.every",
+        "checkpoint.keep_best log.every transfer.lora_rank",
     ),
-    "it is above 0": (lambda v: v > 0, "optimizer.eps optimizer.norm_bias_scale schedule.factor"),
+    "it is above 0": (lambda v: v > 0, "optimizer.eps optimizer.norm_bias_scale schedule.factor transfer.lora_alpha"),
     "it lies in [0, 1]": (
         lambda v: 0 <= v <= 1,
-        "data.max_unreadable schedule.warmup schedule.start schedule.final augment.translate augment.brightness "
+        "data.max_unreadable data.crop_fraction transfer.unfreeze schedule.warmup schedule.start schedule.final "
+        "augment.translate augment.brightness "
         "augment.contrast augment.saturation augment.random_erasing",
     ),
     "turns, in [0, 0.5]": (lambda v: 0 <= v <= 0.5, "augment.hue"),
@@ -45,7 +47,7 @@ RANGES = {
         lambda v: _rises(v) and v[1] <= 1,
         "augment.crop_area augment.erasing_area",
     ),
-    "it lies in (0, 1]": (lambda v: 0 < v <= 1, "data.crop_fraction"),
+    "it lies in (0, 1]": (lambda v: 0 < v <= 1, "transfer.layer_decay"),
     "it lies in [0, 1)": (
         lambda v: 0 <= v < 1,
         "objective.label_smoothing objective.effective_number_beta optimizer.momentum optimizer.b1 optimizer.b2 "

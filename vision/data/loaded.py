@@ -20,19 +20,20 @@ class LoadedFeed:
     """A split that is decoded batch by batch, in `workers` processes, or with 0 in threads of this one.
 
     Attributes:
+        rows, mesh, unreadable: what it was made of.
         names: `Rows.names`.
     """
 
     data = {}  # nothing lives on the device
 
     def __init__(self, rows, unreadable, workers, mesh):
-        self._rows, self._workers, self._mesh, self.names = rows, workers, mesh, rows.names
+        self.rows, self._workers, self.mesh, self.names = rows, workers, mesh, rows.names
         self.unreadable = unreadable
         self._passes = {}  # {batch size: iterator} of evaluations to come
         weakref.finalize(self, _close_all, self._passes)  # also where the program ends
 
     def __len__(self):
-        return len(self._rows)
+        return len(self.rows)
 
     def train_batches(self, plan, batch_size):
         """Yields a batch for each (step, 1) of `plan`; the next is on its way to the device while one is used."""
@@ -40,7 +41,7 @@ class LoadedFeed:
         first = next(steps, None)
         if first is None:
             return
-        load = _LoadTrain(self._rows, batch_size, parallel.this_host(batch_size))
+        load = _LoadTrain(self.rows, batch_size, parallel.this_host(batch_size))
         with contextlib.closing(self._iterate(load, first, np.iinfo(np.int32).max)) as batches:
             ahead = self._place(next(batches))
             for _ in steps:
@@ -50,14 +51,14 @@ class LoadedFeed:
 
     def abstract_batch(self, batch_size):
         """Returns a training batch's shapes, dtypes and shardings."""
-        shape = (batch_size, self._rows.image_size, self._rows.image_size, self._rows.channels)
+        shape = (batch_size, self.rows.image_size, self.rows.image_size, self.rows.channels)
         known = {"image": (shape, np.uint8), "label": ((batch_size,), np.int32), "index": ((batch_size,), np.int32)}
-        return parallel.abstract_batch(known, self._mesh)
+        return parallel.abstract_batch(known, self.mesh)
 
     def sample(self, count):
         """Returns `count` images from all over the split, or all: uint8 (N, H, W, C) on every device."""
-        images = [self._rows.readable(int(i), int(i))[0] for i in order.spread(count, len(self))]
-        return parallel.put_replicated(np.stack(images), self._mesh)
+        images = [self.rows.readable(int(i), int(i))[0] for i in order.spread(count, len(self))]
+        return parallel.put_replicated(np.stack(images), self.mesh)
 
     def eval_batches(self, batch_size):
         """Yields each readable image once, the last batch padded and masked."""
@@ -65,7 +66,7 @@ class LoadedFeed:
         # Workers take seconds to start, so an endless iterator serves every evaluation. A broken-off one is not kept.
         batches = self._passes.pop(batch_size, None)
         if batches is None:
-            load = _LoadEval(self._rows, batch_size, parallel.this_host(batch_size))
+            load = _LoadEval(self.rows, batch_size, parallel.this_host(batch_size))
             batches = self._iterate(load, 0, count, repeat=True)
         with contextlib.ExitStack() as broken_off:
             broken_off.callback(batches.close)
@@ -91,15 +92,15 @@ class LoadedFeed:
 
     def _place(self, batch):
         bad = batch.pop("bad")
-        new = {self._rows.source.name(int(i)): int(i) for i in bad[bad >= 0]}
+        new = {self.rows.source.name(int(i)): int(i) for i in bad[bad >= 0]}
         new = {name: self._reason(i) for name, i in new.items() if name not in self.unreadable.found}
         self.unreadable.add(new)
-        return parallel.put_batch(batch, self._mesh)
+        return parallel.put_batch(batch, self.mesh)
 
     def _reason(self, index):
         """Reads again what a worker could not: only numbers come back from there."""
         try:
-            self._rows.source[index]
+            self.rows.source[index]
         except UnreadableImage as error:
             return error.reason
         return "unreadable at first, but not the second time"

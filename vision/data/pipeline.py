@@ -8,13 +8,13 @@ import dataclasses
 
 import numpy as np
 
-from vision.data.decode import UnreadableImage
+from vision.data.decode import INTERPOLATIONS, UnreadableImage
 from vision.data.loaded import LoadedFeed
 from vision.data.resident import ResidentFeed
 from vision.data.rows import SIZES, Rows, Unreadable
 from vision.data.sources import open_splits
 from vision.data.splits import Subset, make_splits
-from vision.errors import UserError
+from vision.errors import UserError, check_choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +56,16 @@ def open_data(c, seed, mesh):
     splits = make_splits(open_splits(c.source), c.fractions, c.val_fraction, seed)
     if c.limit:
         splits = {name: _draw(split, c.limit, seed) for name, split in splits.items()}
+    if c.per_class:
+        splits["train"] = _draw_each(splits["train"], c.per_class, seed)
     image_size, channels = _image_shape(c, splits["train"])
     size = sum(map(len, splits.values())) * image_size**2 * channels
     resident = size <= c.resident_gib * 2**30 and not c.random_crop_area
     unreadable = Unreadable(sum(map(len, splits.values())), c.max_unreadable)
-    feeds = {}
+    feeds, resize = {}, interpolation_of(c)
     for name, split in splits.items():
         area = tuple(c.random_crop_area) if name == "train" else ()
-        rows = Rows(split, image_size, channels, c.crop_fraction, area, not c.image_size, seed)
+        rows = Rows(split, image_size, channels, c.crop_fraction or 1.0, area, not c.image_size, seed, resize)
         feeds[name] = (
             ResidentFeed(rows, unreadable, mesh)
             if resident
@@ -74,10 +76,23 @@ def open_data(c, seed, mesh):
     return Data(feeds, classes, image_size, channels, counts)
 
 
+def interpolation_of(c):
+    """Returns the `interpolation` of `resize_crop` that `config.data` asks for; raises UserError for an unknown one."""
+    check_choice("data.interpolation", c.interpolation, ("auto", *INTERPOLATIONS))
+    return "area" if c.interpolation == "auto" else c.interpolation
+
+
 def _draw(split, limit, seed):
     """A fixed random draw of at most `limit` images."""
     chosen = np.random.RandomState(seed % 2**32).permutation(len(split))[:limit]
     return split if limit >= len(split) else Subset(split, np.sort(chosen))
+
+
+def _draw_each(split, count, seed):
+    """A fixed random draw of at most `count` images of each class."""
+    order = np.random.RandomState(seed % 2**32).permutation(len(split))
+    of_class = [order[split.labels[order] == label][:count] for label in range(len(split.classes))]
+    return Subset(split, np.sort(np.concatenate(of_class)))
 
 
 def _image_shape(c, source):

@@ -17,14 +17,29 @@ class ResidentFeed:
 
     Attributes:
         data: {"image": uint8 (N, H, W, C), "label": int32 (N,)} on every device.
+        rows, mesh, unreadable: what it was made of.
         names: `Rows.names`.
     """
 
     def __init__(self, rows, unreadable, mesh):
-        self._rows, self._mesh, self.names = rows, mesh, rows.names
-        self.unreadable = unreadable
         images, found = _decode_all(rows)
         unreadable.add(found)
+        self._set(rows, unreadable, images, mesh)
+
+    @classmethod
+    def of(cls, feed, images):
+        """Returns a feed of the same split as `feed` that holds other arrays in place of its images.
+
+        Args:
+            feed: a `ResidentFeed` or a `LoadedFeed`.
+            images: one array for each image, all of one shape and dtype, in order; None for an unreadable one.
+        """
+        new = cls.__new__(cls)
+        new._set(feed.rows, feed.unreadable, images, feed.mesh)
+        return new
+
+    def _set(self, rows, unreadable, images, mesh):
+        self.rows, self.mesh, self.names, self.unreadable = rows, mesh, rows.names, unreadable
         self._readable = np.array([image is not None for image in images])
         used = np.flatnonzero(self._readable)
         if not len(used):
@@ -36,7 +51,7 @@ class ResidentFeed:
             self.data = parallel.put_replicated(data, mesh)
 
     def __len__(self):
-        return len(self._rows)
+        return len(self.rows)
 
     def train_batches(self, plan, batch_size):
         """Yields what each call of the training step takes.
@@ -48,13 +63,13 @@ class ResidentFeed:
         host = parallel.this_host(batch_size)
         for first, count in plan:
             steps = range(first, first + count)
-            indices = [order.train_indices(self._rows.seed, step, batch_size, len(self))[host] for step in steps]
+            indices = [order.train_indices(self.rows.seed, step, batch_size, len(self))[host] for step in steps]
             batch = {"index": indices[0] if count == 1 else np.stack(indices)}
-            yield parallel.put_batch(batch, self._mesh, stacked=count > 1)
+            yield parallel.put_batch(batch, self.mesh, stacked=count > 1)
 
     def abstract_batch(self, batch_size):
         """Returns a training batch's shapes, dtypes and shardings."""
-        return parallel.abstract_batch({"index": ((batch_size,), np.int32)}, self._mesh)
+        return parallel.abstract_batch({"index": ((batch_size,), np.int32)}, self.mesh)
 
     def sample(self, count):
         """Returns `count` images from all over the split, or all: uint8 (N, H, W, C) on every device."""
@@ -66,7 +81,7 @@ class ResidentFeed:
             indices, mask = order.eval_indices(step, batch_size, len(self))
             mask &= self._readable[indices]
             host = parallel.this_host(batch_size)
-            yield parallel.put_batch({"index": indices[host], "mask": mask[host]}, self._mesh)
+            yield parallel.put_batch({"index": indices[host], "mask": mask[host]}, self.mesh)
 
 
 def _decode_all(rows):

@@ -42,15 +42,15 @@ class Rows:
     Args:
         source: a `Source`.
         image_size, channels: what each image is brought to.
-        crop_fraction, area: see `resize_crop`.
+        crop_fraction, area, interpolation: see `resize_crop`.
         exact: True where images must have the size already; any other is then a `UserError`.
         seed: of the random crops.
     """
 
-    def __init__(self, source, image_size, channels, crop_fraction, area, exact, seed):
+    def __init__(self, source, image_size, channels, crop_fraction, area, exact, seed, interpolation="area"):
         self.source, self.seed, self._exact = source, seed % 2**32, exact
         self.image_size, self.channels = image_size, channels
-        self._crop_fraction, self._area = crop_fraction, area
+        self._crop_fraction, self._area, self._interpolation = crop_fraction, area, interpolation
 
     def __len__(self):
         return len(self.source)
@@ -61,7 +61,7 @@ class Rows:
         image = to_channels(self.source[index]["image"], self.channels)
         if self._exact and image.shape[:2] != (self.image_size, self.image_size):
             raise UserError(SIZES.format(f"{self.source.name(index)} is {image.shape[1]}x{image.shape[0]}"))
-        return resize_crop(image, self.image_size, self._crop_fraction, rng, self._area)
+        return resize_crop(image, self.image_size, self._crop_fraction, rng, self._area, self._interpolation)
 
     def readable(self, index, position):
         """Returns (image, index, bad): where an image is unreadable the next readable one stands in for it."""

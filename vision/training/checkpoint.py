@@ -23,6 +23,11 @@ from vision import parallel
 from vision.errors import RunError, UserError
 
 
+def open_checkpoints(workdir, config, say=print):
+    """Returns the `Checkpoints` of a run's directory, a `pathlib.Path`."""
+    return Checkpoints((workdir / "checkpoints").absolute(), config.checkpoint, say)
+
+
 class Checkpoints:
     """The checkpoints of a run.
 
@@ -108,6 +113,27 @@ class Checkpoints:
                 self._say(f"checkpoint {step} is damaged ({error}): passed over")
                 damaged[step] = error
         self._give_up(damaged)
+
+    def read_best(self):
+        """Returns (step, state) of the best checkpoint as it was saved, a nested dict of arrays, wherever that was.
+
+        Raises:
+            UserError: if there is none, or it is damaged.
+        """
+        steps = self._newest_first()
+        step = self._manager.best_step() if steps else None
+        step = steps[0] if steps and step is None else step
+        if step is None:
+            self._give_up({})
+        try:
+            with _quiet():
+                args = ocp.args.Composite(state=ocp.args.StandardRestore(), record=ocp.args.JsonRestore())
+                found = self._manager.restore(step, args=args)
+        except Exception as error:  # as in _restore
+            raise UserError(f"checkpoint {step} in {self._directory} is damaged ({_first_line(error)})") from error
+        if checksum(found.state) != found.record["checksum"]:
+            raise UserError(f"checkpoint {step} in {self._directory} is damaged: its checksum differs")
+        return step, found.state
 
     def wait(self):
         """Waits until what was begun is saved; raises `RunError` if it could not be written."""

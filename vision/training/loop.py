@@ -8,23 +8,27 @@ import time
 
 import jax
 import numpy as np
-from flax import nnx
 
 from vision import metrics, models, objectives, parallel
 from vision.data.augment import normalize
 from vision.data.augment.views import CHOICES
 from vision.errors import UserError, check_choice
-from vision.training.checkpoint import Checkpoints
+from vision.models.streams import Streams
+from vision.training.checkpoint import open_checkpoints
 from vision.training.dispatch import Updates, explain_memory, plan
+from vision.training.embeddings import check as check_unchanging
+from vision.training.embeddings import embed_data
 from vision.training.evaluate import eval_batch_size, evaluate
 from vision.training.log import RunLog, say
 from vision.training.meter import Meter
 from vision.training.optimizer import make_optimizer, make_schedule
 from vision.training.patience import Patience
+from vision.training.restore import initial_weights
 from vision.training.state import Blueprint
 from vision.training.step import Step
 from vision.training.trace import Trace
-from vision.training.workdir import open_workdir
+from vision.training.transfer import prepare
+from vision.training.workdir import open_workdir, write_data
 
 SAMPLE = 5000  # images that a model which initializes itself from data sees
 
@@ -67,17 +71,20 @@ def train(config, data, workdir, mesh):
         UserError: for a config that does not fit its data or devices.
         RunError: where the loss is no longer finite; the last good checkpoint is left.
     """
-    c, feed = config.train, data.feeds["train"]
-    steps, eval_every = _lengths(c, len(feed))
+    c = config.train
+    steps, eval_every = _lengths(c, len(data.feeds["train"]))
     step_of = build_step(config, data, mesh, steps)
+    weights = initial_weights(config, data, workdir)
+    whole, data = _embed(config, data, mesh, steps, weights) if config.transfer.cache_embeddings else (step_of, data)
+    feed = data.feeds["train"]
     updates = Updates(config, step_of, feed, mesh)
     plan_from = functools.partial(plan, steps=steps, most=updates.most, periods=(eval_every, config.checkpoint.every))
     updates.lower(plan_from(0))  # a config that cannot run leaves no directory
-    parallel.on_main_process(lambda: open_workdir(workdir, config))
+    parallel.on_main_process(lambda: (open_workdir(workdir, config), write_data(workdir, data)))
     # However this ends, a save that has begun is finished and the log closed.
     with explain_memory(c, updates, mesh), contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(Checkpoints((workdir / "checkpoints").absolute(), config.checkpoint, say))
-        state, progress = _begin(step_of, checkpoints, feed)
+        checkpoints = stack.enter_context(open_checkpoints(workdir, config, say))
+        state, progress = _begin(step_of, checkpoints, feed, weights)
         start = int(state["step"])
         log = stack.enter_context(RunLog(workdir, config.log, start, steps, parallel.is_main_process()))
         watch = _Watch(config, progress)
@@ -104,7 +111,6 @@ def train(config, data, workdir, mesh):
             meter.add(first, count, scalars)
             first_step = first_step or time.perf_counter()
             log.advance(done)
-
             interrupted, last = parallel.stop_is_agreed(signals.received, number), done == steps
             if done % eval_every == 0 or last:
                 meter.flush(state["params"])
@@ -120,11 +126,10 @@ def train(config, data, workdir, mesh):
             if (watch.stopped or interrupted) and not last:
                 why = "stopped early" if watch.stopped else "interrupted"
                 break
-
         checkpoints.wait()
         train_seconds = time.perf_counter() - began
         best_step, best = (done, state) if why == "interrupted" else checkpoints.restore_best(state)
-    return Outcome(why, done, best_step, best, step_of, meter.images_per_second, first_step, train_seconds)
+    return Outcome(why, done, best_step, best, whole, meter.images_per_second, first_step, train_seconds)
 
 
 def build_step(config, data, mesh, steps):
@@ -140,28 +145,45 @@ def build_step(config, data, mesh, steps):
         raise UserError("optimizer.lookahead and schedule.name=plateau cannot go together: choose another schedule")
     d = config.data
     jax.eval_shape(lambda x: normalize(x, d.normalize, d.mean, d.std), jax.ShapeDtypeStruct(shape, "uint8"))
-    num_classes = len(data.classes)
+    num_classes, layers = len(data.classes), {}
 
     def create():
-        rngs = nnx.Rngs(config.seed)
+        rngs = Streams(config.seed)
         model = models.build(config.model, num_classes, data.image_size, data.channels, rngs)
+        layers.update(prepare(config.transfer, model, rngs))
         return objectives.build(config.objective, model, class_counts=data.class_counts, rngs=rngs)
 
     blueprint = Blueprint(create)
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps)
-    optimizer = make_optimizer(config.optimizer, schedule, blueprint.abstract_params, steps)
+    optimizer = make_optimizer(config.optimizer, schedule, blueprint.abstract_params, steps, config.transfer, layers)
     return Step(config, blueprint, schedule, optimizer, num_classes, len(data.feeds["train"]), mesh)
 
 
-def _begin(step_of, checkpoints, feed):
+def _embed(config, data, mesh, steps, weights):
+    """Returns (step, data): the `Step` for images, and the `Data` of what the frozen model embeds them as."""
+    check_unchanging(config)
+    whole = config.copy_and_resolve_references()
+    whole.transfer.cache_embeddings = False
+    step_of = build_step(whole, data, mesh, steps)
+    began = time.perf_counter()
+    embedded = embed_data(config, data, step_of, _start(step_of, data.feeds["train"], weights))
+    say(f"embedded {sum(map(len, data.feeds.values())):,} images in {time.perf_counter() - began:.1f} s")
+    return step_of, embedded
+
+
+def _begin(step_of, checkpoints, feed, weights):
     """Returns (state, progress) of the newest checkpoint, or of the beginning, with an empty progress."""
-    found = checkpoints.restore_latest(step_of.abstract_state)
-    if found:
-        return found
+    return checkpoints.restore_latest(step_of.abstract_state) or (_start(step_of, feed, weights), {})
+
+
+def _start(step_of, feed, weights):
+    """Returns the state before the first step."""
     state = step_of.initialize()
+    if weights:
+        return step_of.start_from(state, weights)
     if step_of.adapts_to_data:
-        state = step_of.initialize_from_data(state, feed.sample(SAMPLE))
-    return state, {}
+        return step_of.initialize_from_data(state, feed.sample(SAMPLE))
+    return state
 
 
 def _lengths(c, images):
@@ -185,11 +207,14 @@ def _introduce(log, config, workdir, step_of, state, feed, steps):
         log.say(f"resumed {workdir} at step {state['step']}/{steps}")
         return
 
-    c, count = config.train, sum(x.size for x in jax.tree.leaves(state["params"]))
+    c, (count, learn) = config.train, step_of.parameters
+    some = "" if learn == count else f", of which {learn:,} learn"
     epochs = steps * c.batch_size / len(feed)
-    log.say(f"{config.model.name} {config.model.variant}: {count:,} parameters, {steps:,} steps = {epochs:.1f} epochs")
+    log.say(
+        f"{config.model.name} {config.model.variant}: {count:,} parameters{some}, {steps:,} steps = {epochs:.1f} epochs"
+    )
     log.text("parameters", parameter_overview.get_parameter_overview(state["params"], include_stats=False))
-    if config.log.tensorboard and config.log.images:
+    if config.log.tensorboard and config.log.images and not config.transfer.cache_embeddings:
         with contextlib.closing(feed.train_batches([(0, 1)], c.batch_size)) as batches:
             images = step_of.look(state, next(batches), feed.data)
         log.images(0, parallel.fetch(images)[: config.log.images])

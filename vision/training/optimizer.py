@@ -8,6 +8,7 @@ import optax
 from flax import traverse_util
 
 from vision.errors import UserError, check_choice
+from vision.training.transfer import by_layer
 
 SCHEDULES = ("warmup_cosine", "cosine", "step", "linear", "constant", "rsqrt", "plateau")
 OPTIMIZERS = ("sgd", "adam", "adamw", "lamb", "lion", "muon")
@@ -47,7 +48,7 @@ def make_schedule(c, peak, steps):
     return lambda t: schedule(t) * drops(t)
 
 
-def make_optimizer(c, schedule, params, steps):
+def make_optimizer(c, schedule, params, steps, transfer=None, layers=None):
     """Builds the Optax transformation of `config.optimizer`.
 
     In this order: the gradient is clipped, the norms' biases are scaled, L2 is added, the optimizer makes an update of
@@ -58,6 +59,8 @@ def make_optimizer(c, schedule, params, steps):
         schedule: from `make_schedule`.
         params: nested dict of arrays, to decide by name and shape what decays.
         steps: length of the training, which lookahead needs.
+        transfer: config.transfer, where the layers may learn differently; with
+        layers: {name in the model: layer}, from `vision.training.transfer.prepare`.
 
     Raises:
         UserError: an unknown name, or norm_bias_scale with another optimizer than sgd.
@@ -68,6 +71,20 @@ def make_optimizer(c, schedule, params, steps):
             f"optimizer.norm_bias_scale = {c.norm_bias_scale:g} is for sgd only, not {c.name}: set it to 1, "
             "or optimizer.name to sgd"
         )
+
+    def make(schedule, params):
+        return _one(c, schedule, params)
+
+    if transfer is None or (transfer.layer_decay == 1 and not transfer.unfreeze):
+        core = make(schedule, params)
+    else:
+        core = by_layer(transfer, make, schedule, params, layers, steps)
+    whole = optax.chain(optax.clip_by_global_norm(c.clip_norm), core) if c.clip_norm else core
+    return lookahead(whole, c.lookahead, steps) if c.lookahead else whole
+
+
+def _one(c, schedule, params):
+    """Returns what turns gradients, already clipped, into updates."""
     mask = jax.tree.map(lambda _: True, params) if c.decay_all else decay_mask(params)
     decoupled = {"weight_decay": c.weight_decay, "mask": mask}
     if c.name == "sgd":
@@ -82,21 +99,20 @@ def make_optimizer(c, schedule, params, steps):
         core = optax.lion(schedule, c.b1, c.b2, **decoupled)
     else:
         core = _muon(c, schedule, mask)
-    chain = [optax.clip_by_global_norm(c.clip_norm)] if c.clip_norm else []
+    chain = []
     if c.norm_bias_scale != 1:
         chain.append(_scale_norm_biases(c.norm_bias_scale))
     if c.name in ("sgd", "adam") and c.weight_decay:
         chain.append(optax.add_decayed_weights(c.weight_decay, mask))
-    whole = optax.chain(*chain, core)
-    return lookahead(whole, c.lookahead, steps) if c.lookahead else whole
+    return optax.chain(*chain, core)
 
 
 def decay_mask(params):
-    """True for what weight decay applies to: arrays of two and more axes that are no positions or tokens."""
+    """True for what weight decay applies to: arrays of two and more axes that are no positions, tokens or biases."""
     flat = traverse_util.flatten_dict(params)
-    spared = ("position", "token")
+    spared = ("position", "token", "bias")  # Swin's biases of relative positions are a table
     return traverse_util.unflatten_dict(
-        {path: v.ndim > 1 and not any(s in part for part in path for s in spared) for path, v in flat.items()}
+        {path: v.ndim > 1 and not any(s in path[-1] for s in spared) for path, v in flat.items()}
     )
 
 

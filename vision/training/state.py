@@ -7,6 +7,8 @@ checkpoint holds. Inside the step the objective is a Flax NNX module again.
 import jax
 from flax import nnx, traverse_util
 
+from vision.models import surgery
+
 
 class Blueprint:
     """What an objective is, without its numbers.
@@ -17,6 +19,7 @@ class Blueprint:
     Attributes:
         has_after_update: whether the objective has `after_update`.
         adapts_to_data: whether its model has `initialize_from_data(images)`, to be called before the first step.
+        parameters: (how many there are, how many of them learn).
     """
 
     def __init__(self, create):
@@ -25,6 +28,7 @@ class Blueprint:
         self._frozen = tuple(getattr(abstract, "frozen", ()))
         self.has_after_update = hasattr(abstract, "after_update")
         self.adapts_to_data = hasattr(getattr(abstract, "model", None), "initialize_from_data")
+        self.parameters = surgery.count(abstract)
         self._graph, self._params, self._rngs, self._rest = self._split(abstract)
 
     @property

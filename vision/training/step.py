@@ -9,10 +9,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from flax import traverse_util
 
 from vision import metrics, parallel
 from vision.data.augment import alternating_flips, augment, normalize, test_time_views
+from vision.models.surgery import plain_name
 
 AUGMENT, NOISE = range(2)  # the purposes that a step's key is split for
 
@@ -31,6 +34,7 @@ class Step:
     Attributes:
         abstract_state: the state's shapes, dtypes and shardings.
         adapts_to_data: whether `initialize_from_data` is to be called before the first step.
+        parameters: (how many there are, how many of them learn).
     """
 
     def __init__(self, config, blueprint, schedule, optimizer, num_classes, examples, mesh):
@@ -40,6 +44,8 @@ class Step:
         self._num_classes, self._examples = num_classes, examples
         self._mesh = mesh
         self.adapts_to_data = blueprint.adapts_to_data
+        self.parameters = blueprint.parameters
+        self._embedded = config.transfer.cache_embeddings  # then what stands for the images is their embeddings
         shapes = jax.eval_shape(self._initialize)
         lies = parallel.state_sharding(shapes, mesh)
         self.abstract_state = jax.tree.map(
@@ -52,6 +58,7 @@ class Step:
         self.update = jax.jit(self._update, donate_argnums=0, out_shardings=(lies, whole))
         self.update_many = jax.jit(self._update_many, donate_argnums=0, out_shardings=(lies, whole))
         self.evaluate = jax.jit(self._evaluate, out_shardings=whole)
+        self.embed = jax.jit(self._embed, out_shardings=whole)
         self.look = jax.jit(lambda state, batch, data: self._augmented(state, batch, data)[0], out_shardings=whole)
 
     def _initialize(self):
@@ -64,6 +71,19 @@ class Step:
         objective = self._blueprint.merge(params, state["rest"], jax.random.key(0))
         objective.model.initialize_from_data(self._normalize(images))
         return self._begin(*self._blueprint.take_apart(objective))
+
+    def start_from(self, state, arrays):
+        """Returns the state before the first step with the model's variables that `arrays` has, {our name: array}."""
+
+        def filled(tree):
+            flat = traverse_util.flatten_dict(tree)
+            for path, old in flat.items():
+                name = plain_name(".".join(path[1:]))
+                if path[0] == "model" and name in arrays:
+                    flat[path] = parallel.put_replicated(np.asarray(arrays[name], old.dtype), self._mesh)
+            return traverse_util.unflatten_dict(flat)
+
+        return self.begin(filled(state["params"]), filled(state["rest"]))
 
     def _begin(self, params, rest):
         """Returns the state before the first step, from given parameters."""
@@ -114,7 +134,7 @@ class Step:
         key = _key(state, NOISE)
 
         def loss(params, rest, part, key):
-            objective = self._blueprint.merge(parallel.gather(params, self._mesh), rest, key)
+            objective = self._merge(params, rest, key)
             objective.train()
             value, scalars = objective.loss(part)
             return value, (self._blueprint.take_apart(objective)[1], scalars | {"loss": value})
@@ -141,12 +161,24 @@ class Step:
     def _evaluate(self, state, batch, data):
         """Returns `metrics.batch_sums` of one batch, which also holds "mask": bool (B,)."""
         images, labels = self._fetch(batch, data)
-        params = parallel.gather(state.get("ema", state["params"]), self._mesh)
-        objective = self._blueprint.merge(params, state["rest"], jax.random.key(0))
+        objective = self._merge(state.get("ema", state["params"]), state["rest"], jax.random.key(0))
         objective.eval()
         views = test_time_views(self._config.train.test_time_augmentation, self._normalize(images))
         logits = sum(weight * objective.model(view) for weight, view in views)
         return metrics.batch_sums(logits, labels, batch["mask"])
+
+    def _embed(self, state, batch, data):
+        """Returns (embeddings float32 (B, D), mask bool (B,)) of one batch."""
+        images, _ = self._fetch(batch, data)
+        objective = self._merge(state["params"], state["rest"], jax.random.key(0))
+        objective.eval()
+        return objective.model.embed(self._normalize(images)), batch["mask"]
+
+    def _merge(self, params, rest, key):
+        objective = self._blueprint.merge(parallel.gather(params, self._mesh), parallel.gather(rest, self._mesh), key)
+        if self._embedded:
+            objective.model.embed = _as_it_is
+        return objective
 
     def _fetch(self, batch, data):
         if not data:
@@ -157,6 +189,8 @@ class Step:
 
     def _augmented(self, state, batch, data):
         c, (images, labels) = self._config, self._fetch(batch, data)
+        if self._embedded:
+            return images, jax.nn.one_hot(labels, self._num_classes)
         flips = None
         if c.augment.flip_alternating:
             first = state["step"].astype(jnp.uint32) * len(labels)  # unsigned: 4 billion images before it wraps
@@ -167,12 +201,18 @@ class Step:
     def _normalize(self, images):
         """Returns the model's input, at least float32: a model rounds it to its own dtype where that does no harm."""
         c = self._config
+        if self._embedded:
+            return images
         return normalize(images, c.data.normalize, c.data.mean, c.data.std, jnp.promote_types(c.model.dtype, "float32"))
 
     def _average(self, average, params, step):
         # The plain mean at first, so that the initialization is soon forgotten.
         decay = jnp.minimum(self._config.optimizer.ema, (1 + step) / (10 + step))
         return jax.tree.map(lambda a, p: (decay * a + (1 - decay) * p).astype(p.dtype), average, params)
+
+
+def _as_it_is(embeddings):
+    return embeddings
 
 
 def _key(state, purpose):

@@ -3,6 +3,7 @@
 import json
 import pathlib
 
+from vision.cli import from_dict
 from vision.config import default
 from vision.errors import UserError
 
@@ -38,6 +39,28 @@ def open_workdir(path, config):
     except OSError as error:
         raise UserError(f"cannot write to --workdir {path}: {error.strerror}") from error
     return path
+
+
+def write_data(path, data):
+    """Writes `data.json`: what whoever uses the run's model must know of its data, a `vision.data.pipeline.Data`."""
+    known = {"classes": list(data.classes), "image_size": data.image_size, "channels": data.channels}
+    known |= {"class_counts": data.class_counts.tolist(), "split_sizes": {k: len(f) for k, f in data.feeds.items()}}
+    temporary = pathlib.Path(path) / "data.json.tmp"
+    temporary.write_text(json.dumps(known, indent=1))
+    temporary.replace(path / "data.json")
+
+
+def read_run(path):
+    """Returns (config, data): the `ConfigDict` of a run's directory, and the dict of its `data.json`.
+
+    Raises:
+        UserError: it is no run's directory.
+    """
+    path = pathlib.Path(path)
+    for name in ("config.json", "data.json"):
+        if not (path / name).is_file():
+            raise UserError(f"{path} is no run's directory: it has no {name}. Give the --workdir of a training")
+    return from_dict(_read(path / "config.json")), _read(path / "data.json")
 
 
 def _read(file):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from vision.errors import UserError, check_choice
 
-KINDS = ("unit", "symmetric", "mean_std")
+KINDS = ("auto", "unit", "symmetric", "mean_std")
 
 
 def to_float(images):
@@ -34,7 +34,7 @@ def normalize(images, kind, mean=(), std=(), dtype=jnp.float32):
 
     Args:
       images: uint8 or float (B, H, W, C) in [0, 255].
-      kind: "unit" for [0, 1], "symmetric" for [-1, 1], "mean_std" for (x / 255 - mean) / std.
+      kind: "unit" for [0, 1], "symmetric" (and "auto") for [-1, 1], "mean_std" for (x / 255 - mean) / std.
       mean: for "mean_std", one number a channel.
       std: for "mean_std", one number a channel, above 0.
       dtype: of the result.
@@ -47,7 +47,7 @@ def normalize(images, kind, mean=(), std=(), dtype=jnp.float32):
     images = images.astype(wide)
     if kind == "unit":
         images = images / 255
-    elif kind == "symmetric":
+    elif kind in ("auto", "symmetric"):
         images = images / 127.5 - 1
     else:
         channels = images.shape[-1]

@@ -81,7 +81,7 @@ def _source(root, classes, tree):
 def _split_folders(root):
     """Returns {split: the folder that holds its class folders}, with "all" for a tree without splits."""
     named = [f for f in _visible(root) if f.is_dir() and f.name.lower() in SPLITS]
-    others = [f for f in _visible(root) if f.is_dir() and f.name.lower() not in SPLITS and next(_images(f), None)]
+    others = [f for f in _visible(root) if f.is_dir() and f.name.lower() not in SPLITS and next(find_images(f), None)]
     # A folder that holds images itself is a class, whatever its name: "train" is one among vehicles.
     flat = [f for f in named if any(_is_image(entry) for entry in _visible(f))]
     if not named or (others and len(flat) == len(named)):
@@ -107,18 +107,18 @@ def _split_folders(root):
 
 def _class_files(folder):
     """Returns {class: sorted paths of its images}, for the class folders that have any."""
-    tree = {f.name: sorted(_images(f)) for f in _visible(folder) if f.is_dir()}
+    tree = {f.name: sorted(find_images(f)) for f in _visible(folder) if f.is_dir()}
     return {name: files for name, files in tree.items() if files}
 
 
-def _images(folder, above=()):
+def find_images(folder, above=()):
     """Yields the paths of all images below a folder. Links are followed, but not in circles."""
     here = os.path.realpath(folder)
     if here in above:
         return
     for entry in _visible(folder):
         if entry.is_dir():
-            yield from _images(entry, (*above, here))
+            yield from find_images(entry, (*above, here))
         elif _is_image(entry):
             yield entry.path
 

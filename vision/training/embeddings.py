@@ -1,0 +1,38 @@
+"""Data as a frozen network sees them: each image once through it, its embedding in its place."""
+
+import numpy as np
+
+from vision import parallel
+from vision.data.resident import ResidentFeed
+from vision.errors import UserError
+from vision.training.evaluate import eval_batch_size
+
+
+def check(config):
+    """Raises `UserError` where `transfer.cache_embeddings` is asked for with what changes images from step to step."""
+    changing = ("pad_crop", "random_resized_crop", "flip_horizontal", "flip_alternating", "flip_vertical", "rot90")
+    changing += ("affine", "brightness", "contrast", "saturation", "hue", "randaugment_layers", "random_erasing")
+    on = [f"augment.{key}" for key in (*changing, "mixup", "cutmix") if config.augment[key]]
+    on += ["data.random_crop_area"] if config.data.random_crop_area else []
+    on += ["train.test_time_augmentation"] if config.train.test_time_augmentation != "none" else []
+    if on:
+        raise UserError(f"transfer.cache_embeddings sees each image once, as it is: turn off {', '.join(on)}")
+
+
+def embed_feed(step, state, feed, batch_size):
+    """Returns the embeddings of a split's images in order: float32 (N, D), and whether each is readable, bool (N,)."""
+    embeddings, readable = [], []
+    for batch in feed.eval_batches(batch_size):
+        found, mask = parallel.fetch(step.embed(state, batch, feed.data))
+        embeddings.append(found)
+        readable.append(mask)
+    return np.concatenate(embeddings)[: len(feed)], np.concatenate(readable)[: len(feed)]
+
+
+def embed_data(config, data, step, state):
+    """Returns the `Data` whose feeds hold embeddings, of the model in `state`, in place of images."""
+    feeds = {}
+    for name, feed in data.feeds.items():
+        found, readable = embed_feed(step, state, feed, eval_batch_size(config.train))
+        feeds[name] = ResidentFeed.of(feed, [e if ok else None for e, ok in zip(found, readable, strict=True)])
+    return type(data)(feeds, data.classes, data.image_size, data.channels, data.class_counts)
