@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 
 from vision.models.names import translate
+from vision.models.streams import Streams
 from vision.modules import find, names
 
 TORCH = """
@@ -78,7 +79,7 @@ def compare(python, module, spec, weights):
 
     def create():
         options = {"dtype": jnp.float32, "image_size": weights.size, "channels": 3} | weights.options
-        return module.build(weights.variant, weights.classes, rngs=nnx.Rngs(0), **options)
+        return module.build(weights.variant, weights.classes, rngs=Streams(0), **options)
 
     model = nnx.eval_shape(create)
     graph, params, rngs, rest = nnx.split(model, nnx.Param, nnx.RngState, ...)

@@ -65,27 +65,47 @@ def parse(argv, usage, define=lambda flag_values: None):
     Raises:
         UserError: for an unknown flag or key, a wrong type, or a config that cannot be read.
     """
+    config, values, words = parse_stage(argv, usage, define)
+    if config is None:
+        raise UserError("which experiment? Give --config FILE, for example --config configs/vit_mnist5k.py")
+    if words:
+        raise UserError(f"unexpected argument '{words[0]}': flags start with --, overrides with --config.")
+    return config, values
+
+
+def parse_stage(argv, usage, define):
+    """Reads the arguments of a command that takes a run, or a config, and words such as files.
+
+    Returns:
+        (config, flag_values, words): as `parse`; the config is None where there is no --config; words are what is no
+        flag.
+
+    Raises:
+        UserError: for an unknown flag or key, a wrong type, or a config that cannot be read.
+    """
     values = flags.FlagValues()
     define(values)
     if {"-h", "--help", "-help"} & set(argv):
         print(usage.strip(), HELP, *(f"  --{name}: {values[name].help}" for name in values), sep="\n")
         sys.exit(0)
     spec, argv = _take_config(argv)
-    config = load(spec)
-    argv = [a for a in argv if not (_set_option(config, a) or _set_none(config, a))]
-    for argument in argv:
-        _check_key(config, argument)
+    config = load(spec) if spec is not None else None
+    if config is not None:
+        argv = [a for a in argv if not (_set_option(config, a) or _set_none(config, a))]
+        for argument in argv:
+            _check_key(config, argument)
     try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=[sys.argv[0], *argv])
-        rest = values([sys.argv[0], *argv])[1:]
+        if config is not None:
+            config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=[sys.argv[0], *argv])
+        values.set_gnu_getopt(True)  # words may stand before flags
+        words = values([sys.argv[0], *argv])[1:]
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(_explain_flag(error, config)) from error
-    if rest:
-        raise UserError(f"unexpected argument '{rest[0]}': flags start with --, overrides with --config.")
-    for name, value in [*((name, values[name].value) for name in values), *leaves(config, "config.")]:
+    keys = leaves(config, "config.") if config is not None else ()
+    for name, value in [*((name, values[name].value) for name in values), *keys]:
         if isinstance(value, str) and value.startswith("--"):
             raise UserError(f"--{name} needs a value, but '{value}' follows")
-    return config, values
+    return config, values, words
 
 
 def load(spec):
@@ -141,7 +161,7 @@ def shrink(config):
 
 
 def _take_config(argv):
-    """Returns the config's name and the other arguments."""
+    """Returns the config's name, None where there is none, and the other arguments."""
     rest = list(argv)
     if sum(a == "--config" or a.startswith("--config=") for a in rest) > 1:
         raise UserError("--config is given twice: a run has one config")
@@ -155,7 +175,7 @@ def _take_config(argv):
             spec = rest[i + 1]
             del rest[i : i + 2]
             return spec, rest
-    raise UserError("which experiment? Give --config FILE, for example --config configs/vit_mnist5k.py")
+    return None, rest
 
 
 def _set_option(config, argument):

@@ -12,6 +12,8 @@ import jax
 from flax import nnx
 
 from vision import models
+from vision.models.streams import Streams
+from vision.models.table import products
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,34 +40,13 @@ def model_costs(c, num_classes, image_size, channels=3):
     c.remat = None
     if c.name == "vit":
         c.attention = "plain"  # whose products can be seen
-    made = nnx.eval_shape(lambda: models.build(c, num_classes, image_size, channels, nnx.Rngs(0)))
+    made = nnx.eval_shape(lambda: models.build(c, num_classes, image_size, channels, Streams(0)))
     made.eval()
     graph, state = nnx.split(made)
     image = jax.ShapeDtypeStruct((1, image_size, image_size, channels), c.dtype)
     jaxpr = jax.make_jaxpr(lambda state, x: nnx.merge(graph, state)(x))(state, image)
-    products = list(_products(jaxpr.jaxpr))
-    forward = sum(flops for flops, _ in products)
+    found = list(products(jaxpr.jaxpr))
+    forward = sum(flops for flops, _ in found)
     parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(made, nnx.Param)))
-    stored = sum(numbers for _, numbers in products)
-    return Costs(forward, 3 * forward - products[0][0], stored, parameters)
-
-
-def _products(jaxpr):
-    """Yields (operations, stored numbers) of each product, in the order of the computation."""
-    for equation in jaxpr.eqns:
-        shapes = [getattr(v.aval, "shape", ()) for v in equation.invars]
-        result = equation.outvars[0].aval.shape
-        if equation.primitive.name == "dot_general":
-            (contracted, _), (batch, _) = equation.params["dimension_numbers"]
-            flops = 2 * math.prod(result) * math.prod(shapes[0][axis] for axis in contracted)
-            scores = batch and result[-1] == result[-2]
-            yield flops, 0 if scores else math.prod(result)
-        elif equation.primitive.name == "conv_general_dilated":
-            kernel, layout = shapes[1], equation.params["dimension_numbers"].rhs_spec
-            yield 2 * math.prod(result) * math.prod(kernel) // kernel[layout[0]], math.prod(result)
-        else:
-            times = equation.params.get("length", 1)
-            for value in equation.params.values():
-                inner = getattr(value, "jaxpr", value)
-                if hasattr(inner, "eqns"):
-                    yield from list(_products(inner)) * times
+    stored = sum(numbers for _, numbers in found)
+    return Costs(forward, 3 * forward - found[0][0], stored, parameters)

@@ -1,0 +1,112 @@
+"""How much of the classes an embedding holds, without training the network: a linear probe and k nearest neighbors.
+
+    python -m vision.evaluation.probe --config configs/transfer_folder.py:photos
+    python -m vision.evaluation.probe --workdir runs/pets [--data folder:other]
+
+Embeds the training and test splits with the run's best model, or with a config's pretrained weights, and prints the
+test accuracy of both. The probe is scikit-learn's logistic regression on standardized embeddings; its strength of
+regularization is the best on the validation split.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from vision import cli, parallel
+from vision.errors import UserError
+
+STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # scikit-learn's C
+
+
+def main(argv):
+    config, values, words = cli.parse_stage(argv, __doc__, _flags)
+    if words:
+        raise UserError(f"unexpected argument '{words[0]}': flags start with --")
+    if values.k < 1:
+        raise UserError(f"--k = {values.k}: it is at least 1")
+    from vision import inference
+    from vision.data.pipeline import open_data
+
+    backbone = inference.from_flags(config, values.workdir)
+    c = backbone.config.copy_and_resolve_references()
+    c.data.source = values.data or c.data.source
+    c.data.image_size, c.data.channels, c.data.random_crop_area = backbone.image_size, backbone.channels, ()
+    data = open_data(c.data, c.seed, parallel.make_mesh(1))
+    splits = {name: embed(backbone, feed, c.train.batch_size) for name, feed in data.feeds.items()}
+    linear, strength = linear_probe(*splits["train"], *splits["val"], *splits["test"])
+    nearest = knn_accuracy(*splits["train"], *splits["test"], k=values.k)
+    print(f"{c.data.source}: {data.describe()}; embeddings of {splits['train'][0].shape[1]} numbers")
+    print(f"linear probe: {linear:.4f} (C = {strength:g})\n{values.k} nearest neighbors: {nearest:.4f}")
+
+
+def _flags(values):
+    flags.DEFINE_string("workdir", "", "directory of a run", flag_values=values)
+    flags.DEFINE_string("data", "", "another source than the config's", flag_values=values)
+    flags.DEFINE_integer("k", 20, "neighbors", flag_values=values)
+
+
+def embed(backbone, feed, batch_size):
+    """Returns (embeddings float32 (N, D), labels int (N,)) of a split's readable images.
+
+    Args:
+        backbone: a `vision.inference.Classifier`.
+        feed: a split of `vision.data.pipeline.Data`.
+        batch_size: images at a time.
+    """
+    found, labels = [], []
+    for batch in feed.eval_batches(batch_size):
+        images, label = (feed.data or batch)["image"], (feed.data or batch)["label"]
+        if feed.data:
+            images, label = images[batch["index"]], label[batch["index"]]
+        keep = np.asarray(batch["mask"])
+        found.append(backbone(images)[1][keep])
+        labels.append(np.asarray(label)[keep])
+    return np.concatenate(found), np.concatenate(labels)
+
+
+def linear_probe(train, train_labels, val, val_labels, test, test_labels):
+    """Returns (test accuracy, C) of a logistic regression on embeddings (N, D), with the C that is best on val."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    def fit(strength):
+        return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000)).fit(train, train_labels)
+
+    probes = {strength: fit(strength) for strength in STRENGTHS}
+    best = max(STRENGTHS, key=lambda strength: probes[strength].score(val, val_labels))
+    return probes[best].score(test, test_labels), best
+
+
+def knn_accuracy(train, train_labels, test, test_labels, k=20, temperature=0.07, chunk=1024):
+    """Returns the accuracy of a vote among the k nearest training embeddings, by cosine, weighted by exp(cosine / T).
+
+    Wu et al. 2018 (arXiv:1805.01978), section 3.4; as DINO evaluates (Caron et al. 2021, arXiv:2104.14294).
+
+    Args:
+        train, test: float (N, D).
+        train_labels, test_labels: int (N,).
+        k: neighbors; at most as many as there are.
+        temperature: T.
+        chunk: test images at a time.
+    """
+    classes, k = int(max(train_labels.max(), test_labels.max())) + 1, min(k, len(train))
+    keys, votes = _unit(train), jax.nn.one_hot(train_labels, classes)
+
+    @jax.jit
+    def predict(queries):
+        cosine, nearest = jax.lax.top_k(_unit(queries) @ keys.T, k)
+        return (jnp.exp((cosine - 1) / temperature)[..., None] * votes[nearest]).sum(1).argmax(-1)
+
+    found = [np.asarray(predict(test[i : i + chunk])) for i in range(0, len(test), chunk)]
+    return float((np.concatenate(found) == test_labels).mean())
+
+
+def _unit(x):
+    x = jnp.asarray(x)
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""Takes a trained model out of this project: one file a format."""

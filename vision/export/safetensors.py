@@ -1,0 +1,76 @@
+"""Weights with timm's names and layouts, as its hub repositories have them: model.safetensors and config.json."""
+
+import json
+import pathlib
+
+import numpy as np
+
+from vision.data.pipeline import interpolation_of
+from vision.errors import UserError
+from vision.models import pretrained, surgery
+from vision.models.names import theirs, to_theirs
+
+NORMALIZE = {"unit": (0.0, 1.0), "symmetric": (0.5, 0.5), "auto": (0.5, 0.5)}  # mean and std, of every channel
+
+
+def write(classifier, out):
+    """Writes a `vision.inference.Classifier` into the directory `out`; returns a sentence that says what was written.
+
+    Raises:
+        UserError: timm has no such architecture, or `out` cannot be written to.
+    """
+    from safetensors.numpy import save_file
+
+    c = classifier.config.model
+    module = pretrained.architecture(c)
+    if "timm" not in getattr(module, "NAMES", {}):
+        raise UserError(f"model '{c.name}' has no counterpart in timm, whose names the file would have")
+    rules, arrays = module.NAMES["timm"], {}
+    for name, variable in surgery.names(classifier.model).items():
+        array = np.asarray(variable.get_value(), np.float32)
+        arrays[theirs(name, rules)] = np.ascontiguousarray(to_theirs(array, name.endswith("kernel")))
+    arrays = getattr(module, "TO_TIMM", dict)(arrays)
+    out = pathlib.Path(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        save_file(arrays, out / "model.safetensors.tmp", metadata={"format": "pt"})
+        (out / "config.json").write_text(json.dumps(_config(classifier, module), indent=1))
+        (out / "model.safetensors.tmp").replace(out / "model.safetensors")
+    except OSError as error:
+        raise UserError(f"cannot write to --out {out}: {error.strerror or error}") from error
+    size = (out / "model.safetensors").stat().st_size / 1e6
+    return f"{out / 'model.safetensors'}: {len(arrays)} tensors, {size:.1f} MB, timm's names"
+
+
+def _config(classifier, module):
+    """Returns what timm's config.json says: the architecture, the classes and how images are prepared."""
+    c, d = classifier.config.model, classifier.config.data
+    mean, std = (d.mean, d.std)
+    if d.normalize != "mean_std":
+        mean, std = ([value] * classifier.channels for value in NORMALIZE[d.normalize])
+    prepared = {
+        "input_size": [classifier.channels, classifier.image_size, classifier.image_size],
+        "mean": list(mean),
+        "std": list(std),
+        "crop_pct": d.crop_fraction or 1.0,
+        "interpolation": {"area": "bilinear"}.get(interpolation_of(d), interpolation_of(d)),
+        "num_classes": len(classifier.classes),
+    }
+    found = {
+        "num_classes": len(classifier.classes),
+        "label_names": list(classifier.classes),
+        "pretrained_cfg": prepared,
+    }
+    weights = getattr(module, "WEIGHTS", {}).items()
+    known = [
+        spec.removeprefix("hf:timm/").partition(".")[0]
+        for spec, w in weights
+        if spec.startswith("hf:timm/") and w.variant == c.variant and _suits(w.options, c)
+    ]
+    return ({"architecture": known[0]} if known else {}) | found
+
+
+def _suits(options, c):
+    """True where a model's config asks for what a published model was built with, and for nothing more."""
+    ours = {k: v for k, v in {**c.options.to_dict(), "gate": c.gate, "distilled": c.distilled}.items() if v is not None}
+    return options == ours

@@ -1,0 +1,106 @@
+"""A trained model as those use it who do not train: from pixels to probabilities and embeddings."""
+
+import functools
+
+import jax
+import numpy as np
+from flax import nnx
+
+from vision import models
+from vision.data.augment import normalize
+from vision.data.decode import resize_crop, to_channels
+from vision.data.pipeline import interpolation_of
+from vision.errors import UserError
+from vision.models import pretrained
+from vision.models.streams import Streams
+from vision.models.weights import imagenet_classes
+from vision.training.restore import adopt, open_run, ready
+
+
+class Classifier:
+    """A model with its weights, its classes and the way its images are prepared.
+
+    Args:
+        config: the run's config, with what its weights ask for (`vision.training.restore.adopt`).
+        model: an `nnx.Module` in evaluation mode.
+        classes: names, in the logits' order.
+        image_size, channels: of the images that it takes.
+    """
+
+    def __init__(self, config, model, classes, image_size, channels):
+        self.config, self.classes = config, tuple(classes)
+        self.image_size, self.channels = image_size, channels
+        self.model = model
+        self._graph, self._state = nnx.split(model)
+
+    def prepare(self, image):
+        """Returns an image, uint8 (H, W, 1 or 3) of any size, as the model takes it: uint8 (size, size, channels)."""
+        c = self.config.data
+        image = to_channels(image, self.channels)
+        return resize_crop(image, self.image_size, c.crop_fraction or 1.0, interpolation=interpolation_of(c))
+
+    def __call__(self, images):
+        """Returns (logits (B, C), embeddings (B, D)), float32 arrays of NumPy, of uint8 images (B, H, W, channels)."""
+        return jax.device_get(self._run(self._state, images))
+
+    @functools.cached_property
+    def _run(self):
+        d, dtype = self.config.data, jax.numpy.promote_types(self.config.model.dtype, "float32")
+
+        @jax.jit
+        def run(state, images):
+            model = nnx.merge(self._graph, state)
+            embeddings = model.embed(normalize(images, d.normalize, d.mean, d.std, dtype))
+            return model.head(embeddings), embeddings
+
+        return run
+
+
+def from_flags(config, workdir):
+    """Returns the `Classifier` of a command's --workdir or of its --config; raises `UserError` for both or neither."""
+    if bool(config) == bool(workdir):
+        raise UserError("which model? Give --workdir RUN, or --config FILE with pretrained weights")
+    return from_run(workdir) if workdir else from_config(config)
+
+
+def from_run(workdir):
+    """Returns the `Classifier` of a run's best checkpoint; raises `UserError` where there is none."""
+    config, data, model = open_run(workdir)
+    return Classifier(config, model, data["classes"], data["image_size"], data["channels"])
+
+
+def from_config(config):
+    """Returns the `Classifier` of a config's pretrained weights, which needs no training.
+
+    Raises:
+        UserError: the config names no weights; they cannot be read, or hold no classifier.
+    """
+    c = config.model
+    if not c.pretrained:
+        raise UserError("this config has no model.pretrained: train it, then give --workdir RUN")
+    if pretrained.is_run(c.pretrained):
+        return from_run(c.pretrained)
+    config = adopt(config)
+    c, d = config.model, config.data
+    known = pretrained.describe(c.pretrained, pretrained.architecture(c))
+    count = known.classes if known else len(imagenet_classes())
+    if not d.image_size:
+        raise UserError(
+            f"nothing is known of how images were prepared for {c.pretrained}: set data.image_size and more"
+        )
+    channels = d.channels or 3
+    arrays = pretrained.load(c, count, d.image_size, channels)
+    model = nnx.eval_shape(lambda: models.build(c, count, d.image_size, channels, Streams(0)))
+    missing = [name for name in pretrained.shapes(model) if name not in arrays]
+    if missing:
+        raise UserError(f"{c.pretrained} holds no classifier for {count} classes: train one on your images")
+    names = [name for _, name in imagenet_classes()]
+    return Classifier(
+        config, ready(model, arrays), names if count == 1000 else map(str, range(count)), d.image_size, channels
+    )
+
+
+def softmax(logits):
+    """Returns probabilities, float64 (B, C), of logits (B, C)."""
+    shifted = np.exp(np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True))
+    return shifted / shifted.sum(-1, keepdims=True)
