@@ -1,0 +1,107 @@
+"""Trains every way of transfer on NEU's steel defects and writes results.csv.
+
+    python -m experiments.transfer_neu.run ../shared/data/neu_det.tar --image-size 224     # on a GPU: 224 px
+    python -m experiments.transfer_neu.run neu_det.tar --image-size 96 --only head,full --seeds 0
+
+The tar file holds neu_det/images/CLASS_NUMBER.jpg. Each run is the command that a user would give, in a directory of
+its own below --workdir; one that is there already is not run again. Rows are of all seeds' runs that have ended.
+"""
+
+import argparse
+import csv
+import datetime
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tarfile
+
+HERE = pathlib.Path(__file__).parent
+COLUMNS = ("way", "images_a_class", "image_size", "seeds", "accuracy", "spread", "seconds", "learning", "device")
+COLUMNS += ("date",)
+EPOCHS = {"head": (60, 100), "partial": (6, 40), "full": (6, 40), "lora": (6, 40), "scratch": (12, 80)}  # all, few
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tar", type=pathlib.Path)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--only", default=",".join(EPOCHS))
+    parser.add_argument("--few", type=int, default=10, help="images a class of the second half of the table")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/transfer_neu"))
+    a = parser.parse_args()
+    photos = sort_by_class(a.tar, a.workdir / "neu")
+    for seed in a.seeds.split(","):  # a whole table early on
+        for way in a.only.split(","):
+            for few in (0, a.few):
+                run(photos, a, way, few, seed)
+    rows = table(a)
+    with (HERE / "results.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
+
+
+def sort_by_class(tar, folder):
+    """Extracts the images into FOLDER/CLASS/; returns the folder."""
+    if not folder.is_dir():
+        with tarfile.open(tar) as archive:
+            for member in archive:
+                name = pathlib.PurePath(member.name)
+                if name.suffix == ".jpg":
+                    place = folder / name.stem.rpartition("_")[0] / name.name
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    place.write_bytes(archive.extractfile(member).read())
+    return folder
+
+
+def directory(a, way, few, seed):
+    return a.workdir / f"{way}-{few or 'all'}-{a.image_size}-{seed}"
+
+
+def run(photos, a, way, few, seed):
+    """Trains one, unless it is there."""
+    workdir = directory(a, way, few, seed)
+    if (workdir / "result.json").is_file():
+        return
+    images = 6 * few if few else 1239
+    epochs, batch = EPOCHS[way][bool(few)], 32
+    steps = round(epochs * images / batch)
+    flags = {
+        "seed": seed,
+        "data.image_size": a.image_size,
+        "data.per_class": few,
+        "train.steps": steps,
+        "train.batch_size": batch,
+        "train.eval_batch_size": 59,
+        "train.eval_every": max(1, steps // 6),
+        "log.progress": "False",
+    }
+    command = [sys.executable, "-m", "vision.main", "--config", f"configs/transfer_folder.py:{photos}:{way}"]
+    command += [f"--workdir={workdir}", *(f"--config.{key}={value}" for key, value in flags.items())]
+    print(" ".join(command), flush=True)
+    subprocess.run(command, check=True)
+
+
+def table(a):
+    """Returns a row for each way and amount of images."""
+    rows = []
+    for few in (0, a.few):
+        for way in EPOCHS:
+            files = [directory(a, way, few, seed) / "result.json" for seed in range(100)]
+            results = [json.loads(file.read_text()) for file in files if file.is_file()]
+            if not results:
+                continue
+            accuracies = [100 * r["accuracy"] for r in results]
+            spread = statistics.stdev(accuracies) if len(results) > 1 else 0.0
+            seconds = statistics.mean(r["train_seconds"] for r in results)
+            row = (way, few or "all", a.image_size, len(results), round(statistics.mean(accuracies), 2))
+            row += (round(spread, 2), round(seconds), results[0]["parameters"]["learning"], results[0]["device"])
+            rows.append((*row, datetime.date.today().isoformat()))
+    return rows
+
+
+if __name__ == "__main__":
+    main()
