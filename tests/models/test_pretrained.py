@@ -102,7 +102,9 @@ def test_every_fault_is_listed(vit_arrays, tmp_path):
 
 def test_weights_of_another_architecture(vit_file):
     c = config("resnet", "18", vit_file)
-    with pytest.raises(UserError, match="(?s)these are no weights of a resnet: 0 of its .* model.name and model.variant"):
+    with pytest.raises(
+        UserError, match="(?s)these are no weights of a resnet: 0 of its .* model.name and model.variant"
+    ):
         pretrained.load(c, 10, 32, 3)
 
 

@@ -218,9 +218,10 @@ class ViT(nnx.Module):
         x = x.astype(at_least_float32(self.dtype))
         if self.class_token is None:
             return self.norm(x).mean(1)
-        read = 1 if self.distillation_token is None else 2
         # The norm is each token's own, so the others need none.
-        return self.norm(x[:, :read]).reshape(len(x), -1)
+        if self.distillation_token is None:
+            return self.norm(x[:, 0])
+        return self.norm(x[:, :2]).reshape(len(x), -1)
 
     def tokens(self, images):
         """Returns what enters the first block: tokens (B, N, width): class, distillation, then the patches'.

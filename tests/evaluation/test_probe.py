@@ -1,0 +1,45 @@
+"""Linear probe and nearest neighbors, on embeddings whose answer is known, and as a command."""
+
+import numpy as np
+import pytest
+from sklearn.neighbors import KNeighborsClassifier
+
+from vision import cli
+from vision.evaluation import probe
+
+
+def clusters(count, seed, spread=0.5):
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 4
+    centers = np.eye(4, 16) * 5
+    return (centers[labels] + spread * random.normal(size=(count, 16))).astype(np.float32), labels
+
+
+def test_separable_classes_are_found():
+    train, val, test = clusters(80, 0), clusters(40, 1), clusters(40, 2)
+    assert probe.linear_probe(*train, *val, *test)[0] == 1.0
+    assert probe.knn_accuracy(*train, *test) == 1.0
+
+
+@pytest.mark.parametrize("k", [1, 5, 500])
+def test_neighbors_equal_scikit_learns(k):
+    (train, labels), (test, test_labels) = clusters(60, 0, 4.0), clusters(50, 1, 4.0)
+    weights = lambda distances: np.exp(-distances / 0.07)  # noqa: E731
+    reference = KNeighborsClassifier(min(k, 60), weights=weights, metric="cosine").fit(train, labels)
+    assert probe.knn_accuracy(train, labels, test, test_labels, k=k, chunk=7) == reference.score(test, test_labels)
+
+
+def test_the_command(tiny_run, capsys):
+    cli.run(probe.main, ["--workdir", str(tiny_run), "--k=3"])
+    out = capsys.readouterr().out
+    assert "embeddings of 32 numbers" in out and "linear probe: 0." in out and "3 nearest neighbors: 0." in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [((), "which model?"), (("--workdir", "x", "--k=0"), "--k = 0"), (("--workdir", "x", "y"), "unexpected argument")],
+)
+def test_mistakes(argv, message, capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.run(probe.main, list(argv))
+    assert error.value.code == 2 and message in capsys.readouterr().err
