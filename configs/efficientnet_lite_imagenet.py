@@ -1,8 +1,8 @@
 """EfficientNet-Lite on ImageNet. Tan and Le 2019 (arXiv:1905.11946), without what phones are slow at; pretrained.
 
-    python -m vision.predict --config configs/efficientnet_lite_imagenet.py photos/      # needs no training
-    python -m vision.predict --config configs/efficientnet_lite_imagenet.py:4 photos/    # from the hub, 380 px
-    python -m vision.main --config configs/efficientnet_lite_imagenet.py                 # fine-tunes on; not run here
+python -m vision.predict --config configs/efficientnet_lite_imagenet.py photos/      # needs no training
+python -m vision.predict --config configs/efficientnet_lite_imagenet.py:4 photos/    # from the hub, 380 px
+python -m vision.main --config configs/efficientnet_lite_imagenet.py                 # fine-tunes on; not run here
 """
 
 from vision.config import default

@@ -96,12 +96,12 @@ def test_nothing_of_a_run_is_lost_to_a_mistake(finished, refused):
 CANNOT_RUN = [
     (
         "model.name=vitt",
-        "model.name = 'vitt' is unknown (did you mean 'vit'?): choose from airbench, resnet, vit, or a dotted",
+        "model.name = 'vitt' is unknown (did you mean 'vit'?): choose from airbench, alexnet, ",
     ),
     ("model.name=", "model.name = '' is unknown: choose from"),
     ("model.name=.vit", "model.name = '.vit': there is no such module on the path"),
     ("model.name=no_such.model", "model.name = 'no_such.model': there is no such module on the path"),
-    ("model.name=layers", "module vision.models.layers has no build function; ours are airbench, resnet, vit"),
+    ("model.name=layers", "module vision.models.layers has no build function; ours are airbench, alexnet, "),
     ("model.variant=Ti", "model.variant = 'Ti' is unknown: choose from mu/PATCH"),
     ("model.variant=mu/3", "images of 8 px cannot be cut into patches of 3 px"),
     ("model.pool=tokens", "model.pool = 'tokens' is unknown (did you mean 'token'?): choose from token, mean"),

@@ -30,6 +30,7 @@ HELP = """
   --config FILE[:ARGUMENT][:smoke]: the experiment, with its argument; smoke shrinks it to seconds
   --config.KEY=VALUE: overrides a key; None is a value too
   --traceback: show where an error came from"""
+WHICH = "which experiment? Give --config FILE, for example --config configs/vit_mnist5k.py"
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "tuple": "numbers"}
 
 
@@ -67,7 +68,7 @@ def parse(argv, usage, define=lambda flag_values: None):
     """
     config, values, words = parse_stage(argv, usage, define)
     if config is None:
-        raise UserError("which experiment? Give --config FILE, for example --config configs/vit_mnist5k.py")
+        raise UserError(WHICH)
     if words:
         raise UserError(f"unexpected argument '{words[0]}': flags start with --, overrides with --config.")
     return config, values
@@ -90,6 +91,9 @@ def parse_stage(argv, usage, define):
         sys.exit(0)
     spec, argv = _take_config(argv)
     config = load(spec) if spec is not None else None
+    overrides = [a for a in argv if re.match(r"--?(no)?config\.", a)]
+    if config is None and overrides:
+        raise UserError(f"'{overrides[0]}' overrides a config, but which? Give --config FILE")
     if config is not None:
         argv = [a for a in argv if not (_set_option(config, a) or _set_none(config, a))]
         for argument in argv:

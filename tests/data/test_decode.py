@@ -156,16 +156,28 @@ def test_decompression_bombs_are_refused():
 
 
 def test_resize_crop_equals_pil(photos):
+    """With torchvision's rounding: the longer side is cut to a whole number, the corner rounded."""
     for data in photos[:4]:
         image = decode(data)
         height, width = image.shape[:2]
+        new = tuple(128 * side // min(height, width) for side in (width, height))
+        left, top = round((new[0] - 96) / 2), round((new[1] - 96) / 2)
+
+        def pil(filter, new=new, corner=(left, top), image=image):
+            resized = Image.fromarray(image).resize(new, filter)
+            return np.asarray(resized.crop((*corner, corner[0] + 96, corner[1] + 96)), np.float64)
+
         result = resize_crop(image, 96, 0.75)
-        scale = 128 / min(height, width)
-        new = (round(width * scale), round(height * scale))
-        left, top = (new[0] - 96) // 2, (new[1] - 96) // 2
-        box = Image.fromarray(image).resize(new, Image.Resampling.BOX).crop((left, top, left + 96, top + 96))
         assert result.shape == (96, 96, 3) and result.dtype == np.uint8
-        assert np.abs(result - np.asarray(box, np.float64)).mean() < 3  # another handling of pixels cut by a border
+        assert np.abs(result - pil(Image.Resampling.BOX)).mean() < 3  # another handling of pixels cut by a border
+        for name in ("bilinear", "bicubic"):
+            same = resize_crop(image, 96, 0.75, interpolation=name)
+            np.testing.assert_array_equal(same, pil(Image.Resampling[name.upper()]))
+
+
+def test_gray_images_keep_their_axis_under_every_filter():
+    for name in ("area", "bilinear", "bicubic"):
+        assert resize_crop(COLOR[..., :1], 16, interpolation=name).shape == (16, 16, 1)
 
 
 def test_resize_crop_shapes():
