@@ -136,6 +136,7 @@ def _objective():
     c.class_weights = "none"  # none, inverse, effective_number, or a list: "[1.0, 2.5, 1.0]"
     c.effective_number_beta = 0.999  # Cui et al. 2019 (arXiv:1901.05555)
     c.focal_gamma = 0.0  # 0 = cross-entropy. Lin et al. 2017 (arXiv:1708.02002); 2 is usual
+    c.auxiliary_weight = 0.4  # of the loss on an auxiliary head, where the model has one: inception, auxiliary=True
     c.logit_adjustment = 0.0  # tau; 0 = off, 1 is usual. Menon et al. 2020 (arXiv:2007.07314)
     return c
 

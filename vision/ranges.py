@@ -19,7 +19,7 @@ RANGES = {
     "it is at least 0": (
         lambda v: v >= 0,
         "data.image_size data.per_class data.limit data.workers data.resident_gib objective.focal_gamma "
-        "objective.logit_adjustment "
+        "objective.logit_adjustment objective.auxiliary_weight "
         "optimizer.learning_rate optimizer.weight_decay optimizer.clip_norm schedule.timescale train.steps "
         "train.epochs train.eval_batch_size train.eval_every early_stopping.min_delta checkpoint.every log.images "
         "parallel.devices parallel.fsdp parallel.processes transfer.depth "

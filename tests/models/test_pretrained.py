@@ -138,6 +138,23 @@ def test_the_hub_cannot_be_reached(monkeypatch, tmp_path):
         files.locate("hf:timm/resnet50.a1_in1k")
 
 
+def test_the_hub_s_cache_serves_offline(monkeypatch, tmp_path, vit_arrays):
+    import huggingface_hub
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    place = tmp_path / "models--timm--mine" / "snapshots" / commit
+    place.mkdir(parents=True)
+    (tmp_path / "models--timm--mine" / "refs").mkdir()
+    (tmp_path / "models--timm--mine" / "refs" / "main").write_text(commit)
+    safetensors.numpy.save_file(vit_arrays, place / "model.safetensors")
+    prepared = {"mean": [0.1] * 3, "std": [0.2] * 3, "input_size": [3, 8, 8], "num_classes": 10}
+    (place / "config.json").write_text(json.dumps({"pretrained_cfg": prepared}))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert "head.kernel" in pretrained.load(config(path="hf:timm/mine"), 10, 8, 3)
+    assert pretrained.describe("hf:timm/mine", vit).mean == (0.1,) * 3
+
+
 @pytest.mark.parametrize("name", ["cut.safetensors", "cut.npz", "cut.pth", "cut.txt"])
 def test_damaged_files(vit_arrays, tmp_path, name):
     path = tmp_path / name

@@ -156,3 +156,31 @@ def test_no_weights_at_all(name):
 def test_weights_that_do_not_fit(name):
     with pytest.raises(UserError, match="give 5 weights of at least 0, one a class"):
         class_weights(name, COUNTS, 0.9)
+
+
+class WithAuxiliary(nnx.Module):
+    """Its logits are the mean color, its auxiliary logits the corner's."""
+
+    def __init__(self):
+        self.auxiliary = True
+
+    def features(self, images):
+        return {"stem": images, "last": images}
+
+    def pool(self, x):
+        return x.mean((1, 2))
+
+    def head(self, x):
+        return x
+
+    def auxiliary_logits(self, features):
+        return features["stem"][:, 0, 0]
+
+
+def test_an_auxiliary_head_learns_beside():
+    images = RNG.randn(BATCH, 2, 2, CLASSES)
+    batch = {"image": jnp.asarray(images), "label": jnp.asarray(HARD)}
+    value, scalars = Supervised(WithAuxiliary(), auxiliary_weight=0.3, class_weights=WEIGHTS).loss(batch)
+    main, corner = (loss(HARD, x, class_weights=WEIGHTS) for x in (images.mean((1, 2)), images[:, 0, 0]))
+    np.testing.assert_allclose(value, main + 0.3 * corner, rtol=1e-5)
+    assert scalars["accuracy"] == pytest.approx((images.mean((1, 2)).argmax(1) == LABELS).mean())

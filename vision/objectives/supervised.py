@@ -20,10 +20,22 @@ class Supervised(nnx.Module):
             weights' sum, as `torch.nn.CrossEntropyLoss(weight=...)` does for plain labels.
         focal_gamma: 0 = cross-entropy.
         offsets: float (C,), added to the logits in the loss only.
+        auxiliary_weight: of the same loss on the model's auxiliary head, where it has one (Szegedy et al. 2014,
+            arXiv:1409.4842, section 5): on `model.auxiliary_logits(features)`.
     """
 
-    def __init__(self, model, *, label_smoothing=0.0, class_weights=None, focal_gamma=0.0, offsets=None):
+    def __init__(
+        self,
+        model,
+        *,
+        label_smoothing=0.0,
+        class_weights=None,
+        focal_gamma=0.0,
+        offsets=None,
+        auxiliary_weight=0.4,
+    ):
         self.model = model
+        self.auxiliary_weight = auxiliary_weight
         self.label_smoothing = label_smoothing
         self.focal_gamma = focal_gamma
         self.class_weights = None if class_weights is None else tuple(map(float, class_weights))
@@ -31,16 +43,28 @@ class Supervised(nnx.Module):
 
     def loss(self, batch):
         """Returns the mean loss in nats and {"accuracy"}, of the class with the largest share of a mixed label."""
-        logits = self.model(batch["image"])
+        images, auxiliary = batch["image"], None
+        # Embeddings that stand for images have no maps for an auxiliary head to look at.
+        if getattr(self.model, "auxiliary", None) is not None and images.ndim == 4:
+            features = self.model.features(images)
+            *_, last = features.values()
+            logits = self.model.head(self.model.pool(last))
+            auxiliary = self.model.auxiliary_logits(features)
+        else:
+            logits = self.model(images)
         labels = batch["label"].astype(logits.dtype)
+        loss = self._mean(logits, labels)
+        if auxiliary is not None:
+            loss += self.auxiliary_weight * self._mean(auxiliary, labels)
+        return loss, {"accuracy": (logits.argmax(-1) == labels.argmax(-1)).mean()}
+
+    def _mean(self, logits, labels):
         shifted = logits if self.offsets is None else logits + jnp.array(self.offsets, logits.dtype)
         each = cross_entropy(shifted, smooth(labels, self.label_smoothing), self.focal_gamma)
         if self.class_weights is None:
-            loss = each.mean()
-        else:
-            weights = labels @ jnp.array(self.class_weights, each.dtype)
-            loss = (weights * each).sum() / jnp.maximum(weights.sum(), jnp.finfo(each.dtype).tiny)
-        return loss, {"accuracy": (logits.argmax(-1) == labels.argmax(-1)).mean()}
+            return each.mean()
+        weights = labels @ jnp.array(self.class_weights, each.dtype)
+        return (weights * each).sum() / jnp.maximum(weights.sum(), jnp.finfo(each.dtype).tiny)
 
 
 def smooth(labels, amount):
@@ -108,4 +132,5 @@ def build(c, model, *, class_counts, rngs):
         focal_gamma=c.focal_gamma,
         # Menon et al. 2020 (arXiv:2007.07314), eq. 10: train on logits + tau log prior, predict with the logits.
         offsets=c.logit_adjustment * np.log(prior) if c.logit_adjustment else None,
+        auxiliary_weight=c.auxiliary_weight,
     )
