@@ -8,6 +8,7 @@ import pytest
 from vision import cli
 from vision.models import __main__ as command
 from vision.models.table import rows
+from vision.modules import find, names
 
 KNOWN = {  # GMACs as torchvision's documentation states them ("GFLOPS" there)
     ("resnet", "18"): 1.81,
@@ -16,6 +17,17 @@ KNOWN = {  # GMACs as torchvision's documentation states them ("GFLOPS" there)
     ("convnext", "T"): 4.46,
     ("alexnet", "owt"): 0.71,
 }
+
+
+ARCHITECTURES = "airbench alexnet cnn convnext efficientnet efficientnet_lite inception mobilenet resnet swin vgg vit"
+
+
+def test_every_architecture_is_listed_and_nothing_else():
+    assert names("vision.models") == ARCHITECTURES.split()
+    for name in ARCHITECTURES.split():
+        module = find("model", name, "vision.models")
+        assert len(module.VARIANTS) > 1
+        assert "arXiv" in module.__doc__ or name in ("cnn", "efficientnet_lite")
 
 
 def run(capsys, *argv):
