@@ -25,7 +25,23 @@ def photos(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("name", ["resnet_cifar10", "vit_cifar10", "resnet_imagenet", "vit_imagenet", "resnet_folder"])
+NAMES = ["resnet_cifar10", "vit_cifar10", "resnet_imagenet", "vit_imagenet", "resnet_folder"]
+NAMES += ["efficientnet_lite_imagenet"]
+
+
+@pytest.mark.parametrize("mode", ["full", "head", "partial", "lora", "scratch"])
+def test_every_way_of_transfer(mode, photos, tmp_path, monkeypatch):
+    """From the real weights; the low-rank and the partial run learn less than the full one."""
+    monkeypatch.chdir(REPOSITORY)
+    argv = ["--config", f"configs/transfer_folder.py:{photos}:{mode}:smoke", f"--workdir={tmp_path / 'run'}"]
+    cli.run(main.main, [*argv, "--config.parallel.devices=1"])
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    share = result["parameters"]["learning"] / result["parameters"]["all"]
+    assert np.isfinite(result["loss"]) and (share == 1) == (mode in ("full", "scratch"))
+    assert result["config"]["data"]["normalize"] == ("auto" if mode == "scratch" else "mean_std")
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_smoke_run_ends_with_a_result(name, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     argv = ["--config", f"configs/{name}.py:smoke", f"--workdir={tmp_path / 'run'}", "--config.parallel.devices=1"]
