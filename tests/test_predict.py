@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import os
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -100,3 +103,22 @@ def test_mistakes(argv, message, capsys, monkeypatch):
 def test_help(capsys):
     code, out, _ = run(capsys, "--help")
     assert code == 0 and "--batch_size" in out and "Classifies image files" in out
+
+
+def test_a_run_of_four_devices_is_opened_on_one(tmp_path):
+    """Where it was trained, and how its state was cut, does not matter to those who use it."""
+    workdir, root = tmp_path / "run", predict.pathlib.Path(predict.__file__).parents[1]
+    flags = ["--config.model.name=vit", "--config.model.variant=mu/4", "--config.augment.affine=False"]
+    argv = ["-m", "vision.main", "--config", "configs/digits.py:smoke", f"--workdir={workdir}", *flags]
+    argv += ["--config.parallel.fsdp=4", "--config.log.progress=False"]
+    found = {}
+    for devices, command in (
+        (4, argv),
+        (1, ["-m", "vision.predict", "--workdir", str(workdir), "--format=json", str(tmp_path / "a.png")]),
+    ):
+        cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8), np.uint8))
+        env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        done = subprocess.run([sys.executable, *command], cwd=root, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        found[devices] = done.stdout
+    assert len(json.loads(found[1])["top"]) == 5

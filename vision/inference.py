@@ -14,6 +14,7 @@ from vision.errors import UserError
 from vision.models import pretrained
 from vision.models.streams import Streams
 from vision.models.weights import imagenet_classes
+from vision.ranges import validate
 from vision.training.restore import adopt, open_run, ready
 
 
@@ -60,6 +61,8 @@ def from_flags(config, workdir):
     """Returns the `Classifier` of a command's --workdir or of its --config; raises `UserError` for both or neither."""
     if bool(config) == bool(workdir):
         raise UserError("which model? Give --workdir RUN, or --config FILE with pretrained weights")
+    if config is not None:
+        validate(config)
     return from_run(workdir) if workdir else from_config(config)
 
 
@@ -78,9 +81,10 @@ def from_config(config):
     c = config.model
     if not c.pretrained:
         raise UserError("this config has no model.pretrained: train it, then give --workdir RUN")
-    if pretrained.is_run(c.pretrained):
-        return from_run(c.pretrained)
     config = adopt(config)
+    if pretrained.is_run(c.pretrained):
+        run = from_run(c.pretrained)
+        return Classifier(config, run.model, run.classes, run.image_size, run.channels)
     c, d = config.model, config.data
     known = pretrained.describe(c.pretrained, pretrained.architecture(c))
     count = known.classes if known else len(imagenet_classes())
@@ -94,10 +98,9 @@ def from_config(config):
     missing = [name for name in pretrained.shapes(model) if name not in arrays]
     if missing:
         raise UserError(f"{c.pretrained} holds no classifier for {count} classes: train one on your images")
-    names = [name for _, name in imagenet_classes()]
-    return Classifier(
-        config, ready(model, arrays), names if count == 1000 else map(str, range(count)), d.image_size, channels
-    )
+    names = [name for _, name in imagenet_classes()] if count == 1000 else map(str, range(count))
+    names = (known and known.class_names) or names
+    return Classifier(config, ready(model, arrays), names, d.image_size, channels)
 
 
 def softmax(logits):

@@ -54,7 +54,7 @@ def run(config, workdir):
     parallel.start(config.parallel)
     show = functools.partial(print, flush=True) if parallel.is_main_process() else lambda _: None
     mesh = parallel.make_mesh(config.parallel.devices, config.parallel.fsdp)
-    config = adopt(config)
+    config = adopt(config, workdir)
     workdir = pathlib.Path(parallel.from_main_process(str(workdir)))  # a new one is named by the clock
     data = open_data(config.data, config.seed, mesh)
     show(f"{config.data.source}: {data.describe()}; {parallel.describe(mesh)}; {workdir}")

@@ -5,10 +5,15 @@ import json
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax import nnx
 
 from vision import cli, inference
 from vision.export import __main__ as export
-from vision.models import pretrained, vit
+from vision.export.safetensors import to_timm, write
+from vision.models import efficientnet_lite, pretrained, vit
+from vision.models.names import translate
+from vision.models.streams import Streams
+from vision.modules import find, names
 from vision.training.restore import run_weights
 
 
@@ -39,6 +44,42 @@ def test_the_exported_file_predicts_as_the_run(tiny_run, tmp_path):
     config.model.pretrained = str(tmp_path / "out" / "model.safetensors")
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
     np.testing.assert_array_equal(inference.from_config(config)(images)[0], run(images)[0])
+
+
+NAMED = [n for n in names("vision.models") if hasattr(find("model", n, "vision.models"), "NAMES")]
+
+
+@pytest.mark.parametrize("name", [n for n in NAMED if "timm" in find("model", n, "vision.models").NAMES])
+def test_every_architecture_goes_there_and_back(name):
+    """The names that leave are those that come in."""
+    module = find("model", name, "vision.models")
+    variant = "mu" if "mu" in module.VARIANTS else "mu/4" if name == "vit" else next(iter(module.VARIANTS))
+    size = {"vit": 8}.get(name, 224)
+    options = {"dtype": "float32", "image_size": size, "channels": 3}
+    shapes = pretrained.shapes(nnx.eval_shape(lambda: module.build(variant, 5, rngs=Streams(0), **options)))
+    random = np.random.default_rng(0)
+    ours = {k: random.integers(-99, 99, shape).astype(np.float32) for k, shape in shapes.items()}
+    back = translate(module, shapes, to_timm(module, ours))
+    assert back.keys() == ours.keys() and all(np.array_equal(back[k], ours[k]) for k in ours)
+
+
+def test_a_reloaded_model_is_built_as_it_was(tmp_path):
+    """Padding, norms and class names travel with the weights: none of them is in a tensor's shape."""
+    config = cli.load("configs/efficientnet_lite_imagenet.py")
+    first = inference.from_config(config)
+    write(first, tmp_path / "out")
+    config.model.pretrained = str(tmp_path / "out" / "model.safetensors")
+    again = inference.from_config(config)
+    assert again.config.model.options.to_dict() == {"padding": "same", "norm_epsilon": 1e-3}
+    assert again.classes == first.classes and again.config.data.mean == first.config.data.mean
+    written = tmp_path / "out" / "config.json"
+    foreign = json.loads(written.read_text())
+    del foreign["vision_options"], foreign["label_names"]
+    written.write_text(json.dumps(foreign))  # as timm's: its name of the architecture says as much
+    known = pretrained.describe(config.model.pretrained, efficientnet_lite)
+    assert foreign["architecture"] == "tf_efficientnet_lite0" and known.options["padding"] == "same"
+    written.write_text(json.dumps({"pretrained_cfg": None}))
+    assert pretrained.describe(config.model.pretrained, efficientnet_lite) is None
 
 
 @pytest.mark.parametrize(

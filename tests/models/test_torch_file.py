@@ -142,7 +142,7 @@ def test_what_is_no_tensor_is_refused_and_not_run(write, tmp_path, function, nam
 
 @pytest.mark.parametrize(
     ("offset", "shape", "strides"),
-    [(0, (5,), (1,)), (4, (1,), (1,)), (0, (2,), (100,)), (3, (2,), (-1,)), (0, (2,), ())],
+    [(0, (5,), (1,)), (4, (1,), (1,)), (0, (2,), (100,)), (3, (2,), (-1,)), (0, (2,), ()), (0, (10**9,), (0,))],
 )
 def test_a_tensor_beyond_its_storage_is_refused(write, offset, shape, strides):
     path = write({"a": Tensor(Storage("FloatStorage", np.zeros(4, np.float32)), offset, shape, strides)})

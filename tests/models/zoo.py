@@ -1,12 +1,16 @@
 """Checks of an architecture against the reference that tests/models/make/ stored."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from tests.models.weights import FOLDER
-from vision.models.names import translate
+from vision.export.safetensors import to_timm
+from vision.models import surgery
+from vision.models.names import find_scheme, translate
 
 
 def load_reference(name, create, module):
@@ -30,6 +34,7 @@ def load_reference(name, create, module):
 def check_reference(name, create, module, tolerance=2e-5):
     """Asserts that features, embedding and logits of a tiny model equal the reference's, layer by layer."""
     model, reference = load_reference(name, create, module)
+    check_names(model, reference, module)
 
     @jax.jit
     def run(images):
@@ -45,6 +50,19 @@ def check_reference(name, create, module, tolerance=2e-5):
         scale = max(1.0, np.abs(expected).max())
         np.testing.assert_allclose(ours[key] / scale, expected / scale, rtol=0, atol=tolerance, err_msg=key)
     np.testing.assert_allclose(ours["pooled"], ours["embedding"], rtol=1e-4, atol=1e-4)
+
+
+def check_names(model, reference, module):
+    """Asserts that what leaves under timm's names is what came, where the reference has them."""
+    theirs = {k.removeprefix("weights/"): v for k, v in reference.items() if k.startswith("weights/")}
+    ours = {name: np.asarray(v.get_value()) for name, v in surgery.names(model).items()}
+    if find_scheme(module, list(ours), theirs)[0] != "timm":
+        return
+    left = to_timm(module, ours)
+    ignored = getattr(module, "IGNORED", "^$")
+    assert left.keys() == {name for name in theirs if not re.search(ignored, name)}
+    for name, array in left.items():
+        np.testing.assert_array_equal(array, theirs[name], err_msg=name)
 
 
 def filled(create):

@@ -52,6 +52,8 @@ def test_modes():
         ({"mode": "partial", "trainable": "nowhere"}, "finds no parameter; there are "),
         ({"mode": "partial", "trainable": "("}, "is no regular expression"),
         ({"mode": "lora", "lora_layers": "nowhere"}, "finds no layer"),
+        ({"mode": "lora", "lora_layers": "qkv("}, "is no regular expression"),
+        ({"mode": "full", "depth": 2}, "transfer.depth is for transfer.mode=partial, not 'full'"),
         ({"cache_embeddings": True}, "needs transfer.mode=head"),
     ],
 )

@@ -19,27 +19,33 @@ def write(classifier, out):
     Raises:
         UserError: timm has no such architecture, or `out` cannot be written to.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     c = classifier.config.model
     module = pretrained.architecture(c)
     if "timm" not in getattr(module, "NAMES", {}):
         raise UserError(f"model '{c.name}' has no counterpart in timm, whose names the file would have")
-    rules, arrays = module.NAMES["timm"], {}
-    for name, variable in surgery.names(classifier.model).items():
-        array = np.asarray(variable.get_value(), np.float32)
-        arrays[theirs(name, rules)] = np.ascontiguousarray(to_theirs(array, name.endswith("kernel")))
-    arrays = getattr(module, "TO_TIMM", dict)(arrays)
+    if c.positions == "sincos":
+        raise UserError("model.positions = 'sincos' has no counterpart in timm, whose names the file would have")
+    ours = {name: np.asarray(v.get_value(), np.float32) for name, v in surgery.names(classifier.model).items()}
+    arrays = {name: np.ascontiguousarray(array) for name, array in to_timm(module, ours).items()}
     out = pathlib.Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         save_file(arrays, out / "model.safetensors.tmp", metadata={"format": "pt"})
         (out / "config.json").write_text(json.dumps(_config(classifier, module), indent=1))
         (out / "model.safetensors.tmp").replace(out / "model.safetensors")
-    except OSError as error:
-        raise UserError(f"cannot write to --out {out}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot write to --out {out}: {getattr(error, 'strerror', None) or error}") from error
     size = (out / "model.safetensors").stat().st_size / 1e6
     return f"{out / 'model.safetensors'}: {len(arrays)} tensors, {size:.1f} MB, timm's names"
+
+
+def to_timm(module, arrays):
+    """Returns {timm's name: array in its layout} of {our name: array}, for an architecture's module."""
+    found = {theirs(k, module.NAMES["timm"]): to_theirs(v, k.endswith("kernel")) for k, v in arrays.items()}
+    return getattr(module, "TO_TIMM", dict)(found)
 
 
 def _config(classifier, module):
@@ -59,18 +65,13 @@ def _config(classifier, module):
     found = {
         "num_classes": len(classifier.classes),
         "label_names": list(classifier.classes),
+        "vision_options": pretrained.structure(c),  # what this project's `build` needs; timm does not read it
         "pretrained_cfg": prepared,
     }
     weights = getattr(module, "WEIGHTS", {}).items()
     known = [
         spec.removeprefix("hf:timm/").partition(".")[0]
         for spec, w in weights
-        if spec.startswith("hf:timm/") and w.variant == c.variant and _suits(w.options, c)
+        if spec.startswith("hf:timm/") and w.variant == c.variant and w.options == pretrained.structure(c)
     ]
     return ({"architecture": known[0]} if known else {}) | found
-
-
-def _suits(options, c):
-    """True where a model's config asks for what a published model was built with, and for nothing more."""
-    ours = {k: v for k, v in {**c.options.to_dict(), "gate": c.gate, "distilled": c.distilled}.items() if v is not None}
-    return options == ours

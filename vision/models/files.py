@@ -57,14 +57,14 @@ def read(path):
 
 
 def published_config(spec):
-    """Returns the dict of timm's "pretrained_cfg" beside the weights (mean, std, crop_pct, ...), or {} without one."""
+    """Returns the dict of timm's config.json beside the weights ("architecture", "pretrained_cfg", ...), or {}."""
     try:
         path = locate(spec, "config.json")
         path = path if spec.startswith("hf:") else path.parent / "config.json"
         found = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, UserError):
         return {}
-    return found.get("pretrained_cfg", {}) if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _from_hub(spec, name):

@@ -79,6 +79,7 @@ NAMES = {
     )
 }
 IGNORED = r"^AuxLogits\."  # of a model without the auxiliary head
+HEADS = ("head.", "auxiliary.head.")  # what starts anew for other classes
 
 _half = functools.partial(Weights, "v3", size=299, mean=INCEPTION_MEAN, std=INCEPTION_STD)
 WEIGHTS = {  # accuracies: timm's results-imagenet.csv, torchvision's own

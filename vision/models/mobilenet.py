@@ -259,3 +259,11 @@ WEIGHTS = {  # accuracies: timm's results-imagenet.csv, torchvision's own
     ),
     "mobilenet_v3_small-047dcff4.pth": Weights("small", 67.668, 224, 0.875, "bilinear", options={"norm_epsilon": 1e-3}),
 }
+
+
+def _to_timm(arrays):
+    """timm has the layer after pooling as a 1x1 convolution."""
+    return {k: v[:, :, None, None] if k == "conv_head.weight" else v for k, v in arrays.items()}
+
+
+TO_TIMM = _to_timm

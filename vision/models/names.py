@@ -5,6 +5,8 @@ An architecture's file may define:
     NAMES = {"timm": RULES, "torchvision": RULES}   rules: (pattern in our name, what stands there in theirs), in order
     IGNORED = r"^AuxLogits"                         tensors in their files that have no place here
     REWRITE = {"augreg": function}                  {name: array} -> {name: array}, first of all, for other structures
+    TO_TIMM = function                              {name: array} -> the same: REWRITE["timm"] back, for exports
+    HEADS = ("head.", ...)                          how names begin of what starts anew for other classes
     ADAPT = {r"positions$": function}               (array, shape) -> array, for a parameter whose shape depends on the
                                                     image's size
 

@@ -33,12 +33,17 @@ def describe(spec, module):
     tag = spec.partition("@")[0] if spec.startswith("hf:") else spec.rpartition("/")[2]
     if tag in known:
         return known[tag]
-    found = published_config(spec)
-    if "mean" not in found:
+    whole = published_config(spec)
+    found = whole.get("pretrained_cfg") or {}
+    if not {"mean", "std", "input_size"} <= found.keys():
         return None
     interpolation = found.get("interpolation", "bicubic")
+    name = f"hf:timm/{whole.get('architecture')}."
+    similar = next((w.options for tag, w in known.items() if tag.startswith(name)), {})
     return Weights(
         "",
+        options=whole.get("vision_options", similar),
+        class_names=tuple(whole.get("label_names") or ()),
         size=found["input_size"][-1],
         crop=found.get("crop_pct", 0.875),
         interpolation=interpolation if interpolation in INTERPOLATIONS else "bicubic",
@@ -46,6 +51,17 @@ def describe(spec, module):
         std=tuple(found["std"]),
         classes=found.get("num_classes", 1000),
     )
+
+
+def structure(c):
+    """Returns what a config.model asks of `build` that changes the function which its weights make: {option: value}."""
+    keys = {key: c[key] for key in ("pool", "positions", "distilled", "gate") if c[key] is not None}
+    return keys | c.options.to_dict()
+
+
+def heads(module):
+    """Returns how the names begin of what a model for other classes starts anew."""
+    return getattr(module, "HEADS", ("head.",))
 
 
 def load(c, num_classes, image_size, channels):
@@ -70,7 +86,7 @@ def load(c, num_classes, image_size, channels):
     path = locate(c.pretrained)
     model = nnx.eval_shape(lambda: models.build(c, num_classes, image_size, channels, Streams(0)))
     try:
-        found = translate(module, shapes(model), read(path), optional=("head.",))
+        found = translate(module, shapes(model), read(path), optional=heads(module))
     except UserError as error:
         raise UserError(f"model.pretrained = '{c.pretrained}', model {c.name} {c.variant}: {error}") from error
     return {name: np.asarray(array, np.float32) for name, array in found.items()}

@@ -149,7 +149,10 @@ def add_low_rank(model, pattern, rank, alpha, *, rngs):
         UserError: the pattern finds no layer.
     """
     found = [".".join(map(str, path)) for path, module in nnx.iter_modules(model) if _can_be_low_rank(module)]
-    found = [name for name in found if re.search(pattern, name) and name.split(".")[0] != "head"]
+    try:
+        found = [name for name in found if re.search(pattern, name) and name.split(".")[0] != "head"]
+    except re.error as error:
+        raise UserError(f"transfer.lora_layers = '{pattern}' is no regular expression: {error}") from error
     if not found:
         raise UserError(f"transfer.lora_layers = '{pattern}' finds no layer of the model; it is a regular expression")
     freeze(model, lambda name: name.split(".")[0] != "head")

@@ -16,6 +16,7 @@ import numpy as np
 
 from vision.errors import UserError
 
+LARGEST_PICKLE = 2**28  # bytes; it holds names and shapes only, but may be packed
 MAGIC = 0x1950A86A20F9469CFC6C  # the first number of the older layout
 STORAGES = {
     "DoubleStorage": np.float64,
@@ -80,7 +81,7 @@ class _Tensor:
             raise ValueError("a tensor's shape")
         size = int(np.prod(self.shape, dtype=object))
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
-        if size and last >= len(whole):
+        if size > len(whole) or (size and last >= len(whole)):  # more numbers than there are would be made of nothing
             raise ValueError("a tensor beyond its storage")
         if not size:
             return np.zeros(self.shape, whole.dtype)
@@ -137,12 +138,15 @@ def _read_zip(file):
         folder = name.removesuffix("data.pkl")
         if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
             raise ValueError("big-endian numbers")
+        if archive.getinfo(name).file_size > LARGEST_PICKLE:
+            raise ValueError("a pickle of that size")
         unpickler = _Unpickler(io.BytesIO(archive.read(name)))
         found = unpickler.load()
-        storages = {
-            key: np.frombuffer(archive.read(f"{folder}data/{key}"), dtype)
-            for key, (dtype, _) in unpickler.wanted.items()
-        }
+        storages = {}
+        for key, (dtype, count) in unpickler.wanted.items():
+            if archive.getinfo(f"{folder}data/{key}").file_size != count * np.dtype(dtype).itemsize:
+                raise ValueError("a storage's size")
+            storages[key] = np.frombuffer(archive.read(f"{folder}data/{key}"), dtype)
     return _resolve(found, storages)
 
 

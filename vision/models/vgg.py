@@ -185,6 +185,24 @@ def _from_timm(arrays):
     return _from_torchvision(arrays) | {"pre_logits.fc1.weight": kernel.reshape(len(kernel), -1)}
 
 
+def _to_timm(arrays):
+    """Numbers the layers as one list again, and makes the dense layers convolutions, the first of 7x7 pixels."""
+    step = 3 if any(".norm." in name for name in arrays) else 2
+    layers = sorted({tuple(map(int, name.split(".")[1:3])) for name in arrays if name.startswith("stages.")})
+    numbers = {layer: step * i + layer[0] for i, layer in enumerate(layers)}  # a pooling between stages
+
+    def renamed(name):
+        if not name.startswith("stages."):
+            return name
+        _, stage, layer, kind, rest = name.split(".", 4)
+        return f"features.{numbers[int(stage), int(layer)] + (kind == 'norm')}.{rest}"
+
+    found = {renamed(name): array for name, array in arrays.items()}
+    for name, side in (("pre_logits.fc1.weight", 7), ("pre_logits.fc2.weight", 1)):
+        found[name] = found[name].reshape(len(found[name]), -1, side, side)
+    return found
+
+
 NAMES = {
     "timm": ((r"^hidden\.0\.", "pre_logits.fc1."), (r"^hidden\.1\.", "pre_logits.fc2."), (r"^head\.", "head.fc.")),
     "torchvision": (
@@ -194,6 +212,7 @@ NAMES = {
     ),
 }
 REWRITE = {"timm": _from_timm, "torchvision": _from_torchvision}
+TO_TIMM = _to_timm
 
 # Accuracies: timm's results-imagenet.csv, of torchvision's files torchvision's own.
 _PUBLISHED = {

@@ -20,6 +20,7 @@ class Weights:
         interpolation: of the resize, bilinear or bicubic.
         mean, std: of the normalization (x / 255 - mean) / std, one number a channel.
         classes: length of their logits.
+        class_names: of their logits; () = ImageNet's, for a thousand, or unknown.
         options: keyword arguments of `build` that they need, such as {"padding": "SAME"}.
     """
 
@@ -31,6 +32,7 @@ class Weights:
     mean: tuple = IMAGENET_MEAN
     std: tuple = IMAGENET_STD
     classes: int = 1000
+    class_names: tuple = ()
     options: dict = dataclasses.field(default_factory=dict)
 
 

@@ -127,7 +127,11 @@ class Checkpoints:
             self._give_up({})
         try:
             with _quiet():
-                args = ocp.args.Composite(state=ocp.args.StandardRestore(), record=ocp.args.JsonRestore())
+                here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+                with ocp.StandardCheckpointer() as reader:
+                    known = reader.metadata(self._directory / str(step) / "state").item_metadata.tree
+                target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), known)
+                args = ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
                 found = self._manager.restore(step, args=args)
         except Exception as error:  # as in _restore
             raise UserError(f"checkpoint {step} in {self._directory} is damaged ({_first_line(error)})") from error

@@ -15,6 +15,7 @@ def check(config):
     on = [f"augment.{key}" for key in (*changing, "mixup", "cutmix") if config.augment[key]]
     on += ["data.random_crop_area"] if config.data.random_crop_area else []
     on += ["train.test_time_augmentation"] if config.train.test_time_augmentation != "none" else []
+    on += ["model.dropout"] if config.model.dropout else []
     if on:
         raise UserError(f"transfer.cache_embeddings sees each image once, as it is: turn off {', '.join(on)}")
 

@@ -15,12 +15,17 @@ from vision.training.transfer import prepare
 from vision.training.workdir import read_run
 
 
-def adopt(config):
+def adopt(config, workdir=None):
     """Returns the config with what its pretrained weights ask for, wherever it says nothing itself.
 
     Of `data`: image_size, channels, normalize, mean, std, crop_fraction and interpolation; of `model`: what `build`
     needs. "Nothing" is the schema's 0, "auto" or None. Without pretrained weights, and where nobody says anything of
     them, the config comes back as it is.
+
+    Args:
+        config: the run's config.
+        workdir: the run's directory. Where it holds the run already, that says what was asked for: the weights need
+            not be there any more.
 
     Raises:
         UserError: there are no such weights.
@@ -30,11 +35,13 @@ def adopt(config):
         return config
     config = config.copy_and_resolve_references()
     d, c = config.data, config.model
+    if workdir and pathlib.Path(workdir, "data.json").is_file():
+        ours, known = read_run(workdir)
+        if ours.model.pretrained == c.pretrained:
+            _take_all(config, ours, {"image_size": ours.data.image_size, "channels": ours.data.channels})
+            return config
     if pretrained.is_run(c.pretrained):
-        theirs, known = read_run(c.pretrained)
-        theirs = theirs.data
-        d.image_size, d.channels = d.image_size or known["image_size"], d.channels or known["channels"]
-        _take(d, theirs.crop_fraction, theirs.interpolation, theirs.normalize, theirs.mean, theirs.std)
+        _take_all(config, *read_run(c.pretrained))
         return config
     weights = pretrained.describe(c.pretrained, pretrained.architecture(c))
     if weights is None:
@@ -44,12 +51,26 @@ def adopt(config):
     if d.channels == 1:  # the first convolution then sums over the colors
         mean, std = (float(np.mean(mean)),), (float(np.mean(std)),)
     _take(d, weights.crop, weights.interpolation, "mean_std", mean, std)
-    for key, value in weights.options.items():
+    _take_options(c, weights.options)
+    return config
+
+
+def _take_all(config, theirs, known):
+    """Fills what a config leaves open from a run's config and its `data.json`."""
+    d = config.data
+    d.image_size, d.channels = d.image_size or known["image_size"], d.channels or known["channels"]
+    data = theirs.data
+    _take(d, data.crop_fraction, data.interpolation, data.normalize, data.mean, data.std)
+    if config.model.name == theirs.model.name:
+        _take_options(config.model, pretrained.structure(theirs.model))
+
+
+def _take_options(c, options):
+    for key, value in options.items():
         if key in c:
             c[key] = value if c[key] is None else c[key]
         elif key not in c.options:
             c.options[key] = value
-    return config
 
 
 def _take(d, crop_fraction, interpolation, normalize, mean, std):
@@ -68,8 +89,9 @@ def initial_weights(config, data, workdir):
         UserError: they cannot be read, or do not fit the model.
     """
     c = config.model
-    needed = config.transfer.cache_embeddings or not any(pathlib.Path(workdir, "checkpoints").glob("[0-9]*"))
-    if not c.pretrained or not needed:
+    steps = pathlib.Path(workdir, "checkpoints").glob("*")  # those being written have longer names
+    resumed = any(step.name.isdecimal() for step in steps)
+    if not c.pretrained or (resumed and not config.transfer.cache_embeddings):
         return None
     if not pretrained.is_run(c.pretrained):
         return pretrained.load(c, len(data.classes), data.image_size, data.channels)
@@ -137,12 +159,17 @@ def _merged(config, data, arrays):
 def _fitting(c, arrays, num_classes, image_size, channels):
     """Returns a run's arrays for another run's model: without the head, where it is for other classes."""
     wanted = pretrained.shapes(_abstract(c, num_classes, image_size, channels))
-    if set(wanted) - {n for n in wanted if n.startswith("head.")} - set(arrays):
-        raise UserError(f"model.pretrained = '{c.pretrained}': that run's model is no {c.name} {c.variant}")
     module = pretrained.architecture(c)
+    heads = pretrained.heads(module)
+    differ = [n for n in set(wanted) ^ set(arrays) if not n.startswith(heads)]
+    if differ:
+        raise UserError(
+            f"model.pretrained = '{c.pretrained}': that run's model is no {c.name} {c.variant} with these options; "
+            f"{len(differ)} tensors are in one of them only, such as {min(differ)}"
+        )
     arrays = {n: adapt(module, n, arrays[n], shape) for n, shape in wanted.items() if n in arrays}
     faults = [n for n, shape in wanted.items() if n in arrays and arrays[n].shape != tuple(shape)]
-    others = [n for n in faults if not n.startswith("head.")]
+    others = [n for n in faults if not n.startswith(heads)]
     if others:
         name = others[0]
         raise UserError(

@@ -78,7 +78,8 @@ class Step:
         def filled(tree):
             flat = traverse_util.flatten_dict(tree)
             for path, old in flat.items():
-                name = plain_name(".".join(path[1:]))
+                name = ".".join(path[1:])
+                name = name if name in arrays else plain_name(name)  # of a layer with a low-rank change
                 if path[0] == "model" and name in arrays:
                     flat[path] = parallel.put_replicated(np.asarray(arrays[name], old.dtype), self._mesh)
             return traverse_util.unflatten_dict(flat)

@@ -30,6 +30,9 @@ def prepare(c, model, rngs):
     check_choice("transfer.mode", c.mode, MODES)
     if c.cache_embeddings and c.mode != "head":
         raise UserError(f"transfer.cache_embeddings needs transfer.mode=head: with '{c.mode}' the embeddings change")
+    if (c.depth or c.trainable) and c.mode != "partial":
+        key = "depth" if c.depth else "trainable"
+        raise UserError(f"transfer.{key} is for transfer.mode=partial, not '{c.mode}': set the mode, or leave it out")
     layers = surgery.depths(model)
     if c.mode == "head":
         surgery.freeze(model, lambda name: not _of_head(name))

@@ -45,9 +45,22 @@ def write_data(path, data):
     """Writes `data.json`: what whoever uses the run's model must know of its data, a `vision.data.pipeline.Data`."""
     known = {"classes": list(data.classes), "image_size": data.image_size, "channels": data.channels}
     known |= {"class_counts": data.class_counts.tolist(), "split_sizes": {k: len(f) for k, f in data.feeds.items()}}
-    temporary = pathlib.Path(path) / "data.json.tmp"
+    if (path / "data.json").is_file():
+        before = _read(path / "data.json")
+        differ = [k for k in ("classes", "image_size", "channels") if before.get(k) != known[k]]
+        if differ:
+            raise UserError(
+                f"--workdir {path} holds a run on other data: {differ[0]} is {_some(before.get(differ[0]))} there, "
+                f"{_some(known[differ[0]])} here.\nGive another --workdir, or the data of that run"
+            )
+    temporary = path / "data.json.tmp"
     temporary.write_text(json.dumps(known, indent=1))
     temporary.replace(path / "data.json")
+
+
+def _some(value):
+    text = str(value)
+    return text if len(text) < 100 else text[:100] + " ..."
 
 
 def read_run(path):
