@@ -68,7 +68,7 @@ def test_the_run_s_own_accuracy_is_repeated(tiny_run):
 
     classifier = inference.from_run(tiny_run)
     c = classifier.config
-    data = open_data(c.data, c.seed, parallel.make_mesh(1))
+    data = open_data(c, parallel.make_mesh(1))
     embeddings, labels = embed(classifier, data.feeds["test"], 32)
     logits = embeddings @ np.array(classifier.model.head.kernel[...]) + np.array(classifier.model.head.bias[...])
     confusion = np.zeros((10, 10), int)

@@ -26,6 +26,7 @@ def default():
     c.augment = _augment()
     c.model = _model()
     c.transfer = _transfer()
+    c.imbalance = _imbalance()
     c.objective = _objective()
     c.optimizer = _optimizer()
     c.schedule = _schedule()
@@ -34,6 +35,7 @@ def default():
     c.checkpoint = _checkpoint()
     c.log = _log()
     c.parallel = _parallel()
+    c.audit = _audit()
     c.lock()
     c.model.options.unlock()  # a research module's own arguments: any name
     return c
@@ -41,7 +43,7 @@ def default():
 
 def _data():
     c = ConfigDict()
-    c.source = "mnist5k"  # KIND or KIND:ARGUMENT: mnist5k, digits, folder:PATH, tfds:NAME
+    c.source = "mnist5k"  # KIND:ARGUMENT?OPTION=VALUE&..., as folder:photos; README.md lists the kinds
     # Of the keys marked *, 0 or auto means as model.pretrained's weights were trained, where there are any.
     c.image_size = 0  # *side of the square image that the model sees, pixels; 0 = the images' own, if all are equal
     c.channels = 0  # *1 (gray) or 3 (RGB); 0 = the images' own
@@ -109,6 +111,8 @@ def _model():
     c.positions = placeholder(str)  # vit: learned or sincos
     c.distilled = placeholder(bool)  # vit: a distillation token beside the class token (DeiT)
     c.gate = placeholder(str)  # resnet: se or cbam, at the end of each branch
+    c.head = "linear"  # linear, or cosine: between normalized embeddings and class vectors, times head_scale
+    c.head_scale = 30.0  # cosine
     c.options = ConfigDict()  # further keyword arguments of `build`, for research modules
     return c
 
@@ -123,9 +127,25 @@ def _transfer():
     c.layer_decay = 1.0  # each layer's rate is this times that of the layer after it; 0.75 is usual (arXiv:2106.08254)
     c.unfreeze = 0.0  # gradual unfreezing: the share of the steps after which all layers learn, the last first; 0 = all
     # learn from the beginning. Howard and Ruder 2018 (arXiv:1801.06146)
+    c.new_head = False  # the head starts anew, also where the weights have one for these classes
     c.lora_rank = 8  # lora: rank of each change. Hu et al. 2021 (arXiv:2106.09685)
     c.lora_alpha = 16.0  # lora: a change is scaled by alpha / rank
     c.lora_layers = "qkv|out|hidden|conv|expand|project"  # lora: a regular expression on the names of layers
+    return c
+
+
+def _imbalance():
+    """Which images are learned from how often. The losses for imbalanced classes are in `objective`."""
+    c = ConfigDict()
+    c.sampling = (
+        "none"  # of each class in an epoch: none, its images; over, under: as many as the largest, the smallest
+    )
+    # has; balanced: equally many; sqrt: in proportion to its square root; smote: over, with synthetic embeddings between
+    # neighbors, Chawla et al. 2002 (arXiv:1106.1813); it needs transfer.cache_embeddings
+    c.sampling_from = 0.0  # the share of the steps after which it begins: 0.8 is deferred re-sampling
+    c.sampling_until = 1.0  # the share of the steps at which it ends: 0.5 is balanced first, then the true distribution
+    c.retrain_head = 0.0  # epochs of a second run that trains a new head alone, on balanced batches: cRT, Kang et al.
+    # 2019 (arXiv:1910.09217); 0 = none
     return c
 
 
@@ -137,7 +157,10 @@ def _objective():
     c.effective_number_beta = 0.999  # Cui et al. 2019 (arXiv:1901.05555)
     c.focal_gamma = 0.0  # 0 = cross-entropy. Lin et al. 2017 (arXiv:1708.02002); 2 is usual
     c.auxiliary_weight = 0.4  # of the loss on an auxiliary head, where the model has one: inception, auxiliary=True
+    c.weights_from = 0.0  # the share of the steps after which class_weights count: 0.8 is deferred re-weighting (DRW)
     c.logit_adjustment = 0.0  # tau; 0 = off, 1 is usual. Menon et al. 2020 (arXiv:2007.07314)
+    c.ldam_margin = 0.0  # the rarest class's margin; 0 = off, 0.5 is usual; it needs model.head=cosine. Cao et al. 2019
+    # (arXiv:1906.07413)
     return c
 
 
@@ -225,4 +248,25 @@ def _parallel():
     c.processes = 0  # how many there are
     c.process = -1  # which of them this is, from 0
     c.xla_options = ""  # of the training step, "xla_gpu_NAME=VALUE ..."; scripts/bench/train.py compares
+    return c
+
+
+def _audit():
+    """What `python -m vision.audit` looks for, and what `--strict` allows. A share is of all images; 1 allows all."""
+    c = ConfigDict()
+    c.near = 0.95  # correlation of two pictures, brought over one another, from which they are near duplicates
+    c.blank = 4.0  # standard deviation of the gray values below which an image is blank, of 255
+    c.tiny = 16  # a shorter side of fewer pixels is tiny
+    c.aspect = 3.0  # a longer side of more than so many times the shorter one is odd
+    c.blur = 4.0  # robust deviations below the median sharpness from which an image is blurred
+    c.outlier = 5.0  # robust deviations above the median distance from which an embedding is an outlier
+    c.folds = 5  # of the cross-validated predictions that wrong labels are found by
+    c.confusable = 0.1  # share of two classes' images that are taken for the other, from which the pair is reported
+    c.apply = "unreadable,blank,duplicate,near_duplicate,wrong_label,spelling"  # kinds of findings that --apply mends
+    c.max_imbalance = 1000.0  # --strict: the largest class's images to the smallest one's
+    c.max_unreadable = 0.0  # --strict: share
+    c.max_duplicates = 0.01  # --strict: share, exact and near
+    c.max_leaks = 0.0  # --strict: share, of duplicates that lie in different splits
+    c.max_wrong_labels = 0.05  # --strict: share
+    c.min_agreement = 0.6  # --strict: Fleiss' kappa of several annotators
     return c

@@ -42,6 +42,7 @@ def run(config, workdir):
     import jax
 
     from vision import metrics, parallel
+    from vision.data.findings import summarize
     from vision.data.pipeline import open_data
     from vision.training.evaluate import eval_batch_size, evaluate
     from vision.training.loop import train
@@ -56,8 +57,10 @@ def run(config, workdir):
     mesh = parallel.make_mesh(config.parallel.devices, config.parallel.fsdp)
     config = adopt(config, workdir)
     workdir = pathlib.Path(parallel.from_main_process(str(workdir)))  # a new one is named by the clock
-    data = open_data(config.data, config.seed, mesh)
+    data = open_data(config, mesh)
     show(f"{config.data.source}: {data.describe()}; {parallel.describe(mesh)}; {workdir}")
+    for line in summarize(data.findings):
+        show(f"note: {line}")
     outcome = train(config, data, workdir, mesh)
     _report_unreadable(data.unreadable, workdir)
     if outcome.why == "interrupted":

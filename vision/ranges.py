@@ -19,7 +19,8 @@ RANGES = {
     "it is at least 0": (
         lambda v: v >= 0,
         "data.image_size data.per_class data.limit data.workers data.resident_gib objective.focal_gamma "
-        "objective.logit_adjustment objective.auxiliary_weight "
+        "objective.logit_adjustment objective.auxiliary_weight objective.ldam_margin imbalance.retrain_head "
+        "audit.blank audit.tiny audit.blur audit.outlier "
         "optimizer.learning_rate optimizer.weight_decay optimizer.clip_norm schedule.timescale train.steps "
         "train.epochs train.eval_batch_size train.eval_every early_stopping.min_delta checkpoint.every log.images "
         "parallel.devices parallel.fsdp parallel.processes transfer.depth "
@@ -29,15 +30,22 @@ RANGES = {
     "it is at least 1": (
         lambda v: v >= 1,
         "schedule.patience train.batch_size train.accumulate early_stopping.patience checkpoint.keep_latest "
-        "checkpoint.keep_best log.every transfer.lora_rank",
+        "checkpoint.keep_best log.every transfer.lora_rank audit.aspect audit.max_imbalance",
     ),
-    "it is above 0": (lambda v: v > 0, "optimizer.eps optimizer.norm_bias_scale schedule.factor transfer.lora_alpha"),
+    "it is above 0": (
+        lambda v: v > 0,
+        "optimizer.eps optimizer.norm_bias_scale schedule.factor transfer.lora_alpha model.head_scale",
+    ),
     "it lies in [0, 1]": (
         lambda v: 0 <= v <= 1,
-        "data.max_unreadable data.crop_fraction transfer.unfreeze schedule.warmup schedule.start schedule.final "
+        "data.max_unreadable data.crop_fraction imbalance.sampling_from imbalance.sampling_until objective.weights_from "
+        "audit.near audit.confusable audit.max_unreadable audit.max_duplicates audit.max_leaks audit.max_wrong_labels "
+        "transfer.unfreeze schedule.warmup schedule.start schedule.final "
         "augment.translate augment.brightness "
         "augment.contrast augment.saturation augment.random_erasing",
     ),
+    "it lies in [-1, 1]": (lambda v: -1 <= v <= 1, "audit.min_agreement"),
+    "it is at least 2": (lambda v: v >= 2, "audit.folds"),
     "turns, in [0, 0.5]": (lambda v: 0 <= v <= 0.5, "augment.hue"),
     "degrees, in [0, 180]": (lambda v: 0 <= v <= 180, "augment.rotate"),
     "degrees, in [0, 45)": (lambda v: 0 <= v < 45, "augment.shear"),

@@ -60,7 +60,7 @@ def _run(config):
     if config.compile_cache:
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.compile_cache).expanduser()))
     c, mesh = config.train, parallel.make_mesh(config.parallel.devices, config.parallel.fsdp)
-    data = open_data(config.data, config.seed, mesh)
+    data = open_data(config, mesh)
     with tempfile.TemporaryDirectory() as folder:
         outcome = train(config, data, pathlib.Path(folder) / "run", mesh)
     for _ in range(2):  # the first one compiles

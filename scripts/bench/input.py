@@ -115,7 +115,7 @@ class Feed:
         c = default()
         c.data.source, c.data.image_size, c.data.channels = f"folder:{folder / 'tree'}", a.image_size, 3
         c.data.random_crop_area, c.data.workers, c.data.resident_gib = AREA, a.workers, 0.0
-        data = open_data(c.data, 0, parallel.make_mesh(1))
+        data = open_data(c, parallel.make_mesh(1))
         self._ahead = 8 * a.workers + 1  # of `LoadedFeed`: some seven a worker, and one on the device
         self._steps = a.rounds * (a.batches + self._ahead) + 2 * self._ahead
         self._batches = data.feeds["train"].train_batches([(i, 1) for i in range(self._steps)], a.batch)

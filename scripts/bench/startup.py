@@ -93,7 +93,7 @@ def _stages(spec, cache):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     mark("import_s")
     mesh = parallel.make_mesh(config.parallel.devices)
-    data = open_data(config.data, config.seed, mesh)
+    data = open_data(config, mesh)
     mark("data_s")
     step, feed = build_step(config, data, mesh, STEPS), data.feeds["train"]
     mark("build_s")

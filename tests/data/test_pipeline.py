@@ -50,7 +50,7 @@ def open_folder(folder, devices=1, **changes):
     c.data.source = f"folder:{folder}"
     c.data.workers = 0
     c.data.update(changes)
-    return open_data(c.data, c.seed, parallel.make_mesh(devices))
+    return open_data(c, parallel.make_mesh(devices))
 
 
 def pixels(feed, batch):
@@ -235,7 +235,8 @@ def test_random_crops_follow_from_seed_and_step_alone(textured):
         c = default()
         c.data.source, c.data.image_size, c.data.random_crop_area = f"folder:{textured}", 8, (0.2, 0.9)
         c.data.update({"workers": 0} | changes)
-        data = open_data(c.data, seed, parallel.make_mesh(1))
+        c.seed = seed
+        data = open_data(c, parallel.make_mesh(1))
         assert isinstance(data.feeds["train"], LoadedFeed)  # each epoch has crops of its own
         return train(data.feeds["train"], start, count)
 
@@ -276,7 +277,7 @@ def test_workers_start_from_a_one_line_program(whole_folder):
         "import json; from vision import parallel; from vision.config import default\n"
         "from vision.data.pipeline import open_data\n"
         f"c = default(); c.data.source, c.data.resident_gib = 'folder:{whole_folder}', 0.0\n"
-        "feed = open_data(c.data, 0, parallel.make_mesh(1)).feeds['train']\n"
+        "feed = open_data(c, parallel.make_mesh(1)).feeds['train']\n"
         "print(json.dumps([b['label'].tolist() for b in feed.train_batches([(0, 1), (1, 1)], 8)]))"
     )
     done = subprocess.run(
@@ -291,9 +292,7 @@ def test_sources_of_arrays_load_in_this_process():
     """Images in memory need no decoding: copying them to workers would cost more."""
     c = default()
     c.data.source, c.data.resident_gib, c.data.workers, c.data.limit = "digits", 0.0, 2, 40
-    data = open_data(c.data, 0, parallel.make_mesh(1))
+    data = open_data(c, parallel.make_mesh(1))
     c.data.resident_gib = 2.0
-    assert_same(
-        train(data.feeds["train"], 0, 6), train(open_data(c.data, 0, parallel.make_mesh(1)).feeds["train"], 0, 6)
-    )
+    assert_same(train(data.feeds["train"], 0, 6), train(open_data(c, parallel.make_mesh(1)).feeds["train"], 0, 6))
     assert len(open_splits("digits")["all"]) == 1797

@@ -62,7 +62,7 @@ def updates_of(resident_gib=2.0, devices=1, **train):
     c.model.variant = "mu/4"
     c.train.update(train)
     mesh = parallel.make_mesh(devices)
-    data = open_data(c.data, 0, mesh)
+    data = open_data(c, mesh)
     return c.train, Updates(c, build_step(c, data, mesh, 10), data.feeds["train"], mesh), mesh
 
 

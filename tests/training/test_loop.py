@@ -37,7 +37,7 @@ def tiny(**changes):
 def run(c, workdir):
     """Trains as `vision.main` does; returns the `Outcome`."""
     mesh = parallel.make_mesh(c.parallel.devices)
-    return train(c, open_data(c.data, c.seed, mesh), open_workdir(workdir, c), mesh)
+    return train(c, open_data(c, mesh), open_workdir(workdir, c), mesh)
 
 
 def lines(workdir):
@@ -231,7 +231,7 @@ def test_evaluation_on_any_devices_and_batch_sizes():
     for devices, batch_size in ((1, 64), (1, 50), (8, 64), (8, 24)):
         c = tiny(parallel__devices=devices, data__limit=100)
         mesh = parallel.make_mesh(devices)
-        data = open_data(c.data, c.seed, mesh)
+        data = open_data(c, mesh)
         step = build_step(c, data, mesh, 1)
         summaries.append(evaluate(step, step.initialize(), data.feeds["test"], batch_size))
         assert sum(summaries[-1]["support"]) == 100
@@ -360,7 +360,7 @@ def test_a_mistake_that_only_the_step_shows_leaves_no_directory(tmp_path, change
     c = tiny(**changes)
     mesh = parallel.make_mesh(1)
     with pytest.raises(UserError, match=message):
-        train(c, open_data(c.data, c.seed, mesh), tmp_path / "run", mesh)
+        train(c, open_data(c, mesh), tmp_path / "run", mesh)
     assert not (tmp_path / "run").exists()
 
 
@@ -395,7 +395,7 @@ def test_a_model_initializes_itself_from_data(tmp_path, resident_gib):
     """From images of the training split, wherever they live."""
     c = tiny(model__name="tests.training.test_loop", train__steps=4, data__resident_gib=resident_gib)
     outcome = run(c, tmp_path)
-    feed = open_data(c.data, c.seed, parallel.make_mesh(1)).feeds["train"]
+    feed = open_data(c, parallel.make_mesh(1)).feeds["train"]
     images = np.asarray(feed.sample(5000), np.float32) / 127.5 - 1
     assert len(images) == 64
     np.testing.assert_allclose(outcome.state["rest"]["model"]["mean"], images.reshape(64, -1).mean(0), atol=1e-6)

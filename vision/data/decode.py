@@ -55,15 +55,20 @@ def decode(data, channels=0, name=""):
     """
     if not isinstance(data, bytes):
         name = name or str(data)
-        try:
-            data = Path(data).read_bytes()
-        except OSError as error:
-            raise UnreadableImage(error.strerror or str(error), name) from error
+        data = read_file(data)
     try:
         image = _decode(data)
     except UnreadableImage as error:
         raise UnreadableImage(error.reason, name) from error
     return to_channels(image, channels)
+
+
+def read_file(path):
+    """Returns a file's bytes; raises `UnreadableImage` where that fails."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadableImage(error.strerror or str(error), str(path)) from error
 
 
 def to_channels(image, channels):

@@ -123,7 +123,7 @@ class _LoadTrain:
         self._rows, self._batch_size, self._host = rows, batch_size, host
 
     def __call__(self, step):
-        indices = order.train_indices(self._rows.seed, step, self._batch_size, len(self._rows))
+        indices = self._rows.order.indices(step, self._batch_size)
         positions = step * self._batch_size + np.arange(self._batch_size)
         images, labels, bad = [], [], []
         indices = indices[self._host]

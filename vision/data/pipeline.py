@@ -8,8 +8,11 @@ import dataclasses
 
 import numpy as np
 
+from vision.data.changes import change
 from vision.data.decode import INTERPOLATIONS, UnreadableImage
+from vision.data.findings import Finding
 from vision.data.loaded import LoadedFeed
+from vision.data.order import SAMPLINGS, Order, run_length
 from vision.data.resident import ResidentFeed
 from vision.data.rows import SIZES, Rows, Unreadable
 from vision.data.sources import open_splits
@@ -26,6 +29,7 @@ class Data:
         classes: names, in the labels' order.
         image_size, channels: of every image that a feed gives.
         class_counts: int (C,), images of each class in train.
+        findings: what is odd about the source.
     """
 
     feeds: dict
@@ -33,6 +37,7 @@ class Data:
     image_size: int
     channels: int
     class_counts: np.ndarray
+    findings: tuple = ()
 
     @property
     def unreadable(self):
@@ -46,14 +51,38 @@ class Data:
         return f"{sizes} images of {side}x{side}x{self.channels}, {len(self.classes)} classes, {kind}"
 
 
-def open_data(c, seed, mesh):
-    """Opens the splits of `config.data`.
+def named_splits(c, seed):
+    """Returns ({"train": source, "val": source, "test": source}, findings) of the source that `config.data` names.
 
     Raises:
-        UserError: see `open_splits` and `make_splits`; also where images differ in size and none is configured, and
-            where more images are unreadable than `max_unreadable` allows.
+        UserError: see `open_splits`, `make_splits` and `change`.
     """
-    splits = make_splits(open_splits(c.source), c.fractions, c.val_fraction, seed)
+    opened = open_splits(c.source)
+    splits = change(make_splits(opened, c.fractions, c.val_fraction, seed), c.source)
+    findings = dict.fromkeys(finding for source in opened.values() for finding in source.findings)
+    return splits, (*findings, *unseen_classes(splits))
+
+
+def unseen_classes(splits):
+    """Returns a finding for each class that val or test has and train has not."""
+    seen, classes = set(np.unique(splits["train"].labels)), splits["train"].classes
+    found = []
+    for name in ("val", "test"):
+        labels, counts = np.unique(splits[name].labels, return_counts=True)
+        unseen = [(classes[label], n) for label, n in zip(labels, counts, strict=True) if label not in seen]
+        found += [Finding(f"classes in {name} that train has not", c, f"{n:,} images") for c, n in unseen]
+    return found
+
+
+def open_data(config, mesh):
+    """Opens the splits of `config.data`, in the order that `config.imbalance` asks for.
+
+    Raises:
+        UserError: see `named_splits`; also where images differ in size and none is configured, and where more images
+            are unreadable, or lost when the source was opened, than `max_unreadable` allows.
+    """
+    c, seed = config.data, config.seed
+    splits, findings = named_splits(c, seed)
     if c.limit:
         splits = {name: _draw(split, c.limit, seed) for name, split in splits.items()}
     if c.per_class:
@@ -61,11 +90,14 @@ def open_data(c, seed, mesh):
     image_size, channels = _image_shape(c, splits["train"])
     size = sum(map(len, splits.values())) * image_size**2 * channels
     resident = size <= c.resident_gib * 2**30 and not c.random_crop_area
-    unreadable = Unreadable(sum(map(len, splits.values())), c.max_unreadable)
-    feeds, resize = {}, interpolation_of(c)
+    lost = {finding.name: str(finding) for finding in findings if finding.lost}
+    unreadable = Unreadable(sum(map(len, splits.values())) + len(lost), c.max_unreadable)
+    unreadable.add(lost)
+    feeds, resize, order = {}, interpolation_of(c), _order(config, splits["train"])
     for name, split in splits.items():
         area = tuple(c.random_crop_area) if name == "train" else ()
-        rows = Rows(split, image_size, channels, c.crop_fraction or 1.0, area, not c.image_size, seed, resize)
+        own = order if name == "train" else Order(seed, split.labels)
+        rows = Rows(split, image_size, channels, c.crop_fraction or 1.0, area, not c.image_size, own, resize)
         feeds[name] = (
             ResidentFeed(rows, unreadable, mesh)
             if resident
@@ -73,7 +105,15 @@ def open_data(c, seed, mesh):
         )
     classes = splits["train"].classes
     counts = np.bincount(splits["train"].labels, minlength=len(classes))
-    return Data(feeds, classes, image_size, channels, counts)
+    return Data(feeds, classes, image_size, channels, counts, findings)
+
+
+def _order(config, source):
+    c = config.imbalance
+    check_choice("imbalance.sampling", c.sampling, SAMPLINGS)
+    steps = run_length(config.train, len(source))
+    begin, end = round(c.sampling_from * steps), round(c.sampling_until * steps)
+    return Order(config.seed, source.labels, c.sampling, begin, end)
 
 
 def interpolation_of(c):

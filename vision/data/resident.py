@@ -63,7 +63,7 @@ class ResidentFeed:
         host = parallel.this_host(batch_size)
         for first, count in plan:
             steps = range(first, first + count)
-            indices = [order.train_indices(self.rows.seed, step, batch_size, len(self))[host] for step in steps]
+            indices = [self.rows.order.indices(step, batch_size)[host] for step in steps]
             batch = {"index": indices[0] if count == 1 else np.stack(indices)}
             yield parallel.put_batch(batch, self.mesh, stacked=count > 1)
 

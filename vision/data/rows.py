@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from vision.data import order
 from vision.data.decode import UnreadableImage, resize_crop, to_channels
 from vision.errors import UserError
 
@@ -44,11 +43,11 @@ class Rows:
         image_size, channels: what each image is brought to.
         crop_fraction, area, interpolation: see `resize_crop`.
         exact: True where images must have the size already; any other is then a `UserError`.
-        seed: of the random crops.
+        order: the `Order` of its training batches; its seed draws the random crops.
     """
 
-    def __init__(self, source, image_size, channels, crop_fraction, area, exact, seed, interpolation="area"):
-        self.source, self.seed, self._exact = source, seed % 2**32, exact
+    def __init__(self, source, image_size, channels, crop_fraction, area, exact, order, interpolation="area"):
+        self.source, self.order, self._exact = source, order, exact
         self.image_size, self.channels = image_size, channels
         self._crop_fraction, self._area, self._interpolation = crop_fraction, area, interpolation
 
@@ -57,7 +56,7 @@ class Rows:
 
     def image(self, index, position=0):
         """Decodes an image to uint8 (image_size, image_size, channels); `position` in the run draws the crop."""
-        rng = np.random.Generator(np.random.PCG64([self.seed, position])) if self._area else None
+        rng = np.random.Generator(np.random.PCG64([self.order.seed, position])) if self._area else None
         image = to_channels(self.source[index]["image"], self.channels)
         if self._exact and image.shape[:2] != (self.image_size, self.image_size):
             raise UserError(SIZES.format(f"{self.source.name(index)} is {image.shape[1]}x{image.shape[0]}"))
@@ -75,5 +74,4 @@ class Rows:
 
     def names(self, step, batch_size):
         """The names of a training step's images."""
-        indices = order.train_indices(self.seed, step, batch_size, len(self))
-        return [self.source.name(int(i)) for i in indices]
+        return [self.source.name(int(i)) for i in self.order.indices(step, batch_size)]

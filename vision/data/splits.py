@@ -19,6 +19,7 @@ class Subset:
         self.labels = source.labels[self.indices]
         self.classes = source.classes
         self.encoded = source.encoded
+        self.findings = source.findings
 
     def __len__(self):
         return len(self.indices)
@@ -28,6 +29,9 @@ class Subset:
 
     def name(self, index):
         return self.source.name(int(self.indices[index]))
+
+    def file(self, index):
+        return self.source.file(int(self.indices[index]))
 
 
 def make_splits(splits, fractions=(0.7, 0.2, 0.1), val_fraction=0.1, seed=0):

@@ -32,7 +32,7 @@ def main(argv):
     c = backbone.config.copy_and_resolve_references()
     c.data.source = values.data or c.data.source
     c.data.image_size, c.data.channels, c.data.random_crop_area = backbone.image_size, backbone.channels, ()
-    data = open_data(c.data, c.seed, parallel.make_mesh(1))
+    data = open_data(c, parallel.make_mesh(1))
     splits = {name: embed(backbone, feed, c.train.batch_size) for name, feed in data.feeds.items()}
     linear, strength = linear_probe(*splits["train"], *splits["val"], *splits["test"])
     nearest = knn_accuracy(*splits["train"], *splits["test"], k=values.k)

@@ -26,6 +26,8 @@ def write(classifier, out):
     module = pretrained.architecture(c)
     if "timm" not in getattr(module, "NAMES", {}):
         raise UserError(f"model '{c.name}' has no counterpart in timm, whose names the file would have")
+    if c.head == "cosine":
+        raise UserError("model.head = 'cosine' has no counterpart in timm, whose names the file would have")
     if c.positions == "sincos":
         raise UserError("model.positions = 'sincos' has no counterpart in timm, whose names the file would have")
     ours = {name: np.asarray(v.get_value(), np.float32) for name, v in surgery.names(classifier.model).items()}

@@ -6,7 +6,7 @@ A model is an `nnx.Module` with
                                       "stem", "stages.0", ... or "blocks.0", ...; the last one is what is pooled
     pool(map) -> (B, D)               what makes the embedding of the last map
     embed(images) -> (B, D)           the embedding: pool(last of features)
-    head                              an `nnx.Linear`
+    head                              an `nnx.Linear`, or with model.head=cosine a `CosineHead`
     __call__(images)                  head(embed(images)) -> logits (B, num_classes)
 
 `features` and `pool` are what explanations and distillation need; training gets by without. Images are float
@@ -21,12 +21,23 @@ are its options, and `VARIANTS`, which its message about an unknown variant list
 import inspect
 
 import jax.numpy as jnp
+from flax import nnx
 
 from vision.errors import UserError, check_choice
+from vision.models.layers import CosineHead
 from vision.modules import find
 
 DTYPES = ("float32", "bfloat16")
-APART = ("name", "variant", "pretrained", "dtype", "options")  # keys of config.model that are no options of `build`
+HEADS = ("linear", "cosine")
+APART = (
+    "name",
+    "variant",
+    "pretrained",
+    "dtype",
+    "head",
+    "head_scale",
+    "options",
+)  # keys of config.model that are no options of `build`
 
 
 def build(c, num_classes, image_size, channels, rngs):
@@ -52,7 +63,13 @@ def build(c, num_classes, image_size, channels, rngs):
         raise UserError(f"model.options cannot hold {', '.join(sorted(taken))}: set model.{min(taken)} itself")
     arguments = given | keys | options
     _check_known(c.name, module.build, arguments, given)
-    return module.build(c.variant, num_classes, **arguments)
+    check_choice("model.head", c.head, HEADS)
+    model = module.build(c.variant, num_classes, **arguments)
+    if c.head == "cosine":
+        if not isinstance(model.head, nnx.Linear):
+            raise UserError(f"model.head = 'cosine' cannot stand for the {type(model.head).__name__} of this model")
+        model.head = CosineHead(model.head.in_features, num_classes, c.head_scale, rngs=rngs)
+    return model
 
 
 def _check_known(name, function, arguments, given):

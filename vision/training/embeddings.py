@@ -36,4 +36,4 @@ def embed_data(config, data, step, state):
     for name, feed in data.feeds.items():
         found, readable = embed_feed(step, state, feed, eval_batch_size(config.train))
         feeds[name] = ResidentFeed.of(feed, [e if ok else None for e, ok in zip(found, readable, strict=True)])
-    return type(data)(feeds, data.classes, data.image_size, data.channels, data.class_counts)
+    return type(data)(feeds, data.classes, data.image_size, data.channels, data.class_counts, data.findings)

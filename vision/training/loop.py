@@ -12,6 +12,7 @@ import numpy as np
 from vision import metrics, models, objectives, parallel
 from vision.data.augment import normalize
 from vision.data.augment.views import CHOICES
+from vision.data.order import run_length
 from vision.errors import UserError, check_choice
 from vision.models.streams import Streams
 from vision.training.checkpoint import open_checkpoints
@@ -188,10 +189,7 @@ def _start(step_of, feed, weights):
 
 def _lengths(c, images):
     """Returns (steps, eval_every) in optimizer steps."""
-    steps = c.steps or round(c.epochs * images / c.batch_size)
-    if steps < 1:
-        raise UserError(f"nothing to train: train.steps = {c.steps} and train.epochs = {c.epochs:g} make no step")
-    return steps, c.eval_every or max(1, round(images / c.batch_size))
+    return run_length(c, images), c.eval_every or max(1, round(images / c.batch_size))
 
 
 def _validate(step_of, state, data, c):

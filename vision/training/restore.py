@@ -88,6 +88,14 @@ def initial_weights(config, data, workdir):
     Raises:
         UserError: they cannot be read, or do not fit the model.
     """
+    arrays = _initial_weights(config, data, workdir)
+    if arrays is None or not config.transfer.new_head:
+        return arrays
+    heads = pretrained.heads(pretrained.architecture(config.model))
+    return {name: array for name, array in arrays.items() if not name.startswith(heads)}
+
+
+def _initial_weights(config, data, workdir):
     c = config.model
     steps = pathlib.Path(workdir, "checkpoints").glob("*")  # those being written have longer names
     resumed = any(step.name.isdecimal() for step in steps)
@@ -168,6 +176,8 @@ def _fitting(c, arrays, num_classes, image_size, channels):
             f"{len(differ)} tensors are in one of them only, such as {min(differ)}"
         )
     arrays = {n: adapt(module, n, arrays[n], shape) for n, shape in wanted.items() if n in arrays}
+    if any(n.startswith(heads) for n in set(wanted) ^ set(arrays)):  # another kind of head
+        arrays = {n: array for n, array in arrays.items() if not n.startswith(heads)}
     faults = [n for n, shape in wanted.items() if n in arrays and arrays[n].shape != tuple(shape)]
     others = [n for n in faults if not n.startswith(heads)]
     if others:

@@ -10,7 +10,7 @@ from vision.errors import UserError
 # These change how a run is computed or shown, not what it computes.
 FREE = (
     *("compile_cache", "data.workers", "data.resident_gib", "train.eval_batch_size", "log.", "parallel."),
-    *("checkpoint.every", "checkpoint.keep_", "train.steps_per_dispatch", "profile"),
+    *("checkpoint.every", "checkpoint.keep_", "train.steps_per_dispatch", "profile", "audit."),
 )
 
 

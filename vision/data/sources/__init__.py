@@ -1,17 +1,23 @@
 """Where images come from: one file a kind, found by its name.
 
-A new kind is a new file here with `open(argument) -> {split: Source}`; `open_splits("KIND:ARGUMENT")` then finds it.
-Files whose name starts with an underscore are no kinds. Nothing here imports JAX: Grain's workers import these files,
-and have to start fast.
+A new kind is a new file here with `open(argument, **options) -> {split: Source}`; `open_splits("KIND:ARGUMENT")` then
+finds it. Its keyword arguments, strings with a default, are what `KIND:ARGUMENT?option=value` may set. Files whose name
+starts with an underscore are no kinds. Nothing here imports JAX: Grain's workers import these files, and have to start
+fast.
 """
 
 import importlib
+import inspect
 import pkgutil
+import re
 from typing import Protocol
 
 import numpy as np
 
-from vision.errors import check_choice
+from vision.data.findings import Finding
+from vision.errors import UserError, check_choice
+
+CHANGES = ("imbalance", "flip_labels", "seed")  # options of any kind: `vision.data.changes`
 
 
 class Source(Protocol):
@@ -23,6 +29,7 @@ class Source(Protocol):
     classes: tuple[str, ...]  # the name of each label
     labels: np.ndarray  # (N,) int32, known without decoding any image
     encoded: bool  # True where an image has to be decoded from a file before use
+    findings: tuple[Finding, ...]  # what was odd when it was opened; all splits of one source have the same
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -37,24 +44,52 @@ class Source(Protocol):
     def name(self, index: int) -> str:
         """Returns what a person finds the image by: a file, or "mnist5k[17]"."""
 
+    def file(self, index: int) -> bytes | None:
+        """Returns the bytes of the image's file; None where it is none of its own, as for arrays and crops.
+
+        Raises:
+            UnreadableImage: the file is missing.
+        """
+
 
 def kinds():
     """Returns the names of all kinds, sorted."""
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
+def parse(spec):
+    """Takes a source's name apart: "voc:photos?boxes=crop" is ("voc", "photos", {"boxes": "crop"}).
+
+    Options follow the last question mark, as NAME=VALUE joined by "&"; a question mark that no option follows belongs
+    to the argument, for paths and patterns may hold one.
+    """
+    whole, mark, tail = spec.rpartition("?")
+    pairs = [option.split("=", 1) for option in tail.split("&")]
+    if not mark or not all(len(pair) == 2 and re.fullmatch(r"\w+", pair[0]) for pair in pairs):
+        whole, pairs = spec, []
+    kind, _, argument = whole.partition(":")
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise UserError(f"'{spec}' gives an option twice")
+    return kind, argument, dict(pairs)
+
+
 def open_splits(spec):
-    """Opens the source that `spec` names.
+    """Opens the source that `spec` names, as it is: without what `CHANGES` ask for.
 
     Args:
-        spec: "KIND" or "KIND:ARGUMENT", such as "mnist5k", "folder:photos" or "tfds:cifar10".
+        spec: "KIND", "KIND:ARGUMENT" or "KIND:ARGUMENT?OPTION=VALUE&...", such as "mnist5k", "folder:photos" or
+            "voc:photos?boxes=crop".
 
     Returns:
         {"all": source} where the source has no splits of its own, else a dict with some of "train", "val", "test".
 
     Raises:
-        UserError: the kind is unknown, or it cannot open the argument.
+        UserError: the kind or an option is unknown, or it cannot open the argument.
     """
-    kind, _, argument = spec.partition(":")
+    kind, argument, options = parse(spec)
     check_choice("data.source", kind, kinds(), ", as KIND or KIND:ARGUMENT")
-    return importlib.import_module(f"{__name__}.{kind}").open(argument)
+    module = importlib.import_module(f"{__name__}.{kind}")
+    own = [p.name for p in inspect.signature(module.open).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for name in options:
+        check_choice(f"the option of '{spec}'", name, (*own, *CHANGES))
+    return module.open(argument, **{name: value for name, value in options.items() if name in own})

@@ -19,6 +19,7 @@ class ArraySource:
     """
 
     encoded = False
+    findings = ()
 
     def __init__(self, images, labels, classes, kind):
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
@@ -36,6 +37,9 @@ class ArraySource:
 
     def name(self, index):
         return f"{self.kind}[{index}]"
+
+    def file(self, index):
+        return None
 
 
 def package_table(package, path):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vision.data.decode import decode
+from vision.data.decode import decode, read_file
 from vision.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -29,6 +29,7 @@ class FolderSource:
     """
 
     encoded = True
+    findings = ()
 
     def __init__(self, root, files, labels, classes):
         self.root = str(root)
@@ -44,6 +45,9 @@ class FolderSource:
 
     def name(self, index):
         return os.path.join(self.root, self.files[index])
+
+    def file(self, index):
+        return read_file(self.name(index))
 
 
 def open(argument):

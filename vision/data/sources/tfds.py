@@ -16,52 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from vision.data.decode import decode
+from vision.data.sources._records import Records, count_records
 from vision.errors import UserError
 
 _SPLITS = {"train": "train", "validation": "val", "test": "test"}
-_READER = {"options": "readahead_buffer_size:0", "file_reader_buffer_size": 1 << 15}  # for access in random order
-
-
-class Records:
-    """Random access to the records of array_record files.
-
-    array_record's own data source hands every single read to a pool of threads: 68 us each, where this takes 8.
-
-    Args:
-        paths: names of the files.
-        lengths: how many records each has.
-    """
-
-    def __init__(self, paths, lengths):
-        self.paths = paths
-        self.lengths = lengths
-        self._starts = np.concatenate([[0], np.cumsum(lengths)])
-        self._readers = {}
-
-    def __reduce__(self):
-        return Records, (self.paths, self.lengths)  # each process opens its own readers
-
-    def __len__(self):
-        return int(self._starts[-1])
-
-    def __getitem__(self, index):
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        file = int(np.searchsorted(self._starts, index, side="right")) - 1
-        row = int(index - self._starts[file])
-        return self._reader(file).read(row, row + 1)[0]
-
-    def __iter__(self):
-        for file, length in enumerate(self.lengths):
-            for row in range(0, length, 1024):
-                yield from self._reader(file).read(row, min(row + 1024, length))
-
-    def _reader(self, file):
-        if file not in self._readers:
-            from array_record.python.array_record_module import ArrayRecordReader
-
-            self._readers[file] = ArrayRecordReader(self.paths[file], **_READER)
-        return self._readers[file]
 
 
 class TfdsSource:
@@ -76,6 +34,7 @@ class TfdsSource:
     """
 
     encoded = True
+    findings = ()
 
     def __init__(self, records, keys, classes, title, cache):
         self.records = records
@@ -88,15 +47,13 @@ class TfdsSource:
         return len(self.records)
 
     def __getitem__(self, index):
-        image, label = self.keys
-        feature = _parse(self.records[index])
-        return {
-            "image": decode(feature[image].bytes_list.value[0], name=self.name(index)),
-            "label": feature[label].int64_list.value[0],
-        }
+        return {"image": decode(self.file(index), name=self.name(index)), "label": int(self.labels[index])}
 
     def name(self, index):
         return f"{self.title}[{index}]"
+
+    def file(self, index):
+        return _parse(self.records[index])[self.keys[0]].bytes_list.value[0]
 
     @functools.cached_property
     def labels(self):
@@ -217,8 +174,6 @@ def _image_and_label(info, argument):
 
 
 def _records(builder, split):
-    from array_record.python.array_record_module import ArrayRecordReader
-
     form = builder.info.file_format.value
     if form != "array_record":
         raise UserError(
@@ -228,7 +183,7 @@ def _records(builder, split):
     info = builder.info.splits[split]
     paths = [str(path) for path in info.filepaths]
     for path, length in zip(paths, info.shard_lengths, strict=True):
-        found = ArrayRecordReader(path, **_READER).num_records()  # 0 for a file that is missing or cut short
+        found = count_records(path)
         if found != length:
             raise UserError(f"{path} has {found} examples of {length}: remove its folder and run again")
     return Records(paths, list(info.shard_lengths))
