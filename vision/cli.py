@@ -157,6 +157,7 @@ def shrink(config):
     config.train.batch_size = min(config.train.batch_size, 8 * max(1, config.train.accumulate))
     config.train.eval_batch_size = config.train.batch_size
     config.train.eval_every, config.log.every, config.checkpoint.every = 2, 1, 2
+    config.imbalance.retrain_head = min(config.imbalance.retrain_head, 0.5)
     config.data.limit = 64
     config.data.workers = 0
     if config.data.image_size > 64:

@@ -137,15 +137,15 @@ def _transfer():
 def _imbalance():
     """Which images are learned from how often. The losses for imbalanced classes are in `objective`."""
     c = ConfigDict()
-    c.sampling = (
-        "none"  # of each class in an epoch: none, its images; over, under: as many as the largest, the smallest
-    )
-    # has; balanced: equally many; sqrt: in proportion to its square root; smote: over, with synthetic embeddings between
-    # neighbors, Chawla et al. 2002 (arXiv:1106.1813); it needs transfer.cache_embeddings
+    # Of each class in an epoch: none, its images; over or under, as many as the largest or the smallest class has;
+    # balanced, equally many; sqrt, in proportion to the square root of its own; smote, as over, with synthetic
+    # embeddings between neighbors (Chawla et al. 2002, arXiv:1106.1813), with transfer.cache_embeddings or retrain_head
+    c.sampling = "none"
     c.sampling_from = 0.0  # the share of the steps after which it begins: 0.8 is deferred re-sampling
     c.sampling_until = 1.0  # the share of the steps at which it ends: 0.5 is balanced first, then the true distribution
-    c.retrain_head = 0.0  # epochs of a second run that trains a new head alone, on balanced batches: cRT, Kang et al.
-    # 2019 (arXiv:1910.09217); 0 = none
+    # Epochs of a second training, of a new head alone on balanced batches, or as sampling says: cRT, Kang et al. 2019
+    # (arXiv:1910.09217); 0 = none.
+    c.retrain_head = 0.0
     return c
 
 

@@ -41,6 +41,25 @@ def run(config, workdir):
     validate(config)
     import jax
 
+    from vision import parallel
+    from vision.training.phases import phases
+
+    logging.set_verbosity(logging.ERROR)  # libraries' chatter
+    if config.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.compile_cache).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    parallel.start(config.parallel)
+    mesh = parallel.make_mesh(config.parallel.devices, config.parallel.fsdp)
+    workdir = parallel.from_main_process(str(workdir))  # a new one is named by the clock
+    result, began = None, STARTED
+    for phase, directory in phases(config, workdir):
+        result, began = _train_and_test(phase, directory, mesh, began), time.perf_counter()
+        if result is None:
+            break
+    return result
+
+
+def _train_and_test(config, workdir, mesh, began):
     from vision import metrics, parallel
     from vision.data.findings import summarize
     from vision.data.pipeline import open_data
@@ -48,15 +67,8 @@ def run(config, workdir):
     from vision.training.loop import train
     from vision.training.restore import adopt
 
-    logging.set_verbosity(logging.ERROR)  # libraries' chatter
-    if config.compile_cache:
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.compile_cache).expanduser()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    parallel.start(config.parallel)
     show = functools.partial(print, flush=True) if parallel.is_main_process() else lambda _: None
-    mesh = parallel.make_mesh(config.parallel.devices, config.parallel.fsdp)
     config = adopt(config, workdir)
-    workdir = pathlib.Path(parallel.from_main_process(str(workdir)))  # a new one is named by the clock
     data = open_data(config, mesh)
     show(f"{config.data.source}: {data.describe()}; {parallel.describe(mesh)}; {workdir}")
     for line in summarize(data.findings):
@@ -75,7 +87,7 @@ def run(config, workdir):
         "steps": outcome.steps,
         "best_step": outcome.best_step,
         "images_per_second": outcome.images_per_second,
-        "seconds_to_first_step": outcome.first_step and outcome.first_step - STARTED,
+        "seconds_to_first_step": outcome.first_step and outcome.first_step - began,
         "train_seconds": outcome.train_seconds,
         "device": parallel.describe(mesh),
         "versions": {name: metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},

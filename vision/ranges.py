@@ -38,9 +38,9 @@ RANGES = {
     ),
     "it lies in [0, 1]": (
         lambda v: 0 <= v <= 1,
-        "data.max_unreadable data.crop_fraction imbalance.sampling_from imbalance.sampling_until objective.weights_from "
-        "audit.near audit.confusable audit.max_unreadable audit.max_duplicates audit.max_leaks audit.max_wrong_labels "
-        "transfer.unfreeze schedule.warmup schedule.start schedule.final "
+        "data.max_unreadable data.crop_fraction imbalance.sampling_from imbalance.sampling_until "
+        "objective.weights_from audit.near audit.confusable audit.max_unreadable audit.max_duplicates audit.max_leaks "
+        "audit.max_wrong_labels transfer.unfreeze schedule.warmup schedule.start schedule.final "
         "augment.translate augment.brightness "
         "augment.contrast augment.saturation augment.random_erasing",
     ),

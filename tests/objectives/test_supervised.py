@@ -10,7 +10,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from vision import objectives
 from vision.config import default
 from vision.errors import UserError
-from vision.objectives.supervised import Supervised, class_weights, cross_entropy, smooth
+from vision.models.layers import CosineHead
+from vision.objectives.supervised import Supervised, class_weights, cross_entropy, ldam_margins, smooth
 
 CLASSES, BATCH = 5, 12
 RNG = np.random.RandomState(0)
@@ -184,3 +185,53 @@ def test_an_auxiliary_head_learns_beside():
     main, corner = (loss(HARD, x, class_weights=WEIGHTS) for x in (images.mean((1, 2)), images[:, 0, 0]))
     np.testing.assert_allclose(value, main + 0.3 * corner, rtol=1e-5)
     assert scalars["accuracy"] == pytest.approx((images.mean((1, 2)).argmax(1) == LABELS).mean())
+
+
+def cosine_loss(labels, progress=None, **options):
+    """The loss on logits that are cosines times 30."""
+    model = Given()
+    model.head = CosineHead(3, CLASSES, 30.0, rngs=nnx.Rngs(0))
+    batch = {"image": jnp.asarray(30 * np.tanh(LOGITS)), "label": jnp.asarray(labels)}
+    if progress is not None:
+        batch["progress"] = jnp.float32(progress)
+    return float(Supervised(model, **options).loss(batch)[0])
+
+
+def test_ldam(float64):
+    """Cao et al. 2019, eq. 13: the true class's cosine is lowered by its margin, then all are scaled."""
+    margins = ldam_margins(COUNTS, 0.5)
+    np.testing.assert_allclose(margins, 0.5 * (7 / COUNTS) ** 0.25)
+    cosines = np.tanh(LOGITS)
+    cosines[np.arange(BATCH), LABELS] -= margins[LABELS]
+    expected = -log_softmax(30 * cosines)[np.arange(BATCH), LABELS].mean()
+    assert cosine_loss(HARD, margins=margins) == pytest.approx(expected, abs=1e-9)
+    assert cosine_loss(HARD, margins=0 * margins) == pytest.approx(cosine_loss(HARD), abs=1e-12)
+
+
+def test_deferred_weights(float64):
+    """DRW: plain until its share of the training, weighted from then on."""
+    for progress, other in (
+        (0.0, {}),
+        (0.79, {}),
+        (0.8, {"class_weights": WEIGHTS}),
+        (1.0, {"class_weights": WEIGHTS}),
+    ):
+        deferred = cosine_loss(HARD, progress, class_weights=WEIGHTS, weights_from=0.8)
+        assert deferred == pytest.approx(cosine_loss(HARD, **other), abs=1e-12)
+
+
+def test_ldam_needs_a_cosine_head():
+    c = default().objective
+    c.ldam_margin = 0.5
+    with pytest.raises(UserError, match="set model.head=cosine"):
+        objectives.build(c, Given(), class_counts=COUNTS, rngs=nnx.Rngs(0))
+
+
+def test_cosine_head(float64):
+    head = CosineHead(6, CLASSES, 30.0, rngs=nnx.Rngs(0))
+    x, kernel = RNG.randn(4, 6), np.asarray(head.kernel[...], np.float64)
+    expected = 30 * (x @ kernel) / np.linalg.norm(x, axis=1)[:, None] / np.linalg.norm(kernel, axis=0)
+    np.testing.assert_allclose(head(jnp.asarray(x)), expected, atol=1e-9)
+    np.testing.assert_allclose(head(jnp.asarray(7 * x)), expected, atol=1e-9)  # the length says nothing
+    gradient = jax.grad(lambda x: head(x).sum())(jnp.zeros((1, 6)))
+    assert np.isfinite(gradient).all()

@@ -110,7 +110,17 @@ def open_data(config, mesh):
 
 def _order(config, source):
     c = config.imbalance
-    check_choice("imbalance.sampling", c.sampling, SAMPLINGS)
+    check_choice("imbalance.sampling", c.sampling, (*SAMPLINGS, "smote"))
+    if c.sampling == "smote":  # it makes further images, whose order is as usual
+        if not config.transfer.cache_embeddings:
+            raise UserError(
+                "imbalance.sampling = 'smote' makes embeddings: set transfer.mode=head and cache_embeddings"
+            )
+        return Order(config.seed, source.labels)
+    if c.sampling_from >= c.sampling_until:
+        raise UserError(
+            f"imbalance.sampling_from = {c.sampling_from:g} must lie below sampling_until = {c.sampling_until:g}"
+        )
     steps = run_length(config.train, len(source))
     begin, end = round(c.sampling_from * steps), round(c.sampling_until * steps)
     return Order(config.seed, source.labels, c.sampling, begin, end)

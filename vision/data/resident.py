@@ -27,15 +27,16 @@ class ResidentFeed:
         self._set(rows, unreadable, images, mesh)
 
     @classmethod
-    def of(cls, feed, images):
+    def of(cls, feed, images, rows=None):
         """Returns a feed of the same split as `feed` that holds other arrays in place of its images.
 
         Args:
             feed: a `ResidentFeed` or a `LoadedFeed`.
             images: one array for each image, all of one shape and dtype, in order; None for an unreadable one.
+            rows: the split's `Rows`, where they are no longer the feed's.
         """
         new = cls.__new__(cls)
-        new._set(feed.rows, feed.unreadable, images, feed.mesh)
+        new._set(rows or feed.rows, feed.unreadable, images, feed.mesh)
         return new
 
     def _set(self, rows, unreadable, images, mesh):

@@ -2,7 +2,8 @@
 
 An objective is an `nnx.Module` that holds the model (`self.model`) and whatever else learning needs:
 
-    loss(batch) -> (scalar, {name: scalar})   batch: "image", normalized float (B, H, W, C), and "label", float (B, C)
+    loss(batch) -> (scalar, {name: scalar})   batch: "image", normalized float (B, H, W, C), "label", float (B, C), and
+                                              "progress", float32 (), the share of the training that is done
     after_update()                            optional: called after each optimizer step, to change what does not learn
     frozen = ("teacher", ...)                 optional: attributes that do not learn
 

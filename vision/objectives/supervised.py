@@ -8,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from vision.errors import UserError
+from vision.models.layers import CosineHead
 
 
 class Supervised(nnx.Module):
@@ -18,6 +19,10 @@ class Supervised(nnx.Module):
         label_smoothing: share of the label that is spread over all classes.
         class_weights: float (C,); an image's loss is weighted by its own classes' weights, and the sum divided by the
             weights' sum, as `torch.nn.CrossEntropyLoss(weight=...)` does for plain labels.
+        weights_from: the share of the training after which the class weights count: deferred re-weighting (DRW), Cao et
+            al. 2019 (arXiv:1906.07413), algorithm 1.
+        margins: float (C,), what the true class's cosine is lowered by in the loss only; the model's head is then a
+            `CosineHead`. LDAM, eq. 13 there.
         focal_gamma: 0 = cross-entropy.
         offsets: float (C,), added to the logits in the loss only.
         auxiliary_weight: of the same loss on the model's auxiliary head, where it has one (Szegedy et al. 2014,
@@ -30,6 +35,8 @@ class Supervised(nnx.Module):
         *,
         label_smoothing=0.0,
         class_weights=None,
+        weights_from=0.0,
+        margins=None,
         focal_gamma=0.0,
         offsets=None,
         auxiliary_weight=0.4,
@@ -38,8 +45,8 @@ class Supervised(nnx.Module):
         self.auxiliary_weight = auxiliary_weight
         self.label_smoothing = label_smoothing
         self.focal_gamma = focal_gamma
-        self.class_weights = None if class_weights is None else tuple(map(float, class_weights))
-        self.offsets = None if offsets is None else tuple(map(float, offsets))
+        self.weights_from = weights_from
+        self.class_weights, self.margins, self.offsets = map(_tuple, (class_weights, margins, offsets))
 
     def loss(self, batch):
         """Returns the mean loss in nats and {"accuracy"}, of the class with the largest share of a mixed label."""
@@ -53,18 +60,33 @@ class Supervised(nnx.Module):
         else:
             logits = self.model(images)
         labels = batch["label"].astype(logits.dtype)
-        loss = self._mean(logits, labels)
+        weights = self._weights(labels, batch.get("progress"))
+        lowered = logits if self.margins is None else logits - self.model.head.scale * self._margins(labels)
+        loss = self._mean(lowered, labels, weights)
         if auxiliary is not None:
-            loss += self.auxiliary_weight * self._mean(auxiliary, labels)
+            loss += self.auxiliary_weight * self._mean(auxiliary, labels, weights)
         return loss, {"accuracy": (logits.argmax(-1) == labels.argmax(-1)).mean()}
 
-    def _mean(self, logits, labels):
+    def _weights(self, labels, progress):
+        """Returns each image's weight, (B,), or None."""
+        if self.class_weights is None:
+            return None
+        weights = labels @ jnp.array(self.class_weights, labels.dtype)
+        return jnp.where(progress >= self.weights_from, weights, 1.0) if self.weights_from else weights
+
+    def _margins(self, labels):
+        return labels * jnp.array(self.margins, labels.dtype)
+
+    def _mean(self, logits, labels, weights):
         shifted = logits if self.offsets is None else logits + jnp.array(self.offsets, logits.dtype)
         each = cross_entropy(shifted, smooth(labels, self.label_smoothing), self.focal_gamma)
-        if self.class_weights is None:
+        if weights is None:
             return each.mean()
-        weights = labels @ jnp.array(self.class_weights, each.dtype)
         return (weights * each).sum() / jnp.maximum(weights.sum(), jnp.finfo(each.dtype).tiny)
+
+
+def _tuple(values):
+    return None if values is None else tuple(map(float, values))
 
 
 def smooth(labels, amount):
@@ -121,14 +143,34 @@ def class_weights(name, counts, beta):
     return weights
 
 
+def ldam_margins(counts, largest):
+    """Returns the margins of LDAM, n_c^(-1/4) scaled so that the rarest class has the largest one.
+
+    Cao et al. 2019 (arXiv:1906.07413), eq. 12, with the scale of the authors' code.
+
+    Args:
+        counts: int (C,), training images of each class; one with none has the margin of one with 1.
+        largest: of the margins, a cosine's difference.
+
+    Returns:
+        float64 (C,).
+    """
+    margins = np.maximum(np.asarray(counts, np.float64), 1) ** -0.25
+    return margins * (largest / margins.max())
+
+
 def build(c, model, *, class_counts, rngs):
     """Builds `Supervised` from `config.objective`; see `vision.objectives`."""
     del rngs  # nothing here is random
+    if c.ldam_margin and not isinstance(getattr(model, "head", None), CosineHead):
+        raise UserError("objective.ldam_margin is a margin between cosines: set model.head=cosine too")
     prior = np.maximum(class_counts, 1) / np.maximum(class_counts, 1).sum()
     return Supervised(
         model,
         label_smoothing=c.label_smoothing,
         class_weights=class_weights(c.class_weights, class_counts, c.effective_number_beta),
+        weights_from=c.weights_from,
+        margins=ldam_margins(class_counts, c.ldam_margin) if c.ldam_margin else None,
         focal_gamma=c.focal_gamma,
         # Menon et al. 2020 (arXiv:2007.07314), eq. 10: train on logits + tau log prior, predict with the logits.
         offsets=c.logit_adjustment * np.log(prior) if c.logit_adjustment else None,

@@ -6,6 +6,7 @@ from vision import parallel
 from vision.data.resident import ResidentFeed
 from vision.errors import UserError
 from vision.training.evaluate import eval_batch_size
+from vision.training.smote import extend
 
 
 def check(config):
@@ -35,5 +36,8 @@ def embed_data(config, data, step, state):
     feeds = {}
     for name, feed in data.feeds.items():
         found, readable = embed_feed(step, state, feed, eval_batch_size(config.train))
-        feeds[name] = ResidentFeed.of(feed, [e if ok else None for e, ok in zip(found, readable, strict=True)])
+        rows, embeddings = feed.rows, [e if ok else None for e, ok in zip(found, readable, strict=True)]
+        if name == "train" and config.imbalance.sampling == "smote":
+            rows, embeddings = extend(rows, embeddings, config.seed)
+        feeds[name] = ResidentFeed.of(feed, embeddings, rows)
     return type(data)(feeds, data.classes, data.image_size, data.channels, data.class_counts, data.findings)

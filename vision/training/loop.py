@@ -157,7 +157,7 @@ def build_step(config, data, mesh, steps):
     blueprint = Blueprint(create)
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps)
     optimizer = make_optimizer(config.optimizer, schedule, blueprint.abstract_params, steps, config.transfer, layers)
-    return Step(config, blueprint, schedule, optimizer, num_classes, len(data.feeds["train"]), mesh)
+    return Step(config, blueprint, schedule, optimizer, num_classes, len(data.feeds["train"]), steps, mesh)
 
 
 def _embed(config, data, mesh, steps, weights):

@@ -29,6 +29,7 @@ class Step:
         schedule, optimizer: from `vision.training.optimizer`.
         num_classes: C.
         examples: images of the training split.
+        steps: length of the training.
         mesh: from `vision.parallel.make_mesh`.
 
     Attributes:
@@ -37,11 +38,11 @@ class Step:
         parameters: (how many there are, how many of them learn).
     """
 
-    def __init__(self, config, blueprint, schedule, optimizer, num_classes, examples, mesh):
+    def __init__(self, config, blueprint, schedule, optimizer, num_classes, examples, steps, mesh):
         self._config = config
         self._blueprint = blueprint
         self._schedule, self._optimizer = schedule, optimizer
-        self._num_classes, self._examples = num_classes, examples
+        self._num_classes, self._examples, self._steps = num_classes, examples, steps
         self._mesh = mesh
         self.adapts_to_data = blueprint.adapts_to_data
         self.parameters = blueprint.parameters
@@ -132,12 +133,12 @@ class Step:
     def _gradient(self, state, inputs):
         """Returns (gradient, rest, metrics), over `train.accumulate` parts of the batch one after the other."""
         parts = self._config.train.accumulate
-        key = _key(state, NOISE)
+        key, progress = _key(state, NOISE), state["step"].astype(jnp.float32) / self._steps
 
         def loss(params, rest, part, key):
             objective = self._merge(params, rest, key)
             objective.train()
-            value, scalars = objective.loss(part)
+            value, scalars = objective.loss(part | {"progress": progress})
             return value, (self._blueprint.take_apart(objective)[1], scalars | {"loss": value})
 
         gradient_of = jax.grad(loss, has_aux=True)

@@ -6,6 +6,7 @@ import pathlib
 from vision.cli import from_dict
 from vision.config import default
 from vision.errors import UserError
+from vision.training.phases import FIRST
 
 # These change how a run is computed or shown, not what it computes.
 FREE = (
@@ -30,7 +31,8 @@ def open_workdir(path, config):
         raise UserError(f"--workdir {path} is a file: give a directory")
     if file.exists():
         _compare(_read(file), ours, path)
-    elif path.exists() and any(each != temporary for each in path.iterdir()):  # that is of a start that was killed
+    elif path.exists() and {each.name for each in path.iterdir()} - {temporary.name, FIRST}:
+        # The former is of a start that was killed, the latter of a first training before this one.
         raise UserError(f"--workdir {path} holds files but no run (no config.json): give a new or empty directory")
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,31 @@
+"""One config, one training after the other: the representation first, then a head of its own on balanced batches."""
+
+import pathlib
+
+from vision.config import default
+
+FIRST = "representation"  # the directory of the first training, in that of the run
+
+
+def phases(config, workdir):
+    """Returns [(config, workdir), ...] of the trainings that a config asks for; the last one is the run's result.
+
+    With `imbalance.retrain_head`, two: the network learns from the images as they come; then it stays as it is and a
+    new head learns from class-balanced batches, or such as `imbalance.sampling` says, with the schedule begun anew. That
+    is cRT of Kang et al. 2019 (arXiv:1910.09217), section 4.1.
+    """
+    workdir, epochs = pathlib.Path(workdir), config.imbalance.retrain_head
+    if not epochs:
+        return [(config, workdir)]
+    first, second = (config.copy_and_resolve_references() for _ in range(2))
+    sampling = config.imbalance.sampling
+    first.imbalance.retrain_head, first.imbalance.sampling = 0.0, "none"
+    second.imbalance.sampling = "balanced" if sampling == "none" else sampling
+    second.model.pretrained = str(workdir / FIRST)
+    second.transfer.mode, second.transfer.new_head = "head", True
+    if sampling == "smote":  # of embeddings, which are made once
+        second.transfer.cache_embeddings = True
+        second.augment, second.data.random_crop_area = default().augment, ()
+        second.train.test_time_augmentation = "none"
+    second.train.epochs, second.train.steps = epochs, 0
+    return [(first, workdir / FIRST), (second, workdir)]
