@@ -2,7 +2,7 @@
 
     python -m vision.main --config configs/longtail_cifar10.py:plain               # paper 70.4 %; not run here, no GPU
     python -m vision.main --config configs/longtail_cifar10.py:ldam_drw            # paper 77.0 %; not run here, no GPU
-    python -m vision.main --config configs/longtail_cifar10.py:logit_adjustment    # paper 77.7 %; not run here, no GPU
+    python -m vision.main --config configs/longtail_cifar10.py:logit_adjustment    # paper 77.9 %; not run here, no GPU
 
 The profile "exp" of Cui et al. 2019 (arXiv:1901.05555): 5,000 images of the first class, 50 of the last, 12,406 in all;
 the test split is balanced. The recipe of Cao et al. 2019 (arXiv:1906.07413), section 4: 200 epochs of 128 images, rate

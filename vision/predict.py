@@ -19,7 +19,7 @@ from absl import flags
 
 from vision import cli
 from vision.data.decode import UnreadableImage, decode
-from vision.data.sources.folder import find_images
+from vision.data.sources._files import find_images
 from vision.errors import RunError, UserError, check_choice
 
 FORMATS = ("table", "csv", "json")

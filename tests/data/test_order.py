@@ -80,7 +80,7 @@ def test_an_epoch_has_so_many_of_each_class(sampling, expected):
         assert epoch.dtype == np.int32 and np.bincount(LABELS[epoch]).tolist() == expected
         times = np.bincount(epoch, minlength=len(LABELS))
         for label in range(4):  # each image equally often, but for the remainder
-            assert np.ptp(times[LABELS == label]) <= 1
+            assert np.ptp(times[label == LABELS]) <= 1
     assert not np.array_equal(epochs[0], epochs[1])
 
 

@@ -20,7 +20,7 @@ def test_every_class_becomes_as_large_as_the_largest():
 def test_a_synthetic_point_lies_between_two_of_its_class():
     points, labels = oversample(POINTS, LABELS, 0)
     for point, label in zip(points, labels, strict=True):
-        own = POINTS[LABELS == label].astype(np.float64)
+        own = POINTS[label == LABELS].astype(np.float64)
         if len(own) == 1:
             np.testing.assert_array_equal(point, own[0])
             continue

@@ -11,8 +11,8 @@ def phases(config, workdir):
     """Returns [(config, workdir), ...] of the trainings that a config asks for; the last one is the run's result.
 
     With `imbalance.retrain_head`, two: the network learns from the images as they come; then it stays as it is and a
-    new head learns from class-balanced batches, or such as `imbalance.sampling` says, with the schedule begun anew. That
-    is cRT of Kang et al. 2019 (arXiv:1910.09217), section 4.1.
+    new head learns from class-balanced batches, or as `imbalance.sampling` says, with the schedule begun anew. That is
+    cRT of Kang et al. 2019 (arXiv:1910.09217), section 4.1.
     """
     workdir, epochs = pathlib.Path(workdir), config.imbalance.retrain_head
     if not epochs:
