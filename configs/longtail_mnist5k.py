@@ -21,7 +21,7 @@ def get_config(method="plain", ratio="50"):
     c.optimizer.name, c.optimizer.learning_rate, c.optimizer.momentum = "muon", 2e-3, 0.95
     c.optimizer.weight_decay, c.optimizer.clip_norm = 0.05, 1.0
     c.schedule.name, c.schedule.warmup = "warmup_cosine", 0.05
-    c.train.epochs, c.train.batch_size = 60.0, 128
-    c.train.eval_every, c.checkpoint.metric = 131, "val/balanced_accuracy"
+    c.train.epochs, c.train.batch_size = 40.0, 128
+    c.train.eval_every, c.checkpoint.metric = 65, "val/balanced_accuracy"
     set_method(c, method)
     return c

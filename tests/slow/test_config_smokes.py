@@ -26,7 +26,7 @@ def photos(tmp_path_factory):
 
 
 NAMES = ["resnet_cifar10", "vit_cifar10", "resnet_imagenet", "vit_imagenet", "resnet_folder"]
-NAMES += ["efficientnet_lite_imagenet"]
+NAMES += ["efficientnet_lite_imagenet", "longtail_cifar10"]
 
 
 @pytest.mark.parametrize("mode", ["full", "head", "partial", "lora", "scratch"])
@@ -39,6 +39,15 @@ def test_every_way_of_transfer(mode, photos, tmp_path, monkeypatch):
     share = result["parameters"]["learning"] / result["parameters"]["all"]
     assert np.isfinite(result["loss"]) and (share == 1) == (mode in ("full", "scratch"))
     assert result["config"]["data"]["normalize"] == ("auto" if mode == "scratch" else "mean_std")
+
+
+@pytest.mark.parametrize("name", ["vit_mnist5k", "resnet_mnist5k", "longtail_mnist5k"])
+def test_a_smoke_run_on_its_own_data(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    argv = ["--config", f"configs/{name}.py:smoke", f"--workdir={tmp_path / 'run'}", "--config.parallel.devices=1"]
+    cli.run(main.main, argv)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["steps"], result["ended"]) == (4, "finished") and sum(result["support"]) == 64
 
 
 @pytest.mark.parametrize("name", NAMES)
