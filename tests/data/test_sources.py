@@ -13,6 +13,7 @@ from PIL import Image
 
 from vision.data.decode import UnreadableImage
 from vision.data.sources import kinds, open_splits
+from vision.data.sources._labels import alike
 from vision.errors import UserError
 
 NEU_DET = Path(__file__).parents[3] / "shared" / "data" / "neu_det.tar"
@@ -54,8 +55,9 @@ def test_workers_start_without_heavy_imports():
     """Grain's workers import these modules: they have to be light."""
     code = (
         "import sys, vision.data.splits, vision.data.sources as s; s.open_splits('digits'); s.open_splits('mnist5k');"
-        "import vision.data.sources.folder, vision.data.sources.tfds;"
-        "print([m for m in ('jax', 'tensorflow', 'tensorflow_datasets', 'sklearn', 'mlxtend') if m in sys.modules])"
+        "import importlib; [importlib.import_module(f'vision.data.sources.{kind}') for kind in s.kinds()];"
+        "heavy = 'jax tensorflow tensorflow_datasets sklearn mlxtend pandas pyarrow datasets'.split();"
+        "print([name for name in heavy if name in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
@@ -138,6 +140,7 @@ def test_folder_ignores_what_is_no_image_and_takes_any_case(steel, tmp_path):
     os.symlink(tmp_path / "b", tmp_path / "b" / "circle")
     source = open_splits(f"folder:{tmp_path}")["all"]
     assert source.classes == ("a", "b")
+    assert [(f.name, f.lost) for f in source.findings] == [(str(tmp_path / "loose.jpg"), False)]
     assert [os.path.relpath(source.name(i), tmp_path) for i in range(len(source))] == [
         "a/1.JPG",
         "a/2.jpeg",
@@ -149,6 +152,23 @@ def test_a_class_may_be_called_train(steel, tmp_path):
     crazing, scratches = (sorted((steel / c).iterdir()) for c in ("crazing", "scratches"))
     splits = open_splits(_link(steel, tmp_path, {"train": crazing, "car": scratches}))
     assert splits["all"].classes == ("car", "train")
+
+
+def test_classes_that_look_alike_are_named(steel, tmp_path):
+    crazing, scratches = (sorted((steel / c).iterdir()) for c in ("crazing", "scratches"))
+    layout = {
+        "train/hot dog": crazing[:3],
+        "val/Hot  dog": crazing[3:],
+        "train/cat": scratches[:2],
+        "val/cat": scratches[2:],
+    }
+    splits = open_splits(_link(steel, tmp_path, layout))
+    assert (
+        splits["val"].classes == ("Hot  dog", "cat", "hot dog") and splits["val"].findings == splits["train"].findings
+    )
+    (finding,) = splits["val"].findings
+    assert finding.name == "hot dog" and finding.detail == "'hot dog' 3 times, 'Hot  dog' 1 times" and not finding.lost
+    assert alike(["e\u0301te", "\u00e9t\u00e9", "\u00c9te", "x"]) == [["e\u0301te", "\u00c9te"]]
 
 
 def test_folder_mistakes_are_named(steel, tmp_path):

@@ -71,6 +71,19 @@ def read_file(path):
         raise UnreadableImage(error.strerror or str(error), str(path)) from error
 
 
+def read_size(path):
+    """Returns the (width, height) that an image file will have when decoded, from its header alone.
+
+    Raises:
+        UnreadableImage: missing, or the header cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.size[::-1] if _exif_orientation(image) in range(5, 9) else image.size
+    except Exception as error:  # PIL's parsers raise all sorts on broken files
+        raise UnreadableImage(getattr(error, "strerror", None) or "no image that PIL knows", str(path)) from error
+
+
 def to_channels(image, channels):
     """Converts uint8 (H, W, 1 or 3) to 1 (ITU-R 601 luma) or 3 channels; 0 leaves it as it is."""
     if channels in (0, image.shape[-1]):
@@ -146,9 +159,16 @@ def _decode_jpeg(data):
 def _orientation(data):
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return image.getexif().get(_EXIF_ORIENTATION, 1)
+            return _exif_orientation(image)
     except Exception:  # PIL's parsers raise all sorts on broken files; _decode_pil turns them into one
         return 0
+
+
+def _exif_orientation(image):
+    """Returns 1 (upright) to 8; 5 and above swap width and height."""
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # PIL would decode the whole image to look for it behind the pixels
+    return image.getexif().get(_EXIF_ORIENTATION, 1)
 
 
 def _decode_png(data):

@@ -1,4 +1,4 @@
-"""What the small built-in data sets share: images in memory, from a table that an installed package brings along."""
+"""What sources in memory share: images as one array, and tables of numbers that an installed package brings along."""
 
 import importlib.util
 from pathlib import Path
@@ -16,18 +16,19 @@ class ArraySource:
         labels: (N,) integers, indices into `classes`.
         classes: names of the labels.
         kind: what the images are called in messages: "mnist5k" gives "mnist5k[17]".
+        findings: see `Source`.
     """
 
     encoded = False
-    findings = ()
 
-    def __init__(self, images, labels, classes, kind):
+    def __init__(self, images, labels, classes, kind, findings=()):
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
             raise ValueError(f"expected uint8 (N, H, W, C), got {images.dtype} {images.shape} and {len(labels)} labels")
         self.images = images
         self.labels = np.asarray(labels, np.int32)
         self.classes = tuple(classes)
         self.kind = kind
+        self.findings = tuple(findings)
 
     def __len__(self):
         return len(self.images)

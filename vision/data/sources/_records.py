@@ -1,5 +1,7 @@
 """Random access to array_record files, which prepared TFDS data and packed sources are made of."""
 
+import contextlib
+
 import numpy as np
 
 _READER = {"options": "readahead_buffer_size:0", "file_reader_buffer_size": 1 << 15}  # for access in random order
@@ -10,6 +12,37 @@ def count_records(path):
     from array_record.python.array_record_module import ArrayRecordReader
 
     return ArrayRecordReader(path, **_READER).num_records()
+
+
+def parse_example(record):
+    """Returns the features of a serialized `tf.train.Example`, by name."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example.FromString(record).features.feature
+
+
+def make_example(features):
+    """Returns a serialized `tf.train.Example` of {name: bytes or int}; the same bytes each time."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    example = tf_example_pb2.Example()
+    for name, value in features.items():
+        feature = example.features.feature[name]
+        (feature.bytes_list if isinstance(value, bytes) else feature.int64_list).value.append(value)
+    return example.SerializeToString(deterministic=True)
+
+
+@contextlib.contextmanager
+def record_writer(path):
+    """Gives a function that appends a record to a new array_record file, for reading one by one in random order."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    # Images do not get smaller, and a record that shares its block with others costs the reading of all.
+    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    try:
+        yield writer.write
+    finally:
+        writer.close()
 
 
 class Records:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from vision.data.decode import decode
-from vision.data.sources._records import Records, count_records
+from vision.data.sources._records import Records, count_records, parse_example
 from vision.errors import UserError
 
 _SPLITS = {"train": "train", "validation": "val", "test": "test"}
@@ -53,7 +53,7 @@ class TfdsSource:
         return f"{self.title}[{index}]"
 
     def file(self, index):
-        return _parse(self.records[index])[self.keys[0]].bytes_list.value[0]
+        return parse_example(self.records[index])[self.keys[0]].bytes_list.value[0]
 
     @functools.cached_property
     def labels(self):
@@ -67,7 +67,7 @@ class TfdsSource:
         except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
             pass
         label = self.keys[1]
-        labels = np.fromiter((_parse(r)[label].int64_list.value[0] for r in self.records), np.int32, len(self))
+        labels = np.fromiter((parse_example(r)[label].int64_list.value[0] for r in self.records), np.int32, len(self))
         _save(self.cache, labels=labels, stamp=stamp)
         return labels
 
@@ -187,13 +187,6 @@ def _records(builder, split):
         if found != length:
             raise UserError(f"{path} has {found} examples of {length}: remove its folder and run again")
     return Records(paths, list(info.shard_lengths))
-
-
-def _parse(record):
-    """Returns the features of a serialized `tf.train.Example`, by name."""
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    return tf_example_pb2.Example.FromString(record).features.feature
 
 
 def _save(path, **arrays):

@@ -1,0 +1,344 @@
+"""Pascal VOC, CVAT and COCO: where images lie, what a box means, what is odd; and steel's defects as they come."""
+
+import json
+import pickle
+import re
+import tarfile
+from pathlib import PurePath
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vision.data.findings import summarize
+from vision.data.sources import open_splits
+from vision.data.sources._xml import parse_xml
+from vision.errors import UserError
+
+WIDTH, HEIGHT = 100, 60
+
+
+def write_image(path, size=(WIDTH, HEIGHT), **options):
+    """Writes an image whose red is the column and whose green is the row, so that a crop shows where it came from."""
+    rows, columns = np.mgrid[: size[1], : size[0]]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.stack([columns, rows, 0 * rows], -1).astype(np.uint8)).save(path, **options)
+
+
+def voc(path, filename, *objects, size=(WIDTH, HEIGHT)):
+    things = "".join(
+        f"<object><name>{label}</name><bndbox>"
+        + "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+        + "</bndbox></object>"
+        for label, box in objects
+    )
+    sides = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"<annotation><filename>{filename}</filename>{sides}{things}</annotation>")
+
+
+def labels(source):
+    """Returns {file, without folders: label}."""
+    return {PurePath(source.name(i)).name: source.classes[source.labels[i]] for i in range(len(source))}
+
+
+def found(splits):
+    """Returns {kind: [name, without folders]}."""
+    kinds = {}
+    for finding in next(iter(splits.values())).findings:
+        kinds.setdefault(finding.kind, []).append(PurePath(finding.name).name)
+    return kinds
+
+
+def where(image):
+    """Returns (left, top, right, bottom) of a crop, as its own pixels tell."""
+    return image[0, 0, 0], image[0, 0, 1], image[0, -1, 0] + 1, image[-1, 0, 1] + 1
+
+
+@pytest.fixture(scope="module")
+def steel(shared_data, tmp_path_factory):
+    """All 1,770 annotations and images of NEU."""
+    root = tmp_path_factory.mktemp("neu")
+    with tarfile.open(shared_data / "neu_det.tar") as tar:
+        tar.extractall(root, filter="data")
+    return root / "neu_det"
+
+
+def test_steel_by_its_main_defect(steel):
+    source = open_splits(f"voc:{steel}")["all"]
+    assert len(source) == 1770 and len(source.classes) == 6
+    found = {name: label for name, label in labels(source).items() if re.sub(r"_\d+\.jpg", "", name) != label}
+    # The largest defect in these is not the one that their files are named after.
+    assert len(found) == 10 and all(name.startswith("scratches") for name in found)
+    (line,) = summarize(source.findings)
+    assert line.startswith("121 images hold objects of several classes")
+    image = np.asarray(Image.open(source.name(5)))
+    np.testing.assert_array_equal(source[5]["image"], image.reshape(200, 200, -1))
+    with open(source.name(5), "rb") as file:
+        assert source.file(5) == file.read()
+
+
+def test_steel_by_its_defects(steel):
+    source = open_splits(f"voc:{steel}?boxes=crop&margin=0")["all"]
+    objects = [f.read_text().count("<object>") for f in (steel / "annotations").iterdir()]
+    assert len(source) == sum(objects) == 4126 and not source.findings
+    assert (source.boxes >= 0).all() and (source.boxes <= 200).all()
+    row = next(i for i in range(len(source)) if source.name(i).endswith("crazing_1.jpg#1"))
+    whole = np.asarray(Image.open(steel / "images" / "crazing_1.jpg")).reshape(200, 200, -1)
+    again = pickle.loads(pickle.dumps(source))[row]
+    np.testing.assert_array_equal(again["image"], whole[1:194, 1:193])  # xmin 2, ymin 2, xmax 193, ymax 194, from 1
+    assert source.classes[again["label"]] == "crazing" and source.file(row) is None
+
+
+def test_crops_have_their_margin_inside_the_image(tmp_path):
+    write_image(tmp_path / "1.png")
+    voc(tmp_path / "1.xml", "1.png", ("a", (11, 11, 30, 20)), ("b", (91, 1, 100, 60)), ("b", (50, 50, 50, 50)))
+    for margin, expected in {
+        "0": [(10, 10, 30, 20), (90, 0, 100, 60), (49, 49, 50, 50)],
+        "0.5": [(0, 5, 40, 25), (85, 0, 100, 60), (48, 48, 51, 51)],
+    }.items():
+        source = open_splits(f"voc:{tmp_path}?boxes=crop&margin={margin}")["all"]
+        assert [where(source[i]["image"]) for i in range(3)] == expected
+        assert [source.name(i) for i in range(3)] == [f"{tmp_path}/1.png#{i}" for i in (1, 2, 3)]
+    for margin in ("-1", "x", "nan"):
+        with pytest.raises(UserError, match=f"margin = {margin}: the share"):
+            open_splits(f"voc:{tmp_path}?boxes=crop&margin={margin}")
+    with pytest.raises(UserError, match="boxes = 'crops' is unknown .did you mean 'crop'"):
+        open_splits(f"voc:{tmp_path}?boxes=crops")
+
+
+def test_what_is_odd_about_boxes(tmp_path):
+    write_image(tmp_path / "turned.jpg", exif=_turned())
+    write_image(tmp_path / "odd.png")
+    write_image(tmp_path / "none.png")
+    voc(
+        tmp_path / "odd.xml",
+        "odd.png",
+        ("cat", (-20, 1, 30, 30)),
+        ("dog", (0, 1, 101, 60)),  # within the pixel by which writers differ
+        ("dog", (101, 1, 120, 30)),
+        ("dog", (20, 20, 10, 30)),
+        ("dog", ("x", 20, 10, 30)),
+        ("dog", ("nan", 20, 10, 30)),
+        ("", (1, 1, 10, 10)),
+        (" Dog", (1, 1, 10, 10)),
+        size=(50, 30),
+    )
+    voc(tmp_path / "turned.xml", "turned.jpg", ("cat", (1, 51, 60, 100)), size=(HEIGHT, WIDTH))
+    voc(tmp_path / "none.xml", "none.png", size=(0, 0))
+    splits = open_splits(f"voc:{tmp_path}?boxes=crop&margin=0")
+    assert list(labels(splits["all"])) == ["odd.png#1", "odd.png#2", "odd.png#8", "turned.jpg#1"]
+    assert splits["all"][3]["image"].shape == (50, 60, 3)  # EXIF makes it 60 x 100
+    kinds = {
+        "labels had blanks at their ends, which are taken away": ["' Dog'"],
+        "annotated sizes differ from their file's": ["odd.png"],
+        "boxes reach outside of their image, and are cut off": ["odd.png#1"],
+        "boxes are empty, or outside of their image": ["odd.png#3", "odd.png#4"],
+        "objects have no box that can be read": ["odd.png#5", "odd.png#6"],
+        "objects have no label": ["odd.png#7"],
+        "classes are spelled in several ways, and stay apart": ["Dog"],
+    }
+    assert found(splits) == kinds
+    main = open_splits(f"voc:{tmp_path}")
+    assert labels(main["all"]) == {"odd.png": "dog", "turned.jpg": "cat"}
+    more = {"images have no object": ["none.png"], "classes are no image's main object": ["Dog"]}
+    more |= {"images hold objects of several classes: labeled by the largest": ["odd.png"]}
+    assert found(main) == {k: v for k, v in kinds.items() if "spelled" not in k} | more
+
+
+def _turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+@pytest.mark.parametrize("images", ["images", "JPEGImages", ".", "annotations"])
+def test_voc_finds_its_images(tmp_path, images):
+    for name in ("a", "b", "c"):
+        write_image(tmp_path / images / f"{name}.jpg")
+    voc(tmp_path / "annotations" / "a.xml", "a.jpg", ("x", (1, 1, 9, 9)))
+    voc(tmp_path / "annotations" / "b.xml", "b", ("y", (1, 1, 9, 9)))  # as NEU has it in places
+    voc(tmp_path / "annotations" / "other.xml", "C:\\photos\\c.jpg", ("y", (1, 1, 9, 9)))
+    assert labels(open_splits(f"voc:{tmp_path}")["all"]) == {"a.jpg": "x", "b.jpg": "y", "c.jpg": "y"}
+
+
+def test_voc_says_which_files_it_cannot_use(tmp_path):
+    for name in ("a", "b", "c", "bomb", "loose", "sub/double", "sup/double"):
+        write_image(tmp_path / f"{name}.png")
+    voc(tmp_path / "a.xml", "b.png", ("x", (1, 1, 9, 9)))  # a copy of b's, renamed: its own name counts
+    voc(tmp_path / "b.xml", "b.png", ("y", (1, 1, 9, 9)))
+    voc(tmp_path / "gone.xml", "gone.png", ("y", (1, 1, 9, 9)))
+    voc(tmp_path / "double.xml", "double.png", ("y", (1, 1, 9, 9)))
+    (tmp_path / "c.xml").write_text("<annotation>\n<filename>c.png</filename")
+    (tmp_path / "bomb.xml").write_text('<!DOCTYPE a [<!ENTITY b "bbbbbbbb">]><annotation>&b;</annotation>')
+    splits = open_splits(f"voc:{tmp_path}")
+    assert labels(splits["all"]) == {"a.png": "x", "b.png": "y"}
+    assert found(splits) == {
+        "annotations name another image than the one called like them": ["a.xml"],
+        "annotations cannot be read": ["bomb.xml", "c.xml"],
+        "annotations have no image": ["double.xml", "gone.xml"],
+        "images have no annotation, and are left out": ["loose.png"],
+    }
+    details = {PurePath(f.name).name: f.detail for f in splits["all"].findings}
+    assert details["c.xml"].startswith("line 2, column") and "document type" in details["bomb.xml"]
+    assert [f.lost for f in splits["all"].findings] == [False, True, True, True, True, False]
+
+
+def test_xml_is_only_elements():
+    assert parse_xml("<a b='1'>é<c/></a>".encode()).find("c") is not None
+    assert parse_xml('<?xml version="1.0" encoding="latin-1"?><a>é</a>'.encode("latin-1")).text == "é"
+    for bad in (
+        b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>',
+        b'<?xml version="1.0" encoding="gbk"?><a/>',
+        b'<?xml version="1.0" encoding="klingon"?><a/>',
+        b"<a>&x;</a>",
+        b"",
+    ):
+        with pytest.raises(ValueError, match="line 1"):
+            parse_xml(bad)
+
+
+def test_voc_splits(tmp_path):
+    for name in ("train/a", "train/b", "valid/c", "Test/d"):
+        write_image(tmp_path / "roboflow" / f"{name}.png")
+        voc(tmp_path / "roboflow" / f"{name}.xml", "x.png", (name[-1], (1, 1, 9, 9)))
+    splits = open_splits(f"voc:{tmp_path / 'roboflow'}")
+    assert {k: list(labels(v)) for k, v in splits.items()} == {
+        "train": ["a.png", "b.png"],
+        "val": ["c.png"],
+        "test": ["d.png"],
+    }
+    write_image(tmp_path / "roboflow" / "e.png")
+    voc(tmp_path / "roboflow" / "e.xml", "e.png", ("e", (1, 1, 9, 9)))
+    with pytest.raises(UserError, match=r"e.png is in none of the splits"):
+        open_splits(f"voc:{tmp_path / 'roboflow'}")
+
+    root = tmp_path / "devkit"
+    for name in "abcde":
+        write_image(root / "JPEGImages" / f"{name}.jpg")
+        voc(root / "Annotations" / f"{name}.xml", f"{name}.jpg", ("xy"[name > "b"], (1, 1, 9, 9)))
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    for split, names in {"trainval": "a\nb\n", "test": "c\nnone\n"}.items():
+        (root / "ImageSets" / "Main" / f"{split}.txt").write_text(names)
+    splits = open_splits(f"voc:{root}")
+    assert {k: list(labels(v)) for k, v in splits.items()} == {"train": ["a.jpg", "b.jpg"], "test": ["c.jpg"]}
+    assert found(splits) == {
+        "listed images have no annotation": ["test.txt: none"],
+        "annotations are in no list of ImageSets/Main, and are left out": ["d.xml", "e.xml"],
+    }
+
+
+CVAT = """<annotations><version>1.1</version>
+<image id="0" name="deep/1.png" subset="Train" width="100" height="60">
+  <box label="cat" xtl="10" ytl="20" xbr="30" ybr="40" rotation="90"/>
+  <polygon label="dog" points="1.5,2;50,2.5;50,30"/><points label="dog" points="7,8"/>
+  <mask label="cat" left="5" top="6" width="7" height="8" rle="1,2"/>
+  <ellipse label="cat" cx="50" cy="30" rx="10" ry="5"/>
+  <cuboid label="cat" xtl1="1" ytl1="2" xbl1="1" ybl1="9" xtr1="8" ytr1="2" xbr1="8" ybr1="9" xtl2="3" ytl2="1"/>
+  <skeleton label="dog"><points label="nose" points="1,2"/><points label="tail" points="20,22"/></skeleton>
+</image>
+<image id="1" name="2.png" subset="test" width="100" height="60"><tag label="bird"/>
+  <box label="cat" xtl="10" ytl="20" xbr="30" ybr="40"/></image>
+<image id="2" name="gone.png" subset="test" width="1" height="1"/>
+</annotations>"""
+
+
+def test_cvat_has_many_shapes(tmp_path):
+    write_image(tmp_path / "images" / "deep" / "1.png")
+    write_image(tmp_path / "images" / "test" / "2.png")
+    (tmp_path / "annotations.xml").write_text(CVAT)
+    for spec in (f"cvat:{tmp_path}", f"cvat:{tmp_path / 'annotations.xml'}"):
+        splits = open_splits(spec)
+        assert {k: labels(v) for k, v in splits.items()} == {"train": {"1.png": "dog"}, "test": {"2.png": "bird"}}
+    assert found(splits)["annotated images do not exist"] == ["gone.png"]
+    crops = open_splits(f"cvat:{tmp_path}?boxes=crop&margin=0")
+    boxes = [(10, 20, 30, 40), (1, 2, 50, 30), (5, 6, 12, 14), (40, 25, 60, 35), (1, 1, 8, 9), (1, 2, 20, 22)]
+    assert crops["train"].boxes.tolist() == [list(box) for box in boxes]
+    assert found(crops)["boxes are empty, or outside of their image"] == ["1.png#3"]  # a point has no inside
+
+
+def test_coco_places_and_oddities(tmp_path):
+    def annotations(*images):
+        things = [
+            {"id": 1, "image_id": 1, "category_id": 7, "bbox": [10, 20, 30, 30]},
+            {"id": 2, "image_id": 1, "category_id": 3, "bbox": [], "segmentation": [[0, 0, 5, 0, 5, 8]]},
+            {"id": 3, "image_id": 1, "category_id": 3, "segmentation": {"counts": "abc", "size": [60, 100]}},
+            {"id": 4, "image_id": 1, "category_id": 9, "bbox": [1, 1, 2, 2]},
+            {"id": 5, "image_id": 99, "category_id": 3, "bbox": [1, 1, 2, 2]},
+            {"id": 6, "image_id": 2, "category_id": 3, "bbox": [1.5, 1.5, 2, 2], "iscrowd": 1},
+        ]
+        known = [{"id": 3, "name": "dog"}, {"id": 7, "name": "cat"}, {"id": 8, "name": "bird"}]
+        listed = [{"id": i, "file_name": name, "width": WIDTH, "height": HEIGHT} for i, name in enumerate(images, 1)]
+        return json.dumps({"images": listed, "annotations": things, "categories": known})
+
+    for place in (
+        "train2017/{}.png",
+        "images/{}.png",
+        "images/train/{}.png",
+        "images/train2017/{}.png",
+        "annotations/{}.png",
+    ):
+        root = tmp_path / place.replace("/", "_")
+        write_image(root / place.format("a"))
+        write_image(root / place.format("b"))
+        file = root / "annotations" / "instances_train2017.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(annotations("a.png", "b.png"))
+        splits = open_splits(f"coco:{root}")
+        assert {k: labels(v) for k, v in splits.items()} == {"train": {"a.png": "cat", "b.png": "dog"}}
+    assert found(splits) == {
+        "objects belong to no image": ["instances_train2017.json, image 99"],
+        "categories have no object": ["bird"],
+        "objects have no box that can be read": ["a.png#3"],
+        "objects have no label": ["a.png#4"],
+        "images hold objects of several classes: labeled by the largest": ["a.png"],
+    }
+    crops = open_splits(f"coco:{file}?boxes=crop&margin=0")["all"]
+    assert crops.boxes.tolist() == [[10, 20, 40, 50], [0, 0, 5, 8], [1, 1, 4, 4]]
+    (root / "annotations" / "instances_train2014.json").write_text(annotations("a.png"))
+    with pytest.raises(
+        UserError, match="has two files for train: instances_train2014.json and instances_train2017.json"
+    ):
+        open_splits(f"coco:{root}")
+
+    for split in ("train", "valid"):
+        write_image(tmp_path / "roboflow" / split / "a.png")
+        write_image(tmp_path / "roboflow" / split / "b.png")
+        (tmp_path / "roboflow" / split / "_annotations.coco.json").write_text(annotations("a.png", "b.png"))
+    assert {k: len(v) for k, v in open_splits(f"coco:{tmp_path / 'roboflow'}").items()} == {"train": 2, "val": 2}
+
+
+def test_mistakes_are_named(tmp_path):
+    files = {
+        "a.xml": "<annotations><image>",
+        "b.xml": "<annotation/>",
+        "c.xml": "<annotations><track/></annotations>",
+        "d.xml": "<annotations><image name='1.png' subset='week 3'/></annotations>",
+        "a.json": '{"images": [',
+        "b.json": "[]",
+        "c.json": '{"images": [], "annotations": []}',
+        "d.json": '{"images": [{"id": [], "file_name": "x"}], "annotations": [], "categories": []}',
+        "e.json": '{"images": [], "annotations": [], "categories": []}',
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    cases = {
+        "cvat:{}/a.xml": "a.xml: line 1, column 21: no element found",
+        "cvat:{}/b.xml": "begins with <annotation>, where CVAT has <annotations>",
+        "cvat:{}/c.xml": "CVAT for video",
+        "cvat:{}/d.xml": "subset 'week 3' of '1.png' must be one of train, val",
+        "cvat:{}/none.xml": "none.xml': No such file",
+        "coco:{}/a.json": "a.json, line 1, column 13",
+        "coco:{}/b.json": "is not of COCO's form",
+        "coco:{}/c.json": "'categories' is missing",
+        "coco:{}/d.json": "is not of COCO's form",
+        "coco:{}/e.json": "0 class(es) with images",
+        "coco:{}": "has no annotations/instances_train.json nor train/_annotations.coco.json",
+        "voc:{}/none": "none' does not exist",
+        "voc:": "'' does not exist",
+        "coco:": "has no annotations",
+    }
+    for spec, message in cases.items():
+        with pytest.raises(UserError) as error:
+            open_splits(spec.format(tmp_path))
+        assert message in str(error.value), error.value
