@@ -1,8 +1,11 @@
 """The command line: overrides of every type, arguments of configs, and one line for every mistake."""
 
 import json
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -347,3 +350,11 @@ def test_control_c_ends_with_130():
     with pytest.raises(SystemExit) as ended:
         cli.run(command, [])
     assert ended.value.code == 130
+
+
+def test_a_name_that_is_no_text_is_shown(tmp_path):
+    """A file's name is bytes, those of a Latin-1 archive for example, and what is printed may be UTF-8 alone."""
+    code = "import os; from vision import cli; cli.run(lambda _: print(os.fsdecode(b'caf\\xe9.jpg')), [])"
+    env = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "caf\\udce9.jpg\n", done.stderr

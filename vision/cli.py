@@ -41,6 +41,8 @@ def run(command, argv=None):
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     show = "--traceback" in argv
+    if getattr(sys.stdout, "errors", "") == "strict":  # the name of a file may be no text, and is shown nonetheless
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         command([a for a in argv if a != "--traceback"])
     except (UserError, RunError) as error:
@@ -74,12 +76,16 @@ def parse(argv, usage, define=lambda flag_values: None):
     return config, values
 
 
-def parse_stage(argv, usage, define):
+def parse_stage(argv, usage, define, fallback=None):
     """Reads the arguments of a command that takes a run, or a config, and words such as files.
 
+    Args:
+        argv, usage, define: as `parse`.
+        fallback: makes the config where there is no --config, so that overrides work without one; None = there is none.
+
     Returns:
-        (config, flag_values, words): as `parse`; the config is None where there is no --config; words are what is no
-        flag.
+        (config, flag_values, words): as `parse`; the config is None where there is no --config and no `fallback`; words
+        are what is no flag.
 
     Raises:
         UserError: for an unknown flag or key, a wrong type, or a config that cannot be read.
@@ -90,7 +96,7 @@ def parse_stage(argv, usage, define):
         print(usage.strip(), HELP, *(f"  --{name}: {values[name].help}" for name in values), sep="\n")
         sys.exit(0)
     spec, argv = _take_config(argv)
-    config = load(spec) if spec is not None else None
+    config = load(spec) if spec is not None else fallback and fallback()
     overrides = [a for a in argv if re.match(r"--?(no)?config\.", a)]
     if config is None and overrides:
         raise UserError(f"'{overrides[0]}' overrides a config, but which? Give --config FILE")

@@ -110,7 +110,7 @@ def _report_unreadable(found, workdir):
     if found:
         name = "unreadable.json" if parallel.is_alone() else f"unreadable-{parallel.process_index()}.json"
         (workdir / name).write_text(json.dumps(found, indent=1))
-        print(f"{len(found)} unreadable images were skipped: {workdir / name}")
+        print(f"{len(found)} images are left out, unreadable or lost when the source was opened: {workdir / name}")
 
 
 def _fresh_workdir(argv):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vision.data.decode import decode
 from vision.data.findings import summarize
 from vision.data.sources import open_splits
 from vision.data.sources._xml import parse_xml
@@ -319,6 +320,10 @@ def test_mistakes_are_named(tmp_path):
         "c.json": '{"images": [], "annotations": []}',
         "d.json": '{"images": [{"id": [], "file_name": "x"}], "annotations": [], "categories": []}',
         "e.json": '{"images": [], "annotations": [], "categories": []}',
+        "f.json": '{"images": [{"id": 1, "file_name": "x"}, {"id": 1, "file_name": "y"}], "annotations": [], '
+        '"categories": []}',
+        "g.json": '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "x"}, {"id": 1, "name": "y"}]}',
+        "h.json": '{"images": [' + "9" * 5000 + "]}",
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
@@ -333,6 +338,9 @@ def test_mistakes_are_named(tmp_path):
         "coco:{}/c.json": "'categories' is missing",
         "coco:{}/d.json": "is not of COCO's form",
         "coco:{}/e.json": "0 class(es) with images",
+        "coco:{}/f.json": "has two images with the id 1",
+        "coco:{}/g.json": "has two categories with the id 1",
+        "coco:{}/h.json": "is not of COCO's form",
         "coco:{}": "has no annotations/instances_train.json nor train/_annotations.coco.json",
         "voc:{}/none": "none' does not exist",
         "voc:": "'' does not exist",
@@ -342,3 +350,46 @@ def test_mistakes_are_named(tmp_path):
         with pytest.raises(UserError) as error:
             open_splits(spec.format(tmp_path))
         assert message in str(error.value), error.value
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_boxes_of_a_turned_image(tmp_path, orientation):
+    """As decoded, or as it is stored, which its annotated size tells: the crop shows the same either way."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for name in ("decoded", "stored"):
+        write_image(tmp_path / f"{name}.png", exif=exif)
+    voc(tmp_path / "stored.xml", "stored.png", ("a", (11, 21, 40, 30)), ("b", (1, 1, 9, 9)))
+    whole = decode(str(tmp_path / "decoded.png"))
+    rows, columns = np.nonzero(
+        (whole[..., 0] >= 10) & (whole[..., 0] < 40) & (whole[..., 1] >= 20) & (whole[..., 1] < 30)
+    )
+    box = (columns.min() + 1, rows.min() + 1, columns.max() + 1, rows.max() + 1)
+    voc(tmp_path / "decoded.xml", "decoded.png", ("a", box), ("b", (1, 1, 9, 9)), size=whole.shape[1::-1])
+    splits = open_splits(f"voc:{tmp_path}?boxes=crop&margin=0")
+    decoded, stored = (splits["all"][i]["image"] for i in (0, 2))
+    assert decoded.shape[:2] == ((30, 10) if orientation >= 5 else (10, 30))
+    if orientation >= 5:  # below, both sizes are the same
+        np.testing.assert_array_equal(stored, decoded)
+        assert found(splits) == {"images are annotated as stored, unturned: boxes are turned too": ["stored.png"]}
+
+
+def test_voc_tells_frames_of_the_same_name_apart(tmp_path):
+    for video in ("1", "2", "3"):
+        write_image(tmp_path / "images" / video / "0001.png")
+        voc(tmp_path / "annotations" / video / "0001.xml", "0001.png", (f"of {video}", (1, 1, 9, 9)))
+    source = open_splits(f"voc:{tmp_path}")["all"]
+    assert [source.name(i).split("/")[-2] for i in range(3)] == ["1", "2", "3"] and source.labels.tolist() == [0, 1, 2]
+
+
+def test_voc_lists_that_share_images(tmp_path):
+    """Train and val are parts of trainval; whatever else is shared is said, and test is kept clean."""
+    for name in "abcd":
+        write_image(tmp_path / "JPEGImages" / f"{name}.jpg")
+        voc(tmp_path / "Annotations" / f"{name}.xml", f"{name}.jpg", ("xy"[name > "b"], (1, 1, 9, 9)))
+    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
+    for split, names in {"trainval": "abcd", "train": "ab", "val": "bc", "test": "ad"}.items():
+        (tmp_path / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names))
+    splits = open_splits(f"voc:{tmp_path}")
+    assert {k: "".join(labels(v)) for k, v in splits.items()} == {"val": "b.jpgc.jpg", "test": "a.jpgd.jpg"}
+    assert found(splits) == {"images are listed in several splits": ["b.xml", "a.xml", "d.xml"]}

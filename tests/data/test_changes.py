@@ -70,7 +70,12 @@ def test_so_many_labels_are_wrong_and_test_is_clean(share):
 
 def test_any_other_class_is_as_likely():
     labels = np.zeros(9000, np.int32)
-    assert np.bincount(flip(labels, 4, 1.0, 0), minlength=4).tolist() == pytest.approx([0, 3000, 3000, 3000], abs=150)
+    assert np.bincount(flip(labels, 4, 1.0, [0]), minlength=4).tolist() == pytest.approx([0, 3000, 3000, 3000], abs=150)
+
+
+def test_any_seed_will_do():
+    big = splits(f"digits?imbalance=3&flip_labels=0.1&seed={2**32 + 1}")["train"]
+    np.testing.assert_array_equal(big.labels, splits("digits?imbalance=3&flip_labels=0.1&seed=1")["train"].labels)
 
 
 @pytest.mark.parametrize("option", ["imbalance=0.5", "imbalance=x", "flip_labels=2", "imbalance=2&seed=-1", "seed=1.5"])

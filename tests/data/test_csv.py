@@ -95,6 +95,14 @@ def test_separators_marks_names_and_splits(write, delimiter):
     assert splits["val"].classes == ("c", "i", "s") and not found(splits)
 
 
+def test_the_separator_is_none_that_is_quoted(write):
+    splits = open_splits(
+        write(f'path;label;"note, long, of, many"\ncrazing_1.jpg;{"1" * 5000};\nscratches_1.jpg;2;"a,b"\n')
+    )
+    assert splits["all"].classes == ("1" * 5000, "2")  # no number that Python would take
+    assert splits["all"].columns == {"note, long, of, many": ("", "a,b")}
+
+
 def test_images_of_other_sources(write):
     numbers = open_splits("mnist5k")["all"]
     rows = "".join(f",mnist5k,all,{i},{numbers.labels[i]}\n" for i in range(0, 5000, 250))
@@ -217,6 +225,7 @@ def test_mistakes_are_named(write, steel):
         "line 2: an image of another source needs source, part": "source,part,index,label\nmnist5k,,1,a\n",
         "line 2: an image is a path, or a source": "path,source,part,index,label\nx.jpg,mnist5k,all,1,a\n",
         "line 2: data.source = 'mnist' is unknown": "source,part,index,label\nmnist,all,1,a\n",
+        "line 2: 'digits?seed=9' cannot set 'seed'": "source,part,index,label\ndigits?seed=9,all,1,a\n",
     }
     for message, text in cases.items():
         with pytest.raises(UserError) as error:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vision.data.decode import UnreadableImage, decode, read_size
+from vision.data.decode import UnreadableImage, decode, read_header, read_size
 from vision.data.sources import open_splits
 
 LOSSY = {"jpeg", "progressive", "cmyk", "turned", "webp", "gif", "palette"}  # how far off their pixels may be: 12
@@ -72,6 +72,25 @@ def test_every_format_is_read(folder, photo):
             assert set(np.unique(image)) == {0, 255} and abs(image.mean() - truth.mean()) < 4
         else:
             assert np.abs(image - truth).mean() <= (12 if name in LOSSY else 1), name
+
+
+def test_a_turned_picture_has_the_size_that_its_header_promises(tmp_path, photo):
+    """PIL has turned the size of a TIFF already; XMP may tell the orientation where there is no EXIF."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    xmp += b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    for form, options in {
+        "tiff": {"exif": exif},
+        "png": {"exif": exif},
+        "webp": {"exif": exif},
+        "jpg": {"xmp": xmp},
+    }.items():
+        file = tmp_path / f"turned.{form}"
+        photo.save(file, **options)
+        assert decode(str(file)).shape[:2] == (160, 120), form
+        assert read_size(file) == (120, 160), form
+        assert read_header(file) == ((160, 120), 6), form
 
 
 def test_pictures_larger_than_the_limit_are_refused(tmp_path):

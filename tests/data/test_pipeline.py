@@ -191,6 +191,22 @@ def test_share_is_of_all_splits(folder):
     assert len(open_folder(folder, max_unreadable=0.02).unreadable) == 1
 
 
+def test_what_is_lost_is_a_share_of_the_whole_source(folder, tmp_path):
+    """However few of its images are drawn; and the message says what is wrong with each."""
+    files = sorted((folder / "train").rglob("*.png"))
+    rows = [f"{file},{file.parent.name}\n" for file in files] + ["gone.png,class0\n"]
+    (tmp_path / "table.csv").write_text("path,label\n" + "".join(rows))
+    source = {"source": f"csv:{tmp_path / 'table.csv'}", "limit": 10}
+    data = open_folder(folder, max_unreadable=0.03, **source)  # 1 of 43, where some 20 are drawn
+    assert [reason.partition(":")[0] for reason in data.unreadable.values()] == [
+        "files named in the table do not exist"
+    ]
+    with pytest.raises(
+        UserError, match=r"1 of 43 images are lost, more than .* = 0.02 allows:\nfiles named .*gone.png"
+    ):
+        open_folder(folder, max_unreadable=0.02, **source)
+
+
 @pytest.mark.parametrize("resident_gib", [0.0, 2.0])
 def test_a_split_with_no_readable_image(folder, resident_gib):
     for file in folder.glob("train/*/*.png"):

@@ -122,7 +122,7 @@ def test_folder_with_splits_takes_the_union_of_the_classes(steel, tmp_path):
     assert splits["train"].labels.tolist() == [0, 0, 1, 1, 1] and splits["test"].labels.tolist() == [2] * 4
 
 
-def test_folder_ignores_what_is_no_image_and_takes_any_case(steel, tmp_path):
+def test_folder_says_what_is_no_image_and_takes_any_case(steel, tmp_path):
     photo = (steel / "crazing" / "crazing_1.jpg").read_bytes()
     files = [
         "a/1.JPG",
@@ -140,7 +140,12 @@ def test_folder_ignores_what_is_no_image_and_takes_any_case(steel, tmp_path):
     os.symlink(tmp_path / "b", tmp_path / "b" / "circle")
     source = open_splits(f"folder:{tmp_path}")["all"]
     assert source.classes == ("a", "b")
-    assert [(f.name, f.lost) for f in source.findings] == [(str(tmp_path / "loose.jpg"), False)]
+    assert [(f.name.removeprefix(f"{tmp_path}/"), f.kind, f.lost) for f in source.findings] == [
+        ("a/notes.txt", "files are no images by their extension, and are left out", False),
+        ("empty/x.csv", "files are no images by their extension, and are left out", False),
+        ("loose.jpg", "images lie outside of the class folders, and are left out", False),
+        ("empty", "class folders hold no image, and are left out", False),
+    ]
     assert [os.path.relpath(source.name(i), tmp_path) for i in range(len(source))] == [
         "a/1.JPG",
         "a/2.jpeg",

@@ -62,6 +62,20 @@ def test_threads_share_a_small_cache(cifar, tmp_path, monkeypatch):
     assert kept <= 100_000
 
 
+def test_a_damaged_row_group_is_unreadable_images(cifar, tmp_path):
+    images, labels = cifar
+    file = tmp_path / "all.parquet"
+    pq.write_table(pa.table({"image": images, "label": labels}), file, row_group_size=100, use_dictionary=False)
+    start = pq.ParquetFile(file).metadata.row_group(1).column(0).data_page_offset
+    data = bytearray(file.read_bytes())
+    data[start : start + 3000] = b"\xff" * 3000
+    file.write_bytes(data)
+    source = open_splits(f"parquet:{file}")["all"]
+    assert source.file(99) == images[99] and source.file(200) == images[200]
+    with pytest.raises(UnreadableImage, match=r"all.parquet\[100\]: its row group: "):
+        source[100]
+
+
 @pytest.fixture(scope="module")
 def hub(cifar, tmp_path_factory):
     """Two splits written by the hub's own library: as parquet, and by save_to_disk."""
@@ -203,6 +217,12 @@ def test_arrays_of_all_layouts(tmp_path):
     np.savez(tmp_path / "file.npz", images=images[:3], labels=np.array(["cat", "dog", ""]))
     source = open_splits(f"arrays:{tmp_path / 'file.npz'}")["all"]
     assert source.classes == ("cat", "dog") and source.labels.tolist() == [0, 1]
+    np.savez(tmp_path / "file.npz", images=images[:2], labels=np.array([0, 1]), classes=np.array(["Cat", "cat"]))
+    (finding,) = open_splits(f"arrays:{tmp_path / 'file.npz'}")["all"].findings
+    assert finding.kind.startswith("classes are spelled in several ways")
+    np.savez(tmp_path / "file.npz", images=images[:2], labels=np.array([-1, -1]), split=np.array(["train"] * 2))
+    splits = open_splits(f"arrays:{tmp_path / 'file.npz'}")  # none has a label: who divides it says so
+    assert len(splits["all"]) == 0 and len(splits["all"].findings) == 2
 
 
 def test_mistakes_in_arrays_are_named(tmp_path):
@@ -217,6 +237,8 @@ def test_mistakes_in_arrays_are_named(tmp_path):
         "holds Python objects": {"images": images, "labels": np.array([{}, 1, 2, 3], object)},
         "split holds 'week 3', which must be": {"images": images, "labels": labels, "split": np.array(["week 3"] * 4)},
         "split is <U5 (2,), not one text": {"images": images, "labels": labels, "split": np.array(["train"] * 2)},
+        "split is <U5 (9,), not one text": {"images": images, "labels": labels, "split": np.array(["train"] * 9)},
+        "classes has the shape (), not one name": {"images": images, "labels": labels, "classes": 4},
     }
     for message, arrays in cases.items():
         np.savez(tmp_path / "file.npz", **arrays)

@@ -8,6 +8,7 @@ import pytest
 from vision import cli, main
 from vision.config import default
 from vision.errors import UserError
+from vision.training.embeddings import check
 from vision.training.phases import phases
 from vision.training.restore import run_weights
 
@@ -30,6 +31,20 @@ def test_what_the_two_phases_are():
     first, second = (config for config, _ in phases(config, "runs/x"))
     assert first.augment.mixup == 0.2 and first.imbalance.sampling == "none"
     assert second.augment.mixup == 0 and second.transfer.cache_embeddings and second.imbalance.sampling == "smote"
+
+
+def test_the_second_training_finds_nothing_wrong_that_the_first_did_not():
+    """Or it would be after hours."""
+    config = default()
+    config.imbalance.retrain_head, config.imbalance.sampling = 2.0, "balance"
+    with pytest.raises(UserError, match="did you mean 'balanced'"):
+        phases(config, "runs/x")
+    config.imbalance.sampling, config.model.dropout, config.augment.cutmix = "smote", 0.1, 0.5
+    config.transfer.mode, config.transfer.depth, config.train.test_time_augmentation = "partial", 1, "flip"
+    (first, _), (second, _) = phases(config, "runs/x")
+    assert first.transfer.depth == 1 and first.model.dropout == 0.1
+    assert second.transfer.depth == 0 and second.model.dropout == 0.0
+    check(second)
 
 
 def test_smote_needs_embeddings(tmp_path):

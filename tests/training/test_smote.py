@@ -32,6 +32,20 @@ def test_a_synthetic_point_lies_between_two_of_its_class():
         assert detour.min() < 1e-4
 
 
+def test_a_small_class_does_not_take_the_neighbors_of_others():
+    """Between its nearest ones alone, 21 points of the class of 9 would have few directions."""
+    points, labels = oversample(POINTS, LABELS, 0)
+    own, made = POINTS[LABELS == 1], points[labels == 1]
+    ends = np.linalg.norm(made[:, None, None] - own[:, None], axis=-1) + np.linalg.norm(
+        made[:, None, None] - own, axis=-1
+    )
+    ends -= np.linalg.norm(own[:, None] - own, axis=-1)
+    ends[:, np.arange(9), np.arange(9)] = np.inf
+    used = {tuple(sorted(np.unravel_index(e.argmin(), e.shape))) for e in ends}
+    nearest = np.linalg.norm(own[:, None] - own, axis=-1) + np.where(np.eye(9), np.inf, 0)
+    assert len(used - {tuple(sorted((i, int(j)))) for i, j in enumerate(nearest.argmin(1))}) > 5
+
+
 def test_a_split_with_synthetic_rows():
     """An unreadable image has no embedding and no part in it."""
 

@@ -78,6 +78,18 @@ def test_another_config_is_refused_by_its_keys(workdir):
     assert contents(workdir) == before
 
 
+def test_a_run_with_a_first_training_may_move(workdir):
+    """Its new head starts from a directory inside it, which the config names."""
+    c = default()
+    c.imbalance.retrain_head, c.model.pretrained = 2.0, "runs/x/representation"
+    moved = open_workdir(workdir.parent / "other", c)
+    c.model.pretrained = "/elsewhere/x/representation"
+    assert open_workdir(moved, c) == moved
+    c.imbalance.retrain_head = 0.0
+    with pytest.raises(UserError, match="imbalance.retrain_head is 2.0 there, 0.0 here"):
+        open_workdir(moved, c)
+
+
 def test_many_differences_are_cut_short(workdir):
     c = default()
     c.augment.update({k: v + 1 for k, v in c.augment.items() if isinstance(v, float)})

@@ -84,8 +84,15 @@ def long_tail(labels, ratio, seed=0):
 
 
 def flip(labels, classes, share, seed):
-    """Returns labels of which a share, drawn at random, is replaced by another class, any with the same probability."""
-    random = np.random.RandomState(seed)
+    """Returns labels of which a share, drawn at random, is replaced by another class, any with the same probability.
+
+    Args:
+        labels: (N,) integers.
+        classes: how many there are.
+        share: in [0, 1].
+        seed: integers of the draw.
+    """
+    random = np.random.RandomState([part % 2**32 for part in seed])
     wrong = random.permutation(len(labels))[: round(share * len(labels))]
     flipped = np.array(labels)
     flipped[wrong] = (flipped[wrong] + random.randint(1, classes, len(wrong))) % classes

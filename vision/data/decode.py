@@ -72,14 +72,25 @@ def read_file(path):
 
 
 def read_size(path):
-    """Returns the (width, height) that an image file will have when decoded, from its header alone.
+    """Returns the (width, height) that an image file will have when decoded; see `read_header`."""
+    size, orientation = read_header(path)
+    return size[::-1] if orientation >= 5 else size
+
+
+def read_header(path):
+    """Returns ((width, height), orientation) of an image file as it is stored, from its header alone.
+
+    The orientation is EXIF's: what decoding does to it, 1 (nothing) to 8; 5 and above swap width and height.
 
     Raises:
         UnreadableImage: missing, or the header cannot be read.
     """
     try:
         with Image.open(path) as image:
-            return image.size[::-1] if _exif_orientation(image) in range(5, 9) else image.size
+            orientation = _exif_orientation(image)
+            # Of a TIFF, PIL's own size is the turned one, in some versions only.
+            size = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
+            return size, orientation if orientation in range(1, 9) else 1
     except Exception as error:  # PIL's parsers raise all sorts on broken files
         raise UnreadableImage(getattr(error, "strerror", None) or "no image that PIL knows", str(path)) from error
 
@@ -140,7 +151,7 @@ def _decode(data):
 
 def _decode_jpeg(data):
     """Returns the pixels of a gray or YCbCr JPEG that needs no turning; None where PIL has to decide."""
-    if b"Exif\0\0" in data and _orientation(data) != 1:
+    if (b"Exif\0\0" in data or b"tiff:Orientation" in data) and _orientation(data) != 1:
         return None
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)

@@ -51,13 +51,18 @@ class Data:
         return f"{sizes} images of {side}x{side}x{self.channels}, {len(self.classes)} classes, {kind}"
 
 
-def named_splits(c, seed):
+def named_splits(c, seed, opened=None):
     """Returns ({"train": source, "val": source, "test": source}, findings) of the source that `config.data` names.
+
+    Args:
+        c: config.data.
+        seed: of the division into splits.
+        opened: what `open_splits` has returned for the source, where that is known already.
 
     Raises:
         UserError: see `open_splits`, `make_splits` and `change`.
     """
-    opened = open_splits(c.source)
+    opened = opened or open_splits(c.source)
     splits = change(make_splits(opened, c.fractions, c.val_fraction, seed), c.source)
     findings = dict.fromkeys(finding for source in opened.values() for finding in source.findings)
     return splits, (*findings, *unseen_classes(splits))
@@ -83,6 +88,7 @@ def open_data(config, mesh):
     """
     c, seed = config.data, config.seed
     splits, findings = named_splits(c, seed)
+    whole = sum(map(len, splits.values()))
     if c.limit:
         splits = {name: _draw(split, c.limit, seed) for name, split in splits.items()}
     if c.per_class:
@@ -90,9 +96,8 @@ def open_data(config, mesh):
     image_size, channels = _image_shape(c, splits["train"])
     size = sum(map(len, splits.values())) * image_size**2 * channels
     resident = size <= c.resident_gib * 2**30 and not c.random_crop_area
-    lost = {finding.name: str(finding) for finding in findings if finding.lost}
-    unreadable = Unreadable(sum(map(len, splits.values())) + len(lost), c.max_unreadable)
-    unreadable.add(lost)
+    lost = {finding.name: f"{finding.kind}: {finding}" for finding in findings if finding.lost}
+    unreadable = Unreadable(sum(map(len, splits.values())), c.max_unreadable, lost, whole)
     feeds, resize, order = {}, interpolation_of(c), _order(config, splits["train"])
     for name, split in splits.items():
         area = tuple(c.random_crop_area) if name == "train" else ()

@@ -10,29 +10,41 @@ NONE = "none of the {} images of a split can be read, beginning with {}"
 
 
 class Unreadable:
-    """Counts the unreadable images of all splits.
+    """Counts the images of all splits that cannot be learned from: unreadable, or lost when the source was opened.
 
     Args:
         total: images of all splits.
-        share: how much of them may be unreadable.
+        share: how much of them may be missing.
+        lost: {name: reason} of what the source has lost.
+        whole: images that the source has, of which the splits may be a small draw; None = the total.
 
     Attributes:
         found: {name: reason}.
+
+    Raises:
+        UserError: too many are lost.
     """
 
-    def __init__(self, total, share):
-        self._total, self._share = total, share
-        self.found = {}
+    def __init__(self, total, share, lost=None, whole=None):
+        self.found = dict(lost or {})
+        self._lost, self._share, self._total = len(self.found), share, total
+        self._whole = (total if whole is None else whole) + self._lost
+        self.add({})
 
     def add(self, found):
         """Adds {name: reason}; raises `UserError` if that makes too many."""
         self.found |= found
-        if len(self.found) > self._share * self._total:
-            some = ", ".join(list(self.found)[:5]) + (", ..." if len(self.found) > 5 else "")
-            raise UserError(
-                f"{len(self.found)} of {self._total} images are unreadable, more than data.max_unreadable = "
-                f"{self._share:g} allows:\n{some}. Mend or remove them, or raise it"
-            )
+        unreadable = len(self.found) - self._lost
+        if unreadable / self._total + self._lost / self._whole <= self._share:
+            return
+        counts = [f"{self._lost} of {self._whole} images are lost"] if self._lost else []
+        counts += [f"{unreadable} of {self._total} images are unreadable"] if unreadable else []
+        newest = list(self.found.items())[::-1][:3]
+        some = "; ".join(reason if name in reason else f"{name}: {reason}" for name, reason in newest)
+        raise UserError(
+            f"{' and '.join(counts)}, more than data.max_unreadable = {self._share:g} allows:\n"
+            f"{some}{'; and more' if len(self.found) > 3 else ''}. Mend or remove them, or raise it"
+        )
 
 
 class Rows:

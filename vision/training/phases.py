@@ -3,6 +3,8 @@
 import pathlib
 
 from vision.config import default
+from vision.data.order import SAMPLINGS
+from vision.errors import check_choice
 
 FIRST = "representation"  # the directory of the first training, in that of the run
 
@@ -13,8 +15,12 @@ def phases(config, workdir):
     With `imbalance.retrain_head`, two: the network learns from the images as they come; then it stays as it is and a
     new head learns from class-balanced batches, or as `imbalance.sampling` says, with the schedule begun anew. That is
     cRT of Kang et al. 2019 (arXiv:1910.09217), section 4.1.
+
+    Raises:
+        UserError: an unknown sampling, which the first training would not notice.
     """
     workdir, epochs = pathlib.Path(workdir), config.imbalance.retrain_head
+    check_choice("imbalance.sampling", config.imbalance.sampling, (*SAMPLINGS, "smote"))
     if not epochs:
         return [(config, workdir)]
     first, second = (config.copy_and_resolve_references() for _ in range(2))
@@ -23,9 +29,11 @@ def phases(config, workdir):
     second.imbalance.sampling = "balanced" if sampling == "none" else sampling
     second.model.pretrained = str(workdir / FIRST)
     second.transfer.mode, second.transfer.new_head = "head", True
+    second.transfer.depth, second.transfer.trainable = default().transfer.depth, default().transfer.trainable
     if sampling == "smote":  # of embeddings, which are made once
         second.transfer.cache_embeddings = True
         second.augment, second.data.random_crop_area = default().augment, ()
         second.train.test_time_augmentation = "none"
+        second.model.dropout = 0.0 if second.model.dropout else second.model.dropout
     second.train.epochs, second.train.steps = epochs, 0
     return [(first, workdir / FIRST), (second, workdir)]

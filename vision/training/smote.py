@@ -26,7 +26,7 @@ class _WithSynthetic:
 def oversample(embeddings, labels, seed):
     """Makes every class as large as the largest, by points between an embedding and one of its neighbors.
 
-    A class of one embedding has no neighbors: it is repeated.
+    Of each embedding 5 neighbors, in its own class, or all where that has fewer. A class of one is repeated.
 
     Args:
         embeddings: float (N, D).
@@ -44,17 +44,16 @@ def oversample(embeddings, labels, seed):
     except ImportError as error:
         raise UserError("imbalance.sampling = 'smote' needs imbalanced-learn: pip install 'vision[audit]'") from error
     counts = dict(zip(*np.unique(labels, return_counts=True), strict=True))
-    most, several = max(counts.values()), [n for n in counts.values() if n > 1]
-    points, of = embeddings, labels
-    if several:
-        neighbors = min(NEIGHBORS, min(several) - 1)
-        wanted = {label: most for label, n in counts.items() if n > 1}
-        points, of = SMOTE(sampling_strategy=wanted, k_neighbors=neighbors, random_state=seed % 2**32).fit_resample(
-            points, of
-        )
-    if len(several) < len(counts):
-        points, of = RandomOverSampler(random_state=seed % 2**32).fit_resample(points, of)
-    return points[len(embeddings) :].astype(embeddings.dtype), of[len(embeddings) :]
+    neighbors = {label: min(NEIGHBORS, n - 1) for label, n in counts.items()}
+    made, of = [], []
+    for k in sorted(set(neighbors.values())):
+        wanted = {label: max(counts.values()) for label in counts if neighbors[label] == k}
+        options = {"sampling_strategy": wanted, "random_state": seed % 2**32}
+        sampler = SMOTE(k_neighbors=k, **options) if k else RandomOverSampler(**options)
+        points, classes = sampler.fit_resample(embeddings, labels)
+        made.append(points[len(embeddings) :].astype(embeddings.dtype))
+        of.append(classes[len(embeddings) :])
+    return np.concatenate(made), np.concatenate(of)
 
 
 def extend(rows, embeddings, seed):

@@ -5,12 +5,13 @@ image of 200 x 100 is (0, 0, 200, 100).
 """
 
 import dataclasses
+import functools
 import math
 import os
 
 import numpy as np
 
-from vision.data.decode import UnreadableImage, decode, read_size
+from vision.data.decode import UnreadableImage, decode, read_header
 from vision.data.findings import Finding
 from vision.data.sources._files import FileSource
 from vision.data.sources._labels import check_spelling, strip, to_indices
@@ -155,7 +156,7 @@ def _once(photos, findings):
 
 def _check(photo, findings):
     """Returns [(number, label, box)] of the objects that lie in the image, clipped to it."""
-    size = _true_size(photo, findings)
+    size, turn = _true_size(photo, findings)
     objects = []
     for number, (label, box) in enumerate(photo.objects, start=1):
         name, label = f"{photo.path}#{number}", label.strip()
@@ -164,6 +165,7 @@ def _check(photo, findings):
         elif box is None or not all(map(math.isfinite, box)):
             findings.append(Finding("objects have no box that can be read", name, label, lost=True))
         else:
+            box = turn(box)
             clipped = (max(box[0], 0), max(box[1], 0), min(box[2], size[0]), min(box[3], size[1]))
             where = "({:g}, {:g}) to ({:g}, {:g}), of {:g} x {:g}".format(*box, *size)
             if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
@@ -176,15 +178,36 @@ def _check(photo, findings):
 
 
 def _true_size(photo, findings):
-    """Returns the (width, height) of the file; as annotated where it cannot be read, which decoding will tell."""
+    """Returns ((width, height), turn): those of the decoded file, and what brings a box as annotated into it.
+
+    Where a camera was held upright, some tools annotate the image as it is stored, which the annotated size tells. The
+    size is the annotated one where the file cannot be read, which decoding will tell.
+    """
+    as_it_is = tuple
     try:
-        size = read_size(photo.path)
+        stored, orientation = read_header(photo.path)
     except UnreadableImage:
-        return photo.size if all(photo.size) else (math.inf, math.inf)
-    if any(photo.size) and tuple(photo.size) != size:
-        detail = "{:g} x {:g}, but the file has {} x {}".format(*photo.size, *size)
-        findings.append(Finding("annotated sizes differ from their file's", photo.path, detail))
-    return size
+        return photo.size if all(photo.size) else (math.inf, math.inf), as_it_is
+    size = stored[::-1] if orientation >= 5 else stored
+    if not any(photo.size) or tuple(photo.size) == size:
+        return size, as_it_is
+    if tuple(photo.size) == stored:
+        detail = f"annotated as {stored[0]} x {stored[1]}, decoded as {size[0]} x {size[1]}"
+        findings.append(Finding("images are annotated as stored, unturned: boxes are turned too", photo.path, detail))
+        return size, functools.partial(_turned, orientation, size)
+    detail = "{:g} x {:g}, but the file has {} x {}".format(*photo.size, *size)
+    findings.append(Finding("annotated sizes differ from their file's", photo.path, detail))
+    return size, as_it_is
+
+
+def _turned(orientation, size, box):
+    """Returns a box in an image of EXIF orientation 5 to 8 where decoding brings it, to an image of `size`."""
+    (width, height), (top, left, bottom, right) = size, box  # columns become rows
+    if orientation in (6, 7):
+        left, right = width - right, width - left
+    if orientation in (7, 8):
+        top, bottom = height - bottom, height - top
+    return left, top, right, bottom
 
 
 def _main(photo, objects, findings):

@@ -48,16 +48,16 @@ def index_labels(values, names, title):
     findings, labels = [], {}
     if names and not any(isinstance(numbers, list) for numbers in values.values()):
         labels = {split: np.asarray(numbers, np.int64) for split, numbers in values.items()}
-        classes = tuple(names)
+        classes, whole = tuple(names), np.concatenate(list(labels.values()))
     else:
         texts = [str(value) if value != -1 else "" for split in values for value in _plain(values[split])]
         texts, findings = strip(texts)
         known = np.array([bool(text) for text in texts], bool)
         whole = np.full(len(texts), -1, np.int64)
         whole[known], classes = to_indices([text for text in texts if text])
-        findings += check_spelling(whole[known], classes)
         ends = np.cumsum([len(numbers) for numbers in values.values()])
         labels = dict(zip(values, np.split(whole, ends[:-1]), strict=True))
+    findings += check_spelling(whole[(whole >= 0) & (whole < len(classes))], classes)
     kept = {}
     for split, numbers in labels.items():
         rows = np.flatnonzero((numbers >= 0) & (numbers < len(classes)))

@@ -1,6 +1,7 @@
 """Labels that people typed: blanks at their ends, one class spelled in several ways, and the order of the classes."""
 
 import collections
+import re
 import unicodedata
 
 import numpy as np
@@ -27,7 +28,7 @@ def to_indices(texts):
         (labels, classes): int32 (N,), and the names in their order: by value where all are whole numbers, else by name.
     """
     names = sorted(set(texts))
-    if all(name.isascii() and name.removeprefix("-").isdecimal() for name in names):
+    if all(re.fullmatch("-?[0-9]{1,18}", name) for name in names):
         names.sort(key=int)
     number = {name: i for i, name in enumerate(names)}
     return np.fromiter((number[text] for text in texts), np.int32, len(texts)), tuple(names)

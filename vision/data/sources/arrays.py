@@ -46,7 +46,7 @@ def open(argument):
     labels = {split: _labels(argument, keys, arrays) for split, keys in parts.items()}
     if len({isinstance(values, list) for values in labels.values()}) > 1:
         raise UserError(f"{argument}: labels are numbers in one split and texts in another")
-    names = [str(name) for name in arrays["classes"].tolist()] if "classes" in arrays else None
+    names = _names(argument, arrays["classes"]) if "classes" in arrays else None
     if names and isinstance(next(iter(labels.values())), list):
         raise UserError(f"{argument}: labels are texts, so classes are not needed: leave them out or number the labels")
     kept, classes, findings = index_labels(labels, names, lambda split, row: f"{_title(argument, split)}[{row}]")
@@ -57,7 +57,7 @@ def open(argument):
         source = ArraySource(images[split], whole, classes, _title(argument, split), findings)
         sources[split] = source if len(rows) == len(source) else Subset(source, rows)
     if "split" in arrays and "all" in sources:
-        return _divide(argument, sources["all"], arrays["split"], kept["all"][0])
+        return _divide(argument, sources["all"], arrays["split"], kept["all"][0], len(images["all"]))
     return sources
 
 
@@ -107,12 +107,19 @@ def _labels(argument, keys, arrays):
     return labels.tolist() if labels.dtype.kind == "U" else labels.astype(np.int64)
 
 
-def _divide(argument, source, split, rows):
-    """Divides a source by the names of the splits: N texts, of which the source has `rows`."""
-    if split.ndim != 1 or split.dtype.kind != "U" or rows[-1] >= len(split):
-        raise UserError(f"{argument}: split is {split.dtype} {split.shape}, not one text for each image")
+def _names(argument, classes):
+    if classes.ndim != 1:
+        raise UserError(f"{argument}: classes has the shape {classes.shape}, not one name for each class")
+    return [str(name) for name in classes.tolist()]
+
+
+def _divide(argument, source, split, rows, count):
+    """Divides a source by the names of the splits: `count` texts, of which the source has `rows`."""
+    if split.shape != (count,) or split.dtype.kind != "U":
+        raise UserError(f"{argument}: split is {split.dtype} {split.shape}, not one text for each of {count:,} images")
     unknown = sorted({name for name in split.tolist() if name.lower() not in SPLITS})
     if unknown:
         raise UserError(f"{argument}: split holds {unknown[0]!r}, which must be one of {', '.join(SPLITS)}")
     ours = np.array([SPLITS[name.lower()] for name in split[rows].tolist()])
-    return {name: Subset(source, np.flatnonzero(ours == name)) for name in ("train", "val", "test") if name in ours}
+    parts = {name: Subset(source, np.flatnonzero(ours == name)) for name in ("train", "val", "test") if name in ours}
+    return parts or {"all": source}  # which has no labels at all

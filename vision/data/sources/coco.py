@@ -9,6 +9,7 @@ Images are found beside the file, in images/, in images/SPLIT/, and in the same 
 labeled by its largest object; `?boxes=crop` gives one image for each object: see `vision.data.sources._boxes`.
 """
 
+import collections
 import json
 import os
 import re
@@ -64,14 +65,17 @@ def _read(file):
         for thing in tree["annotations"]:
             label = names.get(thing["category_id"], "")
             objects.setdefault(thing["image_id"], []).append((label, _box(thing)))
-        hash(tuple(image["id"] for image in images))  # or it cannot be looked up
+        for what in ("categories", "images"):
+            counts = collections.Counter(thing["id"] for thing in tree[what])
+            if twice := [number for number, n in counts.items() if n > 1]:
+                raise UserError(f"{file} has two {what} with the id {twice[0]!r}: which one an object is of is unknown")
     except OSError as error:
         raise UserError(f"cannot read {str(file)!r}: {error.strerror}") from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{file} is no JSON file: {error}") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{file}, line {error.lineno}, column {error.colno}: {error.msg}") from error
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{file} is not of COCO's form (images, annotations, categories): {what}") from error
     return names, images, objects
@@ -84,23 +88,26 @@ def _box(thing):
             left, top, width, height = map(float, thing["bbox"])
             return left, top, left + width, top + height
         return bounds([value for polygon in thing["segmentation"] for value in polygon])
-    except (KeyError, TypeError, ValueError):  # segmentation may be a mask, whose box every writer gives
+    except (KeyError, TypeError, ValueError, OverflowError):  # segmentation may be a mask, whose box every writer gives
         return None
 
 
 def _photos(file, split, images, objects, findings):
-    above, named = file.parent / "..", file.stem.removeprefix("instances_")
-    folders = [file.parent, file.parent / "images", file.parent / "images" / named, file.parent / named]
-    folders += [above / "images", above / "images" / named, above / "images" / split, above / named, above / split]
+    named = file.stem.removeprefix("instances_")
+    folders = [".", "images", f"images/{named}", named]
+    folders += [f"../{folder}" for folder in ("images", f"images/{named}", f"images/{split}", named, split)]
+    folders = [os.path.normpath(os.path.join(file.parent, folder)) for folder in folders]
     photos = []
     for image in images:
         name = image["file_name"].replace("\\", "/")
-        path = find_file([folder / name for folder in folders])
+        places = [os.path.join(folder, name) for folder in folders]
+        path = find_file(places)
         if path is None:
-            missing = os.path.normpath(folders[0] / name)
+            missing = os.path.normpath(places[0])
             findings.append(Finding("annotated images do not exist", missing, str(file), lost=True))
             continue
-        folders.sort(key=lambda folder: os.path.normpath(folder / name) != path)  # the next is likely there too
+        if path != os.path.normpath(places[0]):  # the next is likely there too
+            folders.sort(key=lambda folder: os.path.normpath(os.path.join(folder, name)) != path)
         size = tuple(side if isinstance(side, int | float) else 0 for side in map(image.get, ("width", "height")))
         photos.append(Photo(path, split, size, objects.get(image["id"], [])))
     return photos

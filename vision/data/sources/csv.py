@@ -16,13 +16,14 @@ import contextvars
 import csv
 import io
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 
 from vision.data.decode import decode, read_file
 from vision.data.findings import Finding
-from vision.data.sources import open_splits
+from vision.data.sources import CHANGES, open_splits, parse
 from vision.data.sources._files import SPLITS
 from vision.data.sources._labels import check_spelling, strip, to_indices
 from vision.errors import UserError, check_choice
@@ -37,15 +38,17 @@ class CsvSource:
     Args:
         places: for each image its file's path, or (number of the source, index).
         sources: the other sources.
+        origins: what each of these is, (spec, part).
         labels: (N,) integers, indices into `classes`.
         classes: names of the labels.
         findings: see `Source`.
         columns: {name: N texts}, the table's other columns.
     """
 
-    def __init__(self, places, sources, labels, classes, findings, columns):
+    def __init__(self, places, sources, origins, labels, classes, findings, columns):
         self.places = places
         self.sources = sources
+        self.origins = origins
         self.labels = np.asarray(labels, np.int32)
         self.classes = classes
         self.findings = findings
@@ -67,6 +70,11 @@ class CsvSource:
     def file(self, index):
         place = self.places[index]
         return read_file(place) if isinstance(place, str) else self.sources[place[0]].file(place[1])
+
+    def origin(self, index):
+        """Returns (spec, part, index) of an image of another source, as its row names it; None for a file."""
+        place = self.places[index]
+        return None if isinstance(place, str) else (*self.origins[place[0]], place[1])
 
 
 def open(argument, *, path="path", label="label"):
@@ -125,7 +133,7 @@ def _open(table):
         if chosen:
             places = [kept[i][0] for i in chosen]
             columns = {c: tuple(table.rows[kept[i][3]][n] for i in chosen) for c, n in table.others.items()}
-            splits[name] = CsvSource(places, opened, numbers[chosen], classes, findings, columns)
+            splits[name] = CsvSource(places, opened, tuple(sources), numbers[chosen], classes, findings, columns)
     return splits
 
 
@@ -201,7 +209,7 @@ def _read(name):
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 (byte {error.start}): save it as 'CSV UTF-8'") from error
     first = next((line for line in io.StringIO(text) if line.strip()), "")
-    delimiter = max(",;\t", key=first.count)
+    delimiter = max(",;\t", key=re.sub('"[^"]*"', "", first).count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header, rows, lines = None, [], []
     try:
@@ -273,6 +281,8 @@ def _find_elsewhere(table, key, row, sources):
     """
     spec, part, index = key
     if (spec, part) not in sources:
+        if asked := [name for name in parse(spec)[2] if name in CHANGES]:
+            raise UserError(f"{table.line(row)}: {spec!r} cannot set {asked[0]!r}: an index counts without it")
         try:
             parts = open_splits(spec)
         except UserError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from vision.data.findings import Finding
-from vision.data.sources._files import SPLITS, FileSource, find_images, is_image, visible
+from vision.data.sources._files import EXTENSIONS, SPLITS, FileSource, find_files, find_images, is_image, visible
 from vision.data.sources._labels import check_spelling
 from vision.errors import UserError
 
@@ -20,8 +20,8 @@ from vision.errors import UserError
 def open(argument):
     """Opens a tree of class folders.
 
-    Classes are the folders that hold at least one image, at any depth, in any split; sorted by name. Hidden files and
-    folders, and files that are no images by their extension, are ignored.
+    Classes are the folders that hold at least one image, at any depth, in any split; sorted by name. Folders without,
+    and files that are no images by their extension, are findings; hidden ones are ignored.
 
     Returns:
         {"all": source}, or a dict with some of "train", "val", "test" where the tree has split folders.
@@ -33,8 +33,10 @@ def open(argument):
     if not argument or not root.is_dir():
         raise UserError(f"folder {argument!r} does not exist: write folder:PATH, where PATH holds one folder a class")
     folders = _split_folders(root)
-    trees = {split: _class_files(folder) for split, folder in folders.items()}
-    classes = sorted(set().union(*trees.values()))
+    trees, findings = {}, []
+    for split, folder in folders.items():
+        trees[split] = _class_files(folder, findings)
+    classes = sorted({name for tree in trees.values() for name, files in tree.items() if files})
     if not classes:
         expected = f"{argument}/CLASS/*.jpg or {argument}/{{train,val,test}}/CLASS/*.jpg"
         raise UserError(f"folder {argument!r} has no images in class folders: expected {expected}")
@@ -42,11 +44,13 @@ def open(argument):
         raise UserError(f"folder {argument!r} has a single class, {classes[0]!r}: a classifier needs two")
     counts = {split: [len(tree.get(c, ())) for c in classes] for split, tree in trees.items()}
     loose = [e.path for f in {root, *folders.values()} for e in visible(f) if is_image(e)]
-    findings = [Finding("images lie outside of the class folders, and are left out", path) for path in sorted(loose)]
+    findings += [Finding("images lie outside of the class folders, and are left out", path) for path in sorted(loose)]
+    empty = sorted(set().union(*trees.values()) - set(classes))
+    findings += [Finding("class folders hold no image, and are left out", name) for name in empty]
     findings += check_spelling(np.repeat(np.arange(len(classes)), np.sum(list(counts.values()), axis=0)), classes)
     sources = {}
     for split, tree in trees.items():
-        if tree:
+        if any(tree.values()):
             files = [os.path.relpath(file, root) for c in classes for file in tree.get(c, ())]
             labels = np.repeat(np.arange(len(classes)), counts[split])
             sources[split] = FileSource(root, files, labels, classes, findings)
@@ -80,7 +84,15 @@ def _split_folders(root):
     return folders
 
 
-def _class_files(folder):
-    """Returns {class: sorted paths of its images}, for the class folders that have any."""
-    tree = {f.name: sorted(find_images(f)) for f in visible(folder) if f.is_dir()}
-    return {name: files for name, files in tree.items() if files}
+def _class_files(folder, findings):
+    """Returns {class folder: sorted paths of its images}; adds its other files to `findings`."""
+    tree = {}
+    for each in visible(folder):
+        if each.is_dir():
+            tree[each.name] = []
+            for path in sorted(find_files(each, ("",))):
+                if path.lower().endswith(EXTENSIONS):
+                    tree[each.name].append(path)
+                else:
+                    findings.append(Finding("files are no images by their extension, and are left out", path))
+    return tree

@@ -63,9 +63,14 @@ class ParquetSource:
         return f"{self.files[self.groups[group, 0]]}[{index - self.starts[first]}]"
 
     def file(self, index):
+        import pyarrow as pa
+
         group = self._group(index)
         file, number = self.groups[group].tolist()
-        images = _cache.get((self.files[file], number, self.column, self._stamps[file]))
+        try:
+            images = _cache.get((self.files[file], number, self.column, self._stamps[file]))
+        except (OSError, pa.ArrowException) as error:
+            raise UnreadableImage(f"its row group: {str(error).splitlines()[0]}", self.name(index)) from error
         data = images[int(index - self.starts[group])].as_py()
         if data is None:
             raise UnreadableImage("no bytes in its row", self.name(index))
@@ -134,10 +139,8 @@ def open(argument, *, image="", label=""):
             raise UserError(f"{table.name}: its columns or their classes differ from those of {first.name}")
     values = {split: _join([table.read(label) for table in some]) for split, some in tables.items()}
 
-    def name(split, row):
-        return _source(tables[split], image, None, (), ()).name(row)
-
-    kept, classes, findings = index_labels(values, first.labels[label][1], name)
+    bare = {split: _source(some, image, None, (), ()) for split, some in tables.items()}
+    kept, classes, findings = index_labels(values, first.labels[label][1], lambda split, row: bare[split].name(row))
     findings = (*findings, *(f for some in tables.values() for table in some for f in table.large_groups(image)))
     sources = {}
     for split, (rows, labels) in kept.items():

@@ -15,6 +15,7 @@ out wider by one column and row.
 """
 
 import collections
+import functools
 import os
 from pathlib import Path, PurePath
 
@@ -118,7 +119,7 @@ def _listed_splits(root, annotations, findings):
         parts = PurePath(os.path.relpath(path, root)).with_suffix("").parts
         paths["/".join(parts[1:] or parts)] = path  # below Annotations/
         stems[parts[-1]].append(path)
-    splits = {}
+    chosen = {}  # annotation: the last list that has it
     for name, lines in lists.items():
         split = SPLITS.get(name, "train")
         for line in filter(None, map(str.strip, lines)):
@@ -127,10 +128,11 @@ def _listed_splits(root, annotations, findings):
                 where = os.path.join(folder, f"{name}.txt")
                 findings.append(Finding("listed images have no annotation", f"{where}: {line}", lost=True))
                 continue
-            if splits.get(path, split) != split and "trainval" not in lists:
+            before = chosen.get(path, name)
+            if split not in (("train", "val") if before == "trainval" else (SPLITS[before],)):
                 findings.append(Finding("images are listed in several splits", path, f"kept in {split}"))
-            splits[path] = split
-    return splits
+            chosen[path] = name
+    return {path: SPLITS.get(name, "train") for path, name in chosen.items()}
 
 
 def _folder_splits(root, annotations):
@@ -180,15 +182,19 @@ class _Images:
     def _nearest(self, annotation, stem, named):
         """Returns the images of that name, without extension, that fit best."""
 
-        def fit(path):
-            return PurePath(path).stem == stem, _shared_folders(path, annotation), PurePath(path).name in named
-
         fitting = self._by_stem.get(stem.lower(), [])
-        best = max(map(fit, fitting), default=None)
-        return [path for path in fitting if fit(path) == best]
+        if len(fitting) < 2:
+            return fitting
+        fits, folder = {}, os.path.dirname(annotation)
+        for path in fitting:
+            above, name = os.path.split(path)
+            fits[path] = os.path.splitext(name)[0] == stem, _shared_folders(above, folder), name in named
+        best = max(fits.values())
+        return [path for path, fit in fits.items() if fit == best]
 
 
-def _shared_folders(path, other):
+@functools.lru_cache(1 << 16)  # frames of many videos have the same few names
+def _shared_folders(folder, other):
     """Counts the folders that two paths have in common, from the front and from the back."""
-    ours, theirs = PurePath(path).parts[:-1], PurePath(other).parts[:-1]
+    ours, theirs = PurePath(folder).parts, PurePath(other).parts
     return sum(len(os.path.commonprefix([list(a), list(b)])) for a, b in ((ours, theirs), (ours[::-1], theirs[::-1])))

@@ -1,0 +1,311 @@
+"""Packs: the same pixels and batches as from the source, whatever happens while they are written."""
+
+import io
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vision import cli
+from vision.config import default
+from vision.data import __main__ as command
+from vision.data import pack as packing
+from vision.data.decode import UnreadableImage
+from vision.data.pack import Options, open_parts, pack
+from vision.data.pipeline import named_splits
+from vision.data.sources import open_splits
+from vision.data.sources._records import Records
+from vision.data.verify import verify
+from vision.errors import RunError, UserError
+
+REPOSITORY = Path(__file__).parents[2]
+SMALL = Options(shard_mib=1)
+
+
+@pytest.fixture(scope="module")
+def steel(shared_data, tmp_path_factory):
+    """237 photographs of steel, 3.4 MB, one folder a class."""
+    root = tmp_path_factory.mktemp("steel")
+    with tarfile.open(shared_data / "neu_det.tar") as tar:
+        for member in tar:
+            file = Path(member.name)
+            defect, _, number = file.stem.rpartition("_")
+            if file.suffix == ".jpg" and int(number) <= 40:
+                (root / defect).mkdir(exist_ok=True)
+                (root / defect / file.name).write_bytes(tar.extractfile(member).read())
+    return root
+
+
+def pack_of(spec, out, **options):
+    """Packs what a name means, in this process; returns the manifest."""
+    c = default()
+    c.data.source = spec
+    return pack(spec, open_parts(c.data, c.seed), out, **options)[0]
+
+
+def contents(folder):
+    """Returns {name: bytes} of a pack's files, but for the manifest, which has a date."""
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "manifest.json"}
+
+
+@pytest.fixture(scope="module")
+def steel_pack(steel, tmp_path_factory):
+    out = tmp_path_factory.mktemp("packs") / "steel"
+    pack_of(f"folder:{steel}", out, options=SMALL)
+    return out
+
+
+def test_files_go_in_as_they_are(steel, steel_pack):
+    theirs, ours = open_splits(f"folder:{steel}")["all"], open_splits(f"packed:{steel_pack}")["all"]
+    assert len(list(steel_pack.glob("all-*-of-00004.array_record"))) == 4
+    assert (ours.classes, ours.encoded, ours.findings) == (theirs.classes, True, ())
+    assert ours.labels.dtype == np.int32 and np.array_equal(ours.labels, theirs.labels)
+    again = pickle.loads(pickle.dumps(ours))
+    for index in np.random.RandomState(0).permutation(len(theirs)).tolist():
+        assert ours.file(index) == theirs.file(index) and ours.name(index) == theirs.name(index)
+        assert np.array_equal(again[index]["image"], theirs[index]["image"])
+        assert again[index]["label"] == theirs[index]["label"]
+
+
+def test_a_run_sees_the_same_batches(steel, steel_pack):
+    from vision import parallel
+    from vision.data.pipeline import open_data
+
+    found = []
+    for spec in (f"folder:{steel}", f"packed:{steel_pack}"):
+        c = default()
+        c.data.source, c.data.image_size, c.data.random_crop_area, c.data.workers = spec, 64, (0.3, 1.0), 0
+        data = open_data(c, parallel.make_mesh(1))
+        feed = data.feeds["train"]
+        batches = feed.train_batches([(step, 1) for step in range(4)], 32)
+        found.append([{key: np.asarray(value) for key, value in batch.items()} for batch in batches])
+        found[-1] += [[feed.names(step, 32) for step in range(4)], [len(feed) for feed in data.feeds.values()]]
+    for theirs, ours in zip(*found, strict=True):
+        np.testing.assert_equal(ours, theirs)
+
+
+def test_images_that_are_no_files_become_png(tmp_path):
+    theirs = open_splits("digits")["all"]
+    manifest = pack_of("digits", tmp_path / "new" / "digits")
+    ours = open_splits(f"packed:{tmp_path}/new/digits")["all"]
+    assert manifest["parts"]["all"]["class_counts"] == np.bincount(theirs.labels).tolist()
+    assert (len(ours), ours.name(17), ours.file(17)[1:4]) == (1797, "digits[17]", b"PNG")
+    for index in range(0, 1797, 10):
+        assert np.array_equal(ours[index]["image"], theirs[index]["image"]) and ours[index]["image"].shape == (8, 8, 1)
+
+
+def test_opening_reads_no_record(steel_pack, monkeypatch):
+    monkeypatch.setattr(Records, "__getitem__", lambda *_: pytest.fail("a record was read"))
+    assert len(open_splits(f"packed:{steel_pack}")["all"].labels) == 237
+
+
+def test_any_number_of_processes_writes_the_same_bits(steel, steel_pack, tmp_path):
+    pack_of(f"folder:{steel}", tmp_path / "two", options=SMALL, workers=2)
+    assert contents(tmp_path / "two") == contents(steel_pack)
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_stopped_at_any_moment_it_goes_on(steel, steel_pack, tmp_path, monkeypatch, moment):
+    out, calls, replace = tmp_path / "out", [], os.replace
+
+    def stop(*paths):
+        calls.append(paths)
+        if len(calls) > 2 * moment:
+            raise KeyboardInterrupt
+        replace(*paths)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(os, "replace", stop)
+        pack_of(f"folder:{steel}", out, options=SMALL)
+    finished = {file: file.stat().st_mtime_ns for file in out.glob("*.array_record")}
+    assert not (out / "manifest.json").exists()
+    if moment:
+        with pytest.raises(UserError, match="not finished"):
+            open_splits(f"packed:{out}")
+    pack_of(f"folder:{steel}", out, options=SMALL)
+    assert contents(out) == contents(steel_pack)
+    kept = [file for file, written in finished.items() if file.stat().st_mtime_ns == written]
+    assert len(kept) >= len(finished) - 1  # the last may not have been noted yet
+
+
+def test_killed_it_leaves_no_process_and_goes_on(steel, steel_pack, tmp_path):
+    """With two processes, as a command; also, that neither JAX nor TensorFlow is imported."""
+    code = (
+        "import os, signal, sys, multiprocessing, vision.data.pack as p, vision.data.__main__ as m\n"
+        "write = p._write_json\n"
+        "def kill(path, values):\n"
+        "    write(path, values)\n"
+        "    if len(values['shards']) == 2:\n"
+        "        print(*(c.pid for c in multiprocessing.active_children()), {'jax', 'tensorflow'} & {*sys.modules})\n"
+        "        sys.stdout.flush()\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "p._write_json = kill\n"
+        f"m.main(['pack', 'folder:{steel}', '{tmp_path}/out', '--shard-mib=1', '--workers=2'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    *workers, imported = done.stdout.split(maxsplit=2)  # the pipe is read to its end, so they are gone
+    assert len(workers) == 2 and imported.strip() == "set()"
+    commands = [Path(f"/proc/{pid}/cmdline") for pid in workers]
+    assert not [file for file in commands if file.exists() and file.read_text()]  # a dead one's is empty
+    cli.run(command.main, ["pack", f"folder:{steel}", f"{tmp_path}/out", "--shard-mib=1", "--workers=1"])
+    assert contents(tmp_path / "out") == contents(steel_pack)
+
+
+def test_a_second_call_does_nothing(steel, steel_pack, capsys):
+    before = {file: file.stat().st_mtime_ns for file in steel_pack.iterdir()}
+    cli.run(command.main, ["pack", f"folder:{steel}", str(steel_pack), "--shard-mib", "1"])
+    assert "nothing to do" in capsys.readouterr().out
+    assert {file: file.stat().st_mtime_ns for file in steel_pack.iterdir()} == before
+
+
+def test_a_damaged_file_is_found_and_mended(steel, tmp_path, capsys):
+    out = tmp_path / "out"
+    pack_of(f"folder:{steel}", out, options=SMALL)
+    before = contents(out)
+    shard = out / "all-00001-of-00004.array_record"
+    broken = bytearray(before[shard.name])
+    broken[len(broken) // 2] ^= 1
+    shard.write_bytes(broken)
+    with pytest.raises(SystemExit) as ended:
+        cli.run(command.main, ["verify", str(out)])
+    said = capsys.readouterr()
+    assert ended.value.code == 1 and f"{shard} is damaged" in said.out and "1 of 5 files are wrong" in said.err
+    source, bad = open_splits(f"packed:{out}")["all"], []
+    for index in range(len(source)):
+        try:
+            source[index]
+        except UnreadableImage as error:
+            bad.append((error.name, source.name(index)))
+    assert bad and len(bad) < 60 and set(bad) <= {(f"{out}/all[{i}]",) * 2 for i in range(59, 118)}
+    shard.unlink()
+    with pytest.raises(UserError, match="is missing: copy it again"):
+        open_splits(f"packed:{out}")
+    shard.write_bytes(broken[:-100])
+    with pytest.raises(UserError, match="has .* bytes of"):
+        open_splits(f"packed:{out}")
+    pack_of(f"folder:{steel}", out, options=SMALL)
+    assert contents(out) == before and verify(out) == (5, {})
+
+
+def test_unreadable_images_are_left_out_and_named(steel, tmp_path):
+    photos = sorted(steel.rglob("*.jpg"))[:80]
+    for i, photo in enumerate(photos):
+        (tmp_path / "photos" / f"c{i % 2}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / f"c{i % 2}" / f"{i:02}.jpg").write_bytes(photo.read_bytes())
+    (tmp_path / "photos/c0/20.jpg").write_bytes(photos[0].read_bytes()[:5000])
+    (tmp_path / "photos/c1/33.jpg").write_bytes(b"")
+    spec, out = f"folder:{tmp_path}/photos", tmp_path / "out"
+    with pytest.raises(UserError, match=r"1 of 80 images so far.*--max-unreadable=0.01.*\n.*20.jpg"):
+        pack_of(spec, out)
+    manifest = pack_of(spec, out, max_unreadable=0.05)
+    named = {image["name"]: image["reason"] for image in manifest["unreadable"]}
+    assert named == {f"{tmp_path}/photos/c0/20.jpg": named[f"{tmp_path}/photos/c0/20.jpg"]} | {
+        f"{tmp_path}/photos/c1/33.jpg": "empty file"
+    }
+    ours, theirs = open_splits(f"packed:{out}")["all"], open_splits(spec)["all"]
+    kept = [i for i in range(80) if theirs.name(i) not in named]
+    assert [ours.name(i) for i in range(78)] == [theirs.name(i) for i in kept]
+    assert np.array_equal(ours.labels, theirs.labels[kept])
+    assert [(f.name, f.lost) for f in ours.findings] == [(name, True) for name in named]
+
+
+def test_larger_images_shrink(tmp_path):
+    random = np.random.RandomState(0)
+    for name, shape, form in (
+        ("a/large.jpg", (120, 90, 3), "JPEG"),
+        ("a/small.jpg", (30, 60, 3), "JPEG"),
+        ("b/gray.jpg", (80, 200), "JPEG"),
+        ("b/large.png", (101, 50, 3), "PNG"),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        pixels = random.randint(0, 256, shape).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name, form)
+    pack_of(f"folder:{tmp_path}", tmp_path / "out", options=Options(shorter_side=40, quality=90))
+    ours, theirs = open_splits(f"packed:{tmp_path}/out")["all"], open_splits(f"folder:{tmp_path}")["all"]
+    shapes = {Path(ours.name(i)).name: ours[i]["image"].shape for i in range(4)}
+    expected = {"large.jpg": (53, 40, 3), "small.jpg": (30, 60, 3), "gray.jpg": (40, 100, 1), "large.png": (81, 40, 3)}
+    assert shapes == expected
+    assert [Image.open(io.BytesIO(ours.file(i))).format for i in range(4)] == ["JPEG", "JPEG", "JPEG", "PNG"]
+    assert ours.file(1) == theirs.file(1)
+    for index in (0, 2, 3):  # halves and the like: the mean stays
+        assert abs(ours[index]["image"].mean() - theirs[index]["image"].mean()) < 2
+
+
+def test_changes_pack_the_three_splits(tmp_path):
+    spec = "digits?imbalance=10&flip_labels=0.1"
+    manifest = pack_of(spec, tmp_path / "out")
+    c = default()
+    c.data.source = spec
+    theirs, _ = named_splits(c.data, c.seed)
+    c.data.source = f"packed:{tmp_path}/out"
+    ours, _ = named_splits(c.data, c.seed)
+    for name in ("train", "val", "test"):
+        assert np.array_equal(ours[name].labels, theirs[name].labels)
+        assert ours[name].name(5) == theirs[name].name(5) and ours[name][5]["label"] == theirs[name][5]["label"]
+    assert manifest["request"]["source"] == spec
+
+
+def test_what_is_there_is_never_lost(steel, steel_pack, tmp_path, monkeypatch):
+    spec = f"folder:{steel}"
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds something else, such as 'notes.txt'"):
+        pack_of(spec, tmp_path)
+    with pytest.raises(UserError, match="other data or options .*shard_mib was 1"):
+        pack_of(spec, steel_pack)
+    with pytest.raises(UserError, match="source was"):
+        pack_of("digits", steel_pack, options=SMALL)
+    with pytest.raises(UserError, match="File exists"):
+        pack_of(spec, tmp_path / "notes.txt")
+    with packing._locked(tmp_path / "busy"), pytest.raises(UserError, match="another process"):
+        pack_of(spec, tmp_path / "busy")
+    monkeypatch.setattr(packing, "record_writer", lambda path: (_ for _ in ()).throw(OSError("No space left")))
+    with pytest.raises(RunError, match="stopped, and the same command goes on: No space left"):
+        pack_of(spec, tmp_path / "full")
+
+
+def test_packs_that_are_none(tmp_path):
+    with pytest.raises(UserError, match="there is no folder"):
+        open_splits(f"packed:{tmp_path}/none")
+    with pytest.raises(UserError, match="has no manifest.json"):
+        open_splits(f"packed:{tmp_path}")
+    for text, message in (("{", "no manifest of a pack"), ("[]", "no manifest"), ('{"format": 9}', "of format 9")):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(UserError, match=message):
+            open_splits(f"packed:{tmp_path}")
+
+
+def test_info_says_what_a_source_holds(steel_pack, tmp_path, capsys):
+    cli.run(command.main, ["info", "digits?imbalance=10"])
+    said = capsys.readouterr().out
+    for part in ("10 classes\nclass     train       val      test\n0", "imbalance: 10", "8 x 8 px, gray"):
+        assert part in said
+    cli.run(command.main, ["info", f"packed:{steel_pack}"])
+    said = capsys.readouterr().out
+    assert "crazing                40\n" in said and "200 x 200 px, RGB; 64 JPEG" in said
+
+
+@pytest.mark.parametrize(
+    "words,message",
+    [
+        ([], "the command = '' is unknown"),
+        (["pak"], "did you mean 'pack'"),
+        (["pack", "digits"], "usage: python -m vision.data pack SOURCE OUT"),
+        (["pack", "digits", "x", "--quality=0"], "--quality = 0"),
+        (["pack", "digits", "x", "--max-unreadable=2"], "--max-unreadable = 2.0"),
+        (["verify", "x"], "there is no folder 'x'"),
+    ],
+)
+def test_mistakes_are_named(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.run(command.main, words)
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
