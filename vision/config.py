@@ -254,11 +254,11 @@ def _parallel():
 def _audit():
     """What `python -m vision.audit` looks for, and what `--strict` allows. A share is of all images; 1 allows all."""
     c = ConfigDict()
-    c.near = 0.95  # correlation of two pictures, brought over one another, from which they are near duplicates
+    c.near = 0.9  # likeness of two pictures, laid over one another, from which they are near duplicates
     c.blank = 4.0  # standard deviation of the gray values below which an image is blank, of 255
     c.tiny = 16  # a shorter side of fewer pixels is tiny
     c.aspect = 3.0  # a longer side of more than so many times the shorter one is odd
-    c.blur = 4.0  # robust deviations below the median sharpness from which an image is blurred
+    c.blur = 3.5  # robust deviations below its class's median sharpness from which an image is blurred
     c.outlier = 5.0  # robust deviations above the median distance from which an embedding is an outlier
     c.folds = 5  # of the cross-validated predictions that wrong labels are found by
     c.confusable = 0.1  # share of two classes' images that are taken for the other, from which the pair is reported

@@ -3,18 +3,24 @@
     python -m scripts.bench.input --data ../shared/data/imagenet_samples.tar
     python -m scripts.bench.input --data photos --torch-python PATH --workers 8
 
-Two comparisons, both of JPEG files cut to a random 8 to 100 % of their area and resized to --image-size:
+Four comparisons, all of JPEG files cut to a random 8 to 100 % of their area and resized to --image-size:
 
-    decode  one core, the files' bytes in RAM: vision.data.decode against bare simplejpeg and cv2
-    feed    --workers processes, batches on the device: the trainer's LoadedFeed against torch's DataLoader with PIL
+    decode                                 one core, the files' bytes in RAM: vision.data.decode against bare libraries
+    feed                                   --workers processes, batches on the device: the trainer's LoadedFeed against
+                                           torch's DataLoader with PIL
+    feed against bare decode               LoadedFeed against a bare loop in as many processes, which keeps no image
+    feed of a pack against bare decode     the same for a `packed:` source of the files; the loop still reads the files
 
-simplejpeg and cv2 are what vision.data.decode itself stands on, so that `decode` shows what its checks cost. Averaging
-over areas (cv2, here) and an antialiased bilinear filter (PIL) are of the same quality. Without torch, or PIL beside
-it, the second comparison shows one side. The last line is `ratio: R`, of `feed`, or of `decode` where feed has none.
+The bare libraries are simplejpeg and cv2, which vision.data.decode itself stands on, so that `decode` shows what its
+checks cost, and the last two what it costs to make batches and bring them to the device. Averaging over areas (cv2,
+here) and an antialiased bilinear filter (PIL) are of the same quality. Without torch, or PIL beside it, `feed` shows
+one side. The last line is `ratio: R`, of `feed`, or of `decode` where feed has none.
 """
 
 import contextlib
+import itertools
 import math
+import multiprocessing
 import os
 import pathlib
 import statistics
@@ -43,10 +49,13 @@ def main(argv):
     p.add_argument("--torch-python", default="", metavar="PATH", help="interpreter with torch; default: this one")
     a = p.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        files = _files(a.data, pathlib.Path(folder))
-        rows = [_decode_row(a, files), _feed_row(a, files, pathlib.Path(folder))]
-    common.print_table([{k: v for k, v in row.items() if k not in ("date", "commit", "device")} for row in rows])
-    common.write_rows(a.csv, rows)
+        folder = pathlib.Path(folder)
+        files = _files(a.data, folder)
+        tree = _tree(files, folder)
+        rows = [_decode_row(a, files), _feed_row(a, files, tree)]
+        bare = [_bare_row(a, files, "feed", tree), _bare_row(a, files, "feed of a pack", _packed(tree, folder))]
+    common.print_table([{k: v for k, v in row.items() if k not in ("date", "commit", "device")} for row in rows + bare])
+    common.write_rows(a.csv, rows + bare)
     print(f"ratio: {next(row['ratio'] for row in reversed(rows) if row['ratio'] is not None):.2f}")
 
 
@@ -61,11 +70,11 @@ def _decode_row(a, files):
     return _row(a, "decode", 1, len(files), seconds, speeds, "simplejpeg + cv2", common.facts(a))
 
 
-def _feed_row(a, files, folder):
+def _feed_row(a, files, source):
     from scripts.bench.torch_side import TorchSide
 
     with contextlib.ExitStack() as stack:
-        feed = stack.enter_context(contextlib.closing(Feed(a, files, folder)))
+        feed = stack.enter_context(contextlib.closing(Feed(a, source)))
         sides, facts = {"ours": feed.run}, common.facts(a)
         try:
             names = [str(file) for file in files] * math.ceil(a.batch / len(files))
@@ -74,11 +83,21 @@ def _feed_row(a, files, folder):
             sides["theirs"], facts = side.run, common.facts(a, side.facts["torch"])
         except UserError as error:
             print(f"skipped: {error}")
-        runs = {name: lambda run=run: run(a.batches) for name, run in sides.items()}
-        seconds = common.alternate(runs, a.rounds)
+        return _feeds(a, "feed", files, sides, "torch DataLoader, PIL", facts)
+
+
+def _bare_row(a, files, what, source):
+    with contextlib.closing(Feed(a, source)) as feed, contextlib.closing(BareLoops(a, files)) as bare:
+        sides = {"ours": feed.run, "theirs": bare.run}
+        return _feeds(a, f"{what} against bare decode", files, sides, "simplejpeg + cv2 processes", common.facts(a))
+
+
+def _feeds(a, what, files, sides, against, facts):
+    """Times the sides, functions that take a number of batches and return seconds, and returns the row."""
+    seconds = common.alternate({name: lambda run=run: run(a.batches) for name, run in sides.items()}, a.rounds)
     images = a.batches * a.batch
     speeds = {name: images / statistics.median(found) for name, found in seconds.items()}
-    return _row(a, "feed", a.workers, len(files), seconds, speeds, "torch DataLoader, PIL", facts)
+    return _row(a, what, a.workers, len(files), seconds, speeds, against, facts)
 
 
 def _row(a, what, processes, files, seconds, speeds, against, facts):
@@ -101,19 +120,13 @@ class Feed:
     the time to make it ready again: they shall not run in the other side's time.
     """
 
-    def __init__(self, a, files, folder):
+    def __init__(self, a, source):
         from vision import parallel
         from vision.config import default
         from vision.data.pipeline import open_data
 
-        for i, file in enumerate(files):  # two classes, for a classifier's data need as many
-            for split in ("train", "val", "test"):
-                place = folder / "tree" / split / f"class{i % 2}"
-                place.mkdir(parents=True, exist_ok=True)
-                if split == "train" or i < 4:
-                    (place / f"{i}{file.suffix}").symlink_to(file.resolve())
         c = default()
-        c.data.source, c.data.image_size, c.data.channels = f"folder:{folder / 'tree'}", a.image_size, 3
+        c.data.source, c.data.image_size, c.data.channels = source, a.image_size, 3
         c.data.random_crop_area, c.data.workers, c.data.resident_gib = AREA, a.workers, 0.0
         data = open_data(c, parallel.make_mesh(1))
         self._ahead = 8 * a.workers + 1  # of `LoadedFeed`: some seven a worker, and one on the device
@@ -138,6 +151,51 @@ class Feed:
         for _ in range(count):
             jax.block_until_ready(next(self._batches))
         return time.perf_counter() - start
+
+
+class BareLoops:
+    """Processes that read, decode and crop files, and nothing else: what the feed could reach if it cost nothing."""
+
+    def __init__(self, a, files):
+        context = multiprocessing.get_context("spawn")
+        self._ends, self._processes, self._a = [], [], a
+        for _ in range(max(1, a.workers)):
+            ours, theirs = context.Pipe()
+            self._ends.append(ours)
+            process = context.Process(target=_bare_loop, args=(theirs, files, a.image_size), daemon=True)
+            process.start()
+            self._processes.append(process)
+        for end in self._ends:
+            end.recv()  # it has imported what it needs
+
+    def run(self, batches):
+        """Returns the seconds until all processes together have made so many batches of images."""
+        shares = [len(part) for part in np.array_split(np.arange(batches * self._a.batch), len(self._ends))]
+        start = time.perf_counter()
+        for end, share in zip(self._ends, shares, strict=True):
+            end.send(share)
+        for end in self._ends:
+            end.recv()
+        return time.perf_counter() - start
+
+    def close(self):
+        """Ends the processes."""
+        for process in self._processes:
+            process.terminate()
+
+
+def _bare_loop(end, files, size):
+    import cv2
+
+    cv2.setNumThreads(1)
+    order = itertools.cycle(files)
+    rng = np.random.default_rng(os.getpid())
+    _bare(next(order).read_bytes(), size, rng)
+    end.send("ready")
+    while True:
+        for _ in range(end.recv()):
+            _bare(next(order).read_bytes(), size, rng)
+        end.send("done")
 
 
 def _time(crop, contents, size):
@@ -169,6 +227,26 @@ def _bare(content, size, rng):
 
 
 DECODERS = {"ours": _ours, "theirs": _bare}
+
+
+def _tree(files, folder):
+    """Returns a source over links to the files: all to train on, in two classes, for a classifier needs as many."""
+    for i, file in enumerate(files):
+        for split in ("train", "val", "test"):
+            place = folder / "tree" / split / f"class{i % 2}"
+            place.mkdir(parents=True, exist_ok=True)
+            if split == "train" or i < 4:
+                (place / f"{i}{file.suffix}").symlink_to(file.resolve())
+    return f"folder:{folder / 'tree'}"
+
+
+def _packed(source, folder):
+    """Returns a source over a pack of another."""
+    from vision.data.pack import pack
+    from vision.data.sources import open_splits
+
+    pack(source, open_splits(source), folder / "packed")
+    return f"packed:{folder / 'packed'}"
 
 
 def _files(data, folder):

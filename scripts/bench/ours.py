@@ -10,6 +10,7 @@ import numpy as np
 
 from vision import parallel
 from vision.config import default
+from vision.data.order import Order
 from vision.data.pipeline import Data
 from vision.data.resident import ResidentFeed
 from vision.data.rows import Rows, Unreadable
@@ -54,7 +55,8 @@ def memory_data(config, count, classes, mesh):
 
     def feed(n):
         source = ArraySource(images[:n], labels[:n], names, "random")
-        return ResidentFeed(Rows(source, size, 3, 1.0, (), True, config.seed), unreadable, mesh)
+        order = Order(config.seed, source.labels)
+        return ResidentFeed(Rows(source, size, 3, 1.0, (), True, order), unreadable, mesh)
 
     feeds = {"train": feed(count), "val": feed(few), "test": feed(few)}
     return Data(feeds, names, size, 3, np.bincount(labels, minlength=classes))

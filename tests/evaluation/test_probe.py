@@ -1,5 +1,7 @@
 """Linear probe and nearest neighbors, on embeddings whose answer is known, and as a command."""
 
+import json
+
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
@@ -29,15 +31,22 @@ def test_neighbors_equal_scikit_learns(k):
     assert probe.knn_accuracy(train, labels, test, test_labels, k=k, chunk=7) == reference.score(test, test_labels)
 
 
-def test_the_command(tiny_run, capsys):
-    cli.run(probe.main, ["--workdir", str(tiny_run), "--k=3"])
+def test_the_command(tiny_run, tmp_path, capsys):
+    cli.run(probe.main, ["--workdir", str(tiny_run), "--k=3", f"--out={tmp_path}/probe.json"])
     out = capsys.readouterr().out
     assert "embeddings of 32 numbers" in out and "linear probe: 0." in out and "3 nearest neighbors: 0." in out
+    found = json.loads((tmp_path / "probe.json").read_text())
+    assert found["k"] == 3 and f"linear probe: {found['linear_probe']:.4f} (C = {found['C']:g})" in out
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
-    [((), "which model?"), (("--workdir", "x", "--k=0"), "--k = 0"), (("--workdir", "x", "y"), "unexpected argument")],
+    [
+        ((), "which model?"),
+        (("--workdir", "x", "--k=0"), "--k = 0"),
+        (("--workdir", "x", "y"), "unexpected argument"),
+        (("--workdir", "x", "--out=none/probe.json"), "there is no such folder"),
+    ],
 )
 def test_mistakes(argv, message, capsys):
     with pytest.raises(SystemExit) as error:

@@ -3,8 +3,9 @@
 import csv
 import dataclasses
 
+from vision.audit.files import replacing
+
 COLUMNS = ("file", "split", "label", "kind", "score", "other", "suggestion", "action")
-ACTIONS = ("", "drop", "relabel")  # what `--apply` does; relabel is written "relabel:CLASS"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Issue:
         kind: such as "blank", "duplicate", "wrong_label".
         score: how strong it is, in the unit that the kind's docstring says; higher is worse.
         suggestion: a sentence for a person.
-        action: what `--apply` does about it where `config.audit.apply` names the kind: "", "drop" or "relabel:CLASS".
+        action: what `--apply` does: "", "drop" or "relabel:CLASS".
         other: the row of another image concerned, such as the one that this is a duplicate of; -1 = none.
         name: what it is found by where `row` is -1.
     """
@@ -38,7 +39,7 @@ def write_issues(path, issues, images):
         issues: `Issue`s, in the order of the table.
         images: the `vision.audit.images.Images` that their rows are of.
     """
-    with open(path, "w", newline="") as file:
+    with replacing(path, newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for issue in issues:
@@ -47,7 +48,7 @@ def write_issues(path, issues, images):
                 (
                     images.name(issue.row) if known else issue.name,
                     images.split_of(issue.row) if known else "",
-                    images.classes[images.labels[issue.row]] if known else "",
+                    images.class_of(issue.row) if known else "",
                     issue.kind,
                     f"{issue.score:.6g}",
                     images.name(issue.other) if issue.other >= 0 else "",

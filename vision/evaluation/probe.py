@@ -1,12 +1,15 @@
 """How much of the classes an embedding holds, without training the network: a linear probe and k nearest neighbors.
 
     python -m vision.evaluation.probe --config configs/transfer_folder.py:photos
-    python -m vision.evaluation.probe --workdir runs/pets [--data folder:other]
+    python -m vision.evaluation.probe --workdir runs/pets [--data folder:other] [--out probe.json]
 
 Embeds the training and test splits with the run's best model, or with a config's pretrained weights, and prints the
 test accuracy of both. The probe is scikit-learn's logistic regression on standardized embeddings; its strength of
 regularization is the best on the validation split.
 """
+
+import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +28,8 @@ def main(argv):
         raise UserError(f"unexpected argument '{words[0]}': flags start with --")
     if values.k < 1:
         raise UserError(f"--k = {values.k}: it is at least 1")
+    if values.out and not pathlib.Path(values.out).parent.is_dir():
+        raise UserError(f"--out={values.out}: there is no such folder")
     from vision import inference
     from vision.data.pipeline import open_data
 
@@ -38,11 +43,15 @@ def main(argv):
     nearest = knn_accuracy(*splits["train"], *splits["test"], k=values.k)
     print(f"{c.data.source}: {data.describe()}; embeddings of {splits['train'][0].shape[1]} numbers")
     print(f"linear probe: {linear:.4f} (C = {strength:g})\n{values.k} nearest neighbors: {nearest:.4f}")
+    if values.out:
+        found = {"linear_probe": float(linear), "C": strength, "nearest_neighbors": nearest, "k": values.k}
+        pathlib.Path(values.out).write_text(json.dumps(found, indent=1))
 
 
 def _flags(values):
     flags.DEFINE_string("workdir", "", "directory of a run", flag_values=values)
     flags.DEFINE_string("data", "", "another source than the config's", flag_values=values)
+    flags.DEFINE_string("out", "", "JSON file to write the two accuracies to", flag_values=values)
     flags.DEFINE_integer("k", 20, "neighbors", flag_values=values)
 
 

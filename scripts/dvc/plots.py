@@ -1,0 +1,64 @@
+"""What DVC compares and draws of a run.
+
+    python -m scripts.dvc.plots RUN OUT
+
+Writes OUT/train.csv and OUT/val.csv (a row a step that metrics.jsonl has), OUT/confusion.csv (a row a test image:
+actual, predicted) and OUT/test.json (the numbers of result.json).
+"""
+
+import csv
+import json
+import os
+import pathlib
+
+from vision import cli
+from vision.errors import UserError
+
+
+def main(argv):
+    if len(argv) != 2:
+        raise UserError("usage: python -m scripts.dvc.plots RUN OUT")
+    run, out = map(pathlib.Path, argv)
+    try:
+        result = json.loads((run / "result.json").read_text())
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{run} is no finished run: {error}") from error
+    out.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "val"):  # in one file, a step that lacks a number of the other would be drawn as 0
+        _write_table(out / f"{split}.csv", *curve(lines, split))
+    _write_table(out / "confusion.csv", ("actual", "predicted"), pairs(result["confusion"], result["classes"]))
+    (out / "test.json").write_text(json.dumps(numbers(result), indent=1))
+
+
+def curve(lines, split):
+    """Returns (columns, rows) of one split's numbers, from the dicts of metrics.jsonl: one row a step."""
+    rows = [line for line in lines if f"{split}/loss" in line]
+    columns = sorted({name for row in rows for name in row if name.startswith(f"{split}/")})
+    short = [name.removeprefix(f"{split}/") for name in columns]
+    return ["step", *short], [[row["step"], *(row.get(name, "") for name in columns)] for row in rows]
+
+
+def pairs(confusion, classes):
+    """Yields (actual, predicted) of each image that a confusion matrix counts, rows being the actual classes."""
+    for actual, row in zip(classes, confusion, strict=True):
+        for predicted, count in zip(classes, row, strict=True):
+            yield from [(actual, predicted)] * count
+
+
+def numbers(result):
+    """Returns {name: number} of what a result.json measures of the test split."""
+    return {name: value for name, value in result.items() if isinstance(value, float) and "second" not in name}
+
+
+def _write_table(path, columns, rows):
+    part = path.with_name(f"{path.name}.part")
+    with open(part, "w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+    os.replace(part, path)
+
+
+if __name__ == "__main__":
+    cli.run(main)

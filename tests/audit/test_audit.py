@@ -1,0 +1,121 @@
+"""The command: its report, its table, its limits and its mistakes."""
+
+import html.parser
+import json
+
+import pytest
+
+from tests.audit.planting import HOSTILE
+from vision import cli
+from vision.audit.__main__ import main
+
+
+class Page(html.parser.HTMLParser):
+    """The tags of a page, with what they refer to."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.references, self.ids = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.references += [value for name, value in attributes if name in ("src", "href", "srcset", "data", "action")]
+        self.ids += [value for name, value in attributes if name == "id"]
+
+
+@pytest.fixture(scope="module")
+def page(audited):
+    return (audited / "report.html").read_text()
+
+
+def test_the_report_fetches_nothing_and_runs_nothing(page):
+    found = Page(page)
+    assert not {"script", "link", "iframe", "object"} & set(found.tags) and "url(" not in page and "@import" not in page
+    assert all(r.startswith(("data:image/", "#")) for r in found.references) and "img" in found.tags
+    assert {r[1:] for r in found.references if r.startswith("#")} <= set(found.ids)
+
+
+def test_the_report_escapes_names_and_shows_leaks_first(page):
+    assert HOSTILE not in page and "&lt;script&gt;alert(1)&amp;&#34;&#39;.jpg" in page
+    order = [
+        page.index(f'<h2 id="{kind}"') for kind in ("first", "overview", "balance", "leak", "unreadable", "duplicate")
+    ]
+    assert order == sorted(order)
+    assert page.index("Pictures of one split that another has too: 14") < page.index("Files that cannot be read: 2")
+    assert page.count("cannot be read</div>") == 2
+
+
+def test_the_report_gives_lines_for_a_config(audited, page):
+    lines = json.loads((audited / "audit.json").read_text())["statistics"]["config"]
+    from vision.config import default
+
+    c = default()
+    for line in lines:
+        assert line.replace('"', "&#34;") in page
+        exec(line, {"c": c})
+    assert c.data.normalize == "mean_std" and len(c.data.mean) == len(c.data.std) == 3 and 0 < c.data.mean[0] < 1
+
+
+def test_audit_json_has_counts_limits_and_versions(audited, planted):
+    found = json.loads((audited / "audit.json").read_text())
+    assert found["counts"]["duplicate"] == len(planted.exact) and found["counts"]["near_duplicate"] == len(planted.near)
+    assert found["images"] == len(planted.digests) == sum(found["splits"].values())
+    kept = {limit["key"]: limit["kept"] for limit in found["limits"]}
+    assert not kept["max_leaks"] and not kept["max_duplicates"] and kept["max_imbalance"] and kept["min_agreement"]
+    assert found["source"] == f"folder:{planted.root}" and found["embeddings"] == "pixels" and found["seconds"] > 0
+    assert found["versions"]["vision"] and found["audit"]["near"] == 0.9
+
+
+def run(*argv):
+    """Runs the command; returns its exit code."""
+    try:
+        cli.run(main, list(argv))
+    except SystemExit as ended:
+        return ended.code
+    return 0
+
+
+def test_strict_ends_with_1_and_names_the_limits(audited):
+    message = (audited / "stderr").read_text()
+    assert (audited / "code").read_text() == "1" and message.startswith("error: --strict: ")
+    assert "audit.max_leaks is 0." in message and "audit.max_unreadable is 0." in message
+    assert "audit.max_duplicates is 0.1" in message and "allowed is 0.01" in message and "imbalance" not in message
+
+
+def test_strict_ends_with_0_where_all_limits_are_kept(photos, tmp_path, capsys):
+    for label in ("scratches", "inclusion"):
+        for name, data in photos[label]:
+            (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "data" / label / name).write_bytes(data)
+    allowed = "--config.audit.max_wrong_labels=1.0"
+    assert run(f"--data=folder:{tmp_path}/data", f"--out={tmp_path}", "--strict", allowed) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"folder:{tmp_path}/data: 30 images (21 train, 6 val, 3 test) of 2 classes")
+    assert 'c.data.normalize = "mean_std"' in out and "report.html" in out
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        ((), "audit what? Give --data SOURCE"),
+        (("--data=digits",), "where to? Give --out DIRECTORY"),
+        (("--data=digitz", "--out=DIR"), "did you mean 'digits'"),
+        (("--data=digits", "--out=DIR", "more"), "unexpected argument 'more'"),
+        (("--data=digits", "--out=DIR", "--embeddings=no/run"), "give pixels, pretrained or the directory of a run"),
+        (("--data=digits", "--out=DIR", "--config.audit.near=2.0"), "audit.near = 2.0: it lies in [0, 1]"),
+        (("--data=digits", "--out=DIR", "--config.audit.neer=0.5"), "did you mean 'audit.near'"),
+        (("--data=digits", "--out=DIR", "--config.audit.apply=all"), "audit.apply = 'all' is unknown"),
+        (("--data=digits", "--out=DIR", "--sample-for-review=2"), "--sample-for-review = 2: it lies in [0, 1]"),
+        (("--data=digits", "--out=DIR", "--decisions=x.csv"), "give --apply too"),
+        (("--data=digits", "--out=DIR", "--apply", "--decisions=x.csv"), "cannot read --decisions x.csv"),
+        (("--data=digits", "--out=FILE"), "cannot write to --out"),
+    ],
+)
+def test_mistakes_end_with_2_and_one_line(argv, message, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    names = {"DIR": tmp_path / "out", "FILE": tmp_path / "file"}
+    given = [argument.replace("DIR", str(names["DIR"])).replace("FILE", str(names["FILE"])) for argument in argv]
+    assert run(*given) == 2
+    err = capsys.readouterr().err
+    assert message in err and len(err.splitlines()) <= 2 and not (tmp_path / "out" / "report.html").exists()

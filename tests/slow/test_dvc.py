@@ -1,0 +1,127 @@
+"""The DVC pipeline as its guide has it: from digits to weights, a changed parameter, the store, and an old version."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+PIPELINE = "scripts/dvc/dvc.yaml"
+PARAMS = "scripts/dvc/params.yaml"
+TINY = (
+    "--config.model.name=vit --config.model.variant=mu/4 --config.augment.affine=false --config.parallel.devices=1 "
+    "--config.train.eval_every=5 --config.log.every=1"
+)
+
+
+@pytest.fixture(scope="module")
+def dvc_bin(tmp_path_factory):
+    """An environment with DVC in it."""
+    folder = tmp_path_factory.mktemp("dvc_env")
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    pip = [folder / "bin" / "pip", "install", "--quiet", "--retries=1", "--timeout=20", "dvc>=3.60,<4"]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"pip cannot install dvc: {done.stderr.strip().splitlines()[-1]}")
+    return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def here(dvc_bin, tmp_path_factory):
+    """A function that runs a command in a Git repository of this code, with small settings, and returns its output."""
+    root = tmp_path_factory.mktemp("clone")
+    for name in ("vision", "configs", "scripts"):
+        shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("constraints.txt", ".gitignore"):
+        shutil.copy(REPOSITORY / name, root)
+    text = (root / PARAMS).read_text()
+    changes = {
+        ".venv/bin/python": sys.executable,
+        "mnist5k  #": "digits  #",
+        "configs/vit_mnist5k.py": "configs/digits.py",
+    }
+    changes |= {"epochs: 40.0": "epochs: 0.5", '  flags: ""  # further': f'  flags: "{TINY}"  # further'}
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    (root / PARAMS).write_text(text)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("XLA_", "GIT_"))}
+    environment |= {"PATH": f"{dvc_bin}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1", "PYTHONPATH": ""}
+
+    def run(*command, cwd=root):
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+        return done.stdout
+
+    run.root = root
+    run("git", "init", "-q")
+    run("git", "config", "user.name", "Test")
+    run("git", "config", "user.email", "test@example.org")
+    run("dvc", "init", "-q")
+    run("dvc", "remote", "add", "--default", "store", str(root.parent / "store"))
+    return run
+
+
+def stages(output):
+    """Which stages ran."""
+    return [line.rstrip("':").split(":")[-1] for line in output.splitlines() if line.startswith("Running stage")]
+
+
+def commit(here, message):
+    here("git", "add", ".")
+    here("git", "commit", "-q", "-m", message)
+    here("git", "tag", message)
+
+
+def test_the_pipeline_and_its_versions(here):
+    pipeline = here.root / "pipeline"
+    first = here("dvc", "repro", PIPELINE)
+    assert stages(first) == ["pack", "audit", "train", "evaluate", "export"]
+    assert (pipeline / "weights" / "model.safetensors").is_file() and (pipeline / "audit" / "report.html").is_file()
+    here("dvc", "push")
+    commit(here, "v1")
+    old = (pipeline / "plots" / "test.json").read_text(), (pipeline / "run" / "result.json").read_text()
+    with open(pipeline / "plots" / "confusion.csv") as file:
+        rows = list(csv.DictReader(file))
+    right = sum(row["actual"] == row["predicted"] for row in rows) / len(rows)
+    assert right == pytest.approx(json.loads(old[0])["accuracy"])
+
+    assert stages(here("dvc", "repro", PIPELINE)) == []
+    text = (here.root / PARAMS).read_text()
+    (here.root / PARAMS).write_text(text.replace("learning_rate: 0.002", "learning_rate: 0.02"))
+    assert stages(here("dvc", "repro", PIPELINE)) == ["train", "evaluate", "export"]
+    changed = json.loads(here("dvc", "metrics", "diff", "--json"))
+    assert changed["pipeline/plots/test.json"]["loss"]["diff"] != 0
+    here("dvc", "plots", "diff")
+    page = (here.root / "dvc_plots" / "index.html").read_text()
+    assert page.count("var spec = ") == 3 and "val.csv" in page
+    here("dvc", "push")
+    commit(here, "v2")
+
+    other = here.root.parent / "other"  # another machine, and the old version
+    here("git", "clone", "-q", "--branch", "v1", str(here.root), str(other))
+    here("dvc", "pull", cwd=other)
+    pulled = other / "pipeline"
+    assert old == ((pulled / "plots" / "test.json").read_text(), (pulled / "run" / "result.json").read_text())
+    assert stages(here("dvc", "repro", PIPELINE, cwd=other)) == []
+
+
+def test_images_of_ones_own_come_and_go(here):
+    """`dvc add`, as the guide says; the pipeline itself is above."""
+    photos = here.root / "photos"
+    for name in ("a/1.png", "a/2.png", "b/1.png"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).write_bytes(name.encode())
+    here("dvc", "add", "photos")
+    commit(here, "data-1")
+    (photos / "a" / "2.png").unlink()
+    here("dvc", "add", "photos")
+    commit(here, "data-2")
+    here("git", "checkout", "data-1", "photos.dvc")
+    here("dvc", "checkout", "photos.dvc")
+    assert sorted(file.name for file in photos.rglob("*.png")) == ["1.png", "1.png", "2.png"]

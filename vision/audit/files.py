@@ -1,0 +1,17 @@
+"""Files that are whole or not there: what was in their place is lost only once the new one is written."""
+
+import contextlib
+import os
+import pathlib
+
+
+@contextlib.contextmanager
+def replacing(path, **options):
+    """Opens a text file for writing, UTF-8; it takes its place when the block ends without an error."""
+    temporary = pathlib.Path(f"{path}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", **options) as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
