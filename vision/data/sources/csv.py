@@ -148,7 +148,7 @@ class _Table:
 
     def __init__(self, name, path, label):
         self.name = name
-        header, self.rows, self._lines = _read(name)
+        header, self.rows, self._lines = read_rows(name)
         self._columns = {column: i for i, column in enumerate(header)}
         self._path, self._label, self._folder = path, label, os.path.dirname(name)
         known = (path, label, "split", "annotator", *_ELSEWHERE)
@@ -200,12 +200,23 @@ class _Table:
         return SPLITS[value.lower()]
 
 
-def _read(name):
-    """Returns (header, rows, the number of each row's last line)."""
+def read_rows(name):
+    """Reads a table in UTF-8, separated by commas, semicolons or tabs; empty lines do not count.
+
+    Args:
+        name: the file.
+
+    Returns:
+        (header, rows, lines): N texts without blanks at their ends, lists of N texts, and the number of each row's last
+        line.
+
+    Raises:
+        UserError: it cannot be read, or is no such table: rows of another length, two columns of one name, no rows.
+    """
     try:
         text = Path(name).read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise UserError(f"cannot read {name!r}: {error.strerror}. Write csv:FILE") from error
+        raise UserError(f"cannot read {name!r}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{name} is not UTF-8 (byte {error.start}): save it as 'CSV UTF-8'") from error
     first = next((line for line in io.StringIO(text) if line.strip()), "")
