@@ -108,7 +108,7 @@ def test_strict_ends_with_0_where_all_limits_are_kept(photos, tmp_path, capsys):
         (("--data=digits", "--out=DIR", "--config.audit.apply=all"), "audit.apply = 'all' is unknown"),
         (("--data=digits", "--out=DIR", "--sample-for-review=2"), "--sample-for-review = 2: it lies in [0, 1]"),
         (("--data=digits", "--out=DIR", "--decisions=x.csv"), "give --apply too"),
-        (("--data=digits", "--out=DIR", "--apply", "--decisions=x.csv"), "cannot read --decisions x.csv"),
+        (("--data=digits", "--out=DIR", "--apply", "--decisions=x.csv"), "cannot read 'x.csv'"),
         (("--data=digits", "--out=FILE"), "cannot write to --out"),
     ],
 )
@@ -119,3 +119,26 @@ def test_mistakes_end_with_2_and_one_line(argv, message, tmp_path, capsys):
     assert run(*given) == 2
     err = capsys.readouterr().err
     assert message in err and len(err.splitlines()) <= 2 and not (tmp_path / "out" / "report.html").exists()
+
+
+def test_a_sample_is_reviewed_and_agreement_is_shown(photos, tmp_path, capsys):
+    for label in ("scratches", "inclusion"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for name, data in photos[label]:
+            (tmp_path / "data" / label / name).write_bytes(data)
+    data, out = f"--data=folder:{tmp_path}/data", f"--out={tmp_path}/out"
+    assert run(data, out, "--sample-for-review=0.4") == 0
+    assert "review.csv: 12 images to label" in capsys.readouterr().out
+    table = tmp_path / "out" / "review.csv"
+    header, *lines = table.read_text().splitlines()
+    answers = [line + line.rpartition(",")[0].rpartition(",")[2] for line in lines]
+    answers[0] = lines[0] + ("inclusion" if answers[0].endswith("scratches") else "scratches")
+    table.write_text("\n".join([header, *answers]))
+    limit = ("--strict", "--config.audit.min_agreement=0.9", "--config.audit.max_wrong_labels=1.0")
+    assert run(data, out, f"--annotations={table}", *limit) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith("error: --strict: audit.min_agreement is 0.8") and "at least 0.9" in message
+    found = json.loads((tmp_path / "out" / "audit.json").read_text())
+    (pair,) = found["agreement"]["cohen"]
+    assert 0.8 < pair["kappa"] < 0.85 and pair["images"] == 12 and len(found["agreement"]["disagreements"]) == 1
+    assert "data and review" in (tmp_path / "out" / "report.html").read_text()

@@ -6,7 +6,6 @@ The images themselves, and the source, stay as they are.
 import collections
 import csv
 import dataclasses
-import io
 import os
 import pathlib
 
@@ -14,6 +13,7 @@ from vision.audit import duplicates, quality
 from vision.audit.files import replacing
 from vision.audit.issues import COLUMNS
 from vision.data.sources import CHANGES, parse
+from vision.data.sources.csv import read_rows
 from vision.errors import UserError, check_choice
 
 KINDS = (*quality.KINDS, *duplicates.KINDS, "outlier", "wrong_label")
@@ -80,26 +80,19 @@ def read_decisions(path, images):
     Raises:
         UserError: no such file or no such table, an action that is none, or a file that is not among the images.
     """
-    try:
-        text = pathlib.Path(path).read_bytes().decode("utf-8-sig", "surrogateescape")
-    except OSError as error:
-        raise UserError(f"cannot read --decisions {path}: {error.strerror}") from error
-    first = text.partition("\n")[0]
-    rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
-    missing = [column for column in ("file", "split", "kind", "action") if column not in (rows.fieldnames or ())]
-    if missing:
+    header, rows, lines = read_rows(path)
+    if missing := [column for column in ("file", "split", "kind", "action") if column not in header]:
         raise UserError(f"{path} has no column {missing[0]!r}: --decisions takes an issues.csv ({', '.join(COLUMNS)})")
-    found, known = [], None
-    for row in rows:
-        action = (row["action"] or "").strip()
-        if not action or not (row["split"] or "").strip():  # of what is no image, nothing can be done
+    found, known = [], _by_name(images)
+    for line, row in zip(lines, (dict(zip(header, row, strict=True)) for row in rows), strict=True):
+        action, where = row["action"].strip(), f"{path}, line {line}"
+        if not action or not row["split"]:  # for what is no image, nothing can be done
             continue
-        _check_action(action, images, f"{path}, line {rows.line_num}")
-        known = known or _by_name(images)
+        _check_action(action, images, where)
         places = known.get((row["file"], row["split"]))
         if not places:
             raise UserError(
-                f"{path}, line {rows.line_num}: {row['file']} is no image of {row['split']}. "
+                f"{where}: {row['file']} is no image of {row['split']}. "
                 "The decisions must be of the same --data, with the same seed and fractions"
             )
         found += [Decision(place, row["kind"], action) for place in places]
