@@ -26,7 +26,7 @@ from vision.data.sources import open_splits
 HERE = pathlib.Path(__file__).parent
 CONFIG = "configs/vit_mnist5k.py"
 COLUMNS = ("share", "seed", "flipped", "found", "right", "precision", "recall", "recall_train", "recall_val")
-COLUMNS += ("clean", "noisy", "cleaned", "date")
+COLUMNS += ("clean", "noisy", "cleaned", "clean_loss", "noisy_loss", "cleaned_loss", "date")
 
 
 def main():
@@ -103,8 +103,9 @@ def write(a):
         hits = flipped & found
         recalls = [_share(hits, flipped, split) for split in ("train", "val")]
         figures = (len(hits) / max(1, len(found)), len(hits) / max(1, len(flipped)), *recalls)
-        accuracies = [round(100 * json.loads(file.read_text())["accuracy"], 2) for file in results]
-        row = (a.share, seed, len(flipped), len(found), len(right), *(round(x, 4) for x in figures), *accuracies)
+        tests = [json.loads(file.read_text()) for file in results]
+        tested = [round(100 * test["accuracy"], 2) for test in tests] + [round(test["loss"], 4) for test in tests]
+        row = (a.share, seed, len(flipped), len(found), len(right), *(round(x, 4) for x in figures), *tested)
         rows.append((*row, datetime.date.today().isoformat()))
     with (HERE / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
