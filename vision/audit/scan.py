@@ -8,14 +8,13 @@ import hashlib
 import cv2
 import numpy as np
 
-from vision.data.decode import UnreadableImage, to_channels
+from vision.data.decode import UnreadableImage, format_of, to_channels
 from vision.data.processes import cores, ordered
 from vision.data.progress import track
 
 COMMON = 160  # side that every gray image is brought to before it is measured, pixels: sharpness can then be compared
 CROP = 0.05  # of a side; below are top, bottom, left and right of the whole image and of its crops
 CROPS = ((0, 0, 0, 0), (CROP, 0, 0, 0), (0, CROP, 0, 0), (0, 0, CROP, 0), (0, 0, 0, CROP), (CROP,) * 4)
-FORMATS = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 THUMBNAIL = 32  # pixels
 _CHUNK = 128  # images a task
 _SMOOTH = 8  # standard deviation of the filter that takes away what is no detail but light, of 160 pixels
@@ -134,7 +133,7 @@ def measure(image, data):
         "height": np.int32(height),
         "width": np.int32(width),
         "channels": np.int32(channels),
-        "format": _format(data),
+        "format": format_of(data),
         "bytes": np.int64(len(data or b"")),
         "digest": np.bytes_(_digest(image)),
         "mean": np.float32(whole.mean()),
@@ -149,14 +148,6 @@ def measure(image, data):
 
 def _digest(image):
     return hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).data).hexdigest().encode()
-
-
-def _format(data):
-    if data is None:
-        return "array"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WebP"
-    return next((name for magic, name in FORMATS.items() if data.startswith(magic)), "other")
 
 
 def _sharpness(gray):

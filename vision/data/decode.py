@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 MAX_PIXELS = 178_956_970  # 0.5 GiB as RGB: a small file that unpacks to more is an attack or a mistake. PIL's own limit
 INTERPOLATIONS = ("area", "bilinear", "bicubic")
 _EXIF_ORIENTATION = 0x0112
+_FORMATS = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 
 
 class UnreadableImage(ValueError):
@@ -93,6 +94,15 @@ def read_header(path):
             return size, orientation if orientation in range(1, 9) else 1
     except Exception as error:  # PIL's parsers raise all sorts on broken files
         raise UnreadableImage(getattr(error, "strerror", None) or "no image that PIL knows", str(path)) from error
+
+
+def format_of(data):
+    """Returns the name of an image file's format, by its first bytes; "array" for None, "other" where it is unknown."""
+    if data is None:
+        return "array"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WebP"
+    return next((name for magic, name in _FORMATS.items() if data.startswith(magic)), "other")
 
 
 def to_channels(image, channels):

@@ -4,7 +4,7 @@ import collections
 
 import numpy as np
 
-from vision.data.decode import UnreadableImage
+from vision.data.decode import UnreadableImage, format_of
 from vision.data.findings import summarize
 
 SAMPLE = 64  # images of each part that are decoded
@@ -59,7 +59,7 @@ def _sample(part, source):
     for index in np.linspace(0, len(source) - 1, min(len(source), SAMPLE)).astype(int).tolist():
         try:
             shapes.append(source[index]["image"].shape)
-            formats[_format(source.file(index))] += 1
+            formats[format_of(source.file(index))] += 1
         except UnreadableImage as error:
             unreadable[error.name] = error.reason
     count = len(shapes) + len(unreadable)
@@ -75,11 +75,3 @@ def _sample(part, source):
 def _span(sides):
     low, middle, high = sides.min(), int(np.median(sides)), sides.max()
     return f"{low}" if low == high else f"{low}..{middle}..{high}"
-
-
-def _format(data):
-    if data is None:
-        return "arrays"
-    signatures = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"II*": "TIFF", b"MM": "TIFF"}
-    webp = data[:4] == b"RIFF" and data[8:12] == b"WEBP"
-    return "WebP" if webp else next((name for start, name in signatures.items() if data.startswith(start)), "other")
