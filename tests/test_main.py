@@ -121,7 +121,7 @@ CANNOT_RUN = [
     ("augment.mixup=-1", "augment.mixup = -1.0: it is at least 0"),
     ("data.normalize=units", "data.normalize = 'units' is unknown (did you mean 'unit'?)"),
     ("data.normalize=mean_std", "data.mean = () has 0 numbers"),
-    ("data.source=mnist6k", "data.source = 'mnist6k' is unknown (did you mean 'mnist5k'?): choose from arrays, coco, csv"),
+    ("data.source=mnist6k", "data.source = 'mnist6k' is unknown (did you mean 'mnist5k'?): choose from arrays"),
     ("data.source=", "data.source = '' is unknown"),
     ("data.source=digits:3", "digits takes no argument"),
     ("data.source=folder:no/such", "folder 'no/such' does not exist"),
