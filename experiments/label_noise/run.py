@@ -1,7 +1,7 @@
 """Flips labels, trains on them, lets the audit find them, and trains on what it leaves; writes results.csv.
 
     python -m experiments.label_noise.run                  # mnist5k, 5 % flipped, three seeds: an hour on two cores
-    python -m experiments.label_noise.run --share 0.2 --seeds 0
+    python -m experiments.label_noise.run --share 0.2 --epochs 10     # shorter trainings: results-10-epochs.csv
 
 For each seed, three trainings by `configs/vit_mnist5k.py`: on the clean labels, on the flipped ones, and on the table
 that `python -m vision.audit --embeddings RUN --apply` writes with the run on the flipped ones. Train and val are
@@ -33,8 +33,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--share", type=float, default=0.05, help="of the labels of train and val that are flipped")
     parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--epochs", type=float, default=0.0, help="of each training; 0 = the config's")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/label_noise"))
     a = parser.parse_args()
+    a.results = HERE / (f"results-{a.epochs:g}-epochs.csv" if a.epochs else "results.csv")
+    a.workdir /= f"{a.epochs:g}-epochs" if a.epochs else ""
     for seed in map(int, a.seeds.split(",")):
         noisy = f"mnist5k?flip_labels={a.share:g}&seed={seed}"
         train(a, "clean", seed, "mnist5k")
@@ -52,7 +55,11 @@ def train(a, what, seed, source):
     """Trains one, unless it is there."""
     workdir = directory(a, what, seed)
     if not (workdir / "result.json").is_file():
-        _python("vision.main", f"--workdir={workdir}", source, seed, "--config.log.progress=false")
+        _python("vision.main", f"--workdir={workdir}", source, seed, *_flags(a))
+
+
+def _flags(a):
+    return ("--config.log.progress=false", *([f"--config.train.epochs={a.epochs:g}"] if a.epochs else []))
 
 
 def audit(a, seed, source):
@@ -92,8 +99,8 @@ def _index(name):
 def write(a):
     """Writes a row for each seed that has ended, and keeps those of other shares."""
     rows = []
-    if (HERE / "results.csv").is_file():
-        with (HERE / "results.csv").open(newline="") as file:
+    if a.results.is_file():
+        with a.results.open(newline="") as file:
             rows = [tuple(row[c] for c in COLUMNS) for row in csv.DictReader(file) if float(row["share"]) != a.share]
     for seed in range(100):
         results = [directory(a, what, seed) / "result.json" for what in ("clean", "noisy", "cleaned")]
@@ -107,7 +114,7 @@ def write(a):
         tested = [round(100 * test["accuracy"], 2) for test in tests] + [round(test["loss"], 4) for test in tests]
         row = (a.share, seed, len(flipped), len(found), len(right), *(round(x, 4) for x in figures), *tested)
         rows.append((*row, datetime.date.today().isoformat()))
-    with (HERE / "results.csv").open("w", newline="") as file:
+    with a.results.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(sorted(rows, key=lambda row: (float(row[0]), int(row[1]))))
