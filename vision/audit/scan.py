@@ -8,7 +8,7 @@ import hashlib
 import cv2
 import numpy as np
 
-from vision.data.decode import UnreadableImage, format_of, to_channels
+from vision.data.decode import UnreadableImage, decode, format_of, to_channels
 from vision.data.processes import cores, ordered
 from vision.data.progress import track
 
@@ -96,7 +96,8 @@ def _measure_all(images, rows):
     found = []
     for row in rows:
         try:
-            pixels, data, reason = images.image(row), images.file(row), ""
+            data, reason = images.file(row), ""
+            pixels = images.image(row) if data is None else decode(data)  # a file is read once
         except UnreadableImage as error:
             pixels, data, reason = None, b"", error.reason
         found.append({"reason": reason} | (_EMPTY if pixels is None else measure(pixels, data)))
