@@ -16,9 +16,9 @@ import itertools
 
 import numpy as np
 
-from vision.audit.files import replacing
 from vision.data.sources.csv import read_rows
 from vision.errors import UserError
+from vision.files import replacing
 
 WIDE = "annotator_"  # how the columns of the second form begin
 IMAGE = ("path", "source", "part", "index")

@@ -10,11 +10,11 @@ import os
 import pathlib
 
 from vision.audit import duplicates, quality
-from vision.audit.files import replacing
 from vision.audit.issues import COLUMNS
 from vision.data.sources import CHANGES, parse
 from vision.data.sources.csv import read_rows
 from vision.errors import UserError, check_choice
+from vision.files import replacing
 
 KINDS = (*quality.KINDS, *duplicates.KINDS, "outlier", "wrong_label")
 COLUMNS_OF_FILES, COLUMNS_ELSEWHERE = ("path",), ("source", "part", "index")

@@ -13,12 +13,12 @@ import numpy as np
 
 from vision import __version__
 from vision.audit import apply, duplicates, quality
-from vision.audit.files import replacing
 from vision.audit.images import Images
 from vision.audit.issues import write_issues
 from vision.audit.scan import scan
 from vision.data.sources import open_splits
 from vision.errors import RunError, UserError
+from vision.files import replacing
 
 PACKAGES = ("numpy", "opencv-python-headless", "ImageHash", "scikit-learn", "cleanlab")
 _DIGITS = 4  # of data.mean and data.std

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 
 from vision.audit.duplicates import is_leak
-from vision.audit.files import replacing
 from vision.data.decode import UnreadableImage, to_channels
 from vision.data.findings import summarize
+from vision.files import replacing
+from vision.page import render
 
 SHOWN = 24  # pictures, or pairs of them, of a kind
 SIDE = 160  # of a picture, pixels
@@ -56,14 +57,7 @@ def write(path, audited):
         path: the file.
         audited: `vision.audit.audit.Audited`.
     """
-    import jinja2
-
-    folder = pathlib.Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"number": lambda n: f"{n:,}", "percent": lambda x: f"{100 * x:.3g} %"}
-    page = environment.get_template("report.html").render(context(audited))
+    page = render(pathlib.Path(__file__).with_name("report.html"), context(audited))
     with replacing(path) as file:
         file.write(page)
 
