@@ -6,12 +6,13 @@ import pathlib
 from vision.cli import from_dict
 from vision.config import default
 from vision.errors import UserError
+from vision.files import replacing
 from vision.training.phases import FIRST
 
 # These change how a run is computed or shown, not what it computes.
 FREE = (
     *("compile_cache", "data.workers", "data.resident_gib", "train.eval_batch_size", "log.", "parallel."),
-    *("checkpoint.every", "checkpoint.keep_", "train.steps_per_dispatch", "profile", "audit."),
+    *("checkpoint.every", "checkpoint.keep_", "train.steps_per_dispatch", "profile", "audit.", "evaluation."),
 )
 
 
@@ -26,18 +27,18 @@ def open_workdir(path, config):
     """
     path = pathlib.Path(path)
     ours = json.loads(json.dumps(config.to_dict()))
-    file, temporary = path / "config.json", path / "config.json.tmp"
+    file = path / "config.json"
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir {path} is a file: give a directory")
     if file.exists():
         _compare(_read(file), ours, path)
-    elif path.exists() and {each.name for each in path.iterdir()} - {temporary.name, FIRST}:
+    elif path.exists() and {each.name for each in path.iterdir()} - {"config.json.tmp", FIRST}:
         # The former is of a start that was killed, the latter of a first training before this one.
         raise UserError(f"--workdir {path} holds files but no run (no config.json): give a new or empty directory")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(ours, indent=2))
-        temporary.replace(file)
+        with replacing(file) as written:
+            json.dump(ours, written, indent=2)
     except OSError as error:
         raise UserError(f"cannot write to --workdir {path}: {error.strerror}") from error
     return path
@@ -55,9 +56,8 @@ def write_data(path, data):
                 f"--workdir {path} holds a run on other data: {differ[0]} is {_some(before.get(differ[0]))} there, "
                 f"{_some(known[differ[0]])} here.\nGive another --workdir, or the data of that run"
             )
-    temporary = path / "data.json.tmp"
-    temporary.write_text(json.dumps(known, indent=1))
-    temporary.replace(path / "data.json")
+    with replacing(path / "data.json") as written:
+        json.dump(known, written, indent=1)
 
 
 def _some(value):
