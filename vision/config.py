@@ -36,6 +36,7 @@ def default():
     c.log = _log()
     c.parallel = _parallel()
     c.audit = _audit()
+    c.evaluation = _evaluation()
     c.lock()
     c.model.options.unlock()  # a research module's own arguments: any name
     return c
@@ -269,4 +270,28 @@ def _audit():
     c.max_leaks = 0.0  # --strict: share, of duplicates that lie in different splits
     c.max_wrong_labels = 0.05  # --strict: share
     c.min_agreement = 0.6  # --strict: Fleiss' kappa of several annotators
+    return c
+
+
+def _evaluation():
+    """What `python -m vision.evaluation` measures and shows."""
+    c = ConfigDict()
+    c.bootstrap = 1000  # draws of each 95 % interval; 0 = no intervals
+    c.bins = 15  # of the reliability diagram and of the calibration error
+    c.positive = ""  # the class whose false alarm and miss rates are told, such as "defect"; "" = none
+    c.recall = 0.95  # wanted of it: the threshold that reaches this on the validation split is told
+    c.temperature = True  # fit a temperature on the validation split, and store it with the run
+    c.explain = True  # heat maps over the pictures of errors
+    c.errors = 24  # worst errors shown
+    c.examples = 3  # hardest, and easiest, of each class shown
+    c.pairs = 8  # most confused pairs of classes shown
+    c.slices = True  # accuracy by brightness, size, folder and the columns of a table
+    c.slice_images = 20  # a smaller slice is not told
+    c.corruptions = True  # accuracy under 15 corruptions of 5 severities. Hendrycks and Dietterich 2019
+    c.views = True  # accuracy with each kind of test-time augmentation
+    c.sample = 1000  # images that these two are measured on, drawn at random: they take 75 and 24 passes; 0 = all
+    c.map = "tsne"  # 2-D map of the embeddings: none, pca, tsne or umap
+    c.map_images = 2000  # images on it, drawn at random
+    c.probe = 10_000  # training images, drawn at random, of nearest neighbors and the linear probe; 0 = neither
+    c.license = ""  # of the model, for its card, such as "Apache-2.0"
     return c

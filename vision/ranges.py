@@ -21,6 +21,8 @@ RANGES = {
         "data.image_size data.per_class data.limit data.workers data.resident_gib objective.focal_gamma "
         "objective.logit_adjustment objective.auxiliary_weight objective.ldam_margin imbalance.retrain_head "
         "audit.blank audit.tiny audit.blur audit.outlier "
+        "evaluation.bootstrap evaluation.errors evaluation.examples evaluation.pairs evaluation.sample "
+        "evaluation.map_images evaluation.probe "
         "optimizer.learning_rate optimizer.weight_decay optimizer.clip_norm schedule.timescale train.steps "
         "train.epochs train.eval_batch_size train.eval_every early_stopping.min_delta checkpoint.every log.images "
         "parallel.devices parallel.fsdp parallel.processes transfer.depth "
@@ -30,7 +32,8 @@ RANGES = {
     "it is at least 1": (
         lambda v: v >= 1,
         "schedule.patience train.batch_size train.accumulate early_stopping.patience checkpoint.keep_latest "
-        "checkpoint.keep_best log.every transfer.lora_rank audit.aspect audit.max_imbalance",
+        "checkpoint.keep_best log.every transfer.lora_rank audit.aspect audit.max_imbalance "
+        "evaluation.slice_images",
     ),
     "it is above 0": (
         lambda v: v > 0,
@@ -45,7 +48,7 @@ RANGES = {
         "augment.contrast augment.saturation augment.random_erasing",
     ),
     "it lies in [-1, 1]": (lambda v: -1 <= v <= 1, "audit.min_agreement"),
-    "it is at least 2": (lambda v: v >= 2, "audit.folds"),
+    "it is at least 2": (lambda v: v >= 2, "audit.folds evaluation.bins"),
     "turns, in [0, 0.5]": (lambda v: 0 <= v <= 0.5, "augment.hue"),
     "degrees, in [0, 180]": (lambda v: 0 <= v <= 180, "augment.rotate"),
     "degrees, in [0, 45)": (lambda v: 0 <= v < 45, "augment.shear"),
@@ -55,7 +58,7 @@ RANGES = {
         lambda v: _rises(v) and v[1] <= 1,
         "augment.crop_area augment.erasing_area",
     ),
-    "it lies in (0, 1]": (lambda v: 0 < v <= 1, "transfer.layer_decay"),
+    "it lies in (0, 1]": (lambda v: 0 < v <= 1, "transfer.layer_decay evaluation.recall"),
     "it lies in [0, 1)": (
         lambda v: 0 <= v < 1,
         "objective.label_smoothing objective.effective_number_beta optimizer.momentum optimizer.b1 optimizer.b2 "
