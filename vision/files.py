@@ -1,6 +1,7 @@
 """Files that are whole or not there: what was in their place is lost only once the new one is written."""
 
 import contextlib
+import json
 import os
 import pathlib
 
@@ -15,3 +16,9 @@ def replacing(path, **options):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path, value):
+    """Writes a JSON file, whole or not at all; NumPy's numbers and arrays become plain ones."""
+    with replacing(path) as file:
+        json.dump(value, file, indent=1, default=lambda x: x.tolist())

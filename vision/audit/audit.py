@@ -3,13 +3,10 @@
 import collections
 import concurrent.futures
 import dataclasses
-import json
 import pathlib
 import platform
 import time
 from importlib import metadata
-
-import numpy as np
 
 from vision import __version__
 from vision.audit import apply, duplicates, quality
@@ -18,7 +15,7 @@ from vision.audit.issues import write_issues
 from vision.audit.scan import scan
 from vision.data.sources import open_splits
 from vision.errors import RunError, UserError
-from vision.files import replacing
+from vision.files import write_json
 
 PACKAGES = ("numpy", "opencv-python-headless", "ImageHash", "scikit-learn", "cleanlab")
 _DIGITS = 4  # of data.mean and data.std
@@ -164,7 +161,7 @@ def _summarize(images, scanned, issues, found, pairs, agreement, config):
             "near": round(found.near, 4),
             "skipped": found.skipped,
         },
-        "confusable": [_plain(dataclasses.asdict(pair)) for pair in pairs],
+        "confusable": [dataclasses.asdict(pair) for pair in pairs],
         "agreement": agreement,
         "statistics": {"mean": mean, "std": std, "config": lines},
         "audit": config.audit.to_dict(),
@@ -201,22 +198,12 @@ def _tuple(values):
     return "(" + ", ".join(map(str, values)) + ("," if len(values) == 1 else "") + ")"
 
 
-def _plain(value):
-    """Returns a value as json takes it."""
-    if isinstance(value, dict):
-        return {key: _plain(v) for key, v in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(v) for v in value]
-    return value.item() if isinstance(value, np.generic) else value
-
-
 def _write(audited, out):
     from vision.audit import report
 
     try:
         write_issues(out / "issues.csv", audited.issues, audited.images)
-        with replacing(out / "audit.json") as file:
-            json.dump(_plain(audited.summary), file, indent=1)
+        write_json(out / "audit.json", audited.summary)
         report.write(out / "report.html", audited)
     except OSError as error:
         raise UserError(f"cannot write to --out {out}: {error.strerror}") from error

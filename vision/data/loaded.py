@@ -35,6 +35,10 @@ class LoadedFeed:
     def __len__(self):
         return len(self.rows)
 
+    def part(self, indices):
+        """Returns a feed of some of the images, int (M,)."""
+        return LoadedFeed(self.rows.part(indices), self.unreadable, self._workers, self.mesh)
+
     def train_batches(self, plan, batch_size):
         """Yields a batch for each (step, 1) of `plan`; the next is on its way to the device while one is used."""
         steps = (step for step, _ in plan)

@@ -54,6 +54,12 @@ class ResidentFeed:
     def __len__(self):
         return len(self.rows)
 
+    def part(self, indices):
+        """Returns a feed of some of the images, int (M,)."""
+        images = np.asarray(self.data["image"][indices])
+        images = [image if ok else None for image, ok in zip(images, self._readable[indices], strict=True)]
+        return ResidentFeed.of(self, images, self.rows.part(indices))
+
     def train_batches(self, plan, batch_size):
         """Yields what each call of the training step takes.
 

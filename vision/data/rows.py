@@ -1,8 +1,11 @@
 """Images of one split at their fixed size, and what to do where one cannot be read. Knows nothing of JAX."""
 
+import copy
+
 import numpy as np
 
 from vision.data.decode import UnreadableImage, resize_crop, to_channels
+from vision.data.splits import Subset
 from vision.errors import UserError
 
 SIZES = "the model needs square images of one size, but {}: set data.image_size, for example 224"
@@ -65,6 +68,12 @@ class Rows:
 
     def __len__(self):
         return len(self.source)
+
+    def part(self, indices):
+        """Returns the rows of some of the images, int (M,)."""
+        new = copy.copy(self)
+        new.source = Subset(self.source, indices)
+        return new
 
     def image(self, index, position=0):
         """Decodes an image to uint8 (image_size, image_size, channels); `position` in the run draws the crop."""

@@ -3,12 +3,11 @@
 Guo et al. 2017 (arXiv:1706.04599).
 """
 
-import json
 import pathlib
 
 import numpy as np
 
-from vision.files import replacing
+from vision.files import write_json
 from vision.inference import softmax
 
 FILE = "calibration.json"
@@ -115,5 +114,4 @@ def calibrate(logits, labels, temperature, c):
 def store(workdir, temperature, step, split, source):
     """Writes a run's calibration.json, which `vision.inference.from_run` reads: it holds for one checkpoint alone."""
     found = {"temperature": temperature, "step": step, "split": split, "source": source}
-    with replacing(pathlib.Path(workdir, FILE)) as file:
-        json.dump(found, file, indent=1)
+    write_json(pathlib.Path(workdir, FILE), found)
