@@ -15,7 +15,10 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 BASE = {"errors", "config", "ranges", "cli", "modules", "metrics", "parallel", "memory", "page", "files"}
 ROOMS = ("data", "models", "objectives", "training")  # each may use those before it
 ABOVE = {"serving": {"errors", "cli"}, "monitoring": {"errors", "cli"}}  # know only the bundle
-WITHOUT_JAX = ("vision.data.sources", "vision.data.decode", "vision.data.splits", "vision.data.order", "vision.cli")
+WITHOUT_JAX = (
+    *("vision.data.sources", "vision.data.decode", "vision.data.splits", "vision.data.order"),
+    *("vision.cli", "vision.bundle"),
+)
 
 
 def module_name(path):

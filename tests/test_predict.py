@@ -11,7 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
-from vision import cli, inference, predict
+from tests.conftest import REPOSITORY
+from tests.tiny_bundle import RESIZE, write_bundle
+from vision import bundle, cli, inference, predict
+from vision.data.decode import UnreadableImage, decode, resize_crop, to_channels
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,10 @@ def run(capsys, *argv):
 def test_formats_agree_and_unreadable_files_are_named(tiny_run, photos, capsys):
     code, table, err = run(capsys, photos, "--workdir", tiny_run, "--batch_size=2")
     assert code == 1 and "broken.jpg" in err and "error: 1 of 4 files cannot be read" in err
-    assert [line.split(":")[0].rpartition("/")[2] for line in table.splitlines()] == ["a.png", "b.jpg", "c.png"]
+    header, *lines = table.splitlines()
+    assert [line.rpartition("/")[2] for line in lines] == ["a.png", "b.jpg", "c.png"]
+    assert header.split() == ["top", "1", "top", "2", "top", "3", "top", "4", "top", "5", "file"]
+    assert {line.index(str(photos)) for line in lines} == {header.index("file")}  # the columns are aligned
     _, text, _ = run(capsys, "--workdir", tiny_run, "--format", "csv", "--top=3", photos)
     rows = list(csv.DictReader(io.StringIO(text)))
     assert len(rows) == 9 and [row["rank"] for row in rows[:3]] == ["1", "2", "3"]
@@ -60,17 +66,79 @@ def test_a_padded_batch_changes_nothing(tiny_run, photos):
         np.testing.assert_allclose([p for _, p in first], [p for _, p in second], rtol=1e-5)
 
 
+def test_a_bundle_predicts_what_its_graph_gives(photos, tmp_path, capsys):
+    """Of every file, its own probabilities: nothing is swapped on the way through batches and threads."""
+    folder = write_bundle(tmp_path / "bundle")
+    model = bundle.open_bundle(folder)
+    code, out, err = run(capsys, "--bundle", folder, "--format=json", "--batch_size=2", f"{photos}/**/*.*")
+    assert code == 1 and "error: 1 of 4 files cannot be read" in err
+    found = {f["file"]: {t["class"]: t["probability"] for t in f["top"]} for f in map(json.loads, out.splitlines())}
+    assert {file.rpartition("/")[2] for file in found} == {"a.png", "b.jpg", "c.png"}
+    for file, top in found.items():
+        image = resize_crop(to_channels(decode(file), 1), 8, **RESIZE)
+        expected = dict(zip(model.classes, model.probabilities_and_embeddings(image[None])[0][0], strict=True))
+        assert top == pytest.approx({name: expected[name] for name in top}, abs=1e-6)
+        assert sorted(top.values(), reverse=True) == list(top.values()) and max(expected.values()) in top.values()
+
+
+@pytest.mark.parametrize(
+    ("word", "names"),
+    [
+        ("*.png", ["[1].png", "a.png"]),
+        ("**/*.png", ["[1].png", "a.png", "c.png"]),
+        ("**", ["[1].png", "a.png", "b.JPG", "c.png"]),  # images alone, and none twice
+        ("?.*", ["a.png", "b.JPG"]),
+        ("[ab].*", ["a.png", "b.JPG"]),
+        ("[1].png", ["[1].png"]),  # a file of that name comes before the pattern
+        ("note.txt", ["note.txt"]),  # who names a file means it
+        ("", ["[1].png", "a.png", "b.JPG", "c.png"]),
+    ],
+)
+def test_words_and_patterns(word, names, tmp_path):
+    (tmp_path / "deeper").mkdir()
+    for name in ("a.png", "b.JPG", "[1].png", "note.txt", ".hidden.png", "deeper/c.png", "deeper/.d.png"):
+        (tmp_path / name).touch()
+    found = [file.rpartition("/")[2] for file in predict.find([f"{tmp_path}/{word}"])]
+    assert sorted(found) == names
+
+
+def test_files_are_read_as_they_are_needed(tmp_path):
+    """Of endless files, a few batches more than were asked for; the next are decoded before the model is called."""
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8), np.uint8))
+    model, taken = bundle.open_bundle(write_bundle(tmp_path / "bundle")), []
+
+    def files():
+        while True:
+            taken.append(len(taken))
+            yield str(tmp_path / ("a.png" if len(taken) % 7 else "missing.png"))
+
+    answers = predict.predict(model, files(), batch_size=4)
+    found = [next(answers)[1] for _ in range(30)]
+    answers.close()
+    assert [i for i, f in enumerate(found, 1) if isinstance(f, UnreadableImage)] == [7, 14, 21, 28]
+    assert len(taken) == 32 + 4 * predict.AHEAD
+
+
+def test_long_names_are_cut_in_the_table_alone(photos, tmp_path, capsys):
+    names = [f"a class with a long name, number {i}" for i in range(10)]
+    folder = write_bundle(tmp_path / "bundle", names)
+    _, out, _ = run(capsys, "--bundle", folder, "--top=2", photos / "a.png")
+    header, line = out.splitlines()
+    assert line.count("a class with a long…") == 2 and line.index(str(photos)) == header.index("file")
+    _, out, _ = run(capsys, "--bundle", folder, "--top=2", "--format=csv", photos / "a.png")
+    assert {row["class"] for row in csv.DictReader(io.StringIO(out))} <= set(names)
+
+
 def test_the_run_s_own_accuracy_is_repeated(tiny_run):
     """The classifier gives what the trainer's evaluation counted, image by image."""
     from vision import parallel
     from vision.data.pipeline import open_data
-    from vision.evaluation.probe import embed
+    from vision.evaluation.outputs import Forward, collect
 
-    classifier = inference.from_run(tiny_run)
-    c = classifier.config
-    data = open_data(c, parallel.make_mesh(1))
-    embeddings, labels = embed(classifier, data.feeds["test"], 32)
-    logits = embeddings @ np.array(classifier.model.head.kernel[...]) + np.array(classifier.model.head.bias[...])
+    classifier, mesh = inference.from_run(tiny_run), parallel.make_mesh(1)
+    data = open_data(classifier.config, mesh)
+    outputs = collect(Forward(classifier, mesh), data.feeds["test"], 32)
+    labels, logits = outputs.labels, outputs.logits
     confusion = np.zeros((10, 10), int)
     np.add.at(confusion, (labels, logits.argmax(-1)), 1)
     assert confusion.tolist() == json.loads((tiny_run / "result.json").read_text())["confusion"]
@@ -79,22 +147,27 @@ def test_the_run_s_own_accuracy_is_repeated(tiny_run):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (("README.md",), "which model? Give --workdir RUN, or --config"),
+        (("README.md",), "which model? Give --workdir RUN, --bundle DIR, or --config"),
         (("--config", "configs/digits.py"), "which images?"),
         (("--workdir", "nowhere"), "which images?"),
         (("--workdir", "nowhere", "README.md"), "nowhere is no run's directory: it has no config.json"),
         (("--workdir", "nowhere", "nothing.png"), "there is no file or folder nothing.png"),
         (("--workdir", "x", "--config", "configs/digits.py", "README.md"), "which model?"),
         (("--config", "configs/digits.py", "README.md"), "has no model.pretrained: train it"),
+        (("--workdir", "x", "--bundle", "y", "README.md"), "which model?"),
+        (("--bundle", "y", "--config", "configs/digits.py", "README.md"), "which model?"),
+        (("--bundle", "nowhere", "README.md"), "there is no bundle nowhere"),
+        (("--bundle", "configs", "README.md"), "configs is no bundle: it has no bundle.json"),
+        (("--bundle", "nowhere", "README.md", "nothing/*.png"), "no image matches nothing/*.png"),
+        (("--bundle", "nowhere", "README.md", "*.md"), "no image matches *.md"),
+        (("--bundle", "nowhere", "README.md", "configs"), "folder configs holds no images"),
         (("--workdir", "x", "--format", "xml", "README.md"), "--format = 'xml' is unknown"),
         (("--workdir", "x", "--top", "0", "README.md"), "both are at least 1"),
         (("--workdir", "x", "--unknown", "README.md"), "Unknown command line flag 'unknown'"),
     ],
 )
 def test_mistakes(argv, message, capsys, monkeypatch):
-    from vision import main
-
-    monkeypatch.chdir(main.pathlib.Path(main.__file__).parents[1])
+    monkeypatch.chdir(REPOSITORY)
     code, _, err = run(capsys, *argv)
     assert code == 2 and err.startswith("error: ") and len(err.splitlines()) <= 2
     assert message in err
@@ -107,7 +180,7 @@ def test_help(capsys):
 
 def test_a_run_of_four_devices_is_opened_on_one(tmp_path):
     """Where it was trained, and how its state was cut, does not matter to those who use it."""
-    workdir, root = tmp_path / "run", predict.pathlib.Path(predict.__file__).parents[1]
+    workdir, root = tmp_path / "run", REPOSITORY
     flags = ["--config.model.name=vit", "--config.model.variant=mu/4", "--config.augment.affine=False"]
     argv = ["-m", "vision.main", "--config", "configs/digits.py:smoke", f"--workdir={workdir}", *flags]
     argv += ["--config.parallel.fsdp=4", "--config.log.progress=False"]

@@ -1,12 +1,15 @@
 """A trained model as those use it who do not train: from pixels to probabilities and embeddings."""
 
 import functools
+import json
+import pathlib
 
 import jax
 import numpy as np
 from flax import nnx
 
 from vision import models
+from vision.bundle import open_bundle
 from vision.data.augment import normalize
 from vision.data.decode import resize_crop, to_channels
 from vision.data.pipeline import interpolation_of
@@ -17,6 +20,8 @@ from vision.models.weights import imagenet_classes
 from vision.ranges import validate
 from vision.training.restore import adopt, open_run, ready
 
+CALIBRATION = "calibration.json"  # of a run's directory
+
 
 class Classifier:
     """A model with its weights, its classes and the way its images are prepared.
@@ -26,9 +31,12 @@ class Classifier:
         model: an `nnx.Module` in evaluation mode.
         classes: names, in the logits' order.
         image_size, channels: of the images that it takes.
+        temperature: what the logits are divided by to give probabilities (`vision.evaluation.calibration`).
+        step: of the run's checkpoint that the weights are from; None where they are from no run.
     """
 
-    def __init__(self, config, model, classes, image_size, channels):
+    def __init__(self, config, model, classes, image_size, channels, temperature=1.0, step=None):
+        self.temperature, self.step = temperature, step
         self.config, self.classes = config, tuple(classes)
         self.image_size, self.channels = image_size, channels
         self.model = model
@@ -44,6 +52,11 @@ class Classifier:
         """Returns (logits (B, C), embeddings (B, D)), float32 arrays of NumPy, of uint8 images (B, H, W, channels)."""
         return jax.device_get(self._run(self._state, images))
 
+    def probabilities_and_embeddings(self, images):
+        """Returns (probabilities (B, C), float64, embeddings (B, D), float32) of uint8 images (B, H, W, channels)."""
+        logits, embeddings = self(images)
+        return softmax(logits / self.temperature), embeddings
+
     @functools.cached_property
     def _run(self):
         d, dtype = self.config.data, jax.numpy.promote_types(self.config.model.dtype, "float32")
@@ -57,10 +70,22 @@ class Classifier:
         return run
 
 
-def from_flags(config, workdir):
-    """Returns the `Classifier` of a command's --workdir or of its --config; raises `UserError` for both or neither."""
-    if bool(config) == bool(workdir):
-        raise UserError("which model? Give --workdir RUN, or --config FILE with pretrained weights")
+def from_flags(config, workdir, bundle=None):
+    """Returns the model that a command's flags name: a `Classifier`, or a `vision.bundle.Bundle`.
+
+    Args:
+        config: of its --config; None where that is not given.
+        workdir: its --workdir, "" where that is not given.
+        bundle: its --bundle, "" where that is not given; None = the command has no such flag.
+
+    Raises:
+        UserError: not exactly one of them is given, or it holds no model.
+    """
+    if (config is not None) + bool(workdir) + bool(bundle) != 1:
+        flags = "--workdir RUN" if bundle is None else "--workdir RUN, --bundle DIR"
+        raise UserError(f"which model? Give {flags}, or --config FILE with pretrained weights")
+    if bundle:
+        return open_bundle(bundle)
     if config is not None:
         validate(config)
     return from_run(workdir) if workdir else from_config(config)
@@ -69,7 +94,21 @@ def from_flags(config, workdir):
 def from_run(workdir):
     """Returns the `Classifier` of a run's best checkpoint; raises `UserError` where there is none."""
     config, data, model = open_run(workdir)
-    return Classifier(config, model, data["classes"], data["image_size"], data["channels"])
+    step = data["step"]
+    temperature = _temperature(pathlib.Path(workdir, CALIBRATION), step)
+    return Classifier(config, model, data["classes"], data["image_size"], data["channels"], temperature, step)
+
+
+def _temperature(file, step):
+    """Returns the temperature that an evaluation has fitted to a run's checkpoint; 1 where it has fitted none."""
+    if not file.is_file():
+        return 1.0
+    try:
+        found = json.loads(file.read_text())
+        # A run that was trained further has another best checkpoint, which it was not fitted to.
+        return float(found["temperature"]) if found["step"] == step else 1.0
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is damaged: remove it, or run python -m vision.evaluation again") from error
 
 
 def from_config(config):
@@ -84,7 +123,7 @@ def from_config(config):
     config = adopt(config)
     if pretrained.is_run(c.pretrained):
         run = from_run(c.pretrained)
-        return Classifier(config, run.model, run.classes, run.image_size, run.channels)
+        return Classifier(config, run.model, run.classes, run.image_size, run.channels, run.temperature)
     c, d = config.model, config.data
     known = pretrained.describe(c.pretrained, pretrained.architecture(c))
     count = known.classes if known else len(imagenet_classes())

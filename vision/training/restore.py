@@ -110,7 +110,8 @@ def _initial_weights(config, data, workdir):
 def run_weights(workdir):
     """Returns (config, data, arrays) of a run: as `read_run`, and {name in the plain model: array} of its best state.
 
-    Low-rank changes are merged into their layers. The moving average of the weights is taken where there is one.
+    Data also has "step", which that state is from. Low-rank changes are merged into their layers. The moving average of
+    the weights is taken where there is one.
 
     Raises:
         UserError: no run is there, or no whole checkpoint.
@@ -119,18 +120,18 @@ def run_weights(workdir):
     if not pathlib.Path(workdir, "checkpoints").is_dir():
         raise UserError(f"{workdir} has no checkpoints yet: train it further")
     with open_checkpoints(pathlib.Path(workdir), config) as checkpoints:
-        _, state = checkpoints.read_best()
+        step, state = checkpoints.read_best()
     arrays = {}
     for tree in (state["rest"], state.get("ema", state["params"])):
         flat = traverse_util.flatten_dict(tree)
         arrays |= {".".join(path[1:]): np.asarray(v) for path, v in flat.items() if path[0] == "model"}
     if config.transfer.mode == "lora":
         arrays = _merged(config, data, arrays)
-    return config, data, arrays
+    return config, data | {"step": step}, arrays
 
 
 def open_run(workdir):
-    """Returns (config, data, model): a run's config, its `data.json` and its best model, in evaluation mode."""
+    """Returns (config, data, model): as `run_weights`, and the run's best model, in evaluation mode."""
     config, data, arrays = run_weights(workdir)
     model = _abstract(config.model, len(data["classes"]), data["image_size"], data["channels"])
     return config, data, ready(model, arrays)

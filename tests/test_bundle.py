@@ -1,0 +1,181 @@
+"""A bundle gives what its graph computes, looks like a classifier, and is refused when anything of it is off."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from tests.conftest import REPOSITORY
+from tests.tiny_bundle import RESIZE, weights, write_bundle
+from vision import bundle, inference
+from vision.data.decode import decode, resize_crop, to_channels
+from vision.errors import UserError
+
+IMAGES = np.random.default_rng(1).integers(0, 256, (5, 8, 8, 1), np.uint8)
+
+
+def expected(images):
+    first, second = weights()
+    embeddings = images.reshape(len(images), -1).astype(np.float64) @ first
+    return inference.softmax(embeddings @ second), embeddings
+
+
+@pytest.mark.parametrize("batch", ["B", 1, 3])
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_it_gives_what_the_graph_computes(tmp_path, batch, count):
+    """For any number of images, whatever batch the graph takes."""
+    found = bundle.open_bundle(write_bundle(tmp_path, model={"batch": batch}))
+    probabilities, embeddings = found.probabilities_and_embeddings(IMAGES[:count])
+    assert probabilities.dtype == embeddings.dtype == np.float32
+    for ours, reference in zip((probabilities, embeddings), expected(IMAGES[:count]), strict=True):
+        np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-6)
+
+
+def test_it_stands_where_a_classifier_does(tmp_path, tiny_run):
+    """Same attributes, same meaning: the softmax of its logits are its probabilities."""
+    classifier = inference.from_run(tiny_run)
+    d = classifier.config.data
+    write_bundle(tmp_path, classifier.classes, config=classifier.config.to_dict(), quality={"accuracy": 0.5})
+    found = inference.from_flags(None, "", str(tmp_path))
+    assert found.config == classifier.config and found.quality == {"accuracy": 0.5} and found.model is None
+    for name in ("classes", "image_size", "channels", "temperature"):
+        assert getattr(found, name) == getattr(classifier, name), name
+    logits, embeddings = found(IMAGES)
+    probabilities, same = found.probabilities_and_embeddings(IMAGES)
+    np.testing.assert_allclose(inference.softmax(logits / found.temperature), probabilities, atol=1e-6)
+    np.testing.assert_array_equal(embeddings, same)
+    assert logits.dtype == np.float32 and np.isfinite(found(np.full_like(IMAGES, 255))[0]).all()
+    write_bundle(tmp_path, classifier.classes, resize={"crop_fraction": d.crop_fraction or 1, "interpolation": "area"})
+    photo = np.random.default_rng(0).integers(0, 256, (30, 20, 3), np.uint8)
+    np.testing.assert_array_equal(bundle.open_bundle(tmp_path).prepare(photo), classifier.prepare(photo))
+
+
+def test_images_are_prepared_as_it_says(tmp_path, shared_data):
+    found = bundle.open_bundle(write_bundle(tmp_path, side=64, channels=3))
+    with tarfile.open(shared_data / "imagenet_samples.tar") as archive:
+        member = next(m for m in archive if m.name.endswith("_tench.jpg"))
+        photo = decode(archive.extractfile(member).read())
+    image = found.prepare(photo)
+    assert image.shape == (64, 64, 3) and image.dtype == np.uint8
+    np.testing.assert_array_equal(image, resize_crop(photo, 64, **RESIZE))
+    np.testing.assert_array_equal(
+        found.prepare(photo[..., :1]), resize_crop(to_channels(photo[..., :1], 3), 64, **RESIZE)
+    )
+
+
+def test_a_temperature_divides_the_logits(tiny_run):
+    classifier = inference.from_run(tiny_run)
+    classifier.temperature = 2.5
+    logits, _ = classifier(IMAGES)
+    scaled = np.exp(logits.astype(np.float64) / 2.5)
+    probabilities, _ = classifier.probabilities_and_embeddings(IMAGES)
+    np.testing.assert_allclose(probabilities, scaled / scaled.sum(1, keepdims=True), rtol=1e-6)
+
+
+def test_every_file_is_in_the_manifest(tmp_path):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "notes.txt").write_text("a note")
+    for _ in range(2):  # a manifest of before is not part of it
+        write_bundle(tmp_path, reference={"mean": np.float32(0.5)}, version="9.9")
+    manifest = json.loads((tmp_path / "bundle.json").read_text())
+    assert manifest["sha256"]["more/notes.txt"] == hashlib.sha256(b"a note").hexdigest()
+    assert manifest["sha256"].keys() == {"model.onnx", "more/notes.txt"}
+    assert (manifest["format"], manifest["version"], manifest["reference"]) == (1, "9.9", {"mean": 0.5})
+    assert {p.name for p in tmp_path.iterdir()} == {"model.onnx", "bundle.json", "more"}
+    (tmp_path / "evaluation").mkdir()  # what is written later is nobody's concern
+    assert bundle.open_bundle(tmp_path).reference == {"mean": 0.5}
+
+
+def edit(without="", **changes):
+    """Returns a function that changes keys of a bundle's manifest, or takes one away."""
+
+    def change(folder):
+        manifest = json.loads((folder / "bundle.json").read_text()) | changes
+        (folder / "bundle.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != without}))
+
+    return change
+
+
+def model(**changes):
+    """Returns a function that writes another model, and its hash."""
+    return lambda folder: write_bundle(folder, model=changes)
+
+
+def append(name):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes() + b" .")
+
+
+def garbage(folder):
+    (folder / "model.onnx").write_bytes(b"no model")
+    edit(sha256={"model.onnx": hashlib.sha256(b"no model").hexdigest()})(folder)
+
+
+def rename(folder):
+    (folder / "model.onnx").rename(folder / "model.tflite")
+    bundle.write_manifest(folder, classes="ab", image_size=8, channels=1, resize=RESIZE, model="model.tflite")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "bundle.json").unlink(), "is no bundle: it has no bundle.json"),
+        (append("bundle.json"), "bundle.json is damaged: export it again"),
+        (lambda folder: (folder / "bundle.json").write_text("[1]"), "bundle.json is damaged"),
+        (lambda folder: (folder / "bundle.json").write_bytes(b"\xff"), "bundle.json is damaged"),
+        (edit(format=2), "is a bundle of format 2, this version reads 1"),
+        (edit(without="classes"), "its 'classes' is not valid"),
+        (edit(classes=[]), "its 'classes' is not valid"),
+        (edit(image_size="8"), "its 'image_size' is not valid"),
+        (edit(resize={"crop_fraction": 0, "interpolation": "area"}), "its 'resize' is not valid"),
+        (edit(sha256={"../model.onnx": "0"}), "its 'sha256' is not valid"),
+        (edit(model="other.onnx"), "its 'sha256' is not valid"),
+        (edit(config={"train": {"steps": "many"}}), "its config cannot be read"),
+        (append("model.onnx"), "model.onnx has changed since it was exported: export it again"),
+        (lambda folder: (folder / "model.onnx").unlink(), "model.onnx is missing from its bundle"),
+        (garbage, "model.onnx cannot be loaded"),
+        (rename, "model.tflite cannot be run"),
+        (edit(classes=["cat", "dog"]), "gives 10 probabilities an image, but bundle.json names 2 classes"),
+        (edit(image_size=9), "but bundle.json says uint8 images of 9x9x1"),
+        (model(kind=TensorProto.FLOAT), "but bundle.json says uint8 images of 8x8x1"),
+        (model(names=("logits2", "embedding")), "has no output 'probabilities'"),
+        (model(last="Det"), "model.onnx cannot be run, export it again:"),
+        (model(last="Identity"), "does not give probabilities"),
+    ],
+)
+def test_faults_are_named(tmp_path, damage, message):
+    damage(write_bundle(tmp_path))
+    with pytest.raises(UserError) as error:
+        bundle.open_bundle(tmp_path)
+    assert message in str(error.value) and len(str(error.value).splitlines()) <= 2
+
+
+def test_what_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="there is no bundle"):
+        bundle.open_bundle(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"holds no model\.onnx"):
+        bundle.write_manifest(tmp_path, classes="ab", image_size=8, channels=1, resize=RESIZE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_predicting_with_it_imports_no_jax(tmp_path):
+    import cv2
+
+    write_bundle(tmp_path / "bundle")
+    cv2.imwrite(str(tmp_path / "a.png"), IMAGES[0])
+    code = (
+        "import sys\nfrom vision import cli, predict\ncli.run(predict.main)\n"
+        "print(*(name for name in ('jax', 'flax', 'grain') if name in sys.modules), file=sys.stderr)"
+    )
+    argv = ["--bundle", str(tmp_path / "bundle"), "--format=json", str(tmp_path / "a.png")]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *argv], cwd=REPOSITORY, env=os.environ, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr.strip()) == (0, "")
+    top = json.loads(done.stdout)["top"][0]
+    assert top["probability"] == pytest.approx(expected(IMAGES[:1])[0].max(), abs=1e-5)

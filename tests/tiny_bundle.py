@@ -1,0 +1,49 @@
+"""A bundle of a few hundred numbers, its graph built by hand."""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from vision.bundle import write_manifest
+
+RESIZE = {"crop_fraction": 0.875, "interpolation": "bilinear"}
+
+
+def weights(classes=10, side=8, channels=1, dimensions=6):
+    """Returns the two matrices of the model: pixels to embedding, embedding to logits."""
+    random = np.random.default_rng(0)
+    first = random.normal(size=(side * side * channels, dimensions)) / 255
+    return first.astype(np.float32), random.normal(size=(dimensions, classes)).astype(np.float32)
+
+
+def write_model(path, batch="B", classes=10, side=8, channels=1, last="Softmax", kind=TensorProto.UINT8, names=None):
+    """Writes a linear embedding, a linear head and its softmax, or another `last` operator, as ONNX."""
+    names = names or ("probabilities", "embedding")
+    arrays = dict(zip(("first", "second"), weights(classes, side, channels), strict=True))
+    nodes = [
+        helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["float"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "first"], [names[1]]),
+        helper.make_node("MatMul", [names[1], "second"], ["logits"]),
+        helper.make_node(last, ["logits"], [names[0]]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("images", kind, [batch, side, side, channels])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+
+
+def write_bundle(directory, classes=None, side=8, channels=1, model=None, **known):
+    """Writes a bundle; `model` are keywords of `write_model`, `known` of `write_manifest`. Returns its directory."""
+    classes = classes or [f"class {i}" for i in range(10)]
+    directory.mkdir(parents=True, exist_ok=True)
+    write_model(
+        directory / "model.onnx", **{"classes": len(classes), "side": side, "channels": channels} | (model or {})
+    )
+    known = {"resize": RESIZE} | known
+    write_manifest(directory, classes=classes, image_size=side, channels=channels, **known)
+    return directory
