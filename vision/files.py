@@ -5,6 +5,8 @@ import json
 import os
 import pathlib
 
+from vision.errors import UserError
+
 
 @contextlib.contextmanager
 def replacing(path, **options):
@@ -22,3 +24,13 @@ def write_json(path, value):
     """Writes a JSON file, whole or not at all; NumPy's numbers and arrays become plain ones."""
     with replacing(path) as file:
         json.dump(value, file, indent=1, default=lambda x: x.tolist())
+
+
+def make_directory(path):
+    """Returns a directory as a `pathlib.Path`; raises `UserError` where it cannot be made."""
+    path = pathlib.Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to --out {path}: {error.strerror}") from error
+    return path

@@ -15,7 +15,7 @@ from vision.audit.issues import write_issues
 from vision.audit.scan import scan
 from vision.data.sources import open_splits
 from vision.errors import RunError, UserError
-from vision.files import write_json
+from vision.files import make_directory, write_json
 
 PACKAGES = ("numpy", "opencv-python-headless", "ImageHash", "scikit-learn", "cleanlab")
 _DIGITS = 4  # of data.mean and data.std
@@ -101,16 +101,6 @@ def audit(config, out, embeddings="pixels", annotations="", mend=False):
     audited = Audited(images, scanned, issues, pairs, agreement, findings, summary, applied)
     _write(audited, out)
     return audited
-
-
-def make_directory(path):
-    """Returns a directory as a `pathlib.Path`; raises `UserError` where it cannot be made."""
-    path = pathlib.Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to --out {path}: {error.strerror}") from error
-    return path
 
 
 def _check_embeddings(embeddings):

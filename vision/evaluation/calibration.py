@@ -8,9 +8,8 @@ import pathlib
 import numpy as np
 
 from vision.files import write_json
-from vision.inference import softmax
+from vision.inference import CALIBRATION, softmax
 
-FILE = "calibration.json"
 RANGE = (0.05, 20.0)  # of the temperature
 
 
@@ -111,7 +110,7 @@ def calibrate(logits, labels, temperature, c):
     }
 
 
-def store(workdir, temperature, step, split, source):
+def store(workdir, temperature, step, source):
     """Writes a run's calibration.json, which `vision.inference.from_run` reads: it holds for one checkpoint alone."""
-    found = {"temperature": temperature, "step": step, "split": split, "source": source}
-    write_json(pathlib.Path(workdir, FILE), found)
+    found = {"temperature": temperature, "step": step, "split": "val", "source": source}
+    write_json(pathlib.Path(workdir, CALIBRATION), found)

@@ -1,11 +1,20 @@
 """A map of the embeddings: images that the network takes for alike lie close together."""
 
+import importlib.util
+
 import numpy as np
 
 from vision.errors import UserError, check_choice
 
 METHODS = ("none", "pca", "tsne", "umap")
 _COMPONENTS = 50  # that t-SNE and UMAP start from, as van der Maaten and Hinton 2008 do
+
+
+def check(method):
+    """Raises `UserError` for an unknown method, or one whose package is not there."""
+    check_choice("evaluation.map", method, METHODS)
+    if method == "umap" and not importlib.util.find_spec("umap"):
+        raise UserError("evaluation.map = 'umap' needs a package: pip install umap-learn, or choose tsne")
 
 
 def project(embeddings, method="tsne", seed=0):
@@ -22,7 +31,7 @@ def project(embeddings, method="tsne", seed=0):
     """
     from sklearn.decomposition import PCA
 
-    check_choice("evaluation.map", method, METHODS)
+    check(method)
     x = np.asarray(embeddings, np.float64)
     if len(x) < 4 or np.ptp(x) == 0:
         return np.pad(x[:, :2], ((0, 0), (0, max(0, 2 - x.shape[1]))))
@@ -36,8 +45,6 @@ def project(embeddings, method="tsne", seed=0):
         return TSNE(
             perplexity=min(30.0, (len(x) - 1) / 3), init="pca" if x.shape[1] > 1 else "random", random_state=seed
         ).fit_transform(x)
-    try:
-        from umap import UMAP
-    except ImportError as error:
-        raise UserError("evaluation.map = 'umap' needs a package: pip install umap-learn, or choose tsne") from error
+    from umap import UMAP
+
     return UMAP(n_neighbors=min(15, len(x) - 1), random_state=seed).fit_transform(x)

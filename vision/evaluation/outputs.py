@@ -95,6 +95,11 @@ class Forward:
         return pixels.mean(1), pixels.std(1)
 
 
+def batch_size(c, mesh):
+    """Returns how many images to evaluate at a time: as `config.train` says, rounded up to what the devices share."""
+    return -(-(c.eval_batch_size or c.batch_size) // mesh.size) * mesh.size
+
+
 def collect(forward, feed, batch_size, change=None, embedded=EMBEDDED, what=""):
     """Returns the `Outputs` of a split.
 

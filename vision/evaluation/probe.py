@@ -18,6 +18,7 @@ from absl import flags
 
 from vision import cli, parallel
 from vision.errors import UserError
+from vision.evaluation.outputs import Forward, batch_size, collect
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # scikit-learn's C
 
@@ -37,8 +38,10 @@ def main(argv):
     c = backbone.config.copy_and_resolve_references()
     c.data.source = values.data or c.data.source
     c.data.image_size, c.data.channels, c.data.random_crop_area = backbone.image_size, backbone.channels, ()
-    data = open_data(c, parallel.make_mesh(1))
-    splits = {name: embed(backbone, feed, c.train.batch_size) for name, feed in data.feeds.items()}
+    mesh = parallel.make_mesh()
+    data, forward = open_data(c, mesh), Forward(backbone, mesh)
+    found = {n: collect(forward, f, batch_size(c.train, mesh), embedded=len(f)) for n, f in data.feeds.items()}
+    splits = {name: (outputs.embeddings, outputs.labels) for name, outputs in found.items()}
     linear, strength = linear_probe(*splits["train"], *splits["val"], *splits["test"])
     nearest = knn_accuracy(*splits["train"], *splits["test"], k=values.k)
     print(f"{c.data.source}: {data.describe()}; embeddings of {splits['train'][0].shape[1]} numbers")
@@ -53,25 +56,6 @@ def _flags(values):
     flags.DEFINE_string("data", "", "another source than the config's", flag_values=values)
     flags.DEFINE_string("out", "", "JSON file to write the two accuracies to", flag_values=values)
     flags.DEFINE_integer("k", 20, "neighbors", flag_values=values)
-
-
-def embed(backbone, feed, batch_size):
-    """Returns (embeddings float32 (N, D), labels int (N,)) of a split's readable images.
-
-    Args:
-        backbone: a `vision.inference.Classifier`.
-        feed: a split of `vision.data.pipeline.Data`.
-        batch_size: images at a time.
-    """
-    found, labels = [], []
-    for batch in feed.eval_batches(batch_size):
-        images, label = (feed.data or batch)["image"], (feed.data or batch)["label"]
-        if feed.data:
-            images, label = images[batch["index"]], label[batch["index"]]
-        keep = np.asarray(batch["mask"])
-        found.append(backbone(images)[1][keep])
-        labels.append(np.asarray(label)[keep])
-    return np.concatenate(found), np.concatenate(labels)
 
 
 def linear_probe(train, train_labels, val, val_labels, test, test_labels):

@@ -1,0 +1,108 @@
+"""How fast images are evaluated: all outputs on the host, against the bare forward pass, round by round in turn.
+
+    python -m scripts.bench.evaluation
+    python -m scripts.bench.evaluation --model resnet --variant 50 --image-size 224 --batch 256 --dtype bfloat16
+
+Both sides pass over the same random images, which live on the device. The bare pass computes logits and embeddings and
+leaves them there; ours also measures brightness and contrast, pads and masks the last batch, and brings everything to
+the host. The metrics with their intervals come after, and are timed apart. The last line is `ratio: R`, images/s of
+ours over the bare pass's.
+"""
+
+import time
+
+import numpy as np
+
+from scripts.bench import common
+from vision import cli
+
+
+def main(argv):
+    p = common.parser(__doc__, "evaluation")
+    p.add_argument("--model", default="resnet")
+    p.add_argument("--variant", default="cifar20")
+    p.add_argument("--image-size", type=int, default=32)
+    p.add_argument("--classes", type=int, default=10)
+    p.add_argument("--dtype", default="float32")
+    p.add_argument("--images", type=int, default=50_000)
+    p.add_argument("--batch", type=int, default=1000)
+    p.add_argument("--rounds", type=int, default=3)
+    a = p.parse_args(argv)
+    forward, feed = _prepare(a)
+    seconds = common.alternate(
+        {"ours": lambda: _ours(forward, feed, a), "bare": lambda: _bare(forward, feed, a)}, a.rounds
+    )
+    speeds = {f"{name}_images_per_second": a.images / min(found) for name, found in seconds.items()}
+    work = {
+        k: getattr(a, k) for k in ("model", "variant", "image_size", "classes", "dtype", "images", "batch", "rounds")
+    }
+    row = common.facts(a) | work | common.compare(seconds, "ours", "bare") | speeds | {"metrics_s": _metrics(a)}
+    common.print_table([{k: v for k, v in row.items() if k not in ("date", "commit", "device", "label", "goal")}])
+    common.write_rows(a.csv, [row])
+    print(f"ratio: {row['ratio']:.2f}")
+
+
+def _prepare(a):
+    """Returns (`Forward`, resident feed of random images), compiled."""
+    from flax import nnx
+
+    from vision import inference, models, parallel
+    from vision.config import default
+    from vision.data.order import Order
+    from vision.data.resident import ResidentFeed
+    from vision.data.rows import Rows, Unreadable
+    from vision.data.sources._arrays import ArraySource
+    from vision.evaluation.outputs import Forward
+
+    c = default()
+    c.model.name, c.model.variant, c.model.dtype = a.model, a.variant, a.dtype
+    model = models.build(c.model, a.classes, a.image_size, 3, nnx.Rngs(0))
+    model.eval()
+    names = tuple(map(str, range(a.classes)))
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (a.images, a.image_size, a.image_size, 3), np.uint8)
+    source = ArraySource(images, random.integers(0, a.classes, a.images), names, "random")
+    rows = Rows(source, a.image_size, 3, 1.0, (), True, Order(0, source.labels))
+    mesh = parallel.make_mesh()
+    feed = ResidentFeed(rows, Unreadable(a.images, 0.0), mesh)
+    forward = Forward(inference.Classifier(c, model, names, a.image_size, 3), mesh)
+    first = next(iter(feed.eval_batches(a.batch)))
+    forward(forward.images(first, feed.data))
+    return forward, feed
+
+
+def _ours(forward, feed, a):
+    from vision.evaluation.outputs import collect
+
+    start = time.perf_counter()
+    collect(forward, feed, a.batch)
+    return time.perf_counter() - start
+
+
+def _bare(forward, feed, a):
+    import jax
+
+    start = time.perf_counter()
+    for batch in feed.eval_batches(a.batch):
+        found = forward(forward.images(batch, feed.data))
+    jax.block_until_ready(found)
+    return time.perf_counter() - start
+
+
+def _metrics(a):
+    """Returns the seconds that all metrics of as many random outputs take, with the usual number of draws."""
+    from vision.config import default
+    from vision.evaluation import intervals
+
+    random = np.random.default_rng(0)
+    logits, labels = (
+        random.normal(size=(a.images, a.classes)).astype(np.float32),
+        random.integers(0, a.classes, a.images),
+    )
+    start = time.perf_counter()
+    intervals.with_intervals(logits, labels, tuple(map(str, range(a.classes))), default().evaluation.bootstrap)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    cli.run(main)
