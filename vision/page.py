@@ -8,7 +8,7 @@ def render(template, context):
 
     Args:
         template: a `pathlib.Path` of a Jinja template that extends "page.html" with the blocks `title` and `content`.
-            It may use the filters `number`, 12,345, and `percent`, 12.3 %.
+            It may use the filters `number`, 12,345, `percent`, 0.0123 %, and `probability`, 12.3 % or < 0.1 %.
         context: {name: value} of what it shows. Texts are escaped.
     """
     import jinja2
@@ -21,4 +21,10 @@ def render(template, context):
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"number": lambda n: f"{n:,}", "percent": lambda x: f"{100 * x:.3g} %"}
+    environment.filters["probability"] = _probability
     return environment.get_template(template.name).render(context)
+
+
+def _probability(p):
+    """A network is never quite sure, so rounding shall not say so."""
+    return "< 0.1 %" if p < 0.001 else "> 99.9 %" if p > 0.999 else f"{100 * p:.1f} %"

@@ -1,22 +1,20 @@
 """The audit as one page that a person reads in a browser: pictures inside, no script, nothing fetched."""
 
-import base64
 import collections
 import datetime
 import os
 import pathlib
 
-import cv2
 import numpy as np
 
 from vision.audit.duplicates import is_leak
-from vision.data.decode import UnreadableImage, to_channels
+from vision.data.decode import UnreadableImage
 from vision.data.findings import summarize
+from vision.data.pictures import picture
 from vision.files import replacing
 from vision.page import render
 
 SHOWN = 24  # pictures, or pairs of them, of a kind
-SIDE = 160  # of a picture, pixels
 CLASSES = 60  # bars of the class balance; of more classes the largest and the smallest
 
 # What each kind is called, what it means, and what to do about it.
@@ -163,23 +161,16 @@ def _shown(images, row):
         "short": os.path.basename(name) or name,
         "label": images.class_of(row),
         "split": images.split_of(row),
-        "picture": picture(images, row),
+        "picture": _picture(images, row),
     }
 
 
-def picture(images, row):
-    """Returns an image as a data URI of at most `SIDE` pixels; "" where it cannot be read."""
+def _picture(images, row):
+    """Returns an image as a data URI; "" where it cannot be read."""
     try:
-        image = images.image(row)
+        return picture(images.image(row))
     except UnreadableImage:
         return ""
-    shrink = min(1.0, SIDE / max(image.shape[:2]))
-    size = max(1, round(image.shape[1] * shrink)), max(1, round(image.shape[0] * shrink))
-    image = cv2.resize(to_channels(image, 3), size, interpolation=cv2.INTER_AREA)
-    # A small picture is shown enlarged, and JPEG would be seen.
-    kind, options = ("png", []) if max(size) <= 64 else ("jpeg", [cv2.IMWRITE_JPEG_QUALITY, 85])
-    data = cv2.imencode(f".{kind}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _bars(counts):

@@ -123,11 +123,12 @@ def match_classes(classes, source):
     unknown = [source.classes[i] for i in np.flatnonzero((positions < 0) & (counts > 0))]
     if unknown:
         raise UserError(
-            f"the data have classes that the model does not know: {_some(unknown)}.\n"
-            f"It knows {_some(classes)}. Rename them, or give --data with the model's classes"
+            f"the data have classes that the model does not know: {some(unknown)}.\n"
+            f"It knows {some(classes)}. Rename them, or give --data with the model's classes"
         )
     return positions
 
 
-def _some(names):
-    return ", ".join(names[:5]) + (f" and {len(names) - 5:,} more" if len(names) > 5 else "")
+def some(names, count=5):
+    """Returns the first names, and how many more there are."""
+    return ", ".join(names[:count]) + (f" and {len(names) - count:,} more" if len(names) > count else "")

@@ -30,7 +30,7 @@ def confusion(counts, classes, normalized):
     side = 9.0 if many else float(np.clip(1.6 + 0.46 * size, 3.6, 18.0))
     figure, axes = _figure(side + 1.0, side)
     # Single mistakes have to be seen beside hundreds of hits.
-    shown = values if normalized and not many else np.log1p(values)
+    shown = values if normalized and not many else np.sqrt(values)
     if many:
         shown = np.where(values > 0, 0.2 * shown.max() + 0.8 * shown, 0)
     axes.imshow(shown, cmap="Blues", interpolation="nearest" if not many else "none", vmin=0)

@@ -115,6 +115,7 @@ def collect(forward, feed, batch_size, change=None, embedded=EMBEDDED, what=""):
         what: what the bar says on a terminal; "" = no bar.
     """
     size = len(feed)
+    batch_size = min(batch_size, -(-size // forward.mesh.size) * forward.mesh.size)
     draw = np.zeros(size, bool)
     draw[np.random.RandomState(0).permutation(size)[:embedded]] = True
     store, pending = _Store(size, draw), collections.deque()

@@ -8,6 +8,7 @@ import numpy as np
 
 from vision.data.decode import UnreadableImage, read_size
 from vision.data.processes import cores
+from vision.evaluation.statistics import share
 
 PARTS = 4  # that numbers are cut into, equally many images in each
 CATEGORIES = 50  # different texts, or numbers, above which a column is no category
@@ -30,8 +31,6 @@ def measure(outputs, source, nll, correct, smallest):
         [{"by", "slice", "images", "accuracy": {"value", "low", "high"}, "nll"}], ordered by the upper end of the
         accuracy's 95 % interval (Wilson 1927).
     """
-    from scipy.stats import binomtest
-
     found = []
     for by, (names, place) in groups(outputs, source).items():
         if len(names) < 2 or _repeats(place, outputs.labels):
@@ -40,11 +39,8 @@ def measure(outputs, source, nll, correct, smallest):
             chosen = place == part
             if (count := int(chosen.sum())) < smallest:
                 continue
-            held = binomtest(int(correct[chosen].sum()), count).proportion_ci(method="wilson")
-            accuracy = {"value": float(correct[chosen].mean()), "low": float(held.low), "high": float(held.high)}
-            found.append(
-                {"by": by, "slice": name, "images": count, "accuracy": accuracy, "nll": float(nll[chosen].mean())}
-            )
+            one = {"by": by, "slice": name, "images": count, "accuracy": share(correct[chosen].sum(), count)}
+            found.append(one | {"nll": float(nll[chosen].mean())})
     return sorted(found, key=lambda one: (one["accuracy"]["high"], one["by"], one["slice"]))
 
 

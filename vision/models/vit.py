@@ -292,10 +292,20 @@ class Attention(nnx.Module):
         self.heads, self.implementation = heads, implementation
 
     def __call__(self, x):
+        query, key, value = self._split(x)
+        x = attention(query, key, value, self.implementation)
+        return self.dropout(self.out(x.reshape(*x.shape[:2], -1)))
+
+    def probabilities(self, x):
+        """Returns how much each token attends to each other, at least float32 (B, heads, N, N); rows sum to 1."""
+        query, key, _ = self._split(x)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key).astype(at_least_float32(x.dtype))
+        return nnx.softmax(scores * query.shape[-1] ** -0.5)
+
+    def _split(self, x):
         batch, tokens, width = x.shape
         qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
-        x = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], self.implementation)
-        return self.dropout(self.out(x.reshape(batch, tokens, width)))
+        return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
 
 
 class Mlp(nnx.Module):

@@ -1,0 +1,104 @@
+"""One pass over a split: every image once, the same on any number of devices, whatever the batch."""
+
+import cv2
+import numpy as np
+import pytest
+
+from vision import inference, parallel
+from vision.errors import UserError
+from vision.evaluation.data import match_classes, open_split
+from vision.evaluation.evaluate import gather
+from vision.evaluation.outputs import Forward, collect
+from vision.models.weights import imagenet_classes
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_run):
+    return inference.from_run(tiny_run)
+
+
+def opened(classifier, devices, resident=2.0, spec="", name="test"):
+    classifier.config.data.resident_gib, classifier.config.data.workers = resident, 0
+    mesh = parallel.make_mesh(devices)
+    return Forward(classifier, mesh), open_split(classifier, mesh, spec, name)
+
+
+def test_outputs_do_not_depend_on_devices_or_batches(classifier):
+    found = {}
+    for devices, size, resident in ((1, 64, 2.0), (8, 24, 2.0), (8, 40, 0.0), (1, 7, 0.0)):
+        forward, split = opened(classifier, devices, resident)
+        found[devices, size] = gather(forward, split, size)
+    first, *others = found.values()
+    images = np.stack([classifier.prepare(split.source[i]["image"]) for i in range(len(split.source))])
+    logits, embeddings = classifier(images)
+    np.testing.assert_allclose(first.logits, logits, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(first.embeddings, embeddings, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(first.brightness, images.mean((1, 2, 3)) / 255, rtol=1e-5)
+    np.testing.assert_allclose(first.contrast, (images / 255).std((1, 2, 3)), rtol=1e-4)
+    assert first.rows.tolist() == list(range(len(images))) and (first.labels == split.source.labels).all()
+    for other in others:
+        np.testing.assert_allclose(other.logits, first.logits, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(other.labels, first.labels)
+        np.testing.assert_array_equal(other.rows, first.rows)
+        np.testing.assert_array_equal(other.embedded, first.embedded)
+
+
+def test_a_change_is_applied_and_embeddings_are_drawn(classifier):
+    forward, split = opened(classifier, 1)
+    feed = split.feeds["test"]
+    plain = collect(forward, feed, 16, embedded=9)
+    turned = collect(forward, feed, 16, change=lambda images, step: images[:, ::-1], embedded=9)
+    assert plain.embeddings.shape[0] == 9 == len(plain.embedded)
+    assert np.abs(plain.logits - turned.logits).max() > 1e-3
+    np.testing.assert_allclose(plain.brightness, turned.brightness, rtol=1e-5)
+
+
+def test_all_splits_in_one_row(classifier):
+    forward, split = opened(classifier, 1, name="all")
+    found = gather(forward, split, 32)
+    assert list(split.feeds) == ["train", "val", "test"]
+    assert len(found.labels) == sum(map(len, split.feeds.values())) == len(split.source)
+    assert [int(split.source.labels[row]) for row in found.rows] == found.labels.tolist()
+    assert len({split.source.name(int(row)) for row in found.rows}) == len(found.rows)
+    assert (found.embedded < len(found.labels)).all() and len(found.embedded) == len(found.embeddings)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Images of three of the ten digits, one of them cut short."""
+    random = np.random.default_rng(0)
+    for label in ("7", "3", "5"):
+        (tmp_path / label).mkdir()
+        for i in range(5):
+            cv2.imwrite(str(tmp_path / label / f"{i}.png"), random.integers(0, 256, (8, 8), np.uint8))
+    broken = tmp_path / "5" / "2.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    return tmp_path
+
+
+@pytest.mark.parametrize("resident", [2.0, 0.0])
+def test_other_data_of_some_of_the_classes(classifier, folder, resident):
+    classifier.config.data.max_unreadable = 0.1
+    forward, split = opened(classifier, 2, resident, f"folder:{folder}", "")
+    found = gather(forward, split, 8)
+    assert split.name == "all" and len(found.labels) == 14
+    for row, label in zip(found.rows, found.labels, strict=True):
+        assert classifier.classes[label] in split.source.name(int(row)).split("/")
+    assert not any("5/2.png" in split.source.name(int(row)) for row in found.rows)
+
+
+def test_classes_that_the_model_does_not_know(classifier, folder):
+    (folder / "7").rename(folder / "seven")
+    with pytest.raises(
+        UserError, match="classes that the model does not know: seven.*\nIt knows 0, 1, 2, 3, 4 and 5 more"
+    ):
+        opened(classifier, 1, spec=f"folder:{folder}", name="")
+
+
+def test_imagenet_by_synset():
+    class Photos:
+        classes = ("n01440764", "n02123045")
+        labels = np.array([0, 1, 1])
+
+    places = match_classes([name for _, name in imagenet_classes()], Photos)
+    assert places.tolist() == [0, 281] and imagenet_classes()[281][0] == "n02123045"

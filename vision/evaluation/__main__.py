@@ -1,0 +1,70 @@
+"""How good is a model, and where does it fail? Writes a report with pictures, metrics.json and predictions.parquet.
+
+    python -m vision.evaluation --workdir runs/pets
+    python -m vision.evaluation --workdir runs/pets --data folder:new_photos --out evaluations/new
+    python -m vision.evaluation --bundle exported/pets --data folder:new_photos
+    python -m vision.evaluation --config configs/efficientnet_lite_imagenet.py --data folder:photos
+
+Without --out it writes into RUN/evaluation, or evaluation/ where there is no run. On the run's own data it also fits a
+temperature to the validation split and stores it in RUN/calibration.json, with which vision.predict then calibrates its
+probabilities. What is measured and shown are the keys of config.evaluation, as --config.evaluation.positive=defect.
+"""
+
+import pathlib
+import re
+
+from absl import flags
+
+from vision import cli
+from vision.config import default
+from vision.errors import UserError
+from vision.files import make_directory
+from vision.ranges import validate
+
+
+def main(argv):
+    config, values, words = cli.parse_stage(argv, __doc__, _flags, default)
+    if words:
+        raise UserError(f"unexpected argument '{words[0]}': flags start with --, overrides with --config.")
+    named = any(re.match(r"--config(=|$)", argument) for argument in argv)
+    validate(config)
+    from vision import inference
+    from vision.evaluation import evaluate, report
+    from vision.training.workdir import FREE
+
+    classifier = inference.from_flags(config if named else None, values.workdir, values.bundle)
+    config = config if named else _override(classifier.config, config, argv, FREE)
+    out = make_directory(values.out or pathlib.Path(values.workdir, "evaluation"))
+    found = evaluate.evaluate(classifier, config, values.data, values.split, print)
+    own = found.split.spec == classifier.config.data.source
+    if values.workdir and own and found.summary["calibration"]["temperature"] is not None:
+        evaluate.calibrate_run(values.workdir, found)
+    report.write(out, found, config.evaluation, values.workdir)
+    print(*evaluate.describe(found), sep="\n")
+    print(f"{out}/report.html, metrics.json, predictions.parquet, MODEL_CARD.md")
+
+
+def _flags(values):
+    flags.DEFINE_string("workdir", "", "directory of a run", flag_values=values)
+    flags.DEFINE_string("bundle", "", "directory of an exported bundle", flag_values=values)
+    flags.DEFINE_string("data", "", "another source than the config's, such as folder:photos", flag_values=values)
+    flags.DEFINE_string("split", "", "train, val, test or all", flag_values=values)
+    flags.DEFINE_string("out", "", "directory to write to; made if need be", flag_values=values)
+
+
+def _override(config, given, argv, free):
+    """Returns a run's config with the overrides of the command line; only keys that a run may change count."""
+    config = config.copy_and_resolve_references()
+    for argument in argv:
+        if not (match := re.match(r"--?(?:no)?config\.([\w.]+)", argument)):
+            continue
+        key = match.group(1)
+        if not key.startswith(free):
+            raise UserError(f"--config.{key}: the run says what it is; evaluation.* may be set here, and parallel.*")
+        group, _, name = key.rpartition(".")
+        config[group][name] = given[group][name]
+    return config
+
+
+if __name__ == "__main__":
+    cli.run(main)

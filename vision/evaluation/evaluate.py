@@ -1,0 +1,272 @@
+"""An evaluation from end to end: outputs, metrics, calibration, slices, robustness, embeddings."""
+
+import dataclasses
+import datetime
+import platform
+from importlib import metadata
+
+import numpy as np
+
+from vision import __version__, parallel
+from vision.data.augment.views import CHOICES, test_time_views
+from vision.data.resident import ResidentFeed
+from vision.errors import UserError
+from vision.evaluation import calibration, embedding_map, intervals, probe, scores, slices, statistics
+from vision.evaluation.data import Split, open_split, some
+from vision.evaluation.examples import confused_pairs
+from vision.evaluation.outputs import Forward, Outputs, batch_size, collect
+from vision.evaluation.robustness import robustness
+from vision.evaluation.words import METRICS, SURE, amount, verdicts
+from vision.inference import softmax
+
+PACKAGES = ("jax", "flax", "numpy", "scikit-learn")
+PAIRS = 100  # confused pairs in metrics.json
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        classifier: the model.
+        split: what it was evaluated on, a `Split`.
+        outputs: on the split, labels among the model's classes.
+        probabilities: float64 (N, C), without temperature.
+        summary: what metrics.json says.
+        points: float (M, 2), the map of `outputs.embedded`; None where there is none.
+    """
+
+    classifier: object
+    split: Split
+    outputs: Outputs
+    probabilities: np.ndarray
+    summary: dict
+    points: np.ndarray | None
+
+    @property
+    def predicted(self):
+        """int64 (N,), the class of the highest logit; of equal ones the first."""
+        return self.outputs.logits.argmax(1)
+
+    @property
+    def correct(self):
+        """bool (N,)."""
+        return self.predicted == self.outputs.labels
+
+    @property
+    def confidence(self):
+        """float64 (N,), the probability of the predicted class."""
+        return self.probabilities.max(1)
+
+    @property
+    def own(self):
+        """float64 (N,), the probability of the true class."""
+        return self.probabilities[np.arange(len(self.outputs.labels)), self.outputs.labels]
+
+    @property
+    def sure_errors(self):
+        """How many errors have a confidence above `words.SURE`."""
+        return int((~self.correct & (self.confidence > SURE)).sum())
+
+
+def evaluate(classifier, config, spec="", name="", say=print):
+    """Evaluates a model on a split of labeled images.
+
+    Args:
+        classifier: a `vision.inference.Classifier` or a `vision.bundle.Bundle`.
+        config: the model's; its `evaluation`, `train.eval_batch_size` and `parallel.devices` count.
+        spec, name: see `vision.evaluation.data.open_split`.
+        say: called with a line of text about what is done.
+
+    Returns:
+        `Evaluation`.
+
+    Raises:
+        UserError: the data cannot be opened or do not fit the model, or config.evaluation does not fit them.
+    """
+    c = config.evaluation
+    mesh = parallel.make_mesh(config.parallel.devices)
+    _check(c, classifier)
+    split = open_split(classifier, mesh, spec, name)
+    size = batch_size(config.train, mesh)
+    say(f"{split.spec}, {split.name}: {len(split.source):,} images, {parallel.describe(mesh)}")
+    forward = Forward(classifier, mesh)
+    outputs = gather(forward, split, size)
+    p = softmax(outputs.logits)
+    summary = _head(classifier, config, split, outputs, mesh)
+    summary |= intervals.with_intervals(outputs.logits, outputs.labels, classifier.classes, c.bootstrap)
+    counts = scores.confusion(outputs.logits, outputs.labels)
+    summary["confused_pairs"] = [
+        {"true": classifier.classes[true], "predicted": classifier.classes[other], "images": int(counts[true, other])}
+        for true, other in confused_pairs(counts, PAIRS)
+    ]
+    summary["confusion"] = counts
+    val = validation(forward, split, size, c)
+    summary["calibration"] = _calibrate(outputs, val, c)
+    summary["operating_point"] = _operating_point(c, classifier.classes, p, outputs.labels, val)
+    summary["slices"] = _slices(outputs, split, p, c)
+    summary |= _many_passes(forward, split, size, c, say)
+    points = _map(outputs, c)
+    summary["embedding"] = _probe(forward, split, size, outputs, c, say)
+    return Evaluation(classifier, split, outputs, p, summary, points)
+
+
+def _check(c, classifier):
+    """Raises `UserError` now for what would fail only after all has been computed."""
+    embedding_map.check(c.map)
+    if c.positive and c.positive not in classifier.classes:
+        raise UserError(f"evaluation.positive = '{c.positive}' is no class: {some(classifier.classes, 10)}")
+
+
+def gather(forward, split, size):
+    """Returns the `Outputs` of a `Split`, with labels among the model's classes, rows in the split's source."""
+    parts, start = [], 0
+    for name, feed in split.feeds.items():
+        part = collect(forward, feed, size, what=name)
+        labels = split.positions[part.labels]
+        parts.append(dataclasses.replace(part, labels=labels, rows=part.rows + start))
+        start += len(feed)
+    return parts[0] if len(parts) == 1 else _join(parts)
+
+
+def _join(parts):
+    starts = np.cumsum([0, *(len(part.rows) for part in parts)])
+    embedded = [part.embedded + start for part, start in zip(parts, starts, strict=False)]
+    arrays = {field.name: [getattr(part, field.name) for part in parts] for field in dataclasses.fields(Outputs)}
+    return Outputs(**{name: np.concatenate(v) for name, v in (arrays | {"embedded": embedded}).items()})
+
+
+def validation(forward, split, size, c):
+    """Returns (logits, labels) of the validation split; None where it is not needed, or is what is evaluated."""
+    feeds = split.data.feeds
+    same = split.name in ("val", "all") or feeds["val"].rows.source is feeds["test"].rows.source
+    if same or not (c.temperature or c.positive):
+        return None
+    found = collect(forward, feeds["val"], size, embedded=0)
+    return found.logits, split.positions[found.labels]
+
+
+def _head(classifier, config, split, outputs, mesh):
+    m = classifier.config.model
+    return {
+        "format": 1,
+        "model": {"name": m.name, "variant": m.variant, "image_size": classifier.image_size},
+        "data": {"source": split.spec, "split": split.name, "images": len(outputs.labels)}
+        | {"unreadable": len(split.source) - len(outputs.labels), "classes": list(classifier.classes)},
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "device": parallel.describe(mesh),
+        "versions": {name: metadata.version(name) for name in PACKAGES}
+        | {"vision": __version__, "python": platform.python_version()},
+        "config": config.evaluation.to_dict(),
+    }
+
+
+def _calibrate(outputs, val, c):
+    """Returns the calibration without a temperature, and with the one that fits the validation split."""
+    found = {"temperature": None, "plain": calibration.calibrate(outputs.logits, outputs.labels, 1.0, c)}
+    if c.temperature and val is not None:
+        found["temperature"] = calibration.fit_temperature(*val)
+        found["scaled"] = calibration.calibrate(outputs.logits, outputs.labels, found["temperature"], c)
+    return found
+
+
+def _operating_point(c, classes, p, labels, val):
+    """Returns what is said of config.evaluation.positive; None where no class is named."""
+    if not c.positive:
+        return None
+    positive = classes.index(c.positive)
+    found = scores.operating_point(p[:, positive], labels == positive, c.recall, p.argmax(1) == positive)
+    fitted_on = "the same images"
+    if val is not None:
+        chosen = scores.operating_point(softmax(val[0])[:, positive], val[1] == positive, c.recall)
+        if chosen["threshold"] is not None:
+            rates = scores.rates(p[:, positive], labels == positive, chosen["threshold"])
+            found, fitted_on = found | {"threshold": chosen["threshold"], "at_threshold": rates}, "val"
+    known = {"class": c.positive, "wanted_recall": c.recall, "fitted_on": fitted_on}
+    return known | {name: _with_intervals(held) if isinstance(held, dict) else held for name, held in found.items()}
+
+
+def _with_intervals(rates):
+    """Returns `scores.rates` with the intervals of its rates."""
+    hits = rates["positives"] - rates["misses"]
+    return rates | {
+        "miss_rate": statistics.share(rates["misses"], rates["positives"]),
+        "false_alarm_rate": statistics.share(rates["false_alarms"], rates["negatives"]),
+        "precision": statistics.share(hits, hits + rates["false_alarms"]),
+    }
+
+
+def _slices(outputs, split, p, c):
+    if not c.slices:
+        return []
+    nll = -np.log(np.maximum(p[np.arange(len(p)), outputs.labels], np.finfo(np.float64).tiny))
+    return slices.measure(outputs, split.source, nll, outputs.logits.argmax(1) == outputs.labels, c.slice_images)
+
+
+def sample(feed, count):
+    """Returns a feed of `count` images drawn at random, on the device; the feed itself for 0, or if it is smaller."""
+    if not count or count >= len(feed):
+        return feed
+    part = feed.part(np.sort(np.random.RandomState(0).permutation(len(feed))[:count]))
+    return part if part.data else ResidentFeed(part.rows, part.unreadable, part.mesh)
+
+
+def _many_passes(forward, split, size, c, say):
+    """Returns {"robustness", "views"} on a sample; None for what is not asked for, or cannot be done to a bundle."""
+    found = {"robustness": None, "views": None}
+    if not (c.corruptions or c.views):
+        return found
+    feed = sample(next(reversed(split.feeds.values())), c.sample)
+    plain = collect(forward, feed, size, embedded=0)
+    labels = split.positions[plain.labels]
+    plain = dataclasses.replace(plain, labels=labels)
+    if c.corruptions:
+        say(f"15 corruptions of 5 severities, {len(labels):,} images")
+        found["robustness"] = robustness(forward, feed, size, plain, collect)
+    if c.views and forward.classifier.model is not None:
+        say(f"test-time augmentation, {len(labels):,} images")
+        found["views"] = [_view(forward, feed, size, name, plain, labels) for name in CHOICES]
+    return found
+
+
+def _view(forward, feed, size, name, plain, labels):
+    """Returns how much better, or worse, the mean over some views of each image is."""
+    views = Forward(forward.classifier, forward.mesh, lambda images: test_time_views(name, images))
+    found = collect(views, feed, size, embedded=0) if name != "none" else plain
+    right, before = (one.logits.argmax(1) == labels for one in (found, plain))
+    change = statistics.paired_bootstrap(right.astype(float), before.astype(float))
+    return {"views": name, "images": len(labels), "accuracy": float(right.mean()), "change": change}
+
+
+def _map(outputs, c):
+    if c.map == "none" or not outputs.embeddings.shape[1]:
+        return None
+    return embedding_map.project(outputs.embeddings[: c.map_images], c.map)
+
+
+def _probe(forward, split, size, outputs, c, say):
+    """Returns what nearest neighbors and a linear probe on the embeddings reach; None where it is not asked for."""
+    feeds = split.data.feeds
+    if not c.probe or split.name in ("train", "all") or len(outputs.embedded) < 2:
+        return None
+    parts = {name: sample(feeds[name], c.probe) for name in ("train", "val")}
+    say(f"nearest neighbors and linear probe, {len(parts['train']):,} training images")
+    held = {name: collect(forward, feed, size) for name, feed in parts.items()}
+    of = {name: (found.embeddings, split.positions[found.labels[found.embedded]]) for name, found in held.items()}
+    test = outputs.embeddings, outputs.labels[outputs.embedded]
+    linear, strength = probe.linear_probe(*of["train"], *of["val"], *test)
+    nearest = probe.knn_accuracy(*of["train"], *test)
+    known = {"training_images": len(of["train"][1]), "images": len(test[1]), "C": strength}
+    return {"linear_probe": float(linear), "nearest_neighbors": nearest} | known
+
+
+def calibrate_run(workdir, found):
+    """Stores the temperature with the run; see `vision.evaluation.calibration.store`."""
+    calibration.store(workdir, found.summary["calibration"]["temperature"], found.classifier.step, found.split.spec)
+
+
+def describe(found):
+    """Returns the lines that the command prints."""
+    metrics = found.summary["metrics"]
+    lines = [f"{title}: {amount(metrics[key], share)}" for key, (title, share) in METRICS.items()]
+    return [*lines, *(sentence for _, sentence, _ in verdicts(found.summary, found.sure_errors))]
