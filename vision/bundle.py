@@ -31,7 +31,7 @@ class Bundle:
     Attributes:
         classes: names, in the order of the probabilities.
         image_size, channels: of the images that it takes.
-        config: the `ConfigDict` of its training; None where the exporter had none.
+        config: the `ConfigDict` of its training; where the exporter had none, the defaults without a data.source.
         quality: what was measured when it was exported; None where nothing was.
         reference: statistics of the training data, for drift; None where there are none.
         model: None: there are no parameters to look into.
@@ -44,7 +44,7 @@ class Bundle:
         self.classes = tuple(manifest["classes"])
         self.image_size, self.channels = manifest["image_size"], manifest["channels"]
         self.quality, self.reference = manifest["quality"], manifest["reference"]
-        self.config = None if manifest["config"] is None else from_dict(manifest["config"])
+        self.config = from_dict(manifest["config"] or {"data": {"source": ""}})
         self._resize = manifest["resize"]
         self._session, self._input = session, session.get_inputs()[0].name
         batch = session.get_inputs()[0].shape[0]

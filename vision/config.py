@@ -207,7 +207,8 @@ def _train():
     c.accumulate = 1  # parts of the batch, one after the other, to save memory; the gradient is their mean, and
     # BatchNorm's statistics and a weighted loss's mean are each part's own
     c.steps_per_dispatch = 0  # steps that the device runs at one call, where the data live there; 0 = 32, on CPUs 1
-    c.test_time_augmentation = "none"  # evaluate the mean over: none, flip, or flip_shift (also by one pixel)
+    # evaluate the mean over: none, flip, flip_shift (also by one pixel), five_crop or ten_crop
+    c.test_time_augmentation = "none"
     c.eval_every = 0  # steps between evaluations on the validation split; 0 = once an epoch
     return c
 

@@ -86,6 +86,8 @@ def open_split(classifier, mesh, spec="", name=""):
     if spec and spec != c.source:
         c.source, c.limit, c.per_class = spec, 0, 0
         name = name or ("all" if set(open_splits(spec)) == {"all"} else "test")
+    if not c.source:
+        raise UserError("which images? Give --data SOURCE, for the bundle does not say what it was trained on")
     name = name or "test"
     c.image_size, c.channels, c.random_crop_area = classifier.image_size, classifier.channels, ()
     config.imbalance.sampling = "none"

@@ -1,0 +1,175 @@
+"""`python -m vision.evaluation`: what it writes, that it can be read, and what it says to mistakes."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import sklearn.metrics as reference
+
+from tests.browser import OVERLAPS, browse
+from tests.evaluation.conftest import LITTLE, evaluate
+from tests.tiny_bundle import write_bundle
+from vision import inference
+from vision.evaluation.words import METRICS
+
+
+@pytest.fixture(scope="module")
+def metrics(evaluated):
+    return json.loads((evaluated / "evaluation" / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def table(evaluated):
+    return pq.read_table(evaluated / "evaluation" / "predictions.parquet")
+
+
+def test_everything_is_written(evaluated):
+    names = {"report.html", "metrics.json", "predictions.parquet", "MODEL_CARD.md", "confusion.png", "reliability.png"}
+    names |= {"confusion_normalized.png", "map.png", "robustness.png"}
+    assert {file.name for file in (evaluated / "evaluation").iterdir()} == names
+    assert (evaluated / "calibration.json").is_file()
+
+
+def test_numbers_follow_from_the_predictions(metrics, table):
+    held = table.to_pydict()
+    found, truth, said = metrics["metrics"], held["label_index"], held["predicted_index"]
+    assert len(truth) == metrics["data"]["images"]
+    p = np.array(held["probabilities"], np.float64)
+    assert found["accuracy"]["value"] == reference.accuracy_score(truth, said) == np.mean(held["correct"])
+    assert found["macro_f1"]["value"] == pytest.approx(reference.f1_score(truth, said, average="macro"), abs=1e-9)
+    kappa = reference.cohen_kappa_score(truth, said)
+    assert found["cohen_kappa"]["value"] == pytest.approx(kappa, abs=1e-9)
+    assert found["nll"]["value"] == pytest.approx(np.mean(held["nll"]), abs=1e-9)
+    np.testing.assert_allclose(held["confidence"], p.max(1), rtol=1e-6)
+    assert metrics["confusion"] == reference.confusion_matrix(truth, said, labels=range(10)).tolist()
+    assert set(found) == set(METRICS)
+    for number in found.values():
+        assert number["low"] <= number["value"] <= number["high"]
+    point = metrics["operating_point"]["at_threshold"]
+    assert point["positives"] == truth.count(3) and 0 <= point["miss_rate"]["low"] <= point["miss_rate"]["high"] <= 1
+    best = np.array(held["top5"])[:, 0]
+    assert best.tolist() == held["predicted"]
+
+
+def test_names_lead_back_to_the_images(evaluated, table):
+    from vision.data.pipeline import named_splits
+
+    classifier = inference.from_run(evaluated)
+    held, known = table.to_pydict(), json.loads(table.schema.metadata[b"vision"])
+    source = named_splits(classifier.config.data, classifier.config.seed)[0][known["split"]]
+    assert known["classes"] == list(classifier.classes) and known["source"] == "digits"
+    places = {source.name(i): i for i in range(len(source))}
+    rows = [places[name] for name in held["name"][:8]]  # the run has a part of the split, by data.limit
+    assert [source.classes[source.labels[row]] for row in rows] == held["label"][:8]
+    assert held["row"] == list(range(len(held["row"])))
+    images = np.stack([classifier.prepare(source[row]["image"]) for row in rows])
+    np.testing.assert_allclose(inference.softmax(classifier(images)[0]), held["probabilities"][:8], atol=1e-5)
+
+
+def test_the_temperature_is_kept_with_the_run_and_used(evaluated, metrics):
+    classifier = inference.from_run(evaluated)
+    assert classifier.temperature == metrics["calibration"]["temperature"] != 1.0
+    file = evaluated / "calibration.json"
+    whole = file.read_text()
+    try:
+        file.write_text(json.dumps(json.loads(whole) | {"step": 1}))  # of another checkpoint
+        assert inference.from_run(evaluated).temperature == 1.0
+        file.write_text(whole[:10])
+        with pytest.raises(inference.UserError, match="calibration.json is damaged"):
+            inference.from_run(evaluated)
+    finally:
+        file.write_text(whole)
+
+
+def test_many_passes(metrics):
+    robust, views = metrics["robustness"], metrics["views"]
+    assert robust["images"] == LITTLE["sample"] and len(robust["corruptions"]) == 15
+    assert [one["views"] for one in views] == ["none", "flip", "flip_shift", "five_crop", "ten_crop"]
+    assert views[0]["accuracy"] == robust["clean_accuracy"]
+    assert metrics["embedding"]["training_images"] == LITTLE["probe"]
+
+
+def test_the_card_says_what_the_numbers_say(evaluated, metrics):
+    card = (evaluated / "evaluation" / "MODEL_CARD.md").read_text()
+    accuracy = metrics["metrics"]["accuracy"]
+    assert f"| Accuracy | {100 * accuracy['value']:.1f} % ({100 * accuracy['low']:.1f} to" in card
+    for part in ("# vit mu/4", "## How good it is", "## Where it fails", "## How it was made", "License: not stated"):
+        assert part in card
+    assert "steps, best at" in card
+
+
+@pytest.mark.parametrize("width", [1120, 390])
+def test_the_report_in_a_browser(evaluated, width):
+    with browse(f"file://{evaluated}/evaluation/report.html", width) as page:
+        page.check()
+        assert page.evaluate("document.title").startswith("Evaluation of vit mu/4")
+        assert page.evaluate("document.images.length") > 20
+        # Each section that a sentence leads to is there.
+        assert page.evaluate("[...document.querySelectorAll('a')].every(a => document.querySelector(a.hash))")
+
+
+def test_the_browser_sees_what_is_wrong(tmp_path):
+    (tmp_path / "page.html").write_text("<p>one</p><p style='margin-top:-2em'>two</p><img src=none.png alt=x>")
+    with browse(f"file://{tmp_path}/page.html") as page:
+        assert page.evaluate(OVERLAPS) and page.evaluate("document.images[0].naturalWidth") == 0
+        assert len(page.requests) == 2
+
+
+def test_little_is_asked_for(tiny_run, tmp_path, capsys):
+    off = dict.fromkeys(("corruptions", "views", "explain", "slices", "temperature"), "false")
+    keys = off | {"bootstrap": 0, "map": "none", "probe": 0, "examples": 0, "pairs": 0, "errors": 0}
+    assert evaluate("--workdir", tiny_run, "--out", tmp_path / "a/b", "--split=val", **keys) == 0
+    found = json.loads((tmp_path / "a/b/metrics.json").read_text())
+    assert found["metrics"]["accuracy"].keys() == {"value"} and found["robustness"] is None is found["bootstrap"]
+    assert not (tmp_path / "a/b/map.png").exists() and "Accuracy: " in capsys.readouterr().out
+    with browse(f"file://{tmp_path}/a/b/report.html") as page:
+        page.check()
+
+
+def test_a_bundle(tmp_path, capsys):
+    write_bundle(tmp_path / "bundle", [str(i) for i in range(10)], 8, 1)
+    argv = ("--bundle", tmp_path / "bundle", "--data", "digits", "--out", tmp_path / "out", "--split", "val")
+    assert (
+        evaluate(*argv[:2], "--out", tmp_path / "out") == 2 and "which images? Give --data" in capsys.readouterr().err
+    )
+    assert evaluate(*argv, corruptions="false", bootstrap=20, probe=0, map="none") == 0
+    found = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert found["views"] is None and found["data"]["source"] == "digits"
+    bundle = next((tmp_path / "bundle").glob("*.onnx"))
+    bundle.write_bytes(bundle.read_bytes() + b" ")
+    assert evaluate(*argv) == 2 and "has changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ((), "which model?"),
+        (("--workdir", "RUN", "--bundle", "x"), "which model?"),
+        (("--workdir", "none"), "none is no run's directory"),
+        (("--bundle", "none"), "none"),
+        (("--workdir", "RUN", "--split=tset"), "did you mean 'test'?"),
+        (("--workdir", "RUN", "--data=mnist6k"), "mnist6k"),
+        (("--workdir", "RUN", "more"), "unexpected argument 'more'"),
+        (("--workdir", "RUN", "--config.model.name=resnet"), "the run says what it is"),
+        (("--workdir", "RUN", "--config.evaluation.bins=1"), "evaluation.bins = 1: it is at least 2"),
+        (("--workdir", "RUN", "--config.evaluation.map=tsen"), "did you mean 'tsne'?"),
+        (("--workdir", "RUN", "--config.evaluation.positive=x"), "evaluation.positive = 'x' is no class: 0, 1"),
+    ],
+)
+def test_mistakes(argv, message, tiny_run, tmp_path, capsys):
+    argv = [str(tiny_run) if a == "RUN" else a for a in argv]
+    assert evaluate(*argv, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_a_run_without_checkpoints(tiny_run, tmp_path, capsys):
+    for name in ("config.json", "data.json"):
+        shutil.copy(tiny_run / name, tmp_path)
+    assert evaluate("--workdir", tmp_path) == 2
+    assert "has no checkpoints yet: train it further" in capsys.readouterr().err
+    (tmp_path / "checkpoints").mkdir()
+    assert evaluate("--workdir", tmp_path) == 2
+    assert len(capsys.readouterr().err.splitlines()) <= 2
