@@ -20,7 +20,8 @@ from vision.models.weights import imagenet_classes
 from vision.ranges import validate
 from vision.training.restore import adopt, open_run, ready
 
-CALIBRATION = "calibration.json"  # of a run's directory
+CALIBRATION = "calibration.json"
+EVALUATION = "evaluation"  # of a run's directory: what python -m vision.evaluation writes of its test split
 
 
 class Classifier:
@@ -95,7 +96,7 @@ def from_run(workdir):
     """Returns the `Classifier` of a run's best checkpoint; raises `UserError` where there is none."""
     config, data, model = open_run(workdir)
     step = data["step"]
-    temperature = _temperature(pathlib.Path(workdir, CALIBRATION), step)
+    temperature = _temperature(pathlib.Path(workdir, EVALUATION, CALIBRATION), step)
     return Classifier(config, model, data["classes"], data["image_size"], data["channels"], temperature, step)
 
 

@@ -27,9 +27,8 @@ def table(evaluated):
 
 def test_everything_is_written(evaluated):
     names = {"report.html", "metrics.json", "predictions.parquet", "MODEL_CARD.md", "confusion.png", "reliability.png"}
-    names |= {"confusion_normalized.png", "map.png", "robustness.png"}
+    names |= {"confusion_normalized.png", "map.png", "robustness.png"} | {"calibration.json"}
     assert {file.name for file in (evaluated / "evaluation").iterdir()} == names
-    assert (evaluated / "calibration.json").is_file()
 
 
 def test_numbers_follow_from_the_predictions(metrics, table):
@@ -71,7 +70,7 @@ def test_names_lead_back_to_the_images(evaluated, table):
 def test_the_temperature_is_kept_with_the_run_and_used(evaluated, metrics):
     classifier = inference.from_run(evaluated)
     assert classifier.temperature == metrics["calibration"]["temperature"] != 1.0
-    file = evaluated / "calibration.json"
+    file = evaluated / "evaluation/calibration.json"
     whole = file.read_text()
     try:
         file.write_text(json.dumps(json.loads(whole) | {"step": 1}))  # of another checkpoint
@@ -151,6 +150,8 @@ def test_a_bundle(tmp_path, capsys):
         (("--bundle", "none"), "none"),
         (("--workdir", "RUN", "--split=tset"), "did you mean 'test'?"),
         (("--workdir", "RUN", "--data=mnist6k"), "mnist6k"),
+        (("--workdir", "RUN", "--data=digits", "--out="), "where to? Give --out"),
+        (("--workdir", "RUN", "--split=val", "--out="), "where to? Give --out"),
         (("--workdir", "RUN", "more"), "unexpected argument 'more'"),
         (("--workdir", "RUN", "--config.model.name=resnet"), "the run says what it is"),
         (("--workdir", "RUN", "--config.evaluation.bins=1"), "evaluation.bins = 1: it is at least 2"),
@@ -160,7 +161,7 @@ def test_a_bundle(tmp_path, capsys):
 )
 def test_mistakes(argv, message, tiny_run, tmp_path, capsys):
     argv = [str(tiny_run) if a == "RUN" else a for a in argv]
-    assert evaluate(*argv, "--out", tmp_path / "out") == 2
+    assert evaluate("--out", tmp_path / "out", *argv) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
 

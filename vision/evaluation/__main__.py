@@ -2,12 +2,13 @@
 
     python -m vision.evaluation --workdir runs/pets
     python -m vision.evaluation --workdir runs/pets --data folder:new_photos --out evaluations/new
-    python -m vision.evaluation --bundle exported/pets --data folder:new_photos
-    python -m vision.evaluation --config configs/efficientnet_lite_imagenet.py --data folder:photos
+    python -m vision.evaluation --bundle exported/pets --data folder:new_photos --out evaluations/new
+    python -m vision.evaluation --config configs/efficientnet_lite_imagenet.py --data folder:photos --out lite0/
 
-Without --out it writes into RUN/evaluation, or evaluation/ where there is no run. On the run's own data it also fits a
-temperature to the validation split and stores it in RUN/calibration.json, with which vision.predict then calibrates its
-probabilities. What is measured and shown are the keys of config.evaluation, as --config.evaluation.positive=defect.
+A run's own test split is reported in RUN/evaluation, where `vision.evaluation.compare` finds it; anything else needs
+--out. The temperature that fits the validation split best is stored there too, in calibration.json, and vision.predict
+then calibrates the run's probabilities with it. What is measured and shown are the keys of config.evaluation, such as
+--config.evaluation.positive=defect.
 """
 
 import pathlib
@@ -34,11 +35,8 @@ def main(argv):
 
     classifier = inference.from_flags(config if named else None, values.workdir, values.bundle)
     config = config if named else _override(classifier.config, config, argv, FREE)
-    out = make_directory(values.out or pathlib.Path(values.workdir, "evaluation"))
-    found = evaluate.evaluate(classifier, config, values.data, values.split, print)
-    own = found.split.spec == classifier.config.data.source
-    if values.workdir and own and found.summary["calibration"]["temperature"] is not None:
-        evaluate.calibrate_run(values.workdir, found)
+    out = make_directory(_directory(values))
+    found = evaluate.evaluate(classifier, config, values.data, values.split)
     report.write(out, found, config.evaluation, values.workdir)
     print(*evaluate.describe(found), sep="\n")
     print(f"{out}/report.html, metrics.json, predictions.parquet, MODEL_CARD.md")
@@ -50,6 +48,17 @@ def _flags(values):
     flags.DEFINE_string("data", "", "another source than the config's, such as folder:photos", flag_values=values)
     flags.DEFINE_string("split", "", "train, val, test or all", flag_values=values)
     flags.DEFINE_string("out", "", "directory to write to; made if need be", flag_values=values)
+
+
+def _directory(values):
+    """Returns where to write to; raises `UserError` where that is not said, and would be a run's own evaluation."""
+    if values.out:
+        return values.out
+    if not values.workdir or values.data or values.split not in ("", "test"):
+        raise UserError("where to? Give --out DIRECTORY; only a run's own test split has a place, RUN/evaluation")
+    from vision.inference import EVALUATION
+
+    return pathlib.Path(values.workdir, EVALUATION)
 
 
 def _override(config, given, argv, free):

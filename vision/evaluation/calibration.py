@@ -110,7 +110,9 @@ def calibrate(logits, labels, temperature, c):
     }
 
 
-def store(workdir, temperature, step, source):
-    """Writes a run's calibration.json, which `vision.inference.from_run` reads: it holds for one checkpoint alone."""
+def store(out, temperature, step, source):
+    """Writes calibration.json into an evaluation's directory; that of a run's own is read by
+    `vision.inference.from_run`. It holds for one checkpoint alone.
+    """
     found = {"temperature": temperature, "step": step, "split": "val", "source": source}
-    write_json(pathlib.Path(workdir, CALIBRATION), found)
+    write_json(pathlib.Path(out, CALIBRATION), found)

@@ -260,11 +260,6 @@ def _probe(forward, split, size, outputs, c, say):
     return {"linear_probe": float(linear), "nearest_neighbors": nearest} | known
 
 
-def calibrate_run(workdir, found):
-    """Stores the temperature with the run; see `vision.evaluation.calibration.store`."""
-    calibration.store(workdir, found.summary["calibration"]["temperature"], found.classifier.step, found.split.spec)
-
-
 def describe(found):
     """Returns the lines that the command prints."""
     metrics = found.summary["metrics"]

@@ -10,7 +10,7 @@ import numpy as np
 from vision.data.decode import UnreadableImage
 from vision.data.pictures import picture
 from vision.errors import UserError
-from vision.evaluation import card, examples, figures
+from vision.evaluation import calibration, card, examples, figures
 from vision.evaluation.explain import explainer, overlay
 from vision.evaluation.words import METRICS, verdicts
 from vision.files import replacing, write_json
@@ -42,6 +42,8 @@ def write(out, found, c, workdir=""):
             (out / f"{name}.png").write_bytes(png)
         write_json(out / "metrics.json", found.summary)
         write_predictions(out / "predictions.parquet", found)
+        if (temperature := found.summary["calibration"]["temperature"]) is not None:
+            calibration.store(out, temperature, getattr(found.classifier, "step", None), found.split.spec)
         with replacing(out / "MODEL_CARD.md") as file:
             file.write(card.text(found, c, workdir))
         page = render(pathlib.Path(__file__).with_name("report.html"), context(found, c, pictures))
@@ -54,10 +56,7 @@ def write(out, found, c, workdir=""):
 def draw(found):
     """Returns {name: PNG} of the report's figures."""
     summary, classes = found.summary, found.classifier.classes
-    calibration = summary["calibration"]
-    curves = {"as it is": calibration["plain"]}
-    if calibration["temperature"] is not None:
-        curves[f"temperature {calibration['temperature']:.3f}"] = calibration["scaled"]
+    curves = dict(calibrations(summary["calibration"]))
     drawn = {
         "confusion": figures.confusion(summary["confusion"], classes, False),
         "confusion_normalized": figures.confusion(summary["confusion"], classes, True),
@@ -127,7 +126,7 @@ def context(found, c, pictures):
         "verdicts": verdicts(summary, found.sure_errors),
         "metrics": METRICS,
         "rates": _rates(summary["operating_point"]),
-        "calibrations": _calibrations(summary["calibration"]),
+        "calibrations": calibrations(summary["calibration"]),
         "shade": _shade,
         "per_class": worst[:ROWS],
         "hidden_classes": max(0, len(worst) - ROWS),
@@ -165,12 +164,10 @@ def _rates(point):
     return [*found, (title, point["at_threshold"])]
 
 
-def _calibrations(calibration):
-    """Returns [(title, numbers)], a row each of the table."""
-    found = [("As it is", calibration["plain"])]
-    if calibration["temperature"] is not None:
-        found.append((f"Temperature {calibration['temperature']:.3f}", calibration["scaled"]))
-    return found
+def calibrations(found):
+    """Returns [(title, numbers)]: without a temperature, and with the one that was fitted."""
+    fitted = found["temperature"]
+    return [("As it is", found["plain"]), *([(f"Temperature {fitted:.3f}", found["scaled"])] if fitted else [])]
 
 
 def _shade(value, clean):
