@@ -25,10 +25,10 @@ class Data:
     """What a run learns from: three feeds, and what they have in common.
 
     Attributes:
-        feeds: {"train", "val", "test"}, each a `ResidentFeed` or a `LoadedFeed`.
+        feeds: {"train", "val", "test"}, or what `open_data` was given; each a `ResidentFeed` or a `LoadedFeed`.
         classes: names, in the labels' order.
         image_size, channels: of every image that a feed gives.
-        class_counts: int (C,), images of each class in train.
+        class_counts: int (C,), images of each class in train, or the first of what was given.
         findings: what is odd about the source.
     """
 
@@ -42,11 +42,15 @@ class Data:
     @property
     def unreadable(self):
         """{name: reason} of every image found unreadable so far, in any split."""
-        return self.feeds["train"].unreadable.found
+        return self._first.unreadable.found
+
+    @property
+    def _first(self):
+        return next(iter(self.feeds.values()))
 
     def describe(self):
         sizes = ", ".join(f"{len(f):,} {name}" for name, f in self.feeds.items())
-        kind = "on the device" if isinstance(self.feeds["train"], ResidentFeed) else "loaded for each batch"
+        kind = "on the device" if isinstance(self._first, ResidentFeed) else "loaded for each batch"
         side = self.image_size
         return f"{sizes} images of {side}x{side}x{self.channels}, {len(self.classes)} classes, {kind}"
 
@@ -79,26 +83,32 @@ def unseen_classes(splits):
     return found
 
 
-def open_data(config, mesh):
+def open_data(config, mesh, splits=None):
     """Opens the splits of `config.data`, in the order that `config.imbalance` asks for.
+
+    Args:
+        config: the run's config.
+        mesh: from `vision.parallel.make_mesh`.
+        splits: {name: source} in place of those that `config.data` names; None = those.
 
     Raises:
         UserError: see `named_splits`; also where images differ in size and none is configured, and where more images
             are unreadable, or lost when the source was opened, than `max_unreadable` allows.
     """
     c, seed = config.data, config.seed
-    splits, findings = named_splits(c, seed)
+    splits, findings = named_splits(c, seed) if splits is None else (splits, next(iter(splits.values())).findings)
+    first = next(iter(splits))
     whole = sum(map(len, splits.values()))
     if c.limit:
         splits = {name: _draw(split, c.limit, seed) for name, split in splits.items()}
     if c.per_class:
-        splits["train"] = _draw_each(splits["train"], c.per_class, seed)
-    image_size, channels = _image_shape(c, splits["train"])
+        splits[first] = _draw_each(splits[first], c.per_class, seed)
+    image_size, channels = _image_shape(c, splits[first])
     size = sum(map(len, splits.values())) * image_size**2 * channels
     resident = size <= c.resident_gib * 2**30 and not c.random_crop_area
     lost = {finding.name: f"{finding.kind}: {finding}" for finding in findings if finding.lost}
     unreadable = Unreadable(sum(map(len, splits.values())), c.max_unreadable, lost, whole)
-    feeds, resize, order = {}, interpolation_of(c), _order(config, splits["train"])
+    feeds, resize, order = {}, interpolation_of(c), _order(config, splits[first])
     for name, split in splits.items():
         area = tuple(c.random_crop_area) if name == "train" else ()
         own = order if name == "train" else Order(seed, split.labels)
@@ -108,8 +118,8 @@ def open_data(config, mesh):
             if resident
             else LoadedFeed(rows, unreadable, c.workers if split.encoded else 0, mesh)
         )
-    classes = splits["train"].classes
-    counts = np.bincount(splits["train"].labels, minlength=len(classes))
+    classes = splits[first].classes
+    counts = np.bincount(splits[first].labels, minlength=len(classes))
     return Data(feeds, classes, image_size, channels, counts, findings)
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from vision.data.pipeline import Data, open_data
-from vision.data.sources import open_splits
+from vision.data.sources import CHANGES, open_splits, parse
 from vision.errors import UserError, check_choice
 from vision.models.weights import imagenet_classes
 
@@ -54,8 +54,8 @@ class Split:
     Attributes:
         name: "train", "val", "test" or "all".
         source: its images, a source.
-        feeds: {name: feed} of the parts that it is made of: one, or of "all" three.
-        data: all of the source's splits, a `vision.data.pipeline.Data`.
+        feeds: {name: feed} of the parts that it is made of: one, or several of "all".
+        data: a `vision.data.pipeline.Data`: all of the source's splits, or "all" alone where it was not divided.
         spec: the source's name.
         positions: int64, for each of the source's classes its place among the model's; -1 where it has none.
     """
@@ -85,14 +85,16 @@ def open_split(classifier, mesh, spec="", name=""):
     check_choice("--split", name, ("", *SPLITS))
     if spec and spec != c.source:
         c.source, c.limit, c.per_class = spec, 0, 0
-        name = name or ("all" if set(open_splits(spec)) == {"all"} else "test")
     if not c.source:
         raise UserError("which images? Give --data SOURCE, for the bundle does not say what it was trained on")
-    name = name or "test"
+    opened = open_splits(c.source)
+    undivided = set(opened) == {"all"} and not set(parse(c.source)[2]) & set(CHANGES)
+    name = name or ("all" if undivided and c.source != classifier.config.data.source else "test")
     c.image_size, c.channels, c.random_crop_area = classifier.image_size, classifier.channels, ()
     config.imbalance.sampling = "none"
-    data = open_data(config, mesh)
-    feeds = {name: data.feeds[name]} if name != "all" else distinct(data.feeds)
+    # Of few images none may be left for a split, and none is needed.
+    data = open_data(config, mesh, opened if name == "all" and undivided else None)
+    feeds = {name: data.feeds[name]} if name in data.feeds else distinct(data.feeds)
     source = Joined([feed.rows.source for feed in feeds.values()])
     positions = match_classes(classifier.classes, source)
     return Split(name, source, feeds, data, c.source, positions)

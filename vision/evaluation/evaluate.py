@@ -139,20 +139,22 @@ def _join(parts):
 def validation(forward, split, size, c):
     """Returns (logits, labels) of the validation split; None where it is not needed, or is what is evaluated."""
     feeds = split.data.feeds
-    same = split.name in ("val", "all") or feeds["val"].rows.source is feeds["test"].rows.source
-    if same or not (c.temperature or c.positive):
+    if split.name in ("val", "all") or not (c.temperature or c.positive):
+        return None
+    if feeds["val"].rows.source is feeds["test"].rows.source:
         return None
     found = collect(forward, feeds["val"], size, embedded=0)
     return found.logits, split.positions[found.labels]
 
 
 def _head(classifier, config, split, outputs, mesh):
-    m = classifier.config.model
+    m, own = classifier.config.model, split.spec == classifier.config.data.source
     return {
         "format": 1,
         "model": {"name": m.name, "variant": m.variant, "image_size": classifier.image_size},
         "data": {"source": split.spec, "split": split.name, "images": len(outputs.labels)}
-        | {"unreadable": len(split.source) - len(outputs.labels), "classes": list(classifier.classes)},
+        | {"unreadable": len(split.source) - len(outputs.labels), "classes": list(classifier.classes)}
+        | {"learned_from": own and split.name in ("train", "all")},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": parallel.describe(mesh),
         "versions": {name: metadata.version(name) for name in PACKAGES}

@@ -15,7 +15,7 @@ def confusion(counts, classes, normalized):
 
     Up to `NUMBERED` classes every cell has its number, up to `NAMED` every row its name. Of more classes, those that
     are taken for each other are drawn side by side, so that groups show as blocks on the diagonal; a class takes two
-    pixels at least.
+    pixels at least. Classes that no image has, and none is taken for, are left out.
 
     Args:
         counts: int (C, C).
@@ -23,6 +23,8 @@ def confusion(counts, classes, normalized):
         normalized: each row divided by its sum, in percent, in place of counts.
     """
     counts = np.asarray(counts, np.float64)
+    held = np.flatnonzero(counts.sum(0) + counts.sum(1))
+    counts, classes = counts[np.ix_(held, held)], [classes[i] for i in held]
     values = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1) if normalized else counts
     many, size = len(classes) > NAMED, len(classes)
     order = by_likeness(counts) if many else np.arange(size)
@@ -37,7 +39,8 @@ def confusion(counts, classes, normalized):
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if many:
-        axes.set_xlabel("predicted: classes in an order that puts those side by side which are taken for each other")
+        axes.set_xlabel("predicted; classes that are taken for each other stand side by side", fontsize=13)
+        axes.set_ylabel("true", fontsize=13)
         axes.set_xticks([])
         axes.set_yticks([])
         return _png(figure, dpi=max(120, int(np.ceil(2.6 * size / side))))

@@ -19,6 +19,7 @@ METRICS = {
     "brier": ("Brier score", False),
 }
 FEW = 300  # images of a split below which intervals are wide
+ENOUGH = 10  # images of a class below which nothing is said of it
 GAP = 0.05  # between confidence and accuracy, from which it is told
 SURE = 0.9  # confidence of an error that is told
 
@@ -67,15 +68,16 @@ def _data(summary):
         yield "look", f"Classes without any image here, of which nothing is known: {len(absent):,} ({some}).", "classes"
     if data["images"] < FEW:
         yield "look", f"Only {images(data['images'])}: the intervals say how little that tells.", "metrics"
-    if data["split"] in ("train", "all"):
+    if data["learned_from"]:
         yield "look", "The model has learned from these images, or some: new ones will do worse.", "metrics"
 
 
 def _classes(summary):
     held = [one for one in summary["per_class"] if one["support"]]
-    worst = min(held, key=lambda one: one["recall"]["value"])
+    many = [one for one in held if one["support"] >= ENOUGH]
+    worst = min(many or held, key=lambda one: one["recall"]["value"])
     accuracy = summary["metrics"]["accuracy"]
-    if worst["recall"].get("high", worst["recall"]["value"]) < accuracy["value"]:
+    if many and worst["recall"].get("high", worst["recall"]["value"]) < accuracy["value"]:
         share = amount(worst["recall"], True)
         yield "look", f"The weakest class is {worst['class']}: right on {share} of {worst['support']:,}.", "classes"
     if summary["confused_pairs"]:
