@@ -53,10 +53,11 @@ def test_a_change_is_applied_and_embeddings_are_drawn(classifier):
     np.testing.assert_allclose(plain.brightness, turned.brightness, rtol=1e-5)
 
 
-def test_all_splits_in_one_row(classifier):
-    forward, split = opened(classifier, 1, name="all")
+@pytest.mark.parametrize(("spec", "parts"), [("digits", ["all"]), ("digits?imbalance=2", ["train", "val", "test"])])
+def test_all_splits_in_one_row(classifier, spec, parts):
+    forward, split = opened(classifier, 1, spec=spec, name="all")
     found = gather(forward, split, 32)
-    assert list(split.feeds) == ["train", "val", "test"]
+    assert list(split.feeds) == parts
     assert len(found.labels) == sum(map(len, split.feeds.values())) == len(split.source)
     assert [int(split.source.labels[row]) for row in found.rows] == found.labels.tolist()
     assert len({split.source.name(int(row)) for row in found.rows}) == len(found.rows)
