@@ -14,6 +14,7 @@ import contextlib
 import difflib
 import importlib.util
 import inspect
+import os
 import pathlib
 import re
 import sys
@@ -52,6 +53,9 @@ def run(command, argv=None):
         sys.exit(2 if isinstance(error, UserError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # whoever read the output, such as head, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again as it ends
+        sys.exit(1)
 
 
 def parse(argv, usage, define=lambda flag_values: None):

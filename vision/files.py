@@ -9,11 +9,12 @@ from vision.errors import UserError
 
 
 @contextlib.contextmanager
-def replacing(path, **options):
-    """Opens a text file for writing, UTF-8; it takes its place when the block ends without an error."""
+def replacing(path, binary=False, **options):
+    """Opens a file for writing, of bytes or UTF-8; it takes its place when the block ends without an error."""
     temporary = pathlib.Path(f"{path}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", errors="surrogateescape", **options) as file:
+        text = {} if binary else {"encoding": "utf-8", "errors": "surrogateescape"}
+        with open(temporary, "wb" if binary else "w", **text, **options) as file:
             yield file
         os.replace(temporary, path)
     finally:

@@ -96,18 +96,18 @@ def from_run(workdir):
     """Returns the `Classifier` of a run's best checkpoint; raises `UserError` where there is none."""
     config, data, model = open_run(workdir)
     step = data["step"]
-    temperature = _temperature(pathlib.Path(workdir, EVALUATION, CALIBRATION), step)
+    temperature = _temperature(pathlib.Path(workdir, EVALUATION, CALIBRATION), step, config.data.source)
     return Classifier(config, model, data["classes"], data["image_size"], data["channels"], temperature, step)
 
 
-def _temperature(file, step):
+def _temperature(file, step, source):
     """Returns the temperature that an evaluation has fitted to a run's checkpoint; 1 where it has fitted none."""
     if not file.is_file():
         return 1.0
     try:
         found = json.loads(file.read_text())
-        # A run that was trained further has another best checkpoint, which it was not fitted to.
-        return float(found["temperature"]) if found["step"] == step else 1.0
+        # A run that was trained further has another best checkpoint; and other data tell nothing of the run's own.
+        return float(found["temperature"]) if (found["step"], found["source"]) == (step, source) else 1.0
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged: remove it, or run python -m vision.evaluation again") from error
 

@@ -9,6 +9,7 @@ the host. The metrics with their intervals come after, and are timed apart. The 
 ours over the bare pass's.
 """
 
+import statistics
 import time
 
 import numpy as np
@@ -32,7 +33,7 @@ def main(argv):
     seconds = common.alternate(
         {"ours": lambda: _ours(forward, feed, a), "bare": lambda: _bare(forward, feed, a)}, a.rounds
     )
-    speeds = {f"{name}_images_per_second": a.images / min(found) for name, found in seconds.items()}
+    speeds = {f"{name}_images_per_second": a.images / statistics.median(found) for name, found in seconds.items()}
     work = {
         k: getattr(a, k) for k in ("model", "variant", "image_size", "classes", "dtype", "images", "batch", "rounds")
     }

@@ -35,7 +35,7 @@ def main(argv):
     print(f"{file}: filled")
 
 
-SOURCES = ("train", "airbench", "startup", "input", "scaling", "attention", "roofline")
+SOURCES = ("train", "airbench", "startup", "input", "scaling", "attention", "roofline", "evaluation")
 
 
 def _gpu(csv):
@@ -101,6 +101,24 @@ def _input(csv):
             | {"here, images/s": _n(row["ours_images_per_second"]), "a core": _n(row["ours_per_core"])}
             | {row_name: _n(row[key]) for row_name, key in (("theirs", "theirs_images_per_second"),)}
             | {"against": row["against"], "ratio": f"{float(row['ratio']):.2f}" if row["ratio"] else ""}
+            for row in rows
+        ]
+    )
+
+
+def _evaluation(csv):
+    rows = _newest(csv["evaluation"], "device", "model", "variant", "images")
+    return _markdown(
+        [
+            {"device": row["device"], "model": f"{row['model']} {row['variant']}, {row['image_size']} px"}
+            | {
+                "dtype": row["dtype"],
+                "images": _n(row["images"]),
+                "batch": row["batch"],
+                "images/s": _n(row["ours_images_per_second"]),
+            }
+            | {"bare pass": _n(row["bare_images_per_second"]), "ratio": f"{float(row['ratio']):.2f}"}
+            | {"of the best": f"{float(row['ratio_of_best']):.2f}", "metrics, s": f"{float(row['metrics_s']):.1f}"}
             for row in rows
         ]
     )
@@ -177,6 +195,7 @@ TABLES = {
     "scaling": _scaling,
     "attention": _attention,
     "roofline": _roofline,
+    "evaluation": _evaluation,
 }
 
 

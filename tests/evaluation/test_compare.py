@@ -31,7 +31,7 @@ def digits(tiny_run):
 def evaluated(tiny_run, digits, tmp_path):
     """A function that makes a run whose predictions on real images are wrong as often as is asked for."""
 
-    def make(name, errors, seed=0, rows=None, classes=None, split="test"):
+    def make(name, errors, seed=0, rows=None, classes=None, split="test", gone=False):
         source, names = digits
         rows = np.arange(len(source)) if rows is None else rows
         random, labels = np.random.default_rng(seed), np.asarray(source.labels)[rows]
@@ -40,9 +40,11 @@ def evaluated(tiny_run, digits, tmp_path):
         logits[np.arange(len(rows)), np.where(wrong, (labels + 1) % 10, labels)] += 9
         names = tuple(classes or names)
         outputs = Outputs(logits, labels, rows, None, None, None, None)
-        part = SimpleNamespace(source=source, spec="digits", name=split)
+        config, _ = read_run(tiny_run)
+        config.data.source = "folder:gone" if gone else "digits"
+        part = SimpleNamespace(source=source, spec="digits", name=split, config=config)
         summary = intervals.with_intervals(logits, labels, names, 50) | {"model": {"name": "vit", "variant": name}}
-        held = Evaluation(SimpleNamespace(classes=names), part, outputs, softmax(logits), summary, None)
+        held = Evaluation(SimpleNamespace(classes=names), part, outputs, softmax(logits), summary, None, None)
         folder = tmp_path / name / "evaluation"
         folder.mkdir(parents=True)
         for file in ("config.json", "data.json"):
@@ -109,9 +111,7 @@ def test_images_that_one_could_not_read_are_left_out(evaluated, digits, capsys):
 
 
 def test_without_the_source_there_are_no_pictures(evaluated, tmp_path, capsys):
-    a, b = evaluated("a", 0.2), evaluated("b", 0.2, 1)
-    for path in (a, b):
-        (path / "config.json").unlink()
+    a, b = evaluated("a", 0.2, gone=True), evaluated("b", 0.2, 1, gone=True)
     assert run(capsys, a, b, "--out", tmp_path / "out")[0] == 0
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert "Without pictures" in page and "<img" not in page and "<figcaption" in page

@@ -153,7 +153,7 @@ def test_a_bundle(tmp_path, capsys):
         (("--workdir", "RUN", "--data=digits", "--out="), "where to? Give --out"),
         (("--workdir", "RUN", "--split=val", "--out="), "where to? Give --out"),
         (("--workdir", "RUN", "more"), "unexpected argument 'more'"),
-        (("--workdir", "RUN", "--config.model.name=resnet"), "the run says what it is"),
+        (("--workdir", "RUN", "--config.model.name=resnet"), "the model says what it is"),
         (("--workdir", "RUN", "--config.evaluation.bins=1"), "evaluation.bins = 1: it is at least 2"),
         (("--workdir", "RUN", "--config.evaluation.map=tsen"), "did you mean 'tsne'?"),
         (("--workdir", "RUN", "--config.evaluation.positive=x"), "evaluation.positive = 'x' is no class: 0, 1"),

@@ -56,9 +56,9 @@ def test_every_number_has_its_interval(monkeypatch):
     assert (accuracy["high"] - accuracy["low"]) == pytest.approx(2 * 1.96 * error, rel=0.15)
     monkeypatch.setattr(intervals, "CHUNK", 400 * 7)
     assert intervals.with_intervals(logits, labels, names, draws=200) == found  # whatever the chunks
-    monkeypatch.setattr(intervals, "RANKED", 400 * 3 * 50)
+    monkeypatch.setattr(intervals, "RANKED", 400 * 3 * 150)
     fewer = intervals.with_intervals(logits, labels, names, draws=200)
-    assert fewer["bootstrap"]["ranking_draws"] == 50 and fewer["metrics"]["accuracy"] == accuracy
+    assert fewer["bootstrap"]["ranking_draws"] == 150 and fewer["metrics"]["accuracy"] == accuracy
     json.dumps(found, allow_nan=False)
 
 

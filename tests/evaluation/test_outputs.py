@@ -20,14 +20,14 @@ def classifier(tiny_run):
 def opened(classifier, devices, resident=2.0, spec="", name="test"):
     classifier.config.data.resident_gib, classifier.config.data.workers = resident, 0
     mesh = parallel.make_mesh(devices)
-    return Forward(classifier, mesh), open_split(classifier, mesh, spec, name)
+    return Forward(classifier, mesh), open_split(classifier, classifier.config, mesh, spec, name)
 
 
 def test_outputs_do_not_depend_on_devices_or_batches(classifier):
     found = {}
     for devices, size, resident in ((1, 64, 2.0), (8, 24, 2.0), (8, 40, 0.0), (1, 7, 0.0)):
         forward, split = opened(classifier, devices, resident)
-        found[devices, size] = gather(forward, split, size)
+        found[devices, size] = gather(forward, split, size, 10_000)
     first, *others = found.values()
     images = np.stack([classifier.prepare(split.source[i]["image"]) for i in range(len(split.source))])
     logits, embeddings = classifier(images)
@@ -47,7 +47,7 @@ def test_a_change_is_applied_and_embeddings_are_drawn(classifier):
     forward, split = opened(classifier, 1)
     feed = split.feeds["test"]
     plain = collect(forward, feed, 16, embedded=9)
-    turned = collect(forward, feed, 16, change=lambda images, step: images[:, ::-1], embedded=9)
+    turned = collect(forward, feed, 16, change=lambda images, indices: images[:, ::-1], embedded=9)
     assert plain.embeddings.shape[0] == 9 == len(plain.embedded)
     assert np.abs(plain.logits - turned.logits).max() > 1e-3
     np.testing.assert_allclose(plain.brightness, turned.brightness, rtol=1e-5)
@@ -56,7 +56,7 @@ def test_a_change_is_applied_and_embeddings_are_drawn(classifier):
 @pytest.mark.parametrize(("spec", "parts"), [("digits", ["all"]), ("digits?imbalance=2", ["train", "val", "test"])])
 def test_all_splits_in_one_row(classifier, spec, parts):
     forward, split = opened(classifier, 1, spec=spec, name="all")
-    found = gather(forward, split, 32)
+    found = gather(forward, split, 32, 10_000)
     assert list(split.feeds) == parts
     assert len(found.labels) == sum(map(len, split.feeds.values())) == len(split.source)
     assert [int(split.source.labels[row]) for row in found.rows] == found.labels.tolist()
@@ -81,7 +81,7 @@ def folder(tmp_path):
 def test_other_data_of_some_of_the_classes(classifier, folder, resident):
     classifier.config.data.max_unreadable = 0.1
     forward, split = opened(classifier, 2, resident, f"folder:{folder}", "")
-    found = gather(forward, split, 8)
+    found = gather(forward, split, 8, 10_000)
     assert split.name == "all" and len(found.labels) == 14
     for row, label in zip(found.rows, found.labels, strict=True):
         assert classifier.classes[label] in split.source.name(int(row)).split("/")

@@ -26,7 +26,7 @@ def test_every_corruption_is_measured_on_its_own_images(images):
 
     def collect(forward, feed, batch_size, change, embedded):
         assert (forward, feed, batch_size, embedded) == ("forward", "feed", 4, 0)
-        changed = np.asarray(change(images, 0))
+        changed = np.asarray(change(images, np.arange(4)))
         assert changed.dtype == np.uint8 and changed.shape == images.shape
         seen.append(changed)
         mean = changed.mean((1, 2, 3))
@@ -43,11 +43,13 @@ def test_every_corruption_is_measured_on_its_own_images(images):
     assert min(found["corruptions"]["brightness"]) < 1 == found["corruptions"]["gaussian_noise"][0]
 
 
-def test_draws_differ_between_batches_and_are_the_same_each_time(images):
-    first, again, later = (np.asarray(change("gaussian_noise", 3)(images, step)) for step in (0, 0, 1))
+def test_draws_are_each_images_own_in_any_batch(images):
+    places = np.arange(4)
+    first, again, later = (np.asarray(change("gaussian_noise", 3)(images, at)) for at in (places, places, places + 4))
     np.testing.assert_array_equal(first, again)
     assert (first != later).any()
-    assert (first != np.asarray(change("gaussian_noise", 4)(images, 0))).any()
+    assert (first != np.asarray(change("gaussian_noise", 4)(images, places))).any()
+    np.testing.assert_array_equal(change("gaussian_noise", 3)(images[2:], places[2:]), first[2:])
 
 
 def test_means():

@@ -101,14 +101,14 @@ def open_data(config, mesh, splits=None):
     whole = sum(map(len, splits.values()))
     if c.limit:
         splits = {name: _draw(split, c.limit, seed) for name, split in splits.items()}
-    if c.per_class:
-        splits[first] = _draw_each(splits[first], c.per_class, seed)
+    if c.per_class and "train" in splits:
+        splits["train"] = _draw_each(splits["train"], c.per_class, seed)
     image_size, channels = _image_shape(c, splits[first])
     size = sum(map(len, splits.values())) * image_size**2 * channels
     resident = size <= c.resident_gib * 2**30 and not c.random_crop_area
     lost = {finding.name: f"{finding.kind}: {finding}" for finding in findings if finding.lost}
     unreadable = Unreadable(sum(map(len, splits.values())), c.max_unreadable, lost, whole)
-    feeds, resize, order = {}, interpolation_of(c), _order(config, splits[first])
+    feeds, resize, order = {}, interpolation_of(c), _order(config, splits["train"]) if "train" in splits else None
     for name, split in splits.items():
         area = tuple(c.random_crop_area) if name == "train" else ()
         own = order if name == "train" else Order(seed, split.labels)

@@ -34,6 +34,11 @@ class Subset:
         return self.source.file(int(self.indices[index]))
 
 
+def same_images(a, b):
+    """Whether two sources hold the same images, as where test stands in for val, whatever their labels."""
+    return a is b or (len(a) == len(b) and all(a.name(i) == b.name(i) for i in range(len(a))))
+
+
 def make_splits(splits, fractions=(0.7, 0.2, 0.1), val_fraction=0.1, seed=0):
     """Returns {"train": source, "val": source, "test": source}.
 

@@ -22,6 +22,16 @@ from vision.errors import UserError
 from vision.files import make_directory
 from vision.ranges import validate
 
+# What may be set for a model that has a config already.
+FREE = (
+    "evaluation.",
+    "parallel.devices",
+    "train.eval_batch_size",
+    "data.workers",
+    "data.resident_gib",
+    "data.max_unreadable",
+)
+
 
 def main(argv):
     config, values, words = cli.parse_stage(argv, __doc__, _flags, default)
@@ -31,10 +41,9 @@ def main(argv):
     validate(config)
     from vision import inference
     from vision.evaluation import evaluate, report
-    from vision.training.workdir import FREE
 
     classifier = inference.from_flags(config if named else None, values.workdir, values.bundle)
-    config = config if named else _override(classifier.config, config, argv, FREE)
+    config = config if named else _override(classifier.config, config, argv)
     out = make_directory(_directory(values))
     found = evaluate.evaluate(classifier, config, values.data, values.split)
     report.write(out, found, config.evaluation, values.workdir)
@@ -61,15 +70,15 @@ def _directory(values):
     return pathlib.Path(values.workdir, EVALUATION)
 
 
-def _override(config, given, argv, free):
-    """Returns a run's config with the overrides of the command line; only keys that a run may change count."""
+def _override(config, given, argv):
+    """Returns a model's config with the overrides of the command line: of keys that do not change what it is."""
     config = config.copy_and_resolve_references()
     for argument in argv:
         if not (match := re.match(r"--?(?:no)?config\.([\w.]+)", argument)):
             continue
         key = match.group(1)
-        if not key.startswith(free):
-            raise UserError(f"--config.{key}: the run says what it is; evaluation.* may be set here, and parallel.*")
+        if not key.startswith(FREE):
+            raise UserError(f"--config.{key}: the model says what it is; what may be set here are {', '.join(FREE)}")
         group, _, name = key.rpartition(".")
         config[group][name] = given[group][name]
     return config

@@ -7,6 +7,7 @@ import pathlib
 
 import numpy as np
 
+from vision.evaluation import scores
 from vision.files import write_json
 from vision.inference import CALIBRATION, softmax
 
@@ -99,12 +100,12 @@ def calibrate(logits, labels, temperature, c):
     confidence, correct = p.max(1), p.argmax(1) == labels
     ece, mce = calibration_error(confidence, correct, c.bins)
     held = interval(confidence, correct, c.bins, c.bootstrap)
-    own = p[np.arange(len(labels)), labels]
+    nll, brier = scores.losses(np.asarray(logits, np.float64) / temperature, labels)
     return {
         "ece": {"value": ece} | ({"low": held[0], "high": held[1]} if held else {}),
         "mce": mce,
-        "nll": float(-np.log(np.maximum(own, np.finfo(np.float64).tiny)).mean()),
-        "brier": float(((p**2).sum(1) - 2 * own + 1).mean()),
+        "nll": float(nll.mean()),
+        "brier": float(brier.mean()),
         "mean_confidence": float(confidence.mean()),
         "reliability": reliability(confidence, correct, c.bins),
     }

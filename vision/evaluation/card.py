@@ -20,7 +20,7 @@ def text(found, c, workdir=""):
     summary, model = found.summary, found.summary["model"]
     data, config = summary["data"], found.classifier.config
     lines = [
-        f"# {model['name']} {model['variant']}, {_cell(config.data.source)}",
+        f"# {model['name']} {model['variant']}, {_cell(config.data.source or data['source'])}",
         "",
         f"Classifies images, {_channels(found.classifier.channels)}, {model['image_size']} x {model['image_size']} px, "
         f"into {len(data['classes']):,} classes: {_some(data['classes'])}.",
@@ -48,7 +48,7 @@ def text(found, c, workdir=""):
         "",
         "## How it was made",
         "",
-        *_made(config, workdir),
+        *_made(found.classifier, workdir),
         "",
     ]
     return "\n".join(lines)
@@ -78,26 +78,33 @@ def _weakest(summary):
     return lines
 
 
-def _made(config, workdir):
-    """Returns what a run's files say of its training."""
-    source = config.data.source
-    lines = [f"- trained on {_cell(source)}" + (f", from {config.model.pretrained}" if config.model.pretrained else "")]
-    file = pathlib.Path(workdir, "result.json") if workdir else None
-    if file and file.is_file():
-        result = json.loads(file.read_text())
-        sizes = ", ".join(f"{n:,} {name}" for name, n in result["split_sizes"].items())
-        lines += [
-            f"- images: {sizes}",
-            f"- parameters: {result['parameters']['all']:,}, of which {result['parameters']['learning']:,} learned",
-            f"- {result['steps']:,} steps, best at {result['best_step']:,}; {result['train_seconds']:,.0f} s on "
-            f"{result['device']}, {result['date'][:10]}",
-            f"- code {result['git_commit'] or 'outside a checkout'}, "
-            + ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
-        ]
+def _made(classifier, workdir):
+    """Returns what a run's files, or a bundle's config, say of its training; of weights only where they are from."""
+    config = classifier.config
+    if not config.data.source:
+        return ["- the bundle does not say"]
+    if not workdir and classifier.model is not None:
+        return [f"- weights from {_cell(config.model.pretrained)}, not trained further"]
+    start = f", from {_cell(config.model.pretrained)}" if config.model.pretrained else ""
     t, o = config.train, config.optimizer
     length = f"{t.steps:,} steps" if t.steps else f"{t.epochs:g} epochs"
+    lines = [f"- trained on {_cell(config.data.source)}{start}"]
     lines.append(f"- {o.name}, rate {o.learning_rate:g}, {config.schedule.name}, batches of {t.batch_size}, {length}")
-    return lines
+    file = pathlib.Path(workdir, "result.json")
+    return [*lines, *_result(json.loads(file.read_text()))] if workdir and file.is_file() else lines
+
+
+def _result(result):
+    """Returns what a run's result.json says."""
+    sizes = ", ".join(f"{n:,} {name}" for name, n in result["split_sizes"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    return [
+        f"- images: {sizes}",
+        f"- parameters: {result['parameters']['all']:,}, of which {result['parameters']['learning']:,} learned",
+        f"- {result['steps']:,} steps, best at {result['best_step']:,}; {result['train_seconds']:,.0f} s on "
+        f"{result['device']}, {result['date'][:10]}",
+        f"- code {result['git_commit'] or 'outside a checkout'}, {versions}",
+    ]
 
 
 def _channels(count):

@@ -5,10 +5,12 @@ import pathlib
 
 import numpy as np
 
+from vision.cli import from_dict
 from vision.data.decode import UnreadableImage
 from vision.data.pictures import picture
 from vision.errors import UserError
 from vision.evaluation.comparison import change_of, table
+from vision.evaluation.data import reopen
 from vision.page import render
 
 SHOWN = 24  # images that flipped, each way
@@ -22,7 +24,7 @@ def page(runs, found):
         runs: from `vision.evaluation.comparison.align`.
         found: from `vision.evaluation.comparison.compare`.
     """
-    pictures, without = _open(runs, found)
+    pictures, without = _open(runs)
     states = {"other": "good", "first": "bad", "": "look"}
     sections = []
     for pair, run in zip(found["comparisons"], runs[1:], strict=True):
@@ -60,12 +62,12 @@ def _card(first, other, i, pictures):
     return known | {"said": said, "picture": pictures(i)}
 
 
-def _open(runs, found):
+def _open(runs):
     """Returns (a function of an image's position to its data URI, why there are none or "")."""
     reasons = []
     for run in runs:
         try:
-            source = _source(run, found)
+            source = _source(run)
             return functools.partial(_picture, source, _places(source, run.columns)), ""
         except (UserError, OSError) as error:
             reasons.append(str(error).splitlines()[0])
@@ -83,19 +85,10 @@ def _places(source, columns):
     return [places[name] for name in names]
 
 
-def _source(run, found):
-    """Returns the split that a run was evaluated on, from its config; raises `UserError` where it is gone."""
-    from vision.data.pipeline import named_splits
-    from vision.evaluation.data import Joined
-    from vision.training.workdir import read_run
-
-    config, _ = read_run(run.folder.parent if run.folder.name == "evaluation" else run.folder)
-    if config.data.source != found["source"]:
-        config.data.source = found["source"]
-    splits, _ = named_splits(config.data, config.seed)
-    if found["split"] != "all":
-        return splits[found["split"]]
-    return Joined(list({id(split): split for split in splits.values()}.values()))
+def _source(run):
+    """Returns the split that a run was evaluated on; raises `UserError` where it is gone."""
+    config = from_dict({"data": run.known["data"], "seed": run.known["seed"]})
+    return reopen(config.data, config.seed, run.known["split"])
 
 
 def _picture(source, places, i):

@@ -37,7 +37,8 @@ class Run:
     Attributes:
         title: what it is called here.
         folder: of its files.
-        known: what predictions.parquet says of itself: "classes", "source", "split", "model".
+        known: what predictions.parquet says of itself: "classes", "source", "split", "model", and
+            "data" and "seed" of the config that found the images.
         metrics: {name: number}, of its metrics.json.
         columns: {name: array (N,)} of its predictions.
     """
@@ -89,13 +90,13 @@ def load(path, title, split=""):
     try:
         table = pq.read_table(folder / FILES[0], columns=list(COLUMNS))
         known = json.loads(table.schema.metadata[b"vision"])
-        known = {key: known[key] for key in ("classes", "source", "split", "model")}
+        known = {key: known[key] for key in ("classes", "source", "split", "model", "data", "seed")}
         metrics = json.loads((folder / FILES[1]).read_text())["metrics"]
         metrics = {name: metrics[name] for name in METRICS}
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise UserError(f"{folder} holds no evaluation of ours ({type(error).__name__}). Run\n{command}") from error
     if split and known["split"] != split:
-        raise UserError(f"{path} was evaluated on {known['split']}, not on {split}. Run\n{command} --split {split}")
+        raise UserError(f"{path} was evaluated on {known['split']}, not on {split}. Run\n{command} --split {split} --out DIRECTORY")
     columns = {name: np.array(table[name].to_pylist(), object) for name in ("name", "label", "predicted")}
     columns |= {name: table[name].to_numpy() for name in COLUMNS if name not in (*columns, "top5")}
     true = zip(columns["label"], table["top5"].to_pylist(), strict=True)

@@ -1,11 +1,14 @@
 """The images that a model is evaluated on, and their labels among the model's classes."""
 
 import dataclasses
+import os
 
 import numpy as np
+from ml_collections import ConfigDict
 
-from vision.data.pipeline import Data, open_data
+from vision.data.pipeline import Data, named_splits, open_data
 from vision.data.sources import CHANGES, open_splits, parse
+from vision.data.splits import same_images
 from vision.errors import UserError, check_choice
 from vision.models.weights import imagenet_classes
 
@@ -56,7 +59,8 @@ class Split:
         source: its images, a source.
         feeds: {name: feed} of the parts that it is made of: one, or several of "all".
         data: a `vision.data.pipeline.Data`: all of the source's splits, or "all" alone where it was not divided.
-        spec: the source's name.
+        own: whether it is the source that the model was trained on.
+        config: with `data` and `seed` as it was opened.
         positions: int64, for each of the source's classes its place among the model's; -1 where it has none.
     """
 
@@ -64,15 +68,41 @@ class Split:
     source: object
     feeds: dict
     data: Data
-    spec: str
+    own: bool
+    config: ConfigDict
     positions: np.ndarray
 
+    @property
+    def spec(self):
+        """The source's name."""
+        return self.config.data.source
 
-def open_split(classifier, mesh, spec="", name=""):
+    def labeled(self, outputs):
+        """Returns `Outputs` of any of the source's splits with labels among the model's classes.
+
+        Images of a class that the model does not know are left out.
+        """
+        labels = self.positions[outputs.labels]
+        kept = labels >= 0
+        if kept.all():
+            return dataclasses.replace(outputs, labels=labels)
+        rest = np.cumsum(kept) - 1
+        chosen = kept[outputs.embedded]
+        return dataclasses.replace(
+            outputs,
+            **{name: getattr(outputs, name)[kept] for name in ("logits", "rows", "brightness", "contrast")},
+            labels=labels[kept],
+            embeddings=outputs.embeddings[chosen],
+            embedded=rest[outputs.embedded[chosen]],
+        )
+
+
+def open_split(classifier, config, mesh, spec="", name=""):
     """Opens the images to evaluate a model on, prepared as the model takes them.
 
     Args:
         classifier: a `vision.inference.Classifier` or a `vision.bundle.Bundle`.
+        config: the model's, of which `data` counts.
         mesh: from `vision.parallel.make_mesh`.
         spec: a source, such as "folder:photos"; "" = the one of the model's config.
         name: "train", "val", "test" or "all"; "" = test, or all where `spec` names a source without splits of its own.
@@ -80,29 +110,67 @@ def open_split(classifier, mesh, spec="", name=""):
     Raises:
         UserError: the source cannot be opened, or holds classes that the model does not know.
     """
-    config = classifier.config.copy_and_resolve_references()
+    config = config.copy_and_resolve_references()
     c = config.data
-    check_choice("--split", name, ("", *SPLITS))
-    if spec and spec != c.source:
+    if name:
+        check_choice("--split", name, SPLITS)
+    own = not spec or is_same(spec, c.source)
+    if not own:
         c.source, c.limit, c.per_class = spec, 0, 0
     if not c.source:
         raise UserError("which images? Give --data SOURCE, for the bundle does not say what it was trained on")
     opened = open_splits(c.source)
-    undivided = set(opened) == {"all"} and not set(parse(c.source)[2]) & set(CHANGES)
-    name = name or ("all" if undivided and c.source != classifier.config.data.source else "test")
+    undivided = is_undivided(opened, c.source)
+    name = name or ("all" if undivided and not own else "test")
     c.image_size, c.channels, c.random_crop_area = classifier.image_size, classifier.channels, ()
-    config.imbalance.sampling = "none"
+    config.imbalance.sampling, config.train.steps = "none", 1  # nothing is trained, however few the images
     # Of few images none may be left for a split, and none is needed.
     data = open_data(config, mesh, opened if name == "all" and undivided else None)
     feeds = {name: data.feeds[name]} if name in data.feeds else distinct(data.feeds)
     source = Joined([feed.rows.source for feed in feeds.values()])
     positions = match_classes(classifier.classes, source)
-    return Split(name, source, feeds, data, c.source, positions)
+    return Split(name, source, feeds, data, own, config, positions)
+
+
+def is_same(spec, other):
+    """Whether two names are of the same source: a folder's name may end with a slash, or not begin at the root."""
+    if spec == other:
+        return True
+    (kind, argument, options), (other_kind, other_argument, other_options) = parse(spec), parse(other)
+    same = kind == other_kind and options == other_options and argument and other_argument
+    return bool(same) and os.path.realpath(argument) == os.path.realpath(other_argument)
+
+
+def is_undivided(opened, spec):
+    """Whether a source has no splits of its own, so that all of it can be evaluated without being divided."""
+    return set(opened) == {"all"} and not set(parse(spec)[2]) & set(CHANGES)
+
+
+def reopen(c, seed, name):
+    """Returns the source of a split that was evaluated.
+
+    Args:
+        c: config.data.
+        seed: of the division.
+        name: of the split.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    opened = open_splits(c.source)
+    if name == "all" and is_undivided(opened, c.source):
+        return Joined([opened["all"]])
+    splits, _ = named_splits(c, seed, opened)
+    if name != "all":
+        return Joined([splits[name]])
+    if same_images(splits["val"], splits["test"]):
+        del splits["val"]
+    return Joined(list(splits.values()))
 
 
 def distinct(feeds):
     """Returns {name: feed} without a validation split that is the test split over again."""
-    same = "val" in feeds and feeds["val"].rows.source is feeds["test"].rows.source
+    same = "val" in feeds and same_images(feeds["val"].rows.source, feeds["test"].rows.source)
     return {name: feed for name, feed in feeds.items() if not (same and name == "val")}
 
 

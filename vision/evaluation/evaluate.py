@@ -10,6 +10,7 @@ import numpy as np
 from vision import __version__, parallel
 from vision.data.augment.views import CHOICES, test_time_views
 from vision.data.resident import ResidentFeed
+from vision.data.splits import same_images
 from vision.errors import UserError
 from vision.evaluation import calibration, embedding_map, intervals, probe, scores, slices, statistics
 from vision.evaluation.data import Split, open_split, some
@@ -33,7 +34,8 @@ class Evaluation:
         outputs: on the split, labels among the model's classes.
         probabilities: float64 (N, C), without temperature.
         summary: what metrics.json says.
-        points: float (M, 2), the map of `outputs.embedded`; None where there is none.
+        points: float (M, 2), the map of some of the images; None where there is none.
+        mapped: int (M,), which images these are.
     """
 
     classifier: object
@@ -42,6 +44,7 @@ class Evaluation:
     probabilities: np.ndarray
     summary: dict
     points: np.ndarray | None
+    mapped: np.ndarray | None
 
     @property
     def predicted(self):
@@ -87,11 +90,11 @@ def evaluate(classifier, config, spec="", name="", say=print):
     c = config.evaluation
     mesh = parallel.make_mesh(config.parallel.devices)
     _check(c, classifier)
-    split = open_split(classifier, mesh, spec, name)
+    split = open_split(classifier, config, mesh, spec, name)
     size = batch_size(config.train, mesh)
     say(f"{split.spec}, {split.name}: {len(split.source):,} images, {parallel.describe(mesh)}")
     forward = Forward(classifier, mesh)
-    outputs = gather(forward, split, size)
+    outputs = gather(forward, split, size, max(c.probe, c.map_images))
     p = softmax(outputs.logits)
     summary = _head(classifier, config, split, outputs, mesh)
     summary |= intervals.with_intervals(outputs.logits, outputs.labels, classifier.classes, c.bootstrap)
@@ -106,9 +109,9 @@ def evaluate(classifier, config, spec="", name="", say=print):
     summary["operating_point"] = _operating_point(c, classifier.classes, p, outputs.labels, val)
     summary["slices"] = _slices(outputs, split, p, c)
     summary |= _many_passes(forward, split, size, c, say)
-    points = _map(outputs, c)
+    points, mapped = _map(outputs, c)
     summary["embedding"] = _probe(forward, split, size, outputs, c, say)
-    return Evaluation(classifier, split, outputs, p, summary, points)
+    return Evaluation(classifier, split, outputs, p, summary, points, mapped)
 
 
 def _check(c, classifier):
@@ -118,13 +121,12 @@ def _check(c, classifier):
         raise UserError(f"evaluation.positive = '{c.positive}' is no class: {some(classifier.classes, 10)}")
 
 
-def gather(forward, split, size):
+def gather(forward, split, size, embedded):
     """Returns the `Outputs` of a `Split`, with labels among the model's classes, rows in the split's source."""
     parts, start = [], 0
     for name, feed in split.feeds.items():
-        part = collect(forward, feed, size, what=name)
-        labels = split.positions[part.labels]
-        parts.append(dataclasses.replace(part, labels=labels, rows=part.rows + start))
+        part = split.labeled(collect(forward, feed, size, embedded=embedded, what=name))
+        parts.append(dataclasses.replace(part, rows=part.rows + start))
         start += len(feed)
     return parts[0] if len(parts) == 1 else _join(parts)
 
@@ -141,20 +143,21 @@ def validation(forward, split, size, c):
     feeds = split.data.feeds
     if split.name in ("val", "all") or not (c.temperature or c.positive):
         return None
-    if feeds["val"].rows.source is feeds["test"].rows.source:
+    if same_images(feeds["val"].rows.source, feeds["test"].rows.source):
         return None
-    found = collect(forward, feeds["val"], size, embedded=0)
-    return found.logits, split.positions[found.labels]
+    found = split.labeled(collect(forward, feeds["val"], size, embedded=0))
+    return (found.logits, found.labels) if len(found.labels) else None
 
 
 def _head(classifier, config, split, outputs, mesh):
-    m, own = classifier.config.model, split.spec == classifier.config.data.source
+    m, known = classifier.config.model, bool(classifier.config.data.source)  # a bundle may not say what it holds
+    name = {"name": m.name, "variant": m.variant} if known else {"name": "bundle", "variant": ""}
     return {
         "format": 1,
-        "model": {"name": m.name, "variant": m.variant, "image_size": classifier.image_size},
+        "model": name | {"image_size": classifier.image_size},
         "data": {"source": split.spec, "split": split.name, "images": len(outputs.labels)}
         | {"unreadable": len(split.source) - len(outputs.labels), "classes": list(classifier.classes)}
-        | {"learned_from": own and split.name in ("train", "all")},
+        | {"learned_from": split.own and split.name in ("train", "all")},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": parallel.describe(mesh),
         "versions": {name: metadata.version(name) for name in PACKAGES}
@@ -201,7 +204,7 @@ def _with_intervals(rates):
 def _slices(outputs, split, p, c):
     if not c.slices:
         return []
-    nll = -np.log(np.maximum(p[np.arange(len(p)), outputs.labels], np.finfo(np.float64).tiny))
+    nll = scores.losses(outputs.logits, outputs.labels)[0]
     return slices.measure(outputs, split.source, nll, outputs.logits.argmax(1) == outputs.labels, c.slice_images)
 
 
@@ -219,9 +222,8 @@ def _many_passes(forward, split, size, c, say):
     if not (c.corruptions or c.views):
         return found
     feed = sample(next(reversed(split.feeds.values())), c.sample)
-    plain = collect(forward, feed, size, embedded=0)
-    labels = split.positions[plain.labels]
-    plain = dataclasses.replace(plain, labels=labels)
+    plain = split.labeled(collect(forward, feed, size, embedded=0))
+    labels = plain.labels
     if c.corruptions:
         say(f"15 corruptions of 5 severities, {len(labels):,} images")
         found["robustness"] = robustness(forward, feed, size, plain, collect)
@@ -241,24 +243,30 @@ def _view(forward, feed, size, name, plain, labels):
 
 
 def _map(outputs, c):
-    if c.map == "none" or not outputs.embeddings.shape[1]:
-        return None
-    return embedding_map.project(outputs.embeddings[: c.map_images], c.map)
+    """Returns (2-D points, which images they are) of some embeddings, drawn at random; (None, None) for no map."""
+    if c.map == "none" or not outputs.embeddings.size or not c.map_images:
+        return None, None
+    # They lie in the split's order, which may be class by class.
+    drawn = np.sort(np.random.RandomState(1).permutation(len(outputs.embedded))[: c.map_images])
+    return embedding_map.project(outputs.embeddings[drawn], c.map), outputs.embedded[drawn]
 
 
 def _probe(forward, split, size, outputs, c, say):
     """Returns what nearest neighbors and a linear probe on the embeddings reach; None where it is not asked for."""
     feeds = split.data.feeds
-    if not c.probe or split.name in ("train", "all") or len(outputs.embedded) < 2:
+    if not c.probe or split.name in ("train", "all") or not outputs.embeddings.size:
         return None
     parts = {name: sample(feeds[name], c.probe) for name in ("train", "val")}
     say(f"nearest neighbors and linear probe, {len(parts['train']):,} training images")
-    held = {name: collect(forward, feed, size) for name, feed in parts.items()}
-    of = {name: (found.embeddings, split.positions[found.labels[found.embedded]]) for name, found in held.items()}
+    held = {n: split.labeled(collect(forward, feed, size, embedded=len(feed))) for n, feed in parts.items()}
+    of = {name: (found.embeddings, found.labels[found.embedded]) for name, found in held.items()}
+    if len(np.unique(of["train"][1])) < 2 or not len(of["val"][1]):
+        return None
     test = outputs.embeddings, outputs.labels[outputs.embedded]
     linear, strength = probe.linear_probe(*of["train"], *of["val"], *test)
-    nearest = probe.knn_accuracy(*of["train"], *test)
-    known = {"training_images": len(of["train"][1]), "images": len(test[1]), "C": strength}
+    k = min(probe.NEIGHBORS, len(of["train"][1]))
+    nearest = probe.knn_accuracy(*of["train"], *test, k=k)
+    known = {"training_images": len(of["train"][1]), "images": len(test[1]), "C": strength, "k": k}
     return {"linear_probe": float(linear), "nearest_neighbors": nearest} | known
 
 

@@ -12,6 +12,8 @@ from vision import parallel
 from vision.data import order
 from vision.data.augment import normalize
 from vision.data.progress import track
+from vision.data.rows import NONE
+from vision.errors import UserError
 
 AHEAD = 2  # batches that the device works on while the host stores the ones before
 EMBEDDED = 10_000  # embeddings kept, at most
@@ -110,9 +112,13 @@ def collect(forward, feed, batch_size, change=None, embedded=EMBEDDED, what=""):
         forward: a `Forward`.
         feed: a split of `vision.data.pipeline.Data`.
         batch_size: images at a time, over all devices.
-        change: `change(images, step) -> images` of uint8 images (B, H, W, C), on the devices; None = as they are.
+        change: `change(images, indices) -> images` of uint8 images (B, H, W, C), on the devices, and their places in
+            the split, int32 (B,); None = as they are.
         embedded: embeddings to keep; the draw follows from the length of the split alone.
         what: what the bar says on a terminal; "" = no bar.
+
+    Raises:
+        UserError: not one image can be read, or a batch does not fit into the device's memory.
     """
     size = len(feed)
     batch_size = min(batch_size, -(-size // forward.mesh.size) * forward.mesh.size)
@@ -124,18 +130,19 @@ def collect(forward, feed, batch_size, change=None, embedded=EMBEDDED, what=""):
     with parallel.out_of_memory(lambda: f"evaluating {batch_size} images at a time: lower train.eval_batch_size"):
         for step, batch in enumerate(track(batches, count, what) if what else batches):
             images = forward.images(batch, feed.data)
+            indices, _ = order.eval_indices(step, batch_size, size)
             if change is not None:
-                images = change(images, step)
+                images = change(images, indices)
             found = (*forward(images), *forward.brightness(images), batch["mask"])
             for array in found:
                 if isinstance(array, jax.Array):
                     array.copy_to_host_async()
-            pending.append((order.eval_indices(step, batch_size, size)[0], found))
+            pending.append((indices, found))
             if len(pending) > AHEAD:
                 store.add(*pending.popleft())
         while pending:
             store.add(*pending.popleft())
-    return store.outputs(feed.rows.source.labels)
+    return store.outputs(feed.rows.source)
 
 
 class _Store:
@@ -156,10 +163,17 @@ class _Store:
         self._readable[rows] = True
         self._embeddings.append(np.asarray(embeddings, np.float32)[mask & self._draw[indices]])
 
-    def outputs(self, labels):
+    def outputs(self, source):
         rows = np.flatnonzero(self._readable)
+        if not len(rows):
+            raise UserError(NONE.format(self._size, source.name(0)))
         kept = self._arrays if len(rows) == self._size else [array[rows] for array in self._arrays]
         embedded = np.flatnonzero(self._draw[rows])
         return Outputs(
-            kept[0], np.asarray(labels, np.int64)[rows], rows, *kept[1:], np.concatenate(self._embeddings), embedded
+            kept[0],
+            np.asarray(source.labels, np.int64)[rows],
+            rows,
+            *kept[1:],
+            np.concatenate(self._embeddings),
+            embedded,
         )

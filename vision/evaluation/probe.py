@@ -20,6 +20,7 @@ from vision import cli, parallel
 from vision.errors import UserError
 from vision.evaluation.outputs import Forward, batch_size, collect
 
+NEIGHBORS = 20
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # scikit-learn's C
 
 
@@ -55,7 +56,7 @@ def _flags(values):
     flags.DEFINE_string("workdir", "", "directory of a run", flag_values=values)
     flags.DEFINE_string("data", "", "another source than the config's", flag_values=values)
     flags.DEFINE_string("out", "", "JSON file to write the two accuracies to", flag_values=values)
-    flags.DEFINE_integer("k", 20, "neighbors", flag_values=values)
+    flags.DEFINE_integer("k", NEIGHBORS, "neighbors", flag_values=values)
 
 
 def linear_probe(train, train_labels, val, val_labels, test, test_labels):
@@ -72,7 +73,7 @@ def linear_probe(train, train_labels, val, val_labels, test, test_labels):
     return probes[best].score(test, test_labels), best
 
 
-def knn_accuracy(train, train_labels, test, test_labels, k=20, temperature=0.07, chunk=1024):
+def knn_accuracy(train, train_labels, test, test_labels, k=NEIGHBORS, temperature=0.07, chunk=1024):
     """Returns the accuracy of a vote among the k nearest training embeddings, by cosine, weighted by exp(cosine / T).
 
     Wu et al. 2018 (arXiv:1805.01978), section 3.4; as DINO evaluates (Caron et al. 2021, arXiv:2104.14294).

@@ -10,12 +10,13 @@ import numpy as np
 from vision.data.decode import UnreadableImage
 from vision.data.pictures import picture
 from vision.errors import UserError
-from vision.evaluation import calibration, card, examples, figures
-from vision.evaluation.explain import explainer, overlay
+from vision.evaluation import calibration, card, examples, figures, scores
+from vision.evaluation.explain import area_under, deletion_curves, explainer, overlay
 from vision.evaluation.words import METRICS, verdicts
 from vision.files import replacing, write_json
 from vision.page import render
 
+FIGURES = ("confusion", "confusion_normalized", "reliability", "map", "robustness")
 ROWS = 60  # of the table of classes; of more classes the worst
 GALLERIES = 20  # classes whose hardest and easiest images are shown, the worst first
 COARSE = 5  # positions along a side of a heat map, below which it hardly says where
@@ -37,20 +38,24 @@ def write(out, found, c, workdir=""):
         UserError: it cannot be written to.
     """
     pictures = draw(found)
+    page = render(pathlib.Path(__file__).with_name("report.html"), context(found, c, pictures))
     try:
-        for name, png in pictures.items():
-            (out / f"{name}.png").write_bytes(png)
+        for name in FIGURES:
+            if name in pictures:
+                with replacing(out / f"{name}.png", binary=True) as file:
+                    file.write(pictures[name])
+            else:  # of an evaluation before this one
+                (out / f"{name}.png").unlink(missing_ok=True)
         write_json(out / "metrics.json", found.summary)
         write_predictions(out / "predictions.parquet", found)
+        (out / calibration.CALIBRATION).unlink(missing_ok=True)
         if (temperature := found.summary["calibration"]["temperature"]) is not None:
             calibration.store(out, temperature, getattr(found.classifier, "step", None), found.split.spec)
-        with replacing(out / "MODEL_CARD.md") as file:
-            file.write(card.text(found, c, workdir))
-        page = render(pathlib.Path(__file__).with_name("report.html"), context(found, c, pictures))
-        with replacing(out / "report.html") as file:
-            file.write(page)
+        for name, text in (("MODEL_CARD.md", card.text(found, c, workdir)), ("report.html", page)):
+            with replacing(out / name) as file:
+                file.write(text)
     except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror}") from error
+        raise UserError(f"cannot write to {out}: {error.strerror or error}") from error
 
 
 def draw(found):
@@ -63,8 +68,8 @@ def draw(found):
         "reliability": figures.reliability(curves),
     }
     if found.points is not None:
-        shown = found.outputs.embedded[: len(found.points)]
-        drawn["map"] = figures.embedding_map(found.points, found.outputs.labels[shown], classes, ~found.correct[shown])
+        labels, wrong = found.outputs.labels[found.mapped], ~found.correct[found.mapped]
+        drawn["map"] = figures.embedding_map(found.points, labels, classes, wrong)
     if summary["robustness"]:
         drawn["robustness"] = figures.robustness(summary["robustness"])
     return drawn
@@ -90,18 +95,18 @@ def write_predictions(path, found):
         "predicted_index": pa.array(found.predicted, pa.int32()),
         "correct": pa.array(found.correct),
         "confidence": pa.array(found.confidence, pa.float32()),
-        "nll": pa.array(-np.log(np.maximum(found.own, np.finfo(np.float64).tiny)), pa.float64()),
+        "nll": pa.array(scores.losses(outputs.logits, outputs.labels)[0], pa.float64()),
         "top5": pa.array(names[best].tolist(), pa.list_(pa.string())),
     }
     if p.shape[1] <= PROBABILITIES:
         values = pa.array(p.astype(np.float32).ravel())
         columns["probabilities"] = pa.FixedSizeListArray.from_arrays(values, p.shape[1])
     known = {"classes": list(names), "source": found.split.spec, "split": found.split.name}
+    known |= {"data": found.split.config.data.to_dict(), "seed": found.split.config.seed}  # to find the images again
     known["model"] = f"{found.summary['model']['name']} {found.summary['model']['variant']}"
     table = pa.table(columns).replace_schema_metadata({"vision": json.dumps(known)})
-    temporary = pathlib.Path(f"{path}.tmp")
-    pq.write_table(table, temporary, compression="zstd")
-    os.replace(temporary, path)
+    with replacing(path, binary=True) as file:
+        pq.write_table(table, file, compression="zstd")
 
 
 def context(found, c, pictures):
@@ -134,6 +139,7 @@ def context(found, c, pictures):
         "figures": {name: _uri(png) for name, png in pictures.items()},
         "method": gallery.method,
         "grid": gallery.grid,
+        "trust": gallery.trust,
         "coarse": 0 < min(gallery.grid) < COARSE,
         "errors": cards["errors"],
         "all_errors": int((~found.correct).sum()),
@@ -188,6 +194,7 @@ class _Gallery:
         model = found.classifier.model
         self._explainer = explainer(found.classifier) if explain and model is not None else None
         self.method, self.grid = (self._explainer.method, self._explainer.grid) if self._explainer else ("", (0, 0))
+        self.trust = None
 
     def explain(self, positions):
         """Computes the heat maps of the predicted classes of some images, int (M,)."""
@@ -199,9 +206,18 @@ class _Gallery:
             for i in chosen:
                 images.append(self._found.classifier.prepare(self._image(int(i))))
             padded = np.resize(np.stack(images), (_BATCH, *images[0].shape))  # one shape, compiled once
-            heat = self._explainer(padded, np.resize(self._found.predicted[chosen], _BATCH))
+            classes = np.resize(self._found.predicted[chosen], _BATCH)
+            heat = self._explainer(padded, classes)
+            if self.trust is None:
+                self.trust = self._delete(padded, heat, classes, len(chosen))
             for i, image, one in zip(chosen, images, heat, strict=False):
                 self._heat[int(i)] = overlay(image, np.asarray(one))
+
+    def _delete(self, images, heat, classes, count):
+        """Returns how much faster the probability falls as hot pixels are deleted than as pixels are at random."""
+        random = np.random.default_rng(0).random(heat.shape)
+        curves = [deletion_curves(self._found.classifier, images, one, classes)[:count] for one in (heat, random)]
+        return {"images": count} | dict(zip(("hot", "random"), map(_mean_area, curves), strict=True))
 
     def card(self, i):
         """Returns what is shown of an image."""
@@ -225,6 +241,10 @@ class _Gallery:
             return self._found.split.source[row]["image"]
         except UnreadableImage as error:  # it was readable a minute ago
             raise UserError(f"{self._found.split.source.name(row)} cannot be read any more: {error.reason}") from error
+
+
+def _mean_area(curves):
+    return float(area_under(curves).mean())
 
 
 def _value(metric):

@@ -29,7 +29,7 @@ def robustness(forward, feed, batch_size, plain, collect):
         {"images": int, "clean_accuracy", "corruptions": {name: [accuracy at severity 1 .. 5]},
         "mean_corruption_accuracy", "mean_corruption_error": over all 75, "relative": mean error less the clean one,
         "groups": {group: {"names": [...], "mean_accuracy": float}}}. Every draw follows from the corruption, the
-        severity and the batch's place in the feed.
+        severity and the image's place in the feed.
     """
     clean = _accuracy(plain, plain.labels)
     found = {}
@@ -43,16 +43,19 @@ def robustness(forward, feed, batch_size, plain, collect):
 
 
 def change(name, severity):
-    """Returns `change(images, step) -> images` for `collect`: uint8 images (B, S, S, C), `step` the batch's place."""
+    """Returns `change(images, indices) -> images` for `collect`: uint8 (B, S, S, C), and int (B,) places."""
     return functools.partial(_corrupted, name, severity)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _corrupted(name, severity, images, step):
+def _corrupted(name, severity, images, indices):
     # One program serves all severities, and another run of Python draws the same: its own hash of a word would not.
-    key = jax.random.key(zlib.crc32(name.encode()))
-    key = jax.random.fold_in(jax.random.fold_in(key, severity), step)
-    return corrupt(name, images, severity, key).astype(jnp.uint8)
+    key = jax.random.fold_in(jax.random.key(zlib.crc32(name.encode())), severity)
+
+    def one(image, index):  # its own key, so that the draws are the same in any batch, on any number of devices
+        return corrupt(name, image[None], severity, jax.random.fold_in(key, index))[0]
+
+    return jax.vmap(one)(images, indices).astype(jnp.uint8)
 
 
 def summarize(found, clean):

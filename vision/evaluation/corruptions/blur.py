@@ -111,7 +111,7 @@ def convolve(images, kernels, mode):
 def zoom_blur(key, images, severity):
     """Averages the image with enlargements of itself about the center."""
     side = images.shape[1]
-    largest = pick(between((1.05, 1.10, 1.15, 1.20, 1.25), (1.10, 1.15, 1.20, 1.24, 1.30), side), severity)
+    largest = pick(between((1.06, 1.11, 1.15, 1.20, 1.25), (1.11, 1.15, 1.20, 1.24, 1.30), side), severity)
 
     def add(i, total):
         zoom = 1 + (largest - 1) * i / (ZOOMS - 1)

@@ -1,0 +1,136 @@
+"""The images to evaluate on, where data are few, odd, or not divided as one would think."""
+
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.evaluation.conftest import evaluate
+from vision import inference, parallel
+from vision.data.splits import same_images
+from vision.errors import UserError
+from vision.evaluation import intervals
+from vision.evaluation.data import distinct, is_same, open_split
+from vision.evaluation.evaluate import gather, validation
+from vision.evaluation.outputs import Forward
+
+FAST = {"corruptions": "false", "views": "false", "map": "none", "bootstrap": 20, "examples": 0, "explain": "false"}
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_run):
+    return inference.from_run(tiny_run)
+
+
+def draw(folder, split, label, count, size=8):
+    """Writes random images into a class's folder."""
+    place = folder / split / label
+    place.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(len(split) + ord(label[0]))
+    for i in range(count):
+        cv2.imwrite(str(place / f"{i}.png"), random.integers(0, 256, (size, size), np.uint8))
+
+
+def opened(classifier, spec, name="", **data):
+    config = classifier.config.copy_and_resolve_references()
+    config.data.workers = 0
+    config.data.update(data)
+    mesh = parallel.make_mesh(1)
+    return Forward(classifier, mesh), open_split(classifier, config, mesh, spec, name)
+
+
+@pytest.mark.parametrize("change", ["", "?flip_labels=0.5"])
+def test_test_that_stands_in_for_val_is_known_again(classifier, tmp_path, change):
+    for split in ("train", "test"):
+        for label in "37":
+            draw(tmp_path, split, label, 6)
+    spec = f"folder:{tmp_path}{change}"
+    forward, split = opened(classifier, spec, "test", val_fraction=0.0, limit=10, source=spec)
+    assert split.own and same_images(*(split.data.feeds[name].rows.source for name in ("val", "test")))
+    c = classifier.config.evaluation
+    assert validation(forward, split, 8, c) is None and list(distinct(split.data.feeds)) == ["train", "test"]
+    _, split = opened(classifier, spec, "all", val_fraction=0.0, source=spec)
+    assert len({split.source.name(i) for i in range(len(split.source))}) == len(split.source) == 24
+
+
+def test_images_of_unknown_classes_elsewhere_do_not_count(classifier, tmp_path):
+    for split, labels in (("train", "37"), ("val", "37x"), ("test", "37")):
+        for label in labels:
+            draw(tmp_path, split, label, 4)
+    forward, split = opened(classifier, f"folder:{tmp_path}", "test")
+    logits, labels = validation(forward, split, 8, classifier.config.evaluation)
+    assert len(logits) == len(labels) == 8 and set(labels) == {3, 7}
+    with pytest.raises(UserError, match="classes that the model does not know: x"):
+        opened(classifier, f"folder:{tmp_path}", "val")
+
+
+def test_few_images_and_a_broken_one(tiny_run, tmp_path, capsys):
+    draw(tmp_path, "", "3", 2)
+    draw(tmp_path, "", "7", 2)
+    (tmp_path / "3" / "1.png").write_bytes(b"")
+    argv = ("--workdir", tiny_run, "--data", f"folder:{tmp_path}", "--out", tmp_path / "out")
+    assert evaluate(*argv, **FAST) == 2 and "1 of 4 images are unreadable" in capsys.readouterr().err
+    assert evaluate(*argv, "--config.data.max_unreadable=0.5", **FAST) == 0
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert found["data"]["images"] == 3 and found["data"]["unreadable"] == 1 and found["embedding"] is None
+    assert "cannot be read" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_nothing_can_be_read(classifier, tmp_path):
+    for split in ("train", "test"):
+        for label in "37":
+            draw(tmp_path, split, label, 4)
+    for file in (tmp_path / "test").rglob("*.png"):
+        file.write_bytes(b"")
+    forward, split = opened(classifier, f"folder:{tmp_path}", "test", max_unreadable=1.0, resident_gib=0.0)
+    with pytest.raises(UserError, match="none of the 8 images of a split can be read"):
+        gather(forward, split, 8, 0)
+
+
+def test_training_images_a_class_do_not_cut_what_is_evaluated(classifier):
+    _, split = opened(classifier, "digits", "all", per_class=2, limit=0)
+    assert len(split.source) == 1797
+
+
+def test_a_probe_on_one_class(tiny_run, tmp_path):
+    for split in ("train", "val", "test"):
+        draw(tmp_path, split, "3", 12)
+        draw(tmp_path, split, "7", 1)
+    argv = ("--workdir", tiny_run, "--data", f"folder:{tmp_path}", "--out", tmp_path / "out")
+    assert evaluate(*argv, **FAST, probe=1) == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["embedding"] is None
+
+
+def test_what_is_not_made_anew_is_gone(evaluated, tmp_path):
+    out = tmp_path / "out"
+    argv = ("--workdir", evaluated, "--out", out, "--split=test")
+    assert evaluate(*argv, **(FAST | {"map": "pca", "probe": 0})) == 0
+    assert (out / "map.png").is_file() and (out / "calibration.json").is_file()
+    assert evaluate(*argv, **FAST, temperature="false", probe=0) == 0
+    assert not (out / "map.png").exists() and not (out / "calibration.json").exists()
+
+
+def test_names_of_one_source():
+    assert is_same("folder:tests/", "folder:tests") and is_same("digits", "digits")
+    assert not is_same("folder:tests", "folder:vision") and not is_same("folder:tests?x=1", "folder:tests")
+
+
+def test_an_interval_holds_its_value_also_with_few_images_of_many_classes():
+    random = np.random.default_rng(0)
+    logits, labels = random.normal(size=(60, 150)), random.integers(0, 150, 60)
+    found = intervals.with_intervals(logits, labels, [str(i) for i in range(150)], 40)
+    for number in found["metrics"].values():
+        assert number["low"] <= number["value"] <= number["high"]
+
+
+def test_a_reader_that_has_enough_is_no_error(tiny_run, tmp_path):
+    draw(tmp_path, "", "3", 40)
+    command = [sys.executable, "-m", "vision.predict", "--workdir", str(tiny_run), "--batch_size=1", str(tmp_path)]
+    done = subprocess.run(
+        ["bash", "-c", '"$@" | head -n 1', "bash", *command], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.stdout.count("\n") == 1 and "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
