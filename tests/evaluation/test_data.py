@@ -105,9 +105,9 @@ def test_a_probe_on_one_class(tiny_run, tmp_path):
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["embedding"] is None
 
 
-def test_what_is_not_made_anew_is_gone(evaluated, tmp_path):
+def test_what_is_not_made_anew_is_gone(tiny_run, tmp_path):
     out = tmp_path / "out"
-    argv = ("--workdir", evaluated, "--out", out, "--split=test")
+    argv = ("--workdir", tiny_run, "--out", out, "--split=test")
     assert evaluate(*argv, **(FAST | {"map": "pca", "probe": 0})) == 0
     assert (out / "map.png").is_file() and (out / "calibration.json").is_file()
     assert evaluate(*argv, **FAST, temperature="false", probe=0) == 0

@@ -41,7 +41,7 @@ def outputs(model, images):
     maps = model.features(images)
     assert list(maps) == ["whiten", "groups.0", "groups.1", "groups.2"]
     result = {f"outputs/{name}": x for name, x in maps.items() if name != "whiten"}
-    for name in views.CHOICES:
+    for name in ("none", "flip", "flip_shift"):  # the reference has
         result[f"views/{name}"] = sum(w * model(view) for w, view in views.test_time_views(name, images))
     return result | {"outputs/embedding": model.embed(images), "outputs/logits": model(images)}
 
