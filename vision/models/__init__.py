@@ -25,6 +25,7 @@ from flax import nnx
 
 from vision.errors import UserError, check_choice
 from vision.models.layers import CosineHead
+from vision.models.widths import OPTION, narrow
 from vision.modules import find
 
 DTYPES = ("float32", "bfloat16")
@@ -58,6 +59,7 @@ def build(c, num_classes, image_size, channels, rngs):
     given = {"rngs": rngs, "dtype": jnp.dtype(c.dtype), "image_size": image_size, "channels": channels}
     keys = {k: v for k, v in c.items() if k not in APART and v is not None}
     options = c.options.to_dict()
+    pruned = options.pop(OPTION, None)
     taken = {*given, *c.keys(), "num_classes"} & options.keys()
     if taken:
         raise UserError(f"model.options cannot hold {', '.join(sorted(taken))}: set model.{min(taken)} itself")
@@ -69,6 +71,8 @@ def build(c, num_classes, image_size, channels, rngs):
         if not isinstance(model.head, nnx.Linear):
             raise UserError(f"model.head = 'cosine' cannot stand for the {type(model.head).__name__} of this model")
         model.head = CosineHead(model.head.in_features, num_classes, c.head_scale, rngs=rngs)
+    if pruned is not None:
+        narrow(model, pruned)
     return model
 
 

@@ -211,12 +211,12 @@ class ConvNorm(nnx.Module):
 
 def max_pool(x, size, stride, padding=0):
     """Returns the largest of each `size` x `size` pixels of x (B, H, W, C); what is padded never wins."""
-    return nnx.max_pool(x, (size, size), (stride, stride), ((padding, padding),) * 2)
+    return nnx.pool(x, -jnp.inf, jax.lax.max, (size, size), (stride, stride), ((padding, padding),) * 2)
 
 
 def avg_pool(x, size, stride, padding=0):
     """Returns the mean of each `size` x `size` pixels of x (B, H, W, C); what is padded counts as zeros."""
-    return nnx.avg_pool(x, (size, size), (stride, stride), ((padding, padding),) * 2)
+    return nnx.pool(x, 0.0, jax.lax.add, (size, size), (stride, stride), ((padding, padding),) * 2) / size**2
 
 
 def adaptive_avg_pool(x, size):

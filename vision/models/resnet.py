@@ -302,13 +302,13 @@ class Block(nnx.Module):
             y = layer(y)
         if self.gate is not None:
             y = self.gate(y)
-        return jax.nn.relu(self.shortcut(x) + self.drop(y))
+        return jax.nn.relu(self.shortcut(x, y.shape[-1]) + self.drop(y))
 
-    def shortcut(self, x):
-        """Returns x in the shape of the branch's result."""
+    def shortcut(self, x, features):
+        """Returns x in the shape of the branch's result, which has `features` channels."""
         if self.projection is not None:
             return self.projection(x)
-        missing = self.features - x.shape[-1]
+        missing = features - x.shape[-1]
         # The paper's option A: take every other pixel, and zeros for the further channels.
         return jnp.pad(x[:, :: self.stride, :: self.stride], ((0, 0), (0, 0), (0, 0), (0, missing)))
 

@@ -271,7 +271,7 @@ class WindowAttention(nnx.Module):
         self.positions = nnx.Param(init(rngs.params(), ((2 * window - 1) ** 2, heads)))
         self.out = Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
         self.dropout = Dropout(dropout, rngs=rngs)
-        self.heads, self.window, self.shift = heads, window, shift
+        self.depth, self.window, self.shift = width // heads, window, shift
 
     def __call__(self, x):
         height, side = x.shape[1:3]
@@ -289,16 +289,15 @@ class WindowAttention(nnx.Module):
 
     def _attend(self, x, regions):
         """Attention on windows of tokens (B, windows, N, width), between those of one region (windows, N)."""
-        batch, windows, tokens, width = x.shape
-        depth = width // self.heads
-        qkv = self.qkv(x).reshape(batch, windows, tokens, 3, self.heads, depth)
+        batch, windows, tokens, _ = x.shape
+        qkv = self.qkv(x).reshape(batch, windows, tokens, 3, -1, self.depth)
         query, key, value = qkv.transpose(3, 0, 1, 4, 2, 5)  # each (B, windows, heads, N, depth)
-        scores = (query @ key.swapaxes(-1, -2)).astype(at_least_float32(x.dtype)) * depth**-0.5 + self._bias()
+        scores = (query @ key.swapaxes(-1, -2)).astype(at_least_float32(x.dtype)) * self.depth**-0.5 + self._bias()
         if regions is not None:
             apart = (regions[:, :, None] != regions[:, None, :])[:, None]
             scores = scores + jnp.where(apart, -100.0, 0.0)  # so in the authors' code, in place of minus infinity
         x = jax.nn.softmax(scores).astype(value.dtype) @ value
-        return self.out(x.swapaxes(2, 3).reshape(batch, windows, tokens, width))
+        return self.out(x.swapaxes(2, 3).reshape(batch, windows, tokens, -1))
 
     def _bias(self):
         """What each score gets for the two tokens' relative position: (heads, N, N), float32."""

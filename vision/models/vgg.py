@@ -137,7 +137,7 @@ class VGG(nnx.Module):
     def pool(self, x):
         """Returns embeddings (B, hidden), float32, of the last map (B, H, W, C): what leaves the dense layers."""
         # Channels first, as the published kernels have them.
-        x = adaptive_avg_pool(x, GRID).transpose(0, 3, 1, 2).reshape(len(x), -1)
+        x = adaptive_avg_pool(x, GRID).transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         for dense in self.hidden:
             x = self.dropout(jax.nn.relu(dense(x)))
         return x.astype(at_least_float32(self.dtype))

@@ -221,7 +221,7 @@ class ViT(nnx.Module):
         # The norm is each token's own, so the others need none.
         if self.distillation_token is None:
             return self.norm(x[:, 0])
-        return self.norm(x[:, :2]).reshape(len(x), -1)
+        return self.norm(x[:, :2]).reshape(x.shape[0], -1)
 
     def tokens(self, images):
         """Returns what enters the first block: tokens (B, N, width): class, distillation, then the patches'.
@@ -237,7 +237,7 @@ class ViT(nnx.Module):
             x = x + jnp.asarray(sincos_2d(self.grid, x.shape[-1]), self.dtype)
         first = [token for token in (self.class_token, self.distillation_token) if token is not None]
         if first:
-            first = [jnp.broadcast_to(t[...].astype(self.dtype), (len(x), 1, x.shape[-1])) for t in first]
+            first = [jnp.broadcast_to(t[...].astype(self.dtype), (x.shape[0], 1, x.shape[-1])) for t in first]
             x = jnp.concatenate([*first, x], axis=1)
         if self.positions is not None:
             x = x + self.positions[...].astype(self.dtype)
@@ -289,7 +289,12 @@ class Attention(nnx.Module):
         self.qkv = Linear(width, 3 * width, kernel_init=qkv_init, dtype=dtype, rngs=rngs)
         self.out = Linear(width, width, kernel_init=nnx.initializers.xavier_uniform(), dtype=dtype, rngs=rngs)
         self.dropout = Dropout(dropout, rngs=rngs)
-        self.heads, self.implementation = heads, implementation
+        self.depth, self.implementation = width // heads, implementation
+
+    @property
+    def heads(self):
+        """How many there are: pruning leaves fewer, of the same depth."""
+        return self.qkv.out_features // (3 * self.depth)
 
     def __call__(self, x):
         query, key, value = self._split(x)
@@ -303,8 +308,7 @@ class Attention(nnx.Module):
         return nnx.softmax(scores * query.shape[-1] ** -0.5)
 
     def _split(self, x):
-        batch, tokens, width = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
+        qkv = self.qkv(x).reshape(*x.shape[:2], 3, -1, self.depth)
         return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
 
 
