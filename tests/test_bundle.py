@@ -1,5 +1,6 @@
 """A bundle gives what its graph computes, looks like a classifier, and is refused when anything of it is off."""
 
+import concurrent.futures
 import hashlib
 import json
 import os
@@ -12,10 +13,12 @@ import pytest
 from onnx import TensorProto
 
 from tests.conftest import REPOSITORY
+from tests.export.programs import linear, program_of
 from tests.tiny_bundle import RESIZE, weights, write_bundle
 from vision import bundle, inference
 from vision.data.decode import decode, resize_crop, to_channels
 from vision.errors import UserError
+from vision.export import tflite
 
 IMAGES = np.random.default_rng(1).integers(0, 256, (5, 8, 8, 1), np.uint8)
 
@@ -35,6 +38,50 @@ def test_it_gives_what_the_graph_computes(tmp_path, batch, count):
     assert probabilities.dtype == embeddings.dtype == np.float32
     for ours, reference in zip((probabilities, embeddings), expected(IMAGES[:count]), strict=True):
         np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def tflite_bundle(tmp_path_factory):
+    """The directory of a bundle whose model is a .tflite of two images at a time, of the same weights."""
+    folder = tmp_path_factory.mktemp("bundle")
+    tflite.write(program_of(linear), folder / tflite.NAME, batch=2)
+    classes = [f"class {i}" for i in range(10)]
+    bundle.write_manifest(folder, classes=classes, image_size=8, channels=1, resize=RESIZE, model=tflite.NAME)
+    return folder
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_litert_gives_what_the_graph_computes(tflite_bundle, count):
+    found = bundle.open_bundle(tflite_bundle)
+    for ours, reference in zip(
+        found.probabilities_and_embeddings(IMAGES[:count]), expected(IMAGES[:count]), strict=True
+    ):
+        assert ours.dtype == np.float32
+        np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-5)
+
+
+def test_threads_share_litert(tflite_bundle):
+    """Its interpreter has one buffer for each tensor, which a second thread would overwrite."""
+    found = bundle.open_bundle(tflite_bundle)
+    many = np.random.default_rng(2).integers(0, 256, (2000, 2, 8, 8, 1), np.uint8)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda images: found.probabilities_and_embeddings(images)[1], many))
+    np.testing.assert_allclose(np.concatenate(answers), expected(np.concatenate(many))[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        ({"classes": ["cat", "dog"]}, "gives 10 probabilities an image, but bundle.json names 2 classes"),
+        ({"image_size": 9}, "but bundle.json says uint8 images of 9x9x1"),
+    ],
+)
+def test_faults_of_a_tflite_bundle_are_named(tflite_bundle, tmp_path, known, message):
+    (tmp_path / tflite.NAME).write_bytes((tflite_bundle / tflite.NAME).read_bytes())
+    known = {"classes": [str(i) for i in range(10)], "image_size": 8, "channels": 1, "resize": RESIZE} | known
+    bundle.write_manifest(tmp_path, model=tflite.NAME, **known)
+    with pytest.raises(UserError, match=message):
+        bundle.open_bundle(tmp_path)
 
 
 def test_it_stands_where_a_classifier_does(tmp_path, tiny_run):
@@ -116,9 +163,14 @@ def garbage(folder):
     edit(sha256={"model.onnx": hashlib.sha256(b"no model").hexdigest()})(folder)
 
 
-def rename(folder):
-    (folder / "model.onnx").rename(folder / "model.tflite")
-    bundle.write_manifest(folder, classes="ab", image_size=8, channels=1, resize=RESIZE, model="model.tflite")
+def rename(name):
+    """Returns a function that gives the model's file another name."""
+
+    def change(folder):
+        (folder / "model.onnx").rename(folder / name)
+        bundle.write_manifest(folder, classes="ab", image_size=8, channels=1, resize=RESIZE, model=name)
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -139,7 +191,8 @@ def rename(folder):
         (append("model.onnx"), "model.onnx has changed since it was exported: export it again"),
         (lambda folder: (folder / "model.onnx").unlink(), "model.onnx is missing from its bundle"),
         (garbage, "model.onnx cannot be loaded"),
-        (rename, "model.tflite cannot be run"),
+        (rename("model.pb"), "model.pb cannot be run: a bundle's model is .onnx or .tflite"),
+        (rename("model.tflite"), "model.tflite cannot be loaded"),
         (edit(classes=["cat", "dog"]), "gives 10 probabilities an image, but bundle.json names 2 classes"),
         (edit(image_size=9), "but bundle.json says uint8 images of 9x9x1"),
         (model(kind=TensorProto.FLOAT), "but bundle.json says uint8 images of 8x8x1"),
@@ -163,19 +216,21 @@ def test_what_is_not_there(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_predicting_with_it_imports_no_jax(tmp_path):
+@pytest.mark.parametrize("kind", ["onnx", "tflite"])
+def test_predicting_with_it_imports_no_jax(kind, tflite_bundle, tmp_path):
     import cv2
 
-    write_bundle(tmp_path / "bundle")
+    folder = write_bundle(tmp_path / "bundle") if kind == "onnx" else tflite_bundle
     cv2.imwrite(str(tmp_path / "a.png"), IMAGES[0])
     code = (
         "import sys\nfrom vision import cli, predict\ncli.run(predict.main)\n"
         "print(*(name for name in ('jax', 'flax', 'grain') if name in sys.modules), file=sys.stderr)"
     )
-    argv = ["--bundle", str(tmp_path / "bundle"), "--format=json", str(tmp_path / "a.png")]
+    argv = ["--bundle", str(folder), "--format=json", str(tmp_path / "a.png")]
     done = subprocess.run(
         [sys.executable, "-c", code, *argv], cwd=REPOSITORY, env=os.environ, capture_output=True, text=True
     )
-    assert (done.returncode, done.stderr.strip()) == (0, "")
+    said = [line for line in done.stderr.splitlines() if line and not line.startswith("INFO: ")]  # of LiteRT
+    assert (done.returncode, said) == (0, [])
     top = json.loads(done.stdout)["top"][0]
     assert top["probability"] == pytest.approx(expected(IMAGES[:1])[0].max(), abs=1e-5)

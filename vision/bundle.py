@@ -1,7 +1,8 @@
 """A bundle: a directory that holds all it takes to classify images without JAX.
 
 model.onnx    takes uint8 pixels (B, image_size, image_size, channels), RGB or gray, and returns `probabilities`,
-              float (B, C), and `embedding`, float (B, D). Normalization is part of it
+              float (B, C), and `embedding`, float (B, D). Normalization is part of it. Or model.tflite, the same
+              with a fixed B
 bundle.json   what there is to know of it: see `write_manifest`
 """
 
@@ -9,6 +10,8 @@ import hashlib
 import json
 import os
 import pathlib
+import threading
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,8 +28,23 @@ AGAIN = "export it again"
 OUTPUTS = ["probabilities", "embedding"]
 
 
+class Model(NamedTuple):
+    """A model's file, opened in its runtime.
+
+    Attributes:
+        inputs: of each (dtype's name, shape without the batch).
+        outputs: their names.
+        run: `run(images) -> (probabilities (B, C), embedding (B, D))`, float32, of any number of uint8 images (B, H, W,
+            channels); threads may share it.
+    """
+
+    inputs: list
+    outputs: list
+    run: callable
+
+
 class Bundle:
-    """The model of a bundle, run by ONNX Runtime on all cores; stands wherever a `vision.inference.Classifier` does.
+    """The model of a bundle, run on all cores; stands wherever a `vision.inference.Classifier` does.
 
     Attributes:
         classes: names, in the order of the probabilities.
@@ -40,15 +58,12 @@ class Bundle:
 
     model, temperature = None, 1.0
 
-    def __init__(self, manifest, session):
+    def __init__(self, manifest, run):
         self.classes = tuple(manifest["classes"])
         self.image_size, self.channels = manifest["image_size"], manifest["channels"]
         self.quality, self.reference = manifest["quality"], manifest["reference"]
         self.config = from_dict(manifest["config"] or {"data": {"source": ""}})
-        self._resize = manifest["resize"]
-        self._session, self._input = session, session.get_inputs()[0].name
-        batch = session.get_inputs()[0].shape[0]
-        self._batch = batch if isinstance(batch, int) else None  # else it is a name, and any number goes
+        self._resize, self._run = manifest["resize"], run
 
     def prepare(self, image):
         """Returns an image, uint8 (H, W, 1 or 3) of any size, as the model takes it: uint8 (size, size, channels)."""
@@ -56,15 +71,7 @@ class Bundle:
 
     def probabilities_and_embeddings(self, images):
         """Returns (probabilities (B, C), embeddings (B, D)), float32, of uint8 images (B, H, W, channels)."""
-        images = np.asarray(images)
-        if self._batch is None:
-            return tuple(self._session.run(OUTPUTS, {self._input: images}))
-        found = []
-        for start in range(0, len(images), self._batch):
-            part = images[start : start + self._batch]
-            padded = np.concatenate([part, np.repeat(part[:1], self._batch - len(part), axis=0)])
-            found.append([array[: len(part)] for array in self._session.run(OUTPUTS, {self._input: padded})])
-        return tuple(np.concatenate(arrays) for arrays in zip(*found, strict=True))
+        return self._run(np.asarray(images))
 
     def __call__(self, images):
         """Returns (logits (B, C), embeddings (B, D)), float32, of uint8 images (B, H, W, channels).
@@ -130,7 +137,7 @@ def open_bundle(directory):
 
     Raises:
         UserError: there is none; its format is newer; a file is missing, or is not the one that was exported; the model
-            does not do what bundle.json says; or ONNX Runtime is not installed.
+            does not do what bundle.json says; or its runtime is not installed.
     """
     directory = pathlib.Path(directory)
     manifest = _read(directory)
@@ -140,12 +147,14 @@ def open_bundle(directory):
             raise UserError(f"{path} is missing from its bundle: {AGAIN}")
         if _sha256(path) != digest:
             raise UserError(f"{path} has changed since it was exported: {AGAIN}")
-    session = _session(directory / manifest["model"], manifest)
+    path = directory / manifest["model"]
+    model = open_model(path)
+    _check_signature(model, path, manifest)
     try:
-        bundle = Bundle(manifest, session)
+        bundle = Bundle(manifest, model.run)
     except (TypeError, ValueError, AttributeError) as error:  # a key of the config has changed its type
         raise UserError(f"{directory / MANIFEST}: its config cannot be read: {AGAIN}") from error
-    _check_outputs(bundle, directory / manifest["model"])
+    _check_outputs(bundle, path)
     return bundle
 
 
@@ -200,10 +209,16 @@ VALID = {
 }
 
 
-def _session(path, manifest):
-    """Returns the model's `onnxruntime.InferenceSession`, whose inputs and outputs are as `manifest` says."""
-    if path.suffix != ".onnx":
-        raise UserError(f"{path} cannot be run: of a bundle's models, only .onnx can be. Export to ONNX")
+def open_model(path):
+    """Returns the `Model` in a file, .onnx or .tflite; raises `UserError` where it or its runtime cannot be loaded."""
+    path = pathlib.Path(path)
+    if path.suffix not in RUNTIMES:
+        raise UserError(f"{path} cannot be run: a bundle's model is {' or '.join(RUNTIMES)}. Export to ONNX")
+    return RUNTIMES[path.suffix](path)
+
+
+def _open_onnx(path):
+    """Opens it in ONNX Runtime."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -214,17 +229,74 @@ def _session(path, manifest):
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no common type
-        raise UserError(f"{path} cannot be loaded, {AGAIN}:\n{str(error).splitlines()[0]}") from error
-    inputs = [(i.type, i.shape[1:]) for i in session.get_inputs()]
+        raise _damaged(path, error) from error
+    inputs, outputs = session.get_inputs(), [output.name for output in session.get_outputs()]
+    batch = inputs[0].shape[0] if inputs and inputs[0].shape else None  # a number, or a name where any number goes
+    run = batched(lambda images: session.run(OUTPUTS, {inputs[0].name: images}), batch if isinstance(batch, int) else 0)
+    return Model([(i.type.removeprefix("tensor(").rstrip(")"), i.shape[1:]) for i in inputs], outputs, run)
+
+
+def _open_tflite(path):
+    """Opens it in LiteRT."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError as error:
+        raise UserError(f"{path} needs LiteRT: pip install ai-edge-litert") from error
+    try:
+        interpreter = Interpreter(str(path), num_threads=cores())
+        interpreter.allocate_tensors()
+        signature = interpreter.get_signature_runner()
+    except (ValueError, RuntimeError) as error:
+        raise _damaged(path, error) from error
+    inputs, lock = signature.get_input_details(), threading.Lock()  # an interpreter is one buffer for each tensor
+
+    def run(images):
+        with lock:
+            found = signature(**{next(iter(inputs)): images})
+        return [found[name] for name in OUTPUTS]
+
+    shapes = [(np.dtype(i["dtype"]).name, i["shape"].tolist()) for i in inputs.values()]
+    known = [(name, shape[1:]) for name, shape in shapes]
+    return Model(known, list(signature.get_output_details()), batched(run, shapes[0][1][0]))
+
+
+RUNTIMES = {".onnx": _open_onnx, ".tflite": _open_tflite}
+
+
+def _damaged(path, error):
+    return UserError(f"{path} cannot be loaded, {AGAIN}:\n{(str(error).splitlines() or [type(error).__name__])[0]}")
+
+
+def batched(run, size):
+    """Returns a function that calls `run(images) -> arrays` with `size` images at a time, the last ones filled up.
+
+    It then returns a tuple of arrays with as many rows as there were images. `size` 0 = all at once.
+    """
+    if not size:
+        return lambda images: tuple(run(images))
+
+    def run_all(images):
+        found = []
+        for start in range(0, len(images), size):
+            part = images[start : start + size]
+            padded = np.concatenate([part, np.repeat(part[:1], size - len(part), axis=0)])
+            found.append([array[: len(part)] for array in run(padded)])
+        return tuple(np.concatenate(arrays) for arrays in zip(*found, strict=True))
+
+    return run_all
+
+
+def _check_signature(model, path, manifest):
+    """Raises `UserError` unless a model's inputs and outputs are as its manifest says."""
     side = manifest["image_size"]
-    if inputs != [("tensor(uint8)", [side, side, manifest["channels"]])]:
+    if model.inputs != [("uint8", [side, side, manifest["channels"]])]:
         raise UserError(
-            f"{path} takes {inputs}, but {MANIFEST} says uint8 images of {side}x{side}x{manifest['channels']}: {AGAIN}"
+            f"{path} takes {model.inputs}, but {MANIFEST} says uint8 images of "
+            f"{side}x{side}x{manifest['channels']}: {AGAIN}"
         )
-    missing = [name for name in OUTPUTS if name not in [output.name for output in session.get_outputs()]]
+    missing = [name for name in OUTPUTS if name not in model.outputs]
     if missing:
         raise UserError(f"{path} has no output '{missing[0]}': {AGAIN}")
-    return session
 
 
 def _check_outputs(bundle, path):

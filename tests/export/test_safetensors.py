@@ -38,7 +38,7 @@ def test_there_and_back(tiny_run, tmp_path, capsys):
 
 
 def test_the_exported_file_predicts_as_the_run(tiny_run, tmp_path):
-    cli.run(export.main, ["--workdir", str(tiny_run), "--out", str(tmp_path / "out")])
+    cli.run(export.main, ["--workdir", str(tiny_run), "--format=safetensors", "--out", str(tmp_path / "out")])
     run = inference.from_run(tiny_run)
     config = run.config.copy_and_resolve_references()
     config.model.pretrained = str(tmp_path / "out" / "model.safetensors")
@@ -88,7 +88,7 @@ def test_a_reloaded_model_is_built_as_it_was(tmp_path):
         (("--out", "x"), "which model?"),
         (("--workdir", "nowhere"), "where to? Give --out"),
         (("--workdir", "nowhere", "--out", "x"), "is no run's directory"),
-        (("--workdir", "nowhere", "--out", "x", "--format", "onnx"), "--format = 'onnx' is unknown"),
+        (("--workdir", "nowhere", "--out", "x", "--format", "onxx"), "'onxx' is unknown (did you mean 'onnx'?)"),
         (("--workdir", "nowhere", "--out", "x", "y"), "unexpected argument 'y'"),
     ],
 )
@@ -101,5 +101,5 @@ def test_mistakes(argv, message, capsys):
 def test_where_nothing_can_be_written(tiny_run, tmp_path, capsys):
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as error:
-        cli.run(export.main, ["--workdir", str(tiny_run), "--out", str(tmp_path / "file")])
+        cli.run(export.main, ["--workdir", str(tiny_run), "--format=safetensors", "--out", str(tmp_path / "file")])
     assert error.value.code == 2 and "cannot write to --out" in capsys.readouterr().err

@@ -96,7 +96,8 @@ def load(path, title, split=""):
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise UserError(f"{folder} holds no evaluation of ours ({type(error).__name__}). Run\n{command}") from error
     if split and known["split"] != split:
-        raise UserError(f"{path} was evaluated on {known['split']}, not on {split}. Run\n{command} --split {split} --out DIRECTORY")
+        command = f"{command} --split {split} --out DIRECTORY"
+        raise UserError(f"{path} was evaluated on {known['split']}, not on {split}. Run\n{command}")
     columns = {name: np.array(table[name].to_pylist(), object) for name in ("name", "label", "predicted")}
     columns |= {name: table[name].to_numpy() for name in COLUMNS if name not in (*columns, "top5")}
     true = zip(columns["label"], table["top5"].to_pylist(), strict=True)

@@ -1,38 +1,59 @@
-"""Writes a run's model, or a config's pretrained one, for other programs.
+"""Writes a trained model for other programs, and proves that it is the same model.
 
-    python -m vision.export --workdir runs/pets --format safetensors --out pets/
-    python -m vision.export --config configs/efficientnet_lite_imagenet.py --format safetensors --out lite0/
+    python -m vision.export --workdir runs/pets --out bundles/pets
+    python -m vision.export --workdir runs/pets --format onnx,tflite,saved_model --out bundles/pets
+    python -m vision.export --workdir runs/pets --precision int8 --out bundles/pets-int8
+    python -m vision.export --config configs/efficientnet_lite_imagenet.py --data folder:photos --out bundles/lite0
 
-safetensors: `model.safetensors` with timm's names and layouts, and timm's `config.json` beside it. timm loads it with
-`timm.create_model(NAME, num_classes=N, checkpoint_path="pets/model.safetensors")`, this project with
+What is written is a bundle: the model from uint8 pixels to probabilities, in each format, and bundle.json. Each file is
+run in its own runtime and compared with JAX on images of the validation split; where it differs, nothing is written.
+
+onnx: ONNX Runtime, TensorRT; any number of images at a time, or --batch of them. tflite: LiteRT, on phones.
+stablehlo: JAX and XLA without this project. saved_model: TensorFlow Serving.
+safetensors: `model.safetensors` with timm's names and layouts, and timm's `config.json`; by itself it needs no bundle.
+timm loads it with `timm.create_model(NAME, num_classes=N, checkpoint_path="pets/model.safetensors")`, this project with
 `model.pretrained=pets/model.safetensors`.
 """
 
 from absl import flags
 
 from vision import cli
-from vision.errors import UserError, check_choice
-
-FORMATS = ("safetensors",)
+from vision.errors import UserError
 
 
 def main(argv):
     config, values, words = cli.parse_stage(argv, __doc__, _flags)
-    check_choice("--format", values.format, FORMATS)
     if words:
         raise UserError(f"unexpected argument '{words[0]}': flags start with --")
     if not values.out:
         raise UserError("where to? Give --out DIRECTORY")
     from vision import inference
-    from vision.export.safetensors import write
+    from vision.export import bundle, safetensors
 
-    print(write(inference.from_flags(config, values.workdir), values.out))
+    bundle.check_request(values.format, values.precision, values.batch)
+    classifier = inference.from_flags(config, values.workdir)
+    if values.format == ["safetensors"]:
+        print(safetensors.write(classifier, values.out))
+        return
+    bundle.export(
+        classifier,
+        values.out,
+        values.format,
+        precision=values.precision,
+        batch=values.batch,
+        data=values.data,
+        workdir=values.workdir,
+    )
+    print(f"{values.out}: python -m vision.predict --bundle {values.out} photos/")
 
 
 def _flags(values):
     flags.DEFINE_string("workdir", "", "directory of a run", flag_values=values)
-    flags.DEFINE_string("format", "safetensors", "safetensors", flag_values=values)
-    flags.DEFINE_string("out", "", "directory to write to; made if need be", flag_values=values)
+    flags.DEFINE_list("format", "onnx", "onnx, tflite, stablehlo, saved_model, safetensors", flag_values=values)
+    flags.DEFINE_string("precision", "float32", "float32; of onnx also float16 and int8", flag_values=values)
+    flags.DEFINE_integer("batch", 0, "images at a time; 0 = any number, where the format can", flag_values=values)
+    flags.DEFINE_string("data", "", "images to compare and calibrate on; else the run's own", flag_values=values)
+    flags.DEFINE_string("out", "", "directory to write to", flag_values=values)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,168 @@
+"""ONNX, for ONNX Runtime, TensorRT and others: jax2onnx's graph, simplified, with its constants folded.
+
+The input `images` is uint8 (B, H, W, C); the outputs are `probabilities` and `embedding`, float32.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import re
+
+from vision.bundle import OUTPUTS, open_model
+from vision.errors import UserError
+from vision.export.simplify import drop_unused, simplify
+from vision.files import replacing
+
+NAME = "model.onnx"
+TOLERANCE = {"float32": 1e-4, "float16": 5e-2}  # EfficientNet-Lite0 differs by 0.02 in float16
+OPSET, IR_VERSION = 21, 10  # TensorRT 10 and ONNX Runtime 1.18 read them
+FAULTY = "remove_redundant_transpose_pairs"  # of jax2onnx 0.17.1: it makes invalid graphs of deeper ResNets
+INSTALL = "exporting to ONNX needs more: pip install 'vision[export]'"
+
+
+def write(program, path, batch=0):
+    """Writes a `vision.export.program.Program`, in float32.
+
+    Args:
+        program: what to write.
+        path: of the file.
+        batch: images at a time; 0 = any number.
+
+    Raises:
+        UserError: ONNX cannot express an operation of the model; jax2onnx is not installed.
+        OSError: the file cannot be written.
+    """
+    import onnx
+
+    model = _convert(program, batch)
+    simplify(model.graph)
+    model = _fold(model, path)
+    drop_unused(model.graph)
+    _tidy(model, batch)
+    onnx.checker.check_model(model, full_check=True)
+    save(model, path)
+
+
+def save(model, path):
+    """Writes an `onnx.ModelProto`, whole or not at all."""
+    with replacing(path, binary=True) as file:
+        file.write(model.SerializeToString())
+
+
+def to_float16(path, out):
+    """Writes a float32 model again, with weights and arithmetic in float16; inputs and outputs stay as they are.
+
+    Raises:
+        UserError: ONNX Runtime's converter is not installed.
+    """
+    import onnx
+
+    try:
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+    except ImportError as error:
+        raise UserError("--precision float16 needs ONNX Runtime: pip install 'vision[export]'") from error
+    model = convert_float_to_float16(onnx.load(path), keep_io_types=True)
+    onnx.checker.check_model(model, full_check=True)
+    save(model, out)
+
+
+def load(path):
+    """Returns `run(images) -> (probabilities, embedding)`: NumPy, float32, of any number of images; by ONNX Runtime."""
+    return open_model(path).run
+
+
+def _convert(program, batch):
+    """Returns jax2onnx's `onnx.ModelProto`."""
+    try:
+        import jax2onnx
+    except ImportError as error:
+        raise UserError(INSTALL) from error
+    try:
+        with _without_faulty_pass(), _quiet("onnx_ir"):
+            return jax2onnx.to_onnx(
+                program.function,
+                [program.shape(batch or "B")],
+                opset=OPSET,
+                input_names=["images"],
+                output_names=list(OUTPUTS),
+                normalization_mode="prefer_native",
+            )
+    except Exception as error:  # its exceptions have no common type
+        raise UserError(_explain(program, error, batch)) from error
+
+
+def _explain(program, error, batch):
+    found = re.search(r"primitive '([^']+)'", str(error))
+    if found:
+        where = program.find(found.group(1))
+        return f"ONNX has no operation for JAX's '{found.group(1)}'" + (f" ({where})" if where else "")
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    hint = "" if batch else ". Where the batch's size is the reason, --batch 1 helps"
+    return f"this model cannot be written as ONNX: {first}{hint}"
+
+
+@contextlib.contextmanager
+def _without_faulty_pass():
+    from jax2onnx.converter import ir_optimizations as passes
+
+    everything = passes._OPTIMIZER_PASSES
+    kept = tuple(each for each in everything if each.name != FAULTY)
+    if len(kept) + 1 != len(everything):
+        raise UserError("exporting needs jax2onnx 0.17.1, whose faults are known: pip install 'vision[export]'")
+    passes._OPTIMIZER_PASSES = kept
+    try:
+        yield
+    finally:
+        passes._OPTIMIZER_PASSES = everything
+
+
+@contextlib.contextmanager
+def _quiet(name):
+    """Silences a logger that warns of what `_tidy` mends."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _fold(model, path):
+    """Returns the model after ONNX Runtime's basic optimizations, which give plain ONNX again.
+
+    Constants are folded, batch norms too into the convolutions before them, and pairs of transposes cancel.
+    """
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = f"{path}.folded"
+    options.log_severity_level = 3
+    try:
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return onnx.load(options.optimized_model_filepath)
+    except Exception as error:  # its exceptions have no common type
+        if "erializ" in str(error) or "pars" in str(error):  # written in part, or not at all
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"ONNX Runtime cannot read what jax2onnx has made of this model: {first}") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(options.optimized_model_filepath)
+
+
+def _tidy(model, batch):
+    """Names the batch's size, and drops the mention of operators that are not used and of shapes within."""
+    del model.graph.value_info[:]
+    used = {node.domain for node in model.graph.node}
+    kept = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    model.ir_version = IR_VERSION
+    for value in (*model.graph.input, *model.graph.output):
+        first = value.type.tensor_type.shape.dim[0]
+        if not batch:
+            first.dim_param = "batch"

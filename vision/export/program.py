@@ -1,0 +1,122 @@
+"""The function that every format is written from: uint8 pixels in, probabilities and embedding out."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from vision import models
+from vision.data.augment import normalize
+from vision.data.pipeline import interpolation_of
+from vision.models.streams import Streams
+
+LIBRARIES = ("site-packages", "dist-packages", "<")  # of a traceback's files, those that are not a model's
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a classifier does when it is served.
+
+    Attributes:
+        function: pure, of uint8 images (B, image_size, image_size, channels): returns (probabilities (B, C),
+            embedding (B, D)), float32. Normalization, temperature and softmax are part of it, the weights its
+            constants.
+        reference: the same by the model's own operations, which are faster in JAX and are what exports are compared to.
+        classes: names, in the order of the probabilities.
+        image_size, channels: of the images.
+        resize: {"crop_fraction", "interpolation"}, as `vision.data.decode.resize_crop` takes them.
+    """
+
+    function: Callable
+    reference: Callable
+    classes: tuple
+    image_size: int
+    channels: int
+    resize: dict
+
+    def __call__(self, images):
+        """Returns (probabilities (B, C), embedding (B, D)), float32 arrays of NumPy, of uint8 images: JAX's own."""
+        return jax.device_get(self._jitted(np.asarray(images)))
+
+    @functools.cached_property
+    def _jitted(self):
+        return jax.jit(self.reference)
+
+    def shape(self, batch):
+        """Returns the `jax.ShapeDtypeStruct` of so many images; `batch` may be a symbolic dimension."""
+        return jax.ShapeDtypeStruct((batch, self.image_size, self.image_size, self.channels), jnp.uint8)
+
+    def find(self, primitive):
+        """Returns where the model uses one of JAX's primitives, as "file.py:12, in Layer.__call__"; "" if nowhere."""
+        found = _equation(jax.make_jaxpr(self.function)(self.shape(1)).jaxpr, primitive)
+        frames = found.source_info.traceback.frames if found is not None and found.source_info.traceback else ()
+        own = [f for f in frames if not any(part in f.file_name for part in LIBRARIES)]
+        if not own:
+            return ""
+        return f"{own[0].file_name}:{own[0].line_num}, in {own[0].function_name}"
+
+
+def _equation(jaxpr, primitive):
+    """Returns the first equation with a primitive of this name, also inside of others; None where there is none."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == primitive:
+            return equation
+        for inner in jax.tree.leaves(equation.params, is_leaf=_is_jaxpr):
+            if _is_jaxpr(inner) and (found := _equation(getattr(inner, "jaxpr", inner), primitive)) is not None:
+                return found
+    return None
+
+
+def _is_jaxpr(value):
+    return isinstance(value, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr)
+
+
+def served(classifier):
+    """Returns the `Program` of a `vision.inference.Classifier`, in float32 whatever the run computed in."""
+    d = classifier.config.data
+    model = _in_float32(classifier)
+    resize = {"crop_fraction": d.crop_fraction or 1.0, "interpolation": interpolation_of(d)}
+    reference = _function(model, d, classifier.temperature)
+    _simplify(model)
+    function = _function(model, d, classifier.temperature)
+    return Program(function, reference, tuple(classifier.classes), classifier.image_size, classifier.channels, resize)
+
+
+def _function(model, d, temperature):
+    graph, state = nnx.split(model)
+    state = jax.tree.map(jnp.asarray, nnx.to_pure_dict(state))
+
+    def function(images):
+        model = nnx.merge(graph, state)
+        embedding = model.embed(normalize(images, d.normalize, d.mean, d.std))
+        logits = model.head(embedding)
+        return jax.nn.softmax(logits if temperature == 1 else logits / temperature), embedding
+
+    return function
+
+
+def _in_float32(classifier):
+    """Returns a copy of the model, in evaluation mode, which computes in float32."""
+    c, model = classifier.config.model, nnx.clone(classifier.model)
+    if c.dtype != "float32":
+        c = c.copy_and_resolve_references()
+        c.dtype = "float32"
+        size, channels = classifier.image_size, classifier.channels
+        wide = nnx.eval_shape(lambda: models.build(c, len(classifier.classes), size, channels, Streams(0)))
+        nnx.update(wide, nnx.state(model))
+        model = wide
+    model.eval()
+    return model
+
+
+def _simplify(model):
+    """Leaves a model only what other runtimes have: lax's own convolutions, attention by plain matrix products."""
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.Conv):
+            module.conv_general_dilated = jax.lax.conv_general_dilated
+        if hasattr(module, "implementation"):
+            module.implementation = "plain"
