@@ -114,7 +114,8 @@ def _model():
     c.gate = placeholder(str)  # resnet: se or cbam, at the end of each branch
     c.head = "linear"  # linear, or cosine: between normalized embeddings and class vectors, times head_scale
     c.head_scale = 30.0  # cosine
-    c.options = ConfigDict()  # further keyword arguments of `build`, for research modules
+    # further keyword arguments of `build`, for research modules; and what vision.compression.prune has cut, `pruned`
+    c.options = ConfigDict()
     return c
 
 

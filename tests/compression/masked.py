@@ -1,0 +1,89 @@
+"""Checks that a pruned model is the dense one with the same channels masked."""
+
+import types
+
+import jax
+import numpy as np
+from flax import nnx
+
+from vision import models
+from vision.compression import importance, prune
+from vision.compression.groups import find_groups
+from vision.config import default
+from vision.models import pretrained, surgery
+from vision.models.streams import Streams
+from vision.training.restore import ready
+
+CASES = {  # model, variant, image size, options
+    "cnn": ("cnn", "mu", 16, {}),
+    "resnet": ("resnet", "mu", 16, {}),
+    "resnet_cifar": ("tests.compression.tiny", "cifar", 16, {}),
+    "resnet_bottleneck": ("tests.compression.tiny", "bottleneck", 16, {}),
+    "resnext": ("tests.compression.tiny", "next", 16, {}),
+    "resnet_se": ("resnet", "mu", 16, {"gate": "se"}),
+    "resnet_cbam": ("resnet", "mu", 16, {"gate": "cbam"}),
+    "vgg": ("vgg", "mu", 32, {}),
+    "alexnet": ("alexnet", "mu", 63, {}),
+    "mobilenet": ("mobilenet", "mu", 16, {}),
+    "efficientnet": ("efficientnet", "mu", 16, {}),
+    "efficientnet_lite": ("efficientnet_lite", "mu", 16, {"padding": "same"}),
+    "inception": ("inception", "mu", 75, {}),
+    "airbench": ("airbench", "mu", 16, {}),
+    "convnext": ("convnext", "mu", 32, {"layer_scale": 1.0}),
+    "vit": ("vit", "mu/4", 8, {}),
+    "vit_distilled": ("vit", "mu/4", 8, {"distilled": True}),
+    "swin": ("swin", "mu", 16, {"window": 2}),
+}
+LITTLE = ("convnext", "swin", "resnet_cbam")  # of which not all channels can be cut
+
+
+def make(case):
+    """Returns what `prune` needs of a classifier of 5 classes, with random parameters and statistics, and these."""
+    name, variant, size, options = CASES[case]
+    config = default()
+    config.model.name, config.model.variant = name, variant
+    for key, value in options.items():
+        (config.model if key in config.model else config.model.options)[key] = value
+    model = nnx.eval_shape(lambda: models.build(config.model, 5, size, 3, Streams(0)))
+    random, arrays = np.random.default_rng(0), {}
+    for key, shape in pretrained.shapes(model).items():
+        value = random.normal(0, 0.3, shape)
+        positive = key.endswith(("scale", "var"))
+        arrays[key] = (np.abs(value) + 0.5 if positive else value).astype(np.float32)
+    known = {"image_size": size, "channels": 3, "classes": tuple("abcde"), "config": config}
+    return types.SimpleNamespace(model=ready(model, arrays), **known), arrays
+
+
+def build(config, size):
+    """Returns an abstract model."""
+    return nnx.eval_shape(lambda: models.build(config.model, 5, size, 3, Streams(0)))
+
+
+def check(case):
+    """Asserts it, to 1e-5, and that as many parameters are left as were asked for."""
+    classifier, arrays = make(case)
+    size, ratio = classifier.image_size, 0.1 if case in LITTLE else 0.3
+    groups = find_groups(classifier.model, size, 3)
+    scores = importance.l1(groups, arrays)
+    pruned = prune.prune(classifier, groups, scores, ratio)
+    before, after = pruned.record["counts"]["parameters"]
+    small = build(pruned.config, size)
+    assert before == surgery.count(classifier.model)[0] and after == surgery.count(small)[0] <= (1 - ratio) * before
+    masked = {name: array.copy() for name, array in arrays.items()}
+    for group, score in zip(groups, scores, strict=True):
+        gone = np.argsort(score)[: len(group) - pruned.record["layers"][group.name][1]]
+        for (name, axis), indices in group.parts.items():
+            np.moveaxis(masked[name], axis, 0)[indices[gone].ravel()] = 0
+    whole, dense = _run(classifier.model, size, arrays, masked)
+    (found,) = _run(small, size, pruned.arrays)
+    scale = np.abs(dense).max()
+    assert np.abs(dense - whole).max() > 1e-3 * scale  # what was cut had been used
+    np.testing.assert_allclose(found / scale, dense / scale, rtol=0, atol=1e-5)
+
+
+def _run(model, size, *weights):
+    """Returns a model's logits with each of the given weights."""
+    images = np.random.default_rng(1).normal(size=(2, size, size, 3)).astype(np.float32)
+    graph = nnx.graphdef(ready(model, weights[0]))
+    run = jax.jit(lambda state, x: nnx.merge(graph, state)(x))
+    return [np.asarray(run(nnx.state(ready(model, arrays)), images)) for arrays in weights]
