@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import time
 import urllib.request
 
 import pytest
@@ -41,8 +42,7 @@ def browse(url, width=1120, height=900):
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         where = next(filter(None, (re.search(r"ws://([\d.:]+)/", line) for line in process.stderr))).group(1)
-        with urllib.request.urlopen(f"http://{where}/json") as reply:
-            target = next(one for one in json.load(reply) if one["type"] == "page")
+        target = _first_page(f"http://{where}/json")
         with websockets.connect(target["webSocketDebuggerUrl"], max_size=None) as socket:
             page = Page(socket)
             page.open(url, width, height)
@@ -51,6 +51,19 @@ def browse(url, width=1120, height=900):
         process.terminate()
         process.wait()
         process.stderr.close()
+
+
+def _first_page(url, patience=20.0):
+    """Returns the first page of the browser, which says where it listens a little before it does."""
+    begun = time.monotonic()
+    while True:
+        try:
+            with urllib.request.urlopen(url) as reply:
+                return next(one for one in json.load(reply) if one["type"] == "page")
+        except (OSError, StopIteration):
+            if time.monotonic() - begun > patience:
+                raise
+            time.sleep(0.1)
 
 
 class Page:
