@@ -8,6 +8,7 @@ import safetensors.numpy
 from flax import nnx
 
 from vision import cli, inference
+from vision.errors import UserError
 from vision.export import __main__ as export
 from vision.export.safetensors import to_timm, write
 from vision.models import efficientnet_lite, pretrained, vit
@@ -103,3 +104,16 @@ def test_where_nothing_can_be_written(tiny_run, tmp_path, capsys):
     with pytest.raises(SystemExit) as error:
         cli.run(export.main, ["--workdir", str(tiny_run), "--format=safetensors", "--out", str(tmp_path / "file")])
     assert error.value.code == 2 and "cannot write to --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("head", "cosine"), ("positions", "sincos"), ("options.pruned", {"a": [1]})]
+)
+def test_what_timm_does_not_know_is_refused(key, value, tiny_run, tmp_path):
+    classifier = inference.from_run(tiny_run)
+    group, _, name = f"model.{key}".rpartition(".")
+    classifier.config.unlock()
+    classifier.config.update_from_flattened_dict({f"{group}.{name}": value})
+    with pytest.raises(UserError, match="no counterpart in timm"):
+        write(classifier, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

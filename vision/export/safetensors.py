@@ -9,6 +9,7 @@ from vision.data.pipeline import interpolation_of
 from vision.errors import UserError
 from vision.models import pretrained, surgery
 from vision.models.names import theirs, to_theirs
+from vision.models.widths import OPTION
 
 NORMALIZE = {"unit": (0.0, 1.0), "symmetric": (0.5, 0.5), "auto": (0.5, 0.5)}  # mean and std, of every channel
 
@@ -28,6 +29,8 @@ def write(classifier, out):
         raise UserError(f"model '{c.name}' has no counterpart in timm, whose names the file would have")
     if c.head == "cosine":
         raise UserError("model.head = 'cosine' has no counterpart in timm, whose names the file would have")
+    if OPTION in c.options:
+        raise UserError("a pruned model has no counterpart in timm, whose names the file would have")
     if c.positions == "sincos":
         raise UserError("model.positions = 'sincos' has no counterpart in timm, whose names the file would have")
     ours = {name: np.asarray(v.get_value(), np.float32) for name, v in surgery.names(classifier.model).items()}
