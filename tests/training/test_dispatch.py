@@ -1,8 +1,5 @@
 """How steps reach the device: which at one call, what they cost, and what is said where memory does not suffice."""
 
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -116,24 +113,6 @@ def test_other_errors_stay_what_they_are():
     c, updates, mesh = updates_of(batch_size=16)
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), explain_memory(c, updates, mesh):
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
-
-
-def test_a_step_that_really_runs_out_of_memory(tmp_path):
-    """In a process of its own whose address space is limited."""
-    code = (
-        "import sys; from vision import cli, main\n"
-        "import resource; resource.setrlimit(resource.RLIMIT_AS, (12 * 2**30,) * 2)\n"
-        "cli.run(main.main, sys.argv[1:])"
-    )
-    arguments = [
-        *("--config", "configs/digits.py", f"--workdir={tmp_path / 'run'}", "--config.train.steps=2"),
-        *("--config.train.batch_size=131072", "--config.train.eval_batch_size=64", "--config.log.images=0"),
-        "--config.parallel.devices=1",
-    ]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=200)
-    assert done.returncode == 2, done.stderr[-2000:]
-    assert "error: out of memory with 131072 images at a time" in done.stderr
-    assert "Set train.accumulate=" in done.stderr
 
 
 def test_options():

@@ -289,22 +289,6 @@ def test_all_checkpoints_damaged(finished, tmp_path):
             main.run(tiny(checkpoint__every=3, log__images=5, augment__affine=True), workdir)
 
 
-def test_a_run_of_eight_devices_goes_on_on_two(tmp_path):
-    """The state cut in eight there, in two here; and again whole on one."""
-    c = tiny(parallel__devices=8, parallel__fsdp=8, optimizer__name="sgd")
-    whole = run(c, tmp_path / "whole")
-    c.train.steps = 12
-    for devices, fsdp, last in ((8, 8, 4), (2, 2, 8), (1, 1, 12)):
-        c.parallel.devices, c.parallel.fsdp = devices, fsdp
-        with stopping_at(last):
-            outcome = run(c, tmp_path / "parts")
-    assert (outcome.why, outcome.steps) == ("finished", 12)
-    for name in ("loss", "accuracy"):
-        ours, theirs = (values(tmp_path / each, f"val/{name}") for each in ("parts", "whole"))
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
-    assert whole.best_step == outcome.best_step
-
-
 @contextlib.contextmanager
 def stopping_at(step):
     """Sends this process the signal to stop once `step` steps are done."""
