@@ -142,12 +142,11 @@ def _runner(bundle, batch):
 
 def write(out, found):
     """Writes report.html, report.json and pareto.png into a directory."""
-    import base64
-
+    from vision.data.pictures import data_uri
     from vision.page import render
 
     picture = pareto(found["models"])
-    shown = {"found": found, "batches": BATCHES, "picture": base64.b64encode(picture).decode()}
+    shown = {"found": found, "batches": BATCHES, "picture": data_uri(picture)}
     page = render(pathlib.Path(__file__).with_name("report.html"), shown)
     try:
         with replacing(out / "pareto.png", binary=True) as file:

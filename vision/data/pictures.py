@@ -17,4 +17,9 @@ def picture(image):
     image = cv2.resize(to_channels(image, 3), size, interpolation=cv2.INTER_AREA)
     kind, options = ("png", []) if max(size) <= _PNG else ("jpeg", [cv2.IMWRITE_JPEG_QUALITY, 85])
     data = cv2.imencode(f".{kind}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+    return data_uri(data, kind)
+
+
+def data_uri(data, kind="png"):
+    """Returns the bytes of a picture's file, "png" or "jpeg", as what an `img` takes in place of a URL."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,6 +1,5 @@
 """The evaluation as files: a page that a person reads in a browser, pictures, numbers and predictions for programs."""
 
-import base64
 import json
 import os
 import pathlib
@@ -8,7 +7,7 @@ import pathlib
 import numpy as np
 
 from vision.data.decode import UnreadableImage
-from vision.data.pictures import picture
+from vision.data.pictures import data_uri, picture
 from vision.errors import UserError
 from vision.evaluation import calibration, card, examples, figures, scores
 from vision.evaluation.explain import area_under, deletion_curves, explainer, overlay
@@ -112,8 +111,8 @@ def write_predictions(path, found):
 def context(found, c, pictures):
     """Returns what the page shows, by name."""
     summary, classes = found.summary, found.classifier.classes
-    worst = sorted(summary["per_class"], key=lambda one: (_value(one["recall"]), -one["support"]))
-    worst = [one for one in worst if one["support"]]
+    held = [one for one in summary["per_class"] if one["support"]]
+    worst = sorted(held, key=lambda one: (one["recall"]["value"], -one["support"]))
     gallery = _Gallery(found, c.explain)
     pairs = examples.confused_pairs(summary["confusion"], c.pairs)
     shown = {
@@ -136,7 +135,7 @@ def context(found, c, pictures):
         "per_class": worst[:ROWS],
         "hidden_classes": max(0, len(worst) - ROWS),
         "absent": [one["class"] for one in summary["per_class"] if not one["support"]],
-        "figures": {name: _uri(png) for name, png in pictures.items()},
+        "figures": {name: data_uri(png) for name, png in pictures.items()},
         "method": gallery.method,
         "grid": gallery.grid,
         "trust": gallery.trust,
@@ -247,14 +246,6 @@ def _mean_area(curves):
     return float(area_under(curves).mean())
 
 
-def _value(metric):
-    return metric["value"] if isinstance(metric, dict) else metric
-
-
 def _text(name):
     """A file's name may be no text."""
     return name.encode("utf-8", "replace").decode()
-
-
-def _uri(png):
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
