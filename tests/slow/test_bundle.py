@@ -1,4 +1,4 @@
-"""A bundle exported from a run by jax2onnx; and memory over many files."""
+"""A bundle exported from a run, one image at a time; and memory over many files."""
 
 import json
 import os
@@ -6,41 +6,17 @@ import tarfile
 import tracemalloc
 
 import cv2
-import jax
 import numpy as np
 
 from tests.tiny_bundle import write_bundle
 from vision import bundle, cli, inference, predict
-from vision.data.augment import normalize
 from vision.data.decode import decode
-
-
-def export(classifier, folder):
-    """Writes a bundle of a classifier whose model takes one image at a time."""
-    import jax2onnx
-
-    d = classifier.config.data
-    folder.mkdir()
-
-    def run(images):
-        embeddings = classifier.model.embed(normalize(images, d.normalize, d.mean, d.std, np.float32))
-        return jax.nn.softmax(classifier.model.head(embeddings)), embeddings
-
-    jax2onnx.to_onnx(
-        run,
-        [jax.ShapeDtypeStruct((1, classifier.image_size, classifier.image_size, classifier.channels), np.uint8)],
-        return_mode="file",
-        output_path=str(folder / "model.onnx"),
-        output_names=["probabilities", "embedding"],
-    )
-    resize = {"crop_fraction": d.crop_fraction or 1.0, "interpolation": "area"}
-    known = {"classes": classifier.classes, "image_size": classifier.image_size, "channels": classifier.channels}
-    bundle.write_manifest(folder, resize=resize, config=classifier.config.to_dict(), **known)
+from vision.export.bundle import export
 
 
 def test_an_exported_run_gives_what_the_run_gives(tiny_run, shared_data, tmp_path, capsys):
     classifier = inference.from_run(tiny_run)
-    export(classifier, tmp_path / "bundle")
+    export(classifier, tmp_path / "bundle", ["onnx"], batch=1, say=lambda line: None)
     found = bundle.open_bundle(tmp_path / "bundle")
     with tarfile.open(shared_data / "imagenet_samples.tar") as archive:
         photos = [decode(archive.extractfile(m).read()) for m in archive if m.isfile()][:40]
