@@ -25,14 +25,17 @@ class Program:
         function: pure, of uint8 images (B, image_size, image_size, channels): returns (probabilities (B, C),
             embedding (B, D)), float32. Normalization, temperature and softmax are part of it, the weights its
             constants.
-        reference: the same by the model's own operations, which are faster in JAX and are what exports are compared to.
+        reference: (function, weights): the same as `function(weights, images)` by the model's own operations, which are
+            faster in JAX and are what exports are compared to. The weights are arguments there: XLA's CPU backend
+            (jax 0.10.2, AVX-512) returns infinite maxima of products with a constant matrix whose numbers are all
+            equal, as those of a new head are.
         classes: names, in the order of the probabilities.
         image_size, channels: of the images.
         resize: {"crop_fraction", "interpolation"}, as `vision.data.decode.resize_crop` takes them.
     """
 
     function: Callable
-    reference: Callable
+    reference: tuple
     classes: tuple
     image_size: int
     channels: int
@@ -40,11 +43,11 @@ class Program:
 
     def __call__(self, images):
         """Returns (probabilities (B, C), embedding (B, D)), float32 arrays of NumPy, of uint8 images: JAX's own."""
-        return jax.device_get(self._jitted(np.asarray(images)))
+        return jax.device_get(self._jitted(self.reference[1], np.asarray(images)))
 
     @functools.cached_property
     def _jitted(self):
-        return jax.jit(self.reference)
+        return jax.jit(self.reference[0])
 
     def shape(self, batch):
         """Returns the `jax.ShapeDtypeStruct` of so many images; `batch` may be a symbolic dimension."""
@@ -82,21 +85,23 @@ def served(classifier):
     resize = {"crop_fraction": d.crop_fraction or 1.0, "interpolation": interpolation_of(d)}
     reference = _function(model, d, classifier.temperature)
     _simplify(model)
-    function = _function(model, d, classifier.temperature)
+    run, weights = _function(model, d, classifier.temperature)
+    function = functools.partial(run, weights)
     return Program(function, reference, tuple(classifier.classes), classifier.image_size, classifier.channels, resize)
 
 
 def _function(model, d, temperature):
+    """Returns (function of weights and images, the weights)."""
     graph, state = nnx.split(model)
     state = jax.tree.map(jnp.asarray, nnx.to_pure_dict(state))
 
-    def function(images):
+    def function(state, images):
         model = nnx.merge(graph, state)
         embedding = model.embed(normalize(images, d.normalize, d.mean, d.std))
         logits = model.head(embedding)
         return jax.nn.softmax(logits if temperature == 1 else logits / temperature), embedding
 
-    return function
+    return function, state
 
 
 def _in_float32(classifier):
