@@ -90,7 +90,7 @@ def _check_titles(models):
 
 
 def measure(models, spec="", split=""):
-    """Returns what report.json says: {"source", "split", "images", "models": [...], "date", "device"}.
+    """Returns what report.json says: {"source", "split", "images", "cores", "cpu", "date", "models": [...]}.
 
     Args:
         models: list of `Model`, the original first.
@@ -101,6 +101,7 @@ def measure(models, spec="", split=""):
     """
     from vision import parallel
     from vision.compression.costs import costs
+    from vision.compression.int8 import dot_product
     from vision.compression.latency import compare
     from vision.evaluation import intervals, statistics
     from vision.evaluation.data import open_split
@@ -128,6 +129,7 @@ def measure(models, spec="", split=""):
         "split": opened.name,
         "images": len(right[0]),
         "cores": found["cores"],
+        "cpu": f"8-bit dot products: {dot_product()}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "models": rows,
     }
@@ -171,8 +173,8 @@ def pareto(rows):
     errors = [[100 * abs(row["accuracy"][end] - row["accuracy"]["value"]) for row in rows] for end in ("low", "high")]
     for axes, (title, cost) in zip(figure.subplots(1, 2, sharey=True), costs.items(), strict=True):
         axes.errorbar(cost, accuracy, errors, fmt="o", color="#0969da", ecolor="#afb8c1", capsize=3)
-        for row, x, y in zip(rows, cost, accuracy, strict=True):
-            axes.annotate(row["title"], (x, y), (5, 5), textcoords="offset points", fontsize=8, parse_math=False)
+        for number, place in enumerate(zip(cost, accuracy, strict=True), 1):
+            axes.annotate(str(number), place, (5, 5), textcoords="offset points", fontsize=9)
         best = front(cost, accuracy)
         axes.plot([cost[i] for i in best], [accuracy[i] for i in best], "--", color="#57606a", linewidth=1)
         axes.set_xlabel(title)
@@ -197,7 +199,9 @@ def front(cost, value):
 
 def describe(found):
     """Returns the lines that the command prints."""
-    lines = [f"{found['source']}, {found['split']}: {found['images']:,} images; {found['cores']} cores"]
+    lines = [
+        f"{found['source']}, {found['split']}: {found['images']:,} images; {found['cores']} cores ({found['cpu']})"
+    ]
     for row in found["models"]:
         accuracy, last = row["accuracy"], row[f"latency_{BATCHES[-1]}"]
         macs = f"{row['macs'] / 1e9:.3f} GMACs" if row["macs"] is not None else "GMACs unknown"
