@@ -96,6 +96,10 @@ def test_a_quantized_network_classifies_as_the_float_one(digits, tmp_path, metho
     expected, found = load(path)(images)[0], load(tmp_path / "int8.onnx")(images)[0]
     assert (expected.argmax(1) == found.argmax(1)).mean() > 0.97 and np.abs(expected - found).mean() < 0.01
     assert sorted(integers(calibrated.model())) == [(4, 1, 1, 1), (4, 4, 3, 3), (10, 4, 8, 8)]
+    graph = calibrated.model().graph
+    assert {array.name for array in graph.initializer} <= {name for node in graph.node for name in node.input}
+    weights = {array.name for array in graph.initializer if len(array.dims) == 4}
+    assert [len(node.input) for node in graph.node if node.input[0] in weights] == [2, 2, 2]  # no zero points
 
 
 def test_layers_that_are_kept_are_those_of_the_float_model(digits, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from tests.export.zoo import classifier
 from vision import cli, inference
-from vision.bundle import open_bundle
+from vision.bundle import open_bundle, open_model
 from vision.data.pipeline import named_splits
 from vision.errors import RunError, UserError
 from vision.export import __main__ as command
@@ -139,6 +139,24 @@ def test_what_is_no_bundle_is_not_replaced(run, exported, tmp_path):
     assert (mixed / "notes.txt").read_text() == "mine" and os.listdir(other) == ["photo.jpg"]
 
 
+@pytest.mark.parametrize(("precision", "factor"), [("int8", 0.6), ("float16", 0.8)])
+def test_both_formats_can_be_narrower(run, exported, tmp_path, capsys, precision, factor):
+    """Each is made of its float model, which does not stay; both are compared with JAX on the same images."""
+    argv = ["--workdir", str(run), "--format=tflite,onnx", "--precision", precision, "--out", str(tmp_path / "out")]
+    cli.run(command.main, argv)
+    assert set(map(str, tree(tmp_path / "out"))) == {"model.onnx", "model.tflite", "bundle.json"}
+    found, said = open_bundle(tmp_path / "out"), capsys.readouterr().out
+    assert found.quality["precision"] == precision and set(found.quality["exported"]) == {"model.onnx", "model.tflite"}
+    images = np.random.default_rng(0).integers(0, 256, (40, found.image_size, found.image_size, 1), np.uint8)
+    expected = open_bundle(exported).probabilities_and_embeddings(images)[0]
+    wide = (exported / "model.onnx").stat().st_size
+    for name in ("model.onnx", "model.tflite"):
+        assert f"{name}: " in said and found.quality["exported"][name]["images"] == 64
+        probabilities = open_model(tmp_path / "out" / name).run(images)[0]
+        assert 0 < np.abs(probabilities - expected).max() < 0.1
+        assert (tmp_path / "out" / name).stat().st_size < factor * wide
+
+
 def test_without_its_images_it_is_compared_on_random_ones(tmp_path):
     model, said = classifier("vit"), []
     model.config.data.source = f"folder:{tmp_path}/nowhere"
@@ -157,7 +175,10 @@ def test_without_its_images_it_is_compared_on_random_ones(tmp_path):
         (["--format=onnx,coreml"], "--format = 'coreml' is unknown"),
         (["--precision=float8"], "--precision = 'float8' is unknown (did you mean 'float"),
         (["--batch=-1"], "--batch = -1: it is at least 1, or 0"),
-        (["--precision=int8", "--format=tflite"], "--precision = int8 is for --format onnx alone"),
+        (
+            ["--precision=int8", "--format=onnx,stablehlo"],
+            "is for --format onnx and tflite: export stablehlo by itself",
+        ),
     ],
 )
 def test_mistakes(argv, message, capsys):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ai_edge_litert.tools import flatbuffer_utils
 
 from tests.conftest import REPOSITORY
 from tests.export.programs import images, linear, program_of
@@ -16,6 +17,8 @@ from vision.errors import UserError
 from vision.export import tflite
 from vision.export.check import compare
 from vision.export.program import served
+from vision.models import layers
+from vision.models import vit as transformer
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +93,89 @@ def test_mistakes(cnn, tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             tflite.quantize(wide, out, given)
-
-    def spectrum(images):
-        return linear(jnp.fft.fft2(images.astype(jnp.float32), axes=(1, 2)).real)
-
-    with pytest.raises(
-        UserError, match=r"TFLite has no operation for JAX's 'fft' \(.*test_tflite.py:\d+, in .*spectrum\)"
-    ):
-        tflite.write(program_of(spectrum), out)
     assert not out.exists()
+
+
+class Spectral:
+    """A layer whose primitive LiteRT does not have."""
+
+    def __call__(self, x):
+        return jnp.fft.fft2(x, axes=(1, 2)).real
+
+
+class Dilated:
+    """One whose primitive it has, but not with holes between the pixels."""
+
+    def __call__(self, x):
+        kernel, padding = jnp.ones((2, 2, 1, 1)), [(0, 1), (0, 1)]
+        options = {"lhs_dilation": (2, 2), "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
+        return jax.lax.conv_general_dilated(x, kernel, (2, 2), padding, **options)
+
+
+class Endless:
+    """One that the converter refuses without a word, beside which weights are turned: that is computed before."""
+
+    def __call__(self, x):
+        turned = jnp.arange(64.0).reshape(8, 8).T[None, :, :, None]
+        return jax.lax.while_loop(lambda c: c.sum() < 1e6, lambda c: c * 2 + turned, x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "primitive"), [(Spectral, "fft"), (Dilated, "conv_general_dilated"), (Endless, "while")]
+)
+def test_an_operation_that_litert_has_not_names_its_place(layer, primitive, tmp_path):
+    odd = layer()
+    program = program_of(lambda images: linear(odd(images.astype(jnp.float32))))
+    where = rf"test_tflite.py:\d+, in {layer.__name__}.__call__"
+    with pytest.raises(UserError, match=rf"^TFLite has no operation for JAX's '{primitive}' \(.*{where}\)$"):
+        tflite.write(program, tmp_path / tflite.NAME)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gelu_is_one_operator_and_models_keep_theirs(tmp_path):
+    """As a polynomial, in int8, it would move the probabilities of this model by 0.12."""
+    vit, gelu = served(classifier("vit")), layers.gelu
+    pixels = images(50, 16)
+    vit(pixels)
+    tflite.write(vit, tmp_path / "wide.tflite")
+    assert "GELU" in operators(tmp_path / "wide.tflite") and gelu is layers.gelu is transformer.gelu
+    assert compare(vit, tflite.load(tmp_path / "wide.tflite"), pixels) < 1e-5
+    tflite.quantize(tmp_path / "wide.tflite", tmp_path / tflite.NAME, pixels)
+    assert compare(vit, tflite.load(tmp_path / tflite.NAME), pixels) < 0.08
+
+
+def operators(path):
+    """Returns the kinds of a model's operators."""
+    model = flatbuffer_utils.read_model(str(path))
+    return {flatbuffer_utils.opcode_to_name(model, o.opcodeIndex) for o in model.subgraphs[0].operators}
+
+
+def test_float16_halves_the_file(tmp_path):
+    kernel = np.random.default_rng(0).normal(size=(64, 1000)).astype(np.float32)
+
+    def function(images):
+        embedding = images.reshape(images.shape[0], -1) / jnp.float32(255)
+        return jax.nn.softmax(0.1 * (embedding @ kernel)), embedding @ kernel
+
+    program, wide, half = program_of(function, classes=1000), tmp_path / "wide.tflite", tmp_path / tflite.NAME
+    tflite.write(program, wide)
+    tflite.to_float16(wide, half)
+    assert 1e-5 < compare(program, tflite.load(half), images(5, 8, 1)) < 1e-3  # float16 has steps of 1e-3
+    assert half.stat().st_size < 0.52 * wide.stat().st_size
+
+
+def test_what_is_all_zero_can_be_int8(tmp_path):
+    """Such as a new head's weights, or what ReLU leaves of a layer: they have no scale. The bias after them stays."""
+    kernel, bias = np.random.default_rng(0).normal(size=(64, 10)), np.linspace(-1, 1, 10)
+
+    def function(images):
+        pixels = images.reshape(images.shape[0], -1) / jnp.float32(255)
+        stopped = jax.nn.relu(pixels @ -jnp.ones((64, 64)))
+        return jax.nn.softmax(pixels @ jnp.zeros((64, 10))), stopped @ jnp.asarray(kernel) + jnp.asarray(bias)
+
+    program = program_of(function)
+    tflite.write(program, tmp_path / "wide.tflite")
+    tflite.quantize(tmp_path / "wide.tflite", tmp_path / tflite.NAME, images(40, 8, 1))
+    found, embedding = tflite.load(tmp_path / tflite.NAME)(images(5, 8, 1))
+    np.testing.assert_allclose(found, 0.1, rtol=1e-6)
+    np.testing.assert_allclose(embedding, np.tile(bias, (5, 1)), atol=0.01)

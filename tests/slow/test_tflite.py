@@ -24,11 +24,11 @@ def test_every_architecture(name, tmp_path):
         assert compare(program, run, images(count, size)) < stablehlo.TOLERANCE["float32"]
 
 
-@pytest.mark.parametrize("name", ["cnn", "mobilenet", "resnet", "vgg"])
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_int8(name, tmp_path):
     program = served(classifier(name))
     tflite.write(program, tmp_path / "wide.tflite")
     given = images(60, program.image_size)
     tflite.quantize(tmp_path / "wide.tflite", tmp_path / tflite.NAME, given)
     found, _ = tflite.load(tmp_path / tflite.NAME)(given)
-    assert np.abs(found - program(given)[0]).mean() < 0.01
+    assert np.abs(found - program(given)[0]).mean() < 0.015

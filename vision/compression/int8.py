@@ -119,7 +119,7 @@ class Calibrated:
                     model, True, self.weight_bits == 7, *kinds, self._ranges, nodes, [], ops, options
                 )
                 model = quantizer.quantize_model()
-        _derive_scales(model.graph)
+        _derive(model.graph)
         _shrink(model)
         return model
 
@@ -220,24 +220,33 @@ def _reader(name, images):
     return Reader()
 
 
-def _derive_scales(graph):
-    """Leaves out the scales of biases, which are products of two others: a runtime computes them as it loads."""
+def _derive(graph):
+    """Leaves out what a runtime knows or computes as it loads.
+
+    The scales of biases are products of two others; the zero points of biases and of convolutions' weights are 0. Those
+    of other weights stay: without them ONNX Runtime computes the product in float.
+    """
     from onnx import helper
 
     arrays = {array.name: array for array in graph.initializer}
     made_by = {name: node for node in graph.node for name in node.output}
     products = []
     for node in graph.node:
-        if node.op_type not in WEIGHTED or len(node.input) < 3:
+        if node.op_type not in WEIGHTED:
             continue
-        taken, weights, bias = (made_by.get(name) for name in node.input)
+        taken, weights, bias = (made_by.get(name) for name in (*node.input, "", "")[:3])
+        if node.op_type in CONVOLUTIONS and weights is not None and weights.op_type == "DequantizeLinear":
+            del weights.input[2:]
         if bias is not None and bias.op_type == "DequantizeLinear" and bias.input[1] in arrays:
             products.append(helper.make_node("Mul", [taken.input[1], weights.input[1]], [bias.input[1]]))
-            graph.initializer.remove(arrays.pop(bias.input[1]))
-            del bias.input[2:]  # a zero point of 0
+            del bias.input[2:]
     nodes = [*products, *graph.node]
     del graph.node[:]
     graph.node.extend(nodes)
+    needed = {name for node in nodes for name in node.input} - {node.output[0] for node in products}
+    kept = [array for array in graph.initializer if array.name in needed]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
 
 
 def _shrink(model):

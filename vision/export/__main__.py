@@ -2,7 +2,7 @@
 
     python -m vision.export --workdir runs/pets --out bundles/pets
     python -m vision.export --workdir runs/pets --format onnx,tflite,saved_model --out bundles/pets
-    python -m vision.export --workdir runs/pets --precision int8 --out bundles/pets-int8
+    python -m vision.export --workdir runs/pets --format onnx,tflite --precision int8 --out bundles/pets-int8
     python -m vision.export --config configs/efficientnet_lite_imagenet.py --data folder:photos --out bundles/lite0
 
 What is written is a bundle: the model from uint8 pixels to probabilities, in each format, and bundle.json. Each file is
@@ -50,7 +50,7 @@ def main(argv):
 def _flags(values):
     flags.DEFINE_string("workdir", "", "directory of a run", flag_values=values)
     flags.DEFINE_list("format", "onnx", "onnx, tflite, stablehlo, saved_model, safetensors", flag_values=values)
-    flags.DEFINE_string("precision", "float32", "float32; of onnx also float16 and int8", flag_values=values)
+    flags.DEFINE_string("precision", "float32", "float32; of onnx and tflite also float16 and int8", flag_values=values)
     flags.DEFINE_integer("batch", 0, "images at a time; 0 = any number, where the format can", flag_values=values)
     flags.DEFINE_string("data", "", "images to compare and calibrate on; else the run's own", flag_values=values)
     flags.DEFINE_string("out", "", "directory to write to", flag_values=values)

@@ -22,6 +22,7 @@ from vision.inference import CALIBRATION, EVALUATION
 
 FORMATS = ("onnx", "tflite", "stablehlo", "saved_model", "safetensors")
 PRECISIONS = ("float32", "float16", "int8")
+QUANTIZERS = {"onnx": "vision.compression.int8", "tflite": "vision.export.tflite"}  # of formats that may be narrower
 CHECKED, CALIBRATED, DESCRIBED = 64, 256, 1000  # images, at most: compared; int8 calibrated with; the drift's reference
 CHANGED = 0.1  # share of the images checked whose class int8 may change
 BATCH = 50  # images whose embeddings are computed at a time
@@ -34,7 +35,7 @@ def export(classifier, out, formats, *, precision="float32", batch=0, data="", w
         classifier: a `vision.inference.Classifier`.
         out: directory of the bundle.
         formats: some of `FORMATS`. `vision.bundle.open_bundle` runs ONNX.
-        precision: "float32"; of ONNX also "float16" and "int8".
+        precision: "float32"; of ONNX and TFLite also "float16" and "int8".
         batch: images at a time; 0 = any number, where the format can.
         data: a source to compare and calibrate on; "" = the run's own.
         workdir: of the run, whose evaluation tells the model's quality.
@@ -62,7 +63,7 @@ def export(classifier, out, formats, *, precision="float32", batch=0, data="", w
                 say(write(classifier, directory).replace(f"{directory}{os.sep}", ""))
                 continue
             module = _module(name)
-            _write(module, program, directory / module.NAME, batch, precision, train)
+            _write(name, program, directory / module.NAME, batch, precision, train)
             checks[module.NAME] = _verify(module, program, directory / module.NAME, precision, images, origin)
             say(_sentence(module.NAME, directory, checks[module.NAME], origin))
         bundle.write_manifest(
@@ -86,8 +87,11 @@ def check_request(formats, precision, batch):
     if batch < 0:
         raise UserError(f"--batch = {batch}: it is at least 1, or 0 for any number")
     formats = [name for name in FORMATS if name in formats]
-    if precision != "float32" and formats != ["onnx"]:
-        raise UserError(f"--precision = {precision} is for --format onnx alone: export the others by themselves")
+    others = [name for name in formats if name not in QUANTIZERS]
+    if precision != "float32" and others:
+        raise UserError(
+            f"--precision = {precision} is for --format {' and '.join(QUANTIZERS)}: export {others[0]} by itself"
+        )
     return formats
 
 
@@ -106,8 +110,9 @@ def _main(formats):
     return name if "." in name else f"{name}/saved_model.pb"
 
 
-def _write(module, program, path, batch, precision, train):
+def _write(name, program, path, batch, precision, train):
     """Writes one format in a precision; the float model that others are made from does not stay."""
+    module = _module(name)
     if precision == "float32":
         module.write(program, path, batch)
         return
@@ -116,22 +121,20 @@ def _write(module, program, path, batch, precision, train):
     if precision == "float16":
         module.to_float16(wide, path)
     else:
-        from vision.compression.int8 import quantize
-
-        quantize(str(wide), str(path), train[spread(CALIBRATED, len(train))])
+        quantizer = importlib.import_module(QUANTIZERS[name])
+        quantizer.quantize(str(wide), str(path), train[spread(CALIBRATED, len(train))])
     wide.unlink()
 
 
 def _verify(module, program, path, precision, images, origin):
     """Returns what the file's comparison with JAX has given; raises `RunError` where it differs too much."""
     try:
-        run = module.load(path)
-        difference = check.compare(program, run, images)
-        changed = check.changed(program, run, images)
+        found = check.measure(program, module.load(path), images)
     except Exception as error:  # the runtimes' exceptions have no common type
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RunError(f"{path.name} was written, but cannot be run: {first}\nNo bundle is written") from error
-    found = {"largest_difference": difference, "classes_changed": changed, "images": len(images), "of": origin}
+    difference, changed = found["largest_difference"], found["classes_changed"]
+    found |= {"images": len(images), "of": origin}
     if precision == "int8":  # single probabilities may move far
         if not changed <= CHANGED:
             raise RunError(

@@ -7,10 +7,11 @@ import contextlib
 import errno
 import logging
 import os
-import re
+import tempfile
 
 from vision.bundle import OUTPUTS, open_model
 from vision.errors import UserError
+from vision.export.explain import raised_at, refused
 from vision.export.simplify import drop_unused, simplify
 from vision.files import replacing
 
@@ -35,9 +36,12 @@ def write(program, path, batch=0):
     """
     import onnx
 
-    model = _convert(program, batch)
+    model = _converted(program, batch)
     simplify(model.graph)
-    model = _fold(model, path)
+    try:
+        model = _fold(model, path)
+    except UserError as error:
+        raise _located(error, program, batch) from error
     drop_unused(model.graph)
     _tidy(model, batch)
     onnx.checker.check_model(model, full_check=True)
@@ -72,34 +76,51 @@ def load(path):
     return open_model(path).run
 
 
-def _convert(program, batch):
-    """Returns jax2onnx's `onnx.ModelProto`."""
+def _converted(program, batch):
+    """Returns jax2onnx's `onnx.ModelProto` of a program."""
+    try:
+        return _convert(program.function, [program.shape(batch or "B")], input_names=["images"], output_names=OUTPUTS)
+    except UserError:
+        raise
+    except Exception as error:  # its exceptions have no common type
+        raise UserError(_explain(error, batch)) from error
+
+
+def _convert(function, shapes, **names):
+    """Returns jax2onnx's `onnx.ModelProto` of a function of arrays."""
     try:
         import jax2onnx
     except ImportError as error:
         raise UserError(INSTALL) from error
-    try:
-        with _without_faulty_pass(), _quiet("onnx_ir"):
-            return jax2onnx.to_onnx(
-                program.function,
-                [program.shape(batch or "B")],
-                opset=OPSET,
-                input_names=["images"],
-                output_names=list(OUTPUTS),
-                normalization_mode="prefer_native",
-            )
-    except Exception as error:  # its exceptions have no common type
-        raise UserError(_explain(program, error, batch)) from error
+    with _without_faulty_pass(), _quiet("onnx_ir"):
+        return jax2onnx.to_onnx(function, shapes, opset=OPSET, normalization_mode="prefer_native", **names)
 
 
-def _explain(program, error, batch):
-    found = re.search(r"primitive '([^']+)'", str(error))
-    if found:
-        where = program.find(found.group(1))
-        return f"ONNX has no operation for JAX's '{found.group(1)}'" + (f" ({where})" if where else "")
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _explain(error, batch):
+    """Returns what jax2onnx's exception says of the model."""
+    primitive, where = raised_at(error)
+    where = f" ({where})" if where else ""
+    if "No plugins registered" in str(error):
+        return f"ONNX has no operation for JAX's '{primitive}'{where}"
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     hint = "" if batch else ". Where the batch's size is the reason, --batch 1 helps"
-    return f"this model cannot be written as ONNX: {first}{hint}"
+    what = f"JAX's '{primitive}'" if primitive else "this model"
+    return f"{what} cannot be written as ONNX{where}: {reason}{hint}"
+
+
+def _located(error, program, batch):
+    """Returns a `UserError` that says too which of a model's operations jax2onnx writes wrongly, where one is alone."""
+
+    def refuses(function, shapes):
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                _fold(_convert(function, shapes), os.path.join(folder, NAME))
+        except Exception:  # of one kind or another: it is refused
+            return True
+        return False
+
+    primitive, where = refused(program, batch or 1, refuses)
+    return UserError(f"{error}\nIt is JAX's '{primitive}' ({where})") if primitive else error
 
 
 @contextlib.contextmanager

@@ -14,8 +14,6 @@ from vision.data.augment import normalize
 from vision.data.pipeline import interpolation_of
 from vision.models.streams import Streams
 
-LIBRARIES = ("site-packages", "dist-packages", "<")  # of a traceback's files, those that are not a model's
-
 
 @dataclasses.dataclass(frozen=True)
 class Program:
@@ -52,30 +50,6 @@ class Program:
     def shape(self, batch):
         """Returns the `jax.ShapeDtypeStruct` of so many images; `batch` may be a symbolic dimension."""
         return jax.ShapeDtypeStruct((batch, self.image_size, self.image_size, self.channels), jnp.uint8)
-
-    def find(self, primitive):
-        """Returns where the model uses one of JAX's primitives, as "file.py:12, in Layer.__call__"; "" if nowhere."""
-        found = _equation(jax.make_jaxpr(self.function)(self.shape(1)).jaxpr, primitive)
-        frames = found.source_info.traceback.frames if found is not None and found.source_info.traceback else ()
-        own = [f for f in frames if not any(part in f.file_name for part in LIBRARIES)]
-        if not own:
-            return ""
-        return f"{own[0].file_name}:{own[0].line_num}, in {own[0].function_name}"
-
-
-def _equation(jaxpr, primitive):
-    """Returns the first equation with a primitive of this name, also inside of others; None where there is none."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == primitive:
-            return equation
-        for inner in jax.tree.leaves(equation.params, is_leaf=_is_jaxpr):
-            if _is_jaxpr(inner) and (found := _equation(getattr(inner, "jaxpr", inner), primitive)) is not None:
-                return found
-    return None
-
-
-def _is_jaxpr(value):
-    return isinstance(value, jax.extend.core.ClosedJaxpr | jax.extend.core.Jaxpr)
 
 
 def served(classifier):

@@ -144,8 +144,10 @@ def _dropout(graph):
 def _pools(graph):
     """Pooling over (H, W): jax2onnx pools (1, 1, B, H, W, C) over four axes, which ONNX Runtime does not know."""
     for node in graph.nodes:
+        if node.op_type != "Squeeze":
+            continue
         inner = graph.made_by(node.input[0], "MaxPool") or graph.made_by(node.input[0], "Conv")
-        if node.op_type != "Squeeze" or inner is None:
+        if inner is None:
             continue
         known = {a.name: list(a.ints) for a in inner.attribute if a.ints}
         if len(known.get("strides", ())) != 4:

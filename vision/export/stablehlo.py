@@ -34,7 +34,9 @@ def write(program, path, batch=0):
         UserError: the model computes with the number of images in a way that needs to know it.
         OSError: the file cannot be written.
     """
-    exported = lower(program, batch, PLATFORMS)
+    size = batch or jax_export.symbolic_shape("batch")[0]
+    with any_number(batch):
+        exported = jax_export.export(jax.jit(program.function), platforms=PLATFORMS)(program.shape(size))
     with replacing(path, binary=True) as file:
         file.write(exported.serialize())
 
@@ -52,17 +54,6 @@ def load(path):
     size = exported.in_avals[0].shape[0]
     call = jax.jit(exported.call)
     return batched(lambda images: jax.device_get(call(np.asarray(images))), size if isinstance(size, int) else 0)
-
-
-def lower(program, batch, platforms=("cpu",)):
-    """Returns the `jax.export.Exported` of a program for `batch` images at a time, 0 = any number.
-
-    Raises:
-        UserError: as `write` does.
-    """
-    size = batch or jax_export.symbolic_shape("batch")[0]
-    with any_number(batch):
-        return jax_export.export(jax.jit(program.function), platforms=platforms)(program.shape(size))
 
 
 @contextlib.contextmanager

@@ -3,23 +3,28 @@
 The input `images` is uint8 (batch, H, W, C), the batch fixed; the outputs are `probabilities` and `embedding`, float32.
 """
 
+import contextlib
 import copy
 import pathlib
-import re
+import sys
 
+import jax
 import numpy as np
+from jax import export as jax_export
 
 from vision.bundle import OUTPUTS, open_model
 from vision.errors import UserError
-from vision.export.program import LIBRARIES
-from vision.export.stablehlo import lower
+from vision.export.explain import refused
 from vision.files import replacing
+from vision.models import convolution, layers
 
 NAME = "model.tflite"
-TOLERANCE = {"float32": 1e-4}
+TOLERANCE = {"float32": 1e-4, "float16": 5e-2}
 INSTALL = "exporting to TFLite needs more: pip install 'vision[export]'"
-LITERT = ("tfl", "func", "builtin", "arith")  # MLIR's dialects that may be left after the conversion
 FEWEST = 10  # images to calibrate with
+PRODUCTS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")  # by weights
+UNIT = np.float32(1e-3)  # the scale of numbers that are all 0
+SMALL = 1024  # bytes of a constant that is not worth an operator
 
 
 def write(program, path, batch=0):
@@ -34,7 +39,14 @@ def write(program, path, batch=0):
         UserError: LiteRT has not an operation of the model; litert-converter is not installed.
         OSError: the file cannot be written.
     """
-    data = _convert(lower(program, batch or 1).mlir_module_serialized)
+    size = batch or 1
+    try:
+        with _own_operators():  # traced anew: JAX keeps what it has traced of a function
+            data = _convert(lambda images: program.function(images), [program.shape(size)], ["images"], OUTPUTS)
+    except UserError:
+        raise
+    except Exception as error:  # its exceptions have no common type
+        raise UserError(_explain(error, program, size)) from error
     with replacing(path, binary=True) as file:
         file.write(data)
 
@@ -46,6 +58,26 @@ def load(path):
         UserError: the file cannot be loaded; ai-edge-litert is not installed.
     """
     return open_model(path).run
+
+
+def to_float16(path, out):
+    """Writes a float32 model again with weights in float16; arithmetic, inputs and outputs stay as they are.
+
+    LiteRT widens the weights when it loads them; its GPU delegates compute with them as they are.
+
+    Raises:
+        UserError: ai-edge-litert is not installed.
+        OSError: a file cannot be read or written.
+    """
+    try:
+        from ai_edge_litert.tools import flatbuffer_utils as tools
+    except ImportError as error:
+        raise UserError(INSTALL) from error
+    model, halved = tools.read_model(str(path)), set()
+    for graph in model.subgraphs:
+        _halve(model, graph, halved, tools)
+    with replacing(out, binary=True) as file:
+        file.write(_pack(model, tools))
 
 
 def quantize(model_path, out_path, images):
@@ -81,11 +113,45 @@ def quantize(model_path, out_path, images):
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{model_path} cannot be quantized: {str(error).splitlines()[0]}") from error
     with replacing(out_path, binary=True) as file:
-        file.write(_tidy(data))
+        file.write(_tidy(data, model))
 
 
-def _convert(artifact):
-    """Returns a flatbuffer, bytes, of a portable StableHLO artifact."""
+@contextlib.contextmanager
+def _own_operators():
+    """Has models compute GELU by LiteRT's operator, and mean pools as the convolutions that they are.
+
+    The converter writes erf as a polynomial, of whose factors int8 leaves little, and has for such pools an operator
+    that cannot be int8.
+    """
+    gelu, pool = layers.gelu, convolution.avg_pool
+    composite = jax.lax.composite(lambda x, approximate: gelu(x), name="aten.gelu.default")
+    own = {gelu: lambda x: composite(x, approximate="none"), pool: _pool}
+    modules = [module for module in list(sys.modules.values()) if hasattr(module, "__dict__")]
+    uses = [(module, f.__name__, f) for module in modules for f in own if vars(module).get(f.__name__) is f]
+    for module, name, function in uses:
+        setattr(module, name, own[function])
+    try:
+        yield
+    finally:
+        for module, name, function in uses:
+            setattr(module, name, function)
+
+
+def _pool(x, size, stride, padding=0):
+    """`vision.models.convolution.avg_pool` by a convolution."""
+    channels = x.shape[-1]
+    return jax.lax.conv_general_dilated(
+        x,
+        np.full((size, size, 1, channels), 1 / size**2, x.dtype),
+        (stride, stride),
+        ((padding, padding),) * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=channels,
+    )
+
+
+def _convert(function, shapes, inputs, outputs):
+    """Returns a flatbuffer, bytes, of a function of arrays, whose inputs and outputs get these names."""
     try:
         import litert_converter.mlir  # noqa: F401  it makes the dialects known
         from litert_converter import converter_api_ext as converter
@@ -93,39 +159,56 @@ def _convert(artifact):
         from litert_converter.mlir.dialects import stablehlo
     except ImportError as error:
         raise UserError(INSTALL) from error
-    context, module = ir.Context(), None
+    artifact = jax_export.export(jax.jit(function), platforms=("cpu",))(*shapes).mlir_module_serialized
+    context = ir.Context()
     converter.prepare_mlir_context(context)
     with context:
+        module = stablehlo.deserialize_portable_artifact(context, artifact)
+        converter.set_signature(module.operation, "serving_default", inputs, outputs)
+        converter.run_convert_to_tfl_passes(module, passmanager.PassManager(), converter.ConvertToTFLConfig())
+        return converter.export_flatbuffer_to_bytes(module.operation)
+
+
+def _explain(error, program, batch):
+    """Returns what the converter's exception says of the model, and where it lies: its own locations are often off."""
+
+    def refuses(function, shapes):
+        outputs = [f"y{i}" for i in range(len(jax.eval_shape(function, *shapes)))]
         try:
-            module = stablehlo.deserialize_portable_artifact(context, artifact)
-            converter.set_signature(module.operation, "serving_default", ["images"], OUTPUTS)
-            converter.run_convert_to_tfl_passes(module, passmanager.PassManager(), converter.ConvertToTFLConfig())
-            return converter.export_flatbuffer_to_bytes(module.operation)
-        except Exception as error:  # its exceptions have no common type
-            raise UserError(_explain(module, error, ir.WalkResult.ADVANCE)) from error
+            _convert(function, shapes, [f"x{i}" for i in range(len(shapes))], outputs)
+        except Exception:  # of one kind or another: it is refused
+            return True
+        return False
+
+    primitive, where = refused(program, batch, refuses)
+    if primitive:
+        return f"TFLite has no operation for JAX's '{primitive}'" + (f" ({where})" if where else "")
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"this model cannot be written as TFLite: {reason}"
 
 
-def _explain(module, error, advance):
-    left = []
+def _halve(model, graph, halved, tools):
+    """Stores a graph's float32 constants as float16, each followed by an operator that makes it float32 again.
 
-    def note(operation):
-        if operation.name.split(".")[0] not in LITERT:
-            left.append(operation)
-        return advance
-
-    if module is not None:
-        module.operation.walk(note)
-    if not left:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        return f"this model cannot be written as TFLite: {reason}"
-    # Such as loc(callsite("fft" at "jit(f)"(callsite("Layer.__call__"("layer.py":12:4) at ...)))), the innermost first.
-    text = str(left[0].location)
-    name = re.search(r'"([^"]*)"', text)
-    primitive = name[1].rpartition("/")[2] if name else left[0].name
-    frames = re.findall(r'"([^"]+)"\("([^"]+)":(\d+)', text)
-    own = [frame for frame in frames if not any(part in frame[1] for part in LIBRARIES)]
-    where = " ({1}:{2}, in {0})".format(*own[0]) if own else ""
-    return f"TFLite has no operation for JAX's '{primitive}'{where}"
+    `halved` has the indices of the buffers that are float16 by then: tensors may share one.
+    """
+    dequantize, operators = _opcode(model, "DEQUANTIZE", tools), []
+    for index in sorted({i for operator in graph.operators for i in operator.inputs if i >= 0}):
+        tensor = graph.tensors[index]
+        buffer = model.buffers[tensor.buffer]
+        if tensor.type != tools.TensorType.FLOAT32 or buffer.data is None or len(buffer.data) < SMALL:
+            continue
+        if tensor.buffer not in halved:
+            halved.add(tensor.buffer)
+            buffer.data = np.frombuffer(bytes(buffer.data), np.float32).astype(np.float16).view(np.uint8)
+        half = copy.copy(tensor)
+        half.type, half.name = tools.TensorType.FLOAT16, tensor.name + b"_half"
+        graph.tensors.append(half)
+        tensor.buffer = 0  # of no data: it is computed
+        operator = tools.OperatorT()
+        operator.opcodeIndex, operator.inputs, operator.outputs = dequantize, [len(graph.tensors) - 1], [index]
+        operators.append(operator)
+    graph.operators = [*operators, *graph.operators]
 
 
 def _check(path, model, images):
@@ -143,16 +226,19 @@ def _check(path, model, images):
     return batch
 
 
-def _tidy(data):
+def _tidy(data, wide):
     """Returns a quantized flatbuffer without what only its quantizer needed, and with the last softmax in float32.
 
+    `wide` is the one that it was made of.
     In steps of 1/256, the probabilities of a thousand classes would vanish and no longer sum to 1.
     """
     from ai_edge_litert.tools import flatbuffer_utils as tools
 
     model = tools.convert_bytearray_to_object(data)
     graph = model.subgraphs[0]
+    _mend_scales(model, tools.convert_bytearray_to_object(bytearray(wide)), tools)
     for tensor in graph.tensors:
+        tensor.name = b""
         if tensor.quantization is not None:  # the ranges, of which scales were made; a twelfth of a small model
             tensor.quantization.min = tensor.quantization.max = None
     for operator in graph.operators:
@@ -166,7 +252,77 @@ def _tidy(data):
             _swap(before, last)
             between = graph.tensors[before.outputs[0]]
             between.type, between.quantization = tools.TensorType.FLOAT32, None
-    return bytes(tools.convert_object_to_bytearray(model))
+    return _pack(model, tools)
+
+
+def _opcode(model, name, tools):
+    """Returns the index of an operator among those that a model names, where it is added if need be."""
+    names = [tools.opcode_to_name(model, i) for i in range(len(model.operatorCodes))]
+    if name not in names:
+        code = tools.OperatorCodeT()
+        code.builtinCode = code.deprecatedBuiltinCode = getattr(tools.BuiltinOperator, name)
+        code.version = 2
+        model.operatorCodes.append(code)
+        return len(names)
+    return names.index(name)
+
+
+def _hold(model, array, tools):
+    """Returns the index of a model's new buffer with an array's numbers."""
+    buffer = tools.BufferT()
+    buffer.data = array.reshape(-1).view(np.uint8)
+    model.buffers.append(buffer)
+    return len(model.buffers) - 1
+
+
+def _mend_scales(model, wide, tools):
+    """Gives numbers that are all 0, and so have no scale, one, and what they are multiplied by, which then has none."""
+    graph, empty = model.subgraphs[0], set()
+    for index, tensor in enumerate(graph.tensors):
+        scale = None if tensor.quantization is None else tensor.quantization.scale
+        if scale is not None and (scale < np.finfo(np.float32).tiny).any():
+            tensor.quantization.scale = np.where(scale < np.finfo(np.float32).tiny, UNIT, scale)
+            empty.add(index)
+    floats = {tensor.name: wide.buffers[tensor.buffer].data for tensor in wide.subgraphs[0].tensors}
+
+    def store(tensor, scale, steps, dtype):
+        tensor.buffer = _hold(model, np.rint(steps).astype(dtype), tools)
+        tensor.quantization.scale = scale.astype(np.float32)
+
+    for operator in graph.operators:
+        if tools.opcode_to_name(model, operator.opcodeIndex) not in PRODUCTS:
+            continue
+        taken, *constants = operator.inputs
+        constants = [graph.tensors[i] for i in constants if i >= 0 and floats.get(graph.tensors[i].name) is not None]
+        if taken not in empty or not constants or constants[0].type != tools.TensorType.INT8:
+            continue
+        weights, *biases = constants
+        values = np.frombuffer(bytes(floats[weights.name]), np.float32).reshape(weights.shape)
+        axis = weights.quantization.quantizedDimension
+        values = np.moveaxis(values, axis, -1)
+        scale = np.abs(values).max(tuple(range(values.ndim - 1))) / 127
+        scale[scale == 0] = UNIT
+        store(weights, scale, np.moveaxis(values / scale, -1, axis), np.int8)
+        for bias in biases:
+            scale = graph.tensors[taken].quantization.scale * scale
+            store(bias, scale, np.frombuffer(bytes(floats[bias.name]), np.float32) / scale, np.int32)
+
+
+def _pack(model, tools):
+    """Returns a flatbuffer, in which vectors that are equal, such as the zero points of channels, are held once."""
+
+    class Builder(tools.flatbuffers.Builder):
+        held = {}
+
+        def CreateNumpyVector(self, x):
+            key = (x.dtype.str, x.tobytes())
+            if key not in self.held:
+                self.held[key] = super().CreateNumpyVector(x)
+            return self.held[key]
+
+    builder = Builder(1024)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    return bytes(builder.Output())
 
 
 def _swap(first, second):
@@ -187,10 +343,8 @@ def _quantize_padding(model, graph, operator, tools):
         return
     number = np.frombuffer(bytes(model.buffers[value.buffer].data), np.float32)[0]
     steps = float(number) / float(padded.quantization.scale[0]) + padded.quantization.zeroPoint[0]
-    buffer = tools.BufferT()
-    buffer.data = np.array([np.clip(np.rint(steps), -128, 127)], np.int8).view(np.uint8)
-    model.buffers.append(buffer)
     tensor = copy.copy(value)  # another operator may have the same
-    tensor.type, tensor.quantization, tensor.buffer = padded.type, padded.quantization, len(model.buffers) - 1
+    tensor.type, tensor.quantization = padded.type, padded.quantization
+    tensor.buffer = _hold(model, np.array([np.clip(np.rint(steps), -128, 127)], np.int8), tools)
     graph.tensors.append(tensor)
     operator.inputs = [*operator.inputs[:2], len(graph.tensors) - 1]
