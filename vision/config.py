@@ -163,6 +163,9 @@ def _objective():
     c.logit_adjustment = 0.0  # tau; 0 = off, 1 is usual. Menon et al. 2020 (arXiv:2007.07314)
     c.ldam_margin = 0.0  # the rarest class's margin; 0 = off, 0.5 is usual; it needs model.head=cosine. Cao et al. 2019
     # (arXiv:1906.07413)
+    # Quantization-aware training: none, int8, or int7 for weights of 7 bits. Layers then compute with numbers rounded
+    # as vision.compression.quantize rounds them, also where the run validates and tests itself; its weights stay float
+    c.quantize = "none"
     return c
 
 

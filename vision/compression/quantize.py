@@ -10,6 +10,11 @@ splits that the model was not trained on is divided in three at random.
 
 On a CPU without integer dot products (VNNI) weights have 7 bits, as with 8 its sums saturate; --weight-bits 8 makes a
 bundle for other CPUs, but what is measured here is then not what they give.
+
+Where INT8 loses too much, or too many layers stay in float, let the run go on training with its layers rounded likewise
+(quantization-aware training), at a low learning rate; then export and quantize the new run, which is like any other:
+
+    python -m vision.main --config CONFIG --config.model.pretrained=runs/pets --config.objective.quantize=int8
 """
 
 import dataclasses

@@ -12,9 +12,15 @@ training images. The trainer knows nothing else of it.
 """
 
 from vision.modules import find
+from vision.objectives.quantized import simulate
 
 
 def build(c, model, *, class_counts, rngs):
-    """Builds the objective that `config.objective.name` names; raises `UserError` where there is none."""
+    """Builds the objective that `config.objective.name` names, whose model computes as `quantize` says.
+
+    Raises:
+        UserError: there is no such objective, or `vision.objectives.quantized.simulate` cannot be had.
+    """
     module = find("objective", c.name, __name__)
+    simulate(model, c.quantize)
     return module.build(c, model, class_counts=class_counts, rngs=rngs)
