@@ -31,7 +31,7 @@ HELP = """
   --config FILE[:ARGUMENT][:smoke]: the experiment, with its argument; smoke shrinks it to seconds
   --config.KEY=VALUE: overrides a key; None is a value too
   --traceback: show where an error came from"""
-WHICH = "which experiment? Give --config FILE, for example --config configs/vit_mnist5k.py"
+WHICH = "which experiment? Give --config FILE, for example --config configs/vit_mnist5k.py, or a run's --workdir"
 KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "tuple": "numbers"}
 
 
@@ -58,13 +58,14 @@ def run(command, argv=None):
         sys.exit(1)
 
 
-def parse(argv, usage, define=lambda flag_values: None):
+def parse(argv, usage, define=lambda flag_values: None, fallback=None):
     """Reads `--config FILE`, its overrides, and the flags that `define(flag_values)` adds.
 
     Args:
         argv: arguments, without the program's name.
         usage: what `--help` prints above the flags.
         define: adds a command's own absl flags to a fresh `FlagValues`; nothing is registered globally.
+        fallback: makes the config where there is no --config; None = there is none.
 
     Returns:
         (config, flag_values): the locked `ConfigDict` with every override applied, and the parsed flags.
@@ -72,7 +73,7 @@ def parse(argv, usage, define=lambda flag_values: None):
     Raises:
         UserError: for an unknown flag or key, a wrong type, or a config that cannot be read.
     """
-    config, values, words = parse_stage(argv, usage, define)
+    config, values, words = parse_stage(argv, usage, define, fallback)
     if config is None:
         raise UserError(WHICH)
     if words:
@@ -85,7 +86,8 @@ def parse_stage(argv, usage, define, fallback=None):
 
     Args:
         argv, usage, define: as `parse`.
-        fallback: makes the config where there is no --config, so that overrides work without one; None = there is none.
+        fallback: makes the config where there is no --config, so that overrides work without one; it may return None.
+            None = there is none.
 
     Returns:
         (config, flag_values, words): as `parse`; the config is None where there is no --config and no `fallback`; words
@@ -103,7 +105,8 @@ def parse_stage(argv, usage, define, fallback=None):
     config = load(spec) if spec is not None else fallback and fallback()
     overrides = [a for a in argv if re.match(r"--?(no)?config\.", a)]
     if config is None and overrides:
-        raise UserError(f"'{overrides[0]}' overrides a config, but which? Give --config FILE")
+        give = "--config FILE" if fallback is None else "the --workdir of a run, which has one"
+        raise UserError(f"'{overrides[0]}' overrides a config, but which? Give {give}")
     if config is not None:
         argv = [a for a in argv if not (_set_option(config, a) or _set_none(config, a))]
         for argument in argv:

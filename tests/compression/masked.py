@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from vision import models
-from vision.compression import importance, prune
+from vision.compression import cut, importance
 from vision.compression.groups import find_groups
 from vision.config import default
 from vision.models import pretrained, surgery
@@ -65,7 +65,7 @@ def check(case):
     size, ratio = classifier.image_size, 0.1 if case in LITTLE else 0.3
     groups = find_groups(classifier.model, size, 3)
     scores = importance.l1(groups, arrays)
-    pruned = prune.prune(classifier, groups, scores, ratio)
+    pruned = cut.prune(classifier, groups, scores, ratio)
     before, after = pruned.record["counts"]["parameters"]
     small = build(pruned.config, size)
     assert before == surgery.count(classifier.model)[0] and after == surgery.count(small)[0] <= (1 - ratio) * before

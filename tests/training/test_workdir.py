@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from vision import main
 from vision.config import default
 from vision.errors import UserError
-from vision.training.workdir import open_workdir
+from vision.training.workdir import open_workdir, own_config
 
 
 def contents(directory):
@@ -125,3 +126,30 @@ def test_places_that_cannot_be(tmp_path):
         open_workdir(tmp_path / "file", default())
     with pytest.raises(UserError, match="cannot write to --workdir"):
         open_workdir(tmp_path / "file" / "run", default())
+
+
+@pytest.mark.parametrize(
+    "form", [["--workdir=RUN"], ["--workdir", "RUN"], ["--config.seed=3", "-workdir", "RUN", "-h"]]
+)
+def test_the_config_of_the_named_run(workdir, form):
+    c = default()
+    c.seed, c.model.options.pruned = 5, {"head": {"kernel": [3, 4]}}
+    run = open_workdir(workdir.parent / "own", c)
+    assert own_config([argument.replace("RUN", str(run)) for argument in form]) == c
+    assert own_config([f"--workdir={workdir.parent / 'new'}"]) is own_config(["--workdir"]) is own_config([]) is None
+
+
+def test_other_widths_are_told_in_one_word(workdir):
+    c = default()
+    c.model.options.pruned = {"head": {"kernel": [3, 4], "bias": [4]}}
+    run = open_workdir(workdir.parent / "pruned", c)
+    with pytest.raises(UserError, match=r"run: its model is pruned to other widths \(model.options.pruned.\*\)\.\n"):
+        open_workdir(run, default())
+
+
+def test_a_run_of_two_trainings_is_no_config_of_its_own(workdir):
+    c = default()
+    c.imbalance.retrain_head = 2.0
+    run = open_workdir(workdir.parent / "two", c)
+    with pytest.raises(UserError, match="this run is of two trainings"):
+        main.main([f"--workdir={run}"])

@@ -9,10 +9,30 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from vision import parallel
+from vision.compression.groups import find_groups
 from vision.data.augment import normalize
+from vision.data.pipeline import open_data
+from vision.models import surgery
 from vision.objectives.supervised import cross_entropy
 
+IMPORTANCES = ("l1", "bn", "taylor")
 BATCH, BATCHES = 32, 16  # training images that Taylor importance is measured on
+
+
+def measure(classifier, name):
+    """Returns (groups, scores) of a `vision.inference.Classifier`'s model, by one of `IMPORTANCES`.
+
+    Raises:
+        UserError: the training images, which taylor needs, cannot be opened.
+    """
+    groups = find_groups(classifier.model, classifier.image_size, classifier.channels)
+    if name == "taylor":
+        c = classifier.config.copy_and_resolve_references()
+        c.data.image_size, c.data.channels = classifier.image_size, classifier.channels
+        return groups, taylor(groups, classifier, open_data(c, parallel.make_mesh(1)).feeds["train"])
+    arrays = {name: np.asarray(variable.get_value()) for name, variable in surgery.names(classifier.model).items()}
+    return groups, {"l1": l1, "bn": bn}[name](groups, arrays)
 
 
 def l1(groups, arrays):

@@ -1,7 +1,10 @@
 """A run's directory: its config, and what may differ when a run is resumed."""
 
+import contextlib
 import json
 import pathlib
+
+from absl import flags
 
 from vision.cli import from_dict
 from vision.config import default
@@ -14,6 +17,7 @@ FREE = (
     *("compile_cache", "data.workers", "data.resident_gib", "train.eval_batch_size", "log.", "parallel."),
     *("checkpoint.every", "checkpoint.keep_", "train.steps_per_dispatch", "profile", "audit.", "evaluation."),
 )
+PRUNED = "model.options.pruned."  # shapes, of which one alone tells nobody anything
 
 
 def open_workdir(path, config):
@@ -78,6 +82,20 @@ def read_run(path):
     return from_dict(_read(path / "config.json")), _read(path / "data.json")
 
 
+def own_config(argv):
+    """Returns the config of the run that --workdir names among a command's arguments; None where it names none.
+
+    The `fallback` of `vision.cli.parse_stage`, so that overrides change what the run has.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_string("workdir", "", "", flag_values=values)
+    values.set_gnu_getopt(True)
+    with contextlib.suppress(flags.Error):  # the command's own flags are checked where all of them are known
+        values(["", *argv], known_only=True)
+    file = pathlib.Path(values["workdir"].value, "config.json")
+    return from_dict(_read(file)) if values["workdir"].value and file.is_file() else None
+
+
 def _read(file):
     try:
         config = json.loads(file.read_text())
@@ -91,17 +109,27 @@ def _read(file):
 def _compare(theirs, ours, path):
     usual = _flatten(json.loads(json.dumps(default().to_dict())))  # what a key was that the schema gained since
     theirs, ours = usual | _flatten(theirs), _flatten(ours)
-    differ = [
-        f"{key} is {theirs.get(key, 'unset')!r} there, {ours.get(key, 'unset')!r} here"
+    keys = [
+        key
         for key in sorted(theirs | ours)
         if theirs.get(key) != ours.get(key)
         and not key.startswith(FREE)
         # A new head starts from a directory inside this one, which may be named in other words, or have moved.
         and not (key == "model.pretrained" and ours.get("imbalance.retrain_head"))
     ]
+    differ = [
+        f"{key} is {theirs.get(key, 'unset')!r} there, {ours.get(key, 'unset')!r} here"
+        for key in keys
+        if not key.startswith(PRUNED)
+    ]
+    if len(differ) < len(keys):
+        differ.insert(0, f"its model is pruned to other widths ({PRUNED}*)")
     if differ:
         some = "; ".join(differ[:8]) + (f"; and {len(differ) - 8} more" if len(differ) > 8 else "")
-        raise UserError(f"--workdir {path} holds another config's run: {some}.\nGive another --workdir, or that config")
+        raise UserError(
+            f"--workdir {path} holds another config's run: {some}.\n"
+            "Give another --workdir, or that config; without --config a run goes on with its own"
+        )
 
 
 def _flatten(tree, prefix=""):
