@@ -188,6 +188,11 @@ def rename(name):
         (edit(sha256={"../model.onnx": "0"}), "its 'sha256' is not valid"),
         (edit(model="other.onnx"), "its 'sha256' is not valid"),
         (edit(config={"train": {"steps": "many"}}), "its config cannot be read"),
+        (edit(sample="sample.png"), "its 'sample' is not valid"),
+        (edit(sample={"file": "/etc/hostname", "probabilities": [0.1] * 10}), "its 'sample' is not valid"),
+        (edit(sample={"file": "model.onnx", "probabilities": [0.1] * 9}), "its 'sample' is not valid"),
+        (edit(sample={"file": "model.onnx", "probabilities": [None] * 10}), "its 'sample' is not valid"),
+        (edit(sample={"file": "model.onnx", "probabilities": [0.1] * 10}), "model.onnx: "),
         (append("model.onnx"), "model.onnx has changed since it was exported: export it again"),
         (lambda folder: (folder / "model.onnx").unlink(), "model.onnx is missing from its bundle"),
         (garbage, "model.onnx cannot be loaded"),
@@ -234,3 +239,119 @@ def test_predicting_with_it_imports_no_jax(kind, tflite_bundle, tmp_path):
     assert (done.returncode, said) == (0, [])
     top = json.loads(done.stdout)["top"][0]
     assert top["probability"] == pytest.approx(expected(IMAGES[:1])[0].max(), abs=1e-5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_sample_keeps_its_pixels(tmp_path, channels):
+    image = np.random.default_rng(5).integers(0, 256, (8, 8, channels), np.uint8)
+    run = bundle.open_bundle(write_bundle(tmp_path, channels=channels)).probabilities_and_embeddings
+    found = bundle.write_sample(tmp_path, image, run)
+    np.testing.assert_array_equal(decode(tmp_path / found["file"]), image)
+    np.testing.assert_allclose(found["probabilities"], run(image[None])[0][0], rtol=1e-6)
+    write_bundle(tmp_path, channels=channels, sample=json.loads(json.dumps(found)))
+    assert bundle.open_bundle(tmp_path).channels == channels
+
+
+def test_bundles_without_a_sample_open(tmp_path):
+    """Those of an export that had no images, and those of before there were samples."""
+    write_bundle(tmp_path)
+    assert bundle.open_bundle(tmp_path).classes
+    edit(without="sample")(tmp_path)
+    assert bundle.open_bundle(tmp_path).classes
+
+
+def near_tie():
+    """Returns an image between whose first and second class there is next to no difference."""
+    images = np.random.default_rng(4).integers(0, 256, (20_000, 8, 8, 1), np.uint8)
+    best = np.sort(expected(images)[0], axis=1)
+    return images[(best[:, -1] - best[:, -2]).argmin()]
+
+
+@pytest.mark.parametrize(
+    ("apart", "moved", "opens"), [(0, 0, 1), (0, 0.04, 1), (0, 0.06, 0), (0.01, 0, 1), (0.03, 0, 0)]
+)
+def test_a_model_that_says_something_else_of_its_sample_is_refused(tmp_path, apart, moved, opens):
+    """By more than other hardware can do: a probability has moved far, or two classes that were no tie changed places.
+
+    Args:
+        apart: the second class of now was so far before the first.
+        moved: the first was so much less probable.
+    """
+    image = near_tie()
+    said = expected(image[None])[0][0]
+    first, second = np.argsort(-said)[:2]
+    said[first] -= moved
+    if apart:
+        said[[first, second]] = said[[first, second]].mean() + np.array([-apart, apart]) / 2
+    else:
+        said[second] -= 0.03
+    write_bundle(tmp_path, sample=bundle.write_sample(tmp_path, image, lambda images: (said[None], None)))
+    if opens:
+        assert bundle.open_bundle(tmp_path).classes
+    else:
+        with pytest.raises(UserError, match="fails its self-test: of sample.png it says 'class"):
+            bundle.open_bundle(tmp_path)
+
+
+@pytest.fixture
+def sessions(monkeypatch):
+    """The sessions of ONNX Runtime that were opened; `sessions.gpu` says whether a GPU stands for the CPU."""
+    import onnxruntime
+
+    class Sessions(list):
+        gpu = True
+
+    opened = Sessions()
+
+    class Session:
+        def __init__(self, path, options, providers):
+            self.real = onnxruntime_session(path, options, providers=["CPUExecutionProvider"])
+            self.threads, self.providers, self.sizes = options.intra_op_num_threads, providers, []
+            opened.append(self)
+
+        def get_providers(self):
+            return self.providers if opened.gpu else ["CPUExecutionProvider"]
+
+        def run(self, names, feed):
+            self.sizes += [len(array) for array in feed.values()]
+            return self.real.run(names, feed)
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+    onnxruntime_session = onnxruntime.InferenceSession
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    return opened
+
+
+def test_it_takes_the_threads_that_it_is_given(tmp_path, sessions):
+    bundle.open_bundle(write_bundle(tmp_path), threads=3)
+    bundle.open_bundle(tmp_path)
+    assert [session.threads for session in sessions] == [3, len(os.sched_getaffinity(0))]
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_gpu_gets_few_sizes(tmp_path, sessions, monkeypatch, provider):
+    """Powers of two, or the graph's own size; and what comes out is of the images that were asked for."""
+    import onnxruntime
+
+    with pytest.raises(UserError, match="pip install onnxruntime-gpu"):
+        bundle.open_bundle(write_bundle(tmp_path), provider=provider)
+    names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
+    for batch, sizes in (("B", [1, 2, 4, 4, 8]), (3, [3, 3, 3, 3, 3, 3, 3])):
+        found = bundle.open_bundle(write_bundle(tmp_path, model={"batch": batch}), provider=provider)
+        sessions[-1].sizes.clear()
+        for count in range(1, 6):
+            ours = found.probabilities_and_embeddings(IMAGES[:count])
+            for array, reference in zip(ours, expected(IMAGES[:count]), strict=True):
+                np.testing.assert_allclose(array, reference, rtol=1e-4, atol=1e-6)
+        assert sessions[-1].sizes == sizes
+    sessions.gpu = False
+    with pytest.raises(UserError, match="ExecutionProvider cannot start"):
+        bundle.open_bundle(tmp_path, provider=provider)
+
+
+def test_litert_has_no_gpu(tflite_bundle):
+    with pytest.raises(UserError, match="runs on the CPU alone, not on cuda"):
+        bundle.open_bundle(tflite_bundle, provider="cuda")

@@ -16,8 +16,13 @@ def weights(classes=10, side=8, channels=1, dimensions=6):
     return first.astype(np.float32), random.normal(size=(dimensions, classes)).astype(np.float32)
 
 
-def write_model(path, batch="B", classes=10, side=8, channels=1, last="Softmax", kind=TensorProto.UINT8, names=None):
-    """Writes a linear embedding, a linear head and its softmax, or another `last` operator, as ONNX."""
+def write_model(
+    path, batch="B", classes=10, side=8, channels=1, last="Softmax", kind=TensorProto.UINT8, names=None, heat=False
+):
+    """Writes a linear embedding, a linear head and its softmax, or another `last` operator, as ONNX.
+
+    With `heat` it returns as `heatmap` the first channel's pixels over 255.
+    """
     names = names or ("probabilities", "embedding")
     arrays = dict(zip(("first", "second"), weights(classes, side, channels), strict=True))
     nodes = [
@@ -27,11 +32,16 @@ def write_model(path, batch="B", classes=10, side=8, channels=1, last="Softmax",
         helper.make_node("MatMul", [names[1], "second"], ["logits"]),
         helper.make_node(last, ["logits"], [names[0]]),
     ]
+    outputs = [*names, "heatmap"] if heat else names
+    if heat:
+        arrays |= {"channel": np.array(0, np.int64), "most": np.array(255, np.float32)}
+        nodes.append(helper.make_node("Gather", ["float", "channel"], ["gray"], axis=3))
+        nodes.append(helper.make_node("Div", ["gray", "most"], ["heatmap"]))
     graph = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info("images", kind, [batch, side, side, channels])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)

@@ -2,45 +2,32 @@
 
 model.onnx    takes uint8 pixels (B, image_size, image_size, channels), RGB or gray, and returns `probabilities`,
               float (B, C), and `embedding`, float (B, D). Normalization is part of it. Or model.tflite, the same
-              with a fixed B
+              with a fixed B. model.onnx may return `heatmap`, float (B, h, w) in [0, 1], too
 bundle.json   what there is to know of it: see `write_manifest`
+sample.png    an image of the size that the model takes. What the model said of it is in bundle.json, so that whoever
+              opens the bundle can see whether it still does. Bundles whose export had no images are without
 """
 
 import hashlib
 import json
 import os
 import pathlib
-import threading
-from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from vision import __version__
 from vision.cli import from_dict
-from vision.data.decode import INTERPOLATIONS, resize_crop, to_channels
-from vision.data.processes import cores
+from vision.data.decode import INTERPOLATIONS, UnreadableImage, decode, resize_crop, to_channels
 from vision.errors import UserError
 from vision.files import write_json
+from vision.runtimes import AGAIN, OUTPUTS, open_model
 
 MANIFEST = "bundle.json"
 FORMAT = 1
-AGAIN = "export it again"
-OUTPUTS = ["probabilities", "embedding"]
-
-
-class Model(NamedTuple):
-    """A model's file, opened in its runtime.
-
-    Attributes:
-        inputs: of each (dtype's name, shape without the batch).
-        outputs: their names.
-        run: `run(images) -> (probabilities (B, C), embedding (B, D))`, float32, of any number of uint8 images (B, H, W,
-            channels); threads may share it.
-    """
-
-    inputs: list
-    outputs: list
-    run: callable
+SAMPLE = "sample.png"
+MOVED = 0.05  # by how much another CPU or provider may move a probability
+TIE = 0.02  # how near two of them are where it may turn their order
 
 
 class Bundle:
@@ -49,25 +36,28 @@ class Bundle:
     Attributes:
         classes: names, in the order of the probabilities.
         image_size, channels: of the images that it takes.
+        resize: {"crop_fraction", "interpolation"}, what `prepare` does to images.
         config: the `ConfigDict` of its training; where the exporter had none, the defaults without a data.source.
         quality: what was measured when it was exported; None where nothing was.
         reference: statistics of the training data, for drift; None where there are none.
         model: None: there are no parameters to look into.
         temperature: 1: the probabilities are final.
+        explain: `explain(images) -> (probabilities, embeddings, heat maps)`: as `probabilities_and_embeddings`, and of
+            each image where its most probable class is seen, float32 (B, h, w) in [0, 1]; None where there are none.
     """
 
     model, temperature = None, 1.0
 
-    def __init__(self, manifest, run):
+    def __init__(self, manifest, run, explain=None):
         self.classes = tuple(manifest["classes"])
         self.image_size, self.channels = manifest["image_size"], manifest["channels"]
         self.quality, self.reference = manifest["quality"], manifest["reference"]
         self.config = from_dict(manifest["config"] or {"data": {"source": ""}})
-        self._resize, self._run = manifest["resize"], run
+        self.resize, self._run, self.explain = manifest["resize"], run, explain
 
     def prepare(self, image):
         """Returns an image, uint8 (H, W, 1 or 3) of any size, as the model takes it: uint8 (size, size, channels)."""
-        return resize_crop(to_channels(image, self.channels), self.image_size, **self._resize)
+        return resize_crop(to_channels(image, self.channels), self.image_size, **self.resize)
 
     def probabilities_and_embeddings(self, images):
         """Returns (probabilities (B, C), embeddings (B, D)), float32, of uint8 images (B, H, W, channels)."""
@@ -93,6 +83,7 @@ def write_manifest(
     quality=None,
     reference=None,
     config=None,
+    sample=None,
     version=__version__,
 ):
     """Writes a bundle's `bundle.json`, with the SHA-256 of every other file that the directory holds by then.
@@ -107,6 +98,7 @@ def write_manifest(
         quality: what was measured of it, a dict.
         reference: statistics of the training data, for drift, a dict.
         config: of its training, a dict.
+        sample: an image of the directory and what the model says of it, as `write_sample` returns it.
         version: of what exported it.
 
     Raises:
@@ -127,17 +119,39 @@ def write_manifest(
         "quality": quality,
         "reference": reference,
         "config": config,
+        "sample": sample,
         "sha256": {path.relative_to(directory).as_posix(): _sha256(path) for path in files},
     }
     write_json(directory / MANIFEST, manifest)
 
 
-def open_bundle(directory):
+def write_sample(directory, image, run):
+    """Writes an image into a bundle's directory, before its `bundle.json`.
+
+    Args:
+        directory: of the bundle.
+        image: uint8 (image_size, image_size, channels), as the model takes it.
+        run: `run(images) -> (probabilities (B, C), embedding)`, the model.
+
+    Returns:
+        {"file": its name, "probabilities": a list of the C that the model gives it}.
+    """
+    pixels = image if image.shape[-1] == 1 else image[..., ::-1]  # cv2 has blue first
+    pathlib.Path(directory, SAMPLE).write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
+    return {"file": SAMPLE, "probabilities": run(image[None])[0][0].astype(float).tolist()}
+
+
+def open_bundle(directory, threads=0, provider="cpu"):
     """Returns the `Bundle` in a directory, once it is sure that nothing of it is missing or has changed.
+
+    Args:
+        directory: of the bundle.
+        threads, provider: as `open_model` takes them.
 
     Raises:
         UserError: there is none; its format is newer; a file is missing, or is not the one that was exported; the model
-            does not do what bundle.json says; or its runtime is not installed.
+            does not do what bundle.json says, or says something else of the sample image than when it was exported; or
+            its runtime is not installed.
     """
     directory = pathlib.Path(directory)
     manifest = _read(directory)
@@ -148,13 +162,15 @@ def open_bundle(directory):
         if _sha256(path) != digest:
             raise UserError(f"{path} has changed since it was exported: {AGAIN}")
     path = directory / manifest["model"]
-    model = open_model(path)
+    model = open_model(path, threads, provider)
     _check_signature(model, path, manifest)
     try:
-        bundle = Bundle(manifest, model.run)
+        bundle = Bundle(manifest, model.run, model.explain)
     except (TypeError, ValueError, AttributeError) as error:  # a key of the config has changed its type
         raise UserError(f"{directory / MANIFEST}: its config cannot be read: {AGAIN}") from error
     _check_outputs(bundle, path)
+    if manifest.get("sample"):
+        _check_sample(bundle, directory, manifest["sample"])
     return bundle
 
 
@@ -173,9 +189,23 @@ def _read(directory):
     if number != FORMAT:
         raise UserError(f"{directory} is a bundle of format {number}, this version reads {FORMAT}: {AGAIN}, or update")
     wrong = [key for key, is_valid in VALID.items() if key not in manifest or not is_valid(manifest[key])]
+    if not wrong and not _is_sample(manifest.get("sample"), manifest):
+        wrong = ["sample"]
     if wrong or manifest["model"] not in manifest["sha256"]:
         raise UserError(f"{file} is damaged, its {(wrong or ['sha256'])[0]!r} is not valid: {AGAIN}")
     return manifest
+
+
+def _is_sample(value, manifest):
+    """Whether it is none, as of bundles before there were any, or a file of the bundle with a number for each class."""
+    if value is None:
+        return True
+    if not isinstance(value, dict) or value.keys() != {"file", "probabilities"}:
+        return False
+    numbers = value["probabilities"]
+    if not isinstance(numbers, list) or not all(isinstance(n, int | float) for n in numbers):
+        return False
+    return value["file"] in list(manifest["sha256"]) and len(numbers) == len(manifest["classes"])
 
 
 def _is_resize(value):
@@ -209,83 +239,6 @@ VALID = {
 }
 
 
-def open_model(path):
-    """Returns the `Model` in a file, .onnx or .tflite; raises `UserError` where it or its runtime cannot be loaded."""
-    path = pathlib.Path(path)
-    if path.suffix not in RUNTIMES:
-        raise UserError(f"{path} cannot be run: a bundle's model is {' or '.join(RUNTIMES)}. Export to ONNX")
-    return RUNTIMES[path.suffix](path)
-
-
-def _open_onnx(path):
-    """Opens it in ONNX Runtime."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError("a bundle needs ONNX Runtime: pip install 'vision[serving]'") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cores()
-    options.log_severity_level = 3  # errors
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions have no common type
-        raise _damaged(path, error) from error
-    inputs, outputs = session.get_inputs(), [output.name for output in session.get_outputs()]
-    batch = inputs[0].shape[0] if inputs and inputs[0].shape else None  # a number, or a name where any number goes
-    run = batched(lambda images: session.run(OUTPUTS, {inputs[0].name: images}), batch if isinstance(batch, int) else 0)
-    return Model([(i.type.removeprefix("tensor(").rstrip(")"), i.shape[1:]) for i in inputs], outputs, run)
-
-
-def _open_tflite(path):
-    """Opens it in LiteRT."""
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        raise UserError(f"{path} needs LiteRT: pip install ai-edge-litert") from error
-    try:
-        interpreter = Interpreter(str(path), num_threads=cores())
-        interpreter.allocate_tensors()
-        signature = interpreter.get_signature_runner()
-    except (ValueError, RuntimeError) as error:
-        raise _damaged(path, error) from error
-    inputs, lock = signature.get_input_details(), threading.Lock()  # an interpreter is one buffer for each tensor
-
-    def run(images):
-        with lock:
-            found = signature(**{next(iter(inputs)): images})
-        return [found[name] for name in OUTPUTS]
-
-    shapes = [(np.dtype(i["dtype"]).name, i["shape"].tolist()) for i in inputs.values()]
-    known = [(name, shape[1:]) for name, shape in shapes]
-    return Model(known, list(signature.get_output_details()), batched(run, shapes[0][1][0]))
-
-
-RUNTIMES = {".onnx": _open_onnx, ".tflite": _open_tflite}
-
-
-def _damaged(path, error):
-    return UserError(f"{path} cannot be loaded, {AGAIN}:\n{(str(error).splitlines() or [type(error).__name__])[0]}")
-
-
-def batched(run, size):
-    """Returns a function that calls `run(images) -> arrays` with `size` images at a time, the last ones filled up.
-
-    It then returns a tuple of arrays with as many rows as there were images. `size` 0 = all at once.
-    """
-    if not size:
-        return lambda images: tuple(run(images))
-
-    def run_all(images):
-        found = []
-        for start in range(0, len(images), size):
-            part = images[start : start + size]
-            padded = np.concatenate([part, np.repeat(part[:1], size - len(part), axis=0)])
-            found.append([array[: len(part)] for array in run(padded)])
-        return tuple(np.concatenate(arrays) for arrays in zip(*found, strict=True))
-
-    return run_all
-
-
 def _check_signature(model, path, manifest):
     """Raises `UserError` unless a model's inputs and outputs are as its manifest says."""
     side = manifest["image_size"]
@@ -313,6 +266,28 @@ def _check_outputs(bundle, path):
         )
     if not abs(probabilities.sum() - 1) < 1e-2 or embeddings.ndim != 2 or len(embeddings) != 1:
         raise UserError(f"{path} does not give probabilities, which sum to 1, and an embedding an image: {AGAIN}")
+    if bundle.explain is not None:
+        heat = bundle.explain(image)[2]
+        if heat.ndim != 3 or len(heat) != 1 or not heat.size or not (heat >= 0).all() or not (heat <= 1).all():
+            raise UserError(f"{path} does not give a heat map an image, with numbers from 0 to 1: {AGAIN}")
+
+
+def _check_sample(bundle, directory, sample):
+    """Raises `UserError` where the model says something else of its sample image than when it was exported."""
+    path = directory / sample["file"]
+    try:
+        image = bundle.prepare(decode(path))
+    except UnreadableImage as error:
+        raise UserError(f"{error}: {AGAIN}") from error
+    found = bundle.probabilities_and_embeddings(image[None])[0][0].astype(np.float64)
+    expected = np.array(sample["probabilities"], np.float64)
+    moved = np.abs(found - expected).max()
+    if not moved <= MOVED or expected.max() - expected[found.argmax()] > TIE:
+        raise UserError(
+            f"{directory} fails its self-test: of {sample['file']} it says {bundle.classes[found.argmax()]!r}, "
+            f"{found.max():.3f}, and said {bundle.classes[expected.argmax()]!r}, {expected.max():.3f}, when it was "
+            f"exported (a probability moved by {moved:.3f}): {AGAIN}, or another CPU or provider computes otherwise"
+        )
 
 
 def _sha256(path):

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.tiny_bundle import RESIZE, weights, write_model
-from vision import bundle, cli
+from vision import bundle, cli, runtimes
 from vision.compression import int8, latency, quantize
 from vision.data.sources import open_splits
 from vision.data.splits import make_splits
@@ -132,6 +132,8 @@ def test_the_command_writes_a_bundle_and_says_what_it_lost(digits, tmp_path, cap
     (tmp_path / "float").mkdir()
     write_classifier(tmp_path / "float" / "model.onnx", *digits["train"])
     manifest = {"classes": [str(i) for i in range(10)], "image_size": 8, "channels": 1, "resize": RESIZE}
+    run = runtimes.open_model(tmp_path / "float" / "model.onnx").run
+    manifest["sample"] = bundle.write_sample(tmp_path / "float", digits["val"][0][0], run)
     bundle.write_manifest(tmp_path / "float", config={"data": {"source": "digits"}}, **manifest)
     argv = ["--bundle", str(tmp_path / "float"), "--out", str(tmp_path / "small"), "--images=64", "--max-drop", "2"]
     cli.run(quantize.main, argv)
@@ -139,7 +141,10 @@ def test_the_command_writes_a_bundle_and_says_what_it_lost(digits, tmp_path, cap
     small = bundle.open_bundle(tmp_path / "small")
     images, labels = digits["test"]
     right = (small(images)[0].argmax(1) == labels).mean()
-    quality = json.loads((tmp_path / "small" / "bundle.json").read_text())["quality"]
+    written = json.loads((tmp_path / "small" / "bundle.json").read_text())
+    said, quality = np.array(written["sample"]["probabilities"]), written["quality"]
+    np.testing.assert_allclose(small.probabilities_and_embeddings(digits["val"][0][:1])[0][0], said, atol=1e-6)
+    assert np.abs(said - manifest["sample"]["probabilities"]).max() > 0  # it is what the small one says
     assert quality["images"] == len(labels) and quality["metrics"]["accuracy"]["value"] == pytest.approx(right)
     assert quality["float32"]["metrics"]["accuracy"]["value"] > 0.9 and f"INT8 {100 * right:.1f} %" in out
     assert quality["quantization"]["cpu"] in (*int8.DOT_PRODUCTS, "none")

@@ -10,12 +10,14 @@ import pytest
 
 from tests.export.zoo import classifier
 from vision import cli, inference
-from vision.bundle import open_bundle, open_model
+from vision.bundle import open_bundle
+from vision.data.decode import decode
 from vision.data.pipeline import named_splits
 from vision.errors import RunError, UserError
 from vision.export import __main__ as command
 from vision.export import bundle
 from vision.export import onnx as form
+from vision.runtimes import open_model
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +50,20 @@ def test_it_answers_as_the_run_does(run, exported):
     pairs = zip(model.probabilities_and_embeddings(images), found.probabilities_and_embeddings(images), strict=True)
     for ours, theirs in pairs:
         np.testing.assert_allclose(theirs, ours, atol=1e-5)
-    assert {p.name for p in exported.iterdir()} == {"model.onnx", "model.safetensors", "config.json", "bundle.json"}
+    files = {"model.onnx", "model.safetensors", "config.json", "sample.png", "bundle.json"}
+    assert {p.name for p in exported.iterdir()} == files
     assert os.listdir(exported.parent) == ["digits"]
+
+
+def test_it_holds_a_sample_and_what_the_file_says_of_it(run, exported):
+    """The first image of the validation split, as the model takes it."""
+    found, sample = open_bundle(exported), json.loads((exported / "bundle.json").read_text())["sample"]
+    splits, _ = named_splits(found.config.data, found.config.seed)
+    image = decode(exported / sample["file"])
+    np.testing.assert_array_equal(image, found.prepare(splits["val"][0]["image"]))
+    np.testing.assert_allclose(
+        found.probabilities_and_embeddings(image[None])[0][0], sample["probabilities"], atol=1e-6
+    )
 
 
 def test_it_says_what_was_measured(run, exported):
@@ -107,7 +121,7 @@ def test_a_wrong_model_is_refused_and_an_old_bundle_stays(run, exported, tmp_pat
         bundle.export(inference.from_run(run), tmp_path / "new", ["onnx"])
     monkeypatch.setattr(form, "write", write)
     bundle.export(inference.from_run(run), old, ["onnx"])  # what is whole takes its place, with no file of before
-    assert set(map(str, tree(old))) == {"model.onnx", "bundle.json"} and os.listdir(tmp_path) == ["old"]
+    assert set(map(str, tree(old))) == {"model.onnx", "sample.png", "bundle.json"} and os.listdir(tmp_path) == ["old"]
 
 
 def test_a_full_disk_leaves_nothing(run, exported, tmp_path):
@@ -144,7 +158,7 @@ def test_both_formats_can_be_narrower(run, exported, tmp_path, capsys, precision
     """Each is made of its float model, which does not stay; both are compared with JAX on the same images."""
     argv = ["--workdir", str(run), "--format=tflite,onnx", "--precision", precision, "--out", str(tmp_path / "out")]
     cli.run(command.main, argv)
-    assert set(map(str, tree(tmp_path / "out"))) == {"model.onnx", "model.tflite", "bundle.json"}
+    assert set(map(str, tree(tmp_path / "out"))) == {"model.onnx", "model.tflite", "sample.png", "bundle.json"}
     found, said = open_bundle(tmp_path / "out"), capsys.readouterr().out
     assert found.quality["precision"] == precision and set(found.quality["exported"]) == {"model.onnx", "model.tflite"}
     images = np.random.default_rng(0).integers(0, 256, (40, found.image_size, found.image_size, 1), np.uint8)
@@ -162,7 +176,7 @@ def test_without_its_images_it_is_compared_on_random_ones(tmp_path):
     model.config.data.source = f"folder:{tmp_path}/nowhere"
     bundle.export(model, tmp_path / "out", ["onnx"], say=said.append)
     assert "cannot be opened" in said[0] and "random images" in said[1] and "64 images (random)" in said[2]
-    assert open_bundle(tmp_path / "out").reference is None
+    assert open_bundle(tmp_path / "out").reference is None and not (tmp_path / "out" / "sample.png").exists()
     with pytest.raises(UserError, match="int8 is calibrated with images"):
         bundle.export(model, tmp_path / "int8", ["onnx"], precision="int8", say=said.append)
     with pytest.raises(UserError, match="nowhere"):

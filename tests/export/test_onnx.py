@@ -52,6 +52,20 @@ def test_the_graph_is_simple(tmp_path):
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
 
 
+@pytest.mark.parametrize("name", ["resnet", "vit"])
+@pytest.mark.parametrize("normalize", ["mean_std", "symmetric", "unit"])
+def test_pixels_are_normalized_by_one_product_and_one_sum(name, normalize, tmp_path):
+    model = classifier(name)
+    model.config.data.normalize = normalize
+    model.config.data.mean, model.config.data.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    program, pixels = served(model), images(model, 3)
+    form.write(program, tmp_path / "model.onnx")
+    assert check.compare(program, form.load(tmp_path / "model.onnx"), pixels) < 1e-5
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    kinds = [node.op_type for node in graph.node[:3]]
+    assert kinds[0] == "Cast" and (kinds[1:] == ["Mul", "Add"]) == (normalize != "unit")  # which is a product alone
+
+
 def test_pools_and_adaptive_pools_and_rolled_windows(tmp_path):
     """What jax2onnx spells in ways that ONNX Runtime does not know, or computes from the batch."""
     for name in ("cnn", "swin"):

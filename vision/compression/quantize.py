@@ -28,6 +28,7 @@ from absl import flags
 
 from vision import cli
 from vision.compression.int8 import LEAST, METHODS, Calibrated, dot_product, is_quantized
+from vision.data.decode import decode
 from vision.errors import UserError, check_choice, check_range
 
 VALIDATION = 1000  # images that layers are chosen by, at most
@@ -86,7 +87,7 @@ def quantize_bundle(bundle, out, data="", *, method="minmax", count=256, max_dro
         UserError: the bundle cannot be opened, or is not float32; the data cannot be opened, or are too few; no layer
             can be INT8 without losing more; `out` cannot be written.
     """
-    from vision.bundle import open_bundle, write_manifest
+    from vision.bundle import open_bundle, write_manifest, write_sample
     from vision.export import bundle as exported
 
     model, manifest = open_bundle(bundle), json.loads(pathlib.Path(bundle, "bundle.json").read_text("utf-8"))
@@ -119,6 +120,9 @@ def quantize_bundle(bundle, out, data="", *, method="minmax", count=256, max_dro
             "validation_images": len(images.val),
             "validation_drop": val_drop,
         }
+        if manifest.get("sample"):
+            image = decode(pathlib.Path(bundle, manifest["sample"]["file"]), model.channels)
+            known["sample"] = write_sample(directory, image, small.probabilities_and_embeddings)
         write_manifest(directory, model=NAME, quality=quality, **known)
     say(f"{out}: python -m vision.predict --bundle {out} photos/")
     return quality

@@ -7,6 +7,7 @@
 
 What is written is a bundle: the model from uint8 pixels to probabilities, in each format, and bundle.json. Each file is
 run in its own runtime and compared with JAX on images of the validation split; where it differs, nothing is written.
+With --heatmap, model.onnx also tells where in an image its class is seen, which the server's page shows.
 
 onnx: ONNX Runtime, TensorRT; any number of images at a time, or --batch of them. tflite: LiteRT, on phones.
 stablehlo: JAX and XLA without this project. saved_model: TensorFlow Serving.
@@ -30,7 +31,7 @@ def main(argv):
     from vision import inference
     from vision.export import bundle, safetensors
 
-    bundle.check_request(values.format, values.precision, values.batch)
+    bundle.check_request(values.format, values.precision, values.batch, values.heatmap)
     classifier = inference.from_flags(config, values.workdir)
     if values.format == ["safetensors"]:
         print(safetensors.write(classifier, values.out))
@@ -43,6 +44,7 @@ def main(argv):
         batch=values.batch,
         data=values.data,
         workdir=values.workdir,
+        heatmap=values.heatmap,
     )
     print(f"{values.out}: python -m vision.predict --bundle {values.out} photos/")
 
@@ -53,6 +55,7 @@ def _flags(values):
     flags.DEFINE_string("precision", "float32", "float32; of onnx and tflite also float16 and int8", flag_values=values)
     flags.DEFINE_integer("batch", 0, "images at a time; 0 = any number, where the format can", flag_values=values)
     flags.DEFINE_string("data", "", "images to compare and calibrate on; else the run's own", flag_values=values)
+    flags.DEFINE_bool("heatmap", False, "onnx: also where the most probable class is seen", flag_values=values)
     flags.DEFINE_string("out", "", "directory to write to", flag_values=values)
 
 

@@ -19,16 +19,18 @@ from vision.evaluation.data import Joined, is_same
 from vision.export import check
 from vision.export.program import served
 from vision.inference import CALIBRATION, EVALUATION
+from vision.runtimes import batched
 
 FORMATS = ("onnx", "tflite", "stablehlo", "saved_model", "safetensors")
 PRECISIONS = ("float32", "float16", "int8")
 QUANTIZERS = {"onnx": "vision.compression.int8", "tflite": "vision.export.tflite"}  # of formats that may be narrower
 CHECKED, CALIBRATED, DESCRIBED = 64, 256, 1000  # images, at most: compared; int8 calibrated with; the drift's reference
+HEAT_TOLERANCE = 1e-2  # of a heat map in float32: each is scaled by its own largest number, which may be small
 CHANGED = 0.1  # share of the images checked whose class int8 may change
 BATCH = 50  # images whose embeddings are computed at a time
 
 
-def export(classifier, out, formats, *, precision="float32", batch=0, data="", workdir="", say=print):
+def export(classifier, out, formats, *, precision="float32", batch=0, data="", workdir="", heatmap=False, say=print):
     """Writes a bundle, which takes the place of one that is there.
 
     Args:
@@ -39,23 +41,24 @@ def export(classifier, out, formats, *, precision="float32", batch=0, data="", w
         batch: images at a time; 0 = any number, where the format can.
         data: a source to compare and calibrate on; "" = the run's own.
         workdir: of the run, whose evaluation tells the model's quality.
+        heatmap: whether model.onnx also returns heat maps; see `vision.export.heat`.
         say: called with a line of text about what is done.
 
     Raises:
         UserError: the directory holds other files, or cannot be written; a format cannot express the model.
         RunError: what was written differs from JAX by more than the format's tolerance. No bundle is written then.
     """
-    formats = check_request(formats, precision, batch)
+    formats = check_request(formats, precision, batch, heatmap)
     out = pathlib.Path(os.path.realpath(out))
     check_place(out)
-    program = served(classifier)
+    program = served(classifier, heatmap)
     images, train, origin = _samples(classifier, data, say)
     if precision == "int8" and train is None:
         raise UserError("int8 is calibrated with images, and the run's cannot be opened: give --data SOURCE")
     own = not data or is_same(data, classifier.config.data.source)
     reference = describe(program, train) if own and train is not None else None
     with replacing(out) as directory:
-        checks = {}
+        checks, run = {}, program
         for name in formats:
             if name == "safetensors":
                 from vision.export.safetensors import write
@@ -65,6 +68,9 @@ def export(classifier, out, formats, *, precision="float32", batch=0, data="", w
             module = _module(name)
             _write(name, program, directory / module.NAME, batch, precision, train)
             checks[module.NAME] = _verify(module, program, directory / module.NAME, precision, images, origin)
+            run = module.load(directory / module.NAME) if name == formats[0] else run
+            if name == "onnx" and heatmap:
+                checks[module.NAME] |= _verify_heat(program, directory / module.NAME, precision, images)
             say(_sentence(module.NAME, directory, checks[module.NAME], origin))
         bundle.write_manifest(
             directory,
@@ -76,16 +82,19 @@ def export(classifier, out, formats, *, precision="float32", batch=0, data="", w
             quality=quality(classifier, workdir) | {"precision": precision, "exported": checks},
             reference=reference,
             config=classifier.config.to_dict(),
+            sample=bundle.write_sample(directory, images[0], run) if train is not None else None,
         )
 
 
-def check_request(formats, precision, batch):
+def check_request(formats, precision, batch, heatmap=False):
     """Returns the formats, each once, those that can be run first; raises `UserError` for what cannot be."""
     for name in formats:
         check_choice("--format", name, FORMATS)
     check_choice("--precision", precision, PRECISIONS)
     if batch < 0:
         raise UserError(f"--batch = {batch}: it is at least 1, or 0 for any number")
+    if heatmap and "onnx" not in formats:
+        raise UserError("--heatmap is for --format onnx: add it")
     formats = [name for name in FORMATS if name in formats]
     others = [name for name in formats if name not in QUANTIZERS]
     if precision != "float32" and others:
@@ -151,6 +160,19 @@ def _verify(module, program, path, precision, images, origin):
     return found | {"tolerance": tolerance}
 
 
+def _verify_heat(program, path, precision, images):
+    """Returns how far the heat maps are from JAX's; raises `RunError` where that is too much in float32."""
+    found = bundle.open_model(path).explain(images)
+    same = found[0].argmax(1) == program(images)[0].argmax(1)  # others are maps of another class
+    largest = float(np.abs(found[2] - program.heat_maps(images))[same].max(initial=0))
+    if precision == "float32" and not largest <= HEAT_TOLERANCE:
+        raise RunError(
+            f"{path.name}'s heat maps differ from JAX's by {largest:.2g}, more than {HEAT_TOLERANCE:g}. "
+            "No bundle is written"
+        )
+    return {"largest_heat_difference": largest}
+
+
 def _sentence(name, directory, found, origin):
     size = sum(file.stat().st_size for file in _files(directory) if file.relative_to(directory).parts[0] == name)
     allowed = f", {found['tolerance']:g} allowed" if "tolerance" in found else ""
@@ -204,7 +226,7 @@ def describe(program, images):
         {"images": N, "pixel_mean" and "pixel_std": by channel, pixels in [0, 1], "embedding_mean" and "embedding_std":
         by dimension}.
     """
-    _, embeddings = bundle.batched(program, min(BATCH, len(images)))(images)
+    _, embeddings = batched(program, min(BATCH, len(images)))(images)
     embeddings = embeddings.astype(np.float64)
     levels = np.arange(256) / 255
     counts = np.stack([np.bincount(images[..., i].ravel(), minlength=256) for i in range(images.shape[-1])])

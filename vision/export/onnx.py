@@ -1,6 +1,7 @@
 """ONNX, for ONNX Runtime, TensorRT and others: jax2onnx's graph, simplified, with its constants folded.
 
-The input `images` is uint8 (B, H, W, C); the outputs are `probabilities` and `embedding`, float32.
+The input `images` is uint8 (B, H, W, C); the outputs are `probabilities`, `embedding` and, where it is asked for,
+`heatmap`, float32.
 """
 
 import contextlib
@@ -9,11 +10,11 @@ import logging
 import os
 import tempfile
 
-from vision.bundle import OUTPUTS, open_model
 from vision.errors import UserError
 from vision.export.explain import raised_at, refused
-from vision.export.simplify import drop_unused, simplify
+from vision.export.simplify import drop_unused, join_normalization, simplify
 from vision.files import replacing
+from vision.runtimes import HEATMAP, OUTPUTS, open_model
 
 NAME = "model.onnx"
 TOLERANCE = {"float32": 1e-4, "float16": 5e-2}  # EfficientNet-Lite0 differs by 0.02 in float16
@@ -42,6 +43,7 @@ def write(program, path, batch=0):
         model = _fold(model, path)
     except UserError as error:
         raise _located(error, program, batch) from error
+    join_normalization(model.graph)
     drop_unused(model.graph)
     _tidy(model, batch)
     onnx.checker.check_model(model, full_check=True)
@@ -78,8 +80,11 @@ def load(path):
 
 def _converted(program, batch):
     """Returns jax2onnx's `onnx.ModelProto` of a program."""
+    function, names = program.function, OUTPUTS
+    if program.explained is not None:
+        function, names = program.explained, [*OUTPUTS, HEATMAP]
     try:
-        return _convert(program.function, [program.shape(batch or "B")], input_names=["images"], output_names=OUTPUTS)
+        return _convert(function, [program.shape(batch or "B")], input_names=["images"], output_names=names)
     except UserError:
         raise
     except Exception as error:  # its exceptions have no common type

@@ -12,6 +12,7 @@ from flax import nnx
 from vision import models
 from vision.data.augment import normalize
 from vision.data.pipeline import interpolation_of
+from vision.export.heat import check_linear, class_activation
 from vision.models.streams import Streams
 
 
@@ -30,6 +31,7 @@ class Program:
         classes: names, in the order of the probabilities.
         image_size, channels: of the images.
         resize: {"crop_fraction", "interpolation"}, as `vision.data.decode.resize_crop` takes them.
+        explained: as `function`, which also returns heat maps, float32 (B, h, w) in [0, 1]; None where none are wanted.
     """
 
     function: Callable
@@ -38,10 +40,16 @@ class Program:
     image_size: int
     channels: int
     resize: dict
+    explained: Callable | None = None
 
     def __call__(self, images):
         """Returns (probabilities (B, C), embedding (B, D)), float32 arrays of NumPy, of uint8 images: JAX's own."""
         return jax.device_get(self._jitted(self.reference[1], np.asarray(images)))
+
+    def heat_maps(self, images):
+        """Returns heat maps, float32 (B, h, w), of uint8 images: JAX's own; where there is `explained`."""
+        run = jax.jit(functools.partial(self.reference[0], heatmap=True))
+        return jax.device_get(run(self.reference[1], np.asarray(images)))[2]
 
     @functools.cached_property
     def _jitted(self):
@@ -52,16 +60,23 @@ class Program:
         return jax.ShapeDtypeStruct((batch, self.image_size, self.image_size, self.channels), jnp.uint8)
 
 
-def served(classifier):
-    """Returns the `Program` of a `vision.inference.Classifier`, in float32 whatever the run computed in."""
+def served(classifier, heatmap=False):
+    """Returns the `Program` of a `vision.inference.Classifier`, in float32 whatever the run computed in.
+
+    With `heatmap` it has `explained`; raises `UserError` where the model is none that `vision.export.heat` is for.
+    """
     d = classifier.config.data
     model = _in_float32(classifier)
+    if heatmap:
+        check_linear(model, classifier.image_size, classifier.channels)
     resize = {"crop_fraction": d.crop_fraction or 1.0, "interpolation": interpolation_of(d)}
     reference = _function(model, d, classifier.temperature)
     _simplify(model)
     run, weights = _function(model, d, classifier.temperature)
     function = functools.partial(run, weights)
-    return Program(function, reference, tuple(classifier.classes), classifier.image_size, classifier.channels, resize)
+    explained = functools.partial(run, weights, heatmap=True) if heatmap else None
+    classes, size = tuple(classifier.classes), classifier.image_size
+    return Program(function, reference, classes, size, classifier.channels, resize, explained)
 
 
 def _function(model, d, temperature):
@@ -69,11 +84,16 @@ def _function(model, d, temperature):
     graph, state = nnx.split(model)
     state = jax.tree.map(jnp.asarray, nnx.to_pure_dict(state))
 
-    def function(state, images):
+    def function(state, images, heatmap=False):
         model = nnx.merge(graph, state)
-        embedding = model.embed(normalize(images, d.normalize, d.mean, d.std))
+        images = normalize(images, d.normalize, d.mean, d.std)
+        last = list(model.features(images).values())[-1] if heatmap else None
+        embedding = model.pool(last) if heatmap else model.embed(images)
         logits = model.head(embedding)
-        return jax.nn.softmax(logits if temperature == 1 else logits / temperature), embedding
+        probabilities = jax.nn.softmax(logits if temperature == 1 else logits / temperature)
+        if heatmap:
+            return probabilities, embedding, class_activation(model, last, probabilities)
+        return probabilities, embedding
 
     return function, state
 

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
-from vision.bundle import OUTPUTS, open_model
 from vision.errors import UserError
 from vision.export.explain import refused
 from vision.files import replacing
 from vision.models import convolution, layers
+from vision.runtimes import OUTPUTS, open_model
 
 NAME = "model.tflite"
 TOLERANCE = {"float32": 1e-4, "float16": 5e-2}
