@@ -99,7 +99,7 @@ def test_steps_go_the_same_part_of_the_way():
     assert 0.2 < last.record["share"] == after / before <= 0.4
 
 
-def test_wide_layers_keep_multiples_of_four_and_eight():
+def test_wide_layers_keep_multiples_that_vector_units_like():
     kept = cut._keep([np.arange(1.0, n + 1) / n for n in (7, 8, 24, 100)], 0.4)
     assert [int(stays.sum()) for stays in kept] == [5, 4, 16, 64]
     assert all(stays[-1] for stays in kept)
@@ -121,8 +121,20 @@ def test_a_ratio_that_would_empty_a_layer():
         UserError, match=r"--ratio = 0.999: no more than \d\d.\d% of the parameters .* emptying a layer"
     ):
         cut.prune(classifier, groups, importance.l1(groups, arrays), 0.999)
-    pruned = cut.prune(classifier, groups, importance.l1(groups, arrays), 0.85)
+    pruned = cut.prune(classifier, groups, importance.l1(groups, arrays), 0.7)
     assert min(left for _, left in pruned.record["layers"].values()) >= 1
+
+
+def test_a_layer_of_low_scores_keeps_its_floor(monkeypatch):
+    """Though all its channels matter less than the others' least one."""
+    monkeypatch.setattr(cut, "ALIGNED", {})
+    classifier, _, groups = channels("cnn")
+    scores = [
+        np.random.default_rng(i).uniform(0, 1e-6 if i == 1 else 1, len(g)) + (i != 1) for i, g in enumerate(groups)
+    ]
+    for floor, left in ((0.3, -(-3 * len(groups[1]) // 10)), (0.0, 1)):
+        pruned = cut.prune(classifier, groups, scores, 0.3, floor=floor)
+        assert list(pruned.record["layers"].values())[1] == [len(groups[1]), left]
 
 
 def test_a_model_without_batch_norm_has_no_scales():

@@ -23,8 +23,8 @@ def prune_run(config, asked, out, say=print):
 
     Args:
         config: what the pruned runs are trained by: the run's own, maybe changed.
-        asked: {"run": its directory, "ratio", "target", "importance", "batch": see `vision.compression.cut.prune`,
-            "steps": how many}, and what else the records are to tell.
+        asked: {"run": its directory, "ratio", "target", "importance", "batch", "floor": see
+            `vision.compression.cut.prune`, "steps": how many}, and what else the records are to tell.
         out: `pathlib.Path` of the last step's directory.
         say: called with a line of text about what is done.
 
@@ -83,7 +83,7 @@ def _step(original, config, wanted, before, place):
         source, classifier = before, from_run(before)
         layers = json.loads((before / RECORD).read_text())["layers"]
     groups, scores = importance.measure(classifier, wanted["importance"])
-    goal = {"ratio": wanted["ratio"], "target": wanted["target"], "batch": wanted["batch"]}
+    goal = {name: wanted[name] for name in ("ratio", "target", "batch", "floor")}
     pruned = prune(classifier, groups, scores, **goal, part=number / steps, original=original)
     whole = {name: [layers.get(name, own)[0], own[1]] for name, own in pruned.record["layers"].items()}
     pruned.record = wanted | pruned.record | {"layers": whole}

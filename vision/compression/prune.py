@@ -11,6 +11,7 @@ is done with the run's own config and what --config.KEY=VALUE changes of it, as 
 Without --steps it is not trained here. With --steps N the ratio is reached in N steps, with a training after each, in
 OUT-1, OUT-2, ... and at last OUT; interrupted, the same command goes on.
 
+Of each layer --floor stays, a tenth: what is left of a whole network hardly learns past a layer that is nearly empty.
 --importance: l1, the norm of filters, by which every layer loses the same share; bn, the scale of batch norms; taylor,
 the change of the loss on training images.
 """
@@ -42,6 +43,7 @@ def main(argv):
     if not values.out:
         raise UserError("where to? Give --out DIRECTORY")
     check_range("--ratio", values.ratio, 0 < values.ratio < 1, "the share that goes lies between 0 and 1")
+    check_range("--floor", values.floor, 0 <= values.floor < 1, "the share that stays lies in [0, 1)")
     for name in ("steps", "batch"):
         check_range(f"--{name}", values[name].value, values[name].value >= 1, "it is at least 1")
     overrides = {} if config is None else _overrides(config, own_config(argv))
@@ -56,7 +58,7 @@ def main(argv):
     check_choice("--importance", values.importance, IMPORTANCES)
     check_choice("--target", values.target, TARGETS)
     logging.set_verbosity(logging.ERROR)  # libraries' chatter
-    asked = {name: values[name].value for name in ("ratio", "importance", "target", "batch", "steps")}
+    asked = {name: values[name].value for name in ("ratio", "importance", "target", "batch", "floor", "steps")}
     record = gradual.prune_run(
         config, {"run": values.workdir} | asked | {"config": overrides}, pathlib.Path(values.out)
     )
@@ -70,6 +72,7 @@ def _flags(values):
     flags.DEFINE_string("workdir", "", "directory of a run", flag_values=values)
     flags.DEFINE_string("out", "", "directory of the pruned run; new", flag_values=values)
     flags.DEFINE_float("ratio", 0.5, "share of the target that goes, in (0, 1)", flag_values=values)
+    flags.DEFINE_float("floor", 0.1, "share of each layer's channels that stays at least", flag_values=values)
     flags.DEFINE_string("importance", "l1", "l1, bn, taylor", flag_values=values)
     flags.DEFINE_string("target", "parameters", "parameters, flops, latency", flag_values=values)
     flags.DEFINE_integer("batch", 32, "images at a time that latency is measured with", flag_values=values)
