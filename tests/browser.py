@@ -1,8 +1,10 @@
 """A headless Chromium that a test looks at a page with, over its DevTools protocol."""
 
+import base64
 import contextlib
 import itertools
 import json
+import pathlib
 import re
 import shutil
 import subprocess
@@ -30,22 +32,49 @@ OVERLAPS = """
 """
 
 
+# Texts that are hard to read: less contrast than 4.5 with what is behind them, WCAG 2.2, 1.4.3.
+PALE = """
+(() => {
+  const numbers = (text) => text.match(/[\\d.]+/g).map(Number);
+  const linear = (v) => v <= 10.31 ? v / 3294.6 : ((v / 255 + 0.055) / 1.055) ** 2.4;
+  const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+  const behind = (e) => {
+    for (; e; e = e.parentElement) {
+      const color = numbers(getComputedStyle(e).backgroundColor);
+      if (color.length < 4 || color[3] > 0) return color;
+    }
+    return [255, 255, 255];
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+  while (walker.nextNode()) {
+    const e = walker.currentNode.parentElement;
+    if (!walker.currentNode.data.trim() || !e.getClientRects().length || e.tagName === 'OPTION') continue;
+    const [a, b] = [light(numbers(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => x - y);
+    const ratio = (b + 0.05) / (a + 0.05);
+    if (ratio < 4.5) found.push(ratio.toFixed(2) + ' ' + e.outerHTML.slice(0, 99));
+  }
+  return found;
+})()
+"""
+
+
 @contextlib.contextmanager
-def browse(url, width=1120, height=900):
-    """Opens a page and yields a `Page`; skips the test where there is no Chromium."""
+def browse(url, width=1120, height=900, theme="light", more=()):
+    """Opens a page and yields a `Page`; skips the test where there is no Chromium. `more` are flags of Chromium's."""
     websockets = pytest.importorskip("websockets.sync.client")
     program = next(filter(shutil.which, PROGRAMS), None)
     if program is None:
         pytest.skip("no Chromium is installed: apt-get install chromium")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0"]
-    command = [program, *flags, "--disable-background-networking", f"--window-size={width},{height}", "about:blank"]
+    flags += ["--disable-background-networking", *more]
+    command = [program, *flags, f"--window-size={width},{height}", "about:blank"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         where = next(filter(None, (re.search(r"ws://([\d.:]+)/", line) for line in process.stderr))).group(1)
         target = _first_page(f"http://{where}/json")
         with websockets.connect(target["webSocketDebuggerUrl"], max_size=None) as socket:
             page = Page(socket)
-            page.open(url, width, height)
+            page.open(url, width, height, theme)
             yield page
     finally:
         process.terminate()
@@ -71,17 +100,22 @@ class Page:
 
     Attributes:
         requests: URLs that it asked for, without data: ones.
+        complaints: what the browser says went wrong in it: exceptions, what its policy forbids, what was not found.
     """
 
     def __init__(self, socket):
-        self._socket, self._numbers, self.requests = socket, itertools.count(1), []
+        self._socket, self._numbers, self._own = socket, itertools.count(1), "file:"
+        self.requests, self.complaints = [], []
 
-    def open(self, url, width, height):
+    def open(self, url, width, height, theme="light"):
         """Loads a URL and waits until it is shown."""
+        if not url.startswith("file:"):
+            self._own = re.match(r"\w+://[^/]+/", url).group()
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        for method, parameters in (("Network.enable", {}), ("Page.enable", {})):
-            self.call(method, parameters)
+        for domain in ("Network", "Page", "Runtime", "Log"):
+            self.call(f"{domain}.enable", {})
         self.call("Emulation.setDeviceMetricsOverride", size)
+        self.call("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]})
         self.call("Page.navigate", {"url": url})
         while self._receive().get("method") != "Page.loadEventFired":
             pass
@@ -100,18 +134,49 @@ class Page:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
+    def wait(self, expression, patience=20.0):
+        """Waits until a JavaScript expression is true, and returns its value."""
+        begun = time.monotonic()
+        while not (value := self.evaluate(expression)):
+            assert time.monotonic() - begun < patience, f"{expression} stays {value}; {self.complaints}"
+            time.sleep(0.05)
+        return value
+
+    def upload(self, selector, *files):
+        """Chooses files in an <input type="file">."""
+        root = self.call("DOM.getDocument", {})["root"]["nodeId"]
+        node = self.call("DOM.querySelector", {"nodeId": root, "selector": selector})["nodeId"]
+        self.call("DOM.setFileInputFiles", {"nodeId": node, "files": [str(file) for file in files]})
+
+    def press(self, key, code):
+        """Presses a key, by its name and its number in Windows."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", {"type": kind, "key": key, "windowsVirtualKeyCode": code})
+
+    def screenshot(self, path):
+        """Writes all of the page, a PNG."""
+        width, height = self.evaluate("[innerWidth, document.documentElement.scrollHeight]")
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        found = self.call("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True, "clip": clip})
+        pathlib.Path(path).write_bytes(base64.b64decode(found["data"]))
+
     def check(self):
-        """Asserts what holds for each of our pages: it fits its window, shows its pictures and asks nobody."""
+        """Asserts what holds for each of our pages: it fits its window, shows its pictures and asks nobody else."""
         assert self.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.alt)"
         assert self.evaluate(broken) == []
         assert self.evaluate(OVERLAPS) == []
-        assert [url for url in self.requests if not url.startswith("file:")] == []
+        assert [url for url in self.requests if not url.startswith(self._own)] == []
 
     def _receive(self):
         message = json.loads(self._socket.recv(timeout=60))
-        if message.get("method") == "Network.requestWillBeSent":
-            url = message["params"]["request"]["url"]
+        method, parameters = message.get("method"), message.get("params", {})
+        if method == "Network.requestWillBeSent":
+            url = parameters["request"]["url"]
             if not url.startswith("data:"):
                 self.requests.append(url)
+        elif method == "Runtime.exceptionThrown":
+            self.complaints.append(str(parameters["exceptionDetails"]))
+        elif method == "Log.entryAdded" and parameters["entry"]["level"] == "error":
+            self.complaints.append(f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}")
         return message

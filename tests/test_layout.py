@@ -14,11 +14,8 @@ PACKAGE = REPOSITORY / "vision"
 FILES = sorted(PACKAGE.rglob("*.py"))
 BASE = {"errors", "config", "ranges", "cli", "modules", "metrics", "parallel", "memory", "page", "files"}
 ROOMS = ("data", "models", "objectives", "training")  # each may use those before it
-ABOVE = {"serving": {"errors", "cli"}, "monitoring": {"errors", "cli"}}  # know only the bundle
-WITHOUT_JAX = (
-    *("vision.data.sources", "vision.data.decode", "vision.data.splits", "vision.data.order"),
-    *("vision.cli", "vision.bundle"),
-)
+BUNDLE = {"errors", "cli", "bundle", "runtimes", "data"}  # of data the pixels alone: see WITHOUT_JAX
+ABOVE = {"serving": BUNDLE, "monitoring": BUNDLE}  # know only the bundle
 
 
 def module_name(path):
@@ -26,6 +23,11 @@ def module_name(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+WITHOUT_JAX = (
+    *("vision.data.sources", "vision.data.decode", "vision.data.splits", "vision.data.order"),
+    *("vision.cli", "vision.bundle"),
+    *map(module_name, sorted((PACKAGE / "serving").rglob("*.py"))),
+)
 NAMES = {module_name(path) for path in FILES}
 
 
@@ -108,7 +110,8 @@ def run(code, path=""):
 
 
 def test_what_data_workers_and_the_command_line_need_is_free_of_jax():
-    code = f"import sys, {', '.join(WITHOUT_JAX)}\nprint(*(name for name in ('jax', 'flax') if name in sys.modules))"
+    unwanted = ("jax", "flax", "torch", "tensorflow")
+    code = f"import sys, {', '.join(WITHOUT_JAX)}\nprint(*(name for name in {unwanted} if name in sys.modules))"
     assert run(code) == []
 
 

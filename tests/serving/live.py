@@ -1,0 +1,50 @@
+"""The server as its user starts it, in a process of its own."""
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from typing import NamedTuple
+
+from tests.conftest import REPOSITORY
+
+
+class Live(NamedTuple):
+    """A server that answers: its URL, gRPC's "HOST:PORT", its process."""
+
+    url: str
+    grpc: str
+    process: subprocess.Popen
+
+
+@contextlib.contextmanager
+def serve(models, python=sys.executable, **flags):
+    """Starts `python -m vision.serving` on free ports and yields a `Live`; `flags` with underscores for dashes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    flags = {"http_port": 0, "grpc_port": port, "access_log": "", "threads": 1} | flags
+    argv = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    process = subprocess.Popen(
+        [python, "-m", "vision.serving", f"--models={models}", *argv],
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        lines = []
+        while not (found := re.match(r"serving .* at (https?://[\w.]+:\d+)", "".join(lines[-1:]))):
+            lines.append(process.stdout.readline())
+            assert lines[-1], "".join(lines)  # it has ended
+        yield Live(found[1], f"127.0.0.1:{port}", process)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.communicate(timeout=20)
+        finally:
+            process.kill()

@@ -1,0 +1,173 @@
+"""An image's cost is known before it is spent, and the pixels are those that training's decoder gives."""
+
+import asyncio
+import io
+import struct
+import threading
+import time
+import types
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.serving import hostile_images
+from vision.data.decode import decode, resize_crop, to_channels
+from vision.serving.errors import Refused, TooLarge, TooMany, Unreadable
+from vision.serving.headers import scans_of
+from vision.serving.images import Decoder
+from vision.serving.settings import Settings
+
+RESIZE = {"crop_fraction": 0.875, "interpolation": "bilinear"}
+
+
+def bundle(side=8, channels=3):
+    return types.SimpleNamespace(
+        image_size=side,
+        channels=channels,
+        resize=RESIZE,
+        prepare=lambda image: resize_crop(to_channels(image, channels), side, **RESIZE),
+    )
+
+
+def encoded(kind="PNG", size=(20, 12), mode="RGB"):
+    random, file = np.random.default_rng(0), io.BytesIO()
+    pixels = random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).convert(mode).save(file, kind)
+    return file.getvalue()
+
+
+def png(width, height, data=b""):
+    """A PNG that says it has a size."""
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+def prepare(images, of=None, **known):
+    async def run():
+        decoder = Decoder(Settings(**known))
+        try:
+            return await decoder.prepare(images, of or bundle())
+        finally:
+            decoder.close()
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WebP", "GIF", "BMP", "TIFF"])
+def test_the_pixels_are_trainings(kind):
+    data = encoded(kind)
+    np.testing.assert_array_equal(prepare([data])[0], resize_crop(decode(data, 3), 8, **RESIZE))
+
+
+def test_many_keep_their_order():
+    several = [encoded(size=(9 + i, 12)) for i in range(5)]
+    found = prepare(several, bundle(channels=1))
+    assert found.shape == (5, 8, 8, 1) and found.dtype == np.uint8
+    for image, data in zip(found, several, strict=True):
+        np.testing.assert_array_equal(image, resize_crop(decode(data, 1), 8, **RESIZE))
+
+
+def test_arrays_are_checked_and_passed_on():
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    assert prepare(images) is images
+    for shape in ((2, 8, 8, 1), (2, 9, 8, 3), (0, 8, 8, 3)):
+        with pytest.raises(Refused):
+            prepare(np.zeros(shape, np.uint8))
+    with pytest.raises(TooLarge):
+        prepare(np.zeros((65, 8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"", Unreadable),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", Unreadable),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", Unreadable),
+        (b"P6 1 1 255 abc", Unreadable),
+        (b"\xff\xd8", Refused),
+        (encoded("JPEG")[:-40], Refused),
+        (encoded()[:-40], Refused),
+        (b"GIF89a", Refused),
+        (b"RIFF\x10\0\0\0WEBPVP8 ", Refused),
+        (png(0, 0), Refused),
+        (png(0, 7), Refused),
+        (png(20, 12), Refused),
+        (png(100_000, 1), TooLarge),
+        (png(1, 100_000), TooLarge),
+        (png(8_000, 8_000), TooLarge),
+        (png(2**31 - 1, 2**31 - 1), Refused),
+        (png(16_000, 1, b"\0" * 16_001), TooLarge),
+    ],
+)
+def test_what_cannot_be_decoded_or_should_not_be_is_refused(data, kind):
+    with pytest.raises(kind) as caught:
+        prepare([data], bundle(side=224))
+    assert "\n" not in caught.value.message
+
+
+def test_an_error_names_its_image():
+    with pytest.raises(Refused, match="image 1: "):
+        prepare([encoded(), encoded()[:-40], encoded()])
+
+
+def test_limits_are_the_settings():
+    prepare([encoded()], max_pixels=240)
+    for limit in ({"max_pixels": 239}, {"max_side": 19}, {"max_images": 1}):
+        with pytest.raises(TooLarge):
+            prepare([encoded()] * 2, **limit)
+    with pytest.raises(TooLarge, match="1,200 pixels"):
+        prepare([encoded()] * 5, max_pixels=240)
+
+
+def test_images_wait_in_a_bounded_queue():
+    """The pool is busy: what fits waits, what does not is refused, and a request that is canceled makes room again."""
+    free = threading.Event()
+    slow = bundle()
+    slow.prepare = lambda image: free.wait(10) and np.zeros((8, 8, 3), np.uint8)
+
+    async def run():
+        decoder = Decoder(Settings(decode_threads=1, max_queue=4))
+        first = asyncio.create_task(decoder.prepare([encoded()] * 3, slow))
+        second = asyncio.create_task(decoder.prepare([encoded()], slow))
+        await asyncio.sleep(0.1)
+        with pytest.raises(TooMany):
+            await decoder.prepare([encoded()], slow)
+        second.cancel()
+        await asyncio.wait([second])
+        third = asyncio.create_task(decoder.prepare([encoded()], slow))
+        await asyncio.sleep(0)
+        free.set()
+        found = await asyncio.gather(first, third)
+        decoder.close()
+        return [len(images) for images in found]
+
+    assert asyncio.run(run()) == [3, 1]
+
+
+def test_images_of_very_many_parts_cost_little():
+    """Each keeps PIL busy for seconds, and holds the interpreter."""
+    for case in hostile_images.parts():
+        data, begun = case.parts[0].partition(b"\r\n\r\n")[2], time.process_time()
+        with pytest.raises(Refused):
+            prepare([data])
+        assert time.process_time() - begun < 0.5, case.name
+
+
+def test_what_is_appended_or_embedded_is_no_scan():
+    """Phones append films to their JPEGs, and cameras put previews into them."""
+    data, scan = encoded("JPEG"), b"\xff\xda"
+    assert scans_of(data) == scans_of(data + scan * 500) == 1
+    preview = b"\xff\xe1" + struct.pack(">H", 1_002) + scan * 500
+    assert scans_of(data[:2] + preview + data[2:]) == 1
+    assert scans_of(data[:-2] + data[data.index(scan) : -2] * 99 + data[-2:]) == 100
+    assert scans_of(data[:-2] + scan * 99) == 100
+    assert scans_of(encoded()) == 1
+    file = io.BytesIO()
+    Image.open(io.BytesIO(data)).save(file, "JPEG", progressive=True)
+    assert 5 < scans_of(file.getvalue()) < 16

@@ -1,0 +1,434 @@
+"""Versions come, change, fail, go and are rolled back while requests are answered."""
+
+import asyncio
+import json
+import os
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+from tests.tiny_bundle import write_bundle
+from vision.bundle import write_sample
+from vision.errors import UserError
+from vision.serving import repository as module
+from vision.serving.errors import NotFound, Refused, Unavailable
+from vision.serving.repository import Repository
+from vision.serving.settings import Settings
+
+
+class Telemetry:
+    def batch(self, model, version, size, waiting):
+        pass
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    return write_bundle(tmp_path_factory.mktemp("template") / "bundle")
+
+
+@pytest.fixture
+def put(template, tmp_path):
+    """`put("digits/1")` puts a bundle there; a class is named after the version."""
+
+    def put(name, **known):
+        folder = tmp_path / name
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(template, folder)
+        manifest = json.loads((folder / "bundle.json").read_text())
+        manifest["classes"][0] = f"of {folder.name}"
+        (folder / "bundle.json").write_text(json.dumps(manifest | known))
+        return folder
+
+    return put
+
+
+@pytest.fixture
+def tries(monkeypatch):
+    """The directories that were opened, in order."""
+    opened, open_warm = [], module.open_warm
+
+    def note(directory, settings):
+        opened.append(f"{directory.parent.name}/{directory.name}")
+        return open_warm(directory, settings)
+
+    monkeypatch.setattr(module, "open_warm", note)
+    return opened
+
+
+def serve(folder, scenario):
+    """Runs `scenario(repository)` in an event loop of its own, on a directory that is looked at 100 times a second."""
+
+    async def main():
+        repository = Repository(Settings(models=str(folder), poll=0.01, max_batch=2, threads=1), Telemetry())
+        assert not repository.ready
+        await repository.start()
+        watch = asyncio.create_task(repository.watch())
+        try:
+            await asyncio.wait_for(scenario(repository), 30)
+        finally:
+            await repository.close()
+            watch.cancel()
+        assert not repository.ready
+        for call in (lambda: repository.pick("digits"), lambda: repository.get("digits")):
+            with pytest.raises(Unavailable, match="the server stops"):
+                call()
+
+    asyncio.run(main())
+
+
+async def until(condition):
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it has not come to be in time")
+
+
+async def looks(repository, count=3):
+    """Waits until the directory has been looked at so many times."""
+    for _ in range(count):
+        await repository._follow()
+
+
+async def answer(version, count=1):
+    images = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 1), np.uint8)
+    with version.in_use():
+        found = await version.batcher.submit(images)
+    expected = version.bundle.probabilities_and_embeddings(images)
+    np.testing.assert_allclose(found.probabilities, expected[0], rtol=1e-5)
+    np.testing.assert_allclose(found.embedding, expected[1], rtol=1e-4, atol=1e-5)
+
+
+def state(repository, version, model="digits"):
+    return repository.states()[model]["versions"][version]
+
+
+def test_the_highest_version_answers(put, tmp_path):
+    for name in ("digits/9", "digits/10", "digits/best", "cats.v2/1"):
+        put(name)
+
+    async def scenario(repository):
+        assert repository.ready and repository.models() == {"cats.v2": ["1"], "digits": ["best", "9", "10"]}
+        version, shadow = repository.pick("digits", key="user")
+        assert (version.model, version.name, shadow) == ("digits", "10", None)
+        assert version.bundle.classes[0] == "of 10"
+        await answer(version, 5)
+        assert repository.pick("digits", "best")[0].name == repository.get("digits", "best").name == "best"
+        assert repository.states()["digits"]["serving"] == "10" and state(repository, "9")["state"] == "ready"
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("model", ["", "cats", "..", "../digits", "digits/1", "/etc", "digits\0", "d" * 5000])
+def test_what_is_not_there_is_not_found(put, tmp_path, model):
+    put("digits/1")
+
+    async def scenario(repository):
+        for call in (lambda: repository.pick(model), lambda: repository.get(model)):
+            with pytest.raises(NotFound) as error:
+                call()
+            assert len(error.value.message) < 400 and error.value.message.isprintable()
+        for change in (repository.load(model, "1"), repository.unload(model, "1"), repository.roll_back(model)):
+            with pytest.raises(NotFound) as error:
+                await change
+            assert len(error.value.message) < 400 and error.value.message.isprintable()
+        if model:  # "" is no version in particular
+            for change in (repository.load("digits", model), repository.unload("digits", model)):
+                with pytest.raises(NotFound):
+                    await change
+            with pytest.raises(NotFound):
+                repository.pick("digits", model)
+        await answer(repository.pick("digits")[0])
+
+    serve(tmp_path, scenario)
+
+
+def test_a_version_comes_and_goes_without_a_restart(put, tmp_path):
+    put("digits/1")
+
+    async def scenario(repository):
+        put("digits/2")
+        put("cats/1")
+        await until(lambda: repository.models() == {"cats": ["1"], "digits": ["1", "2"]})
+        second = repository.pick("digits")[0]
+        assert second.name == "2"
+        shutil.rmtree(tmp_path / "digits/2")
+        shutil.rmtree(tmp_path / "cats")
+        await until(lambda: repository.models() == {"digits": ["1"]})
+        assert "cats" not in repository.states() and repository.pick("digits")[0].name == "1"
+        with pytest.raises(Unavailable, match="is being unloaded"):
+            await answer(second)
+
+    serve(tmp_path, scenario)
+
+
+def test_a_version_is_not_loaded_before_it_is_whole(put, tmp_path, tries):
+    """No bundle.json, then a model that is cut short, then all of it."""
+    put("digits/1")
+    whole = put("elsewhere/2")
+    shutil.move(tmp_path / "elsewhere", tmp_path / ".elsewhere")
+    whole = tmp_path / ".elsewhere/2"
+
+    async def scenario(repository):
+        second = tmp_path / "digits/2"
+        second.mkdir()
+        data = (whole / "model.onnx").read_bytes()
+        (second / "model.onnx").write_bytes(data[:100])
+        await until(lambda: "2" in repository.states()["digits"]["versions"])
+        await looks(repository)
+        assert state(repository, "2") == {"state": "waiting", "reason": "it has no bundle.json yet"}
+        with pytest.raises(Unavailable, match="not loaded yet"):
+            repository.pick("digits", "2")
+        shutil.copy(whole / "bundle.json", second)
+        await until(lambda: state(repository, "2")["state"] == "refused")
+        assert "digits/2/model.onnx has changed" in state(repository, "2")["reason"]
+        assert str(tmp_path) not in state(repository, "2")["reason"] and repository.pick("digits")[0].name == "1"
+        with pytest.raises(NotFound):
+            repository.pick("digits", "2")
+        await looks(repository, 5)
+        (second / "model.onnx").write_bytes(data)
+        await until(lambda: repository.pick("digits")[0].name == "2")
+        assert state(repository, "2") == {"state": "ready", "reason": ""}
+        assert tries == ["digits/1", "digits/2", "digits/2"]
+
+    serve(tmp_path, scenario)
+
+
+def test_what_changes_between_two_looks_is_left_alone(put, tmp_path, tries):
+    put("digits/1")
+
+    async def main():
+        repository = Repository(Settings(models=str(tmp_path), max_batch=2, threads=1), Telemetry())
+        await repository.start()
+        second = put("digits/2")
+        for number in range(3):
+            await repository._follow()
+            (second / "notes").write_text("." * number)
+        await repository._follow()
+        assert repository.models() == {"digits": ["1"]} and tries == ["digits/1"]
+        await repository._follow()
+        assert repository.models() == {"digits": ["1", "2"]}
+        os.rename(second, tmp_path / ".moved")
+        await repository._follow()
+        os.rename(tmp_path / ".moved", second)
+        await repository._follow()
+        assert repository.models() == {"digits": ["1", "2"]} and tries == ["digits/1", "digits/2"]
+        os.rename(second, tmp_path / ".moved")
+        await looks(repository, 2)
+        assert repository.models() == {"digits": ["1"]}
+        await repository.close()
+
+    asyncio.run(main())
+
+
+def test_a_bad_bundle_in_place_of_one_is_refused_and_the_old_one_serves_on(put, tmp_path, tries):
+    put("digits/1")
+
+    async def scenario(repository):
+        first = repository.pick("digits")[0]
+        put("digits/1", classes=["cat", "dog"])
+        await until(lambda: "names 2 classes" in state(repository, "1")["reason"])
+        await looks(repository, 5)
+        assert state(repository, "1")["state"] == "ready" and repository.pick("digits")[0] is first
+        await answer(first)
+        put("digits/1", quality={"accuracy": 0.5})
+        await until(lambda: repository.pick("digits")[0] is not first)
+        assert repository.pick("digits")[0].bundle.quality == {"accuracy": 0.5}
+        assert state(repository, "1") == {"state": "ready", "reason": ""} and tries == ["digits/1"] * 3
+
+    serve(tmp_path, scenario)
+
+
+@pytest.mark.parametrize(
+    ("known", "reason"),
+    [
+        ({"format": 99}, "format 99"),
+        ({"classes": 3}, "'classes' is not valid"),
+        ({"sha256": {"../../secret": "0"}}, "'sha256' is not valid"),
+        ({"sample": {"file": "sample.png", "probabilities": [1.0] + [0.0] * 9}}, "'sample' is not valid"),
+    ],
+)
+def test_a_bad_bundle_is_refused_at_the_start(put, tmp_path, known, reason):
+    put("digits/1")
+    put("digits/2", **known)
+
+    async def scenario(repository):
+        assert repository.ready and repository.pick("digits")[0].name == "1"
+        assert state(repository, "2")["state"] == "refused" and reason in state(repository, "2")["reason"]
+        with pytest.raises(Refused, match="cannot be loaded: .*"):
+            await repository.load("digits", "2")
+        await answer(repository.pick("digits")[0])
+
+    serve(tmp_path, scenario)
+
+
+def test_a_bundle_that_fails_its_own_sample_is_refused(tmp_path):
+    image = np.random.default_rng(3).integers(0, 256, (8, 8, 1), np.uint8)
+    (tmp_path / "digits/2").mkdir(parents=True)
+    wrong = write_sample(tmp_path / "digits/2", image, lambda images: (np.full((1, 10), 0.1), None))
+    write_bundle(tmp_path / "digits/2", sample=wrong)
+    write_bundle(tmp_path / "digits/1")
+
+    async def scenario(repository):
+        assert repository.pick("digits")[0].name == "1" and "fails its self-test" in state(repository, "2")["reason"]
+
+    serve(tmp_path, scenario)
+
+
+def test_unloading_answers_what_has_begun_and_lasts(put, tmp_path):
+    put("digits/1")
+    put("digits/2")
+
+    async def scenario(repository):
+        second = repository.pick("digits")[0]
+        with second.in_use():
+            leaving = asyncio.create_task(repository.unload("digits", "2"))
+            await until(lambda: repository.models() == {"digits": ["1"]})
+            assert repository.pick("digits")[0].name == "1" and not leaving.done()
+            found = await second.batcher.submit(np.zeros((3, 8, 8, 1), np.uint8))
+            assert found.probabilities.shape == (3, 10)
+        await leaving
+        await looks(repository)
+        assert state(repository, "2")["state"] == "unloaded"
+        with pytest.raises(NotFound):
+            await repository.unload("digits", "2")
+        await repository.load("digits", "2")
+        assert repository.pick("digits")[0].name == "2"
+        await repository.unload("digits", "1")
+        await repository.unload("digits", "2")
+        assert not repository.ready and repository.states()["digits"]["serving"] == ""
+        with pytest.raises(Unavailable, match="no version that is loaded"):
+            repository.pick("digits")
+
+    serve(tmp_path, scenario)
+
+
+def test_rolling_back_gives_the_requests_to_the_version_before(put, tmp_path):
+    for name in ("digits/1", "digits/2", "digits/3"):
+        put(name)
+
+    async def scenario(repository):
+        assert await repository.roll_back("digits") == "2" == repository.pick("digits")[0].name
+        assert repository.pick("digits", "3")[0].name == "3" and repository.states()["digits"]["rolled_back"] == ["3"]
+        assert await repository.roll_back("digits") == "1" == repository.pick("digits")[0].name
+        with pytest.raises(Refused, match="no version before 1"):
+            await repository.roll_back("digits")
+        put("digits/4")  # a newer one has not been rolled back
+        await until(lambda: repository.pick("digits")[0].name == "4")
+        assert await repository.roll_back("digits") == "1"
+        await repository.load("digits", "3")
+        assert repository.pick("digits")[0].name == "3"
+        (tmp_path / "digits/traffic.json").write_text('{"weights": {"2": 90, "4": 10}}')
+        await until(lambda: repository.states()["digits"]["rolled_back"] == [])
+        assert {repository.pick("digits", key=str(i))[0].name for i in range(100)} == {"2", "4"}
+        assert await repository.roll_back("digits") == "2"  # the canary is gone
+        assert {repository.pick("digits", key=str(i))[0].name for i in range(100)} == {"2"}
+        assert await repository.roll_back("digits") == "1"
+
+    serve(tmp_path, scenario)
+
+
+def test_traffic_is_followed_and_a_bad_file_changes_nothing(put, tmp_path):
+    for name in ("digits/1", "digits/2", "digits/3"):
+        put(name)
+    file = tmp_path / "digits/traffic.json"
+    file.write_text('{"weights": {"1": 1}, "shadow": "3"}')
+
+    def picked(repository):
+        return [v.name if v else None for v in repository.pick("digits", key="user")]
+
+    async def scenario(repository):
+        assert picked(repository) == ["1", "3"] and repository.get("digits").name == "1"
+        assert repository.pick("digits", "2")[1] is None  # who names a version gets it, and nobody else does
+        file.write_text('{"weights": {"1": 1')
+        await until(lambda: repository.states()["digits"]["reason"] == "traffic.json: it is no JSON")
+        assert picked(repository) == ["1", "3"]
+        file.write_text('{"weights": {"2": 1, "7": 1}, "shadow": "2"}')  # 7 is not there, 2 is the one that answers
+        await until(lambda: picked(repository) == ["2", None])
+        assert repository.states()["digits"]["reason"] == ""
+        file.unlink()
+        await until(lambda: picked(repository) == ["3", None])
+
+    serve(tmp_path, scenario)
+
+
+def test_links_and_odd_names_lead_nowhere(put, tmp_path):
+    root = tmp_path / "models"
+    put("models/digits/1")
+    put("outside/9")
+    (root / "digits/9").symlink_to(tmp_path / "outside/9")
+    (root / "digits/2").symlink_to("1")
+    (root / "digits/8").symlink_to(root)
+    (root / "cats").symlink_to(tmp_path / "outside")
+    put("models/digits/.3")
+    put("models/digits/a b")
+    put("models/-f/1")
+    (root / "README").write_text("digits are served here")
+
+    async def scenario(repository):
+        assert repository.models() == {"digits": ["1", "2"]}
+        for name, model in (("9", "digits"), ("8", "digits"), ("9", "cats")):
+            assert state(repository, name, model)["state"] == "refused", name
+            assert "outside of the models' directory" in state(repository, name, model)["reason"]
+        assert repository.states().keys() == {"digits", "cats"}
+
+    serve(root, scenario)
+
+
+def test_a_directory_that_cannot_be_read_changes_nothing(put, tmp_path):
+    put("models/digits/1")
+
+    async def scenario(repository):
+        os.rename(tmp_path / "models", tmp_path / "moved")
+        for _ in range(3):
+            with pytest.raises(FileNotFoundError):
+                await repository._follow()
+        await answer(repository.pick("digits")[0])
+        os.rename(tmp_path / "moved", tmp_path / "models")
+        put("models/digits/2")
+        await until(lambda: repository.pick("digits")[0].name == "2")
+
+    serve(tmp_path / "models", scenario)
+
+    async def start():
+        await Repository(Settings(models=str(tmp_path / "nowhere")), Telemetry()).start()
+
+    with pytest.raises(UserError, match="--models .*nowhere cannot be read"):
+        asyncio.run(start())
+
+
+def test_closing_answers_what_has_begun(put, tmp_path):
+    put("digits/1")
+
+    async def scenario(repository):
+        version = repository.pick("digits")[0]
+        repository.drain()
+        assert not repository.ready and repository.pick("digits")[0] is version
+        await answer(version)
+        with version.in_use():
+            closing = asyncio.create_task(repository.close())
+            await asyncio.sleep(0.05)
+            found = await version.batcher.submit(np.zeros((3, 8, 8, 1), np.uint8))
+            assert len(found.probabilities) == 3 and not closing.done()
+        await closing
+
+    serve(tmp_path, scenario)
+
+
+def test_a_load_whose_caller_went_away_is_done_all_the_same(put, tmp_path, monkeypatch):
+    put("digits/1")
+    go, open_warm = threading.Event(), module.open_warm
+
+    async def scenario(repository):
+        monkeypatch.setattr(module, "open_warm", lambda *arguments: go.wait(10) and open_warm(*arguments))
+        put("digits/2")
+        loading = asyncio.create_task(repository.load("digits", "2"))
+        await until(lambda: repository.states()["digits"]["versions"].get("2", {}).get("state") == "loading")
+        loading.cancel()
+        await asyncio.sleep(0)
+        go.set()
+        await until(lambda: repository.pick("digits")[0].name == "2")
+
+    serve(tmp_path, scenario)

@@ -1,0 +1,460 @@
+"""gRPC, by Triton's own client and by messages that no client would send."""
+
+import asyncio
+import dataclasses
+import io
+import json
+import socket
+import subprocess
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from PIL import Image
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import InferenceServerException
+
+from tests.tiny_bundle import write_bundle
+from vision.bundle import open_bundle
+from vision.errors import UserError
+from vision.serving import rpc
+from vision.serving.images import Decoder
+from vision.serving.repository import Repository
+from vision.serving.security import Guard
+from vision.serving.service import Service
+from vision.serving.settings import Settings
+from vision.serving.telemetry import Telemetry
+
+SETTINGS = Settings(grpc_port=1, max_body=1_000_000, timeout=5.0, access_log="")
+
+
+class Served:
+    """A gRPC server in a thread of its own.
+
+    Attributes:
+        port: that it listens on.
+        service, telemetry, calls: what it is made of.
+        entries: of its access log.
+    """
+
+    def __init__(self, settings):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.settings = dataclasses.replace(settings, grpc_port=self.port)
+        self.entries, self._started, self.error, self.calls = [], threading.Event(), None, None
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread.start()
+        self._started.wait(20)
+        if self.error:
+            raise self.error
+
+    async def _serve(self):
+        self.loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self.telemetry = Telemetry(self.settings)
+        self.telemetry.access = self.entries.append
+        repository = Repository(self.settings, self.telemetry)
+        try:
+            await repository.start()
+            self.telemetry.follow(repository)
+            self.service = Service(repository, Decoder(self.settings), self.telemetry)
+            self.calls = rpc.Calls(self.service, repository, Guard(self.settings), self.telemetry, self.settings)
+            server = rpc.build(self.calls, self.settings)
+            await server.start()
+            self._started.set()
+            await self._stop.wait()
+            await server.stop(1)
+        except Exception as error:
+            self.error = error
+        finally:
+            self._started.set()
+            await repository.close()
+            self.telemetry.close()
+
+    def close(self):
+        if not self.error:
+            self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("models")
+    write_bundle(directory / "tiny" / "1")
+    write_bundle(directory / "tiny" / "2")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def bundle(models):
+    return open_bundle(models / "tiny" / "2")
+
+
+@pytest.fixture(scope="module")
+def served(models):
+    found = Served(dataclasses.replace(SETTINGS, models=str(models)))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def client(served):
+    with triton.InferenceServerClient(f"127.0.0.1:{served.port}") as found:
+        yield found
+
+
+@pytest.fixture
+def stub(served):
+    with grpc.insecure_channel(f"127.0.0.1:{served.port}") as channel:
+        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
+
+
+def pixels(count=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 1), np.uint8)
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image[..., 0]).save(file, "PNG")
+    return file.getvalue()
+
+
+def tensor(name, array, kind):
+    found = triton.InferInput(name, list(array.shape), kind)
+    found.set_data_from_numpy(array)
+    return found
+
+
+def of_images(images):
+    return tensor("images", images, "UINT8")
+
+
+def message(**known):
+    """Returns a ModelInferRequest of one image, with some fields in the place of others."""
+    inputs = [{"name": "images", "datatype": "UINT8", "shape": [1, 8, 8, 1]}]
+    return service_pb2.ModelInferRequest(
+        **{"model_name": "tiny", "inputs": inputs, "raw_input_contents": [pixels(1).tobytes()]} | known
+    )
+
+
+def code_of(call, *arguments, **known):
+    """Returns (code, message, trailing metadata) of a call that must fail."""
+    with pytest.raises(grpc.RpcError) as error:
+        call(*arguments, **known)
+    return error.value.code().name, error.value.details(), dict(error.value.trailing_metadata())
+
+
+def entry_of(served):
+    """Returns the line of the log that is to come: after a failure the client hears of it first."""
+    deadline = time.monotonic() + 5
+    while not served.entries and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return served.entries[-1]
+
+
+def test_health(client):
+    assert client.is_server_live() and client.is_server_ready()
+    assert client.is_model_ready("tiny") and client.is_model_ready("tiny", "1")
+    assert not client.is_model_ready("tiny", "3") and not client.is_model_ready("huge")
+
+
+def test_metadata(client):
+    assert client.get_server_metadata().name == "vision"
+    found = client.get_model_metadata("tiny", as_json=True)
+    assert found["name"] == "tiny" and found["versions"] == ["1", "2"] and found["platform"] == "onnxruntime_onnx"
+    assert found["inputs"][0] == {"name": "images", "datatype": "UINT8", "shape": ["-1", "8", "8", "1"]}
+    assert [one["name"] for one in found["outputs"]] == ["labels", "scores", "probabilities", "embedding"]
+
+
+def test_pixels_in_labels_and_scores_out(client, bundle):
+    images = pixels()
+    found = client.infer("tiny", [of_images(images)], request_id="mine")
+    probabilities, _ = bundle.probabilities_and_embeddings(images)
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
+    assert found.as_numpy("labels").astype(str).tolist() == [[bundle.classes[i] for i in row] for row in best]
+    assert np.allclose(found.as_numpy("scores"), np.take_along_axis(probabilities, best, 1), atol=1e-6)
+    assert found.get_response().id == "mine"
+    assert found.get_response().model_name == "tiny" and found.get_response().model_version == "2"
+
+
+def test_every_output_by_name_of_a_version_by_name(client, bundle):
+    images = pixels(2, seed=1)
+    outputs = [triton.InferRequestedOutput(name) for name in ("embedding", "probabilities")]
+    found = client.infer("tiny", [of_images(images)], model_version="1", outputs=outputs)
+    probabilities, embedding = bundle.probabilities_and_embeddings(images)
+    assert np.allclose(found.as_numpy("probabilities"), probabilities, atol=1e-6)
+    assert np.allclose(found.as_numpy("embedding"), embedding, atol=1e-5)
+    assert found.get_response().model_version == "1" and found.as_numpy("labels") is None
+
+
+def test_tritons_classification_and_our_top_k(client, bundle):
+    outputs = [triton.InferRequestedOutput("probabilities", class_count=3), triton.InferRequestedOutput("labels")]
+    found = client.infer("tiny", [of_images(pixels(1))], outputs=outputs, parameters={"top_k": 2})
+    texts = found.as_numpy("probabilities")
+    assert texts.shape == (1, 3) and found.as_numpy("labels").shape == (1, 2)
+    value, index, name = texts[0, 0].decode().split(":")
+    assert bundle.classes[int(index)] == name == found.as_numpy("labels")[0, 0].decode() and 0 < float(value) <= 1
+
+
+def test_encoded_images(client, bundle):
+    images = pixels(2, seed=2)
+    found = client.infer("tiny", [tensor("image", np.array([png(i) for i in images], object), "BYTES")])
+    expected, _ = bundle.probabilities_and_embeddings(images)
+    assert np.allclose(found.as_numpy("scores")[:, 0], expected.max(1), atol=1e-6)
+
+
+def test_typed_contents_say_the_same_as_raw_ones(stub):
+    image = pixels(1)
+    raw = stub.ModelInfer(message())
+    one = {"name": "images", "datatype": "UINT8", "shape": [1, 8, 8, 1], "contents": {"uint_contents": image.ravel()}}
+    assert stub.ModelInfer(message(inputs=[one], raw_input_contents=[])).raw_output_contents == raw.raw_output_contents
+    one = {"name": "image", "datatype": "BYTES", "shape": [1], "contents": {"bytes_contents": [png(image[0])]}}
+    assert stub.ModelInfer(message(inputs=[one], raw_input_contents=[])).raw_output_contents == raw.raw_output_contents
+
+
+def test_metadata_of_a_call(served, stub):
+    served.entries.clear()
+    known = (("x-request-id", "abc-1"), ("x-route-key", "user 7"))
+    _, call = stub.ModelInfer.with_call(message(), metadata=known)
+    assert dict(call.trailing_metadata()) == {"x-request-id": "abc-1", "x-model-version": "2"}
+    entry = served.entries[-1]
+    assert json.loads(json.dumps(entry)) == entry
+    assert entry["id"] == "abc-1" and entry["protocol"] == "grpc" and entry["method"] == "ModelInfer"
+    assert (entry["model"], entry["version"], entry["code"]) == ("tiny", "2", "OK")
+    assert entry["client"] == "127.0.0.1" and entry["images"] == 1
+    assert entry["bytes"] > 64 and entry["sent"] > 0 and entry["seconds"] > 0
+
+
+def test_an_id_that_no_log_could_hold_is_replaced(served, stub):
+    _, call = stub.ModelInfer.with_call(message(), metadata=(("x-request-id", "a b " * 100),))
+    assert len(dict(call.trailing_metadata())["x-request-id"]) == 16
+
+
+@pytest.mark.parametrize(
+    ("known", "code", "words"),
+    [
+        ({"model_name": "huge"}, "NOT_FOUND", "no model 'huge'"),
+        ({"model_version": "9"}, "NOT_FOUND", "no version '9'"),
+        ({"model_name": "../tiny"}, "NOT_FOUND", "no model '../tiny'"),
+        ({"inputs": []}, "INVALID_ARGUMENT", "raw_input_contents holds 1 tensors, inputs 0"),
+        ({"inputs": [], "raw_input_contents": []}, "INVALID_ARGUMENT", "exactly one input"),
+        ({"raw_input_contents": []}, "INVALID_ARGUMENT", "has 0 numbers, its shape asks for 64"),
+        ({"raw_input_contents": [b"abc"]}, "INVALID_ARGUMENT", "has 3 numbers"),
+        ({"raw_input_contents": [b""] * 2}, "INVALID_ARGUMENT", "holds 2 tensors"),
+        ({"outputs": [{"name": "secret"}]}, "INVALID_ARGUMENT", "no output 'secret'"),
+        ({"outputs": [{"name": "labels"}] * 2}, "INVALID_ARGUMENT", "twice"),
+        ({"parameters": {"top_k": {"int64_param": -1}}}, "INVALID_ARGUMENT", "top_k lies in"),
+        ({"parameters": {"top_k": {"string_param": "5"}}}, "INVALID_ARGUMENT", "top_k"),
+    ],
+)
+def test_what_is_wrong_with_a_request(stub, known, code, words):
+    found, details, trailer = code_of(stub.ModelInfer, message(**known))
+    assert found == code and words in details and trailer["x-request-id"]
+    stub.ModelInfer(message())  # the next one is answered
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "name"),
+    [
+        ([1, 8, 8], "UINT8", "images"),
+        ([-1, 8, 8, 1], "UINT8", "images"),
+        ([0, 8, 8, 1], "UINT8", "images"),
+        ([2**62, 2**62, 4, 1], "UINT8", "images"),
+        ([1, 8, 8, 1], "FP32", "images"),
+        ([1, 4, 16, 1], "UINT8", "images"),
+        ([1], "BYTES", "image"),
+        ([1, 8, 8, 1], "", ""),
+    ],
+)
+def test_tensors_that_are_none(stub, shape, kind, name):
+    one = {"name": name, "datatype": kind, "shape": shape}
+    assert code_of(stub.ModelInfer, message(inputs=[one]))[0] == "INVALID_ARGUMENT"
+    shared = one | {"parameters": {"shared_memory_region": {"string_param": "/dev/mem"}}}
+    code, details, _ = code_of(stub.ModelInfer, message(inputs=[shared], raw_input_contents=[]))
+    assert code == "INVALID_ARGUMENT" and "shared memory" in details
+
+
+def test_bytes_that_are_no_message(served):
+    random = np.random.default_rng(0)
+    with grpc.insecure_channel(f"127.0.0.1:{served.port}") as channel:
+        for method in ("ModelInfer", "ModelMetadata", "ServerReady"):
+            call = channel.unary_unary(f"/{rpc.SERVICE}/{method}")
+            for data in (b"\xff\xff\xff", b"\x0b", b"\x12\x05a", b"\xff" * 20):  # cut short, a group, a long number
+                assert code_of(call, data)[:2] == ("INVALID_ARGUMENT", "the message is broken")
+        for method in ("ModelInfer", "ModelMetadata"):
+            call = channel.unary_unary(f"/{rpc.SERVICE}/{method}")
+            code, details, _ = code_of(call, b"\x0a\x01\xff")  # a text that is no UTF-8
+            assert code == "INVALID_ARGUMENT" and details == f"the message is no {method}Request"
+        call = channel.unary_unary(f"/{rpc.SERVICE}/ModelInfer")
+        good = message().SerializeToString()
+        for _ in range(200):  # one byte of a good one is another
+            data = bytearray(good)
+            data[random.integers(len(data))] = random.integers(256)
+            try:
+                call(bytes(data))
+            except grpc.RpcError as error:
+                assert error.code().name in ("INVALID_ARGUMENT", "NOT_FOUND"), error.details()
+
+
+def test_a_message_of_very_many_parts_is_not_parsed(served, stub, monkeypatch):
+    """A million empty tensors are two megabytes on the way, and ninety in memory."""
+    with grpc.insecure_channel(f"127.0.0.1:{served.port}") as channel:
+        call = channel.unary_unary(f"/{rpc.SERVICE}/ModelInfer")
+        code, details, _ = code_of(call, b"\x2a\x00" * 400_000)  # inputs
+        assert (code, details) == ("INVALID_ARGUMENT", "the message has more than 256 fields")
+        call = channel.unary_unary(f"/{rpc.SERVICE}/ModelMetadata")
+        assert code_of(call, b"\x0a\x82\x80\x04" + b"a" * 65_538)[0] == "RESOURCE_EXHAUSTED"
+
+
+def test_a_message_that_does_not_come_is_not_waited_for(served, monkeypatch):
+    monkeypatch.setattr(served.calls, "_settings", dataclasses.replace(SETTINGS, body_timeout=0.2))
+    with grpc.insecure_channel(f"127.0.0.1:{served.port}") as channel:
+        call = channel.stream_unary(f"/{rpc.SERVICE}/ModelInfer")
+        never = threading.Event()
+
+        def messages():
+            never.wait(10)
+            yield b""
+
+        begun = time.monotonic()
+        code, details, _ = code_of(call, messages())
+        never.set()
+        assert code == "DEADLINE_EXCEEDED" and "did not arrive within 0.2 seconds" in details
+        assert time.monotonic() - begun < 5
+        assert code_of(call, iter(()))[:2] == ("INVALID_ARGUMENT", "the call has no message")
+
+
+def test_large_messages_have_a_limit_together(served, stub, monkeypatch):
+    monkeypatch.setattr(rpc, "BODIES", 0)
+    code, details, trailer = code_of(stub.ModelInfer, message())
+    assert code == "RESOURCE_EXHAUSTED" and "too many large requests" in details and trailer["retry-after"] == "1"
+    monkeypatch.undo()
+    stub.ModelInfer(message())
+
+
+def test_what_is_of_triton_alone_is_not_here(client, stub):
+    with pytest.raises(InferenceServerException, match="UNIMPLEMENTED"):
+        client.get_model_repository_index()
+    with pytest.raises(InferenceServerException, match="UNIMPLEMENTED"):
+        client.unload_model("tiny")
+    assert code_of(stub.ModelConfig, service_pb2.ModelConfigRequest(name="tiny"))[0] == "UNIMPLEMENTED"
+
+
+def test_a_message_that_is_too_large(stub):
+    count = 2_000_000 // 64
+    one = {"name": "images", "datatype": "UINT8", "shape": [count, 8, 8, 1]}
+    large = message(inputs=[one], raw_input_contents=[bytes(count * 64)])
+    assert code_of(stub.ModelInfer, large)[0] == "RESOURCE_EXHAUSTED"
+
+
+def test_too_many_images(stub):
+    one = {"name": "images", "datatype": "UINT8", "shape": [65, 8, 8, 1]}
+    code, details, _ = code_of(stub.ModelInfer, message(inputs=[one], raw_input_contents=[bytes(65 * 64)]))
+    assert code == "RESOURCE_EXHAUSTED" and "1 to 64" in details
+
+
+def replace(served, monkeypatch, function):
+    monkeypatch.setattr(served.service, "classify", function)
+
+
+def test_a_full_queue_says_when_to_come_back(served, stub, monkeypatch):
+    from vision.serving.errors import TooMany
+
+    async def full(request):
+        raise TooMany("the queue is full", 1.25)
+
+    replace(served, monkeypatch, full)
+    code, details, trailer = code_of(stub.ModelInfer, message())
+    assert (code, details) == ("RESOURCE_EXHAUSTED", "the queue is full")
+    assert trailer["retry-after"] == "2" and trailer["grpc-retry-pushback-ms"] == "1250"
+
+
+def test_an_error_of_ours_tells_the_client_nothing(served, stub, monkeypatch, capsys):
+    async def broken(request):
+        raise ValueError("secret path")
+
+    served.entries.clear()
+    replace(served, monkeypatch, broken)
+    assert code_of(stub.ModelInfer, message())[:2] == ("INTERNAL", "internal error")
+    assert entry_of(served)["code"] == "INTERNAL"
+    assert "secret path" in capsys.readouterr().err
+    assert (
+        b'vision_requests_total{code="INTERNAL",model="tiny",protocol="grpc",version=""}'
+        in (served.telemetry.exposition()[0])
+    )
+
+
+def test_what_takes_too_long_ends(served, stub, monkeypatch):
+    async def slow(request):
+        raise TimeoutError
+
+    replace(served, monkeypatch, slow)
+    code, details, trailer = code_of(stub.ModelInfer, message())
+    assert code == "UNAVAILABLE" and "within 5 seconds" in details and trailer["retry-after"] == "1"
+
+
+def test_a_client_that_went_away_is_noticed(served, stub, monkeypatch):
+    canceled, begun = threading.Event(), threading.Event()
+
+    async def slow(request):
+        begun.set()
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            canceled.set()
+            raise
+
+    served.entries.clear()
+    replace(served, monkeypatch, slow)
+    call = stub.ModelInfer.future(message())
+    assert begun.wait(5)
+    call.cancel()
+    assert canceled.wait(5)
+    assert entry_of(served)["code"] == "CANCELLED"
+
+
+@pytest.fixture(scope="module")
+def locked(models, tmp_path_factory):
+    """A server that asks for keys and speaks TLS; returns (it, its certificate's bytes)."""
+    directory = tmp_path_factory.mktemp("locked")
+    (directory / "keys").write_text("anna key-of-anna\nbert key-of-bert 1\n")
+    files = {"tls_certificate": str(directory / "certificate.pem"), "tls_key": str(directory / "key.pem")}
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=DNS:localhost"]
+    out = ["-out", files["tls_certificate"], "-keyout", files["tls_key"]]
+    subprocess.run(["openssl", "req", "-x509", *curve, *names, *out], check=True, capture_output=True)
+    found = Served(dataclasses.replace(SETTINGS, models=str(models), keys=str(directory / "keys"), **files))
+    yield found, (directory / "certificate.pem").read_bytes()
+    found.close()
+
+
+def test_keys_and_tls(locked, tmp_path):
+    found, certificate = locked
+    (tmp_path / "root.pem").write_bytes(certificate)
+    address = f"localhost:{found.port}"
+    images = [of_images(pixels(1))]
+    with triton.InferenceServerClient(address, ssl=True, root_certificates=str(tmp_path / "root.pem")) as client:
+        assert client.is_server_live() and client.is_server_ready()  # without a key
+        for headers in ({"authorization": "Bearer key-of-anna"}, {"x-api-key": "key-of-anna"}):
+            assert client.infer("tiny", images, headers=headers).as_numpy("labels").shape == (1, 5)
+        assert found.entries[-1]["key"] == "anna" and "key-of-anna" not in json.dumps(found.entries)
+        for headers in ({}, {"x-api-key": "key-of-carl"}, {"authorization": "Basic key-of-anna"}):
+            with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
+                client.infer("tiny", images, headers=headers)
+        with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
+            client.get_model_metadata("tiny")
+        client.infer("tiny", images, headers={"x-api-key": "key-of-bert"})
+        with pytest.raises(InferenceServerException, match="RESOURCE_EXHAUSTED"):
+            client.infer("tiny", images, headers={"x-api-key": "key-of-bert"})
+
+
+def test_a_port_that_is_taken(served):
+    with pytest.raises(UserError, match=f"--grpc-port {served.port} of 127.0.0.1 cannot be had"):
+
+        async def build():
+            rpc.build(served.calls, served.settings)
+
+        asyncio.run(build())

@@ -1,0 +1,167 @@
+"""Settings from flags and from a file: which goes before which, and what is said where one is wrong."""
+
+import dataclasses
+import json
+import subprocess
+
+import pytest
+
+from vision.errors import UserError
+from vision.serving import settings as module
+from vision.serving.settings import Settings, check, from_flags
+
+
+@pytest.fixture
+def good(tmp_path):
+    return Settings(models=str(tmp_path))
+
+
+def parse(*argv):
+    return from_flags(list(argv), "usage")
+
+
+def write(tmp_path, value):
+    path = tmp_path / "settings.json"
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return f"--settings={path}"
+
+
+def refused(settings):
+    with pytest.raises(UserError) as error:
+        check(settings)
+    return str(error.value)
+
+
+def test_every_setting_is_a_flag_with_dashes():
+    values = {"int": "7", "float": "0.5", "str": "text", "bool": "true"}
+    fields = dataclasses.fields(Settings)
+    argv = [f"--{f.name.replace('_', '-')}={values[type(f.default).__name__]}" for f in fields]
+    found = parse(*argv)
+    for field in fields:
+        value = getattr(found, field.name)
+        assert type(value) is type(field.default) and str(value).lower() == values[type(field.default).__name__]
+
+
+def test_without_flags_all_are_the_defaults():
+    assert parse() == Settings()
+
+
+def test_a_flag_goes_before_the_file_and_that_before_a_default(tmp_path):
+    file = write(tmp_path, {"max_batch": 16, "max_delay": 1, "log_hashes": True})
+    found = parse(file, "--max-batch=8")
+    assert found == Settings(max_batch=8, max_delay=1, log_hashes=True)
+    assert parse(file, "--max-batch=32").max_batch == 32  # the default, but given
+    assert parse(file, "--nolog-hashes").log_hashes is False
+
+
+def test_help_names_every_setting_and_its_default(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse("--help")
+    text = capsys.readouterr().out
+    assert end.value.code == 0 and "--max-delay: seconds that an image may wait for others (0.002)" in text
+    assert all(f"--{field.name.replace('_', '-')}: " in text for field in dataclasses.fields(Settings))
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--max-bach=1"], "did you mean: max-batch"),
+        (["--max_batch=1"], "did you mean: max-batch"),
+        (["--max-batch=many"], "--max-batch=many"),
+        (["--keys"], "missing value"),
+        (["models/"], "unexpected argument 'models/'"),
+    ],
+)
+def test_a_wrong_flag(argv, words):
+    with pytest.raises(UserError) as error:
+        parse(*argv)
+    assert words in str(error.value).replace("Did", "did").replace("Missing", "missing")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"max_bach": 16}, "did you mean 'max_batch'"),
+        ({"max-batch": 16}, "did you mean 'max_batch'"),
+        ({"max_batch": "16"}, 'max_batch = "16": it takes a whole number'),
+        ({"max_batch": 16.0}, "it takes a whole number"),
+        ({"max_batch": True}, "it takes a whole number"),
+        ({"max_delay": None}, "it takes a number"),
+        ({"log_hashes": 1}, "it takes true or false"),
+        ({"host": 1}, "it takes a text"),
+        ([], "holds no settings"),
+        ("{", "is no JSON"),
+    ],
+)
+def test_a_wrong_file(tmp_path, value, words):
+    with pytest.raises(UserError) as error:
+        parse(write(tmp_path, value))
+    assert words in str(error.value) and "settings.json" in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        parse(f"--settings={tmp_path / 'none.json'}")
+
+
+def test_the_defaults_are_valid(good):
+    check(good)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"models": ""}, "which models?"),
+        ({"models": "/nowhere/at/all"}, "no directory --models /nowhere/at/all"),
+        ({"host": ""}, "--host is empty"),
+        ({"http_port": 65536}, "--http-port = 65536: it is a port"),
+        ({"grpc_port": 8080}, "two of them are the same"),
+        ({"poll": 0.0}, "--poll = 0.0: it is above 0"),
+        ({"timeout": float("nan")}, "--timeout = nan: no finite number"),
+        ({"drain": float("inf")}, "--drain = inf: no finite number"),
+        ({"max_batch": 0}, "--max-batch = 0: it is at least 1"),
+        ({"max_delay": -1.0}, "--max-delay = -1.0: it is at least 0"),
+        ({"max_queue": 8}, "--max-queue = 8: it is at least --max-images = 64"),
+        ({"provider": "gpu"}, "--provider = 'gpu' is unknown"),
+        ({"tls_key": "key.pem"}, "both --tls-certificate and --tls-key"),
+        ({"tls_key": "none.pem", "tls_certificate": "none.pem"}, "No such file"),
+    ],
+)
+def test_a_setting_that_is_wrong(good, change, words):
+    assert words in refused(dataclasses.replace(good, **change))
+
+
+def test_every_number_has_a_range():
+    numbers = {f.name for f in dataclasses.fields(Settings) if type(f.default) in (int, float)}
+    assert numbers == {name for _, names in module.RANGES.values() for name in names.split()}
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory):
+    """Returns a function that makes (certificate, key) files, by OpenSSL's own program."""
+    directory = tmp_path_factory.mktemp("pem")
+
+    def make(name, *options):
+        files = [str(directory / f"{name}.{kind}.pem") for kind in ("certificate", "key")]
+        curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-subj", "/CN=localhost"]
+        command = ["openssl", "req", "-x509", *curve, "-out", files[0], "-keyout", files[1], *options]
+        subprocess.run(command, check=True, capture_output=True)
+        return files
+
+    return make
+
+
+def test_a_certificate_and_its_key(good, pem):
+    certificate, key = pem("good", "-nodes")
+    check(dataclasses.replace(good, tls_certificate=certificate, tls_key=key))
+
+
+def test_certificates_that_do_not_work(good, pem, tmp_path):
+    certificate, key = pem("one", "-nodes")
+    other = pem("other", "-nodes")[1]
+    locked, password = pem("locked", "-passout", "pass:secret")
+    (tmp_path / "no.pem").write_text("no certificate")
+    for pair in ((certificate, other), (locked, password), (str(tmp_path / "no.pem"), key)):
+        assert "They are PEM files that belong together" in refused(
+            dataclasses.replace(good, tls_certificate=pair[0], tls_key=pair[1])
+        )

@@ -1,0 +1,206 @@
+"""Gathers the images of many requests into batches, which a thread of its own runs one after the other.
+
+While the model computes, the next batch gathers: it starts the moment that the model is free. Only a model that is free
+may wait for more images, and only while fewer have come than were in flight when its last run ended, because those who
+got an answer then are likely to ask again. A client that is alone never waits. A wait ends after `max_delay`, or after
+the time of a run where that is shorter, so that waiting can cost no more than running twice would.
+"""
+
+import asyncio
+import collections
+import dataclasses
+import threading
+import time
+from typing import NamedTuple
+
+import numpy as np
+
+from vision.serving.errors import Refused, TooLarge, TooMany, Unavailable
+
+RECENT = 0.2  # weight of the last run in the averages
+
+
+class Found(NamedTuple):
+    """What a model says of a request's images.
+
+    Attributes:
+        probabilities: float32 (N, C).
+        embedding: float32 (N, D).
+        queued: seconds until the first of the images was run.
+        computed: seconds from there until the last was done.
+        heat: float32 (N, h, w); None where the model has no heat maps.
+    """
+
+    probabilities: np.ndarray
+    embedding: np.ndarray
+    queued: float
+    computed: float
+    heat: np.ndarray | None = None
+
+
+@dataclasses.dataclass(eq=False)
+class _Part:
+    """Images of one request that are run together; `future` gets their `Found`, with the times of `perf_counter`."""
+
+    images: np.ndarray
+    future: asyncio.Future
+
+
+class Batcher:
+    """Runs a model on the images of many requests at a time. Made and used in one event loop.
+
+    Args:
+        run: `run(images) -> (probabilities (B, C), embedding (B, D))`, and heat maps (B, h, w) where there are some, of
+            uint8 images (B, H, W, C), B at most `settings.max_batch`. Called in one thread.
+        settings: `vision.serving.settings.Settings`.
+        telemetry: `vision.serving.telemetry.Telemetry`, which is told of each batch.
+        labels: (model, version).
+    """
+
+    def __init__(self, run, settings, telemetry, labels):
+        self._run, self._settings, self._telemetry, self._labels = run, settings, telemetry, labels
+        self._loop = asyncio.get_running_loop()
+        self._changed = threading.Condition()  # guards what follows, of which the loop and the thread both write
+        self._queue = collections.OrderedDict()  # the parts, as keys, in the order of their coming
+        self._waiting = self._crowd = 0  # images in the queue; those in flight when the last run ended, a batch at most
+        self._needed = 1  # waiting images at which the thread wakes up
+        self._closing = False
+        self._per_run = self._per_image = 0.0  # seconds, averaged
+        self._done = self._loop.create_future()
+        self._thread = threading.Thread(target=self._work, name=f"run {labels[0]} {labels[1]}", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self):
+        """Images in the queue."""
+        return self._waiting
+
+    async def submit(self, images):
+        """Returns the `Found` of uint8 images (N, H, W, C), N at least 1; more than a batch are run in several.
+
+        A call that is canceled while its images wait takes them with it.
+
+        Raises:
+            Refused: there are none.
+            TooMany: the queue is full.
+            TooLarge: there are more than the queue ever holds.
+            Unavailable: the batcher is closed.
+            RuntimeError: the model has failed.
+        """
+        begun, size = time.perf_counter(), self._settings.max_batch
+        starts = range(0, len(images), size)
+        parts = [_Part(images[start : start + size], self._loop.create_future()) for start in starts]
+        self._enter(parts, len(images))
+        try:
+            found = await asyncio.gather(*(part.future for part in parts))
+        finally:
+            self._leave(parts)
+        first, last = found[0].queued, found[-1].computed
+        if len(found) == 1:
+            return found[0]._replace(queued=first - begun, computed=last - first)
+        probabilities, embedding = (np.concatenate([getattr(f, name) for f in found]) for name in Found._fields[:2])
+        heat = None if found[0].heat is None else np.concatenate([f.heat for f in found])
+        return Found(probabilities, embedding, first - begun, last - first, heat)
+
+    async def close(self):
+        """Ends the thread once the queue is empty. Nothing is taken any more."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        await asyncio.shield(self._done)
+
+    def _enter(self, parts, count):
+        if not count:
+            raise Refused("the request holds no image")
+        limit = self._settings.max_queue
+        if count > limit:
+            raise TooLarge(f"the request holds {count} images: send at most {limit} at a time")
+        with self._changed:
+            if self._closing:
+                raise Unavailable(f"version {self._labels[1]} of {self._labels[0]} is being unloaded: try again", 1.0)
+            if self._waiting + count > limit:
+                seconds = max(self._waiting * self._per_image, 0.01)
+                raise TooMany(f"{self._waiting} images wait already, of at most {limit}: try again later", seconds)
+            self._queue.update(dict.fromkeys(parts))
+            self._waiting += count
+            if self._waiting >= self._needed:
+                self._changed.notify()
+
+    def _leave(self, parts):
+        """Forgets what has not been run of a request that has ended."""
+        with self._changed:
+            for part in parts:
+                if not part.future.done():
+                    part.future.cancel()
+                if part in self._queue:
+                    del self._queue[part]
+                    self._waiting -= len(part.images)
+
+    def _work(self):
+        """What the thread does."""
+        while batch := self._next():
+            begun, arrays, error = time.perf_counter(), None, None
+            try:
+                images = batch[0].images if len(batch) == 1 else np.concatenate([part.images for part in batch])
+                arrays = self._run(images)
+                if any(len(array) != len(images) for array in arrays):
+                    raise ValueError(f"it returns {len(arrays[0])} answers to {len(images)} images")
+            except Exception as failure:  # the runtimes' exceptions have no common type
+                error = failure
+            ended = time.perf_counter()
+            count = sum(len(part.images) for part in batch)
+            with self._changed:
+                self._crowd = min(count + self._waiting, self._settings.max_batch)
+                self._per_run = _average(self._per_run, ended - begun)
+                self._per_image = _average(self._per_image, (ended - begun) / count)
+            self._tell(self._deliver, batch, arrays, error, begun, ended)
+        self._tell(self._done.set_result, None)
+
+    def _tell(self, function, *arguments):
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _next(self):
+        """Waits for the next batch and returns its parts; [] when no more will come."""
+        with self._changed:
+            while True:
+                self._wait_for(1)
+                self._wait_for(self._crowd, min(self._settings.max_delay, self._per_run))
+                if self._queue:
+                    break
+                if self._closing:
+                    return []
+            batch, count = [], 0
+            while self._queue and count + len(next(iter(self._queue)).images) <= self._settings.max_batch:
+                part, _ = self._queue.popitem(last=False)
+                batch.append(part)
+                count += len(part.images)
+            self._waiting -= count
+            return batch
+
+    def _wait_for(self, count, timeout=None):
+        """Waits until so many images wait, or the batcher closes, at most `timeout` seconds."""
+        self._needed = count
+        self._changed.wait_for(lambda: self._waiting >= count or self._closing, timeout)
+        self._needed = self._settings.max_queue + 1  # nobody sleeps now
+
+    def _deliver(self, batch, arrays, error, begun, ended):
+        """Gives each part its rows, in the event loop."""
+        start = 0
+        for part in batch:
+            stop = start + len(part.images)
+            if part.future.done():  # canceled while it was computed
+                pass
+            elif error is not None:
+                failure = RuntimeError(f"version {self._labels[1]} of {self._labels[0]} has failed")
+                failure.__cause__ = error
+                part.future.set_exception(failure)
+            else:
+                first, second, *heat = (array[start:stop] for array in arrays)
+                part.future.set_result(Found(first, second, begun, ended, *heat))
+            start = stop
+        self._telemetry.batch(*self._labels, start, self._waiting)
+
+
+def _average(mean, value):
+    return value if not mean else (1 - RECENT) * mean + RECENT * value

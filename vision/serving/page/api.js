@@ -1,0 +1,84 @@
+// What the server is asked, and what its refusals mean to a person.
+
+const TRIES = 4; // of a request that finds the server busy
+const LONGEST = 10; // seconds to wait before one of them
+
+// A request that failed: `message` for the reader, `status` of HTTP, 0 where there was no answer.
+export class Refused extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+// The server, asked with an API key where it wants one.
+export class Server {
+  key = "";
+
+  async models(signal) {
+    return (await this.#ask("classify/models", { signal })).models;
+  }
+
+  // Returns the answer to an image, a Blob, with `milliseconds.total` as this page measured it.
+  // `waiting(seconds)` is told when the server is busy and the page will ask again.
+  async classify(model, image, { version = "", top = 5, heat = false, signal, waiting = () => {} } = {}) {
+    const query = new URLSearchParams({ top_k: top });
+    if (version) query.set("version", version);
+    if (heat) query.set("heatmap", "true");
+    const headers = { "Content-Type": image.type || "application/octet-stream" };
+    const path = `classify/${encodeURIComponent(model)}?${query}`;
+    for (let left = TRIES - 1; ; left--) {
+      const begun = performance.now();
+      try {
+        const answer = await this.#ask(path, { method: "POST", body: image, headers, signal });
+        answer.milliseconds.total = performance.now() - begun;
+        return answer;
+      } catch (error) {
+        if (error.status !== 429 || !left) throw error;
+        const seconds = Math.min(error.after || 1, LONGEST);
+        waiting(seconds);
+        await pause(1000 * seconds, signal);
+      }
+    }
+  }
+
+  async #ask(path, options) {
+    const headers = { ...options.headers, ...(this.key && { Authorization: `Bearer ${this.key}` }) };
+    let reply;
+    try {
+      reply = await fetch(path, { ...options, headers, cache: "no-store", credentials: "omit" });
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new Refused("The server cannot be reached. Is it running, and are you online?", 0);
+    }
+    const said = await reply.json().catch(() => ({}));
+    if (reply.ok) return said;
+    const error = new Refused(explain(reply.status, said.error), reply.status);
+    error.after = Number(reply.headers.get("Retry-After")) || 0;
+    throw error;
+  }
+}
+
+function pause(milliseconds, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, milliseconds);
+    signal?.addEventListener("abort", () => {
+      clearTimeout(timer);
+      reject(new DOMException("", "AbortError"));
+    }, { once: true });
+  });
+}
+
+function explain(status, said) {
+  const reason = said ? ` (${said})` : "";
+  switch (status) {
+    case 401: return "This server wants an API key. Enter yours above.";
+    case 404: return `This model or version is not there any more. Load the page again.${reason}`;
+    case 408: return "The image took too long to arrive. Try a smaller one, or a better connection.";
+    case 413: return `The image is too large for this server. Try a smaller one.${reason}`;
+    case 429: return "The server is busy. Try again in a moment.";
+    case 503: return `The model is not ready. Try again in a moment.${reason}`;
+    case 400: case 415: case 422: return `This cannot be read as an image.${reason}`;
+    default: return `The server could not answer, status ${status}.${reason}`;
+  }
+}

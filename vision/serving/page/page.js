@@ -1,0 +1,202 @@
+// The page: takes an image from a file, the clipboard, a drop or the camera, asks the server, shows what it says.
+
+import { Refused, Server } from "./api.js";
+import { answer, draw, make, percent } from "./show.js";
+
+const at = (id) => document.getElementById(id);
+const server = new Server();
+let models = [];
+let image = null; // a Blob
+let bitmap = null; // the same, decoded; null where the browser cannot
+let answers = [];
+let running = new AbortController(); // of the request in flight
+
+function say(text, kind = "") {
+  at("status").textContent = text;
+  at("status").className = `message ${kind}`;
+}
+
+function chosen() {
+  return models.find((model) => model.name === at("model").value);
+}
+
+function fill(select, options) {
+  const before = select.value;
+  select.replaceChildren(...options.map(([value, text]) => make("option", { value, text })));
+  if (options.some(([value]) => value === before)) select.value = before;
+}
+
+async function loadModels() {
+  try {
+    models = await server.models();
+  } catch (error) {
+    return fail(error);
+  }
+  at("key-field").hidden = !server.key;
+  fill(at("model"), models.map((model) => [model.name, model.name]));
+  chooseModel();
+  if (!models.length) return say("This server has no model yet.", "look");
+  if (image) return ask();
+  say("Nothing yet.");
+}
+
+function chooseModel() {
+  const model = chosen(), versions = [...(model?.versions ?? [])].reverse(); // the newest first
+  fill(at("version"), [["", "automatic"], ...versions.map((name) => [name, name])]);
+  fill(at("other"), [["", "nothing"], ...(versions.length > 1 ? versions : []).map((name) => [name, `version ${name}`])]);
+  at("other").parentElement.hidden = versions.length < 2;
+  at("about").textContent = model ? describe(model) : "No model is loaded.";
+}
+
+function describe(model) {
+  const size = `${model.image_size} × ${model.image_size} pixels${model.channels === 1 ? ", gray" : ""}`;
+  const accuracy = model.quality?.metrics?.accuracy?.value;
+  const measured = accuracy === undefined ? "" : `; accuracy ${percent(accuracy)} of ${model.quality.images} ${model.quality.split} images`;
+  return `${model.name} tells ${model.classes} classes apart, in images of ${size}${measured}.`;
+}
+
+async function take(blob) {
+  if (!blob) return;
+  image = blob;
+  const decoded = await createImageBitmap(blob).catch(() => null);
+  if (image !== blob) return; // another one was chosen meanwhile
+  bitmap = decoded;
+  answers = [];
+  at("answers").replaceChildren();
+  at("zone").classList.add("full");
+  at("again").hidden = false;
+  at("hint").textContent = bitmap ? blob.name || "Your image" : `${blob.name || "Your image"}: no preview in this browser`;
+  show();
+  await ask();
+}
+
+function show() {
+  const model = chosen(), heat = answers[0]?.heatmap ?? null;
+  at("picture").hidden = !bitmap;
+  at("view").hidden = !bitmap || !model;
+  at("heat-field").hidden = !heat;
+  at("heat-text").textContent = `Show where ${answers.length > 1 ? `version ${answers[0].version}` : "the model"} looks`;
+  if (!bitmap) return;
+  const fraction = model?.crop_fraction ?? 1;
+  draw(at("picture"), bitmap, fraction, at("heat").checked ? heat : null);
+  at("seen").hidden = bitmap.width === bitmap.height && fraction > 0.995;
+  at("picture").setAttribute("aria-label", `Your image${heat && at("heat").checked ? ", with where the model looks" : ""}`);
+}
+
+async function ask() {
+  const model = chosen();
+  if (!image || !model) return;
+  running.abort();
+  const controller = (running = new AbortController());
+  const versions = [at("version").value, at("other").value].slice(0, at("other").value ? 2 : 1);
+  const waiting = (seconds) => say(`The server is busy. Asking again in ${seconds} s …`, "look");
+  const options = { signal: controller.signal, heat: model.heatmap, waiting };
+  say("Asking …");
+  at("answers").setAttribute("aria-busy", "true");
+  try {
+    const found = [];
+    // One after the other: they would make each other slower, and the times shown are to be true.
+    for (const version of versions) found.push(await server.classify(model.name, image, { ...options, version }));
+    answers = found;
+    at("answers").replaceChildren(...answers.map((found, i) => answer(found, `answer-${i}`)));
+    say(summary());
+    show();
+  } catch (error) {
+    if (controller.signal.aborted) return;
+    answers = [];
+    at("answers").replaceChildren();
+    show();
+    fail(error);
+  } finally {
+    if (controller === running) at("answers").removeAttribute("aria-busy");
+  }
+}
+
+function summary() {
+  const best = answers.map(({ top: [first], version }) => [first.class, `${first.class}, ${percent(first.probability)}`, version]);
+  if (best.length === 1) return `${best[0][1]}, says version ${best[0][2]}.`;
+  const same = best[0][0] === best[1][0] ? "Both agree" : "They differ";
+  return `${same}. Version ${best[0][2]}: ${best[0][1]}. Version ${best[1][2]}: ${best[1][1]}.`;
+}
+
+function fail(error) {
+  if (!(error instanceof Refused)) throw error;
+  say(server.key && error.status === 401 ? "The server does not know this API key." : error.message, "bad");
+  if (error.status !== 401) return;
+  at("key-field").hidden = false;
+  at("key").focus();
+}
+
+async function openCamera() {
+  let stream;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1280 } } });
+  } catch {
+    return say("The camera cannot be used: it is missing, taken, or not allowed to this page.", "bad");
+  }
+  at("video").srcObject = stream;
+  at("viewfinder").showModal();
+  await at("video").play().catch(() => {});
+}
+
+function closeCamera() {
+  at("video").srcObject?.getTracks().forEach((track) => track.stop());
+  at("video").srcObject = null;
+}
+
+async function shoot() {
+  const video = at("video");
+  if (!video.videoWidth) return;
+  const canvas = make("canvas");
+  [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+  canvas.getContext("2d").drawImage(video, 0, 0);
+  at("viewfinder").close();
+  await take(await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.95)));
+}
+
+const isImage = (file) => !file.type || file.type.startsWith("image/");
+
+function offer(files) {
+  const file = [...files].find(isImage);
+  if (file) take(file);
+  else if (files.length) say("That is not an image.", "bad");
+}
+
+at("file").addEventListener("change", (event) => {
+  offer(event.target.files);
+  event.target.value = ""; // the same file may be chosen again
+});
+document.addEventListener("paste", (event) => {
+  if (!event.clipboardData.files.length) return;
+  event.preventDefault();
+  offer(event.clipboardData.files);
+});
+for (const name of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(name, (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return;
+    event.preventDefault();
+    at("zone").classList.toggle("over", name === "dragover");
+    if (name === "drop") offer(event.dataTransfer.files);
+  });
+}
+at("model").addEventListener("change", () => {
+  chooseModel();
+  answers = [];
+  show();
+  ask();
+});
+at("version").addEventListener("change", ask);
+at("other").addEventListener("change", ask);
+at("again").addEventListener("click", ask);
+at("heat").addEventListener("change", show);
+at("choices").addEventListener("submit", (event) => {
+  event.preventDefault();
+  server.key = at("key").value.trim();
+  loadModels();
+});
+at("camera").hidden = !navigator.mediaDevices?.getUserMedia;
+at("camera").addEventListener("click", openCamera);
+at("shoot").addEventListener("click", shoot);
+at("close").addEventListener("click", () => at("viewfinder").close());
+at("viewfinder").addEventListener("close", closeCamera);
+loadModels();

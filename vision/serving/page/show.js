@@ -1,0 +1,97 @@
+// What is drawn: an image with what the model sees of it, and a model's answer as bars.
+
+const SIDE = 1024; // pixels of the drawing's longer side, at most
+const PARTS = [["decode", "decode"], ["queue", "wait"], ["compute", "model"], ["way", "network"]];
+
+// Inferno, at equal steps: lightness grows evenly, so that it reads without color too.
+const COLORS = [[0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164]];
+const OPACITY = 0.7; // of the hottest place
+
+export function percent(p) {
+  return p < 0.001 ? "<\u00a00.1\u00a0%" : p > 0.999 ? ">\u00a099.9\u00a0%" : `${(100 * p).toFixed(1)}\u00a0%`;
+}
+
+export function make(tag, { text, ...attributes } = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  if (text !== undefined) element.textContent = text;
+  element.append(...children);
+  return element;
+}
+
+// Draws an ImageBitmap with a frame around its middle square, `fraction` of its shorter side, and a heat map in it:
+// `heat` is rows of numbers from 0 to 1, or null.
+export function draw(canvas, image, fraction, heat) {
+  const scale = Math.min(1, SIDE / Math.max(image.width, image.height));
+  const enlarged = scale === 1 && Math.max(image.width, image.height) < 128 ? 8 : 1;
+  canvas.width = Math.max(1, Math.round(image.width * scale * enlarged));
+  canvas.height = Math.max(1, Math.round(image.height * scale * enlarged));
+  const context = canvas.getContext("2d");
+  context.imageSmoothingEnabled = enlarged === 1;
+  context.drawImage(image, 0, 0, canvas.width, canvas.height);
+  const side = fraction * Math.min(canvas.width, canvas.height);
+  const left = (canvas.width - side) / 2, top = (canvas.height - side) / 2;
+  if (heat) drawHeat(context, heat, left, top, side);
+  if (side < 0.995 * Math.max(canvas.width, canvas.height)) drawFrame(context, left, top, side);
+}
+
+function drawFrame(context, left, top, side) {
+  const { width, height } = context.canvas, line = Math.max(2, Math.max(width, height) / 250);
+  context.fillStyle = "rgb(0 0 0 / 45%)";
+  context.beginPath();
+  context.rect(0, 0, width, height);
+  context.rect(left, top, side, side);
+  context.fill("evenodd");
+  context.lineWidth = line;
+  context.strokeStyle = "#fff";
+  context.strokeRect(left + line / 2, top + line / 2, side - line, side - line);
+}
+
+function drawHeat(context, heat, left, top, side) {
+  const height = heat.length, width = heat[0].length, small = new OffscreenCanvas(width, height);
+  const pixels = new ImageData(width, height);
+  heat.flat().forEach((value, i) => {
+    const at = Math.min(1, Math.max(0, value)) * (COLORS.length - 1), low = Math.min(Math.floor(at), COLORS.length - 2);
+    const mixed = COLORS[low].map((from, c) => from + (at - low) * (COLORS[low + 1][c] - from));
+    pixels.data.set([...mixed.map(Math.round), Math.round(255 * OPACITY * Math.min(1, value))], 4 * i);
+  });
+  small.getContext("2d").putImageData(pixels, 0, 0);
+  context.save();
+  context.imageSmoothingEnabled = true;
+  context.imageSmoothingQuality = "high";
+  context.drawImage(small, left, top, side, side);
+  context.restore();
+}
+
+// Returns an element that shows an answer of the server; `id` of its heading.
+export function answer(found, id) {
+  const bars = make("ol", { class: "bars", "aria-label": "Most probable classes" });
+  for (const { class: name, probability } of found.top) {
+    const bar = make("i");
+    bar.style.width = `${100 * probability}%`; // by script, as the page's policy allows no style attributes
+    bars.append(make("li", {}, make("span", { text: name }), make("span", { class: "percent", text: percent(probability) }),
+      make("div", { class: "track", "aria-hidden": "true" }, bar)));
+  }
+  return make("article", { class: "answer", "aria-labelledby": id },
+    make("h3", { class: "dim", id, text: `${found.model}, version ${found.version}` }),
+    make("p", { class: "best", text: found.top[0].class }),
+    bars, ...latency(found.milliseconds), make("p", { class: "id dim", text: `Request ${found.id}` }));
+}
+
+function latency(known) {
+  const inside = known.decode + known.queue + known.compute, total = Math.max(known.total, inside);
+  const milliseconds = { ...known, way: total - inside };
+  const split = make("div", { class: "split", "aria-hidden": "true" });
+  const parts = make("dl", { class: "parts" });
+  for (const [name, text] of PARTS) {
+    const part = make("i", { class: name });
+    part.style.width = `${(100 * milliseconds[name]) / total}%`;
+    split.append(part);
+    parts.append(make("div", {}, make("dt", { class: name, text }), make("dd", { text: time(milliseconds[name]) })));
+  }
+  return [make("h3", { text: `Answered in ${time(total)}` }), split, parts];
+}
+
+function time(milliseconds) {
+  return `${milliseconds < 10 ? milliseconds.toFixed(1) : Math.round(milliseconds)} ms`;
+}

@@ -1,0 +1,198 @@
+"""What was predicted, in rotating Parquet files, for monitoring: `pandas.read_parquet(DIRECTORY)` reads them all.
+
+A row is an image:
+
+time         UTC, microseconds
+id           of the request
+model        its name
+version      the one that answered
+shadow       whether the answer was only logged
+image        its place in the request, from 0
+class        the most probable one
+confidence   its probability, float32
+sketch       16 float16: `sketch` of the embedding
+sha256       of the image as it came, encoded or pixels; null unless --log-hashes
+
+The file's metadata names the kinds of row and of sketch, `vision_predictions` and `sketch`. A file is complete or not
+there: it is written under a hidden name and renamed. A crash loses what is not in a file yet.
+"""
+
+import collections
+import datetime
+import functools
+import hashlib
+import itertools
+import os
+import pathlib
+import time
+
+import numpy as np
+
+from vision.errors import UserError
+
+FORMAT, SKETCH = "1", "sign/16/1"
+DIMENSIONS = 16
+WAITING = 10_000  # answers, at most, that no file has yet; a disk that hangs must not fill the memory
+IMAGES = 64 * 2**20  # bytes of images, at most, that are kept to be hashed
+
+
+def sketch(embeddings):
+    """Returns float16 (N, 16), a random projection of embeddings (N, D), the same one wherever D is the same.
+
+    Distances between embeddings, and so drift, survive it on average, while a row takes 32 bytes instead of up to 8 KiB
+    and gives no image back. It is linear: the mean and the covariance of a bundle's reference can be projected as well.
+    The matrix is of signs, which are those of SHAKE-256's bits: no random generator has to stay the same for files of
+    different years to be comparable. Achlioptas 2003, "Database-friendly random projections: Johnson-Lindenstrauss with
+    binary coins", theorem 1.1.
+    """
+    found = np.asarray(embeddings, np.float32) @ _signs(embeddings.shape[1])
+    largest = np.finfo(np.float16).max
+    return np.clip(found, -largest, largest).astype(np.float16)
+
+
+@functools.lru_cache(maxsize=64)
+def _signs(size):
+    """Returns float32 (size, 16) of 1/4 and -1/4, so that squared lengths are kept on average."""
+    data = hashlib.shake_256(f"{SKETCH}/{size}".encode()).digest(size * DIMENSIONS // 8)
+    bits = np.unpackbits(np.frombuffer(data, np.uint8)).reshape(size, DIMENSIONS)
+    return (bits.astype(np.float32) * 2 - 1) / np.sqrt(DIMENSIONS).astype(np.float32)
+
+
+class PredictionLog:
+    """Writes predictions to files; `put` on the event loop, all else in one thread.
+
+    Args:
+        directory: of the files; is made.
+        rows: of a file, at most.
+        seconds: after which a row that waits is written, with the others.
+        files: that are kept, the latest of all servers that share the directory; 0 = all.
+        hashes: whether images are hashed.
+
+    Attributes:
+        lost: rows, or answers not yet made rows, that are in no file since a write failed or did not keep up.
+
+    Raises:
+        UserError: PyArrow is missing, or the directory cannot be written to.
+    """
+
+    def __init__(self, directory, rows, seconds, files=0, hashes=False):
+        try:
+            import pyarrow.parquet
+        except ImportError as error:
+            raise UserError("--prediction-log needs PyArrow: pip install pyarrow") from error
+        self._arrow = pyarrow
+        self._directory = pathlib.Path(directory)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            _write(self._directory / f".{os.getpid()}.tmp", b"").unlink()
+        except OSError as error:
+            raise UserError(f"--prediction-log {directory} cannot be written to: {error.strerror}") from error
+        self._rows, self._seconds, self._files, self._hashes = rows, seconds, files, hashes
+        self._schema = _schema(pyarrow)
+        self._waiting, self._batches, self._oldest = collections.deque(), [], 0.0
+        self._numbers, self._held, self._released = itertools.count(), 0, 0
+        self.lost = 0
+
+    def put(self, request, answer, shadow):
+        """Takes an `Answer` to a `Request`; takes a microsecond, and never waits."""
+        if len(self._waiting) >= WAITING:
+            self.lost += 1
+            return
+        images = None
+        if self._hashes and self._held - self._released < IMAGES:
+            images = request.images
+            self._held += _size(images)
+        self._waiting.append((time.time(), request.id, answer, shadow, images))
+
+    def write(self, everything=False):
+        """Takes up what `put` has left, and writes the files that are full or due; with `everything`, all rows."""
+        taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        if taken:
+            self._oldest = self._oldest or time.monotonic()
+            try:
+                batch = self._arrow.RecordBatch.from_pydict(self._columns(taken), schema=self._schema)
+            except Exception:
+                self.lost += len(taken)
+                raise
+            finally:
+                self._released += sum(_size(images) for *_, images in taken)
+            self._batches.append(batch)
+        due = everything or (self._oldest and time.monotonic() - self._oldest >= self._seconds)
+        while self._batches and (due or sum(map(len, self._batches)) >= self._rows):
+            table = self._arrow.Table.from_batches(self._batches)
+            rest = table.slice(self._rows).combine_chunks()
+            self._batches = rest.to_batches() if len(rest) else []
+            self._oldest = time.monotonic() if self._batches else 0.0
+            self._write_file(table.slice(0, self._rows))
+
+    def _columns(self, taken):
+        columns = {name: [] for name in self._schema.names}
+        for seconds, name, answer, shadow, images in taken:
+            count = len(answer.probabilities)
+            best = answer.probabilities.argmax(1)
+            columns["time"] += [int(seconds * 1e6)] * count
+            columns["id"] += [name] * count
+            columns["model"] += [answer.model] * count
+            columns["version"] += [answer.version] * count
+            columns["shadow"] += [shadow] * count
+            columns["image"] += range(count)
+            columns["class"] += [answer.classes[i] for i in best]
+            columns["confidence"] += answer.probabilities[np.arange(count), best].tolist()
+            columns["sha256"] += [None] * count if images is None else [_digest(image) for image in images]
+        embeddings = (answer.embedding for _, _, answer, _, _ in taken)
+        groups = itertools.groupby(embeddings, key=lambda embedding: embedding.shape[1])  # one, but for a mix of models
+        sketches = [sketch(np.concatenate(list(group))).ravel() for _, group in groups]
+        flat = self._arrow.array(np.concatenate(sketches))
+        columns["sketch"] = self._arrow.FixedSizeListArray.from_arrays(flat, DIMENSIONS)
+        return columns
+
+    def _write_file(self, table):
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+        path = self._directory / f"predictions-{now}-{os.getpid()}-{next(self._numbers):06}.parquet"
+        hidden = path.with_name(f".{path.name}.tmp")  # readers of the directory pass over names with a dot
+        data = self._arrow.BufferOutputStream()
+        self._arrow.parquet.write_table(table, data, compression="zstd")
+        try:
+            os.replace(_write(hidden, data.getvalue()), path)
+        except OSError:
+            self.lost += len(table)
+            hidden.unlink(missing_ok=True)
+            raise
+        if self._files:
+            for old in sorted(self._directory.glob("predictions-*.parquet"))[: -self._files]:
+                old.unlink(missing_ok=True)
+
+
+def _schema(arrow):
+    kinds = {
+        "time": arrow.timestamp("us", tz="UTC"),
+        "id": arrow.string(),
+        "model": arrow.string(),
+        "version": arrow.string(),
+        "shadow": arrow.bool_(),
+        "image": arrow.int32(),
+        "class": arrow.string(),
+        "confidence": arrow.float32(),
+        "sketch": arrow.list_(arrow.float16(), DIMENSIONS),
+        "sha256": arrow.string(),
+    }
+    return arrow.schema(kinds, metadata={"vision_predictions": FORMAT, "sketch": SKETCH})
+
+
+def _write(path, data):
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    return path
+
+
+def _size(images):
+    """Returns the bytes of a request's images; of None, 0."""
+    if images is None:
+        return 0
+    return images.nbytes if isinstance(images, np.ndarray) else sum(map(len, images))
+
+
+def _digest(image):
+    return hashlib.sha256(image if isinstance(image, bytes) else np.ascontiguousarray(image)).hexdigest()

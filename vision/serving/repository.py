@@ -1,0 +1,360 @@
+"""The models that are served: which versions are loaded, and which of them answers a request.
+
+DIR/<model>/<version>/ is a bundle each. What comes, changes or goes there is followed without a restart: a version
+takes requests once it is loaded and warm, and one that goes answers what it has begun. A bundle that cannot be loaded
+is refused, and not tried again before its files change; what was loaded under its name serves on.
+"""
+
+import asyncio
+import concurrent.futures
+import dataclasses
+import logging
+import os
+import pathlib
+import time
+
+from vision.errors import UserError
+from vision.serving import traffic
+from vision.serving.errors import NotFound, Refused, Unavailable
+from vision.serving.shelf import GONE, look
+from vision.serving.version import Version, open_warm
+
+log = logging.getLogger(__name__)
+LOADING, READY, WAITING, REFUSED, UNLOADED = "loading", "ready", "waiting", "refused", "unloaded"
+
+
+@dataclasses.dataclass
+class _Known:
+    """What is known of one version.
+
+    Attributes:
+        seen: its `Listed` at the last look; None = it was gone.
+        tried: the mark of its files when it was last loaded or refused.
+        version: the `Version` that answers; None = none does.
+        state, reason: for people.
+        is_held: an operator has unloaded it.
+    """
+
+    seen: tuple | None = None
+    tried: tuple | None = None
+    version: Version | None = None
+    state: str = WAITING
+    reason: str = ""
+    is_held: bool = False
+
+
+@dataclasses.dataclass
+class _Model:
+    """What is known of one model.
+
+    Attributes:
+        known: {version: `_Known`}.
+        data: bytes of traffic.json as they were last read; None = there was none.
+        split: the last `Traffic` that was valid.
+        reason: why the present one is not; "" = it is.
+        fault: why the model's directory cannot be read; "" = it can.
+        aside: versions that were rolled back: they take no requests but those that name them.
+    """
+
+    known: dict = dataclasses.field(default_factory=dict)
+    data: bytes | None = None
+    split: traffic.Traffic = traffic.Traffic()
+    reason: str = ""
+    fault: str = ""
+    aside: set = dataclasses.field(default_factory=set)
+
+    def loaded(self):
+        """Returns the names of the versions that answer, the highest last."""
+        return sorted((name for name, known in self.known.items() if known.version), key=traffic.order)
+
+    def eligible(self):
+        """Returns those of them that may get requests that name no version: all where all were rolled back."""
+        loaded = self.loaded()
+        return [name for name in loaded if name not in self.aside] or loaded
+
+
+class Repository:
+    """The models of a directory. Made and used in one event loop.
+
+    Args:
+        settings: `vision.serving.settings.Settings`.
+        telemetry: `vision.serving.telemetry.Telemetry`.
+    """
+
+    def __init__(self, settings, telemetry):
+        self._settings, self._telemetry = settings, telemetry
+        self._root = os.path.realpath(settings.models)
+        self._models = {}
+        self._started = self._draining = self._closed = False
+        self._changes = asyncio.Lock()  # one at a time changes what is loaded
+        self._leaving = set()  # tasks of versions that answer their last requests
+        self._loader = concurrent.futures.ThreadPoolExecutor(1, "loader")
+
+    @property
+    def ready(self):
+        """Whether it is to be sent requests: it has started, will not stop soon, and there is a version to answer."""
+        return (
+            self._started
+            and not self._draining
+            and not self._closed
+            and any(model.loaded() for model in self._models.values())
+        )
+
+    async def start(self):
+        """Loads all that is there; raises `UserError` where the directory cannot be read."""
+        try:
+            await self._follow(settled=True)
+        except OSError as error:
+            raise UserError(f"--models {self._settings.models} cannot be read: {error.strerror}") from error
+        self._started = True
+
+    async def watch(self):
+        """Follows the directory until it is canceled or the repository is closed; to be run as a task."""
+        while not self._closed:
+            try:
+                await self._follow()
+            except OSError as error:  # what is loaded stays
+                log.warning("the models' directory cannot be read: %s", error.strerror)
+            except Exception:
+                log.exception("the models' directory cannot be followed")
+            await asyncio.sleep(self._settings.poll)
+
+    def drain(self):
+        """Is no longer ready, so that requests are sent elsewhere; those that come are answered until `close`."""
+        self._draining = True
+
+    async def close(self):
+        """Takes no more requests, answers those that there are, and unloads everything."""
+        self._closed = True
+        async with self._changes:
+            for model in self._models.values():
+                for known in model.known.values():
+                    self._retire(known)
+        await asyncio.gather(*self._leaving)
+        self._loader.shutdown(wait=False)
+
+    def pick(self, model, version="", key=""):
+        """Returns which version answers a request, and which one answers it for the log alone, or None.
+
+        Args:
+            model: its name.
+            version: that the request asks for; "" = as traffic.json says.
+            key: what the choice is sticky by; "" = each request for itself.
+
+        Raises:
+            NotFound: there is no such model or version.
+            Unavailable: it is being loaded, or the server stops.
+        """
+        found = self._find(model)
+        if version:
+            return self._named(model, version), None
+        name = found.split.choose(found.eligible(), key)
+        if name is None:
+            raise Unavailable(f"model {model} has no version that is loaded: try again later", self._settings.poll)
+        shadow = found.known.get(found.split.shadow) if found.split.shadow != name else None
+        return found.known[name].version, shadow.version if shadow else None
+
+    def get(self, model, version=""):
+        """Returns a `Version` to tell about; "" = the one that has most of the requests. Raises as `pick`."""
+        found = self._find(model)
+        if version:
+            return self._named(model, version)
+        name = found.split.main(found.eligible())
+        if name is None:
+            raise Unavailable(f"model {model} has no version that is loaded: try again later", self._settings.poll)
+        return found.known[name].version
+
+    def models(self):
+        """Returns {model: [names of the versions that answer, the highest last]} of those that have one."""
+        return {name: loaded for name, model in sorted(self._models.items()) if (loaded := model.loaded())}
+
+    def states(self):
+        """Returns what an operator wants to know.
+
+        Returns:
+            {model: {"serving": the version that has most of the requests, "" = none, "weights", "shadow": as the last
+            valid traffic.json says, "reason": why the present one is not valid or the directory cannot be read,
+            "rolled_back": [versions], "versions": {version: {"state": "ready", "loading", "waiting", "refused" or
+            "unloaded", "reason"}}}}.
+        """
+        return {
+            name: {
+                "serving": model.split.main(model.eligible()) or "",
+                "weights": dict(model.split.weights),
+                "shadow": model.split.shadow,
+                "reason": model.fault or model.reason,
+                "rolled_back": sorted(model.aside, key=traffic.order),
+                "versions": {
+                    version: {"state": model.known[version].state, "reason": model.known[version].reason}
+                    for version in sorted(model.known, key=traffic.order)
+                },
+            }
+            for name, model in sorted(self._models.items())
+        }
+
+    async def load(self, model, version):
+        """Loads a version now, whether it was refused, unloaded or rolled back before, or has changed.
+
+        Raises:
+            NotFound: there is no such directory.
+            Refused: it cannot be loaded; says why.
+            Unavailable: the server stops.
+        """
+        async with self._changes:
+            self._check_open()
+            here = (await self._in_thread(look, self._root)).get(model, GONE).versions.get(version)
+            if here is None:
+                raise NotFound(f"there is no version {version[:64]!r} of a model {model[:64]!r}")
+            found = self._models.setdefault(model, _Model())
+            known = found.known.setdefault(version, _Known())
+            known.is_held, known.seen = False, here
+            if not known.version or here.mark != known.tried:
+                await self._load(model, version, known)
+            if known.reason:
+                raise Refused(f"version {version} of {model} cannot be loaded: {known.reason}")
+            found.aside.discard(version)
+
+    async def unload(self, model, version):
+        """Unloads a version, once it has answered its requests, until it is loaded by name or the server starts again.
+
+        Raises:
+            NotFound, Unavailable: as `pick`.
+        """
+        async with self._changes:
+            self._named(model, version)
+            known = self._models[model].known[version]
+            known.is_held, known.state, known.reason = True, UNLOADED, ""
+            leaving = self._retire(known)
+        log.info("%s %s: unloaded", model, version)
+        await asyncio.shield(leaving)
+
+    async def roll_back(self, model):
+        """Takes the requests from the highest version that has any, and returns the one that has most of them now.
+
+        The requests go to the other versions that have weights, or to the one before. The version itself takes only
+        those that name it, until it is loaded by name, traffic.json changes or the server starts again.
+
+        Raises:
+            NotFound, Unavailable: as `pick`.
+            Refused: there is none before it.
+        """
+        async with self._changes:
+            self.get(model)
+            found = self._models[model]
+            now = found.split.serving(found.eligible())[-1]
+            before = [name for name in found.eligible() if traffic.order(name) < traffic.order(now)]
+            if not before:
+                raise Refused(f"model {model} has no version before {now} that is loaded")
+            found.aside |= {name for name in found.loaded() if traffic.order(name) >= traffic.order(now)}
+            log.info("%s %s: rolled back", model, now)
+            return self.get(model).name
+
+    def _find(self, model):
+        self._check_open()
+        if model not in self._models:
+            raise NotFound(f"there is no model {model[:64]!r}")
+        return self._models[model]
+
+    def _named(self, model, version):
+        known = self._find(model).known.get(version)
+        if known is None or not (known.version or known.state in (LOADING, WAITING)):
+            raise NotFound(f"model {model} has no version {version[:64]!r} that is loaded")
+        if not known.version:
+            raise Unavailable(f"version {version} of {model} is not loaded yet: try again later", self._settings.poll)
+        return known.version
+
+    def _check_open(self):
+        if self._closed:
+            raise Unavailable("the server stops", 1.0)
+
+    def _in_thread(self, function, *arguments):
+        return asyncio.get_running_loop().run_in_executor(self._loader, function, *arguments)
+
+    async def _follow(self, settled=False):
+        """Looks at the directory, and does what follows from it.
+
+        A version is loaded or dropped when two looks have found the same of it, so one that is just being written or
+        replaced is left alone; with `settled` one look is enough.
+        """
+        async with self._changes:
+            if self._closed:
+                return
+            shelf = await self._in_thread(look, self._root)
+            for name in sorted(shelf.keys() | self._models.keys()):
+                model, folder = self._models.setdefault(name, _Model()), shelf.get(name, GONE)
+                model.fault = folder.fault
+                if folder.fault:  # what is loaded stays
+                    continue
+                if name in shelf:
+                    self._read_traffic(name, model, folder.traffic)
+                versions = model.known.keys() | folder.versions.keys()
+                for version in sorted(versions, key=traffic.order, reverse=True):  # the highest is wanted first
+                    await self._compare(name, version, model, folder.versions.get(version), settled)
+                    if self._closed:
+                        return
+                if name not in shelf and not model.known:
+                    del self._models[name]
+
+    async def _compare(self, name, version, model, now, settled):
+        """Brings a version in line with what was found of it, a `Listed`; None = nothing."""
+        known = model.known.setdefault(version, _Known())
+        settled, known.seen = settled or now == known.seen, now
+        if not settled:
+            return
+        if now is None:
+            if known.version:
+                log.info("%s %s: gone, unloaded", name, version)
+            self._retire(known)
+            del model.known[version]
+            model.aside.discard(version)
+        elif not known.is_held and now.mark != known.tried:
+            await self._load(name, version, known)
+
+    async def _load(self, name, version, known):
+        """Loads a version as it was last seen; what there was of its name serves until then, and on if that fails."""
+        now = known.seen
+        if now.waits and not now.fault:
+            if not known.version:
+                known.state = WAITING
+            known.tried, known.reason = None, now.waits
+            return
+        if not known.version:
+            known.state, known.reason = LOADING, ""
+        begun, reason = time.perf_counter(), now.fault
+        try:
+            if not reason:
+                bundle = await self._in_thread(open_warm, pathlib.Path(self._root, name, version), self._settings)
+        except UserError as error:
+            reason = " ".join(str(error).split()).replace(self._root + os.sep, "")
+        except Exception as error:  # a model that is bad enough raises what its runtime likes
+            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        known.tried, known.reason = now.mark, reason  # now, and not where the caller was canceled meanwhile
+        if reason:
+            known.state = READY if known.version else REFUSED
+            log.warning("%s %s: refused: %s", name, version, reason)
+            return
+        self._retire(known)
+        known.version, known.state = Version(name, version, bundle, self._settings, self._telemetry), READY
+        log.info("%s %s: loaded in %.1f s", name, version, time.perf_counter() - begun)
+
+    def _read_traffic(self, name, model, data):
+        """Takes a traffic.json that has changed; one that is not valid leaves things as they are."""
+        if data == model.data:
+            return
+        model.data, model.reason = data, ""
+        try:
+            model.split = traffic.Traffic() if data is None else traffic.parse(data)
+            model.aside.clear()
+        except UserError as error:
+            model.reason = f"{traffic.FILE}: {error}"
+            log.warning("%s: %s; what was before goes on", name, model.reason)
+
+    def _retire(self, known):
+        """Lets a version go once it has answered; returns the task, or None where there is none."""
+        if known.version is None:
+            return None
+        task = asyncio.get_running_loop().create_task(known.version.retire())
+        known.version = None
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+        return task

@@ -1,0 +1,292 @@
+"""gRPC: the Open Inference Protocol V2, by the messages that Triton's client has too.
+
+What is here of Triton's service is ServerLive, ServerReady, ModelReady, ServerMetadata, ModelMetadata and ModelInfer;
+all else is UNIMPLEMENTED. Metadata that a call may carry: `authorization: Bearer KEY` or `x-api-key`, `x-request-id`,
+and `x-route-key`, which a canary is sticky by. The first two need no key.
+"""
+
+import asyncio
+import functools
+import math
+import time
+import urllib.parse
+
+import grpc
+import numpy as np
+from google.protobuf.message import DecodeError
+from tritonclient.grpc import service_pb2
+
+from vision.errors import UserError
+from vision.serving import protocol
+from vision.serving.errors import NotFound, Refused, TooLarge, TooMany, TooSlow, Unavailable
+from vision.serving.security import BODIES, Trace, key_of, request_id
+from vision.serving.service import Request
+
+SERVICE = "inference.GRPCInferenceService"
+OPEN = ("ServerLive", "ServerReady")  # without a key
+ROOM = 65_536  # bytes of a message besides the images
+FIELDS = 256  # of a message, at most; an empty one of two bytes takes ninety once it is parsed
+
+
+def build(calls, settings):
+    """Returns the `grpc.aio.Server`, bound and not yet started.
+
+    Args:
+        calls: `Calls`.
+        settings: `vision.serving.settings.Settings`.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    options = {
+        "grpc.max_receive_message_length": settings.max_body + ROOM,
+        "grpc.max_send_message_length": -1,  # as long as what was asked for
+        "grpc.max_concurrent_streams": 256,  # of a connection; what is more waits with the client
+        "grpc.so_reuseport": 0,  # or two servers share a port, and neither says so
+    }
+    # Each call may hold a message of the largest size, so there is an end to them; most are refused by a full queue.
+    server = grpc.aio.server(options=list(options.items()), maximum_concurrent_rpcs=4 * settings.max_queue)
+    names = [*OPEN, "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer"]
+    # On the wire a stream of one message is a message; but who reads it himself knows the caller before he has it all.
+    handlers = {name: grpc.stream_unary_rpc_method_handler(functools.partial(calls.answer, name)) for name in names}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"{host}:{settings.grpc_port}"
+    try:
+        if settings.tls_certificate:
+            server.add_secure_port(address, _credentials(settings))
+        else:
+            server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise UserError(f"--grpc-port {settings.grpc_port} of {settings.host} cannot be had: is it taken?") from error
+    return server
+
+
+class Calls:
+    """Answers calls.
+
+    Args:
+        service: `vision.serving.service.Service`.
+        repository: `vision.serving.repository.Repository`.
+        guard: `vision.serving.security.Guard`.
+        telemetry: `vision.serving.telemetry.Telemetry`.
+        settings: `vision.serving.settings.Settings`.
+    """
+
+    def __init__(self, service, repository, guard, telemetry, settings):
+        self._service, self._repository, self._guard = service, repository, guard
+        self._telemetry, self._settings = telemetry, settings
+        self._held = 0  # bytes of the messages that are being answered
+
+    async def answer(self, name, messages, context):
+        """Returns the bytes of the answer to the bytes of a request to the RPC of a name, the first of `messages`."""
+        begun = time.perf_counter()
+        pairs = [(key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
+        metadata = dict(reversed(pairs))  # of two with one name the first
+        trace = Trace(request_id(metadata), metadata, protocol="grpc")
+        code = "CANCELLED"
+        try:
+            if name not in OPEN:
+                trace.key = self._guard.check(key_of(metadata))
+            data = await self._read(messages, trace)
+            if name != "ModelInfer" and len(data) > ROOM:
+                raise TooLarge(f"the message has more than {ROOM:,} bytes")
+            async with asyncio.timeout(self._settings.timeout):
+                found = (await self._call(name, data, trace)).SerializeToString()
+            code, trace.sent = "OK", len(found)
+            context.set_trailing_metadata(_trailer(trace))
+            return found
+        except TimeoutError:
+            error = Unavailable(f"there was no answer within {self._settings.timeout:g} seconds: try again", 1.0)
+            code = error.code
+            await self._refuse(error, trace, context)
+        except Refused as error:
+            code = error.code
+            await self._refuse(error, trace, context)
+        except Exception as error:  # the one place where what nobody foresaw ends; the client learns nothing of it
+            code = "INTERNAL"
+            self._telemetry.failed("grpc", trace.model, error)
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error", _trailer(trace))
+        finally:
+            self._held -= trace.received
+            self._telemetry.access(_entry(name, trace, code, _client(context.peer()), time.perf_counter() - begun))
+
+    async def _refuse(self, error, trace, context):
+        self._telemetry.refused("grpc", trace.model, error)
+        trailer = _trailer(trace)
+        if error.retry_after:
+            seconds = error.retry_after
+            trailer += (
+                ("retry-after", str(math.ceil(seconds))),
+                ("grpc-retry-pushback-ms", str(math.ceil(seconds * 1000))),
+            )
+        await context.abort(grpc.StatusCode[error.code], error.message, trailer)
+
+    async def _read(self, messages, trace):
+        """Returns a call's message."""
+        try:
+            async with asyncio.timeout(self._settings.body_timeout):
+                data = await anext(messages, None)
+        except TimeoutError as error:
+            raise TooSlow(f"the message did not arrive within {self._settings.body_timeout:g} seconds") from error
+        if data is None:
+            raise Refused("the call has no message")
+        trace.received = len(data)
+        self._held += len(data)
+        if self._held > BODIES * self._settings.max_body:
+            raise TooMany("too many large requests at a time: try again later", 1.0)
+        return data
+
+    async def _call(self, name, data, trace):
+        _check_fields(data)
+        try:
+            request = getattr(service_pb2, f"{name}Request").FromString(data)
+        except DecodeError as error:
+            raise Refused(f"the message is no {name}Request") from error
+        return await getattr(self, f"_{name}")(request, trace)
+
+    async def _ServerLive(self, request, trace):
+        return service_pb2.ServerLiveResponse(live=True)
+
+    async def _ServerReady(self, request, trace):
+        return service_pb2.ServerReadyResponse(ready=self._repository.ready)
+
+    async def _ModelReady(self, request, trace):
+        try:
+            self._repository.get(request.name, request.version)
+        except (NotFound, Unavailable):
+            return service_pb2.ModelReadyResponse(ready=False)
+        return service_pb2.ModelReadyResponse(ready=True)
+
+    async def _ServerMetadata(self, request, trace):
+        return service_pb2.ServerMetadataResponse(**protocol.server_metadata())
+
+    async def _ModelMetadata(self, request, trace):
+        version = self._repository.get(request.name, request.version)
+        versions = self._repository.models()[request.name]
+        return service_pb2.ModelMetadataResponse(**protocol.model_metadata(request.name, versions, version.bundle))
+
+    async def _ModelInfer(self, request, trace):
+        trace.model = request.model_name[: protocol.MAX_ID]
+        if not self._repository.ready:  # gRPC itself would cancel what comes while it stops, without a word
+            raise Unavailable("the server is not ready, or stops", 1.0)
+        raw = len(request.raw_input_contents)
+        inference = _inference(request) if raw else await asyncio.to_thread(_inference, request)  # lists take longer
+        asked = Request(
+            request.model_name,
+            inference.images,
+            request.model_version,
+            trace.headers.get("x-route-key", ""),
+            trace.id,
+            trace.protocol,
+        )
+        answer = await self._service.classify(asked)
+        trace.answered(answer)
+        return _response(answer, inference, request.id or trace.id)
+
+
+def _credentials(settings):
+    with open(settings.tls_key, "rb") as key, open(settings.tls_certificate, "rb") as certificate:
+        return grpc.ssl_server_credentials([(key.read(), certificate.read())])
+
+
+def _trailer(trace):
+    version = (("x-model-version", trace.version),) if trace.version else ()
+    return (("x-request-id", trace.id), *version)
+
+
+def _client(peer):
+    """Returns the address of gRPC's "ipv4:127.0.0.1:54321" or "ipv6:%5B::1%5D:54321"."""
+    return urllib.parse.unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
+
+
+def _entry(name, trace, code, client, seconds):
+    """Returns a call's line of the access log; it holds no image and no key."""
+    return {
+        "time": round(time.time(), 6),
+        "protocol": trace.protocol,
+        "id": trace.id,
+        "method": name,
+        "client": client,
+        "key": trace.key,
+        "bytes": trace.received,
+        "sent": trace.sent,
+        "model": trace.model,
+        "version": trace.version,
+        "code": code,
+        "images": trace.images,
+        **{stage: round(taken, 6) for stage, taken in trace.seconds.items()},
+        "seconds": round(seconds, 6),
+    }
+
+
+def _check_fields(data):
+    """Raises `Refused` where the bytes of a message hold more fields than any request has, or are cut short."""
+    at = count = 0
+    try:
+        while at < len(data):
+            count += 1
+            if count > FIELDS:
+                raise Refused(f"the message has more than {FIELDS} fields")
+            tag, at = _varint(data, at)
+            size, at = _varint(data, at) if tag & 7 in (0, 2) else (SIZES[tag & 7], at)
+            at += size if tag & 7 else 0
+    except (IndexError, KeyError) as error:
+        raise Refused("the message is broken") from error
+    if at > len(data):
+        raise Refused("the message is broken")
+
+
+SIZES = {1: 8, 5: 4}  # bytes of a field, by its wire type; 0 is a number and 2 has its size before it
+
+
+def _varint(data, at):
+    """Returns (the number that begins at a place, where it ends)."""
+    number = shift = 0
+    while data[at] & 0x80:
+        number |= (data[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if shift > 63:
+            raise IndexError
+    return number | data[at] << shift, at + 1
+
+
+def _inference(request):
+    """Returns the `vision.serving.protocol.Inference` of a ModelInferRequest."""
+    raws, tensors = request.raw_input_contents, []
+    if raws and len(raws) != len(request.inputs):
+        raise Refused(f"raw_input_contents holds {len(raws)} tensors, inputs {len(request.inputs)}")
+    for i, one in enumerate(request.inputs):
+        if "shared_memory_region" in one.parameters:
+            raise Refused("shared memory is not for this server: send the tensor itself")
+        data = raws[i] if raws else _typed(one)
+        tensors.append(protocol.Tensor(one.name, one.datatype, list(one.shape), data))
+    parameters = _parameters(request)
+    wanted = protocol.wanted([(one.name, _parameters(one)) for one in request.outputs], parameters)
+    return protocol.Inference(protocol.images_of(tensors), wanted, protocol.top_k_of(parameters), request.id)
+
+
+def _typed(one):
+    """Returns the list of a tensor's own contents."""
+    found = one.contents.bytes_contents if one.datatype == "BYTES" else one.contents.uint_contents
+    if len(found) > protocol.MAX_JSON_ITEMS:
+        raise TooLarge(f"contents has more than {protocol.MAX_JSON_ITEMS:,} numbers: send raw_input_contents")
+    return list(found)
+
+
+def _parameters(message):
+    """Returns the dict of a message's parameters."""
+    return {
+        key: getattr(one, kind)
+        for key, one in message.parameters.items()
+        if (kind := one.WhichOneof("parameter_choice"))
+    }
+
+
+def _response(answer, inference, identity):
+    response = service_pb2.ModelInferResponse(model_name=answer.model, model_version=answer.version, id=identity)
+    for one, datatype, shape, data in protocol.results(answer, inference):
+        response.outputs.add(name=one.name, datatype=datatype, shape=shape)
+        raw = np.ascontiguousarray(data).tobytes() if datatype == "FP32" else protocol.pack_bytes(data)
+        response.raw_output_contents.append(raw)
+    return response

@@ -1,0 +1,174 @@
+"""What an operator can set, by a flag of the same name or in the JSON file that --settings names."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import ssl
+import sys
+import typing
+from typing import Annotated
+
+from absl import flags
+
+from vision.errors import UserError, check_choice, check_range
+
+PROVIDERS = ("cpu", "cuda", "tensorrt")
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The server's settings; flags have dashes for underscores. `check` says what each may be."""
+
+    models: Annotated[str, "directory of MODEL/VERSION/ bundles"] = ""
+    host: Annotated[str, "address to listen on; 0.0.0.0 = all"] = "127.0.0.1"
+    http_port: Annotated[int, "of REST and the page; 0 = a free one"] = 8080
+    grpc_port: Annotated[int, "0 = no gRPC"] = 8081
+    admin_port: Annotated[int, "load, unload, roll back; always on 127.0.0.1; 0 = closed"] = 0
+    poll: Annotated[float, "seconds between looks for new versions and another traffic.json"] = 1.0
+
+    max_batch: Annotated[int, "images in a batch"] = 32
+    max_delay: Annotated[float, "seconds that an image may wait for others"] = 0.002
+    max_queue: Annotated[int, "images that wait, of each version; beyond it requests are refused with 429"] = 256
+    threads: Annotated[int, "for the model; 0 = all cores"] = 0
+    decode_threads: Annotated[int, "for images"] = 2
+    provider: Annotated[str, "cpu, cuda or tensorrt"] = "cpu"
+
+    max_body: Annotated[int, "bytes of a request"] = 16_777_216
+    max_images: Annotated[int, "in a request"] = 64
+    max_pixels: Annotated[int, "of an image"] = 50_000_000
+    max_side: Annotated[int, "pixels of an image's side"] = 16_384
+    body_timeout: Annotated[float, "seconds for a request to arrive"] = 10.0
+    timeout: Annotated[float, "seconds for an answer"] = 30.0
+    drain: Annotated[float, "seconds that a stop waits for answers"] = 30.0
+
+    keys: Annotated[str, "file of API keys, one a line, 'NAME KEY [REQUESTS_A_SECOND]'; '' = none is asked for"] = ""
+    tls_certificate: Annotated[str, "PEM file; with --tls-key"] = ""
+    tls_key: Annotated[str, "PEM file; with --tls-certificate"] = ""
+
+    access_log: Annotated[str, "file of JSON lines; - = stdout; '' = none"] = "-"
+    prediction_log: Annotated[str, "directory of rotating Parquet; '' = none"] = ""
+    prediction_rows: Annotated[int, "of a file, at most"] = 10_000
+    prediction_minutes: Annotated[float, "of a file, at most"] = 5.0
+    prediction_files: Annotated[int, "that are kept, the latest; 0 = all"] = 0
+    log_hashes: Annotated[bool, "also the SHA-256 of each image"] = False
+
+
+HINTS = typing.get_type_hints(Settings, include_extras=True)
+RANGES = {
+    "it is a port, 0 to 65535": (lambda v: 0 <= v <= 65535, "http_port grpc_port admin_port"),
+    "it is above 0": (lambda v: v > 0, "poll body_timeout timeout prediction_minutes"),
+    "it is at least 0": (lambda v: v >= 0, "max_delay threads drain prediction_files"),
+    "it is at least 1": (
+        lambda v: v >= 1,
+        "max_batch max_queue decode_threads max_body max_images max_pixels max_side prediction_rows",
+    ),
+}
+
+
+def from_flags(argv, usage):
+    """Returns the `Settings` of the arguments: a flag beats the file that --settings names, which beats a default.
+
+    Args:
+        argv: arguments, without the program's name.
+        usage: what `--help` prints above the flags.
+
+    Raises:
+        UserError: an unknown flag or key, which names the nearest, a wrong type, or a file that cannot be read.
+    """
+    values = flags.FlagValues()
+    flags.DEFINE_string("settings", "", 'JSON file of settings, such as {"max_batch": 16}', flag_values=values)
+    for field in dataclasses.fields(Settings):
+        kind, meaning = typing.get_args(HINTS[field.name])
+        define = {
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+            bool: flags.DEFINE_bool,
+            str: flags.DEFINE_string,
+        }
+        define[kind](_flag(field.name), field.default, meaning, flag_values=values)
+    if {"-h", "--help", "-help"} & set(argv):
+        print(usage.strip(), "", *(f"  --{f}: {values[f].help} ({values[f].default!r})" for f in values), sep="\n")
+        sys.exit(0)
+    try:
+        words = values([sys.argv[0], *argv])[1:]
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(f"{(str(error).splitlines() or ['?'])[0]}; see --help") from error
+    if words:
+        raise UserError(f"unexpected argument '{words[0]}': flags start with --")
+    known = read(values.settings) if values.settings else {}
+    given = [name for name in HINTS if values[_flag(name)].present]
+    return Settings(**known | {name: values[_flag(name)].value for name in given})
+
+
+def read(path):
+    """Returns the dict of a JSON file of settings; raises `UserError` unless each is one and has its type."""
+    try:
+        known = json.loads(pathlib.Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"--settings {path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"--settings {path} is no JSON: {error}") from error
+    if not isinstance(known, dict):
+        raise UserError(f'--settings {path} holds no settings: it is an object, such as {{"max_batch": 16}}')
+    for name, value in known.items():
+        check_choice(f"{path}: the key", name, tuple(HINTS))
+        kind = typing.get_args(HINTS[name])[0]
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise UserError(f"{path}: {name} = {json.dumps(value)}: it takes {KINDS[kind]}")
+    return known
+
+
+def check(settings):
+    """Raises `UserError` where a setting is out of range, contradicts another, or names a file that is not there."""
+    for name, hint in HINTS.items():
+        value = getattr(settings, name)
+        if typing.get_args(hint)[0] is float and not math.isfinite(value):
+            raise UserError(f"--{_flag(name)} = {value}: no finite number")
+    for rule, (inside, names) in RANGES.items():
+        for name in names.split():
+            value = getattr(settings, name)
+            check_range(f"--{_flag(name)}", value, inside(value), rule)
+    check_choice("--provider", settings.provider, PROVIDERS)
+    if not settings.models:
+        raise UserError("which models? Give --models DIRECTORY, which holds MODEL/VERSION/ bundles")
+    if not pathlib.Path(settings.models).is_dir():
+        raise UserError(f"there is no directory --models {settings.models}")
+    if not settings.host:
+        raise UserError("--host is empty: 127.0.0.1 is this machine alone, 0.0.0.0 all of its addresses")
+    ports = [port for port in (settings.http_port, settings.grpc_port, settings.admin_port) if port]
+    if len(set(ports)) < len(ports):
+        raise UserError("--http-port, --grpc-port and --admin-port: two of them are the same")
+    if settings.max_queue < settings.max_images:
+        raise UserError(
+            f"--max-queue = {settings.max_queue}: it is at least --max-images = {settings.max_images}, or a full "
+            "request never fits"
+        )
+    _check_tls(settings)
+
+
+def _check_tls(settings):
+    if not settings.tls_certificate and not settings.tls_key:
+        return
+    if not settings.tls_certificate or not settings.tls_key:
+        raise UserError("TLS takes both --tls-certificate and --tls-key")
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
+            settings.tls_certificate, settings.tls_key, password=_no_password
+        )
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"--tls-certificate {settings.tls_certificate} with --tls-key {settings.tls_key}: {reason}. They are PEM "
+            "files that belong together, the key without a password"
+        ) from error
+
+
+def _no_password():
+    """Stands for OpenSSL's question at the terminal, which a server must not ask."""
+    raise ValueError("the key has a password")
+
+
+def _flag(name):
+    return name.replace("_", "-")
