@@ -35,7 +35,7 @@ def main(argv):
     print(f"{file}: filled")
 
 
-SOURCES = ("train", "airbench", "startup", "input", "scaling", "attention", "roofline", "evaluation")
+SOURCES = ("train", "airbench", "startup", "input", "scaling", "attention", "roofline", "evaluation", "export")
 
 
 def _gpu(csv):
@@ -124,6 +124,19 @@ def _evaluation(csv):
     )
 
 
+def _export(csv):
+    rows = _newest(csv["export"], "device", "model", "batch", "fixed")
+    return _markdown(
+        [
+            {"device": row["device"], "model": row["model"], "batch": row["batch"]}
+            | {"exported for": "that batch" if row["fixed"] == "True" else "any batch"}
+            | {"ONNX Runtime, ms": f"{float(row['onnx_ms']):.1f}", "JAX, ms": f"{float(row['jax_ms']):.1f}"}
+            | {"ratio": f"{float(row['ratio']):.2f}", "of the best": f"{float(row['ratio_of_best']):.2f}"}
+            for row in rows
+        ]
+    )
+
+
 def _scaling(csv):
     rows = _newest(csv["scaling"], "device", "model", "variant", "batches", "state", "devices")
     return _markdown(
@@ -196,6 +209,7 @@ TABLES = {
     "attention": _attention,
     "roofline": _roofline,
     "evaluation": _evaluation,
+    "export": _export,
 }
 
 
