@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -120,7 +121,8 @@ def _serve(name, python, a, core):
         else:
             command = [python, str(RIVALS), name, str(a.bundle.resolve()), "jpeg" if a.photo else "tensor", str(port)]
         with log.open("w") as file:
-            process = subprocess.Popen(["taskset", "-c", str(core), *command], stdout=file, stderr=subprocess.STDOUT)
+            command = ["taskset", "-c", str(core), *command]
+            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             request = _request(name, a, port)
             _wait(port, request, process, log)
@@ -128,6 +130,8 @@ def _serve(name, python, a, core):
         finally:
             process.terminate()
             process.wait(30)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what it has started and left
 
 
 def _wait(port, request, process, log):
