@@ -16,6 +16,7 @@ import sys
 import tarfile
 import threading
 import time
+import urllib.request
 
 import numpy as np
 import pytest
@@ -41,6 +42,7 @@ def data_dir(tmp_path, monkeypatch):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # which keeps the proxies of the first call in a process
     return tmp_path
 
 

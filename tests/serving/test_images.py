@@ -3,6 +3,7 @@
 import asyncio
 import io
 import struct
+import sys
 import threading
 import time
 import types
@@ -150,6 +151,36 @@ def test_images_wait_in_a_bounded_queue():
     assert asyncio.run(run()) == [3, 1]
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_is_canceled_is_not_kept_until_a_thread_is_free(count):
+    free = threading.Event()
+    slow = bundle()
+    slow.prepare = lambda image: free.wait(10) and np.zeros((8, 8, 3), np.uint8)
+
+    async def run():
+        decoder = Decoder(Settings(decode_threads=1))
+        first = asyncio.create_task(decoder.prepare([encoded()], slow))
+        await asyncio.sleep(0.05)
+        data = encoded("BMP")
+        held = sys.getrefcount(data)
+        given = [data] * count
+        second = asyncio.create_task(decoder.prepare(given, slow))
+        await asyncio.sleep(0.05)
+        assert sys.getrefcount(data) > held
+        second.cancel()
+        await asyncio.wait([second])
+        assert given == [data] * count  # the log may still want it
+        del second, given
+        found = sys.getrefcount(data)
+        free.set()
+        await first
+        assert decoder._waiting == 0
+        decoder.close()
+        return found - held
+
+    assert asyncio.run(run()) == 0
+
+
 def test_images_of_very_many_parts_cost_little():
     """Each keeps PIL busy for seconds, and holds the interpreter."""
     for case in hostile_images.parts():
@@ -157,6 +188,26 @@ def test_images_of_very_many_parts_cost_little():
         with pytest.raises(Refused):
             prepare([data])
         assert time.process_time() - begun < 0.5, case.name
+
+
+def test_a_png_that_says_it_has_gigabytes_costs_nothing():
+    data = encoded("PNG")
+    end = data.index(b"IEND") - 4
+    for size in (2**31 - 1, 2**32 - 1, 10**9):
+        huge = data[:end] + struct.pack(">I", size) + b"tEXt" + data[end:]
+        begun = time.perf_counter()
+        with pytest.raises(Refused, match="cut short"):
+            prepare([huge])
+        assert time.perf_counter() - begun < 0.5
+    assert prepare([data + b"\xff" * 99]).shape == (1, 8, 8, 3)  # what is behind its end is not of it
+
+
+def test_a_png_has_the_size_that_its_first_header_says():
+    small, large = png(8, 8), png(12_000, 12_000, bytes(12_001 * 12_000))
+    with pytest.raises(Refused, match="two headers"):
+        prepare([small[:33] + large[8:]])
+    with pytest.raises(TooLarge):
+        prepare([large])
 
 
 def test_what_is_appended_or_embedded_is_no_scan():

@@ -432,3 +432,58 @@ def test_a_load_whose_caller_went_away_is_done_all_the_same(put, tmp_path, monke
         await until(lambda: repository.pick("digits")[0].name == "2")
 
     serve(tmp_path, scenario)
+
+
+def test_an_unloaded_version_is_loaded_though_who_asked_for_it_went_away(put, tmp_path, monkeypatch):
+    put("digits/1")
+    put("digits/2")
+    go, open_warm = threading.Event(), module.open_warm
+
+    async def scenario(repository):
+        await repository.unload("digits", "2")
+        monkeypatch.setattr(module, "open_warm", lambda *arguments: go.wait(10) and open_warm(*arguments))
+        loading = asyncio.create_task(repository.load("digits", "2"))
+        await until(lambda: state(repository, "2")["state"] == "loading")
+        loading.cancel()
+        await asyncio.sleep(0)
+        go.set()
+        await until(lambda: repository.pick("digits")[0].name == "2")
+
+    serve(tmp_path, scenario)
+
+
+def test_loading_by_name_tries_again_what_was_refused_in_place_of_a_version(put, tmp_path, monkeypatch):
+    put("digits/1")
+    open_warm = module.open_warm
+
+    def fail(*arguments):
+        raise MemoryError("there is no room")
+
+    async def scenario(repository):
+        monkeypatch.setattr(module, "open_warm", fail)
+        put("digits/1")
+        await until(lambda: state(repository, "1")["reason"] == "there is no room")
+        with pytest.raises(Refused, match="there is no room"):
+            await repository.load("digits", "1")
+        monkeypatch.setattr(module, "open_warm", open_warm)
+        await repository.load("digits", "1")
+        assert state(repository, "1") == {"state": "ready", "reason": ""}
+
+    serve(tmp_path, scenario)
+
+
+def test_rolling_back_waits_for_no_load(put, tmp_path, monkeypatch):
+    put("digits/1")
+    put("digits/2")
+    go, open_warm = threading.Event(), module.open_warm
+
+    async def scenario(repository):
+        monkeypatch.setattr(module, "open_warm", lambda *arguments: go.wait(10) and open_warm(*arguments))
+        put("digits/3")
+        await until(lambda: repository.states()["digits"]["versions"].get("3", {}).get("state") == "loading")
+        try:
+            assert await asyncio.wait_for(repository.roll_back("digits"), 2) == "1"
+        finally:
+            go.set()
+
+    serve(tmp_path, scenario)

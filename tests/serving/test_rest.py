@@ -3,6 +3,7 @@
 import base64
 import http.client
 import json
+import math
 import re
 import types
 import urllib.parse
@@ -151,6 +152,16 @@ def test_what_the_page_asks(ask):
     (model,) = ask("GET", "/classify/models").json["models"]
     about = {"name": "tiny", "versions": ["1", "2"], "classes": 10, "image_size": 28, "channels": 1, "quality": None}
     assert model.items() >= about.items()
+
+
+def test_what_the_page_asks_is_json_whatever_a_bundle_says_of_itself():
+    bundle = types.SimpleNamespace(
+        classes=("a", "b"), image_size=8, channels=1, resize={"crop_fraction": 1.0}, explain=None
+    )
+    bundle.quality = {"metrics": {"accuracy": {"value": math.nan}, "loss": {"value": 0.5}}}
+    repository = types.SimpleNamespace(get=lambda model: types.SimpleNamespace(bundle=bundle))
+    said = json.dumps(rest._Routes(None, repository, None)._about("tiny", ["1"]), allow_nan=False)
+    assert json.loads(said)["quality"] == {"metrics": {"accuracy": {"value": None}, "loss": {"value": 0.5}}}
 
 
 def test_metrics(ask):

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import time
+import tracemalloc
 
 import grpc
 import numpy as np
@@ -21,6 +22,7 @@ from tests.tiny_bundle import write_bundle
 from vision.bundle import open_bundle
 from vision.errors import UserError
 from vision.serving import rpc
+from vision.serving.errors import Refused
 from vision.serving.images import Decoder
 from vision.serving.repository import Repository
 from vision.serving.security import Guard
@@ -275,6 +277,18 @@ def test_tensors_that_are_none(stub, shape, kind, name):
     shared = one | {"parameters": {"shared_memory_region": {"string_param": "/dev/mem"}}}
     code, details, _ = code_of(stub.ModelInfer, message(inputs=[shared], raw_input_contents=[]))
     assert code == "INVALID_ARGUMENT" and "shared memory" in details
+
+
+def test_a_shape_without_end_is_not_made_a_list_of():
+    request = service_pb2.ModelInferRequest(raw_input_contents=[b"a"])
+    request.inputs.add(name="images", datatype="UINT8").shape.extend([1] * 1_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(Refused, match="has the shape"):
+            rpc._inference(request)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_bytes_that_are_no_message(served):

@@ -6,6 +6,7 @@ import dataclasses
 import gc
 import http.client
 import json
+import os
 import signal
 import socket
 import ssl
@@ -180,6 +181,19 @@ def test_a_second_signal_does_not_wait(models):
         assert live.process.poll() is None
         live.process.send_signal(signal.SIGTERM)
         assert live.process.wait(5) == -signal.SIGTERM
+
+
+def test_a_stop_does_not_wait_for_a_version_that_is_being_loaded(tmp_path):
+    write_bundle(tmp_path / "models/tiny/1")
+    with serve(tmp_path / "models", poll=0.05, grpc_port=0) as live:
+        folder = write_bundle(tmp_path / "models/tiny/2")
+        os.truncate(folder / "model.onnx", 1 << 38)  # to hash it takes minutes
+        deadline = time.monotonic() + 10
+        while 'state="loading",version="2"' not in ask_text(live, "/metrics"):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        live.process.send_signal(signal.SIGTERM)
+        assert live.process.wait(10) == 0
 
 
 def test_the_log_holds_no_key_and_no_image(models, tmp_path):

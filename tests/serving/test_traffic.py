@@ -126,3 +126,10 @@ def test_any_bytes_make_a_choice_or_an_error(data):
 def test_a_good_file_is_read():
     assert parse(b'{"weights": {"1": 90, "2": 10.5}, "shadow": "v3"}') == Traffic({"1": 90, "2": 10.5}, "v3")
     assert parse(b"{}") == Traffic()
+
+
+@pytest.mark.parametrize(("versions", "name"), [(["1", "2", "3"], "2"), (["1", "2"], "2"), (["3"], "3"), ([], None)])
+def test_a_shadow_does_not_serve_while_there_is_another(versions, name):
+    traffic = Traffic(shadow="3")
+    assert traffic.choose(versions) == traffic.choose(versions, "key") == traffic.main(versions) == name
+    assert Traffic({"1": 1, "3": 1}, "3").serving(["1", "2", "3"]) == ["1", "3"]  # it has a weight of its own

@@ -39,6 +39,12 @@ def test_it_has_run_batches_of_all_kinds(tmp_path, monkeypatch, largest, sizes):
     assert run == sizes and opened == [(folder, 1, "cpu")]
 
 
+def test_its_classes_can_be_written(tmp_path):
+    names = ["caf\udce9", "café", *"cdefghij"]
+    folder = write_bundle(tmp_path, classes=names)
+    assert open_warm(folder, Settings(max_batch=1, threads=1)).classes == ("caf?", *names[1:])
+
+
 def test_it_goes_when_nobody_uses_it_any_more(tmp_path):
     async def main():
         known = Settings(max_batch=2, threads=1)

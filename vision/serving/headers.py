@@ -75,11 +75,21 @@ def _jpeg(data):
 
 
 def _png(data):
-    """Yields the end of each chunk."""
+    """Yields the end of each chunk.
+
+    Refuses one longer than the file, for which OpenCV would make room, and a second header, which PIL would believe.
+    """
     at = 8
     while at < len(data):
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
+        size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if size > len(data):
+            raise Refused("the image is cut short")
+        if name == b"IHDR" and at > 8:
+            raise Refused("the image has two headers")
+        at += 12 + size
         yield at
+        if name == b"IEND":
+            return
 
 
 def _gif(data):

@@ -54,11 +54,13 @@ class Decoder:
             if images.shape[1:] != (side, side, channels) or images.dtype != np.uint8:
                 raise Refused(f"the model takes images of ({side}, {side}, {channels}), not {images.shape[1:]}")
             return images
-        self._admit(len(images))
+        images, count = list(images), len(images)
+        self._admit(count)
         try:
             return await self._decode(images, bundle)
         finally:
-            self._waiting -= len(images)
+            images.clear()  # the pool keeps what was canceled until a thread is free, and so its arguments
+            self._waiting -= count
 
     def close(self):
         """Ends the threads; images that wait are dropped."""
@@ -74,12 +76,12 @@ class Decoder:
     async def _decode(self, images, bundle):
         loop = asyncio.get_running_loop()
         if len(images) == 1:
-            return (await loop.run_in_executor(self._pool, self._one, images[0], bundle))[None]
+            return (await loop.run_in_executor(self._pool, self._one, images, 0, bundle))[None]
         sizes = await loop.run_in_executor(self._pool, self._check_all, images, bundle)
         if sum(sizes) > WHOLE * self._settings.max_pixels:
             raise TooLarge(f"the images have {sum(sizes):,} pixels: send fewer at a time")
         tasks = [
-            loop.run_in_executor(self._pool, self._one, data, bundle, f"image {i}: ") for i, data in enumerate(images)
+            loop.run_in_executor(self._pool, self._one, images, i, bundle, f"image {i}: ") for i in range(len(images))
         ]
         try:
             return np.stack(await asyncio.gather(*tasks))
@@ -90,9 +92,9 @@ class Decoder:
     def _check_all(self, images, bundle):
         return [self._check(data, bundle, f"image {i}: ") for i, data in enumerate(images)]
 
-    def _one(self, data, bundle, name=""):
-        """Returns one image as the model takes it."""
-        begun = time.perf_counter()
+    def _one(self, images, i, bundle, name=""):
+        """Returns one of the images as the model takes it."""
+        begun, data = time.perf_counter(), images[i]
         self._check(data, bundle, name)
         try:
             image = bundle.prepare(decode(data))

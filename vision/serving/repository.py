@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import os
 import pathlib
+import threading
 import time
 
 from vision.errors import UserError
@@ -88,7 +89,7 @@ class Repository:
         self._started = self._draining = self._closed = False
         self._changes = asyncio.Lock()  # one at a time changes what is loaded
         self._leaving = set()  # tasks of versions that answer their last requests
-        self._loader = concurrent.futures.ThreadPoolExecutor(1, "loader")
+        self._loading = threading.Lock()  # one at a time
 
     @property
     def ready(self):
@@ -131,7 +132,6 @@ class Repository:
                 for known in model.known.values():
                     self._retire(known)
         await asyncio.gather(*self._leaving)
-        self._loader.shutdown(wait=False)
 
     def pick(self, model, version="", key=""):
         """Returns which version answers a request, and which one answers it for the log alone, or None.
@@ -208,7 +208,7 @@ class Repository:
             found = self._models.setdefault(model, _Model())
             known = found.known.setdefault(version, _Known())
             known.is_held, known.seen = False, here
-            if not known.version or here.mark != known.tried:
+            if not known.version or known.reason or here.mark != known.tried:
                 await self._load(model, version, known)
             if known.reason:
                 raise Refused(f"version {version} of {model} cannot be loaded: {known.reason}")
@@ -232,22 +232,22 @@ class Repository:
         """Takes the requests from the highest version that has any, and returns the one that has most of them now.
 
         The requests go to the other versions that have weights, or to the one before. The version itself takes only
-        those that name it, until it is loaded by name, traffic.json changes or the server starts again.
+        those that name it, until it is loaded by name, traffic.json changes or the server starts again. It is done at
+        once, even while another version is being loaded.
 
         Raises:
             NotFound, Unavailable: as `pick`.
             Refused: there is none before it.
         """
-        async with self._changes:
-            self.get(model)
-            found = self._models[model]
-            now = found.split.serving(found.eligible())[-1]
-            before = [name for name in found.eligible() if traffic.order(name) < traffic.order(now)]
-            if not before:
-                raise Refused(f"model {model} has no version before {now} that is loaded")
-            found.aside |= {name for name in found.loaded() if traffic.order(name) >= traffic.order(now)}
-            log.info("%s %s: rolled back", model, now)
-            return self.get(model).name
+        self.get(model)
+        found = self._models[model]
+        now = found.split.serving(found.eligible())[-1]
+        before = [name for name in found.eligible() if traffic.order(name) < traffic.order(now)]
+        if not before:
+            raise Refused(f"model {model} has no version before {now} that is loaded")
+        found.aside |= {name for name in found.loaded() if traffic.order(name) >= traffic.order(now)}
+        log.info("%s %s: rolled back", model, now)
+        return self.get(model).name
 
     def _find(self, model):
         self._check_open()
@@ -268,7 +268,19 @@ class Repository:
             raise Unavailable("the server stops", 1.0)
 
     def _in_thread(self, function, *arguments):
-        return asyncio.get_running_loop().run_in_executor(self._loader, function, *arguments)
+        """Runs a function in a thread that ends with the process: an executor's is waited for, even where it hangs."""
+        future = concurrent.futures.Future()
+
+        def work():
+            with self._loading:
+                if future.set_running_or_notify_cancel():
+                    try:
+                        future.set_result(function(*arguments))
+                    except BaseException as error:
+                        future.set_exception(error)
+
+        threading.Thread(target=work, name="loader", daemon=True).start()
+        return asyncio.wrap_future(future)
 
     async def _follow(self, settled=False):
         """Looks at the directory, and does what follows from it.
@@ -321,6 +333,7 @@ class Repository:
         if not known.version:
             known.state, known.reason = LOADING, ""
         begun, reason = time.perf_counter(), now.fault
+        known.tried = None  # where the caller is canceled meanwhile, the watch does it
         try:
             if not reason:
                 bundle = await self._in_thread(open_warm, pathlib.Path(self._root, name, version), self._settings)
@@ -328,7 +341,7 @@ class Repository:
             reason = " ".join(str(error).split()).replace(self._root + os.sep, "")
         except Exception as error:  # a model that is bad enough raises what its runtime likes
             reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        known.tried, known.reason = now.mark, reason  # now, and not where the caller was canceled meanwhile
+        known.tried, known.reason = now.mark, reason
         if reason:
             known.state = READY if known.version else REFUSED
             log.warning("%s %s: refused: %s", name, version, reason)

@@ -164,7 +164,7 @@ class _Routes:
             "image_size": bundle.image_size,
             "channels": bundle.channels,
             "crop_fraction": bundle.resize["crop_fraction"],
-            "quality": bundle.quality,
+            "quality": json.loads(json.dumps(bundle.quality), parse_constant=lambda name: None),  # a NaN is no JSON
             "heatmap": bundle.explain is not None,
         }
 

@@ -26,6 +26,7 @@ SERVICE = "inference.GRPCInferenceService"
 OPEN = ("ServerLive", "ServerReady")  # without a key
 ROOM = 65_536  # bytes of a message besides the images
 FIELDS = 256  # of a message, at most; an empty one of two bytes takes ninety once it is parsed
+MOST = 8  # numbers of a shape that are looked at: more than any right one has
 
 
 def build(calls, settings):
@@ -260,7 +261,7 @@ def _inference(request):
         if "shared_memory_region" in one.parameters:
             raise Refused("shared memory is not for this server: send the tensor itself")
         data = raws[i] if raws else _typed(one)
-        tensors.append(protocol.Tensor(one.name, one.datatype, list(one.shape), data))
+        tensors.append(protocol.Tensor(one.name, one.datatype, list(one.shape[:MOST]), data))
     parameters = _parameters(request)
     wanted = protocol.wanted([(one.name, _parameters(one)) for one in request.outputs], parameters)
     return protocol.Inference(protocol.images_of(tensors), wanted, protocol.top_k_of(parameters), request.id)

@@ -335,7 +335,7 @@ def _entry(scope, trace, seconds):
         "key": trace.key,
         "bytes": trace.received,
         "sent": trace.sent,
-        "model": trace.model,
+        "model": trace.model[:200],
         "version": trace.version,
         "code": trace.status,
         "images": trace.images,
@@ -358,6 +358,8 @@ def _read_keys(path):
         rate = words[2] if len(words) == 3 else "0"
         if len(words) not in (2, 3) or not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", rate):
             raise UserError(f"--keys {path}: line {number} is not 'NAME KEY [REQUESTS_A_SECOND]'")
+        if not words[1].isascii():
+            raise UserError(f"--keys {path}: line {number}: a key is of ASCII characters, as headers are")
         digest = hashlib.sha256(words[1].encode()).digest()
         if any(words[0] == one.name or digest == one.digest for one in found):
             raise UserError(f"--keys {path}: line {number} repeats a name or a key")

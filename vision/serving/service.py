@@ -6,6 +6,10 @@ import time
 
 import numpy as np
 
+from vision.serving.errors import TooMany
+
+SHADOWS = 16, 64  # requests, and images, that shadows answer at a time; of more than that they see a part
+
 
 @dataclasses.dataclass
 class Request:
@@ -70,7 +74,7 @@ class Service:
 
     def __init__(self, repository, decoder, telemetry):
         self.repository, self._decoder, self._telemetry = repository, decoder, telemetry
-        self._shadows = set()
+        self._shadows, self._shadowed = set(), 0  # tasks; images that they hold
 
     async def classify(self, request):
         """Returns the `Answer`; raises `vision.serving.errors.Refused`."""
@@ -79,9 +83,7 @@ class Service:
             answer = await self._run(version, request)
         self._telemetry.answered(request, answer)
         if shadow is not None:
-            task = asyncio.create_task(self._shadow(shadow, request))
-            self._shadows.add(task)
-            task.add_done_callback(self._shadows.discard)
+            self._follow(shadow, request)
         return answer
 
     async def _run(self, version, request):
@@ -90,8 +92,22 @@ class Service:
         decoded = time.perf_counter() - begun
         found = await version.batcher.submit(images)
         seconds = {"decode": decoded, "queue": found.queued, "compute": found.computed}
+        if not (np.isfinite(found.probabilities).all() and np.isfinite(found.embedding).all()):
+            raise RuntimeError(f"version {version.name} of {version.model} gives numbers that are none")  # and no JSON
         names = version.model, version.name, version.bundle.classes
         return Answer(*names, found.probabilities, found.embedding, seconds, found.heat)
+
+    def _follow(self, version, request):
+        """Starts a shadow's answer, unless those before it keep too much: it must not take the room of what serves."""
+        requests, images = SHADOWS
+        held = self._shadowed + len(request.images)
+        if self._shadows and (len(self._shadows) >= requests or held > images):
+            self._telemetry.shadow_failed(version, TooMany("the shadow is slower than what it follows"))
+            return
+        self._shadowed = held
+        task = asyncio.create_task(self._shadow(version, request))
+        self._shadows.add(task)
+        task.add_done_callback(self._shadows.discard)
 
     async def _shadow(self, version, request):
         """Lets a version that does not serve answer too, for the log alone."""
@@ -100,3 +116,5 @@ class Service:
                 self._telemetry.answered(request, await self._run(version, request), shadow=True)
         except Exception as error:  # it must not touch what serves
             self._telemetry.shadow_failed(version, error)
+        finally:
+            self._shadowed -= len(request.images)

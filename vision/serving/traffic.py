@@ -1,7 +1,8 @@
 """Which version of a model answers a request: traffic.json, in the model's directory.
 
 {"weights": {"1": 90, "2": 10}, "shadow": "3"}: of ten requests version 1 answers nine, version 2 one; version 3 answers
-each of them too, for the log alone. Both keys may be left out. Without weights the highest version answers.
+each of them too, for the log alone. Both keys may be left out. Without weights the highest version answers, other than
+the shadow.
 """
 
 import functools
@@ -23,7 +24,7 @@ class Traffic(NamedTuple):
     """What traffic.json says.
 
     Attributes:
-        weights: {version: share of the requests, to be divided by the sum}; {} = the highest version has all.
+        weights: {version: share of the requests, to be divided by the sum}; {} = the highest has all, but the shadow.
         shadow: version that answers for the log alone; "" = none.
     """
 
@@ -48,12 +49,13 @@ class Traffic(NamedTuple):
         return max(names, key=lambda name: self.weights[name] / -math.log(_uniform(name, key)))
 
     def serving(self, versions):
-        """Returns those of the versions that get requests: all with a weight, or else the highest."""
-        return [name for name in versions if self.weights.get(name)] or list(versions[-1:])
+        """Returns which of the versions get requests: those with a weight, or the highest but for the shadow."""
+        seen = [name for name in versions if name != self.shadow] or list(versions)
+        return [name for name in versions if self.weights.get(name)] or seen[-1:]
 
     def main(self, versions):
         """Returns which of the versions has the most requests, the higher one of two with as many; None of none."""
-        return max(reversed(versions), key=lambda name: self.weights.get(name, 0), default=None)
+        return max(reversed(self.serving(versions)), key=lambda name: self.weights.get(name, 0), default=None)
 
 
 def _uniform(name, key):

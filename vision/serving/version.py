@@ -19,6 +19,8 @@ def open_warm(directory, settings):
         UserError: as `open_bundle`.
     """
     bundle = open_bundle(directory, settings.threads, settings.provider)
+    # A class that is named after a folder whose name is no UTF-8 has surrogates, which no protocol and no log can hold.
+    bundle.classes = tuple(name.encode("utf-8", "replace").decode() for name in bundle.classes)
     sizes = {1 << power for power in range(settings.max_batch.bit_length())} | {settings.max_batch}
     for size in sorted(sizes):
         run(bundle)(np.zeros((size, bundle.image_size, bundle.image_size, bundle.channels), np.uint8))

@@ -51,7 +51,7 @@ function chooseModel() {
 function describe(model) {
   const size = `${model.image_size} × ${model.image_size} pixels${model.channels === 1 ? ", gray" : ""}`;
   const accuracy = model.quality?.metrics?.accuracy?.value;
-  const measured = accuracy === undefined ? "" : `; accuracy ${percent(accuracy)} of ${model.quality.images} ${model.quality.split} images`;
+  const measured = accuracy == null ? "" : `; accuracy ${percent(accuracy)} of ${model.quality.images} ${model.quality.split} images`;
   return `${model.name} tells ${model.classes} classes apart, in images of ${size}${measured}.`;
 }
 
@@ -134,6 +134,7 @@ async function openCamera() {
   } catch {
     return say("The camera cannot be used: it is missing, taken, or not allowed to this page.", "bad");
   }
+  closeCamera(); // the one of a second click on the button
   at("video").srcObject = stream;
   at("viewfinder").showModal();
   await at("video").play().catch(() => {});
