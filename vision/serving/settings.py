@@ -12,8 +12,8 @@ from typing import Annotated
 from absl import flags
 
 from vision.errors import UserError, check_choice, check_range
+from vision.runtimes import PROVIDERS
 
-PROVIDERS = ("cpu", "cuda", "tensorrt")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
@@ -130,7 +130,7 @@ def check(settings):
         for name in names.split():
             value = getattr(settings, name)
             check_range(f"--{_flag(name)}", value, inside(value), rule)
-    check_choice("--provider", settings.provider, PROVIDERS)
+    check_choice("--provider", settings.provider, tuple(PROVIDERS))
     if not settings.models:
         raise UserError("which models? Give --models DIRECTORY, which holds MODEL/VERSION/ bundles")
     if not pathlib.Path(settings.models).is_dir():
