@@ -1,11 +1,13 @@
 """Decoding against PIL, over formats, modes and damage; resizing against PIL; random crops by their geometry."""
 
+import contextlib
 import io
 import struct
 import tarfile
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -130,6 +132,21 @@ def test_damaged_files(form, tmp_path):
     for broken, reason in ((path, "empty file"), (b"hello", "no image"), (tmp_path / "none.jpg", "No such file")):
         with pytest.raises(UnreadableImage, match=reason):
             decode(broken)
+
+
+def test_opencv_gets_no_png_that_it_would_make_room_for(monkeypatch):
+    """It takes 2 GB where a chunk claims to hold them, and believes the last of two sizes."""
+    good = _bytes(Image.fromarray(COLOR), "PNG")
+    at, header = good.index(b"IDAT") - 4, good[8:33]
+    larger = header[:8] + 2 * (4000).to_bytes(4, "big") + header[16:]
+    seen = []
+    monkeypatch.setattr(cv2, "imdecode", lambda data, _: seen.append(bytes(data)))  # None: PIL has to decide
+    for bad in (good[:at] + b"\x7f\xff\xff\xff" + good[at + 4 :], good[:33] + larger + good[33:]):
+        with contextlib.suppress(UnreadableImage):
+            decode(bad)
+    assert seen == []
+    np.testing.assert_array_equal(decode(good), COLOR)
+    assert seen == [good]
 
 
 def test_corrupt_png_is_noticed():

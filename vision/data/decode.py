@@ -196,12 +196,23 @@ def _decode_png(data):
     """Returns the pixels of an 8-bit gray or RGB PNG; None where PIL has to decide."""
     height, width = int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
     plain = data[24:26] in (b"\x08\x00", b"\x08\x02") and not any(chunk in data for chunk in (b"tRNS", b"eXIf"))
-    if not plain or not data.endswith(b"IEND\xaeB`\x82") or height * width > MAX_PIXELS:
+    if not plain or not data.endswith(b"IEND\xaeB`\x82") or height * width > MAX_PIXELS or not _is_regular(data):
         return None
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         return None
     return image[..., None] if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _is_regular(data):
+    """Whether a PNG's chunks fill the file and its size is told once.
+
+    OpenCV makes room for as much as a chunk says that it holds, and believes the last size.
+    """
+    at = 8
+    while at < len(data):
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return at == len(data) and data.count(b"IHDR") == 1
 
 
 def _decode_pil(data):
