@@ -69,7 +69,7 @@ def prune(classifier, groups, scores, ratio, target="parameters", *, part=1.0, o
     """
     whole = groups if original is None else find_groups(original.model, *_image(original))
     scores = [_with_floor(s, floor * len(group)) for s, group in zip(scores, whole, strict=True)]
-    arrays, original = _arrays(classifier.model), original or classifier
+    arrays, original = surgery.arrays(classifier.model), original or classifier
     measure = _measure(classifier, arrays, groups, target, original, batch)
 
     known = {}
@@ -214,10 +214,6 @@ def _build(classifier, config):
 
 def _image(classifier):
     return classifier.image_size, classifier.channels
-
-
-def _arrays(model):
-    return {name: np.asarray(variable.get_value()) for name, variable in surgery.names(model).items()}
 
 
 def write(pruned, workdir, out):

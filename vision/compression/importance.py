@@ -31,8 +31,7 @@ def measure(classifier, name):
         c = classifier.config.copy_and_resolve_references()
         c.data.image_size, c.data.channels = classifier.image_size, classifier.channels
         return groups, taylor(groups, classifier, open_data(c, parallel.make_mesh(1)).feeds["train"])
-    arrays = {name: np.asarray(variable.get_value()) for name, variable in surgery.names(classifier.model).items()}
-    return groups, {"l1": l1, "bn": bn}[name](groups, arrays)
+    return groups, {"l1": l1, "bn": bn}[name](groups, surgery.arrays(classifier.model))
 
 
 def l1(groups, arrays):

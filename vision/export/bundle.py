@@ -19,7 +19,7 @@ from vision.evaluation.data import Joined, is_same
 from vision.export import check
 from vision.export.program import served
 from vision.inference import CALIBRATION, EVALUATION
-from vision.runtimes import batched
+from vision.runtimes import batched, open_model
 
 FORMATS = ("onnx", "tflite", "stablehlo", "saved_model", "safetensors")
 PRECISIONS = ("float32", "float16", "int8")
@@ -67,8 +67,8 @@ def export(classifier, out, formats, *, precision="float32", batch=0, data="", w
                 continue
             module = _module(name)
             _write(name, program, directory / module.NAME, batch, precision, train)
-            checks[module.NAME] = _verify(module, program, directory / module.NAME, precision, images, origin)
-            run = module.load(directory / module.NAME) if name == formats[0] else run
+            checks[module.NAME], own = _verify(module, program, directory / module.NAME, precision, images, origin)
+            run = own if name == formats[0] else run
             if name == "onnx" and heatmap:
                 checks[module.NAME] |= _verify_heat(program, directory / module.NAME, precision, images)
             say(_sentence(module.NAME, directory, checks[module.NAME], origin))
@@ -136,9 +136,10 @@ def _write(name, program, path, batch, precision, train):
 
 
 def _verify(module, program, path, precision, images, origin):
-    """Returns what the file's comparison with JAX has given; raises `RunError` where it differs too much."""
+    """Returns (what comparing the file with JAX has given, its `run`); raises `RunError` where it differs too much."""
     try:
-        found = check.measure(program, module.load(path), images)
+        run = module.load(path)
+        found = check.measure(program, run, images)
     except Exception as error:  # the runtimes' exceptions have no common type
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise RunError(f"{path.name} was written, but cannot be run: {first}\nNo bundle is written") from error
@@ -150,19 +151,19 @@ def _verify(module, program, path, precision, images, origin):
                 f"{path.name} gives {changed:.1%} of {len(images)} images ({origin}) another class than JAX does; "
                 f"{CHANGED:.0%} may be. No bundle is written"
             )
-        return found
+        return found, run
     tolerance = module.TOLERANCE[precision]
     if not difference <= tolerance:  # nor where it is not a number
         raise RunError(
             f"{path.name} differs from JAX by {difference:.2g} on {len(images)} images ({origin}), more than "
             f"{tolerance:g}. No bundle is written"
         )
-    return found | {"tolerance": tolerance}
+    return found | {"tolerance": tolerance}, run
 
 
 def _verify_heat(program, path, precision, images):
     """Returns how far the heat maps are from JAX's; raises `RunError` where that is too much in float32."""
-    found = bundle.open_model(path).explain(images)
+    found = open_model(path).explain(images)
     same = found[0].argmax(1) == program(images)[0].argmax(1)  # others are maps of another class
     largest = float(np.abs(found[2] - program.heat_maps(images))[same].max(initial=0))
     if precision == "float32" and not largest <= HEAT_TOLERANCE:

@@ -7,6 +7,7 @@ place. A variable's name is its path, "blocks.0.attention.qkv.kernel".
 import re
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from vision.errors import UserError
@@ -22,6 +23,11 @@ def names(model):
     """Returns {name: variable} of all of a model's variables but random streams."""
     state = nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState)))
     return {".".join(map(str, path)): variable for path, variable in state}
+
+
+def arrays(model):
+    """Returns {name: NumPy array} of the variables that `names` returns."""
+    return {name: np.asarray(variable.get_value()) for name, variable in names(model).items()}
 
 
 def freeze(model, chosen):
