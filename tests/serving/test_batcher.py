@@ -55,7 +55,7 @@ def serve(scenario, model, **known):
 
     async def main():
         telemetry = Telemetry()
-        batcher = Batcher(model, Settings(**known), telemetry, ("digits", "2"))
+        batcher = Batcher(model, Settings(**{"max_batch": 32} | known), telemetry, ("digits", "2"))
         try:
             found = await asyncio.wait_for(scenario(batcher), 20)
         finally:

@@ -119,7 +119,7 @@ def test_the_defaults_are_valid(good):
         ({"poll": 0.0}, "--poll = 0.0: it is above 0"),
         ({"timeout": float("nan")}, "--timeout = nan: no finite number"),
         ({"drain": float("inf")}, "--drain = inf: no finite number"),
-        ({"max_batch": 0}, "--max-batch = 0: it is at least 1"),
+        ({"max_batch": -1}, "--max-batch = -1: it is at least 0"),
         ({"max_delay": -1.0}, "--max-delay = -1.0: it is at least 0"),
         ({"max_queue": 8}, "--max-queue = 8: it is at least --max-images = 64"),
         ({"provider": "gpu"}, "--provider = 'gpu' is unknown"),

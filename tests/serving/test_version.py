@@ -1,6 +1,7 @@
 """A version is warm before it answers, and answers what it has begun before it goes."""
 
 import asyncio
+import dataclasses
 
 import numpy as np
 import pytest
@@ -35,20 +36,54 @@ def test_it_has_run_batches_of_all_kinds(tmp_path, monkeypatch, largest, sizes):
 
     monkeypatch.setattr(module, "open_bundle", open_noting)
     folder = write_bundle(tmp_path)
-    open_warm(folder, Settings(max_batch=largest, threads=1, provider="cpu"))
+    given = Settings(max_batch=largest, threads=1, provider="cpu")
+    assert open_warm(folder, given)[1] == given
     assert run == sizes and opened == [(folder, 1, "cpu")]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "best", "largest"),
+    [
+        (lambda size: 1.0, 64, 64),  # a GPU that is not full yet
+        (lambda size: 1.0 * size, 1, 4),  # a core that is always full
+        (lambda size: 0.1 + size, 8, 32),  # an image 1.1, 1.05, 1.025, 1.0125, 1.006, 1.003
+        (
+            lambda size: size * (1.0 if size < 4 else 0.9 if size == 4 else 1.2),
+            4,
+            16,
+        ),  # beyond 4 the cache is too small
+        (lambda size: -(-size // 8) * 8.0, 8, 32),  # a model that always runs 8
+    ],
+)
+def test_the_best_batch_is_the_smallest_that_is_about_as_fast(monkeypatch, seconds, best, largest):
+    now, run = [0.0], []
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+
+    def model(images):
+        assert images.dtype == np.uint8 and images.shape[1:] == (2, 3, 1)
+        run.append(len(images))
+        now[0] += seconds(len(images))
+
+    assert module.best_batch(model, (2, 3, 1)) == best and max(run) == largest
+
+
+def test_what_is_not_set_is_measured(tmp_path):
+    bundle, found = open_warm(write_bundle(tmp_path), Settings(threads=1))
+    assert 1 <= found.max_batch <= module.LARGEST and found == dataclasses.replace(
+        Settings(threads=1), max_batch=found.max_batch
+    )
 
 
 def test_its_classes_can_be_written(tmp_path):
     names = ["caf\udce9", "café", *"cdefghij"]
     folder = write_bundle(tmp_path, classes=names)
-    assert open_warm(folder, Settings(max_batch=1, threads=1)).classes == ("caf?", *names[1:])
+    assert open_warm(folder, Settings(max_batch=1, threads=1))[0].classes == ("caf?", *names[1:])
 
 
 def test_it_goes_when_nobody_uses_it_any_more(tmp_path):
     async def main():
         known = Settings(max_batch=2, threads=1)
-        version = Version("digits", "2", open_warm(write_bundle(tmp_path), known), known, Telemetry())
+        version = Version("digits", "2", *open_warm(write_bundle(tmp_path), known), Telemetry())
         with version.in_use(), version.in_use():
             going = [asyncio.create_task(version.retire()) for _ in range(2)]
             await asyncio.sleep(0.02)

@@ -52,7 +52,7 @@ class Batcher:
     Args:
         run: `run(images) -> (probabilities (B, C), embedding (B, D))`, and heat maps (B, h, w) where there are some, of
             uint8 images (B, H, W, C), B at most `settings.max_batch`. Called in one thread.
-        settings: `vision.serving.settings.Settings`.
+        settings: `vision.serving.settings.Settings`, `max_batch` at least 1.
         telemetry: `vision.serving.telemetry.Telemetry`, which is told of each batch.
         labels: (model, version).
     """

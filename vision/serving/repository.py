@@ -336,7 +336,8 @@ class Repository:
         known.tried = None  # where the caller is canceled meanwhile, the watch does it
         try:
             if not reason:
-                bundle = await self._in_thread(open_warm, pathlib.Path(self._root, name, version), self._settings)
+                folder = pathlib.Path(self._root, name, version)
+                bundle, settings = await self._in_thread(open_warm, folder, self._settings)
         except UserError as error:
             reason = " ".join(str(error).split()).replace(self._root + os.sep, "")
         except Exception as error:  # a model that is bad enough raises what its runtime likes
@@ -347,8 +348,9 @@ class Repository:
             log.warning("%s %s: refused: %s", name, version, reason)
             return
         self._retire(known)
-        known.version, known.state = Version(name, version, bundle, self._settings, self._telemetry), READY
-        log.info("%s %s: loaded in %.1f s", name, version, time.perf_counter() - begun)
+        known.version, known.state = Version(name, version, bundle, settings, self._telemetry), READY
+        took = time.perf_counter() - begun
+        log.info("%s %s: loaded in %.1f s; batches of up to %d", name, version, took, settings.max_batch)
 
     def _read_traffic(self, name, model, data):
         """Takes a traffic.json that has changed; one that is not valid leaves things as they are."""

@@ -28,7 +28,7 @@ class Settings:
     admin_port: Annotated[int, "load, unload, roll back; always on 127.0.0.1; 0 = closed"] = 0
     poll: Annotated[float, "seconds between looks for new versions and another traffic.json"] = 1.0
 
-    max_batch: Annotated[int, "images in a batch"] = 32
+    max_batch: Annotated[int, "images in a batch; 0 = measured: as few as are as fast as any, an image"] = 0
     max_delay: Annotated[float, "seconds that an image may wait for others"] = 0.002
     max_queue: Annotated[int, "images that wait, of each version; beyond it requests are refused with 429"] = 256
     threads: Annotated[int, "for the model; 0 = all cores"] = 0
@@ -59,10 +59,10 @@ HINTS = typing.get_type_hints(Settings, include_extras=True)
 RANGES = {
     "it is a port, 0 to 65535": (lambda v: 0 <= v <= 65535, "http_port grpc_port admin_port"),
     "it is above 0": (lambda v: v > 0, "poll body_timeout timeout prediction_minutes"),
-    "it is at least 0": (lambda v: v >= 0, "max_delay threads drain prediction_files"),
+    "it is at least 0": (lambda v: v >= 0, "max_batch max_delay threads drain prediction_files"),
     "it is at least 1": (
         lambda v: v >= 1,
-        "max_batch max_queue decode_threads max_body max_images max_pixels max_side prediction_rows",
+        "max_queue decode_threads max_body max_images max_pixels max_side prediction_rows",
     ),
 }
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import dataclasses
+import time
 
 import numpy as np
 
@@ -9,9 +11,14 @@ from vision.bundle import open_bundle
 from vision.serving.batcher import Batcher
 from vision.serving.errors import Unavailable
 
+LARGEST = 64  # images in a batch, where its size is measured
+GAIN = 0.03  # by so much less time an image a larger batch has to be worth what it makes others wait
+RUNS, ENOUGH = 3, 0.1  # of each size, at most; seconds after which one more is not needed
+
 
 def open_warm(directory, settings):
-    """Returns the `vision.bundle.Bundle` in a directory once it has run batches of 1, 2, 4, ... up to the largest.
+    """Returns the `vision.bundle.Bundle` in a directory, which has run batches of 1, 2, 4, ... up to the largest, and
+    the settings of its `Version`: with the size of batch that is best, where they leave it to be measured.
 
     The first run of each size is slower: memory is planned then, and on a GPU kernels are chosen.
 
@@ -21,10 +28,43 @@ def open_warm(directory, settings):
     bundle = open_bundle(directory, settings.threads, settings.provider)
     # A class that is named after a folder whose name is no UTF-8 has surrogates, which no protocol and no log can hold.
     bundle.classes = tuple(name.encode("utf-8", "replace").decode() for name in bundle.classes)
-    sizes = {1 << power for power in range(settings.max_batch.bit_length())} | {settings.max_batch}
-    for size in sorted(sizes):
-        run(bundle)(np.zeros((size, bundle.image_size, bundle.image_size, bundle.channels), np.uint8))
-    return bundle
+    shape = bundle.image_size, bundle.image_size, bundle.channels
+    batch = settings.max_batch or best_batch(run(bundle), shape)
+    if settings.max_batch:
+        for size in sorted({1 << power for power in range(batch.bit_length())} | {batch}):
+            run(bundle)(np.zeros((size, *shape), np.uint8))
+    return bundle, dataclasses.replace(settings, max_batch=batch)
+
+
+def best_batch(run, shape):
+    """Returns the fewest images in a batch with which a model is about as fast, an image, as with any number.
+
+    A GPU, or many cores, take many images in the time of one. On few cores a model may be fastest with the one or two
+    whose activations stay in the cache; then a larger batch only makes the first of its images wait for the last. So
+    sizes are doubled for as long as that helps, and twice more.
+
+    Args:
+        run: `run(images)`, of uint8 (B, *shape).
+        shape: of an image.
+    """
+    best, least, size = 1, float("inf"), 1
+    while size <= min(4 * best, LARGEST):
+        seconds = _seconds(run, np.zeros((size, *shape), np.uint8)) / size
+        if seconds < (1 - GAIN) * least:
+            best, least = size, seconds
+        size *= 2
+    return best
+
+
+def _seconds(run, images):
+    """Returns how long a model takes for a batch, once it has seen one of its size."""
+    run(images)
+    taken = []
+    while len(taken) < RUNS and sum(taken) < ENOUGH:
+        begun = time.perf_counter()
+        run(images)
+        taken.append(time.perf_counter() - begun)
+    return min(taken)
 
 
 def run(bundle):
@@ -37,7 +77,7 @@ class Version:
 
     Attributes:
         model, name: of the model and of the version.
-        bundle: its `vision.bundle.Bundle`.
+        bundle: its `vision.bundle.Bundle`, and the `settings` that `open_warm` returns with it.
         batcher: its `vision.serving.batcher.Batcher`.
     """
 
