@@ -1,5 +1,6 @@
 """The server as its user starts it, in a process of its own."""
 
+import asyncio
 import contextlib
 import os
 import re
@@ -18,6 +19,30 @@ class Live(NamedTuple):
     url: str
     grpc: str
     process: subprocess.Popen
+
+
+class Client:
+    """A connection that is opened anew when the server has closed it."""
+
+    def __init__(self, port):
+        self._port, self._writer = port, None
+
+    async def ask(self, data):
+        """Returns (status, headers in lower case, body); raises `ConnectionRefusedError` where there is no server."""
+        if self._writer is None:
+            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        self._writer.write(data)
+        head = (await self._reader.readuntil(b"\r\n\r\n")).decode().lower()
+        length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
+        body = await self._reader.readexactly(length)
+        if "connection: close" in head:
+            self.close()
+        return int(head.split()[1]), head, body
+
+    def close(self):
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = None
 
 
 @contextlib.contextmanager

@@ -1,14 +1,13 @@
-"""Versions come, change, fail, go and are rolled back while requests are answered."""
+"""Versions come, change, fail and go while requests are answered."""
 
 import asyncio
-import json
 import os
 import shutil
-import threading
 
 import numpy as np
 import pytest
 
+from tests.serving.shelves import Telemetry, answer, looks, serve, state, until
 from tests.tiny_bundle import write_bundle
 from vision.bundle import write_sample
 from vision.errors import UserError
@@ -16,32 +15,6 @@ from vision.serving import repository as module
 from vision.serving.errors import NotFound, Refused, Unavailable
 from vision.serving.repository import Repository
 from vision.serving.settings import Settings
-
-
-class Telemetry:
-    def batch(self, model, version, size, waiting):
-        pass
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory):
-    return write_bundle(tmp_path_factory.mktemp("template") / "bundle")
-
-
-@pytest.fixture
-def put(template, tmp_path):
-    """`put("digits/1")` puts a bundle there; a class is named after the version."""
-
-    def put(name, **known):
-        folder = tmp_path / name
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(template, folder)
-        manifest = json.loads((folder / "bundle.json").read_text())
-        manifest["classes"][0] = f"of {folder.name}"
-        (folder / "bundle.json").write_text(json.dumps(manifest | known))
-        return folder
-
-    return put
 
 
 @pytest.fixture
@@ -55,54 +28,6 @@ def tries(monkeypatch):
 
     monkeypatch.setattr(module, "open_warm", note)
     return opened
-
-
-def serve(folder, scenario):
-    """Runs `scenario(repository)` in an event loop of its own, on a directory that is looked at 100 times a second."""
-
-    async def main():
-        repository = Repository(Settings(models=str(folder), poll=0.01, max_batch=2, threads=1), Telemetry())
-        assert not repository.ready
-        await repository.start()
-        watch = asyncio.create_task(repository.watch())
-        try:
-            await asyncio.wait_for(scenario(repository), 30)
-        finally:
-            await repository.close()
-            watch.cancel()
-        assert not repository.ready
-        for call in (lambda: repository.pick("digits"), lambda: repository.get("digits")):
-            with pytest.raises(Unavailable, match="the server stops"):
-                call()
-
-    asyncio.run(main())
-
-
-async def until(condition):
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it has not come to be in time")
-
-
-async def looks(repository, count=3):
-    """Waits until the directory has been looked at so many times."""
-    for _ in range(count):
-        await repository._follow()
-
-
-async def answer(version, count=1):
-    images = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 1), np.uint8)
-    with version.in_use():
-        found = await version.batcher.submit(images)
-    expected = version.bundle.probabilities_and_embeddings(images)
-    np.testing.assert_allclose(found.probabilities, expected[0], rtol=1e-5)
-    np.testing.assert_allclose(found.embedding, expected[1], rtol=1e-4, atol=1e-5)
-
-
-def state(repository, version, model="digits"):
-    return repository.states()[model]["versions"][version]
 
 
 def test_the_highest_version_answers(put, tmp_path):
@@ -277,59 +202,6 @@ def test_a_bundle_that_fails_its_own_sample_is_refused(tmp_path):
     serve(tmp_path, scenario)
 
 
-def test_unloading_answers_what_has_begun_and_lasts(put, tmp_path):
-    put("digits/1")
-    put("digits/2")
-
-    async def scenario(repository):
-        second = repository.pick("digits")[0]
-        with second.in_use():
-            leaving = asyncio.create_task(repository.unload("digits", "2"))
-            await until(lambda: repository.models() == {"digits": ["1"]})
-            assert repository.pick("digits")[0].name == "1" and not leaving.done()
-            found = await second.batcher.submit(np.zeros((3, 8, 8, 1), np.uint8))
-            assert found.probabilities.shape == (3, 10)
-        await leaving
-        await looks(repository)
-        assert state(repository, "2")["state"] == "unloaded"
-        with pytest.raises(NotFound):
-            await repository.unload("digits", "2")
-        await repository.load("digits", "2")
-        assert repository.pick("digits")[0].name == "2"
-        await repository.unload("digits", "1")
-        await repository.unload("digits", "2")
-        assert not repository.ready and repository.states()["digits"]["serving"] == ""
-        with pytest.raises(Unavailable, match="no version that is loaded"):
-            repository.pick("digits")
-
-    serve(tmp_path, scenario)
-
-
-def test_rolling_back_gives_the_requests_to_the_version_before(put, tmp_path):
-    for name in ("digits/1", "digits/2", "digits/3"):
-        put(name)
-
-    async def scenario(repository):
-        assert await repository.roll_back("digits") == "2" == repository.pick("digits")[0].name
-        assert repository.pick("digits", "3")[0].name == "3" and repository.states()["digits"]["rolled_back"] == ["3"]
-        assert await repository.roll_back("digits") == "1" == repository.pick("digits")[0].name
-        with pytest.raises(Refused, match="no version before 1"):
-            await repository.roll_back("digits")
-        put("digits/4")  # a newer one has not been rolled back
-        await until(lambda: repository.pick("digits")[0].name == "4")
-        assert await repository.roll_back("digits") == "1"
-        await repository.load("digits", "3")
-        assert repository.pick("digits")[0].name == "3"
-        (tmp_path / "digits/traffic.json").write_text('{"weights": {"2": 90, "4": 10}}')
-        await until(lambda: repository.states()["digits"]["rolled_back"] == [])
-        assert {repository.pick("digits", key=str(i))[0].name for i in range(100)} == {"2", "4"}
-        assert await repository.roll_back("digits") == "2"  # the canary is gone
-        assert {repository.pick("digits", key=str(i))[0].name for i in range(100)} == {"2"}
-        assert await repository.roll_back("digits") == "1"
-
-    serve(tmp_path, scenario)
-
-
 def test_traffic_is_followed_and_a_bad_file_changes_nothing(put, tmp_path):
     for name in ("digits/1", "digits/2", "digits/3"):
         put(name)
@@ -413,77 +285,5 @@ def test_closing_answers_what_has_begun(put, tmp_path):
             found = await version.batcher.submit(np.zeros((3, 8, 8, 1), np.uint8))
             assert len(found.probabilities) == 3 and not closing.done()
         await closing
-
-    serve(tmp_path, scenario)
-
-
-def test_a_load_whose_caller_went_away_is_done_all_the_same(put, tmp_path, monkeypatch):
-    put("digits/1")
-    go, open_warm = threading.Event(), module.open_warm
-
-    async def scenario(repository):
-        monkeypatch.setattr(module, "open_warm", lambda *arguments: go.wait(10) and open_warm(*arguments))
-        put("digits/2")
-        loading = asyncio.create_task(repository.load("digits", "2"))
-        await until(lambda: repository.states()["digits"]["versions"].get("2", {}).get("state") == "loading")
-        loading.cancel()
-        await asyncio.sleep(0)
-        go.set()
-        await until(lambda: repository.pick("digits")[0].name == "2")
-
-    serve(tmp_path, scenario)
-
-
-def test_an_unloaded_version_is_loaded_though_who_asked_for_it_went_away(put, tmp_path, monkeypatch):
-    put("digits/1")
-    put("digits/2")
-    go, open_warm = threading.Event(), module.open_warm
-
-    async def scenario(repository):
-        await repository.unload("digits", "2")
-        monkeypatch.setattr(module, "open_warm", lambda *arguments: go.wait(10) and open_warm(*arguments))
-        loading = asyncio.create_task(repository.load("digits", "2"))
-        await until(lambda: state(repository, "2")["state"] == "loading")
-        loading.cancel()
-        await asyncio.sleep(0)
-        go.set()
-        await until(lambda: repository.pick("digits")[0].name == "2")
-
-    serve(tmp_path, scenario)
-
-
-def test_loading_by_name_tries_again_what_was_refused_in_place_of_a_version(put, tmp_path, monkeypatch):
-    put("digits/1")
-    open_warm = module.open_warm
-
-    def fail(*arguments):
-        raise MemoryError("there is no room")
-
-    async def scenario(repository):
-        monkeypatch.setattr(module, "open_warm", fail)
-        put("digits/1")
-        await until(lambda: state(repository, "1")["reason"] == "there is no room")
-        with pytest.raises(Refused, match="there is no room"):
-            await repository.load("digits", "1")
-        monkeypatch.setattr(module, "open_warm", open_warm)
-        await repository.load("digits", "1")
-        assert state(repository, "1") == {"state": "ready", "reason": ""}
-
-    serve(tmp_path, scenario)
-
-
-def test_rolling_back_waits_for_no_load(put, tmp_path, monkeypatch):
-    put("digits/1")
-    put("digits/2")
-    go, open_warm = threading.Event(), module.open_warm
-
-    async def scenario(repository):
-        monkeypatch.setattr(module, "open_warm", lambda *arguments: go.wait(10) and open_warm(*arguments))
-        put("digits/3")
-        await until(lambda: repository.states()["digits"]["versions"].get("3", {}).get("state") == "loading")
-        try:
-            assert await asyncio.wait_for(repository.roll_back("digits"), 2) == "1"
-        finally:
-            go.set()
 
     serve(tmp_path, scenario)

@@ -192,7 +192,7 @@ def test_errors_are_one_line_of_json(ask, method, path, body, status):
 def test_only_health_and_the_page_need_no_key(ask):
     for path in ("/", "/docs", "/openapi.json", "/page.css", "/v2/health/live", "/v2/health/ready"):
         assert ask("GET", path, headers={}).status == 200
-    for path in ("/v2", "/v2/models", "/v2/models/tiny", "/metrics", "/classify/models", "/nothing"):
+    for path in ("/v2", "/v2/", "/v2/models", "/v2/models/tiny", "/metrics", "/classify/models", "/nothing"):
         assert ask("GET", path, headers={}).status == 401
     assert ask("POST", "/classify/tiny", wire.image(), {}).status == 401
 

@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import io
 import json
-import socket
 import subprocess
 import threading
 import time
@@ -18,68 +17,15 @@ from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
+from tests.serving.served import Served, code_of, entry_of
 from tests.tiny_bundle import write_bundle
 from vision.bundle import open_bundle
 from vision.errors import UserError
 from vision.serving import rpc
 from vision.serving.errors import Refused
-from vision.serving.images import Decoder
-from vision.serving.repository import Repository
-from vision.serving.security import Guard
-from vision.serving.service import Service
 from vision.serving.settings import Settings
-from vision.serving.telemetry import Telemetry
 
 SETTINGS = Settings(grpc_port=1, max_body=1_000_000, timeout=5.0, access_log="")
-
-
-class Served:
-    """A gRPC server in a thread of its own.
-
-    Attributes:
-        port: that it listens on.
-        service, telemetry, calls: what it is made of.
-        entries: of its access log.
-    """
-
-    def __init__(self, settings):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.settings = dataclasses.replace(settings, grpc_port=self.port)
-        self.entries, self._started, self.error, self.calls = [], threading.Event(), None, None
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
-        self._thread.start()
-        self._started.wait(20)
-        if self.error:
-            raise self.error
-
-    async def _serve(self):
-        self.loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self.telemetry = Telemetry(self.settings)
-        self.telemetry.access = self.entries.append
-        repository = Repository(self.settings, self.telemetry)
-        try:
-            await repository.start()
-            self.telemetry.follow(repository)
-            self.service = Service(repository, Decoder(self.settings), self.telemetry)
-            self.calls = rpc.Calls(self.service, repository, Guard(self.settings), self.telemetry, self.settings)
-            server = rpc.build(self.calls, self.settings)
-            await server.start()
-            self._started.set()
-            await self._stop.wait()
-            await server.stop(1)
-        except Exception as error:
-            self.error = error
-        finally:
-            self._started.set()
-            await repository.close()
-            self.telemetry.close()
-
-    def close(self):
-        if not self.error:
-            self.loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -140,21 +86,6 @@ def message(**known):
     return service_pb2.ModelInferRequest(
         **{"model_name": "tiny", "inputs": inputs, "raw_input_contents": [pixels(1).tobytes()]} | known
     )
-
-
-def code_of(call, *arguments, **known):
-    """Returns (code, message, trailing metadata) of a call that must fail."""
-    with pytest.raises(grpc.RpcError) as error:
-        call(*arguments, **known)
-    return error.value.code().name, error.value.details(), dict(error.value.trailing_metadata())
-
-
-def entry_of(served):
-    """Returns the line of the log that is to come: after a failure the client hears of it first."""
-    deadline = time.monotonic() + 5
-    while not served.entries and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return served.entries[-1]
 
 
 def test_health(client):

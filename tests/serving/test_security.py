@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import types
 
 import pytest
@@ -123,6 +124,18 @@ def test_a_key_comes_in_either_header():
     assert security.key_of({"authorization": "Bearer abc"}) == security.key_of({"x-api-key": "abc"}) == "abc"
     assert security.key_of({"authorization": "bearer  abc "}) == "abc"
     assert security.key_of({"authorization": "Basic abc"}) is security.key_of({}) is None
+
+
+def test_keys_may_be_in_the_environment(monkeypatch):
+    monkeypatch.setenv("CLASSIFIER_KEYS", "anna abc\nbob def 2\n")
+    guard = security.Guard(Settings(keys="env:CLASSIFIER_KEYS"))
+    assert (guard.check("abc"), guard.check("def")) == ("anna", "bob")
+    assert "CLASSIFIER_KEYS" not in os.environ
+    with pytest.raises(UserError, match="--keys env:CLASSIFIER_KEYS: the environment has no variable"):
+        security.Guard(Settings(keys="env:CLASSIFIER_KEYS"))
+    monkeypatch.setenv("CLASSIFIER_KEYS", "abc")
+    with pytest.raises(UserError, match="line 1 is not"):
+        security.Guard(Settings(keys="env:CLASSIFIER_KEYS"))
 
 
 def test_only_who_has_a_key_is_let_in(keys):

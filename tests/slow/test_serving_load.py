@@ -15,12 +15,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from tests.serving.live import serve
+from tests.serving.live import Client, serve
 from tests.tiny_bundle import RESIZE
 from vision.bundle import write_manifest
 
 IMAGES, QUEUE = 8, 64  # images in a request, and in the server's queue
-SECONDS = 12.0  # of overload
+SECONDS = 60.0  # of overload
 WORKERS = 64  # connections of the load's generator
 
 
@@ -60,30 +60,6 @@ def request(images=IMAGES):
     body = head + np.random.default_rng(0).integers(0, 256, images * 64, np.uint8).tobytes()
     lines = f"POST /v2/models/slow/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
     return f"{lines}Inference-Header-Content-Length: {len(head)}\r\n\r\n".encode() + body
-
-
-class Client:
-    """A connection that is opened anew when the server has closed it."""
-
-    def __init__(self, port):
-        self._port, self._writer = port, None
-
-    async def ask(self, data):
-        """Returns (status, headers in lower case, body); raises `ConnectionRefusedError` where there is no server."""
-        if self._writer is None:
-            self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
-        self._writer.write(data)
-        head = (await self._reader.readuntil(b"\r\n\r\n")).decode().lower()
-        length = int(head.partition("content-length: ")[2].partition("\r\n")[0])
-        body = await self._reader.readexactly(length)
-        if "connection: close" in head:
-            self.close()
-        return int(head.split()[1]), head, body
-
-    def close(self):
-        if self._writer is not None:
-            self._writer.close()
-        self._writer = None
 
 
 async def closed_loop(port, clients, seconds):

@@ -1,17 +1,27 @@
-"""Twenty versions take over from each other while clients ask without a pause: no request fails, none is mixed up."""
+"""Twenty versions take over from each other while clients ask without a pause: no request fails, none is mixed up.
+
+In one process, where all that is loaded can be counted, and by REST and gRPC as clients see it.
+"""
 
 import asyncio
+import collections
 import gc
 import itertools
+import json
 import shutil
 import threading
 
+import grpc
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import numpy_helper
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
+from tests.serving.live import Client
+from tests.serving.live import serve as serve_live
+from tests.serving.shelves import Telemetry, until
 from tests.tiny_bundle import RESIZE, weights, write_bundle
 from vision import inference
 from vision.bundle import write_manifest
@@ -20,11 +30,6 @@ from vision.serving.settings import Settings
 
 SWAPS, CLIENTS = 20, 16
 IMAGES = np.random.default_rng(1).integers(0, 256, (64, 8, 8, 1), np.uint8)
-
-
-class Telemetry:
-    def batch(self, model, version, size, waiting):
-        pass
 
 
 def write(folder, number):
@@ -56,14 +61,6 @@ async def client(repository, number, answers, stop):
         with version.in_use():
             found = await version.batcher.submit(IMAGES[start : start + count])
         answers.append((version.name, start, found.probabilities, shadow))
-
-
-async def until(condition):
-    for _ in range(2000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it has not come to be in time")
 
 
 def serve(folder, scenario):
@@ -132,3 +129,96 @@ def test_a_canary_gets_its_share_under_load_and_a_bad_version_none(tmp_path):
     share = np.mean([name == "2" for name, *_ in answers])
     assert share == pytest.approx(0.1, abs=0.02) and {name for name, *_ in answers} == {"1", "2"}
     assert {shadow.name for *_, shadow in answers} == {"3"}
+
+
+IMAGE = IMAGES[:1]
+INPUT = {"name": "images", "datatype": "UINT8", "shape": [1, 8, 8, 1]}
+
+
+async def ask_by_rest(port, answers, stop):
+    """Asks for all probabilities, again and again, on a connection of its own."""
+    head = json.dumps({"inputs": [INPUT | {"data": IMAGE.ravel().tolist()}], "outputs": [{"name": "probabilities"}]})
+    lines = f"POST /v2/models/digits/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {len(head)}\r\n\r\n"
+    client = Client(port)
+    while not stop.is_set():
+        status, _, body = await client.ask((lines + head).encode())
+        found = json.loads(body)
+        answers.append((status, found.get("model_version"), found["outputs"][0]["data"] if status == 200 else found))
+    client.close()
+
+
+async def ask_by_grpc(address, answers, stop):
+    message = service_pb2.ModelInferRequest(
+        model_name="digits", inputs=[INPUT], outputs=[{"name": "probabilities"}], raw_input_contents=[IMAGE.tobytes()]
+    )
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        while not stop.is_set():
+            try:
+                found = await stub.ModelInfer(message)
+                answers.append((200, found.model_version, np.frombuffer(found.raw_output_contents[0], "<f4")))
+            except grpc.RpcError as error:
+                answers.append((error.code(), "", error.details()))
+
+
+def live(folder, scenario):
+    """Runs `scenario(answers)` while eight clients ask a server by REST and eight by gRPC; returns their answers."""
+    answers = []
+
+    async def main(server):
+        stop, port = asyncio.Event(), int(server.url.rpartition(":")[2])
+        clients = [ask_by_rest(port, answers, stop) for _ in range(8)]
+        clients += [ask_by_grpc(server.grpc, answers, stop) for _ in range(8)]
+        tasks = [asyncio.create_task(client) for client in clients]
+        try:
+            await scenario(answers)
+        finally:
+            stop.set()
+            await asyncio.gather(*tasks)
+
+    with serve_live(folder, poll=0.05) as server:
+        asyncio.run(main(server))
+    assert {status for status, *_ in answers} == {200}, [one for one in answers if one[0] != 200][:3]
+    reference = expected()
+    for _, version, probabilities in answers:
+        np.testing.assert_allclose(probabilities, reference[version][0], atol=1e-4)
+    return collections.Counter(version for _, version, _ in answers)
+
+
+def test_clients_see_nothing_of_twenty_swaps(tmp_path):
+    (tmp_path / "digits").mkdir()
+    write(tmp_path / "digits/1", 1)
+
+    async def scenario(answers):
+        for number in range(2, SWAPS + 2):
+            write(tmp_path / f"digits/{number}", number)
+            await until(lambda: answers and answers[-1][1] == str(number))  # noqa: B023
+            shutil.rmtree(tmp_path / f"digits/{number - 1}")
+            seen = len(answers)
+            await until(lambda: len(answers) > seen + 50)  # noqa: B023
+
+    counts = live(tmp_path, scenario)
+    print(f"{counts.total()} answers, none failed, by {len(counts)} versions")
+    assert set(counts) == {str(n) for n in range(1, SWAPS + 2)}
+
+
+def test_clients_see_a_canary_that_grows(tmp_path):
+    """Its weight changes in traffic.json while they ask: a tenth, then a half, then all."""
+    (tmp_path / "digits").mkdir()
+    for number in (1, 2):
+        write(tmp_path / f"digits/{number}", number)
+    shares = []
+
+    async def scenario(answers):
+        for weight in (10, 50, 100):
+            hidden = tmp_path / "digits/.traffic.json"
+            hidden.write_text(json.dumps({"weights": {"1": 100 - weight, "2": weight}}))
+            hidden.rename(tmp_path / "digits/traffic.json")
+            await asyncio.sleep(0.5)
+            seen = len(answers)
+            await until(lambda: len(answers) > seen + 5_000)  # noqa: B023
+            shares.append(np.mean([version == "2" for _, version, _ in answers[seen:]]))
+
+    live(tmp_path, scenario)
+    print("shares of the canary", shares)
+    np.testing.assert_allclose(shares, [0.1, 0.5, 1.0], atol=0.02)

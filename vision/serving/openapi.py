@@ -46,8 +46,10 @@ def _health():
 
 
 def _v2():
+    server = _get("The server's name, version and extensions", "Server", errors=(401, 429), tag="V2")
     paths = {
-        "/v2": _get("The server's name, version and extensions", "Server", errors=(401, 429), tag="V2"),
+        "/v2": server,
+        "/v2/": server,
         "/v2/models": _get("Names of the models", "Models", errors=(401, 429), tag="V2"),
     }
     for path, names in (("/v2/models/{model}", ("model",)), ("/v2/models/{model}/versions/{version}", BOTH)):

@@ -48,7 +48,8 @@ def build(service, repository, guard, telemetry, settings):
         ("POST", "/v1/models/{model}:predict", of.predict),
         ("GET", "/v1/models", of.models),
         ("GET", "/v1/models/{model}", of.model_ready),
-        ("GET", "/v2", of.server),
+        ("GET", "/v2", of.server),  # as the protocol's text has it
+        ("GET", "/v2/", of.server),  # as its OpenAPI document has it
         ("GET", "/v2/health/live", of.live),
         ("GET", "/v2/health/ready", of.ready),
         ("GET", "/v2/models", of.models),

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import math
+import os
 import pathlib
 import random
 import re
@@ -14,6 +15,7 @@ import time
 from vision.errors import UserError
 from vision.serving.errors import Refused, TooLarge, TooMany, TooSlow, Unauthorized, Unavailable, Unreadable
 
+ENVIRONMENT = "env:"  # before the name of a variable that holds what a file of keys would
 BODIES = 16  # of the largest size that are held at a time, in all requests together
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; object-src 'none'; base-uri 'none'; "
@@ -63,7 +65,7 @@ class Guard:
         settings: `vision.serving.settings.Settings`.
 
     Raises:
-        UserError: the file of keys cannot be read, or a line of it is not "NAME KEY [REQUESTS_A_SECOND]".
+        UserError: the file or variable of keys cannot be read, or a line of it is not "NAME KEY [REQUESTS_A_SECOND]".
     """
 
     def __init__(self, settings):
@@ -345,13 +347,9 @@ def _entry(scope, trace, seconds):
 
 
 def _read_keys(path):
-    """Returns the list of `Key` in a file."""
-    try:
-        lines = pathlib.Path(path).read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--keys {path} cannot be read: {getattr(error, 'strerror', None) or 'no UTF-8'}") from error
+    """Returns the list of `Key` in a file, or in the environment variable that "env:NAME" names."""
     found = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_key_lines(path), 1):
         words = line.split()
         if not words or words[0].startswith("#"):
             continue
@@ -367,3 +365,15 @@ def _read_keys(path):
     if not found:
         raise UserError(f"--keys {path} holds no key: a line is 'NAME KEY [REQUESTS_A_SECOND]'")
     return found
+
+
+def _key_lines(path):
+    if path.startswith(ENVIRONMENT):
+        name = path.removeprefix(ENVIRONMENT)
+        if name not in os.environ:
+            raise UserError(f"--keys {path}: the environment has no variable {name!r}")
+        return os.environ.pop(name).splitlines()  # so that no process that is started from here has it
+    try:
+        return pathlib.Path(path).read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--keys {path} cannot be read: {getattr(error, 'strerror', None) or 'no UTF-8'}") from error

@@ -43,7 +43,7 @@ class Settings:
     timeout: Annotated[float, "seconds for an answer"] = 30.0
     drain: Annotated[float, "seconds that a stop waits for answers"] = 30.0
 
-    keys: Annotated[str, "file of API keys, one a line, 'NAME KEY [REQUESTS_A_SECOND]'; '' = none is asked for"] = ""
+    keys: Annotated[str, "file of 'NAME KEY [REQUESTS_A_SECOND]' lines, or env:VARIABLE; '' = no key is asked for"] = ""
     tls_certificate: Annotated[str, "PEM file; with --tls-key"] = ""
     tls_key: Annotated[str, "PEM file; with --tls-certificate"] = ""
 

@@ -1,0 +1,81 @@
+"""A gRPC server in this process, whose parts a test can look at and replace."""
+
+import asyncio
+import dataclasses
+import socket
+import threading
+import time
+
+import grpc
+import pytest
+
+from vision.serving import rpc
+from vision.serving.images import Decoder
+from vision.serving.repository import Repository
+from vision.serving.security import Guard
+from vision.serving.service import Service
+from vision.serving.telemetry import Telemetry
+
+
+class Served:
+    """A gRPC server in a thread of its own.
+
+    Attributes:
+        port: that it listens on.
+        service, telemetry, calls: what it is made of.
+        entries: of its access log.
+    """
+
+    def __init__(self, settings):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.settings = dataclasses.replace(settings, grpc_port=self.port)
+        self.entries, self._started, self.error, self.calls = [], threading.Event(), None, None
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
+        self._thread.start()
+        self._started.wait(20)
+        if self.error:
+            raise self.error
+
+    async def _serve(self):
+        self.loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self.telemetry = Telemetry(self.settings)
+        self.telemetry.access = self.entries.append
+        repository = Repository(self.settings, self.telemetry)
+        try:
+            await repository.start()
+            self.telemetry.follow(repository)
+            self.service = Service(repository, Decoder(self.settings), self.telemetry)
+            self.calls = rpc.Calls(self.service, repository, Guard(self.settings), self.telemetry, self.settings)
+            server = rpc.build(self.calls, self.settings)
+            await server.start()
+            self._started.set()
+            await self._stop.wait()
+            await server.stop(1)
+        except Exception as error:
+            self.error = error
+        finally:
+            self._started.set()
+            await repository.close()
+            self.telemetry.close()
+
+    def close(self):
+        if not self.error:
+            self.loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+
+def code_of(call, *arguments, **known):
+    """Returns (code, message, trailing metadata) of a call that must fail."""
+    with pytest.raises(grpc.RpcError) as error:
+        call(*arguments, **known)
+    return error.value.code().name, error.value.details(), dict(error.value.trailing_metadata())
+
+
+def entry_of(served):
+    """Returns the line of the log that is to come: after a failure the client hears of it first."""
+    deadline = time.monotonic() + 5
+    while not served.entries and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return served.entries[-1]
