@@ -24,7 +24,7 @@ class Model:
         import onnxruntime
 
         manifest = json.loads(pathlib.Path(directory, "bundle.json").read_text())
-        self.classes, self.size = manifest["classes"], manifest["image_size"]
+        self.classes, self.size, self.resize = manifest["classes"], manifest["image_size"], manifest["resize"]
         self.shape = (self.size, self.size, manifest["channels"])
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
@@ -32,17 +32,22 @@ class Model:
         self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
     def read(self, data, kind):
-        """Returns uint8 (size, size, channels) of a request's bytes: the pixels, or a JPEG."""
+        """Returns uint8 (size, size, channels) of a request: its pixels, or a JPEG that is resized as the bundle says."""
         if kind == "tensor":
             return np.frombuffer(data, np.uint8).reshape(self.shape)
         import cv2
         import simplejpeg
+        from PIL import Image
 
         image = simplejpeg.decode_jpeg(data)
-        scale = self.size / min(image.shape[:2])
-        height, width = (max(self.size, round(scale * side)) for side in image.shape[:2])
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-        top, left = (height - self.size) // 2, (width - self.size) // 2
+        shorter, (height, width) = int(self.size / self.resize["crop_fraction"]), image.shape[:2]
+        width, height = (shorter * side // min(height, width) for side in (width, height))
+        if self.resize["interpolation"] == "area":
+            image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        else:
+            kind = Image.Resampling[self.resize["interpolation"].upper()]
+            image = np.asarray(Image.fromarray(image).resize((width, height), kind))
+        top, left = round((height - self.size) / 2), round((width - self.size) / 2)
         return image[top : top + self.size, left : left + self.size]
 
     def __call__(self, images):
