@@ -32,7 +32,7 @@ class Model:
         self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
     def read(self, data, kind):
-        """Returns uint8 (size, size, channels) of a request: its pixels, or a JPEG that is resized as the bundle says."""
+        """Returns uint8 (size, size, channels) of a request, pixels or a JPEG that is resized as the bundle says."""
         if kind == "tensor":
             return np.frombuffer(data, np.uint8).reshape(self.shape)
         import cv2
