@@ -12,6 +12,7 @@ decoding of the same image before each.
 """
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -33,6 +34,7 @@ from vision.errors import RunError
 RIVALS = pathlib.Path(__file__).with_name("serving_rivals.py")
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 START = 60  # seconds that a server may take
+HIDDEN = ("date", "commit", "device", "python", "onnxruntime", "label", "goal")  # the same in every row
 
 
 def main(argv):
@@ -56,9 +58,7 @@ def main(argv):
                     found = _load(port, request, clients, a.seconds, last)
                     measured.setdefault((name, clients), []).append(found)
     rows = list(_rows(a, bare, measured))
-    common.print_table(
-        [{k: v for k, v in row.items() if k not in ("date", "commit", "device", "label", "goal")} for row in rows]
-    )
+    common.print_table([{k: v for k, v in row.items() if k not in HIDDEN} for row in rows])
     common.write_rows(a.csv, rows)
 
 
@@ -66,6 +66,7 @@ def _rows(a, bare, measured):
     """Yields a row for each server and number of clients: medians over the rounds."""
     kind = "jpeg" if a.photo else "tensor"
     known = {k: v for k, v in common.facts(a).items() if k not in ("jax", "jaxlib", "flax", "torch")}
+    known["onnxruntime"] = importlib.metadata.version("onnxruntime")
     best = statistics.median(bare)
     for (name, clients), rounds in measured.items():
         speed, p50, p99 = (statistics.median(r[key] for r in rounds) for key in ("requests_per_second", "p50", "p99"))
