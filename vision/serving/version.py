@@ -13,7 +13,8 @@ from vision.serving.errors import Unavailable
 
 LARGEST = 64  # images in a batch, where its size is measured
 GAIN = 0.03  # by so much less time an image a larger batch has to be worth what it makes others wait
-RUNS, ENOUGH = 3, 0.1  # of each size, at most; seconds after which one more is not needed
+RUNS = 10  # of each size, at most: the least time counts, since other versions may be at work
+ENOUGH = 0.1  # seconds of runs of a size after which no more are needed
 
 
 def open_warm(directory, settings):
