@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
+from flax import nnx
 
 from tests.export.zoo import classifier, images
 from vision.errors import UserError
@@ -151,6 +152,15 @@ def test_an_operation_that_cannot_be_written_names_its_place(layer, batch, messa
     with pytest.raises(UserError, match=message) as error:
         form.write(served(model), tmp_path / "model.onnx", batch)
     assert len(str(error.value).splitlines()) <= 2 and list(tmp_path.iterdir()) == []
+
+
+def test_jax_is_left_as_it_was(tmp_path):
+    """One of jax2onnx's plugins replaced `jnp.cumsum` by one that takes no axis in its second place."""
+    before = {module: dict(vars(module)) for module in (jnp, jax.lax, jax.nn, nnx, np)}
+    model = form._convert(lambda x: jnp.cumsum(x, -1), [jax.ShapeDtypeStruct((2, 3), np.float32)])
+    assert {node.op_type for node in model.graph.node} == {"CumSum"}
+    for module, names in before.items():
+        assert [name for name in names if getattr(module, name) is not names[name]] == []
 
 
 def test_a_difference_is_measured_in_either_output():

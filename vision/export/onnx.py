@@ -10,6 +10,8 @@ import logging
 import os
 import tempfile
 
+import jax.numpy as jnp
+
 from vision.errors import UserError
 from vision.export.explain import raised_at, refused
 from vision.export.simplify import drop_unused, join_normalization, simplify
@@ -97,8 +99,20 @@ def _convert(function, shapes, **names):
         import jax2onnx
     except ImportError as error:
         raise UserError(INSTALL) from error
+    _load_plugins()
     with _without_faulty_pass(), _quiet("onnx_ir"):
         return jax2onnx.to_onnx(function, shapes, opset=OPSET, normalization_mode="prefer_native", **names)
+
+
+def _load_plugins():
+    """Loads jax2onnx's plugins, one of which puts a `jnp.cumsum` of fewer arguments in JAX's place, for good."""
+    from jax2onnx.plugins.plugin_system import import_all_plugins
+
+    cumsum = jnp.cumsum
+    try:
+        import_all_plugins()
+    finally:
+        jnp.cumsum = cumsum
 
 
 def _explain(error, batch):
