@@ -57,3 +57,34 @@ def write_bundle(directory, classes=None, side=8, channels=1, model=None, **know
     known = {"resize": RESIZE} | known
     write_manifest(directory, classes=classes, image_size=side, channels=channels, **known)
     return directory
+
+
+def write_slow_bundle(directory, width=1024, depth=24):
+    """Writes a bundle of `depth` matrices of `width` x `width`, one after the other; returns its directory.
+
+    Images are 8 x 8, gray; with the defaults each takes a millisecond or two.
+    """
+    directory.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    ends = [random.normal(0, size[0] ** -0.5, size).astype(np.float32) for size in ((64, width), (width, 10))]
+    square = random.normal(0, width**-0.5, (width, width)).astype(np.float32)
+    names = ["flat", *(f"layer {i}" for i in range(depth)), "embedding", "logits"]
+    matrices = ["first", *(f"square {i % 24}" for i in range(depth)), "last"]
+    nodes = [
+        helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Flatten", ["float"], ["flat"]),
+        *(helper.make_node("MatMul", [names[i], matrices[i]], [names[i + 1]]) for i in range(depth + 2)),
+        helper.make_node("Softmax", ["logits"], ["probabilities"]),
+    ]
+    arrays = {"first": ends[0], "last": ends[1]} | dict.fromkeys(set(matrices[1:-1]), square)
+    graph = helper.make_graph(
+        nodes,
+        "slow",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["B", 8, 8, 1])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("probabilities", "embedding")],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, directory / "model.onnx")
+    write_manifest(directory, classes=[f"class {i}" for i in range(10)], image_size=8, channels=1, resize=RESIZE)
+    return directory

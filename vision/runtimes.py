@@ -95,7 +95,8 @@ def _open_tflite(path, threads, provider):
     except ImportError as error:
         raise UserError(f"{path} needs LiteRT: pip install ai-edge-litert") from error
     try:
-        interpreter = Interpreter(str(path), num_threads=threads)
+        # Of a path it would map the file, so that whoever writes to it later changes or ends what runs.
+        interpreter = Interpreter(model_content=path.read_bytes(), num_threads=threads)
         interpreter.allocate_tensors()
         signature = interpreter.get_signature_runner()
     except (ValueError, RuntimeError) as error:

@@ -219,7 +219,7 @@ def test_traffic_is_followed_and_a_bad_file_changes_nothing(put, tmp_path):
         assert picked(repository) == ["1", "3"]
         file.write_text('{"weights": {"2": 1, "7": 1}, "shadow": "2"}')  # 7 is not there, 2 is the one that answers
         await until(lambda: picked(repository) == ["2", None])
-        assert repository.states()["digits"]["reason"] == ""
+        assert repository.states()["digits"]["reason"] == "traffic.json names 7, which no directory has"
         file.unlink()
         await until(lambda: picked(repository) == ["3", None])
 

@@ -21,12 +21,13 @@ import tritonclient.grpc as triton
 
 from tests.conftest import REPOSITORY
 from tests.serving.live import serve
-from tests.tiny_bundle import write_bundle
+from tests.tiny_bundle import write_bundle, write_slow_bundle
 from vision.errors import UserError
 from vision.serving import __main__ as command
 from vision.serving import server as module
 from vision.serving.images import Decoder
 from vision.serving.repository import Repository
+from vision.serving.server import LOOPBACK
 from vision.serving.service import Request, Service
 from vision.serving.settings import Settings
 from vision.serving.telemetry import Telemetry
@@ -265,6 +266,24 @@ def test_a_directory_without_a_model(tmp_path):
     write_bundle(tmp_path / "tiny" / "1")
     (tmp_path / "tiny" / "1" / "model.onnx").write_bytes(b"no model")
     assert "tiny 1: tiny/1/model.onnx has changed since it was exported" in fail(settings)
+
+
+@pytest.mark.parametrize(("number", "seconds"), [(signal.SIGTERM, 0.2), (signal.SIGINT, 0.7)])
+def test_a_stop_while_the_first_version_is_loaded_is_no_crash(tmp_path, number, seconds):
+    """The thread that is in ONNX Runtime's code then must not be torn down there."""
+    write_slow_bundle(tmp_path / "slow" / "1", width=2048, depth=240)  # takes seconds to warm up
+    with socket.socket() as free:
+        free.bind((LOOPBACK, 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vision.serving", f"--models={tmp_path}", f"--http-port={port}", "--grpc-port=0"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 20
+    while socket.socket().connect_ex((LOOPBACK, port)):  # it listens just before it loads
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    time.sleep(seconds)
+    process.send_signal(number)
+    assert process.communicate(timeout=20)[0] == "" and process.returncode == 0
 
 
 def test_what_is_unloaded_is_freed_though_it_was_frozen(models):

@@ -8,16 +8,13 @@ import time
 
 import grpc
 import numpy as np
-import onnx
 import pandas as pd
 import psutil
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.serving.live import Client, serve
-from tests.tiny_bundle import RESIZE
-from vision.bundle import write_manifest
+from tests.tiny_bundle import write_slow_bundle
 
 IMAGES, QUEUE = 8, 64  # images in a request, and in the server's queue
 SECONDS = 60.0  # of overload
@@ -26,31 +23,8 @@ WORKERS = 64  # connections of the load's generator
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """A bundle whose model takes a millisecond or two an image: many matrices, one after the other."""
     directory = tmp_path_factory.mktemp("models")
-    folder = directory / "slow" / "1"
-    folder.mkdir(parents=True)
-    random, width, depth = np.random.default_rng(0), 1024, 24
-    sizes = [(64, width), *[(width, width)] * depth, (width, 10)]
-    matrices = [random.normal(0, size[0] ** -0.5, size).astype(np.float32) for size in sizes]
-    names = ["flat", *(f"layer {i}" for i in range(depth)), "embedding", "logits"]
-    nodes = [
-        helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("Flatten", ["float"], ["flat"]),
-        *(helper.make_node("MatMul", [names[i], f"matrix {i}"], [names[i + 1]]) for i in range(len(sizes))),
-        helper.make_node("Softmax", ["logits"], ["probabilities"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "slow",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["B", 8, 8, 1])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("probabilities", "embedding")],
-        [numpy_helper.from_array(array, f"matrix {i}") for i, array in enumerate(matrices)],
-    )
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), folder / "model.onnx"
-    )
-    write_manifest(folder, classes=[f"class {i}" for i in range(10)], image_size=8, channels=1, resize=RESIZE)
+    write_slow_bundle(directory / "slow" / "1")
     return directory
 
 

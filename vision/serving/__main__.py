@@ -12,10 +12,13 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import resource
+import sys
+import threading
 
 from vision import cli
-from vision.serving import settings
+from vision.serving import LOADER, settings
 
 
 def main(argv):
@@ -46,5 +49,19 @@ def _loop_factory():
     return uvloop.new_event_loop
 
 
+def _end(code):
+    """Ends the process; at once where a version is being loaded, since a thread that is in ONNX Runtime then would be
+    torn down in the middle of C++ and abort."""
+    if any(thread.name == LOADER for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    cli.run(main)
+    try:
+        cli.run(main)
+    except SystemExit as end:
+        _end(end.code if isinstance(end.code, int) else 1)
+    _end(0)

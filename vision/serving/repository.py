@@ -7,7 +7,6 @@ is refused, and not tried again before its files change; what was loaded under i
 
 import asyncio
 import concurrent.futures
-import dataclasses
 import logging
 import os
 import pathlib
@@ -15,63 +14,13 @@ import threading
 import time
 
 from vision.errors import UserError
-from vision.serving import traffic
+from vision.serving import LOADER, traffic
 from vision.serving.errors import NotFound, Refused, Unavailable
 from vision.serving.shelf import GONE, look
+from vision.serving.state import LOADING, READY, REFUSED, UNLOADED, WAITING, Known, Model
 from vision.serving.version import Version, open_warm
 
 log = logging.getLogger(__name__)
-LOADING, READY, WAITING, REFUSED, UNLOADED = "loading", "ready", "waiting", "refused", "unloaded"
-
-
-@dataclasses.dataclass
-class _Known:
-    """What is known of one version.
-
-    Attributes:
-        seen: its `Listed` at the last look; None = it was gone.
-        tried: the mark of its files when it was last loaded or refused.
-        version: the `Version` that answers; None = none does.
-        state, reason: for people.
-        is_held: an operator has unloaded it.
-    """
-
-    seen: tuple | None = None
-    tried: tuple | None = None
-    version: Version | None = None
-    state: str = WAITING
-    reason: str = ""
-    is_held: bool = False
-
-
-@dataclasses.dataclass
-class _Model:
-    """What is known of one model.
-
-    Attributes:
-        known: {version: `_Known`}.
-        data: bytes of traffic.json as they were last read; None = there was none.
-        split: the last `Traffic` that was valid.
-        reason: why the present one is not; "" = it is.
-        fault: why the model's directory cannot be read; "" = it can.
-        aside: versions that were rolled back: they take no requests but those that name them.
-    """
-
-    known: dict = dataclasses.field(default_factory=dict)
-    data: bytes | None = None
-    split: traffic.Traffic = traffic.Traffic()
-    reason: str = ""
-    fault: str = ""
-    aside: set = dataclasses.field(default_factory=set)
-
-    def loaded(self):
-        """Returns the names of the versions that answer, the highest last."""
-        return sorted((name for name, known in self.known.items() if known.version), key=traffic.order)
-
-    def eligible(self):
-        """Returns those of them that may get requests that name no version: all where all were rolled back."""
-        loaded = self.loaded()
-        return [name for name in loaded if name not in self.aside] or loaded
 
 
 class Repository:
@@ -80,16 +29,20 @@ class Repository:
     Args:
         settings: `vision.serving.settings.Settings`.
         telemetry: `vision.serving.telemetry.Telemetry`.
+
+    Attributes:
+        left_out: why directories were left out at the last look, a list.
     """
 
     def __init__(self, settings, telemetry):
         self._settings, self._telemetry = settings, telemetry
-        self._root = os.path.realpath(settings.models)
+        self._root = os.path.abspath(settings.models)  # a link is followed anew by each look: releases are swapped so
         self._models = {}
         self._started = self._draining = self._closed = False
         self._changes = asyncio.Lock()  # one at a time changes what is loaded
         self._leaving = set()  # tasks of versions that answer their last requests
         self._loading = threading.Lock()  # one at a time
+        self.left_out, self._unread = [], ""  # why the directory cannot be read
 
     @property
     def ready(self):
@@ -115,7 +68,9 @@ class Repository:
             try:
                 await self._follow()
             except OSError as error:  # what is loaded stays
-                log.warning("the models' directory cannot be read: %s", error.strerror)
+                if error.strerror != self._unread:
+                    log.warning("the models' directory cannot be read: %s; what is loaded stays", error.strerror)
+                self._unread = error.strerror
             except Exception:
                 log.exception("the models' directory cannot be followed")
             await asyncio.sleep(self._settings.poll)
@@ -173,24 +128,11 @@ class Repository:
 
         Returns:
             {model: {"serving": the version that has most of the requests, "" = none, "weights", "shadow": as the last
-            valid traffic.json says, "reason": why the present one is not valid or the directory cannot be read,
+            valid traffic.json says, "reason": what is wrong with the present one or why the directory cannot be read,
             "rolled_back": [versions], "versions": {version: {"state": "ready", "loading", "waiting", "refused" or
             "unloaded", "reason"}}}}.
         """
-        return {
-            name: {
-                "serving": model.split.main(model.eligible()) or "",
-                "weights": dict(model.split.weights),
-                "shadow": model.split.shadow,
-                "reason": model.fault or model.reason,
-                "rolled_back": sorted(model.aside, key=traffic.order),
-                "versions": {
-                    version: {"state": model.known[version].state, "reason": model.known[version].reason}
-                    for version in sorted(model.known, key=traffic.order)
-                },
-            }
-            for name, model in sorted(self._models.items())
-        }
+        return {name: model.tell() for name, model in sorted(self._models.items())}
 
     async def load(self, model, version):
         """Loads a version now, whether it was refused, unloaded or rolled back before, or has changed.
@@ -202,11 +144,11 @@ class Repository:
         """
         async with self._changes:
             self._check_open()
-            here = (await self._in_thread(look, self._root)).get(model, GONE).versions.get(version)
+            here = (await self._in_thread(look, self._root))[0].get(model, GONE).versions.get(version)
             if here is None:
                 raise NotFound(f"there is no version {version[:64]!r} of a model {model[:64]!r}")
-            found = self._models.setdefault(model, _Model())
-            known = found.known.setdefault(version, _Known())
+            found = self._models.setdefault(model, Model())
+            known = found.known.setdefault(version, Known())
             known.is_held, known.seen = False, here
             if not known.version or known.reason or here.mark != known.tried:
                 await self._load(model, version, known)
@@ -279,7 +221,7 @@ class Repository:
                     except BaseException as error:
                         future.set_exception(error)
 
-        threading.Thread(target=work, name="loader", daemon=True).start()
+        threading.Thread(target=work, name=LOADER, daemon=True).start()
         return asyncio.wrap_future(future)
 
     async def _follow(self, settled=False):
@@ -291,25 +233,36 @@ class Repository:
         async with self._changes:
             if self._closed:
                 return
-            shelf = await self._in_thread(look, self._root)
+            shelf, left_out = await self._in_thread(look, self._root)
+            for reason in left_out:
+                if reason not in self.left_out:
+                    log.warning("%s", reason)
+            self.left_out, self._unread = left_out, ""
             for name in sorted(shelf.keys() | self._models.keys()):
-                model, folder = self._models.setdefault(name, _Model()), shelf.get(name, GONE)
-                model.fault = folder.fault
+                model, folder = self._models.setdefault(name, Model()), shelf.get(name, GONE)
+                fault = folder.fault or folder.unread
+                if fault and fault != model.fault:
+                    log.warning("%s: %s; what was before goes on", name, fault)
+                model.fault = fault
                 if folder.fault:  # what is loaded stays
                     continue
-                if name in shelf:
+                if name in shelf and not folder.unread:
                     self._read_traffic(name, model, folder.traffic)
                 versions = model.known.keys() | folder.versions.keys()
                 for version in sorted(versions, key=traffic.order, reverse=True):  # the highest is wanted first
                     await self._compare(name, version, model, folder.versions.get(version), settled)
                     if self._closed:
                         return
+                absent = model.absent_versions()
+                if absent and absent != model.absent:
+                    log.warning("%s: %s", name, absent)
+                model.absent = absent
                 if name not in shelf and not model.known:
                     del self._models[name]
 
     async def _compare(self, name, version, model, now, settled):
         """Brings a version in line with what was found of it, a `Listed`; None = nothing."""
-        known = model.known.setdefault(version, _Known())
+        known = model.known.setdefault(version, Known())
         settled, known.seen = settled or now == known.seen, now
         if not settled:
             return
@@ -326,6 +279,8 @@ class Repository:
         """Loads a version as it was last seen; what there was of its name serves until then, and on if that fails."""
         now = known.seen
         if now.waits and not now.fault:
+            if known.reason != now.waits:
+                log.info("%s %s: %s", name, version, now.waits)
             if not known.version:
                 known.state = WAITING
             known.tried, known.reason = None, now.waits
@@ -340,6 +295,9 @@ class Repository:
                 bundle, settings = await self._in_thread(open_warm, folder, self._settings)
         except UserError as error:
             reason = " ".join(str(error).split()).replace(self._root + os.sep, "")
+        except OSError as error:
+            file = os.path.relpath(error.filename, self._root) if isinstance(error.filename, str) else "a file"
+            reason = f"{file} cannot be read: {error.strerror}"
         except Exception as error:  # a model that is bad enough raises what its runtime likes
             reason = (str(error).splitlines() or [""])[0] or type(error).__name__
         known.tried, known.reason = now.mark, reason
@@ -362,7 +320,8 @@ class Repository:
             model.aside.clear()
         except UserError as error:
             model.reason = f"{traffic.FILE}: {error}"
-            log.warning("%s: %s; what was before goes on", name, model.reason)
+            goes = "what was before goes on" if model.split != traffic.Traffic() else "the highest version answers"
+            log.warning("%s: %s; %s", name, model.reason, goes)
 
     def _retire(self, known):
         """Lets a version go once it has answered; returns the task, or None where there is none."""

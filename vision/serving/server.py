@@ -101,28 +101,44 @@ async def serve(settings, ready=print):
     check(settings)
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(_listen(settings.host, settings.http_port, "--http-port"))]
+        if settings.grpc_port:  # gRPC takes it itself, once the models are loaded
+            _listen(settings.host, settings.grpc_port, "--grpc-port").close()
         if settings.admin_port:
             sockets.append(stack.enter_context(_listen(LOOPBACK, settings.admin_port, "--admin-port")))
         guard, telemetry = Guard(settings), Telemetry(settings)
         stack.callback(telemetry.close)
-        repository = Repository(settings, telemetry)
+        repository, stop = Repository(settings, telemetry), _signals()
         try:
-            await repository.start()
+            if not await _started(repository, stop):
+                return
             _check_models(repository, settings)
             telemetry.follow(repository)
-            await _run(settings, guard, telemetry, repository, sockets, ready)
+            await _run(settings, guard, telemetry, repository, sockets, ready, stop)
         finally:
             with contextlib.suppress(TimeoutError):  # a model that hangs is left alone
                 await asyncio.wait_for(repository.close(), settings.drain + 1)
 
 
-async def _run(settings, guard, telemetry, repository, sockets, ready):
+async def _started(repository, stop):
+    """Loads the models; returns whether they are, False where the signal to stop has come first."""
+    starting, stopped = asyncio.create_task(repository.start()), asyncio.create_task(stop.wait())
+    await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if stop.is_set():
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return False
+    await starting
+    return True
+
+
+async def _run(settings, guard, telemetry, repository, sockets, ready, stop):
     """Serves the repository's models until a signal comes or a part of the server fails."""
     decoder = Decoder(settings)
     service = Service(repository, decoder, telemetry)
     calls = rpc.Calls(service, repository, guard, telemetry, settings)
     grpc = rpc.build(calls, settings) if settings.grpc_port else None
-    door, stop = Door(), _signals()
+    door = Door()
     applications = [rest.build(service, repository, guard, telemetry, settings)]
     if settings.admin_port:
         applications.append(admin.build(repository, guard, telemetry, settings))
@@ -184,7 +200,8 @@ def _listen(host, port, flag):
     """Returns a socket that listens; raises `UserError` where it cannot."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        both = address[0] == "::" and socket.has_dualstack_ipv6()  # as gRPC does
+        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except (OSError, UnicodeError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
         raise UserError(f"{flag} {port} of {host} cannot be had: {reason}") from error
@@ -199,8 +216,11 @@ def _check_models(repository, settings):
     """Raises `UserError` unless a model can be served; says why the others cannot."""
     if any(repository.models().values()):
         return
-    known = [(m, v, of) for m, model in repository.states().items() for v, of in model["versions"].items()]
-    reasons = [f"{model} {version}: {of['reason']}" for model, version, of in known if of["reason"]]
+    reasons = []
+    for name, model in repository.states().items():
+        reasons += [f"{name}: {model['reason']}"] if model["reason"] else []
+        reasons += [f"{name} {version}: {of['reason']}" for version, of in model["versions"].items() if of["reason"]]
+    reasons += repository.left_out
     message = f"--models {settings.models} holds no bundle that can be served as MODEL/VERSION/"
     raise UserError("\n".join([message, *reasons[:3]]))
 

@@ -66,9 +66,9 @@ def _uniform(name, key):
 
 @functools.lru_cache(10_000)
 def order(name):
-    """Returns what versions are sorted by: numbers by value, after all other names, of which v10 comes after v9."""
+    """Returns what versions are sorted by: 9, 9.1, 10 by value, after all other names, of which v10 is after v9."""
     parts = tuple(int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name))
-    return name.isdecimal(), parts, name
+    return bool(re.fullmatch(r"\d+(\.\d+)*", name)), parts, name
 
 
 def parse(data):
