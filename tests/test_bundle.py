@@ -4,6 +4,8 @@ import concurrent.futures
 import hashlib
 import json
 import os
+import pathlib
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -58,6 +60,17 @@ def test_litert_gives_what_the_graph_computes(tflite_bundle, count):
     ):
         assert ours.dtype == np.float32
         np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-5)
+
+
+def test_a_tflite_that_is_written_over_changes_nothing_that_runs(tflite_bundle, tmp_path):
+    """It was mapped: an empty file in its place ended the process."""
+    folder = shutil.copytree(tflite_bundle, tmp_path / "bundle")
+    found, images = bundle.open_bundle(folder), np.zeros((3, 8, 8, 1), np.uint8)
+    before = found.probabilities_and_embeddings(images)[0]
+    with open(folder / tflite.NAME, "r+b") as file:
+        file.truncate(0)
+    np.testing.assert_array_equal(found.probabilities_and_embeddings(images)[0], before)
+    assert str(folder) not in pathlib.Path("/proc/self/maps").read_text()
 
 
 def test_threads_share_litert(tflite_bundle):

@@ -35,6 +35,7 @@ class Bundle:
 
     Attributes:
         classes: names, in the order of the probabilities.
+        file: name of the model's file, which tells its runtime.
         image_size, channels: of the images that it takes.
         resize: {"crop_fraction", "interpolation"}, what `prepare` does to images.
         config: the `ConfigDict` of its training; where the exporter had none, the defaults without a data.source.
@@ -49,7 +50,7 @@ class Bundle:
     model, temperature = None, 1.0
 
     def __init__(self, manifest, run, explain=None):
-        self.classes = tuple(manifest["classes"])
+        self.classes, self.file = tuple(manifest["classes"]), manifest["model"]
         self.image_size, self.channels = manifest["image_size"], manifest["channels"]
         self.quality, self.reference = manifest["quality"], manifest["reference"]
         self.config = from_dict(manifest["config"] or {"data": {"source": ""}})

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -127,6 +128,12 @@ def test_the_command(live, photo, tmp_path, capsys):
     assert out[0] == f"{photo}  (pets, version 1)" and len(out) == 3 and "%  kind" in out[1]
     assert client.main([live.url, str(tmp_path / "none.jpg")]) == 1
     assert "none.jpg" in capsys.readouterr().err
+    (tmp_path / "note.txt").write_text("no image")
+    assert client.main([live.url, str(tmp_path / "note.txt"), str(photo)]) == 1  # the others are asked all the same
+    told = capsys.readouterr()
+    assert told.out.count("%") == 5 and told.err.startswith(f"{tmp_path / 'note.txt'}: no image of a known format")
+    assert client.main([live.url, str(photo), "--ca-file=/nowhere/at.pem"]) == 1
+    assert capsys.readouterr().err == "/nowhere/at.pem: No such file or directory\n"
     command = [sys.executable, "-m", "vision.serving.client", live.url, str(photo)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.count("%") == 5
@@ -164,7 +171,7 @@ def test_a_heat_map_comes_where_it_is_asked_for_and_known(live, photo, images):
     with pytest.raises(urllib.error.HTTPError, match="400"):
         ask("?heatmap=please")
     with Client(live.url) as one:
-        assert one.models()[0]["heatmap"] is True
+        assert [about["heatmap"] for about in one.models()[0]["about"].values()] == [False, True]
 
 
 def blocks(kind):
@@ -173,22 +180,39 @@ def blocks(kind):
     return re.findall(rf"```{kind}\n(.*?)```", text, re.DOTALL)
 
 
-def test_the_examples_with_curl(live, photo, expected):
+def said_by(block, folder, **places):
+    """Runs a block of shell and yields the JSON that it prints, one after the other."""
     if not shutil.which("curl"):
         pytest.skip("no curl is installed")
-    shutil.copy(photo, photo.with_name("photo.jpg"))  # what it is, is told from its bytes
-    commands = [line for block in blocks("sh") for line in re.split(r"(?<!\\)\n", block) if line.startswith("curl")]
-    assert len(commands) >= 3
-    for command in commands:
-        command = command.replace("http://localhost:8080", live.url)
-        done = subprocess.run(command, shell=True, cwd=photo.parent, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        said = json.loads(done.stdout)
-        assert "error" not in said, (command, said)
-        if "top" in said:
-            close([(one["class"], one["probability"]) for one in said["top"]], expected[0][:5])
-        elif "outputs" in said:
-            assert said["outputs"][0]["data"][0] == expected[0][0][0]
+    for port, url in places.items():
+        block = block.replace(f"http://localhost:{port.removeprefix('of_')}", url)
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    text = done.stdout
+    while text.strip():
+        said, end = json.JSONDecoder().raw_decode(text.lstrip())
+        text = text.lstrip()[end:]
+        yield said
+
+
+def test_the_examples_with_curl(live, photo, expected):
+    """As they stand on the page, with a file that is larger than what one argument may be."""
+    photo.with_name("photo.jpg").write_bytes(photo.read_bytes() + bytes(200_000))  # what it is, its first bytes tell
+    plain, protocol, _ = blocks("sh")
+    found = [one for block in (plain, protocol) for one in said_by(block, photo.parent, of_8080=live.url)]
+    assert len(found) == 5 and not any("error" in said for said in found), found
+    for said in found[:2]:
+        close([(one["class"], one["probability"]) for one in said["top"]], expected[0][:5])
+    assert found[3]["outputs"][0]["data"][0] == found[4]["predictions"][0]["labels"][0] == expected[0][0][0]
+
+
+def test_the_examples_for_operators(models, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with serve(models, grpc_port=0, admin_port=port):
+        states, loaded, back = said_by(blocks("sh")[2], tmp_path, of_8082=f"http://127.0.0.1:{port}")
+        assert states["pets"]["serving"] == "2" and loaded == {} and back == {"version": "1"}
 
 
 @pytest.mark.parametrize("kind", ["http", "grpc"])

@@ -112,9 +112,9 @@ def test_the_image_copies_what_there_is():
         if kind == "COPY" and "--from" not in rest:
             for source in rest.split()[:-1]:
                 assert (REPOSITORY / source).exists(), source
-    assert steps[-1][0] == "CMD" and [kind for kind, _ in steps].count("FROM") == 2
-    settings = from_flags(yaml.safe_load(dict(steps)["ENTRYPOINT"])[3:] + yaml.safe_load(dict(steps)["CMD"]), "")
-    assert settings.models == "/models"
+    assert steps[-1][0] == "ENTRYPOINT" and [kind for kind, _ in steps].count("FROM") == 2
+    settings = from_flags([*yaml.safe_load(dict(steps)["ENTRYPOINT"])[3:], "--threads=4"], "")  # a flag behind its name
+    assert (settings.models, settings.threads) == ("/models", 4)
 
 
 IMPORTS = """

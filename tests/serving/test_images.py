@@ -87,7 +87,7 @@ def test_arrays_are_checked_and_passed_on():
 @pytest.mark.parametrize(
     ("data", "kind"),
     [
-        (b"", Unreadable),
+        (b"", Refused),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", Unreadable),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", Unreadable),
         (b"P6 1 1 255 abc", Unreadable),

@@ -127,6 +127,31 @@ def test_where_the_model_looks_lies_over_the_image(live, photo):
         assert page.evaluate("document.getElementById('heat-field').hidden") is True
 
 
+def test_a_version_that_comes_meanwhile_is_shown_as_it_is(photo, tmp_path):
+    """Its size, its crop and its heat map are its own, and it is in the lists once it has answered."""
+    write_bundle(tmp_path / "pets" / "1", side=8, channels=1, model={"heat": True})
+    with serve(tmp_path, grpc_port=0, poll=0.05) as live, browse(live.url + "/") as page:
+        loaded(page)
+        page.upload("#file", photo)
+        page.wait(f"{BARS} === 5")
+        resize = {"crop_fraction": 1.0, "interpolation": "bilinear"}
+        write_bundle(tmp_path / "pets" / ".2", CLASSES, side=16, channels=3, resize=resize)
+        (tmp_path / "pets" / ".2").rename(tmp_path / "pets" / "2")
+        for _ in range(100):
+            page.evaluate("again.click()")
+            page.wait(f"{STATUS}.includes('says version')")
+            if page.evaluate(STATUS).endswith("says version 2."):
+                break
+        page.wait("[...version.options].map(one => one.value).join() === ',2,1'")
+        assert "images of 16 × 16 pixels." in page.evaluate("about.textContent")
+        assert page.evaluate("document.getElementById('heat-field').hidden") is True
+        choose(page, "version", "1")
+        page.wait(f"{STATUS}.includes('says version 1')")
+        assert "images of 8 × 8 pixels, gray." in page.evaluate("about.textContent")
+        assert page.evaluate("document.getElementById('heat-field').hidden") is False
+        page.check()
+
+
 def test_paste_and_drop_and_camera(live, photo):
     give = """(async (name, field) => {{
       const data = new DataTransfer(), blob = await new Promise(done => {{

@@ -271,6 +271,89 @@ def test_a_directory_that_cannot_be_read_changes_nothing(put, tmp_path):
         asyncio.run(start())
 
 
+def test_one_version_that_cannot_be_read_keeps_no_other_back(put, tmp_path, monkeypatch, caplog):
+    """As of another user's copy: the test may run as root, who may read everything."""
+    for name in ("1", "2", "3"):
+        put(f"digits/{name}")
+    locked, scandir = {str(tmp_path / "digits/2")}, os.scandir
+
+    def refuse(path):
+        if str(path) in locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+
+    async def scenario(repository):
+        assert repository.models() == {"digits": ["1", "3"]}
+        known = {"state": "refused", "reason": "its directory cannot be read: Permission denied"}
+        assert state(repository, "2") == known and "digits 2: refused: its directory cannot be read" in caplog.text
+        locked.clear()
+        (tmp_path / "digits/2").chmod(0o700)
+        await until(lambda: state(repository, "2")["state"] == "ready")
+        locked.add(str(tmp_path / "digits"))
+        await until(lambda: "its directory cannot be read" in repository.states()["digits"]["reason"])
+        assert repository.models() == {"digits": ["1", "2", "3"]}
+
+    serve(tmp_path, scenario)
+
+
+def test_a_file_whose_mode_changes_is_tried_again(put, tmp_path, tries):
+    folder = put("digits/1")
+
+    async def scenario(repository):
+        (folder / "model.onnx").chmod(0o600)
+        await until(lambda: tries == ["digits/1", "digits/1"])
+
+    serve(tmp_path, scenario)
+
+
+def test_traffic_that_cannot_be_read_leaves_things_as_they_are(put, tmp_path, caplog):
+    put("digits/1"), put("digits/2")
+    (tmp_path / "digits/traffic.json").write_text('{"weights": {"1": 1}}')
+
+    async def scenario(repository):
+        (tmp_path / "digits/traffic.json").unlink()
+        (tmp_path / "digits/traffic.json").mkdir()  # is as unreadable, to root too
+        await until(lambda: "traffic.json cannot be read" in repository.states()["digits"]["reason"])
+        await looks(repository)
+        assert repository.get("digits").name == "1" and caplog.text.count("traffic.json cannot be read") == 1
+        (tmp_path / "digits/traffic.json").rmdir()
+        await until(lambda: repository.get("digits").name == "2")
+
+    serve(tmp_path, scenario)
+
+
+def test_the_directory_may_be_a_link_that_moves(put, tmp_path):
+    """As git-sync has it, and who says `current`."""
+    put("r1/digits/1"), put("r2/digits/1"), put("r2/digits/2")
+    (tmp_path / "current").symlink_to("r1")
+
+    async def scenario(repository):
+        assert repository.models() == {"digits": ["1"]}
+        (tmp_path / "new").symlink_to("r2")
+        os.replace(tmp_path / "new", tmp_path / "current")
+        await until(lambda: repository.models() == {"digits": ["1", "2"]})
+        shutil.rmtree(tmp_path / "r1")
+        await looks(repository)
+        await answer(repository.pick("digits", "1")[0])
+
+    serve(tmp_path / "current", scenario)
+
+
+def test_what_is_left_out_is_said_once(put, tmp_path, caplog):
+    put("digits/1"), put("digits/b (new)"), put("my model/1"), put("flat")
+    put("deep/1/x")
+
+    async def scenario(repository):
+        await looks(repository)
+        assert repository.models() == {"digits": ["1"]} and len(repository.left_out) == 3
+        for said in ("'digits/b (new)' is left out", "'my model' is left out", "move it to flat/1"):
+            assert caplog.text.count(said) == 1
+
+    serve(tmp_path, scenario)
+
+
 def test_closing_answers_what_has_begun(put, tmp_path):
     put("digits/1")
 

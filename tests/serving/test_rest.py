@@ -150,8 +150,9 @@ def test_an_image_comes_as_it_is_or_in_a_form(ask, bundle):
 
 def test_what_the_page_asks(ask):
     (model,) = ask("GET", "/classify/models").json["models"]
-    about = {"name": "tiny", "versions": ["1", "2"], "classes": 10, "image_size": 28, "channels": 1, "quality": None}
-    assert model.items() >= about.items()
+    assert model.items() >= {"name": "tiny", "versions": ["1", "2"], "serving": "2"}.items()
+    assert [*model["about"]] == ["1", "2"]
+    assert model["about"]["1"].items() >= {"classes": 10, "image_size": 28, "channels": 1, "quality": None}.items()
 
 
 def test_what_the_page_asks_is_json_whatever_a_bundle_says_of_itself():
@@ -159,9 +160,11 @@ def test_what_the_page_asks_is_json_whatever_a_bundle_says_of_itself():
         classes=("a", "b"), image_size=8, channels=1, resize={"crop_fraction": 1.0}, explain=None
     )
     bundle.quality = {"metrics": {"accuracy": {"value": math.nan}, "loss": {"value": 0.5}}}
-    repository = types.SimpleNamespace(get=lambda model: types.SimpleNamespace(bundle=bundle))
+    repository = types.SimpleNamespace(get=lambda *names: types.SimpleNamespace(bundle=bundle, name="1"))
     said = json.dumps(rest._Routes(None, repository, None)._about("tiny", ["1"]), allow_nan=False)
-    assert json.loads(said)["quality"] == {"metrics": {"accuracy": {"value": None}, "loss": {"value": 0.5}}}
+    assert json.loads(said)["about"]["1"]["quality"] == {
+        "metrics": {"accuracy": {"value": None}, "loss": {"value": 0.5}}
+    }
 
 
 def test_metrics(ask):
@@ -178,7 +181,7 @@ def test_metrics(ask):
         ("DELETE", "/v2/models/tiny", None, 405),
         ("POST", "/v2/models/tiny/infer", b"{", 400),
         ("POST", "/classify/tiny", b"no image", 415),
-        ("POST", "/classify/tiny", b"", 415),
+        ("POST", "/classify/tiny", b"", 400),
         ("POST", "/classify/tiny", bytes(17_000_000), 413),
         ("POST", "/classify/tiny?top_k=0", wire.image(), 400),
     ],

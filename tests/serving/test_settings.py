@@ -69,6 +69,7 @@ def test_help_names_every_setting_and_its_default(capsys):
         (["--max_batch=1"], "did you mean: max-batch"),
         (["--max-batch=many"], "--max-batch=many"),
         (["--keys"], "missing value"),
+        (["--models", "--http-port", "8080"], "--models needs a value, but '--http-port' follows"),
         (["models/"], "unexpected argument 'models/'"),
     ],
 )

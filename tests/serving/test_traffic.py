@@ -75,8 +75,9 @@ def test_the_main_version_has_most_of_the_requests():
 
 
 def test_numbers_are_higher_than_names_and_go_by_value():
-    names = ["v1", "v10", "v9", "10", "9", "2", "a-2", "a-10", "best"]
-    assert sorted(names, key=order) == ["a-2", "a-10", "best", "v1", "v9", "v10", "2", "9", "10"]
+    names = ["v1", "v10", "v9", "10", "9", "2", "2.10", "2.9", "2.9.1", "a-2", "a-10", "best", "2.x"]
+    numbers = ["2", "2.9", "2.9.1", "2.10", "9", "10"]
+    assert sorted(names, key=order) == ["2.x", "a-2", "a-10", "best", "v1", "v9", "v10", *numbers]
 
 
 @pytest.mark.parametrize(

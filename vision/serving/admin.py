@@ -14,7 +14,6 @@ from starlette.routing import Route
 
 from vision.serving.errors import Refused
 from vision.serving.protocol import read_json
-from vision.serving.rest import say
 from vision.serving.security import Shield
 
 HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?")
@@ -64,11 +63,17 @@ def build(repository, guard, telemetry, settings):
     table += [("POST", f"{of}/load", load), ("POST", f"{of}/unload", unload), ("POST", f"{of}/rollback", roll_back)]
     app = Starlette(
         routes=[Route(path, endpoint, methods=[method]) for method, path, endpoint in table],
-        exception_handlers={HTTPException: say},
+        exception_handlers={HTTPException: _say},
     )
     app.router.redirect_slashes = False
     app.add_middleware(Shield, guard=guard, telemetry=telemetry, settings=settings, check=_check)
     return app
+
+
+async def _say(request, error):
+    """Returns the answer to a path or a method that there is not."""
+    ways = "GET /v2/repository, POST /v2/repository/index and /v2/repository/models/MODEL/{load,unload,rollback}"
+    return JSONResponse({"error": f"this port has {ways}"}, error.status_code, headers=error.headers)
 
 
 def _check(headers):

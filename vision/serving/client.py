@@ -91,7 +91,7 @@ class Client:
         return True
 
     def models(self):
-        """Returns [{"name", "versions", "classes", "image_size", ...}] of the models that are served."""
+        """Returns [{"name", "versions", "serving", "about": {version: {"classes", ...}}}] of the models."""
         return json.loads(self._ask("GET", "/classify/models")[0])["models"]
 
     def classify(self, image, model="", top_k=5, version=""):
@@ -214,18 +214,36 @@ def main(argv=None):
     parser.add_argument("--key-file", help="file that holds the API key")
     parser.add_argument("--ca-file", help="file of certificates to trust, PEM, instead of the system's")
     known = parser.parse_args(argv)
+    if getattr(sys.stdout, "errors", "") == "strict":  # a class may have a name that the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         key = pathlib.Path(known.key_file).read_text().strip() if known.key_file else ""
         context = ssl.create_default_context(cafile=known.ca_file) if known.ca_file else None
         with Client(known.url, key, context=context) as client:
-            for image in known.images:
-                found = client.classify(image, known.model, known.top_k, known.version)
-                print(f"{image}  ({found.model}, version {found.version})")
-                for name, probability in found.top:
-                    print(f"  {100 * probability:5.1f} %  {name}")
-    except (ServerError, OSError, ValueError) as error:
+            model = known.model or client._only()
+            return max(_show(client, image, model, known) for image in known.images)
+    except OSError as error:
+        print(f"{error.filename or known.ca_file or known.url}: {error.strerror or error}", file=sys.stderr)
+    except (ServerError, ValueError) as error:
         print(error, file=sys.stderr)
+    return 1
+
+
+def _show(client, image, model, known):
+    """Prints what the server says of an image; returns 1 where it says nothing."""
+    try:
+        found = client.classify(image, model, known.top_k, known.version)
+    except OSError as error:
+        print(f"{image}: {error.strerror or error}", file=sys.stderr)
         return 1
+    except ServerError as error:
+        if not error.status:  # there is no server
+            raise
+        print(f"{image}: {error}", file=sys.stderr)
+        return 1
+    print(f"{image}  ({found.model}, version {found.version})")
+    for name, probability in found.top:
+        print(f"  {100 * probability:5.1f} %  {name}")
     return 0
 
 

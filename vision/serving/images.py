@@ -105,6 +105,8 @@ class Decoder:
 
     def _check(self, data, bundle, name):
         """Returns how many pixels an image has, by its header alone; raises `Refused` unless it may be decoded."""
+        if not data:
+            raise Refused(f"{name}the image is empty, of 0 bytes")
         try:
             width, height = size_of(data)
         except Refused as error:

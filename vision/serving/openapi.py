@@ -180,6 +180,15 @@ RESULT = _object(["name", "datatype", "shape"], name=TEXT, datatype=TEXT, shape=
 TENSOR = _object(["name", "datatype", "shape"], name=TEXT, datatype=TEXT, shape=SHAPE)
 INSTANCE = _object(["b64"], b64={"type": "string", "minLength": 1, "description": "An image as base64"})
 SCORED = _object(["labels", "scores"], labels=_array(TEXT), scores=_array(NUMBER))
+KNOWN = _object(
+    ["classes", "image_size", "channels"],
+    classes=COUNT,
+    image_size=COUNT,
+    channels=COUNT,
+    crop_fraction=NUMBER,
+    quality={"type": ["object", "null"]},
+    heatmap={"type": "boolean"},
+)
 SCHEMAS = {
     "Error": _object(["error"], error=TEXT),
     "Live": _object(["live"], live={"type": "boolean"}),
@@ -233,15 +242,11 @@ SCHEMAS = {
         ["models"],
         models=_array(
             _object(
-                ["name", "versions", "classes", "image_size", "channels"],
+                ["name", "versions", "serving", "about"],
                 name=TEXT,
                 versions=_array(TEXT),
-                classes=COUNT,
-                image_size=COUNT,
-                channels=COUNT,
-                crop_fraction=NUMBER,
-                quality={"type": ["object", "null"]},
-                heatmap={"type": "boolean"},
+                serving={"type": "string", "description": "The version that has most of the requests"},
+                about={"type": "object", "additionalProperties": KNOWN, "description": "Of each version"},
             )
         ),
     ),

@@ -11,6 +11,7 @@ import dataclasses
 import itertools
 import json
 import math
+import pathlib
 import re
 import reprlib
 
@@ -23,6 +24,7 @@ TOP_K = 5  # of labels and scores, where a request does not say
 EXTENSIONS = ["binary_tensor_data", "classification"]
 OUTPUTS = {"labels": "BYTES", "scores": "FP32", "probabilities": "FP32", "embedding": "FP32"}
 DEFAULT_OUTPUTS = ("labels", "scores")
+PLATFORMS = {".onnx": "onnxruntime_onnx", ".tflite": "litert_tflite"}  # by the suffix of the model's file
 MAX_TOP_K = 10_000
 MAX_ID = 256  # characters
 MAX_JSON_ITEMS = 2_000_000  # numbers and lists: a tenth of a second that the process does nothing else
@@ -89,7 +91,7 @@ def model_metadata(model, versions, bundle):
     return {
         "name": model,
         "versions": list(versions),
-        "platform": "onnxruntime_onnx",
+        "platform": PLATFORMS[pathlib.PurePath(bundle.file).suffix],
         "inputs": [
             {"name": "images", "datatype": "UINT8", "shape": pixels},
             {"name": "image", "datatype": "BYTES", "shape": [-1]},

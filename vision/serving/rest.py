@@ -156,11 +156,12 @@ class _Routes:
         return Response(body, media_type=kind)
 
     def _about(self, name, versions):
-        """Returns what the page shows of a model, by the version that is served."""
-        bundle = self._repository.get(name).bundle
+        """Returns what the page shows of a model."""
+        about = {version: self._about_version(self._repository.get(name, version).bundle) for version in versions}
+        return {"name": name, "versions": list(versions), "serving": self._repository.get(name).name, "about": about}
+
+    def _about_version(self, bundle):
         return {
-            "name": name,
-            "versions": list(versions),
             "classes": len(bundle.classes),
             "image_size": bundle.image_size,
             "channels": bundle.channels,

@@ -95,6 +95,9 @@ def from_flags(argv, usage):
         words = values([sys.argv[0], *argv])[1:]
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(f"{(str(error).splitlines() or ['?'])[0]}; see --help") from error
+    for name in values:
+        if isinstance(values[name].value, str) and values[name].value.startswith("--"):
+            raise UserError(f"--{name} needs a value, but '{values[name].value}' follows")
     if words:
         raise UserError(f"unexpected argument '{words[0]}': flags start with --")
     known = read(values.settings) if values.settings else {}

@@ -21,10 +21,9 @@ export class Server {
 
   // Returns the answer to an image, a Blob, with `milliseconds.total` as this page measured it.
   // `waiting(seconds)` is told when the server is busy and the page will ask again.
-  async classify(model, image, { version = "", top = 5, heat = false, signal, waiting = () => {} } = {}) {
-    const query = new URLSearchParams({ top_k: top });
+  async classify(model, image, { version = "", top = 5, signal, waiting = () => {} } = {}) {
+    const query = new URLSearchParams({ top_k: top, heatmap: true }); // of versions that have one
     if (version) query.set("version", version);
-    if (heat) query.set("heatmap", "true");
     const headers = { "Content-Type": image.type || "application/octet-stream" };
     const path = `classify/${encodeURIComponent(model)}?${query}`;
     for (let left = TRIES - 1; ; left--) {

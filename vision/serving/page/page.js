@@ -20,6 +20,12 @@ function chosen() {
   return models.find((model) => model.name === at("model").value);
 }
 
+// What the server has said of a version of the chosen model, or of the one that has most requests.
+function about(version) {
+  const model = chosen();
+  return model?.about[version] ?? model?.about[model.serving];
+}
+
 function fill(select, options) {
   const before = select.value;
   select.replaceChildren(...options.map(([value, text]) => make("option", { value, text })));
@@ -45,14 +51,23 @@ function chooseModel() {
   fill(at("version"), [["", "automatic"], ...versions.map((name) => [name, name])]);
   fill(at("other"), [["", "nothing"], ...(versions.length > 1 ? versions : []).map((name) => [name, `version ${name}`])]);
   at("other").parentElement.hidden = versions.length < 2;
-  at("about").textContent = model ? describe(model) : "No model is loaded.";
+  describe();
 }
 
-function describe(model) {
-  const size = `${model.image_size} × ${model.image_size} pixels${model.channels === 1 ? ", gray" : ""}`;
-  const accuracy = model.quality?.metrics?.accuracy?.value;
-  const measured = accuracy == null ? "" : `; accuracy ${percent(accuracy)} of ${model.quality.images} ${model.quality.split} images`;
-  return `${model.name} tells ${model.classes} classes apart, in images of ${size}${measured}.`;
+function describe() {
+  const known = about(at("version").value);
+  if (!known) return (at("about").textContent = "No model is loaded.");
+  const size = `${known.image_size} × ${known.image_size} pixels${known.channels === 1 ? ", gray" : ""}`;
+  const accuracy = known.quality?.metrics?.accuracy?.value;
+  const measured = accuracy == null ? "" : `; accuracy ${percent(accuracy)} of ${known.quality.images} ${known.quality.split} images`;
+  at("about").textContent = `${chosen().name} tells ${known.classes} classes apart, in images of ${size}${measured}.`;
+}
+
+// Takes up a version that has come since the lists were made.
+async function meet(versions) {
+  if (versions.every((version) => chosen()?.about[version])) return;
+  models = await server.models().catch(() => models);
+  chooseModel();
 }
 
 async function take(blob) {
@@ -77,7 +92,7 @@ function show() {
   at("heat-field").hidden = !heat;
   at("heat-text").textContent = `Show where ${answers.length > 1 ? `version ${answers[0].version}` : "the model"} looks`;
   if (!bitmap) return;
-  const fraction = model?.crop_fraction ?? 1;
+  const fraction = about(answers[0]?.version ?? at("version").value)?.crop_fraction ?? 1;
   draw(at("picture"), bitmap, fraction, at("heat").checked ? heat : null);
   at("seen").hidden = bitmap.width === bitmap.height && fraction > 0.995;
   at("picture").setAttribute("aria-label", `Your image${heat && at("heat").checked ? ", with where the model looks" : ""}`);
@@ -90,7 +105,7 @@ async function ask() {
   const controller = (running = new AbortController());
   const versions = [at("version").value, at("other").value].slice(0, at("other").value ? 2 : 1);
   const waiting = (seconds) => say(`The server is busy. Asking again in ${seconds} s …`, "look");
-  const options = { signal: controller.signal, heat: model.heatmap, waiting };
+  const options = { signal: controller.signal, waiting };
   say("Asking …");
   at("answers").setAttribute("aria-busy", "true");
   try {
@@ -98,6 +113,7 @@ async function ask() {
     // One after the other: they would make each other slower, and the times shown are to be true.
     for (const version of versions) found.push(await server.classify(model.name, image, { ...options, version }));
     answers = found;
+    await meet(answers.map(({ version }) => version));
     at("answers").replaceChildren(...answers.map((found, i) => answer(found, `answer-${i}`)));
     say(summary());
     show();
@@ -123,6 +139,7 @@ function fail(error) {
   if (!(error instanceof Refused)) throw error;
   say(server.key && error.status === 401 ? "The server does not know this API key." : error.message, "bad");
   if (error.status !== 401) return;
+  if (!models.length) at("about").textContent = "Its models are shown to who has a key.";
   at("key-field").hidden = false;
   at("key").focus();
 }
@@ -186,7 +203,10 @@ at("model").addEventListener("change", () => {
   show();
   ask();
 });
-at("version").addEventListener("change", ask);
+at("version").addEventListener("change", () => {
+  describe();
+  ask();
+});
 at("other").addEventListener("change", ask);
 at("again").addEventListener("click", ask);
 at("heat").addEventListener("change", show);
