@@ -174,13 +174,36 @@ def test_a_body_that_comes_too_slowly_is_refused():
     assert found.status == 408 and found.headers["connection"] == "close"
 
 
-def test_all_bodies_together_have_a_limit():
+def test_all_bodies_together_have_a_limit(monkeypatch):
     shield = ask(b"x", max_body=10).shield
     assert shield._held == 0
     shield._held = security.BODIES * 10
+    assert ask(b"x" * 10, shield=shield).status == 200  # a small one is let in: few large ones must not lock all out
+    monkeypatch.setattr(security, "SMALL", 9)
     found = ask(b"x" * 10, shield=shield)
     assert found.status == 429 and found.headers["retry-after"] == "1"
     assert shield._held == security.BODIES * 10
+
+
+def test_who_is_not_answered_before_the_stop_ends_is_told_so():
+    """uvicorn cancels what is left; it would say 500 and show a traceback."""
+    told, sent = Told(), []
+    shield = security.Shield(echo, security.Guard(Settings()), told, Settings())
+    scope = {"type": "http", "path": "/slow", "method": "GET", "client": None, "headers": []}
+
+    async def send(message):
+        sent.append(message)
+
+    async def main():
+        task = asyncio.create_task(shield(scope, lambda: asyncio.sleep(30), send))
+        await asyncio.sleep(0.02)
+        task.cancel()
+        await task
+
+    asyncio.run(main())
+    assert sent[0]["status"] == 503 and (b"retry-after", b"1") in sent[0]["headers"]
+    assert b"the server stops" in sent[1]["body"] and [entry["code"] for entry in told.entries] == [503]
+    assert len(told.refusals) == 1 and told.failures == []
 
 
 def test_an_answer_that_takes_too_long_ends():

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from vision.serving.errors import Refused
-from vision.serving.protocol import read_json
+from vision.serving.json_io import read_json
 from vision.serving.security import Shield
 
 HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?")

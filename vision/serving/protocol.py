@@ -18,7 +18,9 @@ import reprlib
 import numpy as np
 
 from vision import __version__
+from vision.serving import json_io
 from vision.serving.errors import Refused, TooLarge
+from vision.serving.json_io import items, read_json
 
 TOP_K = 5  # of labels and scores, where a request does not say
 EXTENSIONS = ["binary_tensor_data", "classification"]
@@ -26,8 +28,8 @@ OUTPUTS = {"labels": "BYTES", "scores": "FP32", "probabilities": "FP32", "embedd
 DEFAULT_OUTPUTS = ("labels", "scores")
 PLATFORMS = {".onnx": "onnxruntime_onnx", ".tflite": "litert_tflite"}  # by the suffix of the model's file
 MAX_TOP_K = 10_000
+MAX_JSON_ITEMS = json_io.MAX_JSON_ITEMS
 MAX_ID = 256  # characters
-MAX_JSON_ITEMS = 2_000_000  # numbers and lists: a tenth of a second that the process does nothing else
 MAX_IMAGES = 65_536  # in a request, whatever the settings say: to look at so many takes a thirtieth of a second
 
 
@@ -201,12 +203,21 @@ def write_v2(answer, inference, identity):
         if one.binary:
             raws.append(pack_bytes(data) if datatype == "BYTES" else data.tobytes())
             entry["parameters"] = {"binary_data_size": len(raws[-1])}
+            outputs.append(json.dumps(entry))
         else:
-            entry["data"] = [text.decode() for text in data] if datatype == "BYTES" else data.ravel().tolist()
-        outputs.append(entry)
-    head = {"model_name": answer.model, "model_version": answer.version, "id": identity, "outputs": outputs}
-    head = json.dumps(head).encode()
+            values = [text.decode() for text in data] if datatype == "BYTES" else data.ravel().tolist()
+            outputs.append(f'{json.dumps(entry)[:-1]}, "data": [{items(values)}]}}')
+    head = {"model_name": answer.model, "model_version": answer.version, "id": identity}
+    head = f'{json.dumps(head)[:-1]}, "outputs": [{", ".join(outputs)}]}}'.encode()
     return (b"".join([head, *raws]), len(head)) if raws else (head, None)
+
+
+def size_of(answer, inference):
+    """Returns about how many numbers and texts an answer will hold."""
+    count = len(answer.probabilities) * min(inference.top_k, len(answer.classes))
+    sizes = {"labels": count, "scores": count, "probabilities": answer.probabilities.size}
+    sizes["embedding"] = answer.embedding.size
+    return sum(sizes[one.name] for one in inference.outputs) if inference.outputs else 2 * count
 
 
 def read_v1(body):
@@ -234,23 +245,8 @@ def write_v1(answer, inference):
         {"labels": [name for name, _ in best], "scores": [probability for _, probability in best]}
         for best in answer.top(inference.top_k)
     ]
-    document = {"model_name": answer.model, "model_version": answer.version, "predictions": predictions}
-    return json.dumps(document).encode()
-
-
-def read_json(data):
-    """Returns the dict that bytes of JSON hold; refuses what is no JSON, as NaN, and keys that are given twice."""
-    if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_JSON_ITEMS:
-        raise TooLarge(f"the JSON has more than {MAX_JSON_ITEMS:,} values: send tensors by the binary extension")
-    try:
-        document = json.loads(str(data, "utf-8"), object_pairs_hook=_object, parse_constant=_constant)
-    except RecursionError as error:
-        raise Refused("the JSON is nested too deep") from error
-    except ValueError as error:  # also of bytes that are no text, and of numbers with thousands of digits
-        raise Refused("the body is no JSON") from error
-    if not isinstance(document, dict):
-        raise Refused("the JSON is no object")
-    return document
+    head = json.dumps({"model_name": answer.model, "model_version": answer.version})
+    return f'{head[:-1]}, "predictions": [{", ".join(map(json.dumps, predictions))}]}}'.encode()
 
 
 def unpack_bytes(data, count):
@@ -367,17 +363,6 @@ def _list_of(kind, document, key, required=False):
 
 def _parameters(document):
     return _field(document, "parameters", dict, {})
-
-
-def _object(pairs):
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key is given twice")
-    return found
-
-
-def _constant(name):
-    raise ValueError(f"{name} is no JSON")
 
 
 def _quote(value):

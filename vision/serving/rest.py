@@ -25,7 +25,7 @@ from vision.serving.service import Request
 PAGE = pathlib.Path(__file__).parent / "page"
 OPEN = ("/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready")  # without a key; the page's files too
 JSON, BINARY = "application/json", "application/octet-stream"
-LONG, WIDE = 65_536, 8_192  # bytes of JSON, and probabilities, that take a millisecond or more
+LONG, WIDE = 65_536, 8_192  # bytes of JSON, and numbers of an answer, that take a millisecond or more
 
 
 def build(service, repository, guard, telemetry, settings):
@@ -113,7 +113,7 @@ class _Routes:
         inference = await _call(protocol.read_v2, body, length, thread=size != length and size > LONG)
         answer = await self._ask(request, inference.images)
         trace = request.scope["trace"]
-        wide = answer.probabilities.size > WIDE
+        wide = protocol.size_of(answer, inference) > WIDE
         body, length = await _call(protocol.write_v2, answer, inference, inference.id or trace.id, thread=wide)
         if length is None:
             return _answer(body, answer)
@@ -124,7 +124,8 @@ class _Routes:
         body = await request.body()
         inference = await _call(protocol.read_v1, body, thread=len(body) > LONG)
         answer = await self._ask(request, inference.images)
-        return _answer(protocol.write_v1(answer, inference), answer)
+        wide = protocol.size_of(answer, inference) > WIDE
+        return _answer(await _call(protocol.write_v1, answer, inference, thread=wide), answer)
 
     async def classify(self, request):
         query = _query(request, "top_k", "version", "heatmap")

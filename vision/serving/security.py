@@ -17,6 +17,7 @@ from vision.serving.errors import Refused, TooLarge, TooMany, TooSlow, Unauthori
 
 ENVIRONMENT = "env:"  # before the name of a variable that holds what a file of keys would
 BODIES = 16  # of the largest size that are held at a time, in all requests together
+SMALL = 65_536  # bytes of a body that is read all the same: a few slow clients with large ones must not lock others out
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'"
@@ -169,6 +170,11 @@ class Shield:
             await self._guarded(scope, trace, body, send)
         except _Gone:
             trace.status = GONE
+        except asyncio.CancelledError:  # the time that a stop waits for answers is over
+            asyncio.current_task().uncancel()
+            stopped = Unavailable("the server stops: try again", 1.0)
+            self._telemetry.refused(trace.protocol, trace.model, stopped)
+            await self._say(trace, send, 503, stopped.message, [(b"retry-after", b"1"), (b"connection", b"close")])
         except Refused as error:
             self._telemetry.refused(trace.protocol, trace.model, error)
             await self._refuse(trace, body, send, error)
@@ -222,7 +228,7 @@ class Shield:
                     self._held += len(chunk)
                     if trace.received > limit:
                         raise TooLarge(f"the body has more than {limit:,} bytes")
-                    if self._held > BODIES * limit:
+                    if self._held > BODIES * limit and trace.received > SMALL:
                         raise TooMany("too many large requests at a time: try again later", 1.0)
                     chunks.append(chunk)
         except TimeoutError as error:

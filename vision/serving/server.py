@@ -7,6 +7,7 @@ import functools
 import gc
 import signal
 import socket
+import sys
 
 import uvicorn
 
@@ -23,6 +24,8 @@ from vision.serving.telemetry import Telemetry
 LOOPBACK = "127.0.0.1"
 BACKLOG = 2048
 IDLE = 75  # seconds that a connection may idle: longer than load balancers do, which then never use one that is closing
+DIGITS = 640  # of a whole number in JSON, the least that Python can be told: thousands hold up all other requests
+CLOSING = 2.0  # seconds that models have to end what they compute, once all who waited for it have gone
 FAREWELL = 0.5  # seconds in which clients are told to close their connections before the server does
 
 
@@ -99,6 +102,7 @@ async def serve(settings, ready=print):
         UserError: a setting is wrong, a port is taken, or there is no model that can be served.
     """
     check(settings)
+    sys.set_int_max_str_digits(DIGITS)
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(_listen(settings.host, settings.http_port, "--http-port"))]
         if settings.grpc_port:  # gRPC takes it itself, once the models are loaded
@@ -106,7 +110,6 @@ async def serve(settings, ready=print):
         if settings.admin_port:
             sockets.append(stack.enter_context(_listen(LOOPBACK, settings.admin_port, "--admin-port")))
         guard, telemetry = Guard(settings), Telemetry(settings)
-        stack.callback(telemetry.close)
         repository, stop = Repository(settings, telemetry), _signals()
         try:
             if not await _started(repository, stop):
@@ -115,8 +118,9 @@ async def serve(settings, ready=print):
             telemetry.follow(repository)
             await _run(settings, guard, telemetry, repository, sockets, ready, stop)
         finally:
-            with contextlib.suppress(TimeoutError):  # a model that hangs is left alone
-                await asyncio.wait_for(repository.close(), settings.drain + 1)
+            telemetry.close()  # first: a model that hangs must not cost the logs what they hold
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(repository.close(), CLOSING)
 
 
 async def _started(repository, stop):
