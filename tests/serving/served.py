@@ -7,14 +7,19 @@ import threading
 import time
 
 import grpc
+import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2
 
 from vision.serving import rpc
 from vision.serving.images import Decoder
 from vision.serving.repository import Repository
 from vision.serving.security import Guard
 from vision.serving.service import Service
+from vision.serving.settings import Settings
 from vision.serving.telemetry import Telemetry
+
+SETTINGS = Settings(grpc_port=1, max_body=1_000_000, timeout=5.0, access_log="")
 
 
 class Served:
@@ -79,3 +84,15 @@ def entry_of(served):
     while not served.entries and time.monotonic() < deadline:
         time.sleep(0.01)
     return served.entries[-1]
+
+
+def pixels(count=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 1), np.uint8)
+
+
+def message(**known):
+    """Returns a ModelInferRequest of one image, with some fields in the place of others."""
+    inputs = [{"name": "images", "datatype": "UINT8", "shape": [1, 8, 8, 1]}]
+    return service_pb2.ModelInferRequest(
+        **{"model_name": "tiny", "inputs": inputs, "raw_input_contents": [pixels(1).tobytes()]} | known
+    )

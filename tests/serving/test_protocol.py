@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient import utils
 
-from vision.serving import protocol
+from vision.serving import json_io, protocol
 from vision.serving.errors import Refused, TooLarge
 from vision.serving.service import Answer
 
@@ -189,7 +189,7 @@ def test_a_wrong_binary_size_is_refused(size):
 
 def test_too_many_values_are_refused_before_they_are_read():
     with pytest.raises(TooLarge):
-        protocol.read_json(b'{"inputs": [' + b"1," * protocol.MAX_JSON_ITEMS + b"1]}")
+        json_io.read_json(b'{"inputs": [' + b"1," * json_io.MAX_JSON_ITEMS + b"1]}")
 
 
 def test_numbers_that_are_not_whole_are_few():

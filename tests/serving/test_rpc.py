@@ -6,7 +6,6 @@ import io
 import json
 import subprocess
 import threading
-import time
 import tracemalloc
 
 import grpc
@@ -17,15 +16,12 @@ from PIL import Image
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from tests.serving.served import Served, code_of, entry_of
+from tests.serving.served import SETTINGS, Served, code_of, entry_of, message, pixels
 from tests.tiny_bundle import write_bundle
 from vision.bundle import open_bundle
 from vision.errors import UserError
 from vision.serving import rpc
 from vision.serving.errors import Refused
-from vision.serving.settings import Settings
-
-SETTINGS = Settings(grpc_port=1, max_body=1_000_000, timeout=5.0, access_log="")
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +56,6 @@ def stub(served):
         yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
-def pixels(count=3, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 1), np.uint8)
-
-
 def png(image):
     file = io.BytesIO()
     Image.fromarray(image[..., 0]).save(file, "PNG")
@@ -78,14 +70,6 @@ def tensor(name, array, kind):
 
 def of_images(images):
     return tensor("images", images, "UINT8")
-
-
-def message(**known):
-    """Returns a ModelInferRequest of one image, with some fields in the place of others."""
-    inputs = [{"name": "images", "datatype": "UINT8", "shape": [1, 8, 8, 1]}]
-    return service_pb2.ModelInferRequest(
-        **{"model_name": "tiny", "inputs": inputs, "raw_input_contents": [pixels(1).tobytes()]} | known
-    )
 
 
 def test_health(client):
@@ -222,77 +206,12 @@ def test_a_shape_without_end_is_not_made_a_list_of():
         tracemalloc.stop()
 
 
-def test_bytes_that_are_no_message(served):
-    random = np.random.default_rng(0)
-    with grpc.insecure_channel(f"127.0.0.1:{served.port}") as channel:
-        for method in ("ModelInfer", "ModelMetadata", "ServerReady"):
-            call = channel.unary_unary(f"/{rpc.SERVICE}/{method}")
-            for data in (b"\xff\xff\xff", b"\x0b", b"\x12\x05a", b"\xff" * 20):  # cut short, a group, a long number
-                assert code_of(call, data)[:2] == ("INVALID_ARGUMENT", "the message is broken")
-        for method in ("ModelInfer", "ModelMetadata"):
-            call = channel.unary_unary(f"/{rpc.SERVICE}/{method}")
-            code, details, _ = code_of(call, b"\x0a\x01\xff")  # a text that is no UTF-8
-            assert code == "INVALID_ARGUMENT" and details == f"the message is no {method}Request"
-        call = channel.unary_unary(f"/{rpc.SERVICE}/ModelInfer")
-        good = message().SerializeToString()
-        for _ in range(200):  # one byte of a good one is another
-            data = bytearray(good)
-            data[random.integers(len(data))] = random.integers(256)
-            try:
-                call(bytes(data))
-            except grpc.RpcError as error:
-                assert error.code().name in ("INVALID_ARGUMENT", "NOT_FOUND"), error.details()
-
-
-def test_a_message_of_very_many_parts_is_not_parsed(served, stub, monkeypatch):
-    """A million empty tensors are two megabytes on the way, and ninety in memory."""
-    with grpc.insecure_channel(f"127.0.0.1:{served.port}") as channel:
-        call = channel.unary_unary(f"/{rpc.SERVICE}/ModelInfer")
-        code, details, _ = code_of(call, b"\x2a\x00" * 400_000)  # inputs
-        assert (code, details) == ("INVALID_ARGUMENT", "the message has more than 256 fields")
-        call = channel.unary_unary(f"/{rpc.SERVICE}/ModelMetadata")
-        assert code_of(call, b"\x0a\x82\x80\x04" + b"a" * 65_538)[0] == "RESOURCE_EXHAUSTED"
-
-
-def test_a_message_that_does_not_come_is_not_waited_for(served, monkeypatch):
-    monkeypatch.setattr(served.calls, "_settings", dataclasses.replace(SETTINGS, body_timeout=0.2))
-    with grpc.insecure_channel(f"127.0.0.1:{served.port}") as channel:
-        call = channel.stream_unary(f"/{rpc.SERVICE}/ModelInfer")
-        never = threading.Event()
-
-        def messages():
-            never.wait(10)
-            yield b""
-
-        begun = time.monotonic()
-        code, details, _ = code_of(call, messages())
-        never.set()
-        assert code == "DEADLINE_EXCEEDED" and "did not arrive within 0.2 seconds" in details
-        assert time.monotonic() - begun < 5
-        assert code_of(call, iter(()))[:2] == ("INVALID_ARGUMENT", "the call has no message")
-
-
-def test_large_messages_have_a_limit_together(served, stub, monkeypatch):
-    monkeypatch.setattr(rpc, "BODIES", 0)
-    code, details, trailer = code_of(stub.ModelInfer, message())
-    assert code == "RESOURCE_EXHAUSTED" and "too many large requests" in details and trailer["retry-after"] == "1"
-    monkeypatch.undo()
-    stub.ModelInfer(message())
-
-
 def test_what_is_of_triton_alone_is_not_here(client, stub):
     with pytest.raises(InferenceServerException, match="UNIMPLEMENTED"):
         client.get_model_repository_index()
     with pytest.raises(InferenceServerException, match="UNIMPLEMENTED"):
         client.unload_model("tiny")
     assert code_of(stub.ModelConfig, service_pb2.ModelConfigRequest(name="tiny"))[0] == "UNIMPLEMENTED"
-
-
-def test_a_message_that_is_too_large(stub):
-    count = 2_000_000 // 64
-    one = {"name": "images", "datatype": "UINT8", "shape": [count, 8, 8, 1]}
-    large = message(inputs=[one], raw_input_contents=[bytes(count * 64)])
-    assert code_of(stub.ModelInfer, large)[0] == "RESOURCE_EXHAUSTED"
 
 
 def test_too_many_images(stub):

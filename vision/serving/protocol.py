@@ -18,7 +18,6 @@ import reprlib
 import numpy as np
 
 from vision import __version__
-from vision.serving import json_io
 from vision.serving.errors import Refused, TooLarge
 from vision.serving.json_io import items, read_json
 
@@ -28,7 +27,6 @@ OUTPUTS = {"labels": "BYTES", "scores": "FP32", "probabilities": "FP32", "embedd
 DEFAULT_OUTPUTS = ("labels", "scores")
 PLATFORMS = {".onnx": "onnxruntime_onnx", ".tflite": "litert_tflite"}  # by the suffix of the model's file
 MAX_TOP_K = 10_000
-MAX_JSON_ITEMS = json_io.MAX_JSON_ITEMS
 MAX_ID = 256  # characters
 MAX_IMAGES = 65_536  # in a request, whatever the settings say: to look at so many takes a thirtieth of a second
 

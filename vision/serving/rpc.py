@@ -17,15 +17,13 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 from vision.errors import UserError
-from vision.serving import protocol
-from vision.serving.errors import NotFound, Refused, TooLarge, TooMany, TooSlow, Unavailable
-from vision.serving.security import BODIES, Trace, key_of, request_id
+from vision.serving import messages, protocol
+from vision.serving.errors import NotFound, Refused, TooMany, TooSlow, Unavailable
+from vision.serving.security import BODIES, SMALL, Trace, key_of, request_id
 from vision.serving.service import Request
 
 SERVICE = "inference.GRPCInferenceService"
 OPEN = ("ServerLive", "ServerReady")  # without a key
-ROOM = 65_536  # bytes of a message besides the images
-FIELDS = 256  # of a message, at most; an empty one of two bytes takes ninety once it is parsed
 MOST = 8  # numbers of a shape that are looked at: more than any right one has
 
 
@@ -40,7 +38,7 @@ def build(calls, settings):
         UserError: the port is taken.
     """
     options = {
-        "grpc.max_receive_message_length": settings.max_body + ROOM,
+        "grpc.max_receive_message_length": settings.max_body + messages.ROOM,
         "grpc.max_send_message_length": -1,  # as long as what was asked for
         "grpc.max_concurrent_streams": 256,  # of a connection; what is more waits with the client
         "grpc.so_reuseport": 0,  # or two servers share a port, and neither says so
@@ -79,67 +77,70 @@ class Calls:
         self._telemetry, self._settings = telemetry, settings
         self._held = 0  # bytes of the messages that are being answered
 
-    async def answer(self, name, messages, context):
-        """Returns the bytes of the answer to the bytes of a request to the RPC of a name, the first of `messages`."""
+    async def answer(self, name, _, context):
+        """Returns the bytes of the answer to the message of a call to the RPC of a name.
+
+        The message is not asked of gRPC's iterator, the second argument, but of the context: the iterator would keep it
+        until the garbage collector runs, and that is long after many others.
+        """
         begun = time.perf_counter()
         pairs = [(key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
         metadata = dict(reversed(pairs))  # of two with one name the first
         trace = Trace(request_id(metadata), metadata, protocol="grpc")
         code = "CANCELLED"
         try:
-            if name not in OPEN:
-                trace.key = self._guard.check(key_of(metadata))
-            data = await self._read(messages, trace)
-            if name != "ModelInfer" and len(data) > ROOM:
-                raise TooLarge(f"the message has more than {ROOM:,} bytes")
-            async with asyncio.timeout(self._settings.timeout):
-                found = (await self._call(name, data, trace)).SerializeToString()
-            code, trace.sent = "OK", len(found)
-            context.set_trailing_metadata(_trailer(trace))
+            found, error = await self._outcome(name, trace, context)
+            code, trace.sent = error.code if error else "OK", len(found)
+            if error:
+                await _abort(error, trace, context)
+            else:
+                context.set_trailing_metadata(_trailer(trace))
             return found
-        except TimeoutError:
-            error = Unavailable(f"there was no answer within {self._settings.timeout:g} seconds: try again", 1.0)
-            code = error.code
-            await self._refuse(error, trace, context)
-        except Refused as error:
-            code = error.code
-            await self._refuse(error, trace, context)
-        except Exception as error:  # the one place where what nobody foresaw ends; the client learns nothing of it
-            code = "INTERNAL"
-            self._telemetry.failed("grpc", trace.model, error)
-            await context.abort(grpc.StatusCode.INTERNAL, "internal error", _trailer(trace))
         finally:
             self._held -= trace.received
             self._telemetry.access(_entry(name, trace, code, _client(context.peer()), time.perf_counter() - begun))
 
-    async def _refuse(self, error, trace, context):
+    async def _outcome(self, name, trace, context):
+        """Returns (bytes of the answer, None), or (b"", `Refused`), which holds nothing of the call."""
+        try:
+            return await self._found(name, trace, context), None
+        except TimeoutError:
+            error = Unavailable(f"there was no answer within {self._settings.timeout:g} seconds: try again", 1.0)
+        except Refused as refused:
+            error = refused
+        except Exception as unforeseen:  # the one place where that ends; the client learns nothing of it
+            self._telemetry.failed("grpc", trace.model, unforeseen)
+            return b"", _Internal("internal error")
         self._telemetry.refused("grpc", trace.model, error)
-        trailer = _trailer(trace)
-        if error.retry_after:
-            seconds = error.retry_after
-            trailer += (
-                ("retry-after", str(math.ceil(seconds))),
-                ("grpc-retry-pushback-ms", str(math.ceil(seconds * 1000))),
-            )
-        await context.abort(grpc.StatusCode[error.code], error.message, trailer)
+        error.__traceback__ = error.__context__ = error.__cause__ = None  # the frames in them have the message
+        return b"", error
 
-    async def _read(self, messages, trace):
+    async def _found(self, name, trace, context):
+        """Returns the bytes of the answer."""
+        if name not in OPEN:
+            trace.key = self._guard.check(key_of(trace.headers))
+        data = await self._read(trace, context)
+        async with asyncio.timeout(self._settings.timeout):
+            return (await self._call(name, data, trace)).SerializeToString()
+
+    async def _read(self, trace, context):
         """Returns a call's message."""
         try:
             async with asyncio.timeout(self._settings.body_timeout):
-                data = await anext(messages, None)
+                data = await context.read()
         except TimeoutError as error:
             raise TooSlow(f"the message did not arrive within {self._settings.body_timeout:g} seconds") from error
-        if data is None:
+        if data is grpc.aio.EOF:
             raise Refused("the call has no message")
         trace.received = len(data)
         self._held += len(data)
-        if self._held > BODIES * self._settings.max_body:
+        if self._held > BODIES * self._settings.max_body and len(data) > SMALL:
             raise TooMany("too many large requests at a time: try again later", 1.0)
         return data
 
     async def _call(self, name, data, trace):
-        _check_fields(data)
+        images = messages.INFER if name == "ModelInfer" else {}
+        messages.check(data, images, messages.FIELDS + self._settings.max_images)  # each may be a field of its own
         try:
             request = getattr(service_pb2, f"{name}Request").FromString(data)
         except DecodeError as error:
@@ -186,6 +187,29 @@ class Calls:
         return _response(answer, inference, request.id or trace.id)
 
 
+class _Internal(Refused):
+    """An error of ours."""
+
+    status, code = 500, "INTERNAL"
+
+
+async def _abort(error, trace, context):
+    """Ends a call with a `Refused`."""
+    trailer = _trailer(trace)
+    if error.retry_after:
+        seconds = error.retry_after
+        trailer += (
+            ("retry-after", str(math.ceil(seconds))),
+            ("grpc-retry-pushback-ms", str(math.ceil(seconds * 1000))),
+        )
+    try:
+        await context.abort(grpc.StatusCode[error.code], error.message, trailer)
+    except grpc.aio.AbortError as aborted:
+        # gRPC has it in the call, and raises it again once the handler has returned. The frames in it have the call:
+        # the two would keep each other until the garbage collector runs.
+        aborted.__traceback__ = None
+
+
 def _credentials(settings):
     with open(settings.tls_key, "rb") as key, open(settings.tls_certificate, "rb") as certificate:
         return grpc.ssl_server_credentials([(key.read(), certificate.read())])
@@ -221,37 +245,6 @@ def _entry(name, trace, code, client, seconds):
     }
 
 
-def _check_fields(data):
-    """Raises `Refused` where the bytes of a message hold more fields than any request has, or are cut short."""
-    at = count = 0
-    try:
-        while at < len(data):
-            count += 1
-            if count > FIELDS:
-                raise Refused(f"the message has more than {FIELDS} fields")
-            tag, at = _varint(data, at)
-            size, at = _varint(data, at) if tag & 7 in (0, 2) else (SIZES[tag & 7], at)
-            at += size if tag & 7 else 0
-    except (IndexError, KeyError) as error:
-        raise Refused("the message is broken") from error
-    if at > len(data):
-        raise Refused("the message is broken")
-
-
-SIZES = {1: 8, 5: 4}  # bytes of a field, by its wire type; 0 is a number and 2 has its size before it
-
-
-def _varint(data, at):
-    """Returns (the number that begins at a place, where it ends)."""
-    number = shift = 0
-    while data[at] & 0x80:
-        number |= (data[at] & 0x7F) << shift
-        at, shift = at + 1, shift + 7
-        if shift > 63:
-            raise IndexError
-    return number | data[at] << shift, at + 1
-
-
 def _inference(request):
     """Returns the `vision.serving.protocol.Inference` of a ModelInferRequest."""
     raws, tensors = request.raw_input_contents, []
@@ -270,8 +263,6 @@ def _inference(request):
 def _typed(one):
     """Returns the list of a tensor's own contents."""
     found = one.contents.bytes_contents if one.datatype == "BYTES" else one.contents.uint_contents
-    if len(found) > protocol.MAX_JSON_ITEMS:
-        raise TooLarge(f"contents has more than {protocol.MAX_JSON_ITEMS:,} numbers: send raw_input_contents")
     return list(found)
 
 
