@@ -1,8 +1,11 @@
 """No answer is lost, swapped or computed for nobody, whatever the sizes, times and cancelations."""
 
 import asyncio
+import gc
+import itertools
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -81,7 +84,7 @@ REQUESTS = st.lists(
 @settings(max_examples=40, deadline=None)
 @given(REQUESTS, st.integers(1, 8), st.sampled_from([0, 0.001, 0.003]), st.sampled_from([0, 0.001]))
 def test_each_gets_its_own_answer(requests, max_batch, seconds, max_delay):
-    """In the order of their coming, each image once at most, and no batch is too large."""
+    """Each image once at most, a request's in their order, requests in that of their coming; no batch is too large."""
     model, starts = Model(seconds), np.cumsum([0] + [count for count, _, _ in requests]).tolist()
 
     async def one(batcher, first, count, cancel):
@@ -103,10 +106,125 @@ def test_each_gets_its_own_answer(requests, max_batch, seconds, max_delay):
 
     _, sizes = serve(scenario, model, max_batch=max_batch, max_delay=max_delay)
     run = sum(model.batches, [])
-    assert run == sorted(set(run))  # in order, and once
+    assert len(set(run)) == len(run)
+    for start, stop in itertools.pairwise(starts):
+        mine = [number for number in run if start <= number < stop]
+        assert mine == list(range(start, start + len(mine)))
+    begun = [number for number in run if number in starts]
+    assert begun == sorted(begun)
     lasting = sum(count for count, _, gone in requests if gone is None)
     assert lasting <= len(run)
     assert all(0 < len(batch) <= max_batch for batch in model.batches) and sizes == [len(b) for b in model.batches]
+
+
+def test_requests_take_turns():
+    """One of several batches gives one at a time; what is left of the last is filled with others'."""
+    model = Model()
+
+    async def scenario(batcher):
+        model.go.clear()
+        tasks = [asyncio.create_task(batcher.submit(images(0)))]
+        await asyncio.sleep(0.05)
+        requests = ((10, 5), (20, 1), (30, 1), (40, 4), (50, 1))
+        tasks += [asyncio.create_task(batcher.submit(images(first, count))) for first, count in requests]
+        await asyncio.sleep(0.05)
+        model.go.set()
+        for (first, count), found in zip(((0, 1), *requests), await asyncio.gather(*tasks), strict=True):
+            check(found, first, count)
+
+    serve(scenario, model, max_batch=2)
+    assert model.batches == [[0], [10, 11], [20, 30], [40, 41], [50], [12, 13], [42, 43], [14]]
+
+
+def test_a_request_of_many_images_does_not_hold_up_single_ones():
+    model = Model(0.005)
+
+    async def scenario(batcher):
+        many = asyncio.create_task(batcher.submit(images(100, 64)))
+        await asyncio.sleep(0.02)
+        for i in range(5):
+            before = len(model.batches)
+            check(await batcher.submit(images(i)), i)
+            assert model.batches.index([i]) <= before + 3  # two may end or begin meanwhile, and it waits for a turn
+        many.cancel()
+        await asyncio.wait([many])
+
+    serve(scenario, model, max_batch=1)
+
+
+def test_what_cannot_be_answered_in_time_is_refused():
+    model = Model(0.05)
+
+    async def scenario(batcher):
+        first = asyncio.create_task(batcher.submit(images(0, 64)))  # nothing is known yet
+        await asyncio.sleep(0.02)
+        first.cancel()
+        check(await batcher.submit(images(1)), 1)
+        with pytest.raises(TooLarge, match="64 images would take about .* seconds, and an answer has 1: send fewer"):
+            await batcher.submit(images(0, 64))
+        check(await batcher.submit(images(2, 2)), 2, 2)
+
+        model.go.clear()
+        tasks = [asyncio.create_task(batcher.submit(images(i))) for i in range(60)]
+        await asyncio.sleep(0)
+        refused = [task.exception() for task in tasks if task.done()]
+        assert 5 < len(refused) < 55 and not any(task.done() for task in tasks[:5])
+        assert all(isinstance(error, TooMany) and 1 < error.retry_after < 60 for error in refused)
+        assert "too many for an answer within 1 seconds" in refused[0].message
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        model.go.set()
+
+        batcher._known -= 1  # long ago: nothing else would ever renew it
+        late = asyncio.create_task(batcher.submit(images(0, 64)))
+        await asyncio.sleep(0)
+        assert not late.done()
+        late.cancel()
+
+    serve(scenario, model, max_batch=1, timeout=1.0)
+
+
+def test_by_turns_many_images_that_wait_do_not_refuse_a_few():
+    model = Model()
+
+    async def scenario(batcher):
+        model.go.clear()
+        batcher._per_image, batcher._known = 0.02, time.perf_counter()
+        requests = ((100, 60), (200, 30), (300, 30), (400, 1))
+        tasks = [asyncio.create_task(batcher.submit(images(first, count))) for first, count in requests]
+        await asyncio.sleep(0)
+        with pytest.raises(TooMany, match="12[01] images wait already, too many"):
+            await batcher.submit(images(0, 60))
+        model.go.set()
+        for (first, count), found in zip(requests, await asyncio.gather(*tasks), strict=True):
+            check(found, first, count)
+
+    serve(scenario, model, max_batch=1, timeout=1.0)
+
+
+def test_a_run_of_few_images_does_not_say_how_long_many_take():
+    """A model that takes as long for one as for a batch; and one that was slow at first."""
+    model = Model(0.05)
+
+    async def scenario(batcher):
+        for i in range(3):
+            check(await batcher.submit(images(i)), i)
+        check(await batcher.submit(images(10, 64)), 10, 64)
+
+    serve(scenario, model, max_batch=64, timeout=1.0)
+    model.seconds = 0.3
+
+    async def slow_at_first(batcher):
+        check(await batcher.submit(images(0, 2)), 0, 2)
+        with pytest.raises(TooLarge):
+            await batcher.submit(images(0, 30))
+        model.seconds = 0
+        for i in range(15):
+            check(await batcher.submit(images(i)), i)
+        check(await batcher.submit(images(0, 30)), 0, 30)
+
+    serve(slow_at_first, model, max_batch=2, timeout=1.0)
 
 
 def test_what_came_during_a_run_goes_at_once_in_full_batches():
@@ -219,6 +337,27 @@ def test_it_goes_on_after_a_run_that_fails(failure):
         check(await batcher.submit(images(7)), 7)
 
     serve(scenario, model)
+
+
+def test_what_has_failed_is_not_kept():
+    """An error's traceback has the frames of those who waited for it: a cycle would keep their images for long."""
+    model = Model()
+
+    async def scenario(batcher):
+        given = images(0, 5)
+        kept = weakref.ref(given)
+        model.failures = [ValueError("no memory")]
+        with pytest.raises(RuntimeError, match="has failed"):
+            await batcher.submit(given)
+        del given
+        check(await batcher.submit(images(7)), 7)  # until then the thread has the last batch
+        assert kept() is None
+
+    gc.disable()
+    try:
+        serve(scenario, model, max_batch=2)
+    finally:
+        gc.enable()
 
 
 def test_closing_answers_what_waits_and_takes_no_more():

@@ -151,6 +151,52 @@ def test_images_wait_in_a_bounded_queue():
     assert asyncio.run(run()) == [3, 1]
 
 
+def test_requests_take_turns():
+    """One of many images that take their time does not hold up one that comes later."""
+    order = []
+
+    def noting(name):
+        found = bundle()
+        found.prepare = lambda image: order.append(name) or time.sleep(0.01) or np.zeros((8, 8, 3), np.uint8)
+        return found
+
+    async def run():
+        decoder = Decoder(Settings(decode_threads=2))
+        many = asyncio.create_task(decoder.prepare([encoded()] * 20, noting("many")))
+        await asyncio.sleep(0.03)
+        before = len(order)
+        await decoder.prepare([encoded()], noting("one"))
+        assert (await many).shape == (20, 8, 8, 3)
+        decoder.close()
+        return order.index("one") - before
+
+    assert asyncio.run(run()) <= 4 and order.count("many") == 20
+
+
+def test_what_has_been_decoded_waits_no_more():
+    free = threading.Semaphore(0)
+    slow = bundle()
+    slow.prepare = lambda image: free.acquire(timeout=10) and time.sleep(0.006) or np.zeros((8, 8, 3), np.uint8)
+
+    async def run():
+        decoder = Decoder(Settings(decode_threads=1, max_queue=4))
+        many = asyncio.create_task(decoder.prepare([encoded()] * 4, slow))
+        await asyncio.sleep(0.02)
+        with pytest.raises(TooMany):
+            await decoder.prepare([encoded()], slow)
+        free.release()
+        async with asyncio.timeout(5):
+            while decoder._waiting == 4:
+                await asyncio.sleep(0.005)
+        one = asyncio.create_task(decoder.prepare([encoded()], slow))
+        await asyncio.sleep(0)
+        free.release(4)
+        assert len(await one) == 1 and len(await many) == 4 and decoder._waiting == 0
+        decoder.close()
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_what_is_canceled_is_not_kept_until_a_thread_is_free(count):
     free = threading.Event()

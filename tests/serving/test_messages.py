@@ -249,7 +249,7 @@ def left_after(ask):
     try:
         for _ in range(CALLS):
             ask()
-        for _ in range(50):  # the client hears of it first
+        for _ in range(500):  # the client hears of it first
             if (found := tracemalloc.get_traced_memory()[0]) < SIZE:
                 break
             time.sleep(0.01)

@@ -2,12 +2,14 @@
 
 import asyncio
 import dataclasses
+import time
 
 import numpy as np
 import pytest
 
 from tests.tiny_bundle import write_bundle
 from vision import bundle
+from vision.errors import UserError
 from vision.serving import version as module
 from vision.serving.errors import Unavailable
 from vision.serving.settings import Settings
@@ -62,9 +64,59 @@ def test_the_best_batch_is_the_smallest_that_is_about_as_fast(monkeypatch, secon
     def model(images):
         assert images.dtype == np.uint8 and images.shape[1:] == (2, 3, 1)
         run.append(len(images))
-        now[0] += seconds(len(images))
+        now[0] += seconds(len(images)) / 1000
 
     assert module.best_batch(model, (2, 3, 1)) == best and max(run) == largest
+
+
+@pytest.mark.parametrize(("most", "best"), [(1, 1), (8, 8), (40, 32)])
+def test_a_batch_that_fails_ends_the_search(caplog, most, best):
+    def model(images):
+        if len(images) > most:
+            raise RuntimeError("out of memory\nat layer 7")
+        time.sleep(0.001)
+
+    assert module.best_batch(model, (2, 3, 1)) == best
+    assert f"a batch of {2 * best} images fails, so batches are smaller: out of memory" in caplog.messages
+
+
+@pytest.mark.parametrize(("images", "batch"), [(0, 0), (0, 4), (2, 4)])
+def test_a_model_that_fails_says_for_how_many(tmp_path, monkeypatch, images, batch):
+    """Whether it fails for one already, or for more than `images` alone."""
+
+    def model(batch):
+        if len(batch) > images:
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(module, "run", lambda bundle: model)
+    with pytest.raises(UserError if images else RuntimeError) as caught:
+        open_warm(write_bundle(tmp_path), Settings(max_batch=batch, threads=1))
+    several = "a batch of 4 images fails: out of memory; give a smaller --max-batch"
+    assert str(caught.value) == (several if images else "out of memory")
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(lambda size: 0.5 + 0.1 * size, 10), (lambda size: 20.0 * size, 40)])
+def test_the_search_takes_seconds(monkeypatch, seconds, most):
+    """Of a slow model; the first runs, in which kernels are chosen, are not counted."""
+    now = [0.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+
+    def model(images):
+        now[0] += seconds(len(images))
+
+    module.best_batch(model, (2, 3, 1))
+    assert now[0] <= most
+
+
+def test_a_slow_first_run_does_not_end_the_search(monkeypatch):
+    now, seen = [0.0], set()
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+
+    def model(images):
+        now[0] += 0.01 if len(images) in seen else 20.0
+        seen.add(len(images))
+
+    assert module.best_batch(model, (2, 3, 1)) == 64
 
 
 def test_what_is_not_set_is_measured(tmp_path):

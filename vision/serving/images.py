@@ -17,6 +17,7 @@ from vision.serving.headers import scans_of, size_of
 WHOLE = 4  # a request's images have at most so many times the pixels that one may have
 SCANS = 16  # of a JPEG that has the most pixels that an image may have
 RECENT = 0.1  # weight of the last image in the average
+TURN = 0.005  # seconds that a request holds a thread; the others' come then, or one of many images would hold up all
 
 
 class Decoder:
@@ -54,13 +55,8 @@ class Decoder:
             if images.shape[1:] != (side, side, channels) or images.dtype != np.uint8:
                 raise Refused(f"the model takes images of ({side}, {side}, {channels}), not {images.shape[1:]}")
             return images
-        images, count = list(images), len(images)
-        self._admit(count)
-        try:
-            return await self._decode(images, bundle)
-        finally:
-            images.clear()  # the pool keeps what was canceled until a thread is free, and so its arguments
-            self._waiting -= count
+        self._admit(len(images))
+        return await self._decode(list(images), bundle)
 
     def close(self):
         """Ends the threads; images that wait are dropped."""
@@ -74,27 +70,55 @@ class Decoder:
         self._waiting += count
 
     async def _decode(self, images, bundle):
-        loop = asyncio.get_running_loop()
-        if len(images) == 1:
-            return (await loop.run_in_executor(self._pool, self._one, images, 0, bundle))[None]
-        sizes = await loop.run_in_executor(self._pool, self._check_all, images, bundle)
-        if sum(sizes) > WHOLE * self._settings.max_pixels:
-            raise TooLarge(f"the images have {sum(sizes):,} pixels: send fewer at a time")
-        tasks = [
-            loop.run_in_executor(self._pool, self._one, images, i, bundle, f"image {i}: ") for i in range(len(images))
-        ]
+        left, tasks = len(images), []
+        rest, found = enumerate(images), [None] * left
+
+        async def work():
+            nonlocal left
+            while left and (done := await self._in_thread(self._take_turn, rest, found, bundle)):
+                left -= done
+                self._waiting -= done
+
         try:
-            return np.stack(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()  # those that have not begun, after an error or when the client has gone
+            if len(images) == 1:
+                await work()
+                return found[0][None]
+            sizes = await self._in_thread(self._check_all, images, bundle)
+            if sum(sizes) > WHOLE * self._settings.max_pixels:
+                raise TooLarge(f"the images have {sum(sizes):,} pixels: send fewer at a time")
+            tasks += [asyncio.create_task(work()) for _ in range(min(self._settings.decode_threads, len(images)))]
+            await asyncio.gather(*tasks)
+            return np.stack(found)
+        finally:  # after an error, or when the client has gone, not all have been decoded
+            while tasks:  # emptied, or its error, whose traceback has this frame, would keep what was decoded
+                tasks.pop().cancel()
+            images.clear()  # of what was canceled the pool keeps the arguments until a thread is free
+            self._waiting -= left
+
+    def _in_thread(self, function, *arguments):
+        return asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
     def _check_all(self, images, bundle):
         return [self._check(data, bundle, f"image {i}: ") for i, data in enumerate(images)]
 
-    def _one(self, images, i, bundle, name=""):
-        """Returns one of the images as the model takes it."""
-        begun, data = time.perf_counter(), images[i]
+    def _take_turn(self, rest, found, bundle):
+        """Decodes images of a request for TURN seconds, at least one; returns how many, 0 = none was left.
+
+        Args:
+            rest: iterator of (index, encoded image), which other threads use too.
+            found: list that gets the images.
+        """
+        end, done = time.perf_counter() + TURN, 0
+        for i, data in rest:
+            found[i] = self._one(data, bundle, f"image {i}: " if len(found) > 1 else "")
+            done += 1
+            if time.perf_counter() > end:
+                break
+        return done
+
+    def _one(self, data, bundle, name):
+        """Returns an image as the model takes it."""
+        begun = time.perf_counter()
         self._check(data, bundle, name)
         try:
             image = bundle.prepare(decode(data))

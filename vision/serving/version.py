@@ -3,18 +3,23 @@
 import asyncio
 import contextlib
 import dataclasses
+import logging
 import time
 
 import numpy as np
 
 from vision.bundle import open_bundle
+from vision.errors import UserError
 from vision.serving.batcher import Batcher
 from vision.serving.errors import Unavailable
+
+log = logging.getLogger(__name__)
 
 LARGEST = 64  # images in a batch, where its size is measured
 GAIN = 0.03  # by so much less time an image a larger batch has to be worth what it makes others wait
 RUNS = 10  # of each size, at most: the least time counts, since other versions may be at work
 ENOUGH = 0.1  # seconds of runs of a size after which no more are needed
+PATIENCE = 3.0  # seconds that a run of each size has taken, all together, after which no larger one is tried
 
 
 def open_warm(directory, settings):
@@ -24,7 +29,7 @@ def open_warm(directory, settings):
     The first run of each size is slower: memory is planned then, and on a GPU kernels are chosen.
 
     Raises:
-        UserError: as `open_bundle`.
+        UserError: as `open_bundle`, or it cannot run a batch that `settings.max_batch` allows.
     """
     bundle = open_bundle(directory, settings.threads, settings.provider)
     # A class that is named after a folder whose name is no UTF-8 has surrogates, which no protocol and no log can hold.
@@ -33,7 +38,7 @@ def open_warm(directory, settings):
     batch = settings.max_batch or best_batch(run(bundle), shape)
     if settings.max_batch:
         for size in sorted({1 << power for power in range(batch.bit_length())} | {batch}):
-            run(bundle)(np.zeros((size, *shape), np.uint8))
+            _warm(run(bundle), np.zeros((size, *shape), np.uint8))
     return bundle, dataclasses.replace(settings, max_batch=batch)
 
 
@@ -42,19 +47,41 @@ def best_batch(run, shape):
 
     A GPU, or many cores, take many images in the time of one. On few cores a model may be fastest with the one or two
     whose activations stay in the cache; then a larger batch only makes the first of its images wait for the last. So
-    sizes are doubled for as long as that helps, and twice more.
+    sizes are doubled for as long as that helps, and twice more; until one fails, such as for want of memory; or until
+    they take too long.
 
     Args:
-        run: `run(images)`, of uint8 (B, *shape).
+        run: `run(images)`, of uint8 (B, *shape). What it raises for one image is raised.
         shape: of an image.
     """
-    best, least, size = 1, float("inf"), 1
-    while size <= min(4 * best, LARGEST):
-        seconds = _seconds(run, np.zeros((size, *shape), np.uint8)) / size
-        if seconds < (1 - GAIN) * least:
-            best, least = size, seconds
+    best, least, size, spent = 1, float("inf"), 1, 0.0
+    while size <= min(4 * best, LARGEST) and spent < PATIENCE:
+        try:
+            seconds = _seconds(run, np.zeros((size, *shape), np.uint8))
+        except Exception as error:  # the runtimes' exceptions have no common type
+            if size == 1:
+                raise
+            log.warning("a batch of %d images fails, so batches are smaller: %s", size, _line(error))
+            break
+        if seconds / size < (1 - GAIN) * least:
+            best, least = size, seconds / size
         size *= 2
+        spent += seconds
     return best
+
+
+def _warm(run, images):
+    """Runs a model once; raises `UserError` where it fails for several images, since it may not for fewer."""
+    try:
+        run(images)
+    except Exception as error:
+        if len(images) == 1:
+            raise
+        raise UserError(f"a batch of {len(images)} images fails: {_line(error)}; give a smaller --max-batch") from error
+
+
+def _line(error):
+    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 def _seconds(run, images):
