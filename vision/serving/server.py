@@ -49,7 +49,7 @@ class Http(uvicorn.Server):
     def __init__(self, app, door, settings, listener):
         config = uvicorn.Config(
             app,
-            http=functools.partial(Connection, door=door, patience=settings.body_timeout),
+            http=functools.partial(Connection, door=door, patience=settings.body_timeout, timeout=settings.timeout),
             ws="none",
             lifespan="off",
             interface="asgi3",
