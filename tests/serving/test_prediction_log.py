@@ -1,7 +1,10 @@
 """The log of predictions: what pandas reads back, when files are written, and that one is whole or not there."""
 
+import dataclasses
 import hashlib
+import threading
 import time
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -102,6 +105,18 @@ def test_only_the_latest_files_are_kept(tmp_path):
     assert pd.read_parquet(tmp_path)["id"].tolist() == ["r2", "r3", "r4"]
 
 
+def test_files_of_a_clock_that_was_ahead_cost_none_of_now(tmp_path):
+    ahead = [f"predictions-99990101T00000{i}.000000Z-7-000000.parquet" for i in range(3)]
+    for name in ahead:
+        (tmp_path / name).touch()
+    written = log(tmp_path, rows=1, files=3)
+    for i in range(5):
+        written.put(request(name=f"r{i}"), answer(), shadow=False)
+    written.write()
+    assert files(tmp_path)[3:] == ahead
+    assert [pd.read_parquet(tmp_path / name)["id"][0] for name in files(tmp_path)[:3]] == ["r2", "r3", "r4"]
+
+
 def test_hashes_are_of_the_image_as_it_came(tmp_path):
     written = log(tmp_path, hashes=True)
     pixels = np.arange(2 * 2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 2, 3)
@@ -147,12 +162,43 @@ def test_a_row_that_is_no_text_is_lost_alone(tmp_path):
 
 
 def test_what_the_disk_cannot_keep_up_with_is_counted(tmp_path, monkeypatch):
-    monkeypatch.setattr(prediction_log, "WAITING", 2)
+    monkeypatch.setattr(prediction_log, "WAITING", 2 * (prediction_log.OBJECTS + 3 * (3 + 40) * 4))
     written = log(tmp_path)
     for _ in range(5):
-        written.put(request(), answer(), shadow=False)
+        written.put(request((b"a", b"b", b"c")), answer(3), shadow=False)
+    assert written.lost == 9 and len(written._waiting) == 2
+    written.write()
+    written.put(request(), answer(), shadow=False)  # there is room again
     written.write(everything=True)
-    assert written.lost == 3 and len(pd.read_parquet(tmp_path)) == 2
+    assert written.lost == 9 and len(pd.read_parquet(tmp_path)) == 7
+
+
+def test_a_disk_that_hangs_costs_little_memory(tmp_path, monkeypatch):
+    """What waits for it has no heat maps, and what is a row already keeps nothing of its answer."""
+    monkeypatch.setattr(prediction_log, "WAITING", 2**20)
+    stuck, go, alive = threading.Event(), threading.Event(), []
+
+    def hang(file):
+        stuck.set()
+        go.wait(10)
+
+    written = log(tmp_path, rows=1)
+    monkeypatch.setattr(prediction_log.os, "fsync", hang)
+    thread = threading.Thread(target=written.write, kwargs={"everything": True})
+    for i in range(200):
+        heated = dataclasses.replace(answer(8, size=512), heat=np.zeros((8, 64, 64), np.float32))
+        alive += [(weakref.ref(heated.embedding), weakref.ref(heated.heat))]
+        written.put(request(), heated, shadow=False)
+        del heated
+        if i == 9:
+            thread.start()
+            assert stuck.wait(5)
+            assert not any(of() is not None for pair in alive for of in pair)
+    kept = sum(embedding() is not None for embedding, _ in alive)
+    assert kept * 8 * 512 * 4 < 1.1 * 2**20 and written.lost == (190 - kept) * 8
+    assert not any(heat() is not None for _, heat in alive)
+    go.set()
+    thread.join(10)
 
 
 def test_a_directory_that_cannot_be_made(tmp_path):

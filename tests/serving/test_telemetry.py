@@ -27,13 +27,15 @@ class Repository:
     """The little that the metrics ask of one."""
 
     ready: bool = True
+    gone: tuple = ()
 
     def models(self):
-        return {"pets": ["1", "2"]}
+        return {name: list(known["versions"]) for name, known in self.states().items()}
 
     def states(self):
         versions = {"1": {"state": "ready", "reason": ""}, "2": {"state": "refused", "reason": "it is bad"}}
-        return {"pets": {"serving": "1", "versions": versions}}
+        there = {name: state for name, state in versions.items() if name not in self.gone}
+        return {"pets": {"serving": "1", "versions": there}} if there else {}
 
 
 @dataclasses.dataclass
@@ -123,6 +125,71 @@ def test_models_that_do_not_exist_make_no_series(telemetry):
     found = samples(telemetry)
     assert found["vision_requests_total", "404", "", "rest", ""] == 100
     assert len(found) <= before + 2  # the counter and when it was made
+
+
+def test_the_series_of_a_version_go_with_it(telemetry):
+    repository = Repository()
+    telemetry.follow(repository)
+
+    def ask(version):
+        telemetry.answered(request(), answer(version=version))
+        telemetry.answered(request(), answer(version=version), shadow=True)
+        telemetry.batch("pets", version, 2, 0)
+        telemetry.access(entry(version=version))
+        telemetry.refused("rest", "pets", TooMany("full", 1.0))
+
+    before = set(samples(telemetry))
+    ask("1")
+    alone = set(samples(telemetry))
+    ask("2")
+    both = set(samples(telemetry))
+    assert len(both - alone) == len(alone - before) - 2  # the refusal's counter and when it was made are the model's
+    repository.gone = ("2",)
+    assert len(samples(telemetry)) == len(alone) - 1  # its state
+    telemetry.access(entry(version="2"))  # the last answer is sent
+    assert not any(labels[-1] == "2" for labels in samples(telemetry))
+    repository.gone = ("1", "2")
+    assert "pets" not in {label for labels in samples(telemetry) for label in labels}
+    assert telemetry._series == {}
+
+
+def test_series_go_even_if_nobody_asks_for_the_metrics(telemetry):
+    repository = Repository()
+    telemetry.follow(repository)
+    telemetry.answered(request(), answer(version="2"))
+    repository.gone = ("2",)
+    telemetry.answered(request(), answer(version="1"))
+    assert {key[2] for key in telemetry._series} == {"1"}
+
+
+def failure(text):
+    try:
+        raise ValueError(text)
+    except ValueError as error:
+        return error
+
+
+def test_the_same_error_is_shown_once_a_minute_and_counted(telemetry, capsys, monkeypatch):
+    for _ in range(50):
+        telemetry.failed("rest", "", failure("of one kind"))
+        telemetry.failed("rest", "", failure("of another"))
+    text = capsys.readouterr().err
+    assert text.count("of one kind") == text.count("of another") == 1 and "more like it" not in text
+    monkeypatch.setattr(module, "TELL", 0)
+    telemetry.failed("rest", "", failure("of one kind"))
+    assert "49 more like it were not shown, in the 0 seconds before" in capsys.readouterr().err
+    assert samples(telemetry)["vision_requests_total", "500", "", "rest", ""] == 101
+
+
+def test_errors_of_many_kinds_fill_neither_memory_nor_stderr(telemetry, capsys, monkeypatch):
+    monkeypatch.setattr(module, "KINDS", 10)
+    for i in range(100):
+        telemetry.failed("rest", "", failure(f"number {i}"))
+    assert capsys.readouterr().err.count("ValueError: number") == 11  # one stands for the others
+    assert len(telemetry._failures._seen) == 11
+    monkeypatch.setattr(module, "TELL", 0)
+    telemetry.failed("rest", "", failure("later"))
+    assert "ValueError: later" in capsys.readouterr().err and len(telemetry._failures._seen) == 1
 
 
 def test_an_error_of_ours_is_counted_and_shown_to_the_operator(telemetry, capsys):

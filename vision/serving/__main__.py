@@ -16,9 +16,13 @@ import os
 import resource
 import sys
 import threading
+import traceback
 
 from vision import cli
-from vision.serving import LOADER, settings
+from vision.serving import settings
+from vision.serving.stderr import protect
+
+PATIENCE = 2.0  # seconds, of each, for stdout and stderr to be read at the end
 
 
 def main(argv):
@@ -49,19 +53,36 @@ def _loop_factory():
     return uvloop.new_event_loop
 
 
-def _end(code):
-    """Ends the process; at once where a version is being loaded, since a thread that is in ONNX Runtime then would be
-    torn down in the middle of C++ and abort."""
-    if any(thread.name == LOADER for thread in threading.enumerate()):
+def _end(code, stderr):
+    """Ends the process once what it had to say is written, or is not read in time.
+
+    It ends at once then: an orderly end waits for threads, and tears them down where they are. One that loads a version
+    in ONNX Runtime's code, or writes to a reader that hangs, would abort it or hold it up.
+    """
+    flush = threading.Thread(target=_flush, daemon=True)
+    flush.start()
+    flush.join(PATIENCE)
+    stderr.drain(PATIENCE)
+    os._exit(code)
+
+
+def _flush():
+    with contextlib.suppress(Exception):  # its reader is gone
         sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    sys.exit(code)
 
 
-if __name__ == "__main__":
+def _run():
+    """Runs the server, and returns the process's exit code."""
     try:
         cli.run(main)
     except SystemExit as end:
-        _end(end.code if isinstance(end.code, int) else 1)
-    _end(0)
+        return end.code if isinstance(end.code, int) else 1
+    except Exception:  # a fault of ours, which the interpreter would show only as it ends
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    stderr = protect()  # what the event loop has to say must not wait for its reader
+    _end(_run(), stderr)

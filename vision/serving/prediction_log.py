@@ -18,6 +18,7 @@ there: it is written under a hidden name and renamed. A crash loses what is not 
 """
 
 import collections
+import dataclasses
 import datetime
 import functools
 import hashlib
@@ -32,8 +33,9 @@ from vision.errors import UserError
 
 FORMAT, SKETCH = "1", "sign/16/1"
 DIMENSIONS = 16
-WAITING = 10_000  # answers, at most, that no file has yet; a disk that hangs must not fill the memory
-IMAGES = 64 * 2**20  # bytes of images, at most, that are kept to be hashed
+WAITING = 128 * 2**20  # bytes of answers, about, that are not rows yet; a disk that hangs must not fill the memory
+IMAGES = 64 * 2**20  # bytes of images, about, that are kept to be hashed
+OBJECTS = 1024  # bytes that an answer takes beside its arrays
 
 
 def sketch(embeddings):
@@ -65,11 +67,12 @@ class PredictionLog:
         directory: of the files; is made.
         rows: of a file, at most.
         seconds: after which a row that waits is written, with the others.
-        files: that are kept, the latest of all servers that share the directory; 0 = all.
+        files: that are kept, the latest of all servers that share the directory; 0 = all. Those that are named for a
+            time to come, since a clock was ahead, are left alone and not counted.
         hashes: whether images are hashed.
 
     Attributes:
-        lost: rows, or answers not yet made rows, that are in no file since a write failed or did not keep up.
+        lost: rows that are in no file since a write failed or did not keep up.
 
     Raises:
         UserError: PyArrow is missing, or the directory cannot be written to.
@@ -90,33 +93,23 @@ class PredictionLog:
         self._rows, self._seconds, self._files, self._hashes = rows, seconds, files, hashes
         self._schema = _schema(pyarrow)
         self._waiting, self._batches, self._oldest = collections.deque(), [], 0.0
-        self._numbers, self._held, self._released = itertools.count(), 0, 0
+        self._numbers, self._answers, self._images = itertools.count(), _Room(WAITING), _Room(IMAGES)
         self.lost = 0
 
     def put(self, request, answer, shadow):
-        """Takes an `Answer` to a `Request`; takes a microsecond, and never waits."""
-        if len(self._waiting) >= WAITING:
-            self.lost += 1
+        """Takes an `Answer` to a `Request`; takes some microseconds, and never waits."""
+        if self._answers.is_full():
+            self.lost += len(answer.probabilities)
             return
-        images = None
-        if self._hashes and self._held - self._released < IMAGES:
-            images = request.images
-            self._held += _size(images)
-        self._waiting.append((time.time(), request.id, answer, shadow, images))
+        images = request.images if self._hashes and not self._images.is_full() else None
+        self._answers.taken += _size_of(answer)
+        self._images.taken += _size(images)
+        # Heat maps can be larger than all the rest, and are not logged.
+        self._waiting.append((time.time(), request.id, dataclasses.replace(answer, heat=None), shadow, images))
 
     def write(self, everything=False):
         """Takes up what `put` has left, and writes the files that are full or due; with `everything`, all rows."""
-        taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        if taken:
-            self._oldest = self._oldest or time.monotonic()
-            try:
-                batch = self._arrow.RecordBatch.from_pydict(self._columns(taken), schema=self._schema)
-            except Exception:
-                self.lost += len(taken)
-                raise
-            finally:
-                self._released += sum(_size(images) for *_, images in taken)
-            self._batches.append(batch)
+        self._take_up()
         due = everything or (self._oldest and time.monotonic() - self._oldest >= self._seconds)
         while self._batches and (due or sum(map(len, self._batches)) >= self._rows):
             table = self._arrow.Table.from_batches(self._batches)
@@ -124,6 +117,22 @@ class PredictionLog:
             self._batches = rest.to_batches() if len(rest) else []
             self._oldest = time.monotonic() if self._batches else 0.0
             self._write_file(table.slice(0, self._rows))
+
+    def _take_up(self):
+        """Makes rows of what `put` has left, and frees it: it takes a hundred times the room of its rows."""
+        taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        if not taken:
+            return
+        self._oldest = self._oldest or time.monotonic()
+        try:
+            batch = self._arrow.RecordBatch.from_pydict(self._columns(taken), schema=self._schema)
+        except Exception:
+            self.lost += sum(len(answer.probabilities) for _, _, answer, _, _ in taken)
+            raise
+        finally:
+            self._answers.freed += sum(_size_of(answer) for _, _, answer, _, _ in taken)
+            self._images.freed += sum(_size(images) for *_, images in taken)
+        self._batches.append(batch)
 
     def _columns(self, taken):
         columns = {name: [] for name in self._schema.names}
@@ -159,8 +168,20 @@ class PredictionLog:
             hidden.unlink(missing_ok=True)
             raise
         if self._files:
-            for old in sorted(self._directory.glob("predictions-*.parquet"))[: -self._files]:
+            # Were files of a clock that was ahead taken for the latest, this one would go in their place.
+            known = sorted(old for old in self._directory.glob("predictions-*.parquet") if old.name <= path.name)
+            for old in known[: -self._files]:
                 old.unlink(missing_ok=True)
+
+
+class _Room:
+    """Counts the bytes that wait: the event loop those `taken`, the thread those `freed`, so that none needs a lock."""
+
+    def __init__(self, limit):
+        self._limit, self.taken, self.freed = limit, 0, 0
+
+    def is_full(self):
+        return self.taken - self.freed >= self._limit
 
 
 def _schema(arrow):
@@ -185,6 +206,11 @@ def _write(path, data):
         file.flush()
         os.fsync(file.fileno())
     return path
+
+
+def _size_of(answer):
+    """Returns the bytes that an answer takes while it waits, about."""
+    return OBJECTS + answer.probabilities.nbytes + answer.embedding.nbytes
 
 
 def _size(images):

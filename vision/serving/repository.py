@@ -14,7 +14,7 @@ import threading
 import time
 
 from vision.errors import UserError
-from vision.serving import LOADER, traffic
+from vision.serving import traffic
 from vision.serving.errors import NotFound, Refused, Unavailable
 from vision.serving.shelf import GONE, look
 from vision.serving.state import LOADING, READY, REFUSED, UNLOADED, WAITING, Known, Model
@@ -221,7 +221,7 @@ class Repository:
                     except BaseException as error:
                         future.set_exception(error)
 
-        threading.Thread(target=work, name=LOADER, daemon=True).start()
+        threading.Thread(target=work, name="loader", daemon=True).start()
         return asyncio.wrap_future(future)
 
     async def _follow(self, settled=False):

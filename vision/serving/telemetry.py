@@ -21,7 +21,8 @@ from vision.serving.prediction_log import PredictionLog
 
 PERIOD = 0.1  # seconds between writes: a thread that woke for each line would take the event loop's time
 LINES = 20_000  # that wait, at most; a reader of stdout that hangs must not fill the memory
-PATIENCE, TELL = 5.0, 60.0  # seconds: for a log to be written at the end; between words on one that cannot be
+PATIENCE, TELL = 5.0, 60.0  # seconds: for a log to be written at the end; between words on the same trouble
+KINDS = 100  # of errors, that are told apart
 SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.5, 1, 2, 4, 8, 16, 32)
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
@@ -68,11 +69,33 @@ class AccessLog:
             self._file.close()
 
 
+class Failures:
+    """Shows errors of ours to the operator, the same one once in `TELL` seconds, however many clients meet with it."""
+
+    def __init__(self):
+        self._lock, self._seen = threading.Lock(), {}  # {kind: (when one was shown, how many were not since)}
+
+    def show(self, error):
+        """Prints an error's traceback on stderr, or counts it; it never waits: see `vision.serving.stderr`."""
+        now, kind = time.monotonic(), (type(error), str(error)[:200], type(error.__cause__))
+        with self._lock:
+            if len(self._seen) >= KINDS:
+                self._seen = {known: seen for known, seen in self._seen.items() if now - seen[0] < TELL}
+                kind = kind if len(self._seen) < KINDS or kind in self._seen else None  # one of too many
+            shown, more = self._seen.get(kind, (-math.inf, 0))
+            if now - shown < TELL:
+                self._seen[kind] = shown, more + 1
+                return
+            self._seen[kind] = now, 0
+        since = f"{more} more like it were not shown, in the {now - shown:.0f} seconds before\n" if more else ""
+        print("".join(traceback.format_exception(error)) + since, end="", file=sys.stderr)
+
+
 class Telemetry:
     """Counts, measures and logs; its methods may be called on the event loop or in a thread.
 
-    Series are named by model and version, but not by models that do not exist: requests for such would make series
-    without end.
+    Series are named by model and version, but not by models that do not exist, and go with the version: there would be
+    series without end, of requests for such models and of versions that come and go.
 
     Args:
         settings: `vision.serving.settings.Settings`.
@@ -83,7 +106,7 @@ class Telemetry:
 
     def __init__(self, settings):
         self._registry = CollectorRegistry()
-        self._series, self._repository = {}, None
+        self._series, self._repository, self._failures = {}, None, Failures()
         self._define()
         self._logs = {}
         if settings.access_log:
@@ -113,10 +136,10 @@ class Telemetry:
         if shadow:
             self._of(self._shadows, *name, "answered").inc()
         else:
-            self._of(self._requests, request.protocol, *name, "OK" if request.protocol == "grpc" else "200").inc()
+            self._of(self._requests, *name, request.protocol, "OK" if request.protocol == "grpc" else "200").inc()
             self._of(self._images, *name).inc(count)
         for stage, seconds in answer.seconds.items():
-            self._of(self._stages, stage, *name).observe(seconds)
+            self._of(self._stages, *name, stage).observe(seconds)
         if "prediction" in self._logs:
             self._logs["prediction"].put(request, answer, shadow)
 
@@ -131,7 +154,7 @@ class Telemetry:
     def failed(self, protocol, model, error):
         """Counts an error of ours, and shows it to the operator, who alone may see where it came from."""
         self._error(protocol, model, "INTERNAL" if protocol == "grpc" else "500")
-        traceback.print_exception(error, file=sys.stderr)
+        self._failures.show(error)
 
     def batch(self, model, version, size, waiting):
         """Counts a batch of `size` images that goes to a version, while `waiting` images stay behind."""
@@ -141,12 +164,13 @@ class Telemetry:
     def access(self, entry):
         """Logs a request's dict, which holds no image and no key; "model", "version" and "seconds" are among it."""
         if entry["version"]:
-            self._of(self._stages, "total", entry["model"], entry["version"]).observe(entry["seconds"])
+            self._of(self._stages, entry["model"], entry["version"], "total").observe(entry["seconds"])
         if "access" in self._logs:
             self._logs["access"].put(entry)
 
     def exposition(self):
         """Returns (bytes, content type) for Prometheus."""
+        self._forget()
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
 
     def close(self):
@@ -158,13 +182,13 @@ class Telemetry:
     def _define(self):
         registry, names = self._registry, ("model", "version")
         of = {"registry": registry}
-        self._requests = Counter("vision_requests", "Requests", ("protocol", *names, "code"), **of)
+        self._requests = Counter("vision_requests", "Requests", (*names, "protocol", "code"), **of)
         self._images = Counter("vision_images", "Images in requests that were answered", names, **of)
         self._shadows = Counter("vision_shadow_requests", "Answers that were only logged", (*names, "outcome"), **of)
         self._stages = Histogram(
             "vision_stage_seconds",
             "Seconds of a request in decode, queue and compute, and in total, with the network's",
-            ("stage", *names),
+            (*names, "stage"),
             buckets=SECONDS,
             **of,
         )
@@ -173,17 +197,29 @@ class Telemetry:
         Gauge("vision_build_info", "The server's version", ("release",), **of).labels(__version__).set(1)
         ProcessCollector(registry=registry)
 
-    def _of(self, metric, *labels):
+    def _of(self, metric, model, version, *labels):
         """Returns a metric's series; finding it takes longer than counting, so it is kept."""
-        key = (metric, *labels)
+        key = (metric, model, version, *labels)
         series = self._series.get(key)
         if series is None:
-            series = self._series[key] = metric.labels(*labels)
+            self._forget()  # here too, since there may be nobody who asks for the metrics
+            series = self._series[key] = metric.labels(model, version, *labels)
         return series
+
+    def _forget(self):
+        """Drops the series of versions that are gone, those too that their last requests have made again."""
+        if self._repository is None:
+            return
+        there = {model: known["versions"] for model, known in self._repository.states().items()}
+        for key in list(self._series):
+            metric, model, version, *labels = key
+            gone = model and (model not in there or version and version not in there[model])
+            if gone and self._series.pop(key, None) is not None:
+                metric.remove(model, version, *labels)
 
     def _error(self, protocol, model, code):
         known = self._repository is not None and model in self._repository.models()
-        self._of(self._requests, protocol, model if known else "", "", code).inc()
+        self._of(self._requests, model if known else "", "", protocol, code).inc()
 
     def _write(self, name, log):
         """What a log's thread does."""
