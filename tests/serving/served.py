@@ -78,12 +78,13 @@ def code_of(call, *arguments, **known):
     return error.value.code().name, error.value.details(), dict(error.value.trailing_metadata())
 
 
-def entry_of(served):
-    """Returns the line of the log that is to come: after a failure the client hears of it first."""
+def is_logged(served, code):
+    """Whether a line of the log has a code, or gets one soon: after a failure the client hears of it first, and so the
+    line of an earlier call may come too."""
     deadline = time.monotonic() + 5
-    while not served.entries and time.monotonic() < deadline:
+    while not (found := code in [entry["code"] for entry in served.entries]) and time.monotonic() < deadline:
         time.sleep(0.01)
-    return served.entries[-1]
+    return found
 
 
 def pixels(count=3, seed=0):
