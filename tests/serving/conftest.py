@@ -1,5 +1,6 @@
-"""Bundles for tests of the server."""
+"""Bundles and gRPC servers for tests of the server."""
 
+import dataclasses
 import json
 import shutil
 
@@ -27,3 +28,28 @@ def put(template, tmp_path):
         return folder
 
     return put
+
+
+@pytest.fixture(scope="module")
+def served(models):
+    """A gRPC server of the module's own `models`."""
+    from tests.serving.served import SETTINGS, Served  # and with it the protocol's messages, which few tests need
+
+    found = Served(dataclasses.replace(SETTINGS, models=str(models)))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def channel(served):
+    import grpc
+
+    with grpc.insecure_channel(f"127.0.0.1:{served.port}") as found:
+        yield found
+
+
+@pytest.fixture
+def stub(channel):
+    from tritonclient.grpc import service_pb2_grpc
+
+    return service_pb2_grpc.GRPCInferenceServiceStub(channel)

@@ -12,9 +12,9 @@ import grpc
 import numpy as np
 import pytest
 from PIL import Image
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2
 
-from tests.serving.served import SETTINGS, Served, code_of, is_logged, message, pixels
+from tests.serving.served import SETTINGS, code_of, is_logged, message, pixels
 from tests.tiny_bundle import write_bundle
 from vision.serving import messages, rpc
 from vision.serving.errors import Refused, TooLarge
@@ -25,23 +25,10 @@ CALLS = 8
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    models = tmp_path_factory.mktemp("models")
-    write_bundle(models / "tiny" / "1")
-    found = Served(dataclasses.replace(SETTINGS, models=str(models)))
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def channel(served):
-    with grpc.insecure_channel(f"127.0.0.1:{served.port}") as found:
-        yield found
-
-
-@pytest.fixture
-def stub(channel):
-    return service_pb2_grpc.GRPCInferenceServiceStub(channel)
+def models(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("models")
+    write_bundle(directory / "tiny" / "1")
+    return directory
 
 
 def field(number, content):

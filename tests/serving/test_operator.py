@@ -11,6 +11,18 @@ from vision.serving import repository as module
 from vision.serving.errors import NotFound, Refused, Unavailable
 
 
+@pytest.fixture
+def hold(monkeypatch):
+    """`hold()` makes loads wait for the `threading.Event` that it returns."""
+
+    def hold():
+        go, open_warm = threading.Event(), module.open_warm
+        monkeypatch.setattr(module, "open_warm", lambda *arguments: go.wait(10) and open_warm(*arguments))
+        return go
+
+    return hold
+
+
 def test_unloading_answers_what_has_begun_and_lasts(put, tmp_path):
     put("digits/1")
     put("digits/2")
@@ -64,12 +76,11 @@ def test_rolling_back_gives_the_requests_to_the_version_before(put, tmp_path):
     serve(tmp_path, scenario)
 
 
-def test_a_load_whose_caller_went_away_is_done_all_the_same(put, tmp_path, monkeypatch):
+def test_a_load_whose_caller_went_away_is_done_all_the_same(put, tmp_path, hold):
     put("digits/1")
-    go, open_warm = threading.Event(), module.open_warm
 
     async def scenario(repository):
-        monkeypatch.setattr(module, "open_warm", lambda *arguments: go.wait(10) and open_warm(*arguments))
+        go = hold()
         put("digits/2")
         loading = asyncio.create_task(repository.load("digits", "2"))
         await until(lambda: repository.states()["digits"]["versions"].get("2", {}).get("state") == "loading")
@@ -81,14 +92,13 @@ def test_a_load_whose_caller_went_away_is_done_all_the_same(put, tmp_path, monke
     serve(tmp_path, scenario)
 
 
-def test_an_unloaded_version_is_loaded_though_who_asked_for_it_went_away(put, tmp_path, monkeypatch):
+def test_an_unloaded_version_is_loaded_though_who_asked_for_it_went_away(put, tmp_path, hold):
     put("digits/1")
     put("digits/2")
-    go, open_warm = threading.Event(), module.open_warm
 
     async def scenario(repository):
         await repository.unload("digits", "2")
-        monkeypatch.setattr(module, "open_warm", lambda *arguments: go.wait(10) and open_warm(*arguments))
+        go = hold()
         loading = asyncio.create_task(repository.load("digits", "2"))
         await until(lambda: state(repository, "2")["state"] == "loading")
         loading.cancel()
@@ -119,13 +129,12 @@ def test_loading_by_name_tries_again_what_was_refused_in_place_of_a_version(put,
     serve(tmp_path, scenario)
 
 
-def test_rolling_back_waits_for_no_load(put, tmp_path, monkeypatch):
+def test_rolling_back_waits_for_no_load(put, tmp_path, hold):
     put("digits/1")
     put("digits/2")
-    go, open_warm = threading.Event(), module.open_warm
 
     async def scenario(repository):
-        monkeypatch.setattr(module, "open_warm", lambda *arguments: go.wait(10) and open_warm(*arguments))
+        go = hold()
         put("digits/3")
         await until(lambda: repository.states()["digits"]["versions"].get("3", {}).get("state") == "loading")
         try:

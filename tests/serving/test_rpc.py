@@ -8,12 +8,11 @@ import subprocess
 import threading
 import tracemalloc
 
-import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from PIL import Image
-from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from tests.serving.served import SETTINGS, Served, code_of, is_logged, message, pixels
@@ -37,23 +36,10 @@ def bundle(models):
     return open_bundle(models / "tiny" / "2")
 
 
-@pytest.fixture(scope="module")
-def served(models):
-    found = Served(dataclasses.replace(SETTINGS, models=str(models)))
-    yield found
-    found.close()
-
-
 @pytest.fixture
 def client(served):
     with triton.InferenceServerClient(f"127.0.0.1:{served.port}") as found:
         yield found
-
-
-@pytest.fixture
-def stub(served):
-    with grpc.insecure_channel(f"127.0.0.1:{served.port}") as channel:
-        yield service_pb2_grpc.GRPCInferenceServiceStub(channel)
 
 
 def png(image):
