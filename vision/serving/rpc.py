@@ -98,7 +98,8 @@ class Calls:
             return found
         finally:
             self._held -= trace.received
-            self._telemetry.access(_entry(name, trace, code, _client(context.peer()), time.perf_counter() - begun))
+            seconds, client = time.perf_counter() - begun, _client(context.peer())
+            self._telemetry.access(trace.entry(code, seconds, client, method=name))
 
     async def _outcome(self, name, trace, context):
         """Returns (bytes of the answer, None), or (b"", `Refused`), which holds nothing of the call."""
@@ -223,26 +224,6 @@ def _trailer(trace):
 def _client(peer):
     """Returns the address of gRPC's "ipv4:127.0.0.1:54321" or "ipv6:%5B::1%5D:54321"."""
     return urllib.parse.unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
-
-
-def _entry(name, trace, code, client, seconds):
-    """Returns a call's line of the access log; it holds no image and no key."""
-    return {
-        "time": round(time.time(), 6),
-        "protocol": trace.protocol,
-        "id": trace.id,
-        "method": name,
-        "client": client,
-        "key": trace.key,
-        "bytes": trace.received,
-        "sent": trace.sent,
-        "model": trace.model,
-        "version": trace.version,
-        "code": code,
-        "images": trace.images,
-        **{stage: round(taken, 6) for stage, taken in trace.seconds.items()},
-        "seconds": round(seconds, 6),
-    }
 
 
 def _inference(request):

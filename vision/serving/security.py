@@ -136,6 +136,32 @@ class Trace:
         """Takes down what a `vision.serving.service.Answer` says of itself."""
         self.version, self.images, self.seconds = answer.version, len(answer.probabilities), answer.seconds
 
+    def entry(self, code, seconds, client, **asked):
+        """Returns the request's line of the access log, a dict; it holds no image and no key.
+
+        Args:
+            code: of the answer.
+            seconds: until it was there.
+            client: address.
+            asked: what was asked for, as the protocol has it.
+        """
+        return {
+            "time": round(time.time(), 6),
+            "protocol": self.protocol,
+            "id": self.id,
+            **asked,
+            "client": client,
+            "key": self.key,
+            "bytes": self.received,
+            "sent": self.sent,
+            "model": self.model[:200],
+            "version": self.version,
+            "code": code,
+            "images": self.images,
+            **{stage: round(taken, 6) for stage, taken in self.seconds.items()},
+            "seconds": round(seconds, 6),
+        }
+
 
 class Shield:
     """ASGI middleware: reads each body within its limits, ends what takes too long or what nobody waits for any more,
@@ -332,24 +358,8 @@ class _Body:
 
 
 def _entry(scope, trace, seconds):
-    """Returns a request's line of the access log; it holds no image and no key."""
-    return {
-        "time": round(time.time(), 6),
-        "protocol": trace.protocol,
-        "id": trace.id,
-        "method": scope["method"],
-        "path": scope["path"][:200],
-        "client": scope["client"][0] if scope.get("client") else "",
-        "key": trace.key,
-        "bytes": trace.received,
-        "sent": trace.sent,
-        "model": trace.model[:200],
-        "version": trace.version,
-        "code": trace.status,
-        "images": trace.images,
-        **{stage: round(taken, 6) for stage, taken in trace.seconds.items()},
-        "seconds": round(seconds, 6),
-    }
+    client = scope["client"][0] if scope.get("client") else ""
+    return trace.entry(trace.status, seconds, client, method=scope["method"], path=scope["path"][:200])
 
 
 def _read_keys(path):

@@ -101,16 +101,15 @@ def _version(path, root):
             except OSError:  # a link to nowhere, or gone by now
                 files.append((file,))
             else:
-                owner = known.st_mode, known.st_uid, known.st_gid  # what makes a file readable that was not
-                files.append((file, known.st_size, known.st_mtime_ns, known.st_ino, *owner))
+                files.append((file, known.st_size, known.st_mtime_ns, known.st_ino, *_access(known)))
     mark = tuple(sorted(files))
     try:
         os.scandir(path).close()
         return Listed(mark, "" if (path / MANIFEST).is_file() else f"it has no {MANIFEST} yet")
     except PermissionError as error:
-        return Listed((*mark, _mode(path)), fault=f"its directory cannot be read: {error.strerror}")
+        return Listed((*mark, _access(os.stat(path))), fault=f"its directory cannot be read: {error.strerror}")
 
 
-def _mode(path):
-    known = os.stat(path)
+def _access(known):
+    """Returns what makes readable what was not, of an `os.stat_result`."""
     return known.st_mode, known.st_uid, known.st_gid
