@@ -24,7 +24,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vision.config import default
-from vision.errors import RunError, UserError
+from vision.errors import RunError, UserError, check_flag
 from vision.ranges import leaves
 
 HELP = """
@@ -120,8 +120,7 @@ def parse_stage(argv, usage, define, fallback=None):
         raise UserError(_explain_flag(error, config)) from error
     keys = leaves(config, "config.") if config is not None else ()
     for name, value in [*((name, values[name].value) for name in values), *keys]:
-        if isinstance(value, str) and value.startswith("--"):
-            raise UserError(f"--{name} needs a value, but '{value}' follows")
+        check_flag(name, value)
     return config, values, words
 
 

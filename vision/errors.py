@@ -15,6 +15,20 @@ class RunError(Exception):
     """A run that cannot go on, such as one whose loss is no longer finite. Printed like a `UserError`; exit code 1."""
 
 
+def first_line(error):
+    """Returns the first line of an exception's text, or the name of its type where it has none.
+
+    For those of libraries, which may hold pages; ours say what they have to in full.
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def check_flag(name, value):
+    """Raises `UserError` where a flag's value is the flag that follows, since its own was left out."""
+    if isinstance(value, str) and value.startswith("--"):
+        raise UserError(f"--{name} needs a value, but '{value}' follows")
+
+
 def check_choice(key, value, choices, hint=""):
     """Raises `UserError` unless `value` is among `choices`: names the nearest, lists them all, and ends with `hint`."""
     if value in choices:

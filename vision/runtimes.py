@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vision.data.processes import cores
-from vision.errors import UserError
+from vision.errors import UserError, first_line
 
 OUTPUTS = ["probabilities", "embedding"]
 HEATMAP = "heatmap"  # which a model may return too
@@ -117,7 +117,7 @@ RUNTIMES = {".onnx": _open_onnx, ".tflite": _open_tflite}
 
 
 def _damaged(path, error):
-    return UserError(f"{path} cannot be loaded, {AGAIN}:\n{(str(error).splitlines() or [type(error).__name__])[0]}")
+    return UserError(f"{path} cannot be loaded, {AGAIN}:\n{first_line(error)}")
 
 
 def batched(run, size):

@@ -14,7 +14,7 @@ from vision.data.decode import UnreadableImage
 from vision.data.order import spread
 from vision.data.pipeline import named_splits
 from vision.data.sources import open_splits
-from vision.errors import RunError, UserError, check_choice
+from vision.errors import RunError, UserError, check_choice, first_line
 from vision.evaluation.data import Joined, is_same
 from vision.export import check
 from vision.export.program import served
@@ -141,7 +141,7 @@ def _verify(module, program, path, precision, images, origin):
         run = module.load(path)
         found = check.measure(program, run, images)
     except Exception as error:  # the runtimes' exceptions have no common type
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         raise RunError(f"{path.name} was written, but cannot be run: {first}\nNo bundle is written") from error
     difference, changed = found["largest_difference"], found["classes_changed"]
     found |= {"images": len(images), "of": origin}

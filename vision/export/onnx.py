@@ -12,7 +12,7 @@ import tempfile
 
 import jax.numpy as jnp
 
-from vision.errors import UserError
+from vision.errors import UserError, first_line
 from vision.export.explain import raised_at, refused
 from vision.export.simplify import drop_unused, join_normalization, simplify
 from vision.files import replacing
@@ -121,7 +121,7 @@ def _explain(error, batch):
     where = f" ({where})" if where else ""
     if "No plugins registered" in str(error):
         return f"ONNX has no operation for JAX's '{primitive}'{where}"
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    reason = first_line(error).rstrip(".")
     hint = "" if batch else ". Where the batch's size is the reason, --batch 1 helps"
     what = f"JAX's '{primitive}'" if primitive else "this model"
     return f"{what} cannot be written as ONNX{where}: {reason}{hint}"

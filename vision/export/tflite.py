@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
-from vision.errors import UserError
+from vision.errors import UserError, first_line
 from vision.export.explain import refused
 from vision.files import replacing
 from vision.models import convolution, layers
@@ -183,7 +183,7 @@ def _explain(error, program, batch):
     primitive, where = refused(program, batch, refuses)
     if primitive:
         return f"TFLite has no operation for JAX's '{primitive}'" + (f" ({where})" if where else "")
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    reason = first_line(error)
     return f"this model cannot be written as TFLite: {reason}"
 
 

@@ -13,7 +13,7 @@ import pathlib
 import threading
 import time
 
-from vision.errors import UserError
+from vision.errors import UserError, first_line
 from vision.serving import traffic
 from vision.serving.errors import NotFound, Refused, Unavailable
 from vision.serving.shelf import GONE, look
@@ -299,7 +299,7 @@ class Repository:
             file = os.path.relpath(error.filename, self._root) if isinstance(error.filename, str) else "a file"
             reason = f"{file} cannot be read: {error.strerror}"
         except Exception as error:  # a model that is bad enough raises what its runtime likes
-            reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+            reason = first_line(error)
         known.tried, known.reason = now.mark, reason
         if reason:
             known.state = READY if known.version else REFUSED

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from absl import flags
 
-from vision.errors import UserError, check_choice, check_range
+from vision.errors import UserError, check_choice, check_flag, check_range, first_line
 from vision.runtimes import PROVIDERS
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
@@ -94,10 +94,9 @@ def from_flags(argv, usage):
     try:
         words = values([sys.argv[0], *argv])[1:]
     except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(f"{(str(error).splitlines() or ['?'])[0]}; see --help") from error
+        raise UserError(f"{first_line(error)}; see --help") from error
     for name in values:
-        if isinstance(values[name].value, str) and values[name].value.startswith("--"):
-            raise UserError(f"--{name} needs a value, but '{values[name].value}' follows")
+        check_flag(name, values[name].value)
     if words:
         raise UserError(f"unexpected argument '{words[0]}': flags start with --")
     known = read(values.settings) if values.settings else {}

@@ -16,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.process_collector import ProcessCollector
 
 from vision import __version__
-from vision.errors import UserError
+from vision.errors import UserError, first_line
 from vision.serving.prediction_log import PredictionLog
 
 PERIOD = 0.1  # seconds between writes: a thread that woke for each line would take the event loop's time
@@ -232,7 +232,7 @@ class Telemetry:
                 if time.monotonic() - told < TELL:
                     continue
                 told = time.monotonic()
-                reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+                reason = first_line(error)
                 print(f"the {name} log cannot be written: {reason}", file=sys.stderr)
 
 

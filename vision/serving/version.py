@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 from vision.bundle import open_bundle
-from vision.errors import UserError
+from vision.errors import UserError, first_line
 from vision.serving.batcher import Batcher
 from vision.serving.errors import Unavailable
 
@@ -61,7 +61,7 @@ def best_batch(run, shape):
         except Exception as error:  # the runtimes' exceptions have no common type
             if size == 1:
                 raise
-            log.warning("a batch of %d images fails, so batches are smaller: %s", size, _line(error))
+            log.warning("a batch of %d images fails, so batches are smaller: %s", size, first_line(error))
             break
         if seconds / size < (1 - GAIN) * least:
             best, least = size, seconds / size
@@ -77,11 +77,9 @@ def _warm(run, images):
     except Exception as error:
         if len(images) == 1:
             raise
-        raise UserError(f"a batch of {len(images)} images fails: {_line(error)}; give a smaller --max-batch") from error
-
-
-def _line(error):
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
+        raise UserError(
+            f"a batch of {len(images)} images fails: {first_line(error)}; give a smaller --max-batch"
+        ) from error
 
 
 def _seconds(run, images):
