@@ -3,7 +3,7 @@
     python -m scripts.parity --torch-python PATH [--only resnet] [--variants 50,101]
 
 PATH is an interpreter with torch and timm. Each of an architecture's timm weights (its `WEIGHTS`) is built there with
-random numbers, saved, loaded here through `vision.models.names`, and run on the same images. Prints a line each and
+random numbers, saved, loaded here through `vision.models.weights.names`, and run on the same images. Prints a line each and
 exits with 1 where the parameters' numbers differ, or the logits by more than 1e-4 of the largest.
 """
 
@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from vision.models.names import translate
-from vision.models.streams import Streams
-from vision.modules import find, names
+from vision.models.layers.streams import Streams
+from vision.models.weights.names import translate
+from vision.support.modules import find, names
 
 TORCH = """
 import sys, numpy as np, timm, torch

@@ -11,8 +11,8 @@ import pytest
 
 from vision import cli
 from vision.config import default
+from vision.config.ranges import leaves, validate
 from vision.errors import RunError, UserError
-from vision.ranges import leaves, validate
 
 DIGITS = "configs/digits.py"
 
@@ -157,7 +157,7 @@ def test_from_dict_keeps_options_and_gained_keys():
         ("--config.steps=3", "no key 'steps' (did you mean 'train.steps'?)"),
         ("--config.train.steps.x=3", "no key 'train.steps.x' (did you mean 'train.steps'?)"),
         ("--noconfig.augment.afine", "no key 'augment.afine' (did you mean 'augment.affine'?)"),
-        ("--config.qqqq=1", "no key 'qqqq': vision/config.py lists them all"),
+        ("--config.qqqq=1", "no key 'qqqq': vision/config/schema.py lists them all"),
         ("--config.=3", "no key ''"),
         ("--config.model=vit", "'model' is a group of keys: set one of"),
         ("--config.train.steps=many", "--config.train.steps=many: it takes a whole number"),

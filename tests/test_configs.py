@@ -10,9 +10,9 @@ from flax import nnx
 
 from vision import cli, main, models, objectives
 from vision.config import default
-from vision.ranges import leaves, validate
+from vision.config.ranges import leaves, validate
 from vision.training.optimizer import make_optimizer, make_schedule
-from vision.training.state import Blueprint
+from vision.training.state import StateSpec
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 FILES = sorted((REPOSITORY / "configs").glob("*.py"))
@@ -68,11 +68,11 @@ def test_model_objective_and_optimizer_fit_the_data(spec):
         model = models.build(config.model, classes, side, channels, rngs=nnx.Rngs(0))
         return objectives.build(config.objective, model, class_counts=[3] * classes, rngs=nnx.Rngs(0))
 
-    blueprint = Blueprint(create)
+    spec = StateSpec(create)
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, 1000)
     assert 0 < max(map(float, map(schedule, (0, 100, 400)))) <= config.optimizer.learning_rate * (1 + 1e-6)
-    make_optimizer(config.optimizer, schedule, blueprint.abstract_params, 1000)
-    assert blueprint.abstract_params["model"]["head"]["kernel"].shape[1] == classes
+    make_optimizer(config.optimizer, schedule, spec.abstract_params, 1000)
+    assert spec.abstract_params["model"]["head"]["kernel"].shape[1] == classes
     assert config.data.normalize != "mean_std" or len(config.data.mean) == len(config.data.std) == channels
 
 

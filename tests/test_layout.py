@@ -12,9 +12,11 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "vision"
 FILES = sorted(PACKAGE.rglob("*.py"))
-BASE = {"errors", "config", "ranges", "cli", "modules", "metrics", "parallel", "memory", "page", "files"}
-ROOMS = ("data", "models", "objectives", "training")  # each may use those before it
-BUNDLE = {"errors", "cli", "bundle", "runtimes", "data"}  # of data the pixels alone: see WITHOUT_JAX
+BASE = {"errors", "cli", "config", "support", "metrics", "parallel"}
+# Each room may use those before it.
+ROOMS = ("data", "models", "bundle", "run", "objectives", "training", "inference", "evaluation", "export", "compression")
+BESIDE = {"audit", "predict"}  # above inference, and side by side
+BUNDLE = {"errors", "cli", "config", "support", "bundle", "data"}  # of data the pixels alone: see WITHOUT_JAX
 ABOVE = {"serving": BUNDLE, "monitoring": BUNDLE}  # know only the bundle
 
 
@@ -24,8 +26,8 @@ def module_name(path):
 
 
 WITHOUT_JAX = (
-    *("vision.data.sources", "vision.data.decode", "vision.data.splits", "vision.data.order"),
-    *("vision.cli", "vision.bundle"),
+    *("vision.data.sources", "vision.data.decode", "vision.data.splits", "vision.data.loading.sampler"),
+    *("vision.cli", "vision.bundle.directory"),
     *map(module_name, sorted((PACKAGE / "serving").rglob("*.py"))),
 )
 NAMES = {module_name(path) for path in FILES}
@@ -56,6 +58,8 @@ def allowed(of):
         return BASE
     if of in ROOMS:
         return {*BASE, *ROOMS[: ROOMS.index(of) + 1]}
+    if of in BESIDE:
+        return {of, *BASE, *ROOMS[: ROOMS.index("inference") + 1]}
     return {path.stem for path in PACKAGE.iterdir()} - {"main"}
 
 

@@ -101,7 +101,7 @@ CANNOT_RUN = [
     ("model.name=", "model.name = '' is unknown: choose from"),
     ("model.name=.vit", "model.name = '.vit': there is no such module on the path"),
     ("model.name=no_such.model", "model.name = 'no_such.model': there is no such module on the path"),
-    ("model.name=layers", "module vision.models.layers has no build function; ours are airbench, alexnet, "),
+    ("model.name=layers", "module vision.models.layers.common has no build function; ours are airbench, alexnet, "),
     ("model.variant=Ti", "model.variant = 'Ti' is unknown: choose from mu/PATCH"),
     ("model.variant=mu/3", "images of 8 px cannot be cut into patches of 3 px"),
     ("model.pool=tokens", "model.pool = 'tokens' is unknown (did you mean 'token'?): choose from token, mean"),

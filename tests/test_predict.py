@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.tiny_bundle import RESIZE, write_bundle
-from vision import bundle, cli, inference, predict
+from tests.support.tiny_bundle import RESIZE, write_bundle
+from vision import cli, inference, predict
+from vision.bundle import directory as bundle
 from vision.data.decode import UnreadableImage, decode, resize_crop, to_channels
 
 
@@ -137,7 +138,7 @@ def test_the_run_s_own_accuracy_is_repeated(tiny_run):
 
     classifier, mesh = inference.from_run(tiny_run), parallel.make_mesh(1)
     data = open_data(classifier.config, mesh)
-    outputs = collect(Forward(classifier, mesh), data.feeds["test"], 32)
+    outputs = collect(Forward(classifier, mesh), data.loaders["test"], 32)
     labels, logits = outputs.labels, outputs.logits
     confusion = np.zeros((10, 10), int)
     np.add.at(confusion, (labels, logits.argmax(-1)), 1)

@@ -24,7 +24,7 @@ def make_config(kind):
     c.augment.affine, c.augment.mixup, c.optimizer.ema = True, 0.4, 0.9
     c.parallel.devices = 1
     if kind == "resnet":
-        c.model.name, c.optimizer.name, c.optimizer.learning_rate = "tests.tiny_resnet", "sgd", 0.05
+        c.model.name, c.optimizer.name, c.optimizer.learning_rate = "tests.support.tiny_resnet", "sgd", 0.05
     else:
         c.model.name, c.model.variant, c.model.dropout, c.model.stochastic_depth = "vit", "mu/2", 0.2, 0.1
     if kind == "plateau":

@@ -6,7 +6,7 @@
     --config.train.steps=100                      an override; its type is the schema's
     --config.model.pool=None                      back to None, for a key whose default that is
 
-The keys, their defaults and meanings are in `vision/config.py`.
+The keys, their defaults and meanings are in `vision/config/schema.py`.
 """
 
 import ast
@@ -24,8 +24,8 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from vision.config import default
+from vision.config.ranges import leaves
 from vision.errors import RunError, UserError, check_flag
-from vision.ranges import leaves
 
 HELP = """
   --config FILE[:ARGUMENT][:smoke]: the experiment, with its argument; smoke shrinks it to seconds
@@ -220,7 +220,7 @@ def _set_none(config, argument):
 def _get_config(module, path, arguments):
     function = getattr(module, "get_config", None)
     if not callable(function):
-        raise UserError(f"{path} has no get_config(arg=None): see vision/config.py")
+        raise UserError(f"{path} has no get_config(arg=None): see vision/config/schema.py")
     signature = inspect.signature(function)
     try:
         signature.bind(*arguments)
@@ -253,13 +253,13 @@ def _nearest(key, keys):
     if not near:  # a bare name, or the wrong group: compare the last parts
         last = {k.rpartition(".")[2]: k for k in reversed(keys)}
         near = [last[n] for n in difflib.get_close_matches(key.rpartition(".")[2], last, n=1)]
-    return f"no key '{key}'" + (f" (did you mean '{near[0]}'?)" if near else "") + ": vision/config.py lists them all"
+    return f"no key '{key}'" + (f" (did you mean '{near[0]}'?)" if near else "") + ": vision/config/schema.py lists them all"
 
 
 def _explain_flag(error, config):
     match = re.match(r"flag --config\.([\w.]+)=(.*?): ", str(error))
     if not match:
-        return f"{_first_line(error)}; see --help and vision/config.py"
+        return f"{_first_line(error)}; see --help and vision/config/schema.py"
     key, value = match.groups()
     group, _, name = key.rpartition(".")
     kind = (config[group] if group else config).get_type(name).__name__

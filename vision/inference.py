@@ -9,16 +9,17 @@ import numpy as np
 from flax import nnx
 
 from vision import models
-from vision.bundle import open_bundle
+from vision.bundle.directory import open_bundle
+from vision.config.ranges import validate
 from vision.data.augment import normalize
 from vision.data.decode import resize_crop, to_channels
 from vision.data.pipeline import interpolation_of
 from vision.errors import UserError
-from vision.models import pretrained
-from vision.models.streams import Streams
-from vision.models.weights import imagenet_classes
-from vision.ranges import validate
-from vision.training.restore import adopt, open_run, ready
+from vision.models.layers.streams import Streams
+from vision.models.weights import pretrained
+from vision.models.weights.published import imagenet_classes
+from vision.run.resolve import resolve_config
+from vision.run.weights import open_run, ready
 
 CALIBRATION = "calibration.json"
 EVALUATION = "evaluation"  # of a run's directory: what python -m vision.evaluation writes of its test split
@@ -28,11 +29,11 @@ class Classifier:
     """A model with its weights, its classes and the way its images are prepared.
 
     Args:
-        config: the run's config, with what its weights ask for (`vision.training.restore.adopt`).
+        config: the run's config, with what its weights ask for (`vision.run.resolve.resolve_config`).
         model: an `nnx.Module` in evaluation mode.
         classes: names, in the logits' order.
         image_size, channels: of the images that it takes.
-        temperature: what the logits are divided by to give probabilities (`vision.evaluation.calibration`).
+        temperature: what the logits are divided by to give probabilities (`vision.evaluation.measures.calibration`).
         step: of the run's checkpoint that the weights are from; None where they are from no run.
     """
 
@@ -72,7 +73,7 @@ class Classifier:
 
 
 def from_flags(config, workdir, bundle=None):
-    """Returns the model that a command's flags name: a `Classifier`, or a `vision.bundle.Bundle`.
+    """Returns the model that a command's flags name: a `Classifier`, or a `vision.bundle.directory.Bundle`.
 
     Args:
         config: of its --config; None where that is not given.
@@ -121,7 +122,7 @@ def from_config(config):
     c = config.model
     if not c.pretrained:
         raise UserError("this config has no model.pretrained: train it, then give --workdir RUN")
-    config = adopt(config)
+    config = resolve_config(config)
     if pretrained.is_run(c.pretrained):
         run = from_run(c.pretrained)
         return Classifier(config, run.model, run.classes, run.image_size, run.channels, run.temperature)

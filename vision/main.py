@@ -5,7 +5,7 @@
 
     python -m vision.main --workdir runs/r56                 # goes on with the config that the run has
 
-A --workdir that holds a run resumes it. Every key that a config or --config.KEY=VALUE can set is in vision/config.py.
+A --workdir that holds a run resumes it. Every key that a config or --config.KEY=VALUE can set is in vision/config/schema.py.
 """
 
 import datetime
@@ -16,9 +16,9 @@ from absl import flags
 
 from vision import cli
 from vision.errors import UserError
-from vision.memory import keep_freed_memory
+from vision.run.directory import own_config
+from vision.support.memory import keep_freed_memory
 from vision.training.run import run
-from vision.training.workdir import own_config
 
 STARTED = time.perf_counter()  # JAX is imported later, so that its import counts as start-up time
 

@@ -23,9 +23,9 @@ from absl import flags
 
 from vision import cli
 from vision.data.decode import UnreadableImage, decode
-from vision.data.processes import cores
-from vision.data.sources._files import EXTENSIONS, find_images
+from vision.data.files import EXTENSIONS, find_images
 from vision.errors import RunError, UserError, check_choice
+from vision.support.processes import cores
 
 FORMATS = ("table", "csv", "json")
 AHEAD = 2  # batches that are decoded while the model runs
@@ -63,7 +63,7 @@ def _flags(values):
 
 def _open(config, workdir, bundle):
     if bundle and not workdir and config is None:
-        from vision.bundle import open_bundle
+        from vision.bundle.directory import open_bundle
 
         return open_bundle(bundle)
     from vision import inference  # imports JAX
@@ -114,7 +114,7 @@ def predict(classifier, files, top=5, batch_size=32):
     are decoded while the model works on those before.
 
     Args:
-        classifier: a `vision.inference.Classifier` or a `vision.bundle.Bundle`.
+        classifier: a `vision.inference.Classifier` or a `vision.bundle.directory.Bundle`.
         files: an iterable of paths.
         top: classes a file.
         batch_size: images at a time.

@@ -18,7 +18,7 @@ from absl import flags
 
 from scripts.bench import common
 from vision import cli
-from vision.ranges import validate
+from vision.config.ranges import validate
 
 CONFIG = "configs/airbench_cifar10.py"
 
@@ -65,10 +65,10 @@ def _run(config):
         outcome = train(config, data, pathlib.Path(folder) / "run", mesh)
     for _ in range(2):  # the first one compiles
         start = time.perf_counter()
-        summary = evaluate(outcome.step, outcome.state, data.feeds["test"], eval_batch_size(c))
+        summary = evaluate(outcome.step, outcome.state, data.loaders["test"], eval_batch_size(c))
         evaluation = time.perf_counter() - start
         start = time.perf_counter()
-        jax.block_until_ready(outcome.step.initialize_from_data(outcome.state, data.feeds["train"].sample(SAMPLE)))
+        jax.block_until_ready(outcome.step.initialize_from_data(outcome.state, data.loaders["train"].sample(SAMPLE)))
         whitening = time.perf_counter() - start
     training = outcome.steps * c.batch_size / outcome.images_per_second
     return {

@@ -29,9 +29,9 @@ def main(argv):
     p.add_argument("--batch", type=int, default=1000)
     p.add_argument("--rounds", type=int, default=3)
     a = p.parse_args(argv)
-    forward, feed = _prepare(a)
+    forward, loader = _prepare(a)
     seconds = common.alternate(
-        {"ours": lambda: _ours(forward, feed, a), "bare": lambda: _bare(forward, feed, a)}, a.rounds
+        {"ours": lambda: _ours(forward, loader, a), "bare": lambda: _bare(forward, loader, a)}, a.rounds
     )
     speeds = {f"{name}_images_per_second": a.images / statistics.median(found) for name, found in seconds.items()}
     work = {
@@ -44,14 +44,14 @@ def main(argv):
 
 
 def _prepare(a):
-    """Returns (`Forward`, resident feed of random images), compiled."""
+    """Returns (`Forward`, resident loader of random images), compiled."""
     from flax import nnx
 
     from vision import inference, models, parallel
     from vision.config import default
-    from vision.data.order import Order
-    from vision.data.resident import ResidentFeed
-    from vision.data.rows import Rows, Unreadable
+    from vision.data.loading.dataset import Dataset, Unreadable
+    from vision.data.loading.device_loader import DeviceLoader
+    from vision.data.loading.sampler import Sampler
     from vision.data.sources._arrays import ArraySource
     from vision.evaluation.outputs import Forward
 
@@ -63,29 +63,29 @@ def _prepare(a):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (a.images, a.image_size, a.image_size, 3), np.uint8)
     source = ArraySource(images, random.integers(0, a.classes, a.images), names, "random")
-    rows = Rows(source, a.image_size, 3, 1.0, (), True, Order(0, source.labels))
+    rows = Dataset(source, a.image_size, 3, 1.0, (), True, Sampler(0, source.labels))
     mesh = parallel.make_mesh()
-    feed = ResidentFeed(rows, Unreadable(a.images, 0.0), mesh)
+    loader = DeviceLoader(rows, Unreadable(a.images, 0.0), mesh)
     forward = Forward(inference.Classifier(c, model, names, a.image_size, 3), mesh)
-    first = next(iter(feed.eval_batches(a.batch)))
-    forward(forward.images(first, feed.data))
-    return forward, feed
+    first = next(iter(loader.eval_batches(a.batch)))
+    forward(forward.images(first, loader.data))
+    return forward, loader
 
 
-def _ours(forward, feed, a):
+def _ours(forward, loader, a):
     from vision.evaluation.outputs import collect
 
     start = time.perf_counter()
-    collect(forward, feed, a.batch)
+    collect(forward, loader, a.batch)
     return time.perf_counter() - start
 
 
-def _bare(forward, feed, a):
+def _bare(forward, loader, a):
     import jax
 
     start = time.perf_counter()
-    for batch in feed.eval_batches(a.batch):
-        found = forward(forward.images(batch, feed.data))
+    for batch in loader.eval_batches(a.batch):
+        found = forward(forward.images(batch, loader.data))
     jax.block_until_ready(found)
     return time.perf_counter() - start
 
@@ -93,7 +93,7 @@ def _bare(forward, feed, a):
 def _metrics(a):
     """Returns the seconds that all metrics of as many random outputs take, with the usual number of draws."""
     from vision.config import default
-    from vision.evaluation import intervals
+    from vision.evaluation.measures import intervals
 
     random = np.random.default_rng(0)
     logits, labels = (

@@ -79,7 +79,7 @@ def _program(name, image_size):
     from vision import inference, models
     from vision.config import default
     from vision.export.program import served
-    from vision.models.streams import Streams
+    from vision.models.layers.streams import Streams
 
     c = default()
     c.model.name, _, c.model.variant = name.partition(":")

@@ -12,8 +12,8 @@ import jax
 from flax import nnx
 
 from vision import models
-from vision.models.streams import Streams
-from vision.models.table import products
+from vision.models.layers.streams import Streams
+from vision.models.surgery.costs import products
 
 
 @dataclasses.dataclass(frozen=True)

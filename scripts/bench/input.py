@@ -6,9 +6,9 @@
 Four comparisons, all of JPEG files cut to a random 8 to 100 % of their area and resized to --image-size:
 
     decode                                 one core, the files' bytes in RAM: vision.data.decode against bare libraries
-    feed                                   --workers processes, batches on the device: the trainer's LoadedFeed against
+    feed                                   --workers processes, batches on the device: the trainer's WorkerLoader against
                                            torch's DataLoader with PIL
-    feed against bare decode               LoadedFeed against a bare loop in as many processes, which keeps no image
+    feed against bare decode               WorkerLoader against a bare loop in as many processes, which keeps no image
     feed of a pack against bare decode     the same for a `packed:` source of the files; the loop still reads the files
 
 The bare libraries are simplejpeg and cv2, which vision.data.decode itself stands on, so that `decode` shows what its
@@ -129,7 +129,7 @@ class Feed:
         c.data.source, c.data.image_size, c.data.channels = source, a.image_size, 3
         c.data.random_crop_area, c.data.workers, c.data.resident_gib = AREA, a.workers, 0.0
         data = open_data(c, parallel.make_mesh(1))
-        self._ahead = 8 * a.workers + 1  # of `LoadedFeed`: some seven a worker, and one on the device
+        self._ahead = 8 * a.workers + 1  # of `WorkerLoader`: some seven a worker, and one on the device
         self._steps = a.rounds * (a.batches + self._ahead) + 2 * self._ahead
         self._batches = data.feeds["train"].train_batches([(i, 1) for i in range(self._steps)], a.batch)
 

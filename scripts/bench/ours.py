@@ -10,10 +10,10 @@ import numpy as np
 
 from vision import parallel
 from vision.config import default
-from vision.data.order import Order
+from vision.data.loading.dataset import Dataset, Unreadable
+from vision.data.loading.device_loader import DeviceLoader
+from vision.data.loading.sampler import Sampler
 from vision.data.pipeline import Data
-from vision.data.resident import ResidentFeed
-from vision.data.rows import Rows, Unreadable
 from vision.data.sources._arrays import ArraySource
 from vision.training.loop import build_step, train
 from vision.training.program import compile_program
@@ -53,13 +53,13 @@ def memory_data(config, count, classes, mesh):
     few = min(count, config.train.batch_size)
     unreadable = Unreadable(count, 0.0)
 
-    def feed(n):
+    def loader(n):
         source = ArraySource(images[:n], labels[:n], names, "random")
-        order = Order(config.seed, source.labels)
-        return ResidentFeed(Rows(source, size, 3, 1.0, (), True, order), unreadable, mesh)
+        order = Sampler(config.seed, source.labels)
+        return DeviceLoader(Dataset(source, size, 3, 1.0, (), True, order), unreadable, mesh)
 
-    feeds = {"train": feed(count), "val": feed(few), "test": feed(few)}
-    return Data(feeds, names, size, 3, np.bincount(labels, minlength=classes))
+    loaders = {"train": loader(count), "val": loader(few), "test": loader(few)}
+    return Data(loaders, names, size, 3, np.bincount(labels, minlength=classes))
 
 
 class BareStep:
@@ -78,13 +78,13 @@ class BareStep:
 
     def __init__(self, config, data, mesh, fixed=False):
         self._many = max(1, config.train.steps_per_dispatch)
-        size, feed = config.train.batch_size, data.feeds["train"]
+        size, loader = config.train.batch_size, data.loaders["train"]
         step = build_step(config, data, mesh, config.train.steps)
         plan = ((i * self._many, self._many) for i in range(AHEAD))
-        batches, self._data = list(feed.train_batches(plan, size)), feed.data
+        batches, self._data = list(loader.train_batches(plan, size)), loader.data
         if fixed:
-            first = next(feed.train_batches([(0, 1)], size))
-            rows = jax.device_get({name: values[first["index"]] for name, values in feed.data.items()})
+            first = next(loader.train_batches([(0, 1)], size))
+            rows = jax.device_get({name: values[first["index"]] for name, values in loader.data.items()})
             rows = rows | {"index": jax.device_get(first["index"])}
             if self._many > 1:
                 rows = {name: np.stack([values] * self._many) for name, values in rows.items()}

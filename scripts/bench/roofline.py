@@ -101,8 +101,8 @@ def _costs(name, variant, size, classes, batch, dtype, optimizer):
     rest = {"optimizer": optimizer, "attention": None, "remat": None, "steps_per_dispatch": 1, "xla_options": ""}
     config, mesh = ours.make_config(SimpleNamespace(**given, **rest)), parallel.make_mesh(1)
     data = ours.memory_data(config, batch, classes, mesh)
-    step, feed = build_step(config, data, mesh, 100), data.feeds["train"]
-    xla = count_flops(step.update, step.abstract_state, feed.abstract_batch(batch), feed.data)
+    step, loader = build_step(config, data, mesh, 100), data.loaders["train"]
+    xla = count_flops(step.update, step.abstract_state, loader.abstract_batch(batch), loader.data)
     return flops.model_costs(config.model, classes, size), xla
 
 

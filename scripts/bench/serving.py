@@ -84,7 +84,7 @@ def _bare(a, core):
 
 def bare(bundle, photo):
     """Prints images/s of a bundle's model at its best batch, after decoding the photo for each image; "" = none."""
-    from vision.bundle import open_bundle
+    from vision.bundle.directory import open_bundle
     from vision.data.decode import decode
 
     model = open_bundle(bundle)

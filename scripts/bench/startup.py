@@ -95,14 +95,14 @@ def _stages(spec, cache):
     mesh = parallel.make_mesh(config.parallel.devices)
     data = open_data(config, mesh)
     mark("data_s")
-    step, feed = build_step(config, data, mesh, STEPS), data.feeds["train"]
+    step, loader = build_step(config, data, mesh, STEPS), data.loaders["train"]
     mark("build_s")
     state = jax.block_until_ready(step.initialize())
     mark("initialize_s")
-    batch = next(feed.train_batches([(0, 1)], config.train.batch_size))
-    program = compile_program(step.update, state, batch, feed.data)
+    batch = next(loader.train_batches([(0, 1)], config.train.batch_size))
+    program = compile_program(step.update, state, batch, loader.data)
     mark("compile_s")
-    jax.block_until_ready(program(state, batch, feed.data))
+    jax.block_until_ready(program(state, batch, loader.data))
     mark("step_s")
     return {name: now - before for (_, before), (name, now) in zip(marks, marks[1:], strict=False)}
 

@@ -28,7 +28,7 @@ import tempfile
 from scripts.bench import common
 from vision import cli
 from vision.errors import UserError
-from vision.memory import keep_freed_memory
+from vision.support.memory import keep_freed_memory
 
 AGAINST = ("torch", "compile", "timm", "loader", "step", "defaults", "none")
 

@@ -23,7 +23,7 @@ def main(argv=None):
     if values.version < 1 or values.max_batch < 1 or values.max_delay < 0:
         sys.exit("error: --version and --max-batch are at least 1, --max-delay is not negative")
     try:
-        from vision.bundle import open_bundle
+        from vision.bundle.directory import open_bundle
         from vision.errors import UserError
     except ImportError as error:
         sys.exit(f"error: this needs the server's packages, {error.name} is missing: pip install 'vision[serving]'")

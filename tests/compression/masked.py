@@ -10,9 +10,10 @@ from vision import models
 from vision.compression import cut, importance
 from vision.compression.groups import find_groups
 from vision.config import default
-from vision.models import pretrained, surgery
-from vision.models.streams import Streams
-from vision.training.restore import ready
+from vision.models import surgery
+from vision.models.layers.streams import Streams
+from vision.models.weights import pretrained
+from vision.run.weights import ready
 
 CASES = {  # model, variant, image size, options
     "cnn": ("cnn", "mu", 16, {}),

@@ -20,11 +20,11 @@ from vision.data.augment import normalize
 from vision.errors import UserError
 from vision.inference import from_run
 from vision.models import surgery
-from vision.models.streams import Streams
-from vision.models.table import multiply_adds
+from vision.models.layers.streams import Streams
+from vision.models.surgery.costs import multiply_adds
+from vision.models.surgery.transfer import prepare
+from vision.run.weights import ready
 from vision.training.log import RunLog
-from vision.training.restore import ready
-from vision.training.transfer import prepare
 
 
 @pytest.mark.parametrize("case", ["resnet_cifar", "resnext", "efficientnet", "vit"])
@@ -170,8 +170,8 @@ def test_taylor_importance_is_the_change_of_the_loss():
     classifier, arrays, groups = channels("cnn")
     random = np.random.default_rng(0)
     batch = {"image": random.integers(0, 256, (8, 16, 16, 3), np.uint8), "label": np.arange(8) % 5, "index": None}
-    feed = types.SimpleNamespace(data={}, train_batches=lambda plan, size: [batch] * importance.BATCHES)
-    scores = importance.taylor(groups, classifier, feed)
+    loader = types.SimpleNamespace(data={}, train_batches=lambda plan, size: [batch] * importance.BATCHES)
+    scores = importance.taylor(groups, classifier, loader)
     graph = nnx.graphdef(classifier.model)
     images = normalize(batch["image"], classifier.config.data.normalize, (), ())
 

@@ -7,8 +7,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.tiny_bundle import RESIZE, weights, write_model
-from vision import bundle, cli, runtimes
+from tests.support.tiny_bundle import RESIZE, weights, write_model
+from vision import cli
+from vision.bundle import directory as bundle
+from vision.bundle import runtimes
 from vision.compression import int8, latency, quantize
 from vision.data.sources import open_splits
 from vision.data.splits import make_splits

@@ -7,8 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from tests.browser import browse
-from tests.tiny_bundle import write_bundle
+from tests.support.browser import browse
+from tests.support.tiny_bundle import write_bundle
 from vision import cli
 from vision.compression import report
 from vision.compression.costs import costs

@@ -45,7 +45,7 @@ def test_what_was_lost_counts_as_unreadable(tmp_path):
     (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows, "dog/gone.png,dog"]) + "\n")
     c = config(f"csv:{tmp_path / 't.csv'}", max_unreadable=0.1)
     data = open_data(c, parallel.make_mesh(1))
-    assert [str(tmp_path / "dog/gone.png")] == list(data.unreadable) and sum(map(len, data.feeds.values())) == 20
+    assert [str(tmp_path / "dog/gone.png")] == list(data.unreadable) and sum(map(len, data.loaders.values())) == 20
     assert summarize(data.findings)[0].startswith("1 files named in the table do not exist: ")
     c.data.max_unreadable = 0.01
     with pytest.raises(UserError, match="gone.png"):

@@ -83,10 +83,10 @@ def test_a_run_sees_the_same_batches(steel, steel_pack):
         c = default()
         c.data.source, c.data.image_size, c.data.random_crop_area, c.data.workers = spec, 64, (0.3, 1.0), 0
         data = open_data(c, parallel.make_mesh(1))
-        feed = data.feeds["train"]
-        batches = feed.train_batches([(step, 1) for step in range(4)], 32)
+        loader = data.loaders["train"]
+        batches = loader.train_batches([(step, 1) for step in range(4)], 32)
         found.append([{key: np.asarray(value) for key, value in batch.items()} for batch in batches])
-        found[-1] += [[feed.names(step, 32) for step in range(4)], [len(feed) for feed in data.feeds.values()]]
+        found[-1] += [[loader.names(step, 32) for step in range(4)], [len(loader) for loader in data.loaders.values()]]
     for theirs, ours in zip(*found, strict=True):
         np.testing.assert_equal(ours, theirs)
 

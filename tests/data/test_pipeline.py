@@ -12,7 +12,7 @@ import pytest
 
 from vision import parallel
 from vision.config import default
-from vision.data.pipeline import LoadedFeed, ResidentFeed, open_data
+from vision.data.pipeline import DeviceLoader, WorkerLoader, open_data
 from vision.data.sources import open_splits
 from vision.errors import UserError
 
@@ -53,18 +53,18 @@ def open_folder(folder, devices=1, **changes):
     return open_data(c, parallel.make_mesh(devices))
 
 
-def pixels(feed, batch):
-    """Returns (images, labels, mask) of a batch of either kind of feed, as NumPy arrays."""
+def pixels(loader, batch):
+    """Returns (images, labels, mask) of a batch of either kind of loader, as NumPy arrays."""
     mask = np.asarray(batch["mask"]) if "mask" in batch else None
     if "image" not in batch:
         index = np.asarray(batch["index"])
-        return np.asarray(feed.data["image"])[index], np.asarray(feed.data["label"])[index], mask
+        return np.asarray(loader.data["image"])[index], np.asarray(loader.data["label"])[index], mask
     return np.asarray(batch["image"]), np.asarray(batch["label"]), mask
 
 
-def train(feed, start, count, batch_size=8):
+def train(loader, start, count, batch_size=8):
     plan = [(step, 1) for step in range(start, start + count)]
-    return [pixels(feed, b) for b in feed.train_batches(plan, batch_size)]
+    return [pixels(loader, b) for b in loader.train_batches(plan, batch_size)]
 
 
 def assert_same(ours, theirs):
@@ -84,17 +84,17 @@ def test_both_feeds_give_the_same(whole_folder, workers):
     """Grain's workers start here although pytest has parsed no absl flags."""
     resident = open_folder(whole_folder)
     loaded = open_folder(whole_folder, resident_gib=0.0, workers=workers)
-    assert isinstance(resident.feeds["train"], ResidentFeed) and isinstance(loaded.feeds["train"], LoadedFeed)
+    assert isinstance(resident.loaders["train"], DeviceLoader) and isinstance(loaded.loaders["train"], WorkerLoader)
     assert resident.classes == loaded.classes and (resident.class_counts == loaded.class_counts).all()
     assert (resident.image_size, resident.channels) == (loaded.image_size, loaded.channels) == (8, 3)
     steps = 2 if workers else 12  # 12 steps of 8 are more than two epochs of 42
-    whole = train(resident.feeds["train"], 0, 12)
-    assert_same(whole[:steps], train(loaded.feeds["train"], 0, steps))
-    for feed in (resident.feeds["train"], loaded.feeds["train"]):
-        assert_same(whole[5:7], train(feed, 5, 2))  # as after a resume
-        assert feed.names(5, 8) == resident.feeds["train"].names(5, 8)
+    whole = train(resident.loaders["train"], 0, 12)
+    assert_same(whole[:steps], train(loaded.loaders["train"], 0, steps))
+    for loader in (resident.loaders["train"], loaded.loaders["train"]):
+        assert_same(whole[5:7], train(loader, 5, 2))  # as after a resume
+        assert loader.names(5, 8) == resident.loaders["train"].names(5, 8)
     for _ in range(2):  # a second evaluation is as the first
-        ours, theirs = ([pixels(d.feeds["val"], b) for b in d.feeds["val"].eval_batches(8)] for d in (resident, loaded))
+        ours, theirs = ([pixels(d.loaders["val"], b) for b in d.loaders["val"].eval_batches(8)] for d in (resident, loaded))
         for (images, labels, mask), (other_images, other_labels, other_mask) in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(mask, other_mask)
             np.testing.assert_array_equal(images[mask], other_images[mask])
@@ -103,25 +103,25 @@ def test_both_feeds_give_the_same(whole_folder, workers):
 
 @pytest.mark.parametrize("resident_gib", [0.0, 2.0])
 def test_an_epoch_has_every_image_once_with_its_label(whole_folder, resident_gib):
-    feed = open_folder(whole_folder, resident_gib=resident_gib).feeds["train"]
-    batches = train(feed, 0, 21, batch_size=4)  # two epochs of 42
+    loader = open_folder(whole_folder, resident_gib=resident_gib).loaders["train"]
+    batches = train(loader, 0, 21, batch_size=4)  # two epochs of 42
     seen = [i for images, _, _ in batches for i in identify(images)]
     labels = np.concatenate([labels for _, labels, _ in batches])
     assert [label for _, label in seen] == labels.tolist()
     expected = sorted((i, label) for i in range(21) for label in range(2))
     assert sorted(seen[:42]) == sorted(seen[42:]) == expected
     assert seen[:42] != seen[42:]
-    names = [name for step in range(21) for name in feed.names(step, 4)]
+    names = [name for step in range(21) for name in loader.names(step, 4)]
     assert [f"class{label}/{i:02}.png" for i, label in seen] == [name[-len("class0/00.png") :] for name in names]
 
 
 @pytest.mark.parametrize("resident_gib", [0.0, 2.0])
 @pytest.mark.parametrize("batch_size", [1, 4, 22, 50])
 def test_evaluation_has_every_image_once(whole_folder, resident_gib, batch_size):
-    feed = open_folder(whole_folder, resident_gib=resident_gib).feeds["val"]
+    loader = open_folder(whole_folder, resident_gib=resident_gib).loaders["val"]
     seen = []
-    for batch in feed.eval_batches(batch_size):
-        images, labels, mask = pixels(feed, batch)
+    for batch in loader.eval_batches(batch_size):
+        images, labels, mask = pixels(loader, batch)
         assert images.shape == (batch_size, 8, 8, 3) and mask.dtype == bool and labels.dtype == np.int32
         seen += identify(images[mask])
         assert [label for _, label in identify(images[mask])] == labels[mask].tolist()
@@ -130,15 +130,15 @@ def test_evaluation_has_every_image_once(whole_folder, resident_gib, batch_size)
 
 def test_evaluations_do_not_disturb_one_another(whole_folder):
     """One that is broken off, and one of another batch size."""
-    feed = open_folder(whole_folder, resident_gib=0.0).feeds["val"]
-    first = [pixels(feed, b) for b in feed.eval_batches(4)]
-    next(feed.eval_batches(4))
-    assert len(list(feed.eval_batches(8))) == 3
-    assert_same(first, [pixels(feed, b) for b in feed.eval_batches(4)])
+    loader = open_folder(whole_folder, resident_gib=0.0).loaders["val"]
+    first = [pixels(loader, b) for b in loader.eval_batches(4)]
+    next(loader.eval_batches(4))
+    assert len(list(loader.eval_batches(8))) == 3
+    assert_same(first, [pixels(loader, b) for b in loader.eval_batches(4)])
 
 
 def test_sharded_over_devices(whole_folder):
-    one, eight = (open_folder(whole_folder, devices, resident_gib=0.0).feeds["train"] for devices in (1, 8))
+    one, eight = (open_folder(whole_folder, devices, resident_gib=0.0).loaders["train"] for devices in (1, 8))
     assert_same(train(one, 0, 2, 16), train(eight, 0, 2, 16))
     batch = next(eight.train_batches([(0, 1)], 16))
     assert {k: (v.shape, v.dtype, v.sharding) for k, v in batch.items()} == {
@@ -157,31 +157,31 @@ def break_some(folder):
 
 
 def test_few_unreadable_images_are_skipped_and_named(folder):
-    """In both feeds alike: another image stands in for it in training, and evaluation leaves it out."""
+    """In both loaders alike: another image stands in for it in training, and evaluation leaves it out."""
     names = break_some(folder)
     broken = folder / "val" / "class1" / "10.png"
     broken.write_bytes(b"")
-    feeds = {}
+    loaders = {}
     for resident_gib in (0.0, 2.0):
         data = open_folder(folder, resident_gib=resident_gib, max_unreadable=0.1)
-        feeds[resident_gib] = data.feeds["train"]
-        batches = train(data.feeds["train"], 0, 12)
+        loaders[resident_gib] = data.loaders["train"]
+        batches = train(data.loaders["train"], 0, 12)
         for images, labels, _ in batches:
             assert [label for _, label in identify(images)] == labels.tolist()
-        batches = [pixels(data.feeds["val"], b) for b in data.feeds["val"].eval_batches(4)]
+        batches = [pixels(data.loaders["val"], b) for b in data.loaders["val"].eval_batches(4)]
         seen = [i for images, _, mask in batches for i in identify(images[mask])]
         assert seen == [(i, label) for label in range(2) for i in range(11)][:-1]
         assert data.unreadable.keys() == {*names, str(broken)}
         assert data.unreadable[names[0]] == "empty file"
-    assert_same(train(feeds[0.0], 0, 12), train(feeds[2.0], 0, 12))
-    assert len(feeds[0.0]) == len(feeds[2.0]) == 42
+    assert_same(train(loaders[0.0], 0, 12), train(loaders[2.0], 0, 12))
+    assert len(loaders[0.0]) == len(loaders[2.0]) == 42
 
 
 @pytest.mark.parametrize("resident_gib", [0.0, 2.0])
 def test_many_unreadable_images_are_an_error_that_lists_them(folder, resident_gib):
     names = break_some(folder)
     with pytest.raises(UserError, match="3 of 74 images are unreadable, more than data.max_unreadable = 0.03") as error:
-        list(train(open_folder(folder, resident_gib=resident_gib, max_unreadable=0.03).feeds["train"], 0, 6))
+        list(train(open_folder(folder, resident_gib=resident_gib, max_unreadable=0.03).loaders["train"], 0, 6))
     assert all(name in str(error.value) for name in names)
 
 
@@ -213,7 +213,7 @@ def test_a_split_with_no_readable_image(folder, resident_gib):
         file.write_bytes(b"")
     with pytest.raises(UserError, match="none of the 42 images"):
         c = {"resident_gib": resident_gib, "max_unreadable": 1.0, "image_size": 8, "channels": 3}
-        train(open_folder(folder, **c).feeds["train"], 0, 1)
+        train(open_folder(folder, **c).loaders["train"], 0, 1)
 
 
 @pytest.mark.parametrize(("resident_gib", "workers"), [(2.0, 0), (0.0, 0), (0.0, 1)])
@@ -223,7 +223,7 @@ def test_images_of_different_sizes(folder, resident_gib, workers, odd):
     name = folder / "train" / "class0" / odd
     cv2.imwrite(str(name), np.zeros((6, 10, 3), np.uint8))
     with pytest.raises(UserError, match=f"{odd} is 10x6.*set data.image_size"):
-        train(open_folder(folder, resident_gib=resident_gib, workers=workers).feeds["train"], 0, 6)
+        train(open_folder(folder, resident_gib=resident_gib, workers=workers).loaders["train"], 0, 6)
     if not workers:
         assert open_folder(folder, resident_gib=resident_gib, image_size=12).image_size == 12
 
@@ -253,8 +253,8 @@ def test_random_crops_follow_from_seed_and_step_alone(textured):
         c.data.update({"workers": 0} | changes)
         c.seed = seed
         data = open_data(c, parallel.make_mesh(1))
-        assert isinstance(data.feeds["train"], LoadedFeed)  # each epoch has crops of its own
-        return train(data.feeds["train"], start, count)
+        assert isinstance(data.loaders["train"], WorkerLoader)  # each epoch has crops of its own
+        return train(data.loaders["train"], start, count)
 
     first = crops()
     assert_same(first, crops())
@@ -269,8 +269,8 @@ def test_random_crops_follow_from_seed_and_step_alone(textured):
 
 def test_limit_takes_a_fixed_draw(whole_folder):
     once, again = (open_folder(whole_folder, limit=10) for _ in range(2))
-    assert [len(f) for f in once.feeds.values()] == [10, 10, 10]
-    assert_same(train(once.feeds["train"], 0, 3), train(again.feeds["train"], 0, 3))
+    assert [len(f) for f in once.loaders.values()] == [10, 10, 10]
+    assert_same(train(once.loaders["train"], 0, 3), train(again.loaders["train"], 0, 3))
 
 
 def test_real_photographs_through_both_feeds(shared_data, tmp_path):
@@ -283,7 +283,7 @@ def test_real_photographs_through_both_feeds(shared_data, tmp_path):
             place.parent.mkdir(exist_ok=True)
             place.write_bytes(tar.extractfile(member).read())
     resident, loaded = (open_folder(tmp_path, image_size=32, resident_gib=gib) for gib in (2.0, 0.0))
-    assert_same(train(resident.feeds["train"], 0, 4), train(loaded.feeds["train"], 0, 4))
+    assert_same(train(resident.loaders["train"], 0, 4), train(loaded.loaders["train"], 0, 4))
     assert not resident.unreadable and not loaded.unreadable
 
 
@@ -293,14 +293,14 @@ def test_workers_start_from_a_one_line_program(whole_folder):
         "import json; from vision import parallel; from vision.config import default\n"
         "from vision.data.pipeline import open_data\n"
         f"c = default(); c.data.source, c.data.resident_gib = 'folder:{whole_folder}', 0.0\n"
-        "feed = open_data(c, parallel.make_mesh(1)).feeds['train']\n"
-        "print(json.dumps([b['label'].tolist() for b in feed.train_batches([(0, 1), (1, 1)], 8)]))"
+        "loader = open_data(c, parallel.make_mesh(1)).loaders['train']\n"
+        "print(json.dumps([b['label'].tolist() for b in loader.train_batches([(0, 1), (1, 1)], 8)]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=REPOSITORY, env=os.environ, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    expected = train(open_folder(whole_folder).feeds["train"], 0, 2)
+    expected = train(open_folder(whole_folder).loaders["train"], 0, 2)
     assert json.loads(done.stdout.splitlines()[-1]) == [labels.tolist() for _, labels, _ in expected]
 
 
@@ -310,5 +310,5 @@ def test_sources_of_arrays_load_in_this_process():
     c.data.source, c.data.resident_gib, c.data.workers, c.data.limit = "digits", 0.0, 2, 40
     data = open_data(c, parallel.make_mesh(1))
     c.data.resident_gib = 2.0
-    assert_same(train(data.feeds["train"], 0, 6), train(open_data(c, parallel.make_mesh(1)).feeds["train"], 0, 6))
+    assert_same(train(data.loaders["train"], 0, 6), train(open_data(c, parallel.make_mesh(1)).loaders["train"], 0, 6))
     assert len(open_splits("digits")["all"]) == 1797

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from vision.data.decode import UnreadableImage
+from vision.data.labels import alike
 from vision.data.sources import kinds, open_splits
-from vision.data.sources._labels import alike
 from vision.errors import UserError
 
 NEU_DET = Path(__file__).parents[3] / "shared" / "data" / "neu_det.tar"

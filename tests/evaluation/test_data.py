@@ -13,9 +13,9 @@ from tests.evaluation.conftest import evaluate
 from vision import inference, parallel
 from vision.data.splits import same_images
 from vision.errors import UserError
-from vision.evaluation import intervals
 from vision.evaluation.data import distinct, is_same, open_split
 from vision.evaluation.evaluate import gather, validation
+from vision.evaluation.measures import intervals
 from vision.evaluation.outputs import Forward
 
 FAST = {"corruptions": "false", "views": "false", "map": "none", "bootstrap": 20, "examples": 0, "explain": "false"}
@@ -50,9 +50,9 @@ def test_test_that_stands_in_for_val_is_known_again(classifier, tmp_path, change
             draw(tmp_path, split, label, 6)
     spec = f"folder:{tmp_path}{change}"
     forward, split = opened(classifier, spec, "test", val_fraction=0.0, limit=10, source=spec)
-    assert split.own and same_images(*(split.data.feeds[name].rows.source for name in ("val", "test")))
+    assert split.own and same_images(*(split.data.loaders[name].dataset.source for name in ("val", "test")))
     c = classifier.config.evaluation
-    assert validation(forward, split, 8, c) is None and list(distinct(split.data.feeds)) == ["train", "test"]
+    assert validation(forward, split, 8, c) is None and list(distinct(split.data.loaders)) == ["train", "test"]
     _, split = opened(classifier, spec, "all", val_fraction=0.0, source=spec)
     assert len({split.source.name(i) for i in range(len(split.source))}) == len(split.source) == 24
 

@@ -8,11 +8,11 @@ import pyarrow.parquet as pq
 import pytest
 import sklearn.metrics as reference
 
-from tests.browser import OVERLAPS, browse
 from tests.evaluation.conftest import LITTLE, evaluate
-from tests.tiny_bundle import write_bundle
+from tests.support.browser import OVERLAPS, browse
+from tests.support.tiny_bundle import write_bundle
 from vision import inference
-from vision.evaluation.words import METRICS
+from vision.evaluation.report.words import METRICS
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from vision.errors import UserError
 from vision.evaluation.data import match_classes, open_split
 from vision.evaluation.evaluate import gather
 from vision.evaluation.outputs import Forward, collect
-from vision.models.weights import imagenet_classes
+from vision.models.weights.published import imagenet_classes
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +45,9 @@ def test_outputs_do_not_depend_on_devices_or_batches(classifier):
 
 def test_a_change_is_applied_and_embeddings_are_drawn(classifier):
     forward, split = opened(classifier, 1)
-    feed = split.feeds["test"]
-    plain = collect(forward, feed, 16, embedded=9)
-    turned = collect(forward, feed, 16, change=lambda images, indices: images[:, ::-1], embedded=9)
+    loader = split.loaders["test"]
+    plain = collect(forward, loader, 16, embedded=9)
+    turned = collect(forward, loader, 16, change=lambda images, indices: images[:, ::-1], embedded=9)
     assert plain.embeddings.shape[0] == 9 == len(plain.embedded)
     assert np.abs(plain.logits - turned.logits).max() > 1e-3
     np.testing.assert_allclose(plain.brightness, turned.brightness, rtol=1e-5)
@@ -57,8 +57,8 @@ def test_a_change_is_applied_and_embeddings_are_drawn(classifier):
 def test_all_splits_in_one_row(classifier, spec, parts):
     forward, split = opened(classifier, 1, spec=spec, name="all")
     found = gather(forward, split, 32, 10_000)
-    assert list(split.feeds) == parts
-    assert len(found.labels) == sum(map(len, split.feeds.values())) == len(split.source)
+    assert list(split.loaders) == parts
+    assert len(found.labels) == sum(map(len, split.loaders.values())) == len(split.source)
     assert [int(split.source.labels[row]) for row in found.rows] == found.labels.tolist()
     assert len({split.source.name(int(row)) for row in found.rows}) == len(found.rows)
     assert (found.embedded < len(found.labels)).all() and len(found.embedded) == len(found.embeddings)

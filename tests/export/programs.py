@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tests.tiny_bundle import RESIZE, weights
+from tests.support.tiny_bundle import RESIZE, weights
 from vision.export.program import Program
 
 
@@ -20,7 +20,7 @@ def program_of(function, size=8, channels=1, classes=10):
 
 
 def linear(images):
-    """What the graph of `tests.tiny_bundle` computes."""
+    """What the graph of `tests.support.tiny_bundle` computes."""
     first, second = weights()
     embedding = images.reshape(images.shape[0], -1).astype(jnp.float32) @ first
     return jax.nn.softmax(embedding @ second), embedding

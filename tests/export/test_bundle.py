@@ -10,14 +10,14 @@ import pytest
 
 from tests.export.zoo import classifier
 from vision import cli, inference
-from vision.bundle import open_bundle
+from vision.bundle.directory import open_bundle
+from vision.bundle.runtimes import open_model
 from vision.data.decode import decode
 from vision.data.pipeline import named_splits
 from vision.errors import RunError, UserError
 from vision.export import __main__ as command
 from vision.export import bundle
 from vision.export import onnx as form
-from vision.runtimes import open_model
 
 
 @pytest.fixture(scope="module")

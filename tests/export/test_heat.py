@@ -8,7 +8,7 @@ from flax import nnx
 
 from tests.export.zoo import classifier, images
 from vision import cli
-from vision.bundle import open_bundle, open_model
+from vision.bundle.directory import open_bundle, open_model
 from vision.data.augment import normalize
 from vision.errors import UserError
 from vision.export import __main__ as command

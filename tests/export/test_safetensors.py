@@ -11,11 +11,12 @@ from vision import cli, inference
 from vision.errors import UserError
 from vision.export import __main__ as export
 from vision.export.safetensors import to_timm, write
-from vision.models import efficientnet_lite, pretrained, vit
-from vision.models.names import translate
-from vision.models.streams import Streams
-from vision.modules import find, names
-from vision.training.restore import run_weights
+from vision.models import efficientnet_lite, vit
+from vision.models.layers.streams import Streams
+from vision.models.weights import pretrained
+from vision.models.weights.names import translate
+from vision.run.weights import run_weights
+from vision.support.modules import find, names
 
 
 def test_there_and_back(tiny_run, tmp_path, capsys):

@@ -12,13 +12,13 @@ from ai_edge_litert.tools import flatbuffer_utils
 from tests.conftest import REPOSITORY
 from tests.export.programs import images, linear, program_of
 from tests.export.zoo import classifier
+from vision.bundle.runtimes import open_model
 from vision.errors import UserError
 from vision.export import tflite
 from vision.export.check import compare
 from vision.export.program import served
-from vision.models import layers
 from vision.models import vit as transformer
-from vision.runtimes import open_model
+from vision.models.layers import common as layers
 
 
 @pytest.fixture(scope="module")

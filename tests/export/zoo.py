@@ -7,8 +7,8 @@ from flax import nnx
 
 from vision import inference
 from vision.config import default
-from vision.models.streams import Streams
-from vision.modules import find, names
+from vision.models.layers.streams import Streams
+from vision.support.modules import find, names
 
 OTHERS = {  # variant, side of the images, and what `build` needs to make it small
     "alexnet": ("mu", 64, {}),

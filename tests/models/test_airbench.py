@@ -16,9 +16,9 @@ from vision.config import default
 from vision.data.augment import normalize, views
 from vision.errors import UserError
 from vision.models.airbench import Airbench, WhiteningConv, halve, partial_identity
-from vision.models.layers import BatchNorm
+from vision.models.layers.common import BatchNorm
 from vision.objectives.supervised import Supervised
-from vision.training.state import Blueprint
+from vision.training.state import StateSpec
 
 DEPTHS = {"airbench": 2, "airbench_deep": 3}
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -216,13 +216,13 @@ def test_the_whitening_is_a_convolution_of_the_patches(cifar, whitened):
 
 
 def test_the_trainer_keeps_the_whitening_beside_the_parameters():
-    blueprint = Blueprint(lambda: Supervised(Airbench((4, 4, 4), 2, 10, momentum=0.6, rngs=nnx.Rngs(0))))
-    assert blueprint.adapts_to_data
+    spec = StateSpec(lambda: Supervised(Airbench((4, 4, 4), 2, 10, momentum=0.6, rngs=nnx.Rngs(0))))
+    assert spec.adapts_to_data
 
     def initialize(images):
-        objective = blueprint.merge(*blueprint.initialize(), jax.random.key(0))
+        objective = spec.merge(*spec.initialize(), jax.random.key(0))
         objective.model.initialize_from_data(images)
-        return blueprint.take_apart(objective)
+        return spec.take_apart(objective)
 
     params, rest = jax.eval_shape(initialize, jax.ShapeDtypeStruct((6, 9, 9, 3), jnp.bfloat16))
     assert set(params["model"]["whiten"]) == {"bias"}

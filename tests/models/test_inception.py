@@ -10,7 +10,7 @@ from tests.models.weights import FOLDER
 from tests.models.zoo import check_reference, load_reference
 from vision.errors import UserError
 from vision.models import inception
-from vision.models.names import theirs, translate
+from vision.models.weights.names import theirs, translate
 
 
 def build(variant="mu", classes=5, **keys):

@@ -12,8 +12,9 @@ from flax import nnx
 from vision import models
 from vision.config import default
 from vision.errors import UserError
-from vision.models import layers, resnet, vit
-from vision.models.convolution import ConvNorm
+from vision.models import resnet, vit
+from vision.models.layers import common as layers
+from vision.models.layers.convolution import ConvNorm
 
 PARAMETERS = {
     # DeiT's and the ViT paper's sizes, as counted by timm

@@ -14,9 +14,9 @@ from vision import models
 from vision.config import default
 from vision.errors import UserError
 from vision.models import resnet
-from vision.models.gates import CBAM
-from vision.models.layers import BatchNorm
-from vision.models.names import theirs
+from vision.models.layers.common import BatchNorm
+from vision.models.layers.gates import CBAM
+from vision.models.weights.names import theirs
 
 PARAMETERS = {  # with 1000 classes, as timm counts them; ("mu" is ours)
     ("wide50_2", None): 68_883_240,

@@ -9,8 +9,8 @@ from flax import nnx
 from tests.models.test_models import images, tiny
 from vision.errors import UserError
 from vision.models import convnext, efficientnet_lite, resnet, surgery, swin, vit
-from vision.models.layers import BatchNorm
-from vision.models.streams import Streams
+from vision.models.layers.common import BatchNorm
+from vision.models.layers.streams import Streams
 
 
 def logits(model, x):

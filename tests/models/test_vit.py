@@ -11,9 +11,9 @@ from tests.models.zoo import check_reference, filled, load_reference
 from vision.config import default
 from vision.errors import UserError
 from vision.models import build, vit
-from vision.models.augreg import from_augreg
-from vision.models.names import find_scheme
-from vision.models.positions import resize_positions
+from vision.models.layers.positions import resize_positions
+from vision.models.weights.augreg import from_augreg
+from vision.models.weights.names import find_scheme
 
 MAKE = {
     "vit_distilled": lambda: vit.ViT(16, 2, 2, 4, 5, image_size=12, distilled=True, rngs=nnx.Rngs(0)),

@@ -10,12 +10,12 @@ from flax import nnx
 from tests.models.weights import FOLDER
 from vision.export.safetensors import to_timm
 from vision.models import surgery
-from vision.models.names import find_scheme, translate
+from vision.models.weights.names import find_scheme, translate
 
 
 def load_reference(name, create, module):
     """Returns (model in evaluation mode, reference): `create()` with the weights of references/NAME.npz, read by
-    `vision.models.names` with the architecture's own rules, and the file's arrays."""
+    `vision.models.weights.names` with the architecture's own rules, and the file's arrays."""
     with np.load(FOLDER / f"{name}.npz") as file:
         reference = dict(file)
     model = nnx.eval_shape(create)

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from tests.support.tiny_bundle import weights, write_model
 from tests.test_resume import arrays, assert_same_run, make_config, send  # noqa: F401
-from tests.tiny_bundle import weights, write_model
 from vision import main, models, objectives
 from vision.compression import int8
 from vision.config import default
 from vision.errors import UserError
 from vision.export.onnx import load
 from vision.models import surgery
-from vision.models.convolution import Conv
-from vision.models.layers import Linear
+from vision.models.layers.common import Linear
+from vision.models.layers.convolution import Conv
 from vision.objectives.quantized import round_activations, round_weights, simulate
 
 RNG = np.random.RandomState(0)

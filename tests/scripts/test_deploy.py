@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.tiny_bundle import write_bundle
+from tests.support.tiny_bundle import write_bundle
 
 FOLDER = REPOSITORY / "scripts" / "deploy"
 

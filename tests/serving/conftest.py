@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.tiny_bundle import write_bundle
+from tests.support.tiny_bundle import write_bundle
 
 
 @pytest.fixture(scope="module")

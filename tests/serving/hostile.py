@@ -23,7 +23,7 @@ from tests.serving.wire import (
     send,
     tensor,
 )
-from vision.bundle import open_bundle
+from vision.bundle.directory import open_bundle
 
 
 def chosen():

@@ -12,12 +12,12 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from vision.serving import rpc
+from vision.serving.http.security import Guard
 from vision.serving.images import Decoder
-from vision.serving.repository import Repository
-from vision.serving.security import Guard
+from vision.serving.logs.telemetry import Telemetry
+from vision.serving.models.repository import Repository
 from vision.serving.service import Service
 from vision.serving.settings import Settings
-from vision.serving.telemetry import Telemetry
 
 SETTINGS = Settings(grpc_port=1, max_body=1_000_000, timeout=5.0, access_log="")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vision.serving.errors import Unavailable
-from vision.serving.repository import Repository
+from vision.serving.models.repository import Repository
 from vision.serving.settings import Settings
 
 

@@ -16,8 +16,8 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.serving.live import serve
-from tests.tiny_bundle import write_bundle
-from vision.bundle import open_bundle
+from tests.support.tiny_bundle import write_bundle
+from vision.bundle.directory import open_bundle
 from vision.serving import client
 from vision.serving.client import Client, ServerError
 

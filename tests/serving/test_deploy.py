@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.conftest import REPOSITORY
-from tests.tiny_bundle import write_bundle
+from tests.support.tiny_bundle import write_bundle
 from vision.serving.settings import Settings, from_flags
 
 DEPLOY = REPOSITORY / "scripts" / "deploy"

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.serving.shelves import looks, serve, state, until
-from vision.serving import repository as module
 from vision.serving.errors import NotFound, Refused, Unavailable
+from vision.serving.models import repository as module
 
 
 @pytest.fixture

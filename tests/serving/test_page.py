@@ -6,10 +6,10 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.browser import PALE, browse
 from tests.conftest import REPOSITORY
 from tests.serving.live import serve
-from tests.tiny_bundle import write_bundle
+from tests.support.browser import PALE, browse
+from tests.support.tiny_bundle import write_bundle
 
 FOLDER = REPOSITORY / "vision" / "serving" / "page"
 FILES = sorted(path.name for path in FOLDER.iterdir())

@@ -16,8 +16,8 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from tests.serving.served import SETTINGS, Served, code_of, is_logged, message, pixels
-from tests.tiny_bundle import write_bundle
-from vision.bundle import open_bundle
+from tests.support.tiny_bundle import write_bundle
+from vision.bundle.directory import open_bundle
 from vision.errors import UserError
 from vision.serving import rpc
 from vision.serving.errors import Refused

@@ -21,16 +21,16 @@ import tritonclient.grpc as triton
 
 from tests.conftest import REPOSITORY
 from tests.serving.live import serve
-from tests.tiny_bundle import write_bundle, write_slow_bundle
+from tests.support.tiny_bundle import write_bundle, write_slow_bundle
 from vision.errors import UserError
 from vision.serving import __main__ as command
 from vision.serving import server as module
 from vision.serving.images import Decoder
-from vision.serving.repository import Repository
+from vision.serving.logs.telemetry import Telemetry
+from vision.serving.models.repository import Repository
 from vision.serving.server import LOOPBACK
 from vision.serving.service import Request, Service
 from vision.serving.settings import Settings
-from vision.serving.telemetry import Telemetry
 
 BODY = bytes(64)
 HEAD = json.dumps(

@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from vision.serving.batcher import Found
+from vision.serving.models.batcher import Found
 from vision.serving.service import SHADOWS, Request, Service
 
 

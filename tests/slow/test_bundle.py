@@ -8,8 +8,9 @@ import tracemalloc
 import cv2
 import numpy as np
 
-from tests.tiny_bundle import write_bundle
-from vision import bundle, cli, inference, predict
+from tests.support.tiny_bundle import write_bundle
+from vision import cli, inference, predict
+from vision.bundle import directory as bundle
 from vision.data.decode import decode
 from vision.export.bundle import export
 

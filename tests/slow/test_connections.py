@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.serving.live import serve
-from tests.tiny_bundle import write_bundle
+from tests.support.tiny_bundle import write_bundle
 
 CLIENTS, CLASSES, MIB = 40, 4000, 2**20
 TIMEOUT = 3.0  # seconds, for an answer and for its reader

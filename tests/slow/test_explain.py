@@ -8,7 +8,7 @@ import numpy as np
 from tests.conftest import REPOSITORY
 from vision import cli, inference
 from vision.data.decode import decode
-from vision.evaluation import explain
+from vision.evaluation.report import explain
 
 STEP = 10  # every tenth of the 200 photos
 

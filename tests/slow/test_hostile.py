@@ -11,7 +11,7 @@ from tritonclient.grpc import service_pb2
 
 from tests.serving import hostile, wire
 from tests.serving.live import serve
-from tests.tiny_bundle import write_bundle
+from tests.support.tiny_bundle import write_bundle
 
 FUZZED = 1_500
 ROOM = 400  # MiB that the server may grow by: sixteen bodies of the largest size, and what they are read into

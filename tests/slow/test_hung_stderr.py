@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests import tiny_bundle
 from tests.conftest import REPOSITORY
-from tests.tiny_bundle import weights, write_bundle
+from tests.support import tiny_bundle
+from tests.support.tiny_bundle import weights, write_bundle
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pipes are opened anew by their name in /proc")
 

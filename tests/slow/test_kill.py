@@ -27,7 +27,7 @@ def get_config(kind):
     c.augment.affine, c.augment.mixup, c.optimizer.ema = True, 0.4, 0.9
     if kind == "resident":
         c.data.source, c.data.limit = "digits", 100
-        c.model.name, c.optimizer.name, c.optimizer.learning_rate = "tests.tiny_resnet", "sgd", 0.05
+        c.model.name, c.optimizer.name, c.optimizer.learning_rate = "tests.support.tiny_resnet", "sgd", 0.05
     else:
         c.data.source, c.data.resident_gib, c.data.workers = "folder:FOLDER", 0.0, 2
         c.data.image_size, c.data.random_crop_area = 16, (0.3, 1.0)

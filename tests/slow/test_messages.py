@@ -9,7 +9,7 @@ from tritonclient.grpc import service_pb2
 
 from tests.serving import wire
 from tests.serving.live import serve
-from tests.tiny_bundle import write_bundle
+from tests.support.tiny_bundle import write_bundle
 
 SIZE = 15_000_000  # bytes of a message
 CALLS = 150

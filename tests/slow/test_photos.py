@@ -8,7 +8,7 @@ import numpy as np
 
 from tests.models.weights import FOLDER
 from vision import cli, predict
-from vision.models.weights import imagenet_classes
+from vision.models.weights.published import imagenet_classes
 
 
 def test_every_photo_is_classified_as_torch_does(shared_data, tmp_path, capsys, monkeypatch):

@@ -10,8 +10,8 @@ from vision.data.pipeline import open_data
 from vision.inference import from_run
 from vision.models import surgery
 from vision.parallel import make_mesh
+from vision.run.directory import open_workdir, read_run, write_data
 from vision.training.loop import train
-from vision.training.workdir import open_workdir, read_run, write_data
 
 
 @pytest.mark.parametrize("case", CASES)

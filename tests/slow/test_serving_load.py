@@ -14,7 +14,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from tests.serving.live import Client, serve
-from tests.tiny_bundle import write_slow_bundle
+from tests.support.tiny_bundle import write_slow_bundle
 
 IMAGES, QUEUE = 8, 64  # images in a request, and in the server's queue
 SECONDS = 60.0  # of overload

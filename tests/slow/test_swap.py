@@ -22,10 +22,10 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tests.serving.live import Client
 from tests.serving.live import serve as serve_live
 from tests.serving.shelves import Telemetry, until
-from tests.tiny_bundle import RESIZE, weights, write_bundle
+from tests.support.tiny_bundle import RESIZE, weights, write_bundle
 from vision import inference
-from vision.bundle import write_manifest
-from vision.serving.repository import Repository
+from vision.bundle.directory import write_manifest
+from vision.serving.models.repository import Repository
 from vision.serving.settings import Settings
 
 SWAPS, CLIENTS = 20, 16

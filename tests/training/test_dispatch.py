@@ -8,7 +8,7 @@ from vision import parallel
 from vision.config import default
 from vision.data.pipeline import open_data
 from vision.errors import UserError
-from vision.training.dispatch import Updates, explain_memory, plan
+from vision.training.dispatch import CompiledSteps, explain_memory, plan
 from vision.training.loop import build_step
 from vision.training.program import compile_program, parse_options
 
@@ -60,7 +60,7 @@ def updates_of(resident_gib=2.0, devices=1, **train):
     c.train.update(train)
     mesh = parallel.make_mesh(devices)
     data = open_data(c, mesh)
-    return c.train, Updates(c, build_step(c, data, mesh, 10), data.feeds["train"], mesh), mesh
+    return c.train, CompiledSteps(c, build_step(c, data, mesh, 10), data.loaders["train"], mesh), mesh
 
 
 def test_what_a_step_costs_is_known_before_it_runs():

@@ -14,10 +14,10 @@ from vision import cli, main, parallel
 from vision.config import default
 from vision.data.pipeline import open_data
 from vision.errors import UserError
+from vision.run.directory import open_workdir
 from vision.training.evaluate import evaluate
 from vision.training.log import RunLog
 from vision.training.loop import build_step, train
-from vision.training.workdir import open_workdir
 
 SCALARS = ("loss", "accuracy", "top5_accuracy", "balanced_accuracy", "macro_f1")
 
@@ -233,7 +233,7 @@ def test_evaluation_on_any_devices_and_batch_sizes():
         mesh = parallel.make_mesh(devices)
         data = open_data(c, mesh)
         step = build_step(c, data, mesh, 1)
-        summaries.append(evaluate(step, step.initialize(), data.feeds["test"], batch_size))
+        summaries.append(evaluate(step, step.initialize(), data.loaders["test"], batch_size))
         assert sum(summaries[-1]["support"]) == 100
     for summary in summaries[1:]:
         assert summary["confusion"] == summaries[0]["confusion"]
@@ -379,7 +379,7 @@ def test_a_model_initializes_itself_from_data(tmp_path, resident_gib):
     """From images of the training split, wherever they live."""
     c = tiny(model__name="tests.training.test_loop", train__steps=4, data__resident_gib=resident_gib)
     outcome = run(c, tmp_path)
-    feed = open_data(c, parallel.make_mesh(1)).feeds["train"]
-    images = np.asarray(feed.sample(5000), np.float32) / 127.5 - 1
+    loader = open_data(c, parallel.make_mesh(1)).loaders["train"]
+    images = np.asarray(loader.sample(5000), np.float32) / 127.5 - 1
     assert len(images) == 64
     np.testing.assert_allclose(outcome.state["rest"]["model"]["mean"], images.reshape(64, -1).mean(0), atol=1e-6)

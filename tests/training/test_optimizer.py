@@ -14,9 +14,9 @@ from vision.errors import UserError
 from vision.models.resnet import ResNet
 from vision.models.vit import ViT
 from vision.objectives.supervised import Supervised
-from vision.training.checkpoint import Checkpoints
+from vision.run.checkpoints import Checkpoints
 from vision.training.optimizer import OPTIMIZERS, decay_mask, make_optimizer
-from vision.training.state import Blueprint
+from vision.training.state import StateSpec
 
 RATE = 0.01
 
@@ -50,7 +50,7 @@ def abstract(kind):
         model = functools.partial(ResNet, (1, 1), 4, 3, bottleneck=True, cifar=False)
     else:
         model = functools.partial(ViT, 16, 1, 2, 4, 3, image_size=8, pool=kind, positions="learned")
-    return Blueprint(lambda: Supervised(model(rngs=nnx.Rngs(0)))).abstract_params
+    return StateSpec(lambda: Supervised(model(rngs=nnx.Rngs(0)))).abstract_params
 
 
 def paths(tree):

@@ -8,9 +8,9 @@ import pytest
 from vision import cli, main
 from vision.config import default
 from vision.errors import UserError
+from vision.run.weights import run_weights
 from vision.training.embeddings import check
 from vision.training.phases import phases
-from vision.training.restore import run_weights
 
 
 def test_an_ordinary_run_has_one_phase(tmp_path):

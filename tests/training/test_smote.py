@@ -58,13 +58,13 @@ def test_a_split_with_synthetic_rows():
         def name(self, index):
             return f"image[{index}]"
 
-    class Rows:
-        source, order = Source(), None
+    class Dataset:
+        source, sampler = Source(), None
 
     given = [None if i == 4 else point for i, point in enumerate(POINTS)]
-    rows, embeddings = extend(Rows(), given, 0)
+    rows, embeddings = extend(Dataset(), given, 0)
     assert np.bincount(rows.source.labels).tolist() == [30, 29, 29, 29]  # as large as what can be read
     assert len(embeddings) == len(rows.source) and embeddings[4] is None
     assert rows.source.name(3) == "image[3]" and rows.source.name(len(LABELS)) == "synthetic[0]"
-    indices = np.concatenate([rows.order.indices(step, 9) for step in range(13)])
+    indices = np.concatenate([rows.sampler.indices(step, 9) for step in range(13)])
     assert set(indices) == set(range(len(rows.source)))

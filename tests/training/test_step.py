@@ -16,8 +16,8 @@ from vision.models.resnet import ResNet
 from vision.models.vit import ViT
 from vision.objectives.supervised import Supervised
 from vision.training.optimizer import make_optimizer, make_schedule
-from vision.training.state import Blueprint
-from vision.training.step import Step
+from vision.training.state import StateSpec
+from vision.training.step import TrainStep
 
 BATCH, SIDE, CLASSES = 16, 8, 5
 RNG = np.random.RandomState(0)
@@ -44,10 +44,10 @@ def config(dtype="float64", **train):
 
 
 def make(c, create, devices=1, fsdp=1):
-    blueprint = Blueprint(create)
+    spec = StateSpec(create)
     schedule = make_schedule(c.schedule, c.optimizer.learning_rate, 20)
-    optimizer = make_optimizer(c.optimizer, schedule, blueprint.abstract_params, 20)
-    return Step(c, blueprint, schedule, optimizer, CLASSES, 100, 20, parallel.make_mesh(devices, fsdp))
+    optimizer = make_optimizer(c.optimizer, schedule, spec.abstract_params, 20)
+    return TrainStep(c, spec, schedule, optimizer, CLASSES, 100, 20, parallel.make_mesh(devices, fsdp))
 
 
 @functools.cache
@@ -55,7 +55,7 @@ def beginning(kind, dtype):
     """Parameters and statistics, with noise on every one: none is at zero, where a fault could hide."""
     rng = np.random.RandomState(1)
     create = functools.partial(tiny, kind, dtype)
-    params, rest = Blueprint(create).take_apart(create())
+    params, rest = StateSpec(create).take_apart(create())
     params = jax.tree.map(lambda x: np.asarray(x + 0.1 * rng.randn(*x.shape), dtype), params)
     return params, jax.tree.map(lambda x: np.asarray(x, dtype), rest)
 
@@ -87,7 +87,7 @@ def test_equals_pmap(float64, kind, groups):
                 module.axis_name = "device"
         return objective
 
-    theirs = Blueprint(create)
+    theirs = StateSpec(create)
     spared = ("position", "token")
 
     def decays(path, x):

@@ -13,9 +13,9 @@ from vision import cli, main
 from vision.config import default
 from vision.errors import UserError
 from vision.models import surgery, vit
+from vision.models.surgery.transfer import prepare
+from vision.run.weights import open_run, run_weights
 from vision.training.optimizer import decay_mask, make_optimizer
-from vision.training.restore import open_run, run_weights
-from vision.training.transfer import prepare
 
 
 def config(**keys):

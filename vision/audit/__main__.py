@@ -16,8 +16,8 @@ from absl import flags
 
 from vision import cli
 from vision.config import default
+from vision.config.ranges import validate
 from vision.errors import RunError, UserError
-from vision.ranges import validate
 
 
 def main(argv):

@@ -18,7 +18,7 @@ import numpy as np
 
 from vision.data.sources.csv import read_rows
 from vision.errors import UserError
-from vision.files import replacing
+from vision.support.files import replacing
 
 WIDE = "annotator_"  # how the columns of the second form begin
 IMAGE = ("path", "source", "part", "index")

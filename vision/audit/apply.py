@@ -14,7 +14,7 @@ from vision.audit.issues import COLUMNS
 from vision.data.sources import CHANGES, parse
 from vision.data.sources.csv import read_rows
 from vision.errors import UserError, check_choice
-from vision.files import replacing
+from vision.support.files import replacing
 
 KINDS = (*quality.KINDS, *duplicates.KINDS, "outlier", "wrong_label")
 COLUMNS_OF_FILES, COLUMNS_ELSEWHERE = ("path",), ("source", "part", "index")

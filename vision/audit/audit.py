@@ -15,7 +15,7 @@ from vision.audit.issues import write_issues
 from vision.audit.scan import scan
 from vision.data.sources import open_splits
 from vision.errors import RunError, UserError
-from vision.files import make_directory, write_json
+from vision.support.files import make_directory, write_json
 
 PACKAGES = ("numpy", "opencv-python-headless", "ImageHash", "scikit-learn", "cleanlab")
 _DIGITS = 4  # of data.mean and data.std

@@ -15,8 +15,8 @@ from vision.audit.issues import Issue
 from vision.audit.overlay import likeness
 from vision.audit.scan import CROPS, THUMBNAIL
 from vision.data.decode import UnreadableImage
-from vision.data.processes import cores, ordered
-from vision.data.progress import track
+from vision.support.processes import cores, ordered
+from vision.support.progress import track
 
 KINDS = ("duplicate", "near_duplicate")
 _KEPT_FIRST = ("test", "val", "train")  # a leak is mended by dropping the training copy

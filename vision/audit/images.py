@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vision.data.sources._files import FileSource
+from vision.data.files import FileSource
 
 
 class Images:

@@ -3,7 +3,7 @@
 import csv
 import dataclasses
 
-from vision.files import replacing
+from vision.support.files import replacing
 
 COLUMNS = ("file", "split", "label", "kind", "score", "other", "suggestion", "action")
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vision.audit.issues import Issue
-from vision.data.sources._labels import alike
+from vision.data.labels import alike
 
 KINDS = ("unreadable", "blank", "tiny", "odd_aspect", "blurred", "spelling")
 _ENOUGH = 20  # images of a class, for its own median sharpness to mean something

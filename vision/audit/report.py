@@ -11,8 +11,8 @@ from vision.audit.duplicates import is_leak
 from vision.data.decode import UnreadableImage
 from vision.data.findings import summarize
 from vision.data.pictures import picture
-from vision.files import replacing
-from vision.page import render
+from vision.support.files import replacing
+from vision.support.page import render
 
 SHOWN = 24  # pictures, or pairs of them, of a kind
 CLASSES = 60  # bars of the class balance; of more classes the largest and the smallest

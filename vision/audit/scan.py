@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from vision.data.decode import UnreadableImage, decode, format_of, to_channels
-from vision.data.processes import cores, ordered
-from vision.data.progress import track
+from vision.support.processes import cores, ordered
+from vision.support.progress import track
 
 COMMON = 160  # side that every gray image is brought to before it is measured, pixels: sharpness can then be compared
 CROP = 0.05  # of a side; below are top, bottom, left and right of the whole image and of its crops

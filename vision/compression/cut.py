@@ -9,20 +9,20 @@ from flax import nnx
 from vision import models, parallel
 from vision.compression.groups import find_groups
 from vision.compression.latency import BATCH, Beside
-from vision.data.order import run_length
+from vision.data.loading.sampler import run_length
 from vision.data.pipeline import Data
 from vision.errors import UserError, check_choice
 from vision.export.bundle import replacing
-from vision.files import write_json
 from vision.inference import Classifier
 from vision.models import surgery
-from vision.models.streams import Streams
-from vision.models.table import multiply_adds
-from vision.models.widths import OPTION, as_option, of_option
-from vision.training.checkpoint import open_checkpoints
+from vision.models.layers.streams import Streams
+from vision.models.surgery.costs import multiply_adds
+from vision.models.surgery.widths import OPTION, as_option, of_option
+from vision.run.checkpoints import open_checkpoints
+from vision.run.directory import open_workdir, read_run, write_data
+from vision.run.weights import ready
+from vision.support.files import write_json
 from vision.training.loop import build_step
-from vision.training.restore import ready
-from vision.training.workdir import open_workdir, read_run, write_data
 
 TARGETS = ("parameters", "flops", "latency")
 # {width: from it on, what is left is a multiple of this}, which vector units like. In ONNX Runtime 1.31 on a core with
@@ -229,13 +229,13 @@ def write(pruned, workdir, out):
         RunError: the checkpoint cannot be written.
     """
     _, known = read_run(workdir)
-    feeds = {name: range(size) for name, size in known["split_sizes"].items()}
+    loaders = {name: range(size) for name, size in known["split_sizes"].items()}
     counts = np.array(known["class_counts"])
-    data = Data(feeds, tuple(known["classes"]), known["image_size"], known["channels"], counts)
+    data = Data(loaders, tuple(known["classes"]), known["image_size"], known["channels"], counts)
     mesh = parallel.make_mesh(1)
-    steps = run_length(pruned.config.train, len(feeds["train"]))
-    step_of = build_step(pruned.config, data, mesh, steps)
-    state = step_of.start_from(step_of.initialize(), pruned.arrays)
+    steps = run_length(pruned.config.train, len(loaders["train"]))
+    train_step = build_step(pruned.config, data, mesh, steps)
+    state = train_step.start_from(train_step.initialize(), pruned.arrays)
     with replacing(out) as directory:
         open_workdir(directory, pruned.config)
         write_data(directory, data)

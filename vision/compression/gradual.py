@@ -11,8 +11,8 @@ from vision.compression import importance
 from vision.compression.cut import RECORD, prune, write
 from vision.errors import UserError
 from vision.inference import Classifier, from_run
+from vision.run.directory import read_run
 from vision.training.run import run
-from vision.training.workdir import read_run
 
 
 def prune_run(config, asked, out, say=print):

@@ -30,7 +30,7 @@ def measure(classifier, name):
     if name == "taylor":
         c = classifier.config.copy_and_resolve_references()
         c.data.image_size, c.data.channels = classifier.image_size, classifier.channels
-        return groups, taylor(groups, classifier, open_data(c, parallel.make_mesh(1)).feeds["train"])
+        return groups, taylor(groups, classifier, open_data(c, parallel.make_mesh(1)).loaders["train"])
     return groups, {"l1": l1, "bn": bn}[name](groups, surgery.arrays(classifier.model))
 
 
@@ -60,7 +60,7 @@ def bn(groups, arrays):
     return [one(group) for group in groups]
 
 
-def taylor(groups, classifier, feed):
+def taylor(groups, classifier, loader):
     """What removing a channel changes the loss by, squared, to first order. Molchanov et al. 2019 (arXiv:1906.10771).
 
     Equation 8 there, of the weights by which later layers take the channel in: without them it is gone. The mean over
@@ -69,7 +69,7 @@ def taylor(groups, classifier, feed):
     Args:
         groups: see `l1`.
         classifier: a `vision.inference.Classifier`.
-        feed: the training split of `vision.data.pipeline.Data`.
+        loader: the training split of `vision.data.pipeline.Data`.
     """
     graph, params, rest = nnx.split(classifier.model, nnx.Param, ...)
     d, dtype = classifier.config.data, jnp.promote_types(classifier.config.model.dtype, "float32")
@@ -83,8 +83,8 @@ def taylor(groups, classifier, feed):
         return jax.tree.map(jnp.multiply, jax.grad(loss)(params), params)
 
     scores = [np.zeros(len(group)) for group in groups]
-    for batch in feed.train_batches(((step, 1) for step in range(BATCHES)), BATCH):
-        source = {key: values[batch["index"]] for key, values in feed.data.items()} or batch
+    for batch in loader.train_batches(((step, 1) for step in range(BATCHES)), BATCH):
+        source = {key: values[batch["index"]] for key, values in loader.data.items()} or batch
         found = nnx.to_flat_state(changes(params, source["image"], source["label"]))
         arrays = {".".join(map(str, path)): np.asarray(v.get_value(), np.float64) for path, v in found}
         for score, group in zip(scores, groups, strict=True):

@@ -11,8 +11,8 @@ import time
 
 import numpy as np
 
-from vision.data.processes import cores
 from vision.errors import UserError
+from vision.support.processes import cores
 
 LEAST, MOST = 10, 200  # rounds
 REST, TURN = 0.05, 0.02  # seconds: until other models' threads sleep; of calls in a turn, at least

@@ -23,10 +23,10 @@ import re
 from absl import flags, logging
 
 from vision import cli
+from vision.config.ranges import leaves, validate
 from vision.errors import UserError, check_choice, check_range
-from vision.memory import keep_freed_memory
-from vision.ranges import leaves, validate
-from vision.training.workdir import own_config
+from vision.run.directory import own_config
+from vision.support.memory import keep_freed_memory
 
 # What a pruned run is, and no override changes: its model, trained as a whole from what was pruned.
 FIXED = (

@@ -87,7 +87,7 @@ def quantize_bundle(bundle, out, data="", *, method="minmax", count=256, max_dro
         UserError: the bundle cannot be opened, or is not float32; the data cannot be opened, or are too few; no layer
             can be INT8 without losing more; `out` cannot be written.
     """
-    from vision.bundle import open_bundle, write_manifest, write_sample
+    from vision.bundle.directory import open_bundle, write_manifest, write_sample
     from vision.export import bundle as exported
 
     model, manifest = open_bundle(bundle), json.loads(pathlib.Path(bundle, "bundle.json").read_text("utf-8"))
@@ -156,39 +156,39 @@ def _open(model, spec, count):
 
     mesh = parallel.make_mesh()
     split = open_split(model, model.config, mesh, spec)
-    feeds = split.data.feeds
+    loaders = split.data.loaders
     if split.name == "all":
-        feeds = _thirds(feeds["all"])
-    elif same_images(feeds["val"].rows.source, feeds["test"].rows.source):
-        feeds = feeds | {"val": feeds["train"].part(np.arange(len(feeds["train"]))[1::2])}
-        feeds["train"] = feeds["train"].part(np.arange(len(feeds["train"]))[::2])
-    train, _ = _arrays(feeds["train"], count)
-    val, labels = _arrays(feeds["val"], VALIDATION)
+        loaders = _thirds(loaders["all"])
+    elif same_images(loaders["val"].dataset.source, loaders["test"].dataset.source):
+        loaders = loaders | {"val": loaders["train"].part(np.arange(len(loaders["train"]))[1::2])}
+        loaders["train"] = loaders["train"].part(np.arange(len(loaders["train"]))[::2])
+    train, _ = _arrays(loaders["train"], count)
+    val, labels = _arrays(loaders["val"], VALIDATION)
     labels = split.positions[labels]
 
     def right(bundle):
-        found = split.labeled(collect(Forward(bundle, mesh), feeds["test"], BATCH, embedded=0))
+        found = split.labeled(collect(Forward(bundle, mesh), loaders["test"], BATCH, embedded=0))
         return found.logits.argmax(1) == found.labels
 
     return _Images(split.spec, train, val[labels >= 0], labels[labels >= 0], right)
 
 
-def _thirds(feed):
-    """Returns {"train", "val", "test"} of a feed, divided at random."""
-    parts = np.array_split(np.random.RandomState(0).permutation(len(feed)), 3)
+def _thirds(loader):
+    """Returns {"train", "val", "test"} of a loader, divided at random."""
+    parts = np.array_split(np.random.RandomState(0).permutation(len(loader)), 3)
     if not len(parts[-1]):
-        raise UserError(f"{len(feed)} images are too few to calibrate, to choose layers and to measure by")
-    return {name: feed.part(np.sort(part)) for name, part in zip(("train", "val", "test"), parts, strict=True)}
+        raise UserError(f"{len(loader)} images are too few to calibrate, to choose layers and to measure by")
+    return {name: loader.part(np.sort(part)) for name, part in zip(("train", "val", "test"), parts, strict=True)}
 
 
-def _arrays(feed, count):
-    """Returns (images, labels) of at most `count` images of a feed, drawn at random."""
-    from vision.data.resident import ResidentFeed
+def _arrays(loader, count):
+    """Returns (images, labels) of at most `count` images of a loader, drawn at random."""
+    from vision.data.loading.device_loader import DeviceLoader
     from vision.evaluation.evaluate import sample
 
-    feed = sample(feed, count)
-    feed = feed if feed.data else ResidentFeed(feed.rows, feed.unreadable, feed.mesh)
-    return np.asarray(feed.data["image"]), np.asarray(feed.data["label"])
+    loader = sample(loader, count)
+    loader = loader if loader.data else DeviceLoader(loader.dataset, loader.unreadable, loader.mesh)
+    return np.asarray(loader.data["image"]), np.asarray(loader.data["label"])
 
 
 def choose(calibrated, model, images, labels, max_drop, say=print):
@@ -200,7 +200,7 @@ def choose(calibrated, model, images, labels, max_drop, say=print):
 
     Args:
         calibrated: a `vision.compression.int8.Calibrated`.
-        model: the float `vision.bundle.Bundle`.
+        model: the float `vision.bundle.directory.Bundle`.
         images: uint8 (M, H, W, C), of the validation split.
         labels: int (M,).
         max_drop: percentage points of accuracy.
@@ -275,7 +275,7 @@ def _probabilities(run, images):
 def _measure(model, small, files, images, say):
     """Returns the INT8 model's quality beside the float one's: accuracy, size and latency, and says them."""
     from vision.compression import latency
-    from vision.evaluation.statistics import paired_bootstrap, share
+    from vision.evaluation.measures.statistics import paired_bootstrap, share
 
     right = {"float32": images.right(model), "int8": images.right(small)}
     shares = {name: share(one.sum(), len(one)) for name, one in right.items()}

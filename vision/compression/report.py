@@ -18,9 +18,9 @@ import numpy as np
 from absl import flags
 
 from vision import cli
-from vision.bundle import MANIFEST, open_bundle
+from vision.bundle.directory import MANIFEST, open_bundle
 from vision.errors import UserError
-from vision.files import make_directory, replacing, write_json
+from vision.support.files import make_directory, replacing, write_json
 
 BATCHES = (1, 32)  # that latency is measured with
 
@@ -53,7 +53,7 @@ class Model:
     Attributes:
         title: what it is called.
         file: its ONNX file.
-        bundle: `vision.bundle.Bundle`.
+        bundle: `vision.bundle.directory.Bundle`.
     """
 
     title: str
@@ -103,9 +103,9 @@ def measure(models, spec="", split=""):
     from vision.compression.costs import costs
     from vision.compression.int8 import dot_product
     from vision.compression.latency import compare
-    from vision.evaluation import intervals, statistics
     from vision.evaluation.data import open_split
     from vision.evaluation.evaluate import gather
+    from vision.evaluation.measures import intervals, statistics
     from vision.evaluation.outputs import Forward, batch_size
 
     mesh, rows, right = parallel.make_mesh(1), [], []
@@ -145,7 +145,7 @@ def _runner(bundle, batch):
 def write(out, found):
     """Writes report.html, report.json and pareto.png into a directory."""
     from vision.data.pictures import data_uri
-    from vision.page import render
+    from vision.support.page import render
 
     picture = pareto(found["models"])
     shown = {"found": found, "batches": BATCHES, "picture": data_uri(picture)}

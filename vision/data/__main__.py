@@ -51,7 +51,7 @@ def _info(config, values, spec):
 
 def _pack(config, values, spec, out):
     from vision.data.pack import Options, pack
-    from vision.data.processes import cores
+    from vision.support.processes import cores
 
     options = Options(values["shard-mib"].value, values["shorter-side"].value, values["quality"].value)
     share = values["max-unreadable"].value

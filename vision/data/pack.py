@@ -25,13 +25,13 @@ import simplejpeg
 
 from vision.data.changes import change
 from vision.data.decode import UnreadableImage, decode
-from vision.data.processes import ordered
-from vision.data.progress import track
 from vision.data.sources import open_splits, parse
 from vision.data.sources._records import make_example, record_writer
 from vision.data.sources.packed import FORMAT, MANIFEST, files_of, read_manifest
 from vision.data.splits import make_splits
 from vision.errors import RunError, UserError, check_range
+from vision.support.processes import ordered
+from vision.support.progress import track
 
 PROGRESS = "progress.json"
 CHUNK = 32  # images a worker takes at a time

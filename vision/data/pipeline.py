@@ -11,10 +11,10 @@ import numpy as np
 from vision.data.changes import change
 from vision.data.decode import INTERPOLATIONS, UnreadableImage
 from vision.data.findings import Finding
-from vision.data.loaded import LoadedFeed
-from vision.data.order import SAMPLINGS, Order, run_length
-from vision.data.resident import ResidentFeed
-from vision.data.rows import SIZES, Rows, Unreadable
+from vision.data.loading.dataset import SIZES, Dataset, Unreadable
+from vision.data.loading.device_loader import DeviceLoader
+from vision.data.loading.sampler import SAMPLINGS, Sampler, run_length
+from vision.data.loading.worker_loader import WorkerLoader
 from vision.data.sources import open_splits
 from vision.data.splits import Subset, make_splits
 from vision.errors import UserError, check_choice
@@ -22,17 +22,17 @@ from vision.errors import UserError, check_choice
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What a run learns from: three feeds, and what they have in common.
+    """What a run learns from: three loaders, and what they have in common.
 
     Attributes:
-        feeds: {"train", "val", "test"}, or what `open_data` was given; each a `ResidentFeed` or a `LoadedFeed`.
+        loaders: {"train", "val", "test"}, or what `open_data` was given; each a `DeviceLoader` or a `WorkerLoader`.
         classes: names, in the labels' order.
-        image_size, channels: of every image that a feed gives.
+        image_size, channels: of every image that a loader gives.
         class_counts: int (C,), images of each class in train, or the first of what was given.
         findings: what is odd about the source.
     """
 
-    feeds: dict
+    loaders: dict
     classes: tuple
     image_size: int
     channels: int
@@ -46,11 +46,11 @@ class Data:
 
     @property
     def _first(self):
-        return next(iter(self.feeds.values()))
+        return next(iter(self.loaders.values()))
 
     def describe(self):
-        sizes = ", ".join(f"{len(f):,} {name}" for name, f in self.feeds.items())
-        kind = "on the device" if isinstance(self._first, ResidentFeed) else "loaded for each batch"
+        sizes = ", ".join(f"{len(f):,} {name}" for name, f in self.loaders.items())
+        kind = "on the device" if isinstance(self._first, DeviceLoader) else "loaded for each batch"
         side = self.image_size
         return f"{sizes} images of {side}x{side}x{self.channels}, {len(self.classes)} classes, {kind}"
 
@@ -108,19 +108,19 @@ def open_data(config, mesh, splits=None):
     resident = size <= c.resident_gib * 2**30 and not c.random_crop_area
     lost = {finding.name: f"{finding.kind}: {finding}" for finding in findings if finding.lost}
     unreadable = Unreadable(sum(map(len, splits.values())), c.max_unreadable, lost, whole)
-    feeds, resize, order = {}, interpolation_of(c), _order(config, splits["train"]) if "train" in splits else None
+    loaders, resize, order = {}, interpolation_of(c), _order(config, splits["train"]) if "train" in splits else None
     for name, split in splits.items():
         area = tuple(c.random_crop_area) if name == "train" else ()
-        own = order if name == "train" else Order(seed, split.labels)
-        rows = Rows(split, image_size, channels, c.crop_fraction or 1.0, area, not c.image_size, own, resize)
-        feeds[name] = (
-            ResidentFeed(rows, unreadable, mesh)
+        own = order if name == "train" else Sampler(seed, split.labels)
+        rows = Dataset(split, image_size, channels, c.crop_fraction or 1.0, area, not c.image_size, own, resize)
+        loaders[name] = (
+            DeviceLoader(rows, unreadable, mesh)
             if resident
-            else LoadedFeed(rows, unreadable, c.workers if split.encoded else 0, mesh)
+            else WorkerLoader(rows, unreadable, c.workers if split.encoded else 0, mesh)
         )
     classes = splits[first].classes
     counts = np.bincount(splits[first].labels, minlength=len(classes))
-    return Data(feeds, classes, image_size, channels, counts, findings)
+    return Data(loaders, classes, image_size, channels, counts, findings)
 
 
 def _order(config, source):
@@ -131,14 +131,14 @@ def _order(config, source):
             raise UserError(
                 "imbalance.sampling = 'smote' makes embeddings: set transfer.mode=head and cache_embeddings"
             )
-        return Order(config.seed, source.labels)
+        return Sampler(config.seed, source.labels)
     if c.sampling_from >= c.sampling_until:
         raise UserError(
             f"imbalance.sampling_from = {c.sampling_from:g} must lie below sampling_until = {c.sampling_until:g}"
         )
     steps = run_length(config.train, len(source))
     begin, end = round(c.sampling_from * steps), round(c.sampling_until * steps)
-    return Order(config.seed, source.labels, c.sampling, begin, end)
+    return Sampler(config.seed, source.labels, c.sampling, begin, end)
 
 
 def interpolation_of(c):

@@ -4,9 +4,9 @@ import concurrent.futures
 from pathlib import Path
 
 from vision.data.pack import sha256
-from vision.data.processes import cores
-from vision.data.progress import track
 from vision.data.sources.packed import files_of, read_manifest
+from vision.support.processes import cores
+from vision.support.progress import track
 
 
 def verify(directory):

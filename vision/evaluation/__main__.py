@@ -5,7 +5,7 @@
     python -m vision.evaluation --bundle exported/pets --data folder:new_photos --out evaluations/new
     python -m vision.evaluation --config configs/efficientnet_lite_imagenet.py --data folder:photos --out lite0/
 
-A run's own test split is reported in RUN/evaluation, where `vision.evaluation.compare` finds it; anything else needs
+A run's own test split is reported in RUN/evaluation, where `vision.evaluation.compare.__main__` finds it; anything else needs
 --out. The temperature that fits the validation split best is stored there too, in calibration.json, and vision.predict
 then calibrates the run's probabilities with it. What is measured and shown are the keys of config.evaluation, such as
 --config.evaluation.positive=defect.
@@ -18,9 +18,9 @@ from absl import flags
 
 from vision import cli
 from vision.config import default
+from vision.config.ranges import validate
 from vision.errors import UserError
-from vision.files import make_directory
-from vision.ranges import validate
+from vision.support.files import make_directory
 
 # What may be set for a model that has a config already.
 FREE = (
@@ -40,7 +40,8 @@ def main(argv):
     named = any(re.match(r"--config(=|$)", argument) for argument in argv)
     validate(config)
     from vision import inference
-    from vision.evaluation import evaluate, report
+    from vision.evaluation import evaluate
+    from vision.evaluation.report import report
 
     classifier = inference.from_flags(config if named else None, values.workdir, values.bundle)
     config = config if named else _override(classifier.config, config, argv)

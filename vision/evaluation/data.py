@@ -10,7 +10,7 @@ from vision.data.pipeline import Data, named_splits, open_data
 from vision.data.sources import CHANGES, open_splits, parse
 from vision.data.splits import same_images
 from vision.errors import UserError, check_choice
-from vision.models.weights import imagenet_classes
+from vision.models.weights.published import imagenet_classes
 
 SPLITS = ("train", "val", "test", "all")
 
@@ -57,7 +57,7 @@ class Split:
     Attributes:
         name: "train", "val", "test" or "all".
         source: its images, a source.
-        feeds: {name: feed} of the parts that it is made of: one, or several of "all".
+        loaders: {name: loader} of the parts that it is made of: one, or several of "all".
         data: a `vision.data.pipeline.Data`: all of the source's splits, or "all" alone where it was not divided.
         own: whether it is the source that the model was trained on.
         config: with `data` and `seed` as it was opened.
@@ -66,7 +66,7 @@ class Split:
 
     name: str
     source: object
-    feeds: dict
+    loaders: dict
     data: Data
     own: bool
     config: ConfigDict
@@ -101,7 +101,7 @@ def open_split(classifier, config, mesh, spec="", name=""):
     """Opens the images to evaluate a model on, prepared as the model takes them.
 
     Args:
-        classifier: a `vision.inference.Classifier` or a `vision.bundle.Bundle`.
+        classifier: a `vision.inference.Classifier` or a `vision.bundle.directory.Bundle`.
         config: the model's, of which `data` counts.
         mesh: from `vision.parallel.make_mesh`.
         spec: a source, such as "folder:photos"; "" = the one of the model's config.
@@ -126,10 +126,10 @@ def open_split(classifier, config, mesh, spec="", name=""):
     config.imbalance.sampling, config.train.steps = "none", 1  # nothing is trained, however few the images
     # Of few images none may be left for a split, and none is needed.
     data = open_data(config, mesh, opened if name == "all" and undivided else None)
-    feeds = {name: data.feeds[name]} if name in data.feeds else distinct(data.feeds)
-    source = Joined([feed.rows.source for feed in feeds.values()])
+    loaders = {name: data.loaders[name]} if name in data.loaders else distinct(data.loaders)
+    source = Joined([loader.dataset.source for loader in loaders.values()])
     positions = match_classes(classifier.classes, source)
-    return Split(name, source, feeds, data, own, config, positions)
+    return Split(name, source, loaders, data, own, config, positions)
 
 
 def is_same(spec, other):
@@ -168,10 +168,10 @@ def reopen(c, seed, name):
     return Joined(list(splits.values()))
 
 
-def distinct(feeds):
-    """Returns {name: feed} without a validation split that is the test split over again."""
-    same = "val" in feeds and same_images(feeds["val"].rows.source, feeds["test"].rows.source)
-    return {name: feed for name, feed in feeds.items() if not (same and name == "val")}
+def distinct(loaders):
+    """Returns {name: loader} without a validation split that is the test split over again."""
+    same = "val" in loaders and same_images(loaders["val"].dataset.source, loaders["test"].dataset.source)
+    return {name: loader for name, loader in loaders.items() if not (same and name == "val")}
 
 
 def match_classes(classes, source):

@@ -9,15 +9,17 @@ import numpy as np
 
 from vision import __version__, parallel
 from vision.data.augment.views import CHOICES, test_time_views
-from vision.data.resident import ResidentFeed
+from vision.data.loading.device_loader import DeviceLoader
 from vision.data.splits import same_images
 from vision.errors import UserError
-from vision.evaluation import calibration, embedding_map, intervals, probe, scores, slices, statistics
+from vision.evaluation import probe
 from vision.evaluation.data import Split, open_split, some
-from vision.evaluation.examples import confused_pairs
+from vision.evaluation.measures import calibration, intervals, scores, slices, statistics
+from vision.evaluation.measures.robustness import robustness
 from vision.evaluation.outputs import Forward, Outputs, batch_size, collect
-from vision.evaluation.robustness import robustness
-from vision.evaluation.words import METRICS, SURE, amount, verdicts
+from vision.evaluation.report import embedding_map
+from vision.evaluation.report.examples import confused_pairs
+from vision.evaluation.report.words import METRICS, SURE, amount, verdicts
 from vision.inference import softmax
 
 PACKAGES = ("jax", "flax", "numpy", "scikit-learn")
@@ -76,7 +78,7 @@ def evaluate(classifier, config, spec="", name="", say=print):
     """Evaluates a model on a split of labeled images.
 
     Args:
-        classifier: a `vision.inference.Classifier` or a `vision.bundle.Bundle`.
+        classifier: a `vision.inference.Classifier` or a `vision.bundle.directory.Bundle`.
         config: the model's; its `evaluation`, `train.eval_batch_size` and `parallel.devices` count.
         spec, name: see `vision.evaluation.data.open_split`.
         say: called with a line of text about what is done.
@@ -124,10 +126,10 @@ def _check(c, classifier):
 def gather(forward, split, size, embedded):
     """Returns the `Outputs` of a `Split`, with labels among the model's classes, rows in the split's source."""
     parts, start = [], 0
-    for name, feed in split.feeds.items():
-        part = split.labeled(collect(forward, feed, size, embedded=embedded, what=name))
+    for name, loader in split.loaders.items():
+        part = split.labeled(collect(forward, loader, size, embedded=embedded, what=name))
         parts.append(dataclasses.replace(part, rows=part.rows + start))
-        start += len(feed)
+        start += len(loader)
     return parts[0] if len(parts) == 1 else _join(parts)
 
 
@@ -140,12 +142,12 @@ def _join(parts):
 
 def validation(forward, split, size, c):
     """Returns (logits, labels) of the validation split; None where it is not needed, or is what is evaluated."""
-    feeds = split.data.feeds
+    loaders = split.data.loaders
     if split.name in ("val", "all") or not (c.temperature or c.positive):
         return None
-    if same_images(feeds["val"].rows.source, feeds["test"].rows.source):
+    if same_images(loaders["val"].dataset.source, loaders["test"].dataset.source):
         return None
-    found = split.labeled(collect(forward, feeds["val"], size, embedded=0))
+    found = split.labeled(collect(forward, loaders["val"], size, embedded=0))
     return (found.logits, found.labels) if len(found.labels) else None
 
 
@@ -208,12 +210,12 @@ def _slices(outputs, split, p, c):
     return slices.measure(outputs, split.source, nll, outputs.logits.argmax(1) == outputs.labels, c.slice_images)
 
 
-def sample(feed, count):
-    """Returns a feed of `count` images drawn at random, on the device; the feed itself for 0, or if it is smaller."""
-    if not count or count >= len(feed):
-        return feed
-    part = feed.part(np.sort(np.random.RandomState(0).permutation(len(feed))[:count]))
-    return part if part.data else ResidentFeed(part.rows, part.unreadable, part.mesh)
+def sample(loader, count):
+    """Returns a loader of `count` images drawn at random, on the device; the loader itself for 0, or if it is smaller."""
+    if not count or count >= len(loader):
+        return loader
+    part = loader.part(np.sort(np.random.RandomState(0).permutation(len(loader))[:count]))
+    return part if part.data else DeviceLoader(part.dataset, part.unreadable, part.mesh)
 
 
 def _many_passes(forward, split, size, c, say):
@@ -221,22 +223,22 @@ def _many_passes(forward, split, size, c, say):
     found = {"robustness": None, "views": None}
     if not (c.corruptions or c.views):
         return found
-    feed = sample(next(reversed(split.feeds.values())), c.sample)
-    plain = split.labeled(collect(forward, feed, size, embedded=0))
+    loader = sample(next(reversed(split.loaders.values())), c.sample)
+    plain = split.labeled(collect(forward, loader, size, embedded=0))
     labels = plain.labels
     if c.corruptions:
         say(f"15 corruptions of 5 severities, {len(labels):,} images")
-        found["robustness"] = robustness(forward, feed, size, plain, collect)
+        found["robustness"] = robustness(forward, loader, size, plain, collect)
     if c.views and forward.classifier.model is not None:
         say(f"test-time augmentation, {len(labels):,} images")
-        found["views"] = [_view(forward, feed, size, name, plain, labels) for name in CHOICES]
+        found["views"] = [_view(forward, loader, size, name, plain, labels) for name in CHOICES]
     return found
 
 
-def _view(forward, feed, size, name, plain, labels):
+def _view(forward, loader, size, name, plain, labels):
     """Returns how much better, or worse, the mean over some views of each image is."""
     views = Forward(forward.classifier, forward.mesh, lambda images: test_time_views(name, images))
-    found = collect(views, feed, size, embedded=0) if name != "none" else plain
+    found = collect(views, loader, size, embedded=0) if name != "none" else plain
     right, before = (one.logits.argmax(1) == labels for one in (found, plain))
     change = statistics.paired_bootstrap(right.astype(float), before.astype(float))
     return {"views": name, "images": len(labels), "accuracy": float(right.mean()), "change": change}
@@ -253,12 +255,12 @@ def _map(outputs, c):
 
 def _probe(forward, split, size, outputs, c, say):
     """Returns what nearest neighbors and a linear probe on the embeddings reach; None where it is not asked for."""
-    feeds = split.data.feeds
+    loaders = split.data.loaders
     if not c.probe or split.name in ("train", "all") or not outputs.embeddings.size:
         return None
-    parts = {name: sample(feeds[name], c.probe) for name in ("train", "val")}
+    parts = {name: sample(loaders[name], c.probe) for name in ("train", "val")}
     say(f"nearest neighbors and linear probe, {len(parts['train']):,} training images")
-    held = {n: split.labeled(collect(forward, feed, size, embedded=len(feed))) for n, feed in parts.items()}
+    held = {n: split.labeled(collect(forward, loader, size, embedded=len(loader))) for n, loader in parts.items()}
     of = {name: (found.embeddings, found.labels[found.embedded]) for name, found in held.items()}
     if len(np.unique(of["train"][1])) < 2 or not len(of["val"][1]):
         return None

@@ -9,11 +9,11 @@ import numpy as np
 from flax import nnx
 
 from vision import parallel
-from vision.data import order
 from vision.data.augment import normalize
-from vision.data.progress import track
-from vision.data.rows import NONE
+from vision.data.loading import sampler
+from vision.data.loading.dataset import NONE
 from vision.errors import UserError
+from vision.support.progress import track
 
 AHEAD = 2  # batches that the device works on while the host stores the ones before
 EMBEDDED = 10_000  # embeddings kept, at most
@@ -45,7 +45,7 @@ class Forward:
     """A classifier's forward pass on the devices of a mesh.
 
     Args:
-        classifier: a `vision.inference.Classifier`, or a `vision.bundle.Bundle`, which computes on the host.
+        classifier: a `vision.inference.Classifier`, or a `vision.bundle.directory.Bundle`, which computes on the host.
         mesh: from `vision.parallel.make_mesh`.
         views: `views(images) -> [(weight, images)]` of normalized images, whose logits are averaged; None = of the
             images alone.
@@ -102,7 +102,7 @@ def batch_size(c, mesh):
     return -(-(c.eval_batch_size or c.batch_size) // mesh.size) * mesh.size
 
 
-def collect(forward, feed, batch_size, change=None, embedded=EMBEDDED, what=""):
+def collect(forward, loader, batch_size, change=None, embedded=EMBEDDED, what=""):
     """Returns the `Outputs` of a split.
 
     The last batch is padded and masked, so that no image is dropped or counted twice on any number of devices. What
@@ -110,7 +110,7 @@ def collect(forward, feed, batch_size, change=None, embedded=EMBEDDED, what=""):
 
     Args:
         forward: a `Forward`.
-        feed: a split of `vision.data.pipeline.Data`.
+        loader: a split of `vision.data.pipeline.Data`.
         batch_size: images at a time, over all devices.
         change: `change(images, indices) -> images` of uint8 images (B, H, W, C), on the devices, and their places in
             the split, int32 (B,); None = as they are.
@@ -120,17 +120,17 @@ def collect(forward, feed, batch_size, change=None, embedded=EMBEDDED, what=""):
     Raises:
         UserError: not one image can be read, or a batch does not fit into the device's memory.
     """
-    size = len(feed)
+    size = len(loader)
     batch_size = min(batch_size, -(-size // forward.mesh.size) * forward.mesh.size)
     draw = np.zeros(size, bool)
     draw[np.random.RandomState(0).permutation(size)[:embedded]] = True
     store, pending = _Store(size, draw), collections.deque()
-    count = order.batches(batch_size, size)
-    batches = feed.eval_batches(batch_size)
+    count = sampler.batches(batch_size, size)
+    batches = loader.eval_batches(batch_size)
     with parallel.out_of_memory(lambda: f"evaluating {batch_size} images at a time: lower train.eval_batch_size"):
         for step, batch in enumerate(track(batches, count, what) if what else batches):
-            images = forward.images(batch, feed.data)
-            indices, _ = order.eval_indices(step, batch_size, size)
+            images = forward.images(batch, loader.data)
+            indices, _ = sampler.eval_indices(step, batch_size, size)
             if change is not None:
                 images = change(images, indices)
             found = (*forward(images), *forward.brightness(images), batch["mask"])
@@ -142,7 +142,7 @@ def collect(forward, feed, batch_size, change=None, embedded=EMBEDDED, what=""):
                 store.add(*pending.popleft())
         while pending:
             store.add(*pending.popleft())
-    return store.outputs(feed.rows.source)
+    return store.outputs(loader.dataset.source)
 
 
 class _Store:

@@ -41,7 +41,7 @@ def main(argv):
     c.data.image_size, c.data.channels, c.data.random_crop_area = backbone.image_size, backbone.channels, ()
     mesh = parallel.make_mesh()
     data, forward = open_data(c, mesh), Forward(backbone, mesh)
-    found = {n: collect(forward, f, batch_size(c.train, mesh), embedded=len(f)) for n, f in data.feeds.items()}
+    found = {n: collect(forward, f, batch_size(c.train, mesh), embedded=len(f)) for n, f in data.loaders.items()}
     splits = {name: (outputs.embeddings, outputs.labels) for name, outputs in found.items()}
     linear, strength = linear_probe(*splits["train"], *splits["val"], *splits["test"])
     nearest = knn_accuracy(*splits["train"], *splits["test"], k=values.k)

@@ -9,9 +9,10 @@ import shutil
 
 import numpy as np
 
-from vision import bundle
+from vision.bundle import directory as bundle
+from vision.bundle.runtimes import batched, open_model
 from vision.data.decode import UnreadableImage
-from vision.data.order import spread
+from vision.data.loading.sampler import spread
 from vision.data.pipeline import named_splits
 from vision.data.sources import open_splits
 from vision.errors import RunError, UserError, check_choice, first_line
@@ -19,7 +20,6 @@ from vision.evaluation.data import Joined, is_same
 from vision.export import check
 from vision.export.program import served
 from vision.inference import CALIBRATION, EVALUATION
-from vision.runtimes import batched, open_model
 
 FORMATS = ("onnx", "tflite", "stablehlo", "saved_model", "safetensors")
 PRECISIONS = ("float32", "float16", "int8")
@@ -36,7 +36,7 @@ def export(classifier, out, formats, *, precision="float32", batch=0, data="", w
     Args:
         classifier: a `vision.inference.Classifier`.
         out: directory of the bundle.
-        formats: some of `FORMATS`. `vision.bundle.open_bundle` runs ONNX.
+        formats: some of `FORMATS`. `vision.bundle.directory.open_bundle` runs ONNX.
         precision: "float32"; of ONNX and TFLite also "float16" and "int8".
         batch: images at a time; 0 = any number, where the format can.
         data: a source to compare and calibrate on; "" = the run's own.

@@ -12,11 +12,11 @@ import tempfile
 
 import jax.numpy as jnp
 
+from vision.bundle.runtimes import HEATMAP, OUTPUTS, open_model
 from vision.errors import UserError, first_line
 from vision.export.explain import raised_at, refused
 from vision.export.simplify import drop_unused, join_normalization, simplify
-from vision.files import replacing
-from vision.runtimes import HEATMAP, OUTPUTS, open_model
+from vision.support.files import replacing
 
 NAME = "model.onnx"
 TOLERANCE = {"float32": 1e-4, "float16": 5e-2}  # EfficientNet-Lite0 differs by 0.02 in float16

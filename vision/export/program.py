@@ -13,7 +13,7 @@ from vision import models
 from vision.data.augment import normalize
 from vision.data.pipeline import interpolation_of
 from vision.export.heat import check_linear, class_activation
-from vision.models.streams import Streams
+from vision.models.layers.streams import Streams
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,9 +7,10 @@ import numpy as np
 
 from vision.data.pipeline import interpolation_of
 from vision.errors import UserError
-from vision.models import pretrained, surgery
-from vision.models.names import theirs, to_theirs
-from vision.models.widths import OPTION
+from vision.models import surgery
+from vision.models.surgery.widths import OPTION
+from vision.models.weights import pretrained
+from vision.models.weights.names import theirs, to_theirs
 
 NORMALIZE = {"unit": (0.0, 1.0), "symmetric": (0.5, 0.5), "auto": (0.5, 0.5)}  # mean and std, of every channel
 

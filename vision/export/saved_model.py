@@ -9,9 +9,9 @@ import contextlib
 import jax
 import jax.numpy as jnp
 
+from vision.bundle.runtimes import OUTPUTS, batched
 from vision.errors import UserError
 from vision.export.stablehlo import any_number
-from vision.runtimes import OUTPUTS, batched
 
 NAME = "saved_model"
 TOLERANCE = {"float32": 1e-4}

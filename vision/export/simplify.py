@@ -227,7 +227,7 @@ def _activations(graph):
 
 
 def _gelus(graph):
-    """Exact GELU, written out as in `vision.models.layers.gelu`."""
+    """Exact GELU, written out as in `vision.models.layers.common.gelu`."""
     for node in graph.nodes:
         if node.op_type != "Mul":
             continue

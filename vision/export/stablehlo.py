@@ -13,9 +13,9 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
+from vision.bundle.runtimes import batched
 from vision.errors import UserError
-from vision.files import replacing
-from vision.runtimes import batched
+from vision.support.files import replacing
 
 NAME = "model.stablehlo"
 TOLERANCE = {"float32": 1e-4}

@@ -12,11 +12,12 @@ import jax
 import numpy as np
 from jax import export as jax_export
 
+from vision.bundle.runtimes import OUTPUTS, open_model
 from vision.errors import UserError, first_line
 from vision.export.explain import refused
-from vision.files import replacing
-from vision.models import convolution, layers
-from vision.runtimes import OUTPUTS, open_model
+from vision.models.layers import common as layers
+from vision.models.layers import convolution
+from vision.support.files import replacing
 
 NAME = "model.tflite"
 TOLERANCE = {"float32": 1e-4, "float16": 5e-2}
@@ -138,7 +139,7 @@ def _own_operators():
 
 
 def _pool(x, size, stride, padding=0):
-    """`vision.models.convolution.avg_pool` by a convolution."""
+    """`vision.models.layers.convolution.avg_pool` by a convolution."""
     channels = x.shape[-1]
     return jax.lax.conv_general_dilated(
         x,

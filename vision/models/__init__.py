@@ -15,7 +15,7 @@ attributes in the order in which it uses them, from which `vision.models.surgery
 
 Its file has `build(variant, num_classes, *, rngs, dtype, image_size, channels, ...)`, whose further keyword arguments
 are its options, and `VARIANTS`, which its message about an unknown variant lists. `WEIGHTS` names published weights
-(`vision.models.weights`), `NAMES` says how they call ours (`vision.models.names`).
+(`vision.models.weights.published`), `NAMES` says how they call ours (`vision.models.weights.names`).
 """
 
 import inspect
@@ -24,9 +24,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import UserError, check_choice
-from vision.models.layers import CosineHead
-from vision.models.widths import OPTION, narrow
-from vision.modules import find
+from vision.models.layers.common import CosineHead
+from vision.models.surgery.widths import OPTION, narrow
+from vision.support.modules import find
 
 DTYPES = ("float32", "bfloat16")
 HEADS = ("linear", "cosine")

@@ -25,7 +25,7 @@ def main(argv):
     check_choice("--format", values.format, FORMATS)
     if config is not None:
         raise UserError("the table takes no --config: name architectures, such as resnet")
-    from vision.models.table import rows
+    from vision.models.surgery.costs import rows
 
     found = rows(words)
     if values.format == "csv":

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import UserError, check_choice
-from vision.models.layers import BatchNorm, at_least_float32, check_options, gelu
+from vision.models.layers.common import BatchNorm, at_least_float32, check_options, gelu
 
 VARIANTS = {  # widths of the groups, convolutions in each, and how much of its averages BatchNorm keeps in a step
     "94": ((64, 256, 256), 2, 0.6),

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import check_choice
-from vision.models.convolution import Conv, adaptive_avg_pool, max_pool
-from vision.models.layers import Dropout, at_least_float32, check_image_size, check_options
-from vision.models.weights import Weights
+from vision.models.layers.common import Dropout, at_least_float32, check_image_size, check_options
+from vision.models.layers.convolution import Conv, adaptive_avg_pool, max_pool
+from vision.models.weights.published import Weights
 
 VARIANTS = {  # channels of the convolutions; width of the dense layers
     "owt": ((64, 192, 384, 256, 256), 4096),

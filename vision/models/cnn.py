@@ -12,8 +12,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import check_choice
-from vision.models.convolution import ConvNorm, max_pool
-from vision.models.layers import BatchNorm, Dropout, apply_blocks, at_least_float32, check_image_size, check_options
+from vision.models.layers.common import (
+    BatchNorm,
+    Dropout,
+    apply_blocks,
+    at_least_float32,
+    check_image_size,
+    check_options,
+)
+from vision.models.layers.convolution import ConvNorm, max_pool
 
 VARIANTS = {  # channels of each stage; convolutions a stage
     "small": ((32, 64, 128), 1),

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import check_choice
-from vision.models.convolution import Conv
-from vision.models.layers import (
+from vision.models.layers.common import (
     Dropout,
     LayerNorm,
     StochasticDepth,
@@ -21,8 +20,9 @@ from vision.models.layers import (
     check_options,
     linear_rates,
 )
+from vision.models.layers.convolution import Conv
 from vision.models.vit import Mlp
-from vision.models.weights import Weights
+from vision.models.weights.published import Weights
 
 VARIANTS = {  # width of the first stage, which each further one doubles, and blocks of each stage
     "mu": (4, (1, 1, 1, 1)),  # for tests

@@ -13,8 +13,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import check_choice
-from vision.models.gates import SqueezeExcite
-from vision.models.inverted_residual import (
+from vision.models.layers.common import (
+    Dropout,
+    StochasticDepth,
+    apply_blocks,
+    at_least_float32,
+    check_options,
+    linear_rates,
+)
+from vision.models.layers.gates import SqueezeExcite
+from vision.models.layers.inverted_residual import (
     TENSORFLOW,
     TIMM,
     TORCHVISION,
@@ -24,15 +32,7 @@ from vision.models.inverted_residual import (
     nest,
     round_width,
 )
-from vision.models.layers import (
-    Dropout,
-    StochasticDepth,
-    apply_blocks,
-    at_least_float32,
-    check_options,
-    linear_rates,
-)
-from vision.models.weights import INCEPTION_MEAN, INCEPTION_STD, Weights
+from vision.models.weights.published import INCEPTION_MEAN, INCEPTION_STD, Weights
 
 
 class Stage(NamedTuple):

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from vision.errors import check_choice
 from vision.models import efficientnet
 from vision.models.efficientnet import INCEPTION, TINY, EfficientNet, Scale
-from vision.models.inverted_residual import TENSORFLOW, round_width
-from vision.models.weights import Weights
+from vision.models.layers.inverted_residual import TENSORFLOW, round_width
+from vision.models.weights.published import Weights
 
 VARIANTS = {
     "0": Scale(1.0, 1.0, 224, 0.2),

@@ -10,9 +10,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import UserError, check_choice
-from vision.models.convolution import Conv, avg_pool, max_pool
-from vision.models.layers import BatchNorm, Dropout, apply_blocks, at_least_float32, check_image_size, check_options
-from vision.models.weights import INCEPTION_MEAN, INCEPTION_STD, Weights
+from vision.models.layers.common import (
+    BatchNorm,
+    Dropout,
+    apply_blocks,
+    at_least_float32,
+    check_image_size,
+    check_options,
+)
+from vision.models.layers.convolution import Conv, avg_pool, max_pool
+from vision.models.weights.published import INCEPTION_MEAN, INCEPTION_STD, Weights
 
 WIDE, TALL = (1, 7), (7, 1)
 FORK = ((1, 3), (3, 1))  # two convolutions of the same map, side by side

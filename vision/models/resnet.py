@@ -2,7 +2,7 @@
 
 Wider bottlenecks: Wide ResNet, Zagoruyko and Komodakis 2016 (arXiv:1605.07146), section 3.5; and ResNeXt, whose 3x3
 convolutions are grouped, Xie et al. 2016 (arXiv:1611.05431), table 1. (Wide ResNet's CIFAR nets, whose norms come
-first, are not here.) Each block's branch may end in a gate: squeeze-and-excitation or CBAM, see `vision.models.gates`.
+first, are not here.) Each block's branch may end in a gate: squeeze-and-excitation or CBAM, see `vision.models.layers.gates`.
 
 The bottleneck's stride is in its 3x3 convolution ("v1.5"), where PyTorch's and NVIDIA's nets have it. Padding is
 PyTorch's: half the kernel on each side, also where the stride is 2.
@@ -15,9 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import check_choice
-from vision.models.convolution import ConvNorm, max_pool
-from vision.models.gates import CBAM, SqueezeExcite
-from vision.models.layers import (
+from vision.models.layers.common import (
     BatchNorm,
     Dropout,
     StochasticDepth,
@@ -26,7 +24,9 @@ from vision.models.layers import (
     check_options,
     linear_rates,
 )
-from vision.models.weights import Weights
+from vision.models.layers.convolution import ConvNorm, max_pool
+from vision.models.layers.gates import CBAM, SqueezeExcite
+from vision.models.weights.published import Weights
 
 VARIANTS = {  # blocks of each stage; whether they are bottlenecks; their widening and cardinality
     **{f"cifar{6 * n + 2}": ((n, n, n), False, 1, 1) for n in (3, 5, 7, 9, 18)},

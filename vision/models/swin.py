@@ -14,8 +14,7 @@ import numpy as np
 from flax import nnx
 
 from vision.errors import UserError, check_choice
-from vision.models.convolution import Conv
-from vision.models.layers import (
+from vision.models.layers.common import (
     Dropout,
     LayerNorm,
     Linear,
@@ -25,9 +24,10 @@ from vision.models.layers import (
     check_options,
     linear_rates,
 )
-from vision.models.positions import resize_square
+from vision.models.layers.convolution import Conv
+from vision.models.layers.positions import resize_square
 from vision.models.vit import Mlp
-from vision.models.weights import Weights
+from vision.models.weights.published import Weights
 
 VARIANTS = {  # width of the first stage, which each further one doubles; blocks of each stage; width of a head
     "mu": (8, (2, 1), 4),  # for tests

@@ -10,9 +10,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import UserError, check_choice
-from vision.models.convolution import Conv, adaptive_avg_pool, max_pool
-from vision.models.layers import BatchNorm, Dropout, apply_blocks, at_least_float32, check_image_size, check_options
-from vision.models.weights import Weights
+from vision.models.layers.common import (
+    BatchNorm,
+    Dropout,
+    apply_blocks,
+    at_least_float32,
+    check_image_size,
+    check_options,
+)
+from vision.models.layers.convolution import Conv, adaptive_avg_pool, max_pool
+from vision.models.weights.published import Weights
 
 DEPTHS = {"11": (1, 1, 2, 2, 2), "13": (2, 2, 2, 2, 2), "16": (2, 2, 3, 3, 3), "19": (2, 2, 4, 4, 4)}
 VARIANTS = {  # convolutions of each stage; whether each has a batch norm

@@ -11,8 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import UserError, check_choice
-from vision.models.augreg import from_augreg
-from vision.models.layers import (
+from vision.models.layers.common import (
     REMATS,
     Dropout,
     LayerNorm,
@@ -26,8 +25,9 @@ from vision.models.layers import (
     gelu,
     linear_rates,
 )
-from vision.models.positions import resize_positions, sincos_2d
-from vision.models.weights import INCEPTION_MEAN, INCEPTION_STD, Weights
+from vision.models.layers.positions import resize_positions, sincos_2d
+from vision.models.weights.augreg import from_augreg
+from vision.models.weights.published import INCEPTION_MEAN, INCEPTION_STD, Weights
 
 SHAPES = {  # width, depth, heads; the MLP is four times as wide
     "mu": (32, 1, 2),  # for tests

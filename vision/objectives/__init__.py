@@ -11,8 +11,8 @@ Its file has `build(c, model, *, class_counts, rngs)`, with c = config.objective
 training images. The trainer knows nothing else of it.
 """
 
-from vision.modules import find
 from vision.objectives.quantized import simulate
+from vision.support.modules import find
 
 
 def build(c, model, *, class_counts, rngs):

@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from vision.errors import UserError
-from vision.models.layers import CosineHead
+from vision.models.layers.common import CosineHead
 
 
 class Supervised(nnx.Module):

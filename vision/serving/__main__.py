@@ -20,7 +20,7 @@ import traceback
 
 from vision import cli
 from vision.serving import settings
-from vision.serving.stderr import protect
+from vision.serving.logs.stderr import protect
 
 PATIENCE = 2.0  # seconds, of each, for stdout and stderr to be read at the end
 

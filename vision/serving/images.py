@@ -39,7 +39,7 @@ class Decoder:
 
         Args:
             images: uint8 (N, H, W, C), which are checked, or a list of encoded images as bytes.
-            bundle: the `vision.bundle.Bundle`.
+            bundle: the `vision.bundle.directory.Bundle`.
 
         Raises:
             Refused: an array has another shape, or an image is broken.

@@ -17,9 +17,10 @@ from google.protobuf.message import DecodeError
 from tritonclient.grpc import service_pb2
 
 from vision.errors import UserError
-from vision.serving import messages, protocol
 from vision.serving.errors import NotFound, Refused, TooMany, TooSlow, Unavailable
-from vision.serving.security import BODIES, SMALL, Trace, key_of, request_id
+from vision.serving.http.security import BODIES, SMALL, Trace, key_of, request_id
+from vision.serving.protocol import messages
+from vision.serving.protocol import v2 as protocol
 from vision.serving.service import Request
 
 SERVICE = "inference.GRPCInferenceService"
@@ -66,9 +67,9 @@ class Calls:
 
     Args:
         service: `vision.serving.service.Service`.
-        repository: `vision.serving.repository.Repository`.
-        guard: `vision.serving.security.Guard`.
-        telemetry: `vision.serving.telemetry.Telemetry`.
+        repository: `vision.serving.models.repository.Repository`.
+        guard: `vision.serving.http.security.Guard`.
+        telemetry: `vision.serving.logs.telemetry.Telemetry`.
         settings: `vision.serving.settings.Settings`.
     """
 
@@ -227,7 +228,7 @@ def _client(peer):
 
 
 def _inference(request):
-    """Returns the `vision.serving.protocol.Inference` of a ModelInferRequest."""
+    """Returns the `vision.serving.protocol.v2.Inference` of a ModelInferRequest."""
     raws, tensors = request.raw_input_contents, []
     if raws and len(raws) != len(request.inputs):
         raise Refused(f"raw_input_contents holds {len(raws)} tensors, inputs {len(request.inputs)}")

@@ -12,14 +12,15 @@ import sys
 import uvicorn
 
 from vision.errors import UserError
-from vision.serving import admin, rest, rpc
-from vision.serving.connection import Connection
+from vision.serving import rpc
+from vision.serving.http import admin, rest
+from vision.serving.http.connection import Connection
+from vision.serving.http.security import Guard
 from vision.serving.images import Decoder
-from vision.serving.repository import Repository
-from vision.serving.security import Guard
+from vision.serving.logs.telemetry import Telemetry
+from vision.serving.models.repository import Repository
 from vision.serving.service import Service
 from vision.serving.settings import check
-from vision.serving.telemetry import Telemetry
 
 LOOPBACK = "127.0.0.1"
 BACKLOG = 2048

@@ -67,9 +67,9 @@ class Service:
     """Classifies requests.
 
     Args:
-        repository: `vision.serving.repository.Repository`.
+        repository: `vision.serving.models.repository.Repository`.
         decoder: `vision.serving.images.Decoder`.
-        telemetry: `vision.serving.telemetry.Telemetry`.
+        telemetry: `vision.serving.logs.telemetry.Telemetry`.
     """
 
     def __init__(self, repository, decoder, telemetry):

@@ -11,8 +11,8 @@ from typing import Annotated
 
 from absl import flags
 
+from vision.bundle.runtimes import PROVIDERS
 from vision.errors import UserError, check_choice, check_flag, check_range, first_line
-from vision.runtimes import PROVIDERS
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 

@@ -30,13 +30,13 @@ def plan(start, steps, most, periods=()):
         done += count
 
 
-class Updates:
+class CompiledSteps:
     """The compiled training step: a program for one step, and one for several in a call.
 
     Args:
         config: the run's config.
-        step_of: the run's `Step`.
-        feed: the training split's.
+        train_step: the run's `TrainStep`.
+        loader: the training split's.
         mesh: from `vision.parallel.make_mesh`.
 
     Attributes:
@@ -44,14 +44,14 @@ class Updates:
             as XLA runs convolutions nine times slower inside a loop there.
     """
 
-    def __init__(self, config, step_of, feed, mesh):
-        self._step, self._data, self._mesh = step_of, feed.data, mesh
-        self._batch = feed.abstract_batch(config.train.batch_size)
+    def __init__(self, config, train_step, loader, mesh):
+        self._step, self._data, self._mesh = train_step, loader.data, mesh
+        self._batch = loader.abstract_batch(config.train.batch_size)
         self._options = parse_options(config.parallel.xla_options)
         self._accumulate = config.train.accumulate
         self._lowered, self._programs = {}, {}
         usual = 1 if jax.default_backend() == "cpu" else ON_ACCELERATORS
-        self.most = (config.train.steps_per_dispatch or usual) if feed.data else 1
+        self.most = (config.train.steps_per_dispatch or usual) if loader.data else 1
 
     def lower(self, calls):
         """Traces the programs for what `plan` yields, which finds the faults of a config."""
@@ -106,7 +106,7 @@ def explain_memory(c, updates, mesh):
 
     Args:
         c: config.train.
-        updates: the run's `Updates`.
+        updates: the run's `CompiledSteps`.
         mesh: from `vision.parallel.make_mesh`.
     """
     return parallel.out_of_memory(lambda: _suggestion(c, updates, mesh.size))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vision import parallel
-from vision.data.resident import ResidentFeed
+from vision.data.loading.device_loader import DeviceLoader
 from vision.errors import UserError
 from vision.training.evaluate import eval_batch_size
 from vision.training.smote import extend
@@ -21,23 +21,23 @@ def check(config):
         raise UserError(f"transfer.cache_embeddings sees each image once, as it is: turn off {', '.join(on)}")
 
 
-def embed_feed(step, state, feed, batch_size):
+def embed_split(step, state, loader, batch_size):
     """Returns the embeddings of a split's images in order: float32 (N, D), and whether each is readable, bool (N,)."""
     embeddings, readable = [], []
-    for batch in feed.eval_batches(batch_size):
-        found, mask = parallel.fetch(step.embed(state, batch, feed.data))
+    for batch in loader.eval_batches(batch_size):
+        found, mask = parallel.fetch(step.embed(state, batch, loader.data))
         embeddings.append(found)
         readable.append(mask)
-    return np.concatenate(embeddings)[: len(feed)], np.concatenate(readable)[: len(feed)]
+    return np.concatenate(embeddings)[: len(loader)], np.concatenate(readable)[: len(loader)]
 
 
 def embed_data(config, data, step, state):
-    """Returns the `Data` whose feeds hold embeddings, of the model in `state`, in place of images."""
-    feeds = {}
-    for name, feed in data.feeds.items():
-        found, readable = embed_feed(step, state, feed, eval_batch_size(config.train))
-        rows, embeddings = feed.rows, [e if ok else None for e, ok in zip(found, readable, strict=True)]
+    """Returns the `Data` whose loaders hold embeddings, of the model in `state`, in place of images."""
+    loaders = {}
+    for name, loader in data.loaders.items():
+        found, readable = embed_split(step, state, loader, eval_batch_size(config.train))
+        rows, embeddings = loader.dataset, [e if ok else None for e, ok in zip(found, readable, strict=True)]
         if name == "train" and config.imbalance.sampling == "smote":
             rows, embeddings = extend(rows, embeddings, config.seed)
-        feeds[name] = ResidentFeed.of(feed, embeddings, rows)
-    return type(data)(feeds, data.classes, data.image_size, data.channels, data.class_counts, data.findings)
+        loaders[name] = DeviceLoader.of(loader, embeddings, rows)
+    return type(data)(loaders, data.classes, data.image_size, data.channels, data.class_counts, data.findings)

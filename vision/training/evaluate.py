@@ -8,18 +8,18 @@ def eval_batch_size(c):
     return c.eval_batch_size or c.batch_size
 
 
-def evaluate(step, state, feed, batch_size):
+def evaluate(step, state, loader, batch_size):
     """Returns `metrics.summarize` of a split.
 
     Args:
-        step: the run's `Step`.
+        step: the run's `TrainStep`.
         state: its state; the moving average of the weights is used where there is one.
-        feed: a split of `Data`.
+        loader: a split of `Data`.
         batch_size: images at a time, over all devices.
     """
     sums, advice = None, f"evaluating {batch_size} images at a time: lower train.eval_batch_size"
     with parallel.out_of_memory(lambda: advice):
-        for batch in feed.eval_batches(batch_size):
-            added = step.evaluate(state, batch, feed.data)
+        for batch in loader.eval_batches(batch_size):
+            added = step.evaluate(state, batch, loader.data)
             sums = added if sums is None else metrics.add(sums, added)
         return metrics.summarize(parallel.fetch(sums))

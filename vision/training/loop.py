@@ -12,11 +12,14 @@ import numpy as np
 from vision import metrics, models, objectives, parallel
 from vision.data.augment import normalize
 from vision.data.augment.views import CHOICES
-from vision.data.order import run_length
+from vision.data.loading.sampler import run_length
 from vision.errors import UserError, check_choice
-from vision.models.streams import Streams
-from vision.training.checkpoint import open_checkpoints
-from vision.training.dispatch import Updates, explain_memory, plan
+from vision.models.layers.streams import Streams
+from vision.models.surgery.transfer import prepare
+from vision.run.checkpoints import open_checkpoints
+from vision.run.directory import open_workdir, write_data
+from vision.run.initial import initial_weights
+from vision.training.dispatch import CompiledSteps, explain_memory, plan
 from vision.training.embeddings import check as check_unchanging
 from vision.training.embeddings import embed_data
 from vision.training.evaluate import eval_batch_size, evaluate
@@ -24,12 +27,9 @@ from vision.training.log import RunLog, say
 from vision.training.meter import Meter
 from vision.training.optimizer import make_optimizer, make_schedule
 from vision.training.patience import Patience
-from vision.training.restore import initial_weights
-from vision.training.state import Blueprint
-from vision.training.step import Step
+from vision.training.state import StateSpec
+from vision.training.step import TrainStep
 from vision.training.trace import Trace
-from vision.training.transfer import prepare
-from vision.training.workdir import open_workdir, write_data
 
 SAMPLE = 5000  # images that a model which initializes itself from data sees
 
@@ -43,7 +43,7 @@ class Outcome:
         steps: finished steps.
         best_step: of the checkpoint that `state` is from.
         state: the best checkpoint's.
-        step: the compiled `Step`, for evaluating it.
+        step: the compiled `TrainStep`, for evaluating it.
         images_per_second: while training, without the first step; 0.0 where nothing was left to train.
         first_step: `time.perf_counter()` at the end of the first step, or None.
         train_seconds: wall time from the first batch to the end, with evaluations, over all of the run's processes.
@@ -53,7 +53,7 @@ class Outcome:
     steps: int
     best_step: int
     state: dict
-    step: Step
+    step: TrainStep
     images_per_second: float
     first_step: float | None
     train_seconds: float
@@ -73,24 +73,24 @@ def train(config, data, workdir, mesh):
         RunError: where the loss is no longer finite; the last good checkpoint is left.
     """
     c = config.train
-    steps, eval_every = _lengths(c, len(data.feeds["train"]))
-    step_of = build_step(config, data, mesh, steps)
+    steps, eval_every = _lengths(c, len(data.loaders["train"]))
+    train_step = build_step(config, data, mesh, steps)
     weights = initial_weights(config, data, workdir)
-    whole, data = _embed(config, data, mesh, steps, weights) if config.transfer.cache_embeddings else (step_of, data)
-    feed = data.feeds["train"]
-    updates = Updates(config, step_of, feed, mesh)
+    whole, data = _embed(config, data, mesh, steps, weights) if config.transfer.cache_embeddings else (train_step, data)
+    loader = data.loaders["train"]
+    updates = CompiledSteps(config, train_step, loader, mesh)
     plan_from = functools.partial(plan, steps=steps, most=updates.most, periods=(eval_every, config.checkpoint.every))
     updates.lower(plan_from(0))  # a config that cannot run leaves no directory
     parallel.on_main_process(lambda: (open_workdir(workdir, config), write_data(workdir, data)))
     # However this ends, a save that has begun is finished and the log closed.
     with explain_memory(c, updates, mesh), contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(open_checkpoints(workdir, config, say))
-        state, progress = _begin(step_of, checkpoints, feed, weights)
+        state, progress = _begin(train_step, checkpoints, loader, weights)
         start = int(state["step"])
         log = stack.enter_context(RunLog(workdir, config.log, start, steps, parallel.is_main_process()))
         watch = _Watch(config, progress)
-        meter = Meter(log, lambda step: feed.names(step, c.batch_size), c.batch_size, workdir, progress.get("meter"))
-        _introduce(log, config, workdir, step_of, state, feed, steps)
+        meter = Meter(log, lambda step: loader.names(step, c.batch_size), c.batch_size, workdir, progress.get("meter"))
+        _introduce(log, config, workdir, train_step, state, loader, steps)
         done, first_step, began = start, None, time.perf_counter() - progress.get("train_seconds", 0)
         why, steps = ("stopped early", start) if watch.stopped and start < steps else ("finished", steps)
         calls = functools.partial(plan_from, start, steps=steps)
@@ -102,7 +102,7 @@ def train(config, data, workdir, mesh):
             checkpoints.save(done, state, progress, scalars)
             meter.resumed()
 
-        batches = stack.enter_context(contextlib.closing(feed.train_batches(calls(), c.batch_size)))
+        batches = stack.enter_context(contextlib.closing(loader.train_batches(calls(), c.batch_size)))
         signals = stack.enter_context(_Signals())
         trace = stack.enter_context(Trace(config.profile and workdir / "tensorboard", log.say))
         for number, (first, count) in enumerate(calls()):
@@ -115,7 +115,7 @@ def train(config, data, workdir, mesh):
             interrupted, last = parallel.stop_is_agreed(signals.received, number), done == steps
             if done % eval_every == 0 or last:
                 meter.flush(state["params"])
-                measured = _validate(step_of, state, data, c)
+                measured = _validate(train_step, state, data, c)
                 log.evaluation(done, measured)
                 state = watch.update(measured, state, mesh)
                 save(measured)
@@ -154,36 +154,36 @@ def build_step(config, data, mesh, steps):
         layers.update(prepare(config.transfer, model, rngs))
         return objectives.build(config.objective, model, class_counts=data.class_counts, rngs=rngs)
 
-    blueprint = Blueprint(create)
+    spec = StateSpec(create)
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps)
-    optimizer = make_optimizer(config.optimizer, schedule, blueprint.abstract_params, steps, config.transfer, layers)
-    return Step(config, blueprint, schedule, optimizer, num_classes, len(data.feeds["train"]), steps, mesh)
+    optimizer = make_optimizer(config.optimizer, schedule, spec.abstract_params, steps, config.transfer, layers)
+    return TrainStep(config, spec, schedule, optimizer, num_classes, len(data.loaders["train"]), steps, mesh)
 
 
 def _embed(config, data, mesh, steps, weights):
-    """Returns (step, data): the `Step` for images, and the `Data` of what the frozen model embeds them as."""
+    """Returns (step, data): the `TrainStep` for images, and the `Data` of what the frozen model embeds them as."""
     check_unchanging(config)
     whole = config.copy_and_resolve_references()
     whole.transfer.cache_embeddings = False
-    step_of = build_step(whole, data, mesh, steps)
+    train_step = build_step(whole, data, mesh, steps)
     began = time.perf_counter()
-    embedded = embed_data(config, data, step_of, _start(step_of, data.feeds["train"], weights))
-    say(f"embedded {sum(map(len, data.feeds.values())):,} images in {time.perf_counter() - began:.1f} s")
-    return step_of, embedded
+    embedded = embed_data(config, data, train_step, _start(train_step, data.loaders["train"], weights))
+    say(f"embedded {sum(map(len, data.loaders.values())):,} images in {time.perf_counter() - began:.1f} s")
+    return train_step, embedded
 
 
-def _begin(step_of, checkpoints, feed, weights):
+def _begin(train_step, checkpoints, loader, weights):
     """Returns (state, progress) of the newest checkpoint, or of the beginning, with an empty progress."""
-    return checkpoints.restore_latest(step_of.abstract_state) or (_start(step_of, feed, weights), {})
+    return checkpoints.restore_latest(train_step.abstract_state) or (_start(train_step, loader, weights), {})
 
 
-def _start(step_of, feed, weights):
+def _start(train_step, loader, weights):
     """Returns the state before the first step."""
-    state = step_of.initialize()
+    state = train_step.initialize()
     if weights:
-        return step_of.start_from(state, weights)
-    if step_of.adapts_to_data:
-        return step_of.initialize_from_data(state, feed.sample(SAMPLE))
+        return train_step.start_from(state, weights)
+    if train_step.adapts_to_data:
+        return train_step.initialize_from_data(state, loader.sample(SAMPLE))
     return state
 
 
@@ -192,12 +192,12 @@ def _lengths(c, images):
     return run_length(c, images), c.eval_every or max(1, round(images / c.batch_size))
 
 
-def _validate(step_of, state, data, c):
-    summary = evaluate(step_of, state, data.feeds["val"], eval_batch_size(c))
+def _validate(train_step, state, data, c):
+    summary = evaluate(train_step, state, data.loaders["val"], eval_batch_size(c))
     return {f"val/{k}": v for k, v in metrics.scalars(summary).items()}
 
 
-def _introduce(log, config, workdir, step_of, state, feed, steps):
+def _introduce(log, config, workdir, train_step, state, loader, steps):
     """Shows what is about to be trained: the parameters, and what augmentation makes of the first images."""
     from clu import parameter_overview
 
@@ -205,16 +205,16 @@ def _introduce(log, config, workdir, step_of, state, feed, steps):
         log.say(f"resumed {workdir} at step {state['step']}/{steps}")
         return
 
-    c, (count, learn) = config.train, step_of.parameters
+    c, (count, learn) = config.train, train_step.parameters
     some = "" if learn == count else f", of which {learn:,} learn"
-    epochs = steps * c.batch_size / len(feed)
+    epochs = steps * c.batch_size / len(loader)
     log.say(
         f"{config.model.name} {config.model.variant}: {count:,} parameters{some}, {steps:,} steps = {epochs:.1f} epochs"
     )
     log.text("parameters", parameter_overview.get_parameter_overview(state["params"], include_stats=False))
     if config.log.tensorboard and config.log.images and not config.transfer.cache_embeddings:
-        with contextlib.closing(feed.train_batches([(0, 1)], c.batch_size)) as batches:
-            images = step_of.look(state, next(batches), feed.data)
+        with contextlib.closing(loader.train_batches([(0, 1)], c.batch_size)) as batches:
+            images = train_step.look(state, next(batches), loader.data)
         log.images(0, parallel.fetch(images)[: config.log.images])
 
 

@@ -8,7 +8,7 @@ import optax
 from flax import traverse_util
 
 from vision.errors import UserError, check_choice
-from vision.training.transfer import by_layer
+from vision.training.layerwise import by_layer
 
 SCHEDULES = ("warmup_cosine", "cosine", "step", "linear", "constant", "rsqrt", "plateau")
 OPTIMIZERS = ("sgd", "adam", "adamw", "lamb", "lion", "muon")

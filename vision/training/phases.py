@@ -3,10 +3,9 @@
 import pathlib
 
 from vision.config import default
-from vision.data.order import SAMPLINGS
+from vision.data.loading.sampler import SAMPLINGS
 from vision.errors import check_choice
-
-FIRST = "representation"  # the directory of the first training, in that of the run
+from vision.run.directory import FIRST
 
 
 def phases(config, workdir):

@@ -11,7 +11,7 @@ from importlib import metadata
 
 from absl import logging
 
-from vision.ranges import validate
+from vision.config.ranges import validate
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -60,12 +60,12 @@ def _train_and_test(config, workdir, mesh, began, again):
     from vision import metrics, parallel
     from vision.data.findings import summarize
     from vision.data.pipeline import open_data
+    from vision.run.resolve import resolve_config
     from vision.training.evaluate import eval_batch_size, evaluate
     from vision.training.loop import train
-    from vision.training.restore import adopt
 
     show = functools.partial(print, flush=True) if parallel.is_main_process() else lambda _: None
-    config = adopt(config, workdir)
+    config = resolve_config(config, workdir)
     data = open_data(config, mesh)
     show(f"{config.data.source}: {data.describe()}; {parallel.describe(mesh)}; {workdir}")
     for line in summarize(data.findings):
@@ -75,10 +75,10 @@ def _train_and_test(config, workdir, mesh, began, again):
     if outcome.why == "interrupted":
         show(f"interrupted at step {outcome.steps}: saved; {again} goes on")
         return None
-    summary = evaluate(outcome.step, outcome.state, data.feeds["test"], eval_batch_size(config.train))
+    summary = evaluate(outcome.step, outcome.state, data.loaders["test"], eval_batch_size(config.train))
     result = summary | {
         "classes": list(data.classes),
-        "split_sizes": {name: len(feed) for name, feed in data.feeds.items()},
+        "split_sizes": {name: len(loader) for name, loader in data.loaders.items()},
         "parameters": dict(zip(("all", "learning"), outcome.step.parameters, strict=True)),
         "ended": outcome.why,
         "steps": outcome.steps,

@@ -4,7 +4,7 @@ import copy
 
 import numpy as np
 
-from vision.data.order import Order
+from vision.data.loading.sampler import Sampler
 from vision.errors import UserError
 
 NEIGHBORS = 5
@@ -60,7 +60,7 @@ def extend(rows, embeddings, seed):
     """Adds synthetic embeddings to a training split.
 
     Args:
-        rows: the split's `Rows`.
+        rows: the split's `Dataset`.
         embeddings: list of float (D,), None for an unreadable image.
         seed: of the draw.
 
@@ -72,5 +72,5 @@ def extend(rows, embeddings, seed):
     made, labels = oversample(known, rows.source.labels[readable], seed)
     rows = copy.copy(rows)
     rows.source = _WithSynthetic(rows.source, np.concatenate([rows.source.labels, labels.astype(np.int32)]))
-    rows.order = Order(seed, rows.source.labels)
+    rows.sampler = Sampler(seed, rows.source.labels)
     return rows, [*embeddings, *made]

@@ -10,7 +10,7 @@ from flax import nnx, traverse_util
 from vision.models import surgery
 
 
-class Blueprint:
+class StateSpec:
     """What an objective is, without its numbers.
 
     Args:

@@ -20,12 +20,12 @@ from vision.models.surgery import plain_name
 AUGMENT, NOISE = range(2)  # the purposes that a step's key is split for
 
 
-class Step:
+class TrainStep:
     """The compiled steps of a run.
 
     Args:
         config: the run's config.
-        blueprint: the objective's `Blueprint`.
+        spec: the objective's `StateSpec`.
         schedule, optimizer: from `vision.training.optimizer`.
         num_classes: C.
         examples: images of the training split.
@@ -38,14 +38,14 @@ class Step:
         parameters: (how many there are, how many of them learn).
     """
 
-    def __init__(self, config, blueprint, schedule, optimizer, num_classes, examples, steps, mesh):
+    def __init__(self, config, spec, schedule, optimizer, num_classes, examples, steps, mesh):
         self._config = config
-        self._blueprint = blueprint
+        self._spec = spec
         self._schedule, self._optimizer = schedule, optimizer
         self._num_classes, self._examples, self._steps = num_classes, examples, steps
         self._mesh = mesh
-        self.adapts_to_data = blueprint.adapts_to_data
-        self.parameters = blueprint.parameters
+        self.adapts_to_data = spec.adapts_to_data
+        self.parameters = spec.parameters
         self._embedded = config.transfer.cache_embeddings  # then what stands for the images is their embeddings
         shapes = jax.eval_shape(self._initialize)
         lies = parallel.state_sharding(shapes, mesh)
@@ -64,14 +64,14 @@ class Step:
 
     def _initialize(self):
         """Returns the state before the first step."""
-        return self._begin(*self._blueprint.initialize())
+        return self._begin(*self._spec.initialize())
 
     def _initialize_from_data(self, state, images):
         """Returns the state before the first step, after the model has seen uint8 images (N, H, W, C)."""
         params = parallel.gather(state["params"], self._mesh)
-        objective = self._blueprint.merge(params, state["rest"], jax.random.key(0))
+        objective = self._spec.merge(params, state["rest"], jax.random.key(0))
         objective.model.initialize_from_data(self._normalize(images))
-        return self._begin(*self._blueprint.take_apart(objective))
+        return self._begin(*self._spec.take_apart(objective))
 
     def start_from(self, state, arrays):
         """Returns the state before the first step with the model's variables that `arrays` has, {our name: array}."""
@@ -116,10 +116,10 @@ class Step:
         updates, opt = self._optimizer.update(gradient, state["opt"], state["params"])
         updates = jax.tree.map(lambda u: u * state["lr_scale"].astype(u.dtype), updates)
         params = optax.apply_updates(state["params"], updates)
-        if self._blueprint.has_after_update:
-            objective = self._blueprint.merge(params, rest, _key(state, NOISE))
+        if self._spec.has_after_update:
+            objective = self._spec.merge(params, rest, _key(state, NOISE))
             objective.after_update()
-            params, rest = self._blueprint.take_apart(objective)
+            params, rest = self._spec.take_apart(objective)
         new = state | {"step": state["step"] + 1, "params": params, "rest": rest, "opt": opt}
         if "ema" in state:
             new["ema"] = self._average(state["ema"], params, state["step"])
@@ -139,7 +139,7 @@ class Step:
             objective = self._merge(params, rest, key)
             objective.train()
             value, scalars = objective.loss(part | {"progress": progress})
-            return value, (self._blueprint.take_apart(objective)[1], scalars | {"loss": value})
+            return value, (self._spec.take_apart(objective)[1], scalars | {"loss": value})
 
         gradient_of = jax.grad(loss, has_aux=True)
         if parts == 1:
@@ -177,7 +177,7 @@ class Step:
         return objective.model.embed(self._normalize(images)), batch["mask"]
 
     def _merge(self, params, rest, key):
-        objective = self._blueprint.merge(parallel.gather(params, self._mesh), parallel.gather(rest, self._mesh), key)
+        objective = self._spec.merge(parallel.gather(params, self._mesh), parallel.gather(rest, self._mesh), key)
         if self._embedded:
             objective.model.embed = _as_it_is
         return objective

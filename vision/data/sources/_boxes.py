@@ -12,9 +12,9 @@ import os
 import numpy as np
 
 from vision.data.decode import UnreadableImage, decode, read_header
+from vision.data.files import FileSource
 from vision.data.findings import Finding
-from vision.data.sources._files import FileSource
-from vision.data.sources._labels import check_spelling, strip, to_indices
+from vision.data.labels import check_spelling, strip, to_indices
 from vision.errors import UserError, check_choice, check_range
 
 TOLERANCE = 1.0  # pixels that a box may reach outside unmentioned: formats differ by one in where they count from

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vision.data.findings import Finding
-from vision.data.sources._labels import check_spelling, strip, to_indices
+from vision.data.labels import check_spelling, strip, to_indices
 from vision.errors import UserError
 
 IMAGES = ("image", "img")

@@ -10,9 +10,9 @@ import zipfile
 
 import numpy as np
 
+from vision.data.files import SPLITS
 from vision.data.sources._arrays import ArraySource
 from vision.data.sources._columns import index_labels
-from vision.data.sources._files import SPLITS
 from vision.data.splits import Subset
 from vision.errors import UserError
 

@@ -15,9 +15,9 @@ import os
 import re
 from pathlib import Path
 
+from vision.data.files import SPLITS
 from vision.data.findings import Finding
 from vision.data.sources._boxes import Photo, bounds, build, find_file
-from vision.data.sources._files import SPLITS
 from vision.errors import UserError
 
 _NAME = re.compile(rf"(?:instances_)?({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?![a-z]).*\.json", re.I)

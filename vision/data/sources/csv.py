@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from vision.data.decode import decode, read_file
+from vision.data.files import SPLITS
 from vision.data.findings import Finding
+from vision.data.labels import check_spelling, strip, to_indices
 from vision.data.sources import CHANGES, open_splits, parse
-from vision.data.sources._files import SPLITS
-from vision.data.sources._labels import check_spelling, strip, to_indices
 from vision.errors import UserError, check_choice
 
 _ELSEWHERE = ("source", "part", "index")  # the columns that name an image of another source

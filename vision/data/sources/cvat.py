@@ -10,9 +10,9 @@ import math
 import os
 from pathlib import Path, PurePath
 
+from vision.data.files import SPLITS
 from vision.data.findings import Finding
 from vision.data.sources._boxes import Photo, bounds, build, find_file
-from vision.data.sources._files import SPLITS
 from vision.data.sources._xml import parse_xml
 from vision.errors import UserError
 

@@ -11,9 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
+from vision.data.files import (
+    EXTENSIONS,
+    SPLITS,
+    FileSource,
+    find_files,
+    find_images,
+    is_image,
+    visible,
+)
 from vision.data.findings import Finding
-from vision.data.sources._files import EXTENSIONS, SPLITS, FileSource, find_files, find_images, is_image, visible
-from vision.data.sources._labels import check_spelling
+from vision.data.labels import check_spelling
 from vision.errors import UserError
 
 

@@ -10,10 +10,10 @@ import os
 import numpy as np
 
 from vision.data.decode import decode, read_file
+from vision.data.files import SPLITS
 from vision.data.findings import Finding
 from vision.data.sources._columns import IMAGES, LABELS, choose, index_labels, plain_labels
 from vision.data.sources._download import require_host
-from vision.data.sources._files import SPLITS
 from vision.data.splits import Subset
 from vision.errors import UserError
 

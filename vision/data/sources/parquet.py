@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from vision.data.decode import UnreadableImage, decode
+from vision.data.files import SPLITS, find_files
 from vision.data.findings import Finding
 from vision.data.sources._columns import IMAGES, LABELS, choose, index_labels, plain_labels
-from vision.data.sources._files import SPLITS, find_files
 from vision.data.splits import Subset
 from vision.errors import UserError
 

@@ -19,9 +19,9 @@ import functools
 import os
 from pathlib import Path, PurePath
 
+from vision.data.files import SPLITS, find_files, find_images
 from vision.data.findings import Finding
 from vision.data.sources._boxes import Photo, build
-from vision.data.sources._files import SPLITS, find_files, find_images
 from vision.data.sources._xml import parse_xml
 from vision.errors import UserError
 

@@ -1,0 +1,155 @@
+"""`python -m vision.evaluation.compare.__main__`, on predictions as an evaluation writes them."""
+
+import csv
+import dataclasses
+import json
+import re
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from vision import cli
+from vision.data.pipeline import named_splits
+from vision.errors import UserError
+from vision.evaluation.compare import __main__ as compare
+from vision.evaluation.compare import comparison
+from vision.evaluation.evaluate import Evaluation
+from vision.evaluation.measures import intervals
+from vision.evaluation.outputs import Outputs
+from vision.evaluation.report import report
+from vision.inference import softmax
+from vision.run.directory import read_run
+from vision.support.files import write_json
+
+
+@pytest.fixture(scope="module")
+def digits(tiny_run):
+    config, data = read_run(tiny_run)
+    return named_splits(config.data, config.seed)[0]["test"], data["classes"]
+
+
+@pytest.fixture
+def evaluated(tiny_run, digits, tmp_path):
+    """A function that makes a run whose predictions on real images are wrong as often as is asked for."""
+
+    def make(name, errors, seed=0, rows=None, classes=None, split="test", gone=False):
+        source, names = digits
+        rows = np.arange(len(source)) if rows is None else rows
+        random, labels = np.random.default_rng(seed), np.asarray(source.labels)[rows]
+        logits = random.normal(size=(len(rows), 10)).astype(np.float32)
+        wrong = random.random(len(rows)) < errors
+        logits[np.arange(len(rows)), np.where(wrong, (labels + 1) % 10, labels)] += 9
+        names = tuple(classes or names)
+        outputs = Outputs(logits, labels, rows, None, None, None, None)
+        config, _ = read_run(tiny_run)
+        config.data.source = "folder:gone" if gone else "digits"
+        part = SimpleNamespace(source=source, spec="digits", name=split, config=config)
+        summary = intervals.with_intervals(logits, labels, names, 50) | {"model": {"name": "vit", "variant": name}}
+        held = Evaluation(SimpleNamespace(classes=names), part, outputs, softmax(logits), summary, None, None)
+        folder = tmp_path / name / "evaluation"
+        folder.mkdir(parents=True)
+        for file in ("config.json", "data.json"):
+            shutil.copy(tiny_run / file, folder.parent)
+        write_json(folder / "metrics.json", summary)
+        report.write_predictions(folder / "predictions.parquet", held)
+        return folder.parent
+
+    return make
+
+
+def run(capsys, *argv):
+    """Returns (exit code, stdout, stderr)."""
+    code = 0
+    try:
+        cli.run(compare.main, [str(a) for a in argv])
+    except SystemExit as error:
+        code = error.code
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+def test_a_difference_is_told_and_shown(evaluated, digits, tmp_path, capsys):
+    good, bad, other = evaluated("good", 0.05), evaluated("bad", 0.4, 1), evaluated("other", 0.05, 2)
+    out = tmp_path / "new" / "comparison"
+    code, said, err = run(capsys, good, bad, other / "evaluation", "--split=test", "--out", out)
+    assert (code, err) == (0, "")
+    assert "good is better than bad" in said and "No real difference between other and good" in said
+    found = json.loads((out / "comparison.json").read_text())
+    correct = [comparison.load(path, "x").columns["correct"] for path in (good, bad, other)]
+    counts = found["comparisons"][0]["mcnemar"]
+    assert counts["only_first"] == (correct[0] & ~correct[1]).sum()
+    assert counts["both_wrong"] == (~correct[0] & ~correct[1]).sum()
+    assert counts["p"] <= counts["p_holm"] < 0.001 and found["comparisons"][0]["better"] == "first"
+    change = found["comparisons"][0]["differences"]["accuracy"]
+    assert change["difference"] == pytest.approx(correct[1].mean() - correct[0].mean())
+    assert change["low"] < change["difference"] < change["high"] < 0
+    losses = [one["difference"] for one in found["comparisons"][0]["per_class"]]
+    assert losses == sorted(losses) and len(losses) == 10
+
+    rows = list(csv.DictReader((out / "flipped.csv").open()))
+    flipped = np.flatnonzero(np.any(correct, 0) & ~np.all(correct, 0))
+    assert [int(row["row"]) for row in rows] == flipped.tolist()
+    assert [row["bad correct"] == "true" for row in rows] == correct[1][flipped].tolist()
+    assert all((row["bad predicted"] == row["label"]) == (row["bad correct"] == "true") for row in rows)
+
+    page = (out / "comparison.html").read_text()
+    assert "http" not in page.replace("http-equiv", "") and "<script" not in page
+    assert len(re.findall('src="data:image/png', page)) == page.count("<figcaption") > 24
+    assert "Without pictures" not in page
+
+
+def test_the_same_predictions_are_no_difference(evaluated, capsys):
+    code, said, _ = run(capsys, evaluated("a", 0.2), evaluated("b", 0.2))
+    assert code == 0 and "b and a are right on the same images: no difference." in said
+    assert "wrote" not in said
+
+
+def test_images_that_one_could_not_read_are_left_out(evaluated, digits, capsys):
+    size = len(digits[0])
+    kept = np.delete(np.arange(size), [3, 8])
+    code, said, _ = run(capsys, evaluated("a", 0.2, rows=np.arange(size)[::-1]), evaluated("b", 0.2, rows=kept))
+    assert code == 0 and f"{size - 2} images" in said and "\n2 images that not all runs could read" in said
+
+
+def test_without_the_source_there_are_no_pictures(evaluated, tmp_path, capsys):
+    a, b = evaluated("a", 0.2, gone=True), evaluated("b", 0.2, 1, gone=True)
+    assert run(capsys, a, b, "--out", tmp_path / "out")[0] == 0
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert "Without pictures" in page and "<img" not in page and "<figcaption" in page
+
+
+def test_runs_that_cannot_be_compared(evaluated, digits, tmp_path, capsys):
+    a, names = evaluated("a", 0.2), list(digits[1])
+    swapped = evaluated("swapped", 0.2, classes=[names[1], names[0], *names[2:]])
+    val, empty = evaluated("val", 0.2, split="val"), tmp_path / "empty"
+    empty.mkdir()
+    damaged = tmp_path / "damaged"
+    shutil.copytree(a / "evaluation", damaged)
+    (damaged / "predictions.parquet").write_bytes(b"PAR1")
+    shutil.copytree(a / "evaluation", tmp_path / "older")
+    (tmp_path / "older" / "metrics.json").write_text('{"metrics": {}}')
+    for argv, message in (
+        ((a,), "Give two evaluated runs or more"),
+        ((a, a), "is given twice"),
+        ((a, tmp_path / "nowhere"), "there is no directory"),
+        ((a, empty), f"python -m vision.evaluation --workdir {empty}"),
+        ((a, damaged), "holds no evaluation of ours"),
+        ((a, tmp_path / "older"), "holds no evaluation of ours"),
+        ((a, swapped), f"class 0 is {names[0]!r} in a, {names[1]!r} in swapped"),
+        ((a, val), "a was evaluated on the split test, val on val"),
+        ((a, val, "--split=val"), "was evaluated on test, not on val"),
+        ((a, val, "--split=tset"), "did you mean 'test'"),
+    ):
+        code, _, err = run(capsys, *argv)
+        assert code == 2 and message in err and len(err.splitlines()) <= 2, err
+
+
+def test_other_images_are_told(evaluated, digits):
+    a = comparison.load(evaluated("a", 0.2), "a")
+    labels = a.columns["label"].copy()
+    labels[5] = "else"
+    b = dataclasses.replace(a, title="b", columns=a.columns | {"label": labels})
+    with pytest.raises(UserError, match=r"image 5 has the label .* in a, 'else' in b"):
+        comparison.align([a, b])

@@ -1,0 +1,77 @@
+"""Calibration against its definition, and a temperature that is found again."""
+
+import numpy as np
+import pytest
+
+from vision.config import default
+from vision.evaluation.measures import calibration
+from vision.inference import softmax
+
+
+def draw(count=4000, classes=6, scale=1.0, seed=0):
+    """Returns (logits, labels): labels are drawn with softmax(logits), and the logits then multiplied by `scale`."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(size=(count, classes)) * 2
+    labels = (softmax(logits).cumsum(1) > random.random((count, 1))).argmax(1)
+    return logits * scale, labels
+
+
+def naive(confidence, correct, bins):
+    gaps = []
+    for i in range(bins):
+        inside = (confidence > i / bins) & (confidence <= (i + 1) / bins)
+        if inside.any():
+            gaps.append((inside.sum() / len(confidence), abs(correct[inside].mean() - confidence[inside].mean())))
+    return sum(n * gap for n, gap in gaps), max(gap for _, gap in gaps)
+
+
+@pytest.mark.parametrize("bins", [2, 10, 15])
+def test_the_error_is_its_definition(bins):
+    logits, labels = draw(scale=2.0)
+    p = softmax(logits)
+    confidence, correct = p.max(1), p.argmax(1) == labels
+    np.testing.assert_allclose(
+        calibration.calibration_error(confidence, correct, bins), naive(confidence, correct, bins)
+    )
+    found = calibration.reliability(confidence, correct, bins)
+    assert sum(found["count"]) == len(labels)
+    assert all((n == 0) == (a is None) for n, a in zip(found["count"], found["accuracy"], strict=True))
+
+
+def test_weights_are_repetitions():
+    random = np.random.default_rng(1)
+    confidence, correct, times = random.random(300), random.random(300) < 0.5, random.integers(0, 4, 300)
+    repeated = calibration.calibration_error(np.repeat(confidence, times), np.repeat(correct, times))
+    np.testing.assert_allclose(calibration.calibration_error(confidence, correct, weights=times), repeated, atol=1e-12)
+
+
+def test_edges_of_the_bins():
+    assert calibration.bin_of([0.0, 0.1, 0.1000001, 0.5, 1.0], 10).tolist() == [0, 0, 1, 4, 9]
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_the_temperature_is_found_again(scale):
+    logits, labels = draw(count=20000, scale=scale)
+    temperature = calibration.fit_temperature(logits, labels)
+    assert temperature == pytest.approx(scale, rel=0.05)
+    c = default().evaluation
+    c.bootstrap = 0
+    fitted, plain = (calibration.calibrate(logits, labels, t, c) for t in (temperature, 1.0))
+    assert fitted["nll"] <= plain["nll"] and fitted["ece"]["value"] < 0.02
+    for near in (0.99 * temperature, 1.01 * temperature):
+        assert calibration.calibrate(logits, labels, near, c)["nll"] > fitted["nll"]
+
+
+def test_degenerate_input_gives_a_finite_temperature():
+    logits = np.array([[5.0, -5.0], [5.0, -5.0]])
+    assert calibration.RANGE[0] <= calibration.fit_temperature(logits, [0, 0]) < 0.5  # the lower, the better
+    assert calibration.fit_temperature(logits, [1, 1]) == pytest.approx(calibration.RANGE[1], rel=1e-2)
+    assert calibration.fit_temperature(np.zeros((3, 2)), [0, 1, 0]) > 0
+
+
+def test_the_interval_holds_the_value_and_narrows():
+    c = default().evaluation
+    c.bootstrap = 200
+    wide, narrow = (calibration.calibrate(*draw(count, scale=2.0), 1.0, c)["ece"] for count in (200, 4000))
+    assert narrow["high"] - narrow["low"] < wide["high"] - wide["low"]
+    assert narrow["low"] <= narrow["value"] <= narrow["high"]

@@ -1,0 +1,141 @@
+"""The bootstrap counts as scikit-learn does on images that are really drawn, and covers what it should."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+
+from vision.evaluation.measures import intervals, scores, statistics
+from vision.inference import softmax
+
+
+def made(images, classes, seed=0, skill=1.5, ties=False):
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, classes, images)
+    logits = random.normal(size=(images, classes)) + skill * np.eye(classes)[labels]
+    return (np.round(logits) if ties else logits).astype(np.float32), labels
+
+
+@pytest.mark.parametrize(
+    ("images", "classes", "ties"), [(300, 4, False), (200, 2, True), (12, 6, False), (60, 5, True)]
+)
+def test_weights_count_as_repeated_images_do(images, classes, ties):
+    """Twelve images of six classes leave classes out of most draws."""
+    logits, labels = made(images, classes, ties=ties)
+    weights = np.concatenate([w for _, w in intervals._draws(images, 6, 3)], axis=1)
+    predicted = logits.argmax(1)
+    whole, each = intervals.from_margins(*intervals.margins(labels, predicted, classes, weights))
+    auc, average = intervals.weighted_ranks(softmax(logits), labels, weights)
+    each |= {"roc_auc": auc, "average_precision": average}
+    for d in range(6):
+        rows = np.repeat(np.arange(images), weights[:, d].astype(int))
+        assert len(rows) == images
+        expected = scores.score(logits[rows], labels[rows])
+        for name, values in whole.items():
+            assert values[d] == pytest.approx(expected[name], abs=1e-9, nan_ok=True), name
+        for i, one in enumerate(scores.per_class(logits[rows], labels[rows], range(classes))):
+            for name, values in each.items():
+                if np.isnan(values[i, d]):
+                    assert one[name] is None or not one["support"], (name, one)
+                else:
+                    assert values[i, d] == pytest.approx(one[name], abs=1e-9), name
+
+
+def test_every_number_has_its_interval(monkeypatch):
+    logits, labels = made(400, 3)
+    names = ["a", "b", "c"]
+    found = intervals.with_intervals(logits, labels, names, draws=200)
+    assert found["metrics"].keys() == scores.score(logits, labels).keys()
+    for held in (found["metrics"], *found["per_class"]):
+        for number in held.values():
+            if isinstance(number, dict):
+                assert number["low"] <= number["value"] <= number["high"]
+    accuracy = found["metrics"]["accuracy"]
+    error = np.sqrt(accuracy["value"] * (1 - accuracy["value"]) / 400)
+    assert (accuracy["high"] - accuracy["low"]) == pytest.approx(2 * 1.96 * error, rel=0.15)
+    monkeypatch.setattr(intervals, "CHUNK", 400 * 7)
+    assert intervals.with_intervals(logits, labels, names, draws=200) == found  # whatever the chunks
+    monkeypatch.setattr(intervals, "RANKED", 400 * 3 * 150)
+    fewer = intervals.with_intervals(logits, labels, names, draws=200)
+    assert fewer["bootstrap"]["ranking_draws"] == 150 and fewer["metrics"]["accuracy"] == accuracy
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(("images", "of"), [(1, [1]), (30, [2]), (30, [0, 2])])
+def test_degenerate_data(images, of):
+    logits, _ = made(images, 4)
+    labels = np.resize(of, images)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = intervals.with_intervals(logits, labels, list("abcd"), draws=50)
+    json.dumps(found, allow_nan=False)
+    assert found["per_class"][3]["roc_auc"] == {"value": None}
+    assert (found["metrics"]["roc_auc"] == {"value": None}) == (len(of) == 1)
+    without = intervals.with_intervals(logits, labels, list("abcd"), draws=0)
+    assert without["bootstrap"] is None and without["metrics"]["accuracy"].keys() == {"value"}
+
+
+def test_intervals_cover_the_truth():
+    """In 200 data sets of a known accuracy and macro recall, about 95 % of the intervals hold it."""
+    random, truth, held = np.random.default_rng(0), 0.8, np.zeros(2)
+    for seed in range(200):
+        labels = random.integers(0, 3, 300)
+        predicted = np.where(random.random(300) < truth, labels, (labels + 1) % 3)
+        draws = intervals.margin_draws(labels, predicted, 3, 300, seed)
+        ends = [np.quantile(draws[name], (0.025, 0.975)) for name in ("accuracy", "macro_recall")]
+        held += [low <= truth <= high for low, high in ends]
+    assert (held >= 180).all() and (held <= 199).all()
+
+
+def classifiers(random, images, a, b, both=0.5):
+    """Whether two classifiers of accuracies a and b are right; of `both` of the images they share their luck."""
+    shared, own = random.random(images), random.random((2, images))
+    luck = np.where(random.random(images) < both, shared, own)
+    return luck[0] < a, luck[1] < b
+
+
+@pytest.mark.parametrize("both", [0.0, 0.9])
+def test_equally_good_classifiers_are_rarely_told_apart(both):
+    """200 pairs of equally good ones: at 5 % no more finds than a binomial distribution allows."""
+    random, finds = np.random.default_rng(1), np.zeros(2)
+    for seed in range(200):
+        a, b = classifiers(random, 2000, 0.9, 0.9, both)
+        change = statistics.paired_bootstrap(a, b, 500, seed)
+        finds += statistics.mcnemar((a & ~b).sum(), (~a & b).sum()) < 0.05, change["low"] > 0 or change["high"] < 0
+    assert (finds <= 18).all()
+
+
+def test_a_real_difference_is_found():
+    random, finds = np.random.default_rng(2), np.zeros(2)
+    for seed in range(200):
+        a, b = classifiers(random, 2000, 0.93, 0.90)
+        change = statistics.paired_bootstrap(a, b, 500, seed)
+        finds += statistics.mcnemar((a & ~b).sum(), (~a & b).sum()) < 0.05, change["low"] > 0
+        assert change["p"] < 0.05 or change["low"] <= 0.002
+    assert (finds >= 180).all()
+
+
+def test_against_statsmodels():
+    from statsmodels.stats.contingency_tables import mcnemar
+    from statsmodels.stats.multitest import multipletests
+
+    for only_a, only_b in ((0, 0), (0, 7), (12, 12), (30, 11)):
+        if only_a + only_b:
+            expected = mcnemar([[50, only_a], [only_b, 9]], exact=True).pvalue
+            assert statistics.mcnemar(only_a, only_b) == pytest.approx(min(1, expected))
+    assert statistics.mcnemar(0, 0) == 1
+    p = np.random.default_rng(0).random(9) ** 3
+    np.testing.assert_allclose(statistics.holm(p), multipletests(p, method="holm")[1])
+
+
+def test_paired_bootstrap_of_losses_and_of_nothing():
+    random = np.random.default_rng(0)
+    a, b = random.gamma(1, size=(2, 500))
+    found = statistics.paired_bootstrap(a, b, 2000)
+    error = np.std(a - b) / np.sqrt(500)
+    assert found["difference"] == pytest.approx(np.mean(a - b))
+    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * error, rel=0.08)
+    same = statistics.paired_bootstrap(a, a)
+    assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1)
+    assert statistics.paired_bootstrap(a, b, 0).keys() == {"difference"}

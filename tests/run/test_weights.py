@@ -1,0 +1,113 @@
+"""What a run takes over from weights and from other runs."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+
+from vision.config import default
+from vision.errors import UserError
+from vision.run import weights as restore
+from vision.run.directory import write_data
+from vision.run.initial import initial_weights
+from vision.run.resolve import resolve_config
+
+
+def saved(path, **data):
+    """Writes a run's directory as far as `read_run` reads it."""
+    c = default()
+    c.model.name, c.model.variant, c.model.gate = "efficientnet_lite", "mu", None
+    c.model.options["padding"] = "same"
+    c.data.normalize, c.data.mean, c.data.std, c.data.crop_fraction = "mean_std", (0.1,), (0.2,), 0.9
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps(c.to_dict()))
+    (path / "data.json").write_text(json.dumps({"image_size": 48, "channels": 1, "classes": ["a", "b"]} | data))
+    return path
+
+
+def config(start):
+    c = default()
+    c.model.name, c.model.variant, c.model.pretrained = "efficientnet_lite", "mu", str(start)
+    return c
+
+
+def test_a_run_hands_on_how_its_images_and_its_model_were_made(tmp_path):
+    found = resolve_config(config(saved(tmp_path / "run")))
+    assert (found.data.image_size, found.data.channels, found.data.crop_fraction) == (48, 1, 0.9)
+    assert (found.data.normalize, found.data.mean) == ("mean_std", (0.1,))
+    assert found.model.options.to_dict() == {"padding": "same"}
+
+
+def test_what_the_config_says_itself_stays(tmp_path):
+    c = config(saved(tmp_path / "run"))
+    c.data.image_size, c.data.normalize, c.model.options["padding"] = 64, "unit", "symmetric"
+    found = resolve_config(c)
+    assert (found.data.image_size, found.data.normalize, found.model.options.padding) == (64, "unit", "symmetric")
+    assert resolve_config(default()).to_dict() == default().to_dict()
+
+
+def test_known_weights_bring_their_preparation():
+    c = config("hf:timm/tf_efficientnet_lite0.in1k")
+    found = resolve_config(c)
+    assert found.data.mean == (0.5,) * 3 and found.data.image_size == 224 and found.data.channels == 3
+    c.data.channels = 1
+    assert resolve_config(c).data.mean == (0.5,)
+
+
+def test_a_resumed_run_asks_nobody(tmp_path):
+    """The weights that it began with may be gone by then."""
+    workdir = saved(tmp_path / "run")
+    resolved = json.loads((workdir / "config.json").read_text())
+    resolved["model"]["pretrained"] = str(tmp_path / "gone")
+    resolved["data"]["image_size"], resolved["data"]["channels"] = 48, 1
+    (workdir / "config.json").write_text(json.dumps(resolved))
+    found = resolve_config(config(tmp_path / "gone"), workdir)
+    assert found.data.image_size == 48 and found.model.options.padding == "same"
+    with pytest.raises(UserError, match="is no run's directory"):
+        resolve_config(config(tmp_path / "gone"))
+
+
+@pytest.mark.parametrize(
+    ("names", "read"), [((), True), (("3.orbax-checkpoint-tmp-1",), True), (("3",), False), (("3", "4.tmp"), False)]
+)
+def test_weights_are_read_until_a_checkpoint_is_whole(tmp_path, monkeypatch, names, read):
+    """A kill inside the first save must not leave a run to begin from random weights."""
+    for name in names:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    monkeypatch.setattr(restore.pretrained, "load", lambda *_: {"a": 1})
+    data = types.SimpleNamespace(classes=("a", "b"), image_size=8, channels=3)
+    assert (initial_weights(config("some.npz"), data, tmp_path) is not None) == read
+
+
+@pytest.mark.parametrize("change", ["surplus", "missing", "shape"])
+def test_another_run_s_model_must_fit_whole(change):
+    c = default().model
+    c.name, c.variant = "vit", "mu/4"
+    wanted = restore.pretrained.shapes(restore._abstract(c, 10, 8, 3))
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in wanted.items()}
+    assert restore._fitting(c, arrays, 10, 8, 3).keys() == wanted.keys()
+    assert "head.kernel" not in restore._fitting(c, arrays, 7, 8, 3)
+    if change == "surplus":
+        arrays["blocks.1.norm1.scale"] = np.zeros(32)
+    elif change == "missing":
+        del arrays["norm.bias"]
+    else:
+        arrays["norm.bias"] = np.zeros(5)
+    with pytest.raises(UserError, match=r"is no vit mu/4 with these options|norm.bias is \(5,\) there, \(32,\) here"):
+        restore._fitting(c, arrays, 10, 8, 3)
+
+
+def test_a_resumed_run_must_have_its_classes(tmp_path):
+    def data(*classes):
+        counts = np.ones(len(classes), int)
+        return types.SimpleNamespace(classes=classes, image_size=8, channels=3, class_counts=counts, loaders={})
+
+    write_data(tmp_path, data("cat", "dog"))
+    write_data(tmp_path, data("cat", "dog"))
+    before = (tmp_path / "data.json").read_text()
+    with pytest.raises(
+        UserError, match=r"holds a run on other data: classes is \['cat', 'dog'\] there, \['cat', 'owl'\]"
+    ):
+        write_data(tmp_path, data("cat", "owl"))
+    assert (tmp_path / "data.json").read_text() == before

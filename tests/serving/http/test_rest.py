@@ -1,0 +1,254 @@
+"""REST as its clients see it: a server in a process of its own, Triton's client, plain HTTP, and hostile requests."""
+
+import base64
+import http.client
+import json
+import math
+import re
+import types
+import urllib.parse
+
+import numpy as np
+import pytest
+import tritonclient.http as triton
+from starlette.testclient import TestClient
+from tritonclient.utils import InferenceServerException
+
+from tests.serving import hostile, wire
+from tests.serving.live import serve
+from tests.support.tiny_bundle import write_bundle
+from vision.bundle.directory import open_bundle
+from vision.data.decode import decode
+from vision.serving.errors import TooMany
+from vision.serving.http import openapi, rest
+from vision.serving.http.security import HEADERS, Guard
+from vision.serving.settings import Settings
+
+KEY = {"X-Api-Key": wire.KEY}  # Triton's client adds to what it is given: hand it a copy
+IMAGES = wire.pixels(count=3)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    models = tmp_path_factory.mktemp("models")
+    for version in ("1", "2"):
+        write_bundle(models / "tiny" / version, side=28, classes=[f"class {version}.{i}" for i in range(10)])
+    keys = models.parent / "keys"
+    keys.write_text(f"tester {wire.KEY}\n")
+    with serve(models, keys=keys, body_timeout=1.5, grpc_port=0) as live:
+        yield models, live
+
+
+@pytest.fixture(scope="module")
+def bundle(server):
+    return open_bundle(server[0] / "tiny" / "2", threads=1)
+
+
+@pytest.fixture
+def ask(server):
+    url = urllib.parse.urlsplit(server[1].url)
+    connection = http.client.HTTPConnection(url.hostname, url.port, timeout=20)
+
+    def ask(method, path, body=None, headers=None):
+        connection.request(method, path, body, KEY if headers is None else headers)
+        answer = connection.getresponse()
+        data = answer.read()
+        return types.SimpleNamespace(
+            status=answer.status,
+            headers={name.lower(): value for name, value in answer.getheaders()},
+            body=data,
+            json=json.loads(data) if answer.getheader("content-type") == "application/json" else None,
+        )
+
+    yield ask
+    connection.close()
+
+
+@pytest.fixture
+def client(server):
+    with triton.InferenceServerClient(server[1].url.removeprefix("http://")) as client:
+        yield client
+
+
+def tensor(images, binary=True):
+    found = triton.InferInput("images", images.shape, "UINT8")
+    found.set_data_from_numpy(images, binary_data=binary)
+    return found
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_tritons_client_gets_what_the_model_says(client, bundle, binary):
+    names = ("labels", "scores", "probabilities", "embedding")
+    outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in names]
+    found = client.infer("tiny", [tensor(IMAGES, binary)], outputs=outputs, request_id="mine", headers=dict(KEY))
+    probabilities, embedding = bundle.probabilities_and_embeddings(IMAGES)
+    np.testing.assert_allclose(found.as_numpy("probabilities"), probabilities, atol=1e-6)
+    np.testing.assert_allclose(found.as_numpy("embedding"), embedding, rtol=1e-5, atol=1e-5)
+    order = np.argsort(-probabilities, axis=1)[:, :5]
+    np.testing.assert_allclose(found.as_numpy("scores"), np.take_along_axis(probabilities, order, 1), atol=1e-6)
+    labels = [text.decode() if binary else text for text in found.as_numpy("labels")[:, 0]]
+    assert labels == [bundle.classes[i] for i in order[:, 0]]
+    assert (found.get_response()["id"], found.get_response()["model_version"]) == ("mine", "2")
+
+
+def test_tritons_client_sends_encoded_images_and_asks_for_classes(client, bundle):
+    data = [wire.image(kind) for kind in ("JPEG", "PNG", "WebP")]
+    images = triton.InferInput("image", [3], "BYTES")
+    images.set_data_from_numpy(np.array(data, np.object_))
+    outputs = [triton.InferRequestedOutput("probabilities", class_count=2)]
+    found = client.infer("tiny", [images], model_version="1", outputs=outputs, headers=dict(KEY))
+    expected, _ = bundle.probabilities_and_embeddings(np.stack([bundle.prepare(decode(one)) for one in data]))
+    value, index, name = found.as_numpy("probabilities")[1, 0].decode().split(":")
+    assert (int(index), name) == (expected[1].argmax(), f"class 1.{index}")
+    assert float(value) == pytest.approx(expected[1].max(), abs=1e-5)
+    assert found.get_response()["model_version"] == "1"
+
+
+def test_tritons_client_asks_about_the_server(client):
+    assert client.is_server_live() and client.is_server_ready()
+    assert client.is_model_ready("tiny", headers=dict(KEY)) and client.is_model_ready("tiny", "1", headers=KEY)
+    assert not client.is_model_ready("tiny", "9", headers=dict(KEY))
+    assert client.get_server_metadata(headers=dict(KEY))["extensions"] == ["binary_tensor_data", "classification"]
+    about = client.get_model_metadata("tiny", headers=dict(KEY))
+    assert (about["versions"], about["platform"]) == (["1", "2"], "onnxruntime_onnx")
+    assert about["inputs"][0] == {"name": "images", "datatype": "UINT8", "shape": [-1, 28, 28, 1]}
+    with pytest.raises(InferenceServerException, match="no model"):
+        client.infer("none", [tensor(IMAGES)], headers=dict(KEY))
+
+
+def test_v1(ask, bundle):
+    data = wire.image()
+    for instance in ({"b64": base64.b64encode(data).decode()}, bundle.prepare(decode(data)).tolist()):
+        body = json.dumps({"instances": [instance], "parameters": {"top_k": 2}})
+        found = ask("POST", "/v1/models/tiny:predict", body)
+        probabilities, _ = bundle.probabilities_and_embeddings(bundle.prepare(decode(data))[None])
+        (prediction,) = found.json["predictions"]
+        assert prediction["labels"] == [bundle.classes[i] for i in np.argsort(-probabilities[0])[:2]]
+        assert found.json["model_version"] == found.headers["x-model-version"] == "2"
+    assert ask("POST", "/v1/models/tiny/versions/1:predict", body).json["model_version"] == "1"
+    assert ask("GET", "/v1/models/tiny").json == {"name": "tiny", "ready": True}
+    assert ask("GET", "/v1/models").json == ask("GET", "/v2/models").json == {"models": ["tiny"]}
+
+
+def test_an_image_comes_as_it_is_or_in_a_form(ask, bundle):
+    data = wire.image("JPEG")
+    probabilities, _ = bundle.probabilities_and_embeddings(bundle.prepare(decode(data))[None])
+    whole = ask("POST", "/classify/tiny?top_k=3", data, KEY | {"X-Request-Id": "mine", "Content-Type": "image/jpeg"})
+    assert (whole.json["model"], whole.json["version"], whole.json["id"]) == ("tiny", "2", "mine")
+    assert [one["class"] for one in whole.json["top"]] == [bundle.classes[i] for i in np.argsort(-probabilities[0])[:3]]
+    assert whole.json["top"][0]["probability"] == pytest.approx(probabilities.max(), abs=1e-6)
+    assert whole.json["milliseconds"].keys() == {"decode", "queue", "compute"}
+    assert whole.headers["x-request-id"] == "mine" and whole.headers["x-model-version"] == "2"
+    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n' + data + b"\r\n--b--\r\n"
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    form = ask("POST", "/classify/tiny?version=1", part, KEY | kind)
+    assert form.json["version"] == "1"
+    assert [one["class"].split(".")[1] for one in form.json["top"][:3]] == [
+        one["class"].split(".")[1] for one in whole.json["top"]
+    ]
+
+
+def test_what_the_page_asks(ask):
+    (model,) = ask("GET", "/classify/models").json["models"]
+    assert model.items() >= {"name": "tiny", "versions": ["1", "2"], "serving": "2"}.items()
+    assert [*model["about"]] == ["1", "2"]
+    assert model["about"]["1"].items() >= {"classes": 10, "image_size": 28, "channels": 1, "quality": None}.items()
+
+
+def test_what_the_page_asks_is_json_whatever_a_bundle_says_of_itself():
+    bundle = types.SimpleNamespace(
+        classes=("a", "b"), image_size=8, channels=1, resize={"crop_fraction": 1.0}, explain=None
+    )
+    bundle.quality = {"metrics": {"accuracy": {"value": math.nan}, "loss": {"value": 0.5}}}
+    repository = types.SimpleNamespace(get=lambda *names: types.SimpleNamespace(bundle=bundle, name="1"))
+    said = json.dumps(rest._Routes(None, repository, None)._about("tiny", ["1"]), allow_nan=False)
+    assert json.loads(said)["about"]["1"]["quality"] == {
+        "metrics": {"accuracy": {"value": None}, "loss": {"value": 0.5}}
+    }
+
+
+def test_metrics(ask):
+    ask("POST", "/classify/tiny", wire.image())
+    assert re.search(rb'vision_requests_total\{.*version="2".*\} [1-9]', ask("GET", "/metrics").body)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("GET", "/nothing", None, 404),
+        ("GET", "/v2/models/none", None, 404),
+        ("GET", "/v2/models/tiny/versions/9/ready", None, 404),
+        ("DELETE", "/v2/models/tiny", None, 405),
+        ("POST", "/v2/models/tiny/infer", b"{", 400),
+        ("POST", "/classify/tiny", b"no image", 415),
+        ("POST", "/classify/tiny", b"", 400),
+        ("POST", "/classify/tiny", bytes(17_000_000), 413),
+        ("POST", "/classify/tiny?top_k=0", wire.image(), 400),
+    ],
+)
+def test_errors_are_one_line_of_json(ask, method, path, body, status):
+    found = ask(method, path, body)
+    assert found.status == status and found.json.keys() == {"error"} and "\n" not in found.json["error"]
+    assert found.headers.items() >= HEADERS.items()
+
+
+def test_only_health_and_the_page_need_no_key(ask):
+    for path in ("/", "/docs", "/openapi.json", "/page.css", "/v2/health/live", "/v2/health/ready"):
+        assert ask("GET", path, headers={}).status == 200
+    for path in ("/v2", "/v2/", "/v2/models", "/v2/models/tiny", "/metrics", "/classify/models", "/nothing"):
+        assert ask("GET", path, headers={}).status == 401
+    assert ask("POST", "/classify/tiny", wire.image(), {}).status == 401
+
+
+def test_the_pages_ask_nobody_else_and_hold_no_script(ask):
+    for path in ("/", "/docs"):
+        found = ask("GET", path)
+        text = found.body.decode()
+        assert found.headers["content-type"].startswith("text/html")
+        assert not re.search(r"""(src|href)=["'](https?:)?//""", text)
+        assert not re.search(r"<script(?![^>]*src=)|<style| style=| on[a-z]+=", text)
+    assert all(name in text for name in ("/v2/models/{model}/infer", "top_k", "InferRequest"))
+
+
+def test_the_document_tells_of_each_route():
+    settings = Settings()
+    app = rest.build(None, None, Guard(settings), None, settings)
+    told = {(method.upper(), path) for path, one in openapi.document()["paths"].items() for method in one}
+    routes = {(method, one.path) for one in app.routes for method in one.methods - {"HEAD"}}
+    pages = {("GET", path) for path in (*rest.files(), "/docs", "/openapi.json")}
+    assert told == routes - pages and pages <= routes
+
+
+def test_some_hostile_requests(server):
+    """Of each twelfth; all of them are in tests/slow."""
+    models, live = server
+    cases = [case for case in hostile.chosen() if not case.pause]
+    assert hostile.run(live, models / "tiny" / "2", cases[::12] + hostile.fuzzed(100, seed=7)) == []
+
+
+class Busy:
+    """Stands for a service and a repository that are full, or stop."""
+
+    ready = False
+
+    def get(self, model, version=""):
+        return None
+
+    async def classify(self, request):
+        raise TooMany("4 images wait already", 2.5)
+
+    def refused(self, protocol, model, error):
+        self.error = (protocol, model, type(error))
+
+    def access(self, entry):
+        self.entry = entry
+
+
+def test_a_full_queue_says_when_to_try_again():
+    busy, settings = Busy(), Settings()
+    client = TestClient(rest.build(busy, busy, Guard(settings), busy, settings))
+    found = client.post("/classify/tiny", content=wire.image())
+    assert (found.status_code, found.headers["retry-after"]) == (429, "3")
+    assert busy.error == ("rest", "tiny", TooMany) and busy.entry["code"] == 429
+    assert client.get("/v2/health/ready").status_code == 503
+    assert client.get("/v2/health/live").status_code == 200

@@ -1,0 +1,38 @@
+"""Freed memory that stays, in a process of its own: what malloc is told holds to a process's end."""
+
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import ctypes, resource, sys
+from vision.memory import keep_freed_memory
+kept = keep_freed_memory() if sys.argv[1] == "keep" else False
+def touch():
+    block = ctypes.create_string_buffer(200 << 20)
+    ctypes.memset(block, 1, len(block))
+touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+touch()
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+def test_freed_memory_is_used_again_without_page_faults():
+    faults = {}
+    for how in ("keep", "usual"):
+        done = subprocess.run([sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True)
+        kept, faults[how] = done.stdout.split()
+        if how == "keep" and kept == "False":
+            pytest.skip("no glibc, or an NVIDIA GPU")
+    assert int(faults["keep"]) < 100 < int(faults["usual"])
+
+
+def test_too_late_once_jax_is_imported():
+    import jax  # noqa: F401
+
+    from vision.support.memory import keep_freed_memory
+
+    assert not keep_freed_memory()

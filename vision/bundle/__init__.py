@@ -1,0 +1,1 @@
+"""A bundle: a directory that a server can run without JAX."""

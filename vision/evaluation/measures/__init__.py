@@ -1,0 +1,1 @@
+"""What an evaluation computes from outputs and labels."""

@@ -1,0 +1,1 @@
+"""What an evaluation shows: the page, its pictures and its words."""

@@ -1,0 +1,1 @@
+"""A run directory: its config, its data, its checkpoints and its weights."""

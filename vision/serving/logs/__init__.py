@@ -1,0 +1,1 @@
+"""What a server writes: metrics, access log and predictions."""

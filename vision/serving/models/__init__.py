@@ -1,0 +1,1 @@
+"""The models that a server holds: versions, traffic and batches."""

@@ -1,0 +1,1 @@
+"""The Open Inference Protocol: requests and answers as JSON and protobuf."""

@@ -1,0 +1,1 @@
+"""What every room may use and nobody comes for: files, pages, memory, processes."""
