@@ -1,17 +1,20 @@
 """airbench94 and 95: CIFAR-10 in seconds, Jordan 2024 (arXiv:2404.00498).
 
-    python -m vision.main --config configs/airbench_cifar10.py       # paper: 94.01 % (n = 1,000), 3.29 s on an A100
-    python -m vision.main --config configs/airbench_cifar10.py:95    # paper: 95.01 % (n = 200), 10.4 s on an A100
+    python -m vision.main --config configs/airbench_cifar10.py       # paper: 94.01 % (n = 1,000),
+    3.29 s on an A100
+    python -m vision.main --config configs/airbench_cifar10.py:95    # paper: 95.01 % (n = 200),
+    10.4 s on an A100
 
-Neither was run on a GPU here. The paper's accuracies are means over n runs, on the test split with six views an image;
-its times are the training's and that evaluation's, after compiling. The recipe is that of the author's code,
-https://github.com/KellerJordan/cifar10-airbench (legacy/airbench94.py and airbench95.py). It learns from all 50,000
-training images, so the test split stands in for the validation split: it is evaluated at the end only, and nothing may
-be chosen by it.
+Neither was run on a GPU here. The paper's accuracies are means over n runs, on the test split with
+six views an image; its times are the training's and that evaluation's, after compiling. The recipe
+is that of the author's code, https://github.com/KellerJordan/cifar10-airbench (legacy/airbench94.py
+and airbench95.py). It learns from all 50,000 training images, so the test split stands in for the
+validation split: it is evaluated at the end only, and nothing may be chosen by it.
 
-Not as there: the whitening's bias learns to the end, not for three epochs; a pass over the data takes in its last 848
-images too, for batches cross from one to the next; lookahead averages the parameters, not BatchNorm's statistics; and
-parameters are float32 with bfloat16 computation, where there they are float16.
+Not as there: the whitening's bias learns to the end, not for three epochs; a pass over the data
+takes in its last 848 images too, for batches cross from one to the next; lookahead averages the
+parameters, not BatchNorm's statistics; and parameters are float32 with bfloat16 computation, where
+there they are float16.
 """
 
 from vision.config import default
@@ -27,27 +30,41 @@ def get_config(variant="94"):
     c.data.source = "tfds:cifar10"
     c.data.val_fraction = 0.0
     c.data.normalize = "mean_std"
-    c.data.mean, c.data.std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    c.data.mean = (0.4914, 0.4822, 0.4465)
+    c.data.std = (0.2470, 0.2435, 0.2616)
 
-    c.augment.pad_crop, c.augment.pad_mode = 2, "reflect"
+    c.augment.pad_crop = 2
+    c.augment.pad_mode = "reflect"
     c.augment.flip_alternating = True
 
-    c.model.name, c.model.variant = "airbench", variant
+    c.model.name = "airbench"
+    c.model.variant = variant
     c.model.dtype = "bfloat16"
 
     c.objective.label_smoothing = 0.2
-    # The author counts in decoupled form: a step's move under a constant gradient, and the share of the weights that it
-    # takes away. Nesterov momentum m makes a move 1 + 1 / (1 - m) times longer than rate times gradient, and L2 passes
-    # through rate and momentum too. His loss is a sum over 1,024 images, so his rate is given for as many; ours is
-    # their mean.
-    c.optimizer.name, c.optimizer.momentum, c.optimizer.nesterov = "sgd", 0.85, True
+    # The author counts in decoupled form: a step's move under a constant gradient, and the share of
+    # the weights that it takes away. Nesterov momentum m makes a move 1 + 1 / (1 - m) times longer
+    # than rate times
+    # gradient, and L2 passes through rate and momentum too. His loss is a sum over 1,024 images, so
+    # his rate is given for
+    # as many; ours is their mean.
+    c.optimizer.name = "sgd"
+    c.optimizer.momentum = 0.85
+    c.optimizer.nesterov = True
     c.optimizer.learning_rate = RATES[variant] / (1 + 1 / (1 - c.optimizer.momentum))  # 1.5 for 94
-    c.optimizer.weight_decay, c.optimizer.decay_all = 0.0153 / RATES[variant], True  # 0.00133 for 94
+    # 0.00133 for 94
+    c.optimizer.weight_decay = 0.0153 / RATES[variant]
+    c.optimizer.decay_all = True
     c.optimizer.norm_bias_scale = 64.0
     c.optimizer.lookahead = 5
-    c.schedule.name, c.schedule.start, c.schedule.warmup, c.schedule.final = "linear", 0.2, 0.23, 0.07
+    c.schedule.name = "linear"
+    c.schedule.start = 0.2
+    c.schedule.warmup = 0.23
+    c.schedule.final = 0.07
 
-    c.train.steps, c.train.batch_size, c.train.eval_batch_size = STEPS[variant], 1024, 2000
+    c.train.steps = STEPS[variant]
+    c.train.batch_size = 1024
+    c.train.eval_batch_size = 2000
     c.train.eval_every = c.train.steps
     c.train.test_time_augmentation = "flip_shift"
     return c

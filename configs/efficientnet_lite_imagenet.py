@@ -1,8 +1,12 @@
-"""EfficientNet-Lite on ImageNet. Tan and Le 2019 (arXiv:1905.11946), without what phones are slow at; pretrained.
+"""EfficientNet-Lite on ImageNet. Tan and Le 2019 (arXiv:1905.11946), without what phones are slow
+at; pretrained.
 
-python -m vision.predict --config configs/efficientnet_lite_imagenet.py photos/      # needs no training
-python -m vision.predict --config configs/efficientnet_lite_imagenet.py:4 photos/    # from the hub, 380 px
-python -m vision.main --config configs/efficientnet_lite_imagenet.py                 # fine-tunes on; not run here
+python -m vision.predict --config configs/efficientnet_lite_imagenet.py photos/      # needs no
+training
+python -m vision.predict --config configs/efficientnet_lite_imagenet.py:4 photos/    # from the hub,
+380 px
+python -m vision.main --config configs/efficientnet_lite_imagenet.py                 # fine-tunes
+on; not run here
 """
 
 from vision.config import default
@@ -16,10 +20,15 @@ def get_config(variant="0"):
     c.data.image_size = {"0": 224, "1": 240, "2": 260, "3": 300, "4": 380}[variant]
     c.data.random_crop_area = (0.08, 1.0)
     c.augment.flip_horizontal = True
-    c.model.name, c.model.variant, c.model.dtype = "efficientnet_lite", variant, "float32"
+    c.model.name = "efficientnet_lite"
+    c.model.variant = variant
+    c.model.dtype = "float32"
     c.model.pretrained = LITE0 if variant == "0" else f"hf:timm/tf_efficientnet_lite{variant}.in1k"
     c.objective.label_smoothing = 0.1
-    c.optimizer.name, c.optimizer.learning_rate, c.optimizer.nesterov = "sgd", 0.01, True
+    c.optimizer.name = "sgd"
+    c.optimizer.learning_rate = 0.01
+    c.optimizer.nesterov = True
     c.optimizer.weight_decay = 1e-5
-    c.train.epochs, c.train.batch_size = 10.0, 256
+    c.train.epochs = 10.0
+    c.train.batch_size = 256
     return c

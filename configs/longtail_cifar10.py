@@ -1,13 +1,18 @@
-"""ResNet-32 on long-tailed CIFAR-10, and what the literature does about the tail, one argument each.
+"""ResNet-32 on long-tailed CIFAR-10, and what the literature does about the tail, one argument
+each.
 
-    python -m vision.main --config configs/longtail_cifar10.py:plain               # paper 70.4 %; not run here, no GPU
-    python -m vision.main --config configs/longtail_cifar10.py:ldam_drw            # paper 77.0 %; not run here, no GPU
-    python -m vision.main --config configs/longtail_cifar10.py:logit_adjustment    # paper 77.9 %; not run here, no GPU
+    python -m vision.main --config configs/longtail_cifar10.py:plain               # paper 70.4 %;
+    not run here, no GPU
+    python -m vision.main --config configs/longtail_cifar10.py:ldam_drw            # paper 77.0 %;
+    not run here, no GPU
+    python -m vision.main --config configs/longtail_cifar10.py:logit_adjustment    # paper 77.9 %;
+    not run here, no GPU
 
-The profile "exp" of Cui et al. 2019 (arXiv:1901.05555): 5,000 images of the first class, 50 of the last, 12,406 in all;
-the test split is balanced. The recipe of Cao et al. 2019 (arXiv:1906.07413), section 4: 200 epochs of 128 images, rate
-0.1 after 5 epochs of warm-up, divided by 100 at 160 and 180, L2 of 2e-4, pad by 4 and crop, flip. As there, all of
-train is learned from, and the last epoch is what counts. `experiments/long_tail/` has the papers' figures and ours.
+The profile "exp" of Cui et al. 2019 (arXiv:1901.05555): 5,000 images of the first class, 50 of the
+last, 12,406 in all; the test split is balanced. The recipe of Cao et al. 2019 (arXiv:1906.07413),
+section 4: 200 epochs of 128 images, rate 0.1 after 5 epochs of warm-up, divided by 100 at 160 and
+180, L2 of 2e-4, pad by 4 and crop, flip. As there, all of train is learned from, and the last epoch
+is what counts. `experiments/long_tail/` has the papers' figures and ours.
 """
 
 from vision.config import default
@@ -17,7 +22,10 @@ from vision.errors import check_choice
 METHODS = {
     "plain": {},
     "inverse": {"objective.class_weights": "inverse"},
-    "effective_number": {"objective.class_weights": "effective_number", "objective.effective_number_beta": 0.9999},
+    "effective_number": {
+        "objective.class_weights": "effective_number",
+        "objective.effective_number_beta": 0.9999,
+    },
     "focal": {"objective.focal_gamma": 2.0},
     "oversampling": {"imbalance.sampling": "over"},
     "undersampling": {"imbalance.sampling": "under"},
@@ -47,19 +55,28 @@ def get_config(method="plain", ratio="100"):
     c.data.source = f"tfds:cifar10?imbalance={ratio}"
     c.data.val_fraction = 0.0
     c.data.normalize = "mean_std"
-    c.data.mean, c.data.std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+    c.data.mean = (0.4914, 0.4822, 0.4465)
+    c.data.std = (0.2470, 0.2435, 0.2616)
 
     c.augment.pad_crop = 4
     c.augment.flip_horizontal = True
 
-    c.model.name, c.model.variant = "resnet", "cifar32"
+    c.model.name = "resnet"
+    c.model.variant = "cifar32"
 
-    c.optimizer.name, c.optimizer.learning_rate, c.optimizer.momentum = "sgd", 0.1, 0.9
-    c.optimizer.weight_decay, c.optimizer.decay_all = 2e-4, True
-    c.schedule.name, c.schedule.boundaries, c.schedule.factor = "step", (0.8, 0.9), 0.01
+    c.optimizer.name = "sgd"
+    c.optimizer.learning_rate = 0.1
+    c.optimizer.momentum = 0.9
+    c.optimizer.weight_decay = 2e-4
+    c.optimizer.decay_all = True
+    c.schedule.name = "step"
+    c.schedule.boundaries = (0.8, 0.9)
+    c.schedule.factor = 0.01
     c.schedule.warmup = 5 / 200
 
-    c.train.epochs, c.train.batch_size, c.train.eval_batch_size = 200.0, 128, 1000
+    c.train.epochs = 200.0
+    c.train.batch_size = 128
+    c.train.eval_batch_size = 1000
     c.train.eval_every = 1_000_000  # only at the end: the test split chooses nothing
     set_method(c, method)
     return c

@@ -1,10 +1,12 @@
-"""A small ViT on the 5,000 real MNIST digits with a long tail, and every method against it; needs no network.
+"""A small ViT on the 5,000 real MNIST digits with a long tail, and every method against it; needs
+no network.
 
     python -m vision.main --config configs/longtail_mnist5k.py:plain
     python -m vision.main --config configs/longtail_mnist5k.py:logit_adjustment
 
-300 images of the digit 0 to learn from, 6 of the digit 9, 836 in all (the profile "exp", ratio 50); 500 to validate and
-1,500 to test, balanced. The methods are those of `configs/longtail_cifar10.py`; `experiments/long_tail/` has the table.
+300 images of the digit 0 to learn from, 6 of the digit 9, 836 in all (the profile "exp", ratio 50);
+500 to validate and 1,500 to test, balanced. The methods are those of `configs/longtail_cifar10.py`;
+`experiments/long_tail/` has the table.
 """
 
 from configs.longtail_cifar10 import set_method
@@ -16,12 +18,23 @@ def get_config(method="plain", ratio="50"):
     c.data.source = f"mnist5k?imbalance={ratio}"
     c.data.fractions = (0.6, 0.1, 0.3)
     c.augment.affine = True
-    c.augment.rotate, c.augment.shear, c.augment.translate, c.augment.scale = 15.0, 10.0, 0.1, (0.85, 1.15)
-    c.model.name, c.model.variant, c.model.pool = "vit", "nano/7", "mean"
-    c.optimizer.name, c.optimizer.learning_rate, c.optimizer.momentum = "muon", 2e-3, 0.95
-    c.optimizer.weight_decay, c.optimizer.clip_norm = 0.05, 1.0
-    c.schedule.name, c.schedule.warmup = "warmup_cosine", 0.05
-    c.train.epochs, c.train.batch_size = 40.0, 128
-    c.train.eval_every, c.checkpoint.metric = 65, "val/balanced_accuracy"
+    c.augment.rotate = 15.0
+    c.augment.shear = 10.0
+    c.augment.translate = 0.1
+    c.augment.scale = (0.85, 1.15)
+    c.model.name = "vit"
+    c.model.variant = "nano/7"
+    c.model.pool = "mean"
+    c.optimizer.name = "muon"
+    c.optimizer.learning_rate = 2e-3
+    c.optimizer.momentum = 0.95
+    c.optimizer.weight_decay = 0.05
+    c.optimizer.clip_norm = 1.0
+    c.schedule.name = "warmup_cosine"
+    c.schedule.warmup = 0.05
+    c.train.epochs = 40.0
+    c.train.batch_size = 128
+    c.train.eval_every = 65
+    c.checkpoint.metric = "val/balanced_accuracy"
     set_method(c, method)
     return c

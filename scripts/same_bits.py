@@ -67,9 +67,13 @@ def run(checkout, arguments, workdir):
 def outcome(workdir):
     """Returns {part: numbers} of a run's directory, without what differs from run to run."""
     result = json.loads((workdir / "result.json").read_text())
-    numbers = {key: value for key, value in result.items() if key not in (*TIMED, "config", "versions")}
+    numbers = {
+        key: value for key, value in result.items() if key not in (*TIMED, "config", "versions")
+    }
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    untimed = [{k: v for k, v in line.items() if not k.endswith("images_per_second")} for line in lines]
+    untimed = [
+        {k: v for k, v in line.items() if not k.endswith("images_per_second")} for line in lines
+    ]
     checksums = {}
     for file in sorted(workdir.glob("checkpoints/*/record/metadata")):
         checksums[file.parts[-3]] = json.loads(file.read_text())["checksum"]
@@ -95,7 +99,9 @@ def main():
                 runs[side] = run(checkout, arguments, workdir)
             same = runs["before"] == runs["after"] and "failed" not in runs["after"]
             steps = len(runs["after"].get("checksums", ()))
-            print(f"{name}: {'same bits' if same else 'DIFFERENT'}, {steps} checkpoints", flush=True)
+            print(
+                f"{name}: {'same bits' if same else 'DIFFERENT'}, {steps} checkpoints", flush=True
+            )
             if not same:
                 failures += 1
                 print(difference(runs["before"], runs["after"]), flush=True)
@@ -107,7 +113,9 @@ def difference(before, after):
     if "failed" in before or "failed" in after:
         return f"  before: {before.get('failed', 'ended')}\n  after: {after.get('failed', 'ended')}"
     parts = [key for key in before if before[key] != after.get(key)]
-    return "\n".join(f"  {key}: {str(before[key])[:300]}\n   now {str(after.get(key))[:300]}" for key in parts)
+    return "\n".join(
+        f"  {key}: {str(before[key])[:300]}\n   now {str(after.get(key))[:300]}" for key in parts
+    )
 
 
 if __name__ == "__main__":

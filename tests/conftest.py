@@ -1,9 +1,12 @@
-"""Eight fake devices and the compile cache, for every test; both have to be set before JAX starts."""
+"""Eight fake devices and the compile cache, for every test; both have to be set before JAX
+starts."""
 
 import os
 import pathlib
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
 # Compiling is what the tests' time goes into: without LLVM's optimizations it is 0.6 of it.
 os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -14,13 +17,16 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared" / "data"
 
-jax.config.update("jax_compilation_cache_dir", str(pathlib.Path("~/.cache/vision/xla").expanduser()))
+jax.config.update(
+    "jax_compilation_cache_dir", str(pathlib.Path("~/.cache/vision/xla").expanduser())
+)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture(scope="session")
 def shared_data():
-    """The folder of real data beside the checkout; tests that need it are skipped where it is missing."""
+    """The folder of real data beside the checkout; tests that need it are skipped where it is
+    missing."""
     if not SHARED.is_dir():
         pytest.skip(f"no real data at {SHARED}")
     return SHARED
@@ -39,8 +45,17 @@ def tiny_run(tmp_path_factory):
     from vision import cli, main
 
     workdir = tmp_path_factory.mktemp("tiny") / "run"
-    flags = {"model.name": "vit", "model.variant": "mu/4", "parallel.devices": 1, "augment.affine": False}
-    flags |= {"model.batch_norm_groups": None, "model.stochastic_depth": None, "log.progress": False}
+    flags = {
+        "model.name": "vit",
+        "model.variant": "mu/4",
+        "parallel.devices": 1,
+        "augment.affine": False,
+    }
+    flags |= {
+        "model.batch_norm_groups": None,
+        "model.stochastic_depth": None,
+        "log.progress": False,
+    }
     argv = ["--config", str(REPOSITORY / "configs/digits.py:smoke"), f"--workdir={workdir}"]
     cli.run(main.main, argv + [f"--config.{key}={value}" for key, value in flags.items()])
     return workdir

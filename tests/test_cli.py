@@ -1,4 +1,5 @@
-"""The command line: overrides of every type, arguments of configs, and one line for every mistake."""
+"""The command line: overrides of every type, arguments of configs, and one line for every
+mistake."""
 
 import json
 import os
@@ -28,7 +29,8 @@ def parse(*argv, spec=DIGITS):
 
 @pytest.fixture
 def refused(capsys):
-    """A function that runs a command line and returns its message: one or two lines on stderr, exit code 2."""
+    """A function that runs a command line and returns its message: one or two lines on stderr, exit
+    code 2."""
 
     def run(*argv):
         with pytest.raises(SystemExit) as ended:
@@ -87,13 +89,18 @@ def body(line):
     ],
 )
 def test_overrides_have_the_schemas_types(argument, key, value):
-    before, after = dict(leaves(parse())), dict(leaves(parse(argument)))
+    before = dict(leaves(parse()))
+    after = dict(leaves(parse(argument)))
     assert after[key] == value and type(after[key]) is type(value)
-    assert {k: v for k, v in after.items() if k != key} == {k: v for k, v in before.items() if k != key}
+    assert {k: v for k, v in after.items() if k != key} == {
+        k: v for k, v in before.items() if k != key
+    }
 
 
 def test_overrides_may_stand_apart_from_their_values_and_before_the_config():
-    config, _ = cli.parse(["--config.train.steps", "7", f"--config={DIGITS}", "--config.seed", "3"], "usage")
+    config, _ = cli.parse(
+        ["--config.train.steps", "7", f"--config={DIGITS}", "--config.seed", "3"], "usage"
+    )
     assert (config.train.steps, config.seed) == (7, 3)
 
 
@@ -115,8 +122,15 @@ def test_arguments_reach_get_config(written):
     assert cli.load("configs/resnet_cifar10.py:56").model.variant == "cifar56"
     config = cli.load("configs/vit_imagenet.py:B/16:300")
     assert (config.model.variant, config.train.epochs) == ("B/16", 300.0)
-    path = written("def get_config(a='x', b='y'):\n    c = default()\n    c.data.source = a + b\n    return c\n")
-    assert [cli.load(path + tail).data.source for tail in ("", ":1", ":1:2", ":1:smoke")] == ["xy", "1y", "12", "1y"]
+    path = written(
+        "def get_config(a='x', b='y'):\n    c = default()\n    c.data.source = a + b\n    return c\n"
+    )
+    assert [cli.load(path + tail).data.source for tail in ("", ":1", ":1:2", ":1:smoke")] == [
+        "xy",
+        "1y",
+        "12",
+        "1y",
+    ]
 
 
 def test_smoke_shrinks_and_overrides_come_after():
@@ -134,7 +148,9 @@ def test_help_prints_the_usage(capsys):
 
 def test_from_dict_keeps_options_and_gained_keys():
     config = parse(
-        "--config.model.options.width=32", "--config.model.options.sizes=(1, 2)", "--config.model.dropout=0.1"
+        "--config.model.options.width=32",
+        "--config.model.options.sizes=(1, 2)",
+        "--config.model.dropout=0.1",
     )
     stored = json.loads(json.dumps(config.to_dict()))
     assert cli.from_dict(stored).to_dict() == config.to_dict()
@@ -202,8 +218,14 @@ def test_a_flag_that_swallows_the_next_one(refused):
         (("--config=config/vit_mnist5k.py",), "did you mean 'configs/vit_mnist5k.py'?"),
         (("--config", "configs"), "no config file 'configs'"),
         (("--config=",), "no config file ''"),
-        (("--config", "configs/digits.py:foo"), "configs/digits.py: get_config() cannot be called with 'foo'"),
-        (("--config", "configs/resnet_cifar10.py:1:2"), "get_config(depth='20') cannot be called with '1', '2'"),
+        (
+            ("--config", "configs/digits.py:foo"),
+            "configs/digits.py: get_config() cannot be called with 'foo'",
+        ),
+        (
+            ("--config", "configs/resnet_cifar10.py:1:2"),
+            "get_config(depth='20') cannot be called with '1', '2'",
+        ),
     ],
 )
 def test_no_such_config(argv, message, refused):
@@ -247,7 +269,11 @@ def ranges():
         "crop_ratio ": ("augment", "(1.0,)"),
         "scale ": ("augment", "(0.0,1.0)"),
     }
-    return [(f"{group}.{key}", value) for keys, (group, value) in outside.items() for key in keys.split()]
+    return [
+        (f"{group}.{key}", value)
+        for keys, (group, value) in outside.items()
+        for key in keys.split()
+    ]
 
 
 @pytest.mark.parametrize("key, value", ranges())
@@ -258,13 +284,19 @@ def test_a_number_out_of_its_range(key, value, refused):
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_no_finite_number(value, refused):
-    assert "no finite number" in refused("--config", DIGITS, f"--config.optimizer.learning_rate={value}")
+    assert "no finite number" in refused(
+        "--config", DIGITS, f"--config.optimizer.learning_rate={value}"
+    )
     assert "numbers only" in refused("--config", DIGITS, f"--config.data.mean=(0.5,{value})")
 
 
 def test_the_defaults_and_the_edges_are_in_range():
     validate(default())
-    edges = ["optimizer.learning_rate=0", "schedule.boundaries=(0.0,1.0)", "data.random_crop_area=(1.0,1.0)"]
+    edges = [
+        "optimizer.learning_rate=0",
+        "schedule.boundaries=(0.0,1.0)",
+        "data.random_crop_area=(1.0,1.0)",
+    ]
     edges += ["schedule.warmup=1", "data.crop_fraction=1"]
     validate(parse(*(f"--config.{edge}" for edge in edges)))
 
@@ -291,12 +323,21 @@ def test_the_defaults_and_the_edges_are_in_range():
         (body("c.unlock(); c.mine = 3"), "must return the ConfigDict of vision.config.default()"),
         (body("c.seed = 1 / 0"), "mine.py:4: ZeroDivisionError: division by zero"),
         ("def get_config(:\n", "mine.py:2: invalid syntax"),
-        ("import no_such_module\n", "mine.py:2: ModuleNotFoundError: No module named 'no_such_module'"),
+        (
+            "import no_such_module\n",
+            "mine.py:2: ModuleNotFoundError: No module named 'no_such_module'",
+        ),
         ("", "mine.py has no get_config(arg=None)"),
         ("get_config = 3\n", "mine.py has no get_config(arg=None)"),
-        ("def get_config():\n    return {}\n", "must return the ConfigDict of vision.config.default()"),
+        (
+            "def get_config():\n    return {}\n",
+            "must return the ConfigDict of vision.config.default()",
+        ),
         ("def get_config():\n    return default().train\n", "must return the ConfigDict"),
-        ("def get_config(depth):\n    return default()\n", "get_config(depth) cannot be called with no argument"),
+        (
+            "def get_config(depth):\n    return default()\n",
+            "get_config(depth) cannot be called with no argument",
+        ),
     ],
 )
 def test_a_wrong_config_file(text, message, written, refused):
@@ -309,7 +350,9 @@ def test_a_config_that_is_no_text(tmp_path, refused):
 
 
 def test_a_wrong_argument_of_a_config(written, refused):
-    path = written("def get_config(steps):\n    c = default()\n    c.train.steps = int(steps)\n    return c\n")
+    path = written(
+        "def get_config(steps):\n    c = default()\n    c.train.steps = int(steps)\n    return c\n"
+    )
     assert "mine.py:4: ValueError: invalid literal for int()" in refused("--config", f"{path}:many")
 
 
@@ -353,7 +396,8 @@ def test_control_c_ends_with_130():
 
 
 def test_a_name_that_is_no_text_is_shown(tmp_path):
-    """A file's name is bytes, those of a Latin-1 archive for example, and what is printed may be UTF-8 alone."""
+    """A file's name is bytes, those of a Latin-1 archive for example, and what is printed may be
+    UTF-8 alone."""
     code = "import os; from vision import cli; cli.run(lambda _: print(os.fsdecode(b'caf\\xe9.jpg')), [])"
     env = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)

@@ -1,4 +1,5 @@
-"""Every config: it loads, says how it is run, fits its data, and its smoke run ends with a result."""
+"""Every config: it loads, says how it is run, fits its data, and its smoke run ends with a
+result."""
 
 import ast
 import json
@@ -16,7 +17,8 @@ from vision.training.state import StateSpec
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 FILES = sorted((REPOSITORY / "configs").glob("*.py"))
-SOURCES = {"mnist5k": (28, 1, 10), "digits": (8, 1, 10), "tfds:cifar10": (32, 3, 10)}  # side, channels, classes
+# side, channels, classes
+SOURCES = {"mnist5k": (28, 1, 10), "digits": (8, 1, 10), "tfds:cifar10": (32, 3, 10)}
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +28,9 @@ def _in_the_repository(monkeypatch):
 
 def commands(path):
     """The specs that a config's docstring says to run."""
-    return re.findall(r"python -m vision\.main --config (\S+)", ast.get_docstring(ast.parse(path.read_text())))
+    return re.findall(
+        r"python -m vision\.main --config (\S+)", ast.get_docstring(ast.parse(path.read_text()))
+    )
 
 
 def specs():
@@ -36,7 +40,9 @@ def specs():
 
 
 def test_there_are_configs():
-    assert {"vit_mnist5k.py", "digits.py", "resnet_cifar10.py", "airbench_cifar10.py"} <= {path.name for path in FILES}
+    assert {"vit_mnist5k.py", "digits.py", "resnet_cifar10.py", "airbench_cifar10.py"} <= {
+        path.name for path in FILES
+    }
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -61,24 +67,36 @@ def test_it_has_the_schema_and_survives_a_file(spec):
 def test_model_objective_and_optimizer_fit_the_data(spec):
     """Abstractly: shapes alone are computed."""
     config = cli.load(spec)
-    side, channels, classes = SOURCES.get(config.data.source, (config.data.image_size, config.data.channels or 3, 7))
+    side, channels, classes = SOURCES.get(
+        config.data.source, (config.data.image_size, config.data.channels or 3, 7)
+    )
     side = config.data.image_size or side
 
     def create():
         model = models.build(config.model, classes, side, channels, rngs=nnx.Rngs(0))
-        return objectives.build(config.objective, model, class_counts=[3] * classes, rngs=nnx.Rngs(0))
+        return objectives.build(
+            config.objective, model, class_counts=[3] * classes, rngs=nnx.Rngs(0)
+        )
 
     spec = StateSpec(create)
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, 1000)
-    assert 0 < max(map(float, map(schedule, (0, 100, 400)))) <= config.optimizer.learning_rate * (1 + 1e-6)
+    assert (
+        0
+        < max(map(float, map(schedule, (0, 100, 400))))
+        <= config.optimizer.learning_rate * (1 + 1e-6)
+    )
     make_optimizer(config.optimizer, schedule, spec.abstract_params, 1000)
     assert spec.abstract_params["model"]["head"]["kernel"].shape[1] == classes
-    assert config.data.normalize != "mean_std" or len(config.data.mean) == len(config.data.std) == channels
+    assert (
+        config.data.normalize != "mean_std"
+        or len(config.data.mean) == len(config.data.std) == channels
+    )
 
 
 @pytest.mark.parametrize("name", ["digits"])  # the others: tests/slow/test_config_smokes.py
 def test_a_smoke_run_ends_with_a_result(name, tmp_path, capsys):
-    spec, workdir = f"configs/{name}.py:smoke", tmp_path / "run"
+    spec = f"configs/{name}.py:smoke"
+    workdir = tmp_path / "run"
     cli.run(main.main, ["--config", spec, f"--workdir={workdir}", "--config.parallel.devices=1"])
     result = json.loads((workdir / "result.json").read_text())
     assert result["steps"] == 4 and result["ended"] == "finished" and 0 <= result["accuracy"] <= 1
@@ -86,5 +104,8 @@ def test_a_smoke_run_ends_with_a_result(name, tmp_path, capsys):
     assert sum(result["support"]) == result["split_sizes"]["test"] == 64
     config = cli.load(spec)
     config.parallel.devices = 1
-    assert cli.from_dict(json.loads((workdir / "config.json").read_text())).to_dict() == config.to_dict()
+    assert (
+        cli.from_dict(json.loads((workdir / "config.json").read_text())).to_dict()
+        == config.to_dict()
+    )
     assert "accuracy" in capsys.readouterr().out.splitlines()[-1]

@@ -1,4 +1,5 @@
-"""The code base keeps its shape: imports run downward, files and functions stay short, training needs no TensorFlow."""
+"""The code base keeps its shape: imports run downward, files and functions stay short, training
+needs no TensorFlow."""
 
 import ast
 import graphlib
@@ -14,9 +15,21 @@ PACKAGE = REPOSITORY / "vision"
 FILES = sorted(PACKAGE.rglob("*.py"))
 BASE = {"errors", "cli", "config", "support", "metrics", "parallel"}
 # Each room may use those before it.
-ROOMS = ("data", "models", "bundle", "run", "objectives", "training", "inference", "evaluation", "export", "compression")
+ROOMS = (
+    "data",
+    "models",
+    "bundle",
+    "run",
+    "objectives",
+    "training",
+    "inference",
+    "evaluation",
+    "export",
+    "compression",
+)
 BESIDE = {"audit", "predict"}  # above inference, and side by side
-BUNDLE = {"errors", "cli", "config", "support", "bundle", "data"}  # of data the pixels alone: see WITHOUT_JAX
+# of data the pixels alone: see WITHOUT_JAX
+BUNDLE = {"errors", "cli", "config", "support", "bundle", "data"}
 ABOVE = {"serving": BUNDLE, "monitoring": BUNDLE}  # know only the bundle
 
 
@@ -26,7 +39,12 @@ def module_name(path):
 
 
 WITHOUT_JAX = (
-    *("vision.data.sources", "vision.data.decode", "vision.data.splits", "vision.data.loading.sampler"),
+    *(
+        "vision.data.sources",
+        "vision.data.decode",
+        "vision.data.splits",
+        "vision.data.loading.sampler",
+    ),
     *("vision.cli", "vision.bundle.directory"),
     *map(module_name, sorted((PACKAGE / "serving").rglob("*.py"))),
 )
@@ -34,7 +52,8 @@ NAMES = {module_name(path) for path in FILES}
 
 
 def imports(path):
-    """Every module that a file names in an import, wherever it stands; `from a import b` is a.b where that is one."""
+    """Every module that a file names in an import, wherever it stands; `from a import b` is a.b
+    where that is one."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -66,7 +85,9 @@ def allowed(of):
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_imports_run_downward(path):
     name = module_name(path)
-    used = {room(other) for other in imports(path) if other.split(".")[0] == "vision" and "." in other}
+    used = {
+        room(other) for other in imports(path) if other.split(".")[0] == "vision" and "." in other
+    }
     assert used <= allowed(room(name)), f"{name} imports {used - allowed(room(name))}"
 
 
@@ -75,7 +96,10 @@ def test_nobody_imports_main():
 
 
 def test_no_circles():
-    graph = {module_name(path): {n for n in imports(path) if n in NAMES} - {module_name(path)} for path in FILES}
+    graph = {
+        module_name(path): {n for n in imports(path) if n in NAMES} - {module_name(path)}
+        for path in FILES
+    }
     graphlib.TopologicalSorter(graph).prepare()
 
 
@@ -100,7 +124,11 @@ def test_every_file_says_what_it_is():
 
 
 def test_tensorflow_is_imported_nowhere_but_in_export():
-    using = {module_name(p) for p in FILES if {n.split(".")[0] for n in imports(p)} & {"tensorflow", "keras"}}
+    using = {
+        module_name(p)
+        for p in FILES
+        if {n.split(".")[0] for n in imports(p)} & {"tensorflow", "keras"}
+    }
     assert {name for name in using if room(name) != "export"} == set()
 
 
@@ -123,7 +151,9 @@ def test_training_imports_no_tensorflow(tmp_path):
     """Even where it is installed: a stand-in leaves a mark when it is imported."""
     mark = tmp_path / "mark"
     (tmp_path / "tensorflow").mkdir()
-    (tmp_path / "tensorflow" / "__init__.py").write_text(f"open({str(mark)!r}, 'w')\nraise ImportError\n")
+    (tmp_path / "tensorflow" / "__init__.py").write_text(
+        f"open({str(mark)!r}, 'w')\nraise ImportError\n"
+    )
     argv = [
         *("--config", "configs/vit_mnist5k.py:mu/7:smoke", f"--workdir={tmp_path / 'run'}"),
         *("--config.augment.affine=False", "--config.parallel.devices=1"),

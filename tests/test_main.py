@@ -1,4 +1,5 @@
-"""The command that trains: what it leaves behind, research modules from outside, and one line for every mistake."""
+"""The command that trains: what it leaves behind, research modules from outside, and one line for
+every mistake."""
 
 import json
 import pathlib
@@ -14,7 +15,12 @@ from vision import cli, main
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SMALL = (
-    *("--config", "configs/vit_mnist5k.py:mu/4:smoke", "--config.data.source=digits", "--config.augment.affine=False"),
+    *(
+        "--config",
+        "configs/vit_mnist5k.py:mu/4:smoke",
+        "--config.data.source=digits",
+        "--config.augment.affine=False",
+    ),
     *("--config.log.tensorboard=False", "--config.train.eval_every=4"),
 )
 TRAIN = (*SMALL, "--config.parallel.devices=1")
@@ -27,7 +33,8 @@ def _in_the_repository(monkeypatch):
 
 @pytest.fixture
 def refused(capsys):
-    """A function that runs a command line and returns its message: one or two lines on stderr, exit code 2."""
+    """A function that runs a command line and returns its message: one or two lines on stderr, exit
+    code 2."""
 
     def run(*argv):
         with pytest.raises(SystemExit) as ended:
@@ -51,16 +58,34 @@ def finished(tmp_path_factory):
 
 
 def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def test_a_run_leaves_what_later_stages_need(finished):
     result = json.loads((finished / "result.json").read_text())
-    assert {"loss", "accuracy", "balanced_accuracy", "macro_f1", "confusion", "classes", "split_sizes"} <= result.keys()
+    assert {
+        "loss",
+        "accuracy",
+        "balanced_accuracy",
+        "macro_f1",
+        "confusion",
+        "classes",
+        "split_sizes",
+    } <= result.keys()
     assert result["split_sizes"] == {"train": 64, "val": 64, "test": 64}
     assert (result["steps"], result["ended"], result["device"]) == (4, "finished", "1 x cpu")
-    assert result["versions"]["python"] and result["versions"]["jax"] and len(result["git_commit"]) >= 40
-    assert cli.from_dict(result["config"]) == cli.from_dict(json.loads((finished / "config.json").read_text()))
+    assert (
+        result["versions"]["python"]
+        and result["versions"]["jax"]
+        and len(result["git_commit"]) >= 40
+    )
+    assert cli.from_dict(result["config"]) == cli.from_dict(
+        json.loads((finished / "config.json").read_text())
+    )
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 4 and any("val/accuracy" in line for line in lines)
     assert (finished / "checkpoints").is_dir()
@@ -78,17 +103,25 @@ def test_the_same_command_again_finds_the_run_ended(finished, capsys):
 
 
 def test_nothing_of_a_run_is_lost_to_a_mistake(finished, refused):
-    """Another config, a config that cannot run, and one whose changed key may change but does not fit."""
+    """Another config, a config that cannot run, and one whose changed key may change but does not
+    fit."""
     before = contents(finished)
     workdir = f"--workdir={finished}"
     error = refused(*TRAIN, workdir, "--config.optimizer.learning_rate=0.5", "--config.seed=1")
     assert (
-        "holds another config's run: optimizer.learning_rate is 0.002 there, 0.5 here; seed is 0 there, 1 here" in error
+        "holds another config's run: optimizer.learning_rate is 0.002 there, 0.5 here; seed is 0 there, 1 here"
+        in error
     )
     assert "Give another --workdir" in error
-    for wrong in ("--config.model.variant=mu", "--config.modle.name=vit", "--config.train.batch_size=0"):
+    for wrong in (
+        "--config.model.variant=mu",
+        "--config.modle.name=vit",
+        "--config.train.batch_size=0",
+    ):
         refused(*TRAIN, workdir, wrong)
-    assert "does not divide over 3 devices" in refused(*TRAIN, workdir, "--config.parallel.devices=3")
+    assert "does not divide over 3 devices" in refused(
+        *TRAIN, workdir, "--config.parallel.devices=3"
+    )
     assert "eval_batch_size" in refused(*SMALL, workdir, "--config.train.eval_batch_size=9")
     assert contents(finished) == before
 
@@ -100,18 +133,36 @@ CANNOT_RUN = [
     ),
     ("model.name=", "model.name = '' is unknown: choose from"),
     ("model.name=.vit", "model.name = '.vit': there is no such module on the path"),
-    ("model.name=no_such.model", "model.name = 'no_such.model': there is no such module on the path"),
-    ("model.name=layers", "module vision.models.layers.common has no build function; ours are airbench, alexnet, "),
+    (
+        "model.name=no_such.model",
+        "model.name = 'no_such.model': there is no such module on the path",
+    ),
+    (
+        "model.name=layers",
+        "module vision.models.layers.common has no build function; ours are airbench, alexnet, ",
+    ),
     ("model.variant=Ti", "model.variant = 'Ti' is unknown: choose from mu/PATCH"),
     ("model.variant=mu/3", "images of 8 px cannot be cut into patches of 3 px"),
-    ("model.pool=tokens", "model.pool = 'tokens' is unknown (did you mean 'token'?): choose from token, mean"),
+    (
+        "model.pool=tokens",
+        "model.pool = 'tokens' is unknown (did you mean 'token'?): choose from token, mean",
+    ),
     ("model.dropout=1.5", "model.dropout = 1.5"),
-    ("model.batch_norm_groups=2", "model 'vit' has no option 'batch_norm_groups'; its options: pool, positions"),
+    (
+        "model.batch_norm_groups=2",
+        "model 'vit' has no option 'batch_norm_groups'; its options: pool, positions",
+    ),
     ("model.options.width=3", "model 'vit' has no option 'width'"),
     ("model.options.name=3", "model.options cannot hold name: set model.name itself"),
     ("model.dtype=float16", "model.dtype = 'float16' is unknown"),
-    ("objective.name=superviced", "objective.name = 'superviced' is unknown (did you mean 'supervised'?)"),
-    ("objective.class_weights=inverted", "objective.class_weights = 'inverted': use none, inverse, effective_number"),
+    (
+        "objective.name=superviced",
+        "objective.name = 'superviced' is unknown (did you mean 'supervised'?)",
+    ),
+    (
+        "objective.class_weights=inverted",
+        "objective.class_weights = 'inverted': use none, inverse, effective_number",
+    ),
     ("objective.class_weights=[1, 2]", "objective.class_weights = '[1, 2]': give 10 weights"),
     ("optimizer.name=adamv", "optimizer.name = 'adamv' is unknown (did you mean 'adam"),
     ("schedule.name=cosin", "schedule.name = 'cosin' is unknown (did you mean 'cosine'?)"),
@@ -121,7 +172,10 @@ CANNOT_RUN = [
     ("augment.mixup=-1", "augment.mixup = -1.0: it is at least 0"),
     ("data.normalize=units", "data.normalize = 'units' is unknown (did you mean 'unit'?)"),
     ("data.normalize=mean_std", "data.mean = () has 0 numbers"),
-    ("data.source=mnist6k", "data.source = 'mnist6k' is unknown (did you mean 'mnist5k'?): choose from arrays"),
+    (
+        "data.source=mnist6k",
+        "data.source = 'mnist6k' is unknown (did you mean 'mnist5k'?): choose from arrays",
+    ),
     ("data.source=", "data.source = '' is unknown"),
     ("data.source=digits:3", "digits takes no argument"),
     ("data.source=folder:no/such", "folder 'no/such' does not exist"),
@@ -131,12 +185,19 @@ CANNOT_RUN = [
     ("parallel.devices=9", "parallel.devices = 9, but there are 8 cpu devices"),
     ("train.batch_size=12", "train.batch_size = 12 does not divide over 8 devices: 16 does"),
     ("train.eval_batch_size=9", "train.eval_batch_size = 9 does not divide over 8 devices: 8 does"),
-    ("train.accumulate=3", "train.batch_size = 8 does not divide over 8 devices times 3 accumulated parts: 24 does"),
+    (
+        "train.accumulate=3",
+        "train.batch_size = 8 does not divide over 8 devices times 3 accumulated parts: 24 does",
+    ),
 ]
 
 
-@pytest.mark.parametrize("override, message", CANNOT_RUN, ids=[override for override, _ in CANNOT_RUN])
-def test_a_config_that_cannot_run_says_why_and_leaves_no_directory(override, message, refused, tmp_path):
+@pytest.mark.parametrize(
+    "override, message", CANNOT_RUN, ids=[override for override, _ in CANNOT_RUN]
+)
+def test_a_config_that_cannot_run_says_why_and_leaves_no_directory(
+    override, message, refused, tmp_path
+):
     error = refused(*SMALL, f"--workdir={tmp_path / 'run'}", f"--config.{override}")
     assert message in error
     assert not (tmp_path / "run").exists()
@@ -144,14 +205,23 @@ def test_a_config_that_cannot_run_says_why_and_leaves_no_directory(override, mes
 
 @pytest.mark.parametrize("epochs", ["0", "0.001"])
 def test_nothing_to_train(epochs, refused, tmp_path):
-    argv = [*SMALL, f"--workdir={tmp_path / 'run'}", "--config.train.steps=0", f"--config.train.epochs={epochs}"]
+    argv = [
+        *SMALL,
+        f"--workdir={tmp_path / 'run'}",
+        "--config.train.steps=0",
+        f"--config.train.epochs={epochs}",
+    ]
     assert "nothing to train" in refused(*argv)
     assert not (tmp_path / "run").exists()
 
 
 def test_folders_that_cannot_be_learned_from(refused, tmp_path):
     def source(name):
-        return refused(*SMALL, f"--workdir={tmp_path / 'run'}", f"--config.data.source=folder:{tmp_path / name}")
+        return refused(
+            *SMALL,
+            f"--workdir={tmp_path / 'run'}",
+            f"--config.data.source=folder:{tmp_path / name}",
+        )
 
     (tmp_path / "empty").mkdir()
     assert "has no images in class folders: expected" in source("empty")
@@ -162,7 +232,9 @@ def test_folders_that_cannot_be_learned_from(refused, tmp_path):
     for name, side in (("cat", 8), ("dog", 9)):
         (tmp_path / "mixed" / name).mkdir()
         for i in range(10):
-            cv2.imwrite(str(tmp_path / "mixed" / name / f"{i}.png"), np.zeros((side, side, 3), np.uint8))
+            cv2.imwrite(
+                str(tmp_path / "mixed" / name / f"{i}.png"), np.zeros((side, side, 3), np.uint8)
+            )
     assert "set data.image_size" in source("mixed")
     assert not (tmp_path / "run").exists()
 
@@ -184,10 +256,19 @@ def test_directories_that_cannot_be_used(refused, tmp_path):
 
 def test_as_a_program(tmp_path):
     """No traceback, exit code 2; with --traceback there is one."""
-    command = [sys.executable, "-m", "vision.main", *SMALL, "--config.model.name=vitt", f"--workdir={tmp_path / 'run'}"]
+    command = [
+        sys.executable,
+        "-m",
+        "vision.main",
+        *SMALL,
+        "--config.model.name=vitt",
+        f"--workdir={tmp_path / 'run'}",
+    ]
     plain = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert plain.returncode == 2 and "Traceback" not in plain.stderr
-    assert plain.stderr.splitlines()[-1].startswith("error: model.name = 'vitt' is unknown (did you mean 'vit'?)")
+    assert plain.stderr.splitlines()[-1].startswith(
+        "error: model.name = 'vitt' is unknown (did you mean 'vit'?)"
+    )
 
 
 def test_traceback_shows_where_it_came_from(capsys):
@@ -201,7 +282,8 @@ def test_traceback_shows_where_it_came_from(capsys):
 
 # Research modules outside the package
 
-IDEA = ("--config.model.name=my_idea.model", "--config.model.pool=None")  # the config sets `pool`, which only vit has
+# the config sets `pool`, which only vit has
+IDEA = ("--config.model.name=my_idea.model", "--config.model.pool=None")
 MODEL = """
 from flax import nnx
 
@@ -259,9 +341,19 @@ def idea(tmp_path, monkeypatch):
 def test_adding_a_model_means_adding_one_file(idea, tmp_path):
     workdir = tmp_path / "run"
     argv = [*TRAIN, *IDEA, f"--workdir={workdir}", "--config.model.options.hidden=24"]
-    argv += ["--config.data.limit=0", "--config.train.batch_size=64", "--config.optimizer.learning_rate=0.02"]
+    argv += [
+        "--config.data.limit=0",
+        "--config.train.batch_size=64",
+        "--config.optimizer.learning_rate=0.02",
+    ]
     cli.run(
-        main.main, [*argv, "--config.train.steps=60", "--config.train.eval_every=60", "--config.checkpoint.every=0"]
+        main.main,
+        [
+            *argv,
+            "--config.train.steps=60",
+            "--config.train.eval_every=60",
+            "--config.checkpoint.every=0",
+        ],
     )
     result = json.loads((workdir / "result.json").read_text())
     assert result["accuracy"] > 0.7 and result["steps"] == 60
@@ -273,7 +365,14 @@ def test_adding_a_model_means_adding_one_file(idea, tmp_path):
 def test_adding_an_objective_means_adding_one_file(idea, tmp_path):
     workdir = tmp_path / "run"
     argv = [*TRAIN, *IDEA, f"--workdir={workdir}"]
-    cli.run(main.main, [*argv, "--config.objective.name=my_idea.squares", "--config.objective.label_smoothing=0.25"])
+    cli.run(
+        main.main,
+        [
+            *argv,
+            "--config.objective.name=my_idea.squares",
+            "--config.objective.label_smoothing=0.25",
+        ],
+    )
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert any("train/largest" in line for line in lines)
     assert "accuracy" in json.loads((workdir / "result.json").read_text())
@@ -284,8 +383,11 @@ def test_mistakes_in_a_research_module(idea, refused, tmp_path):
     error = refused(*argv, "--config.model.options.hiden=3")
     assert "model 'my_idea.model' has no option 'hiden'; its options: hidden" in error
     assert "has no build function" in refused(*argv, "--config.model.name=my_idea.empty")
-    assert "there is no such module on the path" in refused(*argv, "--config.model.name=my_idea.modle")
-    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):  # its author needs the traceback
+    assert "there is no such module on the path" in refused(
+        *argv, "--config.model.name=my_idea.modle"
+    )
+    # its author needs the traceback
+    with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
         cli.run(main.main, [*argv, "--config.model.name=my_idea.broken"])
 
 
@@ -301,7 +403,12 @@ def test_a_fresh_directory_is_made_under_runs(tmp_path, monkeypatch):
         """).replace("configs/", f"{REPOSITORY}/configs/")
     )
     monkeypatch.chdir(tmp_path)
-    argv = ["--config", "mine.py:mu/4:smoke", "--config.parallel.devices=1", "--config.log.tensorboard=False"]
+    argv = [
+        "--config",
+        "mine.py:mu/4:smoke",
+        "--config.parallel.devices=1",
+        "--config.log.tensorboard=False",
+    ]
     cli.run(main.main, argv)
     (run,) = (tmp_path / "runs").iterdir()  # directly: the slash of mu/4 makes no folder
     assert run.name.startswith("mine-mu") and (run / "result.json").is_file(), list(run.iterdir())

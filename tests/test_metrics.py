@@ -10,11 +10,14 @@ from vision import metrics
 
 
 def summary(logits, labels, mask=None, parts=1):
-    """`summarize` of the totals over `parts` batches, computed under jit as the evaluation step does."""
+    """`summarize` of the totals over `parts` batches, computed under jit as the evaluation step
+    does."""
     mask = np.ones(len(labels), bool) if mask is None else mask
     sums = None
     for rows in np.array_split(np.arange(len(labels)), parts):
-        one = jax.jit(metrics.batch_sums)(jnp.asarray(logits[rows]), jnp.asarray(labels[rows]), jnp.asarray(mask[rows]))
+        one = jax.jit(metrics.batch_sums)(
+            jnp.asarray(logits[rows]), jnp.asarray(labels[rows]), jnp.asarray(mask[rows])
+        )
         sums = one if sums is None else metrics.add(sums, one)
     return metrics.summarize(jax.device_get(sums))
 
@@ -27,10 +30,16 @@ def expected(logits, labels):
     predicted = logits.argmax(1)
     common = {"labels": classes, "average": None, "zero_division": 0}
     return {
-        "loss": sklearn_metrics.log_loss(labels, probabilities, labels=classes) if len(classes) > 1 else 0.0,
+        "loss": sklearn_metrics.log_loss(labels, probabilities, labels=classes)
+        if len(classes) > 1
+        else 0.0,
         "accuracy": sklearn_metrics.accuracy_score(labels, predicted),
-        "top5_accuracy": np.mean([label in np.argsort(-row)[:5] for row, label in zip(logits, labels, strict=True)]),
-        "balanced_accuracy": sklearn_metrics.recall_score(labels, predicted, labels=np.unique(labels), average="macro"),
+        "top5_accuracy": np.mean(
+            [label in np.argsort(-row)[:5] for row, label in zip(logits, labels, strict=True)]
+        ),
+        "balanced_accuracy": sklearn_metrics.recall_score(
+            labels, predicted, labels=np.unique(labels), average="macro"
+        ),
         "macro_f1": sklearn_metrics.f1_score(labels, predicted, average="macro", zero_division=0),
         "precision": sklearn_metrics.precision_score(labels, predicted, **common),
         "recall": sklearn_metrics.recall_score(labels, predicted, **common),
@@ -51,14 +60,29 @@ CASES = {
     "three classes, so that the top five are all": (3, 60, lambda labels, logits: None),
     "one class": (1, 7, lambda labels, logits: None),
     "a class absent in truth": (6, 90, lambda labels, logits: labels.__setitem__(labels == 2, 3)),
-    "a class never predicted": (6, 90, lambda labels, logits: logits.__setitem__((slice(None), 4), -15.0)),
+    "a class never predicted": (
+        6,
+        90,
+        lambda labels, logits: logits.__setitem__((slice(None), 4), -15.0),
+    ),
     "a class in neither": (
         6,
         90,
-        lambda labels, logits: (labels.__setitem__(labels == 2, 3), logits.__setitem__((slice(None), 2), -15.0)),
+        lambda labels, logits: (
+            labels.__setitem__(labels == 2, 3),
+            logits.__setitem__((slice(None), 2), -15.0),
+        ),
     ),
-    "always right": (4, 40, lambda labels, logits: logits.__setitem__((np.arange(40), labels), 9.0)),
-    "always wrong": (4, 40, lambda labels, logits: logits.__setitem__((np.arange(40), labels), -9.0)),
+    "always right": (
+        4,
+        40,
+        lambda labels, logits: logits.__setitem__((np.arange(40), labels), 9.0),
+    ),
+    "always wrong": (
+        4,
+        40,
+        lambda labels, logits: logits.__setitem__((np.arange(40), labels), -9.0),
+    ),
 }
 
 
@@ -67,21 +91,25 @@ CASES = {
 def test_equals_scikit_learn(case, float64):
     classes, count, change = CASES[case]
     rng = np.random.RandomState(0)
-    labels, logits = rng.randint(0, classes, count), rng.randn(count, classes)
+    labels = rng.randint(0, classes, count)
+    logits = rng.randn(count, classes)
     change(labels, logits)
     agree(summary(logits, labels), expected(logits, labels))
 
 
 def test_top_k_equals_scikit_learn(float64):
     rng = np.random.RandomState(1)
-    labels, logits = rng.randint(0, 12, 300), rng.randn(300, 12)
+    labels = rng.randint(0, 12, 300)
+    logits = rng.randn(300, 12)
     theirs = sklearn_metrics.top_k_accuracy_score(labels, logits, k=5, labels=np.arange(12))
     assert summary(logits, labels)["top5_accuracy"] == pytest.approx(theirs, abs=1e-12)
 
 
 def test_padding_counts_nowhere_and_batches_add_up(float64):
     rng = np.random.RandomState(2)
-    labels, logits, mask = rng.randint(0, 7, 60), rng.randn(60, 7), rng.rand(60) < 0.7
+    labels = rng.randint(0, 7, 60)
+    logits = rng.randn(60, 7)
+    mask = rng.rand(60) < 0.7
     logits[~mask] = np.nan  # whatever padding holds
     whole = summary(logits, labels, mask)
     agree(whole, expected(logits[mask], labels[mask]))
@@ -95,7 +123,8 @@ def test_nothing_but_padding_gives_zeros():
 
 
 def test_ties_go_to_the_lower_class():
-    logits, labels = np.zeros((8, 8), np.float32), np.arange(8)
+    logits = np.zeros((8, 8), np.float32)
+    labels = np.arange(8)
     tied = summary(logits, labels)
     assert tied["accuracy"] == 1 / 8  # all are called class 0
     assert tied["top5_accuracy"] == 5 / 8  # and the first five are the top five
@@ -110,4 +139,6 @@ def test_extreme_logits_stay_finite():
 def test_scalars_are_the_single_numbers():
     whole = summary(np.eye(3, dtype=np.float32), np.arange(3))
     assert tuple(metrics.scalars(whole)) == metrics.SCALARS
-    assert {name for name, value in whole.items() if isinstance(value, float)} == set(metrics.SCALARS)
+    assert {name for name, value in whole.items() if isinstance(value, float)} == set(
+        metrics.SCALARS
+    )

@@ -19,7 +19,11 @@ def test_mesh_takes_all_devices_or_the_first():
 
 @pytest.mark.parametrize(
     "batch_size, accumulate, message",
-    [(12, 1, "12 does not divide over 8 devices: 16 does"), (3, 1, "8 does"), (24, 2, "2 accumulated parts: 32 does")],
+    [
+        (12, 1, "12 does not divide over 8 devices: 16 does"),
+        (3, 1, "8 does"),
+        (24, 2, "2 accumulated parts: 32 does"),
+    ],
 )
 def test_what_does_not_divide_names_what_does(batch_size, accumulate, message):
     mesh = parallel.make_mesh(8)
@@ -30,7 +34,8 @@ def test_what_does_not_divide_names_what_does(batch_size, accumulate, message):
 
 
 def test_a_batch_is_divided_in_order():
-    mesh, batch = parallel.make_mesh(4), {"image": np.arange(24).reshape(8, 3), "label": np.arange(8)}
+    mesh = parallel.make_mesh(4)
+    batch = {"image": np.arange(24).reshape(8, 3), "label": np.arange(8)}
     placed = parallel.put_batch(batch, mesh)
     for name, array in placed.items():
         np.testing.assert_array_equal(parallel.fetch(array), batch[name])

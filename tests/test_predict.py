@@ -47,15 +47,21 @@ def test_formats_agree_and_unreadable_files_are_named(tiny_run, photos, capsys):
     header, *lines = table.splitlines()
     assert [line.rpartition("/")[2] for line in lines] == ["a.png", "b.jpg", "c.png"]
     assert header.split() == ["top", "1", "top", "2", "top", "3", "top", "4", "top", "5", "file"]
-    assert {line.index(str(photos)) for line in lines} == {header.index("file")}  # the columns are aligned
+    # the columns are aligned
+    assert {line.index(str(photos)) for line in lines} == {header.index("file")}
     _, text, _ = run(capsys, "--workdir", tiny_run, "--format", "csv", "--top=3", photos)
     rows = list(csv.DictReader(io.StringIO(text)))
     assert len(rows) == 9 and [row["rank"] for row in rows[:3]] == ["1", "2", "3"]
     _, text, _ = run(capsys, "--workdir", tiny_run, "--format", "json", "--top=99", photos)
     found = [json.loads(line) for line in text.splitlines()]
-    assert all(sum(t["probability"] for t in f["top"]) == pytest.approx(1) and len(f["top"]) == 10 for f in found)
+    assert all(
+        sum(t["probability"] for t in f["top"]) == pytest.approx(1) and len(f["top"]) == 10
+        for f in found
+    )
     assert [f["top"][0]["class"] for f in found] == [row["class"] for row in rows[::3]]
-    assert float(rows[0]["probability"]) == pytest.approx(found[0]["top"][0]["probability"], abs=1e-6)
+    assert float(rows[0]["probability"]) == pytest.approx(
+        found[0]["top"][0]["probability"], abs=1e-6
+    )
 
 
 def test_a_padded_batch_changes_nothing(tiny_run, photos):
@@ -68,18 +74,29 @@ def test_a_padded_batch_changes_nothing(tiny_run, photos):
 
 
 def test_a_bundle_predicts_what_its_graph_gives(photos, tmp_path, capsys):
-    """Of every file, its own probabilities: nothing is swapped on the way through batches and threads."""
+    """Of every file, its own probabilities: nothing is swapped on the way through batches and
+    threads."""
     folder = write_bundle(tmp_path / "bundle")
     model = bundle.open_bundle(folder)
-    code, out, err = run(capsys, "--bundle", folder, "--format=json", "--batch_size=2", f"{photos}/**/*.*")
+    code, out, err = run(
+        capsys, "--bundle", folder, "--format=json", "--batch_size=2", f"{photos}/**/*.*"
+    )
     assert code == 1 and "error: 1 of 4 files cannot be read" in err
-    found = {f["file"]: {t["class"]: t["probability"] for t in f["top"]} for f in map(json.loads, out.splitlines())}
+    found = {
+        f["file"]: {t["class"]: t["probability"] for t in f["top"]}
+        for f in map(json.loads, out.splitlines())
+    }
     assert {file.rpartition("/")[2] for file in found} == {"a.png", "b.jpg", "c.png"}
     for file, top in found.items():
         image = resize_crop(to_channels(decode(file), 1), 8, **RESIZE)
-        expected = dict(zip(model.classes, model.probabilities_and_embeddings(image[None])[0][0], strict=True))
+        expected = dict(
+            zip(model.classes, model.probabilities_and_embeddings(image[None])[0][0], strict=True)
+        )
         assert top == pytest.approx({name: expected[name] for name in top}, abs=1e-6)
-        assert sorted(top.values(), reverse=True) == list(top.values()) and max(expected.values()) in top.values()
+        assert (
+            sorted(top.values(), reverse=True) == list(top.values())
+            and max(expected.values()) in top.values()
+        )
 
 
 @pytest.mark.parametrize(
@@ -97,16 +114,26 @@ def test_a_bundle_predicts_what_its_graph_gives(photos, tmp_path, capsys):
 )
 def test_words_and_patterns(word, names, tmp_path):
     (tmp_path / "deeper").mkdir()
-    for name in ("a.png", "b.JPG", "[1].png", "note.txt", ".hidden.png", "deeper/c.png", "deeper/.d.png"):
+    for name in (
+        "a.png",
+        "b.JPG",
+        "[1].png",
+        "note.txt",
+        ".hidden.png",
+        "deeper/c.png",
+        "deeper/.d.png",
+    ):
         (tmp_path / name).touch()
     found = [file.rpartition("/")[2] for file in predict.find([f"{tmp_path}/{word}"])]
     assert sorted(found) == names
 
 
 def test_files_are_read_as_they_are_needed(tmp_path):
-    """Of endless files, a few batches more than were asked for; the next are decoded before the model is called."""
+    """Of endless files, a few batches more than were asked for; the next are decoded before the
+    model is called."""
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8), np.uint8))
-    model, taken = bundle.open_bundle(write_bundle(tmp_path / "bundle")), []
+    model = bundle.open_bundle(write_bundle(tmp_path / "bundle"))
+    taken = []
 
     def files():
         while True:
@@ -125,7 +152,9 @@ def test_long_names_are_cut_in_the_table_alone(photos, tmp_path, capsys):
     folder = write_bundle(tmp_path / "bundle", names)
     _, out, _ = run(capsys, "--bundle", folder, "--top=2", photos / "a.png")
     header, line = out.splitlines()
-    assert line.count("a class with a long…") == 2 and line.index(str(photos)) == header.index("file")
+    assert line.count("a class with a long…") == 2 and line.index(str(photos)) == header.index(
+        "file"
+    )
     _, out, _ = run(capsys, "--bundle", folder, "--top=2", "--format=csv", photos / "a.png")
     assert {row["class"] for row in csv.DictReader(io.StringIO(out))} <= set(names)
 
@@ -136,10 +165,12 @@ def test_the_run_s_own_accuracy_is_repeated(tiny_run):
     from vision.data.pipeline import open_data
     from vision.evaluation.outputs import Forward, collect
 
-    classifier, mesh = inference.from_run(tiny_run), parallel.make_mesh(1)
+    classifier = inference.from_run(tiny_run)
+    mesh = parallel.make_mesh(1)
     data = open_data(classifier.config, mesh)
     outputs = collect(Forward(classifier, mesh), data.loaders["test"], 32)
-    labels, logits = outputs.labels, outputs.logits
+    labels = outputs.labels
+    logits = outputs.logits
     confusion = np.zeros((10, 10), int)
     np.add.at(confusion, (labels, logits.argmax(-1)), 1)
     assert confusion.tolist() == json.loads((tiny_run / "result.json").read_text())["confusion"]
@@ -151,7 +182,10 @@ def test_the_run_s_own_accuracy_is_repeated(tiny_run):
         (("README.md",), "which model? Give --workdir RUN, --bundle DIR, or --config"),
         (("--config", "configs/digits.py"), "which images?"),
         (("--workdir", "nowhere"), "which images?"),
-        (("--workdir", "nowhere", "README.md"), "nowhere is no run's directory: it has no config.json"),
+        (
+            ("--workdir", "nowhere", "README.md"),
+            "nowhere is no run's directory: it has no config.json",
+        ),
         (("--workdir", "nowhere", "nothing.png"), "there is no file or folder nothing.png"),
         (("--workdir", "x", "--config", "configs/digits.py", "README.md"), "which model?"),
         (("--config", "configs/digits.py", "README.md"), "has no model.pretrained: train it"),
@@ -181,18 +215,42 @@ def test_help(capsys):
 
 def test_a_run_of_four_devices_is_opened_on_one(tmp_path):
     """Where it was trained, and how its state was cut, does not matter to those who use it."""
-    workdir, root = tmp_path / "run", REPOSITORY
-    flags = ["--config.model.name=vit", "--config.model.variant=mu/4", "--config.augment.affine=False"]
-    argv = ["-m", "vision.main", "--config", "configs/digits.py:smoke", f"--workdir={workdir}", *flags]
+    workdir = tmp_path / "run"
+    root = REPOSITORY
+    flags = [
+        "--config.model.name=vit",
+        "--config.model.variant=mu/4",
+        "--config.augment.affine=False",
+    ]
+    argv = [
+        "-m",
+        "vision.main",
+        "--config",
+        "configs/digits.py:smoke",
+        f"--workdir={workdir}",
+        *flags,
+    ]
     argv += ["--config.parallel.fsdp=4", "--config.log.progress=False"]
     found = {}
     for devices, command in (
         (4, argv),
-        (1, ["-m", "vision.predict", "--workdir", str(workdir), "--format=json", str(tmp_path / "a.png")]),
+        (
+            1,
+            [
+                "-m",
+                "vision.predict",
+                "--workdir",
+                str(workdir),
+                "--format=json",
+                str(tmp_path / "a.png"),
+            ],
+        ),
     ):
         cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8), np.uint8))
         env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        done = subprocess.run([sys.executable, *command], cwd=root, env=env, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, *command], cwd=root, env=env, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         found[devices] = done.stdout
     assert len(json.loads(found[1])["top"]) == 5

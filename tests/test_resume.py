@@ -1,4 +1,5 @@
-"""A run that was interrupted ends as one that was not: the same bits, the same numbers, no step twice."""
+"""A run that was interrupted ends as one that was not: the same bits, the same numbers, no step
+twice."""
 
 import json
 import os
@@ -16,38 +17,62 @@ from vision.training.log import RunLog
 
 
 def make_config(kind):
-    """16 steps with everything that is random or remembered: each kind would go wrong where one thing is forgotten."""
+    """16 steps with everything that is random or remembered: each kind would go wrong where one
+    thing is forgotten."""
     c = default()
-    c.data.source, c.data.limit = "digits", 60
-    c.train.steps, c.train.batch_size, c.train.eval_every = 16, 16, 5
-    c.checkpoint.every, c.log.every, c.log.tensorboard = 4, 3, False
-    c.augment.affine, c.augment.mixup, c.optimizer.ema = True, 0.4, 0.9
+    c.data.source = "digits"
+    c.data.limit = 60
+    c.train.steps = 16
+    c.train.batch_size = 16
+    c.train.eval_every = 5
+    c.checkpoint.every = 4
+    c.log.every = 3
+    c.log.tensorboard = False
+    c.augment.affine = True
+    c.augment.mixup = 0.4
+    c.optimizer.ema = 0.9
     c.parallel.devices = 1
     if kind == "resnet":
-        c.model.name, c.optimizer.name, c.optimizer.learning_rate = "tests.support.tiny_resnet", "sgd", 0.05
+        c.model.name = "tests.support.tiny_resnet"
+        c.optimizer.name = "sgd"
+        c.optimizer.learning_rate = 0.05
     else:
-        c.model.name, c.model.variant, c.model.dropout, c.model.stochastic_depth = "vit", "mu/2", 0.2, 0.1
+        c.model.name = "vit"
+        c.model.variant = "mu/2"
+        c.model.dropout = 0.2
+        c.model.stochastic_depth = 0.1
     if kind == "plateau":
-        c.schedule.name, c.schedule.patience, c.schedule.factor = "plateau", 1, 0.5
-        c.optimizer.learning_rate, c.train.eval_every = 0.3, 2
+        c.schedule.name = "plateau"
+        c.schedule.patience = 1
+        c.schedule.factor = 0.5
+        c.optimizer.learning_rate = 0.3
+        c.train.eval_every = 2
     return c
 
 
 def arrays(workdir, step):
     """{name: array} of a checkpoint: parameters, statistics, optimizer, moving average."""
     with pytest.warns(UserWarning, match="[Ss]harding"):
-        tree = ocp.PyTreeCheckpointer().restore(workdir.absolute() / "checkpoints" / str(step) / "state")
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+        tree = ocp.PyTreeCheckpointer().restore(
+            workdir.absolute() / "checkpoints" / str(step) / "state"
+        )
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
 
 
 def assert_same_run(ours, theirs, step, extra=()):
-    """The same bits at `step`, and the same lines but for speeds and the `extra` steps at which one was interrupted."""
-    a, b = arrays(ours, step), arrays(theirs, step)
+    """The same bits at `step`, and the same lines but for speeds and the `extra` steps at which one
+    was interrupted."""
+    a = arrays(ours, step)
+    b = arrays(theirs, step)
     assert a.keys() == b.keys()
     assert any("opt" in name for name in a) and any("ema" in name for name in a)
     for name in a:
         assert a[name].dtype == b[name].dtype and a[name].tobytes() == b[name].tobytes(), name
-    found, expected = lines(ours), lines(theirs)
+    found = lines(ours)
+    expected = lines(theirs)
     assert [key for key in found if key not in extra] == list(expected)
     for key, values in expected.items():
         if all(found[key].get(name) == value for name, value in values.items()):
@@ -58,14 +83,17 @@ def assert_same_run(ours, theirs, step, extra=()):
 
 
 def lines(workdir):
-    """{(step, "train" or "val"): {name: value}}; fails on a step that comes twice or out of order."""
+    """{(step, "train" or "val"): {name: value}}; fails on a step that comes twice or out of
+    order."""
     found = {}
     for text in (workdir / "metrics.jsonl").read_text().splitlines():
         line = json.loads(text)
         step = line.pop("step")
         key = (step, next(iter(line)).split("/")[0])
         assert key not in found and step >= max((s for s, _ in found), default=0)
-        found[key] = {name: value for name, value in line.items() if name != "train/images_per_second"}
+        found[key] = {
+            name: value for name, value in line.items() if name != "train/images_per_second"
+        }
     return found
 
 
@@ -126,7 +154,11 @@ def test_interrupted_and_resumed(tmp_path, whole, send, monkeypatch, capsys, kin
 
 def test_plateau_was_reached(whole):
     """Or the test above would not have tested it."""
-    rates = {values["train/learning_rate"] for key, values in lines(whole("plateau")).items() if key[1] == "train"}
+    rates = {
+        values["train/learning_rate"]
+        for key, values in lines(whole("plateau")).items()
+        if key[1] == "train"
+    }
     assert len(rates) > 2
 
 
@@ -137,12 +169,16 @@ def test_signal_at_the_last_step_ends_as_usual(tmp_path, send):
 
 @pytest.mark.parametrize("damage", ["flipped", "missing"])
 def test_resumes_before_a_damaged_checkpoint(tmp_path, whole, send, monkeypatch, capsys, damage):
-    """Training goes on from the one before, comes by the damaged step again, and ends with the same bits."""
+    """Training goes on from the one before, comes by the damaged step again, and ends with the same
+    bits."""
     send(signal.SIGTERM, 14)
     workdir = tmp_path / "run"
     main.run(make_config("vit"), workdir)
     monkeypatch.undo()
-    file = max((workdir / "checkpoints" / "14" / "state").rglob("*"), key=lambda p: p.stat().st_size * p.is_file())
+    file = max(
+        (workdir / "checkpoints" / "14" / "state").rglob("*"),
+        key=lambda p: p.stat().st_size * p.is_file(),
+    )
     if damage == "missing":
         file.unlink()
     else:
@@ -156,13 +192,16 @@ def test_resumes_before_a_damaged_checkpoint(tmp_path, whole, send, monkeypatch,
 
 
 def test_on_other_workers_and_logs(tmp_path, whole, send, monkeypatch):
-    """What workdir.py allows to change on a resume changes no bit: here loaded instead of resident data."""
+    """What workdir.py allows to change on a resume changes no bit: here loaded instead of resident
+    data."""
     send(signal.SIGTERM, 8)
     workdir = tmp_path / "run"
     main.run(make_config("vit"), workdir)
     monkeypatch.undo()
     c = make_config("vit")
-    c.data.resident_gib, c.data.workers, c.compile_cache = 0.0, 0, ""
+    c.data.resident_gib = 0.0
+    c.data.workers = 0
+    c.compile_cache = ""
     main.run(c, workdir)
     assert_same_run(workdir, whole("vit"), 16)
 

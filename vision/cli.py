@@ -32,17 +32,25 @@ HELP = """
   --config.KEY=VALUE: overrides a key; None is a value too
   --traceback: show where an error came from"""
 WHICH = "which experiment? Give --config FILE, for example --config configs/vit_mnist5k.py, or a run's --workdir"
-KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "tuple": "numbers"}
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "tuple": "numbers",
+}
 
 
 def run(command, argv=None):
-    """Runs `command(argv)` as a program: an error of ours becomes one message on stderr and exit code 2, or 1.
+    """Runs `command(argv)` as a program: an error of ours becomes one message on stderr and exit
+    code 2, or 1.
 
     `--traceback` among the arguments shows where it came from.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     show = "--traceback" in argv
-    if getattr(sys.stdout, "errors", "") == "strict":  # the name of a file may be no text, and is shown nonetheless
+    # the name of a file may be no text, and is shown nonetheless
+    if getattr(sys.stdout, "errors", "") == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         command([a for a in argv if a != "--traceback"])
@@ -54,7 +62,8 @@ def run(command, argv=None):
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # whoever read the output, such as head, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again as it ends
+        # or Python complains again as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
@@ -64,11 +73,13 @@ def parse(argv, usage, define=lambda flag_values: None, fallback=None):
     Args:
         argv: arguments, without the program's name.
         usage: what `--help` prints above the flags.
-        define: adds a command's own absl flags to a fresh `FlagValues`; nothing is registered globally.
+        define: adds a command's own absl flags to a fresh `FlagValues`; nothing is registered
+            globally.
         fallback: makes the config where there is no --config; None = there is none.
 
     Returns:
-        (config, flag_values): the locked `ConfigDict` with every override applied, and the parsed flags.
+        (config, flag_values): the locked `ConfigDict` with every override applied, and the parsed
+        flags.
 
     Raises:
         UserError: for an unknown flag or key, a wrong type, or a config that cannot be read.
@@ -77,7 +88,9 @@ def parse(argv, usage, define=lambda flag_values: None, fallback=None):
     if config is None:
         raise UserError(WHICH)
     if words:
-        raise UserError(f"unexpected argument '{words[0]}': flags start with --, overrides with --config.")
+        raise UserError(
+            f"unexpected argument '{words[0]}': flags start with --, overrides with --config."
+        )
     return config, values
 
 
@@ -86,12 +99,12 @@ def parse_stage(argv, usage, define, fallback=None):
 
     Args:
         argv, usage, define: as `parse`.
-        fallback: makes the config where there is no --config, so that overrides work without one; it may return None.
-            None = there is none.
+        fallback: makes the config where there is no --config, so that overrides work without one;
+            it may return None. None = there is none.
 
     Returns:
-        (config, flag_values, words): as `parse`; the config is None where there is no --config and no `fallback`; words
-        are what is no flag.
+        (config, flag_values, words): as `parse`; the config is None where there is no --config and
+        no `fallback`; words are what is no flag.
 
     Raises:
         UserError: for an unknown flag or key, a wrong type, or a config that cannot be read.
@@ -99,7 +112,9 @@ def parse_stage(argv, usage, define, fallback=None):
     values = flags.FlagValues()
     define(values)
     if {"-h", "--help", "-help"} & set(argv):
-        print(usage.strip(), HELP, *(f"  --{name}: {values[name].help}" for name in values), sep="\n")
+        print(
+            usage.strip(), HELP, *(f"  --{name}: {values[name].help}" for name in values), sep="\n"
+        )
         sys.exit(0)
     spec, argv = _take_config(argv)
     config = load(spec) if spec is not None else fallback and fallback()
@@ -113,7 +128,9 @@ def parse_stage(argv, usage, define, fallback=None):
             _check_key(config, argument)
     try:
         if config is not None:
-            config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=[sys.argv[0], *argv])
+            config_flags.DEFINE_config_dict(
+                "config", config, flag_values=values, sys_argv=[sys.argv[0], *argv]
+            )
         values.set_gnu_getopt(True)  # words may stand before flags
         words = values([sys.argv[0], *argv])[1:]
     except (flags.Error, TypeError, ValueError) as error:
@@ -125,7 +142,8 @@ def parse_stage(argv, usage, define, fallback=None):
 
 
 def load(spec):
-    """Builds the config that `PATH[:ARG][:smoke]` names; raises `UserError` with the place of the fault."""
+    """Builds the config that `PATH[:ARG][:smoke]` names; raises `UserError` with the place of the
+    fault."""
     path, *arguments = spec.split(":")
     smoke = arguments[-1:] == ["smoke"]
     arguments = arguments[: len(arguments) - smoke]
@@ -133,7 +151,9 @@ def load(spec):
     if not file.is_file():
         around = [*file.parent.glob("*.py"), *pathlib.Path("configs").glob("*.py")]
         near = difflib.get_close_matches(path, map(str, around), n=1, cutoff=0)
-        raise UserError(f"no config file '{path}'" + (f"; did you mean '{near[0]}'?" if near else ""))
+        raise UserError(
+            f"no config file '{path}'" + (f"; did you mean '{near[0]}'?" if near else "")
+        )
     try:
         module_spec = importlib.util.spec_from_file_location(f"config_{file.stem}", path)
         module = importlib.util.module_from_spec(module_spec)
@@ -144,12 +164,15 @@ def load(spec):
     except Exception as error:
         raise UserError(_explain(error, path)) from error
     if not isinstance(config, ConfigDict) or _schema(config) != _schema(default()):
-        raise UserError(f"{path}: get_config() must return the ConfigDict of vision.config.default()")
+        raise UserError(
+            f"{path}: get_config() must return the ConfigDict of vision.config.default()"
+        )
     return shrink(config) if smoke else config
 
 
 def from_dict(values):
-    """Rebuilds a config from the dict in a run's `config.json`; keys that the schema has gained keep their defaults."""
+    """Rebuilds a config from the dict in a run's `config.json`; keys that the schema has gained
+    keep their defaults."""
     config = default()
 
     def assign(target, source):
@@ -165,10 +188,13 @@ def from_dict(values):
 
 def shrink(config):
     """Makes any run last seconds: few steps, small batches, little data, the same code."""
-    config.train.steps, config.train.epochs = 4, 0.0
+    config.train.steps = 4
+    config.train.epochs = 0.0
     config.train.batch_size = min(config.train.batch_size, 8 * max(1, config.train.accumulate))
     config.train.eval_batch_size = config.train.batch_size
-    config.train.eval_every, config.log.every, config.checkpoint.every = 2, 1, 2
+    config.train.eval_every = 2
+    config.log.every = 1
+    config.checkpoint.every = 2
     config.imbalance.retrain_head = min(config.imbalance.retrain_head, 0.5)
     config.data.limit = 64
     config.data.workers = 0
@@ -208,7 +234,8 @@ def _set_option(config, argument):
 
 
 def _set_none(config, argument):
-    """Applies `--config.KEY=None`, so that a model which knows no such option can stand in for one that does."""
+    """Applies `--config.KEY=None`, so that a model which knows no such option can stand in for one
+    that does."""
     key = argument.removesuffix("=None").removeprefix("--config.")
     if argument != f"--config.{key}=None" or dict(leaves(default())).get(key, "") is not None:
         return False
@@ -238,10 +265,13 @@ def _check_key(config, argument):
     match = re.match(r"--?(?:no)?config\.([^=]*)", argument)
     if match and match.group(1).startswith("model.options"):
         raise UserError(f"'{argument}': an option is given as --config.model.options.NAME=VALUE")
-    node, seen = config, []
+    node = config
+    seen = []
     for part in match.group(1).split(".") if match else ():
         if not isinstance(node, ConfigDict) or part not in node:
-            raise UserError(f"'{argument}': " + _nearest(match.group(1), [key for key, _ in leaves(default())]))
+            raise UserError(
+                f"'{argument}': " + _nearest(match.group(1), [key for key, _ in leaves(default())])
+            )
         seen.append(part)
         node = node[part]
     if match and isinstance(node, ConfigDict):
@@ -253,7 +283,11 @@ def _nearest(key, keys):
     if not near:  # a bare name, or the wrong group: compare the last parts
         last = {k.rpartition(".")[2]: k for k in reversed(keys)}
         near = [last[n] for n in difflib.get_close_matches(key.rpartition(".")[2], last, n=1)]
-    return f"no key '{key}'" + (f" (did you mean '{near[0]}'?)" if near else "") + ": vision/config/schema.py lists them all"
+    return (
+        f"no key '{key}'"
+        + (f" (did you mean '{near[0]}'?)" if near else "")
+        + ": vision/config/schema.py lists them all"
+    )
 
 
 def _explain_flag(error, config):
@@ -277,7 +311,10 @@ def _explain(error, path):
         key = re.search(r'Key "(\w+)"|(\w+)', str(error))
         keys = [*default(), *(key for key, _ in leaves(default()))]
         return f"{where}: " + _nearest(key.group(1) or key.group(2), keys)
-    match = re.match(r"Could not override field '(\w+)'.*?\. (.*) is of original .* type <class '(.*)'>", str(error))
+    match = re.match(
+        r"Could not override field '(\w+)'.*?\. (.*) is of original .* type <class '(.*)'>",
+        str(error),
+    )
     if match:
         name, value, kind = match.groups()
         return f"{where}: '{name}' takes {KINDS.get(kind, 'a group of keys')}, not {value}"

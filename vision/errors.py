@@ -6,13 +6,14 @@ import difflib
 class UserError(Exception):
     """A mistake in what the user gave: a config, a path, a file.
 
-    The message is one or two lines: what is wrong, where, and what to do. Commands print it without a traceback
-    and exit with code 2.
+    The message is one or two lines: what is wrong, where, and what to do. Commands print it without
+    a traceback and exit with code 2.
     """
 
 
 class RunError(Exception):
-    """A run that cannot go on, such as one whose loss is no longer finite. Printed like a `UserError`; exit code 1."""
+    """A run that cannot go on, such as one whose loss is no longer finite. Printed like a
+    `UserError`; exit code 1."""
 
 
 def first_line(error):
@@ -24,21 +25,26 @@ def first_line(error):
 
 
 def check_flag(name, value):
-    """Raises `UserError` where a flag's value is the flag that follows, since its own was left out."""
+    """Raises `UserError` where a flag's value is the flag that follows, since its own was left
+    out."""
     if isinstance(value, str) and value.startswith("--"):
         raise UserError(f"--{name} needs a value, but '{value}' follows")
 
 
 def check_choice(key, value, choices, hint=""):
-    """Raises `UserError` unless `value` is among `choices`: names the nearest, lists them all, and ends with `hint`."""
+    """Raises `UserError` unless `value` is among `choices`: names the nearest, lists them all, and
+    ends with `hint`."""
     if value in choices:
         return
     near = difflib.get_close_matches(str(value), choices, n=1)
     nearest = f" (did you mean {near[0]!r}?)" if near else ""
-    raise UserError(f"{key} = {value!r} is unknown{nearest}: choose from {', '.join(choices)}{hint}")
+    raise UserError(
+        f"{key} = {value!r} is unknown{nearest}: choose from {', '.join(choices)}{hint}"
+    )
 
 
 def check_range(key, value, inside, rule):
-    """Raises `UserError` unless `inside` is true: names key, value and rule, such as "it lies in [0, 1)"."""
+    """Raises `UserError` unless `inside` is true: names key, value and rule, such as "it lies in
+    [0, 1)"."""
     if not inside:
         raise UserError(f"{key} = {value}: {rule}")

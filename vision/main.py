@@ -3,9 +3,11 @@
     python -m vision.main --config configs/vit_cifar10.py
     python -m vision.main --config configs/resnet_cifar10.py:56 --workdir runs/r56 --config.seed=1
 
-    python -m vision.main --workdir runs/r56                 # goes on with the config that the run has
+    python -m vision.main --workdir runs/r56                 # goes on with the config that the run
+    has
 
-A --workdir that holds a run resumes it. Every key that a config or --config.KEY=VALUE can set is in vision/config/schema.py.
+A --workdir that holds a run resumes it. Every key that a config or --config.KEY=VALUE can set is in
+vision/config/schema.py.
 """
 
 import datetime
@@ -31,7 +33,9 @@ def main(argv):
 
 
 def _flags(values):
-    flags.DEFINE_string("workdir", "", "directory of the run; default: a new one under runs/", flag_values=values)
+    flags.DEFINE_string(
+        "workdir", "", "directory of the run; default: a new one under runs/", flag_values=values
+    )
 
 
 def _of_run(argv):

@@ -1,4 +1,5 @@
-"""Everything computed from outputs and labels. Sums stream over batches on the device; ratios are taken at the end.
+"""Everything computed from outputs and labels. Sums stream over batches on the device; ratios are
+taken at the end.
 
 Training and evaluation both stand on this file, so a number means the same wherever it appears.
 """
@@ -7,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-SCALARS = ("loss", "accuracy", "top5_accuracy", "balanced_accuracy", "macro_f1")  # what `summarize` gives as one number
+# what `summarize` gives as one number
+SCALARS = ("loss", "accuracy", "top5_accuracy", "balanced_accuracy", "macro_f1")
 
 
 def batch_sums(logits, labels, mask):
@@ -19,15 +21,17 @@ def batch_sums(logits, labels, mask):
         mask: bool (B,); False for padding, which then counts nowhere.
 
     Returns:
-        {"count": int32, "loss": float, sum of cross-entropies in nats, "top5": int32, of the true class among the five
-        highest logits, "confusion": int32 (C, C), true class by predicted class}. A tie between logits goes to the
-        class with the lower index, as in `argmax`.
+        {"count": int32, "loss": float, sum of cross-entropies in nats, "top5": int32, of the true
+        class among the five highest logits, "confusion": int32 (C, C), true class by predicted
+        class}. A tie between logits goes to the class with the lower index, as in `argmax`.
     """
     classes = logits.shape[-1]
     log_p = jax.nn.log_softmax(logits)
     own = jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
     own_logit = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    before = (logits > own_logit) | ((logits == own_logit) & (jnp.arange(classes) < labels[:, None]))
+    before = (logits > own_logit) | (
+        (logits == own_logit) & (jnp.arange(classes) < labels[:, None])
+    )
     confusion = jnp.zeros((classes, classes), jnp.int32)
     return {
         "count": mask.sum(dtype=jnp.int32),
@@ -46,13 +50,17 @@ def summarize(sums):
     """Turns totals into the numbers people read.
 
     Returns:
-        A dict of floats: loss (nats), accuracy, top5_accuracy, balanced_accuracy (mean recall of the classes that
-        occur), macro_f1 (mean over the classes that occur or were predicted); and lists per class: precision, recall,
-        f1 (0 where undefined, as scikit-learn's `zero_division=0`), support; and confusion, a nested list.
+        A dict of floats: loss (nats), accuracy, top5_accuracy, balanced_accuracy (mean recall of
+            the classes that
+        occur), macro_f1 (mean over the classes that occur or were predicted); and lists per class:
+        precision, recall, f1 (0 where undefined, as scikit-learn's `zero_division=0`), support; and
+        confusion, a nested list.
     """
     confusion = np.asarray(sums["confusion"], np.int64)
     count = max(int(sums["count"]), 1)
-    true, predicted, hit = confusion.sum(1), confusion.sum(0), np.diag(confusion)
+    true = confusion.sum(1)
+    predicted = confusion.sum(0)
+    hit = np.diag(confusion)
     precision = hit / np.maximum(predicted, 1)
     recall = hit / np.maximum(true, 1)
     f1 = 2 * hit / np.maximum(true + predicted, 1)

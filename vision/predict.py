@@ -4,9 +4,9 @@
     python -m vision.predict --bundle bundles/pets 'photos/**/*.jpg'      # needs no JAX
     python -m vision.predict --config configs/efficientnet_lite_imagenet.py --format csv photos/
 
-Prints the top classes of each file as they come: any number of files, of folders all images below, of quoted patterns
-(*, ?, [...]; ** is any depth) the images that match. A file that cannot be read is named on stderr, and the exit code
-is then 1.
+Prints the top classes of each file as they come: any number of files, of folders all images below,
+of quoted patterns (*, ?, [...]; ** is any depth) the images that match. A file that cannot be read
+is named on stderr, and the exit code is then 1.
 """
 
 import collections
@@ -36,11 +36,15 @@ def main(argv):
     config, values, words = cli.parse_stage(argv, __doc__, _flags)
     check_choice("--format", values.format, FORMATS)
     if values.top < 1 or values.batch_size < 1:
-        raise UserError(f"--top = {values.top}, --batch_size = {values.batch_size}: both are at least 1")
+        raise UserError(
+            f"--top = {values.top}, --batch_size = {values.batch_size}: both are at least 1"
+        )
     files = find(words)
     classifier = _open(config, values.workdir, values.bundle)
     top = min(values.top, len(classifier.classes))
-    write = {"table": _Table, "csv": _Csv, "json": _Json}[values.format](sys.stdout, classifier.classes, top)
+    write = {"table": _Table, "csv": _Csv, "json": _Json}[values.format](
+        sys.stdout, classifier.classes, top
+    )
     count = unreadable = 0
     for file, found in predict(classifier, files, top, values.batch_size):
         count += 1
@@ -56,7 +60,9 @@ def main(argv):
 def _flags(values):
     flags.DEFINE_string("workdir", "", "directory of a run", flag_values=values)
     flags.DEFINE_string("bundle", "", "directory of a bundle", flag_values=values)
-    flags.DEFINE_string("format", "table", "table, csv or json (one object a line)", flag_values=values)
+    flags.DEFINE_string(
+        "format", "table", "table, csv or json (one object a line)", flag_values=values
+    )
     flags.DEFINE_integer("top", 5, "classes a file", flag_values=values)
     flags.DEFINE_integer("batch_size", 32, "images at a time", flag_values=values)
 
@@ -72,10 +78,11 @@ def _open(config, workdir, bundle):
 
 
 def find(words):
-    """Returns an iterator over the files that `words` name, all images below folders, and those that match patterns.
+    """Returns an iterator over the files that `words` name, all images below folders, and those
+    that match patterns.
 
-    Each word is looked at before the first file is yielded. Folders are walked by name, patterns in whatever order the
-    file system has; kept are the names in the folders that are open, never all.
+    Each word is looked at before the first file is yielded. Folders are walked by name, patterns in
+    whatever order the file system has; kept are the names in the folders that are open, never all.
 
     Raises:
         UserError: there are no words, or one of them leads to no file.
@@ -104,14 +111,16 @@ def _expand(word):
         yield word
     elif glob.has_magic(word):
         found = glob.iglob(word, recursive=True)
-        yield from (file for file in found if file.lower().endswith(EXTENSIONS) and os.path.isfile(file))
+        yield from (
+            file for file in found if file.lower().endswith(EXTENSIONS) and os.path.isfile(file)
+        )
 
 
 def predict(classifier, files, top=5, batch_size=32):
     """Yields (file, [(class, probability), ...]) for each file in order, highest first.
 
-    What cannot be read yields its `UnreadableImage` instead. Memory does not grow with the number of files, and images
-    are decoded while the model works on those before.
+    What cannot be read yields its `UnreadableImage` instead. Memory does not grow with the number
+    of files, and images are decoded while the model works on those before.
 
     Args:
         classifier: a `vision.inference.Classifier` or a `vision.bundle.directory.Bundle`.
@@ -126,7 +135,8 @@ def predict(classifier, files, top=5, batch_size=32):
         except UnreadableImage as error:
             return error
 
-    files, waiting = iter(files), collections.deque()
+    files = iter(files)
+    waiting = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
 
         def read_on():
@@ -144,7 +154,8 @@ def predict(classifier, files, top=5, batch_size=32):
 
 
 def _classify(classifier, loaded, top, batch_size):
-    """Yields what `predict` does for one batch, padded to one shape, so that the model is compiled once."""
+    """Yields what `predict` does for one batch, padded to one shape, so that the model is compiled
+    once."""
     images = [image for _, image in loaded if not isinstance(image, UnreadableImage)]
     rows = iter(())
     if images:

@@ -1,11 +1,14 @@
 """Prunes and quantizes a classifier of NEU's steel defects, and writes results.csv.
 
-    python -m experiments.compression_neu.run ../shared/data/neu_det.tar                       # the table: 3 seeds
-    python -m experiments.compression_neu.run neu_det.tar --seeds 0 --image-size 224           # on a GPU
+    python -m experiments.compression_neu.run ../shared/data/neu_det.tar                       # the
+    table: 3 seeds
+    python -m experiments.compression_neu.run neu_det.tar --seeds 0 --image-size 224           # on
+    a GPU
 
-Trains EfficientNet-Lite0 as `experiments.transfer_neu` does, removes channels, trains what is left as long again, makes
-INT8 bundles of both, and compares the four with `vision.compression.report`. Each step is the command that a user would
-give, in a directory of its own below --workdir; what is there already is not made again. Rows are means over all seeds.
+Trains EfficientNet-Lite0 as `experiments.transfer_neu` does, removes channels, trains what is left
+as long again, makes INT8 bundles of both, and compares the four with `vision.compression.report`.
+Each step is the command that a user would give, in a directory of its own below --workdir; what is
+there already is not made again. Rows are means over all seeds.
 """
 
 import argparse
@@ -21,7 +24,17 @@ from experiments.transfer_neu import run as transfer
 
 HERE = pathlib.Path(__file__).parent
 MODELS = ("float", "float-int8", "pruned", "pruned-int8")
-COLUMNS = ("model", "image_size", "seeds", "megabytes", "smaller", "parameters", "mmacs", "accuracy", "spread")
+COLUMNS = (
+    "model",
+    "image_size",
+    "seeds",
+    "megabytes",
+    "smaller",
+    "parameters",
+    "mmacs",
+    "accuracy",
+    "spread",
+)
 COLUMNS += ("change", "change_spread", "faster_1", "faster_32", "ms_32", "cpu", "date")
 
 
@@ -29,9 +42,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("tar", type=pathlib.Path)
     parser.add_argument("--image-size", type=int, default=96)
-    parser.add_argument("--ratio", type=float, default=0.6, help="share of the multiply-adds that goes")
+    parser.add_argument(
+        "--ratio", type=float, default=0.6, help="share of the multiply-adds that goes"
+    )
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/compression_neu"))
+    parser.add_argument(
+        "--workdir", type=pathlib.Path, default=pathlib.Path("runs/compression_neu")
+    )
     a = parser.parse_args()
     photos = transfer.sort_by_class(a.tar, a.workdir / "neu")
     for seed in a.seeds.split(","):
@@ -53,11 +70,17 @@ def train(photos, a, seed):
     transfer.run(photos, a, "full", 0, seed)
     trained = transfer.directory(a, "full", 0, seed)
     pruned = directory(a, "run", seed)
-    asked = {"ratio": a.ratio, "importance": "taylor", "target": "flops", "config.train.eval_batch_size": 59}
+    asked = {
+        "ratio": a.ratio,
+        "importance": "taylor",
+        "target": "flops",
+        "config.train.eval_batch_size": 59,
+    }
     call(pruned, "vision.compression.prune", workdir=trained, out=pruned, **asked)
     call(pruned / "result.json", "vision.main", workdir=pruned)
     for name, run in (("float", trained), ("pruned", pruned)):
-        bundle, small = directory(a, name, seed), directory(a, f"{name}-int8", seed)
+        bundle = directory(a, name, seed)
+        small = directory(a, f"{name}-int8", seed)
         call(bundle, "vision.export", workdir=run, out=bundle)
         call(small, "vision.compression.quantize", bundle=bundle, out=small)
 
@@ -72,7 +95,13 @@ def call(made, module, *words, **flags):
     """Runs a command, unless what it makes is there."""
     if made.exists():
         return
-    command = [sys.executable, "-m", module, *map(str, words), *(f"--{key}={value}" for key, value in flags.items())]
+    command = [
+        sys.executable,
+        "-m",
+        module,
+        *map(str, words),
+        *(f"--{key}={value}" for key, value in flags.items()),
+    ]
     print(" ".join(command), flush=True)
     subprocess.run(command, check=True)
 
@@ -86,13 +115,35 @@ def table(a):
         rows = [report["models"][i] for report in reports]
         accuracy = mean([100 * row["accuracy"]["value"] for row in rows])
         change = mean([100 * row["change"]["difference"] if i else 0.0 for row in rows])
-        smaller, _ = mean([report["models"][0]["bytes"] / report["models"][i]["bytes"] for report in reports])
-        megabytes, parameters = (mean([row[key] for row in rows])[0] for key in ("bytes", "parameters"))
+        smaller, _ = mean(
+            [report["models"][0]["bytes"] / report["models"][i]["bytes"] for report in reports]
+        )
+        megabytes, parameters = (
+            mean([row[key] for row in rows])[0] for key in ("bytes", "parameters")
+        )
         macs, _ = mean([reports[0]["models"][i - i % 2]["macs"]])  # INT8 multiplies as often
-        faster = [mean([row[f"latency_{batch}"]["speedup"] for row in rows])[0] for batch in (1, 32)]
+        faster = [
+            mean([row[f"latency_{batch}"]["speedup"] for row in rows])[0] for batch in (1, 32)
+        ]
         took, _ = mean([row["latency_32"]["p50"] for row in rows])
-        numbers = (megabytes / 1e6, smaller, parameters, macs / 1e6, *accuracy, *change, *faster, took)
-        yield (name, a.image_size, len(rows), *(round(x, 2) for x in numbers), reports[0]["cpu"], today)
+        numbers = (
+            megabytes / 1e6,
+            smaller,
+            parameters,
+            macs / 1e6,
+            *accuracy,
+            *change,
+            *faster,
+            took,
+        )
+        yield (
+            name,
+            a.image_size,
+            len(rows),
+            *(round(x, 2) for x in numbers),
+            reports[0]["cpu"],
+            today,
+        )
 
 
 def mean(values):

@@ -1,10 +1,12 @@
 """Trains every way of transfer on NEU's steel defects and writes results.csv.
 
-    python -m experiments.transfer_neu.run ../shared/data/neu_det.tar --image-size 224     # on a GPU: 224 px
+    python -m experiments.transfer_neu.run ../shared/data/neu_det.tar --image-size 224     # on a
+    GPU: 224 px
     python -m experiments.transfer_neu.run neu_det.tar --image-size 96 --only head,full --seeds 0
 
-The tar file holds neu_det/images/CLASS_NUMBER.jpg. Each run is the command that a user would give, in a directory of
-its own below --workdir; one that is there already is not run again. Rows are of all seeds' runs that have ended.
+The tar file holds neu_det/images/CLASS_NUMBER.jpg. Each run is the command that a user would give,
+in a directory of its own below --workdir; one that is there already is not run again. Rows are of
+all seeds' runs that have ended.
 """
 
 import argparse
@@ -18,9 +20,26 @@ import sys
 import tarfile
 
 HERE = pathlib.Path(__file__).parent
-COLUMNS = ("way", "images_a_class", "image_size", "seeds", "accuracy", "spread", "seconds", "learning", "device")
+COLUMNS = (
+    "way",
+    "images_a_class",
+    "image_size",
+    "seeds",
+    "accuracy",
+    "spread",
+    "seconds",
+    "learning",
+    "device",
+)
 COLUMNS += ("date",)
-EPOCHS = {"head": (60, 100), "partial": (6, 40), "full": (6, 40), "lora": (6, 40), "scratch": (12, 80)}  # all, few
+# all, few
+EPOCHS = {
+    "head": (60, 100),
+    "partial": (6, 40),
+    "full": (6, 40),
+    "lora": (6, 40),
+    "scratch": (12, 80),
+}
 
 
 def main():
@@ -28,7 +47,9 @@ def main():
     parser.add_argument("tar", type=pathlib.Path)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--only", default=",".join(EPOCHS))
-    parser.add_argument("--few", type=int, default=10, help="images a class of the second half of the table")
+    parser.add_argument(
+        "--few", type=int, default=10, help="images a class of the second half of the table"
+    )
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/transfer_neu"))
     a = parser.parse_args()
@@ -67,7 +88,8 @@ def run(photos, a, way, few, seed):
     if (workdir / "result.json").is_file():
         return
     images = 6 * few if few else 1239
-    epochs, batch = EPOCHS[way][bool(few)], 32
+    epochs = EPOCHS[way][bool(few)]
+    batch = 32
     steps = round(epochs * images / batch)
     flags = {
         "seed": seed,
@@ -79,8 +101,17 @@ def run(photos, a, way, few, seed):
         "train.eval_every": max(1, steps // 6),
         "log.progress": "False",
     }
-    command = [sys.executable, "-m", "vision.main", "--config", f"configs/transfer_folder.py:{photos}:{way}"]
-    command += [f"--workdir={workdir}", *(f"--config.{key}={value}" for key, value in flags.items())]
+    command = [
+        sys.executable,
+        "-m",
+        "vision.main",
+        "--config",
+        f"configs/transfer_folder.py:{photos}:{way}",
+    ]
+    command += [
+        f"--workdir={workdir}",
+        *(f"--config.{key}={value}" for key, value in flags.items()),
+    ]
     print(" ".join(command), flush=True)
     subprocess.run(command, check=True)
 
@@ -97,8 +128,19 @@ def table(a):
             accuracies = [100 * r["accuracy"] for r in results]
             spread = statistics.stdev(accuracies) if len(results) > 1 else 0.0
             seconds = statistics.mean(r["train_seconds"] for r in results)
-            row = (way, few or "all", a.image_size, len(results), round(statistics.mean(accuracies), 2))
-            row += (round(spread, 2), round(seconds), results[0]["parameters"]["learning"], results[0]["device"])
+            row = (
+                way,
+                few or "all",
+                a.image_size,
+                len(results),
+                round(statistics.mean(accuracies), 2),
+            )
+            row += (
+                round(spread, 2),
+                round(seconds),
+                results[0]["parameters"]["learning"],
+                results[0]["device"],
+            )
             rows.append((*row, datetime.date.today().isoformat()))
     return rows
 

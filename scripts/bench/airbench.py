@@ -1,12 +1,14 @@
-"""The fast CIFAR-10 recipe over several seeds, in one process: mean accuracy on the test split, and seconds.
+"""The fast CIFAR-10 recipe over several seeds, in one process: mean accuracy on the test split, and
+seconds.
 
     python -m scripts.bench.airbench
-    python -m scripts.bench.airbench --seeds 3 --config configs/airbench_cifar10.py:95 --config.data.source=tfds:cifar10
+    python -m scripts.bench.airbench --seeds 3 --config configs/airbench_cifar10.py:95
+    --config.data.source=tfds:cifar10
 
-Seconds are counted as in the paper (arXiv:2404.00498): training, and evaluating the test split with all views, without
-compiling. Training is all steps at the run's images per second, which leaves out the first call; evaluation and the
-whitening's initialization are timed when they run for the second time. Opening the data is not in it. The last line is
-`airbench: MEAN ± STD % in SECONDS s`.
+Seconds are counted as in the paper (arXiv:2404.00498): training, and evaluating the test split with
+all views, without compiling. Training is all steps at the run's images per second, which leaves out
+the first call; evaluation and the whitening's initialization are timed when they run for the second
+time. Opening the data is not in it. The last line is `airbench: MEAN ± STD % in SECONDS s`.
 """
 
 import pathlib
@@ -32,7 +34,10 @@ def main(argv):
     for seed in range(values.seeds):
         config.seed = seed
         rows.append(_run(config))
-        print(f"seed {seed}: {100 * rows[-1]['accuracy']:.2f} % in {rows[-1]['seconds']:.2f} s", flush=True)
+        print(
+            f"seed {seed}: {100 * rows[-1]['accuracy']:.2f} % in {rows[-1]['seconds']:.2f} s",
+            flush=True,
+        )
     common.write_rows(values.csv, [common.facts(values) | row for row in rows])
     accuracies = [100 * row["accuracy"] for row in rows]
     spread = statistics.stdev(accuracies) if len(rows) > 1 else 0.0
@@ -58,8 +63,11 @@ def _run(config):
     from vision.training.loop import SAMPLE, train
 
     if config.compile_cache:
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.compile_cache).expanduser()))
-    c, mesh = config.train, parallel.make_mesh(config.parallel.devices, config.parallel.fsdp)
+        jax.config.update(
+            "jax_compilation_cache_dir", str(pathlib.Path(config.compile_cache).expanduser())
+        )
+    c = config.train
+    mesh = parallel.make_mesh(config.parallel.devices, config.parallel.fsdp)
     data = open_data(config, mesh)
     with tempfile.TemporaryDirectory() as folder:
         outcome = train(config, data, pathlib.Path(folder) / "run", mesh)
@@ -68,7 +76,9 @@ def _run(config):
         summary = evaluate(outcome.step, outcome.state, data.loaders["test"], eval_batch_size(c))
         evaluation = time.perf_counter() - start
         start = time.perf_counter()
-        jax.block_until_ready(outcome.step.initialize_from_data(outcome.state, data.loaders["train"].sample(SAMPLE)))
+        jax.block_until_ready(
+            outcome.step.initialize_from_data(outcome.state, data.loaders["train"].sample(SAMPLE))
+        )
         whitening = time.perf_counter() - start
     training = outcome.steps * c.batch_size / outcome.images_per_second
     return {

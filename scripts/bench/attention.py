@@ -1,11 +1,13 @@
-"""Which attention is fastest here: forward and backward of `vision.models.layers.common.attention` by each of its names.
+"""Which attention is fastest here: forward and backward of `vision.models.layers.common.attention`
+by each of its names.
 
     python -m scripts.bench.attention
     python -m scripts.bench.attention --shapes 256x65x3x64,64x197x12x64 --dtypes bfloat16
 
-Shapes are BATCHxTOKENSxHEADSxDEPTH; those by default are of ViT-Ti/4 at 32 px, S/16 and B/16 at 224, and L/16 at 384.
-The names take turns. `model.attention = auto` should pick the fastest; where it does not, its rule in
-vision/models/layers/common.py is wrong for this device. The last line says for how many of the shapes it does (within 5 %).
+Shapes are BATCHxTOKENSxHEADSxDEPTH; those by default are of ViT-Ti/4 at 32 px, S/16 and B/16 at
+224, and L/16 at 384. The names take turns. `model.attention = auto` should pick the fastest; where
+it does not, its rule in vision/models/layers/common.py is wrong for this device. The last line says
+for how many of the shapes it does (within 5 %).
 """
 
 import functools
@@ -25,14 +27,20 @@ def main(argv):
     import jax
 
     p = common.parser(__doc__, "attention")
-    p.add_argument("--shapes", default=SHAPES.get(jax.default_backend(), ON_ACCELERATORS), help="separated by commas")
+    p.add_argument(
+        "--shapes",
+        default=SHAPES.get(jax.default_backend(), ON_ACCELERATORS),
+        help="separated by commas",
+    )
     p.add_argument("--dtypes", default="float32,bfloat16", help="separated by commas")
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--repeats", type=int, default=10, help="calls of each timing")
     a = p.parse_args(argv)
     cases = [(_shape(text), dtype) for text in a.shapes.split(",") for dtype in a.dtypes.split(",")]
     rows = [row for shape, dtype in cases for row in _case(a, shape, dtype)]
-    common.print_table([{k: row[k] for k in ("shape", "dtype", "name", "ms", "fastest", "auto")} for row in rows])
+    common.print_table(
+        [{k: row[k] for k in ("shape", "dtype", "name", "ms", "fastest", "auto")} for row in rows]
+    )
     common.write_rows(a.csv, [common.facts(a) | row for row in rows])
     best = {(row["shape"], row["dtype"]): row["ms"] for row in rows if row["fastest"]}
     chosen = [row for row in rows if row["auto"]]
@@ -49,21 +57,27 @@ def _case(a, shape, dtype):
         try:
             runs[name] = _prepare(name, shape, dtype, a.repeats)
         except UserError as error:
-            print(f"skipped: {name} {'x'.join(map(str, shape))} {dtype}: {str(error).splitlines()[0]}")
+            print(
+                f"skipped: {name} {'x'.join(map(str, shape))} {dtype}: {str(error).splitlines()[0]}"
+            )
     seconds = common.alternate(runs, a.rounds)
     medians = {name: statistics.median(found) / a.repeats for name, found in seconds.items()}
     auto = choose_attention("auto", shape[1], shape[3], dtype)
     text = "x".join(map(str, shape))
     return [
         {"shape": text, "dtype": dtype, "name": name, "ms": value * 1e3}
-        | {"best_ms": min(seconds[name]) / a.repeats * 1e3, "fastest": value == min(medians.values())}
+        | {
+            "best_ms": min(seconds[name]) / a.repeats * 1e3,
+            "fastest": value == min(medians.values()),
+        }
         | {"auto": name == auto, "rounds": a.rounds, "repeats": a.repeats}
         for name, value in medians.items()
     ]
 
 
 def _prepare(name, shape, dtype, repeats):
-    """Returns a function that returns the seconds of so many forward and backward passes, already compiled."""
+    """Returns a function that returns the seconds of so many forward and backward passes, already
+    compiled."""
     import jax
     import jax.numpy as jnp
 
@@ -72,7 +86,9 @@ def _prepare(name, shape, dtype, repeats):
     def loss(query, key, value, weight):
         return (attention(query, key, value, name) * weight).astype(jnp.float32).sum()
 
-    inputs = [jax.random.normal(key, shape, dtype) for key in jax.random.split(jax.random.key(0), 4)]
+    inputs = [
+        jax.random.normal(key, shape, dtype) for key in jax.random.split(jax.random.key(0), 4)
+    ]
     gradient = jax.jit(jax.grad(loss, (0, 1, 2)))
     jax.block_until_ready(gradient(*inputs))
     return functools.partial(_time, gradient, inputs, repeats)

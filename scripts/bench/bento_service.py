@@ -1,4 +1,5 @@
-"""The service that `bentoml serve` imports for `serving_rivals.py`, with BentoML's own batching of uploaded files.
+"""The service that `bentoml serve` imports for `serving_rivals.py`, with BentoML's own batching of
+uploaded files.
 
 BUNDLE and KIND are in the environment, since BentoML starts the process that imports this.
 """
@@ -14,7 +15,8 @@ from serving_rivals import BATCH, Model
 @bentoml.service(workers=1, traffic={"timeout": 60})
 class Classify:
     def __init__(self):
-        self.model, self.kind = Model(os.environ["BUNDLE"]), os.environ["KIND"]
+        self.model = Model(os.environ["BUNDLE"])
+        self.kind = os.environ["KIND"]
 
     @bentoml.api(batchable=True, max_batch_size=BATCH, max_latency_ms=60_000)
     def predict(self, files: typing.List[pathlib.Path]) -> typing.List[dict]:  # noqa: UP006  (what it can read)

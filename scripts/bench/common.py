@@ -18,8 +18,8 @@ import time
 ROOT = pathlib.Path(__file__).parents[2]
 SPEED = "experiments/speed"
 
-# FLOP/s of dense matrix products (bfloat16, and TF32 for float32) and bytes/s of memory, from NVIDIA's data sheets.
-# The first name that the device's kind contains counts.
+# FLOP/s of dense matrix products (bfloat16, and TF32 for float32) and bytes/s of memory, from
+# NVIDIA's data sheets. The first name that the device's kind contains counts.
 PEAKS = {
     "H200": (989e12, 494e12, 4.80e12),
     "H100 PCIe": (756e12, 378e12, 2.00e12),
@@ -32,9 +32,16 @@ PEAKS = {
 
 def parser(doc, name):
     """Returns an `ArgumentParser` with the flags that every benchmark has; `name` is the CSV's."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     path = f"{SPEED}/{name}.csv"
-    made.add_argument("--csv", default=path, metavar="PATH", help=f"append rows to it; '' = none (default: {path})")
+    made.add_argument(
+        "--csv",
+        default=path,
+        metavar="PATH",
+        help=f"append rows to it; '' = none (default: {path})",
+    )
     made.add_argument("--label", default="", help="noted in the rows; the page finds them by it")
     made.add_argument("--goal", default="", help="noted in the rows")
     return made
@@ -88,16 +95,21 @@ def alternate(sides, rounds):
 
 
 def compare(seconds, ours, theirs):
-    """Returns {"ratio", "ratio_of_best"}: how many times as fast `ours` is, by the medians and by the minima."""
-    mine, other = seconds[ours], seconds[theirs]
-    return {"ratio": statistics.median(other) / statistics.median(mine), "ratio_of_best": min(other) / min(mine)}
+    """Returns {"ratio", "ratio_of_best"}: how many times as fast `ours` is, by the medians and by
+    the minima."""
+    mine = seconds[ours]
+    other = seconds[theirs]
+    return {
+        "ratio": statistics.median(other) / statistics.median(mine),
+        "ratio_of_best": min(other) / min(mine),
+    }
 
 
 def peaks(dtype):
     """Returns (FLOP/s, bytes/s, "data sheet" or "measured") of JAX's first device.
 
-    Known accelerators are looked up; everything else is measured here and now, with a product of matrices of side
-    2,048 (8,192 where it is no CPU) and by adding one to 256 MiB in place.
+    Known accelerators are looked up; everything else is measured here and now, with a product of
+    matrices of side 2,048 (8,192 where it is no CPU) and by adding one to 256 MiB in place.
 
     Args:
         dtype: "float32" or "bfloat16".
@@ -132,7 +144,8 @@ def print_table(rows):
 
 
 def write_rows(path, rows):
-    """Appends dicts to a CSV file; columns that it does not have yet are added, and are empty in the older rows."""
+    """Appends dicts to a CSV file; columns that it does not have yet are added, and are empty in
+    the older rows."""
     if not path:
         return
     file = pathlib.Path(path)
@@ -165,7 +178,9 @@ def _commit():
     """The commit of this code, "-dirty" if it was changed since; "" outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=10).stdout.strip()
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=10
+        ).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return ""
 

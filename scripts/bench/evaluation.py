@@ -1,12 +1,14 @@
-"""How fast images are evaluated: all outputs on the host, against the bare forward pass, round by round in turn.
+"""How fast images are evaluated: all outputs on the host, against the bare forward pass, round by
+round in turn.
 
     python -m scripts.bench.evaluation
-    python -m scripts.bench.evaluation --model resnet --variant 50 --image-size 224 --batch 256 --dtype bfloat16
+    python -m scripts.bench.evaluation --model resnet --variant 50 --image-size 224 --batch 256
+    --dtype bfloat16
 
-Both sides pass over the same random images, which live on the device. The bare pass computes logits and embeddings and
-leaves them there; ours also measures brightness and contrast, pads and masks the last batch, and brings everything to
-the host. The metrics with their intervals come after, and are timed apart. The last line is `ratio: R`, images/s of
-ours over the bare pass's.
+Both sides pass over the same random images, which live on the device. The bare pass computes logits
+and embeddings and leaves them there; ours also measures brightness and contrast, pads and masks the
+last batch, and brings everything to the host. The metrics with their intervals come after, and are
+timed apart. The last line is `ratio: R`, images/s of ours over the bare pass's.
 """
 
 import statistics
@@ -31,14 +33,27 @@ def main(argv):
     a = p.parse_args(argv)
     forward, loader = _prepare(a)
     seconds = common.alternate(
-        {"ours": lambda: _ours(forward, loader, a), "bare": lambda: _bare(forward, loader, a)}, a.rounds
+        {"ours": lambda: _ours(forward, loader, a), "bare": lambda: _bare(forward, loader, a)},
+        a.rounds,
     )
-    speeds = {f"{name}_images_per_second": a.images / statistics.median(found) for name, found in seconds.items()}
-    work = {
-        k: getattr(a, k) for k in ("model", "variant", "image_size", "classes", "dtype", "images", "batch", "rounds")
+    speeds = {
+        f"{name}_images_per_second": a.images / statistics.median(found)
+        for name, found in seconds.items()
     }
-    row = common.facts(a) | work | common.compare(seconds, "ours", "bare") | speeds | {"metrics_s": _metrics(a)}
-    common.print_table([{k: v for k, v in row.items() if k not in ("date", "commit", "device", "label", "goal")}])
+    work = {
+        k: getattr(a, k)
+        for k in ("model", "variant", "image_size", "classes", "dtype", "images", "batch", "rounds")
+    }
+    row = (
+        common.facts(a)
+        | work
+        | common.compare(seconds, "ours", "bare")
+        | speeds
+        | {"metrics_s": _metrics(a)}
+    )
+    common.print_table(
+        [{k: v for k, v in row.items() if k not in ("date", "commit", "device", "label", "goal")}]
+    )
     common.write_rows(a.csv, [row])
     print(f"ratio: {row['ratio']:.2f}")
 
@@ -56,7 +71,9 @@ def _prepare(a):
     from vision.evaluation.outputs import Forward
 
     c = default()
-    c.model.name, c.model.variant, c.model.dtype = a.model, a.variant, a.dtype
+    c.model.name = a.model
+    c.model.variant = a.variant
+    c.model.dtype = a.dtype
     model = models.build(c.model, a.classes, a.image_size, 3, nnx.Rngs(0))
     model.eval()
     names = tuple(map(str, range(a.classes)))
@@ -91,17 +108,18 @@ def _bare(forward, loader, a):
 
 
 def _metrics(a):
-    """Returns the seconds that all metrics of as many random outputs take, with the usual number of draws."""
+    """Returns the seconds that all metrics of as many random outputs take, with the usual number of
+    draws."""
     from vision.config import default
     from vision.evaluation.measures import intervals
 
     random = np.random.default_rng(0)
-    logits, labels = (
-        random.normal(size=(a.images, a.classes)).astype(np.float32),
-        random.integers(0, a.classes, a.images),
-    )
+    logits = random.normal(size=(a.images, a.classes)).astype(np.float32)
+    labels = random.integers(0, a.classes, a.images)
     start = time.perf_counter()
-    intervals.with_intervals(logits, labels, tuple(map(str, range(a.classes))), default().evaluation.bootstrap)
+    intervals.with_intervals(
+        logits, labels, tuple(map(str, range(a.classes))), default().evaluation.bootstrap
+    )
     return time.perf_counter() - start
 
 

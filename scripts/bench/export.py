@@ -1,11 +1,13 @@
-"""How fast an exported model runs in ONNX Runtime, against the same model jitted by JAX, round by round in turn.
+"""How fast an exported model runs in ONNX Runtime, against the same model jitted by JAX, round by
+round in turn.
 
     python -m scripts.bench.export
     python -m scripts.bench.export --models vit:S/16 --sizes 1 --fixed
 
-Both sides take the same uint8 images and return probabilities and embeddings to the host, on all cores of a CPU. The
-models have random weights, as time does not depend on them, and 1,000 classes at 224 px. --fixed exports for the batch
-that is timed, in place of any number. `ratio` is images/s of ONNX Runtime over JAX's.
+Both sides take the same uint8 images and return probabilities and embeddings to the host, on all
+cores of a CPU. The models have random weights, as time does not depend on them, and 1,000 classes
+at 224 px. --fixed exports for the batch that is timed, in place of any number. `ratio` is images/s
+of ONNX Runtime over JAX's.
 """
 
 import pathlib
@@ -32,7 +34,10 @@ def main(argv):
     for name in a.models.split(","):
         rows += _rows(name, a)
     common.print_table(
-        [{k: v for k, v in row.items() if k not in ("date", "commit", "device", "label")} for row in rows]
+        [
+            {k: v for k, v in row.items() if k not in ("date", "commit", "device", "label")}
+            for row in rows
+        ]
     )
     common.write_rows(a.csv, rows)
     print(f"lowest ratio: {min(row['ratio'] for row in rows):.2f}")
@@ -46,26 +51,37 @@ def _rows(name, a):
 
     model, program = _program(name, a.image_size)
     for size in map(int, a.sizes.split(",")):
-        images = np.random.default_rng(0).integers(0, 256, (size, a.image_size, a.image_size, 3), np.uint8)
+        images = np.random.default_rng(0).integers(
+            0, 256, (size, a.image_size, a.image_size, 3), np.uint8
+        )
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder, onnx.NAME)
             onnx.write(program, path, size if a.fixed else 0)
             run = onnx.load(path)
         difference = check.compare(program, run, images)
         seconds = common.alternate(
-            {"onnx": _timed(run, images, a.seconds), "jax": _timed(program, images, a.seconds)}, a.rounds
+            {"onnx": _timed(run, images, a.seconds), "jax": _timed(program, images, a.seconds)},
+            a.rounds,
         )
         medians = {f"{side}_ms": 1e3 * statistics.median(found) for side, found in seconds.items()}
-        work = {"model": model, "batch": size, "fixed": a.fixed, "rounds": a.rounds, "difference": difference}
+        work = {
+            "model": model,
+            "batch": size,
+            "fixed": a.fixed,
+            "rounds": a.rounds,
+            "difference": difference,
+        }
         yield common.facts(a) | work | medians | common.compare(seconds, "onnx", "jax")
 
 
 def _timed(run, images, least):
-    """Returns a function that calls `run(images)` for at least so many seconds; it returns seconds a call."""
+    """Returns a function that calls `run(images)` for at least so many seconds; it returns seconds
+    a call."""
     run(images)
 
     def seconds():
-        start, calls = time.perf_counter(), 0
+        start = time.perf_counter()
+        calls = 0
         while calls == 0 or time.perf_counter() - start < least:
             run(images)
             calls += 1

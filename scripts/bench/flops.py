@@ -1,8 +1,10 @@
-"""What one image costs a model, counted from its forward pass and independent of device, compiler and implementation.
+"""What one image costs a model, counted from its forward pass and independent of device, compiler
+and implementation.
 
-A multiplication and an addition are two operations. Only convolutions and matrix products count. Training costs three
-times the forward pass (the products themselves, the gradients of their inputs and of their kernels), less the first
-layer's gradient of its input, which is the image. Recomputation (`model.remat`) is no useful work and does not count.
+A multiplication and an addition are two operations. Only convolutions and matrix products count.
+Training costs three times the forward pass (the products themselves, the gradients of their inputs
+and of their kernels), less the first layer's gradient of its input, which is the image.
+Recomputation (`model.remat`) is no useful work and does not count.
 """
 
 import dataclasses
@@ -23,8 +25,8 @@ class Costs:
     Attributes:
         forward: operations of the forward pass.
         train: operations of a training step.
-        activations: numbers that the convolutions and matrix products of the forward pass put out, without attention's
-            scores, which a fused kernel never stores.
+        activations: numbers that the convolutions and matrix products of the forward pass put out,
+            without attention's scores, which a fused kernel never stores.
         parameters: learned numbers.
     """
 

@@ -2,8 +2,8 @@
 
     python -m scripts.bench.http_load 127.0.0.1:8080 request.bin --clients 32 --seconds 60
 
-request.bin holds a whole request, its headers included. Prints JSON. One process with plain sockets, so that as little
-as can be is spent on this side; run it on a core of its own.
+request.bin holds a whole request, its headers included. Prints JSON. One process with plain
+sockets, so that as little as can be is spent on this side; run it on a core of its own.
 """
 
 import argparse
@@ -22,14 +22,20 @@ def main():
     parser.add_argument("--seconds", type=float, default=60)
     a = parser.parse_args()
     host, _, port = a.address.rpartition(":")
-    print(json.dumps(asyncio.run(load(host, int(port), a.request.read_bytes(), a.clients, a.seconds))))
+    print(
+        json.dumps(asyncio.run(load(host, int(port), a.request.read_bytes(), a.clients, a.seconds)))
+    )
 
 
 async def load(host, port, request, clients, seconds):
     """Returns {"requests_per_second", "p50", "p99", milliseconds, "answers": {status: count}}."""
-    took, statuses, begun = [], {}, time.perf_counter()
+    took = []
+    statuses = {}
+    begun = time.perf_counter()
     end = begun + seconds
-    await asyncio.gather(*(_client(host, port, request, end, took, statuses) for _ in range(clients)))
+    await asyncio.gather(
+        *(_client(host, port, request, end, took, statuses) for _ in range(clients))
+    )
     took.sort()
     return {
         "requests_per_second": len(took) / (time.perf_counter() - begun),

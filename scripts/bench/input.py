@@ -1,20 +1,26 @@
-"""How fast images come in: decoding and cropping, here and elsewhere, in one run, round by round in turn.
+"""How fast images come in: decoding and cropping, here and elsewhere, in one run, round by round in
+turn.
 
     python -m scripts.bench.input --data ../shared/data/imagenet_samples.tar
     python -m scripts.bench.input --data photos --torch-python PATH --workers 8
 
-Four comparisons, all of JPEG files cut to a random 8 to 100 % of their area and resized to --image-size:
+Four comparisons, all of JPEG files cut to a random 8 to 100 % of their area and resized to
+--image-size:
 
-    decode                                 one core, the files' bytes in RAM: vision.data.decode against bare libraries
-    feed                                   --workers processes, batches on the device: the trainer's WorkerLoader against
-                                           torch's DataLoader with PIL
-    feed against bare decode               WorkerLoader against a bare loop in as many processes, which keeps no image
-    feed of a pack against bare decode     the same for a `packed:` source of the files; the loop still reads the files
+    decode                                 one core, the files' bytes in RAM: vision.data.decode
+                                           against bare libraries
+    feed                                   --workers processes, batches on the device: the trainer's
+                                           WorkerLoader against torch's DataLoader with PIL
+    feed against bare decode               WorkerLoader against a bare loop in as many processes,
+                                           which keeps no image
+    feed of a pack against bare decode     the same for a `packed:` source of the files; the loop
+                                           still reads the files
 
-The bare libraries are simplejpeg and cv2, which vision.data.decode itself stands on, so that `decode` shows what its
-checks cost, and the last two what it costs to make batches and bring them to the device. Averaging over areas (cv2,
-here) and an antialiased bilinear filter (PIL) are of the same quality. Without torch, or PIL beside it, `feed` shows
-one side. The last line is `ratio: R`, of `feed`, or of `decode` where feed has none.
+The bare libraries are simplejpeg and cv2, which vision.data.decode itself stands on, so that
+`decode` shows what its checks cost, and the last two what it costs to make batches and bring them
+to the device. Averaging over areas (cv2, here) and an antialiased bilinear filter (PIL) are of the
+same quality. Without torch, or PIL beside it, `feed` shows one side. The last line is `ratio: R`,
+of `feed`, or of `decode` where feed has none.
 """
 
 import contextlib
@@ -40,21 +46,41 @@ AREA = (0.08, 1.0)
 
 def main(argv):
     p = common.parser(__doc__, "input")
-    p.add_argument("--data", default="../shared/data/imagenet_samples.tar", help="folder or tar of JPEG files")
+    p.add_argument(
+        "--data", default="../shared/data/imagenet_samples.tar", help="folder or tar of JPEG files"
+    )
     p.add_argument("--image-size", type=int, default=224)
     p.add_argument("--batch", type=int, default=64)
     p.add_argument("--batches", type=int, default=30, help="of each timing of the feed")
-    p.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of each side; default: all cores")
+    p.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        help="processes of each side; default: all cores",
+    )
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--torch-python", default="", metavar="PATH", help="interpreter with torch; default: this one")
+    p.add_argument(
+        "--torch-python",
+        default="",
+        metavar="PATH",
+        help="interpreter with torch; default: this one",
+    )
     a = p.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         files = _files(a.data, folder)
         tree = _tree(files, folder)
         rows = [_decode_row(a, files), _feed_row(a, files, tree)]
-        bare = [_bare_row(a, files, "feed", tree), _bare_row(a, files, "feed of a pack", _packed(tree, folder))]
-    common.print_table([{k: v for k, v in row.items() if k not in ("date", "commit", "device")} for row in rows + bare])
+        bare = [
+            _bare_row(a, files, "feed", tree),
+            _bare_row(a, files, "feed of a pack", _packed(tree, folder)),
+        ]
+    common.print_table(
+        [
+            {k: v for k, v in row.items() if k not in ("date", "commit", "device")}
+            for row in rows + bare
+        ]
+    )
     common.write_rows(a.csv, rows + bare)
     print(f"ratio: {next(row['ratio'] for row in reversed(rows) if row['ratio'] is not None):.2f}")
 
@@ -64,7 +90,10 @@ def _decode_row(a, files):
 
     contents = [file.read_bytes() for file in files]
     cv2.setNumThreads(1)  # per core means one core, also inside cv2
-    sides = {name: lambda crop=crop: _time(crop, contents, a.image_size) for name, crop in DECODERS.items()}
+    sides = {
+        name: lambda crop=crop: _time(crop, contents, a.image_size)
+        for name, crop in DECODERS.items()
+    }
     seconds = common.alternate(sides, a.rounds)
     speeds = {name: len(contents) / statistics.median(found) for name, found in seconds.items()}
     return _row(a, "decode", 1, len(files), seconds, speeds, "simplejpeg + cv2", common.facts(a))
@@ -75,10 +104,16 @@ def _feed_row(a, files, source):
 
     with contextlib.ExitStack() as stack:
         feed = stack.enter_context(contextlib.closing(Feed(a, source)))
-        sides, facts = {"ours": feed.run}, common.facts(a)
+        sides = {"ours": feed.run}
+        facts = common.facts(a)
         try:
             names = [str(file) for file in files] * math.ceil(a.batch / len(files))
-            spec = {"files": names, "batch": a.batch, "image_size": a.image_size, "workers": a.workers}
+            spec = {
+                "files": names,
+                "batch": a.batch,
+                "image_size": a.image_size,
+                "workers": a.workers,
+            }
             side = stack.enter_context(TorchSide(a.torch_python, "input", **spec))
             sides["theirs"], facts = side.run, common.facts(a, side.facts["torch"])
         except UserError as error:
@@ -87,14 +122,27 @@ def _feed_row(a, files, source):
 
 
 def _bare_row(a, files, what, source):
-    with contextlib.closing(Feed(a, source)) as feed, contextlib.closing(BareLoops(a, files)) as bare:
+    with (
+        contextlib.closing(Feed(a, source)) as feed,
+        contextlib.closing(BareLoops(a, files)) as bare,
+    ):
         sides = {"ours": feed.run, "theirs": bare.run}
-        return _feeds(a, f"{what} against bare decode", files, sides, "simplejpeg + cv2 processes", common.facts(a))
+        return _feeds(
+            a,
+            f"{what} against bare decode",
+            files,
+            sides,
+            "simplejpeg + cv2 processes",
+            common.facts(a),
+        )
 
 
 def _feeds(a, what, files, sides, against, facts):
-    """Times the sides, functions that take a number of batches and return seconds, and returns the row."""
-    seconds = common.alternate({name: lambda run=run: run(a.batches) for name, run in sides.items()}, a.rounds)
+    """Times the sides, functions that take a number of batches and return seconds, and returns the
+    row."""
+    seconds = common.alternate(
+        {name: lambda run=run: run(a.batches) for name, run in sides.items()}, a.rounds
+    )
     images = a.batches * a.batch
     speeds = {name: images / statistics.median(found) for name, found in seconds.items()}
     return _row(a, what, a.workers, len(files), seconds, speeds, against, facts)
@@ -109,15 +157,28 @@ def _row(a, what, processes, files, seconds, speeds, against, facts):
     for name in ("ours", "theirs"):
         figures[f"{name}_images_per_second"] = speeds.get(name)
         figures[f"{name}_per_core"] = speeds[name] / cores if name in speeds else None
-    setting = {"what": what, "against": against, "image_size": a.image_size, "processes": processes, "cores": cores}
-    return facts | {"device": common.cpu_name()} | setting | {"files": files, "rounds": a.rounds} | both | figures
+    setting = {
+        "what": what,
+        "against": against,
+        "image_size": a.image_size,
+        "processes": processes,
+        "cores": cores,
+    }
+    return (
+        facts
+        | {"device": common.cpu_name()}
+        | setting
+        | {"files": files, "rounds": a.rounds}
+        | both
+        | figures
+    )
 
 
 class Feed:
     """The trainer's own way from files to batches on the device.
 
-    Grain's workers run ahead, so what they have ready is used up before the clock starts, and after it stops they get
-    the time to make it ready again: they shall not run in the other side's time.
+    Grain's workers run ahead, so what they have ready is used up before the clock starts, and after
+    it stops they get the time to make it ready again: they shall not run in the other side's time.
     """
 
     def __init__(self, a, source):
@@ -126,12 +187,19 @@ class Feed:
         from vision.data.pipeline import open_data
 
         c = default()
-        c.data.source, c.data.image_size, c.data.channels = source, a.image_size, 3
-        c.data.random_crop_area, c.data.workers, c.data.resident_gib = AREA, a.workers, 0.0
+        c.data.source = source
+        c.data.image_size = a.image_size
+        c.data.channels = 3
+        c.data.random_crop_area = AREA
+        c.data.workers = a.workers
+        c.data.resident_gib = 0.0
         data = open_data(c, parallel.make_mesh(1))
-        self._ahead = 8 * a.workers + 1  # of `WorkerLoader`: some seven a worker, and one on the device
+        # of `WorkerLoader`: some seven a worker, and one on the device
+        self._ahead = 8 * a.workers + 1
         self._steps = a.rounds * (a.batches + self._ahead) + 2 * self._ahead
-        self._batches = data.feeds["train"].train_batches([(i, 1) for i in range(self._steps)], a.batch)
+        self._batches = data.feeds["train"].train_batches(
+            [(i, 1) for i in range(self._steps)], a.batch
+        )
 
     def run(self, batches):
         """Returns the seconds until so many batches are on the device."""
@@ -154,15 +222,20 @@ class Feed:
 
 
 class BareLoops:
-    """Processes that read, decode and crop files, and nothing else: what the feed could reach if it cost nothing."""
+    """Processes that read, decode and crop files, and nothing else: what the feed could reach if it
+    cost nothing."""
 
     def __init__(self, a, files):
         context = multiprocessing.get_context("spawn")
-        self._ends, self._processes, self._a = [], [], a
+        self._ends = []
+        self._processes = []
+        self._a = a
         for _ in range(max(1, a.workers)):
             ours, theirs = context.Pipe()
             self._ends.append(ours)
-            process = context.Process(target=_bare_loop, args=(theirs, files, a.image_size), daemon=True)
+            process = context.Process(
+                target=_bare_loop, args=(theirs, files, a.image_size), daemon=True
+            )
             process.start()
             self._processes.append(process)
         for end in self._ends:
@@ -170,7 +243,10 @@ class BareLoops:
 
     def run(self, batches):
         """Returns the seconds until all processes together have made so many batches of images."""
-        shares = [len(part) for part in np.array_split(np.arange(batches * self._a.batch), len(self._ends))]
+        shares = [
+            len(part)
+            for part in np.array_split(np.arange(batches * self._a.batch), len(self._ends))
+        ]
         start = time.perf_counter()
         for end, share in zip(self._ends, shares, strict=True):
             end.send(share)
@@ -199,7 +275,8 @@ def _bare_loop(end, files, size):
 
 
 def _time(crop, contents, size):
-    """Returns the seconds in which `crop` makes each file's bytes an image; the random crops are the same each time."""
+    """Returns the seconds in which `crop` makes each file's bytes an image; the random crops are
+    the same each time."""
     rng = np.random.default_rng(0)
     start = time.perf_counter()
     for content in contents:
@@ -223,14 +300,17 @@ def _bare(content, size, rng):
     left, top, right, bottom = random_box(*image.shape[:2], rng)
     part = image[top:bottom, left:right]
     shrinks = part.shape[0] >= size and part.shape[1] >= size
-    return cv2.resize(part, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    return cv2.resize(
+        part, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    )
 
 
 DECODERS = {"ours": _ours, "theirs": _bare}
 
 
 def _tree(files, folder):
-    """Returns a source over links to the files: all to train on, in two classes, for a classifier needs as many."""
+    """Returns a source over links to the files: all to train on, in two classes, for a classifier
+    needs as many."""
     for i, file in enumerate(files):
         for split in ("train", "val", "test"):
             place = folder / "tree" / split / f"class{i % 2}"
@@ -258,7 +338,9 @@ def _files(data, folder):
         source = folder / "files"
     files = sorted(file for file in source.rglob("*") if file.suffix.lower() in SUFFIXES)
     if len(files) < 8:
-        raise UserError(f"--data {data}: needs a folder or a tar with 8 or more JPEG files, found {len(files)}")
+        raise UserError(
+            f"--data {data}: needs a folder or a tar with 8 or more JPEG files, found {len(files)}"
+        )
     return files
 
 

@@ -1,4 +1,5 @@
-"""LitServe's side of `serving_rivals.py`, with its own batching: a module, as its worker processes import it."""
+"""LitServe's side of `serving_rivals.py`, with its own batching: a module, as its worker processes
+import it."""
 
 import litserve
 import numpy as np
@@ -8,7 +9,8 @@ from serving_rivals import BATCH, DELAY, Model
 class Api(litserve.LitAPI):
     def __init__(self, directory, kind):
         super().__init__(max_batch_size=BATCH, batch_timeout=DELAY)
-        self.directory, self.kind = directory, kind
+        self.directory = directory
+        self.kind = kind
 
     def setup(self, device):
         self.model = Model(self.directory)

@@ -18,35 +18,48 @@ from vision.data.sources._arrays import ArraySource
 from vision.training.loop import build_step, train
 from vision.training.program import compile_program
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 AHEAD = 8  # batches that lie ready on the device
 
 
 def make_config(a):
     """Returns the config that the flags of `train.py` and `scaling.py` describe."""
     c = default()
-    c.data.image_size, c.data.channels = a.image_size, 3
-    c.data.normalize, c.data.mean, c.data.std = "mean_std", MEAN, STD
-    c.model.name, c.model.variant, c.model.dtype = a.model, a.variant, a.dtype
-    c.model.attention, c.model.remat = a.attention, a.remat
+    c.data.image_size = a.image_size
+    c.data.channels = 3
+    c.data.normalize = "mean_std"
+    c.data.mean = MEAN
+    c.data.std = STD
+    c.model.name = a.model
+    c.model.variant = a.variant
+    c.model.dtype = a.dtype
+    c.model.attention = a.attention
+    c.model.remat = a.remat
     c.optimizer.name = a.optimizer
     c.optimizer.learning_rate = 0.01 if a.optimizer == "sgd" else 1e-3
     c.optimizer.weight_decay = 1e-4 if a.optimizer == "sgd" else 0.05
-    c.train.steps, c.train.batch_size, c.train.steps_per_dispatch = 1_000_000, a.batch, a.steps_per_dispatch
-    c.parallel.devices, c.parallel.xla_options = 1, a.xla_options
+    c.train.steps = 1_000_000
+    c.train.batch_size = a.batch
+    c.train.steps_per_dispatch = a.steps_per_dispatch
+    c.parallel.devices = 1
+    c.parallel.xla_options = a.xla_options
     c.log.progress = False
     return c
 
 
 def use_tf32():
-    """Lets float32 products use TF32 where the device has it, as torch's side does; a CPU's stay whole."""
+    """Lets float32 products use TF32 where the device has it, as torch's side does; a CPU's stay
+    whole."""
     if jax.default_backend() != "cpu":
         jax.config.update("jax_default_matmul_precision", "tensorfloat32")
 
 
 def memory_data(config, count, classes, mesh):
-    """Returns a `Data` of `count` random images that lives on the device; val and test are one batch of them."""
-    size, rng = config.data.image_size, np.random.default_rng(0)
+    """Returns a `Data` of `count` random images that lives on the device; val and test are one
+    batch of them."""
+    size = config.data.image_size
+    rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, size, size, 3), np.uint8)
     labels = rng.integers(0, classes, count)
     names = tuple(map(str, range(classes)))
@@ -78,17 +91,22 @@ class BareStep:
 
     def __init__(self, config, data, mesh, fixed=False):
         self._many = max(1, config.train.steps_per_dispatch)
-        size, loader = config.train.batch_size, data.loaders["train"]
+        size = config.train.batch_size
+        loader = data.loaders["train"]
         step = build_step(config, data, mesh, config.train.steps)
         plan = ((i * self._many, self._many) for i in range(AHEAD))
-        batches, self._data = list(loader.train_batches(plan, size)), loader.data
+        batches = list(loader.train_batches(plan, size))
+        self._data = loader.data
         if fixed:
             first = next(loader.train_batches([(0, 1)], size))
-            rows = jax.device_get({name: values[first["index"]] for name, values in loader.data.items()})
+            rows = jax.device_get(
+                {name: values[first["index"]] for name, values in loader.data.items()}
+            )
             rows = rows | {"index": jax.device_get(first["index"])}
             if self._many > 1:
                 rows = {name: np.stack([values] * self._many) for name, values in rows.items()}
-            batches, self._data = [parallel.put_batch(rows, mesh, stacked=self._many > 1)], {}
+            batches = [parallel.put_batch(rows, mesh, stacked=self._many > 1)]
+            self._data = {}
         self._batches = itertools.cycle(batches)
         self.state = step.initialize()
         update = step.update_many if self._many > 1 else step.update
@@ -97,7 +115,8 @@ class BareStep:
         jax.block_until_ready(arguments)
 
     def run(self, steps):
-        """Returns the seconds that `steps` steps take; rounded up to whole calls, and scaled back."""
+        """Returns the seconds that `steps` steps take; rounded up to whole calls, and scaled
+        back."""
         calls = -(-steps // self._many)
         start = time.perf_counter()
         for _ in range(calls):
@@ -107,16 +126,21 @@ class BareStep:
 
 
 class Loop:
-    """The whole of `vision.training.loop.train`, with logging; it evaluates and saves at its end only.
+    """The whole of `vision.training.loop.train`, with logging; it evaluates and saves at its end
+    only.
 
-    Its time is that of `images_per_second` in result.json, which leaves out the first call, evaluations and saving.
+    Its time is that of `images_per_second` in result.json, which leaves out the first call,
+    evaluations and saving.
     """
 
     def __init__(self, config, data, mesh):
-        self._config, self._data, self._mesh = config, data, mesh
+        self._config = config
+        self._data = data
+        self._mesh = mesh
 
     def run(self, steps):
-        """Returns the seconds that `steps` steps take in a run that has one call of the step more."""
+        """Returns the seconds that `steps` steps take in a run that has one call of the step
+        more."""
         c = self._config.copy_and_resolve_references()
         c.train.steps = steps + max(1, c.train.steps_per_dispatch)
         c.train.eval_every = c.train.steps
@@ -126,6 +150,7 @@ class Loop:
 
 
 def peak_bytes(program):
-    """Returns the most bytes of device memory in use so far; where the device does not say, what a step needs."""
+    """Returns the most bytes of device memory in use so far; where the device does not say, what a
+    step needs."""
     stats = jax.devices()[0].memory_stats() or {}
     return stats.get("peak_bytes_in_use", program.peak_bytes)

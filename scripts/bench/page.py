@@ -16,7 +16,9 @@ from vision.errors import UserError
 
 
 def main(argv):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--folder", default=common.SPEED, help="where the CSV files and README.md are")
     folder = pathlib.Path(p.parse_args(argv).folder)
     file = folder / "README.md"
@@ -31,11 +33,23 @@ def main(argv):
             raise UserError(f"{file}: no table '{name}'; there are {', '.join(tables)}")
         return f"<!-- {name} -->\n{tables[name]}<!-- end -->"
 
-    file.write_text(re.sub(r"<!-- (\w+) -->\n.*?<!-- end -->", fill, file.read_text(), flags=re.DOTALL))
+    file.write_text(
+        re.sub(r"<!-- (\w+) -->\n.*?<!-- end -->", fill, file.read_text(), flags=re.DOTALL)
+    )
     print(f"{file}: filled")
 
 
-SOURCES = ("train", "airbench", "startup", "input", "scaling", "attention", "roofline", "evaluation", "export")
+SOURCES = (
+    "train",
+    "airbench",
+    "startup",
+    "input",
+    "scaling",
+    "attention",
+    "roofline",
+    "evaluation",
+    "export",
+)
 
 
 def _gpu(csv):
@@ -53,7 +67,13 @@ def _goals(csv, suite, name):
         if row.script not in ("train", "airbench"):
             continue
         found = [r for r in csv[row.script] if r.get("label") == row.label]
-        line = {"work": row.label, "goal": row.goal, "measured": "not run", "where": "", "steps": ""}
+        line = {
+            "work": row.label,
+            "goal": row.goal,
+            "measured": "not run",
+            "where": "",
+            "steps": "",
+        }
         if found and row.script == "airbench":
             line |= _airbench(found)
         elif found:
@@ -66,27 +86,50 @@ def _goals(csv, suite, name):
 def _measured(row):
     speeds = f"{_n(row['ours_images_per_second'])} images/s"
     if row.get("theirs_images_per_second"):
-        speeds = f"**{float(row['ratio']):.2f}**: {speeds} against {_n(row['theirs_images_per_second'])}"
+        speeds = (
+            f"**{float(row['ratio']):.2f}**: {speeds} against {_n(row['theirs_images_per_second'])}"
+        )
     mfu = f"MFU {100 * float(row['ours_mfu']):.0f} %"
     steps = f"{row['rounds']} × {row['steps']} of {row['batch']}, {row['dtype']}"
-    return {"measured": f"{speeds}; {mfu}", "where": f"{row['device']}, {row['date'][:10]}", "steps": steps}
+    return {
+        "measured": f"{speeds}; {mfu}",
+        "where": f"{row['device']}, {row['date'][:10]}",
+        "steps": steps,
+    }
 
 
 def _airbench(rows):
-    rows = [row for row in rows if row["commit"] == rows[-1]["commit"] and row["device"] == rows[-1]["device"]]
+    rows = [
+        row
+        for row in rows
+        if row["commit"] == rows[-1]["commit"] and row["device"] == rows[-1]["device"]
+    ]
     rows = list({row["seed"]: row for row in rows}.values())  # the newest of each seed
-    accuracy, seconds = (sum(float(row[key]) for row in rows) / len(rows) for key in ("accuracy", "seconds"))
+    accuracy, seconds = (
+        sum(float(row[key]) for row in rows) / len(rows) for key in ("accuracy", "seconds")
+    )
     where = f"{rows[-1]['device']}, {rows[-1]['date'][:10]}"
-    return {"measured": f"{100 * accuracy:.2f} % in {seconds:.2f} s", "where": where, "steps": f"{len(rows)} runs"}
+    return {
+        "measured": f"{100 * accuracy:.2f} % in {seconds:.2f} s",
+        "where": where,
+        "steps": f"{len(rows)} runs",
+    }
 
 
 def _startup(csv):
     rows = _newest(csv["startup"], "device", "config", "cache")
     stages = ("before_s", "import_s", "data_s", "build_s", "initialize_s", "compile_s", "step_s")
-    columns = {"first_step_s": "first step", "worst_first_step_s": "the worst"} | {s: s[:-2] for s in stages}
+    columns = {"first_step_s": "first step", "worst_first_step_s": "the worst"} | {
+        s: s[:-2] for s in stages
+    }
     return _markdown(
         [
-            {"device": row["device"], "config": row["config"], "cache": row["cache"], "runs": row["runs"]}
+            {
+                "device": row["device"],
+                "config": row["config"],
+                "cache": row["cache"],
+                "runs": row["runs"],
+            }
             | {shown: f"{float(row[name]):.1f}" for name, shown in columns.items()}
             for row in rows
         ]
@@ -98,9 +141,18 @@ def _input(csv):
     return _markdown(
         [
             {"what": row["what"], "device": row["device"], "processes": row["processes"]}
-            | {"here, images/s": _n(row["ours_images_per_second"]), "a core": _n(row["ours_per_core"])}
-            | {row_name: _n(row[key]) for row_name, key in (("theirs", "theirs_images_per_second"),)}
-            | {"against": row["against"], "ratio": f"{float(row['ratio']):.2f}" if row["ratio"] else ""}
+            | {
+                "here, images/s": _n(row["ours_images_per_second"]),
+                "a core": _n(row["ours_per_core"]),
+            }
+            | {
+                row_name: _n(row[key])
+                for row_name, key in (("theirs", "theirs_images_per_second"),)
+            }
+            | {
+                "against": row["against"],
+                "ratio": f"{float(row['ratio']):.2f}" if row["ratio"] else "",
+            }
             for row in rows
         ]
     )
@@ -110,15 +162,24 @@ def _evaluation(csv):
     rows = _newest(csv["evaluation"], "device", "model", "variant", "images")
     return _markdown(
         [
-            {"device": row["device"], "model": f"{row['model']} {row['variant']}, {row['image_size']} px"}
+            {
+                "device": row["device"],
+                "model": f"{row['model']} {row['variant']}, {row['image_size']} px",
+            }
             | {
                 "dtype": row["dtype"],
                 "images": _n(row["images"]),
                 "batch": row["batch"],
                 "images/s": _n(row["ours_images_per_second"]),
             }
-            | {"bare pass": _n(row["bare_images_per_second"]), "ratio": f"{float(row['ratio']):.2f}"}
-            | {"of the best": f"{float(row['ratio_of_best']):.2f}", "metrics, s": f"{float(row['metrics_s']):.1f}"}
+            | {
+                "bare pass": _n(row["bare_images_per_second"]),
+                "ratio": f"{float(row['ratio']):.2f}",
+            }
+            | {
+                "of the best": f"{float(row['ratio_of_best']):.2f}",
+                "metrics, s": f"{float(row['metrics_s']):.1f}",
+            }
             for row in rows
         ]
     )
@@ -130,8 +191,14 @@ def _export(csv):
         [
             {"device": row["device"], "model": row["model"], "batch": row["batch"]}
             | {"exported for": "that batch" if row["fixed"] == "True" else "any batch"}
-            | {"ONNX Runtime, ms": f"{float(row['onnx_ms']):.1f}", "JAX, ms": f"{float(row['jax_ms']):.1f}"}
-            | {"ratio": f"{float(row['ratio']):.2f}", "of the best": f"{float(row['ratio_of_best']):.2f}"}
+            | {
+                "ONNX Runtime, ms": f"{float(row['onnx_ms']):.1f}",
+                "JAX, ms": f"{float(row['jax_ms']):.1f}",
+            }
+            | {
+                "ratio": f"{float(row['ratio']):.2f}",
+                "of the best": f"{float(row['ratio_of_best']):.2f}",
+            }
             for row in rows
         ]
     )
@@ -141,9 +208,20 @@ def _scaling(csv):
     rows = _newest(csv["scaling"], "device", "model", "variant", "batches", "state", "devices")
     return _markdown(
         [
-            {"device": row["device"], "model": f"{row['model']} {row['variant']}", "batches": row["batches"]}
-            | {"state": row["state"], "devices": row["devices"], "images/s": _n(row["images_per_second"])}
-            | {"efficiency": f"{float(row['efficiency']):.2f}", "state, MB": f"{float(row['state_bytes']) / 1e6:,.1f}"}
+            {
+                "device": row["device"],
+                "model": f"{row['model']} {row['variant']}",
+                "batches": row["batches"],
+            }
+            | {
+                "state": row["state"],
+                "devices": row["devices"],
+                "images/s": _n(row["images_per_second"]),
+            }
+            | {
+                "efficiency": f"{float(row['efficiency']):.2f}",
+                "state, MB": f"{float(row['state_bytes']) / 1e6:,.1f}",
+            }
             for row in rows
         ]
     )
@@ -162,7 +240,11 @@ def _attention(csv):
     names = ("plain", "xla", "cudnn", "fastest", "auto")
     return _markdown(
         [
-            {"device": device, "batch × tokens × heads × depth": shape.replace("x", " × "), "dtype": dtype}
+            {
+                "device": device,
+                "batch × tokens × heads × depth": shape.replace("x", " × "),
+                "dtype": dtype,
+            }
             | {name: case.get(name, "") for name in names}
             for (device, shape, dtype), case in cases.items()
         ]
@@ -176,9 +258,19 @@ def _roofline(csv):
         best = float(row["roofline_ms"])
         xla = f"{float(row['xla_gflop']):,.0f}" if row["xla_gflop"] else ""
         lines.append(
-            {"device": row["device"], "model": f"{row['model']} {row['variant']}, {row['image_size']} px"}
-            | {"batch": f"{row['batch']}, {row['dtype']}", "GFLOP": f"{float(row['train_gflop']):,.0f}", "XLA's": xla}
-            | {"GB": f"{float(row['gbyte']):.2f}", "compute, ms": f"{float(row['compute_ms']):,.3g}"}
+            {
+                "device": row["device"],
+                "model": f"{row['model']} {row['variant']}, {row['image_size']} px",
+            }
+            | {
+                "batch": f"{row['batch']}, {row['dtype']}",
+                "GFLOP": f"{float(row['train_gflop']):,.0f}",
+                "XLA's": xla,
+            }
+            | {
+                "GB": f"{float(row['gbyte']):.2f}",
+                "compute, ms": f"{float(row['compute_ms']):,.3g}",
+            }
             | {"memory, ms": f"{float(row['memory_ms']):,.3g}", "limit": row["limit"]}
             | {"images/s at most": _n(row["roofline_images_per_second"])}
             | {"measured, ms": f"{measured:,.3g}" if measured else "not run"}
@@ -194,7 +286,9 @@ def _step_ms(rows, wanted):
     """
     same = ("model", "variant", "image_size", "batch", "dtype")
     for row in reversed(rows):
-        device = wanted["device"] == row["device"] or (wanted["device"] == "H100" and "H100" in row["device"])
+        device = wanted["device"] == row["device"] or (
+            wanted["device"] == "H100" and "H100" in row["device"]
+        )
         if device and all(row[key] == wanted[key] for key in same) and row["against"] != "loader":
             return float(row["theirs_step_ms" if row["against"] == "step" else "ours_step_ms"])
     return None
@@ -222,7 +316,9 @@ def _markdown(lines):
     if not lines:
         return "not run\n"
     head = f"| {' | '.join(lines[0])} |\n|{'---|' * len(lines[0])}\n"
-    return head + "".join(f"| {' | '.join(str(value) for value in line.values())} |\n" for line in lines)
+    return head + "".join(
+        f"| {' | '.join(str(value) for value in line.values())} |\n" for line in lines
+    )
 
 
 def _n(value):

@@ -1,16 +1,18 @@
-"""What limits each model, and how fast a training step could be at best: on an H100, and on the device at hand.
+"""What limits each model, and how fast a training step could be at best: on an H100, and on the
+device at hand.
 
     python -m scripts.bench.roofline
     python -m scripts.bench.roofline --only vit
 
-A step takes at least its operations / the peak of the matrix units, and at least its bytes / the memory's bandwidth.
-Operations: the model's products (flops.py) and, for comparison, XLA's count of the whole step before it optimizes.
-Bytes that no fusion avoids: what each convolution and matrix product puts out is written and read once in the forward
-pass, read once in the backward pass, and its gradient written and read once there, in the step's dtype; attention's
-scores never leave the chip; weights are read twice in that dtype; the optimizer reads and writes float32 parameters and
-moments, and the gradients are written and read. BatchNorm needs its whole input before it can scale it, and most
-kernels read more than once: a real step moves more. The H100's figures are NVIDIA's (989 TFLOP/s in bfloat16,
-3.35 TB/s); a CPU's are measured here.
+A step takes at least its operations / the peak of the matrix units, and at least its bytes / the
+memory's bandwidth. Operations: the model's products (flops.py) and, for comparison, XLA's count of
+the whole step before it optimizes. Bytes that no fusion avoids: what each convolution and matrix
+product puts out is written and read once in the forward pass, read once in the backward pass, and
+its gradient written and read once there, in the step's dtype; attention's scores never leave the
+chip; weights are read twice in that dtype; the optimizer reads and writes float32 parameters and
+moments, and the gradients are written and read. BatchNorm needs its whole input before it can scale
+it, and most kernels read more than once: a real step moves more. The H100's figures are NVIDIA's
+(989 TFLOP/s in bfloat16, 3.35 TB/s); a CPU's are measured here.
 """
 
 from scripts.bench import common
@@ -57,8 +59,10 @@ def _row(model, device, dtype, peak):
     flops_peak, bandwidth, source = peak
     optimizer = "adamw" if name == "vit" else "sgd"
     costs, xla = _costs(name, variant, size, classes, batch, dtype, optimizer)
-    flops, moved = costs.train * batch, minimal_bytes(costs, batch, dtype, optimizer)
-    compute, memory = flops / flops_peak, moved / bandwidth
+    flops = costs.train * batch
+    moved = minimal_bytes(costs, batch, dtype, optimizer)
+    compute = flops / flops_peak
+    memory = moved / bandwidth
     return {
         "device": device,
         "model": name,
@@ -98,10 +102,18 @@ def _costs(name, variant, size, classes, batch, dtype, optimizer):
     from vision.training.program import count_flops
 
     given = {"model": name, "variant": variant, "image_size": size, "batch": batch, "dtype": dtype}
-    rest = {"optimizer": optimizer, "attention": None, "remat": None, "steps_per_dispatch": 1, "xla_options": ""}
-    config, mesh = ours.make_config(SimpleNamespace(**given, **rest)), parallel.make_mesh(1)
+    rest = {
+        "optimizer": optimizer,
+        "attention": None,
+        "remat": None,
+        "steps_per_dispatch": 1,
+        "xla_options": "",
+    }
+    config = ours.make_config(SimpleNamespace(**given, **rest))
+    mesh = parallel.make_mesh(1)
     data = ours.memory_data(config, batch, classes, mesh)
-    step, loader = build_step(config, data, mesh, 100), data.loaders["train"]
+    step = build_step(config, data, mesh, 100)
+    loader = data.loaders["train"]
     xla = count_flops(step.update, step.abstract_state, loader.abstract_batch(batch), loader.data)
     return flops.model_costs(config.model, classes, size), xla
 

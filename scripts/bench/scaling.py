@@ -1,14 +1,17 @@
-"""Training on 1, 2, 4 and 8 devices: images per second and what lies on each, data parallel and with a cut state.
+"""Training on 1, 2, 4 and 8 devices: images per second and what lies on each, data parallel and
+with a cut state.
 
     python -m scripts.bench.scaling                                       # on a CPU: fake devices
-    python -m scripts.bench.scaling --model resnet --variant 50 --image-size 224 --batch 256 --dtype bfloat16
+    python -m scripts.bench.scaling --model resnet --variant 50 --image-size 224 --batch 256 --dtype
+    bfloat16
 
-Weak: --batch images a device. Strong: --batch images over all of them. `dp` holds the whole state on each device,
-`fsdp` a part (config.parallel.fsdp = all devices). Each row comes from a process of its own.
+Weak: --batch images a device. Strong: --batch images over all of them. `dp` holds the whole state
+on each device, `fsdp` a part (config.parallel.fsdp = all devices). Each row comes from a process of
+its own.
 
-On a CPU the devices are fake: they share its cores, so perfect scaling is images per second that stay level, and only
-the bytes and what the split itself costs mean anything there. The last line is `state: R`, the bytes of the state on
-one device with fsdp, of those without, on the most devices.
+On a CPU the devices are fake: they share its cores, so perfect scaling is images per second that
+stay level, and only the bytes and what the split itself costs mean anything there. The last line is
+`state: R`, the bytes of the state on one device with fsdp, of those without, on the most devices.
 """
 
 import argparse
@@ -29,7 +32,9 @@ def main(argv):
     p.set_defaults(batch=32)
     p.add_argument("--devices", default="1,2,4,8", help="how many, separated by commas")
     p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--steps", type=int, default=5, help="of each timing; the best of the rounds counts")
+    p.add_argument(
+        "--steps", type=int, default=5, help="of each timing; the best of the rounds counts"
+    )
     p.add_argument("--child", default="", help=argparse.SUPPRESS)
     a = p.parse_args(argv)
     a.optimizer = a.optimizer or ("adamw" if a.model == "vit" else "sgd")
@@ -38,7 +43,9 @@ def main(argv):
     counts = [int(count) for count in a.devices.split(",")]
     rows = []
     for batches in ("weak", "strong"):
-        group = [row for state in ("dp", "fsdp") for row in _series(a, argv, counts, batches, state)]
+        group = [
+            row for state in ("dp", "fsdp") for row in _series(a, argv, counts, batches, state)
+        ]
         for row in group:  # against the first, on the fewest devices
             grown = 1 if row["platform"] == "cpu" else row["devices"] / group[0]["devices"]
             row["efficiency"] = row["images_per_second"] / group[0]["images_per_second"] / grown
@@ -50,7 +57,16 @@ def main(argv):
         print(f"state: {most['fsdp'] / most['dp']:.3f}")
 
 
-SHOWN = ("batches", "state", "devices", "global_batch", "images_per_second", "efficiency", "state_bytes", "step_bytes")
+SHOWN = (
+    "batches",
+    "state",
+    "devices",
+    "global_batch",
+    "images_per_second",
+    "efficiency",
+    "state_bytes",
+    "step_bytes",
+)
 
 
 def _series(a, argv, counts, batches, state):
@@ -63,17 +79,30 @@ def _series(a, argv, counts, batches, state):
         if batch % count:
             print(f"skipped: {batch} images do not divide over {count} devices")
             continue
-        found = _child(argv, {"devices": count, "fsdp": count if state == "fsdp" else 1, "batch": batch})
+        found = _child(
+            argv, {"devices": count, "fsdp": count if state == "fsdp" else 1, "batch": batch}
+        )
         if "skipped" in found:
             print(f"skipped: {found['skipped']}")
             break
-        setting = {"model": a.model, "variant": a.variant, "image_size": a.image_size, "dtype": a.dtype}
-        rows.append(found.pop("facts") | setting | {"batches": batches, "state": state, "devices": count} | found)
+        setting = {
+            "model": a.model,
+            "variant": a.variant,
+            "image_size": a.image_size,
+            "dtype": a.dtype,
+        }
+        rows.append(
+            found.pop("facts")
+            | setting
+            | {"batches": batches, "state": state, "devices": count}
+            | found
+        )
     return rows
 
 
 def _child(argv, request):
-    """Runs one measurement in a process of its own, with as many fake devices as it needs where the platform is cpu."""
+    """Runs one measurement in a process of its own, with as many fake devices as it needs where the
+    platform is cpu."""
     fake = f"--xla_force_host_platform_device_count={request['devices']}"  # concerns CPUs only
     environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {fake}"}
     command = [sys.executable, "-m", "scripts.bench.scaling", *argv, "--child", json.dumps(request)]
@@ -94,7 +123,8 @@ def _measure(a, devices, fsdp, batch):
         return {"skipped": f"{devices} devices: there are {len(jax.devices())}"}
     a.batch = batch
     config = ours.make_config(a)
-    config.parallel.devices, config.parallel.fsdp = devices, fsdp
+    config.parallel.devices = devices
+    config.parallel.fsdp = fsdp
     mesh = parallel.make_mesh(devices, fsdp)
     bare = ours.BareStep(config, ours.memory_data(config, 4 * batch, a.classes, mesh), mesh)
     bytes_on_one = parallel.bytes_on_one_device(bare.state)

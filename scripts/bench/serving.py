@@ -1,14 +1,18 @@
-"""Throughput and latency of the model server, beside other servers and ONNX Runtime without any, in turn.
+"""Throughput and latency of the model server, beside other servers and ONNX Runtime without any, in
+turn.
 
-    python -m scripts.bench.serving BUNDLE --seconds 20 --rounds 3            # a minute each; 25 minutes
-    python -m scripts.bench.serving BUNDLE --photo photo.jpg                  # JPEG in, in place of pixels
+    python -m scripts.bench.serving BUNDLE --seconds 20 --rounds 3            # a minute each; 25
+    minutes
+    python -m scripts.bench.serving BUNDLE --photo photo.jpg                  # JPEG in, in place of
+    pixels
     python -m scripts.bench.serving BUNDLE --rivals litserve=PYTHON,bentoml=PYTHON,fastapi=PYTHON
 
-A closed loop of clients sends one image a request over kept connections; every server answers with the five best
-classes. Servers run on the first core with one thread for the model, one at a time; the clients on the last core. The
-rivals (`scripts/bench/serving_rivals.py`) run in environments of their own, by the Python that --rivals names; without
-one they are left out. `ratio` is to `bare`: ONNX Runtime alone at its best batch, on the same core, and for JPEG one
-decoding of the same image before each.
+A closed loop of clients sends one image a request over kept connections; every server answers with
+the five best classes. Servers run on the first core with one thread for the model, one at a time;
+the clients on the last core. The rivals (`scripts/bench/serving_rivals.py`) run in environments of
+their own, by the Python that --rivals names; without one they are left out. `ratio` is to `bare`:
+ONNX Runtime alone at its best batch, on the same core, and for JPEG one decoding of the same image
+before each.
 """
 
 import contextlib
@@ -34,22 +38,30 @@ from vision.errors import RunError
 RIVALS = pathlib.Path(__file__).with_name("serving_rivals.py")
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 START = 60  # seconds that a server may take
-HIDDEN = ("date", "commit", "device", "python", "onnxruntime", "label", "goal")  # the same in every row
+# the same in every row
+HIDDEN = ("date", "commit", "device", "python", "onnxruntime", "label", "goal")
 
 
 def main(argv):
     p = common.parser(__doc__, "serving")
     p.set_defaults(csv="experiments/serving/load.csv")
     p.add_argument("bundle", type=pathlib.Path)
-    p.add_argument("--photo", type=pathlib.Path, help="a JPEG to send; else pixels at the model's size")
+    p.add_argument(
+        "--photo", type=pathlib.Path, help="a JPEG to send; else pixels at the model's size"
+    )
     p.add_argument("--clients", default="1,8,32,64")
-    p.add_argument("--seconds", type=float, default=20, help="of each server and number of clients in a round")
+    p.add_argument(
+        "--seconds", type=float, default=20, help="of each server and number of clients in a round"
+    )
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--rivals", default="", help="NAME=PYTHON,...: fastapi, litserve, bentoml")
     a = p.parse_args(argv)
     first, *_, last = sorted(os.sched_getaffinity(0))
-    servers = {"vision": sys.executable} | dict(part.split("=") for part in a.rivals.split(",") if part)
-    bare, measured = [], {}
+    servers = {"vision": sys.executable} | dict(
+        part.split("=") for part in a.rivals.split(",") if part
+    )
+    bare = []
+    measured = {}
     for _ in range(a.rounds):
         bare.append(_bare(a, first))
         for name, python in servers.items():
@@ -65,25 +77,46 @@ def main(argv):
 def _rows(a, bare, measured):
     """Yields a row for each server and number of clients: medians over the rounds."""
     kind = "jpeg" if a.photo else "tensor"
-    known = {k: v for k, v in common.facts(a).items() if k not in ("jax", "jaxlib", "flax", "torch")}
+    known = {
+        k: v for k, v in common.facts(a).items() if k not in ("jax", "jaxlib", "flax", "torch")
+    }
     known["onnxruntime"] = importlib.metadata.version("onnxruntime")
     best = statistics.median(bare)
     for (name, clients), rounds in measured.items():
-        speed, p50, p99 = (statistics.median(r[key] for r in rounds) for key in ("requests_per_second", "p50", "p99"))
-        failed = sum(count for r in rounds for status, count in r["answers"].items() if status != "200")
-        asked = {"server": name, "input": kind, "clients": clients, "seconds": a.seconds, "rounds": a.rounds}
-        numbers = {"images_per_second": speed, "p50_ms": p50, "p99_ms": p99, "failed": failed, "bare": best}
+        speed, p50, p99 = (
+            statistics.median(r[key] for r in rounds)
+            for key in ("requests_per_second", "p50", "p99")
+        )
+        failed = sum(
+            count for r in rounds for status, count in r["answers"].items() if status != "200"
+        )
+        asked = {
+            "server": name,
+            "input": kind,
+            "clients": clients,
+            "seconds": a.seconds,
+            "rounds": a.rounds,
+        }
+        numbers = {
+            "images_per_second": speed,
+            "p50_ms": p50,
+            "p99_ms": p99,
+            "failed": failed,
+            "bare": best,
+        }
         yield known | asked | numbers | {"ratio": speed / best}
 
 
 def _bare(a, core):
-    """Returns images/s of the model alone, with a decoding of the photo for each where there is one."""
+    """Returns images/s of the model alone, with a decoding of the photo for each where there is
+    one."""
     code = f"import sys; from scripts.bench.serving import bare; bare({str(a.bundle)!r}, {str(a.photo or '')!r})"
     return float(_pinned([sys.executable, "-c", code], core))
 
 
 def bare(bundle, photo):
-    """Prints images/s of a bundle's model at its best batch, after decoding the photo for each image; "" = none."""
+    """Prints images/s of a bundle's model at its best batch, after decoding the photo for each
+    image; "" = none."""
     from vision.bundle.directory import open_bundle
     from vision.data.decode import decode
 
@@ -91,8 +124,13 @@ def bare(bundle, photo):
     random = np.random.default_rng(0)
     seconds = []
     for size in BATCHES:
-        images = random.integers(0, 256, (size, model.image_size, model.image_size, model.channels), np.uint8)
-        calls = [_time(lambda images=images: model.probabilities_and_embeddings(images)) for _ in range(8)]
+        images = random.integers(
+            0, 256, (size, model.image_size, model.image_size, model.channels), np.uint8
+        )
+        calls = [
+            _time(lambda images=images: model.probabilities_and_embeddings(images))
+            for _ in range(8)
+        ]
         seconds.append(min(calls) / size)
     best = min(seconds)
     if photo:
@@ -117,13 +155,28 @@ def _serve(name, python, a, core):
         log = pathlib.Path(folder, "log")
         if name == "vision":
             shutil.copytree(a.bundle, pathlib.Path(folder, "models", "model", "1"))
-            command = [python, "-m", "vision.serving", f"--models={folder}/models", f"--http-port={port}"]
+            command = [
+                python,
+                "-m",
+                "vision.serving",
+                f"--models={folder}/models",
+                f"--http-port={port}",
+            ]
             command += ["--grpc-port=0", "--access-log=", "--threads=1"]
         else:
-            command = [python, str(RIVALS), name, str(a.bundle.resolve()), "jpeg" if a.photo else "tensor", str(port)]
+            command = [
+                python,
+                str(RIVALS),
+                name,
+                str(a.bundle.resolve()),
+                "jpeg" if a.photo else "tensor",
+                str(port),
+            ]
         with log.open("w") as file:
             command = ["taskset", "-c", str(core), *command]
-            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+            process = subprocess.Popen(
+                command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
         try:
             request = _request(name, a, port)
             _wait(port, request, process, log)
@@ -139,7 +192,10 @@ def _wait(port, request, process, log):
     """Waits until a server answers a request."""
     end = time.monotonic() + START
     while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", port), timeout=5) as connection,
+        ):
             connection.sendall(request)
             if connection.recv(64).startswith(b"HTTP/1.1 200"):
                 return
@@ -150,25 +206,42 @@ def _wait(port, request, process, log):
 def _request(name, a, port):
     """Returns a whole HTTP request, as bytes, as each server wants it."""
     manifest = json.loads((a.bundle / "bundle.json").read_text())
-    side, channels = manifest["image_size"], manifest["channels"]
-    pixels = np.random.default_rng(0).integers(0, 256, (1, side, side, channels), np.uint8).tobytes()
-    body, headers, path = a.photo.read_bytes() if a.photo else pixels, {}, "/predict"
+    side = manifest["image_size"]
+    channels = manifest["channels"]
+    pixels = (
+        np.random.default_rng(0).integers(0, 256, (1, side, side, channels), np.uint8).tobytes()
+    )
+    body = a.photo.read_bytes() if a.photo else pixels
+    headers = {}
+    path = "/predict"
     if name == "vision" and a.photo:
-        path, headers = "/classify/model", {"Content-Type": "image/jpeg"}
+        path = "/classify/model"
+        headers = {"Content-Type": "image/jpeg"}
     elif name == "vision":
         given = {"name": "images", "shape": [1, side, side, channels], "datatype": "UINT8"}
-        head = json.dumps({"inputs": [given | {"parameters": {"binary_data_size": len(body)}}]}).encode()
-        path, headers = "/v2/models/model/infer", {"Inference-Header-Content-Length": len(head)}
-        headers["Content-Type"], body = "application/octet-stream", head + body
+        head = json.dumps(
+            {"inputs": [given | {"parameters": {"binary_data_size": len(body)}}]}
+        ).encode()
+        path = "/v2/models/model/infer"
+        headers = {"Inference-Header-Content-Length": len(head)}
+        headers["Content-Type"] = "application/octet-stream"
+        body = head + body
     elif name in ("litserve", "bentoml"):
-        edge, field = b"--edge", b"file" if name == "litserve" else b"files"
+        edge = b"--edge"
+        field = b"file" if name == "litserve" else b"files"
         head = b'\r\nContent-Disposition: form-data; name="%s"; filename="a.jpg"\r\n' % field
         body = edge + head + b"Content-Type: image/jpeg\r\n\r\n" + body + b"\r\n" + edge
-        body, headers = body + b"--\r\n", {"Content-Type": "multipart/form-data; boundary=edge"}
+        body = body + b"--\r\n"
+        headers = {"Content-Type": "multipart/form-data; boundary=edge"}
     else:
         headers["Content-Type"] = "application/octet-stream"
     headers |= {"Host": f"127.0.0.1:{port}", "Content-Length": len(body)}
-    lines = [f"POST {path} HTTP/1.1", *(f"{key}: {value}" for key, value in headers.items()), "", ""]
+    lines = [
+        f"POST {path} HTTP/1.1",
+        *(f"{key}: {value}" for key, value in headers.items()),
+        "",
+        "",
+    ]
     return "\r\n".join(lines).encode() + body
 
 
@@ -185,7 +258,9 @@ def _load(port, request, clients, seconds, core):
 
 def _pinned(command, core):
     """Runs a command on one core; returns what it prints."""
-    return subprocess.run(["taskset", "-c", str(core), *command], check=True, capture_output=True, text=True).stdout
+    return subprocess.run(
+        ["taskset", "-c", str(core), *command], check=True, capture_output=True, text=True
+    ).stdout
 
 
 if __name__ == "__main__":

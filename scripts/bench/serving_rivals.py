@@ -1,9 +1,10 @@
-"""The servers that ours is compared with, as their documentation has them: the same model, input and answer.
+"""The servers that ours is compared with, as their documentation has them: the same model, input
+and answer.
 
     python scripts/bench/serving_rivals.py fastapi BUNDLE tensor 8090
 
-Each takes the uint8 pixels of one image, or its JPEG, and answers with the five best classes. Needs nothing of this
-project, so that it runs in an environment of the rival's own.
+Each takes the uint8 pixels of one image, or its JPEG, and answers with the five best classes. Needs
+nothing of this project, so that it runs in an environment of the rival's own.
 """
 
 import json
@@ -14,7 +15,9 @@ import sys
 import numpy as np
 
 TOP = 5
-BATCH, DELAY = 32, 0.002  # as our own server has them
+# as our own server has them
+BATCH = 32
+DELAY = 0.002
 
 
 class Model:
@@ -24,15 +27,20 @@ class Model:
         import onnxruntime
 
         manifest = json.loads(pathlib.Path(directory, "bundle.json").read_text())
-        self.classes, self.size, self.resize = manifest["classes"], manifest["image_size"], manifest["resize"]
+        self.classes = manifest["classes"]
+        self.size = manifest["image_size"]
+        self.resize = manifest["resize"]
         self.shape = (self.size, self.size, manifest["channels"])
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = len(os.sched_getaffinity(0))
         file = str(pathlib.Path(directory, manifest["model"]))
-        self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            file, options, providers=["CPUExecutionProvider"]
+        )
 
     def read(self, data, kind):
-        """Returns uint8 (size, size, channels) of a request, pixels or a JPEG that is resized as the bundle says."""
+        """Returns uint8 (size, size, channels) of a request, pixels or a JPEG that is resized as
+        the bundle says."""
         if kind == "tensor":
             return np.frombuffer(data, np.uint8).reshape(self.shape)
         import cv2
@@ -40,14 +48,16 @@ class Model:
         from PIL import Image
 
         image = simplejpeg.decode_jpeg(data)
-        shorter, (height, width) = int(self.size / self.resize["crop_fraction"]), image.shape[:2]
+        shorter = int(self.size / self.resize["crop_fraction"])
+        (height, width) = image.shape[:2]
         width, height = (shorter * side // min(height, width) for side in (width, height))
         if self.resize["interpolation"] == "area":
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         else:
             kind = Image.Resampling[self.resize["interpolation"].upper()]
             image = np.asarray(Image.fromarray(image).resize((width, height), kind))
-        top, left = round((height - self.size) / 2), round((width - self.size) / 2)
+        top = round((height - self.size) / 2)
+        left = round((width - self.size) / 2)
         return image[top : top + self.size, left : left + self.size]
 
     def __call__(self, images):
@@ -67,7 +77,8 @@ def fastapi(directory, kind, port):
     from fastapi import FastAPI, Request
     from starlette.concurrency import run_in_threadpool
 
-    model, app = Model(directory), FastAPI()
+    model = Model(directory)
+    app = FastAPI()
 
     @app.post("/predict")
     async def predict(request: Request):
@@ -90,7 +101,15 @@ def bento(directory, kind, port):
     """BentoML with its own batching, which starts processes of its own."""
     os.environ.update(BUNDLE=directory, KIND=kind, BENTOML_DO_NOT_TRACK="True")
     os.chdir(pathlib.Path(__file__).parent)
-    command = [sys.executable, "-m", "bentoml", "serve", "bento_service:Classify", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "bentoml",
+        "serve",
+        "bento_service:Classify",
+        "--port",
+        str(port),
+    ]
     os.execv(sys.executable, command)
 
 

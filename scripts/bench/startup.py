@@ -1,13 +1,15 @@
-"""How long from a fresh process to the end of the first training step, with an empty and with a filled compile cache.
+"""How long from a fresh process to the end of the first training step, with an empty and with a
+filled compile cache.
 
     python -m scripts.bench.startup
     python -m scripts.bench.startup --config configs/vit_cifar10.py --runs 5
 
-Each run is a `python -m vision.main` of its own: one with an empty cache (cold), then one with what that left (warm).
-`first_step_s` is `seconds_to_first_step` of its result.json, and before it the time in which Python starts and imports
-what precedes that clock, measured apart. The stages are of a further process that goes the same way call by call. The
-training is cut to a few steps, which changes nothing before the second one. The last line is
-`first step: COLD s cold, WARM s warm` (medians).
+Each run is a `python -m vision.main` of its own: one with an empty cache (cold), then one with what
+that left (warm). `first_step_s` is `seconds_to_first_step` of its result.json, and before it the
+time in which Python starts and imports what precedes that clock, measured apart. The stages are of
+a further process that goes the same way call by call. The training is cut to a few steps, which
+changes nothing before the second one. The last line is `first step: COLD s cold, WARM s warm`
+(medians).
 """
 
 import argparse
@@ -40,7 +42,9 @@ def main(argv):
             for name in found:
                 found[name].append(_run(a.config, pathlib.Path(folder), name))
     rows = [_row(a, name, runs) for name, runs in found.items()]
-    common.print_table([{k: v for k, v in row.items() if k.endswith("_s") or k == "cache"} for row in rows])
+    common.print_table(
+        [{k: v for k, v in row.items() if k.endswith("_s") or k == "cache"} for row in rows]
+    )
     common.write_rows(a.csv, rows)
     cold, warm = (row["first_step_s"] for row in rows)
     print(f"first step: {cold:.1f} s cold, {warm:.1f} s warm")
@@ -54,22 +58,33 @@ def _row(a, name, runs):
 
 def _run(config, folder, name):
     """Returns the seconds of one process and of its stages."""
-    workdir, cache = folder / name, folder / "cache"
-    shorter = [f"--config.{key}" for key in (f"train.steps={STEPS}", "log.progress=False", f"compile_cache={cache}")]
+    workdir = folder / name
+    cache = folder / "cache"
+    shorter = [
+        f"--config.{key}"
+        for key in (f"train.steps={STEPS}", "log.progress=False", f"compile_cache={cache}")
+    ]
     _python("-m", "vision.main", "--config", config, f"--workdir={workdir}", *shorter)
     result = json.loads((workdir / "result.json").read_text())
     start = time.perf_counter()
     _python("-c", "import vision.main")
     before = time.perf_counter() - start
-    stages_cache = folder / "stages"  # its programs are compiled by another route, so it has a cache of its own
-    stages = json.loads(_python("-m", "scripts.bench.startup", "--config", config, "--stages", str(stages_cache)))
+    # its programs are compiled by another route, so it has a cache of its own
+    stages_cache = folder / "stages"
+    stages = json.loads(
+        _python("-m", "scripts.bench.startup", "--config", config, "--stages", str(stages_cache))
+    )
     return {"first_step_s": before + result["seconds_to_first_step"], "before_s": before} | stages
 
 
 def _python(*arguments):
-    done = subprocess.run([sys.executable, *arguments], cwd=common.ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=common.ROOT, capture_output=True, text=True
+    )
     if done.returncode:
-        raise UserError(f"{' '.join(arguments[:2])} failed: {done.stderr.strip() or done.stdout.strip()}")
+        raise UserError(
+            f"{' '.join(arguments[:2])} failed: {done.stderr.strip() or done.stdout.strip()}"
+        )
     return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
 
 
@@ -95,7 +110,8 @@ def _stages(spec, cache):
     mesh = parallel.make_mesh(config.parallel.devices)
     data = open_data(config, mesh)
     mark("data_s")
-    step, loader = build_step(config, data, mesh, STEPS), data.loaders["train"]
+    step = build_step(config, data, mesh, STEPS)
+    loader = data.loaders["train"]
     mark("build_s")
     state = jax.block_until_ready(step.initialize())
     mark("initialize_s")

@@ -1,4 +1,5 @@
-"""All rows of a kind of machine, one after the other, each in a process of its own; a row that cannot run is skipped.
+"""All rows of a kind of machine, one after the other, each in a process of its own; a row that
+cannot run is skipped.
 
     ./scripts/bench/gpu.sh                      every GPU row
     ./scripts/bench/cpu.sh                      every CPU row
@@ -19,7 +20,9 @@ from scripts.bench import common
 from vision import cli
 
 NEEDS_TORCH = ("train", "input")
-RESNET50 = "--model resnet --variant 50 --image-size 224 --batch 256 --dtype bfloat16 --classes 1000"
+RESNET50 = (
+    "--model resnet --variant 50 --image-size 224 --batch 256 --dtype bfloat16 --classes 1000"
+)
 VIT_B = "--model vit --variant B/16 --image-size 224 --batch 256 --dtype bfloat16 --classes 1000"
 VIT_S = "--model vit --variant S/16 --image-size 224 --batch 256 --dtype bfloat16 --classes 1000"
 RESNET20 = "--model resnet --variant cifar20 --image-size 32 --batch 128"
@@ -29,7 +32,8 @@ MANY = "--dtype bfloat16 --steps-per-dispatch 32 --steps 640 --rounds 5 --warmup
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One benchmark: what the page calls it, what it should reach, and the script with its flags."""
+    """One benchmark: what the page calls it, what it should reach, and the script with its
+    flags."""
 
     label: str
     goal: str
@@ -39,7 +43,9 @@ class Row:
     def command(self, torch_python=""):
         """Returns the command as a list, without the interpreter."""
         noted = [f"--label={self.label}"] + ([f"--goal={self.goal}"] if self.goal else [])
-        torch = ["--torch-python", torch_python] if torch_python and self.script in NEEDS_TORCH else []
+        torch = (
+            ["--torch-python", torch_python] if torch_python and self.script in NEEDS_TORCH else []
+        )
         return ["-m", f"scripts.bench.{self.script}", *shlex.split(self.flags), *torch, *noted]
 
 
@@ -50,16 +56,51 @@ OPTIONS = (  # tried one at a time, against the defaults
     "xla_gpu_cudnn_gemm_fusion_level=2",
 )
 GPU = (
-    Row("ResNet-50, 224 px: timm", "≥ 1.05; ≥ 3,500 images/s on an H100", "train", f"{RESNET50} --against timm"),
+    Row(
+        "ResNet-50, 224 px: timm",
+        "≥ 1.05; ≥ 3,500 images/s on an H100",
+        "train",
+        f"{RESNET50} --against timm",
+    ),
     Row("ResNet-50, 224 px: torch.compile", "≥ 1.05", "train", f"{RESNET50} --against compile"),
-    Row("ResNet-50, 224 px: loop / bare step", "≥ 0.97", "train", f"{RESNET50} --against step --steps 100"),
-    Row("ViT-B/16, 224 px: torch.compile", "≥ 1.10; ≥ 45 % MFU", "train", f"{VIT_B} --against compile"),
+    Row(
+        "ResNet-50, 224 px: loop / bare step",
+        "≥ 0.97",
+        "train",
+        f"{RESNET50} --against step --steps 100",
+    ),
+    Row(
+        "ViT-B/16, 224 px: torch.compile",
+        "≥ 1.10; ≥ 45 % MFU",
+        "train",
+        f"{VIT_B} --against compile",
+    ),
     Row("ViT-S/16, 224 px: torch.compile", "≥ 1.05", "train", f"{VIT_S} --against compile"),
-    Row("ViT-S/16, 224 px: loop / bare step", "≥ 0.97", "train", f"{VIT_S} --against step --steps 100"),
+    Row(
+        "ViT-S/16, 224 px: loop / bare step",
+        "≥ 0.97",
+        "train",
+        f"{VIT_S} --against step --steps 100",
+    ),
     Row("ResNet-20, CIFAR: DataLoader", "≥ 3", "train", f"{RESNET20} {MANY} --against loader"),
-    Row("ResNet-20, CIFAR: loop / bare step", "≥ 0.91; ≥ 0.97", "train", f"{RESNET20} {MANY} --against step"),
-    Row("ViT-Ti/4, CIFAR: DataLoader", "≥ 3", "train", f"{VIT_TI} --batch 512 {MANY} --against loader"),
-    Row("ViT-Ti/4, CIFAR: loop / bare step", "≥ 0.91; ≥ 0.97", "train", f"{VIT_TI} --batch 512 {MANY} --against step"),
+    Row(
+        "ResNet-20, CIFAR: loop / bare step",
+        "≥ 0.91; ≥ 0.97",
+        "train",
+        f"{RESNET20} {MANY} --against step",
+    ),
+    Row(
+        "ViT-Ti/4, CIFAR: DataLoader",
+        "≥ 3",
+        "train",
+        f"{VIT_TI} --batch 512 {MANY} --against loader",
+    ),
+    Row(
+        "ViT-Ti/4, CIFAR: loop / bare step",
+        "≥ 0.91; ≥ 0.97",
+        "train",
+        f"{VIT_TI} --batch 512 {MANY} --against step",
+    ),
     Row("airbench94, 10 runs", "≥ 94 %; ≤ 4 s on an H100", "airbench", "--seeds 10"),
     Row("attention", "", "attention"),
     Row("input", "", "input"),
@@ -78,12 +119,27 @@ SHORT = "--rounds 5 --steps 6 --warmup 2"
 CPU = (
     Row("ViT-Ti/4, 32 px: torch", "≥ 1.0", "train", f"{VIT_TI} --batch 64 {SHORT} --against torch"),
     Row("ResNet-20, 32 px: torch", "stated", "train", f"{RESNET20} {SHORT} --against torch"),
-    Row("ViT-Ti/4, 32 px: loop / bare step", "≥ 0.97", "train", f"{VIT_TI} --batch 64 {SHORT} --against step"),
-    Row("ResNet-20, 32 px: loop / bare step", "≥ 0.97", "train", f"{RESNET20} {SHORT} --against step"),
+    Row(
+        "ViT-Ti/4, 32 px: loop / bare step",
+        "≥ 0.97",
+        "train",
+        f"{VIT_TI} --batch 64 {SHORT} --against step",
+    ),
+    Row(
+        "ResNet-20, 32 px: loop / bare step",
+        "≥ 0.97",
+        "train",
+        f"{RESNET20} {SHORT} --against step",
+    ),
     Row("input", "", "input"),
     Row("evaluation, ResNet-20", "≥ 0.9", "evaluation"),
     Row("start", "≤ 15 s cold, ≤ 8 s warm", "startup"),
-    Row("devices", "state ≤ 0.2 of replicated on 8", "scaling", "--variant nano/4 --batch 8 --steps 2 --rounds 2"),
+    Row(
+        "devices",
+        "state ≤ 0.2 of replicated on 8",
+        "scaling",
+        "--variant nano/4 --batch 8 --steps 2 --rounds 2",
+    ),
     Row("attention", "", "attention"),
     Row("roofline", "", "roofline"),
 )
@@ -91,10 +147,17 @@ SUITES = {"gpu": GPU, "cpu": CPU}
 
 
 def main(argv):
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("suite", choices=tuple(SUITES))
     p.add_argument("--only", default="", help="rows whose name contains this")
-    p.add_argument("--torch-python", default="", metavar="PATH", help="interpreter with torch; default: this one")
+    p.add_argument(
+        "--torch-python",
+        default="",
+        metavar="PATH",
+        help="interpreter with torch; default: this one",
+    )
     p.add_argument("--list", action="store_true", help="show the commands, run nothing")
     a = p.parse_args(argv)
     outcomes = []
@@ -106,7 +169,14 @@ def main(argv):
         if not a.list:
             start = time.monotonic()
             outcome = _run(command)
-            outcomes.append({"row": row.label, "goal": row.goal, "outcome": outcome, "s": time.monotonic() - start})
+            outcomes.append(
+                {
+                    "row": row.label,
+                    "goal": row.goal,
+                    "outcome": outcome,
+                    "s": time.monotonic() - start,
+                }
+            )
     if outcomes:
         print()
         common.print_table(outcomes)
@@ -115,7 +185,11 @@ def main(argv):
 def _run(command):
     """Runs a row, showing what it prints; returns its last line, or why it was skipped."""
     process = subprocess.Popen(
-        [sys.executable, *command], cwd=common.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, *command],
+        cwd=common.ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     last = ""
     for line in process.stdout:

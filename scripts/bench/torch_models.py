@@ -1,7 +1,9 @@
-"""The same architectures in PyTorch, to compare with. Imports nothing of this project: its environment may be another.
+"""The same architectures in PyTorch, to compare with. Imports nothing of this project: its
+environment may be another.
 
-ViT: Dosovitskiy et al. 2020 (arXiv:2010.11929) with a fused qkv and PyTorch's fused attention. ResNets: He et al. 2015
-(arXiv:1512.03385), the ImageNet nets with the bottleneck's stride in its 3x3, the CIFAR nets with option A.
+ViT: Dosovitskiy et al. 2020 (arXiv:2010.11929) with a fused qkv and PyTorch's fused attention.
+ResNets: He et al. 2015 (arXiv:1512.03385), the ImageNet nets with the bottleneck's stride in its
+3x3, the CIFAR nets with option A.
 """
 
 import torch
@@ -17,7 +19,13 @@ SIZES = {  # width, depth, heads
     "L": (1024, 24, 16),
 }
 TIMM_SIZES = {"Ti": "tiny", "S": "small", "B": "base", "L": "large"}
-DEPTHS = {"18": (2, 2, 2, 2), "34": (3, 4, 6, 3), "50": (3, 4, 6, 3), "101": (3, 4, 23, 3), "152": (3, 8, 36, 3)}
+DEPTHS = {
+    "18": (2, 2, 2, 2),
+    "34": (3, 4, 6, 3),
+    "50": (3, 4, 6, 3),
+    "101": (3, 4, 23, 3),
+    "152": (3, 8, 36, 3),
+}
 
 
 def build(name, variant, classes, image_size, channels=3):
@@ -33,12 +41,15 @@ def build(name, variant, classes, image_size, channels=3):
         depth = (int(variant.removeprefix("cifar")) - 2) // 6
         return ResNet((depth,) * 3, 16, classes, channels, bottleneck=False, cifar=True)
     if name == "resnet" and variant in DEPTHS:
-        return ResNet(DEPTHS[variant], 64, classes, channels, bottleneck=int(variant) >= 50, cifar=False)
+        return ResNet(
+            DEPTHS[variant], 64, classes, channels, bottleneck=int(variant) >= 50, cifar=False
+        )
     raise ValueError(f"torch_models.py has no {name} {variant}")
 
 
 def build_timm(name, variant, classes, image_size, channels=3):
-    """Returns timm's module of the same architecture; raises ImportError without timm, ValueError if it has none."""
+    """Returns timm's module of the same architecture; raises ImportError without timm, ValueError
+    if it has none."""
     import timm
 
     options = {"num_classes": classes, "in_chans": channels}
@@ -74,21 +85,28 @@ class TransformerBlock(nn.Module):
 
     def __init__(self, width, heads):
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width, eps=1e-6), nn.LayerNorm(width, eps=1e-6)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
         self.heads = heads
 
     def forward(self, x):
         batch, tokens, width = x.shape
-        qkv = self.qkv(self.norm1(x)).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        qkv = (
+            self.qkv(self.norm1(x)).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        )
         y = F.scaled_dot_product_attention(*qkv).transpose(1, 2).reshape(batch, tokens, width)
         x = x + self.out(y)
         return x + self.mlp(self.norm2(x))
 
 
 class ResNet(nn.Module):
-    """Stages of residual blocks, each after the first at half the resolution, then the mean and a dense layer."""
+    """Stages of residual blocks, each after the first at half the resolution, then the mean and a
+    dense layer."""
 
     def __init__(self, depths, width, classes, channels, bottleneck, cifar):
         super().__init__()
@@ -97,10 +115,13 @@ class ResNet(nn.Module):
         features = width
         for stage, depth in enumerate(depths):
             for i in range(depth):
-                block = ResidualBlock(features, width * 2**stage, 2 if i == 0 and stage else 1, bottleneck, cifar)
+                block = ResidualBlock(
+                    features, width * 2**stage, 2 if i == 0 and stage else 1, bottleneck, cifar
+                )
                 features = block.features
                 layers.append(block)
-        self.layers, self.head = nn.Sequential(*layers), nn.Linear(features, classes)
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(features, classes)
 
     def forward(self, x):
         return self.head(self.layers(x).mean((2, 3)))
@@ -111,7 +132,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, features_in, width, stride, bottleneck, cifar):
         super().__init__()
-        self.features, self.stride = 4 * width if bottleneck else width, stride
+        self.features = 4 * width if bottleneck else width
+        self.stride = stride
         relu = nn.ReLU(inplace=True)
         if bottleneck:
             parts = [conv_norm(features_in, width, 1), relu, conv_norm(width, width, 3, stride)]
@@ -120,7 +142,9 @@ class ResidualBlock(nn.Module):
             parts = [conv_norm(features_in, width, 3, stride), relu, conv_norm(width, width, 3)]
         self.branch = nn.Sequential(*parts)
         changes = stride != 1 or features_in != self.features
-        self.projection = conv_norm(features_in, self.features, 1, stride) if changes and not cifar else None
+        self.projection = (
+            conv_norm(features_in, self.features, 1, stride) if changes and not cifar else None
+        )
 
     def forward(self, x):
         return F.relu(self.shortcut(x) + self.branch(x), inplace=True)

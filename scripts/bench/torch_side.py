@@ -9,7 +9,8 @@ from vision.errors import UserError
 
 
 class TorchSide:
-    """PyTorch in a process of its own: the frameworks neither share an allocator nor need share an environment.
+    """PyTorch in a process of its own: the frameworks neither share an allocator nor need share an
+    environment.
 
     Args:
         python: interpreter that has torch; "" = the one that runs this.
@@ -28,7 +29,12 @@ class TorchSide:
         command = [python or sys.executable, "-m", "scripts.bench.torch_worker"]
         try:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+                command,
+                cwd=ROOT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                bufsize=1,
             )
         except OSError as error:
             raise UserError(f"--torch-python {python}: {error.strerror}") from error
@@ -37,7 +43,9 @@ class TorchSide:
         if "missing" in answer:
             self.close()
             where = python or "this environment"
-            raise UserError(f"cannot compare: {answer['missing']} (in {where}; --torch-python names another)")
+            raise UserError(
+                f"cannot compare: {answer['missing']} (in {where}; --torch-python names another)"
+            )
         self.facts = answer["ready"]
 
     def run(self, steps):
@@ -66,5 +74,7 @@ class TorchSide:
         except BrokenPipeError:
             line = ""
         if not line:
-            raise UserError(f"torch's side ended with code {self._process.wait()}: what it said is above")
+            raise UserError(
+                f"torch's side ended with code {self._process.wait()}: what it said is above"
+            )
         return json.loads(line)

@@ -1,8 +1,8 @@
 """PyTorch's side of a benchmark, in a process of its own and in whatever environment has torch.
 
-Speaks lines of JSON: the first line on stdin says what to build (`spec`), the answer is {"ready": facts} or
-{"missing": reason}; then {"steps": n} is answered by {"seconds": s, ...}. Imports nothing of this project but its
-neighbors, which need torch and numpy alone.
+Speaks lines of JSON: the first line on stdin says what to build (`spec`), the answer is {"ready":
+facts} or {"missing": reason}; then {"steps": n} is answered by {"seconds": s, ...}. Imports nothing
+of this project but its neighbors, which need torch and numpy alone.
 """
 
 import json
@@ -13,7 +13,8 @@ import time
 
 import numpy as np
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
 def main():
@@ -43,19 +44,25 @@ class Trainer:
 
         from scripts.bench import torch_models
 
-        self._torch, self._device, self._bfloat16 = torch, device, spec["dtype"] == "bfloat16"
+        self._torch = torch
+        self._device = device
+        self._bfloat16 = spec["dtype"] == "bfloat16"
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = True
         torch.set_float32_matmul_precision("high")  # TF32 where there is such, as on JAX's side
         build = torch_models.build_timm if spec["against"] == "timm" else torch_models.build
-        model = build(spec["model"], spec["variant"], spec["classes"], spec["image_size"]).to(device)
+        model = build(spec["model"], spec["variant"], spec["classes"], spec["image_size"]).to(
+            device
+        )
         self._layout = torch.contiguous_format
         if spec["model"] != "vit" and spec["layout"] == "channels_last":
             self._layout = torch.channels_last
         model = model.to(memory_format=self._layout)
         model.train()
         self.parameters = sum(p.numel() for p in model.parameters())
-        self._mean, self._std = (torch.tensor(v, device=device).reshape(1, 3, 1, 1) for v in (MEAN, STD))
+        self._mean, self._std = (
+            torch.tensor(v, device=device).reshape(1, 3, 1, 1) for v in (MEAN, STD)
+        )
         self._optimizer = _optimizer(torch, spec, model, device)
         self._model = model
         self._loss = self._forward
@@ -92,7 +99,9 @@ class Job:
         self._torch = torch
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         on_gpu = self._device.type == "cuda"
-        self.device = torch.cuda.get_device_name() if on_gpu else f"cpu, {torch.get_num_threads()} threads"
+        self.device = (
+            torch.cuda.get_device_name() if on_gpu else f"cpu, {torch.get_num_threads()} threads"
+        )
         self.facts = {}
 
     def run(self, steps):
@@ -105,7 +114,8 @@ class Job:
         return time.perf_counter() - start
 
     def peak_bytes(self):
-        """Of the GPU's memory; on a CPU the most that this process ever held, with all of PyTorch in it."""
+        """Of the GPU's memory; on a CPU the most that this process ever held, with all of PyTorch
+        in it."""
         if self._device.type == "cuda":
             return self._torch.cuda.max_memory_allocated()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -116,19 +126,28 @@ class Job:
 
 
 class StepJob(Job):
-    """Training steps on images that live on the device: drawn from all of them, or always the same batch."""
+    """Training steps on images that live on the device: drawn from all of them, or always the same
+    batch."""
 
     def __init__(self, spec):
         super().__init__()
-        torch, size, batch = self._torch, spec["image_size"], spec["batch"]
+        torch = self._torch
+        size = spec["image_size"]
+        batch = spec["batch"]
         self._trainer = Trainer(spec, self._device)
         self.facts = {"parameters": self._trainer.parameters}
         count = spec["images"] if spec["data"] == "resident" else batch
         generator = torch.Generator().manual_seed(0)
-        images = torch.randint(0, 256, (count, size, size, 3), generator=generator, dtype=torch.uint8)
+        images = torch.randint(
+            0, 256, (count, size, size, 3), generator=generator, dtype=torch.uint8
+        )
         labels = torch.randint(0, spec["classes"], (count,), generator=generator)
-        self._images, self._labels = images.to(self._device), labels.to(self._device)
-        drawn = [torch.randint(0, count, (batch,), generator=generator).to(self._device) for _ in range(8)]
+        self._images = images.to(self._device)
+        self._labels = labels.to(self._device)
+        drawn = [
+            torch.randint(0, count, (batch,), generator=generator).to(self._device)
+            for _ in range(8)
+        ]
         self._drawn = drawn if spec["data"] == "resident" else None
         self._count = 0
 
@@ -141,8 +160,9 @@ class StepJob(Job):
 
 
 class _Prefetched(Job):
-    """Batches of a `DataLoader`, endless. Its workers run ahead, so those batches are used up before the clock starts,
-    and after it stops the workers get the time to fill their queue again: they shall not run in the other side's time.
+    """Batches of a `DataLoader`, endless. Its workers run ahead, so those batches are used up
+    before the clock starts, and after it stops the workers get the time to fill their queue again:
+    they shall not run in the other side's time.
     """
 
     def _begin(self, dataset, spec, **options):
@@ -178,27 +198,33 @@ class _Prefetched(Job):
 
 
 class LoaderJob(_Prefetched):
-    """The usual loop: uint8 images in RAM, padded, cropped, flipped by the workers, copied, normalized on the GPU."""
+    """The usual loop: uint8 images in RAM, padded, cropped, flipped by the workers, copied,
+    normalized on the GPU."""
 
     def __init__(self, spec):
         super().__init__()
         self._trainer = Trainer(spec, self._device)
         self.facts = {"parameters": self._trainer.parameters}
         rng = np.random.default_rng(0)
-        images = rng.integers(0, 256, (spec["images"], spec["image_size"], spec["image_size"], 3), np.uint8)
+        images = rng.integers(
+            0, 256, (spec["images"], spec["image_size"], spec["image_size"], 3), np.uint8
+        )
         labels = rng.integers(0, spec["classes"], spec["images"])
         self._begin(Augmented(images, labels), spec)
 
     def _step(self):
         images, labels = next(self._batches)
-        self._trainer(images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True))
+        self._trainer(
+            images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
+        )
 
 
 class Augmented:
     """A map-style data set: pad by 4, crop at random, flip with probability 1/2."""
 
     def __init__(self, images, labels):
-        self._images, self._labels = images, labels
+        self._images = images
+        self._labels = labels
 
     def __len__(self):
         return len(self._images)
@@ -206,13 +232,16 @@ class Augmented:
     def __getitem__(self, index):
         image = np.pad(self._images[index], ((4, 4), (4, 4), (0, 0)))
         side = len(image) - 8
-        top, left, flip = np.random.randint(9), np.random.randint(9), np.random.randint(2)
+        top = np.random.randint(9)
+        left = np.random.randint(9)
+        flip = np.random.randint(2)
         image = image[top : top + side, left : left + side]
         return np.ascontiguousarray(image[:, ::-1] if flip else image), int(self._labels[index])
 
 
 class InputJob(_Prefetched):
-    """JPEG files, decoded by PIL, cropped at random and resized as torchvision's RandomResizedCrop does, copied."""
+    """JPEG files, decoded by PIL, cropped at random and resized as torchvision's RandomResizedCrop
+    does, copied."""
 
     def __init__(self, spec):
         super().__init__()
@@ -228,7 +257,9 @@ class Files:
     def __init__(self, files, size):
         import PIL.Image
 
-        self._image, self._files, self._size = PIL.Image, files, size
+        self._image = PIL.Image
+        self._files = files
+        self._size = size
 
     def __len__(self):
         return len(self._files)
@@ -237,20 +268,26 @@ class Files:
         with self._image.open(self._files[index]) as file:
             image = file.convert("RGB")
         box = random_box(image.height, image.width, np.random)
-        return np.array(image.resize((self._size, self._size), self._image.Resampling.BILINEAR, box=box))
+        return np.array(
+            image.resize((self._size, self._size), self._image.Resampling.BILINEAR, box=box)
+        )
 
 
 def random_box(height, width, random):
-    """Draws (left, top, right, bottom) of 8 to 100 % of the area and a side ratio of 3/4 to 4/3 (arXiv:1409.4842)."""
+    """Draws (left, top, right, bottom) of 8 to 100 % of the area and a side ratio of 3/4 to 4/3
+    (arXiv:1409.4842)."""
     for _ in range(10):
         pixels = height * width * random.uniform(0.08, 1.0)
         ratio = np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3)))
-        w, h = round((pixels * ratio) ** 0.5), round((pixels / ratio) ** 0.5)
+        w = round((pixels * ratio) ** 0.5)
+        h = round((pixels / ratio) ** 0.5)
         if 0 < w <= width and 0 < h <= height:
-            left, top = int(random.uniform(0, width - w + 1)), int(random.uniform(0, height - h + 1))
+            left = int(random.uniform(0, width - w + 1))
+            top = int(random.uniform(0, height - h + 1))
             return left, top, left + w, top + h
     side = min(height, width)
-    left, top = (width - side) // 2, (height - side) // 2
+    left = (width - side) // 2
+    top = (height - side) // 2
     return left, top, left + side, top + side
 
 

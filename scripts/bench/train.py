@@ -1,24 +1,30 @@
-"""Training speed of any of the models, against PyTorch or against itself, in one run, round by round in turn.
+"""Training speed of any of the models, against PyTorch or against itself, in one run, round by
+round in turn.
 
-    python -m scripts.bench.train --model vit --variant Ti/4 --image-size 32 --batch 64 --against torch
-    python -m scripts.bench.train --model resnet --variant 50 --image-size 224 --batch 256 --dtype bfloat16 \\
+    python -m scripts.bench.train --model vit --variant Ti/4 --image-size 32 --batch 64 --against
+    torch
+    python -m scripts.bench.train --model resnet --variant 50 --image-size 224 --batch 256 --dtype
+    bfloat16 \\
         --classes 1000 --against compile
-    python -m scripts.bench.train --model resnet --variant cifar20 --image-size 32 --batch 128 --against step
+    python -m scripts.bench.train --model resnet --variant cifar20 --image-size 32 --batch 128
+    --against step
 
 --against:
-    torch    the same architecture in eager PyTorch, channels_last for convolutions, AMP for bfloat16, fused optimizer
+    torch    the same architecture in eager PyTorch, channels_last for convolutions, AMP for
+             bfloat16, fused optimizer
     compile  the same under torch.compile
     timm     timm's module of the same architecture under torch.compile
-    loader   the trainer's loop with data on the device, against a torch.compile loop with a DataLoader that crops and
-             flips; both augment
+    loader   the trainer's loop with data on the device, against a torch.compile loop with a
+             DataLoader that crops and flips; both augment
     step     the trainer's loop against its own compiled step, called by nothing but a `for`
     defaults the step with --xla-options against the step without
     none     the step alone
 
-Both sides begin with uint8 images on the device and normalize them inside the step; both use the same optimizer, loss
-(cross-entropy) and number of parameters, which is checked. Ours also reports accuracy and the gradient's norm, as it
-always does. The ratio is of the medians' images per second: above 1, ours is faster. MFU counts the model's products
-alone (see flops.py). The last line is `ratio: R`.
+Both sides begin with uint8 images on the device and normalize them inside the step; both use the
+same optimizer, loss (cross-entropy) and number of parameters, which is checked. Ours also reports
+accuracy and the gradient's norm, as it always does. The ratio is of the medians' images per second:
+above 1, ours is faster. MFU counts the model's products alone (see flops.py). The last line is
+`ratio: R`.
 """
 
 import os
@@ -36,12 +42,14 @@ AGAINST = ("torch", "compile", "timm", "loader", "step", "defaults", "none")
 def main(argv):
     a = parse(argv)
     keep_freed_memory()  # as vision.main does
-    # The two sides share one GPU: neither may take all of its memory at the start. Read when JAX starts.
+    # The two sides share one GPU: neither may take all of its memory at the start. Read when JAX
+    # starts.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
 
     with tempfile.TemporaryDirectory() as cache:
-        if a.against in ("step", "loader"):  # each run of the loop compiles its step, all but the first from here
+        # each run of the loop compiles its step, all but the first from here
+        if a.against in ("step", "loader"):
             jax.config.update("jax_compilation_cache_dir", cache)
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         row = measure(a)
@@ -56,9 +64,11 @@ def measure(a):
     from vision import parallel
 
     ours.use_tf32()
-    config, mesh = ours.make_config(a), parallel.make_mesh(1)
+    config = ours.make_config(a)
+    mesh = parallel.make_mesh(1)
     if a.against == "loader":
-        config.augment.pad_crop, config.augment.flip_horizontal = 4, True
+        config.augment.pad_crop = 4
+        config.augment.flip_horizontal = True
     data = ours.memory_data(config, a.images, a.classes, mesh)
     costs = flops.model_costs(config.model, a.classes, a.image_size)
     bare = ours.BareStep(config, data, mesh, a.data == "fixed")
@@ -86,7 +96,18 @@ def measure(a):
 def _start_torch(a, parameters):
     from scripts.bench.torch_side import TorchSide
 
-    names = ("model", "variant", "image_size", "batch", "dtype", "classes", "optimizer", "images", "data", "workers")
+    names = (
+        "model",
+        "variant",
+        "image_size",
+        "batch",
+        "dtype",
+        "classes",
+        "optimizer",
+        "images",
+        "data",
+        "workers",
+    )
     spec = {name: getattr(a, name) for name in (*names, "compile_mode", "layout")}
     if a.against == "loader":
         side = TorchSide(a.torch_python, "loader", **spec, against=a.loader_step)
@@ -94,7 +115,9 @@ def _start_torch(a, parameters):
         side = TorchSide(a.torch_python, "step", **spec, against=a.against)
     if side.facts["parameters"] != parameters:
         side.close()
-        raise UserError(f"not the same model: torch's has {side.facts['parameters']:,} parameters, ours {parameters:,}")
+        raise UserError(
+            f"not the same model: torch's has {side.facts['parameters']:,} parameters, ours {parameters:,}"
+        )
     return side
 
 
@@ -102,7 +125,8 @@ def _report(a, seconds, costs, bare, theirs, peak_bytes):
     """Prints the table and returns the row."""
     peak, _, source = common.peaks(a.dtype)
     memory = {"ours": peak_bytes, "theirs": theirs and theirs.peak_bytes}
-    speeds, table = {}, []
+    speeds = {}
+    table = []
     for name, found in seconds.items():
         step = statistics.median(found) / a.steps
         speeds |= {
@@ -113,18 +137,49 @@ def _report(a, seconds, costs, bare, theirs, peak_bytes):
             f"{name}_peak_bytes": memory[name],
         }
         label = {"ours": "ours", "theirs": a.against}[name]
-        shown = {key.removeprefix(f"{name}_"): value for key, value in speeds.items() if key.startswith(name)}
+        shown = {
+            key.removeprefix(f"{name}_"): value
+            for key, value in speeds.items()
+            if key.startswith(name)
+        }
         table.append({"side": label} | shown)
     common.print_table(table)
     xla = f"; XLA counts {bare.program.flops / 1e9:.4g} GFLOP" if bare.program.flops else ""
     print(f"{costs.train * a.batch / 1e9:.4g} GFLOP a step by the model's products{xla}")
     if theirs and source == "measured":
-        print("peak_bytes: ours is what XLA plans for a step, theirs the most its process held; compare on a GPU only")
-    print(f"peak {peak / 1e12:.4g} TFLOP/s ({source}); medians of {a.rounds} rounds of {a.steps} steps, in turn")
-    flags = ("model", "variant", "image_size", "batch", "dtype", "classes", "against", "data", "optimizer", "attention")
-    more = ("remat", "steps_per_dispatch", "xla_options", "compile_mode", "layout", "rounds", "steps")
+        print(
+            "peak_bytes: ours is what XLA plans for a step, theirs the most its process held; compare on a GPU only"
+        )
+    print(
+        f"peak {peak / 1e12:.4g} TFLOP/s ({source}); medians of {a.rounds} rounds of {a.steps} steps, in turn"
+    )
+    flags = (
+        "model",
+        "variant",
+        "image_size",
+        "batch",
+        "dtype",
+        "classes",
+        "against",
+        "data",
+        "optimizer",
+        "attention",
+    )
+    more = (
+        "remat",
+        "steps_per_dispatch",
+        "xla_options",
+        "compile_mode",
+        "layout",
+        "rounds",
+        "steps",
+    )
     compared = common.compare(seconds, "ours", "theirs") if "theirs" in seconds else {"ratio": None}
-    figures = {"model_flops": costs.train * a.batch, "xla_flops": bare.program.flops, "peak_flops": peak}
+    figures = {
+        "model_flops": costs.train * a.batch,
+        "xla_flops": bare.program.flops,
+        "peak_flops": peak,
+    }
     who = common.facts(a, theirs.facts["torch"] if theirs else "")
     return who | {name: getattr(a, name) for name in (*flags, *more)} | compared | speeds | figures
 
@@ -134,18 +189,47 @@ def parse(argv):
     p = common.parser(__doc__, "train")
     add_model_flags(p)
     p.add_argument("--against", choices=AGAINST, default="torch")
-    p.add_argument("--data", choices=("resident", "fixed"), default="resident", help="draw batches, or repeat one")
-    p.add_argument("--images", type=int, default=0, help="of the data set; 0 = 50,000 up to 64 px, else 1,024")
+    p.add_argument(
+        "--data",
+        choices=("resident", "fixed"),
+        default="resident",
+        help="draw batches, or repeat one",
+    )
+    p.add_argument(
+        "--images", type=int, default=0, help="of the data set; 0 = 50,000 up to 64 px, else 1,024"
+    )
     p.add_argument("--rounds", type=int, default=5, help="how often each side is timed")
     p.add_argument("--steps", type=int, default=20, help="steps of each timing")
-    p.add_argument("--warmup", type=int, default=3, help="steps of each side before the first timing")
-    p.add_argument("--torch-python", default="", metavar="PATH", help="interpreter with torch; default: this one")
-    p.add_argument("--compile-mode", default="default", help="torch.compile's mode, for example max-autotune")
     p.add_argument(
-        "--layout", choices=("channels_last", "contiguous"), default="channels_last", help="of torch's images"
+        "--warmup", type=int, default=3, help="steps of each side before the first timing"
     )
-    p.add_argument("--workers", type=int, default=os.cpu_count(), help="of torch's DataLoader; default: all cores")
-    p.add_argument("--loader-step", choices=("torch", "compile"), default="compile", help="torch's side of loader")
+    p.add_argument(
+        "--torch-python",
+        default="",
+        metavar="PATH",
+        help="interpreter with torch; default: this one",
+    )
+    p.add_argument(
+        "--compile-mode", default="default", help="torch.compile's mode, for example max-autotune"
+    )
+    p.add_argument(
+        "--layout",
+        choices=("channels_last", "contiguous"),
+        default="channels_last",
+        help="of torch's images",
+    )
+    p.add_argument(
+        "--workers",
+        type=int,
+        default=os.cpu_count(),
+        help="of torch's DataLoader; default: all cores",
+    )
+    p.add_argument(
+        "--loader-step",
+        choices=("torch", "compile"),
+        default="compile",
+        help="torch's side of loader",
+    )
     a = p.parse_args(argv)
     a.images = max(a.batch, a.images or (50_000 if a.image_size <= 64 else 1024))
     a.optimizer = a.optimizer or ("adamw" if a.model == "vit" else "sgd")
@@ -164,11 +248,15 @@ def add_model_flags(p):
     p.add_argument("--classes", type=int, default=10)
     p.add_argument("--batch", type=int, default=64)
     p.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    p.add_argument("--optimizer", default="", help="default: adamw for vit, sgd with momentum for others")
+    p.add_argument(
+        "--optimizer", default="", help="default: adamw for vit, sgd with momentum for others"
+    )
     p.add_argument("--attention", help="config.model.attention")
     p.add_argument("--remat", help="config.model.remat")
     p.add_argument("--steps-per-dispatch", type=int, default=1, help="steps that one call runs")
-    p.add_argument("--xla-options", default="", help='config.parallel.xla_options: "NAME=VALUE NAME=VALUE"')
+    p.add_argument(
+        "--xla-options", default="", help='config.parallel.xla_options: "NAME=VALUE NAME=VALUE"'
+    )
 
 
 if __name__ == "__main__":

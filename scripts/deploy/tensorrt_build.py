@@ -1,9 +1,11 @@
-"""Builds a TensorRT engine from a bundle's model.onnx, on the GPU that it will run on: an engine fits no other kind.
+"""Builds a TensorRT engine from a bundle's model.onnx, on the GPU that it will run on: an engine
+fits no other kind.
 
     python scripts/deploy/tensorrt_build.py --bundle bundles/pets --out pets.engine --batch 1,8,32
 
-Needs TensorRT 10 or 11 and nothing of this project. The engine takes `images`, uint8 (B, H, W, C), and returns
-`probabilities` and `embedding`, float32, as the bundle does; it computes in the bundle's precision.
+Needs TensorRT 10 or 11 and nothing of this project. The engine takes `images`, uint8 (B, H, W, C),
+and returns `probabilities` and `embedding`, float32, as the bundle does; it computes in the
+bundle's precision.
 """
 
 import argparse
@@ -18,7 +20,8 @@ def main(argv=None):
     batches = _batches(values.batch)
     try:
         manifest = json.loads((bundle / "bundle.json").read_text())
-        side, channels = manifest["image_size"], manifest["channels"]
+        side = manifest["image_size"]
+        channels = manifest["channels"]
     except (OSError, ValueError, KeyError) as error:
         sys.exit(f"error: {bundle} is no bundle: {error}")
     if not (bundle / "model.onnx").is_file():
@@ -26,14 +29,22 @@ def main(argv=None):
     try:
         import tensorrt
     except ImportError:
-        sys.exit("error: this needs TensorRT: pip install tensorrt, on a machine with an NVIDIA GPU. A Jetson has it")
-    engine = build(tensorrt, bundle / "model.onnx", [(batch, side, side, channels) for batch in batches])
+        sys.exit(
+            "error: this needs TensorRT: pip install tensorrt, on a machine with an NVIDIA GPU. A Jetson has it"
+        )
+    engine = build(
+        tensorrt, bundle / "model.onnx", [(batch, side, side, channels) for batch in batches]
+    )
     pathlib.Path(values.out).write_bytes(engine)
-    print(f"{values.out}: {pathlib.Path(values.out).stat().st_size / 1e6:.1f} MB, TensorRT {tensorrt.__version__}")
+    print(
+        f"{values.out}: {pathlib.Path(values.out).stat().st_size / 1e6:.1f} MB, TensorRT {tensorrt.__version__}"
+    )
 
 
 def _flags():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bundle", required=True, help="directory of the bundle")
     parser.add_argument("--out", required=True, help="file of the engine")
     parser.add_argument("--batch", default="1,8,32", help="images at a time: least, best, most")

@@ -1,11 +1,12 @@
-"""Writes a bundle's model.onnx into a model repository of NVIDIA Triton, with its config.pbtxt and labels.
+"""Writes a bundle's model.onnx into a model repository of NVIDIA Triton, with its config.pbtxt and
+labels.
 
     python scripts/deploy/triton_repository.py --bundle bundles/pets --out triton/pets --version 1
     tritonserver --model-repository triton
 
-The model takes `images`, uint8 (B, H, W, C), and returns what the bundle's does. Triton gathers requests into batches;
-its classification extension on `probabilities` gives names of classes. Images are decoded and cropped by the client, as
-bundle.json says: Triton does not.
+The model takes `images`, uint8 (B, H, W, C), and returns what the bundle's does. Triton gathers
+requests into batches; its classification extension on `probabilities` gives names of classes.
+Images are decoded and cropped by the client, as bundle.json says: Triton does not.
 """
 
 import argparse
@@ -19,14 +20,17 @@ TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
 def main(argv=None):
     values = _flags().parse_args(argv)
-    bundle, out = pathlib.Path(values.bundle), pathlib.Path(values.out)
+    bundle = pathlib.Path(values.bundle)
+    out = pathlib.Path(values.out)
     if values.version < 1 or values.max_batch < 1 or values.max_delay < 0:
         sys.exit("error: --version and --max-batch are at least 1, --max-delay is not negative")
     try:
         from vision.bundle.directory import open_bundle
         from vision.errors import UserError
     except ImportError as error:
-        sys.exit(f"error: this needs the server's packages, {error.name} is missing: pip install 'vision[serving]'")
+        sys.exit(
+            f"error: this needs the server's packages, {error.name} is missing: pip install 'vision[serving]'"
+        )
     try:
         known = open_bundle(bundle)  # nothing of it is missing or has changed
     except UserError as error:
@@ -35,20 +39,30 @@ def main(argv=None):
         sys.exit(f"error: {bundle} holds no model.onnx: python -m vision.export --format onnx")
     folder = out / str(values.version)
     folder.mkdir(parents=True, exist_ok=True)
-    (out / "labels.txt").write_text("".join(f"{' '.join(name.split())}\n" for name in known.classes))
-    (out / "config.pbtxt").write_text(config(out.name, bundle / "model.onnx", values.max_batch, values.max_delay))
+    (out / "labels.txt").write_text(
+        "".join(f"{' '.join(name.split())}\n" for name in known.classes)
+    )
+    (out / "config.pbtxt").write_text(
+        config(out.name, bundle / "model.onnx", values.max_batch, values.max_delay)
+    )
     shutil.copyfile(bundle / "model.onnx", folder / "model.onnx.tmp")
     (folder / "model.onnx.tmp").rename(folder / "model.onnx")  # last: Triton may be watching
     print(f"{out}: version {values.version}, {len(known.classes)} classes")
 
 
 def _flags():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--bundle", required=True, help="directory of the bundle")
-    parser.add_argument("--out", required=True, help="directory in the repository; its name is the model's")
+    parser.add_argument(
+        "--out", required=True, help="directory in the repository; its name is the model's"
+    )
     parser.add_argument("--version", type=int, default=1, help="number of the version")
     parser.add_argument("--max-batch", type=int, default=32, help="images in a batch")
-    parser.add_argument("--max-delay", type=float, default=0.002, help="seconds that an image may wait for others")
+    parser.add_argument(
+        "--max-delay", type=float, default=0.002, help="seconds that an image may wait for others"
+    )
     return parser
 
 
@@ -83,7 +97,9 @@ def config(name, path, max_batch=32, max_delay=0.002):
         f"output [{', '.join(outputs)}]",
     ]
     if not fixed:
-        lines.append(f"dynamic_batching {{ max_queue_delay_microseconds: {round(1e6 * max_delay)} }}")
+        lines.append(
+            f"dynamic_batching {{ max_queue_delay_microseconds: {round(1e6 * max_delay)} }}"
+        )
     return "\n".join(lines) + "\n"
 
 

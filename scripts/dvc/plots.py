@@ -2,8 +2,8 @@
 
     python -m scripts.dvc.plots RUN OUT
 
-Writes OUT/train.csv and OUT/val.csv (a row a step that metrics.jsonl has), OUT/confusion.csv (a row a test image:
-actual, predicted) and OUT/test.json (the numbers of result.json).
+Writes OUT/train.csv and OUT/val.csv (a row a step that metrics.jsonl has), OUT/confusion.csv (a row
+a test image: actual, predicted) and OUT/test.json (the numbers of result.json).
 """
 
 import csv
@@ -25,22 +25,31 @@ def main(argv):
     except (OSError, ValueError) as error:
         raise UserError(f"{run} is no finished run: {error}") from error
     out.mkdir(parents=True, exist_ok=True)
-    for split in ("train", "val"):  # in one file, a step that lacks a number of the other would be drawn as 0
+    # in one file, a step that lacks a number of the other would be drawn as 0
+    for split in ("train", "val"):
         _write_table(out / f"{split}.csv", *curve(lines, split))
-    _write_table(out / "confusion.csv", ("actual", "predicted"), pairs(result["confusion"], result["classes"]))
+    _write_table(
+        out / "confusion.csv",
+        ("actual", "predicted"),
+        pairs(result["confusion"], result["classes"]),
+    )
     (out / "test.json").write_text(json.dumps(numbers(result), indent=1))
 
 
 def curve(lines, split):
-    """Returns (columns, rows) of one split's numbers, from the dicts of metrics.jsonl: one row a step."""
+    """Returns (columns, rows) of one split's numbers, from the dicts of metrics.jsonl: one row a
+    step."""
     rows = [line for line in lines if f"{split}/loss" in line]
     columns = sorted({name for row in rows for name in row if name.startswith(f"{split}/")})
     short = [name.removeprefix(f"{split}/") for name in columns]
-    return ["step", *short], [[row["step"], *(row.get(name, "") for name in columns)] for row in rows]
+    return ["step", *short], [
+        [row["step"], *(row.get(name, "") for name in columns)] for row in rows
+    ]
 
 
 def pairs(confusion, classes):
-    """Yields (actual, predicted) of each image that a confusion matrix counts, rows being the actual classes."""
+    """Yields (actual, predicted) of each image that a confusion matrix counts, rows being the
+    actual classes."""
     for actual, row in zip(classes, confusion, strict=True):
         for predicted, count in zip(classes, row, strict=True):
             yield from [(actual, predicted)] * count
@@ -48,7 +57,11 @@ def pairs(confusion, classes):
 
 def numbers(result):
     """Returns {name: number} of what a result.json measures of the test split."""
-    return {name: value for name, value in result.items() if isinstance(value, float) and "second" not in name}
+    return {
+        name: value
+        for name, value in result.items()
+        if isinstance(value, float) and "second" not in name
+    }
 
 
 def _write_table(path, columns, rows):

@@ -13,14 +13,21 @@ from vision import cli
 
 @pytest.fixture(scope="session")
 def photos(shared_data):
-    """{class: [(name, bytes)]}: 15 photographs of each of four defects of steel, and 60 photos of all sorts."""
+    """{class: [(name, bytes)]}: 15 photographs of each of four defects of steel, and 60 photos of
+    all sorts."""
     found = {}
     for archive, step in (("neu_det.tar", 20), ("imagenet_samples.tar", 1)):
         with tarfile.open(shared_data / archive) as tar:
-            images = sorted((m for m in tar.getmembers() if m.name.endswith(".jpg")), key=lambda m: m.name)
+            images = sorted(
+                (m for m in tar.getmembers() if m.name.endswith(".jpg")), key=lambda m: m.name
+            )
             for member in images[::step]:
                 name = Path(member.name).name
-                label = name.rpartition("_")[0] if "neu" in archive else f"photo {len(found.get('photo 0', ())) // 30}"
+                label = (
+                    name.rpartition("_")[0]
+                    if "neu" in archive
+                    else f"photo {len(found.get('photo 0', ())) // 30}"
+                )
                 if len(found.setdefault(label, [])) < (15 if "neu" in archive else 30):
                     found[label].append((name, tar.extractfile(member).read()))
     return {label: files for label, files in found.items() if label not in ("crazing", "patches")}
@@ -34,11 +41,13 @@ def planted(photos, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def audited(planted, tmp_path_factory):
-    """The directory that the command has written, with --apply --strict; and its exit code and messages, beside."""
+    """The directory that the command has written, with --apply --strict; and its exit code and
+    messages, beside."""
     from vision.audit.__main__ import main
 
     out = tmp_path_factory.mktemp("audits") / "planted"
-    said, code = io.StringIO(), 0
+    said = io.StringIO()
+    code = 0
     with contextlib.redirect_stderr(said):
         try:
             cli.run(main, [f"--data=folder:{planted.root}", f"--out={out}", "--apply", "--strict"])

@@ -23,7 +23,10 @@ def encode(image, kind="JPEG", **options):
 def crop(image, top=0, bottom=0, left=0, right=0):
     """Returns the image without some percent at its sides."""
     height, width = image.shape[:2]
-    cut = [round(percent / 100 * side) for percent, side in ((top, height), (bottom, height), (left, width))]
+    cut = [
+        round(percent / 100 * side)
+        for percent, side in ((top, height), (bottom, height), (left, width))
+    ]
     return image[cut[0] : height - cut[1], cut[2] : width - round(right / 100 * width)]
 
 
@@ -62,12 +65,18 @@ class Planted:
 
 
 def digests(root):
-    return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(root.rglob("*")) if f.is_file()}
+    return {
+        str(f): hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in sorted(root.rglob("*"))
+        if f.is_file()
+    }
 
 
 def plant(photos, root):
-    """Writes photographs in three splits, and among them copies, broken and odd ones; returns `Planted`."""
-    exact, near = {}, {}
+    """Writes photographs in three splits, and among them copies, broken and odd ones; returns
+    `Planted`."""
+    exact = {}
+    near = {}
 
     def put(split, label, name, data):
         path = root / split / label / name
@@ -84,7 +93,12 @@ def plant(photos, root):
     for number, (what, copy) in enumerate(list(COPIES.items()) * 2):
         original = next(chosen)
         image = np.array(Image.open(original))
-        path = put(("test", "val", "train")[number % 3], original.parent.name, f"{what}-{original.name}", copy(image))
+        path = put(
+            ("test", "val", "train")[number % 3],
+            original.parent.name,
+            f"{what}-{original.name}",
+            copy(image),
+        )
         near[path] = str(original)
     for split in ("test", "val", "train"):
         original = next(chosen)
@@ -96,8 +110,18 @@ def plant(photos, root):
     sharp = next(path for path in chosen if path.parent.name == "photo 0")
     blurred = np.array(Image.open(sharp).convert("RGB"))
     sharp.unlink()
-    put("train", "photo 0", "blurred.jpg", encode(cv2.GaussianBlur(blurred, (0, 0), 0.03 * min(blurred.shape[:2]))))
+    put(
+        "train",
+        "photo 0",
+        "blurred.jpg",
+        encode(cv2.GaussianBlur(blurred, (0, 0), 0.03 * min(blurred.shape[:2]))),
+    )
     noise = rng.integers(0, 255, (12, 90, 3), dtype=np.uint8)
     put("train", "photo 0", HOSTILE, encode(noise, quality=95))
-    put("train", "Scratches", "misspelled.png", encode(rng.integers(0, 255, (200, 200), dtype=np.uint8), "PNG"))
+    put(
+        "train",
+        "Scratches",
+        "misspelled.png",
+        encode(rng.integers(0, 255, (200, 200), dtype=np.uint8), "PNG"),
+    )
     return Planted(root, exact, near, digests(root))

@@ -13,7 +13,14 @@ from vision.errors import UserError
 
 # Ten subjects, fourteen raters, five categories: the worked example for Fleiss 1971, kappa 0.210.
 FLEISS = [
-    *([0, 0, 0, 0, 14], [0, 2, 6, 4, 2], [0, 0, 3, 5, 6], [0, 3, 9, 2, 0], [2, 2, 8, 1, 1], [7, 7, 0, 0, 0]),
+    *(
+        [0, 0, 0, 0, 14],
+        [0, 2, 6, 4, 2],
+        [0, 0, 3, 5, 6],
+        [0, 3, 9, 2, 0],
+        [2, 2, 8, 1, 1],
+        [7, 7, 0, 0, 0],
+    ),
     *([3, 2, 6, 3, 0], [2, 5, 3, 2, 2], [6, 5, 2, 1, 0], [0, 2, 2, 3, 7]),
 ]
 
@@ -24,14 +31,25 @@ def write(path, text):
 
 
 def test_cohen(tmp_path):
-    """Two readers of 50 proposals: both yes 20, both no 15, 5 and 10 apart; observed 0.7, by chance 0.5: 0.4."""
+    """Two readers of 50 proposals: both yes 20, both no 15, 5 and 10 apart; observed 0.7, by chance
+    0.5: 0.4."""
     pairs = [("yes", "yes")] * 20 + [("yes", "no")] * 5 + [("no", "yes")] * 10 + [("no", "no")] * 15
-    lines = [f"{i}.jpg,{label},{who}" for i, pair in enumerate(pairs) for label, who in zip(pair, "ab", strict=True)]
+    lines = [
+        f"{i}.jpg,{label},{who}"
+        for i, pair in enumerate(pairs)
+        for label, who in zip(pair, "ab", strict=True)
+    ]
     found = measure(read(write(tmp_path / "long.csv", "path,label,annotator\n" + "\n".join(lines))))
     assert found["cohen"] == [{"a": "a", "b": "b", "kappa": pytest.approx(0.4), "images": 50}]
-    assert found["annotators"] == ["a", "b"] and found["images"] == 50 and len(found["disagreements"]) == 15
+    assert (
+        found["annotators"] == ["a", "b"]
+        and found["images"] == 50
+        and len(found["disagreements"]) == 15
+    )
     assert found["disagreements"][0] == {"image": "20.jpg", "labels": {"a": "yes", "b": "no"}}
-    wide = "path,annotator_a,annotator_b\n" + "\n".join(f"{i}.jpg,{a},{b}" for i, (a, b) in enumerate(pairs))
+    wide = "path,annotator_a,annotator_b\n" + "\n".join(
+        f"{i}.jpg,{a},{b}" for i, (a, b) in enumerate(pairs)
+    )
     assert measure(read(write(tmp_path / "wide.csv", wide))) == found
 
 
@@ -40,14 +58,19 @@ def test_fleiss():
     for subject, row in enumerate(FLEISS):
         labels = [str(category) for category, n in enumerate(row) for _ in range(n)]
         votes[f"{subject}"] = {f"rater{i}": label for i, label in enumerate(labels)}
-    votes["seen by two"] = {"rater0": "0", "rater1": "1"}  # another number of raters: not in the kappa
+    # another number of raters: not in the kappa
+    votes["seen by two"] = {"rater0": "0", "rater1": "1"}
     found = measure(Ratings(tuple(f"rater{i}" for i in range(14)), votes))
     assert found["fleiss"] == pytest.approx(0.210, abs=5e-4)
     assert (found["fleiss_images"], found["fleiss_raters"], found["images"]) == (10, 14, 11)
 
 
 def test_what_is_undefined_is_none():
-    found = measure(Ratings(("a", "b", "c"), {"1": {"a": "x", "b": "x"}, "2": {"a": "x", "b": "x"}, "3": {"c": "y"}}))
+    found = measure(
+        Ratings(
+            ("a", "b", "c"), {"1": {"a": "x", "b": "x"}, "2": {"a": "x", "b": "x"}, "3": {"c": "y"}}
+        )
+    )
     assert [pair["kappa"] for pair in found["cohen"]] == [None] * 3
     assert [pair["images"] for pair in found["cohen"]] == [2, 0, 0]
     assert found["fleiss"] is None and found["disagreements"] == []
@@ -72,8 +95,11 @@ def test_a_review_comes_back(tmp_path):
     opened = open_splits("digits")
     images = Images(make_splits(opened), opened, "digits")
     rows = sample(images, 0.1, 0)
-    assert np.array_equal(rows, sample(images, 0.1, 0)) and not np.array_equal(rows, sample(images, 0.1, 1))
-    counts, whole = np.bincount(images.labels[rows]), np.bincount(images.labels)
+    assert np.array_equal(rows, sample(images, 0.1, 0)) and not np.array_equal(
+        rows, sample(images, 0.1, 1)
+    )
+    counts = np.bincount(images.labels[rows])
+    whole = np.bincount(images.labels)
     assert (np.abs(counts - 0.1 * whole) <= 0.5).all()
     assert np.bincount(images.labels[sample(images, 0.0, 0)]).tolist() == [1] * 10
     path = tmp_path / "review.csv"

@@ -27,8 +27,14 @@ def read(path):
 
 def test_the_cleaned_table_is_what_is_left(planted, audited):
     splits = open_splits(f"csv:{audited}/cleaned.csv")
-    names = [Path(source.name(i)).resolve() for source in splits.values() for i in range(len(source))]
-    dropped = {Path(row["file"]).resolve() for row in read(audited / "issues.csv") if row["action"] == "drop"}
+    names = [
+        Path(source.name(i)).resolve() for source in splits.values() for i in range(len(source))
+    ]
+    dropped = {
+        Path(row["file"]).resolve()
+        for row in read(audited / "issues.csv")
+        if row["action"] == "drop"
+    }
     everything = {Path(name).resolve() for name in planted.digests}
     assert len(dropped) == len(planted.exact) + len(planted.near) + 3
     assert set(names) == everything - dropped and len(set(names)) == len(names)
@@ -36,23 +42,33 @@ def test_the_cleaned_table_is_what_is_left(planted, audited):
         assert "Scratches" not in source.classes
         for i in range(len(source)):
             label = Path(source.name(i)).parent.name
-            assert source.classes[source.labels[i]] == label.lower() and Path(source.name(i)).parents[1].name == split
+            assert (
+                source.classes[source.labels[i]] == label.lower()
+                and Path(source.name(i)).parents[1].name == split
+            )
             source[i]  # can be read
     assert digests(planted.root) == planted.digests  # the originals are as they were
 
 
 def decided(tmp_path, images, changes, **options):
     """Writes an issues.csv with actions, {row: action}; returns its name."""
-    write_issues(tmp_path / "edited.csv", [Issue(row, "wrong_label", 1, "", a) for row, a in changes.items()], images)
+    write_issues(
+        tmp_path / "edited.csv",
+        [Issue(row, "wrong_label", 1, "", a) for row, a in changes.items()],
+        images,
+    )
     return str(tmp_path / "edited.csv")
 
 
 def test_decisions_mend_flipped_labels_of_arrays(tmp_path):
     spec = "digits?flip_labels=0.1"
-    noisy, clean = open_images(spec), open_images("digits")
+    noisy = open_images(spec)
+    clean = open_images("digits")
     wrong = np.flatnonzero(noisy.labels != clean.labels)
     assert len(wrong) > 100
-    file = decided(tmp_path, noisy, {int(row): f"relabel:{clean.class_of(row)}" for row in wrong} | {3: "drop"})
+    file = decided(
+        tmp_path, noisy, {int(row): f"relabel:{clean.class_of(row)}" for row in wrong} | {3: "drop"}
+    )
     cli.run(main, [f"--data={spec}", f"--out={tmp_path}", "--apply", f"--decisions={file}"])
     again = open_images(f"csv:{tmp_path}/cleaned.csv")
     assert again.classes == clean.classes and len(again) == len(clean) - 1
@@ -78,15 +94,21 @@ def test_a_val_that_test_stands_in_for_is_left_out(planted):
     opened = open_splits(f"folder:{planted.root}")
     del opened["val"]
     c = default().data
-    c.source, c.val_fraction = f"folder:{planted.root}?flip_labels=0.1", 0.0
+    c.source = f"folder:{planted.root}?flip_labels=0.1"
+    c.val_fraction = 0.0
     images = Images(named_splits(c, 0, opened)[0], opened, c.source)
-    assert images.names == ("train", "test") and len(images) == len(opened["train"]) + len(opened["test"])
+    assert images.names == ("train", "test") and len(images) == len(opened["train"]) + len(
+        opened["test"]
+    )
 
 
 def test_actions_follow_the_config_and_spare_tests_labels():
     images = open_images("digits")
     test = int(np.flatnonzero(images.split == 2)[0])
-    issues = [Issue(row, kind, 1, "", "drop") for row, kind in itertools.product((0, test), ("blank", "wrong_label"))]
+    issues = [
+        Issue(row, kind, 1, "", "drop")
+        for row, kind in itertools.product((0, test), ("blank", "wrong_label"))
+    ]
     settled = apply.settle(images, issues, "blank, wrong_label")
     assert [issue.action for issue in settled] == ["drop", "drop", "drop", ""]
     assert [issue.action for issue in apply.settle(images, issues, "")] == [""] * 4
@@ -98,11 +120,17 @@ def test_dropping_comes_first_and_right_labels_are_spelled_right(tmp_path):
     images = open_images("digits")
     ones = np.flatnonzero(images.labels == 1).tolist()
     decisions = [apply.Decision(row, "spelling", "relabel:7") for row in ones]
-    decisions += [apply.Decision(0, "wrong_label", "relabel:1"), apply.Decision(ones[0], "wrong_label", "relabel:3")]
+    decisions += [
+        apply.Decision(0, "wrong_label", "relabel:1"),
+        apply.Decision(ones[0], "wrong_label", "relabel:3"),
+    ]
     decisions += [apply.Decision(ones[1], "duplicate", "drop")]
     said = apply.apply(images, decisions, tmp_path / "cleaned.csv")
     left = len(ones) - 2
-    assert said[1:] == ["dropped: 1 (1 duplicate)", f"relabeled: {left + 2} ({left} spelling, 2 wrong_label)"]
+    assert said[1:] == [
+        "dropped: 1 (1 duplicate)",
+        f"relabeled: {left + 2} ({left} spelling, 2 wrong_label)",
+    ]
     rows = read(tmp_path / "cleaned.csv")
     assert rows[0]["label"] == "7" and "1" not in {row["label"] for row in rows}
 
@@ -120,11 +148,15 @@ def test_dropping_comes_first_and_right_labels_are_spelled_right(tmp_path):
     ],
 )
 def test_wrong_decisions_are_named_and_lose_nothing(tmp_path, line, message):
-    (tmp_path / "edited.csv").write_text(f"file,split,label,kind,score,other,suggestion,action\n{line}\n")
+    (tmp_path / "edited.csv").write_text(
+        f"file,split,label,kind,score,other,suggestion,action\n{line}\n"
+    )
     (tmp_path / "cleaned.csv").write_text("before")
     images = open_images("digits")
     with pytest.raises(UserError) as error:
-        apply.apply(images, apply.read_decisions(tmp_path / "edited.csv", images), tmp_path / "cleaned.csv")
+        apply.apply(
+            images, apply.read_decisions(tmp_path / "edited.csv", images), tmp_path / "cleaned.csv"
+        )
     assert message in str(error.value) and (tmp_path / "cleaned.csv").read_text() == "before"
 
 

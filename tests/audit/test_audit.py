@@ -15,12 +15,18 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.tags, self.references, self.ids = [], [], []
+        self.tags = []
+        self.references = []
+        self.ids = []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.references += [value for name, value in attributes if name in ("src", "href", "srcset", "data", "action")]
+        self.references += [
+            value
+            for name, value in attributes
+            if name in ("src", "href", "srcset", "data", "action")
+        ]
         self.ids += [value for name, value in attributes if name == "id"]
 
 
@@ -31,7 +37,11 @@ def page(audited):
 
 def test_the_report_fetches_nothing_and_runs_nothing(page):
     found = Page(page)
-    assert not {"script", "link", "iframe", "object"} & set(found.tags) and "url(" not in page and "@import" not in page
+    assert (
+        not {"script", "link", "iframe", "object"} & set(found.tags)
+        and "url(" not in page
+        and "@import" not in page
+    )
     assert all(r.startswith(("data:image/", "#")) for r in found.references) and "img" in found.tags
     assert {r[1:] for r in found.references if r.startswith("#")} <= set(found.ids)
 
@@ -39,10 +49,13 @@ def test_the_report_fetches_nothing_and_runs_nothing(page):
 def test_the_report_escapes_names_and_shows_leaks_first(page):
     assert HOSTILE not in page and "&lt;script&gt;alert(1)&amp;&#34;&#39;.jpg" in page
     order = [
-        page.index(f'<h2 id="{kind}"') for kind in ("first", "overview", "balance", "leak", "unreadable", "duplicate")
+        page.index(f'<h2 id="{kind}"')
+        for kind in ("first", "overview", "balance", "leak", "unreadable", "duplicate")
     ]
     assert order == sorted(order)
-    assert page.index("Pictures of one split that another has too: 14") < page.index("Files that cannot be read: 2")
+    assert page.index("Pictures of one split that another has too: 14") < page.index(
+        "Files that cannot be read: 2"
+    )
     assert page.count("cannot be read</div>") == 2
 
 
@@ -54,16 +67,31 @@ def test_the_report_gives_lines_for_a_config(audited, page):
     for line in lines:
         assert line.replace('"', "&#34;") in page
         exec(line, {"c": c})
-    assert c.data.normalize == "mean_std" and len(c.data.mean) == len(c.data.std) == 3 and 0 < c.data.mean[0] < 1
+    assert (
+        c.data.normalize == "mean_std"
+        and len(c.data.mean) == len(c.data.std) == 3
+        and 0 < c.data.mean[0] < 1
+    )
 
 
 def test_audit_json_has_counts_limits_and_versions(audited, planted):
     found = json.loads((audited / "audit.json").read_text())
-    assert found["counts"]["duplicate"] == len(planted.exact) and found["counts"]["near_duplicate"] == len(planted.near)
+    assert found["counts"]["duplicate"] == len(planted.exact) and found["counts"][
+        "near_duplicate"
+    ] == len(planted.near)
     assert found["images"] == len(planted.digests) == sum(found["splits"].values())
     kept = {limit["key"]: limit["kept"] for limit in found["limits"]}
-    assert not kept["max_leaks"] and not kept["max_duplicates"] and kept["max_imbalance"] and kept["min_agreement"]
-    assert found["source"] == f"folder:{planted.root}" and found["embeddings"] == "pixels" and found["seconds"] > 0
+    assert (
+        not kept["max_leaks"]
+        and not kept["max_duplicates"]
+        and kept["max_imbalance"]
+        and kept["min_agreement"]
+    )
+    assert (
+        found["source"] == f"folder:{planted.root}"
+        and found["embeddings"] == "pixels"
+        and found["seconds"] > 0
+    )
     assert found["versions"]["vision"] and found["audit"]["near"] == 0.9
 
 
@@ -80,7 +108,11 @@ def test_strict_ends_with_1_and_names_the_limits(audited):
     message = (audited / "stderr").read_text()
     assert (audited / "code").read_text() == "1" and message.startswith("error: --strict: ")
     assert "audit.max_leaks is 0." in message and "audit.max_unreadable is 0." in message
-    assert "audit.max_duplicates is 0.1" in message and "allowed is 0.01" in message and "imbalance" not in message
+    assert (
+        "audit.max_duplicates is 0.1" in message
+        and "allowed is 0.01" in message
+        and "imbalance" not in message
+    )
 
 
 def test_strict_ends_with_0_where_all_limits_are_kept(photos, tmp_path, capsys):
@@ -91,7 +123,9 @@ def test_strict_ends_with_0_where_all_limits_are_kept(photos, tmp_path, capsys):
     allowed = "--config.audit.max_wrong_labels=1.0"
     assert run(f"--data=folder:{tmp_path}/data", f"--out={tmp_path}", "--strict", allowed) == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"folder:{tmp_path}/data: 30 images (21 train, 6 val, 3 test) of 2 classes")
+    assert out.startswith(
+        f"folder:{tmp_path}/data: 30 images (21 train, 6 val, 3 test) of 2 classes"
+    )
     assert 'c.data.normalize = "mean_std"' in out and "report.html" in out
 
 
@@ -102,11 +136,23 @@ def test_strict_ends_with_0_where_all_limits_are_kept(photos, tmp_path, capsys):
         (("--data=digits",), "where to? Give --out DIRECTORY"),
         (("--data=digitz", "--out=DIR"), "did you mean 'digits'"),
         (("--data=digits", "--out=DIR", "more"), "unexpected argument 'more'"),
-        (("--data=digits", "--out=DIR", "--embeddings=no/run"), "give pixels, pretrained or the directory of a run"),
-        (("--data=digits", "--out=DIR", "--config.audit.near=2.0"), "audit.near = 2.0: it lies in [0, 1]"),
+        (
+            ("--data=digits", "--out=DIR", "--embeddings=no/run"),
+            "give pixels, pretrained or the directory of a run",
+        ),
+        (
+            ("--data=digits", "--out=DIR", "--config.audit.near=2.0"),
+            "audit.near = 2.0: it lies in [0, 1]",
+        ),
         (("--data=digits", "--out=DIR", "--config.audit.neer=0.5"), "did you mean 'audit.near'"),
-        (("--data=digits", "--out=DIR", "--config.audit.apply=all"), "audit.apply = 'all' is unknown"),
-        (("--data=digits", "--out=DIR", "--sample-for-review=2"), "--sample-for-review = 2: it lies in [0, 1]"),
+        (
+            ("--data=digits", "--out=DIR", "--config.audit.apply=all"),
+            "audit.apply = 'all' is unknown",
+        ),
+        (
+            ("--data=digits", "--out=DIR", "--sample-for-review=2"),
+            "--sample-for-review = 2: it lies in [0, 1]",
+        ),
         (("--data=digits", "--out=DIR", "--decisions=x.csv"), "give --apply too"),
         (("--data=digits", "--out=DIR", "--apply", "--decisions=x.csv"), "cannot read 'x.csv'"),
         (("--data=digits", "--out=FILE"), "cannot write to --out"),
@@ -115,10 +161,17 @@ def test_strict_ends_with_0_where_all_limits_are_kept(photos, tmp_path, capsys):
 def test_mistakes_end_with_2_and_one_line(argv, message, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     names = {"DIR": tmp_path / "out", "FILE": tmp_path / "file"}
-    given = [argument.replace("DIR", str(names["DIR"])).replace("FILE", str(names["FILE"])) for argument in argv]
+    given = [
+        argument.replace("DIR", str(names["DIR"])).replace("FILE", str(names["FILE"]))
+        for argument in argv
+    ]
     assert run(*given) == 2
     err = capsys.readouterr().err
-    assert message in err and len(err.splitlines()) <= 2 and not (tmp_path / "out" / "report.html").exists()
+    assert (
+        message in err
+        and len(err.splitlines()) <= 2
+        and not (tmp_path / "out" / "report.html").exists()
+    )
 
 
 def test_a_sample_is_reviewed_and_agreement_is_shown(photos, tmp_path, capsys):
@@ -126,7 +179,8 @@ def test_a_sample_is_reviewed_and_agreement_is_shown(photos, tmp_path, capsys):
         (tmp_path / "data" / label).mkdir(parents=True)
         for name, data in photos[label]:
             (tmp_path / "data" / label / name).write_bytes(data)
-    data, out = f"--data=folder:{tmp_path}/data", f"--out={tmp_path}/out"
+    data = f"--data=folder:{tmp_path}/data"
+    out = f"--out={tmp_path}/out"
     assert run(data, out, "--sample-for-review=0.4") == 0
     assert "review.csv: 12 images to label" in capsys.readouterr().out
     table = tmp_path / "out" / "review.csv"
@@ -137,8 +191,15 @@ def test_a_sample_is_reviewed_and_agreement_is_shown(photos, tmp_path, capsys):
     limit = ("--strict", "--config.audit.min_agreement=0.9", "--config.audit.max_wrong_labels=1.0")
     assert run(data, out, f"--annotations={table}", *limit) == 1
     message = capsys.readouterr().err.splitlines()[-1]
-    assert message.startswith("error: --strict: audit.min_agreement is 0.8") and "at least 0.9" in message
+    assert (
+        message.startswith("error: --strict: audit.min_agreement is 0.8")
+        and "at least 0.9" in message
+    )
     found = json.loads((tmp_path / "out" / "audit.json").read_text())
     (pair,) = found["agreement"]["cohen"]
-    assert 0.8 < pair["kappa"] < 0.85 and pair["images"] == 12 and len(found["agreement"]["disagreements"]) == 1
+    assert (
+        0.8 < pair["kappa"] < 0.85
+        and pair["images"] == 12
+        and len(found["agreement"]["disagreements"]) == 1
+    )
     assert "data and review" in (tmp_path / "out" / "report.html").read_text()

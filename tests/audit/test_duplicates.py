@@ -1,4 +1,5 @@
-"""Duplicates: the search against comparing all with all, and what is planted among real photographs."""
+"""Duplicates: the search against comparing all with all, and what is planted among real
+photographs."""
 
 import csv
 import io
@@ -30,16 +31,23 @@ def found(audited):
 def test_the_search_finds_what_comparing_all_finds():
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**63, (600, len(CROPS))).astype(np.uint64)
-    flips = rng.integers(1, 14, 300)  # the second half are the first, or crops of it, with some bits turned
+    # the second half are the first, or crops of it, with some bits turned
+    flips = rng.integers(1, 14, 300)
     for i, n in enumerate(flips):
         bits = sum(1 << int(b) for b in rng.choice(63, n, replace=False))
-        hashes[300 + i, 0] = hashes[i, rng.integers(0, len(CROPS)) if n <= 7 else 0] ^ np.uint64(bits)
+        hashes[300 + i, 0] = hashes[i, rng.integers(0, len(CROPS)) if n <= 7 else 0] ^ np.uint64(
+            bits
+        )
     distance = np.bitwise_count(hashes[:, :, None] ^ hashes[None, None, :, 0])
     near = distance <= np.array([11, 7, 7, 7, 7, 7])[None, :, None]
     a, _, b = np.nonzero(near)
-    expected = {(min(i, j), max(i, j)) for i, j in zip(a.tolist(), b.tolist(), strict=True) if i != j}
+    expected = {
+        (min(i, j), max(i, j)) for i, j in zip(a.tolist(), b.tolist(), strict=True) if i != j
+    }
     pairs = duplicates.candidates(hashes)
-    assert {(min(i, j), max(i, j)) for i, j, _ in pairs.tolist()} == expected and len(pairs) == len(expected) > 200
+    assert {(min(i, j), max(i, j)) for i, j, _ in pairs.tolist()} == expected and len(pairs) == len(
+        expected
+    ) > 200
     assert all(near[i, crop, j] for i, j, crop in pairs.tolist())
 
 
@@ -54,8 +62,12 @@ def test_all_planted_copies_are_found_and_nothing_else(planted, found):
 
 def test_leaks_are_counted_apart_and_the_training_copy_goes(planted, found, audited):
     across = [line for line in found.values() if f"/{line['split']}/" not in line["other"]]
-    assert len(across) == json.loads((audited / "audit.json").read_text())["duplicates"]["leaks"] == 14
-    assert {line["split"] for line in across} == {"train"} and {line["action"] for line in found.values()} == {"drop"}
+    assert (
+        len(across) == json.loads((audited / "audit.json").read_text())["duplicates"]["leaks"] == 14
+    )
+    assert {line["split"] for line in across} == {"train"} and {
+        line["action"] for line in found.values()
+    } == {"drop"}
     within = [line for line in found.values() if line not in across]
     assert len(within) == 7
     for line in within:  # the larger picture stays, and of equal ones the first
@@ -65,7 +77,9 @@ def test_leaks_are_counted_apart_and_the_training_copy_goes(planted, found, audi
 
 @pytest.mark.parametrize("copy", COPIES)
 def test_likeness_tells_copies_from_others(photos, copy):
-    pictures = [np.array(Image.open(io.BytesIO(data)).convert("RGB")) for _, data in photos["photo 0"][:4]]
+    pictures = [
+        np.array(Image.open(io.BytesIO(data)).convert("RGB")) for _, data in photos["photo 0"][:4]
+    ]
     crop = {"top": 1, "bottom": 2, "left": 3, "right": 4, "inner": 5}.get(copy, 0)
     for picture, other in zip(pictures, pictures[1:], strict=False):
         made = np.array(Image.open(io.BytesIO(COPIES[copy](picture))).convert("RGB"))
@@ -77,14 +91,16 @@ def test_likeness_sees_colors_but_not_that_they_are_missing():
     rng = np.random.default_rng(0)
     gray = np.repeat(np.repeat(rng.integers(60, 200, (8, 8), dtype=np.uint8), 8, 0), 8, 1)
     red, green = (np.zeros((64, 64, 3), np.uint8) for _ in range(2))
-    red[..., 0], green[..., 1] = gray, gray
+    red[..., 0] = gray
+    green[..., 1] = gray
     assert likeness(red, red) > 0.99 and likeness(red, green) < 0.5
     assert likeness(np.repeat(gray[..., None], 3, 2), gray[..., None]) > 0.99
 
 
 def test_digits_that_look_alike_are_no_duplicates():
     whole = open_splits("mnist5k")["all"]
-    images = Images({"train": Subset(whole, np.flatnonzero(whole.labels == 1)[:100])})  # ones are most alike of all
+    # ones are most alike of all
+    images = Images({"train": Subset(whole, np.flatnonzero(whole.labels == 1)[:100])})
     scanned = scan(images)
     pairs = duplicates.candidates(scanned.hashes)
     assert len(pairs) > 500
@@ -115,7 +131,11 @@ def test_same_pixels_with_other_labels_are_said(tmp_path, photos):
         path.write_bytes(photos["photo 0"][number][1])
     images = open_images(f"folder:{tmp_path}")
     result = duplicates.find(images, scan(images), default().audit)
-    assert result.conflicts == 1 and result.leaks == 0 and [len(group) for group in result.groups] == [2]
+    assert (
+        result.conflicts == 1
+        and result.leaks == 0
+        and [len(group) for group in result.groups] == [2]
+    )
     (issue,) = result.issues
     assert "the labels differ, 'b' here and 'a' there" in issue.suggestion
     assert Path(images.name(issue.other)).parent.name == "a"

@@ -1,4 +1,5 @@
-"""What embeddings show: outliers, wrong labels, classes that are taken for each other; on real digits."""
+"""What embeddings show: outliers, wrong labels, classes that are taken for each other; on real
+digits."""
 
 import numpy as np
 import pytest
@@ -51,7 +52,10 @@ def position(images, row):
 
 def test_what_is_not_readable_has_no_embedding(vectors, probabilities):
     for found in (vectors, probabilities):
-        assert np.flatnonzero(np.isnan(found).any(1)).tolist() == [3, 50] and np.isnan(found[[3, 50]]).all()
+        assert (
+            np.flatnonzero(np.isnan(found).any(1)).tolist() == [3, 50]
+            and np.isnan(found[[3, 50]]).all()
+        )
     known = np.delete(probabilities, [3, 50], axis=0)
     np.testing.assert_allclose(known.sum(1), 1, atol=1e-5)
     assert vectors.dtype == probabilities.dtype == np.float32 and vectors.shape[1] <= 128
@@ -95,7 +99,9 @@ def test_a_class_of_few_images_is_left_out(digits, vectors):
     config = default()
     config.audit.folds = 500  # more than any class has images
     assert np.isnan(wrong_labels.predict(vectors, images, config)).all()
-    assert wrong_labels.find(wrong_labels.predict(vectors, images, config), images, config.audit) == []
+    assert (
+        wrong_labels.find(wrong_labels.predict(vectors, images, config), images, config.audit) == []
+    )
     assert len(wrong_labels.left_out(vectors, images, config)) == 10
     assert wrong_labels.left_out(vectors, images, default()) == []
 
@@ -106,9 +112,15 @@ def test_one_class_under_two_names_cannot_be_told_apart():
     labels = np.where((whole.labels == 3) & (np.arange(len(whole)) % 2 == 0), 10, whole.labels)
     images = open_images(ArraySource(whole.images, labels, (*whole.classes, "three"), "digits"))
     vectors = embed("pixels", images, default(), np.ones(len(images), bool))
-    pairs = confusable.find(wrong_labels.predict(vectors, images, default()), images, default().audit)
+    pairs = confusable.find(
+        wrong_labels.predict(vectors, images, default()), images, default().audit
+    )
     assert [(pair.first, pair.second) for pair in pairs] == [("3", "three")]
-    assert pairs[0].share > 0.3 and 0 < len(pairs[0].rows) <= 8 and pairs[0].count >= len(pairs[0].rows)
+    assert (
+        pairs[0].share > 0.3
+        and 0 < len(pairs[0].rows) <= 8
+        and pairs[0].count >= len(pairs[0].rows)
+    )
     assert {images.class_of(row) for row in pairs[0].rows} <= {"3", "three"}
 
 

@@ -1,4 +1,5 @@
-"""Broken, blank, tiny, long and blurred images, misspelled classes, and the balance of the classes."""
+"""Broken, blank, tiny, long and blurred images, misspelled classes, and the balance of the
+classes."""
 
 import csv
 import json
@@ -30,12 +31,19 @@ def issues(audited):
 def test_what_is_planted_is_found(issues):
     assert set(issues["unreadable"]) == {"empty.jpg", "cut.jpg"}
     assert "Premature end" in issues["unreadable"]["cut.jpg"]["suggestion"]
-    assert set(issues["blank"]) == {"blank.png"} and set(issues["tiny"]) == set(issues["odd_aspect"]) == {HOSTILE}
+    assert set(issues["blank"]) == {"blank.png"} and set(issues["tiny"]) == set(
+        issues["odd_aspect"]
+    ) == {HOSTILE}
     assert "blurred.jpg" in issues["blurred"] and len(issues["blurred"]) <= 3
     assert float(issues["odd_aspect"][HOSTILE]["score"]) == 7.5
-    assert issues["spelling"]["misspelled.png"]["action"] == "relabel:scratches" and len(issues["spelling"]) == 1
+    assert (
+        issues["spelling"]["misspelled.png"]["action"] == "relabel:scratches"
+        and len(issues["spelling"]) == 1
+    )
     actions = {kind: {row["action"] for row in rows.values()} for kind, rows in issues.items()}
-    assert actions["unreadable"] == actions["blank"] == {"drop"} and actions["blurred"] == actions["tiny"] == {""}
+    assert actions["unreadable"] == actions["blank"] == {"drop"} and actions["blurred"] == actions[
+        "tiny"
+    ] == {""}
 
 
 def test_data_that_are_small_throughout_are_not_tiny():

@@ -31,14 +31,23 @@ def test_statistics_are_numpys():
     pixels = np.stack([images.image(row) for row in range(len(images))]) / 255
     train = images.split == 0
     mean, std = found.normalization(train)
-    np.testing.assert_allclose((mean[0], std[0]), (pixels[train].mean(), pixels[train].std()), rtol=1e-6)
+    np.testing.assert_allclose(
+        (mean[0], std[0]), (pixels[train].mean(), pixels[train].std()), rtol=1e-6
+    )
     np.testing.assert_allclose(found.std, 255 * pixels.std((1, 2, 3)), rtol=1e-4)
-    assert found.format.tolist() == ["array"] * len(images) and set(found.height) == {8} and not found.bytes.any()
+    assert (
+        found.format.tolist() == ["array"] * len(images)
+        and set(found.height) == {8}
+        and not found.bytes.any()
+    )
     assert len(np.unique(found.digest)) == len(np.unique(pixels.reshape(len(pixels), -1), axis=0))
 
 
 def test_colors_weigh_each_image_the_same(tmp_path):
-    for name, shape, color in (("a/1.png", (10, 10), (255, 0, 0)), ("b/2.png", (40, 20), (0, 0, 51))):
+    for name, shape, color in (
+        ("a/1.png", (10, 10), (255, 0, 0)),
+        ("b/2.png", (40, 20), (0, 0, 51)),
+    ):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(encode(np.full((*shape, 3), color, np.uint8), "PNG"))
     source = open_splits(f"folder:{tmp_path}")["all"]
@@ -57,13 +66,18 @@ def test_hashes_are_imagehashs(photos):
             width, height = image.size
             box = (left * width, top * height, width - right * width, height - bottom * height)
             bits = np.packbits(imagehash.phash(image.crop(tuple(map(round, box)))).hash)
-            # It shrinks with another filter than ImageHash does, which may turn bits that are near the median.
+            # It shrinks with another filter than ImageHash does, which may turn bits that are near
+            # the median.
             assert np.bitwise_count(ours ^ np.uint64(int.from_bytes(bits.tobytes(), "big"))) <= 4
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WebP"])
 def test_formats_by_their_bytes(kind):
-    image = np.arange(300, dtype=np.uint8).reshape(10, 10, 3) if kind != "GIF" else np.zeros((10, 10, 1), np.uint8)
+    image = (
+        np.arange(300, dtype=np.uint8).reshape(10, 10, 3)
+        if kind != "GIF"
+        else np.zeros((10, 10, 1), np.uint8)
+    )
     assert scanning.measure(image, encode(image, kind))["format"] == kind
 
 
@@ -72,7 +86,9 @@ def test_sharpness_falls_with_blur_and_not_with_size_contrast_or_light(photos):
     light = (image * np.linspace(0.3, 1, image.shape[1])[None, :, None]).astype(np.uint8)
     blurred = [cv2.GaussianBlur(image, (0, 0), sigma)[..., None] for sigma in (2, 4, 8)]
     variants = [image, image[::2, ::2], (image // 2 + 60).astype(np.uint8), light, *blurred]
-    whole, *others = [float(scanning.measure(np.ascontiguousarray(i), None)["sharpness"]) for i in variants]
+    whole, *others = [
+        float(scanning.measure(np.ascontiguousarray(i), None)["sharpness"]) for i in variants
+    ]
     half, dull, uneven, *blurs = np.log(np.array(others) / whole)
     assert abs(half) < 0.8 and abs(dull) < 0.2 and abs(uneven) < 0.3
     assert 0 > blurs[0] > blurs[1] > blurs[2] and blurs[1] < -1.5

@@ -1,4 +1,5 @@
-"""A bundle gives what its graph computes, looks like a classifier, and is refused when anything of it is off."""
+"""A bundle gives what its graph computes, looks like a classifier, and is refused when anything of
+it is off."""
 
 import concurrent.futures
 import hashlib
@@ -45,11 +46,14 @@ def test_it_gives_what_the_graph_computes(tmp_path, batch, count):
 
 @pytest.fixture(scope="module")
 def tflite_bundle(tmp_path_factory):
-    """The directory of a bundle whose model is a .tflite of two images at a time, of the same weights."""
+    """The directory of a bundle whose model is a .tflite of two images at a time, of the same
+    weights."""
     folder = tmp_path_factory.mktemp("bundle")
     tflite.write(program_of(linear), folder / tflite.NAME, batch=2)
     classes = [f"class {i}" for i in range(10)]
-    bundle.write_manifest(folder, classes=classes, image_size=8, channels=1, resize=RESIZE, model=tflite.NAME)
+    bundle.write_manifest(
+        folder, classes=classes, image_size=8, channels=1, resize=RESIZE, model=tflite.NAME
+    )
     return folder
 
 
@@ -66,7 +70,8 @@ def test_litert_gives_what_the_graph_computes(tflite_bundle, count):
 def test_a_tflite_that_is_written_over_changes_nothing_that_runs(tflite_bundle, tmp_path):
     """It was mapped: an empty file in its place ended the process."""
     folder = shutil.copytree(tflite_bundle, tmp_path / "bundle")
-    found, images = bundle.open_bundle(folder), np.zeros((3, 8, 8, 1), np.uint8)
+    found = bundle.open_bundle(folder)
+    images = np.zeros((3, 8, 8, 1), np.uint8)
     before = found.probabilities_and_embeddings(images)[0]
     with open(folder / tflite.NAME, "r+b") as file:
         file.truncate(0)
@@ -80,19 +85,29 @@ def test_threads_share_litert(tflite_bundle):
     many = np.random.default_rng(2).integers(0, 256, (2000, 2, 8, 8, 1), np.uint8)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda images: found.probabilities_and_embeddings(images)[1], many))
-    np.testing.assert_allclose(np.concatenate(answers), expected(np.concatenate(many))[1], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        np.concatenate(answers), expected(np.concatenate(many))[1], rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize(
     ("known", "message"),
     [
-        ({"classes": ["cat", "dog"]}, "gives 10 probabilities an image, but bundle.json names 2 classes"),
+        (
+            {"classes": ["cat", "dog"]},
+            "gives 10 probabilities an image, but bundle.json names 2 classes",
+        ),
         ({"image_size": 9}, "but bundle.json says uint8 images of 9x9x1"),
     ],
 )
 def test_faults_of_a_tflite_bundle_are_named(tflite_bundle, tmp_path, known, message):
     (tmp_path / tflite.NAME).write_bytes((tflite_bundle / tflite.NAME).read_bytes())
-    known = {"classes": [str(i) for i in range(10)], "image_size": 8, "channels": 1, "resize": RESIZE} | known
+    known = {
+        "classes": [str(i) for i in range(10)],
+        "image_size": 8,
+        "channels": 1,
+        "resize": RESIZE,
+    } | known
     bundle.write_manifest(tmp_path, model=tflite.NAME, **known)
     with pytest.raises(UserError, match=message):
         bundle.open_bundle(tmp_path)
@@ -102,19 +117,33 @@ def test_it_stands_where_a_classifier_does(tmp_path, tiny_run):
     """Same attributes, same meaning: the softmax of its logits are its probabilities."""
     classifier = inference.from_run(tiny_run)
     d = classifier.config.data
-    write_bundle(tmp_path, classifier.classes, config=classifier.config.to_dict(), quality={"accuracy": 0.5})
+    write_bundle(
+        tmp_path, classifier.classes, config=classifier.config.to_dict(), quality={"accuracy": 0.5}
+    )
     found = inference.from_flags(None, "", str(tmp_path))
-    assert found.config == classifier.config and found.quality == {"accuracy": 0.5} and found.model is None
+    assert (
+        found.config == classifier.config
+        and found.quality == {"accuracy": 0.5}
+        and found.model is None
+    )
     for name in ("classes", "image_size", "channels", "temperature"):
         assert getattr(found, name) == getattr(classifier, name), name
     logits, embeddings = found(IMAGES)
     probabilities, same = found.probabilities_and_embeddings(IMAGES)
-    np.testing.assert_allclose(inference.softmax(logits / found.temperature), probabilities, atol=1e-6)
+    np.testing.assert_allclose(
+        inference.softmax(logits / found.temperature), probabilities, atol=1e-6
+    )
     np.testing.assert_array_equal(embeddings, same)
     assert logits.dtype == np.float32 and np.isfinite(found(np.full_like(IMAGES, 255))[0]).all()
-    write_bundle(tmp_path, classifier.classes, resize={"crop_fraction": d.crop_fraction or 1, "interpolation": "area"})
+    write_bundle(
+        tmp_path,
+        classifier.classes,
+        resize={"crop_fraction": d.crop_fraction or 1, "interpolation": "area"},
+    )
     photo = np.random.default_rng(0).integers(0, 256, (30, 20, 3), np.uint8)
-    np.testing.assert_array_equal(bundle.open_bundle(tmp_path).prepare(photo), classifier.prepare(photo))
+    np.testing.assert_array_equal(
+        bundle.open_bundle(tmp_path).prepare(photo), classifier.prepare(photo)
+    )
 
 
 def test_images_are_prepared_as_it_says(tmp_path, shared_data):
@@ -147,7 +176,11 @@ def test_every_file_is_in_the_manifest(tmp_path):
     manifest = json.loads((tmp_path / "bundle.json").read_text())
     assert manifest["sha256"]["more/notes.txt"] == hashlib.sha256(b"a note").hexdigest()
     assert manifest["sha256"].keys() == {"model.onnx", "more/notes.txt"}
-    assert (manifest["format"], manifest["version"], manifest["reference"]) == (1, "9.9", {"mean": 0.5})
+    assert (manifest["format"], manifest["version"], manifest["reference"]) == (
+        1,
+        "9.9",
+        {"mean": 0.5},
+    )
     assert {p.name for p in tmp_path.iterdir()} == {"model.onnx", "bundle.json", "more"}
     (tmp_path / "evaluation").mkdir()  # what is written later is nobody's concern
     assert bundle.open_bundle(tmp_path).reference == {"mean": 0.5}
@@ -158,7 +191,9 @@ def edit(without="", **changes):
 
     def change(folder):
         manifest = json.loads((folder / "bundle.json").read_text()) | changes
-        (folder / "bundle.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != without}))
+        (folder / "bundle.json").write_text(
+            json.dumps({k: v for k, v in manifest.items() if k != without})
+        )
 
     return change
 
@@ -182,7 +217,9 @@ def rename(name):
 
     def change(folder):
         (folder / "model.onnx").rename(folder / name)
-        bundle.write_manifest(folder, classes="ab", image_size=8, channels=1, resize=RESIZE, model=name)
+        bundle.write_manifest(
+            folder, classes="ab", image_size=8, channels=1, resize=RESIZE, model=name
+        )
 
     return change
 
@@ -203,16 +240,28 @@ def rename(name):
         (edit(model="other.onnx"), "its 'sha256' is not valid"),
         (edit(config={"train": {"steps": "many"}}), "its config cannot be read"),
         (edit(sample="sample.png"), "its 'sample' is not valid"),
-        (edit(sample={"file": "/etc/hostname", "probabilities": [0.1] * 10}), "its 'sample' is not valid"),
-        (edit(sample={"file": "model.onnx", "probabilities": [0.1] * 9}), "its 'sample' is not valid"),
-        (edit(sample={"file": "model.onnx", "probabilities": [None] * 10}), "its 'sample' is not valid"),
+        (
+            edit(sample={"file": "/etc/hostname", "probabilities": [0.1] * 10}),
+            "its 'sample' is not valid",
+        ),
+        (
+            edit(sample={"file": "model.onnx", "probabilities": [0.1] * 9}),
+            "its 'sample' is not valid",
+        ),
+        (
+            edit(sample={"file": "model.onnx", "probabilities": [None] * 10}),
+            "its 'sample' is not valid",
+        ),
         (edit(sample={"file": "model.onnx", "probabilities": [0.1] * 10}), "model.onnx: "),
         (append("model.onnx"), "model.onnx has changed since it was exported: export it again"),
         (lambda folder: (folder / "model.onnx").unlink(), "model.onnx is missing from its bundle"),
         (garbage, "model.onnx cannot be loaded"),
         (rename("model.pb"), "model.pb cannot be run: a bundle's model is .onnx or .tflite"),
         (rename("model.tflite"), "model.tflite cannot be loaded"),
-        (edit(classes=["cat", "dog"]), "gives 10 probabilities an image, but bundle.json names 2 classes"),
+        (
+            edit(classes=["cat", "dog"]),
+            "gives 10 probabilities an image, but bundle.json names 2 classes",
+        ),
         (edit(image_size=9), "but bundle.json says uint8 images of 9x9x1"),
         (model(kind=TensorProto.FLOAT), "but bundle.json says uint8 images of 8x8x1"),
         (model(names=("logits2", "embedding")), "has no output 'probabilities'"),
@@ -247,9 +296,14 @@ def test_predicting_with_it_imports_no_jax(kind, tflite_bundle, tmp_path):
     )
     argv = ["--bundle", str(folder), "--format=json", str(tmp_path / "a.png")]
     done = subprocess.run(
-        [sys.executable, "-c", code, *argv], cwd=REPOSITORY, env=os.environ, capture_output=True, text=True
+        [sys.executable, "-c", code, *argv],
+        cwd=REPOSITORY,
+        env=os.environ,
+        capture_output=True,
+        text=True,
     )
-    said = [line for line in done.stderr.splitlines() if line and not line.startswith("INFO: ")]  # of LiteRT
+    # of LiteRT
+    said = [line for line in done.stderr.splitlines() if line and not line.startswith("INFO: ")]
     assert (done.returncode, said) == (0, [])
     top = json.loads(done.stdout)["top"][0]
     assert top["probability"] == pytest.approx(expected(IMAGES[:1])[0].max(), abs=1e-5)
@@ -285,7 +339,8 @@ def near_tie():
     ("apart", "moved", "opens"), [(0, 0, 1), (0, 0.04, 1), (0, 0.06, 0), (0.01, 0, 1), (0.03, 0, 0)]
 )
 def test_a_model_that_says_something_else_of_its_sample_is_refused(tmp_path, apart, moved, opens):
-    """By more than other hardware can do: a probability has moved far, or two classes that were no tie changed places.
+    """By more than other hardware can do: a probability has moved far, or two classes that were no
+    tie changed places.
 
     Args:
         apart: the second class of now was so far before the first.
@@ -299,7 +354,9 @@ def test_a_model_that_says_something_else_of_its_sample_is_refused(tmp_path, apa
         said[[first, second]] = said[[first, second]].mean() + np.array([-apart, apart]) / 2
     else:
         said[second] -= 0.03
-    write_bundle(tmp_path, sample=bundle.write_sample(tmp_path, image, lambda images: (said[None], None)))
+    write_bundle(
+        tmp_path, sample=bundle.write_sample(tmp_path, image, lambda images: (said[None], None))
+    )
     if opens:
         assert bundle.open_bundle(tmp_path).classes
     else:
@@ -309,7 +366,8 @@ def test_a_model_that_says_something_else_of_its_sample_is_refused(tmp_path, apa
 
 @pytest.fixture
 def sessions(monkeypatch):
-    """The sessions of ONNX Runtime that were opened; `sessions.gpu` says whether a GPU stands for the CPU."""
+    """The sessions of ONNX Runtime that were opened; `sessions.gpu` says whether a GPU stands for
+    the CPU."""
     import onnxruntime
 
     class Sessions(list):
@@ -320,7 +378,9 @@ def sessions(monkeypatch):
     class Session:
         def __init__(self, path, options, providers):
             self.real = onnxruntime_session(path, options, providers=["CPUExecutionProvider"])
-            self.threads, self.providers, self.sizes = options.intra_op_num_threads, providers, []
+            self.threads = options.intra_op_num_threads
+            self.providers = providers
+            self.sizes = []
             opened.append(self)
 
         def get_providers(self):
@@ -346,7 +406,8 @@ def test_it_takes_the_threads_that_it_is_given(tmp_path, sessions):
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_gpu_gets_few_sizes(tmp_path, sessions, monkeypatch, provider):
-    """Powers of two, or the graph's own size; and what comes out is of the images that were asked for."""
+    """Powers of two, or the graph's own size; and what comes out is of the images that were asked
+    for."""
     import onnxruntime
 
     with pytest.raises(UserError, match="pip install onnxruntime-gpu"):
@@ -354,7 +415,9 @@ def test_a_gpu_gets_few_sizes(tmp_path, sessions, monkeypatch, provider):
     names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
     for batch, sizes in (("B", [1, 2, 4, 4, 8]), (3, [3, 3, 3, 3, 3, 3, 3])):
-        found = bundle.open_bundle(write_bundle(tmp_path, model={"batch": batch}), provider=provider)
+        found = bundle.open_bundle(
+            write_bundle(tmp_path, model={"batch": batch}), provider=provider
+        )
         sessions[-1].sizes.clear()
         for count in range(1, 6):
             ours = found.probabilities_and_embeddings(IMAGES[:count])

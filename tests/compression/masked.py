@@ -39,14 +39,17 @@ LITTLE = ("convnext", "swin", "resnet_cbam")  # of which not all channels can be
 
 
 def make(case):
-    """Returns what `prune` needs of a classifier of 5 classes, with random parameters and statistics, and these."""
+    """Returns what `prune` needs of a classifier of 5 classes, with random parameters and
+    statistics, and these."""
     name, variant, size, options = CASES[case]
     config = default()
-    config.model.name, config.model.variant = name, variant
+    config.model.name = name
+    config.model.variant = variant
     for key, value in options.items():
         (config.model if key in config.model else config.model.options)[key] = value
     model = nnx.eval_shape(lambda: models.build(config.model, 5, size, 3, Streams(0)))
-    random, arrays = np.random.default_rng(0), {}
+    random = np.random.default_rng(0)
+    arrays = {}
     for key, shape in pretrained.shapes(model).items():
         value = random.normal(0, 0.3, shape)
         positive = key.endswith(("scale", "var"))
@@ -63,13 +66,17 @@ def build(config, size):
 def check(case):
     """Asserts it, to 1e-5, and that as many parameters are left as were asked for."""
     classifier, arrays = make(case)
-    size, ratio = classifier.image_size, 0.1 if case in LITTLE else 0.3
+    size = classifier.image_size
+    ratio = 0.1 if case in LITTLE else 0.3
     groups = find_groups(classifier.model, size, 3)
     scores = importance.l1(groups, arrays)
     pruned = cut.prune(classifier, groups, scores, ratio)
     before, after = pruned.record["counts"]["parameters"]
     small = build(pruned.config, size)
-    assert before == surgery.count(classifier.model)[0] and after == surgery.count(small)[0] <= (1 - ratio) * before
+    assert (
+        before == surgery.count(classifier.model)[0]
+        and after == surgery.count(small)[0] <= (1 - ratio) * before
+    )
     masked = {name: array.copy() for name, array in arrays.items()}
     for group, score in zip(groups, scores, strict=True):
         gone = np.argsort(score)[: len(group) - pruned.record["layers"][group.name][1]]

@@ -46,15 +46,23 @@ def test_flops_are_a_target():
 
 
 class Stairs:
-    """In place of the clock: a model takes as long as it has parameters, in steps of a tenth of the original."""
+    """In place of the clock: a model takes as long as it has parameters, in steps of a tenth of the
+    original."""
 
     def __init__(self, original, batch):
-        self.whole, self.batch, self.measured = surgery.count(original.model)[0], batch, []
+        self.whole = surgery.count(original.model)[0]
+        self.batch = batch
+        self.measured = []
         Stairs.last = self
 
     def __call__(self, classifier):
         self.measured.append(np.ceil(10 * surgery.count(classifier.model)[0] / self.whole) / 10)
-        return {"batch": self.batch, "original": 1.0, "pruned": self.measured[-1], "share": self.measured[-1]}
+        return {
+            "batch": self.batch,
+            "original": 1.0,
+            "pruned": self.measured[-1],
+            "share": self.measured[-1],
+        }
 
 
 def test_latency_is_a_target(monkeypatch):
@@ -81,7 +89,9 @@ def test_latency_is_that_of_onnx_runtime(tiny_run, monkeypatch):
     assert found["share"] == found["pruned"] / found["original"]
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
     probabilities, _ = latency.exported(classifier)(images)
-    np.testing.assert_allclose(probabilities, classifier.probabilities_and_embeddings(images)[0], atol=1e-5)
+    np.testing.assert_allclose(
+        probabilities, classifier.probabilities_and_embeddings(images)[0], atol=1e-5
+    )
 
 
 def test_steps_go_the_same_part_of_the_way():
@@ -95,7 +105,9 @@ def test_steps_go_the_same_part_of_the_way():
     groups = find_groups(half.model, 32, 3)
     last = cut.prune(half, groups, importance.l1(groups, first.arrays), **goal, original=classifier)
     before, after = last.record["counts"]["multiply-adds"]
-    assert before == multiply_adds(classifier.model, 32) and after == multiply_adds(build(last.config, 32), 32)
+    assert before == multiply_adds(classifier.model, 32) and after == multiply_adds(
+        build(last.config, 32), 32
+    )
     assert 0.2 < last.record["share"] == after / before <= 0.4
 
 
@@ -118,7 +130,8 @@ def test_a_pruned_model_can_be_pruned_again():
 def test_a_ratio_that_would_empty_a_layer():
     classifier, arrays, groups = channels("cnn")
     with pytest.raises(
-        UserError, match=r"--ratio = 0.999: no more than \d\d.\d% of the parameters .* emptying a layer"
+        UserError,
+        match=r"--ratio = 0.999: no more than \d\d.\d% of the parameters .* emptying a layer",
     ):
         cut.prune(classifier, groups, importance.l1(groups, arrays), 0.999)
     pruned = cut.prune(classifier, groups, importance.l1(groups, arrays), 0.7)
@@ -130,7 +143,8 @@ def test_a_layer_of_low_scores_keeps_its_floor(monkeypatch):
     monkeypatch.setattr(cut, "ALIGNED", {})
     classifier, _, groups = channels("cnn")
     scores = [
-        np.random.default_rng(i).uniform(0, 1e-6 if i == 1 else 1, len(g)) + (i != 1) for i, g in enumerate(groups)
+        np.random.default_rng(i).uniform(0, 1e-6 if i == 1 else 1, len(g)) + (i != 1)
+        for i, g in enumerate(groups)
     ]
     for floor, left in ((0.3, -(-3 * len(groups[1]) // 10)), (0.0, 1)):
         pruned = cut.prune(classifier, groups, scores, 0.3, floor=floor)
@@ -169,18 +183,28 @@ def test_taylor_importance_is_the_change_of_the_loss():
     """Against finite differences: the weights for a channel, scaled a little."""
     classifier, arrays, groups = channels("cnn")
     random = np.random.default_rng(0)
-    batch = {"image": random.integers(0, 256, (8, 16, 16, 3), np.uint8), "label": np.arange(8) % 5, "index": None}
-    loader = types.SimpleNamespace(data={}, train_batches=lambda plan, size: [batch] * importance.BATCHES)
+    batch = {
+        "image": random.integers(0, 256, (8, 16, 16, 3), np.uint8),
+        "label": np.arange(8) % 5,
+        "index": None,
+    }
+    loader = types.SimpleNamespace(
+        data={}, train_batches=lambda plan, size: [batch] * importance.BATCHES
+    )
     scores = importance.taylor(groups, classifier, loader)
     graph = nnx.graphdef(classifier.model)
     images = normalize(batch["image"], classifier.config.data.normalize, (), ())
 
     @jax.jit
     def loss(state):
-        return -jax.nn.log_softmax(nnx.merge(graph, state)(images))[np.arange(8), batch["label"]].mean()
+        return -jax.nn.log_softmax(nnx.merge(graph, state)(images))[
+            np.arange(8), batch["label"]
+        ].mean()
 
     for group, score in zip(groups, scores, strict=True):
-        best, step, values = int(score.argmax()), 0.01, []
+        best = int(score.argmax())
+        step = 0.01
+        values = []
         for factor in (1 - step, 1 + step):
             changed = {key: array.copy() for key, array in arrays.items()}
             for name, axis in group.readers:
@@ -192,54 +216,85 @@ def test_taylor_importance_is_the_change_of_the_loss():
 @pytest.fixture(scope="module")
 def pruned_run(tiny_run, tmp_path_factory):
     out = tmp_path_factory.mktemp("pruned") / "run"
-    cli.run(prune.main, [f"--workdir={tiny_run}", f"--out={out}", "--ratio=0.3", "--importance=taylor"])
+    cli.run(
+        prune.main, [f"--workdir={tiny_run}", f"--out={out}", "--ratio=0.3", "--importance=taylor"]
+    )
     return out
 
 
 def test_the_result_is_a_run(tiny_run, pruned_run):
-    before, after = from_run(tiny_run), from_run(pruned_run)
+    before = from_run(tiny_run)
+    after = from_run(pruned_run)
     record = json.loads((pruned_run / "pruning.json").read_text())
-    assert record["counts"]["parameters"] == [surgery.count(model.model)[0] for model in (before, after)]
+    assert record["counts"]["parameters"] == [
+        surgery.count(model.model)[0] for model in (before, after)
+    ]
     assert after.classes == before.classes and record["importance"] == "taylor"
     logits, embeddings = after(np.zeros((2, 8, 8, 1), np.uint8))
     assert logits.shape == (2, 10) and embeddings.shape == (2, 32)
 
 
 def test_it_trains_on(pruned_run, tmp_path):
-    flags = {"model.name": "vit", "model.variant": "mu/4", "parallel.devices": 1, "augment.affine": False}
-    flags |= {"model.batch_norm_groups": None, "model.stochastic_depth": None, "log.progress": False}
+    flags = {
+        "model.name": "vit",
+        "model.variant": "mu/4",
+        "parallel.devices": 1,
+        "augment.affine": False,
+    }
+    flags |= {
+        "model.batch_norm_groups": None,
+        "model.stochastic_depth": None,
+        "log.progress": False,
+    }
     flags |= {"model.pretrained": pruned_run}
     argv = ["--config=configs/digits.py:smoke", f"--workdir={tmp_path / 'run'}"]
     cli.run(main.main, argv + [f"--config.{key}={value}" for key, value in flags.items()])
-    tuned, pruned = from_run(tmp_path / "run"), from_run(pruned_run)
+    tuned = from_run(tmp_path / "run")
+    pruned = from_run(pruned_run)
     shapes = [{n: v.shape for n, v in surgery.names(c.model).items()} for c in (tuned, pruned)]
     assert shapes[0] == shapes[1] and tuned.step == 4
 
 
 def test_it_trains_on_in_its_own_directory(pruned_run, tmp_path, capsys):
-    """By its own config, which no file has; and the config of the original is refused in words that help."""
+    """By its own config, which no file has; and the config of the original is refused in words that
+    help."""
     workdir = tmp_path / "run"
     shutil.copytree(pruned_run, workdir)
     with pytest.raises(SystemExit):
         cli.run(main.main, ["--config=configs/digits.py:smoke", f"--workdir={workdir}"])
     error = capsys.readouterr().err
-    assert "its model is pruned to other widths" in error and "without --config a run goes on with its own" in error
+    assert (
+        "its model is pruned to other widths" in error
+        and "without --config a run goes on with its own" in error
+    )
     assert "kernel" not in error
     cli.run(main.main, [f"--workdir={workdir}", "--config.log.every=2"])
-    tuned, pruned = from_run(workdir), from_run(pruned_run)
+    tuned = from_run(workdir)
+    pruned = from_run(pruned_run)
     shapes = [{n: v.shape for n, v in surgery.names(c.model).items()} for c in (tuned, pruned)]
     assert shapes[0] == shapes[1] and tuned.step == 4 and (workdir / "result.json").is_file()
-    before, after = ({n: np.asarray(v.get_value()) for n, v in surgery.names(c.model).items()} for c in (pruned, tuned))
+    before, after = (
+        {n: np.asarray(v.get_value()) for n, v in surgery.names(c.model).items()}
+        for c in (pruned, tuned)
+    )
     assert any((before[name] != after[name]).any() for name in before)
 
 
 def gradually(run, out, *more):
-    argv = [f"--workdir={run}", f"--out={out}", "--ratio=0.5", "--steps=2", "--config.train.steps=2", *more]
+    argv = [
+        f"--workdir={run}",
+        f"--out={out}",
+        "--ratio=0.5",
+        "--steps=2",
+        "--config.train.steps=2",
+        *more,
+    ]
     cli.run(prune.main, argv)
 
 
 def test_gradual_pruning_goes_on_where_it_stopped(tiny_run, tmp_path, monkeypatch, capsys):
-    out, save = tmp_path / "half", RunLog.advance
+    out = tmp_path / "half"
+    save = RunLog.advance
 
     def stop(log, step):
         save(log, step)
@@ -249,15 +304,27 @@ def test_gradual_pruning_goes_on_where_it_stopped(tiny_run, tmp_path, monkeypatc
         patch.setattr(RunLog, "advance", stop)
         gradually(tiny_run, out)
     said = capsys.readouterr().out
-    assert "interrupted at step 1: saved; the same command goes on" in said and "evaluate it" not in said
+    assert (
+        "interrupted at step 1: saved; the same command goes on" in said
+        and "evaluate it" not in said
+    )
     assert not out.exists() and not (tmp_path / "half-1" / "result.json").exists()
     gradually(tiny_run, out)
     done = capsys.readouterr()
     assert "resumed" in done.err and "step 2 of 2" in done.out and "evaluate it" in done.out
-    first, last = (json.loads((place / "pruning.json").read_text()) for place in (tmp_path / "half-1", out))
-    assert first["share"] <= 0.5**0.5 and last["share"] <= 0.5 and last["config"] == {"train.steps": 2}
-    whole, one, two = (surgery.count(from_run(place).model)[0] for place in (tiny_run, tmp_path / "half-1", out))
-    assert last["counts"]["parameters"] == [whole, two] and first["counts"]["parameters"] == [whole, one]
+    first, last = (
+        json.loads((place / "pruning.json").read_text()) for place in (tmp_path / "half-1", out)
+    )
+    assert (
+        first["share"] <= 0.5**0.5 and last["share"] <= 0.5 and last["config"] == {"train.steps": 2}
+    )
+    whole, one, two = (
+        surgery.count(from_run(place).model)[0] for place in (tiny_run, tmp_path / "half-1", out)
+    )
+    assert last["counts"]["parameters"] == [whole, two] and first["counts"]["parameters"] == [
+        whole,
+        one,
+    ]
     assert {n for n, _ in first["layers"].values()} == {n for n, _ in last["layers"].values()}
     assert json.loads((out / "result.json").read_text())["steps"] == 2 and from_run(out).step == 2
     gradually(tiny_run, out)  # nothing is left to do
@@ -270,9 +337,16 @@ def test_gradual_pruning_goes_on_where_it_stopped(tiny_run, tmp_path, monkeypatc
 def test_a_run_that_learned_in_part_is_pruned_as_a_whole():
     classifier, arrays, groups = channels("cnn")
     c = classifier.config
-    c.transfer.mode, c.transfer.depth, c.imbalance.retrain_head, c.imbalance.sampling = "partial", 1, 5.0, "smote"
+    c.transfer.mode = "partial"
+    c.transfer.depth = 1
+    c.imbalance.retrain_head = 5.0
+    c.imbalance.sampling = "smote"
     config = cut.prune(classifier, groups, importance.l1(groups, arrays), 0.2).config
-    assert (config.transfer.mode, config.transfer.depth, config.imbalance.sampling) == ("full", 0, "over")
+    assert (config.transfer.mode, config.transfer.depth, config.imbalance.sampling) == (
+        "full",
+        0,
+        "over",
+    )
     prepare(config.transfer, classifier.model, Streams(0))  # has nothing against it
 
 
@@ -282,7 +356,10 @@ def test_a_run_that_learned_in_part_is_pruned_as_a_whole():
         ([], "which run? Give --workdir"),
         (["--workdir=RUN", "--config=configs/digits.py"], "which run? Give --workdir"),
         (["--workdir=RUN"], "where to? Give --out"),
-        (["--workdir=RUN", "--out=OUT", "--ratio=1"], "--ratio = 1.0: the share that goes lies between 0 and 1"),
+        (
+            ["--workdir=RUN", "--out=OUT", "--ratio=1"],
+            "--ratio = 1.0: the share that goes lies between 0 and 1",
+        ),
         (["--workdir=RUN", "--out=OUT", "--steps=0"], "--steps = 0: it is at least 1"),
         (["--workdir=RUN", "--out=OUT", "--importance=l2"], "--importance = 'l2' is unknown"),
         (["--workdir=RUN", "--out=OUT", "--target=size"], "--target = 'size' is unknown"),
@@ -290,8 +367,14 @@ def test_a_run_that_learned_in_part_is_pruned_as_a_whole():
         (["--workdir=nowhere", "--config.seed=1"], "but which? Give the --workdir of a run"),
         (["--workdir=RUN", "--out=."], "is there already"),
         (["--workdir=RUN", "--out=.", "--steps=2"], "is there already"),
-        (["--workdir=RUN", "--out=OUT", "--config.train.epochs=-1"], "train.epochs = -1.0: it is at least 0"),
-        (["--workdir=RUN", "--out=OUT", "--config.model.variant=mu/2"], "model.variant: a pruned run has the model"),
+        (
+            ["--workdir=RUN", "--out=OUT", "--config.train.epochs=-1"],
+            "train.epochs = -1.0: it is at least 0",
+        ),
+        (
+            ["--workdir=RUN", "--out=OUT", "--config.model.variant=mu/2"],
+            "model.variant: a pruned run has the model",
+        ),
         (["--workdir=RUN", "--out=OUT", "--config.transfer.mode=head"], "is trained as a whole"),
     ],
 )
@@ -299,7 +382,11 @@ def test_bad_flags(flags, message, tiny_run, tmp_path, capsys):
     places = {"RUN": str(tiny_run), "OUT": str(tmp_path / "out")}
     with pytest.raises(SystemExit) as ended:
         cli.run(
-            prune.main, [functools.reduce(lambda flag, p: flag.replace(*p), places.items(), flag) for flag in flags]
+            prune.main,
+            [
+                functools.reduce(lambda flag, p: flag.replace(*p), places.items(), flag)
+                for flag in flags
+            ],
         )
     assert ended.value.code == 2 and message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,5 @@
-"""INT8 models: their arithmetic, which layers stay in float, and `python -m vision.compression.quantize`."""
+"""INT8 models: their arithmetic, which layers stay in float, and `python -m
+vision.compression.quantize`."""
 
 import json
 
@@ -22,23 +23,35 @@ from vision.export.onnx import load
 def digits():
     """{split: (images uint8 (N, 8, 8, 1), labels)} of scikit-learn's digits."""
     splits = make_splits(open_splits("digits"))
-    return {n: (np.stack([s[i]["image"] for i in range(len(s))]), np.asarray(s.labels)) for n, s in splits.items()}
+    return {
+        n: (np.stack([s[i]["image"] for i in range(len(s))]), np.asarray(s.labels))
+        for n, s in splits.items()
+    }
 
 
 def write_classifier(path, images, labels, factor=1.0):
-    """Writes a linear classifier of pixels, by least squares, as three convolutions with an addition between them.
+    """Writes a linear classifier of pixels, by least squares, as three convolutions with an
+    addition between them.
 
-    One channel of what the last of them takes is `factor` times as large as the others, and adds nothing to the logits.
+    One channel of what the last of them takes is `factor` times as large as the others, and adds
+    nothing to the logits.
     """
     pixels = images.reshape(len(images), -1) / 255
     gram = pixels.T @ pixels + np.eye(64)
     fitted = 20 * np.linalg.solve(gram, pixels.T @ (np.eye(10)[labels] - 0.1))
-    first, second = np.full((4, 1, 1, 1), 1 / 255, np.float32), np.zeros((4, 4, 3, 3), np.float32)
+    first = np.full((4, 1, 1, 1), 1 / 255, np.float32)
+    second = np.zeros((4, 4, 3, 3), np.float32)
     second[range(4), range(4), 1, 1] = 0.1
     last = np.zeros((10, 4, 8, 8), np.float32)
     last[:, 0] = fitted.T.reshape(10, 8, 8)
     divisor = np.array([1, 1, 1, 1 / factor], np.float32).reshape(1, 4, 1, 1)
-    arrays = {"first": first, "second": second, "divisor": divisor, "last": last, "bias": np.zeros(10, np.float32)}
+    arrays = {
+        "first": first,
+        "second": second,
+        "divisor": divisor,
+        "last": last,
+        "bias": np.zeros(10, np.float32),
+    }
     nodes = [
         helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
@@ -55,33 +68,45 @@ def write_classifier(path, images, labels, factor=1.0):
         nodes,
         "digits",
         [helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", 8, 8, 1])],
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 10]) for n in ("probabilities", "embedding")],
+        [
+            helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", 10])
+            for n in ("probabilities", "embedding")
+        ],
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path
+    )
     return path
 
 
 def integers(model):
     """Returns the shapes of a model's 8-bit weights."""
-    return [tuple(a.dims) for a in model.graph.initializer if a.data_type == TensorProto.INT8 and len(a.dims) > 1]
+    return [
+        tuple(a.dims)
+        for a in model.graph.initializer
+        if a.data_type == TensorProto.INT8 and len(a.dims) > 1
+    ]
 
 
 @pytest.mark.parametrize("bits", (7, 8))
 def test_arithmetic_is_that_of_integers(tmp_path, bits):
-    """Rounded to the nearest step of each channel's largest weight, and pixels to 255 steps of the largest pixel.
+    """Rounded to the nearest step of each channel's largest weight, and pixels to 255 steps of the
+    largest pixel.
 
     On a CPU whose sums of 8-bit products saturate, those of 7 bits do not.
     """
     write_model(tmp_path / "model.onnx", channels=3)
     images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
     int8.quantize(tmp_path / "model.onnx", tmp_path / "int8.onnx", images, weight_bits=bits)
-    kernel, top = weights(channels=3)[0], {7: 64, 8: 127}[bits]
+    kernel = weights(channels=3)[0]
+    top = {7: 64, 8: 127}[bits]
     scale = np.abs(kernel).max(0) / top
     expected = images.reshape(20, -1).astype(np.float64) @ (np.round(kernel / scale) * scale)
     if bits == 7 or int8.dot_product() != "none":
         _, found = load(tmp_path / "int8.onnx")(images)
-        step = np.ptp(expected) / 255  # the head takes embeddings of 8 bits, whose zero is a step too
+        # the head takes embeddings of 8 bits, whose zero is a step too
+        step = np.ptp(expected) / 255
         np.testing.assert_allclose(found, expected, atol=1.05 * step)
     held = [numpy_helper.to_array(a) for a in onnx.load(tmp_path / "int8.onnx").graph.initializer]
     (found,) = (a for a in held if a.shape == kernel.shape)
@@ -92,37 +117,51 @@ def test_arithmetic_is_that_of_integers(tmp_path, bits):
 def test_a_quantized_network_classifies_as_the_float_one(digits, tmp_path, method):
     path = write_classifier(tmp_path / "model.onnx", *digits["train"])
     calibrated = int8.Calibrated(path, digits["train"][0][:64], method)
-    assert list(calibrated.layers.values())[1].endswith("3x3, 4 to 4") and len(calibrated.layers) == 3
+    assert (
+        list(calibrated.layers.values())[1].endswith("3x3, 4 to 4") and len(calibrated.layers) == 3
+    )
     onnx.save(calibrated.model(), tmp_path / "int8.onnx")
     images = digits["test"][0]
-    expected, found = load(path)(images)[0], load(tmp_path / "int8.onnx")(images)[0]
-    assert (expected.argmax(1) == found.argmax(1)).mean() > 0.97 and np.abs(expected - found).mean() < 0.01
+    expected = load(path)(images)[0]
+    found = load(tmp_path / "int8.onnx")(images)[0]
+    assert (expected.argmax(1) == found.argmax(1)).mean() > 0.97 and np.abs(
+        expected - found
+    ).mean() < 0.01
     assert sorted(integers(calibrated.model())) == [(4, 1, 1, 1), (4, 4, 3, 3), (10, 4, 8, 8)]
     graph = calibrated.model().graph
-    assert {array.name for array in graph.initializer} <= {name for node in graph.node for name in node.input}
+    assert {array.name for array in graph.initializer} <= {
+        name for node in graph.node for name in node.input
+    }
     weights = {array.name for array in graph.initializer if len(array.dims) == 4}
-    assert [len(node.input) for node in graph.node if node.input[0] in weights] == [2, 2, 2]  # no zero points
+    # no zero points
+    assert [len(node.input) for node in graph.node if node.input[0] in weights] == [2, 2, 2]
 
 
 def test_layers_that_are_kept_are_those_of_the_float_model(digits, tmp_path):
-    path, images = write_classifier(tmp_path / "model.onnx", *digits["train"]), digits["train"][0][:64]
+    path = write_classifier(tmp_path / "model.onnx", *digits["train"])
+    images = digits["train"][0][:64]
     calibrated = int8.Calibrated(path, images)
     _, middle, last = calibrated.layers
     assert sorted(integers(calibrated.model([middle]))) == [(4, 1, 1, 1), (10, 4, 8, 8)]
     onnx.save(calibrated.model(list(calibrated.layers)), tmp_path / "same.onnx")
-    for ours, expected in zip(load(tmp_path / "same.onnx")(images), load(path)(images), strict=True):
+    for ours, expected in zip(
+        load(tmp_path / "same.onnx")(images), load(path)(images), strict=True
+    ):
         np.testing.assert_allclose(ours, expected, atol=1e-6)
     int8.quantize(path, tmp_path / "a.onnx", images, keep_float=[last])
     assert sorted(integers(onnx.load(tmp_path / "a.onnx"))) == [(4, 1, 1, 1), (4, 4, 3, 3)]
 
 
 def test_what_a_wide_range_spoils_goes_back_to_float(digits, tmp_path):
-    """A channel 3,000 times as large as the others leaves these no steps where it is rounded with them."""
+    """A channel 3,000 times as large as the others leaves these no steps where it is rounded with
+    them."""
     path = write_classifier(tmp_path / "model.onnx", *digits["train"], factor=3000)
     manifest = {"classes": list("0123456789"), "image_size": 8, "channels": 1, "resize": RESIZE}
     bundle.write_manifest(tmp_path, **manifest)
-    model, (images, labels) = bundle.open_bundle(tmp_path), digits["val"]
-    calibrated, said = int8.Calibrated(path, digits["train"][0][:64]), []
+    model = bundle.open_bundle(tmp_path)
+    (images, labels) = digits["val"]
+    calibrated = int8.Calibrated(path, digits["train"][0][:64])
+    said = []
     kept, drop = quantize.choose(calibrated, model, images, labels, 0.5, said.append)
     assert kept == (list(calibrated.layers)[2],) and drop <= 0.5
     assert "all 3 layers in INT8 lose" in said[0]
@@ -133,36 +172,65 @@ def test_what_a_wide_range_spoils_goes_back_to_float(digits, tmp_path):
 def test_the_command_writes_a_bundle_and_says_what_it_lost(digits, tmp_path, capsys):
     (tmp_path / "float").mkdir()
     write_classifier(tmp_path / "float" / "model.onnx", *digits["train"])
-    manifest = {"classes": [str(i) for i in range(10)], "image_size": 8, "channels": 1, "resize": RESIZE}
+    manifest = {
+        "classes": [str(i) for i in range(10)],
+        "image_size": 8,
+        "channels": 1,
+        "resize": RESIZE,
+    }
     run = runtimes.open_model(tmp_path / "float" / "model.onnx").run
     manifest["sample"] = bundle.write_sample(tmp_path / "float", digits["val"][0][0], run)
     bundle.write_manifest(tmp_path / "float", config={"data": {"source": "digits"}}, **manifest)
-    argv = ["--bundle", str(tmp_path / "float"), "--out", str(tmp_path / "small"), "--images=64", "--max-drop", "2"]
+    argv = [
+        "--bundle",
+        str(tmp_path / "float"),
+        "--out",
+        str(tmp_path / "small"),
+        "--images=64",
+        "--max-drop",
+        "2",
+    ]
     cli.run(quantize.main, argv)
     out = capsys.readouterr().out
     small = bundle.open_bundle(tmp_path / "small")
     images, labels = digits["test"]
     right = (small(images)[0].argmax(1) == labels).mean()
     written = json.loads((tmp_path / "small" / "bundle.json").read_text())
-    said, quality = np.array(written["sample"]["probabilities"]), written["quality"]
-    np.testing.assert_allclose(small.probabilities_and_embeddings(digits["val"][0][:1])[0][0], said, atol=1e-6)
-    assert np.abs(said - manifest["sample"]["probabilities"]).max() > 0  # it is what the small one says
-    assert quality["images"] == len(labels) and quality["metrics"]["accuracy"]["value"] == pytest.approx(right)
-    assert quality["float32"]["metrics"]["accuracy"]["value"] > 0.9 and f"INT8 {100 * right:.1f} %" in out
+    said = np.array(written["sample"]["probabilities"])
+    quality = written["quality"]
+    np.testing.assert_allclose(
+        small.probabilities_and_embeddings(digits["val"][0][:1])[0][0], said, atol=1e-6
+    )
+    # it is what the small one says
+    assert np.abs(said - manifest["sample"]["probabilities"]).max() > 0
+    assert quality["images"] == len(labels) and quality["metrics"]["accuracy"][
+        "value"
+    ] == pytest.approx(right)
+    assert (
+        quality["float32"]["metrics"]["accuracy"]["value"] > 0.9
+        and f"INT8 {100 * right:.1f} %" in out
+    )
     assert quality["quantization"]["cpu"] in (*int8.DOT_PRODUCTS, "none")
-    assert quality["quantization"]["images"] == 64 and quality["quantization"]["validation_drop"] <= 2
+    assert (
+        quality["quantization"]["images"] == 64 and quality["quantization"]["validation_drop"] <= 2
+    )
     with pytest.raises(UserError, match="is INT8 already: give the float32 bundle"):
         quantize.quantize_bundle(tmp_path / "small", tmp_path / "again")
     assert not (tmp_path / "again").exists()
 
 
 def test_what_cannot_be_quantized_is_refused_in_a_line(digits, tmp_path):
-    path, images = write_classifier(tmp_path / "model.onnx", *digits["train"]), digits["train"][0]
-    with pytest.raises(UserError, match="^0 images to calibrate with are too few: give at least 16$"):
+    path = write_classifier(tmp_path / "model.onnx", *digits["train"])
+    images = digits["train"][0]
+    with pytest.raises(
+        UserError, match="^0 images to calibrate with are too few: give at least 16$"
+    ):
         int8.Calibrated(path, images[:0])
     with pytest.raises(UserError, match="'minmix' is unknown .did you mean 'minmax'"):
         int8.quantize(path, tmp_path / "a.onnx", images, "minmix")
-    with pytest.raises(UserError, match=r"takes uint8 images of \[8, 8, 1\], not uint8 of \(9, 8, 1\)"):
+    with pytest.raises(
+        UserError, match=r"takes uint8 images of \[8, 8, 1\], not uint8 of \(9, 8, 1\)"
+    ):
         int8.Calibrated(path, np.zeros((16, 9, 8, 1), np.uint8))
     with pytest.raises(UserError, match="keep_float = 'Conv_99' is unknown"):
         int8.quantize(path, tmp_path / "a.onnx", images[:16], keep_float=["Conv_99"])

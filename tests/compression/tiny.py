@@ -1,4 +1,5 @@
-"""Residual networks of all kinds that compile in a second: a research module, found by its dotted name."""
+"""Residual networks of all kinds that compile in a second: a research module, found by its dotted
+name."""
 
 from vision.models.resnet import ResNet
 
@@ -11,4 +12,6 @@ KINDS = {
 
 def build(variant, num_classes, *, rngs, dtype, image_size, channels):
     del image_size
-    return ResNet((1, 1), 4, num_classes, **KINDS[variant], rngs=rngs, dtype=dtype, channels=channels)
+    return ResNet(
+        (1, 1), 4, num_classes, **KINDS[variant], rngs=rngs, dtype=dtype, channels=channels
+    )

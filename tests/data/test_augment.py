@@ -1,4 +1,5 @@
-"""Augmentation as a whole: mixing, erasing, normalization, and the properties that training relies on."""
+"""Augmentation as a whole: mixing, erasing, normalization, and the properties that training relies
+on."""
 
 import functools
 import math
@@ -55,14 +56,18 @@ def batch(size, side=8, channels=3):
 
 @functools.cache
 def compiled_everything():
-    return jax.jit(lambda key, images, labels: augment(config(**EVERYTHING), key, images, labels, CLASSES))
+    return jax.jit(
+        lambda key, images, labels: augment(config(**EVERYTHING), key, images, labels, CLASSES)
+    )
 
 
 def test_mixup_is_the_weighted_sum_that_the_labels_tell():
     images, _ = batch(8)
     mixed, labels = jax.jit(mix.mixup)(KEY, jnp.asarray(images, jnp.float32), jnp.eye(8), 0.8)
     np.testing.assert_allclose(labels.sum(1), 1, atol=1e-6)
-    np.testing.assert_allclose(mixed, np.einsum("ij,jhwc->ihwc", labels, images.astype(np.float32)), atol=1e-3)
+    np.testing.assert_allclose(
+        mixed, np.einsum("ij,jhwc->ihwc", labels, images.astype(np.float32)), atol=1e-3
+    )
     assert len(np.unique(np.diag(labels))) == 8
 
 
@@ -75,7 +80,8 @@ def test_cutmix_labels_are_the_pixel_shares():
     for image in np.asarray(mixed)[..., 0]:
         foreign = np.argwhere(image != np.bincount(image.ravel()).argmax())
         if len(foreign):
-            assert np.prod(foreign.max(0) - foreign.min(0) + 1) in (len(foreign), 63)  # it is a box, or around one
+            # it is a box, or around one
+            assert np.prod(foreign.max(0) - foreign.min(0) + 1) in (len(foreign), 63)
     assert len(np.unique(np.diag(labels))) > 8
 
 
@@ -103,16 +109,21 @@ def test_with_both_each_batch_draws_one():
 
 def test_random_erasing():
     images = np.random.default_rng(4).uniform(0, 255, (2000, 10, 12, 3)).astype(np.float32)
-    result = np.asarray(jax.jit(lambda k, x: mix.random_erasing(k, x, 0.3, (0.1, 0.4)))(KEY, images))
+    result = np.asarray(
+        jax.jit(lambda k, x: mix.random_erasing(k, x, 0.3, (0.1, 0.4)))(KEY, images)
+    )
     changed = (result != images).any(-1)
     share = changed.mean((1, 2))
     hit = share > 0
     assert abs(hit.mean() - 0.3) < 4 * math.sqrt(0.3 * 0.7 / 2000)
-    low, high = share[hit].min(), share[hit].max()
+    low = share[hit].min()
+    high = share[hit].max()
     assert 0.06 < low < 0.15 and 0.35 < high < 0.44  # whole pixels round the drawn area
     for i in np.flatnonzero(hit)[:20]:
         box = result[i][changed[i]]
-        np.testing.assert_allclose(box, np.broadcast_to(images[i].mean((0, 1)), box.shape), rtol=1e-5)
+        np.testing.assert_allclose(
+            box, np.broadcast_to(images[i].mean((0, 1)), box.shape), rtol=1e-5
+        )
         assert np.prod(np.ptp(np.argwhere(changed[i]), 0) + 1) == changed[i].sum()
     assert changed.any(0).all()  # every place can be covered
 
@@ -151,7 +162,9 @@ def test_the_same_image_twice_gets_two_draws():
 def test_the_number_of_devices_changes_nothing():
     images, labels = batch(16)
     count = math.gcd(16, jax.device_count())
-    mesh = jax.make_mesh((count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count])
+    mesh = jax.make_mesh(
+        (count,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:count]
+    )
     split = NamedSharding(mesh, PartitionSpec("data"))
     key = jax.device_put(KEY, NamedSharding(mesh, PartitionSpec()))
     alone = compiled_everything()(KEY, images, labels)
@@ -194,7 +207,10 @@ def test_normalize():
     "arguments, message",
     [
         (("symetric",), "did you mean 'symmetric'.*unit, symmetric, mean_std"),
-        (("mean_std", (0.5,), (0.5, 0.5, 0.5)), "data.mean = .* has 1 numbers and the images have 3 channels"),
+        (
+            ("mean_std", (0.5,), (0.5, 0.5, 0.5)),
+            "data.mean = .* has 1 numbers and the images have 3 channels",
+        ),
         (("mean_std", (0.5,) * 3, ()), "data.std"),
         (("mean_std", (0.5,) * 3, (0.5, 0.0, 0.5)), "above 0"),
     ],

@@ -7,7 +7,8 @@ import pytest
 
 from vision.data.augment import views
 
-SIDE, CUT = 32, 28
+SIDE = 32
+CUT = 28
 CORNERS = ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2))
 
 

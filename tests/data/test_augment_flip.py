@@ -1,4 +1,5 @@
-"""Alternating flips, mirrored padding and test-time views against NumPy, and what the three promise."""
+"""Alternating flips, mirrored padding and test-time views against NumPy, and what the three
+promise."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,9 @@ def photos():
 def flips():
     """Which of 4,000 images are flipped in each epoch, for two seeds: bool (2, epochs, images)."""
     draw = jax.jit(alternating_flips, static_argnums=0)
-    return np.array([[draw(s, jnp.arange(4000), jnp.full(4000, e)) for e in range(EPOCHS)] for s in (0, 1)])
+    return np.array(
+        [[draw(s, jnp.arange(4000), jnp.full(4000, e)) for e in range(EPOCHS)] for s in (0, 1)]
+    )
 
 
 # Alternating flips
@@ -49,7 +52,8 @@ def test_about_half_are_flipped_in_the_first_epoch_and_the_seed_says_which(flips
 def test_an_images_draw_depends_on_its_index_alone(flips):
     """In a batch that crosses from one epoch into the next, in any order."""
     rng = np.random.default_rng(0)
-    indices, epochs = rng.integers(0, 4000, 64), rng.integers(0, EPOCHS, 64).astype(np.uint32)
+    indices = rng.integers(0, 4000, 64)
+    epochs = rng.integers(0, EPOCHS, 64).astype(np.uint32)
     ours = jax.jit(alternating_flips, static_argnums=0)(1, indices, epochs)
     np.testing.assert_array_equal(ours, flips[1][epochs, indices])
     assert ours.dtype == bool
@@ -60,8 +64,12 @@ def test_the_batch_is_flipped_where_asked(photos):
     c = config(flip_alternating=True)
     result, _ = augment(c, KEY, photos, jnp.zeros(8, jnp.int32), 2, flips=jnp.asarray(which))
     assert result.dtype == jnp.uint8
-    np.testing.assert_array_equal(result, np.where(which[:, None, None, None], photos[:, :, ::-1], photos))
-    ignored, _ = augment(config(), KEY, photos, jnp.zeros(8, jnp.int32), 2, flips=jnp.asarray(which))
+    np.testing.assert_array_equal(
+        result, np.where(which[:, None, None, None], photos[:, :, ::-1], photos)
+    )
+    ignored, _ = augment(
+        config(), KEY, photos, jnp.zeros(8, jnp.int32), 2, flips=jnp.asarray(which)
+    )
     np.testing.assert_array_equal(ignored, photos)
 
 
@@ -78,11 +86,15 @@ def test_a_crop_is_a_window_of_the_padded_image(photos, mode, theirs, dtype):
     windows = np.lib.stride_tricks.sliding_window_view(padded, (7, 6), (1, 2))  # (B, 5, 5, C, 7, 6)
     same = (windows == np.asarray(result).transpose(0, 3, 1, 2)[:, None, None]).all((-1, -2, -3))
     assert same.any((1, 2)).all()
-    assert len({tuple(np.argwhere(found)[0]) for found in same}) > 2  # each image has its own corner
+    # each image has its own corner
+    assert len({tuple(np.argwhere(found)[0]) for found in same}) > 2
 
 
 def test_both_modes_draw_the_same_corners(photos):
-    zeros, reflect = (np.asarray(geometry.pad_crop(KEY, jnp.asarray(photos), 2, mode)) for mode in geometry.PAD_MODES)
+    zeros, reflect = (
+        np.asarray(geometry.pad_crop(KEY, jnp.asarray(photos), 2, mode))
+        for mode in geometry.PAD_MODES
+    )
     inside = (zeros != 0).any(-1)
     assert inside.any((1, 2)).all()
     np.testing.assert_array_equal(zeros[inside], reflect[inside])
@@ -91,8 +103,14 @@ def test_both_modes_draw_the_same_corners(photos):
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"pad_mode": "reflct"}, "augment.pad_mode = 'reflct' is unknown .did you mean 'reflect'.*zeros, reflect"),
-        ({"flip_horizontal": True, "flip_alternating": True}, "flip_horizontal and augment.flip_alternating are both"),
+        (
+            {"pad_mode": "reflct"},
+            "augment.pad_mode = 'reflct' is unknown .did you mean 'reflect'.*zeros, reflect",
+        ),
+        (
+            {"flip_horizontal": True, "flip_alternating": True},
+            "flip_horizontal and augment.flip_alternating are both",
+        ),
     ],
 )
 def test_mistakes(photos, values, message):
@@ -105,11 +123,15 @@ def test_mistakes(photos, values, message):
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, jnp.bfloat16])
 def test_the_six_views_are_those_of_numpy(photos, dtype):
-    """Flipped with probability 1/2, and moved by a pixel to the upper left or lower right with 1/2."""
+    """Flipped with probability 1/2, and moved by a pixel to the upper left or lower right with
+    1/2."""
     padded = np.pad(photos, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
-    expected = {(0, 0): 0.5, (1, 1): 0.25, (-1, -1): 0.25}  # (rows, columns) that the view looks further down and right
+    # (rows, columns) that the view looks further down and right
+    expected = {(0, 0): 0.5, (1, 1): 0.25, (-1, -1): 0.25}
     found = views.test_time_views("flip_shift", jnp.asarray(photos, dtype))
-    assert len(found) == 6 and all(view.dtype == dtype and view.shape == photos.shape for _, view in found)
+    assert len(found) == 6 and all(
+        view.dtype == dtype and view.shape == photos.shape for _, view in found
+    )
     for (y, x), share in expected.items():
         moved = padded[:, 1 + y : 8 + y, 1 + x : 7 + x]
         for view in (moved, moved[:, :, ::-1]):
@@ -127,5 +149,7 @@ def test_fewer_views(photos):
 
 
 def test_an_unknown_view():
-    with pytest.raises(UserError, match="train.test_time_augmentation = 'flips' is unknown .did you mean 'flip'"):
+    with pytest.raises(
+        UserError, match="train.test_time_augmentation = 'flips' is unknown .did you mean 'flip'"
+    ):
         views.test_time_views("flips", np.zeros((1, 2, 2, 1)))

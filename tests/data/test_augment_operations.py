@@ -34,13 +34,17 @@ def close(ours, reference, tolerance=1):
 def test_pad_crop_is_a_window_of_the_padded_image(photos):
     result = np.asarray(geometry.pad_crop(KEY, jnp.asarray(photos), 2))
     padded = np.pad(photos, ((0, 0), (2, 2), (2, 2), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (12, 10), (1, 2))  # (B, 5, 5, C, 12, 10)
+    # (B, 5, 5, C, 12, 10)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (12, 10), (1, 2))
     same = (windows == result.transpose(0, 3, 1, 2)[:, None, None]).all((-1, -2, -3))
     assert same.any((1, 2)).all()
-    assert len({tuple(np.argwhere(found)[0]) for found in same}) > 2  # each image has its own corner
+    # each image has its own corner
+    assert len({tuple(np.argwhere(found)[0]) for found in same}) > 2
 
 
-@pytest.mark.parametrize("operation, axis", [(geometry.flip_horizontal, 1), (geometry.flip_vertical, 0)])
+@pytest.mark.parametrize(
+    "operation, axis", [(geometry.flip_horizontal, 1), (geometry.flip_vertical, 0)]
+)
 def test_flips(photos, operation, axis):
     flipped = np.array([np.flip(image, axis) for image in photos])
     result = np.asarray(operation(KEY, jnp.asarray(photos)))
@@ -64,13 +68,18 @@ def test_rot90_of_an_oblong_turns_by_0_or_180(photos):
 
 
 def scipy_resample(image, inverse, mode="grid-constant"):
-    """Reads an image, as float, where `inverse` (2, 3) maps each place to, in (x, y, 1) from the center."""
+    """Reads an image, as float, where `inverse` (2, 3) maps each place to, in (x, y, 1) from the
+    center."""
     height, width, channels = image.shape
     center = np.array([(width - 1) / 2, (height - 1) / 2])
     y, x = np.mgrid[:height, :width]
-    places = inverse @ np.stack([x.ravel() - center[0], y.ravel() - center[1], np.ones(x.size)]) + center[:, None]
+    places = (
+        inverse @ np.stack([x.ravel() - center[0], y.ravel() - center[1], np.ones(x.size)])
+        + center[:, None]
+    )
     read = [
-        ndimage.map_coordinates(image[..., i].astype(float), places[::-1], order=1, mode=mode) for i in range(channels)
+        ndimage.map_coordinates(image[..., i].astype(float), places[::-1], order=1, mode=mode)
+        for i in range(channels)
     ]
     return np.stack(read, -1).reshape(image.shape)
 
@@ -86,14 +95,21 @@ def test_resample_matches_scipy(photos, edge, mode):
 
 
 def test_inverse_map_undoes_shear_rotation_zoom_shift():
-    angle, slope_x, slope_y, shift_x, shift_y, zoom = 0.3, 0.2, -0.1, 3.0, -2.0, 1.3
+    angle = 0.3
+    slope_x = 0.2
+    slope_y = -0.1
+    shift_x = 3.0
+    shift_y = -2.0
+    zoom = 1.3
     # y points downwards, so that a counterclockwise rotation has this sign.
     rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     forward = np.eye(3)
     forward[:2, :2] = zoom * rotation @ [[1, slope_x], [slope_y, 1]]
     forward[:2, 2] = shift_x, shift_y
     values = (jnp.full(1, value) for value in (angle, slope_x, slope_y, shift_x, shift_y, zoom))
-    np.testing.assert_allclose(geometry.inverse_map(*values)[0], np.linalg.inv(forward)[:2], atol=1e-6)
+    np.testing.assert_allclose(
+        geometry.inverse_map(*values)[0], np.linalg.inv(forward)[:2], atol=1e-6
+    )
 
 
 def test_a_right_angle_is_counterclockwise_and_exact(photos):
@@ -101,22 +117,31 @@ def test_a_right_angle_is_counterclockwise_and_exact(photos):
 
     @jax.jit
     def turn(images):
-        zero, one = jnp.zeros(8), jnp.ones(8)
-        return geometry.resample(images, geometry.inverse_map(one * math.pi / 2, zero, zero, zero, zero, one))
+        zero = jnp.zeros(8)
+        one = jnp.ones(8)
+        return geometry.resample(
+            images, geometry.inverse_map(one * math.pi / 2, zero, zero, zero, zero, one)
+        )
 
     result = turn(square)
     np.testing.assert_array_equal(result, np.rot90(square, axes=(1, 2)))
 
 
 def test_affine_draws_within_its_ranges():
-    """A linear ramp shows where each image was read: its center gives the shift, its slopes the matrix."""
+    """A linear ramp shows where each image was read: its center gives the shift, its slopes the
+    matrix."""
     side = 33
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
-    ramp = np.broadcast_to(np.stack([x, y, np.ones_like(x)], -1)[None], (256, side, side, 3)).astype(np.float32)
-    result = np.asarray(jax.jit(lambda k, x: geometry.affine(k, x, 20.0, 0.0, 0.1, (0.8, 1.25)))(KEY, ramp))
+    ramp = np.broadcast_to(
+        np.stack([x, y, np.ones_like(x)], -1)[None], (256, side, side, 3)
+    ).astype(np.float32)
+    result = np.asarray(
+        jax.jit(lambda k, x: geometry.affine(k, x, 20.0, 0.0, 0.1, (0.8, 1.25)))(KEY, ramp)
+    )
     middle = side // 2
     d_x = result[:, middle, middle + 1, :2] - result[:, middle, middle, :2]
-    zoom, angle = 1 / np.hypot(*d_x.T), np.degrees(np.arctan2(d_x[:, 1], d_x[:, 0]))
+    zoom = 1 / np.hypot(*d_x.T)
+    angle = np.degrees(np.arctan2(d_x[:, 1], d_x[:, 0]))
     assert 0.8 - 1e-3 <= zoom.min() < 0.85 and 1.2 < zoom.max() <= 1.25 + 1e-3
     assert -20.01 <= angle.min() < -17 and 17 < angle.max() <= 20.01
     moved = np.abs(result[:, middle, middle, :2]).max()
@@ -124,11 +149,17 @@ def test_affine_draws_within_its_ranges():
 
 
 def test_random_resized_crop_reads_a_box_of_the_asked_area_and_ratio():
-    height, width = 24, 32
+    height = 24
+    width = 32
     y, x = np.mgrid[:height, :width].astype(np.float32)
     ramp = np.broadcast_to(np.stack([x, y, y], -1)[None], (256, height, width, 3))
-    result = np.asarray(jax.jit(lambda k, x: geometry.random_resized_crop(k, x, (0.3, 0.6), (0.75, 4 / 3)))(KEY, ramp))
-    # Away from the border, where reading is clipped, one step in the result is the box's share of the side.
+    result = np.asarray(
+        jax.jit(lambda k, x: geometry.random_resized_crop(k, x, (0.3, 0.6), (0.75, 4 / 3)))(
+            KEY, ramp
+        )
+    )
+    # Away from the border, where reading is clipped, one step in the result is the box's share of
+    # the side.
     share_x = result[:, 12, 16, 0] - result[:, 12, 15, 0]
     share_y = result[:, 12, 16, 1] - result[:, 11, 16, 1]
     area = share_x * share_y
@@ -147,7 +178,8 @@ def pil_each(photos, function):
 
 @pytest.mark.parametrize("factor", [0.0, 0.4, 1.0, 1.7])
 def test_blends_match_pil(photos, factor):
-    images, factors = jnp.asarray(photos), jnp.full(len(photos), factor)
+    images = jnp.asarray(photos)
+    factors = jnp.full(len(photos), factor)
     for plain, enhance in (
         (0.0, ImageEnhance.Brightness),
         (color.mean_gray(images), ImageEnhance.Contrast),
@@ -158,7 +190,11 @@ def test_blends_match_pil(photos, factor):
 
 
 def test_smooth_matches_pil(photos):
-    close(np.round(color.smooth(jnp.asarray(photos))), pil_each(photos, lambda i: i.filter(ImageFilter.SMOOTH)), 0)
+    close(
+        np.round(color.smooth(jnp.asarray(photos))),
+        pil_each(photos, lambda i: i.filter(ImageFilter.SMOOTH)),
+        0,
+    )
 
 
 @pytest.mark.parametrize("operation", [color.brightness, color.contrast, color.saturation])
@@ -209,7 +245,10 @@ def test_one_channel(photos):
     np.testing.assert_array_equal(color.hue(KEY, images, 0.5), images)
     np.testing.assert_array_equal(color.saturation(KEY, images, 0.9), images)
     image = Image.fromarray(np.asarray(images[0, ..., 0]))
-    for plain, enhance in ((0.0, ImageEnhance.Brightness), (color.mean_gray(images), ImageEnhance.Contrast)):
+    for plain, enhance in (
+        (0.0, ImageEnhance.Brightness),
+        (color.mean_gray(images), ImageEnhance.Contrast),
+    ):
         result = color.blend(images, plain, jnp.full(4, 0.6))
         close(result[0, ..., 0], enhance(image).enhance(0.6))
 
@@ -218,14 +257,16 @@ def test_one_channel(photos):
 
 
 def test_randaugment_operations_match_pil_and_scipy(photos):
-    """All operations in one batch: image i gets operation i, at magnitude 15 and in positive direction."""
+    """All operations in one batch: image i gets operation i, at magnitude 15 and in positive
+    direction."""
     image = photos[0]
     names = randaugment.OPERATIONS
     copies = jnp.asarray(np.repeat(image[None], len(names), 0))
     result = jax.jit(randaugment.apply, static_argnames="magnitude")(
         copies, jnp.arange(len(names)), jnp.ones(len(names)), magnitude=15.0
     )
-    angle, picture = math.radians(15), Image.fromarray(image)
+    angle = math.radians(15)
+    picture = Image.fromarray(image)
     moves = {
         "shear_x": [[1, -0.15, 0], [0, 1, 0]],
         "shear_y": [[1, 0, 0], [-0.15, 1, 0]],

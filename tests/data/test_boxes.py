@@ -1,4 +1,5 @@
-"""Pascal VOC, CVAT and COCO: where images lie, what a box means, what is odd; and steel's defects as they come."""
+"""Pascal VOC, CVAT and COCO: where images lie, what a box means, what is odd; and steel's defects
+as they come."""
 
 import json
 import pickle
@@ -16,11 +17,13 @@ from vision.data.sources import open_splits
 from vision.data.sources._xml import parse_xml
 from vision.errors import UserError
 
-WIDTH, HEIGHT = 100, 60
+WIDTH = 100
+HEIGHT = 60
 
 
 def write_image(path, size=(WIDTH, HEIGHT), **options):
-    """Writes an image whose red is the column and whose green is the row, so that a crop shows where it came from."""
+    """Writes an image whose red is the column and whose green is the row, so that a crop shows
+    where it came from."""
     rows, columns = np.mgrid[: size[1], : size[0]]
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.stack([columns, rows, 0 * rows], -1).astype(np.uint8)).save(path, **options)
@@ -29,7 +32,9 @@ def write_image(path, size=(WIDTH, HEIGHT), **options):
 def voc(path, filename, *objects, size=(WIDTH, HEIGHT)):
     things = "".join(
         f"<object><name>{label}</name><bndbox>"
-        + "".join(f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+        + "".join(
+            f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+        )
         + "</bndbox></object>"
         for label, box in objects
     )
@@ -40,7 +45,9 @@ def voc(path, filename, *objects, size=(WIDTH, HEIGHT)):
 
 def labels(source):
     """Returns {file, without folders: label}."""
-    return {PurePath(source.name(i)).name: source.classes[source.labels[i]] for i in range(len(source))}
+    return {
+        PurePath(source.name(i)).name: source.classes[source.labels[i]] for i in range(len(source))
+    }
 
 
 def found(splits):
@@ -68,7 +75,11 @@ def steel(shared_data, tmp_path_factory):
 def test_steel_by_its_main_defect(steel):
     source = open_splits(f"voc:{steel}")["all"]
     assert len(source) == 1770 and len(source.classes) == 6
-    found = {name: label for name, label in labels(source).items() if re.sub(r"_\d+\.jpg", "", name) != label}
+    found = {
+        name: label
+        for name, label in labels(source).items()
+        if re.sub(r"_\d+\.jpg", "", name) != label
+    }
     # The largest defect in these is not the one that their files are named after.
     assert len(found) == 10 and all(name.startswith("scratches") for name in found)
     (line,) = summarize(source.findings)
@@ -87,13 +98,20 @@ def test_steel_by_its_defects(steel):
     row = next(i for i in range(len(source)) if source.name(i).endswith("crazing_1.jpg#1"))
     whole = np.asarray(Image.open(steel / "images" / "crazing_1.jpg")).reshape(200, 200, -1)
     again = pickle.loads(pickle.dumps(source))[row]
-    np.testing.assert_array_equal(again["image"], whole[1:194, 1:193])  # xmin 2, ymin 2, xmax 193, ymax 194, from 1
+    # xmin 2, ymin 2, xmax 193, ymax 194, from 1
+    np.testing.assert_array_equal(again["image"], whole[1:194, 1:193])
     assert source.classes[again["label"]] == "crazing" and source.file(row) is None
 
 
 def test_crops_have_their_margin_inside_the_image(tmp_path):
     write_image(tmp_path / "1.png")
-    voc(tmp_path / "1.xml", "1.png", ("a", (11, 11, 30, 20)), ("b", (91, 1, 100, 60)), ("b", (50, 50, 50, 50)))
+    voc(
+        tmp_path / "1.xml",
+        "1.png",
+        ("a", (11, 11, 30, 20)),
+        ("b", (91, 1, 100, 60)),
+        ("b", (50, 50, 50, 50)),
+    )
     for margin, expected in {
         "0": [(10, 10, 30, 20), (90, 0, 100, 60), (49, 49, 50, 50)],
         "0.5": [(0, 5, 40, 25), (85, 0, 100, 60), (48, 48, 51, 51)],
@@ -160,18 +178,25 @@ def test_voc_finds_its_images(tmp_path, images):
     voc(tmp_path / "annotations" / "a.xml", "a.jpg", ("x", (1, 1, 9, 9)))
     voc(tmp_path / "annotations" / "b.xml", "b", ("y", (1, 1, 9, 9)))  # as NEU has it in places
     voc(tmp_path / "annotations" / "other.xml", "C:\\photos\\c.jpg", ("y", (1, 1, 9, 9)))
-    assert labels(open_splits(f"voc:{tmp_path}")["all"]) == {"a.jpg": "x", "b.jpg": "y", "c.jpg": "y"}
+    assert labels(open_splits(f"voc:{tmp_path}")["all"]) == {
+        "a.jpg": "x",
+        "b.jpg": "y",
+        "c.jpg": "y",
+    }
 
 
 def test_voc_says_which_files_it_cannot_use(tmp_path):
     for name in ("a", "b", "c", "bomb", "loose", "sub/double", "sup/double"):
         write_image(tmp_path / f"{name}.png")
-    voc(tmp_path / "a.xml", "b.png", ("x", (1, 1, 9, 9)))  # a copy of b's, renamed: its own name counts
+    # a copy of b's, renamed: its own name counts
+    voc(tmp_path / "a.xml", "b.png", ("x", (1, 1, 9, 9)))
     voc(tmp_path / "b.xml", "b.png", ("y", (1, 1, 9, 9)))
     voc(tmp_path / "gone.xml", "gone.png", ("y", (1, 1, 9, 9)))
     voc(tmp_path / "double.xml", "double.png", ("y", (1, 1, 9, 9)))
     (tmp_path / "c.xml").write_text("<annotation>\n<filename>c.png</filename")
-    (tmp_path / "bomb.xml").write_text('<!DOCTYPE a [<!ENTITY b "bbbbbbbb">]><annotation>&b;</annotation>')
+    (tmp_path / "bomb.xml").write_text(
+        '<!DOCTYPE a [<!ENTITY b "bbbbbbbb">]><annotation>&b;</annotation>'
+    )
     splits = open_splits(f"voc:{tmp_path}")
     assert labels(splits["all"]) == {"a.png": "x", "b.png": "y"}
     assert found(splits) == {
@@ -187,7 +212,9 @@ def test_voc_says_which_files_it_cannot_use(tmp_path):
 
 def test_xml_is_only_elements():
     assert parse_xml("<a b='1'>é<c/></a>".encode()).find("c") is not None
-    assert parse_xml('<?xml version="1.0" encoding="latin-1"?><a>é</a>'.encode("latin-1")).text == "é"
+    assert (
+        parse_xml('<?xml version="1.0" encoding="latin-1"?><a>é</a>'.encode("latin-1")).text == "é"
+    )
     for bad in (
         b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><a>&x;</a>',
         b'<?xml version="1.0" encoding="gbk"?><a/>',
@@ -222,7 +249,10 @@ def test_voc_splits(tmp_path):
     for split, names in {"trainval": "a\nb\n", "test": "c\nnone\n"}.items():
         (root / "ImageSets" / "Main" / f"{split}.txt").write_text(names)
     splits = open_splits(f"voc:{root}")
-    assert {k: list(labels(v)) for k, v in splits.items()} == {"train": ["a.jpg", "b.jpg"], "test": ["c.jpg"]}
+    assert {k: list(labels(v)) for k, v in splits.items()} == {
+        "train": ["a.jpg", "b.jpg"],
+        "test": ["c.jpg"],
+    }
     assert found(splits) == {
         "listed images have no annotation": ["test.txt: none"],
         "annotations are in no list of ImageSets/Main, and are left out": ["d.xml", "e.xml"],
@@ -250,26 +280,51 @@ def test_cvat_has_many_shapes(tmp_path):
     (tmp_path / "annotations.xml").write_text(CVAT)
     for spec in (f"cvat:{tmp_path}", f"cvat:{tmp_path / 'annotations.xml'}"):
         splits = open_splits(spec)
-        assert {k: labels(v) for k, v in splits.items()} == {"train": {"1.png": "dog"}, "test": {"2.png": "bird"}}
+        assert {k: labels(v) for k, v in splits.items()} == {
+            "train": {"1.png": "dog"},
+            "test": {"2.png": "bird"},
+        }
     assert found(splits)["annotated images do not exist"] == ["gone.png"]
     crops = open_splits(f"cvat:{tmp_path}?boxes=crop&margin=0")
-    boxes = [(10, 20, 30, 40), (1, 2, 50, 30), (5, 6, 12, 14), (40, 25, 60, 35), (1, 1, 8, 9), (1, 2, 20, 22)]
+    boxes = [
+        (10, 20, 30, 40),
+        (1, 2, 50, 30),
+        (5, 6, 12, 14),
+        (40, 25, 60, 35),
+        (1, 1, 8, 9),
+        (1, 2, 20, 22),
+    ]
     assert crops["train"].boxes.tolist() == [list(box) for box in boxes]
-    assert found(crops)["boxes are empty, or outside of their image"] == ["1.png#3"]  # a point has no inside
+    # a point has no inside
+    assert found(crops)["boxes are empty, or outside of their image"] == ["1.png#3"]
 
 
 def test_coco_places_and_oddities(tmp_path):
     def annotations(*images):
         things = [
             {"id": 1, "image_id": 1, "category_id": 7, "bbox": [10, 20, 30, 30]},
-            {"id": 2, "image_id": 1, "category_id": 3, "bbox": [], "segmentation": [[0, 0, 5, 0, 5, 8]]},
-            {"id": 3, "image_id": 1, "category_id": 3, "segmentation": {"counts": "abc", "size": [60, 100]}},
+            {
+                "id": 2,
+                "image_id": 1,
+                "category_id": 3,
+                "bbox": [],
+                "segmentation": [[0, 0, 5, 0, 5, 8]],
+            },
+            {
+                "id": 3,
+                "image_id": 1,
+                "category_id": 3,
+                "segmentation": {"counts": "abc", "size": [60, 100]},
+            },
             {"id": 4, "image_id": 1, "category_id": 9, "bbox": [1, 1, 2, 2]},
             {"id": 5, "image_id": 99, "category_id": 3, "bbox": [1, 1, 2, 2]},
             {"id": 6, "image_id": 2, "category_id": 3, "bbox": [1.5, 1.5, 2, 2], "iscrowd": 1},
         ]
         known = [{"id": 3, "name": "dog"}, {"id": 7, "name": "cat"}, {"id": 8, "name": "bird"}]
-        listed = [{"id": i, "file_name": name, "width": WIDTH, "height": HEIGHT} for i, name in enumerate(images, 1)]
+        listed = [
+            {"id": i, "file_name": name, "width": WIDTH, "height": HEIGHT}
+            for i, name in enumerate(images, 1)
+        ]
         return json.dumps({"images": listed, "annotations": things, "categories": known})
 
     for place in (
@@ -286,7 +341,9 @@ def test_coco_places_and_oddities(tmp_path):
         file.parent.mkdir(exist_ok=True)
         file.write_text(annotations("a.png", "b.png"))
         splits = open_splits(f"coco:{root}")
-        assert {k: labels(v) for k, v in splits.items()} == {"train": {"a.png": "cat", "b.png": "dog"}}
+        assert {k: labels(v) for k, v in splits.items()} == {
+            "train": {"a.png": "cat", "b.png": "dog"}
+        }
     assert found(splits) == {
         "objects belong to no image": ["instances_train2017.json, image 99"],
         "categories have no object": ["bird"],
@@ -298,15 +355,21 @@ def test_coco_places_and_oddities(tmp_path):
     assert crops.boxes.tolist() == [[10, 20, 40, 50], [0, 0, 5, 8], [1, 1, 4, 4]]
     (root / "annotations" / "instances_train2014.json").write_text(annotations("a.png"))
     with pytest.raises(
-        UserError, match="has two files for train: instances_train2014.json and instances_train2017.json"
+        UserError,
+        match="has two files for train: instances_train2014.json and instances_train2017.json",
     ):
         open_splits(f"coco:{root}")
 
     for split in ("train", "valid"):
         write_image(tmp_path / "roboflow" / split / "a.png")
         write_image(tmp_path / "roboflow" / split / "b.png")
-        (tmp_path / "roboflow" / split / "_annotations.coco.json").write_text(annotations("a.png", "b.png"))
-    assert {k: len(v) for k, v in open_splits(f"coco:{tmp_path / 'roboflow'}").items()} == {"train": 2, "val": 2}
+        (tmp_path / "roboflow" / split / "_annotations.coco.json").write_text(
+            annotations("a.png", "b.png")
+        )
+    assert {k: len(v) for k, v in open_splits(f"coco:{tmp_path / 'roboflow'}").items()} == {
+        "train": 2,
+        "val": 2,
+    }
 
 
 def test_mistakes_are_named(tmp_path):
@@ -354,7 +417,8 @@ def test_mistakes_are_named(tmp_path):
 
 @pytest.mark.parametrize("orientation", range(2, 9))
 def test_boxes_of_a_turned_image(tmp_path, orientation):
-    """As decoded, or as it is stored, which its annotated size tells: the crop shows the same either way."""
+    """As decoded, or as it is stored, which its annotated size tells: the crop shows the same
+    either way."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     for name in ("decoded", "stored"):
@@ -365,31 +429,53 @@ def test_boxes_of_a_turned_image(tmp_path, orientation):
         (whole[..., 0] >= 10) & (whole[..., 0] < 40) & (whole[..., 1] >= 20) & (whole[..., 1] < 30)
     )
     box = (columns.min() + 1, rows.min() + 1, columns.max() + 1, rows.max() + 1)
-    voc(tmp_path / "decoded.xml", "decoded.png", ("a", box), ("b", (1, 1, 9, 9)), size=whole.shape[1::-1])
+    voc(
+        tmp_path / "decoded.xml",
+        "decoded.png",
+        ("a", box),
+        ("b", (1, 1, 9, 9)),
+        size=whole.shape[1::-1],
+    )
     splits = open_splits(f"voc:{tmp_path}?boxes=crop&margin=0")
     decoded, stored = (splits["all"][i]["image"] for i in (0, 2))
     assert decoded.shape[:2] == ((30, 10) if orientation >= 5 else (10, 30))
     if orientation >= 5:  # below, both sizes are the same
         np.testing.assert_array_equal(stored, decoded)
-        assert found(splits) == {"images are annotated as stored, unturned: boxes are turned too": ["stored.png"]}
+        assert found(splits) == {
+            "images are annotated as stored, unturned: boxes are turned too": ["stored.png"]
+        }
 
 
 def test_voc_tells_frames_of_the_same_name_apart(tmp_path):
     for video in ("1", "2", "3"):
         write_image(tmp_path / "images" / video / "0001.png")
-        voc(tmp_path / "annotations" / video / "0001.xml", "0001.png", (f"of {video}", (1, 1, 9, 9)))
+        voc(
+            tmp_path / "annotations" / video / "0001.xml", "0001.png", (f"of {video}", (1, 1, 9, 9))
+        )
     source = open_splits(f"voc:{tmp_path}")["all"]
-    assert [source.name(i).split("/")[-2] for i in range(3)] == ["1", "2", "3"] and source.labels.tolist() == [0, 1, 2]
+    assert [source.name(i).split("/")[-2] for i in range(3)] == [
+        "1",
+        "2",
+        "3",
+    ] and source.labels.tolist() == [0, 1, 2]
 
 
 def test_voc_lists_that_share_images(tmp_path):
-    """Train and val are parts of trainval; whatever else is shared is said, and test is kept clean."""
+    """Train and val are parts of trainval; whatever else is shared is said, and test is kept
+    clean."""
     for name in "abcd":
         write_image(tmp_path / "JPEGImages" / f"{name}.jpg")
-        voc(tmp_path / "Annotations" / f"{name}.xml", f"{name}.jpg", ("xy"[name > "b"], (1, 1, 9, 9)))
+        voc(
+            tmp_path / "Annotations" / f"{name}.xml",
+            f"{name}.jpg",
+            ("xy"[name > "b"], (1, 1, 9, 9)),
+        )
     (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
     for split, names in {"trainval": "abcd", "train": "ab", "val": "bc", "test": "ad"}.items():
         (tmp_path / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names))
     splits = open_splits(f"voc:{tmp_path}")
-    assert {k: "".join(labels(v)) for k, v in splits.items()} == {"val": "b.jpgc.jpg", "test": "a.jpgd.jpg"}
+    assert {k: "".join(labels(v)) for k, v in splits.items()} == {
+        "val": "b.jpgc.jpg",
+        "test": "a.jpgd.jpg",
+    }
     assert found(splits) == {"images are listed in several splits": ["b.xml", "a.xml", "d.xml"]}

@@ -1,4 +1,5 @@
-"""The table of images: what it opens, what it finds odd, and what it refuses, on steel's photographs."""
+"""The table of images: what it opens, what it finds odd, and what it refuses, on steel's
+photographs."""
 
 import csv
 import os
@@ -34,7 +35,9 @@ def write(steel):
     def write(text, name="table.csv", **options):
         data = text if isinstance(text, bytes) else text.encode()
         (steel / name).write_bytes(data)
-        return f"csv:{steel / name}" + ("?" + "&".join(f"{k}={v}" for k, v in options.items()) if options else "")
+        return f"csv:{steel / name}" + (
+            "?" + "&".join(f"{k}={v}" for k, v in options.items()) if options else ""
+        )
 
     return write
 
@@ -97,7 +100,9 @@ def test_separators_marks_names_and_splits(write, delimiter):
 
 def test_the_separator_is_none_that_is_quoted(write):
     splits = open_splits(
-        write(f'path;label;"note, long, of, many"\ncrazing_1.jpg;{"1" * 5000};\nscratches_1.jpg;2;"a,b"\n')
+        write(
+            f'path;label;"note, long, of, many"\ncrazing_1.jpg;{"1" * 5000};\nscratches_1.jpg;2;"a,b"\n'
+        )
     )
     assert splits["all"].classes == ("1" * 5000, "2")  # no number that Python would take
     assert splits["all"].columns == {"note, long, of, many": ("", "a,b")}
@@ -120,8 +125,12 @@ def test_images_of_other_sources(write):
 
 def test_a_table_of_a_table_but_not_of_itself(write, steel):
     inner = write("path,label\ncrazing_1.jpg,a\nscratches_1.jpg,b\n", "inner.csv")
-    outer = open_splits(write(f"source,part,index,label\n{inner},all,1,x\n{inner},all,0,y\n", "outer.csv"))["all"]
-    assert names(outer) == ["scratches_1.jpg", "crazing_1.jpg"] and outer.file(0) == outer.sources[0].file(1)
+    outer = open_splits(
+        write(f"source,part,index,label\n{inner},all,1,x\n{inner},all,0,y\n", "outer.csv")
+    )["all"]
+    assert names(outer) == ["scratches_1.jpg", "crazing_1.jpg"] and outer.file(0) == outer.sources[
+        0
+    ].file(1)
     for name, other in (("one.csv", "two.csv"), ("two.csv", "one.csv")):
         last = write(f"source,part,index,label\ncsv:{steel / other},all,0,a\n", name)
     with pytest.raises(UserError, match="names images of itself"):
@@ -141,8 +150,14 @@ def test_annotators_vote(write):
     )
     source = splits["all"]
     labels = [source.classes[label] for label in source.labels]
-    expected = {"crazing_1.jpg": "crazing", "scratches_1.jpg": "scratches", "inclusion_1.jpg": "inclusion"}
-    assert dict(zip(names(source), labels, strict=True)) == expected | {"scratches_2.jpg": "crazing"}
+    expected = {
+        "crazing_1.jpg": "crazing",
+        "scratches_1.jpg": "scratches",
+        "inclusion_1.jpg": "inclusion",
+    }
+    assert dict(zip(names(source), labels, strict=True)) == expected | {
+        "scratches_2.jpg": "crazing"
+    }
     kinds = found(splits)
     assert [PurePath(f.name).name for f in kinds["images divide their annotators evenly"]] == [
         "scratches_1.jpg",
@@ -182,14 +197,21 @@ def test_everything_odd_is_said(write, steel):
     kinds = found(splits)
     table = str(steel / "table.csv")
     lost = {
-        kind: [str(f).replace(table, "table").replace(f"{steel}/", "") for f in some] for kind, some in kinds.items()
+        kind: [str(f).replace(table, "table").replace(f"{steel}/", "") for f in some]
+        for kind, some in kinds.items()
     }
     assert lost == {
         "labels had blanks at their ends, which are taken away": ["' Crazing ': 1 times"],
         "rows name no image": ["table, line 7"],
         "rows have no label": ["table, line 8"],
-        "files named in the table do not exist": ["none.jpg: table, line 5", "deep/none.jpg: table, line 6"],
-        "rows repeat an image": ["table, line 10: as table, line 9", "table, line 12: as table, line 11"],
+        "files named in the table do not exist": [
+            "none.jpg: table, line 5",
+            "deep/none.jpg: table, line 6",
+        ],
+        "rows repeat an image": [
+            "table, line 10: as table, line 9",
+            "table, line 12: as table, line 11",
+        ],
         "images are in several splits": ["scratches_2.jpg: train, test: kept in test"],
         "images have several labels": ["scratches_3.jpg: 'scratches', 'crazing'"],
         "classes are spelled in several ways, and stay apart": [
@@ -243,7 +265,9 @@ def test_the_trainer_divides_it(write):
     from vision.config import default
 
     rows = "".join(
-        f"{defect}_{i}.jpg,{defect}\n" for defect in ("crazing", "scratches", "inclusion") for i in range(1, 5)
+        f"{defect}_{i}.jpg,{defect}\n"
+        for defect in ("crazing", "scratches", "inclusion")
+        for i in range(1, 5)
     )
     c = default()
     c.data.source = write("path,label\n" + rows + "none.jpg,crazing\n")

@@ -10,7 +10,8 @@ from vision.data.sources import open_splits
 
 FOLDER = Path(__file__).parent / "datumaro"
 COLORS = {"cat": (220, 30, 30), "dog": (30, 200, 30), "hot dog": (30, 30, 220)}
-LISTED = {"voc": "JPEGImages", "cvat": "images", "coco": "images"}  # the folder that an image's own name begins below
+# the folder that an image's own name begins below
+LISTED = {"voc": "JPEGImages", "cvat": "images", "coco": "images"}
 
 
 def read_back(folder, form, boxes):
@@ -18,7 +19,9 @@ def read_back(folder, form, boxes):
     read = {}
     for split, source in open_splits(f"{form}:{folder / form}?boxes={boxes}&margin=0").items():
         for i in range(len(source)):
-            path = PurePath(source.name(i).partition("#")[0]).relative_to(folder / form / LISTED[form])
+            path = PurePath(source.name(i).partition("#")[0]).relative_to(
+                folder / form / LISTED[form]
+            )
             name = str(path.relative_to(split) if form == "coco" else path)
             box = tuple(int(side) for side in source.boxes[i]) if boxes == "crop" else None
             label = source.classes[source.labels[i]]
@@ -27,10 +30,12 @@ def read_back(folder, form, boxes):
 
 
 def check(folder):
-    """Compares all three forms under a folder with the expected.json that was written beside them."""
+    """Compares all three forms under a folder with the expected.json that was written beside
+    them."""
     expected = json.loads((folder / "expected.json").read_text())
     for form in LISTED:
-        main, crops = read_back(folder, form, "main"), read_back(folder, form, "crop")
+        main = read_back(folder, form, "main")
+        crops = read_back(folder, form, "crop")
         assert main.keys() == crops.keys() == expected.keys()
         for split, images in expected.items():
             assert main[split].keys() == crops[split].keys() == images.keys()
@@ -38,7 +43,9 @@ def check(folder):
                 label, _ = max(objects, key=lambda thing: thing[1][2] * thing[1][3])
                 assert main[split][name] == [(label, None)]
                 more = 1 if form == "voc" else 0  # datumaro counts from 0, VOC from 1
-                boxes = [(label, (x - more, y - more, x + w, y + h)) for label, (x, y, w, h) in objects]
+                boxes = [
+                    (label, (x - more, y - more, x + w, y + h)) for label, (x, y, w, h) in objects
+                ]
                 assert crops[split][name] == boxes
 
 
@@ -53,7 +60,9 @@ def test_crops_show_their_class(form):
         for i in range(len(source)):
             image = source[i]["image"].astype(int)
             height, width = image.shape[:2]
-            middle = image[height // 2 - 1 : height // 2 + 2, width // 2 - 1 : width // 2 + 2].mean((0, 1))
+            middle = image[height // 2 - 1 : height // 2 + 2, width // 2 - 1 : width // 2 + 2].mean(
+                (0, 1)
+            )
             assert np.abs(middle - COLORS[source.classes[source.labels[i]]]).max() < 25
             assert source.file(i) is None
     kinds = {finding.kind for finding in source.findings}

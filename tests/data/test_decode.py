@@ -1,4 +1,5 @@
-"""Decoding against PIL, over formats, modes and damage; resizing against PIL; random crops by their geometry."""
+"""Decoding against PIL, over formats, modes and damage; resizing against PIL; random crops by their
+geometry."""
 
 import contextlib
 import io
@@ -16,7 +17,8 @@ from vision.data.decode import UnreadableImage, decode, resize_crop, to_channels
 
 SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "imagenet_samples.tar"
 RNG = np.random.RandomState(0)
-COLOR = np.kron(RNG.randint(0, 256, (6, 5, 3)), np.ones((4, 4, 1))).astype(np.uint8)  # 24 x 20, in blocks
+# 24 x 20, in blocks
+COLOR = np.kron(RNG.randint(0, 256, (6, 5, 3)), np.ones((4, 4, 1))).astype(np.uint8)
 
 
 def _bytes(image, form, **options):
@@ -35,7 +37,9 @@ def photos():
 
 def test_real_photographs_equal_pil(photos):
     for data in photos:
-        np.testing.assert_array_equal(decode(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+        np.testing.assert_array_equal(
+            decode(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        )
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF"])
@@ -56,15 +60,21 @@ def test_variants_of_jpeg():
         _bytes(image.convert("CMYK"), "JPEG"),
         _bytes(image, "JPEG")[:-2] + b"\0" * 99 + b"\xff\xd9",  # harmless bytes between segments
     ):
-        np.testing.assert_array_equal(decode(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+        np.testing.assert_array_equal(
+            decode(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        )
 
 
 def test_palette_bits_and_transparency():
     image = Image.fromarray(COLOR)
     palette = image.quantize(8)
-    np.testing.assert_array_equal(decode(_bytes(palette, "PNG")), np.asarray(palette.convert("RGB")))
+    np.testing.assert_array_equal(
+        decode(_bytes(palette, "PNG")), np.asarray(palette.convert("RGB"))
+    )
     bits = Image.fromarray(COLOR[..., 0] > 127)
-    np.testing.assert_array_equal(decode(_bytes(bits, "PNG"))[..., 0], np.where(COLOR[..., 0] > 127, 255, 0))
+    np.testing.assert_array_equal(
+        decode(_bytes(bits, "PNG"))[..., 0], np.where(COLOR[..., 0] > 127, 255, 0)
+    )
 
     alpha = RNG.randint(0, 256, (24, 20, 1)).astype(np.uint8)
     over_white = COLOR * (alpha / 255) + 255 * (1 - alpha / 255)
@@ -79,7 +89,9 @@ def test_palette_bits_and_transparency():
 def test_sixteen_bits_keep_the_upper_eight():
     deep = RNG.randint(0, 65536, (24, 20)).astype(np.uint16)
     for form in ("PNG", "TIFF"):
-        np.testing.assert_array_equal(decode(_bytes(Image.fromarray(deep), form))[..., 0], deep >> 8)
+        np.testing.assert_array_equal(
+            decode(_bytes(Image.fromarray(deep), form))[..., 0], deep >> 8
+        )
     with pytest.raises(UnreadableImage, match="32-bit"):
         decode(_bytes(Image.fromarray(deep.astype(np.float32)), "TIFF"))
 
@@ -111,7 +123,8 @@ def test_animation_gives_its_first_frame():
 
 
 def test_channels():
-    color, gray = _bytes(Image.fromarray(COLOR), "PNG"), _bytes(Image.fromarray(COLOR[..., 0]), "PNG")
+    color = _bytes(Image.fromarray(COLOR), "PNG")
+    gray = _bytes(Image.fromarray(COLOR[..., 0]), "PNG")
     assert decode(color, 3).shape == (24, 20, 3)
     np.testing.assert_array_equal(decode(gray, 3), np.repeat(COLOR[..., :1], 3, -1))
     luma = COLOR @ np.array([0.299, 0.587, 0.114])
@@ -129,7 +142,11 @@ def test_damaged_files(form, tmp_path):
         assert error.value.name == "x.img" and error.value.reason
     path = tmp_path / "empty.jpg"
     path.write_bytes(b"")
-    for broken, reason in ((path, "empty file"), (b"hello", "no image"), (tmp_path / "none.jpg", "No such file")):
+    for broken, reason in (
+        (path, "empty file"),
+        (b"hello", "no image"),
+        (tmp_path / "none.jpg", "No such file"),
+    ):
         with pytest.raises(UnreadableImage, match=reason):
             decode(broken)
 
@@ -137,10 +154,12 @@ def test_damaged_files(form, tmp_path):
 def test_opencv_gets_no_png_that_it_would_make_room_for(monkeypatch):
     """It takes 2 GB where a chunk claims to hold them, and believes the last of two sizes."""
     good = _bytes(Image.fromarray(COLOR), "PNG")
-    at, header = good.index(b"IDAT") - 4, good[8:33]
+    at = good.index(b"IDAT") - 4
+    header = good[8:33]
     larger = header[:8] + 2 * (4000).to_bytes(4, "big") + header[16:]
     seen = []
-    monkeypatch.setattr(cv2, "imdecode", lambda data, _: seen.append(bytes(data)))  # None: PIL has to decide
+    # None: PIL has to decide
+    monkeypatch.setattr(cv2, "imdecode", lambda data, _: seen.append(bytes(data)))
     for bad in (good[:at] + b"\x7f\xff\xff\xff" + good[at + 4 :], good[:33] + larger + good[33:]):
         with contextlib.suppress(UnreadableImage):
             decode(bad)
@@ -158,11 +177,16 @@ def test_corrupt_png_is_noticed():
 
 def test_decompression_bombs_are_refused():
     def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     png = (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 99))
+        + chunk(b"IEND", b"")
     )
     jpeg = bytearray(_bytes(Image.fromarray(COLOR), "JPEG"))
     frame = jpeg.index(b"\xff\xc0")
@@ -178,7 +202,8 @@ def test_resize_crop_equals_pil(photos):
         image = decode(data)
         height, width = image.shape[:2]
         new = tuple(128 * side // min(height, width) for side in (width, height))
-        left, top = round((new[0] - 96) / 2), round((new[1] - 96) / 2)
+        left = round((new[0] - 96) / 2)
+        top = round((new[1] - 96) / 2)
 
         def pil(filter, new=new, corner=(left, top), image=image):
             resized = Image.fromarray(image).resize(new, filter)
@@ -186,7 +211,8 @@ def test_resize_crop_equals_pil(photos):
 
         result = resize_crop(image, 96, 0.75)
         assert result.shape == (96, 96, 3) and result.dtype == np.uint8
-        assert np.abs(result - pil(Image.Resampling.BOX)).mean() < 3  # another handling of pixels cut by a border
+        # another handling of pixels cut by a border
+        assert np.abs(result - pil(Image.Resampling.BOX)).mean() < 3
         for name in ("bilinear", "bicubic"):
             same = resize_crop(image, 96, 0.75, interpolation=name)
             np.testing.assert_array_equal(same, pil(Image.Resampling[name.upper()]))
@@ -211,7 +237,9 @@ def test_random_crop_has_the_area_and_the_ratio_asked_for():
     rows, columns = np.mgrid[:200, :250]
     image = np.stack([columns, rows, rows], -1).astype(np.uint8)
     rng = np.random.default_rng(0)
-    areas, ratios, corners = [], [], []
+    areas = []
+    ratios = []
+    corners = []
     for _ in range(300):
         crop = resize_crop(image, 24, rng=rng, area=(0.2, 0.5)).astype(float)
         assert crop.shape == (24, 24, 3)
@@ -220,9 +248,13 @@ def test_random_crop_has_the_area_and_the_ratio_asked_for():
         areas.append(width * height / 50_000)
         ratios.append(width / height)
         corners.append((crop[0, 0, 0], crop[0, 0, 1]))
-    assert 0.18 < min(areas) < 0.23 and 0.46 < max(areas) < 0.52 and abs(np.mean(areas) - 0.35) < 0.015
+    assert (
+        0.18 < min(areas) < 0.23 and 0.46 < max(areas) < 0.52 and abs(np.mean(areas) - 0.35) < 0.015
+    )
     assert 0.72 < min(ratios) < 0.80 and 1.25 < max(ratios) < 1.38
     assert np.std(corners, axis=0).min() > 20
     again = resize_crop(image, 24, rng=np.random.default_rng(5), area=(0.2, 0.5))
-    np.testing.assert_array_equal(again, resize_crop(image, 24, rng=np.random.default_rng(5), area=(0.2, 0.5)))
+    np.testing.assert_array_equal(
+        again, resize_crop(image, 24, rng=np.random.default_rng(5), area=(0.2, 0.5))
+    )
     assert resize_crop(COLOR[:1], 8, rng=rng, area=(0.9, 1.0)).shape == (8, 8, 3)

@@ -27,7 +27,10 @@ def config(source, **changes):
 
 
 def test_a_class_that_train_has_not(tmp_path):
-    write_images(tmp_path, {"train/cat": 8, "train/dog": 8, "test/cat": 2, "test/owl": 3, "val/cat": 1, "val/emu": 1})
+    write_images(
+        tmp_path,
+        {"train/cat": 8, "train/dog": 8, "test/cat": 2, "test/owl": 3, "val/cat": 1, "val/emu": 1},
+    )
     splits, findings = named_splits(config(f"folder:{tmp_path}").data, 0)
     assert splits["train"].classes == ("cat", "dog", "emu", "owl")  # the head has a place for each
     assert [str(finding) for finding in findings] == ["emu: 1 images", "owl: 3 images"]
@@ -45,7 +48,9 @@ def test_what_was_lost_counts_as_unreadable(tmp_path):
     (tmp_path / "t.csv").write_text("\n".join(["path,label", *rows, "dog/gone.png,dog"]) + "\n")
     c = config(f"csv:{tmp_path / 't.csv'}", max_unreadable=0.1)
     data = open_data(c, parallel.make_mesh(1))
-    assert [str(tmp_path / "dog/gone.png")] == list(data.unreadable) and sum(map(len, data.loaders.values())) == 20
+    assert [str(tmp_path / "dog/gone.png")] == list(data.unreadable) and sum(
+        map(len, data.loaders.values())
+    ) == 20
     assert summarize(data.findings)[0].startswith("1 files named in the table do not exist: ")
     c.data.max_unreadable = 0.01
     with pytest.raises(UserError, match="gone.png"):
@@ -56,4 +61,7 @@ def test_many_findings_of_a_kind_are_one_line():
     findings = [Finding("boxes are empty", f"{i}.xml") for i in range(1234)] + [
         Finding("files are missing", "a", "gone")
     ]
-    assert summarize(findings) == ["1,234 boxes are empty: 0.xml, 1.xml, 2.xml, ...", "1 files are missing: a: gone"]
+    assert summarize(findings) == [
+        "1,234 boxes are empty: 0.xml, 1.xml, 2.xml, ...",
+        "1 files are missing: a: gone",
+    ]

@@ -1,4 +1,5 @@
-"""A folder with a photograph in every form that cameras, scanners and web pages write, read back from all."""
+"""A folder with a photograph in every form that cameras, scanners and web pages write, read back
+from all."""
 
 import io
 import tarfile
@@ -10,7 +11,8 @@ from PIL import Image
 from vision.data.decode import UnreadableImage, decode, read_header, read_size
 from vision.data.sources import open_splits
 
-LOSSY = {"jpeg", "progressive", "cmyk", "turned", "webp", "gif", "palette"}  # how far off their pixels may be: 12
+# how far off their pixels may be: 12
+LOSSY = {"jpeg", "progressive", "cmyk", "turned", "webp", "gif", "palette"}
 GRAY = {"gray", "deep_png", "deep_tiff", "bits"}
 
 
@@ -36,7 +38,10 @@ def folder(photo, tmp_path_factory):
     frames = {"save_all": True, "append_images": [Image.new("RGB", photo.size)] * 2, "duration": 50}
     files = {
         "color/jpeg.JPG": (photo, {"quality": 95, "subsampling": 0}),
-        "color/deep/progressive.jpeg": (photo, {"quality": 95, "subsampling": 0, "progressive": True}),
+        "color/deep/progressive.jpeg": (
+            photo,
+            {"quality": 95, "subsampling": 0, "progressive": True},
+        ),
         "color/deep/er/cmyk.jpg": (photo.convert("CMYK"), {"quality": 95}),
         "color/turned.jpg": (
             photo.transpose(Image.Transpose.ROTATE_90),
@@ -64,7 +69,8 @@ def test_every_format_is_read(folder, photo):
     assert len(source) == 14 and source.classes == ("color", "gray") and not source.findings
     luma = np.asarray(photo.convert("L")).astype(float)[..., None]
     for i in range(len(source)):
-        image, name = source[i]["image"], source.name(i).rpartition("/")[2].partition(".")[0]
+        image = source[i]["image"]
+        name = source.name(i).rpartition("/")[2].partition(".")[0]
         truth = luma if name in GRAY else np.asarray(photo).astype(float)
         assert image.dtype == np.uint8 and image.shape == truth.shape, name
         assert read_size(source.name(i)) == (160, 120), name
@@ -75,7 +81,8 @@ def test_every_format_is_read(folder, photo):
 
 
 def test_a_turned_picture_has_the_size_that_its_header_promises(tmp_path, photo):
-    """PIL has turned the size of a TIFF already; XMP may tell the orientation where there is no EXIF."""
+    """PIL has turned the size of a TIFF already; XMP may tell the orientation where there is no
+    EXIF."""
     exif = Image.Exif()
     exif[0x0112] = 6
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'

@@ -1,4 +1,5 @@
-"""Packs: the same pixels and batches as from the source, whatever happens while they are written."""
+"""Packs: the same pixels and batches as from the source, whatever happens while they are
+written."""
 
 import io
 import os
@@ -52,7 +53,9 @@ def pack_of(spec, out, **options):
 
 def contents(folder):
     """Returns {name: bytes} of a pack's files, but for the manifest, which has a date."""
-    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != "manifest.json"}
+    return {
+        file.name: file.read_bytes() for file in folder.iterdir() if file.name != "manifest.json"
+    }
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +66,8 @@ def steel_pack(steel, tmp_path_factory):
 
 
 def test_files_go_in_as_they_are(steel, steel_pack):
-    theirs, ours = open_splits(f"folder:{steel}")["all"], open_splits(f"packed:{steel_pack}")["all"]
+    theirs = open_splits(f"folder:{steel}")["all"]
+    ours = open_splits(f"packed:{steel_pack}")["all"]
     assert len(list(steel_pack.glob("all-*-of-00004.array_record"))) == 4
     assert (ours.classes, ours.encoded, ours.findings) == (theirs.classes, True, ())
     assert ours.labels.dtype == np.int32 and np.array_equal(ours.labels, theirs.labels)
@@ -81,12 +85,20 @@ def test_a_run_sees_the_same_batches(steel, steel_pack):
     found = []
     for spec in (f"folder:{steel}", f"packed:{steel_pack}"):
         c = default()
-        c.data.source, c.data.image_size, c.data.random_crop_area, c.data.workers = spec, 64, (0.3, 1.0), 0
+        c.data.source = spec
+        c.data.image_size = 64
+        c.data.random_crop_area = (0.3, 1.0)
+        c.data.workers = 0
         data = open_data(c, parallel.make_mesh(1))
         loader = data.loaders["train"]
         batches = loader.train_batches([(step, 1) for step in range(4)], 32)
-        found.append([{key: np.asarray(value) for key, value in batch.items()} for batch in batches])
-        found[-1] += [[loader.names(step, 32) for step in range(4)], [len(loader) for loader in data.loaders.values()]]
+        found.append(
+            [{key: np.asarray(value) for key, value in batch.items()} for batch in batches]
+        )
+        found[-1] += [
+            [loader.names(step, 32) for step in range(4)],
+            [len(loader) for loader in data.loaders.values()],
+        ]
     for theirs, ours in zip(*found, strict=True):
         np.testing.assert_equal(ours, theirs)
 
@@ -98,7 +110,9 @@ def test_images_that_are_no_files_become_png(tmp_path):
     assert manifest["parts"]["all"]["class_counts"] == np.bincount(theirs.labels).tolist()
     assert (len(ours), ours.name(17), ours.file(17)[1:4]) == (1797, "digits[17]", b"PNG")
     for index in range(0, 1797, 10):
-        assert np.array_equal(ours[index]["image"], theirs[index]["image"]) and ours[index]["image"].shape == (8, 8, 1)
+        assert np.array_equal(ours[index]["image"], theirs[index]["image"]) and ours[index][
+            "image"
+        ].shape == (8, 8, 1)
 
 
 def test_opening_reads_no_record(steel_pack, monkeypatch):
@@ -113,7 +127,9 @@ def test_any_number_of_processes_writes_the_same_bits(steel, steel_pack, tmp_pat
 
 @pytest.mark.parametrize("moment", range(6))
 def test_stopped_at_any_moment_it_goes_on(steel, steel_pack, tmp_path, monkeypatch, moment):
-    out, calls, replace = tmp_path / "out", [], os.replace
+    out = tmp_path / "out"
+    calls = []
+    replace = os.replace
 
     def stop(*paths):
         calls.append(paths)
@@ -149,13 +165,19 @@ def test_killed_it_leaves_no_process_and_goes_on(steel, steel_pack, tmp_path):
         "p._write_json = kill\n"
         f"m.main(['pack', 'folder:{steel}', '{tmp_path}/out', '--shard-mib=1', '--workers=2'])\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    *workers, imported = done.stdout.split(maxsplit=2)  # the pipe is read to its end, so they are gone
+    # the pipe is read to its end, so they are gone
+    *workers, imported = done.stdout.split(maxsplit=2)
     assert len(workers) == 2 and imported.strip() == "set()"
     commands = [Path(f"/proc/{pid}/cmdline") for pid in workers]
-    assert not [file for file in commands if file.exists() and file.read_text()]  # a dead one's is empty
-    cli.run(command.main, ["pack", f"folder:{steel}", f"{tmp_path}/out", "--shard-mib=1", "--workers=1"])
+    # a dead one's is empty
+    assert not [file for file in commands if file.exists() and file.read_text()]
+    cli.run(
+        command.main, ["pack", f"folder:{steel}", f"{tmp_path}/out", "--shard-mib=1", "--workers=1"]
+    )
     assert contents(tmp_path / "out") == contents(steel_pack)
 
 
@@ -177,8 +199,13 @@ def test_a_damaged_file_is_found_and_mended(steel, tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         cli.run(command.main, ["verify", str(out)])
     said = capsys.readouterr()
-    assert ended.value.code == 1 and f"{shard} is damaged" in said.out and "1 of 5 files are wrong" in said.err
-    source, bad = open_splits(f"packed:{out}")["all"], []
+    assert (
+        ended.value.code == 1
+        and f"{shard} is damaged" in said.out
+        and "1 of 5 files are wrong" in said.err
+    )
+    source = open_splits(f"packed:{out}")["all"]
+    bad = []
     for index in range(len(source)):
         try:
             source[index]
@@ -202,15 +229,19 @@ def test_unreadable_images_are_left_out_and_named(steel, tmp_path):
         (tmp_path / "photos" / f"c{i % 2}" / f"{i:02}.jpg").write_bytes(photo.read_bytes())
     (tmp_path / "photos/c0/20.jpg").write_bytes(photos[0].read_bytes()[:5000])
     (tmp_path / "photos/c1/33.jpg").write_bytes(b"")
-    spec, out = f"folder:{tmp_path}/photos", tmp_path / "out"
-    with pytest.raises(UserError, match=r"1 of 80 images so far.*--max-unreadable=0.01.*\n.*20.jpg"):
+    spec = f"folder:{tmp_path}/photos"
+    out = tmp_path / "out"
+    with pytest.raises(
+        UserError, match=r"1 of 80 images so far.*--max-unreadable=0.01.*\n.*20.jpg"
+    ):
         pack_of(spec, out)
     manifest = pack_of(spec, out, max_unreadable=0.05)
     named = {image["name"]: image["reason"] for image in manifest["unreadable"]}
     assert named == {f"{tmp_path}/photos/c0/20.jpg": named[f"{tmp_path}/photos/c0/20.jpg"]} | {
         f"{tmp_path}/photos/c1/33.jpg": "empty file"
     }
-    ours, theirs = open_splits(f"packed:{out}")["all"], open_splits(spec)["all"]
+    ours = open_splits(f"packed:{out}")["all"]
+    theirs = open_splits(spec)["all"]
     kept = [i for i in range(80) if theirs.name(i) not in named]
     assert [ours.name(i) for i in range(78)] == [theirs.name(i) for i in kept]
     assert np.array_equal(ours.labels, theirs.labels[kept])
@@ -229,11 +260,22 @@ def test_larger_images_shrink(tmp_path):
         pixels = random.randint(0, 256, shape).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / name, form)
     pack_of(f"folder:{tmp_path}", tmp_path / "out", options=Options(shorter_side=40, quality=90))
-    ours, theirs = open_splits(f"packed:{tmp_path}/out")["all"], open_splits(f"folder:{tmp_path}")["all"]
+    ours = open_splits(f"packed:{tmp_path}/out")["all"]
+    theirs = open_splits(f"folder:{tmp_path}")["all"]
     shapes = {Path(ours.name(i)).name: ours[i]["image"].shape for i in range(4)}
-    expected = {"large.jpg": (53, 40, 3), "small.jpg": (30, 60, 3), "gray.jpg": (40, 100, 1), "large.png": (81, 40, 3)}
+    expected = {
+        "large.jpg": (53, 40, 3),
+        "small.jpg": (30, 60, 3),
+        "gray.jpg": (40, 100, 1),
+        "large.png": (81, 40, 3),
+    }
     assert shapes == expected
-    assert [Image.open(io.BytesIO(ours.file(i))).format for i in range(4)] == ["JPEG", "JPEG", "JPEG", "PNG"]
+    assert [Image.open(io.BytesIO(ours.file(i))).format for i in range(4)] == [
+        "JPEG",
+        "JPEG",
+        "JPEG",
+        "PNG",
+    ]
     assert ours.file(1) == theirs.file(1)
     for index in (0, 2, 3):  # halves and the like: the mean stays
         assert abs(ours[index]["image"].mean() - theirs[index]["image"].mean()) < 2
@@ -249,7 +291,10 @@ def test_changes_pack_the_three_splits(tmp_path):
     ours, _ = named_splits(c.data, c.seed)
     for name in ("train", "val", "test"):
         assert np.array_equal(ours[name].labels, theirs[name].labels)
-        assert ours[name].name(5) == theirs[name].name(5) and ours[name][5]["label"] == theirs[name][5]["label"]
+        assert (
+            ours[name].name(5) == theirs[name].name(5)
+            and ours[name][5]["label"] == theirs[name][5]["label"]
+        )
     assert manifest["request"]["source"] == spec
 
 
@@ -266,7 +311,9 @@ def test_what_is_there_is_never_lost(steel, steel_pack, tmp_path, monkeypatch):
         pack_of(spec, tmp_path / "notes.txt")
     with packing._locked(tmp_path / "busy"), pytest.raises(UserError, match="another process"):
         pack_of(spec, tmp_path / "busy")
-    monkeypatch.setattr(packing, "record_writer", lambda path: (_ for _ in ()).throw(OSError("No space left")))
+    monkeypatch.setattr(
+        packing, "record_writer", lambda path: (_ for _ in ()).throw(OSError("No space left"))
+    )
     with pytest.raises(RunError, match="stopped, and the same command goes on: No space left"):
         pack_of(spec, tmp_path / "full")
 
@@ -276,7 +323,11 @@ def test_packs_that_are_none(tmp_path):
         open_splits(f"packed:{tmp_path}/none")
     with pytest.raises(UserError, match="has no manifest.json"):
         open_splits(f"packed:{tmp_path}")
-    for text, message in (("{", "no manifest of a pack"), ("[]", "no manifest"), ('{"format": 9}', "of format 9")):
+    for text, message in (
+        ("{", "no manifest of a pack"),
+        ("[]", "no manifest"),
+        ('{"format": 9}', "of format 9"),
+    ):
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(UserError, match=message):
             open_splits(f"packed:{tmp_path}")
@@ -285,7 +336,11 @@ def test_packs_that_are_none(tmp_path):
 def test_info_says_what_a_source_holds(steel_pack, tmp_path, capsys):
     cli.run(command.main, ["info", "digits?imbalance=10"])
     said = capsys.readouterr().out
-    for part in ("10 classes\nclass     train       val      test\n0", "imbalance: 10", "8 x 8 px, gray"):
+    for part in (
+        "10 classes\nclass     train       val      test\n0",
+        "imbalance: 10",
+        "8 x 8 px, gray",
+    ):
         assert part in said
     cli.run(command.main, ["info", f"packed:{steel_pack}"])
     said = capsys.readouterr().out

@@ -1,4 +1,5 @@
-"""Feeds: on the device and loaded, they give the same batches, whatever the workers and whatever is unreadable."""
+"""Feeds: on the device and loaded, they give the same batches, whatever the workers and whatever is
+unreadable."""
 
 import json
 import os
@@ -27,7 +28,8 @@ def write_images(root, height=8, width=8):
             folder = root / split / f"class{label}"
             folder.mkdir(parents=True)
             for i in range(count):
-                image = np.full((height, width, 3), (s, label, i), np.uint8)  # cv2's order: blue, green, red
+                # cv2's order: blue, green, red
+                image = np.full((height, width, 3), (s, label, i), np.uint8)
                 cv2.imwrite(str(folder / f"{i:02}.png"), image)
 
 
@@ -58,7 +60,11 @@ def pixels(loader, batch):
     mask = np.asarray(batch["mask"]) if "mask" in batch else None
     if "image" not in batch:
         index = np.asarray(batch["index"])
-        return np.asarray(loader.data["image"])[index], np.asarray(loader.data["label"])[index], mask
+        return (
+            np.asarray(loader.data["image"])[index],
+            np.asarray(loader.data["label"])[index],
+            mask,
+        )
     return np.asarray(batch["image"]), np.asarray(batch["label"]), mask
 
 
@@ -84,9 +90,15 @@ def test_both_feeds_give_the_same(whole_folder, workers):
     """Grain's workers start here although pytest has parsed no absl flags."""
     resident = open_folder(whole_folder)
     loaded = open_folder(whole_folder, resident_gib=0.0, workers=workers)
-    assert isinstance(resident.loaders["train"], DeviceLoader) and isinstance(loaded.loaders["train"], WorkerLoader)
-    assert resident.classes == loaded.classes and (resident.class_counts == loaded.class_counts).all()
-    assert (resident.image_size, resident.channels) == (loaded.image_size, loaded.channels) == (8, 3)
+    assert isinstance(resident.loaders["train"], DeviceLoader) and isinstance(
+        loaded.loaders["train"], WorkerLoader
+    )
+    assert (
+        resident.classes == loaded.classes and (resident.class_counts == loaded.class_counts).all()
+    )
+    assert (
+        (resident.image_size, resident.channels) == (loaded.image_size, loaded.channels) == (8, 3)
+    )
     steps = 2 if workers else 12  # 12 steps of 8 are more than two epochs of 42
     whole = train(resident.loaders["train"], 0, 12)
     assert_same(whole[:steps], train(loaded.loaders["train"], 0, steps))
@@ -94,8 +106,13 @@ def test_both_feeds_give_the_same(whole_folder, workers):
         assert_same(whole[5:7], train(loader, 5, 2))  # as after a resume
         assert loader.names(5, 8) == resident.loaders["train"].names(5, 8)
     for _ in range(2):  # a second evaluation is as the first
-        ours, theirs = ([pixels(d.loaders["val"], b) for b in d.loaders["val"].eval_batches(8)] for d in (resident, loaded))
-        for (images, labels, mask), (other_images, other_labels, other_mask) in zip(ours, theirs, strict=True):
+        ours, theirs = (
+            [pixels(d.loaders["val"], b) for b in d.loaders["val"].eval_batches(8)]
+            for d in (resident, loaded)
+        )
+        for (images, labels, mask), (other_images, other_labels, other_mask) in zip(
+            ours, theirs, strict=True
+        ):
             np.testing.assert_array_equal(mask, other_mask)
             np.testing.assert_array_equal(images[mask], other_images[mask])
             np.testing.assert_array_equal(labels[mask], other_labels[mask])
@@ -112,7 +129,9 @@ def test_an_epoch_has_every_image_once_with_its_label(whole_folder, resident_gib
     assert sorted(seen[:42]) == sorted(seen[42:]) == expected
     assert seen[:42] != seen[42:]
     names = [name for step in range(21) for name in loader.names(step, 4)]
-    assert [f"class{label}/{i:02}.png" for i, label in seen] == [name[-len("class0/00.png") :] for name in names]
+    assert [f"class{label}/{i:02}.png" for i, label in seen] == [
+        name[-len("class0/00.png") :] for name in names
+    ]
 
 
 @pytest.mark.parametrize("resident_gib", [0.0, 2.0])
@@ -122,7 +141,11 @@ def test_evaluation_has_every_image_once(whole_folder, resident_gib, batch_size)
     seen = []
     for batch in loader.eval_batches(batch_size):
         images, labels, mask = pixels(loader, batch)
-        assert images.shape == (batch_size, 8, 8, 3) and mask.dtype == bool and labels.dtype == np.int32
+        assert (
+            images.shape == (batch_size, 8, 8, 3)
+            and mask.dtype == bool
+            and labels.dtype == np.int32
+        )
         seen += identify(images[mask])
         assert [label for _, label in identify(images[mask])] == labels[mask].tolist()
     assert seen == [(i, label) for label in range(2) for i in range(11)]
@@ -138,7 +161,9 @@ def test_evaluations_do_not_disturb_one_another(whole_folder):
 
 
 def test_sharded_over_devices(whole_folder):
-    one, eight = (open_folder(whole_folder, devices, resident_gib=0.0).loaders["train"] for devices in (1, 8))
+    one, eight = (
+        open_folder(whole_folder, devices, resident_gib=0.0).loaders["train"] for devices in (1, 8)
+    )
     assert_same(train(one, 0, 2, 16), train(eight, 0, 2, 16))
     batch = next(eight.train_batches([(0, 1)], 16))
     assert {k: (v.shape, v.dtype, v.sharding) for k, v in batch.items()} == {
@@ -149,7 +174,9 @@ def test_sharded_over_devices(whole_folder):
 
 def break_some(folder):
     """Three unreadable images: two neighbors and the last of train. Returns their names."""
-    names = [folder / "train" / "class0" / f for f in ("03.png", "04.png")] + [folder / "train" / "class1" / "20.png"]
+    names = [folder / "train" / "class0" / f for f in ("03.png", "04.png")] + [
+        folder / "train" / "class1" / "20.png"
+    ]
     names[0].write_bytes(b"")
     names[1].write_bytes(names[1].read_bytes()[:30])
     names[2].write_text("no image")
@@ -157,7 +184,8 @@ def break_some(folder):
 
 
 def test_few_unreadable_images_are_skipped_and_named(folder):
-    """In both loaders alike: another image stands in for it in training, and evaluation leaves it out."""
+    """In both loaders alike: another image stands in for it in training, and evaluation leaves it
+    out."""
     names = break_some(folder)
     broken = folder / "val" / "class1" / "10.png"
     broken.write_bytes(b"")
@@ -180,8 +208,18 @@ def test_few_unreadable_images_are_skipped_and_named(folder):
 @pytest.mark.parametrize("resident_gib", [0.0, 2.0])
 def test_many_unreadable_images_are_an_error_that_lists_them(folder, resident_gib):
     names = break_some(folder)
-    with pytest.raises(UserError, match="3 of 74 images are unreadable, more than data.max_unreadable = 0.03") as error:
-        list(train(open_folder(folder, resident_gib=resident_gib, max_unreadable=0.03).loaders["train"], 0, 6))
+    with pytest.raises(
+        UserError, match="3 of 74 images are unreadable, more than data.max_unreadable = 0.03"
+    ) as error:
+        list(
+            train(
+                open_folder(folder, resident_gib=resident_gib, max_unreadable=0.03).loaders[
+                    "train"
+                ],
+                0,
+                6,
+            )
+        )
     assert all(name in str(error.value) for name in names)
 
 
@@ -202,7 +240,8 @@ def test_what_is_lost_is_a_share_of_the_whole_source(folder, tmp_path):
         "files named in the table do not exist"
     ]
     with pytest.raises(
-        UserError, match=r"1 of 43 images are lost, more than .* = 0.02 allows:\nfiles named .*gone.png"
+        UserError,
+        match=r"1 of 43 images are lost, more than .* = 0.02 allows:\nfiles named .*gone.png",
     ):
         open_folder(folder, max_unreadable=0.02, **source)
 
@@ -219,11 +258,14 @@ def test_a_split_with_no_readable_image(folder, resident_gib):
 @pytest.mark.parametrize(("resident_gib", "workers"), [(2.0, 0), (0.0, 0), (0.0, 1)])
 @pytest.mark.parametrize("odd", ["00.png", "07.png"])
 def test_images_of_different_sizes(folder, resident_gib, workers, odd):
-    """Found at the start where it is among the few that are looked at, else when its turn comes; also in a worker."""
+    """Found at the start where it is among the few that are looked at, else when its turn comes;
+    also in a worker."""
     name = folder / "train" / "class0" / odd
     cv2.imwrite(str(name), np.zeros((6, 10, 3), np.uint8))
     with pytest.raises(UserError, match=f"{odd} is 10x6.*set data.image_size"):
-        train(open_folder(folder, resident_gib=resident_gib, workers=workers).loaders["train"], 0, 6)
+        train(
+            open_folder(folder, resident_gib=resident_gib, workers=workers).loaders["train"], 0, 6
+        )
     if not workers:
         assert open_folder(folder, resident_gib=resident_gib, image_size=12).image_size == 12
 
@@ -242,14 +284,19 @@ def textured(tmp_path_factory):
     for label in range(2):
         (root / f"class{label}").mkdir()
         for i in range(12):
-            cv2.imwrite(str(root / f"class{label}" / f"{i}.png"), rng.randint(0, 256, (20, 24, 3)).astype(np.uint8))
+            cv2.imwrite(
+                str(root / f"class{label}" / f"{i}.png"),
+                rng.randint(0, 256, (20, 24, 3)).astype(np.uint8),
+            )
     return root
 
 
 def test_random_crops_follow_from_seed_and_step_alone(textured):
     def crops(start=0, count=5, seed=0, **changes):
         c = default()
-        c.data.source, c.data.image_size, c.data.random_crop_area = f"folder:{textured}", 8, (0.2, 0.9)
+        c.data.source = f"folder:{textured}"
+        c.data.image_size = 8
+        c.data.random_crop_area = (0.2, 0.9)
         c.data.update({"workers": 0} | changes)
         c.seed = seed
         data = open_data(c, parallel.make_mesh(1))
@@ -278,17 +325,22 @@ def test_real_photographs_through_both_feeds(shared_data, tmp_path):
     import tarfile
 
     with tarfile.open(shared_data / "neu_det.tar") as tar:
-        for member in [m for m in tar.getmembers() if m.name.lower().endswith((".jpg", ".png", ".bmp"))][::60]:
+        for member in [
+            m for m in tar.getmembers() if m.name.lower().endswith((".jpg", ".png", ".bmp"))
+        ][::60]:
             place = tmp_path / Path(member.name).name.rsplit("_", 1)[0] / Path(member.name).name
             place.parent.mkdir(exist_ok=True)
             place.write_bytes(tar.extractfile(member).read())
-    resident, loaded = (open_folder(tmp_path, image_size=32, resident_gib=gib) for gib in (2.0, 0.0))
+    resident, loaded = (
+        open_folder(tmp_path, image_size=32, resident_gib=gib) for gib in (2.0, 0.0)
+    )
     assert_same(train(resident.loaders["train"], 0, 4), train(loaded.loaders["train"], 0, 4))
     assert not resident.unreadable and not loaded.unreadable
 
 
 def test_workers_start_from_a_one_line_program(whole_folder):
-    """As in a notebook, there is no main module that a worker could import, and no flags are parsed."""
+    """As in a notebook, there is no main module that a worker could import, and no flags are
+    parsed."""
     code = (
         "import json; from vision import parallel; from vision.config import default\n"
         "from vision.data.pipeline import open_data\n"
@@ -297,18 +349,31 @@ def test_workers_start_from_a_one_line_program(whole_folder):
         "print(json.dumps([b['label'].tolist() for b in loader.train_batches([(0, 1), (1, 1)], 8)]))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, env=os.environ, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     expected = train(open_folder(whole_folder).loaders["train"], 0, 2)
-    assert json.loads(done.stdout.splitlines()[-1]) == [labels.tolist() for _, labels, _ in expected]
+    assert json.loads(done.stdout.splitlines()[-1]) == [
+        labels.tolist() for _, labels, _ in expected
+    ]
 
 
 def test_sources_of_arrays_load_in_this_process():
     """Images in memory need no decoding: copying them to workers would cost more."""
     c = default()
-    c.data.source, c.data.resident_gib, c.data.workers, c.data.limit = "digits", 0.0, 2, 40
+    c.data.source = "digits"
+    c.data.resident_gib = 0.0
+    c.data.workers = 2
+    c.data.limit = 40
     data = open_data(c, parallel.make_mesh(1))
     c.data.resident_gib = 2.0
-    assert_same(train(data.loaders["train"], 0, 6), train(open_data(c, parallel.make_mesh(1)).loaders["train"], 0, 6))
+    assert_same(
+        train(data.loaders["train"], 0, 6),
+        train(open_data(c, parallel.make_mesh(1)).loaders["train"], 0, 6),
+    )
     assert len(open_splits("digits")["all"]) == 1797

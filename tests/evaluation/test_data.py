@@ -18,7 +18,14 @@ from vision.evaluation.evaluate import gather, validation
 from vision.evaluation.measures import intervals
 from vision.evaluation.outputs import Forward
 
-FAST = {"corruptions": "false", "views": "false", "map": "none", "bootstrap": 20, "examples": 0, "explain": "false"}
+FAST = {
+    "corruptions": "false",
+    "views": "false",
+    "map": "none",
+    "bootstrap": 20,
+    "examples": 0,
+    "explain": "false",
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +57,14 @@ def test_test_that_stands_in_for_val_is_known_again(classifier, tmp_path, change
             draw(tmp_path, split, label, 6)
     spec = f"folder:{tmp_path}{change}"
     forward, split = opened(classifier, spec, "test", val_fraction=0.0, limit=10, source=spec)
-    assert split.own and same_images(*(split.data.loaders[name].dataset.source for name in ("val", "test")))
+    assert split.own and same_images(
+        *(split.data.loaders[name].dataset.source for name in ("val", "test"))
+    )
     c = classifier.config.evaluation
-    assert validation(forward, split, 8, c) is None and list(distinct(split.data.loaders)) == ["train", "test"]
+    assert validation(forward, split, 8, c) is None and list(distinct(split.data.loaders)) == [
+        "train",
+        "test",
+    ]
     _, split = opened(classifier, spec, "all", val_fraction=0.0, source=spec)
     assert len({split.source.name(i) for i in range(len(split.source))}) == len(split.source) == 24
 
@@ -73,10 +85,16 @@ def test_few_images_and_a_broken_one(tiny_run, tmp_path, capsys):
     draw(tmp_path, "", "7", 2)
     (tmp_path / "3" / "1.png").write_bytes(b"")
     argv = ("--workdir", tiny_run, "--data", f"folder:{tmp_path}", "--out", tmp_path / "out")
-    assert evaluate(*argv, **FAST) == 2 and "1 of 4 images are unreadable" in capsys.readouterr().err
+    assert (
+        evaluate(*argv, **FAST) == 2 and "1 of 4 images are unreadable" in capsys.readouterr().err
+    )
     assert evaluate(*argv, "--config.data.max_unreadable=0.5", **FAST) == 0
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert found["data"]["images"] == 3 and found["data"]["unreadable"] == 1 and found["embedding"] is None
+    assert (
+        found["data"]["images"] == 3
+        and found["data"]["unreadable"] == 1
+        and found["embedding"] is None
+    )
     assert "cannot be read" in (tmp_path / "out" / "report.html").read_text()
 
 
@@ -86,7 +104,9 @@ def test_nothing_can_be_read(classifier, tmp_path):
             draw(tmp_path, split, label, 4)
     for file in (tmp_path / "test").rglob("*.png"):
         file.write_bytes(b"")
-    forward, split = opened(classifier, f"folder:{tmp_path}", "test", max_unreadable=1.0, resident_gib=0.0)
+    forward, split = opened(
+        classifier, f"folder:{tmp_path}", "test", max_unreadable=1.0, resident_gib=0.0
+    )
     with pytest.raises(UserError, match="none of the 8 images of a split can be read"):
         gather(forward, split, 8, 0)
 
@@ -116,12 +136,15 @@ def test_what_is_not_made_anew_is_gone(tiny_run, tmp_path):
 
 def test_names_of_one_source():
     assert is_same("folder:tests/", "folder:tests") and is_same("digits", "digits")
-    assert not is_same("folder:tests", "folder:vision") and not is_same("folder:tests?x=1", "folder:tests")
+    assert not is_same("folder:tests", "folder:vision") and not is_same(
+        "folder:tests?x=1", "folder:tests"
+    )
 
 
 def test_an_interval_holds_its_value_also_with_few_images_of_many_classes():
     random = np.random.default_rng(0)
-    logits, labels = random.normal(size=(60, 150)), random.integers(0, 150, 60)
+    logits = random.normal(size=(60, 150))
+    labels = random.integers(0, 150, 60)
     found = intervals.with_intervals(logits, labels, [str(i) for i in range(150)], 40)
     for number in found["metrics"].values():
         assert number["low"] <= number["value"] <= number["high"]
@@ -129,8 +152,23 @@ def test_an_interval_holds_its_value_also_with_few_images_of_many_classes():
 
 def test_a_reader_that_has_enough_is_no_error(tiny_run, tmp_path):
     draw(tmp_path, "", "3", 40)
-    command = [sys.executable, "-m", "vision.predict", "--workdir", str(tiny_run), "--batch_size=1", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "vision.predict",
+        "--workdir",
+        str(tiny_run),
+        "--batch_size=1",
+        str(tmp_path),
+    ]
     done = subprocess.run(
-        ["bash", "-c", '"$@" | head -n 1', "bash", *command], cwd=REPOSITORY, capture_output=True, text=True
+        ["bash", "-c", '"$@" | head -n 1', "bash", *command],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
     )
-    assert done.stdout.count("\n") == 1 and "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+    assert (
+        done.stdout.count("\n") == 1
+        and "Traceback" not in done.stderr
+        and "BrokenPipe" not in done.stderr
+    )

@@ -1,4 +1,5 @@
-"""`python -m vision.evaluation`: what it writes, that it can be read, and what it says to mistakes."""
+"""`python -m vision.evaluation`: what it writes, that it can be read, and what it says to
+mistakes."""
 
 import json
 import shutil
@@ -26,28 +27,48 @@ def table(evaluated):
 
 
 def test_everything_is_written(evaluated):
-    names = {"report.html", "metrics.json", "predictions.parquet", "MODEL_CARD.md", "confusion.png", "reliability.png"}
+    names = {
+        "report.html",
+        "metrics.json",
+        "predictions.parquet",
+        "MODEL_CARD.md",
+        "confusion.png",
+        "reliability.png",
+    }
     names |= {"confusion_normalized.png", "map.png", "robustness.png"} | {"calibration.json"}
     assert {file.name for file in (evaluated / "evaluation").iterdir()} == names
 
 
 def test_numbers_follow_from_the_predictions(metrics, table):
     held = table.to_pydict()
-    found, truth, said = metrics["metrics"], held["label_index"], held["predicted_index"]
+    found = metrics["metrics"]
+    truth = held["label_index"]
+    said = held["predicted_index"]
     assert len(truth) == metrics["data"]["images"]
     p = np.array(held["probabilities"], np.float64)
-    assert found["accuracy"]["value"] == reference.accuracy_score(truth, said) == np.mean(held["correct"])
-    assert found["macro_f1"]["value"] == pytest.approx(reference.f1_score(truth, said, average="macro"), abs=1e-9)
+    assert (
+        found["accuracy"]["value"]
+        == reference.accuracy_score(truth, said)
+        == np.mean(held["correct"])
+    )
+    assert found["macro_f1"]["value"] == pytest.approx(
+        reference.f1_score(truth, said, average="macro"), abs=1e-9
+    )
     kappa = reference.cohen_kappa_score(truth, said)
     assert found["cohen_kappa"]["value"] == pytest.approx(kappa, abs=1e-9)
     assert found["nll"]["value"] == pytest.approx(np.mean(held["nll"]), abs=1e-9)
     np.testing.assert_allclose(held["confidence"], p.max(1), rtol=1e-6)
-    assert metrics["confusion"] == reference.confusion_matrix(truth, said, labels=range(10)).tolist()
+    assert (
+        metrics["confusion"] == reference.confusion_matrix(truth, said, labels=range(10)).tolist()
+    )
     assert set(found) == set(METRICS)
     for number in found.values():
         assert number["low"] <= number["value"] <= number["high"]
     point = metrics["operating_point"]["at_threshold"]
-    assert point["positives"] == truth.count(3) and 0 <= point["miss_rate"]["low"] <= point["miss_rate"]["high"] <= 1
+    assert (
+        point["positives"] == truth.count(3)
+        and 0 <= point["miss_rate"]["low"] <= point["miss_rate"]["high"] <= 1
+    )
     best = np.array(held["top5"])[:, 0]
     assert best.tolist() == held["predicted"]
 
@@ -56,15 +77,19 @@ def test_names_lead_back_to_the_images(evaluated, table):
     from vision.data.pipeline import named_splits
 
     classifier = inference.from_run(evaluated)
-    held, known = table.to_pydict(), json.loads(table.schema.metadata[b"vision"])
+    held = table.to_pydict()
+    known = json.loads(table.schema.metadata[b"vision"])
     source = named_splits(classifier.config.data, classifier.config.seed)[0][known["split"]]
     assert known["classes"] == list(classifier.classes) and known["source"] == "digits"
     places = {source.name(i): i for i in range(len(source))}
-    rows = [places[name] for name in held["name"][:8]]  # the run has a part of the split, by data.limit
+    # the run has a part of the split, by data.limit
+    rows = [places[name] for name in held["name"][:8]]
     assert [source.classes[source.labels[row]] for row in rows] == held["label"][:8]
     assert held["row"] == list(range(len(held["row"])))
     images = np.stack([classifier.prepare(source[row]["image"]) for row in rows])
-    np.testing.assert_allclose(inference.softmax(classifier(images)[0]), held["probabilities"][:8], atol=1e-5)
+    np.testing.assert_allclose(
+        inference.softmax(classifier(images)[0]), held["probabilities"][:8], atol=1e-5
+    )
 
 
 def test_the_temperature_is_kept_with_the_run_and_used(evaluated, metrics):
@@ -83,9 +108,16 @@ def test_the_temperature_is_kept_with_the_run_and_used(evaluated, metrics):
 
 
 def test_many_passes(metrics):
-    robust, views = metrics["robustness"], metrics["views"]
+    robust = metrics["robustness"]
+    views = metrics["views"]
     assert robust["images"] == LITTLE["sample"] and len(robust["corruptions"]) == 15
-    assert [one["views"] for one in views] == ["none", "flip", "flip_shift", "five_crop", "ten_crop"]
+    assert [one["views"] for one in views] == [
+        "none",
+        "flip",
+        "flip_shift",
+        "five_crop",
+        "ten_crop",
+    ]
     assert views[0]["accuracy"] == robust["clean_accuracy"]
     assert metrics["embedding"]["training_images"] == LITTLE["probe"]
 
@@ -94,7 +126,13 @@ def test_the_card_says_what_the_numbers_say(evaluated, metrics):
     card = (evaluated / "evaluation" / "MODEL_CARD.md").read_text()
     accuracy = metrics["metrics"]["accuracy"]
     assert f"| Accuracy | {100 * accuracy['value']:.1f} % ({100 * accuracy['low']:.1f} to" in card
-    for part in ("# vit mu/4", "## How good it is", "## Where it fails", "## How it was made", "License: not stated"):
+    for part in (
+        "# vit mu/4",
+        "## How good it is",
+        "## Where it fails",
+        "## How it was made",
+        "License: not stated",
+    ):
         assert part in card
     assert "steps, best at" in card
 
@@ -106,11 +144,15 @@ def test_the_report_in_a_browser(evaluated, width):
         assert page.evaluate("document.title").startswith("Evaluation of vit mu/4")
         assert page.evaluate("document.images.length") > 20
         # Each section that a sentence leads to is there.
-        assert page.evaluate("[...document.querySelectorAll('a')].every(a => document.querySelector(a.hash))")
+        assert page.evaluate(
+            "[...document.querySelectorAll('a')].every(a => document.querySelector(a.hash))"
+        )
 
 
 def test_the_browser_sees_what_is_wrong(tmp_path):
-    (tmp_path / "page.html").write_text("<p>one</p><p style='margin-top:-2em'>two</p><img src=none.png alt=x>")
+    (tmp_path / "page.html").write_text(
+        "<p>one</p><p style='margin-top:-2em'>two</p><img src=none.png alt=x>"
+    )
     with browse(f"file://{tmp_path}/page.html") as page:
         assert page.evaluate(OVERLAPS) and page.evaluate("document.images[0].naturalWidth") == 0
         assert len(page.requests) == 2
@@ -121,7 +163,10 @@ def test_little_is_asked_for(tiny_run, tmp_path, capsys):
     keys = off | {"bootstrap": 0, "map": "none", "probe": 0, "examples": 0, "pairs": 0, "errors": 0}
     assert evaluate("--workdir", tiny_run, "--out", tmp_path / "a/b", "--split=val", **keys) == 0
     found = json.loads((tmp_path / "a/b/metrics.json").read_text())
-    assert found["metrics"]["accuracy"].keys() == {"value"} and found["robustness"] is None is found["bootstrap"]
+    assert (
+        found["metrics"]["accuracy"].keys() == {"value"}
+        and found["robustness"] is None is found["bootstrap"]
+    )
     assert not (tmp_path / "a/b/map.png").exists() and "Accuracy: " in capsys.readouterr().out
     with browse(f"file://{tmp_path}/a/b/report.html") as page:
         page.check()
@@ -129,9 +174,19 @@ def test_little_is_asked_for(tiny_run, tmp_path, capsys):
 
 def test_a_bundle(tmp_path, capsys):
     write_bundle(tmp_path / "bundle", [str(i) for i in range(10)], 8, 1)
-    argv = ("--bundle", tmp_path / "bundle", "--data", "digits", "--out", tmp_path / "out", "--split", "val")
+    argv = (
+        "--bundle",
+        tmp_path / "bundle",
+        "--data",
+        "digits",
+        "--out",
+        tmp_path / "out",
+        "--split",
+        "val",
+    )
     assert (
-        evaluate(*argv[:2], "--out", tmp_path / "out") == 2 and "which images? Give --data" in capsys.readouterr().err
+        evaluate(*argv[:2], "--out", tmp_path / "out") == 2
+        and "which images? Give --data" in capsys.readouterr().err
     )
     assert evaluate(*argv, corruptions="false", bootstrap=20, probe=0, map="none") == 0
     found = json.loads((tmp_path / "out/metrics.json").read_text())
@@ -154,9 +209,15 @@ def test_a_bundle(tmp_path, capsys):
         (("--workdir", "RUN", "--split=val", "--out="), "where to? Give --out"),
         (("--workdir", "RUN", "more"), "unexpected argument 'more'"),
         (("--workdir", "RUN", "--config.model.name=resnet"), "the model says what it is"),
-        (("--workdir", "RUN", "--config.evaluation.bins=1"), "evaluation.bins = 1: it is at least 2"),
+        (
+            ("--workdir", "RUN", "--config.evaluation.bins=1"),
+            "evaluation.bins = 1: it is at least 2",
+        ),
         (("--workdir", "RUN", "--config.evaluation.map=tsen"), "did you mean 'tsne'?"),
-        (("--workdir", "RUN", "--config.evaluation.positive=x"), "evaluation.positive = 'x' is no class: 0, 1"),
+        (
+            ("--workdir", "RUN", "--config.evaluation.positive=x"),
+            "evaluation.positive = 'x' is no class: 0, 1",
+        ),
     ],
 )
 def test_mistakes(argv, message, tiny_run, tmp_path, capsys):

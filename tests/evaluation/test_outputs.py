@@ -1,4 +1,5 @@
-"""One pass over a split: every image once, the same on any number of devices, whatever the batch."""
+"""One pass over a split: every image once, the same on any number of devices, whatever the
+batch."""
 
 import cv2
 import numpy as np
@@ -18,7 +19,8 @@ def classifier(tiny_run):
 
 
 def opened(classifier, devices, resident=2.0, spec="", name="test"):
-    classifier.config.data.resident_gib, classifier.config.data.workers = resident, 0
+    classifier.config.data.resident_gib = resident
+    classifier.config.data.workers = 0
     mesh = parallel.make_mesh(devices)
     return Forward(classifier, mesh), open_split(classifier, classifier.config, mesh, spec, name)
 
@@ -29,13 +31,18 @@ def test_outputs_do_not_depend_on_devices_or_batches(classifier):
         forward, split = opened(classifier, devices, resident)
         found[devices, size] = gather(forward, split, size, 10_000)
     first, *others = found.values()
-    images = np.stack([classifier.prepare(split.source[i]["image"]) for i in range(len(split.source))])
+    images = np.stack(
+        [classifier.prepare(split.source[i]["image"]) for i in range(len(split.source))]
+    )
     logits, embeddings = classifier(images)
     np.testing.assert_allclose(first.logits, logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(first.embeddings, embeddings, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(first.brightness, images.mean((1, 2, 3)) / 255, rtol=1e-5)
     np.testing.assert_allclose(first.contrast, (images / 255).std((1, 2, 3)), rtol=1e-4)
-    assert first.rows.tolist() == list(range(len(images))) and (first.labels == split.source.labels).all()
+    assert (
+        first.rows.tolist() == list(range(len(images)))
+        and (first.labels == split.source.labels).all()
+    )
     for other in others:
         np.testing.assert_allclose(other.logits, first.logits, rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(other.labels, first.labels)
@@ -47,13 +54,17 @@ def test_a_change_is_applied_and_embeddings_are_drawn(classifier):
     forward, split = opened(classifier, 1)
     loader = split.loaders["test"]
     plain = collect(forward, loader, 16, embedded=9)
-    turned = collect(forward, loader, 16, change=lambda images, indices: images[:, ::-1], embedded=9)
+    turned = collect(
+        forward, loader, 16, change=lambda images, indices: images[:, ::-1], embedded=9
+    )
     assert plain.embeddings.shape[0] == 9 == len(plain.embedded)
     assert np.abs(plain.logits - turned.logits).max() > 1e-3
     np.testing.assert_allclose(plain.brightness, turned.brightness, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("spec", "parts"), [("digits", ["all"]), ("digits?imbalance=2", ["train", "val", "test"])])
+@pytest.mark.parametrize(
+    ("spec", "parts"), [("digits", ["all"]), ("digits?imbalance=2", ["train", "val", "test"])]
+)
 def test_all_splits_in_one_row(classifier, spec, parts):
     forward, split = opened(classifier, 1, spec=spec, name="all")
     found = gather(forward, split, 32, 10_000)
@@ -61,7 +72,9 @@ def test_all_splits_in_one_row(classifier, spec, parts):
     assert len(found.labels) == sum(map(len, split.loaders.values())) == len(split.source)
     assert [int(split.source.labels[row]) for row in found.rows] == found.labels.tolist()
     assert len({split.source.name(int(row)) for row in found.rows}) == len(found.rows)
-    assert (found.embedded < len(found.labels)).all() and len(found.embedded) == len(found.embeddings)
+    assert (found.embedded < len(found.labels)).all() and len(found.embedded) == len(
+        found.embeddings
+    )
 
 
 @pytest.fixture
@@ -71,7 +84,9 @@ def folder(tmp_path):
     for label in ("7", "3", "5"):
         (tmp_path / label).mkdir()
         for i in range(5):
-            cv2.imwrite(str(tmp_path / label / f"{i}.png"), random.integers(0, 256, (8, 8), np.uint8))
+            cv2.imwrite(
+                str(tmp_path / label / f"{i}.png"), random.integers(0, 256, (8, 8), np.uint8)
+            )
     broken = tmp_path / "5" / "2.png"
     broken.write_bytes(broken.read_bytes()[:40])
     return tmp_path
@@ -91,7 +106,8 @@ def test_other_data_of_some_of_the_classes(classifier, folder, resident):
 def test_classes_that_the_model_does_not_know(classifier, folder):
     (folder / "7").rename(folder / "seven")
     with pytest.raises(
-        UserError, match="classes that the model does not know: seven.*\nIt knows 0, 1, 2, 3, 4 and 5 more"
+        UserError,
+        match="classes that the model does not know: seven.*\nIt knows 0, 1, 2, 3, 4 and 5 more",
     ):
         opened(classifier, 1, spec=f"folder:{folder}", name="")
 

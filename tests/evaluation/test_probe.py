@@ -18,25 +18,38 @@ def clusters(count, seed, spread=0.5):
 
 
 def test_separable_classes_are_found():
-    train, val, test = clusters(80, 0), clusters(40, 1), clusters(40, 2)
+    train = clusters(80, 0)
+    val = clusters(40, 1)
+    test = clusters(40, 2)
     assert probe.linear_probe(*train, *val, *test)[0] == 1.0
     assert probe.knn_accuracy(*train, *test) == 1.0
 
 
 @pytest.mark.parametrize("k", [1, 5, 500])
 def test_neighbors_equal_scikit_learns(k):
-    (train, labels), (test, test_labels) = clusters(60, 0, 4.0), clusters(50, 1, 4.0)
+    (train, labels) = clusters(60, 0, 4.0)
+    (test, test_labels) = clusters(50, 1, 4.0)
     weights = lambda distances: np.exp(-distances / 0.07)  # noqa: E731
-    reference = KNeighborsClassifier(min(k, 60), weights=weights, metric="cosine").fit(train, labels)
-    assert probe.knn_accuracy(train, labels, test, test_labels, k=k, chunk=7) == reference.score(test, test_labels)
+    reference = KNeighborsClassifier(min(k, 60), weights=weights, metric="cosine").fit(
+        train, labels
+    )
+    assert probe.knn_accuracy(train, labels, test, test_labels, k=k, chunk=7) == reference.score(
+        test, test_labels
+    )
 
 
 def test_the_command(tiny_run, tmp_path, capsys):
     cli.run(probe.main, ["--workdir", str(tiny_run), "--k=3", f"--out={tmp_path}/probe.json"])
     out = capsys.readouterr().out
-    assert "embeddings of 32 numbers" in out and "linear probe: 0." in out and "3 nearest neighbors: 0." in out
+    assert (
+        "embeddings of 32 numbers" in out
+        and "linear probe: 0." in out
+        and "3 nearest neighbors: 0." in out
+    )
     found = json.loads((tmp_path / "probe.json").read_text())
-    assert found["k"] == 3 and f"linear probe: {found['linear_probe']:.4f} (C = {found['C']:g})" in out
+    assert (
+        found["k"] == 3 and f"linear probe: {found['linear_probe']:.4f} (C = {found['C']:g})" in out
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""A bundle from a run: the run's answers, whole or not at all, and never in the place of anything else."""
+"""A bundle from a run: the run's answers, whole or not at all, and never in the place of anything
+else."""
 
 import json
 import os
@@ -43,11 +44,18 @@ def exported(run, tmp_path_factory):
 
 
 def test_it_answers_as_the_run_does(run, exported):
-    model, found = inference.from_run(run), open_bundle(exported)
-    assert model.temperature == 0.5 and found.classes == model.classes and found.config == model.config
+    model = inference.from_run(run)
+    found = open_bundle(exported)
+    assert (
+        model.temperature == 0.5 and found.classes == model.classes and found.config == model.config
+    )
     splits, _ = named_splits(model.config.data, model.config.seed)
     images = np.stack([found.prepare(splits["test"][i]["image"]) for i in range(20)])
-    pairs = zip(model.probabilities_and_embeddings(images), found.probabilities_and_embeddings(images), strict=True)
+    pairs = zip(
+        model.probabilities_and_embeddings(images),
+        found.probabilities_and_embeddings(images),
+        strict=True,
+    )
     for ours, theirs in pairs:
         np.testing.assert_allclose(theirs, ours, atol=1e-5)
     files = {"model.onnx", "model.safetensors", "config.json", "sample.png", "bundle.json"}
@@ -57,7 +65,8 @@ def test_it_answers_as_the_run_does(run, exported):
 
 def test_it_holds_a_sample_and_what_the_file_says_of_it(run, exported):
     """The first image of the validation split, as the model takes it."""
-    found, sample = open_bundle(exported), json.loads((exported / "bundle.json").read_text())["sample"]
+    found = open_bundle(exported)
+    sample = json.loads((exported / "bundle.json").read_text())["sample"]
     splits, _ = named_splits(found.config.data, found.config.seed)
     image = decode(exported / sample["file"])
     np.testing.assert_array_equal(image, found.prepare(splits["val"][0]["image"]))
@@ -68,13 +77,23 @@ def test_it_holds_a_sample_and_what_the_file_says_of_it(run, exported):
 
 def test_it_says_what_was_measured(run, exported):
     found = open_bundle(exported)
-    assert found.quality["temperature"] == 0.5 and found.quality["metrics"] == {"accuracy": {"value": 0.5}}
+    assert found.quality["temperature"] == 0.5 and found.quality["metrics"] == {
+        "accuracy": {"value": 0.5}
+    }
     assert found.quality["precision"] == "float32"
     checked = found.quality["exported"]["model.onnx"]
-    assert 0 < checked["largest_difference"] < checked["tolerance"] and checked["of"] == "of the validation split"
+    assert (
+        0 < checked["largest_difference"] < checked["tolerance"]
+        and checked["of"] == "of the validation split"
+    )
     model = inference.from_run(run)
     splits, _ = named_splits(model.config.data, model.config.seed)
-    images = np.stack([model.prepare(splits["train"][i]["image"]) for i in bundle.spread(1000, len(splits["train"]))])
+    images = np.stack(
+        [
+            model.prepare(splits["train"][i]["image"])
+            for i in bundle.spread(1000, len(splits["train"]))
+        ]
+    )
     assert found.reference["images"] == len(images) == 1000
     np.testing.assert_allclose(found.reference["pixel_mean"], [images.mean() / 255], rtol=1e-6)
     np.testing.assert_allclose(found.reference["pixel_std"], [images.std() / 255], rtol=1e-6)
@@ -95,7 +114,9 @@ def test_an_older_evaluation_does_not_count(run, tmp_path):
 
 
 def tree(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
 
 
 def test_a_wrong_model_is_refused_and_an_old_bundle_stays(run, exported, tmp_path, monkeypatch):
@@ -109,7 +130,9 @@ def test_a_wrong_model_is_refused_and_an_old_bundle_stays(run, exported, tmp_pat
         write(bundle.served(wrong), path, batch)
 
     monkeypatch.setattr(form, "write", write_wrong)
-    with pytest.raises(RunError, match=r"model.onnx differs from JAX by 0\.\d+ on 64 images .*more than 0.0001"):
+    with pytest.raises(
+        RunError, match=r"model.onnx differs from JAX by 0\.\d+ on 64 images .*more than 0.0001"
+    ):
         bundle.export(inference.from_run(run), old, ["onnx"])
     assert tree(old) == tree(exported) and os.listdir(tmp_path) == ["old"]
 
@@ -120,13 +143,18 @@ def test_a_wrong_model_is_refused_and_an_old_bundle_stays(run, exported, tmp_pat
     with pytest.raises(RunError, match="model.onnx was written, but cannot be run"):
         bundle.export(inference.from_run(run), tmp_path / "new", ["onnx"])
     monkeypatch.setattr(form, "write", write)
-    bundle.export(inference.from_run(run), old, ["onnx"])  # what is whole takes its place, with no file of before
-    assert set(map(str, tree(old))) == {"model.onnx", "sample.png", "bundle.json"} and os.listdir(tmp_path) == ["old"]
+    # what is whole takes its place, with no file of before
+    bundle.export(inference.from_run(run), old, ["onnx"])
+    assert set(map(str, tree(old))) == {"model.onnx", "sample.png", "bundle.json"} and os.listdir(
+        tmp_path
+    ) == ["old"]
 
 
 def test_a_full_disk_leaves_nothing(run, exported, tmp_path):
-    """Stood in for by a limit on the size of a file: below the folded model's, and below what is written last."""
-    old, model = shutil.copytree(exported, tmp_path / "old"), inference.from_run(run)
+    """Stood in for by a limit on the size of a file: below the folded model's, and below what is
+    written last."""
+    old = shutil.copytree(exported, tmp_path / "old")
+    model = inference.from_run(run)
     size = (exported / "model.onnx").stat().st_size
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit in (size // 2, size - 1):
@@ -147,7 +175,11 @@ def test_what_is_no_bundle_is_not_replaced(run, exported, tmp_path):
     other.mkdir()
     bundle.check_place(other)  # empty
     (other / "photo.jpg").touch()
-    for place, message in ((mixed, "such as notes.txt"), (other, "such as photo.jpg"), (mixed / "notes.txt", "a file")):
+    for place, message in (
+        (mixed, "such as notes.txt"),
+        (other, "such as photo.jpg"),
+        (mixed / "notes.txt", "a file"),
+    ):
         with pytest.raises(UserError, match=message):
             bundle.export(model, place, ["onnx"])
     assert (mixed / "notes.txt").read_text() == "mine" and os.listdir(other) == ["photo.jpg"]
@@ -155,13 +187,33 @@ def test_what_is_no_bundle_is_not_replaced(run, exported, tmp_path):
 
 @pytest.mark.parametrize(("precision", "factor"), [("int8", 0.6), ("float16", 0.8)])
 def test_both_formats_can_be_narrower(run, exported, tmp_path, capsys, precision, factor):
-    """Each is made of its float model, which does not stay; both are compared with JAX on the same images."""
-    argv = ["--workdir", str(run), "--format=tflite,onnx", "--precision", precision, "--out", str(tmp_path / "out")]
+    """Each is made of its float model, which does not stay; both are compared with JAX on the same
+    images."""
+    argv = [
+        "--workdir",
+        str(run),
+        "--format=tflite,onnx",
+        "--precision",
+        precision,
+        "--out",
+        str(tmp_path / "out"),
+    ]
     cli.run(command.main, argv)
-    assert set(map(str, tree(tmp_path / "out"))) == {"model.onnx", "model.tflite", "sample.png", "bundle.json"}
-    found, said = open_bundle(tmp_path / "out"), capsys.readouterr().out
-    assert found.quality["precision"] == precision and set(found.quality["exported"]) == {"model.onnx", "model.tflite"}
-    images = np.random.default_rng(0).integers(0, 256, (40, found.image_size, found.image_size, 1), np.uint8)
+    assert set(map(str, tree(tmp_path / "out"))) == {
+        "model.onnx",
+        "model.tflite",
+        "sample.png",
+        "bundle.json",
+    }
+    found = open_bundle(tmp_path / "out")
+    said = capsys.readouterr().out
+    assert found.quality["precision"] == precision and set(found.quality["exported"]) == {
+        "model.onnx",
+        "model.tflite",
+    }
+    images = np.random.default_rng(0).integers(
+        0, 256, (40, found.image_size, found.image_size, 1), np.uint8
+    )
     expected = open_bundle(exported).probabilities_and_embeddings(images)[0]
     wide = (exported / "model.onnx").stat().st_size
     for name in ("model.onnx", "model.tflite"):
@@ -172,11 +224,19 @@ def test_both_formats_can_be_narrower(run, exported, tmp_path, capsys, precision
 
 
 def test_without_its_images_it_is_compared_on_random_ones(tmp_path):
-    model, said = classifier("vit"), []
+    model = classifier("vit")
+    said = []
     model.config.data.source = f"folder:{tmp_path}/nowhere"
     bundle.export(model, tmp_path / "out", ["onnx"], say=said.append)
-    assert "cannot be opened" in said[0] and "random images" in said[1] and "64 images (random)" in said[2]
-    assert open_bundle(tmp_path / "out").reference is None and not (tmp_path / "out" / "sample.png").exists()
+    assert (
+        "cannot be opened" in said[0]
+        and "random images" in said[1]
+        and "64 images (random)" in said[2]
+    )
+    assert (
+        open_bundle(tmp_path / "out").reference is None
+        and not (tmp_path / "out" / "sample.png").exists()
+    )
     with pytest.raises(UserError, match="int8 is calibrated with images"):
         bundle.export(model, tmp_path / "int8", ["onnx"], precision="int8", say=said.append)
     with pytest.raises(UserError, match="nowhere"):

@@ -19,10 +19,12 @@ from vision.export.program import served
 
 
 def logit_maps(model, pixels):
-    """Returns of each class the share that each position has in its logit, (B, h, w, C); and the logits."""
+    """Returns of each class the share that each position has in its logit, (B, h, w, C); and the
+    logits."""
     d = model.config.data
     *_, last = model.model.features(normalize(pixels, d.normalize, d.mean, d.std)).values()
-    kernel, bias = np.asarray(model.model.head.kernel[...]), np.asarray(model.model.head.bias[...])
+    kernel = np.asarray(model.model.head.kernel[...])
+    bias = np.asarray(model.model.head.bias[...])
     maps = np.asarray(last, np.float64) @ kernel
     return maps, maps.mean((1, 2)) + bias
 
@@ -45,9 +47,13 @@ def test_a_heat_map_is_the_share_of_each_position_in_the_logit(resnet, tmp_path)
         probabilities, embeddings, heat = model.explain(pixels[:count])
         assert heat.dtype == np.float32 and heat.shape == (count, *maps.shape[1:3])
         np.testing.assert_allclose(heat, expected[:count], atol=1e-4)
-        for ours, theirs in zip((probabilities, embeddings), model.run(pixels[:count]), strict=True):
+        for ours, theirs in zip(
+            (probabilities, embeddings), model.run(pixels[:count]), strict=True
+        ):
             np.testing.assert_array_equal(ours, theirs)
-    np.testing.assert_allclose(probabilities, resnet.probabilities_and_embeddings(pixels)[0], atol=1e-5)
+    np.testing.assert_allclose(
+        probabilities, resnet.probabilities_and_embeddings(pixels)[0], atol=1e-5
+    )
     assert 0 < np.ptp(expected, axis=0).max() <= 1  # or a constant would pass
 
 
@@ -64,7 +70,14 @@ def test_nothing_for_a_class_is_no_heat():
 
 @pytest.mark.parametrize(
     ("name", "fits"),
-    [("cnn", True), ("efficientnet", True), ("vit", False), ("convnext", False), ("airbench", False), ("vgg", False)],
+    [
+        ("cnn", True),
+        ("efficientnet", True),
+        ("vit", False),
+        ("convnext", False),
+        ("airbench", False),
+        ("vgg", False),
+    ],
 )
 def test_which_models_have_one(name, fits):
     of = classifier(name)
@@ -78,10 +91,13 @@ def test_which_models_have_one(name, fits):
 def test_a_bundle_with_and_without(resnet, tmp_path):
     said = []
     bundle.export(resnet, tmp_path / "hot", ["onnx"], heatmap=True, say=said.append)
-    hot, pixels = open_bundle(tmp_path / "hot"), images(resnet, 3)
+    hot = open_bundle(tmp_path / "hot")
+    pixels = images(resnet, 3)
     heat = hot.explain(pixels)[2]
     assert heat.ndim == 3 and (heat.max((1, 2)) == 1).all() and (heat >= 0).all()
-    checked = json.loads((tmp_path / "hot/bundle.json").read_text())["quality"]["exported"]["model.onnx"]
+    checked = json.loads((tmp_path / "hot/bundle.json").read_text())["quality"]["exported"][
+        "model.onnx"
+    ]
     assert 0 < checked["largest_heat_difference"] < bundle.HEAT_TOLERANCE
     with pytest.raises(UserError, match="--heatmap is for --format onnx"):
         bundle.check_request(["tflite"], "float32", 0, heatmap=True)
@@ -91,4 +107,6 @@ def test_a_model_without_says_so(tiny_run, tmp_path, capsys):
     argv = ["--workdir", str(tiny_run), "--heatmap", "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit):
         cli.run(command.main, argv)
-    assert "ViT is none: leave it out" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert (
+        "ViT is none: leave it out" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    )

@@ -1,4 +1,5 @@
-"""An ONNX file computes what JAX does, for any number of images, out of operators that runtimes know."""
+"""An ONNX file computes what JAX does, for any number of images, out of operators that runtimes
+know."""
 
 import collections
 
@@ -20,7 +21,8 @@ from vision.export.program import served
 def test_it_computes_what_the_classifier_does(name, tmp_path):
     """Temperature, softmax and normalization included; at one image and at several."""
     model = classifier(name)
-    program, pixels = served(model), images(model, 5)
+    program = served(model)
+    pixels = images(model, 5)
     form.write(program, tmp_path / "model.onnx")
     run = form.load(tmp_path / "model.onnx")
     expected = model.probabilities_and_embeddings(pixels)
@@ -37,16 +39,27 @@ def kinds(path):
 
 
 def test_the_graph_is_simple(tmp_path):
-    """Norms are folded into convolutions, activations are operators of their own, and no shape is computed."""
+    """Norms are folded into convolutions, activations are operators of their own, and no shape is
+    computed."""
     for name in ("resnet", "mobilenet", "vit"):
         form.write(served(classifier(name)), tmp_path / f"{name}.onnx")
     found = kinds(tmp_path / "resnet.onnx")
-    assert not {"BatchNormalization", "Shape", "Max", "Unsqueeze"} & set(found) and found["MaxPool"] == 1
+    assert (
+        not {"BatchNormalization", "Shape", "Max", "Unsqueeze"} & set(found)
+        and found["MaxPool"] == 1
+    )
     found = kinds(tmp_path / "mobilenet.onnx")
-    assert not {"BatchNormalization", "Shape", "Expand", "Dropout", "Min"} & set(found) and found["HardSigmoid"]
+    assert (
+        not {"BatchNormalization", "Shape", "Expand", "Dropout", "Min"} & set(found)
+        and found["HardSigmoid"]
+    )
     assert found["Transpose"] <= 4
     found = kinds(tmp_path / "vit.onnx")
-    assert found["Gelu"] == 1 and found["LayerNormalization"] == 3 and not {"Erf", "Einsum", "Sqrt"} & set(found)
+    assert (
+        found["Gelu"] == 1
+        and found["LayerNormalization"] == 3
+        and not {"Erf", "Einsum", "Sqrt"} & set(found)
+    )
     assert found["Shape"] <= 1  # of the class token, which is repeated for each image
     model = onnx.load(tmp_path / "vit.onnx")
     assert [entry.domain for entry in model.opset_import] == [""]
@@ -58,13 +71,16 @@ def test_the_graph_is_simple(tmp_path):
 def test_pixels_are_normalized_by_one_product_and_one_sum(name, normalize, tmp_path):
     model = classifier(name)
     model.config.data.normalize = normalize
-    model.config.data.mean, model.config.data.std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    program, pixels = served(model), images(model, 3)
+    model.config.data.mean = (0.485, 0.456, 0.406)
+    model.config.data.std = (0.229, 0.224, 0.225)
+    program = served(model)
+    pixels = images(model, 3)
     form.write(program, tmp_path / "model.onnx")
     assert check.compare(program, form.load(tmp_path / "model.onnx"), pixels) < 1e-5
     graph = onnx.load(tmp_path / "model.onnx").graph
     kinds = [node.op_type for node in graph.node[:3]]
-    assert kinds[0] == "Cast" and (kinds[1:] == ["Mul", "Add"]) == (normalize != "unit")  # which is a product alone
+    # which is a product alone
+    assert kinds[0] == "Cast" and (kinds[1:] == ["Mul", "Add"]) == (normalize != "unit")
 
 
 def test_pools_and_adaptive_pools_and_rolled_windows(tmp_path):
@@ -73,7 +89,9 @@ def test_pools_and_adaptive_pools_and_rolled_windows(tmp_path):
         model = classifier(name)
         program = served(model)
         form.write(program, tmp_path / f"{name}.onnx")
-        assert check.compare(program, form.load(tmp_path / f"{name}.onnx"), images(model, 3)) < 1e-5, name
+        assert (
+            check.compare(program, form.load(tmp_path / f"{name}.onnx"), images(model, 3)) < 1e-5
+        ), name
     assert "Shape" not in kinds(tmp_path / "swin.onnx")
 
 
@@ -81,14 +99,18 @@ def test_a_fixed_batch_takes_any_number_too(tmp_path):
     model = classifier("vit")
     program = served(model)
     form.write(program, tmp_path / "model.onnx", 4)
-    assert onnx.load(tmp_path / "model.onnx").graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
+    assert (
+        onnx.load(tmp_path / "model.onnx").graph.input[0].type.tensor_type.shape.dim[0].dim_value
+        == 4
+    )
     assert not {"Shape", "Expand"} & set(kinds(tmp_path / "model.onnx"))
     assert check.compare(program, form.load(tmp_path / "model.onnx"), images(model, 7)) < 1e-5
 
 
 def test_bfloat16_leaves_as_float32_and_float16_halves_the_file(tmp_path):
     model = classifier("vit", dtype="bfloat16")
-    program, pixels = served(model), images(model, 4)
+    program = served(model)
+    pixels = images(model, 4)
     assert program(pixels)[0].dtype == np.float32
     exact = served(classifier("vit"))(pixels)
     np.testing.assert_allclose(program(pixels)[0], exact[0], atol=1e-6)
@@ -106,7 +128,8 @@ class Odd:
 
 
 class Spectral:
-    """One whose primitive it knows, but not for two axes; JAX tells where the inner function was traced first."""
+    """One whose primitive it knows, but not for two axes; JAX tells where the inner function was
+    traced first."""
 
     def __call__(self, x):
         return _two_axes(x)
@@ -133,15 +156,30 @@ class Bits:
 HERE = r".*test_onnx.py:\d+, in "
 REFUSED = [
     (Odd, 1, rf"ONNX has no operation for JAX's 'pure_callback' \({HERE}Odd.__call__\)$"),
-    (Spectral, 1, rf"JAX's 'fft' cannot be written as ONNX \({HERE}_two_axes of Spectral.__call__\): Only 1D FFT"),
-    (Repeated, 0, rf"cannot be written as ONNX \({HERE}Repeated.__call__\): Symbolic dim.*, --batch 1 helps$"),
-    (Bits, 1, rf"(?s)cannot read what jax2onnx has made.*\nIt is JAX's 'bitcast_.*' \({HERE}Bits.__call__\)$"),
+    (
+        Spectral,
+        1,
+        rf"JAX's 'fft' cannot be written as ONNX \({HERE}_two_axes of Spectral.__call__\): Only 1D FFT",
+    ),
+    (
+        Repeated,
+        0,
+        rf"cannot be written as ONNX \({HERE}Repeated.__call__\): Symbolic dim.*, --batch 1 helps$",
+    ),
+    (
+        Bits,
+        1,
+        rf"(?s)cannot read what jax2onnx has made.*\nIt is JAX's 'bitcast_.*' \({HERE}Bits.__call__\)$",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("layer", "batch", "message"), REFUSED, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("layer", "batch", "message"), REFUSED, ids=lambda value: getattr(value, "__name__", "")
+)
 def test_an_operation_that_cannot_be_written_names_its_place(layer, batch, message, tmp_path):
-    model, odd = classifier("cnn"), layer()
+    model = classifier("cnn")
+    odd = layer()
     embed = type(model.model).embed
 
     class Strange(type(model.model)):
@@ -155,7 +193,8 @@ def test_an_operation_that_cannot_be_written_names_its_place(layer, batch, messa
 
 
 def test_jax_is_left_as_it_was(tmp_path):
-    """One of jax2onnx's plugins replaced `jnp.cumsum` by one that takes no axis in its second place."""
+    """One of jax2onnx's plugins replaced `jnp.cumsum` by one that takes no axis in its second
+    place."""
     before = {module: dict(vars(module)) for module in (jnp, jax.lax, jax.nn, nnx, np)}
     model = form._convert(lambda x: jnp.cumsum(x, -1), [jax.ShapeDtypeStruct((2, 3), np.float32)])
     assert {node.op_type for node in model.graph.node} == {"CumSum"}
@@ -165,7 +204,8 @@ def test_jax_is_left_as_it_was(tmp_path):
 
 def test_a_difference_is_measured_in_either_output():
     model = classifier("vit")
-    program, pixels = served(model), images(model, 3)
+    program = served(model)
+    pixels = images(model, 3)
     probabilities, embedding = program(pixels)
     scale = np.abs(embedding).max()
 
@@ -180,7 +220,9 @@ def test_a_difference_is_measured_in_either_output():
 
     def half(batch):
         calls.append(len(batch))
-        return np.concatenate([-probabilities[:1], probabilities[1:]])[: len(batch)], embedding[: len(batch)]
+        return np.concatenate([-probabilities[:1], probabilities[1:]])[: len(batch)], embedding[
+            : len(batch)
+        ]
 
     found = check.measure(program, half, pixels)
     assert found["classes_changed"] == pytest.approx(1 / 3) and calls == [1, 3]

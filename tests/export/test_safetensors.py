@@ -20,27 +20,39 @@ from vision.support.modules import find, names
 
 
 def test_there_and_back(tiny_run, tmp_path, capsys):
-    cli.run(export.main, ["--workdir", str(tiny_run), "--format=safetensors", "--out", str(tmp_path / "out")])
+    cli.run(
+        export.main,
+        ["--workdir", str(tiny_run), "--format=safetensors", "--out", str(tmp_path / "out")],
+    )
     assert "20 tensors" in capsys.readouterr().out
     file = tmp_path / "out" / "model.safetensors"
     arrays = safetensors.numpy.load_file(file)
-    assert arrays["patch_embed.proj.weight"].shape == (32, 1, 4, 4) and arrays["blocks.0.attn.qkv.weight"].shape == (
+    assert arrays["patch_embed.proj.weight"].shape == (32, 1, 4, 4) and arrays[
+        "blocks.0.attn.qkv.weight"
+    ].shape == (
         96,
         32,
     )
     config, _, ours = run_weights(tiny_run)
     config.model.pretrained = str(file)
     back = pretrained.load(config.model, 10, 8, 1)
-    assert back.keys() == ours.keys() and all(np.array_equal(back[name], ours[name]) for name in ours)
+    assert back.keys() == ours.keys() and all(
+        np.array_equal(back[name], ours[name]) for name in ours
+    )
 
     written = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert written["label_names"] == [str(i) for i in range(10)] and written["pretrained_cfg"]["mean"] == [0.5]
+    assert written["label_names"] == [str(i) for i in range(10)] and written["pretrained_cfg"][
+        "mean"
+    ] == [0.5]
     known = pretrained.describe(str(file), vit)
     assert (known.size, known.classes, known.crop) == (8, 10, 1.0)
 
 
 def test_the_exported_file_predicts_as_the_run(tiny_run, tmp_path):
-    cli.run(export.main, ["--workdir", str(tiny_run), "--format=safetensors", "--out", str(tmp_path / "out")])
+    cli.run(
+        export.main,
+        ["--workdir", str(tiny_run), "--format=safetensors", "--out", str(tmp_path / "out")],
+    )
     run = inference.from_run(tiny_run)
     config = run.config.copy_and_resolve_references()
     config.model.pretrained = str(tmp_path / "out" / "model.safetensors")
@@ -51,14 +63,24 @@ def test_the_exported_file_predicts_as_the_run(tiny_run, tmp_path):
 NAMED = [n for n in names("vision.models") if hasattr(find("model", n, "vision.models"), "NAMES")]
 
 
-@pytest.mark.parametrize("name", [n for n in NAMED if "timm" in find("model", n, "vision.models").NAMES])
+@pytest.mark.parametrize(
+    "name", [n for n in NAMED if "timm" in find("model", n, "vision.models").NAMES]
+)
 def test_every_architecture_goes_there_and_back(name):
     """The names that leave are those that come in."""
     module = find("model", name, "vision.models")
-    variant = "mu" if "mu" in module.VARIANTS else "mu/4" if name == "vit" else next(iter(module.VARIANTS))
+    variant = (
+        "mu"
+        if "mu" in module.VARIANTS
+        else "mu/4"
+        if name == "vit"
+        else next(iter(module.VARIANTS))
+    )
     size = {"vit": 8}.get(name, 224)
     options = {"dtype": "float32", "image_size": size, "channels": 3}
-    shapes = pretrained.shapes(nnx.eval_shape(lambda: module.build(variant, 5, rngs=Streams(0), **options)))
+    shapes = pretrained.shapes(
+        nnx.eval_shape(lambda: module.build(variant, 5, rngs=Streams(0), **options))
+    )
     random = np.random.default_rng(0)
     ours = {k: random.integers(-99, 99, shape).astype(np.float32) for k, shape in shapes.items()}
     back = translate(module, shapes, to_timm(module, ours))
@@ -66,7 +88,8 @@ def test_every_architecture_goes_there_and_back(name):
 
 
 def test_a_reloaded_model_is_built_as_it_was(tmp_path):
-    """Padding, norms and class names travel with the weights: none of them is in a tensor's shape."""
+    """Padding, norms and class names travel with the weights: none of them is in a tensor's
+    shape."""
     config = cli.load("configs/efficientnet_lite_imagenet.py")
     first = inference.from_config(config)
     write(first, tmp_path / "out")
@@ -90,7 +113,10 @@ def test_a_reloaded_model_is_built_as_it_was(tmp_path):
         (("--out", "x"), "which model?"),
         (("--workdir", "nowhere"), "where to? Give --out"),
         (("--workdir", "nowhere", "--out", "x"), "is no run's directory"),
-        (("--workdir", "nowhere", "--out", "x", "--format", "onxx"), "'onxx' is unknown (did you mean 'onnx'?)"),
+        (
+            ("--workdir", "nowhere", "--out", "x", "--format", "onxx"),
+            "'onxx' is unknown (did you mean 'onnx'?)",
+        ),
         (("--workdir", "nowhere", "--out", "x", "y"), "unexpected argument 'y'"),
     ],
 )
@@ -103,7 +129,10 @@ def test_mistakes(argv, message, capsys):
 def test_where_nothing_can_be_written(tiny_run, tmp_path, capsys):
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as error:
-        cli.run(export.main, ["--workdir", str(tiny_run), "--format=safetensors", "--out", str(tmp_path / "file")])
+        cli.run(
+            export.main,
+            ["--workdir", str(tiny_run), "--format=safetensors", "--out", str(tmp_path / "file")],
+        )
     assert error.value.code == 2 and "cannot write to --out" in capsys.readouterr().err
 
 

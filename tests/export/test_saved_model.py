@@ -15,7 +15,9 @@ from vision.export import saved_model
 def test_it_needs_tensorflow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)  # as where it is not installed
     for call in (lambda path: saved_model.write(program_of(linear), path), saved_model.load):
-        with pytest.raises(UserError, match=r"a SavedModel needs TensorFlow: pip install 'vision\[export,tfds\]'"):
+        with pytest.raises(
+            UserError, match=r"a SavedModel needs TensorFlow: pip install 'vision\[export,tfds\]'"
+        ):
             call(tmp_path / saved_model.NAME)
     assert list(tmp_path.iterdir()) == []
 

@@ -22,7 +22,9 @@ def test_it_gives_what_jax_gives(batch, tmp_path):
     stablehlo.write(cnn, tmp_path / stablehlo.NAME, batch)
     assert compare(cnn, stablehlo.load(tmp_path / stablehlo.NAME), images(5, 32)) < 1e-5
     exported = jax.export.deserialize(bytearray((tmp_path / stablehlo.NAME).read_bytes()))
-    assert exported.platforms == stablehlo.PLATFORMS and str(exported.in_avals[0].shape[0]) == str(batch or "batch")
+    assert exported.platforms == stablehlo.PLATFORMS and str(exported.in_avals[0].shape[0]) == str(
+        batch or "batch"
+    )
 
 
 def test_it_needs_nothing_but_jax(tmp_path):
@@ -37,9 +39,13 @@ def test_it_needs_nothing_but_jax(tmp_path):
         "np.save('probabilities.npy', probabilities)\nprint(*(n for n in ('vision', 'flax') if n in sys.modules))"
     )
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
-    np.testing.assert_allclose(np.load(tmp_path / "probabilities.npy"), given(images(4, 8, 1))[0], atol=1e-6)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "probabilities.npy"), given(images(4, 8, 1))[0], atol=1e-6
+    )
 
 
 def test_mistakes(tmp_path):
@@ -50,7 +56,9 @@ def test_mistakes(tmp_path):
     def branching(images):  # in Python, on the number of images
         return linear(images[::-1] if images.shape[0] > 2 else images)
 
-    with pytest.raises(UserError, match="cannot be written for any number of images: give --batch 1"):
+    with pytest.raises(
+        UserError, match="cannot be written for any number of images: give --batch 1"
+    ):
         stablehlo.write(program_of(branching), tmp_path / "other")
     stablehlo.write(program_of(branching), tmp_path / "other", batch=1)
     assert (tmp_path / "other").is_file()

@@ -1,4 +1,5 @@
-"""A TFLite file gives in LiteRT what JAX gives, in int8 nearly so. All architectures: tests/slow/test_tflite.py."""
+"""A TFLite file gives in LiteRT what JAX gives, in int8 nearly so. All architectures:
+tests/slow/test_tflite.py."""
 
 import subprocess
 import sys
@@ -24,7 +25,8 @@ from vision.models.layers import common as layers
 @pytest.fixture(scope="module")
 def cnn(tmp_path_factory):
     """(the program of a convolutional net, the folder with its model.tflite)."""
-    folder, cnn = tmp_path_factory.mktemp("cnn"), served(classifier("cnn"))
+    folder = tmp_path_factory.mktemp("cnn")
+    cnn = served(classifier("cnn"))
     tflite.write(cnn, folder / tflite.NAME)
     return cnn, folder
 
@@ -32,7 +34,10 @@ def cnn(tmp_path_factory):
 def test_it_gives_what_jax_gives(cnn):
     cnn, folder = cnn
     model = open_model(folder / tflite.NAME)
-    assert model.inputs == [("uint8", [32, 32, 3])] and sorted(model.outputs) == ["embedding", "probabilities"]
+    assert model.inputs == [("uint8", [32, 32, 3])] and sorted(model.outputs) == [
+        "embedding",
+        "probabilities",
+    ]
     probabilities, embedding = model.run(images(5, 32))
     assert probabilities.dtype == embedding.dtype == np.float32
     assert probabilities.max(1).min() > 0.15  # not all the same
@@ -49,13 +54,16 @@ def test_a_batch_is_fixed(tmp_path):
         "import sys\nfrom ai_edge_litert.interpreter import Interpreter\n"
         "print(*Interpreter(sys.argv[1]).get_input_details()[0]['shape'])"
     )  # by a reader that is not ours
-    shape = subprocess.check_output([sys.executable, "-c", code, tmp_path / tflite.NAME], cwd=REPOSITORY, text=True)
+    shape = subprocess.check_output(
+        [sys.executable, "-c", code, tmp_path / tflite.NAME], cwd=REPOSITORY, text=True
+    )
     assert shape.split() == ["4", "16", "16", "3"]
 
 
 @pytest.mark.parametrize("batch", [1, 2])
 def test_int8_is_near(cnn, batch, tmp_path):
-    program, wide = cnn[0], tmp_path / "wide.tflite"
+    program = cnn[0]
+    wide = tmp_path / "wide.tflite"
     tflite.write(program, wide, batch)
     tflite.quantize(wide, tmp_path / tflite.NAME, images(50, 32))
     found, embedding = tflite.load(tmp_path / tflite.NAME)(images(50, 32))
@@ -68,14 +76,17 @@ def test_int8_is_near(cnn, batch, tmp_path):
 
 
 def test_a_thousand_classes_still_sum_to_one(tmp_path):
-    """LiteRT's int8 softmax has steps of 1/256, in which they would all be 0; and the file is small."""
+    """LiteRT's int8 softmax has steps of 1/256, in which they would all be 0; and the file is
+    small."""
     kernel = np.random.default_rng(0).normal(size=(64, 1000)).astype(np.float32)
 
     def function(images):
         embedding = images.reshape(images.shape[0], -1) / jnp.float32(255)
         return jax.nn.softmax(0.1 * (embedding @ kernel)), embedding
 
-    program, wide, narrow = program_of(function, classes=1000), tmp_path / "wide.tflite", tmp_path / tflite.NAME
+    program = program_of(function, classes=1000)
+    wide = tmp_path / "wide.tflite"
+    narrow = tmp_path / tflite.NAME
     tflite.write(program, wide)
     tflite.quantize(wide, narrow, images(40, 8, 1))
     found, _ = tflite.load(narrow)(images(40, 8, 1))
@@ -85,7 +96,8 @@ def test_a_thousand_classes_still_sum_to_one(tmp_path):
 
 
 def test_mistakes(cnn, tmp_path):
-    wide, out = cnn[1] / tflite.NAME, tmp_path / "out.tflite"
+    wide = cnn[1] / tflite.NAME
+    out = tmp_path / "out.tflite"
     for given, message in (
         (images(9, 32), "9 images are too few to calibrate with: give 10 or more"),
         (images(10, 32, 1), r"takes uint8 images of \[32, 32, 3\], not uint8 \[32, 32, 1\]"),
@@ -107,13 +119,15 @@ class Dilated:
     """One whose primitive it has, but not with holes between the pixels."""
 
     def __call__(self, x):
-        kernel, padding = jnp.ones((2, 2, 1, 1)), [(0, 1), (0, 1)]
+        kernel = jnp.ones((2, 2, 1, 1))
+        padding = [(0, 1), (0, 1)]
         options = {"lhs_dilation": (2, 2), "dimension_numbers": ("NHWC", "HWIO", "NHWC")}
         return jax.lax.conv_general_dilated(x, kernel, (2, 2), padding, **options)
 
 
 class Endless:
-    """One that the converter refuses without a word, beside which weights are turned: that is computed before."""
+    """One that the converter refuses without a word, beside which weights are turned: that is
+    computed before."""
 
     def __call__(self, x):
         turned = jnp.arange(64.0).reshape(8, 8).T[None, :, :, None]
@@ -121,20 +135,24 @@ class Endless:
 
 
 @pytest.mark.parametrize(
-    ("layer", "primitive"), [(Spectral, "fft"), (Dilated, "conv_general_dilated"), (Endless, "while")]
+    ("layer", "primitive"),
+    [(Spectral, "fft"), (Dilated, "conv_general_dilated"), (Endless, "while")],
 )
 def test_an_operation_that_litert_has_not_names_its_place(layer, primitive, tmp_path):
     odd = layer()
     program = program_of(lambda images: linear(odd(images.astype(jnp.float32))))
     where = rf"test_tflite.py:\d+, in {layer.__name__}.__call__"
-    with pytest.raises(UserError, match=rf"^TFLite has no operation for JAX's '{primitive}' \(.*{where}\)$"):
+    with pytest.raises(
+        UserError, match=rf"^TFLite has no operation for JAX's '{primitive}' \(.*{where}\)$"
+    ):
         tflite.write(program, tmp_path / tflite.NAME)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_gelu_is_one_operator_and_models_keep_theirs(tmp_path):
     """As a polynomial, in int8, it would move the probabilities of this model by 0.12."""
-    vit, gelu = served(classifier("vit")), layers.gelu
+    vit = served(classifier("vit"))
+    gelu = layers.gelu
     pixels = images(50, 16)
     vit(pixels)
     tflite.write(vit, tmp_path / "wide.tflite")
@@ -147,7 +165,9 @@ def test_gelu_is_one_operator_and_models_keep_theirs(tmp_path):
 def operators(path):
     """Returns the kinds of a model's operators."""
     model = flatbuffer_utils.read_model(str(path))
-    return {flatbuffer_utils.opcode_to_name(model, o.opcodeIndex) for o in model.subgraphs[0].operators}
+    return {
+        flatbuffer_utils.opcode_to_name(model, o.opcodeIndex) for o in model.subgraphs[0].operators
+    }
 
 
 def test_float16_halves_the_file(tmp_path):
@@ -157,21 +177,28 @@ def test_float16_halves_the_file(tmp_path):
         embedding = images.reshape(images.shape[0], -1) / jnp.float32(255)
         return jax.nn.softmax(0.1 * (embedding @ kernel)), embedding @ kernel
 
-    program, wide, half = program_of(function, classes=1000), tmp_path / "wide.tflite", tmp_path / tflite.NAME
+    program = program_of(function, classes=1000)
+    wide = tmp_path / "wide.tflite"
+    half = tmp_path / tflite.NAME
     tflite.write(program, wide)
     tflite.to_float16(wide, half)
-    assert 1e-5 < compare(program, tflite.load(half), images(5, 8, 1)) < 1e-3  # float16 has steps of 1e-3
+    # float16 has steps of 1e-3
+    assert 1e-5 < compare(program, tflite.load(half), images(5, 8, 1)) < 1e-3
     assert half.stat().st_size < 0.52 * wide.stat().st_size
 
 
 def test_what_is_all_zero_can_be_int8(tmp_path):
-    """Such as a new head's weights, or what ReLU leaves of a layer: they have no scale. The bias after them stays."""
-    kernel, bias = np.random.default_rng(0).normal(size=(64, 10)), np.linspace(-1, 1, 10)
+    """Such as a new head's weights, or what ReLU leaves of a layer: they have no scale. The bias
+    after them stays."""
+    kernel = np.random.default_rng(0).normal(size=(64, 10))
+    bias = np.linspace(-1, 1, 10)
 
     def function(images):
         pixels = images.reshape(images.shape[0], -1) / jnp.float32(255)
         stopped = jax.nn.relu(pixels @ -jnp.ones((64, 64)))
-        return jax.nn.softmax(pixels @ jnp.zeros((64, 10))), stopped @ jnp.asarray(kernel) + jnp.asarray(bias)
+        return jax.nn.softmax(pixels @ jnp.zeros((64, 10))), stopped @ jnp.asarray(
+            kernel
+        ) + jnp.asarray(bias)
 
     program = program_of(function)
     tflite.write(program, tmp_path / "wide.tflite")

@@ -20,28 +20,40 @@ ARCHITECTURES = tuple(names("vision.models"))
 
 
 def classifier(name, temperature=0.7, dtype="float32", classes=5, **keys):
-    """Returns a `vision.inference.Classifier` of an architecture, for RGB images; its probabilities are not extreme."""
+    """Returns a `vision.inference.Classifier` of an architecture, for RGB images; its probabilities
+    are not extreme."""
     variant, size, options = OTHERS.get(name, ("mu", 32, {}))
     module = find("model", name, "vision.models")
     options = options | keys
-    model = nnx.eval_shape(lambda: module.build(variant, classes, rngs=Streams(0), dtype=jnp.dtype(dtype), **options))
+    model = nnx.eval_shape(
+        lambda: module.build(variant, classes, rngs=Streams(0), dtype=jnp.dtype(dtype), **options)
+    )
     random = np.random.default_rng(0)
     for i, (path, variable) in enumerate(nnx.to_flat_state(nnx.state(model))):
         if isinstance(variable, nnx.RngState):
             key = isinstance(variable, nnx.RngKey)
-            variable.set_value(jax.random.key(i) if key else np.zeros(variable.shape, variable.dtype))
+            variable.set_value(
+                jax.random.key(i) if key else np.zeros(variable.shape, variable.dtype)
+            )
             continue
         fan = np.prod(variable.shape[:-1]) if len(variable.shape) > 1 else 25
         value = random.normal(0, (2 / fan) ** 0.5, variable.shape) + (path[-1] in ("scale", "var"))
-        variable.set_value(jnp.asarray(np.abs(value) if path[-1] == "var" else value, variable.dtype))
+        variable.set_value(
+            jnp.asarray(np.abs(value) if path[-1] == "var" else value, variable.dtype)
+        )
     model.eval()
     c = default()
-    c.model.name, c.model.variant, c.model.dtype = name, variant, dtype
+    c.model.name = name
+    c.model.variant = variant
+    c.model.dtype = dtype
     c.model.options.update({k: v for k, v in options.items() if k == "window"})
-    return inference.Classifier(c, model, [f"class {i}" for i in range(classes)], size, 3, temperature)
+    return inference.Classifier(
+        c, model, [f"class {i}" for i in range(classes)], size, 3, temperature
+    )
 
 
 def images(of, count):
-    """Returns uint8 images (count, size, size, 3) as a classifier takes them: noise, darker from each to the next."""
+    """Returns uint8 images (count, size, size, 3) as a classifier takes them: noise, darker from
+    each to the next."""
     noise = np.random.default_rng(1).uniform(0, 256, (count, of.image_size, of.image_size, 3))
     return (noise * np.linspace(1, 0.2, count)[:, None, None, None]).astype(np.uint8)

@@ -1,10 +1,12 @@
-"""Writes tests/models/references/*.npz: tiny networks built from PyTorch's own layers, with what they compute.
+"""Writes tests/models/references/*.npz: tiny networks built from PyTorch's own layers, with what
+they compute.
 
     python tests/models/make_references.py          # needs torch and numpy; made with torch 2.13.0
 
-The tests need the files only. A file holds arrays by name: `weights/...` (PyTorch's names and layouts), `images`
-(B, H, W, C), `labels`, `outputs/...` after each layer in evaluation mode, `views/...`: the logits under test-time
-augmentation, and `train/...`: loss, gradients and running statistics after one forward pass in training mode.
+The tests need the files only. A file holds arrays by name: `weights/...` (PyTorch's names and
+layouts), `images` (B, H, W, C), `labels`, `outputs/...` after each layer in evaluation mode,
+`views/...`: the logits under test-time augmentation, and `train/...`: loss, gradients and running
+statistics after one forward pass in training mode.
 """
 
 from pathlib import Path
@@ -59,7 +61,8 @@ class Bottleneck(nn.Module):
 class OptionA(nn.Module):
     def __init__(self, missing, stride):
         super().__init__()
-        self.missing, self.stride = missing, stride
+        self.missing = missing
+        self.stride = stride
 
     def forward(self, x):
         x = F.avg_pool2d(x, 1, self.stride)  # a window of one pixel: every other pixel
@@ -77,10 +80,15 @@ def shortcut(inner, outer, stride, option_a):
 class ResNet(nn.Module):
     def __init__(self, block, depths, width, cifar):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False) if cifar else nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.conv1 = (
+            nn.Conv2d(3, width, 3, 1, 1, bias=False)
+            if cifar
+            else nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        )
         self.bn1 = nn.BatchNorm2d(width)
         self.pool = nn.Identity() if cifar else nn.MaxPool2d(3, 2, 1)
-        self.stages, inner = nn.ModuleList(), width
+        self.stages = nn.ModuleList()
+        inner = width
         for stage, depth in enumerate(depths):
             self.stages.append(nn.ModuleList())
             for i in range(depth):
@@ -109,8 +117,16 @@ class ViT(nn.Module):
         self.patches = nn.Conv2d(3, width, patch, patch)
         self.token = nn.Parameter(torch.randn(1, 1, width))
         self.positions = nn.Parameter(torch.randn(1, grid**2 + 1, width))
-        layer = {"dropout": 0.0, "activation": "gelu", "layer_norm_eps": 1e-6, "batch_first": True, "norm_first": True}
-        self.blocks = nn.ModuleList(nn.TransformerEncoderLayer(width, heads, 4 * width, **layer) for _ in range(depth))
+        layer = {
+            "dropout": 0.0,
+            "activation": "gelu",
+            "layer_norm_eps": 1e-6,
+            "batch_first": True,
+            "norm_first": True,
+        }
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(width, heads, 4 * width, **layer) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.fc = nn.Linear(width, 5)
 
@@ -131,7 +147,8 @@ class Airbench(nn.Module):
 
     def __init__(self, widths, depth):
         super().__init__()
-        self.depth, inner = depth, 24
+        self.depth = depth
+        inner = 24
         self.whiten = nn.Conv2d(3, inner, 2)
         self.whiten.weight.requires_grad = False
         groups = []
@@ -169,7 +186,11 @@ def views(net, x):
 
     padded = F.pad(x, (1, 1, 1, 1), "reflect")
     moved = 0.5 * (both(padded[:, :, :-2, :-2]) + both(padded[:, :, 2:, 2:]))
-    yield from {"none": logits(x), "flip": both(x), "flip_shift": 0.5 * both(x) + 0.5 * moved}.items()
+    yield from {
+        "none": logits(x),
+        "flip": both(x),
+        "flip_shift": 0.5 * both(x) + 0.5 * moved,
+    }.items()
 
 
 def main():
@@ -185,26 +206,33 @@ def main():
 
 def save(name, net, side, batch=4):
     disturb(net)
-    images, labels = torch.randn(batch, 3, side, side), torch.arange(batch) % 5
+    images = torch.randn(batch, 3, side, side)
+    labels = torch.arange(batch) % 5
     # Copies: the pass in training mode below changes the running statistics in place.
-    arrays = {f"weights/{k}": v.clone() for k, v in net.state_dict().items() if "num_batches" not in k}
+    arrays = {
+        f"weights/{k}": v.clone() for k, v in net.state_dict().items() if "num_batches" not in k
+    }
     arrays |= {"images": images.permute(0, 2, 3, 1), "labels": labels}
     with torch.no_grad():
         arrays |= {f"outputs/{k}": nhwc(v) for k, v in net.eval().layers(images)}
         if isinstance(net, Airbench):
             arrays |= {f"views/{k}": v for k, v in views(net, images)}
-    # Four images are too few for the statistics of a deep net's 1 x 1 features, so only the CIFAR net is trained.
+    # Four images are too few for the statistics of a deep net's 1 x 1 features, so only the CIFAR
+    # net is trained.
     if name not in ("resnet_basic", "resnet_bottleneck"):
         loss = F.cross_entropy(dict(net.train().layers(images))["logits"], labels)
         loss.backward()
         gradients = {k: v.grad for k, v in net.named_parameters() if v.requires_grad}
         arrays |= {"train/loss": loss} | {f"train/gradients/{k}": v for k, v in gradients.items()}
         arrays |= {f"train/{k}": v for k, v in net.named_buffers() if "num_batches" not in k}
-    np.savez_compressed(FOLDER / f"{name}.npz", **{k: v.detach().numpy() for k, v in arrays.items()})
+    np.savez_compressed(
+        FOLDER / f"{name}.npz", **{k: v.detach().numpy() for k, v in arrays.items()}
+    )
 
 
 def disturb(net):
-    """Gives every parameter and statistic a value that is not its initial one, so that none can be mistaken."""
+    """Gives every parameter and statistic a value that is not its initial one, so that none can be
+    mistaken."""
     for key, value in net.state_dict().items():
         if key.endswith("running_var"):
             value.uniform_(0.5, 2.0)

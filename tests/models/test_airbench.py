@@ -1,4 +1,5 @@
-"""airbench against PyTorch's own layers (make_references.py), its whitening on real images, and how it begins."""
+"""airbench against PyTorch's own layers (make_references.py), its whitening on real images, and how
+it begins."""
 
 import io
 import re
@@ -21,7 +22,8 @@ from vision.objectives.supervised import Supervised
 from vision.training.state import StateSpec
 
 DEPTHS = {"airbench": 2, "airbench_deep": 3}
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+MEAN = (0.4914, 0.4822, 0.4465)
+STD = (0.2470, 0.2435, 0.2616)
 
 
 def torch_name(path):
@@ -33,7 +35,11 @@ def torch_name(path):
 def pair(request):
     """Returns (model with the reference's weights, reference)."""
     depth = DEPTHS[request.param]
-    return load(request.param, lambda: Airbench((4, 6, 8), depth, 5, momentum=0.6, rngs=nnx.Rngs(0)), torch_name)
+    return load(
+        request.param,
+        lambda: Airbench((4, 6, 8), depth, 5, momentum=0.6, rngs=nnx.Rngs(0)),
+        torch_name,
+    )
 
 
 def outputs(model, images):
@@ -42,12 +48,15 @@ def outputs(model, images):
     assert list(maps) == ["whiten", "groups.0", "groups.1", "groups.2"]
     result = {f"outputs/{name}": x for name, x in maps.items() if name != "whiten"}
     for name in ("none", "flip", "flip_shift"):  # the reference has
-        result[f"views/{name}"] = sum(w * model(view) for w, view in views.test_time_views(name, images))
+        result[f"views/{name}"] = sum(
+            w * model(view) for w, view in views.test_time_views(name, images)
+        )
     return result | {"outputs/embedding": model.embed(images), "outputs/logits": model(images)}
 
 
 def test_each_layer_and_the_test_time_views(pair):
-    model, reference = nnx.clone(pair[0]), pair[1]
+    model = nnx.clone(pair[0])
+    reference = pair[1]
     model.eval()
     ours = jax.jit(lambda images: outputs(model, images))(reference["images"])
     assert sorted(ours) == sorted(k for k in reference if k.startswith(("outputs/", "views/")))
@@ -73,17 +82,22 @@ def test_gradients_and_running_statistics_of_a_training_step(pair):
     np.testing.assert_allclose(loss, reference["train/loss"], rtol=1e-5)
     learned = {torch_name(path): np.asarray(g[...]) for path, g in nnx.to_flat_state(gradients)}
     assert "whiten.bias" in learned and "whiten.weight" not in learned
-    assert sorted(f"train/gradients/{name}" for name in learned) == sorted(k for k in reference if "/gradients/" in k)
+    assert sorted(f"train/gradients/{name}" for name in learned) == sorted(
+        k for k in reference if "/gradients/" in k
+    )
     for name, gradient in learned.items():
         expected = to_ours(reference[f"train/gradients/{name}"])
         np.testing.assert_allclose(gradient, expected, rtol=1e-3, atol=1e-5, err_msg=name)
     for path, variable in nnx.to_flat_state(statistics):
-        name, new = torch_name(path), np.array(variable[...])
+        name = torch_name(path)
+        new = np.array(variable[...])
         if path[-1] == "var":  # PyTorch averages the unbiased estimate, Flax the biased one
             count = len(reference["images"]) * (12 // 2 ** path[1]) ** 2
             old = reference[f"weights/{name}"]
             new = 0.6 * old + (new - 0.6 * old) * count / (count - 1)
-        np.testing.assert_allclose(new, reference[f"train/{name}"], rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            new, reference[f"train/{name}"], rtol=1e-5, atol=1e-5, err_msg=name
+        )
 
 
 # Variants
@@ -96,7 +110,9 @@ def abstract(variant, classes=10, size=32, channels=3, **keys):
 
 
 @pytest.mark.parametrize(
-    "variant, count", [("94", 1_971_352), ("95", 4_604_440), ("96", 9_915_416)], ids=lambda value: str(value)
+    "variant, count",
+    [("94", 1_971_352), ("95", 4_604_440), ("96", 9_915_416)],
+    ids=lambda value: str(value),
 )
 def test_parameter_count(variant, count):
     """As PyTorch counts what learns in the author's nets."""
@@ -140,9 +156,12 @@ def test_batch_norm_without_scale(groups):
     norm = BatchNorm(3, groups=groups, momentum=0.6, epsilon=0.5, use_scale=False, rngs=nnx.Rngs(0))
     norm.bias[...] = jnp.array([1.0, 0.0, -1.0])
     x = np.random.default_rng(0).normal(2, 3, (groups, 4, 2, 2, 3)).astype(np.float32)
-    mean, var = x.mean((1, 2, 3), keepdims=True), x.var((1, 2, 3), keepdims=True)
+    mean = x.mean((1, 2, 3), keepdims=True)
+    var = x.var((1, 2, 3), keepdims=True)
     expected = (x - mean) / np.sqrt(var + 0.5) + [1, 0, -1]
-    np.testing.assert_allclose(norm(x.reshape(-1, 2, 2, 3)).reshape(x.shape), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        norm(x.reshape(-1, 2, 2, 3)).reshape(x.shape), expected, rtol=1e-4, atol=1e-5
+    )
     np.testing.assert_allclose(norm.mean[...], 0.4 * mean.mean(0).ravel(), rtol=1e-4)
     np.testing.assert_allclose(norm.var[...], 0.6 + 0.4 * var.mean(0).ravel(), rtol=1e-4)
 
@@ -152,17 +171,22 @@ def test_batch_norm_without_scale(groups):
 
 @pytest.mark.parametrize("outputs", [2, 5])
 def test_filters_begin_as_copies_while_there_are_channels(outputs):
-    kernel = np.asarray(jax.jit(partial_identity, static_argnums=1)(jax.random.key(0), (3, 3, 3, outputs)))
+    kernel = np.asarray(
+        jax.jit(partial_identity, static_argnums=1)(jax.random.key(0), (3, 3, 3, outputs))
+    )
     copied = min(3, outputs)
     np.testing.assert_array_equal(kernel[1, 1, :, :copied], np.eye(3)[:, :copied])
     assert np.count_nonzero(kernel[..., :copied]) == copied
     rest = kernel[..., copied:]
-    assert rest.size == 0 or 0.9 < np.abs(rest).max() * 27**0.5 <= 1  # PyTorch's: within 1 / sqrt(inputs)
+    # PyTorch's: within 1 / sqrt(inputs)
+    assert rest.size == 0 or 0.9 < np.abs(rest).max() * 27**0.5 <= 1
 
 
 def test_halve_leaves_an_odd_border_out():
     x = np.random.default_rng(0).normal(size=(2, 6, 7, 3)).astype(np.float32)
-    np.testing.assert_array_equal(jax.jit(halve)(x), x[:, :, :6].reshape(2, 3, 2, 3, 2, 3).max((2, 4)))
+    np.testing.assert_array_equal(
+        jax.jit(halve)(x), x[:, :, :6].reshape(2, 3, 2, 3, 2, 3).max((2, 4))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -176,9 +200,12 @@ def cifar(shared_data):
 
 
 def patches(images, kernel):
-    """All patches of 2 x 2, float64 (N, 12), in the order of a kernel's (2, 2, C, F) first three axes; and (12, F)."""
+    """All patches of 2 x 2, float64 (N, 12), in the order of a kernel's (2, 2, C, F) first three
+    axes; and (12, F)."""
     windows = np.lib.stride_tricks.sliding_window_view(images.astype(np.float64), (2, 2), (1, 2))
-    return np.moveaxis(windows, 3, -1).reshape(-1, 12), np.asarray(kernel, np.float64).reshape(12, -1)
+    return np.moveaxis(windows, 3, -1).reshape(-1, 12), np.asarray(kernel, np.float64).reshape(
+        12, -1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -199,18 +226,24 @@ def whitened(cifar):
 def test_the_first_convolution_whitens_real_images(cifar, whitened):
     flat, filters = patches(cifar, whitened.kernel[...])
     np.testing.assert_array_equal(filters[:, 12:], -filters[:, :12])
-    moments, filters = flat.T @ flat / len(flat), filters[:, :12]
+    moments = flat.T @ flat / len(flat)
+    filters = filters[:, :12]
     # Whatever the axes' signs: the filters' squares are the inverse of the regularized moments.
-    np.testing.assert_allclose(filters @ filters.T @ (moments + 5e-4 * np.eye(12)), np.eye(12), atol=2e-3)
+    np.testing.assert_allclose(
+        filters @ filters.T @ (moments + 5e-4 * np.eye(12)), np.eye(12), atol=2e-3
+    )
     variances = np.linalg.eigvalsh(moments)[::-1]
     result = filters.T @ moments @ filters
     np.testing.assert_allclose(result, np.diag(variances / (variances + 5e-4)), atol=1e-3)
-    np.testing.assert_allclose(np.diag(result)[:6], 1, atol=0.02)  # nearly white where patches differ at all
+    # nearly white where patches differ at all
+    np.testing.assert_allclose(np.diag(result)[:6], 1, atol=0.02)
 
 
 def test_the_whitening_is_a_convolution_of_the_patches(cifar, whitened):
     flat, filters = patches(cifar[:2], whitened.kernel[...])
-    np.testing.assert_allclose(np.asarray(whitened(cifar[:2])).reshape(-1, 24), flat @ filters, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        np.asarray(whitened(cifar[:2])).reshape(-1, 24), flat @ filters, rtol=1e-4, atol=1e-4
+    )
     before = WhiteningConv(3, dtype=jnp.float32, rngs=nnx.Rngs(0))  # lets the patches through
     np.testing.assert_allclose(before(cifar[:2])[..., :3], cifar[:2, :-1, :-1], atol=1e-6)
 
@@ -233,4 +266,6 @@ def test_the_trainer_keeps_the_whitening_beside_the_parameters():
 def test_whitening_of_equal_images_stays_finite():
     conv = WhiteningConv(3, dtype=jnp.float32, rngs=nnx.Rngs(0))
     conv.initialize_from_data(jnp.ones((3, 4, 4, 3)))
-    assert np.isfinite(conv.kernel[...]).all() and np.abs(conv.kernel[...]).max() <= 1.01 / 5e-4**0.5
+    assert (
+        np.isfinite(conv.kernel[...]).all() and np.abs(conv.kernel[...]).max() <= 1.01 / 5e-4**0.5
+    )

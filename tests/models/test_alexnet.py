@@ -47,7 +47,12 @@ def test_shapes_in_bfloat16(train, size, last):
     assert maps.keys() == {"stem", *(f"stages.{i}" for i in range(4))}
     assert maps["stages.3"].shape == (2, last, last, 8)
     assert {x.dtype for x in maps.values()} == {jnp.dtype("bfloat16")}
-    assert (embedding.shape, embedding.dtype, logits.shape, logits.dtype) == ((2, 16), "float32", (2, 5), "float32")
+    assert (embedding.shape, embedding.dtype, logits.shape, logits.dtype) == (
+        (2, 16),
+        "float32",
+        (2, 5),
+        "float32",
+    )
 
 
 def test_training_step():
@@ -57,7 +62,9 @@ def test_training_step():
 
     @jax.jit
     def step(params, images):
-        return jax.value_and_grad(lambda params: jnp.square(nnx.merge(graph, params)(images) - 1).mean())(params)
+        return jax.value_and_grad(
+            lambda params: jnp.square(nnx.merge(graph, params)(images) - 1).mean()
+        )(params)
 
     loss, gradient = step(params, reference["images"])
     assert np.isfinite(loss)
@@ -68,7 +75,9 @@ def test_training_step():
 def test_initialization():
     def some():
         model = build(dropout=0.0)
-        biases = [layer.bias[...] for layer in (model.stem, *model.stages, *model.hidden, model.head)]
+        biases = [
+            layer.bias[...] for layer in (model.stem, *model.stages, *model.hidden, model.head)
+        ]
         return model.hidden[0].kernel[...], biases
 
     kernel, biases = jax.jit(some)()
@@ -95,7 +104,11 @@ def test_dropout_comes_before_the_dense_layers():
     ("variant", "keys", "message"),
     [
         ("2012", {}, "model.variant.*owt"),
-        ("owt", {"image_size": 62}, "'alexnet' takes images of 63 px or more, not 62: set data.image_size"),
+        (
+            "owt",
+            {"image_size": 62},
+            "'alexnet' takes images of 63 px or more, not 62: set data.image_size",
+        ),
         ("owt", {"dropout": -0.5}, "model.dropout = -0.5"),
     ],
 )

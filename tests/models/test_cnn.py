@@ -12,7 +12,8 @@ from tests.models.zoo import check_reference, load_reference
 from vision.errors import UserError
 from vision.models import cnn
 
-PARAMETERS = {"small": 94_762, "medium": 1_148_874, "large": 7_681_674, "mu": 1_774}  # with 10 classes
+# with 10 classes
+PARAMETERS = {"small": 94_762, "medium": 1_148_874, "large": 7_681_674, "mu": 1_774}
 SAME_NAMES = types.SimpleNamespace(NAMES={"torch": ()}, __name__="cnn")  # as the reference has
 
 
@@ -33,16 +34,24 @@ def test_parameter_count(variant):
     """3x3 kernels, two numbers a channel of a norm, and the head."""
     model = nnx.eval_shape(lambda: build(variant, 10))
     widths, depth = cnn.VARIANTS[variant]
-    kernels = [(i, o) for i, o in zip((3, *widths), widths, strict=False)] + [(w, w) for w in widths] * (depth - 1)
+    kernels = [(i, o) for i, o in zip((3, *widths), widths, strict=False)] + [
+        (w, w) for w in widths
+    ] * (depth - 1)
     expected = sum(9 * i * o + 2 * o for i, o in kernels) + 10 * widths[-1] + 10
-    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == expected == PARAMETERS[variant]
+    assert (
+        sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        == expected
+        == PARAMETERS[variant]
+    )
 
 
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize(("size", "channels", "last"), [(8, 1, 1), (31, 3, 3)])
 def test_shapes_in_bfloat16(train, size, channels, last):
     model = nnx.eval_shape(
-        lambda: build(dtype=jnp.bfloat16, image_size=size, channels=channels, dropout=0.1, batch_norm_groups=2)
+        lambda: build(
+            dtype=jnp.bfloat16, image_size=size, channels=channels, dropout=0.1, batch_norm_groups=2
+        )
     )
     model.train() if train else model.eval()
     graph, state = nnx.split(model)
@@ -56,7 +65,12 @@ def test_shapes_in_bfloat16(train, size, channels, last):
     assert maps.keys() == {"stages.0", "stages.1", "stages.2"}
     assert maps["stages.2"].shape == (2, last, last, 16)
     assert {x.dtype for x in maps.values()} == {jnp.dtype("bfloat16")}
-    assert (embedding.shape, embedding.dtype, logits.shape, logits.dtype) == ((2, 16), "float32", (2, 5), "float32")
+    assert (embedding.shape, embedding.dtype, logits.shape, logits.dtype) == (
+        (2, 16),
+        "float32",
+        (2, 5),
+        "float32",
+    )
 
 
 def test_training_step():
@@ -86,7 +100,11 @@ def test_training_step():
     ("variant", "keys", "message"),
     [
         ("tiny", {}, "model.variant.*small, medium, large"),
-        ("small", {"image_size": 7}, "'cnn' takes images of 8 px or more, not 7: set data.image_size"),
+        (
+            "small",
+            {"image_size": 7},
+            "'cnn' takes images of 8 px or more, not 7: set data.image_size",
+        ),
         ("small", {"dropout": 1.0}, "model.dropout = 1.0"),
         ("small", {"batch_norm_groups": 0}, "batch_norm_groups = 0"),
         ("small", {"remat": "all"}, "model.remat"),

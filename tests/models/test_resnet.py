@@ -1,4 +1,5 @@
-"""Residual networks beyond the plain ones: wide and grouped bottlenecks, gates, and the maps that they give."""
+"""Residual networks beyond the plain ones: wide and grouped bottlenecks, gates, and the maps that
+they give."""
 
 import functools
 import re
@@ -52,7 +53,12 @@ def images(side=16, batch=4):
     ("name", "depths", "width", "keys"),
     [
         ("resnet_se", (1, 2), 8, {"bottleneck": False, "gate": "se"}),
-        ("resnet_next", (1, 1), 8, {"bottleneck": True, "widening": 2, "cardinality": 4, "gate": "se"}),
+        (
+            "resnet_next",
+            (1, 1),
+            8,
+            {"bottleneck": True, "widening": 2, "cardinality": 4, "gate": "se"},
+        ),
         ("resnet_cbam", (1, 1), 8, {"bottleneck": True, "gate": "cbam"}),
         ("resnet_cifar_cbam", (1, 1), 16, {"bottleneck": False, "cifar": True, "gate": "cbam"}),
     ],
@@ -72,13 +78,16 @@ def test_parameter_count(variant, gate):
 
 @pytest.mark.parametrize("variant", ["mu", "18", "50"])
 def test_what_gates_add(variant):
-    """Squeeze-and-excitation: two layers with biases a block; CBAM: two without, the 7x7 kernel, and its norm."""
+    """Squeeze-and-excitation: two layers with biases a block; CBAM: two without, the 7x7 kernel,
+    and its norm."""
     plain, se, cbam = (abstract(variant, gate=gate) for gate in (None, "se", "cbam"))
     channels = [block.features for stage in plain.stages for block in stage]
     squeezed = [max(8, round(c / 128) * 8) for c in channels]  # a sixteenth, in eights
     pairs = list(zip(channels, squeezed, strict=True))
     assert count(se) - count(plain) == sum(2 * c * s + c + s for c, s in pairs)
-    assert count(cbam) - count(plain) == sum(2 * c * max(1, c // 16) + 2 * 7 * 7 + 2 for c in channels)
+    assert count(cbam) - count(plain) == sum(
+        2 * c * max(1, c // 16) + 2 * 7 * 7 + 2 for c in channels
+    )
 
 
 def test_weights_fit_their_variants():
@@ -94,7 +103,10 @@ def test_names():
     assert theirs("stages.3.11.layers.1.norm.var", rules) == "layer4.11.bn2.running_var"
     assert theirs("stages.0.0.projection.conv.kernel", rules) == "layer1.0.downsample.0.weight"
     assert theirs("stages.1.2.gate.expand.bias", rules) == "layer2.2.se.fc2.bias"
-    assert theirs("stages.1.2.gate.spatial.conv.norm.mean", rules) == "layer2.2.se.spatial.conv.bn.running_mean"
+    assert (
+        theirs("stages.1.2.gate.spatial.conv.norm.mean", rules)
+        == "layer2.2.se.spatial.conv.bn.running_mean"
+    )
 
 
 # Maps
@@ -105,8 +117,16 @@ def test_names():
     ("variant", "keys", "maps"),
     [
         ("18", {"gate": "se"}, [(16, 64), (16, 64), (8, 128), (4, 256), (2, 512)]),
-        ("mu", {"gate": "cbam", "batch_norm_groups": 2, "dropout": 0.1, "remat": "dots"}, [(16, 8), (16, 8), (8, 16)]),
-        ("cifar20", {"gate": "cbam", "stochastic_depth": 0.1}, [(64, 16), (64, 16), (32, 32), (16, 64)]),
+        (
+            "mu",
+            {"gate": "cbam", "batch_norm_groups": 2, "dropout": 0.1, "remat": "dots"},
+            [(16, 8), (16, 8), (8, 16)],
+        ),
+        (
+            "cifar20",
+            {"gate": "cbam", "stochastic_depth": 0.1},
+            [(64, 16), (64, 16), (32, 32), (16, 64)],
+        ),
     ],
 )
 def test_maps_and_dtypes(variant, keys, maps, dtype):
@@ -122,7 +142,9 @@ def test_maps_and_dtypes(variant, keys, maps, dtype):
 
     x = jax.ShapeDtypeStruct((4, 64, 64, 3), jnp.float32)
     for training in (True, False):
-        features, embedding, logits = jax.eval_shape(functools.partial(everything, training=training), state, x)
+        features, embedding, logits = jax.eval_shape(
+            functools.partial(everything, training=training), state, x
+        )
         assert names == ["stem", *(f"stages.{i}" for i in range(len(maps) - 1))]
         assert [m.shape for m in features] == [(4, side, side, c) for side, c in maps]
         assert {m.dtype for m in features} == {jnp.dtype(dtype)}
@@ -167,7 +189,14 @@ def test_gates_change_nothing_at_the_beginning(monkeypatch, cifar):
 def test_gates_weigh_the_branch_and_not_the_shortcut():
     """Gates shut altogether leave the shortcut."""
     model = resnet.ResNet(
-        (1,), 16, 5, bottleneck=False, cifar=True, zero_init_residual=False, gate="se", rngs=nnx.Rngs(0)
+        (1,),
+        16,
+        5,
+        bottleneck=False,
+        cifar=True,
+        zero_init_residual=False,
+        gate="se",
+        rngs=nnx.Rngs(0),
     )
     model.eval()
     block = model.stages[0][0]
@@ -187,7 +216,9 @@ def test_cbam_is_its_equations():
         return 1 / (1 + np.exp(-z))
 
     def mlp(z):
-        return np.maximum(z @ gate.channel.reduce.kernel[0, 0], 0) @ gate.channel.expand.kernel[0, 0]
+        return (
+            np.maximum(z @ gate.channel.reduce.kernel[0, 0], 0) @ gate.channel.expand.kernel[0, 0]
+        )
 
     y = x * sigmoid(mlp(x.mean((1, 2))) + mlp(x.max((1, 2))))[:, None, None]
     both = np.pad(np.stack([y.mean(-1), y.max(-1)], -1), ((0, 0), (1, 1), (1, 1), (0, 0)))
@@ -199,7 +230,9 @@ def test_cbam_is_its_equations():
 
 
 def test_a_gradient_step():
-    model = nnx.eval_shape(lambda: resnet.build("mu", 5, rngs=nnx.Rngs(0), gate="cbam", remat="blocks"))
+    model = nnx.eval_shape(
+        lambda: resnet.build("mu", 5, rngs=nnx.Rngs(0), gate="cbam", remat="blocks")
+    )
     random = np.random.default_rng(0)
     for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState))):
         value = np.full(variable.shape, path[-1] in ("scale", "var"))
@@ -220,7 +253,9 @@ def test_a_gradient_step():
     gradient, after = step(params, statistics, images(32))
     for path, g in nnx.to_flat_state(gradient):
         assert np.isfinite(g[...]).all() and np.abs(g[...]).max() > 0, path
-    for (path, old), (_, new) in zip(nnx.to_flat_state(statistics), nnx.to_flat_state(after), strict=True):
+    for (path, old), (_, new) in zip(
+        nnx.to_flat_state(statistics), nnx.to_flat_state(after), strict=True
+    ):
         assert (np.asarray(old[...]) != np.asarray(new[...])).any(), path
 
 

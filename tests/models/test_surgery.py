@@ -20,11 +20,14 @@ def logits(model, x):
 
 @pytest.mark.parametrize("name", ["vit", "resnet"])
 def test_low_rank_changes_start_as_nothing_and_merge_exactly(name):
-    model, x = tiny(name), images()
-    before, shapes = logits(model, x), {k: v.shape for k, v in surgery.names(model).items()}
+    model = tiny(name)
+    x = images()
+    before = logits(model, x)
+    shapes = {k: v.shape for k, v in surgery.names(model).items()}
     total, _ = surgery.count(model)
     surgery.add_low_rank(model, "qkv|out|hidden|conv", 2, 4.0, rngs=nnx.Rngs(0))
-    np.testing.assert_allclose(logits(model, x), before, rtol=1e-5, atol=1e-5)  # compiled anew, it rounds anew
+    # compiled anew, it rounds anew
+    np.testing.assert_allclose(logits(model, x), before, rtol=1e-5, atol=1e-5)
 
     added = {k: v for k, v in surgery.names(model).items() if ".down." in k or ".up." in k}
     learns = {k for k, v in surgery.names(model).items() if isinstance(v, nnx.Param)}
@@ -75,7 +78,8 @@ def test_a_new_head():
 
 
 def test_inserting_after_a_submodule():
-    model, x = tiny("resnet"), images()
+    model = tiny("resnet")
+    x = images()
     before = logits(model, x)
     surgery.insert_after(model, "stages.0.0", Twice())
     surgery.insert_after(model, "head", Twice())
@@ -114,6 +118,9 @@ def test_depths_rise_from_the_image_to_the_head(build, size, stem, layers):
 
 
 def test_streams_give_nnx_keys():
-    ours, theirs = Streams(3), nnx.Rngs(3)
+    ours = Streams(3)
+    theirs = nnx.Rngs(3)
     for _ in range(3):
-        assert jnp.array_equal(jax.random.key_data(ours.params()), jax.random.key_data(theirs.params()))
+        assert jnp.array_equal(
+            jax.random.key_data(ours.params()), jax.random.key_data(theirs.params())
+        )

@@ -36,7 +36,11 @@ def test_parameter_count(variant, size, window):
 
 
 def test_weights_name_what_there_is():
-    assert {w.variant for w in swin.WEIGHTS.values()} == swin.PAPER_TOP1.keys() == swin.VARIANTS.keys() - {"mu"}
+    assert (
+        {w.variant for w in swin.WEIGHTS.values()}
+        == swin.PAPER_TOP1.keys()
+        == swin.VARIANTS.keys() - {"mu"}
+    )
     assert all(w.options.get("window", 7) * 32 == w.size for w in swin.WEIGHTS.values())
 
 
@@ -49,7 +53,8 @@ def test_windows_and_back():
 
 
 def test_regions_join_only_neighbors():
-    """Of a shifted map of 4 x 4, the first window lies inside; the last holds the image's four corners."""
+    """Of a shifted map of 4 x 4, the first window lies inside; the last holds the image's four
+    corners."""
     found = swin.regions((4, 4), 2, (1, 1))
     assert [len(set(window)) for window in found.tolist()] == [1, 2, 2, 4]
     np.testing.assert_array_equal(found[1] == found[1][0], [True, False, True, False])
@@ -68,7 +73,13 @@ def test_a_block_sees_its_window_and_a_shifted_one_its_neighbors():
     """The gradient of one pixel's result reaches the pixels of its window, and of no other."""
     reach = []
     for shifted in (False, True):
-        keys = {"head_width": 4, "window": 2, "dropout": 0.0, "shifted": shifted, "dtype": jnp.float32}
+        keys = {
+            "head_width": 4,
+            "window": 2,
+            "dropout": 0.0,
+            "shifted": shifted,
+            "dtype": jnp.float32,
+        }
         block = filled(lambda keys=keys: swin.Block(4, 0.0, rngs=nnx.Rngs(0), **keys))
         x = np.random.default_rng(1).normal(size=(1, 4, 4, 4)).astype(np.float32)
         gradient = jax.jit(jax.grad(lambda x, block=block: block(x)[0, 1, 1].sum()))(x)
@@ -81,7 +92,8 @@ def test_biases_of_another_window():
     table = np.random.default_rng(0).normal(size=(13**2, 3)).astype(np.float32)
     resized = swin.resize_biases(table, (23**2, 3))
     assert resized.shape == (23**2, 3)
-    np.testing.assert_allclose(resized[23**2 // 2], table[13**2 // 2], atol=1e-6)  # the center stays
+    # the center stays
+    np.testing.assert_allclose(resized[23**2 // 2], table[13**2 // 2], atol=1e-6)
     constant = swin.resize_biases(np.full((9, 2), 3.0), (49, 2))
     np.testing.assert_allclose(constant, 3, rtol=1e-6)
     assert swin.resize_biases(table, (23**2, 4)) is table  # other heads: no resizing helps
@@ -89,7 +101,9 @@ def test_biases_of_another_window():
 
 @pytest.mark.parametrize("train", [True, False])
 def test_shapes_in_bfloat16(train):
-    model = nnx.eval_shape(lambda: build(dtype=jnp.bfloat16, dropout=0.1, stochastic_depth=0.1, remat="blocks"))
+    model = nnx.eval_shape(
+        lambda: build(dtype=jnp.bfloat16, dropout=0.1, stochastic_depth=0.1, remat="blocks")
+    )
     model.train() if train else model.eval()
     graph, state = nnx.split(model)
 
@@ -102,7 +116,12 @@ def test_shapes_in_bfloat16(train):
     found = {name: (x.shape, x.dtype.name) for name, x in maps.items()}
     expected = {"stem": (2, 5, 3, 8), "stages.0": (2, 5, 3, 8), "stages.1": (2, 3, 2, 16)}
     assert found == {name: (shape, "bfloat16") for name, shape in expected.items()}
-    assert (embedding.shape, embedding.dtype, logits.shape, logits.dtype) == ((2, 16), "float32", (2, 5), "float32")
+    assert (embedding.shape, embedding.dtype, logits.shape, logits.dtype) == (
+        (2, 16),
+        "float32",
+        (2, 5),
+        "float32",
+    )
 
 
 def test_training_step():

@@ -30,7 +30,9 @@ def create(**keys):
     return vgg.VGG((1, 2, 1, 1, 1), (4, 4, 8, 8, 8), 16, 5, channels=1, rngs=nnx.Rngs(0), **keys)
 
 
-@pytest.mark.parametrize(("name", "normalized"), [("vgg", False), ("vgg_bn", True)], ids=["timm", "torchvision"])
+@pytest.mark.parametrize(
+    ("name", "normalized"), [("vgg", False), ("vgg_bn", True)], ids=["timm", "torchvision"]
+)
 def test_reference(name, normalized):
     """Gray images whose last maps, of 3x3 and 2x2, are spread over 7x7 cells."""
     check_reference(name, lambda: create(normalized=normalized), vgg)
@@ -39,7 +41,10 @@ def test_reference(name, normalized):
 @pytest.mark.parametrize("variant", PARAMETERS)
 def test_parameter_count(variant):
     model = nnx.eval_shape(lambda: build(variant, 1000))
-    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == PARAMETERS[variant]
+    assert (
+        sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        == PARAMETERS[variant]
+    )
 
 
 def test_weights_name_what_there_is():
@@ -53,14 +58,20 @@ def test_weights_name_what_there_is():
 def test_stages_of_a_list_of_layers(variant):
     """The torchvision layers' numbers tell where the stages end."""
     depths, normalized = vgg.VARIANTS[variant]
-    arrays, expected, number = {"classifier.0.weight": np.zeros((1, 1))}, {"classifier.0.weight"}, 0
+    arrays = {"classifier.0.weight": np.zeros((1, 1))}
+    expected = {"classifier.0.weight"}
+    number = 0
     for stage, depth in enumerate(depths):
         for layer in range(depth):
             arrays[f"features.{number}.weight"] = np.zeros((1, 1, 3, 3))
             expected.add(f"stages.{stage}.{layer}.conv.weight")
             if normalized:
-                arrays[f"features.{number + 1}.running_mean"] = arrays[f"features.{number + 1}.weight"] = np.zeros(1)
-                expected |= {f"stages.{stage}.{layer}.norm.{name}" for name in ("running_mean", "weight")}
+                arrays[f"features.{number + 1}.running_mean"] = arrays[
+                    f"features.{number + 1}.weight"
+                ] = np.zeros(1)
+                expected |= {
+                    f"stages.{stage}.{layer}.norm.{name}" for name in ("running_mean", "weight")
+                }
             number += 2 + normalized
         number += 1
     assert vgg.REWRITE["torchvision"](arrays).keys() == expected
@@ -68,10 +79,13 @@ def test_stages_of_a_list_of_layers(variant):
 
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize(
-    ("variant", "size", "last", "keys"), [("mu", 32, (1, 8), {"batch_norm_groups": 2}), ("11", 250, (7, 512), {})]
+    ("variant", "size", "last", "keys"),
+    [("mu", 32, (1, 8), {"batch_norm_groups": 2}), ("11", 250, (7, 512), {})],
 )
 def test_shapes_in_bfloat16(train, variant, size, last, keys):
-    model = nnx.eval_shape(lambda: build(variant, dtype=jnp.bfloat16, image_size=size, remat="blocks", **keys))
+    model = nnx.eval_shape(
+        lambda: build(variant, dtype=jnp.bfloat16, image_size=size, remat="blocks", **keys)
+    )
     model.train() if train else model.eval()
     graph, state = nnx.split(model)
 
@@ -79,7 +93,9 @@ def test_shapes_in_bfloat16(train, variant, size, last, keys):
         model = nnx.merge(graph, state)
         return model.features(images), model.embed(images), model(images)
 
-    maps, embedding, logits = jax.eval_shape(run, state, jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32))
+    maps, embedding, logits = jax.eval_shape(
+        run, state, jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    )
     assert maps.keys() == {f"stages.{i}" for i in range(5)}
     assert maps["stages.4"].shape == (2, last[0], *last)
     assert {x.dtype for x in maps.values()} == {jnp.dtype("bfloat16")}
@@ -124,7 +140,11 @@ def test_dropout_ends_the_pool():
     ("variant", "keys", "message"),
     [
         ("12", {}, "model.variant.*11_bn, 13_bn"),
-        ("16", {"image_size": 31}, "'vgg' takes images of 32 px or more, not 31: set data.image_size"),
+        (
+            "16",
+            {"image_size": 31},
+            "'vgg' takes images of 32 px or more, not 31: set data.image_size",
+        ),
         ("16", {"batch_norm_groups": 2}, "vgg 16 has no batch norm .* choose variant 16_bn"),
         ("16_bn", {"batch_norm_groups": 0}, "batch_norm_groups = 0"),
         ("16", {"dropout": 1.0}, "model.dropout = 1.0"),

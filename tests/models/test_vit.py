@@ -1,4 +1,5 @@
-"""ViT: against timm, torchvision and Google's .npz files; features; DeiT's distillation token; other image sizes."""
+"""ViT: against timm, torchvision and Google's .npz files; features; DeiT's distillation token;
+other image sizes."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,9 @@ from vision.models.weights.augreg import from_augreg
 from vision.models.weights.names import find_scheme
 
 MAKE = {
-    "vit_distilled": lambda: vit.ViT(16, 2, 2, 4, 5, image_size=12, distilled=True, rngs=nnx.Rngs(0)),
+    "vit_distilled": lambda: vit.ViT(
+        16, 2, 2, 4, 5, image_size=12, distilled=True, rngs=nnx.Rngs(0)
+    ),
     "vit_torchvision": lambda: vit.ViT(16, 2, 2, 4, 5, image_size=12, rngs=nnx.Rngs(0)),
     "vit_augreg": lambda: vit.ViT(16, 1, 2, 4, 5, image_size=12, rngs=nnx.Rngs(0)),
 }
@@ -42,14 +45,19 @@ def test_reference(name):
 @pytest.mark.parametrize(("variant", "distilled"), PARAMETERS)
 def test_parameter_count(variant, distilled):
     model = nnx.eval_shape(lambda: vit.build(variant, 1000, distilled=distilled, rngs=nnx.Rngs(0)))
-    assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))) == PARAMETERS[variant, distilled]
+    assert (
+        sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+        == PARAMETERS[variant, distilled]
+    )
 
 
 def test_weights_name_what_there_is():
     assert {w.variant for w in vit.WEIGHTS.values()} == set(vit.LISTED) > vit.PAPER_TOP1.keys()
 
 
-@pytest.mark.parametrize(("name", "scheme"), [("vit_distilled", "timm"), ("vit_torchvision", "torchvision")])
+@pytest.mark.parametrize(
+    ("name", "scheme"), [("vit_distilled", "timm"), ("vit_torchvision", "torchvision")]
+)
 def test_naming_is_recognized(name, scheme):
     state = nnx.to_flat_state(nnx.state(nnx.eval_shape(MAKE[name]), nnx.Param))
     names = [".".join(map(str, path)) for path, _ in state]
@@ -58,7 +66,10 @@ def test_naming_is_recognized(name, scheme):
 
 def test_first_torchvision_names():
     arrays = arrays_of("vit_torchvision")
-    old = {k.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2"): v for k, v in arrays.items()}
+    old = {
+        k.replace("mlp.0", "mlp.linear_1").replace("mlp.3", "mlp.linear_2"): v
+        for k, v in arrays.items()
+    }
     assert old.keys() != arrays.keys() == vit.from_old_torchvision(old).keys()
 
 
@@ -68,7 +79,10 @@ def test_augreg_prefixes_and_big_vision():
     plain = from_augreg(arrays)
     stored = {f"opt/target/{k}": v for k, v in arrays.items()} | {"opt/state/step": np.array(3)}
     assert from_augreg(stored).keys() == plain.keys()
-    renamed = {"MultiHeadDotProductAttention_1": "MultiHeadDotProductAttention_0", "MlpBlock_3": "MlpBlock_0"}
+    renamed = {
+        "MultiHeadDotProductAttention_1": "MultiHeadDotProductAttention_0",
+        "MlpBlock_3": "MlpBlock_0",
+    }
     big = {}
     for name, array in arrays.items():
         for old, new in (renamed | {"LayerNorm_2": "LayerNorm_1"}).items():
@@ -88,7 +102,8 @@ def test_augreg_prefixes_and_big_vision():
 def test_positions_of_another_image_size(extra, side):
     """As timm's `resample_abs_pos_embed`; what is not a patch's stays."""
     with np.load(FOLDER / "vit_positions.npz") as file:
-        array, expected = file[f"{extra}/5"], file[f"{extra}/{side}"]
+        array = file[f"{extra}/5"]
+        expected = file[f"{extra}/{side}"]
     found = resize_positions(array, expected.shape)
     np.testing.assert_allclose(found, expected, atol=2e-6)
     np.testing.assert_array_equal(found[:, :extra], array[:, :extra])
@@ -96,12 +111,15 @@ def test_positions_of_another_image_size(extra, side):
 
 def test_positions_that_cannot_be_resized():
     array = np.zeros((1, 17, 4), np.float32)
-    for shape in ((1, 18, 4), (1, 11, 4), (1, 25, 4)):  # another token, 2 tokens before 9 patches, no token
+    # another token, 2 tokens before 9 patches, no token
+    for shape in ((1, 18, 4), (1, 11, 4), (1, 25, 4)):
         assert resize_positions(array, shape) is array
 
 
 def test_weights_for_another_image_size():
-    larger, _ = load_reference("vit_torchvision", lambda: vit.ViT(16, 2, 2, 4, 5, image_size=16, rngs=nnx.Rngs(0)), vit)
+    larger, _ = load_reference(
+        "vit_torchvision", lambda: vit.ViT(16, 2, 2, 4, 5, image_size=16, rngs=nnx.Rngs(0)), vit
+    )
     assert larger.positions.shape == (1, 17, 16)
 
 
@@ -110,7 +128,9 @@ def test_weights_for_another_image_size():
 )
 def test_features_and_shapes(keys):
     def run(images):
-        model = vit.build("mu/4", 10, image_size=8, rngs=nnx.Rngs(0), dtype=jnp.bfloat16, remat="dots", **keys)
+        model = vit.build(
+            "mu/4", 10, image_size=8, rngs=nnx.Rngs(0), dtype=jnp.bfloat16, remat="dots", **keys
+        )
         return model.features(images), model.embed(images), model(images)
 
     maps, embedding, logits = jax.eval_shape(run, jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32))
@@ -140,9 +160,15 @@ def test_distilled_by_config():
     c.update(name="vit", variant="mu/4", distilled=True)
     model = nnx.eval_shape(lambda: build(c, 10, 8, 3, nnx.Rngs(0)))
     assert isinstance(model.head, vit.DistilledHead)
-    assert (model.head.in_features, model.distillation_token.shape, model.positions.shape[1]) == (64, (1, 1, 32), 6)
+    assert (model.head.in_features, model.distillation_token.shape, model.positions.shape[1]) == (
+        64,
+        (1, 1, 32),
+        6,
+    )
     c.pool = "mean"
-    with pytest.raises(UserError, match="model.distilled adds a token .*set model.pool to token, not mean"):
+    with pytest.raises(
+        UserError, match="model.distilled adds a token .*set model.pool to token, not mean"
+    ):
         nnx.eval_shape(lambda: build(c, 10, 8, 3, nnx.Rngs(0)))
 
 

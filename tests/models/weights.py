@@ -15,12 +15,14 @@ def to_ours(array):
 
 
 def load(name, create, torch_name, kept=...):
-    """Returns (model, reference): `create()` with the weights of references/NAME.npz, and all of the file's arrays.
+    """Returns (model, reference): `create()` with the weights of references/NAME.npz, and all of
+    the file's arrays.
 
     Args:
         name: of the file.
         create: builds the model; called abstractly.
-        torch_name: maps the path of one of our variables to the stored name. Both sides must have the same names.
+        torch_name: maps the path of one of our variables to the stored name. Both sides must have
+            the same names.
         kept: nnx's filter of the variables that are stored.
     """
     with np.load(FOLDER / f"{name}.npz") as file:
@@ -28,7 +30,9 @@ def load(name, create, torch_name, kept=...):
     model = nnx.eval_shape(create)
     state = nnx.to_flat_state(nnx.state(model, kept))
     names = [torch_name(path) for path, _ in state]
-    assert sorted(names) == sorted(k.removeprefix("weights/") for k in reference if k.startswith("weights/"))
+    assert sorted(names) == sorted(
+        k.removeprefix("weights/") for k in reference if k.startswith("weights/")
+    )
     for each, (_, variable) in zip(names, state, strict=True):
         array = to_ours(reference[f"weights/{each}"])
         assert array.shape == variable.shape, each

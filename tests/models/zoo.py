@@ -14,14 +14,17 @@ from vision.models.weights.names import find_scheme, translate
 
 
 def load_reference(name, create, module):
-    """Returns (model in evaluation mode, reference): `create()` with the weights of references/NAME.npz, read by
-    `vision.models.weights.names` with the architecture's own rules, and the file's arrays."""
+    """Returns (model in evaluation mode, reference): `create()` with the weights of
+    references/NAME.npz, read by `vision.models.weights.names` with the architecture's own rules,
+    and the file's arrays."""
     with np.load(FOLDER / f"{name}.npz") as file:
         reference = dict(file)
     model = nnx.eval_shape(create)
     state = dict(nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState))))
     named = {".".join(map(str, path)): variable for path, variable in state.items()}
-    arrays = {k.removeprefix("weights/"): v for k, v in reference.items() if k.startswith("weights/")}
+    arrays = {
+        k.removeprefix("weights/"): v for k, v in reference.items() if k.startswith("weights/")
+    }
     found = translate(module, {k: v.shape for k, v in named.items()}, arrays)
     for key, variable in named.items():
         variable.set_value(jnp.asarray(found[key]))
@@ -32,7 +35,8 @@ def load_reference(name, create, module):
 
 
 def check_reference(name, create, module, tolerance=2e-5):
-    """Asserts that features, embedding and logits of a tiny model equal the reference's, layer by layer."""
+    """Asserts that features, embedding and logits of a tiny model equal the reference's, layer by
+    layer."""
     model, reference = load_reference(name, create, module)
     check_names(model, reference, module)
 
@@ -40,21 +44,31 @@ def check_reference(name, create, module, tolerance=2e-5):
     def run(images):
         features = model.features(images)
         *_, last = features.values()
-        return features | {"embedding": model.embed(images), "logits": model(images), "pooled": model.pool(last)}
+        return features | {
+            "embedding": model.embed(images),
+            "logits": model(images),
+            "pooled": model.pool(last),
+        }
 
     ours = run(reference["images"])
-    stored = {k.removeprefix("outputs/"): v for k, v in reference.items() if k.startswith("outputs/")}
+    stored = {
+        k.removeprefix("outputs/"): v for k, v in reference.items() if k.startswith("outputs/")
+    }
     assert stored.keys() <= ours.keys()
     assert {"embedding", "logits"} < stored.keys()
     for key, expected in stored.items():
         scale = max(1.0, np.abs(expected).max())
-        np.testing.assert_allclose(ours[key] / scale, expected / scale, rtol=0, atol=tolerance, err_msg=key)
+        np.testing.assert_allclose(
+            ours[key] / scale, expected / scale, rtol=0, atol=tolerance, err_msg=key
+        )
     np.testing.assert_allclose(ours["pooled"], ours["embedding"], rtol=1e-4, atol=1e-4)
 
 
 def check_names(model, reference, module):
     """Asserts that what leaves under timm's names is what came, where the reference has them."""
-    theirs = {k.removeprefix("weights/"): v for k, v in reference.items() if k.startswith("weights/")}
+    theirs = {
+        k.removeprefix("weights/"): v for k, v in reference.items() if k.startswith("weights/")
+    }
     ours = {name: np.asarray(v.get_value()) for name, v in surgery.names(model).items()}
     if find_scheme(module, list(ours), theirs)[0] != "timm":
         return
@@ -66,7 +80,8 @@ def check_names(model, reference, module):
 
 
 def filled(create):
-    """Returns `create()` with parameters from NumPy, whose initializers need no compiling; scales are near 1."""
+    """Returns `create()` with parameters from NumPy, whose initializers need no compiling; scales
+    are near 1."""
     model = nnx.eval_shape(create)
     random = np.random.default_rng(0)
     for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):

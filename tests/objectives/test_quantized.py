@@ -27,7 +27,8 @@ RNG = np.random.RandomState(0)
 
 
 def signed(kernel, steps):
-    """NumPy's rounding of a kernel (..., Cout): integers to ±steps, times a scale of each channel."""
+    """NumPy's rounding of a kernel (..., Cout): integers to ±steps, times a scale of each
+    channel."""
     scale = np.abs(kernel).reshape(-1, kernel.shape[-1]).max(0) / steps
     scale = np.where(scale == 0, 1, scale)
     return np.round(kernel / scale) * scale
@@ -35,7 +36,8 @@ def signed(kernel, steps):
 
 def unsigned(x):
     """NumPy's rounding of activations: integers of 0 to 255 less a zero point, times one scale."""
-    low, high = min(x.min(), 0), max(x.max(), 0)
+    low = min(x.min(), 0)
+    high = max(x.max(), 0)
     scale = (high - low) / 255 or 1
     zero = np.round(-low / scale)
     return (np.clip(np.round(x / scale + zero), 0, 255) - zero) * scale
@@ -82,7 +84,8 @@ def layers():
 
 
 def test_layers_compute_with_rounded_numbers(float64):
-    """As the plain layer with NumPy's rounded kernel does of NumPy's rounded input, and so do their gradients."""
+    """As the plain layer with NumPy's rounded kernel does of NumPy's rounded input, and so do their
+    gradients."""
     for (layer, shape), (plain, _) in zip(layers(), layers(), strict=True):
         simulate(nnx.Sequential(layer), "int8")
         x = RNG.randn(*shape)
@@ -97,14 +100,17 @@ def test_layers_compute_with_rounded_numbers(float64):
 
 @pytest.mark.parametrize(("name", "bits"), [("int8", 8), ("int7", 7)])
 def test_computes_as_onnx_runtime_does(tmp_path, name, bits):
-    """Two matrix products. The range of what the second takes is measured there before the first is rounded."""
+    """Two matrix products. The range of what the second takes is measured there before the first is
+    rounded."""
     if bits == 8 and int8.dot_product() == "none":
         pytest.skip("sums of products of 8 bits saturate on this CPU")
     images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), np.uint8)
     write_model(tmp_path / "model.onnx")
     int8.quantize(tmp_path / "model.onnx", tmp_path / "int8.onnx", images, weight_bits=bits)
     expected, _ = load(tmp_path / "int8.onnx")(images)
-    model = nnx.Sequential(*(nnx.Linear(*w.shape, use_bias=False, rngs=nnx.Rngs(0)) for w in weights()))
+    model = nnx.Sequential(
+        *(nnx.Linear(*w.shape, use_bias=False, rngs=nnx.Rngs(0)) for w in weights())
+    )
     for layer, kernel in zip(model.layers, weights(), strict=True):
         layer.kernel.set_value(jnp.asarray(kernel))
     pixels = images.reshape(20, -1).astype(np.float32)
@@ -116,7 +122,9 @@ def test_computes_as_onnx_runtime_does(tmp_path, name, bits):
 
 def built(name, variant, quantize):
     c = default()
-    c.model.name, c.model.variant, c.objective.quantize = name, variant, quantize
+    c.model.name = name
+    c.model.variant = variant
+    c.objective.quantize = quantize
     model = models.build(c.model, 10, 32, 3, nnx.Rngs(0))
     return objectives.build(c.objective, model, class_counts=np.ones(10), rngs=nnx.Rngs(0)).model
 
@@ -140,7 +148,11 @@ class Empty(nnx.Module):
     [
         (lambda: nnx.Linear(2, 2, rngs=nnx.Rngs(0)), "int9", "did you mean 'int"),
         (Empty, "int8", "no nnx.Conv and no nnx.Linear"),
-        (lambda: nnx.Linear(2, 2, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)), "int8", "needs model.dtype=float32"),
+        (
+            lambda: nnx.Linear(2, 2, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)),
+            "int8",
+            "needs model.dtype=float32",
+        ),
         (
             lambda: surgery.LowRank(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), 1, 1.0, rngs=nnx.Rngs(0)),
             "int8",
@@ -162,10 +174,13 @@ def test_says_what_to_install(monkeypatch):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """(the float run's directory, that of the run which goes on from it in INT8): a ResNet on digits."""
+    """(the float run's directory, that of the run which goes on from it in INT8): a ResNet on
+    digits."""
     folder = tmp_path_factory.mktemp("quantized")
     c = make_config("resnet")
-    c.train.steps, c.checkpoint.every, c.train.eval_every = 4, 0, 4
+    c.train.steps = 4
+    c.checkpoint.every = 0
+    c.train.eval_every = 4
     assert main.run(c, folder / "float")["ended"] == "finished"
     c = finetuning(folder / "float")
     assert main.run(c, folder / "int8")["ended"] == "finished"
@@ -174,15 +189,22 @@ def runs(tmp_path_factory):
 
 def finetuning(start):
     c = make_config("resnet")
-    c.model.pretrained, c.objective.quantize = str(start), "int8"
+    c.model.pretrained = str(start)
+    c.objective.quantize = "int8"
     return c
 
 
 def test_run_is_an_ordinary_one(runs):
     start, finetuned = runs
-    ours, theirs = arrays(finetuned, 16), arrays(start, 4)
-    assert {n: (a.shape, a.dtype) for n, a in ours.items()} == {n: (a.shape, a.dtype) for n, a in theirs.items()}
-    assert json.loads(pathlib.Path(finetuned, "config.json").read_text())["objective"]["quantize"] == "int8"
+    ours = arrays(finetuned, 16)
+    theirs = arrays(start, 4)
+    assert {n: (a.shape, a.dtype) for n, a in ours.items()} == {
+        n: (a.shape, a.dtype) for n, a in theirs.items()
+    }
+    assert (
+        json.loads(pathlib.Path(finetuned, "config.json").read_text())["objective"]["quantize"]
+        == "int8"
+    )
 
 
 def test_resumed_run_is_the_same(runs, tmp_path, send, monkeypatch):  # noqa: F811

@@ -15,7 +15,10 @@ from vision.run.checkpoints import Checkpoints, checksum
 
 def state(step):
     rng = np.random.RandomState(step)
-    params = {"kernel": jnp.asarray(rng.randn(40, 30), jnp.float32), "bias": jnp.asarray(rng.randn(30), jnp.bfloat16)}
+    params = {
+        "kernel": jnp.asarray(rng.randn(40, 30), jnp.float32),
+        "bias": jnp.asarray(rng.randn(30), jnp.bfloat16),
+    }
     return {"step": jnp.int32(step), "params": params, "lr_scale": jnp.float32(1)}
 
 
@@ -26,10 +29,16 @@ def open_in(directory, say=lambda text: None, **changes):
 
 
 def write(directory, accuracies, **changes):
-    """Saves a checkpoint a step, from step 1 on; an accuracy of None is a checkpoint without metrics."""
+    """Saves a checkpoint a step, from step 1 on; an accuracy of None is a checkpoint without
+    metrics."""
     checkpoints = open_in(directory, **changes)
     for step, accuracy in enumerate(accuracies, 1):
-        checkpoints.save(step, state(step), {"at": step}, None if accuracy is None else {"val/accuracy": accuracy})
+        checkpoints.save(
+            step,
+            state(step),
+            {"at": step},
+            None if accuracy is None else {"val/accuracy": accuracy},
+        )
     checkpoints.close()
 
 
@@ -82,7 +91,9 @@ def empty(file):
 DAMAGES = (flip, cut, delete, empty)
 
 
-@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "bfloat16", "float16", "int32", "float32", "float64"])
+@pytest.mark.parametrize(
+    "dtype", ["bool", "int8", "uint8", "bfloat16", "float16", "int32", "float32", "float64"]
+)
 def test_checksum_changes_with_any_bit(float64, dtype):
     x = np.arange(24).reshape(4, 6) % 2
     whole = checksum({"x": jnp.asarray(x, dtype)})
@@ -90,7 +101,9 @@ def test_checksum_changes_with_any_bit(float64, dtype):
         other = x.copy()
         other.flat[i] ^= 1
         assert checksum({"x": jnp.asarray(other, dtype)}) != whole
-    assert checksum({"x": jnp.asarray(x[::-1], dtype)}) == checksum({"x": jnp.asarray(x[::-1].copy(), dtype)})
+    assert checksum({"x": jnp.asarray(x[::-1], dtype)}) == checksum(
+        {"x": jnp.asarray(x[::-1].copy(), dtype)}
+    )
     assert checksum({"x": jnp.asarray(np.roll(x, 1), dtype)}) != whole
 
 
@@ -99,7 +112,9 @@ def test_checksum_is_the_same_on_any_devices_and_takes_odd_leaves():
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     split = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data")))
     assert checksum([x]) == checksum([split])
-    assert checksum([jnp.float32(jnp.nan), jnp.zeros((0, 3))]) != checksum([jnp.float32(jnp.inf), jnp.zeros((0, 3))])
+    assert checksum([jnp.float32(jnp.nan), jnp.zeros((0, 3))]) != checksum(
+        [jnp.float32(jnp.inf), jnp.zeros((0, 3))]
+    )
 
 
 def test_saved_bits_come_back(copied):
@@ -114,9 +129,11 @@ def test_saved_bits_come_back(copied):
 
 
 def test_state_may_be_donated_while_it_is_written(tmp_path):
-    """What the loop does: the next step overwrites the buffers while Orbax writes. The checksum sees any mixture."""
+    """What the loop does: the next step overwrites the buffers while Orbax writes. The checksum
+    sees any mixture."""
     update = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
-    current, expected = {"x": jnp.zeros(2_000_000)}, None
+    current = {"x": jnp.zeros(2_000_000)}
+    expected = None
     said = []
     checkpoints = open_in(tmp_path / "checkpoints", said.append)
     for step in range(1, 4):
@@ -132,7 +149,8 @@ def test_state_may_be_donated_while_it_is_written(tmp_path):
 
 
 def test_any_damage_to_any_file_is_survived(saved, tmp_path):
-    """Whatever happens to whichever file of the latest checkpoint, one of the two comes back, bit by bit."""
+    """Whatever happens to whichever file of the latest checkpoint, one of the two comes back, bit
+    by bit."""
     fallen_back = set()
     for file in sorted(p.relative_to(saved) for p in (saved / "2").rglob("*") if p.is_file()):
         for damage in DAMAGES:
@@ -201,7 +219,8 @@ def test_changed_model_is_not_called_damage(copied):
 
 @pytest.mark.parametrize("step", [1, 2, 3])
 def test_leftovers_of_a_killed_save(copied, step):
-    """Temporary folders, under Orbax's name for them and an older one, are passed over, and the step saves again."""
+    """Temporary folders, under Orbax's name for them and an older one, are passed over, and the
+    step saves again."""
     for name in (f"{step}.orbax-checkpoint-tmp", f"{step}.orbax-checkpoint-tmp-1700000000000000"):
         shutil.copytree(copied / "2" / "state", copied / name / "state")
     checkpoints = open_in(copied)
@@ -251,7 +270,8 @@ def test_policy_holds_across_processes(tmp_path):
 
 
 def test_what_cannot_be_written(tmp_path):
-    """A limit on the size of files stands for a full disk: one message, and the checkpoint before is whole."""
+    """A limit on the size of files stands for a full disk: one message, and the checkpoint before
+    is whole."""
     checkpoints = open_in(tmp_path / "checkpoints")
     checkpoints.save(1, state(1), {"at": 1}, None)
     checkpoints.wait()

@@ -11,7 +11,9 @@ from vision.run.directory import open_workdir, own_config
 
 
 def contents(directory):
-    return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+    return {
+        str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()
+    }
 
 
 @pytest.fixture
@@ -24,11 +26,14 @@ def workdir(tmp_path):
 
 def test_new_and_empty_directories(tmp_path):
     c = default()
-    c.seed, c.model.options.width = 3, 7
+    c.seed = 3
+    c.model.options.width = 7
     (tmp_path / "empty").mkdir()
     for name in ("new", "empty"):
         directory = open_workdir(str(tmp_path / name), c)
-        assert json.loads((directory / "config.json").read_text()) == json.loads(json.dumps(c.to_dict()))
+        assert json.loads((directory / "config.json").read_text()) == json.loads(
+            json.dumps(c.to_dict())
+        )
 
 
 def test_same_config_resumes(workdir):
@@ -68,7 +73,10 @@ def test_a_key_that_the_schema_gained_was_at_its_default(workdir):
 def test_another_config_is_refused_by_its_keys(workdir):
     before = contents(workdir)
     c = default()
-    c.seed, c.optimizer.learning_rate, c.model.options.width, c.log.every = 1, 0.5, 7, 9
+    c.seed = 1
+    c.optimizer.learning_rate = 0.5
+    c.model.options.width = 7
+    c.log.every = 9
     with pytest.raises(UserError) as error:
         open_workdir(workdir, c)
     message = str(error.value)
@@ -82,7 +90,8 @@ def test_another_config_is_refused_by_its_keys(workdir):
 def test_a_run_with_a_first_training_may_move(workdir):
     """Its new head starts from a directory inside it, which the config names."""
     c = default()
-    c.imbalance.retrain_head, c.model.pretrained = 2.0, "runs/x/representation"
+    c.imbalance.retrain_head = 2.0
+    c.model.pretrained = "runs/x/representation"
     moved = open_workdir(workdir.parent / "other", c)
     c.model.pretrained = "/elsewhere/x/representation"
     assert open_workdir(moved, c) == moved
@@ -115,7 +124,8 @@ def test_damaged_or_foreign_config(tmp_path, text):
 
 
 def test_start_that_was_killed(tmp_path):
-    """A kill between the directory and its config leaves a half-written temporary file: no reason to refuse."""
+    """A kill between the directory and its config leaves a half-written temporary file: no reason
+    to refuse."""
     (tmp_path / "config.json.tmp").write_text('{"se')
     assert contents(open_workdir(tmp_path, default())).keys() == {"config.json"}
 
@@ -133,17 +143,25 @@ def test_places_that_cannot_be(tmp_path):
 )
 def test_the_config_of_the_named_run(workdir, form):
     c = default()
-    c.seed, c.model.options.pruned = 5, {"head": {"kernel": [3, 4]}}
+    c.seed = 5
+    c.model.options.pruned = {"head": {"kernel": [3, 4]}}
     run = open_workdir(workdir.parent / "own", c)
     assert own_config([argument.replace("RUN", str(run)) for argument in form]) == c
-    assert own_config([f"--workdir={workdir.parent / 'new'}"]) is own_config(["--workdir"]) is own_config([]) is None
+    assert (
+        own_config([f"--workdir={workdir.parent / 'new'}"])
+        is own_config(["--workdir"])
+        is own_config([])
+        is None
+    )
 
 
 def test_other_widths_are_told_in_one_word(workdir):
     c = default()
     c.model.options.pruned = {"head": {"kernel": [3, 4], "bias": [4]}}
     run = open_workdir(workdir.parent / "pruned", c)
-    with pytest.raises(UserError, match=r"run: its model is pruned to other widths \(model.options.pruned.\*\)\.\n"):
+    with pytest.raises(
+        UserError, match=r"run: its model is pruned to other widths \(model.options.pruned.\*\)\.\n"
+    ):
         open_workdir(run, default())
 
 

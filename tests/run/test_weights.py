@@ -17,18 +17,27 @@ from vision.run.resolve import resolve_config
 def saved(path, **data):
     """Writes a run's directory as far as `read_run` reads it."""
     c = default()
-    c.model.name, c.model.variant, c.model.gate = "efficientnet_lite", "mu", None
+    c.model.name = "efficientnet_lite"
+    c.model.variant = "mu"
+    c.model.gate = None
     c.model.options["padding"] = "same"
-    c.data.normalize, c.data.mean, c.data.std, c.data.crop_fraction = "mean_std", (0.1,), (0.2,), 0.9
+    c.data.normalize = "mean_std"
+    c.data.mean = (0.1,)
+    c.data.std = (0.2,)
+    c.data.crop_fraction = 0.9
     path.mkdir()
     (path / "config.json").write_text(json.dumps(c.to_dict()))
-    (path / "data.json").write_text(json.dumps({"image_size": 48, "channels": 1, "classes": ["a", "b"]} | data))
+    (path / "data.json").write_text(
+        json.dumps({"image_size": 48, "channels": 1, "classes": ["a", "b"]} | data)
+    )
     return path
 
 
 def config(start):
     c = default()
-    c.model.name, c.model.variant, c.model.pretrained = "efficientnet_lite", "mu", str(start)
+    c.model.name = "efficientnet_lite"
+    c.model.variant = "mu"
+    c.model.pretrained = str(start)
     return c
 
 
@@ -41,16 +50,24 @@ def test_a_run_hands_on_how_its_images_and_its_model_were_made(tmp_path):
 
 def test_what_the_config_says_itself_stays(tmp_path):
     c = config(saved(tmp_path / "run"))
-    c.data.image_size, c.data.normalize, c.model.options["padding"] = 64, "unit", "symmetric"
+    c.data.image_size = 64
+    c.data.normalize = "unit"
+    c.model.options["padding"] = "symmetric"
     found = resolve_config(c)
-    assert (found.data.image_size, found.data.normalize, found.model.options.padding) == (64, "unit", "symmetric")
+    assert (found.data.image_size, found.data.normalize, found.model.options.padding) == (
+        64,
+        "unit",
+        "symmetric",
+    )
     assert resolve_config(default()).to_dict() == default().to_dict()
 
 
 def test_known_weights_bring_their_preparation():
     c = config("hf:timm/tf_efficientnet_lite0.in1k")
     found = resolve_config(c)
-    assert found.data.mean == (0.5,) * 3 and found.data.image_size == 224 and found.data.channels == 3
+    assert (
+        found.data.mean == (0.5,) * 3 and found.data.image_size == 224 and found.data.channels == 3
+    )
     c.data.channels = 1
     assert resolve_config(c).data.mean == (0.5,)
 
@@ -60,7 +77,8 @@ def test_a_resumed_run_asks_nobody(tmp_path):
     workdir = saved(tmp_path / "run")
     resolved = json.loads((workdir / "config.json").read_text())
     resolved["model"]["pretrained"] = str(tmp_path / "gone")
-    resolved["data"]["image_size"], resolved["data"]["channels"] = 48, 1
+    resolved["data"]["image_size"] = 48
+    resolved["data"]["channels"] = 1
     (workdir / "config.json").write_text(json.dumps(resolved))
     found = resolve_config(config(tmp_path / "gone"), workdir)
     assert found.data.image_size == 48 and found.model.options.padding == "same"
@@ -69,7 +87,8 @@ def test_a_resumed_run_asks_nobody(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "read"), [((), True), (("3.orbax-checkpoint-tmp-1",), True), (("3",), False), (("3", "4.tmp"), False)]
+    ("names", "read"),
+    [((), True), (("3.orbax-checkpoint-tmp-1",), True), (("3",), False), (("3", "4.tmp"), False)],
 )
 def test_weights_are_read_until_a_checkpoint_is_whole(tmp_path, monkeypatch, names, read):
     """A kill inside the first save must not leave a run to begin from random weights."""
@@ -83,7 +102,8 @@ def test_weights_are_read_until_a_checkpoint_is_whole(tmp_path, monkeypatch, nam
 @pytest.mark.parametrize("change", ["surplus", "missing", "shape"])
 def test_another_run_s_model_must_fit_whole(change):
     c = default().model
-    c.name, c.variant = "vit", "mu/4"
+    c.name = "vit"
+    c.variant = "mu/4"
     wanted = restore.pretrained.shapes(restore._abstract(c, 10, 8, 3))
     arrays = {name: np.zeros(shape, np.float32) for name, shape in wanted.items()}
     assert restore._fitting(c, arrays, 10, 8, 3).keys() == wanted.keys()
@@ -94,20 +114,26 @@ def test_another_run_s_model_must_fit_whole(change):
         del arrays["norm.bias"]
     else:
         arrays["norm.bias"] = np.zeros(5)
-    with pytest.raises(UserError, match=r"is no vit mu/4 with these options|norm.bias is \(5,\) there, \(32,\) here"):
+    with pytest.raises(
+        UserError,
+        match=r"is no vit mu/4 with these options|norm.bias is \(5,\) there, \(32,\) here",
+    ):
         restore._fitting(c, arrays, 10, 8, 3)
 
 
 def test_a_resumed_run_must_have_its_classes(tmp_path):
     def data(*classes):
         counts = np.ones(len(classes), int)
-        return types.SimpleNamespace(classes=classes, image_size=8, channels=3, class_counts=counts, loaders={})
+        return types.SimpleNamespace(
+            classes=classes, image_size=8, channels=3, class_counts=counts, loaders={}
+        )
 
     write_data(tmp_path, data("cat", "dog"))
     write_data(tmp_path, data("cat", "dog"))
     before = (tmp_path / "data.json").read_text()
     with pytest.raises(
-        UserError, match=r"holds a run on other data: classes is \['cat', 'dog'\] there, \['cat', 'owl'\]"
+        UserError,
+        match=r"holds a run on other data: classes is \['cat', 'dog'\] there, \['cat', 'owl'\]",
     ):
         write_data(tmp_path, data("cat", "owl"))
     assert (tmp_path / "data.json").read_text() == before

@@ -1,4 +1,5 @@
-"""The benchmarks: what they count, what they write, and that each row of the suites is a command that parses."""
+"""The benchmarks: what they count, what they write, and that each row of the suites is a command
+that parses."""
 
 import importlib
 import importlib.util
@@ -16,7 +17,8 @@ from vision.errors import UserError
 
 def model_config(name, variant):
     c = default().model
-    c.name, c.variant = name, variant
+    c.name = name
+    c.variant = variant
     return c
 
 
@@ -32,7 +34,9 @@ def test_flops_of_a_vit_are_those_of_its_formula(size, patch, side):
     assert costs.train == 3 * costs.forward - first
 
 
-@pytest.mark.parametrize("variant,side,classes,macs,parameters", [("18", 224, 1000, 1.814e9, 11_689_512)])
+@pytest.mark.parametrize(
+    "variant,side,classes,macs,parameters", [("18", 224, 1000, 1.814e9, 11_689_512)]
+)
 def test_flops_of_a_resnet_are_the_known_ones(variant, side, classes, macs, parameters):
     """torchvision states 1.814 G multiplications and 11,689,512 parameters."""
     costs = flops.model_costs(model_config("resnet", variant), classes, side)
@@ -43,14 +47,17 @@ def test_flops_of_a_resnet_are_the_known_ones(variant, side, classes, macs, para
 def test_recomputation_and_the_kind_of_attention_change_no_count():
     c = model_config("vit", "mu/8")
     plain = flops.model_costs(c, 10, 32)
-    c.remat, c.attention = "blocks", "xla"
+    c.remat = "blocks"
+    c.attention = "xla"
     assert flops.model_costs(c, 10, 32) == plain
     assert (c.remat, c.attention) == ("blocks", "xla")
 
 
 def test_a_half_as_wide_dtype_halves_the_activations_bytes():
     costs = flops.Costs(0, 0, 1000, 10)
-    moved = {dtype: roofline.minimal_bytes(costs, 8, dtype, "sgd") for dtype in ("float32", "bfloat16")}
+    moved = {
+        dtype: roofline.minimal_bytes(costs, 8, dtype, "sgd") for dtype in ("float32", "bfloat16")
+    }
     assert moved["float32"] == 5 * 4 * 8000 + 2 * 4 * 10 + 4 * 6 * 10
     assert moved["bfloat16"] == 5 * 2 * 8000 + 2 * 2 * 10 + 4 * 6 * 10
 
@@ -68,7 +75,10 @@ def test_rows_of_other_columns_join_one_file(tmp_path):
     path = tmp_path / "new" / "rows.csv"
     common.write_rows(path, [{"a": 1, "b": None}])
     common.write_rows(path, [{"a": 0.123456789, "c": "x, y"}])
-    assert common.read_rows(path) == [{"a": "1", "b": "", "c": ""}, {"a": "0.12346", "b": "", "c": "x, y"}]
+    assert common.read_rows(path) == [
+        {"a": "1", "b": "", "c": ""},
+        {"a": "0.12346", "b": "", "c": "x, y"},
+    ]
     common.write_rows("", [{"a": 1}])
     assert list(tmp_path.iterdir()) == [path.parent]
 
@@ -76,7 +86,9 @@ def test_rows_of_other_columns_join_one_file(tmp_path):
 @pytest.mark.parametrize("row", [*suite.GPU, *suite.CPU], ids=lambda row: row.label)
 def test_each_row_is_a_command_that_parses(row):
     command = row.command("python")
-    assert command[:2] == ["-m", f"scripts.bench.{row.script}"] and f"--label={row.label}" in command
+    assert (
+        command[:2] == ["-m", f"scripts.bench.{row.script}"] and f"--label={row.label}" in command
+    )
     assert importlib.util.find_spec(command[1])
     if row.script == "train":
         a = train.parse(command[2:])
@@ -94,8 +106,13 @@ def test_the_page_is_filled_between_its_marks_only(tmp_path):
     file.write_text("before\n<!-- gpu -->\nold\n<!-- end -->\nafter\n")
     page.main(["--folder", str(tmp_path)])
     text = file.read_text()
-    assert text.startswith("before\n<!-- gpu -->\n| work |") and text.endswith("<!-- end -->\nafter\n")
-    assert text.count("not run") == sum(row.script in ("train", "airbench") for row in suite.GPU) and "old" not in text
+    assert text.startswith("before\n<!-- gpu -->\n| work |") and text.endswith(
+        "<!-- end -->\nafter\n"
+    )
+    assert (
+        text.count("not run") == sum(row.script in ("train", "airbench") for row in suite.GPU)
+        and "old" not in text
+    )
     file.write_text("<!-- nothing -->\n<!-- end -->\n")
     with pytest.raises(UserError, match="no table 'nothing'"):
         page.main(["--folder", str(tmp_path)])
@@ -103,7 +120,10 @@ def test_the_page_is_filled_between_its_marks_only(tmp_path):
 
 def test_every_table_of_the_repository_s_page_is_known():
     text = (common.ROOT / common.SPEED / "README.md").read_text()
-    assert {line[5:-4] for line in text.splitlines() if line.startswith("<!-- ")} == {*page.TABLES, "end"}
+    assert {line[5:-4] for line in text.splitlines() if line.startswith("<!-- ")} == {
+        *page.TABLES,
+        "end",
+    }
 
 
 def test_a_training_row_shows_its_speed_and_reaches_the_page(tmp_path, capsys):
@@ -117,7 +137,9 @@ def test_a_training_row_shows_its_speed_and_reaches_the_page(tmp_path, capsys):
     assert "ratio:" not in capsys.readouterr().out
     (tmp_path / "README.md").write_text("<!-- cpu -->\n<!-- end -->\n")
     page.main(["--folder", str(tmp_path)])
-    line = next(x for x in (tmp_path / "README.md").read_text().splitlines() if suite.CPU[0].label in x)
+    line = next(
+        x for x in (tmp_path / "README.md").read_text().splitlines() if suite.CPU[0].label in x
+    )
     assert "images/s; MFU" in line and "not run" not in line
 
 
@@ -126,7 +148,10 @@ def test_attention_times_each_name_that_runs_here(tmp_path, capsys):
     arguments = ["--shapes", "2x5x2x8", "--dtypes", "float32", "--rounds", "2", "--repeats", "1"]
     attention.main([*arguments, "--csv", str(path)])
     rows = common.read_rows(path)
-    assert [row["name"] for row in rows] == ["plain", "xla"] and [row["auto"] for row in rows] == ["True", "False"]
+    assert [row["name"] for row in rows] == ["plain", "xla"] and [row["auto"] for row in rows] == [
+        "True",
+        "False",
+    ]
     assert [row["fastest"] for row in rows].count("True") == 1
     assert "skipped: cudnn" in capsys.readouterr().out
     with pytest.raises(UserError, match="BATCHxTOKENSxHEADSxDEPTH"):
@@ -145,7 +170,11 @@ def test_random_boxes_lie_inside():
     rng = np.random.default_rng(0)
     for height, width in ((40, 60), (500, 20)):
         boxes = np.array([torch_worker.random_box(height, width, rng) for _ in range(200)])
-        assert (boxes[:, :2] >= 0).all() and (boxes[:, 2] <= width).all() and (boxes[:, 3] <= height).all()
+        assert (
+            (boxes[:, :2] >= 0).all()
+            and (boxes[:, 2] <= width).all()
+            and (boxes[:, 3] <= height).all()
+        )
         assert (boxes[:, 2:] > boxes[:, :2]).all()
 
 
@@ -156,14 +185,20 @@ def test_files_and_functions_are_short():
     for path in (common.ROOT / "scripts" / "bench").glob("*.py"):
         text = path.read_text()
         assert len(text.splitlines()) <= 400 and ast.get_docstring(ast.parse(text)), path.name
-        functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)]
+        functions = [
+            node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)
+        ]
         assert max((f.end_lineno - f.lineno for f in functions), default=0) <= 60, path.name
 
 
 def test_peaks_of_known_devices_come_from_the_data_sheet(monkeypatch):
     import jax
 
-    for kind, flops_of in (("NVIDIA H100 80GB HBM3", 989e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA H200", 989e12)):
+    for kind, flops_of in (
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H200", 989e12),
+    ):
         monkeypatch.setattr(jax, "devices", lambda kind=kind: [SimpleNamespace(device_kind=kind)])
         assert common.peaks("bfloat16")[::2] == (flops_of, "data sheet")
         assert common.peaks("float32")[0] < flops_of

@@ -36,7 +36,15 @@ def test_the_page_names_files_and_flags_that_are_there():
     for name in re.findall(r"(?:scripts|vision)/[\w/]+\.py", page):
         assert (REPOSITORY / name).is_file(), name
     flags = subprocess.run(
-        [sys.executable, "-m", "vision.export", "--help"], cwd=REPOSITORY, capture_output=True, text=True
+        [sys.executable, "-m", "vision.export", "--help"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
     ).stdout
-    used = {flag for line in page.splitlines() if "-m vision.export" in line for flag in re.findall(r"--(\w+)", line)}
+    used = {
+        flag
+        for line in page.splitlines()
+        if "-m vision.export" in line
+        for flag in re.findall(r"--(\w+)", line)
+    }
     assert "workdir" in used and all(f"--{flag}" in flags for flag in used)

@@ -22,13 +22,23 @@ def test_a_run_becomes_tables(tiny_run, tmp_path):
         with open(tmp_path / "plots" / f"{name}.csv") as file:
             tables[name] = list(csv.DictReader(file))
     right = [row["actual"] == row["predicted"] for row in tables["confusion"]]
-    assert len(right) == result["split_sizes"]["test"] and sum(right) / len(right) == pytest.approx(result["accuracy"])
-    assert json.loads((tmp_path / "plots" / "test.json").read_text())["accuracy"] == result["accuracy"]
+    assert len(right) == result["split_sizes"]["test"] and sum(right) / len(right) == pytest.approx(
+        result["accuracy"]
+    )
+    assert (
+        json.loads((tmp_path / "plots" / "test.json").read_text())["accuracy"] == result["accuracy"]
+    )
     lines = [json.loads(line) for line in (tiny_run / "metrics.jsonl").read_text().splitlines()]
     for split in ("train", "val"):
-        expected = [(line["step"], line[f"{split}/loss"]) for line in lines if f"{split}/loss" in line]
-        assert [(int(row["step"]), float(row["loss"])) for row in tables[split]] == expected and expected
-    assert all(value for split in ("train", "val") for row in tables[split] for value in row.values())
+        expected = [
+            (line["step"], line[f"{split}/loss"]) for line in lines if f"{split}/loss" in line
+        ]
+        assert [
+            (int(row["step"]), float(row["loss"])) for row in tables[split]
+        ] == expected and expected
+    assert all(
+        value for split in ("train", "val") for row in tables[split] for value in row.values()
+    )
 
 
 @pytest.mark.parametrize("words", [[], ["none", "out"]])
@@ -36,19 +46,28 @@ def test_a_mistake_is_named(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         cli.run(plots.main, words)
-    assert ended.value.code == 2 and capsys.readouterr().err.startswith("error: ") and not list(tmp_path.iterdir())
+    assert (
+        ended.value.code == 2
+        and capsys.readouterr().err.startswith("error: ")
+        and not list(tmp_path.iterdir())
+    )
 
 
 def test_the_pipeline_s_stages_hang_together():
     text = (FOLDER / "dvc.yaml").read_text()
-    pipeline, params = yaml.safe_load(text), yaml.safe_load((FOLDER / "params.yaml").read_text())
+    pipeline = yaml.safe_load(text)
+    params = yaml.safe_load((FOLDER / "params.yaml").read_text())
     used = {tuple(name.split(".")) for name in re.findall(r"\$\{([\w.]+)\}", text)}
-    given = {(group, key) for group, keys in params.items() if isinstance(keys, dict) for key in keys} | {("python",)}
+    given = {
+        (group, key) for group, keys in params.items() if isinstance(keys, dict) for key in keys
+    } | {("python",)}
     assert used == given
     made = set()
     for stage in pipeline["stages"].values():
         for dependency in stage["deps"]:
-            assert dependency in made or "$" in dependency or (REPOSITORY / dependency).exists(), dependency
+            assert dependency in made or "$" in dependency or (REPOSITORY / dependency).exists(), (
+                dependency
+            )
         metrics = [name for metric in stage.get("metrics", ()) for name in metric]
         made |= {*stage.get("outs", ()), *metrics}
     for plot in pipeline["plots"]:

@@ -1,6 +1,8 @@
-"""The launchers: what `vision.parallel.start` makes of each scheduler's environment, and the scripts' own rules.
+"""The launchers: what `vision.parallel.start` makes of each scheduler's environment, and the
+scripts' own rules.
 
-The environments are those that Slurm 22.05 and Open MPI 4.1 set. tests/slow/test_launch.py runs the launchers.
+The environments are those that Slurm 22.05 and Open MPI 4.1 set. tests/slow/test_launch.py runs the
+launchers.
 """
 
 import os
@@ -54,7 +56,8 @@ def openmpi(process, of, local=0, here=1, gpus="", uri=URI):
 
 @pytest.fixture
 def joined(monkeypatch):
-    """Calls `start` in an environment with flags; returns what it asks of `jax.distributed`, or None."""
+    """Calls `start` in an environment with flags; returns what it asks of `jax.distributed`, or
+    None."""
     for name in list(os.environ):
         if name.startswith(("SLURM_", "OMPI_", "JOB_COMPLETION", "CUDA_VISIBLE")):
             monkeypatch.delenv(name)
@@ -85,18 +88,40 @@ def arguments(process, processes, devices=(), coordinator=None):
 @pytest.mark.parametrize(
     "environment, expected",
     [
-        pytest.param(slurm(1, 2, 2, gpus="0,1,2,3", on_node=4), arguments(1, 2), id="a task a node has all its GPUs"),
-        pytest.param(slurm(3, 4, 1, 3, "0,1,2,3", 4), arguments(3, 4, [3]), id="tasks that share GPUs take one each"),
-        pytest.param(slurm(3, 4, 1, 3, "3", 4), arguments(3, 4), id="--gpus-per-task=1 shows each its own"),
+        pytest.param(
+            slurm(1, 2, 2, gpus="0,1,2,3", on_node=4),
+            arguments(1, 2),
+            id="a task a node has all its GPUs",
+        ),
+        pytest.param(
+            slurm(3, 4, 1, 3, "0,1,2,3", 4),
+            arguments(3, 4, [3]),
+            id="tasks that share GPUs take one each",
+        ),
+        pytest.param(
+            slurm(3, 4, 1, 3, "3", 4), arguments(3, 4), id="--gpus-per-task=1 shows each its own"
+        ),
         pytest.param(slurm(1, 2, 1, 1, "2,3", 4), arguments(1, 2), id="--gpus-per-task=2 too"),
-        pytest.param(slurm(1, 2, 1, 1) | {"SLURM_NTASKS": "4"}, arguments(1, 2, [1]), id="a step smaller than its job"),
+        pytest.param(
+            slurm(1, 2, 1, 1) | {"SLURM_NTASKS": "4"},
+            arguments(1, 2, [1]),
+            id="a step smaller than its job",
+        ),
         pytest.param(openmpi(1, 2), arguments(1, 2), id="a process a host has all its GPUs"),
-        pytest.param(openmpi(3, 4, 1, 2, "0,1"), arguments(3, 4, [1]), id="processes of a host take one each"),
+        pytest.param(
+            openmpi(3, 4, 1, 2, "0,1"), arguments(3, 4, [1]), id="processes of a host take one each"
+        ),
         pytest.param(openmpi(3, 4, 1, 2, "1"), arguments(3, 4), id="a wrapper shows each its own"),
-        pytest.param(slurm(0, 3) | openmpi(1, 2), arguments(1, 2), id="mpirun's helpers are Slurm's tasks"),
+        pytest.param(
+            slurm(0, 3) | openmpi(1, 2), arguments(1, 2), id="mpirun's helpers are Slurm's tasks"
+        ),
         pytest.param({}, None, id="alone"),
         pytest.param(slurm(0, 1, gpus="0,1", on_node=2), None, id="srun --pty bash"),
-        pytest.param({"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, None, id="the batch shell"),
+        pytest.param(
+            {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_NTASKS": "4"},
+            None,
+            id="the batch shell",
+        ),
         pytest.param(openmpi(0, 1), None, id="mpirun -n 1"),
     ],
 )
@@ -111,7 +136,9 @@ def test_flags_say_it_all(joined):
 
 def test_flags_complete_what_a_scheduler_says(joined):
     flags = {"coordinator": "vision-workers-0-0.vision:8476", "processes": 2}
-    assert joined({"JOB_COMPLETION_INDEX": "1"}, **flags) == arguments(1, 2, coordinator=flags["coordinator"])
+    assert joined({"JOB_COMPLETION_INDEX": "1"}, **flags) == arguments(
+        1, 2, coordinator=flags["coordinator"]
+    )
 
 
 def test_open_mpi_5_with_the_address(joined):
@@ -126,11 +153,27 @@ def test_off_is_off(joined):
 @pytest.mark.parametrize(
     "environment, flags, message",
     [
-        (openmpi(0, 2, uri=""), {}, r"^Open MPI started this process, but this mpirun does not say where process 0 is"),
-        ({"JOB_COMPLETION_INDEX": "0"}, {}, r"'kubernetes' nobody .* add .*coordinator=HOST:PORT and .*=COUNT"),
+        (
+            openmpi(0, 2, uri=""),
+            {},
+            r"^Open MPI started this process, but this mpirun does not say where process 0 is",
+        ),
+        (
+            {"JOB_COMPLETION_INDEX": "0"},
+            {},
+            r"'kubernetes' nobody .* add .*coordinator=HOST:PORT and .*=COUNT",
+        ),
         ({}, {"coordinator": "node3", "processes": 2, "process": 0}, r"'node3': it is HOST:PORT"),
-        ({}, {"coordinator": "node3:1", "processes": 2}, r"node3:1: set parallel.process, from 0, too"),
-        ({}, {"coordinator": "node3:1", "processes": 2, "process": 2}, r"process = 2 of parallel.processes = 2"),
+        (
+            {},
+            {"coordinator": "node3:1", "processes": 2},
+            r"node3:1: set parallel.process, from 0, too",
+        ),
+        (
+            {},
+            {"coordinator": "node3:1", "processes": 2, "process": 2},
+            r"process = 2 of parallel.processes = 2",
+        ),
         ({}, {"processes": 2, "process": 0}, r"need parallel.coordinator=HOST:PORT"),
         ({}, {"distributed": "on"}, r"no scheduler started this process: set parallel.coordinator"),
         ({}, {"distributed": "of"}, r"did you mean 'off'"),
@@ -147,7 +190,9 @@ def test_what_jax_cannot_start_is_an_error_of_ours(joined, monkeypatch):
         raise RuntimeError("Kubernetes API Error: 403 - Forbidden\nmore")
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
-    with pytest.raises(UserError, match=r"process 0 of 2 \(Slurm\): Kubernetes API Error: 403 - Forbidden\.\nSet"):
+    with pytest.raises(
+        UserError, match=r"process 0 of 2 \(Slurm\): Kubernetes API Error: 403 - Forbidden\.\nSet"
+    ):
         joined(slurm(0, 2))
 
 
@@ -158,12 +203,16 @@ def test_what_jax_cannot_start_is_an_error_of_ours(joined, monkeypatch):
         (slurm(0, 3) | openmpi(1, 2), r"192\.0\.2\.2:\d+"),
     ],
 )
-def test_jax_finds_process_0_and_leaves_the_rest_as_given(joined, monkeypatch, environment, address):
+def test_jax_finds_process_0_and_leaves_the_rest_as_given(
+    joined, monkeypatch, environment, address
+):
     from jax._src.clusters import ClusterEnv
 
     given = joined(environment)
     names = ("coordinator_address", "num_processes", "process_id", "local_device_ids")
-    found = ClusterEnv.auto_detect_unset_distributed_params(*(given[name] for name in names), None, 300)
+    found = ClusterEnv.auto_detect_unset_distributed_params(
+        *(given[name] for name in names), None, 300
+    )
     assert re.fullmatch(address, found[0])
     assert found[1:] == tuple(given[name] for name in names[1:])
 
@@ -182,18 +231,27 @@ def test_scripts_parse_and_can_be_run(name):
     assert (LAUNCH / name).stat().st_mode & stat.S_IXUSR
 
 
-@pytest.mark.parametrize("arguments", [(), ("2",), ("0", "configs/digits.py"), ("two", "configs/digits.py")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("2",), ("0", "configs/digits.py"), ("two", "configs/digits.py")]
+)
 def test_local_shows_how_it_is_used(arguments):
     done = run(LAUNCH / "local", *arguments)
     assert done.returncode == 2
-    assert "./scripts/launch/local 2 configs/digits.py" in done.stderr and "set -euo" not in done.stderr
+    assert (
+        "./scripts/launch/local 2 configs/digits.py" in done.stderr
+        and "set -euo" not in done.stderr
+    )
 
 
 def test_local_needs_a_gpu_for_each_process():
-    environment = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"} | {"CUDA_VISIBLE_DEVICES": "4,5"}
+    environment = {k: v for k, v in os.environ.items() if k != "JAX_PLATFORMS"} | {
+        "CUDA_VISIBLE_DEVICES": "4,5"
+    }
     done = run(LAUNCH / "local", "3", "configs/digits.py", env=environment)
     assert done.returncode == 2
-    assert done.stderr == "error: 3 processes for 2 GPUs: start at most 2, or set JAX_PLATFORMS=cpu\n"
+    assert (
+        done.stderr == "error: 3 processes for 2 GPUs: start at most 2, or set JAX_PLATFORMS=cpu\n"
+    )
 
 
 @pytest.fixture
@@ -220,11 +278,19 @@ def stand_ins(tmp_path):
 def test_slurm_queues_again_what_was_interrupted(tmp_path, stand_ins, flag, train, code, queued):
     (tmp_path / "scripts").mkdir()
     (tmp_path / "runs" / "a b").mkdir(parents=True)
-    environment = stand_ins(srun='while [[ $1 == -* ]]; do shift; done; "$@"', scontrol="echo called scontrol $*")
+    environment = stand_ins(
+        srun='while [[ $1 == -* ]]; do shift; done; "$@"', scontrol="echo called scontrol $*"
+    )
     script = tmp_path / "scripts" / "train"
     script.write_text(f"#!/bin/bash\n[[ $1 == --help ]] && exit\n{train}\n")
     script.chmod(0o755)
-    done = run(LAUNCH / "slurm.sbatch", "configs/x.py", *flag, cwd=tmp_path, env=environment | {"SLURM_JOB_ID": "7"})
+    done = run(
+        LAUNCH / "slurm.sbatch",
+        "configs/x.py",
+        *flag,
+        cwd=tmp_path,
+        env=environment | {"SLURM_JOB_ID": "7"},
+    )
     assert done.returncode == code, done.stderr
     assert ("called scontrol requeue 7" in done.stdout) == queued
 
@@ -233,7 +299,12 @@ def test_slurm_says_what_is_missing(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "SLURM_JOB_ID"}
     inside = environment | {"SLURM_JOB_ID": "7"}
     for arguments, where, env, message in [
-        (("c.py", "--workdir", "x"), REPOSITORY, environment, "sbatch scripts/launch/slurm.sbatch CONFIG"),
+        (
+            ("c.py", "--workdir", "x"),
+            REPOSITORY,
+            environment,
+            "sbatch scripts/launch/slurm.sbatch CONFIG",
+        ),
         (("c.py", "--workdir", "x"), tmp_path, inside, f"no scripts/train in {tmp_path}"),
         (("c.py",), REPOSITORY, inside, "give --workdir DIR"),
     ]:
@@ -249,13 +320,19 @@ def test_slurm_says_what_is_missing(tmp_path):
         ("true", 1, 0),
         ("exit 2", 0, 2),
         ("kill -ABRT $$", 1, 134),
-        ("trap 'touch told' TERM; kill -TERM $PPID; until [[ -e told ]]; do sleep 0.01; done", 0, 75),
+        (
+            "trap 'touch told' TERM; kill -TERM $PPID; until [[ -e told ]]; do sleep 0.01; done",
+            0,
+            75,
+        ),
     ],
 )
 def test_pod_says_whether_the_run_has_finished(tmp_path, stand_ins, train, index, code):
     (tmp_path / "run").mkdir()
     environment = stand_ins(python=train) | {"JOB_COMPLETION_INDEX": str(index)}
-    done = run(LAUNCH / "pod", "--config", "c.py", "--workdir", "run", cwd=tmp_path, env=environment)
+    done = run(
+        LAUNCH / "pod", "--config", "c.py", "--workdir", "run", cwd=tmp_path, env=environment
+    )
     assert done.returncode == code, done.stderr
 
 
@@ -279,10 +356,14 @@ def test_jobset_names_itself_where_its_flags_do(manifests):
     job = workers["template"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
     config, values = cli.parse(container["args"], "", main._flags)
-    name, (port,) = jobset["metadata"]["name"], [p["containerPort"] for p in container["ports"]]
+    name = jobset["metadata"]["name"]
+    (port,) = [p["containerPort"] for p in container["ports"]]
     assert config.parallel.coordinator == f"{name}-{workers['name']}-0-0.{name}:{port}"
     assert config.parallel.processes == job["completions"] == job["parallelism"]
-    assert jobset["spec"]["network"]["enableDNSHostnames"] is True and job["completionMode"] == "Indexed"
+    assert (
+        jobset["spec"]["network"]["enableDNSHostnames"] is True
+        and job["completionMode"] == "Indexed"
+    )
     mounts = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
     volumes = {v["name"]: v for v in job["template"]["spec"]["volumes"]}
     assert mounts.keys() == volumes.keys() and mounts["shm"] == "/dev/shm"
@@ -298,10 +379,15 @@ def test_jobset_starts_again_after_all_but_a_mistake(manifests):
     (container,) = job["template"]["spec"]["containers"]
     assert job["backoffLimit"] == 0 and job["template"]["spec"]["restartPolicy"] == "Never"
     (rule,) = job["podFailurePolicy"]["rules"]
-    assert rule["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [2]}
+    assert rule["onExitCodes"] == {
+        "containerName": container["name"],
+        "operator": "In",
+        "values": [2],
+    }
     policy = jobset["spec"]["failurePolicy"]
     assert policy["maxRestarts"] > 0 and policy["rules"][0]["action"] == "FailJobSet"
-    assert re.fullmatch(r"[A-Za-z]([\w,:]*\w)?", policy["rules"][0]["name"])  # else the controller refuses it
+    # else the controller refuses it
+    assert re.fullmatch(r"[A-Za-z]([\w,:]*\w)?", policy["rules"][0]["name"])
 
 
 def test_the_image_has_what_the_jobset_starts(manifests):

@@ -33,7 +33,8 @@ def put(template, tmp_path):
 @pytest.fixture(scope="module")
 def served(models):
     """A gRPC server of the module's own `models`."""
-    from tests.serving.served import SETTINGS, Served  # and with it the protocol's messages, which few tests need
+    # and with it the protocol's messages, which few tests need
+    from tests.serving.served import SETTINGS, Served
 
     found = Served(dataclasses.replace(SETTINGS, models=str(models)))
     yield found

@@ -50,26 +50,39 @@ def chosen():
 def fuzzed(count, seed=0):
     """Returns `count` cases made from good requests by changes at random."""
     dice = random.Random(seed)
-    entry = {"name": "images", "datatype": "UINT8", "shape": [1, 28, 28, 1], "parameters": {"binary_data_size": 784}}
-    document, raw = json.dumps({"inputs": [entry]}).encode(), pixels().tobytes()
+    entry = {
+        "name": "images",
+        "datatype": "UINT8",
+        "shape": [1, 28, 28, 1],
+        "parameters": {"binary_data_size": 784},
+    }
+    document = json.dumps({"inputs": [entry]}).encode()
+    raw = pixels().tobytes()
     encoded = [image(kind, seed=1) for kind in FORMATS]
     small = json.dumps(
-        tensor(data=pixels().tolist()) | {"id": "x", "outputs": [{"name": "scores"}], "parameters": {"top_k": 3}}
+        tensor(data=pixels().tolist())
+        | {"id": "x", "outputs": [{"name": "scores"}], "parameters": {"top_k": 3}}
     )
     found = []
     for i in range(count):
         kind = i % 5
         if kind < 2:
             body = _change(encoded[i // 5 % len(encoded)], dice)
-            request, expected = classify(body), ANY
+            request = classify(body)
+            expected = ANY
         elif kind == 2:
-            request, expected = infer(_change(small.encode(), dice)), ANY
+            request = infer(_change(small.encode(), dice))
+            expected = ANY
         elif kind == 3:
-            request, expected = infer(_change(document, dice), _change(raw, dice) if dice.random() < 0.3 else raw), ANY
+            request = infer(
+                _change(document, dice), _change(raw, dice) if dice.random() < 0.3 else raw
+            )
+            expected = ANY
         else:
             whole = infer(document, raw)
             end = whole.index(b"\r\n\r\n") + 4
-            request, expected = _change(whole[:end], dice) + whole[end:], CLOSED
+            request = _change(whole[:end], dice) + whole[end:]
+            expected = CLOSED
         found.append(Case(f"fuzzed {seed}/{i}", (request,), expected))
     return found
 
@@ -90,7 +103,8 @@ def ask_well(url, images):
 
 
 def run(live, bundle, cases, threads=4):
-    """Sends the cases, a good request after each; returns (name, status, end) of those that were not refused.
+    """Sends the cases, a good request after each; returns (name, status, end) of those that were
+    not refused.
 
     Args:
         live: `tests.serving.live.Live` that serves the bundle as the model "tiny".
@@ -98,7 +112,8 @@ def run(live, bundle, cases, threads=4):
         cases: list of `Case`.
         threads: that send at a time.
     """
-    url, images = urllib.parse.urlsplit(live.url), pixels(count=2)
+    url = urllib.parse.urlsplit(live.url)
+    images = pixels(count=2)
     expected, _ = open_bundle(bundle, threads=1).probabilities_and_embeddings(images)
 
     def check(case):
@@ -109,7 +124,11 @@ def run(live, bundle, cases, threads=4):
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         found = list(pool.map(check, cases))
     assert live.process.poll() is None
-    return [(case.name, status, case.parts[0][-300:]) for case, status in found if not is_right(case, status)]
+    return [
+        (case.name, status, case.parts[0][-300:])
+        for case, status in found
+        if not is_right(case, status)
+    ]
 
 
 def changed(messages, count, seed=0):
@@ -119,7 +138,8 @@ def changed(messages, count, seed=0):
 
 
 def _change(data, dice):
-    """Returns bytes with one to eight changes: bits, bytes, cuts, repeats and what breaks parsers."""
+    """Returns bytes with one to eight changes: bits, bytes, cuts, repeats and what breaks
+    parsers."""
     data = bytearray(data)
     for _ in range(dice.randint(1, 8)):
         at = dice.randrange(len(data) + 1)

@@ -17,16 +17,34 @@ from tests.serving.wire import (
 
 
 def documents():
-    good, many = json.dumps(tensor()).encode(), list(range(256)) * 4
-    texts = [b"", b"null", b"[]", b"7", b'"x"', b"{", b"{}", good[:-1], good[: len(good) // 2], good + b"}", b"\0" * 50]
+    good = json.dumps(tensor()).encode()
+    many = list(range(256)) * 4
+    texts = [
+        b"",
+        b"null",
+        b"[]",
+        b"7",
+        b'"x"',
+        b"{",
+        b"{}",
+        good[:-1],
+        good[: len(good) // 2],
+        good + b"}",
+        b"\0" * 50,
+    ]
     texts += [
-        good.replace(b"[1, 28", b"[" + one + b", 28") for one in (b"NaN", b"Infinity", b"-1", b"1e400", b"0", b"1.0")
+        good.replace(b"[1, 28", b"[" + one + b", 28")
+        for one in (b"NaN", b"Infinity", b"-1", b"1e400", b"0", b"1.0")
     ]
     texts += [
         good.replace(b'"data": [', b'"data": [' + one + b", ")
         for one in (b"NaN", b"-Infinity", b"1e999", b'"1"', b"{}")
     ]
-    texts += [b'{"inputs": [], ' + good[1:], good[:-1] + b', "inputs": []}', good[:-1] + b', "id": 1}']
+    texts += [
+        b'{"inputs": [], ' + good[1:],
+        good[:-1] + b', "inputs": []}',
+        good[:-1] + b', "id": 1}',
+    ]
     texts += [b"[" * n for n in (10, 1_000, 100_000, 4_000_000)] + [
         b'{"a":' * n for n in (10, 1_000, 100_000, 2_000_000)
     ]
@@ -36,11 +54,32 @@ def documents():
         b'{"inputs": "' + b"x" * 8_000_000 + b'"}',
         b"9" * 5_000_000,
     ]
-    texts += [json.dumps(tensor()).encode(kind) for kind in ("utf-16-be", "utf-16", "utf-32", "cp037")]
-    texts += ['{"inputs": "\ud800"}'.encode("utf-8", "surrogatepass"), b'{"id": "\\ud800", ' + good[1:]]
-    changes = [{"name": one} for one in ("", "pixels", "x" * 100_000, 7, None, ["images"], "images\0", "../images")]
-    changes += [{"datatype": one} for one in ("FP32", "INT8", "BYTES", "uint8", "", None, 3, "UINT64", "FP16", "BOOL")]
-    shapes = [None, 28, [], [28, 28, 1], [1, 28, 28], [1, 28, 28, 3], [1, 1, 28, 28], [2, 28, 28, 1], [1, 28, 28, 1, 1]]
+    texts += [
+        json.dumps(tensor()).encode(kind) for kind in ("utf-16-be", "utf-16", "utf-32", "cp037")
+    ]
+    texts += [
+        '{"inputs": "\ud800"}'.encode("utf-8", "surrogatepass"),
+        b'{"id": "\\ud800", ' + good[1:],
+    ]
+    changes = [
+        {"name": one}
+        for one in ("", "pixels", "x" * 100_000, 7, None, ["images"], "images\0", "../images")
+    ]
+    changes += [
+        {"datatype": one}
+        for one in ("FP32", "INT8", "BYTES", "uint8", "", None, 3, "UINT64", "FP16", "BOOL")
+    ]
+    shapes = [
+        None,
+        28,
+        [],
+        [28, 28, 1],
+        [1, 28, 28],
+        [1, 28, 28, 3],
+        [1, 1, 28, 28],
+        [2, 28, 28, 1],
+        [1, 28, 28, 1, 1],
+    ]
     shapes += [
         [0, 28, 28, 1],
         [-1, 28, 28, 1],
@@ -72,11 +111,27 @@ def documents():
         [None] * 784,
         [[0]] * 784,
     ]
-    data += [{}, "x" * 784, 5, [[[[[0]]]]], [[0] * 28] * 27, [[0] * 28, 5], [10**300] * 784, [{"a": 1}] * 784, many]
+    data += [
+        {},
+        "x" * 784,
+        5,
+        [[[[[0]]]]],
+        [[0] * 28] * 27,
+        [[0] * 28, 5],
+        [10**300] * 784,
+        [{"a": 1}] * 784,
+        many,
+    ]
     changes += [{"data": one} for one in data]
     changes += [
         {"parameters": one}
-        for one in ([], 1, {"binary_data_size": 784}, {"binary_data_size": -1}, {"binary_data_size": "9"})
+        for one in (
+            [],
+            1,
+            {"binary_data_size": 784},
+            {"binary_data_size": -1},
+            {"binary_data_size": "9"},
+        )
     ]
     documents = [tensor(**change) for change in changes]
     documents += [
@@ -85,11 +140,24 @@ def documents():
         {"inputs": {}},
         {"inputs": None},
     ]
-    outputs = [1, {}, [1], [{}], [{"name": 1}], [{"name": "x"}], [{"name": "scores"}] * 2, [{"name": "scores"}] * 1_000]
-    outputs += [
-        [{"name": "probabilities", "parameters": {"classification": one}}] for one in (-1, 2**70, "2", 1.5, True)
+    outputs = [
+        1,
+        {},
+        [1],
+        [{}],
+        [{"name": 1}],
+        [{"name": "x"}],
+        [{"name": "scores"}] * 2,
+        [{"name": "scores"}] * 1_000,
     ]
-    outputs += [[{"name": "labels", "parameters": one}] for one in ({"classification": 2}, {"binary_data": 1}, [], "x")]
+    outputs += [
+        [{"name": "probabilities", "parameters": {"classification": one}}]
+        for one in (-1, 2**70, "2", 1.5, True)
+    ]
+    outputs += [
+        [{"name": "labels", "parameters": one}]
+        for one in ({"classification": 2}, {"binary_data": 1}, [], "x")
+    ]
     documents += [tensor() | {"outputs": one} for one in outputs]
     parameters = [
         [],
@@ -104,14 +172,40 @@ def documents():
 
 def binary():
     raw = pixels().tobytes()
-    entry = {"name": "images", "datatype": "UINT8", "shape": [1, 28, 28, 1], "parameters": {"binary_data_size": 784}}
+    entry = {
+        "name": "images",
+        "datatype": "UINT8",
+        "shape": [1, 28, 28, 1],
+        "parameters": {"binary_data_size": 784},
+    }
     head = {"inputs": [entry]}
     sizes = (0, 1, 783, 785, -1, -784, 2**31, 2**63, 2**64, "784", 784.0, True, None, [784])
-    requests = [infer({"inputs": [entry | {"parameters": {"binary_data_size": size}}]}, raw) for size in sizes]
-    lengths = ("-1", "0", "1", "99999999", "9" * 100, "abc", "", "1e2", "0x10", "+5", " ", "1,2", "10 20", "\xb2")
+    requests = [
+        infer({"inputs": [entry | {"parameters": {"binary_data_size": size}}]}, raw)
+        for size in sizes
+    ]
+    lengths = (
+        "-1",
+        "0",
+        "1",
+        "99999999",
+        "9" * 100,
+        "abc",
+        "",
+        "1e2",
+        "0x10",
+        "+5",
+        " ",
+        "1,2",
+        "10 20",
+        "\xb2",
+    )
     requests += [infer(head, raw, length) for length in lengths]
     requests += [infer(head, more) for more in (raw[:-1], raw + b"\0", raw * 2, b"\0")]
-    requests += [infer(head | {"inputs": [entry | {"data": [1]}]}, raw), infer({"inputs": [entry, entry]}, raw * 2)]
+    requests += [
+        infer(head | {"inputs": [entry | {"data": [1]}]}, raw),
+        infer({"inputs": [entry, entry]}, raw * 2),
+    ]
     requests += [
         infer({"inputs": [entry | {"shape": shape}]}, raw)
         for shape in ([784], [4, 14, 14, 1], [1, 28, 28, 2], [0, 0, 0, 0])
@@ -121,7 +215,14 @@ def binary():
         of = entry | {"datatype": kind, "parameters": {"binary_data_size": len(floats)}}
         requests.append(infer({"inputs": [of]}, floats))
     requests += [
-        infer({"inputs": [entry | {"shape": [100, 28, 28, 1], "parameters": {"binary_data_size": 78_400}}]}, raw * 100)
+        infer(
+            {
+                "inputs": [
+                    entry | {"shape": [100, 28, 28, 1], "parameters": {"binary_data_size": 78_400}}
+                ]
+            },
+            raw * 100,
+        )
     ]
     return named("binary", requests)
 
@@ -142,7 +243,15 @@ def texts():
     def pack(*texts, add=0):
         return b"".join(struct.pack("<I", (len(text) + add) % 2**32) + text for text in texts)
 
-    raws = [b"\0", b"\xff" * 4, b"\xff" * 400, pack(good, add=1), pack(good, add=-1), pack(good, add=2**31), good]
+    raws = [
+        b"\0",
+        b"\xff" * 4,
+        b"\xff" * 400,
+        pack(good, add=1),
+        pack(good, add=-1),
+        pack(good, add=2**31),
+        good,
+    ]
     raws += [
         pack(good) + b"\0",
         pack(good)[:-1],
@@ -154,7 +263,11 @@ def texts():
     requests = [of(raw) for raw in raws]
     requests += [of(pack(*[b""] * n), (n,)) for n in (2, 64, 65, 100_000, 1_000_000)]
     requests += [of(pack(good), shape) for shape in ((2,), (0,), (-1,), (1, 1, 1), (), (2**40,))]
-    requests += [of(pack(*[good] * 65), (65,)), of(pack(good, b"broken"), (2,)), of(pack(good), (1,), datatype="UINT8")]
+    requests += [
+        of(pack(*[good] * 65), (65,)),
+        of(pack(good, b"broken"), (2,)),
+        of(pack(good), (1,), datatype="UINT8"),
+    ]
     texts = [
         "",
         "?",
@@ -215,12 +328,27 @@ def v1():
         [[[[[1]]]]],
     ]
     documents = [{"instances": one} for one in instances]
-    documents += [{"instances": [{"b64": text}], "parameters": one} for one in ({"top_k": 0}, {"top_k": "1"}, [], 5)]
+    documents += [
+        {"instances": [{"b64": text}], "parameters": one}
+        for one in ({"top_k": 0}, {"top_k": "1"}, [], 5)
+    ]
     documents += [{}, {"inputs": [text]}, {"instances": [rows], "parameters": {"top_k": 10**20}}]
-    bodies = [json.dumps(one).encode() for one in documents] + [b"", b"{", b"[" * 200_000, b'{"instances": [NaN]}']
+    bodies = [json.dumps(one).encode() for one in documents] + [
+        b"",
+        b"{",
+        b"[" * 200_000,
+        b'{"instances": [NaN]}',
+    ]
     path = "/v1/models/tiny:predict"
     requests = [http("POST", path, body) for body in bodies]
     good = json.dumps({"instances": [{"b64": text}]}).encode()
-    for path in ("tiny", "tiny:explain", "tiny:predict:predict", "nope:predict", "tiny/versions/9:predict", ":predict"):
+    for path in (
+        "tiny",
+        "tiny:explain",
+        "tiny:predict:predict",
+        "nope:predict",
+        "tiny/versions/9:predict",
+        ":predict",
+    ):
         requests.append(http("POST", f"/v1/models/{path}", good))
     return named("v1", requests)

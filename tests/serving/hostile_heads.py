@@ -1,4 +1,5 @@
-"""Queries, paths, methods, keys and headers that no well-meant client sends, and what comes too slowly."""
+"""Queries, paths, methods, keys and headers that no well-meant client sends, and what comes too
+slowly."""
 
 import json
 
@@ -37,7 +38,14 @@ def queries():
         "version=*",
         "top_k[]=5",
     ]
-    queries += ["top_k=%D9%A3", "version=1&version=2", "%76ersion=9", "top_k=5;version=9", "=", "&top_k=a"]
+    queries += [
+        "top_k=%D9%A3",
+        "version=1&version=2",
+        "%76ersion=9",
+        "top_k=5;version=9",
+        "=",
+        "&top_k=a",
+    ]
     return named("query", [classify(image(), query=f"?{one}") for one in queries])
 
 
@@ -72,7 +80,9 @@ def paths():
         "tiny/../tiny",
         "-",
     ]
-    paths = [f"/v2/models/{model}{end}" for model in models for end in ("/infer", "/versions/1/infer")]
+    paths = [
+        f"/v2/models/{model}{end}" for model in models for end in ("/infer", "/versions/1/infer")
+    ]
     paths += [
         f"/v2/models/tiny/versions/{one}/infer"
         for one in ("0", "-1", "01", "1.0", "9", "..", "%2e", "1%2f", "x" * 9_000, "")
@@ -141,11 +151,26 @@ def methods():
         "\0",
         "",
     )
-    paths = ("/v2/models/tiny/infer", "/classify/tiny", "/v2/health/live", "/", "/metrics", "/v1/models/tiny:predict")
+    paths = (
+        "/v2/models/tiny/infer",
+        "/classify/tiny",
+        "/v2/health/live",
+        "/",
+        "/metrics",
+        "/v1/models/tiny:predict",
+    )
     requests = [http(method, path, b"x") for method in methods for path in paths]
-    requests += [http("GET", path) for path in ("/v2/models/tiny/infer", "/classify/tiny", "/v1/models/tiny:predict")]
+    requests += [
+        http("GET", path)
+        for path in ("/v2/models/tiny/infer", "/classify/tiny", "/v1/models/tiny:predict")
+    ]
     return named(
-        "method", requests + [http("POST", path, b"x") for path in ("/v2", "/v2/health/live", "/metrics", "/docs", "/")]
+        "method",
+        requests
+        + [
+            http("POST", path, b"x")
+            for path in ("/v2", "/v2/health/live", "/metrics", "/docs", "/")
+        ],
     )
 
 
@@ -186,7 +211,13 @@ def keys():
     ]
     requests += [
         http("GET", path, key=None)
-        for path in ("/v2/health/../models", "//", "/v2/health/live/", "/docs%00", "/v2/health/LIVE")
+        for path in (
+            "/v2/health/../models",
+            "//",
+            "/v2/health/live/",
+            "/docs%00",
+            "/v2/health/LIVE",
+        )
     ]
     requests += [http("POST", f"{paths[0]}?api_key={KEY}&x-api-key={KEY}", body, key=None)]
     return named("key", requests)
@@ -194,14 +225,16 @@ def keys():
 
 def heads():
     body = json.dumps(tensor()).encode()
-    path, line = (
-        "/v2/models/tiny/infer",
-        b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nX-Api-Key: " + KEY.encode() + b"\r\n",
-    )
+    path = "/v2/models/tiny/infer"
+    line = b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nX-Api-Key: " + KEY.encode() + b"\r\n"
     headers = [
-        {"Content-Length": one} for one in ("-1", "abc", "1e3", "0x10", "9" * 30, "5, 5", "", "+5", "99999999999")
+        {"Content-Length": one}
+        for one in ("-1", "abc", "1e3", "0x10", "9" * 30, "5, 5", "", "+5", "99999999999")
     ]
-    headers += [{"Content-Encoding": one} for one in ("gzip", "deflate", "br", "zstd", "gzip, gzip", "x" * 1_000)]
+    headers += [
+        {"Content-Encoding": one}
+        for one in ("gzip", "deflate", "br", "zstd", "gzip, gzip", "x" * 1_000)
+    ]
     headers += [
         {"Transfer-Encoding": one, "Content-Length": None}
         for one in ("gzip", "chunked, gzip", "x", "identity", "\x0bchunked")
@@ -222,7 +255,12 @@ def heads():
     ]
     wild += [
         line + b"Transfer-Encoding: chunked\r\n\r\n" + end
-        for end in (b"zz\r\n", b"-5\r\nhello", b"5\r\nhelloo\r\n0\r\n\r\n", b"FFFFFFFFFFFFFFFFF\r\n")
+        for end in (
+            b"zz\r\n",
+            b"-5\r\nhello",
+            b"5\r\nhelloo\r\n0\r\n\r\n",
+            b"FFFFFFFFFFFFFFFFF\r\n",
+        )
     ]
     wild += [
         line + b"Transfer-Encoding: chunked\r\n\r\n5;" + b"x" * 50_000 + b"\r\nhello\r\n0\r\n\r\n",
@@ -245,9 +283,9 @@ def heads():
         line + b"X-A: b\r\n c: d\r\n\r\n",
         line + b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\r\n",
     ]
-    tricks = [{"X-Request-Id": one} for one in ("a\tb", "\xff" * 9, "x" * 5_000, "../../x", "{}")] + [
-        {"X-Route-Key": "x" * 9_000}
-    ]
+    tricks = [
+        {"X-Request-Id": one} for one in ("a\tb", "\xff" * 9, "x" * 5_000, "../../x", "{}")
+    ] + [{"X-Route-Key": "x" * 9_000}]
     tricks += [
         {"X-Forwarded-For": "127.0.0.1"},
         {"Host": "evil.example"},
@@ -268,7 +306,9 @@ def slow():
         Case("slow head", tuple(whole[i : i + 1] for i in range(60)), CLOSED, 0.1),
         Case("no end of the body", (whole[:-1],)),
         Case("no end of the head", (whole[: head - 2],), CLOSED),
-        Case("a longer length", (http("POST", "/v2/models/tiny/infer", body, length=len(body) + 1),)),
+        Case(
+            "a longer length", (http("POST", "/v2/models/tiny/infer", body, length=len(body) + 1),)
+        ),
         Case("an endless length", (http("POST", "/classify/tiny", b"x" * 100_000, length=10**15),)),
         Case("silence", (b"",), CLOSED),
         Case("too large", (http("POST", "/classify/tiny", b"\0" * 17_000_000),)),
@@ -277,5 +317,7 @@ def slow():
 
 
 def _chunked(data, count):
-    head = http("POST", "/classify/tiny", headers={"Content-Length": None, "Transfer-Encoding": "chunked"})
+    head = http(
+        "POST", "/classify/tiny", headers={"Content-Length": None, "Transfer-Encoding": "chunked"}
+    )
     return head + (b"%x\r\n" % len(data) + data + b"\r\n") * count + b"0\r\n\r\n"

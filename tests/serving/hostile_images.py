@@ -22,7 +22,8 @@ def images():
         data = image(kind)
         found += [data[: len(data) * part // 40] for part in range(36)]
         found += [b"\0" * 16 + data, data[::-1], data[:40]]
-    jpeg, whole = image("JPEG"), image()
+    jpeg = image("JPEG")
+    whole = image()
     others = [
         b"",
         b"\0",
@@ -58,7 +59,13 @@ def images():
         b"import os",
         b"II+\0\x08\0\0\0" + b"\0" * 50,
     ]
-    harmless = [jpeg + b"PK\3\4" + b"\0" * 99, whole + b"<script>", jpeg + whole, image("GIF") + b"<?php"]  # may decode
+    # may decode
+    harmless = [
+        jpeg + b"PK\3\4" + b"\0" * 99,
+        whole + b"<script>",
+        jpeg + whole,
+        image("GIF") + b"<?php",
+    ]
     return named("image", [classify(one) for one in (*found, *others)]) + named(
         "polyglot", [classify(one) for one in harmless], ANY
     )
@@ -88,7 +95,10 @@ def bombs():
         png(9, 9, data=b"", extra=chunk(b"zTXt", b"a\0\0" + text)),
         png(9, 9, extra=chunk(b"iCCP", b"a\0\0" + text)),
     ]
-    found += [png(9, 9, extra=chunk(b"PLTE", b"\0" * 7)), png(9, 9, extra=chunk(b"eXIf", b"MM\0*\xff\xff\xff\xff"))]
+    found += [
+        png(9, 9, extra=chunk(b"PLTE", b"\0" * 7)),
+        png(9, 9, extra=chunk(b"eXIf", b"MM\0*\xff\xff\xff\xff")),
+    ]
     for width, height in ((0, 0), (65_535, 65_535), (65_535, 1)):
         found.append(
             b"GIF89a"
@@ -100,16 +110,27 @@ def bombs():
         start = struct.pack(">BBHBHHB", 0xFF, 0xC0, 11, 8, height, width, 1) + b"\1\x11\0"
         found.append(b"\xff\xd8" + start + b"\xff\xda\0\x08\1\1\0\0?\0\0\xff\xd9")
         vp8x = (
-            b"VP8X" + struct.pack("<I", 10) + b"\0\0\0\0" + struct.pack("<I", width)[:3] + struct.pack("<I", height)[:3]
+            b"VP8X"
+            + struct.pack("<I", 10)
+            + b"\0\0\0\0"
+            + struct.pack("<I", width)[:3]
+            + struct.pack("<I", height)[:3]
         )
         found.append(b"RIFF" + struct.pack("<I", 4 + len(vp8x)) + b"WEBP" + vp8x)
     for width, height in ((0, 0), (2**31 - 1, 2**31 - 1), (-5, 5), (100_000, 1), (30_000, -30_000)):
         found.append(
             b"BM"
-            + struct.pack("<IHHIIiiHHIIiiII", 70, 0, 0, 54, 40, width, height, 1, 24, 0, 16, 1, 1, 0, 0)
+            + struct.pack(
+                "<IHHIIiiHHIIiiII", 70, 0, 0, 54, 40, width, height, 1, 24, 0, 16, 1, 1, 0, 0
+            )
             + b"\0" * 16
         )
-    for width, height, rows in ((0, 0, 1), (100_000, 1, 1), (2**32 - 1, 2**32 - 1, 1), (50_000, 50_000, 2**31)):
+    for width, height, rows in (
+        (0, 0, 1),
+        (100_000, 1, 1),
+        (2**32 - 1, 2**32 - 1, 1),
+        (50_000, 50_000, 2**31),
+    ):
         tags = [
             (256, width),
             (257, height),
@@ -129,19 +150,34 @@ def bombs():
 
 def parts():
     """Images of very many parts, each of which costs a decoder more than it costs to send."""
-    jpeg, gif = image("JPEG"), image("GIF")
+    jpeg = image("JPEG")
+    gif = image("GIF")
     scan = jpeg[jpeg.index(b"\xff\xda") :]
-    found = [jpeg[:2] + b"\xff" * 4_000_000 + jpeg[2:], jpeg[:2] + b"\xff\xfe\0\2" * 1_000_000 + jpeg[2:]]
+    found = [
+        jpeg[:2] + b"\xff" * 4_000_000 + jpeg[2:],
+        jpeg[:2] + b"\xff\xfe\0\2" * 1_000_000 + jpeg[2:],
+    ]
     found += [jpeg[:2] + b"\0" * 4_000_000 + jpeg[2:], b"\xff\xd8" + b"\xff\xfe\0\2" * 1_000_000]
     found += [
         png(9, 9, data=b"\0" * 90, extra=chunk(b"abCd", b"") * 300_000),
         image()[:33] + chunk(b"IDAT", b"") * 300_000,
     ]
-    found += [gif[:13] + b"!\xfe" + b"\1a" * 1_000_000 + b"\0" + gif[13:], gif[:13] + b"!\xfe\0" * 1_000_000]
-    tags = [(256, 4, 1, 9), (257, 4, 1, 9), (258, 3, 1, 8 << 16), (273, 4, 500_000, 200), (279, 4, 500_000, 200)]
+    found += [
+        gif[:13] + b"!\xfe" + b"\1a" * 1_000_000 + b"\0" + gif[13:],
+        gif[:13] + b"!\xfe\0" * 1_000_000,
+    ]
+    tags = [
+        (256, 4, 1, 9),
+        (257, 4, 1, 9),
+        (258, 3, 1, 8 << 16),
+        (273, 4, 500_000, 200),
+        (279, 4, 500_000, 200),
+    ]
     table = b"".join(struct.pack(">HHII", *tag) for tag in tags)
     found.append(b"MM\0*\0\0\0\x08" + struct.pack(">H", len(tags)) + table + b"\0" * 2_000_200)
-    info = struct.pack("<IHHIIiiHHIIiiII", 1_000_000, 0, 0, 54, 40, 7_000, 7_000, 1, 8, 1, 0, 1, 1, 0, 0)
+    info = struct.pack(
+        "<IHHIIiiHHIIiiII", 1_000_000, 0, 0, 54, 40, 7_000, 7_000, 1, 8, 1, 0, 1, 1, 0, 0
+    )
     found.append(b"BM" + info + b"\0\0" * 500_000)
     huge = jpeg.replace(struct.pack(">HH", 30, 40), struct.pack(">HH", 6_000, 8_000), 1).replace(
         b"\xff\xc0", b"\xff\xc2", 1
@@ -175,12 +211,19 @@ def forms():
         form(b"Content-Disposition: form-data; name=file\r\n" + image()),
     ]
     requests = [classify(body, {"Content-Type": kind}) for body in bodies]
-    kinds = ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=" + "x" * 500]
+    kinds = [
+        "multipart/form-data",
+        "multipart/form-data; boundary=",
+        "multipart/form-data; boundary=" + "x" * 500,
+    ]
     kinds += [
         'multipart/form-data; boundary="',
         "multipart/form-data; boundary=(.*)+",
         "multipart/form-data; boundary=\xff",
     ]
     requests += [classify(form(part), {"Content-Type": kind}) for kind in kinds]
-    requests += [classify(form(part), {"Content-Type": "multipart/mixed; boundary=xyz"}), classify(form(part))]
+    requests += [
+        classify(form(part), {"Content-Type": "multipart/mixed; boundary=xyz"}),
+        classify(form(part)),
+    ]
     return named("form", requests)

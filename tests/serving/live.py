@@ -25,10 +25,12 @@ class Client:
     """A connection that is opened anew when the server has closed it."""
 
     def __init__(self, port):
-        self._port, self._writer = port, None
+        self._port = port
+        self._writer = None
 
     async def ask(self, data):
-        """Returns (status, headers in lower case, body); raises `ConnectionRefusedError` where there is no server."""
+        """Returns (status, headers in lower case, body); raises `ConnectionRefusedError` where
+        there is no server."""
         if self._writer is None:
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         self._writer.write(data)
@@ -47,7 +49,8 @@ class Client:
 
 @contextlib.contextmanager
 def serve(models, python=sys.executable, **flags):
-    """Starts `python -m vision.serving` on free ports and yields a `Live`; `flags` with underscores for dashes."""
+    """Starts `python -m vision.serving` on free ports and yields a `Live`; `flags` with underscores
+    for dashes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -36,7 +36,10 @@ class Served:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.settings = dataclasses.replace(settings, grpc_port=self.port)
-        self.entries, self._started, self.error, self.calls = [], threading.Event(), None, None
+        self.entries = []
+        self._started = threading.Event()
+        self.error = None
+        self.calls = None
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()))
         self._thread.start()
         self._started.wait(20)
@@ -44,7 +47,8 @@ class Served:
             raise self.error
 
     async def _serve(self):
-        self.loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self.loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
         self.telemetry = Telemetry(self.settings)
         self.telemetry.access = self.entries.append
         repository = Repository(self.settings, self.telemetry)
@@ -52,7 +56,9 @@ class Served:
             await repository.start()
             self.telemetry.follow(repository)
             self.service = Service(repository, Decoder(self.settings), self.telemetry)
-            self.calls = rpc.Calls(self.service, repository, Guard(self.settings), self.telemetry, self.settings)
+            self.calls = rpc.Calls(
+                self.service, repository, Guard(self.settings), self.telemetry, self.settings
+            )
             server = rpc.build(self.calls, self.settings)
             await server.start()
             self._started.set()
@@ -79,10 +85,13 @@ def code_of(call, *arguments, **known):
 
 
 def is_logged(served, code):
-    """Whether a line of the log has a code, or gets one soon: after a failure the client hears of it first, and so the
-    line of an earlier call may come too."""
+    """Whether a line of the log has a code, or gets one soon: after a failure the client hears of
+    it first, and so the line of an earlier call may come too."""
     deadline = time.monotonic() + 5
-    while not (found := code in [entry["code"] for entry in served.entries]) and time.monotonic() < deadline:
+    while (
+        not (found := code in [entry["code"] for entry in served.entries])
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
     return found
 
@@ -95,5 +104,6 @@ def message(**known):
     """Returns a ModelInferRequest of one image, with some fields in the place of others."""
     inputs = [{"name": "images", "datatype": "UINT8", "shape": [1, 8, 8, 1]}]
     return service_pb2.ModelInferRequest(
-        **{"model_name": "tiny", "inputs": inputs, "raw_input_contents": [pixels(1).tobytes()]} | known
+        **{"model_name": "tiny", "inputs": inputs, "raw_input_contents": [pixels(1).tobytes()]}
+        | known
     )

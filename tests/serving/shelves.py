@@ -16,10 +16,13 @@ class Telemetry:
 
 
 def serve(folder, scenario):
-    """Runs `scenario(repository)` in an event loop of its own, on a directory that is looked at 100 times a second."""
+    """Runs `scenario(repository)` in an event loop of its own, on a directory that is looked at 100
+    times a second."""
 
     async def main():
-        repository = Repository(Settings(models=str(folder), poll=0.01, max_batch=2, threads=1), Telemetry())
+        repository = Repository(
+            Settings(models=str(folder), poll=0.01, max_batch=2, threads=1), Telemetry()
+        )
         assert not repository.ready
         await repository.start()
         watch = asyncio.create_task(repository.watch())

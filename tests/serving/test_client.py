@@ -1,4 +1,5 @@
-"""Clients of the server: ours, and those that the page of scripts/deploy names, against a server in another process."""
+"""Clients of the server: ours, and those that the page of scripts/deploy names, against a server in
+another process."""
 
 import json
 import re
@@ -29,7 +30,13 @@ CLASSES = [f"kind {i}" for i in range(10)]
 def models(tmp_path_factory):
     directory = tmp_path_factory.mktemp("models")
     for version in ("1", "2"):
-        write_bundle(directory / "pets" / version, CLASSES, side=8, channels=3, model={"heat": version == "2"})
+        write_bundle(
+            directory / "pets" / version,
+            CLASSES,
+            side=8,
+            channels=3,
+            model={"heat": version == "2"},
+        )
     return directory
 
 
@@ -46,7 +53,8 @@ def images():
 
 @pytest.fixture(scope="module")
 def expected(models, images):
-    """Of each image, [(class, probability)] of all classes, the most probable first; from the bundle itself."""
+    """Of each image, [(class, probability)] of all classes, the most probable first; from the
+    bundle itself."""
     found = open_bundle(models / "pets" / "2").probabilities_and_embeddings(images)[0]
     return [[(CLASSES[i], float(row[i])) for i in np.argsort(-row)] for row in found]
 
@@ -66,7 +74,9 @@ def close(found, expected):
 def test_files_bytes_and_arrays_are_classified(live, photo, images, expected):
     with Client(live.url) as one:
         assert one.ready()
-        assert [(known["name"], sorted(known["versions"])) for known in one.models()] == [("pets", ["1", "2"])]
+        assert [(known["name"], sorted(known["versions"])) for known in one.models()] == [
+            ("pets", ["1", "2"])
+        ]
         for image in (photo, str(photo), photo.read_bytes(), images[0]):
             found = one.classify(image, "pets")
             assert (found.model, found.version, len(found.top)) == ("pets", "2", 5) and found.id
@@ -81,7 +91,11 @@ def test_files_bytes_and_arrays_are_classified(live, photo, images, expected):
 
 def test_what_is_refused(live, images, tmp_path):
     with Client(live.url) as one:
-        for image, model, status in ((b"no image", "pets", 0), (images[0], "cats", 404), (images[:, :4], "pets", 400)):
+        for image, model, status in (
+            (b"no image", "pets", 0),
+            (images[0], "cats", 404),
+            (images[:, :4], "pets", 400),
+        ):
             with pytest.raises(ServerError) as error:
                 one.classify(image, model)
             assert error.value.status == status or (not status and error.value.status in (400, 415))
@@ -106,7 +120,8 @@ def test_keys_rates_and_limits(models, photo, tmp_path):
         assert error.value.status == 401
         with Client(live.url, "secret-of-the-lab") as one:
             begun = time.perf_counter()
-            assert all(one.classify(photo, "pets").top for _ in range(5))  # waits as Retry-After says
+            # waits as Retry-After says
+            assert all(one.classify(photo, "pets").top for _ in range(5))
             assert 1 < time.perf_counter() - begun < 10
         with Client(live.url, "secret-of-all") as one:
             with pytest.raises(ServerError) as error:
@@ -129,9 +144,12 @@ def test_the_command(live, photo, tmp_path, capsys):
     assert client.main([live.url, str(tmp_path / "none.jpg")]) == 1
     assert "none.jpg" in capsys.readouterr().err
     (tmp_path / "note.txt").write_text("no image")
-    assert client.main([live.url, str(tmp_path / "note.txt"), str(photo)]) == 1  # the others are asked all the same
+    # the others are asked all the same
+    assert client.main([live.url, str(tmp_path / "note.txt"), str(photo)]) == 1
     told = capsys.readouterr()
-    assert told.out.count("%") == 5 and told.err.startswith(f"{tmp_path / 'note.txt'}: no image of a known format")
+    assert told.out.count("%") == 5 and told.err.startswith(
+        f"{tmp_path / 'note.txt'}: no image of a known format"
+    )
     assert client.main([live.url, str(photo), "--ca-file=/nowhere/at.pem"]) == 1
     assert capsys.readouterr().err == "/nowhere/at.pem: No such file or directory\n"
     command = [sys.executable, "-m", "vision.serving.client", live.url, str(photo)]
@@ -143,7 +161,15 @@ def test_tls(models, photo, tmp_path, capsys):
     if not shutil.which("openssl"):
         pytest.skip("no openssl is installed")
     new = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
-    command = [*new.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"]
+    command = [
+        *new.split(),
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-keyout",
+        "key.pem",
+        "-out",
+        "cert.pem",
+    ]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
     pair = {"tls_certificate": tmp_path / "cert.pem", "tls_key": tmp_path / "key.pem"}
     with serve(models, grpc_port=0, **pair) as live:
@@ -186,7 +212,9 @@ def said_by(block, folder, **places):
         pytest.skip("no curl is installed")
     for port, url in places.items():
         block = block.replace(f"http://localhost:{port.removeprefix('of_')}", url)
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", block], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block], cwd=folder, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     text = done.stdout
     while text.strip():
@@ -197,13 +225,20 @@ def said_by(block, folder, **places):
 
 def test_the_examples_with_curl(live, photo, expected):
     """As they stand on the page, with a file that is larger than what one argument may be."""
-    photo.with_name("photo.jpg").write_bytes(photo.read_bytes() + bytes(200_000))  # what it is, its first bytes tell
+    # what it is, its first bytes tell
+    photo.with_name("photo.jpg").write_bytes(photo.read_bytes() + bytes(200_000))
     plain, protocol, _ = blocks("sh")
-    found = [one for block in (plain, protocol) for one in said_by(block, photo.parent, of_8080=live.url)]
+    found = [
+        one for block in (plain, protocol) for one in said_by(block, photo.parent, of_8080=live.url)
+    ]
     assert len(found) == 5 and not any("error" in said for said in found), found
     for said in found[:2]:
         close([(one["class"], one["probability"]) for one in said["top"]], expected[0][:5])
-    assert found[3]["outputs"][0]["data"][0] == found[4]["predictions"][0]["labels"][0] == expected[0][0][0]
+    assert (
+        found[3]["outputs"][0]["data"][0]
+        == found[4]["predictions"][0]["labels"][0]
+        == expected[0][0][0]
+    )
 
 
 def test_the_examples_for_operators(models, tmp_path):
@@ -211,19 +246,28 @@ def test_the_examples_for_operators(models, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with serve(models, grpc_port=0, admin_port=port):
-        states, loaded, back = said_by(blocks("sh")[2], tmp_path, of_8082=f"http://127.0.0.1:{port}")
+        states, loaded, back = said_by(
+            blocks("sh")[2], tmp_path, of_8082=f"http://127.0.0.1:{port}"
+        )
         assert states["pets"]["serving"] == "2" and loaded == {} and back == {"version": "1"}
 
 
 @pytest.mark.parametrize("kind", ["http", "grpc"])
 def test_the_examples_in_python(live, images, expected, kind, tmp_path):
-    """As they stand on the page; in a process of their own, where tritonclient.grpc is alone with its protos."""
+    """As they stand on the page; in a process of their own, where tritonclient.grpc is alone with
+    its protos."""
     (code,) = [block for block in blocks("python") if f"tritonclient.{kind}" in block]
-    code = code.replace("localhost:8080", live.url.removeprefix("http://")).replace("localhost:8081", live.grpc)
+    code = code.replace("localhost:8080", live.url.removeprefix("http://")).replace(
+        "localhost:8081", live.grpc
+    )
     np.save(tmp_path / "images.npy", images)
     code = f"import numpy as np\nimages = np.load('images.npy')\n{code}"
-    code += "\nimport json\nprint(json.dumps([[n.decode() for n in row] for row in labels.tolist()]))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    code += (
+        "\nimport json\nprint(json.dumps([[n.decode() for n in row] for row in labels.tolist()]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert found == [[name for name, _ in row[:3]] for row in expected]

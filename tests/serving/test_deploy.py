@@ -1,4 +1,5 @@
-"""What scripts/deploy gives for the server: manifests that fit it, an image's commands, a repository for Triton."""
+"""What scripts/deploy gives for the server: manifests that fit it, an image's commands, a
+repository for Triton."""
 
 import importlib.metadata
 import re
@@ -28,7 +29,11 @@ def documents(name):
 def image_of_docker():
     """The instructions of the Dockerfile, [(name, rest)]."""
     text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
-    return [tuple(line.split(maxsplit=1)) for line in text.splitlines() if line and not line.startswith("#")]
+    return [
+        tuple(line.split(maxsplit=1))
+        for line in text.splitlines()
+        if line and not line.startswith("#")
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +52,15 @@ def containers():
 @pytest.mark.parametrize(("pod", "container"), containers(), ids=["kserve", "plain"])
 def test_a_container_fits_the_server(pod, container):
     flags = dict(image_of_docker())["ENTRYPOINT"]
-    settings = from_flags([*yaml.safe_load(flags)[3:], *container["args"]], "")  # names of flags, and their types
+    # names of flags, and their types
+    settings = from_flags([*yaml.safe_load(flags)[3:], *container["args"]], "")
     assert settings.host == "0.0.0.0" and settings.admin_port == 0
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert settings.http_port in ports.values() and (settings.grpc_port or 8080) in ports.values()
     assert settings.threads == int(container["resources"]["limits"]["cpu"])
-    paths = {probe: container[probe]["httpGet"]["path"] for probe in ("readinessProbe", "livenessProbe")}
+    paths = {
+        probe: container[probe]["httpGet"]["path"] for probe in ("readinessProbe", "livenessProbe")
+    }
     assert paths == {"readinessProbe": "/v2/health/ready", "livenessProbe": "/v2/health/live"}
     for probe in paths:
         assert container[probe]["httpGet"]["port"] in (settings.http_port, "http")
@@ -73,14 +81,21 @@ def test_the_parts_belong_together(server):
         assert selector.get("matchLabels", selector).items() <= labels, kind
     assert spec["selector"]["matchLabels"].items() <= labels
     target = server["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
-    assert (target["kind"], target["name"]) == ("Deployment", server["Deployment"]["metadata"]["name"])
+    assert (target["kind"], target["name"]) == (
+        "Deployment",
+        server["Deployment"]["metadata"]["name"],
+    )
     assert "replicas" not in spec  # or each `apply` would undo what the autoscaler did
     pod = spec["template"]["spec"]
     ports = {port["name"] for port in pod["containers"][0]["ports"]}
     assert {port["targetPort"] for port in server["Service"]["spec"]["ports"]} == ports
     wait = pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert pod["terminationGracePeriodSeconds"] > wait + Settings().drain
-    claim = next(v["persistentVolumeClaim"]["claimName"] for v in pod["volumes"] if "persistentVolumeClaim" in v)
+    claim = next(
+        v["persistentVolumeClaim"]["claimName"]
+        for v in pod["volumes"]
+        if "persistentVolumeClaim" in v
+    )
     assert claim == server["PersistentVolumeClaim"]["metadata"]["name"]
 
 
@@ -94,7 +109,10 @@ def test_kserve_is_told_what_it_looks_for():
     assert known["PROTOCOL"] == "v2" and re.match(r"\w+://", known["STORAGE_URI"])
     assert "--models=/mnt/models" in container["args"] and len(container["ports"]) == 1
     assert 0 < predictor["canaryTrafficPercent"] < 100
-    assert predictor["scaleMetric"] == "concurrency" and predictor["minReplicas"] <= predictor["maxReplicas"]
+    assert (
+        predictor["scaleMetric"] == "concurrency"
+        and predictor["minReplicas"] <= predictor["maxReplicas"]
+    )
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in KUBERNETES.iterdir()))
@@ -113,7 +131,8 @@ def test_the_image_copies_what_there_is():
             for source in rest.split()[:-1]:
                 assert (REPOSITORY / source).exists(), source
     assert steps[-1][0] == "ENTRYPOINT" and [kind for kind, _ in steps].count("FROM") == 2
-    settings = from_flags([*yaml.safe_load(dict(steps)["ENTRYPOINT"])[3:], "--threads=4"], "")  # a flag behind its name
+    # a flag behind its name
+    settings = from_flags([*yaml.safe_load(dict(steps)["ENTRYPOINT"])[3:], "--threads=4"], "")
     assert (settings.models, settings.threads) == ("/models", 4)
 
 
@@ -133,8 +152,10 @@ print(*sorted({"jax", "flax", "onnxruntime", "starlette"} & sys.modules.keys()))
 
 
 def closure(requirements):
-    """Returns the names of the installed distributions that requirements name, and of those that these need."""
-    found, todo = set(), [Requirement(text) for text in requirements]
+    """Returns the names of the installed distributions that requirements name, and of those that
+    these need."""
+    found = set()
+    todo = [Requirement(text) for text in requirements]
     while todo:
         one = todo.pop()
         if (key := (canonicalize_name(one.name), *sorted(one.extras))) in found:
@@ -142,7 +163,9 @@ def closure(requirements):
         found.add(key)
         for text in importlib.metadata.requires(one.name) or []:
             other = Requirement(text)
-            if not other.marker or any(other.marker.evaluate({"extra": extra}) for extra in one.extras | {""}):
+            if not other.marker or any(
+                other.marker.evaluate({"extra": extra}) for extra in one.extras | {""}
+            ):
                 todo.append(other)
     return {name for name, *_ in found}
 
@@ -163,16 +186,22 @@ def test_the_requirements_are_enough():
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == "starlette" and "jax" not in done.stdout.split()
     pinned = re.findall(r"^([\w-]+)==", (REPOSITORY / "constraints.txt").read_text(), re.M)
-    assert {Requirement(text).name for text in requirements} <= {*pinned, *(n.replace("-", "_") for n in pinned)}
+    assert {Requirement(text).name for text in requirements} <= {
+        *pinned,
+        *(n.replace("-", "_") for n in pinned),
+    }
 
 
 def triton(tmp_path, *argv):
     command = [sys.executable, str(DEPLOY / "triton_repository.py"), *map(str, argv)]
-    return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(REPOSITORY)})
+    return subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(REPOSITORY)}
+    )
 
 
 def config_of(folder):
-    """Returns a config.pbtxt as Triton's schema reads it, in a process of its own: it stands no other beside it."""
+    """Returns a config.pbtxt as Triton's schema reads it, in a process of its own: it stands no
+    other beside it."""
     code = (
         "import sys\nfrom google.protobuf import json_format, text_format\n"
         "from tritonclient.grpc import model_config_pb2\n"
@@ -187,9 +216,21 @@ def config_of(folder):
 
 def test_a_repository_for_triton(tmp_path):
     bundle = write_bundle(
-        tmp_path / "bundle", ["a cat", "a\ndog", "ein Zebra"], side=8, channels=3, model={"heat": True}
+        tmp_path / "bundle",
+        ["a cat", "a\ndog", "ein Zebra"],
+        side=8,
+        channels=3,
+        model={"heat": True},
     )
-    argv = ("--bundle", bundle, "--out", "triton/pets", "--version=3", "--max-batch=16", "--max-delay=0.005")
+    argv = (
+        "--bundle",
+        bundle,
+        "--out",
+        "triton/pets",
+        "--version=3",
+        "--max-batch=16",
+        "--max-delay=0.005",
+    )
     done = triton(tmp_path, *argv)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "triton" / "pets"
@@ -198,16 +239,27 @@ def test_a_repository_for_triton(tmp_path):
     ]
     assert (folder / "labels.txt").read_text() == "a cat\na dog\nein Zebra\n"
     config = config_of(folder)
-    assert (config["name"], config["platform"], config["max_batch_size"]) == ("pets", "onnxruntime_onnx", 16)
+    assert (config["name"], config["platform"], config["max_batch_size"]) == (
+        "pets",
+        "onnxruntime_onnx",
+        16,
+    )
     assert config["dynamic_batching"] == {"max_queue_delay_microseconds": "5000"}
     session = onnxruntime.InferenceSession(folder / "3" / "model.onnx")
     (given,) = config["input"]
     assert given == {"name": "images", "data_type": "TYPE_UINT8", "dims": ["8", "8", "3"]}
-    found = session.run([one["name"] for one in config["output"]], {"images": np.zeros((2, 8, 8, 3), np.uint8)})
-    assert [one["dims"] for one in config["output"]] == [[str(n) for n in array.shape[1:]] for array in found]
+    found = session.run(
+        [one["name"] for one in config["output"]], {"images": np.zeros((2, 8, 8, 3), np.uint8)}
+    )
+    assert [one["dims"] for one in config["output"]] == [
+        [str(n) for n in array.shape[1:]] for array in found
+    ]
     assert {one["data_type"] for one in config["output"]} == {"TYPE_FP32"}
     assert [one["name"] for one in config["output"]] == ["probabilities", "embedding", "heatmap"]
-    assert config["output"][0]["label_filename"] == "labels.txt" and "label_filename" not in config["output"][1]
+    assert (
+        config["output"][0]["label_filename"] == "labels.txt"
+        and "label_filename" not in config["output"][1]
+    )
 
 
 def test_a_fixed_batch_for_triton(tmp_path):
@@ -215,7 +267,10 @@ def test_a_fixed_batch_for_triton(tmp_path):
     assert triton(tmp_path, "--bundle", bundle, "--out", "triton/digits").returncode == 0
     config = config_of(tmp_path / "triton" / "digits")
     assert "max_batch_size" not in config and "dynamic_batching" not in config
-    assert config["input"][0]["dims"] == ["4", "8", "8", "1"] and config["output"][0]["dims"] == ["4", "10"]
+    assert config["input"][0]["dims"] == ["4", "8", "8", "1"] and config["output"][0]["dims"] == [
+        "4",
+        "10",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -240,9 +295,15 @@ def test_the_commands_of_the_page(tmp_path):
     for name, command in re.findall(
         r"^python (?:-m )?(vision\.serving|scripts/deploy/triton_repository\.py) (.*)$", page, re.M
     ):
-        flags = [word.split("=")[0] for word in shlex.split(command, comments=True) if word.startswith("--")]
+        flags = [
+            word.split("=")[0]
+            for word in shlex.split(command, comments=True)
+            if word.startswith("--")
+        ]
         if name.startswith("vision"):
-            assert {flag.removeprefix("--").replace("-", "_") for flag in flags} <= set(Settings.__dataclass_fields__)
+            assert {flag.removeprefix("--").replace("-", "_") for flag in flags} <= set(
+                Settings.__dataclass_fields__
+            )
         else:
             text = (DEPLOY / "triton_repository.py").read_text()
             assert flags and all(f'"{flag}"' in text for flag in flags)

@@ -1,4 +1,5 @@
-"""An image's cost is known before it is spent, and the pixels are those that training's decoder gives."""
+"""An image's cost is known before it is spent, and the pixels are those that training's decoder
+gives."""
 
 import asyncio
 import io
@@ -33,7 +34,8 @@ def bundle(side=8, channels=3):
 
 
 def encoded(kind="PNG", size=(20, 12), mode="RGB"):
-    random, file = np.random.default_rng(0), io.BytesIO()
+    random = np.random.default_rng(0)
+    file = io.BytesIO()
     pixels = random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).convert(mode).save(file, kind)
     return file.getvalue()
@@ -43,10 +45,20 @@ def png(width, height, data=b""):
     """A PNG that says it has a size."""
 
     def chunk(name, content):
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        return (
+            struct.pack(">I", len(content))
+            + name
+            + content
+            + struct.pack(">I", zlib.crc32(name + content))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(data))
+        + chunk(b"IEND", b"")
+    )
 
 
 def prepare(images, of=None, **known):
@@ -127,7 +139,8 @@ def test_limits_are_the_settings():
 
 
 def test_images_wait_in_a_bounded_queue():
-    """The pool is busy: what fits waits, what does not is refused, and a request that is canceled makes room again."""
+    """The pool is busy: what fits waits, what does not is refused, and a request that is canceled
+    makes room again."""
     free = threading.Event()
     slow = bundle()
     slow.prepare = lambda image: free.wait(10) and np.zeros((8, 8, 3), np.uint8)
@@ -157,7 +170,9 @@ def test_requests_take_turns():
 
     def noting(name):
         found = bundle()
-        found.prepare = lambda image: order.append(name) or time.sleep(0.01) or np.zeros((8, 8, 3), np.uint8)
+        found.prepare = lambda image: (
+            order.append(name) or time.sleep(0.01) or np.zeros((8, 8, 3), np.uint8)
+        )
         return found
 
     async def run():
@@ -176,7 +191,9 @@ def test_requests_take_turns():
 def test_what_has_been_decoded_waits_no_more():
     free = threading.Semaphore(0)
     slow = bundle()
-    slow.prepare = lambda image: free.acquire(timeout=10) and time.sleep(0.006) or np.zeros((8, 8, 3), np.uint8)
+    slow.prepare = lambda image: (
+        free.acquire(timeout=10) and time.sleep(0.006) or np.zeros((8, 8, 3), np.uint8)
+    )
 
     async def run():
         decoder = Decoder(Settings(decode_threads=1, max_queue=4))
@@ -230,7 +247,8 @@ def test_what_is_canceled_is_not_kept_until_a_thread_is_free(count):
 def test_images_of_very_many_parts_cost_little():
     """Each keeps PIL busy for seconds, and holds the interpreter."""
     for case in hostile_images.parts():
-        data, begun = case.parts[0].partition(b"\r\n\r\n")[2], time.process_time()
+        data = case.parts[0].partition(b"\r\n\r\n")[2]
+        begun = time.process_time()
         with pytest.raises(Refused):
             prepare([data])
         assert time.process_time() - begun < 0.5, case.name
@@ -245,11 +263,13 @@ def test_a_png_that_says_it_has_gigabytes_costs_nothing():
         with pytest.raises(Refused, match="cut short"):
             prepare([huge])
         assert time.perf_counter() - begun < 0.5
-    assert prepare([data + b"\xff" * 99]).shape == (1, 8, 8, 3)  # what is behind its end is not of it
+    # what is behind its end is not of it
+    assert prepare([data + b"\xff" * 99]).shape == (1, 8, 8, 3)
 
 
 def test_a_png_has_the_size_that_its_first_header_says():
-    small, large = png(8, 8), png(12_000, 12_000, bytes(12_001 * 12_000))
+    small = png(8, 8)
+    large = png(12_000, 12_000, bytes(12_001 * 12_000))
     with pytest.raises(Refused, match="two headers"):
         prepare([small[:33] + large[8:]])
     with pytest.raises(TooLarge):
@@ -258,7 +278,8 @@ def test_a_png_has_the_size_that_its_first_header_says():
 
 def test_what_is_appended_or_embedded_is_no_scan():
     """Phones append films to their JPEGs, and cameras put previews into them."""
-    data, scan = encoded("JPEG"), b"\xff\xda"
+    data = encoded("JPEG")
+    scan = b"\xff\xda"
     assert scans_of(data) == scans_of(data + scan * 500) == 1
     preview = b"\xff\xe1" + struct.pack(">H", 1_002) + scan * 500
     assert scans_of(data[:2] + preview + data[2:]) == 1

@@ -16,8 +16,11 @@ def hold(monkeypatch):
     """`hold()` makes loads wait for the `threading.Event` that it returns."""
 
     def hold():
-        go, open_warm = threading.Event(), module.open_warm
-        monkeypatch.setattr(module, "open_warm", lambda *arguments: go.wait(10) and open_warm(*arguments))
+        go = threading.Event()
+        open_warm = module.open_warm
+        monkeypatch.setattr(
+            module, "open_warm", lambda *arguments: go.wait(10) and open_warm(*arguments)
+        )
         return go
 
     return hold
@@ -57,7 +60,9 @@ def test_rolling_back_gives_the_requests_to_the_version_before(put, tmp_path):
 
     async def scenario(repository):
         assert await repository.roll_back("digits") == "2" == repository.pick("digits")[0].name
-        assert repository.pick("digits", "3")[0].name == "3" and repository.states()["digits"]["rolled_back"] == ["3"]
+        assert repository.pick("digits", "3")[0].name == "3" and repository.states()["digits"][
+            "rolled_back"
+        ] == ["3"]
         assert await repository.roll_back("digits") == "1" == repository.pick("digits")[0].name
         with pytest.raises(Refused, match="no version before 1"):
             await repository.roll_back("digits")
@@ -83,7 +88,9 @@ def test_a_load_whose_caller_went_away_is_done_all_the_same(put, tmp_path, hold)
         go = hold()
         put("digits/2")
         loading = asyncio.create_task(repository.load("digits", "2"))
-        await until(lambda: repository.states()["digits"]["versions"].get("2", {}).get("state") == "loading")
+        await until(
+            lambda: repository.states()["digits"]["versions"].get("2", {}).get("state") == "loading"
+        )
         loading.cancel()
         await asyncio.sleep(0)
         go.set()
@@ -109,7 +116,9 @@ def test_an_unloaded_version_is_loaded_though_who_asked_for_it_went_away(put, tm
     serve(tmp_path, scenario)
 
 
-def test_loading_by_name_tries_again_what_was_refused_in_place_of_a_version(put, tmp_path, monkeypatch):
+def test_loading_by_name_tries_again_what_was_refused_in_place_of_a_version(
+    put, tmp_path, monkeypatch
+):
     put("digits/1")
     open_warm = module.open_warm
 
@@ -136,7 +145,9 @@ def test_rolling_back_waits_for_no_load(put, tmp_path, hold):
     async def scenario(repository):
         go = hold()
         put("digits/3")
-        await until(lambda: repository.states()["digits"]["versions"].get("3", {}).get("state") == "loading")
+        await until(
+            lambda: repository.states()["digits"]["versions"].get("3", {}).get("state") == "loading"
+        )
         try:
             assert await asyncio.wait_for(repository.roll_back("digits"), 2) == "1"
         finally:

@@ -53,14 +53,18 @@ def photo(tmp_path_factory):
 
 
 def choose(page, name, value):
-    page.evaluate(f"(() => {{ {name}.value = '{value}'; {name}.dispatchEvent(new Event('change')) }})()")
+    page.evaluate(
+        f"(() => {{ {name}.value = '{value}'; {name}.dispatchEvent(new Event('change')) }})()"
+    )
 
 
 def loaded(page):
     return page.wait("model.options.length")
 
 
-@pytest.mark.parametrize(("width", "theme"), [(1120, "light"), (390, "dark"), (1120, "dark"), (390, "light")])
+@pytest.mark.parametrize(
+    ("width", "theme"), [(1120, "light"), (390, "dark"), (1120, "dark"), (390, "light")]
+)
 def test_an_image_is_classified(live, photo, width, theme, tmp_path):
     with browse(live.url + "/", width, 844, theme) as page:
         loaded(page)
@@ -77,11 +81,16 @@ def test_an_image_is_classified(live, photo, width, theme, tmp_path):
         assert percents == sorted(percents, reverse=True) and 0 < sum(percents) <= 100.3
         # Names are shown as they are, not as HTML.
         assert re.fullmatch(
-            r"kind \d, a <b>bold</b> one, .* %, says version 2\.", page.evaluate(STATUS).replace("\xa0", " ")
+            r"kind \d, a <b>bold</b> one, .* %, says version 2\.",
+            page.evaluate(STATUS).replace("\xa0", " "),
         )
         parts = page.evaluate("[...document.querySelectorAll('.parts dt')].map(e => e.textContent)")
         assert parts == ["decode", "wait", "model", "network"]
-        assert page.evaluate("[picture.hidden, picture.height > picture.width, seen.hidden]") == [False, True, False]
+        assert page.evaluate("[picture.hidden, picture.height > picture.width, seen.hidden]") == [
+            False,
+            True,
+            False,
+        ]
         page.check()
         assert page.evaluate(PALE) == [] and page.complaints == []
         page.screenshot(tmp_path / "page.png")
@@ -96,10 +105,14 @@ def test_two_versions_side_by_side(live, photo):
         choose(page, "other", "1")
         page.upload("#file", photo)
         page.wait(f"{BARS} === 10")
-        titles = page.evaluate("[...document.querySelectorAll('.answer h3:first-child')].map(e => e.textContent)")
+        titles = page.evaluate(
+            "[...document.querySelectorAll('.answer h3:first-child')].map(e => e.textContent)"
+        )
         assert titles == ["pets, version 2", "pets, version 1"]
         assert page.evaluate(STATUS).startswith("Both agree. Version 2: kind ")
-        lefts = page.evaluate("[...document.querySelectorAll('.answer')].map(e => e.getBoundingClientRect().left)")
+        lefts = page.evaluate(
+            "[...document.querySelectorAll('.answer')].map(e => e.getBoundingClientRect().left)"
+        )
         assert lefts[0] < lefts[1]
         choose(page, "model", "digits")  # has one version: there is nothing to compare
         page.wait(f"{BARS} === 5")
@@ -116,10 +129,16 @@ def test_where_the_model_looks_lies_over_the_image(live, photo):
         page.wait(f"{BARS} === 5")
         label = page.evaluate("document.getElementById('heat-field').innerText.trim()")
         assert label == "Show where the model looks"
-        assert page.evaluate("picture.getAttribute('aria-label')") == "Your image, with where the model looks"
+        assert (
+            page.evaluate("picture.getAttribute('aria-label')")
+            == "Your image, with where the model looks"
+        )
         hot = page.evaluate(pixels)
         page.evaluate("heat.click()")
-        assert page.evaluate(pixels) != hot and page.evaluate("picture.getAttribute('aria-label')") == "Your image"
+        assert (
+            page.evaluate(pixels) != hot
+            and page.evaluate("picture.getAttribute('aria-label')") == "Your image"
+        )
         page.evaluate("heat.click()")
         assert page.evaluate(pixels) == hot
         choose(page, "model", "pets")  # knows nothing of it
@@ -128,7 +147,8 @@ def test_where_the_model_looks_lies_over_the_image(live, photo):
 
 
 def test_a_version_that_comes_meanwhile_is_shown_as_it_is(photo, tmp_path):
-    """Its size, its crop and its heat map are its own, and it is in the lists once it has answered."""
+    """Its size, its crop and its heat map are its own, and it is in the lists once it has
+    answered."""
     write_bundle(tmp_path / "pets" / "1", side=8, channels=1, model={"heat": True})
     with serve(tmp_path, grpc_port=0, poll=0.05) as live, browse(live.url + "/") as page:
         loaded(page)
@@ -176,7 +196,11 @@ def test_paste_and_drop_and_camera(live, photo):
         page.wait("viewfinder.open && video.videoWidth > 0")
         page.evaluate("shoot.click()")
         page.wait(f"{BARS} === 5")
-        assert page.evaluate("[viewfinder.open, video.srcObject, hint.textContent]") == [False, None, "Your image"]
+        assert page.evaluate("[viewfinder.open, video.srcObject, hint.textContent]") == [
+            False,
+            None,
+            "Your image",
+        ]
         assert page.complaints == []
 
 
@@ -187,39 +211,70 @@ def test_keys_and_a_screen_reader_find_everything(live, photo):
         found = []
         for _ in range(7):
             page.press("Tab", 9)
-            found.append(page.evaluate(f"{FOCUSED}.id || {FOCUSED}.className || {FOCUSED}.textContent"))
+            found.append(
+                page.evaluate(f"{FOCUSED}.id || {FOCUSED}.className || {FOCUSED}.textContent")
+            )
             assert page.evaluate(f"getComputedStyle({RINGED}).outlineStyle") != "none", found
         assert found == ["skip", "model", "version", "other", "file", "camera", "The API"]
         page.upload("#file", photo)
         page.wait(f"{BARS} === 5")
         page.call("Accessibility.enable", {})
-        nodes = [n for n in page.call("Accessibility.getFullAXTree", {})["nodes"] if not n.get("ignored")]
+        nodes = [
+            n for n in page.call("Accessibility.getFullAXTree", {})["nodes"] if not n.get("ignored")
+        ]
         named = {(n["role"]["value"], n.get("name", {}).get("value", "")) for n in nodes}
-        assert {("combobox", "Model"), ("combobox", "Version"), ("combobox", "Compare with")} <= named
-        assert {("button", "Choose an image"), ("button", "Use the camera"), ("image", "Your image")} <= named
-        assert {("region", "Image"), ("region", "Result"), ("list", "Most probable classes")} <= named
+        assert {
+            ("combobox", "Model"),
+            ("combobox", "Version"),
+            ("combobox", "Compare with"),
+        } <= named
+        assert {
+            ("button", "Choose an image"),
+            ("button", "Use the camera"),
+            ("image", "Your image"),
+        } <= named
+        assert {
+            ("region", "Image"),
+            ("region", "Result"),
+            ("list", "Most probable classes"),
+        } <= named
         assert all(
-            name for role, name in named if role in ("button", "combobox", "textbox", "image", "link", "checkbox")
+            name
+            for role, name in named
+            if role in ("button", "combobox", "textbox", "image", "link", "checkbox")
         )
         status = next(n for n in nodes if n["role"]["value"] == "status")
-        assert {"name": "live", "value": {"type": "token", "value": "polite"}} in status["properties"]
+        assert {"name": "live", "value": {"type": "token", "value": "polite"}} in status[
+            "properties"
+        ]
 
 
 def test_mistakes_are_explained(models, photo, tmp_path):
     (tmp_path / "keys").write_text("lab secret 1\n")
     (tmp_path / "note.png").write_text("this is no image")
     (tmp_path / "large.png").write_bytes(photo.read_bytes() + bytes(300_000))
-    with serve(models, keys=tmp_path / "keys", max_body=200_000, grpc_port=0) as live, browse(live.url + "/") as page:
+    with (
+        serve(models, keys=tmp_path / "keys", max_body=200_000, grpc_port=0) as live,
+        browse(live.url + "/") as page,
+    ):
         page.wait("!document.getElementById('key-field').hidden")
-        assert "wants an API key" in page.evaluate(STATUS) and page.evaluate("document.activeElement.id") == "key"
+        assert (
+            "wants an API key" in page.evaluate(STATUS)
+            and page.evaluate("document.activeElement.id") == "key"
+        )
         for key, said in (("wrong", "does not know this API key"), ("secret", "Nothing yet")):
             page.evaluate(f"key.value = '{key}'; choices.requestSubmit()")
             page.wait(f"{STATUS}.includes('{said}')")
         page.evaluate(WATCH)
         page.upload("#file", photo)  # a second request at once, where the key has one a second
         page.wait(f"{BARS} === 5")
-        assert page.evaluate("said.some(text => text.startsWith('The server is busy. Asking again in '))")
-        for name, said in (("note.png", "cannot be read as an image"), ("large.png", "too large for this server")):
+        assert page.evaluate(
+            "said.some(text => text.startsWith('The server is busy. Asking again in '))"
+        )
+        for name, said in (
+            ("note.png", "cannot be read as an image"),
+            ("large.png", "too large for this server"),
+        ):
             page.upload("#file", tmp_path / name)
             page.wait(f"{STATUS}.includes('{said}')")
             assert page.evaluate(BARS) == 0 and page.evaluate(PALE) == []

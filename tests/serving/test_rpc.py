@@ -67,9 +67,22 @@ def test_health(client):
 def test_metadata(client):
     assert client.get_server_metadata().name == "vision"
     found = client.get_model_metadata("tiny", as_json=True)
-    assert found["name"] == "tiny" and found["versions"] == ["1", "2"] and found["platform"] == "onnxruntime_onnx"
-    assert found["inputs"][0] == {"name": "images", "datatype": "UINT8", "shape": ["-1", "8", "8", "1"]}
-    assert [one["name"] for one in found["outputs"]] == ["labels", "scores", "probabilities", "embedding"]
+    assert (
+        found["name"] == "tiny"
+        and found["versions"] == ["1", "2"]
+        and found["platform"] == "onnxruntime_onnx"
+    )
+    assert found["inputs"][0] == {
+        "name": "images",
+        "datatype": "UINT8",
+        "shape": ["-1", "8", "8", "1"],
+    }
+    assert [one["name"] for one in found["outputs"]] == [
+        "labels",
+        "scores",
+        "probabilities",
+        "embedding",
+    ]
 
 
 def test_pixels_in_labels_and_scores_out(client, bundle):
@@ -77,8 +90,12 @@ def test_pixels_in_labels_and_scores_out(client, bundle):
     found = client.infer("tiny", [of_images(images)], request_id="mine")
     probabilities, _ = bundle.probabilities_and_embeddings(images)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
-    assert found.as_numpy("labels").astype(str).tolist() == [[bundle.classes[i] for i in row] for row in best]
-    assert np.allclose(found.as_numpy("scores"), np.take_along_axis(probabilities, best, 1), atol=1e-6)
+    assert found.as_numpy("labels").astype(str).tolist() == [
+        [bundle.classes[i] for i in row] for row in best
+    ]
+    assert np.allclose(
+        found.as_numpy("scores"), np.take_along_axis(probabilities, best, 1), atol=1e-6
+    )
     assert found.get_response().id == "mine"
     assert found.get_response().model_name == "tiny" and found.get_response().model_version == "2"
 
@@ -94,17 +111,25 @@ def test_every_output_by_name_of_a_version_by_name(client, bundle):
 
 
 def test_tritons_classification_and_our_top_k(client, bundle):
-    outputs = [triton.InferRequestedOutput("probabilities", class_count=3), triton.InferRequestedOutput("labels")]
+    outputs = [
+        triton.InferRequestedOutput("probabilities", class_count=3),
+        triton.InferRequestedOutput("labels"),
+    ]
     found = client.infer("tiny", [of_images(pixels(1))], outputs=outputs, parameters={"top_k": 2})
     texts = found.as_numpy("probabilities")
     assert texts.shape == (1, 3) and found.as_numpy("labels").shape == (1, 2)
     value, index, name = texts[0, 0].decode().split(":")
-    assert bundle.classes[int(index)] == name == found.as_numpy("labels")[0, 0].decode() and 0 < float(value) <= 1
+    assert (
+        bundle.classes[int(index)] == name == found.as_numpy("labels")[0, 0].decode()
+        and 0 < float(value) <= 1
+    )
 
 
 def test_encoded_images(client, bundle):
     images = pixels(2, seed=2)
-    found = client.infer("tiny", [tensor("image", np.array([png(i) for i in images], object), "BYTES")])
+    found = client.infer(
+        "tiny", [tensor("image", np.array([png(i) for i in images], object), "BYTES")]
+    )
     expected, _ = bundle.probabilities_and_embeddings(images)
     assert np.allclose(found.as_numpy("scores")[:, 0], expected.max(1), atol=1e-6)
 
@@ -112,10 +137,26 @@ def test_encoded_images(client, bundle):
 def test_typed_contents_say_the_same_as_raw_ones(stub):
     image = pixels(1)
     raw = stub.ModelInfer(message())
-    one = {"name": "images", "datatype": "UINT8", "shape": [1, 8, 8, 1], "contents": {"uint_contents": image.ravel()}}
-    assert stub.ModelInfer(message(inputs=[one], raw_input_contents=[])).raw_output_contents == raw.raw_output_contents
-    one = {"name": "image", "datatype": "BYTES", "shape": [1], "contents": {"bytes_contents": [png(image[0])]}}
-    assert stub.ModelInfer(message(inputs=[one], raw_input_contents=[])).raw_output_contents == raw.raw_output_contents
+    one = {
+        "name": "images",
+        "datatype": "UINT8",
+        "shape": [1, 8, 8, 1],
+        "contents": {"uint_contents": image.ravel()},
+    }
+    assert (
+        stub.ModelInfer(message(inputs=[one], raw_input_contents=[])).raw_output_contents
+        == raw.raw_output_contents
+    )
+    one = {
+        "name": "image",
+        "datatype": "BYTES",
+        "shape": [1],
+        "contents": {"bytes_contents": [png(image[0])]},
+    }
+    assert (
+        stub.ModelInfer(message(inputs=[one], raw_input_contents=[])).raw_output_contents
+        == raw.raw_output_contents
+    )
 
 
 def test_metadata_of_a_call(served, stub):
@@ -125,7 +166,9 @@ def test_metadata_of_a_call(served, stub):
     assert dict(call.trailing_metadata()) == {"x-request-id": "abc-1", "x-model-version": "2"}
     entry = served.entries[-1]
     assert json.loads(json.dumps(entry)) == entry
-    assert entry["id"] == "abc-1" and entry["protocol"] == "grpc" and entry["method"] == "ModelInfer"
+    assert (
+        entry["id"] == "abc-1" and entry["protocol"] == "grpc" and entry["method"] == "ModelInfer"
+    )
     assert (entry["model"], entry["version"], entry["code"]) == ("tiny", "2", "OK")
     assert entry["client"] == "127.0.0.1" and entry["images"] == 1
     assert entry["bytes"] > 64 and entry["sent"] > 0 and entry["seconds"] > 0
@@ -197,12 +240,16 @@ def test_what_is_of_triton_alone_is_not_here(client, stub):
         client.get_model_repository_index()
     with pytest.raises(InferenceServerException, match="UNIMPLEMENTED"):
         client.unload_model("tiny")
-    assert code_of(stub.ModelConfig, service_pb2.ModelConfigRequest(name="tiny"))[0] == "UNIMPLEMENTED"
+    assert (
+        code_of(stub.ModelConfig, service_pb2.ModelConfigRequest(name="tiny"))[0] == "UNIMPLEMENTED"
+    )
 
 
 def test_too_many_images(stub):
     one = {"name": "images", "datatype": "UINT8", "shape": [65, 8, 8, 1]}
-    code, details, _ = code_of(stub.ModelInfer, message(inputs=[one], raw_input_contents=[bytes(65 * 64)]))
+    code, details, _ = code_of(
+        stub.ModelInfer, message(inputs=[one], raw_input_contents=[bytes(65 * 64)])
+    )
     assert code == "RESOURCE_EXHAUSTED" and "1 to 64" in details
 
 
@@ -247,7 +294,8 @@ def test_what_takes_too_long_ends(served, stub, monkeypatch):
 
 
 def test_a_client_that_went_away_is_noticed(served, stub, monkeypatch):
-    canceled, begun = threading.Event(), threading.Event()
+    canceled = threading.Event()
+    begun = threading.Event()
 
     async def slow(request):
         begun.set()
@@ -271,12 +319,27 @@ def locked(models, tmp_path_factory):
     """A server that asks for keys and speaks TLS; returns (it, its certificate's bytes)."""
     directory = tmp_path_factory.mktemp("locked")
     (directory / "keys").write_text("anna key-of-anna\nbert key-of-bert 1\n")
-    files = {"tls_certificate": str(directory / "certificate.pem"), "tls_key": str(directory / "key.pem")}
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=localhost"]
+    files = {
+        "tls_certificate": str(directory / "certificate.pem"),
+        "tls_key": str(directory / "key.pem"),
+    }
+    curve = [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-subj",
+        "/CN=localhost",
+    ]
     names = ["-addext", "subjectAltName=DNS:localhost"]
     out = ["-out", files["tls_certificate"], "-keyout", files["tls_key"]]
-    subprocess.run(["openssl", "req", "-x509", *curve, *names, *out], check=True, capture_output=True)
-    found = Served(dataclasses.replace(SETTINGS, models=str(models), keys=str(directory / "keys"), **files))
+    subprocess.run(
+        ["openssl", "req", "-x509", *curve, *names, *out], check=True, capture_output=True
+    )
+    found = Served(
+        dataclasses.replace(SETTINGS, models=str(models), keys=str(directory / "keys"), **files)
+    )
     yield found, (directory / "certificate.pem").read_bytes()
     found.close()
 
@@ -286,7 +349,9 @@ def test_keys_and_tls(locked, tmp_path):
     (tmp_path / "root.pem").write_bytes(certificate)
     address = f"localhost:{found.port}"
     images = [of_images(pixels(1))]
-    with triton.InferenceServerClient(address, ssl=True, root_certificates=str(tmp_path / "root.pem")) as client:
+    with triton.InferenceServerClient(
+        address, ssl=True, root_certificates=str(tmp_path / "root.pem")
+    ) as client:
         assert client.is_server_live() and client.is_server_ready()  # without a key
         for headers in ({"authorization": "Bearer key-of-anna"}, {"x-api-key": "key-of-anna"}):
             assert client.infer("tiny", images, headers=headers).as_numpy("labels").shape == (1, 5)

@@ -1,4 +1,5 @@
-"""The server as a whole: it starts, says where, answers on every port, and stops without losing an answer."""
+"""The server as a whole: it starts, says where, answers on every port, and stops without losing an
+answer."""
 
 import asyncio
 import contextlib
@@ -34,9 +35,23 @@ from vision.serving.settings import Settings
 
 BODY = bytes(64)
 HEAD = json.dumps(
-    {"inputs": [{"name": "images", "datatype": "UINT8", "shape": [1, 8, 8, 1], "parameters": {"binary_data_size": 64}}]}
+    {
+        "inputs": [
+            {
+                "name": "images",
+                "datatype": "UINT8",
+                "shape": [1, 8, 8, 1],
+                "parameters": {"binary_data_size": 64},
+            }
+        ]
+    }
 ).encode()
-INFER = "POST", "/v2/models/tiny/infer", HEAD + BODY, {"Inference-Header-Content-Length": str(len(HEAD))}
+INFER = (
+    "POST",
+    "/v2/models/tiny/infer",
+    HEAD + BODY,
+    {"Inference-Header-Content-Length": str(len(HEAD))},
+)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +84,12 @@ class Load:
     """
 
     def __init__(self, live, clients):
-        self.answered, self.lost, self.refused, self._live = 0, [], 0, live
-        self._lock, self.stop = threading.Lock(), threading.Event()
+        self.answered = 0
+        self.lost = []
+        self.refused = 0
+        self._live = live
+        self._lock = threading.Lock()
+        self.stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
         for thread in self._threads:
             thread.start()
@@ -93,7 +112,8 @@ class Load:
                 answer = connection.getresponse()
                 right = answer.status == 200 and len(json.loads(answer.read())["outputs"]) == 2
             except Exception as error:
-                right, answer = False, error
+                right = False
+                answer = error
             with self._lock:
                 self.answered += right
                 if not right:
@@ -115,7 +135,10 @@ def test_it_answers_on_every_port(models):
         assert ask(live, "GET", "/v2/repository")[0] == 404  # it is on its own port alone
         assert "server" not in {name.lower() for name in ask(live, "GET", "/v2")[1]}
         metrics = ask_text(live, "/metrics")
-        assert 'vision_requests_total{code="200",model="tiny",protocol="rest",version="1"} 1.0' in metrics
+        assert (
+            'vision_requests_total{code="200",model="tiny",protocol="rest",version="1"} 1.0'
+            in metrics
+        )
         assert 'vision_version_state{model="tiny",state="ready",version="1"} 1.0' in metrics
 
 
@@ -197,34 +220,61 @@ def test_a_stop_does_not_wait_for_a_version_that_is_being_loaded(tmp_path):
 
 def test_the_log_holds_no_key_and_no_image(models, tmp_path):
     (tmp_path / "keys").write_text("anna key-of-anna\n")
-    (tmp_path / "settings.json").write_text(json.dumps({"keys": str(tmp_path / "keys"), "access_log": "/nowhere/at"}))
+    (tmp_path / "settings.json").write_text(
+        json.dumps({"keys": str(tmp_path / "keys"), "access_log": "/nowhere/at"})
+    )
     log = tmp_path / "log"
     with serve(models, settings=tmp_path / "settings.json", access_log=log) as live:
         assert ask(live, *INFER)[0] == 401
-        request = (*INFER[:3], INFER[3] | {"Authorization": "Bearer key-of-anna", "X-Request-Id": "r-1"})
+        request = (
+            *INFER[:3],
+            INFER[3] | {"Authorization": "Bearer key-of-anna", "X-Request-Id": "r-1"},
+        )
         assert ask(live, *request)[0] == 200
         live.process.send_signal(signal.SIGTERM)
         live.process.wait(20)
     first, second = map(json.loads, log.read_text().splitlines())
-    assert first["code"] == 401 and (second["code"], second["key"], second["id"]) == (200, "anna", "r-1")
-    assert second["seconds"] > 0 and second["bytes"] == len(INFER[2]) and "key-of-anna" not in log.read_text()
+    assert first["code"] == 401 and (second["code"], second["key"], second["id"]) == (
+        200,
+        "anna",
+        "r-1",
+    )
+    assert (
+        second["seconds"] > 0
+        and second["bytes"] == len(INFER[2])
+        and "key-of-anna" not in log.read_text()
+    )
 
 
 def test_tls_on_both_ports(models, tmp_path):
     files = {"tls_certificate": tmp_path / "certificate.pem", "tls_key": tmp_path / "key.pem"}
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=localhost"]
+    curve = [
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-subj",
+        "/CN=localhost",
+    ]
     names = ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     out = ["-out", files["tls_certificate"], "-keyout", files["tls_key"]]
-    subprocess.run(["openssl", "req", "-x509", *curve, *names, *out], check=True, capture_output=True)
+    subprocess.run(
+        ["openssl", "req", "-x509", *curve, *names, *out], check=True, capture_output=True
+    )
     with serve(models, **files) as live:
         context = ssl.create_default_context(cafile=files["tls_certificate"])
         port = int(live.url.rpartition(":")[2])
         connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
         connection.request(*INFER)
         answer = connection.getresponse()
-        assert answer.status == 200 and "strict-transport-security" in answer.headers and answer.read()
+        assert (
+            answer.status == 200 and "strict-transport-security" in answer.headers and answer.read()
+        )
         connection.close()
-        with triton.InferenceServerClient(live.grpc, ssl=True, root_certificates=files["tls_certificate"]) as client:
+        with triton.InferenceServerClient(
+            live.grpc, ssl=True, root_certificates=files["tls_certificate"]
+        ) as client:
             assert client.is_server_ready()
 
 
@@ -256,7 +306,9 @@ def test_ports_that_are_taken(models):
 
 
 def test_a_host_that_is_not_this_machine(models):
-    text = fail(Settings(models=str(models), host="no.such.host.invalid", http_port=0, access_log=""))
+    text = fail(
+        Settings(models=str(models), host="no.such.host.invalid", http_port=0, access_log="")
+    )
     assert "--http-port 0 of no.such.host.invalid cannot be had" in text
 
 
@@ -275,8 +327,17 @@ def test_a_stop_while_the_first_version_is_loaded_is_no_crash(tmp_path, number, 
     with socket.socket() as free:
         free.bind((LOOPBACK, 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vision.serving", f"--models={tmp_path}", f"--http-port={port}", "--grpc-port=0"]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "vision.serving",
+        f"--models={tmp_path}",
+        f"--http-port={port}",
+        "--grpc-port=0",
+    ]
+    process = subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     deadline = time.monotonic() + 20
     while socket.socket().connect_ex((LOOPBACK, port)):  # it listens just before it loads
         assert time.monotonic() < deadline and process.poll() is None
@@ -287,7 +348,8 @@ def test_a_stop_while_the_first_version_is_loaded_is_no_crash(tmp_path, number, 
 
 
 def test_what_is_unloaded_is_freed_though_it_was_frozen(models):
-    """The collector passes over what `gc.freeze` has seen, so a version must be in no circle when it goes."""
+    """The collector passes over what `gc.freeze` has seen, so a version must be in no circle when
+    it goes."""
 
     async def test():
         settings = Settings(models=str(models), access_log="", threads=1)

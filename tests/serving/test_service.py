@@ -1,4 +1,5 @@
-"""A shadow answers for the log alone, and takes no room from what serves; what is no number is no answer."""
+"""A shadow answers for the log alone, and takes no room from what serves; what is no number is no
+answer."""
 
 import asyncio
 import contextlib
@@ -15,8 +16,11 @@ class Version:
     """A version whose model answers once `go` is set."""
 
     def __init__(self, name, go=True):
-        self.model, self.name, self.go = "digits", name, asyncio.Event()
-        self.bundle, self.batcher = types.SimpleNamespace(classes=("a", "b")), self
+        self.model = "digits"
+        self.name = name
+        self.go = asyncio.Event()
+        self.bundle = types.SimpleNamespace(classes=("a", "b"))
+        self.batcher = self
         if go:
             self.go.set()
 
@@ -26,7 +30,12 @@ class Version:
 
     async def submit(self, images):
         await self.go.wait()
-        return Found(np.full((len(images), 2), 0.5, np.float32), np.zeros((len(images), 3), np.float32), 0.0, 0.0)
+        return Found(
+            np.full((len(images), 2), 0.5, np.float32),
+            np.zeros((len(images), 3), np.float32),
+            0.0,
+            0.0,
+        )
 
 
 class Decoder:
@@ -36,7 +45,8 @@ class Decoder:
 
 class Telemetry:
     def __init__(self):
-        self.answers, self.failures = [], []
+        self.answers = []
+        self.failures = []
 
     def answered(self, request, answer, shadow=False):
         self.answers.append((answer.version, shadow))
@@ -46,14 +56,19 @@ class Telemetry:
 
 
 def served(requests, count):
-    """Returns (shadow's answers, its failures) after requests of `count` images while the shadow hangs."""
+    """Returns (shadow's answers, its failures) after requests of `count` images while the shadow
+    hangs."""
 
     async def main():
-        telemetry, one, shadow = Telemetry(), Version("1"), Version("2", go=False)
+        telemetry = Telemetry()
+        one = Version("1")
+        shadow = Version("2", go=False)
         repository = types.SimpleNamespace(pick=lambda *asked: (one, shadow))
         service = Service(repository, Decoder(), telemetry)
         for _ in range(requests):
-            answer = await asyncio.wait_for(service.classify(Request("digits", [b"image"] * count)), 5)
+            answer = await asyncio.wait_for(
+                service.classify(Request("digits", [b"image"] * count)), 5
+            )
             assert answer.version == "1"
         refused = len(telemetry.failures)
         shadow.go.set()
@@ -81,7 +96,8 @@ def test_a_shadow_that_hangs_holds_a_few_requests_and_no_more():
 @pytest.mark.parametrize("broken", ["probabilities", "embedding"])
 def test_what_is_no_number_is_no_answer(broken):
     async def main():
-        version, telemetry = Version("1"), Telemetry()
+        version = Version("1")
+        telemetry = Telemetry()
         found = await version.submit(np.zeros((2, 8, 8, 1), np.uint8))
         getattr(found, broken)[1, 0] = np.nan
 
@@ -89,7 +105,9 @@ def test_what_is_no_number_is_no_answer(broken):
             return found
 
         version.submit = submit
-        service = Service(types.SimpleNamespace(pick=lambda *asked: (version, None)), Decoder(), telemetry)
+        service = Service(
+            types.SimpleNamespace(pick=lambda *asked: (version, None)), Decoder(), telemetry
+        )
         with pytest.raises(RuntimeError, match="version 1 of digits"):
             await service.classify(Request("digits", [b"image"] * 2))
         assert not telemetry.answers

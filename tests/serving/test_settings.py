@@ -1,4 +1,5 @@
-"""Settings from flags and from a file: which goes before which, and what is said where one is wrong."""
+"""Settings from flags and from a file: which goes before which, and what is said where one is
+wrong."""
 
 import dataclasses
 import json
@@ -39,7 +40,10 @@ def test_every_setting_is_a_flag_with_dashes():
     found = parse(*argv)
     for field in fields:
         value = getattr(found, field.name)
-        assert type(value) is type(field.default) and str(value).lower() == values[type(field.default).__name__]
+        assert (
+            type(value) is type(field.default)
+            and str(value).lower() == values[type(field.default).__name__]
+        )
 
 
 def test_without_flags_all_are_the_defaults():
@@ -58,8 +62,13 @@ def test_help_names_every_setting_and_its_default(capsys):
     with pytest.raises(SystemExit) as end:
         parse("--help")
     text = capsys.readouterr().out
-    assert end.value.code == 0 and "--max-delay: seconds that an image may wait for others (0.002)" in text
-    assert all(f"--{field.name.replace('_', '-')}: " in text for field in dataclasses.fields(Settings))
+    assert (
+        end.value.code == 0
+        and "--max-delay: seconds that an image may wait for others (0.002)" in text
+    )
+    assert all(
+        f"--{field.name.replace('_', '-')}: " in text for field in dataclasses.fields(Settings)
+    )
 
 
 @pytest.mark.parametrize(
@@ -145,7 +154,17 @@ def pem(tmp_path_factory):
     def make(name, *options):
         files = [str(directory / f"{name}.{kind}.pem") for kind in ("certificate", "key")]
         curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-subj", "/CN=localhost"]
-        command = ["openssl", "req", "-x509", *curve, "-out", files[0], "-keyout", files[1], *options]
+        command = [
+            "openssl",
+            "req",
+            "-x509",
+            *curve,
+            "-out",
+            files[0],
+            "-keyout",
+            files[1],
+            *options,
+        ]
         subprocess.run(command, check=True, capture_output=True)
         return files
 

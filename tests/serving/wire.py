@@ -13,11 +13,14 @@ from PIL import Image
 
 KEY = "the-key-of-the-tests"
 FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
-REFUSED, ANY, CLOSED = "4xx", "2xx or 4xx", "2xx, 4xx or a closed connection"
+REFUSED = "4xx"
+ANY = "2xx or 4xx"
+CLOSED = "2xx, 4xx or a closed connection"
 
 
 class Case(NamedTuple):
-    """A request: its name, its bytes, and what may come of it; `pause` seconds between its parts."""
+    """A request: its name, its bytes, and what may come of it; `pause` seconds between its
+    parts."""
 
     name: str
     parts: tuple
@@ -71,7 +74,11 @@ def send(address, case, patience=15.0):
 def is_right(case, status):
     """Whether a status is one that a case may have."""
     refused = 400 <= status < 500
-    return refused or (case.expected != REFUSED and status == 200) or (case.expected == CLOSED and status == 0)
+    return (
+        refused
+        or (case.expected != REFUSED and status == 200)
+        or (case.expected == CLOSED and status == 0)
+    )
 
 
 def image(kind="PNG", seed=0, size=(40, 30)):
@@ -84,13 +91,24 @@ def image(kind="PNG", seed=0, size=(40, 30)):
 
 
 def chunk(name, content):
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    return (
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+    )
 
 
 def png(width, height, bits=8, color=0, data=b"", extra=b""):
     """Returns a PNG that says it has a size."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + extra + chunk(b"IDAT", zlib.compress(data, 9)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + extra
+        + chunk(b"IDAT", zlib.compress(data, 9))
+        + chunk(b"IEND", b"")
+    )
 
 
 def pixels(side=28, count=1):
@@ -98,15 +116,26 @@ def pixels(side=28, count=1):
 
 
 def tensor(**changes):
-    """Returns a V2 document with one raw tensor as lists; `changes` of the input, None to leave a key out."""
+    """Returns a V2 document with one raw tensor as lists; `changes` of the input, None to leave a
+    key out."""
     images = pixels()
-    entry = {"name": "images", "datatype": "UINT8", "shape": list(images.shape), "data": images.ravel().tolist()}
+    entry = {
+        "name": "images",
+        "datatype": "UINT8",
+        "shape": list(images.shape),
+        "data": images.ravel().tolist(),
+    }
     entry |= changes
     return {"inputs": [{name: value for name, value in entry.items() if value is not None}]}
 
 
 def form(*parts, boundary=b"xyz", end=b"--\r\n"):
-    return b"".join(b"--" + boundary + b"\r\n" + part + b"\r\n" for part in parts) + b"--" + boundary + end
+    return (
+        b"".join(b"--" + boundary + b"\r\n" + part + b"\r\n" for part in parts)
+        + b"--"
+        + boundary
+        + end
+    )
 
 
 def named(group, requests, expected=REFUSED):

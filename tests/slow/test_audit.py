@@ -1,4 +1,5 @@
-"""The audit at its full size: all of CIFAR-10 in minutes and in bounded memory, and its report in a real browser."""
+"""The audit at its full size: all of CIFAR-10 in minutes and in bounded memory, and its report in a
+real browser."""
 
 import json
 import os
@@ -13,7 +14,9 @@ import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-SECONDS, GIB = 300, 4.0  # on two idle cores
+# on two idle cores
+SECONDS = 300
+GIB = 4.0
 
 
 def tree(pid):
@@ -24,7 +27,9 @@ def tree(pid):
             text = stat.read_text()
         except OSError:
             continue
-        children.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(int(stat.parent.name))
+        children.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(
+            int(stat.parent.name)
+        )
     found = [pid]
     for each in found:
         found += children.get(each, [])
@@ -49,8 +54,15 @@ def audited(shared_data, tmp_path_factory):
     if not Path("/proc/self/smaps_rollup").exists():
         pytest.skip("memory is measured through /proc")
     out = tmp_path_factory.mktemp("cifar10")
-    command = [sys.executable, "-m", "vision.audit", f"--data=parquet:{shared_data}/cifar10-*.parquet", f"--out={out}"]
-    started, peak = time.monotonic(), 0.0
+    command = [
+        sys.executable,
+        "-m",
+        "vision.audit",
+        f"--data=parquet:{shared_data}/cifar10-*.parquet",
+        f"--out={out}",
+    ]
+    started = time.monotonic()
+    peak = 0.0
     process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     try:
         while process.poll() is None:
@@ -72,7 +84,8 @@ def test_cifar10_in_minutes_and_in_bounded_memory(audited):
 
 
 def test_what_is_known_of_cifar10_is_found(audited):
-    """ciFAIR, Barz and Denzler 2019 (arXiv:1902.00423): 3.3 % of the test images have a near duplicate in train."""
+    """ciFAIR, Barz and Denzler 2019 (arXiv:1902.00423): 3.3 % of the test images have a near
+    duplicate in train."""
     found = json.loads((audited[0] / "audit.json").read_text())
     assert found["splits"] == {"train": 45000, "val": 5000, "test": 10000}
     np.testing.assert_allclose(found["statistics"]["mean"], (0.4914, 0.4822, 0.4465), atol=0.003)
@@ -82,18 +95,35 @@ def test_what_is_known_of_cifar10_is_found(audited):
 
 
 def test_the_report_shows_in_a_browser(audited, tmp_path):
-    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    browser = next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    )
     if browser is None:
         pytest.skip("no Chromium is installed")
     picture = tmp_path / "page.png"
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--window-size=1200,6000"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--window-size=1200,6000",
+    ]
     page = f"file://{audited[0]}/report.html"
-    subprocess.run([browser, *flags, f"--screenshot={picture}", page], check=True, capture_output=True, timeout=120)
+    subprocess.run(
+        [browser, *flags, f"--screenshot={picture}", page],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
     image = cv2.imread(str(picture))
     assert image.shape == (6000, 1200, 3)
     colored = (np.ptp(image.astype(int), axis=2) > 40).mean(1)
     assert (colored[1000:] > 0.05).sum() > 300  # rows of pictures, not of text alone
     text = subprocess.run(
-        [browser, *flags, "--dump-dom", page], check=True, capture_output=True, text=True, timeout=120
+        [browser, *flags, "--dump-dom", page],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     assert "What to do first" in text.stdout and "The same picture in two splits" in text.stdout

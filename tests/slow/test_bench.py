@@ -1,4 +1,5 @@
-"""Each benchmark from its command line, as small as it gets, and PyTorch's models where torch is installed."""
+"""Each benchmark from its command line, as small as it gets, and PyTorch's models where torch is
+installed."""
 
 import subprocess
 import sys
@@ -30,23 +31,31 @@ def test_the_loop_against_its_own_step(tmp_path):
 def test_options_against_the_defaults(tmp_path):
     few = ("--images", 16, "--rounds", 2, "--steps", 2)
     options = ("--xla-options", "xla_cpu_enable_fast_math=true")
-    assert run("train", *TINY, *few, *options, "--against", "defaults", "--csv", "").startswith("ratio: ")
+    assert run("train", *TINY, *few, *options, "--against", "defaults", "--csv", "").startswith(
+        "ratio: "
+    )
 
 
 def test_input_reads_real_photos(shared_data, tmp_path):
     path = tmp_path / "input.csv"
     few = ("--rounds", 1, "--batches", 2, "--batch", 8, "--image-size", 64, "--workers", 1)
-    assert run("input", "--data", shared_data / "imagenet_samples.tar", *few, "--csv", path).startswith("ratio: ")
+    assert run(
+        "input", "--data", shared_data / "imagenet_samples.tar", *few, "--csv", path
+    ).startswith("ratio: ")
     rows = {row["what"]: row for row in common.read_rows(path)}
     bare = [f"{what} against bare decode" for what in ("loader", "loader of a pack")]
-    assert list(rows) == ["decode", "loader", *bare] and {row["files"] for row in rows.values()} == {"200"}
+    assert list(rows) == ["decode", "loader", *bare] and {
+        row["files"] for row in rows.values()
+    } == {"200"}
     assert float(rows["decode"]["ratio"]) > 0.5  # the same libraries on both sides
     assert all(float(rows[what]["ratio"]) > 0 for what in bare)
 
 
 def test_startup_measures_cold_and_warm(tmp_path):
     path = tmp_path / "startup.csv"
-    last = run("startup", "--config", "configs/vit_mnist5k.py:mu/7:smoke", "--runs", 1, "--csv", path)
+    last = run(
+        "startup", "--config", "configs/vit_mnist5k.py:mu/7:smoke", "--runs", 1, "--csv", path
+    )
     assert last.startswith("first step: ")
     cold, warm = common.read_rows(path)
     assert float(warm["compile_s"]) < float(cold["compile_s"])
@@ -63,7 +72,14 @@ def test_scaling_cuts_the_state(tmp_path):
 def test_airbench_runs_its_seeds(tmp_path):
     path = tmp_path / "airbench.csv"
     tiny = ("--config.model.variant=mu", "--config.data.source=mnist5k", "--config.data.channels=3")
-    last = run("airbench", "--config", "configs/airbench_cifar10.py:94:smoke", *tiny, "--seeds=2", f"--csv={path}")
+    last = run(
+        "airbench",
+        "--config",
+        "configs/airbench_cifar10.py:94:smoke",
+        *tiny,
+        "--seeds=2",
+        f"--csv={path}",
+    )
     assert last.startswith("airbench: ")
     assert [row["seed"] for row in common.read_rows(path)] == ["0", "1"]
 
@@ -74,7 +90,9 @@ def test_roofline_says_what_limits(tmp_path):
     assert [row["limit"] for row in common.read_rows(path)] == ["bytes", "FLOPs"]
 
 
-@pytest.mark.parametrize("model,variant,size", [("vit", "mu/8", 32), ("resnet", "cifar20", 16), ("resnet", "50", 32)])
+@pytest.mark.parametrize(
+    "model,variant,size", [("vit", "mu/8", 32), ("resnet", "cifar20", 16), ("resnet", "50", 32)]
+)
 def test_torch_has_the_same_model(model, variant, size):
     """Against eager PyTorch; that the parameters are as many is checked by the script."""
     pytest.importorskip("torch")

@@ -24,7 +24,9 @@ def test_an_exported_run_gives_what_the_run_gives(tiny_run, shared_data, tmp_pat
     images = np.stack([classifier.prepare(photo) for photo in photos])
     np.testing.assert_array_equal(np.stack([found.prepare(photo) for photo in photos]), images)
     pairs = zip(
-        classifier.probabilities_and_embeddings(images), found.probabilities_and_embeddings(images), strict=True
+        classifier.probabilities_and_embeddings(images),
+        found.probabilities_and_embeddings(images),
+        strict=True,
     )
     for ours, exported in pairs:
         np.testing.assert_allclose(exported, ours, atol=1e-5)
@@ -34,14 +36,17 @@ def test_an_exported_run_gives_what_the_run_gives(tiny_run, shared_data, tmp_pat
     for model in (("--workdir", tiny_run), ("--bundle", tmp_path / "bundle")):
         cli.run(predict.main, [*map(str, model), "--format=json", "--top=10", f"{tmp_path}/?.png"])
         lines = map(json.loads, capsys.readouterr().out.splitlines())
-        answers.append({line["file"]: {t["class"]: t["probability"] for t in line["top"]} for line in lines})
+        answers.append(
+            {line["file"]: {t["class"]: t["probability"] for t in line["top"]} for line in lines}
+        )
     assert answers[0].keys() == answers[1].keys()
     for file, top in answers[0].items():
         assert all(abs(answers[1][file][name] - p) < 1e-5 for name, p in top.items())
 
 
 def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
-    """20 folders of 1,000 images take what two take; the prepared images alone would be 200 MB more."""
+    """20 folders of 1,000 images take what two take; the prepared images alone would be 200 MB
+    more."""
     model = bundle.open_bundle(write_bundle(tmp_path / "bundle", side=64, channels=3))
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((16, 16, 3), np.uint8))
     for folder in range(20):
@@ -51,7 +56,9 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
     peaks = []
     for pattern in ("0[01]/*.png", ""):
         tracemalloc.start()
-        found = predict.predict(model, predict.find([f"{tmp_path}/photos/{pattern}"]), batch_size=64)
+        found = predict.predict(
+            model, predict.find([f"{tmp_path}/photos/{pattern}"]), batch_size=64
+        )
         count = sum(1 for _ in found)
         peaks.append((count, tracemalloc.get_traced_memory()[1]))
         tracemalloc.stop()

@@ -1,4 +1,5 @@
-"""The configs whose data are not at hand: their smoke runs, on a small folder of generated images instead."""
+"""The configs whose data are not at hand: their smoke runs, on a small folder of generated images
+instead."""
 
 import json
 import pathlib
@@ -15,7 +16,8 @@ REPOSITORY = pathlib.Path(__file__).parent.parent.parent
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """Three classes of twenty images, each class its own color, none of them square."""
-    folder, rng = tmp_path_factory.mktemp("photos"), np.random.RandomState(0)
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.RandomState(0)
     for label, name in enumerate(("cat", "dog", "owl")):
         (folder / name).mkdir()
         for i in range(20):
@@ -33,7 +35,11 @@ NAMES += ["efficientnet_lite_imagenet", "longtail_cifar10"]
 def test_every_way_of_transfer(mode, photos, tmp_path, monkeypatch):
     """From the real weights; the low-rank and the partial run learn less than the full one."""
     monkeypatch.chdir(REPOSITORY)
-    argv = ["--config", f"configs/transfer_folder.py:{photos}:{mode}:smoke", f"--workdir={tmp_path / 'run'}"]
+    argv = [
+        "--config",
+        f"configs/transfer_folder.py:{photos}:{mode}:smoke",
+        f"--workdir={tmp_path / 'run'}",
+    ]
     cli.run(main.main, [*argv, "--config.parallel.devices=1"])
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     share = result["parameters"]["learning"] / result["parameters"]["all"]
@@ -44,7 +50,12 @@ def test_every_way_of_transfer(mode, photos, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["vit_mnist5k", "resnet_mnist5k", "longtail_mnist5k"])
 def test_a_smoke_run_on_its_own_data(name, tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    argv = ["--config", f"configs/{name}.py:smoke", f"--workdir={tmp_path / 'run'}", "--config.parallel.devices=1"]
+    argv = [
+        "--config",
+        f"configs/{name}.py:smoke",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.parallel.devices=1",
+    ]
     cli.run(main.main, argv)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["steps"], result["ended"]) == (4, "finished") and sum(result["support"]) == 64
@@ -53,9 +64,20 @@ def test_a_smoke_run_on_its_own_data(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_smoke_run_ends_with_a_result(name, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    argv = ["--config", f"configs/{name}.py:smoke", f"--workdir={tmp_path / 'run'}", "--config.parallel.devices=1"]
-    argv += [f"--config.data.source=folder:{photos}"] + ["--config.data.image_size=32"] * name.endswith("cifar10")
+    argv = [
+        "--config",
+        f"configs/{name}.py:smoke",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.parallel.devices=1",
+    ]
+    argv += [f"--config.data.source=folder:{photos}"] + [
+        "--config.data.image_size=32"
+    ] * name.endswith("cifar10")
     cli.run(main.main, argv)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert (result["steps"], result["ended"]) == (4, "finished") and result["classes"] == ["cat", "dog", "owl"]
+    assert (result["steps"], result["ended"]) == (4, "finished") and result["classes"] == [
+        "cat",
+        "dog",
+        "owl",
+    ]
     assert np.isfinite(result["loss"]) and sum(result["support"]) == result["split_sizes"]["test"]

@@ -1,4 +1,5 @@
-"""Clients that send without end, or never read: the server lets go of them, stays small and answers others."""
+"""Clients that send without end, or never read: the server lets go of them, stays small and answers
+others."""
 
 import contextlib
 import json
@@ -13,7 +14,9 @@ import pytest
 from tests.serving.live import serve
 from tests.support.tiny_bundle import write_bundle
 
-CLIENTS, CLASSES, MIB = 40, 4000, 2**20
+CLIENTS = 40
+CLASSES = 4000
+MIB = 2**20
 TIMEOUT = 3.0  # seconds, for an answer and for its reader
 
 
@@ -41,11 +44,13 @@ def ask(live, path="/v2/health/live"):
 def test_requests_without_end_that_nobody_reads_the_answers_of(live):
     process = psutil.Process(live.process.pid)
     ask(live)
-    before, files = process.memory_info().rss, process.num_fds()
+    before = process.memory_info().rss
+    files = process.num_fds()
     connections = [connect(live) for _ in range(CLIENTS)]
     for connection in connections:
         connection.setblocking(False)
-    begun, slowest = time.monotonic(), 0.0
+    begun = time.monotonic()
+    slowest = 0.0
     while time.monotonic() - begun < 4 * TIMEOUT:
         for connection in connections:
             with contextlib.suppress(OSError):  # it takes no more at the moment, or is closed
@@ -66,14 +71,20 @@ def test_requests_without_end_that_nobody_reads_the_answers_of(live):
 def test_answers_that_nobody_reads(live):
     document = {"inputs": [{"name": "images", "datatype": "UINT8", "shape": [64, 8, 8, 1]}]}
     document["inputs"][0]["parameters"] = {"binary_data_size": 64**2}
-    document |= {"outputs": [{"name": "labels"}, {"name": "scores"}], "parameters": {"top_k": CLASSES}}
+    document |= {
+        "outputs": [{"name": "labels"}, {"name": "scores"}],
+        "parameters": {"top_k": CLASSES},
+    }
     head = json.dumps(document).encode()
-    lines = f"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {len(head) + 64**2}\r\n"
+    lines = (
+        f"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {len(head) + 64**2}\r\n"
+    )
     lines += f"Inference-Header-Content-Length: {len(head)}\r\n\r\n"
     process = psutil.Process(live.process.pid)
     files = process.num_fds()
     connections = [connect(live) for _ in range(8)]
-    for connection in connections:  # one after the other: each answer takes most of a second to write
+    # one after the other: each answer takes most of a second to write
+    for connection in connections:
         connection.sendall(lines.encode() + head + bytes(64**2))
         assert connection.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 200"
     time.sleep(3 * TIMEOUT)

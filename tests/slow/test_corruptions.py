@@ -1,4 +1,5 @@
-"""The 15 corruptions: harder at each severity, whole pixels, the same for the same key; parity with OpenCV and PIL."""
+"""The 15 corruptions: harder at each severity, whole pixels, the same for the same key; parity with
+OpenCV and PIL."""
 
 import functools
 import io
@@ -12,14 +13,26 @@ import pytest
 from PIL import Image
 
 from vision.errors import UserError
-from vision.evaluation.corruptions import GROUPS, NAMES, SEVERITIES, blur, corrupt, digital, noise, weather
+from vision.evaluation.corruptions import (
+    GROUPS,
+    NAMES,
+    SEVERITIES,
+    blur,
+    corrupt,
+    digital,
+    noise,
+    weather,
+)
 from vision.evaluation.corruptions.tables import between, gaussian_matrices
 
 KEY = jax.random.key(0)
 run = jax.jit(corrupt, static_argnums=0)
-# With the released constants of these the squared change does not rise at every step at 32 px: of glass blur, as the
-# later severities smooth more and move no more; of motion blur, as 6 px and 8 px cut the same Gaussian where nothing
-# is left of it; of frost, as the image darkens while the ice thickens; of elastic, see its own test.
+# With the released constants of these the squared change does not rise at every step at 32 px: of
+# glass blur, as the later severities smooth more and move no more; of motion blur, as 6 px and 8 px
+# cut the same
+# Gaussian where nothing is left of it; of frost, as the image darkens while the ice thickens; of
+# elastic, see its own
+# test.
 UNEVEN = {"glass_blur", "motion_blur", "frost", "elastic_transform"}
 
 
@@ -50,7 +63,9 @@ def squared(name, images):
 
 
 def psnr(a, b):
-    return 10 * np.log10(255**2 / np.mean((np.asarray(a, np.float64) - np.asarray(b, np.float64)) ** 2))
+    return 10 * np.log10(
+        255**2 / np.mean((np.asarray(a, np.float64) - np.asarray(b, np.float64)) ** 2)
+    )
 
 
 def test_there_are_15_in_4_groups():
@@ -86,7 +101,16 @@ def test_a_float_image_is_the_same_image(small):
     np.testing.assert_array_equal(found, run("brightness", small, 2, KEY))
 
 
-RANDOM = ("gaussian_noise", "shot_noise", "impulse_noise", "glass_blur", "motion_blur", "snow", "frost", "fog")
+RANDOM = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "glass_blur",
+    "motion_blur",
+    "snow",
+    "frost",
+    "fog",
+)
 
 
 @pytest.mark.parametrize("name", [*RANDOM, "elastic_transform"])
@@ -106,7 +130,8 @@ def test_mistakes(small):
 
 
 def test_constants_are_those_of_the_papers_and_lie_between_in_between():
-    small, large = (1, 2, 3, 4, 5), (11, 22, 33, 44, 55)
+    small = (1, 2, 3, 4, 5)
+    large = (11, 22, 33, 44, 55)
     np.testing.assert_allclose(between(small, large, 32), small)
     np.testing.assert_allclose(between(small, large, 8), small)
     np.testing.assert_allclose(between(small, large, 224), large)
@@ -116,7 +141,9 @@ def test_constants_are_those_of_the_papers_and_lie_between_in_between():
 # Against independent references
 
 
-@pytest.mark.parametrize("size, qualities", [(224, (25, 18, 15, 10, 7)), (32, (80, 65, 58, 50, 40))])
+@pytest.mark.parametrize(
+    "size, qualities", [(224, (25, 18, 15, 10, 7)), (32, (80, 65, 58, 50, 40))]
+)
 def test_jpeg_is_that_of_libjpeg(photos, small, size, qualities):
     images = photos[:2] if size == 224 else small
     for severity, quality in zip(SEVERITIES, qualities, strict=True):
@@ -140,7 +167,11 @@ def test_gray_jpeg_is_that_of_libjpeg(small):
 def test_pixelate_is_pils(small, severity, size):
     found = np.asarray(run("pixelate", small, severity, KEY))
     for one, image in zip(found, small, strict=True):
-        box = Image.fromarray(image).resize((size, size), Image.Resampling.BOX).resize((32, 32), Image.Resampling.BOX)
+        box = (
+            Image.fromarray(image)
+            .resize((size, size), Image.Resampling.BOX)
+            .resize((32, 32), Image.Resampling.BOX)
+        )
         assert np.abs(one - np.asarray(box, np.float32)).max() <= 2
 
 
@@ -159,9 +190,12 @@ def test_motion_is_opencvs_filter(small):
     table = np.array([(6, 2.5)] * 5, np.float64)
     found = blur.move_along(jnp.asarray(small, jnp.float32), table, 1, jnp.zeros(8))
     weights = np.exp(-0.5 * (np.arange(13) / 2.5) ** 2)
-    kernel = np.concatenate([weights[::-1] / weights.sum(), np.zeros(12)])[None]  # OpenCV correlates: it is turned
+    # OpenCV correlates: it is turned
+    kernel = np.concatenate([weights[::-1] / weights.sum(), np.zeros(12)])[None]
     for one, image in zip(found, small, strict=True):
-        expected = cv2.filter2D(image.astype(np.float32), -1, kernel, borderType=cv2.BORDER_REPLICATE)
+        expected = cv2.filter2D(
+            image.astype(np.float32), -1, kernel, borderType=cv2.BORDER_REPLICATE
+        )
         np.testing.assert_allclose(one, expected, atol=0.01)
 
 
@@ -173,7 +207,9 @@ def test_smoothing_is_scipys():
         found = gaussian_matrices((0, 0.7, 1.5, 4, 9), 24, mode, 3)
         np.testing.assert_array_equal(found[0] @ row, row)
         for matrix, sigma in zip(found[1:], (0.7, 1.5, 4, 9), strict=True):
-            np.testing.assert_allclose(matrix @ row, gaussian_filter1d(row, sigma, mode=theirs, truncate=3), atol=1e-12)
+            np.testing.assert_allclose(
+                matrix @ row, gaussian_filter1d(row, sigma, mode=theirs, truncate=3), atol=1e-12
+            )
 
 
 def test_contrast_and_brightness_are_their_formulas(small):
@@ -184,7 +220,10 @@ def test_contrast_and_brightness_are_their_formulas(small):
     assert np.abs(run("contrast", small, 5, KEY) - expected).max() <= 0.51
     hsv = matplotlib.colors.rgb_to_hsv(small / 255)
     hsv[..., 2] = np.minimum(hsv[..., 2] + 0.2, 1)
-    assert np.abs(run("brightness", small, 4, KEY) - 255 * matplotlib.colors.hsv_to_rgb(hsv)).max() <= 0.51
+    assert (
+        np.abs(run("brightness", small, 4, KEY) - 255 * matplotlib.colors.hsv_to_rgb(hsv)).max()
+        <= 0.51
+    )
 
 
 def test_noise_has_the_moments_of_its_constants():
@@ -192,7 +231,9 @@ def test_noise_has_the_moments_of_its_constants():
     gaussian, shot, impulse = (np.asarray(run(name, plain, 5, KEY)) for name in GROUPS["noise"])
     assert abs(gaussian.mean() - 128) < 1 and abs(gaussian.std() - 25.5) < 0.7
     assert abs(shot.mean() - 128) < 1 and abs(shot.std() - 255 * np.sqrt(128 / 255 / 50)) < 0.7
-    assert abs((impulse == 0).mean() - 0.035) < 0.005 and abs((impulse == 255).mean() - 0.035) < 0.005
+    assert (
+        abs((impulse == 0).mean() - 0.035) < 0.005 and abs((impulse == 255).mean() - 0.035) < 0.005
+    )
 
 
 def test_poisson_draws_are_scipys_quantiles():
@@ -206,13 +247,15 @@ def test_poisson_draws_are_scipys_quantiles():
 
 
 def test_elastic_ripples_more_at_each_severity_and_moves_as_far_as_it_says():
-    """Its squared change falls, as the paper's later severities shift the whole less: what rises are the ripples."""
+    """Its squared change falls, as the paper's later severities shift the whole less: what rises
+    are the ripples."""
     places = functools.partial(jax.jit(digital.elastic_places, static_argnums=(1, 2)), KEY, 4)
     for side in (32, 224):
         ripples = []
         for severity in SEVERITIES:
             y, _ = places(side, severity)
-            ripples.append(float(jnp.abs(jnp.diff(y, 2, axis=1)).mean()))  # an affine map has no second difference
+            # an affine map has no second difference
+            ripples.append(float(jnp.abs(jnp.diff(y, 2, axis=1)).mean()))
         assert (np.diff(ripples) > 0).all(), ripples
     y, x = places(32, 1)  # without ripples
     rows, columns = np.mgrid[:32, :32]
@@ -224,15 +267,23 @@ def test_reading_between_pixels_is_opencvs_remap(small):
     found = digital.read_at(jnp.asarray(small, jnp.float32), y, x)
     for i, image in enumerate(small):
         y0, x0 = (31 - np.abs(31 - np.mod(place[i], 62)) for place in (y, x))  # mirrored by hand
-        expected = cv2.remap(image.astype(np.float32), x0, y0, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-        assert np.abs(np.asarray(found[i]) - expected).max() < 8  # OpenCV counts in 32nds of a pixel
+        expected = cv2.remap(
+            image.astype(np.float32), x0, y0, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+        )
+        # OpenCV counts in 32nds of a pixel
+        assert np.abs(np.asarray(found[i]) - expected).max() < 8
 
 
 def test_clouds_fill_the_range_and_are_finer_with_a_lower_decay():
     clouds = jax.jit(weather.plasma, static_argnums=(1, 2))
     rough, soft = (np.asarray(clouds(KEY, 4, 100, decay)) for decay in (1.2, 3.0))
     for clouds in (rough, soft):
-        assert clouds.shape == (4, 100, 100) and clouds.min() >= 0 and clouds.max() <= 1 and clouds.std() > 0.1
+        assert (
+            clouds.shape == (4, 100, 100)
+            and clouds.min() >= 0
+            and clouds.max() <= 1
+            and clouds.std() > 0.1
+        )
     assert np.abs(np.diff(rough)).mean() > 3 * np.abs(np.diff(soft)).mean()
 
 

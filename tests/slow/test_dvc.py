@@ -1,4 +1,5 @@
-"""The DVC pipeline as its guide has it: from digits to weights, a changed parameter, the store, and an old version."""
+"""The DVC pipeline as its guide has it: from digits to weights, a changed parameter, the store, and
+an old version."""
 
 import csv
 import json
@@ -24,7 +25,14 @@ def dvc_bin(tmp_path_factory):
     """An environment with DVC in it."""
     folder = tmp_path_factory.mktemp("dvc_env")
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    pip = [folder / "bin" / "pip", "install", "--quiet", "--retries=1", "--timeout=20", "dvc>=3.60,<4"]
+    pip = [
+        folder / "bin" / "pip",
+        "install",
+        "--quiet",
+        "--retries=1",
+        "--timeout=20",
+        "dvc>=3.60,<4",
+    ]
     done = subprocess.run(pip, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"pip cannot install dvc: {done.stderr.strip().splitlines()[-1]}")
@@ -33,10 +41,13 @@ def dvc_bin(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def here(dvc_bin, tmp_path_factory):
-    """A function that runs a command in a Git repository of this code, with small settings, and returns its output."""
+    """A function that runs a command in a Git repository of this code, with small settings, and
+    returns its output."""
     root = tmp_path_factory.mktemp("clone")
     for name in ("vision", "configs", "scripts"):
-        shutil.copytree(REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for name in ("constraints.txt", ".gitignore"):
         shutil.copy(REPOSITORY / name, root)
     text = (root / PARAMS).read_text()
@@ -45,14 +56,25 @@ def here(dvc_bin, tmp_path_factory):
         "mnist5k  #": "digits  #",
         "configs/vit_mnist5k.py": "configs/digits.py",
     }
-    changes |= {"epochs: 40.0": "epochs: 0.5", '  flags: ""  # further': f'  flags: "{TINY}"  # further'}
-    changes['evaluate:\n  flags: ""'] = 'evaluate:\n  flags: "--config.evaluation.corruptions=false"'
+    changes |= {
+        "epochs: 40.0": "epochs: 0.5",
+        '  flags: ""  # further': f'  flags: "{TINY}"  # further',
+    }
+    changes['evaluate:\n  flags: ""'] = (
+        'evaluate:\n  flags: "--config.evaluation.corruptions=false"'
+    )
     for old, new in changes.items():
         assert old in text
         text = text.replace(old, new)
     (root / PARAMS).write_text(text)
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("XLA_", "GIT_"))}
-    environment |= {"PATH": f"{dvc_bin}:{os.environ['PATH']}", "DVC_NO_ANALYTICS": "1", "PYTHONPATH": ""}
+    environment = {
+        key: value for key, value in os.environ.items() if not key.startswith(("XLA_", "GIT_"))
+    }
+    environment |= {
+        "PATH": f"{dvc_bin}:{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+        "PYTHONPATH": "",
+    }
 
     def run(*command, cwd=root):
         done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
@@ -70,7 +92,11 @@ def here(dvc_bin, tmp_path_factory):
 
 def stages(output):
     """Which stages ran."""
-    return [line.rstrip("':").split(":")[-1] for line in output.splitlines() if line.startswith("Running stage")]
+    return [
+        line.rstrip("':").split(":")[-1]
+        for line in output.splitlines()
+        if line.startswith("Running stage")
+    ]
 
 
 def commit(here, message):
@@ -83,10 +109,15 @@ def test_the_pipeline_and_its_versions(here):
     pipeline = here.root / "pipeline"
     first = here("dvc", "repro", PIPELINE)
     assert stages(first) == ["pack", "audit", "train", "evaluate", "export"]
-    assert (pipeline / "weights" / "model.safetensors").is_file() and (pipeline / "audit" / "report.html").is_file()
+    assert (pipeline / "weights" / "model.safetensors").is_file() and (
+        pipeline / "audit" / "report.html"
+    ).is_file()
     here("dvc", "push")
     commit(here, "v1")
-    old = (pipeline / "plots" / "test.json").read_text(), (pipeline / "run" / "result.json").read_text()
+    old = (
+        (pipeline / "plots" / "test.json").read_text(),
+        (pipeline / "run" / "result.json").read_text(),
+    )
     with open(pipeline / "plots" / "confusion.csv") as file:
         rows = list(csv.DictReader(file))
     right = sum(row["actual"] == row["predicted"] for row in rows) / len(rows)
@@ -108,7 +139,10 @@ def test_the_pipeline_and_its_versions(here):
     here("git", "clone", "-q", "--branch", "v1", str(here.root), str(other))
     here("dvc", "pull", cwd=other)
     pulled = other / "pipeline"
-    assert old == ((pulled / "plots" / "test.json").read_text(), (pulled / "run" / "result.json").read_text())
+    assert old == (
+        (pulled / "plots" / "test.json").read_text(),
+        (pulled / "run" / "result.json").read_text(),
+    )
     assert stages(here("dvc", "repro", PIPELINE, cwd=other)) == []
 
 

@@ -1,4 +1,5 @@
-"""Every architecture leaves as ONNX and is the same there; and a bundle of a real run, evaluated like the run."""
+"""Every architecture leaves as ONNX and is the same there; and a bundle of a real run, evaluated
+like the run."""
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from vision.export.program import served
 def test_parity(name, batch, tmp_path):
     """At one image and at seven, out of a file for any number and out of one for two."""
     model = classifier(name)
-    program, pixels = served(model), images(model, 7)
+    program = served(model)
+    pixels = images(model, 7)
     form.write(program, tmp_path / "model.onnx", batch)
     assert check.compare(program, form.load(tmp_path / "model.onnx"), pixels) < 1e-4
     ours = model.probabilities_and_embeddings(pixels)[0]

@@ -1,4 +1,5 @@
-"""Thousands of hostile requests over real sockets: each is refused, and the next good one is answered right."""
+"""Thousands of hostile requests over real sockets: each is refused, and the next good one is
+answered right."""
 
 import collections
 import pathlib
@@ -14,8 +15,9 @@ from tests.serving.live import serve
 from tests.support.tiny_bundle import write_bundle
 
 FUZZED = 1_500
-ROOM = 400  # MiB that the server may grow by: sixteen bodies of the largest size, and what they are read into
+# MiB that the server may grow by: sixteen bodies of the largest size, and what they are read into
 # A schema cannot say that a tensor's data fits its shape, nor that bytes are an image.
+ROOM = 400
 SCHEMATHESIS = """
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", 400, 401, 404, 413, 415, 429]
@@ -37,7 +39,8 @@ def resident(live):
 
 def test_hostile_requests(models, tmp_path):
     (tmp_path / "keys").write_text(f"tester {wire.KEY}\n")
-    chosen, fuzzed = hostile.chosen(), hostile.fuzzed(FUZZED)
+    chosen = hostile.chosen()
+    fuzzed = hostile.fuzzed(FUZZED)
     assert len(chosen) + len(fuzzed) >= 2_000
     with serve(models, keys=tmp_path / "keys", body_timeout=1.5, grpc_port=0) as live:
         before = resident(live)
@@ -50,11 +53,14 @@ def test_hostile_messages(models, tmp_path):
     """The same over gRPC: messages that are changed at random, and those of no kind."""
     (tmp_path / "keys").write_text(f"tester {wire.KEY}\n")
     entry = service_pb2.ModelInferRequest.InferInputTensor
-    pixels, encoded = wire.pixels(), wire.image()
+    pixels = wire.pixels()
+    encoded = wire.image()
     raw = service_pb2.ModelInferRequest(model_name="tiny", raw_input_contents=[pixels.tobytes()])
     raw.inputs.append(entry(name="images", datatype="UINT8", shape=pixels.shape))
     typed = service_pb2.ModelInferRequest(model_name="tiny", id="x")
-    typed.inputs.append(entry(name="image", datatype="BYTES", shape=[1], contents={"bytes_contents": [encoded]}))
+    typed.inputs.append(
+        entry(name="image", datatype="BYTES", shape=[1], contents={"bytes_contents": [encoded]})
+    )
     typed.parameters["top_k"].int64_param = 3
     messages = hostile.changed([raw.SerializeToString(), typed.SerializeToString()], 500)
     messages += [b"", b"\0", b"\xff" * 1_000, b"\n\x04tiny" * 10_000, pixels.tobytes()]
@@ -69,7 +75,9 @@ def test_hostile_messages(models, tmp_path):
             except grpc.RpcError as error:
                 found[error.code().name] += 1
                 assert "Traceback" not in error.details()
-            assert service_pb2.ModelInferResponse.FromString(call(raw.SerializeToString(), metadata=metadata)).outputs
+            assert service_pb2.ModelInferResponse.FromString(
+                call(raw.SerializeToString(), metadata=metadata)
+            ).outputs
         assert live.process.poll() is None
     assert found.keys() <= {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
     assert found["INVALID_ARGUMENT"] > 100

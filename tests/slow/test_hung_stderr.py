@@ -1,4 +1,5 @@
-"""A server whose stderr nobody reads serves on, whatever there is to say, and ends when it is told to."""
+"""A server whose stderr nobody reads serves on, whatever there is to say, and ends when it is told
+to."""
 
 import contextlib
 import io
@@ -19,7 +20,9 @@ from tests.conftest import REPOSITORY
 from tests.support import tiny_bundle
 from tests.support.tiny_bundle import weights, write_bundle
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pipes are opened anew by their name in /proc")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="pipes are opened anew by their name in /proc"
+)
 
 
 @pytest.fixture
@@ -58,14 +61,22 @@ def test_a_full_stderr_stops_neither_the_server_nor_its_end(tmp_path, full, monk
             lambda *known: tuple((np.sign(of) * 3e38).astype(np.float32) for of in weights(*known)),
         )
         write_bundle(tmp_path / "bad" / "1")
-    argv = [sys.executable, "-m", "vision.serving", f"--models={tmp_path}", "--http-port=0", "--grpc-port=0"]
+    argv = [
+        sys.executable,
+        "-m",
+        "vision.serving",
+        f"--models={tmp_path}",
+        "--http-port=0",
+        "--grpc-port=0",
+    ]
     argv += ["--access-log=", "--threads=1", "--decode-threads=1"]
     process = subprocess.Popen(argv, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=full, text=True)
     try:
         url = re.search(r"http://[\w.]+:\d+", process.stdout.readline())[0]
         image = png(200)
         damaged = bytearray(image)
-        damaged[damaged.index(b"IDAT") + 10] ^= 1  # its checksum is wrong, which libpng says on stderr
+        # its checksum is wrong, which libpng says on stderr
+        damaged[damaged.index(b"IDAT") + 10] ^= 1
         for _ in range(5):
             assert ask(f"{url}/classify/bad", image) == 500
             assert ask(f"{url}/classify/good", bytes(damaged)) in (200, 400)

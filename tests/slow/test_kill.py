@@ -1,4 +1,5 @@
-"""Runs that are really killed: with -9 at moments that nobody chose, or by a signal to the whole process group."""
+"""Runs that are really killed: with -9 at moments that nobody chose, or by a signal to the whole
+process group."""
 
 import json
 import os
@@ -59,7 +60,15 @@ def command(tmp_path_factory, steel):
     file.write_text(CONFIG.replace("FOLDER", str(steel)))
 
     def get(kind, workdir):
-        return [sys.executable, "-m", "vision.main", "--config", f"{file}:{kind}", "--workdir", str(workdir)]
+        return [
+            sys.executable,
+            "-m",
+            "vision.main",
+            "--config",
+            f"{file}:{kind}",
+            "--workdir",
+            str(workdir),
+        ]
 
     return get
 
@@ -68,7 +77,13 @@ def start(command):
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # one device
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, cwd=REPOSITORY, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+        command,
+        cwd=REPOSITORY,
+        env=environment,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -86,7 +101,8 @@ def checkpoints(workdir):
 
 def wait_for_a_new_checkpoint(process, workdir):
     """Until the process has saved one of its own."""
-    before, ends = checkpoints(workdir), time.monotonic() + 200
+    before = checkpoints(workdir)
+    ends = time.monotonic() + 200
     while not checkpoints(workdir) - before:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < ends
@@ -96,7 +112,10 @@ def wait_for_a_new_checkpoint(process, workdir):
 def arrays(workdir):
     with pytest.warns(UserWarning, match="[Ss]harding"):
         tree = ocp.PyTreeCheckpointer().restore(workdir / "checkpoints" / str(STEPS) / "state")
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path): np.asarray(leaf)
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
 
 
 def numbers(workdir):
@@ -127,7 +146,8 @@ def whole(tmp_path_factory, command):
 
 
 def assert_same_run(ours, theirs, lines=True):
-    a, b = arrays(ours), arrays(theirs)
+    a = arrays(ours)
+    b = arrays(theirs)
     assert a.keys() == b.keys()
     for name in a:
         assert a[name].dtype == b[name].dtype and a[name].tobytes() == b[name].tobytes(), name
@@ -141,10 +161,13 @@ def assert_same_run(ours, theirs, lines=True):
 
 @pytest.mark.parametrize("kind", ["resident", "loaded"])
 def test_killed_three_times(tmp_path, command, whole, kind):
-    """SIGKILL to the process and its workers, three times at random moments; then it is let finish."""
-    workdir, seed = tmp_path / "run", random.randrange(10**6)
+    """SIGKILL to the process and its workers, three times at random moments; then it is let
+    finish."""
+    workdir = tmp_path / "run"
+    seed = random.randrange(10**6)
     print(f"random.Random({seed})")
-    rng, killed_at = random.Random(seed), []
+    rng = random.Random(seed)
+    killed_at = []
     for _ in range(3):
         process = start(command(kind, workdir))
         wait_for_a_new_checkpoint(process, workdir)
@@ -165,7 +188,8 @@ def test_killed_three_times(tmp_path, command, whole, kind):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("everyone", [True, False])
 def test_signal_to_the_process_or_its_group(tmp_path, command, whole, kind, number, everyone):
-    """A scheduler signals the process, Ctrl-C and Slurm its workers too: either way it saves and exits with 0."""
+    """A scheduler signals the process, Ctrl-C and Slurm its workers too: either way it saves and
+    exits with 0."""
     workdir = tmp_path / "run"
     process = start(command(kind, workdir))
     wait_for_a_new_checkpoint(process, workdir)

@@ -1,4 +1,5 @@
-"""The launchers, for real: two processes that are stopped go on to the same bits, and end as one process does."""
+"""The launchers, for real: two processes that are stopped go on to the same bits, and end as one
+process does."""
 
 import os
 import pathlib
@@ -46,7 +47,9 @@ def checkout(tmp_path_factory):
     python.parent.mkdir(parents=True)
     python.write_text(f'#!/bin/sh\nPYTHONPATH={REPOSITORY} exec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    key = subprocess.run("cat pyproject.toml constraints.txt | cksum", shell=True, cwd=root, capture_output=True)
+    key = subprocess.run(
+        "cat pyproject.toml constraints.txt | cksum", shell=True, cwd=root, capture_output=True
+    )
     (root / ".venv" / "vision-setup").write_text(f"{key.stdout.decode().strip()} {root}\ncuda12\n")
     (root / "run.py").write_text(CONFIG)
     return root
@@ -106,16 +109,22 @@ def local(workdir, kind="resident"):
 def parameters(workdir):
     """{name: array} of the last checkpoint's state; the devices that wrote it are not here."""
     last = max(int(path.name) for path in (workdir / "checkpoints").iterdir())
-    path, checkpointer = workdir / "checkpoints" / str(last) / "state", ocp.PyTreeCheckpointer()
+    path = workdir / "checkpoints" / str(last) / "state"
+    checkpointer = ocp.PyTreeCheckpointer()
     plain = jax.tree.map(
-        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), checkpointer.metadata(path).item_metadata.tree
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray),
+        checkpointer.metadata(path).item_metadata.tree,
     )
     tree = checkpointer.restore(path, restore_args=plain)
-    return {jax.tree_util.keystr(place): np.asarray(leaf) for place, leaf in jax.tree.leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(place): np.asarray(leaf)
+        for place, leaf in jax.tree.leaves_with_path(tree)
+    }
 
 
 def assert_same_bits(ours, theirs):
-    a, b = parameters(ours), parameters(theirs)
+    a = parameters(ours)
+    b = parameters(theirs)
     assert a.keys() == b.keys() and len(a) > 20
     for name in a:
         assert a[name].tobytes() == b[name].tobytes(), name
@@ -136,7 +145,8 @@ def whole(checkout, tmp_path_factory):
     done = subprocess.run(
         [str(part) for part in local(workdir)],
         cwd=checkout,
-        env=os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"},
+        env=os.environ
+        | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -173,7 +183,8 @@ def members(session, mark):
     found = []
     for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            words, pid = path.read_text().split("\0"), int(path.parent.name)
+            words = path.read_text().split("\0")
+            pid = int(path.parent.name)
             if mark in words and words[1] != "/bin/bash" and os.getsid(pid) == session:
                 found.append(pid)
         except OSError:
@@ -184,19 +195,36 @@ def members(session, mark):
 def test_mpirun_is_detected(launch, whole, tmp_path):
     if not shutil.which("mpirun"):
         pytest.skip("no mpirun on the PATH (Debian: openmpi-bin)")
-    workdir, more = tmp_path / "run", ["--allow-run-as-root"] if os.getuid() == 0 else []
-    command = ("mpirun", *more, "--oversubscribe", "-n", 2, "scripts/train", "run.py:resident", f"--workdir={workdir}")
+    workdir = tmp_path / "run"
+    more = ["--allow-run-as-root"] if os.getuid() == 0 else []
+    command = (
+        "mpirun",
+        *more,
+        "--oversubscribe",
+        "-n",
+        2,
+        "scripts/train",
+        "run.py:resident",
+        f"--workdir={workdir}",
+    )
     assert "2 x cpu in 2 processes" in finish(launch(*command))
     assert_same_bits(workdir, whole)
 
 
 def test_pods_save_when_one_of_them_has_to_go(launch, whole, tmp_path, checkout):
     """Kubernetes tells one pod alone; the pod of index 0 says that the run has not finished."""
-    workdir, port = tmp_path / "run", 20000 + os.getpid() % 12000
+    workdir = tmp_path / "run"
+    port = 20000 + os.getpid() % 12000
     flags = (f"--config.parallel.coordinator=localhost:{port}", "--config.parallel.processes=2")
 
     def start(index):
-        command = ("scripts/launch/pod", "--config", "run.py:resident", f"--workdir={workdir}", *flags)
+        command = (
+            "scripts/launch/pod",
+            "--config",
+            "run.py:resident",
+            f"--workdir={workdir}",
+            *flags,
+        )
         path = f"{checkout / '.venv' / 'bin'}:{os.environ['PATH']}"
         return launch(*command, PATH=path, JOB_COMPLETION_INDEX=str(index))
 
@@ -212,10 +240,12 @@ def test_pods_save_when_one_of_them_has_to_go(launch, whole, tmp_path, checkout)
 
 
 def test_two_processes_with_workers_load_what_one_does(launch, digits, tmp_path):
-    two, one = tmp_path / "two", tmp_path / "one"
+    two = tmp_path / "two"
+    one = tmp_path / "one"
     finish(launch(*local(two, "loaded")))
     finish(launch("scripts/train", "run.py:loaded", f"--workdir={one}", devices=2))
-    a, b = parameters(two), parameters(one)
+    a = parameters(two)
+    b = parameters(one)
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5, err_msg=name)

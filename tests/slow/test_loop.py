@@ -14,7 +14,8 @@ def test_a_run_of_eight_devices_goes_on_on_two(tmp_path):
     whole = run(c, tmp_path / "whole")
     c.train.steps = 12
     for devices, fsdp, last in ((8, 8, 4), (2, 2, 8), (1, 1, 12)):
-        c.parallel.devices, c.parallel.fsdp = devices, fsdp
+        c.parallel.devices = devices
+        c.parallel.fsdp = fsdp
         with stopping_at(last):
             outcome = run(c, tmp_path / "parts")
     assert (outcome.why, outcome.steps) == ("finished", 12)
@@ -32,11 +33,22 @@ def test_a_step_that_really_runs_out_of_memory(tmp_path):
         "cli.run(main.main, sys.argv[1:])"
     )
     arguments = [
-        *("--config", "configs/digits.py", f"--workdir={tmp_path / 'run'}", "--config.train.steps=2"),
-        *("--config.train.batch_size=131072", "--config.train.eval_batch_size=64", "--config.log.images=0"),
+        *(
+            "--config",
+            "configs/digits.py",
+            f"--workdir={tmp_path / 'run'}",
+            "--config.train.steps=2",
+        ),
+        *(
+            "--config.train.batch_size=131072",
+            "--config.train.eval_batch_size=64",
+            "--config.log.images=0",
+        ),
         "--config.parallel.devices=1",
     ]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=200)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=200
+    )
     assert done.returncode == 2, done.stderr[-2000:]
     assert "error: out of memory with 131072 images at a time" in done.stderr
     assert "Set train.accumulate=" in done.stderr

@@ -1,4 +1,5 @@
-"""Hundreds of large messages by gRPC: the server's memory stays where it was after the first ones."""
+"""Hundreds of large messages by gRPC: the server's memory stays where it was after the first
+ones."""
 
 import pathlib
 
@@ -33,7 +34,9 @@ def pixels(side):
     """Returns the bytes of a request of many images, gray, by their pixels."""
     images = np.zeros((SIZE // side**2, side, side, 1), np.uint8)
     inputs = [{"name": "images", "datatype": "UINT8", "shape": images.shape}]
-    request = service_pb2.ModelInferRequest(model_name="tiny", inputs=inputs, raw_input_contents=[images.tobytes()])
+    request = service_pb2.ModelInferRequest(
+        model_name="tiny", inputs=inputs, raw_input_contents=[images.tobytes()]
+    )
     return request.SerializeToString()
 
 
@@ -42,7 +45,9 @@ def encoded():
     image = wire.image("BMP", size=(320, 256))
     texts = [len(image).to_bytes(4, "little") + image] * (SIZE // (len(image) + 4))
     inputs = [{"name": "image", "datatype": "BYTES", "shape": [len(texts)]}]
-    request = service_pb2.ModelInferRequest(model_name="tiny", inputs=inputs, raw_input_contents=[b"".join(texts)])
+    request = service_pb2.ModelInferRequest(
+        model_name="tiny", inputs=inputs, raw_input_contents=[b"".join(texts)]
+    )
     return request.SerializeToString()
 
 

@@ -15,7 +15,10 @@ def test_every_photo_is_classified_as_torch_does(shared_data, tmp_path, capsys, 
     monkeypatch.chdir(FOLDER.parent.parent.parent)
     with tarfile.open(shared_data / "imagenet_samples.tar") as archive:
         archive.extractall(tmp_path, filter="data")
-    cli.run(predict.main, ["--config=configs/efficientnet_lite_imagenet.py", "--format=csv", str(tmp_path)])
+    cli.run(
+        predict.main,
+        ["--config=configs/efficientnet_lite_imagenet.py", "--format=csv", str(tmp_path)],
+    )
     found = {}
     for row in csv.DictReader(io.StringIO(capsys.readouterr().out)):
         found.setdefault(row["file"].rpartition("/")[2], []).append(row["class"])

@@ -1,4 +1,5 @@
-"""A SavedModel gives in TensorFlow what JAX gives: in an environment of its own, as TensorFlow is in no other test."""
+"""A SavedModel gives in TensorFlow what JAX gives: in an environment of its own, as TensorFlow is
+in no other test."""
 
 import os
 import pathlib
@@ -40,9 +41,20 @@ def python(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tensorflow")
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     python = folder / "bin" / "python"
-    site = subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True)
+    site = subprocess.check_output(
+        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
+    )
     pathlib.Path(site.strip(), "others.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    pip = [python, "-m", "pip", "install", "-q", "-c", REPOSITORY / "constraints.txt", "tensorflow-cpu"]
+    pip = [
+        python,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "-c",
+        REPOSITORY / "constraints.txt",
+        "tensorflow-cpu",
+    ]
     done = subprocess.run(list(map(str, pip)), capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"TensorFlow cannot be installed: {done.stderr.strip().splitlines()[-1]}")

@@ -1,4 +1,5 @@
-"""The server at four times what it can do, and stopped while clients ask: nothing breaks, grows or gets lost."""
+"""The server at four times what it can do, and stopped while clients ask: nothing breaks, grows or
+gets lost."""
 
 import asyncio
 import json
@@ -16,7 +17,9 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tests.serving.live import Client, serve
 from tests.support.tiny_bundle import write_slow_bundle
 
-IMAGES, QUEUE = 8, 64  # images in a request, and in the server's queue
+# images in a request, and in the server's queue
+IMAGES = 8
+QUEUE = 64
 SECONDS = 60.0  # of overload
 WORKERS = 64  # connections of the load's generator
 
@@ -30,7 +33,9 @@ def models(tmp_path_factory):
 
 def request(images=IMAGES):
     one = {"name": "images", "datatype": "UINT8", "shape": [images, 8, 8, 1]}
-    head = json.dumps({"inputs": [one | {"parameters": {"binary_data_size": images * 64}}]}).encode()
+    head = json.dumps(
+        {"inputs": [one | {"parameters": {"binary_data_size": images * 64}}]}
+    ).encode()
     body = head + np.random.default_rng(0).integers(0, 256, images * 64, np.uint8).tobytes()
     lines = f"POST /v2/models/slow/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
     return f"{lines}Inference-Header-Content-Length: {len(head)}\r\n\r\n".encode() + body
@@ -38,7 +43,9 @@ def request(images=IMAGES):
 
 async def closed_loop(port, clients, seconds):
     """Returns answers a second to clients who each ask again as soon as they have theirs."""
-    data, stop, count = request(), time.monotonic() + seconds, 0
+    data = request()
+    stop = time.monotonic() + seconds
+    count = 0
 
     async def ask():
         nonlocal count
@@ -55,8 +62,11 @@ async def closed_loop(port, clients, seconds):
 
 
 async def open_loop(port, rate, seconds):
-    """Returns [(when it was sent, status, headers, seconds)] of requests that come at a rate whatever the answers."""
-    data, tokens, found = request(), asyncio.Queue(), []
+    """Returns [(when it was sent, status, headers, seconds)] of requests that come at a rate
+    whatever the answers."""
+    data = request()
+    tokens = asyncio.Queue()
+    found = []
 
     async def work():
         client = Client(port)
@@ -79,7 +89,9 @@ async def open_loop(port, rate, seconds):
 
 async def recovery(port, usual):
     """Returns seconds until an answer takes no longer than twice the usual time."""
-    client, begun, data = Client(port), time.monotonic(), request()
+    client = Client(port)
+    begun = time.monotonic()
+    data = request()
     while time.monotonic() - begun < 10:
         sent = time.monotonic()
         status, *_ = await client.ask(data)
@@ -91,7 +103,8 @@ async def recovery(port, usual):
 
 def test_four_times_its_capacity(models):
     with serve(models, max_queue=QUEUE, max_images=IMAGES, grpc_port=0) as live:
-        port, process = int(live.url.rpartition(":")[2]), psutil.Process(live.process.pid)
+        port = int(live.url.rpartition(":")[2])
+        process = psutil.Process(live.process.pid)
 
         async def test():
             await closed_loop(port, 2, 2.0)
@@ -100,13 +113,20 @@ def test_four_times_its_capacity(models):
             early = await open_loop(port, 4 * capacity, 3.0)
             memory = process.memory_info().rss
             late = await open_loop(port, 4 * capacity, SECONDS)
-            return capacity, alone, early + late, process.memory_info().rss - memory, await recovery(port, alone)
+            return (
+                capacity,
+                alone,
+                early + late,
+                process.memory_info().rss - memory,
+                await recovery(port, alone),
+            )
 
         capacity, alone, found, growth, recovered = asyncio.run(test())
         assert {status for _, status, *_ in found} == {200, 429}
         assert all("retry-after: " in head for _, status, head, _ in found if status == 429)
         accepted = np.array([seconds for _, status, _, seconds in found if status == 200])
-        offered, answered = len(found) / (3.0 + SECONDS), len(accepted) / (3.0 + SECONDS)
+        offered = len(found) / (3.0 + SECONDS)
+        answered = len(accepted) / (3.0 + SECONDS)
         p99 = np.quantile(accepted, 0.99)
         print(
             f"capacity {capacity:.0f} requests/s of {IMAGES} images; offered {offered:.0f}, answered {answered:.0f}; "
@@ -114,15 +134,20 @@ def test_four_times_its_capacity(models):
             f"memory grew by {growth / 2**20:.1f} MiB; recovered in {recovered:.2f} s"
         )
         assert answered > 0.6 * capacity  # refusing costs little
-        # Who is let in waits for a full queue and the batch before it, at most; twice that, on a machine of others.
+        # Who is let in waits for a full queue and the batch before it, at most; twice that, on a
+        # machine of others.
         assert p99 < 2 * (QUEUE / IMAGES + 4) / capacity + 0.25
         assert growth < 32 * 2**20 and recovered < 2
 
 
 async def stop_under_load(live, keeps):
-    """Stops a server that 32 clients ask; returns (right answers, what became of other requests, clients refused)."""
-    port, data = int(live.url.rpartition(":")[2]), request(1)
-    answered, lost, refused = 0, [], 0
+    """Stops a server that 32 clients ask; returns (right answers, what became of other requests,
+    clients refused)."""
+    port = int(live.url.rpartition(":")[2])
+    data = request(1)
+    answered = 0
+    lost = []
+    refused = 0
 
     async def ask():
         nonlocal answered, refused
@@ -168,10 +193,13 @@ def test_a_stop_under_load_loses_no_call(models):
         raw_input_contents=[bytes(64)],
     )
     with serve(models) as live:
-        answered, ends = [], []
+        answered = []
+        ends = []
 
         def ask():
-            with grpc.insecure_channel(live.grpc, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+            with grpc.insecure_channel(
+                live.grpc, options=[("grpc.use_local_subchannel_pool", 1)]
+            ) as channel:
                 stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
                 try:
                     while stub.ModelInfer(message, timeout=20).model_version == "1":
@@ -198,5 +226,9 @@ def test_a_crash_loses_only_what_no_file_has(models, tmp_path):
     found = [pd.read_parquet(path) for path in sorted(log.glob("*.parquet"))]
     assert {len(one) for one in found} == {40}
     whole = pd.read_parquet(log)
-    assert len(whole) == 40 * len(found) > IMAGES * rate * 3.0 - 40 - IMAGES * rate * 1.0  # of its last second, some
-    assert whole["time"].is_monotonic_increasing and (whole.groupby("id").size().iloc[:-1] <= IMAGES).all()
+    # of its last second, some
+    assert len(whole) == 40 * len(found) > IMAGES * rate * 3.0 - 40 - IMAGES * rate * 1.0
+    assert (
+        whole["time"].is_monotonic_increasing
+        and (whole.groupby("id").size().iloc[:-1] <= IMAGES).all()
+    )

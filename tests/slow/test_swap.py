@@ -1,4 +1,5 @@
-"""Twenty versions take over from each other while clients ask without a pause: no request fails, none is mixed up.
+"""Twenty versions take over from each other while clients ask without a pause: no request fails,
+none is mixed up.
 
 In one process, where all that is loaded can be counted, and by REST and gRPC as clients see it.
 """
@@ -28,16 +29,20 @@ from vision.bundle.directory import write_manifest
 from vision.serving.models.repository import Repository
 from vision.serving.settings import Settings
 
-SWAPS, CLIENTS = 20, 16
+SWAPS = 20
+CLIENTS = 16
 IMAGES = np.random.default_rng(1).integers(0, 256, (64, 8, 8, 1), np.uint8)
 
 
 def write(folder, number):
-    """Writes a bundle whose logits are `number` times those of the tiny one, and moves it to its place."""
+    """Writes a bundle whose logits are `number` times those of the tiny one, and moves it to its
+    place."""
     hidden = write_bundle(folder.with_name(f".{folder.name}"))
     model = onnx.load(hidden / "model.onnx")
     second = next(array for array in model.graph.initializer if array.name == "second")
-    second.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(second) * np.float32(number), "second"))
+    second.CopyFrom(
+        numpy_helper.from_array(numpy_helper.to_array(second) * np.float32(number), "second")
+    )
     onnx.save(model, hidden / "model.onnx")
     classes = [f"class {i}" for i in range(10)]
     write_manifest(hidden, classes=classes, image_size=8, channels=1, resize=RESIZE)
@@ -56,7 +61,8 @@ async def client(repository, number, answers, stop):
     for i in itertools.count(number):
         if stop.is_set():
             return
-        start, count = i % 60, i % 4 + 1
+        start = i % 60
+        count = i % 4 + 1
         version, shadow = repository.pick("digits", key=f"{number} {i}")
         with version.in_use():
             found = await version.batcher.submit(IMAGES[start : start + count])
@@ -65,11 +71,16 @@ async def client(repository, number, answers, stop):
 
 def serve(folder, scenario):
     async def main():
-        repository = Repository(Settings(models=str(folder), poll=0.02, threads=1, max_batch=8), Telemetry())
+        repository = Repository(
+            Settings(models=str(folder), poll=0.02, threads=1, max_batch=8), Telemetry()
+        )
         await repository.start()
         watch = asyncio.create_task(repository.watch())
-        answers, stop = [], asyncio.Event()
-        clients = [asyncio.create_task(client(repository, i, answers, stop)) for i in range(CLIENTS)]
+        answers = []
+        stop = asyncio.Event()
+        clients = [
+            asyncio.create_task(client(repository, i, answers, stop)) for i in range(CLIENTS)
+        ]
         try:
             await scenario(repository, answers)
         finally:
@@ -85,7 +96,9 @@ def serve(folder, scenario):
 
 def check(answers, reference):
     for name, start, probabilities, _ in answers:
-        np.testing.assert_allclose(probabilities, reference[name][start : start + len(probabilities)], atol=1e-4)
+        np.testing.assert_allclose(
+            probabilities, reference[name][start : start + len(probabilities)], atol=1e-4
+        )
 
 
 def test_no_request_fails_while_versions_are_swapped(tmp_path):
@@ -102,7 +115,9 @@ def test_no_request_fails_while_versions_are_swapped(tmp_path):
             seen = len(answers)
             await until(lambda: len(answers) > seen + 50)  # noqa: B023
         gc.collect()
-        open_sessions = sum(isinstance(found, onnxruntime.InferenceSession) for found in gc.get_objects())
+        open_sessions = sum(
+            isinstance(found, onnxruntime.InferenceSession) for found in gc.get_objects()
+        )
         assert open_sessions <= 2  # those that went are gone from memory too
 
     answers = serve(tmp_path, scenario)
@@ -122,7 +137,9 @@ def test_a_canary_gets_its_share_under_load_and_a_bad_version_none(tmp_path):
         write(tmp_path / "digits/4", 4)
         (tmp_path / "digits/5").mkdir()
         (tmp_path / "digits/5/bundle.json").write_text("{}")
-        await until(lambda: repository.states()["digits"]["versions"].get("5", {}).get("state") == "refused")
+        await until(
+            lambda: repository.states()["digits"]["versions"].get("5", {}).get("state") == "refused"
+        )
 
     answers = serve(tmp_path, scenario)
     check(answers, expected())
@@ -137,36 +154,56 @@ INPUT = {"name": "images", "datatype": "UINT8", "shape": [1, 8, 8, 1]}
 
 async def ask_by_rest(port, answers, stop):
     """Asks for all probabilities, again and again, on a connection of its own."""
-    head = json.dumps({"inputs": [INPUT | {"data": IMAGE.ravel().tolist()}], "outputs": [{"name": "probabilities"}]})
-    lines = f"POST /v2/models/digits/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {len(head)}\r\n\r\n"
+    head = json.dumps(
+        {
+            "inputs": [INPUT | {"data": IMAGE.ravel().tolist()}],
+            "outputs": [{"name": "probabilities"}],
+        }
+    )
+    lines = (
+        f"POST /v2/models/digits/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {len(head)}\r\n\r\n"
+    )
     client = Client(port)
     while not stop.is_set():
         status, _, body = await client.ask((lines + head).encode())
         found = json.loads(body)
-        answers.append((status, found.get("model_version"), found["outputs"][0]["data"] if status == 200 else found))
+        answers.append(
+            (
+                status,
+                found.get("model_version"),
+                found["outputs"][0]["data"] if status == 200 else found,
+            )
+        )
     client.close()
 
 
 async def ask_by_grpc(address, answers, stop):
     message = service_pb2.ModelInferRequest(
-        model_name="digits", inputs=[INPUT], outputs=[{"name": "probabilities"}], raw_input_contents=[IMAGE.tobytes()]
+        model_name="digits",
+        inputs=[INPUT],
+        outputs=[{"name": "probabilities"}],
+        raw_input_contents=[IMAGE.tobytes()],
     )
     async with grpc.aio.insecure_channel(address) as channel:
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         while not stop.is_set():
             try:
                 found = await stub.ModelInfer(message)
-                answers.append((200, found.model_version, np.frombuffer(found.raw_output_contents[0], "<f4")))
+                answers.append(
+                    (200, found.model_version, np.frombuffer(found.raw_output_contents[0], "<f4"))
+                )
             except grpc.RpcError as error:
                 answers.append((error.code(), "", error.details()))
 
 
 def live(folder, scenario):
-    """Runs `scenario(answers)` while eight clients ask a server by REST and eight by gRPC; returns their answers."""
+    """Runs `scenario(answers)` while eight clients ask a server by REST and eight by gRPC; returns
+    their answers."""
     answers = []
 
     async def main(server):
-        stop, port = asyncio.Event(), int(server.url.rpartition(":")[2])
+        stop = asyncio.Event()
+        port = int(server.url.rpartition(":")[2])
         clients = [ask_by_rest(port, answers, stop) for _ in range(8)]
         clients += [ask_by_grpc(server.grpc, answers, stop) for _ in range(8)]
         tasks = [asyncio.create_task(client) for client in clients]
@@ -178,7 +215,9 @@ def live(folder, scenario):
 
     with serve_live(folder, poll=0.05) as server:
         asyncio.run(main(server))
-    assert {status for status, *_ in answers} == {200}, [one for one in answers if one[0] != 200][:3]
+    assert {status for status, *_ in answers} == {200}, [one for one in answers if one[0] != 200][
+        :3
+    ]
     reference = expected()
     for _, version, probabilities in answers:
         np.testing.assert_allclose(probabilities, reference[version][0], atol=1e-4)

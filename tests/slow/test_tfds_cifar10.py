@@ -21,7 +21,11 @@ def data_dir(tmp_path_factory):
     if not (DATA / "make_tfds_cifar10.py").exists():
         pytest.skip(f"needs {DATA}/make_tfds_cifar10.py and its parquet files")
     folder = tmp_path_factory.mktemp("tfds")
-    subprocess.run([sys.executable, str(DATA / "make_tfds_cifar10.py"), str(folder)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, str(DATA / "make_tfds_cifar10.py"), str(folder)],
+        check=True,
+        capture_output=True,
+    )
     return folder
 
 
@@ -37,8 +41,13 @@ def test_cifar10(data_dir, monkeypatch):
         table = parquet.read_table(DATA / f"cifar10-{name}.parquet")
         expected = sorted(
             (np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).tobytes(), label)
-            for jpeg, label in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True)
+            for jpeg, label in zip(
+                table["image"].to_pylist(), table["label"].to_pylist(), strict=True
+            )
         )
         assert sorted((e["image"].tobytes(), e["label"]) for e in split) == expected
     divided = make_splits(splits)
-    assert np.bincount(divided["val"].labels).tolist() == [500] * 10 and divided["test"] is splits["test"]
+    assert (
+        np.bincount(divided["val"].labels).tolist() == [500] * 10
+        and divided["test"] is splits["test"]
+    )

@@ -17,7 +17,10 @@ def test_every_architecture(name, tmp_path):
     assert program(images(5, size))[0].std(0).max() > 1e-4  # the images are told apart
     for batch in (1, 4):
         tflite.write(program, tmp_path / tflite.NAME, batch)
-        assert compare(program, tflite.load(tmp_path / tflite.NAME), images(5, size)) < tflite.TOLERANCE["float32"]
+        assert (
+            compare(program, tflite.load(tmp_path / tflite.NAME), images(5, size))
+            < tflite.TOLERANCE["float32"]
+        )
     stablehlo.write(program, tmp_path / stablehlo.NAME)
     run = stablehlo.load(tmp_path / stablehlo.NAME)
     for count in (1, 4):

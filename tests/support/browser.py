@@ -60,17 +60,26 @@ PALE = """
 
 @contextlib.contextmanager
 def browse(url, width=1120, height=900, theme="light", more=()):
-    """Opens a page and yields a `Page`; skips the test where there is no Chromium. `more` are flags of Chromium's."""
+    """Opens a page and yields a `Page`; skips the test where there is no Chromium. `more` are flags
+    of Chromium's."""
     websockets = pytest.importorskip("websockets.sync.client")
     program = next(filter(shutil.which, PROGRAMS), None)
     if program is None:
         pytest.skip("no Chromium is installed: apt-get install chromium")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--remote-debugging-port=0"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--remote-debugging-port=0",
+    ]
     flags += ["--disable-background-networking", *more]
     command = [program, *flags, f"--window-size={width},{height}", "about:blank"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        where = next(filter(None, (re.search(r"ws://([\d.:]+)/", line) for line in process.stderr))).group(1)
+        where = next(
+            filter(None, (re.search(r"ws://([\d.:]+)/", line) for line in process.stderr))
+        ).group(1)
         target = _first_page(f"http://{where}/json")
         with websockets.connect(target["webSocketDebuggerUrl"], max_size=None) as socket:
             page = Page(socket)
@@ -83,7 +92,8 @@ def browse(url, width=1120, height=900, theme="light", more=()):
 
 
 def _first_page(url, patience=20.0):
-    """Returns the first page of the browser, which says where it listens a little before it does."""
+    """Returns the first page of the browser, which says where it listens a little before it
+    does."""
     begun = time.monotonic()
     while True:
         try:
@@ -100,12 +110,16 @@ class Page:
 
     Attributes:
         requests: URLs that it asked for, without data: ones.
-        complaints: what the browser says went wrong in it: exceptions, what its policy forbids, what was not found.
+        complaints: what the browser says went wrong in it: exceptions, what its policy forbids,
+            what was not found.
     """
 
     def __init__(self, socket):
-        self._socket, self._numbers, self._own = socket, itertools.count(1), "file:"
-        self.requests, self.complaints = [], []
+        self._socket = socket
+        self._numbers = itertools.count(1)
+        self._own = "file:"
+        self.requests = []
+        self.complaints = []
 
     def open(self, url, width, height, theme="light"):
         """Loads a URL and waits until it is shown."""
@@ -115,7 +129,10 @@ class Page:
         for domain in ("Network", "Page", "Runtime", "Log"):
             self.call(f"{domain}.enable", {})
         self.call("Emulation.setDeviceMetricsOverride", size)
-        self.call("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": theme}]})
+        self.call(
+            "Emulation.setEmulatedMedia",
+            {"features": [{"name": "prefers-color-scheme", "value": theme}]},
+        )
         self.call("Page.navigate", {"url": url})
         while self._receive().get("method") != "Page.loadEventFired":
             pass
@@ -130,7 +147,10 @@ class Page:
 
     def evaluate(self, expression):
         """Returns the value of a JavaScript expression."""
-        found = self.call("Runtime.evaluate", {"expression": expression, "returnByValue": True, "awaitPromise": True})
+        found = self.call(
+            "Runtime.evaluate",
+            {"expression": expression, "returnByValue": True, "awaitPromise": True},
+        )
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
@@ -138,7 +158,9 @@ class Page:
         """Waits until a JavaScript expression is true, and returns its value."""
         begun = time.monotonic()
         while not (value := self.evaluate(expression)):
-            assert time.monotonic() - begun < patience, f"{expression} stays {value}; {self.complaints}"
+            assert time.monotonic() - begun < patience, (
+                f"{expression} stays {value}; {self.complaints}"
+            )
             time.sleep(0.05)
         return value
 
@@ -151,17 +173,22 @@ class Page:
     def press(self, key, code):
         """Presses a key, by its name and its number in Windows."""
         for kind in ("rawKeyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", {"type": kind, "key": key, "windowsVirtualKeyCode": code})
+            self.call(
+                "Input.dispatchKeyEvent", {"type": kind, "key": key, "windowsVirtualKeyCode": code}
+            )
 
     def screenshot(self, path):
         """Writes all of the page, a PNG."""
         width, height = self.evaluate("[innerWidth, document.documentElement.scrollHeight]")
         clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-        found = self.call("Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True, "clip": clip})
+        found = self.call(
+            "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True, "clip": clip}
+        )
         pathlib.Path(path).write_bytes(base64.b64decode(found["data"]))
 
     def check(self):
-        """Asserts what holds for each of our pages: it fits its window, shows its pictures and asks nobody else."""
+        """Asserts what holds for each of our pages: it fits its window, shows its pictures and asks
+        nobody else."""
         assert self.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.alt)"
         assert self.evaluate(broken) == []
@@ -170,7 +197,8 @@ class Page:
 
     def _receive(self):
         message = json.loads(self._socket.recv(timeout=60))
-        method, parameters = message.get("method"), message.get("params", {})
+        method = message.get("method")
+        parameters = message.get("params", {})
         if method == "Network.requestWillBeSent":
             url = parameters["request"]["url"]
             if not url.startswith("data:"):
@@ -178,5 +206,7 @@ class Page:
         elif method == "Runtime.exceptionThrown":
             self.complaints.append(str(parameters["exceptionDetails"]))
         elif method == "Log.entryAdded" and parameters["entry"]["level"] == "error":
-            self.complaints.append(f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}")
+            self.complaints.append(
+                f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}"
+            )
         return message

@@ -10,15 +10,29 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
 def start(count, arguments, devices=1):
-    """Starts `count` processes of `vision.main`; returns them, with their output joined in `stdout`."""
+    """Starts `count` processes of `vision.main`; returns them, with their output joined in
+    `stdout`."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
-    shared = (f"--config.parallel.coordinator=localhost:{port}", f"--config.parallel.processes={count}")
+    env = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    shared = (
+        f"--config.parallel.coordinator=localhost:{port}",
+        f"--config.parallel.processes={count}",
+    )
     return [
         subprocess.Popen(
-            [sys.executable, "-m", "vision.main", *arguments, *shared, f"--config.parallel.process={i}"],
+            [
+                sys.executable,
+                "-m",
+                "vision.main",
+                *arguments,
+                *shared,
+                f"--config.parallel.process={i}",
+            ],
             cwd=REPOSITORY,
             env=env,
             stdout=subprocess.PIPE,
@@ -32,7 +46,9 @@ def start(count, arguments, devices=1):
 def finish(processes, timeout=240):
     """Waits for all; returns [(exit code, output)]. None outlives the call."""
     try:
-        return [(p.returncode, out) for p in processes for out in [p.communicate(timeout=timeout)[0]]]
+        return [
+            (p.returncode, out) for p in processes for out in [p.communicate(timeout=timeout)[0]]
+        ]
     finally:
         for p in processes:
             p.kill()

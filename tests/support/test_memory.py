@@ -1,4 +1,5 @@
-"""Freed memory that stays, in a process of its own: what malloc is told holds to a process's end."""
+"""Freed memory that stays, in a process of its own: what malloc is told holds to a process's
+end."""
 
 import subprocess
 import sys
@@ -23,7 +24,9 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_freed_memory_is_used_again_without_page_faults():
     faults = {}
     for how in ("keep", "usual"):
-        done = subprocess.run([sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True
+        )
         kept, faults[how] = done.stdout.split()
         if how == "keep" and kept == "False":
             pytest.skip("no glibc, or an NVIDIA GPU")

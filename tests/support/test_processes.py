@@ -22,8 +22,10 @@ SMALL = [
 
 
 def parameters(workdir, step):
-    """The leaves of a checkpoint's state, as NumPy arrays: the devices that wrote it are not here."""
-    path, checkpointer = workdir / "checkpoints" / str(step) / "state", ocp.PyTreeCheckpointer()
+    """The leaves of a checkpoint's state, as NumPy arrays: the devices that wrote it are not
+    here."""
+    path = workdir / "checkpoints" / str(step) / "state"
+    checkpointer = ocp.PyTreeCheckpointer()
     tree = checkpointer.metadata(path).item_metadata.tree
     plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
     return jax.tree.leaves(checkpointer.restore(path, restore_args=plain))
@@ -35,7 +37,8 @@ def run(workdir, *more):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """A run of two processes with one device each, which share one copy of the state. Returns its directory."""
+    """A run of two processes with one device each, which share one copy of the state. Returns its
+    directory."""
     workdir = tmp_path_factory.mktemp("two") / "run"
     outcome = finish(start(2, [*SMALL, f"--workdir={workdir}", "--config.parallel.fsdp=2"]))
     assert [code for code, _ in outcome] == [0, 0], outcome
@@ -48,7 +51,8 @@ def two(tmp_path_factory):
 def test_two_processes_end_with_the_parameters_of_one(two, tmp_path):
     run(tmp_path / "one", "--config.parallel.devices=2")
     for step in (3, 6):
-        ours, theirs = parameters(tmp_path / "one", step), parameters(two, step)
+        ours = parameters(tmp_path / "one", step)
+        theirs = parameters(two, step)
         for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
     results = [json.loads((path / "result.json").read_text()) for path in (tmp_path / "one", two)]

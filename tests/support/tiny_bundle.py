@@ -17,9 +17,18 @@ def weights(classes=10, side=8, channels=1, dimensions=6):
 
 
 def write_model(
-    path, batch="B", classes=10, side=8, channels=1, last="Softmax", kind=TensorProto.UINT8, names=None, heat=False
+    path,
+    batch="B",
+    classes=10,
+    side=8,
+    channels=1,
+    last="Softmax",
+    kind=TensorProto.UINT8,
+    names=None,
+    heat=False,
 ):
-    """Writes a linear embedding, a linear head and its softmax, or another `last` operator, as ONNX.
+    """Writes a linear embedding, a linear head and its softmax, or another `last` operator, as
+    ONNX.
 
     With `heat` it returns as `heatmap` the first channel's pixels over 255.
     """
@@ -44,15 +53,19 @@ def write_model(
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path
+    )
 
 
 def write_bundle(directory, classes=None, side=8, channels=1, model=None, **known):
-    """Writes a bundle; `model` are keywords of `write_model`, `known` of `write_manifest`. Returns its directory."""
+    """Writes a bundle; `model` are keywords of `write_model`, `known` of `write_manifest`. Returns
+    its directory."""
     classes = classes or [f"class {i}" for i in range(10)]
     directory.mkdir(parents=True, exist_ok=True)
     write_model(
-        directory / "model.onnx", **{"classes": len(classes), "side": side, "channels": channels} | (model or {})
+        directory / "model.onnx",
+        **{"classes": len(classes), "side": side, "channels": channels} | (model or {}),
     )
     known = {"resize": RESIZE} | known
     write_manifest(directory, classes=classes, image_size=side, channels=channels, **known)
@@ -60,20 +73,27 @@ def write_bundle(directory, classes=None, side=8, channels=1, model=None, **know
 
 
 def write_slow_bundle(directory, width=1024, depth=24):
-    """Writes a bundle of `depth` matrices of `width` x `width`, one after the other; returns its directory.
+    """Writes a bundle of `depth` matrices of `width` x `width`, one after the other; returns its
+    directory.
 
     Images are 8 x 8, gray; with the defaults each takes a millisecond or two.
     """
     directory.mkdir(parents=True)
     random = np.random.default_rng(0)
-    ends = [random.normal(0, size[0] ** -0.5, size).astype(np.float32) for size in ((64, width), (width, 10))]
+    ends = [
+        random.normal(0, size[0] ** -0.5, size).astype(np.float32)
+        for size in ((64, width), (width, 10))
+    ]
     square = random.normal(0, width**-0.5, (width, width)).astype(np.float32)
     names = ["flat", *(f"layer {i}" for i in range(depth)), "embedding", "logits"]
     matrices = ["first", *(f"square {i % 24}" for i in range(depth)), "last"]
     nodes = [
         helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["float"], ["flat"]),
-        *(helper.make_node("MatMul", [names[i], matrices[i]], [names[i + 1]]) for i in range(depth + 2)),
+        *(
+            helper.make_node("MatMul", [names[i], matrices[i]], [names[i + 1]])
+            for i in range(depth + 2)
+        ),
         helper.make_node("Softmax", ["logits"], ["probabilities"]),
     ]
     arrays = {"first": ends[0], "last": ends[1]} | dict.fromkeys(set(matrices[1:-1]), square)
@@ -81,10 +101,19 @@ def write_slow_bundle(directory, width=1024, depth=24):
         nodes,
         "slow",
         [helper.make_tensor_value_info("images", TensorProto.UINT8, ["B", 8, 8, 1])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("probabilities", "embedding")],
+        [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+            for name in ("probabilities", "embedding")
+        ],
         [numpy_helper.from_array(array, name) for name, array in arrays.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, directory / "model.onnx")
-    write_manifest(directory, classes=[f"class {i}" for i in range(10)], image_size=8, channels=1, resize=RESIZE)
+    write_manifest(
+        directory,
+        classes=[f"class {i}" for i in range(10)],
+        image_size=8,
+        channels=1,
+        resize=RESIZE,
+    )
     return directory

@@ -1,4 +1,5 @@
-"""How steps reach the device: which at one call, what they cost, and what is said where memory does not suffice."""
+"""How steps reach the device: which at one call, what they cost, and what is said where memory does
+not suffice."""
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +15,24 @@ from vision.training.program import compile_program, parse_options
 
 
 @pytest.mark.parametrize(
-    ("start", "steps", "most", "periods"), [(0, 100, 8, (30, 0)), (7, 64, 32, (13, 5)), (0, 9, 1, ())]
+    ("start", "steps", "most", "periods"),
+    [(0, 100, 8, (30, 0)), (7, 64, 32, (13, 5)), (0, 9, 1, ())],
 )
-def test_a_plan_runs_every_step_once_and_stops_where_something_is_to_be_done(start, steps, most, periods):
+def test_a_plan_runs_every_step_once_and_stops_where_something_is_to_be_done(
+    start, steps, most, periods
+):
     calls = list(plan(start, steps, most, periods))
-    assert [step for first, count in calls for step in range(first, first + count)] == list(range(start, steps))
+    assert [step for first, count in calls for step in range(first, first + count)] == list(
+        range(start, steps)
+    )
     for first, count in calls:
         assert 1 <= count <= most
         assert all(first // period == (first + count - 1) // period for period in periods if period)
 
 
 def test_a_plan_takes_most_steps_together():
-    """A period that `most` does not divide is cut into equal calls, so that few steps are left over."""
+    """A period that `most` does not divide is cut into equal calls, so that few steps are left
+    over."""
     assert list(plan(0, 70, 32, (70,))) == [(0, 23), (23, 23), (46, 23), (69, 1)]
     assert list(plan(0, 20, 8, (10,))) == [(0, 5), (5, 5), (10, 5), (15, 5)]
     assert list(plan(0, 54, 32, (27, 0))) == [(0, 27), (27, 27)]
@@ -55,12 +62,18 @@ def test_programs_are_compiled_for_the_batches_that_come():
 
 def updates_of(resident_gib=2.0, devices=1, **train):
     c = default()
-    c.data.source, c.data.limit, c.data.resident_gib = "digits", 64, resident_gib
+    c.data.source = "digits"
+    c.data.limit = 64
+    c.data.resident_gib = resident_gib
     c.model.variant = "mu/4"
     c.train.update(train)
     mesh = parallel.make_mesh(devices)
     data = open_data(c, mesh)
-    return c.train, CompiledSteps(c, build_step(c, data, mesh, 10), data.loaders["train"], mesh), mesh
+    return (
+        c.train,
+        CompiledSteps(c, build_step(c, data, mesh, 10), data.loaders["train"], mesh),
+        mesh,
+    )
 
 
 def test_what_a_step_costs_is_known_before_it_runs():
@@ -69,35 +82,48 @@ def test_what_a_step_costs_is_known_before_it_runs():
     _, large, _ = updates_of(batch_size=64)
     small.prepare([(0, 1)], print)
     large.prepare([(0, 1)], print)
-    (fixed, needed), (fixed_too, more) = small.memory(), large.memory()
+    (fixed, needed) = small.memory()
+    (fixed_too, more) = large.memory()
     assert fixed < fixed_too < 1.1 * fixed and 2 * needed < more
     flops = float(large.describe().split(" GFLOP")[0])
-    tokens, width = 64 * 5, 32
+    tokens = 64 * 5
+    width = 32
     expected = 3 * 2 * tokens * 12 * width**2 / 1e9  # qkv, out and MLP of the one block
     assert expected < flops < 4 * expected
     assert "of state and data" in large.describe()
 
 
-@pytest.mark.parametrize("error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), MemoryError()]
+)
 def test_out_of_memory_says_what_fits(error, monkeypatch):
     c, updates, mesh = updates_of(batch_size=64)
     updates.prepare([(0, 1)], print)
     with (
-        pytest.raises(UserError, match=r"64 images at a time.*\nSet train.accumulate=2 .* train.batch_size=32"),
+        pytest.raises(
+            UserError, match=r"64 images at a time.*\nSet train.accumulate=2 .* train.batch_size=32"
+        ),
         explain_memory(c, updates, mesh),
     ):
         raise error
     fixed, needed = updates.memory()
     monkeypatch.setattr(parallel, "memory_limit", lambda: int((fixed + needed / 7) / 0.9))
-    with pytest.raises(UserError, match=r"train.accumulate=8 .* train.batch_size=8"), explain_memory(c, updates, mesh):
+    with (
+        pytest.raises(UserError, match=r"train.accumulate=8 .* train.batch_size=8"),
+        explain_memory(c, updates, mesh),
+    ):
         raise error
 
 
 def test_out_of_memory_advises_only_what_can_be_set():
-    """Three images a device: in two parts they cannot go, in three they can; of one image there is no less."""
+    """Three images a device: in two parts they cannot go, in three they can; of one image there is
+    no less."""
     c, updates, mesh = updates_of(batch_size=24, devices=8)
     with (
-        pytest.raises(UserError, match=r"Set train.accumulate=3 .* or train.batch_size=8, or model.remat=blocks"),
+        pytest.raises(
+            UserError,
+            match=r"Set train.accumulate=3 .* or train.batch_size=8, or model.remat=blocks",
+        ),
         explain_memory(c, updates, mesh),
     ):
         raise MemoryError
@@ -111,7 +137,10 @@ def test_out_of_memory_advises_only_what_can_be_set():
 
 def test_other_errors_stay_what_they_are():
     c, updates, mesh = updates_of(batch_size=16)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), explain_memory(c, updates, mesh):
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
+        explain_memory(c, updates, mesh),
+    ):
         raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
 
 
@@ -121,6 +150,8 @@ def test_options():
         parse_options("a=1 b")
     with pytest.raises(UserError, match="parallel.xla_options = 'xla_no_such=1'"):
         compile_program(jax.jit(lambda x: x + 1), jnp.ones(3), options="xla_no_such=1")
-    program = compile_program(jax.jit(lambda x: x @ x), jnp.ones((8, 8)), options="xla_cpu_enable_fast_math=false")
+    program = compile_program(
+        jax.jit(lambda x: x @ x), jnp.ones((8, 8)), options="xla_cpu_enable_fast_math=false"
+    )
     assert program(jnp.ones((8, 8)))[0, 0] == 8
     assert program.flops == 2 * 8**3 and program.peak_bytes >= 2 * 8 * 8 * 4

@@ -1,4 +1,5 @@
-"""What a run writes: metrics.jsonl without gaps or repeats, TensorBoard events, the picture of a batch."""
+"""What a run writes: metrics.jsonl without gaps or repeats, TensorBoard events, the picture of a
+batch."""
 
 import json
 
@@ -23,7 +24,9 @@ def lines(workdir):
 def read_events(workdir):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    return EventAccumulator(str(workdir / "tensorboard"), size_guidance={"scalars": 0, "images": 0}).Reload()
+    return EventAccumulator(
+        str(workdir / "tensorboard"), size_guidance={"scalars": 0, "images": 0}
+    ).Reload()
 
 
 def numbers(step):
@@ -59,7 +62,9 @@ def test_lines_after_the_checkpoint_are_dropped(tmp_path, tail):
     log.train(3, numbers(3))
     log.close()
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3]
-    assert lines(tmp_path)[0] == {"step": 1} | {f"train/{name}": value for name, value in numbers(1).items()}
+    assert lines(tmp_path)[0] == {"step": 1} | {
+        f"train/{name}": value for name, value in numbers(1).items()
+    }
 
 
 def test_bytes_that_are_no_text(tmp_path):
@@ -73,7 +78,11 @@ def test_values_that_are_no_numbers_are_valid_json(tmp_path):
     log.evaluation(1, {"val/loss": float("nan"), "val/accuracy": 0.5})
     log.close()
     text = (tmp_path / "metrics.jsonl").read_text()
-    assert json.loads(text, parse_constant=pytest.fail) == {"step": 1, "val/loss": None, "val/accuracy": 0.5}
+    assert json.loads(text, parse_constant=pytest.fail) == {
+        "step": 1,
+        "val/loss": None,
+        "val/accuracy": 0.5,
+    }
 
 
 def test_each_line_is_on_the_disk_after_a_flush(tmp_path):
@@ -146,13 +155,19 @@ def test_tensorboard_forgets_a_run_that_had_no_checkpoint(tmp_path):
         log.scalars(1, {"val/loss": value})
         log.close()
         (file,) = (tmp_path / "tensorboard").glob("*.0")
-        file.rename(file.with_name(f"{file.name}-{value:.0f}"))  # two processes do not start in the same second
+        # two processes do not start in the same second
+        file.rename(file.with_name(f"{file.name}-{value:.0f}"))
     assert [e.value for e in read_events(tmp_path).Scalars("val/loss")] == [2.0]
 
 
 @pytest.mark.parametrize(
     ("shape", "expected"),
-    [((1, 4, 6, 3), (6, 8, 3)), ((2, 4, 6, 1), (6, 16, 3)), ((5, 4, 4, 3), (12, 18, 3)), ((16, 8, 8, 1), (40, 40, 3))],
+    [
+        ((1, 4, 6, 3), (6, 8, 3)),
+        ((2, 4, 6, 1), (6, 16, 3)),
+        ((5, 4, 4, 3), (12, 18, 3)),
+        ((16, 8, 8, 1), (40, 40, 3)),
+    ],
 )
 def test_grid(shape, expected):
     images = np.random.RandomState(0).uniform(-20, 300, shape)

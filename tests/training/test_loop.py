@@ -23,12 +23,18 @@ SCALARS = ("loss", "accuracy", "top5_accuracy", "balanced_accuracy", "macro_f1")
 
 
 def tiny(**changes):
-    """12 steps on 64 digits; `changes` are flattened keys with a double underscore for the point."""
+    """12 steps on 64 digits; `changes` are flattened keys with a double underscore for the
+    point."""
     c = default()
-    c.data.source, c.data.limit = "digits", 64
-    c.model.name, c.model.variant = "vit", "mu/2"
-    c.train.steps, c.train.batch_size, c.train.eval_every = 12, 16, 4
-    c.log.every, c.log.tensorboard = 2, False
+    c.data.source = "digits"
+    c.data.limit = 64
+    c.model.name = "vit"
+    c.model.variant = "mu/2"
+    c.train.steps = 12
+    c.train.batch_size = 16
+    c.train.eval_every = 4
+    c.log.every = 2
+    c.log.tensorboard = False
     c.parallel.devices = 1
     c.update_from_flattened_dict({key.replace("__", "."): value for key, value in changes.items()})
     return c
@@ -63,7 +69,8 @@ def finished(tmp_path_factory):
 def test_metrics_file(finished):
     _, workdir = finished
     train_steps = [step for step, _ in values(workdir, "train/loss")]
-    assert train_steps == [2, 3, 4, 6, 8, 9, 10, 12]  # every log.every, and wherever something was saved
+    # every log.every, and wherever something was saved
+    assert train_steps == [2, 3, 4, 6, 8, 9, 10, 12]
     for name in SCALARS:
         assert [step for step, _ in values(workdir, f"val/{name}")] == [4, 8, 12]
     for line in lines(workdir):
@@ -91,7 +98,8 @@ def test_tensorboard_agrees_with_the_metrics_file(finished):
         found = [(e.step, e.value) for e in events.Scalars(name)]
         np.testing.assert_allclose(found, values(workdir, name), rtol=1e-6)
     picture = events.Images("train/augmented")[0]
-    assert (picture.height, picture.width) == (2 * 10, 3 * 10)  # five digits of 8 x 8, each with its border
+    # five digits of 8 x 8, each with its border
+    assert (picture.height, picture.width) == (2 * 10, 3 * 10)
     text = events.Tensors("parameters/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "head" in text and "Total" in text
 
@@ -131,7 +139,8 @@ def test_never_waits_for_the_device(tmp_path, monkeypatch):
 
 
 def test_early_stopping(tmp_path):
-    """With a rate of zero nothing improves: the first evaluation is the best, and two more are borne."""
+    """With a rate of zero nothing improves: the first evaluation is the best, and two more are
+    borne."""
     c = tiny(optimizer__learning_rate=0.0, early_stopping__enabled=True, early_stopping__patience=2)
     c.train.eval_every = 2
     outcome = run(c, tmp_path)
@@ -149,19 +158,28 @@ def test_patience_that_ends_with_the_training(tmp_path):
 
 
 def test_plateau_lowers_the_rate(tmp_path):
-    """By its factor after each evaluation without a lower loss; the log shows the rate that a step was taken with."""
+    """By its factor after each evaluation without a lower loss; the log shows the rate that a step
+    was taken with."""
     rate = 1e-30  # too small to change a weight
-    c = tiny(optimizer__learning_rate=rate, schedule__name="plateau", schedule__patience=1, schedule__warmup=0.0)
+    c = tiny(
+        optimizer__learning_rate=rate,
+        schedule__name="plateau",
+        schedule__patience=1,
+        schedule__warmup=0.0,
+    )
     c.train.eval_every = 2
     run(c, tmp_path)
     found = values(tmp_path, "train/learning_rate")
     assert [step for step, _ in found] == [2, 4, 6, 8, 10, 12]
-    np.testing.assert_allclose([r / rate for _, r in found], [1, 1, 0.1, 0.01, 1e-3, 1e-4], rtol=1e-5)
+    np.testing.assert_allclose(
+        [r / rate for _, r in found], [1, 1, 0.1, 0.01, 1e-3, 1e-4], rtol=1e-5
+    )
 
 
 def test_best_by_the_lowest_loss(tmp_path):
     c = tiny(checkpoint__metric="val/loss", checkpoint__mode="min", checkpoint__keep_latest=1)
-    c.optimizer.learning_rate, c.schedule.name = 0.05, "constant"
+    c.optimizer.learning_rate = 0.05
+    c.schedule.name = "constant"
     outcome = run(c, tmp_path)
     losses = dict(values(tmp_path, "val/loss"))
     assert losses[outcome.best_step] == min(losses.values())
@@ -194,9 +212,12 @@ def flat(c):
     }
 
 
-@pytest.mark.parametrize(("factor", "what"), [(1e30, "loss"), (3e38, "parameters no longer finite")])
+@pytest.mark.parametrize(
+    ("factor", "what"), [(1e30, "loss"), (3e38, "parameters no longer finite")]
+)
 def test_diverging_stops_with_what_is_needed_to_look(tmp_path, capsys, factor, what):
-    """The first rate overflows in a later loss, the second in the parameters at once, which the loss does not see."""
+    """The first rate overflows in a later loss, the second in the parameters at once, which the
+    loss does not see."""
     arguments = diverging(tmp_path, factor)
     with pytest.raises(SystemExit) as exit_:
         cli.run(main.main, arguments)
@@ -242,7 +263,8 @@ def test_evaluation_on_any_devices_and_batch_sizes():
 
 
 def test_an_error_leaves_the_log_and_the_checkpoints_whole(tmp_path, monkeypatch):
-    """Whatever goes wrong in the loop, the save that was begun is finished and nothing is left running."""
+    """Whatever goes wrong in the loop, the save that was begun is finished and nothing is left
+    running."""
     import threading
 
     from vision.training import loop
@@ -265,10 +287,16 @@ def test_an_error_leaves_the_log_and_the_checkpoints_whole(tmp_path, monkeypatch
     ("changes", "message"),
     [
         ({"train__steps": 0, "train__epochs": 0.0}, "nothing to train"),
-        ({"train__batch_size": 12, "parallel__devices": 8}, "train.batch_size = 12 does not divide over 8 devices"),
+        (
+            {"train__batch_size": 12, "parallel__devices": 8},
+            "train.batch_size = 12 does not divide over 8 devices",
+        ),
         ({"train__eval_batch_size": 12, "parallel__devices": 8}, "train.eval_batch_size = 12"),
         ({"checkpoint__metric": "val/acuracy"}, "did you mean 'val/accuracy'"),
-        ({"schedule__name": "plateau", "optimizer__lookahead": 5}, "lookahead and schedule.name=plateau cannot"),
+        (
+            {"schedule__name": "plateau", "optimizer__lookahead": 5},
+            "lookahead and schedule.name=plateau cannot",
+        ),
         ({"checkpoint__mode": "best"}, "checkpoint.mode = 'best' is unknown"),
     ],
 )
@@ -305,7 +333,8 @@ def stopping_at(step):
 
 
 def test_several_steps_a_dispatch_are_the_same_run(tmp_path):
-    """Log lines come at calls' ends; evaluations, checkpoints and parameters are those of single steps."""
+    """Log lines come at calls' ends; evaluations, checkpoints and parameters are those of single
+    steps."""
     c = tiny(optimizer__name="sgd", train__eval_every=5, checkpoint__every=4)
     one = run(c, tmp_path / "one")
     c.train.steps_per_dispatch = 3
@@ -319,7 +348,12 @@ def test_several_steps_a_dispatch_are_the_same_run(tmp_path):
 
 
 def test_several_steps_a_dispatch_interrupted_and_resumed_end_with_the_same_bits(tmp_path):
-    c = tiny(train__steps_per_dispatch=3, train__eval_every=6, optimizer__lookahead=2, augment__flip_alternating=True)
+    c = tiny(
+        train__steps_per_dispatch=3,
+        train__eval_every=6,
+        optimizer__lookahead=2,
+        augment__flip_alternating=True,
+    )
     whole = run(c, tmp_path / "whole")
     with stopping_at(9):
         assert run(c, tmp_path / "parts").steps == 9
@@ -337,7 +371,10 @@ def test_several_steps_a_dispatch_interrupted_and_resumed_end_with_the_same_bits
         ({"augment__pad_mode": "mirror"}, "augment.pad_mode"),
         ({"augment__flip_horizontal": True, "augment__flip_alternating": True}, "are both on"),
         ({"parallel__xla_options": "xla_a"}, "NAME=VALUE is expected at 'xla_a'"),
-        ({"model__name": "resnet", "model__variant": "cifar20", "model__batch_norm_groups": 3}, "does not divide"),
+        (
+            {"model__name": "resnet", "model__variant": "cifar20", "model__batch_norm_groups": 3},
+            "does not divide",
+        ),
     ],
 )
 def test_a_mistake_that_only_the_step_shows_leaves_no_directory(tmp_path, changes, message):
@@ -377,9 +414,13 @@ def build(variant, num_classes, *, rngs, image_size, **_):
 @pytest.mark.parametrize("resident_gib", [2.0, 0.0])
 def test_a_model_initializes_itself_from_data(tmp_path, resident_gib):
     """From images of the training split, wherever they live."""
-    c = tiny(model__name="tests.training.test_loop", train__steps=4, data__resident_gib=resident_gib)
+    c = tiny(
+        model__name="tests.training.test_loop", train__steps=4, data__resident_gib=resident_gib
+    )
     outcome = run(c, tmp_path)
     loader = open_data(c, parallel.make_mesh(1)).loaders["train"]
     images = np.asarray(loader.sample(5000), np.float32) / 127.5 - 1
     assert len(images) == 64
-    np.testing.assert_allclose(outcome.state["rest"]["model"]["mean"], images.reshape(64, -1).mean(0), atol=1e-6)
+    np.testing.assert_allclose(
+        outcome.state["rest"]["model"]["mean"], images.reshape(64, -1).mean(0), atol=1e-6
+    )

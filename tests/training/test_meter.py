@@ -35,7 +35,8 @@ def meter(log, tmp_path):
 def add(meter, steps, loss=None, grad_norm=1.0, rate=0.1):
     for step in steps:
         value = jnp.float32(step if loss is None else loss)
-        norm, rate = jnp.float32(grad_norm), jnp.float32(rate)
+        norm = jnp.float32(grad_norm)
+        rate = jnp.float32(rate)
         meter.add(step, 1, {"loss": value, "grad_norm": norm, "learning_rate": rate})
 
 
@@ -53,7 +54,8 @@ def test_a_report_is_late_and_a_flush_is_complete(meter, log):
 
 
 def test_speed_counts_every_step_but_the_first(meter, log):
-    """Whatever the pattern of reports and flushes; what lies between flush and resumed takes no time."""
+    """Whatever the pattern of reports and flushes; what lies between flush and resumed takes no
+    time."""
     add(meter, range(3))
     meter.report()
     add(meter, range(3, 6))
@@ -80,12 +82,16 @@ def test_speed_survives_a_checkpoint(meter, log, tmp_path):
     assert other.images == 3 * 2  # each process leaves its first step out
 
 
-@pytest.mark.parametrize(("loss", "norm"), [(float("nan"), 1.0), (float("inf"), 1.0), (1.0, float("nan"))])
+@pytest.mark.parametrize(
+    ("loss", "norm"), [(float("nan"), 1.0), (float("inf"), 1.0), (1.0, float("nan"))]
+)
 def test_not_finite(meter, log, tmp_path, loss, norm):
     add(meter, range(3))
     add(meter, [3], loss, norm, rate=0.05)
     add(meter, [4], float("nan"), float("nan"))
-    with pytest.raises(RunError, match="step 4: loss .*gradient norm .*rate 0.05, images 3-a.png, 3-b.png"):
+    with pytest.raises(
+        RunError, match="step 4: loss .*gradient norm .*rate 0.05, images 3-a.png, 3-b.png"
+    ):
         meter.flush(GOOD)
     saved = json.loads((tmp_path / "nonfinite_batch.json").read_text())
     assert saved == {"step": 4, "images": ["3-a.png", "3-b.png"]}
@@ -95,7 +101,9 @@ def test_not_finite(meter, log, tmp_path, loss, norm):
 def test_parameters_not_finite(meter):
     """The loss comes before the update: it cannot vouch for what is saved."""
     add(meter, range(2))
-    with pytest.raises(RunError, match="step 2: loss 1.0, gradient norm 1.0, parameters no longer finite"):
+    with pytest.raises(
+        RunError, match="step 2: loss 1.0, gradient norm 1.0, parameters no longer finite"
+    ):
         meter.flush({"a": jnp.ones(3), "b": jnp.array([1.0, jnp.inf])})
 
 
@@ -104,7 +112,13 @@ def test_patience(mode):
     sign = 1 if mode == "max" else -1
     patience = Patience(mode, 2, min_delta=0.1)
     values = [0.5, 0.55, 0.65, 0.7, 0.6, 0.9, float("nan"), 0.8, 0.8]
-    assert [patience.update(sign * v) for v in values] == [False] * 4 + [True, False, False, True, False]
+    assert [patience.update(sign * v) for v in values] == [False] * 4 + [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_patience_survives_a_checkpoint():
@@ -112,7 +126,8 @@ def test_patience_survives_a_checkpoint():
     whole = Patience("max", 2)
     expected = [whole.update(v) for v in values]
     for cut in range(len(values)):
-        first, second = Patience("max", 2), Patience("max", 2)
+        first = Patience("max", 2)
+        second = Patience("max", 2)
         begun = [first.update(v) for v in values[:cut]]
         second.restore(json.loads(json.dumps(first.state(), allow_nan=False)))
         assert begun + [second.update(v) for v in values[cut:]] == expected

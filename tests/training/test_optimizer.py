@@ -1,4 +1,5 @@
-"""Optimizers and lookahead: their updates, what decays, and that every state survives a checkpoint."""
+"""Optimizers and lookahead: their updates, what decays, and that every state survives a
+checkpoint."""
 
 import functools
 
@@ -61,7 +62,9 @@ def paths(tree):
 
 
 def test_unknown_names():
-    with pytest.raises(UserError, match=r"optimizer.name = 'adamv' is unknown \(did you mean 'adamw?'\?\).*muon"):
+    with pytest.raises(
+        UserError, match=r"optimizer.name = 'adamv' is unknown \(did you mean 'adamw?'\?\).*muon"
+    ):
         run(config("adamv"), {}, None, 0)
 
 
@@ -81,7 +84,9 @@ def test_each_lowers_a_quadratic(name):
 
 def numpy_steps(c, value, gradients, decays):
     """sgd, adam, adamw and lion as their papers write them, one array, in NumPy."""
-    first, second, l2 = np.zeros_like(value), np.zeros_like(value), c.weight_decay * decays
+    first = np.zeros_like(value)
+    second = np.zeros_like(value)
+    l2 = c.weight_decay * decays
     for t, gradient in enumerate(gradients, 1):
         if c.name == "sgd":
             gradient = gradient + l2 * value
@@ -114,16 +119,20 @@ def numpy_steps(c, value, gradients, decays):
     ids=lambda c: f"{c.name}-{c.momentum}-{c.nesterov}",
 )
 def test_updates_and_decay_are_the_formulas(c, decay_all, float64):
-    """L2 goes through momentum and Adam's denominator; decoupled decay does not. Biases decay with decay_all only."""
+    """L2 goes through momentum and Adam's denominator; decoupled decay does not. Biases decay with
+    decay_all only."""
     c = c.copy_and_resolve_references()
     c.decay_all = decay_all
     rng = np.random.RandomState(0)
     start = {"kernel": rng.randn(3, 4), "bias": rng.randn(4)}
     gradients = {name: rng.randn(5, *value.shape) for name, value in start.items()}
     optimizer = make_optimizer(c, optax.constant_schedule(RATE), start, 5)
-    params, state = jax.tree.map(jnp.asarray, start), optimizer.init(start)
+    params = jax.tree.map(jnp.asarray, start)
+    state = optimizer.init(start)
     for i in range(5):
-        updates, state = optimizer.update({k: jnp.asarray(g[i]) for k, g in gradients.items()}, state, params)
+        updates, state = optimizer.update(
+            {k: jnp.asarray(g[i]) for k, g in gradients.items()}, state, params
+        )
         params = optax.apply_updates(params, updates)
     for name in start:
         decays = name == "kernel" or decay_all
@@ -131,7 +140,9 @@ def test_updates_and_decay_are_the_formulas(c, decay_all, float64):
         np.testing.assert_allclose(params[name], theirs, rtol=1e-7, err_msg=name)
 
 
-@pytest.mark.parametrize("name, decay_all", [*((name, False) for name in OPTIMIZERS), ("muon", True)])
+@pytest.mark.parametrize(
+    "name, decay_all", [*((name, False) for name in OPTIMIZERS), ("muon", True)]
+)
 def test_without_gradient_only_what_decays_moves(name, decay_all):
     """In every optimizer, Muon's part for Adam included."""
     params = jax.tree.map(lambda x: jnp.ones(x.shape), abstract("token"))
@@ -147,17 +158,26 @@ def test_without_gradient_only_what_decays_moves(name, decay_all):
 @pytest.mark.parametrize("kind", ["token", "mean", "resnet"])
 def test_kernels_decay_and_nothing_else(kind):
     mask = paths(decay_mask(abstract(kind)))
-    assert {path for path, decays in mask.items() if decays} == {path for path in mask if path.endswith("kernel")}
+    assert {path for path, decays in mask.items() if decays} == {
+        path for path in mask if path.endswith("kernel")
+    }
     if kind == "token":
-        assert not mask["model/positions"] and not mask["model/class_token"] and mask["model/patches/kernel"]
+        assert (
+            not mask["model/positions"]
+            and not mask["model/class_token"]
+            and mask["model/patches/kernel"]
+        )
 
 
 def test_clip_norm_bounds_the_global_norm():
     params = {"a": jnp.zeros(3), "b": jnp.zeros((2, 2))}
     gradients = {"a": jnp.full(3, 10.0), "b": jnp.full((2, 2), -10.0)}
-    clipped = run(config("sgd", momentum=0.0, clip_norm=2.0), params, lambda p: gradients, 1, rate=1.0)
+    clipped = run(
+        config("sgd", momentum=0.0, clip_norm=2.0), params, lambda p: gradients, 1, rate=1.0
+    )
     assert optax.global_norm(clipped) == pytest.approx(2.0, rel=1e-5)
-    assert float(clipped["a"][0]) == pytest.approx(-2 / 7**0.5, rel=1e-5)  # in the gradient's direction
+    # in the gradient's direction
+    assert float(clipped["a"][0]) == pytest.approx(-2 / 7**0.5, rel=1e-5)
     small = jax.tree.map(lambda g: g * 1e-3, gradients)
     kept = run(config("sgd", momentum=0.0, clip_norm=2.0), params, lambda p: small, 1, rate=1.0)
     np.testing.assert_allclose(kept["a"], -0.01, rtol=1e-6)
@@ -169,14 +189,16 @@ def test_the_schedule_is_followed_by_each():
     for name in OPTIMIZERS:
         optimizer = make_optimizer(config(name, weight_decay=0.1), ramp, params, 4)
         updates, _ = optimizer.update(params, optimizer.init(params), params)
-        np.testing.assert_array_equal(updates["layer"]["kernel"], 0, err_msg=name)  # the rate at step 0 is 0
+        # the rate at step 0 is 0
+        np.testing.assert_array_equal(updates["layer"]["kernel"], 0, err_msg=name)
 
 
 # Scaled biases and lookahead
 
 
 def paper_steps(start, gradients, c, rate, period, steps):
-    """SGD with a rate and an L2 of their own for the norms' biases, and lookahead, as in arXiv:2404.00498's code."""
+    """SGD with a rate and an L2 of their own for the norms' biases, and lookahead, as in
+    arXiv:2404.00498's code."""
     fast = {path: value.copy() for path, value in start.items()}
     slow = {path: value.copy() for path, value in start.items()}
     velocity = {path: np.zeros_like(value) for path, value in start.items()}
@@ -196,10 +218,14 @@ def paper_steps(start, gradients, c, rate, period, steps):
 
 @pytest.mark.parametrize("period", [0, 3, 4])
 def test_scaled_norm_biases_and_lookahead_are_the_papers(period, float64):
-    """8 steps: with a period of 3 the last two are undone, for the training ends at the slow weights."""
+    """8 steps: with a period of 3 the last two are undone, for the training ends at the slow
+    weights."""
     rng = np.random.RandomState(0)
     start = {
-        "block": {"norm1": {"bias": rng.randn(4)}, "conv": {"kernel": rng.randn(3, 4), "bias": rng.randn(4)}},
+        "block": {
+            "norm1": {"bias": rng.randn(4)},
+            "conv": {"kernel": rng.randn(3, 4), "bias": rng.randn(4)},
+        },
         "norm": {"bias": rng.randn(3), "scale": rng.randn(3)},
         "normal_bias": rng.randn(2),
     }
@@ -208,9 +234,12 @@ def test_scaled_norm_biases_and_lookahead_are_the_papers(period, float64):
     c = config("sgd", norm_bias_scale=64.0, lookahead=period, **keys)
     ramp = optax.linear_schedule(2 * RATE, RATE, 8)
     optimizer = make_optimizer(c, ramp, start, 8)
-    params, state = jax.tree.map(jnp.asarray, start), optimizer.init(start)
+    params = jax.tree.map(jnp.asarray, start)
+    state = optimizer.init(start)
     for t in range(8):
-        now = traverse_util.unflatten_dict({path: jnp.asarray(g[t]) for path, g in gradients.items()}, "/")
+        now = traverse_util.unflatten_dict(
+            {path: jnp.asarray(g[t]) for path, g in gradients.items()}, "/"
+        )
         updates, state = optimizer.update(now, state, params)
         params = optax.apply_updates(params, updates)
     theirs = paper_steps(paths(start), gradients, c, lambda t: RATE * (2 - t / 8), period, 8)
@@ -220,7 +249,8 @@ def test_scaled_norm_biases_and_lookahead_are_the_papers(period, float64):
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_lookahead_goes_around_any(name):
-    """Whatever the optimizer, two steps and a pull are the plain two steps, mixed with the start."""
+    """Whatever the optimizer, two steps and a pull are the plain two steps, mixed with the
+    start."""
     params = {"block": {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}}
 
     def gradient_of(p):
@@ -235,7 +265,9 @@ def test_lookahead_goes_around_any(name):
 
 def test_a_training_shorter_than_lookaheads_period_is_plain():
     params = {"kernel": jnp.ones((4, 3))}
-    after = [run(config("sgd", lookahead=period), params, lambda p: p, 3)["kernel"] for period in (0, 4)]
+    after = [
+        run(config("sgd", lookahead=period), params, lambda p: p, 3)["kernel"] for period in (0, 4)
+    ]
     np.testing.assert_array_equal(*after)
 
 
@@ -256,7 +288,9 @@ def test_norm_biases_are_found_by_name():
 
 @pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "sgd"])
 def test_scaled_norm_biases_are_for_sgd(name):
-    with pytest.raises(UserError, match=f"optimizer.norm_bias_scale = 64 is for sgd only, not {name}"):
+    with pytest.raises(
+        UserError, match=f"optimizer.norm_bias_scale = 64 is for sgd only, not {name}"
+    ):
         run(config(name, norm_bias_scale=64.0), {}, None, 0)
 
 
@@ -268,13 +302,19 @@ def test_muon_takes_the_hidden_kernels(kind):
     """Muon keeps one moment and Adam two: whatever has a second moment is Adam's."""
     params = jax.tree.map(lambda x: jnp.ones(x.shape), abstract(kind))
     state = make_optimizer(config("muon"), optax.constant_schedule(RATE), params, 1).init(params)
-    named = ["/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in p) for p, _ in _leaves(state)]
+    named = [
+        "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in p)
+        for p, _ in _leaves(state)
+    ]
     by_adam = {name.split("nu/")[1] for name in named if "nu/" in name}
     outer = ("head", "patches", "stem")
     kernels = {path: value for path, value in paths(params).items() if path.endswith("kernel")}
     hidden = {path for path in kernels if path.split("/")[1] not in outer}
     assert by_adam == set(paths(params)) - hidden
-    assert {path.split("/")[1] for path in set(kernels) - hidden} == {"head", "stem" if kind == "resnet" else "patches"}
+    assert {path.split("/")[1] for path in set(kernels) - hidden} == {
+        "head",
+        "stem" if kind == "resnet" else "patches",
+    }
     assert {kernels[path].ndim for path in hidden} == {4 if kind == "resnet" else 2}
 
 

@@ -20,27 +20,50 @@ def test_an_ordinary_run_has_one_phase(tmp_path):
 
 def test_what_the_two_phases_are():
     config = default()
-    config.imbalance.retrain_head, config.train.steps, config.train.epochs = 7.0, 500, 0.0
+    config.imbalance.retrain_head = 7.0
+    config.train.steps = 500
+    config.train.epochs = 0.0
     (first, place), (second, whole) = phases(config, "runs/x")
     assert (str(place), str(whole)) == ("runs/x/representation", "runs/x")
-    assert first.train.steps == 500 and first.imbalance.sampling == "none" and first.transfer.mode == "full"
-    assert (second.train.steps, second.train.epochs) == (0, 7.0) and second.imbalance.sampling == "balanced"
-    assert second.transfer.mode == "head" and second.transfer.new_head and second.model.pretrained == str(place)
+    assert (
+        first.train.steps == 500
+        and first.imbalance.sampling == "none"
+        and first.transfer.mode == "full"
+    )
+    assert (second.train.steps, second.train.epochs) == (
+        0,
+        7.0,
+    ) and second.imbalance.sampling == "balanced"
+    assert (
+        second.transfer.mode == "head"
+        and second.transfer.new_head
+        and second.model.pretrained == str(place)
+    )
     assert config.imbalance.sampling == "none" and not config.model.pretrained  # untouched
-    config.imbalance.sampling, config.augment.mixup = "smote", 0.2
+    config.imbalance.sampling = "smote"
+    config.augment.mixup = 0.2
     first, second = (config for config, _ in phases(config, "runs/x"))
     assert first.augment.mixup == 0.2 and first.imbalance.sampling == "none"
-    assert second.augment.mixup == 0 and second.transfer.cache_embeddings and second.imbalance.sampling == "smote"
+    assert (
+        second.augment.mixup == 0
+        and second.transfer.cache_embeddings
+        and second.imbalance.sampling == "smote"
+    )
 
 
 def test_the_second_training_finds_nothing_wrong_that_the_first_did_not():
     """Or it would be after hours."""
     config = default()
-    config.imbalance.retrain_head, config.imbalance.sampling = 2.0, "balance"
+    config.imbalance.retrain_head = 2.0
+    config.imbalance.sampling = "balance"
     with pytest.raises(UserError, match="did you mean 'balanced'"):
         phases(config, "runs/x")
-    config.imbalance.sampling, config.model.dropout, config.augment.cutmix = "smote", 0.1, 0.5
-    config.transfer.mode, config.transfer.depth, config.train.test_time_augmentation = "partial", 1, "flip"
+    config.imbalance.sampling = "smote"
+    config.model.dropout = 0.1
+    config.augment.cutmix = 0.5
+    config.transfer.mode = "partial"
+    config.transfer.depth = 1
+    config.train.test_time_augmentation = "flip"
     (first, _), (second, _) = phases(config, "runs/x")
     assert first.transfer.depth == 1 and first.model.dropout == 0.1
     assert second.transfer.depth == 0 and second.model.dropout == 0.0
@@ -49,24 +72,42 @@ def test_the_second_training_finds_nothing_wrong_that_the_first_did_not():
 
 def test_smote_needs_embeddings(tmp_path):
     config = cli.load("configs/digits.py:smoke")
-    config.imbalance.sampling, config.parallel.devices = "smote", 1
-    with pytest.raises(UserError, match="makes embeddings: set transfer.mode=head and cache_embeddings"):
+    config.imbalance.sampling = "smote"
+    config.parallel.devices = 1
+    with pytest.raises(
+        UserError, match="makes embeddings: set transfer.mode=head and cache_embeddings"
+    ):
         main.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_new_head_on_synthetic_embeddings(tmp_path, capsys):
     """Both phases, by the command; then the same command again, which finds all done."""
-    flags = {"model.name": "vit", "model.variant": "mu/4", "parallel.devices": 1, "log.progress": False}
-    flags |= {"data.source": "digits?imbalance=10", "imbalance.retrain_head": 2, "imbalance.sampling": "smote"}
-    flags |= {"augment.affine": False, "data.limit": 120, "optimizer.name": "sgd", "optimizer.learning_rate": 0.05}
+    flags = {
+        "model.name": "vit",
+        "model.variant": "mu/4",
+        "parallel.devices": 1,
+        "log.progress": False,
+    }
+    flags |= {
+        "data.source": "digits?imbalance=10",
+        "imbalance.retrain_head": 2,
+        "imbalance.sampling": "smote",
+    }
+    flags |= {
+        "augment.affine": False,
+        "data.limit": 120,
+        "optimizer.name": "sgd",
+        "optimizer.learning_rate": 0.05,
+    }
     argv = ["--config", "configs/digits.py:smoke", f"--workdir={tmp_path / 'run'}"]
     argv += [f"--config.{key}={value}" for key, value in flags.items()]
     for _ in range(2):
         cli.run(main.main, argv)
         result = json.loads((tmp_path / "run" / "result.json").read_text())
         assert result["parameters"]["learning"] < result["parameters"]["all"]
-        assert result["steps"] == 30 and result["split_sizes"]["train"] == 120  # the images', not the synthetic ones'
+        # the images', not the synthetic ones'
+        assert result["steps"] == 30 and result["split_sizes"]["train"] == 120
     first, second = (run_weights(tmp_path / "run" / name)[2] for name in ("representation", "."))
     for name, array in first.items():
         assert np.array_equal(array, second[name]) != name.startswith("head."), name

@@ -52,15 +52,43 @@ def cosine(share):
             {"warmup": 0.0, "boundaries": (0.5, 0.75)},
             {0: 1, 0.495: 1, 0.5: 0.1, 0.745: 0.1, 0.75: 0.01, 1: 0.01},
         ),
-        ("step", {"warmup": 0.2, "boundaries": (0.4,), "factor": 0.5}, {0: 0, 0.1: 0.5, 0.2: 1, 0.4: 0.5, 1: 0.5}),
+        (
+            "step",
+            {"warmup": 0.2, "boundaries": (0.4,), "factor": 0.5},
+            {0: 0, 0.1: 0.5, 0.2: 1, 0.4: 0.5, 1: 0.5},
+        ),
         ("step", {"warmup": 0.0, "boundaries": ()}, {0: 1, 1: 1}),
-        ("linear", {"warmup": 0.2, "start": 0.2, "final": 0.07}, {0: 0.2, 0.1: 0.6, 0.2: 1, 0.6: 0.535, 1: 0.07}),
-        ("warmup_cosine", {"warmup": 0.2, "start": 0.5}, {0: 0.5, 0.1: 0.75, 0.2: 1, 0.6: 0.5, 1: 0}),
-        ("step", {"warmup": 0.2, "start": 0.5, "boundaries": (0.4,)}, {0: 0.5, 0.1: 0.75, 0.2: 1, 0.4: 0.1}),
-        ("rsqrt", {"warmup": 0.1, "start": 0.5, "timescale": 0.25}, {0: 0.5, 0.05: 0.75, 0.1: 1, 1: 0.5}),
+        (
+            "linear",
+            {"warmup": 0.2, "start": 0.2, "final": 0.07},
+            {0: 0.2, 0.1: 0.6, 0.2: 1, 0.6: 0.535, 1: 0.07},
+        ),
+        (
+            "warmup_cosine",
+            {"warmup": 0.2, "start": 0.5},
+            {0: 0.5, 0.1: 0.75, 0.2: 1, 0.6: 0.5, 1: 0},
+        ),
+        (
+            "step",
+            {"warmup": 0.2, "start": 0.5, "boundaries": (0.4,)},
+            {0: 0.5, 0.1: 0.75, 0.2: 1, 0.4: 0.1},
+        ),
+        (
+            "rsqrt",
+            {"warmup": 0.1, "start": 0.5, "timescale": 0.25},
+            {0: 0.5, 0.05: 0.75, 0.1: 1, 1: 0.5},
+        ),
         ("constant", {"warmup": 0.2, "start": 1.0}, {0: 1, 0.1: 1, 1: 1}),
-        ("rsqrt", {"warmup": 0.0, "timescale": 0.25}, {0: 1, 0.2: 1, 0.25: 1, 0.5: 0.5**0.5, 1: 0.5}),
-        ("rsqrt", {"warmup": 0.1, "timescale": 0.25}, {0: 0, 0.05: 0.5, 0.1: 1, 0.5: 0.5**0.5, 1: 0.5}),
+        (
+            "rsqrt",
+            {"warmup": 0.0, "timescale": 0.25},
+            {0: 1, 0.2: 1, 0.25: 1, 0.5: 0.5**0.5, 1: 0.5},
+        ),
+        (
+            "rsqrt",
+            {"warmup": 0.1, "timescale": 0.25},
+            {0: 0, 0.05: 0.5, 0.1: 1, 0.5: 0.5**0.5, 1: 0.5},
+        ),
     ],
 )
 def test_the_rate_over_time(name, keys, shares, steps):
@@ -81,9 +109,13 @@ def test_no_warmup_or_nothing_but_warmup(name, warmup, steps):
 
 
 def test_drops_that_fall_on_one_step_all_count():
-    assert schedule("step", 2, warmup=0.0, boundaries=(0.4, 0.5, 0.6))(2) == pytest.approx(RATE * 1e-3)
+    assert schedule("step", 2, warmup=0.0, boundaries=(0.4, 0.5, 0.6))(2) == pytest.approx(
+        RATE * 1e-3
+    )
 
 
 def test_unknown_names():
-    with pytest.raises(UserError, match=r"schedule.name = 'cosin' is unknown \(did you mean 'cosine'\?\).*plateau"):
+    with pytest.raises(
+        UserError, match=r"schedule.name = 'cosin' is unknown \(did you mean 'cosine'\?\).*plateau"
+    ):
         schedule("cosin")

@@ -24,9 +24,13 @@ def test_a_synthetic_point_lies_between_two_of_its_class():
         if len(own) == 1:
             np.testing.assert_array_equal(point, own[0])
             continue
-        a, b = own[:, None], own[None]  # the sum of distances to two ends is least on the line between them
+        # the sum of distances to two ends is least on the line between them
+        a = own[:, None]
+        b = own[None]
         detour = (
-            np.linalg.norm(point - a, axis=-1) + np.linalg.norm(point - b, axis=-1) - np.linalg.norm(a - b, axis=-1)
+            np.linalg.norm(point - a, axis=-1)
+            + np.linalg.norm(point - b, axis=-1)
+            - np.linalg.norm(a - b, axis=-1)
         )
         np.fill_diagonal(detour, np.inf)
         assert detour.min() < 1e-4
@@ -35,7 +39,8 @@ def test_a_synthetic_point_lies_between_two_of_its_class():
 def test_a_small_class_does_not_take_the_neighbors_of_others():
     """Between its nearest ones alone, 21 points of the class of 9 would have few directions."""
     points, labels = oversample(POINTS, LABELS, 0)
-    own, made = POINTS[LABELS == 1], points[labels == 1]
+    own = POINTS[LABELS == 1]
+    made = points[labels == 1]
     ends = np.linalg.norm(made[:, None, None] - own[:, None], axis=-1) + np.linalg.norm(
         made[:, None, None] - own, axis=-1
     )
@@ -50,7 +55,9 @@ def test_a_split_with_synthetic_rows():
     """An unreadable image has no embedding and no part in it."""
 
     class Source:
-        labels, classes, encoded = LABELS.astype(np.int32), tuple("abcd"), False
+        labels = LABELS.astype(np.int32)
+        classes = tuple("abcd")
+        encoded = False
 
         def __len__(self):
             return len(LABELS)
@@ -59,11 +66,13 @@ def test_a_split_with_synthetic_rows():
             return f"image[{index}]"
 
     class Dataset:
-        source, sampler = Source(), None
+        source = Source()
+        sampler = None
 
     given = [None if i == 4 else point for i, point in enumerate(POINTS)]
     rows, embeddings = extend(Dataset(), given, 0)
-    assert np.bincount(rows.source.labels).tolist() == [30, 29, 29, 29]  # as large as what can be read
+    # as large as what can be read
+    assert np.bincount(rows.source.labels).tolist() == [30, 29, 29, 29]
     assert len(embeddings) == len(rows.source) and embeddings[4] is None
     assert rows.source.name(3) == "image[3]" and rows.source.name(len(LABELS)) == "synthetic[0]"
     indices = np.concatenate([rows.sampler.indices(step, 9) for step in range(13)])

@@ -1,4 +1,5 @@
-"""The step: against `jax.pmap`, over device counts, in parts, and with objectives that keep something frozen."""
+"""The step: against `jax.pmap`, over device counts, in parts, and with objectives that keep
+something frozen."""
 
 import functools
 import re
@@ -19,7 +20,9 @@ from vision.training.optimizer import make_optimizer, make_schedule
 from vision.training.state import StateSpec
 from vision.training.step import TrainStep
 
-BATCH, SIDE, CLASSES = 16, 8, 5
+BATCH = 16
+SIDE = 8
+CLASSES = 5
 RNG = np.random.RandomState(0)
 IMAGES = RNG.randint(0, 256, (20, BATCH, SIDE, SIDE, 3)).astype(np.uint8)
 LABELS = RNG.randint(0, CLASSES, (20, BATCH)).astype(np.int32)
@@ -28,7 +31,9 @@ LABELS = RNG.randint(0, CLASSES, (20, BATCH)).astype(np.int32)
 def tiny(kind, dtype="float64", groups=1, dropout=0.0):
     common = {"rngs": nnx.Rngs(0), "dtype": jnp.dtype(dtype), "dropout": dropout}
     if kind == "resnet":
-        model = ResNet((1, 1), 4, CLASSES, bottleneck=False, cifar=True, batch_norm_groups=groups, **common)
+        model = ResNet(
+            (1, 1), 4, CLASSES, bottleneck=False, cifar=True, batch_norm_groups=groups, **common
+        )
     else:
         model = ViT(16, 2, 2, 4, CLASSES, image_size=SIDE, **common)
     return Supervised(model, label_smoothing=0.1)
@@ -37,8 +42,11 @@ def tiny(kind, dtype="float64", groups=1, dropout=0.0):
 def config(dtype="float64", **train):
     c = default()
     c.model.dtype = dtype
-    c.optimizer.name, c.optimizer.learning_rate, c.optimizer.weight_decay = "sgd", 0.1, 1e-3
-    c.schedule.name, c.schedule.warmup = "constant", 0.0
+    c.optimizer.name = "sgd"
+    c.optimizer.learning_rate = 0.1
+    c.optimizer.weight_decay = 1e-3
+    c.schedule.name = "constant"
+    c.schedule.warmup = 0.0
     c.train.update(train)
     return c
 
@@ -47,12 +55,15 @@ def make(c, create, devices=1, fsdp=1):
     spec = StateSpec(create)
     schedule = make_schedule(c.schedule, c.optimizer.learning_rate, 20)
     optimizer = make_optimizer(c.optimizer, schedule, spec.abstract_params, 20)
-    return TrainStep(c, spec, schedule, optimizer, CLASSES, 100, 20, parallel.make_mesh(devices, fsdp))
+    return TrainStep(
+        c, spec, schedule, optimizer, CLASSES, 100, 20, parallel.make_mesh(devices, fsdp)
+    )
 
 
 @functools.cache
 def beginning(kind, dtype):
-    """Parameters and statistics, with noise on every one: none is at zero, where a fault could hide."""
+    """Parameters and statistics, with noise on every one: none is at zero, where a fault could
+    hide."""
     rng = np.random.RandomState(1)
     create = functools.partial(tiny, kind, dtype)
     params, rest = StateSpec(create).take_apart(create())
@@ -61,7 +72,8 @@ def beginning(kind, dtype):
 
 
 def run(step, state, steps, devices=1):
-    mesh, losses = parallel.make_mesh(devices), []
+    mesh = parallel.make_mesh(devices)
+    losses = []
     for i in range(steps):
         batch = parallel.put_batch({"image": IMAGES[i], "label": LABELS[i]}, mesh)
         state, scalars = step.update(state, batch, {})
@@ -70,12 +82,16 @@ def run(step, state, steps, devices=1):
 
 
 def largest_difference(a, b):
-    return max((np.abs(x - y).max() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)), default=0)
+    return max(
+        (np.abs(x - y).max() for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)),
+        default=0,
+    )
 
 
 @pytest.mark.parametrize(("kind", "groups"), [("resnet", 1), ("resnet", 4), ("vit", 1)])
 def test_equals_pmap(float64, kind, groups):
-    """Five steps on four devices give pmap's parameters: with synchronized statistics, and with each device's own."""
+    """Five steps on four devices give pmap's parameters: with synchronized statistics, and with
+    each device's own."""
     start = beginning(kind, "float64")
     step = make(config(), lambda: tiny(kind, groups=groups), devices=4)
     ours, _ = run(step, step.begin(*start), 5, devices=4)
@@ -100,7 +116,10 @@ def test_equals_pmap(float64, kind, groups):
         def loss(params):
             objective = theirs.merge(params, rest, jax.random.key(0))
             objective.train()
-            batch = {"image": images / 127.5 - 1.0, "label": jax.nn.one_hot(labels, CLASSES, dtype=jnp.float64)}
+            batch = {
+                "image": images / 127.5 - 1.0,
+                "label": jax.nn.one_hot(labels, CLASSES, dtype=jnp.float64),
+            }
             return objective.loss(batch)[0], theirs.take_apart(objective)[1]
 
         gradient, rest = jax.grad(loss, has_aux=True)(params)
@@ -125,11 +144,14 @@ def test_any_number_of_devices(float64, kind):
 
 
 def check_devices(kind, counts):
-    """20 steps with augmentation and dropout have the same losses on any number of devices, in double precision."""
+    """20 steps with augmentation and dropout have the same losses on any number of devices, in
+    double precision."""
     losses = {}
     for devices in counts:
         c = config()
-        c.augment.pad_crop, c.augment.flip_horizontal, c.augment.mixup = 1, True, 0.4
+        c.augment.pad_crop = 1
+        c.augment.flip_horizontal = True
+        c.augment.mixup = 0.4
         step = make(c, lambda: tiny(kind, dropout=0.2), devices)
         losses[devices] = run(step, step.begin(*beginning(kind, "float64")), 20, devices)[1]
     assert losses[1].std() > 1e-3
@@ -177,12 +199,16 @@ def test_moving_average(float64):
     for i in range(3):
         state, _ = step.update(state, {"image": IMAGES[i], "label": LABELS[i]}, {})
         decay = min(0.5, (1 + i) / (10 + i))
-        expected = jax.tree.map(lambda a, p, d=decay: d * a + (1 - d) * p, expected, jax.device_get(state["params"]))
-    assert largest_difference(expected, jax.device_get(state["ema"])) < 1e-8  # the decay itself is float32
+        expected = jax.tree.map(
+            lambda a, p, d=decay: d * a + (1 - d) * p, expected, jax.device_get(state["params"])
+        )
+    # the decay itself is float32
+    assert largest_difference(expected, jax.device_get(state["ema"])) < 1e-8
 
 
 class Following(nnx.Module):
-    """A model with a slow copy of itself: what momentum contrast and mean teachers need of the trainer."""
+    """A model with a slow copy of itself: what momentum contrast and mean teachers need of the
+    trainer."""
 
     frozen = ("slow",)
 
@@ -199,7 +225,8 @@ class Following(nnx.Module):
         return loss, {"distance": loss}
 
     def after_update(self):
-        slow, own = nnx.state(self.slow, nnx.Param), nnx.state(self.model, nnx.Param)
+        slow = nnx.state(self.slow, nnx.Param)
+        own = nnx.state(self.model, nnx.Param)
         nnx.update(self.slow, jax.tree.map(lambda s, o: 0.9 * s + 0.1 * o, slow, own))
 
 
@@ -207,7 +234,9 @@ def test_frozen_parts_and_after_update():
     step = make(config("float32"), Following)
     state = step.initialize()
     assert set(state["params"]) == {"model"}
-    assert not any("slow" in jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state["opt"]))
+    assert not any(
+        "slow" in jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state["opt"])
+    )
     before = jax.device_get(state)
     state, scalars = step.update(state, {"image": IMAGES[0], "label": LABELS[0]}, {})
     after = jax.device_get(state)
@@ -223,13 +252,19 @@ def test_fsdp_is_the_same_training_with_an_eighth_of_the_state(float64):
     found = {}
     for fsdp in (1, 8):
         c = config()
-        c.optimizer.name, c.optimizer.ema = "adamw", 0.9
+        c.optimizer.name = "adamw"
+        c.optimizer.ema = 0.9
         step = make(c, lambda: wide("float64"), devices=8, fsdp=fsdp)
-        state, losses = step.initialize(), []
+        state = step.initialize()
+        losses = []
         for i in range(5):
-            state, scalars = step.update(state, {"index": LABELS[i], "image": IMAGES[i], "label": LABELS[i]}, {})
+            state, scalars = step.update(
+                state, {"index": LABELS[i], "image": IMAGES[i], "label": LABELS[i]}, {}
+            )
             losses.append(float(scalars["loss"]))
-        sums = step.evaluate(state, {"image": IMAGES[0], "label": LABELS[0], "mask": np.ones(BATCH, bool)}, {})
+        sums = step.evaluate(
+            state, {"image": IMAGES[0], "label": LABELS[0], "mask": np.ones(BATCH, bool)}, {}
+        )
         found[fsdp] = losses, jax.device_get((state, sums)), parallel.bytes_on_one_device(state)
     np.testing.assert_allclose(found[8][0], found[1][0], rtol=1e-12)
     assert largest_difference(found[8][1], found[1][1]) < 1e-8
@@ -239,46 +274,59 @@ def test_fsdp_is_the_same_training_with_an_eighth_of_the_state(float64):
 def test_fsdp_moves_parameters_not_activations():
     """The compiled step gathers every cut parameter, and nothing whose first axis is the batch."""
     step = make(config("float32"), lambda: wide("float32"), devices=8, fsdp=8)
-    batch = parallel.abstract_batch({"image": (IMAGES[0].shape, "uint8"), "label": ((BATCH,), "int32")}, step._mesh)
+    batch = parallel.abstract_batch(
+        {"image": (IMAGES[0].shape, "uint8"), "label": ((BATCH,), "int32")}, step._mesh
+    )
     text = step.update.lower(step.abstract_state, batch, {}).compile().as_text()
     gathered = re.findall(r"= \(?f32\[([\d,]*)\]\S* all-gather", text)
     cut = [x for x in jax.tree.leaves(step.abstract_state["params"]) if any(x.sharding.spec)]
     assert len(cut) >= 5
     for leaf in cut:
-        assert any(np.prod([int(n) for n in shape.split(",")]) == leaf.size for shape in gathered), leaf.shape
+        assert any(
+            np.prod([int(n) for n in shape.split(",")]) == leaf.size for shape in gathered
+        ), leaf.shape
     assert all(BATCH not in map(int, shape.split(",")) for shape in gathered)
 
 
 def wide(dtype):
     """Large enough that what is cut outweighs what is not."""
-    return Supervised(ViT(64, 1, 2, 4, CLASSES, image_size=SIDE, rngs=nnx.Rngs(0), dtype=jnp.dtype(dtype)))
+    return Supervised(
+        ViT(64, 1, 2, 4, CLASSES, image_size=SIDE, rngs=nnx.Rngs(0), dtype=jnp.dtype(dtype))
+    )
 
 
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
 def test_many_steps_in_one_dispatch(kind, float64):
     """A call of four steps is four calls of one: the same state, and the metrics of each."""
     data = {"image": IMAGES.reshape(-1, SIDE, SIDE, 3), "label": LABELS.reshape(-1)}
-    indices = np.random.RandomState(2).permutation(len(data["label"]))[: 4 * BATCH].reshape(4, BATCH)
+    indices = (
+        np.random.RandomState(2).permutation(len(data["label"]))[: 4 * BATCH].reshape(4, BATCH)
+    )
     c = config()
     c.augment.flip_alternating = True
     step = make(c, lambda: tiny(kind, dropout=0.1), devices=2)
-    state, each = step.begin(*beginning(kind, "float64")), []
+    state = step.begin(*beginning(kind, "float64"))
+    each = []
     for row in indices:
         state, scalars = step.update(state, {"index": row}, data)
         each.append(jax.device_get(scalars))
-    many, stacked = step.update_many(step.begin(*beginning(kind, "float64")), {"index": indices}, data)
+    many, stacked = step.update_many(
+        step.begin(*beginning(kind, "float64")), {"index": indices}, data
+    )
     assert largest_difference(jax.device_get(many), jax.device_get(state)) < 1e-12
     for name, values in jax.device_get(stacked).items():
         np.testing.assert_allclose(values, [scalars[name] for scalars in each], rtol=1e-10)
 
 
 def test_alternating_flips_reach_the_batch():
-    """Each image comes as it is in one epoch and flipped in the next, wherever it lies in a batch."""
+    """Each image comes as it is in one epoch and flipped in the next, wherever it lies in a
+    batch."""
     c = config("float32")
     c.augment.flip_alternating = True
     step = make(c, lambda: tiny("vit", "float32"))  # of 100 images
     data = {"image": IMAGES.reshape(-1, SIDE, SIDE, 3)[:100], "label": LABELS.reshape(-1)[:100]}
-    state, seen = step.begin(*beginning("vit", "float32")), {}
+    state = step.begin(*beginning("vit", "float32"))
+    seen = {}
     for number in range(13):  # 208 images: two epochs
         index = (np.arange(BATCH) + number * BATCH) % 100
         images = np.asarray(step.look(state | {"step": jnp.int32(number)}, {"index": index}, data))

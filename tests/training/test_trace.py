@@ -13,12 +13,18 @@ def test_profile_holds_the_training_steps(tmp_path, capsys):
     assert "traced steps 6 to 15: tensorboard --logdir" in capsys.readouterr().err
     place = next((tmp_path / "tensorboard" / "plugins" / "profile").iterdir())
     assert list(place.glob("*.xplane.pb"))
-    events = json.loads(gzip.decompress(next(place.glob("*.trace.json.gz")).read_bytes()))["traceEvents"]
+    events = json.loads(gzip.decompress(next(place.glob("*.trace.json.gz")).read_bytes()))[
+        "traceEvents"
+    ]
     names = " ".join(event.get("name", "") for event in events)
     assert "_update" in names
     spans = [e for e in events if e.get("ph") == "X"]
     traced = max(e["ts"] + e["dur"] for e in spans) - min(e["ts"] for e in spans)
-    runs = [e for e in spans if e["name"].startswith("jit__update") or "ThunkExecutor::Execute" in e["name"]]
+    runs = [
+        e
+        for e in spans
+        if e["name"].startswith("jit__update") or "ThunkExecutor::Execute" in e["name"]
+    ]
     print(traced, len(runs), sorted({e["name"] for e in spans})[:80])
 
 

@@ -35,11 +35,15 @@ def test_modes():
     everything = learning(config())
     assert learning(config(mode="head")) == {"head.kernel", "head.bias"}
     last = learning(config(mode="partial", depth=1))
-    assert "blocks.0.mlp.out.kernel" in last and "norm.scale" in last and "patches.kernel" not in last
+    assert (
+        "blocks.0.mlp.out.kernel" in last and "norm.scale" in last and "patches.kernel" not in last
+    )
     assert learning(config(mode="partial", trainable="norm")) == {
         *(n for n in everything if "norm" in n or n.startswith("head"))
     }
-    assert all(".down." in n or ".up." in n or n.startswith("head") for n in learning(config(mode="lora")))
+    assert all(
+        ".down." in n or ".up." in n or n.startswith("head") for n in learning(config(mode="lora"))
+    )
 
 
 @pytest.mark.parametrize(
@@ -64,11 +68,18 @@ def test_choices_that_cannot_be(keys, message):
 
 def optimizer(c, params, layers, steps=10):
     o = default().optimizer
-    o.name, o.learning_rate = "adam", 1.0
+    o.name = "adam"
+    o.learning_rate = 1.0
     return make_optimizer(o, optax.constant_schedule(1.0), params, steps, c, layers)
 
 
-PARAMS = {"model": {"stem": {"a": jnp.ones(3)}, "blocks": {"0": {"b": jnp.ones(3)}}, "head": {"c": jnp.ones(3)}}}
+PARAMS = {
+    "model": {
+        "stem": {"a": jnp.ones(3)},
+        "blocks": {"0": {"b": jnp.ones(3)}},
+        "head": {"c": jnp.ones(3)},
+    }
+}
 LAYERS = {"stem.a": 0, "blocks.0.b": 1, "head.c": 2}
 
 
@@ -81,8 +92,10 @@ def test_rates_fall_from_layer_to_layer():
 
 def test_layers_join_one_by_one_with_fresh_moments():
     """As an optimizer of its own that begins at the layer's step."""
-    o = optimizer(config(unfreeze=0.8), PARAMS, LAYERS)  # of 10 steps: the head at 0, the block at 4, the stem at 8
-    state, params = o.init(PARAMS), PARAMS
+    # of 10 steps: the head at 0, the block at 4, the stem at 8
+    o = optimizer(config(unfreeze=0.8), PARAMS, LAYERS)
+    state = o.init(PARAMS)
+    params = PARAMS
     moved = {name: [] for name in "abc"}
     update = jax.jit(o.update)
     for _ in range(10):
@@ -95,16 +108,35 @@ def test_layers_join_one_by_one_with_fresh_moments():
 
 
 def test_weight_decay_spares_tokens_but_not_a_token_s_classifier():
-    model = nnx.eval_shape(lambda: vit.build("mu/4", 10, image_size=8, distilled=True, rngs=nnx.Rngs(0)))
+    model = nnx.eval_shape(
+        lambda: vit.build("mu/4", 10, image_size=8, distilled=True, rngs=nnx.Rngs(0))
+    )
     named = {tuple(name.split(".")): v for name, v in surgery.names(model).items()}
     mask = traverse_util.flatten_dict(decay_mask(traverse_util.unflatten_dict(named)))
-    assert mask[("head", "token", "kernel")] and not mask[("distillation_token",)] and not mask[("positions",)]
+    assert (
+        mask[("head", "token", "kernel")]
+        and not mask[("distillation_token",)]
+        and not mask[("positions",)]
+    )
 
 
 def run(workdir, *flags, start=""):
-    argv = ["--config", "configs/digits.py:smoke", f"--workdir={workdir}", "--config.parallel.devices=1"]
-    argv += ["--config.model.name=vit", "--config.model.variant=mu/4", "--config.augment.affine=False"]
-    argv += ["--config.model.batch_norm_groups=None", "--config.log.progress=False", "--config.optimizer.name=adam"]
+    argv = [
+        "--config",
+        "configs/digits.py:smoke",
+        f"--workdir={workdir}",
+        "--config.parallel.devices=1",
+    ]
+    argv += [
+        "--config.model.name=vit",
+        "--config.model.variant=mu/4",
+        "--config.augment.affine=False",
+    ]
+    argv += [
+        "--config.model.batch_norm_groups=None",
+        "--config.log.progress=False",
+        "--config.optimizer.name=adam",
+    ]
     argv += [f"--config.model.pretrained={start}", *(f"--config.{flag}" for flag in flags)]
     cli.run(main.main, argv)
     return json.loads((workdir / "result.json").read_text())
@@ -115,7 +147,9 @@ def losses(workdir):
     return [line["val/loss"] for line in lines if "val/loss" in line]
 
 
-def test_a_head_learns_the_same_from_images_and_from_their_embeddings(tiny_run, tmp_path, monkeypatch):
+def test_a_head_learns_the_same_from_images_and_from_their_embeddings(
+    tiny_run, tmp_path, monkeypatch
+):
     """Also: what is frozen stays to the bit, and has neither gradient nor optimizer state."""
     monkeypatch.chdir(main.pathlib.Path(main.__file__).parents[1])
     results = {}
@@ -136,13 +170,20 @@ def test_low_rank_run_is_an_ordinary_run_afterwards(tiny_run, tmp_path, monkeypa
     assert result["parameters"]["learning"] < result["parameters"]["all"] / 2
     _, _, model = open_run(tmp_path / "lora")
     assert {n: v.shape for n, v in surgery.names(model).items()} == {
-        n: v.shape for n, v in surgery.names(vit.build("mu/4", 10, image_size=8, channels=1, rngs=nnx.Rngs(0))).items()
+        n: v.shape
+        for n, v in surgery.names(
+            vit.build("mu/4", 10, image_size=8, channels=1, rngs=nnx.Rngs(0))
+        ).items()
     }
 
 
 def test_embeddings_are_not_augmented(tiny_run, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(main.pathlib.Path(main.__file__).parents[1])
     with pytest.raises(SystemExit) as error:
-        flags = ("transfer.mode=head", "transfer.cache_embeddings=True", "augment.flip_horizontal=True")
+        flags = (
+            "transfer.mode=head",
+            "transfer.cache_embeddings=True",
+            "augment.flip_horizontal=True",
+        )
         run(tmp_path / "run", *flags, start=tiny_run)
     assert error.value.code == 2 and "turn off augment.flip_horizontal" in capsys.readouterr().err

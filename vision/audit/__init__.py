@@ -1,1 +1,2 @@
-"""Is this data fit to train on: balance, broken files, duplicates, outliers, wrong labels, annotators' agreement."""
+"""Is this data fit to train on: balance, broken files, duplicates, outliers, wrong labels,
+annotators' agreement."""

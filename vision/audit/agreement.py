@@ -1,6 +1,8 @@
-"""Do several people give the same labels? Cohen's and Fleiss' kappa, and a sample for another person to label.
+"""Do several people give the same labels? Cohen's and Fleiss' kappa, and a sample for another
+person to label.
 
-A table of their labels, with a header row, in either form; images are named as in `vision.data.sources.csv`:
+A table of their labels, with a header row, in either form; images are named as in
+`vision.data.sources.csv`:
 
     path,label,annotator          path,annotator_anna,annotator_bert
     a/1.jpg,cat,anna              a/1.jpg,cat,dog
@@ -44,7 +46,8 @@ def read(path):
         `Ratings`.
 
     Raises:
-        UserError: no such file, no such table, fewer than two annotators, or one gives an image two labels.
+        UserError: no such file, no such table, fewer than two annotators, or one gives an image two
+            labels.
     """
     header, rows, lines = read_rows(path)
     wide = [column for column in header if column.startswith(WIDE) and column != WIDE]
@@ -54,11 +57,14 @@ def read(path):
             f"{path} has columns {', '.join(header)}: --annotations takes path, label and annotator, "
             f"or path and a column {WIDE}NAME for each person"
         )
-    votes, annotators = collections.defaultdict(dict), {}
+    votes = collections.defaultdict(dict)
+    annotators = {}
     for row, line in zip(rows, lines, strict=True):
         cells = dict(zip(header, map(str.strip, row), strict=True))
         image = " ".join(filter(None, (cells[column] for column in named)))
-        given = {c.removeprefix(WIDE): cells[c] for c in wide} or {cells["annotator"]: cells["label"]}
+        given = {c.removeprefix(WIDE): cells[c] for c in wide} or {
+            cells["annotator"]: cells["label"]
+        }
         for annotator, label in given.items():
             if not (image and annotator):
                 raise UserError(f"{path}, line {line} names no {'annotator' if image else 'image'}")
@@ -66,24 +72,30 @@ def read(path):
                 continue
             annotators.setdefault(annotator)
             if votes[image].setdefault(annotator, label) != label:
-                raise UserError(f"{path}, line {line}: {annotator} gives {image} a second label, {label!r}")
+                raise UserError(
+                    f"{path}, line {line}: {annotator} gives {image} a second label, {label!r}"
+                )
     if len(annotators) < 2:
-        raise UserError(f"{path} has labels of {len(annotators)} annotator(s): agreement is between two or more")
+        raise UserError(
+            f"{path} has labels of {len(annotators)} annotator(s): agreement is between two or more"
+        )
     return Ratings(tuple(annotators), dict(votes))
 
 
 def measure(ratings):
     """Measures how far annotators agree beyond chance.
 
-    Cohen's kappa (1960, doi:10.1177/001316446002000104) of each pair, over the images that both have seen; Fleiss'
-    (1971, doi:10.1037/h0031619) over the images that have the commonest number of labels of at least two, as it needs
-    the same number for all. A kappa is None where it is undefined: no image in common, or one label throughout.
+    Cohen's kappa (1960, doi:10.1177/001316446002000104) of each pair, over the images that both
+    have seen; Fleiss' (1971, doi:10.1037/h0031619) over the images that have the commonest number
+    of labels of at least two, as it needs the same number for all. A kappa is None where it is
+    undefined: no image in common, or one label throughout.
 
     Args:
         ratings: `Ratings`.
 
     Returns:
-        A dict as JSON has it: annotators, images; cohen, [{"a", "b", "kappa", "images"}]; fleiss, fleiss_images,
+        A dict as JSON has it: annotators, images; cohen, [{"a", "b", "kappa", "images"}]; fleiss,
+            fleiss_images,
         fleiss_raters; disagreements, [{"image", "labels": {annotator: label}}].
     """
     fleiss, images, raters = _fleiss(ratings)
@@ -95,7 +107,9 @@ def measure(ratings):
         "fleiss_images": images,
         "fleiss_raters": raters,
         "disagreements": [
-            {"image": image, "labels": votes} for image, votes in ratings.votes.items() if len(set(votes.values())) > 1
+            {"image": image, "labels": votes}
+            for image, votes in ratings.votes.items()
+            if len(set(votes.values())) > 1
         ],
     }
 
@@ -146,7 +160,8 @@ def sample(images, share, seed):
 
 
 def write_review(path, images, rows):
-    """Writes a table of images with their labels and an empty column for another person's, in the form of `read`.
+    """Writes a table of images with their labels and an empty column for another person's, in the
+    form of `read`.
 
     Args:
         path: the file.

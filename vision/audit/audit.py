@@ -1,4 +1,5 @@
-"""The audit from end to end: scan, quality, duplicates, embeddings, what they show, agreement, report."""
+"""The audit from end to end: scan, quality, duplicates, embeddings, what they show, agreement,
+report."""
 
 import collections
 import concurrent.futures
@@ -30,7 +31,8 @@ class Audited:
         scan: its `vision.audit.scan.Scan`.
         issues: list of `Issue`, leaks first.
         pairs: classes that can hardly be told apart, `vision.audit.confusable.Pair`s.
-        agreement: of the annotators, as `vision.audit.agreement.measure` says it; None where there is one only.
+        agreement: of the annotators, as `vision.audit.agreement.measure` says it; None where there
+            is one only.
         findings: of the source.
         summary: what audit.json says.
         applied: sentences on what was done; empty where nothing was.
@@ -48,7 +50,8 @@ class Audited:
 
 def open_images(config):
     """Returns (`Images`, findings) of the splits that the trainer uses."""
-    from vision.data.pipeline import named_splits  # imports JAX, of which worker processes need nothing
+    # imports JAX, of which worker processes need nothing
+    from vision.data.pipeline import named_splits
 
     opened = open_splits(config.data.source)
     splits, findings = named_splits(config.data, config.seed, opened)
@@ -56,12 +59,14 @@ def open_images(config):
 
 
 def audit(config, out, embeddings="pixels", annotations="", mend=False):
-    """Audits the data of a config, and writes report.html, issues.csv and audit.json into a directory.
+    """Audits the data of a config, and writes report.html, issues.csv and audit.json into a
+    directory.
 
     Args:
         config: its `data`, `seed` and `audit` count.
         out: the directory; made if need be.
-        embeddings: "pixels", "pretrained" or the directory of a run, see `vision.audit.embed.embed`.
+        embeddings: "pixels", "pretrained" or the directory of a run, see
+            `vision.audit.embed.embed`.
         annotations: a table of several annotators' labels; "" = none.
         mend: also writes cleaned.csv, see `vision.audit.apply.apply`.
 
@@ -69,21 +74,25 @@ def audit(config, out, embeddings="pixels", annotations="", mend=False):
         `Audited`.
 
     Raises:
-        UserError: the source, the embeddings or the annotations cannot be opened, or `out` cannot be written to.
+        UserError: the source, the embeddings or the annotations cannot be opened, or `out` cannot
+            be written to.
         RunError: a process was killed.
     """
     started = time.monotonic()
     out = make_directory(out)
     _check_embeddings(embeddings)
     agreement = _agreement(annotations)
-    apply.settle(None, [], config.audit.apply)  # an unknown kind is better found now than after the scan
+    # an unknown kind is better found now than after the scan
+    apply.settle(None, [], config.audit.apply)
     images, findings = open_images(config)
     c = config.audit
     try:
         scanned = scan(images)
         found = duplicates.find(images, scanned, c)
     except concurrent.futures.process.BrokenProcessPool as error:
-        raise RunError("a process that read images was killed, as happens where memory runs out") from error
+        raise RunError(
+            "a process that read images was killed, as happens where memory runs out"
+        ) from error
     issues = [*found.issues, *quality.find(images, scanned, c)]
     further, pairs, unchecked = _learned(images, scanned, config, embeddings)
     findings = (*findings, *unchecked)
@@ -95,8 +104,14 @@ def audit(config, out, embeddings="pixels", annotations="", mend=False):
     summary["limits"] = limits(c, summary, sure if summary["trusted"] else None)
     applied = apply.apply(images, apply.decisions(issues), out / "cleaned.csv") if mend else []
     if mend and (left := apply.left_to_a_person(images, further)):
-        applied.append(f"{left:,} labels of test look wrong, and are left for a person to look at: see issues.csv")
-    summary |= {"embeddings": embeddings, "applied": applied, "seconds": round(time.monotonic() - started, 1)}
+        applied.append(
+            f"{left:,} labels of test look wrong, and are left for a person to look at: see issues.csv"
+        )
+    summary |= {
+        "embeddings": embeddings,
+        "applied": applied,
+        "seconds": round(time.monotonic() - started, 1),
+    }
     summary["findings"] = [dataclasses.asdict(finding) for finding in findings]
     audited = Audited(images, scanned, issues, pairs, agreement, findings, summary, applied)
     _write(audited, out)
@@ -104,8 +119,13 @@ def audit(config, out, embeddings="pixels", annotations="", mend=False):
 
 
 def _check_embeddings(embeddings):
-    if embeddings not in ("pixels", "pretrained") and not (pathlib.Path(embeddings) / "config.json").is_file():
-        raise UserError(f"--embeddings {embeddings}: give pixels, pretrained or the directory of a run")
+    if (
+        embeddings not in ("pixels", "pretrained")
+        and not (pathlib.Path(embeddings) / "config.json").is_file()
+    ):
+        raise UserError(
+            f"--embeddings {embeddings}: give pixels, pretrained or the directory of a run"
+        )
 
 
 def _agreement(path):
@@ -117,7 +137,8 @@ def _agreement(path):
 
 
 def _learned(images, scanned, config, embeddings):
-    """Returns (issues, pairs of classes, findings): what the embeddings show, and what they cannot."""
+    """Returns (issues, pairs of classes, findings): what the embeddings show, and what they
+    cannot."""
     from vision.audit import confusable, embed, outliers, wrong_labels
 
     vectors = embed.embed(embeddings, images, config, scanned.readable)
@@ -135,7 +156,11 @@ def _summarize(images, scanned, issues, found, pairs, agreement, config):
     train = (images.split == images.names.index("train")) & scanned.readable
     mean, std = scanned.normalization(train) if train.any() else ([], [])
     mean, std = ([round(value, _DIGITS) for value in values] for values in (mean, std))
-    lines = ('c.data.normalize = "mean_std"', f"c.data.mean = {_tuple(mean)}", f"c.data.std = {_tuple(std)}")
+    lines = (
+        'c.data.normalize = "mean_std"',
+        f"c.data.mean = {_tuple(mean)}",
+        f"c.data.std = {_tuple(std)}",
+    )
     return {
         "source": config.data.source,
         "seed": config.seed,
@@ -161,14 +186,16 @@ def _summarize(images, scanned, issues, found, pairs, agreement, config):
 
 
 def limits(c, summary, wrong_labels):
-    """Returns what `--strict` compares: [{"key", "value", "limit", "kept"}], the value None where it is not known.
+    """Returns what `--strict` compares: [{"key", "value", "limit", "kept"}], the value None where
+    it is not known.
 
     Args:
         c: config.audit.
         summary: what audit.json says.
         wrong_labels: how many there are; None where the embeddings tell too little to know.
     """
-    images, counts = summary["images"], summary["counts"]
+    images = summary["images"]
+    counts = summary["counts"]
     values = {
         "max_imbalance": summary["balance"]["ratio"],
         "max_unreadable": counts["unreadable"] / images,
@@ -215,7 +242,8 @@ def decide(config, out, path):
 
 
 def sample(config, images, out, share):
-    """Writes review.csv, a stratified share of the images for another person to label; returns a sentence."""
+    """Writes review.csv, a stratified share of the images for another person to label; returns a
+    sentence."""
     from vision.audit import agreement
 
     rows = agreement.sample(images, share, config.seed)
@@ -228,13 +256,19 @@ def describe(audited, out):
     """Returns the lines that the command prints."""
     summary = audited.summary
     sizes = ", ".join(f"{n:,} {name}" for name, n in summary["splits"].items())
-    lines = [f"{summary['source']}: {summary['images']:,} images ({sizes}) of {len(summary['classes']):,} classes"]
+    lines = [
+        f"{summary['source']}: {summary['images']:,} images ({sizes}) of {len(summary['classes']):,} classes"
+    ]
     counts = {kind: n for kind, n in summary["counts"].items() if n}
     lines += [f"{n:>8,} {kind}" for kind, n in counts.items()] or ["nothing was found"]
     if leaks := summary["duplicates"]["leaks"]:
-        lines.append(f"{leaks:,} of the duplicates lie in different splits: the test says too much until they are gone")
+        lines.append(
+            f"{leaks:,} of the duplicates lie in different splits: the test says too much until they are gone"
+        )
     if skipped := summary["duplicates"]["skipped"]:
-        lines.append(f"so many images look alike that {skipped:,} pairs were not compared for near duplicates")
+        lines.append(
+            f"so many images look alike that {skipped:,} pairs were not compared for near duplicates"
+        )
     if audited.pairs:
         lines.append(f"{len(audited.pairs):,} pairs of classes can hardly be told apart")
     lines += [*summary["statistics"]["config"], *audited.applied]
@@ -248,5 +282,7 @@ def exceeded(audited):
     for limit in audited.summary["limits"]:
         if not limit["kept"]:
             least = "at least " if limit["key"].startswith("min") else ""
-            found.append(f"audit.{limit['key']} is {limit['value']:.4g}, allowed is {least}{limit['limit']:g}")
+            found.append(
+                f"audit.{limit['key']} is {limit['value']:.4g}, allowed is {least}{limit['limit']:g}"
+            )
     return found

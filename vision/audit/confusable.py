@@ -1,4 +1,5 @@
-"""Pairs of classes that the embeddings cannot tell apart: alike by nature, or one class under two names."""
+"""Pairs of classes that the embeddings cannot tell apart: alike by nature, or one class under two
+names."""
 
 import dataclasses
 
@@ -39,7 +40,8 @@ def find(probabilities, images, c):
     rows = np.flatnonzero(np.isfinite(probabilities[:, 0]))
     if not len(rows):
         return []
-    labels, found = images.labels[rows], probabilities[rows].argmax(1)
+    labels = images.labels[rows]
+    found = probabilities[rows].argmax(1)
     size = len(images.classes)
     confused = np.bincount(labels * size + found, minlength=size**2).reshape(size, size)
     counts = confused.sum(1)
@@ -48,7 +50,11 @@ def find(probabilities, images, c):
     pairs = []
     for a, b in np.argwhere(np.triu((share >= c.confusable) & (both > 0), 1)):
         of_pair = np.flatnonzero(((labels == a) & (found == b)) | ((labels == b) & (found == a)))
-        surest = of_pair[np.argsort(-probabilities[rows[of_pair], found[of_pair]], kind="stable")][:EXAMPLES]
+        surest = of_pair[np.argsort(-probabilities[rows[of_pair], found[of_pair]], kind="stable")][
+            :EXAMPLES
+        ]
         names = images.classes[a], images.classes[b]
-        pairs.append(Pair(*names, float(share[a, b]), int(both[a, b]), tuple(map(int, rows[surest]))))
+        pairs.append(
+            Pair(*names, float(share[a, b]), int(both[a, b]), tuple(map(int, rows[surest])))
+        )
     return sorted(pairs, key=lambda pair: -pair.share)

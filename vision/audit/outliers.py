@@ -5,18 +5,22 @@ import numpy as np
 from vision.audit.issues import Issue
 
 DIMENSIONS = 128  # principal components that distances are measured in, at most
-CENTRAL, ROUNDS = 0.95, 3  # share of the images that say what is usual, and how often they are chosen anew
+# share of the images that say what is usual, and how often they are chosen anew
+CENTRAL = 0.95
+ROUNDS = 3
 ENOUGH = 20  # images of a class, for its own median distance to mean something
 
 
 def find(embeddings, images, c):
-    """Finds outliers by their Mahalanobis distance to the mean of their class, with one covariance for all classes.
+    """Finds outliers by their Mahalanobis distance to the mean of their class, with one covariance
+    for all classes.
 
     Lee et al. 2018 (arXiv:1807.03888), section 2.1; the covariance is shrunk (Ledoit and Wolf 2004,
-    doi:10.1016/S0047-259X(03)00096-4). What is usual is said by the central 95 % of the images, chosen anew three times
-    (the concentration steps of Rousseeuw and Van Driessen 1999, doi:10.1080/00401706.1999.10485670): outliers that are
-    alike would hide one another. The score is how many robust deviations (median, MAD) the logarithm of the distance
-    lies above the median of its class, or above that of all images where the class has fewer than 20.
+    doi:10.1016/S0047-259X(03)00096-4). What is usual is said by the central 95 % of the images,
+    chosen anew three times (the concentration steps of Rousseeuw and Van Driessen 1999,
+    doi:10.1080/00401706.1999.10485670): outliers that are alike would hide one another. The score
+    is how many robust deviations (median, MAD) the logarithm of the distance lies above the median
+    of its class, or above that of all images where the class has fewer than 20.
 
     Args:
         embeddings: float (N, D), NaN where an image is unreadable.
@@ -33,7 +37,9 @@ def find(embeddings, images, c):
     far = np.flatnonzero(score > c.outlier)
     issues = []
     for i in far[np.argsort(-score[far], kind="stable")]:
-        says = f"unlike the others of its class: {score[i]:.1f} robust deviations farther than usual"
+        says = (
+            f"unlike the others of its class: {score[i]:.1f} robust deviations farther than usual"
+        )
         issues.append(Issue(int(rows[i]), "outlier", float(score[i]), says))
     return issues
 
@@ -63,7 +69,8 @@ def _reduce(embeddings):
 
 
 def _log_distance(x, labels, central):
-    """Returns float64 (N,): the logarithm of the distance of each x to its class's mean, by the central images.
+    """Returns float64 (N,): the logarithm of the distance of each x to its class's mean, by the
+    central images.
 
     An image counts for no mean that it is measured by, or one with few images would make its own.
     """
@@ -85,7 +92,8 @@ def _log_distance(x, labels, central):
 
 
 def _robust(values, labels):
-    """Returns float64 (N,): deviations from the median of its class over 1.4826 times the median absolute one."""
+    """Returns float64 (N,): deviations from the median of its class over 1.4826 times the median
+    absolute one."""
     found = _deviation(values)
     for label, count in enumerate(np.bincount(labels)):
         if count >= ENOUGH:

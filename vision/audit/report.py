@@ -1,4 +1,5 @@
-"""The audit as one page that a person reads in a browser: pictures inside, no script, nothing fetched."""
+"""The audit as one page that a person reads in a browser: pictures inside, no script, nothing
+fetched."""
 
 import collections
 import datetime
@@ -23,7 +24,10 @@ KINDS = {
         "The same picture in two splits",
         "What the model learned from, it is then tested on, so the test says too much. Keep the copy in test or val.",
     ),
-    "unreadable": ("Unreadable files", "Empty, cut short or no image. Replace them from where they came from."),
+    "unreadable": (
+        "Unreadable files",
+        "Empty, cut short or no image. Replace them from where they came from.",
+    ),
     "duplicate": (
         "The same pixels more than once",
         "Within a split. It counts for more than other pictures; where the labels differ, one is wrong.",
@@ -36,15 +40,24 @@ KINDS = {
         "Labels that look wrong",
         "A classifier that never saw the image is sure of another class. Look at each: it may be the one that errs.",
     ),
-    "spelling": ("Classes spelled in two ways", "They count as two classes. Relabel to the commonest spelling."),
-    "blank": ("Blank images", "Nearly one gray value throughout: nothing can be learned from them."),
+    "spelling": (
+        "Classes spelled in two ways",
+        "They count as two classes. Relabel to the commonest spelling.",
+    ),
+    "blank": (
+        "Blank images",
+        "Nearly one gray value throughout: nothing can be learned from them.",
+    ),
     "outlier": (
         "Outliers",
         "Unlike the others of their class: another subject, a broken picture, a wrong label.",
     ),
     "blurred": ("Blurred images", "Far less detail than is usual for their class."),
     "tiny": ("Tiny images", "Far smaller than the others: they are blown up before training."),
-    "odd_aspect": ("Odd shapes", "Long and narrow: most of it is cut away, or squeezed, before training."),
+    "odd_aspect": (
+        "Odd shapes",
+        "Long and narrow: most of it is cut away, or squeezed, before training.",
+    ),
 }
 
 
@@ -62,7 +75,9 @@ def write(path, audited):
 
 def context(audited):
     """Returns what the page shows, by name."""
-    images, scan, summary = audited.images, audited.scan, audited.summary
+    images = audited.images
+    scan = audited.scan
+    summary = audited.summary
     by_kind = collections.defaultdict(list)
     for issue in audited.issues:
         by_kind["leak" if is_leak(images, issue) else issue.kind].append(issue)
@@ -85,12 +100,21 @@ def context(audited):
 
 # Of each kind: how urgent it is, and the sentence under the head of the report.
 URGENT = {
-    "leak": ("bad", "Pictures of one split that another has too: {}. Drop these copies before anything is measured."),
+    "leak": (
+        "bad",
+        "Pictures of one split that another has too: {}. Drop these copies before anything is measured.",
+    ),
     "unreadable": ("bad", "Files that cannot be read: {}."),
     "spelling": ("bad", "Images of classes that are spelled in two ways: {}."),
-    "wrong_label": ("look", "Labels that look wrong: {}. Look at the first ones, then decide on the rest."),
+    "wrong_label": (
+        "look",
+        "Labels that look wrong: {}. Look at the first ones, then decide on the rest.",
+    ),
     "duplicate": ("look", "Images that repeat another one of their split, pixel by pixel: {}."),
-    "near_duplicate": ("look", "Images that are nearly the same as another one of their split: {}."),
+    "near_duplicate": (
+        "look",
+        "Images that are nearly the same as another one of their split: {}.",
+    ),
     "blank": ("look", "Blank images: {}."),
     "outlier": ("look", "Images unlike the rest of their class: {}."),
     "blurred": ("look", "Blurred images: {}."),
@@ -101,7 +125,8 @@ IMBALANCED = 10  # from such a ratio on it is mentioned
 
 
 def verdicts(audited, by_kind):
-    """Returns [(state, sentence, section)] for a person, most urgent first; the state is "bad", "look" or "good"."""
+    """Returns [(state, sentence, section)] for a person, most urgent first; the state is "bad",
+    "look" or "good"."""
     summary = audited.summary
     lines = [
         (state, sentence.format(f"{len(by_kind[kind]):,}"), kind)
@@ -110,31 +135,65 @@ def verdicts(audited, by_kind):
     ]
     if not summary["trusted"]:
         advice = "These embeddings tell too few labels to trust that: use a trained run's, with --embeddings RUN."
-        lines = [(s, f"{said.partition('.')[0]}. {advice}" if k == "wrong_label" else said, k) for s, said, k in lines]
+        lines = [
+            (s, f"{said.partition('.')[0]}. {advice}" if k == "wrong_label" else said, k)
+            for s, said, k in lines
+        ]
     if conflicts := summary["duplicates"]["conflicts"]:
         repeated = next(kind for kind in ("leak", "duplicate", "near_duplicate") if by_kind[kind])
-        lines.append(("bad", f"Pictures that come several times, with different labels: {conflicts:,}.", repeated))
+        lines.append(
+            (
+                "bad",
+                f"Pictures that come several times, with different labels: {conflicts:,}.",
+                repeated,
+            )
+        )
     for split in summary["splits"]:
         if missing := [label for label, where in summary["balance"]["absent"] if where == split]:
             names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             state = "bad" if split == "train" else "look"
-            lines.append((state, f"Classes without any image in {split}: {len(missing):,} ({names}).", "balance"))
+            lines.append(
+                (
+                    state,
+                    f"Classes without any image in {split}: {len(missing):,} ({names}).",
+                    "balance",
+                )
+            )
     if (ratio := summary["balance"]["ratio"]) >= IMBALANCED:
         advice = "Try objective.class_weights or imbalance.sampling, and report balanced accuracy."
         lines.append(
-            ("look", f"Train's largest class has {ratio:,.0f} times its smallest one's images. {advice}", "balance")
+            (
+                "look",
+                f"Train's largest class has {ratio:,.0f} times its smallest one's images. {advice}",
+                "balance",
+            )
         )
     if audited.pairs:
-        lines.append(("look", f"Pairs of classes that can hardly be told apart: {len(audited.pairs):,}.", "pairs"))
+        lines.append(
+            (
+                "look",
+                f"Pairs of classes that can hardly be told apart: {len(audited.pairs):,}.",
+                "pairs",
+            )
+        )
     if audited.findings:
-        lines.append(("look", f"Oddities found when the source was opened: {len(audited.findings):,}.", "findings"))
+        lines.append(
+            (
+                "look",
+                f"Oddities found when the source was opened: {len(audited.findings):,}.",
+                "findings",
+            )
+        )
     if not lines:
-        return [("good", "Nothing was found that keeps these data from being trained on.", "balance")]
+        return [
+            ("good", "Nothing was found that keeps these data from being trained on.", "balance")
+        ]
     return sorted(lines, key=lambda line: line[0] != "bad")
 
 
 def _section(images, kind, issues):
-    """Returns one kind's gallery. Pairs are worst first; the worst of a kind is not always the highest score."""
+    """Returns one kind's gallery. Pairs are worst first; the worst of a kind is not always the
+    highest score."""
     title, meaning = KINDS[kind]
     shown = issues[:SHOWN]
     return {
@@ -143,7 +202,9 @@ def _section(images, kind, issues):
         "meaning": meaning,
         "count": len(issues),
         "rest": len(issues) - len(shown),
-        "actions": collections.Counter(issue.action.partition(":")[0] or "none" for issue in issues).most_common(),
+        "actions": collections.Counter(
+            issue.action.partition(":")[0] or "none" for issue in issues
+        ).most_common(),
         "cards": [_card(images, issue) for issue in shown],
     }
 
@@ -151,7 +212,12 @@ def _section(images, kind, issues):
 def _card(images, issue):
     others = [issue.other] if issue.other >= 0 else []
     shown = [_shown(images, row) for row in (issue.row, *others) if row >= 0]
-    return {"images": shown, "name": issue.name, "score": f"{issue.score:.3g}", "says": issue.suggestion}
+    return {
+        "images": shown,
+        "name": issue.name,
+        "score": f"{issue.score:.3g}",
+        "says": issue.suggestion,
+    }
 
 
 def _shown(images, row):
@@ -174,9 +240,13 @@ def _picture(images, row):
 
 
 def _bars(counts):
-    """Returns the class balance as bars: of each class its name, images by split, and their share of the largest."""
+    """Returns the class balance as bars: of each class its name, images by split, and their share
+    of the largest."""
     splits = list(counts)
-    rows = [{"name": name, "counts": [counts[split][name] for split in splits]} for name in counts[splits[0]]]
+    rows = [
+        {"name": name, "counts": [counts[split][name] for split in splits]}
+        for name in counts[splits[0]]
+    ]
     most = max(sum(row["counts"]) for row in rows) or 1
     for row in rows:
         row["total"] = sum(row["counts"])
@@ -186,13 +256,21 @@ def _bars(counts):
     if not hidden:
         return {"splits": splits, "rows": rows, "hidden": 0, "curve": ""}
     kept = [*ordered[: CLASSES // 2], *ordered[-CLASSES // 2 :]]
-    return {"splits": splits, "rows": kept, "hidden": hidden, "curve": _curve([row["total"] for row in ordered], most)}
+    return {
+        "splits": splits,
+        "rows": kept,
+        "hidden": hidden,
+        "curve": _curve([row["total"] for row in ordered], most),
+    }
 
 
 def _curve(totals, most):
-    """Returns the points of an SVG polygon, 100 x 100, of the sorted classes' images on a logarithmic scale."""
+    """Returns the points of an SVG polygon, 100 x 100, of the sorted classes' images on a
+    logarithmic scale."""
     heights = 100 * np.log1p(totals) / np.log1p(most)
-    points = [f"{100 * i / (len(totals) - 1):.2f},{100 - height:.2f}" for i, height in enumerate(heights)]
+    points = [
+        f"{100 * i / (len(totals) - 1):.2f},{100 - height:.2f}" for i, height in enumerate(heights)
+    ]
     return " ".join(["0,100", *points, "100,100"])
 
 
@@ -204,7 +282,8 @@ def _sizes(scan):
     shapes = np.stack([scan.width[readable], scan.height[readable], scan.channels[readable]], 1)
     found, numbers = np.unique(shapes, axis=0, return_counts=True)
     order = np.argsort(-numbers, kind="stable")[:8]
-    (low_w, low_h, _), (high_w, high_h, _) = shapes.min(0), shapes.max(0)
+    (low_w, low_h, _) = shapes.min(0)
+    (high_w, high_h, _) = shapes.max(0)
     wide, high = np.median(shapes[:, :2], axis=0)
     return {
         "common": [("{}x{}x{}".format(*found[i]), int(numbers[i])) for i in order],

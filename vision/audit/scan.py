@@ -1,5 +1,5 @@
-"""One pass over all images, in parallel processes: what they are, and enough of each to compare them without reading
-them again. Imports no JAX."""
+"""One pass over all images, in parallel processes: what they are, and enough of each to compare
+them without reading them again. Imports no JAX."""
 
 import dataclasses
 import functools
@@ -12,12 +12,22 @@ from vision.data.decode import UnreadableImage, decode, format_of, to_channels
 from vision.support.processes import cores, ordered
 from vision.support.progress import track
 
-COMMON = 160  # side that every gray image is brought to before it is measured, pixels: sharpness can then be compared
+# side that every gray image is brought to before it is measured, pixels: sharpness can then be
+# compared
+COMMON = 160
 CROP = 0.05  # of a side; below are top, bottom, left and right of the whole image and of its crops
-CROPS = ((0, 0, 0, 0), (CROP, 0, 0, 0), (0, CROP, 0, 0), (0, 0, CROP, 0), (0, 0, 0, CROP), (CROP,) * 4)
+CROPS = (
+    (0, 0, 0, 0),
+    (CROP, 0, 0, 0),
+    (0, CROP, 0, 0),
+    (0, 0, CROP, 0),
+    (0, 0, 0, CROP),
+    (CROP,) * 4,
+)
 THUMBNAIL = 32  # pixels
 _CHUNK = 128  # images a task
-_SMOOTH = 8  # standard deviation of the filter that takes away what is no detail but light, of 160 pixels
+# standard deviation of the filter that takes away what is no detail but light, of 160 pixels
+_SMOOTH = 8
 
 
 @dataclasses.dataclass
@@ -31,12 +41,13 @@ class Scan:
         bytes: int64 (N,), of the file; 0 where there is none.
         digest: bytes (N,), SHA-256 of shape and decoded pixels.
         mean, std: float32 (N,), of the gray values, 0 to 255.
-        sharpness: float32 (N,), variance of the Laplacian, Pech-Pacheco et al. 2000 (doi:10.1109/ICPR.2000.903548), at
-            `COMMON` size, over that of all detail, so that neither contrast nor uneven light matter: 0 = all is smooth.
+        sharpness: float32 (N,), variance of the Laplacian, Pech-Pacheco et al. 2000
+            (doi:10.1109/ICPR.2000.903548), at `COMMON` size, over that of all detail, so that
+            neither contrast nor uneven light matter: 0 = all is smooth.
         hashes: uint64 (N, 6), ImageHash's perceptual hash of the image and of its `CROPS`.
         thumbnail: uint8 (N, 32, 32), gray.
-        channel_mean, channel_square: float64 (N, 3), means of the values in [0, 1] and of their squares; a gray image
-            counts as three equal channels.
+        channel_mean, channel_square: float64 (N, 3), means of the values in [0, 1] and of their
+            squares; a gray image counts as three equal channels.
     """
 
     reason: np.ndarray
@@ -63,9 +74,11 @@ class Scan:
         return np.array([not reason for reason in self.reason], bool)
 
     def normalization(self, rows):
-        """Returns (mean, std) of each channel over some images, in [0, 1]: what `data.mean` and `data.std` take.
+        """Returns (mean, std) of each channel over some images, in [0, 1]: what `data.mean` and
+        `data.std` take.
 
-        Each image weighs the same whatever its size, as in training, where all are brought to one size.
+        Each image weighs the same whatever its size, as in training, where all are brought to one
+        size.
 
         Args:
             rows: bool (N,) or indices; unreadable images among them must be left out.
@@ -96,10 +109,13 @@ def _measure_all(images, rows):
     found = []
     for row in rows:
         try:
-            data, reason = images.file(row), ""
+            data = images.file(row)
+            reason = ""
             pixels = images.image(row) if data is None else decode(data)  # a file is read once
         except UnreadableImage as error:
-            pixels, data, reason = None, b"", error.reason
+            pixels = None
+            data = b""
+            reason = error.reason
         found.append({"reason": reason} | (_EMPTY if pixels is None else measure(pixels, data)))
     return {name: np.stack([np.asarray(image[name]) for image in found]) for name in found[0]}
 
@@ -122,13 +138,17 @@ _EMPTY = {
 
 
 def measure(image, data):
-    """Returns {field of `Scan`: value} of an image uint8 (H, W, 1 or 3) and its file's bytes, or None."""
+    """Returns {field of `Scan`: value} of an image uint8 (H, W, 1 or 3) and its file's bytes, or
+    None."""
     height, width, channels = image.shape
     gray = to_channels(image, 1)[..., 0]
     shrinks = min(height, width) >= COMMON
-    common = cv2.resize(gray, (COMMON, COMMON), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    common = cv2.resize(
+        gray, (COMMON, COMMON), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
     mean, std = cv2.meanStdDev(image)
-    mean, std = np.resize(mean[:, 0], 3) / 255, np.resize(std[:, 0], 3) / 255
+    mean = np.resize(mean[:, 0], 3) / 255
+    std = np.resize(std[:, 0], 3) / 255
     whole = gray.astype(np.float32)
     return {
         "height": np.int32(height),
@@ -148,7 +168,11 @@ def measure(image, data):
 
 
 def _digest(image):
-    return hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).data).hexdigest().encode()
+    return (
+        hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).data)
+        .hexdigest()
+        .encode()
+    )
 
 
 def _sharpness(gray):
@@ -159,14 +183,20 @@ def _sharpness(gray):
 
 def _cut(image, top, bottom, left, right):
     height, width = image.shape
-    top, bottom, left, right = round(top * height), round(bottom * height), round(left * width), round(right * width)
+    top = round(top * height)
+    bottom = round(bottom * height)
+    left = round(left * width)
+    right = round(right * width)
     return image[top : height - bottom, left : width - right]
 
 
 def _hash(gray):
-    """Returns ImageHash's `phash` as a number of 64 bits; it would shrink the image to 32 x 32 itself, but slower."""
+    """Returns ImageHash's `phash` as a number of 64 bits; it would shrink the image to 32 x 32
+    itself, but slower."""
     import imagehash
     from PIL import Image
 
     small = cv2.resize(np.ascontiguousarray(gray), (32, 32), interpolation=cv2.INTER_AREA)
-    return int.from_bytes(np.packbits(imagehash.phash(Image.fromarray(small)).hash).tobytes(), "big")
+    return int.from_bytes(
+        np.packbits(imagehash.phash(Image.fromarray(small)).hash).tobytes(), "big"
+    )

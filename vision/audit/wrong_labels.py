@@ -1,8 +1,9 @@
 """Labels that are probably wrong: a classifier that has not seen an image is sure of another class.
 
-Confident learning, Northcutt et al. 2019 (arXiv:1911.00068), on cross-validated predictions of a linear classifier. A
-network that has learned its training labels by heart embeds a wrongly labeled image as its label says, and nothing is
-found: embed with a run that was augmented or stopped early, or with weights that never saw these labels.
+Confident learning, Northcutt et al. 2019 (arXiv:1911.00068), on cross-validated predictions of a
+linear classifier. A network that has learned its training labels by heart embeds a wrongly labeled
+image as its label says, and nothing is found: embed with a run that was augmented or stopped early,
+or with weights that never saw these labels.
 """
 
 import warnings
@@ -12,15 +13,18 @@ import numpy as np
 from vision.audit.issues import Issue
 from vision.data.findings import Finding
 
-SURE = 0.5  # probability of another class, from which its label is taken; below, the image is left out
-TRUSTED = 0.6  # share of the labels that the predictions must agree with, or they are no reason to change any
+# probability of another class, from which its label is taken; below, the image is left out
+# share of the labels that the predictions must agree with, or they are no reason to change any
+SURE = 0.5
+TRUSTED = 0.6
 
 
 def predict(embeddings, images, config):
     """Returns what each image looks like to a classifier that was fitted without it.
 
-    Logistic regression (scikit-learn) on standardized embeddings, in config.audit.folds stratified folds. The more
-    dimensions, the stronger the regularization, so that all of the weights together say equally little beforehand.
+    Logistic regression (scikit-learn) on standardized embeddings, in config.audit.folds stratified
+    folds. The more dimensions, the stronger the regularization, so that all of the weights together
+    say equally little beforehand.
 
     Args:
         embeddings: float (N, D), NaN where an image is unreadable.
@@ -28,7 +32,8 @@ def predict(embeddings, images, config):
         config: its `seed` and `audit.folds` count.
 
     Returns:
-        float32 (N, C) probabilities. NaN for unreadable images and those of classes with fewer images than folds,
+        float32 (N, C) probabilities. NaN for unreadable images and those of classes with fewer
+        images than folds,
         which no image is taken for: see `left_out`.
     """
     from sklearn.exceptions import ConvergenceWarning
@@ -47,7 +52,8 @@ def predict(embeddings, images, config):
     for seen, unseen in folds.split(x, labels):
         classifier = LogisticRegression(C=1 / x.shape[1], max_iter=100, tol=1e-3)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # what is left would change no finding
+            # what is left would change no finding
+            warnings.simplefilter("ignore", ConvergenceWarning)
             classifier.fit(x[seen], labels[seen])
         found[rows[unseen]] = 0
         found[np.ix_(rows[unseen], classifier.classes_)] = classifier.predict_proba(x[unseen])
@@ -55,7 +61,8 @@ def predict(embeddings, images, config):
 
 
 def left_out(embeddings, images, config):
-    """Returns a `Finding` for each class with fewer readable images than folds: no wrong labels are looked for in it.
+    """Returns a `Finding` for each class with fewer readable images than folds: no wrong labels are
+    looked for in it.
 
     Args:
         embeddings, images, config: as `predict`.
@@ -69,9 +76,10 @@ def left_out(embeddings, images, config):
 def find(probabilities, images, c):
     """Finds labels that are probably wrong.
 
-    The score is 1 less the probability of the label. Where another class is likelier than not, the action is to take
-    that one; where no class is, to leave the image out. There are no actions where the predictions agree with so few
-    labels that they say little. Labels of test are found too; `vision.audit.apply` takes no action on them.
+    The score is 1 less the probability of the label. Where another class is likelier than not, the
+    action is to take that one; where no class is, to leave the image out. There are no actions
+    where the predictions agree with so few labels that they say little. Labels of test are found
+    too; `vision.audit.apply` takes no action on them.
 
     Args:
         probabilities: what `predict` returns.
@@ -86,13 +94,19 @@ def find(probabilities, images, c):
         return []
     known, labels = np.unique(images.labels[rows], return_inverse=True)
     p = probabilities[np.ix_(rows, known)].astype(np.float64)
-    own, best = p[np.arange(len(rows)), labels], p.argmax(1)
+    own = p[np.arange(len(rows)), labels]
+    best = p.argmax(1)
     wrong = np.flatnonzero(_confident(labels, p) & (best != labels))
     agreed = float(np.mean(best == labels))
-    doubt = f"; but these embeddings tell only {agreed:.0%} of the labels, so look first" if agreed < TRUSTED else ""
+    doubt = (
+        f"; but these embeddings tell only {agreed:.0%} of the labels, so look first"
+        if agreed < TRUSTED
+        else ""
+    )
     issues = []
     for i in wrong[np.argsort(own[wrong], kind="stable")]:
-        name, likely = images.classes[known[best[i]]], p[i, best[i]]
+        name = images.classes[known[best[i]]]
+        likely = p[i, best[i]]
         action = "" if doubt else f"relabel:{name}" if likely >= SURE else "drop"
         says = f"looks like {name} ({likely:.0%}), not {images.classes[known[labels[i]]]} ({own[i]:.0%}){doubt}"
         issues.append(Issue(int(rows[i]), "wrong_label", float(1 - own[i]), says, action))
@@ -100,7 +114,8 @@ def find(probabilities, images, c):
 
 
 def _confident(labels, probabilities):
-    """Returns bool (N,): what both ways of pruning by the confident joint call wrong (arXiv:1911.00068, section 3.2).
+    """Returns bool (N,): what both ways of pruning by the confident joint call wrong
+    (arXiv:1911.00068, section 3.2).
 
     Each by itself finds more, but more of it is right as it was.
     """

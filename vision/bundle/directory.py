@@ -1,11 +1,13 @@
 """A bundle: a directory that holds all it takes to classify images without JAX.
 
-model.onnx    takes uint8 pixels (B, image_size, image_size, channels), RGB or gray, and returns `probabilities`,
-              float (B, C), and `embedding`, float (B, D). Normalization is part of it. Or model.tflite, the same
-              with a fixed B. model.onnx may return `heatmap`, float (B, h, w) in [0, 1], too
+model.onnx    takes uint8 pixels (B, image_size, image_size, channels), RGB or gray, and returns
+              `probabilities`, float (B, C), and `embedding`, float (B, D). Normalization is part of
+              it. Or model.tflite, the same with a fixed B. model.onnx may return `heatmap`, float
+              (B, h, w) in [0, 1], too
 bundle.json   what there is to know of it: see `write_manifest`
-sample.png    an image of the size that the model takes. What the model said of it is in bundle.json, so that whoever
-              opens the bundle can see whether it still does. Bundles whose export had no images are without
+sample.png    an image of the size that the model takes. What the model said of it is in
+              bundle.json, so that whoever opens the bundle can see whether it still does. Bundles
+              whose export had no images are without
 """
 
 import hashlib
@@ -31,43 +33,55 @@ TIE = 0.02  # how near two of them are where it may turn their order
 
 
 class Bundle:
-    """The model of a bundle, run on all cores; stands wherever a `vision.inference.Classifier` does.
+    """The model of a bundle, run on all cores; stands wherever a `vision.inference.Classifier`
+    does.
 
     Attributes:
         classes: names, in the order of the probabilities.
         file: name of the model's file, which tells its runtime.
         image_size, channels: of the images that it takes.
         resize: {"crop_fraction", "interpolation"}, what `prepare` does to images.
-        config: the `ConfigDict` of its training; where the exporter had none, the defaults without a data.source.
+        config: the `ConfigDict` of its training; where the exporter had none, the defaults without
+            a data.source.
         quality: what was measured when it was exported; None where nothing was.
         reference: statistics of the training data, for drift; None where there are none.
         model: None: there are no parameters to look into.
         temperature: 1: the probabilities are final.
-        explain: `explain(images) -> (probabilities, embeddings, heat maps)`: as `probabilities_and_embeddings`, and of
-            each image where its most probable class is seen, float32 (B, h, w) in [0, 1]; None where there are none.
+        explain: `explain(images) -> (probabilities, embeddings, heat maps)`: as
+            `probabilities_and_embeddings`, and of each image where its most probable class is seen,
+            float32 (B, h, w) in [0, 1]; None where there are none.
     """
 
-    model, temperature = None, 1.0
+    model = None
+    temperature = 1.0
 
     def __init__(self, manifest, run, explain=None):
-        self.classes, self.file = tuple(manifest["classes"]), manifest["model"]
-        self.image_size, self.channels = manifest["image_size"], manifest["channels"]
-        self.quality, self.reference = manifest["quality"], manifest["reference"]
+        self.classes = tuple(manifest["classes"])
+        self.file = manifest["model"]
+        self.image_size = manifest["image_size"]
+        self.channels = manifest["channels"]
+        self.quality = manifest["quality"]
+        self.reference = manifest["reference"]
         self.config = from_dict(manifest["config"] or {"data": {"source": ""}})
-        self.resize, self._run, self.explain = manifest["resize"], run, explain
+        self.resize = manifest["resize"]
+        self._run = run
+        self.explain = explain
 
     def prepare(self, image):
-        """Returns an image, uint8 (H, W, 1 or 3) of any size, as the model takes it: uint8 (size, size, channels)."""
+        """Returns an image, uint8 (H, W, 1 or 3) of any size, as the model takes it: uint8 (size,
+        size, channels)."""
         return resize_crop(to_channels(image, self.channels), self.image_size, **self.resize)
 
     def probabilities_and_embeddings(self, images):
-        """Returns (probabilities (B, C), embeddings (B, D)), float32, of uint8 images (B, H, W, channels)."""
+        """Returns (probabilities (B, C), embeddings (B, D)), float32, of uint8 images (B, H, W,
+        channels)."""
         return self._run(np.asarray(images))
 
     def __call__(self, images):
         """Returns (logits (B, C), embeddings (B, D)), float32, of uint8 images (B, H, W, channels).
 
-        The logits are the logarithms of the probabilities; of one that is 0, that of the smallest normal float32.
+        The logits are the logarithms of the probabilities; of one that is 0, that of the smallest
+        normal float32.
         """
         probabilities, embeddings = self.probabilities_and_embeddings(images)
         return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)), embeddings
@@ -87,7 +101,8 @@ def write_manifest(
     sample=None,
     version=__version__,
 ):
-    """Writes a bundle's `bundle.json`, with the SHA-256 of every other file that the directory holds by then.
+    """Writes a bundle's `bundle.json`, with the SHA-256 of every other file that the directory
+    holds by then.
 
     Args:
         directory: of the bundle.
@@ -99,7 +114,8 @@ def write_manifest(
         quality: what was measured of it, a dict.
         reference: statistics of the training data, for drift, a dict.
         config: of its training, a dict.
-        sample: an image of the directory and what the model says of it, as `write_sample` returns it.
+        sample: an image of the directory and what the model says of it, as `write_sample` returns
+            it.
         version: of what exported it.
 
     Raises:
@@ -143,16 +159,17 @@ def write_sample(directory, image, run):
 
 
 def open_bundle(directory, threads=0, provider="cpu"):
-    """Returns the `Bundle` in a directory, once it is sure that nothing of it is missing or has changed.
+    """Returns the `Bundle` in a directory, once it is sure that nothing of it is missing or has
+    changed.
 
     Args:
         directory: of the bundle.
         threads, provider: as `open_model` takes them.
 
     Raises:
-        UserError: there is none; its format is newer; a file is missing, or is not the one that was exported; the model
-            does not do what bundle.json says, or says something else of the sample image than when it was exported; or
-            its runtime is not installed.
+        UserError: there is none; its format is newer; a file is missing, or is not the one that was
+            exported; the model does not do what bundle.json says, or says something else of the
+            sample image than when it was exported; or its runtime is not installed.
     """
     directory = pathlib.Path(directory)
     manifest = _read(directory)
@@ -167,7 +184,8 @@ def open_bundle(directory, threads=0, provider="cpu"):
     _check_signature(model, path, manifest)
     try:
         bundle = Bundle(manifest, model.run, model.explain)
-    except (TypeError, ValueError, AttributeError) as error:  # a key of the config has changed its type
+    # a key of the config has changed its type
+    except (TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{directory / MANIFEST}: its config cannot be read: {AGAIN}") from error
     _check_outputs(bundle, path)
     if manifest.get("sample"):
@@ -181,24 +199,33 @@ def _read(directory):
     if not directory.is_dir():
         raise UserError(f"there is no bundle {directory}")
     if not file.is_file():
-        raise UserError(f"{directory} is no bundle: it has no {MANIFEST}. Give what an export has written")
+        raise UserError(
+            f"{directory} is no bundle: it has no {MANIFEST}. Give what an export has written"
+        )
     try:
         manifest = json.loads(file.read_text("utf-8"))
         number = manifest["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged: {AGAIN}") from error
     if number != FORMAT:
-        raise UserError(f"{directory} is a bundle of format {number}, this version reads {FORMAT}: {AGAIN}, or update")
-    wrong = [key for key, is_valid in VALID.items() if key not in manifest or not is_valid(manifest[key])]
+        raise UserError(
+            f"{directory} is a bundle of format {number}, this version reads {FORMAT}: {AGAIN}, or update"
+        )
+    wrong = [
+        key for key, is_valid in VALID.items() if key not in manifest or not is_valid(manifest[key])
+    ]
     if not wrong and not _is_sample(manifest.get("sample"), manifest):
         wrong = ["sample"]
     if wrong or manifest["model"] not in manifest["sha256"]:
-        raise UserError(f"{file} is damaged, its {(wrong or ['sha256'])[0]!r} is not valid: {AGAIN}")
+        raise UserError(
+            f"{file} is damaged, its {(wrong or ['sha256'])[0]!r} is not valid: {AGAIN}"
+        )
     return manifest
 
 
 def _is_sample(value, manifest):
-    """Whether it is none, as of bundles before there were any, or a file of the bundle with a number for each class."""
+    """Whether it is none, as of bundles before there were any, or a file of the bundle with a
+    number for each class."""
     if value is None:
         return True
     if not isinstance(value, dict) or value.keys() != {"file", "probabilities"}:
@@ -213,7 +240,11 @@ def _is_resize(value):
     if not isinstance(value, dict) or value.keys() != {"crop_fraction", "interpolation"}:
         return False
     fraction = value["crop_fraction"]
-    return isinstance(fraction, int | float) and 0 < fraction <= 1 and value["interpolation"] in INTERPOLATIONS
+    return (
+        isinstance(fraction, int | float)
+        and 0 < fraction <= 1
+        and value["interpolation"] in INTERPOLATIONS
+    )
 
 
 def _is_digests(value):
@@ -266,15 +297,26 @@ def _check_outputs(bundle, path):
             f"{len(bundle.classes)} classes: {AGAIN}"
         )
     if not abs(probabilities.sum() - 1) < 1e-2 or embeddings.ndim != 2 or len(embeddings) != 1:
-        raise UserError(f"{path} does not give probabilities, which sum to 1, and an embedding an image: {AGAIN}")
+        raise UserError(
+            f"{path} does not give probabilities, which sum to 1, and an embedding an image: {AGAIN}"
+        )
     if bundle.explain is not None:
         heat = bundle.explain(image)[2]
-        if heat.ndim != 3 or len(heat) != 1 or not heat.size or not (heat >= 0).all() or not (heat <= 1).all():
-            raise UserError(f"{path} does not give a heat map an image, with numbers from 0 to 1: {AGAIN}")
+        if (
+            heat.ndim != 3
+            or len(heat) != 1
+            or not heat.size
+            or not (heat >= 0).all()
+            or not (heat <= 1).all()
+        ):
+            raise UserError(
+                f"{path} does not give a heat map an image, with numbers from 0 to 1: {AGAIN}"
+            )
 
 
 def _check_sample(bundle, directory, sample):
-    """Raises `UserError` where the model says something else of its sample image than when it was exported."""
+    """Raises `UserError` where the model says something else of its sample image than when it was
+    exported."""
     path = directory / sample["file"]
     try:
         image = bundle.prepare(decode(path))

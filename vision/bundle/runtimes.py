@@ -26,9 +26,10 @@ class Model(NamedTuple):
     Attributes:
         inputs: of each (dtype's name, shape without the batch).
         outputs: their names.
-        run: `run(images) -> (probabilities (B, C), embedding (B, D))`, float32, of any number of uint8 images (B, H, W,
-            channels); threads may share it.
-        explain: the same with heat maps, float32 (B, h, w) in [0, 1], as a third array; None where the model has none.
+        run: `run(images) -> (probabilities (B, C), embedding (B, D))`, float32, of any number of
+            uint8 images (B, H, W, channels); threads may share it.
+        explain: the same with heat maps, float32 (B, h, w) in [0, 1], as a third array; None where
+            the model has none.
     """
 
     inputs: list
@@ -43,15 +44,17 @@ def open_model(path, threads=0, provider="cpu"):
     Args:
         path: .onnx or .tflite.
         threads: that run it; 0 = as many as there are cores.
-        provider: one of `PROVIDERS`; a .tflite runs on the CPU alone. On a GPU a batch is filled up to a power of two,
-            because each size that is new costs it time.
+        provider: one of `PROVIDERS`; a .tflite runs on the CPU alone. On a GPU a batch is filled up
+            to a power of two, because each size that is new costs it time.
 
     Raises:
         UserError: the file or its runtime cannot be loaded.
     """
     path = pathlib.Path(path)
     if path.suffix not in RUNTIMES:
-        raise UserError(f"{path} cannot be run: a bundle's model is {' or '.join(RUNTIMES)}. Export to ONNX")
+        raise UserError(
+            f"{path} cannot be run: a bundle's model is {' or '.join(RUNTIMES)}. Export to ONNX"
+        )
     return RUNTIMES[path.suffix](path, threads or cores(), provider)
 
 
@@ -63,7 +66,9 @@ def _open_onnx(path, threads, provider):
         raise UserError("a bundle needs ONNX Runtime: pip install 'vision[serving]'") from error
     first = PROVIDERS[provider][0]
     if first not in onnxruntime.get_available_providers():
-        raise UserError(f"this ONNX Runtime has no {first}: pip install onnxruntime-gpu in place of onnxruntime")
+        raise UserError(
+            f"this ONNX Runtime has no {first}: pip install onnxruntime-gpu in place of onnxruntime"
+        )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors
@@ -72,9 +77,13 @@ def _open_onnx(path, threads, provider):
     except Exception as error:  # its exceptions have no common type
         raise _damaged(path, error) from error
     if session.get_providers()[0] != first:  # it goes on with the others
-        raise UserError(f"{first} cannot start: see that the GPU's libraries are those that this ONNX Runtime needs")
-    inputs, outputs = session.get_inputs(), [output.name for output in session.get_outputs()]
-    batch = inputs[0].shape[0] if inputs and inputs[0].shape else None  # a number, or a name where any number goes
+        raise UserError(
+            f"{first} cannot start: see that the GPU's libraries are those that this ONNX Runtime needs"
+        )
+    inputs = session.get_inputs()
+    outputs = [output.name for output in session.get_outputs()]
+    # a number, or a name where any number goes
+    batch = inputs[0].shape[0] if inputs and inputs[0].shape else None
     fixed = batch if isinstance(batch, int) else 0
 
     def run(images, names=OUTPUTS):
@@ -95,13 +104,16 @@ def _open_tflite(path, threads, provider):
     except ImportError as error:
         raise UserError(f"{path} needs LiteRT: pip install ai-edge-litert") from error
     try:
-        # Of a path it would map the file, so that whoever writes to it later changes or ends what runs.
+        # Of a path it would map the file, so that whoever writes to it later changes or ends what
+        # runs.
         interpreter = Interpreter(model_content=path.read_bytes(), num_threads=threads)
         interpreter.allocate_tensors()
         signature = interpreter.get_signature_runner()
     except (ValueError, RuntimeError) as error:
         raise _damaged(path, error) from error
-    inputs, lock = signature.get_input_details(), threading.Lock()  # an interpreter is one buffer for each tensor
+    # an interpreter is one buffer for each tensor
+    inputs = signature.get_input_details()
+    lock = threading.Lock()
 
     def run(images):
         with lock:
@@ -121,9 +133,11 @@ def _damaged(path, error):
 
 
 def batched(run, size):
-    """Returns a function that calls `run(images) -> arrays` with `size` images at a time, the last ones filled up.
+    """Returns a function that calls `run(images) -> arrays` with `size` images at a time, the last
+    ones filled up.
 
-    It then returns a tuple of arrays with as many rows as there were images. `size` 0 = all at once.
+    It then returns a tuple of arrays with as many rows as there were images. `size` 0 = all at
+    once.
     """
     if not size:
         return lambda images: tuple(run(images))

@@ -25,10 +25,13 @@ from vision.support.files import write_json
 from vision.training.loop import build_step
 
 TARGETS = ("parameters", "flops", "latency")
-# {width: from it on, what is left is a multiple of this}, which vector units like. In ONNX Runtime 1.31 on a core with
-# AVX-512, an INT8 depthwise convolution of 32x48x48 takes 1.4 ms with 32 channels, 2.0 with 24 and 3.9 with 28.
+# {width: from it on, what is left is a multiple of this}, which vector units like. In ONNX Runtime
+# 1.31 on a core with AVX-512, an INT8 depthwise convolution of 32x48x48 takes 1.4 ms with 32
+# channels, 2.0 with 24 and
+# 3.9 with 28.
 ALIGNED = {32: 16, 16: 8, 8: 4}
-FLOOR = 0.1  # of each layer's channels: with 8 of the last 1,280 left, EfficientNet-Lite0 lost 7 points on NEU
+# of each layer's channels: with 8 of the last 1,280 left, EfficientNet-Lite0 lost 7 points on NEU
+FLOOR = 0.1
 TRIES = 8  # measurements of latency, at most
 RECORD = "pruning.json"
 
@@ -43,33 +46,49 @@ class Pruned:
     """
 
     def __init__(self, config, arrays, record):
-        self.config, self.arrays, self.record = config, arrays, record
+        self.config = config
+        self.arrays = arrays
+        self.record = record
 
 
-def prune(classifier, groups, scores, ratio, target="parameters", *, part=1.0, original=None, batch=BATCH, floor=FLOOR):
+def prune(
+    classifier,
+    groups,
+    scores,
+    ratio,
+    target="parameters",
+    *,
+    part=1.0,
+    original=None,
+    batch=BATCH,
+    floor=FLOOR,
+):
     """Returns the `Pruned` model of a classifier, without the channels of the lowest scores.
 
-    The best channels of each group stay, and from 8 channels on a multiple of 4, from 16 on of 8, from 32 on of 16.
+    The best channels of each group stay, and from 8 channels on a multiple of 4, from 16 on of 8,
+    from 32 on of 16.
 
     Args:
         classifier: a `vision.inference.Classifier`.
         groups: from `vision.compression.groups.find_groups`.
         scores: of each group an array, from `vision.compression.importance`; infinite = it stays.
         ratio: share of the target that goes at least.
-        target: one of `TARGETS`. Latency is measured: a share of it may be too high or too low by what the machine's
-            other work makes of it.
+        target: one of `TARGETS`. Latency is measured: a share of it may be too high or too low by
+            what the machine's other work makes of it.
         part: how far to go, in (0, 1]: what is left is then (1 - ratio)^part.
         original: the classifier that the target is a share of; None = the same.
         batch: images at a time that latency is measured with.
-        floor: share of the original's channels that stays in each group at least, in [0, 1), and no less than one. A
-            layer whose scores are low as a whole would be emptied otherwise (Tanaka et al. 2020, arXiv:2006.05467).
+        floor: share of the original's channels that stays in each group at least, in [0, 1), and no
+            less than one. A layer whose scores are low as a whole would be emptied otherwise
+            (Tanaka et al. 2020, arXiv:2006.05467).
 
     Raises:
         UserError: so much cannot go without emptying a layer, not even in all parts together.
     """
     whole = groups if original is None else find_groups(original.model, *_image(original))
     scores = [_with_floor(s, floor * len(group)) for s, group in zip(scores, whole, strict=True)]
-    arrays, original = surgery.arrays(classifier.model), original or classifier
+    arrays = surgery.arrays(classifier.model)
+    original = original or classifier
     measure = _measure(classifier, arrays, groups, target, original, batch)
 
     known = {}
@@ -87,14 +106,19 @@ def prune(classifier, groups, scores, ratio, target="parameters", *, part=1.0, o
             f"importance without emptying a layer, of which {floor:.0%} stay: choose a lower --ratio or --floor, or "
             "another --importance"
         )
-    thresholds = np.unique(np.concatenate([np.zeros(0), *(score[np.isfinite(score)] for score in scores)]))
+    thresholds = np.unique(
+        np.concatenate([np.zeros(0), *(score[np.isfinite(score)] for score in scores)])
+    )
     tries = TRIES if target == "latency" else math.inf
-    low, high = 0, len(thresholds) - 1  # the lowest by which it is small enough
+    # the lowest by which it is small enough
+    low = 0
+    high = len(thresholds) - 1
     while low < high and len(known) < tries:
         middle = (low + high) // 2
         tried = without(thresholds[middle])
         if tried[1]["share"] <= (1 - ratio) ** part:
-            (kept, found), high = tried, middle
+            (kept, found) = tried
+            high = middle
         else:
             low = middle + 1
     config = _narrowed(classifier, arrays, _lengths(arrays, groups, kept))
@@ -102,7 +126,9 @@ def prune(classifier, groups, scores, ratio, target="parameters", *, part=1.0, o
         (surgery.count(m)[0], multiply_adds(m, *_image(classifier)))
         for m in (original.model, _build(classifier, config))
     ]
-    counts = dict(zip(("parameters", "multiply-adds"), map(list, zip(*sizes, strict=True)), strict=True))
+    counts = dict(
+        zip(("parameters", "multiply-adds"), map(list, zip(*sizes, strict=True)), strict=True)
+    )
     layers = {g.name: [len(g), int(k.sum())] for g, k in zip(groups, kept, strict=True)}
     return Pruned(config, cut(arrays, groups, kept), {"counts": counts, "layers": layers} | found)
 
@@ -115,7 +141,8 @@ def _with_floor(scores, count):
 
 
 def _measure(classifier, arrays, groups, target, original, batch):
-    """Returns a function of which channels stay: {"share": of the target that is left}, of latency with "latency"."""
+    """Returns a function of which channels stay: {"share": of the target that is left}, of latency
+    with "latency"."""
     check_choice("--target", target, TARGETS)
 
     def smaller(kept):
@@ -134,15 +161,23 @@ def _measure(classifier, arrays, groups, target, original, batch):
         whole = multiply_adds(original.model, *_image(original))
 
         def measure(kept):
-            return {"share": multiply_adds(_build(classifier, smaller(kept)), *_image(classifier)) / whole}
+            return {
+                "share": multiply_adds(_build(classifier, smaller(kept)), *_image(classifier))
+                / whole
+            }
 
     else:
-        learned = {name for name, v in surgery.names(classifier.model).items() if isinstance(v, nnx.Param)}
+        learned = {
+            name for name, v in surgery.names(classifier.model).items() if isinstance(v, nnx.Param)
+        }
         whole = surgery.count(original.model)[0]
 
         def measure(kept):
             shapes = _lengths(arrays, groups, kept)
-            return {"share": sum(math.prod(shape) for name, shape in shapes.items() if name in learned) / whole}
+            return {
+                "share": sum(math.prod(shape) for name, shape in shapes.items() if name in learned)
+                / whole
+            }
 
     return measure
 
@@ -180,7 +215,8 @@ def _lengths(arrays, groups, kept):
 
 
 def _keep(scores, threshold):
-    """Returns of each group which channels stay: bool arrays, True above the threshold, up to rounding."""
+    """Returns of each group which channels stay: bool arrays, True above the threshold, up to
+    rounding."""
     kept = []
     for score in scores:
         count = int(((score > threshold) | np.isinf(score)).sum())
@@ -195,11 +231,16 @@ def _keep(scores, threshold):
 def _narrowed(classifier, arrays, lengths):
     """Returns the run's config for a model of these shapes, which is to be trained as a whole."""
     config = classifier.config.copy_and_resolve_references()
-    before = of_option(config.model.options.to_dict().get(OPTION, {}))  # of a run that was pruned already
+    # of a run that was pruned already
+    before = of_option(config.model.options.to_dict().get(OPTION, {}))
     narrower = {n: s for n, s in lengths.items() if n in before or tuple(s) != arrays[n].shape}
     config.model.options[OPTION] = as_option(narrower)
-    config.model.pretrained, config.transfer.mode, config.transfer.cache_embeddings = "", "full", False
-    config.transfer.depth, config.transfer.trainable, config.imbalance.retrain_head = 0, "", 0.0
+    config.model.pretrained = ""
+    config.transfer.mode = "full"
+    config.transfer.cache_embeddings = False
+    config.transfer.depth = 0
+    config.transfer.trainable = ""
+    config.imbalance.retrain_head = 0.0
     if config.imbalance.sampling == "smote":  # which is for embeddings that do not change
         config.imbalance.sampling = "over"
     return config

@@ -1,7 +1,7 @@
 """Pruning a run in one step, or in several with training between them, which costs less accuracy.
 
-Li et al. 2016 (arXiv:1608.08710), section 3.4, "prune and retrain iteratively". Of N steps each leaves the same share
-of what the one before has left.
+Li et al. 2016 (arXiv:1608.08710), section 3.4, "prune and retrain iteratively". Of N steps each
+leaves the same share of what the one before has left.
 """
 
 import json
@@ -18,18 +18,20 @@ from vision.training.run import run
 def prune_run(config, asked, out, say=print):
     """Prunes a run; in several steps, where they are asked for, with a training after each.
 
-    Each step makes a run of its own: OUT-1, OUT-2, ..., and the last OUT. What an interrupted call has done, another
-    one finds there and goes on.
+    Each step makes a run of its own: OUT-1, OUT-2, ..., and the last OUT. What an interrupted call
+    has done, another one finds there and goes on.
 
     Args:
         config: what the pruned runs are trained by: the run's own, maybe changed.
         asked: {"run": its directory, "ratio", "target", "importance", "batch", "floor": see
-            `vision.compression.cut.prune`, "steps": how many}, and what else the records are to tell.
+            `vision.compression.cut.prune`, "steps": how many}, and what else the records are to
+            tell.
         out: `pathlib.Path` of the last step's directory.
         say: called with a line of text about what is done.
 
     Returns:
-        The record of the last step, as its pruning.json has it; None where its training was interrupted.
+        The record of the last step, as its pruning.json has it; None where its training was
+        interrupted.
 
     Raises:
         UserError: so much cannot go; a directory holds something else, or cannot be written.
@@ -37,14 +39,18 @@ def prune_run(config, asked, out, say=print):
     """
     places = [*(pathlib.Path(f"{out}-{i}") for i in range(1, asked["steps"])), out]
     begun = [i for i, place in enumerate(places) if _is_pruned(place, asked | {"step": i + 1})]
-    original, first = from_run(asked["run"]), max(begun, default=-1)
+    original = from_run(asked["run"])
+    first = max(begun, default=-1)
     for i in range(max(first, 0), len(places)):
-        place, wanted = places[i], asked | {"step": i + 1}
+        place = places[i]
+        wanted = asked | {"step": i + 1}
         if i > first:
             _step(original, config, wanted, places[i - 1], place)
         record = json.loads((place / RECORD).read_text())
         if len(places) > 1:
-            say(f"step {i + 1} of {len(places)}: {record['share']:.1%} of the {asked['target']} are left; {place}")
+            say(
+                f"step {i + 1} of {len(places)}: {record['share']:.1%} of the {asked['target']} are left; {place}"
+            )
             if (
                 not (place / "result.json").is_file()
                 and run(read_run(place)[0], place, again="the same command") is None
@@ -54,7 +60,8 @@ def prune_run(config, asked, out, say=print):
 
 
 def _is_pruned(place, wanted):
-    """Returns whether a step has made a directory already; raises `UserError` where anything else has."""
+    """Returns whether a step has made a directory already; raises `UserError` where anything else
+    has."""
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return False
     try:
@@ -73,18 +80,24 @@ def _is_pruned(place, wanted):
 
 
 def _step(original, config, wanted, before, place):
-    """Prunes the original, or what the step before has trained, as far as a step goes, and writes the run."""
-    number, steps, source = wanted["step"], wanted["steps"], wanted["run"]
-    classifier, layers = (
-        Classifier(config, original.model, original.classes, original.image_size, original.channels),
-        {},
+    """Prunes the original, or what the step before has trained, as far as a step goes, and writes
+    the run."""
+    number = wanted["step"]
+    steps = wanted["steps"]
+    source = wanted["run"]
+    classifier = Classifier(
+        config, original.model, original.classes, original.image_size, original.channels
     )
+    layers = {}
     if number > 1:
-        source, classifier = before, from_run(before)
+        source = before
+        classifier = from_run(before)
         layers = json.loads((before / RECORD).read_text())["layers"]
     groups, scores = importance.measure(classifier, wanted["importance"])
     goal = {name: wanted[name] for name in ("ratio", "target", "batch", "floor")}
     pruned = prune(classifier, groups, scores, **goal, part=number / steps, original=original)
-    whole = {name: [layers.get(name, own)[0], own[1]] for name, own in pruned.record["layers"].items()}
+    whole = {
+        name: [layers.get(name, own)[0], own[1]] for name, own in pruned.record["layers"].items()
+    }
     pruned.record = wanted | pruned.record | {"layers": whole}
     write(pruned, source, place)

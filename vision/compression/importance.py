@@ -1,7 +1,9 @@
-"""How much a model's channels matter: of each `vision.compression.groups.Group` an array, one number a channel.
+"""How much a model's channels matter: of each `vision.compression.groups.Group` an array, one
+number a channel.
 
-What numbers of different layers may be compared with: Li et al. prune the same share of every layer, as sizes of
-weights say little across layers; the other two compare all channels of a network.
+What numbers of different layers may be compared with: Li et al. prune the same share of every
+layer, as sizes of weights say little across layers; the other two compare all channels of a
+network.
 """
 
 import jax
@@ -17,7 +19,9 @@ from vision.models import surgery
 from vision.objectives.supervised import cross_entropy
 
 IMPORTANCES = ("l1", "bn", "taylor")
-BATCH, BATCHES = 32, 16  # training images that Taylor importance is measured on
+# training images that Taylor importance is measured on
+BATCH = 32
+BATCHES = 16
 
 
 def measure(classifier, name):
@@ -29,20 +33,25 @@ def measure(classifier, name):
     groups = find_groups(classifier.model, classifier.image_size, classifier.channels)
     if name == "taylor":
         c = classifier.config.copy_and_resolve_references()
-        c.data.image_size, c.data.channels = classifier.image_size, classifier.channels
-        return groups, taylor(groups, classifier, open_data(c, parallel.make_mesh(1)).loaders["train"])
+        c.data.image_size = classifier.image_size
+        c.data.channels = classifier.channels
+        return groups, taylor(
+            groups, classifier, open_data(c, parallel.make_mesh(1)).loaders["train"]
+        )
     return groups, {"l1": l1, "bn": bn}[name](groups, surgery.arrays(classifier.model))
 
 
 def l1(groups, arrays):
-    """Rank of the filters' L1 norm within the group, in (0, 1]. Li et al. 2016 (arXiv:1608.08710), section 3.1.
+    """Rank of the filters' L1 norm within the group, in (0, 1]. Li et al. 2016 (arXiv:1608.08710),
+    section 3.1.
 
     Args:
         groups: from `vision.compression.groups.find_groups`.
         arrays: {name: array} of the model's variables.
     """
     norms = [
-        sum(_gathered(np.abs(arrays[name]), axis, g.parts[name, axis]) for name, axis in g.filters) for g in groups
+        sum(_gathered(np.abs(arrays[name]), axis, g.parts[name, axis]) for name, axis in g.filters)
+        for g in groups
     ]
     return [(norm.argsort(kind="stable").argsort() + 1) / len(norm) for norm in norms]
 
@@ -61,10 +70,11 @@ def bn(groups, arrays):
 
 
 def taylor(groups, classifier, loader):
-    """What removing a channel changes the loss by, squared, to first order. Molchanov et al. 2019 (arXiv:1906.10771).
+    """What removing a channel changes the loss by, squared, to first order. Molchanov et al. 2019
+    (arXiv:1906.10771).
 
-    Equation 8 there, of the weights by which later layers take the channel in: without them it is gone. The mean over
-    batches of training images.
+    Equation 8 there, of the weights by which later layers take the channel in: without them it is
+    gone. The mean over batches of training images.
 
     Args:
         groups: see `l1`.
@@ -72,12 +82,15 @@ def taylor(groups, classifier, loader):
         loader: the training split of `vision.data.pipeline.Data`.
     """
     graph, params, rest = nnx.split(classifier.model, nnx.Param, ...)
-    d, dtype = classifier.config.data, jnp.promote_types(classifier.config.model.dtype, "float32")
+    d = classifier.config.data
+    dtype = jnp.promote_types(classifier.config.model.dtype, "float32")
 
     @jax.jit
     def changes(params, images, labels):
         def loss(params):
-            logits = nnx.merge(graph, params, rest, copy=True)(normalize(images, d.normalize, d.mean, d.std, dtype))
+            logits = nnx.merge(graph, params, rest, copy=True)(
+                normalize(images, d.normalize, d.mean, d.std, dtype)
+            )
             return cross_entropy(logits, jax.nn.one_hot(labels, logits.shape[-1])).mean()
 
         return jax.tree.map(jnp.multiply, jax.grad(loss)(params), params)
@@ -86,13 +99,22 @@ def taylor(groups, classifier, loader):
     for batch in loader.train_batches(((step, 1) for step in range(BATCHES)), BATCH):
         source = {key: values[batch["index"]] for key, values in loader.data.items()} or batch
         found = nnx.to_flat_state(changes(params, source["image"], source["label"]))
-        arrays = {".".join(map(str, path)): np.asarray(v.get_value(), np.float64) for path, v in found}
+        arrays = {
+            ".".join(map(str, path)): np.asarray(v.get_value(), np.float64) for path, v in found
+        }
         for score, group in zip(scores, groups, strict=True):
-            score += sum(_gathered(arrays[name], axis, group.parts[name, axis]) for name, axis in group.readers) ** 2
+            score += (
+                sum(
+                    _gathered(arrays[name], axis, group.parts[name, axis])
+                    for name, axis in group.readers
+                )
+                ** 2
+            )
     return [score / BATCHES for score in scores]
 
 
 def _gathered(array, axis, indices):
-    """Returns the sums of an array over what belongs to each channel along one axis: float64 (N,)."""
+    """Returns the sums of an array over what belongs to each channel along one axis: float64
+    (N,)."""
     others = tuple(i for i in range(array.ndim) if i != axis)
     return array.sum(others, dtype=np.float64)[indices].sum(1)

@@ -1,9 +1,11 @@
-"""INT8 by ONNX Runtime: unsigned activations, signed weights with a scale for each channel, in the QDQ format.
+"""INT8 by ONNX Runtime: unsigned activations, signed weights with a scale for each channel, in the
+QDQ format.
 
-Products and convolutions with constant weights become integer arithmetic, and what lies between two convolutions does
-too: additions, pools, activations. What follows a matrix product stays in float, and so do normalizations, softmax
-and attention, which are small and lose most. On a CPU without integer dot products (VNNI), sums of two products of 8
-bits saturate at 16; there weights have 7 bits (Jacob et al. 2018, arXiv:1712.05877, for the arithmetic).
+Products and convolutions with constant weights become integer arithmetic, and what lies between two
+convolutions does too: additions, pools, activations. What follows a matrix product stays in float,
+and so do normalizations, softmax and attention, which are small and lose most. On a CPU without
+integer dot products (VNNI), sums of two products of 8 bits saturate at 16; there weights have 7
+bits (Jacob et al. 2018, arXiv:1712.05877, for the arithmetic).
 """
 
 import contextlib
@@ -23,13 +25,27 @@ from vision.export.onnx import save
 METHODS = ("minmax", "entropy", "percentile")
 LEAST = 16  # images to calibrate with
 CHUNK = 8  # images whose activations are in memory at a time
-BINS = {"minmax": {}, "entropy": {"num_bins": 512}, "percentile": {"num_bins": 2048, "symmetric": False}}
-DOT_PRODUCTS = ("avx512_vnni", "avx_vnni", "asimddp")  # of 8-bit numbers into 32 bits, as Linux names them
+BINS = {
+    "minmax": {},
+    "entropy": {"num_bins": 512},
+    "percentile": {"num_bins": 2048, "symmetric": False},
+}
+# of 8-bit numbers into 32 bits, as Linux names them
+DOT_PRODUCTS = ("avx512_vnni", "avx_vnni", "asimddp")
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 WEIGHTED = (*CONVOLUTIONS, "Gemm", "MatMul")
 BETWEEN = (
     *("Add", "Mul", "Relu", "Clip", "LeakyRelu", "Concat", "Split", "Slice", "Pad"),
-    *("MaxPool", "AveragePool", "GlobalAveragePool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"),
+    *(
+        "MaxPool",
+        "AveragePool",
+        "GlobalAveragePool",
+        "Reshape",
+        "Transpose",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+    ),
 )
 NEEDS = "quantizing needs more: pip install 'vision[compression]'"
 
@@ -38,7 +54,8 @@ def quantize(model_path, out_path, images, method="minmax", keep_float=(), weigh
     """Writes a float32 ONNX model again, in INT8.
 
     Args:
-        model_path: of a model whose one input is uint8 images, as `vision.export.onnx.write` writes it.
+        model_path: of a model whose one input is uint8 images, as `vision.export.onnx.write` writes
+            it.
         out_path: where to.
         images: uint8 (N, H, W, C), of the training split; they give the activations' ranges.
         method, weight_bits: see `Calibrated`.
@@ -60,30 +77,35 @@ def dot_product():
 
 
 class Calibrated:
-    """A float32 model and the range of each of its activations: INT8 models are made from it, as many as one likes.
+    """A float32 model and the range of each of its activations: INT8 models are made from it, as
+    many as one likes.
 
     Args:
         path: of the model, ONNX.
         images: uint8 (N, H, W, C), at least `LEAST`.
-        method: how an activation's range follows from its values on these images: "minmax", all of them; "entropy",
-            the range whose 8-bit histogram tells most of them (Migacz 2017, TensorRT); "percentile", all but the
-            1e-5 that are farthest out.
+        method: how an activation's range follows from its values on these images: "minmax", all of
+            them; "entropy", the range whose 8-bit histogram tells most of them (Migacz 2017,
+            TensorRT); "percentile", all but the 1e-5 that are farthest out.
         weight_bits: 8, or 7 for CPUs without integer dot products; 0 = as this CPU is.
 
     Attributes:
-        layers: {name: what it is} of every layer with weights that can be INT8, in the graph's order.
+        layers: {name: what it is} of every layer with weights that can be INT8, in the graph's
+            order.
         weight_bits: 7 or 8.
 
     Raises:
-        UserError: the model cannot be read, is quantized already, or has no layer to quantize; too few images, or of
-            another size; `method` is unknown; ONNX Runtime's quantizer is not installed.
+        UserError: the model cannot be read, is quantized already, or has no layer to quantize; too
+            few images, or of another size; `method` is unknown; ONNX Runtime's quantizer is not
+            installed.
     """
 
     def __init__(self, path, images, method="minmax", weight_bits=0):
         check_choice("calibration", method, METHODS)
         check_choice("weight_bits", weight_bits, (0, 7, 8))
         if len(images) < LEAST:
-            raise UserError(f"{len(images)} images to calibrate with are too few: give at least {LEAST}")
+            raise UserError(
+                f"{len(images)} images to calibrate with are too few: give at least {LEAST}"
+            )
         self.weight_bits = weight_bits or (7 if dot_product() == "none" else 8)
         with tempfile.TemporaryDirectory() as folder, _quiet():
             prepared = pathlib.Path(folder, "prepared.onnx")
@@ -96,7 +118,9 @@ class Calibrated:
                 if node.op_type in WEIGHTED and node.input[1] in constants
             }
             if not self.layers:
-                raise UserError(f"{path} has no convolution and no product with constant weights: nothing to quantize")
+                raise UserError(
+                    f"{path} has no convolution and no product with constant weights: nothing to quantize"
+                )
             chosen = set(_chosen(graph, self.layers))
             kinds = sorted({node.op_type for node in graph.node if node.name in chosen})
             self._ranges = _ranges(prepared, images, method, kinds, folder)
@@ -116,7 +140,15 @@ class Calibrated:
             ops = [*WEIGHTED, *BETWEEN]
             with _quiet():
                 quantizer = QDQQuantizer(
-                    model, True, self.weight_bits == 7, *kinds, self._ranges, nodes, [], ops, options
+                    model,
+                    True,
+                    self.weight_bits == 7,
+                    *kinds,
+                    self._ranges,
+                    nodes,
+                    [],
+                    ops,
+                    options,
                 )
                 model = quantizer.quantize_model()
         _derive(model.graph)
@@ -125,8 +157,11 @@ class Calibrated:
 
 
 def is_quantized(path):
-    """Whether an ONNX file holds 8-bit numbers already; raises `UserError` where it cannot be read."""
-    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in _load(path).graph.node)
+    """Whether an ONNX file holds 8-bit numbers already; raises `UserError` where it cannot be
+    read."""
+    return any(
+        node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in _load(path).graph.node
+    )
 
 
 def _load(path):
@@ -141,7 +176,8 @@ def _load(path):
 
 
 def _prepare(path, prepared):
-    """Writes the model as the quantizer needs it, batch norms folded and every shape known, and returns it."""
+    """Writes the model as the quantizer needs it, batch norms folded and every shape known, and
+    returns it."""
     if is_quantized(path):
         raise UserError(f"{path} is quantized already: give the float32 model")
     try:
@@ -154,7 +190,8 @@ def _prepare(path, prepared):
     model = onnx.load(prepared)
     if any(array.data_type == onnx.TensorProto.FLOAT16 for array in model.graph.initializer):
         raise UserError(f"{path} is in float16: give the float32 model")
-    for i, node in enumerate(model.graph.node):  # the quantizer knows nodes by their names, which need not differ
+    # the quantizer knows nodes by their names, which need not differ
+    for i, node in enumerate(model.graph.node):
         node.name = f"{node.op_type}_{i}"
     onnx.save(model, prepared)
     return load_model_with_shape_infer(prepared)
@@ -171,8 +208,11 @@ def _describe(node, weights):
 
 
 def _chosen(graph, layers):
-    """Returns the names of the nodes that become INT8: some layers, and what lies between two convolutions."""
-    constants, integer, found = {array.name for array in graph.initializer}, set(), []
+    """Returns the names of the nodes that become INT8: some layers, and what lies between two
+    convolutions."""
+    constants = {array.name for array in graph.initializer}
+    integer = set()
+    found = []
     for node in graph.node:
         if node.name in layers:
             found.append(node.name)
@@ -186,7 +226,8 @@ def _chosen(graph, layers):
 
 
 def _ranges(path, images, method, ops, folder):
-    """Returns the ranges of what goes into and comes out of some operators, as `onnxruntime.quantization` has them."""
+    """Returns the ranges of what goes into and comes out of some operators, as
+    `onnxruntime.quantization` has them."""
     from onnxruntime.quantization import CalibrationMethod, create_calibrator
 
     kind = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}[method]
@@ -199,7 +240,9 @@ def _ranges(path, images, method, ops, folder):
     )
     (taken,) = calibrator.infer_session.get_inputs()
     if images.dtype != np.uint8 or list(images.shape[1:]) != taken.shape[1:]:
-        raise UserError(f"the model takes uint8 images of {taken.shape[1:]}, not {images.dtype} of {images.shape[1:]}")
+        raise UserError(
+            f"the model takes uint8 images of {taken.shape[1:]}, not {images.dtype} of {images.shape[1:]}"
+        )
     size = taken.shape[0] if isinstance(taken.shape[0], int) else CHUNK
     for start in range(0, len(images), size):
         chunk = np.take(images, range(start, start + size), axis=0, mode="wrap")  # all of one size
@@ -223,8 +266,9 @@ def _reader(name, images):
 def _derive(graph):
     """Leaves out what a runtime knows or computes as it loads.
 
-    The scales of biases are products of two others; the zero points of biases and of convolutions' weights are 0. Those
-    of other weights stay: without them ONNX Runtime computes the product in float.
+    The scales of biases are products of two others; the zero points of biases and of convolutions'
+    weights are 0. Those of other weights stay: without them ONNX Runtime computes the product in
+    float.
     """
     from onnx import helper
 
@@ -235,10 +279,16 @@ def _derive(graph):
         if node.op_type not in WEIGHTED:
             continue
         taken, weights, bias = (made_by.get(name) for name in (*node.input, "", "")[:3])
-        if node.op_type in CONVOLUTIONS and weights is not None and weights.op_type == "DequantizeLinear":
+        if (
+            node.op_type in CONVOLUTIONS
+            and weights is not None
+            and weights.op_type == "DequantizeLinear"
+        ):
             del weights.input[2:]
         if bias is not None and bias.op_type == "DequantizeLinear" and bias.input[1] in arrays:
-            products.append(helper.make_node("Mul", [taken.input[1], weights.input[1]], [bias.input[1]]))
+            products.append(
+                helper.make_node("Mul", [taken.input[1], weights.input[1]], [bias.input[1]])
+            )
             del bias.input[2:]
     nodes = [*products, *graph.node]
     del graph.node[:]
@@ -250,12 +300,15 @@ def _derive(graph):
 
 
 def _shrink(model):
-    """Drops what no runtime needs: shapes within and long names; and holds equal constants, such as zeros, once."""
+    """Drops what no runtime needs: shapes within and long names; and holds equal constants, such as
+    zeros, once."""
     from onnx import numpy_helper
 
     graph = model.graph
     del graph.value_info[:], model.metadata_props[:]
-    short, held, kept = {value.name: value.name for value in (*graph.input, *graph.output)}, {}, []
+    short = {value.name: value.name for value in (*graph.input, *graph.output)}
+    held = {}
+    kept = []
     for array in graph.initializer:
         values = numpy_helper.to_array(array)
         key = (array.data_type, values.shape, values.tobytes())

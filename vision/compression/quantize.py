@@ -1,20 +1,25 @@
-"""Makes an INT8 bundle of a float32 one, and measures what that costs in accuracy and brings in size and speed.
+"""Makes an INT8 bundle of a float32 one, and measures what that costs in accuracy and brings in
+size and speed.
 
     python -m vision.compression.quantize --bundle bundles/pets --out bundles/pets-int8
-    python -m vision.compression.quantize --bundle bundles/lite0 --data folder:photos --out bundles/lite0-int8
+    python -m vision.compression.quantize --bundle bundles/lite0 --data folder:photos --out
+    bundles/lite0-int8
 
-The activations' ranges come from training images. Where INT8 then loses more accuracy on the validation images than
---max-drop, in percentage points, layers stay in float, the most sensitive first, until it no longer does. The accuracy
-that is printed, and stored in bundle.json, is that of the test images, by which nothing was chosen. A source without
-splits that the model was not trained on is divided in three at random.
+The activations' ranges come from training images. Where INT8 then loses more accuracy on the
+validation images than --max-drop, in percentage points, layers stay in float, the most sensitive
+first, until it no longer does. The accuracy that is printed, and stored in bundle.json, is that of
+the test images, by which nothing was chosen. A source without splits that the model was not trained
+on is divided in three at random.
 
-On a CPU without integer dot products (VNNI) weights have 7 bits, as with 8 its sums saturate; --weight-bits 8 makes a
-bundle for other CPUs, but what is measured here is then not what they give.
+On a CPU without integer dot products (VNNI) weights have 7 bits, as with 8 its sums saturate;
+--weight-bits 8 makes a bundle for other CPUs, but what is measured here is then not what they give.
 
-Where INT8 loses too much, or too many layers stay in float, let the run go on training with its layers rounded likewise
-(quantization-aware training), at a low learning rate; then export and quantize the new run, which is like any other:
+Where INT8 loses too much, or too many layers stay in float, let the run go on training with its
+layers rounded likewise (quantization-aware training), at a low learning rate; then export and
+quantize the new run, which is like any other:
 
-    python -m vision.main --config CONFIG --config.model.pretrained=runs/pets --config.objective.quantize=int8
+    python -m vision.main --config CONFIG --config.model.pretrained=runs/pets
+    --config.objective.quantize=int8
 """
 
 import dataclasses
@@ -43,7 +48,8 @@ def main(argv):
         raise UserError(f"unexpected argument '{words[0]}': flags start with --")
     if config is not None or not values.bundle or not values.out:
         raise UserError("which model, and where to? Give --bundle FLOAT_BUNDLE --out INT8_BUNDLE")
-    max_drop, weight_bits = values["max-drop"].value, values["weight-bits"].value
+    max_drop = values["max-drop"].value
+    weight_bits = values["weight-bits"].value
     check_choice("--calibration", values.calibration, METHODS)
     check_choice("--weight-bits", weight_bits, (0, 7, 8))
     check_range("--images", values.images, values.images >= LEAST, f"it is at least {LEAST}")
@@ -62,14 +68,24 @@ def main(argv):
 def _flags(values):
     flags.DEFINE_string("bundle", "", "directory of a float32 bundle", flag_values=values)
     flags.DEFINE_string("out", "", "directory of the INT8 bundle", flag_values=values)
-    flags.DEFINE_string("data", "", "another source than the one that the model was trained on", flag_values=values)
-    flags.DEFINE_string("calibration", "minmax", "minmax, entropy or percentile", flag_values=values)
+    flags.DEFINE_string(
+        "data", "", "another source than the one that the model was trained on", flag_values=values
+    )
+    flags.DEFINE_string(
+        "calibration", "minmax", "minmax, entropy or percentile", flag_values=values
+    )
     flags.DEFINE_integer("images", 256, "training images to calibrate with", flag_values=values)
-    flags.DEFINE_float("max-drop", 0.5, "percentage points of accuracy that may be lost", flag_values=values)
-    flags.DEFINE_integer("weight-bits", 0, "8, or 7 without VNNI; 0 = as this CPU is", flag_values=values)
+    flags.DEFINE_float(
+        "max-drop", 0.5, "percentage points of accuracy that may be lost", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "weight-bits", 0, "8, or 7 without VNNI; 0 = as this CPU is", flag_values=values
+    )
 
 
-def quantize_bundle(bundle, out, data="", *, method="minmax", count=256, max_drop=0.5, weight_bits=0, say=print):
+def quantize_bundle(
+    bundle, out, data="", *, method="minmax", count=256, max_drop=0.5, weight_bits=0, say=print
+):
     """Writes an INT8 bundle of a float32 one, which takes the place of a bundle that is there.
 
     Args:
@@ -84,13 +100,14 @@ def quantize_bundle(bundle, out, data="", *, method="minmax", count=256, max_dro
         What bundle.json says as its quality.
 
     Raises:
-        UserError: the bundle cannot be opened, or is not float32; the data cannot be opened, or are too few; no layer
-            can be INT8 without losing more; `out` cannot be written.
+        UserError: the bundle cannot be opened, or is not float32; the data cannot be opened, or are
+            too few; no layer can be INT8 without losing more; `out` cannot be written.
     """
     from vision.bundle.directory import open_bundle, write_manifest, write_sample
     from vision.export import bundle as exported
 
-    model, manifest = open_bundle(bundle), json.loads(pathlib.Path(bundle, "bundle.json").read_text("utf-8"))
+    model = open_bundle(bundle)
+    manifest = json.loads(pathlib.Path(bundle, "bundle.json").read_text("utf-8"))
     path = pathlib.Path(bundle, manifest["model"])
     if is_quantized(path):
         raise UserError(f"{bundle} is INT8 already: give the float32 bundle that it was made of")
@@ -106,7 +123,10 @@ def quantize_bundle(bundle, out, data="", *, method="minmax", count=256, max_dro
         from vision.export.onnx import NAME, save
 
         save(calibrated.model(kept), directory / NAME)
-        known = {key: manifest[key] for key in ("classes", "image_size", "channels", "resize", "reference", "config")}
+        known = {
+            key: manifest[key]
+            for key in ("classes", "image_size", "channels", "resize", "reference", "config")
+        }
         write_manifest(directory, model=NAME, **known)
         small = open_bundle(directory)
         quality = _measure(model, small, (path, directory / NAME), images, say)
@@ -137,7 +157,8 @@ class _Images:
         train: uint8 (N, H, W, C), to calibrate with.
         val: uint8 (M, H, W, C), to choose layers by.
         val_labels: int (M,), among the model's classes.
-        right: `right(bundle) -> bool (T,)`, whether it classifies each of the test images as it is labeled.
+        right: `right(bundle) -> bool (T,)`, whether it classifies each of the test images as it is
+            labeled.
     """
 
     spec: str
@@ -148,7 +169,8 @@ class _Images:
 
 
 def _open(model, spec, count):
-    """Returns the `_Images` to quantize a bundle with, `count` of them or fewer to calibrate with."""
+    """Returns the `_Images` to quantize a bundle with, `count` of them or fewer to calibrate
+    with."""
     from vision import parallel
     from vision.data.splits import same_images
     from vision.evaluation.data import open_split
@@ -177,8 +199,13 @@ def _thirds(loader):
     """Returns {"train", "val", "test"} of a loader, divided at random."""
     parts = np.array_split(np.random.RandomState(0).permutation(len(loader)), 3)
     if not len(parts[-1]):
-        raise UserError(f"{len(loader)} images are too few to calibrate, to choose layers and to measure by")
-    return {name: loader.part(np.sort(part)) for name, part in zip(("train", "val", "test"), parts, strict=True)}
+        raise UserError(
+            f"{len(loader)} images are too few to calibrate, to choose layers and to measure by"
+        )
+    return {
+        name: loader.part(np.sort(part))
+        for name, part in zip(("train", "val", "test"), parts, strict=True)
+    }
 
 
 def _arrays(loader, count):
@@ -192,11 +219,13 @@ def _arrays(loader, count):
 
 
 def choose(calibrated, model, images, labels, max_drop, say=print):
-    """Returns the layers that stay in float so that no more than `max_drop` is lost, and what then is lost.
+    """Returns the layers that stay in float so that no more than `max_drop` is lost, and what then
+    is lost.
 
-    Sensitivity is what a single layer in INT8 costs, all others being float: such models are made soonest, and losses
-    that make up for one another by chance hide no layer. It is the mean Kullback-Leibler divergence of the
-    probabilities from the float model's, as accuracy on few images hardly tells one layer from another.
+    Sensitivity is what a single layer in INT8 costs, all others being float: such models are made
+    soonest, and losses that make up for one another by chance hide no layer. It is the mean
+    Kullback-Leibler divergence of the probabilities from the float model's, as accuracy on few
+    images hardly tells one layer from another.
 
     Args:
         calibrated: a `vision.compression.int8.Calibrated`.
@@ -215,12 +244,16 @@ def choose(calibrated, model, images, labels, max_drop, say=print):
     expected = _probabilities(model.probabilities_and_embeddings, images)
 
     def lost(found):
-        return 100 * float((expected.argmax(1) == labels).mean() - (found.argmax(1) == labels).mean())
+        return 100 * float(
+            (expected.argmax(1) == labels).mean() - (found.argmax(1) == labels).mean()
+        )
 
     found = _quantized(calibrated, (), images)
     if lost(found) <= max_drop:
         return (), lost(found)
-    say(f"all {len(calibrated.layers)} layers in INT8 lose {lost(found):.2f} points; measuring each layer")
+    say(
+        f"all {len(calibrated.layers)} layers in INT8 lose {lost(found):.2f} points; measuring each layer"
+    )
     costs = sensitivity(calibrated, expected[:SAMPLE], images[:SAMPLE])
     order = sorted(costs, key=costs.get, reverse=True)
     for name in order[:SHOWN]:
@@ -239,7 +272,8 @@ def choose(calibrated, model, images, labels, max_drop, say=print):
 
 
 def sensitivity(calibrated, expected, images):
-    """Returns {layer: nats}: how far the probabilities are from the float model's with this one layer in INT8.
+    """Returns {layer: nats}: how far the probabilities are from the float model's with this one
+    layer in INT8.
 
     Args:
         calibrated: a `vision.compression.int8.Calibrated`.
@@ -273,7 +307,8 @@ def _probabilities(run, images):
 
 
 def _measure(model, small, files, images, say):
-    """Returns the INT8 model's quality beside the float one's: accuracy, size and latency, and says them."""
+    """Returns the INT8 model's quality beside the float one's: accuracy, size and latency, and says
+    them."""
     from vision.compression import latency
     from vision.evaluation.measures.statistics import paired_bootstrap, share
 
@@ -281,11 +316,19 @@ def _measure(model, small, files, images, say):
     shares = {name: share(one.sum(), len(one)) for name, one in right.items()}
     change = paired_bootstrap(right["int8"].astype(float), right["float32"].astype(float))
     sizes = [file.stat().st_size for file in files]
-    runs = {"float32": model.probabilities_and_embeddings, "int8": small.probabilities_and_embeddings}
+    runs = {
+        "float32": model.probabilities_and_embeddings,
+        "int8": small.probabilities_and_embeddings,
+    }
     batches = [np.resize(images.val, (size, *images.val.shape[1:])) for size in (1, BATCH)]
     speeds = [latency.compare(runs, batch) for batch in batches]
-    say(f"size: {sizes[0] / 1e6:.2f} MB to {sizes[1] / 1e6:.2f} MB, {sizes[0] / sizes[1]:.2f} times smaller")
-    texts = [f"{100 * s['value']:.1f} % ({100 * s['low']:.1f} to {100 * s['high']:.1f})" for s in shares.values()]
+    say(
+        f"size: {sizes[0] / 1e6:.2f} MB to {sizes[1] / 1e6:.2f} MB, {sizes[0] / sizes[1]:.2f} times smaller"
+    )
+    texts = [
+        f"{100 * s['value']:.1f} % ({100 * s['low']:.1f} to {100 * s['high']:.1f})"
+        for s in shares.values()
+    ]
     say(f"accuracy on {len(right['int8'])} test images: float32 {texts[0]}, INT8 {texts[1]}")
     points = [100 * change[key] for key in ("difference", "low", "high")]
     say("change: {:+.2f} points ({:+.2f} to {:+.2f})".format(*points))
@@ -293,7 +336,9 @@ def _measure(model, small, files, images, say):
     for speed in speeds:
         p50 = [speed["models"][name]["p50"] for name in runs]
         ratio = speed["models"]["int8"]["speedup"]
-        say(f"batch {speed['batch']}: {p50[0]:.2f} ms to {p50[1]:.2f} ms, {ratio:.2f} times as fast (VNNI: {cpu})")
+        say(
+            f"batch {speed['batch']}: {p50[0]:.2f} ms to {p50[1]:.2f} ms, {ratio:.2f} times as fast (VNNI: {cpu})"
+        )
     known = {"split": "test", "source": images.spec, "images": len(right["int8"])}
     return known | {
         "precision": "int8",

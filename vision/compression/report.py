@@ -1,10 +1,13 @@
 """Original, pruned, quantized: what each costs and how good it is, on one page.
 
-    python -m vision.compression.report runs/pets bundles/pets-int8 runs/pets-pruned --out reports/pets
-    python -m vision.compression.report bundles/lite0 bundles/lite0-int8 --data folder:photos --out reports/lite0
+    python -m vision.compression.report runs/pets bundles/pets-int8 runs/pets-pruned --out
+    reports/pets
+    python -m vision.compression.report bundles/lite0 bundles/lite0-int8 --data folder:photos --out
+    reports/lite0
 
-Names runs, which are exported to ONNX for it, and bundles; the others are compared to the first. All are run by ONNX
-Runtime on the same images, in turn. Writes report.html, report.json and pareto.png.
+Names runs, which are exported to ONNX for it, and bundles; the others are compared to the first.
+All are run by ONNX Runtime on the same images, in turn. Writes report.html, report.json and
+pareto.png.
 """
 
 import contextlib
@@ -86,11 +89,14 @@ def open_model(path, stack):
 def _check_titles(models):
     titles = [model.title for model in models]
     if repeated := {title for title in titles if titles.count(title) > 1}:
-        raise UserError(f"two directories are called {min(repeated)}: rename one, for the report calls them by it")
+        raise UserError(
+            f"two directories are called {min(repeated)}: rename one, for the report calls them by it"
+        )
 
 
 def measure(models, spec="", split=""):
-    """Returns what report.json says: {"source", "split", "images", "cores", "cpu", "date", "models": [...]}.
+    """Returns what report.json says: {"source", "split", "images", "cores", "cpu", "date",
+    "models": [...]}.
 
     Args:
         models: list of `Model`, the original first.
@@ -108,13 +114,21 @@ def measure(models, spec="", split=""):
     from vision.evaluation.measures import intervals, statistics
     from vision.evaluation.outputs import Forward, batch_size
 
-    mesh, rows, right = parallel.make_mesh(1), [], []
+    mesh = parallel.make_mesh(1)
+    rows = []
+    right = []
     first = models[0].bundle
     for model in models:
-        opened = open_split(model.bundle, model.bundle.config, mesh, spec or first.config.data.source, split)
-        outputs = gather(Forward(model.bundle, mesh), opened, batch_size(model.bundle.config.train, mesh), 0)
+        opened = open_split(
+            model.bundle, model.bundle.config, mesh, spec or first.config.data.source, split
+        )
+        outputs = gather(
+            Forward(model.bundle, mesh), opened, batch_size(model.bundle.config.train, mesh), 0
+        )
         right.append((outputs.logits.argmax(1) == outputs.labels).astype(float))
-        accuracy = intervals.with_intervals(outputs.logits, outputs.labels, model.bundle.classes)["metrics"]["accuracy"]
+        accuracy = intervals.with_intervals(outputs.logits, outputs.labels, model.bundle.classes)[
+            "metrics"
+        ]["accuracy"]
         rows.append({"title": model.title, "accuracy": accuracy} | costs(model.file))
     for row, own in zip(rows, right, strict=True):
         if len(own) == len(right[0]):
@@ -161,7 +175,8 @@ def write(out, found):
 
 
 def pareto(rows):
-    """Returns the PNG of accuracy against latency and against size; what nothing else beats in both is joined."""
+    """Returns the PNG of accuracy against latency and against size; what nothing else beats in both
+    is joined."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.4), layout="constrained")
@@ -170,13 +185,18 @@ def pareto(rows):
         "MB": [row["bytes"] / 1e6 for row in rows],
     }
     accuracy = [100 * row["accuracy"]["value"] for row in rows]
-    errors = [[100 * abs(row["accuracy"][end] - row["accuracy"]["value"]) for row in rows] for end in ("low", "high")]
+    errors = [
+        [100 * abs(row["accuracy"][end] - row["accuracy"]["value"]) for row in rows]
+        for end in ("low", "high")
+    ]
     for axes, (title, cost) in zip(figure.subplots(1, 2, sharey=True), costs.items(), strict=True):
         axes.errorbar(cost, accuracy, errors, fmt="o", color="#0969da", ecolor="#afb8c1", capsize=3)
         for number, place in enumerate(zip(cost, accuracy, strict=True), 1):
             axes.annotate(str(number), place, (5, 5), textcoords="offset points", fontsize=9)
         best = front(cost, accuracy)
-        axes.plot([cost[i] for i in best], [accuracy[i] for i in best], "--", color="#57606a", linewidth=1)
+        axes.plot(
+            [cost[i] for i in best], [accuracy[i] for i in best], "--", color="#57606a", linewidth=1
+        )
         axes.set_xlabel(title)
         axes.set_xlim(0, 1.25 * max(cost))
         axes.grid(alpha=0.25)
@@ -187,9 +207,11 @@ def pareto(rows):
 
 
 def front(cost, value):
-    """Returns the positions that no other one beats in cost and equals or beats in value, by cost."""
+    """Returns the positions that no other one beats in cost and equals or beats in value, by
+    cost."""
     order = sorted(range(len(cost)), key=lambda i: (cost[i], -value[i]))
-    best, found = -np.inf, []
+    best = -np.inf
+    found = []
     for i in order:
         if value[i] > best:
             best = value[i]
@@ -203,7 +225,8 @@ def describe(found):
         f"{found['source']}, {found['split']}: {found['images']:,} images; {found['cores']} cores ({found['cpu']})"
     ]
     for row in found["models"]:
-        accuracy, last = row["accuracy"], row[f"latency_{BATCHES[-1]}"]
+        accuracy = row["accuracy"]
+        last = row[f"latency_{BATCHES[-1]}"]
         macs = f"{row['macs'] / 1e9:.3f} GMACs" if row["macs"] is not None else "GMACs unknown"
         lines.append(
             f"{row['title']}: {row['bytes'] / 1e6:.2f} MB, {row['parameters']:,} parameters, {macs}; "

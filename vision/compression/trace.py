@@ -1,9 +1,11 @@
-"""Follows every channel of every parameter through a model's forward pass, to find which of them hang together.
+"""Follows every channel of every parameter through a model's forward pass, to find which of them
+hang together.
 
-DepGraph, Fang et al. 2023 (arXiv:2301.12900), on the jaxpr: a number stands for each index of each axis of each
-parameter, and arrays of them follow the axes of what is computed. Where two axes meet, in a sum or in a product's
-contraction, their numbers are joined. An operation that is not known here fixes all channels that enter it, so that
-nothing is ever cut that a new model could not be without.
+DepGraph, Fang et al. 2023 (arXiv:2301.12900), on the jaxpr: a number stands for each index of each
+axis of each parameter, and arrays of them follow the axes of what is computed. Where two axes meet,
+in a sum or in a product's contraction, their numbers are joined. An operation that is not known
+here fixes all channels that enter it, so that nothing is ever cut that a new model could not be
+without.
 """
 
 import math
@@ -11,13 +13,66 @@ import math
 import numpy as np
 from jax.extend.core import Literal
 
-FIXED, ZERO = 0, -1  # what cannot be cut; what is zero, as in front of a sum that fills in the rest
+# what cannot be cut; what is zero, as in front of a sum that fills in the rest
+FIXED = 0
+ZERO = -1
 NOUGHT = []  # the axes of a scalar that is 0: it has none, but is known by its identity
-NESTED = {"jit", "pjit", "custom_jvp_call", "custom_vjp_call", "checkpoint", "remat2", "closed_call"}
+NESTED = {
+    "jit",
+    "pjit",
+    "custom_jvp_call",
+    "custom_vjp_call",
+    "checkpoint",
+    "remat2",
+    "closed_call",
+}
 ELEMENTWISE = {
-    *("abs", "add", "add_any", "and", "ceil", "clamp", "copy", "cos", "div", "eq", "erf", "erf_inv", "erfc", "exp"),
-    *("exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p", "logistic", "lt", "max"),
-    *("min", "mul", "ne", "neg", "not", "or", "pow", "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign"),
+    *(
+        "abs",
+        "add",
+        "add_any",
+        "and",
+        "ceil",
+        "clamp",
+        "copy",
+        "cos",
+        "div",
+        "eq",
+        "erf",
+        "erf_inv",
+        "erfc",
+        "exp",
+    ),
+    *(
+        "exp2",
+        "expm1",
+        "floor",
+        "ge",
+        "gt",
+        "integer_pow",
+        "is_finite",
+        "le",
+        "log",
+        "log1p",
+        "logistic",
+        "lt",
+        "max",
+    ),
+    *(
+        "min",
+        "mul",
+        "ne",
+        "neg",
+        "not",
+        "or",
+        "pow",
+        "reduce_precision",
+        "rem",
+        "round",
+        "rsqrt",
+        "select_n",
+        "sign",
+    ),
     *("sin", "sqrt", "square", "stop_gradient", "sub", "tanh", "xor"),
 }
 REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_and", "reduce_or"}
@@ -26,8 +81,8 @@ REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_a
 class Trace:
     """Walks jaxprs; `edges` then has what was joined: pairs of int arrays.
 
-    The axes of an array are a list with one entry an axis: an int array of its length, or None where it is the same all
-    along, as after a broadcast.
+    The axes of an array are a list with one entry an axis: an int array of its length, or None
+    where it is the same all along, as after a broadcast.
     """
 
     def __init__(self):
@@ -58,7 +113,11 @@ class Trace:
         def read(v):
             if not isinstance(v, Literal):
                 return axes[v]
-            return NOUGHT if v.aval.shape == () and v.val == 0 else [np.zeros(n, int) for n in v.aval.shape]
+            return (
+                NOUGHT
+                if v.aval.shape == () and v.val == 0
+                else [np.zeros(n, int) for n in v.aval.shape]
+            )
 
         for equation in jaxpr.eqns:
             found = self._equation(equation, [read(v) for v in equation.invars])
@@ -67,7 +126,8 @@ class Trace:
 
     def _equation(self, equation, inputs):
         """Returns the axes of each result of an equation."""
-        name, inner = equation.primitive.name, None
+        name = equation.primitive.name
+        inner = None
         if name in NESTED:
             inner = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
             return self.run(getattr(inner, "jaxpr", inner), inputs)
@@ -77,7 +137,9 @@ class Trace:
             return [self._elementwise(inputs, equation.outvars[0].aval.shape)]
         if name in REDUCTIONS:
             return [self._without(inputs[0], equation.params["axes"])]
-        rule = getattr(self, f"on_{name}", None) or (self._window if name.startswith("reduce_window") else None)
+        rule = getattr(self, f"on_{name}", None) or (
+            self._window if name.startswith("reduce_window") else None
+        )
         if rule is None:
             self.fix(*(axis for axes in inputs for axis in axes))
             return [[np.zeros(n, int) for n in v.aval.shape] for v in equation.outvars]
@@ -86,7 +148,8 @@ class Trace:
     def _elementwise(self, inputs, shape):
         found = [None] * len(shape)
         for axes in inputs:
-            for i, (axis, length) in enumerate(zip(axes, shape, strict=bool(axes))):  # a scalar goes with any shape
+            # a scalar goes with any shape
+            for i, (axis, length) in enumerate(zip(axes, shape, strict=bool(axes))):
                 if axis is not None and len(axis) != length:  # of length 1, it is stretched
                     self.fix(axis)
                 else:
@@ -105,7 +168,9 @@ class Trace:
 
     def on_broadcast_in_dim(self, inputs, params, shape, equation):
         found = [None] * len(shape)
-        for i, (axis, length) in enumerate(zip(inputs[0], equation.invars[0].aval.shape, strict=True)):
+        for i, (axis, length) in enumerate(
+            zip(inputs[0], equation.invars[0].aval.shape, strict=True)
+        ):
             place = params["broadcast_dimensions"][i]
             if length == shape[place]:
                 found[place] = axis
@@ -125,7 +190,9 @@ class Trace:
     def on_pad(self, inputs, params, shape, equation):
         fill = ZERO if inputs[1] is NOUGHT else FIXED
         found = []
-        for axis, (low, high, between), length in zip(inputs[0], params["padding_config"], shape, strict=True):
+        for axis, (low, high, between), length in zip(
+            inputs[0], params["padding_config"], shape, strict=True
+        ):
             if (low, high, between) == (0, 0, 0):
                 found.append(axis)
             elif min(low, high) < 0 or between:
@@ -133,13 +200,19 @@ class Trace:
                 found.append(np.zeros(length, int))
             else:
                 inside = _filled(axis, length - low - high)
-                found.append(np.pad(inside, (low, high), constant_values=fill if inside.any() else FIXED))
+                found.append(
+                    np.pad(inside, (low, high), constant_values=fill if inside.any() else FIXED)
+                )
         return found
 
     def on_slice(self, inputs, params, shape, equation):
-        starts, limits = params["start_indices"], params["limit_indices"]
-        strides, found = params["strides"] or (1,) * len(shape), []
-        for axis, start, limit, stride, length in zip(inputs[0], starts, limits, strides, shape, strict=True):
+        starts = params["start_indices"]
+        limits = params["limit_indices"]
+        strides = params["strides"] or (1,) * len(shape)
+        found = []
+        for axis, start, limit, stride, length in zip(
+            inputs[0], starts, limits, strides, shape, strict=True
+        ):
             whole = axis is None or length == len(axis)
             if not whole:
                 self.fix(axis)
@@ -153,7 +226,8 @@ class Trace:
         return [axis if all_of_it else np.zeros(length, int) for axis, all_of_it, length in axes]
 
     def on_gather(self, inputs, params, shape, equation):
-        numbers, sizes = params["dimension_numbers"], params["slice_sizes"]
+        numbers = params["dimension_numbers"]
+        sizes = params["slice_sizes"]
         dropped = {*numbers.collapsed_slice_dims, *numbers.operand_batching_dims}
         kept = [i for i in range(len(sizes)) if i not in dropped]
         found = [np.zeros(length, int) for length in shape]
@@ -165,7 +239,9 @@ class Trace:
 
     def _window(self, inputs, params, shape, equation):
         found = []
-        sides = zip(inputs[0], params["window_dimensions"], params["window_strides"], shape, strict=True)
+        sides = zip(
+            inputs[0], params["window_dimensions"], params["window_strides"], shape, strict=True
+        )
         for axis, side, stride, length in sides:
             alone = side == stride == 1 and (axis is None or len(axis) == length)
             if not alone:
@@ -180,12 +256,20 @@ class Trace:
             self.contract(left[i], right[j])
         batch = [self.join(left[i], right[j]) for i, j in zip(left_batch, right_batch, strict=True)]
         rest = [axis for i, axis in enumerate(left) if i not in {*left_summed, *left_batch}]
-        return batch + rest + [axis for i, axis in enumerate(right) if i not in {*right_summed, *right_batch}]
+        return (
+            batch
+            + rest
+            + [axis for i, axis in enumerate(right) if i not in {*right_summed, *right_batch}]
+        )
 
     def on_conv_general_dilated(self, inputs, params, shape, equation):
-        numbers, groups = params["dimension_numbers"], params["feature_group_count"]
-        (x, kernel), out = inputs, numbers.rhs_spec[0]
-        x_in, kernel_in, features = x[numbers.lhs_spec[1]], kernel[numbers.rhs_spec[1]], kernel[out]
+        numbers = params["dimension_numbers"]
+        groups = params["feature_group_count"]
+        (x, kernel) = inputs
+        out = numbers.rhs_spec[0]
+        x_in = x[numbers.lhs_spec[1]]
+        kernel_in = kernel[numbers.rhs_spec[1]]
+        features = kernel[out]
         self.fix(*(x[i] for i in (numbers.lhs_spec[0], *numbers.lhs_spec[2:])))
         self.fix(*(kernel[i] for i in numbers.rhs_spec[2:]))
         if groups == 1:
@@ -200,7 +284,8 @@ class Trace:
         return found
 
     def on_reshape(self, inputs, params, shape, equation):
-        (axes, *_), old = inputs, equation.invars[0].aval.shape
+        (axes, *_) = inputs
+        old = equation.invars[0].aval.shape
         self.fix(*(axis for axis, length in zip(axes, old, strict=True) if length == 1))
         found = [None] * len(shape)
         for before, after in _segments(old, shape):
@@ -214,7 +299,9 @@ class Trace:
             flat = np.zeros(sizes, int)
             if len(marked) == 1:
                 at = before.index(marked[0])
-                flat = flat + axes[marked[0]].reshape([-1 if i == at else 1 for i in range(len(sizes))])
+                flat = flat + axes[marked[0]].reshape(
+                    [-1 if i == at else 1 for i in range(len(sizes))]
+                )
             parts = self._split(flat.reshape([shape[i] for i in after]))
             for place, axis in zip(after, parts, strict=True):
                 found[place] = axis
@@ -223,8 +310,8 @@ class Trace:
     def _split(self, grid):
         """Returns the axes of a grid of numbers; only along one of them a part can be cut.
 
-        That is the one along which alone the numbers differ. Where there is none it is the last but one: of channels by
-        group, whole groups are cut, so that each keeps its depth.
+        That is the one along which alone the numbers differ. Where there is none it is the last but
+        one: of channels by group, whole groups are cut, so that each keeps its depth.
         """
         rows = [np.moveaxis(grid, i, 0).reshape(length, -1) for i, length in enumerate(grid.shape)]
         alone = [i for i, row in enumerate(rows) if (row == row[:, :1]).all()]
@@ -246,11 +333,16 @@ def _filled(axis, length):
 
 
 def _segments(old, new):
-    """Yields (axes before, axes after) of a reshape, in the shortest groups of as many elements; those of length 1 are
-    left out."""
-    old, new = ([[i, length] for i, length in enumerate(shape) if length != 1] for shape in (old, new))
+    """Yields (axes before, axes after) of a reshape, in the shortest groups of as many elements;
+    those of length 1 are left out."""
+    old, new = (
+        [[i, length] for i, length in enumerate(shape) if length != 1] for shape in (old, new)
+    )
     while old and new:
-        before, after = [old.pop(0)], [new.pop(0)]
+        before = [old.pop(0)]
+        after = [new.pop(0)]
         while (a := math.prod(n for _, n in before)) != (b := math.prod(n for _, n in after)):
-            before, after = (before + [old.pop(0)], after) if a < b else (before, after + [new.pop(0)])
+            before, after = (
+                (before + [old.pop(0)], after) if a < b else (before, after + [new.pop(0)])
+            )
         yield [i for i, _ in before], [i for i, _ in after]

@@ -1,6 +1,7 @@
 """The range of each number in a config, checked before anything is opened or written.
 
-What only the data or the devices can tell, such as whether a batch divides over them, is checked where those are known.
+What only the data or the devices can tell, such as whether a batch divides over them, is checked
+where those are known.
 """
 
 import math
@@ -69,7 +70,9 @@ RANGES = {
         "data.random_crop_area",
     ),
     "they are shares of the steps, each above the one before, in [0, 1]": (
-        lambda v: all(a < b for a, b in zip((-1, *v), v, strict=False)) and all(0 <= b <= 1 for b in v),
+        lambda v: (
+            all(a < b for a, b in zip((-1, *v), v, strict=False)) and all(0 <= b <= 1 for b in v)
+        ),
         "schedule.boundaries",
     ),
 }
@@ -105,4 +108,7 @@ def _check_kind(key, value, usual):
         raise UserError(f"{key} is None: give it a value, as the default {usual!r}")
     numbers = value if isinstance(value, tuple) else (value,) if isinstance(value, float) else ()
     if not all(isinstance(v, int | float) and math.isfinite(v) for v in numbers):
-        raise UserError(f"{key} = {value!r}: " + ("numbers only" if isinstance(value, tuple) else "no finite number"))
+        raise UserError(
+            f"{key} = {value!r}: "
+            + ("numbers only" if isinstance(value, tuple) else "no finite number")
+        )

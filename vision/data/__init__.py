@@ -1,1 +1,2 @@
-"""From a source's name to batches: sources, splits, decoding, the loader, augmentation, resampling."""
+"""From a source's name to batches: sources, splits, decoding, the loader, augmentation,
+resampling."""

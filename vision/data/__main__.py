@@ -1,13 +1,15 @@
 """Looks at data, and packs them into a few large files.
 
     python -m vision.data info SOURCE
-    python -m vision.data pack SOURCE OUT [--shard-mib 256] [--shorter-side 0] [--quality 95] [--workers N]
+    python -m vision.data pack SOURCE OUT [--shard-mib 256] [--shorter-side 0] [--quality 95]
+    [--workers N]
     python -m vision.data verify OUT
 
-`info` prints parts, images of each class, sizes and what is odd. `pack` turns any source into array_record files, which
-`data.source=packed:OUT` reads; killed, it goes on where it was when it is given again. `verify` compares the SHA-256 of
-each file. SOURCE is what `data.source` takes, such as folder:photos; with --config, that config's fractions and seed
-divide it for ?imbalance= and ?flip_labels=, which ask for splits.
+`info` prints parts, images of each class, sizes and what is odd. `pack` turns any source into
+array_record files, which `data.source=packed:OUT` reads; killed, it goes on where it was when it is
+given again. `verify` compares the SHA-256 of each file. SOURCE is what `data.source` takes, such as
+folder:photos; with --config, that config's fractions and seed divide it for ?imbalance= and
+?flip_labels=, which ask for splits.
 """
 
 from absl import flags
@@ -24,16 +26,31 @@ def main(argv):
     command, *arguments = words or [""]
     check_choice("the command", command, tuple(WORDS), ": python -m vision.data COMMAND ...")
     if len(arguments) != len(WORDS[command]):
-        raise UserError(f"usage: python -m vision.data {command} {' '.join(WORDS[command])}, and flags; see --help")
-    {"info": _info, "pack": _pack, "verify": _verify}[command](config or default(), values, *arguments)
+        raise UserError(
+            f"usage: python -m vision.data {command} {' '.join(WORDS[command])}, and flags; see --help"
+        )
+    {"info": _info, "pack": _pack, "verify": _verify}[command](
+        config or default(), values, *arguments
+    )
 
 
 def _flags(values):
     flags.DEFINE_integer("shard-mib", 256, "pack: about how large each file is", flag_values=values)
-    flags.DEFINE_integer("shorter-side", 0, "pack: shrink larger images to so many pixels; 0 = no", flag_values=values)
-    flags.DEFINE_integer("quality", 95, "pack: of the JPEG that a shrunk JPEG becomes", flag_values=values)
-    flags.DEFINE_integer("workers", 0, "pack: processes that decode; 0 = as many as cores", flag_values=values)
-    flags.DEFINE_float("max-unreadable", 0.01, "pack: share of images that may be left out", flag_values=values)
+    flags.DEFINE_integer(
+        "shorter-side",
+        0,
+        "pack: shrink larger images to so many pixels; 0 = no",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "quality", 95, "pack: of the JPEG that a shrunk JPEG becomes", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "workers", 0, "pack: processes that decode; 0 = as many as cores", flag_values=values
+    )
+    flags.DEFINE_float(
+        "max-unreadable", 0.01, "pack: share of images that may be left out", flag_values=values
+    )
 
 
 def _open(config, spec):
@@ -53,7 +70,9 @@ def _pack(config, values, spec, out):
     from vision.data.pack import Options, pack
     from vision.support.processes import cores
 
-    options = Options(values["shard-mib"].value, values["shorter-side"].value, values["quality"].value)
+    options = Options(
+        values["shard-mib"].value, values["shorter-side"].value, values["quality"].value
+    )
     share = values["max-unreadable"].value
     check_range("--workers", values.workers, values.workers >= 0, "it is at least 0")
     check_range("--max-unreadable", share, 0 <= share <= 1, "it lies in [0, 1]")
@@ -73,7 +92,9 @@ def _verify(config, values, out):
     count, bad = verify(out)
     if bad:
         print(*(f"{out}/{file} {why}" for file, why in bad.items()), sep="\n")
-        raise RunError(f"{len(bad)} of {count} files are wrong: remove them, and give the pack command again")
+        raise RunError(
+            f"{len(bad)} of {count} files are wrong: remove them, and give the pack command again"
+        )
     print(f"packed:{out}: all {count} files are as they were written")
 
 

@@ -1,7 +1,8 @@
 """From an image file's bytes to pixels of a fixed size, on the CPU.
 
-JPEG goes through libjpeg-turbo and plain PNG through OpenCV, which take half of PIL's time; all else goes through PIL.
-The pixels are those that PIL gives, so the path taken cannot be seen in a result.
+JPEG goes through libjpeg-turbo and plain PNG through OpenCV, which take half of PIL's time; all
+else goes through PIL. The pixels are those that PIL gives, so the path taken cannot be seen in a
+result.
 """
 
 import io
@@ -13,10 +14,18 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
-MAX_PIXELS = 178_956_970  # 0.5 GiB as RGB: a small file that unpacks to more is an attack or a mistake. PIL's own limit
+# 0.5 GiB as RGB: a small file that unpacks to more is an attack or a mistake. PIL's own limit
+MAX_PIXELS = 178_956_970
 INTERPOLATIONS = ("area", "bilinear", "bicubic")
 _EXIF_ORIENTATION = 0x0112
-_FORMATS = {b"\xff\xd8": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+_FORMATS = {
+    b"\xff\xd8": "JPEG",
+    b"\x89PNG": "PNG",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
 
 
 class UnreadableImage(ValueError):
@@ -28,7 +37,8 @@ class UnreadableImage(ValueError):
     """
 
     def __init__(self, reason, name=""):
-        super().__init__(reason, name)  # both, or the exception does not survive the way back from a worker process
+        # both, or the exception does not survive the way back from a worker process
+        super().__init__(reason, name)
         self.reason = reason
         self.name = name
 
@@ -39,8 +49,8 @@ class UnreadableImage(ValueError):
 def decode(data, channels=0, name=""):
     """Decodes an image of any format that PIL reads.
 
-    EXIF orientation is applied. Transparency is composited over white, as on a page. 16-bit gray keeps its upper 8
-    bits. Of an animation or a document the first frame or page is taken.
+    EXIF orientation is applied. Transparency is composited over white, as on a page. 16-bit gray
+    keeps its upper 8 bits. Of an animation or a document the first frame or page is taken.
 
     Args:
         data: the file's bytes, or its path.
@@ -51,8 +61,8 @@ def decode(data, channels=0, name=""):
         uint8 (H, W, channels).
 
     Raises:
-        UnreadableImage: missing, empty, cut short, corrupt, too large or no image. A flipped bit inside a JPEG that
-            still decodes is not noticed: the format has no checksum.
+        UnreadableImage: missing, empty, cut short, corrupt, too large or no image. A flipped bit
+            inside a JPEG that still decodes is not noticed: the format has no checksum.
     """
     if not isinstance(data, bytes):
         name = name or str(data)
@@ -79,9 +89,11 @@ def read_size(path):
 
 
 def read_header(path):
-    """Returns ((width, height), orientation) of an image file as it is stored, from its header alone.
+    """Returns ((width, height), orientation) of an image file as it is stored, from its header
+    alone.
 
-    The orientation is EXIF's: what decoding does to it, 1 (nothing) to 8; 5 and above swap width and height.
+    The orientation is EXIF's: what decoding does to it, 1 (nothing) to 8; 5 and above swap width
+    and height.
 
     Raises:
         UnreadableImage: missing, or the header cannot be read.
@@ -93,11 +105,14 @@ def read_header(path):
             size = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
             return size, orientation if orientation in range(1, 9) else 1
     except Exception as error:  # PIL's parsers raise all sorts on broken files
-        raise UnreadableImage(getattr(error, "strerror", None) or "no image that PIL knows", str(path)) from error
+        raise UnreadableImage(
+            getattr(error, "strerror", None) or "no image that PIL knows", str(path)
+        ) from error
 
 
 def format_of(data):
-    """Returns the name of an image file's format, by its first bytes; "array" for None, "other" where it is unknown."""
+    """Returns the name of an image file's format, by its first bytes; "array" for None, "other"
+    where it is unknown."""
     if data is None:
         return "array"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -119,19 +134,21 @@ def to_channels(image, channels):
 def resize_crop(image, size, crop_fraction=1.0, rng=None, area=(), interpolation="area"):
     """Brings an image to a fixed square.
 
-    Without `area`, resizes the shorter side to `size / crop_fraction` and cuts out the center, rounding as torchvision
-    and timm do; an image that already has the size comes back untouched. With `area`, cuts out a random part first: the
-    Inception crop of Szegedy et al. 2014 (arXiv:1409.4842), with a side ratio from 3/4 to 4/3.
+    Without `area`, resizes the shorter side to `size / crop_fraction` and cuts out the center,
+    rounding as torchvision and timm do; an image that already has the size comes back untouched.
+    With `area`, cuts out a random part first: the Inception crop of Szegedy et al. 2014
+    (arXiv:1409.4842), with a side ratio from 3/4 to 4/3.
 
     Args:
         image: uint8 (H, W, C).
         size: side of the result, pixels.
-        crop_fraction: the center crop's share of the resized image's side; 0.875 is usual for ImageNet.
+        crop_fraction: the center crop's share of the resized image's side; 0.875 is usual for
+            ImageNet.
         rng: a numpy `Generator`, needed with `area`.
         area: (low, high), the random crop's share of the image's area.
-        interpolation: one of `INTERPOLATIONS`: "area", OpenCV's mean over areas where the image shrinks and bicubic
-            where it grows; "bilinear" and "bicubic" are PIL's, which take five times as long and are what most
-            pretrained weights were evaluated with.
+        interpolation: one of `INTERPOLATIONS`: "area", OpenCV's mean over areas where the image
+            shrinks and bicubic where it grows; "bilinear" and "bicubic" are PIL's, which take five
+            times as long and are what most pretrained weights were evaluated with.
 
     Returns:
         uint8 (size, size, C).
@@ -143,7 +160,9 @@ def resize_crop(image, size, crop_fraction=1.0, rng=None, area=(), interpolation
         return image
     shorter = int(size / crop_fraction)
     longer = shorter * max(height, width) // min(height, width)
-    image = _resize(image, *((shorter, longer) if height <= width else (longer, shorter)), interpolation)
+    image = _resize(
+        image, *((shorter, longer) if height <= width else (longer, shorter)), interpolation
+    )
     top, left = (round((side - size) / 2) for side in image.shape[:2])
     return np.ascontiguousarray(image[top : top + size, left : left + size])
 
@@ -160,7 +179,8 @@ def _decode(data):
 
 
 def _decode_jpeg(data):
-    """Returns the pixels of a gray or YCbCr JPEG that needs no turning; None where PIL has to decide."""
+    """Returns the pixels of a gray or YCbCr JPEG that needs no turning; None where PIL has to
+    decide."""
     if (b"Exif\0\0" in data or b"tiff:Orientation" in data) and _orientation(data) != 1:
         return None
     try:
@@ -170,8 +190,8 @@ def _decode_jpeg(data):
         return simplejpeg.decode_jpeg(data, "GRAY" if colorspace == "Gray" else "RGB")
     except ValueError as error:
         reason = str(error)
-        # Bytes between segments are common and harmless. Any other complaint means that part of the image is gone, and
-        # PIL would fill it with gray.
+        # Bytes between segments are common and harmless. Any other complaint means that part of the
+        # image is gone, and PIL would fill it with gray.
         if reason.startswith(("Premature end", "Corrupt JPEG data")) and "extraneous" not in reason:
             raise UnreadableImage(reason) from error
         return None
@@ -181,7 +201,8 @@ def _orientation(data):
     try:
         with Image.open(io.BytesIO(data)) as image:
             return _exif_orientation(image)
-    except Exception:  # PIL's parsers raise all sorts on broken files; _decode_pil turns them into one
+    # PIL's parsers raise all sorts on broken files; _decode_pil turns them into one
+    except Exception:
         return 0
 
 
@@ -194,9 +215,17 @@ def _exif_orientation(image):
 
 def _decode_png(data):
     """Returns the pixels of an 8-bit gray or RGB PNG; None where PIL has to decide."""
-    height, width = int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
-    plain = data[24:26] in (b"\x08\x00", b"\x08\x02") and not any(chunk in data for chunk in (b"tRNS", b"eXIf"))
-    if not plain or not data.endswith(b"IEND\xaeB`\x82") or height * width > MAX_PIXELS or not _is_regular(data):
+    height = int.from_bytes(data[20:24], "big")
+    width = int.from_bytes(data[16:20], "big")
+    plain = data[24:26] in (b"\x08\x00", b"\x08\x02") and not any(
+        chunk in data for chunk in (b"tRNS", b"eXIf")
+    )
+    if (
+        not plain
+        or not data.endswith(b"IEND\xaeB`\x82")
+        or height * width > MAX_PIXELS
+        or not _is_regular(data)
+    ):
         return None
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
@@ -223,7 +252,8 @@ def _decode_pil(data):
         raise
     except Image.UnidentifiedImageError as error:
         raise UnreadableImage("no image that PIL knows") from error
-    except Exception as error:  # PIL's parsers raise OSError, SyntaxError, struct.error, EOFError, ... on broken files
+    # PIL's parsers raise OSError, SyntaxError, struct.error, EOFError, ... on broken files
+    except Exception as error:
         raise UnreadableImage(f"{error}" or type(error).__name__) from error
 
 
@@ -232,7 +262,9 @@ def _pixels(image):
     if image.mode.startswith("I;16"):
         return (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)[..., None]
     if image.mode in ("I", "F"):
-        raise UnreadableImage("32-bit pixels, whose range is unknown: save the image with 8 or 16 bits")
+        raise UnreadableImage(
+            "32-bit pixels, whose range is unknown: save the image with 8 or 16 bits"
+        )
     gray = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -242,17 +274,22 @@ def _pixels(image):
 
 
 def _random_crop(image, rng, area):
-    """Cuts out a part of the area's share; after ten draws that do not fit, the largest centered one."""
+    """Cuts out a part of the area's share; after ten draws that do not fit, the largest centered
+    one."""
     height, width = image.shape[:2]
     for _ in range(10):
         pixels = height * width * rng.uniform(*area)
         ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+        w = round(math.sqrt(pixels * ratio))
+        h = round(math.sqrt(pixels / ratio))
         if 0 < w <= width and 0 < h <= height:
-            top, left = rng.integers(height - h + 1), rng.integers(width - w + 1)
+            top = rng.integers(height - h + 1)
+            left = rng.integers(width - w + 1)
             return image[top : top + h, left : left + w]
-    h, w = min(height, round(width * 4 / 3)), min(width, round(height * 4 / 3))
-    top, left = (height - h) // 2, (width - w) // 2
+    h = min(height, round(width * 4 / 3))
+    w = min(width, round(height * 4 / 3))
+    top = (height - h) // 2
+    left = (width - w) // 2
     return image[top : top + h, left : left + w]
 
 
@@ -261,9 +298,14 @@ def _resize(image, height, width, interpolation):
         return np.ascontiguousarray(image)
     if interpolation != "area":
         pixels = image[..., 0] if image.shape[-1] == 1 else image
-        filtered = Image.fromarray(pixels).resize((width, height), Image.Resampling[interpolation.upper()])
+        filtered = Image.fromarray(pixels).resize(
+            (width, height), Image.Resampling[interpolation.upper()]
+        )
         return np.array(filtered).reshape(height, width, image.shape[-1])
-    # Averaging over areas is what keeps a shrunk image free of aliasing; cv2's other filters look at few pixels.
+    # Averaging over areas is what keeps a shrunk image free of aliasing; cv2's other filters look
+    # at few pixels.
     shrinks = height <= image.shape[0] and width <= image.shape[1]
-    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    resized = cv2.resize(
+        image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    )
     return resized.reshape(height, width, image.shape[-1])  # cv2 drops a single channel

@@ -1,4 +1,5 @@
-"""What the kinds over image files share: which files are images, what splits are called, and a source over files."""
+"""What the kinds over image files share: which files are images, what splits are called, and a
+source over files."""
 
 import os
 
@@ -54,7 +55,8 @@ def is_image(entry):
 
 
 def find_files(folder, extensions, above=()):
-    """Yields the paths of all files below a folder whose names end so, in any case, but for hidden files and folders.
+    """Yields the paths of all files below a folder whose names end so, in any case, but for hidden
+    files and folders.
 
     Links are followed, but not in circles.
     """

@@ -1,4 +1,5 @@
-"""What is odd about data when they are opened: named, counted, and shown, so that nothing is dropped in silence."""
+"""What is odd about data when they are opened: named, counted, and shown, so that nothing is
+dropped in silence."""
 
 import dataclasses
 
@@ -24,7 +25,8 @@ class Finding:
 
 
 def summarize(findings, some=3):
-    """Returns one line for each kind, in the order of appearance: its count, the kind, and the first names."""
+    """Returns one line for each kind, in the order of appearance: its count, the kind, and the
+    first names."""
     kinds = {}
     for finding in findings:
         kinds.setdefault(finding.kind, []).append(finding)

@@ -39,12 +39,17 @@ def _table(classes, parts):
     cells = [["class", *parts]]
     for row in rows:
         cells.append(
-            ["..."] * len(cells[0]) if row is None else [classes[row], *(f"{c[row]:,}" for c in counts.values())]
+            ["..."] * len(cells[0])
+            if row is None
+            else [classes[row], *(f"{c[row]:,}" for c in counts.values())]
         )
     name = max(len(row[0]) for row in cells)
-    lines = [" ".join([first.ljust(name), *(cell.rjust(9) for cell in rest)]) for first, *rest in cells]
+    lines = [
+        " ".join([first.ljust(name), *(cell.rjust(9) for cell in rest)]) for first, *rest in cells
+    ]
     for part, found in counts.items():
-        most, least = int(found.argmax()), int(found.argmin())
+        most = int(found.argmax())
+        least = int(found.argmin())
         ratio = f"{found[most] / found[least]:.3g} times as many" if found[least] else "none"
         lines.append(
             f"{part}: most images {classes[most]} ({found[most]:,}), fewest {classes[least]} ({found[least]:,}), "
@@ -55,7 +60,9 @@ def _table(classes, parts):
 
 def _sample(part, source):
     """Returns what some images of a part are like."""
-    shapes, formats, unreadable = [], collections.Counter(), {}
+    shapes = []
+    formats = collections.Counter()
+    unreadable = {}
     for index in np.linspace(0, len(source) - 1, min(len(source), SAMPLE)).astype(int).tolist():
         try:
             shapes.append(source[index]["image"].shape)
@@ -68,10 +75,15 @@ def _sample(part, source):
         heights, widths, channels = np.transpose(shapes)
         kinds = ", ".join(f"{n} {name}" for name, n in formats.most_common())
         colors = " and ".join({1: "gray", 3: "RGB"}[c] for c in sorted(set(channels.tolist())))
-        lines.insert(0, f"{part}, {count} images looked at: {_span(widths)} x {_span(heights)} px, {colors}; {kinds}")
+        lines.insert(
+            0,
+            f"{part}, {count} images looked at: {_span(widths)} x {_span(heights)} px, {colors}; {kinds}",
+        )
     return lines
 
 
 def _span(sides):
-    low, middle, high = sides.min(), int(np.median(sides)), sides.max()
+    low = sides.min()
+    middle = int(np.median(sides))
+    high = sides.max()
     return f"{low}" if low == high else f"{low}..{middle}..{high}"

@@ -1,11 +1,14 @@
-"""Turns any source into a few large files that are quick to read in random order, and to copy: see `sources/packed.py`.
+"""Turns any source into a few large files that are quick to read in random order, and to copy: see
+`sources/packed.py`.
 
-The files of images go in as they are, byte by byte, so that a run on the pack sees the very pixels; images that are no
-files become PNG. Each is decoded once: what cannot be read stays out, and the manifest names it. A killed command goes
-on where it was; one that is given again where the pack is complete does nothing.
+The files of images go in as they are, byte by byte, so that a run on the pack sees the very pixels;
+images that are no files become PNG. Each is decoded once: what cannot be read stays out, and the
+manifest names it. A killed command goes on where it was; one that is given again where the pack is
+complete does nothing.
 
-A source's own parts are packed, and a run divides them as it would the source's. With `?imbalance=` or
-`?flip_labels=`, which change what training sees and not what tests see, the three splits are packed.
+A source's own parts are packed, and a run divides them as it would the source's. With `?imbalance=`
+or `?flip_labels=`, which change what training sees and not what tests see, the three splits are
+packed.
 """
 
 import contextlib
@@ -44,8 +47,10 @@ class Options:
 
     Attributes:
         shard_mib: about how large a file of records is.
-        shorter_side: a longer shorter side is shrunk to so many pixels, by averaging over areas; 0 = never.
-        quality: of the JPEG that a shrunk JPEG becomes, 1 to 100; any other shrunk image becomes a PNG.
+        shorter_side: a longer shorter side is shrunk to so many pixels, by averaging over areas; 0
+            = never.
+        quality: of the JPEG that a shrunk JPEG becomes, 1 to 100; any other shrunk image becomes a
+            PNG.
     """
 
     shard_mib: int = 256
@@ -54,12 +59,18 @@ class Options:
 
     def __post_init__(self):
         check_range("--shard-mib", self.shard_mib, self.shard_mib >= 1, "it is at least 1")
-        check_range("--shorter-side", self.shorter_side, self.shorter_side >= 0, "pixels, or 0 to leave images alone")
+        check_range(
+            "--shorter-side",
+            self.shorter_side,
+            self.shorter_side >= 0,
+            "pixels, or 0 to leave images alone",
+        )
         check_range("--quality", self.quality, 1 <= self.quality <= 100, "it lies in [1, 100]")
 
 
 def open_parts(c, seed):
-    """Returns {part: source} of what `config.data` names: its own parts, or after `CHANGES` the three splits."""
+    """Returns {part: source} of what `config.data` names: its own parts, or after `CHANGES` the
+    three splits."""
     parts = open_splits(c.source)
     if {"imbalance", "flip_labels"} & set(parse(c.source)[2]):
         parts = change(make_splits(parts, c.fractions, c.val_fraction, seed), c.source)
@@ -81,10 +92,12 @@ def pack(spec, parts, out, options=None, workers=1, max_unreadable=0.01):
         (manifest, new): new is False where all was there already.
 
     Raises:
-        UserError: `out` holds something else, or too many images are unreadable. What is packed so far stays.
+        UserError: `out` holds something else, or too many images are unreadable. What is packed so
+            far stays.
         RunError: a file cannot be written, or a worker was killed. Likewise.
     """
-    out, options = Path(out), options or Options()
+    out = Path(out)
+    options = options or Options()
     request = _request(spec, parts, options)
     with _locked(out):
         state = _resume(out, request)
@@ -97,7 +110,9 @@ def pack(spec, parts, out, options=None, workers=1, max_unreadable=0.01):
         try:
             _write_shards(out, parts, options, state, workers, max_unreadable)
         except (OSError, RuntimeError) as error:  # a full disk; a worker that was killed
-            raise RunError(f"packing into '{out}' stopped, and the same command goes on: {error}") from error
+            raise RunError(
+                f"packing into '{out}' stopped, and the same command goes on: {error}"
+            ) from error
         _write_json(manifest, _manifest(out, parts, state))
         (out / PROGRESS).unlink(missing_ok=True)
         return read_manifest(out), True
@@ -138,8 +153,8 @@ def _locked(out):
 def _resume(out, request):
     """Returns what an earlier call has left to do and has done; {} where nothing is left.
 
-    Finished files count where size and SHA-256 are right. Of a complete pack, whose records `verify` reads, only the
-    sizes are looked at.
+    Finished files count where size and SHA-256 are right. Of a complete pack, whose records
+    `verify` reads, only the sizes are looked at.
     """
     for file in out.glob("*.part"):
         file.unlink()
@@ -147,19 +162,31 @@ def _resume(out, request):
     if not found:
         return {"request": request, "plan": {}, "shards": {}, "unreadable": []}
     if not found & {MANIFEST, PROGRESS}:
-        raise UserError(f"'{out}' holds something else, such as '{min(found)}': pack into a new folder")
+        raise UserError(
+            f"'{out}' holds something else, such as '{min(found)}': pack into a new folder"
+        )
     complete = MANIFEST in found
     state = _state_of(read_manifest(out)) if complete else _read_progress(out / PROGRESS)
     if state["request"] != request:
         old = state["request"]
         changed = [key for key in request if old.get(key) != request[key]]
-        what = f"{changed[0]} was {old.get(changed[0])!r}" if changed != ["fingerprint"] else "its images have changed"
-        raise UserError(f"'{out}' holds a pack of other data or options ({what}): remove it, or pack into a new folder")
+        what = (
+            f"{changed[0]} was {old.get(changed[0])!r}"
+            if changed != ["fingerprint"]
+            else "its images have changed"
+        )
+        raise UserError(
+            f"'{out}' holds a pack of other data or options ({what}): remove it, or pack into a new folder"
+        )
     if complete and all(_is_whole(out, file) for file in files_of(read_manifest(out))):
         (out / PROGRESS).unlink(missing_ok=True)
         return {}
-    state["shards"] = {name: s for name, s in state["shards"].items() if _is_whole(out, s) and _is_right(out, s)}
-    state["unreadable"] = [image for image in state["unreadable"] if image["shard"] in state["shards"]]
+    state["shards"] = {
+        name: s for name, s in state["shards"].items() if _is_whole(out, s) and _is_right(out, s)
+    }
+    state["unreadable"] = [
+        image for image in state["unreadable"] if image["shard"] in state["shards"]
+    ]
     return state
 
 
@@ -178,7 +205,9 @@ def _read_progress(path):
         state = json.loads(path.read_text())
         state["request"], state["plan"], state["shards"], state["unreadable"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not what packing writes: remove its folder, or pack into a new one") from error
+        raise UserError(
+            f"{path} is not what packing writes: remove its folder, or pack into a new one"
+        ) from error
     return state
 
 
@@ -208,7 +237,8 @@ def _count_shards(source, options):
 
 
 def _write_shards(out, parts, options, state, workers, max_unreadable):
-    """Writes the files of records that are not there yet, and what is done into the progress file after each."""
+    """Writes the files of records that are not there yet, and what is done into the progress file
+    after each."""
     todo = []
     for part, count in state["plan"].items():
         bounds = np.linspace(0, len(parts[part]), count + 1).astype(int).tolist()
@@ -233,11 +263,15 @@ def _write_shards(out, parts, options, state, workers, max_unreadable):
                     if isinstance(record, UnreadableImage):
                         unreadable.append({"part": part, "index": index, "shard": name})
                         unreadable[-1] |= {"name": record.name, "reason": record.reason}
-                        _check_unreadable([*state["unreadable"], *unreadable], total, max_unreadable)
+                        _check_unreadable(
+                            [*state["unreadable"], *unreadable], total, max_unreadable
+                        )
                     else:
                         write(record)
             os.replace(out / f"{name}.part", out / name)
-            state["shards"][name] = _file_entry(out / name) | {"images": stop - start - len(unreadable)}
+            state["shards"][name] = _file_entry(out / name) | {
+                "images": stop - start - len(unreadable)
+            }
             state["unreadable"] += unreadable
             _write_json(out / PROGRESS, state)
 
@@ -253,8 +287,10 @@ def _check_unreadable(found, total, share):
 
 def _encode_chunk(state, task):
     """Returns the record of each image of a chunk, or the `UnreadableImage`."""
-    (parts, options), (part, indices) = state, task
-    source, records = parts[part], []
+    (parts, options) = state
+    (part, indices) = task
+    source = parts[part]
+    records = []
     for index in indices:
         try:
             data = encode(source, index, options)
@@ -290,7 +326,9 @@ def _shrink(image, shorter):
     height, width = image.shape[:2]
     scale = shorter / min(height, width)
     size = (round(width * scale), round(height * scale))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], image.shape[2])
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).reshape(
+        size[1], size[0], image.shape[2]
+    )
 
 
 def _manifest(out, parts, state):
@@ -306,7 +344,10 @@ def _manifest(out, parts, state):
         ]
         counts = np.bincount(labels, minlength=len(source.classes)).tolist()
         entries[part] = {"images": len(labels), "class_counts": counts}
-        entries[part] |= {"labels": _write_labels(out / f"{part}.labels.npy", labels), "shards": shards}
+        entries[part] |= {
+            "labels": _write_labels(out / f"{part}.labels.npy", labels),
+            "shards": shards,
+        }
     if not any(entry["images"] for entry in entries.values()):
         raise UserError("none of the images can be read: nothing to pack")
     findings = dict.fromkeys(finding for source in parts.values() for finding in source.findings)
@@ -316,7 +357,9 @@ def _manifest(out, parts, state):
         "request": state["request"],
         "classes": list(next(iter(parts.values())).classes),
         "parts": entries,
-        "unreadable": sorted(state["unreadable"], key=lambda image: (image["part"], image["index"])),
+        "unreadable": sorted(
+            state["unreadable"], key=lambda image: (image["part"], image["index"])
+        ),
         "findings": [dataclasses.asdict(finding) for finding in findings],
     }
 

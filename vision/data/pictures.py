@@ -21,5 +21,6 @@ def picture(image):
 
 
 def data_uri(data, kind="png"):
-    """Returns the bytes of a picture's file, "png" or "jpeg", as what an `img` takes in place of a URL."""
+    """Returns the bytes of a picture's file, "png" or "jpeg", as what an `img` takes in place of a
+    URL."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

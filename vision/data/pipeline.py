@@ -1,7 +1,8 @@
 """From a source's name to batches on the device.
 
-Data that fit (`config.data.resident_gib`) are decoded once and live on the device as uint8; a batch is then a list of
-indices. Larger data are decoded for each batch by Grain's workers. Both give the same batches in the same order.
+Data that fit (`config.data.resident_gib`) are decoded once and live on the device as uint8; a batch
+is then a list of indices. Larger data are decoded for each batch by Grain's workers. Both give the
+same batches in the same order.
 """
 
 import dataclasses
@@ -25,7 +26,8 @@ class Data:
     """What a run learns from: three loaders, and what they have in common.
 
     Attributes:
-        loaders: {"train", "val", "test"}, or what `open_data` was given; each a `DeviceLoader` or a `WorkerLoader`.
+        loaders: {"train", "val", "test"}, or what `open_data` was given; each a `DeviceLoader` or a
+            `WorkerLoader`.
         classes: names, in the labels' order.
         image_size, channels: of every image that a loader gives.
         class_counts: int (C,), images of each class in train, or the first of what was given.
@@ -52,11 +54,14 @@ class Data:
         sizes = ", ".join(f"{len(f):,} {name}" for name, f in self.loaders.items())
         kind = "on the device" if isinstance(self._first, DeviceLoader) else "loaded for each batch"
         side = self.image_size
-        return f"{sizes} images of {side}x{side}x{self.channels}, {len(self.classes)} classes, {kind}"
+        return (
+            f"{sizes} images of {side}x{side}x{self.channels}, {len(self.classes)} classes, {kind}"
+        )
 
 
 def named_splits(c, seed, opened=None):
-    """Returns ({"train": source, "val": source, "test": source}, findings) of the source that `config.data` names.
+    """Returns ({"train": source, "val": source, "test": source}, findings) of the source that
+    `config.data` names.
 
     Args:
         c: config.data.
@@ -74,12 +79,19 @@ def named_splits(c, seed, opened=None):
 
 def unseen_classes(splits):
     """Returns a finding for each class that val or test has and train has not."""
-    seen, classes = set(np.unique(splits["train"].labels)), splits["train"].classes
+    seen = set(np.unique(splits["train"].labels))
+    classes = splits["train"].classes
     found = []
     for name in ("val", "test"):
         labels, counts = np.unique(splits[name].labels, return_counts=True)
-        unseen = [(classes[label], n) for label, n in zip(labels, counts, strict=True) if label not in seen]
-        found += [Finding(f"classes in {name} that train has not", c, f"{n:,} images") for c, n in unseen]
+        unseen = [
+            (classes[label], n)
+            for label, n in zip(labels, counts, strict=True)
+            if label not in seen
+        ]
+        found += [
+            Finding(f"classes in {name} that train has not", c, f"{n:,} images") for c, n in unseen
+        ]
     return found
 
 
@@ -92,11 +104,15 @@ def open_data(config, mesh, splits=None):
         splits: {name: source} in place of those that `config.data` names; None = those.
 
     Raises:
-        UserError: see `named_splits`; also where images differ in size and none is configured, and where more images
-            are unreadable, or lost when the source was opened, than `max_unreadable` allows.
+        UserError: see `named_splits`; also where images differ in size and none is configured, and
+            where more images are unreadable, or lost when the source was opened, than
+            `max_unreadable` allows.
     """
-    c, seed = config.data, config.seed
-    splits, findings = named_splits(c, seed) if splits is None else (splits, next(iter(splits.values())).findings)
+    c = config.data
+    seed = config.seed
+    splits, findings = (
+        named_splits(c, seed) if splits is None else (splits, next(iter(splits.values())).findings)
+    )
     first = next(iter(splits))
     whole = sum(map(len, splits.values()))
     if c.limit:
@@ -108,11 +124,15 @@ def open_data(config, mesh, splits=None):
     resident = size <= c.resident_gib * 2**30 and not c.random_crop_area
     lost = {finding.name: f"{finding.kind}: {finding}" for finding in findings if finding.lost}
     unreadable = Unreadable(sum(map(len, splits.values())), c.max_unreadable, lost, whole)
-    loaders, resize, order = {}, interpolation_of(c), _order(config, splits["train"]) if "train" in splits else None
+    loaders = {}
+    resize = interpolation_of(c)
+    order = _order(config, splits["train"]) if "train" in splits else None
     for name, split in splits.items():
         area = tuple(c.random_crop_area) if name == "train" else ()
         own = order if name == "train" else Sampler(seed, split.labels)
-        rows = Dataset(split, image_size, channels, c.crop_fraction or 1.0, area, not c.image_size, own, resize)
+        rows = Dataset(
+            split, image_size, channels, c.crop_fraction or 1.0, area, not c.image_size, own, resize
+        )
         loaders[name] = (
             DeviceLoader(rows, unreadable, mesh)
             if resident
@@ -137,12 +157,14 @@ def _order(config, source):
             f"imbalance.sampling_from = {c.sampling_from:g} must lie below sampling_until = {c.sampling_until:g}"
         )
     steps = run_length(config.train, len(source))
-    begin, end = round(c.sampling_from * steps), round(c.sampling_until * steps)
+    begin = round(c.sampling_from * steps)
+    end = round(c.sampling_until * steps)
     return Sampler(config.seed, source.labels, c.sampling, begin, end)
 
 
 def interpolation_of(c):
-    """Returns the `interpolation` of `resize_crop` that `config.data` asks for; raises UserError for an unknown one."""
+    """Returns the `interpolation` of `resize_crop` that `config.data` asks for; raises UserError
+    for an unknown one."""
     check_choice("data.interpolation", c.interpolation, ("auto", *INTERPOLATIONS))
     return "area" if c.interpolation == "auto" else c.interpolation
 
@@ -163,7 +185,9 @@ def _draw_each(split, count, seed):
 def _image_shape(c, source):
     """Returns (image_size, channels): what the config says, else what the images themselves are."""
     if c.image_size < 0 or c.channels not in (0, 1, 3):
-        raise UserError(f"data.image_size = {c.image_size}, data.channels = {c.channels}: a size, and 1, 3 or 0")
+        raise UserError(
+            f"data.image_size = {c.image_size}, data.channels = {c.channels}: a size, and 1, 3 or 0"
+        )
     if c.image_size and c.channels:
         return c.image_size, c.channels
     shapes = {}
@@ -177,5 +201,9 @@ def _image_shape(c, source):
     channels = c.channels or max(shape[2] for shape in shapes)
     sides = {shape[:2]: name for shape, name in shapes.items()}
     if not c.image_size and (len(sides) > 1 or len(set(next(iter(sides)))) > 1):
-        raise UserError(SIZES.format(", ".join(f"{name} is {w}x{h}" for (h, w), name in list(sides.items())[:2])))
+        raise UserError(
+            SIZES.format(
+                ", ".join(f"{name} is {w}x{h}" for (h, w), name in list(sides.items())[:2])
+            )
+        )
     return c.image_size or next(iter(sides))[0], channels

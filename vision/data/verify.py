@@ -20,8 +20,11 @@ def verify(directory):
     """
     directory = Path(directory)
     files = files_of(read_manifest(directory))
-    with concurrent.futures.ThreadPoolExecutor(cores()) as pool:  # hashing leaves Python's lock alone
-        wrong = list(track(pool.map(lambda file: _wrong(directory, file), files), len(files), "verifying"))
+    # hashing leaves Python's lock alone
+    with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
+        wrong = list(
+            track(pool.map(lambda file: _wrong(directory, file), files), len(files), "verifying")
+        )
     return len(files), {file["file"]: why for file, why in zip(files, wrong, strict=True) if why}
 
 

@@ -58,10 +58,12 @@ class Split:
         name: "train", "val", "test" or "all".
         source: its images, a source.
         loaders: {name: loader} of the parts that it is made of: one, or several of "all".
-        data: a `vision.data.pipeline.Data`: all of the source's splits, or "all" alone where it was not divided.
+        data: a `vision.data.pipeline.Data`: all of the source's splits, or "all" alone where it was
+            not divided.
         own: whether it is the source that the model was trained on.
         config: with `data` and `seed` as it was opened.
-        positions: int64, for each of the source's classes its place among the model's; -1 where it has none.
+        positions: int64, for each of the source's classes its place among the model's; -1 where it
+            has none.
     """
 
     name: str
@@ -90,7 +92,10 @@ class Split:
         chosen = kept[outputs.embedded]
         return dataclasses.replace(
             outputs,
-            **{name: getattr(outputs, name)[kept] for name in ("logits", "rows", "brightness", "contrast")},
+            **{
+                name: getattr(outputs, name)[kept]
+                for name in ("logits", "rows", "brightness", "contrast")
+            },
             labels=labels[kept],
             embeddings=outputs.embeddings[chosen],
             embedded=rest[outputs.embedded[chosen]],
@@ -105,7 +110,8 @@ def open_split(classifier, config, mesh, spec="", name=""):
         config: the model's, of which `data` counts.
         mesh: from `vision.parallel.make_mesh`.
         spec: a source, such as "folder:photos"; "" = the one of the model's config.
-        name: "train", "val", "test" or "all"; "" = test, or all where `spec` names a source without splits of its own.
+        name: "train", "val", "test" or "all"; "" = test, or all where `spec` names a source without
+            splits of its own.
 
     Raises:
         UserError: the source cannot be opened, or holds classes that the model does not know.
@@ -116,14 +122,22 @@ def open_split(classifier, config, mesh, spec="", name=""):
         check_choice("--split", name, SPLITS)
     own = not spec or is_same(spec, c.source)
     if not own:
-        c.source, c.limit, c.per_class = spec, 0, 0
+        c.source = spec
+        c.limit = 0
+        c.per_class = 0
     if not c.source:
-        raise UserError("which images? Give --data SOURCE, for the bundle does not say what it was trained on")
+        raise UserError(
+            "which images? Give --data SOURCE, for the bundle does not say what it was trained on"
+        )
     opened = open_splits(c.source)
     undivided = is_undivided(opened, c.source)
     name = name or ("all" if undivided and not own else "test")
-    c.image_size, c.channels, c.random_crop_area = classifier.image_size, classifier.channels, ()
-    config.imbalance.sampling, config.train.steps = "none", 1  # nothing is trained, however few the images
+    c.image_size = classifier.image_size
+    c.channels = classifier.channels
+    c.random_crop_area = ()
+    # nothing is trained, however few the images
+    config.imbalance.sampling = "none"
+    config.train.steps = 1
     # Of few images none may be left for a split, and none is needed.
     data = open_data(config, mesh, opened if name == "all" and undivided else None)
     loaders = {name: data.loaders[name]} if name in data.loaders else distinct(data.loaders)
@@ -133,16 +147,19 @@ def open_split(classifier, config, mesh, spec="", name=""):
 
 
 def is_same(spec, other):
-    """Whether two names are of the same source: a folder's name may end with a slash, or not begin at the root."""
+    """Whether two names are of the same source: a folder's name may end with a slash, or not begin
+    at the root."""
     if spec == other:
         return True
-    (kind, argument, options), (other_kind, other_argument, other_options) = parse(spec), parse(other)
+    (kind, argument, options) = parse(spec)
+    (other_kind, other_argument, other_options) = parse(other)
     same = kind == other_kind and options == other_options and argument and other_argument
     return bool(same) and os.path.realpath(argument) == os.path.realpath(other_argument)
 
 
 def is_undivided(opened, spec):
-    """Whether a source has no splits of its own, so that all of it can be evaluated without being divided."""
+    """Whether a source has no splits of its own, so that all of it can be evaluated without being
+    divided."""
     return set(opened) == {"all"} and not set(parse(spec)[2]) & set(CHANGES)
 
 
@@ -170,15 +187,18 @@ def reopen(c, seed, name):
 
 def distinct(loaders):
     """Returns {name: loader} without a validation split that is the test split over again."""
-    same = "val" in loaders and same_images(loaders["val"].dataset.source, loaders["test"].dataset.source)
+    same = "val" in loaders and same_images(
+        loaders["val"].dataset.source, loaders["test"].dataset.source
+    )
     return {name: loader for name, loader in loaders.items() if not (same and name == "val")}
 
 
 def match_classes(classes, source):
-    """Returns the place among a model's classes of each of a source's classes, int64; -1 where it has none.
+    """Returns the place among a model's classes of each of a source's classes, int64; -1 where it
+    has none.
 
-    Classes are the same where their names are; ImageNet's also where the data call them by synset, such as n01440764.
-    A class without an image does not count.
+    Classes are the same where their names are; ImageNet's also where the data call them by synset,
+    such as n01440764. A class without an image does not count.
 
     Args:
         classes: the model's, in the order of its logits.
@@ -203,4 +223,6 @@ def match_classes(classes, source):
 
 def some(names, count=5):
     """Returns the first names, and how many more there are."""
-    return ", ".join(names[:count]) + (f" and {len(names) - count:,} more" if len(names) > count else "")
+    return ", ".join(names[:count]) + (
+        f" and {len(names) - count:,} more" if len(names) > count else ""
+    )

@@ -87,7 +87,8 @@ def evaluate(classifier, config, spec="", name="", say=print):
         `Evaluation`.
 
     Raises:
-        UserError: the data cannot be opened or do not fit the model, or config.evaluation does not fit them.
+        UserError: the data cannot be opened or do not fit the model, or config.evaluation does not
+            fit them.
     """
     c = config.evaluation
     mesh = parallel.make_mesh(config.parallel.devices)
@@ -99,10 +100,16 @@ def evaluate(classifier, config, spec="", name="", say=print):
     outputs = gather(forward, split, size, max(c.probe, c.map_images))
     p = softmax(outputs.logits)
     summary = _head(classifier, config, split, outputs, mesh)
-    summary |= intervals.with_intervals(outputs.logits, outputs.labels, classifier.classes, c.bootstrap)
+    summary |= intervals.with_intervals(
+        outputs.logits, outputs.labels, classifier.classes, c.bootstrap
+    )
     counts = scores.confusion(outputs.logits, outputs.labels)
     summary["confused_pairs"] = [
-        {"true": classifier.classes[true], "predicted": classifier.classes[other], "images": int(counts[true, other])}
+        {
+            "true": classifier.classes[true],
+            "predicted": classifier.classes[other],
+            "images": int(counts[true, other]),
+        }
         for true, other in confused_pairs(counts, PAIRS)
     ]
     summary["confusion"] = counts
@@ -120,12 +127,16 @@ def _check(c, classifier):
     """Raises `UserError` now for what would fail only after all has been computed."""
     embedding_map.check(c.map)
     if c.positive and c.positive not in classifier.classes:
-        raise UserError(f"evaluation.positive = '{c.positive}' is no class: {some(classifier.classes, 10)}")
+        raise UserError(
+            f"evaluation.positive = '{c.positive}' is no class: {some(classifier.classes, 10)}"
+        )
 
 
 def gather(forward, split, size, embedded):
-    """Returns the `Outputs` of a `Split`, with labels among the model's classes, rows in the split's source."""
-    parts, start = [], 0
+    """Returns the `Outputs` of a `Split`, with labels among the model's classes, rows in the
+    split's source."""
+    parts = []
+    start = 0
     for name, loader in split.loaders.items():
         part = split.labeled(collect(forward, loader, size, embedded=embedded, what=name))
         parts.append(dataclasses.replace(part, rows=part.rows + start))
@@ -136,12 +147,18 @@ def gather(forward, split, size, embedded):
 def _join(parts):
     starts = np.cumsum([0, *(len(part.rows) for part in parts)])
     embedded = [part.embedded + start for part, start in zip(parts, starts, strict=False)]
-    arrays = {field.name: [getattr(part, field.name) for part in parts] for field in dataclasses.fields(Outputs)}
-    return Outputs(**{name: np.concatenate(v) for name, v in (arrays | {"embedded": embedded}).items()})
+    arrays = {
+        field.name: [getattr(part, field.name) for part in parts]
+        for field in dataclasses.fields(Outputs)
+    }
+    return Outputs(
+        **{name: np.concatenate(v) for name, v in (arrays | {"embedded": embedded}).items()}
+    )
 
 
 def validation(forward, split, size, c):
-    """Returns (logits, labels) of the validation split; None where it is not needed, or is what is evaluated."""
+    """Returns (logits, labels) of the validation split; None where it is not needed, or is what is
+    evaluated."""
     loaders = split.data.loaders
     if split.name in ("val", "all") or not (c.temperature or c.positive):
         return None
@@ -152,13 +169,18 @@ def validation(forward, split, size, c):
 
 
 def _head(classifier, config, split, outputs, mesh):
-    m, known = classifier.config.model, bool(classifier.config.data.source)  # a bundle may not say what it holds
+    # a bundle may not say what it holds
+    m = classifier.config.model
+    known = bool(classifier.config.data.source)
     name = {"name": m.name, "variant": m.variant} if known else {"name": "bundle", "variant": ""}
     return {
         "format": 1,
         "model": name | {"image_size": classifier.image_size},
         "data": {"source": split.spec, "split": split.name, "images": len(outputs.labels)}
-        | {"unreadable": len(split.source) - len(outputs.labels), "classes": list(classifier.classes)}
+        | {
+            "unreadable": len(split.source) - len(outputs.labels),
+            "classes": list(classifier.classes),
+        }
         | {"learned_from": split.own and split.name in ("train", "all")},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": parallel.describe(mesh),
@@ -169,11 +191,17 @@ def _head(classifier, config, split, outputs, mesh):
 
 
 def _calibrate(outputs, val, c):
-    """Returns the calibration without a temperature, and with the one that fits the validation split."""
-    found = {"temperature": None, "plain": calibration.calibrate(outputs.logits, outputs.labels, 1.0, c)}
+    """Returns the calibration without a temperature, and with the one that fits the validation
+    split."""
+    found = {
+        "temperature": None,
+        "plain": calibration.calibrate(outputs.logits, outputs.labels, 1.0, c),
+    }
     if c.temperature and val is not None:
         found["temperature"] = calibration.fit_temperature(*val)
-        found["scaled"] = calibration.calibrate(outputs.logits, outputs.labels, found["temperature"], c)
+        found["scaled"] = calibration.calibrate(
+            outputs.logits, outputs.labels, found["temperature"], c
+        )
     return found
 
 
@@ -182,15 +210,21 @@ def _operating_point(c, classes, p, labels, val):
     if not c.positive:
         return None
     positive = classes.index(c.positive)
-    found = scores.operating_point(p[:, positive], labels == positive, c.recall, p.argmax(1) == positive)
+    found = scores.operating_point(
+        p[:, positive], labels == positive, c.recall, p.argmax(1) == positive
+    )
     fitted_on = "the same images"
     if val is not None:
         chosen = scores.operating_point(softmax(val[0])[:, positive], val[1] == positive, c.recall)
         if chosen["threshold"] is not None:
             rates = scores.rates(p[:, positive], labels == positive, chosen["threshold"])
-            found, fitted_on = found | {"threshold": chosen["threshold"], "at_threshold": rates}, "val"
+            found = found | {"threshold": chosen["threshold"], "at_threshold": rates}
+            fitted_on = "val"
     known = {"class": c.positive, "wanted_recall": c.recall, "fitted_on": fitted_on}
-    return known | {name: _with_intervals(held) if isinstance(held, dict) else held for name, held in found.items()}
+    return known | {
+        name: _with_intervals(held) if isinstance(held, dict) else held
+        for name, held in found.items()
+    }
 
 
 def _with_intervals(rates):
@@ -207,11 +241,14 @@ def _slices(outputs, split, p, c):
     if not c.slices:
         return []
     nll = scores.losses(outputs.logits, outputs.labels)[0]
-    return slices.measure(outputs, split.source, nll, outputs.logits.argmax(1) == outputs.labels, c.slice_images)
+    return slices.measure(
+        outputs, split.source, nll, outputs.logits.argmax(1) == outputs.labels, c.slice_images
+    )
 
 
 def sample(loader, count):
-    """Returns a loader of `count` images drawn at random, on the device; the loader itself for 0, or if it is smaller."""
+    """Returns a loader of `count` images drawn at random, on the device; the loader itself for 0,
+    or if it is smaller."""
     if not count or count >= len(loader):
         return loader
     part = loader.part(np.sort(np.random.RandomState(0).permutation(len(loader))[:count]))
@@ -219,7 +256,8 @@ def sample(loader, count):
 
 
 def _many_passes(forward, split, size, c, say):
-    """Returns {"robustness", "views"} on a sample; None for what is not asked for, or cannot be done to a bundle."""
+    """Returns {"robustness", "views"} on a sample; None for what is not asked for, or cannot be
+    done to a bundle."""
     found = {"robustness": None, "views": None}
     if not (c.corruptions or c.views):
         return found
@@ -245,7 +283,8 @@ def _view(forward, loader, size, name, plain, labels):
 
 
 def _map(outputs, c):
-    """Returns (2-D points, which images they are) of some embeddings, drawn at random; (None, None) for no map."""
+    """Returns (2-D points, which images they are) of some embeddings, drawn at random; (None, None)
+    for no map."""
     if c.map == "none" or not outputs.embeddings.size or not c.map_images:
         return None, None
     # They lie in the split's order, which may be class by class.
@@ -254,13 +293,17 @@ def _map(outputs, c):
 
 
 def _probe(forward, split, size, outputs, c, say):
-    """Returns what nearest neighbors and a linear probe on the embeddings reach; None where it is not asked for."""
+    """Returns what nearest neighbors and a linear probe on the embeddings reach; None where it is
+    not asked for."""
     loaders = split.data.loaders
     if not c.probe or split.name in ("train", "all") or not outputs.embeddings.size:
         return None
     parts = {name: sample(loaders[name], c.probe) for name in ("train", "val")}
     say(f"nearest neighbors and linear probe, {len(parts['train']):,} training images")
-    held = {n: split.labeled(collect(forward, loader, size, embedded=len(loader))) for n, loader in parts.items()}
+    held = {
+        n: split.labeled(collect(forward, loader, size, embedded=len(loader)))
+        for n, loader in parts.items()
+    }
     of = {name: (found.embeddings, found.labels[found.embedded]) for name, found in held.items()}
     if len(np.unique(of["train"][1])) < 2 or not len(of["val"][1]):
         return None

@@ -45,17 +45,21 @@ class Forward:
     """A classifier's forward pass on the devices of a mesh.
 
     Args:
-        classifier: a `vision.inference.Classifier`, or a `vision.bundle.directory.Bundle`, which computes on the host.
+        classifier: a `vision.inference.Classifier`, or a `vision.bundle.directory.Bundle`, which
+            computes on the host.
         mesh: from `vision.parallel.make_mesh`.
-        views: `views(images) -> [(weight, images)]` of normalized images, whose logits are averaged; None = of the
-            images alone.
+        views: `views(images) -> [(weight, images)]` of normalized images, whose logits are
+            averaged; None = of the images alone.
     """
 
     def __init__(self, classifier, mesh, views=None):
-        self.classifier, self.mesh = classifier, mesh
+        self.classifier = classifier
+        self.mesh = mesh
         self._whole = parallel.replicated(mesh)
         self._look = jax.jit(self._look, out_shardings=self._whole)
-        self._take = jax.jit(lambda images, index: images[index], out_shardings=parallel.by_example(mesh))
+        self._take = jax.jit(
+            lambda images, index: images[index], out_shardings=parallel.by_example(mesh)
+        )
         if classifier.model is None:
             self._run = lambda images: classifier(np.asarray(images))
             return
@@ -77,15 +81,18 @@ class Forward:
         self._run = lambda images: run(state, images)
 
     def __call__(self, images):
-        """Returns (logits (B, C), embeddings (B, D)), float32, of uint8 images (B, H, W, channels); does not wait."""
+        """Returns (logits (B, C), embeddings (B, D)), float32, of uint8 images (B, H, W, channels);
+        does not wait."""
         return self._run(images)
 
     def images(self, batch, data):
-        """Returns a batch's images: its own, or those of `data`, a split that lives on the device."""
+        """Returns a batch's images: its own, or those of `data`, a split that lives on the
+        device."""
         return self._take(data["image"], batch["index"]) if data else batch["image"]
 
     def brightness(self, images):
-        """Returns (mean, standard deviation) of each image's pixels, float32 (B,) in [0, 1]; does not wait."""
+        """Returns (mean, standard deviation) of each image's pixels, float32 (B,) in [0, 1]; does
+        not wait."""
         return self._look(images)
 
     def _gathered(self, tree):
@@ -98,22 +105,24 @@ class Forward:
 
 
 def batch_size(c, mesh):
-    """Returns how many images to evaluate at a time: as `config.train` says, rounded up to what the devices share."""
+    """Returns how many images to evaluate at a time: as `config.train` says, rounded up to what the
+    devices share."""
     return -(-(c.eval_batch_size or c.batch_size) // mesh.size) * mesh.size
 
 
 def collect(forward, loader, batch_size, change=None, embedded=EMBEDDED, what=""):
     """Returns the `Outputs` of a split.
 
-    The last batch is padded and masked, so that no image is dropped or counted twice on any number of devices. What
-    grows with the split are the outputs themselves, 4 C + 32 bytes an image; of embeddings, no more than `embedded`.
+    The last batch is padded and masked, so that no image is dropped or counted twice on any number
+    of devices. What grows with the split are the outputs themselves, 4 C + 32 bytes an image; of
+    embeddings, no more than `embedded`.
 
     Args:
         forward: a `Forward`.
         loader: a split of `vision.data.pipeline.Data`.
         batch_size: images at a time, over all devices.
-        change: `change(images, indices) -> images` of uint8 images (B, H, W, C), on the devices, and their places in
-            the split, int32 (B,); None = as they are.
+        change: `change(images, indices) -> images` of uint8 images (B, H, W, C), on the devices,
+            and their places in the split, int32 (B,); None = as they are.
         embedded: embeddings to keep; the draw follows from the length of the split alone.
         what: what the bar says on a terminal; "" = no bar.
 
@@ -124,10 +133,13 @@ def collect(forward, loader, batch_size, change=None, embedded=EMBEDDED, what=""
     batch_size = min(batch_size, -(-size // forward.mesh.size) * forward.mesh.size)
     draw = np.zeros(size, bool)
     draw[np.random.RandomState(0).permutation(size)[:embedded]] = True
-    store, pending = _Store(size, draw), collections.deque()
+    store = _Store(size, draw)
+    pending = collections.deque()
     count = sampler.batches(batch_size, size)
     batches = loader.eval_batches(batch_size)
-    with parallel.out_of_memory(lambda: f"evaluating {batch_size} images at a time: lower train.eval_batch_size"):
+    with parallel.out_of_memory(
+        lambda: f"evaluating {batch_size} images at a time: lower train.eval_batch_size"
+    ):
         for step, batch in enumerate(track(batches, count, what) if what else batches):
             images = forward.images(batch, loader.data)
             indices, _ = sampler.eval_indices(step, batch_size, size)
@@ -149,14 +161,19 @@ class _Store:
     """Arrays of a split's length, filled batch by batch."""
 
     def __init__(self, size, draw):
-        self._size, self._draw, self._arrays = size, draw, None
+        self._size = size
+        self._draw = draw
+        self._arrays = None
         self._readable = np.zeros(size, bool)
         self._embeddings = []
 
     def add(self, indices, found):
         logits, embeddings, brightness, contrast, mask = (np.asarray(array) for array in found)
         if self._arrays is None:
-            self._arrays = [np.zeros((self._size, *a.shape[1:]), np.float32) for a in (logits, brightness, contrast)]
+            self._arrays = [
+                np.zeros((self._size, *a.shape[1:]), np.float32)
+                for a in (logits, brightness, contrast)
+            ]
         rows = indices[mask]
         for array, part in zip(self._arrays, (logits, brightness, contrast), strict=True):
             array[rows] = part[mask]

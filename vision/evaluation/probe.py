@@ -1,11 +1,12 @@
-"""How much of the classes an embedding holds, without training the network: a linear probe and k nearest neighbors.
+"""How much of the classes an embedding holds, without training the network: a linear probe and k
+nearest neighbors.
 
     python -m vision.evaluation.probe --config configs/transfer_folder.py:photos
     python -m vision.evaluation.probe --workdir runs/pets [--data folder:other] [--out probe.json]
 
-Embeds the training and test splits with the run's best model, or with a config's pretrained weights, and prints the
-test accuracy of both. The probe is scikit-learn's logistic regression on standardized embeddings; its strength of
-regularization is the best on the validation split.
+Embeds the training and test splits with the run's best model, or with a config's pretrained
+weights, and prints the test accuracy of both. The probe is scikit-learn's logistic regression on
+standardized embeddings; its strength of regularization is the best on the validation split.
 """
 
 import json
@@ -38,17 +39,32 @@ def main(argv):
     backbone = inference.from_flags(config, values.workdir)
     c = backbone.config.copy_and_resolve_references()
     c.data.source = values.data or c.data.source
-    c.data.image_size, c.data.channels, c.data.random_crop_area = backbone.image_size, backbone.channels, ()
+    c.data.image_size = backbone.image_size
+    c.data.channels = backbone.channels
+    c.data.random_crop_area = ()
     mesh = parallel.make_mesh()
-    data, forward = open_data(c, mesh), Forward(backbone, mesh)
-    found = {n: collect(forward, f, batch_size(c.train, mesh), embedded=len(f)) for n, f in data.loaders.items()}
+    data = open_data(c, mesh)
+    forward = Forward(backbone, mesh)
+    found = {
+        n: collect(forward, f, batch_size(c.train, mesh), embedded=len(f))
+        for n, f in data.loaders.items()
+    }
     splits = {name: (outputs.embeddings, outputs.labels) for name, outputs in found.items()}
     linear, strength = linear_probe(*splits["train"], *splits["val"], *splits["test"])
     nearest = knn_accuracy(*splits["train"], *splits["test"], k=values.k)
-    print(f"{c.data.source}: {data.describe()}; embeddings of {splits['train'][0].shape[1]} numbers")
-    print(f"linear probe: {linear:.4f} (C = {strength:g})\n{values.k} nearest neighbors: {nearest:.4f}")
+    print(
+        f"{c.data.source}: {data.describe()}; embeddings of {splits['train'][0].shape[1]} numbers"
+    )
+    print(
+        f"linear probe: {linear:.4f} (C = {strength:g})\n{values.k} nearest neighbors: {nearest:.4f}"
+    )
     if values.out:
-        found = {"linear_probe": float(linear), "C": strength, "nearest_neighbors": nearest, "k": values.k}
+        found = {
+            "linear_probe": float(linear),
+            "C": strength,
+            "nearest_neighbors": nearest,
+            "k": values.k,
+        }
         pathlib.Path(values.out).write_text(json.dumps(found, indent=1))
 
 
@@ -60,13 +76,16 @@ def _flags(values):
 
 
 def linear_probe(train, train_labels, val, val_labels, test, test_labels):
-    """Returns (test accuracy, C) of a logistic regression on embeddings (N, D), with the C that is best on val."""
+    """Returns (test accuracy, C) of a logistic regression on embeddings (N, D), with the C that is
+    best on val."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     def fit(strength):
-        return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000)).fit(train, train_labels)
+        return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=1000)).fit(
+            train, train_labels
+        )
 
     probes = {strength: fit(strength) for strength in STRENGTHS}
     best = max(STRENGTHS, key=lambda strength: probes[strength].score(val, val_labels))
@@ -74,9 +93,11 @@ def linear_probe(train, train_labels, val, val_labels, test, test_labels):
 
 
 def knn_accuracy(train, train_labels, test, test_labels, k=NEIGHBORS, temperature=0.07, chunk=1024):
-    """Returns the accuracy of a vote among the k nearest training embeddings, by cosine, weighted by exp(cosine / T).
+    """Returns the accuracy of a vote among the k nearest training embeddings, by cosine, weighted
+    by exp(cosine / T).
 
-    Wu et al. 2018 (arXiv:1805.01978), section 3.4; as DINO evaluates (Caron et al. 2021, arXiv:2104.14294).
+    Wu et al. 2018 (arXiv:1805.01978), section 3.4; as DINO evaluates (Caron et al. 2021,
+    arXiv:2104.14294).
 
     Args:
         train, test: float (N, D).
@@ -85,8 +106,10 @@ def knn_accuracy(train, train_labels, test, test_labels, k=NEIGHBORS, temperatur
         temperature: T.
         chunk: test images at a time.
     """
-    classes, k = int(max(train_labels.max(), test_labels.max())) + 1, min(k, len(train))
-    keys, votes = _unit(train), jax.nn.one_hot(train_labels, classes)
+    classes = int(max(train_labels.max(), test_labels.max())) + 1
+    k = min(k, len(train))
+    keys = _unit(train)
+    votes = jax.nn.one_hot(train_labels, classes)
 
     @jax.jit
     def predict(queries):

@@ -2,17 +2,21 @@
 
     python -m vision.export --workdir runs/pets --out bundles/pets
     python -m vision.export --workdir runs/pets --format onnx,tflite,saved_model --out bundles/pets
-    python -m vision.export --workdir runs/pets --format onnx,tflite --precision int8 --out bundles/pets-int8
-    python -m vision.export --config configs/efficientnet_lite_imagenet.py --data folder:photos --out bundles/lite0
+    python -m vision.export --workdir runs/pets --format onnx,tflite --precision int8 --out
+    bundles/pets-int8
+    python -m vision.export --config configs/efficientnet_lite_imagenet.py --data folder:photos
+    --out bundles/lite0
 
-What is written is a bundle: the model from uint8 pixels to probabilities, in each format, and bundle.json. Each file is
-run in its own runtime and compared with JAX on images of the validation split; where it differs, nothing is written.
-With --heatmap, model.onnx also tells where in an image its class is seen, which the server's page shows.
+What is written is a bundle: the model from uint8 pixels to probabilities, in each format, and
+bundle.json. Each file is run in its own runtime and compared with JAX on images of the validation
+split; where it differs, nothing is written. With --heatmap, model.onnx also tells where in an image
+its class is seen, which the server's page shows.
 
-onnx: ONNX Runtime, TensorRT; any number of images at a time, or --batch of them. tflite: LiteRT, on phones.
-stablehlo: JAX and XLA without this project. saved_model: TensorFlow Serving.
-safetensors: `model.safetensors` with timm's names and layouts, and timm's `config.json`; by itself it needs no bundle.
-timm loads it with `timm.create_model(NAME, num_classes=N, checkpoint_path="pets/model.safetensors")`, this project with
+onnx: ONNX Runtime, TensorRT; any number of images at a time, or --batch of them. tflite: LiteRT, on
+phones. stablehlo: JAX and XLA without this project. saved_model: TensorFlow Serving.
+safetensors: `model.safetensors` with timm's names and layouts, and timm's `config.json`; by itself
+it needs no bundle. timm loads it with `timm.create_model(NAME, num_classes=N,
+checkpoint_path="pets/model.safetensors")`, this project with
 `model.pretrained=pets/model.safetensors`.
 """
 
@@ -51,11 +55,24 @@ def main(argv):
 
 def _flags(values):
     flags.DEFINE_string("workdir", "", "directory of a run", flag_values=values)
-    flags.DEFINE_list("format", "onnx", "onnx, tflite, stablehlo, saved_model, safetensors", flag_values=values)
-    flags.DEFINE_string("precision", "float32", "float32; of onnx and tflite also float16 and int8", flag_values=values)
-    flags.DEFINE_integer("batch", 0, "images at a time; 0 = any number, where the format can", flag_values=values)
-    flags.DEFINE_string("data", "", "images to compare and calibrate on; else the run's own", flag_values=values)
-    flags.DEFINE_bool("heatmap", False, "onnx: also where the most probable class is seen", flag_values=values)
+    flags.DEFINE_list(
+        "format", "onnx", "onnx, tflite, stablehlo, saved_model, safetensors", flag_values=values
+    )
+    flags.DEFINE_string(
+        "precision",
+        "float32",
+        "float32; of onnx and tflite also float16 and int8",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "batch", 0, "images at a time; 0 = any number, where the format can", flag_values=values
+    )
+    flags.DEFINE_string(
+        "data", "", "images to compare and calibrate on; else the run's own", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "heatmap", False, "onnx: also where the most probable class is seen", flag_values=values
+    )
     flags.DEFINE_string("out", "", "directory to write to", flag_values=values)
 
 

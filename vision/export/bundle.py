@@ -1,4 +1,5 @@
-"""A bundle from a classifier: each format is written, run and compared with JAX before anything takes its place."""
+"""A bundle from a classifier: each format is written, run and compared with JAX before anything
+takes its place."""
 
 import contextlib
 import importlib
@@ -23,14 +24,30 @@ from vision.inference import CALIBRATION, EVALUATION
 
 FORMATS = ("onnx", "tflite", "stablehlo", "saved_model", "safetensors")
 PRECISIONS = ("float32", "float16", "int8")
-QUANTIZERS = {"onnx": "vision.compression.int8", "tflite": "vision.export.tflite"}  # of formats that may be narrower
-CHECKED, CALIBRATED, DESCRIBED = 64, 256, 1000  # images, at most: compared; int8 calibrated with; the drift's reference
-HEAT_TOLERANCE = 1e-2  # of a heat map in float32: each is scaled by its own largest number, which may be small
+# of formats that may be narrower
+# images, at most: compared; int8 calibrated with; the drift's reference
+QUANTIZERS = {"onnx": "vision.compression.int8", "tflite": "vision.export.tflite"}
+CHECKED = 64
+CALIBRATED = 256
+DESCRIBED = 1000
+# of a heat map in float32: each is scaled by its own largest number, which may be small
+HEAT_TOLERANCE = 1e-2
 CHANGED = 0.1  # share of the images checked whose class int8 may change
 BATCH = 50  # images whose embeddings are computed at a time
 
 
-def export(classifier, out, formats, *, precision="float32", batch=0, data="", workdir="", heatmap=False, say=print):
+def export(
+    classifier,
+    out,
+    formats,
+    *,
+    precision="float32",
+    batch=0,
+    data="",
+    workdir="",
+    heatmap=False,
+    say=print,
+):
     """Writes a bundle, which takes the place of one that is there.
 
     Args:
@@ -45,8 +62,10 @@ def export(classifier, out, formats, *, precision="float32", batch=0, data="", w
         say: called with a line of text about what is done.
 
     Raises:
-        UserError: the directory holds other files, or cannot be written; a format cannot express the model.
-        RunError: what was written differs from JAX by more than the format's tolerance. No bundle is written then.
+        UserError: the directory holds other files, or cannot be written; a format cannot express
+            the model.
+        RunError: what was written differs from JAX by more than the format's tolerance. No bundle
+            is written then.
     """
     formats = check_request(formats, precision, batch, heatmap)
     out = pathlib.Path(os.path.realpath(out))
@@ -54,11 +73,14 @@ def export(classifier, out, formats, *, precision="float32", batch=0, data="", w
     program = served(classifier, heatmap)
     images, train, origin = _samples(classifier, data, say)
     if precision == "int8" and train is None:
-        raise UserError("int8 is calibrated with images, and the run's cannot be opened: give --data SOURCE")
+        raise UserError(
+            "int8 is calibrated with images, and the run's cannot be opened: give --data SOURCE"
+        )
     own = not data or is_same(data, classifier.config.data.source)
     reference = describe(program, train) if own and train is not None else None
     with replacing(out) as directory:
-        checks, run = {}, program
+        checks = {}
+        run = program
         for name in formats:
             if name == "safetensors":
                 from vision.export.safetensors import write
@@ -67,10 +89,14 @@ def export(classifier, out, formats, *, precision="float32", batch=0, data="", w
                 continue
             module = _module(name)
             _write(name, program, directory / module.NAME, batch, precision, train)
-            checks[module.NAME], own = _verify(module, program, directory / module.NAME, precision, images, origin)
+            checks[module.NAME], own = _verify(
+                module, program, directory / module.NAME, precision, images, origin
+            )
             run = own if name == formats[0] else run
             if name == "onnx" and heatmap:
-                checks[module.NAME] |= _verify_heat(program, directory / module.NAME, precision, images)
+                checks[module.NAME] |= _verify_heat(
+                    program, directory / module.NAME, precision, images
+                )
             say(_sentence(module.NAME, directory, checks[module.NAME], origin))
         bundle.write_manifest(
             directory,
@@ -87,7 +113,8 @@ def export(classifier, out, formats, *, precision="float32", batch=0, data="", w
 
 
 def check_request(formats, precision, batch, heatmap=False):
-    """Returns the formats, each once, those that can be run first; raises `UserError` for what cannot be."""
+    """Returns the formats, each once, those that can be run first; raises `UserError` for what
+    cannot be."""
     for name in formats:
         check_choice("--format", name, FORMATS)
     check_choice("--precision", precision, PRECISIONS)
@@ -108,7 +135,9 @@ def _module(name):
     try:
         return importlib.import_module(f"vision.export.{name}")
     except ImportError as error:
-        raise UserError(f"--format {name} needs {error.name or 'more'}: pip install 'vision[export]'") from error
+        raise UserError(
+            f"--format {name} needs {error.name or 'more'}: pip install 'vision[export]'"
+        ) from error
 
 
 def _main(formats):
@@ -136,14 +165,18 @@ def _write(name, program, path, batch, precision, train):
 
 
 def _verify(module, program, path, precision, images, origin):
-    """Returns (what comparing the file with JAX has given, its `run`); raises `RunError` where it differs too much."""
+    """Returns (what comparing the file with JAX has given, its `run`); raises `RunError` where it
+    differs too much."""
     try:
         run = module.load(path)
         found = check.measure(program, run, images)
     except Exception as error:  # the runtimes' exceptions have no common type
         first = first_line(error)
-        raise RunError(f"{path.name} was written, but cannot be run: {first}\nNo bundle is written") from error
-    difference, changed = found["largest_difference"], found["classes_changed"]
+        raise RunError(
+            f"{path.name} was written, but cannot be run: {first}\nNo bundle is written"
+        ) from error
+    difference = found["largest_difference"]
+    changed = found["classes_changed"]
     found |= {"images": len(images), "of": origin}
     if precision == "int8":  # single probabilities may move far
         if not changed <= CHANGED:
@@ -162,7 +195,8 @@ def _verify(module, program, path, precision, images, origin):
 
 
 def _verify_heat(program, path, precision, images):
-    """Returns how far the heat maps are from JAX's; raises `RunError` where that is too much in float32."""
+    """Returns how far the heat maps are from JAX's; raises `RunError` where that is too much in
+    float32."""
     found = open_model(path).explain(images)
     same = found[0].argmax(1) == program(images)[0].argmax(1)  # others are maps of another class
     largest = float(np.abs(found[2] - program.heat_maps(images))[same].max(initial=0))
@@ -175,7 +209,11 @@ def _verify_heat(program, path, precision, images):
 
 
 def _sentence(name, directory, found, origin):
-    size = sum(file.stat().st_size for file in _files(directory) if file.relative_to(directory).parts[0] == name)
+    size = sum(
+        file.stat().st_size
+        for file in _files(directory)
+        if file.relative_to(directory).parts[0] == name
+    )
     allowed = f", {found['tolerance']:g} allowed" if "tolerance" in found else ""
     return (
         f"{name}: {size / 1e6:.1f} MB; on {found['images']} images ({origin}) it differs from JAX by "
@@ -184,7 +222,8 @@ def _sentence(name, directory, found, origin):
 
 
 def _samples(classifier, spec, say):
-    """Returns (images to compare on, training images or None, where the former are from), uint8 (N, S, S, C)."""
+    """Returns (images to compare on, training images or None, where the former are from), uint8 (N,
+    S, S, C)."""
     config = classifier.config.copy_and_resolve_references()
     c = config.data
     try:
@@ -194,25 +233,33 @@ def _samples(classifier, spec, say):
             return *images, f"of {spec}"
         if c.source:
             splits, _ = named_splits(c, config.seed)
-            images = _read(classifier, splits["val"], CHECKED), _read(classifier, splits["train"], DESCRIBED)
+            images = (
+                _read(classifier, splits["val"], CHECKED),
+                _read(classifier, splits["train"], DESCRIBED),
+            )
             return *images, "of the validation split"
     except UserError as error:
         if spec:
             raise
         say(f"the run's images cannot be opened: {error}")
-    say("comparing on random images, and without statistics of the training data: --data SOURCE names real ones")
+    say(
+        "comparing on random images, and without statistics of the training data: --data SOURCE names real ones"
+    )
     shape = (CHECKED, classifier.image_size, classifier.image_size, classifier.channels)
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8), None, "random"
 
 
 def _read(classifier, source, count):
-    """Returns at most `count` images from all over a source, as the model takes them; unreadable ones are left out."""
+    """Returns at most `count` images from all over a source, as the model takes them; unreadable
+    ones are left out."""
     found = []
     for index in spread(count, len(source)):
         with contextlib.suppress(UnreadableImage):
             found.append(classifier.prepare(source[int(index)]["image"]))
     if not found:
-        raise UserError(f"not one of {len(source)} images can be read, beginning with {source.name(0)}")
+        raise UserError(
+            f"not one of {len(source)} images can be read, beginning with {source.name(0)}"
+        )
     return np.stack(found)
 
 
@@ -224,13 +271,15 @@ def describe(program, images):
         images: uint8 (N, image_size, image_size, channels).
 
     Returns:
-        {"images": N, "pixel_mean" and "pixel_std": by channel, pixels in [0, 1], "embedding_mean" and "embedding_std":
-        by dimension}.
+        {"images": N, "pixel_mean" and "pixel_std": by channel, pixels in [0, 1], "embedding_mean"
+        and "embedding_std": by dimension}.
     """
     _, embeddings = batched(program, min(BATCH, len(images)))(images)
     embeddings = embeddings.astype(np.float64)
     levels = np.arange(256) / 255
-    counts = np.stack([np.bincount(images[..., i].ravel(), minlength=256) for i in range(images.shape[-1])])
+    counts = np.stack(
+        [np.bincount(images[..., i].ravel(), minlength=256) for i in range(images.shape[-1])]
+    )
     share = counts / counts.sum(1, keepdims=True)
     mean = share @ levels
     return {
@@ -243,8 +292,8 @@ def describe(program, images):
 
 
 def quality(classifier, workdir=""):
-    """Returns {"temperature", and where the run's checkpoint has been evaluated, "split", "source", "images",
-    "metrics"}: what was measured of the model before it was exported."""
+    """Returns {"temperature", and where the run's checkpoint has been evaluated, "split", "source",
+    "images", "metrics"}: what was measured of the model before it was exported."""
     found = {"temperature": float(classifier.temperature)}
     folder = pathlib.Path(workdir, EVALUATION)
     if not workdir or not (folder / "metrics.json").is_file():
@@ -258,7 +307,9 @@ def quality(classifier, workdir=""):
         known = {"split": data["split"], "source": data["source"], "images": data["images"]}
         return found | known | {"metrics": metrics["metrics"]}
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} is damaged: remove it, or run python -m vision.evaluation again") from error
+        raise UserError(
+            f"{folder} is damaged: remove it, or run python -m vision.evaluation again"
+        ) from error
 
 
 def check_place(out):
@@ -271,9 +322,13 @@ def check_place(out):
         known = {*json.loads((out / bundle.MANIFEST).read_text())["sha256"], bundle.MANIFEST}
     except (OSError, ValueError, KeyError, TypeError):
         known = set()
-    others = [name for file in _files(out) if (name := file.relative_to(out).as_posix()) not in known]
+    others = [
+        name for file in _files(out) if (name := file.relative_to(out).as_posix()) not in known
+    ]
     if others:
-        raise UserError(f"--out {out} holds other files than a bundle's, such as {min(others)}: name another directory")
+        raise UserError(
+            f"--out {out} holds other files than a bundle's, such as {min(others)}: name another directory"
+        )
 
 
 def _files(directory):
@@ -282,7 +337,8 @@ def _files(directory):
 
 @contextlib.contextmanager
 def replacing(out):
-    """Gives a fresh directory, which takes the place of `out` when the block ends without an error."""
+    """Gives a fresh directory, which takes the place of `out` when the block ends without an
+    error."""
     temporary, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
     try:
         temporary.mkdir(parents=True)

@@ -8,14 +8,16 @@ import jax
 from jax.extend import core
 
 HERE = os.path.dirname(__file__) + os.sep
-LIBRARIES = ("site-packages", "dist-packages", "<", HERE)  # of a traceback's files, those that are not a model's
+# of a traceback's files, those that are not a model's
+LIBRARIES = ("site-packages", "dist-packages", "<", HERE)
 
 
 def raised_at(error):
     """Returns where a model is to blame for a converter's exception.
 
     Args:
-        error: an exception of code that has an equation of a jaxpr at a time in a variable `eqn`, or traces the model.
+        error: an exception of code that has an equation of a jaxpr at a time in a variable `eqn`,
+            or traces the model.
 
     Returns:
         (name of the primitive, or "" where it was not reached; its place, as `place` returns it).
@@ -24,7 +26,9 @@ def raised_at(error):
     equations = [e for frame in frames if isinstance(e := frame.f_locals.get("eqn"), core.JaxprEqn)]
     if equations:
         return _described(equations)
-    codes = [(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname) for frame in frames]
+    codes = [
+        (frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_qualname) for frame in frames
+    ]
     if not codes or codes[0][0].startswith(HERE):  # none of the model's code was running
         return "", ""
     return "", place(codes)
@@ -38,11 +42,12 @@ def refused(program, batch, refuses):
     Args:
         program: a `vision.export.program.Program`.
         batch: images at a time, at least 1.
-        refuses: `refuses(function, shapes)`: whether the format cannot express a function of arrays of these
-            `jax.ShapeDtypeStruct`, which returns a list of arrays.
+        refuses: `refuses(function, shapes)`: whether the format cannot express a function of arrays
+            of these `jax.ShapeDtypeStruct`, which returns a list of arrays.
 
     Returns:
-        (name of the primitive, its place, as `place` returns it); ("", "") where each can be expressed.
+        (name of the primitive, its place, as `place` returns it); ("", "") where each can be
+        expressed.
     """
     closed = jax.make_jaxpr(program.function)(program.shape(batch))
     known = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
@@ -51,10 +56,11 @@ def refused(program, batch, refuses):
 
 
 def place(frames):
-    """Returns "file.py:12, in Layer.__call__" of (file, line, qualified name) of frames, the innermost first.
+    """Returns "file.py:12, in Layer.__call__" of (file, line, qualified name) of frames, the
+    innermost first.
 
-    Where the innermost of the model's own is no method, the method that it was called from is named too. "" where all
-    are of libraries.
+    Where the innermost of the model's own is no method, the method that it was called from is named
+    too. "" where all are of libraries.
     """
     own = [frame for frame in frames if not any(part in frame[0] for part in LIBRARIES)]
     if not own:
@@ -76,19 +82,28 @@ def _described(equations):
     places = []
     for equation in equations:
         found = equation.source_info.traceback
-        places.append(place([(f.file_name, f.line_num, f.function_name) for f in found.frames] if found else []))
+        places.append(
+            place(
+                [(f.file_name, f.line_num, f.function_name) for f in found.frames] if found else []
+            )
+        )
     return equations[0].primitive.name, next(filter(None, places), "")
 
 
 def _refused(jaxpr, known, refuses, tried):
-    """Returns the first equation that is refused, after those inside of it that are; `known` has variables' values."""
+    """Returns the first equation that is refused, after those inside of it that are; `known` has
+    variables' values."""
     for equation in jaxpr.eqns:
         inputs = list(dict.fromkeys(v for v in equation.invars if not isinstance(v, core.Literal)))
         function, free = _alone(equation, inputs, known)
         if not free:
             known.update(zip(_outputs(equation), function(), strict=True))
             continue
-        key = (equation.primitive, str(equation.params), tuple((str(v.aval), v in known) for v in inputs))
+        key = (
+            equation.primitive,
+            str(equation.params),
+            tuple((str(v.aval), v in known) for v in inputs),
+        )
         if key in tried:
             continue
         tried.add(key)
@@ -98,8 +113,10 @@ def _refused(jaxpr, known, refuses, tried):
 
 
 def _alone(equation, inputs, known):
-    """Returns (function of an equation's unknown inputs, these): the known ones are its constants."""
-    held, free = [v for v in inputs if v in known], [v for v in inputs if v not in known]
+    """Returns (function of an equation's unknown inputs, these): the known ones are its
+    constants."""
+    held = [v for v in inputs if v in known]
+    free = [v for v in inputs if v not in known]
     jaxpr = core.Jaxpr(held, free, _outputs(equation), [equation], equation.effects)
     return core.jaxpr_as_fun(core.ClosedJaxpr(jaxpr, [known[v] for v in held])), free
 
@@ -109,13 +126,15 @@ def _outputs(equation):
 
 
 def _inside(equation, known, refuses, tried):
-    """Returns what is refused of an equation that calls others; nothing where that is none of them by itself."""
+    """Returns what is refused of an equation that calls others; nothing where that is none of them
+    by itself."""
     for value in jax.tree.leaves(equation.params, is_leaf=_is_jaxpr):
         if not _is_jaxpr(value):
             continue
         jaxpr = getattr(value, "jaxpr", value)
         inner = dict(zip(jaxpr.constvars, getattr(value, "consts", ()), strict=False))
-        if [str(v.aval) for v in jaxpr.invars] == [str(v.aval) for v in equation.invars]:  # they are called once
+        # they are called once
+        if [str(v.aval) for v in jaxpr.invars] == [str(v.aval) for v in equation.invars]:
             for ours, theirs in zip(jaxpr.invars, equation.invars, strict=True):
                 if isinstance(theirs, core.Literal):
                     inner[ours] = theirs.val

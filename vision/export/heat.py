@@ -1,7 +1,8 @@
 """Where in an image its most probable class is seen, as a third output of a served model.
 
-Class activation maps, Zhou et al. 2016 (arXiv:1512.04150), equation 2: where a model's logits are a linear function of
-the mean of its last map over the image, each position's share of a logit is the same function of that position.
+Class activation maps, Zhou et al. 2016 (arXiv:1512.04150), equation 2: where a model's logits are a
+linear function of the mean of its last map over the image, each position's share of a logit is the
+same function of that position.
 """
 
 import jax
@@ -13,7 +14,8 @@ from vision.errors import UserError
 
 
 def check_linear(model, image_size, channels):
-    """Raises `UserError` unless a model's logits are a linear function of the mean over positions of its last map.
+    """Raises `UserError` unless a model's logits are a linear function of the mean over positions
+    of its last map.
 
     Args:
         model: an `nnx.Module`, as `vision.models` has them.
@@ -27,11 +29,15 @@ def check_linear(model, image_size, channels):
 
 
 def _is_linear(model, image_size, channels):
-    if not all(hasattr(model, name) for name in ("features", "pool")) or not isinstance(model.head, nnx.Linear):
+    if not all(hasattr(model, name) for name in ("features", "pool")) or not isinstance(
+        model.head, nnx.Linear
+    ):
         return False
     graph, state = nnx.split(model)
     shape = jax.ShapeDtypeStruct((2, image_size, image_size, channels), jnp.float32)
-    last = jax.eval_shape(lambda s, x: list(nnx.merge(graph, s).features(x).values())[-1], state, shape)
+    last = jax.eval_shape(
+        lambda s, x: list(nnx.merge(graph, s).features(x).values())[-1], state, shape
+    )
     if last.ndim != 4 or last.shape[1] * last.shape[2] == 1:
         return False
     some = np.random.default_rng(0).normal(size=last.shape).astype(np.float32)
@@ -41,7 +47,8 @@ def _is_linear(model, image_size, channels):
 
 
 def class_activation(model, last, probabilities):
-    """Returns the maps of each image's most probable class, float32 (B, h, w) in [0, 1], the hottest place of each 1.
+    """Returns the maps of each image's most probable class, float32 (B, h, w) in [0, 1], the
+    hottest place of each 1.
 
     What speaks against the class is left out; a map without anything that speaks for it is 0.
 

@@ -1,7 +1,8 @@
-"""ONNX, for ONNX Runtime, TensorRT and others: jax2onnx's graph, simplified, with its constants folded.
+"""ONNX, for ONNX Runtime, TensorRT and others: jax2onnx's graph, simplified, with its constants
+folded.
 
-The input `images` is uint8 (B, H, W, C); the outputs are `probabilities`, `embedding` and, where it is asked for,
-`heatmap`, float32.
+The input `images` is uint8 (B, H, W, C); the outputs are `probabilities`, `embedding` and, where it
+is asked for, `heatmap`, float32.
 """
 
 import contextlib
@@ -20,8 +21,11 @@ from vision.support.files import replacing
 
 NAME = "model.onnx"
 TOLERANCE = {"float32": 1e-4, "float16": 5e-2}  # EfficientNet-Lite0 differs by 0.02 in float16
-OPSET, IR_VERSION = 21, 10  # TensorRT 10 and ONNX Runtime 1.18 read them
-FAULTY = "remove_redundant_transpose_pairs"  # of jax2onnx 0.17.1: it makes invalid graphs of deeper ResNets
+# TensorRT 10 and ONNX Runtime 1.18 read them
+OPSET = 21
+IR_VERSION = 10
+# of jax2onnx 0.17.1: it makes invalid graphs of deeper ResNets
+FAULTY = "remove_redundant_transpose_pairs"
 INSTALL = "exporting to ONNX needs more: pip install 'vision[export]'"
 
 
@@ -59,7 +63,8 @@ def save(model, path):
 
 
 def to_float16(path, out):
-    """Writes a float32 model again, with weights and arithmetic in float16; inputs and outputs stay as they are.
+    """Writes a float32 model again, with weights and arithmetic in float16; inputs and outputs stay
+    as they are.
 
     Raises:
         UserError: ONNX Runtime's converter is not installed.
@@ -69,24 +74,31 @@ def to_float16(path, out):
     try:
         from onnxruntime.transformers.float16 import convert_float_to_float16
     except ImportError as error:
-        raise UserError("--precision float16 needs ONNX Runtime: pip install 'vision[export]'") from error
+        raise UserError(
+            "--precision float16 needs ONNX Runtime: pip install 'vision[export]'"
+        ) from error
     model = convert_float_to_float16(onnx.load(path), keep_io_types=True)
     onnx.checker.check_model(model, full_check=True)
     save(model, out)
 
 
 def load(path):
-    """Returns `run(images) -> (probabilities, embedding)`: NumPy, float32, of any number of images; by ONNX Runtime."""
+    """Returns `run(images) -> (probabilities, embedding)`: NumPy, float32, of any number of images;
+    by ONNX Runtime."""
     return open_model(path).run
 
 
 def _converted(program, batch):
     """Returns jax2onnx's `onnx.ModelProto` of a program."""
-    function, names = program.function, OUTPUTS
+    function = program.function
+    names = OUTPUTS
     if program.explained is not None:
-        function, names = program.explained, [*OUTPUTS, HEATMAP]
+        function = program.explained
+        names = [*OUTPUTS, HEATMAP]
     try:
-        return _convert(function, [program.shape(batch or "B")], input_names=["images"], output_names=names)
+        return _convert(
+            function, [program.shape(batch or "B")], input_names=["images"], output_names=names
+        )
     except UserError:
         raise
     except Exception as error:  # its exceptions have no common type
@@ -101,11 +113,14 @@ def _convert(function, shapes, **names):
         raise UserError(INSTALL) from error
     _load_plugins()
     with _without_faulty_pass(), _quiet("onnx_ir"):
-        return jax2onnx.to_onnx(function, shapes, opset=OPSET, normalization_mode="prefer_native", **names)
+        return jax2onnx.to_onnx(
+            function, shapes, opset=OPSET, normalization_mode="prefer_native", **names
+        )
 
 
 def _load_plugins():
-    """Loads jax2onnx's plugins, one of which puts a `jnp.cumsum` of fewer arguments in JAX's place, for good."""
+    """Loads jax2onnx's plugins, one of which puts a `jnp.cumsum` of fewer arguments in JAX's place,
+    for good."""
     from jax2onnx.plugins.plugin_system import import_all_plugins
 
     cumsum = jnp.cumsum
@@ -128,7 +143,8 @@ def _explain(error, batch):
 
 
 def _located(error, program, batch):
-    """Returns a `UserError` that says too which of a model's operations jax2onnx writes wrongly, where one is alone."""
+    """Returns a `UserError` that says too which of a model's operations jax2onnx writes wrongly,
+    where one is alone."""
 
     def refuses(function, shapes):
         try:
@@ -149,7 +165,9 @@ def _without_faulty_pass():
     everything = passes._OPTIMIZER_PASSES
     kept = tuple(each for each in everything if each.name != FAULTY)
     if len(kept) + 1 != len(everything):
-        raise UserError("exporting needs jax2onnx 0.17.1, whose faults are known: pip install 'vision[export]'")
+        raise UserError(
+            "exporting needs jax2onnx 0.17.1, whose faults are known: pip install 'vision[export]'"
+        )
     passes._OPTIMIZER_PASSES = kept
     try:
         yield
@@ -172,7 +190,8 @@ def _quiet(name):
 def _fold(model, path):
     """Returns the model after ONNX Runtime's basic optimizations, which give plain ONNX again.
 
-    Constants are folded, batch norms too into the convolutions before them, and pairs of transposes cancel.
+    Constants are folded, batch norms too into the convolutions before them, and pairs of transposes
+    cancel.
     """
     import onnx
     import onnxruntime
@@ -182,20 +201,25 @@ def _fold(model, path):
     options.optimized_model_filepath = f"{path}.folded"
     options.log_severity_level = 3
     try:
-        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         return onnx.load(options.optimized_model_filepath)
     except Exception as error:  # its exceptions have no common type
         if "erializ" in str(error) or "pars" in str(error):  # written in part, or not at all
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         first = str(error).strip().splitlines()[0]
-        raise UserError(f"ONNX Runtime cannot read what jax2onnx has made of this model: {first}") from error
+        raise UserError(
+            f"ONNX Runtime cannot read what jax2onnx has made of this model: {first}"
+        ) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(options.optimized_model_filepath)
 
 
 def _tidy(model, batch):
-    """Names the batch's size, and drops the mention of operators that are not used and of shapes within."""
+    """Names the batch's size, and drops the mention of operators that are not used and of shapes
+    within."""
     del model.graph.value_info[:]
     used = {node.domain for node in model.graph.node}
     kept = [entry for entry in model.opset_import if entry.domain in used]

@@ -1,7 +1,8 @@
-"""TensorFlow's SavedModel, for TensorFlow Serving: StableHLO inside of a TensorFlow graph, by orbax-export.
+"""TensorFlow's SavedModel, for TensorFlow Serving: StableHLO inside of a TensorFlow graph, by
+orbax-export.
 
-Its signature `serving_default` takes `images`, uint8 (B, H, W, C), and returns `probabilities` and `embedding`,
-float32. Both writing and loading need TensorFlow, which nothing else here does.
+Its signature `serving_default` takes `images`, uint8 (B, H, W, C), and returns `probabilities` and
+`embedding`, float32. Both writing and loading need TensorFlow, which nothing else here does.
 """
 
 import contextlib
@@ -18,7 +19,13 @@ TOLERANCE = {"float32": 1e-4}
 SIGNATURE = "serving_default"
 PLATFORMS = ("cpu", "cuda")
 # Of erf(x) = x P(x²) / Q(x²), the highest power first: as XLA has it in float32, exact to 3e-7.
-ERF_P = (0.00022905065861350646, 0.0034082910107109506, 0.050955695062380861, 0.18520832239976145, 1.128379143519084)
+ERF_P = (
+    0.00022905065861350646,
+    0.0034082910107109506,
+    0.050955695062380861,
+    0.18520832239976145,
+    1.128379143519084,
+)
 ERF_Q = (
     *(-1.1791602954361697e-7, 2.3547966471313185e-5, 0.0010179625278914885, 0.014070470171167667),
     *(0.11098505178285362, 0.49746925110067538, 1.0),
@@ -42,7 +49,9 @@ def write(program, path, batch=0):
     try:
         from orbax.export import ExportManager, JaxModule, ServingConfig
     except ImportError as error:
-        raise UserError("exporting a SavedModel needs more: pip install 'vision[export,tfds]'") from error
+        raise UserError(
+            "exporting a SavedModel needs more: pip install 'vision[export,tfds]'"
+        ) from error
 
     def function(_, images):
         return dict(zip(OUTPUTS, program.function(images), strict=True))
@@ -60,7 +69,8 @@ def write(program, path, batch=0):
 
 
 def load(path):
-    """Returns `run(images) -> (probabilities, embedding)`: NumPy, float32, of any number of images; by TensorFlow.
+    """Returns `run(images) -> (probabilities, embedding)`: NumPy, float32, of any number of images;
+    by TensorFlow.
 
     Raises:
         UserError: TensorFlow is not installed; the directory holds no such model.
@@ -73,7 +83,8 @@ def load(path):
         raise UserError(f"{path} cannot be loaded: export it again") from error
 
     def run(images):
-        found = model.signatures[SIGNATURE](images=tf.constant(images))  # it needs the model itself to stay
+        # it needs the model itself to stay
+        found = model.signatures[SIGNATURE](images=tf.constant(images))
         return [found[name].numpy() for name in OUTPUTS]
 
     return batched(run, shape[0] or 0)
@@ -83,7 +94,8 @@ def load(path):
 def _spelled_erf():
     """Has models compute `jax.lax.erf` by sums and products.
 
-    JAX writes it as an operation of its own, which TensorFlow cannot read where the batch has any size.
+    JAX writes it as an operation of its own, which TensorFlow cannot read where the batch has any
+    size.
     """
     erf = jax.lax.erf
     jax.lax.erf = _erf
@@ -95,12 +107,18 @@ def _spelled_erf():
 
 def _erf(x):
     x = jnp.clip(x, -ERF_END, ERF_END)
-    return x * jnp.polyval(jnp.array(ERF_P, x.dtype), x * x) / jnp.polyval(jnp.array(ERF_Q, x.dtype), x * x)
+    return (
+        x
+        * jnp.polyval(jnp.array(ERF_P, x.dtype), x * x)
+        / jnp.polyval(jnp.array(ERF_Q, x.dtype), x * x)
+    )
 
 
 def _tensorflow():
     try:
         import tensorflow
     except ImportError as error:
-        raise UserError("a SavedModel needs TensorFlow: pip install 'vision[export,tfds]'") from error
+        raise UserError(
+            "a SavedModel needs TensorFlow: pip install 'vision[export,tfds]'"
+        ) from error
     return tensorflow

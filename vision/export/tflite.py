@@ -1,6 +1,8 @@
-"""TFLite, for LiteRT on phones and small boards: StableHLO by `jax.export`, converted without TensorFlow.
+"""TFLite, for LiteRT on phones and small boards: StableHLO by `jax.export`, converted without
+TensorFlow.
 
-The input `images` is uint8 (batch, H, W, C), the batch fixed; the outputs are `probabilities` and `embedding`, float32.
+The input `images` is uint8 (batch, H, W, C), the batch fixed; the outputs are `probabilities` and
+`embedding`, float32.
 """
 
 import contextlib
@@ -43,7 +45,9 @@ def write(program, path, batch=0):
     size = batch or 1
     try:
         with _own_operators():  # traced anew: JAX keeps what it has traced of a function
-            data = _convert(lambda images: program.function(images), [program.shape(size)], ["images"], OUTPUTS)
+            data = _convert(
+                lambda images: program.function(images), [program.shape(size)], ["images"], OUTPUTS
+            )
     except UserError:
         raise
     except Exception as error:  # its exceptions have no common type
@@ -53,7 +57,8 @@ def write(program, path, batch=0):
 
 
 def load(path):
-    """Returns `run(images) -> (probabilities, embedding)`: NumPy, float32, of any number of images; by LiteRT.
+    """Returns `run(images) -> (probabilities, embedding)`: NumPy, float32, of any number of images;
+    by LiteRT.
 
     Raises:
         UserError: the file cannot be loaded; ai-edge-litert is not installed.
@@ -62,7 +67,8 @@ def load(path):
 
 
 def to_float16(path, out):
-    """Writes a float32 model again with weights in float16; arithmetic, inputs and outputs stay as they are.
+    """Writes a float32 model again with weights in float16; arithmetic, inputs and outputs stay as
+    they are.
 
     LiteRT widens the weights when it loads them; its GPU delegates compute with them as they are.
 
@@ -74,7 +80,8 @@ def to_float16(path, out):
         from ai_edge_litert.tools import flatbuffer_utils as tools
     except ImportError as error:
         raise UserError(INSTALL) from error
-    model, halved = tools.read_model(str(path)), set()
+    model = tools.read_model(str(path))
+    halved = set()
     for graph in model.subgraphs:
         _halve(model, graph, halved, tools)
     with replacing(out, binary=True) as file:
@@ -82,29 +89,35 @@ def to_float16(path, out):
 
 
 def quantize(model_path, out_path, images):
-    """Writes a float32 model again in int8: weights per channel, activations by their range over images.
+    """Writes a float32 model again in int8: weights per channel, activations by their range over
+    images.
 
-    Products, convolutions and what is between them are integer; LiteRT's quantizer leaves divisions, and we the softmax
-    at the end, in float32. Inputs and outputs stay as they are.
+    Products, convolutions and what is between them are integer; LiteRT's quantizer leaves
+    divisions, and we the softmax at the end, in float32. Inputs and outputs stay as they are.
 
     Args:
         model_path, out_path: of the .tflite files.
         images: to calibrate with, uint8 (N, H, W, channels) of the training data, N at least 10.
 
     Raises:
-        UserError: too few images, or of another size; the model is int8 already; ai-edge-litert is not installed.
+        UserError: too few images, or of another size; the model is int8 already; ai-edge-litert is
+            not installed.
         OSError: a file cannot be read or written.
     """
     if len(images) < FEWEST:
-        raise UserError(f"{len(images)} images are too few to calibrate with: give {FEWEST} or more, better 200")
+        raise UserError(
+            f"{len(images)} images are too few to calibrate with: give {FEWEST} or more, better 200"
+        )
     try:
         # TensorFlow's calibrator, of which LiteRT has the engine without its Python wrapper.
         from ai_edge_litert._pywrap_tensorflow_lite_calibration_wrapper import CalibrationWrapper
     except ImportError as error:
         raise UserError(INSTALL) from error
-    model = pathlib.Path(model_path).read_bytes()  # the calibrator reads from it until the end, and does not keep it
+    # the calibrator reads from it until the end, and does not keep it
+    model = pathlib.Path(model_path).read_bytes()
     batch = _check(model_path, model, images)
-    kinds = [np.dtype(name).num for name in ("uint8", "float32", "int8", "int32")]  # input, output, activations, biases
+    # input, output, activations, biases
+    kinds = [np.dtype(name).num for name in ("uint8", "float32", "int8", "int32")]
     try:
         calibrator = CalibrationWrapper(model, [], [])
         calibrator.Prepare()
@@ -112,23 +125,32 @@ def quantize(model_path, out_path, images):
             calibrator.FeedTensor([np.ascontiguousarray(images[start : start + batch])])
         data = calibrator.QuantizeModel(*kinds[:2], True, *kinds[2:], False, False)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"{model_path} cannot be quantized: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"{model_path} cannot be quantized: {str(error).splitlines()[0]}"
+        ) from error
     with replacing(out_path, binary=True) as file:
         file.write(_tidy(data, model))
 
 
 @contextlib.contextmanager
 def _own_operators():
-    """Has models compute GELU by LiteRT's operator, and mean pools as the convolutions that they are.
+    """Has models compute GELU by LiteRT's operator, and mean pools as the convolutions that they
+    are.
 
-    The converter writes erf as a polynomial, of whose factors int8 leaves little, and has for such pools an operator
-    that cannot be int8.
+    The converter writes erf as a polynomial, of whose factors int8 leaves little, and has for such
+    pools an operator that cannot be int8.
     """
-    gelu, pool = layers.gelu, convolution.avg_pool
+    gelu = layers.gelu
+    pool = convolution.avg_pool
     composite = jax.lax.composite(lambda x, approximate: gelu(x), name="aten.gelu.default")
     own = {gelu: lambda x: composite(x, approximate="none"), pool: _pool}
     modules = [module for module in list(sys.modules.values()) if hasattr(module, "__dict__")]
-    uses = [(module, f.__name__, f) for module in modules for f in own if vars(module).get(f.__name__) is f]
+    uses = [
+        (module, f.__name__, f)
+        for module in modules
+        for f in own
+        if vars(module).get(f.__name__) is f
+    ]
     for module, name, function in uses:
         setattr(module, name, own[function])
     try:
@@ -152,7 +174,8 @@ def _pool(x, size, stride, padding=0):
 
 
 def _convert(function, shapes, inputs, outputs):
-    """Returns a flatbuffer, bytes, of a function of arrays, whose inputs and outputs get these names."""
+    """Returns a flatbuffer, bytes, of a function of arrays, whose inputs and outputs get these
+    names."""
     try:
         import litert_converter.mlir  # noqa: F401  it makes the dialects known
         from litert_converter import converter_api_ext as converter
@@ -160,18 +183,23 @@ def _convert(function, shapes, inputs, outputs):
         from litert_converter.mlir.dialects import stablehlo
     except ImportError as error:
         raise UserError(INSTALL) from error
-    artifact = jax_export.export(jax.jit(function), platforms=("cpu",))(*shapes).mlir_module_serialized
+    artifact = jax_export.export(jax.jit(function), platforms=("cpu",))(
+        *shapes
+    ).mlir_module_serialized
     context = ir.Context()
     converter.prepare_mlir_context(context)
     with context:
         module = stablehlo.deserialize_portable_artifact(context, artifact)
         converter.set_signature(module.operation, "serving_default", inputs, outputs)
-        converter.run_convert_to_tfl_passes(module, passmanager.PassManager(), converter.ConvertToTFLConfig())
+        converter.run_convert_to_tfl_passes(
+            module, passmanager.PassManager(), converter.ConvertToTFLConfig()
+        )
         return converter.export_flatbuffer_to_bytes(module.operation)
 
 
 def _explain(error, program, batch):
-    """Returns what the converter's exception says of the model, and where it lies: its own locations are often off."""
+    """Returns what the converter's exception says of the model, and where it lies: its own
+    locations are often off."""
 
     def refuses(function, shapes):
         outputs = [f"y{i}" for i in range(len(jax.eval_shape(function, *shapes)))]
@@ -189,46 +217,63 @@ def _explain(error, program, batch):
 
 
 def _halve(model, graph, halved, tools):
-    """Stores a graph's float32 constants as float16, each followed by an operator that makes it float32 again.
+    """Stores a graph's float32 constants as float16, each followed by an operator that makes it
+    float32 again.
 
     `halved` has the indices of the buffers that are float16 by then: tensors may share one.
     """
-    dequantize, operators = _opcode(model, "DEQUANTIZE", tools), []
+    dequantize = _opcode(model, "DEQUANTIZE", tools)
+    operators = []
     for index in sorted({i for operator in graph.operators for i in operator.inputs if i >= 0}):
         tensor = graph.tensors[index]
         buffer = model.buffers[tensor.buffer]
-        if tensor.type != tools.TensorType.FLOAT32 or buffer.data is None or len(buffer.data) < SMALL:
+        if (
+            tensor.type != tools.TensorType.FLOAT32
+            or buffer.data is None
+            or len(buffer.data) < SMALL
+        ):
             continue
         if tensor.buffer not in halved:
             halved.add(tensor.buffer)
-            buffer.data = np.frombuffer(bytes(buffer.data), np.float32).astype(np.float16).view(np.uint8)
+            buffer.data = (
+                np.frombuffer(bytes(buffer.data), np.float32).astype(np.float16).view(np.uint8)
+            )
         half = copy.copy(tensor)
-        half.type, half.name = tools.TensorType.FLOAT16, tensor.name + b"_half"
+        half.type = tools.TensorType.FLOAT16
+        half.name = tensor.name + b"_half"
         graph.tensors.append(half)
         tensor.buffer = 0  # of no data: it is computed
         operator = tools.OperatorT()
-        operator.opcodeIndex, operator.inputs, operator.outputs = dequantize, [len(graph.tensors) - 1], [index]
+        operator.opcodeIndex = dequantize
+        operator.inputs = [len(graph.tensors) - 1]
+        operator.outputs = [index]
         operators.append(operator)
     graph.operators = [*operators, *graph.operators]
 
 
 def _check(path, model, images):
-    """Returns how many images at a time a model takes; raises `UserError` where it cannot be calibrated with these."""
+    """Returns how many images at a time a model takes; raises `UserError` where it cannot be
+    calibrated with these."""
     from ai_edge_litert.tools import flatbuffer_utils as tools
 
     graph = tools.read_model_from_bytearray(model).subgraphs[0]
     batch, *shape = graph.tensors[graph.inputs[0]].shape
     if list(images.shape[1:]) != shape or images.dtype != np.uint8:
-        raise UserError(f"{path} takes uint8 images of {shape}, not {images.dtype} {list(images.shape[1:])}")
+        raise UserError(
+            f"{path} takes uint8 images of {shape}, not {images.dtype} {list(images.shape[1:])}"
+        )
     if len(images) < batch:
-        raise UserError(f"{path} takes {batch} images at a time, of which {len(images)} cannot calibrate it")
+        raise UserError(
+            f"{path} takes {batch} images at a time, of which {len(images)} cannot calibrate it"
+        )
     if any(t.quantization is not None and t.quantization.scale is not None for t in graph.tensors):
         raise UserError(f"{path} is int8 already: give the float32 model")
     return batch
 
 
 def _tidy(data, wide):
-    """Returns a quantized flatbuffer without what only its quantizer needed, and with the last softmax in float32.
+    """Returns a quantized flatbuffer without what only its quantizer needed, and with the last
+    softmax in float32.
 
     `wide` is the one that it was made of.
     In steps of 1/256, the probabilities of a thousand classes would vanish and no longer sum to 1.
@@ -240,7 +285,8 @@ def _tidy(data, wide):
     _mend_scales(model, tools.convert_bytearray_to_object(bytearray(wide)), tools)
     for tensor in graph.tensors:
         tensor.name = b""
-        if tensor.quantization is not None:  # the ranges, of which scales were made; a twelfth of a small model
+        # the ranges, of which scales were made; a twelfth of a small model
+        if tensor.quantization is not None:
             tensor.quantization.min = tensor.quantization.max = None
     for operator in graph.operators:
         if tools.opcode_to_name(model, operator.opcodeIndex) == "PADV2":
@@ -252,12 +298,14 @@ def _tidy(data, wide):
         if kinds == ["SOFTMAX", "DEQUANTIZE"]:
             _swap(before, last)
             between = graph.tensors[before.outputs[0]]
-            between.type, between.quantization = tools.TensorType.FLOAT32, None
+            between.type = tools.TensorType.FLOAT32
+            between.quantization = None
     return _pack(model, tools)
 
 
 def _opcode(model, name, tools):
-    """Returns the index of an operator among those that a model names, where it is added if need be."""
+    """Returns the index of an operator among those that a model names, where it is added if need
+    be."""
     names = [tools.opcode_to_name(model, i) for i in range(len(model.operatorCodes))]
     if name not in names:
         code = tools.OperatorCodeT()
@@ -277,8 +325,10 @@ def _hold(model, array, tools):
 
 
 def _mend_scales(model, wide, tools):
-    """Gives numbers that are all 0, and so have no scale, one, and what they are multiplied by, which then has none."""
-    graph, empty = model.subgraphs[0], set()
+    """Gives numbers that are all 0, and so have no scale, one, and what they are multiplied by,
+    which then has none."""
+    graph = model.subgraphs[0]
+    empty = set()
     for index, tensor in enumerate(graph.tensors):
         scale = None if tensor.quantization is None else tensor.quantization.scale
         if scale is not None and (scale < np.finfo(np.float32).tiny).any():
@@ -294,7 +344,11 @@ def _mend_scales(model, wide, tools):
         if tools.opcode_to_name(model, operator.opcodeIndex) not in PRODUCTS:
             continue
         taken, *constants = operator.inputs
-        constants = [graph.tensors[i] for i in constants if i >= 0 and floats.get(graph.tensors[i].name) is not None]
+        constants = [
+            graph.tensors[i]
+            for i in constants
+            if i >= 0 and floats.get(graph.tensors[i].name) is not None
+        ]
         if taken not in empty or not constants or constants[0].type != tools.TensorType.INT8:
             continue
         weights, *biases = constants
@@ -306,11 +360,14 @@ def _mend_scales(model, wide, tools):
         store(weights, scale, np.moveaxis(values / scale, -1, axis), np.int8)
         for bias in biases:
             scale = graph.tensors[taken].quantization.scale * scale
-            store(bias, scale, np.frombuffer(bytes(floats[bias.name]), np.float32) / scale, np.int32)
+            store(
+                bias, scale, np.frombuffer(bytes(floats[bias.name]), np.float32) / scale, np.int32
+            )
 
 
 def _pack(model, tools):
-    """Returns a flatbuffer, in which vectors that are equal, such as the zero points of channels, are held once."""
+    """Returns a flatbuffer, in which vectors that are equal, such as the zero points of channels,
+    are held once."""
 
     class Builder(tools.flatbuffers.Builder):
         held = {}
@@ -329,7 +386,8 @@ def _pack(model, tools):
 def _swap(first, second):
     """Exchanges what two operators do; each keeps its tensors."""
     for field in ("opcodeIndex", "builtinOptions", "builtinOptionsType"):
-        ours, theirs = getattr(first, field), getattr(second, field)
+        ours = getattr(first, field)
+        theirs = getattr(second, field)
         setattr(first, field, theirs)
         setattr(second, field, ours)
 
@@ -345,7 +403,8 @@ def _quantize_padding(model, graph, operator, tools):
     number = np.frombuffer(bytes(model.buffers[value.buffer].data), np.float32)[0]
     steps = float(number) / float(padded.quantization.scale[0]) + padded.quantization.zeroPoint[0]
     tensor = copy.copy(value)  # another operator may have the same
-    tensor.type, tensor.quantization = padded.type, padded.quantization
+    tensor.type = padded.type
+    tensor.quantization = padded.quantization
     tensor.buffer = _hold(model, np.array([np.clip(np.rint(steps), -128, 127)], np.int8), tools)
     graph.tensors.append(tensor)
     operator.inputs = [*operator.inputs[:2], len(graph.tensors) - 1]

@@ -2,20 +2,23 @@
 
 A model is an `nnx.Module` with
 
-    features(images) -> {name: map}   intermediate maps, in the order of computation: (B, H, W, C), of a ViT (B, N, D).
-                                      "stem", "stages.0", ... or "blocks.0", ...; the last one is what is pooled
+    features(images) -> {name: map}   intermediate maps, in the order of computation: (B, H, W, C),
+                                      of a ViT (B, N, D). "stem", "stages.0", ... or "blocks.0",
+                                      ...; the last one is what is pooled
     pool(map) -> (B, D)               what makes the embedding of the last map
     embed(images) -> (B, D)           the embedding: pool(last of features)
     head                              an `nnx.Linear`, or with model.head=cosine a `CosineHead`
     __call__(images)                  head(embed(images)) -> logits (B, num_classes)
 
-`features` and `pool` are what explanations and distillation need; training gets by without. Images are float
-(B, H, W, C), already normalized; embeddings and logits are float32 whatever the compute dtype. A module sets its
-attributes in the order in which it uses them, from which `vision.models.surgery` knows the depth of each parameter.
+`features` and `pool` are what explanations and distillation need; training gets by without. Images
+are float (B, H, W, C), already normalized; embeddings and logits are float32 whatever the compute
+dtype. A module sets its attributes in the order in which it uses them, from which
+`vision.models.surgery` knows the depth of each parameter.
 
-Its file has `build(variant, num_classes, *, rngs, dtype, image_size, channels, ...)`, whose further keyword arguments
-are its options, and `VARIANTS`, which its message about an unknown variant lists. `WEIGHTS` names published weights
-(`vision.models.weights.published`), `NAMES` says how they call ours (`vision.models.weights.names`).
+Its file has `build(variant, num_classes, *, rngs, dtype, image_size, channels, ...)`, whose further
+keyword arguments are its options, and `VARIANTS`, which its message about an unknown variant lists.
+`WEIGHTS` names published weights (`vision.models.weights.published`), `NAMES` says how they call
+ours (`vision.models.weights.names`).
 """
 
 import inspect
@@ -56,20 +59,29 @@ def build(c, num_classes, image_size, channels, rngs):
     """
     module = find("model", c.name, __name__)
     check_choice("model.dtype", c.dtype, DTYPES)
-    given = {"rngs": rngs, "dtype": jnp.dtype(c.dtype), "image_size": image_size, "channels": channels}
+    given = {
+        "rngs": rngs,
+        "dtype": jnp.dtype(c.dtype),
+        "image_size": image_size,
+        "channels": channels,
+    }
     keys = {k: v for k, v in c.items() if k not in APART and v is not None}
     options = c.options.to_dict()
     pruned = options.pop(OPTION, None)
     taken = {*given, *c.keys(), "num_classes"} & options.keys()
     if taken:
-        raise UserError(f"model.options cannot hold {', '.join(sorted(taken))}: set model.{min(taken)} itself")
+        raise UserError(
+            f"model.options cannot hold {', '.join(sorted(taken))}: set model.{min(taken)} itself"
+        )
     arguments = given | keys | options
     _check_known(c.name, module.build, arguments, given)
     check_choice("model.head", c.head, HEADS)
     model = module.build(c.variant, num_classes, **arguments)
     if c.head == "cosine":
         if not isinstance(model.head, nnx.Linear):
-            raise UserError(f"model.head = 'cosine' cannot stand for the {type(model.head).__name__} of this model")
+            raise UserError(
+                f"model.head = 'cosine' cannot stand for the {type(model.head).__name__} of this model"
+            )
         model.head = CosineHead(model.head.in_features, num_classes, c.head_scale, rngs=rngs)
     if pruned is not None:
         narrow(model, pruned)

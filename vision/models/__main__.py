@@ -1,11 +1,13 @@
-"""Lists every architecture's variants: parameters, multiply-adds, the paper's accuracy, and the weights that load.
+"""Lists every architecture's variants: parameters, multiply-adds, the paper's accuracy, and the
+weights that load.
 
     python -m vision.models                      # all
     python -m vision.models resnet vit           # of these files
     python -m vision.models --format csv > models.csv
 
-Parameters are those with 1,000 classes. GMACs are billions of multiplications in convolutions and matrix products, of
-one image at the size given. "paper" is the paper's ImageNet top-1, "best" that of the best weights listed, in percent.
+Parameters are those with 1,000 classes. GMACs are billions of multiplications in convolutions and
+matrix products, of one image at the size given. "paper" is the paper's ImageNet top-1, "best" that
+of the best weights listed, in percent.
 """
 
 import csv

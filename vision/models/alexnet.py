@@ -1,7 +1,7 @@
-"""AlexNet. Krizhevsky, Sutskever and Hinton 2012 ("ImageNet Classification with Deep Convolutional Neural Networks",
-NeurIPS), as Krizhevsky 2014 ("One weird trick for parallelizing convolutional neural networks", arXiv:1404.5997) has
-it: one tower, no local response normalization. The widths, and dropout before the two hidden dense layers, are
-torchvision's.
+"""AlexNet. Krizhevsky, Sutskever and Hinton 2012 ("ImageNet Classification with Deep Convolutional
+Neural Networks", NeurIPS), as Krizhevsky 2014 ("One weird trick for parallelizing convolutional
+neural networks", arXiv:1404.5997) has it: one tower, no local response normalization. The widths,
+and dropout before the two hidden dense layers, are torchvision's.
 """
 
 import functools
@@ -31,28 +31,36 @@ NAMES = {
         (r"^head\.", "classifier.6."),
     )
 }
-WEIGHTS = {"alexnet-owt-7be5be79.pth": Weights("owt", 56.522, interpolation="bilinear")}  # torchvision's own accuracy
+# torchvision's own accuracy
+WEIGHTS = {"alexnet-owt-7be5be79.pth": Weights("owt", 56.522, interpolation="bilinear")}
 
 
-def build(variant, num_classes, *, rngs, dtype=jnp.float32, image_size=224, channels=3, dropout=0.5):
+def build(
+    variant, num_classes, *, rngs, dtype=jnp.float32, image_size=224, channels=3, dropout=0.5
+):
     """Returns the `AlexNet` of a variant: "owt", the net of "one weird trick".
 
     Args:
-        image_size: 63 px or more; the dense layers see the last map averaged over 6 x 6 cells, at 224 px as it is.
+        image_size: 63 px or more; the dense layers see the last map averaged over 6 x 6 cells, at
+            224 px as it is.
 
     For the other arguments see `AlexNet`.
 
     Raises:
-        UserError: an unknown variant, images that are too small, or an option's value that cannot be.
+        UserError: an unknown variant, images that are too small, or an option's value that cannot
+            be.
     """
     check_choice("model.variant", variant, tuple(VARIANTS))
     check_image_size("alexnet", image_size, SMALLEST)
     widths, hidden = VARIANTS[variant]
-    return AlexNet(widths, hidden, num_classes, rngs=rngs, dtype=dtype, channels=channels, dropout=dropout)
+    return AlexNet(
+        widths, hidden, num_classes, rngs=rngs, dtype=dtype, channels=channels, dropout=dropout
+    )
 
 
 class AlexNet(nnx.Module):
-    """Images (B, H, W, C), normalized floats -> embeddings (B, hidden) -> logits (B, num_classes), both float32.
+    """Images (B, H, W, C), normalized floats -> embeddings (B, hidden) -> logits (B, num_classes),
+    both float32.
 
     Args:
         widths: channels of the five convolutions.
@@ -63,16 +71,20 @@ class AlexNet(nnx.Module):
         channels: of the images.
         dropout: probability, on what enters each of the hidden dense layers.
 
-    The initialization is that of 2012, section 5: normal with deviation 0.01; biases 1 in the second, fourth and fifth
+    The initialization is that of 2012, section 5: normal with deviation 0.01; biases 1 in the
+        second, fourth and fifth
     convolution and the hidden dense layers, 0 elsewhere.
 
     Raises:
         UserError: an option's value that cannot be.
     """
 
-    def __init__(self, widths, hidden, num_classes, *, rngs, dtype=jnp.float32, channels=3, dropout=0.5):
+    def __init__(
+        self, widths, hidden, num_classes, *, rngs, dtype=jnp.float32, channels=3, dropout=0.5
+    ):
         check_options(dropout=dropout)
-        normal, ones = nnx.initializers.normal(0.01), nnx.initializers.ones_init()
+        normal = nnx.initializers.normal(0.01)
+        ones = nnx.initializers.ones_init()
         conv = functools.partial(Conv, bias=True, kernel_init=normal, dtype=dtype, rngs=rngs)
         dense = functools.partial(nnx.Linear, kernel_init=normal, rngs=rngs)
         self.dtype = dtype
@@ -82,12 +94,15 @@ class AlexNet(nnx.Module):
         for i in (0, 2, 3):
             self.stages[i].bias[...] = jnp.ones(widths[i + 1])
         inputs = GRID * GRID * widths[-1]
-        self.hidden = nnx.List([dense(n, hidden, bias_init=ones, dtype=dtype) for n in (inputs, hidden)])
+        self.hidden = nnx.List(
+            [dense(n, hidden, bias_init=ones, dtype=dtype) for n in (inputs, hidden)]
+        )
         self.dropout = Dropout(dropout, rngs=rngs)
         self.head = dense(hidden, num_classes, dtype=at_least_float32(dtype))
 
     def features(self, images):
-        """Returns {"stem": ..., "stages.0": ..., ...}, a map (B, H, W, C) a convolution, of images (B, H, W, C).
+        """Returns {"stem": ..., "stages.0": ..., ...}, a map (B, H, W, C) a convolution, of images
+        (B, H, W, C).
 
         They are as the next layer sees them, the first two and the last after max-pooling.
         """
@@ -99,7 +114,8 @@ class AlexNet(nnx.Module):
         return maps
 
     def pool(self, x):
-        """Returns embeddings (B, hidden), float32, of the last map (B, H, W, C): what leaves the dense layers."""
+        """Returns embeddings (B, hidden), float32, of the last map (B, H, W, C): what leaves the
+        dense layers."""
         # Channels first, as the published kernels have them.
         x = adaptive_avg_pool(x, GRID).transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         for dense in self.hidden:

@@ -1,8 +1,8 @@
 """A plain CNN for small images: 3x3 convolutions and max-pooling, as in VGG.
 
-Simonyan and Zisserman 2014 (arXiv:1409.1556), section 2.1, with batch normalization (Ioffe and Szegedy 2015,
-arXiv:1502.03167) and the mean over the image in place of the dense layers (Lin et al. 2013, arXiv:1312.4400,
-section 3.2). The widths are this project's.
+Simonyan and Zisserman 2014 (arXiv:1409.1556), section 2.1, with batch normalization (Ioffe and
+Szegedy 2015, arXiv:1502.03167) and the mean over the image in place of the dense layers (Lin et al.
+2013, arXiv:1312.4400, section 3.2). The widths are this project's.
 """
 
 import functools
@@ -50,7 +50,8 @@ def build(
     For the other arguments see `CNN`.
 
     Raises:
-        UserError: an unknown variant, images that are too small, or an option's value that cannot be.
+        UserError: an unknown variant, images that are too small, or an option's value that cannot
+            be.
     """
     check_choice("model.variant", variant, tuple(VARIANTS))
     widths, depth = VARIANTS[variant]
@@ -69,7 +70,8 @@ def build(
 
 
 class CNN(nnx.Module):
-    """Images (B, H, W, C), normalized floats -> embeddings (B, D) -> logits (B, num_classes), both float32.
+    """Images (B, H, W, C), normalized floats -> embeddings (B, D) -> logits (B, num_classes), both
+    float32.
 
     Args:
         widths: channels of each stage; D is the last one's.
@@ -79,10 +81,13 @@ class CNN(nnx.Module):
         dtype: of the computation, float32 or bfloat16. Parameters and statistics are float32.
         channels: of the images.
         dropout: probability, on the embedding.
-        batch_norm_groups: parts of the batch that have their own statistics; see `layers.BatchNorm`.
-        remat: "none", "dots" or "blocks": what the backward pass computes again; see `layers.apply_blocks`.
+        batch_norm_groups: parts of the batch that have their own statistics; see
+            `layers.BatchNorm`.
+        remat: "none", "dots" or "blocks": what the backward pass computes again; see
+            `layers.apply_blocks`.
 
-    Convolutions start after He et al. 2015 (arXiv:1502.01852), the head as in `vision.models.resnet`.
+    Convolutions start after He et al. 2015 (arXiv:1502.01852), the head as in
+    `vision.models.resnet`.
 
     Raises:
         UserError: an option's value that cannot be.
@@ -103,11 +108,16 @@ class CNN(nnx.Module):
     ):
         check_options(dropout=dropout, batch_norm_groups=batch_norm_groups, remat=remat)
         norm = functools.partial(BatchNorm, groups=batch_norm_groups, rngs=rngs)
-        self.dtype, self.remat = dtype, remat
-        self.stages, features = nnx.List(), channels
+        self.dtype = dtype
+        self.remat = remat
+        self.stages = nnx.List()
+        features = channels
         for width in widths:
             inputs = [features] + [width] * (depth - 1)
-            layers = [ConvNorm(n, width, 3, norm=norm, act=jax.nn.relu, dtype=dtype, rngs=rngs) for n in inputs]
+            layers = [
+                ConvNorm(n, width, 3, norm=norm, act=jax.nn.relu, dtype=dtype, rngs=rngs)
+                for n in inputs
+            ]
             self.stages.append(nnx.List(layers))
             features = width
         self.dropout = Dropout(dropout, rngs=rngs)
@@ -120,14 +130,17 @@ class CNN(nnx.Module):
         )
 
     def features(self, images):
-        """Returns {"stages.0": ..., ...}, maps (B, H / 2, W / 2, C) and so on, of images (B, H, W, C)."""
-        x, maps = images.astype(self.dtype), {}
+        """Returns {"stages.0": ..., ...}, maps (B, H / 2, W / 2, C) and so on, of images (B, H, W,
+        C)."""
+        x = images.astype(self.dtype)
+        maps = {}
         for i, layers in enumerate(self.stages):
             maps[f"stages.{i}"] = x = max_pool(apply_blocks(layers, x, self.remat), 2, 2)
         return maps
 
     def pool(self, x):
-        """Returns embeddings (B, D), float32: the mean over the image of the last map (B, H, W, D), and dropout."""
+        """Returns embeddings (B, D), float32: the mean over the image of the last map (B, H, W, D),
+        and dropout."""
         return self.dropout(x.mean((1, 2), dtype=at_least_float32(self.dtype)))
 
     def embed(self, images):

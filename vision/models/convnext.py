@@ -1,7 +1,7 @@
 """ConvNeXt. Liu et al. 2022 (arXiv:2201.03545), section 3 and table 9.
 
-Blocks of a 7x7 depthwise convolution and an MLP, with LayerNorm eps 1e-6 and layer scale (Touvron et al. 2021,
-arXiv:2103.17239). Initialization is the authors' code's: normal of 0.02, biases 0.
+Blocks of a 7x7 depthwise convolution and an MLP, with LayerNorm eps 1e-6 and layer scale (Touvron
+et al. 2021, arXiv:2103.17239). Initialization is the authors' code's: normal of 0.02, biases 0.
 """
 
 import functools
@@ -65,7 +65,8 @@ def build(
     For the other arguments see `ConvNeXt`.
 
     Raises:
-        UserError: an unknown variant, images that are too small, or an option's value that cannot be.
+        UserError: an unknown variant, images that are too small, or an option's value that cannot
+            be.
     """
     check_choice("model.variant", variant, tuple(VARIANTS))
     width, depths = VARIANTS[variant]
@@ -85,7 +86,8 @@ def build(
 
 
 class ConvNeXt(nnx.Module):
-    """Images (B, H, W, C), normalized floats -> embeddings (B, D) -> logits (B, num_classes), both float32."""
+    """Images (B, H, W, C), normalized floats -> embeddings (B, D) -> logits (B, num_classes), both
+    float32."""
 
     def __init__(
         self,
@@ -104,35 +106,44 @@ class ConvNeXt(nnx.Module):
         """Creates the network.
 
         Args:
-            width: channels of the first stage; each further stage has twice as many, and half the image's side.
+            width: channels of the first stage; each further stage has twice as many, and half the
+                image's side.
             depths: blocks of each stage.
             num_classes: length of the logits.
             rngs: nnx's streams: `params`, and `dropout` where there is any.
             dtype: of the computation, float32 or bfloat16. Parameters and statistics are float32.
             channels: of the images.
             dropout: probability, on the embedding.
-            stochastic_depth: probability of dropping the last block's branch; linear in depth. The paper's table 5 has
-                0.1, 0.4, 0.5, 0.5 for T, S, B, L.
+            stochastic_depth: probability of dropping the last block's branch; linear in depth. The
+                paper's table 5 has 0.1, 0.4, 0.5, 0.5 for T, S, B, L.
             layer_scale: what every branch is multiplied by at first.
-            remat: "none", "dots" or "blocks": what the backward pass computes again; see `layers.apply_blocks`.
+            remat: "none", "dots" or "blocks": what the backward pass computes again; see
+                `layers.apply_blocks`.
 
         Raises:
             UserError: an option's value that cannot be.
         """
         check_options(dropout=dropout, stochastic_depth=stochastic_depth, remat=remat)
-        self.dtype, self.remat = dtype, remat
+        self.dtype = dtype
+        self.remat = remat
         self.stem = Stem(channels, width, dtype=dtype, rngs=rngs)
         rates = linear_rates(stochastic_depth, sum(depths))
         stages = []
         for i, depth in enumerate(depths):
             rates, here = rates[depth:], rates[:depth]
-            stages.append(Stage(width * 2**i, here, layer_scale, downsample=i > 0, dtype=dtype, rngs=rngs))
+            stages.append(
+                Stage(width * 2**i, here, layer_scale, downsample=i > 0, dtype=dtype, rngs=rngs)
+            )
         self.stages = nnx.List(stages)
         features = width * 2 ** (len(depths) - 1)
         self.norm = LayerNorm(features, rngs=rngs)
         self.dropout = Dropout(dropout, rngs=rngs)
         self.head = nnx.Linear(
-            features, num_classes, kernel_init=nnx.initializers.normal(0.02), dtype=at_least_float32(dtype), rngs=rngs
+            features,
+            num_classes,
+            kernel_init=nnx.initializers.normal(0.02),
+            dtype=at_least_float32(dtype),
+            rngs=rngs,
         )
 
     def __call__(self, images):
@@ -145,7 +156,8 @@ class ConvNeXt(nnx.Module):
         return self.pool(last)
 
     def features(self, images):
-        """Returns {"stem": ..., "stages.0": ..., ...}: maps (B, H / 4, W / 4, width), then halved at each stage."""
+        """Returns {"stem": ..., "stages.0": ..., ...}: maps (B, H / 4, W / 4, width), then halved
+        at each stage."""
         maps = {"stem": self.stem(images.astype(self.dtype))}
         for i, stage in enumerate(self.stages):
             *_, last = maps.values()
@@ -153,7 +165,8 @@ class ConvNeXt(nnx.Module):
         return maps
 
     def pool(self, x):
-        """Returns embeddings (B, D), float32, of the last map: its normalized mean over the image."""
+        """Returns embeddings (B, D), float32, of the last map: its normalized mean over the
+        image."""
         return self.dropout(self.norm(x.mean((1, 2), dtype=at_least_float32(self.dtype))))
 
 
@@ -209,11 +222,14 @@ class Stage(nnx.Module):
 
 
 class Block(nnx.Module):
-    """A residual block on x (B, H, W, width): depthwise convolution, norm, MLP, layer scale. The paper's figure 4."""
+    """A residual block on x (B, H, W, width): depthwise convolution, norm, MLP, layer scale. The
+    paper's figure 4."""
 
     def __init__(self, width, layer_scale, stochastic_depth, *, dtype, rngs):
         init = nnx.initializers.normal(0.02)
-        self.conv = Conv(width, width, 7, groups=width, bias=True, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.conv = Conv(
+            width, width, 7, groups=width, bias=True, kernel_init=init, dtype=dtype, rngs=rngs
+        )
         self.norm = LayerNorm(width, rngs=rngs)
         inits = {"kernel_init": init, "bias_init": nnx.initializers.zeros_init()}
         self.mlp = Mlp(width, 4 * width, 0.0, **inits, dtype=dtype, rngs=rngs)

@@ -1,4 +1,5 @@
-"""EfficientNet. Tan and Le 2019 (arXiv:1905.11946): B0 of table 1, and its compound scaling to B1, ..., B7.
+"""EfficientNet. Tan and Le 2019 (arXiv:1905.11946): B0 of table 1, and its compound scaling to B1,
+..., B7.
 
 The coefficients of B1 to B7, and what the paper leaves open, are those of the authors' code
 (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet).
@@ -58,7 +59,8 @@ TINY = (Stage(1, 5, 1, 1, 8), Stage(2, 3, 2, 4, 16))
 
 
 class Scale(NamedTuple):
-    """How a variant comes from a baseline: factors of its width and depth, image size, dropout; and the baseline."""
+    """How a variant comes from a baseline: factors of its width and depth, image size, dropout; and
+    the baseline."""
 
     width: float
     depth: float
@@ -82,7 +84,16 @@ VARIANTS = {
 }
 SIZES = {variant: scale.size for variant, scale in VARIANTS.items()}
 # Table 2.
-PAPER_TOP1 = {"B0": 77.1, "B1": 79.1, "B2": 80.1, "B3": 81.6, "B4": 82.9, "B5": 83.6, "B6": 84.0, "B7": 84.3}
+PAPER_TOP1 = {
+    "B0": 77.1,
+    "B1": 79.1,
+    "B2": 80.1,
+    "B3": 81.6,
+    "B4": 82.9,
+    "B5": 83.6,
+    "B6": 84.0,
+    "B7": 84.3,
+}
 
 
 def build(
@@ -106,8 +117,9 @@ def build(
         image_size: any; the paper's, which grow with the variant, are in `SIZES`.
         dropout: None: the variant's own, from 0.2 to 0.5.
 
-    For the other arguments see `EfficientNet`. Weights trained in TensorFlow (timm's tf_*, those of lukemelas) go with
-    padding "same" and norm_epsilon 1e-3; torchvision's B5 to B7 with norm_epsilon 1e-3.
+    For the other arguments see `EfficientNet`. Weights trained in TensorFlow (timm's tf_*, those of
+    lukemelas) go with padding "same" and norm_epsilon 1e-3; torchvision's B5 to B7 with
+    norm_epsilon 1e-3.
 
     Raises:
         UserError: an unknown variant, or an option's value that cannot be.
@@ -116,7 +128,10 @@ def build(
     check_choice("model.variant", variant, tuple(VARIANTS))
     scale = VARIANTS[variant]
     stages = [
-        stage._replace(depth=math.ceil(scale.depth * stage.depth), features=round_width(scale.width * stage.features))
+        stage._replace(
+            depth=math.ceil(scale.depth * stage.depth),
+            features=round_width(scale.width * stage.features),
+        )
         for stage in scale.stages
     ]
     return EfficientNet(
@@ -139,7 +154,8 @@ def build(
 
 
 class EfficientNet(nnx.Module):
-    """Images (B, H, W, C), normalized floats -> embeddings (B, last) -> logits (B, num_classes), both float32.
+    """Images (B, H, W, C), normalized floats -> embeddings (B, last) -> logits (B, num_classes),
+    both float32.
 
     Args:
         stem: channels of the first convolution.
@@ -147,17 +163,22 @@ class EfficientNet(nnx.Module):
         last: channels of the last convolution.
         num_classes: length of the logits.
         act: the activation.
-        squeezes: whether the blocks have a `SqueezeExcite`, of a quarter of the channels that enter the block.
+        squeezes: whether the blocks have a `SqueezeExcite`, of a quarter of the channels that enter
+            the block.
         rngs: nnx's streams: `params`, and `dropout` where there is any.
         dtype: of the computation, float32 or bfloat16. Parameters and statistics are float32.
         channels: of the images.
         dropout: probability, on the embedding.
-        stochastic_depth: probability of dropping the last block's branch; linear in depth (arXiv:1603.09382).
-        batch_norm_groups: parts of the batch that have their own statistics; see `layers.BatchNorm`.
+        stochastic_depth: probability of dropping the last block's branch; linear in depth
+            (arXiv:1603.09382).
+        batch_norm_groups: parts of the batch that have their own statistics; see
+            `layers.BatchNorm`.
         padding, norm_epsilon: see `inverted_residual.conv_norms`.
-        remat: "none", "dots" or "blocks": what the backward pass computes again; see `layers.apply_blocks`.
+        remat: "none", "dots" or "blocks": what the backward pass computes again; see
+            `layers.apply_blocks`.
 
-    Initialized as in the authors' code: convolutions after He et al., the head uniformly within 1 / sqrt(num_classes).
+    Initialized as in the authors' code: convolutions after He et al., the head uniformly within 1 /
+    sqrt(num_classes).
 
     Raises:
         UserError: an option's value that cannot be.
@@ -183,16 +204,27 @@ class EfficientNet(nnx.Module):
         remat="none",
     ):
         check_options(
-            dropout=dropout, stochastic_depth=stochastic_depth, batch_norm_groups=batch_norm_groups, remat=remat
+            dropout=dropout,
+            stochastic_depth=stochastic_depth,
+            batch_norm_groups=batch_norm_groups,
+            remat=remat,
         )
         make = conv_norms(
-            padding=padding, norm_epsilon=norm_epsilon, batch_norm_groups=batch_norm_groups, dtype=dtype, rngs=rngs
+            padding=padding,
+            norm_epsilon=norm_epsilon,
+            batch_norm_groups=batch_norm_groups,
+            dtype=dtype,
+            rngs=rngs,
         )
-        squeeze = functools.partial(SqueezeExcite, act=act, dtype=dtype, rngs=rngs) if squeezes else None
-        self.dtype, self.remat = dtype, remat
+        squeeze = (
+            functools.partial(SqueezeExcite, act=act, dtype=dtype, rngs=rngs) if squeezes else None
+        )
+        self.dtype = dtype
+        self.remat = remat
         self.stem = make(channels, stem, 3, 2, act=act)
         rates = iter(linear_rates(stochastic_depth, sum(stage.depth for stage in stages)))
-        self.stages, width = nnx.List(), stem
+        self.stages = nnx.List()
+        width = stem
         for stage in stages:
             blocks = nnx.List()
             for i in range(stage.depth):
@@ -214,11 +246,16 @@ class EfficientNet(nnx.Module):
         self.last = make(width, last, 1, act=act)
         self.dropout = Dropout(dropout, rngs=rngs)
         self.head = nnx.Linear(
-            last, num_classes, kernel_init=within(num_classes**-0.5), dtype=at_least_float32(dtype), rngs=rngs
+            last,
+            num_classes,
+            kernel_init=within(num_classes**-0.5),
+            dtype=at_least_float32(dtype),
+            rngs=rngs,
         )
 
     def features(self, images):
-        """Returns {"stem": ..., "stages.0": ..., ..., "last": ...}, maps (B, H, W, C), of images (B, H, W, C)."""
+        """Returns {"stem": ..., "stages.0": ..., ..., "last": ...}, maps (B, H, W, C), of images
+        (B, H, W, C)."""
         maps = {"stem": self.stem(images.astype(self.dtype))}
         x = maps["stem"]
         for i, blocks in enumerate(self.stages):
@@ -240,7 +277,9 @@ class EfficientNet(nnx.Module):
 
 def within(limit):
     """Returns an initializer: uniform in [-limit, limit)."""
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -limit, limit)
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -limit, limit
+    )
 
 
 NAMES = {
@@ -277,7 +316,9 @@ WEIGHTS = {  # accuracies: timm's results-imagenet.csv, torchvision's own
     "hf:timm/efficientnet_b4.ra2_in1k": Weights("B4", 82.658, 320),
     "hf:timm/efficientnet_b5.sw_in12k_ft_in1k": Weights("B5", 85.894, 448, 1.0),
     **{
-        f"hf:timm/tf_efficientnet_b{i}.{tag}": Weights(f"B{i}", top1, SIZES[f"B{i}"], crop, options=TENSORFLOW)
+        f"hf:timm/tf_efficientnet_b{i}.{tag}": Weights(
+            f"B{i}", top1, SIZES[f"B{i}"], crop, options=TENSORFLOW
+        )
         for i, crop, *accuracies in (
             (0, 0.875, 76.882, 78.680),
             (1, 0.882, 78.840, 81.388),
@@ -296,7 +337,13 @@ WEIGHTS = {  # accuracies: timm's results-imagenet.csv, torchvision's own
     "efficientnet_b2_rwightman-c35c1473.pth": Weights("B2", 80.608, 288, 1.0),
     "efficientnet_b3_rwightman-b3899882.pth": Weights("B3", 82.008, 300, 300 / 320),
     "efficientnet_b4_rwightman-23ab8bcd.pth": Weights("B4", 83.384, 380, 380 / 384),
-    "efficientnet_b5_lukemelas-1a07897c.pth": Weights("B5", 83.444, 456, 1.0, options=_TORCHVISION_LARGE),
-    "efficientnet_b6_lukemelas-24a108a5.pth": Weights("B6", 84.008, 528, 1.0, options=_TORCHVISION_LARGE),
-    "efficientnet_b7_lukemelas-c5b4e57e.pth": Weights("B7", 84.122, 600, 1.0, options=_TORCHVISION_LARGE),
+    "efficientnet_b5_lukemelas-1a07897c.pth": Weights(
+        "B5", 83.444, 456, 1.0, options=_TORCHVISION_LARGE
+    ),
+    "efficientnet_b6_lukemelas-24a108a5.pth": Weights(
+        "B6", 84.008, 528, 1.0, options=_TORCHVISION_LARGE
+    ),
+    "efficientnet_b7_lukemelas-c5b4e57e.pth": Weights(
+        "B7", 84.122, 600, 1.0, options=_TORCHVISION_LARGE
+    ),
 }

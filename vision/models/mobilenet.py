@@ -31,7 +31,8 @@ from vision.models.weights.published import INCEPTION_MEAN, INCEPTION_STD, Weigh
 
 
 class Row(NamedTuple):
-    """A block, as the paper's tables write it: bneck `kernel`; exp size; #out; SE; NL, HS or RE; s."""
+    """A block, as the paper's tables write it: bneck `kernel`; exp size; #out; SE; NL, HS or RE;
+    s."""
 
     kernel: int
     expanded: int
@@ -41,12 +42,18 @@ class Row(NamedTuple):
     stride: int
 
 
-VARIANTS = {  # the blocks, by stages; the channels of the last two convolutions. The stem has as many as block 1 gives.
+# the blocks, by stages; the channels of the last two convolutions. The stem has as many as block 1
+# gives.
+VARIANTS = {
     "large": (
         (
             (Row(3, 16, 16, False, "RE", 1),),
             (Row(3, 64, 24, False, "RE", 2), Row(3, 72, 24, False, "RE", 1)),
-            (Row(5, 72, 40, True, "RE", 2), Row(5, 120, 40, True, "RE", 1), Row(5, 120, 40, True, "RE", 1)),
+            (
+                Row(5, 72, 40, True, "RE", 2),
+                Row(5, 120, 40, True, "RE", 1),
+                Row(5, 120, 40, True, "RE", 1),
+            ),
             (
                 Row(3, 240, 80, False, "HS", 2),
                 Row(3, 200, 80, False, "HS", 1),
@@ -54,7 +61,11 @@ VARIANTS = {  # the blocks, by stages; the channels of the last two convolutions
                 Row(3, 184, 80, False, "HS", 1),
             ),
             (Row(3, 480, 112, True, "HS", 1), Row(3, 672, 112, True, "HS", 1)),
-            (Row(5, 672, 160, True, "HS", 2), Row(5, 960, 160, True, "HS", 1), Row(5, 960, 160, True, "HS", 1)),
+            (
+                Row(5, 672, 160, True, "HS", 2),
+                Row(5, 960, 160, True, "HS", 1),
+                Row(5, 960, 160, True, "HS", 1),
+            ),
         ),
         960,
         1280,
@@ -63,15 +74,26 @@ VARIANTS = {  # the blocks, by stages; the channels of the last two convolutions
         (
             (Row(3, 16, 16, True, "RE", 2),),
             (Row(3, 72, 24, False, "RE", 2), Row(3, 88, 24, False, "RE", 1)),
-            (Row(5, 96, 40, True, "HS", 2), Row(5, 240, 40, True, "HS", 1), Row(5, 240, 40, True, "HS", 1)),
+            (
+                Row(5, 96, 40, True, "HS", 2),
+                Row(5, 240, 40, True, "HS", 1),
+                Row(5, 240, 40, True, "HS", 1),
+            ),
             (Row(5, 120, 48, True, "HS", 1), Row(5, 144, 48, True, "HS", 1)),
-            (Row(5, 288, 96, True, "HS", 2), Row(5, 576, 96, True, "HS", 1), Row(5, 576, 96, True, "HS", 1)),
+            (
+                Row(5, 288, 96, True, "HS", 2),
+                Row(5, 576, 96, True, "HS", 1),
+                Row(5, 576, 96, True, "HS", 1),
+            ),
         ),
         576,
         1024,
     ),
     "mu": (
-        ((Row(5, 8, 8, True, "RE", 1),), (Row(3, 24, 16, False, "RE", 2), Row(3, 32, 16, True, "HS", 1))),
+        (
+            (Row(5, 8, 8, True, "RE", 1),),
+            (Row(3, 24, 16, False, "RE", 2), Row(3, 32, 16, True, "HS", 1)),
+        ),
         96,
         32,
     ),
@@ -101,8 +123,8 @@ def build(
     Args:
         image_size: any; the network pools over whatever is left of the image.
 
-    For the other arguments see `MobileNetV3`. Weights trained in TensorFlow (timm's tf_*) go with padding "same" and
-    norm_epsilon 1e-3; torchvision's with norm_epsilon 1e-3.
+    For the other arguments see `MobileNetV3`. Weights trained in TensorFlow (timm's tf_*) go with
+    padding "same" and norm_epsilon 1e-3; torchvision's with norm_epsilon 1e-3.
 
     Raises:
         UserError: an unknown variant, or an option's value that cannot be.
@@ -128,7 +150,8 @@ def build(
 
 
 class MobileNetV3(nnx.Module):
-    """Images (B, H, W, C), normalized floats -> embeddings (B, width) -> logits (B, num_classes), both float32.
+    """Images (B, H, W, C), normalized floats -> embeddings (B, width) -> logits (B, num_classes),
+    both float32.
 
     Args:
         stages: tuples of `Row`s.
@@ -136,16 +159,20 @@ class MobileNetV3(nnx.Module):
         width: of the layer after the pooling.
         num_classes: length of the logits.
         rngs: nnx's streams: `params`, and `dropout` where there is any.
-        dtype: of the computation up to the pooling, float32 or bfloat16. Parameters and statistics are float32.
+        dtype: of the computation up to the pooling, float32 or bfloat16. Parameters and statistics
+            are float32.
         channels: of the images.
         dropout: probability, on the embedding (the paper's section 6.1.1).
-        stochastic_depth: probability of dropping the last block's branch; linear in depth (arXiv:1603.09382).
-        batch_norm_groups: parts of the batch that have their own statistics; see `layers.BatchNorm`.
+        stochastic_depth: probability of dropping the last block's branch; linear in depth
+            (arXiv:1603.09382).
+        batch_norm_groups: parts of the batch that have their own statistics; see
+            `layers.BatchNorm`.
         padding, norm_epsilon: see `inverted_residual.conv_norms`.
-        remat: "none", "dots" or "blocks": what the backward pass computes again; see `layers.apply_blocks`.
+        remat: "none", "dots" or "blocks": what the backward pass computes again; see
+            `layers.apply_blocks`.
 
-    The paper is silent on the initialization, which is torchvision's: convolutions after He et al., dense layers
-    normal with deviation 0.01.
+    The paper is silent on the initialization, which is torchvision's: convolutions after He et al.,
+    dense layers normal with deviation 0.01.
 
     Raises:
         UserError: an option's value that cannot be.
@@ -169,16 +196,27 @@ class MobileNetV3(nnx.Module):
         remat="none",
     ):
         check_options(
-            dropout=dropout, stochastic_depth=stochastic_depth, batch_norm_groups=batch_norm_groups, remat=remat
+            dropout=dropout,
+            stochastic_depth=stochastic_depth,
+            batch_norm_groups=batch_norm_groups,
+            remat=remat,
         )
         make = conv_norms(
-            padding=padding, norm_epsilon=norm_epsilon, batch_norm_groups=batch_norm_groups, dtype=dtype, rngs=rngs
+            padding=padding,
+            norm_epsilon=norm_epsilon,
+            batch_norm_groups=batch_norm_groups,
+            dtype=dtype,
+            rngs=rngs,
         )
         squeeze = functools.partial(SqueezeExcite, gate=jax.nn.hard_sigmoid, dtype=dtype, rngs=rngs)
         dense = functools.partial(
-            nnx.Linear, kernel_init=nnx.initializers.normal(0.01), dtype=at_least_float32(dtype), rngs=rngs
+            nnx.Linear,
+            kernel_init=nnx.initializers.normal(0.01),
+            dtype=at_least_float32(dtype),
+            rngs=rngs,
         )
-        self.dtype, self.remat = dtype, remat
+        self.dtype = dtype
+        self.remat = remat
         features = stages[0][0].features
         self.stem = make(channels, features, 3, 2, act=jax.nn.hard_swish)
         rates = iter(linear_rates(stochastic_depth, sum(map(len, stages))))
@@ -192,7 +230,9 @@ class MobileNetV3(nnx.Module):
                     row.kernel,
                     row.stride,
                     expanded=row.expanded,
-                    squeeze=squeeze(row.expanded, round_width(row.expanded / 4)) if row.squeezes else None,
+                    squeeze=squeeze(row.expanded, round_width(row.expanded / 4))
+                    if row.squeezes
+                    else None,
                     act=ACTIVATIONS[row.act],
                     drop=StochasticDepth(next(rates), rngs=rngs),
                     make=make,
@@ -206,7 +246,8 @@ class MobileNetV3(nnx.Module):
         self.head = dense(width, num_classes)
 
     def features(self, images):
-        """Returns {"stem": ..., "stages.0": ..., ...}, maps (B, H, W, C), of images (B, H, W, C)."""
+        """Returns {"stem": ..., "stages.0": ..., ...}, maps (B, H, W, C), of images (B, H, W,
+        C)."""
         maps = {"stem": self.stem(images.astype(self.dtype))}
         x = maps["stem"]
         for i, blocks in enumerate(self.stages):
@@ -214,9 +255,11 @@ class MobileNetV3(nnx.Module):
         return maps
 
     def pool(self, x):
-        """Returns the embedding (B, width), float32: the last map's mean over the image, through one more layer.
+        """Returns the embedding (B, width), float32: the last map's mean over the image, through
+        one more layer.
 
-        It has the place of the last convolution, which costs less after the pooling: the paper's section 5.1.
+        It has the place of the last convolution, which costs less after the pooling: the paper's
+        section 5.1.
         """
         means = x.mean((1, 2), dtype=at_least_float32(self.dtype))
         return self.dropout(jax.nn.hard_swish(self.widen(means)))
@@ -251,8 +294,12 @@ INCEPTION = {"mean": INCEPTION_MEAN, "std": INCEPTION_STD}
 UNCHANGED = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
 WEIGHTS = {  # accuracies: timm's results-imagenet.csv, torchvision's own
     "hf:timm/mobilenetv3_large_100.ra_in1k": Weights("large", 75.784),
-    "hf:timm/mobilenetv3_large_100.miil_in21k_ft_in1k": Weights("large", 77.920, 224, 0.875, "bilinear", **UNCHANGED),
-    "hf:timm/mobilenetv3_large_100.ra4_e3600_r224_in1k": Weights("large", 76.310, crop=0.95, **INCEPTION),
+    "hf:timm/mobilenetv3_large_100.miil_in21k_ft_in1k": Weights(
+        "large", 77.920, 224, 0.875, "bilinear", **UNCHANGED
+    ),
+    "hf:timm/mobilenetv3_large_100.ra4_e3600_r224_in1k": Weights(
+        "large", 76.310, crop=0.95, **INCEPTION
+    ),
     "hf:timm/mobilenetv3_small_100.lamb_in1k": Weights("small", 67.636),
     "hf:timm/tf_mobilenetv3_large_100.in1k": Weights(
         "large", 75.510, 224, 0.875, "bilinear", options=TENSORFLOW, **INCEPTION
@@ -260,11 +307,15 @@ WEIGHTS = {  # accuracies: timm's results-imagenet.csv, torchvision's own
     "hf:timm/tf_mobilenetv3_small_100.in1k": Weights(
         "small", 67.922, 224, 0.875, "bilinear", options=TENSORFLOW, **INCEPTION
     ),
-    "mobilenet_v3_large-8738ca79.pth": Weights("large", 74.042, 224, 0.875, "bilinear", options={"norm_epsilon": 1e-3}),
+    "mobilenet_v3_large-8738ca79.pth": Weights(
+        "large", 74.042, 224, 0.875, "bilinear", options={"norm_epsilon": 1e-3}
+    ),
     "mobilenet_v3_large-5c1a4163.pth": Weights(
         "large", 75.274, 224, 224 / 232, "bilinear", options={"norm_epsilon": 1e-3}
     ),
-    "mobilenet_v3_small-047dcff4.pth": Weights("small", 67.668, 224, 0.875, "bilinear", options={"norm_epsilon": 1e-3}),
+    "mobilenet_v3_small-047dcff4.pth": Weights(
+        "small", 67.668, 224, 0.875, "bilinear", options={"norm_epsilon": 1e-3}
+    ),
 }
 
 

@@ -1,11 +1,13 @@
-"""Residual networks. He et al. 2015 (arXiv:1512.03385): the CIFAR nets of section 4.2, the ImageNet nets of table 1.
+"""Residual networks. He et al. 2015 (arXiv:1512.03385): the CIFAR nets of section 4.2, the ImageNet
+nets of table 1.
 
-Wider bottlenecks: Wide ResNet, Zagoruyko and Komodakis 2016 (arXiv:1605.07146), section 3.5; and ResNeXt, whose 3x3
-convolutions are grouped, Xie et al. 2016 (arXiv:1611.05431), table 1. (Wide ResNet's CIFAR nets, whose norms come
-first, are not here.) Each block's branch may end in a gate: squeeze-and-excitation or CBAM, see `vision.models.layers.gates`.
+Wider bottlenecks: Wide ResNet, Zagoruyko and Komodakis 2016 (arXiv:1605.07146), section 3.5; and
+ResNeXt, whose 3x3 convolutions are grouped, Xie et al. 2016 (arXiv:1611.05431), table 1. (Wide
+ResNet's CIFAR nets, whose norms come first, are not here.) Each block's branch may end in a gate:
+squeeze-and-excitation or CBAM, see `vision.models.layers.gates`.
 
-The bottleneck's stride is in its 3x3 convolution ("v1.5"), where PyTorch's and NVIDIA's nets have it. Padding is
-PyTorch's: half the kernel on each side, also where the stride is 2.
+The bottleneck's stride is in its 3x3 convolution ("v1.5"), where PyTorch's and NVIDIA's nets have
+it. Padding is PyTorch's: half the kernel on each side, also where the stride is 2.
 """
 
 import functools
@@ -37,18 +39,26 @@ VARIANTS = {  # blocks of each stage; whether they are bottlenecks; their wideni
     "152": ((3, 8, 36, 3), True, 1, 1),
     "wide50_2": ((3, 4, 6, 3), True, 2, 1),
     "wide101_2": ((3, 4, 23, 3), True, 2, 1),
-    # A ResNeXt's name has the groups and the channels of each in the first stage, 64 of which are a widening of 1.
+    # A ResNeXt's name has the groups and the channels of each in the first stage, 64 of which are a
+    # widening of 1.
     "next50_32x4d": ((3, 4, 6, 3), True, 2, 32),
     "next101_32x8d": ((3, 4, 23, 3), True, 4, 32),
     "next101_64x4d": ((3, 4, 23, 3), True, 4, 64),
     "mu": ((1, 1), False, 1, 1),  # for tests
 }
-WIDTHS = {"cifar": 16, "mu": 8}  # of the first stage, by the variant's name without digits; 64 elsewhere
+# of the first stage, by the variant's name without digits; 64 elsewhere
+WIDTHS = {"cifar": 16, "mu": 8}
 GATES = ("se", "cbam")
 
-# ImageNet, one crop of 224 px. Goyal et al. 2017 (arXiv:1706.02677), table 1; Xie et al. 2016, tables 3 and 4;
-# Zagoruyko and Komodakis 2016, table 8.
-PAPER_TOP1 = {"50": 76.4, "101": 78.0, "wide50_2": 78.1, "next50_32x4d": 77.8, "next101_64x4d": 79.6}
+# ImageNet, one crop of 224 px. Goyal et al. 2017 (arXiv:1706.02677), table 1; Xie et al. 2016,
+# tables 3 and 4; Zagoruyko and Komodakis 2016, table 8.
+PAPER_TOP1 = {
+    "50": 76.4,
+    "101": 78.0,
+    "wide50_2": 78.1,
+    "next50_32x4d": 77.8,
+    "next101_64x4d": 79.6,
+}
 
 NAMES = {
     "timm": (
@@ -67,8 +77,8 @@ NAMES = {
     )
 }
 
-# Of timm's results/results-imagenet.csv. "a1" is arXiv:2110.00476's recipe; "tv" and "tv2" are torchvision's V1 and V2,
-# of which V2 has one to three points more at 224 px with a crop of 0.965.
+# Of timm's results/results-imagenet.csv. "a1" is arXiv:2110.00476's recipe; "tv" and "tv2" are
+# torchvision's V1 and V2, of which V2 has one to three points more at 224 px with a crop of 0.965.
 _a1 = functools.partial(Weights, crop=0.95)
 _tv = functools.partial(Weights, interpolation="bilinear")
 _tv2 = functools.partial(_tv, size=176)
@@ -120,7 +130,8 @@ def build(
     zero_init_residual=None,
     remat="none",
 ):
-    """Returns the `ResNet` of a variant: "cifar20", ..., "cifar110", or "18", ..., "next101_64x4d" for ImageNet.
+    """Returns the `ResNet` of a variant: "cifar20", ..., "cifar110", or "18", ..., "next101_64x4d"
+    for ImageNet.
 
     Args:
         image_size: any; the network pools over whatever is left of the image.
@@ -156,7 +167,8 @@ def build(
 
 
 class ResNet(nnx.Module):
-    """Images (B, H, W, C), normalized floats -> embeddings (B, D) -> logits (B, num_classes), both float32."""
+    """Images (B, H, W, C), normalized floats -> embeddings (B, D) -> logits (B, num_classes), both
+    float32."""
 
     def __init__(
         self,
@@ -181,60 +193,90 @@ class ResNet(nnx.Module):
         """Creates the network with He's initialization.
 
         Args:
-            depths: blocks of each stage. The first block of each stage but the first halves the image.
+            depths: blocks of each stage. The first block of each stage but the first halves the
+                image.
             width: channels of the first stage; each further stage has twice as many.
             num_classes: length of the logits.
-            bottleneck: blocks of 1x1, 3x3 and 1x1 with 4 times the width at their ends, else of two 3x3.
-            cifar: a 3x3 stem, and shortcuts without parameters (the paper's option A). Else a 7x7 stem with
-                max-pooling, and 1x1 projections where the shape changes (option B).
+            bottleneck: blocks of 1x1, 3x3 and 1x1 with 4 times the width at their ends, else of two
+                3x3.
+            cifar: a 3x3 stem, and shortcuts without parameters (the paper's option A). Else a 7x7
+                stem with max-pooling, and 1x1 projections where the shape changes (option B).
             rngs: nnx's streams: `params`, and `dropout` where there is any.
-            widening, cardinality: of bottlenecks: a factor on the inner channels, and the groups of their 3x3.
+            widening, cardinality: of bottlenecks: a factor on the inner channels, and the groups of
+                their 3x3.
             dtype: of the computation, float32 or bfloat16. Parameters and statistics are float32.
             channels: of the images.
             gate: at the end of each branch: None, "se" or "cbam"; see `make_gate`.
             dropout: probability, on the embedding.
-            stochastic_depth: probability of dropping the last block's branch; linear in depth (arXiv:1603.09382).
-            batch_norm_groups: parts of the batch that have their own statistics; see `layers.BatchNorm`.
-            zero_init_residual: start each block as its shortcut: its last scale is 0 (Goyal et al. 2017,
-                arXiv:1706.02677, section 5.1).
-            remat: "none", "dots" or "blocks": what the backward pass computes again; see `layers.apply_blocks`.
+            stochastic_depth: probability of dropping the last block's branch; linear in depth
+                (arXiv:1603.09382).
+            batch_norm_groups: parts of the batch that have their own statistics; see
+                `layers.BatchNorm`.
+            zero_init_residual: start each block as its shortcut: its last scale is 0 (Goyal et al.
+                2017, arXiv:1706.02677, section 5.1).
+            remat: "none", "dots" or "blocks": what the backward pass computes again; see
+                `layers.apply_blocks`.
 
         Raises:
             UserError: an option's value that cannot be.
         """
         check_options(
-            dropout=dropout, stochastic_depth=stochastic_depth, batch_norm_groups=batch_norm_groups, remat=remat
+            dropout=dropout,
+            stochastic_depth=stochastic_depth,
+            batch_norm_groups=batch_norm_groups,
+            remat=remat,
         )
         norm = functools.partial(BatchNorm, groups=batch_norm_groups, rngs=rngs)
         make = functools.partial(ConvNorm, norm=norm, dtype=dtype, rngs=rngs)
-        self.dtype, self.cifar, self.remat = dtype, cifar, remat
+        self.dtype = dtype
+        self.cifar = cifar
+        self.remat = remat
         self.stem = make(channels, width, 3 if cifar else 7, 1 if cifar else 2, act=jax.nn.relu)
-        shape = {"bottleneck": bottleneck, "widening": widening, "cardinality": cardinality, "option_a": cifar}
+        shape = {
+            "bottleneck": bottleneck,
+            "widening": widening,
+            "cardinality": cardinality,
+            "option_a": cifar,
+        }
         add_gate = functools.partial(make_gate, gate, norm=norm, dtype=dtype, rngs=rngs)
         rates = iter(linear_rates(stochastic_depth, sum(depths)))
-        stages, features = [], width
+        stages = []
+        features = width
         for stage, depth in enumerate(depths):
             stages.append(nnx.List())
             for i in range(depth):
                 stride = 2 if i == 0 and stage > 0 else 1
                 drop = StochasticDepth(next(rates), rngs=rngs)
-                block = Block(features, width * 2**stage, stride, drop, make, add_gate, zero_init_residual, **shape)
+                block = Block(
+                    features,
+                    width * 2**stage,
+                    stride,
+                    drop,
+                    make,
+                    add_gate,
+                    zero_init_residual,
+                    **shape,
+                )
                 features = block.features
                 stages[-1].append(block)
         self.stages = nnx.List(stages)
         self.dropout = Dropout(dropout, rngs=rngs)
         # Goyal et al. 2017, section 5.1.
         head_init = nnx.initializers.normal(0.01)
-        self.head = nnx.Linear(features, num_classes, kernel_init=head_init, dtype=at_least_float32(dtype), rngs=rngs)
+        self.head = nnx.Linear(
+            features, num_classes, kernel_init=head_init, dtype=at_least_float32(dtype), rngs=rngs
+        )
 
     def __call__(self, images):
         """Returns logits (B, num_classes), float32, of images (B, H, W, C)."""
         return self.head(self.embed(images))
 
     def features(self, images):
-        """Returns {"stem": map, "stages.0": map, ...} of images (B, H, W, C): after max-pooling, and after each stage.
+        """Returns {"stem": map, "stages.0": map, ...} of images (B, H, W, C): after max-pooling,
+        and after each stage.
 
-        Maps are (B, H / s, W / s, D) in the computation's dtype; s is 4, 4, 8, 16, 32, and of CIFAR's nets 1, 1, 2, 4.
+        Maps are (B, H / s, W / s, D) in the computation's dtype; s is 4, 4, 8, 16, 32, and of
+        CIFAR's nets 1, 1, 2, 4.
         """
         x = self.stem(images.astype(self.dtype))
         maps = {"stem": x if self.cifar else max_pool(x, 3, 2, padding=1)}
@@ -244,11 +286,13 @@ class ResNet(nnx.Module):
         return maps
 
     def pool(self, x):
-        """Returns embeddings (B, D), float32: the mean over the image of the last map (B, H, W, D), and dropout."""
+        """Returns embeddings (B, D), float32: the mean over the image of the last map (B, H, W, D),
+        and dropout."""
         return self.dropout(x.mean((1, 2), dtype=at_least_float32(self.dtype)))
 
     def embed(self, images):
-        """Returns embeddings (B, D), float32: the last features' mean over the image. Images: (B, H, W, C)."""
+        """Returns embeddings (B, D), float32: the last features' mean over the image. Images: (B,
+        H, W, C)."""
         return self.pool(list(self.features(images).values())[-1])
 
 
@@ -283,9 +327,13 @@ class Block(nnx.Module):
     ):
         self.features = 4 * width if bottleneck else width
         inner = widening * width
-        first, last = functools.partial(make, act=jax.nn.relu), functools.partial(make, zero_scale=zero_init_residual)
+        first = functools.partial(make, act=jax.nn.relu)
+        last = functools.partial(make, zero_scale=zero_init_residual)
         if bottleneck:
-            middle = first(features_in, inner, 1), first(inner, inner, 3, stride, groups=cardinality)
+            middle = (
+                first(features_in, inner, 1),
+                first(inner, inner, 3, stride, groups=cardinality),
+            )
             layers = [*middle, last(inner, self.features, 1)]
         else:
             layers = [first(features_in, width, 3, stride), last(width, width, 3)]
@@ -294,7 +342,9 @@ class Block(nnx.Module):
         self.drop = drop
         self.stride = stride
         changes = stride != 1 or features_in != self.features
-        self.projection = make(features_in, self.features, 1, stride) if changes and not option_a else None
+        self.projection = (
+            make(features_in, self.features, 1, stride) if changes and not option_a else None
+        )
 
     def __call__(self, x):
         y = x
@@ -317,7 +367,8 @@ def make_gate(name, features, *, norm, dtype, rngs):
     """Returns a gate of so many channels, whose inner width is a sixteenth of them, or None.
 
     Args:
-        name: None; "se", squeeze-and-excitation, with the width rounded to a multiple of 8 as timm has it; or "cbam".
+        name: None; "se", squeeze-and-excitation, with the width rounded to a multiple of 8 as timm
+            has it; or "cbam".
         features: channels.
         norm: makes CBAM's norm.
         dtype: of the computation.
@@ -330,5 +381,7 @@ def make_gate(name, features, *, norm, dtype, rngs):
         return None
     check_choice("model.gate", name, GATES)
     if name == "se":
-        return SqueezeExcite(features, max(8, (features // 16 + 4) // 8 * 8), dtype=dtype, rngs=rngs)
+        return SqueezeExcite(
+            features, max(8, (features // 16 + 4) // 8 * 8), dtype=dtype, rngs=rngs
+        )
     return CBAM(features, max(1, features // 16), norm=norm, dtype=dtype, rngs=rngs)

@@ -1,9 +1,9 @@
 """Swin Transformer. Liu et al. 2021 (arXiv:2103.14030), section 3.
 
-Attention within windows, which every second block shifts by half their side, with a learned bias for each relative
-position; LayerNorm eps 1e-5. Where the windows do not divide a map, zeros are padded on the far side before the shift,
-as in the authors' detection code and in torchvision (timm pads after it). Initialization is the authors' code's:
-normal of 0.02, biases 0.
+Attention within windows, which every second block shifts by half their side, with a learned bias
+for each relative position; LayerNorm eps 1e-5. Where the windows do not divide a map, zeros are
+padded on the far side before the shift, as in the authors' detection code and in torchvision (timm
+pads after it). Initialization is the authors' code's: normal of 0.02, biases 0.
 """
 
 import functools
@@ -29,7 +29,8 @@ from vision.models.layers.positions import resize_square
 from vision.models.vit import Mlp
 from vision.models.weights.published import Weights
 
-VARIANTS = {  # width of the first stage, which each further one doubles; blocks of each stage; width of a head
+# width of the first stage, which each further one doubles; blocks of each stage; width of a head
+VARIANTS = {
     "mu": (8, (2, 1), 4),  # for tests
     "T": (96, (2, 2, 6, 2), 32),
     "S": (96, (2, 2, 18, 2), 32),
@@ -65,15 +66,18 @@ def build(
     stochastic_depth=0.0,
     remat="none",
 ):
-    """Returns the `Swin` of a variant: "T", "S" or "B". The paper has windows of 7 at 224 px, and of 12 at 384 px.
+    """Returns the `Swin` of a variant: "T", "S" or "B". The paper has windows of 7 at 224 px, and
+    of 12 at 384 px.
 
     Args:
-        image_size: a multiple of 4, side of the patches. Windows that divide it by 4, 8, 16 and 32 waste nothing.
+        image_size: a multiple of 4, side of the patches. Windows that divide it by 4, 8, 16 and 32
+            waste nothing.
 
     For the other arguments see `Swin`.
 
     Raises:
-        UserError: an unknown variant, images that 4 does not divide, or an option's value that cannot be.
+        UserError: an unknown variant, images that 4 does not divide, or an option's value that
+            cannot be.
     """
     check_choice("model.variant", variant, tuple(VARIANTS))
     width, depths, head_width = VARIANTS[variant]
@@ -95,11 +99,14 @@ def build(
 
 def _check_side(side, advice=""):
     if side < PATCH or side % PATCH:
-        raise UserError(f"model 'swin' takes images whose side {PATCH} divides, not {side} px{advice}")
+        raise UserError(
+            f"model 'swin' takes images whose side {PATCH} divides, not {side} px{advice}"
+        )
 
 
 class Swin(nnx.Module):
-    """Images (B, H, W, C), normalized floats -> embeddings (B, D) -> logits (B, num_classes), both float32."""
+    """Images (B, H, W, C), normalized floats -> embeddings (B, D) -> logits (B, num_classes), both
+    float32."""
 
     def __init__(
         self,
@@ -119,29 +126,37 @@ class Swin(nnx.Module):
         """Creates the network.
 
         Args:
-            width: channels of the first stage; each further stage has twice as many, and half the image's side.
+            width: channels of the first stage; each further stage has twice as many, and half the
+                image's side.
             depths: blocks of each stage; every second one of a stage has shifted windows.
             head_width: channels of each attention head; divides `width`.
             num_classes: length of the logits.
             rngs: nnx's streams: `params`, and `dropout` where there is any.
-            dtype: of the computation, float32 or bfloat16. Parameters, statistics and softmax are float32.
+            dtype: of the computation, float32 or bfloat16. Parameters, statistics and softmax are
+                float32.
             channels: of the images.
             window: side of the windows, patches.
             dropout: probability, after the patches and each dense layer but qkv.
-            stochastic_depth: probability of dropping each branch of the last block; linear in depth. The paper has
-                0.2, 0.3, 0.5 for T, S, B.
-            remat: "none", "dots" or "blocks": what the backward pass computes again; see `layers.apply_blocks`.
+            stochastic_depth: probability of dropping each branch of the last block; linear in
+                depth. The paper has 0.2, 0.3, 0.5 for T, S, B.
+            remat: "none", "dots" or "blocks": what the backward pass computes again; see
+                `layers.apply_blocks`.
 
         Raises:
             UserError: an option's value that cannot be.
         """
         check_options(dropout=dropout, stochastic_depth=stochastic_depth, remat=remat)
         if window < 1:
-            raise UserError(f"model.options.window = {window}: a window has a side of 1 patch or more")
-        self.dtype, self.remat = dtype, remat
+            raise UserError(
+                f"model.options.window = {window}: a window has a side of 1 patch or more"
+            )
+        self.dtype = dtype
+        self.remat = remat
         self.stem = Stem(channels, width, dropout, dtype=dtype, rngs=rngs)
         rates = linear_rates(stochastic_depth, sum(depths))
-        make = functools.partial(Stage, head_width=head_width, window=window, dropout=dropout, dtype=dtype, rngs=rngs)
+        make = functools.partial(
+            Stage, head_width=head_width, window=window, dropout=dropout, dtype=dtype, rngs=rngs
+        )
         stages = []
         for i, depth in enumerate(depths):
             rates, here = rates[depth:], rates[:depth]
@@ -150,7 +165,11 @@ class Swin(nnx.Module):
         features = width * 2 ** (len(depths) - 1)
         self.norm = LayerNorm(features, epsilon=EPSILON, rngs=rngs)
         self.head = nnx.Linear(
-            features, num_classes, kernel_init=nnx.initializers.normal(0.02), dtype=at_least_float32(dtype), rngs=rngs
+            features,
+            num_classes,
+            kernel_init=nnx.initializers.normal(0.02),
+            dtype=at_least_float32(dtype),
+            rngs=rngs,
         )
 
     def __call__(self, images):
@@ -167,7 +186,8 @@ class Swin(nnx.Module):
         return self.pool(last)
 
     def features(self, images):
-        """Returns {"stem": ..., "stages.0": ..., ...}: maps (B, H / 4, W / 4, width), then halved at each stage.
+        """Returns {"stem": ..., "stages.0": ..., ...}: maps (B, H / 4, W / 4, width), then halved
+        at each stage.
 
         Raises:
             UserError: images whose sides 4 does not divide.
@@ -181,7 +201,8 @@ class Swin(nnx.Module):
         return maps
 
     def pool(self, x):
-        """Returns embeddings (B, D), float32, of the last map: the mean over the image of it normalized."""
+        """Returns embeddings (B, D), float32, of the last map: the mean over the image of it
+        normalized."""
         return self.norm(x.astype(at_least_float32(self.dtype))).mean((1, 2))
 
 
@@ -219,12 +240,15 @@ class Stage(nnx.Module):
 
 
 class Merge(nnx.Module):
-    """Halves the map and doubles the channels: (B, H, W, C) -> (B, H / 2, W / 2, 2 C); an odd side gets zeros."""
+    """Halves the map and doubles the channels: (B, H, W, C) -> (B, H / 2, W / 2, 2 C); an odd side
+    gets zeros."""
 
     def __init__(self, width, *, dtype, rngs):
         self.norm = LayerNorm(4 * width, epsilon=EPSILON, rngs=rngs)
         init = nnx.initializers.normal(0.02)
-        self.reduction = Linear(4 * width, 2 * width, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs)
+        self.reduction = Linear(
+            4 * width, 2 * width, use_bias=False, kernel_init=init, dtype=dtype, rngs=rngs
+        )
 
     def __call__(self, x):
         x = _pad(x, 2)
@@ -236,7 +260,8 @@ class Merge(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Pre-norm block on x (B, H, W, width): attention within windows, then an MLP, each a residual branch.
+    """Pre-norm block on x (B, H, W, width): attention within windows, then an MLP, each a residual
+    branch.
 
     Args:
         width: channels.
@@ -247,11 +272,15 @@ class Block(nnx.Module):
         rngs: nnx's streams.
     """
 
-    def __init__(self, width, stochastic_depth, *, head_width, window, dropout, shifted, dtype, rngs):
+    def __init__(
+        self, width, stochastic_depth, *, head_width, window, dropout, shifted, dtype, rngs
+    ):
         init = nnx.initializers.normal(0.02)
         self.norm1 = LayerNorm(width, epsilon=EPSILON, rngs=rngs)
         shift = window // 2 if shifted else 0
-        self.attention = WindowAttention(width, width // head_width, window, shift, dropout, dtype=dtype, rngs=rngs)
+        self.attention = WindowAttention(
+            width, width // head_width, window, shift, dropout, dtype=dtype, rngs=rngs
+        )
         self.norm2 = LayerNorm(width, epsilon=EPSILON, rngs=rngs)
         inits = {"kernel_init": init, "bias_init": nnx.initializers.zeros_init()}
         self.mlp = Mlp(width, 4 * width, dropout, **inits, dtype=dtype, rngs=rngs)
@@ -263,7 +292,8 @@ class Block(nnx.Module):
 
 
 class WindowAttention(nnx.Module):
-    """Multi-head self-attention within windows of x (B, H, W, width), shifted cyclically. The paper's section 3.2."""
+    """Multi-head self-attention within windows of x (B, H, W, width), shifted cyclically. The
+    paper's section 3.2."""
 
     def __init__(self, width, heads, window, shift, dropout, *, dtype, rngs):
         init = nnx.initializers.normal(0.02)
@@ -271,7 +301,9 @@ class WindowAttention(nnx.Module):
         self.positions = nnx.Param(init(rngs.params(), ((2 * window - 1) ** 2, heads)))
         self.out = Linear(width, width, kernel_init=init, dtype=dtype, rngs=rngs)
         self.dropout = Dropout(dropout, rngs=rngs)
-        self.depth, self.window, self.shift = width // heads, window, shift
+        self.depth = width // heads
+        self.window = window
+        self.shift = shift
 
     def __call__(self, x):
         height, side = x.shape[1:3]
@@ -281,21 +313,28 @@ class WindowAttention(nnx.Module):
         padded = x.shape[1:3]
         if any(shifts):
             x = jnp.roll(x, [-shift for shift in shifts], (1, 2))
-        x = self._attend(to_windows(x, self.window), regions(padded, self.window, shifts) if any(shifts) else None)
+        x = self._attend(
+            to_windows(x, self.window),
+            regions(padded, self.window, shifts) if any(shifts) else None,
+        )
         x = from_windows(x, self.window, padded)
         if any(shifts):
             x = jnp.roll(x, shifts, (1, 2))
         return self.dropout(x[:, :height, :side])
 
     def _attend(self, x, regions):
-        """Attention on windows of tokens (B, windows, N, width), between those of one region (windows, N)."""
+        """Attention on windows of tokens (B, windows, N, width), between those of one region
+        (windows, N)."""
         batch, windows, tokens, _ = x.shape
         qkv = self.qkv(x).reshape(batch, windows, tokens, 3, -1, self.depth)
         query, key, value = qkv.transpose(3, 0, 1, 4, 2, 5)  # each (B, windows, heads, N, depth)
-        scores = (query @ key.swapaxes(-1, -2)).astype(at_least_float32(x.dtype)) * self.depth**-0.5 + self._bias()
+        scores = (query @ key.swapaxes(-1, -2)).astype(
+            at_least_float32(x.dtype)
+        ) * self.depth**-0.5 + self._bias()
         if regions is not None:
             apart = (regions[:, :, None] != regions[:, None, :])[:, None]
-            scores = scores + jnp.where(apart, -100.0, 0.0)  # so in the authors' code, in place of minus infinity
+            # so in the authors' code, in place of minus infinity
+            scores = scores + jnp.where(apart, -100.0, 0.0)
         x = jax.nn.softmax(scores).astype(value.dtype) @ value
         return self.out(x.swapaxes(2, 3).reshape(batch, windows, tokens, -1))
 
@@ -320,7 +359,8 @@ def to_windows(x, window):
 
 def from_windows(x, window, sides):
     """The inverse of `to_windows`, for a map of these sides (H, W)."""
-    (batch, *_, width), (height, side) = x.shape, sides
+    (batch, *_, width) = x.shape
+    (height, side) = sides
     x = x.reshape(batch, height // window, side // window, window, window, width)
     return x.swapaxes(2, 3).reshape(batch, height, side, width)
 
@@ -328,7 +368,8 @@ def from_windows(x, window, sides):
 def regions(sides, window, shifts):
     """Says which pixels of a shifted map belong together: (windows, window * window) integers.
 
-    A window on the far side holds what the cyclic shift brought there from the near side, which is no neighbor.
+    A window on the far side holds what the cyclic shift brought there from the near side, which is
+    no neighbor.
     """
     rows, columns = (
         (np.arange(side) >= side - window).astype(int) + (np.arange(side) >= side - shift)
@@ -339,14 +380,16 @@ def regions(sides, window, shifts):
 
 
 def relative_positions(window):
-    """Returns the row of the table of biases for each two tokens of a window: (N, N) integers, N = window * window."""
+    """Returns the row of the table of biases for each two tokens of a window: (N, N) integers, N =
+    window * window."""
     places = np.indices((window, window)).reshape(2, -1)
     rows, columns = places[:, :, None] - places[:, None, :] + window - 1
     return rows * (2 * window - 1) + columns
 
 
 def resize_biases(array, shape):
-    """Resizes a table of biases (rows, heads) to another window's `shape`, as when fine-tuning (section 4.1)."""
+    """Resizes a table of biases (rows, heads) to another window's `shape`, as when fine-tuning
+    (section 4.1)."""
     if array.shape[1] != shape[1]:
         return array
     return resize_square(array, round(shape[0] ** 0.5))

@@ -1,6 +1,7 @@
 """VGG. Simonyan and Zisserman 2014 (arXiv:1409.1556), table 1: configurations A, B, D and E.
 
-"_bn" adds batch normalization (Ioffe and Szegedy 2015, arXiv:1502.03167) after each convolution, as torchvision does.
+"_bn" adds batch normalization (Ioffe and Szegedy 2015, arXiv:1502.03167) after each convolution, as
+torchvision does.
 """
 
 import re
@@ -21,18 +22,27 @@ from vision.models.layers.common import (
 from vision.models.layers.convolution import Conv, adaptive_avg_pool, max_pool
 from vision.models.weights.published import Weights
 
-DEPTHS = {"11": (1, 1, 2, 2, 2), "13": (2, 2, 2, 2, 2), "16": (2, 2, 3, 3, 3), "19": (2, 2, 4, 4, 4)}
+DEPTHS = {
+    "11": (1, 1, 2, 2, 2),
+    "13": (2, 2, 2, 2, 2),
+    "16": (2, 2, 3, 3, 3),
+    "19": (2, 2, 4, 4, 4),
+}
 VARIANTS = {  # convolutions of each stage; whether each has a batch norm
     **{name: (depths, False) for name, depths in DEPTHS.items()},
     **{f"{name}_bn": (depths, True) for name, depths in DEPTHS.items()},
     "mu": ((1, 1, 1, 1, 1), True),  # for tests
 }
-WIDTHS, HIDDEN = (64, 128, 256, 512, 512), 4096  # channels of the stages; width of the dense layers
-TINY_WIDTHS, TINY_HIDDEN = (4, 4, 8, 8, 8), 16
+# channels of the stages; width of the dense layers
+WIDTHS = (64, 128, 256, 512, 512)
+HIDDEN = 4096
+TINY_WIDTHS = (4, 4, 8, 8, 8)
+TINY_HIDDEN = 16
 GRID = 7  # side of the map that the dense layers see
 SMALLEST = 32  # the last pooling leaves one pixel
 
-# No PAPER_TOP1: the paper evaluates densely over larger images (table 3) or averages crops (table 5).
+# No PAPER_TOP1: the paper evaluates densely over larger images (table 3) or averages crops (table
+# 5).
 
 
 def build(
@@ -47,22 +57,27 @@ def build(
     batch_norm_groups=1,
     remat="none",
 ):
-    """Returns the `VGG` of a variant: "11", "13", "16", "19", or with batch normalization "11_bn", ..., "19_bn".
+    """Returns the `VGG` of a variant: "11", "13", "16", "19", or with batch normalization "11_bn",
+    ..., "19_bn".
 
     Args:
-        image_size: 32 px or more; the dense layers see the last map averaged over 7 x 7 cells, at 224 px as it is.
+        image_size: 32 px or more; the dense layers see the last map averaged over 7 x 7 cells, at
+            224 px as it is.
 
     For the other arguments see `VGG`.
 
     Raises:
-        UserError: an unknown variant, images that are too small, or an option's value that cannot be.
+        UserError: an unknown variant, images that are too small, or an option's value that cannot
+            be.
     """
     check_choice("model.variant", variant, tuple(VARIANTS))
     check_image_size("vgg", image_size, SMALLEST)
     depths, normalized = VARIANTS[variant]
     widths, hidden = (TINY_WIDTHS, TINY_HIDDEN) if variant == "mu" else (WIDTHS, HIDDEN)
     if batch_norm_groups != 1 and not normalized:
-        raise UserError(f"vgg {variant} has no batch norm for model.batch_norm_groups: choose variant {variant}_bn")
+        raise UserError(
+            f"vgg {variant} has no batch norm for model.batch_norm_groups: choose variant {variant}_bn"
+        )
     return VGG(
         depths,
         widths,
@@ -79,7 +94,8 @@ def build(
 
 
 class VGG(nnx.Module):
-    """Images (B, H, W, C), normalized floats -> embeddings (B, hidden) -> logits (B, num_classes), both float32.
+    """Images (B, H, W, C), normalized floats -> embeddings (B, hidden) -> logits (B, num_classes),
+    both float32.
 
     Args:
         depths: convolutions of each stage, which ends with max-pooling.
@@ -91,11 +107,14 @@ class VGG(nnx.Module):
         dtype: of the computation, float32 or bfloat16. Parameters and statistics are float32.
         channels: of the images.
         dropout: probability, after each of the hidden dense layers (the paper's section 3.1).
-        batch_norm_groups: parts of the batch that have their own statistics; see `layers.BatchNorm`.
-        remat: "none", "dots" or "blocks": what the backward pass computes again; see `layers.apply_blocks`.
+        batch_norm_groups: parts of the batch that have their own statistics; see
+            `layers.BatchNorm`.
+        remat: "none", "dots" or "blocks": what the backward pass computes again; see
+            `layers.apply_blocks`.
 
-    The paper starts its deep nets from a trained net A (section 3.1). Here, as in torchvision, convolutions start after
-    He et al. 2015 (arXiv:1502.01852) instead, dense layers normal with deviation 0.01, and biases are 0.
+    The paper starts its deep nets from a trained net A (section 3.1). Here, as in torchvision,
+    convolutions start after He et al. 2015 (arXiv:1502.01852) instead, dense layers normal with
+    deviation 0.01, and biases are 0.
 
     Raises:
         UserError: an option's value that cannot be.
@@ -117,8 +136,10 @@ class VGG(nnx.Module):
         remat="none",
     ):
         check_options(dropout=dropout, batch_norm_groups=batch_norm_groups, remat=remat)
-        self.dtype, self.remat = dtype, remat
-        self.stages, features = nnx.List(), channels
+        self.dtype = dtype
+        self.remat = remat
+        self.stages = nnx.List()
+        features = channels
         for depth, width in zip(depths, widths, strict=True):
             layers = nnx.List()
             for _ in range(depth):
@@ -128,21 +149,28 @@ class VGG(nnx.Module):
             self.stages.append(layers)
 
         def dense(inputs, outputs, dtype):
-            return nnx.Linear(inputs, outputs, kernel_init=nnx.initializers.normal(0.01), dtype=dtype, rngs=rngs)
+            return nnx.Linear(
+                inputs, outputs, kernel_init=nnx.initializers.normal(0.01), dtype=dtype, rngs=rngs
+            )
 
-        self.hidden = nnx.List([dense(inputs, hidden, dtype) for inputs in (GRID * GRID * features, hidden)])
+        self.hidden = nnx.List(
+            [dense(inputs, hidden, dtype) for inputs in (GRID * GRID * features, hidden)]
+        )
         self.dropout = Dropout(dropout, rngs=rngs)
         self.head = dense(hidden, num_classes, at_least_float32(dtype))
 
     def features(self, images):
-        """Returns {"stages.0": ..., ...}, maps (B, H / 2, W / 2, C) and so on, of images (B, H, W, C)."""
-        x, maps = images.astype(self.dtype), {}
+        """Returns {"stages.0": ..., ...}, maps (B, H / 2, W / 2, C) and so on, of images (B, H, W,
+        C)."""
+        x = images.astype(self.dtype)
+        maps = {}
         for i, layers in enumerate(self.stages):
             maps[f"stages.{i}"] = x = max_pool(apply_blocks(layers, x, self.remat), 2, 2)
         return maps
 
     def pool(self, x):
-        """Returns embeddings (B, hidden), float32, of the last map (B, H, W, C): what leaves the dense layers."""
+        """Returns embeddings (B, hidden), float32, of the last map (B, H, W, C): what leaves the
+        dense layers."""
         # Channels first, as the published kernels have them.
         x = adaptive_avg_pool(x, GRID).transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         for dense in self.hidden:
@@ -175,15 +203,23 @@ class Layer(nnx.Module):
 
 
 def _from_torchvision(arrays):
-    """Its layers are one list that counts ReLUs and poolings too: where a number more is left out, a stage ends."""
+    """Its layers are one list that counts ReLUs and poolings too: where a number more is left out,
+    a stage ends."""
     step = 3 if "features.1.weight" in arrays else 2  # convolution, norm, ReLU
-    kernels = sorted(int(k.split(".")[1]) for k, v in arrays.items() if k.startswith("features.") and v.ndim == 4)
-    names, stage, layer = {}, 0, 0
+    kernels = sorted(
+        int(k.split(".")[1]) for k, v in arrays.items() if k.startswith("features.") and v.ndim == 4
+    )
+    names = {}
+    stage = 0
+    layer = 0
     for number, before in zip(kernels, [0, *kernels], strict=False):
         stage, layer = (stage + 1, 0) if number - before > step else (stage, layer + (number > 0))
         names[f"features.{number}"] = f"stages.{stage}.{layer}.conv"
         names[f"features.{number + 1}"] = f"stages.{stage}.{layer}.norm"
-    return {re.sub(r"^features\.\d+", lambda found: names.get(found[0], found[0]), k): v for k, v in arrays.items()}
+    return {
+        re.sub(r"^features\.\d+", lambda found: names.get(found[0], found[0]), k): v
+        for k, v in arrays.items()
+    }
 
 
 def _from_timm(arrays):
@@ -193,10 +229,14 @@ def _from_timm(arrays):
 
 
 def _to_timm(arrays):
-    """Numbers the layers as one list again, and makes the dense layers convolutions, the first of 7x7 pixels."""
+    """Numbers the layers as one list again, and makes the dense layers convolutions, the first of
+    7x7 pixels."""
     step = 3 if any(".norm." in name for name in arrays) else 2
-    layers = sorted({tuple(map(int, name.split(".")[1:3])) for name in arrays if name.startswith("stages.")})
-    numbers = {layer: step * i + layer[0] for i, layer in enumerate(layers)}  # a pooling between stages
+    layers = sorted(
+        {tuple(map(int, name.split(".")[1:3])) for name in arrays if name.startswith("stages.")}
+    )
+    # a pooling between stages
+    numbers = {layer: step * i + layer[0] for i, layer in enumerate(layers)}
 
     def renamed(name):
         if not name.startswith("stages."):
@@ -211,7 +251,11 @@ def _to_timm(arrays):
 
 
 NAMES = {
-    "timm": ((r"^hidden\.0\.", "pre_logits.fc1."), (r"^hidden\.1\.", "pre_logits.fc2."), (r"^head\.", "head.fc.")),
+    "timm": (
+        (r"^hidden\.0\.", "pre_logits.fc1."),
+        (r"^hidden\.1\.", "pre_logits.fc2."),
+        (r"^head\.", "head.fc."),
+    ),
     "torchvision": (
         (r"^hidden\.0\.", "classifier.0."),
         (r"^hidden\.1\.", "classifier.3."),
@@ -235,4 +279,6 @@ _PUBLISHED = {
 WEIGHTS = {}
 for _variant, (_hash, _torchvision, _timm) in _PUBLISHED.items():
     WEIGHTS[f"hf:timm/vgg{_variant}.tv_in1k"] = Weights(_variant, _timm, interpolation="bilinear")
-    WEIGHTS[f"vgg{_variant}-{_hash}.pth"] = Weights(_variant, _torchvision, interpolation="bilinear")
+    WEIGHTS[f"vgg{_variant}-{_hash}.pth"] = Weights(
+        _variant, _torchvision, interpolation="bilinear"
+    )

@@ -1,8 +1,10 @@
-"""Vision Transformer. Dosovitskiy et al. 2020 (arXiv:2010.11929), table 1; Ti and S are DeiT's (arXiv:2012.12877).
+"""Vision Transformer. Dosovitskiy et al. 2020 (arXiv:2010.11929), table 1; Ti and S are DeiT's
+(arXiv:2012.12877).
 
-Pre-norm blocks, exact GELU, LayerNorm eps 1e-6, so that weights trained by PyTorch libraries load unchanged.
-`pool="mean"` with `positions="sincos"` is the better plain ViT of Beyer et al. 2022 (arXiv:2205.01580).
-`distilled=True` is DeiT's distillation token (Touvron et al. 2020, arXiv:2012.12877, section 4).
+Pre-norm blocks, exact GELU, LayerNorm eps 1e-6, so that weights trained by PyTorch libraries load
+unchanged. `pool="mean"` with `positions="sincos"` is the better plain ViT of Beyer et al. 2022
+(arXiv:2205.01580). `distilled=True` is DeiT's distillation token (Touvron et al. 2020,
+arXiv:2012.12877, section 4).
 """
 
 import functools
@@ -39,7 +41,8 @@ SHAPES = {  # width, depth, heads; the MLP is four times as wide
 }
 VARIANTS = tuple(f"{size}/PATCH" for size in SHAPES)  # PATCH: side of a patch, pixels
 LISTED = ("Ti/16", "S/16", "S/32", "B/16", "B/32", "L/16")  # what a table of models shows of them
-PAPER_TOP1 = {"Ti/16": 72.2, "S/16": 79.8, "B/16": 81.8}  # trained on ImageNet-1k: arXiv:2012.12877, table 5
+# trained on ImageNet-1k: arXiv:2012.12877, table 5
+PAPER_TOP1 = {"Ti/16": 72.2, "S/16": 79.8, "B/16": 81.8}
 POOLS = ("token", "mean")
 POSITIONS = ("learned", "sincos")
 
@@ -53,7 +56,9 @@ WEIGHTS = {  # top-1 as timm lists it, results/results-imagenet.csv
     "hf:timm/vit_base_patch16_224.augreg_in1k": _augreg("B/16", 79.154),
     "hf:timm/vit_base_patch16_224.augreg_in21k_ft_in1k": _augreg("B/16", 84.534),
     "hf:timm/vit_base_patch16_224.augreg2_in21k_ft_in1k": _augreg("B/16", 85.108),
-    "hf:timm/vit_base_patch16_384.augreg_in21k_ft_in1k": _augreg("B/16", 86.010, size=384, crop=1.0),
+    "hf:timm/vit_base_patch16_384.augreg_in21k_ft_in1k": _augreg(
+        "B/16", 86.010, size=384, crop=1.0
+    ),
     "hf:timm/vit_base_patch32_224.augreg_in21k_ft_in1k": _augreg("B/32", 80.732),
     "hf:timm/vit_large_patch16_224.augreg_in21k_ft_in1k": _augreg("L/16", 85.856),
     "hf:timm/deit_tiny_patch16_224.fb_in1k": _deit("Ti/16", 72.190),
@@ -88,7 +93,12 @@ def build(
     """
     size, _, patch = str(variant).partition("/")
     if size not in SHAPES or not patch.isdecimal() or int(patch) == 0:
-        check_choice("model.variant", variant, VARIANTS, ", with PATCH the side of a patch in pixels, as in Ti/4")
+        check_choice(
+            "model.variant",
+            variant,
+            VARIANTS,
+            ", with PATCH the side of a patch in pixels, as in Ti/4",
+        )
     width, depth, heads = SHAPES[size]
     return ViT(
         width,
@@ -111,7 +121,8 @@ def build(
 
 
 class ViT(nnx.Module):
-    """Images (B, H, W, C), normalized floats -> embeddings (B, D) -> logits (B, num_classes), both float32.
+    """Images (B, H, W, C), normalized floats -> embeddings (B, D) -> logits (B, num_classes), both
+    float32.
 
     D is the width; twice that with a distillation token, whose embedding follows the class token's.
     """
@@ -145,16 +156,21 @@ class ViT(nnx.Module):
             patch: side of a patch, pixels.
             num_classes: length of the logits.
             rngs: nnx's streams: `params`, and `dropout` where there is any.
-            dtype: of the computation, float32 or bfloat16. Parameters, statistics and softmax are float32.
+            dtype: of the computation, float32 or bfloat16. Parameters, statistics and softmax are
+                float32.
             image_size: side of the images, pixels; a multiple of `patch`.
             channels: of the images.
-            pool: "token": a class token's embedding. "mean": the mean over the normalized patches' (no class token).
+            pool: "token": a class token's embedding. "mean": the mean over the normalized patches'
+                (no class token).
             positions: "learned", or "sincos": fixed, 2-D, for the patches only.
             distilled: a distillation token beside the class token, and a `DistilledHead`.
-            dropout: probability, after the positions and each dense layer but qkv (the paper's appendix B.1).
-            stochastic_depth: probability of dropping each branch of the last block; linear in depth.
+            dropout: probability, after the positions and each dense layer but qkv (the paper's
+                appendix B.1).
+            stochastic_depth: probability of dropping each branch of the last block; linear in
+                depth.
             attention: "auto", "plain", "xla" or "cudnn"; see `layers.choose_attention`.
-            remat: "none", "dots" or "blocks": what the backward pass computes again; see `layers.apply_blocks`.
+            remat: "none", "dots" or "blocks": what the backward pass computes again; see
+                `layers.apply_blocks`.
 
         Raises:
             UserError: an option's value that is unknown or does not fit the others.
@@ -169,23 +185,34 @@ class ViT(nnx.Module):
                 "choose a patch in model.variant that divides data.image_size"
             )
         if positions == "sincos" and width % 4:
-            raise UserError(f"sincos positions need a width that 4 divides, not {width}: use learned positions")
+            raise UserError(
+                f"sincos positions need a width that 4 divides, not {width}: use learned positions"
+            )
         if distilled and pool != "token":
-            raise UserError(f"model.distilled adds a token beside the class token: set model.pool to token, not {pool}")
-        self.grid, self.dtype, self.remat = image_size // patch, dtype, remat
+            raise UserError(
+                f"model.distilled adds a token beside the class token: set model.pool to token, not {pool}"
+            )
+        self.grid = image_size // patch
+        self.dtype = dtype
+        self.remat = remat
         tokens = self.grid**2 + (pool == "token") + distilled
         attention = choose_attention(attention, tokens, width // heads, dtype)
         normal = nnx.initializers.normal(0.02)
         self.patches = Patches(patch, channels, width, dtype=dtype, rngs=rngs)
         self.class_token = nnx.Param(jnp.zeros((1, 1, width))) if pool == "token" else None
-        self.distillation_token = nnx.Param(normal(rngs.params(), (1, 1, width))) if distilled else None
-        self.positions = nnx.Param(normal(rngs.params(), (1, tokens, width))) if positions == "learned" else None
+        self.distillation_token = (
+            nnx.Param(normal(rngs.params(), (1, 1, width))) if distilled else None
+        )
+        self.positions = (
+            nnx.Param(normal(rngs.params(), (1, tokens, width))) if positions == "learned" else None
+        )
         self.dropout = Dropout(dropout, rngs=rngs)
         rates = linear_rates(stochastic_depth, depth)
         make = functools.partial(Block, width, heads, dropout, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List([make(rate, attention) for rate in rates])
         self.norm = LayerNorm(width, rngs=rngs)
-        zeros, wide = nnx.initializers.zeros_init(), at_least_float32(dtype)
+        zeros = nnx.initializers.zeros_init()
+        wide = at_least_float32(dtype)
         make_head = DistilledHead if distilled else nnx.Linear
         self.head = make_head(width, num_classes, kernel_init=zeros, dtype=wide, rngs=rngs)
 
@@ -202,7 +229,8 @@ class ViT(nnx.Module):
         return self.pool(apply_blocks(self.blocks, self.tokens(images), self.remat))
 
     def features(self, images):
-        """Returns {"tokens": ..., "blocks.0": ..., ...}: tokens (B, N, width), the last ones before the norm.
+        """Returns {"tokens": ..., "blocks.0": ..., ...}: tokens (B, N, width), the last ones before
+        the norm.
 
         Raises:
             UserError: images of another size than the model's.
@@ -224,20 +252,28 @@ class ViT(nnx.Module):
         return self.norm(x[:, :2]).reshape(x.shape[0], -1)
 
     def tokens(self, images):
-        """Returns what enters the first block: tokens (B, N, width): class, distillation, then the patches'.
+        """Returns what enters the first block: tokens (B, N, width): class, distillation, then the
+        patches'.
 
         Raises:
             UserError: images of another size than the model's.
         """
         side = self.grid * self.patches.kernel.shape[0]
         if images.shape[1:3] != (side, side):
-            raise UserError(f"the model takes images of {side} px, not {images.shape[1]} x {images.shape[2]}")
+            raise UserError(
+                f"the model takes images of {side} px, not {images.shape[1]} x {images.shape[2]}"
+            )
         x = self.patches(images.astype(self.dtype))
         if self.positions is None:
             x = x + jnp.asarray(sincos_2d(self.grid, x.shape[-1]), self.dtype)
-        first = [token for token in (self.class_token, self.distillation_token) if token is not None]
+        first = [
+            token for token in (self.class_token, self.distillation_token) if token is not None
+        ]
         if first:
-            first = [jnp.broadcast_to(t[...].astype(self.dtype), (x.shape[0], 1, x.shape[-1])) for t in first]
+            first = [
+                jnp.broadcast_to(t[...].astype(self.dtype), (x.shape[0], 1, x.shape[-1]))
+                for t in first
+            ]
             x = jnp.concatenate([*first, x], axis=1)
         if self.positions is not None:
             x = x + self.positions[...].astype(self.dtype)
@@ -247,8 +283,8 @@ class ViT(nnx.Module):
 class Patches(nnx.Module):
     """Cuts images (B, H, W, C) into patches and projects them: (B, N, width), row by row.
 
-    The kernel (patch, patch, C, width) is that of a convolution with stride `patch`; as one matrix product it is
-    faster on a CPU.
+    The kernel (patch, patch, C, width) is that of a convolution with stride `patch`; as one matrix
+    product it is faster on a CPU.
     """
 
     def __init__(self, patch, channels, width, *, dtype, rngs):
@@ -262,7 +298,9 @@ class Patches(nnx.Module):
         batch, height, side = images.shape[:3]
         x = images.reshape(batch, height // patch, patch, side // patch, patch, channels)
         x = x.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
-        return x @ self.kernel[...].reshape(-1, width).astype(self.dtype) + self.bias[...].astype(self.dtype)
+        return x @ self.kernel[...].reshape(-1, width).astype(self.dtype) + self.bias[...].astype(
+            self.dtype
+        )
 
 
 class Block(nnx.Module):
@@ -281,15 +319,20 @@ class Block(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Multi-head self-attention on tokens (B, N, width); `qkv` holds queries, keys, values in this order, by head."""
+    """Multi-head self-attention on tokens (B, N, width); `qkv` holds queries, keys, values in this
+    order, by head."""
 
     def __init__(self, width, heads, dropout, implementation="auto", *, dtype, rngs):
-        # On the fused (width, 3 width) kernel, this is Xavier's uniform on each of the three (width, width) parts.
+        # On the fused (width, 3 width) kernel, this is Xavier's uniform on each of the three
+        # (width, width) parts.
         qkv_init = nnx.initializers.variance_scaling(2.0, "fan_avg", "uniform")
         self.qkv = Linear(width, 3 * width, kernel_init=qkv_init, dtype=dtype, rngs=rngs)
-        self.out = Linear(width, width, kernel_init=nnx.initializers.xavier_uniform(), dtype=dtype, rngs=rngs)
+        self.out = Linear(
+            width, width, kernel_init=nnx.initializers.xavier_uniform(), dtype=dtype, rngs=rngs
+        )
         self.dropout = Dropout(dropout, rngs=rngs)
-        self.depth, self.implementation = width // heads, implementation
+        self.depth = width // heads
+        self.implementation = implementation
 
     @property
     def heads(self):
@@ -302,7 +345,8 @@ class Attention(nnx.Module):
         return self.dropout(self.out(x.reshape(*x.shape[:2], -1)))
 
     def probabilities(self, x):
-        """Returns how much each token attends to each other, at least float32 (B, heads, N, N); rows sum to 1."""
+        """Returns how much each token attends to each other, at least float32 (B, heads, N, N);
+        rows sum to 1."""
         query, key, _ = self._split(x)
         scores = jnp.einsum("bqhd,bkhd->bhqk", query, key).astype(at_least_float32(x.dtype))
         return nnx.softmax(scores * query.shape[-1] ** -0.5)
@@ -313,11 +357,15 @@ class Attention(nnx.Module):
 
 
 class Mlp(nnx.Module):
-    """Two dense layers with GELU between, on x (..., width); by default with ViT's initialization."""
+    """Two dense layers with GELU between, on x (..., width); by default with ViT's
+    initialization."""
 
     def __init__(self, width, hidden, dropout, *, kernel_init=None, bias_init=None, dtype, rngs):
         kernel_init = kernel_init or nnx.initializers.xavier_uniform()
-        inits = {"kernel_init": kernel_init, "bias_init": bias_init or nnx.initializers.normal(1e-6)}
+        inits = {
+            "kernel_init": kernel_init,
+            "bias_init": bias_init or nnx.initializers.normal(1e-6),
+        }
         self.hidden = Linear(width, hidden, **inits, dtype=dtype, rngs=rngs)
         self.out = Linear(hidden, width, **inits, dtype=dtype, rngs=rngs)
         self.dropout = Dropout(dropout, rngs=rngs)
@@ -328,7 +376,8 @@ class Mlp(nnx.Module):
 
 
 class DistilledHead(nnx.Module):
-    """DeiT's two classifiers, on embeddings (B, 2 width): the class token's, then the distillation token's.
+    """DeiT's two classifiers, on embeddings (B, 2 width): the class token's, then the distillation
+    token's.
 
     Args:
         width: of each token; `in_features` is twice that.
@@ -339,16 +388,19 @@ class DistilledHead(nnx.Module):
     def __init__(self, width, num_classes, **options):
         self.token = nnx.Linear(width, num_classes, **options)
         self.distillation = nnx.Linear(width, num_classes, **options)
-        self.in_features, self.out_features, self.dtype = 2 * width, num_classes, self.token.dtype
+        self.in_features = 2 * width
+        self.out_features = num_classes
+        self.dtype = self.token.dtype
 
     def __call__(self, x):
-        """Returns logits (B, num_classes): the mean of the two, as in evaluation (arXiv:2012.12877, section 4)."""
+        """Returns logits (B, num_classes): the mean of the two, as in evaluation (arXiv:2012.12877,
+        section 4)."""
         token, distillation = self.both(x)
         return (token + distillation) / 2
 
     def both(self, x):
-        """Returns (class token's logits, distillation token's), each (B, num_classes): one follows the labels, the
-        other the teacher."""
+        """Returns (class token's logits, distillation token's), each (B, num_classes): one follows
+        the labels, the other the teacher."""
         token, distillation = jnp.split(x, 2, axis=-1)
         return self.token(token), self.distillation(distillation)
 
@@ -382,7 +434,10 @@ TORCHVISION = (
 
 def from_old_torchvision(arrays):
     """torchvision's published files still have the first names of the MLP's layers."""
-    return {k.replace("mlp.linear_1", "mlp.0").replace("mlp.linear_2", "mlp.3"): v for k, v in arrays.items()}
+    return {
+        k.replace("mlp.linear_1", "mlp.0").replace("mlp.linear_2", "mlp.3"): v
+        for k, v in arrays.items()
+    }
 
 
 NAMES = {"timm": TIMM, "torchvision": TORCHVISION, "augreg": TIMM}

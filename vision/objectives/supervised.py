@@ -1,4 +1,5 @@
-"""Learning from labels: cross-entropy, and its variants for smoothed, mixed and imbalanced labels."""
+"""Learning from labels: cross-entropy, and its variants for smoothed, mixed and imbalanced
+labels."""
 
 import ast
 
@@ -17,16 +18,17 @@ class Supervised(nnx.Module):
     Args:
         model: the classifier.
         label_smoothing: share of the label that is spread over all classes.
-        class_weights: float (C,); an image's loss is weighted by its own classes' weights, and the sum divided by the
-            weights' sum, as `torch.nn.CrossEntropyLoss(weight=...)` does for plain labels.
-        weights_from: the share of the training after which the class weights count: deferred re-weighting (DRW), Cao et
-            al. 2019 (arXiv:1906.07413), algorithm 1.
-        margins: float (C,), what the true class's cosine is lowered by in the loss only; the model's head is then a
-            `CosineHead`. LDAM, eq. 13 there.
+        class_weights: float (C,); an image's loss is weighted by its own classes' weights, and the
+            sum divided by the weights' sum, as `torch.nn.CrossEntropyLoss(weight=...)` does for
+            plain labels.
+        weights_from: the share of the training after which the class weights count: deferred
+            re-weighting (DRW), Cao et al. 2019 (arXiv:1906.07413), algorithm 1.
+        margins: float (C,), what the true class's cosine is lowered by in the loss only; the
+            model's head is then a `CosineHead`. LDAM, eq. 13 there.
         focal_gamma: 0 = cross-entropy.
         offsets: float (C,), added to the logits in the loss only.
-        auxiliary_weight: of the same loss on the model's auxiliary head, where it has one (Szegedy et al. 2014,
-            arXiv:1409.4842, section 5): on `model.auxiliary_logits(features)`.
+        auxiliary_weight: of the same loss on the model's auxiliary head, where it has one (Szegedy
+            et al. 2014, arXiv:1409.4842, section 5): on `model.auxiliary_logits(features)`.
     """
 
     def __init__(
@@ -46,11 +48,15 @@ class Supervised(nnx.Module):
         self.label_smoothing = label_smoothing
         self.focal_gamma = focal_gamma
         self.weights_from = weights_from
-        self.class_weights, self.margins, self.offsets = map(_tuple, (class_weights, margins, offsets))
+        self.class_weights, self.margins, self.offsets = map(
+            _tuple, (class_weights, margins, offsets)
+        )
 
     def loss(self, batch):
-        """Returns the mean loss in nats and {"accuracy"}, of the class with the largest share of a mixed label."""
-        images, auxiliary = batch["image"], None
+        """Returns the mean loss in nats and {"accuracy"}, of the class with the largest share of a
+        mixed label."""
+        images = batch["image"]
+        auxiliary = None
         # Embeddings that stand for images have no maps for an auxiliary head to look at.
         if getattr(self.model, "auxiliary", None) is not None and images.ndim == 4:
             features = self.model.features(images)
@@ -61,7 +67,11 @@ class Supervised(nnx.Module):
             logits = self.model(images)
         labels = batch["label"].astype(logits.dtype)
         weights = self._weights(labels, batch.get("progress"))
-        lowered = logits if self.margins is None else logits - self.model.head.scale * self._margins(labels)
+        lowered = (
+            logits
+            if self.margins is None
+            else logits - self.model.head.scale * self._margins(labels)
+        )
         loss = self._mean(lowered, labels, weights)
         if auxiliary is not None:
             loss += self.auxiliary_weight * self._mean(auxiliary, labels, weights)
@@ -72,7 +82,9 @@ class Supervised(nnx.Module):
         if self.class_weights is None:
             return None
         weights = labels @ jnp.array(self.class_weights, labels.dtype)
-        return jnp.where(progress >= self.weights_from, weights, 1.0) if self.weights_from else weights
+        return (
+            jnp.where(progress >= self.weights_from, weights, 1.0) if self.weights_from else weights
+        )
 
     def _margins(self, labels):
         return labels * jnp.array(self.margins, labels.dtype)
@@ -90,12 +102,14 @@ def _tuple(values):
 
 
 def smooth(labels, amount):
-    """Label smoothing (Szegedy et al. 2015, arXiv:1512.00567, section 7): (1 - amount) label + amount / C."""
+    """Label smoothing (Szegedy et al. 2015, arXiv:1512.00567, section 7): (1 - amount) label +
+    amount / C."""
     return labels if amount == 0 else (1 - amount) * labels + amount / labels.shape[-1]
 
 
 def cross_entropy(logits, labels, focal_gamma=0.0):
-    """Cross-entropy of soft labels, or with gamma > 0 the focal loss (Lin et al. 2017, arXiv:1708.02002, eq. 4).
+    """Cross-entropy of soft labels, or with gamma > 0 the focal loss (Lin et al. 2017,
+    arXiv:1708.02002, eq. 4).
 
     Args:
         logits: float (B, C).
@@ -116,8 +130,9 @@ def class_weights(name, counts, beta):
     """Turns `config.objective.class_weights` into weights.
 
     Args:
-        name: "none"; "inverse", N / (C n_c), scikit-learn's "balanced"; "effective_number", (1 - beta) / (1 - beta^n_c)
-            scaled to sum to C (Cui et al. 2019, arXiv:1901.05555, eq. 5 and 6); or a list such as "[1, 2.5]".
+        name: "none"; "inverse", N / (C n_c), scikit-learn's "balanced"; "effective_number", (1 -
+            beta) / (1 - beta^n_c) scaled to sum to C (Cui et al. 2019, arXiv:1901.05555, eq. 5 and
+            6); or a list such as "[1, 2.5]".
         counts: int (C,), training images of each class.
         beta: for effective_number, in [0, 1).
 
@@ -138,8 +153,12 @@ def class_weights(name, counts, beta):
         raise UserError(
             f"objective.class_weights = '{name}': use none, inverse, effective_number or a list such as '[1.0, 2.5]'"
         ) from error
-    if weights.shape != n.shape or not (np.isfinite(weights).all() and (weights >= 0).all() and weights.any()):
-        raise UserError(f"objective.class_weights = '{name}': give {len(n)} weights of at least 0, one a class")
+    if weights.shape != n.shape or not (
+        np.isfinite(weights).all() and (weights >= 0).all() and weights.any()
+    ):
+        raise UserError(
+            f"objective.class_weights = '{name}': give {len(n)} weights of at least 0, one a class"
+        )
     return weights
 
 
@@ -163,7 +182,9 @@ def build(c, model, *, class_counts, rngs):
     """Builds `Supervised` from `config.objective`; see `vision.objectives`."""
     del rngs  # nothing here is random
     if c.ldam_margin and not isinstance(getattr(model, "head", None), CosineHead):
-        raise UserError("objective.ldam_margin is a margin between cosines: set model.head=cosine too")
+        raise UserError(
+            "objective.ldam_margin is a margin between cosines: set model.head=cosine too"
+        )
     prior = np.maximum(class_counts, 1) / np.maximum(class_counts, 1).sum()
     return Supervised(
         model,
@@ -172,7 +193,8 @@ def build(c, model, *, class_counts, rngs):
         weights_from=c.weights_from,
         margins=ldam_margins(class_counts, c.ldam_margin) if c.ldam_margin else None,
         focal_gamma=c.focal_gamma,
-        # Menon et al. 2020 (arXiv:2007.07314), eq. 10: train on logits + tau log prior, predict with the logits.
+        # Menon et al. 2020 (arXiv:2007.07314), eq. 10: train on logits + tau log prior, predict
+        # with the logits.
         offsets=c.logit_adjustment * np.log(prior) if c.logit_adjustment else None,
         auxiliary_weight=c.auxiliary_weight,
     )

@@ -1,8 +1,8 @@
 """Checkpoints through Orbax: asynchronous, atomic, checked. The latest are kept, and the best.
 
-Orbax writes into a temporary folder and renames it, so a kill inside a save leaves the earlier checkpoints whole. What
-a disk damages afterwards it does not always notice (a flipped bit in an array restores without complaint), so each
-checkpoint carries a checksum of its own.
+Orbax writes into a temporary folder and renames it, so a kill inside a save leaves the earlier
+checkpoints whole. What a disk damages afterwards it does not always notice (a flipped bit in an
+array restores without complaint), so each checkpoint carries a checksum of its own.
 """
 
 import contextlib
@@ -38,19 +38,26 @@ class Checkpoints:
     """
 
     def __init__(self, directory, c, say=print):
-        self._directory, self._say = directory, say if parallel.is_main_process() else (lambda _: None)
+        self._directory = directory
+        self._say = say if parallel.is_main_process() else (lambda _: None)
         parallel.on_main_process(lambda: _drop_damaged_metrics(directory))
         metric = functools.partial(_metric, name=c.metric, mode=c.mode)
         keep = [
-            checkpoint_managers.LatestN(n=c.keep_latest),  # or a resume might go back behind the best
+            # or a resume might go back behind the best
+            checkpoint_managers.LatestN(n=c.keep_latest),
             checkpoint_managers.BestN(
-                get_metric_fn=metric, reverse=c.mode == "min", n=c.keep_best, keep_checkpoints_without_metrics=False
+                get_metric_fn=metric,
+                reverse=c.mode == "min",
+                n=c.keep_best,
+                keep_checkpoints_without_metrics=False,
             ),
         ]
         self._manager = ocp.CheckpointManager(
             directory,
             options=ocp.CheckpointManagerOptions(
-                best_fn=metric, best_mode=c.mode, preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep)
+                best_fn=metric,
+                best_mode=c.mode,
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
             ),
         )
 
@@ -60,22 +67,25 @@ class Checkpoints:
         Args:
             step: the number of finished steps.
             state: the pytree of arrays.
-            progress: a JSON dict: where early stopping and the like are, and the run's config. The loader's state is
-                the step itself.
+            progress: a JSON dict: where early stopping and the like are, and the run's config. The
+                loader's state is the step itself.
             scalars: {name: float}, of the evaluation at this step if there was one.
 
         Raises:
             RunError: if this save, or the one before, which ended meanwhile, could not be written.
         """
         record = {"progress": progress, "checksum": checksum(state)}
-        args = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
+        )
         with self._written():
             self._manager.save(step, args=args, metrics=scalars)
 
     def restore_latest(self, like):
         """Returns (state, progress) of the newest whole checkpoint, or None where there is none.
 
-        Damaged ones that are newer are moved to `damaged/` beside the checkpoints, with a word: their steps come again.
+        Damaged ones that are newer are moved to `damaged/` beside the checkpoints, with a word:
+        their steps come again.
 
         Args:
             like: a pytree of arrays with the shapes, dtypes and shardings to restore to.
@@ -98,7 +108,8 @@ class Checkpoints:
         return None
 
     def restore_best(self, like):
-        """Returns (step, state) of the best checkpoint, or of the latest where the best is damaged or was none.
+        """Returns (step, state) of the best checkpoint, or of the latest where the best is damaged
+        or was none.
 
         Raises:
             UserError: if none can be restored.
@@ -115,7 +126,8 @@ class Checkpoints:
         self._give_up(damaged)
 
     def read_best(self):
-        """Returns (step, state) of the best checkpoint as it was saved, a nested dict of arrays, wherever that was.
+        """Returns (step, state) of the best checkpoint as it was saved, a nested dict of arrays,
+        wherever that was.
 
         Raises:
             UserError: if there is none, or it is damaged.
@@ -129,14 +141,24 @@ class Checkpoints:
             with _quiet():
                 here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
                 with ocp.StandardCheckpointer() as reader:
-                    known = reader.metadata(self._directory / str(step) / "state").item_metadata.tree
-                target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), known)
-                args = ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
+                    known = reader.metadata(
+                        self._directory / str(step) / "state"
+                    ).item_metadata.tree
+                target = jax.tree.map(
+                    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), known
+                )
+                args = ocp.args.Composite(
+                    state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore()
+                )
                 found = self._manager.restore(step, args=args)
         except Exception as error:  # as in _restore
-            raise UserError(f"checkpoint {step} in {self._directory} is damaged ({_first_line(error)})") from error
+            raise UserError(
+                f"checkpoint {step} in {self._directory} is damaged ({_first_line(error)})"
+            ) from error
         if checksum(found.state) != found.record["checksum"]:
-            raise UserError(f"checkpoint {step} in {self._directory} is damaged: its checksum differs")
+            raise UserError(
+                f"checkpoint {step} in {self._directory} is damaged: its checksum differs"
+            )
         return step, found.state
 
     def wait(self):
@@ -160,13 +182,17 @@ class Checkpoints:
 
     def _restore(self, step, like):
         target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore()
+        )
         fault = None
         try:
             with _quiet():
                 found = self._manager.restore(step, args=args)
-            expected, progress = found.record["checksum"], found.record["progress"]
-        except Exception as error:  # Orbax and TensorStore raise many kinds, plain Exception among them
+            expected = found.record["checksum"]
+            progress = found.record["progress"]
+        # Orbax and TensorStore raise many kinds, plain Exception among them
+        except Exception as error:
             fault = error
         if not parallel.all_agree(fault is None):
             raise _Damaged(_first_line(fault) if fault else "as another process found") from fault
@@ -179,10 +205,14 @@ class Checkpoints:
         place.parent.mkdir(exist_ok=True)
         shutil.rmtree(place, ignore_errors=True)
         shutil.move(self._directory / str(step), place)
-        self._say(f"checkpoint {step} is damaged ({reason}): moved to {place}; the one before is used")
+        self._say(
+            f"checkpoint {step} is damaged ({reason}): moved to {place}; the one before is used"
+        )
 
     def _give_up(self, damaged):
-        reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items()) or "there is none"
+        reasons = (
+            "; ".join(f"{step}: {reason}" for step, reason in damaged.items()) or "there is none"
+        )
         raise UserError(
             f"no checkpoint in {self._directory} can be restored ({reasons}).\n"
             "If the code of the model or the objective was changed, undo that; else begin anew with another --workdir"
@@ -193,7 +223,9 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # such as a full disk; of the thread that writes, so of any kind
-            raise RunError(f"cannot save a checkpoint in {self._directory}: {_first_line(error)}") from error
+            raise RunError(
+                f"cannot save a checkpoint in {self._directory}: {_first_line(error)}"
+            ) from error
 
 
 class _Damaged(Exception):
@@ -201,8 +233,10 @@ class _Damaged(Exception):
 
 
 def checksum(tree):
-    """Returns an int that changes with any bit of any array. Computed where each piece of an array lies."""
-    # One after the other: on CPUs, programs that all add over the devices of a cut array wait for each other for ever.
+    """Returns an int that changes with any bit of any array. Computed where each piece of an array
+    lies."""
+    # One after the other: on CPUs, programs that all add over the devices of a cut array wait for
+    # each other for ever.
     sums = [jax.device_get(_bits(leaf)) for leaf in jax.tree.leaves(tree)]
     return zlib.crc32(np.array(sums, np.uint32).tobytes())
 
@@ -210,24 +244,31 @@ def checksum(tree):
 @jax.jit
 def _bits(x):
     x = x.astype(jnp.uint8) if x.dtype == bool else x
-    unsigned = jnp.dtype(f"uint{8 * min(x.dtype.itemsize, 4)}")  # 64-bit types become pairs of 32-bit words
+    # 64-bit types become pairs of 32-bit words
+    unsigned = jnp.dtype(f"uint{8 * min(x.dtype.itemsize, 4)}")
     words = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
-    place, stride = jnp.uint32(0), 1
-    for axis in reversed(range(words.ndim)):  # not of the flat array: making that would gather a cut one
-        place += jnp.uint32(stride % 2**32) * jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    place = jnp.uint32(0)
+    stride = 1
+    # not of the flat array: making that would gather a cut one
+    for axis in reversed(range(words.ndim)):
+        place += jnp.uint32(stride % 2**32) * jax.lax.broadcasted_iota(
+            jnp.uint32, words.shape, axis
+        )
         stride *= words.shape[axis]
     weights = 2 * place + 1  # odd, so that no single change cancels; distinct, for order
     return (words * weights).sum(dtype=jnp.uint32)
 
 
 def _metric(scalars, name, mode):
-    """Returns what checkpoints are ranked by; what was not measured, or is no number, ranks last."""
+    """Returns what checkpoints are ranked by; what was not measured, or is no number, ranks
+    last."""
     value = scalars.get(name, math.nan)
     return (-math.inf if mode == "max" else math.inf) if math.isnan(value) else value
 
 
 def _drop_damaged_metrics(directory):
-    """Deletes metrics that cannot be read: Orbax would not open the directory. The checkpoint remains."""
+    """Deletes metrics that cannot be read: Orbax would not open the directory. The checkpoint
+    remains."""
     for file in directory.glob("*/metrics/metrics"):
         try:
             whole = isinstance(json.loads(file.read_bytes()), dict)

@@ -13,21 +13,37 @@ from vision.support.files import replacing
 
 # These change how a run is computed or shown, not what it computes.
 FREE = (
-    *("compile_cache", "data.workers", "data.resident_gib", "train.eval_batch_size", "log.", "parallel."),
-    *("checkpoint.every", "checkpoint.keep_", "train.steps_per_dispatch", "profile", "audit.", "evaluation."),
+    *(
+        "compile_cache",
+        "data.workers",
+        "data.resident_gib",
+        "train.eval_batch_size",
+        "log.",
+        "parallel.",
+    ),
+    *(
+        "checkpoint.every",
+        "checkpoint.keep_",
+        "train.steps_per_dispatch",
+        "profile",
+        "audit.",
+        "evaluation.",
+    ),
 )
 FIRST = "representation"  # the directory of the first of two trainings, in that of the run
 PRUNED = "model.options.pruned."  # shapes, of which one alone tells nobody anything
 
 
 def open_workdir(path, config):
-    """Makes the directory and writes `config.json`; where it holds a run already, checks that the configs agree.
+    """Makes the directory and writes `config.json`; where it holds a run already, checks that the
+    configs agree.
 
     Returns:
         The directory as a `pathlib.Path`.
 
     Raises:
-        UserError: if it holds another run's config, with the keys that differ; or files that are no run.
+        UserError: if it holds another run's config, with the keys that differ; or files that are no
+            run.
     """
     path = pathlib.Path(path)
     ours = json.loads(json.dumps(config.to_dict()))
@@ -38,7 +54,9 @@ def open_workdir(path, config):
         _compare(_read(file), ours, path)
     elif path.exists() and {each.name for each in path.iterdir()} - {"config.json.tmp", FIRST}:
         # The former is of a start that was killed, the latter of a first training before this one.
-        raise UserError(f"--workdir {path} holds files but no run (no config.json): give a new or empty directory")
+        raise UserError(
+            f"--workdir {path} holds files but no run (no config.json): give a new or empty directory"
+        )
     try:
         path.mkdir(parents=True, exist_ok=True)
         with replacing(file) as written:
@@ -49,9 +67,17 @@ def open_workdir(path, config):
 
 
 def write_data(path, data):
-    """Writes `data.json`: what whoever uses the run's model must know of its data, a `vision.data.pipeline.Data`."""
-    known = {"classes": list(data.classes), "image_size": data.image_size, "channels": data.channels}
-    known |= {"class_counts": data.class_counts.tolist(), "split_sizes": {k: len(f) for k, f in data.loaders.items()}}
+    """Writes `data.json`: what whoever uses the run's model must know of its data, a
+    `vision.data.pipeline.Data`."""
+    known = {
+        "classes": list(data.classes),
+        "image_size": data.image_size,
+        "channels": data.channels,
+    }
+    known |= {
+        "class_counts": data.class_counts.tolist(),
+        "split_sizes": {k: len(f) for k, f in data.loaders.items()},
+    }
     if (path / "data.json").is_file():
         before = _read(path / "data.json")
         differ = [k for k in ("classes", "image_size", "channels") if before.get(k) != known[k]]
@@ -70,7 +96,8 @@ def _some(value):
 
 
 def read_run(path):
-    """Returns (config, data): the `ConfigDict` of a run's directory, and the dict of its `data.json`.
+    """Returns (config, data): the `ConfigDict` of a run's directory, and the dict of its
+    `data.json`.
 
     Raises:
         UserError: it is no run's directory.
@@ -78,19 +105,23 @@ def read_run(path):
     path = pathlib.Path(path)
     for name in ("config.json", "data.json"):
         if not (path / name).is_file():
-            raise UserError(f"{path} is no run's directory: it has no {name}. Give the --workdir of a training")
+            raise UserError(
+                f"{path} is no run's directory: it has no {name}. Give the --workdir of a training"
+            )
     return from_dict(_read(path / "config.json")), _read(path / "data.json")
 
 
 def own_config(argv):
-    """Returns the config of the run that --workdir names among a command's arguments; None where it names none.
+    """Returns the config of the run that --workdir names among a command's arguments; None where it
+    names none.
 
     The `fallback` of `vision.cli.parse_stage`, so that overrides change what the run has.
     """
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "", flag_values=values)
     values.set_gnu_getopt(True)
-    with contextlib.suppress(flags.Error):  # the command's own flags are checked where all of them are known
+    # the command's own flags are checked where all of them are known
+    with contextlib.suppress(flags.Error):
         values(["", *argv], known_only=True)
     file = pathlib.Path(values["workdir"].value, "config.json")
     return from_dict(_read(file)) if values["workdir"].value and file.is_file() else None
@@ -107,14 +138,17 @@ def _read(file):
 
 
 def _compare(theirs, ours, path):
-    usual = _flatten(json.loads(json.dumps(default().to_dict())))  # what a key was that the schema gained since
-    theirs, ours = usual | _flatten(theirs), _flatten(ours)
+    # what a key was that the schema gained since
+    usual = _flatten(json.loads(json.dumps(default().to_dict())))
+    theirs = usual | _flatten(theirs)
+    ours = _flatten(ours)
     keys = [
         key
         for key in sorted(theirs | ours)
         if theirs.get(key) != ours.get(key)
         and not key.startswith(FREE)
-        # A new head starts from a directory inside this one, which may be named in other words, or have moved.
+        # A new head starts from a directory inside this one, which may be named in other words, or
+        # have moved.
         and not (key == "model.pretrained" and ours.get("imbalance.retrain_head"))
     ]
     differ = [
@@ -135,5 +169,7 @@ def _compare(theirs, ours, path):
 def _flatten(tree, prefix=""):
     flat = {}
     for key, value in tree.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= (
+            _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
     return flat

@@ -9,7 +9,8 @@ from vision.run.weights import abstract_model, run_weights
 
 
 def initial_weights(config, data, workdir):
-    """Returns {name in the model: array} of the weights that `config.model.pretrained` names, or None.
+    """Returns {name in the model: array} of the weights that `config.model.pretrained` names, or
+    None.
 
     None also where `workdir` has checkpoints already: a resumed run needs no start.
 
@@ -36,7 +37,8 @@ def _initial_weights(config, data, workdir):
 
 
 def _fitting(c, arrays, num_classes, image_size, channels):
-    """Returns a run's arrays for another run's model: without the head, where it is for other classes."""
+    """Returns a run's arrays for another run's model: without the head, where it is for other
+    classes."""
     wanted = pretrained.shapes(abstract_model(c, num_classes, image_size, channels))
     module = pretrained.architecture(c)
     heads = pretrained.heads(module)

@@ -16,10 +16,11 @@ from vision.run.directory import read_run
 
 
 def run_weights(workdir):
-    """Returns (config, data, arrays) of a run: as `read_run`, and {name in the plain model: array} of its best state.
+    """Returns (config, data, arrays) of a run: as `read_run`, and {name in the plain model: array}
+    of its best state.
 
-    Data also has "step", which that state is from. Low-rank changes are merged into their layers. The moving average of
-    the weights is taken where there is one.
+    Data also has "step", which that state is from. Low-rank changes are merged into their layers.
+    The moving average of the weights is taken where there is one.
 
     Raises:
         UserError: no run is there, or no whole checkpoint.
@@ -32,14 +33,17 @@ def run_weights(workdir):
     arrays = {}
     for tree in (state["rest"], state.get("ema", state["params"])):
         flat = traverse_util.flatten_dict(tree)
-        arrays |= {".".join(path[1:]): np.asarray(v) for path, v in flat.items() if path[0] == "model"}
+        arrays |= {
+            ".".join(path[1:]): np.asarray(v) for path, v in flat.items() if path[0] == "model"
+        }
     if config.transfer.mode == "lora":
         arrays = _merged(config, data, arrays)
     return config, data | {"step": step}, arrays
 
 
 def open_run(workdir):
-    """Returns (config, data, model): as `run_weights`, and the run's best model, in evaluation mode."""
+    """Returns (config, data, model): as `run_weights`, and the run's best model, in evaluation
+    mode."""
     config, data, arrays = run_weights(workdir)
     model = abstract_model(config.model, len(data["classes"]), data["image_size"], data["channels"])
     return config, data, ready(model, arrays)
@@ -50,7 +54,9 @@ def ready(model, arrays):
     pretrained.fill(model, arrays)
     for i, (_, variable) in enumerate(nnx.to_flat_state(nnx.state(model, nnx.RngState))):
         key = isinstance(variable, nnx.RngKey)
-        variable.set_value(nnx.Rngs(i).params() if key else np.zeros(variable.shape, variable.dtype))
+        variable.set_value(
+            nnx.Rngs(i).params() if key else np.zeros(variable.shape, variable.dtype)
+        )
     model.eval()
     return model
 
@@ -64,10 +70,14 @@ def _merged(config, data, arrays):
 
     def create():
         rngs = Streams(0)
-        model = models.build(config.model, len(data["classes"]), data["image_size"], data["channels"], rngs)
+        model = models.build(
+            config.model, len(data["classes"]), data["image_size"], data["channels"], rngs
+        )
         prepare(config.transfer, model, rngs)
         return model
 
     model = ready(nnx.eval_shape(create), arrays)
     surgery.merge_low_rank(model)
-    return {name: np.asarray(variable.get_value()) for name, variable in surgery.names(model).items()}
+    return {
+        name: np.asarray(variable.get_value()) for name, variable in surgery.names(model).items()
+    }

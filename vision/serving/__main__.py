@@ -1,11 +1,13 @@
 """Serves bundles: REST, gRPC and a page for people.
 
-    python -m vision.serving --models models/                       # which holds MODEL/VERSION/, each a bundle
-    python -m vision.serving --models models/ --host 0.0.0.0 --keys keys.txt --tls-certificate c.pem --tls-key k.pem
+    python -m vision.serving --models models/                       # which holds MODEL/VERSION/,
+    each a bundle
+    python -m vision.serving --models models/ --host 0.0.0.0 --keys keys.txt --tls-certificate c.pem
+    --tls-key k.pem
     python -m vision.serving --models models/ --settings serving.json
 
-A flag goes before the file of settings, that before a default. It ends on SIGTERM or Ctrl-C, once what it has taken is
-answered. Then try http://127.0.0.1:8080 in a browser, and its /docs.
+A flag goes before the file of settings, that before a default. It ends on SIGTERM or Ctrl-C, once
+what it has taken is answered. Then try http://127.0.0.1:8080 in a browser, and its /docs.
 """
 
 import asyncio
@@ -30,7 +32,8 @@ def main(argv):
     settings.check(found)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("vision").setLevel(logging.INFO)
-    from vision.serving.server import serve  # takes most of the time to start, which a wrong flag need not
+    # takes most of the time to start, which a wrong flag need not
+    from vision.serving.server import serve
 
     _raise_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -38,14 +41,16 @@ def main(argv):
 
 
 def _raise_limit():
-    """Lets the process have as many connections as the system allows; the usual limit is for programs of few files."""
+    """Lets the process have as many connections as the system allows; the usual limit is for
+    programs of few files."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # some systems allow less than they say
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _loop_factory():
-    """Returns uvloop's where it is installed; it answers some more requests a second than asyncio's."""
+    """Returns uvloop's where it is installed; it answers some more requests a second than
+    asyncio's."""
     try:
         import uvloop
     except ImportError:
@@ -56,8 +61,9 @@ def _loop_factory():
 def _end(code, stderr):
     """Ends the process once what it had to say is written, or is not read in time.
 
-    It ends at once then: an orderly end waits for threads, and tears them down where they are. One that loads a version
-    in ONNX Runtime's code, or writes to a reader that hangs, would abort it or hold it up.
+    It ends at once then: an orderly end waits for threads, and tears them down where they are. One
+    that loads a version in ONNX Runtime's code, or writes to a reader that hangs, would abort it or
+    hold it up.
     """
     flush = threading.Thread(target=_flush, daemon=True)
     flush.start()

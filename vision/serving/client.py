@@ -2,7 +2,8 @@
 
     python -m vision.serving.client http://127.0.0.1:8080 photo.jpg other.png --model pets
 
-Images travel as they are, by POST /classify/MODEL; arrays by the Open Inference Protocol V2 with its binary extension.
+Images travel as they are, by POST /classify/MODEL; arrays by the Open Inference Protocol V2 with
+its binary extension.
 """
 
 import argparse
@@ -29,7 +30,8 @@ class ServerError(Exception):
 
     def __init__(self, message, status=0):
         super().__init__(message)
-        self.message, self.status = message, status
+        self.message = message
+        self.status = status
 
 
 class Result(NamedTuple):
@@ -68,7 +70,8 @@ class Client:
             self._connection = http.client.HTTPSConnection(*where, timeout=timeout, context=context)
         else:
             self._connection = http.client.HTTPConnection(*where, timeout=timeout)
-        self._prefix, self._where = parts.path.rstrip("/"), f"{parts.scheme}://{parts.netloc}"
+        self._prefix = parts.path.rstrip("/")
+        self._where = f"{parts.scheme}://{parts.netloc}"
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
     def __enter__(self):
@@ -91,15 +94,16 @@ class Client:
         return True
 
     def models(self):
-        """Returns [{"name", "versions", "serving", "about": {version: {"classes", ...}}}] of the models."""
+        """Returns [{"name", "versions", "serving", "about": {version: {"classes", ...}}}] of the
+        models."""
         return json.loads(self._ask("GET", "/classify/models")[0])["models"]
 
     def classify(self, image, model="", top_k=5, version=""):
         """Returns the `Result` of an image; of several, a list of them.
 
         Args:
-            image: path of an image file, the file's bytes, or an array, uint8 (H, W, C) or (N, H, W, C), which has the
-                model's size already.
+            image: path of an image file, the file's bytes, or an array, uint8 (H, W, C) or (N, H,
+                W, C), which has the model's size already.
             model: name; "" = the only one there is.
             top_k: how many classes.
             version: "" = as the server decides.
@@ -107,15 +111,22 @@ class Client:
         Raises:
             ServerError: the server refused it, after further tries where it was busy.
             OSError: the file cannot be read.
-            ValueError: the array is of another kind; or there are several models, and none is named.
+            ValueError: the array is of another kind; or there are several models, and none is
+                named.
         """
         model = model or self._only()
         if hasattr(image, "shape"):
             return self._classify_array(image, model, top_k, version)
-        data = bytes(image) if isinstance(image, bytes | bytearray | memoryview) else pathlib.Path(image).read_bytes()
+        data = (
+            bytes(image)
+            if isinstance(image, bytes | bytearray | memoryview)
+            else pathlib.Path(image).read_bytes()
+        )
         query = urllib.parse.urlencode({"top_k": top_k} | ({"version": version} if version else {}))
         path = f"/classify/{urllib.parse.quote(model, safe='')}?{query}"
-        said = json.loads(self._ask("POST", path, data, {"Content-Type": "application/octet-stream"})[0])
+        said = json.loads(
+            self._ask("POST", path, data, {"Content-Type": "application/octet-stream"})[0]
+        )
         top = [(one["class"], one["probability"]) for one in said["top"]]
         return Result(said["model"], said["version"], said["id"], top, said["milliseconds"])
 
@@ -128,16 +139,24 @@ class Client:
     def _classify_array(self, images, model, top_k, version):
         shape = [1, *images.shape] if len(images.shape) == 3 else [*images.shape]
         if str(images.dtype) != "uint8" or len(shape) != 4:
-            raise ValueError(f"images are uint8 (H, W, C) or (N, H, W, C), not {images.dtype} {tuple(images.shape)}")
+            raise ValueError(
+                f"images are uint8 (H, W, C) or (N, H, W, C), not {images.dtype} {tuple(images.shape)}"
+            )
         data = images.tobytes()
         size = {"binary_data_size": len(data)}
         header = {
             "inputs": [{"name": "images", "shape": shape, "datatype": "UINT8", "parameters": size}],
-            "outputs": [{"name": name, "parameters": {"binary_data": False}} for name in ("labels", "scores")],
+            "outputs": [
+                {"name": name, "parameters": {"binary_data": False}}
+                for name in ("labels", "scores")
+            ],
             "parameters": {"top_k": top_k},
         }
         head = json.dumps(header).encode()
-        headers = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(head))}
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Inference-Header-Content-Length": str(len(head)),
+        }
         path = f"/v2/models/{urllib.parse.quote(model, safe='')}"
         path += f"/versions/{urllib.parse.quote(version, safe='')}" if version else ""
         body, answered = self._ask("POST", f"{path}/infer", head + data, headers)
@@ -147,7 +166,13 @@ class Client:
         pairs = list(zip(outputs["labels"]["data"], outputs["scores"]["data"], strict=True))
         request = said.get("id") or answered.get("X-Request-Id", "")
         found = [
-            Result(said["model_name"], said["model_version"], request, pairs[row * count : (row + 1) * count], {})
+            Result(
+                said["model_name"],
+                said["model_version"],
+                request,
+                pairs[row * count : (row + 1) * count],
+                {},
+            )
             for row in range(shape[0])
         ]
         return found[0] if len(images.shape) == 3 else found
@@ -155,7 +180,9 @@ class Client:
     def _ask(self, method, path, body=None, headers=None):
         """Returns (body, headers) of an answer; raises `ServerError`."""
         for left in reversed(range(TRIES)):
-            answer, data = self._send(method, self._prefix + path, body, self._headers | (headers or {}))
+            answer, data = self._send(
+                method, self._prefix + path, body, self._headers | (headers or {})
+            )
             if answer.status == 200:
                 return data, answer.headers
             if answer.status != 429 or not left:
@@ -164,7 +191,8 @@ class Client:
         raise ServerError(_reason(data) or answer.reason or "no reason given", answer.status)
 
     def _send(self, method, path, body, headers):
-        """Returns (response, its body); asks again over a new connection where the server had closed the kept one."""
+        """Returns (response, its body); asks again over a new connection where the server had
+        closed the kept one."""
         kept = self._connection.sock is not None
         try:
             self._request(method, path, body, headers)
@@ -185,7 +213,8 @@ class Client:
         except (BrokenPipeError, ConnectionResetError):
             if self._connection.sock is None:
                 raise
-            # The server may have refused the body before all of it was sent: then its answer is there to be read.
+            # The server may have refused the body before all of it was sent: then its answer is
+            # there to be read.
 
 
 def _seconds(text):
@@ -205,16 +234,21 @@ def _reason(data):
 
 def main(argv=None):
     """Prints what a server says of image files; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m vision.serving.client", description="Classifies image files.")
+    parser = argparse.ArgumentParser(
+        prog="python -m vision.serving.client", description="Classifies image files."
+    )
     parser.add_argument("url", help="of the server, such as http://127.0.0.1:8080")
     parser.add_argument("images", nargs="+", help="image files")
     parser.add_argument("--model", default="", help="needed where the server has several")
     parser.add_argument("--version", default="")
     parser.add_argument("--top-k", type=int, default=5)
     parser.add_argument("--key-file", help="file that holds the API key")
-    parser.add_argument("--ca-file", help="file of certificates to trust, PEM, instead of the system's")
+    parser.add_argument(
+        "--ca-file", help="file of certificates to trust, PEM, instead of the system's"
+    )
     known = parser.parse_args(argv)
-    if getattr(sys.stdout, "errors", "") == "strict":  # a class may have a name that the terminal cannot show
+    # a class may have a name that the terminal cannot show
+    if getattr(sys.stdout, "errors", "") == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         key = pathlib.Path(known.key_file).read_text().strip() if known.key_file else ""
@@ -223,7 +257,10 @@ def main(argv=None):
             model = known.model or client._only()
             return max(_show(client, image, model, known) for image in known.images)
     except OSError as error:
-        print(f"{error.filename or known.ca_file or known.url}: {error.strerror or error}", file=sys.stderr)
+        print(
+            f"{error.filename or known.ca_file or known.url}: {error.strerror or error}",
+            file=sys.stderr,
+        )
     except (ServerError, ValueError) as error:
         print(error, file=sys.stderr)
     return 1

@@ -1,7 +1,8 @@
 """What an image says of its size, read without paying for what it makes a decoder do.
 
-PIL steps through a file's segments in Python, and nothing else runs meanwhile: sixteen megabytes of empty ones keep the
-whole server busy for ten seconds. So they are counted first, and there is an end to them.
+PIL steps through a file's segments in Python, and nothing else runs meanwhile: sixteen megabytes of
+empty ones keep the whole server busy for ten seconds. So they are counted first, and there is an
+end to them.
 """
 
 import contextlib
@@ -13,9 +14,11 @@ import simplejpeg
 from vision.data.decode import format_of, read_header
 from vision.serving.errors import Refused, TooLarge, Unreadable
 
-FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")  # PIL reads dozens, some by programs that they come with
+# PIL reads dozens, some by programs that they come with
+FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
 FEW = 16  # scans of a JPEG; progressive ones have ten
-STEPS = 10_000  # segments, chunks, blocks or strips of a file; a PNG of 80 MB has as many of the usual size
+# segments, chunks, blocks or strips of a file; a PNG of 80 MB has as many of the usual size
+STEPS = 10_000
 
 
 def size_of(data):
@@ -44,7 +47,8 @@ def size_of(data):
 
 
 def scans_of(data):
-    """Returns how many times a decoder goes over an image's pixels: of a JPEG, as often as the file likes."""
+    """Returns how many times a decoder goes over an image's pixels: of a JPEG, as often as the file
+    likes."""
     if format_of(data) != "JPEG":
         return 1
     count = data.count(b"\xff\xda")
@@ -77,11 +81,13 @@ def _jpeg(data):
 def _png(data):
     """Yields the end of each chunk.
 
-    Refuses one longer than the file, for which OpenCV would make room, and a second header, which PIL would believe.
+    Refuses one longer than the file, for which OpenCV would make room, and a second header, which
+    PIL would believe.
     """
     at = 8
     while at < len(data):
-        size, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        size = int.from_bytes(data[at : at + 4], "big")
+        name = data[at + 4 : at + 8]
         if size > len(data):
             raise Refused("the image is cut short")
         if name == b"IHDR" and at > 8:
@@ -117,7 +123,16 @@ def _tiff(data):
     start = int.from_bytes(data[4:8], order) + 2
     for at in range(start, start + 12 * int.from_bytes(data[start - 2 : start], order), 12):
         lists = int.from_bytes(data[at : at + 2], order) in (273, 324)  # StripOffsets, TileOffsets
-        yield from itertools.repeat(at, int.from_bytes(data[at + 4 : at + 8], order) if lists else 1)
+        yield from itertools.repeat(
+            at, int.from_bytes(data[at + 4 : at + 8], order) if lists else 1
+        )
 
 
-WALKS = {"JPEG": _jpeg, "PNG": _png, "GIF": _gif, "BMP": _bmp, "TIFF": _tiff, "WebP": lambda data: ()}
+WALKS = {
+    "JPEG": _jpeg,
+    "PNG": _png,
+    "GIF": _gif,
+    "BMP": _bmp,
+    "TIFF": _tiff,
+    "WebP": lambda data: (),
+}

@@ -1,8 +1,9 @@
 """gRPC: the Open Inference Protocol V2, by the messages that Triton's client has too.
 
-What is here of Triton's service is ServerLive, ServerReady, ModelReady, ServerMetadata, ModelMetadata and ModelInfer;
-all else is UNIMPLEMENTED. Metadata that a call may carry: `authorization: Bearer KEY` or `x-api-key`, `x-request-id`,
-and `x-route-key`, which a canary is sticky by. The first two need no key.
+What is here of Triton's service is ServerLive, ServerReady, ModelReady, ServerMetadata,
+ModelMetadata and ModelInfer; all else is UNIMPLEMENTED. Metadata that a call may carry:
+`authorization: Bearer KEY` or `x-api-key`, `x-request-id`, and `x-route-key`, which a canary is
+sticky by. The first two need no key.
 """
 
 import asyncio
@@ -44,11 +45,18 @@ def build(calls, settings):
         "grpc.max_concurrent_streams": 256,  # of a connection; what is more waits with the client
         "grpc.so_reuseport": 0,  # or two servers share a port, and neither says so
     }
-    # Each call may hold a message of the largest size, so there is an end to them; most are refused by a full queue.
-    server = grpc.aio.server(options=list(options.items()), maximum_concurrent_rpcs=4 * settings.max_queue)
+    # Each call may hold a message of the largest size, so there is an end to them; most are refused
+    # by a full queue.
+    server = grpc.aio.server(
+        options=list(options.items()), maximum_concurrent_rpcs=4 * settings.max_queue
+    )
     names = [*OPEN, "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer"]
-    # On the wire a stream of one message is a message; but who reads it himself knows the caller before he has it all.
-    handlers = {name: grpc.stream_unary_rpc_method_handler(functools.partial(calls.answer, name)) for name in names}
+    # On the wire a stream of one message is a message; but who reads it himself knows the caller
+    # before he has it all.
+    handlers = {
+        name: grpc.stream_unary_rpc_method_handler(functools.partial(calls.answer, name))
+        for name in names
+    }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     address = f"{host}:{settings.grpc_port}"
@@ -58,7 +66,9 @@ def build(calls, settings):
         else:
             server.add_insecure_port(address)
     except RuntimeError as error:
-        raise UserError(f"--grpc-port {settings.grpc_port} of {settings.host} cannot be had: is it taken?") from error
+        raise UserError(
+            f"--grpc-port {settings.grpc_port} of {settings.host} cannot be had: is it taken?"
+        ) from error
     return server
 
 
@@ -74,24 +84,32 @@ class Calls:
     """
 
     def __init__(self, service, repository, guard, telemetry, settings):
-        self._service, self._repository, self._guard = service, repository, guard
-        self._telemetry, self._settings = telemetry, settings
+        self._service = service
+        self._repository = repository
+        self._guard = guard
+        self._telemetry = telemetry
+        self._settings = settings
         self._held = 0  # bytes of the messages that are being answered
 
     async def answer(self, name, _, context):
         """Returns the bytes of the answer to the message of a call to the RPC of a name.
 
-        The message is not asked of gRPC's iterator, the second argument, but of the context: the iterator would keep it
-        until the garbage collector runs, and that is long after many others.
+        The message is not asked of gRPC's iterator, the second argument, but of the context: the
+        iterator would keep it until the garbage collector runs, and that is long after many others.
         """
         begun = time.perf_counter()
-        pairs = [(key, value) for key, value in context.invocation_metadata() or () if isinstance(value, str)]
+        pairs = [
+            (key, value)
+            for key, value in context.invocation_metadata() or ()
+            if isinstance(value, str)
+        ]
         metadata = dict(reversed(pairs))  # of two with one name the first
         trace = Trace(request_id(metadata), metadata, protocol="grpc")
         code = "CANCELLED"
         try:
             found, error = await self._outcome(name, trace, context)
-            code, trace.sent = error.code if error else "OK", len(found)
+            code = error.code if error else "OK"
+            trace.sent = len(found)
             if error:
                 await _abort(error, trace, context)
             else:
@@ -99,22 +117,28 @@ class Calls:
             return found
         finally:
             self._held -= trace.received
-            seconds, client = time.perf_counter() - begun, _client(context.peer())
+            seconds = time.perf_counter() - begun
+            client = _client(context.peer())
             self._telemetry.access(trace.entry(code, seconds, client, method=name))
 
     async def _outcome(self, name, trace, context):
-        """Returns (bytes of the answer, None), or (b"", `Refused`), which holds nothing of the call."""
+        """Returns (bytes of the answer, None), or (b"", `Refused`), which holds nothing of the
+        call."""
         try:
             return await self._found(name, trace, context), None
         except TimeoutError:
-            error = Unavailable(f"there was no answer within {self._settings.timeout:g} seconds: try again", 1.0)
+            error = Unavailable(
+                f"there was no answer within {self._settings.timeout:g} seconds: try again", 1.0
+            )
         except Refused as refused:
             error = refused
-        except Exception as unforeseen:  # the one place where that ends; the client learns nothing of it
+        # the one place where that ends; the client learns nothing of it
+        except Exception as unforeseen:
             self._telemetry.failed("grpc", trace.model, unforeseen)
             return b"", _Internal("internal error")
         self._telemetry.refused("grpc", trace.model, error)
-        error.__traceback__ = error.__context__ = error.__cause__ = None  # the frames in them have the message
+        # the frames in them have the message
+        error.__traceback__ = error.__context__ = error.__cause__ = None
         return b"", error
 
     async def _found(self, name, trace, context):
@@ -131,7 +155,9 @@ class Calls:
             async with asyncio.timeout(self._settings.body_timeout):
                 data = await context.read()
         except TimeoutError as error:
-            raise TooSlow(f"the message did not arrive within {self._settings.body_timeout:g} seconds") from error
+            raise TooSlow(
+                f"the message did not arrive within {self._settings.body_timeout:g} seconds"
+            ) from error
         if data is grpc.aio.EOF:
             raise Refused("the call has no message")
         trace.received = len(data)
@@ -142,7 +168,8 @@ class Calls:
 
     async def _call(self, name, data, trace):
         images = messages.INFER if name == "ModelInfer" else {}
-        messages.check(data, images, messages.FIELDS + self._settings.max_images)  # each may be a field of its own
+        # each may be a field of its own
+        messages.check(data, images, messages.FIELDS + self._settings.max_images)
         try:
             request = getattr(service_pb2, f"{name}Request").FromString(data)
         except DecodeError as error:
@@ -168,14 +195,18 @@ class Calls:
     async def _ModelMetadata(self, request, trace):
         version = self._repository.get(request.name, request.version)
         versions = self._repository.models()[request.name]
-        return service_pb2.ModelMetadataResponse(**protocol.model_metadata(request.name, versions, version.bundle))
+        return service_pb2.ModelMetadataResponse(
+            **protocol.model_metadata(request.name, versions, version.bundle)
+        )
 
     async def _ModelInfer(self, request, trace):
         trace.model = request.model_name[: protocol.MAX_ID]
-        if not self._repository.ready:  # gRPC itself would cancel what comes while it stops, without a word
+        # gRPC itself would cancel what comes while it stops, without a word
+        if not self._repository.ready:
             raise Unavailable("the server is not ready, or stops", 1.0)
         raw = len(request.raw_input_contents)
-        inference = _inference(request) if raw else await asyncio.to_thread(_inference, request)  # lists take longer
+        # lists take longer
+        inference = _inference(request) if raw else await asyncio.to_thread(_inference, request)
         asked = Request(
             request.model_name,
             inference.images,
@@ -192,7 +223,8 @@ class Calls:
 class _Internal(Refused):
     """An error of ours."""
 
-    status, code = 500, "INTERNAL"
+    status = 500
+    code = "INTERNAL"
 
 
 async def _abort(error, trace, context):
@@ -207,8 +239,8 @@ async def _abort(error, trace, context):
     try:
         await context.abort(grpc.StatusCode[error.code], error.message, trailer)
     except grpc.aio.AbortError as aborted:
-        # gRPC has it in the call, and raises it again once the handler has returned. The frames in it have the call:
-        # the two would keep each other until the garbage collector runs.
+        # gRPC has it in the call, and raises it again once the handler has returned. The frames in
+        # it have the call: the two would keep each other until the garbage collector runs.
         aborted.__traceback__ = None
 
 
@@ -229,7 +261,8 @@ def _client(peer):
 
 def _inference(request):
     """Returns the `vision.serving.protocol.v2.Inference` of a ModelInferRequest."""
-    raws, tensors = request.raw_input_contents, []
+    raws = request.raw_input_contents
+    tensors = []
     if raws and len(raws) != len(request.inputs):
         raise Refused(f"raw_input_contents holds {len(raws)} tensors, inputs {len(request.inputs)}")
     for i, one in enumerate(request.inputs):
@@ -239,7 +272,9 @@ def _inference(request):
         tensors.append(protocol.Tensor(one.name, one.datatype, list(one.shape[:MOST]), data))
     parameters = _parameters(request)
     wanted = protocol.wanted([(one.name, _parameters(one)) for one in request.outputs], parameters)
-    return protocol.Inference(protocol.images_of(tensors), wanted, protocol.top_k_of(parameters), request.id)
+    return protocol.Inference(
+        protocol.images_of(tensors), wanted, protocol.top_k_of(parameters), request.id
+    )
 
 
 def _typed(one):
@@ -258,9 +293,15 @@ def _parameters(message):
 
 
 def _response(answer, inference, identity):
-    response = service_pb2.ModelInferResponse(model_name=answer.model, model_version=answer.version, id=identity)
+    response = service_pb2.ModelInferResponse(
+        model_name=answer.model, model_version=answer.version, id=identity
+    )
     for one, datatype, shape, data in protocol.results(answer, inference):
         response.outputs.add(name=one.name, datatype=datatype, shape=shape)
-        raw = np.ascontiguousarray(data).tobytes() if datatype == "FP32" else protocol.pack_bytes(data)
+        raw = (
+            np.ascontiguousarray(data).tobytes()
+            if datatype == "FP32"
+            else protocol.pack_bytes(data)
+        )
         response.raw_output_contents.append(raw)
     return response

@@ -1,4 +1,5 @@
-"""The server: REST, gRPC, the admin's routes and the watch over new versions in one process, until a signal ends it."""
+"""The server: REST, gRPC, the admin's routes and the watch over new versions in one process, until
+a signal ends it."""
 
 import asyncio
 import contextlib
@@ -24,21 +25,28 @@ from vision.serving.settings import check
 
 LOOPBACK = "127.0.0.1"
 BACKLOG = 2048
-IDLE = 75  # seconds that a connection may idle: longer than load balancers do, which then never use one that is closing
-DIGITS = 640  # of a whole number in JSON, the least that Python can be told: thousands hold up all other requests
-CLOSING = 2.0  # seconds that models have to end what they compute, once all who waited for it have gone
-FAREWELL = 0.5  # seconds in which clients are told to close their connections before the server does
+# seconds that a connection may idle: longer than load balancers do, which then never use one that
+# is closing
+# of a whole number in JSON, the least that Python can be told: thousands hold up all other requests
+# seconds that models have to end what they compute, once all who waited for it have gone
+# seconds in which clients are told to close their connections before the server does
+IDLE = 75
+DIGITS = 640
+CLOSING = 2.0
+FAREWELL = 0.5
 
 
 @dataclasses.dataclass
 class Door:
-    """Whether the server is about to stop: `Connection` then lets each answer be the last one of its connection."""
+    """Whether the server is about to stop: `Connection` then lets each answer be the last one of
+    its connection."""
 
     closing: bool = False
 
 
 class Http(uvicorn.Server):
-    """uvicorn's server, which leaves signals to others, and can close its port without losing who has come.
+    """uvicorn's server, which leaves signals to others, and can close its port without losing who
+    has come.
 
     Args:
         app: ASGI application.
@@ -50,12 +58,15 @@ class Http(uvicorn.Server):
     def __init__(self, app, door, settings, listener):
         config = uvicorn.Config(
             app,
-            http=functools.partial(Connection, door=door, patience=settings.body_timeout, timeout=settings.timeout),
+            http=functools.partial(
+                Connection, door=door, patience=settings.body_timeout, timeout=settings.timeout
+            ),
             ws="none",
             lifespan="off",
             interface="asgi3",
             log_config=None,
-            log_level="error",  # what is no HTTP at all is a warning, and hostile clients would fill the log
+            # what is no HTTP at all is a warning, and hostile clients would fill the log
+            log_level="error",
             access_log=False,
             server_header=False,
             proxy_headers=False,
@@ -66,14 +77,16 @@ class Http(uvicorn.Server):
             ssl_keyfile=settings.tls_key or None,
         )
         super().__init__(config)
-        self._listener, self._spare = listener, listener.dup()
+        self._listener = listener
+        self._spare = listener.dup()
 
     async def run_until_told(self):
         """Serves until `should_exit` is true, and then what has begun."""
         await self.serve([self._listener])
 
     async def close_port(self):
-        """Takes no more connections; those that only the kernel knows of, which it would reset, are still served."""
+        """Takes no more connections; those that only the kernel knows of, which it would reset, are
+        still served."""
         for server in self.servers:
             server.close()
         waiting = []
@@ -82,7 +95,10 @@ class Http(uvicorn.Server):
                 waiting.append(self._spare.accept()[0])
         loop = asyncio.get_running_loop()
         make = functools.partial(
-            self.config.http_protocol_class, config=self.config, server_state=self.server_state, app_state={}
+            self.config.http_protocol_class,
+            config=self.config,
+            server_state=self.server_state,
+            app_state={},
         )
         made = [loop.connect_accepted_socket(make, one, ssl=self.config.ssl) for one in waiting]
         await asyncio.gather(*made, return_exceptions=True)
@@ -93,7 +109,8 @@ class Http(uvicorn.Server):
 
 
 async def serve(settings, ready=print):
-    """Serves until SIGTERM or SIGINT, answers what it has taken, and returns; a second signal ends it at once.
+    """Serves until SIGTERM or SIGINT, answers what it has taken, and returns; a second signal ends
+    it at once.
 
     Args:
         settings: `vision.serving.settings.Settings`.
@@ -109,9 +126,13 @@ async def serve(settings, ready=print):
         if settings.grpc_port:  # gRPC takes it itself, once the models are loaded
             _listen(settings.host, settings.grpc_port, "--grpc-port").close()
         if settings.admin_port:
-            sockets.append(stack.enter_context(_listen(LOOPBACK, settings.admin_port, "--admin-port")))
-        guard, telemetry = Guard(settings), Telemetry(settings)
-        repository, stop = Repository(settings, telemetry), _signals()
+            sockets.append(
+                stack.enter_context(_listen(LOOPBACK, settings.admin_port, "--admin-port"))
+            )
+        guard = Guard(settings)
+        telemetry = Telemetry(settings)
+        repository = Repository(settings, telemetry)
+        stop = _signals()
         try:
             if not await _started(repository, stop):
                 return
@@ -126,7 +147,8 @@ async def serve(settings, ready=print):
 
 async def _started(repository, stop):
     """Loads the models; returns whether they are, False where the signal to stop has come first."""
-    starting, stopped = asyncio.create_task(repository.start()), asyncio.create_task(stop.wait())
+    starting = asyncio.create_task(repository.start())
+    stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
     if stop.is_set():
@@ -147,7 +169,8 @@ async def _run(settings, guard, telemetry, repository, sockets, ready, stop):
     applications = [rest.build(service, repository, guard, telemetry, settings)]
     if settings.admin_port:
         applications.append(admin.build(repository, guard, telemetry, settings))
-    plain = dataclasses.replace(settings, tls_certificate="", tls_key="")  # the admin's, which never leaves the machine
+    # the admin's, which never leaves the machine
+    plain = dataclasses.replace(settings, tls_certificate="", tls_key="")
     known = zip(applications, (settings, plain), sockets, strict=False)
     servers = [Http(app, door, of, listener) for app, of, listener in known]
     if grpc is not None:
@@ -173,9 +196,10 @@ async def _run(settings, guard, telemetry, repository, sockets, ready, stop):
 async def _close(repository, door, servers, tasks, grpc, settings):
     """Answers what has been taken, for `settings.drain` seconds at most.
 
-    For a moment the server still takes requests on the connections that there are, and says with each answer that it is
-    the connection's last. So clients close them, and nothing is on its way when the server closes those that are left.
-    Calls of gRPC are refused for that moment, since it has no such word.
+    For a moment the server still takes requests on the connections that there are, and says with
+    each answer that it is the connection's last. So clients close them, and nothing is on its way
+    when the server closes those that are left. Calls of gRPC are refused for that moment, since it
+    has no such word.
     """
     repository.drain()
     door.closing = True
@@ -184,12 +208,16 @@ async def _close(repository, door, servers, tasks, grpc, settings):
     await asyncio.sleep(min(FAREWELL, settings.drain))
     for server in servers:
         server.should_exit = True
-    await asyncio.gather(*tasks, *([grpc.stop(settings.drain)] if grpc else []), return_exceptions=True)
+    await asyncio.gather(
+        *tasks, *([grpc.stop(settings.drain)] if grpc else []), return_exceptions=True
+    )
 
 
 def _signals():
-    """Returns an `asyncio.Event` that SIGTERM and SIGINT set; the next one finds the usual handler."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    """Returns an `asyncio.Event` that SIGTERM and SIGINT set; the next one finds the usual
+    handler."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
 
     def end():
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -204,15 +232,20 @@ def _signals():
 def _listen(host, port, flag):
     """Returns a socket that listens; raises `UserError` where it cannot."""
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        family, *_, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
         both = address[0] == "::" and socket.has_dualstack_ipv6()  # as gRPC does
-        listener = socket.create_server(address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=both)
+        listener = socket.create_server(
+            address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=both
+        )
     except (OSError, UnicodeError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
         raise UserError(f"{flag} {port} of {host} cannot be had: {reason}") from error
     listener.setblocking(False)
-    # Connections inherit it. Without, each answer waits 40 ms for the client's acknowledgment of its headers: asyncio
-    # itself sets it only where a socket names its protocol, which those of `create_server` do not.
+    # Connections inherit it. Without, each answer waits 40 ms for the client's acknowledgment of
+    # its headers: asyncio itself sets it only where a socket names its protocol, which those of
+    # `create_server` do not.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
@@ -224,7 +257,11 @@ def _check_models(repository, settings):
     reasons = []
     for name, model in repository.states().items():
         reasons += [f"{name}: {model['reason']}"] if model["reason"] else []
-        reasons += [f"{name} {version}: {of['reason']}" for version, of in model["versions"].items() if of["reason"]]
+        reasons += [
+            f"{name} {version}: {of['reason']}"
+            for version, of in model["versions"].items()
+            if of["reason"]
+        ]
     reasons += repository.left_out
     message = f"--models {settings.models} holds no bundle that can be served as MODEL/VERSION/"
     raise UserError("\n".join([message, *reasons[:3]]))

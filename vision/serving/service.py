@@ -1,4 +1,5 @@
-"""What every protocol calls: images in, probabilities out, by the version that traffic.json gives a request."""
+"""What every protocol calls: images in, probabilities out, by the version that traffic.json gives a
+request."""
 
 import asyncio
 import dataclasses
@@ -8,7 +9,8 @@ import numpy as np
 
 from vision.serving.errors import TooMany
 
-SHADOWS = 16, 64  # requests, and images, that shadows answer at a time; of more than that they see a part
+# requests, and images, that shadows answer at a time; of more than that they see a part
+SHADOWS = 16, 64
 
 
 @dataclasses.dataclass
@@ -42,8 +44,8 @@ class Answer:
         probabilities: float32 (N, C).
         embedding: float32 (N, D).
         seconds: {"decode", "queue", "compute"}.
-        heat: of each image where its most probable class is seen, float32 (N, h, w) in [0, 1]; None where the model has
-            no heat maps.
+        heat: of each image where its most probable class is seen, float32 (N, h, w) in [0, 1]; None
+            where the model has no heat maps.
     """
 
     model: str
@@ -55,7 +57,8 @@ class Answer:
     heat: np.ndarray | None = None
 
     def top(self, count):
-        """Returns of each image [(class, probability)], `count` at most, the most probable first."""
+        """Returns of each image [(class, probability)], `count` at most, the most probable
+        first."""
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :count]
         return [
             [(self.classes[i], float(row[i])) for i in best]
@@ -73,8 +76,12 @@ class Service:
     """
 
     def __init__(self, repository, decoder, telemetry):
-        self.repository, self._decoder, self._telemetry = repository, decoder, telemetry
-        self._shadows, self._shadowed = set(), 0  # tasks; images that they hold
+        self.repository = repository
+        self._decoder = decoder
+        self._telemetry = telemetry
+        # tasks; images that they hold
+        self._shadows = set()
+        self._shadowed = 0
 
     async def classify(self, request):
         """Returns the `Answer`; raises `vision.serving.errors.Refused`."""
@@ -93,16 +100,22 @@ class Service:
         found = await version.batcher.submit(images)
         seconds = {"decode": decoded, "queue": found.queued, "compute": found.computed}
         if not (np.isfinite(found.probabilities).all() and np.isfinite(found.embedding).all()):
-            raise RuntimeError(f"version {version.name} of {version.model} gives numbers that are none")  # and no JSON
+            # and no JSON
+            raise RuntimeError(
+                f"version {version.name} of {version.model} gives numbers that are none"
+            )
         names = version.model, version.name, version.bundle.classes
         return Answer(*names, found.probabilities, found.embedding, seconds, found.heat)
 
     def _follow(self, version, request):
-        """Starts a shadow's answer, unless those before it keep too much: it must not take the room of what serves."""
+        """Starts a shadow's answer, unless those before it keep too much: it must not take the room
+        of what serves."""
         requests, images = SHADOWS
         held = self._shadowed + len(request.images)
         if self._shadows and (len(self._shadows) >= requests or held > images):
-            self._telemetry.shadow_failed(version, TooMany("the shadow is slower than what it follows"))
+            self._telemetry.shadow_failed(
+                version, TooMany("the shadow is slower than what it follows")
+            )
             return
         self._shadowed = held
         task = asyncio.create_task(self._shadow(version, request))

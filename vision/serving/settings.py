@@ -1,4 +1,5 @@
-"""What an operator can set, by a flag of the same name or in the JSON file that --settings names."""
+"""What an operator can set, by a flag of the same name or in the JSON file that --settings
+names."""
 
 import dataclasses
 import json
@@ -28,9 +29,13 @@ class Settings:
     admin_port: Annotated[int, "load, unload, roll back; always on 127.0.0.1; 0 = closed"] = 0
     poll: Annotated[float, "seconds between looks for new versions and another traffic.json"] = 1.0
 
-    max_batch: Annotated[int, "images in a batch; 0 = measured: as few as are as fast as any, an image"] = 0
+    max_batch: Annotated[
+        int, "images in a batch; 0 = measured: as few as are as fast as any, an image"
+    ] = 0
     max_delay: Annotated[float, "seconds that an image may wait for others"] = 0.002
-    max_queue: Annotated[int, "images that wait, of each version; beyond it requests are refused with 429"] = 256
+    max_queue: Annotated[
+        int, "images that wait, of each version; beyond it requests are refused with 429"
+    ] = 256
     threads: Annotated[int, "for the model; 0 = all cores"] = 0
     decode_threads: Annotated[int, "for images"] = 2
     provider: Annotated[str, "cpu, cuda or tensorrt"] = "cpu"
@@ -43,7 +48,10 @@ class Settings:
     timeout: Annotated[float, "seconds for an answer"] = 30.0
     drain: Annotated[float, "seconds that a stop waits for answers"] = 30.0
 
-    keys: Annotated[str, "file of 'NAME KEY [REQUESTS_A_SECOND]' lines, or env:VARIABLE; '' = no key is asked for"] = ""
+    keys: Annotated[
+        str,
+        "file of 'NAME KEY [REQUESTS_A_SECOND]' lines, or env:VARIABLE; '' = no key is asked for",
+    ] = ""
     tls_certificate: Annotated[str, "PEM file; with --tls-key"] = ""
     tls_key: Annotated[str, "PEM file; with --tls-certificate"] = ""
 
@@ -68,17 +76,21 @@ RANGES = {
 
 
 def from_flags(argv, usage):
-    """Returns the `Settings` of the arguments: a flag beats the file that --settings names, which beats a default.
+    """Returns the `Settings` of the arguments: a flag beats the file that --settings names, which
+    beats a default.
 
     Args:
         argv: arguments, without the program's name.
         usage: what `--help` prints above the flags.
 
     Raises:
-        UserError: an unknown flag or key, which names the nearest, a wrong type, or a file that cannot be read.
+        UserError: an unknown flag or key, which names the nearest, a wrong type, or a file that
+            cannot be read.
     """
     values = flags.FlagValues()
-    flags.DEFINE_string("settings", "", 'JSON file of settings, such as {"max_batch": 16}', flag_values=values)
+    flags.DEFINE_string(
+        "settings", "", 'JSON file of settings, such as {"max_batch": 16}', flag_values=values
+    )
     for field in dataclasses.fields(Settings):
         kind, meaning = typing.get_args(HINTS[field.name])
         define = {
@@ -89,7 +101,12 @@ def from_flags(argv, usage):
         }
         define[kind](_flag(field.name), field.default, meaning, flag_values=values)
     if {"-h", "--help", "-help"} & set(argv):
-        print(usage.strip(), "", *(f"  --{f}: {values[f].help} ({values[f].default!r})" for f in values), sep="\n")
+        print(
+            usage.strip(),
+            "",
+            *(f"  --{f}: {values[f].help} ({values[f].default!r})" for f in values),
+            sep="\n",
+        )
         sys.exit(0)
     try:
         words = values([sys.argv[0], *argv])[1:]
@@ -105,7 +122,8 @@ def from_flags(argv, usage):
 
 
 def read(path):
-    """Returns the dict of a JSON file of settings; raises `UserError` unless each is one and has its type."""
+    """Returns the dict of a JSON file of settings; raises `UserError` unless each is one and has
+    its type."""
     try:
         known = json.loads(pathlib.Path(path).read_text("utf-8"))
     except OSError as error:
@@ -113,7 +131,9 @@ def read(path):
     except ValueError as error:
         raise UserError(f"--settings {path} is no JSON: {error}") from error
     if not isinstance(known, dict):
-        raise UserError(f'--settings {path} holds no settings: it is an object, such as {{"max_batch": 16}}')
+        raise UserError(
+            f'--settings {path} holds no settings: it is an object, such as {{"max_batch": 16}}'
+        )
     for name, value in known.items():
         check_choice(f"{path}: the key", name, tuple(HINTS))
         kind = typing.get_args(HINTS[name])[0]
@@ -123,7 +143,8 @@ def read(path):
 
 
 def check(settings):
-    """Raises `UserError` where a setting is out of range, contradicts another, or names a file that is not there."""
+    """Raises `UserError` where a setting is out of range, contradicts another, or names a file that
+    is not there."""
     for name, hint in HINTS.items():
         value = getattr(settings, name)
         if typing.get_args(hint)[0] is float and not math.isfinite(value):
@@ -138,7 +159,9 @@ def check(settings):
     if not pathlib.Path(settings.models).is_dir():
         raise UserError(f"there is no directory --models {settings.models}")
     if not settings.host:
-        raise UserError("--host is empty: 127.0.0.1 is this machine alone, 0.0.0.0 all of its addresses")
+        raise UserError(
+            "--host is empty: 127.0.0.1 is this machine alone, 0.0.0.0 all of its addresses"
+        )
     ports = [port for port in (settings.http_port, settings.grpc_port, settings.admin_port) if port]
     if len(set(ports)) < len(ports):
         raise UserError("--http-port, --grpc-port and --admin-port: two of them are the same")

@@ -1,4 +1,5 @@
-"""Files that are whole or not there: what was in their place is lost only once the new one is written."""
+"""Files that are whole or not there: what was in their place is lost only once the new one is
+written."""
 
 import contextlib
 import json
@@ -10,7 +11,8 @@ from vision.errors import UserError
 
 @contextlib.contextmanager
 def replacing(path, binary=False, **options):
-    """Opens a file for writing, of bytes or UTF-8; it takes its place when the block ends without an error."""
+    """Opens a file for writing, of bytes or UTF-8; it takes its place when the block ends without
+    an error."""
     temporary = pathlib.Path(f"{path}.tmp")
     try:
         text = {} if binary else {"encoding": "utf-8", "errors": "surrogateescape"}

@@ -1,4 +1,5 @@
-"""From a name in a config to the module that builds it: a file of ours, or a research module outside the package."""
+"""From a name in a config to the module that builds it: a file of ours, or a research module
+outside the package."""
 
 import importlib
 import pkgutil
@@ -7,7 +8,8 @@ from vision.errors import UserError, check_choice
 
 
 def find(kind, name, package):
-    """Imports `package.name`, or `name` itself where it is dotted, and checks that it has a `build` function.
+    """Imports `package.name`, or `name` itself where it is dotted, and checks that it has a `build`
+    function.
 
     Args:
         kind: "model" or "objective", for messages.
@@ -15,7 +17,8 @@ def find(kind, name, package):
         package: the dotted package that holds ours.
 
     Raises:
-        UserError: if there is no such module, or it has no `build`. Errors inside the module itself pass through.
+        UserError: if there is no such module, or it has no `build`. Errors inside the module itself
+            pass through.
     """
     dotted = name if "." in name else f"{package}.{name}"
     if not all(dotted.split(".")):  # such as ".vit"
@@ -28,14 +31,18 @@ def find(kind, name, package):
         _refuse(kind, name, package)
     if not hasattr(module, "build"):
         ours = ", ".join(names(package))
-        raise UserError(f"{kind}.name = '{name}': module {dotted} has no build function; ours are {ours}")
+        raise UserError(
+            f"{kind}.name = '{name}': module {dotted} has no build function; ours are {ours}"
+        )
     return module
 
 
 def _refuse(kind, name, package):
     if "." not in name:
         check_choice(f"{kind}.name", name, names(package), ", or a dotted module name")
-    raise UserError(f"{kind}.name = '{name}': there is no such module on the path; run from the folder that holds it")
+    raise UserError(
+        f"{kind}.name = '{name}': there is no such module on the path; run from the folder that holds it"
+    )
 
 
 def names(package):

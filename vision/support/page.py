@@ -1,4 +1,5 @@
-"""Pages that a person reads in a browser: self-contained, without script, nothing fetched. page.html has their look."""
+"""Pages that a person reads in a browser: self-contained, without script, nothing fetched.
+page.html has their look."""
 
 import pathlib
 
@@ -7,8 +8,9 @@ def render(template, context):
     """Returns the text of a page.
 
     Args:
-        template: a `pathlib.Path` of a Jinja template that extends "page.html" with the blocks `title` and `content`.
-            It may use the filters `number`, 12,345, `percent`, 0.0123 %, and `probability`, 12.3 % or < 0.1 %.
+        template: a `pathlib.Path` of a Jinja template that extends "page.html" with the blocks
+            `title` and `content`. It may use the filters `number`, 12,345, `percent`, 0.0123 %, and
+            `probability`, 12.3 % or < 0.1 %.
         context: {name: value} of what it shows. Texts are escaped.
     """
     import jinja2

@@ -1,4 +1,5 @@
-"""A pass over data on all cores: the same results in the same order as a plain loop, in bounded memory."""
+"""A pass over data on all cores: the same results in the same order as a plain loop, in bounded
+memory."""
 
 import collections
 import concurrent.futures
@@ -18,7 +19,8 @@ def cores():
 def ordered(function, tasks, workers, state):
     """Yields `function(state, task)` for each task, in their order, computed in worker processes.
 
-    Workers start afresh, and are gone when this process is, however it ends. Only a few results wait for their turn.
+    Workers start afresh, and are gone when this process is, however it ends. Only a few results
+    wait for their turn.
 
     Args:
         function: of a module, so that workers can import it.
@@ -29,9 +31,11 @@ def ordered(function, tasks, workers, state):
     if min(workers, len(tasks) // 4) <= 1:  # a process takes a second to start
         yield from (function(state, task) for task in tasks)
         return
-    context = multiprocessing.get_context("spawn")  # a fork would copy the threads' locks as they happen to be
+    # a fork would copy the threads' locks as they happen to be
+    context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, _begin, (state,))
-    waiting, rest = collections.deque(), iter(tasks)
+    waiting = collections.deque()
+    rest = iter(tasks)
     try:
         for task in rest:
             waiting.append(pool.submit(_call, function, task))

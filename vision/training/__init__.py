@@ -1,1 +1,2 @@
-"""The trainer: loop, step and state, optimizer and schedules, checkpoints, logging. It knows no model and no report."""
+"""The trainer: loop, step and state, optimizer and schedules, checkpoints, logging. It knows no
+model and no report."""

@@ -13,9 +13,9 @@ ON_ACCELERATORS = 32  # steps a call: dispatching and its gaps then cost nothing
 def plan(start, steps, most, periods=()):
     """Yields (first step, how many) for each call from `start` to `steps`.
 
-    A call never runs over a multiple of one of the `periods` (0 = none), where something else is to be done. It runs
-    one step or a fixed number, `most` or what divides the shortest period better. Which depends on the step alone: a
-    resumed run repeats what the first would have done.
+    A call never runs over a multiple of one of the `periods` (0 = none), where something else is to
+    be done. It runs one step or a fixed number, `most` or what divides the shortest period better.
+    Which depends on the step alone: a resumed run repeats what the first would have done.
     """
     periods = [period for period in periods if period] or [max(steps, 1)]
     shortest = min([steps, *periods])
@@ -40,16 +40,19 @@ class CompiledSteps:
         mesh: from `vision.parallel.make_mesh`.
 
     Attributes:
-        most: steps that one call runs at most. Only data that live on the device allow several; on CPUs it is one,
-            as XLA runs convolutions nine times slower inside a loop there.
+        most: steps that one call runs at most. Only data that live on the device allow several; on
+            CPUs it is one, as XLA runs convolutions nine times slower inside a loop there.
     """
 
     def __init__(self, config, train_step, loader, mesh):
-        self._step, self._data, self._mesh = train_step, loader.data, mesh
+        self._step = train_step
+        self._data = loader.data
+        self._mesh = mesh
         self._batch = loader.abstract_batch(config.train.batch_size)
         self._options = parse_options(config.parallel.xla_options)
         self._accumulate = config.train.accumulate
-        self._lowered, self._programs = {}, {}
+        self._lowered = {}
+        self._programs = {}
         usual = 1 if jax.default_backend() == "cpu" else ON_ACCELERATORS
         self.most = (config.train.steps_per_dispatch or usual) if loader.data else 1
 
@@ -69,7 +72,8 @@ class CompiledSteps:
             say(self.describe())
 
     def __call__(self, state, batch, count):
-        """Runs `count` steps; returns (state, scalars), the scalars with a leading axis where there are several."""
+        """Runs `count` steps; returns (state, scalars), the scalars with a leading axis where there
+        are several."""
         return self._programs[count](state, batch, self._data)
 
     def describe(self):
@@ -77,16 +81,20 @@ class CompiledSteps:
         most = max(self._programs)
         flops = self._programs[1].flops if 1 in self._programs else count_flops(*self._arguments(1))
         if jax.default_backend() != "cpu":
-            flops = flops and flops * self._accumulate  # XLA counts once what a loop does; on CPUs there is none
+            # XLA counts once what a loop does; on CPUs there is none
+            flops = flops and flops * self._accumulate
         parts = [f"{flops / 1e9:,.2f} GFLOP a step"] if flops else []
         if memory := self.memory():
             limit = parallel.memory_limit()
-            parts.append("{} of state and data and {} of temporaries a device".format(*map(_bytes, memory)))
+            parts.append(
+                "{} of state and data and {} of temporaries a device".format(*map(_bytes, memory))
+            )
             parts[-1] += f", which has {_bytes(limit)}" if limit else ""
         return "; ".join(parts + ([f"{most} steps a dispatch"] if most > 1 else []))
 
     def memory(self):
-        """Returns (fixed, temporary): bytes of state and data, and what a step needs beside them; None if unknown."""
+        """Returns (fixed, temporary): bytes of state and data, and what a step needs beside them;
+        None if unknown."""
         known = [p.memory for p in self._programs.values() if p.memory]
         if not known:
             return None
@@ -96,13 +104,17 @@ class CompiledSteps:
         batch = self._batch
         if count > 1:
             sharding = parallel.by_example(self._mesh, stacked=True)
-            batch = {k: jax.ShapeDtypeStruct((count, *v.shape), v.dtype, sharding=sharding) for k, v in batch.items()}
+            batch = {
+                k: jax.ShapeDtypeStruct((count, *v.shape), v.dtype, sharding=sharding)
+                for k, v in batch.items()
+            }
         jitted = self._step.update if count == 1 else self._step.update_many
         return jitted, self._step.abstract_state, batch, self._data
 
 
 def explain_memory(c, updates, mesh):
-    """A context that turns running out of device memory into a `UserError` which says what would fit.
+    """A context that turns running out of device memory into a `UserError` which says what would
+    fit.
 
     Args:
         c: config.train.
@@ -113,8 +125,10 @@ def explain_memory(c, updates, mesh):
 
 
 def _suggestion(c, updates, devices):
-    memory, limit = updates.memory(), parallel.memory_limit()
-    factor, known = 2, ""
+    memory = updates.memory()
+    limit = parallel.memory_limit()
+    factor = 2
+    known = ""
     if memory:
         fixed, needed = memory
         known = f" (a step needs {_bytes(needed)} beside {_bytes(fixed)} of state and data"
@@ -127,7 +141,9 @@ def _suggestion(c, updates, devices):
     advice = [f"train.accumulate={parts} (the same batch in {parts} parts)"] if parts else []
     advice += [f"train.batch_size={smaller}"] if smaller else []
     advice += ["model.remat=blocks", "parallel.fsdp=0"] if devices > 1 else ["model.remat=blocks"]
-    return f"with {c.batch_size // c.accumulate} images at a time{known}.\nSet {', or '.join(advice)}"
+    return (
+        f"with {c.batch_size // c.accumulate} images at a time{known}.\nSet {', or '.join(advice)}"
+    )
 
 
 def _bytes(count):

@@ -17,7 +17,8 @@ def evaluate(step, state, loader, batch_size):
         loader: a split of `Data`.
         batch_size: images at a time, over all devices.
     """
-    sums, advice = None, f"evaluating {batch_size} images at a time: lower train.eval_batch_size"
+    sums = None
+    advice = f"evaluating {batch_size} images at a time: lower train.eval_batch_size"
     with parallel.out_of_memory(lambda: advice):
         for batch in loader.eval_batches(batch_size):
             added = step.evaluate(state, batch, loader.data)

@@ -16,13 +16,15 @@ class RunLog:
     Args:
         workdir: `pathlib.Path` of the run.
         c: config.log.
-        start: finished steps; later lines of an earlier, killed process are dropped from metrics.jsonl.
+        start: finished steps; later lines of an earlier, killed process are dropped from
+            metrics.jsonl.
         steps: the training's length.
         active: False on every host but one: nothing is written or shown.
     """
 
     def __init__(self, workdir, c, start, steps, active=True):
-        self._active, self._steps = active, steps
+        self._active = active
+        self._steps = steps
         self._bar = self._events = self._file = self._last = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "log")
         self._shown = time.monotonic()
@@ -34,7 +36,9 @@ class RunLog:
         self._lines = c.progress and not sys.stderr.isatty()
         if c.progress and not self._lines:
             form = "{n_fmt}/{total_fmt} |{bar}| {elapsed} < {remaining}{postfix}"
-            self._bar = tqdm.tqdm(initial=start, total=steps, bar_format=form, dynamic_ncols=True, leave=False)
+            self._bar = tqdm.tqdm(
+                initial=start, total=steps, bar_format=form, dynamic_ncols=True, leave=False
+            )
 
     def say(self, text):
         """Shows a line without breaking the bar."""
@@ -47,11 +51,10 @@ class RunLog:
             self._bar.update(step - self._bar.n)
 
     def train(self, step, scalars):
-        """Records training scalars: a dict of floats that holds loss, learning_rate and images_per_second."""
+        """Records training scalars: a dict of floats that holds loss, learning_rate and
+        images_per_second."""
         self.scalars(step, {f"train/{k}": v for k, v in scalars.items()})
-        text = (
-            f"loss {scalars['loss']:.4f}, lr {scalars['learning_rate']:.2e}, {scalars['images_per_second']:,.0f} img/s"
-        )
+        text = f"loss {scalars['loss']:.4f}, lr {scalars['learning_rate']:.2e}, {scalars['images_per_second']:,.0f} img/s"
         if self._bar is not None:
             self._bar.set_postfix_str(text)
         elif self._active and self._lines and time.monotonic() - self._shown > 10:
@@ -62,7 +65,9 @@ class RunLog:
         """Records validation scalars and shows them."""
         self.scalars(step, scalars)
         if self._active and (self._bar is not None or self._lines):
-            numbers = ", ".join(f"{name.removeprefix('val/')} {value:.4f}" for name, value in scalars.items())
+            numbers = ", ".join(
+                f"{name.removeprefix('val/')} {value:.4f}" for name, value in scalars.items()
+            )
             self.say(f"step {step}/{self._steps}: val {numbers}")
 
     def scalars(self, step, scalars):
@@ -83,7 +88,8 @@ class RunLog:
 
     def flush(self):
         """Waits until everything so far is on the disk; raises what went wrong there."""
-        last, self._last = self._last, None
+        last = self._last
+        self._last = None
         if last is not None:
             last.result()
 
@@ -114,7 +120,8 @@ class RunLog:
         self._last = self._thread.submit(after)
 
     def _write(self, step, scalars):
-        numbers = {name: value if math.isfinite(value) else None for name, value in scalars.items()}  # JSON has no NaN
+        # JSON has no NaN
+        numbers = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         self._file.write(json.dumps({"step": step, **numbers}) + "\n")
         self._file.flush()
         if self._events:
@@ -124,14 +131,16 @@ class RunLog:
 class _Events:
     """TensorBoard events, on the disk when a method returns.
 
-    tensorboardX's own SummaryWriter queues them for a thread, and a kill would lose what metrics.jsonl has.
+    tensorboardX's own SummaryWriter queues them for a thread, and a kill would lose what
+    metrics.jsonl has.
     """
 
     def __init__(self, directory, start):
         from tensorboardX import event_file_writer, summary
         from tensorboardX.proto import event_pb2
 
-        self._make, self._proto = summary, event_pb2
+        self._make = summary
+        self._proto = event_pb2
         directory.mkdir(exist_ok=True)
         # Files are named by the second: the suffix keeps one a process.
         self._writer = event_file_writer.EventsWriter(str(directory / "events"), f".{start}")
@@ -164,7 +173,8 @@ def say(text):
 
 
 def grid(images):
-    """Lays (B, H, W, C) images out as one uint8 picture, as square as can be, with a white line between them."""
+    """Lays (B, H, W, C) images out as one uint8 picture, as square as can be, with a white line
+    between them."""
     images = np.clip(np.rint(np.asarray(images, np.float32)), 0, 255).astype(np.uint8)
     images = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
     count, height, width, channels = images.shape
@@ -174,12 +184,14 @@ def grid(images):
     filled[:count] = images
     picture = filled.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
     return np.broadcast_to(
-        picture.reshape(rows * height, columns * width, channels), (rows * height, columns * width, 3)
+        picture.reshape(rows * height, columns * width, channels),
+        (rows * height, columns * width, 3),
     )
 
 
 def _reopen(path, start):
-    """Opens for appending, without the lines after step `start`: the process that wrote them was killed."""
+    """Opens for appending, without the lines after step `start`: the process that wrote them was
+    killed."""
     kept = []
     if path.exists():
         for line in path.read_text(errors="replace").splitlines():

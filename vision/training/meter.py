@@ -1,4 +1,5 @@
-"""Numbers from the device, fetched late: the loop never waits for the step that it has just begun."""
+"""Numbers from the device, fetched late: the loop never waits for the step that it has just
+begun."""
 
 import json
 import math
@@ -12,7 +13,8 @@ from vision.errors import RunError
 
 
 class Meter:
-    """Collects each step's scalars, averages them between log lines, and stops a run whose loss is not finite.
+    """Collects each step's scalars, averages them between log lines, and stops a run whose loss is
+    not finite.
 
     Args:
         log: the `RunLog`.
@@ -23,39 +25,48 @@ class Meter:
     """
 
     def __init__(self, log, names, batch_size, workdir, state=None):
-        self._log, self._names = log, names
-        self._batch_size, self._workdir = batch_size, workdir
-        self._new, self._older = [], []
+        self._log = log
+        self._names = names
+        self._batch_size = batch_size
+        self._workdir = workdir
+        self._new = []
+        self._older = []
         self._mark = None
         self._last = None
         # Training alone, without each process's first call.
         self.seconds, self.images = (state["seconds"], state["images"]) if state else (0.0, 0)
 
     def add(self, step, count, scalars):
-        """Takes the device's scalars of `count` steps, the first of which has this number, counted from 0.
+        """Takes the device's scalars of `count` steps, the first of which has this number, counted
+        from 0.
 
         Each is a scalar, or with several steps (count,).
         """
         self._new.append((step, count, scalars))
         if self._mark is None:
             jax.block_until_ready(scalars)  # the first call's start is not the run's speed
-            self._mark, self._last = time.perf_counter(), step + count - 1
+            self._mark = time.perf_counter()
+            self._last = step + count - 1
 
     def report(self):
         """Logs what was collected before the last report: by now the device has finished it."""
         self._digest(self._older)
-        self._older, self._new = self._new, []
+        self._older = self._new
+        self._new = []
 
     def flush(self, params):
-        """Waits for every step so far and logs it; after this the losses and `params` are known to be finite."""
+        """Waits for every step so far and logs it; after this the losses and `params` are known to
+        be finite."""
         self._digest(self._older, self._new)
         first, count, scalars = (self._new or self._older)[-1]
         if not _finite(params):
             self._stop(*_each(first, count, jax.device_get(scalars))[-1])
-        self._older, self._new = [], []
+        self._older = []
+        self._new = []
 
     def resumed(self):
-        """Begins to time anew: what was done since `flush`, evaluation and saving, is no training."""
+        """Begins to time anew: what was done since `flush`, evaluation and saving, is no
+        training."""
         self._mark = time.perf_counter()
 
     def state(self):
@@ -81,13 +92,19 @@ class Meter:
             self._log.train(last + 1, means | now)
 
     def _tick(self):
-        """Counts the steps that the device has finished since the last tick; returns their images per second."""
+        """Counts the steps that the device has finished since the last tick; returns their images
+        per second."""
         pending = self._older + self._new
-        newest = next(first + n - 1 for first, n, scalars in reversed(pending) if scalars["loss"].is_ready())
-        images, now = (newest - self._last) * self._batch_size, time.perf_counter()
+        newest = next(
+            first + n - 1 for first, n, scalars in reversed(pending) if scalars["loss"].is_ready()
+        )
+        images = (newest - self._last) * self._batch_size
+        now = time.perf_counter()
         seconds = now - self._mark
-        self.images, self.seconds = self.images + images, self.seconds + seconds
-        self._last, self._mark = newest, now
+        self.images = self.images + images
+        self.seconds = self.seconds + seconds
+        self._last = newest
+        self._mark = now
         return images / seconds if images and seconds else self.images_per_second
 
     def _stop(self, step, values):
@@ -95,7 +112,8 @@ class Meter:
         path = self._workdir / "nonfinite_batch.json"
         if parallel.is_main_process():
             path.write_text(json.dumps({"step": step + 1, "images": names}, indent=1))
-        loss, norm = float(values["loss"]), float(values["grad_norm"])
+        loss = float(values["loss"])
+        norm = float(values["grad_norm"])
         what = f"loss {loss}, gradient norm {norm}"
         if math.isfinite(loss) and math.isfinite(norm):
             what += ", parameters no longer finite"
@@ -116,7 +134,9 @@ def _unstack(group):
 def _each(first, count, scalars):
     if count == 1:
         return [(first, scalars)]
-    return [(first + i, {name: values[i] for name, values in scalars.items()}) for i in range(count)]
+    return [
+        (first + i, {name: values[i] for name, values in scalars.items()}) for i in range(count)
+    ]
 
 
 @jax.jit

@@ -23,15 +23,19 @@ def make_schedule(c, peak, steps):
         steps: length of the training.
 
     Returns:
-        An Optax schedule. "plateau" is constant here: the loop scales it when the validation loss stalls.
+        An Optax schedule. "plateau" is constant here: the loop scales it when the validation loss
+        stalls.
     """
     check_choice("schedule.name", c.name, SCHEDULES)
-    warmup, start = round(c.warmup * steps), peak * c.start
+    warmup = round(c.warmup * steps)
+    start = peak * c.start
     rest = max(steps - warmup, 1)
     if c.name == "cosine":
         return optax.cosine_decay_schedule(peak, max(steps, 1), alpha=c.final)
     if c.name == "warmup_cosine":
-        return optax.warmup_cosine_decay_schedule(start, peak, warmup, max(steps, warmup + 1), peak * c.final)
+        return optax.warmup_cosine_decay_schedule(
+            start, peak, warmup, max(steps, warmup + 1), peak * c.final
+        )
     if c.name == "linear":
         after = optax.linear_schedule(peak, peak * c.final, rest)
     elif c.name == "rsqrt":
@@ -40,19 +44,26 @@ def make_schedule(c, peak, steps):
         after = lambda t: peak * (scale / jnp.maximum(t + warmup, scale)) ** 0.5  # noqa: E731
     else:
         after = optax.constant_schedule(peak)
-    schedule = optax.join_schedules([optax.linear_schedule(start, peak, warmup), after], [warmup]) if warmup else after
+    schedule = (
+        optax.join_schedules([optax.linear_schedule(start, peak, warmup), after], [warmup])
+        if warmup
+        else after
+    )
     if c.name != "step":
         return schedule
-    drops_at = [round(share * steps) for share in c.boundaries]  # in a short run two may fall on one step
-    drops = optax.piecewise_constant_schedule(1.0, {step: c.factor ** drops_at.count(step) for step in drops_at})
+    # in a short run two may fall on one step
+    drops_at = [round(share * steps) for share in c.boundaries]
+    drops = optax.piecewise_constant_schedule(
+        1.0, {step: c.factor ** drops_at.count(step) for step in drops_at}
+    )
     return lambda t: schedule(t) * drops(t)
 
 
 def make_optimizer(c, schedule, params, steps, transfer=None, layers=None):
     """Builds the Optax transformation of `config.optimizer`.
 
-    In this order: the gradient is clipped, the norms' biases are scaled, L2 is added, the optimizer makes an update of
-    it, and lookahead may replace that.
+    In this order: the gradient is clipped, the norms' biases are scaled, L2 is added, the optimizer
+    makes an update of it, and lookahead may replace that.
 
     Args:
         c: config.optimizer.
@@ -108,7 +119,8 @@ def _one(c, schedule, params):
 
 
 def decay_mask(params):
-    """True for what weight decay applies to: arrays of two and more axes that are no positions, tokens or biases."""
+    """True for what weight decay applies to: arrays of two and more axes that are no positions,
+    tokens or biases."""
     flat = traverse_util.flatten_dict(params)
     spared = ("position", "token", "bias")  # Swin's biases of relative positions are a table
     return traverse_util.unflatten_dict(
@@ -117,7 +129,8 @@ def decay_mask(params):
 
 
 class LookaheadState(NamedTuple):
-    """What `lookahead` keeps: the inner optimizer's state, the slow weights, and the steps so far, int32."""
+    """What `lookahead` keeps: the inner optimizer's state, the slow weights, and the steps so far,
+    int32."""
 
     inner: Any
     slow: Any
@@ -127,9 +140,10 @@ class LookaheadState(NamedTuple):
 def lookahead(inner, period, steps):
     """Pulls the weights back to a slow average of themselves after every `period` steps.
 
-    Zhang et al. 2019 (arXiv:1907.08610), with the schedule of Jordan 2024 (arXiv:2404.00498, section 3.4): then
-    slow = d slow + (1 - d) weights, and the weights become the slow ones, with d = 0.95^period (t / steps)^3 at step t.
-    After the last step they do so in any case, unless there were fewer than a period.
+    Zhang et al. 2019 (arXiv:1907.08610), with the schedule of Jordan 2024 (arXiv:2404.00498,
+    section 3.4): then slow = d slow + (1 - d) weights, and the weights become the slow ones, with d
+    = 0.95^period (t / steps)^3 at step t. After the last step they do so in any case, unless there
+    were fewer than a period.
 
     An update must be applied as it is: scaled, it would not arrive at the slow weights.
 
@@ -141,7 +155,9 @@ def lookahead(inner, period, steps):
 
     def init(params):
         # Copies: the trainer donates the parameters' buffers.
-        return LookaheadState(inner.init(params), jax.tree.map(jnp.array, params), jnp.zeros((), jnp.int32))
+        return LookaheadState(
+            inner.init(params), jax.tree.map(jnp.array, params), jnp.zeros((), jnp.int32)
+        )
 
     def update(updates, state, params):
         updates, new = inner.update(updates, state.inner, params)
@@ -151,7 +167,9 @@ def lookahead(inner, period, steps):
         returns = averages | ((count == steps) & (steps >= period))
 
         def follow(slow, value, change):
-            return jnp.where(averages, decay * slow + (1 - decay) * (value + change), slow).astype(slow.dtype)
+            return jnp.where(averages, decay * slow + (1 - decay) * (value + change), slow).astype(
+                slow.dtype
+            )
 
         slow = jax.tree.map(follow, state.slow, params, updates)
         updates = jax.tree.map(lambda s, p, u: jnp.where(returns, s - p, u), slow, params, updates)
@@ -163,8 +181,8 @@ def lookahead(inner, period, steps):
 def _scale_norm_biases(scale):
     """Multiplies the gradient of every bias of a module whose name begins with "norm".
 
-    Before decay and momentum, that is a rate so many times higher with a decay that is not. Page 2018 and Jordan 2024
-    (arXiv:2404.00498, section 3.4) let BatchNorm's biases learn so.
+    Before decay and momentum, that is a rate so many times higher with a decay that is not. Page
+    2018 and Jordan 2024 (arXiv:2404.00498, section 3.4) let BatchNorm's biases learn so.
     """
 
     def update(updates, _):
@@ -183,13 +201,15 @@ def _is_norm_bias(path):
 def _muon(c, schedule, mask):
     """Muon (Jordan 2024) for the hidden layers' matrices and filters, AdamW for the rest.
 
-    Its updates are scaled to AdamW's root mean square of 0.2 (Liu et al. 2025, arXiv:2502.16982, section 2.2), so that
-    one learning rate and one weight decay serve both.
+    Its updates are scaled to AdamW's root mean square of 0.2 (Liu et al. 2025, arXiv:2502.16982,
+    section 2.2), so that one learning rate and one weight decay serve both.
     """
 
     def dimensions(params):
         flat = traverse_util.flatten_dict(params)
-        return traverse_util.unflatten_dict({path: _matrix_axes(path, v) for path, v in flat.items()})
+        return traverse_util.unflatten_dict(
+            {path: _matrix_axes(path, v) for path, v in flat.items()}
+        )
 
     direction = optax.contrib.muon(
         1.0,
@@ -200,12 +220,18 @@ def _muon(c, schedule, mask):
         muon_weight_dimension_numbers=dimensions,
         consistent_rms=0.2,
     )
-    # Decay is added here, downhill as the direction, for Optax's Muon cannot spare the biases that Adam learns.
-    return optax.chain(direction, optax.add_decayed_weights(-c.weight_decay, mask), optax.scale_by_schedule(schedule))
+    # Decay is added here, downhill as the direction, for Optax's Muon cannot spare the biases that
+    # Adam learns.
+    return optax.chain(
+        direction,
+        optax.add_decayed_weights(-c.weight_decay, mask),
+        optax.scale_by_schedule(schedule),
+    )
 
 
 def _matrix_axes(path, value):
-    """Which axes of a kernel multiply the input and which make the output; None for what is no hidden matrix."""
+    """Which axes of a kernel multiply the input and which make the output; None for what is no
+    hidden matrix."""
     hidden = path[-1] == "kernel" and not {"head", "patches", "stem"} & set(path)
     if not hidden or value.ndim not in (2, 4):
         return None

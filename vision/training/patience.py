@@ -1,4 +1,5 @@
-"""Waiting for a number to get better: for early stopping, and for lowering the learning rate on a plateau."""
+"""Waiting for a number to get better: for early stopping, and for lowering the learning rate on a
+plateau."""
 
 import math
 
@@ -14,13 +15,17 @@ class Patience:
 
     def __init__(self, mode, patience, min_delta=0.0):
         self._sign = 1 if mode == "max" else -1
-        self._patience, self._min_delta = patience, min_delta
-        self.best, self.waited = -math.inf, 0
+        self._patience = patience
+        self._min_delta = min_delta
+        self.best = -math.inf
+        self.waited = 0
 
     def update(self, value):
-        """Takes a new value and returns whether patience is at its end; counting then begins anew."""
+        """Takes a new value and returns whether patience is at its end; counting then begins
+        anew."""
         if self._sign * value > self.best + self._min_delta:
-            self.best, self.waited = self._sign * value, 0
+            self.best = self._sign * value
+            self.waited = 0
         else:
             self.waited += 1
         exhausted = self.waited >= self._patience

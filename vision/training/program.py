@@ -6,14 +6,15 @@ from vision.errors import UserError
 
 
 class Program:
-    """A compiled function; call it as the function itself, with arrays of the shapes it was compiled for.
+    """A compiled function; call it as the function itself, with arrays of the shapes it was
+    compiled for.
 
     Attributes:
-        flops: floating-point operations of one call over all devices, or None. XLA's count before it optimizes; what
-            a loop does is counted once.
+        flops: floating-point operations of one call over all devices, or None. XLA's count before
+            it optimizes; what a loop does is counted once.
         bytes_accessed: bytes that one call reads and writes by XLA's count, or None.
-        memory: {"arguments", "outputs", "aliased", "temporaries", "code"}, bytes on one device; empty where the
-            platform does not say. Aliased: outputs that reuse a donated argument.
+        memory: {"arguments", "outputs", "aliased", "temporaries", "code"}, bytes on one device;
+            empty where the platform does not say. Aliased: outputs that reuse a donated argument.
     """
 
     def __init__(self, lowered, compiled):
@@ -21,16 +22,26 @@ class Program:
         self.flops = _cost(lowered.cost_analysis(), "flops")
         self.bytes_accessed = _cost(compiled.cost_analysis(), "bytes accessed")
         found = compiled.memory_analysis()
-        names = {"arguments": "argument", "outputs": "output", "aliased": "alias", "temporaries": "temp"}
+        names = {
+            "arguments": "argument",
+            "outputs": "output",
+            "aliased": "alias",
+            "temporaries": "temp",
+        }
         names["code"] = "generated_code"
-        self.memory = {} if found is None else {k: getattr(found, f"{v}_size_in_bytes") for k, v in names.items()}
+        self.memory = (
+            {}
+            if found is None
+            else {k: getattr(found, f"{v}_size_in_bytes") for k, v in names.items()}
+        )
 
     def __call__(self, *args):
         return self._compiled(*args)
 
     @property
     def peak_bytes(self):
-        """Bytes on one device while it runs, without what else lives there; None where the platform does not say."""
+        """Bytes on one device while it runs, without what else lives there; None where the platform
+        does not say."""
         m = self.memory
         return m["arguments"] + m["outputs"] - m["aliased"] + m["temporaries"] if m else None
 
@@ -50,13 +61,16 @@ def compile_program(jitted, *args, options=""):
 
 
 def compile_lowered(lowered, options):
-    """Compiles what `jitted.lower(...)` returned, with options from `parse_options`; raises as `compile_program`."""
+    """Compiles what `jitted.lower(...)` returned, with options from `parse_options`; raises as
+    `compile_program`."""
     try:
         return Program(lowered, lowered.compile(compiler_options=options or None))
     except jax.errors.JaxRuntimeError as error:
         if options and "INVALID_ARGUMENT" in str(error):
             text = " ".join(f"{name}={value}" for name, value in options.items())
-            raise UserError(f"parallel.xla_options = '{text}': {str(error).splitlines()[0][:200]}") from error
+            raise UserError(
+                f"parallel.xla_options = '{text}': {str(error).splitlines()[0][:200]}"
+            ) from error
         raise
 
 
@@ -66,7 +80,8 @@ def count_flops(jitted, *args):
 
 
 def parse_options(text):
-    """Returns {name: value} of "NAME=VALUE NAME=VALUE", true and false as bools; raises `UserError` for other texts."""
+    """Returns {name: value} of "NAME=VALUE NAME=VALUE", true and false as bools; raises `UserError`
+    for other texts."""
     pairs = [part.partition("=") for part in text.split()]
     wrong = next((name for name, equals, value in pairs if not (equals and value)), None)
     if wrong is not None:
@@ -76,5 +91,6 @@ def parse_options(text):
 
 
 def _cost(analysis, name):
-    analysis = analysis[0] if isinstance(analysis, list) and analysis else analysis  # of older JAX: a list
+    # of older JAX: a list
+    analysis = analysis[0] if isinstance(analysis, list) and analysis else analysis
     return float(analysis[name]) if analysis and name in analysis else None

@@ -17,7 +17,8 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nump
 
 
 def run(config, workdir, began=None, again=""):
-    """Trains and tests as a config says, in all of its phases, or goes on where that was interrupted.
+    """Trains and tests as a config says, in all of its phases, or goes on where that was
+    interrupted.
 
     JAX is imported here, not before.
 
@@ -25,7 +26,8 @@ def run(config, workdir, began=None, again=""):
         config: the run's config.
         workdir: the run's directory.
         began: `time.perf_counter()` from which start-up counts; None = now.
-        again: the command that goes on, for the message of an interruption; "" = the same with this --workdir.
+        again: the command that goes on, for the message of an interruption; "" = the same with this
+            --workdir.
 
     Returns:
         The dict that `result.json` holds, or None if interrupted.
@@ -43,14 +45,18 @@ def run(config, workdir, began=None, again=""):
 
     logging.set_verbosity(logging.ERROR)  # libraries' chatter
     if config.compile_cache:
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(config.compile_cache).expanduser()))
+        jax.config.update(
+            "jax_compilation_cache_dir", str(pathlib.Path(config.compile_cache).expanduser())
+        )
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     parallel.start(config.parallel)
     mesh = parallel.make_mesh(config.parallel.devices, config.parallel.fsdp)
     workdir = parallel.from_main_process(str(workdir))  # a new one is named by the clock
-    again, result = again or f"the same command with --workdir {workdir}", None
+    again = again or f"the same command with --workdir {workdir}"
+    result = None
     for phase, directory in phases(config, workdir):
-        result, began = _train_and_test(phase, directory, mesh, began, again), time.perf_counter()
+        result = _train_and_test(phase, directory, mesh, began, again)
+        began = time.perf_counter()
         if result is None:
             break
     return result
@@ -75,7 +81,9 @@ def _train_and_test(config, workdir, mesh, began, again):
     if outcome.why == "interrupted":
         show(f"interrupted at step {outcome.steps}: saved; {again} goes on")
         return None
-    summary = evaluate(outcome.step, outcome.state, data.loaders["test"], eval_batch_size(config.train))
+    summary = evaluate(
+        outcome.step, outcome.state, data.loaders["test"], eval_batch_size(config.train)
+    )
     result = summary | {
         "classes": list(data.classes),
         "split_sizes": {name: len(loader) for name, loader in data.loaders.items()},
@@ -87,7 +95,8 @@ def _train_and_test(config, workdir, mesh, began, again):
         "seconds_to_first_step": outcome.first_step and outcome.first_step - began,
         "train_seconds": outcome.train_seconds,
         "device": parallel.describe(mesh),
-        "versions": {name: metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "versions": {name: metadata.version(name) for name in PACKAGES}
+        | {"python": platform.python_version()},
         "git_commit": _git_commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": config.to_dict(),
@@ -96,25 +105,36 @@ def _train_and_test(config, workdir, mesh, began, again):
         (workdir / "result.json").write_text(json.dumps(result, indent=1))
     numbers = ", ".join(f"{k} {v:.4f}" for k, v in metrics.scalars(summary).items())
     speed = f"{outcome.images_per_second:,.0f} images/s, {outcome.train_seconds:.0f} s"
-    show(f"test: {numbers}; {outcome.why} at step {outcome.steps}, best step {outcome.best_step}; {speed}; {workdir}")
+    show(
+        f"test: {numbers}; {outcome.why} at step {outcome.steps}, best step {outcome.best_step}; {speed}; {workdir}"
+    )
     return result
 
 
 def _report_unreadable(found, workdir):
-    """Writes the unreadable images that this process met; of several, each loads images of its own."""
+    """Writes the unreadable images that this process met; of several, each loads images of its
+    own."""
     from vision import parallel
 
     if found:
-        name = "unreadable.json" if parallel.is_alone() else f"unreadable-{parallel.process_index()}.json"
+        name = (
+            "unreadable.json"
+            if parallel.is_alone()
+            else f"unreadable-{parallel.process_index()}.json"
+        )
         (workdir / name).write_text(json.dumps(found, indent=1))
-        print(f"{len(found)} images are left out, unreadable or lost when the source was opened: {workdir / name}")
+        print(
+            f"{len(found)} images are left out, unreadable or lost when the source was opened: {workdir / name}"
+        )
 
 
 def _git_commit():
     """The commit of this code, "-dirty" if it was changed since, or None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
-        done = subprocess.run(command, cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, timeout=10)
+        done = subprocess.run(
+            command, cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, timeout=10
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None

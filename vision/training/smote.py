@@ -14,19 +14,28 @@ class _WithSynthetic:
     """A source with further rows that no image stands behind."""
 
     def __init__(self, source, labels):
-        self.source, self.labels, self.classes, self.encoded = source, labels, source.classes, source.encoded
+        self.source = source
+        self.labels = labels
+        self.classes = source.classes
+        self.encoded = source.encoded
 
     def __len__(self):
         return len(self.labels)
 
     def name(self, index):
-        return self.source.name(index) if index < len(self.source) else f"synthetic[{index - len(self.source)}]"
+        return (
+            self.source.name(index)
+            if index < len(self.source)
+            else f"synthetic[{index - len(self.source)}]"
+        )
 
 
 def oversample(embeddings, labels, seed):
-    """Makes every class as large as the largest, by points between an embedding and one of its neighbors.
+    """Makes every class as large as the largest, by points between an embedding and one of its
+    neighbors.
 
-    Of each embedding 5 neighbors, in its own class, or all where that has fewer. A class of one is repeated.
+    Of each embedding 5 neighbors, in its own class, or all where that has fewer. A class of one is
+    repeated.
 
     Args:
         embeddings: float (N, D).
@@ -42,10 +51,13 @@ def oversample(embeddings, labels, seed):
     try:
         from imblearn.over_sampling import SMOTE, RandomOverSampler
     except ImportError as error:
-        raise UserError("imbalance.sampling = 'smote' needs imbalanced-learn: pip install 'vision[audit]'") from error
+        raise UserError(
+            "imbalance.sampling = 'smote' needs imbalanced-learn: pip install 'vision[audit]'"
+        ) from error
     counts = dict(zip(*np.unique(labels, return_counts=True), strict=True))
     neighbors = {label: min(NEIGHBORS, n - 1) for label, n in counts.items()}
-    made, of = [], []
+    made = []
+    of = []
     for k in sorted(set(neighbors.values())):
         wanted = {label: max(counts.values()) for label in counts if neighbors[label] == k}
         options = {"sampling_strategy": wanted, "random_state": seed % 2**32}
@@ -71,6 +83,8 @@ def extend(rows, embeddings, seed):
     known = np.stack([embeddings[i] for i in readable])
     made, labels = oversample(known, rows.source.labels[readable], seed)
     rows = copy.copy(rows)
-    rows.source = _WithSynthetic(rows.source, np.concatenate([rows.source.labels, labels.astype(np.int32)]))
+    rows.source = _WithSynthetic(
+        rows.source, np.concatenate([rows.source.labels, labels.astype(np.int32)])
+    )
     rows.sampler = Sampler(seed, rows.source.labels)
     return rows, [*embeddings, *made]

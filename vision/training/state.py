@@ -1,7 +1,7 @@
 """The only file that takes an objective apart and puts it together again.
 
-Between steps a run is a plain nested dict of arrays with string keys: what `jax.jit` dispatches fastest and what a
-checkpoint holds. Inside the step the objective is a Flax NNX module again.
+Between steps a run is a plain nested dict of arrays with string keys: what `jax.jit` dispatches
+fastest and what a checkpoint holds. Inside the step the objective is a Flax NNX module again.
 """
 
 import jax
@@ -18,7 +18,8 @@ class StateSpec:
 
     Attributes:
         has_after_update: whether the objective has `after_update`.
-        adapts_to_data: whether its model has `initialize_from_data(images)`, to be called before the first step.
+        adapts_to_data: whether its model has `initialize_from_data(images)`, to be called before
+            the first step.
         parameters: (how many there are, how many of them learn).
     """
 
@@ -37,18 +38,23 @@ class StateSpec:
         return _to_dict(self._params)
 
     def initialize(self):
-        """Returns (params, rest): the learned parameters, and everything else that is kept between steps."""
+        """Returns (params, rest): the learned parameters, and everything else that is kept between
+        steps."""
         return self.take_apart(self._create())
 
     def merge(self, params, rest, key):
         """Builds the objective from `initialize`'s or `take_apart`'s dicts.
 
         Args:
-            key: where dropout and the like draw from; nothing random is kept between steps, so that a step depends on
-                its number alone and a resumed run repeats it exactly.
+            key: where dropout and the like draw from; nothing random is kept between steps, so that
+                a step depends on its number alone and a resumed run repeats it exactly.
         """
         return nnx.merge(
-            self._graph, _fill(self._params, params), _seed(self._rngs, key), _fill(self._rest, rest), copy=True
+            self._graph,
+            _fill(self._params, params),
+            _seed(self._rngs, key),
+            _fill(self._rest, rest),
+            copy=True,
         )
 
     def take_apart(self, objective):
@@ -64,14 +70,19 @@ class StateSpec:
 
 
 def _to_dict(state):
-    flat = {tuple(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)}
+    flat = {
+        tuple(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)
+    }
     return traverse_util.unflatten_dict(flat)
 
 
 def _fill(template, values):
     flat = traverse_util.flatten_dict(values)
     return nnx.from_flat_state(
-        [(path, variable.replace(flat[tuple(map(str, path))])) for path, variable in nnx.to_flat_state(template)]
+        [
+            (path, variable.replace(flat[tuple(map(str, path))]))
+            for path, variable in nnx.to_flat_state(template)
+        ]
     )
 
 
@@ -82,4 +93,6 @@ def _seed(template, key):
         return jax.numpy.zeros(variable.shape, variable.dtype)
 
     flat = enumerate(nnx.to_flat_state(template))
-    return nnx.from_flat_state([(path, variable.replace(value(i, variable))) for i, (path, variable) in flat])
+    return nnx.from_flat_state(
+        [(path, variable.replace(value(i, variable))) for i, (path, variable) in flat]
+    )

@@ -1,8 +1,8 @@
 """One optimizer step and one evaluation step, written as if for one device.
 
-The state is a dict: step (int32), seed (uint32, so that runs which differ by it alone share one program), params, rest
-(BatchNorm statistics and whatever else an objective keeps), opt, lr_scale (what a plateau schedule multiplies the rate
-with), and ema where the config asks for it.
+The state is a dict: step (int32), seed (uint32, so that runs which differ by it alone share one
+program), params, rest (BatchNorm statistics and whatever else an objective keeps), opt, lr_scale
+(what a plateau schedule multiplies the rate with), and ema where the config asks for it.
 """
 
 import functools
@@ -41,12 +41,16 @@ class TrainStep:
     def __init__(self, config, spec, schedule, optimizer, num_classes, examples, steps, mesh):
         self._config = config
         self._spec = spec
-        self._schedule, self._optimizer = schedule, optimizer
-        self._num_classes, self._examples, self._steps = num_classes, examples, steps
+        self._schedule = schedule
+        self._optimizer = optimizer
+        self._num_classes = num_classes
+        self._examples = examples
+        self._steps = steps
         self._mesh = mesh
         self.adapts_to_data = spec.adapts_to_data
         self.parameters = spec.parameters
-        self._embedded = config.transfer.cache_embeddings  # then what stands for the images is their embeddings
+        # then what stands for the images is their embeddings
+        self._embedded = config.transfer.cache_embeddings
         shapes = jax.eval_shape(self._initialize)
         lies = parallel.state_sharding(shapes, mesh)
         self.abstract_state = jax.tree.map(
@@ -60,29 +64,36 @@ class TrainStep:
         self.update_many = jax.jit(self._update_many, donate_argnums=0, out_shardings=(lies, whole))
         self.evaluate = jax.jit(self._evaluate, out_shardings=whole)
         self.embed = jax.jit(self._embed, out_shardings=whole)
-        self.look = jax.jit(lambda state, batch, data: self._augmented(state, batch, data)[0], out_shardings=whole)
+        self.look = jax.jit(
+            lambda state, batch, data: self._augmented(state, batch, data)[0], out_shardings=whole
+        )
 
     def _initialize(self):
         """Returns the state before the first step."""
         return self._begin(*self._spec.initialize())
 
     def _initialize_from_data(self, state, images):
-        """Returns the state before the first step, after the model has seen uint8 images (N, H, W, C)."""
+        """Returns the state before the first step, after the model has seen uint8 images (N, H, W,
+        C)."""
         params = parallel.gather(state["params"], self._mesh)
         objective = self._spec.merge(params, state["rest"], jax.random.key(0))
         objective.model.initialize_from_data(self._normalize(images))
         return self._begin(*self._spec.take_apart(objective))
 
     def start_from(self, state, arrays):
-        """Returns the state before the first step with the model's variables that `arrays` has, {our name: array}."""
+        """Returns the state before the first step with the model's variables that `arrays` has,
+        {our name: array}."""
 
         def filled(tree):
             flat = traverse_util.flatten_dict(tree)
             for path, old in flat.items():
                 name = ".".join(path[1:])
-                name = name if name in arrays else plain_name(name)  # of a layer with a low-rank change
+                # of a layer with a low-rank change
+                name = name if name in arrays else plain_name(name)
                 if path[0] == "model" and name in arrays:
-                    flat[path] = parallel.put_replicated(np.asarray(arrays[name], old.dtype), self._mesh)
+                    flat[path] = parallel.put_replicated(
+                        np.asarray(arrays[name], old.dtype), self._mesh
+                    )
             return traverse_util.unflatten_dict(flat)
 
         return self.begin(filled(state["params"]), filled(state["rest"]))
@@ -106,9 +117,10 @@ class TrainStep:
 
         Args:
             state: see the top of the file; its buffers are donated.
-            batch: {"index": int32 (B,)}, the images' places in the training split, and where `data` is empty also
-                {"image": uint8 (B, H, W, C), "label": int32 (B,)}.
-            data: {"image", "label"} of the whole training split where it lives on the device, else {}.
+            batch: {"index": int32 (B,)}, the images' places in the training split, and where `data`
+                is empty also {"image": uint8 (B, H, W, C), "label": int32 (B,)}.
+            data: {"image", "label"} of the whole training split where it lives on the device, else
+                {}.
         """
         images, targets = self._augmented(state, batch, data)
         inputs = {"image": self._normalize(images), "label": targets}
@@ -127,13 +139,16 @@ class TrainStep:
         return new, scalars | {"grad_norm": optax.global_norm(gradient), "learning_rate": rate}
 
     def _update_many(self, state, batches, data):
-        """As `_update` with several batches (K, B, ...), one step after the other; the metrics are (K,)."""
+        """As `_update` with several batches (K, B, ...), one step after the other; the metrics are
+        (K,)."""
         return jax.lax.scan(lambda state, batch: self._update(state, batch, data), state, batches)
 
     def _gradient(self, state, inputs):
-        """Returns (gradient, rest, metrics), over `train.accumulate` parts of the batch one after the other."""
+        """Returns (gradient, rest, metrics), over `train.accumulate` parts of the batch one after
+        the other."""
         parts = self._config.train.accumulate
-        key, progress = _key(state, NOISE), state["step"].astype(jnp.float32) / self._steps
+        key = _key(state, NOISE)
+        progress = state["step"].astype(jnp.float32) / self._steps
 
         def loss(params, rest, part, key):
             objective = self._merge(params, rest, key)
@@ -148,15 +163,21 @@ class TrainStep:
 
         def one(carry, part):
             total, rest = carry
-            gradient, (rest, scalars) = gradient_of(state["params"], rest, part[0], jax.random.fold_in(key, part[1]))
+            gradient, (rest, scalars) = gradient_of(
+                state["params"], rest, part[0], jax.random.fold_in(key, part[1])
+            )
             return (jax.tree.map(jnp.add, total, gradient), rest), scalars
 
-        # Each part takes rows from every device, so that none of them idles: (B, ...) -> (parts, B / parts, ...).
+        # Each part takes rows from every device, so that none of them idles: (B, ...) -> (parts, B
+        # / parts, ...).
         split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), inputs)
         zero = jax.tree.map(jnp.zeros_like, state["params"])
-        # XLA's CPU backend runs convolutions nine times slower inside a loop, so there the parts are unrolled.
+        # XLA's CPU backend runs convolutions nine times slower inside a loop, so there the parts
+        # are unrolled.
         unroll = parts if jax.default_backend() == "cpu" else 1
-        (total, rest), scalars = jax.lax.scan(one, (zero, state["rest"]), (split, jnp.arange(parts)), unroll=unroll)
+        (total, rest), scalars = jax.lax.scan(
+            one, (zero, state["rest"]), (split, jnp.arange(parts)), unroll=unroll
+        )
         mean = functools.partial(jnp.mean, axis=0)
         return jax.tree.map(lambda g: g / parts, total), rest, jax.tree.map(mean, scalars)
 
@@ -177,7 +198,9 @@ class TrainStep:
         return objective.model.embed(self._normalize(images)), batch["mask"]
 
     def _merge(self, params, rest, key):
-        objective = self._spec.merge(parallel.gather(params, self._mesh), parallel.gather(rest, self._mesh), key)
+        objective = self._spec.merge(
+            parallel.gather(params, self._mesh), parallel.gather(rest, self._mesh), key
+        )
         if self._embedded:
             objective.model.embed = _as_it_is
         return objective
@@ -186,31 +209,47 @@ class TrainStep:
         if not data:
             return batch["image"], batch["label"]
         sharding = parallel.by_example(self._mesh)
-        rows = {k: jax.lax.with_sharding_constraint(v[batch["index"]], sharding) for k, v in data.items()}
+        rows = {
+            k: jax.lax.with_sharding_constraint(v[batch["index"]], sharding)
+            for k, v in data.items()
+        }
         return rows["image"], rows["label"]
 
     def _augmented(self, state, batch, data):
-        c, (images, labels) = self._config, self._fetch(batch, data)
+        c = self._config
+        (images, labels) = self._fetch(batch, data)
         if self._embedded:
             return images, jax.nn.one_hot(labels, self._num_classes)
         flips = None
         if c.augment.flip_alternating:
-            first = state["step"].astype(jnp.uint32) * len(labels)  # unsigned: 4 billion images before it wraps
+            # unsigned: 4 billion images before it wraps
+            first = state["step"].astype(jnp.uint32) * len(labels)
             epochs = (first + jnp.arange(len(labels), dtype=jnp.uint32)) // self._examples
             flips = alternating_flips(state["seed"], batch["index"], epochs)
-        return augment(c.augment, _key(state, AUGMENT), images, labels, self._num_classes, flips=flips)
+        return augment(
+            c.augment, _key(state, AUGMENT), images, labels, self._num_classes, flips=flips
+        )
 
     def _normalize(self, images):
-        """Returns the model's input, at least float32: a model rounds it to its own dtype where that does no harm."""
+        """Returns the model's input, at least float32: a model rounds it to its own dtype where
+        that does no harm."""
         c = self._config
         if self._embedded:
             return images
-        return normalize(images, c.data.normalize, c.data.mean, c.data.std, jnp.promote_types(c.model.dtype, "float32"))
+        return normalize(
+            images,
+            c.data.normalize,
+            c.data.mean,
+            c.data.std,
+            jnp.promote_types(c.model.dtype, "float32"),
+        )
 
     def _average(self, average, params, step):
         # The plain mean at first, so that the initialization is soon forgotten.
         decay = jnp.minimum(self._config.optimizer.ema, (1 + step) / (10 + step))
-        return jax.tree.map(lambda a, p: (decay * a + (1 - decay) * p).astype(p.dtype), average, params)
+        return jax.tree.map(
+            lambda a, p: (decay * a + (1 - decay) * p).astype(p.dtype), average, params
+        )
 
 
 def _as_it_is(embeddings):
@@ -218,5 +257,8 @@ def _as_it_is(embeddings):
 
 
 def _key(state, purpose):
-    """Every step's key follows from (seed, step) alone, so that a resumed run repeats it exactly."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(state["seed"]), state["step"]), purpose)
+    """Every step's key follows from (seed, step) alone, so that a resumed run repeats it
+    exactly."""
+    return jax.random.fold_in(
+        jax.random.fold_in(jax.random.key(state["seed"]), state["step"]), purpose
+    )

@@ -15,8 +15,10 @@ class Trace:
     """
 
     def __init__(self, directory, say):
-        self._directory, self._say = directory, say
-        self._first, self._running = None, False
+        self._directory = directory
+        self._say = say
+        self._first = None
+        self._running = False
 
     def __enter__(self):
         return self
@@ -32,14 +34,16 @@ class Trace:
         Args:
             number: of this call, counted from 0.
             step: the first that it runs.
-            state: what it is called with. The loop is ahead of the device, so the trace begins and ends by waiting.
+            state: what it is called with. The loop is ahead of the device, so the trace begins and
+                ends by waiting.
         """
         if not self._directory:
             return
         if number == BEGIN:
             jax.block_until_ready(state)
             jax.profiler.start_trace(str(self._directory))
-            self._running, self._first = True, step
+            self._running = True
+            self._first = step
         elif self._running and step >= self._first + STEPS:
             jax.block_until_ready(state)
             self._stop(step)
@@ -49,4 +53,6 @@ class Trace:
             self._running = False
             jax.profiler.stop_trace()
             until = f" to {step}" if step else " on"
-            self._say(f"traced steps {self._first + 1}{until}: tensorboard --logdir {self._directory}")
+            self._say(
+                f"traced steps {self._first + 1}{until}: tensorboard --logdir {self._directory}"
+            )

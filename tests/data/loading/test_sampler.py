@@ -10,12 +10,16 @@ from vision.data.loading import sampler as order
 from vision.errors import UserError
 
 
-@pytest.mark.parametrize(("size", "batch_size"), [(10, 4), (10, 10), (7, 3), (3, 8), (1, 2), (64, 1)])
+@pytest.mark.parametrize(
+    ("size", "batch_size"), [(10, 4), (10, 10), (7, 3), (3, 8), (1, 2), (64, 1)]
+)
 def test_every_epoch_has_every_image_once(size, batch_size):
     """Also where a batch ends one epoch and begins the next, or is larger than the whole."""
     epochs = 6
     steps = -(-size * epochs // batch_size)
-    stream = np.concatenate([order.train_indices(0, step, batch_size, size) for step in range(steps)])
+    stream = np.concatenate(
+        [order.train_indices(0, step, batch_size, size) for step in range(steps)]
+    )
     passes = stream[: size * epochs].reshape(epochs, size)
     np.testing.assert_array_equal(np.sort(passes, axis=1), np.tile(np.arange(size), (epochs, 1)))
     if size > 3:
@@ -27,7 +31,9 @@ def test_the_stream_does_not_depend_on_the_batch_size():
     whole = order.train_indices(0, 0, 60, 17)
     for batch_size in (1, 4, 20):
         steps = range(60 // batch_size)
-        np.testing.assert_array_equal(np.concatenate([order.train_indices(0, s, batch_size, 17) for s in steps]), whole)
+        np.testing.assert_array_equal(
+            np.concatenate([order.train_indices(0, s, batch_size, 17) for s in steps]), whole
+        )
 
 
 def test_seeds():
@@ -38,7 +44,8 @@ def test_seeds():
 
 
 def test_frozen():
-    """These indices may never change: a run resumed by a later version has to go on with the same images."""
+    """These indices may never change: a run resumed by a later version has to go on with the same
+    images."""
     assert order.train_indices(0, 0, 6, 10).tolist() == [3, 7, 6, 4, 1, 0]
     assert order.train_indices(7, 1000, 6, 10).tolist() == [6, 0, 7, 5, 9, 4]
 
@@ -54,7 +61,9 @@ def test_evaluation_has_every_image_once(size, batch_size):
     assert seen == list(range(size))
 
 
-@pytest.mark.parametrize(("count", "size", "expected"), [(5, 10, [0, 2, 4, 6, 8]), (9, 3, [0, 1, 2]), (1, 7, [0])])
+@pytest.mark.parametrize(
+    ("count", "size", "expected"), [(5, 10, [0, 2, 4, 6, 8]), (9, 3, [0, 1, 2]), (1, 7, [0])]
+)
 def test_a_sample_is_spread_over_all(count, size, expected):
     assert order.spread(count, size).tolist() == expected
 
@@ -74,7 +83,8 @@ LABELS = np.repeat([0, 1, 2, 3], [40, 16, 5, 1])
 )
 def test_an_epoch_has_so_many_of_each_class(sampling, expected):
     assert order.class_counts(sampling, [40, 16, 5, 1]).tolist() == expected
-    resampled, size = order.Sampler(3, LABELS, sampling, 0, 100), sum(expected)
+    resampled = order.Sampler(3, LABELS, sampling, 0, 100)
+    size = sum(expected)
     epochs = [resampled.indices(epoch, size) for epoch in range(4)]
     for epoch in epochs:
         assert epoch.dtype == np.int32 and np.bincount(LABELS[epoch]).tolist() == expected
@@ -87,7 +97,9 @@ def test_an_epoch_has_so_many_of_each_class(sampling, expected):
 def test_what_is_left_over_is_drawn_anew():
     """Undersampling sees all images in time."""
     resampled = order.Sampler(0, LABELS, "under", 0, 1000)
-    assert set(np.concatenate([resampled.indices(step, 4) for step in range(400)])) == set(range(len(LABELS)))
+    assert set(np.concatenate([resampled.indices(step, 4) for step in range(400)])) == set(
+        range(len(LABELS))
+    )
 
 
 def test_resampling_for_a_part_of_the_run():
@@ -105,7 +117,9 @@ def test_resampling_for_a_part_of_the_run():
 def test_resampled_streams_do_not_depend_on_the_batch_size():
     resampled = order.Sampler(1, LABELS, "over", 0, 1000)
     whole = resampled.indices(0, 320)
-    np.testing.assert_array_equal(np.concatenate([resampled.indices(step, 32) for step in range(10)]), whole)
+    np.testing.assert_array_equal(
+        np.concatenate([resampled.indices(step, 32) for step in range(10)]), whole
+    )
 
 
 def test_an_unknown_sampling_names_the_nearest():
@@ -115,10 +129,13 @@ def test_an_unknown_sampling_names_the_nearest():
 
 def test_the_length_of_a_run():
     c = default().train
-    c.epochs, c.steps, c.batch_size = 2.5, 0, 10
+    c.epochs = 2.5
+    c.steps = 0
+    c.batch_size = 10
     assert order.run_length(c, 99) == 25
     c.steps = 7
     assert order.run_length(c, 99) == 7
-    c.steps, c.epochs = 0, 0.0
+    c.steps = 0
+    c.epochs = 0.0
     with pytest.raises(UserError, match="nothing to train"):
         order.run_length(c, 99)

@@ -32,12 +32,14 @@ def digits(tiny_run):
 
 @pytest.fixture
 def evaluated(tiny_run, digits, tmp_path):
-    """A function that makes a run whose predictions on real images are wrong as often as is asked for."""
+    """A function that makes a run whose predictions on real images are wrong as often as is asked
+    for."""
 
     def make(name, errors, seed=0, rows=None, classes=None, split="test", gone=False):
         source, names = digits
         rows = np.arange(len(source)) if rows is None else rows
-        random, labels = np.random.default_rng(seed), np.asarray(source.labels)[rows]
+        random = np.random.default_rng(seed)
+        labels = np.asarray(source.labels)[rows]
         logits = random.normal(size=(len(rows), 10)).astype(np.float32)
         wrong = random.random(len(rows)) < errors
         logits[np.arange(len(rows)), np.where(wrong, (labels + 1) % 10, labels)] += 9
@@ -46,8 +48,12 @@ def evaluated(tiny_run, digits, tmp_path):
         config, _ = read_run(tiny_run)
         config.data.source = "folder:gone" if gone else "digits"
         part = SimpleNamespace(source=source, spec="digits", name=split, config=config)
-        summary = intervals.with_intervals(logits, labels, names, 50) | {"model": {"name": "vit", "variant": name}}
-        held = Evaluation(SimpleNamespace(classes=names), part, outputs, softmax(logits), summary, None, None)
+        summary = intervals.with_intervals(logits, labels, names, 50) | {
+            "model": {"name": "vit", "variant": name}
+        }
+        held = Evaluation(
+            SimpleNamespace(classes=names), part, outputs, softmax(logits), summary, None, None
+        )
         folder = tmp_path / name / "evaluation"
         folder.mkdir(parents=True)
         for file in ("config.json", "data.json"):
@@ -71,7 +77,9 @@ def run(capsys, *argv):
 
 
 def test_a_difference_is_told_and_shown(evaluated, digits, tmp_path, capsys):
-    good, bad, other = evaluated("good", 0.05), evaluated("bad", 0.4, 1), evaluated("other", 0.05, 2)
+    good = evaluated("good", 0.05)
+    bad = evaluated("bad", 0.4, 1)
+    other = evaluated("other", 0.05, 2)
     out = tmp_path / "new" / "comparison"
     code, said, err = run(capsys, good, bad, other / "evaluation", "--split=test", "--out", out)
     assert (code, err) == (0, "")
@@ -92,7 +100,9 @@ def test_a_difference_is_told_and_shown(evaluated, digits, tmp_path, capsys):
     flipped = np.flatnonzero(np.any(correct, 0) & ~np.all(correct, 0))
     assert [int(row["row"]) for row in rows] == flipped.tolist()
     assert [row["bad correct"] == "true" for row in rows] == correct[1][flipped].tolist()
-    assert all((row["bad predicted"] == row["label"]) == (row["bad correct"] == "true") for row in rows)
+    assert all(
+        (row["bad predicted"] == row["label"]) == (row["bad correct"] == "true") for row in rows
+    )
 
     page = (out / "comparison.html").read_text()
     assert "http" not in page.replace("http-equiv", "") and "<script" not in page
@@ -109,21 +119,30 @@ def test_the_same_predictions_are_no_difference(evaluated, capsys):
 def test_images_that_one_could_not_read_are_left_out(evaluated, digits, capsys):
     size = len(digits[0])
     kept = np.delete(np.arange(size), [3, 8])
-    code, said, _ = run(capsys, evaluated("a", 0.2, rows=np.arange(size)[::-1]), evaluated("b", 0.2, rows=kept))
-    assert code == 0 and f"{size - 2} images" in said and "\n2 images that not all runs could read" in said
+    code, said, _ = run(
+        capsys, evaluated("a", 0.2, rows=np.arange(size)[::-1]), evaluated("b", 0.2, rows=kept)
+    )
+    assert (
+        code == 0
+        and f"{size - 2} images" in said
+        and "\n2 images that not all runs could read" in said
+    )
 
 
 def test_without_the_source_there_are_no_pictures(evaluated, tmp_path, capsys):
-    a, b = evaluated("a", 0.2, gone=True), evaluated("b", 0.2, 1, gone=True)
+    a = evaluated("a", 0.2, gone=True)
+    b = evaluated("b", 0.2, 1, gone=True)
     assert run(capsys, a, b, "--out", tmp_path / "out")[0] == 0
     page = (tmp_path / "out" / "comparison.html").read_text()
     assert "Without pictures" in page and "<img" not in page and "<figcaption" in page
 
 
 def test_runs_that_cannot_be_compared(evaluated, digits, tmp_path, capsys):
-    a, names = evaluated("a", 0.2), list(digits[1])
+    a = evaluated("a", 0.2)
+    names = list(digits[1])
     swapped = evaluated("swapped", 0.2, classes=[names[1], names[0], *names[2:]])
-    val, empty = evaluated("val", 0.2, split="val"), tmp_path / "empty"
+    val = evaluated("val", 0.2, split="val")
+    empty = tmp_path / "empty"
     empty.mkdir()
     damaged = tmp_path / "damaged"
     shutil.copytree(a / "evaluation", damaged)

@@ -9,7 +9,8 @@ from vision.inference import softmax
 
 
 def draw(count=4000, classes=6, scale=1.0, seed=0):
-    """Returns (logits, labels): labels are drawn with softmax(logits), and the logits then multiplied by `scale`."""
+    """Returns (logits, labels): labels are drawn with softmax(logits), and the logits then
+    multiplied by `scale`."""
     random = np.random.default_rng(seed)
     logits = random.normal(size=(count, classes)) * 2
     labels = (softmax(logits).cumsum(1) > random.random((count, 1))).argmax(1)
@@ -21,7 +22,12 @@ def naive(confidence, correct, bins):
     for i in range(bins):
         inside = (confidence > i / bins) & (confidence <= (i + 1) / bins)
         if inside.any():
-            gaps.append((inside.sum() / len(confidence), abs(correct[inside].mean() - confidence[inside].mean())))
+            gaps.append(
+                (
+                    inside.sum() / len(confidence),
+                    abs(correct[inside].mean() - confidence[inside].mean()),
+                )
+            )
     return sum(n * gap for n, gap in gaps), max(gap for _, gap in gaps)
 
 
@@ -29,20 +35,29 @@ def naive(confidence, correct, bins):
 def test_the_error_is_its_definition(bins):
     logits, labels = draw(scale=2.0)
     p = softmax(logits)
-    confidence, correct = p.max(1), p.argmax(1) == labels
+    confidence = p.max(1)
+    correct = p.argmax(1) == labels
     np.testing.assert_allclose(
         calibration.calibration_error(confidence, correct, bins), naive(confidence, correct, bins)
     )
     found = calibration.reliability(confidence, correct, bins)
     assert sum(found["count"]) == len(labels)
-    assert all((n == 0) == (a is None) for n, a in zip(found["count"], found["accuracy"], strict=True))
+    assert all(
+        (n == 0) == (a is None) for n, a in zip(found["count"], found["accuracy"], strict=True)
+    )
 
 
 def test_weights_are_repetitions():
     random = np.random.default_rng(1)
-    confidence, correct, times = random.random(300), random.random(300) < 0.5, random.integers(0, 4, 300)
-    repeated = calibration.calibration_error(np.repeat(confidence, times), np.repeat(correct, times))
-    np.testing.assert_allclose(calibration.calibration_error(confidence, correct, weights=times), repeated, atol=1e-12)
+    confidence = random.random(300)
+    correct = random.random(300) < 0.5
+    times = random.integers(0, 4, 300)
+    repeated = calibration.calibration_error(
+        np.repeat(confidence, times), np.repeat(correct, times)
+    )
+    np.testing.assert_allclose(
+        calibration.calibration_error(confidence, correct, weights=times), repeated, atol=1e-12
+    )
 
 
 def test_edges_of_the_bins():
@@ -64,14 +79,19 @@ def test_the_temperature_is_found_again(scale):
 
 def test_degenerate_input_gives_a_finite_temperature():
     logits = np.array([[5.0, -5.0], [5.0, -5.0]])
-    assert calibration.RANGE[0] <= calibration.fit_temperature(logits, [0, 0]) < 0.5  # the lower, the better
-    assert calibration.fit_temperature(logits, [1, 1]) == pytest.approx(calibration.RANGE[1], rel=1e-2)
+    # the lower, the better
+    assert calibration.RANGE[0] <= calibration.fit_temperature(logits, [0, 0]) < 0.5
+    assert calibration.fit_temperature(logits, [1, 1]) == pytest.approx(
+        calibration.RANGE[1], rel=1e-2
+    )
     assert calibration.fit_temperature(np.zeros((3, 2)), [0, 1, 0]) > 0
 
 
 def test_the_interval_holds_the_value_and_narrows():
     c = default().evaluation
     c.bootstrap = 200
-    wide, narrow = (calibration.calibrate(*draw(count, scale=2.0), 1.0, c)["ece"] for count in (200, 4000))
+    wide, narrow = (
+        calibration.calibrate(*draw(count, scale=2.0), 1.0, c)["ece"] for count in (200, 4000)
+    )
     assert narrow["high"] - narrow["low"] < wide["high"] - wide["low"]
     assert narrow["low"] <= narrow["value"] <= narrow["high"]

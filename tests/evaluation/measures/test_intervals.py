@@ -1,4 +1,5 @@
-"""The bootstrap counts as scikit-learn does on images that are really drawn, and covers what it should."""
+"""The bootstrap counts as scikit-learn does on images that are really drawn, and covers what it
+should."""
 
 import json
 import warnings
@@ -55,7 +56,8 @@ def test_every_number_has_its_interval(monkeypatch):
     error = np.sqrt(accuracy["value"] * (1 - accuracy["value"]) / 400)
     assert (accuracy["high"] - accuracy["low"]) == pytest.approx(2 * 1.96 * error, rel=0.15)
     monkeypatch.setattr(intervals, "CHUNK", 400 * 7)
-    assert intervals.with_intervals(logits, labels, names, draws=200) == found  # whatever the chunks
+    # whatever the chunks
+    assert intervals.with_intervals(logits, labels, names, draws=200) == found
     monkeypatch.setattr(intervals, "RANKED", 400 * 3 * 150)
     fewer = intervals.with_intervals(logits, labels, names, draws=200)
     assert fewer["bootstrap"]["ranking_draws"] == 150 and fewer["metrics"]["accuracy"] == accuracy
@@ -77,8 +79,11 @@ def test_degenerate_data(images, of):
 
 
 def test_intervals_cover_the_truth():
-    """In 200 data sets of a known accuracy and macro recall, about 95 % of the intervals hold it."""
-    random, truth, held = np.random.default_rng(0), 0.8, np.zeros(2)
+    """In 200 data sets of a known accuracy and macro recall, about 95 % of the intervals hold
+    it."""
+    random = np.random.default_rng(0)
+    truth = 0.8
+    held = np.zeros(2)
     for seed in range(200):
         labels = random.integers(0, 3, 300)
         predicted = np.where(random.random(300) < truth, labels, (labels + 1) % 3)
@@ -89,8 +94,10 @@ def test_intervals_cover_the_truth():
 
 
 def classifiers(random, images, a, b, both=0.5):
-    """Whether two classifiers of accuracies a and b are right; of `both` of the images they share their luck."""
-    shared, own = random.random(images), random.random((2, images))
+    """Whether two classifiers of accuracies a and b are right; of `both` of the images they share
+    their luck."""
+    shared = random.random(images)
+    own = random.random((2, images))
     luck = np.where(random.random(images) < both, shared, own)
     return luck[0] < a, luck[1] < b
 
@@ -98,16 +105,21 @@ def classifiers(random, images, a, b, both=0.5):
 @pytest.mark.parametrize("both", [0.0, 0.9])
 def test_equally_good_classifiers_are_rarely_told_apart(both):
     """200 pairs of equally good ones: at 5 % no more finds than a binomial distribution allows."""
-    random, finds = np.random.default_rng(1), np.zeros(2)
+    random = np.random.default_rng(1)
+    finds = np.zeros(2)
     for seed in range(200):
         a, b = classifiers(random, 2000, 0.9, 0.9, both)
         change = statistics.paired_bootstrap(a, b, 500, seed)
-        finds += statistics.mcnemar((a & ~b).sum(), (~a & b).sum()) < 0.05, change["low"] > 0 or change["high"] < 0
+        finds += (
+            statistics.mcnemar((a & ~b).sum(), (~a & b).sum()) < 0.05,
+            change["low"] > 0 or change["high"] < 0,
+        )
     assert (finds <= 18).all()
 
 
 def test_a_real_difference_is_found():
-    random, finds = np.random.default_rng(2), np.zeros(2)
+    random = np.random.default_rng(2)
+    finds = np.zeros(2)
     for seed in range(200):
         a, b = classifiers(random, 2000, 0.93, 0.90)
         change = statistics.paired_bootstrap(a, b, 500, seed)

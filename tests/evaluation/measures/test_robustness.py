@@ -30,7 +30,8 @@ def test_every_corruption_is_measured_on_its_own_images(images):
         assert changed.dtype == np.uint8 and changed.shape == images.shape
         seen.append(changed)
         mean = changed.mean((1, 2, 3))
-        return outputs(np.stack([110 - mean, mean - 110], 1), np.array([7, 7, 8, 8]))  # the source's own labels
+        # the source's own labels
+        return outputs(np.stack([110 - mean, mean - 110], 1), np.array([7, 7, 8, 8]))
 
     labels = np.array([0, 0, 1, 1])
     plain = outputs(np.eye(2)[[0, 0, 1, 0]], labels)
@@ -45,7 +46,9 @@ def test_every_corruption_is_measured_on_its_own_images(images):
 
 def test_draws_are_each_images_own_in_any_batch(images):
     places = np.arange(4)
-    first, again, later = (np.asarray(change("gaussian_noise", 3)(images, at)) for at in (places, places, places + 4))
+    first, again, later = (
+        np.asarray(change("gaussian_noise", 3)(images, at)) for at in (places, places, places + 4)
+    )
     np.testing.assert_array_equal(first, again)
     assert (first != later).any()
     assert (first != np.asarray(change("gaussian_noise", 4)(images, places))).any()
@@ -62,4 +65,6 @@ def test_means():
     assert found["relative"] == pytest.approx((1 - table).mean() - 0.1)
     for group, names in GROUPS.items():
         assert found["groups"][group]["names"] == list(names)
-        assert found["groups"][group]["mean_accuracy"] == pytest.approx(np.mean([accuracies[name] for name in names]))
+        assert found["groups"][group]["mean_accuracy"] == pytest.approx(
+            np.mean([accuracies[name] for name in names])
+        )

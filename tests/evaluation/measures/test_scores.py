@@ -33,20 +33,31 @@ CASES = {
 @pytest.mark.filterwarnings("ignore:y_pred contains classes")
 def test_scores_are_scikit_learns(case, recwarn):
     logits, labels = CASES[case]
-    found, p, predicted = scores.score(logits, labels), softmax(logits), logits.argmax(1)
+    found = scores.score(logits, labels)
+    p = softmax(logits)
+    predicted = logits.argmax(1)
     assert not recwarn.list
-    count, present = logits.shape[1], np.unique(labels)
+    count = logits.shape[1]
+    present = np.unique(labels)
     one_hot = np.eye(count)[labels]
     expected = {
         "accuracy": metrics.accuracy_score(labels, predicted),
         "balanced_accuracy": metrics.balanced_accuracy_score(labels, predicted),
-        "macro_precision": metrics.precision_score(labels, predicted, average="macro", zero_division=0),
+        "macro_precision": metrics.precision_score(
+            labels, predicted, average="macro", zero_division=0
+        ),
         "macro_recall": metrics.recall_score(labels, predicted, average="macro", zero_division=0),
         "macro_f1": metrics.f1_score(labels, predicted, average="macro", zero_division=0),
-        "weighted_precision": metrics.precision_score(labels, predicted, average="weighted", zero_division=0),
-        "weighted_recall": metrics.recall_score(labels, predicted, average="weighted", zero_division=0),
+        "weighted_precision": metrics.precision_score(
+            labels, predicted, average="weighted", zero_division=0
+        ),
+        "weighted_recall": metrics.recall_score(
+            labels, predicted, average="weighted", zero_division=0
+        ),
         "weighted_f1": metrics.f1_score(labels, predicted, average="weighted", zero_division=0),
-        "average_precision": metrics.average_precision_score(one_hot[:, present], p[:, present], average="macro"),
+        "average_precision": metrics.average_precision_score(
+            one_hot[:, present], p[:, present], average="macro"
+        ),
         "matthews_corrcoef": metrics.matthews_corrcoef(labels, predicted),
         "nll": metrics.log_loss(labels, p, labels=np.arange(count)),
         "brier": ((p - one_hot) ** 2).sum(1).mean(),
@@ -74,11 +85,18 @@ def test_top5_breaks_ties_by_index():
 def test_each_class_and_the_confusion_matrix(case):
     logits, labels = CASES[case]
     names = [f"c{i}" for i in range(logits.shape[1])]
-    found, matrix, p = scores.per_class(logits, labels, names), scores.confusion(logits, labels), softmax(logits)
+    found = scores.per_class(logits, labels, names)
+    matrix = scores.confusion(logits, labels)
+    p = softmax(logits)
     assert matrix.shape == (len(names),) * 2 and matrix.sum() == len(labels)
     for i, one in enumerate(found):
-        own, called = labels == i, logits.argmax(1) == i
-        assert (one["class"], one["support"], one["predicted"]) == (names[i], own.sum(), called.sum())
+        own = labels == i
+        called = logits.argmax(1) == i
+        assert (one["class"], one["support"], one["predicted"]) == (
+            names[i],
+            own.sum(),
+            called.sum(),
+        )
         assert (one["support"], one["predicted"]) == (matrix[i].sum(), matrix[:, i].sum())
         for name in ("precision", "recall", "f1"):
             value = getattr(metrics, f"{name}_score")(own, called, zero_division=0)
@@ -115,5 +133,7 @@ def test_operating_points_without_positives_or_negatives():
     assert found["at_argmax"]["false_alarm_rate"] == 0.5 and found["at_argmax"]["precision"] == 0
     found = scores.operating_point([0.2, 0.9], [True, True], 0.9)
     assert found["threshold"] == 0.2 and found["at_threshold"]["false_alarm_rate"] is None
-    called = scores.operating_point([0.4, 0.3], [True, False], 1.0, is_called=[True, False])["at_argmax"]
+    called = scores.operating_point([0.4, 0.3], [True, False], 1.0, is_called=[True, False])[
+        "at_argmax"
+    ]
     assert (called["misses"], called["false_alarms"]) == (0, 0)

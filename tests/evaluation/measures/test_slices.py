@@ -17,15 +17,26 @@ def outputs_of(source, brightness=None):
     grey = np.linspace(0, 1, size) if brightness is None else brightness
     empty = np.zeros((0, 2), np.float32)
     logits = np.eye(len(source.classes), dtype=np.float32)[source.labels]
-    return Outputs(logits, source.labels.astype(int), np.arange(size), grey, np.ones(size), empty, np.zeros(0, int))
+    return Outputs(
+        logits,
+        source.labels.astype(int),
+        np.arange(size),
+        grey,
+        np.ones(size),
+        empty,
+        np.zeros(0, int),
+    )
 
 
 @pytest.fixture
 def table(tmp_path):
-    """A table of images from two sites, with a camera, an age and a free text; every image of camera b is larger."""
+    """A table of images from two sites, with a camera, an age and a free text; every image of
+    camera b is larger."""
     lines = ["path,label,site,camera,age,note"]
     for i in range(80):
-        site, label, camera = ("north", "south")[i % 2], ("cat", "dog")[i // 2 % 2], "ab"[i // 40]
+        site = ("north", "south")[i % 2]
+        label = ("cat", "dog")[i // 2 % 2]
+        camera = "ab"[i // 40]
         file = tmp_path / site / label / f"{i}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(file), np.full((8 + 8 * (camera == "b"), 30, 3), i, np.uint8))
@@ -41,17 +52,28 @@ def test_each_division_is_found_and_the_worst_comes_first(table):
     by = {}
     for one in found:
         by.setdefault(one["by"], []).append(one)
-    assert {"size", "brightness", "folder, level 1", "column site", "column camera", "column age"} == set(by) - {
-        "contrast"
-    }
+    assert {
+        "size",
+        "brightness",
+        "folder, level 1",
+        "column site",
+        "column camera",
+        "column age",
+    } == set(by) - {"contrast"}
     # The second level of folders is the class, a column of as many texts as images divides nothing.
     assert len(by["folder, level 1"]) == 2 and len(by["size"]) == 2 and len(by["column age"]) == 4
-    assert found[0]["accuracy"]["value"] == 0 and found[0]["images"] == 40 and found[0]["nll"] == pytest.approx(3)
+    assert (
+        found[0]["accuracy"]["value"] == 0
+        and found[0]["images"] == 40
+        and found[0]["nll"] == pytest.approx(3)
+    )
     highs = [one["accuracy"]["high"] for one in found]
     assert highs == sorted(highs)
     for one in by["column site"]:
         chosen = np.array(table.columns["site"]) == one["slice"]
-        assert one["accuracy"]["value"] == sklearn.metrics.accuracy_score(np.ones(40), correct[chosen])
+        assert one["accuracy"]["value"] == sklearn.metrics.accuracy_score(
+            np.ones(40), correct[chosen]
+        )
     assert not slices.measure(outputs, table, np.zeros(80), correct, 41)
 
 
@@ -62,7 +84,9 @@ def test_columns_are_found_through_divisions(table):
         rows = np.arange(len(source))[::3]
         names = [source.name(int(row)) for row in rows]
         sites = slices.columns_of(source, rows)["site"]
-        assert [f"/{site}/" in name for site, name in zip(sites, names, strict=True)] == [True] * len(rows)
+        assert [f"/{site}/" in name for site, name in zip(sites, names, strict=True)] == [
+            True
+        ] * len(rows)
 
 
 def test_equal_and_missing_numbers():

@@ -1,4 +1,5 @@
-"""Heat maps against computations of their own, and what any of them promises, for every architecture."""
+"""Heat maps against computations of their own, and what any of them promises, for every
+architecture."""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ from vision.data.augment import normalize
 from vision.evaluation.report import explain
 from vision.models import vit
 
-SIDE, CLASSES = 16, ("a", "b", "c")
+SIDE = 16
+CLASSES = ("a", "b", "c")
 IMAGES = np.random.default_rng(1).integers(0, 256, (4, SIDE, SIDE, 3), dtype=np.uint8)
 LABELS = np.array([0, 2, 1, 2])
 
@@ -21,7 +23,8 @@ LABELS = np.array([0, 2, 1, 2])
 def classifier(create, side=SIDE, channels=3):
     """A `Classifier` of a tiny model with random parameters."""
     c = default()
-    c.data.normalize, c.model.dtype = "symmetric", "float32"
+    c.data.normalize = "symmetric"
+    c.model.dtype = "float32"
     model = filled(create)
     model.eval()
     return inference.Classifier(c, model, CLASSES, side, channels)
@@ -32,7 +35,8 @@ def tiny_vit(**options):
 
 
 class Net(nnx.Module):
-    """The smallest model that keeps the contract: a convolution; its pooled square, so that the gradient varies."""
+    """The smallest model that keeps the contract: a convolution; its pooled square, so that the
+    gradient varies."""
 
     def __init__(self, rngs):
         self.conv = nnx.Conv(3, 5, (3, 3), strides=4, rngs=rngs)
@@ -80,21 +84,27 @@ def normalized(images):
 
 
 def test_grad_cam_is_the_paper_s_sum():
-    """Against NumPy, with the gradient by central differences in float64, one position and channel at a time."""
+    """Against NumPy, with the gradient by central differences in float64, one position and channel
+    at a time."""
     found = classifier(create(Net))
     maps = np.asarray(found.model.features(normalized(IMAGES))["conv"], np.float64)
-    kernel, bias = (np.asarray(p[...], np.float64) for p in (found.model.head.kernel, found.model.head.bias))
+    kernel, bias = (
+        np.asarray(p[...], np.float64) for p in (found.model.head.kernel, found.model.head.bias)
+    )
 
     def logit(x, label):
         return ((x**2).mean((0, 1)) @ kernel + bias)[label]
 
     expected = np.zeros(maps.shape[:3])
     for b, label in enumerate(LABELS):
-        gradient, step = np.zeros(maps.shape[1:]), 1e-4
+        gradient = np.zeros(maps.shape[1:])
+        step = 1e-4
         for index in np.ndindex(gradient.shape):
             moved = np.zeros(gradient.shape)
             moved[index] = step
-            gradient[index] = (logit(maps[b] + moved, label) - logit(maps[b] - moved, label)) / (2 * step)
+            gradient[index] = (logit(maps[b] + moved, label) - logit(maps[b] - moved, label)) / (
+                2 * step
+            )
         expected[b] = np.maximum((maps[b] * gradient.mean((0, 1))).sum(-1), 0)
     ours = jax.jit(lambda *x: explain.grad_cam(found.model, *x))(normalized(IMAGES), LABELS)
     assert expected.any() and (expected == 0).any()
@@ -102,11 +112,13 @@ def test_grad_cam_is_the_paper_s_sum():
 
 
 def attention_by_hand(block, x):
-    """Attention's probabilities of one image's tokens x (N, D), head by head, in NumPy: (heads, N, N)."""
+    """Attention's probabilities of one image's tokens x (N, D), head by head, in NumPy: (heads, N,
+    N)."""
     attention = block.attention
     qkv = x @ np.asarray(attention.qkv.kernel[...]) + np.asarray(attention.qkv.bias[...])
     query, key, _ = np.split(qkv, 3, axis=-1)
-    depth, found = query.shape[-1] // attention.heads, []
+    depth = query.shape[-1] // attention.heads
+    found = []
     for head in range(attention.heads):
         part = slice(head * depth, (head + 1) * depth)
         scores = np.exp(query[:, part] @ key[:, part].T / np.sqrt(depth))
@@ -123,7 +135,9 @@ def test_rollout_is_the_plain_loop(options):
     def run(images):
         maps = list(model.features(images).values())[:-1]
         normed = [block.norm1(x) for block, x in zip(model.blocks, maps, strict=True)]
-        probabilities = [b.attention.probabilities(x) for b, x in zip(model.blocks, normed, strict=True)]
+        probabilities = [
+            b.attention.probabilities(x) for b, x in zip(model.blocks, normed, strict=True)
+        ]
         return normed, explain.rollout(probabilities), explain.attention_heat(model, images)
 
     normed, found, heat = jax.device_get(run(images))
@@ -151,7 +165,11 @@ def test_probabilities_are_what_attention_uses():
 
 @pytest.mark.parametrize(
     ("make", "method"),
-    [(create(Net), explain.GRAD_CAM), (tiny_vit, explain.ROLLOUT), (lambda: tiny_vit(pool="mean"), explain.ROLLOUT)],
+    [
+        (create(Net), explain.GRAD_CAM),
+        (tiny_vit, explain.ROLLOUT),
+        (lambda: tiny_vit(pool="mean"), explain.ROLLOUT),
+    ],
 )
 def test_heat_maps(make, method):
     found = explain.explainer(classifier(make))
@@ -191,7 +209,8 @@ def test_no_heat_stays_none():
 )
 def test_every_architecture(name, variant, side, method):
     c = default()
-    c.model.name, c.model.variant = name, variant
+    c.model.name = name
+    c.model.variant = variant
     model = nnx.eval_shape(lambda: models.build(c.model, len(CLASSES), side, 3, nnx.Rngs(0)))
     model.eval()
     found = explain.explainer(inference.Classifier(c, model, CLASSES, side, 3))
@@ -230,7 +249,8 @@ def test_deletion_follows_what_the_classifier_looks_at():
     heat[0, :8, :8] = heat[1, 8:, 8:] = 1
     curves = explain.deletion_curves(Patch(), images, heat, np.array([1, 1]), steps=4)
     assert curves.shape == (2, 5) and (curves[:, 0] == 1).all()
-    assert curves[0, 1] == curves[0, -1] < curves[1, 1] == 1  # the quarter that counts goes first, or not
+    # the quarter that counts goes first, or not
+    assert curves[0, 1] == curves[0, -1] < curves[1, 1] == 1
     assert curves[1, -1] == curves[0, -1]  # all is deleted
     assert explain.area_under(curves)[0] < explain.area_under(curves)[1]
     assert explain.area_under(np.array([1.0, 0.5, 0.0])) == 0.5

@@ -17,7 +17,12 @@ from vision.training.state import StateSpec
 
 
 def model(name, depth=1, dtype="float64", dropout=0.2, **keys):
-    keys |= {"dtype": jnp.dtype(dtype), "dropout": dropout, "stochastic_depth": dropout, "rngs": nnx.Rngs(0)}
+    keys |= {
+        "dtype": jnp.dtype(dtype),
+        "dropout": dropout,
+        "stochastic_depth": dropout,
+        "rngs": nnx.Rngs(0),
+    }
     if name == "vit":
         return ViT(16, depth, 2, 4, 5, image_size=8, **keys)
     return ResNet((depth,), 4, 5, bottleneck=False, cifar=True, zero_init_residual=False, **keys)
@@ -41,7 +46,9 @@ def results(request):
     with jax.enable_x64(True):
         random = np.random.default_rng(0)
         params, rest = StateSpec(functools.partial(model, request.param)).initialize()
-        params = jax.tree.map(lambda x: np.asarray(x + 0.1 * random.standard_normal(x.shape)), params)
+        params = jax.tree.map(
+            lambda x: np.asarray(x + 0.1 * random.standard_normal(x.shape)), params
+        )
         images = random.standard_normal((6, 8, 8, 3))
         found = {}
         for remat in layers.REMATS:
@@ -53,8 +60,10 @@ def results(request):
 
 @pytest.mark.parametrize("remat", ["dots", "blocks"])
 def test_remat_changes_no_result(results, remat):
-    """Loss, running statistics and gradient are the same: what is computed again draws the same dropout."""
-    ours, expected = results[remat], results["none"]
+    """Loss, running statistics and gradient are the same: what is computed again draws the same
+    dropout."""
+    ours = results[remat]
+    expected = results["none"]
     assert jax.tree.structure(ours) == jax.tree.structure(expected)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
@@ -63,7 +72,8 @@ def test_remat_changes_no_result(results, remat):
 
 @pytest.mark.parametrize("name", ["vit", "resnet"])
 def test_remat_keeps_less_for_the_backward_pass(name):
-    """The bytes between forward and backward pass. (XLA's CPU backend undoes the saving, so it is not the peak.)"""
+    """The bytes between forward and backward pass. (XLA's CPU backend undoes the saving, so it is
+    not the peak.)"""
 
     def kept(remat):
         spec = StateSpec(functools.partial(model, name, 6, "float32", remat=remat))
@@ -80,7 +90,9 @@ def test_remat_keeps_less_for_the_backward_pass(name):
         images = jax.ShapeDtypeStruct((64, 8, 8, 3), jnp.float32)
         leaves = jax.tree.leaves(jax.eval_shape(backward, params, rest, images))
         return sum(
-            leaf.size * leaf.dtype.itemsize for leaf in leaves if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            leaf.size * leaf.dtype.itemsize
+            for leaf in leaves
+            if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         )
 
     none, dots, blocks = map(kept, layers.REMATS)
@@ -90,7 +102,8 @@ def test_remat_keeps_less_for_the_backward_pass(name):
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-6), ("bfloat16", 2e-2)])
 def test_attention_by_name(float64, dtype, tolerance):
-    """Plain and xla are the softmax of eq. 1, written out in NumPy; xla's is rounded to float32 in between."""
+    """Plain and xla are the softmax of eq. 1, written out in NumPy; xla's is rounded to float32 in
+    between."""
     q, k, v = np.random.default_rng(0).standard_normal((3, 2, 5, 3, 8))
     weights = np.exp(np.einsum("bnhd,bmhd->bhnm", q, k) / 8**0.5)
     expected = np.einsum("bhnm,bmhd->bnhd", weights / weights.sum(-1, keepdims=True), v)

@@ -17,11 +17,18 @@ def both(x, kernel, stride, padding, groups):
     def run(convolution):
         def f(x, kernel):
             return convolution(
-                x, kernel, (stride, stride), padding, dimension_numbers=LAYOUT, feature_group_count=groups
+                x,
+                kernel,
+                (stride, stride),
+                padding,
+                dimension_numbers=LAYOUT,
+                feature_group_count=groups,
             )
 
         result, backward = jax.vjp(f, x, kernel)
-        return result, *backward(jnp.cos(1.0 * jnp.arange(result.size)).reshape(result.shape).astype(result.dtype))
+        return result, *backward(
+            jnp.cos(1.0 * jnp.arange(result.size)).reshape(result.shape).astype(result.dtype)
+        )
 
     return jax.jit(lambda: (run(convolve), run(jax.lax.conv_general_dilated)))()
 
@@ -45,7 +52,9 @@ def test_equals_lax(float64, batch, size, features, stride, padding, groups):
     np.testing.assert_array_equal(ours[0], expected[0])
     for gradient, reference in zip(ours[1:], expected[1:], strict=True):
         assert (gradient.shape, gradient.dtype) == (reference.shape, reference.dtype)
-        np.testing.assert_allclose(gradient, reference, rtol=0, atol=1e-12 * np.abs(reference).max())
+        np.testing.assert_allclose(
+            gradient, reference, rtol=0, atol=1e-12 * np.abs(reference).max()
+        )
 
 
 @pytest.mark.parametrize("size", [3, 5])
@@ -54,42 +63,56 @@ def test_equals_lax(float64, batch, size, features, stride, padding, groups):
 def test_depthwise_equals_lax(float64, size, stride, padding):
     """Of odd and even sides; result and gradients, which a CPU computes tap by tap."""
     random = np.random.default_rng(0)
-    x, kernel = random.standard_normal((3, 9, 6, 4)), random.standard_normal((size, size, 1, 4))
+    x = random.standard_normal((3, 9, 6, 4))
+    kernel = random.standard_normal((size, size, 1, 4))
     padding = [(size // 2, size // 2)] * 2 if padding == "symmetric" else padding
     for mine, reference in zip(*both(x, kernel, stride, padding, 4), strict=True):
         assert (mine.shape, mine.dtype) == (reference.shape, reference.dtype)
         np.testing.assert_allclose(mine, reference, rtol=0, atol=1e-13 * np.abs(reference).max())
 
 
-@pytest.mark.parametrize(("shape", "stride", "padding"), [((2, 1, 2, 3), 2, "SAME"), ((2, 7, 5, 3), 3, "VALID")])
+@pytest.mark.parametrize(
+    ("shape", "stride", "padding"), [((2, 1, 2, 3), 2, "SAME"), ((2, 7, 5, 3), 3, "VALID")]
+)
 def test_depthwise_of_other_shapes(float64, shape, stride, padding):
     """An image smaller than the kernel; a stride that leaves pixels over."""
     random = np.random.default_rng(0)
-    x, kernel = random.standard_normal(shape), random.standard_normal((3, 3, 1, 3))
+    x = random.standard_normal(shape)
+    kernel = random.standard_normal((3, 3, 1, 3))
     for mine, reference in zip(*both(x, kernel, stride, padding, 3), strict=True):
         np.testing.assert_allclose(mine, reference, rtol=0, atol=1e-13)
 
 
 def test_depthwise_sums_bfloat16_in_float32():
-    """The result and x's gradient are the exact ones but for their own rounding; the kernel's has rounded summands."""
+    """The result and x's gradient are the exact ones but for their own rounding; the kernel's has
+    rounded summands."""
     random = np.random.default_rng(0)
-    x, kernel = (random.standard_normal(shape).astype("bfloat16") for shape in ((4, 8, 8, 6), (5, 5, 1, 6)))
+    x, kernel = (
+        random.standard_normal(shape).astype("bfloat16") for shape in ((4, 8, 8, 6), (5, 5, 1, 6))
+    )
     exact = both(x.astype("float32"), kernel.astype("float32"), 1, "SAME", 6)[1]
-    for mine, reference, tolerance in zip(both(x, kernel, 1, "SAME", 6)[0], exact, (0.004, 0.02, 0.02), strict=True):
+    for mine, reference, tolerance in zip(
+        both(x, kernel, 1, "SAME", 6)[0], exact, (0.004, 0.02, 0.02), strict=True
+    ):
         assert mine.dtype == jnp.bfloat16
-        assert np.abs(mine.astype("float32") - reference).max() < tolerance * np.abs(reference).max()
+        assert (
+            np.abs(mine.astype("float32") - reference).max() < tolerance * np.abs(reference).max()
+        )
 
 
 def test_depthwise_with_several_results_a_channel_is_not_summed_by_taps(float64):
     """Nor is one with holes in its kernel: those are lax's."""
     random = np.random.default_rng(0)
-    x, kernel = random.standard_normal((8, 5, 5, 2)), random.standard_normal((3, 3, 1, 4))
+    x = random.standard_normal((8, 5, 5, 2))
+    kernel = random.standard_normal((3, 3, 1, 4))
     for mine, reference in zip(*both(x, kernel, 1, "SAME", 2), strict=True):
         np.testing.assert_allclose(mine, reference, rtol=0, atol=1e-12)
     options = {"dimension_numbers": LAYOUT, "feature_group_count": 2, "rhs_dilation": (2, 2)}
     arguments = x, kernel[..., :2], (1, 1), "SAME"
     np.testing.assert_allclose(
-        convolve(*arguments, **options), jax.lax.conv_general_dilated(*arguments, **options), atol=1e-12
+        convolve(*arguments, **options),
+        jax.lax.conv_general_dilated(*arguments, **options),
+        atol=1e-12,
     )
 
 
@@ -98,14 +121,18 @@ def test_depthwise_keeps_a_sharded_batch_where_it_is():
     mesh = jax.make_mesh((8,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
     by_batch = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
     random = np.random.default_rng(0)
-    x, kernel = random.standard_normal((16, 6, 6, 4)), random.standard_normal((3, 3, 1, 4))
-    x, kernel = x.astype("float32"), kernel.astype("float32")
+    x = random.standard_normal((16, 6, 6, 4))
+    kernel = random.standard_normal((3, 3, 1, 4))
+    x = x.astype("float32")
+    kernel = kernel.astype("float32")
 
     def f(x, kernel):
         return convolve(x, kernel, (2, 2), "SAME", dimension_numbers=LAYOUT, feature_group_count=4)
 
     program = jax.jit(f).lower(jax.device_put(x, by_batch), kernel).compile()
-    assert not any(word in program.as_text() for word in ("all-gather", "all-to-all", "collective-permute"))
+    assert not any(
+        word in program.as_text() for word in ("all-gather", "all-to-all", "collective-permute")
+    )
     result = program(jax.device_put(x, by_batch), kernel)
     assert result.sharding.is_equivalent_to(by_batch, 4)
     np.testing.assert_allclose(result, jax.jit(f)(x, kernel), rtol=1e-5, atol=1e-5)
@@ -114,7 +141,9 @@ def test_depthwise_keeps_a_sharded_batch_where_it_is():
 def test_bfloat16_sums_its_parts_in_float32():
     """The rounding of the parts' sum is that of one bfloat16, not of eight."""
     random = np.random.default_rng(0)
-    x, kernel = (random.standard_normal(shape).astype("bfloat16") for shape in ((64, 8, 8, 4), (3, 3, 4, 4)))
+    x, kernel = (
+        random.standard_normal(shape).astype("bfloat16") for shape in ((64, 8, 8, 4), (3, 3, 4, 4))
+    )
     exact = both(x.astype("float32"), kernel.astype("float32"), 1, "SAME", 1)[1][2]
     ours = both(x, kernel, 1, "SAME", 1)[0][2]
     assert ours.dtype == jnp.bfloat16
@@ -123,7 +152,9 @@ def test_bfloat16_sums_its_parts_in_float32():
 
 def test_the_split_is_on_cpus_only(monkeypatch):
     """Elsewhere the program is lax's: one convolution for the filter gradient."""
-    layer = nnx.eval_shape(lambda: nnx.Conv(2, 3, (3, 3), conv_general_dilated=convolve, rngs=nnx.Rngs(0)))
+    layer = nnx.eval_shape(
+        lambda: nnx.Conv(2, 3, (3, 3), conv_general_dilated=convolve, rngs=nnx.Rngs(0))
+    )
     graph, params = nnx.split(layer)
 
     def convolutions():

@@ -1,4 +1,5 @@
-"""MobileNetV3, EfficientNet and EfficientNet-Lite: against other libraries, and what their options promise."""
+"""MobileNetV3, EfficientNet and EfficientNet-Lite: against other libraries, and what their options
+promise."""
 
 import types
 
@@ -39,9 +40,12 @@ def abstract(module, variant="mu", classes=7, **keys):
 
 
 def large(module, variant):
-    """Returns the model without its random streams: with them B7's shapes take 10 s instead of 2."""
+    """Returns the model without its random streams: with them B7's shapes take 10 s instead of
+    2."""
     rngs = types.SimpleNamespace(params=lambda: jax.random.key(0))
-    return nnx.eval_shape(lambda: module.build(variant, 1000, rngs=rngs, dropout=0.0, stochastic_depth=0.0))
+    return nnx.eval_shape(
+        lambda: module.build(variant, 1000, rngs=rngs, dropout=0.0, stochastic_depth=0.0)
+    )
 
 
 def blocks(model):
@@ -75,7 +79,8 @@ def test_parameter_count(module, variant):
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("module", MODULES)
 def test_bfloat16(module, mode):
-    """Maps are of the compute dtype, and their sides round up; embeddings and logits are float32."""
+    """Maps are of the compute dtype, and their sides round up; embeddings and logits are
+    float32."""
     model = abstract(module, dtype=jnp.bfloat16, channels=1, stochastic_depth=0.1)
     getattr(model, mode)()
     graph, state = nnx.split(model)
@@ -118,7 +123,8 @@ def test_mobilenet_options():
 
 
 def test_compound_scaling():
-    """B3's and Lite3's stages: Lite scales neither the ends' widths, nor the depth of the first and the last stage."""
+    """B3's and Lite3's stages: Lite scales neither the ends' widths, nor the depth of the first and
+    the last stage."""
     found = {}
     for module, variant in ((efficientnet, "B3"), (efficientnet_lite, "3")):
         model = large(module, variant)
@@ -137,7 +143,11 @@ def test_efficientnet_options():
     # A quarter of what enters the block, not of what it widens to.
     assert [b.squeeze.reduce.out_features for b in chain[:3]] == [8, 4, 6]
     assert all(block.squeeze is None for block in blocks(large(efficientnet_lite, "0")))
-    assert [abstract(efficientnet, dropout=rate).dropout.rate for rate in (None, 0.0, 0.4)] == [0.2, 0.0, 0.4]
+    assert [abstract(efficientnet, dropout=rate).dropout.rate for rate in (None, 0.0, 0.4)] == [
+        0.2,
+        0.0,
+        0.4,
+    ]
 
 
 def test_round_width():
@@ -148,7 +158,12 @@ def test_nest():
     """A stage begins where the width changes; other names stay."""
     arrays = {f"_blocks.{i}.last": np.zeros((width, 1)) for i, width in enumerate((4, 4, 8, 6))}
     arrays = {f"_blocks.{i}.bias": i for i in range(4)} | arrays | {"_fc": 0}
-    expected = {"_blocks.0.0.bias": 0, "_blocks.0.1.bias": 1, "_blocks.1.0.bias": 2, "_blocks.2.0.bias": 3}
+    expected = {
+        "_blocks.0.0.bias": 0,
+        "_blocks.0.1.bias": 1,
+        "_blocks.1.0.bias": 2,
+        "_blocks.2.0.bias": 3,
+    }
     nested = nest(arrays, "_blocks", "last")
     assert {name: value for name, value in nested.items() if "bias" in name} == expected
     assert len(nested) == len(arrays)
@@ -174,13 +189,16 @@ def test_user_errors(module, variant, keys, message):
 
 
 @pytest.mark.parametrize(
-    ("module", "remat"), [(mobilenet, "none"), (efficientnet, "none"), (efficientnet_lite, "blocks")]
+    ("module", "remat"),
+    [(mobilenet, "none"), (efficientnet, "none"), (efficientnet_lite, "blocks")],
 )
 def test_a_training_step(module, remat):
     """Every parameter has a finite gradient, and every running average moves."""
     name = module.__name__.rpartition(".")[2] + "_timm"
     keys = {"dropout": 0.0, "stochastic_depth": 0.0, "remat": remat}
-    model, reference = load_reference(name, lambda: module.build("mu", 7, rngs=nnx.Rngs(0), **keys), module)
+    model, reference = load_reference(
+        name, lambda: module.build("mu", 7, rngs=nnx.Rngs(0), **keys), module
+    )
     model.train()
     graph, params, rest = nnx.split(model, nnx.Param, ...)
 
@@ -204,7 +222,9 @@ def test_a_training_step(module, remat):
 
 def test_known_weights_name_variants():
     for module in MODULES:
-        assert {weights.variant for weights in module.WEIGHTS.values()} == module.VARIANTS.keys() - {"mu"}
+        assert {
+            weights.variant for weights in module.WEIGHTS.values()
+        } == module.VARIANTS.keys() - {"mu"}
         options = {tuple(weights.options.items()) for weights in module.WEIGHTS.values()}
         for each in options:
             abstract(module, **dict(each))

@@ -1,4 +1,5 @@
-"""Writes references/alexnet.npz: torchvision's AlexNet with other widths, on gray images whose last map is 3x3."""
+"""Writes references/alexnet.npz: torchvision's AlexNet with other widths, on gray images whose last
+map is 3x3."""
 
 import torch
 from common import save
@@ -14,4 +15,12 @@ for i, (features_in, features) in {1: (8 * 36, 16), 4: (16, 16), 6: (16, 5)}.ite
     net.classifier[i] = nn.Linear(features_in, features)
 # What leaves a ReLU or a pooling: no layer after it writes into it.
 features = {f"stages.{i}": net.features[j] for i, j in enumerate((5, 7, 9, 12))}
-save("alexnet", net, 127, {"stem": net.features[2]} | features, net.classifier[5], batch=1, channels=1)
+save(
+    "alexnet",
+    net,
+    127,
+    {"stem": net.features[2]} | features,
+    net.classifier[5],
+    batch=1,
+    channels=1,
+)

@@ -1,11 +1,15 @@
-"""Writes references/cnn.npz: a CNN of torch's own layers under our names, on images whose sides 2 does not divide."""
+"""Writes references/cnn.npz: a CNN of torch's own layers under our names, on images whose sides 2
+does not divide."""
 
 from common import save
 from torch import nn
 
 
 def layer(features_in, features):
-    parts = {"conv": nn.Conv2d(features_in, features, 3, padding=1, bias=False), "norm": nn.BatchNorm2d(features)}
+    parts = {
+        "conv": nn.Conv2d(features_in, features, 3, padding=1, bias=False),
+        "norm": nn.BatchNorm2d(features),
+    }
     net = nn.Sequential()
     for name, part in parts.items():
         net.add_module(name, part)

@@ -1,4 +1,5 @@
-"""Writes references/convnext*.npz: timm's, on a side that 4 and 2 do not divide, and torchvision's."""
+"""Writes references/convnext*.npz: timm's, on a side that 4 and 2 do not divide, and
+torchvision's."""
 
 from common import save
 from timm.models.convnext import ConvNeXt

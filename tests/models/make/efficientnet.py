@@ -1,7 +1,8 @@
-"""Writes references/efficientnet_*.npz: the "mu" variants in timm's, torchvision's and EfficientNet-PyTorch's classes.
+"""Writes references/efficientnet_*.npz: the "mu" variants in timm's, torchvision's and
+EfficientNet-PyTorch's classes.
 
-The last is https://github.com/lukemelas/EfficientNet-PyTorch, in the package efficientnet_lite_pytorch, which has
-EfficientNet too; its padding is TensorFlow's.
+The last is https://github.com/lukemelas/EfficientNet-PyTorch, in the package
+efficientnet_lite_pytorch, which has EfficientNet too; its padding is TensorFlow's.
 """
 
 import functools
@@ -27,20 +28,37 @@ def timm(name, squeeze, act, side):
 
 
 def lukemelas(name, squeeze, act, side):
-    """Hooks the first and the last norm: the activation after them is no module that is called once."""
+    """Hooks the first and the last norm: the activation after them is no module that is called
+    once."""
     blocks = BlockDecoder.decode([f"r1_k5_s11_e1_i8_o8{squeeze}", f"r2_k3_s22_e4_i8_o16{squeeze}"])
     # Its ends have 32 and 1280 channels: they are replaced.
-    common = {"batch_norm_momentum": 0.99, "batch_norm_epsilon": 1e-3, "dropout_rate": 0.2, "num_classes": 7}
+    common = {
+        "batch_norm_momentum": 0.99,
+        "batch_norm_epsilon": 1e-3,
+        "dropout_rate": 0.2,
+        "num_classes": 7,
+    }
     settings = GlobalParams(
-        width_coefficient=None, depth_coefficient=None, image_size=side, relu_fn=act, fix_head_stem=False, **common
+        width_coefficient=None,
+        depth_coefficient=None,
+        image_size=side,
+        relu_fn=act,
+        fix_head_stem=False,
+        **common,
     )
     net = Lukemelas(blocks, settings)
-    # It compares a first block's [1] with 1, and so leaves out a shortcut that no published variant could have there.
+    # It compares a first block's [1] with 1, and so leaves out a shortcut that no published variant
+    # could have there.
     net._blocks[0]._block_args = net._blocks[0]._block_args._replace(stride=1)
-    net._conv_stem = type(net._conv_stem)(3, 8, kernel_size=3, stride=2, bias=False, image_size=side)
+    net._conv_stem = type(net._conv_stem)(
+        3, 8, kernel_size=3, stride=2, bias=False, image_size=side
+    )
     net._bn0 = nn.BatchNorm2d(8, eps=1e-3)
-    net._conv_head = type(net._conv_head)(16, 32, kernel_size=1, bias=False, image_size=(side + 3) // 4)
-    net._bn1, net._fc = nn.BatchNorm2d(32, eps=1e-3), nn.Linear(32, 7)
+    net._conv_head = type(net._conv_head)(
+        16, 32, kernel_size=1, bias=False, image_size=(side + 3) // 4
+    )
+    net._bn1 = nn.BatchNorm2d(32, eps=1e-3)
+    net._fc = nn.Linear(32, 7)
     activate = nn.functional.relu6 if act == "relu6" else nn.functional.silu
     after = lambda x: nhwc(activate(x))  # noqa: E731
     maps = {"stem": (net._bn0, after), "stages.0": net._blocks[0], "stages.1": net._blocks[2]}

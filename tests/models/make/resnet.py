@@ -1,6 +1,8 @@
-"""Tiny residual networks of timm's own blocks: ResNeXt's bottlenecks, squeeze-and-excitation, and CBAM.
+"""Tiny residual networks of timm's own blocks: ResNeXt's bottlenecks, squeeze-and-excitation, and
+CBAM.
 
-CBAM is built here from the paper's equations, under timm's names; the script checks that timm's computes the same.
+CBAM is built here from the paper's equations, under timm's names; the script checks that timm's
+computes the same.
 """
 
 import torch
@@ -16,7 +18,8 @@ class Cbam(nn.Module):
 
     def __init__(self, channels, reduction=16, **_):
         super().__init__()
-        self.channel, self.spatial = nn.Module(), nn.Module()
+        self.channel = nn.Module()
+        self.spatial = nn.Module()
         self.channel.fc1 = nn.Conv2d(channels, max(1, channels // reduction), 1, bias=False)
         self.channel.fc2 = nn.Conv2d(max(1, channels // reduction), channels, 1, bias=False)
         self.spatial.conv = nn.Module()
@@ -35,7 +38,8 @@ class Cbam(nn.Module):
 class OptionA(nn.Module):
     def __init__(self, missing, stride):
         super().__init__()
-        self.missing, self.stride = missing, stride
+        self.missing = missing
+        self.stride = stride
 
     def forward(self, x):
         return F.pad(F.avg_pool2d(x, 1, self.stride), (0, 0, 0, 0, 0, self.missing))
@@ -46,19 +50,28 @@ class ResNet(nn.Module):
 
     def __init__(self, block, depths, width, cifar=False, **options):
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 3, 1, 1, bias=False) if cifar else nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.conv1 = (
+            nn.Conv2d(3, width, 3, 1, 1, bias=False)
+            if cifar
+            else nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        )
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.Identity() if cifar else nn.MaxPool2d(3, 2, 1)
-        inner, self.depth = width, len(depths)
+        inner = width
+        self.depth = len(depths)
         for stage, depth in enumerate(depths):
             blocks = []
             for i in range(depth):
-                stride, planes = 2 if i == 0 and stage else 1, width * 2**stage
-                outer, shortcut = planes * block.expansion, None
+                stride = 2 if i == 0 and stage else 1
+                planes = width * 2**stage
+                outer = planes * block.expansion
+                shortcut = None
                 if cifar and stride > 1:
                     shortcut = OptionA(outer - inner, stride)
                 elif stride > 1 or inner != outer:
-                    shortcut = nn.Sequential(nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer))
+                    shortcut = nn.Sequential(
+                        nn.Conv2d(inner, outer, 1, stride, bias=False), nn.BatchNorm2d(outer)
+                    )
                 blocks.append(block(inner, planes, stride, shortcut, **options))
                 inner = outer
             setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
@@ -78,7 +91,8 @@ def write(name, net, side):
 
 
 def compare_with_timm():
-    ours, theirs = Cbam(32).eval(), CbamModule(32).eval()
+    ours = Cbam(32).eval()
+    theirs = CbamModule(32).eval()
     disturb(ours)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(2, 32, 9, 9)
@@ -89,6 +103,10 @@ if __name__ == "__main__":
     compare_with_timm()
     write("resnet_se", ResNet(BasicBlock, (1, 2), 8, attn_layer="se"), 33)
     # 4 groups of 4 channels: twice the width
-    write("resnet_next", ResNet(Bottleneck, (1, 1), 8, cardinality=4, base_width=32, attn_layer="se"), 33)
+    write(
+        "resnet_next",
+        ResNet(Bottleneck, (1, 1), 8, cardinality=4, base_width=32, attn_layer="se"),
+        33,
+    )
     write("resnet_cbam", ResNet(Bottleneck, (1, 1), 8, attn_layer=Cbam), 37)
     write("resnet_cifar_cbam", ResNet(BasicBlock, (1, 1), 16, cifar=True, attn_layer=Cbam), 9)

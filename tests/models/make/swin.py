@@ -1,4 +1,5 @@
-"""Writes references/swin*.npz: timm's Swin where the windows divide the maps, torchvision's where they do not."""
+"""Writes references/swin*.npz: timm's Swin where the windows divide the maps, torchvision's where
+they do not."""
 
 from common import save
 from timm.models.swin_transformer import SwinTransformer

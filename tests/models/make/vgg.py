@@ -1,5 +1,5 @@
-"""Writes references/vgg{,_bn}.npz: timm's and torchvision's VGG with other widths, on gray images; their last maps are
-3x3 and 2x2, which 7 cells share."""
+"""Writes references/vgg{,_bn}.npz: timm's and torchvision's VGG with other widths, on gray images;
+their last maps are 3x3 and 2x2, which 7 cells share."""
 
 from common import save
 from timm.layers import ClassifierHead
@@ -18,7 +18,8 @@ def stages(net):
 
 def main():
     net = Timm(LAYERS, 5, in_chans=1)
-    net.pre_logits, net.head = ConvMlp(8, 16, 7), ClassifierHead(16, 5)
+    net.pre_logits = ConvMlp(8, 16, 7)
+    net.head = ClassifierHead(16, 5)
     save("vgg", net, 99, stages(net), (net.pre_logits, lambda x: x.flatten(1)), batch=1, channels=1)
 
     net = VGG(make_layers(LAYERS, batch_norm=True), 5, init_weights=False)

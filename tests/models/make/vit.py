@@ -1,5 +1,6 @@
-"""Writes references/vit_*.npz: timm's DeiT with a distillation token, and torchvision's ViT; timm's ViT with weights
-that it read from an .npz in the layout of vision_transformer, which the file holds; and timm's resized positions.
+"""Writes references/vit_*.npz: timm's DeiT with a distillation token, and torchvision's ViT; timm's
+ViT with weights that it read from an .npz in the layout of vision_transformer, which the file
+holds; and timm's resized positions.
 """
 
 import tempfile
@@ -13,7 +14,14 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer
 from torchvision.models.vision_transformer import VisionTransformer as Torchvision
 
-SIZES = {"img_size": 12, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 5}
+SIZES = {
+    "img_size": 12,
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "num_classes": 5,
+}
 
 
 def same(x):
@@ -35,12 +43,15 @@ def main():
 
 
 def maps(tokens, blocks):
-    return {"tokens": (tokens, same)} | {f"blocks.{i}": (block, same) for i, block in enumerate(blocks)}
+    return {"tokens": (tokens, same)} | {
+        f"blocks.{i}": (block, same) for i, block in enumerate(blocks)
+    }
 
 
 def augreg(width=16, heads=2, depth=1, patch=4, tokens=10, classes=5):
     """The reference with the arrays that timm's own reader took, in their place."""
-    random, d = np.random.default_rng(0), width // heads
+    random = np.random.default_rng(0)
+    d = width // heads
 
     def norm(name):
         return {f"{name}/scale": (width,), f"{name}/bias": (width,)}
@@ -60,28 +71,41 @@ def augreg(width=16, heads=2, depth=1, patch=4, tokens=10, classes=5):
         shapes |= dense(f"{attention}/out", (heads, d), (width,))
         shapes |= dense(f"{block}/MlpBlock_3/Dense_0", (width,), (4 * width,))
         shapes |= dense(f"{block}/MlpBlock_3/Dense_1", (4 * width,), (width,))
-    arrays = {name: random.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+    arrays = {
+        name: random.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()
+    }
     net = VisionTransformer(**(SIZES | {"depth": depth}))
     disturb(net)
     with tempfile.TemporaryDirectory() as folder:
         np.savez(Path(folder) / "augreg.npz", **arrays)
         net.load_pretrained(str(Path(folder) / "augreg.npz"))
-    images, outputs = torch.randn(2, 3, 12, 12), {}
+    images = torch.randn(2, 3, 12, 12)
+    outputs = {}
     net.blocks[0].register_forward_hook(lambda _, __, out: outputs.__setitem__("blocks.0", out))
     with torch.no_grad():
-        outputs["embedding"], outputs["logits"] = net.eval().forward_features(images)[:, 0], net(images)
-    stored = {f"weights/{k}": v for k, v in arrays.items()} | {f"outputs/{k}": v.numpy() for k, v in outputs.items()}
-    np.savez_compressed(FOLDER / "vit_augreg.npz", images=images.permute(0, 2, 3, 1).numpy(), **stored)
+        outputs["embedding"], outputs["logits"] = (
+            net.eval().forward_features(images)[:, 0],
+            net(images),
+        )
+    stored = {f"weights/{k}": v for k, v in arrays.items()} | {
+        f"outputs/{k}": v.numpy() for k, v in outputs.items()
+    }
+    np.savez_compressed(
+        FOLDER / "vit_augreg.npz", images=images.permute(0, 2, 3, 1).numpy(), **stored
+    )
 
 
 def positions():
-    """Learned positions behind 0 to 2 tokens, and timm's resizing of them to a larger and a smaller grid."""
+    """Learned positions behind 0 to 2 tokens, and timm's resizing of them to a larger and a smaller
+    grid."""
     arrays = {}
     for extra in range(3):
         array = torch.randn(1, 25 + extra, 4)
         arrays[f"{extra}/5"] = array
         for side in (3, 8):
-            arrays[f"{extra}/{side}"] = resample_abs_pos_embed(array, [side, side], num_prefix_tokens=extra)
+            arrays[f"{extra}/{side}"] = resample_abs_pos_embed(
+                array, [side, side], num_prefix_tokens=extra
+            )
     np.savez_compressed(FOLDER / "vit_positions.npz", **{k: v.numpy() for k, v in arrays.items()})
 
 

@@ -26,7 +26,8 @@ def config(name="vit", variant="mu/4", path="", **keys):
 def arrays_of(module, c, classes=10, size=8, channels=3):
     """Random weights of a model under timm's names."""
     model = nnx.eval_shape(lambda: models.build(c, classes, size, channels, nnx.Rngs(0)))
-    random, found = np.random.default_rng(0), {}
+    random = np.random.default_rng(0)
+    found = {}
     for name, shape in pretrained.shapes(model).items():
         array = random.normal(size=shape).astype(np.float32)
         found[names.theirs(name, module.NAMES["timm"])] = np.ascontiguousarray(
@@ -59,7 +60,13 @@ def test_a_file_fills_a_model(vit_arrays, vit_file):
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
 def test_wrappers_prefixes_are_dropped(vit_arrays, tmp_path, prefix):
     path = tmp_path / "weights.npz"
-    np.savez(path, **{prefix.replace("module._orig_mod.", "_orig_mod.module.") + k: v for k, v in vit_arrays.items()})
+    np.savez(
+        path,
+        **{
+            prefix.replace("module._orig_mod.", "_orig_mod.module.") + k: v
+            for k, v in vit_arrays.items()
+        },
+    )
     assert pretrained.load(config(path=path), 10, 8, 3).keys()
 
 
@@ -96,15 +103,22 @@ def test_every_fault_is_listed(vit_arrays, tmp_path):
     with pytest.raises(UserError) as error:
         pretrained.load(config(path=tmp_path / "wrong.npz"), 10, 8, 3)
     text = str(error.value)
-    assert "blocks.0.mlp.fc1.weight is missing (here blocks.0.mlp.hidden.kernel); the file has blocks.0.mlp" in text
-    assert "norm.bias is (5,), here norm.bias is (32,)" in text and "fc1.wieght has no place here" in text
+    assert (
+        "blocks.0.mlp.fc1.weight is missing (here blocks.0.mlp.hidden.kernel); the file has blocks.0.mlp"
+        in text
+    )
+    assert (
+        "norm.bias is (5,), here norm.bias is (32,)" in text
+        and "fc1.wieght has no place here" in text
+    )
     assert f"model.pretrained = '{tmp_path / 'wrong.npz'}', model vit mu/4" in text
 
 
 def test_weights_of_another_architecture(vit_file):
     c = config("resnet", "18", vit_file)
     with pytest.raises(
-        UserError, match="(?s)these are no weights of a resnet: 0 of its .* model.name and model.variant"
+        UserError,
+        match="(?s)these are no weights of a resnet: 0 of its .* model.name and model.variant",
     ):
         pretrained.load(c, 10, 32, 3)
 
@@ -135,7 +149,9 @@ def test_the_hub_cannot_be_reached(monkeypatch, tmp_path):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match="not in the cache, and the hub cannot be reached.*\nFetch it once"):
+    with pytest.raises(
+        UserError, match="not in the cache, and the hub cannot be reached.*\nFetch it once"
+    ):
         files.locate("hf:timm/resnet50.a1_in1k")
 
 
@@ -176,7 +192,9 @@ def test_pickled_arrays_are_refused(tmp_path):
 def test_narrow_floats_become_float32(tmp_path):
     narrow = np.array([[1.5, -2.25]], ml_dtypes.bfloat16)
     head = json.dumps({"a": {"dtype": "BF16", "shape": [1, 2], "data_offsets": [0, 4]}}).encode()
-    (tmp_path / "a.safetensors").write_bytes(len(head).to_bytes(8, "little") + head + narrow.tobytes())
+    (tmp_path / "a.safetensors").write_bytes(
+        len(head).to_bytes(8, "little") + head + narrow.tobytes()
+    )
     found = files.read(tmp_path / "a.safetensors")["a"]
     assert found.dtype == np.float32 and found.tolist() == [[1.5, -2.25]]
 
@@ -186,19 +204,32 @@ def test_what_is_known_of_weights(tmp_path):
     assert pretrained.describe("hf:timm/resnet50.a1_in1k@main", resnet).crop == 0.95
     (tmp_path / "config.json").write_text(
         json.dumps(
-            {"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.2] * 3, "input_size": [3, 96, 96], "crop_pct": 0.8}}
+            {
+                "pretrained_cfg": {
+                    "mean": [0.5] * 3,
+                    "std": [0.2] * 3,
+                    "input_size": [3, 96, 96],
+                    "crop_pct": 0.8,
+                }
+            }
         )
     )
     (tmp_path / "mine.safetensors").touch()
     found = pretrained.describe(str(tmp_path / "mine.safetensors"), resnet)
-    assert (found.size, found.crop, found.mean, found.interpolation) == (96, 0.8, (0.5,) * 3, "bicubic")
+    assert (found.size, found.crop, found.mean, found.interpolation) == (
+        96,
+        0.8,
+        (0.5,) * 3,
+        "bicubic",
+    )
     (tmp_path / "alone").mkdir()
     (tmp_path / "alone" / "mine.safetensors").touch()
     assert pretrained.describe(str(tmp_path / "alone" / "mine.safetensors"), resnet) is None
 
 
 def test_what_is_published_fits_its_architecture():
-    """Every entry of every WEIGHTS: a variant that there is, plausible numbers, options that `build` takes."""
+    """Every entry of every WEIGHTS: a variant that there is, plausible numbers, options that
+    `build` takes."""
     from vision.support.modules import find
     from vision.support.modules import names as architectures
 
@@ -207,8 +238,14 @@ def test_what_is_published_fits_its_architecture():
         for spec, w in getattr(module, "WEIGHTS", {}).items():
             assert w.variant in getattr(module, "LISTED", module.VARIANTS), spec
             assert 0 < w.crop <= 1 and 32 <= w.size <= 1024 and len(w.mean) == len(w.std) == 3, spec
-            assert w.interpolation in pretrained.INTERPOLATIONS and (w.top1 is None or 50 < w.top1 < 92), spec
-            c = config(name, w.variant, options={k: v for k, v in w.options.items() if k not in default().model})
+            assert w.interpolation in pretrained.INTERPOLATIONS and (
+                w.top1 is None or 50 < w.top1 < 92
+            ), spec
+            c = config(
+                name,
+                w.variant,
+                options={k: v for k, v in w.options.items() if k not in default().model},
+            )
             c.update({k: v for k, v in w.options.items() if k in c and k != "options"})
             assert set(w.options) <= {*c.keys(), *c.options.keys()}
 

@@ -1,4 +1,5 @@
-"""PyTorch's files, written here as PyTorch writes them but without it; whole, damaged and hostile ones."""
+"""PyTorch's files, written here as PyTorch writes them but without it; whole, damaged and hostile
+ones."""
 
 import collections
 import importlib.util
@@ -23,7 +24,8 @@ class Storage:
     """Stands for torch's: numbers that several tensors may share."""
 
     def __init__(self, kind, array):
-        self.kind, self.array = kind, array
+        self.kind = kind
+        self.array = array
 
 
 class Tensor:
@@ -43,13 +45,16 @@ def tensor(array, kind="FloatStorage"):
 
 @pytest.fixture
 def write(monkeypatch, tmp_path):
-    """Writes an object as torch.save does: in the zip layout, or with `old` in the one before it."""
-    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+    """Writes an object as torch.save does: in the zip layout, or with `old` in the one before
+    it."""
+    torch = types.ModuleType("torch")
+    utils = types.ModuleType("torch._utils")
 
     def _rebuild_tensor_v2(*_):
         raise AssertionError
 
-    _rebuild_tensor_v2.__module__, _rebuild_tensor_v2.__qualname__ = "torch._utils", "_rebuild_tensor_v2"
+    _rebuild_tensor_v2.__module__ = "torch._utils"
+    _rebuild_tensor_v2.__qualname__ = "_rebuild_tensor_v2"
     utils._rebuild_tensor_v2 = _rebuild_tensor_v2
     for name in ("FloatStorage", "BFloat16Storage", "LongStorage"):
         setattr(torch, name, type(name, (), {"__module__": "torch"}))
@@ -65,7 +70,14 @@ def write(monkeypatch, tmp_path):
                     if value not in storages:
                         storages.append(value)
                     key = str(storages.index(value))
-                    return ("storage", getattr(torch, value.kind), key, "cpu", value.array.size, *([None] * old))
+                    return (
+                        "storage",
+                        getattr(torch, value.kind),
+                        key,
+                        "cpu",
+                        value.array.size,
+                        *([None] * old),
+                    )
                 return None
 
         body = io.BytesIO()
@@ -74,8 +86,14 @@ def write(monkeypatch, tmp_path):
         if old:
             keys = [str(i) for i in range(len(storages))]
             head = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}]
-            data = b"".join(pickle.dumps(each, 2) for each in head) + body.getvalue() + pickle.dumps(keys, 2)
-            data += b"".join(s.array.size.to_bytes(8, "little") + s.array.tobytes() for s in storages)
+            data = (
+                b"".join(pickle.dumps(each, 2) for each in head)
+                + body.getvalue()
+                + pickle.dumps(keys, 2)
+            )
+            data += b"".join(
+                s.array.size.to_bytes(8, "little") + s.array.tobytes() for s in storages
+            )
             path.write_bytes(data)
         else:
             with zipfile.ZipFile(path, "w") as archive:
@@ -90,7 +108,8 @@ def write(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("old", [False, True])
 def test_tensors_come_back(write, old):
-    """Shared storages, a transposed view, an empty tensor, a scalar, several dtypes; within a checkpoint."""
+    """Shared storages, a transposed view, an empty tensor, a scalar, several dtypes; within a
+    checkpoint."""
     whole = np.arange(12, dtype=np.float32)
     shared = Storage("FloatStorage", whole)
     narrow = np.array([1.5, -2], ml_dtypes.bfloat16)
@@ -129,7 +148,12 @@ class Hostile:
 @pytest.mark.parametrize("old", [False, True])
 @pytest.mark.parametrize(
     ("function", "name"),
-    [(eval, "eval"), (getattr, "getattr"), (types.SimpleNamespace, "SimpleNamespace"), (np.dtype, "numpy.dtype")],
+    [
+        (eval, "eval"),
+        (getattr, "getattr"),
+        (types.SimpleNamespace, "SimpleNamespace"),
+        (np.dtype, "numpy.dtype"),
+    ],
 )
 def test_what_is_no_tensor_is_refused_and_not_run(write, tmp_path, function, name, old):
     mark = tmp_path / "mark"
@@ -142,10 +166,19 @@ def test_what_is_no_tensor_is_refused_and_not_run(write, tmp_path, function, nam
 
 @pytest.mark.parametrize(
     ("offset", "shape", "strides"),
-    [(0, (5,), (1,)), (4, (1,), (1,)), (0, (2,), (100,)), (3, (2,), (-1,)), (0, (2,), ()), (0, (10**9,), (0,))],
+    [
+        (0, (5,), (1,)),
+        (4, (1,), (1,)),
+        (0, (2,), (100,)),
+        (3, (2,), (-1,)),
+        (0, (2,), ()),
+        (0, (10**9,), (0,)),
+    ],
 )
 def test_a_tensor_beyond_its_storage_is_refused(write, offset, shape, strides):
-    path = write({"a": Tensor(Storage("FloatStorage", np.zeros(4, np.float32)), offset, shape, strides)})
+    path = write(
+        {"a": Tensor(Storage("FloatStorage", np.zeros(4, np.float32)), offset, shape, strides)}
+    )
     with pytest.raises(UserError, match="no whole PyTorch file"):
         read_torch(path)
 
@@ -153,7 +186,8 @@ def test_a_tensor_beyond_its_storage_is_refused(write, offset, shape, strides):
 @pytest.mark.parametrize("old", [False, True])
 def test_a_truncated_file_is_one_line(write, old):
     whole = write({"a": tensor(np.ones((8, 8)).astype(np.float32))}, old=old)
-    data, cut = whole.read_bytes(), whole.with_name("cut.pth")
+    data = whole.read_bytes()
+    cut = whole.with_name("cut.pth")
     for length in [*range(0, len(data), 7), len(data) - 1]:
         cut.write_bytes(data[:length])
         with pytest.raises(UserError, match=r"cut\.pth"):

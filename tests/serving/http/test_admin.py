@@ -28,7 +28,8 @@ def models(tmp_path_factory):
 
 
 def ask(models, *requests, **known):
-    """Returns [(status, JSON)] of requests (method, path, body, headers) to the routes of a repository."""
+    """Returns [(status, JSON)] of requests (method, path, body, headers) to the routes of a
+    repository."""
 
     async def run():
         settings = Settings(models=str(models), threads=1, **known)
@@ -36,7 +37,9 @@ def ask(models, *requests, **known):
         await repository.start()
         app = admin.build(repository, Guard(settings), Silent(), settings)
         found = []
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:9") as client:
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:9"
+        ) as client:
             for method, path, body, headers in requests:
                 answer = await client.request(method, path, json=body, headers=headers)
                 found.append((answer.status_code, answer.json()))
@@ -61,12 +64,17 @@ def test_versions_go_and_come(models):
     ]
     unloaded, index, loaded, back, known, further = ask(models, *states)
     assert unloaded == loaded == (200, {})
-    assert [(one["version"], one["state"]) for one in index[1]] == [("1", "READY"), ("2", "UNLOADED")]
+    assert [(one["version"], one["state"]) for one in index[1]] == [
+        ("1", "READY"),
+        ("2", "UNLOADED"),
+    ]
     assert back == (200, {"version": "1"}) and known[1]["tiny"]["rolled_back"] == ["2"]
     assert further[0] == 400 and "before 1" in further[1]["error"]
 
 
-@pytest.mark.parametrize("body", [None, {}, [], {"parameters": []}, version(2), version(""), version(None)])
+@pytest.mark.parametrize(
+    "body", [None, {}, [], {"parameters": []}, version(2), version(""), version(None)]
+)
 def test_the_version_is_to_be_named(models, body):
     ((status, said),) = ask(models, ("POST", f"{MODEL}/unload", body, {}))
     assert status == 400 and said.keys() == {"error"}
@@ -80,7 +88,11 @@ def test_no_name_leaves_the_models_directory(models, name):
 
 
 def test_pages_in_a_browser_are_not_answered(models):
-    foreign = [{"Origin": "http://evil.example"}, {"Host": "evil.example"}, {"Sec-Fetch-Site": "same-origin"}]
+    foreign = [
+        {"Origin": "http://evil.example"},
+        {"Host": "evil.example"},
+        {"Sec-Fetch-Site": "same-origin"},
+    ]
     foreign += [{"Host": "127.0.0.1.evil.example"}, {"Host": ""}]
     for headers in foreign:
         assert ask(models, ("POST", f"{MODEL}/unload", version("2"), headers))[0][0] == 403

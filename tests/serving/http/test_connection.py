@@ -1,4 +1,5 @@
-"""A connection: what a client may send ahead, leave unfinished or leave unread, and its last answer."""
+"""A connection: what a client may send ahead, leave unfinished or leave unread, and its last
+answer."""
 
 import asyncio
 import contextlib
@@ -24,35 +25,58 @@ async def answer_ok(scope, receive, send):
     """An application that reads a body and says ok."""
     while (await receive()).get("more_body"):
         pass
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send(
+        {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
+    )
     await send({"type": "http.response.body", "body": b"ok"})
 
 
 async def answer_large(scope, receive, send):
     """An application that says more than the system takes at once."""
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % LARGE)]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": 200,
+            "headers": [(b"content-length", b"%d" % LARGE)],
+        }
+    )
     await send({"type": "http.response.body", "body": bytes(LARGE)})
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def loop(request):
     """The factory of an event loop: the server runs on uvloop's where there is one."""
-    return asyncio.new_event_loop if request.param == "asyncio" else pytest.importorskip("uvloop").new_event_loop
+    return (
+        asyncio.new_event_loop
+        if request.param == "asyncio"
+        else pytest.importorskip("uvloop").new_event_loop
+    )
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory):
     """The settings of a server that speaks TLS."""
     directory = tmp_path_factory.mktemp("tls")
-    files = {"tls_certificate": str(directory / "certificate.pem"), "tls_key": str(directory / "key.pem")}
+    files = {
+        "tls_certificate": str(directory / "certificate.pem"),
+        "tls_key": str(directory / "key.pem"),
+    }
     new = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=a"
-    out = ["-addext", "subjectAltName=IP:127.0.0.1", "-out", files["tls_certificate"], "-keyout", files["tls_key"]]
+    out = [
+        "-addext",
+        "subjectAltName=IP:127.0.0.1",
+        "-out",
+        files["tls_certificate"],
+        "-keyout",
+        files["tls_key"],
+    ]
     subprocess.run([*new.split(), *out], check=True, capture_output=True)
     return files
 
 
 def connections(test, app=answer_ok, loop=None, **known):
-    """Runs `await test(connect, door)` against an application's server; `connect()` returns (reader, writer)."""
+    """Runs `await test(connect, door)` against an application's server; `connect()` returns
+    (reader, writer)."""
 
     async def serve_it():
         settings = dataclasses.replace(Settings(body_timeout=0.3, drain=1.0), **known)
@@ -163,7 +187,12 @@ def test_a_closing_door_makes_each_answer_the_last_of_its_connection():
 
 @pytest.mark.parametrize(
     "data",
-    [b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"],
+    [
+        b"\x16\x03\x01\x02\x00\x01",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
 )
 def test_what_is_no_http_is_refused(data):
     async def test(connect, door):
@@ -182,7 +211,9 @@ def test_some_requests_may_be_sent_before_an_answer_is_read(loop):
     async def echo(scope, receive, send):
         await receive()
         await asyncio.sleep(0.002)
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]})
+        await send(
+            {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]}
+        )
         await send({"type": "http.response.body", "body": scope["path"].encode()})
 
     async def test(connect, door):
@@ -191,7 +222,9 @@ def test_some_requests_may_be_sent_before_an_answer_is_read(loop):
             paths = [b"/%02d" % i for i in range(MAX_BEHIND)]
             writer.write(b"".join(b"GET %s HTTP/1.1\r\nhost: a\r\n\r\n" % path for path in paths))
             for path in paths:
-                assert b"connection: close" not in await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 2)
+                assert b"connection: close" not in await asyncio.wait_for(
+                    reader.readuntil(b"\r\n\r\n"), 2
+                )
                 assert await reader.readexactly(3) == path
         writer.close()
 
@@ -199,7 +232,8 @@ def test_some_requests_may_be_sent_before_an_answer_is_read(loop):
 
 
 def test_requests_without_end_are_not_kept(loop):
-    asked, go = 0, asyncio.Event()
+    asked = 0
+    go = asyncio.Event()
 
     async def app(scope, receive, send):
         nonlocal asked
@@ -245,7 +279,13 @@ def test_a_client_that_leaves_ends_the_request_that_is_being_answered(loop):
     async def app(scope, receive, send):
         try:
             assert (await receive())["type"] == "http.request"
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"200")]})
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": 200,
+                    "headers": [(b"content-length", b"200")],
+                }
+            )
             for _ in range(100):
                 await asyncio.sleep(0.002)
                 await send({"type": "http.response.body", "body": b"ok", "more_body": True})

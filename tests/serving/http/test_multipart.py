@@ -18,7 +18,15 @@ def test_a_forms_file():
 
 
 @pytest.mark.parametrize(
-    "body", [b"", form(), form(OTHER), form(FILE + b"x", end=b""), form(FILE[:-2] + b"x"), form(*[OTHER] * 20)]
+    "body",
+    [
+        b"",
+        form(),
+        form(OTHER),
+        form(FILE + b"x", end=b""),
+        form(FILE[:-2] + b"x"),
+        form(*[OTHER] * 20),
+    ],
 )
 def test_a_broken_form_is_refused(body):
     with pytest.raises(Refused):

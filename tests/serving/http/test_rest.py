@@ -1,4 +1,5 @@
-"""REST as its clients see it: a server in a process of its own, Triton's client, plain HTTP, and hostile requests."""
+"""REST as its clients see it: a server in a process of its own, Triton's client, plain HTTP, and
+hostile requests."""
 
 import base64
 import http.client
@@ -32,7 +33,9 @@ IMAGES = wire.pixels(count=3)
 def server(tmp_path_factory):
     models = tmp_path_factory.mktemp("models")
     for version in ("1", "2"):
-        write_bundle(models / "tiny" / version, side=28, classes=[f"class {version}.{i}" for i in range(10)])
+        write_bundle(
+            models / "tiny" / version, side=28, classes=[f"class {version}.{i}" for i in range(10)]
+        )
     keys = models.parent / "keys"
     keys.write_text(f"tester {wire.KEY}\n")
     with serve(models, keys=keys, body_timeout=1.5, grpc_port=0) as live:
@@ -57,7 +60,9 @@ def ask(server):
             status=answer.status,
             headers={name.lower(): value for name, value in answer.getheaders()},
             body=data,
-            json=json.loads(data) if answer.getheader("content-type") == "application/json" else None,
+            json=json.loads(data)
+            if answer.getheader("content-type") == "application/json"
+            else None,
         )
 
     yield ask
@@ -80,12 +85,16 @@ def tensor(images, binary=True):
 def test_tritons_client_gets_what_the_model_says(client, bundle, binary):
     names = ("labels", "scores", "probabilities", "embedding")
     outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in names]
-    found = client.infer("tiny", [tensor(IMAGES, binary)], outputs=outputs, request_id="mine", headers=dict(KEY))
+    found = client.infer(
+        "tiny", [tensor(IMAGES, binary)], outputs=outputs, request_id="mine", headers=dict(KEY)
+    )
     probabilities, embedding = bundle.probabilities_and_embeddings(IMAGES)
     np.testing.assert_allclose(found.as_numpy("probabilities"), probabilities, atol=1e-6)
     np.testing.assert_allclose(found.as_numpy("embedding"), embedding, rtol=1e-5, atol=1e-5)
     order = np.argsort(-probabilities, axis=1)[:, :5]
-    np.testing.assert_allclose(found.as_numpy("scores"), np.take_along_axis(probabilities, order, 1), atol=1e-6)
+    np.testing.assert_allclose(
+        found.as_numpy("scores"), np.take_along_axis(probabilities, order, 1), atol=1e-6
+    )
     labels = [text.decode() if binary else text for text in found.as_numpy("labels")[:, 0]]
     assert labels == [bundle.classes[i] for i in order[:, 0]]
     assert (found.get_response()["id"], found.get_response()["model_version"]) == ("mine", "2")
@@ -97,7 +106,9 @@ def test_tritons_client_sends_encoded_images_and_asks_for_classes(client, bundle
     images.set_data_from_numpy(np.array(data, np.object_))
     outputs = [triton.InferRequestedOutput("probabilities", class_count=2)]
     found = client.infer("tiny", [images], model_version="1", outputs=outputs, headers=dict(KEY))
-    expected, _ = bundle.probabilities_and_embeddings(np.stack([bundle.prepare(decode(one)) for one in data]))
+    expected, _ = bundle.probabilities_and_embeddings(
+        np.stack([bundle.prepare(decode(one)) for one in data])
+    )
     value, index, name = found.as_numpy("probabilities")[1, 0].decode().split(":")
     assert (int(index), name) == (expected[1].argmax(), f"class 1.{index}")
     assert float(value) == pytest.approx(expected[1].max(), abs=1e-5)
@@ -106,9 +117,14 @@ def test_tritons_client_sends_encoded_images_and_asks_for_classes(client, bundle
 
 def test_tritons_client_asks_about_the_server(client):
     assert client.is_server_live() and client.is_server_ready()
-    assert client.is_model_ready("tiny", headers=dict(KEY)) and client.is_model_ready("tiny", "1", headers=KEY)
+    assert client.is_model_ready("tiny", headers=dict(KEY)) and client.is_model_ready(
+        "tiny", "1", headers=KEY
+    )
     assert not client.is_model_ready("tiny", "9", headers=dict(KEY))
-    assert client.get_server_metadata(headers=dict(KEY))["extensions"] == ["binary_tensor_data", "classification"]
+    assert client.get_server_metadata(headers=dict(KEY))["extensions"] == [
+        "binary_tensor_data",
+        "classification",
+    ]
     about = client.get_model_metadata("tiny", headers=dict(KEY))
     assert (about["versions"], about["platform"]) == (["1", "2"], "onnxruntime_onnx")
     assert about["inputs"][0] == {"name": "images", "datatype": "UINT8", "shape": [-1, 28, 28, 1]}
@@ -118,12 +134,17 @@ def test_tritons_client_asks_about_the_server(client):
 
 def test_v1(ask, bundle):
     data = wire.image()
-    for instance in ({"b64": base64.b64encode(data).decode()}, bundle.prepare(decode(data)).tolist()):
+    for instance in (
+        {"b64": base64.b64encode(data).decode()},
+        bundle.prepare(decode(data)).tolist(),
+    ):
         body = json.dumps({"instances": [instance], "parameters": {"top_k": 2}})
         found = ask("POST", "/v1/models/tiny:predict", body)
         probabilities, _ = bundle.probabilities_and_embeddings(bundle.prepare(decode(data))[None])
         (prediction,) = found.json["predictions"]
-        assert prediction["labels"] == [bundle.classes[i] for i in np.argsort(-probabilities[0])[:2]]
+        assert prediction["labels"] == [
+            bundle.classes[i] for i in np.argsort(-probabilities[0])[:2]
+        ]
         assert found.json["model_version"] == found.headers["x-model-version"] == "2"
     assert ask("POST", "/v1/models/tiny/versions/1:predict", body).json["model_version"] == "1"
     assert ask("GET", "/v1/models/tiny").json == {"name": "tiny", "ready": True}
@@ -133,13 +154,24 @@ def test_v1(ask, bundle):
 def test_an_image_comes_as_it_is_or_in_a_form(ask, bundle):
     data = wire.image("JPEG")
     probabilities, _ = bundle.probabilities_and_embeddings(bundle.prepare(decode(data))[None])
-    whole = ask("POST", "/classify/tiny?top_k=3", data, KEY | {"X-Request-Id": "mine", "Content-Type": "image/jpeg"})
+    whole = ask(
+        "POST",
+        "/classify/tiny?top_k=3",
+        data,
+        KEY | {"X-Request-Id": "mine", "Content-Type": "image/jpeg"},
+    )
     assert (whole.json["model"], whole.json["version"], whole.json["id"]) == ("tiny", "2", "mine")
-    assert [one["class"] for one in whole.json["top"]] == [bundle.classes[i] for i in np.argsort(-probabilities[0])[:3]]
+    assert [one["class"] for one in whole.json["top"]] == [
+        bundle.classes[i] for i in np.argsort(-probabilities[0])[:3]
+    ]
     assert whole.json["top"][0]["probability"] == pytest.approx(probabilities.max(), abs=1e-6)
     assert whole.json["milliseconds"].keys() == {"decode", "queue", "compute"}
     assert whole.headers["x-request-id"] == "mine" and whole.headers["x-model-version"] == "2"
-    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n' + data + b"\r\n--b--\r\n"
+    part = (
+        b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n'
+        + data
+        + b"\r\n--b--\r\n"
+    )
     kind = {"Content-Type": "multipart/form-data; boundary=b"}
     form = ask("POST", "/classify/tiny?version=1", part, KEY | kind)
     assert form.json["version"] == "1"
@@ -152,7 +184,10 @@ def test_what_the_page_asks(ask):
     (model,) = ask("GET", "/classify/models").json["models"]
     assert model.items() >= {"name": "tiny", "versions": ["1", "2"], "serving": "2"}.items()
     assert [*model["about"]] == ["1", "2"]
-    assert model["about"]["1"].items() >= {"classes": 10, "image_size": 28, "channels": 1, "quality": None}.items()
+    assert (
+        model["about"]["1"].items()
+        >= {"classes": 10, "image_size": 28, "channels": 1, "quality": None}.items()
+    )
 
 
 def test_what_the_page_asks_is_json_whatever_a_bundle_says_of_itself():
@@ -160,7 +195,9 @@ def test_what_the_page_asks_is_json_whatever_a_bundle_says_of_itself():
         classes=("a", "b"), image_size=8, channels=1, resize={"crop_fraction": 1.0}, explain=None
     )
     bundle.quality = {"metrics": {"accuracy": {"value": math.nan}, "loss": {"value": 0.5}}}
-    repository = types.SimpleNamespace(get=lambda *names: types.SimpleNamespace(bundle=bundle, name="1"))
+    repository = types.SimpleNamespace(
+        get=lambda *names: types.SimpleNamespace(bundle=bundle, name="1")
+    )
     said = json.dumps(rest._Routes(None, repository, None)._about("tiny", ["1"]), allow_nan=False)
     assert json.loads(said)["about"]["1"]["quality"] == {
         "metrics": {"accuracy": {"value": None}, "loss": {"value": 0.5}}
@@ -169,7 +206,9 @@ def test_what_the_page_asks_is_json_whatever_a_bundle_says_of_itself():
 
 def test_metrics(ask):
     ask("POST", "/classify/tiny", wire.image())
-    assert re.search(rb'vision_requests_total\{.*version="2".*\} [1-9]', ask("GET", "/metrics").body)
+    assert re.search(
+        rb'vision_requests_total\{.*version="2".*\} [1-9]', ask("GET", "/metrics").body
+    )
 
 
 @pytest.mark.parametrize(
@@ -188,14 +227,26 @@ def test_metrics(ask):
 )
 def test_errors_are_one_line_of_json(ask, method, path, body, status):
     found = ask(method, path, body)
-    assert found.status == status and found.json.keys() == {"error"} and "\n" not in found.json["error"]
+    assert (
+        found.status == status
+        and found.json.keys() == {"error"}
+        and "\n" not in found.json["error"]
+    )
     assert found.headers.items() >= HEADERS.items()
 
 
 def test_only_health_and_the_page_need_no_key(ask):
     for path in ("/", "/docs", "/openapi.json", "/page.css", "/v2/health/live", "/v2/health/ready"):
         assert ask("GET", path, headers={}).status == 200
-    for path in ("/v2", "/v2/", "/v2/models", "/v2/models/tiny", "/metrics", "/classify/models", "/nothing"):
+    for path in (
+        "/v2",
+        "/v2/",
+        "/v2/models",
+        "/v2/models/tiny",
+        "/metrics",
+        "/classify/models",
+        "/nothing",
+    ):
         assert ask("GET", path, headers={}).status == 401
     assert ask("POST", "/classify/tiny", wire.image(), {}).status == 401
 
@@ -213,7 +264,11 @@ def test_the_pages_ask_nobody_else_and_hold_no_script(ask):
 def test_the_document_tells_of_each_route():
     settings = Settings()
     app = rest.build(None, None, Guard(settings), None, settings)
-    told = {(method.upper(), path) for path, one in openapi.document()["paths"].items() for method in one}
+    told = {
+        (method.upper(), path)
+        for path, one in openapi.document()["paths"].items()
+        for method in one
+    }
     routes = {(method, one.path) for one in app.routes for method in one.methods - {"HEAD"}}
     pages = {("GET", path) for path in (*rest.files(), "/docs", "/openapi.json")}
     assert told == routes - pages and pages <= routes
@@ -245,7 +300,8 @@ class Busy:
 
 
 def test_a_full_queue_says_when_to_try_again():
-    busy, settings = Busy(), Settings()
+    busy = Busy()
+    settings = Settings()
     client = TestClient(rest.build(busy, busy, Guard(settings), busy, settings))
     found = client.post("/classify/tiny", content=wire.image())
     assert (found.status_code, found.headers["retry-after"]) == (429, "3")

@@ -1,4 +1,5 @@
-"""The log of predictions: what pandas reads back, when files are written, and that one is whole or not there."""
+"""The log of predictions: what pandas reads back, when files are written, and that one is whole or
+not there."""
 
 import dataclasses
 import hashlib
@@ -40,7 +41,8 @@ def files(directory):
 
 def test_pandas_reads_what_was_answered(tmp_path):
     written = log(tmp_path)
-    first, second = answer(2), answer(1, size=7, version="2", seed=1)
+    first = answer(2)
+    second = answer(1, size=7, version="2", seed=1)
     before = time.time()
     written.put(request((b"a", b"b")), first, shadow=False)
     written.put(request(name="r2"), second, shadow=True)
@@ -49,7 +51,11 @@ def test_pandas_reads_what_was_answered(tmp_path):
     best = np.concatenate([first.probabilities, second.probabilities])
     assert found["id"].tolist() == ["r1", "r1", "r2"]
     assert found["image"].tolist() == [0, 1, 0]
-    assert found["model"].unique().tolist() == ["pets"] and found["version"].tolist() == ["1", "1", "2"]
+    assert found["model"].unique().tolist() == ["pets"] and found["version"].tolist() == [
+        "1",
+        "1",
+        "2",
+    ]
     assert found["shadow"].tolist() == [False, False, True]
     assert found["class"].tolist() == [CLASSES[i] for i in best.argmax(1)]
     assert np.array_equal(found["confidence"], best.max(1))
@@ -65,7 +71,10 @@ def test_the_file_names_its_kinds(tmp_path):
     written.put(request(), answer(), shadow=False)
     written.write(everything=True)
     metadata = pyarrow.parquet.read_schema(next(tmp_path.iterdir())).metadata
-    assert metadata[b"vision_predictions"] == b"1" and metadata[b"sketch"] == prediction_log.SKETCH.encode()
+    assert (
+        metadata[b"vision_predictions"] == b"1"
+        and metadata[b"sketch"] == prediction_log.SKETCH.encode()
+    )
 
 
 def test_files_have_as_many_rows_as_they_may(tmp_path):
@@ -114,7 +123,11 @@ def test_files_of_a_clock_that_was_ahead_cost_none_of_now(tmp_path):
         written.put(request(name=f"r{i}"), answer(), shadow=False)
     written.write()
     assert files(tmp_path)[3:] == ahead
-    assert [pd.read_parquet(tmp_path / name)["id"][0] for name in files(tmp_path)[:3]] == ["r2", "r3", "r4"]
+    assert [pd.read_parquet(tmp_path / name)["id"][0] for name in files(tmp_path)[:3]] == [
+        "r2",
+        "r3",
+        "r4",
+    ]
 
 
 def test_hashes_are_of_the_image_as_it_came(tmp_path):
@@ -124,7 +137,9 @@ def test_hashes_are_of_the_image_as_it_came(tmp_path):
     written.put(request(pixels), answer(2), shadow=False)
     written.write(everything=True)
     expected = [b"photo", pixels[0].tobytes(), pixels[1].tobytes()]
-    assert pd.read_parquet(tmp_path)["sha256"].tolist() == [hashlib.sha256(data).hexdigest() for data in expected]
+    assert pd.read_parquet(tmp_path)["sha256"].tolist() == [
+        hashlib.sha256(data).hexdigest() for data in expected
+    ]
 
 
 def test_images_that_wait_to_be_hashed_have_a_limit(tmp_path, monkeypatch):
@@ -141,7 +156,11 @@ def test_images_that_wait_to_be_hashed_have_a_limit(tmp_path, monkeypatch):
 def test_a_file_that_cannot_be_written_is_lost_alone(tmp_path, monkeypatch):
     written = log(tmp_path, rows=2)
     with monkeypatch.context() as patch:
-        patch.setattr(prediction_log.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        patch.setattr(
+            prediction_log.os,
+            "replace",
+            lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")),
+        )
         written.put(request((b"a", b"b")), answer(2), shadow=False)
         with pytest.raises(OSError, match="No space left"):
             written.write()
@@ -176,7 +195,9 @@ def test_what_the_disk_cannot_keep_up_with_is_counted(tmp_path, monkeypatch):
 def test_a_disk_that_hangs_costs_little_memory(tmp_path, monkeypatch):
     """What waits for it has no heat maps, and what is a row already keeps nothing of its answer."""
     monkeypatch.setattr(prediction_log, "WAITING", 2**20)
-    stuck, go, alive = threading.Event(), threading.Event(), []
+    stuck = threading.Event()
+    go = threading.Event()
+    alive = []
 
     def hang(file):
         stuck.set()
@@ -211,7 +232,9 @@ def test_readers_pass_over_a_file_that_was_left_behind(tmp_path):
     written = log(tmp_path)
     written.put(request(), answer(), shadow=False)
     written.write(everything=True)
-    (tmp_path / ".predictions-20260101T000000.000000Z-1-000000.parquet.tmp").write_bytes(b"PAR1 half")
+    (tmp_path / ".predictions-20260101T000000.000000Z-1-000000.parquet.tmp").write_bytes(
+        b"PAR1 half"
+    )
     assert len(pd.read_parquet(tmp_path)) == 1
 
 
@@ -221,7 +244,10 @@ def test_the_sketch_never_changes():
     assert found.dtype == np.float16 and np.array_equal(np.abs(found), np.full((3, 16), 0.25))
     signs = ["".join("+" if value > 0 else "-" for value in row) for row in found]
     bits = hashlib.shake_256(b"sign/16/1/3").digest(6)
-    assert signs == [f"{int.from_bytes(bits[i : i + 2]):016b}".replace("1", "+").replace("0", "-") for i in (0, 2, 4)]
+    assert signs == [
+        f"{int.from_bytes(bits[i : i + 2]):016b}".replace("1", "+").replace("0", "-")
+        for i in (0, 2, 4)
+    ]
 
 
 def test_the_sketch_keeps_squared_distances_on_average():
@@ -229,7 +255,8 @@ def test_the_sketch_keeps_squared_distances_on_average():
     points = random.normal(size=(400, 512)).astype(np.float32)
     before = np.square(points[:200] - points[200:]).sum(1)
     after = np.square((sketch(points[:200]) - sketch(points[200:])).astype(np.float64)).sum(1)
-    assert abs(np.mean(after / before) - 1) < 0.08  # the standard error is sqrt(2 / 16 / 200) = 0.025
+    # the standard error is sqrt(2 / 16 / 200) = 0.025
+    assert abs(np.mean(after / before) - 1) < 0.08
 
 
 def test_the_sketch_is_finite_and_linear():
@@ -237,4 +264,6 @@ def test_the_sketch_is_finite_and_linear():
     assert np.isfinite(sketch(huge)).all()
     random = np.random.default_rng(1)
     points = random.normal(size=(1000, 64)).astype(np.float32)
-    assert np.allclose(sketch(points).astype(np.float64).mean(0), sketch(points.mean(0)[None])[0], atol=2e-3)
+    assert np.allclose(
+        sketch(points).astype(np.float64).mean(0), sketch(points.mean(0)[None])[0], atol=2e-3
+    )

@@ -1,4 +1,5 @@
-"""Standard error holds nobody up, whether it is read or not, and what can be written is written before the end."""
+"""Standard error holds nobody up, whether it is read or not, and what can be written is written
+before the end."""
 
 import contextlib
 import io
@@ -40,7 +41,8 @@ def test_all_is_written_in_its_order():
 
 def test_a_reader_that_hangs_holds_nobody_up_and_costs_no_memory(monkeypatch):
     monkeypatch.setattr(module, "ROOM", 100)
-    file, begun = Hung(), time.monotonic()
+    file = Hung()
+    begun = time.monotonic()
     stderr = Stderr(file)
     for _ in range(1000):
         stderr.write("0123456789")
@@ -49,7 +51,10 @@ def test_a_reader_that_hangs_holds_nobody_up_and_costs_no_memory(monkeypatch):
     assert time.monotonic() - begun < 1
     file.read.set()
     stderr.drain(5)
-    assert file.getvalue() == "0123456789" * 10 + "990 messages are missing here: stderr was not read in time\n"
+    assert (
+        file.getvalue()
+        == "0123456789" * 10 + "990 messages are missing here: stderr was not read in time\n"
+    )
 
 
 def test_it_goes_on_once_it_is_read_again(monkeypatch):
@@ -64,7 +69,9 @@ def test_it_goes_on_once_it_is_read_again(monkeypatch):
         time.sleep(0.01)
     stderr.write("later\n")
     stderr.drain(5)
-    assert file.getvalue().startswith("01234567892 messages") and file.getvalue().endswith("\nlater\n")
+    assert file.getvalue().startswith("01234567892 messages") and file.getvalue().endswith(
+        "\nlater\n"
+    )
 
 
 def test_a_reader_that_is_gone_ends_nothing():

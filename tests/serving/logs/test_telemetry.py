@@ -33,7 +33,10 @@ class Repository:
         return {name: list(known["versions"]) for name, known in self.states().items()}
 
     def states(self):
-        versions = {"1": {"state": "ready", "reason": ""}, "2": {"state": "refused", "reason": "it is bad"}}
+        versions = {
+            "1": {"state": "ready", "reason": ""},
+            "2": {"state": "refused", "reason": "it is bad"},
+        }
         there = {name: state for name, state in versions.items() if name not in self.gone}
         return {"pets": {"serving": "1", "versions": there}} if there else {}
 
@@ -54,7 +57,9 @@ def telemetry():
 def answer(count=2, version="1"):
     probabilities = np.full((count, 2), 0.5, np.float32)
     seconds = {"decode": 0.003, "queue": 0.0007, "compute": 0.05}
-    return Answer("pets", version, ("cat", "dog"), probabilities, np.zeros((count, 4), np.float32), seconds)
+    return Answer(
+        "pets", version, ("cat", "dog"), probabilities, np.zeros((count, 4), np.float32), seconds
+    )
 
 
 def request(**known):
@@ -70,7 +75,11 @@ def samples(telemetry):
     data, content_type = telemetry.exposition()
     assert content_type.startswith("text/plain")
     families = text_string_to_metric_families(data.decode())
-    return {(s.name, *(s.labels[k] for k in sorted(s.labels))): s.value for f in families for s in f.samples}
+    return {
+        (s.name, *(s.labels[k] for k in sorted(s.labels))): s.value
+        for f in families
+        for s in f.samples
+    }
 
 
 def test_answers_are_counted_by_protocol_model_version_and_code(telemetry):
@@ -87,7 +96,12 @@ def test_stages_have_histograms(telemetry):
     telemetry.answered(request(), answer())
     telemetry.access(entry())
     found = samples(telemetry)
-    for stage, seconds in {"decode": 0.003, "queue": 0.0007, "compute": 0.05, "total": 0.06}.items():
+    for stage, seconds in {
+        "decode": 0.003,
+        "queue": 0.0007,
+        "compute": 0.05,
+        "total": 0.06,
+    }.items():
         assert found["vision_stage_seconds_count", "pets", stage, "1"] == 1
         assert found["vision_stage_seconds_sum", "pets", stage, "1"] == pytest.approx(seconds)
     assert found["vision_stage_seconds_bucket", "0.004", "pets", "decode", "1"] == 1
@@ -143,7 +157,8 @@ def test_the_series_of_a_version_go_with_it(telemetry):
     alone = set(samples(telemetry))
     ask("2")
     both = set(samples(telemetry))
-    assert len(both - alone) == len(alone - before) - 2  # the refusal's counter and when it was made are the model's
+    # the refusal's counter and when it was made are the model's
+    assert len(both - alone) == len(alone - before) - 2
     repository.gone = ("2",)
     assert len(samples(telemetry)) == len(alone) - 1  # its state
     telemetry.access(entry(version="2"))  # the last answer is sent
@@ -231,7 +246,8 @@ def test_the_process_is_measured_too(telemetry):
 
 def test_threads_may_count_at_once(telemetry):
     threads = [
-        threading.Thread(target=lambda: [telemetry.batch("pets", "1", 1, 0) for _ in range(500)]) for _ in "1234"
+        threading.Thread(target=lambda: [telemetry.batch("pets", "1", 1, 0) for _ in range(500)])
+        for _ in "1234"
     ]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
@@ -298,12 +314,17 @@ def test_a_full_disk_is_told_of_once_and_ends_nothing(monkeypatch, capsys):
 
 
 def test_predictions_go_to_parquet(tmp_path):
-    telemetry = Telemetry(Settings(access_log="", prediction_log=str(tmp_path / "log"), log_hashes=True))
+    telemetry = Telemetry(
+        Settings(access_log="", prediction_log=str(tmp_path / "log"), log_hashes=True)
+    )
     telemetry.answered(request(), answer())
     telemetry.answered(request(), answer(version="2"), shadow=True)
     telemetry.close()
     found = pd.read_parquet(tmp_path / "log")
-    assert found["version"].tolist() == ["1", "1", "2", "2"] and found["shadow"].tolist() == [False] * 2 + [True] * 2
+    assert (
+        found["version"].tolist() == ["1", "1", "2", "2"]
+        and found["shadow"].tolist() == [False] * 2 + [True] * 2
+    )
     assert found["sha256"].notna().all() and found["confidence"].tolist() == [0.5] * 4
 
 
@@ -313,8 +334,10 @@ def test_a_log_that_cannot_be_opened(tmp_path):
 
 
 def test_counting_takes_microseconds(telemetry):
-    one, other = request(), answer()
+    one = request()
+    other = answer()
     begun = time.perf_counter()
     for _ in range(1000):
         telemetry.answered(one, other)
-    assert (time.perf_counter() - begun) / 1000 < 0.001  # 15 microseconds on a machine that does nothing else
+    # 15 microseconds on a machine that does nothing else
+    assert (time.perf_counter() - begun) / 1000 < 0.001

@@ -30,7 +30,10 @@ class Model:
     """Says of each image which number it is; may take its time, wait for `go`, or fail."""
 
     def __init__(self, seconds=0.0):
-        self.seconds, self.batches, self.failures, self.go = seconds, [], [], threading.Event()
+        self.seconds = seconds
+        self.batches = []
+        self.failures = []
+        self.go = threading.Event()
         self.go.set()
 
     def __call__(self, images):
@@ -54,7 +57,8 @@ def check(found, first, count=1):
 
 
 def serve(scenario, model, **known):
-    """Runs `scenario(batcher)` in an event loop of its own; returns what it returns and the sizes of the batches."""
+    """Runs `scenario(batcher)` in an event loop of its own; returns what it returns and the sizes
+    of the batches."""
 
     async def main():
         telemetry = Telemetry()
@@ -84,8 +88,10 @@ REQUESTS = st.lists(
 @settings(max_examples=40, deadline=None)
 @given(REQUESTS, st.integers(1, 8), st.sampled_from([0, 0.001, 0.003]), st.sampled_from([0, 0.001]))
 def test_each_gets_its_own_answer(requests, max_batch, seconds, max_delay):
-    """Each image once at most, a request's in their order, requests in that of their coming; no batch is too large."""
-    model, starts = Model(seconds), np.cumsum([0] + [count for count, _, _ in requests]).tolist()
+    """Each image once at most, a request's in their order, requests in that of their coming; no
+    batch is too large."""
+    model = Model(seconds)
+    starts = np.cumsum([0] + [count for count, _, _ in requests]).tolist()
 
     async def one(batcher, first, count, cancel):
         task = asyncio.create_task(batcher.submit(images(first, count)))
@@ -114,11 +120,14 @@ def test_each_gets_its_own_answer(requests, max_batch, seconds, max_delay):
     assert begun == sorted(begun)
     lasting = sum(count for count, _, gone in requests if gone is None)
     assert lasting <= len(run)
-    assert all(0 < len(batch) <= max_batch for batch in model.batches) and sizes == [len(b) for b in model.batches]
+    assert all(0 < len(batch) <= max_batch for batch in model.batches) and sizes == [
+        len(b) for b in model.batches
+    ]
 
 
 def test_requests_take_turns():
-    """One of several batches gives one at a time; what is left of the last is filled with others'."""
+    """One of several batches gives one at a time; what is left of the last is filled with
+    others'."""
     model = Model()
 
     async def scenario(batcher):
@@ -126,10 +135,14 @@ def test_requests_take_turns():
         tasks = [asyncio.create_task(batcher.submit(images(0)))]
         await asyncio.sleep(0.05)
         requests = ((10, 5), (20, 1), (30, 1), (40, 4), (50, 1))
-        tasks += [asyncio.create_task(batcher.submit(images(first, count))) for first, count in requests]
+        tasks += [
+            asyncio.create_task(batcher.submit(images(first, count))) for first, count in requests
+        ]
         await asyncio.sleep(0.05)
         model.go.set()
-        for (first, count), found in zip(((0, 1), *requests), await asyncio.gather(*tasks), strict=True):
+        for (first, count), found in zip(
+            ((0, 1), *requests), await asyncio.gather(*tasks), strict=True
+        ):
             check(found, first, count)
 
     serve(scenario, model, max_batch=2)
@@ -145,7 +158,8 @@ def test_a_request_of_many_images_does_not_hold_up_single_ones():
         for i in range(5):
             before = len(model.batches)
             check(await batcher.submit(images(i)), i)
-            assert model.batches.index([i]) <= before + 3  # two may end or begin meanwhile, and it waits for a turn
+            # two may end or begin meanwhile, and it waits for a turn
+            assert model.batches.index([i]) <= before + 3
         many.cancel()
         await asyncio.wait([many])
 
@@ -160,7 +174,9 @@ def test_what_cannot_be_answered_in_time_is_refused():
         await asyncio.sleep(0.02)
         first.cancel()
         check(await batcher.submit(images(1)), 1)
-        with pytest.raises(TooLarge, match="64 images would take about .* seconds, and an answer has 1: send fewer"):
+        with pytest.raises(
+            TooLarge, match="64 images would take about .* seconds, and an answer has 1: send fewer"
+        ):
             await batcher.submit(images(0, 64))
         check(await batcher.submit(images(2, 2)), 2, 2)
 
@@ -190,9 +206,12 @@ def test_by_turns_many_images_that_wait_do_not_refuse_a_few():
 
     async def scenario(batcher):
         model.go.clear()
-        batcher._per_image, batcher._known = 0.02, time.perf_counter()
+        batcher._per_image = 0.02
+        batcher._known = time.perf_counter()
         requests = ((100, 60), (200, 30), (300, 30), (400, 1))
-        tasks = [asyncio.create_task(batcher.submit(images(first, count))) for first, count in requests]
+        tasks = [
+            asyncio.create_task(batcher.submit(images(first, count))) for first, count in requests
+        ]
         await asyncio.sleep(0)
         with pytest.raises(TooMany, match="12[01] images wait already, too many"):
             await batcher.submit(images(0, 60))
@@ -258,7 +277,8 @@ def test_a_client_that_is_alone_never_waits():
 
 
 def test_clients_that_come_back_are_waited_for():
-    """Two who ask again when they have their answer share a run, although the second came when the first one's ran."""
+    """Two who ask again when they have their answer share a run, although the second came when the
+    first one's ran."""
 
     async def client(batcher, number):
         await asyncio.sleep(0.015 * number)
@@ -327,9 +347,13 @@ def test_it_goes_on_after_a_run_that_fails(failure):
     model = Model()
 
     async def scenario(batcher):
-        batcher._run = (lambda images: [array[:1] for array in model(images)]) if failure is None else model
+        batcher._run = (
+            (lambda images: [array[:1] for array in model(images)]) if failure is None else model
+        )
         model.failures = [failure] if failure else []
-        found = await asyncio.gather(*(batcher.submit(images(i, 2)) for i in (0, 2)), return_exceptions=True)
+        found = await asyncio.gather(
+            *(batcher.submit(images(i, 2)) for i in (0, 2)), return_exceptions=True
+        )
         failed = [error for error in found if isinstance(error, RuntimeError)]
         assert failed and all("version 2 of digits has failed" in str(error) for error in failed)
         assert all(isinstance(error.__cause__, ValueError) for error in failed)
@@ -340,7 +364,8 @@ def test_it_goes_on_after_a_run_that_fails(failure):
 
 
 def test_what_has_failed_is_not_kept():
-    """An error's traceback has the frames of those who waited for it: a cycle would keep their images for long."""
+    """An error's traceback has the frames of those who waited for it: a cycle would keep their
+    images for long."""
     model = Model()
 
     async def scenario(batcher):

@@ -20,7 +20,8 @@ from vision.serving.settings import Settings
 @pytest.fixture
 def tries(monkeypatch):
     """The directories that were opened, in order."""
-    opened, open_warm = [], module.open_warm
+    opened = []
+    open_warm = module.open_warm
 
     def note(directory, settings):
         opened.append(f"{directory.parent.name}/{directory.name}")
@@ -35,18 +36,30 @@ def test_the_highest_version_answers(put, tmp_path):
         put(name)
 
     async def scenario(repository):
-        assert repository.ready and repository.models() == {"cats.v2": ["1"], "digits": ["best", "9", "10"]}
+        assert repository.ready and repository.models() == {
+            "cats.v2": ["1"],
+            "digits": ["best", "9", "10"],
+        }
         version, shadow = repository.pick("digits", key="user")
         assert (version.model, version.name, shadow) == ("digits", "10", None)
         assert version.bundle.classes[0] == "of 10"
         await answer(version, 5)
-        assert repository.pick("digits", "best")[0].name == repository.get("digits", "best").name == "best"
-        assert repository.states()["digits"]["serving"] == "10" and state(repository, "9")["state"] == "ready"
+        assert (
+            repository.pick("digits", "best")[0].name
+            == repository.get("digits", "best").name
+            == "best"
+        )
+        assert (
+            repository.states()["digits"]["serving"] == "10"
+            and state(repository, "9")["state"] == "ready"
+        )
 
     serve(tmp_path, scenario)
 
 
-@pytest.mark.parametrize("model", ["", "cats", "..", "../digits", "digits/1", "/etc", "digits\0", "d" * 5000])
+@pytest.mark.parametrize(
+    "model", ["", "cats", "..", "../digits", "digits/1", "/etc", "digits\0", "d" * 5000]
+)
 def test_what_is_not_there_is_not_found(put, tmp_path, model):
     put("digits/1")
 
@@ -55,7 +68,11 @@ def test_what_is_not_there_is_not_found(put, tmp_path, model):
             with pytest.raises(NotFound) as error:
                 call()
             assert len(error.value.message) < 400 and error.value.message.isprintable()
-        for change in (repository.load(model, "1"), repository.unload(model, "1"), repository.roll_back(model)):
+        for change in (
+            repository.load(model, "1"),
+            repository.unload(model, "1"),
+            repository.roll_back(model),
+        ):
             with pytest.raises(NotFound) as error:
                 await change
             assert len(error.value.message) < 400 and error.value.message.isprintable()
@@ -109,7 +126,10 @@ def test_a_version_is_not_loaded_before_it_is_whole(put, tmp_path, tries):
         shutil.copy(whole / "bundle.json", second)
         await until(lambda: state(repository, "2")["state"] == "refused")
         assert "digits/2/model.onnx has changed" in state(repository, "2")["reason"]
-        assert str(tmp_path) not in state(repository, "2")["reason"] and repository.pick("digits")[0].name == "1"
+        assert (
+            str(tmp_path) not in state(repository, "2")["reason"]
+            and repository.pick("digits")[0].name == "1"
+        )
         with pytest.raises(NotFound):
             repository.pick("digits", "2")
         await looks(repository, 5)
@@ -161,7 +181,9 @@ def test_a_bad_bundle_in_place_of_one_is_refused_and_the_old_one_serves_on(put, 
         put("digits/1", quality={"accuracy": 0.5})
         await until(lambda: repository.pick("digits")[0] is not first)
         assert repository.pick("digits")[0].bundle.quality == {"accuracy": 0.5}
-        assert state(repository, "1") == {"state": "ready", "reason": ""} and tries == ["digits/1"] * 3
+        assert (
+            state(repository, "1") == {"state": "ready", "reason": ""} and tries == ["digits/1"] * 3
+        )
 
     serve(tmp_path, scenario)
 
@@ -172,7 +194,10 @@ def test_a_bad_bundle_in_place_of_one_is_refused_and_the_old_one_serves_on(put, 
         ({"format": 99}, "format 99"),
         ({"classes": 3}, "'classes' is not valid"),
         ({"sha256": {"../../secret": "0"}}, "'sha256' is not valid"),
-        ({"sample": {"file": "sample.png", "probabilities": [1.0] + [0.0] * 9}}, "'sample' is not valid"),
+        (
+            {"sample": {"file": "sample.png", "probabilities": [1.0] + [0.0] * 9}},
+            "'sample' is not valid",
+        ),
     ],
 )
 def test_a_bad_bundle_is_refused_at_the_start(put, tmp_path, known, reason):
@@ -181,7 +206,10 @@ def test_a_bad_bundle_is_refused_at_the_start(put, tmp_path, known, reason):
 
     async def scenario(repository):
         assert repository.ready and repository.pick("digits")[0].name == "1"
-        assert state(repository, "2")["state"] == "refused" and reason in state(repository, "2")["reason"]
+        assert (
+            state(repository, "2")["state"] == "refused"
+            and reason in state(repository, "2")["reason"]
+        )
         with pytest.raises(Refused, match="cannot be loaded: .*"):
             await repository.load("digits", "2")
         await answer(repository.pick("digits")[0])
@@ -197,7 +225,10 @@ def test_a_bundle_that_fails_its_own_sample_is_refused(tmp_path):
     write_bundle(tmp_path / "digits/1")
 
     async def scenario(repository):
-        assert repository.pick("digits")[0].name == "1" and "fails its self-test" in state(repository, "2")["reason"]
+        assert (
+            repository.pick("digits")[0].name == "1"
+            and "fails its self-test" in state(repository, "2")["reason"]
+        )
 
     serve(tmp_path, scenario)
 
@@ -213,13 +244,20 @@ def test_traffic_is_followed_and_a_bad_file_changes_nothing(put, tmp_path):
 
     async def scenario(repository):
         assert picked(repository) == ["1", "3"] and repository.get("digits").name == "1"
-        assert repository.pick("digits", "2")[1] is None  # who names a version gets it, and nobody else does
+        # who names a version gets it, and nobody else does
+        assert repository.pick("digits", "2")[1] is None
         file.write_text('{"weights": {"1": 1')
-        await until(lambda: repository.states()["digits"]["reason"] == "traffic.json: it is no JSON")
+        await until(
+            lambda: repository.states()["digits"]["reason"] == "traffic.json: it is no JSON"
+        )
         assert picked(repository) == ["1", "3"]
-        file.write_text('{"weights": {"2": 1, "7": 1}, "shadow": "2"}')  # 7 is not there, 2 is the one that answers
+        # 7 is not there, 2 is the one that answers
+        file.write_text('{"weights": {"2": 1, "7": 1}, "shadow": "2"}')
         await until(lambda: picked(repository) == ["2", None])
-        assert repository.states()["digits"]["reason"] == "traffic.json names 7, which no directory has"
+        assert (
+            repository.states()["digits"]["reason"]
+            == "traffic.json names 7, which no directory has"
+        )
         file.unlink()
         await until(lambda: picked(repository) == ["3", None])
 
@@ -275,7 +313,8 @@ def test_one_version_that_cannot_be_read_keeps_no_other_back(put, tmp_path, monk
     """As of another user's copy: the test may run as root, who may read everything."""
     for name in ("1", "2", "3"):
         put(f"digits/{name}")
-    locked, scandir = {str(tmp_path / "digits/2")}, os.scandir
+    locked = {str(tmp_path / "digits/2")}
+    scandir = os.scandir
 
     def refuse(path):
         if str(path) in locked:
@@ -287,12 +326,17 @@ def test_one_version_that_cannot_be_read_keeps_no_other_back(put, tmp_path, monk
     async def scenario(repository):
         assert repository.models() == {"digits": ["1", "3"]}
         known = {"state": "refused", "reason": "its directory cannot be read: Permission denied"}
-        assert state(repository, "2") == known and "digits 2: refused: its directory cannot be read" in caplog.text
+        assert (
+            state(repository, "2") == known
+            and "digits 2: refused: its directory cannot be read" in caplog.text
+        )
         locked.clear()
         (tmp_path / "digits/2").chmod(0o700)
         await until(lambda: state(repository, "2")["state"] == "ready")
         locked.add(str(tmp_path / "digits"))
-        await until(lambda: "its directory cannot be read" in repository.states()["digits"]["reason"])
+        await until(
+            lambda: "its directory cannot be read" in repository.states()["digits"]["reason"]
+        )
         assert repository.models() == {"digits": ["1", "2", "3"]}
 
     serve(tmp_path, scenario)
@@ -315,9 +359,14 @@ def test_traffic_that_cannot_be_read_leaves_things_as_they_are(put, tmp_path, ca
     async def scenario(repository):
         (tmp_path / "digits/traffic.json").unlink()
         (tmp_path / "digits/traffic.json").mkdir()  # is as unreadable, to root too
-        await until(lambda: "traffic.json cannot be read" in repository.states()["digits"]["reason"])
+        await until(
+            lambda: "traffic.json cannot be read" in repository.states()["digits"]["reason"]
+        )
         await looks(repository)
-        assert repository.get("digits").name == "1" and caplog.text.count("traffic.json cannot be read") == 1
+        assert (
+            repository.get("digits").name == "1"
+            and caplog.text.count("traffic.json cannot be read") == 1
+        )
         (tmp_path / "digits/traffic.json").rmdir()
         await until(lambda: repository.get("digits").name == "2")
 

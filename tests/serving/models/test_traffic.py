@@ -39,7 +39,8 @@ def test_requests_without_a_key_are_split_too():
 @given(WEIGHTS, st.sampled_from([0.5, 1.5, 10]))
 def test_keys_move_only_to_or_from_the_version_whose_weight_changes(weights, factor):
     name = max(weights)
-    before, after = split(weights, "key "), split(weights | {name: weights[name] * factor}, "key ")
+    before = split(weights, "key ")
+    after = split(weights | {name: weights[name] * factor}, "key ")
     moved = {(before[key], after[key]) for key in before if before[key] != after[key]}
     assert moved and all((new if factor > 1 else old) == name for old, new in moved)
 
@@ -75,7 +76,21 @@ def test_the_main_version_has_most_of_the_requests():
 
 
 def test_numbers_are_higher_than_names_and_go_by_value():
-    names = ["v1", "v10", "v9", "10", "9", "2", "2.10", "2.9", "2.9.1", "a-2", "a-10", "best", "2.x"]
+    names = [
+        "v1",
+        "v10",
+        "v9",
+        "10",
+        "9",
+        "2",
+        "2.10",
+        "2.9",
+        "2.9.1",
+        "a-2",
+        "a-10",
+        "best",
+        "2.x",
+    ]
     numbers = ["2", "2.9", "2.9.1", "2.10", "9", "10"]
     assert sorted(names, key=order) == ["2.x", "a-2", "a-10", "best", "v1", "v9", "v10", *numbers]
 
@@ -109,7 +124,9 @@ def test_what_is_wrong_with_a_file_is_said(text, message):
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["weights", "shadow", "1", "2"]), inner),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.sampled_from(["weights", "shadow", "1", "2"]), inner)
+    ),
 )
 
 
@@ -121,16 +138,29 @@ def test_any_bytes_make_a_choice_or_an_error(data):
     except UserError as error:
         assert len(str(error).splitlines()) == 1
     else:
-        assert traffic.choose(["1", "2"], "key") in ("1", "2") and traffic.choose(["1", "2"]) in ("1", "2")
+        assert traffic.choose(["1", "2"], "key") in ("1", "2") and traffic.choose(["1", "2"]) in (
+            "1",
+            "2",
+        )
 
 
 def test_a_good_file_is_read():
-    assert parse(b'{"weights": {"1": 90, "2": 10.5}, "shadow": "v3"}') == Traffic({"1": 90, "2": 10.5}, "v3")
+    assert parse(b'{"weights": {"1": 90, "2": 10.5}, "shadow": "v3"}') == Traffic(
+        {"1": 90, "2": 10.5}, "v3"
+    )
     assert parse(b"{}") == Traffic()
 
 
-@pytest.mark.parametrize(("versions", "name"), [(["1", "2", "3"], "2"), (["1", "2"], "2"), (["3"], "3"), ([], None)])
+@pytest.mark.parametrize(
+    ("versions", "name"), [(["1", "2", "3"], "2"), (["1", "2"], "2"), (["3"], "3"), ([], None)]
+)
 def test_a_shadow_does_not_serve_while_there_is_another(versions, name):
     traffic = Traffic(shadow="3")
-    assert traffic.choose(versions) == traffic.choose(versions, "key") == traffic.main(versions) == name
-    assert Traffic({"1": 1, "3": 1}, "3").serving(["1", "2", "3"]) == ["1", "3"]  # it has a weight of its own
+    assert (
+        traffic.choose(versions)
+        == traffic.choose(versions, "key")
+        == traffic.main(versions)
+        == name
+    )
+    # it has a weight of its own
+    assert Traffic({"1": 1, "3": 1}, "3").serving(["1", "2", "3"]) == ["1", "3"]

@@ -22,10 +22,12 @@ class Telemetry:
 
 
 @pytest.mark.parametrize(
-    ("largest", "sizes"), [(1, [1]), (8, [1, 2, 4, 8]), (20, [1, 2, 4, 8, 16, 20]), (32, [1, 2, 4, 8, 16, 32])]
+    ("largest", "sizes"),
+    [(1, [1]), (8, [1, 2, 4, 8]), (20, [1, 2, 4, 8, 16, 20]), (32, [1, 2, 4, 8, 16, 32])],
 )
 def test_it_has_run_batches_of_all_kinds(tmp_path, monkeypatch, largest, sizes):
-    run, opened = [], []
+    run = []
+    opened = []
 
     def open_noting(*arguments):
         opened.append(arguments)
@@ -58,7 +60,8 @@ def test_it_has_run_batches_of_all_kinds(tmp_path, monkeypatch, largest, sizes):
     ],
 )
 def test_the_best_batch_is_the_smallest_that_is_about_as_fast(monkeypatch, seconds, best, largest):
-    now, run = [0.0], []
+    now = [0.0]
+    run = []
     monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
 
     def model(images):
@@ -77,7 +80,10 @@ def test_a_batch_that_fails_ends_the_search(caplog, most, best):
         time.sleep(0.001)
 
     assert module.best_batch(model, (2, 3, 1)) == best
-    assert f"a batch of {2 * best} images fails, so batches are smaller: out of memory" in caplog.messages
+    assert (
+        f"a batch of {2 * best} images fails, so batches are smaller: out of memory"
+        in caplog.messages
+    )
 
 
 @pytest.mark.parametrize(("images", "batch"), [(0, 0), (0, 4), (2, 4)])
@@ -95,7 +101,9 @@ def test_a_model_that_fails_says_for_how_many(tmp_path, monkeypatch, images, bat
     assert str(caught.value) == (several if images else "out of memory")
 
 
-@pytest.mark.parametrize(("seconds", "most"), [(lambda size: 0.5 + 0.1 * size, 10), (lambda size: 20.0 * size, 40)])
+@pytest.mark.parametrize(
+    ("seconds", "most"), [(lambda size: 0.5 + 0.1 * size, 10), (lambda size: 20.0 * size, 40)]
+)
 def test_the_search_takes_seconds(monkeypatch, seconds, most):
     """Of a slow model; the first runs, in which kernels are chosen, are not counted."""
     now = [0.0]
@@ -109,7 +117,8 @@ def test_the_search_takes_seconds(monkeypatch, seconds, most):
 
 
 def test_a_slow_first_run_does_not_end_the_search(monkeypatch):
-    now, seen = [0.0], set()
+    now = [0.0]
+    seen = set()
     monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
 
     def model(images):
@@ -139,7 +148,10 @@ def test_it_goes_when_nobody_uses_it_any_more(tmp_path):
         with version.in_use(), version.in_use():
             going = [asyncio.create_task(version.retire()) for _ in range(2)]
             await asyncio.sleep(0.02)
-            with pytest.raises(Unavailable, match="version 2 of digits is being unloaded"), version.in_use():
+            with (
+                pytest.raises(Unavailable, match="version 2 of digits is being unloaded"),
+                version.in_use(),
+            ):
                 pass
             found = await version.batcher.submit(np.zeros((5, 8, 8, 1), np.uint8))
             assert found.probabilities.shape == (5, 10) and not any(task.done() for task in going)

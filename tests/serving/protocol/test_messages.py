@@ -1,4 +1,5 @@
-"""Messages of gRPC as bytes: which are parsed, how long that takes, and what is left of them once they are answered."""
+"""Messages of gRPC as bytes: which are parsed, how long that takes, and what is left of them once
+they are answered."""
 
 import asyncio
 import dataclasses
@@ -40,7 +41,8 @@ def field(number, content):
 def varint(number):
     found = b""
     while number > 127:
-        found, number = found + bytes([number & 127 | 128]), number >> 7
+        found = found + bytes([number & 127 | 128])
+        number = number >> 7
     return found + bytes([number])
 
 
@@ -64,18 +66,27 @@ HOSTILE = {
     "empty parameters": (b"\x22\x00" * 2_000_000, "320 fields"),
     "empty parameters of an input": (field(5, b"\x22\x00" * 2_000_000), "320 fields"),
     "parameters of an input": (field(5, entries(100_000)), "320 fields"),
-    "empty parameters of an output": (field(6, NAME + b"\x12\x00" * 2_000_000), "65,536 bytes besides its images"),
+    "empty parameters of an output": (
+        field(6, NAME + b"\x12\x00" * 2_000_000),
+        "65,536 bytes besides its images",
+    ),
     "shape": (field(5, NAME + field(3, b"\x01" * 4_000_000)), "65,536 bytes besides its images"),
     "empty texts": (field(5, field(5, b"\x42\x00" * 2_000_000)), "320 fields"),
     "numbers": (contents(4, b"\0" * 4_000_000), "contents has more than 2,000,000 numbers"),
     "numbers, one a field": (field(5, field(5, b"\x20\x00" * 2_000_000)), "320 fields"),
-    "numbers in two contents": (contents(4, b"\0" * 1_100_000) * 2, "contents has more than 2,000,000 numbers"),
+    "numbers in two contents": (
+        contents(4, b"\0" * 1_100_000) * 2,
+        "contents has more than 2,000,000 numbers",
+    ),
     "numbers of another kind": (contents(3, b"\0" * 4_000_000), "65,536 bytes besides its images"),
     "beside raw contents": (
         message(raw_input_contents=[]).SerializeToString() + RAW + contents(2, b"\0" * 70_000),
         "65",
     ),
-    "a field that nobody knows": (field(1999, b"\x0b" * 4_000_000), "65,536 bytes besides its images"),
+    "a field that nobody knows": (
+        field(1999, b"\x0b" * 4_000_000),
+        "65,536 bytes besides its images",
+    ),
     "groups": (field(5, NAME + b"\xc3\x3e\xc4\x3e" * 1_000_000), "is broken"),
     "cut short": (RAW[:-1], "is broken"),
     "cut short within": (field(5, field(5, bytes(100))[:-1]) + RAW, "is broken"),
@@ -94,7 +105,8 @@ def test_what_would_hold_up_others_is_refused_soon(name):
     try:
         with pytest.raises(Refused):
             messages.check(data, messages.INFER, messages.FIELDS + 64)
-        assert tracemalloc.get_traced_memory()[1] < len(data) + 10_000  # a byte for each of some numbers
+        # a byte for each of some numbers
+        assert tracemalloc.get_traced_memory()[1] < len(data) + 10_000
     finally:
         tracemalloc.stop()
 
@@ -110,17 +122,27 @@ def test_what_would_hold_up_others_is_refused_soon(name):
         b"\x2a\x00" * 320,
         RAW * 16,
     ],
-    ids=["numbers", "numbers of two bytes", "shape", "empty parameters", "a long parameter", "inputs", "raw"],
+    ids=[
+        "numbers",
+        "numbers of two bytes",
+        "shape",
+        "empty parameters",
+        "a long parameter",
+        "inputs",
+        "raw",
+    ],
 )
 def test_the_most_that_is_parsed_is_parsed_soon(data):
     messages.check(data, messages.INFER, messages.FIELDS + 64)
     begun = time.process_time()
     service_pb2.ModelInferRequest.FromString(data)
-    assert time.process_time() - begun < 0.2  # a hundredth to a fiftieth on a machine that does nothing else
+    # a hundredth to a fiftieth on a machine that does nothing else
+    assert time.process_time() - begun < 0.2
 
 
 def test_images_in_every_form_are_let_through():
-    image, texts = pixels(64), [b"a" * 10_000] * 64
+    image = pixels(64)
+    texts = [b"a" * 10_000] * 64
     for one in ({"uint_contents": image.ravel()}, {"bytes_contents": texts}):
         inputs = [{"name": "images", "datatype": "UINT8", "shape": [64, 8, 8, 1], "contents": one}]
         data = message(inputs=inputs, raw_input_contents=[]).SerializeToString()
@@ -132,13 +154,20 @@ def test_other_messages_have_no_images():
     for data in (RAW, contents(4, bytes(70_000)), field(1, b"a" * 65_536)):
         with pytest.raises(TooLarge, match="besides its images"):
             messages.check(data, {})
-    messages.check(service_pb2.ModelMetadataRequest(name="tiny", version="1").SerializeToString(), {})
+    messages.check(
+        service_pb2.ModelMetadataRequest(name="tiny", version="1").SerializeToString(), {}
+    )
     messages.check(b"", {})
 
 
 def test_bytes_at_random_are_parsed_or_refused():
     random = np.random.default_rng(0)
-    one = {"name": "images", "datatype": "UINT8", "shape": [1, 8, 8, 1], "contents": {"uint_contents": range(200)}}
+    one = {
+        "name": "images",
+        "datatype": "UINT8",
+        "shape": [1, 8, 8, 1],
+        "contents": {"uint_contents": range(200)},
+    }
     good = message(inputs=[one], parameters={"top_k": {"int64_param": 3}}).SerializeToString()
     refused = 0
     for _ in range(3_000):
@@ -169,14 +198,21 @@ def bmp(side=900):
 def of_text(text):
     """Returns the bytes of a request of one encoded image."""
     inputs = [{"name": "image", "datatype": "BYTES", "shape": [1]}]
-    return message(inputs=inputs, raw_input_contents=[len(text).to_bytes(4, "little") + text]).SerializeToString()
+    return message(
+        inputs=inputs, raw_input_contents=[len(text).to_bytes(4, "little") + text]
+    ).SerializeToString()
 
 
 @pytest.mark.parametrize(
     ("method", "data", "classify", "code"),
     [
         ("ModelInfer", of_text(bmp()), None, "OK"),
-        ("ModelInfer", message(raw_input_contents=[bytes(SIZE)]).SerializeToString(), None, "INVALID_ARGUMENT"),
+        (
+            "ModelInfer",
+            message(raw_input_contents=[bytes(SIZE)]).SerializeToString(),
+            None,
+            "INVALID_ARGUMENT",
+        ),
         ("ModelInfer", RAW + b"\x2a\x00" * 400, None, "INVALID_ARGUMENT"),
         ("ModelInfer", RAW + b"\x0a\x01\xff", None, "INVALID_ARGUMENT"),
         ("ModelInfer", of_text(bytes(SIZE)), None, "INVALID_ARGUMENT"),
@@ -184,14 +220,26 @@ def of_text(text):
         ("ModelInfer", of_text(bytes(SIZE)), late, "UNAVAILABLE"),
         ("ServerLive", RAW, None, "RESOURCE_EXHAUSTED"),
     ],
-    ids=["answered", "no tensor", "many fields", "not parsed", "no image", "broken", "late", "live"],
+    ids=[
+        "answered",
+        "no tensor",
+        "many fields",
+        "not parsed",
+        "no image",
+        "broken",
+        "late",
+        "live",
+    ],
 )
 def test_nothing_of_a_message_is_left_when_its_call_has_ended(
     served, channel, monkeypatch, method, data, classify, code
 ):
-    """Not even until the garbage collector runs, which it seldom does: a message may have sixteen megabytes."""
+    """Not even until the garbage collector runs, which it seldom does: a message may have sixteen
+    megabytes."""
     monkeypatch.setattr(
-        served.calls, "_settings", dataclasses.replace(served.settings, timeout=0.05 if classify else 5)
+        served.calls,
+        "_settings",
+        dataclasses.replace(served.settings, timeout=0.05 if classify else 5),
     )
     if classify:
         monkeypatch.setattr(served.service, "classify", classify)
@@ -229,7 +277,8 @@ def test_nothing_is_left_of_a_call_whose_client_went_away(served, stub, monkeypa
 
 
 def left_after(ask):
-    """Returns bytes that are in use after some calls, without the garbage collector, and were not before."""
+    """Returns bytes that are in use after some calls, without the garbage collector, and were not
+    before."""
     ask()
     gc.collect()
     gc.disable()
@@ -252,7 +301,8 @@ def test_bytes_that_are_no_message(served):
     with grpc.insecure_channel(f"127.0.0.1:{served.port}") as channel:
         for method in ("ModelInfer", "ModelMetadata", "ServerReady"):
             call = channel.unary_unary(f"/{rpc.SERVICE}/{method}")
-            for data in (b"\xff\xff\xff", b"\x0b", b"\x12\x05a", b"\xff" * 20):  # cut short, a group, a long number
+            # cut short, a group, a long number
+            for data in (b"\xff\xff\xff", b"\x0b", b"\x12\x05a", b"\xff" * 20):
                 assert code_of(call, data)[:2] == ("INVALID_ARGUMENT", "the message is broken")
         for method in ("ModelInfer", "ModelMetadata"):
             call = channel.unary_unary(f"/{rpc.SERVICE}/{method}")
@@ -302,7 +352,11 @@ def test_large_messages_have_a_limit_together(served, stub, monkeypatch):
     stub.ModelInfer(message())  # a small one is let in
     monkeypatch.setattr(rpc, "SMALL", 0)
     code, details, trailer = code_of(stub.ModelInfer, message())
-    assert code == "RESOURCE_EXHAUSTED" and "too many large requests" in details and trailer["retry-after"] == "1"
+    assert (
+        code == "RESOURCE_EXHAUSTED"
+        and "too many large requests" in details
+        and trailer["retry-after"] == "1"
+    )
     monkeypatch.undo()
     stub.ModelInfer(message())
 

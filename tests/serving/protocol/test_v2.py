@@ -23,11 +23,18 @@ def answer(count=2, classes=4):
     probabilities = random.dirichlet(np.ones(classes), count).astype(np.float32)
     names = tuple(f"class {i}, ü" for i in range(classes))
     embedding = random.normal(size=(count, 3)).astype(np.float32)
-    return Answer("m", "7", names, probabilities, embedding, {"decode": 0.0, "queue": 0.0, "compute": 0.0})
+    return Answer(
+        "m", "7", names, probabilities, embedding, {"decode": 0.0, "queue": 0.0, "compute": 0.0}
+    )
 
 
 def request(outputs=(), **changes):
-    entry = {"name": "images", "datatype": "UINT8", "shape": list(IMAGES.shape), "data": IMAGES.ravel().tolist()}
+    entry = {
+        "name": "images",
+        "datatype": "UINT8",
+        "shape": list(IMAGES.shape),
+        "data": IMAGES.ravel().tolist(),
+    }
     return {"inputs": [entry | changes], "outputs": list(outputs)}
 
 
@@ -37,22 +44,32 @@ def read(document, raw=b"", length=None):
 
 
 def test_a_tensor_is_the_same_however_it_comes():
-    flat, nested = request(), request(data=IMAGES.tolist())
+    flat = request()
+    nested = request(data=IMAGES.tolist())
     binary = request(parameters={"binary_data_size": IMAGES.nbytes})
     del binary["inputs"][0]["data"]
     for found in (read(flat), read(nested), read(binary, IMAGES.tobytes())):
         np.testing.assert_array_equal(found.images, IMAGES)
         assert found.images.dtype == np.uint8
-        assert [(one.name, one.binary) for one in found.outputs] == [("labels", False), ("scores", False)]
+        assert [(one.name, one.binary) for one in found.outputs] == [
+            ("labels", False),
+            ("scores", False),
+        ]
 
 
 def test_encoded_images_are_base64_in_json_and_bytes_behind_it():
     entry = {"name": "image", "datatype": "BYTES", "shape": [3]}
     texts = [base64.b64encode(one).decode() for one in ENCODED]
     assert read({"inputs": [entry | {"data": texts}]}).images == ENCODED
-    assert read({"inputs": [entry | {"shape": [3, 1], "data": [[text] for text in texts]}]}).images == ENCODED
+    assert (
+        read({"inputs": [entry | {"shape": [3, 1], "data": [[text] for text in texts]}]}).images
+        == ENCODED
+    )
     raw = utils.serialize_byte_tensor(np.array(ENCODED, np.object_)).item()
-    assert read({"inputs": [entry | {"parameters": {"binary_data_size": len(raw)}}]}, raw).images == ENCODED
+    assert (
+        read({"inputs": [entry | {"parameters": {"binary_data_size": len(raw)}}]}, raw).images
+        == ENCODED
+    )
 
 
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=5))
@@ -75,7 +92,10 @@ def test_texts_that_are_cut_or_overlong_are_refused(texts, data):
 
 def test_the_answer_has_each_output_that_is_asked_for():
     said = answer()
-    asked = [{"name": name, "parameters": {"binary_data": name == "embedding"}} for name in protocol.OUTPUTS]
+    asked = [
+        {"name": name, "parameters": {"binary_data": name == "embedding"}}
+        for name in protocol.OUTPUTS
+    ]
     inference = read(request(asked) | {"parameters": {"top_k": 3}, "id": "mine"})
     body, length = protocol.write_v2(said, inference, inference.id)
     head = json.loads(body[:length])
@@ -84,14 +104,18 @@ def test_the_answer_has_each_output_that_is_asked_for():
     assert found["labels"]["shape"] == found["scores"]["shape"] == [2, 3]
     order = np.argsort(-said.probabilities, axis=1)[:, :3]
     assert found["labels"]["data"] == [said.classes[i] for i in order.ravel()]
-    np.testing.assert_array_equal(found["scores"]["data"], np.take_along_axis(said.probabilities, order, 1).ravel())
+    np.testing.assert_array_equal(
+        found["scores"]["data"], np.take_along_axis(said.probabilities, order, 1).ravel()
+    )
     np.testing.assert_array_equal(found["probabilities"]["data"], said.probabilities.ravel())
     assert found["embedding"]["parameters"] == {"binary_data_size": said.embedding.nbytes}
     assert body[length:] == said.embedding.tobytes()
 
 
 def test_all_outputs_are_binary_where_the_request_says_so():
-    body, length = protocol.write_v2(answer(), read(request() | {"parameters": {"binary_data_output": True}}), "")
+    body, length = protocol.write_v2(
+        answer(), read(request() | {"parameters": {"binary_data_output": True}}), ""
+    )
     sizes = [one["parameters"]["binary_data_size"] for one in json.loads(body[:length])["outputs"]]
     assert length + sum(sizes) == len(body)
     labels = utils.deserialize_bytes_tensor(body[length : length + sizes[0]])
@@ -108,9 +132,17 @@ def test_classification_is_tritons():
 
 
 def test_v1():
-    texts = [{"b64": base64.b64encode(ENCODED[0]).decode()}, {"image": {"b64": base64.b64encode(ENCODED[2]).decode()}}]
-    assert protocol.read_v1(json.dumps({"instances": texts}).encode()).images == [ENCODED[0], ENCODED[2]]
-    inference = protocol.read_v1(json.dumps({"instances": IMAGES.tolist(), "parameters": {"top_k": 2}}).encode())
+    texts = [
+        {"b64": base64.b64encode(ENCODED[0]).decode()},
+        {"image": {"b64": base64.b64encode(ENCODED[2]).decode()}},
+    ]
+    assert protocol.read_v1(json.dumps({"instances": texts}).encode()).images == [
+        ENCODED[0],
+        ENCODED[2],
+    ]
+    inference = protocol.read_v1(
+        json.dumps({"instances": IMAGES.tolist(), "parameters": {"top_k": 2}}).encode()
+    )
     np.testing.assert_array_equal(inference.images, IMAGES)
     found = json.loads(protocol.write_v1(answer(), inference))
     assert found["model_version"] == "7"
@@ -154,16 +186,24 @@ WRONG = {
     "an unknown output": request([{"name": "logits"}]),
     "an output twice": request([{"name": "scores"}, {"name": "scores"}]),
     "classification of another": request([{"name": "scores", "parameters": {"classification": 2}}]),
-    "negative classification": request([{"name": "probabilities", "parameters": {"classification": -2}}]),
+    "negative classification": request(
+        [{"name": "probabilities", "parameters": {"classification": -2}}]
+    ),
     "top 0": request() | {"parameters": {"top_k": 0}},
     "top of a kind": request() | {"parameters": {"top_k": "5"}},
     "top of truth": request() | {"parameters": {"top_k": True}},
     "an id of a kind": request() | {"id": 5},
     "a long id": request() | {"id": "x" * 300},
     "a size without bytes": request(parameters={"binary_data_size": 18}),
-    "base64 that is none": {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["?"]}]},
-    "base64 of a kind": {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [{}]}]},
-    "base64 beyond ASCII": {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["ü"]}]},
+    "base64 that is none": {
+        "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["?"]}]
+    },
+    "base64 of a kind": {
+        "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [{}]}]
+    },
+    "base64 beyond ASCII": {
+        "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["ü"]}]
+    },
 }
 
 
@@ -194,27 +234,48 @@ def test_too_many_values_are_refused_before_they_are_read():
 
 
 def test_numbers_that_are_not_whole_are_few():
-    """They take ten times as long to read, and pixels are whole: 1.9 million held up all others for 0.7 s."""
-    pixels = {"name": "images", "datatype": "UINT8", "shape": [1, 1, 2000, 1], "data": [0.5019608] * 2000}
+    """They take ten times as long to read, and pixels are whole: 1.9 million held up all others for
+    0.7 s."""
+    pixels = {
+        "name": "images",
+        "datatype": "UINT8",
+        "shape": [1, 1, 2000, 1],
+        "data": [0.5019608] * 2000,
+    }
     with pytest.raises(TooLarge, match="not whole; pixels are"):
         protocol.read_v2(json.dumps({"inputs": [pixels]}).encode())
-    document = request() | {"parameters": {"weights": [0.5] * 900}}  # of a client that means something by it
+    # of a client that means something by it
+    document = request() | {"parameters": {"weights": [0.5] * 900}}
     assert len(read(document).images) == 2
 
 
 def test_long_answers_are_the_same_json():
     random = np.random.default_rng(0)
     names = tuple(f'the "{i}"th é' for i in range(3000))
-    said = Answer("m", "7", names, random.random((2, 3000), np.float32), random.random((2, 2000), np.float32), {})
-    inference = read(request([{"name": name} for name in protocol.OUTPUTS]) | {"parameters": {"top_k": 3000}})
+    said = Answer(
+        "m",
+        "7",
+        names,
+        random.random((2, 3000), np.float32),
+        random.random((2, 2000), np.float32),
+        {},
+    )
+    inference = read(
+        request([{"name": name} for name in protocol.OUTPUTS]) | {"parameters": {"top_k": 3000}}
+    )
     assert protocol.size_of(said, inference) == 2 * (3 * 3000 + 2000)
-    found = {one["name"]: one["data"] for one in json.loads(protocol.write_v2(said, inference, "")[0])["outputs"]}
+    found = {
+        one["name"]: one["data"]
+        for one in json.loads(protocol.write_v2(said, inference, "")[0])["outputs"]
+    }
     np.testing.assert_array_equal(found["probabilities"], said.probabilities.ravel())
     np.testing.assert_array_equal(found["embedding"], said.embedding.ravel())
     assert found["labels"][:3000] == [name for name, _ in said.top(3000)[0]]
 
 
-@pytest.mark.parametrize("instances", [[], [{}], [{"b64": 1}], [{"image": []}], [[1]], [[[[300]]]], [[[[1]]], 2], "x"])
+@pytest.mark.parametrize(
+    "instances", [[], [{}], [{"b64": 1}], [{"image": []}], [[1]], [[[[300]]]], [[[[1]]], 2], "x"]
+)
 def test_wrong_instances_are_refused(instances):
     with pytest.raises(Refused):
         protocol.read_v1(json.dumps({"instances": instances}).encode())

@@ -1,12 +1,13 @@
-"""Operations that change pixels where they stand, with the definitions of PIL's ImageEnhance and ImageOps.
+"""Operations that change pixels where they stand, with the definitions of PIL's ImageEnhance and
+ImageOps.
 
-Most blend the image with a plain version of itself, out = plain + factor * (image - plain), clipped to [0, 255]:
-brightness with black, contrast with its mean gray, saturation with its gray, sharpness with its smoothed self.
-Factor 1 changes nothing, 0 gives the plain version, above 1 exaggerates.
+Most blend the image with a plain version of itself, out = plain + factor * (image - plain), clipped
+to [0, 255]: brightness with black, contrast with its mean gray, saturation with its gray, sharpness
+with its smoothed self. Factor 1 changes nothing, 0 gives the plain version, above 1 exaggerates.
 
-Every operation takes uint8 or float images (B, H, W, C) in [0, 255], C = 1 or 3, and returns the same shape and
-dtype. The random ones draw one number an image; the others take it, as (B,). With one channel, saturation and hue
-leave the image alone.
+Every operation takes uint8 or float images (B, H, W, C) in [0, 255], C = 1 or 3, and returns the
+same shape and dtype. The random ones draw one number an image; the others take it, as (B,). With
+one channel, saturation and hue leave the image alone.
 """
 
 import jax
@@ -22,22 +23,27 @@ def brightness(key, images, amount):
 
 
 def contrast(key, images, amount):
-    """Scales each image's distance from its mean gray by a factor drawn from [1 - amount, 1 + amount]."""
+    """Scales each image's distance from its mean gray by a factor drawn from [1 - amount, 1 +
+    amount]."""
     return blend(images, mean_gray(images), _factors(key, images, amount))
 
 
 def saturation(key, images, amount):
-    """Scales each pixel's distance from its gray by a factor drawn from [1 - amount, 1 + amount]."""
+    """Scales each pixel's distance from its gray by a factor drawn from [1 - amount, 1 +
+    amount]."""
     return blend(images, gray(images), _factors(key, images, amount))
 
 
 def hue(key, images, amount):
     """Turns each image's colors by a share of the color circle drawn from [-amount, amount]."""
-    return shift_hue(images, amount * jax.random.uniform(key, (len(images),), minval=-1.0, maxval=1.0))
+    return shift_hue(
+        images, amount * jax.random.uniform(key, (len(images),), minval=-1.0, maxval=1.0)
+    )
 
 
 def blend(images, plain, factor):
-    """Returns plain + factor * (images - plain), clipped to [0, 255]; `plain` broadcasts to images, factor is (B,)."""
+    """Returns plain + factor * (images - plain), clipped to [0, 255]; `plain` broadcasts to images,
+    factor is (B,)."""
     mixed = plain + per_image(factor) * (to_float(images) - plain)
     return restore(jnp.clip(mixed, 0, 255), images.dtype)
 
@@ -57,7 +63,8 @@ def mean_gray(images):
 
 
 def smooth(images):
-    """Returns float32 images under PIL's SMOOTH filter: 3 x 3 with weights 1, the center's 5; the border stays."""
+    """Returns float32 images under PIL's SMOOTH filter: 3 x 3 with weights 1, the center's 5; the
+    border stays."""
     images = to_float(images)
     rows = images[:, :-2] + images[:, 1:-1] + images[:, 2:]
     box = rows[:, :, :-2] + rows[:, :, 1:-1] + rows[:, :, 2:]
@@ -102,21 +109,27 @@ def solarize(images, threshold):
 def autocontrast(images):
     """Stretches each channel of each image to [0, 255]; a constant channel stays."""
     pixels = to_float(images)
-    low, high = pixels.min((1, 2), keepdims=True), pixels.max((1, 2), keepdims=True)
+    low = pixels.min((1, 2), keepdims=True)
+    high = pixels.max((1, 2), keepdims=True)
     scale = 255 / jnp.where(high > low, high - low, 1)
     return restore(jnp.where(high > low, (pixels - low) * scale, pixels), images.dtype)
 
 
 def equalize(images):
-    """Flattens each channel's histogram, as PIL does, to the integer. Pixels are first rounded to integers."""
+    """Flattens each channel's histogram, as PIL does, to the integer. Pixels are first rounded to
+    integers."""
     batch, height, width, channels = images.shape
     first_bin = 256 * jnp.arange(channels)
     levels = jnp.clip(jnp.round(to_float(images)), 0, 255).astype(jnp.int32)
     bins = (levels + first_bin).reshape(batch, -1)
-    # One scatter an image, not one over the batch: only so does a batch over several devices need no exchange.
+    # One scatter an image, not one over the batch: only so does a batch over several devices need
+    # no exchange.
     zeros = jnp.zeros(channels * 256, jnp.int32)
-    counts = jax.vmap(lambda b: zeros.at[b].add(1, mode="promise_in_bounds"))(bins).reshape(batch, channels, 256)
-    # PIL leaves the highest level that occurs out of the total, and a channel with too few pixels below it alone.
+    counts = jax.vmap(lambda b: zeros.at[b].add(1, mode="promise_in_bounds"))(bins).reshape(
+        batch, channels, 256
+    )
+    # PIL leaves the highest level that occurs out of the total, and a channel with too few pixels
+    # below it alone.
     below = jnp.cumsum(counts, -1) - counts
     step = jnp.where(counts > 0, below, 0).max(-1, keepdims=True) // 255
     table = jnp.clip((below + step // 2) // jnp.maximum(step, 1), 0, 255)

@@ -1,10 +1,11 @@
 """Operations that move pixels.
 
-Crops, flips and quarter turns copy pixels and so are exact. Everything else is an affine map and shares one kernel,
-`resample`: four gathers an image, some hundred times faster on a CPU than a general rotation.
+Crops, flips and quarter turns copy pixels and so are exact. Everything else is an affine map and
+shares one kernel, `resample`: four gathers an image, some hundred times faster on a CPU than a
+general rotation.
 
-Every operation takes uint8 or float images (B, H, W, C) and returns the same shape and dtype; each image has its own
-draw. Coordinates are (x, y) in pixels, y downwards.
+Every operation takes uint8 or float images (B, H, W, C) and returns the same shape and dtype; each
+image has its own draw. Coordinates are (x, y) in pixels, y downwards.
 """
 
 import math
@@ -20,7 +21,8 @@ ALTERNATING = 0x666C6970  # what the seed is folded with, so that no step's key 
 
 
 def pad_crop(key, images, pad, mode="zeros"):
-    """Pads each side by `pad` pixels of a mode of `PAD_MODES`, then crops the old size at random."""
+    """Pads each side by `pad` pixels of a mode of `PAD_MODES`, then crops the old size at
+    random."""
     _, height, width, channels = images.shape
     corners = jax.random.randint(key, (len(images), 2), 0, 2 * pad + 1)
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)), PAD_MODES[mode])
@@ -42,10 +44,12 @@ def mirror(images, which):
 
 
 def alternating_flips(seed, indices, epochs):
-    """Says which images to flip, so that each is flipped in every second epoch. Jordan 2024 (arXiv:2404.00498), 3.6.
+    """Says which images to flip, so that each is flipped in every second epoch. Jordan 2024
+    (arXiv:2404.00498), 3.6.
 
-    In epoch 0 that is about half of them, drawn by (seed, index) alone; in epoch 1 it is the others, and so on. So two
-    epochs show every image both ways, where independent flips show half of the images twice the same way.
+    In epoch 0 that is about half of them, drawn by (seed, index) alone; in epoch 1 it is the
+    others, and so on. So two epochs show every image both ways, where independent flips show half
+    of the images twice the same way.
 
     Args:
       seed: int.
@@ -62,11 +66,14 @@ def alternating_flips(seed, indices, epochs):
 
 def flip_vertical(key, images):
     """Swaps top and bottom with probability 1/2."""
-    return jnp.where(per_image(jax.random.bernoulli(key, shape=(len(images),))), images[:, ::-1], images)
+    return jnp.where(
+        per_image(jax.random.bernoulli(key, shape=(len(images),))), images[:, ::-1], images
+    )
 
 
 def rot90(key, images):
-    """Turns by 0, 90, 180 or 270 degrees, equally likely; images that are not square by 0 or 180."""
+    """Turns by 0, 90, 180 or 270 degrees, equally likely; images that are not square by 0 or
+    180."""
     if images.shape[1] == images.shape[2]:
         turns = jax.random.randint(key, (len(images),), 0, 4)
     else:
@@ -86,10 +93,11 @@ def quarter_turns(images, turns):
 
 
 def random_resized_crop(key, images, area=(0.8, 1.0), ratio=(3 / 4, 4 / 3)):
-    """Crops a random box and resizes it back, bilinearly. Szegedy et al. 2014 (arXiv:1409.4842), section 6.
+    """Crops a random box and resizes it back, bilinearly. Szegedy et al. 2014 (arXiv:1409.4842),
+    section 6.
 
-    The box has real-valued corners. One that would be wider or higher than the image is cut to the image's side, where
-    other code draws again.
+    The box has real-valued corners. One that would be wider or higher than the image is cut to the
+    image's side, where other code draws again.
 
     Args:
       key: a random key.
@@ -107,11 +115,14 @@ def random_resized_crop(key, images, area=(0.8, 1.0), ratio=(3 / 4, 4 / 3)):
     shift_x = (draws[2] - 0.5) * (width - box_w)
     shift_y = (draws[3] - 0.5) * (height - box_h)
     zero = jnp.zeros(len(images))
-    return resample(images, _rows((box_w / width, zero, shift_x), (zero, box_h / height, shift_y)), edge=True)
+    return resample(
+        images, _rows((box_w / width, zero, shift_x), (zero, box_h / height, shift_y)), edge=True
+    )
 
 
 def affine(key, images, rotate=0.0, shear=0.0, translate=0.0, scale=(1.0, 1.0)):
-    """Rotates, shears, shifts and zooms about the center in one bilinear resampling, with zeros outside.
+    """Rotates, shears, shifts and zooms about the center in one bilinear resampling, with zeros
+    outside.
 
     Args:
       key: a random key.
@@ -137,7 +148,8 @@ def affine(key, images, rotate=0.0, shear=0.0, translate=0.0, scale=(1.0, 1.0)):
 
 
 def inverse_map(angle, slope_x, slope_y, shift_x, shift_y, zoom):
-    """Returns the map from a place in the result to its place in the image, (B, 2, 3), for `resample`.
+    """Returns the map from a place in the result to its place in the image, (B, 2, 3), for
+    `resample`.
 
     Forwards, an image is sheared, then rotated, then zoomed, all about its center, then shifted.
 
@@ -149,10 +161,13 @@ def inverse_map(angle, slope_x, slope_y, shift_x, shift_y, zoom):
       shift_y: pixels down, (B,).
       zoom: factor, (B,).
     """
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    cos = jnp.cos(angle)
+    sin = jnp.sin(angle)
     det = zoom * (1 - slope_x * slope_y)
-    xx, xy = (cos - slope_x * sin) / det, -(sin + slope_x * cos) / det
-    yx, yy = (sin - slope_y * cos) / det, (cos + slope_y * sin) / det
+    xx = (cos - slope_x * sin) / det
+    xy = -(sin + slope_x * cos) / det
+    yx = (sin - slope_y * cos) / det
+    yy = (cos + slope_y * sin) / det
     return _rows((xx, xy, -(xx * shift_x + xy * shift_y)), (yx, yy, -(yx * shift_x + yy * shift_y)))
 
 
@@ -161,7 +176,8 @@ def resample(images, inverse, edge=False):
 
     Args:
       images: (B, H, W, C).
-      inverse: (B, 2, 3); rows give x and y in the image for (x, y, 1) in the result, both from the image's center.
+      inverse: (B, 2, 3); rows give x and y in the image for (x, y, 1) in the result, both from the
+          image's center.
       edge: True repeats the border outwards; False reads zeros outside.
     """
     batch, height, width, channels = images.shape
@@ -186,7 +202,8 @@ def resample(images, inverse, edge=False):
 
 
 def take_pixels(rows, index):
-    """Returns, for each image, the rows (B, N, ...) named by its index (B, M), which must lie in range."""
+    """Returns, for each image, the rows (B, N, ...) named by its index (B, M), which must lie in
+    range."""
     return jax.vmap(lambda r, i: r.at[i].get(mode="promise_in_bounds"))(rows, index)
 
 

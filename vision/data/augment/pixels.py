@@ -1,4 +1,5 @@
-"""Pixel types: how operations enter and leave float32, and how a batch is normalized for the model."""
+"""Pixel types: how operations enter and leave float32, and how a batch is normalized for the
+model."""
 
 import jax.numpy as jnp
 
@@ -13,7 +14,8 @@ def to_float(images):
 
 
 def restore(images, dtype):
-    """Returns float32 pixels in `dtype`: rounded and clipped to [0, 255] for integers, as they are for floats."""
+    """Returns float32 pixels in `dtype`: rounded and clipped to [0, 255] for integers, as they are
+    for floats."""
     if jnp.issubdtype(dtype, jnp.integer):
         images = jnp.clip(jnp.round(images), 0, 255)
     return images.astype(dtype)
@@ -26,7 +28,8 @@ def per_image(values):
 
 def mean_color(images):
     """Returns each image's mean over its pixels, float32 (B, 1, 1, C)."""
-    return to_float(images).mean(1, keepdims=True).mean(2, keepdims=True)  # rows first: six times faster on a CPU
+    # rows first: six times faster on a CPU
+    return to_float(images).mean(1, keepdims=True).mean(2, keepdims=True)
 
 
 def normalize(images, kind, mean=(), std=(), dtype=jnp.float32):
@@ -34,7 +37,8 @@ def normalize(images, kind, mean=(), std=(), dtype=jnp.float32):
 
     Args:
       images: uint8 or float (B, H, W, C) in [0, 255].
-      kind: "unit" for [0, 1], "symmetric" (and "auto") for [-1, 1], "mean_std" for (x / 255 - mean) / std.
+      kind: "unit" for [0, 1], "symmetric" (and "auto") for [-1, 1], "mean_std" for (x / 255 - mean)
+          / std.
       mean: for "mean_std", one number a channel.
       std: for "mean_std", one number a channel, above 0.
       dtype: of the result.
@@ -58,6 +62,8 @@ def normalize(images, kind, mean=(), std=(), dtype=jnp.float32):
                     "data.normalize = 'mean_std' takes one a channel (the other choices are unit and symmetric)"
                 )
         if not all(value > 0 for value in std):
-            raise UserError(f"data.std = {tuple(std)}: a standard deviation lies above 0 (pixels count in [0, 1])")
+            raise UserError(
+                f"data.std = {tuple(std)}: a standard deviation lies above 0 (pixels count in [0, 1])"
+            )
         images = (images / 255 - jnp.asarray(mean, wide)) / jnp.asarray(std, wide)
     return images.astype(dtype)

@@ -1,16 +1,17 @@
 """RandAugment. Cubuk et al. 2019 (arXiv:1909.13719).
 
-Each image runs through `layers` operations, each drawn from the paper's fourteen, all at one magnitude in 0 .. 30.
-With a draw for each image, a switch over fourteen functions computes all fourteen for all images. So a layer has three
-parts, and an operation is a choice of numbers in one of them and nothing in the others:
+Each image runs through `layers` operations, each drawn from the paper's fourteen, all at one
+magnitude in 0 .. 30. With a draw for each image, a switch over fourteen functions computes all
+fourteen for all images. So a layer has three parts, and an operation is a choice of numbers in one
+of them and nothing in the others:
 
 - one affine resampling: shear x and y, translate x and y, rotate;
 - one blend with a plain version: brightness, color, contrast, sharpness;
 - one selection among pointwise maps: posterize, solarize, autocontrast, equalize.
 
-How far magnitude 30 goes differs between implementations; here it is a shear of slope 0.3, a shift of 150/331 of the
-side, a rotation by 30 degrees, a factor of 1 +- 0.9, 4 bits left, all pixels inverted. Directions are drawn. What
-comes in from outside the image is zero.
+How far magnitude 30 goes differs between implementations; here it is a shear of slope 0.3, a shift
+of 150/331 of the side, a rotation by 30 degrees, a factor of 1 +- 0.9, 4 bits left, all pixels
+inverted. Directions are drawn. What comes in from outside the image is zero.
 """
 
 import math
@@ -48,16 +49,20 @@ def randaugment(key, images, layers, magnitude):
 
 
 def apply(images, choice, sign, magnitude):
-    """Returns images under one operation each: choice (B,) indexes OPERATIONS, sign (B,) is -1 or 1."""
-    pixels, level = to_float(images), magnitude / 30
+    """Returns images under one operation each: choice (B,) indexes OPERATIONS, sign (B,) is -1 or
+    1."""
+    pixels = to_float(images)
+    level = magnitude / 30
 
     def chosen(*names):
         return sum(choice == OPERATIONS.index(name) for name in names) > 0
 
-    # All parts read the layer's own input, never each other's result: XLA's CPU compiler would compute that again
-    # for each place that reads it.
+    # All parts read the layer's own input, never each other's result: XLA's CPU compiler would
+    # compute that again for each place that reads it.
     result = jnp.where(per_image(chosen(*MOVES)), _move(pixels, chosen, sign * level), pixels)
-    result = jnp.where(per_image(chosen(*BLENDS)), _blend(pixels, chosen, 1 + 0.9 * sign * level), result)
+    result = jnp.where(
+        per_image(chosen(*BLENDS)), _blend(pixels, chosen, 1 + 0.9 * sign * level), result
+    )
     each = jnp.ones(len(pixels))
     for name, mapped in (
         ("posterize", color.posterize(pixels, (8 - round(4 * level)) * each)),

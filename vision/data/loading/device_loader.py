@@ -1,4 +1,5 @@
-"""Data that fit: decoded once, living on every device as uint8. A batch is then a list of indices."""
+"""Data that fit: decoded once, living on every device as uint8. A batch is then a list of
+indices."""
 
 import concurrent.futures
 import os
@@ -28,11 +29,13 @@ class DeviceLoader:
 
     @classmethod
     def of(cls, loader, images, dataset=None):
-        """Returns a loader of the same split as `loader` that holds other arrays in place of its images.
+        """Returns a loader of the same split as `loader` that holds other arrays in place of its
+        images.
 
         Args:
             loader: a `DeviceLoader` or a `WorkerLoader`.
-            images: one array for each image, all of one shape and dtype, in order; None for an unreadable one.
+            images: one array for each image, all of one shape and dtype, in order; None for an
+                unreadable one.
             dataset: the split's `Dataset`, where they are no longer the loader's.
         """
         new = cls.__new__(cls)
@@ -40,15 +43,23 @@ class DeviceLoader:
         return new
 
     def _set(self, dataset, unreadable, images, mesh):
-        self.dataset, self.mesh, self.names, self.unreadable = dataset, mesh, dataset.names, unreadable
+        self.dataset = dataset
+        self.mesh = mesh
+        self.names = dataset.names
+        self.unreadable = unreadable
         self._readable = np.array([image is not None for image in images])
         used = np.flatnonzero(self._readable)
         if not len(used):
             raise UserError(NONE.format(len(dataset), dataset.source.name(0)))
         # As `Dataset.readable`: the next readable image stands in for an unreadable one.
         used = used[np.searchsorted(used, np.arange(len(images))) % len(used)]
-        data = {"image": np.stack([images[i] for i in used]), "label": dataset.source.labels[used].astype(np.int32)}
-        with parallel.out_of_memory(lambda: "placing the data on the device: set data.resident_gib=0 to load batches"):
+        data = {
+            "image": np.stack([images[i] for i in used]),
+            "label": dataset.source.labels[used].astype(np.int32),
+        }
+        with parallel.out_of_memory(
+            lambda: "placing the data on the device: set data.resident_gib=0 to load batches"
+        ):
             self.data = parallel.put_replicated(data, mesh)
 
     def __len__(self):
@@ -57,14 +68,17 @@ class DeviceLoader:
     def part(self, indices):
         """Returns a loader of some of the images, int (M,)."""
         images = np.asarray(self.data["image"][indices])
-        images = [image if ok else None for image, ok in zip(images, self._readable[indices], strict=True)]
+        images = [
+            image if ok else None for image, ok in zip(images, self._readable[indices], strict=True)
+        ]
         return DeviceLoader.of(self, images, self.dataset.part(indices))
 
     def train_batches(self, plan, batch_size):
         """Yields what each call of the training step takes.
 
         Args:
-            plan: yields (step, count): a batch, or with count > 1 so many of them with a leading axis.
+            plan: yields (step, count): a batch, or with count > 1 so many of them with a leading
+                axis.
             batch_size: images a step, over all hosts.
         """
         host = parallel.this_host(batch_size)
@@ -79,7 +93,8 @@ class DeviceLoader:
         return parallel.abstract_batch({"index": ((batch_size,), np.int32)}, self.mesh)
 
     def sample(self, count):
-        """Returns `count` images from all over the split, or all: uint8 (N, H, W, C) on every device."""
+        """Returns `count` images from all over the split, or all: uint8 (N, H, W, C) on every
+        device."""
         return self.data["image"][sampler.spread(count, len(self))]
 
     def eval_batches(self, batch_size):
@@ -100,11 +115,14 @@ def _decode_all(dataset):
         except UnreadableImage as error:
             return None, error.reason
 
-    # Decoders release the interpreter lock, so threads suffice; for tiny images handing it over costs more than that.
+    # Decoders release the interpreter lock, so threads suffice; for tiny images handing it over
+    # costs more than that.
     threads = os.cpu_count() if dataset.source.encoded and _pixels(dataset.source) > 64**2 else 1
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         done = list((pool.map if threads > 1 else map)(one, range(len(dataset))))
-    bad = {dataset.source.name(i): reason for i, (image, reason) in enumerate(done) if image is None}
+    bad = {
+        dataset.source.name(i): reason for i, (image, reason) in enumerate(done) if image is None
+    }
     return [image for image, _ in done], bad
 
 

@@ -1,4 +1,5 @@
-"""What sources in memory share: images as one array, and tables of numbers that an installed package brings along."""
+"""What sources in memory share: images as one array, and tables of numbers that an installed
+package brings along."""
 
 import importlib.util
 from pathlib import Path
@@ -23,7 +24,9 @@ class ArraySource:
 
     def __init__(self, images, labels, classes, kind, findings=()):
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
-            raise ValueError(f"expected uint8 (N, H, W, C), got {images.dtype} {images.shape} and {len(labels)} labels")
+            raise ValueError(
+                f"expected uint8 (N, H, W, C), got {images.dtype} {images.shape} and {len(labels)} labels"
+            )
         self.images = images
         self.labels = np.asarray(labels, np.int32)
         self.classes = tuple(classes)
@@ -44,9 +47,11 @@ class ArraySource:
 
 
 def package_table(package, path):
-    """Returns the gzipped table of numbers at `path` inside an installed package, as uint8; None if it is not there.
+    """Returns the gzipped table of numbers at `path` inside an installed package, as uint8; None if
+    it is not there.
 
-    Reading the file takes 0.1 s, where the packages' own readers (and importing scikit-learn) take more than a second.
+    Reading the file takes 0.1 s, where the packages' own readers (and importing scikit-learn) take
+    more than a second.
     """
     spec = importlib.util.find_spec(package)
     files = [Path(folder) / path for folder in spec.submodule_search_locations] if spec else []

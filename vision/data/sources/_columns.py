@@ -1,4 +1,5 @@
-"""What tables of images share: which column is meant, and numbers for the labels of all splits together."""
+"""What tables of images share: which column is meant, and numbers for the labels of all splits
+together."""
 
 import numpy as np
 
@@ -25,10 +26,15 @@ def choose(option, given, fitting, usual, title):
     """
     likely = [given] if given else [name for name in usual if name in fitting] or list(fitting)
     if len(likely) > 1 and likely[0] not in usual:
-        raise UserError(f"{title} has several columns that may be its {option}: set ?{option}= to {_either(fitting)}")
+        raise UserError(
+            f"{title} has several columns that may be its {option}: set ?{option}= to {_either(fitting)}"
+        )
     if not likely or likely[0] not in fitting:
         found = f"column {given!r} that holds {option}s" if given else f"column of {option}s"
-        raise UserError(f"{title} has no {found}" + (f": set ?{option}= to {_either(fitting)}" if fitting else ""))
+        raise UserError(
+            f"{title} has no {found}"
+            + (f": set ?{option}= to {_either(fitting)}" if fitting else "")
+        )
     return likely[0]
 
 
@@ -41,16 +47,21 @@ def index_labels(values, names, title):
         title: function of (split, row) that names an image in findings.
 
     Returns:
-        ({split: (rows, labels)}, classes, findings): the rows that have a label, int64 (n,), and theirs, int32 (n,). A
-        split without any label, such as some tests, is left out. Without `names` the classes are the values that
+        ({split: (rows, labels)}, classes, findings): the rows that have a label, int64 (n,), and
+        theirs, int32 (n,). A split without any label, such as some tests, is left out. Without
+        `names` the classes are the values that
         occur: whole numbers in their order, texts sorted.
     """
-    findings, labels = [], {}
+    findings = []
+    labels = {}
     if names and not any(isinstance(numbers, list) for numbers in values.values()):
         labels = {split: np.asarray(numbers, np.int64) for split, numbers in values.items()}
-        classes, whole = tuple(names), np.concatenate(list(labels.values()))
+        classes = tuple(names)
+        whole = np.concatenate(list(labels.values()))
     else:
-        texts = [str(value) if value != -1 else "" for split in values for value in _plain(values[split])]
+        texts = [
+            str(value) if value != -1 else "" for split in values for value in _plain(values[split])
+        ]
         texts, findings = strip(texts)
         known = np.array([bool(text) for text in texts], bool)
         whole = np.full(len(texts), -1, np.int64)
@@ -62,12 +73,18 @@ def index_labels(values, names, title):
     for split, numbers in labels.items():
         rows = np.flatnonzero((numbers >= 0) & (numbers < len(classes)))
         if not len(rows) and len(labels) > 1:
-            findings.append(Finding("splits have no labels, and are left out", split, f"{len(numbers):,} images"))
+            findings.append(
+                Finding(
+                    "splits have no labels, and are left out", split, f"{len(numbers):,} images"
+                )
+            )
             continue
         kept[split] = rows, numbers[rows].astype(np.int32)
         for row in np.setdiff1d(np.arange(len(numbers)), rows):
             detail = f"{numbers[row]}, of {len(classes)} classes" if numbers[row] >= 0 else ""
-            findings.append(Finding("images have no label", title(split, int(row)), detail, lost=True))
+            findings.append(
+                Finding("images have no label", title(split, int(row)), detail, lost=True)
+            )
     return kept, classes, findings
 
 
@@ -80,7 +97,8 @@ def _either(names):
 
 
 def plain_labels(values):
-    """Turns an Arrow column into what `index_labels` takes: int64 (N,), or N texts; -1 or "" where a row has none."""
+    """Turns an Arrow column into what `index_labels` takes: int64 (N,), or N texts; -1 or "" where
+    a row has none."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

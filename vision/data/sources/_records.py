@@ -4,7 +4,8 @@ import contextlib
 
 import numpy as np
 
-_READER = {"options": "readahead_buffer_size:0", "file_reader_buffer_size": 1 << 15}  # for access in random order
+# for access in random order
+_READER = {"options": "readahead_buffer_size:0", "file_reader_buffer_size": 1 << 15}
 
 
 def count_records(path):
@@ -34,10 +35,12 @@ def make_example(features):
 
 @contextlib.contextmanager
 def record_writer(path):
-    """Gives a function that appends a record to a new array_record file, for reading one by one in random order."""
+    """Gives a function that appends a record to a new array_record file, for reading one by one in
+    random order."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    # Images do not get smaller, and a record that shares its block with others costs the reading of all.
+    # Images do not get smaller, and a record that shares its block with others costs the reading of
+    # all.
     writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     try:
         yield writer.write
@@ -48,7 +51,8 @@ def record_writer(path):
 class Records:
     """Random access to the records of array_record files.
 
-    array_record's own data source hands every single read to a pool of threads: 68 us each, where this takes 8.
+    array_record's own data source hands every single read to a pool of threads: 68 us each, where
+    this takes 8.
 
     Args:
         paths: names of the files.

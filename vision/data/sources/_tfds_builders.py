@@ -1,10 +1,12 @@
-"""Prepares CIFAR-10, CIFAR-100, MNIST and Fashion-MNIST in TFDS's own layout, without TensorFlow; all others with it.
+"""Prepares CIFAR-10, CIFAR-100, MNIST and Fashion-MNIST in TFDS's own layout, without TensorFlow;
+all others with it.
 
-TFDS's builders for these four need TensorFlow to unpack archives and to encode PNG. The builders here write the same
-name, version, splits, features and keys, so TFDS itself, and anything that reads its folders, takes them for its own.
+TFDS's builders for these four need TensorFlow to unpack archives and to encode PNG. The builders
+here write the same name, version, splits, features and keys, so TFDS itself, and anything that
+reads its folders, takes them for its own.
 
-CIFAR: Krizhevsky 2009, "Learning multiple layers of features from tiny images". MNIST: LeCun et al. 1998.
-Fashion-MNIST: Xiao, Rasul, Vollgraf 2017 (arXiv:1708.07747).
+CIFAR: Krizhevsky 2009, "Learning multiple layers of features from tiny images". MNIST: LeCun et al.
+1998. Fashion-MNIST: Xiao, Rasul, Vollgraf 2017 (arXiv:1708.07747).
 """
 
 import gzip
@@ -25,11 +27,23 @@ from vision.errors import UserError
 _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist/"
 _FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-_GARMENTS = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+_GARMENTS = [
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+]
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """What the four share: images and labels in memory, written as PNG. `paths` are the downloaded files."""
+    """What the four share: images and labels in memory, written as PNG. `paths` are the downloaded
+    files."""
 
     FILES = ()  # what to download; sizes and SHA-256 are those that TFDS records
     FOLDER = "."  # below the folder for files placed by hand
@@ -45,12 +59,22 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     def _split_generators(self, dl_manager):
-        return {split: self._generate_examples(*arrays) for split, arrays in self._read(self.paths).items()}
+        return {
+            split: self._generate_examples(*arrays)
+            for split, arrays in self._read(self.paths).items()
+        }
 
     def _generate_examples(self, images, others):
         for index, image in enumerate(images):
-            _, png = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])  # cv2 has blue first
-            yield index, {"image": io.BytesIO(png.tobytes()), **{key: values[index] for key, values in others.items()}}
+            # cv2 has blue first
+            _, png = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
+            yield (
+                index,
+                {
+                    "image": io.BytesIO(png.tobytes()),
+                    **{key: values[index] for key, values in others.items()},
+                },
+            )
 
     def _read(self, paths):
         """Returns {split: (uint8 (N, H, W, C), {feature: N values})} from the downloaded files."""
@@ -82,7 +106,9 @@ class Cifar10(_Builder, skip_registration=True):
                 names = tar.extractfile(f"{self.ARCHIVE}/{file}").read().decode().split("\n")
                 self.info.features[key].names = [name for name in names if name]
             return {
-                split: self._split(split, b"".join(tar.extractfile(f"{self.ARCHIVE}/{f}").read() for f in files))
+                split: self._split(
+                    split, b"".join(tar.extractfile(f"{self.ARCHIVE}/{f}").read() for f in files)
+                )
                 for split, files in self.SPLITS.items()
             }
 
@@ -185,7 +211,8 @@ class FashionMNIST(MNIST, skip_registration=True):
 
 
 def _read_idx(path):
-    """Returns the array of a gzipped IDX file: two zero bytes, type 8 (uint8), the rank, the sides, the data."""
+    """Returns the array of a gzipped IDX file: two zero bytes, type 8 (uint8), the rank, the sides,
+    the data."""
     with gzip.open(path) as f:
         data = f.read()
     sides = np.frombuffer(data, ">u4", count=data[3], offset=4)
@@ -196,7 +223,8 @@ BUILDERS = {b.name: b for b in (Cifar10, Cifar100, MNIST, FashionMNIST)}
 
 
 def build(name, data_dir):
-    """Prepares one of `BUILDERS` below `data_dir`: all of it or, when interrupted, nothing that anyone would read.
+    """Prepares one of `BUILDERS` below `data_dir`: all of it or, when interrupted, nothing that
+    anyone would read.
 
     Raises:
         UserError: the files cannot be had, or the folder cannot be written.
@@ -206,7 +234,9 @@ def build(name, data_dir):
     builder = BUILDERS[name](data_dir=data_dir, file_format="array_record")
     builder.paths = fetch(builder.FILES, Path(data_dir, "downloads", "manual", builder.FOLDER))
     try:
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
     except OSError as error:
         if not builder.is_prepared():  # another process may have been faster
             raise UserError(f"cannot prepare tfds:{name} in {data_dir}: {error}") from error
@@ -228,7 +258,9 @@ def build_official(name, data_dir):
         env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"},
     )
     if child.returncode:
-        lines = child.stdout.strip().splitlines() or [f"the process ended with code {child.returncode}"]
+        lines = child.stdout.strip().splitlines() or [
+            f"the process ended with code {child.returncode}"
+        ]
         raise UserError(f"TFDS cannot prepare tfds:{name} in {data_dir}:\n{lines[-1]}")
 
 

@@ -5,7 +5,8 @@ from xml.parsers import expat
 
 
 def parse_xml(data):
-    """Parses a document without a document type: entities that grow without bound, or name other files, need one.
+    """Parses a document without a document type: entities that grow without bound, or name other
+    files, need one.
 
     Args:
         data: the file's bytes.

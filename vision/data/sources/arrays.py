@@ -22,8 +22,9 @@ _LAYOUTS = ("{split}_images", "{split}_labels"), ("x_{split}", "y_{split}")
 def open(argument):
     """Opens a file of arrays.
 
-    Images are uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3). Labels are integers, or texts, (N,) or (N, 1); -1 or "" =
-    none. `classes` are the integers' names: without them, the numbers that occur.
+    Images are uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3). Labels are integers, or texts, (N,) or
+    (N, 1); -1 or "" = none. `classes` are the integers' names: without them, the numbers that
+    occur.
 
     Returns:
         {"all": source}, or a dict with some of "train", "val", "test".
@@ -48,8 +49,12 @@ def open(argument):
         raise UserError(f"{argument}: labels are numbers in one split and texts in another")
     names = _names(argument, arrays["classes"]) if "classes" in arrays else None
     if names and isinstance(next(iter(labels.values())), list):
-        raise UserError(f"{argument}: labels are texts, so classes are not needed: leave them out or number the labels")
-    kept, classes, findings = index_labels(labels, names, lambda split, row: f"{_title(argument, split)}[{row}]")
+        raise UserError(
+            f"{argument}: labels are texts, so classes are not needed: leave them out or number the labels"
+        )
+    kept, classes, findings = index_labels(
+        labels, names, lambda split, row: f"{_title(argument, split)}[{row}]"
+    )
     sources = {}
     for split, (rows, numbers) in kept.items():
         whole = np.zeros(len(images[split]), np.int32)
@@ -57,7 +62,9 @@ def open(argument):
         source = ArraySource(images[split], whole, classes, _title(argument, split), findings)
         sources[split] = source if len(rows) == len(source) else Subset(source, rows)
     if "split" in arrays and "all" in sources:
-        return _divide(argument, sources["all"], arrays["split"], kept["all"][0], len(images["all"]))
+        return _divide(
+            argument, sources["all"], arrays["split"], kept["all"][0], len(images["all"])
+        )
     return sources
 
 
@@ -69,11 +76,15 @@ def _read(argument):
     try:
         file = np.load(os.path.expanduser(argument), allow_pickle=False)
         if not isinstance(file, np.lib.npyio.NpzFile):
-            raise UserError(f"{argument} is a single array: save it with np.savez(FILE, images=..., labels=...)")
+            raise UserError(
+                f"{argument} is a single array: save it with np.savez(FILE, images=..., labels=...)"
+            )
         with file:
             return {name: file[name] for name in file.files}
     except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"cannot read {argument!r}: {getattr(error, 'strerror', None) or error}") from error
+        raise UserError(
+            f"cannot read {argument!r}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     except ValueError as error:
         raise UserError(
             f"{argument} holds Python objects, or is no .npz file: save arrays of numbers or texts"
@@ -90,36 +101,51 @@ def _images(argument, key, arrays):
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape[1:]:
-        raise UserError(f"{argument}: {key} has the shape {images.shape}, not (N, H, W), (N, H, W, 1) or (N, H, W, 3)")
+        raise UserError(
+            f"{argument}: {key} has the shape {images.shape}, not (N, H, W), (N, H, W, 1) or (N, H, W, 3)"
+        )
     return images
 
 
 def _labels(argument, keys, arrays):
     """Returns int64 (N,), or a list of N texts."""
-    labels, count = arrays[keys[1]], len(arrays[keys[0]])
+    labels = arrays[keys[1]]
+    count = len(arrays[keys[0]])
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.shape != (count,) or labels.dtype.kind not in "iuU":
         raise UserError(
             f"{argument}: {keys[1]} is {labels.dtype} {arrays[keys[1]].shape}, not one integer or text for each of "
-            f"{count:,} images" + (": from one-hot take labels.argmax(1)" if labels.ndim == 2 else "")
+            f"{count:,} images"
+            + (": from one-hot take labels.argmax(1)" if labels.ndim == 2 else "")
         )
     return labels.tolist() if labels.dtype.kind == "U" else labels.astype(np.int64)
 
 
 def _names(argument, classes):
     if classes.ndim != 1:
-        raise UserError(f"{argument}: classes has the shape {classes.shape}, not one name for each class")
+        raise UserError(
+            f"{argument}: classes has the shape {classes.shape}, not one name for each class"
+        )
     return [str(name) for name in classes.tolist()]
 
 
 def _divide(argument, source, split, rows, count):
-    """Divides a source by the names of the splits: `count` texts, of which the source has `rows`."""
+    """Divides a source by the names of the splits: `count` texts, of which the source has
+    `rows`."""
     if split.shape != (count,) or split.dtype.kind != "U":
-        raise UserError(f"{argument}: split is {split.dtype} {split.shape}, not one text for each of {count:,} images")
+        raise UserError(
+            f"{argument}: split is {split.dtype} {split.shape}, not one text for each of {count:,} images"
+        )
     unknown = sorted({name for name in split.tolist() if name.lower() not in SPLITS})
     if unknown:
-        raise UserError(f"{argument}: split holds {unknown[0]!r}, which must be one of {', '.join(SPLITS)}")
+        raise UserError(
+            f"{argument}: split holds {unknown[0]!r}, which must be one of {', '.join(SPLITS)}"
+        )
     ours = np.array([SPLITS[name.lower()] for name in split[rows].tolist()])
-    parts = {name: Subset(source, np.flatnonzero(ours == name)) for name in ("train", "val", "test") if name in ours}
+    parts = {
+        name: Subset(source, np.flatnonzero(ours == name))
+        for name in ("train", "val", "test")
+        if name in ours
+    }
     return parts or {"all": source}  # which has no labels at all

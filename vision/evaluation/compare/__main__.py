@@ -1,12 +1,14 @@
 """Compares evaluated runs, image by image, with the first of them.
 
-    python -m vision.evaluation.compare.__main__ runs/resnet runs/vit                    # prints a table and a verdict
-    python -m vision.evaluation.compare.__main__ runs/resnet runs/vit --out comparison   # and writes files
+    python -m vision.evaluation.compare.__main__ runs/resnet runs/vit                    # prints a
+    table and a verdict
+    python -m vision.evaluation.compare.__main__ runs/resnet runs/vit --out comparison   # and
+    writes files
 
-Each run has been evaluated, by `python -m vision.evaluation`, on the same images; a directory that itself holds
-predictions.parquet is taken too. --out DIR writes comparison.html, comparison.json and flipped.csv: the images that one
-run gets right and another wrong. Which is better is told from the images where they differ, by McNemar's exact test,
-of several runs corrected after Holm.
+Each run has been evaluated, by `python -m vision.evaluation`, on the same images; a directory that
+itself holds predictions.parquet is taken too. --out DIR writes comparison.html, comparison.json and
+flipped.csv: the images that one run gets right and another wrong. Which is better is told from the
+images where they differ, by McNemar's exact test, of several runs corrected after Holm.
 """
 
 import csv
@@ -33,7 +35,9 @@ def main(argv):
     if len(words) < 2:
         raise UserError("compare what? Give two evaluated runs or more: RUN_A RUN_B")
     check_choice("--split", values.split, ("", *SPLITS))
-    runs, left_out = align([load(path, title, values.split) for path, title in zip(words, titles(words), strict=True)])
+    runs, left_out = align(
+        [load(path, title, values.split) for path, title in zip(words, titles(words), strict=True)]
+    )
     found = compare(runs, left_out)
     print(text(found))
     if values.out:
@@ -42,25 +46,37 @@ def main(argv):
 
 
 def _flags(values):
-    flags.DEFINE_string("out", "", "directory to write files to; without it nothing is written", flag_values=values)
-    flags.DEFINE_string("split", "", "the split that they were evaluated on, to be sure", flag_values=values)
+    flags.DEFINE_string(
+        "out", "", "directory to write files to; without it nothing is written", flag_values=values
+    )
+    flags.DEFINE_string(
+        "split", "", "the split that they were evaluated on, to be sure", flag_values=values
+    )
 
 
 def text(found):
     """Returns the comparison as printed."""
     lines = [f"{found['images']:,} images: {found['source']}, {found['split']}"]
     if found["left_out"]:
-        lines.append(f"{found['left_out']:,} images that not all runs could read are left out of the differences")
+        lines.append(
+            f"{found['left_out']:,} images that not all runs could read are left out of the differences"
+        )
     lines.append("")
-    wide, width = max(len(title) for title, _ in METRICS.values()), max(len(run["title"]) for run in found["runs"])
+    wide = max(len(title) for title, _ in METRICS.values())
+    width = max(len(run["title"]) for run in found["runs"])
     for row in table(found):
         for i, (run, cell) in enumerate(zip(found["runs"], row["cells"], strict=True)):
             title = "" if i else row["title"]
-            lines.append(f"{title:<{wide}}  {run['title']:<{width}}  {cell['value']:<26}  {cell['change']}".rstrip())
+            lines.append(
+                f"{title:<{wide}}  {run['title']:<{width}}  {cell['value']:<26}  {cell['change']}".rstrip()
+            )
     for pair in found["comparisons"]:
         lost = [one for one in pair["per_class"] if one["high"] < 0][:CLASSES]
         lines += ["", pair["verdict"]]
-        lines += [f"  loses on {one['class']}: {change_of(one, True)} of {one['images']:,} images" for one in lost]
+        lines += [
+            f"  loses on {one['class']}: {change_of(one, True)} of {one['images']:,} images"
+            for one in lost
+        ]
     return "\n".join(lines)
 
 
@@ -85,13 +101,19 @@ def write_flipped(file, runs):
     """Writes the images that one run gets right and another wrong, as CSV."""
     correct = np.stack([run.columns["correct"] for run in runs])
     writer = csv.writer(file, lineterminator="\n")
-    each = [f"{run.title} {what}" for run in runs for what in ("correct", "predicted", "confidence")]
+    each = [
+        f"{run.title} {what}" for run in runs for what in ("correct", "predicted", "confidence")
+    ]
     writer.writerow(("row", "name", "label", *each))
     for i in np.flatnonzero(correct.any(0) & ~correct.all(0)):
         cells = [runs[0].columns[name][i] for name in ("row", "name", "label")]
         for run in runs:
             c = run.columns
-            cells += [str(bool(c["correct"][i])).lower(), c["predicted"][i], f"{c['confidence'][i]:.6f}"]
+            cells += [
+                str(bool(c["correct"][i])).lower(),
+                c["predicted"][i],
+                f"{c['confidence'][i]:.6f}",
+            ]
         writer.writerow(cells)
 
 

@@ -51,7 +51,9 @@ class Run:
 
     def of(self, positions):
         """Returns the run with these images alone, int (M,)."""
-        return dataclasses.replace(self, columns={name: v[positions] for name, v in self.columns.items()})
+        return dataclasses.replace(
+            self, columns={name: v[positions] for name, v in self.columns.items()}
+        )
 
 
 def titles(paths):
@@ -86,7 +88,9 @@ def load(path, title, split=""):
     folder = path if (path / FILES[0]).is_file() else path / "evaluation"
     for name in FILES:
         if not (folder / name).is_file():
-            raise UserError(f"{path} has not been evaluated: it has no evaluation/{name}. Run\n{command}")
+            raise UserError(
+                f"{path} has not been evaluated: it has no evaluation/{name}. Run\n{command}"
+            )
     try:
         table = pq.read_table(folder / FILES[0], columns=list(COLUMNS))
         known = json.loads(table.schema.metadata[b"vision"])
@@ -94,11 +98,15 @@ def load(path, title, split=""):
         metrics = json.loads((folder / FILES[1]).read_text())["metrics"]
         metrics = {name: metrics[name] for name in METRICS}
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise UserError(f"{folder} holds no evaluation of ours ({type(error).__name__}). Run\n{command}") from error
+        raise UserError(
+            f"{folder} holds no evaluation of ours ({type(error).__name__}). Run\n{command}"
+        ) from error
     if split and known["split"] != split:
         command = f"{command} --split {split} --out DIRECTORY"
         raise UserError(f"{path} was evaluated on {known['split']}, not on {split}. Run\n{command}")
-    columns = {name: np.array(table[name].to_pylist(), object) for name in ("name", "label", "predicted")}
+    columns = {
+        name: np.array(table[name].to_pylist(), object) for name in ("name", "label", "predicted")
+    }
     columns |= {name: table[name].to_numpy() for name in COLUMNS if name not in (*columns, "top5")}
     true = zip(columns["label"], table["top5"].to_pylist(), strict=True)
     columns["in_top5"] = np.array([label in top for label, top in true], bool)
@@ -106,10 +114,12 @@ def load(path, title, split=""):
 
 
 def align(runs):
-    """Returns (runs, left out): each with the images that all of them have, in one order; the number of others.
+    """Returns (runs, left out): each with the images that all of them have, in one order; the
+    number of others.
 
     Raises:
-        UserError: they were evaluated on other data, or disagree on the name or the label of an image.
+        UserError: they were evaluated on other data, or disagree on the name or the label of an
+            image.
     """
     first = runs[0]
     for run in runs[1:]:
@@ -142,9 +152,12 @@ def align(runs):
 
 
 def _check_classes(first, run):
-    ours, theirs = first.known["classes"], run.known["classes"]
+    ours = first.known["classes"]
+    theirs = run.known["classes"]
     if len(ours) != len(theirs):
-        raise UserError(f"{first.title} knows {len(ours)} classes, {run.title} {len(theirs)}: they cannot be compared")
+        raise UserError(
+            f"{first.title} knows {len(ours)} classes, {run.title} {len(theirs)}: they cannot be compared"
+        )
     differs = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
     if differs:
         i = differs[0]
@@ -183,8 +196,10 @@ def compare(runs, left_out=0):
 
 
 def _pair(first, other):
-    """Returns how `other` differs from `first`, on the same images; differences are other - first."""
-    a, b = first.columns["correct"], other.columns["correct"]
+    """Returns how `other` differs from `first`, on the same images; differences are other -
+    first."""
+    a = first.columns["correct"]
+    b = other.columns["correct"]
     counts = {
         "both_right": int((a & b).sum()),
         "only_first": int((a & ~b).sum()),
@@ -202,13 +217,19 @@ def _pair(first, other):
 
 
 def _differences(first, other):
-    a, b, count = first.columns, other.columns, len(first.known["classes"])
-    draws, measured = [], []
+    a = first.columns
+    b = other.columns
+    count = len(first.known["classes"])
+    draws = []
+    measured = []
     for run in (first, other):
-        labels, predicted = run.columns["label_index"], run.columns["predicted_index"]
+        labels = run.columns["label_index"]
+        predicted = run.columns["predicted_index"]
         draws.append(intervals.margin_draws(labels, predicted, count, DRAWS))
         once = np.ones((len(labels), 1))
-        measured.append(intervals.from_margins(*intervals.margins(labels, predicted, count, once))[0])
+        measured.append(
+            intervals.from_margins(*intervals.margins(labels, predicted, count, once))[0]
+        )
     found = {}
     for name in draws[0]:
         if not np.isnan(spread := draws[1][name] - draws[0][name]).all():
@@ -221,24 +242,35 @@ def _differences(first, other):
 
 def _classes(first, other):
     """Returns what each class with images gains or loses in recall, the worst loss first."""
-    labels, found = first.columns["label_index"], []
+    labels = first.columns["label_index"]
+    found = []
     for i, name in enumerate(first.known["classes"]):
         own = labels == i
         if own.any():
             a, b = (run.columns["correct"][own] for run in (first, other))
             change = statistics.paired_bootstrap(b, a, DRAWS)
-            known = {"class": name, "images": int(own.sum()), "first": float(a.mean()), "other": float(b.mean())}
+            known = {
+                "class": name,
+                "images": int(own.sum()),
+                "first": float(a.mean()),
+                "other": float(b.mean()),
+            }
             found.append(known | change)
     return sorted(found, key=lambda one: (one["difference"], -one["images"]))
 
 
 def verdict(pair, several=False):
     """Returns (which is better: "first", "other" or "", one sentence that a person understands)."""
-    counts, change = pair["mcnemar"], pair["differences"]["accuracy"]
-    p, split = counts["p_holm"], counts["only_first"] + counts["only_other"]
+    counts = pair["mcnemar"]
+    change = pair["differences"]["accuracy"]
+    p = counts["p_holm"]
+    split = counts["only_first"] + counts["only_other"]
     how = f"{'Holm-corrected ' if several else ''}p {p:.2g}" if p >= 0.0001 else "p below 0.0001"
     if not split:
-        return "", f"{pair['other']} and {pair['first']} are right on the same images: no difference."
+        return (
+            "",
+            f"{pair['other']} and {pair['first']} are right on the same images: no difference.",
+        )
     points = f"{100 * abs(change['difference']):.1f} points"
     low, high = sorted(100 * abs(change[end]) for end in ("low", "high"))
     if p >= ALPHA:
@@ -247,7 +279,9 @@ def verdict(pair, several=False):
             f"which they differ on {split:,}, is what luck gives ({how})."
         )
     better, worse = ("other", "first") if change["difference"] > 0 else ("first", "other")
-    within = f", 95 % interval {low:.1f} to {high:.1f}" if change["low"] * change["high"] > 0 else ""
+    within = (
+        f", 95 % interval {low:.1f} to {high:.1f}" if change["low"] * change["high"] > 0 else ""
+    )
     wins = counts[f"only_{better}"]
     return better, (
         f"{pair[better]} is better than {pair[worse]}: {points} of accuracy more{within}. Of the {split:,} images "
@@ -256,10 +290,13 @@ def verdict(pair, several=False):
 
 
 def table(found):
-    """Returns [{"title", "cells": [{"value", "change"}] of each run}]: each metric, and its change."""
+    """Returns [{"title", "cells": [{"value", "change"}] of each run}]: each metric, and its
+    change."""
     rows = []
     for name, (title, share) in METRICS.items():
-        cells = [{"value": amount(run["metrics"][name], share), "change": ""} for run in found["runs"]]
+        cells = [
+            {"value": amount(run["metrics"][name], share), "change": ""} for run in found["runs"]
+        ]
         for cell, pair in zip(cells[1:], found["comparisons"], strict=True):
             if change := pair["differences"].get(name):
                 cell["change"] = change_of(change, share)
@@ -268,7 +305,8 @@ def table(found):
 
 
 def change_of(change, share):
-    """Returns "+1.2 points (-0.3 to 2.7)" of a share's change, "+0.012 (-0.003 to 0.027)" of another number's."""
+    """Returns "+1.2 points (-0.3 to 2.7)" of a share's change, "+0.012 (-0.003 to 0.027)" of
+    another number's."""
     form = (lambda x: f"{100 * x:+.1f}") if share else (lambda x: f"{x:+.3g}")
     unit = " points" if share else ""
     return f"{form(change['difference'])}{unit} ({form(change['low'])} to {form(change['high'])})"

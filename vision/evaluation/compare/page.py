@@ -1,4 +1,5 @@
-"""The comparison as one page that a person reads in a browser, with pictures of the images that flipped."""
+"""The comparison as one page that a person reads in a browser, with pictures of the images that
+flipped."""
 
 import functools
 import pathlib
@@ -28,24 +29,42 @@ def page(runs, found):
     states = {"other": "good", "first": "bad", "": "look"}
     sections = []
     for pair, run in zip(found["comparisons"], runs[1:], strict=True):
-        lost, gained = ([_card(runs[0], run, i, pictures) for i in way[:SHOWN]] for way in flipped(runs[0], run))
+        lost, gained = (
+            [_card(runs[0], run, i, pictures) for i in way[:SHOWN]] for way in flipped(runs[0], run)
+        )
         rows = pair["per_class"]
         kept = rows if len(rows) <= ROWS else [*rows[: ROWS // 2], *rows[-ROWS // 2 :]]
         rows = [one | {"change": change_of(one, True)} for one in kept]
         sections.append(
-            pair | {"rows": rows, "hidden": len(pair["per_class"]) - len(kept), "lost": lost, "gained": gained}
+            pair
+            | {
+                "rows": rows,
+                "hidden": len(pair["per_class"]) - len(kept),
+                "lost": lost,
+                "gained": gained,
+            }
         )
     return render(
         pathlib.Path(__file__).with_name("compare.html"),
-        {"found": found, "table": table(found), "sections": sections, "states": states, "without": without},
+        {
+            "found": found,
+            "table": table(found),
+            "sections": sections,
+            "states": states,
+            "without": without,
+        },
     )
 
 
 def flipped(first, other):
-    """Returns (lost, gained): the images that only `first`, only `other` gets right, the surest mistakes first."""
-    a, b = first.columns["correct"], other.columns["correct"]
+    """Returns (lost, gained): the images that only `first`, only `other` gets right, the surest
+    mistakes first."""
+    a = first.columns["correct"]
+    b = other.columns["correct"]
     ways = (np.flatnonzero(a & ~b), other), (np.flatnonzero(~a & b), first)
-    return tuple(rows[np.argsort(-run.columns["confidence"][rows], kind="stable")] for rows, run in ways)
+    return tuple(
+        rows[np.argsort(-run.columns["confidence"][rows], kind="stable")] for rows, run in ways
+    )
 
 
 def _card(first, other, i, pictures):
@@ -58,7 +77,11 @@ def _card(first, other, i, pictures):
         for run in (first, other)
     ]
     name = first.columns["name"][i]
-    known = {"name": name, "short": name.rpartition("/")[2] or name, "label": first.columns["label"][i]}
+    known = {
+        "name": name,
+        "short": name.rpartition("/")[2] or name,
+        "label": first.columns["label"][i],
+    }
     return known | {"said": said, "picture": pictures(i)}
 
 
@@ -76,10 +99,14 @@ def _open(runs):
 
 def _places(source, columns):
     """Returns where in a source each image is; raises `UserError` where it holds others by now."""
-    rows, names = columns["row"].tolist(), columns["name"].tolist()
-    if rows[-1] < len(source) and all(source.name(row) == name for row, name in zip(rows, names, strict=True)):
+    rows = columns["row"].tolist()
+    names = columns["name"].tolist()
+    if rows[-1] < len(source) and all(
+        source.name(row) == name for row, name in zip(rows, names, strict=True)
+    ):
         return rows
-    places = {source.name(i): i for i in range(len(source))}  # a run with data.limit has a part of the rows
+    # a run with data.limit has a part of the rows
+    places = {source.name(i): i for i in range(len(source))}
     if len(places) < len(source) or not places.keys() >= set(names):
         raise UserError("the source does not hold these images any more")
     return [places[name] for name in names]

@@ -1,12 +1,15 @@
-"""The 15 corruptions of ImageNet-C at 5 severities, on the device. Hendrycks and Dietterich 2019 (arXiv:1903.12261).
+"""The 15 corruptions of ImageNet-C at 5 severities, on the device. Hendrycks and Dietterich 2019
+(arXiv:1903.12261).
 
-The constants are those of the released ImageNet-C at 224 px and of CIFAR-10-C at 32 px, and between them in between
-(`tables.between`). What the images are is not the same to the bit: everything is written for whole batches, the draws
-are JAX's, and where the original runs pixel after pixel or reads photographs (glass blur, frost) it is made after it.
-The file of each group says how. So an accuracy here lies near that on the published files, and is not it.
+The constants are those of the released ImageNet-C at 224 px and of CIFAR-10-C at 32 px, and between
+them in between (`tables.between`). What the images are is not the same to the bit: everything is
+written for whole batches, the draws are JAX's, and where the original runs pixel after pixel or
+reads photographs (glass blur, frost) it is made after it. The file of each group says how. So an
+accuracy here lies near that on the published files, and is not it.
 
-Every operation is `op(key, images, severity) -> images` of float32 (B, S, S, C) in [0, 255], C = 1 or 3, with its own
-draw for each image; the result is neither clipped nor rounded. The severity may be traced: one compilation serves all.
+Every operation is `op(key, images, severity) -> images` of float32 (B, S, S, C) in [0, 255], C = 1
+or 3, with its own draw for each image; the result is neither clipped nor rounded. The severity may
+be traced: one compilation serves all.
 """
 
 import jax.numpy as jnp
@@ -20,16 +23,24 @@ OPERATIONS = {
     "noise": (noise.gaussian_noise, noise.shot_noise, noise.impulse_noise),
     "blur": (blur.defocus_blur, blur.glass_blur, blur.motion_blur, blur.zoom_blur),
     "weather": (weather.snow, weather.frost, weather.fog, weather.brightness),
-    "digital": (digital.contrast, digital.elastic_transform, digital.pixelate, digital.jpeg_compression),
+    "digital": (
+        digital.contrast,
+        digital.elastic_transform,
+        digital.pixelate,
+        digital.jpeg_compression,
+    ),
 }
-GROUPS = {group: tuple(op.__name__ for op in operations) for group, operations in OPERATIONS.items()}
+GROUPS = {
+    group: tuple(op.__name__ for op in operations) for group, operations in OPERATIONS.items()
+}
 _BY_NAME = {op.__name__: op for operations in OPERATIONS.values() for op in operations}
 NAMES = tuple(_BY_NAME)
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def corrupt(name, images, severity, key):
-    """Returns corrupted images, float32 (B, S, S, C), whole numbers in [0, 255] as in a stored 8-bit image.
+    """Returns corrupted images, float32 (B, S, S, C), whole numbers in [0, 255] as in a stored
+    8-bit image.
 
     Args:
         name: one of `NAMES`, static.

@@ -1,7 +1,8 @@
 """Digital: low contrast, elastic distortion, coarse pixels, JPEG. See the package.
 
-The elastic distortion's severities are the paper's: the first two (at 224 px) shift and shear the whole image, the
-later ones less, and ripple it more. The two moves are done in one resampling, where the original does two.
+The elastic distortion's severities are the paper's: the first two (at 224 px) shift and shear the
+whole image, the later ones less, and ripple it more. The two moves are done in one resampling,
+where the original does two.
 """
 
 import jax
@@ -11,10 +12,61 @@ import numpy as np
 from vision.data.augment.geometry import take_pixels
 from vision.evaluation.corruptions.tables import between, gaussian_matrices, pick, separable, whole
 
-# ITU-T T.81 (1992), annex K: the steps of luma; those of chroma are 99 but for the upper left quarter.
+# ITU-T T.81 (1992), annex K: the steps of luma; those of chroma are 99 but for the upper left
+# quarter.
 LUMA = (
-    *(16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56),
-    *(14, 17, 22, 29, 51, 87, 80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92),
+    *(
+        16,
+        11,
+        10,
+        16,
+        24,
+        40,
+        51,
+        61,
+        12,
+        12,
+        14,
+        19,
+        26,
+        58,
+        60,
+        55,
+        14,
+        13,
+        16,
+        24,
+        40,
+        57,
+        69,
+        56,
+    ),
+    *(
+        14,
+        17,
+        22,
+        29,
+        51,
+        87,
+        80,
+        62,
+        18,
+        22,
+        37,
+        56,
+        68,
+        109,
+        103,
+        77,
+        24,
+        35,
+        55,
+        64,
+        81,
+        104,
+        113,
+        92,
+    ),
     *(49, 64, 78, 87, 103, 121, 120, 101, 72, 92, 95, 98, 112, 100, 103, 99),
 )
 CHROMA = ((17, 18, 24, 47), (18, 21, 26, 66), (24, 26, 56, 99), (47, 66, 99, 99))
@@ -22,7 +74,9 @@ CHROMA = ((17, 18, 24, 47), (18, 21, 26, 66), (24, 26, 56, 99), (47, 66, 99, 99)
 
 def contrast(key, images, severity):
     """Draws each pixel toward its channel's mean."""
-    kept = pick(between((0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05), images.shape[1]), severity)
+    kept = pick(
+        between((0.75, 0.5, 0.4, 0.3, 0.15), (0.4, 0.3, 0.2, 0.1, 0.05), images.shape[1]), severity
+    )
     mean = images.mean((1, 2), keepdims=True)
     return mean + kept * (images - mean)
 
@@ -36,9 +90,22 @@ def elastic_transform(key, images, severity):
 def elastic_places(key, count, side, severity):
     """Returns where each pixel is read, (y, x) in pixels, float32 (count, side, side) each."""
     # Strength and sigma of the ripples, furthest move of a point, all as shares of the side.
-    small = ((0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03))
-    large = ((2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02))
-    large = np.asarray(large) * 244 / 224  # the original counts in shares of 244, for an image of 224
+    small = (
+        (0, 0, 0.08),
+        (0.05, 0.2, 0.07),
+        (0.08, 0.06, 0.06),
+        (0.1, 0.04, 0.05),
+        (0.1, 0.03, 0.03),
+    )
+    large = (
+        (2, 0.7, 0.1),
+        (2, 0.08, 0.2),
+        (0.05, 0.01, 0.02),
+        (0.07, 0.01, 0.02),
+        (0.12, 0.01, 0.02),
+    )
+    # the original counts in shares of 244, for an image of 224
+    large = np.asarray(large) * 244 / 224
     table = between(small, large, side)
     strength, _, furthest = side * pick(table, severity)
     smooth = pick(gaussian_matrices(side * table[:, 1], side, "symmetric", 3), severity)
@@ -47,7 +114,8 @@ def elastic_places(key, count, side, severity):
     ripples = strength * separable(ripples, smooth)
     center = (side - 1) / 2
     at = jnp.arange(side) - center
-    y, x = at[:, None] + ripples[..., 0], at + ripples[..., 1]
+    y = at[:, None] + ripples[..., 0]
+    x = at + ripples[..., 1]
     moves = furthest * jax.random.uniform(point, (3, count, 2, 1, 1), minval=-1, maxval=1)
     # The points lie at (y, x) = (t, t), (t, -t), (-t, -t) from the center.
     t = max(side // 3, 1)
@@ -57,7 +125,8 @@ def elastic_places(key, count, side, severity):
 
 
 def read_at(images, y, x):
-    """Returns images (B, S, S, C) read at places (B, S, S) with bilinear weights, mirrored outside."""
+    """Returns images (B, S, S, C) read at places (B, S, S) with bilinear weights, mirrored
+    outside."""
     batch, side, _, channels = images.shape
     flat = images.reshape(batch, side * side, channels)
 
@@ -96,7 +165,8 @@ def box_matrix(old, new):
 
 def jpeg_compression(key, images, severity):
     """Stores the image as baseline JPEG, with chroma at half the resolution, and reads it again."""
-    side, channels = images.shape[1], images.shape[-1]
+    side = images.shape[1]
+    channels = images.shape[-1]
     qualities = np.round(between((80, 65, 58, 50, 40), (25, 18, 15, 10, 7), side))
     luma, chroma = (pick(table, severity) for table in quantization(qualities))
     block = 8 if channels == 1 else 16
@@ -106,28 +176,38 @@ def jpeg_compression(key, images, severity):
         return _code(pixels[..., 0], luma)[:, :side, :side, None]
     red, green, blue = jnp.moveaxis(pixels, -1, 0)
     y = whole(0.299 * red + 0.587 * green + 0.114 * blue)
-    cb, cr = (whole(128 + (color - y) * scale) for color, scale in ((blue, 0.5 / 0.886), (red, 0.5 / 0.701)))
-    y, (cb, cr) = _code(y, luma), (_double(_code(_halve(plane), chroma)) - 128 for plane in (cb, cr))
-    red, blue = y + 1.402 * cr, y + 1.772 * cb
+    cb, cr = (
+        whole(128 + (color - y) * scale)
+        for color, scale in ((blue, 0.5 / 0.886), (red, 0.5 / 0.701))
+    )
+    y = _code(y, luma)
+    (cb, cr) = (_double(_code(_halve(plane), chroma)) - 128 for plane in (cb, cr))
+    red = y + 1.402 * cr
+    blue = y + 1.772 * cb
     rgb = jnp.stack([red, y - (0.299 * 1.402 * cr + 0.114 * 1.772 * cb) / 0.587, blue], -1)
     return rgb[:, :side, :side]
 
 
 def quantization(qualities):
-    """Returns the steps of luma and chroma, float64 (N, 8, 8) each, as libjpeg scales them to qualities (N,)."""
+    """Returns the steps of luma and chroma, float64 (N, 8, 8) each, as libjpeg scales them to
+    qualities (N,)."""
     scale = np.where(qualities < 50, 5000 // qualities, 200 - 2 * qualities)[:, None, None]
     chroma = np.full((8, 8), 99)
     chroma[:4, :4] = CHROMA
-    return [np.clip((table * scale + 50) // 100, 1, 255) for table in (np.reshape(LUMA, (8, 8)), chroma)]
+    return [
+        np.clip((table * scale + 50) // 100, 1, 255) for table in (np.reshape(LUMA, (8, 8)), chroma)
+    ]
 
 
 def _code(plane, steps):
-    """Returns a plane (B, S, S) in [0, 255], S a multiple of 8, after its cosine coefficients went to whole steps."""
+    """Returns a plane (B, S, S) in [0, 255], S a multiple of 8, after its cosine coefficients went
+    to whole steps."""
     batch, side, _ = plane.shape
     k = np.arange(8)
     cosines = np.cos((2 * k + 1) * k[:, None] * np.pi / 16) / 2
     cosines[0] /= np.sqrt(2)
-    cosines, exact = jnp.asarray(cosines, jnp.float32), jax.lax.Precision.HIGHEST
+    cosines = jnp.asarray(cosines, jnp.float32)
+    exact = jax.lax.Precision.HIGHEST
     blocks = plane.reshape(batch, side // 8, 8, side // 8, 8) - 128
     found = jnp.einsum("bmynx,uy,vx->bmnuv", blocks, cosines, cosines, precision=exact)
     found = jnp.round(jnp.round(found * 1024) / 1024 / steps) * steps  # see `whole`
@@ -141,6 +221,7 @@ def _halve(plane):
 
 
 def _double(plane):
-    """Returns a plane of twice the side, by the triangle filter of libjpeg: 3/4 of the nearer, 1/4 of the next."""
+    """Returns a plane of twice the side, by the triangle filter of libjpeg: 3/4 of the nearer, 1/4
+    of the next."""
     batch, side, _ = plane.shape
     return jax.image.resize(plane, (batch, 2 * side, 2 * side), "linear")

@@ -1,4 +1,5 @@
-"""Noise: of a sensor in low light (Gaussian, shot), and of bits that flip (impulse). See the package."""
+"""Noise: of a sensor in low light (Gaussian, shot), and of bits that flip (impulse). See the
+package."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,10 @@ EXACT = 8  # photons
 
 def gaussian_noise(key, images, severity):
     """Adds normal noise, of its own for each pixel and channel."""
-    sigma = pick(between((0.04, 0.06, 0.08, 0.09, 0.10), (0.08, 0.12, 0.18, 0.26, 0.38), images.shape[1]), severity)
+    sigma = pick(
+        between((0.04, 0.06, 0.08, 0.09, 0.10), (0.08, 0.12, 0.18, 0.26, 0.38), images.shape[1]),
+        severity,
+    )
     return images + 255 * sigma * jax.random.normal(key, images.shape)
 
 
@@ -22,12 +26,14 @@ def shot_noise(key, images, severity):
 
 
 def poisson(z, rate):
-    """Turns standard normal draws into Poisson ones of some rates, float32 of one shape; `jax.random`'s is far slower.
+    """Turns standard normal draws into Poisson ones of some rates, float32 of one shape;
+    `jax.random`'s is far slower.
 
-    Below `EXACT` by counting up the distribution; above by the Cornish-Fisher expansion of third order, which is off by
-    one in one draw of a hundred.
+    Below `EXACT` by counting up the distribution; above by the Cornish-Fisher expansion of third
+    order, which is off by one in one draw of a hundred.
     """
-    low, high = jnp.minimum(rate, EXACT), jnp.maximum(rate, EXACT)
+    low = jnp.minimum(rate, EXACT)
+    high = jnp.maximum(rate, EXACT)
     below = ndtr(z)
     term = total = jnp.exp(-low)
     count = jnp.zeros_like(rate)
@@ -36,11 +42,16 @@ def poisson(z, rate):
         term = term * low / k
         total += term
     bend = (z**2 - 1) / 6 + ((z**3 - 3 * z) / 24 - (2 * z**3 - 5 * z) / 36) / jnp.sqrt(high)
-    return jnp.where(rate < EXACT, count, jnp.maximum(jnp.round(high + jnp.sqrt(high) * z + bend), 0))
+    return jnp.where(
+        rate < EXACT, count, jnp.maximum(jnp.round(high + jnp.sqrt(high) * z + bend), 0)
+    )
 
 
 def impulse_noise(key, images, severity):
     """Makes a share of the values 0 or 255, equally likely (salt and pepper)."""
-    share = pick(between((0.01, 0.02, 0.03, 0.05, 0.07), (0.03, 0.06, 0.09, 0.17, 0.27), images.shape[1]), severity)
+    share = pick(
+        between((0.01, 0.02, 0.03, 0.05, 0.07), (0.03, 0.06, 0.09, 0.17, 0.27), images.shape[1]),
+        severity,
+    )
     draw = jax.random.uniform(key, images.shape)
     return jnp.where(draw < share / 2, 0, jnp.where(draw < share, 255, images))

@@ -6,14 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-SMALL, LARGE = 32, 224  # pixels a side, of CIFAR-10-C and of ImageNet-C
+# pixels a side, of CIFAR-10-C and of ImageNet-C
+SMALL = 32
+LARGE = 224
 
 
 def between(small, large, side):
     """Returns constants for images of `side` pixels, float64 of the shape of `small`.
 
-    They are linear in the logarithm of the side from 32 px to 224 px, and constant outside: lengths do not shrink
-    further below 32 px, where a blur of less than a pixel would do nothing.
+    They are linear in the logarithm of the side from 32 px to 224 px, and constant outside: lengths
+    do not shrink further below 32 px, where a blur of less than a pixel would do nothing.
 
     Args:
         small, large: constants of each severity at 32 px and at 224 px, (5, ...).
@@ -36,14 +38,15 @@ def pick(table, severity):
 def whole(values):
     """Returns float32 values rounded to integers, halves alike everywhere.
 
-    Sums that end in a half by mathematics do so by floats only up to their order, which differs between devices and
-    programs: so they are first rounded to 1/1024.
+    Sums that end in a half by mathematics do so by floats only up to their order, which differs
+    between devices and programs: so they are first rounded to 1/1024.
     """
     return jnp.round(jnp.round(values * 1024) / 1024)
 
 
 def separable(images, matrix):
-    """Applies a matrix (M, S) to the rows and to the columns of images (B, S, S, C) -> (B, M, M, C)."""
+    """Applies a matrix (M, S) to the rows and to the columns of images (B, S, S, C) -> (B, M, M,
+    C)."""
     # A matrix product may run at a lower precision on an accelerator unless told otherwise.
     exact = jax.lax.Precision.HIGHEST
     images = jnp.einsum("bhwc,ih->biwc", images, matrix, precision=exact)
@@ -51,7 +54,8 @@ def separable(images, matrix):
 
 
 def gaussian_matrices(sigmas, side, mode, truncate):
-    """Returns matrices (5, side, side) that smooth a row of pixels with each sigma; 0 leaves it alone.
+    """Returns matrices (5, side, side) that smooth a row of pixels with each sigma; 0 leaves it
+    alone.
 
     Args:
         sigmas: pixels, (5,).

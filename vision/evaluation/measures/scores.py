@@ -21,12 +21,13 @@ def score(logits, labels, ranks=None):
         ranks: what `ranked` has returned for them, where that is known already.
 
     Returns:
-        {name: float or None}. accuracy and top5_accuracy (of equal logits the class of lower index comes first);
-        balanced_accuracy, the mean recall of the classes that occur; macro_ and weighted_precision, _recall and _f1
-        over the classes that occur or are predicted, 0 where there is nothing to divide by; roc_auc and
-        average_precision, one class against the rest, the mean over the classes where they are defined; cohen_kappa;
-        matthews_corrcoef; nll, mean cross-entropy in nats; brier, the mean over images of the sum of squares over
-        classes, in [0, 2] (Brier 1950, eq. 2).
+        {name: float or None}. accuracy and top5_accuracy (of equal logits the class of lower index
+        comes first); balanced_accuracy, the mean recall of the classes that occur; macro_ and
+        weighted_precision, _recall and _f1 over the classes that occur or are predicted, 0 where
+        there is nothing to divide by; roc_auc and average_precision, one class against the rest,
+        the mean over the classes where they are defined; cohen_kappa; matthews_corrcoef; nll, mean
+        cross-entropy in nats; brier, the mean over images of the sum of squares over classes, in
+        [0, 2] (Brier 1950, eq. 2).
     """
     from sklearn import metrics
 
@@ -40,8 +41,13 @@ def score(logits, labels, ranks=None):
             "balanced_accuracy": metrics.balanced_accuracy_score(labels, predicted),
         }
         for average in ("macro", "weighted"):
-            values = metrics.precision_recall_fscore_support(labels, predicted, average=average, zero_division=0)
-            found |= {f"{average}_{name}": v for name, v in zip(("precision", "recall", "f1"), values, strict=False)}
+            values = metrics.precision_recall_fscore_support(
+                labels, predicted, average=average, zero_division=0
+            )
+            found |= {
+                f"{average}_{name}": v
+                for name, v in zip(("precision", "recall", "f1"), values, strict=False)
+            }
         found |= {
             "roc_auc": _mean(auc),
             "average_precision": _mean(precision),
@@ -54,10 +60,12 @@ def score(logits, labels, ranks=None):
 
 
 def per_class(logits, labels, classes, ranks=None):
-    """Returns [{"class", "support", "predicted", "precision", "recall", "f1", "roc_auc", "average_precision"}].
+    """Returns [{"class", "support", "predicted", "precision", "recall", "f1", "roc_auc",
+    "average_precision"}].
 
-    support and predicted are images. precision, recall and f1 are 0 where there is nothing to divide by; roc_auc is
-    None for a class without positives or without negatives, average_precision for one without positives.
+    support and predicted are images. precision, recall and f1 are 0 where there is nothing to
+    divide by; roc_auc is None for a class without positives or without negatives, average_precision
+    for one without positives.
 
     Args:
         logits, labels, ranks: see `score`.
@@ -65,9 +73,12 @@ def per_class(logits, labels, classes, ranks=None):
     """
     from sklearn import metrics
 
-    predicted, every = np.argmax(logits, axis=-1), np.arange(len(classes))
+    predicted = np.argmax(logits, axis=-1)
+    every = np.arange(len(classes))
     auc, average = ranked(softmax(logits), labels) if ranks is None else ranks
-    columns = metrics.precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0)
+    columns = metrics.precision_recall_fscore_support(
+        labels, predicted, labels=every, zero_division=0
+    )
     count = np.bincount(predicted, minlength=len(classes))
     return [
         {"class": name, "support": int(support), "predicted": int(count[i])}
@@ -78,14 +89,18 @@ def per_class(logits, labels, classes, ranks=None):
 
 
 def confusion(logits, labels):
-    """Returns int64 (C, C), images of each true class by predicted class, of logits (N, C) and labels (N,)."""
+    """Returns int64 (C, C), images of each true class by predicted class, of logits (N, C) and
+    labels (N,)."""
     from sklearn import metrics
 
-    return metrics.confusion_matrix(labels, np.argmax(logits, axis=-1), labels=np.arange(np.shape(logits)[1]))
+    return metrics.confusion_matrix(
+        labels, np.argmax(logits, axis=-1), labels=np.arange(np.shape(logits)[1])
+    )
 
 
 def ranked(probabilities, labels):
-    """Returns (ROC-AUC, average precision) of each class against the rest, float64 (C,); NaN where not defined.
+    """Returns (ROC-AUC, average precision) of each class against the rest, float64 (C,); NaN where
+    not defined.
 
     Args:
         probabilities: float64 (N, C).
@@ -95,9 +110,11 @@ def ranked(probabilities, labels):
 
     classes = probabilities.shape[1]
     counts = np.bincount(labels, minlength=classes)
-    auc, average = np.full(classes, np.nan), np.full(classes, np.nan)
+    auc = np.full(classes, np.nan)
+    average = np.full(classes, np.nan)
     for i in np.flatnonzero(counts):
-        own, column = labels == i, np.ascontiguousarray(probabilities[:, i])
+        own = labels == i
+        column = np.ascontiguousarray(probabilities[:, i])
         average[i] = metrics.average_precision_score(own, column)
         if counts[i] < len(labels):
             auc[i] = metrics.roc_auc_score(own, column)
@@ -105,17 +122,22 @@ def ranked(probabilities, labels):
 
 
 def top5(logits, labels):
-    """Returns bool (N,): the label is among the five highest logits, of equal ones those of lower index."""
-    logits, labels = np.asarray(logits), np.asarray(labels)[:, None]
+    """Returns bool (N,): the label is among the five highest logits, of equal ones those of lower
+    index."""
+    logits = np.asarray(logits)
+    labels = np.asarray(labels)[:, None]
     own = np.take_along_axis(logits, labels, axis=1)
-    before = (logits > own).sum(1) + ((logits == own) & (np.arange(logits.shape[1]) < labels)).sum(1)
+    before = (logits > own).sum(1) + ((logits == own) & (np.arange(logits.shape[1]) < labels)).sum(
+        1
+    )
     return before < TOP
 
 
 def losses(logits, labels):
     """Returns (cross-entropy in nats, Brier score) of each image, float64 (N,).
 
-    The cross-entropy is that of the logits: unlike `sklearn.metrics.log_loss` it clips no small probability.
+    The cross-entropy is that of the logits: unlike `sklearn.metrics.log_loss` it clips no small
+    probability.
     """
     from scipy.special import log_softmax
 
@@ -134,27 +156,32 @@ def rates(probability, is_positive, threshold):
         threshold: in [0, 1].
 
     Returns:
-        {"threshold", "false_alarm_rate": share of the negatives called positive, "miss_rate": share of the positives
-        not called so, "precision": share of the calls that are right, "positives", "negatives", "misses",
-        "false_alarms": images}; a rate is None where there is nothing to divide by.
+        {"threshold", "false_alarm_rate": share of the negatives called positive, "miss_rate": share
+        of the positives not called so, "precision": share of the calls that are right, "positives",
+        "negatives", "misses", "false_alarms": images}; a rate is None where there is nothing to
+        divide by.
     """
-    return {"threshold": float(threshold)} | _errors(np.asarray(probability) >= threshold, is_positive)
+    return {"threshold": float(threshold)} | _errors(
+        np.asarray(probability) >= threshold, is_positive
+    )
 
 
 def operating_point(probability, is_positive, wanted_recall, is_called=None):
-    """Returns how a detector errs as it is, and at the highest threshold that meets a wanted recall.
+    """Returns how a detector errs as it is, and at the highest threshold that meets a wanted
+    recall.
 
     Args:
         probability, is_positive: see `rates`.
         wanted_recall: share of the positives to be found, in (0, 1].
-        is_called: bool (N,), the positive class has the highest logit; None = its probability is above 1/2, which is
-            the same for two classes, and for more leaves out calls with less.
+        is_called: bool (N,), the positive class has the highest logit; None = its probability is
+            above 1/2, which is the same for two classes, and for more leaves out calls with less.
 
     Returns:
-        {"at_argmax": as `rates` without a threshold, "threshold": float, "at_threshold": `rates`}; the latter two are
-        None where there are no positives.
+        {"at_argmax": as `rates` without a threshold, "threshold": float, "at_threshold": `rates`};
+        the latter two are None where there are no positives.
     """
-    probability, is_positive = np.asarray(probability, np.float64), np.asarray(is_positive, bool)
+    probability = np.asarray(probability, np.float64)
+    is_positive = np.asarray(is_positive, bool)
     called = probability > 0.5 if is_called is None else is_called
     found = {"at_argmax": _errors(called, is_positive), "threshold": None, "at_threshold": None}
     positives = np.sort(probability[is_positive])[::-1]
@@ -167,9 +194,13 @@ def operating_point(probability, is_positive, wanted_recall, is_called=None):
 
 
 def _errors(called, is_positive):
-    called, truth = np.asarray(called, bool), np.asarray(is_positive, bool)
-    positives, hits, false_alarms = int(truth.sum()), int((called & truth).sum()), int((called & ~truth).sum())
-    negatives, misses = len(truth) - positives, positives - hits
+    called = np.asarray(called, bool)
+    truth = np.asarray(is_positive, bool)
+    positives = int(truth.sum())
+    hits = int((called & truth).sum())
+    false_alarms = int((called & ~truth).sum())
+    negatives = len(truth) - positives
+    misses = positives - hits
     return {
         "false_alarm_rate": false_alarms / negatives if negatives else None,
         "miss_rate": misses / positives if positives else None,

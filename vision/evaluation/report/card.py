@@ -1,5 +1,5 @@
-"""MODEL_CARD.md: what a model is for, how good it is, where it fails, how it was made. Mitchell et al. 2019
-(arXiv:1810.03993)."""
+"""MODEL_CARD.md: what a model is for, how good it is, where it fails, how it was made. Mitchell et
+al. 2019 (arXiv:1810.03993)."""
 
 import json
 import pathlib
@@ -17,8 +17,10 @@ def text(found, c, workdir=""):
         c: config.evaluation.
         workdir: the run's directory, whose result.json says how it was made; "" = none.
     """
-    summary, model = found.summary, found.summary["model"]
-    data, config = summary["data"], found.classifier.config
+    summary = found.summary
+    model = found.summary["model"]
+    data = summary["data"]
+    config = found.classifier.config
     lines = [
         f"# {model['name']} {model['variant']}, {_cell(config.data.source or data['source'])}",
         "",
@@ -34,13 +36,20 @@ def text(found, c, workdir=""):
         "",
         "| metric | value |",
         "|---|---|",
-        *(f"| {title} | {amount(summary['metrics'][k], share)} |" for k, (title, share) in METRICS.items()),
+        *(
+            f"| {title} | {amount(summary['metrics'][k], share)} |"
+            for k, (title, share) in METRICS.items()
+        ),
         f"| Expected calibration error | {amount(summary['calibration']['plain']['ece'], True)} |",
         *_scaled(summary["calibration"]),
         "",
         "## Where it fails",
         "",
-        *(f"- {_cell(sentence)}" for state, sentence, _ in verdicts(summary, found.sure_errors) if state != "good"),
+        *(
+            f"- {_cell(sentence)}"
+            for state, sentence, _ in verdicts(summary, found.sure_errors)
+            if state != "good"
+        ),
         "",
         *_weakest(summary),
         "It was made for these classes alone, and gives one of them to any picture, of whatever it is. On images from "
@@ -63,7 +72,10 @@ def _scaled(calibration):
 
 def _weakest(summary):
     """Returns tables of the weakest classes and slices."""
-    held = sorted((one for one in summary["per_class"] if one["support"]), key=lambda one: one["recall"]["value"])
+    held = sorted(
+        (one for one in summary["per_class"] if one["support"]),
+        key=lambda one: one["recall"]["value"],
+    )
     lines = ["| weakest classes | images | recall | precision |", "|---|---|---|---|"]
     for one in held[:WORST]:
         numbers = " | ".join(amount(one[key], True) for key in ("recall", "precision"))
@@ -73,23 +85,29 @@ def _weakest(summary):
         lines += ["| weakest slices | images | accuracy |", "|---|---|---|"]
         for one in summary["slices"][:WORST]:
             share = amount(one["accuracy"], True)
-            lines.append(f"| {_cell(one['by'])}: {_cell(one['slice'])} | {one['images']:,} | {share} |")
+            lines.append(
+                f"| {_cell(one['by'])}: {_cell(one['slice'])} | {one['images']:,} | {share} |"
+            )
         lines.append("")
     return lines
 
 
 def _made(classifier, workdir):
-    """Returns what a run's files, or a bundle's config, say of its training; of weights only where they are from."""
+    """Returns what a run's files, or a bundle's config, say of its training; of weights only where
+    they are from."""
     config = classifier.config
     if not config.data.source:
         return ["- the bundle does not say"]
     if not workdir and classifier.model is not None:
         return [f"- weights from {_cell(config.model.pretrained)}, not trained further"]
     start = f", from {_cell(config.model.pretrained)}" if config.model.pretrained else ""
-    t, o = config.train, config.optimizer
+    t = config.train
+    o = config.optimizer
     length = f"{t.steps:,} steps" if t.steps else f"{t.epochs:g} epochs"
     lines = [f"- trained on {_cell(config.data.source)}{start}"]
-    lines.append(f"- {o.name}, rate {o.learning_rate:g}, {config.schedule.name}, batches of {t.batch_size}, {length}")
+    lines.append(
+        f"- {o.name}, rate {o.learning_rate:g}, {config.schedule.name}, batches of {t.batch_size}, {length}"
+    )
     file = pathlib.Path(workdir, "result.json")
     return [*lines, *_result(json.loads(file.read_text()))] if workdir and file.is_file() else lines
 

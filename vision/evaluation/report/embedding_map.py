@@ -14,7 +14,9 @@ def check(method):
     """Raises `UserError` for an unknown method, or one whose package is not there."""
     check_choice("evaluation.map", method, METHODS)
     if method == "umap" and not importlib.util.find_spec("umap"):
-        raise UserError("evaluation.map = 'umap' needs a package: pip install umap-learn, or choose tsne")
+        raise UserError(
+            "evaluation.map = 'umap' needs a package: pip install umap-learn, or choose tsne"
+        )
 
 
 def project(embeddings, method="tsne", seed=0):
@@ -22,8 +24,8 @@ def project(embeddings, method="tsne", seed=0):
 
     Args:
         embeddings: float (N, D).
-        method: "pca"; "tsne", van der Maaten and Hinton 2008 (JMLR 9); or "umap", McInnes et al. 2018
-            (arXiv:1802.03426), which needs the package umap-learn.
+        method: "pca"; "tsne", van der Maaten and Hinton 2008 (JMLR 9); or "umap", McInnes et al.
+            2018 (arXiv:1802.03426), which needs the package umap-learn.
         seed: of the latter two.
 
     Raises:
@@ -43,7 +45,9 @@ def project(embeddings, method="tsne", seed=0):
         from sklearn.manifold import TSNE
 
         return TSNE(
-            perplexity=min(30.0, (len(x) - 1) / 3), init="pca" if x.shape[1] > 1 else "random", random_state=seed
+            perplexity=min(30.0, (len(x) - 1) / 3),
+            init="pca" if x.shape[1] > 1 else "random",
+            random_state=seed,
         ).fit_transform(x)
     from umap import UMAP
 

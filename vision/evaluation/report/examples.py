@@ -1,10 +1,12 @@
-"""Which images a person should look at: the worst errors, confused classes, the hardest and the easiest of each."""
+"""Which images a person should look at: the worst errors, confused classes, the hardest and the
+easiest of each."""
 
 import numpy as np
 
 
 def worst_errors(own, correct, count):
-    """Returns the wrongly classified images whose own class the model thinks least likely, worst first: int64 (K,).
+    """Returns the wrongly classified images whose own class the model thinks least likely, worst
+    first: int64 (K,).
 
     Args:
         own: float (N,), the probability of each image's true class.
@@ -16,7 +18,8 @@ def worst_errors(own, correct, count):
 
 
 def confused_pairs(confusion, count):
-    """Returns [(true, predicted)] of the cells off the diagonal with the most images, at most `count`.
+    """Returns [(true, predicted)] of the cells off the diagonal with the most images, at most
+    `count`.
 
     Of cells with equally many, the one whose class has fewer images comes first.
 

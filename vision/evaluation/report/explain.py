@@ -1,8 +1,9 @@
 """Where a model looks: heat maps of images, how they are shown, and how true they are.
 
-Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) of what ends in a map of positions, attention rollout (Abnar and
-Zuidema 2020, arXiv:2005.00928) of a ViT. A heat map is true where the class's probability falls as the hot pixels are
-taken away: the deletion metric of Petsiuk et al. 2018 (RISE, arXiv:1806.07421), section 4.1.
+Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) of what ends in a map of positions, attention
+rollout (Abnar and Zuidema 2020, arXiv:2005.00928) of a ViT. A heat map is true where the class's
+probability falls as the hot pixels are taken away: the deletion metric of Petsiuk et al. 2018
+(RISE, arXiv:1806.07421), section 4.1.
 """
 
 import functools
@@ -17,31 +18,42 @@ from vision.data.augment import normalize
 from vision.data.decode import to_channels
 from vision.models import vit
 
-GRAD_CAM, ROLLOUT = "Grad-CAM", "attention rollout"
+GRAD_CAM = "Grad-CAM"
+ROLLOUT = "attention rollout"
 OPACITY = 0.7  # of the hottest pixel's color
 COLORS = "inferno"  # matplotlib's; its lightness grows evenly
-BLUR = 16  # what takes deleted pixels' place: the image blurred, with a standard deviation of its side over this
+# what takes deleted pixels' place: the image blurred, with a standard deviation of its side over
+# this
+BLUR = 16
 
 
 def explainer(classifier):
-    """Returns the `Explainer` of a `vision.inference.Classifier`; None where neither method fits its model.
+    """Returns the `Explainer` of a `vision.inference.Classifier`; None where neither method fits
+    its model.
 
-    Grad-CAM needs the contract's `features` and `pool`, and a last map (B, h, w, K) of more than one position: VGG and
-    other networks that halve small images down to a single pixel have none that says where.
+    Grad-CAM needs the contract's `features` and `pool`, and a last map (B, h, w, K) of more than
+    one position: VGG and other networks that halve small images down to a single pixel have none
+    that says where.
     """
     model = classifier.model
     if isinstance(model, vit.ViT):
         fits = all(isinstance(block, vit.Block) for block in model.blocks)
-        return Explainer(classifier, ROLLOUT, attention_heat, (model.grid, model.grid)) if fits else None
+        return (
+            Explainer(classifier, ROLLOUT, attention_heat, (model.grid, model.grid))
+            if fits
+            else None
+        )
     positions = _positions(classifier)
     return Explainer(classifier, GRAD_CAM, grad_cam, positions) if positions else None
 
 
 def _positions(classifier):
-    """Returns the (height, width) of the last map; None where a model does not keep the contract that far."""
+    """Returns the (height, width) of the last map; None where a model does not keep the contract
+    that far."""
     if not all(hasattr(classifier.model, name) for name in ("features", "pool", "head")):
         return None
-    side, channels = classifier.image_size, classifier.channels
+    side = classifier.image_size
+    channels = classifier.channels
     graph, state = nnx.split(classifier.model)
 
     def run(state, images):
@@ -50,10 +62,16 @@ def _positions(classifier):
         return last, model.head(model.pool(last))
 
     try:
-        last, logits = jax.eval_shape(run, state, jax.ShapeDtypeStruct((2, side, side, channels), jnp.float32))
+        last, logits = jax.eval_shape(
+            run, state, jax.ShapeDtypeStruct((2, side, side, channels), jnp.float32)
+        )
     except Exception:  # a research module may mean anything by these names
         return None
-    fits = last.ndim == 4 and last.shape[1] * last.shape[2] > 1 and logits.shape == (2, len(classifier.classes))
+    fits = (
+        last.ndim == 4
+        and last.shape[1] * last.shape[2] > 1
+        and logits.shape == (2, len(classifier.classes))
+    )
     return last.shape[1:3] if fits else None
 
 
@@ -63,38 +81,49 @@ class Explainer:
     Args:
         classifier: a `vision.inference.Classifier`.
         method: what it is called.
-        heat: `heat(model, images, classes) -> (B, h, w)`, non-negative, of normalized images and classes int (B,).
+        heat: `heat(model, images, classes) -> (B, h, w)`, non-negative, of normalized images and
+            classes int (B,).
         grid: (h, w); a map of few positions says little of where.
     """
 
     def __init__(self, classifier, method, heat, grid):
-        self.method, self.grid, d = method, grid, classifier.config.data
+        self.method = method
+        self.grid = grid
+        d = classifier.config.data
         dtype = jnp.promote_types(classifier.config.model.dtype, "float32")
         graph, self._state = nnx.split(classifier.model)
 
         @jax.jit
         def run(state, images, classes):
-            found = heat(nnx.merge(graph, state), normalize(images, d.normalize, d.mean, d.std, dtype), classes)
+            found = heat(
+                nnx.merge(graph, state),
+                normalize(images, d.normalize, d.mean, d.std, dtype),
+                classes,
+            )
             found = jax.image.resize(found.astype(jnp.float32), images.shape[:3], "bilinear")
             highest = found.max((1, 2), keepdims=True)
-            return jnp.minimum(found / jnp.where(highest > 0, highest, 1), 1)  # rounding may lead above 1
+            # rounding may lead above 1
+            return jnp.minimum(found / jnp.where(highest > 0, highest, 1), 1)
 
         self._run = run
 
     def __call__(self, images, classes):
-        """Returns heat maps, float32 (B, H, W) in [0, 1], the hottest pixel of each 1; a map without any heat is 0.
+        """Returns heat maps, float32 (B, H, W) in [0, 1], the hottest pixel of each 1; a map
+        without any heat is 0.
 
         Compiled once for each shape.
 
         Args:
             images: uint8 (B, H, W, channels), as `Classifier.prepare` makes them.
-            classes: int (B,), the class whose evidence is shown; attention rollout has the same map for all.
+            classes: int (B,), the class whose evidence is shown; attention rollout has the same map
+                for all.
         """
         return jax.device_get(self._run(self._state, images, jnp.asarray(classes, jnp.int32)))
 
 
 def grad_cam(model, images, classes):
-    """Returns Grad-CAM's maps, float32 (B, h, w), non-negative. Selvaraju et al. 2017 (arXiv:1610.02391), eqs. 1, 2.
+    """Returns Grad-CAM's maps, float32 (B, h, w), non-negative. Selvaraju et al. 2017
+    (arXiv:1610.02391), eqs. 1, 2.
 
     Args:
         model: keeps the contract of `vision.models`; its last map is (B, h, w, K).
@@ -113,7 +142,8 @@ def grad_cam(model, images, classes):
 
 
 def attention_heat(model, images, classes=None):
-    """Returns what a ViT's embedding draws from each patch by `rollout`, less the least: float32 (B, grid, grid).
+    """Returns what a ViT's embedding draws from each patch by `rollout`, less the least: float32
+    (B, grid, grid).
 
     The row is the class token's; with `pool="mean"` it is the mean of the patches'.
 
@@ -123,7 +153,8 @@ def attention_heat(model, images, classes=None):
         classes: of no effect, as attention knows nothing of classes.
     """
     del classes
-    x, probabilities = model.tokens(images), []
+    x = model.tokens(images)
+    probabilities = []
     for block in model.blocks:
         probabilities.append(block.attention.probabilities(block.norm1(x)))
         x = block(x)
@@ -134,12 +165,15 @@ def attention_heat(model, images, classes=None):
 
 
 def rollout(probabilities):
-    """Returns how much each of the last tokens draws from each of the first, (B, N, N), whose rows sum to 1.
+    """Returns how much each of the last tokens draws from each of the first, (B, N, N), whose rows
+    sum to 1.
 
-    Abnar and Zuidema 2020 (arXiv:2005.00928), eq. 1: the residual branch counts as much as the mean of the heads.
+    Abnar and Zuidema 2020 (arXiv:2005.00928), eq. 1: the residual branch counts as much as the mean
+    of the heads.
 
     Args:
-        probabilities: for each block, from the first, attention (B, heads, N, N), whose rows sum to 1.
+        probabilities: for each block, from the first, attention (B, heads, N, N), whose rows sum to
+            1.
     """
     identity = jnp.eye(probabilities[0].shape[-1])
     steps = [(p.mean(1) + identity) / 2 for p in probabilities]
@@ -147,7 +181,8 @@ def rollout(probabilities):
 
 
 def overlay(image, heat):
-    """Returns an image in gray under its heat map in color, uint8 (H, W, 3); the colder, the more it is seen.
+    """Returns an image in gray under its heat map in color, uint8 (H, W, 3); the colder, the more
+    it is seen.
 
     Args:
         image: uint8 (H, W, 1 or 3).
@@ -162,10 +197,12 @@ def overlay(image, heat):
 
 
 def deletion_curves(classifier, images, heat, classes, steps=10):
-    """Returns each class's probability as the hottest pixels are deleted first, float64 (B, steps + 1).
+    """Returns each class's probability as the hottest pixels are deleted first, float64 (B, steps +
+    1).
 
-    Entry k is with the share k / steps of the pixels replaced by those of the blurred image. What falls faster than
-    with random numbers for `heat` knows what the model looks at. Petsiuk et al. 2018 (arXiv:1806.07421), section 4.1.
+    Entry k is with the share k / steps of the pixels replaced by those of the blurred image. What
+    falls faster than with random numbers for `heat` knows what the model looks at. Petsiuk et al.
+    2018 (arXiv:1806.07421), section 4.1.
 
     Args:
         classifier: a `vision.inference.Classifier`.
@@ -174,8 +211,11 @@ def deletion_curves(classifier, images, heat, classes, steps=10):
         classes: int (B,).
         steps: shares after none.
     """
-    sigma, (count, pixels) = images.shape[1] / BLUR, (len(images), images[0, ..., 0].size)
-    blurred = np.stack([cv2.GaussianBlur(image, (0, 0), sigma).reshape(image.shape) for image in images])
+    sigma = images.shape[1] / BLUR
+    (count, pixels) = (len(images), images[0, ..., 0].size)
+    blurred = np.stack(
+        [cv2.GaussianBlur(image, (0, 0), sigma).reshape(image.shape) for image in images]
+    )
     order = np.argsort(-np.asarray(heat).reshape(count, -1), axis=1, kind="stable")
     rank = np.argsort(order, axis=1).reshape(*images.shape[:3], 1)
     curves = []

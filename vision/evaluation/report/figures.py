@@ -1,4 +1,5 @@
-"""The evaluation's pictures, as PNG files: confusion, reliability, the map of embeddings, robustness."""
+"""The evaluation's pictures, as PNG files: confusion, reliability, the map of embeddings,
+robustness."""
 
 import io
 import warnings
@@ -13,9 +14,10 @@ _LONGEST = 24  # characters of a class's name
 def confusion(counts, classes, normalized):
     """Returns the PNG of a confusion matrix, true class by predicted class.
 
-    Up to `NUMBERED` classes every cell has its number, up to `NAMED` every row its name. Of more classes, those that
-    are taken for each other are drawn side by side, so that groups show as blocks on the diagonal; a class takes two
-    pixels at least. Classes that no image has, and none is taken for, are left out.
+    Up to `NUMBERED` classes every cell has its number, up to `NAMED` every row its name. Of more
+    classes, those that are taken for each other are drawn side by side, so that groups show as
+    blocks on the diagonal; a class takes two pixels at least. Classes that no image has, and none
+    is taken for, are left out.
 
     Args:
         counts: int (C, C).
@@ -24,9 +26,11 @@ def confusion(counts, classes, normalized):
     """
     counts = np.asarray(counts, np.float64)
     held = np.flatnonzero(counts.sum(0) + counts.sum(1))
-    counts, classes = counts[np.ix_(held, held)], [classes[i] for i in held]
+    counts = counts[np.ix_(held, held)]
+    classes = [classes[i] for i in held]
     values = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1) if normalized else counts
-    many, size = len(classes) > NAMED, len(classes)
+    many = len(classes) > NAMED
+    size = len(classes)
     order = by_likeness(counts) if many else np.arange(size)
     values = values[np.ix_(order, order)]
     side = 9.0 if many else float(np.clip(1.6 + 0.46 * size, 3.6, 18.0))
@@ -39,7 +43,9 @@ def confusion(counts, classes, normalized):
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if many:
-        axes.set_xlabel("predicted; classes that are taken for each other stand side by side", fontsize=13)
+        axes.set_xlabel(
+            "predicted; classes that are taken for each other stand side by side", fontsize=13
+        )
         axes.set_ylabel("true", fontsize=13)
         axes.set_xticks([])
         axes.set_yticks([])
@@ -57,16 +63,28 @@ def _number(axes, values, shown, normalized, font):
     for (row, column), value in np.ndenumerate(values):
         if not value:
             continue
-        text = (f"{value:.0f}" if value >= 9.95 else f"{value:.1f}") if normalized else f"{value:,.0f}"
+        text = (
+            (f"{value:.0f}" if value >= 9.95 else f"{value:.1f}") if normalized else f"{value:,.0f}"
+        )
         dark = shown[row, column] > 0.6 * shown.max()
         size = font - 1 if len(text) < 5 else font - 2.5
-        axes.text(column, row, text, ha="center", va="center", fontsize=size, color="white" if dark else "black")
+        axes.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            fontsize=size,
+            color="white" if dark else "black",
+        )
 
 
 def by_likeness(counts):
-    """Returns an order of the classes, int (C,), in which those that are taken for each other are neighbors.
+    """Returns an order of the classes, int (C,), in which those that are taken for each other are
+    neighbors.
 
-    Leaves of an average-linkage clustering (scipy) of how often two classes are confused, in shares of their images.
+    Leaves of an average-linkage clustering (scipy) of how often two classes are confused, in shares
+    of their images.
     """
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform
@@ -78,7 +96,8 @@ def by_likeness(counts):
 
 
 def reliability(found):
-    """Returns the PNG of reliability diagrams, Guo et al. 2017 (arXiv:1706.04599), figure 1, with how many images.
+    """Returns the PNG of reliability diagrams, Guo et al. 2017 (arXiv:1706.04599), figure 1, with
+    how many images.
 
     Args:
         found: {title: what `vision.evaluation.measures.calibration.calibrate` returns}.
@@ -94,10 +113,25 @@ def reliability(found):
         held = np.array(bins["count"]) > 0
         accuracy = np.array([a or 0.0 for a in bins["accuracy"]])
         mean = np.array([c or 0.0 for c in bins["confidence"]])
-        axes.bar(centers[held], accuracy[held], width, color="#0969da", edgecolor="white", label="accuracy")
+        axes.bar(
+            centers[held],
+            accuracy[held],
+            width,
+            color="#0969da",
+            edgecolor="white",
+            label="accuracy",
+        )
         low = np.minimum(accuracy, mean)
         gap = np.abs(accuracy - mean)
-        axes.bar(centers[held], gap[held], width, low[held], color="#cf222e", alpha=0.35, label="gap to the confidence")
+        axes.bar(
+            centers[held],
+            gap[held],
+            width,
+            low[held],
+            color="#cf222e",
+            alpha=0.35,
+            label="gap to the confidence",
+        )
         axes.plot([0, 1], [0, 1], "--", color="#57606a", linewidth=1)
         axes.set_title(f"{title}: ECE {100 * measured['ece']['value']:.2f} %", fontsize=10)
         axes.set_ylim(0, 1)
@@ -126,10 +160,14 @@ def embedding_map(points, labels, classes, wrong):
     figure, axes = _figure(8.6 if len(present) <= 20 else 7.0, 6.4)
     for i, label in enumerate(present):
         chosen = (labels == label) & ~wrong
-        color, name = [colors(i % colors.N)], _short(classes[label]).replace("$", r"\$")
-        name = name if not name.startswith("_") else " " + name  # matplotlib hides names that start so
+        color = [colors(i % colors.N)]
+        name = _short(classes[label]).replace("$", r"\$")
+        # matplotlib hides names that start so
+        name = name if not name.startswith("_") else " " + name
         axes.scatter(*points[chosen].T, s=9, c=color, alpha=0.7, linewidths=0, label=name)
-        axes.scatter(*points[(labels == label) & wrong].T, s=26, c=color, marker="x", linewidths=1.2)
+        axes.scatter(
+            *points[(labels == label) & wrong].T, s=26, c=color, marker="x", linewidths=1.2
+        )
     axes.set_xticks([])
     axes.set_yticks([])
     if len(present) <= 20:
@@ -147,10 +185,19 @@ def robustness(found):
 
     groups = found["groups"]
     figure = Figure(figsize=(10, 6), layout="constrained")
-    for axes, (group, held) in zip(figure.subplots(2, 2, sharex=True, sharey=True).flat, groups.items(), strict=False):
+    for axes, (group, held) in zip(
+        figure.subplots(2, 2, sharex=True, sharey=True).flat, groups.items(), strict=False
+    ):
         for name in held["names"]:
             accuracy = [found["clean_accuracy"], *found["corruptions"][name]]
-            axes.plot(range(6), accuracy, marker="o", markersize=3, linewidth=1.4, label=name.replace("_", " "))
+            axes.plot(
+                range(6),
+                accuracy,
+                marker="o",
+                markersize=3,
+                linewidth=1.4,
+                label=name.replace("_", " "),
+            )
         axes.set_title(group, fontsize=10)
         axes.set_ylim(0, 1)
         axes.grid(alpha=0.25)

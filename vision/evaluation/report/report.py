@@ -1,4 +1,5 @@
-"""The evaluation as files: a page that a person reads in a browser, pictures, numbers and predictions for programs."""
+"""The evaluation as files: a page that a person reads in a browser, pictures, numbers and
+predictions for programs."""
 
 import json
 import os
@@ -26,7 +27,8 @@ _BATCH = 16  # images a call of the explainer
 
 
 def write(out, found, c, workdir=""):
-    """Writes report.html, metrics.json, predictions.parquet, MODEL_CARD.md and PNG files into a directory.
+    """Writes report.html, metrics.json, predictions.parquet, MODEL_CARD.md and PNG files into a
+    directory.
 
     Args:
         out: an existing directory, `pathlib.Path`.
@@ -50,7 +52,9 @@ def write(out, found, c, workdir=""):
         write_predictions(out / "predictions.parquet", found)
         (out / calibration.CALIBRATION).unlink(missing_ok=True)
         if (temperature := found.summary["calibration"]["temperature"]) is not None:
-            calibration.store(out, temperature, getattr(found.classifier, "step", None), found.split.spec)
+            calibration.store(
+                out, temperature, getattr(found.classifier, "step", None), found.split.spec
+            )
         for name, text in (("MODEL_CARD.md", card.text(found, c, workdir)), ("report.html", page)):
             with replacing(out / name) as file:
                 file.write(text)
@@ -60,7 +64,8 @@ def write(out, found, c, workdir=""):
 
 def draw(found):
     """Returns {name: PNG} of the report's figures."""
-    summary, classes = found.summary, found.classifier.classes
+    summary = found.summary
+    classes = found.classifier.classes
     curves = dict(calibrations(summary["calibration"]))
     drawn = {
         "confusion": figures.confusion(summary["confusion"], classes, False),
@@ -68,7 +73,8 @@ def draw(found):
         "reliability": figures.reliability(curves),
     }
     if found.points is not None:
-        labels, wrong = found.outputs.labels[found.mapped], ~found.correct[found.mapped]
+        labels = found.outputs.labels[found.mapped]
+        wrong = ~found.correct[found.mapped]
         drawn["map"] = figures.embedding_map(found.points, labels, classes, wrong)
     if summary["robustness"]:
         drawn["robustness"] = figures.robustness(summary["robustness"])
@@ -78,17 +84,22 @@ def draw(found):
 def write_predictions(path, found):
     """Writes a Parquet table with one row an image.
 
-    Its columns: row, name, label, predicted, label_index, predicted_index, correct, confidence (of the predicted
-    class), nll (nats), top5, and for up to `PROBABILITIES` classes all probabilities. The temperature is not applied.
+    Its columns: row, name, label, predicted, label_index, predicted_index, correct, confidence (of
+    the predicted class), nll (nats), top5, and for up to `PROBABILITIES` classes all probabilities.
+    The temperature is not applied.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names, outputs, p = np.array(found.classifier.classes, object), found.outputs, found.probabilities
+    names = np.array(found.classifier.classes, object)
+    outputs = found.outputs
+    p = found.probabilities
     best = np.argsort(-outputs.logits, axis=1, kind="stable")[:, :5]
     columns = {
         "row": pa.array(outputs.rows, pa.int64()),
-        "name": pa.array([_text(found.split.source.name(int(row))) for row in outputs.rows], pa.string()),
+        "name": pa.array(
+            [_text(found.split.source.name(int(row))) for row in outputs.rows], pa.string()
+        ),
         "label": pa.array(names[outputs.labels], pa.string()),
         "predicted": pa.array(names[found.predicted], pa.string()),
         "label_index": pa.array(outputs.labels, pa.int32()),
@@ -102,7 +113,8 @@ def write_predictions(path, found):
         values = pa.array(p.astype(np.float32).ravel())
         columns["probabilities"] = pa.FixedSizeListArray.from_arrays(values, p.shape[1])
     known = {"classes": list(names), "source": found.split.spec, "split": found.split.name}
-    known |= {"data": found.split.config.data.to_dict(), "seed": found.split.config.seed}  # to find the images again
+    # to find the images again
+    known |= {"data": found.split.config.data.to_dict(), "seed": found.split.config.seed}
     known["model"] = f"{found.summary['model']['name']} {found.summary['model']['variant']}"
     table = pa.table(columns).replace_schema_metadata({"vision": json.dumps(known)})
     with replacing(path, binary=True) as file:
@@ -111,7 +123,8 @@ def write_predictions(path, found):
 
 def context(found, c, pictures):
     """Returns what the page shows, by name."""
-    summary, classes = found.summary, found.classifier.classes
+    summary = found.summary
+    classes = found.classifier.classes
     held = [one for one in summary["per_class"] if one["support"]]
     worst = sorted(held, key=lambda one: (one["recall"]["value"], -one["support"]))
     gallery = _Gallery(found, c.explain)
@@ -145,11 +158,18 @@ def context(found, c, pictures):
         "all_errors": int((~found.correct).sum()),
         "pairs": [
             {"true": classes[a], "predicted": classes[b], "images": int(summary["confusion"][a][b])}
-            | {"share": summary["confusion"][a][b] / sum(summary["confusion"][a]), "cards": cards["pair", (a, b)]}
+            | {
+                "share": summary["confusion"][a][b] / sum(summary["confusion"][a]),
+                "cards": cards["pair", (a, b)],
+            }
             for a, b in pairs
         ],
         "examples": [
-            {"class": one["class"], "hard": cards["hard", one["class"]], "easy": cards["easy", one["class"]]}
+            {
+                "class": one["class"],
+                "hard": cards["hard", one["class"]],
+                "easy": cards["easy", one["class"]],
+            }
             for one in worst[:GALLERIES]
             if c.examples
         ],
@@ -173,11 +193,15 @@ def _rates(point):
 def calibrations(found):
     """Returns [(title, numbers)]: without a temperature, and with the one that was fitted."""
     fitted = found["temperature"]
-    return [("As it is", found["plain"]), *([(f"Temperature {fitted:.3f}", found["scaled"])] if fitted else [])]
+    return [
+        ("As it is", found["plain"]),
+        *([(f"Temperature {fitted:.3f}", found["scaled"])] if fitted else []),
+    ]
 
 
 def _shade(value, clean):
-    """Returns a cell's color: white for the accuracy without corruption, the redder the less is left of it."""
+    """Returns a cell's color: white for the accuracy without corruption, the redder the less is
+    left of it."""
     left = min(1.0, value / clean) if clean else 1.0
     return f"hsl(4, 85%, {60 + 40 * left:.0f}%)"
 
@@ -190,10 +214,13 @@ class _Gallery:
     """Pictures of images, with heat maps where the model can be explained."""
 
     def __init__(self, found, explain):
-        self._found, self._heat = found, {}
+        self._found = found
+        self._heat = {}
         model = found.classifier.model
         self._explainer = explainer(found.classifier) if explain and model is not None else None
-        self.method, self.grid = (self._explainer.method, self._explainer.grid) if self._explainer else ("", (0, 0))
+        self.method, self.grid = (
+            (self._explainer.method, self._explainer.grid) if self._explainer else ("", (0, 0))
+        )
         self.trust = None
 
     def explain(self, positions):
@@ -202,10 +229,12 @@ class _Gallery:
             return
         positions = np.unique(positions)
         for start in range(0, len(positions), _BATCH):
-            chosen, images = positions[start : start + _BATCH], []
+            chosen = positions[start : start + _BATCH]
+            images = []
             for i in chosen:
                 images.append(self._found.classifier.prepare(self._image(int(i))))
-            padded = np.resize(np.stack(images), (_BATCH, *images[0].shape))  # one shape, compiled once
+            # one shape, compiled once
+            padded = np.resize(np.stack(images), (_BATCH, *images[0].shape))
             classes = np.resize(self._found.predicted[chosen], _BATCH)
             heat = self._explainer(padded, classes)
             if self.trust is None:
@@ -214,14 +243,21 @@ class _Gallery:
                 self._heat[int(i)] = overlay(image, np.asarray(one))
 
     def _delete(self, images, heat, classes, count):
-        """Returns how much faster the probability falls as hot pixels are deleted than as pixels are at random."""
+        """Returns how much faster the probability falls as hot pixels are deleted than as pixels
+        are at random."""
         random = np.random.default_rng(0).random(heat.shape)
-        curves = [deletion_curves(self._found.classifier, images, one, classes)[:count] for one in (heat, random)]
-        return {"images": count} | dict(zip(("hot", "random"), map(_mean_area, curves), strict=True))
+        curves = [
+            deletion_curves(self._found.classifier, images, one, classes)[:count]
+            for one in (heat, random)
+        ]
+        return {"images": count} | dict(
+            zip(("hot", "random"), map(_mean_area, curves), strict=True)
+        )
 
     def card(self, i):
         """Returns what is shown of an image."""
-        found, classes = self._found, self._found.classifier.classes
+        found = self._found
+        classes = self._found.classifier.classes
         name = found.split.source.name(int(found.outputs.rows[i]))
         return {
             "picture": picture(self._image(i)),
@@ -240,7 +276,9 @@ class _Gallery:
         try:
             return self._found.split.source[row]["image"]
         except UnreadableImage as error:  # it was readable a minute ago
-            raise UserError(f"{self._found.split.source.name(row)} cannot be read any more: {error.reason}") from error
+            raise UserError(
+                f"{self._found.split.source.name(row)} cannot be read any more: {error.reason}"
+            ) from error
 
 
 def _mean_area(curves):

@@ -25,13 +25,16 @@ SURE = 0.9  # confidence of an error that is told
 
 
 def amount(metric, share):
-    """Returns "97.8 % (96.4 to 98.9)" or "0.123 (0.100 to 0.150)" of {"value", "low", "high"}; "undefined" for None."""
+    """Returns "97.8 % (96.4 to 98.9)" or "0.123 (0.100 to 0.150)" of {"value", "low", "high"};
+    "undefined" for None."""
     value = metric["value"] if isinstance(metric, dict) else metric
     if value is None:
         return "undefined"
     form = (lambda x: f"{100 * x:.1f}") if share else (lambda x: f"{x:.4g}")
     text = form(value) + (" %" if share else "")
-    low, high = (metric.get(k) for k in ("low", "high")) if isinstance(metric, dict) else (None, None)
+    low, high = (
+        (metric.get(k) for k in ("low", "high")) if isinstance(metric, dict) else (None, None)
+    )
     return text if low is None else f"{text} ({form(low)} to {form(high)})"
 
 
@@ -45,7 +48,8 @@ def _percent(share):
 
 
 def verdicts(summary, sure_errors):
-    """Returns [(state, sentence, section of the page)], the most urgent first; a state is "bad", "look" or "good".
+    """Returns [(state, sentence, section of the page)], the most urgent first; a state is "bad",
+    "look" or "good".
 
     Args:
         summary: what metrics.json says.
@@ -54,22 +58,45 @@ def verdicts(summary, sure_errors):
     parts = (_data, _classes, _confidence, _slices, _passes)
     lines = [line for part in parts for line in part(summary)]
     if sure_errors:
-        lines.append(("look", f"Errors with a confidence above {100 * SURE:.0f} %: {sure_errors:,}.", "errors"))
+        lines.append(
+            (
+                "look",
+                f"Errors with a confidence above {100 * SURE:.0f} %: {sure_errors:,}.",
+                "errors",
+            )
+        )
     order = ("bad", "look", "good")
     return sorted(lines, key=lambda line: order.index(line[0]))
 
 
 def _data(summary):
-    data, absent = summary["data"], [one["class"] for one in summary["per_class"] if not one["support"]]
+    data = summary["data"]
+    absent = [one["class"] for one in summary["per_class"] if not one["support"]]
     if data["unreadable"]:
-        yield "bad", f"Images that cannot be read, and are not counted here: {data['unreadable']:,}.", "metrics"
+        yield (
+            "bad",
+            f"Images that cannot be read, and are not counted here: {data['unreadable']:,}.",
+            "metrics",
+        )
     if absent:
         some = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-        yield "look", f"Classes without any image here, of which nothing is known: {len(absent):,} ({some}).", "classes"
+        yield (
+            "look",
+            f"Classes without any image here, of which nothing is known: {len(absent):,} ({some}).",
+            "classes",
+        )
     if data["images"] < FEW:
-        yield "look", f"Only {images(data['images'])}: the intervals say how little that tells.", "metrics"
+        yield (
+            "look",
+            f"Only {images(data['images'])}: the intervals say how little that tells.",
+            "metrics",
+        )
     if data["learned_from"]:
-        yield "look", "The model has learned from these images, or some: new ones will do worse.", "metrics"
+        yield (
+            "look",
+            "The model has learned from these images, or some: new ones will do worse.",
+            "metrics",
+        )
 
 
 def _classes(summary):
@@ -79,7 +106,11 @@ def _classes(summary):
     accuracy = summary["metrics"]["accuracy"]
     if many and worst["recall"].get("high", worst["recall"]["value"]) < accuracy["value"]:
         share = amount(worst["recall"], True)
-        yield "look", f"The weakest class is {worst['class']}: right on {share} of {worst['support']:,}.", "classes"
+        yield (
+            "look",
+            f"The weakest class is {worst['class']}: right on {share} of {worst['support']:,}.",
+            "classes",
+        )
     if summary["confused_pairs"]:
         pair = summary["confused_pairs"][0]
         said = f"Most often, {pair['true']} is taken for {pair['predicted']}: {images(pair['images'])}."
@@ -89,18 +120,34 @@ def _classes(summary):
 
 
 def _confidence(summary):
-    plain, scaled = summary["calibration"]["plain"], summary["calibration"].get("scaled")
-    accuracy, confidence = summary["metrics"]["accuracy"]["value"], plain["mean_confidence"]
+    plain = summary["calibration"]["plain"]
+    scaled = summary["calibration"].get("scaled")
+    accuracy = summary["metrics"]["accuracy"]["value"]
+    confidence = plain["mean_confidence"]
     gap = confidence - accuracy
     said = f"The model is {_percent(confidence)} sure on average, and right on {_percent(accuracy)}"
     if plain["ece"]["value"] < GAP:
-        yield "good", f"{said}: its confidence can be believed (ECE {_percent(plain['ece']['value'])}).", "calibration"
+        yield (
+            "good",
+            f"{said}: its confidence can be believed (ECE {_percent(plain['ece']['value'])}).",
+            "calibration",
+        )
         return
-    kind = "overconfident" if gap > 0.01 else "underconfident" if gap < -0.01 else "wrong in both directions"
+    kind = (
+        "overconfident"
+        if gap > 0.01
+        else "underconfident"
+        if gap < -0.01
+        else "wrong in both directions"
+    )
     mended = ""
     if scaled and scaled["ece"]["value"] < plain["ece"]["value"]:
         mended = f" A temperature lowers that to {_percent(scaled['ece']['value'])}."
-    yield "look", f"{said}: it is {kind}, ECE {_percent(plain['ece']['value'])}.{mended}", "calibration"
+    yield (
+        "look",
+        f"{said}: it is {kind}, ECE {_percent(plain['ece']['value'])}.{mended}",
+        "calibration",
+    )
 
 
 def _slices(summary):
@@ -110,7 +157,11 @@ def _slices(summary):
     worst = summary["slices"][0]
     if worst["accuracy"]["high"] < accuracy.get("low", accuracy["value"]):
         share = amount(worst["accuracy"], True)
-        yield "look", f"Weakest where {worst['by']} is {worst['slice']}: {share} of {worst['images']:,}.", "slices"
+        yield (
+            "look",
+            f"Weakest where {worst['by']} is {worst['slice']}: {share} of {worst['images']:,}.",
+            "slices",
+        )
 
 
 def _passes(summary):
@@ -118,10 +169,13 @@ def _passes(summary):
     if found:
         worst = min(found["corruptions"], key=lambda name: sum(found["corruptions"][name]))
         mean = found["mean_corruption_accuracy"]
-        clean, worst = _percent(found["clean_accuracy"]), worst.replace("_", " ")
+        clean = _percent(found["clean_accuracy"])
+        worst = worst.replace("_", " ")
         said = f"Under corruptions {_percent(mean)} stay of {clean}; {worst} hurts most."
         yield "look", said, "robustness"
-    better = [one for one in summary["views"] or [] if one["views"] != "none" and one["change"]["low"] > 0]
+    better = [
+        one for one in summary["views"] or [] if one["views"] != "none" and one["change"]["low"] > 0
+    ]
     if better:
         best = max(better, key=lambda one: one["accuracy"])
         said = f"Averaging over the views {best['views']} adds {100 * best['change']['difference']:.1f} points."

@@ -1,7 +1,8 @@
 """Layers and checks that several architectures share.
 
-All keep float32 parameters and statistics, and return the dtype that they are given. All follow nnx's convention for
-training and evaluation: `model.train()` and `model.eval()` set `deterministic` and `use_running_average`.
+All keep float32 parameters and statistics, and return the dtype that they are given. All follow
+nnx's convention for training and evaluation: `model.train()` and `model.eval()` set `deterministic`
+and `use_running_average`.
 """
 
 import re
@@ -19,38 +20,61 @@ REMATS = ("none", "dots", "blocks")
 class BatchNorm(nnx.BatchNorm):
     """Batch normalization over all axes but the last. Ioffe and Szegedy 2015 (arXiv:1502.03167).
 
-    With `groups` = n > 1, training normalizes each consecutive 1/n of the batch by its own statistics, as n devices
-    without synchronization would (Goyal et al. 2017, arXiv:1706.02677, section 2.3); the running averages follow the
-    groups' mean. With 1 it is `nnx.BatchNorm`, whose `axis_name` is meant for that case only.
+    With `groups` = n > 1, training normalizes each consecutive 1/n of the batch by its own
+    statistics, as n devices without synchronization would (Goyal et al. 2017, arXiv:1706.02677,
+    section 2.3); the running averages follow the groups' mean. With 1 it is `nnx.BatchNorm`, whose
+    `axis_name` is meant for that case only.
 
-    The running variance follows the biased estimate, as in Flax and TensorFlow; PyTorch's follows the unbiased one.
+    The running variance follows the biased estimate, as in Flax and TensorFlow; PyTorch's follows
+    the unbiased one.
     """
 
-    def __init__(self, features, *, groups=1, zero_scale=False, momentum=0.9, epsilon=1e-5, use_scale=True, rngs):
+    def __init__(
+        self,
+        features,
+        *,
+        groups=1,
+        zero_scale=False,
+        momentum=0.9,
+        epsilon=1e-5,
+        use_scale=True,
+        rngs,
+    ):
         """Creates the layer.
 
         Args:
             features: channels, int.
             groups: parts of the batch that have their own statistics.
             zero_scale: start the scale at 0, not 1, so that the layer starts as zero.
-            momentum: share of the running averages that a step keeps, in [0, 1]; PyTorch's is 1 minus this.
+            momentum: share of the running averages that a step keeps, in [0, 1]; PyTorch's is 1
+                minus this.
             epsilon: added to the variance.
-            use_scale: whether there is a scale to learn; without, the layer normalizes and adds its bias.
+            use_scale: whether there is a scale to learn; without, the layer normalizes and adds its
+                bias.
             rngs: nnx's streams; `params` is drawn from.
         """
         scale_init = nnx.initializers.zeros_init() if zero_scale else nnx.initializers.ones_init()
         super().__init__(
-            features, momentum=momentum, epsilon=epsilon, use_scale=use_scale, scale_init=scale_init, rngs=rngs
+            features,
+            momentum=momentum,
+            epsilon=epsilon,
+            use_scale=use_scale,
+            scale_init=scale_init,
+            rngs=rngs,
         )
-        self.groups, self.frozen = groups, False
+        self.groups = groups
+        self.frozen = False
 
     def __call__(self, x, use_running_average=None):
-        """Normalizes x (B, ..., C); in training mode, also updates the running averages, unless it is `frozen`.
+        """Normalizes x (B, ..., C); in training mode, also updates the running averages, unless it
+        is `frozen`.
 
         Raises:
             UserError: the groups do not divide the batch (training mode only).
         """
-        running = self.frozen or (self.use_running_average if use_running_average is None else use_running_average)
+        running = self.frozen or (
+            self.use_running_average if use_running_average is None else use_running_average
+        )
         if self.groups == 1 or running:
             return super().__call__(x, running).astype(x.dtype)
         return self._by_group(x)
@@ -62,7 +86,9 @@ class BatchNorm(nnx.BatchNorm):
                 f"model.batch_norm_groups = {self.groups} does not divide the batch of {batch} images: "
                 "choose a batch size that is a multiple of it"
             )
-        wide = x.astype(at_least_float32(x.dtype)).reshape(self.groups, batch // self.groups, *x.shape[1:])
+        wide = x.astype(at_least_float32(x.dtype)).reshape(
+            self.groups, batch // self.groups, *x.shape[1:]
+        )
         axes = tuple(range(1, wide.ndim - 1))
         mean = wide.mean(axes, keepdims=True)
         # One pass over x, as in nnx.BatchNorm; rounding may bring a variance of zero below it.
@@ -94,7 +120,8 @@ class LayerNorm(nnx.LayerNorm):
 class Linear(nnx.Linear):
     """Dense layer on the last axis of x (..., D), as one flat matrix product.
 
-    XLA's CPU backend trains a ViT some 10 % faster so than with a product over several leading axes.
+    XLA's CPU backend trains a ViT some 10 % faster so than with a product over several leading
+    axes.
     """
 
     def __call__(self, x):
@@ -127,10 +154,11 @@ def attention(query, key, value, name="auto"):
 def choose_attention(name, tokens, depth, dtype):
     """Returns "plain", "xla" or "cudnn": what `attention` computes with.
 
-    "plain" is two matrix products, heads first. "xla" is `jax.nn.dot_product_attention`, which rounds to float32
-    inside. "cudnn" is NVIDIA's fused kernel, which never stores the (N, N) scores. "auto" is plain on a CPU, where it
-    takes a quarter less time than xla; on an NVIDIA GPU cudnn, where it takes the shapes and there are at least 128
-    tokens; else xla. The rule for GPUs was not measured: scripts/bench/attention.py measures it.
+    "plain" is two matrix products, heads first. "xla" is `jax.nn.dot_product_attention`, which
+    rounds to float32 inside. "cudnn" is NVIDIA's fused kernel, which never stores the (N, N)
+    scores. "auto" is plain on a CPU, where it takes a quarter less time than xla; on an NVIDIA GPU
+    cudnn, where it takes the shapes and there are at least 128 tokens; else xla. The rule for GPUs
+    was not measured: scripts/bench/attention.py measures it.
 
     Args:
         name: one of `ATTENTIONS`.
@@ -146,14 +174,17 @@ def choose_attention(name, tokens, depth, dtype):
         return name
     missing = _missing_for_cudnn(depth, dtype)
     if name == "cudnn" and missing:
-        raise UserError(f"model.attention = 'cudnn' needs {missing}, or set model.attention to auto")
+        raise UserError(
+            f"model.attention = 'cudnn' needs {missing}, or set model.attention to auto"
+        )
     if name == "cudnn" or (not missing and tokens >= 128):
         return "cudnn"
     return "plain" if jax.default_backend() == "cpu" else "xla"
 
 
 def _missing_for_cudnn(depth, dtype):
-    """Returns what cuDNN's attention needs and has not here, None if nothing: JAX's own conditions, and Ampere."""
+    """Returns what cuDNN's attention needs and has not here, None if nothing: JAX's own conditions,
+    and Ampere."""
     # "8.0" on an NVIDIA GPU, "gfx90a" on an AMD one; a CPU has none.
     capability = getattr(jax.local_devices()[0], "compute_capability", "")
     if not re.fullmatch(r"\d+\.\d+", capability) or float(capability) < 8:
@@ -167,15 +198,17 @@ def _missing_for_cudnn(depth, dtype):
 
 
 def apply_blocks(blocks, x, remat="none"):
-    """Returns x after one block after the other, each of which the backward pass may compute again to save memory.
+    """Returns x after one block after the other, each of which the backward pass may compute again
+    to save memory.
 
     Chen et al. 2016 (arXiv:1604.06174).
 
     Args:
         blocks: modules that map x to the next x.
         x: array.
-        remat: "none": keep what the backward pass needs. "dots": keep the results of matrix products and
-            convolutions, compute the rest again. "blocks": keep what enters each block only.
+        remat: "none": keep what the backward pass needs. "dots": keep the results of matrix
+            products and convolutions, compute the rest again. "blocks": keep what enters each block
+            only.
     """
     step = _apply
     if remat != "none":
@@ -194,7 +227,8 @@ def _is_product(primitive, *_, **__):
 
 
 class Dropout(nnx.Dropout):
-    """Dropout that holds no random state where its rate is 0, so that there is nothing to carry from step to step."""
+    """Dropout that holds no random state where its rate is 0, so that there is nothing to carry
+    from step to step."""
 
     def __init__(self, rate, *, rngs):
         super().__init__(rate, rngs=rngs if rate else None)
@@ -203,7 +237,8 @@ class Dropout(nnx.Dropout):
 class StochasticDepth(Dropout):
     """Drops whole samples of a residual branch: x (B, ...) times 0, or else times 1 / (1 - rate).
 
-    Huang et al. 2016 (arXiv:1603.09382), scaled in training instead of in evaluation. Draws from nnx's `dropout`.
+    Huang et al. 2016 (arXiv:1603.09382), scaled in training instead of in evaluation. Draws from
+    nnx's `dropout`.
     """
 
     def __call__(self, x):
@@ -217,19 +252,22 @@ class StochasticDepth(Dropout):
 def gelu(x):
     """Exact GELU. Hendrycks and Gimpel 2016 (arXiv:1606.08415).
 
-    By erf, not by `jax.nn.gelu`'s erfc, which takes twice as long on a CPU; float32 inside, as 1 + erf cancels.
+    By erf, not by `jax.nn.gelu`'s erfc, which takes twice as long on a CPU; float32 inside, as 1 +
+    erf cancels.
     """
     wide = x.astype(at_least_float32(x.dtype))
     return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
 
 
 def linear_rates(rate, depth):
-    """Returns the stochastic depth of each of `depth` blocks, rising linearly to `rate` at the last one."""
+    """Returns the stochastic depth of each of `depth` blocks, rising linearly to `rate` at the last
+    one."""
     return [rate * (i + 1) / depth for i in range(depth)]
 
 
 def at_least_float32(dtype):
-    """Returns the dtype of statistics, embeddings and logits: float32, or float64 beside a float64 computation."""
+    """Returns the dtype of statistics, embeddings and logits: float32, or float64 beside a float64
+    computation."""
     return jnp.promote_types(dtype, jnp.float32)
 
 
@@ -238,13 +276,17 @@ def check_options(*, dropout=0.0, stochastic_depth=0.0, batch_norm_groups=1, rem
     check_rates(**{"model.dropout": dropout, "model.stochastic_depth": stochastic_depth})
     check_choice("model.remat", remat, REMATS)
     if batch_norm_groups < 1:
-        raise UserError(f"model.batch_norm_groups = {batch_norm_groups}: it is at least 1, the whole batch")
+        raise UserError(
+            f"model.batch_norm_groups = {batch_norm_groups}: it is at least 1, the whole batch"
+        )
 
 
 def check_image_size(name, image_size, smallest):
     """Raises UserError for images that are too small for the architecture of this name."""
     if image_size < smallest:
-        raise UserError(f"model '{name}' takes images of {smallest} px or more, not {image_size}: set data.image_size")
+        raise UserError(
+            f"model '{name}' takes images of {smallest} px or more, not {image_size}: set data.image_size"
+        )
 
 
 def check_rates(**rates):
@@ -255,9 +297,11 @@ def check_rates(**rates):
 
 
 class CosineHead(nnx.Module):
-    """Logits from angles: scale x cos(embedding, class vector). Wang et al. 2018 (arXiv:1801.09414).
+    """Logits from angles: scale x cos(embedding, class vector). Wang et al. 2018
+    (arXiv:1801.09414).
 
-    The norms of embeddings and class vectors, which follow the classes' frequencies, then say nothing.
+    The norms of embeddings and class vectors, which follow the classes' frequencies, then say
+    nothing.
     """
 
     def __init__(self, in_features, num_classes, scale, *, rngs):
@@ -270,12 +314,15 @@ class CosineHead(nnx.Module):
             rngs: nnx's streams; `params` is drawn from.
         """
         init = nnx.initializers.lecun_normal()
-        self.in_features, self.out_features, self.scale = in_features, num_classes, scale
+        self.in_features = in_features
+        self.out_features = num_classes
+        self.scale = scale
         self.kernel = nnx.Param(init(rngs.params(), (in_features, num_classes), jnp.float32))
 
     def __call__(self, x):
         """Returns float32 (B, C), in [-scale, scale], of embeddings (B, D)."""
-        x, kernel = x.astype(jnp.promote_types(x.dtype, "float32")), self.kernel[...]
+        x = x.astype(jnp.promote_types(x.dtype, "float32"))
+        kernel = self.kernel[...]
         return self.scale * (_unit(x, -1) @ _unit(kernel.astype(x.dtype), 0))
 
 

@@ -1,4 +1,5 @@
-"""Small networks that weigh a feature map by what they see in it: squeeze-and-excitation, and CBAM."""
+"""Small networks that weigh a feature map by what they see in it: squeeze-and-excitation, and
+CBAM."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,8 @@ from vision.models.layers.convolution import Conv, ConvNorm
 
 
 class SqueezeExcite(nnx.Module):
-    """Weighs the channels of x (B, H, W, C) by their means over the image. Hu et al. 2017 (arXiv:1709.01507).
+    """Weighs the channels of x (B, H, W, C) by their means over the image. Hu et al. 2017
+    (arXiv:1709.01507).
 
     Args:
         features: C.
@@ -24,7 +26,8 @@ class SqueezeExcite(nnx.Module):
         # 1x1 convolutions, not dense layers: pretrained weights come in this shape.
         self.reduce = Conv(features, squeezed, 1, bias=True, dtype=dtype, rngs=rngs)
         self.expand = Conv(squeezed, features, 1, bias=True, dtype=dtype, rngs=rngs)
-        self.act, self.gate = act, gate
+        self.act = act
+        self.gate = gate
 
     def __call__(self, x):
         means = x.mean((1, 2), keepdims=True, dtype=at_least_float32(x.dtype)).astype(x.dtype)
@@ -32,10 +35,12 @@ class SqueezeExcite(nnx.Module):
 
 
 class CBAM(nnx.Module):
-    """Weighs the channels of x (B, H, W, C), then its pixels. Woo et al. 2018 (arXiv:1807.06521), section 3.
+    """Weighs the channels of x (B, H, W, C), then its pixels. Woo et al. 2018 (arXiv:1807.06521),
+    section 3.
 
-    The spatial gate has a norm after its convolution, which the paper leaves out but the authors' code and timm have.
-    The channel gate's two layers have no biases, as in the paper and in timm; in the authors' code they do.
+    The spatial gate has a norm after its convolution, which the paper leaves out but the authors'
+    code and timm have. The channel gate's two layers have no biases, as in the paper and in timm;
+    in the authors' code they do.
 
     Args:
         features: C.
@@ -55,7 +60,8 @@ class CBAM(nnx.Module):
 
 
 class ChannelGate(nnx.Module):
-    """Weighs the channels of x (B, H, W, C) by their means and maxima over the image: eq. 2 of arXiv:1807.06521."""
+    """Weighs the channels of x (B, H, W, C) by their means and maxima over the image: eq. 2 of
+    arXiv:1807.06521."""
 
     def __init__(self, features, squeezed, *, dtype, rngs):
         self.reduce = Conv(features, squeezed, 1, dtype=dtype, rngs=rngs)
@@ -70,7 +76,8 @@ class ChannelGate(nnx.Module):
 
 
 class SpatialGate(nnx.Module):
-    """Weighs the pixels of x (B, H, W, C) by their means and maxima over the channels: eq. 3 of arXiv:1807.06521."""
+    """Weighs the pixels of x (B, H, W, C) by their means and maxima over the channels: eq. 3 of
+    arXiv:1807.06521."""
 
     def __init__(self, kernel, *, norm, dtype, rngs):
         self.conv = ConvNorm(2, 1, kernel, norm=norm, dtype=dtype, rngs=rngs)

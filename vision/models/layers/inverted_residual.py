@@ -1,7 +1,7 @@
 """The block of the mobile networks: MBConv, a wide depthwise convolution between two narrow ends.
 
-Sandler et al. 2018 (arXiv:1801.04381), figure 3; with squeeze-and-excitation after the depthwise convolution as in
-Tan et al. 2019 (arXiv:1807.11626), figure 7.
+Sandler et al. 2018 (arXiv:1801.04381), figure 3; with squeeze-and-excitation after the depthwise
+convolution as in Tan et al. 2019 (arXiv:1807.11626), figure 7.
 """
 
 import functools
@@ -14,24 +14,29 @@ from vision.models.layers.common import BatchNorm
 from vision.models.layers.convolution import ConvNorm
 
 PADDINGS = ("symmetric", "same")
-TENSORFLOW = {"padding": "same", "norm_epsilon": 1e-3}  # the options that weights trained in TensorFlow go with
+# the options that weights trained in TensorFlow go with
+TENSORFLOW = {"padding": "same", "norm_epsilon": 1e-3}
 
 
 class InvertedResidual(nnx.Module):
-    """Widens x (B, H, W, C), filters each channel, weighs the channels, narrows; adds x where the shape stays.
+    """Widens x (B, H, W, C), filters each channel, weighs the channels, narrows; adds x where the
+    shape stays.
 
     Args:
         features_in: C.
         features: channels of the result.
         kernel, stride: of the depthwise convolution.
-        expanded: channels of the depthwise convolution; where C, there is no convolution that widens.
+        expanded: channels of the depthwise convolution; where C, there is no convolution that
+            widens.
         squeeze: the `SqueezeExcite` of the expanded channels, or None.
         act: after all convolutions but the last.
         drop: the branch's `StochasticDepth`; it acts where x is added.
         make: `ConvNorm` with what all of the network's have in common; see `conv_norms`.
     """
 
-    def __init__(self, features_in, features, kernel, stride, *, expanded, squeeze=None, act, drop, make):
+    def __init__(
+        self, features_in, features, kernel, stride, *, expanded, squeeze=None, act, drop, make
+    ):
         self.expand = make(features_in, expanded, 1, act=act) if expanded != features_in else None
         self.depthwise = make(expanded, expanded, kernel, stride, groups=expanded, act=act)
         self.squeeze = squeeze
@@ -62,19 +67,24 @@ def conv_norms(*, padding, norm_epsilon, batch_norm_groups, dtype, rngs):
     check_choice("model.padding", padding, PADDINGS)
     check_range("model.norm_epsilon", norm_epsilon, norm_epsilon > 0, "it is above 0, such as 1e-5")
     norm = functools.partial(BatchNorm, groups=batch_norm_groups, epsilon=norm_epsilon, rngs=rngs)
-    return functools.partial(ConvNorm, norm=norm, padding="SAME" if padding == "same" else None, dtype=dtype, rngs=rngs)
+    return functools.partial(
+        ConvNorm, norm=norm, padding="SAME" if padding == "same" else None, dtype=dtype, rngs=rngs
+    )
 
 
 def round_width(width):
-    """Returns the multiple of 8 nearest to a number of channels: at least 8, and not below 90 % of it.
+    """Returns the multiple of 8 nearest to a number of channels: at least 8, and not below 90 % of
+    it.
 
-    As TensorFlow's networks round: `round_filters` of tensorflow/tpu's efficientnet, `_make_divisible` of MobileNet.
+    As TensorFlow's networks round: `round_filters` of tensorflow/tpu's efficientnet,
+    `_make_divisible` of MobileNet.
     """
     rounded = max(8, int(width + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * width else rounded
 
 
-# Names in timm and torchvision, for `NAMES` of models that have `stem`, `stages` of blocks, and `last`.
+# Names in timm and torchvision, for `NAMES` of models that have `stem`, `stages` of blocks, and
+# `last`.
 TIMM = (
     (r"^stem\.conv", "conv_stem"),
     (r"^stem\.norm", "bn1"),
@@ -82,7 +92,8 @@ TIMM = (
     (r"^last\.norm", "bn2"),
     (r"^head\.", "classifier."),
     (r"^stages\.", "blocks."),
-    # The first stage's blocks do not widen: they number the norms and name the convolutions otherwise.
+    # The first stage's blocks do not widen: they number the norms and name the convolutions
+    # otherwise.
     (r"^(blocks\.0\.\d+)\.depthwise\.norm", r"\1.bn1"),
     (r"^(blocks\.0\.\d+)\.project\.norm", r"\1.bn2"),
     (r"^(blocks\.0\.\d+)\.project\.conv", r"\1.conv_pw"),
@@ -103,10 +114,11 @@ TORCHVISION = (  # after `name_layers`
 
 
 def name_layers(arrays):
-    """Gives the layers that torchvision numbers a name: "features.3.block.2.x" becomes "stages.2.project.x".
+    """Gives the layers that torchvision numbers a name: "features.3.block.2.x" becomes
+    "stages.2.project.x".
 
-    The number of a layer in a block depends on which layers the block has; that of the last convolution on how many
-    blocks or stages there are.
+    The number of a layer in a block depends on which layers the block has; that of the last
+    convolution on how many blocks or stages there are.
 
     Args:
         arrays: {name: array} of the file.
@@ -122,14 +134,20 @@ def name_layers(arrays):
             first, place, layer, rest = match.groups()
             # Only a depthwise kernel is larger than a pixel.
             widens = arrays[f"features.{first}{place}.block.0.0.weight"].shape[2] == 1
-            kind = ("expand", "depthwise", "squeeze" if rest.startswith("fc") else "project", "project")
+            kind = (
+                "expand",
+                "depthwise",
+                "squeeze" if rest.startswith("fc") else "project",
+                "project",
+            )
             name = f"stages.{int(first) - 1}{place}.{kind[int(layer) + (not widens)]}.{rest}"
         result[name] = array
     return result
 
 
 def nest(arrays, blocks, kernel):
-    """Gives blocks that a file has in one list a stage and a place in it: "BLOCKS.7.x" becomes "BLOCKS.3.1.x".
+    """Gives blocks that a file has in one list a stage and a place in it: "BLOCKS.7.x" becomes
+    "BLOCKS.3.1.x".
 
     A stage begins where the number of channels changes, as it does in every network of this kind.
 
@@ -145,10 +163,17 @@ def nest(arrays, blocks, kernel):
     for name, array in arrays.items():
         if match := re.fullmatch(rf"{blocks}\.(\d+)\.{re.escape(kernel)}", name):
             widths[int(match[1])] = len(array)
-    places, stage, width = {}, -1, None
+    places = {}
+    stage = -1
+    width = None
     for number in sorted(widths):
         if widths[number] != width:
-            stage, place, width = stage + 1, 0, widths[number]
+            stage = stage + 1
+            place = 0
+            width = widths[number]
         places[str(number)] = f"{blocks}.{stage}.{place}."
         place += 1
-    return {re.sub(rf"^{blocks}\.(\d+)\.", lambda m: places[m[1]], name): array for name, array in arrays.items()}
+    return {
+        re.sub(rf"^{blocks}\.(\d+)\.", lambda m: places[m[1]], name): array
+        for name, array in arrays.items()
+    }

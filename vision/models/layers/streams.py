@@ -7,13 +7,14 @@ from flax import nnx
 class Streams(nnx.Rngs):
     """`nnx.Rngs(seed)` whose `params` counts in Python.
 
-    nnx counts in an array, which costs a millisecond for each parameter while a model is traced: more than all the
-    rest of building it. The keys are the same; dropout's streams are nnx's own.
+    nnx counts in an array, which costs a millisecond for each parameter while a model is traced:
+    more than all the rest of building it. The keys are the same; dropout's streams are nnx's own.
     """
 
     def __init__(self, seed):
         super().__init__(seed)
-        self._base, self._given = seed, 0
+        self._base = seed
+        self._given = 0
 
     def params(self):
         """Returns the next key to initialize a parameter with."""

@@ -1,7 +1,7 @@
 """Changes a model by selection: what learns, a new head, modules put in between, low-rank changes.
 
-All functions take any `nnx.Module` that follows the contract of `vision.models`, abstract or not, and change it in
-place. A variable's name is its path, "blocks.0.attention.qkv.kernel".
+All functions take any `nnx.Module` that follows the contract of `vision.models`, abstract or not,
+and change it in place. A variable's name is its path, "blocks.0.attention.qkv.kernel".
 """
 
 import re
@@ -33,7 +33,8 @@ def arrays(model):
 def freeze(model, chosen):
     """Freezes every parameter whose name `chosen(name)` accepts.
 
-    A `BatchNorm` without a parameter that learns keeps its statistics too: it then normalizes as in evaluation.
+    A `BatchNorm` without a parameter that learns keeps its statistics too: it then normalizes as in
+    evaluation.
     """
     for path, module in nnx.iter_modules(model):
         for key, value in list(vars(module).items()):
@@ -44,15 +45,21 @@ def freeze(model, chosen):
 
 
 def replace_head(model, num_classes, *, rngs):
-    """Gives the model a new `head`, an `nnx.Linear` for another number of classes, which starts at zero."""
+    """Gives the model a new `head`, an `nnx.Linear` for another number of classes, which starts at
+    zero."""
     old = model.head
     model.head = nnx.Linear(
-        old.in_features, num_classes, kernel_init=nnx.initializers.zeros_init(), dtype=old.dtype, rngs=rngs
+        old.in_features,
+        num_classes,
+        kernel_init=nnx.initializers.zeros_init(),
+        dtype=old.dtype,
+        rngs=rngs,
     )
 
 
 def insert_after(model, name, module):
-    """Puts `module` behind the submodule `name`, whose result it then changes; the two become an `nnx.Sequential`.
+    """Puts `module` behind the submodule `name`, whose result it then changes; the two become an
+    `nnx.Sequential`.
 
     Raises:
         UserError: there is no such submodule.
@@ -63,21 +70,29 @@ def insert_after(model, name, module):
 
 def count(model):
     """Returns (parameters, those that learn)."""
-    sizes = [(isinstance(v, nnx.Param), v.size) for v in names(model).values() if isinstance(v, nnx.Param | Frozen)]
+    sizes = [
+        (isinstance(v, nnx.Param), v.size)
+        for v in names(model).values()
+        if isinstance(v, nnx.Param | Frozen)
+    ]
     return sum(size for _, size in sizes), sum(size for learns, size in sizes if learns)
 
 
 def depths(model):
     """Returns {name: layer} of all variables, counted from 0 at the image to the head.
 
-    What comes before the first list of blocks is layer 0, each block of a list is one layer, what follows a list
-    belongs to its last block, and the head is the last layer. It follows from the order in which a model sets its
-    attributes, which is that in which it uses them; of a model that was taken apart and merged nnx has forgotten it.
+    What comes before the first list of blocks is layer 0, each block of a list is one layer, what
+    follows a list belongs to its last block, and the head is the last layer. It follows from the
+    order in which a model sets its attributes, which is that in which it uses them; of a model that
+    was taken apart and merged nnx has forgotten it.
     """
-    layer_of, layer, inside = {}, 0, False
+    layer_of = {}
+    layer = 0
+    inside = False
     for prefix, is_block in _units(model, ""):
         if prefix == "head" or is_block:
-            layer, inside = layer + (1 if inside or layer_of else 0), True
+            layer = layer + (1 if inside or layer_of else 0)
+            inside = True
         layer_of[prefix] = layer
     owner = {name: next(p for p in _prefixes(name) if p in layer_of) for name in names(model)}
     return {name: layer_of[prefix] for name, prefix in owner.items()}
@@ -89,7 +104,8 @@ def _prefixes(name):
 
 
 def _units(module, prefix):
-    """Yields (name, whether it is a block of a list) of what holds variables, in the order of use."""
+    """Yields (name, whether it is a block of a list) of what holds variables, in the order of
+    use."""
     for key, value in vars(module).items():
         name = f"{prefix}{key}"
         if isinstance(value, nnx.List):
@@ -110,7 +126,8 @@ def _blocks(values, name):
 
 
 class LowRank(nnx.Module):
-    """A layer, and a change to it of low rank: base(x) + scale * up(down(x)). Hu et al. 2021 (arXiv:2106.09685).
+    """A layer, and a change to it of low rank: base(x) + scale * up(down(x)). Hu et al. 2021
+    (arXiv:2106.09685).
 
     `up` starts at zero, so that the layer starts as it was.
 
@@ -122,11 +139,19 @@ class LowRank(nnx.Module):
     """
 
     def __init__(self, base, rank, scale, *, rngs):
-        self.base, self.scale = base, scale
+        self.base = base
+        self.scale = scale
         zero = nnx.initializers.zeros_init()
         if isinstance(base, nnx.Conv):
             options = {"dtype": base.dtype, "rngs": rngs}
-            self.down = Conv(base.in_features, rank, base.kernel_size, base.strides, padding=base.padding, **options)
+            self.down = Conv(
+                base.in_features,
+                rank,
+                base.kernel_size,
+                base.strides,
+                padding=base.padding,
+                **options,
+            )
             self.up = Conv(rank, base.out_features, 1, kernel_init=zero, **options)
         else:
             options = {"use_bias": False, "dtype": base.dtype, "rngs": rngs}
@@ -140,27 +165,39 @@ class LowRank(nnx.Module):
 
     def merged(self):
         """Returns the base with the change added to its kernel."""
-        down, up = self.down.kernel[...], self.up.kernel[...].reshape(-1, self.base.out_features)
+        down = self.down.kernel[...]
+        up = self.up.kernel[...].reshape(-1, self.base.out_features)
         kernel = self.base.kernel
         kernel.set_value(kernel[...] + (self.scale * (down @ up)).astype(kernel.dtype))
         return self.base
 
 
 def add_low_rank(model, pattern, rank, alpha, *, rngs):
-    """Makes each dense layer and convolution whose name `pattern` finds a `LowRank`; only they and the head then learn.
+    """Makes each dense layer and convolution whose name `pattern` finds a `LowRank`; only they and
+    the head then learn.
 
     Depthwise and grouped convolutions are left as they are, and so is the head.
 
     Raises:
         UserError: the pattern finds no layer.
     """
-    found = [".".join(map(str, path)) for path, module in nnx.iter_modules(model) if _can_be_low_rank(module)]
+    found = [
+        ".".join(map(str, path))
+        for path, module in nnx.iter_modules(model)
+        if _can_be_low_rank(module)
+    ]
     try:
-        found = [name for name in found if re.search(pattern, name) and name.split(".")[0] != "head"]
+        found = [
+            name for name in found if re.search(pattern, name) and name.split(".")[0] != "head"
+        ]
     except re.error as error:
-        raise UserError(f"transfer.lora_layers = '{pattern}' is no regular expression: {error}") from error
+        raise UserError(
+            f"transfer.lora_layers = '{pattern}' is no regular expression: {error}"
+        ) from error
     if not found:
-        raise UserError(f"transfer.lora_layers = '{pattern}' finds no layer of the model; it is a regular expression")
+        raise UserError(
+            f"transfer.lora_layers = '{pattern}' finds no layer of the model; it is a regular expression"
+        )
     freeze(model, lambda name: name.split(".")[0] != "head")
     for name in found:
         parent, key = _find(model, name)
@@ -169,7 +206,11 @@ def add_low_rank(model, pattern, rank, alpha, *, rngs):
 
 def merge_low_rank(model):
     """Adds every `LowRank`'s change to its layer, which takes its place again."""
-    found = [".".join(map(str, path)) for path, module in nnx.iter_modules(model) if isinstance(module, LowRank)]
+    found = [
+        ".".join(map(str, path))
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, LowRank)
+    ]
     for name in found:
         parent, key = _find(model, name)
         _set(parent, key, _get(parent, key).merged())
@@ -181,7 +222,9 @@ def plain_name(name):
 
 
 def _can_be_low_rank(module):
-    return isinstance(module, nnx.Linear) or (isinstance(module, nnx.Conv) and module.feature_group_count == 1)
+    return isinstance(module, nnx.Linear) or (
+        isinstance(module, nnx.Conv) and module.feature_group_count == 1
+    )
 
 
 def _find(model, name):

@@ -9,7 +9,8 @@ MODES = ("full", "head", "partial", "lora")
 
 
 def prepare(c, model, rngs):
-    """Freezes what `config.transfer` does not let learn, or adds its low-rank changes. Changes the model in place.
+    """Freezes what `config.transfer` does not let learn, or adds its low-rank changes. Changes the
+    model in place.
 
     Args:
         c: config.transfer.
@@ -24,10 +25,14 @@ def prepare(c, model, rngs):
     """
     check_choice("transfer.mode", c.mode, MODES)
     if c.cache_embeddings and c.mode != "head":
-        raise UserError(f"transfer.cache_embeddings needs transfer.mode=head: with '{c.mode}' the embeddings change")
+        raise UserError(
+            f"transfer.cache_embeddings needs transfer.mode=head: with '{c.mode}' the embeddings change"
+        )
     if (c.depth or c.trainable) and c.mode != "partial":
         key = "depth" if c.depth else "trainable"
-        raise UserError(f"transfer.{key} is for transfer.mode=partial, not '{c.mode}': set the mode, or leave it out")
+        raise UserError(
+            f"transfer.{key} is for transfer.mode=partial, not '{c.mode}': set the mode, or leave it out"
+        )
     layers = surgery.depths(model)
     if c.mode == "head":
         surgery.freeze(model, lambda name: not _of_head(name))
@@ -49,16 +54,22 @@ def _chosen(c, layers):
     last = max(layers.values())
     if c.depth:
         if c.depth >= last + 1:
-            raise UserError(f"transfer.depth = {c.depth}: there are {last} layers before the head; fewer, or mode=full")
+            raise UserError(
+                f"transfer.depth = {c.depth}: there are {last} layers before the head; fewer, or mode=full"
+            )
         found = {name for name, layer in layers.items() if last - c.depth <= layer < last}
     else:
         try:
             found = {name for name in layers if re.search(c.trainable, name) and not _of_head(name)}
         except re.error as error:
-            raise UserError(f"transfer.trainable = '{c.trainable}' is no regular expression: {error}") from error
+            raise UserError(
+                f"transfer.trainable = '{c.trainable}' is no regular expression: {error}"
+            ) from error
         if not found:
             some = ", ".join(list(layers)[:3])
-            raise UserError(f"transfer.trainable = '{c.trainable}' finds no parameter; there are {some}, ...")
+            raise UserError(
+                f"transfer.trainable = '{c.trainable}' finds no parameter; there are {some}, ..."
+            )
     return found | {name for name in layers if _of_head(name)}
 
 

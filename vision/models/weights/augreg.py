@@ -24,7 +24,8 @@ AUGREG = (  # their names, timm's
 
 
 def from_augreg(arrays):
-    """Rewrites the .npz files of vision_transformer (Steiner et al. 2021, arXiv:2106.10270) and of big_vision.
+    """Rewrites the .npz files of vision_transformer (Steiner et al. 2021, arXiv:2106.10270) and of
+    big_vision.
 
     Args:
         arrays: {"Transformer/encoderblock_0/LayerNorm_0/scale": array, ...}.
@@ -35,15 +36,19 @@ def from_augreg(arrays):
     Raises:
         KeyError: the arrays are of another kind.
     """
-    prefix = next((p for p in ("", "params/", "opt/target/") if p + "embedding/kernel" in arrays), None)
+    prefix = next(
+        (p for p in ("", "params/", "opt/target/") if p + "embedding/kernel" in arrays), None
+    )
     if prefix is None:
         raise KeyError("embedding/kernel")
-    found, parts = {}, {}
+    found = {}
+    parts = {}
     for name, array in arrays.items():
         if not name.startswith(prefix):  # the optimizer's
             continue
         name, array = name.removeprefix(prefix), _torch_layout(name, np.asarray(array))
-        if name == "pos_embedding" and prefix + "cls" in arrays:  # big_vision adds them before the class token
+        # big_vision adds them before the class token
+        if name == "pos_embedding" and prefix + "cls" in arrays:
             array = np.pad(array, ((0, 0), (1, 0), (0, 0)))
         for theirs, replacement in AUGREG:
             name = re.sub(theirs, replacement, name)
@@ -52,7 +57,9 @@ def from_augreg(arrays):
             parts.setdefault(f"{block}qkv{kind}", {})[part] = array
         else:
             found[name] = array
-    return found | {name: np.concatenate([p["query"], p["key"], p["value"]]) for name, p in parts.items()}
+    return found | {
+        name: np.concatenate([p["query"], p["key"], p["value"]]) for name, p in parts.items()
+    }
 
 
 def _torch_layout(name, array):

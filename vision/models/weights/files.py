@@ -1,8 +1,10 @@
-"""From what `config.model.pretrained` names to arrays by name: local files, installed packages, Hugging Face's hub.
+"""From what `config.model.pretrained` names to arrays by name: local files, installed packages,
+Hugging Face's hub.
 
 PATH.safetensors, PATH.pth, PATH.pt, PATH.bin, PATH.npz    a file
 package:MODULE/PATH                                        a file inside an installed Python package
-hf:OWNER/NAME[@REVISION]                                   model.safetensors of a repository, kept in its cache
+hf:OWNER/NAME[@REVISION]                                   model.safetensors of a repository, kept
+                                                           in its cache
 """
 
 import importlib.util
@@ -21,7 +23,8 @@ FORMS = "a .safetensors, .pth, .pt, .bin or .npz file, package:MODULE/PATH, hf:O
 
 
 def locate(spec, name=HUB_FILE):
-    """Returns the `pathlib.Path` of the file that `spec` names; of a hub's repository the file called `name`.
+    """Returns the `pathlib.Path` of the file that `spec` names; of a hub's repository the file
+    called `name`.
 
     Raises:
         UserError: there is none, with what can be given.
@@ -32,7 +35,9 @@ def locate(spec, name=HUB_FILE):
         module, _, inside = spec.removeprefix("package:").partition("/")
         found = importlib.util.find_spec(module) if module.isidentifier() else None
         if found is None or not found.submodule_search_locations:
-            raise UserError(f"model.pretrained = '{spec}': no package {module} is installed: pip install it")
+            raise UserError(
+                f"model.pretrained = '{spec}': no package {module} is installed: pip install it"
+            )
         path = pathlib.Path(next(iter(found.submodule_search_locations))) / inside
     else:
         path = pathlib.Path(spec).expanduser()
@@ -50,14 +55,17 @@ def read(path):
     readers = {".safetensors": _read_safetensors, ".npz": _read_npz}
     readers |= dict.fromkeys((".pth", ".pt", ".bin", ".tar"), read_torch)
     if path.suffix not in readers:
-        raise UserError(f"model.pretrained = '{path}': '{path.suffix}' is none of {', '.join(readers)}")
+        raise UserError(
+            f"model.pretrained = '{path}': '{path.suffix}' is none of {', '.join(readers)}"
+        )
     arrays = readers[path.suffix](path)
     narrow = (np.float16, ml_dtypes.bfloat16)
     return {k: v.astype(np.float32) if v.dtype in narrow else v for k, v in arrays.items()}
 
 
 def published_config(spec):
-    """Returns the dict of timm's config.json beside the weights ("architecture", "pretrained_cfg", ...), or {}."""
+    """Returns the dict of timm's config.json beside the weights ("architecture", "pretrained_cfg",
+    ...), or {}."""
     try:
         path = locate(spec, "config.json")
         path = path if spec.startswith("hf:") else path.parent / "config.json"
@@ -73,15 +81,25 @@ def _from_hub(spec, name):
         import huggingface_hub
         from huggingface_hub import errors
     except ImportError as error:
-        raise UserError(f"model.pretrained = '{spec}' needs: pip install 'vision[pretrained]'") from error
+        raise UserError(
+            f"model.pretrained = '{spec}' needs: pip install 'vision[pretrained]'"
+        ) from error
     try:
-        return pathlib.Path(huggingface_hub.hf_hub_download(repository, name, revision=revision or None))
+        return pathlib.Path(
+            huggingface_hub.hf_hub_download(repository, name, revision=revision or None)
+        )
     except errors.HFValidationError as error:
         raise UserError(f"model.pretrained = '{spec}': it is hf:OWNER/NAME") from error
-    except (errors.RepositoryNotFoundError, errors.EntryNotFoundError, errors.RevisionNotFoundError) as error:
+    except (
+        errors.RepositoryNotFoundError,
+        errors.EntryNotFoundError,
+        errors.RevisionNotFoundError,
+    ) as error:
         if isinstance(error, errors.LocalEntryNotFoundError):
             raise _offline(spec, name) from error
-        raise UserError(f"model.pretrained = '{spec}': the hub has no {name} there; check the name") from error
+        raise UserError(
+            f"model.pretrained = '{spec}': the hub has no {name} there; check the name"
+        ) from error
     except Exception as error:  # httpx's, the proxy's and the cache's kinds
         raise _offline(spec, name) from error
 
@@ -98,7 +116,9 @@ def _read_npz(path):
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no whole .npz file of arrays ({error}): fetch it again") from error
+        raise UserError(
+            f"{path} is no whole .npz file of arrays ({error}): fetch it again"
+        ) from error
 
 
 def _read_safetensors(path):
@@ -109,8 +129,12 @@ def _read_safetensors(path):
     dtypes |= {f"{c.upper()}{8 * n}": np.dtype(f"{c}{n}") for c in "iu" for n in (1, 2, 4, 8)}
     try:
         found = safetensors.deserialize(path.read_bytes())
-        return {k: np.frombuffer(v["data"], dtypes[v["dtype"]]).reshape(v["shape"]) for k, v in found}
+        return {
+            k: np.frombuffer(v["data"], dtypes[v["dtype"]]).reshape(v["shape"]) for k, v in found
+        }
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is no whole .safetensors file ({error}): fetch it again") from error
+        raise UserError(
+            f"{path} is no whole .safetensors file ({error}): fetch it again"
+        ) from error

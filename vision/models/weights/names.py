@@ -2,17 +2,22 @@
 
 An architecture's file may define:
 
-    NAMES = {"timm": RULES, "torchvision": RULES}   rules: (pattern in our name, what stands there in theirs), in order
+    NAMES = {"timm": RULES, "torchvision": RULES}   rules: (pattern in our name, what stands there
+                                                    in theirs), in order
     IGNORED = r"^AuxLogits"                         tensors in their files that have no place here
-    REWRITE = {"augreg": function}                  {name: array} -> {name: array}, first of all, for other structures
-    TO_TIMM = function                              {name: array} -> the same: REWRITE["timm"] back, for exports
-    HEADS = ("head.", ...)                          how names begin of what starts anew for other classes
-    ADAPT = {r"positions$": function}               (array, shape) -> array, for a parameter whose shape depends on the
-                                                    image's size
+    REWRITE = {"augreg": function}                  {name: array} -> {name: array}, first of all,
+                                                    for other structures
+    TO_TIMM = function                              {name: array} -> the same: REWRITE["timm"] back,
+                                                    for exports
+    HEADS = ("head.", ...)                          how names begin of what starts anew for other
+                                                    classes
+    ADAPT = {r"positions$": function}               (array, shape) -> array, for a parameter whose
+                                                    shape depends on the image's size
 
-Our name of a variable is its path, "blocks.0.conv.kernel". What all have in common needs no rule: kernel and scale are
-"weight" there, mean and var "running_mean" and "running_var"; kernels are (outputs, inputs, height, width) there and
-(height, width, inputs, outputs) here. A dense layer and a 1x1 convolution stand for each other.
+Our name of a variable is its path, "blocks.0.conv.kernel". What all have in common needs no rule:
+kernel and scale are "weight" there, mean and var "running_mean" and "running_var"; kernels are
+(outputs, inputs, height, width) there and (height, width, inputs, outputs) here. A dense layer and
+a 1x1 convolution stand for each other.
 """
 
 import difflib
@@ -31,7 +36,8 @@ USELESS = r"num_batches_tracked$"  # counts of steps
 
 
 def theirs(name, rules):
-    """Returns the name that a variable of ours has by `rules`, an entry of an architecture's `NAMES`."""
+    """Returns the name that a variable of ours has by `rules`, an entry of an architecture's
+    `NAMES`."""
     for ours, replacement in (*rules, *COMMON):
         name = re.sub(ours, replacement, name)
     return name
@@ -54,7 +60,8 @@ def to_theirs(array, is_kernel):
 
 
 def find_scheme(module, names, arrays):
-    """Returns (scheme, arrays): the naming that the file follows, and its arrays with that scheme's names.
+    """Returns (scheme, arrays): the naming that the file follows, and its arrays with that scheme's
+    names.
 
     Args:
         module: an architecture's.
@@ -65,7 +72,9 @@ def find_scheme(module, names, arrays):
         UserError: if no naming of the architecture fits at least half of the names.
     """
     arrays = _without_prefix(arrays)
-    best, best_count, best_arrays = None, 0, arrays
+    best = None
+    best_count = 0
+    best_arrays = arrays
     for scheme, rules in getattr(module, "NAMES", {}).items():
         rewrite = getattr(module, "REWRITE", {}).get(scheme)
         try:
@@ -74,7 +83,9 @@ def find_scheme(module, names, arrays):
             continue
         count = sum(theirs(name, rules) in rewritten for name in names)
         if count > best_count:
-            best, best_count, best_arrays = scheme, count, rewritten
+            best = scheme
+            best_count = count
+            best_arrays = rewritten
     if 2 * best_count < len(names):
         architecture = module.__name__.rpartition(".")[2]
         some = ", ".join(list(arrays)[:4])
@@ -92,7 +103,8 @@ def translate(module, variables, arrays, optional=()):
         module: an architecture's.
         variables: {our name: shape}.
         arrays: {name: array} of the file.
-        optional: beginnings of our names that may be missing or of another shape; then they are left out.
+        optional: beginnings of our names that may be missing or of another shape; then they are
+            left out.
 
     Raises:
         UserError: lists every tensor that is missing, has another shape or no place.
@@ -101,7 +113,8 @@ def translate(module, variables, arrays, optional=()):
     rules = module.NAMES[scheme]
     ignored = re.compile("|".join(filter(None, [USELESS, getattr(module, "IGNORED", "")])))
     left = {name for name in arrays if not ignored.search(name)}
-    found, faults = {}, []
+    found = {}
+    faults = []
     for name, shape in variables.items():
         other = theirs(name, rules)
         left.discard(other)
@@ -123,7 +136,8 @@ def translate(module, variables, arrays, optional=()):
 
 
 def adapt(module, name, array, shape):
-    """Returns an array that fits `shape`, where it depends on the image's size or channels; else as it is."""
+    """Returns an array that fits `shape`, where it depends on the image's size or channels; else as
+    it is."""
     if array.shape == tuple(shape):
         return array
     for pattern, function in getattr(module, "ADAPT", {}).items():
@@ -139,8 +153,8 @@ def adapt(module, name, array, shape):
 def adapt_channels(kernel, channels):
     """Makes a first convolution (h, w, 3, O) take another number of channels, as timm does.
 
-    One channel gets the sum over the three, so that a gray image gives what it gave as RGB; more get the three in turn,
-    scaled so that the sum over the channels stays.
+    One channel gets the sum over the three, so that a gray image gives what it gave as RGB; more
+    get the three in turn, scaled so that the sum over the channels stays.
     """
     if channels == 1:
         return kernel.sum(2, keepdims=True)
@@ -149,7 +163,8 @@ def adapt_channels(kernel, channels):
 
 
 def _without_prefix(arrays):
-    """Drops what wrappers put before every name: DataParallel's "module.", torch.compile's "_orig_mod."."""
+    """Drops what wrappers put before every name: DataParallel's "module.", torch.compile's
+    "_orig_mod."."""
     for prefix in ("_orig_mod.", "module.", "model."):
         if arrays and all(name.startswith(prefix) for name in arrays):
             arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}

@@ -1,4 +1,5 @@
-"""Published weights: what the config takes over from them, and the arrays that a model starts from."""
+"""Published weights: what the config takes over from them, and the arrays that a model starts
+from."""
 
 import pathlib
 
@@ -18,16 +19,18 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 
 
 def is_run(spec):
-    """True where `config.model.pretrained` is a directory, or could only be one: a run of this project."""
+    """True where `config.model.pretrained` is a directory, or could only be one: a run of this
+    project."""
     path = pathlib.Path(spec).expanduser()
     return not spec.startswith(("hf:", "package:")) and (path.is_dir() or not path.suffix)
 
 
 def describe(spec, module):
-    """Returns the `Weights` of what `config.model.pretrained` names, or None where nobody says anything of them.
+    """Returns the `Weights` of what `config.model.pretrained` names, or None where nobody says
+    anything of them.
 
-    An architecture lists the weights that it knows by the hub's name or by the file's; for others of the hub, and
-    files that lie beside a hub's config.json, that file says it.
+    An architecture lists the weights that it knows by the hub's name or by the file's; for others
+    of the hub, and files that lie beside a hub's config.json, that file says it.
     """
     known = getattr(module, "WEIGHTS", {})
     tag = spec.partition("@")[0] if spec.startswith("hf:") else spec.rpartition("/")[2]
@@ -54,7 +57,8 @@ def describe(spec, module):
 
 
 def structure(c):
-    """Returns what a config.model asks of `build` that changes the function which its weights make: {option: value}."""
+    """Returns what a config.model asks of `build` that changes the function which its weights make:
+    {option: value}."""
     keys = {key: c[key] for key in ("pool", "positions", "distilled", "gate") if c[key] is not None}
     return keys | c.options.to_dict()
 
@@ -67,28 +71,34 @@ def heads(module):
 def load(c, num_classes, image_size, channels):
     """Reads the weights that `config.model` names, made to fit the model that it describes.
 
-    A first convolution is adapted to other channels and positions to another image size. The head is left out where
-    the file has none or one for another number of classes.
+    A first convolution is adapted to other channels and positions to another image size. The head
+    is left out where the file has none or one for another number of classes.
 
     Args:
         c: config.model.
         num_classes, image_size, channels: as for `vision.models.build`.
 
     Returns:
-        {our name: float32 array} of the model's parameters and statistics, such as "blocks.0.conv.kernel".
+        {our name: float32 array} of the model's parameters and statistics, such as
+        "blocks.0.conv.kernel".
 
     Raises:
-        UserError: the file cannot be read, or does not fit: then every tensor that does not is listed.
+        UserError: the file cannot be read, or does not fit: then every tensor that does not is
+            listed.
     """
     module = architecture(c)
     if not hasattr(module, "NAMES"):
-        raise UserError(f"model '{c.name}' has no NAMES: it can start from a run of this project only")
+        raise UserError(
+            f"model '{c.name}' has no NAMES: it can start from a run of this project only"
+        )
     path = locate(c.pretrained)
     model = nnx.eval_shape(lambda: models.build(c, num_classes, image_size, channels, Streams(0)))
     try:
         found = translate(module, shapes(model), read(path), optional=heads(module))
     except UserError as error:
-        raise UserError(f"model.pretrained = '{c.pretrained}', model {c.name} {c.variant}: {error}") from error
+        raise UserError(
+            f"model.pretrained = '{c.pretrained}', model {c.name} {c.variant}: {error}"
+        ) from error
     return {name: np.asarray(array, np.float32) for name, array in found.items()}
 
 
@@ -99,7 +109,8 @@ def shapes(model):
 
 
 def fill(model, arrays):
-    """Sets a model's variables, abstract or not, from {our name: array}; all but random streams must be there.
+    """Sets a model's variables, abstract or not, from {our name: array}; all but random streams
+    must be there.
 
     Raises:
         UserError: names what is missing, or the first that has another shape.
@@ -107,11 +118,15 @@ def fill(model, arrays):
     state = nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState)))
     missing = [name for name in shapes(model) if name not in arrays]
     if missing:
-        raise UserError(f"the weights have no {', '.join(missing[:5])}" + (", ..." if len(missing) > 5 else ""))
+        raise UserError(
+            f"the weights have no {', '.join(missing[:5])}" + (", ..." if len(missing) > 5 else "")
+        )
     for path, variable in state:
         name = ".".join(map(str, path))
         if arrays[name].shape != variable.shape:
-            raise UserError(f"the weights' {name} is {arrays[name].shape}, the model's {variable.shape}")
+            raise UserError(
+                f"the weights' {name} is {arrays[name].shape}, the model's {variable.shape}"
+            )
         variable.set_value(jnp.asarray(arrays[name], variable.dtype))
     return model
 

@@ -1,20 +1,24 @@
-"""What is known of published weights: where they are, how their images were prepared, and how good they are."""
+"""What is known of published weights: where they are, how their images were prepared, and how good
+they are."""
 
 import dataclasses
 import functools
 import pathlib
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 INCEPTION_MEAN = INCEPTION_STD = (0.5, 0.5, 0.5)
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """Published weights of one variant. An architecture's `WEIGHTS` maps what `config.model.pretrained` takes to it.
+    """Published weights of one variant. An architecture's `WEIGHTS` maps what
+    `config.model.pretrained` takes to it.
 
     Attributes:
         variant: config.model.variant.
-        top1: ImageNet accuracy at `size`, percent, as their publisher states it; None where there is none.
+        top1: ImageNet accuracy at `size`, percent, as their publisher states it; None where there
+            is none.
         size: side of the images, pixels.
         crop: the centre crop's share of the resized image's side.
         interpolation: of the resize, bilinear or bicubic.
@@ -38,6 +42,7 @@ class Weights:
 
 @functools.cache
 def imagenet_classes():
-    """Returns ((synset, name), ...), the 1,000 ImageNet classes in the usual order, such as ("n01440764", "tench")."""
+    """Returns ((synset, name), ...), the 1,000 ImageNet classes in the usual order, such as
+    ("n01440764", "tench")."""
     lines = (pathlib.Path(__file__).parent / "imagenet_classes.txt").read_text().splitlines()
     return tuple(tuple(line.split(" ", 1)) for line in lines)

@@ -1,8 +1,8 @@
 """Reads PyTorch's .pth files without PyTorch, and without running anything that they hold.
 
-A .pth file is a pickle, which may call any function. Here an unpickler stands in its way that knows tensors, the
-containers around them and nothing else, as `torch.load(..., weights_only=True)` does. Both layouts are read: the zip
-archive of PyTorch 1.6 and later, and what came before it.
+A .pth file is a pickle, which may call any function. Here an unpickler stands in its way that knows
+tensors, the containers around them and nothing else, as `torch.load(..., weights_only=True)` does.
+Both layouts are read: the zip archive of PyTorch 1.6 and later, and what came before it.
 """
 
 import collections
@@ -30,11 +30,13 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-INSIDE = ("state_dict_ema", "model_ema", "state_dict", "model", "net")  # where checkpoints of trainers keep the weights
+# where checkpoints of trainers keep the weights
+INSIDE = ("state_dict_ema", "model_ema", "state_dict", "model", "net")
 
 
 def read_torch(path):
-    """Returns {name: array} of a .pth, .pt or .bin file: a state dict, or a checkpoint that holds one.
+    """Returns {name: array} of a .pth, .pt or .bin file: a state dict, or a checkpoint that holds
+    one.
 
     bfloat16 arrays are `ml_dtypes.bfloat16`.
 
@@ -56,7 +58,9 @@ def read_torch(path):
             "If you trust it, save its state dict alone with torch.save(net.state_dict(), ...), or as .safetensors"
         ) from error
     except Exception as error:  # a damaged pickle or archive raises all sorts
-        raise UserError(f"{path} is no whole PyTorch file ({type(error).__name__}): fetch it again") from error
+        raise UserError(
+            f"{path} is no whole PyTorch file ({type(error).__name__}): fetch it again"
+        ) from error
     return _arrays(found, path)
 
 
@@ -74,14 +78,18 @@ class _Tensor:
     strides: tuple
 
     def array(self, storages):
-        """Returns its array, from {key: array of the storage}; raises ValueError where it reaches beyond that."""
+        """Returns its array, from {key: array of the storage}; raises ValueError where it reaches
+        beyond that."""
         whole = storages[self.storage[0]]
         numbers = (self.offset, *self.shape, *self.strides)
-        if len(self.shape) != len(self.strides) or not all(isinstance(n, int) and n >= 0 for n in numbers):
+        if len(self.shape) != len(self.strides) or not all(
+            isinstance(n, int) and n >= 0 for n in numbers
+        ):
             raise ValueError("a tensor's shape")
         size = int(np.prod(self.shape, dtype=object))
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.strides, strict=True))
-        if size > len(whole) or (size and last >= len(whole)):  # more numbers than there are would be made of nothing
+        # more numbers than there are would be made of nothing
+        if size > len(whole) or (size and last >= len(whole)):
             raise ValueError("a tensor beyond its storage")
         if not size:
             return np.zeros(self.shape, whole.dtype)
@@ -136,7 +144,10 @@ def _read_zip(file):
     with zipfile.ZipFile(file) as archive:
         name = next(n for n in archive.namelist() if n.endswith("/data.pkl") or n == "data.pkl")
         folder = name.removesuffix("data.pkl")
-        if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
+        if (
+            f"{folder}byteorder" in archive.namelist()
+            and archive.read(f"{folder}byteorder") != b"little"
+        ):
             raise ValueError("big-endian numbers")
         if archive.getinfo(name).file_size > LARGEST_PICKLE:
             raise ValueError("a pickle of that size")
@@ -152,7 +163,9 @@ def _read_zip(file):
 
 def _read_old(file):
     if _Unpickler(file).load() != MAGIC:
-        raise UserError(f"{file.name} is no PyTorch file: .pth, .pt and .bin are read, .safetensors and .npz")
+        raise UserError(
+            f"{file.name} is no PyTorch file: .pth, .pt and .bin are read, .safetensors and .npz"
+        )
     _Unpickler(file).load()  # the protocol's version
     if not _Unpickler(file).load()["little_endian"]:
         raise ValueError("big-endian numbers")
@@ -183,7 +196,11 @@ def _arrays(found, path):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
             break
-    arrays = {k: v for k, v in found.items() if isinstance(v, np.ndarray)} if isinstance(found, dict) else {}
+    arrays = (
+        {k: v for k, v in found.items() if isinstance(v, np.ndarray)}
+        if isinstance(found, dict)
+        else {}
+    )
     if not arrays:
         raise UserError(f"{path} holds no tensors by name: give a state dict")
     return {str(k): v for k, v in arrays.items()}

@@ -1,8 +1,9 @@
-"""Load, unload and roll back, on a port of its own that is closed by default and listens on 127.0.0.1 alone.
+"""Load, unload and roll back, on a port of its own that is closed by default and listens on
+127.0.0.1 alone.
 
-Triton's model repository extension (docs/protocol/extension_model_repository.md of triton-inference-server/server),
-where load and unload need the version: {"parameters": {"version": "2"}}. GET /v2/repository tells all of
-`Repository.states`.
+Triton's model repository extension (docs/protocol/extension_model_repository.md of
+triton-inference-server/server), where load and unload need the version: {"parameters": {"version":
+"2"}}. GET /v2/repository tells all of `Repository.states`.
 """
 
 import re
@@ -22,7 +23,8 @@ HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?")
 class Foreign(Refused):
     """A request that another site's page made in a browser on this machine."""
 
-    status, code = 403, "PERMISSION_DENIED"
+    status = 403
+    code = "PERMISSION_DENIED"
 
 
 def build(repository, guard, telemetry, settings):
@@ -41,7 +43,12 @@ def build(repository, guard, telemetry, settings):
     async def index(request):
         return JSONResponse(
             [
-                {"name": name, "version": version, "state": known["state"].upper(), "reason": known["reason"]}
+                {
+                    "name": name,
+                    "version": version,
+                    "state": known["state"].upper(),
+                    "reason": known["reason"],
+                }
                 for name, model in repository.states().items()
                 for version, known in model["versions"].items()
             ]
@@ -60,7 +67,11 @@ def build(repository, guard, telemetry, settings):
 
     of = "/v2/repository/models/{model}"
     table = [("GET", "/v2/repository", states), ("POST", "/v2/repository/index", index)]
-    table += [("POST", f"{of}/load", load), ("POST", f"{of}/unload", unload), ("POST", f"{of}/rollback", roll_back)]
+    table += [
+        ("POST", f"{of}/load", load),
+        ("POST", f"{of}/unload", unload),
+        ("POST", f"{of}/rollback", roll_back),
+    ]
     app = Starlette(
         routes=[Route(path, endpoint, methods=[method]) for method, path, endpoint in table],
         exception_handlers={HTTPException: _say},
@@ -73,12 +84,19 @@ def build(repository, guard, telemetry, settings):
 async def _say(request, error):
     """Returns the answer to a path or a method that there is not."""
     ways = "GET /v2/repository, POST /v2/repository/index and /v2/repository/models/MODEL/{load,unload,rollback}"
-    return JSONResponse({"error": f"this port has {ways}"}, error.status_code, headers=error.headers)
+    return JSONResponse(
+        {"error": f"this port has {ways}"}, error.status_code, headers=error.headers
+    )
 
 
 def _check(headers):
-    """Raises `Foreign` of what a browser sends for another site's page, under that site's name or by its script."""
-    if not HOST.fullmatch(headers.get("host", "")) or "origin" in headers or "sec-fetch-site" in headers:
+    """Raises `Foreign` of what a browser sends for another site's page, under that site's name or
+    by its script."""
+    if (
+        not HOST.fullmatch(headers.get("host", ""))
+        or "origin" in headers
+        or "sec-fetch-site" in headers
+    ):
         raise Foreign("this port is for programs on this machine, not for pages in a browser")
 
 

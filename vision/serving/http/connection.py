@@ -1,4 +1,5 @@
-"""HTTP connections: uvicorn's, with an end to what a client may send ahead, leave unfinished or leave unread."""
+"""HTTP connections: uvicorn's, with an end to what a client may send ahead, leave unfinished or
+leave unread."""
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -9,34 +10,42 @@ MAX_BEHIND = 16  # requests that may wait for the answer to the one before them
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's protocol lets a client send headers for ever and of any size, and requests without end before it has
-    read an answer; it waits for ever until an answer is read, and for ever where an empty line comes after it.
+    """uvicorn's protocol lets a client send headers for ever and of any size, and requests without
+    end before it has read an answer; it waits for ever until an answer is read, and for ever where
+    an empty line comes after it.
 
-    The request that is `MAX_BEHIND` behind another is the last of its connection: what comes after it is dropped, and
-    the client, which sees `connection: close`, sends it again on another one.
+    The request that is `MAX_BEHIND` behind another is the last of its connection: what comes after
+    it is dropped, and the client, which sees `connection: close`, sends it again on another one.
 
     Args:
         door: `vision.serving.server.Door`.
         patience: seconds that the headers may take to arrive.
-        timeout: seconds that a client may take to read an answer, once the system holds no more of it. With TLS, whose
-            transports know of what is unsent at the next answer only, the idle limit and a shutdown's 30 seconds can
-            be what ends it.
+        timeout: seconds that a client may take to read an answer, once the system holds no more of
+            it. With TLS, whose transports know of what is unsent at the next answer only, the idle
+            limit and a shutdown's 30 seconds can be what ends it.
         known: keywords of `HttpToolsProtocol`.
     """
 
     def __init__(self, *, door, patience, timeout, **known):
         super().__init__(**known)
-        self._door, self._patience, self._timeout = door, patience, timeout
-        self._head, self._timer = 0, None  # bytes of the headers that are arriving, at least; None = none are
+        self._door = door
+        self._patience = patience
+        self._timeout = timeout
+        # bytes of the headers that are arriving, at least; None = none are
+        self._head = 0
+        self._timer = None
         self._unread = None  # the timer of an answer that is not read
-        self._answered = None  # the cycle whose answer is next; uvicorn's `cycle` is the one that came last
+        # the cycle whose answer is next; uvicorn's `cycle` is the one that came last
+        self._answered = None
         self._full = False  # it takes no more requests
 
     def connection_made(self, transport):
         super().connection_made(transport)
         self.flow = _Flow(transport, self.pipeline)
-        # Writing is paused as soon as the system takes no more, not from 64 KB on: `pause_writing` is then told of each
-        # answer that waits for its reader. 0 would not do: with TLS, asyncio and uvloop would pause at nothing.
+        # Writing is paused as soon as the system takes no more, not from 64 KB on: `pause_writing`
+        # is then told of each answer that waits for its reader. 0 would not do: with TLS, asyncio
+        # and uvloop would pause
+        # at nothing.
         transport.set_write_buffer_limits(high=1)
         self._await_head()
 
@@ -50,25 +59,38 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data):
-        pending, idle = self._timer, self.timeout_keep_alive_task
+        pending = self._timer
+        idle = self.timeout_keep_alive_task
         super().data_received(data)
         self._head += len(data)
-        # What came with the end of another request may be that one's, and is no more than the loop reads at once.
+        # What came with the end of another request may be that one's, and is no more than the loop
+        # reads at once.
         if pending is not None and pending is self._timer and self._head > MAX_HEAD:
             self._refuse(b"431 Request Header Fields Too Large")
-        # uvicorn takes any data for a request and ends the idle limit; the parser passes over empty lines before one.
-        if idle is not None and self._timer is None and not self._is_asked() and not self.transport.is_closing():
-            self.timeout_keep_alive_task = self.loop.call_at(idle.when(), self.timeout_keep_alive_handler)
+        # uvicorn takes any data for a request and ends the idle limit; the parser passes over empty
+        # lines before one.
+        if (
+            idle is not None
+            and self._timer is None
+            and not self._is_asked()
+            and not self.transport.is_closing()
+        ):
+            self.timeout_keep_alive_task = self.loop.call_at(
+                idle.when(), self.timeout_keep_alive_handler
+            )
 
     def send_400_response(self, msg):
-        if self._full:  # there are answers to come; closing on what was not even read would make the client lose them
+        # there are answers to come; closing on what was not even read would make the client lose
+        # them
+        if self._full:
             self.transport.resume_reading()
         else:
             super().send_400_response(msg)
 
     def on_message_begin(self):
         if self._full:
-            raise httptools.HttpParserError("there are too many requests")  # ends the parsing of what has been read
+            # ends the parsing of what has been read
+            raise httptools.HttpParserError("there are too many requests")
         super().on_message_begin()
         self._await_head()
 
@@ -79,7 +101,8 @@ class Connection(HttpToolsProtocol):
             self._answered = self.cycle
         self._full = len(self.pipeline) >= MAX_BEHIND
         if (self._full or self._door.closing) and self.cycle is not None:
-            self.cycle.keep_alive = False  # the client connects anew, where the door closes to a server that stays
+            # the client connects anew, where the door closes to a server that stays
+            self.cycle.keep_alive = False
 
     def on_response_complete(self):
         if self.pipeline:
@@ -127,13 +150,16 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._head:  # who has sent nothing expects nothing
-            self.transport.write(b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            self.transport.write(
+                b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            )
         self.transport.close()
 
 
 class _Flow(FlowControl):
-    """uvicorn's, which reads on at each answer, and where an application waits for its body: here reading stays paused
-    while requests are queued, none of which can be what the one before them waits for."""
+    """uvicorn's, which reads on at each answer, and where an application waits for its body: here
+    reading stays paused while requests are queued, none of which can be what the one before them
+    waits for."""
 
     def __init__(self, transport, pipeline):
         super().__init__(transport)

@@ -1,4 +1,5 @@
-"""The page at /docs: what vision.serving.http.openapi says, for a person. No script, nothing fetched from elsewhere."""
+"""The page at /docs: what vision.serving.http.openapi says, for a person. No script, nothing
+fetched from elsewhere."""
 
 import html
 
@@ -13,7 +14,9 @@ KINDS = {"path": "in the path", "query": "in the query", "header": "a header"}
 def page(document):
     """Returns the HTML of an OpenAPI document."""
     info = document["info"]
-    tags = dict.fromkeys(one["tags"][0] for path in document["paths"].values() for one in path.values())
+    tags = dict.fromkeys(
+        one["tags"][0] for path in document["paths"].values() for one in path.values()
+    )
     sections = "".join(_section(document, tag) for tag in tags)
     key = "<code>Authorization: Bearer KEY</code> or <code>X-Api-Key: KEY</code>"
     return f"""<!doctype html>
@@ -58,7 +61,12 @@ def _operation(path, method, one):
         rows.append((f"body, {_text(kind)}", _kind(body.get("schema", {}))))
     for status, answer in one["responses"].items():
         schemas = [_kind(content.get("schema", {})) for content in answer["content"].values()]
-        rows.append((status, f"{_text(answer['description'])}: {' or '.join(filter(None, schemas)) or 'text'}"))
+        rows.append(
+            (
+                status,
+                f"{_text(answer['description'])}: {' or '.join(filter(None, schemas)) or 'text'}",
+            )
+        )
     table = "".join(f"<tr><th scope='row'>{name}</th><td>{text}</td></tr>\n" for name, text in rows)
     return (
         f"<details><summary><code>{method.upper()} {_text(path)}</code> {_text(one['summary'])}</summary>\n"
@@ -67,7 +75,11 @@ def _operation(path, method, one):
 
 
 def _of_parameter(parameter):
-    parts = [KINDS[parameter["in"]], _kind(parameter["schema"]), _text(parameter.get("description", ""))]
+    parts = [
+        KINDS[parameter["in"]],
+        _kind(parameter["schema"]),
+        _text(parameter.get("description", "")),
+    ]
     return ", ".join(filter(None, parts))
 
 
@@ -91,16 +103,26 @@ def _kind(schema):
         name = _text(schema["$ref"].rsplit("/", 1)[-1])
         return f'<a href="#{name}">{name}</a>'
     if "enum" in schema:
-        return "one of " + ", ".join(f"<code>{_text(str(value))}</code>" for value in schema["enum"])
+        return "one of " + ", ".join(
+            f"<code>{_text(str(value))}</code>" for value in schema["enum"]
+        )
     if "oneOf" in schema:
         return " or ".join(_kind(one) for one in schema["oneOf"])
     if schema.get("type") == "array":
         return f"list of {_kind(schema['items']) or 'values'}"
     if schema.get("properties"):
-        return "{" + ", ".join(f"<code>{_text(k)}</code>: {_kind(v)}" for k, v in schema["properties"].items()) + "}"
+        return (
+            "{"
+            + ", ".join(
+                f"<code>{_text(k)}</code>: {_kind(v)}" for k, v in schema["properties"].items()
+            )
+            + "}"
+        )
     kind = schema.get("type", "")
     limits = [
-        f"{word} {schema[key]}" for key, word in (("minimum", "at least"), ("maximum", "at most")) if key in schema
+        f"{word} {schema[key]}"
+        for key, word in (("minimum", "at least"), ("maximum", "at most"))
+        if key in schema
     ]
     return " ".join([_text(" or ".join(kind) if isinstance(kind, list) else kind), *limits]).strip()
 

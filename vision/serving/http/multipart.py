@@ -1,10 +1,13 @@
-"""The file in a form. All at once and in memory: a web framework's own parser keeps large ones on the disk."""
+"""The file in a form. All at once and in memory: a web framework's own parser keeps large ones on
+the disk."""
 
 import re
 
 from vision.serving.errors import Refused, Unreadable
 
-MAX_PARTS, MAX_HEAD = 16, 4_096  # of a body, and bytes of a part's headers
+# of a body, and bytes of a part's headers
+MAX_PARTS = 16
+MAX_HEAD = 4_096
 
 
 def file_of(body, content_type):

@@ -40,31 +40,48 @@ def document():
 def _health():
     return {
         "/v2/health/live": _get("Whether the server lives", "Live", errors=(), tag="health"),
-        "/v2/health/ready": _get("Whether the server takes requests", "Ready", errors=(503,), tag="health"),
+        "/v2/health/ready": _get(
+            "Whether the server takes requests", "Ready", errors=(503,), tag="health"
+        ),
         "/metrics": _get("Metrics for Prometheus", None, errors=(401, 429), tag="health"),
     }
 
 
 def _v2():
-    server = _get("The server's name, version and extensions", "Server", errors=(401, 429), tag="V2")
+    server = _get(
+        "The server's name, version and extensions", "Server", errors=(401, 429), tag="V2"
+    )
     paths = {
         "/v2": server,
         "/v2/": server,
         "/v2/models": _get("Names of the models", "Models", errors=(401, 429), tag="V2"),
     }
-    for path, names in (("/v2/models/{model}", ("model",)), ("/v2/models/{model}/versions/{version}", BOTH)):
+    for path, names in (
+        ("/v2/models/{model}", ("model",)),
+        ("/v2/models/{model}/versions/{version}", BOTH),
+    ):
         errors = (401, 404, 429, 503)
         paths[path] = _get("A model's inputs and outputs", "Model", errors, names, "V2")
-        paths[f"{path}/ready"] = _get("Whether a model takes requests", "ModelReady", errors, names, "V2")
+        paths[f"{path}/ready"] = _get(
+            "Whether a model takes requests", "ModelReady", errors, names, "V2"
+        )
         paths[f"{path}/infer"] = _post(
             "Classifies images, by tensors",
             {"application/json": {"schema": _ref("InferRequest")}, "application/octet-stream": {}},
             "InferResponse",
             names,
             "V2",
-            [{"name": "Inference-Header-Content-Length", "in": "header", "schema": {"type": "integer", "minimum": 2}}],
+            [
+                {
+                    "name": "Inference-Header-Content-Length",
+                    "in": "header",
+                    "schema": {"type": "integer", "minimum": 2},
+                }
+            ],
         )
-        paths[f"{path}/infer"]["post"]["responses"]["200"]["content"]["application/octet-stream"] = {}
+        paths[f"{path}/infer"]["post"]["responses"]["200"]["content"][
+            "application/octet-stream"
+        ] = {}
     return paths
 
 
@@ -76,7 +93,9 @@ def _v1():
         "/v1/models/{model}": _get(
             "Whether a model takes requests", "ModelReady", (401, 404, 429, 503), ("model",), "V1"
         ),
-        "/v1/models/{model}:predict": _post("Classifies images", body, "PredictResponse", ("model",), "V1"),
+        "/v1/models/{model}:predict": _post(
+            "Classifies images", body, "PredictResponse", ("model",), "V1"
+        ),
         versioned: _post("Classifies images", body, "PredictResponse", BOTH, "V1"),
     }
 
@@ -86,10 +105,16 @@ def _classify():
     form = {"type": "object", "properties": {"file": image}, "required": ["file"]}
     top_k = {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K, "default": 5}
     return {
-        "/classify/models": _get("What there is to know of the models", "Known", (401, 429, 503), tag="images"),
+        "/classify/models": _get(
+            "What there is to know of the models", "Known", (401, 429, 503), tag="images"
+        ),
         "/classify/{model}": _post(
             "Classifies an image, the body itself or a form's file",
-            {"multipart/form-data": {"schema": form}, "image/*": {}, "application/octet-stream": {}},
+            {
+                "multipart/form-data": {"schema": form},
+                "image/*": {},
+                "application/octet-stream": {},
+            },
             "Classified",
             ("model",),
             "images",
@@ -116,8 +141,14 @@ def _get(summary, schema, errors, names=(), tag=""):
 
 def _post(summary, content, schema, names, tag, parameters=()):
     headers = {
-        "X-Model-Version": {"description": "The version that answered", "schema": {"type": "string"}},
-        "X-Request-Id": {"description": "The request, in the server's log", "schema": {"type": "string"}},
+        "X-Model-Version": {
+            "description": "The version that answered",
+            "schema": {"type": "string"},
+        },
+        "X-Request-Id": {
+            "description": "The request, in the server's log",
+            "schema": {"type": "string"},
+        },
     }
     answer = {
         "description": "The answer",
@@ -160,7 +191,10 @@ def _array(items, **limits):
 
 
 BOTH = ("model", "version")
-TEXT, NUMBER, COUNT, ANY = {"type": "string"}, {"type": "number"}, {"type": "integer", "minimum": 1}, {"type": "object"}
+TEXT = {"type": "string"}
+NUMBER = {"type": "number"}
+COUNT = {"type": "integer", "minimum": 1}
+ANY = {"type": "object"}
 SHAPE = _array({"type": "integer"})
 TOP_K = {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K}
 INPUT = _object(
@@ -168,7 +202,9 @@ INPUT = _object(
     name={"enum": ["images", "image"]},
     datatype={"enum": ["UINT8", "BYTES"]},
     shape=_array(COUNT, minItems=1, maxItems=4),
-    data=_array({}, minItems=1, description="Pixels, row by row, flat or nested; or images as base64"),
+    data=_array(
+        {}, minItems=1, description="Pixels, row by row, flat or nested; or images as base64"
+    ),
     parameters=_object([], binary_data_size={"type": "integer", "minimum": 0}),
 )
 OUTPUT = _object(
@@ -176,9 +212,18 @@ OUTPUT = _object(
     name={"enum": list(OUTPUTS)},
     parameters=_object([], binary_data={"type": "boolean"}),
 )
-RESULT = _object(["name", "datatype", "shape"], name=TEXT, datatype=TEXT, shape=SHAPE, data=_array({}), parameters=ANY)
+RESULT = _object(
+    ["name", "datatype", "shape"],
+    name=TEXT,
+    datatype=TEXT,
+    shape=SHAPE,
+    data=_array({}),
+    parameters=ANY,
+)
 TENSOR = _object(["name", "datatype", "shape"], name=TEXT, datatype=TEXT, shape=SHAPE)
-INSTANCE = _object(["b64"], b64={"type": "string", "minLength": 1, "description": "An image as base64"})
+INSTANCE = _object(
+    ["b64"], b64={"type": "string", "minLength": 1, "description": "An image as base64"}
+)
 SCORED = _object(["labels", "scores"], labels=_array(TEXT), scores=_array(NUMBER))
 KNOWN = _object(
     ["classes", "image_size", "channels"],
@@ -193,7 +238,9 @@ SCHEMAS = {
     "Error": _object(["error"], error=TEXT),
     "Live": _object(["live"], live={"type": "boolean"}),
     "Ready": _object(["ready"], ready={"type": "boolean"}),
-    "Server": _object(["name", "version", "extensions"], name=TEXT, version=TEXT, extensions=_array(TEXT)),
+    "Server": _object(
+        ["name", "version", "extensions"], name=TEXT, version=TEXT, extensions=_array(TEXT)
+    ),
     "Models": _object(["models"], models=_array(TEXT)),
     "Model": _object(
         ["name", "versions", "platform", "inputs", "outputs"],
@@ -223,20 +270,29 @@ SCHEMAS = {
         instances={
             "oneOf": [
                 _array(INSTANCE, minItems=1),
-                _array(_array(_array(_array({"type": "integer", "minimum": 0, "maximum": 255}))), minItems=1),
+                _array(
+                    _array(_array(_array({"type": "integer", "minimum": 0, "maximum": 255}))),
+                    minItems=1,
+                ),
             ]
         },
         parameters=_object([], top_k=TOP_K),
     ),
-    "PredictResponse": _object(["predictions"], model_name=TEXT, model_version=TEXT, predictions=_array(SCORED)),
+    "PredictResponse": _object(
+        ["predictions"], model_name=TEXT, model_version=TEXT, predictions=_array(SCORED)
+    ),
     "Classified": _object(
         ["model", "version", "id", "top", "milliseconds"],
         model=TEXT,
         version=TEXT,
         id=TEXT,
         top=_array(_object(["class", "probability"], **{"class": TEXT}, probability=NUMBER)),
-        milliseconds=_object(["decode", "queue", "compute"], decode=NUMBER, queue=NUMBER, compute=NUMBER),
-        heatmap=_array(_array(NUMBER), description="Where the first class is seen, 0 to 1; of models that know"),
+        milliseconds=_object(
+            ["decode", "queue", "compute"], decode=NUMBER, queue=NUMBER, compute=NUMBER
+        ),
+        heatmap=_array(
+            _array(NUMBER), description="Where the first class is seen, 0 to 1; of models that know"
+        ),
     ),
     "Known": _object(
         ["models"],
@@ -245,8 +301,15 @@ SCHEMAS = {
                 ["name", "versions", "serving", "about"],
                 name=TEXT,
                 versions=_array(TEXT),
-                serving={"type": "string", "description": "The version that has most of the requests"},
-                about={"type": "object", "additionalProperties": KNOWN, "description": "Of each version"},
+                serving={
+                    "type": "string",
+                    "description": "The version that has most of the requests",
+                },
+                about={
+                    "type": "object",
+                    "additionalProperties": KNOWN,
+                    "description": "Of each version",
+                },
             )
         ),
     ),

@@ -1,7 +1,9 @@
-"""REST: the Open Inference Protocol V2 and V1, an image in and its classes out, health, metrics, the page and the docs.
+"""REST: the Open Inference Protocol V2 and V1, an image in and its classes out, health, metrics,
+the page and the docs.
 
-Routes are Starlette's own. FastAPI, which is built on it, would be used for nothing: a body is read by
-`vision.serving.protocol.v2`, which takes binary tensors too, and `vision.serving.http.openapi` says what the routes take.
+Routes are Starlette's own. FastAPI, which is built on it, would be used for nothing: a body is read
+by `vision.serving.protocol.v2`, which takes binary tensors too, and `vision.serving.http.openapi`
+says what the routes take.
 """
 
 import asyncio
@@ -24,9 +26,13 @@ from vision.serving.protocol import v2 as protocol
 from vision.serving.service import Request
 
 PAGE = pathlib.Path(__file__).parent.parent / "page"
-OPEN = ("/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready")  # without a key; the page's files too
-JSON, BINARY = "application/json", "application/octet-stream"
-LONG, WIDE = 65_536, 8_192  # bytes of JSON, and numbers of an answer, that take a millisecond or more
+# without a key; the page's files too
+OPEN = ("/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready")
+JSON = "application/json"
+BINARY = "application/octet-stream"
+# bytes of JSON, and numbers of an answer, that take a millisecond or more
+LONG = 65_536
+WIDE = 8_192
 
 
 def build(service, repository, guard, telemetry, settings):
@@ -39,7 +45,8 @@ def build(service, repository, guard, telemetry, settings):
         telemetry: `vision.serving.logs.telemetry.Telemetry`.
         settings: `vision.serving.settings.Settings`.
     """
-    of, pages = _Routes(service, repository, telemetry), files()
+    of = _Routes(service, repository, telemetry)
+    pages = files()
     table = [  # the first one that matches a path answers; what is asked most is found first
         ("POST", "/v2/models/{model}/infer", of.infer),
         ("POST", "/v2/models/{model}/versions/{version}/infer", of.infer),
@@ -68,21 +75,30 @@ def build(service, repository, guard, telemetry, settings):
         exception_handlers={HTTPException: say},
     )
     app.router.redirect_slashes = False
-    app.add_middleware(Shield, guard=guard, telemetry=telemetry, settings=settings, public=(*OPEN, *pages))
+    app.add_middleware(
+        Shield, guard=guard, telemetry=telemetry, settings=settings, public=(*OPEN, *pages)
+    )
     return app
 
 
 async def say(request, error):
     """Returns the answer to a path or a method that there is not."""
-    reason = {404: "there is no such path; see /docs", 405: f"{request.method} is not for this path"}
-    return JSONResponse({"error": reason[error.status_code]}, error.status_code, headers=error.headers)
+    reason = {
+        404: "there is no such path; see /docs",
+        405: f"{request.method} is not for this path",
+    }
+    return JSONResponse(
+        {"error": reason[error.status_code]}, error.status_code, headers=error.headers
+    )
 
 
 class _Routes:
     """The routes that know the models; see `build`."""
 
     def __init__(self, service, repository, telemetry):
-        self._service, self._repository, self._telemetry = service, repository, telemetry
+        self._service = service
+        self._repository = repository
+        self._telemetry = telemetry
 
     async def live(self, request):
         return _json({"live": True})
@@ -100,7 +116,11 @@ class _Routes:
 
     async def model(self, request):
         version = self._version(request)
-        return _json(protocol.model_metadata(version.model, self._repository.models()[version.model], version.bundle))
+        return _json(
+            protocol.model_metadata(
+                version.model, self._repository.models()[version.model], version.bundle
+            )
+        )
 
     async def model_ready(self, request):
         version = self._version(request)
@@ -111,11 +131,15 @@ class _Routes:
         length = request.headers.get("inference-header-content-length")
         body = await request.body()
         size = len(body) if length is None else _whole(length)
-        inference = await _call(protocol.read_v2, body, length, thread=size != length and size > LONG)
+        inference = await _call(
+            protocol.read_v2, body, length, thread=size != length and size > LONG
+        )
         answer = await self._ask(request, inference.images)
         trace = request.scope["trace"]
         wide = protocol.size_of(answer, inference) > WIDE
-        body, length = await _call(protocol.write_v2, answer, inference, inference.id or trace.id, thread=wide)
+        body, length = await _call(
+            protocol.write_v2, answer, inference, inference.id or trace.id, thread=wide
+        )
         if length is None:
             return _answer(body, answer)
         return _answer(body, answer, BINARY, {"inference-header-content-length": str(length)})
@@ -135,7 +159,8 @@ class _Routes:
         count = protocol.top_k_of({"top_k": _whole(query["top_k"])} if "top_k" in query else {})
         if (heatmap := query.get("heatmap", "false")) not in ("true", "false"):
             raise Refused("heatmap is true or false")
-        body, kind = await request.body(), request.headers.get("content-type", "")
+        body = await request.body()
+        kind = request.headers.get("content-type", "")
         if kind.lower().startswith("multipart/form-data"):
             body = file_of(body, kind)
         answer = await self._ask(request, [body], version)
@@ -143,15 +168,29 @@ class _Routes:
             "model": answer.model,
             "version": answer.version,
             "id": request.scope["trace"].id,
-            "top": [{"class": name, "probability": probability} for name, probability in answer.top(count)[0]],
-            "milliseconds": {stage: round(1000 * seconds, 3) for stage, seconds in answer.seconds.items()},
+            "top": [
+                {"class": name, "probability": probability}
+                for name, probability in answer.top(count)[0]
+            ],
+            "milliseconds": {
+                stage: round(1000 * seconds, 3) for stage, seconds in answer.seconds.items()
+            },
         }
         if heatmap == "true" and answer.heat is not None:
-            found["heatmap"] = [[round(value, 3) for value in row] for row in answer.heat[0].tolist()]
+            found["heatmap"] = [
+                [round(value, 3) for value in row] for row in answer.heat[0].tolist()
+            ]
         return _answer(json.dumps(found).encode(), answer)
 
     async def known(self, request):
-        return _json({"models": [self._about(name, versions) for name, versions in self._repository.models().items()]})
+        return _json(
+            {
+                "models": [
+                    self._about(name, versions)
+                    for name, versions in self._repository.models().items()
+                ]
+            }
+        )
 
     async def metrics(self, request):
         body, kind = self._telemetry.exposition()
@@ -159,8 +198,16 @@ class _Routes:
 
     def _about(self, name, versions):
         """Returns what the page shows of a model."""
-        about = {version: self._about_version(self._repository.get(name, version).bundle) for version in versions}
-        return {"name": name, "versions": list(versions), "serving": self._repository.get(name).name, "about": about}
+        about = {
+            version: self._about_version(self._repository.get(name, version).bundle)
+            for version in versions
+        }
+        return {
+            "name": name,
+            "versions": list(versions),
+            "serving": self._repository.get(name).name,
+            "about": about,
+        }
 
     def _about_version(self, bundle):
         return {
@@ -168,12 +215,14 @@ class _Routes:
             "image_size": bundle.image_size,
             "channels": bundle.channels,
             "crop_fraction": bundle.resize["crop_fraction"],
-            "quality": json.loads(json.dumps(bundle.quality), parse_constant=lambda name: None),  # a NaN is no JSON
+            # a NaN is no JSON
+            "quality": json.loads(json.dumps(bundle.quality), parse_constant=lambda name: None),
             "heatmap": bundle.explain is not None,
         }
 
     def _version(self, request, name=""):
-        """Returns the `Version` that a request names; raises before the body is looked at where there is none."""
+        """Returns the `Version` that a request names; raises before the body is looked at where
+        there is none."""
         model = request.scope["trace"].model = request.path_params["model"]
         return self._repository.get(model, name or request.path_params.get("version", ""))
 
@@ -187,12 +236,15 @@ class _Routes:
 
 
 async def _call(function, *arguments, thread):
-    """Returns what a function returns; in a thread where it takes long, so that others are answered meanwhile."""
+    """Returns what a function returns; in a thread where it takes long, so that others are answered
+    meanwhile."""
     return await asyncio.to_thread(function, *arguments) if thread else function(*arguments)
 
 
 def _answer(body, answer, kind=JSON, headers=None):
-    return Response(body, media_type=kind, headers={"x-model-version": answer.version} | (headers or {}))
+    return Response(
+        body, media_type=kind, headers={"x-model-version": answer.version} | (headers or {})
+    )
 
 
 def _json(value):
@@ -226,9 +278,13 @@ async def _send(body, kind, request):
 
 @functools.cache
 def files():
-    """Returns {path: (content, type)} of the page, read once: no path of a request is ever looked for on the disk."""
+    """Returns {path: (content, type)} of the page, read once: no path of a request is ever looked
+    for on the disk."""
     found = {
-        f"/{path.relative_to(PAGE).as_posix()}": (path.read_bytes(), mimetypes.guess_type(path.name)[0] or BINARY)
+        f"/{path.relative_to(PAGE).as_posix()}": (
+            path.read_bytes(),
+            mimetypes.guess_type(path.name)[0] or BINARY,
+        )
         for path in sorted(PAGE.rglob("*"))
         if path.is_file()
     }

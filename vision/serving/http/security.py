@@ -1,4 +1,5 @@
-"""What stands between a client and the routes: keys, and limits on what a request may cost before it is understood."""
+"""What stands between a client and the routes: keys, and limits on what a request may cost before
+it is understood."""
 
 import asyncio
 import dataclasses
@@ -13,11 +14,21 @@ import re
 import time
 
 from vision.errors import UserError
-from vision.serving.errors import Refused, TooLarge, TooMany, TooSlow, Unauthorized, Unavailable, Unreadable
+from vision.serving.errors import (
+    Refused,
+    TooLarge,
+    TooMany,
+    TooSlow,
+    Unauthorized,
+    Unavailable,
+    Unreadable,
+)
 
 ENVIRONMENT = "env:"  # before the name of a variable that holds what a file of keys would
 BODIES = 16  # of the largest size that are held at a time, in all requests together
-SMALL = 65_536  # bytes of a body that is read all the same: a few slow clients with large ones must not lock others out
+# bytes of a body that is read all the same: a few slow clients with large ones must not lock others
+# out
+SMALL = 65_536
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'"
@@ -33,13 +44,15 @@ HEADERS = {
     "cache-control": "no-store",
 }
 HSTS = "max-age=31536000"
-IDS = random.Random()  # of requests, which are no secret; the system's own source takes a tenth of a millisecond
+# of requests, which are no secret; the system's own source takes a tenth of a millisecond
+IDS = random.Random()
 GONE = 499  # nginx's status, for the log alone, of a client that did not wait
 
 
 @dataclasses.dataclass
 class Key:
-    """An API key: its name for the log, the SHA-256 of it, and its rate in requests a second, 0 = any."""
+    """An API key: its name for the log, the SHA-256 of it, and its rate in requests a second, 0 =
+    any."""
 
     name: str
     digest: bytes
@@ -55,7 +68,9 @@ class Key:
         self.left = min(max(self.rate, 1.0), self.left + (now - self.filled) * self.rate)
         self.filled = now
         if self.left < 1:
-            raise TooMany(f"the key's rate is {self.rate:g} requests a second", (1 - self.left) / self.rate)
+            raise TooMany(
+                f"the key's rate is {self.rate:g} requests a second", (1 - self.left) / self.rate
+            )
         self.left -= 1
 
 
@@ -66,7 +81,8 @@ class Guard:
         settings: `vision.serving.settings.Settings`.
 
     Raises:
-        UserError: the file or variable of keys cannot be read, or a line of it is not "NAME KEY [REQUESTS_A_SECOND]".
+        UserError: the file or variable of keys cannot be read, or a line of it is not "NAME KEY
+            [REQUESTS_A_SECOND]".
     """
 
     def __init__(self, settings):
@@ -75,7 +91,8 @@ class Guard:
     def check(self, key):
         """Returns the name of an API key, "" where none is asked for.
 
-        Which keys there are cannot be told from the time that this takes: all are compared, by their digests.
+        Which keys there are cannot be told from the time that this takes: all are compared, by
+        their digests.
 
         Raises:
             Unauthorized: the key is missing or wrong.
@@ -83,26 +100,35 @@ class Guard:
         """
         if not self._keys:
             return ""
-        digest, found = hashlib.sha256((key or "").encode("utf-8", "surrogateescape")).digest(), None
+        digest = hashlib.sha256((key or "").encode("utf-8", "surrogateescape")).digest()
+        found = None
         for one in self._keys:
             if hmac.compare_digest(one.digest, digest):
                 found = one
         if found is None:
-            raise Unauthorized("an API key is needed: send 'Authorization: Bearer KEY' or 'X-Api-Key: KEY'")
+            raise Unauthorized(
+                "an API key is needed: send 'Authorization: Bearer KEY' or 'X-Api-Key: KEY'"
+            )
         found.take()
         return found.name
 
 
 def key_of(headers):
-    """Returns the API key in a request's headers or metadata, a dict with names in lower case; None without."""
+    """Returns the API key in a request's headers or metadata, a dict with names in lower case; None
+    without."""
     kind, _, key = headers.get("authorization", "").partition(" ")
     return key.strip() if kind.lower() == "bearer" else headers.get("x-api-key")
 
 
 def request_id(headers):
-    """Returns the id that a request brought in `x-request-id`, where it is one that a log can hold; else a new one."""
+    """Returns the id that a request brought in `x-request-id`, where it is one that a log can hold;
+    else a new one."""
     given = headers.get("x-request-id", "")
-    return given if re.fullmatch(r"[A-Za-z0-9._:/+=-]{1,128}", given) else f"{IDS.getrandbits(64):016x}"
+    return (
+        given
+        if re.fullmatch(r"[A-Za-z0-9._:/+=-]{1,128}", given)
+        else f"{IDS.getrandbits(64):016x}"
+    )
 
 
 @dataclasses.dataclass
@@ -134,7 +160,9 @@ class Trace:
 
     def answered(self, answer):
         """Takes down what a `vision.serving.service.Answer` says of itself."""
-        self.version, self.images, self.seconds = answer.version, len(answer.probabilities), answer.seconds
+        self.version = answer.version
+        self.images = len(answer.probabilities)
+        self.seconds = answer.seconds
 
     def entry(self, code, seconds, client, **asked):
         """Returns the request's line of the access log, a dict; it holds no image and no key.
@@ -164,8 +192,9 @@ class Trace:
 
 
 class Shield:
-    """ASGI middleware: reads each body within its limits, ends what takes too long or what nobody waits for any more,
-    asks for the key, adds the headers, turns what goes wrong into one line of JSON and logs each request.
+    """ASGI middleware: reads each body within its limits, ends what takes too long or what nobody
+    waits for any more, asks for the key, adds the headers, turns what goes wrong into one line of
+    JSON and logs each request.
 
     Routes find the request's `Trace` in `scope["trace"]`.
 
@@ -175,20 +204,31 @@ class Shield:
         telemetry: `vision.serving.logs.telemetry.Telemetry`.
         settings: `vision.serving.settings.Settings`.
         public: paths that need no key.
-        check: a function that raises `Refused` of the headers of requests that are not for this server.
+        check: a function that raises `Refused` of the headers of requests that are not for this
+            server.
     """
 
     def __init__(self, app, guard, telemetry, settings, public=(), check=lambda headers: None):
-        self._app, self._guard, self._telemetry, self._settings = app, guard, telemetry, settings
-        self._public, self._check, self._held = frozenset(public), check, 0
+        self._app = app
+        self._guard = guard
+        self._telemetry = telemetry
+        self._settings = settings
+        self._public = frozenset(public)
+        self._check = check
+        self._held = 0
         extra = {"strict-transport-security": HSTS} if settings.tls_certificate else {}
-        self._headers = [(name.encode(), value.encode()) for name, value in (HEADERS | extra).items()]
+        self._headers = [
+            (name.encode(), value.encode()) for name, value in (HEADERS | extra).items()
+        ]
 
     async def __call__(self, scope, receive, send):
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         begun = time.perf_counter()
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+        headers = {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in reversed(scope["headers"])
+        }
         trace = scope["trace"] = Trace(request_id(headers), headers)
         send = self._sender(trace, send)
         body = _Body(headers, receive)
@@ -200,11 +240,18 @@ class Shield:
             asyncio.current_task().uncancel()
             stopped = Unavailable("the server stops: try again", 1.0)
             self._telemetry.refused(trace.protocol, trace.model, stopped)
-            await self._say(trace, send, 503, stopped.message, [(b"retry-after", b"1"), (b"connection", b"close")])
+            await self._say(
+                trace,
+                send,
+                503,
+                stopped.message,
+                [(b"retry-after", b"1"), (b"connection", b"close")],
+            )
         except Refused as error:
             self._telemetry.refused(trace.protocol, trace.model, error)
             await self._refuse(trace, body, send, error)
-        except Exception as error:  # the one place where what nobody foresaw ends; the client learns nothing of it
+        # the one place where what nobody foresaw ends; the client learns nothing of it
+        except Exception as error:
             self._telemetry.failed(trace.protocol, trace.model, error)
             await self._say(trace, send, 500, "internal error")
         finally:
@@ -215,8 +262,13 @@ class Shield:
         self._check(trace.headers)
         if scope["path"] not in self._public:
             trace.key = self._guard.check(key_of(trace.headers))
-        if "content-encoding" in trace.headers and trace.headers["content-encoding"].lower() != "identity":
-            raise Unreadable("compressed requests are not taken: send them without Content-Encoding")
+        if (
+            "content-encoding" in trace.headers
+            and trace.headers["content-encoding"].lower() != "identity"
+        ):
+            raise Unreadable(
+                "compressed requests are not taken: send them without Content-Encoding"
+            )
         if not body.exists:
             return await self._app(scope, body.replay(b""), send)
         data = await self._read(trace, body)
@@ -244,7 +296,8 @@ class Shield:
 
     async def _read(self, trace, body):
         """Returns a request's body."""
-        limit, chunks = self._settings.max_body, []
+        limit = self._settings.max_body
+        chunks = []
         if body.length > limit:
             raise TooLarge(f"the body has {body.length:,} bytes: send at most {limit:,}")
         try:
@@ -258,7 +311,9 @@ class Shield:
                         raise TooMany("too many large requests at a time: try again later", 1.0)
                     chunks.append(chunk)
         except TimeoutError as error:
-            raise TooSlow(f"the body did not arrive within {self._settings.body_timeout:g} seconds") from error
+            raise TooSlow(
+                f"the body did not arrive within {self._settings.body_timeout:g} seconds"
+            ) from error
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def _refuse(self, trace, body, send, error):
@@ -274,7 +329,8 @@ class Shield:
         await self._say(trace, send, error.status, error.message, headers)
 
     async def _drain(self, body):
-        """Reads what a client still sends: one that sends before it reads would not see why it was refused."""
+        """Reads what a client still sends: one that sends before it reads would not see why it was
+        refused."""
         if body.expects_leave or body.length > 2 * self._settings.max_body:
             return
         left = self._settings.max_body
@@ -291,7 +347,11 @@ class Shield:
         if trace.status:
             return  # an answer has begun; nothing can be said any more
         data = json.dumps({"error": message}).encode()
-        fields = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode()), *headers]
+        fields = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(data)).encode()),
+            *headers,
+        ]
         await send({"type": "http.response.start", "status": status, "headers": fields})
         await send({"type": "http.response.body", "body": data})
 
@@ -328,7 +388,8 @@ class _Body:
 
     def __init__(self, headers, receive):
         length = headers.get("content-length", "0")
-        self._receive, self.length = receive, int(length) if re.fullmatch("[0-9]{1,18}", length) else 0
+        self._receive = receive
+        self.length = int(length) if re.fullmatch("[0-9]{1,18}", length) else 0
         self.exists = bool(self.length) or "transfer-encoding" in headers
         self.expects_leave = "expect" in headers
         self.ended = not self.exists
@@ -359,7 +420,9 @@ class _Body:
 
 def _entry(scope, trace, seconds):
     client = scope["client"][0] if scope.get("client") else ""
-    return trace.entry(trace.status, seconds, client, method=scope["method"], path=scope["path"][:200])
+    return trace.entry(
+        trace.status, seconds, client, method=scope["method"], path=scope["path"][:200]
+    )
 
 
 def _read_keys(path):
@@ -373,7 +436,9 @@ def _read_keys(path):
         if len(words) not in (2, 3) or not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", rate):
             raise UserError(f"--keys {path}: line {number} is not 'NAME KEY [REQUESTS_A_SECOND]'")
         if not words[1].isascii():
-            raise UserError(f"--keys {path}: line {number}: a key is of ASCII characters, as headers are")
+            raise UserError(
+                f"--keys {path}: line {number}: a key is of ASCII characters, as headers are"
+            )
         digest = hashlib.sha256(words[1].encode()).digest()
         if any(words[0] == one.name or digest == one.digest for one in found):
             raise UserError(f"--keys {path}: line {number} repeats a name or a key")
@@ -388,8 +453,11 @@ def _key_lines(path):
         name = path.removeprefix(ENVIRONMENT)
         if name not in os.environ:
             raise UserError(f"--keys {path}: the environment has no variable {name!r}")
-        return os.environ.pop(name).splitlines()  # so that no process that is started from here has it
+        # so that no process that is started from here has it
+        return os.environ.pop(name).splitlines()
     try:
         return pathlib.Path(path).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--keys {path} cannot be read: {getattr(error, 'strerror', None) or 'no UTF-8'}") from error
+        raise UserError(
+            f"--keys {path} cannot be read: {getattr(error, 'strerror', None) or 'no UTF-8'}"
+        ) from error

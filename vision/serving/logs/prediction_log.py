@@ -1,4 +1,5 @@
-"""What was predicted, in rotating Parquet files, for monitoring: `pandas.read_parquet(DIRECTORY)` reads them all.
+"""What was predicted, in rotating Parquet files, for monitoring: `pandas.read_parquet(DIRECTORY)`
+reads them all.
 
 A row is an image:
 
@@ -13,8 +14,9 @@ confidence   its probability, float32
 sketch       16 float16: `sketch` of the embedding
 sha256       of the image as it came, encoded or pixels; null unless --log-hashes
 
-The file's metadata names the kinds of row and of sketch, `vision_predictions` and `sketch`. A file is complete or not
-there: it is written under a hidden name and renamed. A crash loses what is not in a file yet.
+The file's metadata names the kinds of row and of sketch, `vision_predictions` and `sketch`. A file
+is complete or not there: it is written under a hidden name and renamed. A crash loses what is not
+in a file yet.
 """
 
 import collections
@@ -31,20 +33,24 @@ import numpy as np
 
 from vision.errors import UserError
 
-FORMAT, SKETCH = "1", "sign/16/1"
+FORMAT = "1"
+SKETCH = "sign/16/1"
 DIMENSIONS = 16
-WAITING = 128 * 2**20  # bytes of answers, about, that are not rows yet; a disk that hangs must not fill the memory
+# bytes of answers, about, that are not rows yet; a disk that hangs must not fill the memory
+WAITING = 128 * 2**20
 IMAGES = 64 * 2**20  # bytes of images, about, that are kept to be hashed
 OBJECTS = 1024  # bytes that an answer takes beside its arrays
 
 
 def sketch(embeddings):
-    """Returns float16 (N, 16), a random projection of embeddings (N, D), the same one wherever D is the same.
+    """Returns float16 (N, 16), a random projection of embeddings (N, D), the same one wherever D is
+    the same.
 
-    Distances between embeddings, and so drift, survive it on average, while a row takes 32 bytes instead of up to 8 KiB
-    and gives no image back. It is linear: the mean and the covariance of a bundle's reference can be projected as well.
-    The matrix is of signs, which are those of SHAKE-256's bits: no random generator has to stay the same for files of
-    different years to be comparable. Achlioptas 2003, "Database-friendly random projections: Johnson-Lindenstrauss with
+    Distances between embeddings, and so drift, survive it on average, while a row takes 32 bytes
+    instead of up to 8 KiB and gives no image back. It is linear: the mean and the covariance of a
+    bundle's reference can be projected as well. The matrix is of signs, which are those of
+    SHAKE-256's bits: no random generator has to stay the same for files of different years to be
+    comparable. Achlioptas 2003, "Database-friendly random projections: Johnson-Lindenstrauss with
     binary coins", theorem 1.1.
     """
     found = np.asarray(embeddings, np.float32) @ _signs(embeddings.shape[1])
@@ -67,8 +73,9 @@ class PredictionLog:
         directory: of the files; is made.
         rows: of a file, at most.
         seconds: after which a row that waits is written, with the others.
-        files: that are kept, the latest of all servers that share the directory; 0 = all. Those that are named for a
-            time to come, since a clock was ahead, are left alone and not counted.
+        files: that are kept, the latest of all servers that share the directory; 0 = all. Those
+            that are named for a time to come, since a clock was ahead, are left alone and not
+            counted.
         hashes: whether images are hashed.
 
     Attributes:
@@ -89,11 +96,20 @@ class PredictionLog:
             self._directory.mkdir(parents=True, exist_ok=True)
             _write(self._directory / f".{os.getpid()}.tmp", b"").unlink()
         except OSError as error:
-            raise UserError(f"--prediction-log {directory} cannot be written to: {error.strerror}") from error
-        self._rows, self._seconds, self._files, self._hashes = rows, seconds, files, hashes
+            raise UserError(
+                f"--prediction-log {directory} cannot be written to: {error.strerror}"
+            ) from error
+        self._rows = rows
+        self._seconds = seconds
+        self._files = files
+        self._hashes = hashes
         self._schema = _schema(pyarrow)
-        self._waiting, self._batches, self._oldest = collections.deque(), [], 0.0
-        self._numbers, self._answers, self._images = itertools.count(), _Room(WAITING), _Room(IMAGES)
+        self._waiting = collections.deque()
+        self._batches = []
+        self._oldest = 0.0
+        self._numbers = itertools.count()
+        self._answers = _Room(WAITING)
+        self._images = _Room(IMAGES)
         self.lost = 0
 
     def put(self, request, answer, shadow):
@@ -105,10 +121,13 @@ class PredictionLog:
         self._answers.taken += _size_of(answer)
         self._images.taken += _size(images)
         # Heat maps can be larger than all the rest, and are not logged.
-        self._waiting.append((time.time(), request.id, dataclasses.replace(answer, heat=None), shadow, images))
+        self._waiting.append(
+            (time.time(), request.id, dataclasses.replace(answer, heat=None), shadow, images)
+        )
 
     def write(self, everything=False):
-        """Takes up what `put` has left, and writes the files that are full or due; with `everything`, all rows."""
+        """Takes up what `put` has left, and writes the files that are full or due; with
+        `everything`, all rows."""
         self._take_up()
         due = everything or (self._oldest and time.monotonic() - self._oldest >= self._seconds)
         while self._batches and (due or sum(map(len, self._batches)) >= self._rows):
@@ -119,7 +138,8 @@ class PredictionLog:
             self._write_file(table.slice(0, self._rows))
 
     def _take_up(self):
-        """Makes rows of what `put` has left, and frees it: it takes a hundred times the room of its rows."""
+        """Makes rows of what `put` has left, and frees it: it takes a hundred times the room of its
+        rows."""
         taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
         if not taken:
             return
@@ -147,9 +167,12 @@ class PredictionLog:
             columns["image"] += range(count)
             columns["class"] += [answer.classes[i] for i in best]
             columns["confidence"] += answer.probabilities[np.arange(count), best].tolist()
-            columns["sha256"] += [None] * count if images is None else [_digest(image) for image in images]
+            columns["sha256"] += (
+                [None] * count if images is None else [_digest(image) for image in images]
+            )
         embeddings = (answer.embedding for _, _, answer, _, _ in taken)
-        groups = itertools.groupby(embeddings, key=lambda embedding: embedding.shape[1])  # one, but for a mix of models
+        # one, but for a mix of models
+        groups = itertools.groupby(embeddings, key=lambda embedding: embedding.shape[1])
         sketches = [sketch(np.concatenate(list(group))).ravel() for _, group in groups]
         flat = self._arrow.array(np.concatenate(sketches))
         columns["sketch"] = self._arrow.FixedSizeListArray.from_arrays(flat, DIMENSIONS)
@@ -158,7 +181,8 @@ class PredictionLog:
     def _write_file(self, table):
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         path = self._directory / f"predictions-{now}-{os.getpid()}-{next(self._numbers):06}.parquet"
-        hidden = path.with_name(f".{path.name}.tmp")  # readers of the directory pass over names with a dot
+        # readers of the directory pass over names with a dot
+        hidden = path.with_name(f".{path.name}.tmp")
         data = self._arrow.BufferOutputStream()
         self._arrow.parquet.write_table(table, data, compression="zstd")
         try:
@@ -168,17 +192,25 @@ class PredictionLog:
             hidden.unlink(missing_ok=True)
             raise
         if self._files:
-            # Were files of a clock that was ahead taken for the latest, this one would go in their place.
-            known = sorted(old for old in self._directory.glob("predictions-*.parquet") if old.name <= path.name)
+            # Were files of a clock that was ahead taken for the latest, this one would go in their
+            # place.
+            known = sorted(
+                old
+                for old in self._directory.glob("predictions-*.parquet")
+                if old.name <= path.name
+            )
             for old in known[: -self._files]:
                 old.unlink(missing_ok=True)
 
 
 class _Room:
-    """Counts the bytes that wait: the event loop those `taken`, the thread those `freed`, so that none needs a lock."""
+    """Counts the bytes that wait: the event loop those `taken`, the thread those `freed`, so that
+    none needs a lock."""
 
     def __init__(self, limit):
-        self._limit, self.taken, self.freed = limit, 0, 0
+        self._limit = limit
+        self.taken = 0
+        self.freed = 0
 
     def is_full(self):
         return self.taken - self.freed >= self._limit
@@ -221,4 +253,6 @@ def _size(images):
 
 
 def _digest(image):
-    return hashlib.sha256(image if isinstance(image, bytes) else np.ascontiguousarray(image)).hexdigest()
+    return hashlib.sha256(
+        image if isinstance(image, bytes) else np.ascontiguousarray(image)
+    ).hexdigest()

@@ -1,4 +1,5 @@
-"""Standard error for a program that must go on where nobody reads it: a pipe that is full holds up whoever writes."""
+"""Standard error for a program that must go on where nobody reads it: a pipe that is full holds up
+whoever writes."""
 
 import contextlib
 import io
@@ -12,13 +13,15 @@ ROOM = 2**20  # characters that wait, at most
 
 
 def protect():
-    """Makes `sys.stderr` a `Stderr` and returns it. What libraries in C write themselves is lost where a pipe is full:
-    ONNX Runtime has a line for each run that fails, and libpng one for each image that is damaged.
+    """Makes `sys.stderr` a `Stderr` and returns it. What libraries in C write themselves is lost
+    where a pipe is full: ONNX Runtime has a line for each run that fails, and libpng one for each
+    image that is damaged.
     """
     file = sys.stderr
     with contextlib.suppress(OSError):  # no Linux, or the pipe is another user's
         if stat.S_ISFIFO(os.fstat(2).st_mode):
-            # Opened anew it does not block here alone; to set the flag would set it for all who share the pipe.
+            # Opened anew it does not block here alone; to set the flag would set it for all who
+            # share the pipe.
             here = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NONBLOCK)
             file = open(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
             os.dup2(here, 2)
@@ -28,7 +31,8 @@ def protect():
 
 
 class Stderr(io.TextIOBase):
-    """Takes what is written and never waits; a thread writes it. To flush it does not wait either: see `drain`.
+    """Takes what is written and never waits; a thread writes it. To flush it does not wait either:
+    see `drain`.
 
     As `sys.stderr` it also gets what logging, warnings and Python itself have to say.
 
@@ -37,9 +41,13 @@ class Stderr(io.TextIOBase):
     """
 
     def __init__(self, file):
-        self._file, self._queue = file, queue.SimpleQueue()
-        # Both may be entered again by the thread that is in them: a destructor, which runs anywhere, may write.
-        self._lock, self._waiting, self._lost = threading.RLock(), 0, 0
+        self._file = file
+        self._queue = queue.SimpleQueue()
+        # Both may be entered again by the thread that is in them: a destructor, which runs
+        # anywhere, may write.
+        self._lock = threading.RLock()
+        self._waiting = 0
+        self._lost = 0
         self._thread = threading.Thread(target=self._work, name="stderr", daemon=True)
         self._thread.start()
 

@@ -1,6 +1,7 @@
 """What the server says of itself: metrics for Prometheus, a log of requests and one of predictions.
 
-Nothing here waits for a disk on the event loop: it leaves a line or a row, and a thread writes what has gathered.
+Nothing here waits for a disk on the event loop: it leaves a line or a row, and a thread writes what
+has gathered.
 """
 
 import collections
@@ -11,7 +12,14 @@ import threading
 import time
 import traceback
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.process_collector import ProcessCollector
 
@@ -19,11 +27,32 @@ from vision import __version__
 from vision.errors import UserError, first_line
 from vision.serving.logs.prediction_log import PredictionLog
 
-PERIOD = 0.1  # seconds between writes: a thread that woke for each line would take the event loop's time
+# seconds between writes: a thread that woke for each line would take the event loop's time
+PERIOD = 0.1
 LINES = 20_000  # that wait, at most; a reader of stdout that hangs must not fill the memory
-PATIENCE, TELL = 5.0, 60.0  # seconds: for a log to be written at the end; between words on the same trouble
+# seconds: for a log to be written at the end; between words on the same trouble
+PATIENCE = 5.0
+TELL = 60.0
 KINDS = 100  # of errors, that are told apart
-SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.5, 1, 2, 4, 8, 16, 32)
+SECONDS = (
+    0.0005,
+    0.001,
+    0.002,
+    0.004,
+    0.008,
+    0.016,
+    0.032,
+    0.064,
+    0.128,
+    0.256,
+    0.5,
+    1,
+    2,
+    4,
+    8,
+    16,
+    32,
+)
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -43,11 +72,14 @@ class AccessLog:
     """
 
     def __init__(self, path):
-        self._waiting, self.lost = collections.deque(), 0
+        self._waiting = collections.deque()
+        self.lost = 0
         try:
             self._file = sys.stdout if path == "-" else open(path, "a", encoding="utf-8")  # noqa: SIM115
         except OSError as error:
-            raise UserError(f"--access-log {path} cannot be written to: {error.strerror}") from error
+            raise UserError(
+                f"--access-log {path} cannot be written to: {error.strerror}"
+            ) from error
 
     def put(self, entry):
         """Takes a dict; never waits."""
@@ -70,32 +102,45 @@ class AccessLog:
 
 
 class Failures:
-    """Shows errors of ours to the operator, the same one once in `TELL` seconds, however many clients meet with it."""
+    """Shows errors of ours to the operator, the same one once in `TELL` seconds, however many
+    clients meet with it."""
 
     def __init__(self):
-        self._lock, self._seen = threading.Lock(), {}  # {kind: (when one was shown, how many were not since)}
+        # {kind: (when one was shown, how many were not since)}
+        self._lock = threading.Lock()
+        self._seen = {}
 
     def show(self, error):
-        """Prints an error's traceback on stderr, or counts it; it never waits: see `vision.serving.logs.stderr`."""
-        now, kind = time.monotonic(), (type(error), str(error)[:200], type(error.__cause__))
+        """Prints an error's traceback on stderr, or counts it; it never waits: see
+        `vision.serving.logs.stderr`."""
+        now = time.monotonic()
+        kind = (type(error), str(error)[:200], type(error.__cause__))
         with self._lock:
             if len(self._seen) >= KINDS:
-                self._seen = {known: seen for known, seen in self._seen.items() if now - seen[0] < TELL}
-                kind = kind if len(self._seen) < KINDS or kind in self._seen else None  # one of too many
+                self._seen = {
+                    known: seen for known, seen in self._seen.items() if now - seen[0] < TELL
+                }
+                # one of too many
+                kind = kind if len(self._seen) < KINDS or kind in self._seen else None
             shown, more = self._seen.get(kind, (-math.inf, 0))
             if now - shown < TELL:
                 self._seen[kind] = shown, more + 1
                 return
             self._seen[kind] = now, 0
-        since = f"{more} more like it were not shown, in the {now - shown:.0f} seconds before\n" if more else ""
+        since = (
+            f"{more} more like it were not shown, in the {now - shown:.0f} seconds before\n"
+            if more
+            else ""
+        )
         print("".join(traceback.format_exception(error)) + since, end="", file=sys.stderr)
 
 
 class Telemetry:
     """Counts, measures and logs; its methods may be called on the event loop or in a thread.
 
-    Series are named by model and version, but not by models that do not exist, and go with the version: there would be
-    series without end, of requests for such models and of versions that come and go.
+    Series are named by model and version, but not by models that do not exist, and go with the
+    version: there would be series without end, of requests for such models and of versions that
+    come and go.
 
     Args:
         settings: `vision.serving.settings.Settings`.
@@ -106,7 +151,9 @@ class Telemetry:
 
     def __init__(self, settings):
         self._registry = CollectorRegistry()
-        self._series, self._repository, self._failures = {}, None, Failures()
+        self._series = {}
+        self._repository = None
+        self._failures = Failures()
         self._define()
         self._logs = {}
         if settings.access_log:
@@ -114,7 +161,9 @@ class Telemetry:
         if settings.prediction_log:
             seconds = settings.prediction_minutes * 60
             rotation = (settings.prediction_rows, seconds, settings.prediction_files)
-            self._logs["prediction"] = PredictionLog(settings.prediction_log, *rotation, hashes=settings.log_hashes)
+            self._logs["prediction"] = PredictionLog(
+                settings.prediction_log, *rotation, hashes=settings.log_hashes
+            )
         self._registry.register(_Lost(self._logs))
         self._stop = threading.Event()
         self._threads = [
@@ -125,18 +174,25 @@ class Telemetry:
             thread.start()
 
     def follow(self, repository):
-        """Shows the versions of a `vision.serving.models.repository.Repository`, and names errors by its models."""
+        """Shows the versions of a `vision.serving.models.repository.Repository`, and names errors
+        by its models."""
         self._repository = repository
         self._registry.register(_Versions(repository))
 
     def answered(self, request, answer, shadow=False):
-        """Counts and logs an `Answer` to a `Request`; a shadow's counts apart, since no client has seen it."""
+        """Counts and logs an `Answer` to a `Request`; a shadow's counts apart, since no client has
+        seen it."""
         name = (answer.model, answer.version)
         count = len(answer.probabilities)
         if shadow:
             self._of(self._shadows, *name, "answered").inc()
         else:
-            self._of(self._requests, *name, request.protocol, "OK" if request.protocol == "grpc" else "200").inc()
+            self._of(
+                self._requests,
+                *name,
+                request.protocol,
+                "OK" if request.protocol == "grpc" else "200",
+            ).inc()
             self._of(self._images, *name).inc(count)
         for stage, seconds in answer.seconds.items():
             self._of(self._stages, *name, stage).observe(seconds)
@@ -152,19 +208,24 @@ class Telemetry:
         self._error(protocol, model, error.code if protocol == "grpc" else str(error.status))
 
     def failed(self, protocol, model, error):
-        """Counts an error of ours, and shows it to the operator, who alone may see where it came from."""
+        """Counts an error of ours, and shows it to the operator, who alone may see where it came
+        from."""
         self._error(protocol, model, "INTERNAL" if protocol == "grpc" else "500")
         self._failures.show(error)
 
     def batch(self, model, version, size, waiting):
-        """Counts a batch of `size` images that goes to a version, while `waiting` images stay behind."""
+        """Counts a batch of `size` images that goes to a version, while `waiting` images stay
+        behind."""
         self._of(self._batches, model, version).observe(size)
         self._of(self._queue, model, version).set(waiting)
 
     def access(self, entry):
-        """Logs a request's dict, which holds no image and no key; "model", "version" and "seconds" are among it."""
+        """Logs a request's dict, which holds no image and no key; "model", "version" and "seconds"
+        are among it."""
         if entry["version"]:
-            self._of(self._stages, entry["model"], entry["version"], "total").observe(entry["seconds"])
+            self._of(self._stages, entry["model"], entry["version"], "total").observe(
+                entry["seconds"]
+            )
         if "access" in self._logs:
             self._logs["access"].put(entry)
 
@@ -174,17 +235,23 @@ class Telemetry:
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
 
     def close(self):
-        """Writes what the logs still hold; a disk, or a reader of stdout, that hangs is not waited for."""
+        """Writes what the logs still hold; a disk, or a reader of stdout, that hangs is not waited
+        for."""
         self._stop.set()
         for thread in self._threads:
             thread.join(PATIENCE)
 
     def _define(self):
-        registry, names = self._registry, ("model", "version")
+        registry = self._registry
+        names = ("model", "version")
         of = {"registry": registry}
         self._requests = Counter("vision_requests", "Requests", (*names, "protocol", "code"), **of)
-        self._images = Counter("vision_images", "Images in requests that were answered", names, **of)
-        self._shadows = Counter("vision_shadow_requests", "Answers that were only logged", (*names, "outcome"), **of)
+        self._images = Counter(
+            "vision_images", "Images in requests that were answered", names, **of
+        )
+        self._shadows = Counter(
+            "vision_shadow_requests", "Answers that were only logged", (*names, "outcome"), **of
+        )
         self._stages = Histogram(
             "vision_stage_seconds",
             "Seconds of a request in decode, queue and compute, and in total, with the network's",
@@ -192,9 +259,15 @@ class Telemetry:
             buckets=SECONDS,
             **of,
         )
-        self._batches = Histogram("vision_batch_images", "Images in a batch", names, buckets=IMAGES, **of)
-        self._queue = Gauge("vision_queue_images", "Images that waited when the last batch began", names, **of)
-        Gauge("vision_build_info", "The server's version", ("release",), **of).labels(__version__).set(1)
+        self._batches = Histogram(
+            "vision_batch_images", "Images in a batch", names, buckets=IMAGES, **of
+        )
+        self._queue = Gauge(
+            "vision_queue_images", "Images that waited when the last batch began", names, **of
+        )
+        Gauge("vision_build_info", "The server's version", ("release",), **of).labels(
+            __version__
+        ).set(1)
         ProcessCollector(registry=registry)
 
     def _of(self, metric, model, version, *labels):
@@ -207,7 +280,8 @@ class Telemetry:
         return series
 
     def _forget(self):
-        """Drops the series of versions that are gone, those too that their last requests have made again."""
+        """Drops the series of versions that are gone, those too that their last requests have made
+        again."""
         if self._repository is None:
             return
         there = {model: known["versions"] for model, known in self._repository.states().items()}
@@ -223,7 +297,8 @@ class Telemetry:
 
     def _write(self, name, log):
         """What a log's thread does."""
-        last, told = False, -math.inf
+        last = False
+        told = -math.inf
         while not last:
             last = self._stop.wait(PERIOD)
             try:
@@ -258,12 +333,18 @@ class _Versions:
         self._repository = repository
 
     def collect(self):
-        yield GaugeMetricFamily("vision_ready", "Whether requests are to be sent here", float(self._repository.ready))
+        yield GaugeMetricFamily(
+            "vision_ready", "Whether requests are to be sent here", float(self._repository.ready)
+        )
         found = GaugeMetricFamily(
-            "vision_version_state", "1 for the state of a version", labels=["model", "version", "state"]
+            "vision_version_state",
+            "1 for the state of a version",
+            labels=["model", "version", "state"],
         )
         serving = GaugeMetricFamily(
-            "vision_version_serving", "1 for the version with most requests", labels=["model", "version"]
+            "vision_version_serving",
+            "1 for the version with most requests",
+            labels=["model", "version"],
         )
         for model, known in self._repository.states().items():
             for version, state in known["versions"].items():

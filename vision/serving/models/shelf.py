@@ -12,7 +12,8 @@ class Listed(NamedTuple):
     """A version's directory.
 
     Attributes:
-        mark: of its files' names, sizes, times of change, inodes, modes and owners; another one where any has changed.
+        mark: of its files' names, sizes, times of change, inodes, modes and owners; another one
+            where any has changed.
         waits: why it is not to be loaded yet; "" = it is.
         fault: why it never is; "" = it may be.
     """
@@ -50,13 +51,16 @@ def look(root):
         OSError: the directory cannot be read.
     """
     root = pathlib.Path(os.path.realpath(root))
-    models, left_out = {}, []
+    models = {}
+    left_out = []
     for folder in _folders(root, "", left_out):
         try:
             versions = _folders(folder, f"{folder.name}/", left_out)
             if not versions and (folder / MANIFEST).is_file():
                 left_out.append(f"{folder.name} holds a bundle itself: move it to {folder.name}/1")
-            models[folder.name] = Folder(*_traffic(folder), {path.name: _version(path, root) for path in versions})
+            models[folder.name] = Folder(
+                *_traffic(folder), {path.name: _version(path, root) for path in versions}
+            )
         except FileNotFoundError:  # it went while it was looked at
             continue
         except OSError as error:
@@ -74,7 +78,9 @@ def _folders(directory, prefix, left_out):
             found.append(directory / entry.name)
         else:
             shown = ascii(prefix + entry.name)
-            left_out.append(f"{shown} is left out: a name has letters of ASCII, digits, dots, dashes and underscores")
+            left_out.append(
+                f"{shown} is left out: a name has letters of ASCII, digits, dots, dashes and underscores"
+            )
     return found
 
 
@@ -101,13 +107,17 @@ def _version(path, root):
             except OSError:  # a link to nowhere, or gone by now
                 files.append((file,))
             else:
-                files.append((file, known.st_size, known.st_mtime_ns, known.st_ino, *_access(known)))
+                files.append(
+                    (file, known.st_size, known.st_mtime_ns, known.st_ino, *_access(known))
+                )
     mark = tuple(sorted(files))
     try:
         os.scandir(path).close()
         return Listed(mark, "" if (path / MANIFEST).is_file() else f"it has no {MANIFEST} yet")
     except PermissionError as error:
-        return Listed((*mark, _access(os.stat(path))), fault=f"its directory cannot be read: {error.strerror}")
+        return Listed(
+            (*mark, _access(os.stat(path))), fault=f"its directory cannot be read: {error.strerror}"
+        )
 
 
 def _access(known):

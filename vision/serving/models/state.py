@@ -5,7 +5,11 @@ import dataclasses
 from vision.serving.models import traffic
 from vision.serving.models.version import Version
 
-LOADING, READY, WAITING, REFUSED, UNLOADED = "loading", "ready", "waiting", "refused", "unloaded"
+LOADING = "loading"
+READY = "ready"
+WAITING = "waiting"
+REFUSED = "refused"
+UNLOADED = "unloaded"
 
 
 @dataclasses.dataclass
@@ -52,22 +56,27 @@ class Model:
 
     def loaded(self):
         """Returns the names of the versions that answer, the highest last."""
-        return sorted((name for name, known in self.known.items() if known.version), key=traffic.order)
+        return sorted(
+            (name for name, known in self.known.items() if known.version), key=traffic.order
+        )
 
     def eligible(self):
-        """Returns those of them that may get requests that name no version: all where all were rolled back."""
+        """Returns those of them that may get requests that name no version: all where all were
+        rolled back."""
         loaded = self.loaded()
         return [name for name in loaded if name not in self.aside] or loaded
 
     def absent_versions(self):
-        """Returns what traffic.json names and is not there, a sentence: a slip, or still to come; "" = nothing."""
+        """Returns what traffic.json names and is not there, a sentence: a slip, or still to come;
+        "" = nothing."""
         weights, shadow = self.split
         named = [version for version, weight in weights.items() if weight] + [shadow] * bool(shadow)
         absent = [version for version in named if version not in self.known]
         return f"{traffic.FILE} names {', '.join(absent)}, which no directory has" if absent else ""
 
     def tell(self):
-        """Returns what an operator wants to know; see `vision.serving.models.repository.Repository.states`."""
+        """Returns what an operator wants to know; see
+        `vision.serving.models.repository.Repository.states`."""
         return {
             "serving": self.split.main(self.eligible()) or "",
             "weights": dict(self.split.weights),

@@ -1,8 +1,8 @@
 """Which version of a model answers a request: traffic.json, in the model's directory.
 
-{"weights": {"1": 90, "2": 10}, "shadow": "3"}: of ten requests version 1 answers nine, version 2 one; version 3 answers
-each of them too, for the log alone. Both keys may be left out. Without weights the highest version answers, other than
-the shadow.
+{"weights": {"1": 90, "2": 10}, "shadow": "3"}: of ten requests version 1 answers nine, version 2
+one; version 3 answers each of them too, for the log alone. Both keys may be left out. Without
+weights the highest version answers, other than the shadow.
 """
 
 import functools
@@ -16,7 +16,8 @@ from typing import NamedTuple
 from vision.errors import UserError
 
 FILE = "traffic.json"
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # of a model and of a version: nothing that a path could be
+# of a model and of a version: nothing that a path could be
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_BYTES = 65_536
 
 
@@ -24,7 +25,8 @@ class Traffic(NamedTuple):
     """What traffic.json says.
 
     Attributes:
-        weights: {version: share of the requests, to be divided by the sum}; {} = the highest has all, but the shadow.
+        weights: {version: share of the requests, to be divided by the sum}; {} = the highest has
+            all, but the shadow.
         shadow: version that answers for the log alone; "" = none.
     """
 
@@ -34,8 +36,9 @@ class Traffic(NamedTuple):
     def choose(self, versions, key=""):
         """Returns which of the versions answers a request; None where there are none.
 
-        Weights are by rendezvous hashing (Thaler and Ravishankar 1998) with weights: where a version's weight grows or
-        it comes anew, keys go over to it alone, and where it goes only its own keys move.
+        Weights are by rendezvous hashing (Thaler and Ravishankar 1998) with weights: where a
+        version's weight grows or it comes anew, keys go over to it alone, and where it goes only
+        its own keys move.
 
         Args:
             versions: names of those that are loaded, the highest last.
@@ -49,30 +52,40 @@ class Traffic(NamedTuple):
         return max(names, key=lambda name: self.weights[name] / -math.log(_uniform(name, key)))
 
     def serving(self, versions):
-        """Returns which of the versions get requests: those with a weight, or the highest but for the shadow."""
+        """Returns which of the versions get requests: those with a weight, or the highest but for
+        the shadow."""
         seen = [name for name in versions if name != self.shadow] or list(versions)
         return [name for name in versions if self.weights.get(name)] or seen[-1:]
 
     def main(self, versions):
-        """Returns which of the versions has the most requests, the higher one of two with as many; None of none."""
-        return max(reversed(self.serving(versions)), key=lambda name: self.weights.get(name, 0), default=None)
+        """Returns which of the versions has the most requests, the higher one of two with as many;
+        None of none."""
+        return max(
+            reversed(self.serving(versions)),
+            key=lambda name: self.weights.get(name, 0),
+            default=None,
+        )
 
 
 def _uniform(name, key):
     """Returns a number in (0, 1) that looks random, the same for the same version and key."""
-    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8, key=name.encode()).digest()
+    digest = hashlib.blake2b(
+        key.encode("utf-8", "surrogatepass"), digest_size=8, key=name.encode()
+    ).digest()
     return ((int.from_bytes(digest) >> 12) + 0.5) / 2**52  # which floats can tell from 1
 
 
 @functools.lru_cache(10_000)
 def order(name):
-    """Returns what versions are sorted by: 9, 9.1, 10 by value, after all other names, of which v10 is after v9."""
+    """Returns what versions are sorted by: 9, 9.1, 10 by value, after all other names, of which v10
+    is after v9."""
     parts = tuple(int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name))
     return bool(re.fullmatch(r"\d+(\.\d+)*", name)), parts, name
 
 
 def parse(data):
-    """Returns the `Traffic` in the bytes of a traffic.json; raises `UserError` where they do not make one."""
+    """Returns the `Traffic` in the bytes of a traffic.json; raises `UserError` where they do not
+    make one."""
     if len(data) > MAX_BYTES:
         raise UserError(f"it has more than {MAX_BYTES} bytes")
     try:
@@ -84,11 +97,16 @@ def parse(data):
     others = found.keys() - {"weights", "shadow"}
     if others:
         raise UserError(f"it holds {min(others)[:64]!r}: it may hold weights and shadow")
-    weights, shadow = found.get("weights", {}), found.get("shadow", "")
+    weights = found.get("weights", {})
+    shadow = found.get("shadow", "")
     if not isinstance(weights, dict) or not all(NAME.fullmatch(name) for name in weights):
-        raise UserError('its weights are to be a number for each version, such as {"1": 90, "2": 10}')
+        raise UserError(
+            'its weights are to be a number for each version, such as {"1": 90, "2": 10}'
+        )
     if weights and not (all(map(_is_weight, weights.values())) and any(weights.values())):
-        raise UserError("its weights are to be numbers from 0 to 1000000, and one of them more than 0")
+        raise UserError(
+            "its weights are to be numbers from 0 to 1000000, and one of them more than 0"
+        )
     if not isinstance(shadow, str) or (shadow and not NAME.fullmatch(shadow)):
         raise UserError('its shadow is to be the name of a version, such as "3"')
     return Traffic(weights, shadow)

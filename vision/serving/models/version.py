@@ -16,15 +16,18 @@ from vision.serving.models.batcher import Batcher
 log = logging.getLogger(__name__)
 
 LARGEST = 64  # images in a batch, where its size is measured
-GAIN = 0.03  # by so much less time an image a larger batch has to be worth what it makes others wait
+# by so much less time an image a larger batch has to be worth what it makes others wait
+GAIN = 0.03
 RUNS = 10  # of each size, at most: the least time counts, since other versions may be at work
 ENOUGH = 0.1  # seconds of runs of a size after which no more are needed
-PATIENCE = 3.0  # seconds that a run of each size has taken, all together, after which no larger one is tried
+# seconds that a run of each size has taken, all together, after which no larger one is tried
+PATIENCE = 3.0
 
 
 def open_warm(directory, settings):
-    """Returns the `vision.bundle.directory.Bundle` in a directory, which has run batches of 1, 2, 4, ... up to the largest, and
-    the settings of its `Version`: with the size of batch that is best, where they leave it to be measured.
+    """Returns the `vision.bundle.directory.Bundle` in a directory, which has run batches of 1, 2,
+    4, ... up to the largest, and the settings of its `Version`: with the size of batch that is
+    best, where they leave it to be measured.
 
     The first run of each size is slower: memory is planned then, and on a GPU kernels are chosen.
 
@@ -32,7 +35,8 @@ def open_warm(directory, settings):
         UserError: as `open_bundle`, or it cannot run a batch that `settings.max_batch` allows.
     """
     bundle = open_bundle(directory, settings.threads, settings.provider)
-    # A class that is named after a folder whose name is no UTF-8 has surrogates, which no protocol and no log can hold.
+    # A class that is named after a folder whose name is no UTF-8 has surrogates, which no protocol
+    # and no log can hold.
     bundle.classes = tuple(name.encode("utf-8", "replace").decode() for name in bundle.classes)
     shape = bundle.image_size, bundle.image_size, bundle.channels
     batch = settings.max_batch or best_batch(run(bundle), shape)
@@ -43,35 +47,43 @@ def open_warm(directory, settings):
 
 
 def best_batch(run, shape):
-    """Returns the fewest images in a batch with which a model is about as fast, an image, as with any number.
+    """Returns the fewest images in a batch with which a model is about as fast, an image, as with
+    any number.
 
-    A GPU, or many cores, take many images in the time of one. On few cores a model may be fastest with the one or two
-    whose activations stay in the cache; then a larger batch only makes the first of its images wait for the last. So
-    sizes are doubled for as long as that helps, and twice more; until one fails, such as for want of memory; or until
-    they take too long.
+    A GPU, or many cores, take many images in the time of one. On few cores a model may be fastest
+    with the one or two whose activations stay in the cache; then a larger batch only makes the
+    first of its images wait for the last. So sizes are doubled for as long as that helps, and twice
+    more; until one fails, such as for want of memory; or until they take too long.
 
     Args:
         run: `run(images)`, of uint8 (B, *shape). What it raises for one image is raised.
         shape: of an image.
     """
-    best, least, size, spent = 1, float("inf"), 1, 0.0
+    best = 1
+    least = float("inf")
+    size = 1
+    spent = 0.0
     while size <= min(4 * best, LARGEST) and spent < PATIENCE:
         try:
             seconds = _seconds(run, np.zeros((size, *shape), np.uint8))
         except Exception as error:  # the runtimes' exceptions have no common type
             if size == 1:
                 raise
-            log.warning("a batch of %d images fails, so batches are smaller: %s", size, first_line(error))
+            log.warning(
+                "a batch of %d images fails, so batches are smaller: %s", size, first_line(error)
+            )
             break
         if seconds / size < (1 - GAIN) * least:
-            best, least = size, seconds / size
+            best = size
+            least = seconds / size
         size *= 2
         spent += seconds
     return best
 
 
 def _warm(run, images):
-    """Runs a model once; raises `UserError` where it fails for several images, since it may not for fewer."""
+    """Runs a model once; raises `UserError` where it fails for several images, since it may not for
+    fewer."""
     try:
         run(images)
     except Exception as error:
@@ -103,20 +115,28 @@ class Version:
 
     Attributes:
         model, name: of the model and of the version.
-        bundle: its `vision.bundle.directory.Bundle`, and the `settings` that `open_warm` returns with it.
+        bundle: its `vision.bundle.directory.Bundle`, and the `settings` that `open_warm` returns
+            with it.
         batcher: its `vision.serving.models.batcher.Batcher`.
     """
 
     def __init__(self, model, name, bundle, settings, telemetry):
-        self.model, self.name, self.bundle = model, name, bundle
+        self.model = model
+        self.name = name
+        self.bundle = bundle
         self.batcher = Batcher(run(bundle), settings, telemetry, (model, name))
-        self._users, self._retired, self._idle = 0, False, asyncio.Event()
+        self._users = 0
+        self._retired = False
+        self._idle = asyncio.Event()
 
     @contextlib.contextmanager
     def in_use(self):
-        """Holds the version as it is for the length of a request; raises `Unavailable` where it is on its way out."""
+        """Holds the version as it is for the length of a request; raises `Unavailable` where it is
+        on its way out."""
         if self._retired:
-            raise Unavailable(f"version {self.name} of {self.model} is being unloaded: try again", 1.0)
+            raise Unavailable(
+                f"version {self.name} of {self.model} is being unloaded: try again", 1.0
+            )
         self._users += 1
         try:
             yield self
@@ -126,7 +146,8 @@ class Version:
                 self._idle.set()
 
     async def retire(self):
-        """Takes no more requests, waits for the answers of those that there are, and ends the batcher."""
+        """Takes no more requests, waits for the answers of those that there are, and ends the
+        batcher."""
         self._retired = True
         if self._users:
             await self._idle.wait()

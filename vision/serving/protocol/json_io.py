@@ -1,19 +1,25 @@
-"""JSON from strangers, and long JSON: while it is read, or written in one go, nothing else runs, threads included."""
+"""JSON from strangers, and long JSON: while it is read, or written in one go, nothing else runs,
+threads included."""
 
 import itertools
 import json
 
 from vision.serving.errors import Refused, TooLarge
 
-MAX_FLOATS = 1_000  # numbers in JSON that are not whole: pixels are, and others take ten times as long to read
+# numbers in JSON that are not whole: pixels are, and others take ten times as long to read
+MAX_FLOATS = 1_000
 STEP = 1_024  # numbers that are written as JSON at a time: meanwhile no other thread can run
-MAX_JSON_ITEMS = 2_000_000  # numbers and lists: a tenth of a second that the process does nothing else
+# numbers and lists: a tenth of a second that the process does nothing else
+MAX_JSON_ITEMS = 2_000_000
 
 
 def read_json(data):
-    """Returns the dict that bytes of JSON hold; refuses what is no JSON, as NaN, and keys that are given twice."""
+    """Returns the dict that bytes of JSON hold; refuses what is no JSON, as NaN, and keys that are
+    given twice."""
     if data.count(b",") + data.count(b"[") + data.count(b"{") > MAX_JSON_ITEMS:
-        raise TooLarge(f"the JSON has more than {MAX_JSON_ITEMS:,} values: send tensors by the binary extension")
+        raise TooLarge(
+            f"the JSON has more than {MAX_JSON_ITEMS:,} values: send tensors by the binary extension"
+        )
     floats = itertools.count(1)
 
     def number(text):
@@ -28,7 +34,8 @@ def read_json(data):
         document = json.loads(str(data, "utf-8"), **hooks)
     except RecursionError as error:
         raise Refused("the JSON is nested too deep") from error
-    except ValueError as error:  # also of bytes that are no text, and of numbers with thousands of digits
+    # also of bytes that are no text, and of numbers with thousands of digits
+    except ValueError as error:
         raise Refused("the body is no JSON") from error
     if not isinstance(document, dict):
         raise Refused("the JSON is no object")
@@ -37,7 +44,9 @@ def read_json(data):
 
 def items(values):
     """Returns what stands between the brackets of a list in JSON."""
-    return ", ".join(json.dumps(values[start : start + STEP])[1:-1] for start in range(0, len(values), STEP))
+    return ", ".join(
+        json.dumps(values[start : start + STEP])[1:-1] for start in range(0, len(values), STEP)
+    )
 
 
 def _object(pairs):

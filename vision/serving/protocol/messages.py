@@ -1,7 +1,9 @@
-"""What a message of gRPC holds, by its bytes: while it is parsed nothing else runs, threads included.
+"""What a message of gRPC holds, by its bytes: while it is parsed nothing else runs, threads
+included.
 
-A field of two bytes may take ninety once it is parsed, and a million of them half a second. Who knows where a request
-has its images sees before how much else there is. Of the bytes: https://protobuf.dev/programming-guides/encoding.
+A field of two bytes may take ninety once it is parsed, and a million of them half a second. Who
+knows where a request has its images sees before how much else there is. Of the bytes:
+https://protobuf.dev/programming-guides/encoding.
 """
 
 import numpy as np
@@ -11,11 +13,13 @@ from vision.serving.protocol.json_io import MAX_JSON_ITEMS
 
 FIELDS = 256  # of a message, at most, and of what is in it and holds images, all together
 ROOM = 65_536  # bytes of a message besides its images
-ENCODED, NUMBERS = "bytes", "whole numbers, one after the other"
-# Where a ModelInferRequest has images, by the numbers of the fields: inputs have contents, which have uint_contents
-# and bytes_contents; and raw_input_contents.
+ENCODED = "bytes"
+NUMBERS = "whole numbers, one after the other"
+# Where a ModelInferRequest has images, by the numbers of the fields: inputs have contents, which
+# have uint_contents and bytes_contents; and raw_input_contents.
 INFER = {5: {5: {4: NUMBERS, 8: ENCODED}}, 7: ENCODED}
-SIZES = {1: 8, 5: 4}  # bytes of a field, by its wire type; 0 is a number and 2 has its size before it
+# bytes of a field, by its wire type; 0 is a number and 2 has its size before it
+SIZES = {1: 8, 5: 4}
 
 
 def check(data, images, fields=FIELDS):
@@ -28,9 +32,13 @@ def check(data, images, fields=FIELDS):
 
     Raises:
         Refused: it is cut short, or has more fields.
-        TooLarge: it has more than `ROOM` besides its images, or more numbers in lists than are read.
+        TooLarge: it has more than `ROOM` besides its images, or more numbers in lists than are
+            read.
     """
-    count, numbers, rest, parts = 0, 0, len(data), [(0, len(data), images)]
+    count = 0
+    numbers = 0
+    rest = len(data)
+    parts = [(0, len(data), images)]
     while parts:
         at, end, known = parts.pop()
         while at < end:
@@ -48,7 +56,9 @@ def check(data, images, fields=FIELDS):
             if kind == NUMBERS:  # a byte of 128 or more is not the last one of a number
                 numbers += np.count_nonzero(np.frombuffer(data, np.uint8, at - start, start) < 128)
     if numbers > MAX_JSON_ITEMS:
-        raise TooLarge(f"contents has more than {MAX_JSON_ITEMS:,} numbers: send raw_input_contents")
+        raise TooLarge(
+            f"contents has more than {MAX_JSON_ITEMS:,} numbers: send raw_input_contents"
+        )
     if rest > ROOM:
         raise TooLarge(f"the message has more than {ROOM:,} bytes besides its images")
 
@@ -75,7 +85,8 @@ def _varint(data, at):
     number = shift = 0
     while data[at] & 0x80:
         number |= (data[at] & 0x7F) << shift
-        at, shift = at + 1, shift + 7
+        at = at + 1
+        shift = shift + 7
         if shift > 63:
             raise IndexError
     return number | data[at] << shift, at + 1

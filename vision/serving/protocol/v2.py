@@ -1,8 +1,10 @@
-"""The Open Inference Protocol, from bytes to a request and back: V2 with its binary tensors, and V1. No web framework.
+"""The Open Inference Protocol, from bytes to a request and back: V2 with its binary tensors, and
+V1. No web framework.
 
-V2 is https://github.com/kserve/open-inference-protocol, its binary tensors and its classification are Triton's
-extensions (docs/protocol/extension_{binary_data,classification}.md of triton-inference-server/server). V1 is TensorFlow
-Serving's predict API. What a client sent wrong raises `vision.serving.errors.Refused`.
+V2 is https://github.com/kserve/open-inference-protocol, its binary tensors and its classification
+are Triton's extensions (docs/protocol/extension_{binary_data,classification}.md of
+triton-inference-server/server). V1 is TensorFlow Serving's predict API. What a client sent wrong
+raises `vision.serving.errors.Refused`.
 """
 
 import base64
@@ -25,10 +27,12 @@ TOP_K = 5  # of labels and scores, where a request does not say
 EXTENSIONS = ["binary_tensor_data", "classification"]
 OUTPUTS = {"labels": "BYTES", "scores": "FP32", "probabilities": "FP32", "embedding": "FP32"}
 DEFAULT_OUTPUTS = ("labels", "scores")
-PLATFORMS = {".onnx": "onnxruntime_onnx", ".tflite": "litert_tflite"}  # by the suffix of the model's file
+# by the suffix of the model's file
+PLATFORMS = {".onnx": "onnxruntime_onnx", ".tflite": "litert_tflite"}
 MAX_TOP_K = 10_000
 MAX_ID = 256  # characters
-MAX_IMAGES = 65_536  # in a request, whatever the settings say: to look at so many takes a thirtieth of a second
+# in a request, whatever the settings say: to look at so many takes a thirtieth of a second
+MAX_IMAGES = 65_536
 
 
 @dataclasses.dataclass
@@ -38,7 +42,8 @@ class Tensor:
     Attributes:
         name, datatype: of V2.
         shape: a list of ints.
-        data: raw bytes, as in the binary extension; a list of bytes, of BYTES; or JSON's lists, flat or nested.
+        data: raw bytes, as in the binary extension; a list of bytes, of BYTES; or JSON's lists,
+            flat or nested.
     """
 
     name: str
@@ -54,7 +59,8 @@ class Wanted:
     Attributes:
         name: a key of `OUTPUTS`.
         binary: whether as raw bytes behind the JSON.
-        classification: 0, or how many classes of "probabilities" as texts "PROBABILITY:INDEX:CLASS".
+        classification: 0, or how many classes of "probabilities" as texts
+            "PROBABILITY:INDEX:CLASS".
     """
 
     name: str
@@ -87,7 +93,12 @@ def server_metadata():
 def model_metadata(model, versions, bundle):
     """Returns V2's metadata of a model, by the bundle of the version that is asked about."""
     pixels = [-1, bundle.image_size, bundle.image_size, bundle.channels]
-    shapes = {"labels": [-1, -1], "scores": [-1, -1], "probabilities": [-1, len(bundle.classes)], "embedding": [-1, -1]}
+    shapes = {
+        "labels": [-1, -1],
+        "scores": [-1, -1],
+        "probabilities": [-1, len(bundle.classes)],
+        "embedding": [-1, -1],
+    }
     return {
         "name": model,
         "versions": list(versions),
@@ -96,7 +107,10 @@ def model_metadata(model, versions, bundle):
             {"name": "images", "datatype": "UINT8", "shape": pixels},
             {"name": "image", "datatype": "BYTES", "shape": [-1]},
         ],
-        "outputs": [{"name": name, "datatype": kind, "shape": shapes[name]} for name, kind in OUTPUTS.items()],
+        "outputs": [
+            {"name": name, "datatype": kind, "shape": shapes[name]}
+            for name, kind in OUTPUTS.items()
+        ],
     }
 
 
@@ -105,39 +119,54 @@ def read_v2(body, header_length=None):
 
     Args:
         body: bytes of JSON, and behind them those of binary tensors.
-        header_length: the header Inference-Header-Content-Length, a text: how many of them are JSON; None = all.
+        header_length: the header Inference-Header-Content-Length, a text: how many of them are
+            JSON; None = all.
     """
     length = len(body) if header_length is None else _length(header_length, len(body))
     document = read_json(body[:length])
-    raw, start, tensors = memoryview(body)[length:], 0, []
+    raw = memoryview(body)[length:]
+    start = 0
+    tensors = []
     for one in _list_of(dict, document, "inputs", required=True):
         tensor, size = _read_input(one, raw[start:])
         start += size
         tensors.append(tensor)
     if start != len(raw):
-        raise Refused(f"{len(raw)} bytes follow the JSON, but binary_data_size of the inputs adds up to {start}")
+        raise Refused(
+            f"{len(raw)} bytes follow the JSON, but binary_data_size of the inputs adds up to {start}"
+        )
     parameters = _parameters(document)
     outputs = [
-        (_field(one, "name", str, required=True), _parameters(one)) for one in _list_of(dict, document, "outputs")
+        (_field(one, "name", str, required=True), _parameters(one))
+        for one in _list_of(dict, document, "outputs")
     ]
     identity = _field(document, "id", str, "")
     if len(identity) > MAX_ID or not identity.isascii():
         raise Refused(f"id is longer than {MAX_ID} characters or not ASCII")
-    return Inference(images_of(tensors), wanted(outputs, parameters), top_k_of(parameters), identity)
+    return Inference(
+        images_of(tensors), wanted(outputs, parameters), top_k_of(parameters), identity
+    )
 
 
 def images_of(tensors):
-    """Returns the images of a V2 request's `Tensor`s: uint8 (N, H, W, C), or a list of encoded ones."""
+    """Returns the images of a V2 request's `Tensor`s: uint8 (N, H, W, C), or a list of encoded
+    ones."""
     names = [tensor.name for tensor in tensors]
     if len(names) != 1 or names[0] not in ("images", "image"):
-        raise Refused("give exactly one input: 'images' (UINT8, raw pixels) or 'image' (BYTES, encoded)")
+        raise Refused(
+            "give exactly one input: 'images' (UINT8, raw pixels) or 'image' (BYTES, encoded)"
+        )
     tensor = tensors[0]
     kind, ranks = ("UINT8", (4,)) if tensor.name == "images" else ("BYTES", (1, 2))
     if tensor.datatype != kind:
         raise Refused(f"input {tensor.name!r} is {kind}, not {_quote(tensor.datatype)}")
-    if len(tensor.shape) not in ranks or not all(type(n) is int and 0 < n < 2**31 for n in tensor.shape):
+    if len(tensor.shape) not in ranks or not all(
+        type(n) is int and 0 < n < 2**31 for n in tensor.shape
+    ):
         shape = "[N, height, width, channels]" if kind == "UINT8" else "[N]"
-        raise Refused(f"input {tensor.name!r} has the shape {shape}, each at least 1, not {_quote(tensor.shape)}")
+        raise Refused(
+            f"input {tensor.name!r} has the shape {shape}, each at least 1, not {_quote(tensor.shape)}"
+        )
     count = math.prod(tensor.shape)
     if kind == "BYTES":
         _check_count(count)
@@ -151,7 +180,8 @@ def images_of(tensors):
 
 
 def wanted(outputs, parameters):
-    """Returns the list of `Wanted` of a request's [(output's name, its parameters)] and its own parameters."""
+    """Returns the list of `Wanted` of a request's [(output's name, its parameters)] and its own
+    parameters."""
     binary = _field(parameters, "binary_data_output", bool, False)
     if not outputs:
         return [Wanted(name, binary) for name in DEFAULT_OUTPUTS]
@@ -177,8 +207,10 @@ def top_k_of(parameters):
 
 
 def results(answer, inference):
-    """Returns of each output that is asked for (`Wanted`, datatype, shape, data): float32 array or list of bytes."""
-    top, found = answer.top(inference.top_k), []
+    """Returns of each output that is asked for (`Wanted`, datatype, shape, data): float32 array or
+    list of bytes."""
+    top = answer.top(inference.top_k)
+    found = []
     for one in inference.outputs:
         if one.classification:
             data = [text.encode() for text in _classification(answer, one.classification)]
@@ -195,7 +227,8 @@ def results(answer, inference):
 
 def write_v2(answer, inference, identity):
     """Returns (body, how many bytes of it are JSON or None where all are) of a V2 answer."""
-    outputs, raws = [], []
+    outputs = []
+    raws = []
     for one, datatype, shape, data in results(answer, inference):
         entry = {"name": one.name, "datatype": datatype, "shape": shape}
         if one.binary:
@@ -203,7 +236,9 @@ def write_v2(answer, inference, identity):
             entry["parameters"] = {"binary_data_size": len(raws[-1])}
             outputs.append(json.dumps(entry))
         else:
-            values = [text.decode() for text in data] if datatype == "BYTES" else data.ravel().tolist()
+            values = (
+                [text.decode() for text in data] if datatype == "BYTES" else data.ravel().tolist()
+            )
             outputs.append(f'{json.dumps(entry)[:-1]}, "data": [{items(values)}]}}')
     head = {"model_name": answer.model, "model_version": answer.version, "id": identity}
     head = f'{json.dumps(head)[:-1]}, "outputs": [{", ".join(outputs)}]}}'.encode()
@@ -221,7 +256,8 @@ def size_of(answer, inference):
 def read_v1(body):
     """Returns the `Inference` of a V1 request: {"instances": [...], "parameters": {"top_k": 5}}.
 
-    An instance is {"b64": encoded image}, {"image": {"b64": ...}}, or lists of lists of pixels, (H, W, C).
+    An instance is {"b64": encoded image}, {"image": {"b64": ...}}, or lists of lists of pixels, (H,
+    W, C).
     """
     document = read_json(body)
     instances = _field(document, "instances", list, required=True)
@@ -248,20 +284,26 @@ def write_v1(answer, inference):
 
 
 def unpack_bytes(data, count):
-    """Returns the texts of a raw BYTES tensor: each has its length before it, 4 bytes, little endian."""
-    found, start = [], 0
+    """Returns the texts of a raw BYTES tensor: each has its length before it, 4 bytes, little
+    endian."""
+    found = []
+    start = 0
     while start < len(data) and len(found) < count:
         size = int.from_bytes(data[start : start + 4], "little")
         found.append(bytes(data[start + 4 : start + 4 + size]))
         start += 4 + size
     if start != len(data) or len(found) != count:
-        raise Refused(f"the BYTES tensor is not {count} times a length of 4 bytes and as many bytes")
+        raise Refused(
+            f"the BYTES tensor is not {count} times a length of 4 bytes and as many bytes"
+        )
     return found
 
 
 def pack_bytes(texts):
     """Returns a raw BYTES tensor; see `unpack_bytes`."""
-    return b"".join(itertools.chain.from_iterable((len(text).to_bytes(4, "little"), text) for text in texts))
+    return b"".join(
+        itertools.chain.from_iterable((len(text).to_bytes(4, "little"), text) for text in texts)
+    )
 
 
 def _read_input(one, raw):
@@ -281,7 +323,9 @@ def _read_input(one, raw):
 
 def _length(text, limit):
     if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) > limit:
-        raise Refused(f"Inference-Header-Content-Length is {_quote(text)}, the body has {limit} bytes")
+        raise Refused(
+            f"Inference-Header-Content-Length is {_quote(text)}, the body has {limit} bytes"
+        )
     return int(text)
 
 
@@ -304,7 +348,9 @@ def _encoded(data, count):
     """Returns the encoded images of a BYTES tensor."""
     if not isinstance(data, list):
         return unpack_bytes(data, count)
-    data = list(itertools.chain.from_iterable(row if isinstance(row, list) else [row] for row in data))
+    data = list(
+        itertools.chain.from_iterable(row if isinstance(row, list) else [row] for row in data)
+    )
     if len(data) != count:
         raise Refused(f"input 'image' has {len(data)} texts, its shape asks for {count}")
     return [one if isinstance(one, bytes) else _decode64(one) for one in data]
