@@ -5,20 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn import metrics as sklearn_metrics
+from sklearn.neighbors import KNeighborsClassifier
 
 from vision import metrics
 
 
 def summary(logits, labels, mask=None, parts=1):
-    """`summarize` of the totals over `parts` batches, computed under jit as the evaluation step
-    does."""
+    """Returns `summarize` of the totals over `parts` batches, under jit as in evaluation."""
     mask = np.ones(len(labels), bool) if mask is None else mask
     sums = None
     for rows in np.array_split(np.arange(len(labels)), parts):
-        one = jax.jit(metrics.batch_sums)(
+        batch = jax.jit(metrics.batch_sums)(
             jnp.asarray(logits[rows]), jnp.asarray(labels[rows]), jnp.asarray(mask[rows])
         )
-        sums = one if sums is None else metrics.add(sums, one)
+        sums = batch if sums is None else metrics.add(sums, batch)
     return metrics.summarize(jax.device_get(sums))
 
 
@@ -111,9 +111,9 @@ def test_padding_counts_nowhere_and_batches_add_up(float64):
     logits = rng.randn(60, 7)
     mask = rng.rand(60) < 0.7
     logits[~mask] = np.nan  # whatever padding holds
-    whole = summary(logits, labels, mask)
-    agree(whole, expected(logits[mask], labels[mask]))
-    agree(summary(logits, labels, mask, parts=3), whole)
+    summed = summary(logits, labels, mask)
+    agree(summed, expected(logits[mask], labels[mask]))
+    agree(summary(logits, labels, mask, parts=3), summed)
 
 
 def test_nothing_but_padding_gives_zeros():
@@ -137,8 +137,31 @@ def test_extreme_logits_stay_finite():
 
 
 def test_scalars_are_the_single_numbers():
-    whole = summary(np.eye(3, dtype=np.float32), np.arange(3))
-    assert tuple(metrics.scalars(whole)) == metrics.SCALARS
-    assert {name for name, value in whole.items() if isinstance(value, float)} == set(
+    summed = summary(np.eye(3, dtype=np.float32), np.arange(3))
+    assert tuple(metrics.scalars(summed)) == metrics.SCALARS
+    assert {name for name, value in summed.items() if isinstance(value, float)} == set(
         metrics.SCALARS
     )
+
+
+def clusters(count, seed, spread):
+    """Returns embeddings (count, 16) around the centers of four classes, and their labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 4
+    centers = np.eye(4, 16) * 5
+    return (centers[labels] + spread * rng.normal(size=(count, 16))).astype(np.float32), labels
+
+
+def test_neighbors_tell_separable_classes_apart():
+    assert metrics.knn_accuracy(*clusters(80, 0, 0.5), *clusters(40, 2, 0.5)) == 1.0
+
+
+@pytest.mark.parametrize("k", [1, 5, 500])
+def test_neighbors_equal_scikit_learns(k):
+    train, labels = clusters(60, 0, 4.0)
+    test, test_labels = clusters(50, 1, 4.0)
+    reference = KNeighborsClassifier(
+        min(k, 60), weights=lambda distances: np.exp(-distances / 0.07), metric="cosine"
+    ).fit(train, labels)
+    accuracy = metrics.knn_accuracy(train, labels, test, test_labels, k=k, chunk=7)
+    assert accuracy == reference.score(test, test_labels)

@@ -1,10 +1,9 @@
-"""Linear probe and nearest neighbors, on embeddings whose answer is known, and as a command."""
+"""The linear probe, on embeddings whose answer is known, and the command."""
 
 import json
 
 import numpy as np
 import pytest
-from sklearn.neighbors import KNeighborsClassifier
 
 from vision import cli
 from vision.evaluation import probe
@@ -22,20 +21,6 @@ def test_separable_classes_are_found():
     val = clusters(40, 1)
     test = clusters(40, 2)
     assert probe.linear_probe(*train, *val, *test)[0] == 1.0
-    assert probe.knn_accuracy(*train, *test) == 1.0
-
-
-@pytest.mark.parametrize("k", [1, 5, 500])
-def test_neighbors_equal_scikit_learns(k):
-    (train, labels) = clusters(60, 0, 4.0)
-    (test, test_labels) = clusters(50, 1, 4.0)
-    weights = lambda distances: np.exp(-distances / 0.07)  # noqa: E731
-    reference = KNeighborsClassifier(min(k, 60), weights=weights, metric="cosine").fit(
-        train, labels
-    )
-    assert probe.knn_accuracy(train, labels, test, test_labels, k=k, chunk=7) == reference.score(
-        test, test_labels
-    )
 
 
 def test_the_command(tiny_run, tmp_path, capsys):

@@ -21,6 +21,7 @@ from vision.evaluation.report import embedding_map
 from vision.evaluation.report.examples import confused_pairs
 from vision.evaluation.report.words import METRICS, SURE, amount, verdicts
 from vision.inference import softmax
+from vision.metrics import NEIGHBORS, knn_accuracy
 
 PACKAGES = ("jax", "flax", "numpy", "scikit-learn")
 PAIRS = 100  # confused pairs in metrics.json
@@ -309,8 +310,8 @@ def _probe(forward, split, size, outputs, c, say):
         return None
     test = outputs.embeddings, outputs.labels[outputs.embedded]
     linear, strength = probe.linear_probe(*of["train"], *of["val"], *test)
-    k = min(probe.NEIGHBORS, len(of["train"][1]))
-    nearest = probe.knn_accuracy(*of["train"], *test, k=k)
+    k = min(NEIGHBORS, len(of["train"][1]))
+    nearest = knn_accuracy(*of["train"], *test, k=k)
     known = {"training_images": len(of["train"][1]), "images": len(test[1]), "C": strength, "k": k}
     return {"linear_probe": float(linear), "nearest_neighbors": nearest} | known
 

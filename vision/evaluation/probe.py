@@ -12,16 +12,13 @@ standardized embeddings; its strength of regularization is the best on the valid
 import json
 import pathlib
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
 
 from vision import cli, parallel
 from vision.errors import UserError
 from vision.evaluation.outputs import Forward, batch_size, collect
+from vision.metrics import NEIGHBORS, knn_accuracy
 
-NEIGHBORS = 20
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # scikit-learn's C
 
 
@@ -90,39 +87,6 @@ def linear_probe(train, train_labels, val, val_labels, test, test_labels):
     probes = {strength: fit(strength) for strength in STRENGTHS}
     best = max(STRENGTHS, key=lambda strength: probes[strength].score(val, val_labels))
     return probes[best].score(test, test_labels), best
-
-
-def knn_accuracy(train, train_labels, test, test_labels, k=NEIGHBORS, temperature=0.07, chunk=1024):
-    """Returns the accuracy of a vote among the k nearest training embeddings, by cosine, weighted
-    by exp(cosine / T).
-
-    Wu et al. 2018 (arXiv:1805.01978), section 3.4; as DINO evaluates (Caron et al. 2021,
-    arXiv:2104.14294).
-
-    Args:
-        train, test: float (N, D).
-        train_labels, test_labels: int (N,).
-        k: neighbors; at most as many as there are.
-        temperature: T.
-        chunk: test images at a time.
-    """
-    classes = int(max(train_labels.max(), test_labels.max())) + 1
-    k = min(k, len(train))
-    keys = _unit(train)
-    votes = jax.nn.one_hot(train_labels, classes)
-
-    @jax.jit
-    def predict(queries):
-        cosine, nearest = jax.lax.top_k(_unit(queries) @ keys.T, k)
-        return (jnp.exp((cosine - 1) / temperature)[..., None] * votes[nearest]).sum(1).argmax(-1)
-
-    found = [np.asarray(predict(test[i : i + chunk])) for i in range(0, len(test), chunk)]
-    return float((np.concatenate(found) == test_labels).mean())
-
-
-def _unit(x):
-    x = jnp.asarray(x)
-    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 if __name__ == "__main__":
