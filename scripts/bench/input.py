@@ -100,7 +100,7 @@ def _decode_row(a, files):
 
 
 def _feed_row(a, files, source):
-    from scripts.bench.torch_side import TorchSide
+    from experiments.speed.torch_side import TorchSide
 
     with contextlib.ExitStack() as stack:
         feed = stack.enter_context(contextlib.closing(Feed(a, source)))
@@ -294,7 +294,7 @@ def _bare(content, size, rng):
     import cv2
     import simplejpeg
 
-    from scripts.bench.torch_worker import random_box
+    from experiments.speed.torch_worker import random_box
 
     image = simplejpeg.decode_jpeg(content, "RGB")
     left, top, right, bottom = random_box(*image.shape[:2], rng)

@@ -9,7 +9,7 @@ turn.
 
 A closed loop of clients sends one image a request over kept connections; every server answers with
 the five best classes. Servers run on the first core with one thread for the model, one at a time;
-the clients on the last core. The rivals (`scripts/bench/serving_rivals.py`) run in environments of
+the clients on the last core. The rivals (`experiments/serving/serving_rivals.py`) run in environments of
 their own, by the Python that --rivals names; without one they are left out. `ratio` is to `bare`:
 ONNX Runtime alone at its best batch, on the same core, and for JPEG one decoding of the same image
 before each.
@@ -35,7 +35,7 @@ from scripts.bench import common
 from vision import cli
 from vision.errors import RunError
 
-RIVALS = pathlib.Path(__file__).with_name("serving_rivals.py")
+RIVALS = common.ROOT / "experiments" / "serving" / "serving_rivals.py"
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 START = 60  # seconds that a server may take
 # the same in every row

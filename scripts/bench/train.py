@@ -94,7 +94,7 @@ def measure(a):
 
 
 def _start_torch(a, parameters):
-    from scripts.bench.torch_side import TorchSide
+    from experiments.speed.torch_side import TorchSide
 
     names = (
         "model",

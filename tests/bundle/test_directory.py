@@ -16,7 +16,7 @@ import pytest
 from onnx import TensorProto
 
 from tests.conftest import REPOSITORY
-from tests.export.programs import linear, program_of
+from tests.support.programs import linear, program_of
 from tests.support.tiny_bundle import RESIZE, weights, write_bundle
 from vision import inference
 from vision.bundle import directory as bundle

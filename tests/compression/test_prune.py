@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.compression.masked import build, check, make
+from tests.support.masked import build, check, make
 from vision import cli, main
 from vision.compression import cut, importance, latency, prune
 from vision.compression.groups import find_groups

@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.export.zoo import classifier
+from tests.support.classifiers import classifier
 from vision import cli, inference
 from vision.bundle.directory import open_bundle
 from vision.bundle.runtimes import open_model

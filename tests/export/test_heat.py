@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.export.zoo import classifier, images
+from tests.support.classifiers import classifier, images
 from vision import cli
 from vision.bundle.directory import open_bundle, open_model
 from vision.data.augment import normalize

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from flax import nnx
 
-from tests.export.zoo import classifier, images
+from tests.support.classifiers import classifier, images
 from vision.errors import UserError
 from vision.export import check
 from vision.export import onnx as form

@@ -3,14 +3,14 @@
 import jax.numpy as jnp
 import numpy as np
 
-from tests.export import zoo
+from tests.support import classifiers
 from vision.export.program import served
 
 
 def test_a_new_head_of_zeros_gives_equal_probabilities():
-    of = zoo.classifier("vit", classes=1000)
+    of = classifiers.classifier("vit", classes=1000)
     of.model.head.kernel.set_value(jnp.zeros_like(of.model.head.kernel.get_value()))
     of.model.head.bias.set_value(jnp.zeros_like(of.model.head.bias.get_value()))
-    probabilities, embedding = served(of)(zoo.images(of, 8))
+    probabilities, embedding = served(of)(classifiers.images(of, 8))
     np.testing.assert_allclose(probabilities, np.full((8, 1000), 1e-3), rtol=1e-5)
     assert np.isfinite(embedding).all()

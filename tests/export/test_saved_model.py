@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from tests.export.programs import linear, program_of
+from tests.support.programs import linear, program_of
 from vision.errors import UserError
 from vision.export import saved_model
 

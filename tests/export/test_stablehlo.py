@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from tests.export.programs import images, linear, program_of
-from tests.export.zoo import classifier
+from tests.support.classifiers import classifier
+from tests.support.programs import images, linear, program_of
 from vision.errors import UserError
 from vision.export import stablehlo
 from vision.export.check import compare

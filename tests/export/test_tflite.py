@@ -11,8 +11,8 @@ import pytest
 from ai_edge_litert.tools import flatbuffer_utils
 
 from tests.conftest import REPOSITORY
-from tests.export.programs import images, linear, program_of
-from tests.export.zoo import classifier
+from tests.support.classifiers import classifier
+from tests.support.programs import images, linear, program_of
 from vision.bundle.runtimes import open_model
 from vision.errors import UserError
 from vision.export import tflite

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from tests.models.weights import load, to_ours
+from tests.support.references import load, to_ours
 from vision import models
 from vision.config import default
 from vision.data.augment import normalize, views

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.models.zoo import check_reference, load_reference
+from tests.support.architectures import check_reference, load_reference
 from vision.errors import UserError
 from vision.models import cnn
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.models.weights import FOLDER
-from tests.models.zoo import check_reference, load_reference
+from tests.support.architectures import check_reference, load_reference
+from tests.support.references import FOLDER
 from vision.errors import UserError
 from vision.models import inception
 from vision.models.weights.names import theirs, translate

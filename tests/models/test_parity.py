@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.models.weights import load, to_ours
+from tests.support.references import load, to_ours
 from vision.models.resnet import ResNet
 from vision.models.vit import ViT, sincos_2d
 

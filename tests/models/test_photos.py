@@ -6,7 +6,7 @@ import tarfile
 import numpy as np
 import pytest
 
-from tests.models.weights import FOLDER
+from tests.support.references import FOLDER
 from vision import cli, inference
 from vision.data.decode import decode
 

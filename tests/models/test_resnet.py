@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.models.zoo import check_reference
+from tests.support.architectures import check_reference
 from vision import models
 from vision.config import default
 from vision.errors import UserError

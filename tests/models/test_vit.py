@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.models.weights import FOLDER
-from tests.models.zoo import check_reference, filled, load_reference
+from tests.support.architectures import check_reference, filled, load_reference
+from tests.support.references import FOLDER
 from vision.config import default
 from vision.errors import UserError
 from vision.models import build, vit

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from scripts.bench import attention, common, flops, page, roofline, suite, torch_worker, train
-from scripts.bench.torch_side import TorchSide
+from experiments.speed import torch_worker
+from experiments.speed.torch_side import TorchSide
+from scripts.bench import attention, common, flops, page, roofline, suite, train
 from vision.config import default
 from vision.errors import UserError
 

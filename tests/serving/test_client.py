@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.serving.live import serve
+from tests.support.live_server import serve
 from tests.support.tiny_bundle import write_bundle
 from vision.bundle.directory import open_bundle
 from vision.serving import client

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.serving import hostile_images
+from tests.support import hostile_images
 from vision.data.decode import decode, resize_crop, to_channels
 from vision.serving.errors import Refused, TooLarge, TooMany, Unreadable
 from vision.serving.headers import scans_of

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from tests.serving.shelves import looks, serve, state, until
+from tests.support.repositories import looks, serve, state, until
 from vision.serving.errors import NotFound, Refused, Unavailable
 from vision.serving.models import repository as module
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.serving.live import serve
 from tests.support.browser import PALE, browse
+from tests.support.live_server import serve
 from tests.support.tiny_bundle import write_bundle
 
 FOLDER = REPOSITORY / "vision" / "serving" / "page"

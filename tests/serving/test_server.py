@@ -21,7 +21,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from tests.conftest import REPOSITORY
-from tests.serving.live import serve
+from tests.support.live_server import serve
 from tests.support.tiny_bundle import write_bundle, write_slow_bundle
 from vision.errors import UserError
 from vision.serving import __main__ as command

@@ -11,7 +11,7 @@ import urllib.request
 import psutil
 import pytest
 
-from tests.serving.live import serve
+from tests.support.live_server import serve
 from tests.support.tiny_bundle import write_bundle
 
 CLIENTS = 40

@@ -4,7 +4,7 @@ like the run."""
 import numpy as np
 import pytest
 
-from tests.export.zoo import ARCHITECTURES, classifier, images
+from tests.support.classifiers import ARCHITECTURES, classifier, images
 from vision.export import check
 from vision.export import onnx as form
 from vision.export.program import served

@@ -10,8 +10,8 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2
 
-from tests.serving import hostile, wire
-from tests.serving.live import serve
+from tests.support import hostile, wire
+from tests.support.live_server import serve
 from tests.support.tiny_bundle import write_bundle
 
 FUZZED = 1_500

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tritonclient.grpc import service_pb2
 
-from tests.serving import wire
-from tests.serving.live import serve
+from tests.support import wire
+from tests.support.live_server import serve
 from tests.support.tiny_bundle import write_bundle
 
 SIZE = 15_000_000  # bytes of a message

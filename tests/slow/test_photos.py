@@ -6,7 +6,7 @@ import tarfile
 
 import numpy as np
 
-from tests.models.weights import FOLDER
+from tests.support.references import FOLDER
 from vision import cli, predict
 from vision.models.weights.published import imagenet_classes
 

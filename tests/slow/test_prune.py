@@ -4,7 +4,7 @@ trains on."""
 import numpy as np
 import pytest
 
-from tests.compression.masked import CASES, LITTLE, check, make
+from tests.support.masked import CASES, LITTLE, check, make
 from vision.compression import cut, importance, latency
 from vision.compression.groups import find_groups
 from vision.data.pipeline import open_data

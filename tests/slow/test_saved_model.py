@@ -13,8 +13,8 @@ from tests.conftest import REPOSITORY
 
 CODE = """
 import sys
-from tests.export.programs import images, linear, program_of
-from tests.export.zoo import classifier
+from tests.support.programs import images, linear, program_of
+from tests.support.classifiers import classifier
 from vision.errors import UserError
 from vision.export import saved_model
 from vision.export.check import compare

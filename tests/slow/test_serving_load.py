@@ -14,7 +14,7 @@ import psutil
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from tests.serving.live import Client, serve
+from tests.support.live_server import Client, serve
 from tests.support.tiny_bundle import write_slow_bundle
 
 # images in a request, and in the server's queue

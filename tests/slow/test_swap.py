@@ -20,9 +20,9 @@ import pytest
 from onnx import numpy_helper
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from tests.serving.live import Client
-from tests.serving.live import serve as serve_live
-from tests.serving.shelves import Telemetry, until
+from tests.support.live_server import Client
+from tests.support.live_server import serve as serve_live
+from tests.support.repositories import Telemetry, until
 from tests.support.tiny_bundle import RESIZE, weights, write_bundle
 from vision import inference
 from vision.bundle.directory import write_manifest

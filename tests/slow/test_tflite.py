@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tests.export.programs import images
-from tests.export.zoo import ARCHITECTURES, classifier
+from tests.support.classifiers import ARCHITECTURES, classifier
+from tests.support.programs import images
 from vision.export import stablehlo, tflite
 from vision.export.check import compare
 from vision.export.program import served

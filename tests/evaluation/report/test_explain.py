@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.models.zoo import filled
+from tests.support.architectures import filled
 from vision import inference, models
 from vision.config import default
 from vision.data.augment import normalize

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from tests.models.zoo import check_reference, load_reference
+from tests.support.architectures import check_reference, load_reference
 from vision.errors import UserError
 from vision.models import efficientnet, efficientnet_lite, mobilenet
 from vision.models.layers.inverted_residual import TENSORFLOW, nest, round_width

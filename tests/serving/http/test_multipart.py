@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.serving.wire import form
+from tests.support.wire import form
 from vision.serving.errors import Refused, Unreadable
 from vision.serving.http.multipart import file_of
 

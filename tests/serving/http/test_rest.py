@@ -15,8 +15,8 @@ import tritonclient.http as triton
 from starlette.testclient import TestClient
 from tritonclient.utils import InferenceServerException
 
-from tests.serving import hostile, wire
-from tests.serving.live import serve
+from tests.support import hostile, wire
+from tests.support.live_server import serve
 from tests.support.tiny_bundle import write_bundle
 from vision.bundle.directory import open_bundle
 from vision.data.decode import decode

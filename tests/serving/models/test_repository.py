@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.serving.shelves import Telemetry, answer, looks, serve, state, until
+from tests.support.repositories import Telemetry, answer, looks, serve, state, until
 from tests.support.tiny_bundle import write_bundle
 from vision.bundle.directory import write_sample
 from vision.errors import UserError

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tests.models.weights import FOLDER
+from tests.support.references import FOLDER
 from vision.export.safetensors import to_timm
 from vision.models import surgery
 from vision.models.weights.names import find_scheme, translate

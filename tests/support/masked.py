@@ -18,9 +18,9 @@ from vision.run.weights import ready
 CASES = {  # model, variant, image size, options
     "cnn": ("cnn", "mu", 16, {}),
     "resnet": ("resnet", "mu", 16, {}),
-    "resnet_cifar": ("tests.compression.tiny", "cifar", 16, {}),
-    "resnet_bottleneck": ("tests.compression.tiny", "bottleneck", 16, {}),
-    "resnext": ("tests.compression.tiny", "next", 16, {}),
+    "resnet_cifar": ("tests.support.tiny_residual", "cifar", 16, {}),
+    "resnet_bottleneck": ("tests.support.tiny_residual", "bottleneck", 16, {}),
+    "resnext": ("tests.support.tiny_residual", "next", 16, {}),
     "resnet_se": ("resnet", "mu", 16, {"gate": "se"}),
     "resnet_cbam": ("resnet", "mu", 16, {"gate": "cbam"}),
     "vgg": ("vgg", "mu", 32, {}),

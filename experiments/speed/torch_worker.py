@@ -42,7 +42,7 @@ class Trainer:
     def __init__(self, spec, device):
         import torch
 
-        from scripts.bench import torch_models
+        from experiments.speed import torch_models
 
         self._torch = torch
         self._device = device

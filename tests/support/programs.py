@@ -1,4 +1,4 @@
-"""Programs of any function, and images for them. Those of the architectures: `tests.export.zoo`."""
+"""Programs of any function, and images for them. Those of the architectures: `tests.support.classifiers`."""
 
 import jax
 import jax.numpy as jnp

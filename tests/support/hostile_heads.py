@@ -3,7 +3,7 @@ slowly."""
 
 import json
 
-from tests.serving.wire import (
+from tests.support.wire import (
     ANY,
     CLOSED,
     KEY,

@@ -26,7 +26,7 @@ class TorchSide:
     """
 
     def __init__(self, python, kind, **spec):
-        command = [python or sys.executable, "-m", "scripts.bench.torch_worker"]
+        command = [python or sys.executable, "-m", "experiments.speed.torch_worker"]
         try:
             self._process = subprocess.Popen(
                 command,

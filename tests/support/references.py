@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-FOLDER = Path(__file__).parent / "references"
+FOLDER = Path(__file__).parent.parent / "models" / "references"
 
 
 def to_ours(array):

@@ -3,7 +3,7 @@
 import struct
 import zlib
 
-from tests.serving.wire import (
+from tests.support.wire import (
     ANY,
     FORMATS,
     chunk,

@@ -8,8 +8,8 @@ import urllib.parse
 
 import numpy as np
 
-from tests.serving import hostile_bodies, hostile_heads, hostile_images
-from tests.serving.wire import (
+from tests.support import hostile_bodies, hostile_heads, hostile_images
+from tests.support.wire import (
     ANY,
     CLOSED,
     FORMATS,
@@ -107,7 +107,7 @@ def run(live, bundle, cases, threads=4):
     not refused.
 
     Args:
-        live: `tests.serving.live.Live` that serves the bundle as the model "tiny".
+        live: `tests.support.live_server.Live` that serves the bundle as the model "tiny".
         bundle: its directory.
         cases: list of `Case`.
         threads: that send at a time.

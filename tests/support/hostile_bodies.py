@@ -6,7 +6,7 @@ import struct
 
 import numpy as np
 
-from tests.serving.wire import (
+from tests.support.wire import (
     http,
     image,
     infer,

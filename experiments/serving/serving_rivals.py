@@ -1,7 +1,7 @@
 """The servers that ours is compared with, as their documentation has them: the same model, input
 and answer.
 
-    python scripts/bench/serving_rivals.py fastapi BUNDLE tensor 8090
+    python experiments/serving/serving_rivals.py fastapi BUNDLE tensor 8090
 
 Each takes the uint8 pixels of one image, or its JPEG, and answers with the five best classes. Needs
 nothing of this project, so that it runs in an environment of the rival's own.
