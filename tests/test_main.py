@@ -139,7 +139,7 @@ CANNOT_RUN = [
     ),
     (
         "model.name=layers",
-        "module vision.models.layers.common has no build function; ours are airbench, alexnet, ",
+        "module vision.models.layers has no build function; ours are airbench, alexnet, ",
     ),
     ("model.variant=Ti", "model.variant = 'Ti' is unknown: choose from mu/PATCH"),
     ("model.variant=mu/3", "images of 8 px cannot be cut into patches of 3 px"),

@@ -1,13 +1,13 @@
-"""Which attention is fastest here: forward and backward of `vision.models.layers.common.attention`
-by each of its names.
+"""Which attention is fastest here: forward and backward of `vision.models.layers.attention`, by
+implementation.
 
     python -m scripts.bench.attention
     python -m scripts.bench.attention --shapes 256x65x3x64,64x197x12x64 --dtypes bfloat16
 
 Shapes are BATCHxTOKENSxHEADSxDEPTH; those by default are of ViT-Ti/4 at 32 px, S/16 and B/16 at
 224, and L/16 at 384. The names take turns. `model.attention = auto` should pick the fastest; where
-it does not, its rule in vision/models/layers/common.py is wrong for this device. The last line says
-for how many of the shapes it does (within 5 %).
+it does not, its rule in vision/models/layers/attention.py is wrong for this device. The last line
+reports for how many of the shapes it does (within 5 %).
 """
 
 import functools
@@ -50,7 +50,7 @@ def main(argv):
 
 def _case(a, shape, dtype):
     """Returns a row for each name that this device can run."""
-    from vision.models.layers.common import choose_attention
+    from vision.models.layers.attention import choose_attention
 
     runs = {}
     for name in NAMES:
@@ -81,7 +81,7 @@ def _prepare(name, shape, dtype, repeats):
     import jax
     import jax.numpy as jnp
 
-    from vision.models.layers.common import attention
+    from vision.models.layers.attention import attention
 
     def loss(query, key, value, weight):
         return (attention(query, key, value, name) * weight).astype(jnp.float32).sum()

@@ -19,7 +19,7 @@ from vision.export import tflite
 from vision.export.check import compare
 from vision.export.program import served
 from vision.models import vit as transformer
-from vision.models.layers import common as layers
+from vision.models.layers import activations
 
 
 @pytest.fixture(scope="module")
@@ -152,11 +152,12 @@ def test_an_operation_that_litert_has_not_names_its_place(layer, primitive, tmp_
 def test_gelu_is_one_operator_and_models_keep_theirs(tmp_path):
     """As a polynomial, in int8, it would move the probabilities of this model by 0.12."""
     vit = served(classifier("vit"))
-    gelu = layers.gelu
+    gelu = activations.gelu
     pixels = images(50, 16)
     vit(pixels)
     tflite.write(vit, tmp_path / "wide.tflite")
-    assert "GELU" in operators(tmp_path / "wide.tflite") and gelu is layers.gelu is transformer.gelu
+    assert "GELU" in operators(tmp_path / "wide.tflite")
+    assert gelu is activations.gelu is transformer.gelu
     assert compare(vit, tflite.load(tmp_path / "wide.tflite"), pixels) < 1e-5
     tflite.quantize(tmp_path / "wide.tflite", tmp_path / tflite.NAME, pixels)
     assert compare(vit, tflite.load(tmp_path / tflite.NAME), pixels) < 0.08

@@ -17,7 +17,7 @@ from vision.config import default
 from vision.data.augment import normalize, views
 from vision.errors import UserError
 from vision.models.airbench import Airbench, WhiteningConv, halve, partial_identity
-from vision.models.layers.common import BatchNorm
+from vision.models.layers.norms import BatchNorm
 from vision.objectives.supervised import Supervised
 from vision.training.state import StateSpec
 

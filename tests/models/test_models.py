@@ -14,8 +14,10 @@ from vision import models
 from vision.config import default
 from vision.errors import UserError
 from vision.models import resnet, vit
-from vision.models.layers import common as layers
+from vision.models.layers.activations import gelu
+from vision.models.layers.blocks import Dropout, StochasticDepth
 from vision.models.layers.convolution import ConvNorm
+from vision.models.layers.norms import BatchNorm
 
 PARAMETERS = {
     # DeiT's and the ViT paper's sizes, as counted by timm
@@ -184,7 +186,7 @@ def test_initialization():
     qkv = vit.Attention(32, 2, 0.0, dtype=jnp.float32, rngs=nnx.Rngs(0)).qkv.kernel[...]
     limit = np.sqrt(6 / (32 + 32))  # Xavier's, of each of the three parts
     assert 0.95 * limit < np.abs(qkv).max() <= limit
-    norm = functools.partial(layers.BatchNorm, rngs=nnx.Rngs(0))
+    norm = functools.partial(BatchNorm, rngs=nnx.Rngs(0))
     kernel = ConvNorm(32, 64, 3, norm=norm, dtype=jnp.float32, rngs=nnx.Rngs(0)).conv.kernel[...]
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 64)), rtol=0.05)
     head, positions = jax.jit(
@@ -226,7 +228,7 @@ def test_sincos_with_a_class_token_leaves_the_token_alone():
 def batch_norms():
     """Returns (groups of 1, groups of 2), equal otherwise, with values that are not the initial
     ones."""
-    norms = [layers.BatchNorm(3, groups=g, rngs=nnx.Rngs(0)) for g in (1, 2)]
+    norms = [BatchNorm(3, groups=g, rngs=nnx.Rngs(0)) for g in (1, 2)]
     for norm in norms:
         norm.scale[...], norm.bias[...] = jnp.array([1.0, 2.0, 3.0]), jnp.array([0.0, 1.0, -1.0])
         norm.mean[...], norm.var[...] = jnp.array([1.0, -1.0, 0.5]), jnp.array([0.5, 1.0, 2.0])
@@ -278,7 +280,7 @@ def test_batch_norm_groups_must_divide_the_batch(batch_norms):
 def test_stochastic_depth():
     rate = 0.25
     batch = 4096
-    layer = layers.StochasticDepth(rate, rngs=nnx.Rngs(0))
+    layer = StochasticDepth(rate, rngs=nnx.Rngs(0))
     y = np.array(layer(jnp.ones((batch, 2, 3))))
     assert set(np.unique(y)) == {0, np.float32(1 / (1 - rate))}
     assert (y == y[:, :1, :1]).all()  # a sample is dropped whole
@@ -291,8 +293,8 @@ def test_stochastic_depth():
 
 def test_a_rate_of_zero_is_the_identity_and_keeps_no_state():
     for layer in (
-        layers.StochasticDepth(0.0, rngs=nnx.Rngs(0)),
-        layers.Dropout(0.0, rngs=nnx.Rngs(0)),
+        StochasticDepth(0.0, rngs=nnx.Rngs(0)),
+        Dropout(0.0, rngs=nnx.Rngs(0)),
     ):
         np.testing.assert_array_equal(
             layer(jnp.arange(6.0).reshape(2, 3)), np.arange(6.0).reshape(2, 3)
@@ -308,7 +310,7 @@ def test_stochastic_depth_rises_to_the_last_block():
 
 def test_gelu_is_exact():
     x = jnp.linspace(-6, 6, 101)
-    np.testing.assert_allclose(layers.gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
+    np.testing.assert_allclose(gelu(x), jax.nn.gelu(x, approximate=False), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from vision import models
 from vision.config import default
 from vision.errors import UserError
 from vision.models import resnet
-from vision.models.layers.common import BatchNorm
 from vision.models.layers.gates import CBAM
+from vision.models.layers.norms import BatchNorm
 from vision.models.weights.names import theirs
 
 PARAMETERS = {  # with 1000 classes, as timm counts them; ("mu" is ours)

@@ -9,7 +9,7 @@ from flax import nnx
 from tests.models.test_models import images, tiny
 from vision.errors import UserError
 from vision.models import convnext, efficientnet_lite, resnet, surgery, swin, vit
-from vision.models.layers.common import BatchNorm
+from vision.models.layers.norms import BatchNorm
 from vision.models.layers.streams import Streams
 
 

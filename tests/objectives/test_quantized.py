@@ -19,8 +19,8 @@ from vision.config import default
 from vision.errors import UserError
 from vision.export.onnx import load
 from vision.models import surgery
-from vision.models.layers.common import Linear
 from vision.models.layers.convolution import Conv
+from vision.models.layers.linear import Linear
 from vision.objectives.quantized import round_activations, round_weights, simulate
 
 RNG = np.random.RandomState(0)

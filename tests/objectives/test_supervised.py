@@ -10,7 +10,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from vision import objectives
 from vision.config import default
 from vision.errors import UserError
-from vision.models.layers.common import CosineHead
+from vision.models.layers.heads import CosineHead
 from vision.objectives.supervised import (
     Supervised,
     class_weights,

@@ -9,7 +9,7 @@ from flax import nnx
 from scipy import sparse
 
 from vision.compression.trace import FIXED, Trace
-from vision.models.layers.common import BatchNorm
+from vision.models.layers.norms import BatchNorm
 from vision.models.surgery import Frozen
 
 

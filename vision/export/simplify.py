@@ -289,7 +289,7 @@ def _activations(graph):
 
 
 def _gelus(graph):
-    """Exact GELU, written out as in `vision.models.layers.common.gelu`."""
+    """Exact GELU, written out as in `vision.models.layers.activations.gelu`."""
     for node in graph.nodes:
         if node.op_type != "Mul":
             continue

@@ -17,8 +17,7 @@ from jax import export as jax_export
 from vision.bundle.runtimes import OUTPUTS, open_model
 from vision.errors import UserError, first_line
 from vision.export.explain import refused
-from vision.models.layers import common as layers
-from vision.models.layers import convolution
+from vision.models.layers import activations, convolution
 from vision.support.files import replacing
 
 NAME = "model.tflite"
@@ -140,7 +139,7 @@ def _own_operators():
     The converter writes erf as a polynomial, of whose factors int8 leaves little, and has for such
     pools an operator that cannot be int8.
     """
-    gelu = layers.gelu
+    gelu = activations.gelu
     pool = convolution.avg_pool
     composite = jax.lax.composite(lambda x, approximate: gelu(x), name="aten.gelu.default")
     own = {gelu: lambda x: composite(x, approximate="none"), pool: _pool}

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import UserError, check_choice
-from vision.models.layers.common import CosineHead
+from vision.models.layers.heads import CosineHead
 from vision.models.surgery.widths import OPTION, narrow
 from vision.support.modules import find
 

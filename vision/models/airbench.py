@@ -12,7 +12,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import UserError, check_choice
-from vision.models.layers.common import BatchNorm, at_least_float32, check_options, gelu
+from vision.models.layers.activations import gelu
+from vision.models.layers.dtypes import at_least_float32
+from vision.models.layers.norms import BatchNorm
+from vision.models.layers.options import check_options
 
 # widths of the groups, convolutions in each, and how much of its averages BatchNorm keeps in a step
 VARIANTS = {
@@ -85,7 +88,7 @@ class Airbench(nnx.Module):
                 and so is the whitening, for which images are best given in float32 too.
             channels: of the images.
             batch_norm_groups: parts of the batch that have their own statistics; see
-                `layers.BatchNorm`.
+                `norms.BatchNorm`.
 
         Raises:
             UserError: an option's value that cannot be.

@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import check_choice
-from vision.models.layers.common import Dropout, at_least_float32, check_image_size, check_options
+from vision.models.layers.blocks import Dropout
 from vision.models.layers.convolution import Conv, adaptive_avg_pool, max_pool
+from vision.models.layers.dtypes import at_least_float32
+from vision.models.layers.options import check_image_size, check_options
 from vision.models.weights.published import Weights
 
 VARIANTS = {  # channels of the convolutions; width of the dense layers

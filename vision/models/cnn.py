@@ -12,15 +12,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import check_choice
-from vision.models.layers.common import (
-    BatchNorm,
-    Dropout,
-    apply_blocks,
-    at_least_float32,
-    check_image_size,
-    check_options,
-)
+from vision.models.layers.blocks import Dropout, apply_blocks
 from vision.models.layers.convolution import ConvNorm, max_pool
+from vision.models.layers.dtypes import at_least_float32
+from vision.models.layers.norms import BatchNorm
+from vision.models.layers.options import check_image_size, check_options
 
 VARIANTS = {  # channels of each stage; convolutions a stage
     "small": ((32, 64, 128), 1),
@@ -82,7 +78,7 @@ class CNN(nnx.Module):
         channels: of the images.
         dropout: probability, on the embedding.
         batch_norm_groups: parts of the batch that have their own statistics; see
-            `layers.BatchNorm`.
+            `norms.BatchNorm`.
         remat: "none", "dots" or "blocks": what the backward pass computes again; see
             `layers.apply_blocks`.
 

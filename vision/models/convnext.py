@@ -10,17 +10,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import check_choice
-from vision.models.layers.common import (
-    Dropout,
-    LayerNorm,
-    StochasticDepth,
-    apply_blocks,
-    at_least_float32,
-    check_image_size,
-    check_options,
-    linear_rates,
-)
+from vision.models.layers.blocks import Dropout, StochasticDepth, apply_blocks, linear_rates
 from vision.models.layers.convolution import Conv
+from vision.models.layers.dtypes import at_least_float32
+from vision.models.layers.norms import LayerNorm
+from vision.models.layers.options import check_image_size, check_options
 from vision.models.vit import Mlp
 from vision.models.weights.published import Weights
 

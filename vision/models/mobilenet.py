@@ -8,14 +8,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import check_choice
-from vision.models.layers.common import (
-    Dropout,
-    StochasticDepth,
-    apply_blocks,
-    at_least_float32,
-    check_options,
-    linear_rates,
-)
+from vision.models.layers.blocks import Dropout, StochasticDepth, apply_blocks, linear_rates
+from vision.models.layers.dtypes import at_least_float32
 from vision.models.layers.gates import SqueezeExcite
 from vision.models.layers.inverted_residual import (
     TENSORFLOW,
@@ -27,6 +21,7 @@ from vision.models.layers.inverted_residual import (
     nest,
     round_width,
 )
+from vision.models.layers.options import check_options
 from vision.models.weights.published import INCEPTION_MEAN, INCEPTION_STD, Weights
 
 
@@ -166,7 +161,7 @@ class MobileNetV3(nnx.Module):
         stochastic_depth: probability of dropping the last block's branch; linear in depth
             (arXiv:1603.09382).
         batch_norm_groups: parts of the batch that have their own statistics; see
-            `layers.BatchNorm`.
+            `norms.BatchNorm`.
         padding, norm_epsilon: see `inverted_residual.conv_norms`.
         remat: "none", "dots" or "blocks": what the backward pass computes again; see
             `layers.apply_blocks`.

@@ -17,17 +17,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import check_choice
-from vision.models.layers.common import (
-    BatchNorm,
-    Dropout,
-    StochasticDepth,
-    apply_blocks,
-    at_least_float32,
-    check_options,
-    linear_rates,
-)
+from vision.models.layers.blocks import Dropout, StochasticDepth, apply_blocks, linear_rates
 from vision.models.layers.convolution import ConvNorm, max_pool
+from vision.models.layers.dtypes import at_least_float32
 from vision.models.layers.gates import CBAM, SqueezeExcite
+from vision.models.layers.norms import BatchNorm
+from vision.models.layers.options import check_options
 from vision.models.weights.published import Weights
 
 VARIANTS = {  # blocks of each stage; whether they are bottlenecks; their widening and cardinality
@@ -211,7 +206,7 @@ class ResNet(nnx.Module):
             stochastic_depth: probability of dropping the last block's branch; linear in depth
                 (arXiv:1603.09382).
             batch_norm_groups: parts of the batch that have their own statistics; see
-                `layers.BatchNorm`.
+                `norms.BatchNorm`.
             zero_init_residual: start each block as its shortcut: its last scale is 0 (Goyal et al.
                 2017, arXiv:1706.02677, section 5.1).
             remat: "none", "dots" or "blocks": what the backward pass computes again; see

@@ -14,17 +14,12 @@ import numpy as np
 from flax import nnx
 
 from vision.errors import UserError, check_choice
-from vision.models.layers.common import (
-    Dropout,
-    LayerNorm,
-    Linear,
-    StochasticDepth,
-    apply_blocks,
-    at_least_float32,
-    check_options,
-    linear_rates,
-)
+from vision.models.layers.blocks import Dropout, StochasticDepth, apply_blocks, linear_rates
 from vision.models.layers.convolution import Conv
+from vision.models.layers.dtypes import at_least_float32
+from vision.models.layers.linear import Linear
+from vision.models.layers.norms import LayerNorm
+from vision.models.layers.options import check_options
 from vision.models.layers.positions import resize_square
 from vision.models.vit import Mlp
 from vision.models.weights.published import Weights

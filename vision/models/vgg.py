@@ -11,15 +11,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import UserError, check_choice
-from vision.models.layers.common import (
-    BatchNorm,
-    Dropout,
-    apply_blocks,
-    at_least_float32,
-    check_image_size,
-    check_options,
-)
+from vision.models.layers.blocks import Dropout, apply_blocks
 from vision.models.layers.convolution import Conv, adaptive_avg_pool, max_pool
+from vision.models.layers.dtypes import at_least_float32
+from vision.models.layers.norms import BatchNorm
+from vision.models.layers.options import check_image_size, check_options
 from vision.models.weights.published import Weights
 
 DEPTHS = {
@@ -108,7 +104,7 @@ class VGG(nnx.Module):
         channels: of the images.
         dropout: probability, after each of the hidden dense layers (the paper's section 3.1).
         batch_norm_groups: parts of the batch that have their own statistics; see
-            `layers.BatchNorm`.
+            `norms.BatchNorm`.
         remat: "none", "dots" or "blocks": what the backward pass computes again; see
             `layers.apply_blocks`.
 

@@ -13,20 +13,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import UserError, check_choice
-from vision.models.layers.common import (
-    REMATS,
-    Dropout,
-    LayerNorm,
-    Linear,
-    StochasticDepth,
-    apply_blocks,
-    at_least_float32,
-    attention,
-    check_rates,
-    choose_attention,
-    gelu,
-    linear_rates,
-)
+from vision.models.layers.activations import gelu
+from vision.models.layers.attention import attention, choose_attention
+from vision.models.layers.blocks import REMATS, Dropout, StochasticDepth, apply_blocks, linear_rates
+from vision.models.layers.dtypes import at_least_float32
+from vision.models.layers.linear import Linear
+from vision.models.layers.norms import LayerNorm
+from vision.models.layers.options import check_rates
 from vision.models.layers.positions import resize_positions, sincos_2d
 from vision.models.weights.augreg import from_augreg
 from vision.models.weights.published import INCEPTION_MEAN, INCEPTION_STD, Weights

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from vision.errors import UserError
-from vision.models.layers.common import CosineHead
+from vision.models.layers.heads import CosineHead
 
 
 class Supervised(nnx.Module):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vision.models.layers.common import at_least_float32
+from vision.models.layers.dtypes import at_least_float32
 
 PARTS = 8
 DEPTHWISE = "_shift_and_add"  # what a depthwise convolution is called in a jaxpr of a CPU
@@ -204,7 +204,7 @@ class ConvNorm(nnx.Module):
         features_in: C.
         features: channels of the result.
         kernel, stride, padding, groups, dtype, rngs: see `Conv`.
-        norm: makes a norm of so many channels: a partial of `layers.BatchNorm`.
+        norm: makes a norm of so many channels: a partial of `norms.BatchNorm`.
         act: applied to the result; None = nothing.
         zero_scale: start the norm's scale at 0, so that all starts as zero.
     """

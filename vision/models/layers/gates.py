@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from vision.models.layers.common import at_least_float32
 from vision.models.layers.convolution import Conv, ConvNorm
+from vision.models.layers.dtypes import at_least_float32
 
 
 class SqueezeExcite(nnx.Module):
@@ -46,7 +46,7 @@ class CBAM(nnx.Module):
         features: C.
         squeezed: width between the channel gate's layers.
         kernel: side of the spatial gate's convolution.
-        norm: makes a norm of so many channels: a partial of `layers.BatchNorm`.
+        norm: makes a norm of so many channels: a partial of `norms.BatchNorm`.
         dtype: of the computation.
         rngs: nnx's streams: `params`.
     """

@@ -10,8 +10,8 @@ import re
 from flax import nnx
 
 from vision.errors import check_choice, check_range
-from vision.models.layers.common import BatchNorm
 from vision.models.layers.convolution import ConvNorm
+from vision.models.layers.norms import BatchNorm
 
 PADDINGS = ("symmetric", "same")
 # the options that weights trained in TensorFlow go with
@@ -58,7 +58,7 @@ def conv_norms(*, padding, norm_epsilon, batch_norm_groups, dtype, rngs):
     Args:
         padding: "symmetric": half the kernel on each side, as in PyTorch. "same": TensorFlow's.
         norm_epsilon: added to the variances; 1e-3 in TensorFlow's networks.
-        batch_norm_groups: see `layers.BatchNorm`.
+        batch_norm_groups: see `norms.BatchNorm`.
         dtype, rngs: see `Conv`.
 
     Raises:

@@ -11,8 +11,8 @@ import numpy as np
 from flax import nnx
 
 from vision.errors import UserError
-from vision.models.layers.common import BatchNorm
 from vision.models.layers.convolution import Conv
+from vision.models.layers.norms import BatchNorm
 
 
 class Frozen(nnx.Variable):

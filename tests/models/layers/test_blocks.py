@@ -1,7 +1,6 @@
-"""Attention by name, and blocks that are computed again in the backward pass."""
+"""Blocks that are computed again in the backward pass."""
 
 import functools
-import types
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from vision.errors import UserError
-from vision.models.layers import common as layers
+from vision.models.layers.blocks import REMATS
 from vision.models.resnet import ResNet
 from vision.models.vit import ViT
 from vision.training.state import StateSpec
@@ -51,7 +49,7 @@ def results(request):
         )
         images = random.standard_normal((6, 8, 8, 3))
         found = {}
-        for remat in layers.REMATS:
+        for remat in REMATS:
             step = gradient_step(StateSpec(functools.partial(model, request.param, remat=remat)))
             (loss, statistics), gradient = jax.device_get(step(params, rest, images))
             found[remat] = loss, statistics, gradient
@@ -95,47 +93,6 @@ def test_remat_keeps_less_for_the_backward_pass(name):
             if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
         )
 
-    none, dots, blocks = map(kept, layers.REMATS)
+    none, dots, blocks = map(kept, REMATS)
     assert dots < 0.75 * none
     assert blocks < 0.5 * dots
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-6), ("bfloat16", 2e-2)])
-def test_attention_by_name(float64, dtype, tolerance):
-    """Plain and xla are the softmax of eq. 1, written out in NumPy; xla's is rounded to float32 in
-    between."""
-    q, k, v = np.random.default_rng(0).standard_normal((3, 2, 5, 3, 8))
-    weights = np.exp(np.einsum("bnhd,bmhd->bhnm", q, k) / 8**0.5)
-    expected = np.einsum("bhnm,bmhd->bnhd", weights / weights.sum(-1, keepdims=True), v)
-    for name in ("plain", "xla"):
-        ours = layers.attention(*(jnp.asarray(x, dtype) for x in (q, k, v)), name)
-        assert ours.dtype == dtype
-        np.testing.assert_allclose(ours.astype(float), expected, rtol=0, atol=tolerance)
-    if dtype == "float64":
-        np.testing.assert_allclose(layers.attention(q, k, v, "plain"), expected, rtol=0, atol=1e-14)
-
-
-@pytest.mark.parametrize(
-    ("capability", "backend", "tokens", "depth", "dtype", "chosen"),
-    [
-        (None, "cpu", 197, 64, "bfloat16", "plain"),
-        ("9.0", "gpu", 197, 64, "bfloat16", "cudnn"),
-        ("9.0", "gpu", 65, 64, "bfloat16", "xla"),  # too short
-        ("9.0", "gpu", 197, 64, "float32", "xla"),
-        ("9.0", "gpu", 197, 256, "float16", "cudnn"),
-        ("8.0", "gpu", 197, 256, "bfloat16", "xla"),  # too deep before Hopper
-        ("10.0", "gpu", 197, 60, "bfloat16", "xla"),  # 8 does not divide
-        ("7.5", "gpu", 197, 64, "float16", "xla"),
-        ("gfx90a", "gpu", 197, 64, "bfloat16", "xla"),  # AMD's
-        (None, "tpu", 197, 64, "bfloat16", "xla"),
-    ],
-)
-def test_automatic_attention(monkeypatch, capability, backend, tokens, depth, dtype, chosen):
-    """The rule, for devices that are not here."""
-    device = types.SimpleNamespace(**({"compute_capability": capability} if capability else {}))
-    monkeypatch.setattr(jax, "local_devices", lambda: [device])
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert layers.choose_attention("auto", tokens, depth, jnp.dtype(dtype)) == chosen
-    if chosen != "cudnn" and tokens > 128:
-        with pytest.raises(UserError, match="or set model.attention to auto"):
-            layers.choose_attention("cudnn", tokens, depth, jnp.dtype(dtype))
