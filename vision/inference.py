@@ -1,12 +1,14 @@
-"""A trained model as those use it who do not train: from pixels to probabilities and embeddings."""
+"""A trained model as its users see it: from pixels to probabilities and embeddings."""
 
 import functools
-import json
 import pathlib
+from collections.abc import Iterable
+from typing import Protocol
 
 import jax
 import numpy as np
 from flax import nnx
+from ml_collections import ConfigDict
 
 from vision import models
 from vision.bundle.directory import open_bundle
@@ -18,29 +20,81 @@ from vision.errors import UserError
 from vision.models.layers.streams import Streams
 from vision.models.weights import pretrained
 from vision.models.weights.published import imagenet_classes
+from vision.run.calibration import run_temperature
 from vision.run.resolve import resolve_config
 from vision.run.weights import open_run, ready
 
-CALIBRATION = "calibration.json"
-# of a run's directory: what python -m vision.evaluation writes of its test split
-EVALUATION = "evaluation"
+
+class Predictor(Protocol):
+    """A model that classifies images, whatever runs it.
+
+    `Classifier` computes with JAX, `vision.bundle.directory.Bundle` with the runtime of its file.
+
+    Attributes:
+        classes: class names, in the order of the logits.
+        image_size: side of the images, pixels.
+        channels: 1 or 3.
+        config: config of the training; a bundle that does not know its own has the defaults,
+            without a data.source.
+        temperature: divides the logits before the softmax; 1 for a bundle, whose probabilities are
+            calibrated already.
+        model: the module with its parameters; None for a bundle.
+    """
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def image_size(self) -> int: ...
+
+    @property
+    def channels(self) -> int: ...
+
+    @property
+    def config(self) -> ConfigDict: ...
+
+    @property
+    def temperature(self) -> float: ...
+
+    @property
+    def model(self) -> nnx.Module | None: ...
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Returns an image, uint8 (H, W, 1 or 3), resized to (image_size, image_size, channels)."""
+
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (logits (B, C), embeddings (B, D)), float32, of prepared images."""
+
+    def probabilities_and_embeddings(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (probabilities (B, C), embeddings (B, D)) of prepared images."""
 
 
 class Classifier:
-    """A model with its weights, its classes and the way its images are prepared.
+    """A model with its weights, its classes and the preparation of its images.
 
     Args:
-        config: the run's config, with what its weights ask for
+        config: the run's config, completed from its weights
             (`vision.run.resolve.resolve_config`).
         model: an `nnx.Module` in evaluation mode.
-        classes: names, in the logits' order.
-        image_size, channels: of the images that it takes.
-        temperature: what the logits are divided by to give probabilities
+        classes: class names, in the order of the logits.
+        image_size: side of the images, pixels.
+        channels: 1 or 3.
+        temperature: divides the logits before the softmax
             (`vision.evaluation.measures.calibration`).
-        step: of the run's checkpoint that the weights are from; None where they are from no run.
+        step: step of the run's checkpoint that the weights come from; None if they come from no
+            run.
     """
 
-    def __init__(self, config, model, classes, image_size, channels, temperature=1.0, step=None):
+    def __init__(
+        self,
+        config: ConfigDict,
+        model: nnx.Module,
+        classes: Iterable[str],
+        image_size: int,
+        channels: int,
+        temperature: float = 1.0,
+        step: int | None = None,
+    ):
         self.temperature = temperature
         self.step = step
         self.config = config
@@ -50,23 +104,37 @@ class Classifier:
         self.model = model
         self._graph, self._state = nnx.split(model)
 
-    def prepare(self, image):
-        """Returns an image, uint8 (H, W, 1 or 3) of any size, as the model takes it: uint8 (size,
-        size, channels)."""
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Returns an image as the model takes it.
+
+        Args:
+            image: uint8 (H, W, 1 or 3), of any size.
+
+        Returns:
+            uint8 (image_size, image_size, channels).
+        """
         c = self.config.data
-        image = to_channels(image, self.channels)
         return resize_crop(
-            image, self.image_size, c.crop_fraction or 1.0, interpolation=interpolation_of(c)
+            to_channels(image, self.channels),
+            self.image_size,
+            c.crop_fraction or 1.0,
+            interpolation=interpolation_of(c),
         )
 
-    def __call__(self, images):
-        """Returns (logits (B, C), embeddings (B, D)), float32 arrays of NumPy, of uint8 images (B,
-        H, W, channels)."""
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (logits (B, C), embeddings (B, D)), float32 NumPy arrays.
+
+        Args:
+            images: uint8 (B, H, W, channels).
+        """
         return jax.device_get(self._run(self._state, images))
 
-    def probabilities_and_embeddings(self, images):
-        """Returns (probabilities (B, C), float64, embeddings (B, D), float32) of uint8 images (B,
-        H, W, channels)."""
+    def probabilities_and_embeddings(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (probabilities (B, C), float64, embeddings (B, D), float32).
+
+        Args:
+            images: uint8 (B, H, W, channels).
+        """
         logits, embeddings = self(images)
         return softmax(logits / self.temperature), embeddings
 
@@ -84,17 +152,16 @@ class Classifier:
         return run
 
 
-def from_flags(config, workdir, bundle=None):
-    """Returns the model that a command's flags name: a `Classifier`, or a
-    `vision.bundle.directory.Bundle`.
+def from_flags(config: ConfigDict | None, workdir: str, bundle: str | None = None) -> Predictor:
+    """Returns the model that a command's flags name.
 
     Args:
-        config: of its --config; None where that is not given.
-        workdir: its --workdir, "" where that is not given.
-        bundle: its --bundle, "" where that is not given; None = the command has no such flag.
+        config: the config of --config; None if the flag is not given.
+        workdir: the value of --workdir; "" if it is not given.
+        bundle: the value of --bundle; "" if it is not given, None if the command has no such flag.
 
     Raises:
-        UserError: not exactly one of them is given, or it holds no model.
+        UserError: if not exactly one of them is given, or it holds no model.
     """
     if (config is not None) + bool(workdir) + bool(bundle) != 1:
         flags = "--workdir RUN" if bundle is None else "--workdir RUN, --bundle DIR"
@@ -103,79 +170,67 @@ def from_flags(config, workdir, bundle=None):
         return open_bundle(bundle)
     if config is not None:
         validate(config)
-    return from_run(workdir) if workdir else from_config(config)
+        return from_config(config)
+    return from_run(workdir)
 
 
-def from_run(workdir):
-    """Returns the `Classifier` of a run's best checkpoint; raises `UserError` where there is
-    none."""
+def from_run(workdir: pathlib.Path | str) -> Classifier:
+    """Returns the `Classifier` of a run's best checkpoint; raises `UserError` if there is none."""
     config, data, model = open_run(workdir)
     step = data["step"]
-    temperature = _temperature(
-        pathlib.Path(workdir, EVALUATION, CALIBRATION), step, config.data.source
-    )
+    temperature = run_temperature(workdir, step, config.data.source)
     return Classifier(
         config, model, data["classes"], data["image_size"], data["channels"], temperature, step
     )
 
 
-def _temperature(file, step, source):
-    """Returns the temperature that an evaluation has fitted to a run's checkpoint; 1 where it has
-    fitted none."""
-    if not file.is_file():
-        return 1.0
-    try:
-        found = json.loads(file.read_text())
-        # A run that was trained further has another best checkpoint; and other data tell nothing of
-        # the run's own.
-        return (
-            float(found["temperature"])
-            if (found["step"], found["source"]) == (step, source)
-            else 1.0
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{file} is damaged: remove it, or run python -m vision.evaluation again"
-        ) from error
-
-
-def from_config(config):
+def from_config(config: ConfigDict) -> Classifier:
     """Returns the `Classifier` of a config's pretrained weights, which needs no training.
 
     Raises:
-        UserError: the config names no weights; they cannot be read, or hold no classifier.
+        UserError: if the config names no weights, or they cannot be read or hold no classifier.
     """
-    c = config.model
-    if not c.pretrained:
+    if not config.model.pretrained:
         raise UserError("this config has no model.pretrained: train it, then give --workdir RUN")
     config = resolve_config(config)
+    c = config.model
     if pretrained.is_run(c.pretrained):
         run = from_run(c.pretrained)
         return Classifier(
             config, run.model, run.classes, run.image_size, run.channels, run.temperature
         )
-    c = config.model
-    d = config.data
-    known = pretrained.describe(c.pretrained, pretrained.architecture(c))
-    count = known.classes if known else len(imagenet_classes())
-    if not d.image_size:
+    count, classes = _pretrained_classes(c)
+    image_size = config.data.image_size
+    channels = config.data.channels or 3
+    if not image_size:
         raise UserError(
-            f"nothing is known of how images were prepared for {c.pretrained}: set data.image_size and more"
+            f"how images were prepared for {c.pretrained} is unknown: set data.image_size, "
+            "data.normalize and so on"
         )
-    channels = d.channels or 3
-    arrays = pretrained.load(c, count, d.image_size, channels)
-    model = nnx.eval_shape(lambda: models.build(c, count, d.image_size, channels, Streams(0)))
-    missing = [name for name in pretrained.shapes(model) if name not in arrays]
-    if missing:
+    arrays = pretrained.load(c, count, image_size, channels)
+    model = nnx.eval_shape(lambda: models.build(c, count, image_size, channels, Streams(0)))
+    if any(name not in arrays for name in pretrained.shapes(model)):
         raise UserError(
             f"{c.pretrained} holds no classifier for {count} classes: train one on your images"
         )
-    names = [name for _, name in imagenet_classes()] if count == 1000 else map(str, range(count))
-    names = (known and known.class_names) or names
-    return Classifier(config, ready(model, arrays), names, d.image_size, channels)
+    return Classifier(config, ready(model, arrays), classes, image_size, channels)
 
 
-def softmax(logits):
-    """Returns probabilities, float64 (B, C), of logits (B, C)."""
+def _pretrained_classes(c):
+    """Returns (number, names) of the classes of pretrained weights.
+
+    The names are the weights' own; otherwise ImageNet's for a thousand classes, or numbers.
+    """
+    weights = pretrained.describe(c.pretrained, pretrained.architecture(c))
+    count = weights.classes if weights else len(imagenet_classes())
+    if weights and weights.class_names:
+        return count, weights.class_names
+    if count == 1000:
+        return count, [name for _, name in imagenet_classes()]
+    return count, [str(i) for i in range(count)]
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns the probabilities, float64 (B, C), of logits (B, C)."""
     shifted = np.exp(np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True))
     return shifted / shifted.sum(-1, keepdims=True)

@@ -1,12 +1,12 @@
-"""Classifies image files, with a run's model, a bundle's or a config's pretrained weights.
+"""Classifies image files with the model of a run, a bundle or a config's pretrained weights.
 
     python -m vision.predict --workdir runs/pets photos/ new.jpg
     python -m vision.predict --bundle bundles/pets 'photos/**/*.jpg'      # needs no JAX
     python -m vision.predict --config configs/efficientnet_lite_imagenet.py --format csv photos/
 
-Prints the top classes of each file as they come: any number of files, of folders all images below,
-of quoted patterns (*, ?, [...]; ** is any depth) the images that match. A file that cannot be read
-is named on stderr, and the exit code is then 1.
+Prints the top classes of each file as soon as they are known. Arguments are any number of files,
+folders (all images below them) and quoted patterns (*, ?, [...]; ** spans any depth). A file that
+cannot be read is named on stderr, and the exit code is then 1.
 """
 
 import collections
@@ -17,6 +17,8 @@ import itertools
 import json
 import os
 import sys
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
@@ -27,44 +29,46 @@ from vision.data.files import EXTENSIONS, find_images
 from vision.errors import RunError, UserError, check_choice
 from vision.support.processes import cores
 
+if TYPE_CHECKING:
+    from vision.inference import Predictor
+
 FORMATS = ("table", "csv", "json")
-AHEAD = 2  # batches that are decoded while the model runs
-NAME = 20  # characters of a class in the table, at most
+AHEAD = 2  # batches decoded while the model runs
+NAME = 20  # longest class name in the table, characters
 
 
-def main(argv):
+def main(argv: Sequence[str]) -> None:
     config, values, words = cli.parse_stage(argv, __doc__, _flags)
     check_choice("--format", values.format, FORMATS)
     if values.top < 1 or values.batch_size < 1:
         raise UserError(
-            f"--top = {values.top}, --batch_size = {values.batch_size}: both are at least 1"
+            f"--top and --batch_size must be at least 1, got {values.top} and {values.batch_size}"
         )
     files = find(words)
     classifier = _open(config, values.workdir, values.bundle)
     top = min(values.top, len(classifier.classes))
-    write = {"table": _Table, "csv": _Csv, "json": _Json}[values.format](
-        sys.stdout, classifier.classes, top
-    )
-    count = unreadable = 0
-    for file, found in predict(classifier, files, top, values.batch_size):
+    write = _WRITERS[values.format](sys.stdout, classifier.classes, top)
+    count = 0
+    unreadable = 0
+    for file, prediction in predict(classifier, files, top, values.batch_size):
         count += 1
-        if isinstance(found, UnreadableImage):
+        if isinstance(prediction, UnreadableImage):
             unreadable += 1
-            print(f"unreadable: {found}", file=sys.stderr)
+            print(f"unreadable: {prediction}", file=sys.stderr)
         else:
-            write(file, found)
+            write(file, prediction)
     if unreadable:
         raise RunError(f"{unreadable} of {count} files cannot be read")
 
 
 def _flags(values):
-    flags.DEFINE_string("workdir", "", "directory of a run", flag_values=values)
-    flags.DEFINE_string("bundle", "", "directory of a bundle", flag_values=values)
+    flags.DEFINE_string("workdir", "", "run directory", flag_values=values)
+    flags.DEFINE_string("bundle", "", "bundle directory", flag_values=values)
     flags.DEFINE_string(
-        "format", "table", "table, csv or json (one object a line)", flag_values=values
+        "format", "table", "table, csv or json (one object per line)", flag_values=values
     )
-    flags.DEFINE_integer("top", 5, "classes a file", flag_values=values)
-    flags.DEFINE_integer("batch_size", 32, "images at a time", flag_values=values)
+    flags.DEFINE_integer("top", 5, "number of classes per file", flag_values=values)
+    flags.DEFINE_integer("batch_size", 32, "images per batch", flag_values=values)
 
 
 def _open(config, workdir, bundle):
@@ -77,15 +81,18 @@ def _open(config, workdir, bundle):
     return inference.from_flags(config, workdir, bundle)
 
 
-def find(words):
-    """Returns an iterator over the files that `words` name, all images below folders, and those
-    that match patterns.
+def find(words: Sequence[str]) -> Iterator[str]:
+    """Returns an iterator over the image files that the arguments name.
 
-    Each word is looked at before the first file is yielded. Folders are walked by name, patterns in
-    whatever order the file system has; kept are the names in the folders that are open, never all.
+    Every argument is checked before the first file is yielded. Folders are walked in the order of
+    names, patterns in the order of the file system; only the names in the folders being read are
+    kept in memory.
+
+    Args:
+        words: files, folders (all images below them) and patterns.
 
     Raises:
-        UserError: there are no words, or one of them leads to no file.
+        UserError: if there are no arguments, or one of them leads to no file.
     """
     if not words:
         raise UserError("which images? Give files, folders or quoted patterns")
@@ -95,13 +102,15 @@ def find(words):
         if os.path.isdir(word):
             raise UserError(f"folder {word} holds no images")
         if glob.has_magic(word):
-            raise UserError(f"no image matches {word}: * stays in one folder, ** reaches all below")
+            raise UserError(
+                f"no image matches {word}: * stays in one folder, ** spans all folders below"
+            )
         raise UserError(f"there is no file or folder {word}")
     return itertools.chain.from_iterable(map(_expand, words))
 
 
 def _expand(word):
-    """Yields the files of one word; nothing where there are none."""
+    """Yields the files that one argument names, if any."""
     if os.path.isdir(word):
         try:
             yield from find_images(word)
@@ -110,23 +119,24 @@ def _expand(word):
     elif os.path.exists(word):
         yield word
     elif glob.has_magic(word):
-        found = glob.iglob(word, recursive=True)
-        yield from (
-            file for file in found if file.lower().endswith(EXTENSIONS) and os.path.isfile(file)
-        )
+        for file in glob.iglob(word, recursive=True):
+            if file.lower().endswith(EXTENSIONS) and os.path.isfile(file):
+                yield file
 
 
-def predict(classifier, files, top=5, batch_size=32):
-    """Yields (file, [(class, probability), ...]) for each file in order, highest first.
+def predict(
+    classifier: "Predictor", files: Iterable[str], top: int = 5, batch_size: int = 32
+) -> Iterator[tuple[str, list[tuple[str, float]] | UnreadableImage]]:
+    """Yields (file, [(class, probability), ...]) for each file in order, most probable class first.
 
-    What cannot be read yields its `UnreadableImage` instead. Memory does not grow with the number
-    of files, and images are decoded while the model works on those before.
+    A file that cannot be read yields its `UnreadableImage` instead. Memory does not grow with the
+    number of files, and images are decoded while the model runs on earlier ones.
 
     Args:
-        classifier: a `vision.inference.Classifier` or a `vision.bundle.directory.Bundle`.
-        files: an iterable of paths.
-        top: classes a file.
-        batch_size: images at a time.
+        classifier: the model.
+        files: paths.
+        top: number of classes per file.
+        batch_size: images per batch.
     """
 
     def load(file):
@@ -136,26 +146,26 @@ def predict(classifier, files, top=5, batch_size=32):
             return error
 
     files = iter(files)
-    waiting = collections.deque()
+    pending: collections.deque = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
 
-        def read_on():
+        def submit_batch():
             chunk = list(itertools.islice(files, batch_size))
             if chunk:
-                waiting.append([(file, pool.submit(load, file)) for file in chunk])
+                pending.append([(file, pool.submit(load, file)) for file in chunk])
 
         for _ in range(AHEAD):
-            read_on()
-        batch_size = min(batch_size, len(waiting[0])) if waiting else batch_size
-        while waiting:
-            loaded = [(file, image.result()) for file, image in waiting.popleft()]
-            read_on()
+            submit_batch()
+        if pending:
+            batch_size = min(batch_size, len(pending[0]))
+        while pending:
+            loaded = [(file, image.result()) for file, image in pending.popleft()]
+            submit_batch()
             yield from _classify(classifier, loaded, top, batch_size)
 
 
 def _classify(classifier, loaded, top, batch_size):
-    """Yields what `predict` does for one batch, padded to one shape, so that the model is compiled
-    once."""
+    """Yields the results of one batch, padded to one shape so that the model compiles once."""
     images = [image for _, image in loaded if not isinstance(image, UnreadableImage)]
     rows = iter(())
     if images:
@@ -165,13 +175,13 @@ def _classify(classifier, loaded, top, batch_size):
         if isinstance(image, UnreadableImage):
             yield file, image
             continue
-        row = next(rows)
-        best = np.argsort(-row, kind="stable")[:top]
-        yield file, [(classifier.classes[i], float(row[i])) for i in best]
+        probabilities = next(rows)
+        best = np.argsort(-probabilities, kind="stable")[:top]
+        yield file, [(classifier.classes[i], float(probabilities[i])) for i in best]
 
 
 class _Table:
-    """Columns of one width; files come last, as nobody knows the longest name before the end."""
+    """Columns of equal width; the file comes last, since the longest path is not known yet."""
 
     def __init__(self, out, classes, top):
         self._out = out
@@ -179,8 +189,8 @@ class _Table:
         cells = [f"{f'top {i}':<{self._width + 8}}" for i in range(1, top + 1)]
         print("  ".join([*cells, "file"]), file=out, flush=True)
 
-    def __call__(self, file, found):
-        cells = [f"{100 * p:5.1f} % {self._fit(name)}" for name, p in found]
+    def __call__(self, file, prediction):
+        cells = [f"{100 * p:5.1f} % {self._fit(name)}" for name, p in prediction]
         print("  ".join([*cells, file]), file=self._out, flush=True)
 
     def _fit(self, name):
@@ -193,18 +203,21 @@ class _Csv:
         self._writer = csv.writer(out, lineterminator="\n")
         self._writer.writerow(("file", "rank", "class", "probability"))
 
-    def __call__(self, file, found):
-        self._writer.writerows((file, i, name, f"{p:.6f}") for i, (name, p) in enumerate(found, 1))
+    def __call__(self, file, prediction):
+        for rank, (name, probability) in enumerate(prediction, 1):
+            self._writer.writerow((file, rank, name, f"{probability:.6f}"))
 
 
 class _Json:
     def __init__(self, out, classes, top):
         self._out = out
 
-    def __call__(self, file, found):
-        top = [{"class": name, "probability": p} for name, p in found]
+    def __call__(self, file, prediction):
+        top = [{"class": name, "probability": p} for name, p in prediction]
         print(json.dumps({"file": file, "top": top}), file=self._out, flush=True)
 
+
+_WRITERS: dict[str, type] = {"table": _Table, "csv": _Csv, "json": _Json}
 
 if __name__ == "__main__":
     cli.run(main)

@@ -24,6 +24,7 @@ from vision import cli
 from vision.config import default
 from vision.config.ranges import validate
 from vision.errors import UserError
+from vision.run.calibration import EVALUATION
 from vision.support.files import make_directory
 
 # What may be set for a model that has a config already.
@@ -77,8 +78,6 @@ def _directory(values):
         raise UserError(
             "where to? Give --out DIRECTORY; only a run's own test split has a place, RUN/evaluation"
         )
-    from vision.inference import EVALUATION
-
     return pathlib.Path(values.workdir, EVALUATION)
 
 

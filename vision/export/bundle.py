@@ -20,7 +20,7 @@ from vision.errors import RunError, UserError, check_choice, first_line
 from vision.evaluation.data import Joined, is_same
 from vision.export import check
 from vision.export.program import served
-from vision.inference import CALIBRATION, EVALUATION
+from vision.run.calibration import CALIBRATION, EVALUATION
 
 FORMATS = ("onnx", "tflite", "stablehlo", "saved_model", "safetensors")
 PRECISIONS = ("float32", "float16", "int8")

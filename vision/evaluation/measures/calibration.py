@@ -4,13 +4,10 @@ mends it.
 Guo et al. 2017 (arXiv:1706.04599).
 """
 
-import pathlib
-
 import numpy as np
 
 from vision.evaluation.measures import scores
-from vision.inference import CALIBRATION, softmax
-from vision.support.files import write_json
+from vision.inference import softmax
 
 RANGE = (0.05, 20.0)  # of the temperature
 
@@ -126,11 +123,3 @@ def calibrate(logits, labels, temperature, c):
         "mean_confidence": float(confidence.mean()),
         "reliability": reliability(confidence, correct, c.bins),
     }
-
-
-def store(out, temperature, step, source):
-    """Writes calibration.json into an evaluation's directory; that of a run's own is read by
-    `vision.inference.from_run`. It holds for one checkpoint alone.
-    """
-    found = {"temperature": temperature, "step": step, "split": "val", "source": source}
-    write_json(pathlib.Path(out, CALIBRATION), found)

@@ -10,10 +10,11 @@ import numpy as np
 from vision.data.decode import UnreadableImage
 from vision.data.pictures import data_uri, picture
 from vision.errors import UserError
-from vision.evaluation.measures import calibration, scores
+from vision.evaluation.measures import scores
 from vision.evaluation.report import card, examples, figures
 from vision.evaluation.report.explain import area_under, deletion_curves, explainer, overlay
 from vision.evaluation.report.words import METRICS, verdicts
+from vision.run.calibration import CALIBRATION, Calibration, write_calibration
 from vision.support.files import replacing, write_json
 from vision.support.page import render
 
@@ -50,11 +51,10 @@ def write(out, found, c, workdir=""):
                 (out / f"{name}.png").unlink(missing_ok=True)
         write_json(out / "metrics.json", found.summary)
         write_predictions(out / "predictions.parquet", found)
-        (out / calibration.CALIBRATION).unlink(missing_ok=True)
+        (out / CALIBRATION).unlink(missing_ok=True)
         if (temperature := found.summary["calibration"]["temperature"]) is not None:
-            calibration.store(
-                out, temperature, getattr(found.classifier, "step", None), found.split.spec
-            )
+            step = getattr(found.classifier, "step", None)
+            write_calibration(out, Calibration(temperature, step, found.split.spec))
         for name, text in (("MODEL_CARD.md", card.text(found, c, workdir)), ("report.html", page)):
             with replacing(out / name) as file:
                 file.write(text)

@@ -1,0 +1,75 @@
+"""The evaluation that a run directory keeps, and the temperature that it fitted to a checkpoint."""
+
+import dataclasses
+import json
+import pathlib
+
+from vision.errors import UserError
+from vision.support.files import write_json
+
+EVALUATION = "evaluation"  # a run's directory for the evaluation of its own test split
+CALIBRATION = "calibration.json"  # in an evaluation's directory
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """A temperature and what it was fitted to.
+
+    Attributes:
+        temperature: divides the logits before the softmax.
+        step: step of the run's checkpoint; None for a model that comes from no run.
+        source: name of the data source whose validation split it fits.
+    """
+
+    temperature: float
+    step: int | None
+    source: str
+
+
+def write_calibration(directory: pathlib.Path | str, calibration: Calibration) -> None:
+    """Writes calibration.json into an evaluation's directory."""
+    record = {
+        "temperature": calibration.temperature,
+        "step": calibration.step,
+        "split": "val",
+        "source": calibration.source,
+    }
+    write_json(pathlib.Path(directory, CALIBRATION), record)
+
+
+def read_calibration(directory: pathlib.Path | str) -> Calibration | None:
+    """Returns the calibration in an evaluation's directory; None if there is none.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    file = pathlib.Path(directory, CALIBRATION)
+    if not file.is_file():
+        return None
+    try:
+        record = json.loads(file.read_text())
+        return Calibration(float(record["temperature"]), record["step"], record["source"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file} is damaged: remove it, or run python -m vision.evaluation again"
+        ) from error
+
+
+def run_temperature(workdir: pathlib.Path | str, step: int, source: str) -> float:
+    """Returns the temperature fitted to a run's checkpoint; 1 if no evaluation has fitted one.
+
+    A run that was trained further has another best checkpoint, and a temperature fitted on other
+    data says nothing about the run's own: neither counts.
+
+    Args:
+        workdir: the run's directory.
+        step: step of the checkpoint.
+        source: the run's data source.
+
+    Raises:
+        UserError: if calibration.json is damaged.
+    """
+    calibration = read_calibration(pathlib.Path(workdir, EVALUATION))
+    if calibration is None or (calibration.step, calibration.source) != (step, source):
+        return 1.0
+    return calibration.temperature
