@@ -1,5 +1,4 @@
-"""The command line: overrides of every type, arguments of configs, and one line for every
-mistake."""
+"""The command line: overrides of every type, arguments of configs, one line per mistake."""
 
 import json
 import os
@@ -11,8 +10,12 @@ import sys
 import pytest
 
 from vision import cli
+from vision.config import __main__ as command
 from vision.config import default
-from vision.config.ranges import leaves, validate
+from vision.config.flags import parse
+from vision.config.load import from_dict, load
+from vision.config.schema import SECTIONS, all_keys
+from vision.config.validate import leaves, validate
 from vision.errors import RunError, UserError
 
 DIGITS = "configs/digits.py"
@@ -23,8 +26,8 @@ def _in_the_repository(monkeypatch):
     monkeypatch.chdir(pathlib.Path(__file__).parent.parent)
 
 
-def parse(*argv, spec=DIGITS):
-    return cli.parse(["--config", spec, *argv], "usage")[0]
+def config_of(*argv, spec=DIGITS):
+    return parse(["--config", spec, *argv], "usage")[0]
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def refused(capsys):
 
     def run(*argv):
         with pytest.raises(SystemExit) as ended:
-            cli.run(lambda given: validate(cli.parse(given, "usage")[0]), argv)
+            cli.run(lambda given: validate(parse(given, "usage")[0]), argv)
         out, err = capsys.readouterr()
         assert ended.value.code == 2 and out == ""
         assert err.startswith("error: ") and len(err.splitlines()) <= 2 and "Traceback" not in err
@@ -85,12 +88,15 @@ def body(line):
         ("--config.model.options.depths=(1, 2)", "model.options.depths", (1, 2)),
         ("--config.model.options.kind=deep", "model.options.kind", "deep"),
         ("--config.model.options.url=a=b", "model.options.url", "a=b"),
+        ("--config.objective.options.threshold=0.9", "objective.options.threshold", 0.9),
+        ("--config.strong.randaugment_layers=2", "strong.randaugment_layers", 2),
+        ("--config.data.unlabeled=rest", "data.unlabeled", "rest"),
         ("--config.seed=-1", "seed", -1),
     ],
 )
 def test_overrides_have_the_schemas_types(argument, key, value):
-    before = dict(leaves(parse()))
-    after = dict(leaves(parse(argument)))
+    before = dict(leaves(config_of()))
+    after = dict(leaves(config_of(argument)))
     assert after[key] == value and type(after[key]) is type(value)
     assert {k: v for k, v in after.items() if k != key} == {
         k: v for k, v in before.items() if k != key
@@ -98,7 +104,7 @@ def test_overrides_have_the_schemas_types(argument, key, value):
 
 
 def test_overrides_may_stand_apart_from_their_values_and_before_the_config():
-    config, _ = cli.parse(
+    config, _ = parse(
         ["--config.train.steps", "7", f"--config={DIGITS}", "--config.seed", "3"], "usage"
     )
     assert (config.train.steps, config.seed) == (7, 3)
@@ -112,20 +118,21 @@ def test_a_commands_own_flags():
         flags.DEFINE_bool("quick", False, "less", flag_values=values)
 
     argv = ["--config", DIGITS, "--workdir", "runs/x", "--config.train.steps=3", "--quick"]
-    config, values = cli.parse(argv, "usage", define)
+    config, values = parse(argv, "usage", define)
     assert (values.workdir, values.quick, config.train.steps) == ("runs/x", True, 3)
-    config, values = cli.parse(["--config", DIGITS], "usage", define)
+    config, values = parse(["--config", DIGITS], "usage", define)
     assert (values.workdir, values.quick) == ("", False)  # nothing is left from the parse before
 
 
 def test_arguments_reach_get_config(written):
-    assert cli.load("configs/resnet_cifar10.py:56").model.variant == "cifar56"
-    config = cli.load("configs/vit_imagenet.py:B/16:300")
+    assert load("configs/resnet_cifar10.py:56").model.variant == "cifar56"
+    config = load("configs/vit_imagenet.py:B/16:300")
     assert (config.model.variant, config.train.epochs) == ("B/16", 300.0)
     path = written(
-        "def get_config(a='x', b='y'):\n    c = default()\n    c.data.source = a + b\n    return c\n"
+        "def get_config(a='x', b='y'):\n    c = default()\n"
+        "    c.data.source = a + b\n    return c\n"
     )
-    assert [cli.load(path + tail).data.source for tail in ("", ":1", ":1:2", ":1:smoke")] == [
+    assert [load(path + tail).data.source for tail in ("", ":1", ":1:2", ":1:smoke")] == [
         "xy",
         "1y",
         "12",
@@ -134,31 +141,32 @@ def test_arguments_reach_get_config(written):
 
 
 def test_smoke_shrinks_and_overrides_come_after():
-    config = parse(spec="configs/resnet_cifar10.py:56:smoke")
+    config = config_of(spec="configs/resnet_cifar10.py:56:smoke")
     assert (config.model.variant, config.train.steps, config.train.batch_size) == ("cifar56", 4, 8)
-    assert parse("--config.train.steps=9", spec="configs/digits.py:smoke").train.steps == 9
-    assert cli.load("configs/vit_imagenet.py:smoke").data.image_size == 64
+    assert config_of("--config.train.steps=9", spec="configs/digits.py:smoke").train.steps == 9
+    assert load("configs/vit_imagenet.py:smoke").data.image_size == 64
 
 
 def test_help_prints_the_usage(capsys):
     with pytest.raises(SystemExit) as ended:
-        cli.parse(["--help"], "How to use it")
+        parse(["--help"], "How to use it")
     assert ended.value.code == 0 and "How to use it" in capsys.readouterr().out
 
 
 def test_from_dict_keeps_options_and_gained_keys():
-    config = parse(
+    config = config_of(
         "--config.model.options.width=32",
         "--config.model.options.sizes=(1, 2)",
         "--config.model.dropout=0.1",
+        "--config.objective.options.threshold=0.9",
     )
     stored = json.loads(json.dumps(config.to_dict()))
-    assert cli.from_dict(stored).to_dict() == config.to_dict()
+    assert from_dict(stored).to_dict() == config.to_dict()
     del stored["train"]["accumulate"], stored["early_stopping"]  # as before the schema had them
     stored["train"]["forgotten"] = 3  # as before it lost this one
-    assert cli.from_dict(stored).to_dict() == config.to_dict()
+    assert from_dict(stored).to_dict() == config.to_dict()
     with pytest.raises(AttributeError):
-        cli.from_dict(stored).train.forgotten = 4  # the schema is locked
+        from_dict(stored).train.forgotten = 4  # the schema is locked
 
 
 # Mistakes on the command line
@@ -173,21 +181,25 @@ def test_from_dict_keeps_options_and_gained_keys():
         ("--config.steps=3", "no key 'steps' (did you mean 'train.steps'?)"),
         ("--config.train.steps.x=3", "no key 'train.steps.x' (did you mean 'train.steps'?)"),
         ("--noconfig.augment.afine", "no key 'augment.afine' (did you mean 'augment.affine'?)"),
-        ("--config.qqqq=1", "no key 'qqqq': vision/config/schema.py lists them all"),
+        ("--config.qqqq=1", "no key 'qqqq': `python -m vision.config` lists them all"),
         ("--config.=3", "no key ''"),
         ("--config.model=vit", "'model' is a group of keys: set one of"),
-        ("--config.train.steps=many", "--config.train.steps=many: it takes a whole number"),
-        ("--config.train.steps=1.5", "it takes a whole number"),
-        ("--config.train.epochs=x", "it takes a number"),
-        ("--config.augment.affine=maybe", "it takes true or false"),
-        ("--config.model.dropout=some", "--config.model.dropout=some: it takes a number"),
-        ("--config.train.steps=None", "it takes a whole number"),
-        ("--config.model.batch_norm_groups=1.5", "it takes a whole number"),
-        ("--config.data.fractions=(0.5,", "it takes numbers"),
-        ("--config.data.fractions=half", "data.fractions = ('half',): numbers only"),
-        ("--config.augment.scale=('a', 1)", "augment.scale = ('a', 1): numbers only"),
-        ("--config.model.options.width", "given as --config.model.options.NAME=VALUE"),
-        ("--config.model.options=3", "given as --config.model.options.NAME=VALUE"),
+        ("--config.train.steps=many", "--config.train.steps must be an integer, got many"),
+        ("--config.train.steps=1.5", "must be an integer, got 1.5"),
+        ("--config.train.epochs=x", "must be a number, got x"),
+        ("--config.augment.affine=maybe", "must be true or false, got maybe"),
+        ("--config.model.dropout=some", "--config.model.dropout must be a number, got some"),
+        ("--config.train.steps=None", "must be an integer, got None"),
+        ("--config.model.batch_norm_groups=1.5", "must be an integer, got 1.5"),
+        ("--config.data.fractions=(0.5,", "must be a tuple of numbers"),
+        ("--config.data.fractions=half", "data.fractions must be finite numbers, got ('half',)"),
+        ("--config.augment.scale=('a', 1)", "augment.scale must be finite numbers, got ('a', 1)"),
+        ("--config.model.options.width", "give an option as --config.model.options.NAME=VALUE"),
+        ("--config.model.options=3", "give an option as --config.model.options.NAME=VALUE"),
+        (
+            "--config.objective.options=3",
+            "give an option as --config.objective.options.NAME=VALUE",
+        ),
         ("--nope", "Unknown command line flag 'nope'"),
         ("--configs.seed=3", "Unknown command line flag"),
         ("stray", "unexpected argument 'stray'"),
@@ -232,8 +244,8 @@ def test_no_such_config(argv, message, refused):
     assert message in refused(*argv)
 
 
-def ranges():
-    """A value outside of each key's range."""
+def values_out_of_range():
+    """Returns [(key, value outside of its range)]."""
     outside = {
         "learning_rate weight_decay clip_norm momentum b1 b2 ema": ("optimizer", "-0.1"),
         "momentum b1 b2 ema ": ("optimizer", "1.0"),
@@ -268,6 +280,8 @@ def ranges():
         "crop_area  erasing_area": ("augment", "(0.1,1.1)"),
         "crop_ratio ": ("augment", "(1.0,)"),
         "scale ": ("augment", "(0.0,1.0)"),
+        "unlabeled_ratio": ("data", "0"),
+        "hue ": ("strong", "0.6"),
     }
     return [
         (f"{group}.{key}", value)
@@ -276,18 +290,29 @@ def ranges():
     ]
 
 
-@pytest.mark.parametrize("key, value", ranges())
+@pytest.mark.parametrize("key, value", values_out_of_range())
 def test_a_number_out_of_its_range(key, value, refused):
     error = refused("--config", DIGITS, f"--config.{key}={value}")
-    assert re.match(rf"{key} = .*: (it is|it lies|they are|degrees|turns)[ ,]", error)
+    assert re.match(
+        rf"{key} must be (at least|above|in|\(low, high\)|\(\) or|shares) .*, got ", error
+    )
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_no_finite_number(value, refused):
-    assert "no finite number" in refused(
+    assert "must be a finite number" in refused(
         "--config", DIGITS, f"--config.optimizer.learning_rate={value}"
     )
-    assert "numbers only" in refused("--config", DIGITS, f"--config.data.mean=(0.5,{value})")
+    assert "must be finite numbers" in refused(
+        "--config", DIGITS, f"--config.data.mean=(0.5,{value})"
+    )
+
+
+def test_every_range_allows_the_default_and_names_the_key():
+    for name, key in all_keys().items():
+        key.check(name, key.default)
+    with pytest.raises(UserError, match=r"^train.batch_size must be at least 1, got 0$"):
+        all_keys()["train.batch_size"].check("train.batch_size", 0)
 
 
 def test_the_defaults_and_the_edges_are_in_range():
@@ -298,7 +323,7 @@ def test_the_defaults_and_the_edges_are_in_range():
         "data.random_crop_area=(1.0,1.0)",
     ]
     edges += ["schedule.warmup=1", "data.crop_fraction=1"]
-    validate(parse(*(f"--config.{edge}" for edge in edges)))
+    validate(config_of(*(f"--config.{edge}" for edge in edges)))
 
 
 # Mistakes in a config file
@@ -311,15 +336,15 @@ def test_the_defaults_and_the_edges_are_in_range():
         (body("c.trian.steps = 3"), "mine.py:4: no key 'trian' (did you mean 'train'?)"),
         (body("c.train['stepz'] = 3"), "mine.py:4: no key 'stepz' (did you mean 'train.steps'?)"),
         (body("c.update({'seeed': 3})"), "mine.py:4: no key 'seeed' (did you mean 'seed'?)"),
-        (body("c.train.steps = 'many'"), "mine.py:4: 'steps' takes a whole number, not many"),
-        (body("c.train.steps = 1e5"), "mine.py:4: 'steps' takes a whole number, not 100000.0"),
-        (body("c.data.mean = 0.5"), "mine.py:4: 'mean' takes numbers, not 0.5"),
-        (body("c.model.dropout = 'some'"), "mine.py:4: 'dropout' takes a number, not some"),
-        (body("c.augment.affine = 1"), "mine.py:4: 'affine' takes true or false, not 1"),
-        (body("c.model = 'vit'"), "mine.py:4: 'model' takes a group of keys, not vit"),
-        (body("c.train.epochs = None"), "train.epochs is None: give it a value"),
-        (body("c.data.mean = ('a',)"), "data.mean = ('a',): numbers only"),
-        (body("c.optimizer.ema = 1.0"), "optimizer.ema = 1.0: it lies in [0, 1)"),
+        (body("c.train.steps = 'many'"), "mine.py:4: 'steps' must be an integer, got many"),
+        (body("c.train.steps = 1e5"), "mine.py:4: 'steps' must be an integer, got 100000.0"),
+        (body("c.data.mean = 0.5"), "mine.py:4: 'mean' must be a tuple of numbers, got 0.5"),
+        (body("c.model.dropout = 'some'"), "mine.py:4: 'dropout' must be a number, got some"),
+        (body("c.augment.affine = 1"), "mine.py:4: 'affine' must be true or false, got 1"),
+        (body("c.model = 'vit'"), "mine.py:4: 'model' must be a group of keys, got vit"),
+        (body("c.train.epochs = None"), "train.epochs must have a value, got None"),
+        (body("c.data.mean = ('a',)"), "data.mean must be finite numbers, got ('a',)"),
+        (body("c.optimizer.ema = 1.0"), "optimizer.ema must be in [0, 1), got 1.0"),
         (body("c.unlock(); c.mine = 3"), "must return the ConfigDict of vision.config.default()"),
         (body("c.seed = 1 / 0"), "mine.py:4: ZeroDivisionError: division by zero"),
         ("def get_config(:\n", "mine.py:2: invalid syntax"),
@@ -357,8 +382,51 @@ def test_a_wrong_argument_of_a_config(written, refused):
 
 
 def test_a_configs_own_user_error_passes(written, refused):
-    text = "from vision.errors import UserError\ndef get_config():\n    raise UserError('choose a depth')\n"
+    text = (
+        "from vision.errors import UserError\n"
+        "def get_config():\n    raise UserError('choose a depth')\n"
+    )
     assert refused("--config", written(text)) == "choose a depth"
+
+
+# The table of keys
+
+
+def table(capsys, *words):
+    cli.run(command.main, words)
+    return capsys.readouterr().out
+
+
+def test_the_table_lists_every_key_with_default_range_and_meaning(capsys):
+    text = table(capsys)
+    for name, key in all_keys().items():
+        assert f"\n  {name} " in f"\n{text}"
+        assert key.meaning.split()[0] in text
+    assert re.search(r"label_smoothing +0.0 +in \[0, 1\) +share of each label", text)
+    assert all(section.meaning.split()[0] in text for section in SECTIONS.values())
+
+
+def test_the_table_of_a_word_has_names_and_meanings_with_it(capsys):
+    text = table(capsys, "Peak")
+    assert re.findall(r"^  (\S+)", text, re.M) == [
+        "optimizer.learning_rate",
+        "schedule.start",
+        "schedule.final",
+        "schedule.timescale",
+    ]
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["learnign"], "no key has 'learnign' in its name or meaning (did you mean"),
+        (["one", "two"], "give at most one word"),
+    ],
+)
+def test_a_word_that_no_key_has(words, message, capsys):
+    with pytest.raises(SystemExit):
+        table(capsys, *words)
+    assert message in capsys.readouterr().err
 
 
 # Exit codes
@@ -396,9 +464,11 @@ def test_control_c_ends_with_130():
 
 
 def test_a_name_that_is_no_text_is_shown(tmp_path):
-    """A file's name is bytes, those of a Latin-1 archive for example, and what is printed may be
-    UTF-8 alone."""
-    code = "import os; from vision import cli; cli.run(lambda _: print(os.fsdecode(b'caf\\xe9.jpg')), [])"
+    """File names are bytes, for example of a Latin-1 archive; stdout may accept only UTF-8."""
+    code = (
+        "import os; from vision import cli\n"
+        "cli.run(lambda _: print(os.fsdecode(b'caf\\xe9.jpg')), [])"
+    )
     env = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == "caf\\udce9.jpg\n", done.stderr

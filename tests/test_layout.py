@@ -46,6 +46,7 @@ WITHOUT_JAX = (
         "vision.data.loading.sampler",
     ),
     *("vision.cli", "vision.bundle.directory"),
+    *map(module_name, sorted((PACKAGE / "config").rglob("*.py"))),
     *map(module_name, sorted((PACKAGE / "serving").rglob("*.py"))),
 )
 NAMES = {module_name(path) for path in FILES}

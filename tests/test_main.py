@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from vision import cli, main
+from vision.config.load import from_dict
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SMALL = (
@@ -83,7 +84,7 @@ def test_a_run_leaves_what_later_stages_need(finished):
         and result["versions"]["jax"]
         and len(result["git_commit"]) >= 40
     )
-    assert cli.from_dict(result["config"]) == cli.from_dict(
+    assert from_dict(result["config"]) == from_dict(
         json.loads((finished / "config.json").read_text())
     )
     lines = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
@@ -169,7 +170,7 @@ CANNOT_RUN = [
     ("checkpoint.metric=val/acc", "checkpoint.metric = 'val/acc'"),
     ("checkpoint.metric=accuracy", "checkpoint.metric = 'accuracy'"),
     ("checkpoint.mode=most", "checkpoint.mode = 'most'"),
-    ("augment.mixup=-1", "augment.mixup = -1.0: it is at least 0"),
+    ("augment.mixup=-1", "augment.mixup must be at least 0, got -1.0"),
     ("data.normalize=units", "data.normalize = 'units' is unknown (did you mean 'unit'?)"),
     ("data.normalize=mean_std", "data.mean = () has 0 numbers"),
     (
@@ -359,7 +360,7 @@ def test_adding_a_model_means_adding_one_file(idea, tmp_path):
     assert result["accuracy"] > 0.7 and result["steps"] == 60
     stored = json.loads((workdir / "config.json").read_text())
     assert stored["model"]["options"] == {"hidden": 24}
-    assert cli.from_dict(stored).model.options.hidden == 24
+    assert from_dict(stored).model.options.hidden == 24
 
 
 def test_adding_an_objective_means_adding_one_file(idea, tmp_path):
@@ -395,7 +396,7 @@ def test_a_fresh_directory_is_made_under_runs(tmp_path, monkeypatch):
     config = tmp_path / "mine.py"
     config.write_text(
         textwrap.dedent("""
-        from vision.cli import load
+        from vision.config.load import load
         def get_config(size="mu/4"):
             c = load("configs/vit_mnist5k.py")
             c.data.source, c.model.variant, c.augment.affine = "digits", size, False

@@ -1,6 +1,8 @@
-"""The kinds of error that a user can cause and mend, and the checks that raise them."""
+"""The kinds of error that a user can cause and fix, and the checks that raise them."""
 
 import difflib
+from collections.abc import Collection
+from typing import Any
 
 
 class UserError(Exception):
@@ -12,28 +14,31 @@ class UserError(Exception):
 
 
 class RunError(Exception):
-    """A run that cannot go on, such as one whose loss is no longer finite. Printed like a
-    `UserError`; exit code 1."""
+    """A run that cannot go on, for example because its loss is no longer finite.
+
+    Commands print its message like that of a `UserError` and exit with code 1.
+    """
 
 
-def first_line(error):
-    """Returns the first line of an exception's text, or the name of its type where it has none.
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an exception's text, or the name of its type if it has none.
 
-    For those of libraries, which may hold pages; ours say what they have to in full.
+    For exceptions of libraries, whose texts can fill pages; print ours in full.
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def check_flag(name, value):
-    """Raises `UserError` where a flag's value is the flag that follows, since its own was left
-    out."""
+def check_flag(name: str, value: Any) -> None:
+    """Raises `UserError` if a flag's value is the next flag, because its own was left out."""
     if isinstance(value, str) and value.startswith("--"):
         raise UserError(f"--{name} needs a value, but '{value}' follows")
 
 
-def check_choice(key, value, choices, hint=""):
-    """Raises `UserError` unless `value` is among `choices`: names the nearest, lists them all, and
-    ends with `hint`."""
+def check_choice(key: str, value: Any, choices: Collection[str], hint: str = "") -> None:
+    """Raises `UserError` unless `value` is among `choices`.
+
+    The message names the nearest choice, lists them all, and ends with `hint`.
+    """
     if value in choices:
         return
     near = difflib.get_close_matches(str(value), choices, n=1)
@@ -43,8 +48,14 @@ def check_choice(key, value, choices, hint=""):
     )
 
 
-def check_range(key, value, inside, rule):
-    """Raises `UserError` unless `inside` is true: names key, value and rule, such as "it lies in
-    [0, 1)"."""
+def check_range(key: str, value: Any, inside: bool, rule: str) -> None:
+    """Raises `UserError` unless `inside` is true.
+
+    Args:
+        key: name of the key or flag, for the message.
+        value: its value, for the message.
+        inside: whether the value is allowed.
+        rule: text that completes "KEY must be ...", such as "in [0, 1)" or "at least 0".
+    """
     if not inside:
-        raise UserError(f"{key} = {value}: {rule}")
+        raise UserError(f"{key} must be {rule}, got {value}")

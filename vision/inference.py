@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from vision import models
 from vision.bundle.directory import open_bundle
-from vision.config.ranges import validate
+from vision.config.validate import validate
 from vision.data.augment import normalize
 from vision.data.decode import resize_crop, to_channels
 from vision.data.pipeline import interpolation_of

@@ -7,7 +7,7 @@
     has
 
 A --workdir that holds a run resumes it. Every key that a config or --config.KEY=VALUE can set is in
-vision/config/schema.py.
+printed by `python -m vision.config`.
 """
 
 import datetime
@@ -17,6 +17,7 @@ import time
 from absl import flags
 
 from vision import cli
+from vision.config.flags import parse
 from vision.errors import UserError
 from vision.run.directory import own_config
 from vision.support.memory import keep_freed_memory
@@ -26,7 +27,7 @@ STARTED = time.perf_counter()  # JAX is imported later, so that its import count
 
 
 def main(argv):
-    config, values = cli.parse(argv, __doc__, _flags, lambda: _of_run(argv))
+    config, values = parse(argv, __doc__, _flags, lambda: _of_run(argv))
     if config.parallel.keep_memory:
         keep_freed_memory()
     run(config, values.workdir or _fresh_workdir(argv), STARTED)

@@ -24,6 +24,7 @@ import numpy as np
 from absl import flags
 
 from vision import cli
+from vision.config.flags import parse_stage
 from vision.data.decode import UnreadableImage, decode
 from vision.data.files import EXTENSIONS, find_images
 from vision.errors import RunError, UserError, check_choice
@@ -38,7 +39,7 @@ NAME = 20  # longest class name in the table, characters
 
 
 def main(argv: Sequence[str]) -> None:
-    config, values, words = cli.parse_stage(argv, __doc__, _flags)
+    config, values, words = parse_stage(argv, __doc__, _flags)
     check_choice("--format", values.format, FORMATS)
     if values.top < 1 or values.batch_size < 1:
         raise UserError(

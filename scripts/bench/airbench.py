@@ -20,7 +20,8 @@ from absl import flags
 
 from scripts.bench import common
 from vision import cli
-from vision.config.ranges import validate
+from vision.config.flags import parse
+from vision.config.validate import validate
 
 CONFIG = "configs/airbench_cifar10.py"
 
@@ -28,7 +29,7 @@ CONFIG = "configs/airbench_cifar10.py"
 def main(argv):
     if not any(a == "--config" or a.startswith("--config=") for a in argv):
         argv = ["--config", CONFIG, *argv]
-    config, values = cli.parse(argv, __doc__, _flags)
+    config, values = parse(argv, __doc__, _flags)
     validate(config)
     rows = []
     for seed in range(values.seeds):

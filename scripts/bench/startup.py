@@ -23,6 +23,7 @@ import time
 
 from scripts.bench import common
 from vision import cli
+from vision.config.load import load
 from vision.errors import UserError
 
 STEPS = 4
@@ -95,7 +96,7 @@ def _stages(spec, cache):
     def mark(name):
         marks.append((name, time.perf_counter()))
 
-    config = cli.load(spec)
+    config = load(spec)
     config.train.steps = STEPS
     import jax
 

@@ -142,7 +142,7 @@ def test_strict_ends_with_0_where_all_limits_are_kept(photos, tmp_path, capsys):
         ),
         (
             ("--data=digits", "--out=DIR", "--config.audit.near=2.0"),
-            "audit.near = 2.0: it lies in [0, 1]",
+            "audit.near must be in [0, 1], got 2.0",
         ),
         (("--data=digits", "--out=DIR", "--config.audit.neer=0.5"), "did you mean 'audit.near'"),
         (

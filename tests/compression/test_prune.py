@@ -358,9 +358,9 @@ def test_a_run_that_learned_in_part_is_pruned_as_a_whole():
         (["--workdir=RUN"], "where to? Give --out"),
         (
             ["--workdir=RUN", "--out=OUT", "--ratio=1"],
-            "--ratio = 1.0: the share that goes lies between 0 and 1",
+            "--ratio must be between 0 and 1, the share to remove, got 1.0",
         ),
-        (["--workdir=RUN", "--out=OUT", "--steps=0"], "--steps = 0: it is at least 1"),
+        (["--workdir=RUN", "--out=OUT", "--steps=0"], "--steps must be at least 1, got 0"),
         (["--workdir=RUN", "--out=OUT", "--importance=l2"], "--importance = 'l2' is unknown"),
         (["--workdir=RUN", "--out=OUT", "--target=size"], "--target = 'size' is unknown"),
         (["--workdir=nowhere", "--out=OUT"], "nowhere is no run's directory"),
@@ -369,7 +369,7 @@ def test_a_run_that_learned_in_part_is_pruned_as_a_whole():
         (["--workdir=RUN", "--out=.", "--steps=2"], "is there already"),
         (
             ["--workdir=RUN", "--out=OUT", "--config.train.epochs=-1"],
-            "train.epochs = -1.0: it is at least 0",
+            "train.epochs must be at least 0, got -1.0",
         ),
         (
             ["--workdir=RUN", "--out=OUT", "--config.model.variant=mu/2"],

@@ -237,7 +237,9 @@ def test_what_cannot_be_quantized_is_refused_in_a_line(digits, tmp_path):
     with pytest.raises(UserError, match="cannot be read as an ONNX model"):
         (tmp_path / "broken.onnx").write_bytes(path.read_bytes()[:999])
         int8.Calibrated(tmp_path / "broken.onnx", images[:16])
-    with pytest.raises(UserError, match="--max-drop = -1.0: it is at least 0"):
+    with pytest.raises(
+        UserError, match="--max-drop must be at least 0 percentage points, got -1.0"
+    ):
         quantize.main(["--bundle", "a", "--out", "b", "--max-drop=-1"])
     assert not (tmp_path / "a.onnx").exists()
 

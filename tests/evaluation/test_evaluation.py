@@ -211,7 +211,7 @@ def test_a_bundle(tmp_path, capsys):
         (("--workdir", "RUN", "--config.model.name=resnet"), "the model says what it is"),
         (
             ("--workdir", "RUN", "--config.evaluation.bins=1"),
-            "evaluation.bins = 1: it is at least 2",
+            "evaluation.bins must be at least 2, got 1",
         ),
         (("--workdir", "RUN", "--config.evaluation.map=tsen"), "did you mean 'tsne'?"),
         (

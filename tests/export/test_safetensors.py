@@ -8,6 +8,7 @@ import safetensors.numpy
 from flax import nnx
 
 from vision import cli, inference
+from vision.config.load import load
 from vision.errors import UserError
 from vision.export import __main__ as export
 from vision.export.safetensors import to_timm, write
@@ -90,7 +91,7 @@ def test_every_architecture_goes_there_and_back(name):
 def test_a_reloaded_model_is_built_as_it_was(tmp_path):
     """Padding, norms and class names travel with the weights: none of them is in a tensor's
     shape."""
-    config = cli.load("configs/efficientnet_lite_imagenet.py")
+    config = load("configs/efficientnet_lite_imagenet.py")
     first = inference.from_config(config)
     write(first, tmp_path / "out")
     config.model.pretrained = str(tmp_path / "out" / "model.safetensors")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.support.references import FOLDER
-from vision import cli, inference
+from vision import inference
+from vision.config.load import load
 from vision.data.decode import decode
 
 
@@ -24,7 +25,7 @@ def photos(shared_data):
 def test_photos_give_torch_s_logits(photos):
     with np.load(FOLDER / "efficientnet_lite0_photos.npz") as file:
         reference = dict(file)
-    classifier = inference.from_config(cli.load("configs/efficientnet_lite_imagenet.py"))
+    classifier = inference.from_config(load("configs/efficientnet_lite_imagenet.py"))
     names = reference["names"][:8]
     logits, _ = classifier(np.stack([classifier.prepare(decode(photos[name])) for name in names]))
     np.testing.assert_allclose(logits, reference["logits"], atol=1e-4)

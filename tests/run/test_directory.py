@@ -65,9 +65,22 @@ def test_what_may_change(workdir, key, value):
 
 def test_a_key_that_the_schema_gained_was_at_its_default(workdir):
     old = json.loads((workdir / "config.json").read_text())
-    del old["augment"]["cutmix"]
+    del old["augment"]["cutmix"], old["strong"], old["data"]["unlabeled"]
+    del old["objective"]["options"]
     (workdir / "config.json").write_text(json.dumps(old))
     assert open_workdir(workdir, default()) == workdir
+
+
+def test_an_option_of_an_objective_is_part_of_the_config(workdir):
+    c = default()
+    c.objective.options.schedule = {"warmup": 0.5}
+    run = open_workdir(workdir.parent / "options", c)
+    assert own_config([f"--workdir={run}"]).objective.options.schedule.warmup == 0.5
+    assert open_workdir(run, c) == run
+    with pytest.raises(
+        UserError, match="objective.options.schedule.warmup is 0.5 there, 'unset' here"
+    ):
+        open_workdir(run, default())
 
 
 def test_another_config_is_refused_by_its_keys(workdir):

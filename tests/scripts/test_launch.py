@@ -15,8 +15,9 @@ import jax
 import pytest
 import yaml
 
-from vision import cli, main, parallel
+from vision import main, parallel
 from vision.config import default
+from vision.config.flags import parse
 from vision.errors import UserError
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -355,7 +356,7 @@ def test_jobset_names_itself_where_its_flags_do(manifests):
     (workers,) = jobset["spec"]["replicatedJobs"]
     job = workers["template"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
-    config, values = cli.parse(container["args"], "", main._flags)
+    config, values = parse(container["args"], "", main._flags)
     name = jobset["metadata"]["name"]
     (port,) = [p["containerPort"] for p in container["ports"]]
     assert config.parallel.coordinator == f"{name}-{workers['name']}-0-0.{name}:{port}"

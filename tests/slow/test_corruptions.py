@@ -125,7 +125,7 @@ def test_draws_follow_from_the_key_and_differ_between_images(small, name):
 def test_mistakes(small):
     with pytest.raises(UserError, match="corruption = 'snwo' is unknown .did you mean 'snow'"):
         corrupt("snwo", small, 1, KEY)
-    with pytest.raises(UserError, match="severity = 6: it is 1, 2, 3, 4 or 5"):
+    with pytest.raises(UserError, match="severity must be 1, 2, 3, 4 or 5, got 6"):
         corrupt("snow", small, 6, KEY)
 
 

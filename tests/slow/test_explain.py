@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 
 from tests.conftest import REPOSITORY
-from vision import cli, inference
+from vision import inference
+from vision.config.load import load
 from vision.data.decode import decode
 from vision.evaluation.report import explain
 
@@ -16,7 +17,7 @@ STEP = 10  # every tenth of the 200 photos
 
 def test_grad_cam_deletes_what_counts(shared_data):
     classifier = inference.from_config(
-        cli.load(str(REPOSITORY / "configs/efficientnet_lite_imagenet.py"))
+        load(str(REPOSITORY / "configs/efficientnet_lite_imagenet.py"))
     )
     with tarfile.open(shared_data / "imagenet_samples.tar") as archive:
         members = sorted(

@@ -7,6 +7,7 @@ import pytest
 
 from vision import cli, main
 from vision.config import default
+from vision.config.load import load
 from vision.errors import UserError
 from vision.run.weights import run_weights
 from vision.training.embeddings import check
@@ -71,7 +72,7 @@ def test_the_second_training_finds_nothing_wrong_that_the_first_did_not():
 
 
 def test_smote_needs_embeddings(tmp_path):
-    config = cli.load("configs/digits.py:smoke")
+    config = load("configs/digits.py:smoke")
     config.imbalance.sampling = "smote"
     config.parallel.devices = 1
     with pytest.raises(

@@ -19,12 +19,13 @@ from absl import flags
 
 from vision import cli
 from vision.config import default
-from vision.config.ranges import validate
+from vision.config.flags import parse_stage
+from vision.config.validate import validate
 from vision.errors import RunError, UserError
 
 
 def main(argv):
-    config, values, words = cli.parse_stage(argv, __doc__, _flags, default)
+    config, values, words = parse_stage(argv, __doc__, _flags, default)
     if words:
         raise UserError(
             f"unexpected argument '{words[0]}': flags start with --, overrides with --config."

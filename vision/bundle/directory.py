@@ -20,7 +20,7 @@ import numpy as np
 
 from vision import __version__
 from vision.bundle.runtimes import AGAIN, OUTPUTS, open_model
-from vision.cli import from_dict
+from vision.config.load import from_dict
 from vision.data.decode import INTERPOLATIONS, UnreadableImage, decode, resize_crop, to_channels
 from vision.errors import UserError
 from vision.support.files import write_json

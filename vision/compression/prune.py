@@ -28,7 +28,8 @@ import re
 from absl import flags, logging
 
 from vision import cli
-from vision.config.ranges import leaves, validate
+from vision.config.flags import parse_stage
+from vision.config.validate import leaves, validate
 from vision.errors import UserError, check_choice, check_range
 from vision.run.directory import own_config
 from vision.support.memory import keep_freed_memory
@@ -54,7 +55,7 @@ FIXED = (
 
 
 def main(argv):
-    config, values, words = cli.parse_stage(argv, __doc__, _flags, lambda: own_config(argv))
+    config, values, words = parse_stage(argv, __doc__, _flags, lambda: own_config(argv))
     if (
         words
         or not values.workdir
@@ -64,13 +65,11 @@ def main(argv):
     if not values.out:
         raise UserError("where to? Give --out DIRECTORY")
     check_range(
-        "--ratio", values.ratio, 0 < values.ratio < 1, "the share that goes lies between 0 and 1"
+        "--ratio", values.ratio, 0 < values.ratio < 1, "between 0 and 1, the share to remove"
     )
-    check_range(
-        "--floor", values.floor, 0 <= values.floor < 1, "the share that stays lies in [0, 1)"
-    )
+    check_range("--floor", values.floor, 0 <= values.floor < 1, "in [0, 1), the share to keep")
     for name in ("steps", "batch"):
-        check_range(f"--{name}", values[name].value, values[name].value >= 1, "it is at least 1")
+        check_range(f"--{name}", values[name].value, values[name].value >= 1, "at least 1")
     overrides = {} if config is None else _overrides(config, own_config(argv))
     if config is not None:
         validate(config)

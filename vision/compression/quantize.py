@@ -33,6 +33,7 @@ from absl import flags
 
 from vision import cli
 from vision.compression.int8 import LEAST, METHODS, Calibrated, dot_product, is_quantized
+from vision.config.flags import parse_stage
 from vision.data.decode import decode
 from vision.errors import UserError, check_choice, check_range
 
@@ -43,7 +44,7 @@ SHOWN = 5  # sensitive layers that are printed
 
 
 def main(argv):
-    config, values, words = cli.parse_stage(argv, __doc__, _flags)
+    config, values, words = parse_stage(argv, __doc__, _flags)
     if words:
         raise UserError(f"unexpected argument '{words[0]}': flags start with --")
     if config is not None or not values.bundle or not values.out:
@@ -52,8 +53,8 @@ def main(argv):
     weight_bits = values["weight-bits"].value
     check_choice("--calibration", values.calibration, METHODS)
     check_choice("--weight-bits", weight_bits, (0, 7, 8))
-    check_range("--images", values.images, values.images >= LEAST, f"it is at least {LEAST}")
-    check_range("--max-drop", max_drop, max_drop >= 0, "it is at least 0, in percentage points")
+    check_range("--images", values.images, values.images >= LEAST, f"at least {LEAST}")
+    check_range("--max-drop", max_drop, max_drop >= 0, "at least 0 percentage points")
     quantize_bundle(
         values.bundle,
         values.out,

@@ -22,6 +22,7 @@ from absl import flags
 
 from vision import cli
 from vision.bundle.directory import MANIFEST, open_bundle
+from vision.config.flags import parse_stage
 from vision.errors import UserError
 from vision.support.files import make_directory, replacing, write_json
 
@@ -29,7 +30,7 @@ BATCHES = (1, 32)  # that latency is measured with
 
 
 def main(argv):
-    config, values, words = cli.parse_stage(argv, __doc__, _flags)
+    config, values, words = parse_stage(argv, __doc__, _flags)
     if config is not None or not words:
         raise UserError("which models? Give directories of runs and bundles, the original first")
     if not values.out:

@@ -1,4 +1,7 @@
-"""The config: its schema, its ranges, and how it is read from files and flags."""
+"""The config: its schema, and how it is read from files and flags and validated.
+
+`python -m vision.config [WORD]` prints the keys, or those about WORD.
+"""
 
 from vision.config.schema import default
 

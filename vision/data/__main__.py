@@ -16,13 +16,14 @@ from absl import flags
 
 from vision import cli
 from vision.config import default
+from vision.config.flags import parse_stage
 from vision.errors import RunError, UserError, check_choice, check_range
 
 WORDS = {"info": ("SOURCE",), "pack": ("SOURCE", "OUT"), "verify": ("OUT",)}
 
 
 def main(argv):
-    config, values, words = cli.parse_stage(argv, __doc__, _flags)
+    config, values, words = parse_stage(argv, __doc__, _flags)
     command, *arguments = words or [""]
     check_choice("the command", command, tuple(WORDS), ": python -m vision.data COMMAND ...")
     if len(arguments) != len(WORDS[command]):
@@ -74,8 +75,8 @@ def _pack(config, values, spec, out):
         values["shard-mib"].value, values["shorter-side"].value, values["quality"].value
     )
     share = values["max-unreadable"].value
-    check_range("--workers", values.workers, values.workers >= 0, "it is at least 0")
-    check_range("--max-unreadable", share, 0 <= share <= 1, "it lies in [0, 1]")
+    check_range("--workers", values.workers, values.workers >= 0, "at least 0")
+    check_range("--max-unreadable", share, 0 <= share <= 1, "in [0, 1]")
     manifest, new = pack(spec, _open(config, spec), out, options, values.workers or cores(), share)
     sizes = ", ".join(f"{part['images']:,} {name}" for name, part in manifest["parts"].items())
     shards = [shard for part in manifest["parts"].values() for shard in part["shards"]]

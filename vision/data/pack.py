@@ -58,14 +58,14 @@ class Options:
     quality: int = 95
 
     def __post_init__(self):
-        check_range("--shard-mib", self.shard_mib, self.shard_mib >= 1, "it is at least 1")
+        check_range("--shard-mib", self.shard_mib, self.shard_mib >= 1, "at least 1")
         check_range(
             "--shorter-side",
             self.shorter_side,
             self.shorter_side >= 0,
-            "pixels, or 0 to leave images alone",
+            "a number of pixels, or 0 to keep the images' size",
         )
-        check_range("--quality", self.quality, 1 <= self.quality <= 100, "it lies in [1, 100]")
+        check_range("--quality", self.quality, 1 <= self.quality <= 100, "in [1, 100]")
 
 
 def open_parts(c, seed):

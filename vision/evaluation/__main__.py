@@ -22,7 +22,8 @@ from absl import flags
 
 from vision import cli
 from vision.config import default
-from vision.config.ranges import validate
+from vision.config.flags import parse_stage
+from vision.config.validate import validate
 from vision.errors import UserError
 from vision.run.calibration import EVALUATION
 from vision.support.files import make_directory
@@ -39,7 +40,7 @@ FREE = (
 
 
 def main(argv):
-    config, values, words = cli.parse_stage(argv, __doc__, _flags, default)
+    config, values, words = parse_stage(argv, __doc__, _flags, default)
     if words:
         raise UserError(
             f"unexpected argument '{words[0]}': flags start with --, overrides with --config."

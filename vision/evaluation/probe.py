@@ -15,6 +15,7 @@ import pathlib
 from absl import flags
 
 from vision import cli, parallel
+from vision.config.flags import parse_stage
 from vision.errors import UserError
 from vision.evaluation.outputs import Forward, batch_size, collect
 from vision.metrics import NEIGHBORS, knn_accuracy
@@ -23,7 +24,7 @@ STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # scikit-learn's C
 
 
 def main(argv):
-    config, values, words = cli.parse_stage(argv, __doc__, _flags)
+    config, values, words = parse_stage(argv, __doc__, _flags)
     if words:
         raise UserError(f"unexpected argument '{words[0]}': flags start with --")
     if values.k < 1:

@@ -23,11 +23,12 @@ checkpoint_path="pets/model.safetensors")`, this project with
 from absl import flags
 
 from vision import cli
+from vision.config.flags import parse_stage
 from vision.errors import UserError
 
 
 def main(argv):
-    config, values, words = cli.parse_stage(argv, __doc__, _flags)
+    config, values, words = parse_stage(argv, __doc__, _flags)
     if words:
         raise UserError(f"unexpected argument '{words[0]}': flags start with --")
     if not values.out:

@@ -16,6 +16,7 @@ import sys
 from absl import flags
 
 from vision import cli
+from vision.config.flags import parse_stage
 from vision.errors import UserError, check_choice
 
 FORMATS = ("table", "csv")
@@ -23,7 +24,7 @@ COLUMNS = ("model", "variant", "parameters", "GMACs", "size", "paper", "best", "
 
 
 def main(argv):
-    config, values, words = cli.parse_stage(argv, __doc__, _flags)
+    config, values, words = parse_stage(argv, __doc__, _flags)
     check_choice("--format", values.format, FORMATS)
     if config is not None:
         raise UserError("the table takes no --config: name architectures, such as resnet")

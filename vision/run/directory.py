@@ -6,8 +6,8 @@ import pathlib
 
 from absl import flags
 
-from vision.cli import from_dict
 from vision.config import default
+from vision.config.load import from_dict
 from vision.errors import UserError
 from vision.support.files import replacing
 
@@ -115,7 +115,7 @@ def own_config(argv):
     """Returns the config of the run that --workdir names among a command's arguments; None where it
     names none.
 
-    The `fallback` of `vision.cli.parse_stage`, so that overrides change what the run has.
+    The `fallback` of `vision.config.flags.parse_stage`, so that overrides change what the run has.
     """
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "", flag_values=values)

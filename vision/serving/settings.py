@@ -65,10 +65,10 @@ class Settings:
 
 HINTS = typing.get_type_hints(Settings, include_extras=True)
 RANGES = {
-    "it is a port, 0 to 65535": (lambda v: 0 <= v <= 65535, "http_port grpc_port admin_port"),
-    "it is above 0": (lambda v: v > 0, "poll body_timeout timeout prediction_minutes"),
-    "it is at least 0": (lambda v: v >= 0, "max_batch max_delay threads drain prediction_files"),
-    "it is at least 1": (
+    "a port, 0 to 65535": (lambda v: 0 <= v <= 65535, "http_port grpc_port admin_port"),
+    "above 0": (lambda v: v > 0, "poll body_timeout timeout prediction_minutes"),
+    "at least 0": (lambda v: v >= 0, "max_batch max_delay threads drain prediction_files"),
+    "at least 1": (
         lambda v: v >= 1,
         "max_queue decode_threads max_body max_images max_pixels max_side prediction_rows",
     ),

@@ -11,7 +11,7 @@ from importlib import metadata
 
 from absl import logging
 
-from vision.config.ranges import validate
+from vision.config.validate import validate
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 

@@ -175,7 +175,7 @@ def test_nest():
     [
         ("nu", {}, "model.variant = 'nu' is unknown: choose from .*mu"),
         ("mu", {"padding": "SAME"}, "model.padding = 'SAME' is unknown.*symmetric, same"),
-        ("mu", {"norm_epsilon": 0}, "model.norm_epsilon = 0: it is above 0"),
+        ("mu", {"norm_epsilon": 0}, "model.norm_epsilon must be above 0"),
         ("mu", {"dropout": 1.0}, "model.dropout = 1.0"),
         ("mu", {"stochastic_depth": -0.1}, "model.stochastic_depth = -0.1"),
         ("mu", {"remat": "all"}, "model.remat = 'all'"),

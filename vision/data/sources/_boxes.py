@@ -108,7 +108,7 @@ def build(photos, findings, boxes, margin, title):
         "margin",
         margin,
         0 <= share <= 10,
-        "the share of a box's size to add on each side, from 0 to 10",
+        "in [0, 10], the share of a box's size to add on each side",
     )
     if len({photo.split == "all" for photo in photos}) > 1:
         bare = next(photo.path for photo in photos if photo.split == "all")

@@ -18,6 +18,7 @@ import numpy as np
 from absl import flags
 
 from vision import cli
+from vision.config.flags import parse_stage
 from vision.errors import UserError, check_choice
 from vision.evaluation.compare.comparison import align, change_of, compare, load, table, titles
 from vision.evaluation.compare.page import page
@@ -29,7 +30,7 @@ CLASSES = 10  # in the printed table of classes that lose most
 
 
 def main(argv):
-    config, values, words = cli.parse_stage(argv, __doc__, _flags)
+    config, values, words = parse_stage(argv, __doc__, _flags)
     if config is not None:
         raise UserError("--config says nothing about runs that are trained: give their directories")
     if len(words) < 2:

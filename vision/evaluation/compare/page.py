@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from vision.cli import from_dict
+from vision.config.load import from_dict
 from vision.data.decode import UnreadableImage
 from vision.data.pictures import picture
 from vision.errors import UserError

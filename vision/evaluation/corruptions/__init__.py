@@ -53,6 +53,6 @@ def corrupt(name, images, severity, key):
     """
     check_choice("corruption", name, NAMES)
     if isinstance(severity, int):
-        check_range("severity", severity, severity in SEVERITIES, "it is 1, 2, 3, 4 or 5")
+        check_range("severity", severity, severity in SEVERITIES, "1, 2, 3, 4 or 5")
     changed = _BY_NAME[name](key, to_float(images), severity)
     return whole(jnp.clip(changed, 0, 255))

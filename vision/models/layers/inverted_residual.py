@@ -65,7 +65,7 @@ def conv_norms(*, padding, norm_epsilon, batch_norm_groups, dtype, rngs):
         UserError: an unknown padding, or an epsilon that is not above 0.
     """
     check_choice("model.padding", padding, PADDINGS)
-    check_range("model.norm_epsilon", norm_epsilon, norm_epsilon > 0, "it is above 0, such as 1e-5")
+    check_range("model.norm_epsilon", norm_epsilon, norm_epsilon > 0, "above 0, such as 1e-5")
     norm = functools.partial(BatchNorm, groups=batch_norm_groups, epsilon=norm_epsilon, rngs=rngs)
     return functools.partial(
         ConvNorm, norm=norm, padding="SAME" if padding == "same" else None, dtype=dtype, rngs=rngs

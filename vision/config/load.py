@@ -1,0 +1,167 @@
+"""Config files: a Python file with `get_config()`, or the dict in a run's `config.json`.
+
+configs/resnet_cifar10.py            get_config()
+configs/resnet_cifar10.py:56         get_config("56")
+configs/resnet_cifar10.py:56:smoke   the same, shrunk to seconds
+"""
+
+import difflib
+import importlib.util
+import inspect
+import pathlib
+import re
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from vision.config.schema import OPTION_GROUPS, SECTIONS, all_keys, default
+from vision.config.validate import leaves
+from vision.errors import UserError, first_line
+
+KINDS = {
+    "int": "an integer",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "tuple": "a tuple of numbers",
+    "ConfigDict": "a group of keys",
+}
+LIST_KEYS = "`python -m vision.config` lists them all"
+
+
+def load(spec: str) -> ConfigDict:
+    """Returns the config that `PATH[:ARGUMENT...][:smoke]` names.
+
+    Raises:
+        UserError: if there is no such file, or it fails; names the line.
+    """
+    path, *arguments = spec.split(":")
+    smoke = arguments[-1:] == ["smoke"]
+    if smoke:
+        arguments = arguments[:-1]
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"no config file '{path}'{_nearest_file(path)}")
+    try:
+        config = _run_file(path, arguments)
+    except UserError:
+        raise
+    except Exception as error:  # the file is the user's code, which may raise anything
+        raise UserError(_explain(error, path)) from error
+    if not isinstance(config, ConfigDict) or _names(config) != _names(default()):
+        raise UserError(
+            f"{path}: get_config() must return the ConfigDict of vision.config.default()"
+        )
+    return shrink(config) if smoke else config
+
+
+def from_dict(values: Mapping[str, Any]) -> ConfigDict:
+    """Rebuilds a config from the dict in a run's `config.json`.
+
+    Keys that the schema has gained since keep their defaults; keys that it has lost are ignored.
+    """
+    config = default()
+    _assign(config, values)
+    return config
+
+
+def shrink(config: ConfigDict) -> ConfigDict:
+    """Makes any run last seconds: few steps, small batches, little data, the same code."""
+    config.train.steps = 4
+    config.train.epochs = 0.0
+    config.train.batch_size = min(config.train.batch_size, 8 * max(1, config.train.accumulate))
+    config.train.eval_batch_size = config.train.batch_size
+    config.train.eval_every = 2
+    config.log.every = 1
+    config.checkpoint.every = 2
+    config.imbalance.retrain_head = min(config.imbalance.retrain_head, 0.5)
+    config.data.limit = 64
+    config.data.workers = 0
+    if config.data.image_size > 64:
+        config.data.image_size = 64
+    return config
+
+
+def unknown_key(key: str, keys: list[str] | None = None) -> str:
+    """Returns the message for a key that is not in the schema, with the nearest one.
+
+    Args:
+        key: the unknown key, such as "train.stps".
+        keys: names that it may stand for; None for the keys that are not groups.
+    """
+    return f"no key '{key}'{nearest_hint(key, keys)}: {LIST_KEYS}"
+
+
+def nearest_hint(key: str, keys: list[str] | None = None) -> str:
+    """Returns " (did you mean 'NAME'?)" with the nearest of `keys`, as `unknown_key` takes them.
+
+    It is "" if none is near.
+    """
+    keys = [name for name, _ in leaves(default())] if keys is None else keys
+    near = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
+    if not near:  # a bare name, or the wrong group: compare the last parts
+        by_last_part = {name.rpartition(".")[2]: name for name in reversed(keys)}
+        matches = difflib.get_close_matches(key.rpartition(".")[2], by_last_part, n=1)
+        near = [by_last_part[match] for match in matches]
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def _nearest_file(path):
+    files = [*pathlib.Path(path).parent.glob("*.py"), *pathlib.Path("configs").glob("*.py")]
+    near = difflib.get_close_matches(path, map(str, files), n=1, cutoff=0)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def _run_file(path, arguments):
+    """Runs a config file and returns what its `get_config(*arguments)` returns."""
+    spec = importlib.util.spec_from_file_location(f"config_{pathlib.Path(path).stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function = getattr(module, "get_config", None)
+    if not callable(function):
+        raise UserError(
+            f"{path} has no get_config(arg=None): see configs/digits.py for the form of a config"
+        )
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*arguments)
+    except TypeError as error:
+        given = ", ".join(map(repr, arguments)) or "no argument"
+        raise UserError(f"{path}: get_config{signature} cannot be called with {given}") from error
+    return function(*arguments)
+
+
+def _names(config):
+    """Returns the set of a config's keys, without those of option groups, which are free."""
+    groups = tuple(f"{name}." for name in OPTION_GROUPS)
+    return {key for key, _ in leaves(config) if not key.startswith(groups)}
+
+
+def _assign(target, source):
+    for key, value in source.items():
+        if isinstance(value, dict) and key in target:
+            _assign(target[key], value)
+        elif key in target or not target.is_locked:
+            target[key] = tuple(value) if isinstance(value, list) else value
+
+
+def _explain(error, path):
+    """Returns one line on an exception and where in the config file it came from."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename or path}:{error.lineno or 1}: {error.msg}"
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == path]
+    where = f"{path}:{lines[-1]}" if lines else path
+    if isinstance(error, AttributeError | KeyError) and "ml_collections" in frames[-1].filename:
+        match = re.search(r'Key "(\w+)"|(\w+)', str(error))
+        key = match.group(1) or match.group(2)
+        return f"{where}: {unknown_key(key, [*SECTIONS, *all_keys()])}"
+    match = re.match(
+        r"Could not override field '(\w+)'.*?\. (.*) is of original .* type <class '(.*)'>",
+        str(error),
+    )
+    if match:
+        name, value, kind = match.groups()
+        return f"{where}: '{name}' must be {KINDS.get(kind, 'a group of keys')}, got {value}"
+    return f"{where}: {type(error).__name__}: {first_line(error)}"

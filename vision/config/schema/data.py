@@ -1,0 +1,126 @@
+"""The schema of the images: their source, their augmentation, and how often each class is seen."""
+
+from vision.config.keys import (
+    ANY,
+    PAIR_OF_SHARES,
+    POSITIVE_PAIR,
+    SHARE,
+    at_least,
+    key,
+    number,
+    or_empty,
+    section,
+    within,
+)
+
+# A table: default, range and meaning of each key.
+# fmt: off
+
+DATA = section(
+    'The images. Keys marked *: 0 or "auto" means the value that model.pretrained\'s weights were '
+    "trained with, if it names any.",
+
+    source=key("mnist5k",
+        "KIND:ARGUMENT?OPTION=VALUE&..., such as folder:photos; README.md lists the kinds"),
+    unlabeled=key("",
+        'more images, without labels, for objectives that use them: a source, "rest" = the '
+        'training split itself without its labels, "" = none'),
+    unlabeled_ratio=number(1, at_least(1),
+        "unlabeled images in a step for each labeled one"),
+    image_size=number(0, at_least(0),
+        "*side of the square image that the model sees, in pixels; 0 = the images' own, if all "
+        "are equal"),
+    channels=number(0, ANY,
+        "*1 (gray) or 3 (RGB); 0 = the images' own"),
+    fractions=number((0.7, 0.2, 0.1), ANY,
+        "train, val, test: stratified, for a source without splits of its own"),
+    val_fraction=number(0.1, ANY,
+        "share of the training split to validate on, if only a validation split is missing; "
+        "0 = none: the test split is used"),
+    resident_gib=number(2.0, at_least(0),
+        "data up to this size (uint8, all splits) live on the device; 0 = always load"),
+    workers=number(2, at_least(0),
+        "processes that decode images, if data are encoded and loaded; 0 = this process. Batches "
+        "pass through /dev/shm, of which a container needs more than the usual 64 MB"),
+    crop_fraction=number(0.0, SHARE,
+        "*the center crop's share of the resized image's side; 0 = 1; 0.875 is usual on ImageNet"),
+    interpolation=key("auto",
+        "*for resizing: area (OpenCV, fast), bilinear or bicubic (PIL); auto = area"),
+    random_crop_area=number((), or_empty(PAIR_OF_SHARES),
+        "train on a random crop with this share of the area, made while loading, such as "
+        "(0.08, 1.0); () = the center crop"),
+    per_class=number(0, at_least(0),
+        "largest number of training images of each class, drawn at random; 0 = all. For learning "
+        "from few images"),
+    limit=number(0, at_least(0),
+        "largest number of images in each split, drawn at random; 0 = all. For trying things out"),
+    max_unreadable=number(0.01, SHARE,
+        "share of images that may be unreadable: up to it they are skipped and counted, above it "
+        "is an error"),
+    normalize=key("auto",
+        "*unit: [0, 1]; symmetric: [-1, 1]; mean_std: (x / 255 - mean) / std; auto = symmetric"),
+    mean=number((), ANY, "for mean_std: one number per channel"),
+    std=number((), ANY, "for mean_std: one number per channel"),
+)
+
+AUGMENT = section(
+    "Augmentation, on the device, inside the training step. Everything is off until a config "
+    "turns it on.",
+
+    pad_crop=number(0, at_least(0),
+        "pixels to pad on each side before a random crop; He et al. use 4"),
+    pad_mode=key("zeros",
+        "padding: zeros, or reflect, the image mirrored at its edge"),
+    random_resized_crop=key(False, "crop a random part of the image and resize it back"),
+    crop_area=number((0.8, 1.0), PAIR_OF_SHARES, "the crop's share of the area"),
+    crop_ratio=number((3 / 4, 4 / 3), POSITIVE_PAIR, "the crop's width over its height"),
+    flip_horizontal=key(False, "with probability 1/2"),
+    flip_alternating=key(False,
+        "flip every image horizontally in every second epoch. Jordan 2024 (arXiv:2404.00498)"),
+    flip_vertical=key(False, "with probability 1/2"),
+    rot90=key(False, "rotate by 0, 90, 180 or 270 degrees"),
+    affine=key(False, "rotate, shear, translate and scale, in one resampling"),
+    rotate=number(15.0, within("[0, 180]", "degrees"), "affine: largest angle, either way"),
+    shear=number(0.0, within("[0, 45)", "degrees"), "affine: largest angle, along both axes"),
+    translate=number(0.0, SHARE, "affine: largest share of the side, along both axes"),
+    scale=number((1.0, 1.0), POSITIVE_PAIR, "affine: zoom, drawn log-uniformly"),
+    brightness=number(0.0, SHARE, "factor drawn from [1 - x, 1 + x]"),
+    contrast=number(0.0, SHARE, "factor drawn from [1 - x, 1 + x]"),
+    saturation=number(0.0, SHARE, "factor drawn from [1 - x, 1 + x]"),
+    hue=number(0.0, within("[0, 0.5]", "turns"),
+        "shift drawn from [-x, x]; 0.5 = the opposite color"),
+    randaugment_layers=number(0, at_least(0),
+        "operations per image; 0 = off. Cubuk et al. 2019 (arXiv:1909.13719)"),
+    randaugment_magnitude=number(10.0, within("[0, 30]"), "10 is usual for small models"),
+    random_erasing=number(0.0, SHARE, "probability. Zhong et al. 2017 (arXiv:1708.04896)"),
+    erasing_area=number((0.02, 1 / 3), PAIR_OF_SHARES, "erased share of the area"),
+    mixup=number(0.0, at_least(0),
+        "alpha of the Beta distribution; 0 = off. Zhang et al. 2017 (arXiv:1710.09412)"),
+    cutmix=number(0.0, at_least(0),
+        "alpha of the Beta distribution; 0 = off; with mixup, each batch draws one of the two. "
+        "Yun et al. 2019 (arXiv:1905.04899)"),
+)
+
+STRONG = section(
+    "The keys of augment once more, for the strongly augmented view of objectives that have one, "
+    "such as FixMatch.",
+    **AUGMENT.keys,
+)
+
+IMBALANCE = section(
+    "How often each class is seen. The losses for imbalanced classes are in objective.",
+
+    sampling=key("none",
+        "images of each class in an epoch: none, its own; over or under, as many as the largest "
+        "or the smallest class; balanced, equally many; sqrt, in proportion to the square root of "
+        "its own; smote, as over, with synthetic embeddings between neighbors (Chawla et al. "
+        "2002, arXiv:1106.1813), which needs transfer.cache_embeddings or retrain_head"),
+    sampling_from=number(0.0, SHARE,
+        "share of the steps after which sampling begins: 0.8 is deferred re-sampling"),
+    sampling_until=number(1.0, SHARE,
+        "share of the steps at which sampling ends: 0.5 is balanced first, then the true "
+        "distribution"),
+    retrain_head=number(0.0, at_least(0),
+        "epochs of a second training, of only a new head, on balanced batches or as sampling "
+        "says: cRT, Kang et al. 2019 (arXiv:1910.09217); 0 = none"),
+)

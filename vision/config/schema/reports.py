@@ -1,0 +1,67 @@
+"""The schema of the reports: the audit of a dataset, and the evaluation of a trained model."""
+
+from vision.config.keys import SHARE, at_least, key, number, section, within
+
+# A table: default, range and meaning of each key.
+# fmt: off
+
+AUDIT = section(
+    "What `python -m vision.audit` looks for, and what `--strict` allows. Shares are of all "
+    "images; 1 allows all.",
+
+    near=number(0.9, SHARE,
+        "similarity of two superimposed images from which they are near duplicates"),
+    blank=number(4.0, at_least(0),
+        "standard deviation of the gray values, of 255, below which an image is blank"),
+    tiny=number(16, at_least(0), "an image with a side of fewer pixels is tiny"),
+    aspect=number(3.0, at_least(1),
+        "an image whose longer side is more than this times the shorter one is odd"),
+    blur=number(3.5, at_least(0),
+        "robust deviations below its class's median sharpness from which an image is blurred"),
+    outlier=number(5.0, at_least(0),
+        "robust deviations above the median distance from which an embedding is an outlier"),
+    folds=number(5, at_least(2),
+        "folds of the cross-validated predictions that find wrong labels"),
+    confusable=number(0.1, SHARE,
+        "a pair of classes is reported if this share of their images is taken for the other"),
+    apply=key("unreadable,blank,duplicate,near_duplicate,wrong_label,spelling",
+        "kinds of issues that --apply fixes"),
+    max_imbalance=number(1000.0, at_least(1),
+        "--strict: images of the largest class over those of the smallest"),
+    max_unreadable=number(0.0, SHARE, "--strict: share of unreadable images"),
+    max_duplicates=number(0.01, SHARE, "--strict: share of duplicates, exact and near"),
+    max_leaks=number(0.0, SHARE, "--strict: share of duplicates in different splits"),
+    max_wrong_labels=number(0.05, SHARE, "--strict: share of wrong labels"),
+    min_agreement=number(0.6, within("[-1, 1]"),
+        "--strict: Fleiss' kappa of several annotators"),
+)
+
+EVALUATION = section(
+    "What `python -m vision.evaluation` measures and shows.",
+
+    bootstrap=number(1000, at_least(0), "draws of each 95 % interval; 0 = no intervals"),
+    bins=number(15, at_least(2), "bins of the reliability diagram and the calibration error"),
+    positive=key("",
+        'class whose false alarm and miss rates are reported, such as "defect"; "" = none'),
+    recall=number(0.95, within("(0, 1]"),
+        "recall wanted of that class: the threshold that reaches it on the validation split is "
+        "reported"),
+    temperature=key(True, "fit a temperature on the validation split, and store it with the run"),
+    explain=key(True, "heat maps over the images of errors"),
+    errors=number(24, at_least(0), "worst errors shown"),
+    examples=number(3, at_least(0), "hardest, and easiest, images of each class shown"),
+    pairs=number(8, at_least(0), "most confused pairs of classes shown"),
+    slices=key(True, "accuracy by brightness, size, folder and the columns of a table"),
+    slice_images=number(20, at_least(1), "images in the smallest slice that is reported"),
+    corruptions=key(True,
+        "accuracy under 15 corruptions at 5 severities. Hendrycks and Dietterich 2019"),
+    views=key(True, "accuracy with each kind of test-time augmentation"),
+    sample=number(1000, at_least(0),
+        "images for corruptions and views, drawn at random: they take 75 and 24 passes; 0 = all"),
+    map=key("tsne", "2-D map of the embeddings: none, pca, tsne or umap"),
+    map_images=number(2000, at_least(0), "images on the map, drawn at random"),
+    probe=number(10_000, at_least(0),
+        "training images, drawn at random, for nearest neighbors and the linear probe; "
+        "0 = neither"),
+    license=key("", 'license of the model, for its card, such as "Apache-2.0"'),
+)
