@@ -6,9 +6,9 @@ import threading
 import numpy as np
 import pytest
 
-from tests.support.repositories import looks, serve, state, until
+from tests.support.repositories import scans, serve, state, until
 from vision.serving.errors import NotFound, Refused, Unavailable
-from vision.serving.models import repository as module
+from vision.serving.models import loader as module
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_unloading_answers_what_has_begun_and_lasts(put, tmp_path):
             found = await second.batcher.submit(np.zeros((3, 8, 8, 1), np.uint8))
             assert found.probabilities.shape == (3, 10)
         await leaving
-        await looks(repository)
+        await scans(repository)
         assert state(repository, "2")["state"] == "unloaded"
         with pytest.raises(NotFound):
             await repository.unload("digits", "2")

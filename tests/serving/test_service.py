@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from vision.serving.models.batcher import Found
+from vision.serving.models.batcher import Prediction
 from vision.serving.service import SHADOWS, Request, Service
 
 
@@ -30,7 +30,7 @@ class Version:
 
     async def submit(self, images):
         await self.go.wait()
-        return Found(
+        return Prediction(
             np.full((len(images), 2), 0.5, np.float32),
             np.zeros((len(images), 3), np.float32),
             0.0,

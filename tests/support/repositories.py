@@ -33,7 +33,7 @@ def serve(folder, scenario):
             watch.cancel()
         assert not repository.ready
         for call in (lambda: repository.pick("digits"), lambda: repository.get("digits")):
-            with pytest.raises(Unavailable, match="the server stops"):
+            with pytest.raises(Unavailable, match="the server is stopping"):
                 call()
 
     asyncio.run(main())
@@ -47,10 +47,10 @@ async def until(condition):
     raise AssertionError("it has not come to be in time")
 
 
-async def looks(repository, count=3):
+async def scans(repository, count=3):
     """Waits until the directory has been looked at so many times."""
     for _ in range(count):
-        await repository._follow()
+        await repository._update()
 
 
 async def answer(version, count=1):

@@ -175,7 +175,8 @@ def test_what_cannot_be_answered_in_time_is_refused():
         first.cancel()
         check(await batcher.submit(images(1)), 1)
         with pytest.raises(
-            TooLarge, match="64 images would take about .* seconds, and an answer has 1: send fewer"
+            TooLarge,
+            match="64 images would take about .* seconds, and the timeout is 1: send fewer",
         ):
             await batcher.submit(images(0, 64))
         check(await batcher.submit(images(2, 2)), 2, 2)
@@ -192,7 +193,7 @@ def test_what_cannot_be_answered_in_time_is_refused():
         await asyncio.wait(tasks)
         model.go.set()
 
-        batcher._known -= 1  # long ago: nothing else would ever renew it
+        batcher._measured -= 1  # long ago: nothing else would ever renew it
         late = asyncio.create_task(batcher.submit(images(0, 64)))
         await asyncio.sleep(0)
         assert not late.done()
@@ -207,13 +208,13 @@ def test_by_turns_many_images_that_wait_do_not_refuse_a_few():
     async def scenario(batcher):
         model.go.clear()
         batcher._per_image = 0.02
-        batcher._known = time.perf_counter()
+        batcher._measured = time.perf_counter()
         requests = ((100, 60), (200, 30), (300, 30), (400, 1))
         tasks = [
             asyncio.create_task(batcher.submit(images(first, count))) for first, count in requests
         ]
         await asyncio.sleep(0)
-        with pytest.raises(TooMany, match="12[01] images wait already, too many"):
+        with pytest.raises(TooMany, match="12[01] images are waiting, too many"):
             await batcher.submit(images(0, 60))
         model.go.set()
         for (first, count), found in zip(requests, await asyncio.gather(*tasks), strict=True):

@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.support.repositories import Telemetry, answer, looks, serve, state, until
+from tests.support.repositories import Telemetry, answer, scans, serve, state, until
 from tests.support.tiny_bundle import write_bundle
 from vision.bundle.directory import write_sample
 from vision.errors import UserError
 from vision.serving.errors import NotFound, Refused, Unavailable
-from vision.serving.models import repository as module
+from vision.serving.models import loader as module
 from vision.serving.models.repository import Repository
 from vision.serving.settings import Settings
 
@@ -119,7 +119,7 @@ def test_a_version_is_not_loaded_before_it_is_whole(put, tmp_path, tries):
         data = (whole / "model.onnx").read_bytes()
         (second / "model.onnx").write_bytes(data[:100])
         await until(lambda: "2" in repository.states()["digits"]["versions"])
-        await looks(repository)
+        await scans(repository)
         assert state(repository, "2") == {"state": "waiting", "reason": "it has no bundle.json yet"}
         with pytest.raises(Unavailable, match="not loaded yet"):
             repository.pick("digits", "2")
@@ -132,7 +132,7 @@ def test_a_version_is_not_loaded_before_it_is_whole(put, tmp_path, tries):
         )
         with pytest.raises(NotFound):
             repository.pick("digits", "2")
-        await looks(repository, 5)
+        await scans(repository, 5)
         (second / "model.onnx").write_bytes(data)
         await until(lambda: repository.pick("digits")[0].name == "2")
         assert state(repository, "2") == {"state": "ready", "reason": ""}
@@ -149,19 +149,19 @@ def test_what_changes_between_two_looks_is_left_alone(put, tmp_path, tries):
         await repository.start()
         second = put("digits/2")
         for number in range(3):
-            await repository._follow()
+            await repository._update()
             (second / "notes").write_text("." * number)
-        await repository._follow()
+        await repository._update()
         assert repository.models() == {"digits": ["1"]} and tries == ["digits/1"]
-        await repository._follow()
+        await repository._update()
         assert repository.models() == {"digits": ["1", "2"]}
         os.rename(second, tmp_path / ".moved")
-        await repository._follow()
+        await repository._update()
         os.rename(tmp_path / ".moved", second)
-        await repository._follow()
+        await repository._update()
         assert repository.models() == {"digits": ["1", "2"]} and tries == ["digits/1", "digits/2"]
         os.rename(second, tmp_path / ".moved")
-        await looks(repository, 2)
+        await scans(repository, 2)
         assert repository.models() == {"digits": ["1"]}
         await repository.close()
 
@@ -175,7 +175,7 @@ def test_a_bad_bundle_in_place_of_one_is_refused_and_the_old_one_serves_on(put, 
         first = repository.pick("digits")[0]
         put("digits/1", classes=["cat", "dog"])
         await until(lambda: "names 2 classes" in state(repository, "1")["reason"])
-        await looks(repository, 5)
+        await scans(repository, 5)
         assert state(repository, "1")["state"] == "ready" and repository.pick("digits")[0] is first
         await answer(first)
         put("digits/1", quality={"accuracy": 0.5})
@@ -248,7 +248,7 @@ def test_traffic_is_followed_and_a_bad_file_changes_nothing(put, tmp_path):
         assert repository.pick("digits", "2")[1] is None
         file.write_text('{"weights": {"1": 1')
         await until(
-            lambda: repository.states()["digits"]["reason"] == "traffic.json: it is no JSON"
+            lambda: repository.states()["digits"]["reason"] == "traffic.json: it is not valid JSON"
         )
         assert picked(repository) == ["1", "3"]
         # 7 is not there, 2 is the one that answers
@@ -294,7 +294,7 @@ def test_a_directory_that_cannot_be_read_changes_nothing(put, tmp_path):
         os.rename(tmp_path / "models", tmp_path / "moved")
         for _ in range(3):
             with pytest.raises(FileNotFoundError):
-                await repository._follow()
+                await repository._update()
         await answer(repository.pick("digits")[0])
         os.rename(tmp_path / "moved", tmp_path / "models")
         put("models/digits/2")
@@ -362,7 +362,7 @@ def test_traffic_that_cannot_be_read_leaves_things_as_they_are(put, tmp_path, ca
         await until(
             lambda: "traffic.json cannot be read" in repository.states()["digits"]["reason"]
         )
-        await looks(repository)
+        await scans(repository)
         assert (
             repository.get("digits").name == "1"
             and caplog.text.count("traffic.json cannot be read") == 1
@@ -384,7 +384,7 @@ def test_the_directory_may_be_a_link_that_moves(put, tmp_path):
         os.replace(tmp_path / "new", tmp_path / "current")
         await until(lambda: repository.models() == {"digits": ["1", "2"]})
         shutil.rmtree(tmp_path / "r1")
-        await looks(repository)
+        await scans(repository)
         await answer(repository.pick("digits", "1")[0])
 
     serve(tmp_path / "current", scenario)
@@ -395,7 +395,7 @@ def test_what_is_left_out_is_said_once(put, tmp_path, caplog):
     put("deep/1/x")
 
     async def scenario(repository):
-        await looks(repository)
+        await scans(repository)
         assert repository.models() == {"digits": ["1"]} and len(repository.left_out) == 3
         for said in ("'digits/b (new)' is left out", "'my model' is left out", "move it to flat/1"):
             assert caplog.text.count(said) == 1

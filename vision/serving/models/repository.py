@@ -1,25 +1,57 @@
 """The models that are served: which versions are loaded, and which of them answers a request.
 
-DIR/<model>/<version>/ is a bundle each. What comes, changes or goes there is followed without a
-restart: a version takes requests once it is loaded and warm, and one that goes answers what it has
-begun. A bundle that cannot be loaded is refused, and not tried again before its files change; what
-was loaded under its name serves on.
+DIR/<model>/<version>/ holds a bundle each. Whatever is added, changed or removed there takes effect
+without a restart:
+
+                                     .-------- operator loads -------- UNLOADED
+                                     v                                    ^ operator unloads
+    scan finds it    scan: complete           opens and runs              |
+    -------> WAITING ------------> LOADING -----------------------------> READY --.
+                                   ^     |                                ^       |
+            scan: files changed,   |     | cannot be loaded               '-------'
+            or operator loads      |     v                          scan: files changed
+                                   REFUSED
+
+    any state -- scan: the folder is gone --> removed, once it has answered its requests
+
+    from      to         who moves it
+    (none)    WAITING    a scan that sees the folder for the first time
+    WAITING   LOADING    a scan: bundle.json is there, and two scans in a row saw the same files
+    LOADING   READY      loader.py: the bundle was opened and run (`open_warm` of loaded.py)
+    LOADING   REFUSED    loader.py: it cannot be loaded; tried again once its files change
+    REFUSED   LOADING    a scan that sees other files; or `load`
+    READY     READY      a scan that sees other files: the loaded version answers until the new one
+                         is ready, and keeps answering if that one cannot be loaded
+    READY     UNLOADED   `unload`; scans leave it alone then
+    UNLOADED  LOADING    `load`
+
+For `start` one scan is enough. A scan only looks (scan.py); `Repository` moves the `VersionState`s
+(state.py); a `LoadedVersion` answers (loaded.py); traffic.py chooses among those. `roll_back`
+changes no state: it takes requests from versions, which stay READY.
 """
 
 import asyncio
-import concurrent.futures
 import logging
-import os
-import pathlib
-import threading
 import time
+from typing import Any
 
-from vision.errors import UserError, first_line
+from vision.errors import UserError
 from vision.serving.errors import NotFound, Refused, Unavailable
+from vision.serving.logs.telemetry import Telemetry
 from vision.serving.models import traffic
-from vision.serving.models.shelf import GONE, look
-from vision.serving.models.state import LOADING, READY, REFUSED, UNLOADED, WAITING, Known, Model
-from vision.serving.models.version import Version, open_warm
+from vision.serving.models.loaded import LoadedVersion
+from vision.serving.models.loader import Loader
+from vision.serving.models.scan import MISSING
+from vision.serving.models.state import (
+    LOADING,
+    READY,
+    REFUSED,
+    UNLOADED,
+    WAITING,
+    ModelState,
+    VersionState,
+)
+from vision.serving.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -28,31 +60,29 @@ class Repository:
     """The models of a directory. Made and used in one event loop.
 
     Args:
-        settings: `vision.serving.settings.Settings`.
-        telemetry: `vision.serving.logs.telemetry.Telemetry`.
+        settings: the server's settings.
+        telemetry: counts the batches of the versions.
 
     Attributes:
-        left_out: why directories were left out at the last look, a list.
+        left_out: why directories were left out at the last scan.
     """
 
-    def __init__(self, settings, telemetry):
+    def __init__(self, settings: Settings, telemetry: Telemetry):
         self._settings = settings
         self._telemetry = telemetry
-        # a link is followed anew by each look: releases are swapped so
-        self._root = os.path.abspath(settings.models)
-        self._models = {}
-        self._started = self._draining = self._closed = False
-        self._changes = asyncio.Lock()  # one at a time changes what is loaded
-        self._leaving = set()  # tasks of versions that answer their last requests
-        self._loading = threading.Lock()  # one at a time
-        # why the directory cannot be read
-        self.left_out = []
-        self._unread = ""
+        self._loader = Loader(settings)
+        self._models: dict[str, ModelState] = {}
+        self._started = False
+        self._draining = False
+        self._closed = False
+        self._changes = asyncio.Lock()  # one task at a time changes what is loaded
+        self._leaving: set[asyncio.Task] = set()  # retiring versions answer their last requests
+        self.left_out: list[str] = []
+        self._unreadable: str | None = None  # why the directory cannot be read
 
     @property
-    def ready(self):
-        """Whether it is to be sent requests: it has started, will not stop soon, and there is a
-        version to answer."""
+    def ready(self) -> bool:
+        """Whether to send requests: it has started, will not stop soon, and a version is loaded."""
         return (
             self._started
             and not self._draining
@@ -60,170 +90,165 @@ class Repository:
             and any(model.loaded() for model in self._models.values())
         )
 
-    async def start(self):
-        """Loads all that is there; raises `UserError` where the directory cannot be read."""
+    async def start(self) -> None:
+        """Loads everything; raises `UserError` if the directory cannot be read."""
         try:
-            await self._follow(settled=True)
+            await self._update(settled=True)
         except OSError as error:
             raise UserError(
                 f"--models {self._settings.models} cannot be read: {error.strerror}"
             ) from error
         self._started = True
 
-    async def watch(self):
-        """Follows the directory until it is canceled or the repository is closed; to be run as a
-        task."""
+    async def watch(self) -> None:
+        """Follows the directory until canceled or the repository is closed; run it as a task."""
         while not self._closed:
             try:
-                await self._follow()
+                await self._update()
             except OSError as error:  # what is loaded stays
-                if error.strerror != self._unread:
+                if error.strerror != self._unreadable:
                     log.warning(
-                        "the models' directory cannot be read: %s; what is loaded stays",
+                        "the models' directory cannot be read: %s; loaded versions keep answering",
                         error.strerror,
                     )
-                self._unread = error.strerror
+                self._unreadable = error.strerror
             except Exception:
                 log.exception("the models' directory cannot be followed")
             await asyncio.sleep(self._settings.poll)
 
-    def drain(self):
-        """Is no longer ready, so that requests are sent elsewhere; those that come are answered
-        until `close`."""
+    def drain(self) -> None:
+        """Becomes not ready, so that requests go elsewhere; those that come are still answered."""
         self._draining = True
 
-    async def close(self):
-        """Takes no more requests, answers those that there are, and unloads everything."""
+    async def close(self) -> None:
+        """Takes no more requests, answers those in progress, and unloads everything."""
         self._closed = True
         async with self._changes:
             for model in self._models.values():
-                for known in model.known.values():
-                    self._retire(known)
+                for version in model.versions.values():
+                    self._retire(version)
         await asyncio.gather(*self._leaving)
 
-    def pick(self, model, version="", key=""):
-        """Returns which version answers a request, and which one answers it for the log alone, or
-        None.
+    def pick(
+        self, model: str, version: str = "", key: str = ""
+    ) -> tuple[LoadedVersion, LoadedVersion | None]:
+        """Returns the version that answers a request, and the one that answers for the log only.
 
         Args:
-            model: its name.
-            version: that the request asks for; "" = as traffic.json says.
-            key: what the choice is sticky by; "" = each request for itself.
+            model: the model's name.
+            version: the version that the request asks for; "" lets traffic.json decide.
+            key: requests with the same key get the same version; "" draws anew for each.
+
+        Returns:
+            The version, and its shadow or None.
 
         Raises:
             NotFound: there is no such model or version.
             Unavailable: it is being loaded, or the server stops.
         """
-        found = self._find(model)
+        state = self._find(model)
         if version:
-            return self._named(model, version), None
-        name = found.split.choose(found.eligible(), key)
+            return self._find_loaded(model, version), None
+        name = state.traffic.choose(state.eligible(), key)
         if name is None:
-            raise Unavailable(
-                f"model {model} has no version that is loaded: try again later", self._settings.poll
-            )
-        shadow = found.known.get(found.split.shadow) if found.split.shadow != name else None
-        return found.known[name].version, shadow.version if shadow else None
+            raise self._nothing_loaded(model)
+        shadow = None
+        if state.traffic.shadow != name and state.traffic.shadow in state.versions:
+            shadow = state.versions[state.traffic.shadow].loaded
+        return state.versions[name].loaded, shadow
 
-    def get(self, model, version=""):
-        """Returns a `Version` to tell about; "" = the one that has most of the requests. Raises as
-        `pick`."""
-        found = self._find(model)
+    def get(self, model: str, version: str = "") -> LoadedVersion:
+        """Returns a version to describe; "" is the one with most requests. Raises as `pick`."""
+        state = self._find(model)
         if version:
-            return self._named(model, version)
-        name = found.split.main(found.eligible())
+            return self._find_loaded(model, version)
+        name = state.traffic.main(state.eligible())
         if name is None:
-            raise Unavailable(
-                f"model {model} has no version that is loaded: try again later", self._settings.poll
-            )
-        return found.known[name].version
+            raise self._nothing_loaded(model)
+        return state.versions[name].loaded
 
-    def models(self):
-        """Returns {model: [names of the versions that answer, the highest last]} of those that have
-        one."""
-        return {
-            name: loaded
-            for name, model in sorted(self._models.items())
-            if (loaded := model.loaded())
-        }
+    def models(self) -> dict[str, list[str]]:
+        """Returns {model: [names of its loaded versions, the highest last]}, without empty ones."""
+        loaded = {name: model.loaded() for name, model in sorted(self._models.items())}
+        return {name: versions for name, versions in loaded.items() if versions}
 
-    def states(self):
+    def states(self) -> dict[str, dict[str, Any]]:
         """Returns what an operator wants to know.
 
         Returns:
-            {model: {"serving": the version that has most of the requests, "" = none, "weights",
-            "shadow": as the last valid traffic.json says, "reason": what is wrong with the present
+            {model: {"serving": the version with most of the requests, "" if none, "weights",
+            "shadow": those of the last valid traffic.json, "reason": what is wrong with the current
             one or why the directory cannot be read, "rolled_back": [versions], "versions":
             {version: {"state": "ready", "loading", "waiting", "refused" or "unloaded",
             "reason"}}}}.
         """
-        return {name: model.tell() for name, model in sorted(self._models.items())}
+        return {name: model.describe() for name, model in sorted(self._models.items())}
 
-    async def load(self, model, version):
-        """Loads a version now, whether it was refused, unloaded or rolled back before, or has
-        changed.
+    async def load(self, model: str, version: str) -> None:
+        """Loads a version now, even if it was refused, unloaded or rolled back, or has changed.
 
         Raises:
             NotFound: there is no such directory.
-            Refused: it cannot be loaded; says why.
+            Refused: it cannot be loaded; the message has the reason.
             Unavailable: the server stops.
         """
         async with self._changes:
             self._check_open()
-            here = (
-                (await self._in_thread(look, self._root))[0].get(model, GONE).versions.get(version)
-            )
-            if here is None:
+            folders, _ = await self._loader.scan()
+            folder = folders.get(model, MISSING).versions.get(version)
+            if folder is None:
                 raise NotFound(f"there is no version {version[:64]!r} of a model {model[:64]!r}")
-            found = self._models.setdefault(model, Model())
-            known = found.known.setdefault(version, Known())
-            known.is_held = False
-            known.seen = here
-            if not known.version or known.reason or here.mark != known.tried:
-                await self._load(model, version, known)
-            if known.reason:
-                raise Refused(f"version {version} of {model} cannot be loaded: {known.reason}")
-            found.aside.discard(version)
+            model_state = self._models.setdefault(model, ModelState())
+            state = model_state.versions.setdefault(version, VersionState())
+            state.unloaded_by_operator = False
+            state.folder = folder
+            is_current = folder.fingerprint == state.tried_fingerprint
+            if not state.loaded or state.reason or not is_current:
+                await self._load(model, version, state, folder)
+            if state.reason:
+                raise Refused(f"version {version} of {model} cannot be loaded: {state.reason}")
+            model_state.rolled_back.discard(version)
 
-    async def unload(self, model, version):
-        """Unloads a version, once it has answered its requests, until it is loaded by name or the
-        server starts again.
+    async def unload(self, model: str, version: str) -> None:
+        """Unloads a version, once it has answered its requests.
+
+        It stays unloaded until it is loaded by name or the server restarts.
 
         Raises:
             NotFound, Unavailable: as `pick`.
         """
         async with self._changes:
-            self._named(model, version)
-            known = self._models[model].known[version]
-            known.is_held = True
-            known.state = UNLOADED
-            known.reason = ""
-            leaving = self._retire(known)
+            self._find_loaded(model, version)
+            state = self._models[model].versions[version]
+            state.unloaded_by_operator = True
+            state.state = UNLOADED
+            state.reason = ""
+            leaving = self._retire(state)
         log.info("%s %s: unloaded", model, version)
         await asyncio.shield(leaving)
 
-    async def roll_back(self, model):
-        """Takes the requests from the highest version that has any, and returns the one that has
-        most of them now.
+    async def roll_back(self, model: str) -> str:
+        """Takes the requests from the highest version that has any.
 
-        The requests go to the other versions that have weights, or to the one before. The version
-        itself takes only those that name it, until it is loaded by name, traffic.json changes or
-        the server starts again. It is done at once, even while another version is being loaded.
+        They go to the other versions that have weights, or to the previous one. The version itself
+        gets only the requests that name it, until it is loaded by name, traffic.json changes or the
+        server restarts. It takes effect at once, even while another version is being loaded.
+
+        Returns:
+            The version that now has most of the requests.
 
         Raises:
             NotFound, Unavailable: as `pick`.
-            Refused: there is none before it.
+            Refused: there is no version before it.
         """
         self.get(model)
-        found = self._models[model]
-        now = found.split.serving(found.eligible())[-1]
-        before = [name for name in found.eligible() if traffic.order(name) < traffic.order(now)]
-        if not before:
-            raise Refused(f"model {model} has no version before {now} that is loaded")
-        found.aside |= {
-            name for name in found.loaded() if traffic.order(name) >= traffic.order(now)
-        }
-        log.info("%s %s: rolled back", model, now)
+        state = self._models[model]
+        current = state.traffic.serving(state.eligible())[-1]
+        limit = traffic.order(current)
+        if not any(traffic.order(name) < limit for name in state.eligible()):
+            raise Refused(f"model {model} has no version before {current} that is loaded")
+        state.rolled_back |= {name for name in state.loaded() if traffic.order(name) >= limit}
+        log.info("%s %s: rolled back", model, current)
         return self.get(model).name
 
     def _find(self, model):
@@ -232,164 +257,143 @@ class Repository:
             raise NotFound(f"there is no model {model[:64]!r}")
         return self._models[model]
 
-    def _named(self, model, version):
-        known = self._find(model).known.get(version)
-        if known is None or not (known.version or known.state in (LOADING, WAITING)):
+    def _find_loaded(self, model, version):
+        state = self._find(model).versions.get(version)
+        if state is None or not (state.loaded or state.state in (LOADING, WAITING)):
             raise NotFound(f"model {model} has no version {version[:64]!r} that is loaded")
-        if not known.version:
+        if not state.loaded:
             raise Unavailable(
                 f"version {version} of {model} is not loaded yet: try again later",
                 self._settings.poll,
             )
-        return known.version
+        return state.loaded
+
+    def _nothing_loaded(self, model):
+        return Unavailable(
+            f"model {model} has no version that is loaded: try again later", self._settings.poll
+        )
 
     def _check_open(self):
         if self._closed:
-            raise Unavailable("the server stops", 1.0)
+            raise Unavailable("the server is stopping", 1.0)
 
-    def _in_thread(self, function, *arguments):
-        """Runs a function in a thread that ends with the process: an executor's is waited for, even
-        where it hangs."""
-        future = concurrent.futures.Future()
+    async def _update(self, settled=False):
+        """Scans the directory and moves the versions accordingly.
 
-        def work():
-            with self._loading:
-                if future.set_running_or_notify_cancel():
-                    try:
-                        future.set_result(function(*arguments))
-                    except BaseException as error:
-                        future.set_exception(error)
-
-        threading.Thread(target=work, name="loader", daemon=True).start()
-        return asyncio.wrap_future(future)
-
-    async def _follow(self, settled=False):
-        """Looks at the directory, and does what follows from it.
-
-        A version is loaded or dropped when two looks have found the same of it, so one that is just
-        being written or replaced is left alone; with `settled` one look is enough.
+        A version is loaded or dropped only once two scans have seen the same files, so that one
+        that is just being written or replaced is left alone; with `settled` one scan is enough.
         """
         async with self._changes:
             if self._closed:
                 return
-            shelf, left_out = await self._in_thread(look, self._root)
+            folders, left_out = await self._loader.scan()
             for reason in left_out:
                 if reason not in self.left_out:
                     log.warning("%s", reason)
             self.left_out = left_out
-            self._unread = ""
-            for name in sorted(shelf.keys() | self._models.keys()):
-                model = self._models.setdefault(name, Model())
-                folder = shelf.get(name, GONE)
-                fault = folder.fault or folder.unread
-                if fault and fault != model.fault:
-                    log.warning("%s: %s; what was before goes on", name, fault)
-                model.fault = fault
-                if folder.fault:  # what is loaded stays
-                    continue
-                if name in shelf and not folder.unread:
-                    self._read_traffic(name, model, folder.traffic)
-                versions = model.known.keys() | folder.versions.keys()
-                # the highest is wanted first
-                for version in sorted(versions, key=traffic.order, reverse=True):
-                    await self._compare(name, version, model, folder.versions.get(version), settled)
-                    if self._closed:
-                        return
-                absent = model.absent_versions()
-                if absent and absent != model.absent:
-                    log.warning("%s: %s", name, absent)
-                model.absent = absent
-                if name not in shelf and not model.known:
+            self._unreadable = None
+            for name in sorted(folders.keys() | self._models.keys()):
+                model = self._models.setdefault(name, ModelState())
+                await self._update_model(name, model, folders.get(name, MISSING), settled)
+                if self._closed:
+                    return
+                if name not in folders and not model.versions:
                     del self._models[name]
 
-    async def _compare(self, name, version, model, now, settled):
-        """Brings a version in line with what was found of it, a `Listed`; None = nothing."""
-        known = model.known.setdefault(version, Known())
-        settled = settled or now == known.seen
-        known.seen = now
+    async def _update_model(self, name, model, folder, settled):
+        """Moves a model's versions after a scan."""
+        fault = folder.fault or folder.traffic_fault
+        if fault and fault != model.fault:
+            log.warning("%s: %s; the previous state is kept", name, fault)
+        model.fault = fault
+        if folder.fault:  # what is loaded stays
+            return
+        if folder is not MISSING and not folder.traffic_fault:
+            self._update_traffic(name, model, folder.traffic_data)
+        versions = model.versions.keys() | folder.versions.keys()
+        # the highest is needed first
+        for version in sorted(versions, key=traffic.order, reverse=True):
+            await self._update_version(name, version, model, folder.versions.get(version), settled)
+            if self._closed:
+                return
+        missing = model.find_missing_versions()
+        if missing and missing != model.missing_versions:
+            log.warning("%s: %s", name, missing)
+        model.missing_versions = missing
+
+    async def _update_version(self, name, version, model, folder, settled):
+        """Moves a version after a scan, which saw `folder`; None if it was gone."""
+        state = model.versions.setdefault(version, VersionState())
+        settled = settled or folder == state.folder
+        state.folder = folder
         if not settled:
             return
-        if now is None:
-            if known.version:
+        if folder is None:
+            if state.loaded:
                 log.info("%s %s: gone, unloaded", name, version)
-            self._retire(known)
-            del model.known[version]
-            model.aside.discard(version)
-        elif not known.is_held and now.mark != known.tried:
-            await self._load(name, version, known)
+            self._retire(state)
+            del model.versions[version]
+            model.rolled_back.discard(version)
+        elif not state.unloaded_by_operator and folder.fingerprint != state.tried_fingerprint:
+            await self._load(name, version, state, folder)
 
-    async def _load(self, name, version, known):
-        """Loads a version as it was last seen; what there was of its name serves until then, and on
-        if that fails."""
-        now = known.seen
-        if now.waits and not now.fault:
-            if known.reason != now.waits:
-                log.info("%s %s: %s", name, version, now.waits)
-            if not known.version:
-                known.state = WAITING
-            known.tried = None
-            known.reason = now.waits
+    async def _load(self, name, version, state, folder):
+        """Loads a version; the one loaded so far answers until then, and afterwards if that
+        fails."""
+        state.tried_fingerprint = None  # if the caller is canceled meanwhile, the watch tries again
+        if folder.incomplete and not folder.fault:
+            if state.reason != folder.incomplete:
+                log.info("%s %s: %s", name, version, folder.incomplete)
+            if not state.loaded:
+                state.state = WAITING
+            state.reason = folder.incomplete
             return
-        if not known.version:
-            known.state = LOADING
-            known.reason = ""
+        if not state.loaded:
+            state.state = LOADING
+            state.reason = ""
         begun = time.perf_counter()
-        reason = now.fault
-        known.tried = None  # where the caller is canceled meanwhile, the watch does it
-        try:
-            if not reason:
-                folder = pathlib.Path(self._root, name, version)
-                bundle, settings = await self._in_thread(open_warm, folder, self._settings)
-        except UserError as error:
-            reason = " ".join(str(error).split()).replace(self._root + os.sep, "")
-        except OSError as error:
-            file = (
-                os.path.relpath(error.filename, self._root)
-                if isinstance(error.filename, str)
-                else "a file"
-            )
-            reason = f"{file} cannot be read: {error.strerror}"
-        except Exception as error:  # a model that is bad enough raises what its runtime likes
-            reason = first_line(error)
-        known.tried = now.mark
-        known.reason = reason
-        if reason:
-            known.state = READY if known.version else REFUSED
+        opened = None
+        reason = folder.fault
+        if not reason:
+            opened, reason = await self._loader.open(name, version)
+        state.tried_fingerprint = folder.fingerprint
+        state.reason = reason
+        if opened is None:
+            state.state = READY if state.loaded else REFUSED
             log.warning("%s %s: refused: %s", name, version, reason)
             return
-        self._retire(known)
-        known.version = Version(name, version, bundle, settings, self._telemetry)
-        known.state = READY
+        bundle, settings = opened
+        self._retire(state)
+        state.loaded = LoadedVersion(name, version, bundle, settings, self._telemetry)
+        state.state = READY
         took = time.perf_counter() - begun
         log.info(
             "%s %s: loaded in %.1f s; batches of up to %d", name, version, took, settings.max_batch
         )
 
-    def _read_traffic(self, name, model, data):
-        """Takes a traffic.json that has changed; one that is not valid leaves things as they
-        are."""
-        if data == model.data:
+    def _update_traffic(self, name, model, data):
+        """Applies a changed traffic.json; one that is not valid leaves things as they are."""
+        if data == model.traffic_data:
             return
-        model.data = data
-        model.reason = ""
+        model.traffic_data = data
+        model.traffic_reason = ""
         try:
-            model.split = traffic.Traffic() if data is None else traffic.parse(data)
-            model.aside.clear()
+            model.traffic = traffic.Traffic() if data is None else traffic.parse(data)
+            model.rolled_back.clear()
         except UserError as error:
-            model.reason = f"{traffic.FILE}: {error}"
-            goes = (
-                "what was before goes on"
-                if model.split != traffic.Traffic()
-                else "the highest version answers"
-            )
-            log.warning("%s: %s; %s", name, model.reason, goes)
+            model.traffic_reason = f"{traffic.FILE}: {error}"
+            if model.traffic == traffic.Traffic():
+                consequence = "the highest version answers"
+            else:
+                consequence = "the previous one stays in force"
+            log.warning("%s: %s; %s", name, model.traffic_reason, consequence)
 
-    def _retire(self, known):
-        """Lets a version go once it has answered; returns the task, or None where there is none."""
-        if known.version is None:
+    def _retire(self, state):
+        """Unloads a version once it has answered; returns the task, or None if it is not loaded."""
+        if state.loaded is None:
             return None
-        task = asyncio.get_running_loop().create_task(known.version.retire())
-        known.version = None
+        task = asyncio.get_running_loop().create_task(state.loaded.retire())
+        state.loaded = None
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
         return task

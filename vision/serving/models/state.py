@@ -1,90 +1,102 @@
-"""What the repository knows of its models and their versions."""
+"""The state of the models and of their versions, which only the repository changes.
+
+`vision.serving.models.repository` has the diagram of the states.
+"""
 
 import dataclasses
+from typing import Any
 
-from vision.serving.models import traffic
-from vision.serving.models.version import Version
+from vision.serving.models.loaded import LoadedVersion
+from vision.serving.models.scan import VersionFolder
+from vision.serving.models.traffic import FILE, Traffic, order
 
+WAITING = "waiting"
 LOADING = "loading"
 READY = "ready"
-WAITING = "waiting"
 REFUSED = "refused"
 UNLOADED = "unloaded"
 
 
 @dataclasses.dataclass
-class Known:
-    """What is known of one version.
+class VersionState:
+    """The state of one version.
 
     Attributes:
-        seen: its `Listed` at the last look; None = it was gone.
-        tried: the mark of its files when it was last loaded or refused.
-        version: the `Version` that answers; None = none does.
-        state, reason: for people.
-        is_held: an operator has unloaded it.
+        state: WAITING, LOADING, READY, REFUSED or UNLOADED.
+        reason: why it is not ready, or why its changed files are not loaded; "" if all is well.
+        folder: its `VersionFolder` at the last scan; None if it was gone.
+        tried_fingerprint: the fingerprint of its files when they were last loaded or refused.
+        loaded: the `LoadedVersion` that answers; None if there is none.
+        unloaded_by_operator: scans leave it alone until an operator loads it.
     """
 
-    seen: tuple | None = None
-    tried: tuple | None = None
-    version: Version | None = None
     state: str = WAITING
     reason: str = ""
-    is_held: bool = False
+    folder: VersionFolder | None = None
+    tried_fingerprint: tuple | None = None
+    loaded: LoadedVersion | None = None
+    unloaded_by_operator: bool = False
 
 
 @dataclasses.dataclass
-class Model:
-    """What is known of one model.
+class ModelState:
+    """The state of one model.
 
     Attributes:
-        known: {version: `Known`}.
-        data: bytes of traffic.json as they were last read; None = there was none.
-        split: the last `Traffic` that was valid.
-        reason: why the present one is not; "" = it is.
-        fault: why the model's directory, or its traffic.json, cannot be read; "" = it can.
-        absent: what traffic.json names and is not there, for people; "" = all is.
-        aside: versions that were rolled back: they take no requests but those that name them.
+        versions: {name: `VersionState`}.
+        traffic: the last valid `Traffic`.
+        traffic_data: the bytes of traffic.json at the last scan; None if there was none.
+        traffic_reason: why they are not valid; "" if they are.
+        fault: why the model's directory, or its traffic.json, cannot be read; "" if it can.
+        missing_versions: what traffic.json names and is not there, as a sentence; "" if nothing.
+        rolled_back: versions that get only the requests that name them.
     """
 
-    known: dict = dataclasses.field(default_factory=dict)
-    data: bytes | None = None
-    split: traffic.Traffic = traffic.Traffic()
-    reason: str = ""
+    versions: dict[str, VersionState] = dataclasses.field(default_factory=dict)
+    traffic: Traffic = Traffic()
+    traffic_data: bytes | None = None
+    traffic_reason: str = ""
     fault: str = ""
-    absent: str = ""
-    aside: set = dataclasses.field(default_factory=set)
+    missing_versions: str = ""
+    rolled_back: set[str] = dataclasses.field(default_factory=set)
 
-    def loaded(self):
+    def loaded(self) -> list[str]:
         """Returns the names of the versions that answer, the highest last."""
-        return sorted(
-            (name for name, known in self.known.items() if known.version), key=traffic.order
-        )
+        names = (name for name, version in self.versions.items() if version.loaded)
+        return sorted(names, key=order)
 
-    def eligible(self):
-        """Returns those of them that may get requests that name no version: all where all were
-        rolled back."""
+    def eligible(self) -> list[str]:
+        """Returns the loaded versions that may get requests that name no version.
+
+        Those are the ones that were not rolled back, or all of them if all were.
+        """
         loaded = self.loaded()
-        return [name for name in loaded if name not in self.aside] or loaded
+        return [name for name in loaded if name not in self.rolled_back] or loaded
 
-    def absent_versions(self):
-        """Returns what traffic.json names and is not there, a sentence: a slip, or still to come;
-        "" = nothing."""
-        weights, shadow = self.split
-        named = [version for version, weight in weights.items() if weight] + [shadow] * bool(shadow)
-        absent = [version for version in named if version not in self.known]
-        return f"{traffic.FILE} names {', '.join(absent)}, which no directory has" if absent else ""
+    def find_missing_versions(self) -> str:
+        """Returns a sentence on the versions that traffic.json names and no directory has.
 
-    def tell(self):
-        """Returns what an operator wants to know; see
-        `vision.serving.models.repository.Repository.states`."""
+        "" if there are none. Such a name is a slip, or a version still to come.
+        """
+        weights, shadow = self.traffic
+        named = [version for version, weight in weights.items() if weight]
+        if shadow:
+            named.append(shadow)
+        missing = [version for version in named if version not in self.versions]
+        if not missing:
+            return ""
+        return f"{FILE} names {', '.join(missing)}, which no directory has"
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what operators see; see `vision.serving.models.repository.Repository.states`."""
         return {
-            "serving": self.split.main(self.eligible()) or "",
-            "weights": dict(self.split.weights),
-            "shadow": self.split.shadow,
-            "reason": self.fault or self.reason or self.absent,
-            "rolled_back": sorted(self.aside, key=traffic.order),
+            "serving": self.traffic.main(self.eligible()) or "",
+            "weights": dict(self.traffic.weights),
+            "shadow": self.traffic.shadow,
+            "reason": self.fault or self.traffic_reason or self.missing_versions,
+            "rolled_back": sorted(self.rolled_back, key=order),
             "versions": {
-                version: {"state": self.known[version].state, "reason": self.known[version].reason}
-                for version in sorted(self.known, key=traffic.order)
+                name: {"state": self.versions[name].state, "reason": self.versions[name].reason}
+                for name in sorted(self.versions, key=order)
             },
         }

@@ -11,8 +11,8 @@ from tests.support.tiny_bundle import write_bundle
 from vision.bundle import directory as bundle
 from vision.errors import UserError
 from vision.serving.errors import Unavailable
-from vision.serving.models import version as module
-from vision.serving.models.version import Version, open_warm
+from vision.serving.models import loaded as module
+from vision.serving.models.loaded import LoadedVersion, open_warm
 from vision.serving.settings import Settings
 
 
@@ -144,7 +144,9 @@ def test_its_classes_can_be_written(tmp_path):
 def test_it_goes_when_nobody_uses_it_any_more(tmp_path):
     async def main():
         known = Settings(max_batch=2, threads=1)
-        version = Version("digits", "2", *open_warm(write_bundle(tmp_path), known), Telemetry())
+        version = LoadedVersion(
+            "digits", "2", *open_warm(write_bundle(tmp_path), known), Telemetry()
+        )
         with version.in_use(), version.in_use():
             going = [asyncio.create_task(version.retire()) for _ in range(2)]
             await asyncio.sleep(0.02)
