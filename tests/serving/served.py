@@ -12,8 +12,8 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from vision.serving import rpc
-from vision.serving.http.security import Guard
 from vision.serving.images import Decoder
+from vision.serving.keys import ApiKeys
 from vision.serving.logs.telemetry import Telemetry
 from vision.serving.models.repository import Repository
 from vision.serving.service import Service
@@ -57,7 +57,7 @@ class Served:
             self.telemetry.follow(repository)
             self.service = Service(repository, Decoder(self.settings), self.telemetry)
             self.calls = rpc.Calls(
-                self.service, repository, Guard(self.settings), self.telemetry, self.settings
+                self.service, repository, ApiKeys(self.settings), self.telemetry, self.settings
             )
             server = rpc.build(self.calls, self.settings)
             await server.start()

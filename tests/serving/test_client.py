@@ -108,7 +108,7 @@ def test_what_is_refused(live, images, tmp_path):
     with pytest.raises(ServerError, match="cannot be reached"):
         Client("http://127.0.0.1:9").models()
     assert Client("http://127.0.0.1:9").ready() is False
-    with pytest.raises(ValueError, match="no URL"):
+    with pytest.raises(ValueError, match="not a server URL"):
         Client("localhost:8080")
 
 

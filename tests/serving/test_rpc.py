@@ -185,14 +185,14 @@ def test_an_id_that_no_log_could_hold_is_replaced(served, stub):
         ({"model_name": "huge"}, "NOT_FOUND", "no model 'huge'"),
         ({"model_version": "9"}, "NOT_FOUND", "no version '9'"),
         ({"model_name": "../tiny"}, "NOT_FOUND", "no model '../tiny'"),
-        ({"inputs": []}, "INVALID_ARGUMENT", "raw_input_contents holds 1 tensors, inputs 0"),
+        ({"inputs": []}, "INVALID_ARGUMENT", "raw_input_contents has 1 tensors, but inputs 0"),
         ({"inputs": [], "raw_input_contents": []}, "INVALID_ARGUMENT", "exactly one input"),
-        ({"raw_input_contents": []}, "INVALID_ARGUMENT", "has 0 numbers, its shape asks for 64"),
+        ({"raw_input_contents": []}, "INVALID_ARGUMENT", "has 0 numbers, but its shape needs 64"),
         ({"raw_input_contents": [b"abc"]}, "INVALID_ARGUMENT", "has 3 numbers"),
-        ({"raw_input_contents": [b""] * 2}, "INVALID_ARGUMENT", "holds 2 tensors"),
+        ({"raw_input_contents": [b""] * 2}, "INVALID_ARGUMENT", "has 2 tensors"),
         ({"outputs": [{"name": "secret"}]}, "INVALID_ARGUMENT", "no output 'secret'"),
         ({"outputs": [{"name": "labels"}] * 2}, "INVALID_ARGUMENT", "twice"),
-        ({"parameters": {"top_k": {"int64_param": -1}}}, "INVALID_ARGUMENT", "top_k lies in"),
+        ({"parameters": {"top_k": {"int64_param": -1}}}, "INVALID_ARGUMENT", "top_k must be in"),
         ({"parameters": {"top_k": {"string_param": "5"}}}, "INVALID_ARGUMENT", "top_k"),
     ],
 )
@@ -228,7 +228,7 @@ def test_a_shape_without_end_is_not_made_a_list_of():
     request.inputs.add(name="images", datatype="UINT8").shape.extend([1] * 1_000_000)
     tracemalloc.start()
     try:
-        with pytest.raises(Refused, match="has the shape"):
+        with pytest.raises(Refused, match="must have the shape"):
             rpc._inference(request)
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
@@ -367,7 +367,7 @@ def test_keys_and_tls(locked, tmp_path):
 
 
 def test_a_port_that_is_taken(served):
-    with pytest.raises(UserError, match=f"--grpc-port {served.port} of 127.0.0.1 cannot be had"):
+    with pytest.raises(UserError, match=f"--grpc-port {served.port} on 127.0.0.1 is not available"):
 
         async def build():
             rpc.build(served.calls, served.settings)

@@ -1,9 +1,9 @@
-"""gRPC: the Open Inference Protocol V2, by the messages that Triton's client has too.
+"""gRPC: the Open Inference Protocol V2, with the messages of Triton's client.
 
-What is here of Triton's service is ServerLive, ServerReady, ModelReady, ServerMetadata,
-ModelMetadata and ModelInfer; all else is UNIMPLEMENTED. Metadata that a call may carry:
-`authorization: Bearer KEY` or `x-api-key`, `x-request-id`, and `x-route-key`, which a canary is
-sticky by. The first two need no key.
+Of Triton's service there are ServerLive, ServerReady, ModelReady, ServerMetadata, ModelMetadata and
+ModelInfer; everything else is UNIMPLEMENTED. A call may carry the metadata `authorization: Bearer
+KEY` or `x-api-key`, `x-request-id`, and `x-route-key`, which makes a canary sticky. ServerLive and
+ServerReady need no key.
 """
 
 import asyncio
@@ -11,48 +11,57 @@ import functools
 import math
 import time
 import urllib.parse
+from typing import Any
 
 import grpc
 import numpy as np
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2
 
 from vision.errors import UserError
-from vision.serving.errors import NotFound, Refused, TooMany, TooSlow, Unavailable
-from vision.serving.http.security import BODIES, SMALL, Trace, key_of, request_id
-from vision.serving.protocol import messages
-from vision.serving.protocol import v2 as protocol
-from vision.serving.service import Request
+from vision.serving.errors import NotFound, Refused, TooSlow, Unavailable
+from vision.serving.keys import ApiKeys, key_of
+from vision.serving.limits import BodyBudget
+from vision.serving.logs.telemetry import Telemetry
+from vision.serving.models.repository import Repository
+from vision.serving.protocol import messages, v2
+from vision.serving.protocol.inference import (
+    MAX_ID,
+    Inference,
+    output_tensors,
+    requested_outputs,
+    top_k_of,
+)
+from vision.serving.protocol.tensors import Tensor, images_of, pack_bytes
+from vision.serving.request_trace import RequestTrace, request_id
+from vision.serving.service import Answer, Request, Service
+from vision.serving.settings import Settings
 
 SERVICE = "inference.GRPCInferenceService"
-OPEN = ("ServerLive", "ServerReady")  # without a key
-MOST = 8  # numbers of a shape that are looked at: more than any right one has
+PUBLIC = ("ServerLive", "ServerReady")  # need no key
+MAX_RANK = 8  # numbers of a shape that are read: more than any valid shape has
 
 
-def build(calls, settings):
-    """Returns the `grpc.aio.Server`, bound and not yet started.
-
-    Args:
-        calls: `Calls`.
-        settings: `vision.serving.settings.Settings`.
+def build(calls: "Calls", settings: Settings) -> grpc.aio.Server:
+    """Returns the gRPC server, bound but not yet started.
 
     Raises:
         UserError: the port is taken.
     """
     options = {
         "grpc.max_receive_message_length": settings.max_body + messages.ROOM,
-        "grpc.max_send_message_length": -1,  # as long as what was asked for
-        "grpc.max_concurrent_streams": 256,  # of a connection; what is more waits with the client
-        "grpc.so_reuseport": 0,  # or two servers share a port, and neither says so
+        "grpc.max_send_message_length": -1,  # unlimited: as long as what was asked for
+        "grpc.max_concurrent_streams": 256,  # per connection; further calls wait in the client
+        "grpc.so_reuseport": 0,  # otherwise two servers could share a port without an error
     }
-    # Each call may hold a message of the largest size, so there is an end to them; most are refused
-    # by a full queue.
+    # Each call may hold a message of the largest size, so their number is limited; a full queue
+    # refuses most of them before.
     server = grpc.aio.server(
         options=list(options.items()), maximum_concurrent_rpcs=4 * settings.max_queue
     )
-    names = [*OPEN, "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer"]
-    # On the wire a stream of one message is a message; but who reads it himself knows the caller
-    # before he has it all.
+    names = [*PUBLIC, "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer"]
+    # On the wire a stream of one message is a message. But a handler that reads the stream itself
+    # knows the caller before all of the message has arrived.
     handlers = {
         name: grpc.stream_unary_rpc_method_handler(functools.partial(calls.answer, name))
         for name in names
@@ -67,7 +76,7 @@ def build(calls, settings):
             server.add_insecure_port(address)
     except RuntimeError as error:
         raise UserError(
-            f"--grpc-port {settings.grpc_port} of {settings.host} cannot be had: is it taken?"
+            f"--grpc-port {settings.grpc_port} on {settings.host} is not available: is it in use?"
         ) from error
     return server
 
@@ -75,81 +84,99 @@ def build(calls, settings):
 class Calls:
     """Answers calls.
 
+    A message may have sixteen megabytes, so nothing may keep it once its call has ended. gRPC and
+    asyncio tie a call, its exceptions and their tracebacks into reference cycles, which Python
+    frees only when the garbage collector runs, seldom and late. Three places avoid that: `answer`
+    reads the message from the context, and `_outcome` and `_abort` call `_forget_frames`.
+
     Args:
-        service: `vision.serving.service.Service`.
-        repository: `vision.serving.models.repository.Repository`.
-        guard: `vision.serving.http.security.Guard`.
-        telemetry: `vision.serving.logs.telemetry.Telemetry`.
-        settings: `vision.serving.settings.Settings`.
+        service: answers ModelInfer.
+        repository: the models.
+        api_keys: the keys that are accepted.
+        telemetry: metrics and logs.
+        settings: the server's settings.
+
+    Attributes:
+        budget: counts the bytes of the messages that are being answered.
     """
 
-    def __init__(self, service, repository, guard, telemetry, settings):
+    def __init__(
+        self,
+        service: Service,
+        repository: Repository,
+        api_keys: ApiKeys,
+        telemetry: Telemetry,
+        settings: Settings,
+    ):
         self._service = service
         self._repository = repository
-        self._guard = guard
+        self._api_keys = api_keys
         self._telemetry = telemetry
         self._settings = settings
-        self._held = 0  # bytes of the messages that are being answered
+        self.budget = BodyBudget(settings.max_body)
 
-    async def answer(self, name, _, context):
-        """Returns the bytes of the answer to the message of a call to the RPC of a name.
+    async def answer(self, name: str, _: Any, context: grpc.aio.ServicerContext) -> bytes:
+        """Returns the response to a call, as bytes.
 
-        The message is not asked of gRPC's iterator, the second argument, but of the context: the
-        iterator would keep it until the garbage collector runs, and that is long after many others.
+        Args:
+            name: the RPC's name.
+            _: gRPC's iterator over the messages. Unused, because it would keep the message until
+                the garbage collector runs.
+            context: gRPC's context of the call.
         """
-        begun = time.perf_counter()
+        started = time.perf_counter()
         pairs = [
             (key, value)
             for key, value in context.invocation_metadata() or ()
             if isinstance(value, str)
         ]
-        metadata = dict(reversed(pairs))  # of two with one name the first
-        trace = Trace(request_id(metadata), metadata, protocol="grpc")
+        metadata = dict(reversed(pairs))  # the first of two values counts
+        trace = RequestTrace(request_id(metadata), metadata, protocol="grpc")
         code = "CANCELLED"
         try:
-            found, error = await self._outcome(name, trace, context)
+            response, error = await self._outcome(name, trace, context)
             code = error.code if error else "OK"
-            trace.sent = len(found)
+            trace.sent = len(response)
             if error:
                 await _abort(error, trace, context)
             else:
                 context.set_trailing_metadata(_trailer(trace))
-            return found
+            return response
         finally:
-            self._held -= trace.received
-            seconds = time.perf_counter() - begun
-            client = _client(context.peer())
-            self._telemetry.access(trace.entry(code, seconds, client, method=name))
+            self.budget.release(trace.received)
+            seconds = time.perf_counter() - started
+            client = _client_address(context.peer())
+            self._telemetry.access(trace.log_entry(code, seconds, client, method=name))
 
-    async def _outcome(self, name, trace, context):
-        """Returns (bytes of the answer, None), or (b"", `Refused`), which holds nothing of the
-        call."""
+    async def _outcome(
+        self, name: str, trace: RequestTrace, context: grpc.aio.ServicerContext
+    ) -> tuple[bytes, Refused | None]:
+        """Returns (response, None), or (b"", the error), which keeps nothing of the call alive."""
         try:
-            return await self._found(name, trace, context), None
+            return await self._respond(name, trace, context), None
         except TimeoutError:
-            error = Unavailable(
+            error: Refused = Unavailable(
                 f"there was no answer within {self._settings.timeout:g} seconds: try again", 1.0
             )
         except Refused as refused:
             error = refused
-        # the one place where that ends; the client learns nothing of it
-        except Exception as unforeseen:
+        except Exception as unforeseen:  # the one place for these; clients see no details
             self._telemetry.failed("grpc", trace.model, unforeseen)
             return b"", _Internal("internal error")
         self._telemetry.refused("grpc", trace.model, error)
-        # the frames in them have the message
-        error.__traceback__ = error.__context__ = error.__cause__ = None
+        _forget_frames(error)
         return b"", error
 
-    async def _found(self, name, trace, context):
-        """Returns the bytes of the answer."""
-        if name not in OPEN:
-            trace.key = self._guard.check(key_of(trace.headers))
+    async def _respond(
+        self, name: str, trace: RequestTrace, context: grpc.aio.ServicerContext
+    ) -> bytes:
+        if name not in PUBLIC:
+            trace.key = self._api_keys.check(key_of(trace.headers))
         data = await self._read(trace, context)
         async with asyncio.timeout(self._settings.timeout):
             return (await self._call(name, data, trace)).SerializeToString()
 
-    async def _read(self, trace, context):
+    async def _read(self, trace: RequestTrace, context: grpc.aio.ServicerContext) -> bytes:
         """Returns a call's message."""
         try:
             async with asyncio.timeout(self._settings.body_timeout):
@@ -161,19 +188,18 @@ class Calls:
         if data is grpc.aio.EOF:
             raise Refused("the call has no message")
         trace.received = len(data)
-        self._held += len(data)
-        if self._held > BODIES * self._settings.max_body and len(data) > SMALL:
-            raise TooMany("too many large requests at a time: try again later", 1.0)
+        self.budget.add(len(data))
+        self.budget.check(len(data))
         return data
 
-    async def _call(self, name, data, trace):
+    async def _call(self, name: str, data: bytes, trace: RequestTrace) -> Message:
         images = messages.INFER if name == "ModelInfer" else {}
-        # each may be a field of its own
+        # each image may be a field of its own
         messages.check(data, images, messages.FIELDS + self._settings.max_images)
         try:
             request = getattr(service_pb2, f"{name}Request").FromString(data)
         except DecodeError as error:
-            raise Refused(f"the message is no {name}Request") from error
+            raise Refused(f"the message is not a valid {name}Request") from error
         return await getattr(self, f"_{name}")(request, trace)
 
     async def _ServerLive(self, request, trace):
@@ -190,45 +216,57 @@ class Calls:
         return service_pb2.ModelReadyResponse(ready=True)
 
     async def _ServerMetadata(self, request, trace):
-        return service_pb2.ServerMetadataResponse(**protocol.server_metadata())
+        return service_pb2.ServerMetadataResponse(**v2.server_metadata())
 
     async def _ModelMetadata(self, request, trace):
         version = self._repository.get(request.name, request.version)
         versions = self._repository.models()[request.name]
         return service_pb2.ModelMetadataResponse(
-            **protocol.model_metadata(request.name, versions, version.bundle)
+            **v2.model_metadata(request.name, versions, version.bundle)
         )
 
     async def _ModelInfer(self, request, trace):
-        trace.model = request.model_name[: protocol.MAX_ID]
-        # gRPC itself would cancel what comes while it stops, without a word
+        trace.model = request.model_name[:MAX_ID]
+        # While it stops, gRPC itself would cancel new calls without a reason.
         if not self._repository.ready:
-            raise Unavailable("the server is not ready, or stops", 1.0)
-        raw = len(request.raw_input_contents)
-        # lists take longer
-        inference = _inference(request) if raw else await asyncio.to_thread(_inference, request)
-        asked = Request(
-            request.model_name,
-            inference.images,
-            request.model_version,
-            trace.headers.get("x-route-key", ""),
-            trace.id,
-            trace.protocol,
+            raise Unavailable("the server is not ready or is stopping", 1.0)
+        if request.raw_input_contents:
+            inference = _inference(request)
+        else:  # lists take longer
+            inference = await asyncio.to_thread(_inference, request)
+        answer = await self._service.classify(
+            Request(
+                request.model_name,
+                inference.images,
+                request.model_version,
+                trace.headers.get("x-route-key", ""),
+                trace.id,
+                trace.protocol,
+            )
         )
-        answer = await self._service.classify(asked)
-        trace.answered(answer)
-        return _response(answer, inference, request.id or trace.id)
+        trace.record_answer(answer)
+        return _infer_response(answer, inference, request.id or trace.id)
 
 
 class _Internal(Refused):
-    """An error of ours."""
+    """An error of the server's own."""
 
     status = 500
     code = "INTERNAL"
 
 
-async def _abort(error, trace, context):
-    """Ends a call with a `Refused`."""
+def _forget_frames(error: BaseException) -> None:
+    """Cuts an error off from the frames it came through, whose variables hold the call's message.
+
+    See `Calls` for why.
+    """
+    error.__traceback__ = None
+    error.__context__ = None
+    error.__cause__ = None
+
+
+async def _abort(error: Refused, trace: RequestTrace, context: grpc.aio.ServicerContext) -> None:
+    """Ends a call with an error."""
     trailer = _trailer(trace)
     if error.retry_after:
         seconds = error.retry_after
@@ -239,69 +277,70 @@ async def _abort(error, trace, context):
     try:
         await context.abort(grpc.StatusCode[error.code], error.message, trailer)
     except grpc.aio.AbortError as aborted:
-        # gRPC has it in the call, and raises it again once the handler has returned. The frames in
-        # it have the call: the two would keep each other until the garbage collector runs.
-        aborted.__traceback__ = None
+        # gRPC keeps it in the call, and raises it again once the handler has returned.
+        _forget_frames(aborted)
 
 
-def _credentials(settings):
+def _credentials(settings: Settings) -> grpc.ServerCredentials:
     with open(settings.tls_key, "rb") as key, open(settings.tls_certificate, "rb") as certificate:
         return grpc.ssl_server_credentials([(key.read(), certificate.read())])
 
 
-def _trailer(trace):
+def _trailer(trace: RequestTrace) -> tuple[tuple[str, str], ...]:
     version = (("x-model-version", trace.version),) if trace.version else ()
     return (("x-request-id", trace.id), *version)
 
 
-def _client(peer):
-    """Returns the address of gRPC's "ipv4:127.0.0.1:54321" or "ipv6:%5B::1%5D:54321"."""
+def _client_address(peer: str) -> str:
+    """Returns the address in gRPC's "ipv4:127.0.0.1:54321" or "ipv6:%5B::1%5D:54321"."""
     return urllib.parse.unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
 
 
-def _inference(request):
-    """Returns the `vision.serving.protocol.v2.Inference` of a ModelInferRequest."""
-    raws = request.raw_input_contents
+def _inference(request: Any) -> Inference:
+    """Returns what a ModelInferRequest asks for."""
+    raw_tensors = request.raw_input_contents
     tensors = []
-    if raws and len(raws) != len(request.inputs):
-        raise Refused(f"raw_input_contents holds {len(raws)} tensors, inputs {len(request.inputs)}")
-    for i, one in enumerate(request.inputs):
-        if "shared_memory_region" in one.parameters:
-            raise Refused("shared memory is not for this server: send the tensor itself")
-        data = raws[i] if raws else _typed(one)
-        tensors.append(protocol.Tensor(one.name, one.datatype, list(one.shape[:MOST]), data))
+    if raw_tensors and len(raw_tensors) != len(request.inputs):
+        raise Refused(
+            f"raw_input_contents has {len(raw_tensors)} tensors, but inputs {len(request.inputs)}"
+        )
+    for i, tensor in enumerate(request.inputs):
+        if "shared_memory_region" in tensor.parameters:
+            raise Refused("shared memory is not supported: send the tensor itself")
+        data = raw_tensors[i] if raw_tensors else _typed_contents(tensor)
+        shape = list(tensor.shape[:MAX_RANK])
+        tensors.append(Tensor(tensor.name, tensor.datatype, shape, data))
     parameters = _parameters(request)
-    wanted = protocol.wanted([(one.name, _parameters(one)) for one in request.outputs], parameters)
-    return protocol.Inference(
-        protocol.images_of(tensors), wanted, protocol.top_k_of(parameters), request.id
-    )
+    outputs = [(output.name, _parameters(output)) for output in request.outputs]
+    requests = requested_outputs(outputs, parameters)
+    return Inference(images_of(tensors), requests, top_k_of(parameters), request.id)
 
 
-def _typed(one):
-    """Returns the list of a tensor's own contents."""
-    found = one.contents.bytes_contents if one.datatype == "BYTES" else one.contents.uint_contents
-    return list(found)
+def _typed_contents(tensor: Any) -> list[Any]:
+    """Returns the list in a tensor's own contents."""
+    if tensor.datatype == "BYTES":
+        return list(tensor.contents.bytes_contents)
+    return list(tensor.contents.uint_contents)
 
 
-def _parameters(message):
-    """Returns the dict of a message's parameters."""
+def _parameters(message: Any) -> dict[str, Any]:
+    """Returns the values of a message's parameters."""
     return {
-        key: getattr(one, kind)
-        for key, one in message.parameters.items()
-        if (kind := one.WhichOneof("parameter_choice"))
+        key: getattr(parameter, kind)
+        for key, parameter in message.parameters.items()
+        if (kind := parameter.WhichOneof("parameter_choice"))
     }
 
 
-def _response(answer, inference, identity):
+def _infer_response(answer: Answer, inference: Inference, identity: str) -> Message:
     response = service_pb2.ModelInferResponse(
         model_name=answer.model, model_version=answer.version, id=identity
     )
-    for one, datatype, shape, data in protocol.results(answer, inference):
-        response.outputs.add(name=one.name, datatype=datatype, shape=shape)
-        raw = (
-            np.ascontiguousarray(data).tobytes()
-            if datatype == "FP32"
-            else protocol.pack_bytes(data)
-        )
+    for request, datatype, shape, data in output_tensors(answer, inference):
+        response.outputs.add(name=request.name, datatype=datatype, shape=shape)
+        if isinstance(data, list):
+            raw = pack_bytes(data)
+        else:
+            raw = np.ascontiguousarray(data).tobytes()
         response.raw_output_contents.append(raw)
     return response

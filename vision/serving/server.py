@@ -16,8 +16,8 @@ from vision.errors import UserError
 from vision.serving import rpc
 from vision.serving.http import admin, rest
 from vision.serving.http.connection import Connection
-from vision.serving.http.security import Guard
 from vision.serving.images import Decoder
+from vision.serving.keys import ApiKeys
 from vision.serving.logs.telemetry import Telemetry
 from vision.serving.models.repository import Repository
 from vision.serving.service import Service
@@ -129,7 +129,7 @@ async def serve(settings, ready=print):
             sockets.append(
                 stack.enter_context(_listen(LOOPBACK, settings.admin_port, "--admin-port"))
             )
-        guard = Guard(settings)
+        api_keys = ApiKeys(settings)
         telemetry = Telemetry(settings)
         repository = Repository(settings, telemetry)
         stop = _signals()
@@ -138,7 +138,7 @@ async def serve(settings, ready=print):
                 return
             _check_models(repository, settings)
             telemetry.follow(repository)
-            await _run(settings, guard, telemetry, repository, sockets, ready, stop)
+            await _run(settings, api_keys, telemetry, repository, sockets, ready, stop)
         finally:
             telemetry.close()  # first: a model that hangs must not cost the logs what they hold
             with contextlib.suppress(TimeoutError):
@@ -159,16 +159,16 @@ async def _started(repository, stop):
     return True
 
 
-async def _run(settings, guard, telemetry, repository, sockets, ready, stop):
+async def _run(settings, api_keys, telemetry, repository, sockets, ready, stop):
     """Serves the repository's models until a signal comes or a part of the server fails."""
     decoder = Decoder(settings)
     service = Service(repository, decoder, telemetry)
-    calls = rpc.Calls(service, repository, guard, telemetry, settings)
+    calls = rpc.Calls(service, repository, api_keys, telemetry, settings)
     grpc = rpc.build(calls, settings) if settings.grpc_port else None
     door = Door()
-    applications = [rest.build(service, repository, guard, telemetry, settings)]
+    applications = [rest.build(service, repository, api_keys, telemetry, settings)]
     if settings.admin_port:
-        applications.append(admin.build(repository, guard, telemetry, settings))
+        applications.append(admin.build(repository, api_keys, telemetry, settings))
     # the admin's, which never leaves the machine
     plain = dataclasses.replace(settings, tls_certificate="", tls_key="")
     known = zip(applications, (settings, plain), sockets, strict=False)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.tiny_bundle import write_bundle
 from vision.serving.http import admin
-from vision.serving.http.security import Guard
+from vision.serving.keys import ApiKeys
 from vision.serving.models.repository import Repository
 from vision.serving.settings import Settings
 
@@ -35,7 +35,7 @@ def ask(models, *requests, **known):
         settings = Settings(models=str(models), threads=1, **known)
         repository = Repository(settings, Silent())
         await repository.start()
-        app = admin.build(repository, Guard(settings), Silent(), settings)
+        app = admin.build(repository, ApiKeys(settings), Silent(), settings)
         found = []
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:9"

@@ -22,7 +22,8 @@ from vision.bundle.directory import open_bundle
 from vision.data.decode import decode
 from vision.serving.errors import TooMany
 from vision.serving.http import openapi, rest
-from vision.serving.http.security import HEADERS, Guard
+from vision.serving.http.middleware.response_headers import HEADERS
+from vision.serving.keys import ApiKeys
 from vision.serving.settings import Settings
 
 KEY = {"X-Api-Key": wire.KEY}  # Triton's client adds to what it is given: hand it a copy
@@ -198,7 +199,9 @@ def test_what_the_page_asks_is_json_whatever_a_bundle_says_of_itself():
     repository = types.SimpleNamespace(
         get=lambda *names: types.SimpleNamespace(bundle=bundle, name="1")
     )
-    said = json.dumps(rest._Routes(None, repository, None)._about("tiny", ["1"]), allow_nan=False)
+    said = json.dumps(
+        rest._Routes(None, repository, None)._describe_model("tiny", ["1"]), allow_nan=False
+    )
     assert json.loads(said)["about"]["1"]["quality"] == {
         "metrics": {"accuracy": {"value": None}, "loss": {"value": 0.5}}
     }
@@ -263,7 +266,7 @@ def test_the_pages_ask_nobody_else_and_hold_no_script(ask):
 
 def test_the_document_tells_of_each_route():
     settings = Settings()
-    app = rest.build(None, None, Guard(settings), None, settings)
+    app = rest.build(None, None, ApiKeys(settings), None, settings)
     told = {
         (method.upper(), path)
         for path, one in openapi.document()["paths"].items()
@@ -302,7 +305,7 @@ class Busy:
 def test_a_full_queue_says_when_to_try_again():
     busy = Busy()
     settings = Settings()
-    client = TestClient(rest.build(busy, busy, Guard(settings), busy, settings))
+    client = TestClient(rest.build(busy, busy, ApiKeys(settings), busy, settings))
     found = client.post("/classify/tiny", content=wire.image())
     assert (found.status_code, found.headers["retry-after"]) == (429, "3")
     assert busy.error == ("rest", "tiny", TooMany) and busy.entry["code"] == 429

@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2
 
 from tests.serving.served import SETTINGS, code_of, is_logged, message, pixels
 from tests.support.tiny_bundle import write_bundle
-from vision.serving import rpc
+from vision.serving import limits, rpc
 from vision.serving.errors import Refused, TooLarge
 from vision.serving.protocol import messages
 from vision.serving.protocol.json_io import MAX_JSON_ITEMS
@@ -307,7 +307,10 @@ def test_bytes_that_are_no_message(served):
         for method in ("ModelInfer", "ModelMetadata"):
             call = channel.unary_unary(f"/{rpc.SERVICE}/{method}")
             code, details, _ = code_of(call, b"\x0a\x01\xff")  # a text that is no UTF-8
-            assert code == "INVALID_ARGUMENT" and details == f"the message is no {method}Request"
+            assert (
+                code == "INVALID_ARGUMENT"
+                and details == f"the message is not a valid {method}Request"
+            )
         call = channel.unary_unary(f"/{rpc.SERVICE}/ModelInfer")
         good = message().SerializeToString()
         for _ in range(200):  # one byte of a good one is another
@@ -348,9 +351,9 @@ def test_a_message_that_does_not_come_is_not_waited_for(served, monkeypatch):
 
 
 def test_large_messages_have_a_limit_together(served, stub, monkeypatch):
-    monkeypatch.setattr(rpc, "BODIES", 0)
+    monkeypatch.setattr(limits, "BODIES", 0)
     stub.ModelInfer(message())  # a small one is let in
-    monkeypatch.setattr(rpc, "SMALL", 0)
+    monkeypatch.setattr(limits, "SMALL", 0)
     code, details, trailer = code_of(stub.ModelInfer, message())
     assert (
         code == "RESOURCE_EXHAUSTED"

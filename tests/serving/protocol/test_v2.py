@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from tritonclient import utils
 
 from vision.serving.errors import Refused, TooLarge
-from vision.serving.protocol import json_io
-from vision.serving.protocol import v2 as protocol
+from vision.serving.protocol import json_io, v1, v2
+from vision.serving.protocol.inference import OUTPUTS, answer_size
+from vision.serving.protocol.tensors import pack_bytes, unpack_bytes
 from vision.serving.service import Answer
 
 IMAGES = np.arange(2 * 3 * 3 * 1, dtype=np.uint8).reshape(2, 3, 3, 1)
@@ -40,7 +41,7 @@ def request(outputs=(), **changes):
 
 def read(document, raw=b"", length=None):
     head = document if isinstance(document, bytes) else json.dumps(document).encode()
-    return protocol.read_v2(head + raw, str(len(head)) if raw and length is None else length)
+    return v2.read_request(head + raw, str(len(head)) if raw and length is None else length)
 
 
 def test_a_tensor_is_the_same_however_it_comes():
@@ -75,29 +76,26 @@ def test_encoded_images_are_base64_in_json_and_bytes_behind_it():
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=5))
 @settings(deadline=None, max_examples=50)
 def test_texts_are_packed_as_triton_packs_them(texts):
-    raw = protocol.pack_bytes(texts)
+    raw = pack_bytes(texts)
     assert raw == utils.serialize_byte_tensor(np.array(texts, np.object_)).item()
-    assert protocol.unpack_bytes(raw, len(texts)) == texts
+    assert unpack_bytes(raw, len(texts)) == texts
 
 
 @given(st.lists(st.binary(max_size=8), min_size=1, max_size=4), st.data())
 @settings(deadline=None, max_examples=100)
 def test_texts_that_are_cut_or_overlong_are_refused(texts, data):
-    raw = protocol.pack_bytes(texts)
+    raw = pack_bytes(texts)
     cut = raw[: data.draw(st.integers(0, len(raw) - 1))]
     for wrong, count in ((cut, len(texts)), (raw + b"\0", len(texts)), (raw, len(texts) + 1)):
         with pytest.raises(Refused):
-            protocol.unpack_bytes(wrong, count)
+            unpack_bytes(wrong, count)
 
 
 def test_the_answer_has_each_output_that_is_asked_for():
     said = answer()
-    asked = [
-        {"name": name, "parameters": {"binary_data": name == "embedding"}}
-        for name in protocol.OUTPUTS
-    ]
+    asked = [{"name": name, "parameters": {"binary_data": name == "embedding"}} for name in OUTPUTS]
     inference = read(request(asked) | {"parameters": {"top_k": 3}, "id": "mine"})
-    body, length = protocol.write_v2(said, inference, inference.id)
+    body, length = v2.write_response(said, inference, inference.id)
     head = json.loads(body[:length])
     assert (head["model_name"], head["model_version"], head["id"]) == ("m", "7", "mine")
     found = {one["name"]: one for one in head["outputs"]}
@@ -113,7 +111,7 @@ def test_the_answer_has_each_output_that_is_asked_for():
 
 
 def test_all_outputs_are_binary_where_the_request_says_so():
-    body, length = protocol.write_v2(
+    body, length = v2.write_response(
         answer(), read(request() | {"parameters": {"binary_data_output": True}}), ""
     )
     sizes = [one["parameters"]["binary_data_size"] for one in json.loads(body[:length])["outputs"]]
@@ -125,7 +123,7 @@ def test_all_outputs_are_binary_where_the_request_says_so():
 def test_classification_is_tritons():
     asked = [{"name": "probabilities", "parameters": {"classification": 2}}]
     said = answer()
-    output = json.loads(protocol.write_v2(said, read(request(asked)), "")[0])["outputs"][0]
+    output = json.loads(v2.write_response(said, read(request(asked)), "")[0])["outputs"][0]
     best = int(said.probabilities[0].argmax())
     assert (output["datatype"], output["shape"]) == ("BYTES", [2, 2])
     assert output["data"][0] == f"{said.probabilities[0, best]:f}:{best}:{said.classes[best]}"
@@ -136,15 +134,15 @@ def test_v1():
         {"b64": base64.b64encode(ENCODED[0]).decode()},
         {"image": {"b64": base64.b64encode(ENCODED[2]).decode()}},
     ]
-    assert protocol.read_v1(json.dumps({"instances": texts}).encode()).images == [
+    assert v1.read_request(json.dumps({"instances": texts}).encode()).images == [
         ENCODED[0],
         ENCODED[2],
     ]
-    inference = protocol.read_v1(
+    inference = v1.read_request(
         json.dumps({"instances": IMAGES.tolist(), "parameters": {"top_k": 2}}).encode()
     )
     np.testing.assert_array_equal(inference.images, IMAGES)
-    found = json.loads(protocol.write_v1(answer(), inference))
+    found = json.loads(v1.write_response(answer(), inference))
     assert found["model_version"] == "7"
     labels = [[name for name, _ in best] for best in answer().top(2)]
     assert [prediction["labels"] for prediction in found["predictions"]] == labels
@@ -242,8 +240,8 @@ def test_numbers_that_are_not_whole_are_few():
         "shape": [1, 1, 2000, 1],
         "data": [0.5019608] * 2000,
     }
-    with pytest.raises(TooLarge, match="not whole; pixels are"):
-        protocol.read_v2(json.dumps({"inputs": [pixels]}).encode())
+    with pytest.raises(TooLarge, match="not integers; pixels are"):
+        v2.read_request(json.dumps({"inputs": [pixels]}).encode())
     # of a client that means something by it
     document = request() | {"parameters": {"weights": [0.5] * 900}}
     assert len(read(document).images) == 2
@@ -261,12 +259,12 @@ def test_long_answers_are_the_same_json():
         {},
     )
     inference = read(
-        request([{"name": name} for name in protocol.OUTPUTS]) | {"parameters": {"top_k": 3000}}
+        request([{"name": name} for name in OUTPUTS]) | {"parameters": {"top_k": 3000}}
     )
-    assert protocol.size_of(said, inference) == 2 * (3 * 3000 + 2000)
+    assert answer_size(said, inference) == 2 * (3 * 3000 + 2000)
     found = {
         one["name"]: one["data"]
-        for one in json.loads(protocol.write_v2(said, inference, "")[0])["outputs"]
+        for one in json.loads(v2.write_response(said, inference, "")[0])["outputs"]
     }
     np.testing.assert_array_equal(found["probabilities"], said.probabilities.ravel())
     np.testing.assert_array_equal(found["embedding"], said.embedding.ravel())
@@ -278,4 +276,4 @@ def test_long_answers_are_the_same_json():
 )
 def test_wrong_instances_are_refused(instances):
     with pytest.raises(Refused):
-        protocol.read_v1(json.dumps({"instances": instances}).encode())
+        v1.read_request(json.dumps({"instances": instances}).encode())

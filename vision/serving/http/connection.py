@@ -1,147 +1,162 @@
-"""HTTP connections: uvicorn's, with an end to what a client may send ahead, leave unfinished or
-leave unread."""
+"""HTTP connections: uvicorn's, with limits on what a client may send ahead, and leave unfinished
+or unread.
+
+It overrides private attributes of uvicorn, so pyproject.toml bounds its version.
+"""
+
+import asyncio
+from typing import Any, Protocol
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD = 65_536  # bytes of a request's line and headers
-MAX_BEHIND = 16  # requests that may wait for the answer to the one before them
+MAX_BEHIND = 16  # requests that may wait for the response to the one before them
+
+
+class Door(Protocol):
+    """Whether the server is about to stop; see `vision.serving.server.Door`."""
+
+    closing: bool
 
 
 class Connection(HttpToolsProtocol):
-    """uvicorn's protocol lets a client send headers for ever and of any size, and requests without
-    end before it has read an answer; it waits for ever until an answer is read, and for ever where
-    an empty line comes after it.
+    """One client's connection, with limits that uvicorn's protocol lacks.
+
+    uvicorn lets a client send headers of any size, for any time, and any number of requests before
+    it reads a response. It waits forever until a response is read, and forever if an empty line
+    follows the response.
 
     The request that is `MAX_BEHIND` behind another is the last of its connection: what comes after
-    it is dropped, and the client, which sees `connection: close`, sends it again on another one.
+    it is dropped, and the client, which sees `connection: close`, sends it again on a new one.
 
     Args:
-        door: `vision.serving.server.Door`.
+        door: tells whether the server is about to stop.
         patience: seconds that the headers may take to arrive.
-        timeout: seconds that a client may take to read an answer, once the system holds no more of
-            it. With TLS, whose transports know of what is unsent at the next answer only, the idle
-            limit and a shutdown's 30 seconds can be what ends it.
-        known: keywords of `HttpToolsProtocol`.
+        timeout: seconds that a client may take to read a response once the system buffers no more
+            of it. With TLS, whose transports learn of unsent data only at the next response, the
+            idle limit or a shutdown's 30 seconds may end it instead.
+        **options: arguments of `HttpToolsProtocol`.
     """
 
-    def __init__(self, *, door, patience, timeout, **known):
-        super().__init__(**known)
+    def __init__(self, *, door: Door, patience: float, timeout: float, **options: Any):
+        super().__init__(**options)
         self._door = door
         self._patience = patience
         self._timeout = timeout
-        # bytes of the headers that are arriving, at least; None = none are
-        self._head = 0
-        self._timer = None
-        self._unread = None  # the timer of an answer that is not read
-        # the cycle whose answer is next; uvicorn's `cycle` is the one that came last
-        self._answered = None
-        self._full = False  # it takes no more requests
+        # bytes of the headers that are arriving, at least; counted while the timer runs
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None  # None while no headers are awaited
+        self._unread_timer: asyncio.TimerHandle | None = None  # None while responses are read
+        # the request that is answered next; uvicorn's `cycle` is the one that came last
+        self._next_cycle: RequestResponseCycle | None = None
+        self._full = False  # whether no more requests are accepted
 
-    def connection_made(self, transport):
+    def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.flow = _Flow(transport, self.pipeline)
-        # Writing is paused as soon as the system takes no more, not from 64 KB on: `pause_writing`
-        # is then told of each answer that waits for its reader. 0 would not do: with TLS, asyncio
-        # and uvloop would pause
-        # at nothing.
+        # Writing is paused as soon as the system takes no more, not only at 64 KB, so that
+        # `pause_writing` is called for each response that waits for its reader. The limit is not
+        # 0, because with TLS asyncio and uvloop would pause at nothing.
         transport.set_write_buffer_limits(high=1)
         self._await_head()
 
-    def connection_lost(self, exc):
+    def connection_lost(self, exc: Exception | None) -> None:
         self._end_head()
         self._end_unread()
         self.pipeline.clear()
-        if self._answered is not None and not self._answered.response_complete:
-            self._answered.disconnected = True  # uvicorn tells the one that came last alone
-            self._answered.message_event.set()
+        if self._next_cycle is not None and not self._next_cycle.response_complete:
+            # uvicorn tells only the request that came last
+            self._next_cycle.disconnected = True
+            self._next_cycle.message_event.set()
         super().connection_lost(exc)
 
-    def data_received(self, data):
-        pending = self._timer
-        idle = self.timeout_keep_alive_task
+    def data_received(self, data: bytes) -> None:
+        head_timer = self._head_timer
+        idle_timer = self.timeout_keep_alive_task
         super().data_received(data)
-        self._head += len(data)
-        # What came with the end of another request may be that one's, and is no more than the loop
-        # reads at once.
-        if pending is not None and pending is self._timer and self._head > MAX_HEAD:
+        self._head_bytes += len(data)
+        # Data that came with the end of another request may belong to that one, but is no more
+        # than the loop reads at once.
+        same_head = head_timer is not None and head_timer is self._head_timer
+        if same_head and self._head_bytes > MAX_HEAD:
             self._refuse(b"431 Request Header Fields Too Large")
-        # uvicorn takes any data for a request and ends the idle limit; the parser passes over empty
-        # lines before one.
+        # uvicorn takes any data for a request and ends the idle limit, but the parser skips empty
+        # lines before a request.
         if (
-            idle is not None
-            and self._timer is None
-            and not self._is_asked()
+            idle_timer is not None
+            and self._head_timer is None
+            and not self._is_answering()
             and not self.transport.is_closing()
         ):
             self.timeout_keep_alive_task = self.loop.call_at(
-                idle.when(), self.timeout_keep_alive_handler
+                idle_timer.when(), self.timeout_keep_alive_handler
             )
 
-    def send_400_response(self, msg):
-        # there are answers to come; closing on what was not even read would make the client lose
-        # them
+    def send_400_response(self, msg: str) -> None:
         if self._full:
+            # Responses are still to come. Closing with unread data would make the client lose them.
             self.transport.resume_reading()
         else:
             super().send_400_response(msg)
 
-    def on_message_begin(self):
+    def on_message_begin(self) -> None:
         if self._full:
             # ends the parsing of what has been read
             raise httptools.HttpParserError("there are too many requests")
         super().on_message_begin()
         self._await_head()
 
-    def on_headers_complete(self):
+    def on_headers_complete(self) -> None:
         self._end_head()
         super().on_headers_complete()
         if not self.pipeline:
-            self._answered = self.cycle
+            self._next_cycle = self.cycle
         self._full = len(self.pipeline) >= MAX_BEHIND
         if (self._full or self._door.closing) and self.cycle is not None:
-            # the client connects anew, where the door closes to a server that stays
+            # The client reconnects; if the door closes, to a server that stays.
             self.cycle.keep_alive = False
 
-    def on_response_complete(self):
+    def on_response_complete(self) -> None:
         if self.pipeline:
-            self._answered = self.pipeline[-1][0]
+            self._next_cycle = self.pipeline[-1][0]
         super().on_response_complete()
 
-    def pause_writing(self):
+    def pause_writing(self) -> None:
         super().pause_writing()
         self._end_unread()
-        self._unread = self.loop.call_later(self._timeout, self.transport.abort)
+        self._unread_timer = self.loop.call_later(self._timeout, self.transport.abort)
 
-    def resume_writing(self):
+    def resume_writing(self) -> None:
         super().resume_writing()
         self._end_unread()
 
-    def _is_asked(self):
+    def _is_answering(self):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _await_head(self):
-        if self._timer is None:
-            self._head = 0
-            self._wait()
+        if self._head_timer is None:
+            self._head_bytes = 0
+            self._start_head_timer()
 
-    def _wait(self):
-        self._timer = self.loop.call_later(self._patience, self._give_up)
+    def _start_head_timer(self):
+        self._head_timer = self.loop.call_later(self._patience, self._head_timed_out)
 
     def _end_head(self):
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     def _end_unread(self):
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+            self._unread_timer = None
 
-    def _give_up(self):
-        if self._is_asked():
-            self._wait()  # what is behind a request is not read on before that one is answered
+    def _head_timed_out(self):
+        if self._is_answering():
+            # what follows a request is not read before that request is answered
+            self._start_head_timer()
         else:
             self._refuse(b"408 Request Timeout")
 
@@ -149,7 +164,7 @@ class Connection(HttpToolsProtocol):
         self._end_head()
         if self.transport.is_closing():
             return
-        if self._head:  # who has sent nothing expects nothing
+        if self._head_bytes:  # a client that has sent nothing expects nothing
             self.transport.write(
                 b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
             )
@@ -157,9 +172,11 @@ class Connection(HttpToolsProtocol):
 
 
 class _Flow(FlowControl):
-    """uvicorn's, which reads on at each answer, and where an application waits for its body: here
-    reading stays paused while requests are queued, none of which can be what the one before them
-    waits for."""
+    """Keeps reading paused while requests are queued.
+
+    uvicorn's resumes reading at each response, and when an application waits for its body. A
+    queued request cannot be what the one before it waits for.
+    """
 
     def __init__(self, transport, pipeline):
         super().__init__(transport)

@@ -1,21 +1,24 @@
-"""The page at /docs: what vision.serving.http.openapi says, for a person. No script, nothing
-fetched from elsewhere."""
+"""The page at /docs: `vision.serving.http.openapi` for people.
+
+It has no script and fetches nothing from elsewhere.
+"""
 
 import html
+from typing import Any
 
 EXAMPLES = """curl --data-binary @photo.jpg URL/classify/MODEL
 curl --form file=@photo.jpg 'URL/classify/MODEL?top_k=3&version=2'
 curl URL/v2/models/MODEL/infer --json '{"inputs": [
   {"name": "image", "datatype": "BYTES", "shape": [1], "data": ["...base64..."]}]}'
 curl URL/v1/models/MODEL:predict --json '{"instances": [{"b64": "...base64..."}]}'"""
-KINDS = {"path": "in the path", "query": "in the query", "header": "a header"}
+PLACES = {"path": "in the path", "query": "in the query", "header": "a header"}
 
 
-def page(document):
+def page(document: dict[str, Any]) -> str:
     """Returns the HTML of an OpenAPI document."""
     info = document["info"]
     tags = dict.fromkeys(
-        one["tags"][0] for path in document["paths"].values() for one in path.values()
+        operation["tags"][0] for path in document["paths"].values() for operation in path.values()
     )
     sections = "".join(_section(document, tag) for tag in tags)
     key = "<code>Authorization: Bearer KEY</code> or <code>X-Api-Key: KEY</code>"
@@ -33,12 +36,12 @@ def page(document):
 <header>
 <h1>API of the model server</h1>
 <p>{_text(info["description"])}</p>
-<p>Version {_text(info["version"])}. For programs: <a href="openapi.json">openapi.json</a>. A key, where one is needed,
-goes into {key}. <a href=".">Try it</a></p>
+<p>Version {_text(info["version"])}. For programs: <a href="openapi.json">openapi.json</a>.
+If the server requires a key, send it as {key}. <a href=".">Try it</a></p>
 </header>
 <main>
 <pre>{_text(EXAMPLES)}</pre>
-{sections}<section><h2>Shapes</h2>
+{sections}<section><h2>Schemas</h2>
 {_schemas(document)}</section>
 </main>
 </body>
@@ -48,36 +51,33 @@ goes into {key}. <a href=".">Try it</a></p>
 
 def _section(document, tag):
     parts = [f"<section><h2>{_text(tag)}</h2>\n"]
-    for path, methods in document["paths"].items():
-        for method, one in methods.items():
-            if one["tags"] == [tag]:
-                parts.append(_operation(path, method, one))
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if operation["tags"] == [tag]:
+                parts.append(_operation(path, method, operation))
     return "".join([*parts, "</section>\n"])
 
 
-def _operation(path, method, one):
-    rows = [(f"<code>{_text(p['name'])}</code>", _of_parameter(p)) for p in one["parameters"]]
-    for kind, body in one.get("requestBody", {}).get("content", {}).items():
-        rows.append((f"body, {_text(kind)}", _kind(body.get("schema", {}))))
-    for status, answer in one["responses"].items():
-        schemas = [_kind(content.get("schema", {})) for content in answer["content"].values()]
-        rows.append(
-            (
-                status,
-                f"{_text(answer['description'])}: {' or '.join(filter(None, schemas)) or 'text'}",
-            )
-        )
+def _operation(path, method, operation):
+    rows = [
+        (f"<code>{_text(parameter['name'])}</code>", _parameter(parameter))
+        for parameter in operation["parameters"]
+    ]
+    for media_type, body in operation.get("requestBody", {}).get("content", {}).items():
+        rows.append((f"body, {_text(media_type)}", _describe(body.get("schema", {}))))
+    for status, response in operation["responses"].items():
+        schemas = [_describe(content.get("schema", {})) for content in response["content"].values()]
+        description = _text(response["description"])
+        rows.append((status, f"{description}: {' or '.join(filter(None, schemas)) or 'text'}"))
     table = "".join(f"<tr><th scope='row'>{name}</th><td>{text}</td></tr>\n" for name, text in rows)
-    return (
-        f"<details><summary><code>{method.upper()} {_text(path)}</code> {_text(one['summary'])}</summary>\n"
-        f"<table>\n{table}</table></details>\n"
-    )
+    title = f"<code>{method.upper()} {_text(path)}</code> {_text(operation['summary'])}"
+    return f"<details><summary>{title}</summary>\n<table>\n{table}</table></details>\n"
 
 
-def _of_parameter(parameter):
+def _parameter(parameter):
     parts = [
-        KINDS[parameter["in"]],
-        _kind(parameter["schema"]),
+        PLACES[parameter["in"]],
+        _describe(parameter["schema"]),
         _text(parameter.get("description", "")),
     ]
     return ", ".join(filter(None, parts))
@@ -87,41 +87,39 @@ def _schemas(document):
     parts = []
     for name, schema in document["components"]["schemas"].items():
         rows = "".join(
-            f"<tr><th scope='row'><code>{_text(key)}</code></th><td>{_kind(value)}"
+            f"<tr><th scope='row'><code>{_text(key)}</code></th><td>{_describe(value)}"
             f"{', required' if key in schema['required'] else ''}</td></tr>\n"
             for key, value in schema["properties"].items()
         )
+        title = _text(name)
         parts.append(
-            f'<details><summary>{_text(name)}</summary>\n<table id="{_text(name)}">\n{rows}</table></details>\n'
+            f'<details><summary>{title}</summary>\n<table id="{title}">\n{rows}</table></details>\n'
         )
     return "".join(parts)
 
 
-def _kind(schema):
+def _describe(schema):
     """Returns a schema in words, as HTML."""
     if "$ref" in schema:
         name = _text(schema["$ref"].rsplit("/", 1)[-1])
         return f'<a href="#{name}">{name}</a>'
     if "enum" in schema:
-        return "one of " + ", ".join(
-            f"<code>{_text(str(value))}</code>" for value in schema["enum"]
-        )
+        values = [f"<code>{_text(str(value))}</code>" for value in schema["enum"]]
+        return f"one of {', '.join(values)}"
     if "oneOf" in schema:
-        return " or ".join(_kind(one) for one in schema["oneOf"])
+        return " or ".join(_describe(option) for option in schema["oneOf"])
     if schema.get("type") == "array":
-        return f"list of {_kind(schema['items']) or 'values'}"
+        return f"list of {_describe(schema['items']) or 'values'}"
     if schema.get("properties"):
-        return (
-            "{"
-            + ", ".join(
-                f"<code>{_text(k)}</code>: {_kind(v)}" for k, v in schema["properties"].items()
-            )
-            + "}"
-        )
+        fields = [
+            f"<code>{_text(name)}</code>: {_describe(value)}"
+            for name, value in schema["properties"].items()
+        ]
+        return f"{{{', '.join(fields)}}}"
     kind = schema.get("type", "")
     limits = [
-        f"{word} {schema[key]}"
-        for key, word in (("minimum", "at least"), ("maximum", "at most"))
+        f"{words} {schema[key]}"
+        for key, words in (("minimum", "at least"), ("maximum", "at most"))
         if key in schema
     ]
     return " ".join([_text(" or ".join(kind) if isinstance(kind, list) else kind), *limits]).strip()

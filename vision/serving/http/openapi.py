@@ -1,11 +1,14 @@
-"""What the REST routes take and give, as OpenAPI 3.1 (https://spec.openapis.org/oas/v3.1.0)."""
+"""The REST routes as an OpenAPI 3.1 document (https://spec.openapis.org/oas/v3.1.0)."""
+
+from typing import Any
 
 from vision import __version__
-from vision.serving.protocol.v2 import MAX_ID, MAX_TOP_K, OUTPUTS
+from vision.serving.protocol.inference import MAX_ID, MAX_TOP_K, OUTPUTS
 
-ABOUT = (
-    "Classifies images. Models are asked by the Open Inference Protocol V2 or V1, or with an image as it is. "
-    "A request that is refused gets {'error': 'one line'}; each answer names its version and its request."
+DESCRIPTION = (
+    "Classifies images. Models are asked by the Open Inference Protocol V2 or V1, "
+    "or with an image as it is. A request that is refused gets {'error': 'one line'}; "
+    "each answer names its version and its request."
 )
 REASONS = {
     400: "The request is wrong; the error says where",
@@ -17,14 +20,14 @@ REASONS = {
     429: "Too many requests; the header Retry-After says in how many seconds to try again",
     503: "The server or the model is not ready",
 }
-ASKS = (400, 401, 404, 408, 413, 415, 429, 503)
+INFERENCE_ERRORS = (400, 401, 404, 408, 413, 415, 429, 503)
 
 
-def document():
-    """Returns the OpenAPI document, a dict."""
+def document() -> dict[str, Any]:
+    """Returns the OpenAPI document."""
     return {
         "openapi": "3.1.0",
-        "info": {"title": "vision", "version": __version__, "description": ABOUT},
+        "info": {"title": "vision", "version": __version__, "description": DESCRIPTION},
         "paths": _health() | _v2() | _v1() | _classify(),
         "components": {
             "schemas": SCHEMAS,
@@ -56,32 +59,30 @@ def _v2():
         "/v2/": server,
         "/v2/models": _get("Names of the models", "Models", errors=(401, 429), tag="V2"),
     }
+    json_length = {
+        "name": "Inference-Header-Content-Length",
+        "in": "header",
+        "schema": {"type": "integer", "minimum": 2},
+    }
     for path, names in (
         ("/v2/models/{model}", ("model",)),
-        ("/v2/models/{model}/versions/{version}", BOTH),
+        ("/v2/models/{model}/versions/{version}", MODEL_AND_VERSION),
     ):
         errors = (401, 404, 429, 503)
         paths[path] = _get("A model's inputs and outputs", "Model", errors, names, "V2")
         paths[f"{path}/ready"] = _get(
             "Whether a model takes requests", "ModelReady", errors, names, "V2"
         )
-        paths[f"{path}/infer"] = _post(
+        infer = _post(
             "Classifies images, by tensors",
             {"application/json": {"schema": _ref("InferRequest")}, "application/octet-stream": {}},
             "InferResponse",
             names,
             "V2",
-            [
-                {
-                    "name": "Inference-Header-Content-Length",
-                    "in": "header",
-                    "schema": {"type": "integer", "minimum": 2},
-                }
-            ],
+            [json_length],
         )
-        paths[f"{path}/infer"]["post"]["responses"]["200"]["content"][
-            "application/octet-stream"
-        ] = {}
+        infer["post"]["responses"]["200"]["content"]["application/octet-stream"] = {}
+        paths[f"{path}/infer"] = infer
     return paths
 
 
@@ -96,7 +97,7 @@ def _v1():
         "/v1/models/{model}:predict": _post(
             "Classifies images", body, "PredictResponse", ("model",), "V1"
         ),
-        versioned: _post("Classifies images", body, "PredictResponse", BOTH, "V1"),
+        versioned: _post("Classifies images", body, "PredictResponse", MODEL_AND_VERSION, "V1"),
     }
 
 
@@ -128,6 +129,15 @@ def _classify():
 
 
 def _get(summary, schema, errors, names=(), tag=""):
+    """Returns a path with a GET operation.
+
+    Args:
+        summary: one line.
+        schema: name of the response's schema; None if the response is plain text.
+        errors: status codes.
+        names: names of the path's parameters.
+        tag: the section.
+    """
     content = {"application/json": {"schema": _ref(schema)}} if schema else {"text/plain": {}}
     return {
         "get": {
@@ -140,6 +150,16 @@ def _get(summary, schema, errors, names=(), tag=""):
 
 
 def _post(summary, content, schema, names, tag, parameters=()):
+    """Returns a path with a POST operation, whose responses name their version and request.
+
+    Args:
+        summary: one line.
+        content: the body's schema by media type.
+        schema: name of the response's schema.
+        names: names of the path's parameters.
+        tag: the section.
+        parameters: in the query and the headers.
+    """
     headers = {
         "X-Model-Version": {
             "description": "The version that answered",
@@ -163,7 +183,7 @@ def _post(summary, content, schema, names, tag, parameters=()):
             "tags": [tag],
             "parameters": [*_path(names), *parameters, sticky],
             "requestBody": {"required": True, "content": content},
-            "responses": {"200": answer} | _refusals(ASKS),
+            "responses": {"200": answer} | _refusals(INFERENCE_ERRORS),
         }
     }
 
@@ -190,7 +210,7 @@ def _array(items, **limits):
     return {"type": "array", "items": items, **limits}
 
 
-BOTH = ("model", "version")
+MODEL_AND_VERSION = ("model", "version")
 TEXT = {"type": "string"}
 NUMBER = {"type": "number"}
 COUNT = {"type": "integer", "minimum": 1}
@@ -225,7 +245,7 @@ INSTANCE = _object(
     ["b64"], b64={"type": "string", "minLength": 1, "description": "An image as base64"}
 )
 SCORED = _object(["labels", "scores"], labels=_array(TEXT), scores=_array(NUMBER))
-KNOWN = _object(
+VERSION = _object(
     ["classes", "image_size", "channels"],
     classes=COUNT,
     image_size=COUNT,
@@ -307,7 +327,7 @@ SCHEMAS = {
                 },
                 about={
                     "type": "object",
-                    "additionalProperties": KNOWN,
+                    "additionalProperties": VERSION,
                     "description": "Of each version",
                 },
             )

@@ -1,9 +1,8 @@
-"""REST: the Open Inference Protocol V2 and V1, an image in and its classes out, health, metrics,
-the page and the docs.
+"""REST: the Open Inference Protocol V2 and V1, `/classify`, health, metrics, the page and the docs.
 
-Routes are Starlette's own. FastAPI, which is built on it, would be used for nothing: a body is read
-by `vision.serving.protocol.v2`, which takes binary tensors too, and `vision.serving.http.openapi`
-says what the routes take.
+The routes are Starlette's own. FastAPI, which is built on it, would add nothing:
+`vision.serving.protocol` reads the bodies, which may contain binary tensors, and
+`vision.serving.http.openapi` documents the routes.
 """
 
 import asyncio
@@ -12,194 +11,205 @@ import json
 import mimetypes
 import pathlib
 import re
+from collections.abc import Callable
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from vision.serving.errors import Refused, Unavailable
 from vision.serving.http import docs, openapi
+from vision.serving.http.middleware.stack import middleware_stack
 from vision.serving.http.multipart import file_of
-from vision.serving.http.security import Shield
-from vision.serving.protocol import v2 as protocol
-from vision.serving.service import Request
+from vision.serving.keys import ApiKeys
+from vision.serving.logs.telemetry import Telemetry
+from vision.serving.models.repository import Repository
+from vision.serving.models.version import Version
+from vision.serving.protocol import v1, v2
+from vision.serving.protocol.inference import answer_size, top_k_of
+from vision.serving.service import Answer, Service
+from vision.serving.service import Request as ClassifyRequest
+from vision.serving.settings import Settings
 
 PAGE = pathlib.Path(__file__).parent.parent / "page"
-# without a key; the page's files too
-OPEN = ("/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready")
+# paths that need no key; the page's files too
+PUBLIC = ("/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready")
 JSON = "application/json"
 BINARY = "application/octet-stream"
 # bytes of JSON, and numbers of an answer, that take a millisecond or more
-LONG = 65_536
-WIDE = 8_192
+LONG_BODY = 65_536
+LONG_ANSWER = 8_192
 
 
-def build(service, repository, guard, telemetry, settings):
-    """Returns the ASGI application.
-
-    Args:
-        service: `vision.serving.service.Service`.
-        repository: `vision.serving.models.repository.Repository`.
-        guard: `vision.serving.http.security.Guard`.
-        telemetry: `vision.serving.logs.telemetry.Telemetry`.
-        settings: `vision.serving.settings.Settings`.
-    """
-    of = _Routes(service, repository, telemetry)
+def build(
+    service: Service,
+    repository: Repository,
+    api_keys: ApiKeys,
+    telemetry: Telemetry,
+    settings: Settings,
+) -> Starlette:
+    """Returns the ASGI application."""
+    routes = _Routes(service, repository, telemetry)
     pages = files()
-    table = [  # the first one that matches a path answers; what is asked most is found first
-        ("POST", "/v2/models/{model}/infer", of.infer),
-        ("POST", "/v2/models/{model}/versions/{version}/infer", of.infer),
-        ("GET", "/classify/models", of.known),
-        ("POST", "/classify/{model}", of.classify),
-        ("POST", "/v1/models/{model}/versions/{version}:predict", of.predict),
-        ("POST", "/v1/models/{model}:predict", of.predict),
-        ("GET", "/v1/models", of.models),
-        ("GET", "/v1/models/{model}", of.model_ready),
-        ("GET", "/v2", of.server),  # as the protocol's text has it
-        ("GET", "/v2/", of.server),  # as its OpenAPI document has it
-        ("GET", "/v2/health/live", of.live),
-        ("GET", "/v2/health/ready", of.ready),
-        ("GET", "/v2/models", of.models),
-        ("GET", "/v2/models/{model}", of.model),
-        ("GET", "/v2/models/{model}/ready", of.model_ready),
-        ("GET", "/v2/models/{model}/versions/{version}", of.model),
-        ("GET", "/v2/models/{model}/versions/{version}/ready", of.model_ready),
-        ("GET", "/metrics", of.metrics),
+    table: list[tuple[str, str, Callable]] = [
+        # The first route that matches a path answers, so the most frequent ones come first.
+        ("POST", "/v2/models/{model}/infer", routes.infer),
+        ("POST", "/v2/models/{model}/versions/{version}/infer", routes.infer),
+        ("GET", "/classify/models", routes.describe_models),
+        ("POST", "/classify/{model}", routes.classify),
+        ("POST", "/v1/models/{model}/versions/{version}:predict", routes.predict),
+        ("POST", "/v1/models/{model}:predict", routes.predict),
+        ("GET", "/v1/models", routes.list_models),
+        ("GET", "/v1/models/{model}", routes.model_ready),
+        ("GET", "/v2", routes.server_metadata),  # as in the protocol's text
+        ("GET", "/v2/", routes.server_metadata),  # as in its OpenAPI document
+        ("GET", "/v2/health/live", routes.live),
+        ("GET", "/v2/health/ready", routes.ready),
+        ("GET", "/v2/models", routes.list_models),
+        ("GET", "/v2/models/{model}", routes.model_metadata),
+        ("GET", "/v2/models/{model}/ready", routes.model_ready),
+        ("GET", "/v2/models/{model}/versions/{version}", routes.model_metadata),
+        ("GET", "/v2/models/{model}/versions/{version}/ready", routes.model_ready),
+        ("GET", "/metrics", routes.metrics),
         ("GET", "/openapi.json", _fixed(json.dumps(openapi.document()).encode(), JSON)),
         ("GET", "/docs", _fixed(docs.page(openapi.document()).encode(), "text/html")),
-        *(("GET", path, _fixed(*file)) for path, file in pages.items()),
+        *(("GET", path, _fixed(content, kind)) for path, (content, kind) in pages.items()),
     ]
     app = Starlette(
         routes=[Route(path, endpoint, methods=[method]) for method, path, endpoint in table],
-        exception_handlers={HTTPException: say},
+        middleware=middleware_stack(api_keys, telemetry, settings, public=(*PUBLIC, *pages)),
+        exception_handlers={HTTPException: _unknown_route},
     )
     app.router.redirect_slashes = False
-    app.add_middleware(
-        Shield, guard=guard, telemetry=telemetry, settings=settings, public=(*OPEN, *pages)
-    )
     return app
 
 
-async def say(request, error):
-    """Returns the answer to a path or a method that there is not."""
-    reason = {
+async def _unknown_route(request: Request, error: Exception) -> JSONResponse:
+    """Returns the response to an unknown path or method."""
+    assert isinstance(error, HTTPException)
+    reasons = {
         404: "there is no such path; see /docs",
-        405: f"{request.method} is not for this path",
+        405: f"{request.method} is not allowed on this path",
     }
     return JSONResponse(
-        {"error": reason[error.status_code]}, error.status_code, headers=error.headers
+        {"error": reasons[error.status_code]}, error.status_code, headers=error.headers
     )
 
 
 class _Routes:
-    """The routes that know the models; see `build`."""
+    """The routes that use the models; see `build`."""
 
-    def __init__(self, service, repository, telemetry):
+    def __init__(self, service: Service, repository: Repository, telemetry: Telemetry) -> None:
         self._service = service
         self._repository = repository
         self._telemetry = telemetry
 
-    async def live(self, request):
+    async def live(self, request: Request) -> Response:
         return _json({"live": True})
 
-    async def ready(self, request):
+    async def ready(self, request: Request) -> Response:
         if not self._repository.ready:
-            raise Unavailable("the server is not ready, or stops", 1.0)
+            raise Unavailable("the server is not ready or is stopping", 1.0)
         return _json({"ready": True})
 
-    async def server(self, request):
-        return _json(protocol.server_metadata())
+    async def server_metadata(self, request: Request) -> Response:
+        return _json(v2.server_metadata())
 
-    async def models(self, request):
+    async def list_models(self, request: Request) -> Response:
         return _json({"models": list(self._repository.models())})
 
-    async def model(self, request):
-        version = self._version(request)
-        return _json(
-            protocol.model_metadata(
-                version.model, self._repository.models()[version.model], version.bundle
-            )
-        )
+    async def model_metadata(self, request: Request) -> Response:
+        _record_model(request)
+        version = self._find_version(request)
+        versions = self._repository.models()[version.model]
+        return _json(v2.model_metadata(version.model, versions, version.bundle))
 
-    async def model_ready(self, request):
-        version = self._version(request)
+    async def model_ready(self, request: Request) -> Response:
+        _record_model(request)
+        version = self._find_version(request)
         return _json({"name": version.model, "ready": True})
 
-    async def infer(self, request):
-        self._version(request)
-        length = request.headers.get("inference-header-content-length")
+    async def infer(self, request: Request) -> Response:
+        _record_model(request)
+        self._find_version(request)
+        header_length = request.headers.get("inference-header-content-length")
         body = await request.body()
-        size = len(body) if length is None else _whole(length)
-        inference = await _call(
-            protocol.read_v2, body, length, thread=size != length and size > LONG
-        )
+        json_size = len(body) if header_length is None else _integer(header_length)
+        # text that is not a number is refused at once
+        slow = isinstance(json_size, int) and json_size > LONG_BODY
+        inference = await _call(v2.read_request, body, header_length, in_thread=slow)
         answer = await self._ask(request, inference.images)
-        trace = request.scope["trace"]
-        wide = protocol.size_of(answer, inference) > WIDE
-        body, length = await _call(
-            protocol.write_v2, answer, inference, inference.id or trace.id, thread=wide
+        response, length = await _call(
+            v2.write_response,
+            answer,
+            inference,
+            inference.id or request.scope["trace"].id,
+            in_thread=answer_size(answer, inference) > LONG_ANSWER,
         )
         if length is None:
-            return _answer(body, answer)
-        return _answer(body, answer, BINARY, {"inference-header-content-length": str(length)})
+            return _response(response, answer)
+        headers = {"inference-header-content-length": str(length)}
+        return _response(response, answer, BINARY, headers)
 
-    async def predict(self, request):
-        self._version(request)
+    async def predict(self, request: Request) -> Response:
+        _record_model(request)
+        self._find_version(request)
         body = await request.body()
-        inference = await _call(protocol.read_v1, body, thread=len(body) > LONG)
+        inference = await _call(v1.read_request, body, in_thread=len(body) > LONG_BODY)
         answer = await self._ask(request, inference.images)
-        wide = protocol.size_of(answer, inference) > WIDE
-        return _answer(await _call(protocol.write_v1, answer, inference, thread=wide), answer)
+        slow = answer_size(answer, inference) > LONG_ANSWER
+        return _response(await _call(v1.write_response, answer, inference, in_thread=slow), answer)
 
-    async def classify(self, request):
+    async def classify(self, request: Request) -> Response:
         query = _query(request, "top_k", "version", "heatmap")
         version = query.get("version", "")
-        self._version(request, version)
-        count = protocol.top_k_of({"top_k": _whole(query["top_k"])} if "top_k" in query else {})
-        if (heatmap := query.get("heatmap", "false")) not in ("true", "false"):
-            raise Refused("heatmap is true or false")
+        _record_model(request)
+        self._find_version(request, version)
+        top_k = top_k_of({"top_k": _integer(query["top_k"])} if "top_k" in query else {})
+        heatmap = query.get("heatmap", "false")
+        if heatmap not in ("true", "false"):
+            raise Refused("heatmap must be true or false")
         body = await request.body()
-        kind = request.headers.get("content-type", "")
-        if kind.lower().startswith("multipart/form-data"):
-            body = file_of(body, kind)
+        content_type = request.headers.get("content-type", "")
+        if content_type.lower().startswith("multipart/form-data"):
+            body = file_of(body, content_type)
         answer = await self._ask(request, [body], version)
-        found = {
+        content: dict[str, Any] = {
             "model": answer.model,
             "version": answer.version,
             "id": request.scope["trace"].id,
             "top": [
                 {"class": name, "probability": probability}
-                for name, probability in answer.top(count)[0]
+                for name, probability in answer.top(top_k)[0]
             ],
             "milliseconds": {
                 stage: round(1000 * seconds, 3) for stage, seconds in answer.seconds.items()
             },
         }
         if heatmap == "true" and answer.heat is not None:
-            found["heatmap"] = [
+            content["heatmap"] = [
                 [round(value, 3) for value in row] for row in answer.heat[0].tolist()
             ]
-        return _answer(json.dumps(found).encode(), answer)
+        return _response(json.dumps(content).encode(), answer)
 
-    async def known(self, request):
-        return _json(
-            {
-                "models": [
-                    self._about(name, versions)
-                    for name, versions in self._repository.models().items()
-                ]
-            }
-        )
+    async def describe_models(self, request: Request) -> Response:
+        models = [
+            self._describe_model(name, versions)
+            for name, versions in self._repository.models().items()
+        ]
+        return _json({"models": models})
 
-    async def metrics(self, request):
+    async def metrics(self, request: Request) -> Response:
         body, kind = self._telemetry.exposition()
         return Response(body, media_type=kind)
 
-    def _about(self, name, versions):
-        """Returns what the page shows of a model."""
+    def _describe_model(self, name, versions):
+        """Returns what the page shows about a model."""
         about = {
-            version: self._about_version(self._repository.get(name, version).bundle)
+            version: _describe_bundle(self._repository.get(name, version).bundle)
             for version in versions
         }
         return {
@@ -209,39 +219,51 @@ class _Routes:
             "about": about,
         }
 
-    def _about_version(self, bundle):
-        return {
-            "classes": len(bundle.classes),
-            "image_size": bundle.image_size,
-            "channels": bundle.channels,
-            "crop_fraction": bundle.resize["crop_fraction"],
-            # a NaN is no JSON
-            "quality": json.loads(json.dumps(bundle.quality), parse_constant=lambda name: None),
-            "heatmap": bundle.explain is not None,
-        }
+    def _find_version(self, request: Request, name: str = "") -> Version:
+        """Returns the version that a request names.
 
-    def _version(self, request, name=""):
-        """Returns the `Version` that a request names; raises before the body is looked at where
-        there is none."""
-        model = request.scope["trace"].model = request.path_params["model"]
-        return self._repository.get(model, name or request.path_params.get("version", ""))
+        Routes call it before they look at the body, so that an unknown model is refused first. The
+        service picks the version that answers by itself: it may have changed meanwhile.
+        """
+        version = name or request.path_params.get("version", "")
+        return self._repository.get(request.path_params["model"], version)
 
-    async def _ask(self, request, images, version=""):
+    async def _ask(self, request: Request, images: Any, version: str = "") -> Answer:
         trace = request.scope["trace"]
         version = version or request.path_params.get("version", "")
         key = request.headers.get("x-route-key", "")
-        answer = await self._service.classify(Request(trace.model, images, version, key, trace.id))
-        trace.answered(answer)
+        answer = await self._service.classify(
+            ClassifyRequest(trace.model, images, version, key, trace.id)
+        )
+        trace.record_answer(answer)
         return answer
 
 
-async def _call(function, *arguments, thread):
-    """Returns what a function returns; in a thread where it takes long, so that others are answered
-    meanwhile."""
-    return await asyncio.to_thread(function, *arguments) if thread else function(*arguments)
+def _record_model(request: Request) -> None:
+    """Records the model that a request names, for metrics and the log."""
+    request.scope["trace"].model = request.path_params["model"]
 
 
-def _answer(body, answer, kind=JSON, headers=None):
+def _describe_bundle(bundle):
+    return {
+        "classes": len(bundle.classes),
+        "image_size": bundle.image_size,
+        "channels": bundle.channels,
+        "crop_fraction": bundle.resize["crop_fraction"],
+        # NaN is not JSON
+        "quality": json.loads(json.dumps(bundle.quality), parse_constant=lambda name: None),
+        "heatmap": bundle.explain is not None,
+    }
+
+
+async def _call(function: Callable, *arguments: Any, in_thread: bool) -> Any:
+    """Calls a function; in a thread if it takes long, so that others are answered meanwhile."""
+    if in_thread:
+        return await asyncio.to_thread(function, *arguments)
+    return function(*arguments)
+
+
+def _response(body, answer, kind=JSON, headers=None):
     return Response(
         body, media_type=kind, headers={"x-model-version": answer.version} | (headers or {})
     )
@@ -251,41 +273,41 @@ def _json(value):
     return Response(json.dumps(value).encode(), media_type=JSON)
 
 
-def _query(request, *names):
-    """Returns the dict of a request's query, in which each name is known and is given once."""
+def _query(request: Request, *names: str) -> dict[str, str]:
+    """Returns a request's query; refuses names that are unknown or given twice."""
     pairs = request.query_params.multi_items()
     for name, _ in pairs:
         if name not in names:
-            raise Refused(f"the query knows {', '.join(names)}")
+            raise Refused(f"unknown query parameter: use {', '.join(names)}")
     if len(dict(pairs)) != len(pairs):
-        raise Refused("the query gives a name twice")
+        raise Refused("a query parameter is given twice")
     return dict(pairs)
 
 
-def _whole(text):
-    """Returns the number that a query's text is; the text itself where it is none."""
+def _integer(text: str) -> int | str:
+    """Returns the number that a text consists of, or the text itself if it is not one."""
     return int(text) if re.fullmatch("[0-9]{1,9}", text) else text
 
 
 def _fixed(body, kind):
-    """Returns an endpoint that always answers the same."""
-    return functools.partial(_send, body, kind)
+    """Returns an endpoint that always returns the same content."""
+    return functools.partial(_send_fixed, body, kind)
 
 
-async def _send(body, kind, request):
+async def _send_fixed(body: bytes, kind: str, request: Request) -> Response:
     return Response(body, media_type=kind, headers={"cache-control": "no-cache"})
 
 
 @functools.cache
-def files():
-    """Returns {path: (content, type)} of the page, read once: no path of a request is ever looked
-    for on the disk."""
-    found = {
-        f"/{path.relative_to(PAGE).as_posix()}": (
-            path.read_bytes(),
-            mimetypes.guess_type(path.name)[0] or BINARY,
-        )
-        for path in sorted(PAGE.rglob("*"))
-        if path.is_file()
-    }
-    return {"/" if path == "/index.html" else path: file for path, file in found.items()}
+def files() -> dict[str, tuple[bytes, str]]:
+    """Returns {path: (content, type)} of the page.
+
+    The files are read once: no path of a request is ever looked up on the disk.
+    """
+    pages = {}
+    for path in sorted(PAGE.rglob("*")):
+        if path.is_file():
+            name = path.relative_to(PAGE).as_posix()
+            kind = mimetypes.guess_type(path.name)[0] or BINARY
+            pages["/" if name == "index.html" else f"/{name}"] = (path.read_bytes(), kind)
+    return pages

@@ -1,0 +1,1 @@
+"""ASGI middlewares between a client and the routes, one class a job; see `stack`."""

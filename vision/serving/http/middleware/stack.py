@@ -1,0 +1,49 @@
+"""The middlewares of an application, in order."""
+
+from collections.abc import Iterable, Sequence
+
+from starlette.middleware import Middleware
+
+from vision.serving.http.middleware.body import ReadBody, RefuseCompression, TrackBody
+from vision.serving.http.middleware.deadline import Deadline
+from vision.serving.http.middleware.error_responses import ErrorResponses
+from vision.serving.http.middleware.request_log import RequestLog
+from vision.serving.http.middleware.require_key import RequireKey
+from vision.serving.http.middleware.response_headers import ResponseHeaders
+from vision.serving.keys import ApiKeys
+from vision.serving.limits import BodyBudget
+from vision.serving.logs.telemetry import Telemetry
+from vision.serving.settings import Settings
+
+
+def middleware_stack(
+    api_keys: ApiKeys,
+    telemetry: Telemetry,
+    settings: Settings,
+    public: Iterable[str] = (),
+    checks: Sequence[Middleware] = (),
+) -> list[Middleware]:
+    """Returns the middlewares that stand between a client and the routes, the outermost first.
+
+    Routes find the request's `RequestTrace` in `scope["trace"]`, and raise
+    `vision.serving.errors.Refused`.
+
+    Args:
+        api_keys: the keys that are accepted.
+        telemetry: metrics and logs.
+        settings: the server's settings.
+        public: paths that need no key.
+        checks: further middlewares, which come before the API key is checked.
+    """
+    budget = BodyBudget(settings.max_body)
+    return [
+        Middleware(RequestLog, telemetry),
+        Middleware(TrackBody, budget),
+        Middleware(ResponseHeaders, settings),
+        Middleware(ErrorResponses, telemetry, settings),
+        *checks,
+        Middleware(RequireKey, api_keys, public),
+        Middleware(RefuseCompression),
+        Middleware(ReadBody, budget, settings),
+        Middleware(Deadline, settings),
+    ]

@@ -1,0 +1,148 @@
+"""Input tensors: images as raw pixels or as encoded files, from JSON or from binary data."""
+
+import base64
+import binascii
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vision.serving.errors import Refused, TooLarge
+from vision.serving.protocol.json_io import quote
+
+# images in a request, whatever the settings: looking at that many takes a thirtieth of a second
+MAX_IMAGES = 65_536
+
+
+@dataclasses.dataclass
+class Tensor:
+    """An input.
+
+    Attributes:
+        name: V2's name.
+        datatype: V2's name of the type.
+        shape: its dimensions, as the client sent them.
+        data: raw bytes, as in the binary extension; the texts of a BYTES tensor; or JSON's lists,
+            flat or nested.
+    """
+
+    name: str
+    datatype: str
+    shape: list[Any]
+    data: bytes | memoryview | list[Any]
+
+
+def images_of(tensors: Sequence[Tensor]) -> np.ndarray | list[bytes]:
+    """Returns the images of a V2 request: uint8 (N, H, W, C), or a list of encoded ones."""
+    names = [tensor.name for tensor in tensors]
+    if len(names) != 1 or names[0] not in ("images", "image"):
+        raise Refused(
+            "send exactly one input: 'images' (UINT8, raw pixels) or 'image' (BYTES, encoded)"
+        )
+    tensor = tensors[0]
+    if tensor.name == "images":
+        _check_type(tensor, "UINT8", (4,), "[N, height, width, channels]")
+        return _pixels(tensor)
+    _check_type(tensor, "BYTES", (1, 2), "[N]")
+    count = math.prod(tensor.shape)
+    check_image_count(count)
+    return _encoded_images(tensor.data, count)
+
+
+def check_image_count(count: int) -> None:
+    """Raises `TooLarge` if a request has more than `MAX_IMAGES` images."""
+    if count > MAX_IMAGES:
+        raise TooLarge(f"the request has {count:,} images: send at most {MAX_IMAGES:,}")
+
+
+def bytes_of_lists(data: list[Any]) -> tuple[bytes, list[int]]:
+    """Returns (bytes, shape) of nested JSON lists of numbers from 0 to 255."""
+    shape = [len(data)]
+    while data and isinstance(data[0], list):
+        size = len(data[0])
+        if len(shape) == 4 or not all(type(row) is list and len(row) == size for row in data):
+            raise Refused("the lists of pixels differ in length or are nested too deeply")
+        shape.append(size)
+        data = list(itertools.chain.from_iterable(data))
+    try:
+        return bytes(data), shape
+    except (ValueError, TypeError, OverflowError) as error:
+        raise Refused("pixels must be integers from 0 to 255") from error
+
+
+def decode_base64(text: Any) -> bytes:
+    """Returns the bytes of base64 in JSON; raises `Refused` if it is something else."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise Refused("an encoded image in JSON must be a base64 string") from error
+
+
+def unpack_bytes(data: bytes | memoryview, count: int) -> list[bytes]:
+    """Returns the texts of a raw BYTES tensor.
+
+    Each text follows its length, 4 bytes, little endian.
+
+    Args:
+        data: the tensor.
+        count: number of texts that it must contain.
+    """
+    texts: list[bytes] = []
+    start = 0
+    while start < len(data) and len(texts) < count:
+        size = int.from_bytes(data[start : start + 4], "little")
+        texts.append(bytes(data[start + 4 : start + 4 + size]))
+        start += 4 + size
+    if start != len(data) or len(texts) != count:
+        raise Refused(f"the BYTES tensor must have {count} texts, each after its length as 4 bytes")
+    return texts
+
+
+def pack_bytes(texts: Sequence[bytes]) -> bytes:
+    """Returns a raw BYTES tensor; see `unpack_bytes`."""
+    return b"".join(
+        itertools.chain.from_iterable((len(text).to_bytes(4, "little"), text) for text in texts)
+    )
+
+
+def _check_type(tensor: Tensor, datatype: str, ranks: tuple[int, ...], shape: str) -> None:
+    """Raises `Refused` unless a tensor has a datatype, a rank and a shape of positive numbers."""
+    if tensor.datatype != datatype:
+        raise Refused(f"input {tensor.name!r} must be {datatype}, got {quote(tensor.datatype)}")
+    if len(tensor.shape) not in ranks or not all(
+        type(size) is int and 0 < size < 2**31 for size in tensor.shape
+    ):
+        raise Refused(
+            f"input {tensor.name!r} must have the shape {shape}, each at least 1, "
+            f"got {quote(tensor.shape)}"
+        )
+
+
+def _pixels(tensor):
+    """Returns the array of raw pixels in a tensor."""
+    count = math.prod(tensor.shape)
+    data = tensor.data
+    if isinstance(data, list):
+        data, shape = bytes_of_lists(data)
+        if len(shape) > 1 and shape != tensor.shape:
+            raise Refused(
+                f"input 'images' has lists of the shape {shape}, but its shape is {tensor.shape}"
+            )
+    if len(data) != count:
+        raise Refused(f"input 'images' has {len(data)} numbers, but its shape needs {count}")
+    return np.frombuffer(data, np.uint8).reshape(tensor.shape)
+
+
+def _encoded_images(data, count):
+    """Returns the encoded images of a BYTES tensor."""
+    if not isinstance(data, list):
+        return unpack_bytes(data, count)
+    texts = list(
+        itertools.chain.from_iterable(row if isinstance(row, list) else [row] for row in data)
+    )
+    if len(texts) != count:
+        raise Refused(f"input 'image' has {len(texts)} texts, but its shape needs {count}")
+    return [text if isinstance(text, bytes) else decode_base64(text) for text in texts]
