@@ -13,7 +13,7 @@ import pytest
 REPOSITORY = pathlib.Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "vision"
 FILES = sorted(PACKAGE.rglob("*.py"))
-BASE = {"errors", "cli", "config", "support", "metrics", "parallel"}
+BASE = {"errors", "cli", "config", "support", "metrics", "parallel", "distributed"}
 # Each room may use those before it.
 ROOMS = (
     "data",

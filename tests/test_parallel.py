@@ -39,7 +39,7 @@ def test_a_batch_is_divided_in_order():
     placed = parallel.put_batch(batch, mesh)
     for name, array in placed.items():
         np.testing.assert_array_equal(parallel.fetch(array), batch[name])
-        assert array.sharding.is_equivalent_to(parallel.by_example(mesh), array.ndim)
+        assert array.sharding.is_equivalent_to(parallel.batch_sharding(mesh), array.ndim)
         rows = {shard.device: np.asarray(shard.data) for shard in array.addressable_shards}
         for i, device in enumerate(mesh.devices.flat):
             np.testing.assert_array_equal(rows[device], batch[name][2 * i : 2 * i + 2])

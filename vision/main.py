@@ -3,18 +3,19 @@
     python -m vision.main --config configs/vit_cifar10.py
     python -m vision.main --config configs/resnet_cifar10.py:56 --workdir runs/r56 --config.seed=1
 
-    python -m vision.main --workdir runs/r56                 # goes on with the config that the run
-    has
+    python -m vision.main --workdir runs/r56   # continues with the run's own config
 
-A --workdir that holds a run resumes it. Every key that a config or --config.KEY=VALUE can set is in
-printed by `python -m vision.config`.
+A --workdir that contains a run resumes it. `python -m vision.config` prints every key that a config
+or --config.KEY=VALUE can set.
 """
 
 import datetime
 import pathlib
 import time
+from collections.abc import Sequence
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from vision import cli
 from vision.config.flags import parse
@@ -26,33 +27,38 @@ from vision.training.run import run
 STARTED = time.perf_counter()  # JAX is imported later, so that its import counts as start-up time
 
 
-def main(argv):
-    config, values = parse(argv, __doc__, _flags, lambda: _of_run(argv))
+def main(argv: Sequence[str]) -> None:
+    """Runs the command with its arguments, without the program's name."""
+    config, values = parse(argv, __doc__, define_flags, lambda: _config_of_run(argv))
     if config.parallel.keep_memory:
         keep_freed_memory()
-    run(config, values.workdir or _fresh_workdir(argv), STARTED)
+    run(config, values.workdir or _new_workdir(argv), STARTED)
 
 
-def _flags(values):
+def define_flags(values: flags.FlagValues) -> None:
+    """Adds the command's flags."""
     flags.DEFINE_string(
         "workdir", "", "directory of the run; default: a new one under runs/", flag_values=values
     )
 
 
-def _of_run(argv):
-    """Returns the config of the run that --workdir names; None where it names none."""
+def _config_of_run(argv) -> ConfigDict | None:
+    """Returns the config of the run that --workdir names, None if it names none."""
     config = own_config(argv)
     if config is not None and config.imbalance.retrain_head:
         raise UserError(
-            "this run is of two trainings, and its directory has the config of the last: give --config FILE"
+            "this run consists of two trainings, and its directory has only the config of the "
+            "last: give --config FILE"
         )
     return config
 
 
-def _fresh_workdir(argv):
-    name = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
-    spec = name or argv[argv.index("--config") + 1]
-    stem = "-".join([pathlib.Path(spec.split(":")[0]).stem, *spec.split(":")[1:]]).replace("/", "_")
+def _new_workdir(argv):
+    """Returns a directory under runs/, named after the config and the time."""
+    spec = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
+    spec = spec or argv[argv.index("--config") + 1]
+    path, *arguments = spec.split(":")
+    stem = "-".join([pathlib.Path(path).stem, *arguments]).replace("/", "_")
     now = datetime.datetime.now()
     return pathlib.Path("runs") / f"{stem}-{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}"
 

@@ -12,7 +12,7 @@ import numpy as np
 # the results of `summarize` that are single numbers
 SCALARS = ("loss", "accuracy", "top5_accuracy", "balanced_accuracy", "macro_f1")
 
-NEIGHBORS = 20  # of `knn_accuracy`
+NEIGHBORS = 20  # the default k of `knn_accuracy`
 
 
 def batch_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:

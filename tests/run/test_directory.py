@@ -182,5 +182,5 @@ def test_a_run_of_two_trainings_is_no_config_of_its_own(workdir):
     c = default()
     c.imbalance.retrain_head = 2.0
     run = open_workdir(workdir.parent / "two", c)
-    with pytest.raises(UserError, match="this run is of two trainings"):
+    with pytest.raises(UserError, match="this run consists of two trainings"):
         main.main([f"--workdir={run}"])

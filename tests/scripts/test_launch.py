@@ -1,4 +1,4 @@
-"""The launchers: what `vision.parallel.start` makes of each scheduler's environment, and the
+"""The launchers: what `vision.distributed.start` makes of each scheduler's environment, and the
 scripts' own rules.
 
 The environments are those that Slurm 22.05 and Open MPI 4.1 set. tests/slow/test_launch.py runs the
@@ -15,7 +15,7 @@ import jax
 import pytest
 import yaml
 
-from vision import main, parallel
+from vision import distributed, main
 from vision.config import default
 from vision.config.flags import parse
 from vision.errors import UserError
@@ -70,7 +70,7 @@ def joined(monkeypatch):
             monkeypatch.setenv(name, value)
         c = default().parallel
         c.update(flags)
-        parallel.start(c)
+        distributed.start(c)
         return calls[-1] if calls else None
 
     return call
@@ -82,7 +82,7 @@ def arguments(process, processes, devices=(), coordinator=None):
         "num_processes": processes,
         "process_id": process,
         "local_device_ids": list(devices),
-        "shutdown_timeout_seconds": parallel.FAREWELL,
+        "shutdown_timeout_seconds": distributed.SHUTDOWN_TIMEOUT,
     }
 
 
@@ -157,14 +157,14 @@ def test_off_is_off(joined):
         (
             openmpi(0, 2, uri=""),
             {},
-            r"^Open MPI started this process, but this mpirun does not say where process 0 is",
+            r"^Open MPI started this process, but this mpirun does not report where process 0 is",
         ),
         (
             {"JOB_COMPLETION_INDEX": "0"},
             {},
-            r"'kubernetes' nobody .* add .*coordinator=HOST:PORT and .*=COUNT",
+            r"'kubernetes' is not installed.* add .*coordinator=HOST:PORT and .*=COUNT",
         ),
-        ({}, {"coordinator": "node3", "processes": 2, "process": 0}, r"'node3': it is HOST:PORT"),
+        ({}, {"coordinator": "node3", "processes": 2, "process": 0}, r"must be HOST:PORT of process 0, got 'node3'"),
         (
             {},
             {"coordinator": "node3:1", "processes": 2},
@@ -181,7 +181,7 @@ def test_off_is_off(joined):
     ],
 )
 def test_what_is_missing_or_wrong(joined, monkeypatch, environment, flags, message):
-    monkeypatch.setattr(parallel.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(distributed.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=message):
         joined(environment, **flags)
 
@@ -356,7 +356,7 @@ def test_jobset_names_itself_where_its_flags_do(manifests):
     (workers,) = jobset["spec"]["replicatedJobs"]
     job = workers["template"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
-    config, values = parse(container["args"], "", main._flags)
+    config, values = parse(container["args"], "", main.define_flags)
     name = jobset["metadata"]["name"]
     (port,) = [p["containerPort"] for p in container["ports"]]
     assert config.parallel.coordinator == f"{name}-{workers['name']}-0-0.{name}:{port}"

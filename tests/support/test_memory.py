@@ -1,5 +1,4 @@
-"""Freed memory that stays, in a process of its own: what malloc is told holds to a process's
-end."""
+"""Freed memory that stays, in a new process: mallopt's settings last until the process ends."""
 
 import subprocess
 import sys
@@ -8,7 +7,7 @@ import pytest
 
 CODE = """
 import ctypes, resource, sys
-from vision.memory import keep_freed_memory
+from vision.support.memory import keep_freed_memory
 kept = keep_freed_memory() if sys.argv[1] == "keep" else False
 def touch():
     block = ctypes.create_string_buffer(200 << 20)
@@ -23,14 +22,14 @@ print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
 def test_freed_memory_is_used_again_without_page_faults():
     faults = {}
-    for how in ("keep", "usual"):
+    for how in ("keep", "give back"):
         done = subprocess.run(
             [sys.executable, "-c", CODE, how], capture_output=True, text=True, check=True
         )
         kept, faults[how] = done.stdout.split()
         if how == "keep" and kept == "False":
             pytest.skip("no glibc, or an NVIDIA GPU")
-    assert int(faults["keep"]) < 100 < int(faults["usual"])
+    assert int(faults["keep"]) < 100 < int(faults["give back"])
 
 
 def test_too_late_once_jax_is_imported():

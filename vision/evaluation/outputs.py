@@ -58,7 +58,7 @@ class Forward:
         self._whole = parallel.replicated(mesh)
         self._look = jax.jit(self._look, out_shardings=self._whole)
         self._take = jax.jit(
-            lambda images, index: images[index], out_shardings=parallel.by_example(mesh)
+            lambda images, index: images[index], out_shardings=parallel.batch_sharding(mesh)
         )
         if classifier.model is None:
             self._run = lambda images: classifier(np.asarray(images))

@@ -1,1 +1,1 @@
-"""What every room may use and nobody comes for: files, pages, memory, processes."""
+"""Helpers of all rooms: files, pages, memory, processes, progress, modules by name."""

@@ -1,20 +1,20 @@
-"""From a name in a config to the module that builds it: a file of ours, or a research module
-outside the package."""
+"""Finds the module that a config names: one of ours, or a research module outside the package."""
 
 import importlib
 import pkgutil
+import types
+from typing import NoReturn
 
 from vision.errors import UserError, check_choice
 
 
-def find(kind, name, package):
-    """Imports `package.name`, or `name` itself where it is dotted, and checks that it has a `build`
-    function.
+def find(kind: str, name: str, package: str) -> types.ModuleType:
+    """Imports `package.name`, or `name` itself if it is dotted, and checks that it has `build`.
 
     Args:
         kind: "model" or "objective", for messages.
         name: a bare name ("vit"), or a dotted one ("experiments.my_idea.model").
-        package: the dotted package that holds ours.
+        package: dotted name of the package with our modules.
 
     Raises:
         UserError: if there is no such module, or it has no `build`. Errors inside the module itself
@@ -27,7 +27,7 @@ def find(kind, name, package):
         module = importlib.import_module(dotted)
     except ModuleNotFoundError as error:
         if not (error.name and (dotted + ".").startswith(error.name + ".")):
-            raise  # the module exists; something that it imports does not
+            raise  # the module exists, but something that it imports does not
         _refuse(kind, name, package)
     if not hasattr(module, "build"):
         ours = ", ".join(names(package))
@@ -37,16 +37,17 @@ def find(kind, name, package):
     return module
 
 
-def _refuse(kind, name, package):
+def names(package: str) -> list[str]:
+    """Returns the sorted bare names of a package's modules that define `build`."""
+    path = importlib.import_module(package).__path__
+    modules = sorted(m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_"))
+    return [m for m in modules if hasattr(importlib.import_module(f"{package}.{m}"), "build")]
+
+
+def _refuse(kind, name, package) -> NoReturn:
     if "." not in name:
         check_choice(f"{kind}.name", name, names(package), ", or a dotted module name")
     raise UserError(
-        f"{kind}.name = '{name}': there is no such module on the path; run from the folder that holds it"
+        f"{kind}.name = '{name}': there is no such module on the path; "
+        "run from the folder that contains it"
     )
-
-
-def names(package):
-    """Lists the bare names of a package's modules that define `build`."""
-    path = importlib.import_module(package).__path__
-    found = sorted(m.name for m in pkgutil.iter_modules(path) if not m.name.startswith("_"))
-    return [n for n in found if hasattr(importlib.import_module(f"{package}.{n}"), "build")]

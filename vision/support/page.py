@@ -1,17 +1,18 @@
-"""Pages that a person reads in a browser: self-contained, without script, nothing fetched.
-page.html has their look."""
+"""HTML pages for people: self-contained, no scripts, nothing fetched. page.html styles them."""
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 
-def render(template, context):
+def render(template: pathlib.Path, context: Mapping[str, Any]) -> str:
     """Returns the text of a page.
 
     Args:
-        template: a `pathlib.Path` of a Jinja template that extends "page.html" with the blocks
-            `title` and `content`. It may use the filters `number`, 12,345, `percent`, 0.0123 %, and
-            `probability`, 12.3 % or < 0.1 %.
-        context: {name: value} of what it shows. Texts are escaped.
+        template: path of a Jinja template that extends "page.html" with the blocks `title` and
+            `content`. It may use the filters `number` (12,345), `percent` (0.0123 %) and
+            `probability` (12.3 % or < 0.1 %).
+        context: {name: value} of what the template shows. Text is escaped.
     """
     import jinja2
 
@@ -22,11 +23,16 @@ def render(template, context):
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"number": lambda n: f"{n:,}", "percent": lambda x: f"{100 * x:.3g} %"}
+    environment.filters["number"] = lambda n: f"{n:,}"
+    environment.filters["percent"] = lambda x: f"{100 * x:.3g} %"
     environment.filters["probability"] = _probability
     return environment.get_template(template.name).render(context)
 
 
 def _probability(p):
-    """A network is never quite sure, so rounding shall not say so."""
-    return "< 0.1 %" if p < 0.001 else "> 99.9 %" if p > 0.999 else f"{100 * p:.1f} %"
+    """A network is never quite sure, so rounding must not print 0 % or 100 %."""
+    if p < 0.001:
+        return "< 0.1 %"
+    if p > 0.999:
+        return "> 99.9 %"
+    return f"{100 * p:.1f} %"

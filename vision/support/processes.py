@@ -1,5 +1,4 @@
-"""A pass over data on all cores: the same results in the same order as a plain loop, in bounded
-memory."""
+"""A pass over data on all cores: the results of a plain loop, in order and in bounded memory."""
 
 import collections
 import concurrent.futures
@@ -7,37 +6,42 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
-_state = None  # of a worker process
+_state = None  # the `state` of `ordered`, in a worker process
 
 
-def cores():
+def cores() -> int:
     """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
-def ordered(function, tasks, workers, state):
+def ordered(
+    function: Callable[[Any, Any], Any], tasks: Sequence[Any], workers: int, state: Any
+) -> Iterator[Any]:
     """Yields `function(state, task)` for each task, in their order, computed in worker processes.
 
-    Workers start afresh, and are gone when this process is, however it ends. Only a few results
-    wait for their turn.
+    Workers start afresh, and end when this process does, however it ends. Only a few results wait
+    for their turn.
 
     Args:
-        function: of a module, so that workers can import it.
-        tasks: a list of small picklable things, each worth some milliseconds of work.
-        workers: how many processes; with 1, or too few tasks, it is done in this one.
-        state: picklable; sent to each worker once.
+        function: a function at the top level of a module, so that workers can import it.
+        tasks: small picklable objects, each worth some milliseconds of work.
+        workers: number of processes; with 1, or too few tasks, this process does the work.
+        state: any picklable object; sent to each worker once.
     """
     if min(workers, len(tasks) // 4) <= 1:  # a process takes a second to start
         yield from (function(state, task) for task in tasks)
         return
-    # a fork would copy the threads' locks as they happen to be
+    # a fork would copy the threads' locks in whatever state they are
     context = multiprocessing.get_context("spawn")
     pool = concurrent.futures.ProcessPoolExecutor(workers, context, _begin, (state,))
-    waiting = collections.deque()
-    rest = iter(tasks)
+    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
     try:
-        for task in rest:
+        for task in tasks:
             waiting.append(pool.submit(_call, function, task))
             if len(waiting) > 3 * workers:
                 yield waiting.popleft().result()
@@ -48,12 +52,13 @@ def ordered(function, tasks, workers, state):
 
 
 def _begin(state):
+    """Prepares a worker process."""
     global _state
     _state = state
     import cv2
 
     cv2.setNumThreads(1)  # there are as many processes as cores
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent process
     parent = multiprocessing.parent_process()
     threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
 

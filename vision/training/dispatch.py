@@ -103,7 +103,7 @@ class CompiledSteps:
     def _arguments(self, count):
         batch = self._batch
         if count > 1:
-            sharding = parallel.by_example(self._mesh, stacked=True)
+            sharding = parallel.batch_sharding(self._mesh, stacked=True)
             batch = {
                 k: jax.ShapeDtypeStruct((count, *v.shape), v.dtype, sharding=sharding)
                 for k, v in batch.items()

@@ -320,7 +320,7 @@ class _Signals:
         self._before = {}
         # Of several processes all must stop at one step: there JAX's runtime takes SIGTERM, and
         # Ctrl-C just ends.
-        for number in (signal.SIGTERM, signal.SIGINT) if parallel.is_alone() else ():
+        for number in (signal.SIGTERM, signal.SIGINT) if parallel.is_single_process() else ():
             # not in the main thread, as in some notebooks: then nobody listens
             with contextlib.suppress(ValueError):
                 self._before[number] = signal.signal(number, self._note)

@@ -40,7 +40,7 @@ def run(config, workdir, began=None, again=""):
     validate(config)
     import jax
 
-    from vision import parallel
+    from vision import distributed, parallel
     from vision.training.phases import phases
 
     logging.set_verbosity(logging.ERROR)  # libraries' chatter
@@ -49,7 +49,7 @@ def run(config, workdir, began=None, again=""):
             "jax_compilation_cache_dir", str(pathlib.Path(config.compile_cache).expanduser())
         )
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    parallel.start(config.parallel)
+    distributed.start(config.parallel)
     mesh = parallel.make_mesh(config.parallel.devices, config.parallel.fsdp)
     workdir = parallel.from_main_process(str(workdir))  # a new one is named by the clock
     again = again or f"the same command with --workdir {workdir}"
@@ -119,7 +119,7 @@ def _report_unreadable(found, workdir):
     if found:
         name = (
             "unreadable.json"
-            if parallel.is_alone()
+            if parallel.is_single_process()
             else f"unreadable-{parallel.process_index()}.json"
         )
         (workdir / name).write_text(json.dumps(found, indent=1))

@@ -208,7 +208,7 @@ class TrainStep:
     def _fetch(self, batch, data):
         if not data:
             return batch["image"], batch["label"]
-        sharding = parallel.by_example(self._mesh)
+        sharding = parallel.batch_sharding(self._mesh)
         rows = {
             k: jax.lax.with_sharding_constraint(v[batch["index"]], sharding)
             for k, v in data.items()
