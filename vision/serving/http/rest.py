@@ -26,8 +26,8 @@ from vision.serving.http.middleware.stack import middleware_stack
 from vision.serving.http.multipart import file_of
 from vision.serving.keys import ApiKeys
 from vision.serving.logs.telemetry import Telemetry
+from vision.serving.models.loaded import LoadedVersion
 from vision.serving.models.repository import Repository
-from vision.serving.models.version import Version
 from vision.serving.protocol import v1, v2
 from vision.serving.protocol.inference import answer_size, top_k_of
 from vision.serving.service import Answer, Service
@@ -219,7 +219,7 @@ class _Routes:
             "about": about,
         }
 
-    def _find_version(self, request: Request, name: str = "") -> Version:
+    def _find_version(self, request: Request, name: str = "") -> LoadedVersion:
         """Returns the version that a request names.
 
         Routes call it before they look at the body, so that an unknown model is refused first. The
