@@ -251,7 +251,7 @@ def test_it_trains_on(pruned_run, tmp_path):
     cli.run(main.main, argv + [f"--config.{key}={value}" for key, value in flags.items()])
     tuned = from_run(tmp_path / "run")
     pruned = from_run(pruned_run)
-    shapes = [{n: v.shape for n, v in surgery.names(c.model).items()} for c in (tuned, pruned)]
+    shapes = [{n: v.shape for n, v in surgery.variables(c.model).items()} for c in (tuned, pruned)]
     assert shapes[0] == shapes[1] and tuned.step == 4
 
 
@@ -271,10 +271,10 @@ def test_it_trains_on_in_its_own_directory(pruned_run, tmp_path, capsys):
     cli.run(main.main, [f"--workdir={workdir}", "--config.log.every=2"])
     tuned = from_run(workdir)
     pruned = from_run(pruned_run)
-    shapes = [{n: v.shape for n, v in surgery.names(c.model).items()} for c in (tuned, pruned)]
+    shapes = [{n: v.shape for n, v in surgery.variables(c.model).items()} for c in (tuned, pruned)]
     assert shapes[0] == shapes[1] and tuned.step == 4 and (workdir / "result.json").is_file()
     before, after = (
-        {n: np.asarray(v.get_value()) for n, v in surgery.names(c.model).items()}
+        {n: np.asarray(v.get_value()) for n, v in surgery.variables(c.model).items()}
         for c in (pruned, tuned)
     )
     assert any((before[name] != after[name]).any() for name in before)

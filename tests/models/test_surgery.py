@@ -23,14 +23,14 @@ def test_low_rank_changes_start_as_nothing_and_merge_exactly(name):
     model = tiny(name)
     x = images()
     before = logits(model, x)
-    shapes = {k: v.shape for k, v in surgery.names(model).items()}
+    shapes = {k: v.shape for k, v in surgery.variables(model).items()}
     total, _ = surgery.count(model)
     surgery.add_low_rank(model, "qkv|out|hidden|conv", 2, 4.0, rngs=nnx.Rngs(0))
     # compiled anew, it rounds anew
     np.testing.assert_allclose(logits(model, x), before, rtol=1e-5, atol=1e-5)
 
-    added = {k: v for k, v in surgery.names(model).items() if ".down." in k or ".up." in k}
-    learns = {k for k, v in surgery.names(model).items() if isinstance(v, nnx.Param)}
+    added = {k: v for k, v in surgery.variables(model).items() if ".down." in k or ".up." in k}
+    learns = {k for k, v in surgery.variables(model).items() if isinstance(v, nnx.Param)}
     assert learns == {*added, "head.kernel", "head.bias"}
     assert surgery.count(model)[0] == total + sum(v.size for v in added.values())
     for i, variable in enumerate(added.values()):
@@ -39,7 +39,7 @@ def test_low_rank_changes_start_as_nothing_and_merge_exactly(name):
     assert np.abs(changed - before).max() > 0.1
 
     surgery.merge_low_rank(model)
-    assert {k: v.shape for k, v in surgery.names(model).items()} == shapes
+    assert {k: v.shape for k, v in surgery.variables(model).items()} == shapes
     scale = np.abs(changed).max()
     np.testing.assert_allclose(logits(model, x) / scale, changed / scale, atol=1e-5)
 
@@ -52,19 +52,19 @@ def test_low_rank_counts_of_a_dense_layer():
 
 
 def test_low_rank_needs_a_layer():
-    with pytest.raises(UserError, match=r"transfer.lora_layers = 'attn' finds no layer"):
+    with pytest.raises(UserError, match=r"transfer.lora_layers = 'attn' matches no layer"):
         surgery.add_low_rank(tiny("vit"), "attn", 2, 2.0, rngs=nnx.Rngs(0))
 
 
 def test_freezing_takes_parameters_and_statistics():
     model = tiny("resnet")
     surgery.freeze(model, lambda name: name.startswith(("stem", "stages.0")))
-    learns = {k for k, v in surgery.names(model).items() if isinstance(v, nnx.Param)}
+    learns = {k for k, v in surgery.variables(model).items() if isinstance(v, nnx.Param)}
     assert learns and not any(k.startswith(("stem", "stages.0")) for k in learns)
-    before = {k: np.array(v.get_value()) for k, v in surgery.names(model).items()}
+    before = {k: np.array(v.get_value()) for k, v in surgery.variables(model).items()}
     model.train()
     model(images())
-    for name, variable in surgery.names(model).items():
+    for name, variable in surgery.variables(model).items():
         moved = not np.array_equal(variable.get_value(), before[name])
         assert moved == (name.startswith("stages.1") and name.endswith((".mean", ".var"))), name
     frozen = [m.frozen for _, m in nnx.iter_modules(model) if isinstance(m, BatchNorm)]

@@ -132,7 +132,7 @@ def built(name, variant, quantize):
 @pytest.mark.parametrize(("name", "variant"), [("mobilenet", "mu"), ("vit", "mu/8")])
 def test_variables_are_the_same(name, variant):
     def known(quantize):
-        found = surgery.names(nnx.eval_shape(lambda: built(name, variant, quantize)))
+        found = surgery.variables(nnx.eval_shape(lambda: built(name, variant, quantize)))
         return {n: (type(v), v.shape, v.dtype) for n, v in found.items()}
 
     assert known("int8") == known("none")

@@ -69,7 +69,7 @@ def check_names(model, reference, module):
     theirs = {
         k.removeprefix("weights/"): v for k, v in reference.items() if k.startswith("weights/")
     }
-    ours = {name: np.asarray(v.get_value()) for name, v in surgery.names(model).items()}
+    ours = {name: np.asarray(v.get_value()) for name, v in surgery.variables(model).items()}
     if find_scheme(module, list(ours), theirs)[0] != "timm":
         return
     left = to_timm(module, ours)

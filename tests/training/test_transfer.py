@@ -28,7 +28,7 @@ def learning(c):
     """Names that learn in a ViT of one block, prepared as `c` says."""
     model = vit.build("mu/4", 10, image_size=8, rngs=nnx.Rngs(0))
     prepare(c, model, nnx.Rngs(0))
-    return {name for name, v in surgery.names(model).items() if isinstance(v, nnx.Param)}
+    return {name for name, v in surgery.variables(model).items() if isinstance(v, nnx.Param)}
 
 
 def test_modes():
@@ -53,10 +53,10 @@ def test_modes():
         ({"mode": "partial"}, "needs transfer.depth, the number of last layers, or"),
         ({"mode": "partial", "depth": 2, "trainable": "norm"}, "needs transfer.depth"),
         ({"mode": "partial", "depth": 9}, "there are 2 layers before the head"),
-        ({"mode": "partial", "trainable": "nowhere"}, "finds no parameter; there are "),
-        ({"mode": "partial", "trainable": "("}, "is no regular expression"),
-        ({"mode": "lora", "lora_layers": "nowhere"}, "finds no layer"),
-        ({"mode": "lora", "lora_layers": "qkv("}, "is no regular expression"),
+        ({"mode": "partial", "trainable": "nowhere"}, "matches no parameter; there are "),
+        ({"mode": "partial", "trainable": "("}, "is not a regular expression"),
+        ({"mode": "lora", "lora_layers": "nowhere"}, "matches no layer"),
+        ({"mode": "lora", "lora_layers": "qkv("}, "is not a regular expression"),
         ({"mode": "full", "depth": 2}, "transfer.depth is for transfer.mode=partial, not 'full'"),
         ({"cache_embeddings": True}, "needs transfer.mode=head"),
     ],
@@ -111,7 +111,7 @@ def test_weight_decay_spares_tokens_but_not_a_token_s_classifier():
     model = nnx.eval_shape(
         lambda: vit.build("mu/4", 10, image_size=8, distilled=True, rngs=nnx.Rngs(0))
     )
-    named = {tuple(name.split(".")): v for name, v in surgery.names(model).items()}
+    named = {tuple(name.split(".")): v for name, v in surgery.variables(model).items()}
     mask = traverse_util.flatten_dict(decay_mask(traverse_util.unflatten_dict(named)))
     assert (
         mask[("head", "token", "kernel")]
@@ -169,9 +169,9 @@ def test_low_rank_run_is_an_ordinary_run_afterwards(tiny_run, tmp_path, monkeypa
     result = run(tmp_path / "lora", "transfer.mode=lora", "transfer.lora_rank=2", start=tiny_run)
     assert result["parameters"]["learning"] < result["parameters"]["all"] / 2
     _, _, model = open_run(tmp_path / "lora")
-    assert {n: v.shape for n, v in surgery.names(model).items()} == {
+    assert {n: v.shape for n, v in surgery.variables(model).items()} == {
         n: v.shape
-        for n, v in surgery.names(
+        for n, v in surgery.variables(
             vit.build("mu/4", 10, image_size=8, channels=1, rngs=nnx.Rngs(0))
         ).items()
     }

@@ -168,7 +168,9 @@ def _measure(classifier, arrays, groups, target, original, batch):
 
     else:
         learned = {
-            name for name, v in surgery.names(classifier.model).items() if isinstance(v, nnx.Param)
+            name
+            for name, v in surgery.variables(classifier.model).items()
+            if isinstance(v, nnx.Param)
         }
         whole = surgery.count(original.model)[0]
 

@@ -47,7 +47,7 @@ def write(classifier, out):
         )
     ours = {
         name: np.asarray(v.get_value(), np.float32)
-        for name, v in surgery.names(classifier.model).items()
+        for name, v in surgery.variables(classifier.model).items()
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in to_timm(module, ours).items()}
     out = pathlib.Path(out)

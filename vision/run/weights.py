@@ -79,5 +79,6 @@ def _merged(config, data, arrays):
     model = ready(nnx.eval_shape(create), arrays)
     surgery.merge_low_rank(model)
     return {
-        name: np.asarray(variable.get_value()) for name, variable in surgery.names(model).items()
+        name: np.asarray(variable.get_value())
+        for name, variable in surgery.variables(model).items()
     }

@@ -1,5 +1,7 @@
 """Stacks of blocks: rematerialization, dropout and stochastic depth."""
 
+from collections.abc import Callable, Iterable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -7,24 +9,28 @@ from flax import nnx
 REMATS = ("none", "dots", "blocks")
 
 
-def apply_blocks(blocks, x, remat="none"):
-    """Returns x after one block after the other, each of which the backward pass may compute again
-    to save memory.
+def apply_blocks(
+    blocks: Iterable[Callable[[jax.Array], jax.Array]], x: jax.Array, remat: str = "none"
+) -> jax.Array:
+    """Applies blocks in turn; the backward pass may recompute them to save memory.
 
     Chen et al. 2016 (arXiv:1604.06174).
 
     Args:
         blocks: modules that map x to the next x.
-        x: array.
-        remat: "none": keep what the backward pass needs. "dots": keep the results of matrix
-            products and convolutions, compute the rest again. "blocks": keep what enters each block
-            only.
+        x: input of the first block.
+        remat: "none": keep everything that the backward pass needs. "dots": keep the results of
+            matrix products and convolutions, recompute the rest. "blocks": keep only each block's
+            input.
+
+    Returns:
+        The output of the last block.
     """
-    step = _apply
+    apply = _apply
     if remat != "none":
-        step = nnx.remat(_apply, policy=_is_product if remat == "dots" else None)
+        apply = nnx.remat(_apply, policy=_is_product if remat == "dots" else None)
     for block in blocks:
-        x = step(block, x)
+        x = apply(block, x)
     return x
 
 
@@ -37,21 +43,20 @@ def _is_product(primitive, *_, **__):
 
 
 class Dropout(nnx.Dropout):
-    """Dropout that holds no random state where its rate is 0, so that there is nothing to carry
-    from step to step."""
+    """Dropout without random state if its rate is 0, so that no step has to carry any."""
 
-    def __init__(self, rate, *, rngs):
+    def __init__(self, rate: float, *, rngs: nnx.Rngs):
         super().__init__(rate, rngs=rngs if rate else None)
 
 
 class StochasticDepth(Dropout):
-    """Drops whole samples of a residual branch: x (B, ...) times 0, or else times 1 / (1 - rate).
+    """Drops entire samples of a residual branch: x (B, ...) times 0 or 1 / (1 - rate).
 
     Huang et al. 2016 (arXiv:1603.09382), scaled in training instead of in evaluation. Draws from
-    nnx's `dropout`.
+    the random stream `dropout`.
     """
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]
         if self.rate == 0.0 or self.deterministic:
             return x
         # A float32 factor: in bfloat16 the rounding of 1 / (1 - rate) would shift the expectation.
@@ -59,7 +64,6 @@ class StochasticDepth(Dropout):
         return (x * factor).astype(x.dtype)
 
 
-def linear_rates(rate, depth):
-    """Returns the stochastic depth of each of `depth` blocks, rising linearly to `rate` at the last
-    one."""
+def linear_rates(rate: float, depth: int) -> list[float]:
+    """Returns the stochastic depth of each of `depth` blocks: it rises linearly to `rate`."""
     return [rate * (i + 1) / depth for i in range(depth)]

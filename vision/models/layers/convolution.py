@@ -1,38 +1,45 @@
 """Convolutions that are fast on a CPU too, with the norm and the pooling that go with them.
 
-Padding is PyTorch's, half the kernel on each side, also where the stride is 2; or "SAME",
-TensorFlow's, which then pads more on the far side.
+Padding is as in PyTorch, half the kernel on each side, even if the stride is 2; or "SAME", as in
+TensorFlow, which then pads more on the far side.
 """
 
 import functools
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from vision.models.layers.dtypes import at_least_float32
 
 PARTS = 8
-DEPTHWISE = "_shift_and_add"  # what a depthwise convolution is called in a jaxpr of a CPU
+DEPTHWISE = "_shift_and_add"  # name of a depthwise convolution in a CPU's jaxpr
+
+Padding = str | Sequence[tuple[int, int]]
 
 
-def convolve(x, kernel, strides, padding, **options):
+def convolve(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Padding, **options: Any
+) -> jax.Array:
     """`jax.lax.conv_general_dilated`, for `nnx.Conv(..., conv_general_dilated=convolve)`.
 
-    On a CPU two cases take other ways (jaxlib 0.10.2, two cores). The filter gradient is the sum
-    over up to 8 parts of the batch: in one piece XLA computes it mostly on one core; in parts it
-    takes a third of the time in ResNet-20's first stage and half in its last, and the training step
-    some 40 % less. A depthwise convolution is a sum of shifted images: 20 to 50 times faster
-    forward, 5 to 10 times with its gradients. A 1x1 kernel gains nothing from either. Elsewhere
-    this is lax's function.
+    On a CPU two cases are computed differently (jaxlib 0.10.2, two cores). The filter gradient is
+    the sum over up to 8 parts of the batch: in one piece XLA computes it mostly on one core; in
+    parts it takes a third of the time in ResNet-20's first stage and half in its last, and the
+    training step some 40 % less. A depthwise convolution is a sum of shifted images: 20 to 50 times
+    faster forward, 5 to 10 times with its gradients. A 1x1 kernel gains nothing from either. On
+    other devices this is the function of lax.
 
     Args:
         x: (B, ..., Cin); the batch is the first axis.
         kernel: (..., Cin / groups, Cout).
-        strides: one number an axis.
-        padding: (low, high) an axis, or "SAME" or "VALID".
-        options: as for `jax.lax.conv_general_dilated`.
+        strides: one number per axis.
+        padding: (low, high) per axis, or "SAME" or "VALID".
+        options: further arguments of `jax.lax.conv_general_dilated`.
 
     Returns:
         (B, ..., Cout).
@@ -48,15 +55,13 @@ def convolve(x, kernel, strides, padding, **options):
         and options.get("feature_group_count", 1) == x.shape[-1] == kernel.shape[-1]
     )
     if depthwise and x.ndim == 4 and set(options.get("rhs_dilation", (1,))) == {1}:
-        if isinstance(padding, str):
-            padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-        padding = tuple(map(tuple, padding))
-        reaches = all(
-            0 <= pad < k for pads, k in zip(padding, kernel.shape, strict=False) for pad in pads
-        )
-        if set(strides) == {1} and reaches:
-            return _depthwise(x, kernel, padding)
-        return _shift_and_add(x, kernel, tuple(strides), padding)
+        return _convolve_depthwise(x, kernel, tuple(strides), padding)
+    return _split_filter_gradient(plain)(x, kernel)
+
+
+def _split_filter_gradient(plain):
+    """Returns the convolution `plain(x, kernel)` with a filter gradient that is a sum over parts of
+    the batch."""
 
     def forward(x, kernel):
         return plain(x, kernel), (x, kernel)
@@ -66,11 +71,10 @@ def convolve(x, kernel, strides, padding, **options):
         parts = math.gcd(len(x), PARTS)
 
         def gradient_of_part(i):
-            # Each part takes rows from every device, so that a sharded batch stays where it is.
+            # Each part takes rows from every device, so that a sharded batch stays in place.
             x_part, dy_part = (a.reshape(-1, parts, *a.shape[1:])[:, i] for a in (x, dy))
-            (gradient,) = jax.linear_transpose(lambda kernel: plain(x_part, kernel), kernel)(
-                dy_part
-            )
+            transposed = jax.linear_transpose(lambda kernel: plain(x_part, kernel), kernel)
+            (gradient,) = transposed(dy_part)
             return gradient.astype(at_least_float32(kernel.dtype))
 
         (dx,) = jax.linear_transpose(lambda x: plain(x, kernel), x)(dy)
@@ -78,11 +82,23 @@ def convolve(x, kernel, strides, padding, **options):
 
     convolution = jax.custom_vjp(plain)
     convolution.defvjp(forward, backward)
-    return convolution(x, kernel)
+    return convolution
+
+
+def _convolve_depthwise(x, kernel, strides, padding):
+    if isinstance(padding, str):
+        padding = jax.lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    padding = tuple(map(tuple, padding))
+    inside_kernel = all(
+        0 <= pad < side for pads, side in zip(padding, kernel.shape, strict=False) for pad in pads
+    )
+    if set(strides) == {1} and inside_kernel:
+        return _depthwise(x, kernel, padding)
+    return _shift_and_add(x, kernel, strides, padding)
 
 
 def _depthwise(x, kernel, padding):
-    """`_shift_and_add` of stride 1, with gradients that are computed likewise.
+    """`_shift_and_add` with stride 1, with gradients that are computed in the same way.
 
     They take a quarter to a half of the time of those that JAX derives, which add up padded images;
     and XLA compiles the training step of a net with 7x7 kernels in a sixth of the time.
@@ -96,12 +112,12 @@ def _depthwise(x, kernel, padding):
 
     def backward(saved, dy):
         x, kernel = saved
-        around = tuple(
-            (k - 1 - low, k - 1 - high)
-            for k, (low, high) in zip(kernel.shape, padding, strict=False)
+        transposed_padding = tuple(
+            (side - 1 - low, side - 1 - high)
+            for side, (low, high) in zip(kernel.shape, padding, strict=False)
         )
-        dx = _shift_and_add(dy, kernel[::-1, ::-1], (1, 1), around)
-        (height, width) = dy.shape[1:3]
+        dx = _shift_and_add(dy, kernel[::-1, ::-1], (1, 1), transposed_padding)
+        height, width = dy.shape[1:3]
         wide = at_least_float32(x.dtype)
         padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
         dy = dy.astype(wide)
@@ -113,20 +129,18 @@ def _depthwise(x, kernel, padding):
             )
 
         # A loop over the kernel's rows: in one piece it takes as long, and longer to compile.
-        return dx, jax.lax.map(gradient_of_row, jnp.arange(len(kernel)))[:, :, None].astype(
-            kernel.dtype
-        )
+        dkernel = jax.lax.map(gradient_of_row, jnp.arange(len(kernel)))[:, :, None]
+        return dx, dkernel.astype(kernel.dtype)
 
     convolution = jax.custom_vjp(plain)
     convolution.defvjp(forward, backward)
     return convolution(x, kernel)
 
 
-# for its name, by which it can be counted
+# jit gives it a name in the jaxpr, by which its operations are counted.
 @functools.partial(jax.jit, static_argnames=("strides", "padding"))
 def _shift_and_add(x, kernel, strides, padding):
-    """A depthwise convolution of x (B, H, W, C) with a kernel (h, w, 1, C), one tap of the kernel
-    after the other."""
+    """Depthwise convolution of x (B, H, W, C) with a kernel (h, w, 1, C), tap by tap."""
     size = kernel.shape[:2]
     batch = x.shape[0]
     channels = x.shape[-1]
@@ -146,44 +160,48 @@ class Conv(nnx.Conv):
     """2-D convolution: (B, H, W, C) -> (B, H / stride, W / stride, features).
 
     Args:
-        features_in: C.
-        features: channels of the result.
+        features_in: number of input channels C.
+        features: number of output channels.
         kernel: its side, or (height, width).
-        stride: of both axes.
-        padding: None: half the kernel on each side; or (low, high) an axis; or "SAME" or "VALID".
-        groups: parts of the channels that do not mix; C for a depthwise convolution.
-        bias: whether there is one.
-        kernel_init: None: He et al. 2015 (arXiv:1502.01852), by what leaves, as `fan_out` in
-            PyTorch; of a group.
-        dtype: of the computation.
-        rngs: nnx's streams: `params`.
+        stride: stride of both axes.
+        padding: None for half the kernel on each side; or (low, high) per axis; or "SAME" or
+            "VALID".
+        groups: number of groups of channels that do not mix; C for a depthwise convolution.
+        bias: whether the layer has a bias.
+        kernel_init: None for He et al. 2015 (arXiv:1502.01852) by fan-out, `fan_out` in PyTorch,
+            per group.
+        dtype: dtype of the computation.
+        rngs: random streams; `params` is used.
     """
 
     def __init__(
         self,
-        features_in,
-        features,
-        kernel,
-        stride=1,
+        features_in: int,
+        features: int,
+        kernel: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
         *,
-        padding=None,
-        groups=1,
-        bias=False,
-        kernel_init=None,
-        dtype,
-        rngs,
+        padding: Padding | None = None,
+        groups: int = 1,
+        bias: bool = False,
+        kernel_init: nnx.Initializer | None = None,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
     ):
         kernel = (kernel, kernel) if isinstance(kernel, int) else tuple(kernel)
+        if padding is None:
+            padding = [(side // 2, side // 2) for side in kernel]
+        if kernel_init is None:
+            kernel_init = nnx.initializers.variance_scaling(2.0 * groups, "fan_out", "normal")
         super().__init__(
             features_in,
             features,
             kernel,
             strides=stride,
-            padding=[(side // 2, side // 2) for side in kernel] if padding is None else padding,
+            padding=padding,
             feature_group_count=groups,
             use_bias=bias,
-            kernel_init=kernel_init
-            or nnx.initializers.variance_scaling(2.0 * groups, "fan_out", "normal"),
+            kernel_init=kernel_init,
             dtype=dtype,
             conv_general_dilated=_without_sharding,
             rngs=rngs,
@@ -191,38 +209,39 @@ class Conv(nnx.Conv):
 
 
 def _without_sharding(*arguments, out_sharding=None, **options):
-    """`convolve`, as nnx calls it; it names an output sharding that is always None here."""
+    """`convolve` as nnx calls it: with an output sharding, which is always None here."""
     del out_sharding
     return convolve(*arguments, **options)
 
 
 class ConvNorm(nnx.Module):
-    """Convolution without bias, then a norm, then an activation: (B, H, W, C) -> (B, H / stride, W
-    / stride, features).
+    """Convolution without bias, then a norm, then an activation.
+
+    (B, H, W, C) -> (B, H / stride, W / stride, features).
 
     Args:
-        features_in: C.
-        features: channels of the result.
+        features_in: number of input channels C.
+        features: number of output channels.
         kernel, stride, padding, groups, dtype, rngs: see `Conv`.
-        norm: makes a norm of so many channels: a partial of `norms.BatchNorm`.
-        act: applied to the result; None = nothing.
-        zero_scale: start the norm's scale at 0, so that all starts as zero.
+        norm: returns a norm with `features` channels: a partial of `BatchNorm`.
+        act: activation of the result, or None.
+        zero_scale: start the norm's scale at 0, so that the output starts as zero.
     """
 
     def __init__(
         self,
-        features_in,
-        features,
-        kernel,
-        stride=1,
+        features_in: int,
+        features: int,
+        kernel: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
         *,
-        norm,
-        act=None,
-        padding=None,
-        groups=1,
-        zero_scale=False,
-        dtype,
-        rngs,
+        norm: Callable[..., Any],
+        act: Callable[[jax.Array], jax.Array] | None = None,
+        padding: Padding | None = None,
+        groups: int = 1,
+        zero_scale: bool = False,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
     ):
         self.conv = Conv(
             features_in,
@@ -237,33 +256,28 @@ class ConvNorm(nnx.Module):
         self.norm = norm(features, zero_scale=zero_scale)
         self.act = act
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         x = self.norm(self.conv(x))
         return x if self.act is None else self.act(x)
 
 
-def max_pool(x, size, stride, padding=0):
-    """Returns the largest of each `size` x `size` pixels of x (B, H, W, C); what is padded never
-    wins."""
-    return nnx.pool(
-        x, -jnp.inf, jax.lax.max, (size, size), (stride, stride), ((padding, padding),) * 2
-    )
+def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:
+    """Returns the maximum of each `size` x `size` window of x (B, H, W, C), ignoring padding."""
+    windows = ((size, size), (stride, stride), ((padding, padding),) * 2)
+    return nnx.pool(x, -jnp.inf, jax.lax.max, *windows)
 
 
-def avg_pool(x, size, stride, padding=0):
-    """Returns the mean of each `size` x `size` pixels of x (B, H, W, C); what is padded counts as
-    zeros."""
-    return (
-        nnx.pool(x, 0.0, jax.lax.add, (size, size), (stride, stride), ((padding, padding),) * 2)
-        / size**2
-    )
+def avg_pool(x: jax.Array, size: int, stride: int, padding: int = 0) -> jax.Array:
+    """Returns the mean of each `size` x `size` window of x (B, H, W, C); padding counts as 0."""
+    windows = ((size, size), (stride, stride), ((padding, padding),) * 2)
+    return nnx.pool(x, 0.0, jax.lax.add, *windows) / size**2
 
 
-def adaptive_avg_pool(x, size):
-    """Averages x (B, H, W, C) over a grid: (B, size, size, C), whatever H and W are.
+def adaptive_avg_pool(x: jax.Array, size: int) -> jax.Array:
+    """Averages x (B, H, W, C) over a grid: (B, size, size, C), for any H and W.
 
-    As PyTorch's `adaptive_avg_pool2d`: cell i covers the rows from floor(i H / size) to ceil((i +
-    1) H / size).
+    As PyTorch's `adaptive_avg_pool2d`: cell i covers the rows from floor(i H / size) to
+    ceil((i + 1) H / size).
     """
     for axis in (1, 2):
         length = x.shape[axis]

@@ -1,9 +1,10 @@
-"""The dtype of what needs more digits than the computation has."""
+"""The dtype of values that need more precision than the computation has."""
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 
-def at_least_float32(dtype):
-    """Returns the dtype of statistics, embeddings and logits: float32, or float64 beside a float64
-    computation."""
+def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
+    """Returns the dtype of statistics, embeddings and logits: float32, or float64 if the
+    computation is in float64."""
     return jnp.promote_types(dtype, jnp.float32)

@@ -1,87 +1,114 @@
-"""Small networks that weigh a feature map by what they see in it: squeeze-and-excitation, and
-CBAM."""
+"""Gates that weight a feature map by its content: squeeze-and-excitation, and CBAM."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from vision.models.layers.convolution import Conv, ConvNorm
 from vision.models.layers.dtypes import at_least_float32
 
 
 class SqueezeExcite(nnx.Module):
-    """Weighs the channels of x (B, H, W, C) by their means over the image. Hu et al. 2017
-    (arXiv:1709.01507).
+    """Weights the channels of x (B, H, W, C) by their means over the image.
+
+    Hu et al. 2017 (arXiv:1709.01507).
 
     Args:
-        features: C.
+        features: number of channels C.
         squeezed: width between the two layers.
-        act: after the first layer.
-        gate: after the second; its result multiplies x.
-        dtype: of the computation.
-        rngs: nnx's streams: `params`.
+        act: activation after the first layer.
+        gate: activation after the second; its result multiplies x.
+        dtype: dtype of the computation.
+        rngs: random streams; `params` is used.
     """
 
-    def __init__(self, features, squeezed, *, act=jax.nn.relu, gate=jax.nn.sigmoid, dtype, rngs):
-        # 1x1 convolutions, not dense layers: pretrained weights come in this shape.
+    def __init__(
+        self,
+        features: int,
+        squeezed: int,
+        *,
+        act: Callable[[jax.Array], jax.Array] = jax.nn.relu,
+        gate: Callable[[jax.Array], jax.Array] = jax.nn.sigmoid,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        # 1x1 convolutions, not dense layers: pretrained weights have this shape.
         self.reduce = Conv(features, squeezed, 1, bias=True, dtype=dtype, rngs=rngs)
         self.expand = Conv(squeezed, features, 1, bias=True, dtype=dtype, rngs=rngs)
         self.act = act
         self.gate = gate
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         means = x.mean((1, 2), keepdims=True, dtype=at_least_float32(x.dtype)).astype(x.dtype)
         return x * self.gate(self.expand(self.act(self.reduce(means))))
 
 
 class CBAM(nnx.Module):
-    """Weighs the channels of x (B, H, W, C), then its pixels. Woo et al. 2018 (arXiv:1807.06521),
-    section 3.
+    """Weights the channels of x (B, H, W, C), then its pixels.
 
-    The spatial gate has a norm after its convolution, which the paper leaves out but the authors'
-    code and timm have. The channel gate's two layers have no biases, as in the paper and in timm;
-    in the authors' code they do.
+    Woo et al. 2018 (arXiv:1807.06521), section 3. The spatial gate has a norm after its
+    convolution, which the paper leaves out but the authors' code and timm have. The channel gate's
+    two layers have no biases, as in the paper and in timm; in the authors' code they do.
 
     Args:
-        features: C.
+        features: number of channels C.
         squeezed: width between the channel gate's layers.
         kernel: side of the spatial gate's convolution.
-        norm: makes a norm of so many channels: a partial of `norms.BatchNorm`.
-        dtype: of the computation.
-        rngs: nnx's streams: `params`.
+        norm: returns a norm with `features` channels: a partial of `BatchNorm`.
+        dtype: dtype of the computation.
+        rngs: random streams; `params` is used.
     """
 
-    def __init__(self, features, squeezed, kernel=7, *, norm, dtype, rngs):
+    def __init__(
+        self,
+        features: int,
+        squeezed: int,
+        kernel: int = 7,
+        *,
+        norm: Callable[..., nnx.Module],
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         self.channel = ChannelGate(features, squeezed, dtype=dtype, rngs=rngs)
         self.spatial = SpatialGate(kernel, norm=norm, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         return self.spatial(self.channel(x))
 
 
 class ChannelGate(nnx.Module):
-    """Weighs the channels of x (B, H, W, C) by their means and maxima over the image: eq. 2 of
-    arXiv:1807.06521."""
+    """Weights the channels of x (B, H, W, C) by their means and maxima over the image.
 
-    def __init__(self, features, squeezed, *, dtype, rngs):
+    Eq. 2 of arXiv:1807.06521.
+    """
+
+    def __init__(self, features: int, squeezed: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.reduce = Conv(features, squeezed, 1, dtype=dtype, rngs=rngs)
         self.expand = Conv(squeezed, features, 1, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         means = x.mean((1, 2), keepdims=True, dtype=at_least_float32(x.dtype)).astype(x.dtype)
-        largest = x.max((1, 2), keepdims=True)
-        # The second layer is linear: that of the sum is the sum of both.
-        hidden = jax.nn.relu(self.reduce(means)) + jax.nn.relu(self.reduce(largest))
+        maxima = x.max((1, 2), keepdims=True)
+        # The second layer is linear, so it is applied once, to the sum.
+        hidden = jax.nn.relu(self.reduce(means)) + jax.nn.relu(self.reduce(maxima))
         return x * jax.nn.sigmoid(self.expand(hidden))
 
 
 class SpatialGate(nnx.Module):
-    """Weighs the pixels of x (B, H, W, C) by their means and maxima over the channels: eq. 3 of
-    arXiv:1807.06521."""
+    """Weights the pixels of x (B, H, W, C) by their means and maxima over the channels.
 
-    def __init__(self, kernel, *, norm, dtype, rngs):
+    Eq. 3 of arXiv:1807.06521.
+    """
+
+    def __init__(
+        self, kernel: int, *, norm: Callable[..., nnx.Module], dtype: DTypeLike, rngs: nnx.Rngs
+    ):
         self.conv = ConvNorm(2, 1, kernel, norm=norm, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         means = x.mean(-1, keepdims=True, dtype=at_least_float32(x.dtype)).astype(x.dtype)
-        return x * jax.nn.sigmoid(self.conv(jnp.concatenate([means, x.max(-1, keepdims=True)], -1)))
+        maxima = x.max(-1, keepdims=True)
+        return x * jax.nn.sigmoid(self.conv(jnp.concatenate([means, maxima], -1)))

@@ -6,44 +6,57 @@ convolution as in Tan et al. 2019 (arXiv:1807.11626), figure 7.
 
 import functools
 import re
+from collections.abc import Callable, Mapping
 
+import jax
+import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from vision.errors import check_choice, check_range
 from vision.models.layers.convolution import ConvNorm
 from vision.models.layers.norms import BatchNorm
 
 PADDINGS = ("symmetric", "same")
-# the options that weights trained in TensorFlow go with
+# Options of weights that were trained in TensorFlow.
 TENSORFLOW = {"padding": "same", "norm_epsilon": 1e-3}
 
 
 class InvertedResidual(nnx.Module):
-    """Widens x (B, H, W, C), filters each channel, weighs the channels, narrows; adds x where the
-    shape stays.
+    """Widens x (B, H, W, C), filters and weights each channel, narrows; adds x if the shape stays.
 
     Args:
-        features_in: C.
-        features: channels of the result.
-        kernel, stride: of the depthwise convolution.
-        expanded: channels of the depthwise convolution; where C, there is no convolution that
-            widens.
+        features_in: number of input channels C.
+        features: number of output channels.
+        kernel, stride: those of the depthwise convolution.
+        expanded: number of channels of the depthwise convolution; if C, no convolution widens x.
         squeeze: the `SqueezeExcite` of the expanded channels, or None.
-        act: after all convolutions but the last.
-        drop: the branch's `StochasticDepth`; it acts where x is added.
-        make: `ConvNorm` with what all of the network's have in common; see `conv_norms`.
+        act: activation after all convolutions except the last.
+        drop: `StochasticDepth` of the branch, used only if x is added.
+        make: `ConvNorm` with the network's common arguments; see `conv_norms`.
     """
 
     def __init__(
-        self, features_in, features, kernel, stride, *, expanded, squeeze=None, act, drop, make
+        self,
+        features_in: int,
+        features: int,
+        kernel: int,
+        stride: int,
+        *,
+        expanded: int,
+        squeeze: nnx.Module | None = None,
+        act: Callable[[jax.Array], jax.Array],
+        drop: nnx.Module,
+        make: Callable[..., ConvNorm],
     ):
+        # In one assignment: nnx refuses a module for an attribute that was None before.
         self.expand = make(features_in, expanded, 1, act=act) if expanded != features_in else None
         self.depthwise = make(expanded, expanded, kernel, stride, groups=expanded, act=act)
         self.squeeze = squeeze
         self.project = make(expanded, features, 1)
         self.drop = drop if stride == 1 and features == features_in else None
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         y = x if self.expand is None else self.expand(x)
         y = self.depthwise(y)
         if self.squeeze is not None:
@@ -52,17 +65,25 @@ class InvertedResidual(nnx.Module):
         return y if self.drop is None else x + self.drop(y)
 
 
-def conv_norms(*, padding, norm_epsilon, batch_norm_groups, dtype, rngs):
+def conv_norms(
+    *,
+    padding: str,
+    norm_epsilon: float,
+    batch_norm_groups: int,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> Callable[..., ConvNorm]:
     """Returns `ConvNorm` with a network's common arguments.
 
     Args:
-        padding: "symmetric": half the kernel on each side, as in PyTorch. "same": TensorFlow's.
+        padding: "symmetric" for half the kernel on each side, as in PyTorch; "same" for
+            TensorFlow's.
         norm_epsilon: added to the variances; 1e-3 in TensorFlow's networks.
-        batch_norm_groups: see `norms.BatchNorm`.
+        batch_norm_groups: `groups` of `BatchNorm`.
         dtype, rngs: see `Conv`.
 
     Raises:
-        UserError: an unknown padding, or an epsilon that is not above 0.
+        UserError: the padding is unknown, or the epsilon is not above 0.
     """
     check_choice("model.padding", padding, PADDINGS)
     check_range("model.norm_epsilon", norm_epsilon, norm_epsilon > 0, "above 0, such as 1e-5")
@@ -72,9 +93,8 @@ def conv_norms(*, padding, norm_epsilon, batch_norm_groups, dtype, rngs):
     )
 
 
-def round_width(width):
-    """Returns the multiple of 8 nearest to a number of channels: at least 8, and not below 90 % of
-    it.
+def round_width(width: float) -> int:
+    """Returns the multiple of 8 nearest to `width` channels: at least 8, and at least 90 % of it.
 
     As TensorFlow's networks round: `round_filters` of tensorflow/tpu's efficientnet,
     `_make_divisible` of MobileNet.
@@ -92,8 +112,8 @@ TIMM = (
     (r"^last\.norm", "bn2"),
     (r"^head\.", "classifier."),
     (r"^stages\.", "blocks."),
-    # The first stage's blocks do not widen: they number the norms and name the convolutions
-    # otherwise.
+    # The first stage's blocks do not widen: there the norms have other numbers and the convolutions
+    # other names.
     (r"^(blocks\.0\.\d+)\.depthwise\.norm", r"\1.bn1"),
     (r"^(blocks\.0\.\d+)\.project\.norm", r"\1.bn2"),
     (r"^(blocks\.0\.\d+)\.project\.conv", r"\1.conv_pw"),
@@ -113,48 +133,44 @@ TORCHVISION = (  # after `name_layers`
 )
 
 
-def name_layers(arrays):
-    """Gives the layers that torchvision numbers a name: "features.3.block.2.x" becomes
-    "stages.2.project.x".
+def name_layers(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Names the layers that torchvision numbers: "features.3.block.2.x" is "stages.2.project.x".
 
-    The number of a layer in a block depends on which layers the block has; that of the last
-    convolution on how many blocks or stages there are.
+    The number of a layer within a block depends on which layers the block has; that of the last
+    convolution on the number of blocks or stages.
 
     Args:
-        arrays: {name: array} of the file.
+        arrays: {torchvision's name: array}.
 
     Returns:
         {name: array}: names begin with "stem", "stages" and "last" instead of "features".
     """
     end = max(int(match[1]) for name in arrays if (match := re.match(r"features\.(\d+)\.", name)))
-    result = {}
+    named = {}
     for name, array in arrays.items():
-        name = re.sub(rf"^features\.{end}\.", "last.", re.sub(r"^features\.0\.", "stem.", name))
+        name = re.sub(r"^features\.0\.", "stem.", name)
+        name = re.sub(rf"^features\.{end}\.", "last.", name)
         if match := re.fullmatch(r"features\.(\d+)(.*)\.block\.(\d+)\.(.*)", name):
-            first, place, layer, rest = match.groups()
-            # Only a depthwise kernel is larger than a pixel.
-            widens = arrays[f"features.{first}{place}.block.0.0.weight"].shape[2] == 1
-            kind = (
-                "expand",
-                "depthwise",
-                "squeeze" if rest.startswith("fc") else "project",
-                "project",
-            )
-            name = f"stages.{int(first) - 1}{place}.{kind[int(layer) + (not widens)]}.{rest}"
-        result[name] = array
-    return result
+            feature, place, layer, inner_name = match.groups()
+            # Only a depthwise kernel is larger than one pixel.
+            widens = arrays[f"features.{feature}{place}.block.0.0.weight"].shape[2] == 1
+            third = "squeeze" if inner_name.startswith("fc") else "project"
+            layer_names = ("expand", "depthwise", third, "project")
+            layer_name = layer_names[int(layer) + (not widens)]
+            name = f"stages.{int(feature) - 1}{place}.{layer_name}.{inner_name}"
+        named[name] = array
+    return named
 
 
-def nest(arrays, blocks, kernel):
-    """Gives blocks that a file has in one list a stage and a place in it: "BLOCKS.7.x" becomes
-    "BLOCKS.3.1.x".
+def nest(arrays: Mapping[str, np.ndarray], blocks: str, kernel: str) -> dict[str, np.ndarray]:
+    """Splits a file's flat list of blocks into stages: "BLOCKS.7.x" becomes "BLOCKS.3.1.x".
 
-    A stage begins where the number of channels changes, as it does in every network of this kind.
+    A stage begins where the number of channels changes, as in every network of this kind.
 
     Args:
         arrays: {name: array} of the file, kernels (outputs, inputs, height, width).
-        blocks: the list's name.
-        kernel: the name in a block of its last kernel.
+        blocks: name of the list.
+        kernel: name within a block of its last kernel.
 
     Returns:
         {name: array}.
@@ -168,7 +184,7 @@ def nest(arrays, blocks, kernel):
     width = None
     for number in sorted(widths):
         if widths[number] != width:
-            stage = stage + 1
+            stage += 1
             place = 0
             width = widths[number]
         places[str(number)] = f"{blocks}.{stage}.{place}."

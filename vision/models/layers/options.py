@@ -4,26 +4,45 @@ from vision.errors import UserError, check_choice
 from vision.models.layers.blocks import REMATS
 
 
-def check_options(*, dropout=0.0, stochastic_depth=0.0, batch_norm_groups=1, remat="none"):
-    """Raises UserError for a value that cannot be, of the options that the architectures share."""
+def check_options(
+    *,
+    dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
+    batch_norm_groups: int = 1,
+    remat: str = "none",
+) -> None:
+    """Checks the values of options that the architectures share.
+
+    Raises:
+        UserError: a value is out of range.
+    """
     check_rates(**{"model.dropout": dropout, "model.stochastic_depth": stochastic_depth})
     check_choice("model.remat", remat, REMATS)
     if batch_norm_groups < 1:
         raise UserError(
-            f"model.batch_norm_groups = {batch_norm_groups}: it is at least 1, the whole batch"
+            f"model.batch_norm_groups = {batch_norm_groups} must be at least 1 (the entire batch)"
         )
 
 
-def check_image_size(name, image_size, smallest):
-    """Raises UserError for images that are too small for the architecture of this name."""
+def check_image_size(name: str, image_size: int, smallest: int) -> None:
+    """Checks that images are large enough for the architecture `name`.
+
+    Raises:
+        UserError: `image_size` is below `smallest`, pixels.
+    """
     if image_size < smallest:
         raise UserError(
-            f"model '{name}' takes images of {smallest} px or more, not {image_size}: set data.image_size"
+            f"model '{name}' takes images of {smallest} px or more, not {image_size}: "
+            "set data.image_size"
         )
 
 
-def check_rates(**rates):
-    """Raises UserError for a probability outside [0, 1), by its option's name."""
+def check_rates(**rates: float) -> None:
+    """Checks that each probability, by its option's name, is in [0, 1).
+
+    Raises:
+        UserError: one is not.
+    """
     for name, rate in rates.items():
         if not 0 <= rate < 1:
-            raise UserError(f"{name} = {rate} is no probability below 1: choose from 0 to 0.99")
+            raise UserError(f"{name} = {rate} must be in [0, 1)")

@@ -1,23 +1,23 @@
-"""Random keys for building models, three times as fast as nnx's own."""
+"""Random streams for building models, three times as fast as nnx's own."""
 
 import jax
 from flax import nnx
 
 
 class Streams(nnx.Rngs):
-    """`nnx.Rngs(seed)` whose `params` counts in Python.
+    """`nnx.Rngs(seed)` whose stream `params` counts in Python.
 
     nnx counts in an array, which costs a millisecond for each parameter while a model is traced:
-    more than all the rest of building it. The keys are the same; dropout's streams are nnx's own.
+    more than all the rest of building it. The keys are the same; the dropout streams are nnx's own.
     """
 
-    def __init__(self, seed):
+    def __init__(self, seed: int):
         super().__init__(seed)
-        self._base = seed
-        self._given = 0
+        self._seed = seed
+        self._count = 0
 
-    def params(self):
-        """Returns the next key to initialize a parameter with."""
-        key = jax.random.fold_in(jax.random.key(self._base), self._given)
-        self._given += 1
+    def params(self) -> jax.Array:
+        """Returns the next key for initializing a parameter."""
+        key = jax.random.fold_in(jax.random.key(self._seed), self._count)
+        self._count += 1
         return key

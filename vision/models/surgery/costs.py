@@ -1,8 +1,10 @@
-"""What each variant of each architecture costs, counted without computing anything."""
+"""The costs of each variant of each architecture, counted without computing anything."""
 
 import dataclasses
 import inspect
 import math
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +16,23 @@ from vision.models.layers.convolution import DEPTHWISE
 from vision.models.layers.streams import Streams
 from vision.support.modules import find, names
 
-# side and classes of the nets that are not ImageNet's
+# Image side and number of classes of the nets that are not for ImageNet.
 SMALL = {"airbench": (32, 10), "cnn": (32, 10)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A variant. `size` in pixels, accuracies in percent or None, `weights` what
-    config.model.pretrained takes."""
+    """The costs of a variant.
+
+    Attributes:
+        model, variant: what config.model calls it.
+        parameters: number of parameters.
+        gmacs: billions of multiplications in one image's forward pass.
+        size: side of the image, pixels.
+        paper: top-1 accuracy that the paper reports, percent, or None.
+        best: highest top-1 accuracy among the published weights, percent, or None.
+        weights: what config.model.pretrained takes.
+    """
 
     model: str
     variant: str
@@ -30,35 +41,27 @@ class Row:
     size: int
     paper: float | None
     best: float | None
-    weights: tuple
+    weights: tuple[str, ...]
 
     @property
-    def cells(self):
+    def cells(self) -> tuple:
         """The row as `python -m vision.models` prints it."""
         paper, best = ("" if v is None else f"{v:.1f}" for v in (self.paper, self.best))
-        macs = round(self.gmacs, 4)
-        return (
-            self.model,
-            self.variant,
-            self.parameters,
-            macs,
-            self.size,
-            paper,
-            best,
-            " ".join(self.weights),
-        )
+        gmacs = round(self.gmacs, 4)
+        weights = " ".join(self.weights)
+        return self.model, self.variant, self.parameters, gmacs, self.size, paper, best, weights
 
 
-def rows(only=()):
-    """Yields a `Row` for each variant of the architectures named `only`, or of all.
+def rows(only: Sequence[str] = ()) -> Iterator[Row]:
+    """Yields a `Row` for each variant of the architectures in `only`, or of all if it is empty.
 
     Raises:
-        UserError: there is no such architecture.
+        UserError: an architecture is unknown.
     """
-    known = names("vision.models")
+    architectures = names("vision.models")
     for name in only:
-        check_choice("model.name", name, known)
-    for name in only or known:
+        check_choice("model.name", name, architectures)
+    for name in only or architectures:
         module = find("model", name, "vision.models")
         for variant in getattr(module, "LISTED", module.VARIANTS):
             if variant != "mu":
@@ -67,44 +70,41 @@ def rows(only=()):
 
 def _row(name, module, variant):
     size, classes = SMALL.get(name, (32, 10) if variant.startswith("cifar") else (224, 1000))
-    size = getattr(module, "SIZES", {}).get(variant, size) if name != "vit" else size
-    model = nnx.eval_shape(
-        lambda: module.build(variant, classes, rngs=Streams(0), **_plain(module, size))
-    )
+    if name != "vit":
+        size = getattr(module, "SIZES", {}).get(variant, size)
+    options = _build_options(module, size)
+    model = nnx.eval_shape(lambda: module.build(variant, classes, rngs=Streams(0), **options))
     weights = {
         spec: w for spec, w in getattr(module, "WEIGHTS", {}).items() if w.variant == variant
     }
-    known = [w.top1 for w in weights.values() if w.top1 is not None]
-    paper = getattr(module, "PAPER_TOP1", {}).get(variant)
-    macs = multiply_adds(model, size) / 1e9
+    accuracies = [w.top1 for w in weights.values() if w.top1 is not None]
     return Row(
-        name,
-        variant,
-        surgery.count(model)[0],
-        macs,
-        size,
-        paper,
-        max(known, default=None),
-        tuple(weights),
+        model=name,
+        variant=variant,
+        parameters=surgery.count(model)[0],
+        gmacs=multiply_adds(model, size) / 1e9,
+        size=size,
+        paper=getattr(module, "PAPER_TOP1", {}).get(variant),
+        best=max(accuracies, default=None),
+        weights=tuple(weights),
     )
 
 
-def _plain(module, size):
-    """Options of `build` by which every product can be seen."""
+def _build_options(module, size):
+    """Returns options of `build` that leave every matrix product visible in the jaxpr."""
     options = {"dtype": jnp.float32, "image_size": size, "channels": 3}
-    return options | (
-        {"attention": "plain"} if "attention" in inspect.signature(module.build).parameters else {}
-    )
+    if "attention" in inspect.signature(module.build).parameters:
+        options["attention"] = "plain"
+    return options
 
 
-def multiply_adds(model, image_size, channels=3):
-    """Returns the multiplications in the convolutions and matrix products of one image's forward
-    pass.
+def multiply_adds(model: nnx.Module, image_size: int, channels: int = 3) -> int:
+    """Returns the number of multiplications in one image's convolutions and matrix products.
 
     Args:
         model: an `nnx.Module`, abstract or not.
-        image_size: pixels.
-        channels: of the image.
+        image_size: side of the image, pixels.
+        channels: channels of the image.
     """
     model.eval()
     graph, state = nnx.split(model)
@@ -113,12 +113,11 @@ def multiply_adds(model, image_size, channels=3):
     return sum(flops for flops, _ in products(jaxpr.jaxpr)) // 2
 
 
-def products(jaxpr):
-    """Yields (operations, numbers that are stored) of each product of a jaxpr, in the order of the
-    computation.
+def products(jaxpr: Any) -> Iterator[tuple[int, int]]:
+    """Yields (FLOPs, numbers written to memory) of each product of a jaxpr, in order.
 
-    A multiplication and an addition are two operations. Attention's scores count as not stored: a
-    fused kernel does without.
+    A multiplication and an addition are two operations. Attention scores count as not written: a
+    fused kernel does not store them.
     """
     for equation in jaxpr.eqns:
         shapes = [getattr(v.aval, "shape", ()) for v in equation.invars]
