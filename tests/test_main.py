@@ -148,7 +148,7 @@ CANNOT_RUN = [
         "model.pool=tokens",
         "model.pool = 'tokens' is unknown (did you mean 'token'?): choose from token, mean",
     ),
-    ("model.dropout=1.5", "model.dropout = 1.5"),
+    ("model.dropout=1.5", "model.dropout must be in [0, 1), got 1.5"),
     (
         "model.batch_norm_groups=2",
         "model 'vit' has no option 'batch_norm_groups'; its options: pool, positions",

@@ -109,7 +109,7 @@ def test_dropout_comes_before_the_dense_layers():
             {"image_size": 62},
             "'alexnet' takes images of 63 px or more, not 62: set data.image_size",
         ),
-        ("owt", {"dropout": -0.5}, "model.dropout = -0.5"),
+        ("owt", {"dropout": -0.5}, "model.dropout must be .*, got -0.5"),
     ],
 )
 def test_errors(variant, keys, message):

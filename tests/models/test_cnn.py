@@ -105,8 +105,8 @@ def test_training_step():
             {"image_size": 7},
             "'cnn' takes images of 8 px or more, not 7: set data.image_size",
         ),
-        ("small", {"dropout": 1.0}, "model.dropout = 1.0"),
-        ("small", {"batch_norm_groups": 0}, "batch_norm_groups = 0"),
+        ("small", {"dropout": 1.0}, "model.dropout must be .*, got 1.0"),
+        ("small", {"batch_norm_groups": 0}, "batch_norm_groups must be .*, got 0"),
         ("small", {"remat": "all"}, "model.remat"),
     ],
 )

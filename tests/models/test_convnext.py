@@ -108,7 +108,7 @@ def test_options():
             {"image_size": 28},
             "'convnext' takes images of 32 px or more, not 28: set data.image_size",
         ),
-        ("T", {"stochastic_depth": -1.0}, "model.stochastic_depth = -1.0"),
+        ("T", {"stochastic_depth": -1.0}, "model.stochastic_depth must be .*, got -1.0"),
         ("T", {"remat": "all"}, "model.remat"),
     ],
 )

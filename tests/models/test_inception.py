@@ -194,8 +194,8 @@ def test_initialization():
             {"image_size": 298, "auxiliary": True},
             "auxiliary head.* takes images of 299 px or more, not 298",
         ),
-        ("v3", {"dropout": 1.0}, "model.dropout = 1.0"),
-        ("v3", {"batch_norm_groups": 0}, "batch_norm_groups = 0"),
+        ("v3", {"dropout": 1.0}, "model.dropout must be .*, got 1.0"),
+        ("v3", {"batch_norm_groups": 0}, "batch_norm_groups must be .*, got 0"),
         ("v3", {"remat": "all"}, "model.remat"),
     ],
 )

@@ -150,7 +150,7 @@ def test_options():
         ("mu", {"image_size": 30}, "images whose side 4 divides, not 30 px: set data.image_size"),
         ("mu", {"image_size": 0}, "side 4 divides, not 0 px"),
         ("mu", {"window": 0}, "model.options.window = 0"),
-        ("mu", {"dropout": 1.0}, "model.dropout = 1.0"),
+        ("mu", {"dropout": 1.0}, "model.dropout must be .*, got 1.0"),
         ("mu", {"remat": "all"}, "model.remat"),
     ],
 )

@@ -146,8 +146,8 @@ def test_dropout_ends_the_pool():
             "'vgg' takes images of 32 px or more, not 31: set data.image_size",
         ),
         ("16", {"batch_norm_groups": 2}, "vgg 16 has no batch norm .* choose variant 16_bn"),
-        ("16_bn", {"batch_norm_groups": 0}, "batch_norm_groups = 0"),
-        ("16", {"dropout": 1.0}, "model.dropout = 1.0"),
+        ("16_bn", {"batch_norm_groups": 0}, "batch_norm_groups must be .*, got 0"),
+        ("16", {"dropout": 1.0}, "model.dropout must be .*, got 1.0"),
         ("16", {"remat": "all"}, "model.remat"),
     ],
 )

@@ -176,10 +176,10 @@ def test_nest():
         ("nu", {}, "model.variant = 'nu' is unknown: choose from .*mu"),
         ("mu", {"padding": "SAME"}, "model.padding = 'SAME' is unknown.*symmetric, same"),
         ("mu", {"norm_epsilon": 0}, "model.norm_epsilon must be above 0"),
-        ("mu", {"dropout": 1.0}, "model.dropout = 1.0"),
-        ("mu", {"stochastic_depth": -0.1}, "model.stochastic_depth = -0.1"),
+        ("mu", {"dropout": 1.0}, "model.dropout must be .*, got 1.0"),
+        ("mu", {"stochastic_depth": -0.1}, "model.stochastic_depth must be .*, got -0.1"),
         ("mu", {"remat": "all"}, "model.remat = 'all'"),
-        ("mu", {"batch_norm_groups": 0}, "model.batch_norm_groups = 0"),
+        ("mu", {"batch_norm_groups": 0}, "model.batch_norm_groups must be .*, got 0"),
     ],
 )
 @pytest.mark.parametrize("module", MODULES)

@@ -1,6 +1,6 @@
 """Checks of the options that several architectures share."""
 
-from vision.errors import UserError, check_choice
+from vision.errors import UserError, check_choice, check_range
 from vision.models.layers.blocks import REMATS
 
 
@@ -18,10 +18,8 @@ def check_options(
     """
     check_rates(**{"model.dropout": dropout, "model.stochastic_depth": stochastic_depth})
     check_choice("model.remat", remat, REMATS)
-    if batch_norm_groups < 1:
-        raise UserError(
-            f"model.batch_norm_groups = {batch_norm_groups} must be at least 1 (the entire batch)"
-        )
+    rule = "at least 1, which is the entire batch"
+    check_range("model.batch_norm_groups", batch_norm_groups, batch_norm_groups >= 1, rule)
 
 
 def check_image_size(name: str, image_size: int, smallest: int) -> None:
@@ -44,5 +42,4 @@ def check_rates(**rates: float) -> None:
         UserError: one is not.
     """
     for name, rate in rates.items():
-        if not 0 <= rate < 1:
-            raise UserError(f"{name} = {rate} must be in [0, 1)")
+        check_range(name, rate, 0 <= rate < 1, "in [0, 1)")
