@@ -29,8 +29,9 @@ from vision.serving import server as module
 from vision.serving.images import Decoder
 from vision.serving.logs.telemetry import Telemetry
 from vision.serving.models.repository import Repository
+from vision.serving.request import Request
 from vision.serving.server import LOOPBACK
-from vision.serving.service import Request, Service
+from vision.serving.service import Service
 from vision.serving.settings import Settings
 
 BODY = bytes(64)
@@ -302,19 +303,19 @@ def test_ports_that_are_taken(models):
         known = {"models": str(models), "access_log": "", "http_port": 0, "grpc_port": 0}
         for name in ("http_port", "admin_port", "grpc_port"):
             text = fail(Settings(**known | {name: port}))
-            assert f"--{name.replace('_', '-')} {port} of 127.0.0.1 cannot be had" in text
+            assert f"--{name.replace('_', '-')} {port} cannot be opened on 127.0.0.1" in text
 
 
 def test_a_host_that_is_not_this_machine(models):
     text = fail(
         Settings(models=str(models), host="no.such.host.invalid", http_port=0, access_log="")
     )
-    assert "--http-port 0 of no.such.host.invalid cannot be had" in text
+    assert "--http-port 0 cannot be opened on no.such.host.invalid" in text
 
 
 def test_a_directory_without_a_model(tmp_path):
     settings = Settings(models=str(tmp_path), http_port=0, grpc_port=0, access_log="")
-    assert "holds no bundle that can be served" in fail(settings)
+    assert "has no bundle at MODEL/VERSION/ that can be served" in fail(settings)
     write_bundle(tmp_path / "tiny" / "1")
     (tmp_path / "tiny" / "1" / "model.onnx").write_bytes(b"no model")
     assert "tiny 1: tiny/1/model.onnx has changed since it was exported" in fail(settings)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from vision.serving.models.batcher import Prediction
-from vision.serving.service import SHADOWS, Request, Service
+from vision.serving.request import Request
+from vision.serving.service import SHADOWS, Service
 
 
 class Version:
@@ -72,10 +73,10 @@ def served(requests, count):
             assert answer.version == "1"
         refused = len(telemetry.failures)
         shadow.go.set()
-        await asyncio.gather(*service._shadows)
+        await asyncio.gather(*service._shadow_tasks)
         followed = telemetry.answers.count(("2", True))
         await service.classify(Request("digits", [b"image"] * count))  # there is room again
-        await asyncio.gather(*service._shadows)
+        await asyncio.gather(*service._shadow_tasks)
         assert telemetry.answers.count(("2", True)) == followed + 1
         assert set(telemetry.failures) <= {("2", "TooMany")} and followed + refused == requests
         return followed, refused

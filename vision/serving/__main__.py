@@ -1,13 +1,13 @@
-"""Serves bundles: REST, gRPC and a page for people.
+"""Serves bundles: REST, gRPC and a web page.
 
-    python -m vision.serving --models models/                       # which holds MODEL/VERSION/,
-    each a bundle
-    python -m vision.serving --models models/ --host 0.0.0.0 --keys keys.txt --tls-certificate c.pem
-    --tls-key k.pem
+    python -m vision.serving --models models/     # which holds MODEL/VERSION/, each a bundle
+    python -m vision.serving --models models/ --host 0.0.0.0 --keys keys.txt \\
+        --tls-certificate c.pem --tls-key k.pem
     python -m vision.serving --models models/ --settings serving.json
 
-A flag goes before the file of settings, that before a default. It ends on SIGTERM or Ctrl-C, once
-what it has taken is answered. Then try http://127.0.0.1:8080 in a browser, and its /docs.
+A flag overrides the settings file, which overrides the defaults. The server ends on SIGTERM or
+Ctrl-C, once it has answered the requests in progress. Try http://127.0.0.1:8080 in a browser, and
+its /docs.
 """
 
 import asyncio
@@ -19,38 +19,39 @@ import resource
 import sys
 import threading
 import traceback
+from collections.abc import Sequence
 
 from vision import cli
 from vision.serving import settings
-from vision.serving.logs.stderr import protect
+from vision.serving.logs.stderr import Stderr, protect
 
-PATIENCE = 2.0  # seconds, of each, for stdout and stderr to be read at the end
+PATIENCE = 2.0  # seconds, each, for stdout and stderr to be read at the end
 
 
-def main(argv):
-    found = settings.from_flags(argv, __doc__)
-    settings.check(found)
+def main(argv: Sequence[str]) -> None:
+    server_settings = settings.from_flags(argv, __doc__ or "")
+    settings.check(server_settings)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("vision").setLevel(logging.INFO)
-    # takes most of the time to start, which a wrong flag need not
+    # imported late: it takes most of the start-up time, which a wrong flag need not
     from vision.serving.server import serve
 
-    _raise_limit()
+    _raise_file_limit()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve(found, functools.partial(print, flush=True)))
+        runner.run(serve(server_settings, functools.partial(print, flush=True)))
 
 
-def _raise_limit():
-    """Lets the process have as many connections as the system allows; the usual limit is for
-    programs of few files."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(OSError, ValueError):  # some systems allow less than they say
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+def _raise_file_limit():
+    """Allows as many connections as the system permits; the default limit suits programs with few
+    files."""
+    _, maximum = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # some systems allow less than they report
+        resource.setrlimit(resource.RLIMIT_NOFILE, (maximum, maximum))
 
 
 def _loop_factory():
-    """Returns uvloop's where it is installed; it answers some more requests a second than
-    asyncio's."""
+    """Returns uvloop's factory if it is installed, since it answers somewhat more requests a
+    second."""
     try:
         import uvloop
     except ImportError:
@@ -58,12 +59,12 @@ def _loop_factory():
     return uvloop.new_event_loop
 
 
-def _end(code, stderr):
-    """Ends the process once what it had to say is written, or is not read in time.
+def _end(code: int, stderr: Stderr) -> None:
+    """Ends the process once its output is written, or is not read in time.
 
-    It ends at once then: an orderly end waits for threads, and tears them down where they are. One
-    that loads a version in ONNX Runtime's code, or writes to a reader that hangs, would abort it or
-    hold it up.
+    It then ends at once: an orderly exit waits for threads and tears them down where they are. A
+    thread that is loading a version in ONNX Runtime's code, or is writing to a reader that hangs,
+    would abort it or hold it up.
     """
     flush = threading.Thread(target=_flush, daemon=True)
     flush.start()
@@ -73,22 +74,22 @@ def _end(code, stderr):
 
 
 def _flush():
-    with contextlib.suppress(Exception):  # its reader is gone
+    with contextlib.suppress(Exception):  # the reader is gone
         sys.stdout.flush()
 
 
-def _run():
+def _run() -> int:
     """Runs the server, and returns the process's exit code."""
     try:
         cli.run(main)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
-    except Exception:  # a fault of ours, which the interpreter would show only as it ends
+    except Exception:  # a bug, which the interpreter would print only as it exits
         traceback.print_exc()
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    stderr = protect()  # what the event loop has to say must not wait for its reader
+    stderr = protect()  # the event loop's messages must not wait for their reader
     _end(_run(), stderr)

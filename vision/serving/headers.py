@@ -1,44 +1,44 @@
-"""What an image says of its size, read without paying for what it makes a decoder do.
+"""Reads an image's size from its header, at a bounded cost.
 
 PIL steps through a file's segments in Python, and nothing else runs meanwhile: sixteen megabytes of
-empty ones keep the whole server busy for ten seconds. So they are counted first, and there is an
-end to them.
+empty ones keep the whole server busy for ten seconds. So they are counted first, up to a limit.
 """
 
 import contextlib
 import io
 import itertools
+from collections.abc import Callable, Iterable
 
 import simplejpeg
 
 from vision.data.decode import format_of, read_header
 from vision.serving.errors import Refused, TooLarge, Unreadable
 
-# PIL reads dozens, some by programs that they come with
+# PIL reads dozens, some with external programs
 FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
 FEW = 16  # scans of a JPEG; progressive ones have ten
-# segments, chunks, blocks or strips of a file; a PNG of 80 MB has as many of the usual size
+# Segments, chunks, blocks or strips of a file; a PNG of 80 MB has this many of the default size.
 STEPS = 10_000
 
 
-def size_of(data):
-    """Returns (width, height) of an encoded image as it is stored.
+def size_of(data: bytes) -> tuple[int, int]:
+    """Returns the stored (width, height) of an encoded image.
 
     Raises:
-        Unreadable: it is of no format that is known.
+        Unreadable: it is of an unknown format.
         TooLarge: it has too many parts.
         Refused: its header is broken.
     """
     kind = format_of(data)
     if kind not in FORMATS:
-        raise Unreadable(f"no image of a known format: send {', '.join(FORMATS)}")
+        raise Unreadable(f"not an image of a known format: send {', '.join(FORMATS)}")
     try:
         if len(_steps(WALKS[kind](data))) > STEPS:
             raise TooLarge(f"the image has more than {STEPS:,} parts")
         if kind == "PNG" and data[12:16] == b"IHDR":
             return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
         if kind == "JPEG":
-            with contextlib.suppress(ValueError):  # PIL may know it
+            with contextlib.suppress(ValueError):  # PIL may read it
                 height, width, *_ = simplejpeg.decode_jpeg_header(data)
                 return width, height
         return read_header(io.BytesIO(data))[0]
@@ -46,25 +46,24 @@ def size_of(data):
         raise Refused("the image's header cannot be read") from error
 
 
-def scans_of(data):
-    """Returns how many times a decoder goes over an image's pixels: of a JPEG, as often as the file
-    likes."""
+def scans_of(data: bytes) -> int:
+    """Returns how often a decoder passes over the pixels; a JPEG file sets its own number."""
     if format_of(data) != "JPEG":
         return 1
     count = data.count(b"\xff\xda")
-    if count > FEW:  # some may be in a preview, or in a film that is appended
+    if count > FEW:  # some may be in a preview, or in an appended video
         start = _steps(_jpeg(data))[-1]
         count = data.count(b"\xff\xda", start, data.find(b"\xff\xd9", start) % (len(data) + 1))
     return count
 
 
 def _steps(walk):
-    """Returns the positions that a walk comes to, and one more at most than there may be."""
+    """Returns the positions of a walk, at most one more than is allowed."""
     return list(itertools.islice(walk, STEPS + 1))
 
 
 def _jpeg(data):
-    """Yields the end of each segment before the pixels, and of each byte that is of none."""
+    """Yields the end of each segment before the pixels, and of each byte outside of segments."""
     at = 2
     while True:
         yield at
@@ -81,15 +80,15 @@ def _jpeg(data):
 def _png(data):
     """Yields the end of each chunk.
 
-    Refuses one longer than the file, for which OpenCV would make room, and a second header, which
-    PIL would believe.
+    Refuses a chunk longer than the file, for which OpenCV would allocate memory, and a second
+    header, which PIL would believe.
     """
     at = 8
     while at < len(data):
         size = int.from_bytes(data[at : at + 4], "big")
         name = data[at + 4 : at + 8]
         if size > len(data):
-            raise Refused("the image is cut short")
+            raise Refused("the image is truncated")
         if name == b"IHDR" and at > 8:
             raise Refused("the image has two headers")
         at += 12 + size
@@ -111,24 +110,24 @@ def _gif(data):
 
 
 def _bmp(data):
-    """Refuses pixels in runs, which PIL unpacks in Python."""
+    """Yields nothing; refuses run-length encoded pixels, which PIL unpacks in Python."""
     if data[14] >= 40 and data[30] in (1, 2):
-        raise Refused("run-length encoded BMP is not taken: save it without compression")
+        raise Refused("run-length encoded BMP is not supported: save it without compression")
     return ()
 
 
 def _tiff(data):
-    """Yields the place of each tag, as often as it has strips or tiles, which PIL lists."""
+    """Yields the position of each tag, once per strip or tile that it lists, as PIL lists them."""
     order = "little" if data[:2] == b"II" else "big"
     start = int.from_bytes(data[4:8], order) + 2
     for at in range(start, start + 12 * int.from_bytes(data[start - 2 : start], order), 12):
-        lists = int.from_bytes(data[at : at + 2], order) in (273, 324)  # StripOffsets, TileOffsets
-        yield from itertools.repeat(
-            at, int.from_bytes(data[at + 4 : at + 8], order) if lists else 1
-        )
+        count = 1
+        if int.from_bytes(data[at : at + 2], order) in (273, 324):  # StripOffsets, TileOffsets
+            count = int.from_bytes(data[at + 4 : at + 8], order)
+        yield from itertools.repeat(at, count)
 
 
-WALKS = {
+WALKS: dict[str, Callable[[bytes], Iterable[int]]] = {
     "JPEG": _jpeg,
     "PNG": _png,
     "GIF": _gif,

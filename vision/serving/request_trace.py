@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from vision.serving.service import Answer
+from vision.serving.request import Answer
 
 # IDs are no secret, and the system's random source takes a tenth of a millisecond
 _ID_SOURCE = random.Random()
@@ -28,7 +28,7 @@ class RequestTrace:
         sent: bytes of the response's body.
         status: HTTP status of the response; 0 before the response has started.
         images: number of images in the request.
-        seconds: duration of each stage, as in `vision.serving.service.Answer`.
+        seconds: duration of each stage, as in `vision.serving.request.Answer`.
     """
 
     id: str

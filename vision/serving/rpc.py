@@ -33,8 +33,9 @@ from vision.serving.protocol.inference import (
     top_k_of,
 )
 from vision.serving.protocol.tensors import Tensor, images_of, pack_bytes
+from vision.serving.request import Answer, Request
 from vision.serving.request_trace import RequestTrace, request_id
-from vision.serving.service import Answer, Request, Service
+from vision.serving.service import Service
 from vision.serving.settings import Settings
 
 SERVICE = "inference.GRPCInferenceService"

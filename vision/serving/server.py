@@ -1,5 +1,5 @@
-"""The server: REST, gRPC, the admin's routes and the watch over new versions in one process, until
-a signal ends it."""
+"""The server: REST, gRPC, the admin routes and the watch for new versions in one process, until a
+signal ends it."""
 
 import asyncio
 import contextlib
@@ -9,144 +9,144 @@ import gc
 import signal
 import socket
 import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import uvicorn
 
 from vision.errors import UserError
 from vision.serving import rpc
 from vision.serving.http import admin, rest
-from vision.serving.http.connection import Connection
+from vision.serving.http.connection import Connection, Shutdown
 from vision.serving.images import Decoder
 from vision.serving.keys import ApiKeys
 from vision.serving.logs.telemetry import Telemetry
 from vision.serving.models.repository import Repository
 from vision.serving.service import Service
-from vision.serving.settings import check
+from vision.serving.settings import Settings, check
 
 LOOPBACK = "127.0.0.1"
 BACKLOG = 2048
-# seconds that a connection may idle: longer than load balancers do, which then never use one that
-# is closing
-# of a whole number in JSON, the least that Python can be told: thousands hold up all other requests
-# seconds that models have to end what they compute, once all who waited for it have gone
-# seconds in which clients are told to close their connections before the server does
+# Seconds that a connection may be idle: longer than load balancers keep one, so that they never use
+# one that is closing.
 IDLE = 75
+# Digits of an integer in JSON, the smallest limit that Python accepts: thousands of digits hold up
+# all other requests.
 DIGITS = 640
+# Seconds that models have to finish computing once all clients that waited for it have gone.
 CLOSING = 2.0
+# Seconds during which clients are told to close their connections before the server does.
 FAREWELL = 0.5
 
 
-@dataclasses.dataclass
-class Door:
-    """Whether the server is about to stop: `Connection` then lets each answer be the last one of
-    its connection."""
-
-    closing: bool = False
-
-
 class Http(uvicorn.Server):
-    """uvicorn's server, which leaves signals to others, and can close its port without losing who
-    has come.
+    """A uvicorn server that leaves signals to others and closes its port without losing clients.
 
     Args:
         app: ASGI application.
-        door: `Door`.
-        settings: `vision.serving.settings.Settings`.
+        shutdown: tells its connections whether the server is stopping.
+        settings: the server's settings.
         listener: the socket that it listens on.
     """
 
-    def __init__(self, app, door, settings, listener):
+    def __init__(
+        self, app: Callable, shutdown: Shutdown, settings: Settings, listener: socket.socket
+    ):
+        protocol: Any = functools.partial(
+            Connection, shutdown=shutdown, patience=settings.body_timeout, timeout=settings.timeout
+        )
         config = uvicorn.Config(
             app,
-            http=functools.partial(
-                Connection, door=door, patience=settings.body_timeout, timeout=settings.timeout
-            ),
+            http=protocol,
             ws="none",
             lifespan="off",
             interface="asgi3",
             log_config=None,
-            # what is no HTTP at all is a warning, and hostile clients would fill the log
+            # input that is not HTTP is a warning, with which hostile clients would fill the log
             log_level="error",
             access_log=False,
             server_header=False,
             proxy_headers=False,
             backlog=BACKLOG,
             timeout_keep_alive=IDLE,
-            timeout_graceful_shutdown=settings.drain,
+            timeout_graceful_shutdown=settings.drain,  # type: ignore[arg-type]
             ssl_certfile=settings.tls_certificate or None,
             ssl_keyfile=settings.tls_key or None,
         )
         super().__init__(config)
         self._listener = listener
-        self._spare = listener.dup()
+        self._duplicate = listener.dup()
 
-    async def run_until_told(self):
-        """Serves until `should_exit` is true, and then what has begun."""
+    async def serve_until_exit(self) -> None:
+        """Serves until `should_exit` is true, then finishes what has begun."""
         await self.serve([self._listener])
 
-    async def close_port(self):
-        """Takes no more connections; those that only the kernel knows of, which it would reset, are
-        still served."""
+    async def close_port(self) -> None:
+        """Takes no more connections, but serves those that only the kernel knows of so far.
+
+        Closing the listener would reset them.
+        """
         for server in self.servers:
             server.close()
-        waiting = []
-        with self._spare, contextlib.suppress(OSError):  # BlockingIOError: there are no more
+        pending = []
+        with self._duplicate, contextlib.suppress(OSError):  # BlockingIOError: no more of them
             while True:
-                waiting.append(self._spare.accept()[0])
+                pending.append(self._duplicate.accept()[0])
         loop = asyncio.get_running_loop()
-        make = functools.partial(
-            self.config.http_protocol_class,
-            config=self.config,
-            server_state=self.server_state,
-            app_state={},
+        protocol: Any = self.config.http_protocol_class
+        make_protocol = functools.partial(
+            protocol, config=self.config, server_state=self.server_state, app_state={}
         )
-        made = [loop.connect_accepted_socket(make, one, ssl=self.config.ssl) for one in waiting]
-        await asyncio.gather(*made, return_exceptions=True)
+        connecting = [
+            loop.connect_accepted_socket(make_protocol, connection, ssl=self.config.ssl)
+            for connection in pending
+        ]
+        await asyncio.gather(*connecting, return_exceptions=True)
 
     @contextlib.contextmanager
-    def capture_signals(self):
+    def capture_signals(self) -> Iterator[None]:
         yield
 
 
-async def serve(settings, ready=print):
-    """Serves until SIGTERM or SIGINT, answers what it has taken, and returns; a second signal ends
-    it at once.
+async def serve(settings: Settings, ready: Callable[[str], object] = print) -> None:
+    """Serves until SIGTERM or SIGINT, answers the requests in progress, and returns.
+
+    A second signal ends the process at once.
 
     Args:
-        settings: `vision.serving.settings.Settings`.
-        ready: is called with one line, the addresses, as soon as requests are answered.
+        settings: the server's settings.
+        ready: called with one line, the addresses, as soon as requests are answered.
 
     Raises:
-        UserError: a setting is wrong, a port is taken, or there is no model that can be served.
+        UserError: a setting is wrong, a port is taken, or no model can be served.
     """
     check(settings)
     sys.set_int_max_str_digits(DIGITS)
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(_listen(settings.host, settings.http_port, "--http-port"))]
-        if settings.grpc_port:  # gRPC takes it itself, once the models are loaded
+        if settings.grpc_port:  # gRPC opens it itself, once the models are loaded
             _listen(settings.host, settings.grpc_port, "--grpc-port").close()
         if settings.admin_port:
-            sockets.append(
-                stack.enter_context(_listen(LOOPBACK, settings.admin_port, "--admin-port"))
-            )
+            listener = _listen(LOOPBACK, settings.admin_port, "--admin-port")
+            sockets.append(stack.enter_context(listener))
         api_keys = ApiKeys(settings)
         telemetry = Telemetry(settings)
         repository = Repository(settings, telemetry)
-        stop = _signals()
+        stop = _stop_signal()
         try:
-            if not await _started(repository, stop):
+            if not await _load_models(repository, stop):
                 return
             _check_models(repository, settings)
             telemetry.follow(repository)
             await _run(settings, api_keys, telemetry, repository, sockets, ready, stop)
         finally:
-            telemetry.close()  # first: a model that hangs must not cost the logs what they hold
+            telemetry.close()  # first, so that a model that hangs does not cost the logs anything
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(repository.close(), CLOSING)
 
 
-async def _started(repository, stop):
-    """Loads the models; returns whether they are, False where the signal to stop has come first."""
+async def _load_models(repository, stop):
+    """Loads the models; returns False if the signal to stop came first."""
     starting = asyncio.create_task(repository.start())
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([starting, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -165,56 +165,54 @@ async def _run(settings, api_keys, telemetry, repository, sockets, ready, stop):
     service = Service(repository, decoder, telemetry)
     calls = rpc.Calls(service, repository, api_keys, telemetry, settings)
     grpc = rpc.build(calls, settings) if settings.grpc_port else None
-    door = Door()
-    applications = [rest.build(service, repository, api_keys, telemetry, settings)]
-    if settings.admin_port:
-        applications.append(admin.build(repository, api_keys, telemetry, settings))
-    # the admin's, which never leaves the machine
-    plain = dataclasses.replace(settings, tls_certificate="", tls_key="")
-    known = zip(applications, (settings, plain), sockets, strict=False)
-    servers = [Http(app, door, of, listener) for app, of, listener in known]
+    shutdown = Shutdown()
+    app = rest.build(service, repository, api_keys, telemetry, settings)
+    servers = [Http(app, shutdown, settings, sockets[0])]
+    if settings.admin_port:  # without TLS, since it never leaves the machine
+        plain = dataclasses.replace(settings, tls_certificate="", tls_key="")
+        app = admin.build(repository, api_keys, telemetry, settings)
+        servers.append(Http(app, shutdown, plain, sockets[1]))
     if grpc is not None:
         await grpc.start()
-    tasks = [asyncio.create_task(server.run_until_told()) for server in servers]
+    tasks = [asyncio.create_task(server.serve_until_exit()) for server in servers]
     watch = asyncio.create_task(repository.watch())
     stopped = asyncio.create_task(stop.wait())
     while not all(server.started for server in servers) and not any(task.done() for task in tasks):
         await asyncio.sleep(0.01)
     gc.collect()
-    gc.freeze()  # what is loaded by now stays; looking through it again would hold up requests
+    gc.freeze()  # what is loaded by now stays; collecting it again would hold up requests
     ready(_addresses(settings, sockets))
     await asyncio.wait([*tasks, watch, stopped], return_when=asyncio.FIRST_COMPLETED)
     watch.cancel()
     stopped.cancel()
-    await _close(repository, door, servers, tasks, grpc, settings)
+    await _close(repository, shutdown, servers, tasks, grpc, settings)
     decoder.close()
     for task in (*tasks, watch):
         if task.done() and not task.cancelled():
             task.result()  # raises what has ended it
 
 
-async def _close(repository, door, servers, tasks, grpc, settings):
-    """Answers what has been taken, for `settings.drain` seconds at most.
+async def _close(repository, shutdown, servers, tasks, grpc, settings):
+    """Answers the requests in progress, for at most `settings.drain` seconds.
 
-    For a moment the server still takes requests on the connections that there are, and says with
-    each answer that it is the connection's last. So clients close them, and nothing is on its way
-    when the server closes those that are left. Calls of gRPC are refused for that moment, since it
-    has no such word.
+    For a moment the server still takes requests on its open connections and announces with each
+    answer that the connection closes. Clients then close them, so nothing is in flight when the
+    server closes the remaining ones. gRPC has no such announcement, so its calls are refused during
+    that moment.
     """
     repository.drain()
-    door.closing = True
+    shutdown.closing = True
     for server in servers:
         await server.close_port()
     await asyncio.sleep(min(FAREWELL, settings.drain))
     for server in servers:
         server.should_exit = True
-    await asyncio.gather(
-        *tasks, *([grpc.stop(settings.drain)] if grpc else []), return_exceptions=True
-    )
+    stopping = [grpc.stop(settings.drain)] if grpc else []
+    await asyncio.gather(*tasks, *stopping, return_exceptions=True)
 
 
-def _signals():
-    """Returns an `asyncio.Event` that SIGTERM and SIGINT set; the next one finds the usual
+def _stop_signal():
+    """Returns an `asyncio.Event` that SIGTERM or SIGINT sets; a second signal gets the default
     handler."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -230,7 +228,7 @@ def _signals():
 
 
 def _listen(host, port, flag):
-    """Returns a socket that listens; raises `UserError` where it cannot."""
+    """Returns a listening socket; raises `UserError` if there can be none."""
     try:
         family, *_, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -241,38 +239,37 @@ def _listen(host, port, flag):
         )
     except (OSError, UnicodeError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).partition(" (while")[0]
-        raise UserError(f"{flag} {port} of {host} cannot be had: {reason}") from error
+        raise UserError(f"{flag} {port} cannot be opened on {host}: {reason}") from error
     listener.setblocking(False)
-    # Connections inherit it. Without, each answer waits 40 ms for the client's acknowledgment of
-    # its headers: asyncio itself sets it only where a socket names its protocol, which those of
+    # Connections inherit it. Without it each answer waits 40 ms for the client's acknowledgment of
+    # its headers: asyncio itself sets it only if a socket names its protocol, which those of
     # `create_server` do not.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
 def _check_models(repository, settings):
-    """Raises `UserError` unless a model can be served; says why the others cannot."""
-    if any(repository.models().values()):
+    """Raises `UserError` unless some model can be served; the message has the reasons."""
+    if repository.models():
         return
     reasons = []
     for name, model in repository.states().items():
-        reasons += [f"{name}: {model['reason']}"] if model["reason"] else []
-        reasons += [
-            f"{name} {version}: {of['reason']}"
-            for version, of in model["versions"].items()
-            if of["reason"]
-        ]
+        if model["reason"]:
+            reasons.append(f"{name}: {model['reason']}")
+        for version, state in model["versions"].items():
+            if state["reason"]:
+                reasons.append(f"{name} {version}: {state['reason']}")
     reasons += repository.left_out
-    message = f"--models {settings.models} holds no bundle that can be served as MODEL/VERSION/"
+    message = f"--models {settings.models} has no bundle at MODEL/VERSION/ that can be served"
     raise UserError("\n".join([message, *reasons[:3]]))
 
 
 def _addresses(settings, sockets):
     scheme, secure = ("https", "grpcs") if settings.tls_certificate else ("http", "grpc")
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    found = [f"{scheme}://{host}:{sockets[0].getsockname()[1]}"]
+    addresses = [f"{scheme}://{host}:{sockets[0].getsockname()[1]}"]
     if settings.grpc_port:
-        found.append(f"{secure}://{host}:{settings.grpc_port}")
+        addresses.append(f"{secure}://{host}:{settings.grpc_port}")
     if settings.admin_port:
-        found.append(f"admin http://{LOOPBACK}:{sockets[1].getsockname()[1]}")
-    return f"serving {settings.models} at {', '.join(found)}"
+        addresses.append(f"admin http://{LOOPBACK}:{sockets[1].getsockname()[1]}")
+    return f"serving {settings.models} at {', '.join(addresses)}"

@@ -1,133 +1,94 @@
-"""What every protocol calls: images in, probabilities out, by the version that traffic.json gives a
-request."""
+"""What every protocol calls: images in, probabilities out, by the version that traffic.json picks
+for a request."""
 
 import asyncio
-import dataclasses
 import time
 
 import numpy as np
 
 from vision.serving.errors import TooMany
+from vision.serving.images import Decoder
+from vision.serving.logs.telemetry import Telemetry
+from vision.serving.models.loaded import LoadedVersion
+from vision.serving.models.repository import Repository
+from vision.serving.request import Answer, Request
 
-# requests, and images, that shadows answer at a time; of more than that they see a part
+# The requests, and their images, that shadows answer at a time; they skip what exceeds that.
 SHADOWS = 16, 64
-
-
-@dataclasses.dataclass
-class Request:
-    """A request, whatever protocol it came by.
-
-    Attributes:
-        model: its name.
-        images: uint8 (N, H, W, C) as the model takes them, or a list of encoded images as bytes.
-        version: the version that is asked for; "" = as traffic.json says.
-        key: what a canary is sticky by; "" = each request for itself.
-        id: of the request, for the log.
-        protocol: that it came by, "rest" or "grpc", for the metrics.
-    """
-
-    model: str
-    images: np.ndarray | list
-    version: str = ""
-    key: str = ""
-    id: str = ""
-    protocol: str = "rest"
-
-
-@dataclasses.dataclass
-class Answer:
-    """What a model says of a request's images.
-
-    Attributes:
-        model, version: which one said it.
-        classes: names, in the order of the probabilities.
-        probabilities: float32 (N, C).
-        embedding: float32 (N, D).
-        seconds: {"decode", "queue", "compute"}.
-        heat: of each image where its most probable class is seen, float32 (N, h, w) in [0, 1]; None
-            where the model has no heat maps.
-    """
-
-    model: str
-    version: str
-    classes: tuple
-    probabilities: np.ndarray
-    embedding: np.ndarray
-    seconds: dict
-    heat: np.ndarray | None = None
-
-    def top(self, count):
-        """Returns of each image [(class, probability)], `count` at most, the most probable
-        first."""
-        order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :count]
-        return [
-            [(self.classes[i], float(row[i])) for i in best]
-            for row, best in zip(self.probabilities, order, strict=True)
-        ]
 
 
 class Service:
     """Classifies requests.
 
     Args:
-        repository: `vision.serving.models.repository.Repository`.
-        decoder: `vision.serving.images.Decoder`.
-        telemetry: `vision.serving.logs.telemetry.Telemetry`.
+        repository: the models.
+        decoder: decodes and resizes images.
+        telemetry: counts and logs the answers.
+
+    Attributes:
+        repository: as given.
     """
 
-    def __init__(self, repository, decoder, telemetry):
+    def __init__(self, repository: Repository, decoder: Decoder, telemetry: Telemetry):
         self.repository = repository
         self._decoder = decoder
         self._telemetry = telemetry
-        # tasks; images that they hold
-        self._shadows = set()
-        self._shadowed = 0
+        self._shadow_tasks: set[asyncio.Task] = set()
+        self._shadow_images = 0  # that the tasks hold
 
-    async def classify(self, request):
+    async def classify(self, request: Request) -> Answer:
         """Returns the `Answer`; raises `vision.serving.errors.Refused`."""
         version, shadow = self.repository.pick(request.model, request.version, request.key)
         with version.in_use():
             answer = await self._run(version, request)
         self._telemetry.answered(request, answer)
         if shadow is not None:
-            self._follow(shadow, request)
+            self._start_shadow(shadow, request)
         return answer
 
-    async def _run(self, version, request):
+    async def _run(self, version: LoadedVersion, request: Request) -> Answer:
         begun = time.perf_counter()
         images = await self._decoder.prepare(request.images, version.bundle)
         decoded = time.perf_counter() - begun
-        found = await version.batcher.submit(images)
-        seconds = {"decode": decoded, "queue": found.queued, "compute": found.computed}
-        if not (np.isfinite(found.probabilities).all() and np.isfinite(found.embedding).all()):
-            # and no JSON
+        prediction = await version.batcher.submit(images)
+        is_finite = np.isfinite(prediction.probabilities).all()
+        if not (is_finite and np.isfinite(prediction.embedding).all()):
+            # which JSON cannot hold
             raise RuntimeError(
-                f"version {version.name} of {version.model} gives numbers that are none"
+                f"version {version.name} of {version.model} returns values that are not finite"
             )
-        names = version.model, version.name, version.bundle.classes
-        return Answer(*names, found.probabilities, found.embedding, seconds, found.heat)
+        return Answer(
+            version.model,
+            version.name,
+            version.bundle.classes,
+            prediction.probabilities,
+            prediction.embedding,
+            {"decode": decoded, "queue": prediction.queued, "compute": prediction.computed},
+            prediction.heat,
+        )
 
-    def _follow(self, version, request):
-        """Starts a shadow's answer, unless those before it keep too much: it must not take the room
-        of what serves."""
-        requests, images = SHADOWS
-        held = self._shadowed + len(request.images)
-        if self._shadows and (len(self._shadows) >= requests or held > images):
+    def _start_shadow(self, version, request):
+        """Starts a shadow's answer, unless too many are in progress: it must not take resources
+        from the serving version."""
+        max_requests, max_images = SHADOWS
+        images = self._shadow_images + len(request.images)
+        is_busy = len(self._shadow_tasks) >= max_requests or images > max_images
+        if self._shadow_tasks and is_busy:
             self._telemetry.shadow_failed(
-                version, TooMany("the shadow is slower than what it follows")
+                version, TooMany("the shadow is slower than the version that it shadows")
             )
             return
-        self._shadowed = held
-        task = asyncio.create_task(self._shadow(version, request))
-        self._shadows.add(task)
-        task.add_done_callback(self._shadows.discard)
+        self._shadow_images = images
+        task = asyncio.create_task(self._run_shadow(version, request))
+        self._shadow_tasks.add(task)
+        task.add_done_callback(self._shadow_tasks.discard)
 
-    async def _shadow(self, version, request):
-        """Lets a version that does not serve answer too, for the log alone."""
+    async def _run_shadow(self, version, request):
+        """Lets a version that does not serve answer too, for the log only."""
         try:
             with version.in_use():
                 self._telemetry.answered(request, await self._run(version, request), shadow=True)
-        except Exception as error:  # it must not touch what serves
+        except Exception as error:  # it must not affect the serving version
             self._telemetry.shadow_failed(version, error)
         finally:
-            self._shadowed -= len(request.images)
+            self._shadow_images -= len(request.images)

@@ -1,5 +1,4 @@
-"""What an operator can set, by a flag of the same name or in the JSON file that --settings
-names."""
+"""The server's settings: flags, and the keys of the JSON file that --settings names."""
 
 import dataclasses
 import json
@@ -8,41 +7,44 @@ import pathlib
 import ssl
 import sys
 import typing
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
 
 from absl import flags
 
 from vision.bundle.runtimes import PROVIDERS
 from vision.errors import UserError, check_choice, check_flag, check_range, first_line
 
-KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The server's settings; flags have dashes for underscores. `check` says what each may be."""
+    """The server's settings; flags have dashes instead of underscores. `check` has their ranges."""
 
     models: Annotated[str, "directory of MODEL/VERSION/ bundles"] = ""
     host: Annotated[str, "address to listen on; 0.0.0.0 = all"] = "127.0.0.1"
-    http_port: Annotated[int, "of REST and the page; 0 = a free one"] = 8080
-    grpc_port: Annotated[int, "0 = no gRPC"] = 8081
-    admin_port: Annotated[int, "load, unload, roll back; always on 127.0.0.1; 0 = closed"] = 0
-    poll: Annotated[float, "seconds between looks for new versions and another traffic.json"] = 1.0
+    http_port: Annotated[int, "port of REST and the page; 0 = a free one"] = 8080
+    grpc_port: Annotated[int, "port of gRPC; 0 = no gRPC"] = 8081
+    admin_port: Annotated[
+        int, "port to load, unload and roll back; always on 127.0.0.1; 0 = closed"
+    ] = 0
+    poll: Annotated[float, "seconds between scans for new versions and a new traffic.json"] = 1.0
 
     max_batch: Annotated[
-        int, "images in a batch; 0 = measured: as few as are as fast as any, an image"
+        int, "images in a batch; 0 = measured: the fewest that are about as fast, per image, as any"
     ] = 0
     max_delay: Annotated[float, "seconds that an image may wait for others"] = 0.002
     max_queue: Annotated[
-        int, "images that wait, of each version; beyond it requests are refused with 429"
+        int, "waiting images of each version; beyond that, requests are refused with 429"
     ] = 256
-    threads: Annotated[int, "for the model; 0 = all cores"] = 0
-    decode_threads: Annotated[int, "for images"] = 2
+    threads: Annotated[int, "threads for the model; 0 = all cores"] = 0
+    decode_threads: Annotated[int, "threads that decode images"] = 2
     provider: Annotated[str, "cpu, cuda or tensorrt"] = "cpu"
 
     max_body: Annotated[int, "bytes of a request"] = 16_777_216
-    max_images: Annotated[int, "in a request"] = 64
-    max_pixels: Annotated[int, "of an image"] = 50_000_000
+    max_images: Annotated[int, "images in a request"] = 64
+    max_pixels: Annotated[int, "pixels of an image"] = 50_000_000
     max_side: Annotated[int, "pixels of an image's side"] = 16_384
     body_timeout: Annotated[float, "seconds for a request to arrive"] = 10.0
     timeout: Annotated[float, "seconds for an answer"] = 30.0
@@ -50,63 +52,66 @@ class Settings:
 
     keys: Annotated[
         str,
-        "file of 'NAME KEY [REQUESTS_A_SECOND]' lines, or env:VARIABLE; '' = no key is asked for",
+        "file of 'NAME KEY [REQUESTS_A_SECOND]' lines, or env:VARIABLE; '' = no key is required",
     ] = ""
     tls_certificate: Annotated[str, "PEM file; with --tls-key"] = ""
     tls_key: Annotated[str, "PEM file; with --tls-certificate"] = ""
 
     access_log: Annotated[str, "file of JSON lines; - = stdout; '' = none"] = "-"
-    prediction_log: Annotated[str, "directory of rotating Parquet; '' = none"] = ""
-    prediction_rows: Annotated[int, "of a file, at most"] = 10_000
-    prediction_minutes: Annotated[float, "of a file, at most"] = 5.0
-    prediction_files: Annotated[int, "that are kept, the latest; 0 = all"] = 0
-    log_hashes: Annotated[bool, "also the SHA-256 of each image"] = False
+    prediction_log: Annotated[str, "directory of rotating Parquet files; '' = none"] = ""
+    prediction_rows: Annotated[int, "rows in a file, at most"] = 10_000
+    prediction_minutes: Annotated[float, "minutes in a file, at most"] = 5.0
+    prediction_files: Annotated[int, "files to keep, the latest; 0 = all"] = 0
+    log_hashes: Annotated[bool, "also log the SHA-256 of each image"] = False
 
 
 HINTS = typing.get_type_hints(Settings, include_extras=True)
-RANGES = {
-    "a port, 0 to 65535": (lambda v: 0 <= v <= 65535, "http_port grpc_port admin_port"),
-    "above 0": (lambda v: v > 0, "poll body_timeout timeout prediction_minutes"),
-    "at least 0": (lambda v: v >= 0, "max_batch max_delay threads drain prediction_files"),
+# {text that completes "must be ...": (test of a value, the settings it applies to)}
+RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
+    "a port, 0 to 65535": (
+        lambda value: 0 <= value <= 65535,
+        ("http_port", "grpc_port", "admin_port"),
+    ),
+    "above 0": (
+        lambda value: value > 0,
+        ("poll", "body_timeout", "timeout", "prediction_minutes"),
+    ),
+    "at least 0": (
+        lambda value: value >= 0,
+        ("max_batch", "max_delay", "threads", "drain", "prediction_files"),
+    ),
     "at least 1": (
-        lambda v: v >= 1,
-        "max_queue decode_threads max_body max_images max_pixels max_side prediction_rows",
+        lambda value: value >= 1,
+        (
+            "max_queue",
+            "decode_threads",
+            "max_body",
+            "max_images",
+            "max_pixels",
+            "max_side",
+            "prediction_rows",
+        ),
     ),
 }
 
 
-def from_flags(argv, usage):
-    """Returns the `Settings` of the arguments: a flag beats the file that --settings names, which
-    beats a default.
+def from_flags(argv: Sequence[str], usage: str) -> Settings:
+    """Returns the `Settings` of the arguments.
+
+    A flag overrides the file that --settings names, which overrides a default.
 
     Args:
         argv: arguments, without the program's name.
-        usage: what `--help` prints above the flags.
+        usage: text that `--help` prints above the flags.
 
     Raises:
-        UserError: an unknown flag or key, which names the nearest, a wrong type, or a file that
-            cannot be read.
+        UserError: a flag or key is unknown (the message names the nearest) or has a wrong type, or
+            the file cannot be read.
     """
-    values = flags.FlagValues()
-    flags.DEFINE_string(
-        "settings", "", 'JSON file of settings, such as {"max_batch": 16}', flag_values=values
-    )
-    for field in dataclasses.fields(Settings):
-        kind, meaning = typing.get_args(HINTS[field.name])
-        define = {
-            int: flags.DEFINE_integer,
-            float: flags.DEFINE_float,
-            bool: flags.DEFINE_bool,
-            str: flags.DEFINE_string,
-        }
-        define[kind](_flag(field.name), field.default, meaning, flag_values=values)
+    values = _define_flags()
     if {"-h", "--help", "-help"} & set(argv):
-        print(
-            usage.strip(),
-            "",
-            *(f"  --{f}: {values[f].help} ({values[f].default!r})" for f in values),
-            sep="\n",
-        )
+        lines = [f"  --{flag}: {values[flag].help} ({values[flag].default!r})" for flag in values]
+        print(usage.strip(), "", *lines, sep="\n")
         sys.exit(0)
     try:
         words = values([sys.argv[0], *argv])[1:]
@@ -116,43 +121,59 @@ def from_flags(argv, usage):
         check_flag(name, values[name].value)
     if words:
         raise UserError(f"unexpected argument '{words[0]}': flags start with --")
-    known = read(values.settings) if values.settings else {}
-    given = [name for name in HINTS if values[_flag(name)].present]
-    return Settings(**known | {name: values[_flag(name)].value for name in given})
+    from_file = read(values.settings) if values.settings else {}
+    given = {name: values[_flag(name)].value for name in HINTS if values[_flag(name)].present}
+    return Settings(**from_file | given)
 
 
-def read(path):
-    """Returns the dict of a JSON file of settings; raises `UserError` unless each is one and has
-    its type."""
+def _define_flags():
+    """Returns the `FlagValues` of --settings and of each setting."""
+    values = flags.FlagValues()
+    flags.DEFINE_string(
+        "settings", "", 'JSON file of settings, such as {"max_batch": 16}', flag_values=values
+    )
+    define = {
+        int: flags.DEFINE_integer,
+        float: flags.DEFINE_float,
+        bool: flags.DEFINE_bool,
+        str: flags.DEFINE_string,
+    }
+    for field in dataclasses.fields(Settings):
+        kind, meaning = typing.get_args(HINTS[field.name])
+        define[kind](_flag(field.name), field.default, meaning, flag_values=values)
+    return values
+
+
+def read(path: str) -> dict[str, Any]:
+    """Returns the settings in a JSON file; raises `UserError` unless each exists and has its
+    type."""
     try:
-        known = json.loads(pathlib.Path(path).read_text("utf-8"))
+        document = json.loads(pathlib.Path(path).read_text("utf-8"))
     except OSError as error:
         raise UserError(f"--settings {path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise UserError(f"--settings {path} is no JSON: {error}") from error
-    if not isinstance(known, dict):
-        raise UserError(
-            f'--settings {path} holds no settings: it is an object, such as {{"max_batch": 16}}'
-        )
-    for name, value in known.items():
+        raise UserError(f"--settings {path} is not valid JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise UserError(f'--settings {path} must hold an object, such as {{"max_batch": 16}}')
+    for name, value in document.items():
         check_choice(f"{path}: the key", name, tuple(HINTS))
         kind = typing.get_args(HINTS[name])[0]
         if type(value) is not kind and not (kind is float and type(value) is int):
-            raise UserError(f"{path}: {name} = {json.dumps(value)}: it takes {KINDS[kind]}")
-    return known
+            raise UserError(f"{path}: {name} must be {KINDS[kind]}, got {json.dumps(value)}")
+    return document
 
 
-def check(settings):
-    """Raises `UserError` where a setting is out of range, contradicts another, or names a file that
-    is not there."""
+def check(settings: Settings) -> None:
+    """Raises `UserError` if a setting is out of range, contradicts another, or names a missing
+    file."""
     for name, hint in HINTS.items():
         value = getattr(settings, name)
-        if typing.get_args(hint)[0] is float and not math.isfinite(value):
-            raise UserError(f"--{_flag(name)} = {value}: no finite number")
-    for rule, (inside, names) in RANGES.items():
-        for name in names.split():
+        if typing.get_args(hint)[0] is float:
+            check_range(f"--{_flag(name)}", value, math.isfinite(value), "a finite number")
+    for rule, (is_inside, names) in RANGES.items():
+        for name in names:
             value = getattr(settings, name)
-            check_range(f"--{_flag(name)}", value, inside(value), rule)
+            check_range(f"--{_flag(name)}", value, is_inside(value), rule)
     check_choice("--provider", settings.provider, tuple(PROVIDERS))
     if not settings.models:
         raise UserError("which models? Give --models DIRECTORY, which holds MODEL/VERSION/ bundles")
@@ -160,15 +181,15 @@ def check(settings):
         raise UserError(f"there is no directory --models {settings.models}")
     if not settings.host:
         raise UserError(
-            "--host is empty: 127.0.0.1 is this machine alone, 0.0.0.0 all of its addresses"
+            "--host is empty: 127.0.0.1 is this machine only, 0.0.0.0 all of its addresses"
         )
     ports = [port for port in (settings.http_port, settings.grpc_port, settings.admin_port) if port]
     if len(set(ports)) < len(ports):
         raise UserError("--http-port, --grpc-port and --admin-port: two of them are the same")
     if settings.max_queue < settings.max_images:
         raise UserError(
-            f"--max-queue = {settings.max_queue}: it is at least --max-images = {settings.max_images}, or a full "
-            "request never fits"
+            f"--max-queue must be at least --max-images = {settings.max_images}, or a full request "
+            f"never fits; got {settings.max_queue}"
         )
     _check_tls(settings)
 
@@ -177,7 +198,7 @@ def _check_tls(settings):
     if not settings.tls_certificate and not settings.tls_key:
         return
     if not settings.tls_certificate or not settings.tls_key:
-        raise UserError("TLS takes both --tls-certificate and --tls-key")
+        raise UserError("TLS needs both --tls-certificate and --tls-key")
     try:
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
             settings.tls_certificate, settings.tls_key, password=_no_password
@@ -185,13 +206,13 @@ def _check_tls(settings):
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
-            f"--tls-certificate {settings.tls_certificate} with --tls-key {settings.tls_key}: {reason}. They are PEM "
-            "files that belong together, the key without a password"
+            f"--tls-certificate {settings.tls_certificate} with --tls-key {settings.tls_key}: "
+            f"{reason}. They must be PEM files that belong together, the key without a password"
         ) from error
 
 
 def _no_password():
-    """Stands for OpenSSL's question at the terminal, which a server must not ask."""
+    """Stands in for OpenSSL's prompt at the terminal, which a server must not show."""
     raise ValueError("the key has a password")
 
 

@@ -13,8 +13,8 @@ import time
 import pytest
 
 from vision.serving import server as module
-from vision.serving.http.connection import MAX_BEHIND
-from vision.serving.server import Door, Http
+from vision.serving.http.connection import MAX_BEHIND, Shutdown
+from vision.serving.server import Http
 from vision.serving.settings import Settings
 
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -75,17 +75,17 @@ def certificate(tmp_path_factory):
 
 
 def connections(test, app=answer_ok, loop=None, **known):
-    """Runs `await test(connect, door)` against an application's server; `connect()` returns
+    """Runs `await test(connect, shutdown)` against an application's server; `connect()` returns
     (reader, writer)."""
 
     async def serve_it():
         settings = dataclasses.replace(Settings(body_timeout=0.3, drain=1.0), **known)
-        door = Door()
+        shutdown = Shutdown()
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
-            server = Http(app, door, settings, listener)
-            task = asyncio.create_task(server.run_until_told())
-            await test(functools.partial(asyncio.open_connection, "127.0.0.1", port), door)
+            server = Http(app, shutdown, settings, listener)
+            task = asyncio.create_task(server.serve_until_exit())
+            await test(functools.partial(asyncio.open_connection, "127.0.0.1", port), shutdown)
             server.should_exit = True
             await task
 
@@ -94,7 +94,7 @@ def connections(test, app=answer_ok, loop=None, **known):
 
 
 def test_headers_that_never_end_are_not_waited_for():
-    async def test(connect, door):
+    async def test(connect, shutdown):
         reader, writer = await connect()
         writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n")
         begun = time.monotonic()
@@ -108,7 +108,7 @@ def test_headers_that_never_end_are_not_waited_for():
 
 
 def test_a_connection_that_says_nothing_is_closed():
-    async def test(connect, door):
+    async def test(connect, shutdown):
         reader, writer = await connect()
         assert await asyncio.wait_for(reader.read(), 2) == b""
         writer.close()
@@ -117,7 +117,7 @@ def test_a_connection_that_says_nothing_is_closed():
 
 
 def test_a_second_request_has_as_long_and_an_idle_connection_stays():
-    async def test(connect, door):
+    async def test(connect, shutdown):
         reader, writer = await connect()
         for _ in range(2):
             writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -131,7 +131,7 @@ def test_a_second_request_has_as_long_and_an_idle_connection_stays():
 
 
 def test_headers_without_end_are_refused_by_their_size():
-    async def test(connect, door):
+    async def test(connect, shutdown):
         reader, writer = await connect()
         writer.write(b"GET / HTTP/1.1\r\nx: ")
         with contextlib.suppress(ConnectionError):
@@ -146,7 +146,7 @@ def test_headers_without_end_are_refused_by_their_size():
 
 
 def test_a_large_body_and_requests_behind_it_are_no_headers():
-    async def test(connect, door):
+    async def test(connect, shutdown):
         reader, writer = await connect()
         one = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 300000\r\n\r\n" + bytes(300_000)
         writer.write(one * 3 + b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
@@ -162,7 +162,7 @@ def test_half_a_request_behind_one_that_takes_long_does_not_end_it():
         await asyncio.sleep(1)  # three times as long as headers may take
         await answer_ok(scope, receive, send)
 
-    async def test(connect, door):
+    async def test(connect, shutdown):
         reader, writer = await connect()
         writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HT")
         assert (await asyncio.wait_for(reader.readuntil(b"ok"), 5)).startswith(b"HTTP/1.1 200")
@@ -172,12 +172,12 @@ def test_half_a_request_behind_one_that_takes_long_does_not_end_it():
     connections(test, app=slow)
 
 
-def test_a_closing_door_makes_each_answer_the_last_of_its_connection():
-    async def test(connect, door):
+def test_a_shutdown_makes_each_answer_the_last_of_its_connection():
+    async def test(connect, shutdown):
         reader, writer = await connect()
         writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
         assert b"connection: close" not in await reader.readuntil(b"ok")
-        door.closing = True
+        shutdown.closing = True
         writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
         assert b"connection: close" in await asyncio.wait_for(reader.read(), 2)
         writer.close()
@@ -195,7 +195,7 @@ def test_a_closing_door_makes_each_answer_the_last_of_its_connection():
     ],
 )
 def test_what_is_no_http_is_refused(data):
-    async def test(connect, door):
+    async def test(connect, shutdown):
         reader, writer = await connect()
         writer.write(data)
         assert (await asyncio.wait_for(reader.read(), 2)).startswith(b"HTTP/1.1 4")
@@ -216,7 +216,7 @@ def test_some_requests_may_be_sent_before_an_answer_is_read(loop):
         )
         await send({"type": "http.response.body", "body": scope["path"].encode()})
 
-    async def test(connect, door):
+    async def test(connect, shutdown):
         reader, writer = await connect()
         for _ in range(2):
             paths = [b"/%02d" % i for i in range(MAX_BEHIND)]
@@ -241,7 +241,7 @@ def test_requests_without_end_are_not_kept(loop):
         await go.wait()
         await answer_ok(scope, receive, send)
 
-    async def test(connect, door):
+    async def test(connect, shutdown):
         reader, writer = await connect()
         writer.write(GET * 5000)
         await asyncio.sleep(0.1)
@@ -262,7 +262,7 @@ def test_large_requests_that_are_sent_ahead_wait_for_their_turn(loop):
         await asyncio.sleep(0.002)
         await answer_ok(scope, receive, send)
 
-    async def test(connect, door):
+    async def test(connect, shutdown):
         reader, writer = await connect()
         one = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 40000\r\n\r\n" + bytes(40_000)
         writer.write(one * 4 * MAX_BEHIND)
@@ -293,7 +293,7 @@ def test_a_client_that_leaves_ends_the_request_that_is_being_answered(loop):
         except Exception as error:
             ends.append(error)
 
-    async def test(connect, door):
+    async def test(connect, shutdown):
         reader, writer = await connect()
         writer.write(GET * 3)
         await reader.readuntil(b"ok")
@@ -306,9 +306,9 @@ def test_a_client_that_leaves_ends_the_request_that_is_being_answered(loop):
 
 @pytest.mark.parametrize("last", [False, True])
 def test_an_answer_that_is_not_read_is_not_kept(loop, last):
-    async def test(connect, door):
+    async def test(connect, shutdown):
         reader, writer = await connect(limit=1024)
-        door.closing = last
+        shutdown.closing = last
         writer.write(GET)
         await asyncio.sleep(0.6)
         found = 0
@@ -323,7 +323,7 @@ def test_an_answer_that_is_not_read_is_not_kept(loop, last):
 
 
 def test_an_answer_may_take_its_time_and_limits_each_one_alone(loop):
-    async def test(connect, door):
+    async def test(connect, shutdown):
         reader, writer = await connect(limit=1024)
         for _ in range(3):
             writer.write(GET)
@@ -338,7 +338,7 @@ def test_an_answer_may_take_its_time_and_limits_each_one_alone(loop):
 def test_tls_knows_what_is_not_read(loop, certificate):
     trusted = ssl.create_default_context(cafile=certificate["tls_certificate"])
 
-    async def test(connect, door):
+    async def test(connect, shutdown):
         reader, writer = await connect(ssl=trusted, limit=1024)
         for _ in range(3):
             writer.write(GET)
@@ -356,7 +356,7 @@ def test_tls_knows_what_is_not_read(loop, certificate):
 def test_empty_lines_after_an_answer_do_not_lift_the_idle_limit(loop, monkeypatch):
     monkeypatch.setattr(module, "IDLE", 0.4)
 
-    async def test(connect, door):
+    async def test(connect, shutdown):
         reader, writer = await connect()
         begun = time.monotonic()
         for _ in range(2):  # a request after an empty line is answered, and idling begins anew

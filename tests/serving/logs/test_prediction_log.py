@@ -15,7 +15,7 @@ import pytest
 from vision.errors import UserError
 from vision.serving.logs import prediction_log
 from vision.serving.logs.prediction_log import PredictionLog, sketch
-from vision.serving.service import Answer, Request
+from vision.serving.request import Answer, Request
 
 CLASSES = ("cat", "dog", "owl")
 

@@ -16,7 +16,7 @@ from vision.errors import UserError
 from vision.serving.errors import NotFound, TooMany
 from vision.serving.logs import telemetry as module
 from vision.serving.logs.telemetry import AccessLog, Telemetry
-from vision.serving.service import Answer, Request
+from vision.serving.request import Answer, Request
 from vision.serving.settings import Settings
 
 QUIET = Settings(access_log="")

@@ -13,7 +13,7 @@ from vision.serving.errors import Refused, TooLarge
 from vision.serving.protocol import json_io, v1, v2
 from vision.serving.protocol.inference import OUTPUTS, answer_size
 from vision.serving.protocol.tensors import pack_bytes, unpack_bytes
-from vision.serving.service import Answer
+from vision.serving.request import Answer
 
 IMAGES = np.arange(2 * 3 * 3 * 1, dtype=np.uint8).reshape(2, 3, 3, 1)
 ENCODED = [b"\xff\xd8 one", b"", b"\x89PNG three"]

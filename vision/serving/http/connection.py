@@ -5,7 +5,8 @@ It overrides private attributes of uvicorn, so pyproject.toml bounds its version
 """
 
 import asyncio
-from typing import Any, Protocol
+import dataclasses
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -15,10 +16,11 @@ MAX_HEAD = 65_536  # bytes of a request's line and headers
 MAX_BEHIND = 16  # requests that may wait for the response to the one before them
 
 
-class Door(Protocol):
-    """Whether the server is about to stop; see `vision.serving.server.Door`."""
+@dataclasses.dataclass
+class Shutdown:
+    """Whether the server is stopping: each response is then the last of its connection."""
 
-    closing: bool
+    closing: bool = False
 
 
 class Connection(HttpToolsProtocol):
@@ -32,7 +34,7 @@ class Connection(HttpToolsProtocol):
     it is dropped, and the client, which sees `connection: close`, sends it again on a new one.
 
     Args:
-        door: tells whether the server is about to stop.
+        shutdown: tells whether the server is about to stop.
         patience: seconds that the headers may take to arrive.
         timeout: seconds that a client may take to read a response once the system buffers no more
             of it. With TLS, whose transports learn of unsent data only at the next response, the
@@ -40,9 +42,9 @@ class Connection(HttpToolsProtocol):
         **options: arguments of `HttpToolsProtocol`.
     """
 
-    def __init__(self, *, door: Door, patience: float, timeout: float, **options: Any):
+    def __init__(self, *, shutdown: Shutdown, patience: float, timeout: float, **options: Any):
         super().__init__(**options)
-        self._door = door
+        self._shutdown = shutdown
         self._patience = patience
         self._timeout = timeout
         # bytes of the headers that are arriving, at least; counted while the timer runs
@@ -114,8 +116,8 @@ class Connection(HttpToolsProtocol):
         if not self.pipeline:
             self._next_cycle = self.cycle
         self._full = len(self.pipeline) >= MAX_BEHIND
-        if (self._full or self._door.closing) and self.cycle is not None:
-            # The client reconnects; if the door closes, to a server that stays.
+        if (self._full or self._shutdown.closing) and self.cycle is not None:
+            # The client reconnects; on a shutdown, to a server that stays.
             self.cycle.keep_alive = False
 
     def on_response_complete(self) -> None:

@@ -30,8 +30,9 @@ from vision.serving.models.loaded import LoadedVersion
 from vision.serving.models.repository import Repository
 from vision.serving.protocol import v1, v2
 from vision.serving.protocol.inference import answer_size, top_k_of
-from vision.serving.service import Answer, Service
-from vision.serving.service import Request as ClassifyRequest
+from vision.serving.request import Answer
+from vision.serving.request import Request as ClassifyRequest
+from vision.serving.service import Service
 from vision.serving.settings import Settings
 
 PAGE = pathlib.Path(__file__).parent.parent / "page"

@@ -1,5 +1,7 @@
-"""Standard error for a program that must go on where nobody reads it: a pipe that is full holds up
-whoever writes."""
+"""Standard error for a program that must go on if its stderr is not read.
+
+A full pipe holds up every program that writes to it.
+"""
 
 import contextlib
 import io
@@ -8,51 +10,54 @@ import queue
 import stat
 import sys
 import threading
+from typing import TextIO
 
 ROOM = 2**20  # characters that wait, at most
 
 
-def protect():
-    """Makes `sys.stderr` a `Stderr` and returns it. What libraries in C write themselves is lost
-    where a pipe is full: ONNX Runtime has a line for each run that fails, and libpng one for each
-    image that is damaged.
+def protect() -> "Stderr":
+    """Replaces `sys.stderr` by a `Stderr` and returns it.
+
+    What C libraries write themselves is lost if a pipe is full: ONNX Runtime writes a line for each
+    run that fails, and libpng one for each damaged image.
     """
     file = sys.stderr
-    with contextlib.suppress(OSError):  # no Linux, or the pipe is another user's
+    with contextlib.suppress(OSError):  # not Linux, or the pipe is another user's
         if stat.S_ISFIFO(os.fstat(2).st_mode):
-            # Opened anew it does not block here alone; to set the flag would set it for all who
-            # share the pipe.
-            here = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NONBLOCK)
+            # Reopened, it is non-blocking here only; setting the flag would set it for every
+            # process that shares the pipe.
+            nonblocking = os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NONBLOCK)
             file = open(os.dup(2), "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-            os.dup2(here, 2)
-            os.close(here)
-    sys.stderr = Stderr(file)
-    return sys.stderr
+            os.dup2(nonblocking, 2)
+            os.close(nonblocking)
+    protected = Stderr(file)
+    sys.stderr = protected
+    return protected
 
 
 class Stderr(io.TextIOBase):
-    """Takes what is written and never waits; a thread writes it. To flush it does not wait either:
-    see `drain`.
+    """A text stream whose writes never wait, since a thread does them.
 
-    As `sys.stderr` it also gets what logging, warnings and Python itself have to say.
+    Flushing does not wait either: see `drain`. As `sys.stderr` it also gets the output of logging,
+    warnings and Python itself.
 
     Args:
-        file: that the thread writes to.
+        file: the file that the thread writes to.
     """
 
-    def __init__(self, file):
+    def __init__(self, file: TextIO):
         self._file = file
-        self._queue = queue.SimpleQueue()
-        # Both may be entered again by the thread that is in them: a destructor, which runs
-        # anywhere, may write.
+        self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        # Reentrant, both of them, since a thread inside may write again: a destructor runs
+        # anywhere.
         self._lock = threading.RLock()
-        self._waiting = 0
-        self._lost = 0
+        self._waiting = 0  # characters
+        self._lost = 0  # messages
         self._thread = threading.Thread(target=self._work, name="stderr", daemon=True)
         self._thread.start()
 
-    def write(self, text):
-        """Takes a text, or counts it as lost where too much waits; returns its length."""
+    def write(self, text: str) -> int:
+        """Takes a text, or counts it as lost if too much is waiting; returns its length."""
         with self._lock:
             if self._waiting >= ROOM:
                 self._lost += 1
@@ -61,11 +66,11 @@ class Stderr(io.TextIOBase):
         self._queue.put(text)
         return len(text)
 
-    def fileno(self):
+    def fileno(self) -> int:
         return self._file.fileno()
 
-    def drain(self, seconds):
-        """Writes what waits, for so many seconds at most; what comes later is not written."""
+    def drain(self, seconds: float) -> None:
+        """Writes what is waiting, for at most `seconds`; what comes later is not written."""
         self._queue.put(None)
         self._thread.join(seconds)
 
@@ -74,12 +79,12 @@ class Stderr(io.TextIOBase):
             self._write(text)
             with self._lock:
                 self._waiting -= len(text)
-                lost = 0 if self._waiting else self._lost  # it has caught up
+                lost = 0 if self._waiting else self._lost  # the reader has caught up
                 self._lost -= lost
             if lost:
                 self._write(f"{lost} messages are missing here: stderr was not read in time\n")
 
     def _write(self, text):
-        with contextlib.suppress(Exception):  # a reader that is gone; there is nobody left to tell
+        with contextlib.suppress(Exception):  # the reader is gone, and with it any way to say so
             self._file.write(text)
             self._file.flush()

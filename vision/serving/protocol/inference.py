@@ -8,7 +8,7 @@ import numpy as np
 
 from vision.serving.errors import Refused
 from vision.serving.protocol.json_io import field_of, quote
-from vision.serving.service import Answer
+from vision.serving.request import Answer
 
 TOP_K = 5  # number of labels and scores if a request names none
 MAX_TOP_K = 10_000
@@ -38,7 +38,7 @@ class Inference:
     """What a request asks for.
 
     Attributes:
-        images: as in `vision.serving.service.Request`.
+        images: as in `vision.serving.request.Request`.
         outputs: the outputs, in the order of the request.
         top_k: number of labels and scores.
         id: the client's own ID; "" if it sent none.

@@ -9,7 +9,7 @@ from vision.serving.errors import Refused
 from vision.serving.protocol.inference import Inference, top_k_of
 from vision.serving.protocol.json_io import field_of, parameters_of, read_json
 from vision.serving.protocol.tensors import bytes_of_lists, check_image_count, decode_base64
-from vision.serving.service import Answer
+from vision.serving.request import Answer
 
 
 def read_request(body: bytes) -> Inference:

@@ -31,7 +31,7 @@ from vision.serving.protocol.json_io import (
     read_json,
 )
 from vision.serving.protocol.tensors import Tensor, images_of, pack_bytes
-from vision.serving.service import Answer
+from vision.serving.request import Answer
 
 EXTENSIONS = ["binary_tensor_data", "classification"]
 # platform by the suffix of the model's file

@@ -1,0 +1,58 @@
+"""A request to classify images and the answer to it, whatever the protocol."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class Request:
+    """A request.
+
+    Attributes:
+        model: the model's name.
+        images: uint8 (N, H, W, C) as the model takes them, or a list of encoded images as bytes.
+        version: the version that is asked for; "" lets traffic.json decide.
+        key: requests with the same key get the same version of a canary; "" draws anew for each.
+        id: the request's identifier, for the log.
+        protocol: the protocol that it came by, "rest" or "grpc", for the metrics.
+    """
+
+    model: str
+    images: np.ndarray | list[bytes]
+    version: str = ""
+    key: str = ""
+    id: str = ""
+    protocol: str = "rest"
+
+
+@dataclasses.dataclass
+class Answer:
+    """The model's answer to a request.
+
+    Attributes:
+        model, version: the model and version that answered.
+        classes: names, in the order of the probabilities.
+        probabilities: float32 (N, C).
+        embedding: float32 (N, D).
+        seconds: {"decode", "queue", "compute"}.
+        heat: for each image, where its most probable class is visible, float32 (N, h, w) in [0, 1];
+            None if the model has no heat maps.
+    """
+
+    model: str
+    version: str
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+    embedding: np.ndarray
+    seconds: dict[str, float]
+    heat: np.ndarray | None = None
+
+    def top(self, count: int) -> list[list[tuple[str, float]]]:
+        """Returns [(class, probability)] for each image, at most `count`, the most probable
+        first."""
+        order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :count]
+        return [
+            [(self.classes[i], float(row[i])) for i in best]
+            for row, best in zip(self.probabilities, order, strict=True)
+        ]
