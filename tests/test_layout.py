@@ -1,8 +1,7 @@
-"""The code base keeps its shape: imports run downward, files and functions stay short, training
-needs no TensorFlow."""
+"""The code base keeps its shape: imports run downward, files and functions stay short and say what
+they hold, training needs no TensorFlow."""
 
 import ast
-import graphlib
 import os
 import pathlib
 import subprocess
@@ -10,127 +9,75 @@ import sys
 
 import pytest
 
+from scripts import style
+
 REPOSITORY = pathlib.Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "vision"
-FILES = sorted(PACKAGE.rglob("*.py"))
-BASE = {"errors", "cli", "config", "support", "metrics", "parallel", "distributed"}
-# Each room may use those before it.
-ROOMS = (
-    "data",
-    "models",
-    "bundle",
-    "run",
-    "objectives",
-    "training",
-    "inference",
-    "evaluation",
-    "export",
-    "compression",
-)
-BESIDE = {"audit", "predict"}  # above inference, and side by side
-# of data the pixels alone: see WITHOUT_JAX
-BUNDLE = {"errors", "cli", "config", "support", "bundle", "data"}
-ABOVE = {"serving": BUNDLE, "monitoring": BUNDLE}  # know only the bundle
-
-
-def module_name(path):
-    parts = path.relative_to(REPOSITORY).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
+SOURCES = style.read(REPOSITORY)
+MODULES = {source.module for source in SOURCES}
 WITHOUT_JAX = (
-    *(
-        "vision.data.sources",
-        "vision.data.decode",
-        "vision.data.splits",
-        "vision.data.loading.sampler",
-    ),
-    *("vision.cli", "vision.bundle.directory"),
-    *map(module_name, sorted((PACKAGE / "config").rglob("*.py"))),
-    *map(module_name, sorted((PACKAGE / "serving").rglob("*.py"))),
+    "vision.data.sources",
+    "vision.data.decode",
+    "vision.data.splits",
+    "vision.data.loading.sampler",
+    "vision.cli",
+    "vision.config",
+    "vision.bundle.directory",
+    *(source.module for source in SOURCES if source.room == "serving"),
 )
-NAMES = {module_name(path) for path in FILES}
 
 
-def imports(path):
-    """Every module that a file names in an import, wherever it stands; `from a import b` is a.b
-    where that is one."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            inside = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {name if name in NAMES else node.module for name in inside}
-    return found
+def imports(source):
+    return style.imports(source, MODULES)
 
 
-def room(name):
-    return name.split(".")[1] if "." in name else ""
+def test_imports_run_downward():
+    assert style.upward_imports(SOURCES) == []
 
 
-def allowed(of):
-    """The rooms that a room may import."""
-    if of in ABOVE:
-        return {of, *ABOVE[of]}
-    if of in BASE:
-        return BASE
-    if of in ROOMS:
-        return {*BASE, *ROOMS[: ROOMS.index(of) + 1]}
-    if of in BESIDE:
-        return {of, *BASE, *ROOMS[: ROOMS.index("inference") + 1]}
-    return {path.stem for path in PACKAGE.iterdir()} - {"main"}
-
-
-@pytest.mark.parametrize("path", FILES, ids=module_name)
-def test_imports_run_downward(path):
-    name = module_name(path)
-    used = {
-        room(other) for other in imports(path) if other.split(".")[0] == "vision" and "." in other
-    }
-    assert used <= allowed(room(name)), f"{name} imports {used - allowed(room(name))}"
+def test_every_room_has_a_floor():
+    rooms = {source.room for source in SOURCES} - {""}
+    placed = {room for floor in style.FLOORS for room in floor} | set(style.BESIDE_BUNDLE)
+    assert rooms <= placed
 
 
 def test_nobody_imports_main():
-    assert [path.name for path in FILES if "vision.main" in imports(path)] == []
+    assert [source.module for source in SOURCES if "vision.main" in imports(source)] == []
 
 
 def test_no_circles():
-    graph = {
-        module_name(path): {n for n in imports(path) if n in NAMES} - {module_name(path)}
-        for path in FILES
-    }
-    graphlib.TopologicalSorter(graph).prepare()
+    assert not style.has_cycle(SOURCES)
 
 
-def test_files_and_functions_are_short():
-    long = []
-    for path in FILES:
-        text = path.read_text()
-        if len(text.splitlines()) > 400:
-            long.append(f"{path.name}: {len(text.splitlines())} lines")
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                lines = node.end_lineno - node.lineno + 1
-                if ast.get_docstring(node):
-                    lines -= node.body[0].end_lineno - node.body[0].lineno + 1
-                if lines > 60:
-                    long.append(f"{path.name}: {node.name} has {lines} lines besides its docstring")
-    assert long == []
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.module)
+def test_no_room_imports_what_another_keeps_private(source):
+    private = []
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("vision."):
+            room = node.module.split(".")[1]
+            names = [*node.module.split("."), *(alias.name for alias in node.names)]
+            if room != source.room and any(name.startswith("_") for name in names):
+                private += [name for name in names if name.startswith("_")]
+    assert [name for name in private if name != "__version__"] == []
 
 
-def test_every_file_says_what_it_is():
-    assert [path.name for path in FILES if not ast.get_docstring(ast.parse(path.read_text()))] == []
+def test_one_assignment_a_line():
+    lines = sum(len(source.text.splitlines()) for source in SOURCES)
+    assert sum(len(style.packed_assignments(source)) for source in SOURCES) <= lines / 1000
+
+
+def test_lines_are_narrow():
+    lines = sum(len(source.text.splitlines()) for source in SOURCES)
+    assert sum(len(style.wide_lines(source)) for source in SOURCES) <= lines / 100
 
 
 def test_tensorflow_is_imported_nowhere_but_in_export():
     using = {
-        module_name(p)
-        for p in FILES
-        if {n.split(".")[0] for n in imports(p)} & {"tensorflow", "keras"}
+        source.module
+        for source in SOURCES
+        if {name.split(".")[0] for name in imports(source)} & {"tensorflow", "keras"}
     }
-    assert {name for name in using if room(name) != "export"} == set()
+    assert {name for name in using if name.split(".")[1] != "export"} == set()
 
 
 def run(code, path=""):
@@ -144,7 +91,8 @@ def run(code, path=""):
 
 def test_what_data_workers_and_the_command_line_need_is_free_of_jax():
     unwanted = ("jax", "flax", "torch", "tensorflow")
-    code = f"import sys, {', '.join(WITHOUT_JAX)}\nprint(*(name for name in {unwanted} if name in sys.modules))"
+    modules = ", ".join(WITHOUT_JAX)
+    code = f"import sys, {modules}\nprint(*(n for n in {unwanted} if n in sys.modules))"
     assert run(code) == []
 
 

@@ -33,6 +33,7 @@ class Relabeled:
         self.findings = source.findings
         self.name = source.name
         self.file = source.file
+        self.fields = getattr(source, "fields", {})
 
     def __len__(self):
         return len(self.source)

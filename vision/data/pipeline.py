@@ -1,72 +1,82 @@
-"""From a source's name to batches on the device.
+"""From a source's name to batches on the devices.
 
-Data that fit (`config.data.resident_gib`) are decoded once and live on the device as uint8; a batch
-is then a list of indices. Larger data are decoded for each batch by Grain's workers. Both give the
-same batches in the same order.
+Data that fit (`config.data.resident_gib`) are decoded once and live on the devices as uint8; a
+batch is then a list of indices. Larger data are decoded for each batch by Grain's workers. Both
+give the same batches in the same order.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from vision.data.changes import change
 from vision.data.decode import INTERPOLATIONS, UnreadableImage
 from vision.data.findings import Finding
 from vision.data.loading.dataset import SIZES, Dataset, Unreadable
 from vision.data.loading.device_loader import DeviceLoader
+from vision.data.loading.loader import Loader
 from vision.data.loading.sampler import SAMPLINGS, Sampler, run_length
 from vision.data.loading.worker_loader import WorkerLoader
-from vision.data.sources import open_splits
+from vision.data.sources import Source, open_splits
 from vision.data.splits import Subset, make_splits
 from vision.errors import UserError, check_choice
+
+UNLABELED = "unlabeled"  # the loader of `config.data.unlabeled`
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What a run learns from: three loaders, and what they have in common.
+    """What a run learns from: a loader per split, and what the splits have in common.
 
     Attributes:
-        loaders: {"train", "val", "test"}, or what `open_data` was given; each a `DeviceLoader` or a
-            `WorkerLoader`.
-        classes: names, in the labels' order.
-        image_size, channels: of every image that a loader gives.
-        class_counts: int (C,), images of each class in train, or the first of what was given.
+        loaders: {"train", "val", "test"}, and "unlabeled" if `config.data.unlabeled` names images;
+            or the splits that `open_data` was given.
+        classes: class names, in the labels' order.
+        image_size: side of every image, pixels.
+        channels: 1 or 3.
+        class_counts: int (C,), images per class of train, or of the first given split.
         findings: what is odd about the source.
     """
 
-    loaders: dict
-    classes: tuple
+    loaders: dict[str, Loader]
+    classes: tuple[str, ...]
     image_size: int
     channels: int
     class_counts: np.ndarray
-    findings: tuple = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
-    def unreadable(self):
-        """{name: reason} of every image found unreadable so far, in any split."""
-        return self._first.unreadable.found
+    def unreadable(self) -> dict[str, str]:
+        """{name: reason} of every unreadable image so far, in any split."""
+        return self._first.unreadable.reasons
 
     @property
-    def _first(self):
+    def _first(self) -> Loader:
         return next(iter(self.loaders.values()))
 
-    def describe(self):
-        sizes = ", ".join(f"{len(f):,} {name}" for name, f in self.loaders.items())
-        kind = "on the device" if isinstance(self._first, DeviceLoader) else "loaded for each batch"
-        side = self.image_size
-        return (
-            f"{sizes} images of {side}x{side}x{self.channels}, {len(self.classes)} classes, {kind}"
-        )
+    def describe(self) -> str:
+        """Returns the sizes, the shape and the place of the images, in words."""
+        sizes = ", ".join(f"{len(loader):,} {name}" for name, loader in self.loaders.items())
+        place = "on the device" if self._first.is_resident else "loaded for each batch"
+        shape = f"{self.image_size}x{self.image_size}x{self.channels}"
+        return f"{sizes} images of {shape}, {len(self.classes)} classes, {place}"
 
 
-def named_splits(c, seed, opened=None):
-    """Returns ({"train": source, "val": source, "test": source}, findings) of the source that
-    `config.data` names.
+def named_splits(
+    c: ConfigDict, seed: int, opened: Mapping[str, Source] | None = None
+) -> tuple[dict[str, Source], tuple[Finding, ...]]:
+    """Opens the source that `config.data` names and divides it.
 
     Args:
         c: config.data.
-        seed: of the division into splits.
-        opened: what `open_splits` has returned for the source, where that is known already.
+        seed: seed of the division into splits.
+        opened: what `open_splits` returned for the source, if that is at hand.
+
+    Returns:
+        ({"train": source, "val": source, "test": source}, findings).
 
     Raises:
         UserError: see `open_splits`, `make_splits` and `change`.
@@ -77,84 +87,119 @@ def named_splits(c, seed, opened=None):
     return splits, (*findings, *unseen_classes(splits))
 
 
-def unseen_classes(splits):
-    """Returns a finding for each class that val or test has and train has not."""
+def unseen_classes(splits: Mapping[str, Source]) -> list[Finding]:
+    """Returns a finding for each class of val or test that train lacks."""
     seen = set(np.unique(splits["train"].labels))
     classes = splits["train"].classes
-    found = []
+    findings = []
     for name in ("val", "test"):
         labels, counts = np.unique(splits[name].labels, return_counts=True)
-        unseen = [
-            (classes[label], n)
-            for label, n in zip(labels, counts, strict=True)
-            if label not in seen
-        ]
-        found += [
-            Finding(f"classes in {name} that train has not", c, f"{n:,} images") for c, n in unseen
-        ]
-    return found
+        for label, count in zip(labels, counts, strict=True):
+            if label not in seen:
+                kind = f"classes in {name} that train has not"
+                findings.append(Finding(kind, classes[label], f"{count:,} images"))
+    return findings
 
 
-def open_data(config, mesh, splits=None):
+def open_data(config: ConfigDict, mesh: Mesh, splits: dict[str, Source] | None = None) -> Data:
     """Opens the splits of `config.data`, in the order that `config.imbalance` asks for.
 
     Args:
         config: the run's config.
         mesh: from `vision.parallel.make_mesh`.
-        splits: {name: source} in place of those that `config.data` names; None = those.
+        splits: {name: source} instead of the splits that `config.data` names.
 
     Raises:
-        UserError: see `named_splits`; also where images differ in size and none is configured, and
-            where more images are unreadable, or lost when the source was opened, than
+        UserError: see `named_splits`; also if images differ in size and no size is configured, or
+            if more images are unreadable, or were lost when the source was opened, than
             `max_unreadable` allows.
     """
     c = config.data
-    seed = config.seed
-    splits, findings = (
-        named_splits(c, seed) if splits is None else (splits, next(iter(splits.values())).findings)
-    )
-    first = next(iter(splits))
-    whole = sum(map(len, splits.values()))
-    if c.limit:
-        splits = {name: _draw(split, c.limit, seed) for name, split in splits.items()}
-    if c.per_class and "train" in splits:
-        splits["train"] = _draw_each(splits["train"], c.per_class, seed)
-    image_size, channels = _image_shape(c, splits[first])
-    size = sum(map(len, splits.values())) * image_size**2 * channels
-    resident = size <= c.resident_gib * 2**30 and not c.random_crop_area
+    if splits is None:
+        splits, findings = named_splits(c, config.seed)
+    else:
+        findings = next(iter(splits.values())).findings
+    available = sum(map(len, splits.values()))
+    splits = _draw_splits(c, splits, config.seed)
+    first = next(iter(splits.values()))
+    image_size, channels = _image_shape(c, first)
+    total = sum(map(len, splits.values()))
+    is_resident = total * image_size**2 * channels <= c.resident_gib * 2**30
+    is_resident = is_resident and not c.random_crop_area
     lost = {finding.name: f"{finding.kind}: {finding}" for finding in findings if finding.lost}
-    unreadable = Unreadable(sum(map(len, splits.values())), c.max_unreadable, lost, whole)
-    loaders = {}
-    resize = interpolation_of(c)
-    order = _order(config, splits["train"]) if "train" in splits else None
+    unreadable = Unreadable(total, c.max_unreadable, lost, available)
+    loaders: dict[str, Loader] = {}
     for name, split in splits.items():
-        area = tuple(c.random_crop_area) if name == "train" else ()
-        own = order if name == "train" else Sampler(seed, split.labels)
-        rows = Dataset(
-            split, image_size, channels, c.crop_fraction or 1.0, area, not c.image_size, own, resize
-        )
-        loaders[name] = (
-            DeviceLoader(rows, unreadable, mesh)
-            if resident
-            else WorkerLoader(rows, unreadable, c.workers if split.encoded else 0, mesh)
-        )
-    classes = splits[first].classes
-    counts = np.bincount(splits[first].labels, minlength=len(classes))
-    return Data(loaders, classes, image_size, channels, counts, findings)
+        dataset = _dataset(config, name, split, image_size, channels)
+        if is_resident:
+            loaders[name] = DeviceLoader(dataset, unreadable, mesh)
+        else:
+            workers = c.workers if split.encoded else 0
+            loaders[name] = WorkerLoader(dataset, unreadable, workers, mesh)
+    counts = np.bincount(first.labels, minlength=len(first.classes))
+    return Data(loaders, first.classes, image_size, channels, counts, findings)
 
 
-def _order(config, source):
+def _draw_splits(c: ConfigDict, splits: dict[str, Source], seed: int) -> dict[str, Source]:
+    """Returns the splits as `limit`, `per_class` and `unlabeled` ask for."""
+    drawn = dict(splits)
+    if c.limit:
+        drawn = {name: _draw(split, c.limit, seed) for name, split in splits.items()}
+    if c.unlabeled and "train" in drawn:
+        images = drawn["train"] if c.unlabeled == "rest" else _unlabeled_source(c.unlabeled)
+        drawn[UNLABELED] = _draw(images, c.limit or len(images), seed)
+    if c.per_class and "train" in drawn:
+        drawn["train"] = _draw_per_class(drawn["train"], c.per_class, seed)
+    return drawn
+
+
+def _unlabeled_source(spec: str) -> Source:
+    """Returns all images that a source has for training; their labels are never looked at."""
+    opened = open_splits(spec)
+    for name in ("all", "train"):
+        if name in opened:
+            return opened[name]
+    raise UserError(
+        f"data.unlabeled = '{spec}' has no images to train on, only {', '.join(opened)}"
+    )
+
+
+def _dataset(
+    config: ConfigDict, name: str, split: Source, image_size: int, channels: int
+) -> Dataset:
+    """Returns a split's dataset; only images that are learned from are resampled and cropped."""
+    c = config.data
+    if name == "train":
+        sampler = _train_sampler(config, split)
+    else:
+        # Unlabeled images come in an order of their own beside the labeled ones.
+        sampler = Sampler(config.seed + (name == UNLABELED), split.labels)
+    return Dataset(
+        split,
+        image_size,
+        channels,
+        c.crop_fraction or 1.0,
+        tuple(c.random_crop_area) if name in ("train", UNLABELED) else (),
+        exact=not c.image_size,
+        sampler=sampler,
+        interpolation=interpolation_of(c),
+    )
+
+
+def _train_sampler(config: ConfigDict, source: Source) -> Sampler:
     c = config.imbalance
     check_choice("imbalance.sampling", c.sampling, (*SAMPLINGS, "smote"))
-    if c.sampling == "smote":  # it makes further images, whose order is as usual
+    if c.sampling == "smote":  # makes further embeddings, which are sampled like the others
         if not config.transfer.cache_embeddings:
             raise UserError(
-                "imbalance.sampling = 'smote' makes embeddings: set transfer.mode=head and cache_embeddings"
+                "imbalance.sampling = 'smote' makes embeddings: set transfer.mode=head and "
+                "cache_embeddings"
             )
         return Sampler(config.seed, source.labels)
     if c.sampling_from >= c.sampling_until:
         raise UserError(
-            f"imbalance.sampling_from = {c.sampling_from:g} must lie below sampling_until = {c.sampling_until:g}"
+            f"imbalance.sampling_from = {c.sampling_from:g} must be less than sampling_until = "
+            f"{c.sampling_until:g}"
         )
     steps = run_length(config.train, len(source))
     begin = round(c.sampling_from * steps)
@@ -162,48 +207,54 @@ def _order(config, source):
     return Sampler(config.seed, source.labels, c.sampling, begin, end)
 
 
-def interpolation_of(c):
-    """Returns the `interpolation` of `resize_crop` that `config.data` asks for; raises UserError
-    for an unknown one."""
+def interpolation_of(c: ConfigDict) -> str:
+    """Returns the `interpolation` of `resize_crop` that `config.data` asks for.
+
+    Raises:
+        UserError: it is unknown.
+    """
     check_choice("data.interpolation", c.interpolation, ("auto", *INTERPOLATIONS))
     return "area" if c.interpolation == "auto" else c.interpolation
 
 
-def _draw(split, limit, seed):
-    """A fixed random draw of at most `limit` images."""
+def _draw(split: Source, limit: int, seed: int) -> Source:
+    """Returns a fixed random draw of at most `limit` images."""
+    if limit >= len(split):
+        return split
     chosen = np.random.RandomState(seed % 2**32).permutation(len(split))[:limit]
-    return split if limit >= len(split) else Subset(split, np.sort(chosen))
+    return Subset(split, np.sort(chosen))
 
 
-def _draw_each(split, count, seed):
-    """A fixed random draw of at most `count` images of each class."""
-    order = np.random.RandomState(seed % 2**32).permutation(len(split))
-    of_class = [order[split.labels[order] == label][:count] for label in range(len(split.classes))]
-    return Subset(split, np.sort(np.concatenate(of_class)))
+def _draw_per_class(split: Source, count: int, seed: int) -> Source:
+    """Returns a fixed random draw of at most `count` images of each class."""
+    shuffled = np.random.RandomState(seed % 2**32).permutation(len(split))
+    chosen = [
+        shuffled[split.labels[shuffled] == label][:count] for label in range(len(split.classes))
+    ]
+    return Subset(split, np.sort(np.concatenate(chosen)))
 
 
-def _image_shape(c, source):
-    """Returns (image_size, channels): what the config says, else what the images themselves are."""
+def _image_shape(c: ConfigDict, source: Source) -> tuple[int, int]:
+    """Returns (image_size, channels): what the config sets, else what the images are."""
     if c.image_size < 0 or c.channels not in (0, 1, 3):
         raise UserError(
-            f"data.image_size = {c.image_size}, data.channels = {c.channels}: a size, and 1, 3 or 0"
+            f"data.image_size = {c.image_size}, data.channels = {c.channels}: the size must be at "
+            "least 0, the channels 1, 3 or 0"
         )
     if c.image_size and c.channels:
         return c.image_size, c.channels
-    shapes = {}
+    names: dict[tuple[int, ...], str] = {}
     for index in np.linspace(0, len(source) - 1, min(len(source), 16)).astype(int):
         try:
-            shapes.setdefault(source[int(index)]["image"].shape, source.name(int(index)))
+            names.setdefault(source[int(index)]["image"].shape, source.name(int(index)))
         except UnreadableImage:
             continue
-    if not shapes:
+    if not names:
         raise UserError(f"cannot read {source.name(0)} nor any other image of {c.source}")
-    channels = c.channels or max(shape[2] for shape in shapes)
-    sides = {shape[:2]: name for shape, name in shapes.items()}
-    if not c.image_size and (len(sides) > 1 or len(set(next(iter(sides)))) > 1):
-        raise UserError(
-            SIZES.format(
-                ", ".join(f"{name} is {w}x{h}" for (h, w), name in list(sides.items())[:2])
-            )
-        )
-    return c.image_size or next(iter(sides))[0], channels
+    channels = c.channels or max(shape[2] for shape in names)
+    by_size = {shape[:2]: name for shape, name in names.items()}
+    height, width = next(iter(by_size))
+    if not c.image_size and (len(by_size) > 1 or height != width):
+        examples = [f"{name} is {w}x{h}" for (h, w), name in list(by_size.items())[:2]]
+        raise UserError(SIZES.format(", ".join(examples)))
+    return c.image_size or height, channels

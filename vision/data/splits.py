@@ -21,6 +21,8 @@ class Subset:
         self.classes = source.classes
         self.encoded = source.encoded
         self.findings = source.findings
+        fields = getattr(source, "fields", {})
+        self.fields = {name: values[self.indices] for name, values in fields.items()}
 
     def __len__(self):
         return len(self.indices)

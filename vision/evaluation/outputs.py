@@ -11,7 +11,7 @@ from flax import nnx
 from vision import parallel
 from vision.data.augment import normalize
 from vision.data.loading import sampler
-from vision.data.loading.dataset import NONE
+from vision.data.loading.dataset import NONE_READABLE
 from vision.errors import UserError
 from vision.support.progress import track
 
@@ -135,7 +135,7 @@ def collect(forward, loader, batch_size, change=None, embedded=EMBEDDED, what=""
     draw[np.random.RandomState(0).permutation(size)[:embedded]] = True
     store = _Store(size, draw)
     pending = collections.deque()
-    count = sampler.batches(batch_size, size)
+    count = sampler.batch_count(batch_size, size)
     batches = loader.eval_batches(batch_size)
     with parallel.out_of_memory(
         lambda: f"evaluating {batch_size} images at a time: lower train.eval_batch_size"
@@ -183,7 +183,7 @@ class _Store:
     def outputs(self, source):
         rows = np.flatnonzero(self._readable)
         if not len(rows):
-            raise UserError(NONE.format(self._size, source.name(0)))
+            raise UserError(NONE_READABLE.format(self._size, source.name(0)))
         kept = self._arrays if len(rows) == self._size else [array[rows] for array in self._arrays]
         embedded = np.flatnonzero(self._draw[rows])
         return Outputs(

@@ -61,7 +61,7 @@ def embed_data(config, data, step, state):
         embeddings = [e if ok else None for e, ok in zip(found, readable, strict=True)]
         if name == "train" and config.imbalance.sampling == "smote":
             rows, embeddings = extend(rows, embeddings, config.seed)
-        loaders[name] = DeviceLoader.of(loader, embeddings, rows)
+        loaders[name] = DeviceLoader(rows, loader.unreadable, loader.mesh, embeddings)
     return type(data)(
         loaders, data.classes, data.image_size, data.channels, data.class_counts, data.findings
     )

@@ -53,7 +53,7 @@ def test_frozen():
 @pytest.mark.parametrize(("size", "batch_size"), [(10, 4), (10, 10), (3, 8), (1, 1), (9, 3)])
 def test_evaluation_has_every_image_once(size, batch_size):
     seen = []
-    for step in range(order.batches(batch_size, size)):
+    for step in range(order.batch_count(batch_size, size)):
         indices, mask = order.eval_indices(step, batch_size, size)
         assert indices.shape == mask.shape == (batch_size,)
         assert indices.dtype == np.int32 and indices.max() < size

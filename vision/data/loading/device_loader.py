@@ -1,86 +1,85 @@
-"""Data that fit: decoded once, living on every device as uint8. A batch is then a list of
-indices."""
+"""Data that fit on the devices: decoded once, kept as uint8. A batch is then a list of indices."""
 
 import concurrent.futures
 import os
+from collections.abc import Iterable, Iterator, Sequence
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from vision import parallel
 from vision.data.decode import UnreadableImage
 from vision.data.loading import sampler
-from vision.data.loading.dataset import NONE
+from vision.data.loading.dataset import NONE_READABLE, Dataset, Unreadable
+from vision.data.loading.loader import Batch
+from vision.data.sources import Source
 from vision.errors import UserError
 
 
 class DeviceLoader:
-    """A split that lives on every device, decoded once.
+    """A split whose arrays live on every device.
+
+    Args:
+        dataset: the split's `Dataset`.
+        unreadable: counts the images that cannot be decoded.
+        mesh: from `vision.parallel.make_mesh`.
+        arrays: one array per image, in order, all of one shape and dtype, None for an unreadable
+            one: embeddings, for example. None decodes the images.
 
     Attributes:
-        data: {"image": uint8 (N, H, W, C), "label": int32 (N,)} on every device.
-        dataset, mesh, unreadable: what it was made of.
-        names: `Dataset.names`.
+        data: {"image": (N, ...), uint8 (N, H, W, C) if decoded, "label": int32 (N,), and the
+            source's fields} on every device.
     """
 
-    def __init__(self, dataset, unreadable, mesh):
-        images, found = _decode_all(dataset)
-        unreadable.add(found)
-        self._set(dataset, unreadable, images, mesh)
+    is_resident = True
 
-    @classmethod
-    def of(cls, loader, images, dataset=None):
-        """Returns a loader of the same split as `loader` that holds other arrays in place of its
-        images.
-
-        Args:
-            loader: a `DeviceLoader` or a `WorkerLoader`.
-            images: one array for each image, all of one shape and dtype, in order; None for an
-                unreadable one.
-            dataset: the split's `Dataset`, where they are no longer the loader's.
-        """
-        new = cls.__new__(cls)
-        new._set(dataset or loader.dataset, loader.unreadable, images, loader.mesh)
-        return new
-
-    def _set(self, dataset, unreadable, images, mesh):
+    def __init__(
+        self,
+        dataset: Dataset,
+        unreadable: Unreadable,
+        mesh: Mesh,
+        arrays: Sequence[np.ndarray | None] | None = None,
+    ):
         self.dataset = dataset
-        self.mesh = mesh
-        self.names = dataset.names
         self.unreadable = unreadable
-        self._readable = np.array([image is not None for image in images])
-        used = np.flatnonzero(self._readable)
-        if not len(used):
-            raise UserError(NONE.format(len(dataset), dataset.source.name(0)))
-        # As `Dataset.readable`: the next readable image stands in for an unreadable one.
-        used = used[np.searchsorted(used, np.arange(len(images))) % len(used)]
+        self.mesh = mesh
+        if arrays is None:
+            arrays, reasons = _decode_all(dataset)
+            unreadable.add(reasons)
+        self._readable = np.array([array is not None for array in arrays])
+        readable = np.flatnonzero(self._readable)
+        if not len(readable):
+            raise UserError(NONE_READABLE.format(len(dataset), dataset.source.name(0)))
+        # As in `Dataset.readable`, the next readable image stands in for an unreadable one.
+        used = readable[np.searchsorted(readable, np.arange(len(arrays))) % len(readable)]
         data = {
-            "image": np.stack([images[i] for i in used]),
+            "image": np.stack([arrays[i] for i in used]),
             "label": dataset.source.labels[used].astype(np.int32),
         }
-        with parallel.out_of_memory(
-            lambda: "placing the data on the device: set data.resident_gib=0 to load batches"
-        ):
+        data |= {name: values[used] for name, values in dataset.fields.items()}
+        advice = "placing the data on the device: set data.resident_gib=0 to load batches"
+        with parallel.out_of_memory(lambda: advice):
             self.data = parallel.put_replicated(data, mesh)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.dataset)
 
-    def part(self, indices):
+    def names(self, step: int, batch_size: int) -> list[str]:
+        """Returns the names of a training step's images."""
+        return self.dataset.names(step, batch_size)
+
+    def part(self, indices: np.ndarray) -> "DeviceLoader":
         """Returns a loader of some of the images, int (M,)."""
         images = np.asarray(self.data["image"][indices])
-        images = [
-            image if ok else None for image, ok in zip(images, self._readable[indices], strict=True)
+        arrays = [
+            image if readable else None
+            for image, readable in zip(images, self._readable[indices], strict=True)
         ]
-        return DeviceLoader.of(self, images, self.dataset.part(indices))
+        return DeviceLoader(self.dataset.part(indices), self.unreadable, self.mesh, arrays)
 
-    def train_batches(self, plan, batch_size):
-        """Yields what each call of the training step takes.
-
-        Args:
-            plan: yields (step, count): a batch, or with count > 1 so many of them with a leading
-                axis.
-            batch_size: images a step, over all hosts.
-        """
+    def train_batches(self, plan: Iterable[tuple[int, int]], batch_size: int) -> Iterator[Batch]:
+        """Yields {"index": int32 (B,)}, or (count, B), for each (first step, count) of the plan."""
         host = parallel.this_host(batch_size)
         for first, count in plan:
             steps = range(first, first + count)
@@ -88,46 +87,47 @@ class DeviceLoader:
             batch = {"index": indices[0] if count == 1 else np.stack(indices)}
             yield parallel.put_batch(batch, self.mesh, stacked=count > 1)
 
-    def abstract_batch(self, batch_size):
-        """Returns a training batch's shapes, dtypes and shardings."""
+    def abstract_batch(self, batch_size: int) -> Batch:
+        """Returns the shapes, dtypes and shardings of one training batch."""
         return parallel.abstract_batch({"index": ((batch_size,), np.int32)}, self.mesh)
 
-    def sample(self, count):
-        """Returns `count` images from all over the split, or all: uint8 (N, H, W, C) on every
-        device."""
+    def sample(self, count: int) -> jax.Array:
+        """Returns at most `count` images, evenly spaced: uint8 (N, H, W, C) on every device."""
         return self.data["image"][sampler.spread(count, len(self))]
 
-    def eval_batches(self, batch_size):
-        """Yields each readable image once, the last batch padded and masked."""
-        for step in range(sampler.batches(batch_size, len(self))):
+    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yields {"index": int32 (B,), "mask": bool (B,)}: every readable image once."""
+        for step in range(sampler.batch_count(batch_size, len(self))):
             indices, mask = sampler.eval_indices(step, batch_size, len(self))
             mask &= self._readable[indices]
             host = parallel.this_host(batch_size)
             yield parallel.put_batch({"index": indices[host], "mask": mask[host]}, self.mesh)
 
 
-def _decode_all(dataset):
-    """Returns (images, {name: reason}): uint8 images, None where unreadable."""
+def _decode_all(dataset: Dataset) -> tuple[list[np.ndarray | None], dict[str, str]]:
+    """Returns (images, {name: reason}): uint8 images, None if unreadable."""
 
-    def one(index):
+    def decode(index: int) -> tuple[np.ndarray | None, str]:
         try:
             return dataset.image(index), ""
         except UnreadableImage as error:
             return None, error.reason
 
-    # Decoders release the interpreter lock, so threads suffice; for tiny images handing it over
-    # costs more than that.
-    threads = os.cpu_count() if dataset.source.encoded and _pixels(dataset.source) > 64**2 else 1
+    # Decoders release the interpreter lock, so threads suffice; for tiny images, handing the lock
+    # over costs more than it gains.
+    threads = 1
+    if dataset.source.encoded and _first_image_pixels(dataset.source) > 64**2:
+        threads = os.cpu_count() or 1
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        done = list((pool.map if threads > 1 else map)(one, range(len(dataset))))
-    bad = {
-        dataset.source.name(i): reason for i, (image, reason) in enumerate(done) if image is None
+        decoded = list((pool.map if threads > 1 else map)(decode, range(len(dataset))))
+    reasons = {
+        dataset.source.name(i): reason for i, (image, reason) in enumerate(decoded) if image is None
     }
-    return [image for image, _ in done], bad
+    return [image for image, _ in decoded], reasons
 
 
-def _pixels(source):
-    """How many pixels the first image has; 0 where it is unreadable."""
+def _first_image_pixels(source: Source) -> int:
+    """Returns the number of pixels of the first image; 0 if it is unreadable."""
     try:
         return source[0]["image"][..., 0].size
     except UnreadableImage:

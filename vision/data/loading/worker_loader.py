@@ -1,4 +1,4 @@
-"""Larger data: decoded for each batch, in worker processes, by Grain."""
+"""Data that do not fit on the devices: decoded batch by batch, in worker processes, by Grain."""
 
 import contextlib
 import multiprocessing
@@ -7,89 +7,97 @@ import signal
 import threading
 import time
 import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
 
 from vision import parallel
 from vision.data.decode import UnreadableImage
 from vision.data.loading import sampler
+from vision.data.loading.dataset import Dataset, Unreadable
+from vision.data.loading.loader import Batch
 
 
 class WorkerLoader:
-    """A split that is decoded batch by batch, in `workers` processes, or with 0 in threads of this
-    one.
+    """A split that is decoded batch by batch.
 
-    Attributes:
-        dataset, mesh, unreadable: what it was made of.
-        names: `Dataset.names`.
+    Args:
+        dataset: the split's `Dataset`.
+        unreadable: counts the images that cannot be decoded.
+        workers: processes that decode; 0 decodes in threads of this process.
+        mesh: from `vision.parallel.make_mesh`.
     """
 
-    data = {}  # nothing lives on the device
+    is_resident = False
 
-    def __init__(self, dataset, unreadable, workers, mesh):
+    def __init__(self, dataset: Dataset, unreadable: Unreadable, workers: int, mesh: Mesh):
         self.dataset = dataset
-        self._workers = workers
-        self.mesh = mesh
-        self.names = dataset.names
         self.unreadable = unreadable
-        self._passes = {}  # {batch size: iterator} of evaluations to come
-        weakref.finalize(self, _close_all, self._passes)  # also where the program ends
+        self.mesh = mesh
+        self.data: dict[str, Any] = {}
+        self._workers = workers
+        self._passes: dict[int, Any] = {}  # {batch size: iterator} of evaluations to come
+        weakref.finalize(self, _close_all, self._passes)  # also when the program ends
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.dataset)
 
-    def part(self, indices):
+    def names(self, step: int, batch_size: int) -> list[str]:
+        """Returns the names of a training step's images."""
+        return self.dataset.names(step, batch_size)
+
+    def part(self, indices: np.ndarray) -> "WorkerLoader":
         """Returns a loader of some of the images, int (M,)."""
         return WorkerLoader(self.dataset.part(indices), self.unreadable, self._workers, self.mesh)
 
-    def train_batches(self, plan, batch_size):
-        """Yields a batch for each (step, 1) of `plan`; the next is on its way to the device while
-        one is used."""
+    def train_batches(self, plan: Iterable[tuple[int, int]], batch_size: int) -> Iterator[Batch]:
+        """Yields a batch for each (step, 1) of the plan.
+
+        The next batch is on its way to the devices while one is used.
+        """
         steps = (step for step, _ in plan)
         first = next(steps, None)
         if first is None:
             return
-        load = _LoadTrain(self.dataset, batch_size, parallel.this_host(batch_size))
+        load = _TrainBatch(self.dataset, batch_size, parallel.this_host(batch_size))
         with contextlib.closing(self._iterate(load, first, np.iinfo(np.int32).max)) as batches:
             ahead = self._place(next(batches))
             for _ in steps:
-                now = ahead
+                batch = ahead
                 ahead = self._place(next(batches))
-                yield now
+                yield batch
             yield ahead
 
-    def abstract_batch(self, batch_size):
-        """Returns a training batch's shapes, dtypes and shardings."""
-        shape = (
-            batch_size,
-            self.dataset.image_size,
-            self.dataset.image_size,
-            self.dataset.channels,
-        )
-        known = {
-            "image": (shape, np.uint8),
+    def abstract_batch(self, batch_size: int) -> Batch:
+        """Returns the shapes, dtypes and shardings of one training batch."""
+        side = self.dataset.image_size
+        shapes = {
+            "image": ((batch_size, side, side, self.dataset.channels), np.uint8),
             "label": ((batch_size,), np.int32),
             "index": ((batch_size,), np.int32),
         }
-        return parallel.abstract_batch(known, self.mesh)
+        for name, values in self.dataset.fields.items():
+            shapes[name] = ((batch_size, *values.shape[1:]), values.dtype)
+        return parallel.abstract_batch(shapes, self.mesh)
 
-    def sample(self, count):
-        """Returns `count` images from all over the split, or all: uint8 (N, H, W, C) on every
-        device."""
-        images = [
-            self.dataset.readable(int(i), int(i))[0] for i in sampler.spread(count, len(self))
-        ]
+    def sample(self, count: int) -> jax.Array:
+        """Returns at most `count` images, evenly spaced: uint8 (N, H, W, C) on every device."""
+        places = sampler.spread(count, len(self))
+        images = [self.dataset.readable(int(i), int(i))[0] for i in places]
         return parallel.put_replicated(np.stack(images), self.mesh)
 
-    def eval_batches(self, batch_size):
-        """Yields each readable image once, the last batch padded and masked."""
-        count = sampler.batches(batch_size, len(self))
-        # Workers take seconds to start, so an endless iterator serves every evaluation. A
-        # broken-off one is not kept.
+    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+        """Yields every readable image once, the last batch padded and masked."""
+        count = sampler.batch_count(batch_size, len(self))
+        # Workers take seconds to start, so an endless iterator serves every evaluation. One that
+        # was broken off is not kept.
         batches = self._passes.pop(batch_size, None)
         if batches is None:
-            load = _LoadEval(self.dataset, batch_size, parallel.this_host(batch_size))
+            load = _EvalBatch(self.dataset, batch_size, parallel.this_host(batch_size))
             batches = self._iterate(load, 0, count, repeat=True)
         with contextlib.ExitStack() as broken_off:
             broken_off.callback(batches.close)
@@ -98,36 +106,43 @@ class WorkerLoader:
             broken_off.pop_all()
         self._passes[batch_size] = batches
 
-    def _iterate(self, load, start, stop, repeat=False):
+    def _iterate(
+        self, load: Callable[[int], dict[str, np.ndarray]], start: int, stop: int, repeat=False
+    ) -> Any:
         import grain
 
         steps = grain.MapDataset.range(start, stop)
-        steps = (steps.repeat() if repeat else steps).map(load)
+        if repeat:
+            steps = steps.repeat()
         # A batch is one element: a few of them in flight keep every core busy.
         threads = 0 if self._workers else min(16, os.cpu_count() or 1)
-        batches = steps.to_iter_dataset(
-            grain.ReadOptions(num_threads=max(1, threads), prefetch_buffer_size=4)
-        )
+        reading = grain.ReadOptions(num_threads=max(1, threads), prefetch_buffer_size=4)
+        batches = steps.map(load).to_iter_dataset(reading)
         if self._workers:
-            # Grain's workers read absl's flags; a notebook or a test has parsed none
+            # Grain's workers read absl's flags, which a notebook or a test has not parsed.
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
-            options = grain.multiprocessing.MultiprocessingOptions(
+            processes = grain.multiprocessing.MultiprocessingOptions(
                 self._workers, per_worker_buffer_size=2
             )
-            batches = batches.mp_prefetch(options, worker_init_fn=_begin_worker)
+            batches = batches.mp_prefetch(processes, worker_init_fn=_begin_worker)
         return iter(batches)
 
-    def _place(self, batch):
-        bad = batch.pop("bad")
-        new = {self.dataset.source.name(int(i)): int(i) for i in bad[bad >= 0]}
-        new = {
-            name: self._reason(i) for name, i in new.items() if name not in self.unreadable.found
-        }
-        self.unreadable.add(new)
+    def _place(self, batch: dict[str, np.ndarray]) -> Batch:
+        unreadable = batch.pop("unreadable")
+        places = {}
+        for index in map(int, unreadable[unreadable >= 0]):
+            places[self.dataset.source.name(index)] = index
+        self.unreadable.add(
+            {
+                name: self._reason(index)
+                for name, index in places.items()
+                if name not in self.unreadable.reasons
+            }
+        )
         return parallel.put_batch(batch, self.mesh)
 
-    def _reason(self, index):
+    def _reason(self, index: int) -> str:
         """Reads again what a worker could not: only numbers come back from there."""
         try:
             self.dataset.source[index]
@@ -136,73 +151,85 @@ class WorkerLoader:
         return "unreadable at first, but not the second time"
 
 
-def _begin_worker(index, count):
-    """Runs first in each worker. A signal to all processes is for the trainer, which needs a last
-    batch to end well."""
+def _begin_worker(index: int, count: int) -> None:
+    """Prepares a worker process.
+
+    A signal to all processes is meant for the trainer, which needs one more batch to end well; and
+    Grain's workers would outlive a trainer that is killed.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: _end_after(time.sleep, 10))
-    # Grain's workers would outlive a trainer that is killed
     _end_after(multiprocessing.parent_process().join)
 
 
-def _end_after(wait, *arguments):
+def _end_after(wait: Callable[..., Any], *arguments: Any) -> None:
     """Ends this process after `wait(*arguments)`."""
     threading.Thread(target=lambda: (wait(*arguments), os._exit(1)), daemon=True).start()
 
 
-class _LoadTrain:
-    def __init__(self, dataset, batch_size, host):
+class _TrainBatch:
+    """Loads this host's share of a training batch."""
+
+    def __init__(self, dataset: Dataset, batch_size: int, host: slice):
         self._dataset = dataset
         self._batch_size = batch_size
         self._host = host
 
-    def __call__(self, step):
-        indices = self._dataset.sampler.indices(step, self._batch_size)
-        positions = step * self._batch_size + np.arange(self._batch_size)
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
+        indices = self._dataset.sampler.indices(step, self._batch_size)[self._host]
+        positions = (step * self._batch_size + np.arange(self._batch_size))[self._host]
         images = []
-        labels = []
-        bad = []
-        indices = indices[self._host]
-        for index, position in zip(indices, positions[self._host], strict=True):
-            image, used, skipped = self._dataset.readable(int(index), int(position))
+        used = []
+        unreadable: list[int] = []
+        for index, position in zip(indices, positions, strict=True):
+            image, place, skipped = self._dataset.readable(int(index), int(position))
             images.append(image)
-            labels.append(self._dataset.source.labels[used])
-            bad.extend(skipped)
-        batch = {"image": np.stack(images), "label": np.array(labels, np.int32), "index": indices}
-        return batch | {"bad": _fixed(bad, len(images))}
+            used.append(place)
+            unreadable.extend(skipped)
+        batch = {
+            "image": np.stack(images),
+            "label": self._dataset.source.labels[used].astype(np.int32),
+            "index": indices,
+            "unreadable": _fixed_length(unreadable, len(images)),
+        }
+        return batch | {name: values[used] for name, values in self._dataset.fields.items()}
 
 
-class _LoadEval:
-    def __init__(self, dataset, batch_size, host):
+class _EvalBatch:
+    """Loads this host's share of an evaluation batch."""
+
+    def __init__(self, dataset: Dataset, batch_size: int, host: slice):
         self._dataset = dataset
         self._batch_size = batch_size
         self._host = host
 
-    def __call__(self, step):
+    def __call__(self, step: int) -> dict[str, np.ndarray]:
         indices, mask = sampler.eval_indices(step, self._batch_size, len(self._dataset))
         indices = indices[self._host]
         mask = mask[self._host].copy()
         side = self._dataset.image_size
-        channels = self._dataset.channels
-        images = np.zeros((len(indices), side, side, channels), np.uint8)
-        bad = []
+        images = np.zeros((len(indices), side, side, self._dataset.channels), np.uint8)
+        unreadable = []
         for row in np.flatnonzero(mask):
             try:
                 images[row] = self._dataset.image(int(indices[row]))
             except UnreadableImage:
                 mask[row] = False
-                bad.append(indices[row])
-        labels = self._dataset.source.labels[indices].astype(np.int32)
-        return {"image": images, "label": labels, "mask": mask, "bad": _fixed(bad, len(indices))}
+                unreadable.append(indices[row])
+        return {
+            "image": images,
+            "label": self._dataset.source.labels[indices].astype(np.int32),
+            "mask": mask,
+            "unreadable": _fixed_length(unreadable, len(indices)),
+        }
 
 
-def _close_all(passes):
-    """Ends the workers of Grain's iterators, which complain where the interpreter does it at its
-    own end."""
+def _close_all(passes: dict[int, Any]) -> None:
+    """Ends the workers of Grain's iterators, which complain if the interpreter does so at exit."""
     while passes:
         passes.popitem()[1].close()
 
 
-def _fixed(indices, length):
-    """Pads a list of indices with -1: batches that cross between processes keep one shape."""
+def _fixed_length(indices: Sequence[int], length: int) -> np.ndarray:
+    """Pads indices with -1: batches that cross between processes keep one shape."""
     return np.array((list(indices) + [-1] * length)[:length], np.int32)

@@ -25,7 +25,8 @@ class Source(Protocol):
     to know.
 
     A source is picklable, for Grain sends it to its workers, and may be read from several threads
-    at once.
+    at once. Optionally, `fields = {"text": (N, L) array}` holds further values of each image, known
+    like the labels without decoding it; an objective gets them beside the images of a batch.
     """
 
     classes: tuple[str, ...]  # the name of each label
