@@ -37,10 +37,10 @@ VAGUE = {
 FLOORS = (
     ("errors",),
     ("support", "files", "page", "memory", "modules"),
+    ("cli",),
     ("config",),
     ("ranges",),
-    ("cli",),
-    ("metrics", "parallel"),
+    ("metrics", "parallel", "distributed"),
     ("data",),
     ("models",),
     ("runtimes",),
