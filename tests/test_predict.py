@@ -192,7 +192,7 @@ def test_the_run_s_own_accuracy_is_repeated(tiny_run):
         (("--workdir", "x", "--bundle", "y", "README.md"), "which model?"),
         (("--bundle", "y", "--config", "configs/digits.py", "README.md"), "which model?"),
         (("--bundle", "nowhere", "README.md"), "there is no bundle nowhere"),
-        (("--bundle", "configs", "README.md"), "configs is no bundle: it has no bundle.json"),
+        (("--bundle", "configs", "README.md"), "configs is not a bundle: it has no bundle.json"),
         (("--bundle", "nowhere", "README.md", "nothing/*.png"), "no image matches nothing/*.png"),
         (("--bundle", "nowhere", "README.md", "*.md"), "no image matches *.md"),
         (("--bundle", "nowhere", "README.md", "configs"), "folder configs holds no images"),

@@ -23,7 +23,7 @@ def main(argv=None):
         side = manifest["image_size"]
         channels = manifest["channels"]
     except (OSError, ValueError, KeyError) as error:
-        sys.exit(f"error: {bundle} is no bundle: {error}")
+        sys.exit(f"error: {bundle} is not a bundle: {error}")
     if not (bundle / "model.onnx").is_file():
         sys.exit(f"error: {bundle} holds no model.onnx: python -m vision.export --format onnx")
     try:

@@ -1,5 +1,4 @@
-"""A bundle gives what its graph computes, looks like a classifier, and is refused when anything of
-it is off."""
+"""A bundle gives what its graph computes, acts as a classifier, and is refused if it is damaged."""
 
 import concurrent.futures
 import hashlib
@@ -37,8 +36,8 @@ def expected(images):
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_it_gives_what_the_graph_computes(tmp_path, batch, count):
     """For any number of images, whatever batch the graph takes."""
-    found = bundle.open_bundle(write_bundle(tmp_path, model={"batch": batch}))
-    probabilities, embeddings = found.probabilities_and_embeddings(IMAGES[:count])
+    model = bundle.open_bundle(write_bundle(tmp_path, model={"batch": batch}))
+    probabilities, embeddings = model.probabilities_and_embeddings(IMAGES[:count])
     assert probabilities.dtype == embeddings.dtype == np.float32
     for ours, reference in zip((probabilities, embeddings), expected(IMAGES[:count]), strict=True):
         np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-6)
@@ -46,23 +45,18 @@ def test_it_gives_what_the_graph_computes(tmp_path, batch, count):
 
 @pytest.fixture(scope="module")
 def tflite_bundle(tmp_path_factory):
-    """The directory of a bundle whose model is a .tflite of two images at a time, of the same
-    weights."""
+    """The directory of a bundle whose model is a .tflite of batch size 2, with the same weights."""
     folder = tmp_path_factory.mktemp("bundle")
     tflite.write(program_of(linear), folder / tflite.NAME, batch=2)
     classes = [f"class {i}" for i in range(10)]
-    bundle.write_manifest(
-        folder, classes=classes, image_size=8, channels=1, resize=RESIZE, model=tflite.NAME
-    )
+    bundle.write_manifest(folder, bundle.Manifest(classes, 8, 1, RESIZE, tflite.NAME))
     return folder
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_litert_gives_what_the_graph_computes(tflite_bundle, count):
-    found = bundle.open_bundle(tflite_bundle)
-    for ours, reference in zip(
-        found.probabilities_and_embeddings(IMAGES[:count]), expected(IMAGES[:count]), strict=True
-    ):
+    outputs = bundle.open_bundle(tflite_bundle).probabilities_and_embeddings(IMAGES[:count])
+    for ours, reference in zip(outputs, expected(IMAGES[:count]), strict=True):
         assert ours.dtype == np.float32
         np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-5)
 
@@ -70,28 +64,28 @@ def test_litert_gives_what_the_graph_computes(tflite_bundle, count):
 def test_a_tflite_that_is_written_over_changes_nothing_that_runs(tflite_bundle, tmp_path):
     """It was mapped: an empty file in its place ended the process."""
     folder = shutil.copytree(tflite_bundle, tmp_path / "bundle")
-    found = bundle.open_bundle(folder)
+    model = bundle.open_bundle(folder)
     images = np.zeros((3, 8, 8, 1), np.uint8)
-    before = found.probabilities_and_embeddings(images)[0]
+    before = model.probabilities_and_embeddings(images)[0]
     with open(folder / tflite.NAME, "r+b") as file:
         file.truncate(0)
-    np.testing.assert_array_equal(found.probabilities_and_embeddings(images)[0], before)
+    np.testing.assert_array_equal(model.probabilities_and_embeddings(images)[0], before)
     assert str(folder) not in pathlib.Path("/proc/self/maps").read_text()
 
 
 def test_threads_share_litert(tflite_bundle):
     """Its interpreter has one buffer for each tensor, which a second thread would overwrite."""
-    found = bundle.open_bundle(tflite_bundle)
+    model = bundle.open_bundle(tflite_bundle)
     many = np.random.default_rng(2).integers(0, 256, (2000, 2, 8, 8, 1), np.uint8)
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        answers = list(pool.map(lambda images: found.probabilities_and_embeddings(images)[1], many))
+        answers = list(pool.map(lambda images: model.probabilities_and_embeddings(images)[1], many))
     np.testing.assert_allclose(
         np.concatenate(answers), expected(np.concatenate(many))[1], rtol=1e-4, atol=1e-4
     )
 
 
 @pytest.mark.parametrize(
-    ("known", "message"),
+    ("changes", "message"),
     [
         (
             {"classes": ["cat", "dog"]},
@@ -100,41 +94,34 @@ def test_threads_share_litert(tflite_bundle):
         ({"image_size": 9}, "but bundle.json says uint8 images of 9x9x1"),
     ],
 )
-def test_faults_of_a_tflite_bundle_are_named(tflite_bundle, tmp_path, known, message):
+def test_faults_of_a_tflite_bundle_are_named(tflite_bundle, tmp_path, changes, message):
     (tmp_path / tflite.NAME).write_bytes((tflite_bundle / tflite.NAME).read_bytes())
-    known = {
-        "classes": [str(i) for i in range(10)],
-        "image_size": 8,
-        "channels": 1,
-        "resize": RESIZE,
-    } | known
-    bundle.write_manifest(tmp_path, model=tflite.NAME, **known)
+    classes = [str(i) for i in range(10)]
+    fields = {"classes": classes, "image_size": 8, "channels": 1, "resize": RESIZE} | changes
+    bundle.write_manifest(tmp_path, bundle.Manifest(model=tflite.NAME, **fields))
     with pytest.raises(UserError, match=message):
         bundle.open_bundle(tmp_path)
 
 
-def test_it_stands_where_a_classifier_does(tmp_path, tiny_run):
+def test_it_can_replace_a_classifier(tmp_path, tiny_run):
     """Same attributes, same meaning: the softmax of its logits are its probabilities."""
     classifier = inference.from_run(tiny_run)
     d = classifier.config.data
     write_bundle(
         tmp_path, classifier.classes, config=classifier.config.to_dict(), quality={"accuracy": 0.5}
     )
-    found = inference.from_flags(None, "", str(tmp_path))
-    assert (
-        found.config == classifier.config
-        and found.quality == {"accuracy": 0.5}
-        and found.model is None
-    )
+    opened = inference.from_flags(None, "", str(tmp_path))
+    assert opened.config == classifier.config
+    assert opened.quality == {"accuracy": 0.5} and opened.model is None
     for name in ("classes", "image_size", "channels", "temperature"):
-        assert getattr(found, name) == getattr(classifier, name), name
-    logits, embeddings = found(IMAGES)
-    probabilities, same = found.probabilities_and_embeddings(IMAGES)
+        assert getattr(opened, name) == getattr(classifier, name), name
+    logits, embeddings = opened(IMAGES)
+    probabilities, same = opened.probabilities_and_embeddings(IMAGES)
     np.testing.assert_allclose(
-        inference.softmax(logits / found.temperature), probabilities, atol=1e-6
+        inference.softmax(logits / opened.temperature), probabilities, atol=1e-6
     )
     np.testing.assert_array_equal(embeddings, same)
-    assert logits.dtype == np.float32 and np.isfinite(found(np.full_like(IMAGES, 255))[0]).all()
+    assert logits.dtype == np.float32 and np.isfinite(opened(np.full_like(IMAGES, 255))[0]).all()
     write_bundle(
         tmp_path,
         classifier.classes,
@@ -147,15 +134,15 @@ def test_it_stands_where_a_classifier_does(tmp_path, tiny_run):
 
 
 def test_images_are_prepared_as_it_says(tmp_path, shared_data):
-    found = bundle.open_bundle(write_bundle(tmp_path, side=64, channels=3))
+    model = bundle.open_bundle(write_bundle(tmp_path, side=64, channels=3))
     with tarfile.open(shared_data / "imagenet_samples.tar") as archive:
         member = next(m for m in archive if m.name.endswith("_tench.jpg"))
         photo = decode(archive.extractfile(member).read())
-    image = found.prepare(photo)
+    image = model.prepare(photo)
     assert image.shape == (64, 64, 3) and image.dtype == np.uint8
     np.testing.assert_array_equal(image, resize_crop(photo, 64, **RESIZE))
     np.testing.assert_array_equal(
-        found.prepare(photo[..., :1]), resize_crop(to_channels(photo[..., :1], 3), 64, **RESIZE)
+        model.prepare(photo[..., :1]), resize_crop(to_channels(photo[..., :1], 3), 64, **RESIZE)
     )
 
 
@@ -171,7 +158,7 @@ def test_a_temperature_divides_the_logits(tiny_run):
 def test_every_file_is_in_the_manifest(tmp_path):
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "notes.txt").write_text("a note")
-    for _ in range(2):  # a manifest of before is not part of it
+    for _ in range(2):  # an earlier manifest is not part of it
         write_bundle(tmp_path, reference={"mean": np.float32(0.5)}, version="9.9")
     manifest = json.loads((tmp_path / "bundle.json").read_text())
     assert manifest["sha256"]["more/notes.txt"] == hashlib.sha256(b"a note").hexdigest()
@@ -182,7 +169,7 @@ def test_every_file_is_in_the_manifest(tmp_path):
         {"mean": 0.5},
     )
     assert {p.name for p in tmp_path.iterdir()} == {"model.onnx", "bundle.json", "more"}
-    (tmp_path / "evaluation").mkdir()  # what is written later is nobody's concern
+    (tmp_path / "evaluation").mkdir()  # files added later do not matter
     assert bundle.open_bundle(tmp_path).reference == {"mean": 0.5}
 
 
@@ -217,9 +204,7 @@ def rename(name):
 
     def change(folder):
         (folder / "model.onnx").rename(folder / name)
-        bundle.write_manifest(
-            folder, classes="ab", image_size=8, channels=1, resize=RESIZE, model=name
-        )
+        bundle.write_manifest(folder, bundle.Manifest("ab", 8, 1, RESIZE, name))
 
     return change
 
@@ -227,7 +212,10 @@ def rename(name):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "bundle.json").unlink(), "is no bundle: it has no bundle.json"),
+        (
+            lambda folder: (folder / "bundle.json").unlink(),
+            "is not a bundle: it has no bundle.json",
+        ),
         (append("bundle.json"), "bundle.json is damaged: export it again"),
         (lambda folder: (folder / "bundle.json").write_text("[1]"), "bundle.json is damaged"),
         (lambda folder: (folder / "bundle.json").write_bytes(b"\xff"), "bundle.json is damaged"),
@@ -279,8 +267,8 @@ def test_faults_are_named(tmp_path, damage, message):
 def test_what_is_not_there(tmp_path):
     with pytest.raises(UserError, match="there is no bundle"):
         bundle.open_bundle(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"holds no model\.onnx"):
-        bundle.write_manifest(tmp_path, classes="ab", image_size=8, channels=1, resize=RESIZE)
+    with pytest.raises(UserError, match=r"has no model\.onnx"):
+        bundle.write_manifest(tmp_path, bundle.Manifest("ab", 8, 1, RESIZE))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -292,7 +280,8 @@ def test_predicting_with_it_imports_no_jax(kind, tflite_bundle, tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), IMAGES[0])
     code = (
         "import sys\nfrom vision import cli, predict\ncli.run(predict.main)\n"
-        "print(*(name for name in ('jax', 'flax', 'grain') if name in sys.modules), file=sys.stderr)"
+        "loaded = [name for name in ('jax', 'flax', 'grain') if name in sys.modules]\n"
+        "print(*loaded, file=sys.stderr)"
     )
     argv = ["--bundle", str(folder), "--format=json", str(tmp_path / "a.png")]
     done = subprocess.run(
@@ -302,9 +291,9 @@ def test_predicting_with_it_imports_no_jax(kind, tflite_bundle, tmp_path):
         capture_output=True,
         text=True,
     )
-    # of LiteRT
-    said = [line for line in done.stderr.splitlines() if line and not line.startswith("INFO: ")]
-    assert (done.returncode, said) == (0, [])
+    lines = done.stderr.splitlines()
+    lines = [line for line in lines if line and not line.startswith("INFO: ")]  # of LiteRT
+    assert (done.returncode, lines) == (0, [])
     top = json.loads(done.stdout)["top"][0]
     assert top["probability"] == pytest.approx(expected(IMAGES[:1])[0].max(), abs=1e-5)
 
@@ -313,15 +302,15 @@ def test_predicting_with_it_imports_no_jax(kind, tflite_bundle, tmp_path):
 def test_a_sample_keeps_its_pixels(tmp_path, channels):
     image = np.random.default_rng(5).integers(0, 256, (8, 8, channels), np.uint8)
     run = bundle.open_bundle(write_bundle(tmp_path, channels=channels)).probabilities_and_embeddings
-    found = bundle.write_sample(tmp_path, image, run)
-    np.testing.assert_array_equal(decode(tmp_path / found["file"]), image)
-    np.testing.assert_allclose(found["probabilities"], run(image[None])[0][0], rtol=1e-6)
-    write_bundle(tmp_path, channels=channels, sample=json.loads(json.dumps(found)))
+    sample = bundle.write_sample(tmp_path, image, run)
+    np.testing.assert_array_equal(decode(tmp_path / sample["file"]), image)
+    np.testing.assert_allclose(sample["probabilities"], run(image[None])[0][0], rtol=1e-6)
+    write_bundle(tmp_path, channels=channels, sample=json.loads(json.dumps(sample)))
     assert bundle.open_bundle(tmp_path).channels == channels
 
 
 def test_bundles_without_a_sample_open(tmp_path):
-    """Those of an export that had no images, and those of before there were samples."""
+    """Bundles exported without images, and those older than samples."""
     write_bundle(tmp_path)
     assert bundle.open_bundle(tmp_path).classes
     edit(without="sample")(tmp_path)
@@ -329,7 +318,7 @@ def test_bundles_without_a_sample_open(tmp_path):
 
 
 def near_tie():
-    """Returns an image between whose first and second class there is next to no difference."""
+    """Returns an image with almost equal probabilities of the first and the second class."""
     images = np.random.default_rng(4).integers(0, 256, (20_000, 8, 8, 1), np.uint8)
     best = np.sort(expected(images)[0], axis=1)
     return images[(best[:, -1] - best[:, -2]).argmin()]
@@ -338,36 +327,36 @@ def near_tie():
 @pytest.mark.parametrize(
     ("apart", "moved", "opens"), [(0, 0, 1), (0, 0.04, 1), (0, 0.06, 0), (0.01, 0, 1), (0.03, 0, 0)]
 )
-def test_a_model_that_says_something_else_of_its_sample_is_refused(tmp_path, apart, moved, opens):
-    """By more than other hardware can do: a probability has moved far, or two classes that were no
-    tie changed places.
+def test_a_model_that_gives_its_sample_another_answer_is_refused(tmp_path, apart, moved, opens):
+    """If it differs more than other hardware can explain.
+
+    That is, if a probability has shifted far, or two classes that were no tie have changed places.
 
     Args:
-        apart: the second class of now was so far before the first.
-        moved: the first was so much less probable.
+        apart: the lead that today's second class had over the first at export.
+        moved: how much less probable the first class was at export.
     """
     image = near_tie()
-    said = expected(image[None])[0][0]
-    first, second = np.argsort(-said)[:2]
-    said[first] -= moved
+    recorded = expected(image[None])[0][0]
+    first, second = np.argsort(-recorded)[:2]
+    recorded[first] -= moved
     if apart:
-        said[[first, second]] = said[[first, second]].mean() + np.array([-apart, apart]) / 2
+        recorded[[first, second]] = recorded[[first, second]].mean() + np.array([-apart, apart]) / 2
     else:
-        said[second] -= 0.03
+        recorded[second] -= 0.03
     write_bundle(
-        tmp_path, sample=bundle.write_sample(tmp_path, image, lambda images: (said[None], None))
+        tmp_path, sample=bundle.write_sample(tmp_path, image, lambda images: (recorded[None], None))
     )
     if opens:
         assert bundle.open_bundle(tmp_path).classes
     else:
-        with pytest.raises(UserError, match="fails its self-test: of sample.png it says 'class"):
+        with pytest.raises(UserError, match="fails its self-test: sample.png gives 'class"):
             bundle.open_bundle(tmp_path)
 
 
 @pytest.fixture
 def sessions(monkeypatch):
-    """The sessions of ONNX Runtime that were opened; `sessions.gpu` says whether a GPU stands for
-    the CPU."""
+    """The sessions of ONNX Runtime that were opened; with `sessions.gpu`, the CPU acts as a GPU."""
     import onnxruntime
 
     class Sessions(list):
@@ -406,8 +395,7 @@ def test_it_takes_the_threads_that_it_is_given(tmp_path, sessions):
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_gpu_gets_few_sizes(tmp_path, sessions, monkeypatch, provider):
-    """Powers of two, or the graph's own size; and what comes out is of the images that were asked
-    for."""
+    """Powers of two, or the graph's own size; the padding does not show in the results."""
     import onnxruntime
 
     with pytest.raises(UserError, match="pip install onnxruntime-gpu"):
@@ -415,12 +403,12 @@ def test_a_gpu_gets_few_sizes(tmp_path, sessions, monkeypatch, provider):
     names = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
     for batch, sizes in (("B", [1, 2, 4, 4, 8]), (3, [3, 3, 3, 3, 3, 3, 3])):
-        found = bundle.open_bundle(
+        model = bundle.open_bundle(
             write_bundle(tmp_path, model={"batch": batch}), provider=provider
         )
         sessions[-1].sizes.clear()
         for count in range(1, 6):
-            ours = found.probabilities_and_embeddings(IMAGES[:count])
+            ours = model.probabilities_and_embeddings(IMAGES[:count])
             for array, reference in zip(ours, expected(IMAGES[:count]), strict=True):
                 np.testing.assert_allclose(array, reference, rtol=1e-4, atol=1e-6)
         assert sessions[-1].sizes == sizes
@@ -430,5 +418,5 @@ def test_a_gpu_gets_few_sizes(tmp_path, sessions, monkeypatch, provider):
 
 
 def test_litert_has_no_gpu(tflite_bundle):
-    with pytest.raises(UserError, match="runs on the CPU alone, not on cuda"):
+    with pytest.raises(UserError, match="runs only on the CPU, not on cuda"):
         bundle.open_bundle(tflite_bundle, provider="cuda")

@@ -157,7 +157,7 @@ def test_what_a_wide_range_spoils_goes_back_to_float(digits, tmp_path):
     them."""
     path = write_classifier(tmp_path / "model.onnx", *digits["train"], factor=3000)
     manifest = {"classes": list("0123456789"), "image_size": 8, "channels": 1, "resize": RESIZE}
-    bundle.write_manifest(tmp_path, **manifest)
+    bundle.write_manifest(tmp_path, bundle.Manifest(**manifest))
     model = bundle.open_bundle(tmp_path)
     (images, labels) = digits["val"]
     calibrated = int8.Calibrated(path, digits["train"][0][:64])
@@ -180,7 +180,8 @@ def test_the_command_writes_a_bundle_and_says_what_it_lost(digits, tmp_path, cap
     }
     run = runtimes.open_model(tmp_path / "float" / "model.onnx").run
     manifest["sample"] = bundle.write_sample(tmp_path / "float", digits["val"][0][0], run)
-    bundle.write_manifest(tmp_path / "float", config={"data": {"source": "digits"}}, **manifest)
+    manifest["config"] = {"data": {"source": "digits"}}
+    bundle.write_manifest(tmp_path / "float", bundle.Manifest(**manifest))
     argv = [
         "--bundle",
         str(tmp_path / "float"),

@@ -19,8 +19,7 @@ from vision.export.program import served
 
 
 def logit_maps(model, pixels):
-    """Returns of each class the share that each position has in its logit, (B, h, w, C); and the
-    logits."""
+    """Returns (each position's share in the logit of each class, (B, h, w, C); the logits)."""
     d = model.config.data
     *_, last = model.model.features(normalize(pixels, d.normalize, d.mean, d.std)).values()
     kernel = np.asarray(model.model.head.kernel[...])
@@ -80,33 +79,31 @@ def test_nothing_for_a_class_is_no_heat():
     ],
 )
 def test_which_models_have_one(name, fits):
-    of = classifier(name)
+    tested = classifier(name)
     if fits:
-        check_linear(of.model, of.image_size, of.channels)
+        check_linear(tested.model, tested.image_size, tested.channels)
     else:
         with pytest.raises(UserError, match="leave it out"):
-            check_linear(of.model, of.image_size, of.channels)
+            check_linear(tested.model, tested.image_size, tested.channels)
 
 
 def test_a_bundle_with_and_without(resnet, tmp_path):
-    said = []
-    bundle.export(resnet, tmp_path / "hot", ["onnx"], heatmap=True, say=said.append)
+    options = bundle.ExportOptions(heatmap=True)
+    bundle.export(resnet, tmp_path / "hot", options, report=lambda line: None)
     hot = open_bundle(tmp_path / "hot")
     pixels = images(resnet, 3)
     heat = hot.explain(pixels)[2]
     assert heat.ndim == 3 and (heat.max((1, 2)) == 1).all() and (heat >= 0).all()
-    checked = json.loads((tmp_path / "hot/bundle.json").read_text())["quality"]["exported"][
-        "model.onnx"
-    ]
+    quality = json.loads((tmp_path / "hot/bundle.json").read_text())["quality"]
+    checked = quality["exported"]["model.onnx"]
     assert 0 < checked["largest_heat_difference"] < bundle.HEAT_TOLERANCE
-    with pytest.raises(UserError, match="--heatmap is for --format onnx"):
-        bundle.check_request(["tflite"], "float32", 0, heatmap=True)
+    with pytest.raises(UserError, match="--heatmap needs --format onnx"):
+        bundle.ExportOptions(["tflite"], heatmap=True)
 
 
-def test_a_model_without_says_so(tiny_run, tmp_path, capsys):
+def test_a_model_without_one_is_refused(tiny_run, tmp_path, capsys):
     argv = ["--workdir", str(tiny_run), "--heatmap", "--out", str(tmp_path / "out")]
     with pytest.raises(SystemExit):
         cli.run(command.main, argv)
-    assert (
-        "ViT is none: leave it out" in capsys.readouterr().err and not (tmp_path / "out").exists()
-    )
+    assert "ViT is not: leave it out" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

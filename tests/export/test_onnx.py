@@ -1,5 +1,4 @@
-"""An ONNX file computes what JAX does, for any number of images, out of operators that runtimes
-know."""
+"""An ONNX file computes what JAX does, for any number of images, with common operators."""
 
 import collections
 
@@ -39,28 +38,19 @@ def kinds(path):
 
 
 def test_the_graph_is_simple(tmp_path):
-    """Norms are folded into convolutions, activations are operators of their own, and no shape is
-    computed."""
+    """Norms are folded, activations are single operators, and no shape is computed."""
     for name in ("resnet", "mobilenet", "vit"):
         form.write(served(classifier(name)), tmp_path / f"{name}.onnx")
-    found = kinds(tmp_path / "resnet.onnx")
-    assert (
-        not {"BatchNormalization", "Shape", "Max", "Unsqueeze"} & set(found)
-        and found["MaxPool"] == 1
-    )
-    found = kinds(tmp_path / "mobilenet.onnx")
-    assert (
-        not {"BatchNormalization", "Shape", "Expand", "Dropout", "Min"} & set(found)
-        and found["HardSigmoid"]
-    )
-    assert found["Transpose"] <= 4
-    found = kinds(tmp_path / "vit.onnx")
-    assert (
-        found["Gelu"] == 1
-        and found["LayerNormalization"] == 3
-        and not {"Erf", "Einsum", "Sqrt"} & set(found)
-    )
-    assert found["Shape"] <= 1  # of the class token, which is repeated for each image
+    counts = kinds(tmp_path / "resnet.onnx")
+    assert not {"BatchNormalization", "Shape", "Max", "Unsqueeze"} & set(counts)
+    assert counts["MaxPool"] == 1
+    counts = kinds(tmp_path / "mobilenet.onnx")
+    assert not {"BatchNormalization", "Shape", "Expand", "Dropout", "Min"} & set(counts)
+    assert counts["HardSigmoid"] and counts["Transpose"] <= 4
+    counts = kinds(tmp_path / "vit.onnx")
+    assert counts["Gelu"] == 1 and counts["LayerNormalization"] == 3
+    assert not {"Erf", "Einsum", "Sqrt"} & set(counts)
+    assert counts["Shape"] <= 1  # of the class token, which is repeated for each image
     model = onnx.load(tmp_path / "vit.onnx")
     assert [entry.domain for entry in model.opset_import] == [""]
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
@@ -79,19 +69,18 @@ def test_pixels_are_normalized_by_one_product_and_one_sum(name, normalize, tmp_p
     assert check.compare(program, form.load(tmp_path / "model.onnx"), pixels) < 1e-5
     graph = onnx.load(tmp_path / "model.onnx").graph
     kinds = [node.op_type for node in graph.node[:3]]
-    # which is a product alone
+    # "unit" is only a product
     assert kinds[0] == "Cast" and (kinds[1:] == ["Mul", "Add"]) == (normalize != "unit")
 
 
 def test_pools_and_adaptive_pools_and_rolled_windows(tmp_path):
-    """What jax2onnx spells in ways that ONNX Runtime does not know, or computes from the batch."""
+    """What jax2onnx writes unsupported by ONNX Runtime, or computes from the batch."""
     for name in ("cnn", "swin"):
         model = classifier(name)
         program = served(model)
         form.write(program, tmp_path / f"{name}.onnx")
-        assert (
-            check.compare(program, form.load(tmp_path / f"{name}.onnx"), images(model, 3)) < 1e-5
-        ), name
+        run = form.load(tmp_path / f"{name}.onnx")
+        assert check.compare(program, run, images(model, 3)) < 1e-5, name
     assert "Shape" not in kinds(tmp_path / "swin.onnx")
 
 
@@ -99,10 +88,8 @@ def test_a_fixed_batch_takes_any_number_too(tmp_path):
     model = classifier("vit")
     program = served(model)
     form.write(program, tmp_path / "model.onnx", 4)
-    assert (
-        onnx.load(tmp_path / "model.onnx").graph.input[0].type.tensor_type.shape.dim[0].dim_value
-        == 4
-    )
+    (taken,) = onnx.load(tmp_path / "model.onnx").graph.input
+    assert taken.type.tensor_type.shape.dim[0].dim_value == 4
     assert not {"Shape", "Expand"} & set(kinds(tmp_path / "model.onnx"))
     assert check.compare(program, form.load(tmp_path / "model.onnx"), images(model, 7)) < 1e-5
 
@@ -128,8 +115,10 @@ class Odd:
 
 
 class Spectral:
-    """One whose primitive it knows, but not for two axes; JAX tells where the inner function was
-    traced first."""
+    """One whose primitive it knows, but not for two axes.
+
+    JAX records where the inner function was traced first.
+    """
 
     def __call__(self, x):
         return _two_axes(x)
@@ -140,27 +129,24 @@ def _two_axes(x):
 
 
 class Repeated:
-    """One that it cannot trace, where the batch has any size."""
+    """One that it cannot trace if the batch size is free."""
 
     def __call__(self, x):
         return jax.image.resize(x, (x.shape[0], x.shape[1]), "lanczos3")
 
 
 class Bits:
-    """One of which it makes what ONNX Runtime does not read."""
+    """One that it converts to something ONNX Runtime cannot read."""
 
     def __call__(self, x):
         return jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(x, jnp.int32), jnp.float32)
 
 
 HERE = r".*test_onnx.py:\d+, in "
+TWO_AXES = rf"{HERE}_two_axes of Spectral.__call__"
 REFUSED = [
     (Odd, 1, rf"ONNX has no operation for JAX's 'pure_callback' \({HERE}Odd.__call__\)$"),
-    (
-        Spectral,
-        1,
-        rf"JAX's 'fft' cannot be written as ONNX \({HERE}_two_axes of Spectral.__call__\): Only 1D FFT",
-    ),
+    (Spectral, 1, rf"JAX's 'fft' cannot be written as ONNX \({TWO_AXES}\): Only 1D FFT"),
     (
         Repeated,
         0,
@@ -169,7 +155,8 @@ REFUSED = [
     (
         Bits,
         1,
-        rf"(?s)cannot read what jax2onnx has made.*\nIt is JAX's 'bitcast_.*' \({HERE}Bits.__call__\)$",
+        r"(?s)cannot read what jax2onnx has made.*\n"
+        rf"It is JAX's 'bitcast_.*' \({HERE}Bits.__call__\)$",
     ),
 ]
 
@@ -193,8 +180,7 @@ def test_an_operation_that_cannot_be_written_names_its_place(layer, batch, messa
 
 
 def test_jax_is_left_as_it_was(tmp_path):
-    """One of jax2onnx's plugins replaced `jnp.cumsum` by one that takes no axis in its second
-    place."""
+    """One of jax2onnx's plugins replaced `jnp.cumsum` by one without a positional axis."""
     before = {module: dict(vars(module)) for module in (jnp, jax.lax, jax.nn, nnx, np)}
     model = form._convert(lambda x: jnp.cumsum(x, -1), [jax.ShapeDtypeStruct((2, 3), np.float32)])
     assert {node.op_type for node in model.graph.node} == {"CumSum"}
@@ -220,12 +206,11 @@ def test_a_difference_is_measured_in_either_output():
 
     def half(batch):
         calls.append(len(batch))
-        return np.concatenate([-probabilities[:1], probabilities[1:]])[: len(batch)], embedding[
-            : len(batch)
-        ]
+        negated = np.concatenate([-probabilities[:1], probabilities[1:]])
+        return negated[: len(batch)], embedding[: len(batch)]
 
-    found = check.measure(program, half, pixels)
-    assert found["classes_changed"] == pytest.approx(1 / 3) and calls == [1, 3]
-    assert found["largest_difference"] == pytest.approx(2 * probabilities[0].max())
-    with pytest.raises(ValueError, match="where JAX returns"):
+    result = check.measure(program, half, pixels)
+    assert result["classes_changed"] == pytest.approx(1 / 3) and calls == [1, 3]
+    assert result["largest_difference"] == pytest.approx(2 * probabilities[0].max())
+    with pytest.raises(ValueError, match="but JAX returns"):
         check.compare(program, lambda batch: (probabilities[:, :2], embedding), pixels)

@@ -21,39 +21,29 @@ from vision.support.modules import find, names
 
 
 def test_there_and_back(tiny_run, tmp_path, capsys):
-    cli.run(
-        export.main,
-        ["--workdir", str(tiny_run), "--format=safetensors", "--out", str(tmp_path / "out")],
-    )
+    argv = ["--workdir", str(tiny_run), "--format=safetensors", "--out", str(tmp_path / "out")]
+    cli.run(export.main, argv)
     assert "20 tensors" in capsys.readouterr().out
     file = tmp_path / "out" / "model.safetensors"
     arrays = safetensors.numpy.load_file(file)
-    assert arrays["patch_embed.proj.weight"].shape == (32, 1, 4, 4) and arrays[
-        "blocks.0.attn.qkv.weight"
-    ].shape == (
-        96,
-        32,
-    )
+    assert arrays["patch_embed.proj.weight"].shape == (32, 1, 4, 4)
+    assert arrays["blocks.0.attn.qkv.weight"].shape == (96, 32)
     config, _, ours = run_weights(tiny_run)
     config.model.pretrained = str(file)
     back = pretrained.load(config.model, 10, 8, 1)
-    assert back.keys() == ours.keys() and all(
-        np.array_equal(back[name], ours[name]) for name in ours
-    )
+    assert back.keys() == ours.keys()
+    assert all(np.array_equal(back[name], ours[name]) for name in ours)
 
     written = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert written["label_names"] == [str(i) for i in range(10)] and written["pretrained_cfg"][
-        "mean"
-    ] == [0.5]
-    known = pretrained.describe(str(file), vit)
-    assert (known.size, known.classes, known.crop) == (8, 10, 1.0)
+    assert written["label_names"] == [str(i) for i in range(10)]
+    assert written["pretrained_cfg"]["mean"] == [0.5]
+    description = pretrained.describe(str(file), vit)
+    assert (description.size, description.classes, description.crop) == (8, 10, 1.0)
 
 
 def test_the_exported_file_predicts_as_the_run(tiny_run, tmp_path):
-    cli.run(
-        export.main,
-        ["--workdir", str(tiny_run), "--format=safetensors", "--out", str(tmp_path / "out")],
-    )
+    argv = ["--workdir", str(tiny_run), "--format=safetensors", "--out", str(tmp_path / "out")]
+    cli.run(export.main, argv)
     run = inference.from_run(tiny_run)
     config = run.config.copy_and_resolve_references()
     config.model.pretrained = str(tmp_path / "out" / "model.safetensors")
@@ -70,13 +60,11 @@ NAMED = [n for n in names("vision.models") if hasattr(find("model", n, "vision.m
 def test_every_architecture_goes_there_and_back(name):
     """The names that leave are those that come in."""
     module = find("model", name, "vision.models")
-    variant = (
-        "mu"
-        if "mu" in module.VARIANTS
-        else "mu/4"
-        if name == "vit"
-        else next(iter(module.VARIANTS))
-    )
+    variant = next(iter(module.VARIANTS))
+    if "mu" in module.VARIANTS:
+        variant = "mu"
+    elif name == "vit":
+        variant = "mu/4"
     size = {"vit": 8}.get(name, 224)
     options = {"dtype": "float32", "image_size": size, "channels": 3}
     shapes = pretrained.shapes(
@@ -89,8 +77,7 @@ def test_every_architecture_goes_there_and_back(name):
 
 
 def test_a_reloaded_model_is_built_as_it_was(tmp_path):
-    """Padding, norms and class names travel with the weights: none of them is in a tensor's
-    shape."""
+    """Padding, norms and class names travel with the weights; no tensor's shape contains them."""
     config = load("configs/efficientnet_lite_imagenet.py")
     first = inference.from_config(config)
     write(first, tmp_path / "out")
@@ -101,9 +88,10 @@ def test_a_reloaded_model_is_built_as_it_was(tmp_path):
     written = tmp_path / "out" / "config.json"
     foreign = json.loads(written.read_text())
     del foreign["vision_options"], foreign["label_names"]
-    written.write_text(json.dumps(foreign))  # as timm's: its name of the architecture says as much
-    known = pretrained.describe(config.model.pretrained, efficientnet_lite)
-    assert foreign["architecture"] == "tf_efficientnet_lite0" and known.options["padding"] == "same"
+    written.write_text(json.dumps(foreign))  # as timm's: the architecture's name implies the same
+    description = pretrained.describe(config.model.pretrained, efficientnet_lite)
+    assert foreign["architecture"] == "tf_efficientnet_lite0"
+    assert description.options["padding"] == "same"
     written.write_text(json.dumps({"pretrained_cfg": None}))
     assert pretrained.describe(config.model.pretrained, efficientnet_lite) is None
 
@@ -130,10 +118,8 @@ def test_mistakes(argv, message, capsys):
 def test_where_nothing_can_be_written(tiny_run, tmp_path, capsys):
     (tmp_path / "file").touch()
     with pytest.raises(SystemExit) as error:
-        cli.run(
-            export.main,
-            ["--workdir", str(tiny_run), "--format=safetensors", "--out", str(tmp_path / "file")],
-        )
+        argv = ["--workdir", str(tiny_run), "--format=safetensors", "--out", str(tmp_path / "file")]
+        cli.run(export.main, argv)
     assert error.value.code == 2 and "cannot write to --out" in capsys.readouterr().err
 
 

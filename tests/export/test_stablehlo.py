@@ -22,13 +22,12 @@ def test_it_gives_what_jax_gives(batch, tmp_path):
     stablehlo.write(cnn, tmp_path / stablehlo.NAME, batch)
     assert compare(cnn, stablehlo.load(tmp_path / stablehlo.NAME), images(5, 32)) < 1e-5
     exported = jax.export.deserialize(bytearray((tmp_path / stablehlo.NAME).read_bytes()))
-    assert exported.platforms == stablehlo.PLATFORMS and str(exported.in_avals[0].shape[0]) == str(
-        batch or "batch"
-    )
+    assert exported.platforms == stablehlo.PLATFORMS
+    assert str(exported.in_avals[0].shape[0]) == str(batch or "batch")
 
 
 def test_it_needs_nothing_but_jax(tmp_path):
-    """What the module's docstring says, in a folder where there is no `vision`."""
+    """The example of the module's docstring, in a folder without `vision`."""
     given = program_of(linear)
     stablehlo.write(given, tmp_path / stablehlo.NAME)
     np.save(tmp_path / "images.npy", images(4, 8, 1))
@@ -36,7 +35,8 @@ def test_it_needs_nothing_but_jax(tmp_path):
         "import sys, jax.export, numpy as np\n"
         "run = jax.export.deserialize(bytearray(open('model.stablehlo', 'rb').read())).call\n"
         "probabilities, embedding = run(np.load('images.npy'))\n"
-        "np.save('probabilities.npy', probabilities)\nprint(*(n for n in ('vision', 'flax') if n in sys.modules))"
+        "np.save('probabilities.npy', probabilities)\n"
+        "print(*(n for n in ('vision', 'flax') if n in sys.modules))"
     )
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
@@ -57,7 +57,7 @@ def test_mistakes(tmp_path):
         return linear(images[::-1] if images.shape[0] > 2 else images)
 
     with pytest.raises(
-        UserError, match="cannot be written for any number of images: give --batch 1"
+        UserError, match="cannot be exported for any number of images: give --batch 1"
     ):
         stablehlo.write(program_of(branching), tmp_path / "other")
     stablehlo.write(program_of(branching), tmp_path / "other", batch=1)

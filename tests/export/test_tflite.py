@@ -1,5 +1,7 @@
-"""A TFLite file gives in LiteRT what JAX gives, in int8 nearly so. All architectures:
-tests/slow/test_tflite.py."""
+"""A TFLite file gives in LiteRT what JAX gives, in int8 nearly so.
+
+All architectures: tests/slow/test_tflite.py.
+"""
 
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from vision.errors import UserError
 from vision.export import tflite
 from vision.export.check import compare
 from vision.export.program import served
+from vision.export.tflite_int8 import quantize
 from vision.models import vit as transformer
 from vision.models.layers import activations
 
@@ -65,19 +68,19 @@ def test_int8_is_near(cnn, batch, tmp_path):
     program = cnn[0]
     wide = tmp_path / "wide.tflite"
     tflite.write(program, wide, batch)
-    tflite.quantize(wide, tmp_path / tflite.NAME, images(50, 32))
-    found, embedding = tflite.load(tmp_path / tflite.NAME)(images(50, 32))
+    quantize(wide, tmp_path / tflite.NAME, images(50, 32))
+    probabilities, embedding = tflite.load(tmp_path / tflite.NAME)(images(50, 32))
     expected, reference = program(images(50, 32))
-    assert found.dtype == np.float32 and (found.argmax(1) == expected.argmax(1)).mean() > 0.9
-    assert 0 < np.abs(found - expected).max() < 0.02
+    assert probabilities.dtype == np.float32
+    assert (probabilities.argmax(1) == expected.argmax(1)).mean() > 0.9
+    assert 0 < np.abs(probabilities - expected).max() < 0.02
     assert 0 < np.abs(embedding - reference).max() < 0.03 * np.abs(reference).max()
     with pytest.raises(UserError, match="is int8 already"):
-        tflite.quantize(tmp_path / tflite.NAME, tmp_path / "again.tflite", images(50, 32))
+        quantize(tmp_path / tflite.NAME, tmp_path / "again.tflite", images(50, 32))
 
 
 def test_a_thousand_classes_still_sum_to_one(tmp_path):
-    """LiteRT's int8 softmax has steps of 1/256, in which they would all be 0; and the file is
-    small."""
+    """LiteRT's int8 softmax has steps of 1/256, in which all would be 0; and the file is small."""
     kernel = np.random.default_rng(0).normal(size=(64, 1000)).astype(np.float32)
 
     def function(images):
@@ -88,10 +91,11 @@ def test_a_thousand_classes_still_sum_to_one(tmp_path):
     wide = tmp_path / "wide.tflite"
     narrow = tmp_path / tflite.NAME
     tflite.write(program, wide)
-    tflite.quantize(wide, narrow, images(40, 8, 1))
-    found, _ = tflite.load(narrow)(images(40, 8, 1))
-    np.testing.assert_allclose(found.sum(1), 1, atol=1e-5)
-    assert found.min() > 0 and np.abs(found - program(images(40, 8, 1))[0]).max() < 1e-4
+    quantize(wide, narrow, images(40, 8, 1))
+    probabilities, _ = tflite.load(narrow)(images(40, 8, 1))
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+    assert probabilities.min() > 0
+    assert np.abs(probabilities - program(images(40, 8, 1))[0]).max() < 1e-4
     assert narrow.stat().st_size < 0.36 * wide.stat().st_size
 
 
@@ -104,7 +108,7 @@ def test_mistakes(cnn, tmp_path):
         (images(10, 32) / 255, r"not float64 \[32, 32, 3\]"),
     ):
         with pytest.raises(UserError, match=message):
-            tflite.quantize(wide, out, given)
+            quantize(wide, out, given)
     assert not out.exists()
 
 
@@ -126,8 +130,7 @@ class Dilated:
 
 
 class Endless:
-    """One that the converter refuses without a word, beside which weights are turned: that is
-    computed before."""
+    """One that the converter refuses without a message, beside an operation on constants only."""
 
     def __call__(self, x):
         turned = jnp.arange(64.0).reshape(8, 8).T[None, :, :, None]
@@ -138,7 +141,7 @@ class Endless:
     ("layer", "primitive"),
     [(Spectral, "fft"), (Dilated, "conv_general_dilated"), (Endless, "while")],
 )
-def test_an_operation_that_litert_has_not_names_its_place(layer, primitive, tmp_path):
+def test_an_operation_that_litert_lacks_is_named_with_its_place(layer, primitive, tmp_path):
     odd = layer()
     program = program_of(lambda images: linear(odd(images.astype(jnp.float32))))
     where = rf"test_tflite.py:\d+, in {layer.__name__}.__call__"
@@ -159,7 +162,7 @@ def test_gelu_is_one_operator_and_models_keep_theirs(tmp_path):
     assert "GELU" in operators(tmp_path / "wide.tflite")
     assert gelu is activations.gelu is transformer.gelu
     assert compare(vit, tflite.load(tmp_path / "wide.tflite"), pixels) < 1e-5
-    tflite.quantize(tmp_path / "wide.tflite", tmp_path / tflite.NAME, pixels)
+    quantize(tmp_path / "wide.tflite", tmp_path / tflite.NAME, pixels)
     assert compare(vit, tflite.load(tmp_path / tflite.NAME), pixels) < 0.08
 
 
@@ -189,21 +192,22 @@ def test_float16_halves_the_file(tmp_path):
 
 
 def test_what_is_all_zero_can_be_int8(tmp_path):
-    """Such as a new head's weights, or what ReLU leaves of a layer: they have no scale. The bias
-    after them stays."""
+    """Such as a new head's weights, or a layer that ReLU silences: they have no scale.
+
+    The bias after them stays.
+    """
     kernel = np.random.default_rng(0).normal(size=(64, 10))
     bias = np.linspace(-1, 1, 10)
 
     def function(images):
         pixels = images.reshape(images.shape[0], -1) / jnp.float32(255)
         stopped = jax.nn.relu(pixels @ -jnp.ones((64, 64)))
-        return jax.nn.softmax(pixels @ jnp.zeros((64, 10))), stopped @ jnp.asarray(
-            kernel
-        ) + jnp.asarray(bias)
+        embedding = stopped @ jnp.asarray(kernel) + jnp.asarray(bias)
+        return jax.nn.softmax(pixels @ jnp.zeros((64, 10))), embedding
 
     program = program_of(function)
     tflite.write(program, tmp_path / "wide.tflite")
-    tflite.quantize(tmp_path / "wide.tflite", tmp_path / tflite.NAME, images(40, 8, 1))
-    found, embedding = tflite.load(tmp_path / tflite.NAME)(images(5, 8, 1))
-    np.testing.assert_allclose(found, 0.1, rtol=1e-6)
+    quantize(tmp_path / "wide.tflite", tmp_path / tflite.NAME, images(40, 8, 1))
+    probabilities, embedding = tflite.load(tmp_path / tflite.NAME)(images(5, 8, 1))
+    np.testing.assert_allclose(probabilities, 0.1, rtol=1e-6)
     np.testing.assert_allclose(embedding, np.tile(bias, (5, 1)), atol=0.01)

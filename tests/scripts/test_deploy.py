@@ -16,7 +16,7 @@ FOLDER = REPOSITORY / "scripts" / "deploy"
     ("argv", "message"),
     [
         (["--bundle", "BUNDLE"], "this needs TensorRT: pip install tensorrt"),
-        (["--bundle", "nowhere"], "nowhere is no bundle"),
+        (["--bundle", "nowhere"], "nowhere is not a bundle"),
         (["--bundle", "BUNDLE", "--batch=8"], "give three numbers, such as 1,8,32"),
         (["--bundle", "BUNDLE", "--batch=8,1,9"], "they go up from 1"),
     ],

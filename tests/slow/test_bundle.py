@@ -12,12 +12,12 @@ from tests.support.tiny_bundle import write_bundle
 from vision import cli, inference, predict
 from vision.bundle import directory as bundle
 from vision.data.decode import decode
-from vision.export.bundle import export
+from vision.export.bundle import ExportOptions, export
 
 
 def test_an_exported_run_gives_what_the_run_gives(tiny_run, shared_data, tmp_path, capsys):
     classifier = inference.from_run(tiny_run)
-    export(classifier, tmp_path / "bundle", ["onnx"], batch=1, say=lambda line: None)
+    export(classifier, tmp_path / "bundle", ExportOptions(batch=1), report=lambda line: None)
     found = bundle.open_bundle(tmp_path / "bundle")
     with tarfile.open(shared_data / "imagenet_samples.tar") as archive:
         photos = [decode(archive.extractfile(m).read()) for m in archive if m.isfile()][:40]

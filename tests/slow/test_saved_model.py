@@ -71,4 +71,4 @@ def test_it_gives_what_jax_gives(python, tmp_path):
     assert [name for name, _ in found] == ["cnn", "cnn", "vit", "vit", "resnet", "resnet"]
     assert max(difference for _, difference in found) < 1e-5
     assert damaged == f"{tmp_path} cannot be loaded: export it again"
-    assert branching.startswith("this model cannot be written for any number of images")
+    assert branching.startswith("this model cannot be exported for any number of images")

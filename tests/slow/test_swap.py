@@ -25,7 +25,7 @@ from tests.support.live_server import serve as serve_live
 from tests.support.repositories import Telemetry, until
 from tests.support.tiny_bundle import RESIZE, weights, write_bundle
 from vision import inference
-from vision.bundle.directory import write_manifest
+from vision.bundle.directory import Manifest, write_manifest
 from vision.serving.models.repository import Repository
 from vision.serving.settings import Settings
 
@@ -45,7 +45,7 @@ def write(folder, number):
     )
     onnx.save(model, hidden / "model.onnx")
     classes = [f"class {i}" for i in range(10)]
-    write_manifest(hidden, classes=classes, image_size=8, channels=1, resize=RESIZE)
+    write_manifest(hidden, Manifest(classes, image_size=8, channels=1, resize=RESIZE))
     hidden.rename(folder)
 
 

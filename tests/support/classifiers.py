@@ -10,7 +10,7 @@ from vision.config import default
 from vision.models.layers.streams import Streams
 from vision.support.modules import find, names
 
-OTHERS = {  # variant, side of the images, and what `build` needs to make it small
+SPECIAL = {  # variant, side of the images, and options of `build`
     "alexnet": ("mu", 64, {}),
     "inception": ("mu", 80, {}),
     "swin": ("mu", 24, {"window": 2, "image_size": 24}),  # pads and shifts its windows
@@ -20,9 +20,11 @@ ARCHITECTURES = tuple(names("vision.models"))
 
 
 def classifier(name, temperature=0.7, dtype="float32", classes=5, **keys):
-    """Returns a `vision.inference.Classifier` of an architecture, for RGB images; its probabilities
-    are not extreme."""
-    variant, size, options = OTHERS.get(name, ("mu", 32, {}))
+    """Returns a `vision.inference.Classifier` of an architecture, for RGB images.
+
+    Its probabilities are not extreme.
+    """
+    variant, size, options = SPECIAL.get(name, ("mu", 32, {}))
     module = find("model", name, "vision.models")
     options = options | keys
     model = nnx.eval_shape(
@@ -52,8 +54,10 @@ def classifier(name, temperature=0.7, dtype="float32", classes=5, **keys):
     )
 
 
-def images(of, count):
-    """Returns uint8 images (count, size, size, 3) as a classifier takes them: noise, darker from
-    each to the next."""
-    noise = np.random.default_rng(1).uniform(0, 256, (count, of.image_size, of.image_size, 3))
+def images(model, count):
+    """Returns uint8 images (count, size, size, 3) of a classifier's size.
+
+    They are noise, each darker than the one before.
+    """
+    noise = np.random.default_rng(1).uniform(0, 256, (count, model.image_size, model.image_size, 3))
     return (noise * np.linspace(1, 0.2, count)[:, None, None, None]).astype(np.uint8)

@@ -1,4 +1,7 @@
-"""Programs of any function, and images for them. Those of the architectures: `tests.support.classifiers`."""
+"""Programs of any function, and images for them.
+
+Those of the architectures: `tests.support.classifiers`.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +23,7 @@ def program_of(function, size=8, channels=1, classes=10):
 
 
 def linear(images):
-    """What the graph of `tests.support.tiny_bundle` computes."""
+    """Computes the same as the graph of `tests.support.tiny_bundle`."""
     first, second = weights()
     embedding = images.reshape(images.shape[0], -1).astype(jnp.float32) @ first
     return jax.nn.softmax(embedding @ second), embedding

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from vision.bundle.directory import write_manifest
+from vision.bundle.directory import Manifest, write_manifest
 
 RESIZE = {"crop_fraction": 0.875, "interpolation": "bilinear"}
 
@@ -58,17 +58,19 @@ def write_model(
     )
 
 
-def write_bundle(directory, classes=None, side=8, channels=1, model=None, **known):
-    """Writes a bundle; `model` are keywords of `write_model`, `known` of `write_manifest`. Returns
-    its directory."""
+def write_bundle(directory, classes=None, side=8, channels=1, model=None, **fields):
+    """Writes a bundle and returns its directory.
+
+    `model` are keywords of `write_model`, `fields` are further fields of the `Manifest`.
+    """
     classes = classes or [f"class {i}" for i in range(10)]
     directory.mkdir(parents=True, exist_ok=True)
     write_model(
         directory / "model.onnx",
         **{"classes": len(classes), "side": side, "channels": channels} | (model or {}),
     )
-    known = {"resize": RESIZE} | known
-    write_manifest(directory, classes=classes, image_size=side, channels=channels, **known)
+    fields = {"resize": RESIZE} | fields
+    write_manifest(directory, Manifest(classes, side, channels, **fields))
     return directory
 
 
@@ -109,11 +111,6 @@ def write_slow_bundle(directory, width=1024, depth=24):
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, directory / "model.onnx")
-    write_manifest(
-        directory,
-        classes=[f"class {i}" for i in range(10)],
-        image_size=8,
-        channels=1,
-        resize=RESIZE,
-    )
+    classes = [f"class {i}" for i in range(10)]
+    write_manifest(directory, Manifest(classes, image_size=8, channels=1, resize=RESIZE))
     return directory

@@ -1,1 +1,1 @@
-"""A bundle: a directory that a server can run without JAX."""
+"""A bundle: a directory with a trained model that can be run without JAX."""

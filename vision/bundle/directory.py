@@ -1,231 +1,262 @@
-"""A bundle: a directory that holds all it takes to classify images without JAX.
+"""A bundle: a directory with everything needed to classify images without JAX.
 
 model.onnx    takes uint8 pixels (B, image_size, image_size, channels), RGB or gray, and returns
               `probabilities`, float (B, C), and `embedding`, float (B, D). Normalization is part of
-              it. Or model.tflite, the same with a fixed B. model.onnx may return `heatmap`, float
-              (B, h, w) in [0, 1], too
-bundle.json   what there is to know of it: see `write_manifest`
-sample.png    an image of the size that the model takes. What the model said of it is in
-              bundle.json, so that whoever opens the bundle can see whether it still does. Bundles
-              whose export had no images are without
+              the model. May also return `heatmap`, float (B, h, w) in [0, 1]. Alternatively
+              model.tflite, the same with a fixed B.
+bundle.json   a description of the bundle: see `Manifest`.
+sample.png    an image of the model's input size. The probabilities that the model gave for it are
+              in bundle.json, so that opening the bundle can verify that it still gives them.
+              Missing from bundles that were exported without images.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
 import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
+from ml_collections import ConfigDict
 
 from vision import __version__
-from vision.bundle.runtimes import AGAIN, OUTPUTS, open_model
+from vision.bundle.runtimes import EXPORT_AGAIN, OUTPUTS, Model, open_model
 from vision.config.load import from_dict
 from vision.data.decode import INTERPOLATIONS, UnreadableImage, decode, resize_crop, to_channels
-from vision.errors import UserError
+from vision.errors import UserError, first_line
 from vision.support.files import write_json
 
 MANIFEST = "bundle.json"
 FORMAT = 1
 SAMPLE = "sample.png"
-MOVED = 0.05  # by how much another CPU or provider may move a probability
-TIE = 0.02  # how near two of them are where it may turn their order
+MAX_SHIFT = 0.05  # how far another CPU or provider may shift a probability
+TIE_MARGIN = 0.02  # two probabilities closer than this may swap their order there
 
 
-class Bundle:
-    """The model of a bundle, run on all cores; stands wherever a `vision.inference.Classifier`
-    does.
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """The contents of a bundle.json.
 
     Attributes:
         classes: names, in the order of the probabilities.
-        file: name of the model's file, which tells its runtime.
-        image_size, channels: of the images that it takes.
-        resize: {"crop_fraction", "interpolation"}, what `prepare` does to images.
-        config: the `ConfigDict` of its training; where the exporter had none, the defaults without
-            a data.source.
-        quality: what was measured when it was exported; None where nothing was.
-        reference: statistics of the training data, for drift; None where there are none.
-        model: None: there are no parameters to look into.
-        temperature: 1: the probabilities are final.
-        explain: `explain(images) -> (probabilities, embeddings, heat maps)`: as
-            `probabilities_and_embeddings`, and of each image where its most probable class is seen,
-            float32 (B, h, w) in [0, 1]; None where there are none.
+        image_size: side of the images, pixels.
+        channels: channels of the images, 1 or 3.
+        resize: {"crop_fraction", "interpolation"}, as `vision.data.decode.resize_crop` takes them.
+        model: name of the model's file in the directory.
+        quality: the model's measured quality; None if nothing was measured.
+        reference: statistics of the training data, for drift; None if there are none.
+        config: the config of its training, as a dict; None if unknown.
+        sample: a sample image and the probabilities of it, as `write_sample` returns them; None if
+            there is none.
+        version: version of the exporter.
+        sha256: SHA-256 of every other file of the directory, by name; set by `write_manifest`.
     """
 
-    model = None
-    temperature = 1.0
+    classes: Sequence[str]
+    image_size: int
+    channels: int
+    resize: dict[str, Any]
+    model: str = "model.onnx"
+    quality: dict[str, Any] | None = None
+    reference: dict[str, Any] | None = None
+    config: dict[str, Any] | None = None
+    sample: dict[str, Any] | None = None
+    version: str = __version__
+    sha256: dict[str, str] = dataclasses.field(default_factory=dict)
 
-    def __init__(self, manifest, run, explain=None):
-        self.classes = tuple(manifest["classes"])
-        self.file = manifest["model"]
-        self.image_size = manifest["image_size"]
-        self.channels = manifest["channels"]
-        self.quality = manifest["quality"]
-        self.reference = manifest["reference"]
-        self.config = from_dict(manifest["config"] or {"data": {"source": ""}})
-        self.resize = manifest["resize"]
+
+class Bundle:
+    """A bundle's model, run on all cores; usable wherever a `vision.inference.Classifier` is.
+
+    Attributes:
+        classes: names, in the order of the probabilities.
+        file: name of the model's file, whose suffix determines the runtime.
+        image_size, channels: size and channels of the input images.
+        resize: {"crop_fraction", "interpolation"}, how `prepare` resizes images.
+        config: the `ConfigDict` of its training; if the exporter had none, the defaults without a
+            data.source.
+        quality: measurements made at export; None if there are none.
+        reference: statistics of the training data, for drift; None if there are none.
+        model: None: there are no parameters to inspect.
+        temperature: 1: the probabilities are final.
+        explain: `explain(images) -> (probabilities, embeddings, heat maps)`: as
+            `probabilities_and_embeddings`, and for each image a map of where its most probable
+            class is seen, float32 (B, h, w) in [0, 1]; None if the model has no heat maps.
+    """
+
+    model: None = None
+    temperature: float = 1.0
+
+    def __init__(self, manifest: Manifest, run: Callable, explain: Callable | None = None):
+        self.classes = tuple(manifest.classes)
+        self.file = manifest.model
+        self.image_size = manifest.image_size
+        self.channels = manifest.channels
+        self.quality = manifest.quality
+        self.reference = manifest.reference
+        self.config: ConfigDict = from_dict(manifest.config or {"data": {"source": ""}})
+        self.resize = manifest.resize
         self._run = run
         self.explain = explain
 
-    def prepare(self, image):
-        """Returns an image, uint8 (H, W, 1 or 3) of any size, as the model takes it: uint8 (size,
-        size, channels)."""
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Returns an image as the model takes it: uint8 (size, size, channels).
+
+        Args:
+            image: uint8 (H, W, 1 or 3), of any size.
+        """
         return resize_crop(to_channels(image, self.channels), self.image_size, **self.resize)
 
-    def probabilities_and_embeddings(self, images):
-        """Returns (probabilities (B, C), embeddings (B, D)), float32, of uint8 images (B, H, W,
-        channels)."""
+    def probabilities_and_embeddings(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (probabilities (B, C), embeddings (B, D)), float32.
+
+        Args:
+            images: uint8 (B, H, W, channels).
+        """
         return self._run(np.asarray(images))
 
-    def __call__(self, images):
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns (logits (B, C), embeddings (B, D)), float32, of uint8 images (B, H, W, channels).
 
-        The logits are the logarithms of the probabilities; of one that is 0, that of the smallest
-        normal float32.
+        The logits are the logarithms of the probabilities; a probability of 0 counts as the
+        smallest normal float32.
         """
         probabilities, embeddings = self.probabilities_and_embeddings(images)
         return np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)), embeddings
 
 
-def write_manifest(
-    directory,
-    *,
-    classes,
-    image_size,
-    channels,
-    resize,
-    model="model.onnx",
-    quality=None,
-    reference=None,
-    config=None,
-    sample=None,
-    version=__version__,
-):
-    """Writes a bundle's `bundle.json`, with the SHA-256 of every other file that the directory
-    holds by then.
+def write_manifest(directory: pathlib.Path | str, manifest: Manifest) -> None:
+    """Writes a bundle's `bundle.json`.
+
+    The file also contains the SHA-256 of every other file in the directory; the manifest's own
+    `sha256` is ignored.
 
     Args:
-        directory: of the bundle.
-        classes: names, in the order of the probabilities.
-        image_size: side of the images, pixels.
-        channels: of the images, 1 or 3.
-        resize: {"crop_fraction", "interpolation"}, as `vision.data.decode.resize_crop` takes them.
-        model: name of the model's file in the directory.
-        quality: what was measured of it, a dict.
-        reference: statistics of the training data, for drift, a dict.
-        config: of its training, a dict.
-        sample: an image of the directory and what the model says of it, as `write_sample` returns
-            it.
-        version: of what exported it.
+        directory: the bundle's directory.
+        manifest: the contents.
 
     Raises:
-        UserError: the model's file is not there.
+        UserError: the model's file is missing.
     """
     directory = pathlib.Path(directory)
-    if not (directory / model).is_file():
-        raise UserError(f"{directory} holds no {model}: export the model first")
+    if not (directory / manifest.model).is_file():
+        raise UserError(f"{directory} has no {manifest.model}: export the model first")
     files = sorted(p for p in directory.rglob("*") if p.is_file() and p != directory / MANIFEST)
-    manifest = {
+    contents = {
         "format": FORMAT,
-        "version": version,
-        "model": model,
-        "classes": list(classes),
-        "image_size": image_size,
-        "channels": channels,
-        "resize": dict(resize),
-        "quality": quality,
-        "reference": reference,
-        "config": config,
-        "sample": sample,
+        "version": manifest.version,
+        "model": manifest.model,
+        "classes": list(manifest.classes),
+        "image_size": manifest.image_size,
+        "channels": manifest.channels,
+        "resize": dict(manifest.resize),
+        "quality": manifest.quality,
+        "reference": manifest.reference,
+        "config": manifest.config,
+        "sample": manifest.sample,
         "sha256": {path.relative_to(directory).as_posix(): _sha256(path) for path in files},
     }
-    write_json(directory / MANIFEST, manifest)
+    write_json(directory / MANIFEST, contents)
 
 
-def write_sample(directory, image, run):
-    """Writes an image into a bundle's directory, before its `bundle.json`.
+def write_sample(directory: pathlib.Path | str, image: np.ndarray, run: Callable) -> dict[str, Any]:
+    """Writes a sample image into a bundle's directory, before its `bundle.json`.
 
     Args:
-        directory: of the bundle.
+        directory: the bundle's directory.
         image: uint8 (image_size, image_size, channels), as the model takes it.
-        run: `run(images) -> (probabilities (B, C), embedding)`, the model.
+        run: `run(images) -> (probabilities (B, C), embeddings)`, the model.
 
     Returns:
-        {"file": its name, "probabilities": a list of the C that the model gives it}.
+        {"file": the image's name, "probabilities": a list of the C that the model gives it}.
     """
-    pixels = image if image.shape[-1] == 1 else image[..., ::-1]  # cv2 has blue first
+    pixels = image if image.shape[-1] == 1 else image[..., ::-1]  # cv2 expects BGR
     pathlib.Path(directory, SAMPLE).write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
     return {"file": SAMPLE, "probabilities": run(image[None])[0][0].astype(float).tolist()}
 
 
-def open_bundle(directory, threads=0, provider="cpu"):
-    """Returns the `Bundle` in a directory, once it is sure that nothing of it is missing or has
-    changed.
+def open_bundle(directory: pathlib.Path | str, threads: int = 0, provider: str = "cpu") -> Bundle:
+    """Returns the `Bundle` in a directory, after verifying that it is complete and unchanged.
 
     Args:
-        directory: of the bundle.
+        directory: the bundle's directory.
         threads, provider: as `open_model` takes them.
 
     Raises:
-        UserError: there is none; its format is newer; a file is missing, or is not the one that was
-            exported; the model does not do what bundle.json says, or says something else of the
-            sample image than when it was exported; or its runtime is not installed.
+        UserError: there is no bundle; its format is newer; a file is missing or has changed since
+            the export; the model does not match bundle.json, or gives other probabilities for the
+            sample image than at export; or its runtime is not installed.
     """
     directory = pathlib.Path(directory)
-    manifest = _read(directory)
-    for name, digest in manifest["sha256"].items():
+    manifest = read_manifest(directory)
+    for name, digest in manifest.sha256.items():
         path = directory / name
         if not path.is_file():
-            raise UserError(f"{path} is missing from its bundle: {AGAIN}")
+            raise UserError(f"{path} is missing from its bundle: {EXPORT_AGAIN}")
         if _sha256(path) != digest:
-            raise UserError(f"{path} has changed since it was exported: {AGAIN}")
-    path = directory / manifest["model"]
+            raise UserError(f"{path} has changed since it was exported: {EXPORT_AGAIN}")
+    path = directory / manifest.model
     model = open_model(path, threads, provider)
     _check_signature(model, path, manifest)
     try:
         bundle = Bundle(manifest, model.run, model.explain)
-    # a key of the config has changed its type
+    # the type of a config key has changed
     except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{directory / MANIFEST}: its config cannot be read: {AGAIN}") from error
+        raise UserError(
+            f"{directory / MANIFEST}: its config cannot be read: {EXPORT_AGAIN}"
+        ) from error
     _check_outputs(bundle, path)
-    if manifest.get("sample"):
-        _check_sample(bundle, directory, manifest["sample"])
+    if manifest.sample:
+        _check_sample(bundle, directory, manifest.sample)
     return bundle
 
 
-def _read(directory):
-    """Returns the dict of a bundle.json in which every key is there and has its kind."""
+def read_manifest(directory: pathlib.Path | str) -> Manifest:
+    """Returns the `Manifest` in a bundle's directory.
+
+    Raises:
+        UserError: there is none, its format is newer, or a key is missing or has the wrong type.
+    """
+    directory = pathlib.Path(directory)
     file = directory / MANIFEST
     if not directory.is_dir():
         raise UserError(f"there is no bundle {directory}")
     if not file.is_file():
         raise UserError(
-            f"{directory} is no bundle: it has no {MANIFEST}. Give what an export has written"
+            f"{directory} is not a bundle: it has no {MANIFEST}. Give a directory that "
+            "vision.export has written"
         )
     try:
-        manifest = json.loads(file.read_text("utf-8"))
-        number = manifest["format"]
+        contents = json.loads(file.read_text("utf-8"))
+        version = contents["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged: {AGAIN}") from error
-    if number != FORMAT:
+        raise UserError(f"{file} is damaged: {EXPORT_AGAIN}") from error
+    if version != FORMAT:
         raise UserError(
-            f"{directory} is a bundle of format {number}, this version reads {FORMAT}: {AGAIN}, or update"
+            f"{directory} is a bundle of format {version}, this version reads {FORMAT}: "
+            f"{EXPORT_AGAIN}, or update"
         )
-    wrong = [
-        key for key, is_valid in VALID.items() if key not in manifest or not is_valid(manifest[key])
+    invalid = [
+        key for key, is_valid in VALID.items() if key not in contents or not is_valid(contents[key])
     ]
-    if not wrong and not _is_sample(manifest.get("sample"), manifest):
-        wrong = ["sample"]
-    if wrong or manifest["model"] not in manifest["sha256"]:
-        raise UserError(
-            f"{file} is damaged, its {(wrong or ['sha256'])[0]!r} is not valid: {AGAIN}"
-        )
-    return manifest
+    if not invalid and not _is_sample(contents.get("sample"), contents):
+        invalid = ["sample"]
+    if not invalid and contents["model"] not in contents["sha256"]:
+        invalid = ["sha256"]
+    if invalid:
+        raise UserError(f"{file} is damaged, its {invalid[0]!r} is not valid: {EXPORT_AGAIN}")
+    fields = {field.name for field in dataclasses.fields(Manifest)}
+    return Manifest(**{key: value for key, value in contents.items() if key in fields})
 
 
-def _is_sample(value, manifest):
-    """Whether it is none, as of bundles before there were any, or a file of the bundle with a
-    number for each class."""
+def _is_sample(value, contents):
+    """Whether a value is None, as in bundles without one, or a valid sample of the bundle.
+
+    A valid sample names a file of the bundle, with a number for each class.
+    """
     if value is None:
         return True
     if not isinstance(value, dict) or value.keys() != {"file", "probabilities"}:
@@ -233,22 +264,19 @@ def _is_sample(value, manifest):
     numbers = value["probabilities"]
     if not isinstance(numbers, list) or not all(isinstance(n, int | float) for n in numbers):
         return False
-    return value["file"] in list(manifest["sha256"]) and len(numbers) == len(manifest["classes"])
+    return value["file"] in list(contents["sha256"]) and len(numbers) == len(contents["classes"])
 
 
 def _is_resize(value):
     if not isinstance(value, dict) or value.keys() != {"crop_fraction", "interpolation"}:
         return False
     fraction = value["crop_fraction"]
-    return (
-        isinstance(fraction, int | float)
-        and 0 < fraction <= 1
-        and value["interpolation"] in INTERPOLATIONS
-    )
+    is_fraction = isinstance(fraction, int | float) and 0 < fraction <= 1
+    return is_fraction and value["interpolation"] in INTERPOLATIONS
 
 
 def _is_digests(value):
-    """Whether it maps files inside the bundle to texts."""
+    """Whether a value maps files inside the bundle to their digests."""
     return isinstance(value, dict) and not any(
         os.path.isabs(name) or ".." in pathlib.PurePosixPath(name).parts for name in value
     )
@@ -258,7 +286,7 @@ def _is_dict_or_none(value):
     return value is None or isinstance(value, dict)
 
 
-VALID = {
+VALID: dict[str, Callable[[Any], Any]] = {
     "model": lambda v: isinstance(v, str),
     "classes": lambda v: isinstance(v, list) and v and all(isinstance(name, str) for name in v),
     "image_size": lambda v: type(v) is int and v > 0,
@@ -271,65 +299,67 @@ VALID = {
 }
 
 
-def _check_signature(model, path, manifest):
-    """Raises `UserError` unless a model's inputs and outputs are as its manifest says."""
-    side = manifest["image_size"]
-    if model.inputs != [("uint8", [side, side, manifest["channels"]])]:
+def _check_signature(model: Model, path, manifest):
+    """Raises `UserError` unless a model's inputs and outputs match its manifest."""
+    side = manifest.image_size
+    if model.inputs != [("uint8", [side, side, manifest.channels])]:
         raise UserError(
             f"{path} takes {model.inputs}, but {MANIFEST} says uint8 images of "
-            f"{side}x{side}x{manifest['channels']}: {AGAIN}"
+            f"{side}x{side}x{manifest.channels}: {EXPORT_AGAIN}"
         )
     missing = [name for name in OUTPUTS if name not in model.outputs]
     if missing:
-        raise UserError(f"{path} has no output '{missing[0]}': {AGAIN}")
+        raise UserError(f"{path} has no output '{missing[0]}': {EXPORT_AGAIN}")
 
 
 def _check_outputs(bundle, path):
-    """Runs the model once, on a black image: a graph need not say what shapes come out of it."""
+    """Runs the model once, on a black image: a graph need not declare its outputs' shapes."""
     image = np.zeros((1, bundle.image_size, bundle.image_size, bundle.channels), np.uint8)
     try:
         probabilities, embeddings = bundle.probabilities_and_embeddings(image)
     except Exception as error:  # its exceptions have no common type
-        raise UserError(f"{path} cannot be run, {AGAIN}:\n{str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} cannot be run, {EXPORT_AGAIN}:\n{first_line(error)}") from error
     if probabilities.shape != (1, len(bundle.classes)):
         raise UserError(
             f"{path} gives {probabilities.shape[-1]} probabilities an image, but {MANIFEST} names "
-            f"{len(bundle.classes)} classes: {AGAIN}"
+            f"{len(bundle.classes)} classes: {EXPORT_AGAIN}"
         )
     if not abs(probabilities.sum() - 1) < 1e-2 or embeddings.ndim != 2 or len(embeddings) != 1:
         raise UserError(
-            f"{path} does not give probabilities, which sum to 1, and an embedding an image: {AGAIN}"
+            f"{path} does not give probabilities that sum to 1 and one embedding an image: "
+            f"{EXPORT_AGAIN}"
         )
-    if bundle.explain is not None:
-        heat = bundle.explain(image)[2]
-        if (
-            heat.ndim != 3
-            or len(heat) != 1
-            or not heat.size
-            or not (heat >= 0).all()
-            or not (heat <= 1).all()
-        ):
-            raise UserError(
-                f"{path} does not give a heat map an image, with numbers from 0 to 1: {AGAIN}"
-            )
+    if bundle.explain is not None and not _is_heat_map(bundle.explain(image)[2]):
+        raise UserError(
+            f"{path} does not give one heat map an image, with values from 0 to 1: {EXPORT_AGAIN}"
+        )
+
+
+def _is_heat_map(heat):
+    """Whether an array is the heat map of one image: (1, h, w) in [0, 1], not empty."""
+    if heat.ndim != 3 or len(heat) != 1 or not heat.size:
+        return False
+    return bool((heat >= 0).all() and (heat <= 1).all())
 
 
 def _check_sample(bundle, directory, sample):
-    """Raises `UserError` where the model says something else of its sample image than when it was
-    exported."""
+    """Raises `UserError` if the model's answer to its sample image is not that of its export."""
     path = directory / sample["file"]
     try:
         image = bundle.prepare(decode(path))
     except UnreadableImage as error:
-        raise UserError(f"{error}: {AGAIN}") from error
-    found = bundle.probabilities_and_embeddings(image[None])[0][0].astype(np.float64)
+        raise UserError(f"{error}: {EXPORT_AGAIN}") from error
+    actual = bundle.probabilities_and_embeddings(image[None])[0][0].astype(np.float64)
     expected = np.array(sample["probabilities"], np.float64)
-    moved = np.abs(found - expected).max()
-    if not moved <= MOVED or expected.max() - expected[found.argmax()] > TIE:
+    shift = np.abs(actual - expected).max()
+    top = actual.argmax()
+    expected_top = expected.argmax()
+    if not shift <= MAX_SHIFT or expected[expected_top] - expected[top] > TIE_MARGIN:
         raise UserError(
-            f"{directory} fails its self-test: of {sample['file']} it says {bundle.classes[found.argmax()]!r}, "
-            f"{found.max():.3f}, and said {bundle.classes[expected.argmax()]!r}, {expected.max():.3f}, when it was "
-            f"exported (a probability moved by {moved:.3f}): {AGAIN}, or another CPU or provider computes otherwise"
+            f"{directory} fails its self-test: {sample['file']} gives {bundle.classes[top]!r}, "
+            f"{actual[top]:.3f}, but gave {bundle.classes[expected_top]!r}, "
+            f"{expected[expected_top]:.3f}, when it was exported (a probability shifted by "
+            f"{shift:.3f}): {EXPORT_AGAIN}, or this CPU or provider computes differently"
         )
 
 

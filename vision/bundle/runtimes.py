@@ -1,8 +1,9 @@
-"""The runtimes that a bundle's model is run in: ONNX Runtime and LiteRT."""
+"""The runtimes for a bundle's model: ONNX Runtime and LiteRT."""
 
 import functools
 import pathlib
 import threading
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +12,10 @@ from vision.errors import UserError, first_line
 from vision.support.processes import cores
 
 OUTPUTS = ["probabilities", "embedding"]
-HEATMAP = "heatmap"  # which a model may return too
-AGAIN = "export it again"
-PROVIDERS = {  # of ONNX Runtime: what runs a model, and what does for operators that it lacks
+HEATMAP = "heatmap"  # an optional output
+EXPORT_AGAIN = "export it again"
+# of ONNX Runtime: the provider that runs a model, then those for operators that it lacks
+PROVIDERS = {
     "cpu": ["CPUExecutionProvider"],
     "cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
     "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
@@ -24,28 +26,28 @@ class Model(NamedTuple):
     """A model's file, opened in its runtime.
 
     Attributes:
-        inputs: of each (dtype's name, shape without the batch).
-        outputs: their names.
-        run: `run(images) -> (probabilities (B, C), embedding (B, D))`, float32, of any number of
-            uint8 images (B, H, W, channels); threads may share it.
-        explain: the same with heat maps, float32 (B, h, w) in [0, 1], as a third array; None where
-            the model has none.
+        inputs: (name of the dtype, shape without the batch) of each input.
+        outputs: names of the outputs.
+        run: `run(images) -> (probabilities (B, C), embeddings (B, D))`, float32, of any number of
+            uint8 images (B, H, W, channels); safe to share between threads.
+        explain: `run` with heat maps, float32 (B, h, w) in [0, 1], as a third array; None if the
+            model has none.
     """
 
-    inputs: list
-    outputs: list
-    run: callable
-    explain: callable = None
+    inputs: list[tuple[str, list[int]]]
+    outputs: list[str]
+    run: Callable
+    explain: Callable | None = None
 
 
-def open_model(path, threads=0, provider="cpu"):
+def open_model(path: pathlib.Path | str, threads: int = 0, provider: str = "cpu") -> Model:
     """Returns the `Model` in a file.
 
     Args:
-        path: .onnx or .tflite.
-        threads: that run it; 0 = as many as there are cores.
-        provider: one of `PROVIDERS`; a .tflite runs on the CPU alone. On a GPU a batch is filled up
-            to a power of two, because each size that is new costs it time.
+        path: a .onnx or .tflite file.
+        threads: threads that run the model; 0 uses all cores.
+        provider: one of `PROVIDERS`; a .tflite runs only on the CPU. On a GPU, batches are padded
+            to a power of two, because every new size costs time.
 
     Raises:
         UserError: the file or its runtime cannot be loaded.
@@ -59,7 +61,7 @@ def open_model(path, threads=0, provider="cpu"):
 
 
 def _open_onnx(path, threads, provider):
-    """Opens it in ONNX Runtime."""
+    """Opens a model in ONNX Runtime."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -76,78 +78,90 @@ def _open_onnx(path, threads, provider):
         session = onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS[provider])
     except Exception as error:  # its exceptions have no common type
         raise _damaged(path, error) from error
-    if session.get_providers()[0] != first:  # it goes on with the others
+    if session.get_providers()[0] != first:  # it silently falls back to the next one
         raise UserError(
-            f"{first} cannot start: see that the GPU's libraries are those that this ONNX Runtime needs"
+            f"{first} cannot start: install the versions of the GPU libraries that this ONNX "
+            "Runtime needs"
         )
     inputs = session.get_inputs()
     outputs = [output.name for output in session.get_outputs()]
-    # a number, or a name where any number goes
+    # a number, or a name if the batch size is free
     batch = inputs[0].shape[0] if inputs and inputs[0].shape else None
-    fixed = batch if isinstance(batch, int) else 0
+    fixed_size = batch if isinstance(batch, int) else 0
 
     def run(images, names=OUTPUTS):
-        size = fixed or (len(images) if provider == "cpu" else 1 << (len(images) - 1).bit_length())
+        size = fixed_size or _batch_size(len(images), provider)
         return batched(lambda part: session.run(names, {inputs[0].name: part}), size)(images)
 
-    known = [(i.type.removeprefix("tensor(").rstrip(")"), i.shape[1:]) for i in inputs]
+    signature = [(i.type.removeprefix("tensor(").rstrip(")"), i.shape[1:]) for i in inputs]
     explain = functools.partial(run, names=[*OUTPUTS, HEATMAP]) if HEATMAP in outputs else None
-    return Model(known, outputs, run, explain)
+    return Model(signature, outputs, run, explain)
+
+
+def _batch_size(count, provider):
+    """Returns the batch size to run `count` images with: on a GPU, the next power of two."""
+    return count if provider == "cpu" else 1 << (count - 1).bit_length()
 
 
 def _open_tflite(path, threads, provider):
-    """Opens it in LiteRT."""
+    """Opens a model in LiteRT."""
     if provider != "cpu":
-        raise UserError(f"{path} runs on the CPU alone, not on {provider}: export to ONNX")
+        raise UserError(f"{path} runs only on the CPU, not on {provider}: export to ONNX")
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:
         raise UserError(f"{path} needs LiteRT: pip install ai-edge-litert") from error
     try:
-        # Of a path it would map the file, so that whoever writes to it later changes or ends what
-        # runs.
+        # Given a path, LiteRT would map the file, so that a later write to it would change or
+        # crash the running model.
         interpreter = Interpreter(model_content=path.read_bytes(), num_threads=threads)
         interpreter.allocate_tensors()
-        signature = interpreter.get_signature_runner()
+        runner = interpreter.get_signature_runner()
     except (ValueError, RuntimeError) as error:
         raise _damaged(path, error) from error
-    # an interpreter is one buffer for each tensor
-    inputs = signature.get_input_details()
-    lock = threading.Lock()
+    inputs = runner.get_input_details()
+    lock = threading.Lock()  # an interpreter has one buffer for each tensor
 
     def run(images):
         with lock:
-            found = signature(**{next(iter(inputs)): images})
-        return [found[name] for name in OUTPUTS]
+            outputs = runner(**{next(iter(inputs)): images})
+        return [outputs[name] for name in OUTPUTS]
 
     shapes = [(np.dtype(i["dtype"]).name, i["shape"].tolist()) for i in inputs.values()]
-    known = [(name, shape[1:]) for name, shape in shapes]
-    return Model(known, list(signature.get_output_details()), batched(run, shapes[0][1][0]))
+    signature = [(name, shape[1:]) for name, shape in shapes]
+    return Model(signature, list(runner.get_output_details()), batched(run, shapes[0][1][0]))
 
 
-RUNTIMES = {".onnx": _open_onnx, ".tflite": _open_tflite}
+RUNTIMES: dict[str, Callable[[pathlib.Path, int, str], Model]] = {
+    ".onnx": _open_onnx,
+    ".tflite": _open_tflite,
+}
 
 
 def _damaged(path, error):
-    return UserError(f"{path} cannot be loaded, {AGAIN}:\n{first_line(error)}")
+    return UserError(f"{path} cannot be loaded, {EXPORT_AGAIN}:\n{first_line(error)}")
 
 
-def batched(run, size):
-    """Returns a function that calls `run(images) -> arrays` with `size` images at a time, the last
-    ones filled up.
+def batched(
+    run: Callable[[np.ndarray], Sequence[np.ndarray]], size: int
+) -> Callable[[np.ndarray], tuple[np.ndarray, ...]]:
+    """Returns a function that calls `run(images) -> arrays` on batches of `size` images.
 
-    It then returns a tuple of arrays with as many rows as there were images. `size` 0 = all at
-    once.
+    The last batch is padded. The function returns a tuple of arrays with one row for each image.
+
+    Args:
+        run: the function to call.
+        size: images in a batch; 0 means all at once.
     """
     if not size:
         return lambda images: tuple(run(images))
 
     def run_all(images):
-        found = []
+        results = []
         for start in range(0, len(images), size):
             part = images[start : start + size]
             padded = np.concatenate([part, np.repeat(part[:1], size - len(part), axis=0)])
-            found.append([array[: len(part)] for array in run(padded)])
-        return tuple(np.concatenate(arrays) for arrays in zip(*found, strict=True))
+            results.append([array[: len(part)] for array in run(padded)])
+        return tuple(np.concatenate(arrays) for arrays in zip(*results, strict=True))
 
     return run_all

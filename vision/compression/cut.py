@@ -12,7 +12,7 @@ from vision.compression.latency import BATCH, Beside
 from vision.data.loading.sampler import run_length
 from vision.data.pipeline import Data
 from vision.errors import UserError, check_choice
-from vision.export.bundle import replacing
+from vision.export.place import replacing_directory
 from vision.inference import Classifier
 from vision.models import surgery
 from vision.models.layers.streams import Streams
@@ -279,7 +279,7 @@ def write(pruned, workdir, out):
     steps = run_length(pruned.config.train, len(loaders["train"]))
     train_step = build_step(pruned.config, data, mesh, steps)
     state = train_step.start_from(train_step.initialize(), pruned.arrays)
-    with replacing(out) as directory:
+    with replacing_directory(out) as directory:
         open_workdir(directory, pruned.config)
         write_data(directory, data)
         with open_checkpoints(directory, pruned.config) as checkpoints:

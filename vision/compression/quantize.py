@@ -23,7 +23,6 @@ quantize the new run, which is like any other:
 """
 
 import dataclasses
-import json
 import pathlib
 import tempfile
 from collections.abc import Callable
@@ -31,7 +30,7 @@ from collections.abc import Callable
 import numpy as np
 from absl import flags
 
-from vision import cli
+from vision import __version__, cli
 from vision.compression.int8 import LEAST, METHODS, Calibrated, dot_product, is_quantized
 from vision.config.flags import parse_stage
 from vision.data.decode import decode
@@ -104,34 +103,35 @@ def quantize_bundle(
         UserError: the bundle cannot be opened, or is not float32; the data cannot be opened, or are
             too few; no layer can be INT8 without losing more; `out` cannot be written.
     """
-    from vision.bundle.directory import open_bundle, write_manifest, write_sample
-    from vision.export import bundle as exported
+    from vision.bundle.directory import open_bundle, read_manifest, write_manifest, write_sample
+    from vision.export.place import check_place, replacing_directory
 
     model = open_bundle(bundle)
-    manifest = json.loads(pathlib.Path(bundle, "bundle.json").read_text("utf-8"))
-    path = pathlib.Path(bundle, manifest["model"])
+    manifest = read_manifest(bundle)
+    path = pathlib.Path(bundle, manifest.model)
     if is_quantized(path):
         raise UserError(f"{bundle} is INT8 already: give the float32 bundle that it was made of")
     out = pathlib.Path(out).resolve()
-    exported.check_place(out)
+    check_place(out)
     images = _open(model, data, count)
     say(
         f"{images.spec}: {len(images.train)} images to calibrate with ({method}), {len(images.val)} to choose layers by"
     )
     calibrated = Calibrated(path, images.train, method, weight_bits)
     kept, val_drop = choose(calibrated, model, images.val, images.val_labels, max_drop, say)
-    with exported.replacing(out) as directory:
+    with replacing_directory(out) as directory:
         from vision.export.onnx import NAME, save
 
         save(calibrated.model(kept), directory / NAME)
-        known = {
-            key: manifest[key]
-            for key in ("classes", "image_size", "channels", "resize", "reference", "config")
-        }
-        write_manifest(directory, model=NAME, **known)
+        float_quality = manifest.quality or {}
+        sample = manifest.sample
+        manifest = dataclasses.replace(
+            manifest, model=NAME, quality=None, sample=None, version=__version__
+        )
+        write_manifest(directory, manifest)
         small = open_bundle(directory)
         quality = _measure(model, small, (path, directory / NAME), images, say)
-        quality["temperature"] = (manifest["quality"] or {}).get("temperature", 1.0)
+        quality["temperature"] = float_quality.get("temperature", 1.0)
         quality["quantization"] |= {
             "calibration": method,
             "images": len(images.train),
@@ -141,10 +141,10 @@ def quantize_bundle(
             "validation_images": len(images.val),
             "validation_drop": val_drop,
         }
-        if manifest.get("sample"):
-            image = decode(pathlib.Path(bundle, manifest["sample"]["file"]), model.channels)
-            known["sample"] = write_sample(directory, image, small.probabilities_and_embeddings)
-        write_manifest(directory, model=NAME, quality=quality, **known)
+        if sample:
+            image = decode(pathlib.Path(bundle, sample["file"]), model.channels)
+            sample = write_sample(directory, image, small.probabilities_and_embeddings)
+        write_manifest(directory, dataclasses.replace(manifest, quality=quality, sample=sample))
     say(f"{out}: python -m vision.predict --bundle {out} photos/")
     return quality
 

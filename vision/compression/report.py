@@ -75,11 +75,11 @@ def open_model(path, stack):
     folder = path
     if not (path / MANIFEST).is_file():
         from vision import inference
-        from vision.export.bundle import export
+        from vision.export.bundle import ExportOptions, export
 
         classifier = inference.from_run(path)
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()), "bundle")
-        export(classifier, folder, ["onnx"], workdir=str(path), say=lambda _: None)
+        export(classifier, folder, ExportOptions(), workdir=path, report=lambda _: None)
     bundle = open_bundle(folder)
     files = sorted(folder.glob("*.onnx"))
     if not files:

@@ -1,1 +1,1 @@
-"""Takes a trained model out of this project: one file a format."""
+"""Exports trained models for other programs: one module for each format."""

@@ -1,21 +1,21 @@
-"""Writes a trained model for other programs, and proves that it is the same model.
+"""Exports a trained model for other programs, and verifies that it is the same model.
 
     python -m vision.export --workdir runs/pets --out bundles/pets
     python -m vision.export --workdir runs/pets --format onnx,tflite,saved_model --out bundles/pets
-    python -m vision.export --workdir runs/pets --format onnx,tflite --precision int8 --out
-    bundles/pets-int8
-    python -m vision.export --config configs/efficientnet_lite_imagenet.py --data folder:photos
-    --out bundles/lite0
+    python -m vision.export --workdir runs/pets --format onnx,tflite --precision int8 \\
+        --out bundles/pets-int8
+    python -m vision.export --config configs/efficientnet_lite_imagenet.py --data folder:photos \\
+        --out bundles/lite0
 
-What is written is a bundle: the model from uint8 pixels to probabilities, in each format, and
+The result is a bundle: the model from uint8 pixels to probabilities, in each format, and
 bundle.json. Each file is run in its own runtime and compared with JAX on images of the validation
-split; where it differs, nothing is written. With --heatmap, model.onnx also tells where in an image
+split; if it differs, nothing is written. With --heatmap, model.onnx also returns where in an image
 its class is seen, which the server's page shows.
 
 onnx: ONNX Runtime, TensorRT; any number of images at a time, or --batch of them. tflite: LiteRT, on
 phones. stablehlo: JAX and XLA without this project. saved_model: TensorFlow Serving.
-safetensors: `model.safetensors` with timm's names and layouts, and timm's `config.json`; by itself
-it needs no bundle. timm loads it with `timm.create_model(NAME, num_classes=N,
+safetensors: `model.safetensors` with timm's names and layouts, and timm's `config.json`; on its own
+it is written without a bundle. timm loads it with `timm.create_model(NAME, num_classes=N,
 checkpoint_path="pets/model.safetensors")`, this project with
 `model.pretrained=pets/model.safetensors`.
 """
@@ -27,7 +27,7 @@ from vision.config.flags import parse_stage
 from vision.errors import UserError
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     config, values, words = parse_stage(argv, __doc__, _flags)
     if words:
         raise UserError(f"unexpected argument '{words[0]}': flags start with --")
@@ -36,21 +36,13 @@ def main(argv):
     from vision import inference
     from vision.export import bundle, safetensors
 
-    bundle.check_request(values.format, values.precision, values.batch, values.heatmap)
+    options = bundle.ExportOptions(values.format, values.precision, values.batch, values.heatmap)
     classifier = inference.from_flags(config, values.workdir)
-    if values.format == ["safetensors"]:
+    assert isinstance(classifier, inference.Classifier)  # there is no --bundle
+    if options.formats == ("safetensors",):
         print(safetensors.write(classifier, values.out))
         return
-    bundle.export(
-        classifier,
-        values.out,
-        values.format,
-        precision=values.precision,
-        batch=values.batch,
-        data=values.data,
-        workdir=values.workdir,
-        heatmap=values.heatmap,
-    )
+    bundle.export(classifier, values.out, options, data=values.data, workdir=values.workdir)
     print(f"{values.out}: python -m vision.predict --bundle {values.out} photos/")
 
 
@@ -62,17 +54,26 @@ def _flags(values):
     flags.DEFINE_string(
         "precision",
         "float32",
-        "float32; of onnx and tflite also float16 and int8",
+        "float32; for onnx and tflite also float16 and int8",
         flag_values=values,
     )
     flags.DEFINE_integer(
-        "batch", 0, "images at a time; 0 = any number, where the format can", flag_values=values
+        "batch",
+        0,
+        "images in a batch; 0 for any number, if the format allows it",
+        flag_values=values,
     )
     flags.DEFINE_string(
-        "data", "", "images to compare and calibrate on; else the run's own", flag_values=values
+        "data",
+        "",
+        "source of images to compare and calibrate on; default: the run's own",
+        flag_values=values,
     )
     flags.DEFINE_bool(
-        "heatmap", False, "onnx: also where the most probable class is seen", flag_values=values
+        "heatmap",
+        False,
+        "onnx: also return where the most probable class is seen",
+        flag_values=values,
     )
     flags.DEFINE_string("out", "", "directory to write to", flag_values=values)
 

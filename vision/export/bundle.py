@@ -1,137 +1,148 @@
-"""A bundle from a classifier: each format is written, run and compared with JAX before anything
-takes its place."""
+"""Exports a classifier as a bundle.
 
-import contextlib
+Each format is written, run and compared with JAX before the bundle takes its place.
+"""
+
+import dataclasses
 import importlib
 import json
 import os
 import pathlib
-import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from vision.bundle import directory as bundle
-from vision.bundle.runtimes import batched, open_model
-from vision.data.decode import UnreadableImage
+from vision.bundle.runtimes import open_model
 from vision.data.loading.sampler import spread
-from vision.data.pipeline import named_splits
-from vision.data.sources import open_splits
 from vision.errors import RunError, UserError, check_choice, first_line
-from vision.evaluation.data import Joined, is_same
+from vision.evaluation.data import is_same
 from vision.export import check
+from vision.export.place import check_place, files_in, replacing_directory
 from vision.export.program import served
-from vision.run.calibration import CALIBRATION, EVALUATION
+from vision.export.samples import describe, open_samples
+from vision.inference import Classifier
+from vision.run.calibration import EVALUATION, read_calibration
 
 FORMATS = ("onnx", "tflite", "stablehlo", "saved_model", "safetensors")
 PRECISIONS = ("float32", "float16", "int8")
-# of formats that may be narrower
-# images, at most: compared; int8 calibrated with; the drift's reference
-QUANTIZERS = {"onnx": "vision.compression.int8", "tflite": "vision.export.tflite"}
-CHECKED = 64
-CALIBRATED = 256
-DESCRIBED = 1000
-# of a heat map in float32: each is scaled by its own largest number, which may be small
+# the formats with reduced precision, and the modules that make int8 of them
+QUANTIZERS = {"onnx": "vision.compression.int8", "tflite": "vision.export.tflite_int8"}
+CALIBRATION_IMAGES = 256  # at most
+# for heat maps in float32: each is divided by its own maximum, which may be small
 HEAT_TOLERANCE = 1e-2
-CHANGED = 0.1  # share of the images checked whose class int8 may change
-BATCH = 50  # images whose embeddings are computed at a time
+MAX_CLASSES_CHANGED = 0.1  # share of the compared images whose class int8 may change
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """What to export a classifier as.
+
+    Attributes:
+        formats: some of `FORMATS`; afterwards each once, in the order of `FORMATS`, those that
+            `vision.bundle.directory.open_bundle` can run first.
+        precision: "float32"; for ONNX and TFLite also "float16" and "int8".
+        batch: images in a batch; 0 means any number, if the format allows it.
+        heatmap: whether model.onnx also returns heat maps; see `vision.export.heat`.
+
+    Raises:
+        UserError: the options are unknown or do not fit together.
+    """
+
+    formats: Sequence[str] = ("onnx",)
+    precision: str = "float32"
+    batch: int = 0
+    heatmap: bool = False
+
+    def __post_init__(self) -> None:
+        for name in self.formats:
+            check_choice("--format", name, FORMATS)
+        check_choice("--precision", self.precision, PRECISIONS)
+        if self.batch < 0:
+            raise UserError(
+                f"--batch must be at least 1, or 0 for any number of images, got {self.batch}"
+            )
+        if self.heatmap and "onnx" not in self.formats:
+            raise UserError("--heatmap needs --format onnx: add it")
+        formats = tuple(name for name in FORMATS if name in self.formats)
+        float_only = [name for name in formats if name not in QUANTIZERS]
+        if self.precision != "float32" and float_only:
+            raise UserError(
+                f"--precision {self.precision} is only for --format {' and '.join(QUANTIZERS)}: "
+                f"export {float_only[0]} separately"
+            )
+        object.__setattr__(self, "formats", formats)
 
 
 def export(
-    classifier,
-    out,
-    formats,
+    classifier: Classifier,
+    out: pathlib.Path | str,
+    options: ExportOptions,
     *,
-    precision="float32",
-    batch=0,
-    data="",
-    workdir="",
-    heatmap=False,
-    say=print,
-):
-    """Writes a bundle, which takes the place of one that is there.
+    data: str = "",
+    workdir: pathlib.Path | str = "",
+    report: Callable[[str], object] = print,
+) -> None:
+    """Writes a bundle, which replaces an existing one.
 
     Args:
-        classifier: a `vision.inference.Classifier`.
+        classifier: the classifier to export.
         out: directory of the bundle.
-        formats: some of `FORMATS`. `vision.bundle.directory.open_bundle` runs ONNX.
-        precision: "float32"; of ONNX and TFLite also "float16" and "int8".
-        batch: images at a time; 0 = any number, where the format can.
-        data: a source to compare and calibrate on; "" = the run's own.
-        workdir: of the run, whose evaluation tells the model's quality.
-        heatmap: whether model.onnx also returns heat maps; see `vision.export.heat`.
-        say: called with a line of text about what is done.
+        options: formats and their properties.
+        data: a source of images to compare and calibrate on; "" for the run's own.
+        workdir: directory of the run, whose evaluation becomes the bundle's quality.
+        report: called with a line of text on the progress.
 
     Raises:
-        UserError: the directory holds other files, or cannot be written; a format cannot express
+        UserError: the directory contains other files or cannot be written; a format cannot express
             the model.
-        RunError: what was written differs from JAX by more than the format's tolerance. No bundle
+        RunError: an exported model differs from JAX by more than the format's tolerance. No bundle
             is written then.
     """
-    formats = check_request(formats, precision, batch, heatmap)
     out = pathlib.Path(os.path.realpath(out))
     check_place(out)
-    program = served(classifier, heatmap)
-    images, train, origin = _samples(classifier, data, say)
-    if precision == "int8" and train is None:
+    program = served(classifier, options.heatmap)
+    samples = open_samples(classifier, data, report)
+    if options.precision == "int8" and samples.train is None:
         raise UserError(
             "int8 is calibrated with images, and the run's cannot be opened: give --data SOURCE"
         )
-    own = not data or is_same(data, classifier.config.data.source)
-    reference = describe(program, train) if own and train is not None else None
-    with replacing(out) as directory:
-        checks = {}
-        run = program
-        for name in formats:
+    is_training_data = not data or is_same(data, classifier.config.data.source)
+    reference = None
+    if is_training_data and samples.train is not None:
+        reference = describe(program, samples.train)
+    with replacing_directory(out) as directory:
+        exported = {}
+        run = None
+        for name in options.formats:
             if name == "safetensors":
-                from vision.export.safetensors import write
-
-                say(write(classifier, directory).replace(f"{directory}{os.sep}", ""))
+                _write_safetensors(classifier, directory, report)
                 continue
-            module = _module(name)
-            _write(name, program, directory / module.NAME, batch, precision, train)
-            checks[module.NAME], own = _verify(
-                module, program, directory / module.NAME, precision, images, origin
-            )
-            run = own if name == formats[0] else run
-            if name == "onnx" and heatmap:
-                checks[module.NAME] |= _verify_heat(
-                    program, directory / module.NAME, precision, images
-                )
-            say(_sentence(module.NAME, directory, checks[module.NAME], origin))
-        bundle.write_manifest(
-            directory,
+            file = _module(name).NAME
+            exported[file], runner = _write_verified(name, program, directory, options, samples)
+            run = run or runner
+            report(_summary(file, directory, exported[file], samples.origin))
+        sample = None
+        if samples.train is not None:
+            sample = bundle.write_sample(directory, samples.comparison[0], run or program)
+        measured = {"precision": options.precision, "exported": exported}
+        manifest = bundle.Manifest(
             classes=program.classes,
             image_size=program.image_size,
             channels=program.channels,
             resize=program.resize,
-            model=_main(formats),
-            quality=quality(classifier, workdir) | {"precision": precision, "exported": checks},
+            model=_model_file(options.formats),
+            quality=quality(classifier, workdir) | measured,
             reference=reference,
             config=classifier.config.to_dict(),
-            sample=bundle.write_sample(directory, images[0], run) if train is not None else None,
+            sample=sample,
         )
-
-
-def check_request(formats, precision, batch, heatmap=False):
-    """Returns the formats, each once, those that can be run first; raises `UserError` for what
-    cannot be."""
-    for name in formats:
-        check_choice("--format", name, FORMATS)
-    check_choice("--precision", precision, PRECISIONS)
-    if batch < 0:
-        raise UserError(f"--batch = {batch}: it is at least 1, or 0 for any number")
-    if heatmap and "onnx" not in formats:
-        raise UserError("--heatmap is for --format onnx: add it")
-    formats = [name for name in FORMATS if name in formats]
-    others = [name for name in formats if name not in QUANTIZERS]
-    if precision != "float32" and others:
-        raise UserError(
-            f"--precision = {precision} is for --format {' and '.join(QUANTIZERS)}: export {others[0]} by itself"
-        )
-    return formats
+        bundle.write_manifest(directory, manifest)
 
 
 def _module(name):
+    """Returns the module of a format."""
     try:
         return importlib.import_module(f"vision.export.{name}")
     except ImportError as error:
@@ -140,220 +151,151 @@ def _module(name):
         ) from error
 
 
-def _main(formats):
-    """Returns which file of the bundle is its model."""
+def _model_file(formats):
+    """Returns the file of the bundle that is its model."""
     if formats[0] == "safetensors":
         return "model.safetensors"
     name = _module(formats[0]).NAME
     return name if "." in name else f"{name}/saved_model.pb"
 
 
-def _write(name, program, path, batch, precision, train):
-    """Writes one format in a precision; the float model that others are made from does not stay."""
+def _write_safetensors(classifier, directory, report):
+    from vision.export.safetensors import write
+
+    report(write(classifier, directory).replace(f"{directory}{os.sep}", ""))
+
+
+def _write_verified(name, program, directory, options, samples):
+    """Writes one format and compares it with JAX.
+
+    Returns:
+        (the result of the comparison as a dict, the `run` of the written file).
+    """
     module = _module(name)
-    if precision == "float32":
-        module.write(program, path, batch)
+    path = directory / module.NAME
+    _write(name, program, path, options, samples.train)
+    result, run = _verify(module, program, path, options.precision, samples)
+    if name == "onnx" and options.heatmap:
+        result |= _verify_heat(program, path, options.precision, samples.comparison)
+    return result, run
+
+
+def _write(name, program, path, options, train):
+    """Writes one format in a precision; an intermediate float32 model is removed."""
+    module = _module(name)
+    if options.precision == "float32":
+        module.write(program, path, options.batch)
         return
-    wide = path.with_name(f"float_{path.name}")
-    module.write(program, wide, batch)
-    if precision == "float16":
-        module.to_float16(wide, path)
+    float_path = path.with_name(f"float_{path.name}")
+    module.write(program, float_path, options.batch)
+    if options.precision == "float16":
+        module.to_float16(float_path, path)
     else:
         quantizer = importlib.import_module(QUANTIZERS[name])
-        quantizer.quantize(str(wide), str(path), train[spread(CALIBRATED, len(train))])
-    wide.unlink()
+        calibration = train[spread(CALIBRATION_IMAGES, len(train))]
+        quantizer.quantize(str(float_path), str(path), calibration)
+    float_path.unlink()
 
 
-def _verify(module, program, path, precision, images, origin):
-    """Returns (what comparing the file with JAX has given, its `run`); raises `RunError` where it
-    differs too much."""
+def _verify(module, program, path, precision, samples):
+    """Compares a file with JAX.
+
+    Returns:
+        (the result of the comparison as a dict, the file's `run`).
+
+    Raises:
+        RunError: they differ too much.
+    """
+    images = samples.comparison
+    origin = samples.origin
     try:
         run = module.load(path)
-        found = check.measure(program, run, images)
+        result = check.measure(program, run, images)
     except Exception as error:  # the runtimes' exceptions have no common type
-        first = first_line(error)
         raise RunError(
-            f"{path.name} was written, but cannot be run: {first}\nNo bundle is written"
+            f"{path.name} was written, but cannot be run: {first_line(error)}\nNo bundle is written"
         ) from error
-    difference = found["largest_difference"]
-    changed = found["classes_changed"]
-    found |= {"images": len(images), "of": origin}
+    result |= {"images": len(images), "of": origin}
     if precision == "int8":  # single probabilities may move far
-        if not changed <= CHANGED:
+        changed = result["classes_changed"]
+        if not changed <= MAX_CLASSES_CHANGED:
             raise RunError(
-                f"{path.name} gives {changed:.1%} of {len(images)} images ({origin}) another class than JAX does; "
-                f"{CHANGED:.0%} may be. No bundle is written"
+                f"{path.name} changes the class of {changed:.1%} of {len(images)} images "
+                f"({origin}) compared with JAX, more than {MAX_CLASSES_CHANGED:.0%}. "
+                "No bundle is written"
             )
-        return found, run
+        return result, run
+    difference = result["largest_difference"]
     tolerance = module.TOLERANCE[precision]
-    if not difference <= tolerance:  # nor where it is not a number
+    if not difference <= tolerance:  # also if it is NaN
         raise RunError(
-            f"{path.name} differs from JAX by {difference:.2g} on {len(images)} images ({origin}), more than "
-            f"{tolerance:g}. No bundle is written"
+            f"{path.name} differs from JAX by {difference:.2g} on {len(images)} images "
+            f"({origin}), more than {tolerance:g}. No bundle is written"
         )
-    return found | {"tolerance": tolerance}, run
+    return result | {"tolerance": tolerance}, run
 
 
 def _verify_heat(program, path, precision, images):
-    """Returns how far the heat maps are from JAX's; raises `RunError` where that is too much in
-    float32."""
-    found = open_model(path).explain(images)
-    same = found[0].argmax(1) == program(images)[0].argmax(1)  # others are maps of another class
-    largest = float(np.abs(found[2] - program.heat_maps(images))[same].max(initial=0))
+    """Returns how far the heat maps are from JAX's.
+
+    Raises:
+        RunError: they are in float32 and differ too much.
+    """
+    probabilities, _, heat = open_model(path).explain(images)
+    # the other maps are of another class
+    is_same_class = probabilities.argmax(1) == program(images)[0].argmax(1)
+    difference = np.abs(heat - program.heat_maps(images))[is_same_class]
+    largest = float(difference.max(initial=0))
     if precision == "float32" and not largest <= HEAT_TOLERANCE:
         raise RunError(
-            f"{path.name}'s heat maps differ from JAX's by {largest:.2g}, more than {HEAT_TOLERANCE:g}. "
-            "No bundle is written"
+            f"{path.name}'s heat maps differ from JAX's by {largest:.2g}, more than "
+            f"{HEAT_TOLERANCE:g}. No bundle is written"
         )
     return {"largest_heat_difference": largest}
 
 
-def _sentence(name, directory, found, origin):
+def _summary(name, directory, result, origin):
+    """Returns a sentence on an exported model: its size and its differences from JAX."""
     size = sum(
         file.stat().st_size
-        for file in _files(directory)
+        for file in files_in(directory)
         if file.relative_to(directory).parts[0] == name
     )
-    allowed = f", {found['tolerance']:g} allowed" if "tolerance" in found else ""
+    allowed = f", {result['tolerance']:g} allowed" if "tolerance" in result else ""
     return (
-        f"{name}: {size / 1e6:.1f} MB; on {found['images']} images ({origin}) it differs from JAX by "
-        f"{found['largest_difference']:.1g} at most{allowed}; {found['classes_changed']:.1%} change class"
+        f"{name}: {size / 1e6:.1f} MB; on {result['images']} images ({origin}) it differs from "
+        f"JAX by at most {result['largest_difference']:.1g}{allowed}; "
+        f"{result['classes_changed']:.1%} change class"
     )
 
 
-def _samples(classifier, spec, say):
-    """Returns (images to compare on, training images or None, where the former are from), uint8 (N,
-    S, S, C)."""
-    config = classifier.config.copy_and_resolve_references()
-    c = config.data
-    try:
-        if spec and not is_same(spec, c.source):
-            joined = Joined(list(open_splits(spec).values()))
-            images = _read(classifier, joined, CHECKED), _read(classifier, joined, DESCRIBED)
-            return *images, f"of {spec}"
-        if c.source:
-            splits, _ = named_splits(c, config.seed)
-            images = (
-                _read(classifier, splits["val"], CHECKED),
-                _read(classifier, splits["train"], DESCRIBED),
-            )
-            return *images, "of the validation split"
-    except UserError as error:
-        if spec:
-            raise
-        say(f"the run's images cannot be opened: {error}")
-    say(
-        "comparing on random images, and without statistics of the training data: --data SOURCE names real ones"
-    )
-    shape = (CHECKED, classifier.image_size, classifier.image_size, classifier.channels)
-    return np.random.default_rng(0).integers(0, 256, shape, np.uint8), None, "random"
-
-
-def _read(classifier, source, count):
-    """Returns at most `count` images from all over a source, as the model takes them; unreadable
-    ones are left out."""
-    found = []
-    for index in spread(count, len(source)):
-        with contextlib.suppress(UnreadableImage):
-            found.append(classifier.prepare(source[int(index)]["image"]))
-    if not found:
-        raise UserError(
-            f"not one of {len(source)} images can be read, beginning with {source.name(0)}"
-        )
-    return np.stack(found)
-
-
-def describe(program, images):
-    """Returns the statistics of training images that drift is measured from.
+def quality(classifier: Classifier, workdir: pathlib.Path | str = "") -> dict[str, Any]:
+    """Returns what was measured of a model before it was exported.
 
     Args:
-        program: a `vision.export.program.Program`.
-        images: uint8 (N, image_size, image_size, channels).
+        classifier: the model.
+        workdir: directory of its run; "" if there is none.
 
     Returns:
-        {"images": N, "pixel_mean" and "pixel_std": by channel, pixels in [0, 1], "embedding_mean"
-        and "embedding_std": by dimension}.
+        {"temperature"}, and "split", "source", "images" and "metrics" if the run's checkpoint has
+        been evaluated.
+
+    Raises:
+        UserError: the evaluation is damaged.
     """
-    _, embeddings = batched(program, min(BATCH, len(images)))(images)
-    embeddings = embeddings.astype(np.float64)
-    levels = np.arange(256) / 255
-    counts = np.stack(
-        [np.bincount(images[..., i].ravel(), minlength=256) for i in range(images.shape[-1])]
-    )
-    share = counts / counts.sum(1, keepdims=True)
-    mean = share @ levels
-    return {
-        "images": len(images),
-        "pixel_mean": mean,
-        "pixel_std": np.sqrt((share * (levels - mean[:, None]) ** 2).sum(1)),
-        "embedding_mean": embeddings.mean(0),
-        "embedding_std": embeddings.std(0),
-    }
-
-
-def quality(classifier, workdir=""):
-    """Returns {"temperature", and where the run's checkpoint has been evaluated, "split", "source",
-    "images", "metrics"}: what was measured of the model before it was exported."""
-    found = {"temperature": float(classifier.temperature)}
+    temperature = {"temperature": float(classifier.temperature)}
     folder = pathlib.Path(workdir, EVALUATION)
     if not workdir or not (folder / "metrics.json").is_file():
-        return found
+        return temperature
     try:
         metrics = json.loads((folder / "metrics.json").read_text())
-        calibrated = folder / CALIBRATION
-        if calibrated.is_file() and json.loads(calibrated.read_text())["step"] != classifier.step:
-            return found  # it was trained further since
+        calibration = read_calibration(folder)
+        if calibration is not None and calibration.step != classifier.step:
+            return temperature  # it has been trained further since
         data = metrics["data"]
-        known = {"split": data["split"], "source": data["source"], "images": data["images"]}
-        return found | known | {"metrics": metrics["metrics"]}
+        evaluated = {key: data[key] for key in ("split", "source", "images")}
+        return temperature | evaluated | {"metrics": metrics["metrics"]}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder} is damaged: remove it, or run python -m vision.evaluation again"
         ) from error
-
-
-def check_place(out):
-    """Raises `UserError` where a bundle would take the place of anything but a bundle."""
-    if not out.exists():
-        return
-    if not out.is_dir():
-        raise UserError(f"cannot write to --out {out}: it is a file")
-    try:
-        known = {*json.loads((out / bundle.MANIFEST).read_text())["sha256"], bundle.MANIFEST}
-    except (OSError, ValueError, KeyError, TypeError):
-        known = set()
-    others = [
-        name for file in _files(out) if (name := file.relative_to(out).as_posix()) not in known
-    ]
-    if others:
-        raise UserError(
-            f"--out {out} holds other files than a bundle's, such as {min(others)}: name another directory"
-        )
-
-
-def _files(directory):
-    return [path for path in directory.rglob("*") if not path.is_dir() or path.is_symlink()]
-
-
-@contextlib.contextmanager
-def replacing(out):
-    """Gives a fresh directory, which takes the place of `out` when the block ends without an
-    error."""
-    temporary, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        replaced = out.exists()
-        if replaced:
-            out.rename(old)
-        try:
-            temporary.rename(out)
-        except OSError:
-            if replaced:
-                old.rename(out)
-            raise
-    except OSError as error:
-        raise UserError(f"cannot write to --out {out}: {error.strerror or error}") from error
-    finally:
-        for left in (temporary, old):
-            shutil.rmtree(left, ignore_errors=True)

@@ -1,37 +1,42 @@
-"""Whether what was written computes what JAX does."""
+"""Compares an exported model's results with JAX's."""
+
+from collections.abc import Callable
 
 import numpy as np
 
+from vision.export.program import Program
 
-def measure(program, run, images):
-    """Returns how far another runtime is from JAX, of one image and of all at once.
+
+def measure(program: Program, run: Callable, images: np.ndarray) -> dict[str, float]:
+    """Returns how far another runtime is from JAX, for one image and for all at once.
 
     Args:
-        program: a `vision.export.program.Program`.
-        run: `run(images) -> (probabilities, embedding)`, as a format's `load` returns.
+        program: the served model.
+        run: `run(images) -> (probabilities, embeddings)`, as a format's `load` returns.
         images: uint8 (N, image_size, image_size, channels), N at least 1.
 
     Returns:
-        {"largest_difference": the largest absolute difference of a probability, or of an embedding
-        in units of its largest number, whichever is more, not a number where either is not;
-        "classes_changed": the share of images, in [0, 1], whose most probable class is another than
-        in JAX}.
+        {"largest_difference": the larger of the largest absolute difference of a probability, and
+        that of an embedding relative to its largest absolute value; NaN if either is.
+        "classes_changed": the share of images, in [0, 1], whose most probable class differs from
+        JAX's}.
+
+    Raises:
+        ValueError: the shapes of the results differ.
     """
     expected = program(images)
     scales = (1.0, max(float(np.abs(expected[1]).max()), np.finfo(np.float32).tiny))
-    worst = []
+    largest = []
     for count in sorted({1, len(images)}):
-        found = run(images[:count])
-        for ours, theirs, scale in zip(expected, found, scales, strict=True):
+        actual = run(images[:count])
+        for ours, theirs, scale in zip(expected, actual, scales, strict=True):
             if theirs.shape != ours[:count].shape:
-                raise ValueError(
-                    f"it returns {theirs.shape} where JAX returns {ours[:count].shape}"
-                )
-            worst.append(np.abs(theirs.astype(np.float64) - ours[:count]).max() / scale)
-    changed = (expected[0].argmax(1) != found[0].argmax(1)).mean()
-    return {"largest_difference": float(np.max(worst)), "classes_changed": float(changed)}
+                raise ValueError(f"it returns {theirs.shape}, but JAX returns {ours[:count].shape}")
+            largest.append(np.abs(theirs.astype(np.float64) - ours[:count]).max() / scale)
+    changed = (expected[0].argmax(1) != actual[0].argmax(1)).mean()
+    return {"largest_difference": float(np.max(largest)), "classes_changed": float(changed)}
 
 
-def compare(program, run, images):
-    """Returns the largest difference alone, as `measure` does."""
+def compare(program: Program, run: Callable, images: np.ndarray) -> float:
+    """Returns only the largest difference of `measure`."""
     return measure(program, run, images)["largest_difference"]

@@ -1,41 +1,44 @@
-"""ONNX, for ONNX Runtime, TensorRT and others: jax2onnx's graph, simplified, with its constants
-folded.
+"""ONNX, for ONNX Runtime, TensorRT and others: jax2onnx's graph, simplified and constant-folded.
 
-The input `images` is uint8 (B, H, W, C); the outputs are `probabilities`, `embedding` and, where it
-is asked for, `heatmap`, float32.
+The input `images` is uint8 (B, H, W, C); the outputs are `probabilities`, `embedding` and, if
+requested, `heatmap`, float32.
 """
 
 import contextlib
 import errno
 import logging
 import os
+import pathlib
 import tempfile
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 
 from vision.bundle.runtimes import HEATMAP, OUTPUTS, open_model
 from vision.errors import UserError, first_line
 from vision.export.explain import raised_at, refused
+from vision.export.program import Program
 from vision.export.simplify import drop_unused, join_normalization, simplify
 from vision.support.files import replacing
 
 NAME = "model.onnx"
 TOLERANCE = {"float32": 1e-4, "float16": 5e-2}  # EfficientNet-Lite0 differs by 0.02 in float16
-# TensorRT 10 and ONNX Runtime 1.18 read them
+# TensorRT 10 and ONNX Runtime 1.18 can read these
 OPSET = 21
 IR_VERSION = 10
-# of jax2onnx 0.17.1: it makes invalid graphs of deeper ResNets
-FAULTY = "remove_redundant_transpose_pairs"
+# a pass of jax2onnx 0.17.1 that makes invalid graphs of deeper ResNets
+FAULTY_PASS = "remove_redundant_transpose_pairs"
 INSTALL = "exporting to ONNX needs more: pip install 'vision[export]'"
 
 
-def write(program, path, batch=0):
-    """Writes a `vision.export.program.Program`, in float32.
+def write(program: Program, path: pathlib.Path | str, batch: int = 0) -> None:
+    """Writes a program, in float32.
 
     Args:
-        program: what to write.
-        path: of the file.
-        batch: images at a time; 0 = any number.
+        program: the program to write.
+        path: the file to write.
+        batch: images in a batch; 0 for any number.
 
     Raises:
         UserError: ONNX cannot express an operation of the model; jax2onnx is not installed.
@@ -48,7 +51,7 @@ def write(program, path, batch=0):
     try:
         model = _fold(model, path)
     except UserError as error:
-        raise _located(error, program, batch) from error
+        raise _with_place(error, program, batch) from error
     join_normalization(model.graph)
     drop_unused(model.graph)
     _tidy(model, batch)
@@ -56,15 +59,14 @@ def write(program, path, batch=0):
     save(model, path)
 
 
-def save(model, path):
-    """Writes an `onnx.ModelProto`, whole or not at all."""
+def save(model: Any, path: pathlib.Path | str) -> None:
+    """Writes an `onnx.ModelProto`, all of it or nothing."""
     with replacing(path, binary=True) as file:
         file.write(model.SerializeToString())
 
 
-def to_float16(path, out):
-    """Writes a float32 model again, with weights and arithmetic in float16; inputs and outputs stay
-    as they are.
+def to_float16(path: pathlib.Path | str, out: pathlib.Path | str) -> None:
+    """Converts a float32 file to float16 weights and arithmetic; inputs and outputs stay the same.
 
     Raises:
         UserError: ONNX Runtime's converter is not installed.
@@ -82,9 +84,11 @@ def to_float16(path, out):
     save(model, out)
 
 
-def load(path):
-    """Returns `run(images) -> (probabilities, embedding)`: NumPy, float32, of any number of images;
-    by ONNX Runtime."""
+def load(path: pathlib.Path | str) -> Callable:
+    """Returns `run(images) -> (probabilities, embeddings)`, float32, by ONNX Runtime.
+
+    It takes any number of images.
+    """
     return open_model(path).run
 
 
@@ -95,10 +99,9 @@ def _converted(program, batch):
     if program.explained is not None:
         function = program.explained
         names = [*OUTPUTS, HEATMAP]
+    shapes = [program.shape(batch or "B")]
     try:
-        return _convert(
-            function, [program.shape(batch or "B")], input_names=["images"], output_names=names
-        )
+        return _convert(function, shapes, input_names=["images"], output_names=names)
     except UserError:
         raise
     except Exception as error:  # its exceptions have no common type
@@ -119,8 +122,10 @@ def _convert(function, shapes, **names):
 
 
 def _load_plugins():
-    """Loads jax2onnx's plugins, one of which puts a `jnp.cumsum` of fewer arguments in JAX's place,
-    for good."""
+    """Loads jax2onnx's plugins and restores `jnp.cumsum`.
+
+    One of the plugins permanently replaces it by a version with fewer arguments.
+    """
     from jax2onnx.plugins.plugin_system import import_all_plugins
 
     cumsum = jnp.cumsum
@@ -131,26 +136,28 @@ def _load_plugins():
 
 
 def _explain(error, batch):
-    """Returns what jax2onnx's exception says of the model."""
+    """Returns an error message for an exception of jax2onnx."""
     primitive, where = raised_at(error)
     where = f" ({where})" if where else ""
     if "No plugins registered" in str(error):
         return f"ONNX has no operation for JAX's '{primitive}'{where}"
     reason = first_line(error).rstrip(".")
-    hint = "" if batch else ". Where the batch's size is the reason, --batch 1 helps"
-    what = f"JAX's '{primitive}'" if primitive else "this model"
-    return f"{what} cannot be written as ONNX{where}: {reason}{hint}"
+    hint = "" if batch else ". If the free batch size is the reason, --batch 1 helps"
+    subject = f"JAX's '{primitive}'" if primitive else "this model"
+    return f"{subject} cannot be written as ONNX{where}: {reason}{hint}"
 
 
-def _located(error, program, batch):
-    """Returns a `UserError` that says too which of a model's operations jax2onnx writes wrongly,
-    where one is alone."""
+def _with_place(error, program, batch):
+    """Returns a `UserError` that also names the operation that jax2onnx writes wrongly.
+
+    If it is not a single operation, the error is returned as it is.
+    """
 
     def refuses(function, shapes):
         try:
             with tempfile.TemporaryDirectory() as folder:
                 _fold(_convert(function, shapes), os.path.join(folder, NAME))
-        except Exception:  # of one kind or another: it is refused
+        except Exception:  # any kind means that it is refused
             return True
         return False
 
@@ -160,24 +167,25 @@ def _located(error, program, batch):
 
 @contextlib.contextmanager
 def _without_faulty_pass():
-    from jax2onnx.converter import ir_optimizations as passes
+    """Removes `FAULTY_PASS` from jax2onnx's optimizer."""
+    from jax2onnx.converter import ir_optimizations
 
-    everything = passes._OPTIMIZER_PASSES
-    kept = tuple(each for each in everything if each.name != FAULTY)
-    if len(kept) + 1 != len(everything):
+    passes = ir_optimizations._OPTIMIZER_PASSES
+    sound = tuple(item for item in passes if item.name != FAULTY_PASS)
+    if len(sound) + 1 != len(passes):
         raise UserError(
             "exporting needs jax2onnx 0.17.1, whose faults are known: pip install 'vision[export]'"
         )
-    passes._OPTIMIZER_PASSES = kept
+    ir_optimizations._OPTIMIZER_PASSES = sound
     try:
         yield
     finally:
-        passes._OPTIMIZER_PASSES = everything
+        ir_optimizations._OPTIMIZER_PASSES = passes
 
 
 @contextlib.contextmanager
 def _quiet(name):
-    """Silences a logger that warns of what `_tidy` mends."""
+    """Silences a logger that warns about problems that `_tidy` fixes."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -188,10 +196,10 @@ def _quiet(name):
 
 
 def _fold(model, path):
-    """Returns the model after ONNX Runtime's basic optimizations, which give plain ONNX again.
+    """Returns the model after ONNX Runtime's basic optimizations, which result in plain ONNX.
 
-    Constants are folded, batch norms too into the convolutions before them, and pairs of transposes
-    cancel.
+    Constants are folded, as are batch norms into the convolutions before them, and pairs of
+    transposes cancel.
     """
     import onnx
     import onnxruntime
@@ -199,18 +207,18 @@ def _fold(model, path):
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = f"{path}.folded"
-    options.log_severity_level = 3
+    options.log_severity_level = 3  # errors
     try:
         onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         return onnx.load(options.optimized_model_filepath)
     except Exception as error:  # its exceptions have no common type
-        if "erializ" in str(error) or "pars" in str(error):  # written in part, or not at all
+        # "serialize" or "parse": the file was written only in part, or not at all
+        if "erializ" in str(error) or "pars" in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        first = str(error).strip().splitlines()[0]
         raise UserError(
-            f"ONNX Runtime cannot read what jax2onnx has made of this model: {first}"
+            f"ONNX Runtime cannot read what jax2onnx has made of this model: {first_line(error)}"
         ) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
@@ -218,13 +226,12 @@ def _fold(model, path):
 
 
 def _tidy(model, batch):
-    """Names the batch's size, and drops the mention of operators that are not used and of shapes
-    within."""
+    """Names a free batch dimension, and drops unused operator sets and the shapes inside."""
     del model.graph.value_info[:]
     used = {node.domain for node in model.graph.node}
-    kept = [entry for entry in model.opset_import if entry.domain in used]
+    opsets = [entry for entry in model.opset_import if entry.domain in used]
     del model.opset_import[:]
-    model.opset_import.extend(kept)
+    model.opset_import.extend(opsets)
     model.ir_version = IR_VERSION
     for value in (*model.graph.input, *model.graph.output):
         first = value.type.tensor_type.shape.dim[0]

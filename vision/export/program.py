@@ -1,9 +1,9 @@
-"""The function that every format is written from: uint8 pixels in, probabilities and embedding
-out."""
+"""The function that every format is exported from: from uint8 pixels to probabilities."""
 
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,45 +14,53 @@ from vision import models
 from vision.data.augment import normalize
 from vision.data.pipeline import interpolation_of
 from vision.export.heat import check_linear, class_activation
+from vision.inference import Classifier
 from vision.models.layers.streams import Streams
 
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """What a classifier does when it is served.
+    """What a classifier computes when it is served.
 
     Attributes:
-        function: pure, of uint8 images (B, image_size, image_size, channels): returns
-            (probabilities (B, C), embedding (B, D)), float32. Normalization, temperature and
+        function: a pure function of uint8 images (B, image_size, image_size, channels) that returns
+            (probabilities (B, C), embeddings (B, D)), float32. Normalization, temperature and
             softmax are part of it, the weights its constants.
         reference: (function, weights): the same as `function(weights, images)` by the model's own
             operations, which are faster in JAX and are what exports are compared to. The weights
-            are arguments there: XLA's CPU backend (jax 0.10.2, AVX-512) returns infinite maxima of
-                products with a constant matrix whose numbers are all
-            equal, as those of a new head are.
+            are arguments there: XLA's CPU backend (jax 0.10.2, AVX-512) returns infinite maxima for
+            products with a constant matrix whose numbers are all equal, as those of a new head are.
         classes: names, in the order of the probabilities.
-        image_size, channels: of the images.
+        image_size, channels: size and channels of the images.
         resize: {"crop_fraction", "interpolation"}, as `vision.data.decode.resize_crop` takes them.
-        explained: as `function`, which also returns heat maps, float32 (B, h, w) in [0, 1]; None
-            where none are wanted.
+        explained: as `function`, but also returns heat maps, float32 (B, h, w) in [0, 1]; None
+            if none are wanted.
+        modules: names of the Python modules that define the model's layers.
     """
 
     function: Callable
-    reference: tuple
-    classes: tuple
+    reference: tuple[Callable, Any]
+    classes: tuple[str, ...]
     image_size: int
     channels: int
-    resize: dict
+    resize: dict[str, Any]
     explained: Callable | None = None
+    modules: tuple[str, ...] = ()
 
-    def __call__(self, images):
-        """Returns (probabilities (B, C), embedding (B, D)), float32 arrays of NumPy, of uint8
-        images: JAX's own."""
+    def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (probabilities (B, C), embeddings (B, D)), float32, computed by JAX.
+
+        Args:
+            images: uint8 (B, image_size, image_size, channels).
+        """
         return jax.device_get(self._jitted(self.reference[1], np.asarray(images)))
 
-    def heat_maps(self, images):
-        """Returns heat maps, float32 (B, h, w), of uint8 images: JAX's own; where there is
-        `explained`."""
+    def heat_maps(self, images: np.ndarray) -> np.ndarray:
+        """Returns heat maps, float32 (B, h, w), computed by JAX; only if there is `explained`.
+
+        Args:
+            images: uint8 (B, image_size, image_size, channels).
+        """
         run = jax.jit(functools.partial(self.reference[0], heatmap=True))
         return jax.device_get(run(self.reference[1], np.asarray(images)))[2]
 
@@ -60,34 +68,40 @@ class Program:
     def _jitted(self):
         return jax.jit(self.reference[0])
 
-    def shape(self, batch):
-        """Returns the `jax.ShapeDtypeStruct` of so many images; `batch` may be a symbolic
-        dimension."""
+    def shape(self, batch: Any) -> jax.ShapeDtypeStruct:
+        """Returns the shape of `batch` images, a number or a symbolic dimension."""
         return jax.ShapeDtypeStruct(
             (batch, self.image_size, self.image_size, self.channels), jnp.uint8
         )
 
 
-def served(classifier, heatmap=False):
-    """Returns the `Program` of a `vision.inference.Classifier`, in float32 whatever the run
-    computed in.
+def served(classifier: Classifier, heatmap: bool = False) -> Program:
+    """Returns the `Program` of a classifier, in float32 whatever the run computed in.
 
-    With `heatmap` it has `explained`; raises `UserError` where the model is none that
-    `vision.export.heat` is for.
+    Args:
+        classifier: the classifier to serve.
+        heatmap: whether it has `explained`.
+
+    Raises:
+        UserError: heat maps are wanted of a model that `vision.export.heat` does not support.
     """
     d = classifier.config.data
     model = _in_float32(classifier)
     if heatmap:
         check_linear(model, classifier.image_size, classifier.channels)
-    resize = {"crop_fraction": d.crop_fraction or 1.0, "interpolation": interpolation_of(d)}
     reference = _function(model, d, classifier.temperature)
     _simplify(model)
     run, weights = _function(model, d, classifier.temperature)
-    function = functools.partial(run, weights)
-    explained = functools.partial(run, weights, heatmap=True) if heatmap else None
-    classes = tuple(classifier.classes)
-    size = classifier.image_size
-    return Program(function, reference, classes, size, classifier.channels, resize, explained)
+    return Program(
+        function=functools.partial(run, weights),
+        reference=reference,
+        classes=tuple(classifier.classes),
+        image_size=classifier.image_size,
+        channels=classifier.channels,
+        resize={"crop_fraction": d.crop_fraction or 1.0, "interpolation": interpolation_of(d)},
+        explained=functools.partial(run, weights, heatmap=True) if heatmap else None,
+        modules=_defining_modules(model),
+    )
 
 
 def _function(model, d, temperature):
@@ -110,7 +124,7 @@ def _function(model, d, temperature):
 
 
 def _in_float32(classifier):
-    """Returns a copy of the model, in evaluation mode, which computes in float32."""
+    """Returns a copy of the model, in evaluation mode, that computes in float32."""
     c = classifier.config.model
     model = nnx.clone(classifier.model)
     if c.dtype != "float32":
@@ -118,20 +132,28 @@ def _in_float32(classifier):
         c.dtype = "float32"
         size = classifier.image_size
         channels = classifier.channels
-        wide = nnx.eval_shape(
+        float32_model = nnx.eval_shape(
             lambda: models.build(c, len(classifier.classes), size, channels, Streams(0))
         )
-        nnx.update(wide, nnx.state(model))
-        model = wide
+        nnx.update(float32_model, nnx.state(model))
+        model = float32_model
     model.eval()
     return model
 
 
 def _simplify(model):
-    """Leaves a model only what other runtimes have: lax's own convolutions, attention by plain
-    matrix products."""
+    """Limits a model to operations of other runtimes.
+
+    These are lax's own convolutions, and attention by plain matrix products.
+    """
     for _, module in nnx.iter_modules(model):
         if isinstance(module, nnx.Conv):
             module.conv_general_dilated = jax.lax.conv_general_dilated
         if hasattr(module, "implementation"):
             module.implementation = "plain"
+
+
+def _defining_modules(model):
+    """Returns the names of the Python modules with the classes of a model's layers, sorted."""
+    classes = {cls for _, module in nnx.iter_modules(model) for cls in type(module).__mro__}
+    return tuple(sorted({cls.__module__ for cls in classes}))

@@ -1,25 +1,32 @@
-"""Weights with timm's names and layouts, as its hub repositories have them: model.safetensors and
-config.json."""
+"""Weights with timm's names and layouts, as in its hub repositories.
+
+They are stored in model.safetensors and config.json.
+"""
 
 import json
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from vision.data.pipeline import interpolation_of
 from vision.errors import UserError
+from vision.inference import Classifier
 from vision.models import surgery
 from vision.models.surgery.widths import OPTION
 from vision.models.weights import pretrained
 from vision.models.weights.names import theirs, to_theirs
 
-# mean and std, of every channel
+# (mean, std), the same for each channel
 NORMALIZE = {"unit": (0.0, 1.0), "symmetric": (0.5, 0.5), "auto": (0.5, 0.5)}
 
 
-def write(classifier, out):
-    """Writes a `vision.inference.Classifier` into the directory `out`; returns a sentence that says
-    what was written.
+def write(classifier: Classifier, out: pathlib.Path | str) -> str:
+    """Writes a classifier's weights into a directory.
+
+    Returns:
+        A sentence on the written file.
 
     Raises:
         UserError: timm has no such architecture, or `out` cannot be written to.
@@ -27,24 +34,8 @@ def write(classifier, out):
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    c = classifier.config.model
-    module = pretrained.architecture(c)
-    if "timm" not in getattr(module, "NAMES", {}):
-        raise UserError(
-            f"model '{c.name}' has no counterpart in timm, whose names the file would have"
-        )
-    if c.head == "cosine":
-        raise UserError(
-            "model.head = 'cosine' has no counterpart in timm, whose names the file would have"
-        )
-    if OPTION in c.options:
-        raise UserError(
-            "a pruned model has no counterpart in timm, whose names the file would have"
-        )
-    if c.positions == "sincos":
-        raise UserError(
-            "model.positions = 'sincos' has no counterpart in timm, whose names the file would have"
-        )
+    module = pretrained.architecture(classifier.config.model)
+    _check_counterpart(classifier.config.model, module)
     ours = {
         name: np.asarray(v.get_value(), np.float32)
         for name, v in surgery.variables(classifier.model).items()
@@ -64,26 +55,44 @@ def write(classifier, out):
     return f"{out / 'model.safetensors'}: {len(arrays)} tensors, {size:.1f} MB, timm's names"
 
 
-def to_timm(module, arrays):
-    """Returns {timm's name: array in its layout} of {our name: array}, for an architecture's
-    module."""
-    found = {
-        theirs(k, module.NAMES["timm"]): to_theirs(v, k.endswith("kernel"))
-        for k, v in arrays.items()
+def _check_counterpart(c, module):
+    """Raises `UserError` if timm does not have a model like this one."""
+    what = ""
+    if "timm" not in getattr(module, "NAMES", {}):
+        what = f"model '{c.name}'"
+    elif c.head == "cosine":
+        what = "model.head = 'cosine'"
+    elif OPTION in c.options:
+        what = "a pruned model"
+    elif c.positions == "sincos":
+        what = "model.positions = 'sincos'"
+    if what:
+        raise UserError(f"{what} has no counterpart in timm, whose names the file would use")
+
+
+def to_timm(module: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns {timm's name: array in its layout}.
+
+    Args:
+        module: the architecture's Python module.
+        arrays: {our name: array}.
+    """
+    renamed = {
+        theirs(name, module.NAMES["timm"]): to_theirs(array, name.endswith("kernel"))
+        for name, array in arrays.items()
     }
-    return getattr(module, "TO_TIMM", dict)(found)
+    return getattr(module, "TO_TIMM", dict)(renamed)
 
 
 def _config(classifier, module):
-    """Returns what timm's config.json says: the architecture, the classes and how images are
-    prepared."""
+    """Returns timm's config.json: the architecture, the classes and the images' preprocessing."""
     c = classifier.config.model
     d = classifier.config.data
     mean = d.mean
     std = d.std
     if d.normalize != "mean_std":
         mean, std = ([value] * classifier.channels for value in NORMALIZE[d.normalize])
-    prepared = {
+    pretrained_cfg = {
         "input_size": [classifier.channels, classifier.image_size, classifier.image_size],
         "mean": list(mean),
         "std": list(std),
@@ -91,19 +100,18 @@ def _config(classifier, module):
         "interpolation": {"area": "bilinear"}.get(interpolation_of(d), interpolation_of(d)),
         "num_classes": len(classifier.classes),
     }
-    found = {
+    config = {
         "num_classes": len(classifier.classes),
         "label_names": list(classifier.classes),
-        # what this project's `build` needs; timm does not read it
+        # the arguments of this project's `build`; timm ignores them
         "vision_options": pretrained.structure(c),
-        "pretrained_cfg": prepared,
+        "pretrained_cfg": pretrained_cfg,
     }
-    weights = getattr(module, "WEIGHTS", {}).items()
-    known = [
+    architectures = [
         spec.removeprefix("hf:timm/").partition(".")[0]
-        for spec, w in weights
+        for spec, weights in getattr(module, "WEIGHTS", {}).items()
         if spec.startswith("hf:timm/")
-        and w.variant == c.variant
-        and w.options == pretrained.structure(c)
+        and weights.variant == c.variant
+        and weights.options == pretrained.structure(c)
     ]
-    return ({"architecture": known[0]} if known else {}) | found
+    return ({"architecture": architectures[0]} if architectures else {}) | config

@@ -1,24 +1,28 @@
-"""TensorFlow's SavedModel, for TensorFlow Serving: StableHLO inside of a TensorFlow graph, by
-orbax-export.
+"""TensorFlow's SavedModel, for TensorFlow Serving.
 
-Its signature `serving_default` takes `images`, uint8 (B, H, W, C), and returns `probabilities` and
-`embedding`, float32. Both writing and loading need TensorFlow, which nothing else here does.
+It is StableHLO in a TensorFlow graph, by orbax-export. Its signature `serving_default` takes
+`images`, uint8 (B, H, W, C), and returns `probabilities` and `embedding`, float32. Writing and
+loading need TensorFlow, which nothing else here does.
 """
 
 import contextlib
+import pathlib
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from vision.bundle.runtimes import OUTPUTS, batched
 from vision.errors import UserError
+from vision.export.program import Program
 from vision.export.stablehlo import any_number
 
 NAME = "saved_model"
 TOLERANCE = {"float32": 1e-4}
 SIGNATURE = "serving_default"
 PLATFORMS = ("cpu", "cuda")
-# Of erf(x) = x P(x²) / Q(x²), the highest power first: as XLA has it in float32, exact to 3e-7.
+# erf(x) = x P(x²) / Q(x²), coefficients of the highest power first, as XLA computes it in float32;
+# exact to 3e-7
 ERF_P = (
     0.00022905065861350646,
     0.0034082910107109506,
@@ -27,22 +31,28 @@ ERF_P = (
     1.128379143519084,
 )
 ERF_Q = (
-    *(-1.1791602954361697e-7, 2.3547966471313185e-5, 0.0010179625278914885, 0.014070470171167667),
-    *(0.11098505178285362, 0.49746925110067538, 1.0),
+    -1.1791602954361697e-7,
+    2.3547966471313185e-5,
+    0.0010179625278914885,
+    0.014070470171167667,
+    0.11098505178285362,
+    0.49746925110067538,
+    1.0,
 )
-ERF_END = 3.7439211627767994  # from here on it is 1
+ERF_END = 3.7439211627767994  # from here on erf is 1
 
 
-def write(program, path, batch=0):
-    """Writes a `vision.export.program.Program`, in float32.
+def write(program: Program, path: pathlib.Path | str, batch: int = 0) -> None:
+    """Writes a program, in float32.
 
     Args:
-        program: what to write.
-        path: of the directory.
-        batch: images at a time; 0 = any number.
+        program: the program to write.
+        path: the directory to write.
+        batch: images in a batch; 0 for any number.
 
     Raises:
-        UserError: TensorFlow is not installed; the model needs to know the number of images.
+        UserError: TensorFlow is not installed; the model's computation depends on the number of
+            images.
         OSError: the directory cannot be written.
     """
     tf = _tensorflow()
@@ -64,16 +74,17 @@ def write(program, path, batch=0):
         jax2tf_kwargs={"native_serialization_platforms": PLATFORMS},
     )
     images = tf.TensorSpec((batch or None, *shape[1:]), tf.uint8, name="images")
-    with _spelled_erf(), any_number(batch):
+    with _rational_erf(), any_number(batch):
         ExportManager(module, [ServingConfig(SIGNATURE, input_signature=[images])]).save(str(path))
 
 
-def load(path):
-    """Returns `run(images) -> (probabilities, embedding)`: NumPy, float32, of any number of images;
-    by TensorFlow.
+def load(path: pathlib.Path | str) -> Callable:
+    """Returns `run(images) -> (probabilities, embeddings)`, float32, by TensorFlow.
+
+    It takes any number of images.
 
     Raises:
-        UserError: TensorFlow is not installed; the directory holds no such model.
+        UserError: TensorFlow is not installed; the directory does not contain such a model.
     """
     tf = _tensorflow()
     try:
@@ -83,19 +94,19 @@ def load(path):
         raise UserError(f"{path} cannot be loaded: export it again") from error
 
     def run(images):
-        # it needs the model itself to stay
-        found = model.signatures[SIGNATURE](images=tf.constant(images))
-        return [found[name].numpy() for name in OUTPUTS]
+        # not the signature alone, which does not keep the model alive
+        outputs = model.signatures[SIGNATURE](images=tf.constant(images))
+        return [outputs[name].numpy() for name in OUTPUTS]
 
     return batched(run, shape[0] or 0)
 
 
 @contextlib.contextmanager
-def _spelled_erf():
+def _rational_erf():
     """Has models compute `jax.lax.erf` by sums and products.
 
-    JAX writes it as an operation of its own, which TensorFlow cannot read where the batch has any
-    size.
+    JAX writes it as an operation of its own, which TensorFlow cannot read if the batch size is
+    free.
     """
     erf = jax.lax.erf
     jax.lax.erf = _erf
@@ -107,11 +118,8 @@ def _spelled_erf():
 
 def _erf(x):
     x = jnp.clip(x, -ERF_END, ERF_END)
-    return (
-        x
-        * jnp.polyval(jnp.array(ERF_P, x.dtype), x * x)
-        / jnp.polyval(jnp.array(ERF_Q, x.dtype), x * x)
-    )
+    numerator = x * jnp.polyval(jnp.array(ERF_P, x.dtype), x * x)
+    return numerator / jnp.polyval(jnp.array(ERF_Q, x.dtype), x * x)
 
 
 def _tensorflow():

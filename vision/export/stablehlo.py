@@ -1,15 +1,17 @@
-"""StableHLO, JAX's own: a serialized `jax.export.Exported`, which runs in JAX on CPU, GPU and TPU,
-without this code.
+"""StableHLO, JAX's own format: a serialized `jax.export.Exported`.
+
+It runs in JAX on CPU, GPU and TPU, without this project:
 
     run = jax.export.deserialize(open("model.stablehlo", "rb").read()).call
-    probabilities, embedding = run(images)      # uint8 (B, H, W, C)
+    probabilities, embeddings = run(images)      # uint8 (B, H, W, C)
 
-JAX reads it for six months at least. What runs StableHLO elsewhere takes `.mlir_module_serialized`
-of it.
+JAX can read it for at least six months. Other runtimes of StableHLO take its
+`.mlir_module_serialized`.
 """
 
 import contextlib
 import pathlib
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
@@ -17,6 +19,7 @@ from jax import export as jax_export
 
 from vision.bundle.runtimes import batched
 from vision.errors import UserError
+from vision.export.program import Program
 from vision.support.files import replacing
 
 NAME = "model.stablehlo"
@@ -24,16 +27,16 @@ TOLERANCE = {"float32": 1e-4}
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def write(program, path, batch=0):
-    """Writes a `vision.export.program.Program`, in float32.
+def write(program: Program, path: pathlib.Path | str, batch: int = 0) -> None:
+    """Writes a program, in float32.
 
     Args:
-        program: what to write.
-        path: of the file.
-        batch: images at a time; 0 = any number.
+        program: the program to write.
+        path: the file to write.
+        batch: images in a batch; 0 for any number.
 
     Raises:
-        UserError: the model computes with the number of images in a way that needs to know it.
+        UserError: the model's computation depends on the number of images.
         OSError: the file cannot be written.
     """
     size = batch or jax_export.symbolic_shape("batch")[0]
@@ -45,16 +48,17 @@ def write(program, path, batch=0):
         file.write(exported.serialize())
 
 
-def load(path):
-    """Returns `run(images) -> (probabilities, embedding)`: NumPy, float32, of any number of images;
-    by JAX.
+def load(path: pathlib.Path | str) -> Callable:
+    """Returns `run(images) -> (probabilities, embeddings)`, float32, by JAX.
+
+    It takes any number of images.
 
     Raises:
-        UserError: the file holds no such program.
+        UserError: the file does not contain such a program.
     """
     try:
         exported = jax_export.deserialize(bytearray(pathlib.Path(path).read_bytes()))
-    except Exception as error:  # what a damaged buffer raises has no common type
+    except Exception as error:  # a damaged buffer's exceptions have no common type
         raise UserError(f"{path} cannot be loaded: export it again") from error
     size = exported.in_avals[0].shape[0]
     call = jax.jit(exported.call)
@@ -65,9 +69,15 @@ def load(path):
 
 
 @contextlib.contextmanager
-def any_number(batch):
-    """Raises `UserError` where a model is traced for any number of images, `batch` 0, and needs to
-    know how many."""
+def any_number(batch: int) -> Iterator[None]:
+    """Explains the exceptions of tracing a model for any number of images.
+
+    Args:
+        batch: images in a batch; 0 if the model is traced for any number.
+
+    Raises:
+        UserError: the number is free, and the model's computation depends on it.
+    """
     try:
         yield
     except (
@@ -78,5 +88,5 @@ def any_number(batch):
         if batch:
             raise
         raise UserError(
-            "this model cannot be written for any number of images: give --batch 1, or more"
+            "this model cannot be exported for any number of images: give --batch 1, or more"
         ) from error

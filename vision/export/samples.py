@@ -1,0 +1,117 @@
+"""The images that an exported model is compared and calibrated with, and their statistics."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vision.bundle.runtimes import batched
+from vision.data.decode import UnreadableImage
+from vision.data.loading.sampler import spread
+from vision.data.pipeline import named_splits
+from vision.data.sources import open_splits
+from vision.errors import UserError
+from vision.evaluation.data import Joined, is_same
+from vision.export.program import Program
+from vision.inference import Classifier
+
+# at most so many images
+COMPARISON_IMAGES = 64
+REFERENCE_IMAGES = 1000  # whose statistics are the reference for drift
+EMBEDDING_BATCH = 50  # images whose embeddings are computed at a time
+
+
+class Samples(NamedTuple):
+    """Images to compare and calibrate with, uint8 (N, S, S, C).
+
+    Attributes:
+        comparison: images to compare an exported model with JAX on.
+        train: training images; None if there are none.
+        origin: where `comparison` is from, to be put in parentheses.
+    """
+
+    comparison: np.ndarray
+    train: np.ndarray | None
+    origin: str
+
+
+def open_samples(
+    classifier: Classifier, spec: str, report: Callable[[str], object] = print
+) -> Samples:
+    """Returns the `Samples` of a source.
+
+    Args:
+        classifier: the model that prepares the images.
+        spec: the source; "" for the run's own data, or random images if they cannot be opened.
+        report: called with a line of text if they cannot be.
+
+    Raises:
+        UserError: the source `spec` cannot be opened.
+    """
+    config = classifier.config.copy_and_resolve_references()
+    c = config.data
+    try:
+        if spec and not is_same(spec, c.source):
+            joined = Joined(list(open_splits(spec).values()))
+            comparison = _read(classifier, joined, COMPARISON_IMAGES)
+            return Samples(comparison, _read(classifier, joined, REFERENCE_IMAGES), f"of {spec}")
+        if c.source:
+            splits, _ = named_splits(c, config.seed)
+            comparison = _read(classifier, splits["val"], COMPARISON_IMAGES)
+            train = _read(classifier, splits["train"], REFERENCE_IMAGES)
+            return Samples(comparison, train, "of the validation split")
+    except UserError as error:
+        if spec:
+            raise
+        report(f"the run's images cannot be opened: {error}")
+    report(
+        "comparing on random images, and without statistics of the training data: "
+        "give real ones with --data SOURCE"
+    )
+    shape = (COMPARISON_IMAGES, classifier.image_size, classifier.image_size, classifier.channels)
+    return Samples(np.random.default_rng(0).integers(0, 256, shape, np.uint8), None, "random")
+
+
+def _read(classifier, source, count):
+    """Returns at most `count` images from all over a source, as the model takes them.
+
+    Unreadable images are left out.
+    """
+    images = []
+    for index in spread(count, len(source)):
+        with contextlib.suppress(UnreadableImage):
+            images.append(classifier.prepare(source[int(index)]["image"]))
+    if not images:
+        raise UserError(
+            f"none of {len(source)} images can be read, beginning with {source.name(0)}"
+        )
+    return np.stack(images)
+
+
+def describe(program: Program, images: np.ndarray) -> dict[str, Any]:
+    """Returns the statistics of training images that drift is measured from.
+
+    Args:
+        program: the served model.
+        images: uint8 (N, image_size, image_size, channels).
+
+    Returns:
+        {"images": N, "pixel_mean" and "pixel_std": by channel, pixels in [0, 1], "embedding_mean"
+        and "embedding_std": by dimension}.
+    """
+    _, embeddings = batched(program, min(EMBEDDING_BATCH, len(images)))(images)
+    embeddings = embeddings.astype(np.float64)
+    levels = np.arange(256) / 255
+    counts = np.stack(
+        [np.bincount(images[..., i].ravel(), minlength=256) for i in range(images.shape[-1])]
+    )
+    share = counts / counts.sum(1, keepdims=True)
+    mean = share @ levels
+    return {
+        "images": len(images),
+        "pixel_mean": mean,
+        "pixel_std": np.sqrt((share * (levels - mean[:, None]) ** 2).sum(1)),
+        "embedding_mean": embeddings.mean(0),
+        "embedding_std": embeddings.std(0),
+    }
