@@ -190,9 +190,9 @@ def test_the_same_error_is_shown_once_a_minute_and_counted(telemetry, capsys, mo
         telemetry.failed("rest", "", failure("of another"))
     text = capsys.readouterr().err
     assert text.count("of one kind") == text.count("of another") == 1 and "more like it" not in text
-    monkeypatch.setattr(module, "TELL", 0)
+    monkeypatch.setattr(module, "REPORT_EVERY", 0)
     telemetry.failed("rest", "", failure("of one kind"))
-    assert "49 more like it were not shown, in the 0 seconds before" in capsys.readouterr().err
+    assert "49 more like it were not shown in the 0 seconds before" in capsys.readouterr().err
     assert samples(telemetry)["vision_requests_total", "500", "", "rest", ""] == 101
 
 
@@ -201,10 +201,10 @@ def test_errors_of_many_kinds_fill_neither_memory_nor_stderr(telemetry, capsys, 
     for i in range(100):
         telemetry.failed("rest", "", failure(f"number {i}"))
     assert capsys.readouterr().err.count("ValueError: number") == 11  # one stands for the others
-    assert len(telemetry._failures._seen) == 11
-    monkeypatch.setattr(module, "TELL", 0)
+    assert len(telemetry._failures._kinds) == 11
+    monkeypatch.setattr(module, "REPORT_EVERY", 0)
     telemetry.failed("rest", "", failure("later"))
-    assert "ValueError: later" in capsys.readouterr().err and len(telemetry._failures._seen) == 1
+    assert "ValueError: later" in capsys.readouterr().err and len(telemetry._failures._kinds) == 1
 
 
 def test_an_error_of_ours_is_counted_and_shown_to_the_operator(telemetry, capsys):

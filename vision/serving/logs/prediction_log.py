@@ -1,22 +1,21 @@
-"""What was predicted, in rotating Parquet files, for monitoring: `pandas.read_parquet(DIRECTORY)`
-reads them all.
+"""The prediction log, in rotating Parquet files for monitoring.
 
-A row is an image:
+`pandas.read_parquet(DIRECTORY)` reads them all. A row is an image:
 
 time         UTC, microseconds
-id           of the request
-model        its name
-version      the one that answered
+id           the request's identifier
+model        the model's name
+version      the version that answered
 shadow       whether the answer was only logged
-image        its place in the request, from 0
-class        the most probable one
-confidence   its probability, float32
+image        its index in the request, from 0
+class        the most probable class
+confidence   the class's probability, float32
 sketch       16 float16: `sketch` of the embedding
 sha256       of the image as it came, encoded or pixels; null unless --log-hashes
 
-The file's metadata names the kinds of row and of sketch, `vision_predictions` and `sketch`. A file
-is complete or not there: it is written under a hidden name and renamed. A crash loses what is not
-in a file yet.
+The files' metadata has the versions of the format and of the sketch, `vision_predictions` and
+`sketch`. A file is either complete or absent: it is written under a hidden name and then renamed. A
+crash loses the rows that are not in a file yet.
 """
 
 import collections
@@ -28,34 +27,35 @@ import itertools
 import os
 import pathlib
 import time
+from typing import NamedTuple
 
 import numpy as np
 
 from vision.errors import UserError
+from vision.serving.request import Answer, Request
 
 FORMAT = "1"
 SKETCH = "sign/16/1"
 DIMENSIONS = 16
-# bytes of answers, about, that are not rows yet; a disk that hangs must not fill the memory
+# Approximate bytes of answers that are not rows yet; a disk that hangs must not fill the memory.
 WAITING = 128 * 2**20
-IMAGES = 64 * 2**20  # bytes of images, about, that are kept to be hashed
-OBJECTS = 1024  # bytes that an answer takes beside its arrays
+IMAGES = 64 * 2**20  # approximate bytes of images that are kept to be hashed
+OBJECTS = 1024  # bytes that an answer takes besides its arrays
 
 
-def sketch(embeddings):
-    """Returns float16 (N, 16), a random projection of embeddings (N, D), the same one wherever D is
-    the same.
+def sketch(embeddings: np.ndarray) -> np.ndarray:
+    """Returns float16 (N, 16), a random projection of embeddings (N, D), the same for equal D.
 
     Distances between embeddings, and so drift, survive it on average, while a row takes 32 bytes
-    instead of up to 8 KiB and gives no image back. It is linear: the mean and the covariance of a
-    bundle's reference can be projected as well. The matrix is of signs, which are those of
-    SHAKE-256's bits: no random generator has to stay the same for files of different years to be
+    instead of up to 8 KiB and reveals no image. It is linear: the mean and the covariance of a
+    bundle's reference can be projected too. The matrix holds signs, taken from the bits of
+    SHAKE-256: no random generator has to stay the same for files of different years to be
     comparable. Achlioptas 2003, "Database-friendly random projections: Johnson-Lindenstrauss with
     binary coins", theorem 1.1.
     """
-    found = np.asarray(embeddings, np.float32) @ _signs(embeddings.shape[1])
+    projected = np.asarray(embeddings, np.float32) @ _signs(embeddings.shape[1])
     largest = np.finfo(np.float16).max
-    return np.clip(found, -largest, largest).astype(np.float16)
+    return np.clip(projected, -largest, largest).astype(np.float16)
 
 
 @functools.lru_cache(maxsize=64)
@@ -66,26 +66,43 @@ def _signs(size):
     return (bits.astype(np.float32) * 2 - 1) / np.sqrt(DIMENSIONS).astype(np.float32)
 
 
+class _Entry(NamedTuple):
+    """An answer that waits to become rows; `images` are kept only if they are to be hashed."""
+
+    seconds: float  # since the epoch
+    id: str
+    answer: Answer
+    shadow: bool
+    images: np.ndarray | list[bytes] | None
+
+
 class PredictionLog:
-    """Writes predictions to files; `put` on the event loop, all else in one thread.
+    """Writes predictions to files; `put` is for the event loop, all else for one thread.
 
     Args:
-        directory: of the files; is made.
-        rows: of a file, at most.
-        seconds: after which a row that waits is written, with the others.
-        files: that are kept, the latest of all servers that share the directory; 0 = all. Those
-            that are named for a time to come, since a clock was ahead, are left alone and not
+        directory: directory of the files, created if missing.
+        rows: rows in a file, at most.
+        seconds: age at which a waiting row is written, together with the others.
+        files: number of files to keep, the latest of all servers that share the directory; 0 keeps
+            all. Files named for a future time, by a clock that was ahead, are neither removed nor
             counted.
         hashes: whether images are hashed.
 
     Attributes:
-        lost: rows that are in no file since a write failed or did not keep up.
+        lost: rows that are in no file because a write failed or did not keep up.
 
     Raises:
         UserError: PyArrow is missing, or the directory cannot be written to.
     """
 
-    def __init__(self, directory, rows, seconds, files=0, hashes=False):
+    def __init__(
+        self,
+        directory: pathlib.Path | str,
+        rows: int,
+        seconds: float,
+        files: int = 0,
+        hashes: bool = False,
+    ):
         try:
             import pyarrow.parquet
         except ImportError as error:
@@ -104,74 +121,70 @@ class PredictionLog:
         self._files = files
         self._hashes = hashes
         self._schema = _schema(pyarrow)
-        self._waiting = collections.deque()
-        self._batches = []
-        self._oldest = 0.0
+        self._waiting: collections.deque[_Entry] = collections.deque()
+        self._batches: list = []  # of rows
+        self._oldest = 0.0  # when the first of them was taken up, by `monotonic`; 0 if none
         self._numbers = itertools.count()
-        self._answers = _Room(WAITING)
-        self._images = _Room(IMAGES)
+        self._answer_bytes = _ByteBudget(WAITING)
+        self._image_bytes = _ByteBudget(IMAGES)
         self.lost = 0
 
-    def put(self, request, answer, shadow):
-        """Takes an `Answer` to a `Request`; takes some microseconds, and never waits."""
-        if self._answers.is_full():
+    def put(self, request: Request, answer: Answer, shadow: bool) -> None:
+        """Takes an answer; takes some microseconds and never waits."""
+        if self._answer_bytes.is_full():
             self.lost += len(answer.probabilities)
             return
-        images = request.images if self._hashes and not self._images.is_full() else None
-        self._answers.taken += _size_of(answer)
-        self._images.taken += _size(images)
+        images = request.images if self._hashes and not self._image_bytes.is_full() else None
+        self._answer_bytes.taken += _answer_size(answer)
+        self._image_bytes.taken += _images_size(images)
         # Heat maps can be larger than all the rest, and are not logged.
-        self._waiting.append(
-            (time.time(), request.id, dataclasses.replace(answer, heat=None), shadow, images)
-        )
+        answer = dataclasses.replace(answer, heat=None)
+        self._waiting.append(_Entry(time.time(), request.id, answer, shadow, images))
 
-    def write(self, everything=False):
-        """Takes up what `put` has left, and writes the files that are full or due; with
-        `everything`, all rows."""
+    def write(self, everything: bool = False) -> None:
+        """Writes the files that are full or due; with `everything`, all rows."""
         self._take_up()
-        due = everything or (self._oldest and time.monotonic() - self._oldest >= self._seconds)
-        while self._batches and (due or sum(map(len, self._batches)) >= self._rows):
+        is_due = everything or (self._oldest and time.monotonic() - self._oldest >= self._seconds)
+        while self._batches and (is_due or sum(map(len, self._batches)) >= self._rows):
             table = self._arrow.Table.from_batches(self._batches)
-            rest = table.slice(self._rows).combine_chunks()
-            self._batches = rest.to_batches() if len(rest) else []
+            remainder = table.slice(self._rows).combine_chunks()
+            self._batches = remainder.to_batches() if len(remainder) else []
             self._oldest = time.monotonic() if self._batches else 0.0
             self._write_file(table.slice(0, self._rows))
 
     def _take_up(self):
-        """Makes rows of what `put` has left, and frees it: it takes a hundred times the room of its
-        rows."""
-        taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        if not taken:
+        """Turns what `put` has left into rows and frees it: it takes a hundred times their
+        memory."""
+        entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        if not entries:
             return
         self._oldest = self._oldest or time.monotonic()
         try:
-            batch = self._arrow.RecordBatch.from_pydict(self._columns(taken), schema=self._schema)
+            batch = self._arrow.RecordBatch.from_pydict(self._columns(entries), schema=self._schema)
         except Exception:
-            self.lost += sum(len(answer.probabilities) for _, _, answer, _, _ in taken)
+            self.lost += sum(len(entry.answer.probabilities) for entry in entries)
             raise
         finally:
-            self._answers.freed += sum(_size_of(answer) for _, _, answer, _, _ in taken)
-            self._images.freed += sum(_size(images) for *_, images in taken)
+            self._answer_bytes.freed += sum(_answer_size(entry.answer) for entry in entries)
+            self._image_bytes.freed += sum(_images_size(entry.images) for entry in entries)
         self._batches.append(batch)
 
-    def _columns(self, taken):
+    def _columns(self, entries):
         columns = {name: [] for name in self._schema.names}
-        for seconds, name, answer, shadow, images in taken:
+        for seconds, request_id, answer, shadow, images in entries:
             count = len(answer.probabilities)
             best = answer.probabilities.argmax(1)
             columns["time"] += [int(seconds * 1e6)] * count
-            columns["id"] += [name] * count
+            columns["id"] += [request_id] * count
             columns["model"] += [answer.model] * count
             columns["version"] += [answer.version] * count
             columns["shadow"] += [shadow] * count
             columns["image"] += range(count)
             columns["class"] += [answer.classes[i] for i in best]
             columns["confidence"] += answer.probabilities[np.arange(count), best].tolist()
-            columns["sha256"] += (
-                [None] * count if images is None else [_digest(image) for image in images]
-            )
-        embeddings = (answer.embedding for _, _, answer, _, _ in taken)
-        # one, but for a mix of models
+            columns["sha256"] += [None] * count if images is None else map(_digest, images)
+        embeddings = (entry.answer.embedding for entry in entries)
+        # one group, unless models with different embeddings are mixed
         groups = itertools.groupby(embeddings, key=lambda embedding: embedding.shape[1])
         sketches = [sketch(np.concatenate(list(group))).ravel() for _, group in groups]
         flat = self._arrow.array(np.concatenate(sketches))
@@ -181,7 +194,7 @@ class PredictionLog:
     def _write_file(self, table):
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
         path = self._directory / f"predictions-{now}-{os.getpid()}-{next(self._numbers):06}.parquet"
-        # readers of the directory pass over names with a dot
+        # readers of the directory skip names that begin with a dot
         hidden = path.with_name(f".{path.name}.tmp")
         data = self._arrow.BufferOutputStream()
         self._arrow.parquet.write_table(table, data, compression="zstd")
@@ -192,20 +205,20 @@ class PredictionLog:
             hidden.unlink(missing_ok=True)
             raise
         if self._files:
-            # Were files of a clock that was ahead taken for the latest, this one would go in their
-            # place.
-            known = sorted(
-                old
-                for old in self._directory.glob("predictions-*.parquet")
-                if old.name <= path.name
+            # If files of a clock that was ahead counted as the latest, this one would be removed in
+            # their place.
+            past_files = sorted(
+                file
+                for file in self._directory.glob("predictions-*.parquet")
+                if file.name <= path.name
             )
-            for old in known[: -self._files]:
-                old.unlink(missing_ok=True)
+            for file in past_files[: -self._files]:
+                file.unlink(missing_ok=True)
 
 
-class _Room:
-    """Counts the bytes that wait: the event loop those `taken`, the thread those `freed`, so that
-    none needs a lock."""
+class _ByteBudget:
+    """Counts waiting bytes without a lock: the event loop adds to `taken`, the thread to
+    `freed`."""
 
     def __init__(self, limit):
         self._limit = limit
@@ -240,19 +253,18 @@ def _write(path, data):
     return path
 
 
-def _size_of(answer):
-    """Returns the bytes that an answer takes while it waits, about."""
+def _answer_size(answer):
+    """Returns the approximate bytes that a waiting answer takes."""
     return OBJECTS + answer.probabilities.nbytes + answer.embedding.nbytes
 
 
-def _size(images):
-    """Returns the bytes of a request's images; of None, 0."""
+def _images_size(images):
+    """Returns the bytes of a request's images; 0 for None."""
     if images is None:
         return 0
     return images.nbytes if isinstance(images, np.ndarray) else sum(map(len, images))
 
 
 def _digest(image):
-    return hashlib.sha256(
-        image if isinstance(image, bytes) else np.ascontiguousarray(image)
-    ).hexdigest()
+    data = image if isinstance(image, bytes) else np.ascontiguousarray(image)
+    return hashlib.sha256(data).hexdigest()

@@ -1,7 +1,7 @@
-"""What the server says of itself: metrics for Prometheus, a log of requests and one of predictions.
+"""What the server reports about itself: Prometheus metrics, an access log and a prediction log.
 
-Nothing here waits for a disk on the event loop: it leaves a line or a row, and a thread writes what
-has gathered.
+Nothing here waits for a disk on the event loop: callers leave a line or a row, and a thread writes
+what has gathered.
 """
 
 import collections
@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -22,18 +24,21 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
 from vision import __version__
 from vision.errors import UserError, first_line
+from vision.serving.errors import Refused
 from vision.serving.logs.prediction_log import PredictionLog
+from vision.serving.request import Answer, Request
+from vision.serving.settings import Settings
 
-# seconds between writes: a thread that woke for each line would take the event loop's time
+# Seconds between writes: a thread that woke for each line would take the event loop's time.
 PERIOD = 0.1
-LINES = 20_000  # that wait, at most; a reader of stdout that hangs must not fill the memory
-# seconds: for a log to be written at the end; between words on the same trouble
-PATIENCE = 5.0
-TELL = 60.0
-KINDS = 100  # of errors, that are told apart
+LINES = 20_000  # waiting, at most; a reader of stdout that hangs must not fill the memory
+PATIENCE = 5.0  # seconds for each log to be written at the end
+REPORT_EVERY = 60.0  # seconds between reports of the same problem
+KINDS = 100  # of errors that are told apart
 SECONDS = (
     0.0005,
     0.001,
@@ -56,23 +61,41 @@ SECONDS = (
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-class AccessLog:
-    """Writes JSON lines; `put` on the event loop, `write` in one thread.
+class Models(Protocol):
+    """What telemetry reads of a `vision.serving.models.repository.Repository`."""
 
-    A file is appended to, line by line whole, so that logrotate's `copytruncate` may cut it.
+    @property
+    def ready(self) -> bool: ...
+
+    def models(self) -> dict[str, list[str]]: ...
+
+    def states(self) -> dict[str, dict[str, Any]]: ...
+
+
+class NamedVersion(Protocol):
+    """What telemetry reads of a `vision.serving.models.loaded.LoadedVersion`."""
+
+    model: str
+    name: str
+
+
+class AccessLog:
+    """Writes JSON lines; `put` is for the event loop, `write` for one thread.
+
+    It appends whole lines to a file, so that logrotate's `copytruncate` may truncate it.
 
     Args:
-        path: of the file; - = stdout.
+        path: the file; "-" is stdout.
 
     Attributes:
-        lost: lines that were not written since the reader or the disk did not keep up.
+        lost: lines that were not written because the reader or the disk did not keep up.
 
     Raises:
         UserError: the file cannot be opened.
     """
 
-    def __init__(self, path):
-        self._waiting = collections.deque()
+    def __init__(self, path: str):
+        self._waiting: collections.deque[Mapping[str, Any]] = collections.deque()
         self.lost = 0
         try:
             self._file = sys.stdout if path == "-" else open(path, "a", encoding="utf-8")  # noqa: SIM115
@@ -81,262 +104,272 @@ class AccessLog:
                 f"--access-log {path} cannot be written to: {error.strerror}"
             ) from error
 
-    def put(self, entry):
-        """Takes a dict; never waits."""
+    def put(self, entry: Mapping[str, Any]) -> None:
+        """Takes an entry; never waits."""
         if len(self._waiting) >= LINES:
             self.lost += 1
         else:
             self._waiting.append(entry)
 
-    def write(self, everything=False):
-        """Writes all lines that `put` has left."""
-        taken = [self._waiting.popleft() for _ in range(len(self._waiting))]
+    def write(self, everything: bool = False) -> None:
+        """Writes the lines that `put` has left; with `everything`, for the last time."""
+        entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
         try:
-            self._file.write("".join(json.dumps(entry, default=str) + "\n" for entry in taken))
+            self._file.write("".join(json.dumps(entry, default=str) + "\n" for entry in entries))
             self._file.flush()
         except Exception:
-            self.lost += len(taken)
+            self.lost += len(entries)
             raise
         if everything and self._file is not sys.stdout:
             self._file.close()
 
 
-class Failures:
-    """Shows errors of ours to the operator, the same one once in `TELL` seconds, however many
-    clients meet with it."""
+class FailureReports:
+    """Shows internal errors to the operator, the same one once in `REPORT_EVERY` seconds."""
 
-    def __init__(self):
-        # {kind: (when one was shown, how many were not since)}
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._seen = {}
+        # {kind: (when one was shown, how many were not shown since)}
+        self._kinds: dict[tuple | None, tuple[float, int]] = {}
 
-    def show(self, error):
-        """Prints an error's traceback on stderr, or counts it; it never waits: see
-        `vision.serving.logs.stderr`."""
+    def show(self, error: BaseException) -> None:
+        """Prints an error's traceback on stderr, or counts it.
+
+        It never waits: see `vision.serving.logs.stderr`.
+        """
         now = time.monotonic()
-        kind = (type(error), str(error)[:200], type(error.__cause__))
+        kind: tuple | None = (type(error), str(error)[:200], type(error.__cause__))
         with self._lock:
-            if len(self._seen) >= KINDS:
-                self._seen = {
-                    known: seen for known, seen in self._seen.items() if now - seen[0] < TELL
+            if len(self._kinds) >= KINDS:
+                self._kinds = {
+                    recent: (shown, hidden)
+                    for recent, (shown, hidden) in self._kinds.items()
+                    if now - shown < REPORT_EVERY
                 }
-                # one of too many
-                kind = kind if len(self._seen) < KINDS or kind in self._seen else None
-            shown, more = self._seen.get(kind, (-math.inf, 0))
-            if now - shown < TELL:
-                self._seen[kind] = shown, more + 1
+                if len(self._kinds) >= KINDS and kind not in self._kinds:
+                    kind = None  # all others count as one kind
+            shown, hidden = self._kinds.get(kind, (-math.inf, 0))
+            if now - shown < REPORT_EVERY:
+                self._kinds[kind] = (shown, hidden + 1)
                 return
-            self._seen[kind] = now, 0
-        since = (
-            f"{more} more like it were not shown, in the {now - shown:.0f} seconds before\n"
-            if more
-            else ""
-        )
-        print("".join(traceback.format_exception(error)) + since, end="", file=sys.stderr)
+            self._kinds[kind] = (now, 0)
+        text = "".join(traceback.format_exception(error))
+        if hidden:
+            text += (
+                f"{hidden} more like it were not shown in the {now - shown:.0f} seconds before\n"
+            )
+        print(text, end="", file=sys.stderr)
 
 
 class Telemetry:
     """Counts, measures and logs; its methods may be called on the event loop or in a thread.
 
-    Series are named by model and version, but not by models that do not exist, and go with the
-    version: there would be series without end, of requests for such models and of versions that
-    come and go.
+    Series are labeled by model and version, but not by models that do not exist, and are removed
+    with their version: requests for unknown models, and versions that come and go, would create
+    series without end.
 
     Args:
-        settings: `vision.serving.settings.Settings`.
+        settings: the server's settings.
 
     Raises:
         UserError: a log cannot be written to.
     """
 
-    def __init__(self, settings):
+    def __init__(self, settings: Settings):
         self._registry = CollectorRegistry()
-        self._series = {}
-        self._repository = None
-        self._failures = Failures()
-        self._define()
-        self._logs = {}
+        self._series: dict[tuple, Any] = {}
+        self._repository: Models | None = None
+        self._failures = FailureReports()
+        self._define_metrics()
+        self._logs: dict[str, AccessLog | PredictionLog] = {}
+        self._access_log = None
+        self._prediction_log = None
         if settings.access_log:
-            self._logs["access"] = AccessLog(settings.access_log)
+            self._access_log = AccessLog(settings.access_log)
+            self._logs["access"] = self._access_log
         if settings.prediction_log:
-            seconds = settings.prediction_minutes * 60
-            rotation = (settings.prediction_rows, seconds, settings.prediction_files)
-            self._logs["prediction"] = PredictionLog(
-                settings.prediction_log, *rotation, hashes=settings.log_hashes
+            self._prediction_log = PredictionLog(
+                settings.prediction_log,
+                settings.prediction_rows,
+                settings.prediction_minutes * 60,
+                settings.prediction_files,
+                hashes=settings.log_hashes,
             )
-        self._registry.register(_Lost(self._logs))
+            self._logs["prediction"] = self._prediction_log
+        self._registry.register(_LostEntries(self._logs))
         self._stop = threading.Event()
         self._threads = [
-            threading.Thread(target=self._write, args=one, name=f"{one[0]} log", daemon=True)
-            for one in self._logs.items()
+            threading.Thread(target=self._write, args=(name, log), name=f"{name} log", daemon=True)
+            for name, log in self._logs.items()
         ]
         for thread in self._threads:
             thread.start()
 
-    def follow(self, repository):
-        """Shows the versions of a `vision.serving.models.repository.Repository`, and names errors
-        by its models."""
+    def follow(self, repository: Models) -> None:
+        """Shows the versions of a repository, and labels errors by its models."""
         self._repository = repository
-        self._registry.register(_Versions(repository))
+        self._registry.register(_VersionStates(repository))
 
-    def answered(self, request, answer, shadow=False):
-        """Counts and logs an `Answer` to a `Request`; a shadow's counts apart, since no client has
-        seen it."""
-        name = (answer.model, answer.version)
-        count = len(answer.probabilities)
+    def answered(self, request: Request, answer: Answer, shadow: bool = False) -> None:
+        """Counts and logs an answer; a shadow's separately, since no client has seen it."""
+        labels = (answer.model, answer.version)
         if shadow:
-            self._of(self._shadows, *name, "answered").inc()
+            self._get_series(self._shadows, *labels, "answered").inc()
         else:
-            self._of(
-                self._requests,
-                *name,
-                request.protocol,
-                "OK" if request.protocol == "grpc" else "200",
-            ).inc()
-            self._of(self._images, *name).inc(count)
+            code = "OK" if request.protocol == "grpc" else "200"
+            self._get_series(self._requests, *labels, request.protocol, code).inc()
+            self._get_series(self._images, *labels).inc(len(answer.probabilities))
         for stage, seconds in answer.seconds.items():
-            self._of(self._stages, *name, stage).observe(seconds)
-        if "prediction" in self._logs:
-            self._logs["prediction"].put(request, answer, shadow)
+            self._get_series(self._stages, *labels, stage).observe(seconds)
+        if self._prediction_log is not None:
+            self._prediction_log.put(request, answer, shadow)
 
-    def shadow_failed(self, version, error):
-        """Counts a `Version` that was asked beside the one that serves and gave no answer."""
-        self._of(self._shadows, version.model, version.name, type(error).__name__).inc()
+    def shadow_failed(self, version: NamedVersion, error: Exception) -> None:
+        """Counts a request that a shadow did not answer."""
+        self._get_series(self._shadows, version.model, version.name, type(error).__name__).inc()
 
-    def refused(self, protocol, model, error):
-        """Counts a `vision.serving.errors.Refused`."""
-        self._error(protocol, model, error.code if protocol == "grpc" else str(error.status))
+    def refused(self, protocol: str, model: str, error: Refused) -> None:
+        """Counts a refused request."""
+        code = error.code if protocol == "grpc" else str(error.status)
+        self._count_error(protocol, model, code)
 
-    def failed(self, protocol, model, error):
-        """Counts an error of ours, and shows it to the operator, who alone may see where it came
-        from."""
-        self._error(protocol, model, "INTERNAL" if protocol == "grpc" else "500")
+    def failed(self, protocol: str, model: str, error: BaseException) -> None:
+        """Counts an internal error and shows it to the operator, the only one who may see its
+        traceback."""
+        self._count_error(protocol, model, "INTERNAL" if protocol == "grpc" else "500")
         self._failures.show(error)
 
-    def batch(self, model, version, size, waiting):
-        """Counts a batch of `size` images that goes to a version, while `waiting` images stay
-        behind."""
-        self._of(self._batches, model, version).observe(size)
-        self._of(self._queue, model, version).set(waiting)
+    def batch(self, model: str, version: str, size: int, waiting: int) -> None:
+        """Counts a batch of `size` images for a version, while `waiting` images remain in its
+        queue."""
+        self._get_series(self._batches, model, version).observe(size)
+        self._get_series(self._queue, model, version).set(waiting)
 
-    def access(self, entry):
-        """Logs a request's dict, which holds no image and no key; "model", "version" and "seconds"
-        are among it."""
+    def access(self, entry: Mapping[str, Any]) -> None:
+        """Logs a request's entry, which holds no image and no key.
+
+        Its keys include "model", "version" and "seconds".
+        """
         if entry["version"]:
-            self._of(self._stages, entry["model"], entry["version"], "total").observe(
-                entry["seconds"]
-            )
-        if "access" in self._logs:
-            self._logs["access"].put(entry)
+            stage = self._get_series(self._stages, entry["model"], entry["version"], "total")
+            stage.observe(entry["seconds"])
+        if self._access_log is not None:
+            self._access_log.put(entry)
 
-    def exposition(self):
-        """Returns (bytes, content type) for Prometheus."""
-        self._forget()
+    def exposition(self) -> tuple[bytes, str]:
+        """Returns (metrics, content type) for Prometheus."""
+        self._remove_stale_series()
         return generate_latest(self._registry), CONTENT_TYPE_LATEST
 
-    def close(self):
-        """Writes what the logs still hold; a disk, or a reader of stdout, that hangs is not waited
-        for."""
+    def close(self) -> None:
+        """Writes what the logs still hold, but does not wait for a disk or a reader that hangs."""
         self._stop.set()
         for thread in self._threads:
             thread.join(PATIENCE)
 
-    def _define(self):
+    def _define_metrics(self):
         registry = self._registry
-        names = ("model", "version")
-        of = {"registry": registry}
-        self._requests = Counter("vision_requests", "Requests", (*names, "protocol", "code"), **of)
+        labels = ("model", "version")
+        self._requests = Counter(
+            "vision_requests", "Requests", (*labels, "protocol", "code"), registry=registry
+        )
         self._images = Counter(
-            "vision_images", "Images in requests that were answered", names, **of
+            "vision_images", "Images in requests that were answered", labels, registry=registry
         )
         self._shadows = Counter(
-            "vision_shadow_requests", "Answers that were only logged", (*names, "outcome"), **of
+            "vision_shadow_requests",
+            "Answers that were only logged",
+            (*labels, "outcome"),
+            registry=registry,
         )
         self._stages = Histogram(
             "vision_stage_seconds",
             "Seconds of a request in decode, queue and compute, and in total, with the network's",
-            (*names, "stage"),
+            (*labels, "stage"),
             buckets=SECONDS,
-            **of,
+            registry=registry,
         )
         self._batches = Histogram(
-            "vision_batch_images", "Images in a batch", names, buckets=IMAGES, **of
+            "vision_batch_images", "Images in a batch", labels, buckets=IMAGES, registry=registry
         )
         self._queue = Gauge(
-            "vision_queue_images", "Images that waited when the last batch began", names, **of
+            "vision_queue_images",
+            "Images that waited when the last batch began",
+            labels,
+            registry=registry,
         )
-        Gauge("vision_build_info", "The server's version", ("release",), **of).labels(
-            __version__
-        ).set(1)
+        build = Gauge("vision_build_info", "The server's version", ("release",), registry=registry)
+        build.labels(__version__).set(1)
         ProcessCollector(registry=registry)
 
-    def _of(self, metric, model, version, *labels):
-        """Returns a metric's series; finding it takes longer than counting, so it is kept."""
+    def _get_series(self, metric, model, version, *labels):
+        """Returns a metric's series; kept, since finding it takes longer than counting."""
         key = (metric, model, version, *labels)
         series = self._series.get(key)
         if series is None:
-            self._forget()  # here too, since there may be nobody who asks for the metrics
+            self._remove_stale_series()  # here too: the metrics may never be asked for
             series = self._series[key] = metric.labels(model, version, *labels)
         return series
 
-    def _forget(self):
-        """Drops the series of versions that are gone, those too that their last requests have made
+    def _remove_stale_series(self):
+        """Removes the series of versions that are gone, even if their last requests made them
         again."""
         if self._repository is None:
             return
-        there = {model: known["versions"] for model, known in self._repository.states().items()}
+        states = self._repository.states()
         for key in list(self._series):
             metric, model, version, *labels = key
-            gone = model and (model not in there or version and version not in there[model])
-            if gone and self._series.pop(key, None) is not None:
+            is_gone = model and model not in states
+            if model and version and not is_gone:
+                is_gone = version not in states[model]["versions"]
+            if is_gone and self._series.pop(key, None) is not None:
                 metric.remove(model, version, *labels)
 
-    def _error(self, protocol, model, code):
-        known = self._repository is not None and model in self._repository.models()
-        self._of(self._requests, model if known else "", "", protocol, code).inc()
+    def _count_error(self, protocol, model, code):
+        exists = self._repository is not None and model in self._repository.models()
+        self._get_series(self._requests, model if exists else "", "", protocol, code).inc()
 
     def _write(self, name, log):
-        """What a log's thread does."""
-        last = False
-        told = -math.inf
-        while not last:
-            last = self._stop.wait(PERIOD)
+        """Writes a log until the telemetry is closed; the target of the log's thread."""
+        is_last = False
+        reported = -math.inf
+        while not is_last:
+            is_last = self._stop.wait(PERIOD)
             try:
-                log.write(everything=last)
-            except Exception as error:  # a full disk must not end the thread, nor the server
-                if time.monotonic() - told < TELL:
+                log.write(everything=is_last)
+            except Exception as error:  # a full disk must end neither the thread nor the server
+                if time.monotonic() - reported < REPORT_EVERY:
                     continue
-                told = time.monotonic()
-                reason = first_line(error)
-                print(f"the {name} log cannot be written: {reason}", file=sys.stderr)
+                reported = time.monotonic()
+                print(f"the {name} log cannot be written: {first_line(error)}", file=sys.stderr)
 
 
-class _Lost:
+class _LostEntries(Collector):
     """Collects how much each log has lost."""
 
     def __init__(self, logs):
         self._logs = logs
 
-    def collect(self):
-        found = GaugeMetricFamily(
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        lost = GaugeMetricFamily(
             "vision_log_lost", "Lines and rows that a log has lost since the start", labels=["log"]
         )
         for name, log in self._logs.items():
-            found.add_metric([name], log.lost)
-        yield found
+            lost.add_metric([name], log.lost)
+        yield lost
 
 
-class _Versions:
+class _VersionStates(Collector):
     """Collects the repository's versions and their states."""
 
     def __init__(self, repository):
         self._repository = repository
 
-    def collect(self):
+    def collect(self) -> Iterator[GaugeMetricFamily]:
         yield GaugeMetricFamily(
             "vision_ready", "Whether requests are to be sent here", float(self._repository.ready)
         )
-        found = GaugeMetricFamily(
+        states = GaugeMetricFamily(
             "vision_version_state",
             "1 for the state of a version",
             labels=["model", "version", "state"],
@@ -346,9 +379,9 @@ class _Versions:
             "1 for the version with most requests",
             labels=["model", "version"],
         )
-        for model, known in self._repository.states().items():
-            for version, state in known["versions"].items():
-                found.add_metric([model, version, state["state"]], 1)
-            if known["serving"]:
-                serving.add_metric([model, known["serving"]], 1)
-        yield from (found, serving)
+        for model, model_state in self._repository.states().items():
+            for version, version_state in model_state["versions"].items():
+                states.add_metric([model, version, version_state["state"]], 1)
+            if model_state["serving"]:
+                serving.add_metric([model, model_state["serving"]], 1)
+        yield from (states, serving)
