@@ -71,7 +71,7 @@ def test_an_image_is_classified(live, photo, width, theme, tmp_path):
         page.check()
         choose(page, "model", "pets")
         assert page.evaluate("about.textContent").endswith(
-            "8 × 8 pixels; accuracy 87.5\N{NO-BREAK SPACE}% of 8 test images."
+            "8 × 8 pixels; accuracy 87.5\N{NO-BREAK SPACE}% on 8 test images."
         )
         page.upload("#file", photo)
         page.wait(f"{BARS} === 5")
@@ -259,7 +259,7 @@ def test_mistakes_are_explained(models, photo, tmp_path):
     ):
         page.wait("!document.getElementById('key-field').hidden")
         assert (
-            "wants an API key" in page.evaluate(STATUS)
+            "requires an API key" in page.evaluate(STATUS)
             and page.evaluate("document.activeElement.id") == "key"
         )
         for key, said in (("wrong", "does not know this API key"), ("secret", "Nothing yet")):

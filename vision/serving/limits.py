@@ -15,16 +15,16 @@ class BodyBudget:
         max_body: bytes of the largest body.
 
     Attributes:
-        held: bytes of the bodies in memory.
+        used: bytes of the bodies in memory.
     """
 
     def __init__(self, max_body: int):
         self._max_body = max_body
-        self.held = 0
+        self.used = 0
 
     def add(self, count: int) -> None:
         """Counts bytes that have arrived."""
-        self.held += count
+        self.used += count
 
     def check(self, received: int) -> None:
         """Raises `TooMany` if the limit is exceeded, unless the request itself is small.
@@ -32,9 +32,9 @@ class BodyBudget:
         Args:
             received: bytes of the request's body that have arrived.
         """
-        if self.held > BODIES * self._max_body and received > SMALL:
+        if self.used > BODIES * self._max_body and received > SMALL:
             raise TooMany("too many large requests at a time: try again later", 1.0)
 
     def release(self, count: int) -> None:
         """Subtracts the bytes of a request that has been answered."""
-        self.held -= count
+        self.used -= count

@@ -172,14 +172,14 @@ def test_a_body_that_comes_too_slowly_is_refused():
 
 def test_all_bodies_together_have_a_limit(monkeypatch):
     app = ask(b"x", max_body=10).app
-    assert app.budget.held == 0
-    app.budget.held = limits.BODIES * 10
+    assert app.budget.used == 0
+    app.budget.used = limits.BODIES * 10
     # a small one is let in: a few large ones must not lock out the others
     assert ask(b"x" * 10, app=app).status == 200
     monkeypatch.setattr(limits, "SMALL", 9)
     refused = ask(b"x" * 10, app=app)
     assert refused.status == 429 and refused.headers["retry-after"] == "1"
-    assert app.budget.held == limits.BODIES * 10
+    assert app.budget.used == limits.BODIES * 10
 
 
 def test_who_is_not_answered_before_the_stop_ends_is_told_so():

@@ -1,9 +1,9 @@
-// What the server is asked, and what its refusals mean to a person.
+// Requests to the server, and explanations of its errors for people.
 
-const TRIES = 4; // of a request that finds the server busy
-const LONGEST = 10; // seconds to wait before one of them
+const TRIES = 4; // attempts at a request while the server is busy
+const LONGEST_WAIT = 10; // seconds between two attempts, at most
 
-// A request that failed: `message` for the reader, `status` of HTTP, 0 where there was no answer.
+// A request that failed: `message` for the reader, and the HTTP `status`, 0 if there was no response.
 export class Refused extends Error {
   constructor(message, status) {
     super(message);
@@ -11,7 +11,7 @@ export class Refused extends Error {
   }
 }
 
-// The server, asked with an API key where it wants one.
+// The server; `key` is sent if it requires an API key.
 export class Server {
   key = "";
 
@@ -19,22 +19,22 @@ export class Server {
     return (await this.#ask("classify/models", { signal })).models;
   }
 
-  // Returns the answer to an image, a Blob, with `milliseconds.total` as this page measured it.
-  // `waiting(seconds)` is told when the server is busy and the page will ask again.
+  // Returns the answer to an image, a Blob, with `milliseconds.total` as measured by this page.
+  // `waiting(seconds)` is called when the server is busy and the page will ask again.
   async classify(model, image, { version = "", top = 5, signal, waiting = () => {} } = {}) {
-    const query = new URLSearchParams({ top_k: top, heatmap: true }); // of versions that have one
+    const query = new URLSearchParams({ top_k: top, heatmap: true }); // if the version has one
     if (version) query.set("version", version);
     const headers = { "Content-Type": image.type || "application/octet-stream" };
     const path = `classify/${encodeURIComponent(model)}?${query}`;
-    for (let left = TRIES - 1; ; left--) {
-      const begun = performance.now();
+    for (let triesLeft = TRIES - 1; ; triesLeft--) {
+      const started = performance.now();
       try {
         const answer = await this.#ask(path, { method: "POST", body: image, headers, signal });
-        answer.milliseconds.total = performance.now() - begun;
+        answer.milliseconds.total = performance.now() - started;
         return answer;
       } catch (error) {
-        if (error.status !== 429 || !left) throw error;
-        const seconds = Math.min(error.after || 1, LONGEST);
+        if (error.status !== 429 || !triesLeft) throw error;
+        const seconds = Math.min(error.after || 1, LONGEST_WAIT);
         waiting(seconds);
         await pause(1000 * seconds, signal);
       }
@@ -50,9 +50,9 @@ export class Server {
       if (error.name === "AbortError") throw error;
       throw new Refused("The server cannot be reached. Is it running, and are you online?", 0);
     }
-    const said = await reply.json().catch(() => ({}));
-    if (reply.ok) return said;
-    const error = new Refused(explain(reply.status, said.error), reply.status);
+    const content = await reply.json().catch(() => ({}));
+    if (reply.ok) return content;
+    const error = new Refused(explain(reply.status, content.error), reply.status);
     error.after = Number(reply.headers.get("Retry-After")) || 0;
     throw error;
   }
@@ -68,16 +68,16 @@ function pause(milliseconds, signal) {
   });
 }
 
-function explain(status, said) {
-  const reason = said ? ` (${said})` : "";
+function explain(status, detail) {
+  const reason = detail ? ` (${detail})` : "";
   switch (status) {
-    case 401: return "This server wants an API key. Enter yours above.";
-    case 404: return `This model or version is not there any more. Load the page again.${reason}`;
+    case 401: return "This server requires an API key. Enter yours above.";
+    case 404: return `This model or version no longer exists. Reload the page.${reason}`;
     case 408: return "The image took too long to arrive. Try a smaller one, or a better connection.";
     case 413: return `The image is too large for this server. Try a smaller one.${reason}`;
     case 429: return "The server is busy. Try again in a moment.";
     case 503: return `The model is not ready. Try again in a moment.${reason}`;
-    case 400: case 415: case 422: return `This cannot be read as an image.${reason}`;
-    default: return `The server could not answer, status ${status}.${reason}`;
+    case 400: case 415: case 422: return `This file cannot be read as an image.${reason}`;
+    default: return `The server could not answer (status ${status}).${reason}`;
   }
 }

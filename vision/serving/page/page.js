@@ -1,4 +1,4 @@
-// The page: takes an image from a file, the clipboard, a drop or the camera, asks the server, shows what it says.
+// The page: takes an image from a file, the clipboard, a drop or the camera, and shows the server's answer.
 
 import { Refused, Server } from "./api.js";
 import { answer, draw, make, percent } from "./show.js";
@@ -7,11 +7,11 @@ const at = (id) => document.getElementById(id);
 const server = new Server();
 let models = [];
 let image = null; // a Blob
-let bitmap = null; // the same, decoded; null where the browser cannot
+let bitmap = null; // the decoded image; null if the browser cannot decode it
 let answers = [];
-let running = new AbortController(); // of the request in flight
+let running = new AbortController(); // cancels the request in flight
 
-function say(text, kind = "") {
+function report(text, kind = "") {
   at("status").textContent = text;
   at("status").className = `message ${kind}`;
 }
@@ -20,7 +20,7 @@ function chosen() {
   return models.find((model) => model.name === at("model").value);
 }
 
-// What the server has said of a version of the chosen model, or of the one that has most requests.
+// Returns what is known about a version of the chosen model, or about the one that gets most requests.
 function about(version) {
   const model = chosen();
   return model?.about[version] ?? model?.about[model.serving];
@@ -41,9 +41,9 @@ async function loadModels() {
   at("key-field").hidden = !server.key;
   fill(at("model"), models.map((model) => [model.name, model.name]));
   chooseModel();
-  if (!models.length) return say("This server has no model yet.", "look");
+  if (!models.length) return report("This server has no model yet.", "look");
   if (image) return ask();
-  say("Nothing yet.");
+  report("Nothing yet.");
 }
 
 function chooseModel() {
@@ -55,26 +55,26 @@ function chooseModel() {
 }
 
 function describe() {
-  const known = about(at("version").value);
-  if (!known) return (at("about").textContent = "No model is loaded.");
-  const size = `${known.image_size} × ${known.image_size} pixels${known.channels === 1 ? ", gray" : ""}`;
-  const accuracy = known.quality?.metrics?.accuracy?.value;
-  const measured = accuracy == null ? "" : `; accuracy ${percent(accuracy)} of ${known.quality.images} ${known.quality.split} images`;
-  at("about").textContent = `${chosen().name} tells ${known.classes} classes apart, in images of ${size}${measured}.`;
+  const facts = about(at("version").value);
+  if (!facts) return (at("about").textContent = "No model is loaded.");
+  const size = `${facts.image_size} × ${facts.image_size} pixels${facts.channels === 1 ? ", gray" : ""}`;
+  const accuracy = facts.quality?.metrics?.accuracy?.value;
+  const measured = accuracy == null ? "" : `; accuracy ${percent(accuracy)} on ${facts.quality.images} ${facts.quality.split} images`;
+  at("about").textContent = `${chosen().name} distinguishes ${facts.classes} classes in images of ${size}${measured}.`;
 }
 
-// Takes up a version that has come since the lists were made.
-async function meet(versions) {
+// Updates the lists if a version has appeared since they were made.
+async function updateModels(versions) {
   if (versions.every((version) => chosen()?.about[version])) return;
   models = await server.models().catch(() => models);
   chooseModel();
 }
 
-async function take(blob) {
+async function useImage(blob) {
   if (!blob) return;
   image = blob;
   const decoded = await createImageBitmap(blob).catch(() => null);
-  if (image !== blob) return; // another one was chosen meanwhile
+  if (image !== blob) return; // another image was chosen meanwhile
   bitmap = decoded;
   answers = [];
   at("answers").replaceChildren();
@@ -104,18 +104,18 @@ async function ask() {
   running.abort();
   const controller = (running = new AbortController());
   const versions = [at("version").value, at("other").value].slice(0, at("other").value ? 2 : 1);
-  const waiting = (seconds) => say(`The server is busy. Asking again in ${seconds} s …`, "look");
+  const waiting = (seconds) => report(`The server is busy. Asking again in ${seconds} s …`, "look");
   const options = { signal: controller.signal, waiting };
-  say("Asking …");
+  report("Asking …");
   at("answers").setAttribute("aria-busy", "true");
   try {
-    const found = [];
-    // One after the other: they would make each other slower, and the times shown are to be true.
-    for (const version of versions) found.push(await server.classify(model.name, image, { ...options, version }));
-    answers = found;
-    await meet(answers.map(({ version }) => version));
-    at("answers").replaceChildren(...answers.map((found, i) => answer(found, `answer-${i}`)));
-    say(summary());
+    const results = [];
+    // One after the other: at once they would slow each other down, and the times shown would be wrong.
+    for (const version of versions) results.push(await server.classify(model.name, image, { ...options, version }));
+    answers = results;
+    await updateModels(answers.map(({ version }) => version));
+    at("answers").replaceChildren(...answers.map((result, i) => answer(result, `answer-${i}`)));
+    report(summary());
     show();
   } catch (error) {
     if (controller.signal.aborted) return;
@@ -137,9 +137,9 @@ function summary() {
 
 function fail(error) {
   if (!(error instanceof Refused)) throw error;
-  say(server.key && error.status === 401 ? "The server does not know this API key." : error.message, "bad");
+  report(server.key && error.status === 401 ? "The server does not know this API key." : error.message, "bad");
   if (error.status !== 401) return;
-  if (!models.length) at("about").textContent = "Its models are shown to who has a key.";
+  if (!models.length) at("about").textContent = "Enter an API key to see its models.";
   at("key-field").hidden = false;
   at("key").focus();
 }
@@ -149,9 +149,9 @@ async function openCamera() {
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1280 } } });
   } catch {
-    return say("The camera cannot be used: it is missing, taken, or not allowed to this page.", "bad");
+    return report("The camera cannot be used: it is missing, in use, or blocked for this page.", "bad");
   }
-  closeCamera(); // the one of a second click on the button
+  closeCamera(); // opened by an earlier click on the button
   at("video").srcObject = stream;
   at("viewfinder").showModal();
   await at("video").play().catch(() => {});
@@ -169,20 +169,20 @@ async function shoot() {
   [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
   canvas.getContext("2d").drawImage(video, 0, 0);
   at("viewfinder").close();
-  await take(await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.95)));
+  await useImage(await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.95)));
 }
 
 const isImage = (file) => !file.type || file.type.startsWith("image/");
 
 function offer(files) {
   const file = [...files].find(isImage);
-  if (file) take(file);
-  else if (files.length) say("That is not an image.", "bad");
+  if (file) useImage(file);
+  else if (files.length) report("That is not an image.", "bad");
 }
 
 at("file").addEventListener("change", (event) => {
   offer(event.target.files);
-  event.target.value = ""; // the same file may be chosen again
+  event.target.value = ""; // so that the same file can be chosen again
 });
 document.addEventListener("paste", (event) => {
   if (!event.clipboardData.files.length) return;

@@ -1,11 +1,11 @@
-// What is drawn: an image with what the model sees of it, and a model's answer as bars.
+// Drawing: an image with the part that the model sees, and a model's answer as bars.
 
-const SIDE = 1024; // pixels of the drawing's longer side, at most
+const SIDE = 1024; // pixels; the longest side of the drawing
 const PARTS = [["decode", "decode"], ["queue", "wait"], ["compute", "model"], ["way", "network"]];
 
-// Inferno, at equal steps: lightness grows evenly, so that it reads without color too.
+// Inferno at equal steps: its lightness grows evenly, so it can be read without color too.
 const COLORS = [[0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164]];
-const OPACITY = 0.7; // of the hottest place
+const OPACITY = 0.7; // at the hottest place
 
 export function percent(p) {
   return p < 0.001 ? "<\u00a00.1\u00a0%" : p > 0.999 ? ">\u00a099.9\u00a0%" : `${(100 * p).toFixed(1)}\u00a0%`;
@@ -63,24 +63,24 @@ function drawHeat(context, heat, left, top, side) {
   context.restore();
 }
 
-// Returns an element that shows an answer of the server; `id` of its heading.
-export function answer(found, id) {
+// Returns an element that shows an answer of the server; `id` is its heading's.
+export function answer(result, id) {
   const bars = make("ol", { class: "bars", "aria-label": "Most probable classes" });
-  for (const { class: name, probability } of found.top) {
+  for (const { class: name, probability } of result.top) {
     const bar = make("i");
-    bar.style.width = `${100 * probability}%`; // by script, as the page's policy allows no style attributes
+    bar.style.width = `${100 * probability}%`; // by script: the page's policy forbids style attributes
     bars.append(make("li", {}, make("span", { text: name }), make("span", { class: "percent", text: percent(probability) }),
       make("div", { class: "track", "aria-hidden": "true" }, bar)));
   }
   return make("article", { class: "answer", "aria-labelledby": id },
-    make("h3", { class: "dim", id, text: `${found.model}, version ${found.version}` }),
-    make("p", { class: "best", text: found.top[0].class }),
-    bars, ...latency(found.milliseconds), make("p", { class: "id dim", text: `Request ${found.id}` }));
+    make("h3", { class: "dim", id, text: `${result.model}, version ${result.version}` }),
+    make("p", { class: "best", text: result.top[0].class }),
+    bars, ...latency(result.milliseconds), make("p", { class: "id dim", text: `Request ${result.id}` }));
 }
 
-function latency(known) {
-  const inside = known.decode + known.queue + known.compute, total = Math.max(known.total, inside);
-  const milliseconds = { ...known, way: total - inside };
+function latency(measured) {
+  const inside = measured.decode + measured.queue + measured.compute, total = Math.max(measured.total, inside);
+  const milliseconds = { ...measured, way: total - inside };
   const split = make("div", { class: "split", "aria-hidden": "true" });
   const parts = make("dl", { class: "parts" });
   for (const [name, text] of PARTS) {

@@ -28,7 +28,7 @@ def read_request(body: bytes) -> Inference:
     check_image_count(len(instances))
     top_k = top_k_of(parameters_of(document))
     if isinstance(instances[0], dict):
-        return Inference([decode_base64(_base64_of(one)) for one in instances], [], top_k)
+        return Inference([decode_base64(_base64_of(instance)) for instance in instances], [], top_k)
     data, shape = bytes_of_lists(instances)
     if len(shape) != 4:
         raise Refused(
