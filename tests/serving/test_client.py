@@ -42,8 +42,8 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def live(models):
-    with serve(models) as found:
-        yield found
+    with serve(models) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def images():
 def expected(models, images):
     """Of each image, [(class, probability)] of all classes, the most probable first; from the
     bundle itself."""
-    found = open_bundle(models / "pets" / "2").probabilities_and_embeddings(images)[0]
-    return [[(CLASSES[i], float(row[i])) for i in np.argsort(-row)] for row in found]
+    probabilities = open_bundle(models / "pets" / "2").probabilities_and_embeddings(images)[0]
+    return [[(CLASSES[i], float(row[i])) for i in np.argsort(-row)] for row in probabilities]
 
 
 @pytest.fixture
@@ -66,45 +66,45 @@ def photo(tmp_path, images):
     return file
 
 
-def close(found, expected):
-    assert [name for name, _ in found] == [name for name, _ in expected]
-    np.testing.assert_allclose([p for _, p in found], [p for _, p in expected], atol=1e-5)
+def close(actual, expected):
+    assert [name for name, _ in actual] == [name for name, _ in expected]
+    np.testing.assert_allclose([p for _, p in actual], [p for _, p in expected], atol=1e-5)
 
 
 def test_files_bytes_and_arrays_are_classified(live, photo, images, expected):
-    with Client(live.url) as one:
-        assert one.ready()
-        assert [(known["name"], sorted(known["versions"])) for known in one.models()] == [
+    with Client(live.url) as connection:
+        assert connection.ready()
+        assert [(model["name"], sorted(model["versions"])) for model in connection.models()] == [
             ("pets", ["1", "2"])
         ]
         for image in (photo, str(photo), photo.read_bytes(), images[0]):
-            found = one.classify(image, "pets")
-            assert (found.model, found.version, len(found.top)) == ("pets", "2", 5) and found.id
-            close(found.top, expected[0][:5])
-        assert one.classify(photo).milliseconds.keys() == {"decode", "queue", "compute"}
-        several = one.classify(images, "pets", top_k=3, version="1")
-        assert [found.version for found in several] == ["1"] * 3
-        for found, right in zip(several, expected, strict=True):
-            close(found.top, right[:3])
-        close(one.classify(np.asfortranarray(images[1]), top_k=99).top, expected[1])
+            result = connection.classify(image, "pets")
+            assert (result.model, result.version, len(result.top)) == ("pets", "2", 5) and result.id
+            close(result.top, expected[0][:5])
+        assert connection.classify(photo).milliseconds.keys() == {"decode", "queue", "compute"}
+        several = connection.classify(images, "pets", top_k=3, version="1")
+        assert [result.version for result in several] == ["1"] * 3
+        for result, right in zip(several, expected, strict=True):
+            close(result.top, right[:3])
+        close(connection.classify(np.asfortranarray(images[1]), top_k=99).top, expected[1])
 
 
 def test_what_is_refused(live, images, tmp_path):
-    with Client(live.url) as one:
+    with Client(live.url) as connection:
         for image, model, status in (
             (b"no image", "pets", 0),
             (images[0], "cats", 404),
             (images[:, :4], "pets", 400),
         ):
             with pytest.raises(ServerError) as error:
-                one.classify(image, model)
+                connection.classify(image, model)
             assert error.value.status == status or (not status and error.value.status in (400, 415))
             assert error.value.message and "\n" not in error.value.message
         with pytest.raises(ValueError, match="uint8"):
-            one.classify(images.astype(np.float32))
+            connection.classify(images.astype(np.float32))
         with pytest.raises(FileNotFoundError):
-            one.classify(tmp_path / "none.jpg")
-        assert one.classify(images[0]).top  # the connection is still good
+            connection.classify(tmp_path / "none.jpg")
+        assert connection.classify(images[0]).top  # the connection is still good
     with pytest.raises(ServerError, match="cannot be reached"):
         Client("http://127.0.0.1:9").models()
     assert Client("http://127.0.0.1:9").ready() is False
@@ -118,23 +118,23 @@ def test_keys_rates_and_limits(models, photo, tmp_path):
         with pytest.raises(ServerError) as error:
             Client(live.url).models()
         assert error.value.status == 401
-        with Client(live.url, "secret-of-the-lab") as one:
+        with Client(live.url, "secret-of-the-lab") as connection:
             begun = time.perf_counter()
             # waits as Retry-After says
-            assert all(one.classify(photo, "pets").top for _ in range(5))
+            assert all(connection.classify(photo, "pets").top for _ in range(5))
             assert 1 < time.perf_counter() - begun < 10
-        with Client(live.url, "secret-of-all") as one:
+        with Client(live.url, "secret-of-all") as connection:
             with pytest.raises(ServerError) as error:
-                one.classify(bytes(5_000_000), "pets")
+                connection.classify(bytes(5_000_000), "pets")
             assert error.value.status == 413
-            assert one.classify(photo, "pets").top
+            assert connection.classify(photo, "pets").top
 
 
 def test_a_connection_that_the_server_closed_is_opened_again(models, photo):
-    with serve(models, grpc_port=0) as live, Client(live.url) as one:
-        assert one.classify(photo).top
-        one._connection.sock.shutdown(2)
-        assert one.classify(photo).top
+    with serve(models, grpc_port=0) as live, Client(live.url) as connection:
+        assert connection.classify(photo).top
+        connection._connection.sock.shutdown(2)
+        assert connection.classify(photo).top
 
 
 def test_the_command(live, photo, tmp_path, capsys):
@@ -146,8 +146,8 @@ def test_the_command(live, photo, tmp_path, capsys):
     (tmp_path / "note.txt").write_text("no image")
     # the others are asked all the same
     assert client.main([live.url, str(tmp_path / "note.txt"), str(photo)]) == 1
-    told = capsys.readouterr()
-    assert told.out.count("%") == 5 and told.err.startswith(
+    output = capsys.readouterr()
+    assert output.out.count("%") == 5 and output.err.startswith(
         f"{tmp_path / 'note.txt'}: no image of a known format"
     )
     assert client.main([live.url, str(photo), "--ca-file=/nowhere/at.pem"]) == 1
@@ -160,7 +160,10 @@ def test_the_command(live, photo, tmp_path, capsys):
 def test_tls(models, photo, tmp_path, capsys):
     if not shutil.which("openssl"):
         pytest.skip("no openssl is installed")
-    new = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost"
+    new = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 "
+        "-subj /CN=localhost"
+    )
     command = [
         *new.split(),
         "-addext",
@@ -196,8 +199,11 @@ def test_a_heat_map_comes_where_it_is_asked_for_and_known(live, photo, images):
     np.testing.assert_allclose(ask("?heatmap=true")["heatmap"], images[0, ..., 0] / 255, atol=6e-4)
     with pytest.raises(urllib.error.HTTPError, match="400"):
         ask("?heatmap=please")
-    with Client(live.url) as one:
-        assert [about["heatmap"] for about in one.models()[0]["about"].values()] == [False, True]
+    with Client(live.url) as connection:
+        assert [about["heatmap"] for about in connection.models()[0]["about"].values()] == [
+            False,
+            True,
+        ]
 
 
 def blocks(kind):
@@ -218,9 +224,9 @@ def said_by(block, folder, **places):
     assert done.returncode == 0, done.stderr
     text = done.stdout
     while text.strip():
-        said, end = json.JSONDecoder().raw_decode(text.lstrip())
+        document, end = json.JSONDecoder().raw_decode(text.lstrip())
         text = text.lstrip()[end:]
-        yield said
+        yield document
 
 
 def test_the_examples_with_curl(live, photo, expected):
@@ -228,15 +234,17 @@ def test_the_examples_with_curl(live, photo, expected):
     # what it is, its first bytes tell
     photo.with_name("photo.jpg").write_bytes(photo.read_bytes() + bytes(200_000))
     plain, protocol, _ = blocks("sh")
-    found = [
-        one for block in (plain, protocol) for one in said_by(block, photo.parent, of_8080=live.url)
+    answers = [
+        entry
+        for block in (plain, protocol)
+        for entry in said_by(block, photo.parent, of_8080=live.url)
     ]
-    assert len(found) == 5 and not any("error" in said for said in found), found
-    for said in found[:2]:
-        close([(one["class"], one["probability"]) for one in said["top"]], expected[0][:5])
+    assert len(answers) == 5 and not any("error" in answer for answer in answers), answers
+    for answer in answers[:2]:
+        close([(entry["class"], entry["probability"]) for entry in answer["top"]], expected[0][:5])
     assert (
-        found[3]["outputs"][0]["data"][0]
-        == found[4]["predictions"][0]["labels"][0]
+        answers[3]["outputs"][0]["data"][0]
+        == answers[4]["predictions"][0]["labels"][0]
         == expected[0][0][0]
     )
 
@@ -269,5 +277,5 @@ def test_the_examples_in_python(live, images, expected, kind, tmp_path):
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found == [[name for name, _ in row[:3]] for row in expected]
+    labels = json.loads(done.stdout.splitlines()[-1])
+    assert labels == [[name for name, _ in row[:3]] for row in expected]

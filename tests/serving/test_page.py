@@ -39,8 +39,8 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def live(models):
-    with serve(models, grpc_port=0) as found:
-        yield found
+    with serve(models, grpc_port=0) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,8 @@ def test_an_image_is_classified(live, photo, width, theme, tmp_path):
         page.upload("#file", photo)
         page.wait(f"{BARS} === 5")
         percents = page.evaluate(
-            "[...document.querySelectorAll('.percent')].map(e => parseFloat(e.textContent.replace(/[<>]/, '')))"
+            "[...document.querySelectorAll('.percent')]"
+            ".map(e => parseFloat(e.textContent.replace(/[<>]/, '')))"
         )
         assert percents == sorted(percents, reverse=True) and 0 < sum(percents) <= 100.3
         # Names are shown as they are, not as HTML.
@@ -121,7 +122,10 @@ def test_two_versions_side_by_side(live, photo):
 
 
 def test_where_the_model_looks_lies_over_the_image(live, photo):
-    pixels = "[...picture.getContext('2d').getImageData(0, 0, picture.width, picture.height).data].join()"
+    pixels = (
+        "[...picture.getContext('2d').getImageData(0, 0, picture.width, picture.height).data]"
+        ".join()"
+    )
     with browse(live.url + "/") as page:
         loaded(page)
         choose(page, "model", "digits")
@@ -208,14 +212,14 @@ def test_keys_and_a_screen_reader_find_everything(live, photo):
     with browse(live.url + "/", more=CAMERA) as page:
         loaded(page)
         choose(page, "model", "pets")
-        found = []
+        focused = []
         for _ in range(7):
             page.press("Tab", 9)
-            found.append(
+            focused.append(
                 page.evaluate(f"{FOCUSED}.id || {FOCUSED}.className || {FOCUSED}.textContent")
             )
-            assert page.evaluate(f"getComputedStyle({RINGED}).outlineStyle") != "none", found
-        assert found == ["skip", "model", "version", "other", "file", "camera", "The API"]
+            assert page.evaluate(f"getComputedStyle({RINGED}).outlineStyle") != "none", focused
+        assert focused == ["skip", "model", "version", "other", "file", "camera", "The API"]
         page.upload("#file", photo)
         page.wait(f"{BARS} === 5")
         page.call("Accessibility.enable", {})
@@ -262,21 +266,21 @@ def test_mistakes_are_explained(models, photo, tmp_path):
             "requires an API key" in page.evaluate(STATUS)
             and page.evaluate("document.activeElement.id") == "key"
         )
-        for key, said in (("wrong", "does not know this API key"), ("secret", "Nothing yet")):
+        for key, words in (("wrong", "does not know this API key"), ("secret", "Nothing yet")):
             page.evaluate(f"key.value = '{key}'; choices.requestSubmit()")
-            page.wait(f"{STATUS}.includes('{said}')")
+            page.wait(f"{STATUS}.includes('{words}')")
         page.evaluate(WATCH)
         page.upload("#file", photo)  # a second request at once, where the key has one a second
         page.wait(f"{BARS} === 5")
         assert page.evaluate(
             "said.some(text => text.startsWith('The server is busy. Asking again in '))"
         )
-        for name, said in (
+        for name, words in (
             ("note.png", "cannot be read as an image"),
             ("large.png", "too large for this server"),
         ):
             page.upload("#file", tmp_path / name)
-            page.wait(f"{STATUS}.includes('{said}')")
+            page.wait(f"{STATUS}.includes('{words}')")
             assert page.evaluate(BARS) == 0 and page.evaluate(PALE) == []
         page.check()
         live.process.terminate()

@@ -38,8 +38,8 @@ def bundle(models):
 
 @pytest.fixture
 def client(served):
-    with triton.InferenceServerClient(f"127.0.0.1:{served.port}") as found:
-        yield found
+    with triton.InferenceServerClient(f"127.0.0.1:{served.port}") as client:
+        yield client
 
 
 def png(image):
@@ -49,9 +49,9 @@ def png(image):
 
 
 def tensor(name, array, kind):
-    found = triton.InferInput(name, list(array.shape), kind)
-    found.set_data_from_numpy(array)
-    return found
+    infer_input = triton.InferInput(name, list(array.shape), kind)
+    infer_input.set_data_from_numpy(array)
+    return infer_input
 
 
 def of_images(images):
@@ -66,18 +66,18 @@ def test_health(client):
 
 def test_metadata(client):
     assert client.get_server_metadata().name == "vision"
-    found = client.get_model_metadata("tiny", as_json=True)
+    metadata = client.get_model_metadata("tiny", as_json=True)
     assert (
-        found["name"] == "tiny"
-        and found["versions"] == ["1", "2"]
-        and found["platform"] == "onnxruntime_onnx"
+        metadata["name"] == "tiny"
+        and metadata["versions"] == ["1", "2"]
+        and metadata["platform"] == "onnxruntime_onnx"
     )
-    assert found["inputs"][0] == {
+    assert metadata["inputs"][0] == {
         "name": "images",
         "datatype": "UINT8",
         "shape": ["-1", "8", "8", "1"],
     }
-    assert [one["name"] for one in found["outputs"]] == [
+    assert [output["name"] for output in metadata["outputs"]] == [
         "labels",
         "scores",
         "probabilities",
@@ -87,27 +87,27 @@ def test_metadata(client):
 
 def test_pixels_in_labels_and_scores_out(client, bundle):
     images = pixels()
-    found = client.infer("tiny", [of_images(images)], request_id="mine")
+    result = client.infer("tiny", [of_images(images)], request_id="mine")
     probabilities, _ = bundle.probabilities_and_embeddings(images)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :5]
-    assert found.as_numpy("labels").astype(str).tolist() == [
+    assert result.as_numpy("labels").astype(str).tolist() == [
         [bundle.classes[i] for i in row] for row in best
     ]
     assert np.allclose(
-        found.as_numpy("scores"), np.take_along_axis(probabilities, best, 1), atol=1e-6
+        result.as_numpy("scores"), np.take_along_axis(probabilities, best, 1), atol=1e-6
     )
-    assert found.get_response().id == "mine"
-    assert found.get_response().model_name == "tiny" and found.get_response().model_version == "2"
+    assert result.get_response().id == "mine"
+    assert result.get_response().model_name == "tiny" and result.get_response().model_version == "2"
 
 
 def test_every_output_by_name_of_a_version_by_name(client, bundle):
     images = pixels(2, seed=1)
     outputs = [triton.InferRequestedOutput(name) for name in ("embedding", "probabilities")]
-    found = client.infer("tiny", [of_images(images)], model_version="1", outputs=outputs)
+    result = client.infer("tiny", [of_images(images)], model_version="1", outputs=outputs)
     probabilities, embedding = bundle.probabilities_and_embeddings(images)
-    assert np.allclose(found.as_numpy("probabilities"), probabilities, atol=1e-6)
-    assert np.allclose(found.as_numpy("embedding"), embedding, atol=1e-5)
-    assert found.get_response().model_version == "1" and found.as_numpy("labels") is None
+    assert np.allclose(result.as_numpy("probabilities"), probabilities, atol=1e-6)
+    assert np.allclose(result.as_numpy("embedding"), embedding, atol=1e-5)
+    assert result.get_response().model_version == "1" and result.as_numpy("labels") is None
 
 
 def test_tritons_classification_and_our_top_k(client, bundle):
@@ -115,54 +115,54 @@ def test_tritons_classification_and_our_top_k(client, bundle):
         triton.InferRequestedOutput("probabilities", class_count=3),
         triton.InferRequestedOutput("labels"),
     ]
-    found = client.infer("tiny", [of_images(pixels(1))], outputs=outputs, parameters={"top_k": 2})
-    texts = found.as_numpy("probabilities")
-    assert texts.shape == (1, 3) and found.as_numpy("labels").shape == (1, 2)
+    result = client.infer("tiny", [of_images(pixels(1))], outputs=outputs, parameters={"top_k": 2})
+    texts = result.as_numpy("probabilities")
+    assert texts.shape == (1, 3) and result.as_numpy("labels").shape == (1, 2)
     value, index, name = texts[0, 0].decode().split(":")
     assert (
-        bundle.classes[int(index)] == name == found.as_numpy("labels")[0, 0].decode()
+        bundle.classes[int(index)] == name == result.as_numpy("labels")[0, 0].decode()
         and 0 < float(value) <= 1
     )
 
 
 def test_encoded_images(client, bundle):
     images = pixels(2, seed=2)
-    found = client.infer(
+    result = client.infer(
         "tiny", [tensor("image", np.array([png(i) for i in images], object), "BYTES")]
     )
     expected, _ = bundle.probabilities_and_embeddings(images)
-    assert np.allclose(found.as_numpy("scores")[:, 0], expected.max(1), atol=1e-6)
+    assert np.allclose(result.as_numpy("scores")[:, 0], expected.max(1), atol=1e-6)
 
 
 def test_typed_contents_say_the_same_as_raw_ones(stub):
     image = pixels(1)
     raw = stub.ModelInfer(message())
-    one = {
+    tensor = {
         "name": "images",
         "datatype": "UINT8",
         "shape": [1, 8, 8, 1],
         "contents": {"uint_contents": image.ravel()},
     }
     assert (
-        stub.ModelInfer(message(inputs=[one], raw_input_contents=[])).raw_output_contents
+        stub.ModelInfer(message(inputs=[tensor], raw_input_contents=[])).raw_output_contents
         == raw.raw_output_contents
     )
-    one = {
+    tensor = {
         "name": "image",
         "datatype": "BYTES",
         "shape": [1],
         "contents": {"bytes_contents": [png(image[0])]},
     }
     assert (
-        stub.ModelInfer(message(inputs=[one], raw_input_contents=[])).raw_output_contents
+        stub.ModelInfer(message(inputs=[tensor], raw_input_contents=[])).raw_output_contents
         == raw.raw_output_contents
     )
 
 
 def test_metadata_of_a_call(served, stub):
     served.entries.clear()
-    known = (("x-request-id", "abc-1"), ("x-route-key", "user 7"))
-    _, call = stub.ModelInfer.with_call(message(), metadata=known)
+    metadata = (("x-request-id", "abc-1"), ("x-route-key", "user 7"))
+    _, call = stub.ModelInfer.with_call(message(), metadata=metadata)
     assert dict(call.trailing_metadata()) == {"x-request-id": "abc-1", "x-model-version": "2"}
     entry = served.entries[-1]
     assert json.loads(json.dumps(entry)) == entry
@@ -180,7 +180,7 @@ def test_an_id_that_no_log_could_hold_is_replaced(served, stub):
 
 
 @pytest.mark.parametrize(
-    ("known", "code", "words"),
+    ("changes", "code", "words"),
     [
         ({"model_name": "huge"}, "NOT_FOUND", "no model 'huge'"),
         ({"model_version": "9"}, "NOT_FOUND", "no version '9'"),
@@ -196,9 +196,9 @@ def test_an_id_that_no_log_could_hold_is_replaced(served, stub):
         ({"parameters": {"top_k": {"string_param": "5"}}}, "INVALID_ARGUMENT", "top_k"),
     ],
 )
-def test_what_is_wrong_with_a_request(stub, known, code, words):
-    found, details, trailer = code_of(stub.ModelInfer, message(**known))
-    assert found == code and words in details and trailer["x-request-id"]
+def test_what_is_wrong_with_a_request(stub, changes, code, words):
+    status, details, trailer = code_of(stub.ModelInfer, message(**changes))
+    assert status == code and words in details and trailer["x-request-id"]
     stub.ModelInfer(message())  # the next one is answered
 
 
@@ -216,9 +216,9 @@ def test_what_is_wrong_with_a_request(stub, known, code, words):
     ],
 )
 def test_tensors_that_are_none(stub, shape, kind, name):
-    one = {"name": name, "datatype": kind, "shape": shape}
-    assert code_of(stub.ModelInfer, message(inputs=[one]))[0] == "INVALID_ARGUMENT"
-    shared = one | {"parameters": {"shared_memory_region": {"string_param": "/dev/mem"}}}
+    entry = {"name": name, "datatype": kind, "shape": shape}
+    assert code_of(stub.ModelInfer, message(inputs=[entry]))[0] == "INVALID_ARGUMENT"
+    shared = entry | {"parameters": {"shared_memory_region": {"string_param": "/dev/mem"}}}
     code, details, _ = code_of(stub.ModelInfer, message(inputs=[shared], raw_input_contents=[]))
     assert code == "INVALID_ARGUMENT" and "shared memory" in details
 
@@ -246,9 +246,9 @@ def test_what_is_of_triton_alone_is_not_here(client, stub):
 
 
 def test_too_many_images(stub):
-    one = {"name": "images", "datatype": "UINT8", "shape": [65, 8, 8, 1]}
+    entry = {"name": "images", "datatype": "UINT8", "shape": [65, 8, 8, 1]}
     code, details, _ = code_of(
-        stub.ModelInfer, message(inputs=[one], raw_input_contents=[bytes(65 * 64)])
+        stub.ModelInfer, message(inputs=[entry], raw_input_contents=[bytes(65 * 64)])
     )
     assert code == "RESOURCE_EXHAUSTED" and "1 to 64" in details
 
@@ -337,17 +337,17 @@ def locked(models, tmp_path_factory):
     subprocess.run(
         ["openssl", "req", "-x509", *curve, *names, *out], check=True, capture_output=True
     )
-    found = Served(
+    server = Served(
         dataclasses.replace(SETTINGS, models=str(models), keys=str(directory / "keys"), **files)
     )
-    yield found, (directory / "certificate.pem").read_bytes()
-    found.close()
+    yield server, (directory / "certificate.pem").read_bytes()
+    server.close()
 
 
 def test_keys_and_tls(locked, tmp_path):
-    found, certificate = locked
+    server, certificate = locked
     (tmp_path / "root.pem").write_bytes(certificate)
-    address = f"localhost:{found.port}"
+    address = f"localhost:{server.port}"
     images = [of_images(pixels(1))]
     with triton.InferenceServerClient(
         address, ssl=True, root_certificates=str(tmp_path / "root.pem")
@@ -355,7 +355,9 @@ def test_keys_and_tls(locked, tmp_path):
         assert client.is_server_live() and client.is_server_ready()  # without a key
         for headers in ({"authorization": "Bearer key-of-anna"}, {"x-api-key": "key-of-anna"}):
             assert client.infer("tiny", images, headers=headers).as_numpy("labels").shape == (1, 5)
-        assert found.entries[-1]["key"] == "anna" and "key-of-anna" not in json.dumps(found.entries)
+        assert server.entries[-1]["key"] == "anna" and "key-of-anna" not in json.dumps(
+            server.entries
+        )
         for headers in ({}, {"x-api-key": "key-of-carl"}, {"authorization": "Basic key-of-anna"}):
             with pytest.raises(InferenceServerException, match="UNAUTHENTICATED"):
                 client.infer("tiny", images, headers=headers)

@@ -27,24 +27,24 @@ def models(tmp_path_factory):
     return models
 
 
-def ask(models, *requests, **known):
+def ask(models, *requests, **changes):
     """Returns [(status, JSON)] of requests (method, path, body, headers) to the routes of a
     repository."""
 
     async def run():
-        settings = Settings(models=str(models), threads=1, **known)
+        settings = Settings(models=str(models), threads=1, **changes)
         repository = Repository(settings, Silent())
         await repository.start()
         app = admin.build(repository, ApiKeys(settings), Silent(), settings)
-        found = []
+        results = []
         async with httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://127.0.0.1:9"
         ) as client:
             for method, path, body, headers in requests:
                 answer = await client.request(method, path, json=body, headers=headers)
-                found.append((answer.status_code, answer.json()))
+                results.append((answer.status_code, answer.json()))
         await repository.close()
-        return found
+        return results
 
     return asyncio.run(run())
 
@@ -62,13 +62,13 @@ def test_versions_go_and_come(models):
         ("GET", "/v2/repository", None, {}),
         ("POST", f"{MODEL}/rollback", None, {}),
     ]
-    unloaded, index, loaded, back, known, further = ask(models, *states)
+    unloaded, index, loaded, back, states_after, further = ask(models, *states)
     assert unloaded == loaded == (200, {})
-    assert [(one["version"], one["state"]) for one in index[1]] == [
+    assert [(entry["version"], entry["state"]) for entry in index[1]] == [
         ("1", "READY"),
         ("2", "UNLOADED"),
     ]
-    assert back == (200, {"version": "1"}) and known[1]["tiny"]["rolled_back"] == ["2"]
+    assert back == (200, {"version": "1"}) and states_after[1]["tiny"]["rolled_back"] == ["2"]
     assert further[0] == 400 and "before 1" in further[1]["error"]
 
 
@@ -76,8 +76,8 @@ def test_versions_go_and_come(models):
     "body", [None, {}, [], {"parameters": []}, version(2), version(""), version(None)]
 )
 def test_the_version_is_to_be_named(models, body):
-    ((status, said),) = ask(models, ("POST", f"{MODEL}/unload", body, {}))
-    assert status == 400 and said.keys() == {"error"}
+    ((status, content),) = ask(models, ("POST", f"{MODEL}/unload", body, {}))
+    assert status == 400 and content.keys() == {"error"}
 
 
 @pytest.mark.parametrize("name", ["9", "../1", "..", "/", "1\0", "x" * 300, "1/../1"])

@@ -74,12 +74,12 @@ def certificate(tmp_path_factory):
     return files
 
 
-def connections(test, app=answer_ok, loop=None, **known):
+def connections(test, app=answer_ok, loop=None, **changes):
     """Runs `await test(connect, shutdown)` against an application's server; `connect()` returns
     (reader, writer)."""
 
     async def serve_it():
-        settings = dataclasses.replace(Settings(body_timeout=0.3, drain=1.0), **known)
+        settings = dataclasses.replace(Settings(body_timeout=0.3, drain=1.0), **changes)
         shutdown = Shutdown()
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
@@ -148,8 +148,8 @@ def test_headers_without_end_are_refused_by_their_size():
 def test_a_large_body_and_requests_behind_it_are_no_headers():
     async def test(connect, shutdown):
         reader, writer = await connect()
-        one = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 300000\r\n\r\n" + bytes(300_000)
-        writer.write(one * 3 + b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        request = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 300000\r\n\r\n" + bytes(300_000)
+        writer.write(request * 3 + b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
         for _ in range(4):
             assert (await asyncio.wait_for(reader.readuntil(b"ok"), 5)).startswith(b"HTTP/1.1 200")
         writer.close()
@@ -246,13 +246,18 @@ def test_requests_without_end_are_not_kept(loop):
         writer.write(GET * 5000)
         await asyncio.sleep(0.1)
         go.set()
-        found = b""
+        received = b""
         with contextlib.suppress(ConnectionError):  # it has sent what is not read
             while more := await asyncio.wait_for(reader.read(65_536), 2):
-                found += more
+                received += more
         writer.close()
-        assert asked == MAX_BEHIND + 1 == found.count(b"HTTP/1.1 200 ") == found.count(b"HTTP/1.1")
-        assert found.partition(b"connection: close")[0].count(b"HTTP/1.1") == MAX_BEHIND + 1
+        assert (
+            asked
+            == MAX_BEHIND + 1
+            == received.count(b"HTTP/1.1 200 ")
+            == received.count(b"HTTP/1.1")
+        )
+        assert received.partition(b"connection: close")[0].count(b"HTTP/1.1") == MAX_BEHIND + 1
 
     connections(test, app=app, loop=loop)
 
@@ -264,8 +269,8 @@ def test_large_requests_that_are_sent_ahead_wait_for_their_turn(loop):
 
     async def test(connect, shutdown):
         reader, writer = await connect()
-        one = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 40000\r\n\r\n" + bytes(40_000)
-        writer.write(one * 4 * MAX_BEHIND)
+        request = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 40000\r\n\r\n" + bytes(40_000)
+        writer.write(request * 4 * MAX_BEHIND)
         for _ in range(4 * MAX_BEHIND):
             assert b"connection: close" not in await asyncio.wait_for(reader.readuntil(b"ok"), 2)
         writer.close()
@@ -311,12 +316,12 @@ def test_an_answer_that_is_not_read_is_not_kept(loop, last):
         shutdown.closing = last
         writer.write(GET)
         await asyncio.sleep(0.6)
-        found = 0
+        received = 0
         with pytest.raises(ConnectionError):
             while more := await asyncio.wait_for(reader.read(1_000_000), 2):
-                found += len(more)
+                received += len(more)
             raise ConnectionError  # the system may end it in either way
-        assert 0 < found < LARGE
+        assert 0 < received < LARGE
         writer.close()
 
     connections(test, app=answer_large, loop=loop, timeout=0.3)

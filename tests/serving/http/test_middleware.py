@@ -133,9 +133,9 @@ def test_only_who_has_a_key_is_let_in(keys):
         and refused.left == []
     )
     assert ask(b"x", path="/open", keys=keys).status == 200
-    found = ask(b"x", headers={"authorization": "Bearer abc"}, keys=keys)
-    assert found.status == 200 and found.telemetry.entries[0]["key"] == "ann"
-    assert "abc" not in json.dumps(found.telemetry.entries)
+    response = ask(b"x", headers={"authorization": "Bearer abc"}, keys=keys)
+    assert response.status == 200 and response.telemetry.entries[0]["key"] == "ann"
+    assert "abc" not in json.dumps(response.telemetry.entries)
 
 
 def test_a_body_comes_whole():
@@ -166,8 +166,8 @@ def test_a_refused_body_is_read_to_its_end_within_reason():
 
 
 def test_a_body_that_comes_too_slowly_is_refused():
-    found = ask(*[b"x"] * 20, gap=0.02, body_timeout=0.1)
-    assert found.status == 408 and found.headers["connection"] == "close"
+    response = ask(*[b"x"] * 20, gap=0.02, body_timeout=0.1)
+    assert response.status == 408 and response.headers["connection"] == "close"
 
 
 def test_all_bodies_together_have_a_limit(monkeypatch):
@@ -205,16 +205,16 @@ def test_who_is_not_answered_before_the_stop_ends_is_told_so():
 
 
 def test_an_answer_that_takes_too_long_ends():
-    found = ask(b"x", path="/slow", timeout=0.05)
-    assert found.status == 503 and found.headers["retry-after"] == "1"
+    response = ask(b"x", path="/slow", timeout=0.05)
+    assert response.status == 503 and response.headers["retry-after"] == "1"
 
 
 def test_who_has_gone_costs_nothing_more():
-    found = ask(b"x", path="/slow", gone=0.05)
+    response = ask(b"x", path="/slow", gone=0.05)
     assert (
-        found.status == 0
-        and found.telemetry.entries[0]["code"] == GONE
-        and not found.telemetry.failures
+        response.status == 0
+        and response.telemetry.entries[0]["code"] == GONE
+        and not response.telemetry.failures
     )
 
 
@@ -248,12 +248,12 @@ def test_requests_have_an_id():
         ask(headers={"x-request-id": given}).headers["x-request-id"]
         for given in ("", "a b", 'a"\\', "x" * 200)
     ]
-    assert all(len(one) == 16 for one in made) and len(set(made)) == 4
+    assert all(len(request_id) == 16 for request_id in made) and len(set(made)) == 4
 
 
 def test_the_log_has_a_line_of_each_request():
     (entry,) = ask(b"xyz", path="/" + "p" * 500, headers={"x-request-id": "mine"}).telemetry.entries
-    known = {
+    expected = {
         "id": "mine",
         "client": "192.0.2.1",
         "method": "POST",
@@ -261,7 +261,7 @@ def test_the_log_has_a_line_of_each_request():
         "bytes": 3,
         "sent": 1,
     }
-    assert entry.items() >= known.items() and len(entry["path"]) == 200
+    assert entry.items() >= expected.items() and len(entry["path"]) == 200
 
 
 def test_a_line_of_the_log_is_short():

@@ -6,7 +6,10 @@ from tests.support.wire import form
 from vision.serving.errors import Refused, Unreadable
 from vision.serving.http.multipart import file_of
 
-FILE = b'Content-Disposition: form-data; name="file"; filename="a.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
+FILE = (
+    b'Content-Disposition: form-data; name="file"; filename="a.jpg"\r\n'
+    b"Content-Type: image/jpeg\r\n\r\n"
+)
 OTHER = b'Content-Disposition: form-data; name="other"\r\n\r\n'
 
 

@@ -77,28 +77,28 @@ def client(server):
 
 
 def tensor(images, binary=True):
-    found = triton.InferInput("images", images.shape, "UINT8")
-    found.set_data_from_numpy(images, binary_data=binary)
-    return found
+    infer_input = triton.InferInput("images", images.shape, "UINT8")
+    infer_input.set_data_from_numpy(images, binary_data=binary)
+    return infer_input
 
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_tritons_client_gets_what_the_model_says(client, bundle, binary):
     names = ("labels", "scores", "probabilities", "embedding")
     outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in names]
-    found = client.infer(
+    result = client.infer(
         "tiny", [tensor(IMAGES, binary)], outputs=outputs, request_id="mine", headers=dict(KEY)
     )
     probabilities, embedding = bundle.probabilities_and_embeddings(IMAGES)
-    np.testing.assert_allclose(found.as_numpy("probabilities"), probabilities, atol=1e-6)
-    np.testing.assert_allclose(found.as_numpy("embedding"), embedding, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(result.as_numpy("probabilities"), probabilities, atol=1e-6)
+    np.testing.assert_allclose(result.as_numpy("embedding"), embedding, rtol=1e-5, atol=1e-5)
     order = np.argsort(-probabilities, axis=1)[:, :5]
     np.testing.assert_allclose(
-        found.as_numpy("scores"), np.take_along_axis(probabilities, order, 1), atol=1e-6
+        result.as_numpy("scores"), np.take_along_axis(probabilities, order, 1), atol=1e-6
     )
-    labels = [text.decode() if binary else text for text in found.as_numpy("labels")[:, 0]]
+    labels = [text.decode() if binary else text for text in result.as_numpy("labels")[:, 0]]
     assert labels == [bundle.classes[i] for i in order[:, 0]]
-    assert (found.get_response()["id"], found.get_response()["model_version"]) == ("mine", "2")
+    assert (result.get_response()["id"], result.get_response()["model_version"]) == ("mine", "2")
 
 
 def test_tritons_client_sends_encoded_images_and_asks_for_classes(client, bundle):
@@ -106,14 +106,14 @@ def test_tritons_client_sends_encoded_images_and_asks_for_classes(client, bundle
     images = triton.InferInput("image", [3], "BYTES")
     images.set_data_from_numpy(np.array(data, np.object_))
     outputs = [triton.InferRequestedOutput("probabilities", class_count=2)]
-    found = client.infer("tiny", [images], model_version="1", outputs=outputs, headers=dict(KEY))
+    result = client.infer("tiny", [images], model_version="1", outputs=outputs, headers=dict(KEY))
     expected, _ = bundle.probabilities_and_embeddings(
-        np.stack([bundle.prepare(decode(one)) for one in data])
+        np.stack([bundle.prepare(decode(content)) for content in data])
     )
-    value, index, name = found.as_numpy("probabilities")[1, 0].decode().split(":")
+    value, index, name = result.as_numpy("probabilities")[1, 0].decode().split(":")
     assert (int(index), name) == (expected[1].argmax(), f"class 1.{index}")
     assert float(value) == pytest.approx(expected[1].max(), abs=1e-5)
-    assert found.get_response()["model_version"] == "1"
+    assert result.get_response()["model_version"] == "1"
 
 
 def test_tritons_client_asks_about_the_server(client):
@@ -140,13 +140,13 @@ def test_v1(ask, bundle):
         bundle.prepare(decode(data)).tolist(),
     ):
         body = json.dumps({"instances": [instance], "parameters": {"top_k": 2}})
-        found = ask("POST", "/v1/models/tiny:predict", body)
+        response = ask("POST", "/v1/models/tiny:predict", body)
         probabilities, _ = bundle.probabilities_and_embeddings(bundle.prepare(decode(data))[None])
-        (prediction,) = found.json["predictions"]
+        (prediction,) = response.json["predictions"]
         assert prediction["labels"] == [
             bundle.classes[i] for i in np.argsort(-probabilities[0])[:2]
         ]
-        assert found.json["model_version"] == found.headers["x-model-version"] == "2"
+        assert response.json["model_version"] == response.headers["x-model-version"] == "2"
     assert ask("POST", "/v1/models/tiny/versions/1:predict", body).json["model_version"] == "1"
     assert ask("GET", "/v1/models/tiny").json == {"name": "tiny", "ready": True}
     assert ask("GET", "/v1/models").json == ask("GET", "/v2/models").json == {"models": ["tiny"]}
@@ -155,19 +155,19 @@ def test_v1(ask, bundle):
 def test_an_image_comes_as_it_is_or_in_a_form(ask, bundle):
     data = wire.image("JPEG")
     probabilities, _ = bundle.probabilities_and_embeddings(bundle.prepare(decode(data))[None])
-    whole = ask(
+    plain = ask(
         "POST",
         "/classify/tiny?top_k=3",
         data,
         KEY | {"X-Request-Id": "mine", "Content-Type": "image/jpeg"},
     )
-    assert (whole.json["model"], whole.json["version"], whole.json["id"]) == ("tiny", "2", "mine")
-    assert [one["class"] for one in whole.json["top"]] == [
+    assert (plain.json["model"], plain.json["version"], plain.json["id"]) == ("tiny", "2", "mine")
+    assert [entry["class"] for entry in plain.json["top"]] == [
         bundle.classes[i] for i in np.argsort(-probabilities[0])[:3]
     ]
-    assert whole.json["top"][0]["probability"] == pytest.approx(probabilities.max(), abs=1e-6)
-    assert whole.json["milliseconds"].keys() == {"decode", "queue", "compute"}
-    assert whole.headers["x-request-id"] == "mine" and whole.headers["x-model-version"] == "2"
+    assert plain.json["top"][0]["probability"] == pytest.approx(probabilities.max(), abs=1e-6)
+    assert plain.json["milliseconds"].keys() == {"decode", "queue", "compute"}
+    assert plain.headers["x-request-id"] == "mine" and plain.headers["x-model-version"] == "2"
     part = (
         b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.jpg"\r\n\r\n'
         + data
@@ -176,8 +176,8 @@ def test_an_image_comes_as_it_is_or_in_a_form(ask, bundle):
     kind = {"Content-Type": "multipart/form-data; boundary=b"}
     form = ask("POST", "/classify/tiny?version=1", part, KEY | kind)
     assert form.json["version"] == "1"
-    assert [one["class"].split(".")[1] for one in form.json["top"][:3]] == [
-        one["class"].split(".")[1] for one in whole.json["top"]
+    assert [entry["class"].split(".")[1] for entry in form.json["top"][:3]] == [
+        entry["class"].split(".")[1] for entry in plain.json["top"]
     ]
 
 
@@ -199,10 +199,10 @@ def test_what_the_page_asks_is_json_whatever_a_bundle_says_of_itself():
     repository = types.SimpleNamespace(
         get=lambda *names: types.SimpleNamespace(bundle=bundle, name="1")
     )
-    said = json.dumps(
+    content = json.dumps(
         rest._Routes(None, repository, None)._describe_model("tiny", ["1"]), allow_nan=False
     )
-    assert json.loads(said)["about"]["1"]["quality"] == {
+    assert json.loads(content)["about"]["1"]["quality"] == {
         "metrics": {"accuracy": {"value": None}, "loss": {"value": 0.5}}
     }
 
@@ -229,13 +229,13 @@ def test_metrics(ask):
     ],
 )
 def test_errors_are_one_line_of_json(ask, method, path, body, status):
-    found = ask(method, path, body)
+    response = ask(method, path, body)
     assert (
-        found.status == status
-        and found.json.keys() == {"error"}
-        and "\n" not in found.json["error"]
+        response.status == status
+        and response.json.keys() == {"error"}
+        and "\n" not in response.json["error"]
     )
-    assert found.headers.items() >= HEADERS.items()
+    assert response.headers.items() >= HEADERS.items()
 
 
 def test_only_health_and_the_page_need_no_key(ask):
@@ -256,9 +256,9 @@ def test_only_health_and_the_page_need_no_key(ask):
 
 def test_the_pages_ask_nobody_else_and_hold_no_script(ask):
     for path in ("/", "/docs"):
-        found = ask("GET", path)
-        text = found.body.decode()
-        assert found.headers["content-type"].startswith("text/html")
+        response = ask("GET", path)
+        text = response.body.decode()
+        assert response.headers["content-type"].startswith("text/html")
         assert not re.search(r"""(src|href)=["'](https?:)?//""", text)
         assert not re.search(r"<script(?![^>]*src=)|<style| style=| on[a-z]+=", text)
     assert all(name in text for name in ("/v2/models/{model}/infer", "top_k", "InferRequest"))
@@ -267,14 +267,14 @@ def test_the_pages_ask_nobody_else_and_hold_no_script(ask):
 def test_the_document_tells_of_each_route():
     settings = Settings()
     app = rest.build(None, None, ApiKeys(settings), None, settings)
-    told = {
+    documented = {
         (method.upper(), path)
-        for path, one in openapi.document()["paths"].items()
-        for method in one
+        for path, route in openapi.document()["paths"].items()
+        for method in route
     }
-    routes = {(method, one.path) for one in app.routes for method in one.methods - {"HEAD"}}
+    routes = {(method, route.path) for route in app.routes for method in route.methods - {"HEAD"}}
     pages = {("GET", path) for path in (*rest.files(), "/docs", "/openapi.json")}
-    assert told == routes - pages and pages <= routes
+    assert documented == routes - pages and pages <= routes
 
 
 def test_some_hostile_requests(server):
@@ -306,8 +306,8 @@ def test_a_full_queue_says_when_to_try_again():
     busy = Busy()
     settings = Settings()
     client = TestClient(rest.build(busy, busy, ApiKeys(settings), busy, settings))
-    found = client.post("/classify/tiny", content=wire.image())
-    assert (found.status_code, found.headers["retry-after"]) == (429, "3")
+    response = client.post("/classify/tiny", content=wire.image())
+    assert (response.status_code, response.headers["retry-after"]) == (429, "3")
     assert busy.error == ("rest", "tiny", TooMany) and busy.entry["code"] == 429
     assert client.get("/v2/health/ready").status_code == 503
     assert client.get("/v2/health/live").status_code == 200

@@ -39,11 +39,11 @@ def field(number, content):
 
 
 def varint(number):
-    found = b""
+    encoded = b""
     while number > 127:
-        found = found + bytes([number & 127 | 128])
+        encoded = encoded + bytes([number & 127 | 128])
         number = number >> 7
-    return found + bytes([number])
+    return encoded + bytes([number])
 
 
 NAME = field(1, b"images")
@@ -143,8 +143,10 @@ def test_the_most_that_is_parsed_is_parsed_soon(data):
 def test_images_in_every_form_are_let_through():
     image = pixels(64)
     texts = [b"a" * 10_000] * 64
-    for one in ({"uint_contents": image.ravel()}, {"bytes_contents": texts}):
-        inputs = [{"name": "images", "datatype": "UINT8", "shape": [64, 8, 8, 1], "contents": one}]
+    for typed in ({"uint_contents": image.ravel()}, {"bytes_contents": texts}):
+        inputs = [
+            {"name": "images", "datatype": "UINT8", "shape": [64, 8, 8, 1], "contents": typed}
+        ]
         data = message(inputs=inputs, raw_input_contents=[]).SerializeToString()
         messages.check(data, messages.INFER, messages.FIELDS + 64)
     messages.check(message(raw_input_contents=[bytes(SIZE)]).SerializeToString(), messages.INFER)
@@ -162,13 +164,13 @@ def test_other_messages_have_no_images():
 
 def test_bytes_at_random_are_parsed_or_refused():
     random = np.random.default_rng(0)
-    one = {
+    tensor = {
         "name": "images",
         "datatype": "UINT8",
         "shape": [1, 8, 8, 1],
         "contents": {"uint_contents": range(200)},
     }
-    good = message(inputs=[one], parameters={"top_k": {"int64_param": 3}}).SerializeToString()
+    good = message(inputs=[tensor], parameters={"top_k": {"int64_param": 3}}).SerializeToString()
     refused = 0
     for _ in range(3_000):
         data = bytearray(good)
@@ -287,10 +289,10 @@ def left_after(ask):
         for _ in range(CALLS):
             ask()
         for _ in range(500):  # the client hears of it first
-            if (found := tracemalloc.get_traced_memory()[0]) < SIZE:
+            if (in_use := tracemalloc.get_traced_memory()[0]) < SIZE:
                 break
             time.sleep(0.01)
-        return found
+        return in_use
     finally:
         tracemalloc.stop()
         gc.enable()
@@ -366,6 +368,6 @@ def test_large_messages_have_a_limit_together(served, stub, monkeypatch):
 
 def test_a_message_that_is_too_large(stub):
     count = 2_000_000 // 64
-    one = {"name": "images", "datatype": "UINT8", "shape": [count, 8, 8, 1]}
-    large = message(inputs=[one], raw_input_contents=[bytes(count * 64)])
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [count, 8, 8, 1]}
+    large = message(inputs=[tensor], raw_input_contents=[bytes(count * 64)])
     assert code_of(stub.ModelInfer, large)[0] == "RESOURCE_EXHAUSTED"

@@ -49,10 +49,10 @@ def test_a_tensor_is_the_same_however_it_comes():
     nested = request(data=IMAGES.tolist())
     binary = request(parameters={"binary_data_size": IMAGES.nbytes})
     del binary["inputs"][0]["data"]
-    for found in (read(flat), read(nested), read(binary, IMAGES.tobytes())):
-        np.testing.assert_array_equal(found.images, IMAGES)
-        assert found.images.dtype == np.uint8
-        assert [(one.name, one.binary) for one in found.outputs] == [
+    for inference in (read(flat), read(nested), read(binary, IMAGES.tobytes())):
+        np.testing.assert_array_equal(inference.images, IMAGES)
+        assert inference.images.dtype == np.uint8
+        assert [(output.name, output.binary) for output in inference.outputs] == [
             ("labels", False),
             ("scores", False),
         ]
@@ -60,7 +60,7 @@ def test_a_tensor_is_the_same_however_it_comes():
 
 def test_encoded_images_are_base64_in_json_and_bytes_behind_it():
     entry = {"name": "image", "datatype": "BYTES", "shape": [3]}
-    texts = [base64.b64encode(one).decode() for one in ENCODED]
+    texts = [base64.b64encode(image).decode() for image in ENCODED]
     assert read({"inputs": [entry | {"data": texts}]}).images == ENCODED
     assert (
         read({"inputs": [entry | {"shape": [3, 1], "data": [[text] for text in texts]}]}).images
@@ -92,29 +92,33 @@ def test_texts_that_are_cut_or_overlong_are_refused(texts, data):
 
 
 def test_the_answer_has_each_output_that_is_asked_for():
-    said = answer()
+    model_answer = answer()
     asked = [{"name": name, "parameters": {"binary_data": name == "embedding"}} for name in OUTPUTS]
     inference = read(request(asked) | {"parameters": {"top_k": 3}, "id": "mine"})
-    body, length = v2.write_response(said, inference, inference.id)
+    body, length = v2.write_response(model_answer, inference, inference.id)
     head = json.loads(body[:length])
     assert (head["model_name"], head["model_version"], head["id"]) == ("m", "7", "mine")
-    found = {one["name"]: one for one in head["outputs"]}
-    assert found["labels"]["shape"] == found["scores"]["shape"] == [2, 3]
-    order = np.argsort(-said.probabilities, axis=1)[:, :3]
-    assert found["labels"]["data"] == [said.classes[i] for i in order.ravel()]
+    outputs = {output["name"]: output for output in head["outputs"]}
+    assert outputs["labels"]["shape"] == outputs["scores"]["shape"] == [2, 3]
+    order = np.argsort(-model_answer.probabilities, axis=1)[:, :3]
+    assert outputs["labels"]["data"] == [model_answer.classes[i] for i in order.ravel()]
     np.testing.assert_array_equal(
-        found["scores"]["data"], np.take_along_axis(said.probabilities, order, 1).ravel()
+        outputs["scores"]["data"], np.take_along_axis(model_answer.probabilities, order, 1).ravel()
     )
-    np.testing.assert_array_equal(found["probabilities"]["data"], said.probabilities.ravel())
-    assert found["embedding"]["parameters"] == {"binary_data_size": said.embedding.nbytes}
-    assert body[length:] == said.embedding.tobytes()
+    np.testing.assert_array_equal(
+        outputs["probabilities"]["data"], model_answer.probabilities.ravel()
+    )
+    assert outputs["embedding"]["parameters"] == {"binary_data_size": model_answer.embedding.nbytes}
+    assert body[length:] == model_answer.embedding.tobytes()
 
 
 def test_all_outputs_are_binary_where_the_request_says_so():
     body, length = v2.write_response(
         answer(), read(request() | {"parameters": {"binary_data_output": True}}), ""
     )
-    sizes = [one["parameters"]["binary_data_size"] for one in json.loads(body[:length])["outputs"]]
+    sizes = [
+        output["parameters"]["binary_data_size"] for output in json.loads(body[:length])["outputs"]
+    ]
     assert length + sum(sizes) == len(body)
     labels = utils.deserialize_bytes_tensor(body[length : length + sizes[0]])
     assert labels[0].decode() == answer().top(1)[0][0][0]
@@ -122,11 +126,14 @@ def test_all_outputs_are_binary_where_the_request_says_so():
 
 def test_classification_is_tritons():
     asked = [{"name": "probabilities", "parameters": {"classification": 2}}]
-    said = answer()
-    output = json.loads(v2.write_response(said, read(request(asked)), "")[0])["outputs"][0]
-    best = int(said.probabilities[0].argmax())
+    model_answer = answer()
+    output = json.loads(v2.write_response(model_answer, read(request(asked)), "")[0])["outputs"][0]
+    best = int(model_answer.probabilities[0].argmax())
     assert (output["datatype"], output["shape"]) == ("BYTES", [2, 2])
-    assert output["data"][0] == f"{said.probabilities[0, best]:f}:{best}:{said.classes[best]}"
+    assert (
+        output["data"][0]
+        == f"{model_answer.probabilities[0, best]:f}:{best}:{model_answer.classes[best]}"
+    )
 
 
 def test_v1():
@@ -142,10 +149,10 @@ def test_v1():
         json.dumps({"instances": IMAGES.tolist(), "parameters": {"top_k": 2}}).encode()
     )
     np.testing.assert_array_equal(inference.images, IMAGES)
-    found = json.loads(v1.write_response(answer(), inference))
-    assert found["model_version"] == "7"
+    response = json.loads(v1.write_response(answer(), inference))
+    assert response["model_version"] == "7"
     labels = [[name for name, _ in best] for best in answer().top(2)]
-    assert [prediction["labels"] for prediction in found["predictions"]] == labels
+    assert [prediction["labels"] for prediction in response["predictions"]] == labels
 
 
 WRONG = {
@@ -250,7 +257,7 @@ def test_numbers_that_are_not_whole_are_few():
 def test_long_answers_are_the_same_json():
     random = np.random.default_rng(0)
     names = tuple(f'the "{i}"th é' for i in range(3000))
-    said = Answer(
+    model_answer = Answer(
         "m",
         "7",
         names,
@@ -261,14 +268,14 @@ def test_long_answers_are_the_same_json():
     inference = read(
         request([{"name": name} for name in OUTPUTS]) | {"parameters": {"top_k": 3000}}
     )
-    assert answer_size(said, inference) == 2 * (3 * 3000 + 2000)
-    found = {
-        one["name"]: one["data"]
-        for one in json.loads(v2.write_response(said, inference, "")[0])["outputs"]
+    assert answer_size(model_answer, inference) == 2 * (3 * 3000 + 2000)
+    outputs = {
+        output["name"]: output["data"]
+        for output in json.loads(v2.write_response(model_answer, inference, "")[0])["outputs"]
     }
-    np.testing.assert_array_equal(found["probabilities"], said.probabilities.ravel())
-    np.testing.assert_array_equal(found["embedding"], said.embedding.ravel())
-    assert found["labels"][:3000] == [name for name, _ in said.top(3000)[0]]
+    np.testing.assert_array_equal(outputs["probabilities"], model_answer.probabilities.ravel())
+    np.testing.assert_array_equal(outputs["embedding"], model_answer.embedding.ravel())
+    assert outputs["labels"][:3000] == [name for name, _ in model_answer.top(3000)[0]]
 
 
 @pytest.mark.parametrize(
