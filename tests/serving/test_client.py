@@ -1,5 +1,4 @@
-"""Clients of the server: ours, and those that the page of scripts/deploy names, against a server in
-another process."""
+"""Clients of a server in another process: ours, and those in scripts/deploy/README.md."""
 
 import json
 import re
@@ -53,8 +52,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def expected(models, images):
-    """Of each image, [(class, probability)] of all classes, the most probable first; from the
-    bundle itself."""
+    """The bundle's own [(class, probability)] of each image, the most probable first."""
     probabilities = open_bundle(models / "pets" / "2").probabilities_and_embeddings(images)[0]
     return [[(CLASSES[i], float(row[i])) for i in np.argsort(-row)] for row in probabilities]
 
@@ -148,7 +146,7 @@ def test_the_command(live, photo, tmp_path, capsys):
     assert client.main([live.url, str(tmp_path / "note.txt"), str(photo)]) == 1
     output = capsys.readouterr()
     assert output.out.count("%") == 5 and output.err.startswith(
-        f"{tmp_path / 'note.txt'}: no image of a known format"
+        f"{tmp_path / 'note.txt'}: not an image of a known format"
     )
     assert client.main([live.url, str(photo), "--ca-file=/nowhere/at.pem"]) == 1
     assert capsys.readouterr().err == "/nowhere/at.pem: No such file or directory\n"
@@ -262,8 +260,7 @@ def test_the_examples_for_operators(models, tmp_path):
 
 @pytest.mark.parametrize("kind", ["http", "grpc"])
 def test_the_examples_in_python(live, images, expected, kind, tmp_path):
-    """As they stand on the page; in a process of their own, where tritonclient.grpc is alone with
-    its protos."""
+    """As they stand on the page, in another process, so that protos are loaded only once."""
     (code,) = [block for block in blocks("python") if f"tritonclient.{kind}" in block]
     code = code.replace("localhost:8080", live.url.removeprefix("http://")).replace(
         "localhost:8081", live.grpc

@@ -151,8 +151,7 @@ def test_where_the_model_looks_lies_over_the_image(live, photo):
 
 
 def test_a_version_that_comes_meanwhile_is_shown_as_it_is(photo, tmp_path):
-    """Its size, its crop and its heat map are its own, and it is in the lists once it has
-    answered."""
+    """It has its own size, crop and heat map, and is in the lists once it has answered."""
     write_bundle(tmp_path / "pets" / "1", side=8, channels=1, model={"heat": True})
     with serve(tmp_path, grpc_port=0, poll=0.05) as live, browse(live.url + "/") as page:
         loaded(page)

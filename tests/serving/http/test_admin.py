@@ -28,8 +28,7 @@ def models(tmp_path_factory):
 
 
 def ask(models, *requests, **changes):
-    """Returns [(status, JSON)] of requests (method, path, body, headers) to the routes of a
-    repository."""
+    """Returns [(status, JSON)] for requests (method, path, body, headers) to a repository."""
 
     async def run():
         settings = Settings(models=str(models), threads=1, **changes)

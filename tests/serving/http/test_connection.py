@@ -1,5 +1,4 @@
-"""A connection: what a client may send ahead, leave unfinished or leave unread, and its last
-answer."""
+"""A connection: what may be sent ahead, left unfinished or unread, and its last answer."""
 
 import asyncio
 import contextlib
@@ -75,8 +74,10 @@ def certificate(tmp_path_factory):
 
 
 def connections(test, app=answer_ok, loop=None, **changes):
-    """Runs `await test(connect, shutdown)` against an application's server; `connect()` returns
-    (reader, writer)."""
+    """Runs `await test(connect, shutdown)` against an application's server.
+
+    `connect()` returns (reader, writer).
+    """
 
     async def serve_it():
         settings = dataclasses.replace(Settings(body_timeout=0.3, drain=1.0), **changes)

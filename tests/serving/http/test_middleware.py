@@ -81,8 +81,7 @@ async def echo(scope, receive, send):
 
 
 def ask(*chunks, path="/", headers=(), gap=0.0, gone=None, app=None, **changes):
-    """Sends a request in chunks, `gap` seconds apart, and closes the connection after `gone`
-    seconds.
+    """Sends a request in chunks, `gap` seconds apart; disconnects after `gone` seconds.
 
     Returns an object with status, headers, body, and what telemetry recorded.
     """

@@ -1,5 +1,4 @@
-"""REST as its clients see it: a server in a process of its own, Triton's client, plain HTTP, and
-hostile requests."""
+"""REST as clients see it: a server in another process, Triton's client and hostile requests."""
 
 import base64
 import http.client

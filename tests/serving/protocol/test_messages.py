@@ -1,5 +1,4 @@
-"""Messages of gRPC as bytes: which are parsed, how long that takes, and what is left of them once
-they are answered."""
+"""gRPC messages as bytes: which are parsed, how long it takes, and what remains of them."""
 
 import asyncio
 import dataclasses
@@ -236,8 +235,7 @@ def of_text(text):
 def test_nothing_of_a_message_is_left_when_its_call_has_ended(
     served, channel, monkeypatch, method, data, classify, code
 ):
-    """Not even until the garbage collector runs, which it seldom does: a message may have sixteen
-    megabytes."""
+    """Not even until the garbage collector runs, which is seldom: a message may have 16 MB."""
     monkeypatch.setattr(
         served.calls,
         "_settings",
@@ -279,8 +277,7 @@ def test_nothing_is_left_of_a_call_whose_client_went_away(served, stub, monkeypa
 
 
 def left_after(ask):
-    """Returns bytes that are in use after some calls, without the garbage collector, and were not
-    before."""
+    """Returns the additional bytes in use after some calls, without the garbage collector."""
     ask()
     gc.collect()
     gc.disable()

@@ -239,8 +239,7 @@ def test_too_many_values_are_refused_before_they_are_read():
 
 
 def test_numbers_that_are_not_whole_are_few():
-    """They take ten times as long to read, and pixels are whole: 1.9 million held up all others for
-    0.7 s."""
+    """They take ten times as long to read: 1.9 million held up all other requests for 0.7 s."""
     pixels = {
         "name": "images",
         "datatype": "UINT8",

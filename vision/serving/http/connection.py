@@ -1,5 +1,4 @@
-"""HTTP connections: uvicorn's, with limits on what a client may send ahead, and leave unfinished
-or unread.
+"""HTTP connections: uvicorn's, with limits on what a client may send ahead or leave unread.
 
 It overrides private attributes of uvicorn, so pyproject.toml bounds its version.
 """
