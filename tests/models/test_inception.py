@@ -10,7 +10,7 @@ from tests.support.architectures import check_reference, load_reference
 from tests.support.references import FOLDER
 from vision.errors import UserError
 from vision.models import inception
-from vision.models.weights.names import theirs, translate
+from vision.models.weights.names import file_name, translate
 
 
 def build(variant="mu", classes=5, **keys):
@@ -72,7 +72,7 @@ def test_names():
         "auxiliary.head.bias": "AuxLogits.fc.bias",
         "head.kernel": "fc.weight",
     }.items():
-        assert theirs(ours, inception.NAMES["timm"]) == other
+        assert file_name(ours, inception.NAMES["timm"]) == other
 
 
 def test_weights_without_a_place_for_the_auxiliary_head():
@@ -87,7 +87,7 @@ def test_weights_without_a_place_for_the_auxiliary_head():
                 if variable.ndim > 1
                 else variable
             )
-            arrays[theirs(name, inception.NAMES["timm"])] = np.empty(turned.shape, np.float32)
+            arrays[file_name(name, inception.NAMES["timm"])] = np.empty(turned.shape, np.float32)
         return arrays
 
     def shapes(model):

@@ -17,7 +17,7 @@ from vision.errors import UserError
 from vision.models import resnet
 from vision.models.layers.gates import CBAM
 from vision.models.layers.norms import BatchNorm
-from vision.models.weights.names import theirs
+from vision.models.weights.names import file_name
 
 PARAMETERS = {  # with 1000 classes, as timm counts them; ("mu" is ours)
     ("wide50_2", None): 68_883_240,
@@ -100,11 +100,11 @@ def test_weights_fit_their_variants():
 
 def test_names():
     rules = resnet.NAMES["timm"]
-    assert theirs("stages.3.11.layers.1.norm.var", rules) == "layer4.11.bn2.running_var"
-    assert theirs("stages.0.0.projection.conv.kernel", rules) == "layer1.0.downsample.0.weight"
-    assert theirs("stages.1.2.gate.expand.bias", rules) == "layer2.2.se.fc2.bias"
+    assert file_name("stages.3.11.layers.1.norm.var", rules) == "layer4.11.bn2.running_var"
+    assert file_name("stages.0.0.projection.conv.kernel", rules) == "layer1.0.downsample.0.weight"
+    assert file_name("stages.1.2.gate.expand.bias", rules) == "layer2.2.se.fc2.bias"
     assert (
-        theirs("stages.1.2.gate.spatial.conv.norm.mean", rules)
+        file_name("stages.1.2.gate.spatial.conv.norm.mean", rules)
         == "layer2.2.se.spatial.conv.bn.running_mean"
     )
 

@@ -16,7 +16,7 @@ from vision.inference import Classifier
 from vision.models import surgery
 from vision.models.surgery.widths import OPTION
 from vision.models.weights import pretrained
-from vision.models.weights.names import theirs, to_theirs
+from vision.models.weights.names import file_name, to_torch_layout
 
 # (mean, std), the same for each channel
 NORMALIZE = {"unit": (0.0, 1.0), "symmetric": (0.5, 0.5), "auto": (0.5, 0.5)}
@@ -78,7 +78,7 @@ def to_timm(module: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
         arrays: {our name: array}.
     """
     renamed = {
-        theirs(name, module.NAMES["timm"]): to_theirs(array, name.endswith("kernel"))
+        file_name(name, module.NAMES["timm"]): to_torch_layout(array, name.endswith("kernel"))
         for name, array in arrays.items()
     }
     return getattr(module, "TO_TIMM", dict)(renamed)

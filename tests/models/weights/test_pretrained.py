@@ -30,8 +30,8 @@ def arrays_of(module, c, classes=10, size=8, channels=3):
     found = {}
     for name, shape in pretrained.shapes(model).items():
         array = random.normal(size=shape).astype(np.float32)
-        found[names.theirs(name, module.NAMES["timm"])] = np.ascontiguousarray(
-            names.to_theirs(array, name.endswith("kernel"))
+        found[names.file_name(name, module.NAMES["timm"])] = np.ascontiguousarray(
+            names.to_torch_layout(array, name.endswith("kernel"))
         )
     return found
 
@@ -118,7 +118,7 @@ def test_weights_of_another_architecture(vit_file):
     c = config("resnet", "18", vit_file)
     with pytest.raises(
         UserError,
-        match="(?s)these are no weights of a resnet: 0 of its .* model.name and model.variant",
+        match="(?s)these are not the weights of a resnet: they have 0 of its .* model.name and model.variant",
     ):
         pretrained.load(c, 10, 32, 3)
 
@@ -132,11 +132,11 @@ def test_weights_of_a_larger_variant(tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("nowhere.pth", "there is no file nowhere.pth; it is a .safetensors"),
-        ("package:nowhere/a.pth", "no package nowhere is installed"),
-        ("package:/a.pth", "no package  is installed"),
+        ("nowhere.pth", "there is no file nowhere.pth; it must be a .safetensors"),
+        ("package:nowhere/a.pth", "package .nowhere. is not installed"),
+        ("package:/a.pth", "package .. is not installed"),
         ("package:numpy/nowhere.pth", "there is no file .*numpy/nowhere.pth"),
-        ("hf:a/b/c/d", "it is hf:OWNER/NAME"),
+        ("hf:a/b/c/d", "must be hf:OWNER/NAME"),
     ],
 )
 def test_specs_that_name_nothing(spec, message):
@@ -179,13 +179,13 @@ def test_damaged_files(vit_arrays, tmp_path, name):
     np.savez(tmp_path / "whole.npz", **vit_arrays)
     whole = tmp_path / f"whole{path.suffix}"
     path.write_bytes(whole.read_bytes()[:-100] if whole.exists() else b"x")
-    with pytest.raises(UserError, match=r"no whole|is none of \.safetensors"):
+    with pytest.raises(UserError, match=r"is not a complete|must be one of \.safetensors"):
         files.read(path)
 
 
 def test_pickled_arrays_are_refused(tmp_path):
     np.savez(tmp_path / "a.npz", a=np.array([{}], object))
-    with pytest.raises(UserError, match="no whole .npz file of arrays"):
+    with pytest.raises(UserError, match="not a complete .npz file of arrays"):
         files.read(tmp_path / "a.npz")
 
 

@@ -179,7 +179,7 @@ def test_a_tensor_beyond_its_storage_is_refused(write, offset, shape, strides):
     path = write(
         {"a": Tensor(Storage("FloatStorage", np.zeros(4, np.float32)), offset, shape, strides)}
     )
-    with pytest.raises(UserError, match="no whole PyTorch file"):
+    with pytest.raises(UserError, match="not a complete PyTorch file"):
         read_torch(path)
 
 
@@ -206,10 +206,10 @@ def test_a_file_without_tensors(write, found, message):
 def test_other_files(tmp_path):
     path = tmp_path / "text.pth"
     path.write_text("hello")
-    with pytest.raises(UserError, match="no whole PyTorch file"):
+    with pytest.raises(UserError, match="not a complete PyTorch file"):
         read_torch(path)
     path.write_bytes(pickle.dumps(3))
-    with pytest.raises(UserError, match="no PyTorch file"):
+    with pytest.raises(UserError, match="not a PyTorch file"):
         read_torch(path)
     with pytest.raises(UserError, match="cannot read .*: No such file"):
         read_torch(tmp_path / "nowhere.pth")

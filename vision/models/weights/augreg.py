@@ -1,12 +1,13 @@
 """Reads the Vision Transformers that Google published as .npz files, by timm's names."""
 
 import re
+from collections.abc import Mapping
 
 import numpy as np
 
-from vision.models.weights.names import to_theirs
+from vision.models.weights.names import to_torch_layout
 
-AUGREG = (  # their names, timm's
+AUGREG = (  # (pattern in Google's name, its replacement in timm's), in order
     (r"^embedding/", "patch_embed.proj/"),
     (r"^cls$", "cls_token"),
     (r"^(Transformer/posembed_input/)?pos_embedding$", "pos_embed"),
@@ -23,15 +24,16 @@ AUGREG = (  # their names, timm's
 )
 
 
-def from_augreg(arrays):
-    """Rewrites the .npz files of vision_transformer (Steiner et al. 2021, arXiv:2106.10270) and of
-    big_vision.
+def from_augreg(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Rewrites the arrays of vision_transformer's and big_vision's .npz files for timm's names.
+
+    Steiner et al. 2021 (arXiv:2106.10270).
 
     Args:
         arrays: {"Transformer/encoderblock_0/LayerNorm_0/scale": array, ...}.
 
     Returns:
-        {timm's name: array in PyTorch's layout}, queries, keys and values as one.
+        {timm's name: array in PyTorch's layout}; queries, keys and values are one array.
 
     Raises:
         KeyError: the arrays are of another kind.
@@ -41,31 +43,39 @@ def from_augreg(arrays):
     )
     if prefix is None:
         raise KeyError("embedding/kernel")
-    found = {}
-    parts = {}
-    for name, array in arrays.items():
-        if not name.startswith(prefix):  # the optimizer's
+    renamed = {}
+    attention_parts: dict[str, dict[str, np.ndarray]] = {}
+    for full_name, array in arrays.items():
+        if not full_name.startswith(prefix):  # the optimizer's
             continue
-        name, array = name.removeprefix(prefix), _torch_layout(name, np.asarray(array))
-        # big_vision adds them before the class token
+        array = _torch_layout(full_name, np.asarray(array))
+        name = full_name.removeprefix(prefix)
+        # big_vision adds positions before the class token.
         if name == "pos_embedding" and prefix + "cls" in arrays:
             array = np.pad(array, ((0, 0), (1, 0), (0, 0)))
-        for theirs, replacement in AUGREG:
-            name = re.sub(theirs, replacement, name)
-        block, part, kind = re.fullmatch(r"(.*attn\.)?(query|key|value)?(.*)", name).groups()
+        for pattern, replacement in AUGREG:
+            name = re.sub(pattern, replacement, name)
+        attention, part, suffix = _split_attention(name)
         if part:
-            parts.setdefault(f"{block}qkv{kind}", {})[part] = array
+            attention_parts.setdefault(f"{attention}qkv{suffix}", {})[part] = array
         else:
-            found[name] = array
-    return found | {
-        name: np.concatenate([p["query"], p["key"], p["value"]]) for name, p in parts.items()
-    }
+            renamed[name] = array
+    for name, parts in attention_parts.items():
+        renamed[name] = np.concatenate([parts["query"], parts["key"], parts["value"]])
+    return renamed
+
+
+def _split_attention(name):
+    """Returns ("blocks.0.attn.", "query", ".weight") of "blocks.0.attn.query.weight"; the first two
+    are None if the name is not that of a query, key or value."""
+    match = re.fullmatch(r"(.*attn\.)?(query|key|value)?(.*)", name)
+    return match.groups() if match else (None, None, name)
 
 
 def _torch_layout(name, array):
-    """One of big_vision's arrays; those of attention have an axis for the heads."""
+    """Returns one of big_vision's arrays without the attention's axis for heads, transposed."""
     if re.search(r"(query|key|value)/", name):
         array = array.reshape(*array.shape[:-2], -1)
     elif name.endswith("out/kernel"):
         array = array.reshape(-1, array.shape[-1])
-    return to_theirs(array, name.endswith("kernel"))
+    return to_torch_layout(array, name.endswith("kernel"))

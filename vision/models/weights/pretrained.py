@@ -1,15 +1,20 @@
-"""Published weights: what the config takes over from them, and the arrays that a model starts
-from."""
+"""Published weights: the options that the config takes from them, and the arrays that a model
+starts from."""
 
 import pathlib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from ml_collections import ConfigDict
 
-from vision import models  # not its `build`, by which this file would pass for an architecture
 from vision.errors import UserError
+from vision.models import build
 from vision.models.layers.streams import Streams
+from vision.models.surgery import variables
 from vision.models.weights.files import locate, published_config, read
 from vision.models.weights.names import translate
 from vision.models.weights.published import Weights
@@ -18,61 +23,60 @@ from vision.support.modules import find
 INTERPOLATIONS = ("bilinear", "bicubic")
 
 
-def is_run(spec):
-    """True where `config.model.pretrained` is a directory, or could only be one: a run of this
-    project."""
+def is_run(spec: str) -> bool:
+    """Returns whether `config.model.pretrained` is a run directory, or can only be one."""
     path = pathlib.Path(spec).expanduser()
     return not spec.startswith(("hf:", "package:")) and (path.is_dir() or not path.suffix)
 
 
-def describe(spec, module):
-    """Returns the `Weights` of what `config.model.pretrained` names, or None where nobody says
-    anything of them.
+def describe(spec: str, module: ModuleType) -> Weights | None:
+    """Returns the `Weights` that `config.model.pretrained` names, or None if nothing describes
+    them.
 
-    An architecture lists the weights that it knows by the hub's name or by the file's; for others
-    of the hub, and files that lie beside a hub's config.json, that file says it.
+    An architecture lists its published weights by the hub's name or by the file name; other weights
+    of the hub, and files beside a hub's config.json, are described by that file.
     """
-    known = getattr(module, "WEIGHTS", {})
+    published: dict[str, Weights] = getattr(module, "WEIGHTS", {})
     tag = spec.partition("@")[0] if spec.startswith("hf:") else spec.rpartition("/")[2]
-    if tag in known:
-        return known[tag]
-    whole = published_config(spec)
-    found = whole.get("pretrained_cfg") or {}
-    if not {"mean", "std", "input_size"} <= found.keys():
+    if tag in published:
+        return published[tag]
+    config = published_config(spec)
+    prepared = config.get("pretrained_cfg") or {}
+    if not {"mean", "std", "input_size"} <= prepared.keys():
         return None
-    interpolation = found.get("interpolation", "bicubic")
-    name = f"hf:timm/{whole.get('architecture')}."
-    similar = next((w.options for tag, w in known.items() if tag.startswith(name)), {})
+    interpolation = prepared.get("interpolation", "bicubic")
+    prefix = f"hf:timm/{config.get('architecture')}."
+    similar_options = next((w.options for t, w in published.items() if t.startswith(prefix)), {})
     return Weights(
         "",
-        options=whole.get("vision_options", similar),
-        class_names=tuple(whole.get("label_names") or ()),
-        size=found["input_size"][-1],
-        crop=found.get("crop_pct", 0.875),
+        options=config.get("vision_options", similar_options),
+        class_names=tuple(config.get("label_names") or ()),
+        size=prepared["input_size"][-1],
+        crop=prepared.get("crop_pct", 0.875),
         interpolation=interpolation if interpolation in INTERPOLATIONS else "bicubic",
-        mean=tuple(found["mean"]),
-        std=tuple(found["std"]),
-        classes=found.get("num_classes", 1000),
+        mean=tuple(prepared["mean"]),
+        std=tuple(prepared["std"]),
+        classes=prepared.get("num_classes", 1000),
     )
 
 
-def structure(c):
-    """Returns what a config.model asks of `build` that changes the function which its weights make:
-    {option: value}."""
+def structure(c: ConfigDict) -> dict[str, Any]:
+    """Returns {option: value} of the options in config.model that change a model's function of its
+    weights."""
     keys = {key: c[key] for key in ("pool", "positions", "distilled", "gate") if c[key] is not None}
     return keys | c.options.to_dict()
 
 
-def heads(module):
-    """Returns how the names begin of what a model for other classes starts anew."""
+def heads(module: ModuleType) -> tuple[str, ...]:
+    """Returns the prefixes of the variables that start anew if a model is for other classes."""
     return getattr(module, "HEADS", ("head.",))
 
 
-def load(c, num_classes, image_size, channels):
-    """Reads the weights that `config.model` names, made to fit the model that it describes.
+def load(c: ConfigDict, num_classes: int, image_size: int, channels: int) -> dict[str, np.ndarray]:
+    """Reads the weights that `config.model` names and adapts them to the model that it describes.
 
-    A first convolution is adapted to other channels and positions to another image size. The head
-    is left out where the file has none or one for another number of classes.
+    A first convolution is adapted to other channels, and positions to another image size. The head
+    is left out if the file has none, or one for another number of classes.
 
     Args:
         c: config.model.
@@ -83,46 +87,43 @@ def load(c, num_classes, image_size, channels):
         "blocks.0.conv.kernel".
 
     Raises:
-        UserError: the file cannot be read, or does not fit: then every tensor that does not is
-            listed.
+        UserError: the file cannot be read, or does not fit: then lists every tensor that does not.
     """
     module = architecture(c)
     if not hasattr(module, "NAMES"):
         raise UserError(
-            f"model '{c.name}' has no NAMES: it can start from a run of this project only"
+            f"model '{c.name}' defines no NAMES, so it can start only from a run of this project"
         )
     path = locate(c.pretrained)
-    model = nnx.eval_shape(lambda: models.build(c, num_classes, image_size, channels, Streams(0)))
+    model = nnx.eval_shape(lambda: build(c, num_classes, image_size, channels, Streams(0)))
     try:
-        found = translate(module, shapes(model), read(path), optional=heads(module))
+        arrays = translate(module, shapes(model), read(path), optional=heads(module))
     except UserError as error:
         raise UserError(
             f"model.pretrained = '{c.pretrained}', model {c.name} {c.variant}: {error}"
         ) from error
-    return {name: np.asarray(array, np.float32) for name, array in found.items()}
+    return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
 
 
-def shapes(model):
+def shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
     """Returns {our name: shape} of a model's parameters and statistics."""
-    state = nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState)))
-    return {".".join(map(str, path)): variable.shape for path, variable in state}
+    return {name: variable.shape for name, variable in variables(model).items()}
 
 
-def fill(model, arrays):
-    """Sets a model's variables, abstract or not, from {our name: array}; all but random streams
-    must be there.
+def fill(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> nnx.Module:
+    """Sets a model's variables from {our name: array}, all except random streams.
+
+    The model may be abstract; it is changed in place and returned.
 
     Raises:
-        UserError: names what is missing, or the first that has another shape.
+        UserError: names the variables that are missing, or the first that has another shape.
     """
-    state = nnx.to_flat_state(nnx.state(model, nnx.Not(nnx.RngState)))
-    missing = [name for name in shapes(model) if name not in arrays]
+    model_variables = variables(model)
+    missing = [name for name in model_variables if name not in arrays]
     if missing:
-        raise UserError(
-            f"the weights have no {', '.join(missing[:5])}" + (", ..." if len(missing) > 5 else "")
-        )
-    for path, variable in state:
-        name = ".".join(map(str, path))
+        more = ", ..." if len(missing) > 5 else ""
+        raise UserError(f"the weights have no {', '.join(missing[:5])}{more}")
+    for name, variable in model_variables.items():
         if arrays[name].shape != variable.shape:
             raise UserError(
                 f"the weights' {name} is {arrays[name].shape}, the model's {variable.shape}"
@@ -131,6 +132,6 @@ def fill(model, arrays):
     return model
 
 
-def architecture(c):
+def architecture(c: ConfigDict) -> ModuleType:
     """Returns the module that `config.model.name` names."""
     return find("model", c.name, "vision.models")
