@@ -1,20 +1,19 @@
 """airbench94 and 95: CIFAR-10 in seconds, Jordan 2024 (arXiv:2404.00498).
 
-    python -m vision.main --config configs/airbench_cifar10.py       # paper: 94.01 % (n = 1,000),
-    3.29 s on an A100
-    python -m vision.main --config configs/airbench_cifar10.py:95    # paper: 95.01 % (n = 200),
-    10.4 s on an A100
+    python -m vision.main --config configs/airbench_cifar10.py       # paper: 94.01 %, 3.29 s
+    python -m vision.main --config configs/airbench_cifar10.py:95    # paper: 95.01 %, 10.4 s
 
-Neither was run on a GPU here. The paper's accuracies are means over n runs, on the test split with
-six views an image; its times are the training's and that evaluation's, after compiling. The recipe
-is that of the author's code, https://github.com/KellerJordan/cifar10-airbench (legacy/airbench94.py
-and airbench95.py). It learns from all 50,000 training images, so the test split stands in for the
-validation split: it is evaluated at the end only, and nothing may be chosen by it.
+Neither was run on a GPU here. The paper's accuracies are means over 1,000 and 200 runs, on the test
+split with six views per image; its times, on an A100, are those of training and that evaluation,
+after compiling. The recipe is that of the author's code,
+https://github.com/KellerJordan/cifar10-airbench (legacy/airbench94.py and airbench95.py). It learns
+from all 50,000 training images, so the test split stands in for the validation split: it is
+evaluated only at the end, and nothing may be chosen by it.
 
-Not as there: the whitening's bias learns to the end, not for three epochs; a pass over the data
-takes in its last 848 images too, for batches cross from one to the next; lookahead averages the
-parameters, not BatchNorm's statistics; and parameters are float32 with bfloat16 computation, where
-there they are float16.
+Differences: the whitening's bias learns to the end, not for three epochs; a pass over the data
+includes its last 848 images, because batches cross from one pass to the next; lookahead averages
+the parameters, not BatchNorm's statistics; and parameters are float32 with bfloat16 computation,
+where the author's are float16.
 """
 
 from vision.config import default
@@ -44,16 +43,13 @@ def get_config(variant="94"):
     c.objective.label_smoothing = 0.2
     # The author counts in decoupled form: a step's move under a constant gradient, and the share of
     # the weights that it takes away. Nesterov momentum m makes a move 1 + 1 / (1 - m) times longer
-    # than rate times
-    # gradient, and L2 passes through rate and momentum too. His loss is a sum over 1,024 images, so
-    # his rate is given for
-    # as many; ours is their mean.
+    # than rate times gradient, and L2 passes through rate and momentum too. His loss is a sum over
+    # 1,024 images, so his rate is given for as many; ours is their mean.
     c.optimizer.name = "sgd"
     c.optimizer.momentum = 0.85
     c.optimizer.nesterov = True
-    c.optimizer.learning_rate = RATES[variant] / (1 + 1 / (1 - c.optimizer.momentum))  # 1.5 for 94
-    # 0.00133 for 94
-    c.optimizer.weight_decay = 0.0153 / RATES[variant]
+    c.optimizer.learning_rate = RATES[variant] / (1 + 1 / (1 - c.optimizer.momentum))  # 94: 1.5
+    c.optimizer.weight_decay = 0.0153 / RATES[variant]  # 94: 0.00133
     c.optimizer.decay_all = True
     c.optimizer.norm_bias_scale = 64.0
     c.optimizer.lookahead = 5

@@ -1,10 +1,9 @@
-"""ResNet-20 on scikit-learn's 1,797 digits of 8x8: the shortest real run there is; needs no
-network.
+"""ResNet-20 on scikit-learn's 1,797 digits of 8x8: the shortest real run; needs no network.
 
-    python -m vision.main --config configs/digits.py     # 99.1 ± 0.9 % (3 seeds) in 15 s on two CPU
-                                                         cores
+    python -m vision.main --config configs/digits.py
 
-1,258 to train on, 359 to validate, 180 to test.
+99.1 ± 0.9 % (3 seeds) in 15 s on two CPU cores. 1,258 images to train on, 359 to validate, 180 to
+test.
 """
 
 from vision.config import default

@@ -1,12 +1,11 @@
-"""EfficientNet-Lite on ImageNet. Tan and Le 2019 (arXiv:1905.11946), without what phones are slow
-at; pretrained.
+"""EfficientNet-Lite on ImageNet, pretrained. Tan and Le 2019 (arXiv:1905.11946).
 
-python -m vision.predict --config configs/efficientnet_lite_imagenet.py photos/      # needs no
-training
-python -m vision.predict --config configs/efficientnet_lite_imagenet.py:4 photos/    # from the hub,
-380 px
-python -m vision.main --config configs/efficientnet_lite_imagenet.py                 # fine-tunes
-on; not run here
+    python -m vision.predict --config configs/efficientnet_lite_imagenet.py photos/
+    python -m vision.predict --config configs/efficientnet_lite_imagenet.py:4 photos/
+    python -m vision.main --config configs/efficientnet_lite_imagenet.py
+
+Lite: without the layers that are slow on phones. The first needs no training, the second takes
+weights for 380 px from the hub, the third fine-tunes (not run here).
 """
 
 from vision.config import default

@@ -1,24 +1,22 @@
-"""ResNet-32 on long-tailed CIFAR-10, and what the literature does about the tail, one argument
-each.
+"""ResNet-32 on long-tailed CIFAR-10, and the literature's methods against the tail.
 
-    python -m vision.main --config configs/longtail_cifar10.py:plain               # paper 70.4 %;
-    not run here, no GPU
-    python -m vision.main --config configs/longtail_cifar10.py:ldam_drw            # paper 77.0 %;
-    not run here, no GPU
-    python -m vision.main --config configs/longtail_cifar10.py:logit_adjustment    # paper 77.9 %;
-    not run here, no GPU
+    python -m vision.main --config configs/longtail_cifar10.py:plain               # paper 70.4 %
+    python -m vision.main --config configs/longtail_cifar10.py:ldam_drw            # paper 77.0 %
+    python -m vision.main --config configs/longtail_cifar10.py:logit_adjustment    # paper 77.9 %
+
+None was run here, for lack of a GPU. Each method is one argument: see `METHODS`.
 
 The profile "exp" of Cui et al. 2019 (arXiv:1901.05555): 5,000 images of the first class, 50 of the
 last, 12,406 in all; the test split is balanced. The recipe of Cao et al. 2019 (arXiv:1906.07413),
 section 4: 200 epochs of 128 images, rate 0.1 after 5 epochs of warm-up, divided by 100 at 160 and
-180, L2 of 2e-4, pad by 4 and crop, flip. As there, all of train is learned from, and the last epoch
-is what counts. `experiments/long_tail/` has the papers' figures and ours.
+180, L2 of 2e-4, pad by 4 and crop, flip. As in the paper, all of train is learned from, and the
+last epoch counts. `experiments/long_tail/` has the papers' figures and ours.
 """
 
 from vision.config import default
 from vision.errors import check_choice
 
-# What each method sets. None needs more than this: any config takes them.
+# The keys that each method sets; it needs nothing else, so any config can use it.
 METHODS = {
     "plain": {},
     "inverse": {"objective.class_weights": "inverse"},
@@ -45,7 +43,7 @@ METHODS = {
 
 
 def set_method(c, method):
-    """Sets what `METHODS` says in a config."""
+    """Sets the keys of a method in a config."""
     check_choice("the method", method, METHODS)
     c.update_from_flattened_dict(METHODS[method])
 

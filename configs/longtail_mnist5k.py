@@ -1,12 +1,11 @@
-"""A small ViT on the 5,000 real MNIST digits with a long tail, and every method against it; needs
-no network.
+"""A small ViT on 5,000 real MNIST digits with a long tail, and every method against it.
 
     python -m vision.main --config configs/longtail_mnist5k.py:plain
     python -m vision.main --config configs/longtail_mnist5k.py:logit_adjustment
 
-300 images of the digit 0 to learn from, 6 of the digit 9, 836 in all (the profile "exp", ratio 50);
-500 to validate and 1,500 to test, balanced. The methods are those of `configs/longtail_cifar10.py`;
-`experiments/long_tail/` has the table.
+Needs no network. 300 images of the digit 0 to learn from, 6 of the digit 9, 836 in all (the profile
+"exp", ratio 50); 500 to validate and 1,500 to test, balanced. The methods are those of
+`configs/longtail_cifar10.py`; `experiments/long_tail/` has the table.
 """
 
 from configs.longtail_cifar10 import set_method

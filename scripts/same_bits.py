@@ -1,11 +1,11 @@
-"""Every config's smoke run in two checkouts: the same numbers, and the same weights, bit for bit.
+"""Compares every config's smoke run in two checkouts, bit for bit: numbers and weights.
 
     git worktree add /tmp/before COMMIT
     python -m scripts.same_bits --before /tmp/before            # all configs, about 20 s each
     python -m scripts.same_bits --before /tmp/before --only vit_mnist5k
 
 Each run is a process of its own, on one device, from generated images if the config's data are not
-at hand. Compared are the lines of metrics.jsonl without the speed, the numbers of result.json, and
+available. It compares the lines of metrics.jsonl without the speed, the numbers of result.json, and
 the checksums of the checkpoints. Exits with 1 if any run differs or fails.
 """
 
@@ -43,7 +43,7 @@ def specs(photos):
 
 
 def make_photos(folder):
-    """Writes three classes of twenty JPEG images, 70 x 80 pixels, each class its own color."""
+    """Writes three classes of twenty JPEG images, 70 x 80 pixels, each class in its own color."""
     generator = np.random.RandomState(0)
     for label, name in enumerate(("cat", "dog", "owl")):
         (folder / name).mkdir(parents=True)
@@ -54,7 +54,7 @@ def make_photos(folder):
 
 
 def run(checkout, arguments, workdir):
-    """Runs a config in a checkout; returns what it computed, or what it printed if it failed."""
+    """Runs a config in a checkout; returns its `outcome`, or what it printed if it failed."""
     command = [sys.executable, "-m", "vision.main", *arguments, f"--workdir={workdir}"]
     command += ["--config.parallel.devices=1", "--config.log.tensorboard=False"]
     environment = os.environ | {"PYTHONPATH": str(checkout), "JAX_PLATFORMS": "cpu"}
@@ -65,7 +65,7 @@ def run(checkout, arguments, workdir):
 
 
 def outcome(workdir):
-    """Returns {part: numbers} of a run's directory, without what differs from run to run."""
+    """Returns {part: numbers} of a run directory, without times and dates."""
     result = json.loads((workdir / "result.json").read_text())
     numbers = {
         key: value for key, value in result.items() if key not in (*TIMED, "config", "versions")
@@ -84,7 +84,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--before", type=pathlib.Path, required=True, help="the other checkout")
     parser.add_argument("--only", default="", help="configs whose names contain this")
-    parser.add_argument("--out", type=pathlib.Path, help="where the runs stay; default: nowhere")
+    parser.add_argument(
+        "--out", type=pathlib.Path, help="directory to keep the runs in; default: none is kept"
+    )
     flags = parser.parse_args()
     failures = 0
     with tempfile.TemporaryDirectory() as temporary:
@@ -109,7 +111,7 @@ def main():
 
 
 def difference(before, after):
-    """Returns a few lines on where two outcomes differ."""
+    """Returns a few lines on how two outcomes differ."""
     if "failed" in before or "failed" in after:
         return f"  before: {before.get('failed', 'ended')}\n  after: {after.get('failed', 'ended')}"
     parts = [key for key in before if before[key] != after.get(key)]

@@ -32,8 +32,10 @@ def config_of(*argv, spec=DIGITS):
 
 @pytest.fixture
 def refused(capsys):
-    """A function that runs a command line and returns its message: one or two lines on stderr, exit
-    code 2."""
+    """Returns a function that runs a command line, which must fail, and returns its message.
+
+    It asserts one or two lines on stderr and exit code 2.
+    """
 
     def run(*argv):
         with pytest.raises(SystemExit) as ended:
@@ -48,7 +50,7 @@ def refused(capsys):
 
 @pytest.fixture
 def written(tmp_path):
-    """A function that writes a config file and returns its path."""
+    """Returns a function that writes a config file and returns its path."""
 
     def write(text, name="mine.py"):
         (tmp_path / name).write_text("from vision.config import default\n" + text)

@@ -1,5 +1,4 @@
-"""Every config: it loads, says how it is run, fits its data, and its smoke run ends with a
-result."""
+"""Every config loads, documents its command, fits its data; its smoke run ends with a result."""
 
 import ast
 import json
@@ -28,7 +27,7 @@ def _in_the_repository(monkeypatch):
 
 
 def commands(path):
-    """The specs that a config's docstring says to run."""
+    """Returns the specs in the commands of a config's docstring."""
     return re.findall(
         r"python -m vision\.main --config (\S+)", ast.get_docstring(ast.parse(path.read_text()))
     )
@@ -66,7 +65,7 @@ def test_it_has_the_schema_and_survives_a_file(spec):
 
 @pytest.mark.parametrize("spec", specs())
 def test_model_objective_and_optimizer_fit_the_data(spec):
-    """Abstractly: shapes alone are computed."""
+    """Abstractly: only shapes are computed."""
     config = load(spec)
     side, channels, classes = SOURCES.get(
         config.data.source, (config.data.image_size, config.data.channels or 3, 7)

@@ -1,5 +1,4 @@
-"""The command that trains: what it leaves behind, research modules from outside, and one line for
-every mistake."""
+"""The command that trains: its files, research modules from outside, one line per mistake."""
 
 import json
 import pathlib
@@ -16,13 +15,11 @@ from vision.config.load import from_dict
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SMALL = (
-    *(
-        "--config",
-        "configs/vit_mnist5k.py:mu/4:smoke",
-        "--config.data.source=digits",
-        "--config.augment.affine=False",
-    ),
-    *("--config.log.tensorboard=False", "--config.train.eval_every=4"),
+    "--config=configs/vit_mnist5k.py:mu/4:smoke",
+    "--config.data.source=digits",
+    "--config.augment.affine=False",
+    "--config.log.tensorboard=False",
+    "--config.train.eval_every=4",
 )
 TRAIN = (*SMALL, "--config.parallel.devices=1")
 
@@ -34,8 +31,10 @@ def _in_the_repository(monkeypatch):
 
 @pytest.fixture
 def refused(capsys):
-    """A function that runs a command line and returns its message: one or two lines on stderr, exit
-    code 2."""
+    """Returns a function that runs a command line, which must fail, and returns its message.
+
+    It asserts one or two lines on stderr and exit code 2.
+    """
 
     def run(*argv):
         with pytest.raises(SystemExit) as ended:
@@ -104,14 +103,13 @@ def test_the_same_command_again_finds_the_run_ended(finished, capsys):
 
 
 def test_nothing_of_a_run_is_lost_to_a_mistake(finished, refused):
-    """Another config, a config that cannot run, and one whose changed key may change but does not
-    fit."""
+    """Another config, one that cannot run, and one with a key that may change but does not fit."""
     before = contents(finished)
     workdir = f"--workdir={finished}"
     error = refused(*TRAIN, workdir, "--config.optimizer.learning_rate=0.5", "--config.seed=1")
     assert (
-        "holds another config's run: optimizer.learning_rate is 0.002 there, 0.5 here; seed is 0 there, 1 here"
-        in error
+        "holds another config's run: optimizer.learning_rate is 0.002 there, 0.5 here; "
+        "seed is 0 there, 1 here" in error
     )
     assert "Give another --workdir" in error
     for wrong in (
@@ -347,15 +345,12 @@ def test_adding_a_model_means_adding_one_file(idea, tmp_path):
         "--config.train.batch_size=64",
         "--config.optimizer.learning_rate=0.02",
     ]
-    cli.run(
-        main.main,
-        [
-            *argv,
-            "--config.train.steps=60",
-            "--config.train.eval_every=60",
-            "--config.checkpoint.every=0",
-        ],
-    )
+    argv += [
+        "--config.train.steps=60",
+        "--config.train.eval_every=60",
+        "--config.checkpoint.every=0",
+    ]
+    cli.run(main.main, argv)
     result = json.loads((workdir / "result.json").read_text())
     assert result["accuracy"] > 0.7 and result["steps"] == 60
     stored = json.loads((workdir / "config.json").read_text())
@@ -365,15 +360,8 @@ def test_adding_a_model_means_adding_one_file(idea, tmp_path):
 
 def test_adding_an_objective_means_adding_one_file(idea, tmp_path):
     workdir = tmp_path / "run"
-    argv = [*TRAIN, *IDEA, f"--workdir={workdir}"]
-    cli.run(
-        main.main,
-        [
-            *argv,
-            "--config.objective.name=my_idea.squares",
-            "--config.objective.label_smoothing=0.25",
-        ],
-    )
+    argv = [*TRAIN, *IDEA, f"--workdir={workdir}", "--config.objective.name=my_idea.squares"]
+    cli.run(main.main, [*argv, "--config.objective.label_smoothing=0.25"])
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert any("train/largest" in line for line in lines)
     assert "accuracy" in json.loads((workdir / "result.json").read_text())

@@ -1,4 +1,4 @@
-"""The mesh and where arrays lie on it, on eight fake devices."""
+"""The mesh and the placement of arrays on it, on eight fake devices."""
 
 import jax
 import numpy as np
@@ -63,12 +63,13 @@ def test_a_state_is_cut_along_its_longest_axis_that_divides():
     assert dict(mesh.shape) == {"data": 4, "fsdp": 2}
     shapes = {"wide": (64, 192), "tall": (193, 64), "odd": (1023, 33), "small": (16,), "scalar": ()}
     state = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-    lies = {name: sharding.spec for name, sharding in parallel.state_sharding(state, mesh).items()}
-    assert lies["wide"] == lies["tall"] == PartitionSpec(None, "fsdp")
-    assert lies["odd"] == lies["small"] == lies["scalar"] == PartitionSpec()
-    placed = jax.device_put(state, parallel.state_sharding(state, mesh))
-    whole = sum(x.nbytes for x in state.values())
-    assert parallel.bytes_on_one_device(placed) == whole - 4 * (64 * 192 + 193 * 64) // 2
+    shardings = parallel.state_sharding(state, mesh)
+    specs = {name: sharding.spec for name, sharding in shardings.items()}
+    assert specs["wide"] == specs["tall"] == PartitionSpec(None, "fsdp")
+    assert specs["odd"] == specs["small"] == specs["scalar"] == PartitionSpec()
+    placed = jax.device_put(state, shardings)
+    all_bytes = sum(array.nbytes for array in state.values())
+    assert parallel.bytes_on_one_device(placed) == all_bytes - 4 * (64 * 192 + 193 * 64) // 2
     with pytest.raises(UserError, match="parallel.fsdp = 3 does not divide the 8 devices"):
         parallel.make_mesh(0, fsdp=3)
     assert parallel.make_mesh(4, fsdp=0).shape["fsdp"] == 4

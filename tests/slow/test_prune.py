@@ -4,7 +4,7 @@ trains on."""
 import numpy as np
 import pytest
 
-from tests.support.masked import CASES, LITTLE, check, make
+from tests.support.masked import CASES, FEW_PRUNABLE, check, make
 from vision.compression import cut, importance, latency
 from vision.compression.groups import find_groups
 from vision.data.pipeline import open_data
@@ -51,7 +51,7 @@ def begin(case, source, workdir):
     c.parallel.xla_options = "xla_backend_optimization_level=1" if case == "resnet_cbam" else ""
     write_data(open_workdir(workdir / "whole", c), open_data(c, make_mesh(1)))
     groups = find_groups(original.model, original.image_size, 3)
-    ratio = 0.1 if case in LITTLE else 0.3
+    ratio = 0.1 if case in FEW_PRUNABLE else 0.3
     pruned = cut.prune(original, groups, importance.l1(groups, arrays), ratio)
     cut.write(pruned, workdir / "whole", workdir / "half")
     return pruned.record

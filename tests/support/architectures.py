@@ -14,9 +14,11 @@ from vision.models.weights.names import find_scheme, translate
 
 
 def load_reference(name, create, module):
-    """Returns (model in evaluation mode, reference): `create()` with the weights of
-    references/NAME.npz, read by `vision.models.weights.names` with the architecture's own rules,
-    and the file's arrays."""
+    """Returns (model, reference): `create()` with the weights of a file, and the file's arrays.
+
+    The model is in evaluation mode. `vision.models.weights.names` reads references/NAME.npz with
+    the architecture's own rules.
+    """
     with np.load(FOLDER / f"{name}.npz") as file:
         reference = dict(file)
     model = nnx.eval_shape(create)
@@ -25,9 +27,9 @@ def load_reference(name, create, module):
     arrays = {
         k.removeprefix("weights/"): v for k, v in reference.items() if k.startswith("weights/")
     }
-    found = translate(module, {k: v.shape for k, v in named.items()}, arrays)
+    translated = translate(module, {k: v.shape for k, v in named.items()}, arrays)
     for key, variable in named.items():
-        variable.set_value(jnp.asarray(found[key]))
+        variable.set_value(jnp.asarray(translated[key]))
     for i, (_, variable) in enumerate(nnx.to_flat_state(nnx.state(model, nnx.RngState))):
         variable.set_value(jax.random.key(i) if variable.dtype != jnp.uint32 else jnp.uint32(0))
     model.eval()
@@ -35,8 +37,7 @@ def load_reference(name, create, module):
 
 
 def check_reference(name, create, module, tolerance=2e-5):
-    """Asserts that features, embedding and logits of a tiny model equal the reference's, layer by
-    layer."""
+    """Asserts that a tiny model's features, embedding and logits equal the reference's."""
     model, reference = load_reference(name, create, module)
     check_names(model, reference, module)
 
@@ -65,23 +66,25 @@ def check_reference(name, create, module, tolerance=2e-5):
 
 
 def check_names(model, reference, module):
-    """Asserts that what leaves under timm's names is what came, where the reference has them."""
+    """Asserts that exporting to timm's names restores the reference, if it has those names."""
     theirs = {
         k.removeprefix("weights/"): v for k, v in reference.items() if k.startswith("weights/")
     }
     ours = {name: np.asarray(v.get_value()) for name, v in surgery.variables(model).items()}
     if find_scheme(module, list(ours), theirs)[0] != "timm":
         return
-    left = to_timm(module, ours)
+    exported = to_timm(module, ours)
     ignored = getattr(module, "IGNORED", "^$")
-    assert left.keys() == {name for name in theirs if not re.search(ignored, name)}
-    for name, array in left.items():
+    assert exported.keys() == {name for name in theirs if not re.search(ignored, name)}
+    for name, array in exported.items():
         np.testing.assert_array_equal(array, theirs[name], err_msg=name)
 
 
 def filled(create):
-    """Returns `create()` with parameters from NumPy, whose initializers need no compiling; scales
-    are near 1."""
+    """Returns `create()` with random parameters from NumPy, which saves compiling initializers.
+
+    Scales are near 1.
+    """
     model = nnx.eval_shape(create)
     random = np.random.default_rng(0)
     for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Param)):

@@ -1,4 +1,4 @@
-"""A headless Chromium that a test looks at a page with, over its DevTools protocol."""
+"""A headless Chromium in which tests open pages, over its DevTools protocol."""
 
 import base64
 import contextlib
@@ -14,25 +14,27 @@ import urllib.request
 import pytest
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
-# Boxes that hold text or pictures and lie over one another, though neither is inside the other.
+# Overlapping boxes with text or images, neither of which is inside the other.
 OVERLAPS = """
 (() => {
   const boxes = [...document.querySelectorAll('p, h1, h2, h3, li, td, th, img, pre, .card, .chip')]
     .filter(e => e.getClientRects().length).map(e => [e, e.getBoundingClientRect()]);
-  const found = [];
-  for (let i = 0; i < boxes.length; i++) for (let j = i + 1; j < boxes.length && found.length < 5; j++) {
+  const overlaps = [];
+  for (let i = 0; i < boxes.length; i++)
+  for (let j = i + 1; j < boxes.length && overlaps.length < 5; j++) {
     const [a, p] = boxes[i], [b, q] = boxes[j];
     if (a.contains(b) || b.contains(a)) continue;
     const wide = Math.min(p.right, q.right) - Math.max(p.left, q.left);
     const high = Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top);
-    if (wide > 1 && high > 1) found.push(a.outerHTML.slice(0, 99) + ' / ' + b.outerHTML.slice(0, 99));
+    const texts = [a, b].map(e => e.outerHTML.slice(0, 99));
+    if (wide > 1 && high > 1) overlaps.push(texts.join(' / '));
   }
-  return found;
+  return overlaps;
 })()
 """
 
 
-# Texts that are hard to read: less contrast than 4.5 with what is behind them, WCAG 2.2, 1.4.3.
+# Texts that are hard to read: contrast with the background below 4.5, WCAG 2.2, 1.4.3.
 PALE = """
 (() => {
   const numbers = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -45,23 +47,32 @@ PALE = """
     }
     return [255, 255, 255];
   };
-  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), found = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  const pale = [];
   while (walker.nextNode()) {
     const e = walker.currentNode.parentElement;
-    if (!walker.currentNode.data.trim() || !e.getClientRects().length || e.tagName === 'OPTION') continue;
-    const [a, b] = [light(numbers(getComputedStyle(e).color)), light(behind(e))].sort((x, y) => x - y);
+    if (!walker.currentNode.data.trim() || !e.getClientRects().length) continue;
+    if (e.tagName === 'OPTION') continue;
+    const lights = [light(numbers(getComputedStyle(e).color)), light(behind(e))];
+    const [a, b] = lights.sort((x, y) => x - y);
     const ratio = (b + 0.05) / (a + 0.05);
-    if (ratio < 4.5) found.push(ratio.toFixed(2) + ' ' + e.outerHTML.slice(0, 99));
+    if (ratio < 4.5) pale.push(ratio.toFixed(2) + ' ' + e.outerHTML.slice(0, 99));
   }
-  return found;
+  return pale;
 })()
 """
 
 
 @contextlib.contextmanager
 def browse(url, width=1120, height=900, theme="light", more=()):
-    """Opens a page and yields a `Page`; skips the test where there is no Chromium. `more` are flags
-    of Chromium's."""
+    """Opens a page and yields a `Page`; skips the test if there is no Chromium.
+
+    Args:
+        url: the page.
+        width, height: of the window, in pixels.
+        theme: "light" or "dark".
+        more: further flags of Chromium.
+    """
     websockets = pytest.importorskip("websockets.sync.client")
     program = next(filter(shutil.which, PROGRAMS), None)
     if program is None:
@@ -77,10 +88,9 @@ def browse(url, width=1120, height=900, theme="light", more=()):
     command = [program, *flags, f"--window-size={width},{height}", "about:blank"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        where = next(
-            filter(None, (re.search(r"ws://([\d.:]+)/", line) for line in process.stderr))
-        ).group(1)
-        target = _first_page(f"http://{where}/json")
+        matches = (re.search(r"ws://([\d.:]+)/", line) for line in process.stderr)
+        address = next(filter(None, matches)).group(1)
+        target = _first_page(f"http://{address}/json")
         with websockets.connect(target["webSocketDebuggerUrl"], max_size=None) as socket:
             page = Page(socket)
             page.open(url, width, height, theme)
@@ -92,13 +102,12 @@ def browse(url, width=1120, height=900, theme="light", more=()):
 
 
 def _first_page(url, patience=20.0):
-    """Returns the first page of the browser, which says where it listens a little before it
-    does."""
+    """Returns the first page of the browser, which prints its address before it listens."""
     begun = time.monotonic()
     while True:
         try:
             with urllib.request.urlopen(url) as reply:
-                return next(one for one in json.load(reply) if one["type"] == "page")
+                return next(page for page in json.load(reply) if page["type"] == "page")
         except (OSError, StopIteration):
             if time.monotonic() - begun > patience:
                 raise
@@ -109,9 +118,9 @@ class Page:
     """An open page.
 
     Attributes:
-        requests: URLs that it asked for, without data: ones.
-        complaints: what the browser says went wrong in it: exceptions, what its policy forbids,
-            what was not found.
+        requests: URLs that it requested, except data: URLs.
+        complaints: errors that the browser reported: exceptions, violations of the policy, missing
+            files.
     """
 
     def __init__(self, socket):
@@ -147,12 +156,12 @@ class Page:
 
     def evaluate(self, expression):
         """Returns the value of a JavaScript expression."""
-        found = self.call(
+        result = self.call(
             "Runtime.evaluate",
             {"expression": expression, "returnByValue": True, "awaitPromise": True},
         )
-        assert "exceptionDetails" not in found, found
-        return found["result"].get("value")
+        assert "exceptionDetails" not in result, result
+        return result["result"].get("value")
 
     def wait(self, expression, patience=20.0):
         """Waits until a JavaScript expression is true, and returns its value."""
@@ -171,24 +180,23 @@ class Page:
         self.call("DOM.setFileInputFiles", {"nodeId": node, "files": [str(file) for file in files]})
 
     def press(self, key, code):
-        """Presses a key, by its name and its number in Windows."""
+        """Presses a key, by its name and its virtual-key code in Windows."""
         for kind in ("rawKeyDown", "keyUp"):
             self.call(
                 "Input.dispatchKeyEvent", {"type": kind, "key": key, "windowsVirtualKeyCode": code}
             )
 
     def screenshot(self, path):
-        """Writes all of the page, a PNG."""
+        """Writes the full page as a PNG."""
         width, height = self.evaluate("[innerWidth, document.documentElement.scrollHeight]")
         clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-        found = self.call(
+        capture = self.call(
             "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True, "clip": clip}
         )
-        pathlib.Path(path).write_bytes(base64.b64decode(found["data"]))
+        pathlib.Path(path).write_bytes(base64.b64decode(capture["data"]))
 
     def check(self):
-        """Asserts what holds for each of our pages: it fits its window, shows its pictures and asks
-        nobody else."""
+        """Asserts that the page fits its window, shows its images and requests no other host."""
         assert self.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.alt)"
         assert self.evaluate(broken) == []

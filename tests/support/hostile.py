@@ -63,7 +63,7 @@ def fuzzed(count, seed=0):
         tensor(data=pixels().tolist())
         | {"id": "x", "outputs": [{"name": "scores"}], "parameters": {"top_k": 3}}
     )
-    found = []
+    cases = []
     for i in range(count):
         kind = i % 5
         if kind < 2:
@@ -79,12 +79,12 @@ def fuzzed(count, seed=0):
             )
             expected = ANY
         else:
-            whole = infer(document, raw)
-            end = whole.index(b"\r\n\r\n") + 4
-            request = _change(whole[:end], dice) + whole[end:]
+            good = infer(document, raw)
+            end = good.index(b"\r\n\r\n") + 4
+            request = _change(good[:end], dice) + good[end:]
             expected = CLOSED
-        found.append(Case(f"fuzzed {seed}/{i}", (request,), expected))
-    return found
+        cases.append(Case(f"fuzzed {seed}/{i}", (request,), expected))
+    return cases
 
 
 def ask_well(url, images):
@@ -96,21 +96,23 @@ def ask_well(url, images):
     fields = {"X-Api-Key": KEY, "Inference-Header-Content-Length": str(len(head))}
     connection.request("POST", "/v2/models/tiny/infer", head + images.tobytes(), fields)
     answer = connection.getresponse()
-    said = json.loads(answer.read())
+    document = json.loads(answer.read())
     connection.close()
-    assert answer.status == 200, said
-    return np.reshape(said["outputs"][0]["data"], (len(images), -1))
+    assert answer.status == 200, document
+    return np.reshape(document["outputs"][0]["data"], (len(images), -1))
 
 
 def run(live, bundle, cases, threads=4):
-    """Sends the cases, a good request after each; returns (name, status, end) of those that were
-    not refused.
+    """Sends the cases, with a good request after each.
 
     Args:
         live: `tests.support.live_server.Live` that serves the bundle as the model "tiny".
-        bundle: its directory.
+        bundle: the bundle's directory.
         cases: list of `Case`.
-        threads: that send at a time.
+        threads: threads that send at a time.
+
+    Returns:
+        [(name, status, end of the request)] of the cases whose status was wrong.
     """
     url = urllib.parse.urlsplit(live.url)
     images = pixels(count=2)
@@ -122,11 +124,11 @@ def run(live, bundle, cases, threads=4):
         return case, status
 
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-        found = list(pool.map(check, cases))
+        statuses = list(pool.map(check, cases))
     assert live.process.poll() is None
     return [
         (case.name, status, case.parts[0][-300:])
-        for case, status in found
+        for case, status in statuses
         if not is_right(case, status)
     ]
 

@@ -33,12 +33,12 @@ def documents():
         b"\0" * 50,
     ]
     texts += [
-        good.replace(b"[1, 28", b"[" + one + b", 28")
-        for one in (b"NaN", b"Infinity", b"-1", b"1e400", b"0", b"1.0")
+        good.replace(b"[1, 28", b"[" + value + b", 28")
+        for value in (b"NaN", b"Infinity", b"-1", b"1e400", b"0", b"1.0")
     ]
     texts += [
-        good.replace(b'"data": [', b'"data": [' + one + b", ")
-        for one in (b"NaN", b"-Infinity", b"1e999", b'"1"', b"{}")
+        good.replace(b'"data": [', b'"data": [' + value + b", ")
+        for value in (b"NaN", b"-Infinity", b"1e999", b'"1"', b"{}")
     ]
     texts += [
         b'{"inputs": [], ' + good[1:],
@@ -62,12 +62,12 @@ def documents():
         b'{"id": "\\ud800", ' + good[1:],
     ]
     changes = [
-        {"name": one}
-        for one in ("", "pixels", "x" * 100_000, 7, None, ["images"], "images\0", "../images")
+        {"name": value}
+        for value in ("", "pixels", "x" * 100_000, 7, None, ["images"], "images\0", "../images")
     ]
     changes += [
-        {"datatype": one}
-        for one in ("FP32", "INT8", "BYTES", "uint8", "", None, 3, "UINT64", "FP16", "BOOL")
+        {"datatype": value}
+        for value in ("FP32", "INT8", "BYTES", "uint8", "", None, 3, "UINT64", "FP16", "BOOL")
     ]
     shapes = [
         None,
@@ -98,7 +98,7 @@ def documents():
         [784],
         [1] * 10_000,
     ]
-    changes += [{"shape": one} for one in shapes]
+    changes += [{"shape": value} for value in shapes]
     data = [
         None,
         [],
@@ -122,10 +122,10 @@ def documents():
         [{"a": 1}] * 784,
         many,
     ]
-    changes += [{"data": one} for one in data]
+    changes += [{"data": value} for value in data]
     changes += [
-        {"parameters": one}
-        for one in (
+        {"parameters": value}
+        for value in (
             [],
             1,
             {"binary_data_size": 784},
@@ -151,23 +151,23 @@ def documents():
         [{"name": "scores"}] * 1_000,
     ]
     outputs += [
-        [{"name": "probabilities", "parameters": {"classification": one}}]
-        for one in (-1, 2**70, "2", 1.5, True)
+        [{"name": "probabilities", "parameters": {"classification": value}}]
+        for value in (-1, 2**70, "2", 1.5, True)
     ]
     outputs += [
-        [{"name": "labels", "parameters": one}]
-        for one in ({"classification": 2}, {"binary_data": 1}, [], "x")
+        [{"name": "labels", "parameters": value}]
+        for value in ({"classification": 2}, {"binary_data": 1}, [], "x")
     ]
-    documents += [tensor() | {"outputs": one} for one in outputs]
+    documents += [tensor() | {"outputs": value} for value in outputs]
     parameters = [
         [],
         1,
-        *({"top_k": one} for one in (0, -1, 10**9, 10**30, "5", 2.5, True, None, [])),
+        *({"top_k": value} for value in (0, -1, 10**9, 10**30, "5", 2.5, True, None, [])),
         {"binary_data_output": "x"},
     ]
-    documents += [tensor() | {"parameters": one} for one in parameters]
-    documents += [tensor() | {"id": one} for one in (1, None, [], "x" * 10_000, "ü\n")]
-    return named("document", [infer(one) for one in (*texts, *documents)])
+    documents += [tensor() | {"parameters": value} for value in parameters]
+    documents += [tensor() | {"id": value} for value in (1, None, [], "x" * 10_000, "ü\n")]
+    return named("document", [infer(value) for value in (*texts, *documents)])
 
 
 def binary():
@@ -327,13 +327,13 @@ def v1():
         [{"b64": base64.b64encode(b"GIF89a").decode()}],
         [[[[[1]]]]],
     ]
-    documents = [{"instances": one} for one in instances]
+    documents = [{"instances": value} for value in instances]
     documents += [
-        {"instances": [{"b64": text}], "parameters": one}
-        for one in ({"top_k": 0}, {"top_k": "1"}, [], 5)
+        {"instances": [{"b64": text}], "parameters": value}
+        for value in ({"top_k": 0}, {"top_k": "1"}, [], 5)
     ]
     documents += [{}, {"inputs": [text]}, {"instances": [rows], "parameters": {"top_k": 10**20}}]
-    bodies = [json.dumps(one).encode() for one in documents] + [
+    bodies = [json.dumps(value).encode() for value in documents] + [
         b"",
         b"{",
         b"[" * 200_000,

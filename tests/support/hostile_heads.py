@@ -46,7 +46,7 @@ def queries():
         "=",
         "&top_k=a",
     ]
-    return named("query", [classify(image(), query=f"?{one}") for one in queries])
+    return named("query", [classify(image(), query=f"?{value}") for value in queries])
 
 
 def paths():
@@ -84,8 +84,8 @@ def paths():
         f"/v2/models/{model}{end}" for model in models for end in ("/infer", "/versions/1/infer")
     ]
     paths += [
-        f"/v2/models/tiny/versions/{one}/infer"
-        for one in ("0", "-1", "01", "1.0", "9", "..", "%2e", "1%2f", "x" * 9_000, "")
+        f"/v2/models/tiny/versions/{value}/infer"
+        for value in ("0", "-1", "01", "1.0", "9", "..", "%2e", "1%2f", "x" * 9_000, "")
     ]
     paths += [
         "/v2/models/tiny/infer/",
@@ -204,7 +204,7 @@ def keys():
         f"Bearer {KEY},{KEY}",
         "Digest x",
     ]
-    requests += [http("POST", paths[0], body, {"Authorization": one}, None) for one in schemes]
+    requests += [http("POST", paths[0], body, {"Authorization": value}, None) for value in schemes]
     requests += [
         http("GET", path, key=None)
         for path in ("/metrics", "/v2", "/v2/models", "/v2/models/tiny/ready", "/classify/models")
@@ -228,16 +228,16 @@ def heads():
     path = "/v2/models/tiny/infer"
     line = b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nX-Api-Key: " + KEY.encode() + b"\r\n"
     headers = [
-        {"Content-Length": one}
-        for one in ("-1", "abc", "1e3", "0x10", "9" * 30, "5, 5", "", "+5", "99999999999")
+        {"Content-Length": value}
+        for value in ("-1", "abc", "1e3", "0x10", "9" * 30, "5, 5", "", "+5", "99999999999")
     ]
     headers += [
-        {"Content-Encoding": one}
-        for one in ("gzip", "deflate", "br", "zstd", "gzip, gzip", "x" * 1_000)
+        {"Content-Encoding": value}
+        for value in ("gzip", "deflate", "br", "zstd", "gzip, gzip", "x" * 1_000)
     ]
     headers += [
-        {"Transfer-Encoding": one, "Content-Length": None}
-        for one in ("gzip", "chunked, gzip", "x", "identity", "\x0bchunked")
+        {"Transfer-Encoding": value, "Content-Length": None}
+        for value in ("gzip", "chunked, gzip", "x", "identity", "\x0bchunked")
     ]
     headers += [
         {"Transfer-Encoding": "chunked"},
@@ -246,7 +246,7 @@ def heads():
         {"X y": "1"},
         {"": "1"},
     ]
-    requests = [http("POST", path, body, one) for one in headers]
+    requests = [http("POST", path, body, value) for value in headers]
     wild = [
         line + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n123456",
         line + b"\0: 1\r\n\r\n",
@@ -284,7 +284,7 @@ def heads():
         line + b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\r\n",
     ]
     tricks = [
-        {"X-Request-Id": one} for one in ("a\tb", "\xff" * 9, "x" * 5_000, "../../x", "{}")
+        {"X-Request-Id": value} for value in ("a\tb", "\xff" * 9, "x" * 5_000, "../../x", "{}")
     ] + [{"X-Route-Key": "x" * 9_000}]
     tricks += [
         {"X-Forwarded-For": "127.0.0.1"},
@@ -292,20 +292,20 @@ def heads():
         {"X-Http-Method-Override": "DELETE"},
         {"Content-Type": "x" * 5_000},
     ]
-    found = named("header", requests) + named("head", wild, CLOSED)
-    return found + named("trick", [http("POST", path, body, one) for one in tricks], ANY)
+    cases = named("header", requests) + named("head", wild, CLOSED)
+    return cases + named("trick", [http("POST", path, body, value) for value in tricks], ANY)
 
 
 def slow():
     body = json.dumps(tensor()).encode()
-    whole = http("POST", "/v2/models/tiny/infer", body)
-    head = len(whole) - len(body)
-    drip = tuple(whole[i : i + 1] for i in range(head, head + 40))
+    request = http("POST", "/v2/models/tiny/infer", body)
+    head = len(request) - len(body)
+    drip = tuple(request[i : i + 1] for i in range(head, head + 40))
     return [
-        Case("slow body", (whole[:head], *drip), REFUSED, 0.1),
-        Case("slow head", tuple(whole[i : i + 1] for i in range(60)), CLOSED, 0.1),
-        Case("no end of the body", (whole[:-1],)),
-        Case("no end of the head", (whole[: head - 2],), CLOSED),
+        Case("slow body", (request[:head], *drip), REFUSED, 0.1),
+        Case("slow head", tuple(request[i : i + 1] for i in range(60)), CLOSED, 0.1),
+        Case("no end of the body", (request[:-1],)),
+        Case("no end of the head", (request[: head - 2],), CLOSED),
         Case(
             "a longer length", (http("POST", "/v2/models/tiny/infer", body, length=len(body) + 1),)
         ),

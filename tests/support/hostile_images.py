@@ -17,14 +17,14 @@ from tests.support.wire import (
 
 def images():
     """Images that are cut, of another kind, or of two kinds at a time."""
-    found = []
+    bodies = []
     for kind in FORMATS:
         data = image(kind)
-        found += [data[: len(data) * part // 40] for part in range(36)]
-        found += [b"\0" * 16 + data, data[::-1], data[:40]]
+        bodies += [data[: len(data) * part // 40] for part in range(36)]
+        bodies += [b"\0" * 16 + data, data[::-1], data[:40]]
     jpeg = image("JPEG")
-    whole = image()
-    others = [
+    good = image()
+    mixed = [
         b"",
         b"\0",
         b"\n" * 1_000,
@@ -34,26 +34,26 @@ def images():
         b"PK\3\4" + b"\0" * 60,
         b"\x7fELF",
     ]
-    others += [
+    mixed += [
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
         b"P6 2 2 255 " + b"x" * 12,
         b"\0\0\1\0" + b"\0" * 90,
     ]
-    others += [
+    mixed += [
         b"8BPS\0\1" + b"\0" * 40,
         b"#!/bin/sh\nexit\n",
         b"GIF89a/*" + b"x" * 99 + b"*/=1;",
         b"GIF89a" + jpeg,
-        b"BM" + whole,
+        b"BM" + good,
     ]
-    others += [
+    mixed += [
         b"\x89PNG\r\n\x1a\n" + jpeg,
-        b"\xff\xd8\xff\xe0" + whole,
+        b"\xff\xd8\xff\xe0" + good,
         b"II*\0" + jpeg,
-        b"MM\0*" + whole,
-        b"RIFF\0\0\0\0WEBP" + whole,
+        b"MM\0*" + good,
+        b"RIFF\0\0\0\0WEBP" + good,
     ]
-    others += [
+    mixed += [
         b"\x93NUMPY" + b"\0" * 99,
         b"\x80\x04cos\nsystem\n(S'true'\ntR.",
         b"import os",
@@ -62,12 +62,12 @@ def images():
     # may decode
     harmless = [
         jpeg + b"PK\3\4" + b"\0" * 99,
-        whole + b"<script>",
-        jpeg + whole,
+        good + b"<script>",
+        jpeg + good,
         image("GIF") + b"<?php",
     ]
-    return named("image", [classify(one) for one in (*found, *others)]) + named(
-        "polyglot", [classify(one) for one in harmless], ANY
+    return named("image", [classify(body) for body in (*bodies, *mixed)]) + named(
+        "polyglot", [classify(body) for body in harmless], ANY
     )
 
 
@@ -84,23 +84,23 @@ def bombs():
         (30_000, 30_000),
     ]
     sides += [(16_384, 1), (8_000, 8_000), (16_385, 9), (20_000, 5_000)]
-    found = [png(width, height, data=b"\0" * 1_000) for width, height in sides]
-    found += [
+    bodies = [png(width, height, data=b"\0" * 1_000) for width, height in sides]
+    bodies += [
         png(9, 9, bits=3),
         png(9, 9, bits=16, color=7),
         png(9, 9, color=3),
     ]
     text = zlib.compress(b"x" * 50_000_000, 9)
-    found += [
+    bodies += [
         png(9, 9, data=b"", extra=chunk(b"zTXt", b"a\0\0" + text)),
         png(9, 9, extra=chunk(b"iCCP", b"a\0\0" + text)),
     ]
-    found += [
+    bodies += [
         png(9, 9, extra=chunk(b"PLTE", b"\0" * 7)),
         png(9, 9, extra=chunk(b"eXIf", b"MM\0*\xff\xff\xff\xff")),
     ]
     for width, height in ((0, 0), (65_535, 65_535), (65_535, 1)):
-        found.append(
+        bodies.append(
             b"GIF89a"
             + struct.pack("<HHBBB", width, height, 0, 0, 0)
             + b",\0\0\0\0"
@@ -108,7 +108,7 @@ def bombs():
             + b"\2\1\0;"
         )
         start = struct.pack(">BBHBHHB", 0xFF, 0xC0, 11, 8, height, width, 1) + b"\1\x11\0"
-        found.append(b"\xff\xd8" + start + b"\xff\xda\0\x08\1\1\0\0?\0\0\xff\xd9")
+        bodies.append(b"\xff\xd8" + start + b"\xff\xda\0\x08\1\1\0\0?\0\0\xff\xd9")
         vp8x = (
             b"VP8X"
             + struct.pack("<I", 10)
@@ -116,9 +116,9 @@ def bombs():
             + struct.pack("<I", width)[:3]
             + struct.pack("<I", height)[:3]
         )
-        found.append(b"RIFF" + struct.pack("<I", 4 + len(vp8x)) + b"WEBP" + vp8x)
+        bodies.append(b"RIFF" + struct.pack("<I", 4 + len(vp8x)) + b"WEBP" + vp8x)
     for width, height in ((0, 0), (2**31 - 1, 2**31 - 1), (-5, 5), (100_000, 1), (30_000, -30_000)):
-        found.append(
+        bodies.append(
             b"BM"
             + struct.pack(
                 "<IHHIIiiHHIIiiII", 70, 0, 0, 54, 40, width, height, 1, 24, 0, 16, 1, 1, 0, 0
@@ -143,9 +143,9 @@ def bombs():
             (279, 2**31),
         ]
         table = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-        found.append(b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + table + b"\0" * 4)
+        bodies.append(b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + table + b"\0" * 4)
     loop = b"II*\0\x08\0\0\0\0\0\x08\0\0\0"  # a directory of no entries that is followed by itself
-    return named("bomb", [classify(one) for one in (*found, loop)])
+    return named("bomb", [classify(body) for body in (*bodies, loop)])
 
 
 def parts():
@@ -153,16 +153,16 @@ def parts():
     jpeg = image("JPEG")
     gif = image("GIF")
     scan = jpeg[jpeg.index(b"\xff\xda") :]
-    found = [
+    bodies = [
         jpeg[:2] + b"\xff" * 4_000_000 + jpeg[2:],
         jpeg[:2] + b"\xff\xfe\0\2" * 1_000_000 + jpeg[2:],
     ]
-    found += [jpeg[:2] + b"\0" * 4_000_000 + jpeg[2:], b"\xff\xd8" + b"\xff\xfe\0\2" * 1_000_000]
-    found += [
+    bodies += [jpeg[:2] + b"\0" * 4_000_000 + jpeg[2:], b"\xff\xd8" + b"\xff\xfe\0\2" * 1_000_000]
+    bodies += [
         png(9, 9, data=b"\0" * 90, extra=chunk(b"abCd", b"") * 300_000),
         image()[:33] + chunk(b"IDAT", b"") * 300_000,
     ]
-    found += [
+    bodies += [
         gif[:13] + b"!\xfe" + b"\1a" * 1_000_000 + b"\0" + gif[13:],
         gif[:13] + b"!\xfe\0" * 1_000_000,
     ]
@@ -174,16 +174,16 @@ def parts():
         (279, 4, 500_000, 200),
     ]
     table = b"".join(struct.pack(">HHII", *tag) for tag in tags)
-    found.append(b"MM\0*\0\0\0\x08" + struct.pack(">H", len(tags)) + table + b"\0" * 2_000_200)
+    bodies.append(b"MM\0*\0\0\0\x08" + struct.pack(">H", len(tags)) + table + b"\0" * 2_000_200)
     info = struct.pack(
         "<IHHIIiiHHIIiiII", 1_000_000, 0, 0, 54, 40, 7_000, 7_000, 1, 8, 1, 0, 1, 1, 0, 0
     )
-    found.append(b"BM" + info + b"\0\0" * 500_000)
+    bodies.append(b"BM" + info + b"\0\0" * 500_000)
     huge = jpeg.replace(struct.pack(">HH", 30, 40), struct.pack(">HH", 6_000, 8_000), 1).replace(
         b"\xff\xc0", b"\xff\xc2", 1
     )
-    found.append(huge[:-2] + scan[:-2] * 2_000 + b"\xff\xd9")
-    return named("parts", [classify(one) for one in found])
+    bodies.append(huge[:-2] + scan[:-2] * 2_000 + b"\xff\xd9")
+    return named("parts", [classify(body) for body in bodies])
 
 
 def forms():

@@ -1,4 +1,4 @@
-"""The server as its user starts it, in a process of its own."""
+"""The server as its user starts it, in its own process."""
 
 import asyncio
 import contextlib
@@ -22,15 +22,18 @@ class Live(NamedTuple):
 
 
 class Client:
-    """A connection that is opened anew when the server has closed it."""
+    """A connection that reopens after the server has closed it."""
 
     def __init__(self, port):
         self._port = port
         self._writer = None
 
     async def ask(self, data):
-        """Returns (status, headers in lower case, body); raises `ConnectionRefusedError` where
-        there is no server."""
+        """Returns (status, headers in lower case, body).
+
+        Raises:
+            ConnectionRefusedError: if there is no server.
+        """
         if self._writer is None:
             self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         self._writer.write(data)
@@ -49,8 +52,10 @@ class Client:
 
 @contextlib.contextmanager
 def serve(models, python=sys.executable, **flags):
-    """Starts `python -m vision.serving` on free ports and yields a `Live`; `flags` with underscores
-    for dashes."""
+    """Starts `python -m vision.serving` on free ports and yields a `Live`.
+
+    `flags` are the server's, with underscores for dashes.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -66,10 +71,11 @@ def serve(models, python=sys.executable, **flags):
     )
     try:
         lines = []
-        while not (found := re.match(r"serving .* at (https?://[\w.]+:\d+)", "".join(lines[-1:]))):
+        address = re.compile(r"serving .* at (https?://[\w.]+:\d+)")
+        while not (match := address.match("".join(lines[-1:]))):
             lines.append(process.stdout.readline())
-            assert lines[-1], "".join(lines)  # it has ended
-        yield Live(found[1], f"127.0.0.1:{port}", process)
+            assert lines[-1], "".join(lines)  # the server has ended
+        yield Live(match[1], f"127.0.0.1:{port}", process)
     finally:
         process.send_signal(signal.SIGTERM)
         try:

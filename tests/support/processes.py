@@ -10,8 +10,10 @@ REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
 def start(count, arguments, devices=1):
-    """Starts `count` processes of `vision.main`; returns them, with their output joined in
-    `stdout`."""
+    """Starts `count` processes of `vision.main`, and returns them.
+
+    Each writes stdout and stderr to one pipe, `stdout`.
+    """
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -19,20 +21,14 @@ def start(count, arguments, devices=1):
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
     }
-    shared = (
+    command = [
+        *(sys.executable, "-m", "vision.main", *arguments),
         f"--config.parallel.coordinator=localhost:{port}",
         f"--config.parallel.processes={count}",
-    )
+    ]
     return [
         subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "vision.main",
-                *arguments,
-                *shared,
-                f"--config.parallel.process={i}",
-            ],
+            [*command, f"--config.parallel.process={i}"],
             cwd=REPOSITORY,
             env=env,
             stdout=subprocess.PIPE,
@@ -44,11 +40,10 @@ def start(count, arguments, devices=1):
 
 
 def finish(processes, timeout=240):
-    """Waits for all; returns [(exit code, output)]. None outlives the call."""
+    """Waits for all processes, and returns [(exit code, output)]; kills those that take longer."""
     try:
-        return [
-            (p.returncode, out) for p in processes for out in [p.communicate(timeout=timeout)[0]]
-        ]
+        outputs = [process.communicate(timeout=timeout)[0] for process in processes]
+        return [(p.returncode, output) for p, output in zip(processes, outputs, strict=True)]
     finally:
-        for p in processes:
-            p.kill()
+        for process in processes:
+            process.kill()

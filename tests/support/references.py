@@ -1,4 +1,4 @@
-"""A model of ours with the weights that make_references.py stored, for the parity tests."""
+"""Models with the weights that make_references.py stored, for the parity tests."""
 
 from pathlib import Path
 
@@ -10,16 +10,15 @@ FOLDER = Path(__file__).parent.parent / "models" / "references"
 
 
 def to_ours(array):
-    """A kernel in Flax's layout: OIHW -> HWIO, OI -> IO."""
+    """Returns a kernel in Flax's layout: OIHW -> HWIO, OI -> IO."""
     return np.moveaxis(array, (0, 1), (-1, -2)) if array.ndim in (2, 4) else array
 
 
 def load(name, create, torch_name, kept=...):
-    """Returns (model, reference): `create()` with the weights of references/NAME.npz, and all of
-    the file's arrays.
+    """Returns (model, reference): `create()` with the weights of a file, and the file's arrays.
 
     Args:
-        name: of the file.
+        name: name of the file in references/, without .npz.
         create: builds the model; called abstractly.
         torch_name: maps the path of one of our variables to the stored name. Both sides must have
             the same names.
@@ -33,8 +32,8 @@ def load(name, create, torch_name, kept=...):
     assert sorted(names) == sorted(
         k.removeprefix("weights/") for k in reference if k.startswith("weights/")
     )
-    for each, (_, variable) in zip(names, state, strict=True):
-        array = to_ours(reference[f"weights/{each}"])
-        assert array.shape == variable.shape, each
+    for weights_name, (_, variable) in zip(names, state, strict=True):
+        array = to_ours(reference[f"weights/{weights_name}"])
+        assert array.shape == variable.shape, weights_name
         variable.set_value(jnp.asarray(array))
     return model, reference

@@ -16,8 +16,7 @@ class Telemetry:
 
 
 def serve(folder, scenario):
-    """Runs `scenario(repository)` in an event loop of its own, on a directory that is looked at 100
-    times a second."""
+    """Runs `scenario(repository)` in a new event loop; the directory is scanned every 10 ms."""
 
     async def main():
         repository = Repository(
@@ -44,11 +43,11 @@ async def until(condition):
         if condition():
             return
         await asyncio.sleep(0.01)
-    raise AssertionError("it has not come to be in time")
+    raise AssertionError("the condition did not become true in time")
 
 
 async def scans(repository, count=3):
-    """Waits until the directory has been looked at so many times."""
+    """Waits until the directory has been scanned `count` times."""
     for _ in range(count):
         await repository._update()
 
@@ -56,10 +55,10 @@ async def scans(repository, count=3):
 async def answer(version, count=1):
     images = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 1), np.uint8)
     with version.in_use():
-        found = await version.batcher.submit(images)
+        prediction = await version.batcher.submit(images)
     expected = version.bundle.probabilities_and_embeddings(images)
-    np.testing.assert_allclose(found.probabilities, expected[0], rtol=1e-5)
-    np.testing.assert_allclose(found.embedding, expected[1], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(prediction.probabilities, expected[0], rtol=1e-5)
+    np.testing.assert_allclose(prediction.embedding, expected[1], rtol=1e-4, atol=1e-5)
 
 
 def state(repository, version, model="digits"):

@@ -1,4 +1,4 @@
-"""Two processes under `jax.distributed`, for real: the same run as one."""
+"""Two real processes under `jax.distributed`: the same run as one."""
 
 import json
 
@@ -11,19 +11,20 @@ from tests.support.processes import finish, start
 from vision import cli, main
 
 SMALL = [
-    *("--config", "configs/digits.py", "--config.data.limit=64", "--config.model.name=vit"),
-    *("--config.model.variant=mu/2", "--config.train.batch_size=16", "--config.train.eval_every=3"),
-    *(
-        "--config.train.steps=6",
-        "--config.log.tensorboard=false",
-        "--config.optimizer.name=sgd",
-    ),  # Adam would blow up rounding
+    "--config=configs/digits.py",
+    "--config.data.limit=64",
+    "--config.model.name=vit",
+    "--config.model.variant=mu/2",
+    "--config.train.batch_size=16",
+    "--config.train.eval_every=3",
+    "--config.train.steps=6",
+    "--config.log.tensorboard=false",
+    "--config.optimizer.name=sgd",  # Adam would amplify rounding
 ]
 
 
 def parameters(workdir, step):
-    """The leaves of a checkpoint's state, as NumPy arrays: the devices that wrote it are not
-    here."""
+    """Returns the leaves of a checkpoint's state as NumPy arrays, whatever devices wrote it."""
     path = workdir / "checkpoints" / str(step) / "state"
     checkpointer = ocp.PyTreeCheckpointer()
     tree = checkpointer.metadata(path).item_metadata.tree
@@ -37,8 +38,7 @@ def run(workdir, *more):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """A run of two processes with one device each, which share one copy of the state. Returns its
-    directory."""
+    """Returns the directory of a run of two one-device processes that share one state."""
     workdir = tmp_path_factory.mktemp("two") / "run"
     outcome = finish(start(2, [*SMALL, f"--workdir={workdir}", "--config.parallel.fsdp=2"]))
     assert [code for code, _ in outcome] == [0, 0], outcome

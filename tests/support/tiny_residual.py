@@ -1,5 +1,4 @@
-"""Residual networks of all kinds that compile in a second: a research module, found by its dotted
-name."""
+"""Residual networks of all kinds that compile in a second: a research module by dotted name."""
 
 from vision.models.resnet import ResNet
 

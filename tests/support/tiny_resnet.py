@@ -1,5 +1,4 @@
-"""A ResNet with BatchNorm that compiles in a second, and an example of a research module: found by
-its dotted name."""
+"""A ResNet with BatchNorm that compiles in a second: a research module by dotted name."""
 
 from vision.models.resnet import ResNet
 

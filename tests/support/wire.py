@@ -62,10 +62,10 @@ def send(address, case, patience=15.0):
             pass  # it was refused before all of it was sent; the answer is there to be read
         try:
             while b"\r\n" not in answer:
-                found = connection.recv(65_536)
-                if not found:
+                received = connection.recv(65_536)
+                if not received:
                     break
-                answer += found
+                answer += received
         except ConnectionError:
             pass
     return int(answer.split()[1]) if answer.startswith(b"HTTP/1.") else 0
@@ -140,4 +140,4 @@ def form(*parts, boundary=b"xyz", end=b"--\r\n"):
 
 def named(group, requests, expected=REFUSED):
     """Returns the `Case`s of requests that are sent whole."""
-    return [Case(f"{group} {i}", (one,), expected) for i, one in enumerate(requests)]
+    return [Case(f"{group} {i}", (request,), expected) for i, request in enumerate(requests)]
