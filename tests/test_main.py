@@ -226,7 +226,7 @@ def test_folders_that_cannot_be_learned_from(refused, tmp_path):
     assert "has no images in class folders: expected" in source("empty")
     (tmp_path / "single" / "cat").mkdir(parents=True)
     cv2.imwrite(str(tmp_path / "single" / "cat" / "1.png"), np.zeros((8, 8, 3), np.uint8))
-    assert "has a single class, 'cat': a classifier needs two" in source("single")
+    assert "has a single class, 'cat', but a classifier needs two" in source("single")
     (tmp_path / "mixed").mkdir()
     for name, side in (("cat", 8), ("dog", 9)):
         (tmp_path / "mixed" / name).mkdir()

@@ -67,7 +67,7 @@ def _prepare(a):
     from vision.data.loading.dataset import Dataset, Unreadable
     from vision.data.loading.device_loader import DeviceLoader
     from vision.data.loading.sampler import Sampler
-    from vision.data.sources._arrays import ArraySource
+    from vision.data.sources.arrays import ArraySource
     from vision.evaluation.outputs import Forward
 
     c = default()

@@ -14,7 +14,7 @@ from vision.data.loading.dataset import Dataset, Unreadable
 from vision.data.loading.device_loader import DeviceLoader
 from vision.data.loading.sampler import Sampler
 from vision.data.pipeline import Data
-from vision.data.sources._arrays import ArraySource
+from vision.data.sources.arrays import ArraySource
 from vision.training.loop import build_step, train
 from vision.training.program import compile_program
 

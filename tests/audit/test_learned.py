@@ -10,7 +10,7 @@ from vision.audit.images import Images
 from vision.config import default
 from vision.data.changes import flip
 from vision.data.sources import open_splits
-from vision.data.sources._arrays import ArraySource
+from vision.data.sources.arrays import ArraySource
 from vision.data.splits import make_splits
 
 RNG = np.random.RandomState(0)

@@ -83,7 +83,7 @@ def test_steel_by_its_main_defect(steel):
     # The largest defect in these is not the one that their files are named after.
     assert len(found) == 10 and all(name.startswith("scratches") for name in found)
     (line,) = summarize(source.findings)
-    assert line.startswith("121 images hold objects of several classes")
+    assert line.startswith("121 images contain objects of several classes")
     image = np.asarray(Image.open(source.name(5)))
     np.testing.assert_array_equal(source[5]["image"], image.reshape(200, 200, -1))
     with open(source.name(5), "rb") as file:
@@ -149,19 +149,22 @@ def test_what_is_odd_about_boxes(tmp_path):
     assert list(labels(splits["all"])) == ["odd.png#1", "odd.png#2", "odd.png#8", "turned.jpg#1"]
     assert splits["all"][3]["image"].shape == (50, 60, 3)  # EXIF makes it 60 x 100
     kinds = {
-        "labels had blanks at their ends, which are taken away": ["' Dog'"],
-        "annotated sizes differ from their file's": ["odd.png"],
-        "boxes reach outside of their image, and are cut off": ["odd.png#1"],
-        "boxes are empty, or outside of their image": ["odd.png#3", "odd.png#4"],
-        "objects have no box that can be read": ["odd.png#5", "odd.png#6"],
+        "labels had leading or trailing whitespace, which is removed": ["' Dog'"],
+        "annotated sizes differ from the file's": ["odd.png"],
+        "boxes extend outside their image and are clipped": ["odd.png#1"],
+        "boxes are empty or outside their image": ["odd.png#3", "odd.png#4"],
+        "objects have no readable box": ["odd.png#5", "odd.png#6"],
         "objects have no label": ["odd.png#7"],
-        "classes are spelled in several ways, and stay apart": ["Dog"],
+        "classes are spelled in several ways and stay separate": ["Dog"],
     }
     assert found(splits) == kinds
     main = open_splits(f"voc:{tmp_path}")
     assert labels(main["all"]) == {"odd.png": "dog", "turned.jpg": "cat"}
-    more = {"images have no object": ["none.png"], "classes are no image's main object": ["Dog"]}
-    more |= {"images hold objects of several classes: labeled by the largest": ["odd.png"]}
+    more = {
+        "images have no objects": ["none.png"],
+        "classes are not the main object of any image": ["Dog"],
+    }
+    more |= {"images contain objects of several classes: labeled by the largest": ["odd.png"]}
     assert found(main) == {k: v for k, v in kinds.items() if "spelled" not in k} | more
 
 
@@ -200,10 +203,10 @@ def test_voc_says_which_files_it_cannot_use(tmp_path):
     splits = open_splits(f"voc:{tmp_path}")
     assert labels(splits["all"]) == {"a.png": "x", "b.png": "y"}
     assert found(splits) == {
-        "annotations name another image than the one called like them": ["a.xml"],
+        "annotations name a different image than the one with their own name": ["a.xml"],
         "annotations cannot be read": ["bomb.xml", "c.xml"],
         "annotations have no image": ["double.xml", "gone.xml"],
-        "images have no annotation, and are left out": ["loose.png"],
+        "images have no annotation and are left out": ["loose.png"],
     }
     details = {PurePath(f.name).name: f.detail for f in splits["all"].findings}
     assert details["c.xml"].startswith("line 2, column") and "document type" in details["bomb.xml"]
@@ -238,7 +241,7 @@ def test_voc_splits(tmp_path):
     }
     write_image(tmp_path / "roboflow" / "e.png")
     voc(tmp_path / "roboflow" / "e.xml", "e.png", ("e", (1, 1, 9, 9)))
-    with pytest.raises(UserError, match=r"e.png is in none of the splits"):
+    with pytest.raises(UserError, match=r"e.png is in no split"):
         open_splits(f"voc:{tmp_path / 'roboflow'}")
 
     root = tmp_path / "devkit"
@@ -255,7 +258,7 @@ def test_voc_splits(tmp_path):
     }
     assert found(splits) == {
         "listed images have no annotation": ["test.txt: none"],
-        "annotations are in no list of ImageSets/Main, and are left out": ["d.xml", "e.xml"],
+        "annotations are not listed in ImageSets/Main and are left out": ["d.xml", "e.xml"],
     }
 
 
@@ -296,7 +299,7 @@ def test_cvat_has_many_shapes(tmp_path):
     ]
     assert crops["train"].boxes.tolist() == [list(box) for box in boxes]
     # a point has no inside
-    assert found(crops)["boxes are empty, or outside of their image"] == ["1.png#3"]
+    assert found(crops)["boxes are empty or outside their image"] == ["1.png#3"]
 
 
 def test_coco_places_and_oddities(tmp_path):
@@ -345,11 +348,11 @@ def test_coco_places_and_oddities(tmp_path):
             "train": {"a.png": "cat", "b.png": "dog"}
         }
     assert found(splits) == {
-        "objects belong to no image": ["instances_train2017.json, image 99"],
-        "categories have no object": ["bird"],
-        "objects have no box that can be read": ["a.png#3"],
+        "objects refer to unknown images": ["instances_train2017.json, image 99"],
+        "categories have no objects": ["bird"],
+        "objects have no readable box": ["a.png#3"],
         "objects have no label": ["a.png#4"],
-        "images hold objects of several classes: labeled by the largest": ["a.png"],
+        "images contain objects of several classes: labeled by the largest": ["a.png"],
     }
     crops = open_splits(f"coco:{file}?boxes=crop&margin=0")["all"]
     assert crops.boxes.tolist() == [[10, 20, 40, 50], [0, 0, 5, 8], [1, 1, 4, 4]]
@@ -383,31 +386,32 @@ def test_mistakes_are_named(tmp_path):
         "c.json": '{"images": [], "annotations": []}',
         "d.json": '{"images": [{"id": [], "file_name": "x"}], "annotations": [], "categories": []}',
         "e.json": '{"images": [], "annotations": [], "categories": []}',
-        "f.json": '{"images": [{"id": 1, "file_name": "x"}, {"id": 1, "file_name": "y"}], "annotations": [], '
-        '"categories": []}',
-        "g.json": '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "x"}, {"id": 1, "name": "y"}]}',
+        "f.json": '{"images": [{"id": 1, "file_name": "x"}, {"id": 1, "file_name": "y"}], '
+        '"annotations": [], "categories": []}',
+        "g.json": '{"images": [], "annotations": [], '
+        '"categories": [{"id": 1, "name": "x"}, {"id": 1, "name": "y"}]}',
         "h.json": '{"images": [' + "9" * 5000 + "]}",
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     cases = {
         "cvat:{}/a.xml": "a.xml: line 1, column 21: no element found",
-        "cvat:{}/b.xml": "begins with <annotation>, where CVAT has <annotations>",
+        "cvat:{}/b.xml": "begins with <annotation> instead of CVAT's <annotations>",
         "cvat:{}/c.xml": "CVAT for video",
-        "cvat:{}/d.xml": "subset 'week 3' of '1.png' must be one of train, val",
+        "cvat:{}/d.xml": "subset of '1.png' must be one of train, val",
         "cvat:{}/none.xml": "none.xml': No such file",
         "coco:{}/a.json": "a.json, line 1, column 13",
-        "coco:{}/b.json": "is not of COCO's form",
+        "coco:{}/b.json": "is not in COCO format",
         "coco:{}/c.json": "'categories' is missing",
-        "coco:{}/d.json": "is not of COCO's form",
+        "coco:{}/d.json": "is not in COCO format",
         "coco:{}/e.json": "0 class(es) with images",
         "coco:{}/f.json": "has two images with the id 1",
         "coco:{}/g.json": "has two categories with the id 1",
-        "coco:{}/h.json": "is not of COCO's form",
-        "coco:{}": "has no annotations/instances_train.json nor train/_annotations.coco.json",
+        "coco:{}/h.json": "is not in COCO format",
+        "coco:{}": "has neither annotations/instances_train.json nor train/_annotations.coco.json",
         "voc:{}/none": "none' does not exist",
         "voc:": "'' does not exist",
-        "coco:": "has no annotations",
+        "coco:": "has neither annotations",
     }
     for spec, message in cases.items():
         with pytest.raises(UserError) as error:
@@ -442,7 +446,7 @@ def test_boxes_of_a_turned_image(tmp_path, orientation):
     if orientation >= 5:  # below, both sizes are the same
         np.testing.assert_array_equal(stored, decoded)
         assert found(splits) == {
-            "images are annotated as stored, unturned: boxes are turned too": ["stored.png"]
+            "images are annotated before EXIF rotation: boxes are rotated too": ["stored.png"]
         }
 
 

@@ -133,7 +133,7 @@ def test_a_table_of_a_table_but_not_of_itself(write, steel):
     ].file(1)
     for name, other in (("one.csv", "two.csv"), ("two.csv", "one.csv")):
         last = write(f"source,part,index,label\ncsv:{steel / other},all,0,a\n", name)
-    with pytest.raises(UserError, match="names images of itself"):
+    with pytest.raises(UserError, match="refers to images of itself"):
         open_splits(last)
 
 
@@ -159,7 +159,7 @@ def test_annotators_vote(write):
         "scratches_2.jpg": "crazing"
     }
     kinds = found(splits)
-    assert [PurePath(f.name).name for f in kinds["images divide their annotators evenly"]] == [
+    assert [PurePath(f.name).name for f in kinds["images have tied votes"]] == [
         "scratches_1.jpg",
         "scratches_2.jpg",  # who says it twice has one vote
     ]
@@ -201,7 +201,7 @@ def test_everything_odd_is_said(write, steel):
         for kind, some in kinds.items()
     }
     assert lost == {
-        "labels had blanks at their ends, which are taken away": ["' Crazing ': 1 times"],
+        "labels had leading or trailing whitespace, which is removed": ["' Crazing ': 1 times"],
         "rows name no image": ["table, line 7"],
         "rows have no label": ["table, line 8"],
         "files named in the table do not exist": [
@@ -214,7 +214,7 @@ def test_everything_odd_is_said(write, steel):
         ],
         "images are in several splits": ["scratches_2.jpg: train, test: kept in test"],
         "images have several labels": ["scratches_3.jpg: 'scratches', 'crazing'"],
-        "classes are spelled in several ways, and stay apart": [
+        "classes are spelled in several ways and stay separate": [
             "crazing: 'crazing' 6 times, 'Crazing' 1 times",
             "hot  dog: 'hot  dog' 1 times, 'hot dog' 1 times",
         ],
@@ -231,23 +231,23 @@ def test_everything_odd_is_said(write, steel):
 def test_mistakes_are_named(write, steel):
     two = "crazing_1.jpg,a\nscratches_1.jpg,b\n"
     cases = {
-        "no column 'path'; its first line names 'file', 'label'": "file,label\n" + two,
+        "no column 'path'; its first line contains 'file', 'label'": "file,label\n" + two,
         "no column 'label'": "path,lable\n" + two,
         "has no rows": "path,label\n\n",
         "has no rows:": "",
-        "line 3 has 3 cells, the header 2": "path,label\ncrazing_1.jpg,a\ncrazing_2.jpg,b,c\n",
+        "line 3 has 3 cells, but the header has 2": "path,label\ncrazing_1.jpg,a\ncrazing_2.jpg,b,c\n",
         "two columns 'label'": "path,label,label\nx,y,z\n",
         "is not UTF-8 (byte 12)": b"path,label\n\xfe\xfe,a\n"[:11] + b"x\xff,a\n",
         "line 2: unexpected end of data": 'path,label\ncrazing_1.jpg,"a\n',
-        "line 3: split is '', which must be one of train, val": "path,label,split\ncrazing_1.jpg,a,train\nx.jpg,b,\n",
+        "line 3: split must be one of train, val": "path,label,split\ncrazing_1.jpg,a,train\nx.jpg,b,\n",
         "1 class(es) with images": "path,label\ncrazing_1.jpg,a\nnone.jpg,b\n",
-        "line 2: index is '5000', but all of mnist5k has 0 to 4999": "source,part,index,label\nmnist5k,all,5000,a\n",
-        "line 2: index is '-1'": "source,part,index,label\nmnist5k,all,-1,a\n",
+        "line 2: index must be 0 to 4999 for all of mnist5k, got '5000'": "source,part,index,label\nmnist5k,all,5000,a\n",
+        "all of mnist5k, got '-1'": "source,part,index,label\nmnist5k,all,-1,a\n",
         "line 2: part = 'train' is unknown": "source,part,index,label\nmnist5k,train,1,a\n",
         "line 2: an image of another source needs source, part": "source,part,index,label\nmnist5k,,1,a\n",
-        "line 2: an image is a path, or a source": "path,source,part,index,label\nx.jpg,mnist5k,all,1,a\n",
+        "line 2: an image must have a path, or a source": "path,source,part,index,label\nx.jpg,mnist5k,all,1,a\n",
         "line 2: data.source = 'mnist' is unknown": "source,part,index,label\nmnist,all,1,a\n",
-        "line 2: 'digits?seed=9' cannot set 'seed'": "source,part,index,label\ndigits?seed=9,all,1,a\n",
+        "line 2: 'digits?seed=9' must not set 'seed'": "source,part,index,label\ndigits?seed=9,all,1,a\n",
     }
     for message, text in cases.items():
         with pytest.raises(UserError) as error:

@@ -21,8 +21,8 @@ from vision.data import pack as packing
 from vision.data.decode import UnreadableImage
 from vision.data.pack import Options, open_parts, pack
 from vision.data.pipeline import named_splits
+from vision.data.records import Records
 from vision.data.sources import open_splits
-from vision.data.sources._records import Records
 from vision.data.verify import verify
 from vision.errors import RunError, UserError
 
@@ -301,7 +301,7 @@ def test_changes_pack_the_three_splits(tmp_path):
 def test_what_is_there_is_never_lost(steel, steel_pack, tmp_path, monkeypatch):
     spec = f"folder:{steel}"
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds something else, such as 'notes.txt'"):
+    with pytest.raises(UserError, match="contains something else, such as 'notes.txt'"):
         pack_of(spec, tmp_path)
     with pytest.raises(UserError, match="other data or options .*shard_mib was 1"):
         pack_of(spec, steel_pack)
@@ -314,19 +314,19 @@ def test_what_is_there_is_never_lost(steel, steel_pack, tmp_path, monkeypatch):
     monkeypatch.setattr(
         packing, "record_writer", lambda path: (_ for _ in ()).throw(OSError("No space left"))
     )
-    with pytest.raises(RunError, match="stopped, and the same command goes on: No space left"):
+    with pytest.raises(RunError, match="stopped; repeat the command to continue: No space left"):
         pack_of(spec, tmp_path / "full")
 
 
 def test_packs_that_are_none(tmp_path):
-    with pytest.raises(UserError, match="there is no folder"):
+    with pytest.raises(UserError, match="does not exist"):
         open_splits(f"packed:{tmp_path}/none")
     with pytest.raises(UserError, match="has no manifest.json"):
         open_splits(f"packed:{tmp_path}")
     for text, message in (
-        ("{", "no manifest of a pack"),
-        ("[]", "no manifest"),
-        ('{"format": 9}', "of format 9"),
+        ("{", "not the manifest of a pack"),
+        ("[]", "not the manifest"),
+        ('{"format": 9}', "has format 9"),
     ):
         (tmp_path / "manifest.json").write_text(text)
         with pytest.raises(UserError, match=message):
@@ -353,9 +353,12 @@ def test_info_says_what_a_source_holds(steel_pack, tmp_path, capsys):
         ([], "the command = '' is unknown"),
         (["pak"], "did you mean 'pack'"),
         (["pack", "digits"], "usage: python -m vision.data pack SOURCE OUT"),
-        (["pack", "digits", "x", "--quality=0"], "--quality = 0"),
-        (["pack", "digits", "x", "--max-unreadable=2"], "--max-unreadable = 2.0"),
-        (["verify", "x"], "there is no folder 'x'"),
+        (["pack", "digits", "x", "--quality=0"], "--quality must be in [1, 100], got 0"),
+        (
+            ["pack", "digits", "x", "--max-unreadable=2"],
+            "--max-unreadable must be in [0, 1], got 2.0",
+        ),
+        (["verify", "x"], "folder 'x' does not exist"),
     ],
 )
 def test_mistakes_are_named(words, message, capsys, tmp_path, monkeypatch):

@@ -155,10 +155,10 @@ def test_folder_says_what_is_no_image_and_takes_any_case(steel, tmp_path):
     source = open_splits(f"folder:{tmp_path}")["all"]
     assert source.classes == ("a", "b")
     assert [(f.name.removeprefix(f"{tmp_path}/"), f.kind, f.lost) for f in source.findings] == [
-        ("a/notes.txt", "files are no images by their extension, and are left out", False),
-        ("empty/x.csv", "files are no images by their extension, and are left out", False),
-        ("loose.jpg", "images lie outside of the class folders, and are left out", False),
-        ("empty", "class folders hold no image, and are left out", False),
+        ("a/notes.txt", "files without an image extension are left out", False),
+        ("empty/x.csv", "files without an image extension are left out", False),
+        ("loose.jpg", "images outside class folders are left out", False),
+        ("empty", "class folders without images are left out", False),
     ]
     assert [os.path.relpath(source.name(i), tmp_path) for i in range(len(source))] == [
         "a/1.JPG",
@@ -209,7 +209,7 @@ def test_folder_mistakes_are_named(steel, tmp_path):
             "train/crazing": crazing,
             "scratches": scratches,
         },
-        "'test' holds images outside of class folders": {
+        "'test' contains images outside class folders": {
             "train/crazing": crazing,
             "test": scratches,
         },

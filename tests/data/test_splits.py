@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vision.data.sources import open_splits
-from vision.data.sources._arrays import ArraySource
+from vision.data.sources.arrays import ArraySource
 from vision.data.splits import Subset, make_splits, stratify
 from vision.errors import UserError
 
@@ -125,7 +125,7 @@ def test_subset_of_a_subset():
         ("no image is left for", {"all": [0, 1, 1]}, {}),
         ("needs two", {"all": [0] * 20}, {}),
         ("needs two", {"all": [1] * 20}, {}),
-        ("found -1 to 1", {"train": [0, 1] * 20, "test": [-1, 1]}, {}),
+        ("they are -1 to 1", {"train": [0, 1] * 20, "test": [-1, 1]}, {}),
     ],
 )
 def test_mistakes(message, splits, options):

@@ -142,7 +142,7 @@ def test_the_hub_out_of_reach_is_one_line(hub, monkeypatch):
     ):
         open_splits("hf:ylecun/mnist")
     cases = {
-        "hf:./none": "is no folder, nor of the form hf:OWNER/NAME",
+        "hf:./none": "is neither a folder nor of the form hf:OWNER/NAME",
         "hf:a/b/c/d": "nor of the form",
         "hf:": "nor of the form",
         f"hf:{hub / 'disk'}?label=photo": "no column 'photo' that holds labels: set ?label= to species",
@@ -204,11 +204,11 @@ def test_parquet_columns_and_labels(cifar, tmp_path):
     (tmp_path / "all.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(UserError, match=r"cannot read .*all.parquet"):
         open_splits(f"parquet:{tmp_path}")
-    with pytest.raises(UserError, match="names no file"):
+    with pytest.raises(UserError, match="matches no file"):
         open_splits(f"parquet:{tmp_path}/*.parq")
     write("train.parquet", image=images, label=[0, 1] * 3)
     write("all.parquet", image=images, label=[0, 1] * 3)
-    with pytest.raises(UserError, match=r"all.parquet: its name tells no split"):
+    with pytest.raises(UserError, match=r"all.parquet: its name does not give a split"):
         open_splits(f"parquet:{tmp_path}")
     write("all.parquet", image=images, other=[0, 1] * 3)
     (tmp_path / "all.parquet").rename(tmp_path / "test.parquet")
@@ -286,38 +286,38 @@ def test_mistakes_in_arrays_are_named(tmp_path):
     images = np.zeros((4, 8, 8), np.uint8)
     labels = np.arange(4)
     cases = {
-        "images is float32, and pixels must be uint8": {
+        "images is float32, but pixels must be uint8": {
             "images": images / np.float32(255),
             "labels": labels,
         },
-        "images has the shape (4, 8), not": {"images": images[:, 0], "labels": labels},
+        "images has the shape (4, 8), but must be": {"images": images[:, 0], "labels": labels},
         "images has the shape (4, 1, 3, 8, 8)": {
             "images": np.zeros((4, 1, 3, 8, 8), np.uint8),
             "labels": labels,
         },
-        "labels is int64 (3,), not one integer or text for each of 4": {
+        "labels is int64 (3,), but must be one integer or text for each of 4": {
             "images": images,
             "labels": labels[:3],
         },
         "from one-hot take labels.argmax(1)": {"images": images, "labels": np.eye(4)},
-        "holds x, y: expected images and labels": {"x": images, "y": labels},
-        "holds Python objects": {"images": images, "labels": np.array([{}, 1, 2, 3], object)},
-        "split holds 'week 3', which must be": {
+        "contains x, y: expected images and labels": {"x": images, "y": labels},
+        "contains Python objects": {"images": images, "labels": np.array([{}, 1, 2, 3], object)},
+        "split contains 'week 3', but must be": {
             "images": images,
             "labels": labels,
             "split": np.array(["week 3"] * 4),
         },
-        "split is <U5 (2,), not one text": {
+        "split is <U5 (2,), but must be one text": {
             "images": images,
             "labels": labels,
             "split": np.array(["train"] * 2),
         },
-        "split is <U5 (9,), not one text": {
+        "split is <U5 (9,), but must be one text": {
             "images": images,
             "labels": labels,
             "split": np.array(["train"] * 9),
         },
-        "classes has the shape (), not one name": {
+        "classes has the shape (), but must be one name": {
             "images": images,
             "labels": labels,
             "classes": 4,
@@ -333,7 +333,7 @@ def test_mistakes_in_arrays_are_named(tmp_path):
     (tmp_path / "cut.npz").write_bytes((tmp_path / "file.npz").read_bytes()[:200])
     for file, message in {
         "one.npy": "is a single array",
-        "text.npz": "is no .npz file",
+        "text.npz": "is not an .npz file",
         "cut.npz": "cannot read",
         "none.npz": "No such file",
     }.items():

@@ -214,7 +214,7 @@ def test_files_that_need_tensorflow_are_named(cifar10):
     info.write_text(
         info.read_text().replace('"fileFormat": "array_record"', '"fileFormat": "tfrecord"')
     )
-    with pytest.raises(UserError, match="holds tfrecord files, which need TensorFlow"):
+    with pytest.raises(UserError, match="contains tfrecord files, which only TensorFlow can read"):
         open_splits("tfds:cifar10")
 
 
@@ -305,7 +305,7 @@ def test_download(data_dir, web, monkeypatch):
     (file,) = _expect(monkeypatch, _tfds_builders.Cifar10, data, base)
     manual = data_dir / "downloads" / "manual"
     (folder / file.name).write_bytes(data[0][:-9])
-    with pytest.raises(UserError, match="what came is another file"):
+    with pytest.raises(UserError, match="received a different file"):
         open_splits("tfds:cifar10")
     assert list(manual.iterdir()) == []
     os.remove(folder / file.name)
@@ -387,7 +387,7 @@ def test_a_data_set_of_ones_own(data_dir):
         splits["train"][broken]
     assert (
         error.value.name == f"photos/train[{broken}]"
-        and error.value.reason == "no image that PIL knows"
+        and error.value.reason == "not an image in a format that PIL reads"
     )
     assert len(open_splits("tfds:photos:1.0.0")) == 2
 

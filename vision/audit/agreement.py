@@ -18,7 +18,7 @@ import itertools
 
 import numpy as np
 
-from vision.data.sources.csv import read_rows
+from vision.data.tables import read_rows
 from vision.errors import UserError
 from vision.support.files import replacing
 

@@ -13,7 +13,7 @@ import pathlib
 from vision.audit import duplicates, quality
 from vision.audit.issues import COLUMNS
 from vision.data.sources import CHANGES, parse
-from vision.data.sources.csv import read_rows
+from vision.data.tables import read_rows
 from vision.errors import UserError, check_choice
 from vision.support.files import replacing
 

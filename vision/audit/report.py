@@ -93,7 +93,7 @@ def context(audited):
         "pairs": [_pair(images, pair) for pair in audited.pairs[:SHOWN]],
         "further_pairs": max(0, len(audited.pairs) - SHOWN),
         "agreement": audited.agreement,
-        "findings": summarize(audited.findings, some=10),
+        "findings": summarize(audited.findings, limit=10),
         "applied": audited.applied,
     }
 

@@ -1,2 +1,1 @@
-"""From a source's name to batches: sources, splits, decoding, the loader, augmentation,
-resampling."""
+"""From a source's name to batches: sources, splits, decoding, loading, augmentation, sampling."""

@@ -1,12 +1,12 @@
 """From an image file's bytes to pixels of a fixed size, on the CPU.
 
-JPEG goes through libjpeg-turbo and plain PNG through OpenCV, which take half of PIL's time; all
-else goes through PIL. The pixels are those that PIL gives, so the path taken cannot be seen in a
-result.
+JPEG is decoded by libjpeg-turbo and plain PNG by OpenCV, in half of PIL's time; everything else by
+PIL. The pixels are the same as PIL's, so the path taken does not affect a result.
 """
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -14,9 +14,10 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
-# 0.5 GiB as RGB: a small file that unpacks to more is an attack or a mistake. PIL's own limit
+# PIL's own limit, 0.5 GiB as RGB: a small file that unpacks to more is an attack or a mistake
 MAX_PIXELS = 178_956_970
 INTERPOLATIONS = ("area", "bilinear", "bicubic")
+_UNKNOWN_FORMAT = "not an image in a format that PIL reads"
 _EXIF_ORIENTATION = 0x0112
 _FORMATS = {
     b"\xff\xd8": "JPEG",
@@ -33,11 +34,11 @@ class UnreadableImage(ValueError):
 
     Attributes:
         reason: why, in a few words.
-        name: which image; "" where only its bytes are known.
+        name: which image; "" if only its bytes are known.
     """
 
-    def __init__(self, reason, name=""):
-        # both, or the exception does not survive the way back from a worker process
+    def __init__(self, reason: str, name: str = ""):
+        # both, or the exception cannot be unpickled when it returns from a worker process
         super().__init__(reason, name)
         self.reason = reason
         self.name = name
@@ -46,23 +47,23 @@ class UnreadableImage(ValueError):
         return f"{self.name}: {self.reason}" if self.name else self.reason
 
 
-def decode(data, channels=0, name=""):
+def decode(data: bytes | Path | str, channels: int = 0, name: str = "") -> np.ndarray:
     """Decodes an image of any format that PIL reads.
 
     EXIF orientation is applied. Transparency is composited over white, as on a page. 16-bit gray
-    keeps its upper 8 bits. Of an animation or a document the first frame or page is taken.
+    keeps its upper 8 bits. An animation or a document gives its first frame or page.
 
     Args:
         data: the file's bytes, or its path.
-        channels: 1 (gray) or 3 (RGB); 0 = the image's own: 1 for a gray image, 3 for any other.
+        channels: 1 (gray) or 3 (RGB); 0 keeps the image's own: 1 for a gray image, 3 for any other.
         name: the image's name for error messages; a path is its own name.
 
     Returns:
         uint8 (H, W, channels).
 
     Raises:
-        UnreadableImage: missing, empty, cut short, corrupt, too large or no image. A flipped bit
-            inside a JPEG that still decodes is not noticed: the format has no checksum.
+        UnreadableImage: missing, empty, truncated, corrupt, too large or not an image. A flipped
+            bit in a JPEG that still decodes is not noticed: the format has no checksum.
     """
     if not isinstance(data, bytes):
         name = name or str(data)
@@ -74,26 +75,25 @@ def decode(data, channels=0, name=""):
     return to_channels(image, channels)
 
 
-def read_file(path):
-    """Returns a file's bytes; raises `UnreadableImage` where that fails."""
+def read_file(path: Path | str) -> bytes:
+    """Returns a file's bytes; raises `UnreadableImage` if that fails."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
         raise UnreadableImage(error.strerror or str(error), str(path)) from error
 
 
-def read_size(path):
+def read_size(path: Path | str) -> tuple[int, int]:
     """Returns the (width, height) that an image file will have when decoded; see `read_header`."""
     size, orientation = read_header(path)
     return size[::-1] if orientation >= 5 else size
 
 
-def read_header(path):
-    """Returns ((width, height), orientation) of an image file as it is stored, from its header
-    alone.
+def read_header(path: Path | str) -> tuple[tuple[int, int], int]:
+    """Returns ((width, height), orientation) of an image file as stored, reading only its header.
 
-    The orientation is EXIF's: what decoding does to it, 1 (nothing) to 8; 5 and above swap width
-    and height.
+    The orientation is EXIF's, which decoding applies: 1 (upright) to 8; 5 and above swap width and
+    height.
 
     Raises:
         UnreadableImage: missing, or the header cannot be read.
@@ -101,18 +101,21 @@ def read_header(path):
     try:
         with Image.open(path) as image:
             orientation = _exif_orientation(image)
-            # Of a TIFF, PIL's own size is the turned one, in some versions only.
-            size = (image.tag_v2[256], image.tag_v2[257]) if image.format == "TIFF" else image.size
+            size = image.size
+            if image.format == "TIFF":  # some versions of PIL give the rotated size
+                tags = image.tag_v2  # type: ignore[attr-defined]
+                size = tags[256], tags[257]
             return size, orientation if orientation in range(1, 9) else 1
-    except Exception as error:  # PIL's parsers raise all sorts on broken files
-        raise UnreadableImage(
-            getattr(error, "strerror", None) or "no image that PIL knows", str(path)
-        ) from error
+    except Exception as error:  # PIL's parsers raise all kinds of errors on broken files
+        reason = getattr(error, "strerror", None) or _UNKNOWN_FORMAT
+        raise UnreadableImage(reason, str(path)) from error
 
 
-def format_of(data):
-    """Returns the name of an image file's format, by its first bytes; "array" for None, "other"
-    where it is unknown."""
+def format_of(data: bytes | None) -> str:
+    """Returns the name of an image file's format, from its first bytes.
+
+    Returns "array" for None, and "other" if the format is unknown.
+    """
     if data is None:
         return "array"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -120,34 +123,41 @@ def format_of(data):
     return next((name for magic, name in _FORMATS.items() if data.startswith(magic)), "other")
 
 
-def to_channels(image, channels):
-    """Converts uint8 (H, W, 1 or 3) to 1 (ITU-R 601 luma) or 3 channels; 0 leaves it as it is."""
+def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """Converts uint8 (H, W, 1 or 3) to 1 (ITU-R 601 luma) or 3 channels; 0 changes nothing."""
     if channels in (0, image.shape[-1]):
         return image
     if channels == 1:
         return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
     if channels == 3:
         return np.repeat(image, 3, axis=-1)
-    raise ValueError(f"channels must be 0, 1 or 3, not {channels}")
+    raise ValueError(f"channels must be 0, 1 or 3, got {channels}")
 
 
-def resize_crop(image, size, crop_fraction=1.0, rng=None, area=(), interpolation="area"):
-    """Brings an image to a fixed square.
+def resize_crop(
+    image: np.ndarray,
+    size: int,
+    crop_fraction: float = 1.0,
+    rng: np.random.Generator | None = None,
+    area: Sequence[float] = (),
+    interpolation: str = "area",
+) -> np.ndarray:
+    """Resizes and crops an image to a square of fixed size.
 
-    Without `area`, resizes the shorter side to `size / crop_fraction` and cuts out the center,
-    rounding as torchvision and timm do; an image that already has the size comes back untouched.
-    With `area`, cuts out a random part first: the Inception crop of Szegedy et al. 2014
-    (arXiv:1409.4842), with a side ratio from 3/4 to 4/3.
+    Without `area`, resizes the shorter side to `size / crop_fraction` and crops the center,
+    rounding as torchvision and timm do; an image that already has the size is returned unchanged.
+    With `area`, crops a random part first: the Inception crop of Szegedy et al. 2014
+    (arXiv:1409.4842), with an aspect ratio from 3/4 to 4/3.
 
     Args:
         image: uint8 (H, W, C).
         size: side of the result, pixels.
-        crop_fraction: the center crop's share of the resized image's side; 0.875 is usual for
+        crop_fraction: the center crop's share of the resized image's side; 0.875 is common for
             ImageNet.
-        rng: a numpy `Generator`, needed with `area`.
+        rng: random generator, needed with `area`.
         area: (low, high), the random crop's share of the image's area.
-        interpolation: one of `INTERPOLATIONS`: "area", OpenCV's mean over areas where the image
-            shrinks and bicubic where it grows; "bilinear" and "bicubic" are PIL's, which take five
+        interpolation: one of `INTERPOLATIONS`. "area" is OpenCV's area averaging if the image
+            shrinks and bicubic if it grows; "bilinear" and "bicubic" are PIL's, which take five
             times as long and are what most pretrained weights were evaluated with.
 
     Returns:
@@ -160,9 +170,10 @@ def resize_crop(image, size, crop_fraction=1.0, rng=None, area=(), interpolation
         return image
     shorter = int(size / crop_fraction)
     longer = shorter * max(height, width) // min(height, width)
-    image = _resize(
-        image, *((shorter, longer) if height <= width else (longer, shorter)), interpolation
-    )
+    if height <= width:
+        image = _resize(image, shorter, longer, interpolation)
+    else:
+        image = _resize(image, longer, shorter, interpolation)
     top, left = (round((side - size) / 2) for side in image.shape[:2])
     return np.ascontiguousarray(image[top : top + size, left : left + size])
 
@@ -179,8 +190,7 @@ def _decode(data):
 
 
 def _decode_jpeg(data):
-    """Returns the pixels of a gray or YCbCr JPEG that needs no turning; None where PIL has to
-    decide."""
+    """Returns the pixels of an upright gray or YCbCr JPEG; None if PIL has to decide."""
     if (b"Exif\0\0" in data or b"tiff:Orientation" in data) and _orientation(data) != 1:
         return None
     try:
@@ -191,7 +201,7 @@ def _decode_jpeg(data):
     except ValueError as error:
         reason = str(error)
         # Bytes between segments are common and harmless. Any other complaint means that part of the
-        # image is gone, and PIL would fill it with gray.
+        # image is missing, and PIL would fill it with gray.
         if reason.startswith(("Premature end", "Corrupt JPEG data")) and "extraneous" not in reason:
             raise UnreadableImage(reason) from error
         return None
@@ -201,7 +211,7 @@ def _orientation(data):
     try:
         with Image.open(io.BytesIO(data)) as image:
             return _exif_orientation(image)
-    # PIL's parsers raise all sorts on broken files; _decode_pil turns them into one
+    # PIL's parsers raise all kinds of errors on broken files; _decode_pil turns them into one
     except Exception:
         return 0
 
@@ -209,23 +219,13 @@ def _orientation(data):
 def _exif_orientation(image):
     """Returns 1 (upright) to 8; 5 and above swap width and height."""
     if image.format == "PNG" and "exif" not in image.info:
-        return 1  # PIL would decode the whole image to look for it behind the pixels
+        return 1  # PIL would decode the whole image to search for it after the pixels
     return image.getexif().get(_EXIF_ORIENTATION, 1)
 
 
 def _decode_png(data):
-    """Returns the pixels of an 8-bit gray or RGB PNG; None where PIL has to decide."""
-    height = int.from_bytes(data[20:24], "big")
-    width = int.from_bytes(data[16:20], "big")
-    plain = data[24:26] in (b"\x08\x00", b"\x08\x02") and not any(
-        chunk in data for chunk in (b"tRNS", b"eXIf")
-    )
-    if (
-        not plain
-        or not data.endswith(b"IEND\xaeB`\x82")
-        or height * width > MAX_PIXELS
-        or not _is_regular(data)
-    ):
+    """Returns the pixels of an 8-bit gray or RGB PNG; None if PIL has to decide."""
+    if not _is_plain_png(data):
         return None
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
@@ -233,15 +233,29 @@ def _decode_png(data):
     return image[..., None] if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _is_regular(data):
-    """Whether a PNG's chunks fill the file and its size is told once.
+def _is_plain_png(data):
+    """Whether a PNG is complete, of moderate size, and 8-bit gray or RGB without transparency."""
+    width = int.from_bytes(data[16:20], "big")
+    height = int.from_bytes(data[20:24], "big")
+    return (
+        data[24:26] in (b"\x08\x00", b"\x08\x02")
+        and b"tRNS" not in data
+        and b"eXIf" not in data
+        and data.endswith(b"IEND\xaeB`\x82")
+        and height * width <= MAX_PIXELS
+        and _is_regular(data)
+    )
 
-    OpenCV makes room for as much as a chunk says that it holds, and believes the last size.
+
+def _is_regular(data):
+    """Whether a PNG's chunks fill the file and its size is given once.
+
+    OpenCV allocates whatever length a chunk declares, and uses the last size.
     """
-    at = 8
-    while at < len(data):
-        at += 12 + int.from_bytes(data[at : at + 4], "big")
-    return at == len(data) and data.count(b"IHDR") == 1
+    position = 8
+    while position < len(data):
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+    return position == len(data) and data.count(b"IHDR") == 1
 
 
 def _decode_pil(data):
@@ -251,10 +265,10 @@ def _decode_pil(data):
     except UnreadableImage:
         raise
     except Image.UnidentifiedImageError as error:
-        raise UnreadableImage("no image that PIL knows") from error
+        raise UnreadableImage(_UNKNOWN_FORMAT) from error
     # PIL's parsers raise OSError, SyntaxError, struct.error, EOFError, ... on broken files
     except Exception as error:
-        raise UnreadableImage(f"{error}" or type(error).__name__) from error
+        raise UnreadableImage(str(error) or type(error).__name__) from error
 
 
 def _pixels(image):
@@ -274,8 +288,10 @@ def _pixels(image):
 
 
 def _random_crop(image, rng, area):
-    """Cuts out a part of the area's share; after ten draws that do not fit, the largest centered
-    one."""
+    """Crops a random part with a share of the area in `area`.
+
+    After ten draws that do not fit, returns the largest centered crop.
+    """
     height, width = image.shape[:2]
     for _ in range(10):
         pixels = height * width * rng.uniform(*area)
@@ -298,14 +314,11 @@ def _resize(image, height, width, interpolation):
         return np.ascontiguousarray(image)
     if interpolation != "area":
         pixels = image[..., 0] if image.shape[-1] == 1 else image
-        filtered = Image.fromarray(pixels).resize(
-            (width, height), Image.Resampling[interpolation.upper()]
-        )
+        pil_filter = Image.Resampling[interpolation.upper()]
+        filtered = Image.fromarray(pixels).resize((width, height), pil_filter)
         return np.array(filtered).reshape(height, width, image.shape[-1])
-    # Averaging over areas is what keeps a shrunk image free of aliasing; cv2's other filters look
-    # at few pixels.
+    # Area averaging keeps a shrunk image free of aliasing; cv2's other filters read few pixels.
     shrinks = height <= image.shape[0] and width <= image.shape[1]
-    resized = cv2.resize(
-        image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    )
+    cv2_filter = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    resized = cv2.resize(image, (width, height), interpolation=cv2_filter)
     return resized.reshape(height, width, image.shape[-1])  # cv2 drops a single channel

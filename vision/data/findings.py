@@ -1,18 +1,18 @@
-"""What is odd about data when they are opened: named, counted, and shown, so that nothing is
-dropped in silence."""
+"""Findings: what is odd about data when they are opened, so that nothing is dropped silently."""
 
 import dataclasses
+from collections.abc import Iterable
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with a source, or that a person ought to know of it.
+    """One problem of a source, or a fact about it that a person should know.
 
     Attributes:
-        kind: a few words that make the plural by themselves: "boxes reach outside of their image".
-        name: what a person finds it by: a file, a file and its line, a class.
-        detail: what there is to say beside the kind; "" = nothing.
-        lost: whether an image or an object is missing from the source on its account.
+        kind: a short plural statement, such as "boxes extend outside their image".
+        name: how to find the item: a file, a file and line, a class.
+        detail: further information; "" if none.
+        lost: True if it means that an image or an object is missing from the source.
     """
 
     kind: str
@@ -24,14 +24,14 @@ class Finding:
         return f"{self.name}: {self.detail}" if self.detail else self.name
 
 
-def summarize(findings, some=3):
-    """Returns one line for each kind, in the order of appearance: its count, the kind, and the
-    first names."""
-    kinds = {}
+def summarize(findings: Iterable[Finding], limit: int = 3) -> list[str]:
+    """Returns one line per kind, in order of appearance: its count, the kind, the first names."""
+    by_kind: dict[str, list[Finding]] = {}
     for finding in findings:
-        kinds.setdefault(finding.kind, []).append(finding)
+        by_kind.setdefault(finding.kind, []).append(finding)
     lines = []
-    for kind, found in kinds.items():
-        more = ", ..." if len(found) > some else ""
-        lines.append(f"{len(found):,} {kind}: {', '.join(map(str, found[:some]))}{more}")
+    for kind, members in by_kind.items():
+        examples = ", ".join(map(str, members[:limit]))
+        more = ", ..." if len(members) > limit else ""
+        lines.append(f"{len(members):,} {kind}: {examples}{more}")
     return lines

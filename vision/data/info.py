@@ -1,17 +1,19 @@
-"""What a source holds, in a page of text: parts, images of each class, sizes, findings."""
+"""Describes a source in a page of text: its parts, the images of each class, sizes, findings."""
 
 import collections
+from collections.abc import Mapping
 
 import numpy as np
 
 from vision.data.decode import UnreadableImage, format_of
 from vision.data.findings import summarize
+from vision.data.sources import Source
 
 SAMPLE = 64  # images of each part that are decoded
-ROWS = 40  # classes that are shown; of more, those with the most and the fewest images
+ROWS = 40  # classes that are shown; if there are more, those with the most and the fewest images
 
 
-def describe(spec, parts):
+def describe(spec: str, parts: Mapping[str, Source]) -> list[str]:
     """Returns the lines of the page.
 
     Args:
@@ -21,47 +23,48 @@ def describe(spec, parts):
     sizes = ", ".join(f"{len(source):,} {part}" for part, source in parts.items())
     classes = next(iter(parts.values())).classes
     lines = [f"{spec}: {sizes}; {len(classes)} classes"]
-    lines += _table(classes, parts)
+    counts = {part: np.bincount(s.labels, minlength=len(classes)) for part, s in parts.items()}
+    lines += _table(classes, counts)
+    lines += [_imbalance(part, classes, own_counts) for part, own_counts in counts.items()]
     for part, source in parts.items():
         lines += _sample(part, source)
     findings = dict.fromkeys(finding for source in parts.values() for finding in source.findings)
-    return [*lines, *(f"note: {line}" for line in summarize(list(findings)))]
+    return [*lines, *(f"note: {line}" for line in summarize(findings))]
 
 
-def _table(classes, parts):
-    """Returns the images of each class in each part, and how far the classes are from balance."""
-    counts = {part: np.bincount(s.labels, minlength=len(classes)) for part, s in parts.items()}
-    total = sum(counts.values())
-    rows = range(len(classes))
+def _table(classes, counts):
+    """Returns lines with the number of images of each class in each part."""
+    rows = list(range(len(classes)))
     if len(classes) > ROWS:
-        order = np.argsort(-total, kind="stable")
+        order = np.argsort(-sum(counts.values()), kind="stable")
         rows = [*order[: ROWS // 2], None, *order[-ROWS // 2 :]]
-    cells = [["class", *parts]]
+    table = [["class", *counts]]
     for row in rows:
-        cells.append(
-            ["..."] * len(cells[0])
-            if row is None
-            else [classes[row], *(f"{c[row]:,}" for c in counts.values())]
-        )
-    name = max(len(row[0]) for row in cells)
-    lines = [
-        " ".join([first.ljust(name), *(cell.rjust(9) for cell in rest)]) for first, *rest in cells
+        if row is None:
+            table.append(["..."] * len(table[0]))
+        else:
+            table.append([classes[row], *(f"{count[row]:,}" for count in counts.values())])
+    width = max(len(name) for name, *_ in table)
+    return [
+        " ".join([name.ljust(width), *(cell.rjust(9) for cell in cells)]) for name, *cells in table
     ]
-    for part, found in counts.items():
-        most = int(found.argmax())
-        least = int(found.argmin())
-        ratio = f"{found[most] / found[least]:.3g} times as many" if found[least] else "none"
-        lines.append(
-            f"{part}: most images {classes[most]} ({found[most]:,}), fewest {classes[least]} ({found[least]:,}), "
-            f"imbalance: {ratio}"
-        )
-    return lines
+
+
+def _imbalance(part, classes, counts):
+    """Returns a line with the largest and the smallest class of a part."""
+    most = int(counts.argmax())
+    least = int(counts.argmin())
+    ratio = f"{counts[most] / counts[least]:.3g} times as many" if counts[least] else "none"
+    return (
+        f"{part}: most images {classes[most]} ({counts[most]:,}), "
+        f"fewest {classes[least]} ({counts[least]:,}), imbalance: {ratio}"
+    )
 
 
 def _sample(part, source):
-    """Returns what some images of a part are like."""
+    """Returns lines that describe some images of a part: sizes, colors, formats."""
     shapes = []
-    formats = collections.Counter()
+    formats: collections.Counter[str] = collections.Counter()
     unreadable = {}
     for index in np.linspace(0, len(source) - 1, min(len(source), SAMPLE)).astype(int).tolist():
         try:
@@ -69,17 +72,15 @@ def _sample(part, source):
             formats[format_of(source.file(index))] += 1
         except UnreadableImage as error:
             unreadable[error.name] = error.reason
-    count = len(shapes) + len(unreadable)
     lines = [f"note: {name}: {reason}" for name, reason in unreadable.items()]
-    if shapes:
-        heights, widths, channels = np.transpose(shapes)
-        kinds = ", ".join(f"{n} {name}" for name, n in formats.most_common())
-        colors = " and ".join({1: "gray", 3: "RGB"}[c] for c in sorted(set(channels.tolist())))
-        lines.insert(
-            0,
-            f"{part}, {count} images looked at: {_span(widths)} x {_span(heights)} px, {colors}; {kinds}",
-        )
-    return lines
+    if not shapes:
+        return lines
+    count = len(shapes) + len(unreadable)
+    heights, widths, channels = np.transpose(shapes)
+    size = f"{_span(widths)} x {_span(heights)} px"
+    colors = " and ".join({1: "gray", 3: "RGB"}[c] for c in sorted(set(channels.tolist())))
+    format_counts = ", ".join(f"{n} {name}" for name, n in formats.most_common())
+    return [f"{part}, {count} images sampled: {size}, {colors}; {format_counts}", *lines]
 
 
 def _span(sides):

@@ -1,17 +1,18 @@
-"""Labels that people typed: blanks at their ends, one class spelled in several ways, and the order
-of the classes."""
+"""Labels typed by people: stray whitespace, several spellings of a class, the order of classes."""
 
 import collections
 import re
 import unicodedata
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from vision.data.findings import Finding
+from vision.errors import UserError
 
 
-def strip(texts):
-    """Takes blanks away from the ends of labels.
+def strip(texts: Sequence[str]) -> tuple[list[str], list[Finding]]:
+    """Removes leading and trailing whitespace from labels.
 
     Returns:
         (texts, findings): one finding for each label that had any, with its count.
@@ -20,16 +21,16 @@ def strip(texts):
     changed = collections.Counter(
         old for old, new in zip(texts, stripped, strict=True) if old != new and new
     )
-    kind = "labels had blanks at their ends, which are taken away"
+    kind = "labels had leading or trailing whitespace, which is removed"
     return stripped, [Finding(kind, repr(text), f"{n:,} times") for text, n in changed.items()]
 
 
-def to_indices(texts):
-    """Turns labels into numbers.
+def to_indices(texts: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Converts label texts to numbers.
 
     Returns:
-        (labels, classes): int32 (N,), and the names in their order: by value where all are whole
-        numbers, else by name.
+        (labels, classes): int32 (N,), and the class names in order: by value if all are integers,
+        else by name.
     """
     names = sorted(set(texts))
     if all(re.fullmatch("-?[0-9]{1,18}", name) for name in names):
@@ -38,18 +39,18 @@ def to_indices(texts):
     return np.fromiter((number[text] for text in texts), np.int32, len(texts)), tuple(names)
 
 
-def alike(names):
-    """Returns the groups of names that differ by case, blanks or Unicode form only: [["Cat",
-    "cat"], ...]."""
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """Returns groups of names that differ only by case, spaces or Unicode form."""
     groups = collections.defaultdict(list)
     for name in names:
         groups["".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
     return [group for group in groups.values() if len(group) > 1]
 
 
-def check_spelling(labels, classes):
-    """Returns a finding for each group of `alike` classes, which stay apart: its commonest
-    spelling, and the others.
+def check_spelling(labels: np.ndarray, classes: Sequence[str]) -> list[Finding]:
+    """Returns a finding for each group of `alike` classes, which stay separate.
+
+    Each names the most common spelling and lists all of them with their counts.
 
     Args:
         labels: (N,) integers, indices into `classes`.
@@ -61,6 +62,17 @@ def check_spelling(labels, classes):
         group.sort(key=lambda name: -counts[name])
         spellings = ", ".join(f"{name!r} {counts[name]:,} times" for name in group)
         findings.append(
-            Finding("classes are spelled in several ways, and stay apart", group[0], spellings)
+            Finding("classes are spelled in several ways and stay separate", group[0], spellings)
         )
     return findings
+
+
+def require_two_classes(
+    title: str, classes: Sequence[str], findings: Sequence[Finding] = ()
+) -> None:
+    """Raises `UserError` if there are fewer than two classes, with the first finding as example."""
+    if len(classes) < 2:
+        example = f", for example: {findings[0].kind}: {findings[0]}" if findings else ""
+        raise UserError(
+            f"{title} has {len(classes)} class(es) with images, but a classifier needs two{example}"
+        )

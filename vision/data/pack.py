@@ -1,14 +1,13 @@
-"""Turns any source into a few large files that are quick to read in random order, and to copy: see
-`sources/packed.py`.
+"""Packs any source into a few large files that are fast to read in random order, and to copy.
 
-The files of images go in as they are, byte by byte, so that a run on the pack sees the very pixels;
-images that are no files become PNG. Each is decoded once: what cannot be read stays out, and the
-manifest names it. A killed command goes on where it was; one that is given again where the pack is
-complete does nothing.
+For the format see `sources/packed.py`. Image files are packed byte by byte, so that a run on the
+pack sees exactly the same pixels; images that are not files become PNG. Each is decoded once:
+unreadable ones are left out, and the manifest names them. A killed command continues where it was;
+one that is repeated on a complete pack does nothing.
 
-A source's own parts are packed, and a run divides them as it would the source's. With `?imbalance=`
-or `?flip_labels=`, which change what training sees and not what tests see, the three splits are
-packed.
+A source's own parts are packed, and a run divides them as it would divide the source's. With
+`?imbalance=` or `?flip_labels=`, which change the training data and not the test data, the three
+splits are packed.
 """
 
 import contextlib
@@ -20,88 +19,87 @@ import json
 import math
 import operator
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
-import simplejpeg
+from ml_collections import ConfigDict
 
 from vision.data.changes import change
-from vision.data.decode import UnreadableImage, decode
-from vision.data.sources import open_splits, parse
-from vision.data.sources._records import make_example, record_writer
+from vision.data.decode import UnreadableImage
+from vision.data.encode import Options, encode, encode_chunk
+from vision.data.records import record_writer
+from vision.data.sources import Source, open_splits, parse
 from vision.data.sources.packed import FORMAT, MANIFEST, files_of, read_manifest
 from vision.data.splits import make_splits
-from vision.errors import RunError, UserError, check_range
+from vision.errors import RunError, UserError
 from vision.support.processes import ordered
 from vision.support.progress import track
 
 PROGRESS = "progress.json"
-CHUNK = 32  # images a worker takes at a time
-SAMPLE = 64  # images of each part whose size is looked at, to say how many files there will be
+CHUNK = 32  # images that a worker takes at a time
+SAMPLE = 64  # images of each part that are encoded to estimate the number of files
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How images are packed.
+class _Shard(NamedTuple):
+    """A file of records: its part, its name, and the images [start, stop) of the part."""
 
-    Attributes:
-        shard_mib: about how large a file of records is.
-        shorter_side: a longer shorter side is shrunk to so many pixels, by averaging over areas; 0
-            = never.
-        quality: of the JPEG that a shrunk JPEG becomes, 1 to 100; any other shrunk image becomes a
-            PNG.
+    part: str
+    name: str
+    start: int
+    stop: int
+
+
+def open_parts(config: ConfigDict, seed: int) -> dict[str, Source]:
+    """Opens the parts to pack: the source's own or, after `CHANGES`, the three splits.
+
+    Args:
+        config: config.data.
+        seed: the seed of the division into splits.
+
+    Returns:
+        {part: source}.
     """
-
-    shard_mib: int = 256
-    shorter_side: int = 0
-    quality: int = 95
-
-    def __post_init__(self):
-        check_range("--shard-mib", self.shard_mib, self.shard_mib >= 1, "at least 1")
-        check_range(
-            "--shorter-side",
-            self.shorter_side,
-            self.shorter_side >= 0,
-            "a number of pixels, or 0 to keep the images' size",
-        )
-        check_range("--quality", self.quality, 1 <= self.quality <= 100, "in [1, 100]")
-
-
-def open_parts(c, seed):
-    """Returns {part: source} of what `config.data` names: its own parts, or after `CHANGES` the
-    three splits."""
-    parts = open_splits(c.source)
-    if {"imbalance", "flip_labels"} & set(parse(c.source)[2]):
-        parts = change(make_splits(parts, c.fractions, c.val_fraction, seed), c.source)
+    parts = open_splits(config.source)
+    if {"imbalance", "flip_labels"} & set(parse(config.source)[2]):
+        splits = make_splits(parts, config.fractions, config.val_fraction, seed)
+        parts = change(splits, config.source)
     return parts
 
 
-def pack(spec, parts, out, options=None, workers=1, max_unreadable=0.01):
+def pack(
+    spec: str,
+    parts: Mapping[str, Source],
+    out: Path | str,
+    options: Options | None = None,
+    workers: int = 1,
+    max_unreadable: float = 0.01,
+) -> tuple[dict, bool]:
     """Packs a source.
 
     Args:
         spec: its name, for the manifest.
         parts: {part: source}, see `open_parts`.
-        out: the folder to write; a new one, an empty one, or one of an earlier call for the same.
-        options: `Options`.
-        workers: processes that decode.
+        out: the folder to write: a new one, an empty one, or one of an earlier call with the same
+            arguments.
+        options: how images are packed; None for the defaults.
+        workers: number of processes that decode.
         max_unreadable: the share of images that may be unreadable.
 
     Returns:
-        (manifest, new): new is False where all was there already.
+        (manifest, new): new is False if the pack was complete already.
 
     Raises:
-        UserError: `out` holds something else, or too many images are unreadable. What is packed so
-            far stays.
-        RunError: a file cannot be written, or a worker was killed. Likewise.
+        UserError: `out` contains something else, or too many images are unreadable. What is packed
+            so far stays.
+        RunError: a file cannot be written, or a worker was killed. What is packed so far stays.
     """
     out = Path(out)
     options = options or Options()
     request = _request(spec, parts, options)
     with _locked(out):
         state = _resume(out, request)
-        manifest = out / MANIFEST
         if not state:
             return read_manifest(out), False
         if not state["plan"]:
@@ -111,15 +109,15 @@ def pack(spec, parts, out, options=None, workers=1, max_unreadable=0.01):
             _write_shards(out, parts, options, state, workers, max_unreadable)
         except (OSError, RuntimeError) as error:  # a full disk; a worker that was killed
             raise RunError(
-                f"packing into '{out}' stopped, and the same command goes on: {error}"
+                f"packing into '{out}' stopped; repeat the command to continue: {error}"
             ) from error
-        _write_json(manifest, _manifest(out, parts, state))
+        _write_json(out / MANIFEST, _manifest(out, parts, state))
         (out / PROGRESS).unlink(missing_ok=True)
         return read_manifest(out), True
 
 
 def _request(spec, parts, options):
-    """Returns what makes two packs the same: the options, and the images' names and labels."""
+    """Returns what identifies a pack: the source, the options, the images' names and labels."""
     digest = hashlib.sha256()
     for part, source in parts.items():
         digest.update(json.dumps([part, len(source), source.classes]).encode())
@@ -131,12 +129,12 @@ def _request(spec, parts, options):
 
 @contextlib.contextmanager
 def _locked(out):
-    """Makes the folder, and keeps a second process out of it; the lock goes with the process."""
+    """Creates the folder and keeps a second process out of it; the lock ends with the process."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         handle = os.open(out, os.O_RDONLY)
     except OSError as error:
-        raise UserError(f"cannot make the folder '{out}': {error.strerror}") from error
+        raise UserError(f"cannot create the folder '{out}': {error.strerror}") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -151,43 +149,48 @@ def _locked(out):
 
 
 def _resume(out, request):
-    """Returns what an earlier call has left to do and has done; {} where nothing is left.
+    """Returns the state of an earlier call, with what it finished; {} if the pack is complete.
 
-    Finished files count where size and SHA-256 are right. Of a complete pack, whose records
-    `verify` reads, only the sizes are looked at.
+    Finished files count if their size and SHA-256 are right. Of a complete pack, whose records
+    `verify` reads, only the sizes are checked.
     """
     for file in out.glob("*.part"):
         file.unlink()
-    found = {file.name for file in out.iterdir()}
-    if not found:
+    names = {file.name for file in out.iterdir()}
+    if not names:
         return {"request": request, "plan": {}, "shards": {}, "unreadable": []}
-    if not found & {MANIFEST, PROGRESS}:
+    if not names & {MANIFEST, PROGRESS}:
         raise UserError(
-            f"'{out}' holds something else, such as '{min(found)}': pack into a new folder"
+            f"'{out}' contains something else, such as '{min(names)}': pack into a new folder"
         )
-    complete = MANIFEST in found
+    complete = MANIFEST in names
     state = _state_of(read_manifest(out)) if complete else _read_progress(out / PROGRESS)
-    if state["request"] != request:
-        old = state["request"]
-        changed = [key for key in request if old.get(key) != request[key]]
-        what = (
-            f"{changed[0]} was {old.get(changed[0])!r}"
-            if changed != ["fingerprint"]
-            else "its images have changed"
-        )
-        raise UserError(
-            f"'{out}' holds a pack of other data or options ({what}): remove it, or pack into a new folder"
-        )
-    if complete and all(_is_whole(out, file) for file in files_of(read_manifest(out))):
+    _check_same_request(out, state["request"], request)
+    if complete and all(_has_size(out, file) for file in files_of(read_manifest(out))):
         (out / PROGRESS).unlink(missing_ok=True)
         return {}
     state["shards"] = {
-        name: s for name, s in state["shards"].items() if _is_whole(out, s) and _is_right(out, s)
+        name: shard
+        for name, shard in state["shards"].items()
+        if _has_size(out, shard) and _has_digest(out, shard)
     }
     state["unreadable"] = [
         image for image in state["unreadable"] if image["shard"] in state["shards"]
     ]
     return state
+
+
+def _check_same_request(out, old, new):
+    if old == new:
+        return
+    changed = [key for key in new if old.get(key) != new[key]]
+    reason = f"{changed[0]} was {old.get(changed[0])!r}"
+    if changed == ["fingerprint"]:
+        reason = "its images have changed"
+    raise UserError(
+        f"'{out}' contains a pack of other data or options ({reason}): "
+        "remove it, or pack into a new folder"
+    )
 
 
 def _state_of(manifest):
@@ -203,31 +206,30 @@ def _state_of(manifest):
 def _read_progress(path):
     try:
         state = json.loads(path.read_text())
-        state["request"], state["plan"], state["shards"], state["unreadable"]
+        return {key: state[key] for key in ("request", "plan", "shards", "unreadable")}
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{path} is not what packing writes: remove its folder, or pack into a new one"
+            f"{path} was not written by packing: remove its folder, or pack into a new one"
         ) from error
-    return state
 
 
-def _is_whole(out, file):
+def _has_size(out, file):
     path = out / file["file"]
     return path.is_file() and path.stat().st_size == file["bytes"]
 
 
-def _is_right(out, file):
+def _has_digest(out, file):
     return sha256(out / file["file"]) == file["sha256"]
 
 
-def sha256(path):
-    """Returns a file's SHA-256, hexadecimal."""
+def sha256(path: Path | str) -> str:
+    """Returns a file's SHA-256 in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _count_shards(source, options):
-    """Returns how many files a part is divided into, from the sizes of some of its images."""
+    """Returns the number of files for a part, estimated from the sizes of some of its images."""
     sizes = []
     for index in np.linspace(0, len(source) - 1, min(len(source), SAMPLE)).astype(int):
         with contextlib.suppress(UnreadableImage):
@@ -237,119 +239,79 @@ def _count_shards(source, options):
 
 
 def _write_shards(out, parts, options, state, workers, max_unreadable):
-    """Writes the files of records that are not there yet, and what is done into the progress file
-    after each."""
-    todo = []
-    for part, count in state["plan"].items():
-        bounds = np.linspace(0, len(parts[part]), count + 1).astype(int).tolist()
-        names = [f"{part}-{i:05}-of-{count:05}.array_record" for i in range(count)]
-        todo += [(part, *shard) for shard in zip(names, bounds, bounds[1:], strict=False)]
-    total = sum(map(len, parts.values()))
-    missing = [shard for shard in todo if shard[1] not in state["shards"]]
-    chunks = [
-        (part, range(start, min(start + CHUNK, stop)))
-        for part, _, first, stop in missing
-        for start in range(first, stop, CHUNK)
+    """Writes the missing files of records, and records each in the progress file."""
+    missing = [
+        shard for shard in _shards(parts, state["plan"]) if shard.name not in state["shards"]
     ]
-    images = sum(stop - start for *_, start, stop in missing)
-    results = ordered(_encode_chunk, chunks, workers, (parts, options))
-    records = track((record for chunk in results for record in chunk), images, "packing")
-    with contextlib.closing(records):
-        for part, name, start, stop in missing:
+    total = sum(map(len, parts.values()))
+    with contextlib.closing(_encode_all(missing, parts, options, workers)) as records:
+        for shard in missing:
             unreadable = []
-            with record_writer(out / f"{name}.part") as write:
-                for index in range(start, stop):
+            with record_writer(out / f"{shard.name}.part") as write:
+                for index in range(shard.start, shard.stop):
                     record = next(records)
-                    if isinstance(record, UnreadableImage):
-                        unreadable.append({"part": part, "index": index, "shard": name})
-                        unreadable[-1] |= {"name": record.name, "reason": record.reason}
-                        _check_unreadable(
-                            [*state["unreadable"], *unreadable], total, max_unreadable
-                        )
-                    else:
+                    if not isinstance(record, UnreadableImage):
                         write(record)
-            os.replace(out / f"{name}.part", out / name)
-            state["shards"][name] = _file_entry(out / name) | {
-                "images": stop - start - len(unreadable)
-            }
+                        continue
+                    entry = {"part": shard.part, "index": index, "shard": shard.name}
+                    unreadable.append(entry | {"name": record.name, "reason": record.reason})
+                    _check_unreadable([*state["unreadable"], *unreadable], total, max_unreadable)
+            os.replace(out / f"{shard.name}.part", out / shard.name)
+            images = shard.stop - shard.start - len(unreadable)
+            state["shards"][shard.name] = _file_entry(out / shard.name) | {"images": images}
             state["unreadable"] += unreadable
             _write_json(out / PROGRESS, state)
 
 
-def _check_unreadable(found, total, share):
-    if len(found) > share * total:
-        some = ", ".join(image["name"] for image in found[:5]) + (", ..." if len(found) > 5 else "")
+def _shards(parts, plan):
+    """Returns every `_Shard` of a pack, from {part: number of files}."""
+    shards = []
+    for part, count in plan.items():
+        bounds = np.linspace(0, len(parts[part]), count + 1).astype(int).tolist()
+        for i in range(count):
+            name = f"{part}-{i:05}-of-{count:05}.array_record"
+            shards.append(_Shard(part, name, bounds[i], bounds[i + 1]))
+    return shards
+
+
+def _encode_all(shards, parts, options, workers) -> Iterator[Any]:
+    """Yields the record of each image of some shards, or its `UnreadableImage`, in order."""
+    chunks = [
+        (shard.part, range(start, min(start + CHUNK, shard.stop)))
+        for shard in shards
+        for start in range(shard.start, shard.stop, CHUNK)
+    ]
+    images = sum(shard.stop - shard.start for shard in shards)
+    results = ordered(encode_chunk, chunks, workers, (parts, options))
+    return track((record for chunk in results for record in chunk), images, "packing")
+
+
+def _check_unreadable(unreadable, total, max_unreadable):
+    if len(unreadable) > max_unreadable * total:
+        names = ", ".join(image["name"] for image in unreadable[:5])
+        more = ", ..." if len(unreadable) > 5 else ""
         raise UserError(
-            f"{len(found)} of {total:,} images so far are unreadable, more than --max-unreadable={share:g} allows:\n"
-            f"{some}. Mend them, or raise it: what is packed stays"
+            f"{len(unreadable)} of {total:,} images so far are unreadable, "
+            f"more than --max-unreadable={max_unreadable:g} allows:\n"
+            f"{names}{more}. Repair them, or raise the limit: what is packed stays"
         )
-
-
-def _encode_chunk(state, task):
-    """Returns the record of each image of a chunk, or the `UnreadableImage`."""
-    (parts, options) = state
-    (part, indices) = task
-    source = parts[part]
-    records = []
-    for index in indices:
-        try:
-            data = encode(source, index, options)
-        except UnreadableImage as error:
-            records.append(UnreadableImage(error.reason, error.name or source.name(index)))
-            continue
-        name = source.name(index).encode("utf-8", "surrogateescape")
-        features = {"image/encoded": data, "image/name": name, "label": int(source.labels[index])}
-        records.append(make_example(features))
-    return records
-
-
-def encode(source, index, options):
-    """Returns the bytes of an image's file as `Options` ask for; raises `UnreadableImage`."""
-    data = source.file(index)
-    if data is None:
-        image = source[index]["image"]
-    else:
-        image = decode(data, name=source.name(index))
-    shrinks = options.shorter_side and min(image.shape[:2]) > options.shorter_side
-    if data is not None and not shrinks:
-        return data
-    if shrinks:
-        image = _shrink(image, options.shorter_side)
-    if data is None or not data.startswith(b"\xff\xd8"):
-        return cv2.imencode(".png", image if image.shape[2] == 1 else image[..., ::-1])[1].tobytes()
-    if image.shape[2] == 1:
-        return simplejpeg.encode_jpeg(image, options.quality, "GRAY", "Gray")
-    return simplejpeg.encode_jpeg(image, options.quality, "RGB", "420")
-
-
-def _shrink(image, shorter):
-    height, width = image.shape[:2]
-    scale = shorter / min(height, width)
-    size = (round(width * scale), round(height * scale))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).reshape(
-        size[1], size[0], image.shape[2]
-    )
 
 
 def _manifest(out, parts, state):
     """Writes the labels, and returns the manifest."""
     entries = {}
     for part, source in parts.items():
-        lost = [image["index"] for image in state["unreadable"] if image["part"] == part]
-        labels = np.delete(source.labels, lost).astype("<i4")
-        shards = [
-            shard
-            for shard in sorted(state["shards"].values(), key=operator.itemgetter("file"))
-            if shard["file"].startswith(f"{part}-")
-        ]
-        counts = np.bincount(labels, minlength=len(source.classes)).tolist()
-        entries[part] = {"images": len(labels), "class_counts": counts}
-        entries[part] |= {
+        unreadable = [image["index"] for image in state["unreadable"] if image["part"] == part]
+        labels = np.delete(source.labels, unreadable).astype("<i4")
+        shards = sorted(state["shards"].values(), key=operator.itemgetter("file"))
+        entries[part] = {
+            "images": len(labels),
+            "class_counts": np.bincount(labels, minlength=len(source.classes)).tolist(),
             "labels": _write_labels(out / f"{part}.labels.npy", labels),
-            "shards": shards,
+            "shards": [shard for shard in shards if shard["file"].startswith(f"{part}-")],
         }
     if not any(entry["images"] for entry in entries.values()):
-        raise UserError("none of the images can be read: nothing to pack")
+        raise UserError("none of the images can be read: there is nothing to pack")
     findings = dict.fromkeys(finding for source in parts.values() for finding in source.findings)
     return {
         "format": FORMAT,

@@ -1,26 +1,34 @@
-"""Images as they are put into a page: small, and inside it."""
+"""Images embedded in a page: small, as data URIs."""
 
 import base64
 
 import cv2
+import numpy as np
 
 from vision.data.decode import to_channels
 
 SIDE = 160  # at most, pixels
-_PNG = 64  # a picture up to this side is shown enlarged, and JPEG would be seen
+_PNG_SIDE = 64  # pictures up to this size are shown enlarged, which makes JPEG artifacts visible
 
 
-def picture(image):
-    """Returns an image, uint8 (H, W, 1 or 3), as a data URI of at most `SIDE` pixels a side."""
-    shrink = min(1.0, SIDE / max(image.shape[:2]))
-    size = max(1, round(image.shape[1] * shrink)), max(1, round(image.shape[0] * shrink))
+def picture(image: np.ndarray) -> str:
+    """Returns an image as a data URI of at most `SIDE` pixels per side.
+
+    Args:
+        image: uint8 (H, W, 1 or 3).
+    """
+    scale = min(1.0, SIDE / max(image.shape[:2]))
+    size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     image = cv2.resize(to_channels(image, 3), size, interpolation=cv2.INTER_AREA)
-    kind, options = ("png", []) if max(size) <= _PNG else ("jpeg", [cv2.IMWRITE_JPEG_QUALITY, 85])
+    kind = "png"
+    options: list[int] = []
+    if max(size) > _PNG_SIDE:
+        kind = "jpeg"
+        options = [cv2.IMWRITE_JPEG_QUALITY, 85]
     data = cv2.imencode(f".{kind}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)[1].tobytes()
     return data_uri(data, kind)
 
 
-def data_uri(data, kind="png"):
-    """Returns the bytes of a picture's file, "png" or "jpeg", as what an `img` takes in place of a
-    URL."""
+def data_uri(data: bytes, kind: str = "png") -> str:
+    """Returns the bytes of a picture's file, "png" or "jpeg", as a data URI for an `img`."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

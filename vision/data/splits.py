@@ -1,8 +1,10 @@
-"""Exactly three splits from whatever a source has: stratified, disjoint, complete, and the same on
-every machine."""
+"""Three splits of any source: stratified, disjoint, complete, the same on every machine."""
+
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from vision.data.sources import Source
 from vision.errors import UserError
 
 
@@ -14,7 +16,7 @@ class Subset:
         indices: (N,) integers, positions in `source`.
     """
 
-    def __init__(self, source, indices):
+    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray):
         self.source = source
         self.indices = np.asarray(indices, np.int64)
         self.labels = source.labels[self.indices]
@@ -24,42 +26,49 @@ class Subset:
         fields = getattr(source, "fields", {})
         self.fields = {name: values[self.indices] for name, values in fields.items()}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict:
         return self.source[int(self.indices[index])]
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         return self.source.name(int(self.indices[index]))
 
-    def file(self, index):
+    def file(self, index: int) -> bytes | None:
         return self.source.file(int(self.indices[index]))
 
 
-def same_images(a, b):
-    """Whether two sources hold the same images, as where test stands in for val, whatever their
-    labels."""
+def same_images(a: Source, b: Source) -> bool:
+    """Whether two sources hold the same images, whatever their labels.
+
+    They do if test stands in for val, for example.
+    """
     return a is b or (len(a) == len(b) and all(a.name(i) == b.name(i) for i in range(len(a))))
 
 
-def make_splits(splits, fractions=(0.7, 0.2, 0.1), val_fraction=0.1, seed=0):
+def make_splits(
+    splits: Mapping[str, Source],
+    fractions: Iterable[float] = (0.7, 0.2, 0.1),
+    val_fraction: float = 0.1,
+    seed: int = 0,
+) -> dict[str, Source]:
     """Returns {"train": source, "val": source, "test": source}.
 
     A source without splits of its own ("all", or only "train") is divided by `fractions`. A
-    source's own splits are kept, and a missing val is carved from train by `val_fraction`. Where a
-    source has train and val only, as ImageNet, its val is what others report on: it becomes test,
-    and a val is carved from train. So no image is ever in two splits, but for a `val_fraction` of
-    0: then all of train is learned from, as papers do that report on the test split alone, and test
-    stands in for val, so that nothing may be chosen by it. A class that only the test split has is
-    kept: the audit reports it.
+    source's own splits are kept, and a missing val is taken out of train by `val_fraction`. If a
+    source has only train and val, such as ImageNet, its val is the one that papers report: it
+    becomes test, and a val is taken out of train. So no image is ever in two splits, with one
+    exception, a `val_fraction` of 0: then all of train is used for training, as in papers that
+    report only on the test split, and test stands in for val, so nothing may be chosen by it. A
+    class that only the test split has is kept: the audit reports it.
 
     Args:
-        splits: what `open_splits` returns.
+        splits: the result of `open_splits`.
         fractions: shares of train, val and test, each above 0, with the sum 1.
         val_fraction: share of train that becomes val, at least 0 and below 1.
-        seed: of the random choice, within each class. The same seed gives the same splits on every
-            machine.
+        seed: seed of the random choice within each class. The same seed gives the same splits on
+            every machine.
 
     Raises:
         UserError: fractions out of range, no images to train on, too few images for a split, or
@@ -68,55 +77,61 @@ def make_splits(splits, fractions=(0.7, 0.2, 0.1), val_fraction=0.1, seed=0):
     fractions = tuple(fractions)
     if len(fractions) != 3 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise UserError(
-            f"data.fractions must be three shares above 0 with the sum 1 (train, val, test), not {fractions}"
+            "data.fractions must be three shares above 0 with the sum 1 (train, val, test), "
+            f"got {fractions}"
         )
     if not 0 <= val_fraction < 1:
-        raise UserError(f"data.val_fraction must be at least 0 and below 1, not {val_fraction}")
-    whole = splits.get("all", splits.get("train"))
-    if whole is None:
+        raise UserError(f"data.val_fraction must be in [0, 1), got {val_fraction}")
+    train = splits.get("all", splits.get("train"))
+    if train is None:
         raise UserError(
-            f"the data have no train split, only {', '.join(splits) or 'none'}: nothing to learn from"
+            f"the data have no train split, only {', '.join(splits) or 'none'}: "
+            "there is nothing to learn from"
         )
     _check_labels(splits)
-    if "val" in splits and "test" not in splits:
-        splits = {"train": whole, "test": splits["val"]}
-    if "test" in splits and "val" not in splits and not val_fraction:
-        splits = splits | {"val": splits["test"]}
-    if "test" in splits:
-        val = 0.0 if "val" in splits else val_fraction
+    own = _own_splits(splits, val_fraction)
+    if "test" in own:
+        val = 0.0 if "val" in own else val_fraction
         fractions = (1 - val, val, 0.0)
-    parts = dict(
-        zip(("train", "val", "test"), stratify(whole.labels, fractions, seed), strict=True)
-    )
-    result = {}
-    for name, indices in parts.items():
-        result[name] = (
-            splits[name] if name in splits and name != "train" else Subset(whole, indices)
-        )
+    indices = stratify(train.labels, fractions, seed)
+    result: dict[str, Source] = {}
+    for name, positions in zip(("train", "val", "test"), indices, strict=True):
+        result[name] = own[name] if name in own else Subset(train, positions)
         if not len(result[name]):
             raise UserError(
-                f"no image is left for {name}: {len(whole)} are too few; add some or change data.fractions"
+                f"no image is left for {name}: {len(train)} are too few; "
+                "add some or change data.fractions"
             )
     return result
 
 
-def stratify(labels, fractions, seed):
+def _own_splits(splits, val_fraction):
+    """Returns the val and test that need not be taken out of train, {name: source}."""
+    own = {name: splits[name] for name in ("val", "test") if name in splits}
+    if set(own) == {"val"}:
+        own = {"test": own["val"]}
+    if set(own) == {"test"} and not val_fraction:
+        own["val"] = own["test"]
+    return own
+
+
+def stratify(labels: np.ndarray, fractions: Sequence[float], seed: int) -> list[np.ndarray]:
     """Divides positions at random, class by class.
 
-    Each class's count in each split is within 1 of its share, and each split's total within 1 of
-    its own, but for tiny classes: one with an image for every split has at least one in each, and
-    any other has at least one in the first.
+    Each class's count in each split is within 1 of its share, and so is each split's total, except
+    for tiny classes: one with an image for every split has at least one in each, and any other has
+    at least one in the first.
 
     Args:
         labels: (N,) integers >= 0.
-        fractions: the splits' shares; the sum is 1. A share of 0 gets nothing.
+        fractions: the splits' shares, with the sum 1. A share of 0 gets nothing.
         seed: an integer.
 
     Returns:
         A sorted (n,) int64 array of positions for each fraction. Together they are 0 to N - 1, each
-        once.
+        exactly once.
     """
-    parts = [[] for _ in fractions]
+    parts: list[list[np.ndarray]] = [[] for _ in fractions]
     carry = np.zeros(len(fractions))
     order = np.argsort(labels, kind="stable")
     classes, starts = np.unique(labels[order], return_index=True)
@@ -133,13 +148,12 @@ def stratify(labels, fractions, seed):
 
 
 def _divide(n, fractions, carry):
-    """Divides n images of a class by largest remainder, and carries what each split is owed on to
-    the next class.
+    """Divides n images of a class by largest remainder, carrying over what each split is owed.
 
-    Without the carry, a split's total drifts: of 100 classes with 5 images each, 10 % would be
+    Without the carry a split's total drifts: 10 % of 100 classes with 5 images each would be
     nothing at all.
     """
-    shares = np.round(n * fractions, 9)  # or 0.7 * 10 may lie just below 7
+    shares = np.round(n * fractions, 9)  # otherwise 0.7 * 10 may be just below 7
     counts = np.floor(shares)
     needed = fractions > 0
     if n < np.count_nonzero(needed):
@@ -157,12 +171,14 @@ def _divide(n, fractions, carry):
 
 def _check_labels(splits):
     classes = next(iter(splits.values())).classes
-    labels = np.unique(np.concatenate([s.labels for s in splits.values()]))
+    labels = np.unique(np.concatenate([source.labels for source in splits.values()]))
     if len(classes) < 2 or len(labels) < 2:
         raise UserError(
-            f"{len(labels)} of the data's {len(classes)} classes has images: a classifier needs two"
+            f"{len(labels)} of the data's {len(classes)} classes has images, "
+            "but a classifier needs two"
         )
     if labels[0] < 0 or labels[-1] >= len(classes):
         raise UserError(
-            f"labels must be 0 to {len(classes) - 1}, one a class; found {labels[0]} to {labels[-1]}"
+            f"labels must be 0 to {len(classes) - 1}, one per class, "
+            f"but they are {labels[0]} to {labels[-1]}"
         )

@@ -9,29 +9,31 @@ from vision.support.processes import cores
 from vision.support.progress import track
 
 
-def verify(directory):
+def verify(directory: Path | str) -> tuple[int, dict[str, str]]:
     """Checks a pack.
 
     Returns:
-        (files, bad): how many files there are, and {file: what is wrong}.
+        (count, problems): the number of files, and {file: what is wrong with it}.
 
     Raises:
         UserError: there is no manifest.
     """
     directory = Path(directory)
     files = files_of(read_manifest(directory))
-    # hashing leaves Python's lock alone
+    # hashing releases Python's lock
     with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
-        wrong = list(
-            track(pool.map(lambda file: _wrong(directory, file), files), len(files), "verifying")
-        )
-    return len(files), {file["file"]: why for file, why in zip(files, wrong, strict=True) if why}
+        checks = pool.map(lambda file: _check(directory, file), files)
+        results = list(track(checks, len(files), "verifying"))
+    problems = {file["file"]: problem for file, problem in zip(files, results, strict=True)}
+    return len(files), {file: problem for file, problem in problems.items() if problem}
 
 
-def _wrong(directory, file):
+def _check(directory, file):
+    """Returns what is wrong with a file; "" if nothing is."""
     path = directory / file["file"]
     if not path.is_file():
         return "is missing"
-    if path.stat().st_size != file["bytes"]:
-        return f"has {path.stat().st_size:,} bytes of {file['bytes']:,}"
-    return "" if sha256(path) == file["sha256"] else "is damaged: another SHA-256"
+    size = path.stat().st_size
+    if size != file["bytes"]:
+        return f"has {size:,} bytes of {file['bytes']:,}"
+    return "" if sha256(path) == file["sha256"] else "is damaged: its SHA-256 differs"

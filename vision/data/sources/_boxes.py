@@ -1,25 +1,30 @@
-"""From images with boxes to labeled images: each image by its main object, or one crop for each
-object.
+"""From images with boxes to labeled images: each image by its main object, or one crop per object.
 
 What the kinds voc, cvat and coco share. Boxes are (left, top, right, bottom) between pixels: a box
-around all of an image of 200 x 100 is (0, 0, 200, 100).
+around all of a 200 x 100 image is (0, 0, 200, 100).
 """
 
 import dataclasses
 import functools
 import math
 import os
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from vision.data.decode import UnreadableImage, decode, read_header
 from vision.data.files import FileSource
 from vision.data.findings import Finding
-from vision.data.labels import check_spelling, strip, to_indices
+from vision.data.labels import check_spelling, require_two_classes, strip, to_indices
+from vision.data.sources import Source
 from vision.errors import UserError, check_choice, check_range
 
-# pixels that a box may reach outside unmentioned: formats differ by one in where they count from
+# pixels that a box may extend outside the image without a finding: formats disagree by one about
+# where pixels start to count
 TOLERANCE = 1.0
+
+Box = tuple[float, float, float, float]
 
 
 @dataclasses.dataclass
@@ -29,16 +34,25 @@ class Photo:
     Attributes:
         path: its file, which exists.
         split: "train", "val", "test", or "all".
-        size: (width, height) as annotated; zeros where they are not.
-        objects: [(label, box)], the box None where the annotation has none that can be read.
+        size: (width, height) as annotated; zeros if they are not.
+        objects: [(label, box)], the box None if the annotation has no readable one.
         tags: labels of the image as a whole.
     """
 
     path: str
     split: str
-    size: tuple
-    objects: list
-    tags: list = dataclasses.field(default_factory=list)
+    size: tuple[float, float]
+    objects: list[tuple[str, Box | None]]
+    tags: list[str] = dataclasses.field(default_factory=list)
+
+
+class _Example(NamedTuple):
+    """A labeled image: a photo, and for a crop the object's number and box in whole pixels."""
+
+    photo: Photo
+    label: str
+    number: int = 0
+    box: tuple[int, int, int, int] | None = None
 
 
 class CropSource:
@@ -47,7 +61,7 @@ class CropSource:
     Args:
         files: for each object the file of its image.
         numbers: for each object its number in the image, from 1.
-        boxes: int (N, 4), which may reach outside of the image.
+        boxes: int (N, 4); they may extend outside the image.
         labels: (N,) integers, indices into `classes`.
         classes: names of the labels.
         findings: see `Source`.
@@ -55,7 +69,15 @@ class CropSource:
 
     encoded = True
 
-    def __init__(self, files, numbers, boxes, labels, classes, findings):
+    def __init__(
+        self,
+        files: Sequence[str],
+        numbers: Sequence[int],
+        boxes: np.ndarray,
+        labels: np.ndarray,
+        classes: tuple[str, ...],
+        findings: tuple[Finding, ...],
+    ):
         self.files = files
         self.numbers = numbers
         self.boxes = boxes
@@ -63,33 +85,35 @@ class CropSource:
         self.classes = classes
         self.findings = findings
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict:
         image = decode(self.files[index])
         left, top, right, bottom = np.maximum(self.boxes[index], 0)
         crop = image[top:bottom, left:right]
         if not crop.size:
-            raise UnreadableImage("its box lies outside of the image", self.name(index))
+            raise UnreadableImage("its box is outside the image", self.name(index))
         return {"image": np.ascontiguousarray(crop), "label": int(self.labels[index])}
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         return f"{self.files[index]}#{self.numbers[index]}"
 
-    def file(self, index):
+    def file(self, index: int) -> bytes | None:
         return None
 
 
-def build(photos, findings, boxes, margin, title):
-    """Makes a source of each split.
+def build(
+    photos: Sequence[Photo], findings: Sequence[Finding], boxes: str, margin: str, title: str
+) -> dict[str, Source]:
+    """Makes a source for each split.
 
     Args:
-        photos: list of `Photo`.
+        photos: the annotated images.
         findings: what was odd so far.
-        boxes: "main": an image is labeled by its tag, else by its largest object. "crop": one image
-            for each object.
-        margin: text of a number, the share of a box's size that a crop has more on each side.
+        boxes: "main" labels an image by its tag, or else by its largest object. "crop" gives one
+            image per object.
+        margin: text of a number: the share of a box's size by which a crop is larger on each side.
         title: the source's name, for messages.
 
     Returns:
@@ -100,90 +124,88 @@ def build(photos, findings, boxes, margin, title):
             classes.
     """
     check_choice("boxes", boxes, ("main", "crop"))
+    share = _parse_margin(margin)
+    if len({photo.split == "all" for photo in photos}) > 1:
+        unassigned = next(photo.path for photo in photos if photo.split == "all")
+        raise UserError(f"{title}: {unassigned} is in no split, although other images are")
+    texts = [text for p in photos for text in (*p.tags, *(label for label, _ in p.objects))]
+    _, spelling_findings = strip(texts)
+    findings = [*findings, *spelling_findings]
+    examples = []
+    object_labels = set()
+    for photo in _unique(photos, findings):
+        objects = _clip_objects(photo, findings)
+        object_labels |= {label for _, label, _ in objects}
+        if boxes == "crop":
+            examples += _crops(photo, objects, share)
+        else:
+            examples += _main(photo, objects, findings)
+    labels, classes = to_indices([example.label for example in examples])
+    require_two_classes(title, classes, findings)
+    kind = "classes are not the main object of any image"
+    findings += [Finding(kind, name) for name in sorted(object_labels - set(classes))]
+    findings += check_spelling(labels, classes)
+    return _sources(examples, labels, classes, tuple(findings))
+
+
+def _parse_margin(text):
     try:
-        share = float(margin)
+        share = float(text)
     except ValueError:
         share = math.nan
-    check_range(
-        "margin",
-        margin,
-        0 <= share <= 10,
-        "in [0, 10], the share of a box's size to add on each side",
-    )
-    if len({photo.split == "all" for photo in photos}) > 1:
-        bare = next(photo.path for photo in photos if photo.split == "all")
-        raise UserError(f"{title}: {bare} is in none of the splits that others are in")
-    findings = [
-        *findings,
-        *strip([text for p in photos for text in (*p.tags, *(label for label, _ in p.objects))])[1],
-    ]
-    examples = []
-    seen = set()
-    for photo in _once(photos, findings):
-        objects = _check(photo, findings)
-        seen |= {label for _, label, _ in objects}
-        examples += (
-            _crops(photo, objects, share) if boxes == "crop" else _main(photo, objects, findings)
-        )
-    labels, classes = to_indices([label for _, _, _, label in examples])
-    if len(classes) < 2:
-        why = f", for example: {findings[0].kind}: {findings[0]}" if findings else ""
-        raise UserError(
-            f"{title} has {len(classes)} class(es) with images, and a classifier needs two{why}"
-        )
-    findings += [
-        Finding("classes are no image's main object", name) for name in sorted(seen - set(classes))
-    ]
-    return _sources(
-        photos, examples, labels, classes, (*findings, *check_spelling(labels, classes)), boxes
-    )
+    rule = "in [0, 10], the share of a box's size to add on each side"
+    check_range("margin", text, 0 <= share <= 10, rule)
+    return share
 
 
-def _sources(photos, examples, labels, classes, findings, boxes):
-    splits = np.array([photo.split for photo, _, _, _ in examples])
-    sources = {}
+def _sources(examples, labels, classes, findings):
+    splits = np.array([example.photo.split for example in examples])
+    sources: dict[str, Source] = {}
     for name in ("all", "train", "val", "test"):
         rows = np.flatnonzero(splits == name)
-        if len(rows):
-            files = [examples[i][0].path for i in rows]
+        if not len(rows):
+            continue
+        chosen = [examples[i] for i in rows]
+        files = [example.photo.path for example in chosen]
+        if chosen[0].box is None:
             sources[name] = FileSource("", files, labels[rows], classes, findings)
-            if boxes == "crop":
-                numbers, corners = ([examples[i][part] for i in rows] for part in (1, 2))
-                sources[name] = CropSource(
-                    files, numbers, np.array(corners), labels[rows], classes, findings
-                )
+        else:
+            numbers = [example.number for example in chosen]
+            corners = np.array([example.box for example in chosen])
+            sources[name] = CropSource(files, numbers, corners, labels[rows], classes, findings)
     return sources
 
 
-def find_file(places):
-    """Returns the first of some paths that is a file, None where none is."""
-    return next((path for path in map(os.path.normpath, places) if os.path.isfile(path)), None)
+def find_file(candidates: Iterable[str | os.PathLike]) -> str | None:
+    """Returns the first of some paths that is a file; None if none is."""
+    return next((path for path in map(os.path.normpath, candidates) if os.path.isfile(path)), None)
 
 
-def bounds(points):
-    """Returns the box around points (x, y); None where there are none, or no numbers."""
-    points = np.asarray(points, np.float64).reshape(-1, 2)
-    if not len(points) or not np.isfinite(points).all():
+def bounds(points: Sequence) -> Box | None:
+    """Returns the box around points (x, y); None if there are none, or not finite numbers."""
+    coordinates = np.asarray(points, np.float64).reshape(-1, 2)
+    if not len(coordinates) or not np.isfinite(coordinates).all():
         return None
-    return (*points.min(0).tolist(), *points.max(0).tolist())
+    left, top = coordinates.min(0).tolist()
+    right, bottom = coordinates.max(0).tolist()
+    return left, top, right, bottom
 
 
-def _once(photos, findings):
+def _unique(photos, findings):
     """Yields the photos, each file once."""
-    known = set()
+    seen = set()
     for photo in photos:
-        if photo.path in known:
-            findings.append(
-                Finding("images are annotated more than once, and the first counts", photo.path)
-            )
+        if photo.path in seen:
+            kind = "images are annotated more than once; the first annotation is used"
+            findings.append(Finding(kind, photo.path))
         else:
-            known.add(photo.path)
+            seen.add(photo.path)
             yield photo
 
 
-def _check(photo, findings):
-    """Returns [(number, label, box)] of the objects that lie in the image, clipped to it."""
-    size, turn = _true_size(photo, findings)
+def _clip_objects(photo, findings):
+    """Returns [(number, label, box)] of the objects in the image, clipped to it."""
+    (width, height), rotate = _true_size(photo, findings)
     objects = []
     for number, (label, box) in enumerate(photo.objects, start=1):
         name = f"{photo.path}#{number}"
@@ -191,59 +213,57 @@ def _check(photo, findings):
         if not label:
             findings.append(Finding("objects have no label", name, lost=True))
         elif box is None or not all(map(math.isfinite, box)):
-            findings.append(Finding("objects have no box that can be read", name, label, lost=True))
+            findings.append(Finding("objects have no readable box", name, label, lost=True))
         else:
-            box = turn(box)
-            clipped = (max(box[0], 0), max(box[1], 0), min(box[2], size[0]), min(box[3], size[1]))
-            where = "({:g}, {:g}) to ({:g}, {:g}), of {:g} x {:g}".format(*box, *size)
+            box = rotate(box)
+            clipped = max(box[0], 0), max(box[1], 0), min(box[2], width), min(box[3], height)
+            detail = "({:g}, {:g}) to ({:g}, {:g}), of {:g} x {:g}".format(*box, width, height)
             if clipped[0] >= clipped[2] or clipped[1] >= clipped[3]:
-                findings.append(
-                    Finding("boxes are empty, or outside of their image", name, where, lost=True)
-                )
+                kind = "boxes are empty or outside their image"
+                findings.append(Finding(kind, name, detail, lost=True))
                 continue
             if max(abs(a - b) for a, b in zip(box, clipped, strict=True)) > TOLERANCE:
-                findings.append(
-                    Finding("boxes reach outside of their image, and are cut off", name, where)
-                )
+                kind = "boxes extend outside their image and are clipped"
+                findings.append(Finding(kind, name, detail))
             objects.append((number, label, clipped))
     return objects
 
 
 def _true_size(photo, findings):
-    """Returns ((width, height), turn): those of the decoded file, and what brings a box as
-    annotated into it.
+    """Returns ((width, height), rotate): the decoded size, and a function from annotated boxes.
 
-    Where a camera was held upright, some tools annotate the image as it is stored, which the
-    annotated size tells. The size is the annotated one where the file cannot be read, which
-    decoding will tell.
+    If the camera was held upright, some tools annotate the image as it is stored, which shows in
+    the annotated size. The size is the annotated one if the file cannot be read, which decoding
+    will report.
     """
-    as_it_is = tuple
+    unchanged = tuple
     try:
         stored, orientation = read_header(photo.path)
     except UnreadableImage:
-        return photo.size if all(photo.size) else (math.inf, math.inf), as_it_is
+        return photo.size if all(photo.size) else (math.inf, math.inf), unchanged
     size = stored[::-1] if orientation >= 5 else stored
     if not any(photo.size) or tuple(photo.size) == size:
-        return size, as_it_is
+        return size, unchanged
     if tuple(photo.size) == stored:
+        kind = "images are annotated before EXIF rotation: boxes are rotated too"
         detail = f"annotated as {stored[0]} x {stored[1]}, decoded as {size[0]} x {size[1]}"
-        findings.append(
-            Finding(
-                "images are annotated as stored, unturned: boxes are turned too", photo.path, detail
-            )
-        )
-        return size, functools.partial(_turned, orientation, size)
+        findings.append(Finding(kind, photo.path, detail))
+        return size, functools.partial(_rotate, orientation, size)
     detail = "{:g} x {:g}, but the file has {} x {}".format(*photo.size, *size)
-    findings.append(Finding("annotated sizes differ from their file's", photo.path, detail))
-    return size, as_it_is
+    findings.append(Finding("annotated sizes differ from the file's", photo.path, detail))
+    return size, unchanged
 
 
-def _turned(orientation, size, box):
-    """Returns a box in an image of EXIF orientation 5 to 8 where decoding brings it, to an image of
-    `size`."""
-    # columns become rows
-    (width, height) = size
-    (top, left, bottom, right) = box
+def _rotate(orientation, size, box):
+    """Moves a box from an image as stored, with EXIF orientation 5 to 8, to the decoded image.
+
+    Args:
+        orientation: 5 to 8.
+        size: (width, height) of the decoded image.
+        box: in the image as stored.
+    """
+    width, height = size
+    top, left, bottom, right = box  # columns become rows
     if orientation in (6, 7):
         left, right = width - right, width - left
     if orientation in (7, 8):
@@ -252,36 +272,32 @@ def _turned(orientation, size, box):
 
 
 def _main(photo, objects, findings):
-    """Returns [(photo, 0, None, label)], or nothing where there is no label."""
+    """Returns the photo as one example in a list; an empty list if it has no label."""
     tags = list(dict.fromkeys(tag.strip() for tag in photo.tags if tag.strip()))
     labels = list(dict.fromkeys(label for _, label, _ in objects))
     if len(tags) > 1:
         detail = f"{', '.join(map(repr, tags))}: labeled {tags[0]!r}"
-        findings.append(
-            Finding("images have several tags, and the first counts", photo.path, detail)
-        )
+        kind = "images have several tags; the first is used"
+        findings.append(Finding(kind, photo.path, detail))
     if tags:
-        return [(photo, 0, None, tags[0])]
+        return [_Example(photo, tags[0])]
     if not labels:
-        findings.append(Finding("images have no object", photo.path, lost=True))
+        findings.append(Finding("images have no objects", photo.path, lost=True))
         return []
     _, label, _ = max(objects, key=lambda o: (o[2][2] - o[2][0]) * (o[2][3] - o[2][1]))
     if len(labels) > 1:
         detail = f"{', '.join(map(repr, labels))}: labeled {label!r}"
-        findings.append(
-            Finding(
-                "images hold objects of several classes: labeled by the largest", photo.path, detail
-            )
-        )
-    return [(photo, 0, None, label)]
+        kind = "images contain objects of several classes: labeled by the largest"
+        findings.append(Finding(kind, photo.path, detail))
+    return [_Example(photo, label)]
 
 
 def _crops(photo, objects, share):
-    """Returns [(photo, number, box in whole pixels, label)]."""
+    """Returns an example per object, its box enlarged by the share on each side."""
     crops = []
     for number, label, (left, top, right, bottom) in objects:
         x = share * (right - left)
         y = share * (bottom - top)
         box = math.floor(left - x), math.floor(top - y), math.ceil(right + x), math.ceil(bottom + y)
-        crops.append((photo, number, box, label))
+        crops.append(_Example(photo, label, number, box))
     return crops

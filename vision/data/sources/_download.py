@@ -1,4 +1,4 @@
-"""Files from the web, each with its known checksum, or placed by hand where there is no network."""
+"""Files from the web, each with a known checksum, or placed by hand if there is no network."""
 
 import dataclasses
 import hashlib
@@ -9,12 +9,13 @@ import threading
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 from vision.errors import UserError
 
 _CONNECT_SECONDS = 5  # for one address of the host
-# for all of them, with the look-up of its name, which takes no timeout of its own
+# for all addresses, including the name lookup, which takes no timeout of its own
 _REACH_SECONDS = 10
 _STALL_SECONDS = 60
 _BLOCK = 1 << 20
@@ -29,25 +30,26 @@ class WebFile:
     sha256: str
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.url.rsplit("/", 1)[1]
 
 
-def fetch(files, folder):
-    """Returns the paths of `files`, all of one host, in `folder`, after downloading those that are
-    not there.
+def fetch(files: Sequence[WebFile], folder: Path | str) -> list[Path]:
+    """Downloads the files that are missing from `folder`, and returns the paths of all of them.
 
-    A file is there whole or not at all: it gets its name only when it is complete and right.
+    All `files` are on one host. A file is there completely or not at all: it gets its name only
+    when it is complete and correct.
 
     Raises:
-        UserError: a host cannot be reached (within 10 s; the message says where to put the files by
-            hand), a download breaks off, or a file is not the one expected.
+        UserError: a host cannot be reached within 10 s (the message tells where to put the files by
+            hand), a download fails, or a file is not the expected one.
     """
     folder = Path(folder)
     missing = [f for f in files if not (folder / f.name).exists()]
     for file in missing:
+        names = ", ".join(f.name for f in missing)
         by_hand = (
-            f"Download {', '.join(f.name for f in missing)} from {file.url.removesuffix(file.name)} elsewhere, "
+            f"Download {names} from {file.url.removesuffix(file.name)} elsewhere, "
             f"put {'it' if len(missing) == 1 else 'them'} into {folder} and run again"
         )
         require_host(file.url, f"download {file.name}", by_hand)
@@ -59,36 +61,42 @@ def fetch(files, folder):
                 f"cannot download {file.url} to {folder}: {error}.\n{by_hand}"
             ) from error
     for file in files:
-        if wrong := _wrong(file, folder / file.name):
+        if reason := _mismatch(file, folder / file.name):
             raise UserError(
-                f"{folder / file.name} is not {file.url}: {wrong}.\nRemove it and run again"
+                f"{folder / file.name} is not {file.url}: {reason}.\nRemove it and run again"
             )
     return [folder / f.name for f in files]
 
 
-def require_host(url, what_for, otherwise):
-    """Raises UserError within 10 s if the host of `url` does not answer. Any answer will do;
-    proxies are honored."""
-    outcome = ["no answer"]
+def require_host(url: str, purpose: str, remedy: str) -> None:
+    """Raises `UserError` within 10 s if the host of `url` does not answer.
+
+    Any answer will do; proxies are honored.
+
+    Args:
+        url: the address to ask.
+        purpose: what the host is needed for, such as "download x.gz", for the message.
+        remedy: what to do otherwise, for the message.
+    """
+    failure = "no answer"
 
     def ask():
+        nonlocal failure
+        request = urllib.request.Request(url, method="HEAD")
         try:
-            urllib.request.urlopen(
-                urllib.request.Request(url, method="HEAD"), timeout=_CONNECT_SECONDS
-            ).close()
-            outcome[0] = None
+            urllib.request.urlopen(request, timeout=_CONNECT_SECONDS).close()
+            failure = ""
         except urllib.error.HTTPError:
-            outcome[0] = None
+            failure = ""
         except (OSError, http.client.HTTPException) as error:
-            outcome[0] = str(getattr(error, "reason", error))
+            failure = str(getattr(error, "reason", error)) or type(error).__name__
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(_REACH_SECONDS)
-    if outcome[0]:
-        raise UserError(
-            f"cannot reach {urllib.parse.urlsplit(url).netloc} to {what_for}: {outcome[0]}.\n{otherwise}"
-        )
+    if failure:
+        host = urllib.parse.urlsplit(url).netloc
+        raise UserError(f"cannot reach {host} to {purpose}: {failure}.\n{remedy}")
 
 
 def _download(file, path):
@@ -98,31 +106,27 @@ def _download(file, path):
             urllib.request.urlopen(file.url, timeout=_STALL_SECONDS) as response,
             part.open("wb") as out,
         ):
-            done = 0
+            received = 0
             while block := response.read(_BLOCK):
                 out.write(block)
-                done += len(block)
-                _progress(file, done)
-        if wrong := _wrong(file, part):
-            raise OSError(f"what came is another file: {wrong}")
+                received += len(block)
+                _show_progress(file, received)
+        if reason := _mismatch(file, part):
+            raise OSError(f"received a different file: {reason}")
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def _progress(file, done):
+def _show_progress(file, received):
     if sys.stderr.isatty():
-        end = "\n" if done >= file.size else ""
-        print(
-            f"\rdownloading {file.name}: {done >> 20} of {file.size >> 20} MiB",
-            end=end,
-            file=sys.stderr,
-            flush=True,
-        )
+        end = "\n" if received >= file.size else ""
+        line = f"\rdownloading {file.name}: {received >> 20} of {file.size >> 20} MiB"
+        print(line, end=end, file=sys.stderr, flush=True)
 
 
-def _wrong(file, path):
-    """Returns why the file at `path` is not the one expected, or ""."""
+def _mismatch(file, path):
+    """Returns why the file at `path` is not the expected one; "" if it is."""
     if path.stat().st_size != file.size:
         return f"it has {path.stat().st_size:,} bytes, not {file.size:,}"
     with path.open("rb") as f:

@@ -1,9 +1,9 @@
-"""Prepares CIFAR-10, CIFAR-100, MNIST and Fashion-MNIST in TFDS's own layout, without TensorFlow;
-all others with it.
+"""Prepares CIFAR-10, CIFAR-100, MNIST and Fashion-MNIST for TFDS without TensorFlow.
 
 TFDS's builders for these four need TensorFlow to unpack archives and to encode PNG. The builders
-here write the same name, version, splits, features and keys, so TFDS itself, and anything that
-reads its folders, takes them for its own.
+here write the same name, version, splits, features and keys in TFDS's own layout, so that TFDS
+itself, and any program that reads its folders, treats them as its own. All other datasets are
+prepared by TFDS with TensorFlow.
 
 CIFAR: Krizhevsky 2009, "Learning multiple layers of features from tiny images". MNIST: LeCun et al.
 1998. Fashion-MNIST: Xiao, Rasul, Vollgraf 2017 (arXiv:1708.07747).
@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -41,14 +42,18 @@ _GARMENTS = [
 ]
 
 
-class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """What the four share: images and labels in memory, written as PNG. `paths` are the downloaded
-    files."""
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """What the four share: images and labels in memory, written as PNG.
 
-    FILES = ()  # what to download; sizes and SHA-256 are those that TFDS records
+    Attributes:
+        paths: the downloaded files.
+    """
+
+    FILES: tuple[WebFile, ...] = ()  # to download; sizes and SHA-256 are those that TFDS records
     FOLDER = "."  # below the folder for files placed by hand
-    FEATURES = {}
+    FEATURES: dict[str, Any] = {}
     HOMEPAGE = ""
+    paths: list[Path]
 
     def _info(self):
         return tfds.core.DatasetInfo(
@@ -64,24 +69,19 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             for split, arrays in self._read(self.paths).items()
         }
 
-    def _generate_examples(self, images, others):
+    def _generate_examples(self, images, features):
         for index, image in enumerate(images):
-            # cv2 has blue first
+            # cv2 stores blue first
             _, png = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])
-            yield (
-                index,
-                {
-                    "image": io.BytesIO(png.tobytes()),
-                    **{key: values[index] for key, values in others.items()},
-                },
-            )
+            example = {"image": io.BytesIO(png.tobytes())}
+            yield index, example | {key: values[index] for key, values in features.items()}
 
     def _read(self, paths):
         """Returns {split: (uint8 (N, H, W, C), {feature: N values})} from the downloaded files."""
         raise NotImplementedError
 
 
-class Cifar10(_Builder, skip_registration=True):
+class Cifar10(_Builder, skip_registration=True):  # type: ignore[call-arg]
     VERSION = tfds.core.Version("3.0.2")
     HOMEPAGE = _CIFAR + "cifar.html"
     FILES = (
@@ -98,28 +98,27 @@ class Cifar10(_Builder, skip_registration=True):
     }
     ARCHIVE = "cifar-10-batches-bin"
     SPLITS = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
-    LABELS = {"label": "batches.meta.txt"}  # in the order of the bytes in front of each image
+    LABELS = {"label": "batches.meta.txt"}  # in the order of the bytes before each image
 
     def _read(self, paths):
         with tarfile.open(paths[0]) as tar:  # read in place: nothing is extracted
             for key, file in self.LABELS.items():
                 names = tar.extractfile(f"{self.ARCHIVE}/{file}").read().decode().split("\n")
                 self.info.features[key].names = [name for name in names if name]
-            return {
-                split: self._split(
-                    split, b"".join(tar.extractfile(f"{self.ARCHIVE}/{f}").read() for f in files)
-                )
-                for split, files in self.SPLITS.items()
-            }
+            arrays = {}
+            for split, files in self.SPLITS.items():
+                parts = [tar.extractfile(f"{self.ARCHIVE}/{file}").read() for file in files]
+                arrays[split] = self._parse_split(split, b"".join(parts))
+            return arrays
 
-    def _split(self, split, data):
+    def _parse_split(self, split, data):
         rows = np.frombuffer(data, np.uint8).reshape(-1, len(self.LABELS) + 3 * 32 * 32)
         images = rows[:, len(self.LABELS) :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        others = {key: rows[:, column] for column, key in enumerate(self.LABELS)}
-        return images, others | {"id": [f"{split}_{i:05d}" for i in range(len(rows))]}
+        features = {key: rows[:, column] for column, key in enumerate(self.LABELS)}
+        return images, features | {"id": [f"{split}_{i:05d}" for i in range(len(rows))]}
 
 
-class Cifar100(Cifar10, skip_registration=True):
+class Cifar100(Cifar10, skip_registration=True):  # type: ignore[call-arg]
     VERSION = tfds.core.Version("3.0.2")
     FILES = (
         WebFile(
@@ -139,7 +138,7 @@ class Cifar100(Cifar10, skip_registration=True):
     LABELS = {"coarse_label": "coarse_label_names.txt", "label": "fine_label_names.txt"}
 
 
-class MNIST(_Builder, skip_registration=True):
+class MNIST(_Builder, skip_registration=True):  # type: ignore[call-arg]
     VERSION = tfds.core.Version("3.0.1")
     HOMEPAGE = "http://yann.lecun.com/exdb/mnist/"
     FOLDER = "mnist"  # Fashion-MNIST's files have the same names
@@ -178,7 +177,7 @@ class MNIST(_Builder, skip_registration=True):
         }
 
 
-class FashionMNIST(MNIST, skip_registration=True):
+class FashionMNIST(MNIST, skip_registration=True):  # type: ignore[call-arg]
     VERSION = tfds.core.Version("3.0.1")
     HOMEPAGE = "https://github.com/zalandoresearch/fashion-mnist"
     FOLDER = "fashion_mnist"
@@ -211,46 +210,51 @@ class FashionMNIST(MNIST, skip_registration=True):
 
 
 def _read_idx(path):
-    """Returns the array of a gzipped IDX file: two zero bytes, type 8 (uint8), the rank, the sides,
-    the data."""
+    """Returns the array of a gzipped IDX file.
+
+    Its bytes: two zeros, type 8 (uint8), the rank, the shape, the data.
+    """
     with gzip.open(path) as f:
         data = f.read()
-    sides = np.frombuffer(data, ">u4", count=data[3], offset=4)
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * len(sides)).reshape(sides)
+    shape = np.frombuffer(data, ">u4", count=data[3], offset=4)
+    return np.frombuffer(data, np.uint8, offset=4 + 4 * len(shape)).reshape(shape)
 
 
 BUILDERS = {b.name: b for b in (Cifar10, Cifar100, MNIST, FashionMNIST)}
 
 
-def build(name, data_dir):
-    """Prepares one of `BUILDERS` below `data_dir`: all of it or, when interrupted, nothing that
-    anyone would read.
+def build(name: str, data_dir: Path | str) -> None:
+    """Prepares one of `BUILDERS` below `data_dir`.
+
+    All of it is written or, if interrupted, nothing that any reader would find.
 
     Raises:
-        UserError: the files cannot be had, or the folder cannot be written.
+        UserError: the files cannot be downloaded, or the folder cannot be written.
     """
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     builder = BUILDERS[name](data_dir=data_dir, file_format="array_record")
     builder.paths = fetch(builder.FILES, Path(data_dir, "downloads", "manual", builder.FOLDER))
+    config = tfds.download.DownloadConfig(try_download_gcs=False)
     try:
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-        )
+        builder.download_and_prepare(download_config=config)
     except OSError as error:
         if not builder.is_prepared():  # another process may have been faster
             raise UserError(f"cannot prepare tfds:{name} in {data_dir}: {error}") from error
 
 
-def build_official(name, data_dir):
-    """Prepares any data set with TFDS's own builder, in a process of its own.
+def build_official(name: str, data_dir: Path | str) -> None:
+    """Prepares any dataset with TFDS's own builder, in a separate process.
 
-    So TensorFlow neither takes the accelerator's memory nor stays in the process that trains.
+    So TensorFlow neither takes the accelerator's memory nor stays in the training process.
 
     Raises:
         UserError: TFDS could not prepare it; with its reason.
     """
-    command = "import sys; from vision.data.sources._tfds_builders import _official; _official(*sys.argv[1:])"
+    command = (
+        "import sys; from vision.data.sources._tfds_builders import _official; "
+        "_official(*sys.argv[1:])"
+    )
     child = subprocess.run(
         [sys.executable, "-c", command, name, str(data_dir)],
         stdout=subprocess.PIPE,  # the reason; progress goes to stderr
@@ -258,14 +262,14 @@ def build_official(name, data_dir):
         env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"},
     )
     if child.returncode:
-        lines = child.stdout.strip().splitlines() or [
-            f"the process ended with code {child.returncode}"
-        ]
-        raise UserError(f"TFDS cannot prepare tfds:{name} in {data_dir}:\n{lines[-1]}")
+        lines = child.stdout.strip().splitlines()
+        reason = lines[-1] if lines else f"the process exited with code {child.returncode}"
+        raise UserError(f"TFDS cannot prepare tfds:{name} in {data_dir}:\n{reason}")
 
 
 def _official(name, data_dir):
     try:
         tfds.builder(name, data_dir=data_dir, file_format="array_record").download_and_prepare()
     except Exception as error:
-        sys.exit(print(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}") or 1)
+        print(f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+        sys.exit(1)

@@ -1,12 +1,13 @@
-"""XML from strangers: annotation files, parsed without what the format allows beyond elements."""
+"""Untrusted XML: annotation files, parsed without anything the format allows beyond elements."""
 
 from xml.etree import ElementTree
 from xml.parsers import expat
 
 
-def parse_xml(data):
-    """Parses a document without a document type: entities that grow without bound, or name other
-    files, need one.
+def parse_xml(data: bytes) -> ElementTree.Element:
+    """Parses a document and rejects any document type declaration.
+
+    Entities that expand without bound or refer to other files need such a declaration.
 
     Args:
         data: the file's bytes.
@@ -15,11 +16,11 @@ def parse_xml(data):
         The root `Element`.
 
     Raises:
-        ValueError: malformed, or it has a document type. The message tells the line.
+        ValueError: malformed, or with a document type declaration. The message contains the line.
     """
 
     def refuse(*_):
-        raise ValueError("a document type, which annotations do not need")
+        raise ValueError("a document type declaration, which annotations do not need")
 
     builder = ElementTree.TreeBuilder()
     parser = expat.ParserCreate()
@@ -33,6 +34,6 @@ def parse_xml(data):
     except expat.ExpatError as error:
         reason = expat.ErrorString(error.code)
         raise ValueError(f"line {error.lineno}, column {error.offset + 1}: {reason}") from error
-    except (LookupError, ValueError) as error:  # an encoding that expat does not know, or our own
+    except (LookupError, ValueError) as error:  # an encoding unknown to expat, or `refuse`
         raise ValueError(f"line {parser.CurrentLineNumber}: {error}") from error
     return builder.close()

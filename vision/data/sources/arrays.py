@@ -1,8 +1,8 @@
-"""`arrays:FILE.npz`: images and labels as NumPy arrays, of one size.
+"""`arrays:FILE.npz`: images of one size and their labels, as NumPy arrays.
 
 images, labels [, classes] [, split]                        split: N texts, "train", "val" or "test"
-x_train, y_train, x_test, y_test [, x_val, y_val]           as Keras keeps MNIST and CIFAR-10
-train_images, train_labels, val_images, ... [, classes]     as MedMNIST
+x_train, y_train, x_test, y_test [, x_val, y_val]           as Keras stores MNIST and CIFAR-10
+train_images, train_labels, val_images, ... [, classes]     as in MedMNIST
 """
 
 import os
@@ -11,20 +11,21 @@ import zipfile
 import numpy as np
 
 from vision.data.files import SPLITS
+from vision.data.sources import Source
 from vision.data.sources._arrays import ArraySource
-from vision.data.sources._columns import index_labels
+from vision.data.sources._columns import index_labels, keep, scatter
 from vision.data.splits import Subset
 from vision.errors import UserError
 
 _LAYOUTS = ("{split}_images", "{split}_labels"), ("x_{split}", "y_{split}")
 
 
-def open(argument):
+def open(argument: str) -> dict[str, Source]:
     """Opens a file of arrays.
 
-    Images are uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3). Labels are integers, or texts, (N,) or
-    (N, 1); -1 or "" = none. `classes` are the integers' names: without them, the numbers that
-    occur.
+    Images are uint8 (N, H, W), (N, H, W, 1) or (N, H, W, 3). Labels are integers or texts, (N,) or
+    (N, 1); -1 or "" means no label. `classes` are the names of the integers; without them, the
+    numbers that occur.
 
     Returns:
         {"all": source}, or a dict with some of "train", "val", "test".
@@ -33,38 +34,29 @@ def open(argument):
         UserError: no such file, none of the layouts, or arrays of another type or shape.
     """
     arrays = _read(argument)
-    parts = {"all": ("images", "labels")} if "images" in arrays and "labels" in arrays else {}
-    for name, split in () if parts else SPLITS.items():
-        for images, labels in _LAYOUTS:
-            if images.format(split=name) in arrays and labels.format(split=name) in arrays:
-                parts[split] = images.format(split=name), labels.format(split=name)
-    if not parts:
-        raise UserError(
-            f"{argument} holds {', '.join(arrays) or 'nothing'}: expected images and labels, or x_train, y_train, "
-            "x_test, y_test, or train_images, train_labels and so on"
-        )
-    images = {split: _images(argument, keys[0], arrays) for split, keys in parts.items()}
-    labels = {split: _labels(argument, keys, arrays) for split, keys in parts.items()}
+    keys = _find_keys(argument, arrays)
+    images = {split: _images(argument, name, arrays) for split, (name, _) in keys.items()}
+    labels = {split: _labels(argument, names, arrays) for split, names in keys.items()}
     if len({isinstance(values, list) for values in labels.values()}) > 1:
         raise UserError(f"{argument}: labels are numbers in one split and texts in another")
-    names = _names(argument, arrays["classes"]) if "classes" in arrays else None
+    names = _class_names(argument, arrays["classes"]) if "classes" in arrays else None
     if names and isinstance(next(iter(labels.values())), list):
         raise UserError(
-            f"{argument}: labels are texts, so classes are not needed: leave them out or number the labels"
+            f"{argument}: labels are texts, so classes are not needed: "
+            "leave them out or number the labels"
         )
     kept, classes, findings = index_labels(
         labels, names, lambda split, row: f"{_title(argument, split)}[{row}]"
     )
     sources = {}
     for split, (rows, numbers) in kept.items():
-        whole = np.zeros(len(images[split]), np.int32)
-        whole[rows] = numbers
-        source = ArraySource(images[split], whole, classes, _title(argument, split), findings)
-        sources[split] = source if len(rows) == len(source) else Subset(source, rows)
+        every_label = scatter(rows, numbers, len(images[split]))
+        title = _title(argument, split)
+        source = ArraySource(images[split], every_label, classes, title, findings)
+        sources[split] = keep(source, rows)
     if "split" in arrays and "all" in sources:
-        return _divide(
-            argument, sources["all"], arrays["split"], kept["all"][0], len(images["all"])
-        )
+        count = len(images["all"])
+        return _divide(argument, sources["all"], arrays["split"], kept["all"][0], count)
     return sources
 
 
@@ -82,70 +74,98 @@ def _read(argument):
         with file:
             return {name: file[name] for name in file.files}
     except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"cannot read {argument!r}: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot read {argument!r}: {reason}") from error
     except ValueError as error:
         raise UserError(
-            f"{argument} holds Python objects, or is no .npz file: save arrays of numbers or texts"
+            f"{argument} contains Python objects or is not an .npz file: "
+            "save arrays of numbers or texts"
         ) from error
+
+
+def _find_keys(argument, arrays):
+    """Returns {split: (key of its images, key of its labels)}."""
+    if "images" in arrays and "labels" in arrays:
+        return {"all": ("images", "labels")}
+    keys = {}
+    for name, split in SPLITS.items():
+        for layout in _LAYOUTS:
+            images, labels = (key.format(split=name) for key in layout)
+            if images in arrays and labels in arrays:
+                keys[split] = images, labels
+    if not keys:
+        raise UserError(
+            f"{argument} contains {', '.join(arrays) or 'nothing'}: expected images and labels, "
+            "or x_train, y_train, x_test, y_test, or train_images, train_labels and so on"
+        )
+    return keys
 
 
 def _images(argument, key, arrays):
     images = arrays[key]
     if images.dtype != np.uint8:
         raise UserError(
-            f"{argument}: {key} is {images.dtype}, and pixels must be uint8, from 0 to 255: "
+            f"{argument}: {key} is {images.dtype}, but pixels must be uint8, from 0 to 255: "
             "for values in [0, 1] save np.round(255 * images).astype(np.uint8)"
         )
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape[1:]:
         raise UserError(
-            f"{argument}: {key} has the shape {images.shape}, not (N, H, W), (N, H, W, 1) or (N, H, W, 3)"
+            f"{argument}: {key} has the shape {images.shape}, "
+            "but must be (N, H, W), (N, H, W, 1) or (N, H, W, 3)"
         )
     return images
 
 
 def _labels(argument, keys, arrays):
     """Returns int64 (N,), or a list of N texts."""
-    labels = arrays[keys[1]]
-    count = len(arrays[keys[0]])
+    images_key, labels_key = keys
+    labels = arrays[labels_key]
+    count = len(arrays[images_key])
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     if labels.shape != (count,) or labels.dtype.kind not in "iuU":
+        hint = ": from one-hot take labels.argmax(1)" if labels.ndim == 2 else ""
         raise UserError(
-            f"{argument}: {keys[1]} is {labels.dtype} {arrays[keys[1]].shape}, not one integer or text for each of "
-            f"{count:,} images"
-            + (": from one-hot take labels.argmax(1)" if labels.ndim == 2 else "")
+            f"{argument}: {labels_key} is {labels.dtype} {arrays[labels_key].shape}, "
+            f"but must be one integer or text for each of {count:,} images{hint}"
         )
     return labels.tolist() if labels.dtype.kind == "U" else labels.astype(np.int64)
 
 
-def _names(argument, classes):
+def _class_names(argument, classes):
     if classes.ndim != 1:
         raise UserError(
-            f"{argument}: classes has the shape {classes.shape}, not one name for each class"
+            f"{argument}: classes has the shape {classes.shape}, but must be one name per class"
         )
     return [str(name) for name in classes.tolist()]
 
 
 def _divide(argument, source, split, rows, count):
-    """Divides a source by the names of the splits: `count` texts, of which the source has
-    `rows`."""
+    """Divides a source by the names of the splits.
+
+    Args:
+        argument: the file, for messages.
+        source: the images that have a label.
+        split: `count` texts, one for each image of the file.
+        rows: int64 (n,), the images of the file that are in the source.
+        count: number of images in the file.
+    """
     if split.shape != (count,) or split.dtype.kind != "U":
         raise UserError(
-            f"{argument}: split is {split.dtype} {split.shape}, not one text for each of {count:,} images"
+            f"{argument}: split is {split.dtype} {split.shape}, "
+            f"but must be one text for each of {count:,} images"
         )
     unknown = sorted({name for name in split.tolist() if name.lower() not in SPLITS})
     if unknown:
         raise UserError(
-            f"{argument}: split holds {unknown[0]!r}, which must be one of {', '.join(SPLITS)}"
+            f"{argument}: split contains {unknown[0]!r}, but must be one of {', '.join(SPLITS)}"
         )
-    ours = np.array([SPLITS[name.lower()] for name in split[rows].tolist()])
+    split_of_row = np.array([SPLITS[name.lower()] for name in split[rows].tolist()])
     parts = {
-        name: Subset(source, np.flatnonzero(ours == name))
+        name: Subset(source, np.flatnonzero(split_of_row == name))
         for name in ("train", "val", "test")
-        if name in ours
+        if name in split_of_row
     }
-    return parts or {"all": source}  # which has no labels at all
+    return parts or {"all": source}  # a source without any labels

@@ -5,33 +5,32 @@
     a/2.jpg,dog,test            a/1.jpg,dog,bert            tfds:cifar10,train,4711,frog
 
 A path is relative to the table's folder. `csv:FILE?path=filename&label=class` names other columns.
-Instead of a path a row may name an image of another source: what `KIND:ARGUMENT` opens (paths in it
-as on the command line), the part of it ("all", "train", "val", "test") and the image's position
-there, from 0. `split` is optional: train, val (or valid, validation) or test. With a column
-`annotator`, every row is one person's vote and the majority labels the image. All other columns are
-kept in `source.columns`.
+Instead of giving a path, a row may refer to an image of another source: what `KIND:ARGUMENT` opens
+(paths in it as on the command line), the part of it ("all", "train", "val", "test") and the image's
+position there, from 0. `split` is optional: train, val (or valid, validation) or test. With a
+column `annotator`, every row is one person's vote and the majority labels the image. All other
+columns are kept in `source.columns`.
 """
 
 import collections
 import contextvars
-import csv
-import io
 import os
-import re
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from vision.data.decode import decode, read_file
 from vision.data.files import SPLITS
 from vision.data.findings import Finding
-from vision.data.labels import check_spelling, strip, to_indices
-from vision.data.sources import CHANGES, open_splits, parse
+from vision.data.labels import check_spelling, require_two_classes, strip, to_indices
+from vision.data.sources import CHANGES, Source, open_splits, parse
+from vision.data.tables import read_rows
 from vision.errors import UserError, check_choice
 
-_ELSEWHERE = ("source", "part", "index")  # the columns that name an image of another source
-_opening = contextvars.ContextVar(
-    "the tables that are being opened, which may name each other", default=()
+_REFERENCE = ("source", "part", "index")  # the columns that refer to an image of another source
+_opening: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar(
+    "the tables being opened, which may refer to each other", default=()
 )
 
 
@@ -39,74 +38,90 @@ class CsvSource:
     """A source over image files and images of other sources.
 
     Args:
-        places: for each image its file's path, or (number of the source, index).
+        locations: for each image its file's path, or (number of the source, index).
         sources: the other sources.
-        origins: what each of these is, (spec, part).
+        origins: (spec, part) of each of them.
         labels: (N,) integers, indices into `classes`.
         classes: names of the labels.
         findings: see `Source`.
         columns: {name: N texts}, the table's other columns.
     """
 
-    def __init__(self, places, sources, origins, labels, classes, findings, columns):
-        self.places = places
+    def __init__(
+        self,
+        locations: Sequence[str | tuple[int, int]],
+        sources: Sequence[Source],
+        origins: Sequence[tuple[str, str]],
+        labels: np.ndarray,
+        classes: tuple[str, ...],
+        findings: tuple[Finding, ...],
+        columns: Mapping[str, tuple[str, ...]],
+    ):
+        self.locations = locations
         self.sources = sources
         self.origins = origins
         self.labels = np.asarray(labels, np.int32)
         self.classes = classes
         self.findings = findings
         self.columns = columns
-        self.encoded = any(isinstance(p, str) or sources[p[0]].encoded for p in places)
+        self.encoded = any(isinstance(p, str) or sources[p[0]].encoded for p in locations)
 
-    def __len__(self):
-        return len(self.places)
+    def __len__(self) -> int:
+        return len(self.locations)
 
-    def __getitem__(self, index):
-        place = self.places[index]
-        image = (
-            decode(place) if isinstance(place, str) else self.sources[place[0]][place[1]]["image"]
-        )
+    def __getitem__(self, index: int) -> dict:
+        location = self.locations[index]
+        if isinstance(location, str):
+            image = decode(location)
+        else:
+            image = self.sources[location[0]][location[1]]["image"]
         return {"image": image, "label": int(self.labels[index])}
 
-    def name(self, index):
-        place = self.places[index]
-        return place if isinstance(place, str) else self.sources[place[0]].name(place[1])
+    def name(self, index: int) -> str:
+        location = self.locations[index]
+        if isinstance(location, str):
+            return location
+        return self.sources[location[0]].name(location[1])
 
-    def file(self, index):
-        place = self.places[index]
-        return read_file(place) if isinstance(place, str) else self.sources[place[0]].file(place[1])
+    def file(self, index: int) -> bytes | None:
+        location = self.locations[index]
+        if isinstance(location, str):
+            return read_file(location)
+        return self.sources[location[0]].file(location[1])
 
-    def origin(self, index):
-        """Returns (spec, part, index) of an image of another source, as its row names it; None for
-        a file."""
-        place = self.places[index]
-        return None if isinstance(place, str) else (*self.origins[place[0]], place[1])
+    def origin(self, index: int) -> tuple[str, str, int] | None:
+        """Returns (spec, part, index) of an image of another source; None for a file."""
+        location = self.locations[index]
+        if isinstance(location, str):
+            return None
+        return (*self.origins[location[0]], location[1])
 
 
-def open(argument, *, path="path", label="label"):
+def open(argument: str, *, path: str = "path", label: str = "label") -> dict[str, Source]:
     """Opens a table of images: UTF-8, separated by commas, semicolons or tabs.
 
-    Rows of one image must agree. Where they repeat it, one is kept; where they give it different
-    labels and have no annotators, none is; where they put it into several splits, test goes before
-    val before train, so that nothing is tested on what was learned from. A tie of annotators goes
-    to the label that comes first. All of this, files that do not exist and rows without a label or
-    an image are findings.
+    Rows of one image must agree. If they repeat it, one is kept; if they give it different labels
+    and have no annotators, none is; if they put it into several splits, test takes precedence over
+    val and val over train, so that nothing is tested on training images. A tie of annotators goes
+    to the label that comes first. All of this, missing files and rows without a label or an image
+    are findings.
 
     Args:
         argument: the file.
-        path, label: names of these columns.
+        path: name of the column of paths.
+        label: name of the column of labels.
 
     Returns:
-        {"all": source}, or a dict with some of "train", "val", "test" where there is a column
-        `split`. Classes are sorted by name, whole numbers by value.
+        {"all": source}, or a dict with some of "train", "val", "test" if there is a column `split`.
+        Classes are sorted by name, integers by value.
 
     Raises:
-        UserError: no such file, it is no such table, a column is missing, a row has a wrong split
-            or names no image of another source, or fewer than two classes are left.
+        UserError: no such file, not such a table, a column is missing, a row has an unknown split
+            or an invalid reference, or fewer than two classes remain.
     """
     file = os.path.realpath(os.path.expanduser(argument))
     if file in _opening.get():
-        raise UserError(f"csv:{argument} names images of itself, in its column 'source'")
+        raise UserError(f"csv:{argument} refers to images of itself, in its column 'source'")
     token = _opening.set((*_opening.get(), file))
     try:
         return _open(_Table(os.path.expanduser(argument), path, label))
@@ -114,46 +129,63 @@ def open(argument, *, path="path", label="label"):
         _opening.reset(token)
 
 
+class _Image(NamedTuple):
+    """An image of the table: its location as in `CsvSource`, its label, split and first row."""
+
+    location: str | tuple[int, int]
+    label: str
+    split: str
+    row: int
+
+
 def _open(table):
-    images, labels, findings = _group(table)
-    # kept: (place, label, split, first row)
-    kept = []
-    sources = {}
-    for key, rows in images.items():
+    rows, labels, findings = _group(table)
+    references = {}
+    images = _collect(table, rows, labels, references, findings)
+    numbers, classes = to_indices([image.label for image in images])
+    require_two_classes(table.name, classes, findings)
+    findings = (*findings, *check_spelling(*to_indices([text for text in labels if text])))
+    sources = [source for source, _ in references.values()]
+    splits = {}
+    for name in ("all", "train", "val", "test"):
+        positions = [i for i, image in enumerate(images) if image.split == name]
+        if positions:
+            chosen = [images[i] for i in positions]
+            columns = {
+                column: tuple(table.rows[image.row][i] for image in chosen)
+                for column, i in table.extra_columns.items()
+            }
+            splits[name] = CsvSource(
+                [image.location for image in chosen],
+                sources,
+                tuple(references),
+                numbers[positions],
+                classes,
+                findings,
+                columns,
+            )
+    return splits
+
+
+def _collect(table, rows_by_image, labels, references, findings):
+    """Returns an `_Image` for each image that exists and has one label.
+
+    Adds to `references` the sources that rows refer to, as in `_resolve`, and to `findings`.
+    """
+    images = []
+    for key, rows in rows_by_image.items():
         title = key if isinstance(key, str) else "{}/{}[{}]".format(*key)
-        label, split, odd = _settle(table, labels, title, rows)
-        findings += odd
+        label, split, row_findings = _merge(table, labels, title, rows)
+        findings += row_findings
         if label is None:
             continue
         if isinstance(key, str) and not os.path.isfile(key):
-            findings.append(
-                Finding(
-                    "files named in the table do not exist", key, table.line(rows[0]), lost=True
-                )
-            )
+            kind = "files named in the table do not exist"
+            findings.append(Finding(kind, key, table.line(rows[0]), lost=True))
             continue
-        place = key if isinstance(key, str) else _find_elsewhere(table, key, rows[0], sources)
-        kept.append((place, label, split, rows[0]))
-    numbers, classes = to_indices([label for _, label, _, _ in kept])
-    if len(classes) < 2:
-        why = f", for example: {findings[0].kind}: {findings[0]}" if findings else ""
-        raise UserError(
-            f"{table.name} has {len(classes)} class(es) with images, and a classifier needs two{why}"
-        )
-    findings = (*findings, *check_spelling(*to_indices([text for text in labels if text])))
-    opened = [source for source, _ in sources.values()]
-    splits = {}
-    for name in ("all", "train", "val", "test"):
-        chosen = [i for i, image in enumerate(kept) if image[2] == name]
-        if chosen:
-            places = [kept[i][0] for i in chosen]
-            columns = {
-                c: tuple(table.rows[kept[i][3]][n] for i in chosen) for c, n in table.others.items()
-            }
-            splits[name] = CsvSource(
-                places, opened, tuple(sources), numbers[chosen], classes, findings, columns
-            )
-    return splits
+        location = key if isinstance(key, str) else _resolve(table, key, rows[0], references)
+        images.append(_Image(location, label, split, rows[0]))
+    return images
 
 
 class _Table:
@@ -162,7 +194,7 @@ class _Table:
     Attributes:
         name: the file.
         rows: lists of texts.
-        others: {column: its position} of those that have no meaning here.
+        extra_columns: {column: its position} of the columns without a meaning here.
     """
 
     def __init__(self, name, path, label):
@@ -172,21 +204,24 @@ class _Table:
         self._path = path
         self._label = label
         self._folder = os.path.dirname(name)
-        known = (path, label, "split", "annotator", *_ELSEWHERE)
-        self.others = {column: i for column, i in self._columns.items() if column not in known}
-        self._elsewhere = any(column in self._columns for column in _ELSEWHERE)
-        for column in [label, *(_ELSEWHERE if self._elsewhere else [path])]:
+        own_columns = (path, label, "split", "annotator", *_REFERENCE)
+        self.extra_columns = {
+            column: i for column, i in self._columns.items() if column not in own_columns
+        }
+        self._has_references = any(column in self._columns for column in _REFERENCE)
+        for column in [label, *(_REFERENCE if self._has_references else [path])]:
             if column not in self._columns:
                 raise UserError(
-                    f"{name} has no column {column!r}; its first line names {', '.join(map(repr, header))}. "
-                    "Which are meant is said by csv:FILE?path=NAME&label=NAME"
+                    f"{name} has no column {column!r}; its first line contains "
+                    f"{', '.join(map(repr, header))}. "
+                    "To choose the columns write csv:FILE?path=NAME&label=NAME"
                 )
 
     def __contains__(self, column):
         return column in self._columns
 
     def cell(self, row, column):
-        """Returns a text without blanks at its ends; "" where the table has no such column."""
+        """Returns a cell's text, stripped; "" if the table has no such column."""
         return self.rows[row][self._columns[column]].strip() if column in self._columns else ""
 
     def line(self, row):
@@ -196,87 +231,37 @@ class _Table:
         return [row[self._columns[self._label]] for row in self.rows]
 
     def key(self, row):
-        """Returns what tells an image from others: its path, or (source, part, index); None for a
-        row without one."""
+        """Returns what identifies an image: its path or (source, part, index); None without one."""
         path = self.cell(row, self._path)
-        elsewhere = ()
-        if self._elsewhere:
-            elsewhere = tuple(self.cell(row, column) for column in _ELSEWHERE)
-        if path and any(elsewhere):
+        reference = ()
+        if self._has_references:
+            reference = tuple(self.cell(row, column) for column in _REFERENCE)
+        if path and any(reference):
             raise UserError(
-                f"{self.line(row)}: an image is a path, or a source with part and index, but not both"
+                f"{self.line(row)}: an image must have a path, "
+                "or a source with part and index, but not both"
             )
-        if any(elsewhere) and not all(elsewhere):
+        if any(reference) and not all(reference):
             raise UserError(
                 f"{self.line(row)}: an image of another source needs source, part and index"
             )
         if not path:
-            return elsewhere if any(elsewhere) else None
+            return reference if any(reference) else None
         file = os.path.normpath(os.path.join(self._folder, path))
         if "\\" in path and not os.path.exists(file):  # written on Windows
             file = os.path.normpath(os.path.join(self._folder, path.replace("\\", "/")))
         return file
 
     def split(self, row):
-        """Returns "train", "val" or "test"; "all" where the table has no such column."""
+        """Returns "train", "val" or "test"; "all" if the table has no such column."""
         if "split" not in self:
             return "all"
         value = self.cell(row, "split")
         if value.lower() not in SPLITS:
             raise UserError(
-                f"{self.line(row)}: split is {value!r}, which must be one of {', '.join(SPLITS)}"
+                f"{self.line(row)}: split must be one of {', '.join(SPLITS)}, got {value!r}"
             )
         return SPLITS[value.lower()]
-
-
-def read_rows(name):
-    """Reads a table in UTF-8, separated by commas, semicolons or tabs; empty lines do not count.
-
-    Args:
-        name: the file.
-
-    Returns:
-        (header, rows, lines): N texts without blanks at their ends, lists of N texts, and the
-        number of each row's last line.
-
-    Raises:
-        UserError: it cannot be read, or is no such table: rows of another length, two columns of
-            one name, no rows.
-    """
-    try:
-        text = Path(name).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {name!r}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{name} is not UTF-8 (byte {error.start}): save it as 'CSV UTF-8'"
-        ) from error
-    first = next((line for line in io.StringIO(text) if line.strip()), "")
-    delimiter = max(",;\t", key=re.sub('"[^"]*"', "", first).count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    header = None
-    rows = []
-    lines = []
-    try:
-        for row in reader:
-            if not any(cell.strip() for cell in row):
-                continue
-            if header is None:
-                header = [cell.strip() for cell in row]
-                continue
-            if len(row) != len(header):
-                raise UserError(
-                    f"{name}, line {reader.line_num} has {len(row)} cells, the header {len(header)}"
-                )
-            rows.append(row)
-            lines.append(reader.line_num)
-    except csv.Error as error:
-        raise UserError(f"{name}, line {reader.line_num}: {error}") from error
-    if not rows:
-        raise UserError(f"{name} has no rows: it needs a header and a row for each image")
-    if twice := [column for column, n in collections.Counter(header).items() if n > 1]:
-        raise UserError(f"{name} has two columns {twice[0]!r}")
-    return header, rows, lines
 
 
 def _group(table):
@@ -297,9 +282,11 @@ def _group(table):
     return images, labels, findings
 
 
-def _settle(table, labels, title, rows):
-    """Returns (label, split, findings): what an image's rows agree on. The label is None where they
-    do not."""
+def _merge(table, labels, title, rows):
+    """Returns (label, split, findings) of an image from all of its rows.
+
+    The label is None if the rows disagree.
+    """
     if len(rows) == 1:
         return labels[rows[0]], table.split(rows[0]), []
     findings = []
@@ -310,47 +297,50 @@ def _settle(table, labels, title, rows):
             findings.append(
                 Finding("rows repeat an image", table.line(row), f"as {table.line(first)}")
             )
-    placed = dict.fromkeys(table.split(row) for row in rows)
-    split = next(name for name in ("all", "test", "val", "train") if name in placed)
-    if len(placed) > 1:
-        findings.append(
-            Finding("images are in several splits", title, f"{', '.join(placed)}: kept in {split}")
-        )
+    splits = dict.fromkeys(table.split(row) for row in rows)
+    split = next(name for name in ("all", "test", "val", "train") if name in splits)
+    if len(splits) > 1:
+        detail = f"{', '.join(splits)}: kept in {split}"
+        findings.append(Finding("images are in several splits", title, detail))
     counts = collections.Counter(label for _, label in votes)
     leading = [label for label, n in counts.items() if n == max(counts.values())]
     if len(counts) > 1 and "annotator" not in table:
-        findings.append(
-            Finding("images have several labels", title, ", ".join(map(repr, counts)), lost=True)
-        )
+        detail = ", ".join(map(repr, counts))
+        findings.append(Finding("images have several labels", title, detail, lost=True))
         return None, split, findings
     if len(leading) > 1:
         detail = f"{', '.join(map(repr, leading))}: labeled {leading[0]!r}"
-        findings.append(Finding("images divide their annotators evenly", title, detail))
+        findings.append(Finding("images have tied votes", title, detail))
     return leading[0], split, findings
 
 
-def _find_elsewhere(table, key, row, sources):
-    """Returns (number of the source, index) of an image of another source; opens the source and
-    adds it to `sources`.
+def _resolve(table, key, row, references):
+    """Returns (number of the source, index) of an image of another source.
 
     Args:
-        sources: {(spec, part): (source, its number)}.
+        table: the table.
+        key: (source, part, index) as in the row.
+        row: the row, for messages.
+        references: {(spec, part): (source, its number)} of the sources opened so far; gets the
+            source if it is a new one.
     """
     spec, part, index = key
-    if (spec, part) not in sources:
-        if asked := [name for name in parse(spec)[2] if name in CHANGES]:
+    if (spec, part) not in references:
+        if changes := [name for name in parse(spec)[2] if name in CHANGES]:
             raise UserError(
-                f"{table.line(row)}: {spec!r} cannot set {asked[0]!r}: an index counts without it"
+                f"{table.line(row)}: {spec!r} must not set {changes[0]!r}: "
+                "an index refers to the source without it"
             )
         try:
             parts = open_splits(spec)
         except UserError as error:
             raise UserError(f"{table.line(row)}: {error}") from error
         check_choice(f"{table.line(row)}: part", part, tuple(parts))
-        sources[spec, part] = parts[part], len(sources)
-    source, number = sources[spec, part]
+        references[spec, part] = parts[part], len(references)
+    source, number = references[spec, part]
     if not (index.isascii() and index.isdecimal() and int(index) < len(source)):
         raise UserError(
-            f"{table.line(row)}: index is {index!r}, but {part} of {spec} has 0 to {len(source) - 1}"
+            f"{table.line(row)}: index must be 0 to {len(source) - 1} for {part} of {spec}, "
+            f"got {index!r}"
         )
     return number, int(index)

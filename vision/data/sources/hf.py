@@ -1,21 +1,29 @@
-"""`hf:OWNER/NAME[/CONFIG]` or `hf:FOLDER`: data sets of the Hugging Face hub, by its library
-`datasets`.
+"""`hf:OWNER/NAME[/CONFIG]` or `hf:FOLDER`: datasets of the Hugging Face hub, by its library.
 
-A folder is one that `save_to_disk` wrote, or holds files that `load_dataset` knows. What is
-downloaded, and in what form it is kept (~/.cache/huggingface), is the library's own affair.
+A folder is one that `save_to_disk` wrote, or contains files that `load_dataset` knows. The library
+`datasets` downloads and stores the data in its own way (~/.cache/huggingface).
 """
 
 import importlib.util
 import os
+from typing import Any
 
 import numpy as np
 
 from vision.data.decode import decode, read_file
 from vision.data.files import SPLITS
 from vision.data.findings import Finding
-from vision.data.sources._columns import IMAGES, LABELS, choose, index_labels, plain_labels
+from vision.data.sources import Source
+from vision.data.sources._columns import (
+    IMAGES,
+    LABELS,
+    choose,
+    index_labels,
+    keep,
+    plain_labels,
+    scatter,
+)
 from vision.data.sources._download import require_host
-from vision.data.splits import Subset
 from vision.errors import UserError
 
 
@@ -26,95 +34,115 @@ class HubSource:
         images: a `datasets.Dataset` with one column, of encoded images.
         labels: (N,) integers, indices into `classes`.
         classes: names of the labels.
-        title: what the images are called in messages: "hf:cifar10/train" gives
-            "hf:cifar10/train[17]".
+        title: prefix of the images' names: "hf:cifar10/train" gives "hf:cifar10/train[17]".
         findings: see `Source`.
     """
 
     encoded = True
 
-    def __init__(self, images, labels, classes, title, findings):
+    def __init__(
+        self,
+        images: Any,
+        labels: np.ndarray,
+        classes: tuple[str, ...],
+        title: str,
+        findings: tuple[Finding, ...],
+    ):
         self.images = images
         self.labels = np.asarray(labels, np.int32)
         self.classes = classes
         self.title = title
         self.findings = findings
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, index):
-        return {
-            "image": decode(self.file(index), name=self.name(index)),
-            "label": int(self.labels[index]),
-        }
+    def __getitem__(self, index: int) -> dict:
+        image = decode(self.file(index), name=self.name(index))
+        return {"image": image, "label": int(self.labels[index])}
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         return f"{self.title}[{index}]"
 
-    def file(self, index):
+    def file(self, index: int) -> bytes:
         (image,) = self.images[int(index)].values()
-        image = image or {"bytes": b"", "path": None}  # an empty row: decoding says so
+        image = image or {"bytes": b"", "path": None}  # an empty row, which decoding reports
         return image["bytes"] if image["bytes"] is not None else read_file(image["path"])
 
 
-def open(argument, *, image="", label="", config="", revision=""):
-    """Opens a data set, and downloads it first if need be.
+def open(
+    argument: str, *, image: str = "", label: str = "", config: str = "", revision: str = ""
+) -> dict[str, Source]:
+    """Opens a dataset, and downloads it first if necessary.
 
     Args:
         argument: OWNER/NAME, OWNER/NAME/CONFIG, or a folder.
-        image, label: names of the columns; "" = found by their type and name.
-        config: the data set's configuration, for a NAME without owner.
-        revision: of the hub's repository: a tag, a branch or a commit.
+        image: name of the images' column; "" finds it by type and name.
+        label: name of the labels' column; "" finds it by type and name.
+        config: the dataset's configuration, for a NAME without owner.
+        revision: a tag, a branch or a commit of the hub's repository.
 
     Returns:
-        A dict with some of "train", "val" (called "validation" there), "test"; {"all": source}
-        where there is one split of another name.
+        A dict with some of "train", "val" (called "validation" there), "test"; {"all": source} if
+        there is one split of another name.
 
     Raises:
-        UserError: the library is missing, there is no such data set, no network to get it, or it
+        UserError: the library is missing, there is no such dataset, it cannot be downloaded, or it
             has no image with one label.
     """
     if importlib.util.find_spec("datasets") is None:
         raise UserError("hf: needs the Hugging Face library: pip install 'vision[hf]'")
-    import datasets
-
     title = f"hf:{argument}"
     loaded, left_out = _known_splits(_load(argument, config, revision), title)
     features = next(iter(loaded.values())).features
-    fitting = {"image": [], "label": [], "class": []}
+    image, label = _choose_columns(features, image, label, title)
+    kept, classes, label_findings = index_labels(
+        {split: _label_values(dataset, label) for split, dataset in loaded.items()},
+        getattr(features[label], "names", None),
+        lambda split, row: f"{title}/{split}[{row}]",
+    )
+    findings = (*left_out, *label_findings)
+    sources = {}
+    for split, (rows, labels) in kept.items():
+        images = _encoded_images(loaded[split], image)
+        every_label = scatter(rows, labels, len(images))
+        source = HubSource(images, every_label, classes, f"{title}/{split}", findings)
+        sources[split] = keep(source, rows)
+    return sources
+
+
+def _choose_columns(features, image, label, title):
+    """Returns the names of the columns of images and labels, given or found."""
+    import datasets
+
+    images = []
+    class_labels = []
+    values = []
     for name, feature in features.items():
         if isinstance(feature, datasets.Image):
-            fitting["image"].append(name)
+            images.append(name)
         elif isinstance(feature, datasets.ClassLabel):
-            fitting["class"].append(name)
+            class_labels.append(name)
         elif isinstance(feature, datasets.Value) and feature.dtype.startswith(
             ("int", "uint", "string", "bool")
         ):
-            fitting["label"].append(name)
-    image = choose("image", image, fitting["image"], IMAGES, title)
-    usual = (*LABELS, *(fitting["class"] if len(fitting["class"]) == 1 else ()))
-    label = choose("label", label, fitting["class"] + fitting["label"], usual, title)
-    columns = {
-        s: d.select_columns([label]).with_format("arrow")[:].column(label)
-        for s, d in loaded.items()
-    }
-    values = {split: plain_labels(column) for split, column in columns.items()}
-    names = getattr(features[label], "names", None)
-    kept, classes, findings = index_labels(
-        values, names, lambda split, row: f"{title}/{split}[{row}]"
+            values.append(name)
+    common = (*LABELS, *class_labels) if len(class_labels) == 1 else LABELS
+    return (
+        choose("image", image, images, IMAGES, title),
+        choose("label", label, class_labels + values, common, title),
     )
-    findings = (*left_out, *findings)
-    sources = {}
-    for split, (rows, labels) in kept.items():
-        whole = np.zeros(len(loaded[split]), np.int32)
-        whole[rows] = labels
-        images = (
-            loaded[split].select_columns([image]).cast_column(image, datasets.Image(decode=False))
-        )
-        source = HubSource(images, whole, classes, f"{title}/{split}", findings)
-        sources[split] = source if len(rows) == len(source) else Subset(source, rows)
-    return sources
+
+
+def _encoded_images(dataset, image):
+    """Returns the dataset with only its images, as the bytes or paths of their files."""
+    import datasets
+
+    return dataset.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+
+
+def _label_values(dataset, label):
+    return plain_labels(dataset.select_columns([label]).with_format("arrow")[:].column(label))
 
 
 def _load(argument, config, revision):
@@ -124,9 +152,8 @@ def _load(argument, config, revision):
     folder = os.path.expanduser(argument)
     try:
         if os.path.isdir(folder):
-            if any(
-                os.path.isfile(os.path.join(folder, f)) for f in ("state.json", "dataset_dict.json")
-            ):
+            saved = (os.path.join(folder, f) for f in ("state.json", "dataset_dict.json"))
+            if any(map(os.path.isfile, saved)):
                 return datasets.load_from_disk(folder)
             return datasets.load_dataset(folder, config or None)
         name, config = _hub_name(argument, config)
@@ -134,7 +161,7 @@ def _load(argument, config, revision):
         return datasets.load_dataset(name, config or None, revision=revision or None)
     except UserError:
         raise
-    # the library raises all sorts, from OSError to its own and pyarrow's
+    # the library raises all kinds of errors, from OSError to its own and pyarrow's
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"cannot open hf:{argument}: {reason}") from error
@@ -145,52 +172,53 @@ def _hub_name(argument, config):
     parts = argument.split("/")
     if not all(parts) or len(parts) > 3 or argument[0] in "./~":
         raise UserError(
-            f"'hf:{argument}' is no folder, nor of the form hf:OWNER/NAME or hf:OWNER/NAME/CONFIG"
+            f"'hf:{argument}' is neither a folder nor of the form hf:OWNER/NAME or "
+            "hf:OWNER/NAME/CONFIG"
         )
     return "/".join(parts[:2]), parts[2] if len(parts) == 3 else config
 
 
 def _require_hub(argument, name):
-    """Raises UserError if the hub does not answer, which the library itself finds out after 20 s,
-    unless it has a copy.
+    """Raises `UserError` if the hub does not answer and the library has no copy of the dataset.
 
-    The copy is then used by the library's offline mode, which it reads from this variable at each
-    call.
+    The library itself notices only after 20 s. A copy is used by the library's offline mode, whose
+    variable it reads at each call.
     """
     import datasets
     from datasets.naming import camelcase_to_snakecase
 
     if datasets.config.HF_HUB_OFFLINE:
         return
-    otherwise = "Get it on a machine with a network, by save_to_disk of the library datasets, and give hf:FOLDER"
+    remedy = (
+        "Get it on a machine with a network, by save_to_disk of the library datasets, "
+        "and give hf:FOLDER"
+    )
     try:
-        require_host(datasets.config.HF_ENDPOINT, f"get hf:{argument}", otherwise)
+        require_host(datasets.config.HF_ENDPOINT, f"get hf:{argument}", remedy)
     except UserError:
-        *owner, last = name.split("/")
-        copy = os.path.join(
-            datasets.config.HF_DATASETS_CACHE, "___".join([*owner, camelcase_to_snakecase(last)])
-        )
-        if not os.path.isdir(copy):
+        *owner, dataset = name.split("/")
+        copy = "___".join([*owner, camelcase_to_snakecase(dataset)])
+        if not os.path.isdir(os.path.join(datasets.config.HF_DATASETS_CACHE, copy)):
             raise
         datasets.config.HF_HUB_OFFLINE = True
 
 
 def _known_splits(loaded, title):
-    """Returns ({split: dataset}, a finding for each split of an unknown name)."""
+    """Returns ({split: dataset}, a finding for each split with an unknown name)."""
     if not isinstance(loaded, dict):
         return {"all": loaded}, []
-    known = {
-        SPLITS[name.lower()]: split for name, split in loaded.items() if name.lower() in SPLITS
+    splits = {
+        SPLITS[name.lower()]: dataset for name, dataset in loaded.items() if name.lower() in SPLITS
     }
-    if not known and len(loaded) == 1:
+    if not splits and len(loaded) == 1:
         return {"all": next(iter(loaded.values()))}, []
-    if not known:
+    if not splits:
         raise UserError(
             f"{title} has the splits {', '.join(loaded)}, but none called train, validation or test"
         )
-    others = [
-        Finding("splits are left out, for their names", name)
+    left_out = [
+        Finding("splits are left out because their names are unknown", name)
         for name in loaded
         if name.lower() not in SPLITS
     ]
-    return {split: known[split] for split in ("train", "val", "test") if split in known}, others
+    return {name: splits[name] for name in ("train", "val", "test") if name in splits}, left_out

@@ -1,25 +1,27 @@
-"""`packed:DIR`: what `python -m vision.data pack` has written: any source, in a few large files
-with random access.
+"""`packed:DIR`: a pack, which is any source in a few large files with random access.
 
-DIR/manifest.json                          what it was made of, and a SHA-256 of each of the other
-                                           files
+`python -m vision.data pack` writes it:
+
+DIR/manifest.json                          what it was made from, and a SHA-256 of each other file
 DIR/train.labels.npy                       int32 (N,)
-DIR/train-00000-of-00012.array_record      serialized `tf.train.Example`s, one an image:
+DIR/train-00000-of-00012.array_record      serialized `tf.train.Example`s, one per image:
                                            "image/encoded" a file's bytes, "image/name" the
-                                           original's, "label"
+                                           original's name, "label"
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from vision.data.decode import UnreadableImage, decode
 from vision.data.findings import Finding
-from vision.data.sources._records import Records, parse_example
+from vision.data.records import Records, parse_example
+from vision.data.sources import Source
 from vision.errors import UserError
 
-FORMAT = 1  # of the manifest; raised where older code would read it wrongly
+FORMAT = 1  # of the manifest; increased when older code would misread it
 MANIFEST = "manifest.json"
 
 
@@ -30,35 +32,42 @@ class PackedSource:
         records: random access to the serialized examples.
         labels: int32 (N,).
         classes: names of the labels.
-        title: what an image is called whose record is damaged: "pets/train" gives "pets/train[17]".
+        title: prefix for images whose record is damaged: "pets/train" gives "pets/train[17]".
         findings: see `Source`.
     """
 
     encoded = True
 
-    def __init__(self, records, labels, classes, title, findings):
+    def __init__(
+        self,
+        records: Records,
+        labels: np.ndarray,
+        classes: Iterable[str],
+        title: str,
+        findings: Iterable[Finding],
+    ):
         self.records = records
         self.labels = labels
         self.classes = tuple(classes)
         self.title = title
         self.findings = tuple(findings)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict:
         example = self._example(index)
         image = decode(example["image/encoded"].bytes_list.value[0], name=_name(example))
         return {"image": image, "label": int(self.labels[index])}
 
-    def name(self, index):
-        """Returns what the image was called in the source that was packed."""
+    def name(self, index: int) -> str:
+        """Returns the name that the image had in the source that was packed."""
         try:
             return _name(self._example(index))
         except UnreadableImage as error:
             return error.name
 
-    def file(self, index):
+    def file(self, index: int) -> bytes | None:
         return self._example(index)["image/encoded"].bytes_list.value[0]
 
     def _example(self, index):
@@ -73,77 +82,74 @@ def _name(example):
     return example["image/name"].bytes_list.value[0].decode("utf-8", "surrogateescape")
 
 
-def open(argument):
-    """Opens a pack. No record is read: labels are in a file of their own, and of the shards only
-    the size is checked.
+def open(argument: str) -> dict[str, Source]:
+    """Opens a pack.
+
+    No record is read: labels are in a file of their own, and only the size of the shards is
+    checked.
 
     Returns:
         {part: source}, the parts that the source had when it was packed.
 
     Raises:
-        UserError: no pack, an unfinished one, or one with a file missing or cut short.
+        UserError: not a pack, an unfinished one, or one with a missing or truncated file.
     """
     directory = Path(argument).expanduser()
     manifest = read_manifest(directory)
-    for file, size in ((f["file"], f["bytes"]) for f in files_of(manifest)):
-        path = directory / file
-        found = path.stat().st_size if path.is_file() else None
-        if found != size:
-            what = "is missing" if found is None else f"has {found:,} bytes of {size:,}"
-            raise UserError(
-                f"{path} {what}: copy it again, or give the pack command again, which mends it"
-            )
+    _check_sizes(directory, manifest)
     findings = [Finding(**finding) for finding in manifest["findings"]]
     for image in manifest["unreadable"]:
-        findings.append(
-            Finding(
-                "images could not be read when packed", image["name"], image["reason"], lost=True
-            )
-        )
-    sources = {}
+        kind = "images could not be read when packed"
+        findings.append(Finding(kind, image["name"], image["reason"], lost=True))
+    sources: dict[str, Source] = {}
     for part, entry in manifest["parts"].items():
         shards = entry["shards"]
-        records = Records(
-            [str(directory / s["file"]) for s in shards], [s["images"] for s in shards]
-        )
+        paths = [str(directory / shard["file"]) for shard in shards]
+        records = Records(paths, [shard["images"] for shard in shards])
         labels = np.load(directory / entry["labels"]["file"])
-        sources[part] = PackedSource(
-            records, labels, manifest["classes"], f"{directory}/{part}", findings
-        )
+        title = f"{directory}/{part}"
+        sources[part] = PackedSource(records, labels, manifest["classes"], title, findings)
     return sources
 
 
-def read_manifest(directory):
-    """Returns the manifest of a pack as a dict.
+def _check_sizes(directory, manifest):
+    for file in files_of(manifest):
+        path = directory / file["file"]
+        size = path.stat().st_size if path.is_file() else None
+        if size != file["bytes"]:
+            problem = "is missing" if size is None else f"has {size:,} bytes of {file['bytes']:,}"
+            raise UserError(
+                f"{path} {problem}: copy it again, or repeat the pack command, which repairs it"
+            )
+
+
+def read_manifest(directory: Path | str) -> dict:
+    """Returns the manifest of a pack.
 
     Raises:
-        UserError: there is none, or it is of a later version.
+        UserError: there is none, or it is of another version.
     """
     path = Path(directory) / MANIFEST
+    if not path.parent.is_dir():
+        raise UserError(f"folder '{directory}' does not exist")
+    if (path.parent / "progress.json").is_file() and not path.is_file():
+        raise UserError(f"'{directory}' is not finished: repeat the pack command to continue")
     if not path.is_file():
-        unfinished = (path.parent / "progress.json").is_file()
-        why = (
-            "is not finished: give the pack command again, it goes on"
-            if unfinished
-            else "has no manifest.json"
-        )
-        raise UserError(
-            f"'{directory}' {why}" if path.parent.is_dir() else f"there is no folder '{directory}'"
-        )
+        raise UserError(f"'{directory}' has no manifest.json")
     try:
         manifest = json.loads(path.read_text())
         version = manifest["format"]
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no manifest of a pack: {error!r}") from error
+        raise UserError(f"{path} is not the manifest of a pack: {error!r}") from error
     if version != FORMAT:
         raise UserError(
-            f"{path} is of format {version}, and this version reads {FORMAT}: pack the data again"
+            f"{path} has format {version}, but this version reads {FORMAT}: pack the data again"
         )
     return manifest
 
 
-def files_of(manifest):
-    """Returns [{"file", "bytes", "sha256", ...}] of all files of a pack."""
+def files_of(manifest: dict) -> list[dict]:
+    """Returns [{"file", "bytes", "sha256", ...}] for all files of a pack."""
     return [
         file for part in manifest["parts"].values() for file in (part["labels"], *part["shards"])
     ]

@@ -1,10 +1,9 @@
-"""`parquet:FILES`: tables with an encoded image and a label in each row, as the Hugging Face hub
-keeps its data sets.
+"""`parquet:FILES`: tables with an encoded image and a label per row, as on the Hugging Face hub.
 
-FILES is a file, a folder, or a pattern such as 'parquet:data/*.parquet'. A word in a file's name,
-or its folder's, tells the split: train-00000-of-00002.parquet, cifar10_test.parquet,
-validation/0000.parquet. The image is a column of bytes, or of {bytes, path}; the label a whole
-number, with the names that the hub writes into the file, or a text.
+FILES is a file, a folder, or a pattern such as 'parquet:data/*.parquet'. A word in the name of a
+file or of its folder gives the split: train-00000-of-00002.parquet, cifar10_test.parquet,
+validation/0000.parquet. The image is a column of bytes, or of {bytes, path}; the label is an
+integer, with the names that the hub writes into the file, or a text.
 """
 
 import collections
@@ -13,33 +12,43 @@ import json
 import os
 import re
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vision.data.decode import UnreadableImage, decode
 from vision.data.files import SPLITS, find_files
 from vision.data.findings import Finding
-from vision.data.sources._columns import IMAGES, LABELS, choose, index_labels, plain_labels
-from vision.data.splits import Subset
-from vision.errors import UserError
+from vision.data.sources import Source
+from vision.data.sources._columns import (
+    IMAGES,
+    LABELS,
+    choose,
+    index_labels,
+    keep,
+    plain_labels,
+    scatter,
+)
+from vision.errors import UserError, first_line
 
-CACHE_BYTES = 256 << 20  # of row groups that each process keeps
+CACHE_BYTES = 256 << 20  # of row groups that each process keeps in memory
 LARGE_GROUP = 1 << 30
 
 
 class ParquetSource:
     """A source over the rows of some files.
 
-    A row group is read as a whole, and the latest are kept in memory: reading in order is fast,
-    reading at random where the groups fit into `CACHE_BYTES` or are small. Else pack the data
+    Row groups are read whole, and the latest stay in memory: reading in order is fast, and so is
+    reading at random if the groups are small or fit into `CACHE_BYTES`. Otherwise pack the data
     first.
 
     Args:
         files: names of the files.
-        groups: int (G, 2), the file and the number in it of each row group.
+        groups: int (G, 2), for each row group its file and its number in that file.
         starts: int (G + 1,), each group's first row; the last is the number of rows.
-        column: name of the images' column: "image", or "image.bytes".
+        column: path of the images' column: "image", or "image.bytes".
         labels: (N,) integers, indices into `classes`.
         classes: names of the labels.
         findings: see `Source`.
@@ -47,9 +56,18 @@ class ParquetSource:
 
     encoded = True
 
-    def __init__(self, files, groups, starts, column, labels, classes, findings):
-        # a file that is written anew is read anew
-        self._stamps = [os.stat(file).st_mtime_ns for file in files]
+    def __init__(
+        self,
+        files: Sequence[str],
+        groups: np.ndarray,
+        starts: np.ndarray,
+        column: str,
+        labels: np.ndarray,
+        classes: tuple[str, ...],
+        findings: tuple[Finding, ...],
+    ):
+        # a file that is rewritten is read again
+        self._modified = [os.stat(file).st_mtime_ns for file in files]
         self.files = files
         self.groups = groups
         self.starts = starts
@@ -58,31 +76,28 @@ class ParquetSource:
         self.classes = classes
         self.findings = findings
 
-    def __len__(self):
+    def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def __getitem__(self, index):
-        return {
-            "image": decode(self.file(index), name=self.name(index)),
-            "label": int(self.labels[index]),
-        }
+    def __getitem__(self, index: int) -> dict:
+        image = decode(self.file(index), name=self.name(index))
+        return {"image": image, "label": int(self.labels[index])}
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         group = self._group(index)
         first = np.searchsorted(self.groups[:, 0], self.groups[group, 0])
         return f"{self.files[self.groups[group, 0]]}[{index - self.starts[first]}]"
 
-    def file(self, index):
+    def file(self, index: int) -> bytes:
         import pyarrow as pa
 
         group = self._group(index)
         file, number = self.groups[group].tolist()
         try:
-            images = _cache.get((self.files[file], number, self.column, self._stamps[file]))
+            images = _cache.get((self.files[file], number, self.column, self._modified[file]))
         except (OSError, pa.ArrowException) as error:
-            raise UnreadableImage(
-                f"its row group: {str(error).splitlines()[0]}", self.name(index)
-            ) from error
+            reason = f"its row group: {first_line(error)}"
+            raise UnreadableImage(reason, self.name(index)) from error
         data = images[int(index - self.starts[group])].as_py()
         if data is None:
             raise UnreadableImage("no bytes in its row", self.name(index))
@@ -99,19 +114,20 @@ class _Cache:
 
     def __init__(self):
         self._lock = threading.Lock()
-        self._groups = collections.OrderedDict()
+        self._groups: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
 
     def get(self, key):
+        """Returns the images of a row group, by (file, number, column, modification time)."""
         with self._lock:
             if key not in self._groups:
                 self._groups[key] = _read_group(*key[:3])
-                while (
-                    len(self._groups) > 1
-                    and sum(group.nbytes for group in self._groups.values()) > CACHE_BYTES
-                ):
+                while len(self._groups) > 1 and self._size() > CACHE_BYTES:
                     self._groups.popitem(last=False)
             self._groups.move_to_end(key)
             return self._groups[key]
+
+    def _size(self):
+        return sum(group.nbytes for group in self._groups.values())
 
 
 _cache = _Cache()
@@ -127,68 +143,79 @@ def _read_group(file, number, column):
     return pc.struct_field(images, field) if field else images
 
 
-def open(argument, *, image="", label=""):
+def open(argument: str, *, image: str = "", label: str = "") -> dict[str, Source]:
     """Opens the files.
 
     Args:
         argument: a file, a folder or a pattern.
-        image, label: names of the columns; "" = found by their type and name.
+        image: name of the images' column; "" finds it by type and name.
+        label: name of the labels' column; "" finds it by type and name.
 
     Returns:
-        {"all": source} where the files' names tell no split, or the same for all; else a dict with
-        some of "train", "val", "test". Labels are read, images are not.
+        {"all": source} if the file names give no split, or the same for all; else a dict with some
+        of "train", "val", "test". Labels are read, images are not.
 
     Raises:
-        UserError: no such files, some of them tell a split and others none, they are no tables of
-            images, or differ in their columns.
+        UserError: no such files, only some of them give a split, they are not tables of images, or
+            their columns differ.
     """
-    files = _split_files(argument)
-    tables = {split: [_Table(name) for name in names] for split, names in files.items()}
-    first = next(iter(tables.values()))[0]
-    title = f"parquet:{argument}"
-    image = choose("image", image, first.images, IMAGES, title)
-    named = [name for name, (_, names) in first.labels.items() if names]
-    label = choose(
-        "label", label, first.labels, (*LABELS, *(named if len(named) == 1 else ())), title
-    )
-    for table in (table for some in tables.values() for table in some):
+    tables = {
+        split: [_Table(name) for name in names] for split, names in _split_files(argument).items()
+    }
+    every_table = [table for members in tables.values() for table in members]
+    first = every_table[0]
+    image, label = _choose_columns(first, image, label, f"parquet:{argument}")
+    for table in every_table:
         if image not in table.images or table.labels.get(label) != first.labels[label]:
             raise UserError(
                 f"{table.name}: its columns or their classes differ from those of {first.name}"
             )
-    values = {split: _join([table.read(label) for table in some]) for split, some in tables.items()}
-
-    bare = {split: _source(some, image, None, (), ()) for split, some in tables.items()}
+    values = {
+        split: _join([table.read(label) for table in members]) for split, members in tables.items()
+    }
+    _, class_names = first.labels[label]
     kept, classes, findings = index_labels(
-        values, first.labels[label][1], lambda split, row: bare[split].name(row)
+        values, class_names, lambda split, row: _row_name(tables[split], row)
     )
-    findings = (
-        *findings,
-        *(f for some in tables.values() for table in some for f in table.large_groups(image)),
-    )
+    for table in every_table:
+        findings += table.large_groups(image)
     sources = {}
     for split, (rows, labels) in kept.items():
-        whole = np.zeros(len(values[split]), np.int32)
-        whole[rows] = labels
-        source = _source(tables[split], image, whole, classes, findings)
-        sources[split] = source if len(rows) == len(source) else Subset(source, rows)
+        every_label = scatter(rows, labels, len(values[split]))
+        sources[split] = keep(_source(tables[split], image, every_label, classes, findings), rows)
     return sources
+
+
+def _choose_columns(table, image, label, title):
+    """Returns the names of the columns of images and labels, given or found."""
+    image = choose("image", image, table.images, IMAGES, title)
+    with_names = [name for name, (_, names) in table.labels.items() if names]
+    common = (*LABELS, *with_names) if len(with_names) == 1 else LABELS
+    return image, choose("label", label, table.labels, common, title)
+
+
+def _row_name(tables, row):
+    """Returns what `ParquetSource.name` returns, before there is a source."""
+    for table in tables:
+        if row < sum(table.lengths):
+            return f"{table.name}[{row}]"
+        row -= sum(table.lengths)
+    raise IndexError(row)
 
 
 def _source(tables, image, labels, classes, findings):
     groups = [(i, number) for i, table in enumerate(tables) for number in range(len(table.lengths))]
     starts = np.cumsum([0, *(length for table in tables for length in table.lengths)])
+    files = [table.name for table in tables]
     column = tables[0].images[image]
-    return ParquetSource(
-        [t.name for t in tables], np.array(groups), starts, column, labels, classes, findings
-    )
+    return ParquetSource(files, np.array(groups), starts, column, labels, classes, tuple(findings))
 
 
 class _Table:
-    """What a file's footer tells.
+    """The footer of a file.
 
     Attributes:
-        lengths: rows of each row group.
+        lengths: number of rows of each row group.
         images: {name: path of the bytes} of the columns that may hold images.
         labels: {name: (whether it holds texts, names of its integers)} of the columns that may hold
             labels.
@@ -204,10 +231,9 @@ class _Table:
                 self.metadata = table.metadata
                 schema = table.schema_arrow
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"cannot read {name}: {str(error).splitlines()[0]}") from error
-        self.lengths = [
-            self.metadata.row_group(i).num_rows for i in range(self.metadata.num_row_groups)
-        ]
+            raise UserError(f"cannot read {name}: {first_line(error)}") from error
+        groups = range(self.metadata.num_row_groups)
+        self.lengths = [self.metadata.row_group(number).num_rows for number in groups]
         self.images = {}
         self.labels = {}
         names = _class_names(schema)
@@ -215,48 +241,53 @@ class _Table:
             kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
             if _is_binary(kind):
                 self.images[field.name] = field.name
-            elif (
-                pa.types.is_struct(kind)
-                and kind.get_field_index("bytes") >= 0
-                and _is_binary(kind.field("bytes").type)
-            ):
+            elif _has_bytes(kind):
                 self.images[field.name] = f"{field.name}.bytes"
             elif pa.types.is_integer(kind) or pa.types.is_boolean(kind) or _is_text(kind):
                 self.labels[field.name] = _is_text(kind), names.get(field.name, ())
 
     def read(self, column):
-        """Returns a column of labels: int64 (N,), or N texts; -1 or "" where there is none."""
+        """Returns a column of labels: int64 (N,), or N texts; -1 or "" if a row has none."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
-            values = pq.read_table(
-                self.name, columns=[column], use_threads=False, partitioning=None
-            ).column(column)
-            return plain_labels(values)
+            table = pq.read_table(self.name, columns=[column], use_threads=False, partitioning=None)
+            return plain_labels(table.column(column))
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"cannot read {self.name}: {str(error).splitlines()[0]}") from error
+            raise UserError(f"cannot read {self.name}: {first_line(error)}") from error
 
     def large_groups(self, image):
+        """Yields a finding for each row group with more than `LARGE_GROUP` bytes of images."""
+        kind = "row groups are large, and reading one image reads all of its group: pack the data"
+        path = self.images[image]
         columns = [
-            i for i in range(self.metadata.num_columns) if self._path(i) == self.images[image]
+            i
+            for i in range(self.metadata.num_columns)
+            if self.metadata.schema.column(i).path == path
         ]
         for number in range(len(self.lengths)):
-            size = sum(
-                self.metadata.row_group(number).column(i).total_uncompressed_size for i in columns
-            )
+            group = self.metadata.row_group(number)
+            size = sum(group.column(i).total_uncompressed_size for i in columns)
             if size > LARGE_GROUP:
-                kind = "row groups are read as a whole for any of their images: pack the data, which reads them once"
                 yield Finding(kind, f"{self.name}, group {number}", f"{size / 2**30:.1f} GiB")
-
-    def _path(self, column):
-        return self.metadata.schema.column(column).path
 
 
 def _is_binary(kind):
     import pyarrow as pa
 
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _has_bytes(kind):
+    """Whether a type is a struct with a field "bytes" of binary type."""
+    import pyarrow as pa
+
+    return (
+        pa.types.is_struct(kind)
+        and kind.get_field_index("bytes") >= 0
+        and _is_binary(kind.field("bytes").type)
+    )
 
 
 def _is_text(kind):
@@ -266,26 +297,25 @@ def _is_text(kind):
 
 
 def _class_names(schema):
-    """Returns {column: names of its classes} from what the hub's library writes into a file's
-    schema."""
+    """Returns {column: names of its classes}, which the hub's library writes into the schema."""
     try:
-        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"][
-            "features"
-        ]
-        named = {
-            name: f["names"]
-            for name, f in features.items()
-            if isinstance(f, dict) and f.get("_type") == "ClassLabel"
+        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        names_by_column = {
+            column: feature["names"]
+            for column, feature in metadata["info"]["features"].items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}
     return {
-        name: tuple(map(str, names)) for name, names in named.items() if isinstance(names, list)
+        column: tuple(map(str, names))
+        for column, names in names_by_column.items()
+        if isinstance(names, list)
     }
 
 
 def _join(columns):
-    """Joins the labels of several files, all numbers or all texts."""
+    """Joins the labels of several files, which are all numbers or all texts."""
     if all(isinstance(column, np.ndarray) for column in columns):
         return np.concatenate(columns)
     return [value for column in columns for value in column]
@@ -302,25 +332,27 @@ def _split_files(argument):
         root = os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
     if not files:
         raise UserError(
-            f"{argument!r} names no file: write parquet:FILE, parquet:FOLDER or 'parquet:FOLDER/*.parquet'"
+            f"{argument!r} matches no file: "
+            "write parquet:FILE, parquet:FOLDER or 'parquet:FOLDER/*.parquet'"
         )
     splits = collections.defaultdict(list)
     for file in files:
         splits[_split_of(os.path.relpath(file, root or "."))].append(file)
-    if len(splits) == 1:  # one file of many, perhaps the test's: it will be divided
+    if len(splits) == 1:  # one file of many, perhaps only the test file: it will be divided
         return {"all": files}
     if None in splits:
         raise UserError(
-            f"{splits[None][0]}: its name tells no split, as others' do: a word in it must be train, val or test"
+            f"{splits[None][0]}: its name does not give a split, although others do: "
+            "a word in it must be train, val or test"
         )
     return {split: splits[split] for split in ("train", "val", "test") if split in splits}
 
 
 def _split_of(path):
-    """Returns the split that a path's words tell, those of its last part first; None where there is
-    none."""
+    """Returns the split that the words of a path give, the last part first; None if none does."""
     for part in reversed(Path(path).parts):
-        found = {SPLITS[word] for word in re.split(r"[^a-z]+", part.lower()) if word in SPLITS}
-        if found:
-            return found.pop() if len(found) == 1 else None
+        words = re.split(r"[^a-z]+", part.lower())
+        splits = {SPLITS[word] for word in words if word in SPLITS}
+        if splits:
+            return splits.pop() if len(splits) == 1 else None
     return None

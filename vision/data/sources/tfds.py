@@ -1,9 +1,9 @@
-"""`tfds:NAME[/CONFIG][:VERSION]`: any image classification data set of TensorFlow Datasets, without
-TensorFlow.
+"""`tfds:NAME[/CONFIG][:VERSION]`: image classification datasets of TFDS, without TensorFlow.
 
-Reads what TFDS has prepared as array_record in its own data folder: the environment variable
-TFDS_DATA_DIR, else ~/tensorflow_datasets. What is not prepared yet is prepared there, once: four
-small data sets by `_tfds_builders`, all others by TFDS itself, which needs TensorFlow to do that.
+Reads what TensorFlow Datasets has prepared as array_record in its own data folder: the environment
+variable TFDS_DATA_DIR, or else ~/tensorflow_datasets. What is not prepared yet is prepared there,
+once: four small datasets by `_tfds_builders`, all others by TFDS itself, which needs TensorFlow for
+that.
 """
 
 import difflib
@@ -17,10 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from vision.data.decode import decode
-from vision.data.sources._records import Records, count_records, parse_example
+from vision.data.findings import Finding
+from vision.data.records import Records, count_records, parse_example
+from vision.data.sources import Source
 from vision.errors import UserError
 
-_SPLITS = {"train": "train", "validation": "val", "test": "test"}
+_SPLITS = {"train": "train", "validation": "val", "test": "test"}  # TFDS's name: ours
 
 
 class TfdsSource:
@@ -30,45 +32,61 @@ class TfdsSource:
         records: random access to the serialized examples.
         keys: names of the image and the label in an example.
         classes: names of the labels.
-        title: what the images are called in messages: "cifar10/train" gives "cifar10/train[17]".
+        title: prefix of the images' names: "cifar10/train" gives "cifar10/train[17]".
         cache: file that keeps the labels between runs.
     """
 
     encoded = True
-    findings = ()
+    findings: tuple[Finding, ...] = ()
 
-    def __init__(self, records, keys, classes, title, cache):
+    def __init__(
+        self,
+        records: Records,
+        keys: tuple[str, str],
+        classes: tuple[str, ...],
+        title: str,
+        cache: str,
+    ):
         self.records = records
         self.keys = keys
         self.classes = classes
         self.title = title
         self.cache = cache
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.records)
 
-    def __getitem__(self, index):
-        return {
-            "image": decode(self.file(index), name=self.name(index)),
-            "label": int(self.labels[index]),
-        }
+    def __getitem__(self, index: int) -> dict:
+        image = decode(self.file(index), name=self.name(index))
+        return {"image": image, "label": int(self.labels[index])}
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         return f"{self.title}[{index}]"
 
-    def file(self, index):
+    def file(self, index: int) -> bytes:
         return parse_example(self.records[index])[self.keys[0]].bytes_list.value[0]
 
     @functools.cached_property
-    def labels(self):
-        """(N,) int32. Read once, and kept on disk: it means reading the images' bytes too, minutes
-        for ImageNet."""
+    def labels(self) -> np.ndarray:
+        """(N,) int32. Read once and kept on disk.
+
+        Reading them means reading the images' bytes too, which takes minutes for ImageNet.
+        """
         stamp = [[stat.st_size, stat.st_mtime_ns] for stat in map(os.stat, self.records.paths)]
+        labels = self._cached_labels(stamp)
+        if labels is None:
+            key = self.keys[1]
+            values = (parse_example(record)[key].int64_list.value[0] for record in self.records)
+            labels = np.fromiter(values, np.int32, len(self))
+            _save(self.cache, labels=labels, stamp=stamp)
+        return labels
+
+    def _cached_labels(self, stamp):
+        """Returns the labels from the cache; None without it, or if the data were prepared anew."""
         try:
             with np.load(self.cache) as cached:
-                if np.array_equal(cached["stamp"], stamp):  # else the data were prepared anew
-                    return cached["labels"]
-        # Not there, or broken: np.load gives a plain array for an .npy file, which is no context
+                return cached["labels"] if np.array_equal(cached["stamp"], stamp) else None
+        # Missing or damaged: np.load returns a plain array for an .npy file, which is not a context
         # manager.
         except (
             OSError,
@@ -79,24 +97,18 @@ class TfdsSource:
             AttributeError,
             zipfile.BadZipFile,
         ):
-            pass
-        label = self.keys[1]
-        labels = np.fromiter(
-            (parse_example(r)[label].int64_list.value[0] for r in self.records), np.int32, len(self)
-        )
-        _save(self.cache, labels=labels, stamp=stamp)
-        return labels
+            return None
 
 
-def open(argument):
-    """Opens a data set of TFDS, and prepares it first if need be.
+def open(argument: str) -> dict[str, Source]:
+    """Opens a dataset of TFDS, and prepares it first if necessary.
 
     Returns:
-        A dict with some of "train", "val" (TFDS calls it "validation"), "test". Other splits, and
-        such as have no labels (-1, as some tests), are left out.
+        A dict with some of "train", "val" (called "validation" by TFDS), "test". Other splits are
+        left out, and so are those without labels (-1, as in some test splits).
 
     Raises:
-        UserError: no such data set, it cannot be prepared, or it has no image with one label.
+        UserError: no such dataset, it cannot be prepared, or it has no image with one label.
     """
     match = re.fullmatch(r"(\w+)(?:/([\w.+-]+))?(?::([\d.*]+))?", argument)
     if not match:
@@ -104,31 +116,34 @@ def open(argument):
             f"'tfds:{argument}' is not of the form tfds:NAME, tfds:NAME/CONFIG or tfds:NAME:VERSION"
         )
     data_dir = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
-    builder = _prepared(argument, data_dir)
+    builder = _prepared_builder(argument, data_dir)
     if builder is None:
-        _prepare(argument, *match.groups(), data_dir)
-        builder = _prepared(argument, data_dir)
+        name, config, version = match.groups()
+        _prepare(argument, name, config, version, data_dir)
+        builder = _prepared_builder(argument, data_dir)
     if builder is None:
         raise UserError(
             f"the folder of tfds:{argument} in {data_dir} is incomplete: remove it and run again"
         )
     keys = _image_and_label(builder.info, argument)
     classes = tuple(builder.info.features[keys[1]].names)
-    sources = {}
-    for split, ours in _SPLITS.items():
-        if split in builder.info.splits:
-            cache = builder.data_path / f"vision_labels_{split}.npz"
-            source = TfdsSource(
-                _records(builder, split), keys, classes, f"{builder.info.name}/{split}", str(cache)
-            )
+    sources: dict[str, Source] = {}
+    for tfds_split, split in _SPLITS.items():
+        if tfds_split in builder.info.splits:
+            records = _open_records(builder, tfds_split)
+            title = f"{builder.info.name}/{tfds_split}"
+            cache = str(builder.data_path / f"vision_labels_{tfds_split}.npz")
+            source = TfdsSource(records, keys, classes, title, cache)
             if (source.labels >= 0).any():
-                sources[ours] = source
+                sources[split] = source
     return sources
 
 
-def _prepared(name, data_dir):
-    """Returns TFDS's builder over complete files on disk, of the newest version there; None if
-    there are none."""
+def _prepared_builder(name, data_dir):
+    """Returns TFDS's builder over complete files on disk, of the newest version there.
+
+    Returns None if there are none.
+    """
     from tensorflow_datasets.core import read_only_builder, registered
 
     try:
@@ -136,46 +151,46 @@ def _prepared(name, data_dir):
     except registered.DatasetNotFoundError:
         return None
     except ValueError as error:
-        raise UserError(
-            f"cannot open tfds:{name} in {data_dir}: {' '.join(str(error).split())}"
-        ) from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot open tfds:{name} in {data_dir}: {reason}") from error
 
 
 def _prepare(argument, name, config, version, data_dir):
+    """Downloads and prepares a dataset, if possible without TensorFlow."""
     from vision.data.sources import _tfds_builders
     from vision.data.sources._download import require_host
 
-    own = _tfds_builders.BUILDERS.get(name)
-    if own and not config and version in (None, str(own.VERSION)):
+    own_builder = _tfds_builders.BUILDERS.get(name)
+    if own_builder and not config and version in (None, str(own_builder.VERSION)):
         return _tfds_builders.build(name, data_dir)
-    official = _official_class(argument, name, config, data_dir)
+    official = _official_class(name, config, data_dir)
     if importlib.util.find_spec("tensorflow") is None:
         raise UserError(
-            f"tfds:{argument} is not prepared in {data_dir}, and TFDS needs TensorFlow to prepare it: "
-            "pip install 'vision[tfds]'.\nOr copy the prepared folder there from another machine: reading needs none"
+            f"tfds:{argument} is not prepared in {data_dir}, "
+            "and TFDS needs TensorFlow to prepare it: pip install 'vision[tfds]'.\n"
+            "Or copy the prepared folder there from another machine: reading needs no TensorFlow"
         )
     urls = list(official.url_infos or ())
     if urls and not official.MANUAL_DOWNLOAD_INSTRUCTIONS:
-        otherwise = f"Prepare it on a machine with a network and copy {data_dir / name} here"
-        require_host(urls[0], f"prepare tfds:{argument}", otherwise)
+        remedy = f"Prepare it on a machine with a network and copy {data_dir / name} here"
+        require_host(urls[0], f"prepare tfds:{argument}", remedy)
     return _tfds_builders.build_official(argument, data_dir)
 
 
-def _official_class(argument, name, config, data_dir):
-    """Returns TFDS's builder class, or raises UserError with the names that come nearest."""
+def _official_class(name, config, data_dir):
+    """Returns TFDS's builder class, or raises `UserError` with the nearest names."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import registered
 
     try:
         official = tfds.builder_cls(name)
     except registered.DatasetNotFoundError as error:
-        here = [f.name for f in data_dir.iterdir() if f.is_dir()] if data_dir.is_dir() else []
-        near = difflib.get_close_matches(
-            name.lower(), {*tfds.list_builders(with_community_datasets=False), *here}
-        )
+        local = [f.name for f in data_dir.iterdir() if f.is_dir()] if data_dir.is_dir() else []
+        names = {*tfds.list_builders(with_community_datasets=False), *local}
+        near = difflib.get_close_matches(name.lower(), names)
         hint = f"Did you mean {' or '.join(near)}? " if near else ""
         raise UserError(
-            f"TFDS has no data set {name!r}, and {data_dir} neither. "
+            f"neither TFDS nor {data_dir} has a dataset {name!r}. "
             f"{hint}The list: https://www.tensorflow.org/datasets/catalog"
         ) from error
     if config and config not in official.builder_configs:
@@ -183,14 +198,16 @@ def _official_class(argument, name, config, data_dir):
         near = difflib.get_close_matches(config, configs, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UserError(
-            f"{name} has no config {config!r}, but {', '.join(configs) or 'none at all'}.{hint}"
+            f"{name} has no config {config!r}; it has {', '.join(configs) or 'none at all'}.{hint}"
         )
     return official
 
 
 def _image_and_label(info, argument):
-    """Returns the names of the image and the label: what TFDS calls supervised, else the only two
-    of their types."""
+    """Returns the names of the image and the label.
+
+    These are TFDS's supervised keys, or else the only two features of their types.
+    """
     from tensorflow_datasets import features as tf
 
     features = info.features
@@ -201,24 +218,25 @@ def _image_and_label(info, argument):
         if len(images) == len(labels) == 1 and features[images[0]].np_dtype != np.float32:
             return images[0], labels[0]
     raise UserError(
-        f"tfds:{argument} has no image with one label; its features are {', '.join(sorted(features))}"
+        f"tfds:{argument} has no image with one label; its features are "
+        f"{', '.join(sorted(features))}"
     )
 
 
-def _records(builder, split):
-    form = builder.info.file_format.value
-    if form != "array_record":
+def _open_records(builder, split):
+    file_format = builder.info.file_format.value
+    if file_format != "array_record":
         raise UserError(
-            f"{builder.data_path} holds {form} files, which need TensorFlow to be read: move it away "
-            "or set TFDS_DATA_DIR to another folder, and the data set is prepared anew"
+            f"{builder.data_path} contains {file_format} files, which only TensorFlow can read: "
+            "move it away or set TFDS_DATA_DIR to another folder, to prepare the dataset again"
         )
     info = builder.info.splits[split]
     paths = [str(path) for path in info.filepaths]
     for path, length in zip(paths, info.shard_lengths, strict=True):
-        found = count_records(path)
-        if found != length:
+        count = count_records(path)
+        if count != length:
             raise UserError(
-                f"{path} has {found} examples of {length}: remove its folder and run again"
+                f"{path} has {count} examples of {length}: remove its folder and run again"
             )
     return Records(paths, list(info.shard_lengths))
 
@@ -229,5 +247,5 @@ def _save(path, **arrays):
         np.savez(part, **arrays)
         os.replace(part, path)
     except OSError:
-        # a folder that others own: read the labels again next time
+        # a folder that belongs to others: read the labels again next time
         Path(part).unlink(missing_ok=True)
