@@ -8,6 +8,7 @@ import pytest
 
 from vision.config import default
 from vision.errors import UserError
+from vision.run import initial
 from vision.run import weights as restore
 from vision.run.directory import write_data
 from vision.run.initial import initial_weights
@@ -104,10 +105,10 @@ def test_another_run_s_model_must_fit_whole(change):
     c = default().model
     c.name = "vit"
     c.variant = "mu/4"
-    wanted = restore.pretrained.shapes(restore._abstract(c, 10, 8, 3))
+    wanted = restore.pretrained.shapes(restore.abstract_model(c, 10, 8, 3))
     arrays = {name: np.zeros(shape, np.float32) for name, shape in wanted.items()}
-    assert restore._fitting(c, arrays, 10, 8, 3).keys() == wanted.keys()
-    assert "head.kernel" not in restore._fitting(c, arrays, 7, 8, 3)
+    assert initial._fitting(c, arrays, 10, 8, 3).keys() == wanted.keys()
+    assert "head.kernel" not in initial._fitting(c, arrays, 7, 8, 3)
     if change == "surplus":
         arrays["blocks.1.norm1.scale"] = np.zeros(32)
     elif change == "missing":
@@ -118,7 +119,7 @@ def test_another_run_s_model_must_fit_whole(change):
         UserError,
         match=r"is no vit mu/4 with these options|norm.bias is \(5,\) there, \(32,\) here",
     ):
-        restore._fitting(c, arrays, 10, 8, 3)
+        initial._fitting(c, arrays, 10, 8, 3)
 
 
 def test_a_resumed_run_must_have_its_classes(tmp_path):
