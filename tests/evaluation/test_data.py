@@ -14,7 +14,7 @@ from vision import inference, parallel
 from vision.data.splits import same_images
 from vision.errors import UserError
 from vision.evaluation.data import distinct, is_same, open_split
-from vision.evaluation.evaluate import gather, validation
+from vision.evaluation.evaluator import Evaluator, gather
 from vision.evaluation.measures import intervals
 from vision.evaluation.outputs import Forward
 
@@ -61,10 +61,8 @@ def test_test_that_stands_in_for_val_is_known_again(classifier, tmp_path, change
         *(split.data.loaders[name].dataset.source for name in ("val", "test"))
     )
     c = classifier.config.evaluation
-    assert validation(forward, split, 8, c) is None and list(distinct(split.data.loaders)) == [
-        "train",
-        "test",
-    ]
+    assert Evaluator(forward, split, 8, c).validation() is None
+    assert list(distinct(split.data.loaders)) == ["train", "test"]
     _, split = opened(classifier, spec, "all", val_fraction=0.0, source=spec)
     assert len({split.source.name(i) for i in range(len(split.source))}) == len(split.source) == 24
 
@@ -74,9 +72,10 @@ def test_images_of_unknown_classes_elsewhere_do_not_count(classifier, tmp_path):
         for label in labels:
             draw(tmp_path, split, label, 4)
     forward, split = opened(classifier, f"folder:{tmp_path}", "test")
-    logits, labels = validation(forward, split, 8, classifier.config.evaluation)
+    evaluator = Evaluator(forward, split, 8, classifier.config.evaluation)
+    logits, labels = evaluator.validation()
     assert len(logits) == len(labels) == 8 and set(labels) == {3, 7}
-    with pytest.raises(UserError, match="classes that the model does not know: x"):
+    with pytest.raises(UserError, match="classes that the model does not have: x"):
         opened(classifier, f"folder:{tmp_path}", "val")
 
 

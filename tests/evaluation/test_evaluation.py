@@ -208,7 +208,10 @@ def test_a_bundle(tmp_path, capsys):
         (("--workdir", "RUN", "--data=digits", "--out="), "where to? Give --out"),
         (("--workdir", "RUN", "--split=val", "--out="), "where to? Give --out"),
         (("--workdir", "RUN", "more"), "unexpected argument 'more'"),
-        (("--workdir", "RUN", "--config.model.name=resnet"), "the model says what it is"),
+        (
+            ("--workdir", "RUN", "--config.model.name=resnet"),
+            "--config.model.name belongs to the model",
+        ),
         (
             ("--workdir", "RUN", "--config.evaluation.bins=1"),
             "evaluation.bins must be at least 2, got 1",
@@ -216,7 +219,7 @@ def test_a_bundle(tmp_path, capsys):
         (("--workdir", "RUN", "--config.evaluation.map=tsen"), "did you mean 'tsne'?"),
         (
             ("--workdir", "RUN", "--config.evaluation.positive=x"),
-            "evaluation.positive = 'x' is no class: 0, 1",
+            "evaluation.positive = 'x' is not a class of the model: 0, 1",
         ),
     ],
 )

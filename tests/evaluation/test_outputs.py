@@ -8,7 +8,7 @@ import pytest
 from vision import inference, parallel
 from vision.errors import UserError
 from vision.evaluation.data import match_classes, open_split
-from vision.evaluation.evaluate import gather
+from vision.evaluation.evaluator import gather
 from vision.evaluation.outputs import Forward, collect
 from vision.models.weights.published import imagenet_classes
 
@@ -107,7 +107,7 @@ def test_classes_that_the_model_does_not_know(classifier, folder):
     (folder / "7").rename(folder / "seven")
     with pytest.raises(
         UserError,
-        match="classes that the model does not know: seven.*\nIt knows 0, 1, 2, 3, 4 and 5 more",
+        match="classes that the model does not have: seven.*\nIt has 0, 1, 2, 3, 4 and 5 more",
     ):
         opened(classifier, 1, spec=f"folder:{folder}", name="")
 

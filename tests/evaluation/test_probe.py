@@ -41,9 +41,9 @@ def test_the_command(tiny_run, tmp_path, capsys):
     ("argv", "message"),
     [
         ((), "which model?"),
-        (("--workdir", "x", "--k=0"), "--k = 0"),
+        (("--workdir", "x", "--k=0"), "--k must be at least 1, got 0"),
         (("--workdir", "x", "y"), "unexpected argument"),
-        (("--workdir", "x", "--out=none/probe.json"), "there is no such folder"),
+        (("--workdir", "x", "--out=none/probe.json"), "its folder does not exist"),
     ],
 )
 def test_mistakes(argv, message, capsys):

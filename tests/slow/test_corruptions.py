@@ -188,7 +188,7 @@ def test_defocus_is_opencvs_filter(photos):
 def test_motion_is_opencvs_filter(small):
     """Along the rows, where every tap lies on a pixel: a half Gaussian to the right."""
     table = np.array([(6, 2.5)] * 5, np.float64)
-    found = blur.move_along(jnp.asarray(small, jnp.float32), table, 1, jnp.zeros(8))
+    found = blur.smear(jnp.asarray(small, jnp.float32), table, 1, jnp.zeros(8))
     weights = np.exp(-0.5 * (np.arange(13) / 2.5) ** 2)
     # OpenCV correlates: it is turned
     kernel = np.concatenate([weights[::-1] / weights.sum(), np.zeros(12)])[None]

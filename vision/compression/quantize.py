@@ -212,7 +212,7 @@ def _thirds(loader):
 def _arrays(loader, count):
     """Returns (images, labels) of at most `count` images of a loader, drawn at random."""
     from vision.data.loading.device_loader import DeviceLoader
-    from vision.evaluation.evaluate import sample
+    from vision.evaluation.evaluator import sample
 
     loader = sample(loader, count)
     loader = loader if loader.data else DeviceLoader(loader.dataset, loader.unreadable, loader.mesh)

@@ -111,7 +111,7 @@ def measure(models, spec="", split=""):
     from vision.compression.int8 import dot_product
     from vision.compression.latency import compare
     from vision.evaluation.data import open_split
-    from vision.evaluation.evaluate import gather
+    from vision.evaluation.evaluator import gather
     from vision.evaluation.measures import intervals, statistics
     from vision.evaluation.outputs import Forward, batch_size
 

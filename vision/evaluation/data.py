@@ -2,7 +2,10 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -10,111 +13,121 @@ from vision.data.pipeline import Data, named_splits, open_data
 from vision.data.sources import CHANGES, open_splits, parse
 from vision.data.splits import same_images
 from vision.errors import UserError, check_choice
+from vision.evaluation.outputs import Outputs
+from vision.inference import Predictor
 from vision.models.weights.published import imagenet_classes
 
 SPLITS = ("train", "val", "test", "all")
 
 
 class Joined:
-    """Several splits of one source in one row, as a source.
+    """Several splits of one source, one after the other, as a source.
 
     Args:
-        sources: of the same classes.
+        sources: sources with the same classes.
     """
 
-    def __init__(self, sources):
+    def __init__(self, sources: Sequence):
         self.sources = sources
         self.classes = sources[0].classes
         self.encoded = any(source.encoded for source in sources)
         self.labels = np.concatenate([source.labels for source in sources])
         self._starts = np.cumsum([0, *map(len, sources)])
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def locate(self, index):
-        """Returns (source, index in it)."""
+    def locate(self, index: int) -> tuple[Any, int]:
+        """Returns (source, index in that source)."""
         part = int(np.searchsorted(self._starts, index, "right")) - 1
         return self.sources[part], int(index - self._starts[part])
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict:
         source, index = self.locate(index)
         return source[index]
 
-    def name(self, index):
+    def name(self, index: int) -> str:
         source, index = self.locate(index)
         return source.name(index)
 
-    def file(self, index):
+    def file(self, index: int):
         source, index = self.locate(index)
         return source.file(index)
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """What a model is evaluated on.
+    """The images that a model is evaluated on.
 
     Attributes:
         name: "train", "val", "test" or "all".
-        source: its images, a source.
-        loaders: {name: loader} of the parts that it is made of: one, or several of "all".
-        data: a `vision.data.pipeline.Data`: all of the source's splits, or "all" alone where it was
-            not divided.
-        own: whether it is the source that the model was trained on.
-        config: with `data` and `seed` as it was opened.
-        positions: int64, for each of the source's classes its place among the model's; -1 where it
-            has none.
+        source: the images.
+        loaders: {name: loader} of the split's parts: one, or several for "all".
+        data: all splits of the source; only "all" if it was not divided.
+        own: whether the model was trained on this source.
+        config: the config with `data` and `seed` as the source was opened.
+        positions: int64, each of the source's classes' position among the model's classes; -1 if
+            the model does not have it.
     """
 
     name: str
-    source: object
-    loaders: dict
+    source: Joined
+    loaders: dict[str, Any]
     data: Data
     own: bool
     config: ConfigDict
     positions: np.ndarray
 
     @property
-    def spec(self):
+    def spec(self) -> str:
         """The source's name."""
         return self.config.data.source
 
-    def labeled(self, outputs):
-        """Returns `Outputs` of any of the source's splits with labels among the model's classes.
+    def labeled(self, outputs: Outputs) -> Outputs:
+        """Returns outputs with labels among the model's classes.
 
-        Images of a class that the model does not know are left out.
+        Images of classes that the model does not have are left out.
+
+        Args:
+            outputs: outputs on any split of the source.
         """
         labels = self.positions[outputs.labels]
         kept = labels >= 0
         if kept.all():
             return dataclasses.replace(outputs, labels=labels)
-        rest = np.cumsum(kept) - 1
-        chosen = kept[outputs.embedded]
+        new_index = np.cumsum(kept) - 1
+        kept_embeddings = kept[outputs.embedded]
         return dataclasses.replace(
             outputs,
-            **{
-                name: getattr(outputs, name)[kept]
-                for name in ("logits", "rows", "brightness", "contrast")
-            },
+            logits=outputs.logits[kept],
             labels=labels[kept],
-            embeddings=outputs.embeddings[chosen],
-            embedded=rest[outputs.embedded[chosen]],
+            rows=outputs.rows[kept],
+            brightness=outputs.brightness[kept],
+            contrast=outputs.contrast[kept],
+            embeddings=outputs.embeddings[kept_embeddings],
+            embedded=new_index[outputs.embedded[kept_embeddings]],
         )
 
 
-def open_split(classifier, config, mesh, spec="", name=""):
+def open_split(
+    classifier: Predictor,
+    config: ConfigDict,
+    mesh: jax.sharding.Mesh,
+    spec: str = "",
+    name: str = "",
+) -> Split:
     """Opens the images to evaluate a model on, prepared as the model takes them.
 
     Args:
-        classifier: a `vision.inference.Classifier` or a `vision.bundle.directory.Bundle`.
-        config: the model's, of which `data` counts.
+        classifier: the model.
+        config: the model's config, whose `data` is used.
         mesh: from `vision.parallel.make_mesh`.
-        spec: a source, such as "folder:photos"; "" = the one of the model's config.
-        name: "train", "val", "test" or "all"; "" = test, or all where `spec` names a source without
-            splits of its own.
+        spec: name of a source, such as "folder:photos"; "" for the one in the config.
+        name: "train", "val", "test" or "all"; "" for test, or for all if `spec` names a source
+            without splits of its own.
 
     Raises:
-        UserError: the source cannot be opened, or holds classes that the model does not know.
+        UserError: if the source cannot be opened, or has classes that the model does not have.
     """
     config = config.copy_and_resolve_references()
     c = config.data
@@ -127,7 +140,7 @@ def open_split(classifier, config, mesh, spec="", name=""):
         c.per_class = 0
     if not c.source:
         raise UserError(
-            "which images? Give --data SOURCE, for the bundle does not say what it was trained on"
+            "which images? Give --data SOURCE: the bundle does not record what it was trained on"
         )
     opened = open_splits(c.source)
     undivided = is_undivided(opened, c.source)
@@ -135,10 +148,10 @@ def open_split(classifier, config, mesh, spec="", name=""):
     c.image_size = classifier.image_size
     c.channels = classifier.channels
     c.random_crop_area = ()
-    # nothing is trained, however few the images
+    # Nothing is trained, however few images there are.
     config.imbalance.sampling = "none"
     config.train.steps = 1
-    # Of few images none may be left for a split, and none is needed.
+    # Few images may leave none for one of the splits, so they are divided only if necessary.
     data = open_data(config, mesh, opened if name == "all" and undivided else None)
     loaders = {name: data.loaders[name]} if name in data.loaders else distinct(data.loaders)
     source = Joined([loader.dataset.source for loader in loaders.values()])
@@ -146,33 +159,40 @@ def open_split(classifier, config, mesh, spec="", name=""):
     return Split(name, source, loaders, data, own, config, positions)
 
 
-def is_same(spec, other):
-    """Whether two names are of the same source: a folder's name may end with a slash, or not begin
-    at the root."""
+def is_same(spec: str, other: str) -> bool:
+    """Whether two names are of the same source.
+
+    A folder's path may be relative or absolute, and may end with a slash.
+    """
     if spec == other:
         return True
-    (kind, argument, options) = parse(spec)
-    (other_kind, other_argument, other_options) = parse(other)
-    same = kind == other_kind and options == other_options and argument and other_argument
-    return bool(same) and os.path.realpath(argument) == os.path.realpath(other_argument)
+    kind, argument, options = parse(spec)
+    other_kind, other_argument, other_options = parse(other)
+    if not argument or not other_argument or (kind, options) != (other_kind, other_options):
+        return False
+    return os.path.realpath(argument) == os.path.realpath(other_argument)
 
 
-def is_undivided(opened, spec):
-    """Whether a source has no splits of its own, so that all of it can be evaluated without being
-    divided."""
+def is_undivided(opened: Mapping, spec: str) -> bool:
+    """Whether a source has no splits, so that all of it can be evaluated without dividing it.
+
+    Args:
+        opened: {split: source}, from `vision.data.sources.open_splits`.
+        spec: the source's name.
+    """
     return set(opened) == {"all"} and not set(parse(spec)[2]) & set(CHANGES)
 
 
-def reopen(c, seed, name):
+def reopen(c: ConfigDict, seed: int, name: str) -> Joined:
     """Returns the source of a split that was evaluated.
 
     Args:
         c: config.data.
-        seed: of the division.
-        name: of the split.
+        seed: seed of the division into splits.
+        name: name of the split.
 
     Raises:
-        UserError: it cannot be opened.
+        UserError: if it cannot be opened.
     """
     opened = open_splits(c.source)
     if name == "all" and is_undivided(opened, c.source):
@@ -185,27 +205,26 @@ def reopen(c, seed, name):
     return Joined(list(splits.values()))
 
 
-def distinct(loaders):
-    """Returns {name: loader} without a validation split that is the test split over again."""
-    same = "val" in loaders and same_images(
+def distinct(loaders: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns {name: loader} without the validation split if it repeats the test split."""
+    repeated = "val" in loaders and same_images(
         loaders["val"].dataset.source, loaders["test"].dataset.source
     )
-    return {name: loader for name, loader in loaders.items() if not (same and name == "val")}
+    return {name: loader for name, loader in loaders.items() if not (repeated and name == "val")}
 
 
-def match_classes(classes, source):
-    """Returns the place among a model's classes of each of a source's classes, int64; -1 where it
-    has none.
+def match_classes(classes: Sequence[str], source) -> np.ndarray:
+    """Returns each source class's position among a model's classes, int64; -1 if it has none.
 
-    Classes are the same where their names are; ImageNet's also where the data call them by synset,
-    such as n01440764. A class without an image does not count.
+    Classes match by name; ImageNet's also by synset, such as n01440764. A class without images is
+    ignored.
 
     Args:
-        classes: the model's, in the order of its logits.
-        source: with `classes` and `labels`.
+        classes: the model's class names, in the order of its logits.
+        source: a source, with `classes` and `labels`.
 
     Raises:
-        UserError: the source has images of classes that the model does not know.
+        UserError: if the source has images of classes that the model does not have.
     """
     place = {name: i for i, name in enumerate(classes)}
     if tuple(classes) == tuple(name for _, name in imagenet_classes()):
@@ -215,14 +234,13 @@ def match_classes(classes, source):
     unknown = [source.classes[i] for i in np.flatnonzero((positions < 0) & (counts > 0))]
     if unknown:
         raise UserError(
-            f"the data have classes that the model does not know: {some(unknown)}.\n"
-            f"It knows {some(classes)}. Rename them, or give --data with the model's classes"
+            f"the data have classes that the model does not have: {some(unknown)}.\n"
+            f"It has {some(classes)}. Rename them, or give --data with the model's classes"
         )
     return positions
 
 
-def some(names, count=5):
-    """Returns the first names, and how many more there are."""
-    return ", ".join(names[:count]) + (
-        f" and {len(names) - count:,} more" if len(names) > count else ""
-    )
+def some(names: Sequence[str], count: int = 5) -> str:
+    """Returns the first names as text, and the number of further ones."""
+    text = ", ".join(names[:count])
+    return f"{text} and {len(names) - count:,} more" if len(names) > count else text

@@ -1,22 +1,28 @@
-"""What a model says of every image of a split: one pass over all devices, each image once."""
+"""A model's outputs on every image of a split: one pass over all devices, each image once."""
 
 import collections
 import dataclasses
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from ml_collections import ConfigDict
 
 from vision import parallel
 from vision.data.augment import normalize
 from vision.data.loading import sampler
 from vision.data.loading.dataset import NONE_READABLE
 from vision.errors import UserError
+from vision.inference import Predictor
 from vision.support.progress import track
 
-AHEAD = 2  # batches that the device works on while the host stores the ones before
+AHEAD = 2  # batches that the device works on while the host stores earlier ones
 EMBEDDED = 10_000  # embeddings kept, at most
+
+Views = Callable[[jax.Array], Iterable[tuple[float, jax.Array]]]
+Change = Callable[[jax.Array, np.ndarray], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,11 +31,12 @@ class Outputs:
 
     Attributes:
         logits: float32 (N, C).
-        labels: int64 (N,), the source's.
+        labels: int64 (N,), the labels of the source.
         rows: int64 (N,), each image's position in the split's source.
-        brightness, contrast: float32 (N,), mean and standard deviation of the pixels, in [0, 1].
-        embeddings: float32 (M, D) of some of the images, drawn at random.
-        embedded: int64 (M,), which of the N they are.
+        brightness: float32 (N,), mean of the pixels, in [0, 1].
+        contrast: float32 (N,), standard deviation of the pixels, in [0, 1].
+        embeddings: float32 (M, D), of M images drawn at random.
+        embedded: int64 (M,), which of the N images these are.
     """
 
     logits: np.ndarray
@@ -45,28 +52,31 @@ class Forward:
     """A classifier's forward pass on the devices of a mesh.
 
     Args:
-        classifier: a `vision.inference.Classifier`, or a `vision.bundle.directory.Bundle`, which
-            computes on the host.
+        classifier: the model; a `vision.bundle.directory.Bundle` computes on the host.
         mesh: from `vision.parallel.make_mesh`.
         views: `views(images) -> [(weight, images)]` of normalized images, whose logits are
-            averaged; None = of the images alone.
+            averaged; None uses only the images themselves.
     """
 
-    def __init__(self, classifier, mesh, views=None):
+    def __init__(self, classifier: Predictor, mesh: jax.sharding.Mesh, views: Views | None = None):
         self.classifier = classifier
         self.mesh = mesh
-        self._whole = parallel.replicated(mesh)
-        self._look = jax.jit(self._look, out_shardings=self._whole)
+        self._replicated = parallel.replicated(mesh)
+        self._statistics = jax.jit(_pixel_statistics, out_shardings=self._replicated)
         self._take = jax.jit(
             lambda images, index: images[index], out_shardings=parallel.batch_sharding(mesh)
         )
-        if classifier.model is None:
-            self._run = lambda images: classifier(np.asarray(images))
-            return
-        d = classifier.config.data
-        dtype = jnp.promote_types(classifier.config.model.dtype, "float32")
-        graph, state = nnx.split(classifier.model)
-        state = jax.device_put(state, self._whole)
+        self._run = self._on_host if classifier.model is None else self._compiled(views)
+
+    def _on_host(self, images):
+        return self.classifier(np.asarray(images))
+
+    def _compiled(self, views):
+        """Returns `run(images) -> (logits, embeddings)` on the devices."""
+        d = self.classifier.config.data
+        dtype = jnp.promote_types(self.classifier.config.model.dtype, "float32")
+        graph, state = nnx.split(self.classifier.model)
+        state = jax.device_put(state, self._replicated)
 
         @jax.jit
         def run(state, images):
@@ -74,82 +84,101 @@ class Forward:
             images = normalize(images, d.normalize, d.mean, d.std, dtype)
             if views is None:
                 embeddings = model.embed(images)
-                return self._gathered((model.head(embeddings), embeddings))
-            logits = sum(weight * model(view) for weight, view in views(images))
-            return self._gathered((logits, logits[:, :0]))
+                outputs = (model.head(embeddings), embeddings)
+            else:
+                logits = sum(weight * model(view) for weight, view in views(images))
+                outputs = (logits, logits[:, :0])
+            return jax.lax.with_sharding_constraint(outputs, self._replicated)
 
-        self._run = lambda images: run(state, images)
+        return lambda images: run(state, images)
 
-    def __call__(self, images):
-        """Returns (logits (B, C), embeddings (B, D)), float32, of uint8 images (B, H, W, channels);
-        does not wait."""
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns (logits (B, C), embeddings (B, D)), float32, without waiting for them.
+
+        Args:
+            images: uint8 (B, H, W, channels).
+        """
         return self._run(images)
 
-    def images(self, batch, data):
-        """Returns a batch's images: its own, or those of `data`, a split that lives on the
-        device."""
+    def images(self, batch: dict, data: dict | None) -> jax.Array:
+        """Returns a batch's images.
+
+        Args:
+            batch: a batch of `eval_batches`.
+            data: the split on the device, which the batch then indexes; None if the batch holds
+                its images itself.
+        """
         return self._take(data["image"], batch["index"]) if data else batch["image"]
 
-    def brightness(self, images):
-        """Returns (mean, standard deviation) of each image's pixels, float32 (B,) in [0, 1]; does
-        not wait."""
-        return self._look(images)
+    def brightness(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns (mean, standard deviation) of each image's pixels, without waiting for them.
 
-    def _gathered(self, tree):
-        return jax.lax.with_sharding_constraint(tree, self._whole)
-
-    @staticmethod
-    def _look(images):
-        pixels = images.astype(jnp.float32).mean(-1).reshape(len(images), -1) / 255
-        return pixels.mean(1), pixels.std(1)
+        Both are float32 (B,), in [0, 1].
+        """
+        return self._statistics(images)
 
 
-def batch_size(c, mesh):
-    """Returns how many images to evaluate at a time: as `config.train` says, rounded up to what the
-    devices share."""
+def _pixel_statistics(images):
+    pixels = images.astype(jnp.float32).mean(-1).reshape(len(images), -1) / 255
+    return pixels.mean(1), pixels.std(1)
+
+
+def batch_size(c: ConfigDict, mesh: jax.sharding.Mesh) -> int:
+    """Returns the number of images to evaluate at a time, a multiple of the number of devices.
+
+    Args:
+        c: config.train.
+        mesh: the devices.
+    """
     return -(-(c.eval_batch_size or c.batch_size) // mesh.size) * mesh.size
 
 
-def collect(forward, loader, batch_size, change=None, embedded=EMBEDDED, what=""):
-    """Returns the `Outputs` of a split.
+def collect(
+    forward: Forward,
+    loader,
+    batch_size: int,
+    change: Change | None = None,
+    embedded: int = EMBEDDED,
+    label: str = "",
+) -> Outputs:
+    """Returns a model's outputs on a split.
 
     The last batch is padded and masked, so that no image is dropped or counted twice on any number
-    of devices. What grows with the split are the outputs themselves, 4 C + 32 bytes an image; of
-    embeddings, no more than `embedded`.
+    of devices. Only the outputs themselves grow with the split, by 4 C + 32 bytes per image; at
+    most `embedded` embeddings are kept.
 
     Args:
-        forward: a `Forward`.
-        loader: a split of `vision.data.pipeline.Data`.
+        forward: the model's forward pass.
+        loader: a split's loader, from `vision.data.pipeline.Data`.
         batch_size: images at a time, over all devices.
-        change: `change(images, indices) -> images` of uint8 images (B, H, W, C), on the devices,
-            and their places in the split, int32 (B,); None = as they are.
-        embedded: embeddings to keep; the draw follows from the length of the split alone.
-        what: what the bar says on a terminal; "" = no bar.
+        change: `change(images, indices) -> images` of uint8 images (B, H, W, C) on the devices,
+            and their positions in the split, int32 (B,); None leaves the images as they are.
+        embedded: number of embeddings to keep; which ones depends only on the length of the split.
+        label: label of the progress bar on a terminal; "" for no bar.
 
     Raises:
-        UserError: not one image can be read, or a batch does not fit into the device's memory.
+        UserError: if no image can be read, or a batch does not fit into the device's memory.
     """
     size = len(loader)
     batch_size = min(batch_size, -(-size // forward.mesh.size) * forward.mesh.size)
-    draw = np.zeros(size, bool)
-    draw[np.random.RandomState(0).permutation(size)[:embedded]] = True
-    store = _Store(size, draw)
-    pending = collections.deque()
-    count = sampler.batch_count(batch_size, size)
+    is_embedded = np.zeros(size, bool)
+    is_embedded[np.random.RandomState(0).permutation(size)[:embedded]] = True
+    store = _Store(size, is_embedded)
+    pending: collections.deque = collections.deque()
     batches = loader.eval_batches(batch_size)
+    if label:
+        batches = track(batches, sampler.batch_count(batch_size, size), label)
     with parallel.out_of_memory(
         lambda: f"evaluating {batch_size} images at a time: lower train.eval_batch_size"
     ):
-        for step, batch in enumerate(track(batches, count, what) if what else batches):
+        for step, batch in enumerate(batches):
             images = forward.images(batch, loader.data)
             indices, _ = sampler.eval_indices(step, batch_size, size)
             if change is not None:
                 images = change(images, indices)
-            found = (*forward(images), *forward.brightness(images), batch["mask"])
-            for array in found:
-                if isinstance(array, jax.Array):
-                    array.copy_to_host_async()
-            pending.append((indices, found))
+            arrays = (*forward(images), *forward.brightness(images), batch["mask"])
+            _start_copies(arrays)
+            pending.append((indices, arrays))
             if len(pending) > AHEAD:
                 store.add(*pending.popleft())
         while pending:
@@ -157,40 +186,61 @@ def collect(forward, loader, batch_size, change=None, embedded=EMBEDDED, what=""
     return store.outputs(loader.dataset.source)
 
 
-class _Store:
-    """Arrays of a split's length, filled batch by batch."""
+def _start_copies(arrays):
+    """Starts copying the arrays to the host, without waiting."""
+    for array in arrays:
+        if isinstance(array, jax.Array):
+            array.copy_to_host_async()
 
-    def __init__(self, size, draw):
+
+class _Store:
+    """Arrays as long as a split, filled batch by batch.
+
+    Args:
+        size: number of images.
+        is_embedded: bool (size,), whether to keep each image's embedding.
+    """
+
+    def __init__(self, size, is_embedded):
         self._size = size
-        self._draw = draw
+        self._is_embedded = is_embedded
         self._arrays = None
         self._readable = np.zeros(size, bool)
         self._embeddings = []
 
-    def add(self, indices, found):
-        logits, embeddings, brightness, contrast, mask = (np.asarray(array) for array in found)
+    def add(self, indices, arrays):
+        """Adds a batch.
+
+        Args:
+            indices: positions in the split, int (B,).
+            arrays: logits, embeddings, brightness, contrast and mask of the batch.
+        """
+        logits, embeddings, brightness, contrast, mask = (np.asarray(array) for array in arrays)
+        batch = (logits, brightness, contrast)
         if self._arrays is None:
-            self._arrays = [
-                np.zeros((self._size, *a.shape[1:]), np.float32)
-                for a in (logits, brightness, contrast)
-            ]
+            self._arrays = [np.zeros((self._size, *a.shape[1:]), np.float32) for a in batch]
         rows = indices[mask]
-        for array, part in zip(self._arrays, (logits, brightness, contrast), strict=True):
-            array[rows] = part[mask]
+        for array, values in zip(self._arrays, batch, strict=True):
+            array[rows] = values[mask]
         self._readable[rows] = True
-        self._embeddings.append(np.asarray(embeddings, np.float32)[mask & self._draw[indices]])
+        chosen = mask & self._is_embedded[indices]
+        self._embeddings.append(np.asarray(embeddings, np.float32)[chosen])
 
     def outputs(self, source):
+        """Returns the `Outputs` on the images that could be read."""
         rows = np.flatnonzero(self._readable)
         if not len(rows):
             raise UserError(NONE_READABLE.format(self._size, source.name(0)))
-        kept = self._arrays if len(rows) == self._size else [array[rows] for array in self._arrays]
-        embedded = np.flatnonzero(self._draw[rows])
+        arrays = self._arrays
+        if len(rows) < self._size:
+            arrays = [array[rows] for array in arrays]
+        logits, brightness, contrast = arrays
         return Outputs(
-            kept[0],
-            np.asarray(source.labels, np.int64)[rows],
-            rows,
-            *kept[1:],
-            np.concatenate(self._embeddings),
-            embedded,
+            logits=logits,
+            labels=np.asarray(source.labels, np.int64)[rows],
+            rows=rows,
+            brightness=brightness,
+            contrast=contrast,
+            embeddings=np.concatenate(self._embeddings),
+            embedded=np.flatnonzero(self._is_embedded[rows]),
         )

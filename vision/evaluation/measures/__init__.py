@@ -1,1 +1,1 @@
-"""What an evaluation computes from outputs and labels."""
+"""The numbers that an evaluation computes from outputs and labels."""

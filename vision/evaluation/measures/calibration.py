@@ -1,10 +1,12 @@
-"""Does a confidence of 80 % mean right in 80 of 100? Reliability, its error, and one number that
-mends it.
+"""Does a confidence of 80 % mean right in 80 of 100? Reliability, its error, and one fix for it.
 
 Guo et al. 2017 (arXiv:1706.04599).
 """
 
+from typing import Any
+
 import numpy as np
+from ml_collections import ConfigDict
 
 from vision.evaluation.measures import scores
 from vision.inference import softmax
@@ -12,45 +14,53 @@ from vision.inference import softmax
 RANGE = (0.05, 20.0)  # of the temperature
 
 
-def reliability(confidence, correct, bins=15):
-    """Returns how often images are right at each confidence, in bins of equal width, (i / bins, (i
-    + 1) / bins].
+def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> dict[str, list]:
+    """Returns the accuracy at each confidence, in bins of equal width, (i / bins, (i + 1) / bins].
 
     Args:
         confidence: float (N,), the highest probability of each image.
         correct: bool (N,).
-        bins: how many.
+        bins: number of bins.
 
     Returns:
-        {"count", "confidence", "accuracy"}: lists of one number a bin; the means of an empty bin
+        {"count", "confidence", "accuracy"}: lists of one number per bin; the means of an empty bin
         are None.
     """
     place = bin_of(confidence, bins)
     count = np.bincount(place, minlength=bins)
-    means = [
-        np.bincount(place, values, bins) / np.maximum(count, 1) for values in (confidence, correct)
-    ]
-    held = [[float(m) if n else None for m, n in zip(mean, count, strict=True)] for mean in means]
-    return {"count": count.tolist(), "confidence": held[0], "accuracy": held[1]}
+
+    def means(values):
+        totals = np.bincount(place, values, bins)
+        return [
+            float(mean) if n else None
+            for mean, n in zip(totals / np.maximum(count, 1), count, strict=True)
+        ]
+
+    return {"count": count.tolist(), "confidence": means(confidence), "accuracy": means(correct)}
 
 
-def bin_of(confidence, bins):
-    """Returns int64 (N,), the bin of each confidence; 0 falls into the first."""
-    return np.clip(
-        np.ceil(np.asarray(confidence, np.float64) * bins).astype(np.int64) - 1, 0, bins - 1
-    )
+def bin_of(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """Returns the bin of each confidence, int64 (N,); 0 falls into the first bin."""
+    index = np.ceil(np.asarray(confidence, np.float64) * bins).astype(np.int64) - 1
+    return np.clip(index, 0, bins - 1)
 
 
-def calibration_error(confidence, correct, bins=15, weights=None):
-    """Returns (expected, maximum) calibration error: the gap between confidence and accuracy over
-    the bins.
+def calibration_error(
+    confidence: np.ndarray,
+    correct: np.ndarray,
+    bins: int = 15,
+    weights: np.ndarray | None = None,
+) -> tuple[float, float]:
+    """Returns (expected, maximum) calibration error: the gap between confidence and accuracy.
 
-    The expected one (ECE) is the mean over images, Guo et al. 2017, eq. 3; the maximum (MCE) that
-    of the worst bin, eq. 5.
+    The expected error (ECE) is the mean over images, Guo et al. 2017, eq. 3; the maximum error
+    (MCE) is that of the worst bin, eq. 5.
 
     Args:
-        confidence, correct, bins: see `reliability`.
-        weights: float (N,), how often each image counts; None = once.
+        confidence: see `reliability`.
+        correct: see `reliability`.
+        bins: see `reliability`.
+        weights: float (N,), how often each image counts; None for once.
     """
     place = bin_of(confidence, bins)
     weights = np.ones(len(place)) if weights is None else weights
@@ -59,26 +69,38 @@ def calibration_error(confidence, correct, bins=15, weights=None):
     return float(gap.sum() / mass.sum()), float((gap[mass > 0] / mass[mass > 0]).max())
 
 
-def interval(confidence, correct, bins, draws, seed=0, level=0.95):
-    """Returns the percentile-bootstrap interval (low, high) of the expected calibration error; None
-    without draws."""
+def interval(
+    confidence: np.ndarray,
+    correct: np.ndarray,
+    bins: int,
+    draws: int,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float] | None:
+    """Returns the percentile-bootstrap interval (low, high) of the expected calibration error.
+
+    Args:
+        confidence: see `reliability`.
+        correct: see `reliability`.
+        bins: see `reliability`.
+        draws: number of bootstrap draws; 0 returns None.
+        seed: seed of the draws.
+        level: share of the draws inside the interval.
+    """
     if not draws:
         return None
     random = np.random.default_rng(seed)
     size = len(confidence)
-    drawn = [
-        calibration_error(
-            confidence, correct, bins, np.bincount(random.integers(0, size, size), minlength=size)
-        )[0]
-        for _ in range(draws)
-    ]
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    errors = []
+    for _ in range(draws):
+        weights = np.bincount(random.integers(0, size, size), minlength=size)
+        errors.append(calibration_error(confidence, correct, bins, weights)[0])
+    low, high = np.quantile(errors, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
-def fit_temperature(logits, labels):
-    """Returns the temperature T above 0 at which softmax(logits / T) has the lowest mean
-    cross-entropy.
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the temperature T > 0 at which softmax(logits / T) has the lowest mean cross-entropy.
 
     Args:
         logits: float (N, C).
@@ -95,28 +117,34 @@ def fit_temperature(logits, labels):
         return float((np.log(np.exp(scaled).sum(1)) - scaled[rows, labels]).mean())
 
     # In log T the loss falls, then rises: it is convex in 1 / T.
-    found = minimize_scalar(loss, bounds=np.log(RANGE), method="bounded", options={"xatol": 1e-6})
-    return float(np.exp(found.x))
+    minimum = minimize_scalar(loss, bounds=np.log(RANGE), method="bounded", options={"xatol": 1e-6})
+    return float(np.exp(minimum.x))
 
 
-def calibrate(logits, labels, temperature, c):
-    """Returns {"ece", "mce", "nll", "brier", "mean_confidence", "reliability"} of softmax(logits /
-    temperature).
+def calibrate(
+    logits: np.ndarray, labels: np.ndarray, temperature: float, c: ConfigDict
+) -> dict[str, Any]:
+    """Returns the calibration of softmax(logits / temperature).
 
     Args:
-        logits, labels: float (N, C), int (N,).
-        temperature: T.
-        c: config.evaluation. The interval of "ece" is {"value", "low", "high"}; without draws, only
-            the value.
+        logits: float (N, C).
+        labels: int (N,).
+        temperature: divides the logits.
+        c: config.evaluation.
+
+    Returns:
+        {"ece", "mce", "nll", "brier", "mean_confidence", "reliability"}. "ece" is {"value", "low",
+        "high"}; without bootstrap draws, only the value.
     """
-    p = softmax(np.asarray(logits, np.float64) / temperature)
-    confidence = p.max(1)
-    correct = p.argmax(1) == labels
+    scaled = np.asarray(logits, np.float64) / temperature
+    probabilities = softmax(scaled)
+    confidence = probabilities.max(1)
+    correct = probabilities.argmax(1) == labels
     ece, mce = calibration_error(confidence, correct, c.bins)
-    held = interval(confidence, correct, c.bins, c.bootstrap)
-    nll, brier = scores.losses(np.asarray(logits, np.float64) / temperature, labels)
+    ends = interval(confidence, correct, c.bins, c.bootstrap)
+    nll, brier = scores.losses(scaled, labels)
     return {
-        "ece": {"value": ece} | ({"low": held[0], "high": held[1]} if held else {}),
+        "ece": {"value": ece} | ({"low": ends[0], "high": ends[1]} if ends else {}),
         "mce": mce,
         "nll": float(nll.mean()),
         "brier": float(brier.mean()),

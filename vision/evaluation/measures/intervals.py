@@ -1,15 +1,16 @@
-"""How far a measured number may be from the one that many more images would give: bootstrap
-intervals.
+"""How far a measured number may be from the one that many more images would give: bootstrap.
 
 Efron 1979: draw as many images as there are, with replacement, and measure again, many times; the
-interval holds the middle 95 % of what comes out. A draw is a weight for each image, how often it
-was drawn, and no image is touched twice for it: what is made of the confusion matrix follows from
-the sums of the weights over each class, losses are weighted sums, and ROC-AUC and average precision
-follow from the weights between consecutive positives of one sorting a class. All numbers of a draw
-come from the same weights.
+interval holds the middle 95 % of the results. A draw is represented by a weight for each image, how
+often it was drawn, so that no image is read again: numbers that depend on the confusion matrix
+follow from the sums of the weights over each class, losses are weighted sums, and ROC-AUC and
+average precision follow from the weights between consecutive positives, of one sorting per class.
+All numbers of a draw come from the same weights.
 """
 
 import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,95 +18,113 @@ from vision.evaluation.measures import scores
 from vision.inference import softmax
 
 CHUNK = 4_000_000  # weights in memory at a time
-LEAST = 100  # draws
+LEAST = 100  # draws of ROC-AUC and average precision, at least
 # images x classes x draws that ROC-AUC and average precision may take: some 20 s
 RANKED = 20_000_000_000
+RANKS = ("roc_auc", "average_precision")
+LOSSES = ("top5_accuracy", "nll", "brier")  # means over images
+
+Draws = dict[str, np.ndarray]
 
 
-def with_intervals(logits, labels, classes, draws=1000, seed=0):
+def with_intervals(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    draws: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
     """Returns every number of `vision.evaluation.measures.scores`, with its 95 % interval.
 
     Args:
         logits: float (N, C), N >= 1.
         labels: int (N,), in [0, C).
         classes: C names.
-        draws: of the bootstrap; 0 = no intervals.
-        seed: of the draws.
+        draws: number of bootstrap draws; 0 for no intervals.
+        seed: seed of the draws.
 
     Returns:
-        {"metrics": {name: number}, "per_class": [{"class", "support", "predicted", name: number}],
-        "bootstrap": {"draws", "ranking_draws" of ROC-AUC and average precision, "level", "seed"}},
-        the last None without draws. A number is {"value", "low", "high"}; its value is None where
-        it is not defined, and without an interval there are no low and high.
+        A dict of
+            metrics: {name: number}.
+            per_class: [{"class", "support", "predicted", name: number}].
+            bootstrap: {"draws", "ranking_draws" (of ROC-AUC and average precision), "level",
+                "seed"}; None without draws.
+        A number is {"value", "low", "high"}. Its value is None if it is not defined; low and high
+        are missing if it has no interval.
     """
     ranks = scores.ranked(softmax(logits), labels)
     metrics = scores.score(logits, labels, ranks)
-    each = scores.per_class(logits, labels, classes, ranks)
-    found = {"metrics": {}, "per_class": [{}] * len(classes)}
-    how = None
+    per_class = scores.per_class(logits, labels, classes, ranks)
+    metric_intervals: dict = {}
+    class_intervals: list[dict] = [{}] * len(classes)
+    settings = None
     if draws:
-        found = bootstrap(logits, labels, draws, seed)
-        how = {"draws": draws, "ranking_draws": found["ranking_draws"], "level": 0.95, "seed": seed}
-    apart = ("class", "support", "predicted")
+        results = bootstrap(logits, labels, draws, seed)
+        metric_intervals = results["metrics"]
+        class_intervals = results["per_class"]
+        settings = {
+            "draws": draws,
+            "ranking_draws": results["ranking_draws"],
+            "level": 0.95,
+            "seed": seed,
+        }
     return {
         "metrics": {
-            name: _number(value, found["metrics"].get(name)) for name, value in metrics.items()
+            name: _number(value, metric_intervals.get(name)) for name, value in metrics.items()
         },
         "per_class": [
-            {
-                name: value if name in apart else _number(value, held.get(name))
-                for name, value in one.items()
-            }
-            for one, held in zip(each, found["per_class"], strict=True)
+            _class_numbers(row, row_intervals)
+            for row, row_intervals in zip(per_class, class_intervals, strict=True)
         ],
-        "bootstrap": how,
+        "bootstrap": settings,
     }
 
 
-def bootstrap(logits, labels, draws=1000, seed=0, level=0.95):
+def _class_numbers(row, row_intervals):
+    counts = ("class", "support", "predicted")
+    return {
+        name: value if name in counts else _number(value, row_intervals.get(name))
+        for name, value in row.items()
+    }
+
+
+def bootstrap(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    draws: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Any]:
     """Returns percentile intervals of every number of `vision.evaluation.measures.scores`.
 
-    A draw in which a number is not defined, such as the recall of a class that was not drawn, does
-    not count for it.
+    A draw in which a number is not defined, such as the recall of a class that was not drawn, is
+    not counted for that number.
 
     Args:
-        logits, labels, draws, seed: see `with_intervals`.
+        logits: see `with_intervals`.
+        labels: see `with_intervals`.
+        draws: see `with_intervals`.
+        seed: see `with_intervals`.
         level: share of the draws inside an interval.
 
     Returns:
-        {"metrics": {name: (low, high)}, "per_class": [{name: (low, high)}], "ranking_draws": int},
-        the draws of ROC-AUC
-        and average precision: fewer than `draws` for many images of many classes. An interval is
-            None where no draw
-        defines it.
+        A dict of
+            metrics: {name: (low, high)}; None in place of an interval that no draw defines.
+            per_class: [{name: (low, high)}], the same.
+            ranking_draws: draws of ROC-AUC and average precision, int: fewer than `draws` for many
+                images of many classes.
     """
-    labels = np.asarray(labels)
-    (images, classes) = np.shape(logits)
-    predicted = np.argmax(logits, axis=-1)
-    p = softmax(logits)
-    sums = np.stack([scores.top5(logits, labels), *scores.losses(logits, labels)])
+    images, classes = np.shape(logits)
+    measure = _Measure(logits, np.asarray(labels))
     ranking_draws = min(draws, max(LEAST, RANKED // (images * classes)))
-    whole = []
-    each = []
-    for start, weights in _draws(images, draws, seed):
-        w = weights[:, : max(0, ranking_draws - start)]
-        part, of_class = from_margins(*margins(labels, predicted, classes, weights))
-        part |= dict(zip(("top5_accuracy", "nll", "brier"), sums @ weights / images, strict=True))
-        if w.shape[1]:
-            of_class |= dict(
-                zip(("roc_auc", "average_precision"), weighted_ranks(p, labels, w), strict=True)
-            )
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a draw of one class alone
-                part |= {
-                    name: np.nanmean(of_class[name], 0) for name in ("roc_auc", "average_precision")
-                }
-        whole.append(part)
-        each.append(of_class)
-    metrics = {name: _interval(_join(whole, name), level) for name in whole[0]}
-    columns = {name: _interval(_join(each, name), level) for name in each[0]}
+    chunks = [
+        measure(weights, max(0, ranking_draws - start))
+        for start, weights in _draws(images, draws, seed)
+    ]
+    metrics = _intervals([metrics for metrics, _ in chunks], level)
+    columns = _intervals([columns for _, columns in chunks], level)
     return {
-        "metrics": {name: _pair(*held) for name, held in metrics.items()},
+        "metrics": {name: _pair(low, high) for name, (low, high) in metrics.items()},
         "per_class": [
             {name: _pair(low[i], high[i]) for name, (low, high) in columns.items()}
             for i in range(classes)
@@ -114,127 +133,198 @@ def bootstrap(logits, labels, draws=1000, seed=0, level=0.95):
     }
 
 
-def margin_draws(labels, predicted, classes, draws=1000, seed=0):
-    """Returns {name: float64 (draws,)}, the numbers that a confusion matrix gives, of each
-    bootstrap draw.
-
-    Two classifiers on the same images and with the same seed get the same draws, which makes their
-    differences paired.
+class _Measure:
+    """Measures bootstrap draws of one set of outputs.
 
     Args:
-        labels, predicted: int (N,), in [0, classes).
-        classes: how many.
+        logits: float (N, C).
+        labels: int (N,).
     """
-    parts = [
+
+    def __init__(self, logits, labels):
+        self._labels = labels
+        self._classes = np.shape(logits)[1]
+        self._predicted = np.argmax(logits, axis=-1)
+        self._probabilities = softmax(logits)
+        self._losses = np.stack([scores.top5(logits, labels), *scores.losses(logits, labels)])
+
+    def __call__(self, weights, ranking_draws):
+        """Returns ({name: float (D,)}, {name: float (C, D)}): metrics, and numbers of each class.
+
+        Args:
+            weights: float (N, D), how often each image counts in each of D draws.
+            ranking_draws: how many of the D draws, from the first, measure ROC-AUC and average
+                precision.
+        """
+        metrics, per_class = from_margins(
+            *margins(self._labels, self._predicted, self._classes, weights)
+        )
+        means = self._losses @ weights / len(self._labels)
+        metrics |= dict(zip(LOSSES, means, strict=True))
+        weights = weights[:, :ranking_draws]
+        if weights.shape[1]:
+            ranks = weighted_ranks(self._probabilities, self._labels, weights)
+            per_class |= dict(zip(RANKS, ranks, strict=True))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # draws of a single class
+                metrics |= {name: np.nanmean(per_class[name], 0) for name in RANKS}
+        return metrics, per_class
+
+
+def margin_draws(
+    labels: np.ndarray, predicted: np.ndarray, classes: int, draws: int = 1000, seed: int = 0
+) -> Draws:
+    """Returns {name: float64 (draws,)}: the numbers of the confusion matrix of each bootstrap draw.
+
+    Two classifiers on the same images get the same draws from the same seed, so that their
+    differences are paired.
+
+    Args:
+        labels: int (N,), in [0, classes).
+        predicted: int (N,), in [0, classes).
+        classes: number of classes.
+        draws: number of bootstrap draws.
+        seed: seed of the draws.
+    """
+    chunks = [
         from_margins(*margins(labels, predicted, classes, weights))[0]
         for _, weights in _draws(len(labels), draws, seed)
     ]
-    return {name: _join(parts, name) for name in parts[0]}
+    return {name: _concatenate(chunks, name) for name in chunks[0]}
 
 
-def margins(labels, predicted, classes, weights):
-    """Returns the weighted diagonal, row and column sums of confusion matrices, each float64 (C,
-    D).
+def margins(
+    labels: np.ndarray, predicted: np.ndarray, classes: int, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the diagonals, row sums and column sums of weighted confusion matrices.
 
     Args:
-        labels, predicted: int (N,), in [0, classes).
+        labels: int (N,), in [0, classes).
+        predicted: int (N,), in [0, classes).
+        classes: number of classes, C.
         weights: float (N, D), how often each image counts in each of D draws.
-    """
-    right = np.where(labels == predicted, labels, classes)  # the last row is for those that are not
-    return tuple(_grouped(to, classes + 1, weights)[:classes] for to in (right, labels, predicted))
-
-
-def from_margins(true_positives, support, predicted):
-    """Returns what `vision.evaluation.measures.scores` makes of confusion matrices, of which it
-    needs these sums alone.
-
-    Args:
-        true_positives, support, predicted: float (C, D), diagonal, row and column sums of D
-            matrices.
 
     Returns:
-        ({name: float64 (D,)}, {"precision", "recall", "f1": float64 (C, D)}). Of a class that is
-        neither drawn nor predicted the latter are NaN; so is the recall of one that is not drawn.
+        Three arrays, each float64 (C, D).
+    """
+    # one group more, for the images that are not on the diagonal
+    right = np.where(labels == predicted, labels, classes)
+    diagonal = _grouped(right, classes + 1, weights)[:classes]
+    support = _grouped(labels, classes + 1, weights)[:classes]
+    columns = _grouped(predicted, classes + 1, weights)[:classes]
+    return diagonal, support, columns
+
+
+def from_margins(
+    true_positives: np.ndarray, support: np.ndarray, predicted: np.ndarray
+) -> tuple[Draws, Draws]:
+    """Returns the numbers of `vision.evaluation.measures.scores` that confusion matrices determine.
+
+    Args:
+        true_positives: diagonals of D matrices, float (C, D).
+        support: their row sums, float (C, D).
+        predicted: their column sums, float (C, D).
+
+    Returns:
+        ({name: float64 (D,)}, {"precision", "recall", "f1": float64 (C, D)}). The latter are NaN
+        for a class that is neither drawn nor predicted, and recall also for one that is not drawn.
     """
     total = support.sum(0)
-    tp = true_positives
-    t = support
-    q = predicted
-    occurs = (t > 0) | (q > 0)
-    per = {"precision": _ratio(tp, q), "recall": _ratio(tp, t), "f1": _ratio(2 * tp, t + q)}
-    right = tp.sum(0)
-    chance = (t * q).sum(0)
-    found = {"accuracy": right / total, "balanced_accuracy": per["recall"].sum(0) / (t > 0).sum(0)}
-    for name, values in per.items():
-        found[f"macro_{name}"] = values.sum(0) / occurs.sum(0)
-        found[f"weighted_{name}"] = (values * t).sum(0) / total
+    occurs = (support > 0) | (predicted > 0)
+    per_class = {
+        "precision": _ratio(true_positives, predicted),
+        "recall": _ratio(true_positives, support),
+        "f1": _ratio(2 * true_positives, support + predicted),
+    }
+    right = true_positives.sum(0)
+    metrics = {
+        "accuracy": right / total,
+        "balanced_accuracy": per_class["recall"].sum(0) / (support > 0).sum(0),
+    }
+    for name, values in per_class.items():
+        metrics[f"macro_{name}"] = values.sum(0) / occurs.sum(0)
+        metrics[f"weighted_{name}"] = (values * support).sum(0) / total
+    chance = (support * predicted).sum(0)
     wrong_by_chance = total * total - chance
-    found["cohen_kappa"] = 1 - _ratio((total - right) * total, wrong_by_chance, np.nan)
-    spread = np.sqrt((total**2 - (q**2).sum(0)) * (total**2 - (t**2).sum(0)))
-    found["matthews_corrcoef"] = _ratio(right * total - chance, spread)
-    each = {name: np.where(occurs, values, np.nan) for name, values in per.items()}
-    return found, each | {"recall": np.where(t > 0, per["recall"], np.nan)}
+    metrics["cohen_kappa"] = 1 - _ratio((total - right) * total, wrong_by_chance, np.nan)
+    spread = np.sqrt((total**2 - (predicted**2).sum(0)) * (total**2 - (support**2).sum(0)))
+    metrics["matthews_corrcoef"] = _ratio(right * total - chance, spread)
+    defined = {name: np.where(occurs, values, np.nan) for name, values in per_class.items()}
+    defined["recall"] = np.where(support > 0, per_class["recall"], np.nan)
+    return metrics, defined
 
 
-def weighted_ranks(probabilities, labels, weights):
-    """Returns (ROC-AUC, average precision) of each class against the rest, float64 (C, D); NaN
-    where not defined.
-
-    Of each class only the weight between consecutive distinct scores of its positives counts: a
-    negative's own place there does not.
+def weighted_ranks(
+    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (ROC-AUC, average precision) of each class against the rest.
 
     Args:
         probabilities: float (N, C).
         labels: int (N,).
         weights: float (N, D), how often each image counts in each of D draws.
+
+    Returns:
+        Two arrays float64 (C, D), NaN where not defined.
     """
-    shape = probabilities.shape[1], weights.shape[1]
+    shape = (probabilities.shape[1], weights.shape[1])
     auc = np.full(shape, np.nan)
-    average = np.full(shape, np.nan)
+    precision = np.full(shape, np.nan)
     for i in np.unique(labels):
-        own = labels == i
-        column = probabilities[:, i]
-        levels, level = np.unique(column[own], return_inverse=True)
-        count = len(levels)
-        # Negatives below level j are in groups up to 2 j, those equal to it in 2 j + 1; positives
-        # follow these groups.
-        group = np.searchsorted(levels, column, "left") + np.searchsorted(levels, column, "right")
-        group[own] = 2 * count + 1 + level
-        grouped = _grouped(group, 3 * count + 1, weights)
-        negative = grouped[: 2 * count + 1]
-        positive = grouped[2 * count + 1 :]
-        up_to = np.cumsum(negative, axis=0)
-        below = up_to[0:-1:2]
-        equal = negative[1::2]
-        found = positive.sum(0)
-        others = up_to[-1]
-        auc[i] = _ratio((positive * (below + equal / 2)).sum(0), found * others, np.nan)
-        hits = np.cumsum(positive[::-1], axis=0)[::-1]  # from each level upwards
-        average[i] = _ratio((positive * _ratio(hits, hits + others - below)).sum(0), found, np.nan)
-    return auc, average
+        auc[i], precision[i] = _class_ranks(probabilities[:, i], labels == i, weights)
+    return auc, precision
 
 
-def _draws(images, draws, seed):
-    """Yields (index of the first, weights float32 (N, D)) of bootstrap draws; the chunks do not
-    change the draws."""
+def _class_ranks(scores_of_class, is_positive, weights):
+    """Returns (ROC-AUC, average precision) of one class, float64 (D,) each.
+
+    Only the weight between consecutive distinct scores of the positives matters: the order of the
+    negatives in between does not.
+    """
+    levels, level = np.unique(scores_of_class[is_positive], return_inverse=True)
+    count = len(levels)
+    # Negatives below level j are in groups up to 2 j, those equal to it in 2 j + 1; the groups of
+    # the positives follow.
+    group = np.searchsorted(levels, scores_of_class, "left")
+    group += np.searchsorted(levels, scores_of_class, "right")
+    group[is_positive] = 2 * count + 1 + level
+    grouped = _grouped(group, 3 * count + 1, weights)
+    negatives = grouped[: 2 * count + 1]
+    positives = grouped[2 * count + 1 :]
+    up_to = np.cumsum(negatives, axis=0)
+    below = up_to[0:-1:2]
+    equal = negatives[1::2]
+    total = positives.sum(0)
+    auc = _ratio((positives * (below + equal / 2)).sum(0), total * up_to[-1], np.nan)
+    hits = np.cumsum(positives[::-1], axis=0)[::-1]  # from each level upward
+    precision = _ratio(hits, hits + up_to[-1] - below)
+    return auc, _ratio((positives * precision).sum(0), total, np.nan)
+
+
+def _draws(images, draws, seed) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields (index of the first, weights float32 (N, D)) of bootstrap draws, chunk by chunk.
+
+    The draws do not depend on the size of the chunks.
+    """
     random = np.random.default_rng(seed)
     size = max(1, CHUNK // images)
     for start in range(0, draws, size):
-        chosen = [random.integers(0, images, images) for _ in range(min(size, draws - start))]
-        weights = [np.bincount(one, minlength=images).astype(np.float32) for one in chosen]
+        weights = []
+        for _ in range(min(size, draws - start)):
+            drawn = random.integers(0, images, images)
+            weights.append(np.bincount(drawn, minlength=images).astype(np.float32))
         yield start, np.ascontiguousarray(np.stack(weights, 1))
 
 
 def _grouped(group, count, weights):
-    """Returns the sums of the weights (N, D) over each of `count` groups of images, float64 (count,
-    D)."""
+    """Returns the sums of weights (N, D) over `count` groups of images, float64 (count, D)."""
     from scipy import sparse
 
     images = len(group)
     members = sparse.csr_array(
         (np.ones(images, weights.dtype), (group, np.arange(images))), shape=(count, images)
     )
-    # sums of whole numbers, exact in float32 up to 16 million images
+    # The sums are integers, exact in float32 up to 16 million images.
     return (members @ weights).astype(np.float64)
 
 
@@ -242,16 +332,18 @@ def _ratio(above, below, otherwise=0.0):
     return np.divide(above, below, out=np.full(np.shape(below), otherwise), where=below > 0)
 
 
-def _join(parts, name):
-    return np.concatenate([part[name] for part in parts if name in part], axis=-1)
+def _concatenate(chunks, name):
+    return np.concatenate([chunk[name] for chunk in chunks if name in chunk], axis=-1)
 
 
-def _interval(values, level):
-    """Returns (low, high) of the last axis of draws, NaN where none is defined."""
-    ends = (1 - level) / 2, (1 + level) / 2
+def _intervals(chunks, level):
+    """Returns {name: (low, high)} over the draws of all chunks, the last axis; NaN if undefined."""
+    ends = ((1 - level) / 2, (1 + level) / 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return np.nanquantile(values, ends, axis=-1)
+        return {
+            name: np.nanquantile(_concatenate(chunks, name), ends, axis=-1) for name in chunks[0]
+        }
 
 
 def _pair(low, high):
@@ -261,6 +353,6 @@ def _pair(low, high):
 def _number(value, interval):
     if value is None or interval is None:
         return {"value": value}
-    # With few images of many classes, average precision is higher in nearly all draws than
-    # measured: ties are fewer.
+    # With few images of many classes, nearly all draws have a higher average precision than the
+    # measured one: they have fewer ties.
     return {"value": value, "low": min(interval[0], value), "high": max(interval[1], value)}

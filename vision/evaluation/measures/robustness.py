@@ -1,75 +1,96 @@
-"""How much of a model's accuracy is left on corrupted images. Hendrycks and Dietterich 2019
-(arXiv:1903.12261).
+"""A model's accuracy on corrupted images. Hendrycks and Dietterich 2019 (arXiv:1903.12261).
 
-The paper's mean corruption error divides each corruption's errors by AlexNet's, which are known for
-ImageNet alone. So the mean here is the plain one over the 15 corruptions, as papers give it for
-CIFAR-10-C; and the relative error, over what the clean images cost, is a difference and no ratio.
+The paper's mean corruption error divides each corruption's errors by AlexNet's, which are known
+only for ImageNet. So the mean here is the plain one over the 15 corruptions, as papers report it
+for CIFAR-10-C; and the relative error, the increase over the clean error, is a difference instead
+of a ratio.
 """
 
 import functools
 import zlib
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vision.evaluation.corruptions import GROUPS, NAMES, SEVERITIES, corrupt
+from vision.evaluation.outputs import Change, Forward, Outputs
 
 
-def robustness(forward, loader, batch_size, plain, collect):
+def robustness(
+    forward: Forward,
+    loader,
+    batch_size: int,
+    plain: Outputs,
+    collect: Callable[..., Outputs],
+) -> dict[str, Any]:
     """Returns the accuracy under each corruption at each severity; reads the loader 75 times.
 
+    Every random draw depends only on the corruption, the severity and the image's position in the
+    loader.
+
     Args:
-        forward: a `vision.evaluation.outputs.Forward`.
-        loader: a split of `vision.data.pipeline.Data`.
+        forward: the model's forward pass.
+        loader: a split's loader, from `vision.data.pipeline.Data`.
         batch_size: images at a time, over all devices.
-        plain: `Outputs` of the same loader as it is, whose labels are those of the logits.
+        plain: outputs on the same loader without corruption, with labels among the model's classes.
         collect: `vision.evaluation.outputs.collect`.
 
     Returns:
-        {"images": int, "clean_accuracy", "corruptions": {name: [accuracy at severity 1 .. 5]},
-        "mean_corruption_accuracy", "mean_corruption_error": over all 75, "relative": mean error
-        less the clean one, "groups": {group: {"names": [...], "mean_accuracy": float}}}. Every draw
-        follows from the corruption, the severity and the image's place in the loader.
+        A dict of
+            images: number of images.
+            clean_accuracy: accuracy without corruption.
+            corruptions: {name: [accuracy at severity 1 .. 5]}.
+            mean_corruption_accuracy, mean_corruption_error: means over all 75.
+            relative: the mean error less the clean one.
+            groups: {group: {"names": [...], "mean_accuracy": float}}.
     """
     clean = _accuracy(plain, plain.labels)
-    found = {}
+    accuracies: dict[str, list[float]] = {name: [] for name in NAMES}
     for name in NAMES:
-        accuracies = []
         for severity in SEVERITIES:
             outputs = collect(
                 forward, loader, batch_size, change=change(name, severity), embedded=0
             )
-            accuracies.append(_accuracy(outputs, plain.labels))
-        found[name] = accuracies
-    return {"images": len(plain.labels), "clean_accuracy": clean, "corruptions": found} | summarize(
-        found, clean
-    )
+            accuracies[name].append(_accuracy(outputs, plain.labels))
+    return {
+        "images": len(plain.labels),
+        "clean_accuracy": clean,
+        "corruptions": accuracies,
+    } | summarize(accuracies, clean)
 
 
-def change(name, severity):
-    """Returns `change(images, indices) -> images` for `collect`: uint8 (B, S, S, C), and int (B,)
-    places."""
+def change(name: str, severity: int) -> Change:
+    """Returns `change(images, indices) -> images` for `collect`.
+
+    Images are uint8 (B, S, S, C), indices int (B,), positions in the loader.
+    """
     return functools.partial(_corrupted, name, severity)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _corrupted(name, severity, images, indices):
-    # One program serves all severities, and another run of Python draws the same: its own hash of a
-    # word would not.
+    # One program serves all severities. The CRC is the same in every run of Python; the hash of a
+    # string is not.
     key = jax.random.fold_in(jax.random.key(zlib.crc32(name.encode())), severity)
 
-    # its own key, so that the draws are the same in any batch, on any number of devices
-    def one(image, index):
+    # A key per image makes the draws the same in any batch, on any number of devices.
+    def corrupt_image(image, index):
         return corrupt(name, image[None], severity, jax.random.fold_in(key, index))[0]
 
-    return jax.vmap(one)(images, indices).astype(jnp.uint8)
+    return jax.vmap(corrupt_image)(images, indices).astype(jnp.uint8)
 
 
-def summarize(found, clean):
-    """Returns the means of `robustness`, of {name: [accuracy at severity 1 .. 5]} and the accuracy
-    on clean images."""
-    means = {name: float(np.mean(accuracies)) for name, accuracies in found.items()}
+def summarize(accuracies: Mapping[str, list[float]], clean: float) -> dict[str, Any]:
+    """Returns the means of `robustness`.
+
+    Args:
+        accuracies: {corruption: [accuracy at severity 1 .. 5]}.
+        clean: accuracy without corruption.
+    """
+    means = {name: float(np.mean(values)) for name, values in accuracies.items()}
     mean = float(np.mean(list(means.values())))
     groups = {
         group: {

@@ -1,111 +1,119 @@
-"""Where does it fail? Accuracy over parts of the images: dark ones, small ones, those of one folder
-or camera."""
+"""Where does it fail? Accuracy on parts of the images: dark ones, small ones, each folder."""
 
 import concurrent.futures
 import io
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from vision.data.decode import UnreadableImage, read_size
 from vision.evaluation.measures.statistics import share
+from vision.evaluation.outputs import Outputs
 from vision.support.processes import cores
 
-PARTS = 4  # that numbers are cut into, equally many images in each
-CATEGORIES = 50  # different texts, or numbers, above which a column is no category
+PARTS = 4  # that numbers are divided into, with equally many images
+CATEGORIES = 50  # a column with more different values is not a category
+
+# names of the parts, and each image's part, int64 (N,), -1 if unknown
+Division = tuple[list[str], np.ndarray]
 
 
-def measure(outputs, source, nll, correct, smallest):
-    """Returns the accuracy of each slice, those that are surely worst first.
+def measure(
+    outputs: Outputs, source, nll: np.ndarray, correct: np.ndarray, smallest: int
+) -> list[dict[str, Any]]:
+    """Returns the accuracy of each slice, first those that are most surely bad.
 
-    Slices are quarters by brightness, contrast and size, the folders that images lie in, and the
-    columns of a table. A division that only repeats the classes is left out, and so are slices of
-    fewer images than `smallest`.
+    Slices are quarters by brightness, contrast and size, the folders of the images, and the columns
+    of a table. A division that only repeats the classes is left out, and so are small slices.
 
     Args:
-        outputs: `vision.evaluation.outputs.Outputs`.
+        outputs: the model's outputs.
         source: the split's source.
         nll: float (N,), the cross-entropy of each image, nats.
         correct: bool (N,).
-        smallest: images.
+        smallest: images of the smallest slice.
 
     Returns:
         [{"by", "slice", "images", "accuracy": {"value", "low", "high"}, "nll"}], ordered by the
         upper end of the accuracy's 95 % interval (Wilson 1927).
     """
-    found = []
+    slices = []
     for by, (names, place) in groups(outputs, source).items():
         if len(names) < 2 or _repeats(place, outputs.labels):
             continue
         for part, name in enumerate(names):
             chosen = place == part
-            if (count := int(chosen.sum())) < smallest:
+            count = int(chosen.sum())
+            if count < smallest:
                 continue
-            one = {
-                "by": by,
-                "slice": name,
-                "images": count,
-                "accuracy": share(correct[chosen].sum(), count),
-            }
-            found.append(one | {"nll": float(nll[chosen].mean())})
-    return sorted(found, key=lambda one: (one["accuracy"]["high"], one["by"], one["slice"]))
+            slices.append(
+                {
+                    "by": by,
+                    "slice": name,
+                    "images": count,
+                    "accuracy": share(correct[chosen].sum(), count),
+                    "nll": float(nll[chosen].mean()),
+                }
+            )
+    return sorted(slices, key=lambda s: (s["accuracy"]["high"], s["by"], s["slice"]))
 
 
-def groups(outputs, source):
-    """Returns {what images are divided by: (names of the parts, int64 (N,) each image's part, -1 =
-    unknown)}."""
-    found = {"brightness": quarters(outputs.brightness), "contrast": quarters(outputs.contrast)}
-    found["size"] = quarters(sizes(source, outputs.rows), "{:.0f} to {:.0f} px")
-    found |= folders([source.name(int(row)) for row in outputs.rows])
-    return found | {f"column {k}": category(v) for k, v in columns_of(source, outputs.rows).items()}
+def groups(outputs: Outputs, source) -> dict[str, Division]:
+    """Returns {property: division of the images by it}."""
+    divisions = {
+        "brightness": quarters(outputs.brightness),
+        "contrast": quarters(outputs.contrast),
+        "size": quarters(sizes(source, outputs.rows), "{:.0f} to {:.0f} px"),
+    }
+    divisions |= folders([source.name(int(row)) for row in outputs.rows])
+    for name, values in columns_of(source, outputs.rows).items():
+        divisions[f"column {name}"] = category(values)
+    return divisions
 
 
-def quarters(values, form="{:.2f} to {:.2f}"):
-    """Returns (names, int64 (N,)): the part of each number, equally many in each as far as equal
-    numbers allow.
+def quarters(values: Sequence[float] | np.ndarray, form: str = "{:.2f} to {:.2f}") -> Division:
+    """Returns a division of numbers into parts of equal size, as far as equal numbers allow.
 
     Args:
-        values: float (N,); NaN where unknown, which is -1.
-        form: of a part's name, from its lowest and its highest number.
+        values: float (N,); NaN if unknown.
+        form: format of a part's name, from its lowest and its highest number.
     """
     values = np.asarray(values, np.float64)
-    known = np.isfinite(values)
-    edges = (
-        np.unique(np.quantile(values[known], np.linspace(0, 1, PARTS + 1)[1:-1]))
-        if known.any()
-        else []
-    )
-    kinds, place = np.unique(np.searchsorted(edges, values[known], "right"), return_inverse=True)
-    parts = [values[known][place == part] for part in range(len(kinds))]
+    is_known = np.isfinite(values)
+    known = values[is_known]
+    edges = np.zeros(0)
+    if len(known):
+        edges = np.unique(np.quantile(known, np.linspace(0, 1, PARTS + 1)[1:-1]))
+    kinds, place = np.unique(np.searchsorted(edges, known, "right"), return_inverse=True)
+    parts = [known[place == part] for part in range(len(kinds))]
     result = np.full(len(values), -1, np.int64)
-    result[known] = place
+    result[is_known] = place
     return [form.format(part.min(), part.max()) for part in parts], result
 
 
-def category(values):
-    """Returns (names, int64 (N,)) of a table's column: texts as they are, many different numbers in
-    quarters.
+def category(values: Sequence) -> Division:
+    """Returns the division of the images by a table's column.
 
-    Of many different texts there is no part: ([], ...).
+    Each text is a part; many different numbers are divided into quarters; many different texts
+    have no parts.
     """
-    kinds, place = np.unique(
-        [str(value).strip() or "(empty)" for value in values], return_inverse=True
-    )
+    texts = [str(value).strip() or "(empty)" for value in values]
+    kinds, place = np.unique(texts, return_inverse=True)
     if len(kinds) <= CATEGORIES:
         return kinds.tolist(), place
     try:
-        return quarters(
-            [float(value) if str(value).strip() else np.nan for value in values], "{:g} to {:g}"
-        )
+        numbers = [float(value) if str(value).strip() else np.nan for value in values]
     except ValueError:
         return [], place
+    return quarters(numbers, "{:g} to {:g}")
 
 
-def folders(names):
-    """Returns {"folder, level i": (names, int64 (N,))} for each level of folders that all images
-    have; {} for no files.
+def folders(names: Sequence[str]) -> dict[str, Division]:
+    """Returns {"folder, level i": division} for each level of folders that all images have.
 
-    Levels count from where the images' paths part.
+    Levels count from where the images' paths diverge. Names that are not paths have none.
     """
     if not all(os.path.isabs(name) or os.sep in name for name in names):
         return {}
@@ -115,17 +123,13 @@ def folders(names):
     return {f"folder, level {i}": level for i, level in enumerate(levels, 1)}
 
 
-def sizes(source, rows):
-    """Returns the shorter side of each image as it is stored, pixels, float64 (N,); NaN where it
-    cannot be read."""
+def sizes(source, rows: np.ndarray) -> np.ndarray:
+    """Returns the shorter side of each stored image in pixels, float64 (N,); NaN if unreadable."""
 
-    def one(row):
+    def shorter_side(row):
         row = int(row)
         try:
-            if not source.encoded:
-                return min(source[row]["image"].shape[:2])
-            name = source.name(row)
-            file = name if os.path.isfile(name) else source.file(row)
+            file = _file(source, row)
             if file is None:
                 return min(source[row]["image"].shape[:2])
             return min(read_size(io.BytesIO(file) if isinstance(file, bytes) else file))
@@ -133,38 +137,47 @@ def sizes(source, rows):
             return np.nan
 
     with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
-        return np.array(list(pool.map(one, rows, chunksize=64)), np.float64)
+        return np.array(list(pool.map(shorter_side, rows, chunksize=64)), np.float64)
 
 
-def columns_of(source, rows):
-    """Returns {name: N values} of the table's other columns that images come from; {} where they
-    come from none.
+def _file(source, row):
+    """Returns the path or the bytes of an image's file; None if it is not stored as a file."""
+    if not source.encoded:
+        return None
+    name = source.name(row)
+    return name if os.path.isfile(name) else source.file(row)
+
+
+def columns_of(source, rows: Sequence[int] | np.ndarray) -> dict[str, list]:
+    """Returns {name: N values} of the other columns of the table that lists the images.
+
+    {} if they do not come from a table.
 
     Args:
-        source: any source; a division into splits is looked through.
+        source: any source; the table is also found behind a division into splits.
         rows: int (N,), positions in it.
     """
     rows = np.asarray(rows, np.int64)
     if hasattr(source, "columns"):
         return {name: [values[row] for row in rows] for name, values in source.columns.items()}
     if hasattr(source, "sources") and hasattr(source, "locate"):
-        placed = [source.locate(int(row)) for row in rows]
-        parts = [columns_of(part, [row]) for part, row in placed]
-        known = set.intersection(*(set(part) for part in parts)) if parts else set()
-        return (
-            {name: [part[name][0] for part in parts] for name in parts[0] if name in known}
-            if parts
-            else {}
-        )
+        located = [source.locate(int(row)) for row in rows]
+        return _common_columns([columns_of(part, [row]) for part, row in located])
     if hasattr(source, "source"):
-        return columns_of(
-            source.source, source.indices[rows] if hasattr(source, "indices") else rows
-        )
+        inner_rows = source.indices[rows] if hasattr(source, "indices") else rows
+        return columns_of(source.source, inner_rows)
     return {}
 
 
+def _common_columns(images):
+    """Returns {name: values} of the columns that all images have, each given as {name: [value]}."""
+    if not images:
+        return {}
+    common = set.intersection(*(set(columns) for columns in images))
+    return {name: [columns[name][0] for columns in images] for name in images[0] if name in common}
+
+
 def _repeats(place, labels):
-    """Whether a division is the classes over again: each part holds one class, each class lies in
-    one part."""
+    """Whether a division repeats the classes: each part is one class, each class in one part."""
     pairs = len(np.unique(np.stack([place, labels]), axis=1).T)
     return pairs == len(np.unique(place)) == len(np.unique(labels))

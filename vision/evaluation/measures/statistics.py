@@ -1,49 +1,53 @@
-"""Is one classifier better than another, or was it luck? Tests on the same images, classified by
-both."""
+"""Is one classifier better than another, or was it luck? Tests on the same images for both."""
 
 import numpy as np
 
 CHUNK = 4_000_000  # numbers drawn at a time
 
 
-def mcnemar(only_a, only_b):
-    """Returns the two-sided p-value that two classifiers are equally often right, by the exact
-    conditional test.
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Returns the two-sided p-value of the hypothesis that two classifiers are equally often right.
 
-    McNemar 1947: images that both get right, or both wrong, tell nothing; of the others each
-    classifier has half if the two are equally good, a binomial distribution.
+    The exact conditional test of McNemar 1947: images that both get right, or both wrong, tell
+    nothing; of the others each classifier has half if the two are equally good, a binomial
+    distribution.
 
     Args:
-        only_a: images that only the first gets right.
-        only_b: images that only the second gets right.
+        only_a: number of images that only the first gets right.
+        only_b: number of images that only the second gets right.
     """
     from scipy.stats import binomtest
 
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-def paired_bootstrap(a, b, draws=1000, seed=0):
-    """Returns how much higher the mean of a score is for one classifier than for another, on the
-    same images.
+def paired_bootstrap(
+    a: np.ndarray, b: np.ndarray, draws: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """Returns how much higher one classifier's mean score is than another's, on the same images.
 
     Args:
-        a, b: float (N,), each image's score, such as whether it is right, or its loss.
-        draws: of the bootstrap over images; 0 = no interval.
-        seed: of the draws.
+        a: float (N,), each image's score, such as whether it is right, or its loss.
+        b: float (N,), the other classifier's scores.
+        draws: number of bootstrap draws over the images; 0 for no interval.
+        seed: seed of the draws.
 
     Returns:
-        {"difference": mean of a - b, "low", "high": its 95 % percentile interval, "p": two-sided}:
-        twice the smaller share of draws on either side of 0, each draw and the measured difference
-        counted (Davison and Hinkley 1997, section 4.4). Without draws, only the difference.
+        {"difference": mean of a - b, "low", "high": its 95 % percentile interval, "p": two-sided}.
+        p is twice the smaller share of draws on either side of 0, each draw and the measured
+        difference counted (Davison and Hinkley 1997, section 4.4). Without draws, only the
+        difference.
     """
-    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
-    found = {"difference": float(difference.mean())}
-    return found | interval(_means(difference, draws, seed)) if draws else found
+    differences = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    result = {"difference": float(differences.mean())}
+    return result | interval(_means(differences, draws, seed)) if draws else result
 
 
-def interval(draws):
-    """Returns {"low", "high", "p"} of a difference from its bootstrap draws, float (D,): see
-    `paired_bootstrap`."""
+def interval(draws: np.ndarray) -> dict[str, float]:
+    """Returns {"low", "high", "p"} of a difference from its bootstrap draws, float (D,).
+
+    See `paired_bootstrap`.
+    """
     low, high = np.quantile(draws, (0.025, 0.975))
     tail = 1 + min((draws <= 0).sum(), (draws >= 0).sum())
     return {
@@ -58,7 +62,8 @@ def _means(values, draws, seed):
     random = np.random.default_rng(seed)
     size = len(values)
     kinds, counts = np.unique(values, return_counts=True)
-    # of right and wrong: how often each was drawn is multinomial, and no image is looked up
+    # With few distinct values, such as right and wrong, how often each is drawn is multinomial, and
+    # no image has to be looked up.
     if len(kinds) <= 10:
         return random.multinomial(size, counts / size, draws) @ kinds / size
     step = max(1, CHUNK // size)
@@ -69,28 +74,30 @@ def _means(values, draws, seed):
     return np.concatenate(parts)
 
 
-def holm(p_values):
-    """Returns p-values corrected for being several, float64 (K,): Holm 1979, which keeps the chance
-    of any false find.
+def holm(p_values: list[float] | np.ndarray) -> np.ndarray:
+    """Returns p-values corrected for multiple tests, float64 (K,).
+
+    Holm 1979, which controls the chance of any false discovery.
 
     Args:
-        p_values: K of them, in [0, 1].
+        p_values: K p-values, in [0, 1].
     """
     p_values = np.asarray(p_values, np.float64)
     order = np.argsort(p_values, kind="stable")
+    scaled = p_values[order] * np.arange(len(p_values), 0, -1)
     corrected = np.empty(len(p_values))
-    corrected[order] = np.minimum(
-        1, np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
-    )
+    corrected[order] = np.minimum(1, np.maximum.accumulate(scaled))
     return corrected
 
 
-def share(hits, total):
-    """Returns {"value", "low", "high"}: a share, its 95 % interval by Wilson 1927; all None of no
-    images."""
+def share(hits: int, total: int) -> dict[str, float | None]:
+    """Returns {"value", "low", "high"}: a share and its 95 % interval by Wilson 1927.
+
+    All are None if the total is 0.
+    """
     from scipy.stats import binomtest
 
     if not total:
         return {"value": None, "low": None, "high": None}
-    held = binomtest(int(hits), int(total)).proportion_ci(method="wilson")
-    return {"value": float(hits / total), "low": float(held.low), "high": float(held.high)}
+    ends = binomtest(int(hits), int(total)).proportion_ci(method="wilson")
+    return {"value": float(hits / total), "low": float(ends.low), "high": float(ends.high)}

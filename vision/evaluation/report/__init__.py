@@ -1,1 +1,1 @@
-"""What an evaluation shows: the page, its pictures and its words."""
+"""The report of an evaluation: the page, its pictures and its sentences."""

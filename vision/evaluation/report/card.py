@@ -1,132 +1,147 @@
-"""MODEL_CARD.md: what a model is for, how good it is, where it fails, how it was made. Mitchell et
-al. 2019 (arXiv:1810.03993)."""
+"""MODEL_CARD.md: what a model is for, how good it is, where it fails, how it was made.
+
+Mitchell et al. 2019 (arXiv:1810.03993).
+"""
 
 import json
 import pathlib
+from typing import TYPE_CHECKING
+
+from ml_collections import ConfigDict
 
 from vision.evaluation.report.words import METRICS, amount, verdicts
 
-WORST = 5  # classes and slices that are listed
+if TYPE_CHECKING:
+    from vision.evaluation.evaluate import Evaluation
+
+WORST = 5  # classes and slices in the tables
 
 
-def text(found, c, workdir=""):
+def text(evaluation: "Evaluation", c: ConfigDict, workdir: pathlib.Path | str = "") -> str:
     """Returns a model card in Markdown.
 
     Args:
-        found: `vision.evaluation.evaluate.Evaluation`.
+        evaluation: the results.
         c: config.evaluation.
-        workdir: the run's directory, whose result.json says how it was made; "" = none.
+        workdir: the run's directory, whose result.json describes the training; "" for none.
     """
-    summary = found.summary
-    model = found.summary["model"]
+    summary = evaluation.summary
+    model = summary["model"]
     data = summary["data"]
-    config = found.classifier.config
+    classifier = evaluation.classifier
+    source = _cell(classifier.config.data.source or data["source"])
+    color = "gray" if classifier.channels == 1 else "in color"
+    side = model["image_size"]
+    failures = [
+        f"- {_cell(sentence)}"
+        for state, sentence, _ in verdicts(summary, evaluation.sure_errors)
+        if state != "good"
+    ]
     lines = [
-        f"# {model['name']} {model['variant']}, {_cell(config.data.source or data['source'])}",
+        f"# {model['name']} {model['variant']}, {source}",
         "",
-        f"Classifies images, {_channels(found.classifier.channels)}, {model['image_size']} x {model['image_size']} px, "
+        f"Classifies images, {color}, {side} x {side} px, "
         f"into {len(data['classes']):,} classes: {_some(data['classes'])}.",
         "",
         f"License: {c.license or 'not stated (set evaluation.license)'}.",
         "",
         "## How good it is",
         "",
-        f"Measured on {data['images']:,} images: {_cell(data['source'])}, {data['split']}. {summary['date'][:10]}, "
-        f"{summary['device']}. In brackets 95 % bootstrap intervals.",
-        "",
-        "| metric | value |",
-        "|---|---|",
-        *(
-            f"| {title} | {amount(summary['metrics'][k], share)} |"
-            for k, (title, share) in METRICS.items()
-        ),
-        f"| Expected calibration error | {amount(summary['calibration']['plain']['ece'], True)} |",
-        *_scaled(summary["calibration"]),
+        *_metrics(summary),
         "",
         "## Where it fails",
         "",
-        *(
-            f"- {_cell(sentence)}"
-            for state, sentence, _ in verdicts(summary, found.sure_errors)
-            if state != "good"
-        ),
+        *failures,
         "",
         *_weakest(summary),
-        "It was made for these classes alone, and gives one of them to any picture, of whatever it is. On images from "
-        "elsewhere than those that it was measured on it may do worse.",
+        "It knows only these classes, and assigns one of them to any picture, whatever it shows. "
+        "On images from other sources than those it was measured on it may do worse.",
         "",
         "## How it was made",
         "",
-        *_made(found.classifier, workdir),
+        *_training(classifier, workdir),
         "",
     ]
     return "\n".join(lines)
 
 
-def _scaled(calibration):
-    if calibration["temperature"] is None:
-        return []
-    ece = amount(calibration["scaled"]["ece"], True)
-    return [f"| The same with temperature {calibration['temperature']:.3f} | {ece} |"]
+def _metrics(summary):
+    """Returns the lines of the section on metrics."""
+    data = summary["data"]
+    calibration = summary["calibration"]
+    lines = [
+        f"Measured on {data['images']:,} images: {_cell(data['source'])}, {data['split']}. "
+        f"{summary['date'][:10]}, {summary['device']}. In parentheses 95 % bootstrap intervals.",
+        "",
+        "| metric | value |",
+        "|---|---|",
+    ]
+    for key, (title, is_share) in METRICS.items():
+        lines.append(f"| {title} | {amount(summary['metrics'][key], is_share)} |")
+    ece = amount(calibration["plain"]["ece"], True)
+    lines.append(f"| Expected calibration error | {ece} |")
+    if calibration["temperature"] is not None:
+        ece = amount(calibration["scaled"]["ece"], True)
+        lines.append(f"| The same with temperature {calibration['temperature']:.3f} | {ece} |")
+    return lines
 
 
 def _weakest(summary):
     """Returns tables of the weakest classes and slices."""
-    held = sorted(
-        (one for one in summary["per_class"] if one["support"]),
-        key=lambda one: one["recall"]["value"],
-    )
+    present = [row for row in summary["per_class"] if row["support"]]
+    present.sort(key=lambda row: row["recall"]["value"])
     lines = ["| weakest classes | images | recall | precision |", "|---|---|---|---|"]
-    for one in held[:WORST]:
-        numbers = " | ".join(amount(one[key], True) for key in ("recall", "precision"))
-        lines.append(f"| {_cell(one['class'])} | {one['support']:,} | {numbers} |")
+    for row in present[:WORST]:
+        recall = amount(row["recall"], True)
+        precision = amount(row["precision"], True)
+        lines.append(f"| {_cell(row['class'])} | {row['support']:,} | {recall} | {precision} |")
     lines.append("")
     if summary["slices"]:
         lines += ["| weakest slices | images | accuracy |", "|---|---|---|"]
-        for one in summary["slices"][:WORST]:
-            share = amount(one["accuracy"], True)
-            lines.append(
-                f"| {_cell(one['by'])}: {_cell(one['slice'])} | {one['images']:,} | {share} |"
-            )
+        for row in summary["slices"][:WORST]:
+            name = f"{_cell(row['by'])}: {_cell(row['slice'])}"
+            lines.append(f"| {name} | {row['images']:,} | {amount(row['accuracy'], True)} |")
         lines.append("")
     return lines
 
 
-def _made(classifier, workdir):
-    """Returns what a run's files, or a bundle's config, say of its training; of weights only where
-    they are from."""
+def _training(classifier, workdir):
+    """Returns how the model was trained, from a run's files or a bundle's config.
+
+    For pretrained weights, only where they come from.
+    """
     config = classifier.config
     if not config.data.source:
-        return ["- the bundle does not say"]
+        return ["- the bundle does not record it"]
     if not workdir and classifier.model is not None:
         return [f"- weights from {_cell(config.model.pretrained)}, not trained further"]
     start = f", from {_cell(config.model.pretrained)}" if config.model.pretrained else ""
     t = config.train
     o = config.optimizer
     length = f"{t.steps:,} steps" if t.steps else f"{t.epochs:g} epochs"
-    lines = [f"- trained on {_cell(config.data.source)}{start}"]
-    lines.append(
-        f"- {o.name}, rate {o.learning_rate:g}, {config.schedule.name}, batches of {t.batch_size}, {length}"
-    )
+    lines = [
+        f"- trained on {_cell(config.data.source)}{start}",
+        f"- {o.name}, learning rate {o.learning_rate:g}, {config.schedule.name}, "
+        f"batches of {t.batch_size}, {length}",
+    ]
     file = pathlib.Path(workdir, "result.json")
-    return [*lines, *_result(json.loads(file.read_text()))] if workdir and file.is_file() else lines
+    if workdir and file.is_file():
+        lines += _result(json.loads(file.read_text()))
+    return lines
 
 
 def _result(result):
-    """Returns what a run's result.json says."""
+    """Returns the lines about a run's result.json."""
     sizes = ", ".join(f"{n:,} {name}" for name, n in result["split_sizes"].items())
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    parameters = result["parameters"]
     return [
         f"- images: {sizes}",
-        f"- parameters: {result['parameters']['all']:,}, of which {result['parameters']['learning']:,} learned",
-        f"- {result['steps']:,} steps, best at {result['best_step']:,}; {result['train_seconds']:,.0f} s on "
-        f"{result['device']}, {result['date'][:10]}",
+        f"- parameters: {parameters['all']:,}, of which {parameters['learning']:,} trained",
+        f"- {result['steps']:,} steps, best at {result['best_step']:,}; "
+        f"{result['train_seconds']:,.0f} s on {result['device']}, {result['date'][:10]}",
         f"- code {result['git_commit'] or 'outside a checkout'}, {versions}",
     ]
-
-
-def _channels(count):
-    return "gray" if count == 1 else "in color"
 
 
 def _some(classes):
@@ -135,5 +150,5 @@ def _some(classes):
 
 
 def _cell(value):
-    """Returns a text that does not end a table's cell or begin HTML."""
+    """Returns text that neither ends a table's cell nor begins HTML."""
     return str(value).replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -1,4 +1,4 @@
-"""A map of the embeddings: images that the network takes for alike lie close together."""
+"""A map of the embeddings: images that the network finds similar are close together."""
 
 import importlib.util
 
@@ -10,8 +10,8 @@ METHODS = ("none", "pca", "tsne", "umap")
 _COMPONENTS = 50  # that t-SNE and UMAP start from, as van der Maaten and Hinton 2008 do
 
 
-def check(method):
-    """Raises `UserError` for an unknown method, or one whose package is not there."""
+def check(method: str) -> None:
+    """Raises `UserError` if a method is unknown, or its package is not installed."""
     check_choice("evaluation.map", method, METHODS)
     if method == "umap" and not importlib.util.find_spec("umap"):
         raise UserError(
@@ -19,17 +19,17 @@ def check(method):
         )
 
 
-def project(embeddings, method="tsne", seed=0):
+def project(embeddings: np.ndarray, method: str = "tsne", seed: int = 0) -> np.ndarray:
     """Returns a 2-D map, float64 (N, 2).
 
     Args:
         embeddings: float (N, D).
         method: "pca"; "tsne", van der Maaten and Hinton 2008 (JMLR 9); or "umap", McInnes et al.
             2018 (arXiv:1802.03426), which needs the package umap-learn.
-        seed: of the latter two.
+        seed: seed of t-SNE and UMAP.
 
     Raises:
-        UserError: an unknown method, or umap-learn is not there.
+        UserError: if the method is unknown, or umap-learn is not installed.
     """
     from sklearn.decomposition import PCA
 

@@ -1,30 +1,31 @@
-"""Which images a person should look at: the worst errors, confused classes, the hardest and the
-easiest of each."""
+"""Which images a person should see: worst errors, confused classes, hardest and easiest."""
 
 import numpy as np
 
 
-def worst_errors(own, correct, count):
-    """Returns the wrongly classified images whose own class the model thinks least likely, worst
-    first: int64 (K,).
+def worst_errors(true_probability: np.ndarray, correct: np.ndarray, count: int) -> np.ndarray:
+    """Returns the misclassified images whose true class has the lowest probability, worst first.
 
     Args:
-        own: float (N,), the probability of each image's true class.
+        true_probability: float (N,), the probability of each image's true class.
         correct: bool (N,).
-        count: K at most.
+        count: number of images, at most.
+
+    Returns:
+        int64 (K,), K <= count.
     """
     wrong = np.flatnonzero(~correct)
-    return wrong[np.argsort(own[wrong], kind="stable")][:count]
+    return wrong[np.argsort(true_probability[wrong], kind="stable")][:count]
 
 
-def confused_pairs(confusion, count):
-    """Returns [(true, predicted)] of the cells off the diagonal with the most images, at most
-    `count`.
+def confused_pairs(confusion: np.ndarray, count: int) -> list[tuple[int, int]]:
+    """Returns [(true, predicted)] of the cells off the diagonal with the most images.
 
-    Of cells with equally many, the one whose class has fewer images comes first.
+    Among cells with equally many, the one whose class has fewer images comes first.
 
     Args:
         confusion: int (C, C), true class by predicted class.
+        count: number of pairs, at most.
     """
     wrong = np.array(confusion)
     np.fill_diagonal(wrong, 0)
@@ -34,22 +35,41 @@ def confused_pairs(confusion, count):
     return [(int(true[i]), int(predicted[i])) for i in order]
 
 
-def of_pair(labels, predicted, confidence, pair, count):
-    """Returns the images of a confused pair, the surest mistakes first: int64 (K,), K <= count."""
-    found = np.flatnonzero((labels == pair[0]) & (predicted == pair[1]))
-    return found[np.argsort(-confidence[found], kind="stable")][:count]
-
-
-def of_class(own, labels, label, count):
-    """Returns (hardest, easiest) of a class, each int64 (K,), K <= count; no image is in both.
+def of_pair(
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    confidence: np.ndarray,
+    pair: tuple[int, int],
+    count: int,
+) -> np.ndarray:
+    """Returns the images of a confused pair, the most confident mistakes first.
 
     Args:
-        own: float (N,), the probability of each image's true class.
+        labels: int (N,).
+        predicted: int (N,).
+        confidence: float (N,), the probability of the predicted class.
+        pair: (true, predicted).
+        count: number of images, at most.
+
+    Returns:
+        int64 (K,), K <= count.
+    """
+    mistakes = np.flatnonzero((labels == pair[0]) & (predicted == pair[1]))
+    return mistakes[np.argsort(-confidence[mistakes], kind="stable")][:count]
+
+
+def of_class(
+    true_probability: np.ndarray, labels: np.ndarray, label: int, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (hardest, easiest) images of a class, each int64 (K,), K <= count; none is in both.
+
+    Args:
+        true_probability: float (N,), the probability of each image's true class.
         labels: int (N,).
         label: the class.
-        count: images of either kind.
+        count: number of images of either kind, at most.
     """
     order = np.flatnonzero(labels == label)
-    order = order[np.argsort(own[order], kind="stable")]
+    order = order[np.argsort(true_probability[order], kind="stable")]
     count = min(count, (len(order) + 1) // 2)
     return order[:count], order[::-1][: min(count, len(order) - count)]

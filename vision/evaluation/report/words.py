@@ -1,6 +1,9 @@
-"""What an evaluation found, in sentences."""
+"""The results of an evaluation, in sentences."""
 
-# metrics.json's names, what people call them, and whether they are shares.
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# key in metrics.json: (title, whether it is a share)
 METRICS = {
     "accuracy": ("Accuracy", True),
     "top5_accuracy": ("Top-5 accuracy", True),
@@ -18,27 +21,37 @@ METRICS = {
     "nll": ("Cross-entropy, nats", False),
     "brier": ("Brier score", False),
 }
-FEW = 300  # images of a split below which intervals are wide
-ENOUGH = 10  # images of a class below which nothing is said of it
-GAP = 0.05  # between confidence and accuracy, from which it is told
-SURE = 0.9  # confidence of an error that is told
+FEW = 300  # images of a split, below which intervals are wide
+ENOUGH = 10  # images of a class, below which it is not mentioned
+GAP = 0.05  # expected calibration error from which it is reported
+SURE = 0.9  # confidence above which an error is reported
+
+Verdict = tuple[str, str, str]
 
 
-def amount(metric, share):
-    """Returns "97.8 % (96.4 to 98.9)" or "0.123 (0.100 to 0.150)" of {"value", "low", "high"};
-    "undefined" for None."""
-    value = metric["value"] if isinstance(metric, dict) else metric
-    if value is None:
+def amount(metric: Mapping[str, Any] | float | None, is_share: bool) -> str:
+    """Returns a metric as text: "97.8 % (96.4 to 98.9)", "0.123 (0.100 to 0.150)" or "undefined".
+
+    Args:
+        metric: {"value", "low", "high"}, the latter two optional; or only the value. A value of
+            None is undefined.
+        is_share: whether to print it in percent.
+    """
+    if not isinstance(metric, Mapping):
+        metric = {"value": metric}
+    if metric["value"] is None:
         return "undefined"
-    form = (lambda x: f"{100 * x:.1f}") if share else (lambda x: f"{x:.4g}")
-    text = form(value) + (" %" if share else "")
-    low, high = (
-        (metric.get(k) for k in ("low", "high")) if isinstance(metric, dict) else (None, None)
-    )
-    return text if low is None else f"{text} ({form(low)} to {form(high)})"
+
+    def number(value):
+        return f"{100 * value:.1f}" if is_share else f"{value:.4g}"
+
+    text = number(metric["value"]) + (" %" if is_share else "")
+    low = metric.get("low")
+    high = metric.get("high")
+    return text if low is None else f"{text} ({number(low)} to {number(high)})"
 
 
-def images(count):
+def images(count: int) -> str:
     """Returns "1 image", "2,000 images"."""
     return f"{count:,} image{'' if count == 1 else 's'}"
 
@@ -47,136 +60,124 @@ def _percent(share):
     return f"{100 * share:.1f} %"
 
 
-def verdicts(summary, sure_errors):
-    """Returns [(state, sentence, section of the page)], the most urgent first; a state is "bad",
-    "look" or "good".
+def verdicts(summary: Mapping[str, Any], sure_errors: int) -> list[Verdict]:
+    """Returns [(state, sentence, section of the page)], the most urgent first.
+
+    A state is "bad", "look" or "good".
 
     Args:
-        summary: what metrics.json says.
-        sure_errors: errors with a confidence above `SURE`.
+        summary: the content of metrics.json.
+        sure_errors: number of errors with a confidence above `SURE`.
     """
     parts = (_data, _classes, _confidence, _slices, _passes)
     lines = [line for part in parts for line in part(summary)]
     if sure_errors:
-        lines.append(
-            (
-                "look",
-                f"Errors with a confidence above {100 * SURE:.0f} %: {sure_errors:,}.",
-                "errors",
-            )
-        )
+        sentence = f"Errors with a confidence above {100 * SURE:.0f} %: {sure_errors:,}."
+        lines.append(("look", sentence, "errors"))
     order = ("bad", "look", "good")
     return sorted(lines, key=lambda line: order.index(line[0]))
 
 
-def _data(summary):
+def _data(summary) -> Iterator[Verdict]:
     data = summary["data"]
-    absent = [one["class"] for one in summary["per_class"] if not one["support"]]
+    absent = [row["class"] for row in summary["per_class"] if not row["support"]]
     if data["unreadable"]:
-        yield (
-            "bad",
-            f"Images that cannot be read, and are not counted here: {data['unreadable']:,}.",
-            "metrics",
-        )
+        sentence = f"Images that cannot be read, and are not counted here: {data['unreadable']:,}."
+        yield "bad", sentence, "metrics"
     if absent:
         some = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-        yield (
-            "look",
-            f"Classes without any image here, of which nothing is known: {len(absent):,} ({some}).",
-            "classes",
-        )
+        sentence = f"Classes without any image here, so nothing is known: {len(absent):,} ({some})."
+        yield "look", sentence, "classes"
     if data["images"] < FEW:
-        yield (
-            "look",
-            f"Only {images(data['images'])}: the intervals say how little that tells.",
-            "metrics",
-        )
+        sentence = f"Only {images(data['images'])}: the intervals show how uncertain this is."
+        yield "look", sentence, "metrics"
     if data["learned_from"]:
-        yield (
-            "look",
-            "The model has learned from these images, or some: new ones will do worse.",
-            "metrics",
+        sentence = (
+            "The model was trained on at least some of these images: it will do worse on new ones."
         )
+        yield "look", sentence, "metrics"
 
 
-def _classes(summary):
-    held = [one for one in summary["per_class"] if one["support"]]
-    many = [one for one in held if one["support"] >= ENOUGH]
-    worst = min(many or held, key=lambda one: one["recall"]["value"])
+def _classes(summary) -> Iterator[Verdict]:
+    present = [row for row in summary["per_class"] if row["support"]]
+    large = [row for row in present if row["support"] >= ENOUGH]
+    worst = min(large or present, key=lambda row: row["recall"]["value"])
     accuracy = summary["metrics"]["accuracy"]
-    if many and worst["recall"].get("high", worst["recall"]["value"]) < accuracy["value"]:
-        share = amount(worst["recall"], True)
-        yield (
-            "look",
-            f"The weakest class is {worst['class']}: right on {share} of {worst['support']:,}.",
-            "classes",
+    recall = worst["recall"]
+    if large and recall.get("high", recall["value"]) < accuracy["value"]:
+        share = amount(recall, True)
+        sentence = (
+            f"The weakest class is {worst['class']}: right on {share} of {worst['support']:,}."
         )
+        yield "look", sentence, "classes"
     if summary["confused_pairs"]:
         pair = summary["confused_pairs"][0]
-        said = f"Most often, {pair['true']} is taken for {pair['predicted']}: {images(pair['images'])}."
-        yield "look", said, "pairs"
+        sentence = (
+            f"Most often, {pair['true']} is mistaken for {pair['predicted']}: "
+            f"{images(pair['images'])}."
+        )
+        yield "look", sentence, "pairs"
     else:
-        yield "good", "No image is classified wrongly.", "metrics"
+        yield "good", "No image is misclassified.", "metrics"
 
 
-def _confidence(summary):
+def _confidence(summary) -> Iterator[Verdict]:
     plain = summary["calibration"]["plain"]
     scaled = summary["calibration"].get("scaled")
     accuracy = summary["metrics"]["accuracy"]["value"]
     confidence = plain["mean_confidence"]
-    gap = confidence - accuracy
-    said = f"The model is {_percent(confidence)} sure on average, and right on {_percent(accuracy)}"
-    if plain["ece"]["value"] < GAP:
-        yield (
-            "good",
-            f"{said}: its confidence can be believed (ECE {_percent(plain['ece']['value'])}).",
-            "calibration",
-        )
+    ece = plain["ece"]["value"]
+    means = (
+        f"The model is {_percent(confidence)} sure on average, and right on {_percent(accuracy)}"
+    )
+    if ece < GAP:
+        sentence = f"{means}: its confidence can be trusted (ECE {_percent(ece)})."
+        yield "good", sentence, "calibration"
         return
-    kind = (
-        "overconfident"
-        if gap > 0.01
-        else "underconfident"
-        if gap < -0.01
-        else "wrong in both directions"
-    )
-    mended = ""
-    if scaled and scaled["ece"]["value"] < plain["ece"]["value"]:
-        mended = f" A temperature lowers that to {_percent(scaled['ece']['value'])}."
-    yield (
-        "look",
-        f"{said}: it is {kind}, ECE {_percent(plain['ece']['value'])}.{mended}",
-        "calibration",
-    )
+    kind = _miscalibration(confidence - accuracy)
+    sentence = f"{means}: it is {kind}, ECE {_percent(ece)}."
+    if scaled and scaled["ece"]["value"] < ece:
+        sentence += f" A temperature lowers that to {_percent(scaled['ece']['value'])}."
+    yield "look", sentence, "calibration"
 
 
-def _slices(summary):
+def _miscalibration(gap):
+    if gap > 0.01:
+        return "overconfident"
+    if gap < -0.01:
+        return "underconfident"
+    return "wrong in both directions"
+
+
+def _slices(summary) -> Iterator[Verdict]:
     accuracy = summary["metrics"]["accuracy"]
     if not summary["slices"]:
         return
     worst = summary["slices"][0]
     if worst["accuracy"]["high"] < accuracy.get("low", accuracy["value"]):
         share = amount(worst["accuracy"], True)
-        yield (
-            "look",
-            f"Weakest where {worst['by']} is {worst['slice']}: {share} of {worst['images']:,}.",
-            "slices",
+        sentence = (
+            f"Weakest where {worst['by']} is {worst['slice']}: {share} of {worst['images']:,}."
         )
+        yield "look", sentence, "slices"
 
 
-def _passes(summary):
-    found = summary["robustness"]
-    if found:
-        worst = min(found["corruptions"], key=lambda name: sum(found["corruptions"][name]))
-        mean = found["mean_corruption_accuracy"]
-        clean = _percent(found["clean_accuracy"])
-        worst = worst.replace("_", " ")
-        said = f"Under corruptions {_percent(mean)} stay of {clean}; {worst} hurts most."
-        yield "look", said, "robustness"
+def _passes(summary) -> Iterator[Verdict]:
+    robustness = summary["robustness"]
+    if robustness:
+        corruptions = robustness["corruptions"]
+        worst = min(corruptions, key=lambda name: sum(corruptions[name])).replace("_", " ")
+        mean = _percent(robustness["mean_corruption_accuracy"])
+        clean = _percent(robustness["clean_accuracy"])
+        sentence = f"Under corruptions {mean} remain of {clean}; {worst} hurts most."
+        yield "look", sentence, "robustness"
     better = [
-        one for one in summary["views"] or [] if one["views"] != "none" and one["change"]["low"] > 0
+        view
+        for view in summary["views"] or []
+        if view["views"] != "none" and view["change"]["low"] > 0
     ]
     if better:
-        best = max(better, key=lambda one: one["accuracy"])
-        said = f"Averaging over the views {best['views']} adds {100 * best['change']['difference']:.1f} points."
-        yield "good", said, "views"
+        best = max(better, key=lambda view: view["accuracy"])
+        points = 100 * best["change"]["difference"]
+        sentence = f"Averaging over the views {best['views']} adds {points:.1f} points."
+        yield "good", sentence, "views"
