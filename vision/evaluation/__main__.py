@@ -41,6 +41,7 @@ FREE = (
 
 def main(argv: Sequence[str]) -> None:
     config, values, words = parse_stage(argv, __doc__, _flags, default)
+    assert config is not None  # without --config it is the default
     if words:
         raise UserError(
             f"unexpected argument '{words[0]}': flags start with --, overrides with --config."

@@ -194,9 +194,7 @@ def _cards(evaluation, c, shown, gallery):
     classes = evaluation.classifier.classes
     labels = evaluation.outputs.labels
     true_probability = evaluation.true_probability
-    images: dict[Any, np.ndarray] = {
-        "errors": examples.worst_errors(true_probability, evaluation.correct, c.errors)
-    }
+    images = {"errors": examples.worst_errors(true_probability, evaluation.correct, c.errors)}
     for pair in examples.confused_pairs(evaluation.summary["confusion"], c.pairs):
         images["pair", pair] = examples.of_pair(
             labels, evaluation.predicted, evaluation.confidence, pair, OF_PAIR
