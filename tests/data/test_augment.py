@@ -209,7 +209,7 @@ def test_normalize():
         (("symetric",), "did you mean 'symmetric'.*unit, symmetric, mean_std"),
         (
             ("mean_std", (0.5,), (0.5, 0.5, 0.5)),
-            "data.mean = .* has 1 numbers and the images have 3 channels",
+            "data.mean = .* has 1 numbers, but the images have 3 channels",
         ),
         (("mean_std", (0.5,) * 3, ()), "data.std"),
         (("mean_std", (0.5,) * 3, (0.5, 0.0, 0.5)), "above 0"),
