@@ -3,14 +3,14 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from vision.data.loading.loader import Loader
 from vision.data.pipeline import Data, named_splits, open_data
-from vision.data.sources import CHANGES, open_splits, parse
+from vision.data.sources import CHANGES, Source, open_splits, parse
 from vision.data.splits import same_images
 from vision.errors import UserError, check_choice
 from vision.evaluation.outputs import Outputs
@@ -27,7 +27,7 @@ class Joined:
         sources: sources with the same classes.
     """
 
-    def __init__(self, sources: Sequence):
+    def __init__(self, sources: Sequence[Source]):
         self.sources = sources
         self.classes = sources[0].classes
         self.encoded = any(source.encoded for source in sources)
@@ -37,7 +37,7 @@ class Joined:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def locate(self, index: int) -> tuple[Any, int]:
+    def locate(self, index: int) -> tuple[Source, int]:
         """Returns (source, index in that source)."""
         part = int(np.searchsorted(self._starts, index, "right")) - 1
         return self.sources[part], int(index - self._starts[part])
@@ -50,7 +50,7 @@ class Joined:
         source, index = self.locate(index)
         return source.name(index)
 
-    def file(self, index: int):
+    def file(self, index: int) -> bytes | None:
         source, index = self.locate(index)
         return source.file(index)
 
@@ -72,7 +72,7 @@ class Split:
 
     name: str
     source: Joined
-    loaders: dict[str, Any]
+    loaders: dict[str, Loader]
     data: Data
     own: bool
     config: ConfigDict
@@ -173,7 +173,7 @@ def is_same(spec: str, other: str) -> bool:
     return os.path.realpath(argument) == os.path.realpath(other_argument)
 
 
-def is_undivided(opened: Mapping, spec: str) -> bool:
+def is_undivided(opened: Mapping[str, Source], spec: str) -> bool:
     """Whether a source has no splits, so that all of it can be evaluated without dividing it.
 
     Args:
@@ -205,7 +205,7 @@ def reopen(c: ConfigDict, seed: int, name: str) -> Joined:
     return Joined(list(splits.values()))
 
 
-def distinct(loaders: Mapping[str, Any]) -> dict[str, Any]:
+def distinct(loaders: Mapping[str, Loader]) -> dict[str, Loader]:
     """Returns {name: loader} without the validation split if it repeats the test split."""
     repeated = "val" in loaders and same_images(
         loaders["val"].dataset.source, loaders["test"].dataset.source

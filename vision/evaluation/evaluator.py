@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from vision.data.augment.views import CHOICES, test_time_views
 from vision.data.loading.device_loader import DeviceLoader
+from vision.data.loading.loader import Loader
 from vision.data.splits import same_images
 from vision.evaluation.data import Split
 from vision.evaluation.measures import statistics
@@ -46,7 +47,7 @@ def _join(parts):
     return Outputs(**{name: np.concatenate(values) for name, values in arrays.items()})
 
 
-def sample(loader, count: int):
+def sample(loader: Loader, count: int) -> Loader:
     """Returns a loader of `count` images drawn at random, on the device.
 
     The loader itself is returned if count is 0, or if it has no more images.

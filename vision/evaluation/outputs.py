@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from vision import parallel
 from vision.data.augment import normalize
 from vision.data.loading import sampler
 from vision.data.loading.dataset import NONE_READABLE
+from vision.data.loading.loader import Batch, Loader
 from vision.errors import UserError
 from vision.inference import Predictor
 from vision.support.progress import track
@@ -100,13 +102,13 @@ class Forward:
         """
         return self._run(images)
 
-    def images(self, batch: dict, data: dict | None) -> jax.Array:
+    def images(self, batch: Batch, data: dict[str, Any]) -> jax.Array:
         """Returns a batch's images.
 
         Args:
             batch: a batch of `eval_batches`.
-            data: the split on the device, which the batch then indexes; None if the batch holds
-                its images itself.
+            data: what is on the devices, whose images the batch indexes; {} if the batch holds its
+                images itself.
         """
         return self._take(data["image"], batch["index"]) if data else batch["image"]
 
@@ -135,7 +137,7 @@ def batch_size(c: ConfigDict, mesh: jax.sharding.Mesh) -> int:
 
 def collect(
     forward: Forward,
-    loader,
+    loader: Loader,
     batch_size: int,
     change: Change | None = None,
     embedded: int = EMBEDDED,

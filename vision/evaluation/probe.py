@@ -45,18 +45,17 @@ def main(argv: Sequence[str]) -> None:
         outputs = collect(forward, loader, size, embedded=len(loader))
         splits[name] = (outputs.embeddings, outputs.labels)
     linear, strength = linear_probe(*splits["train"], *splits["val"], *splits["test"])
-    nearest = knn_accuracy(*splits["train"], *splits["test"], k=values.k)
+    record = {
+        "linear_probe": float(linear),
+        "C": strength,
+        "nearest_neighbors": knn_accuracy(*splits["train"], *splits["test"], k=values.k),
+        "k": values.k,
+    }
     width = splits["train"][0].shape[1]
     print(f"{c.data.source}: {data.describe()}; embeddings of {width} numbers")
     print(f"linear probe: {linear:.4f} (C = {strength:g})")
-    print(f"{values.k} nearest neighbors: {nearest:.4f}")
+    print(f"{values.k} nearest neighbors: {record['nearest_neighbors']:.4f}")
     if values.out:
-        record = {
-            "linear_probe": float(linear),
-            "C": strength,
-            "nearest_neighbors": nearest,
-            "k": values.k,
-        }
         pathlib.Path(values.out).write_text(json.dumps(record, indent=1))
 
 

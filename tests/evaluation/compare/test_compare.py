@@ -1,4 +1,4 @@
-"""`python -m vision.evaluation.compare.__main__`, on predictions as an evaluation writes them."""
+"""`python -m vision.evaluation.compare`, on predictions as an evaluation writes them."""
 
 import csv
 import dataclasses
@@ -83,7 +83,7 @@ def test_a_difference_is_told_and_shown(evaluated, digits, tmp_path, capsys):
     out = tmp_path / "new" / "comparison"
     code, said, err = run(capsys, good, bad, other / "evaluation", "--split=test", "--out", out)
     assert (code, err) == (0, "")
-    assert "good is better than bad" in said and "No real difference between other and good" in said
+    assert "good is better than bad" in said and "other and good cannot be told apart" in said
     found = json.loads((out / "comparison.json").read_text())
     correct = [comparison.load(path, "x").columns["correct"] for path in (good, bad, other)]
     counts = found["comparisons"][0]["mcnemar"]
@@ -154,8 +154,8 @@ def test_runs_that_cannot_be_compared(evaluated, digits, tmp_path, capsys):
         ((a, a), "is given twice"),
         ((a, tmp_path / "nowhere"), "there is no directory"),
         ((a, empty), f"python -m vision.evaluation --workdir {empty}"),
-        ((a, damaged), "holds no evaluation of ours"),
-        ((a, tmp_path / "older"), "holds no evaluation of ours"),
+        ((a, damaged), "does not hold a valid evaluation"),
+        ((a, tmp_path / "older"), "does not hold a valid evaluation"),
         ((a, swapped), f"class 0 is {names[0]!r} in a, {names[1]!r} in swapped"),
         ((a, val), "a was evaluated on the split test, val on val"),
         ((a, val, "--split=val"), "was evaluated on test, not on val"),

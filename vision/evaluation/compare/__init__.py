@@ -1,1 +1,1 @@
-"""Two evaluations of the same images, side by side."""
+"""Two or more evaluations of the same images, side by side."""

@@ -1,32 +1,26 @@
-"""What tells evaluated runs apart: the same images, classified by each, and what luck would give.
+"""Differences between evaluated runs on the same images, and what luck alone would give.
 
-`python -m vision.evaluation.compare.__main__` prints it.
+`python -m vision.evaluation.compare` prints them.
 """
 
 import dataclasses
 import json
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from vision.errors import UserError
 from vision.evaluation.measures import intervals, statistics
 from vision.evaluation.report.words import METRICS, amount
+from vision.run.calibration import EVALUATION
 
 FILES = ("predictions.parquet", "metrics.json")
-COLUMNS = (
-    "row",
-    "name",
-    "label",
-    "predicted",
-    "label_index",
-    "predicted_index",
-    "correct",
-    "confidence",
-    "nll",
-    "top5",
-)
-ALPHA = 0.05  # the chance of telling a difference where there is none
+TEXT_COLUMNS = ("name", "label", "predicted")
+NUMBER_COLUMNS = ("row", "label_index", "predicted_index", "correct", "confidence", "nll")
+HEADER = ("classes", "source", "split", "model", "data", "seed")
+ALPHA = 0.05  # the chance of reporting a difference if there is none
 DRAWS = 1000
 
 
@@ -35,31 +29,34 @@ class Run:
     """An evaluated run.
 
     Attributes:
-        title: what it is called here.
-        folder: of its files.
-        known: what predictions.parquet says of itself: "classes", "source", "split", "model", and
-            "data" and "seed" of the config that found the images.
-        metrics: {name: number}, of its metrics.json.
+        title: its name in the comparison.
+        folder: the directory of its files.
+        header: what predictions.parquet records about itself: "classes", "source", "split",
+            "model", and "data" and "seed" of the config that opened the images.
+        metrics: {name: number}, from its metrics.json.
         columns: {name: array (N,)} of its predictions.
     """
 
     title: str
     folder: pathlib.Path
-    known: dict
-    metrics: dict
-    columns: dict
+    header: dict[str, Any]
+    metrics: dict[str, Any]
+    columns: dict[str, np.ndarray]
 
-    def of(self, positions):
-        """Returns the run with these images alone, int (M,)."""
-        return dataclasses.replace(
-            self, columns={name: v[positions] for name, v in self.columns.items()}
-        )
+    def subset(self, positions: np.ndarray) -> "Run":
+        """Returns the run with only some images.
+
+        Args:
+            positions: int (M,).
+        """
+        columns = {name: values[positions] for name, values in self.columns.items()}
+        return dataclasses.replace(self, columns=columns)
 
 
-def titles(paths):
-    """Returns what to call each run: its directory's name, or if two are the same, its path."""
+def titles(paths: Sequence[str]) -> list[str]:
+    """Returns a title for each run: the name of its directory, or if two are the same, its path."""
     folders = [pathlib.Path(path).resolve() for path in paths]
-    names = [(folder.parent if folder.name == "evaluation" else folder).name for folder in folders]
+    names = [(folder.parent if folder.name == EVALUATION else folder).name for folder in folders]
     if len(set(names)) < len(names):
         names = [str(path).rstrip("/") for path in paths]
     if len(set(names)) < len(names):
@@ -67,111 +64,135 @@ def titles(paths):
     return names
 
 
-def load(path, title, split=""):
-    """Returns a `Run`.
+def load(path: pathlib.Path | str, title: str, split: str = "") -> Run:
+    """Returns an evaluated run.
 
     Args:
-        path: a run's directory, or one with the files of its evaluation.
+        path: a run directory, or a directory with the files of an evaluation.
         title: see `Run`.
-        split: that it must have been evaluated on; "" = any.
+        split: the split that it must have been evaluated on; "" for any.
 
     Raises:
-        UserError: it has not been evaluated, or on another split, or a file cannot be read.
+        UserError: if it has not been evaluated, or on another split, or a file cannot be read.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = pathlib.Path(path)
     command = f"python -m vision.evaluation --workdir {path}"
-    if not path.is_dir():
-        raise UserError(f"there is no directory {path}")
-    folder = path if (path / FILES[0]).is_file() else path / "evaluation"
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise UserError(
-                f"{path} has not been evaluated: it has no evaluation/{name}. Run\n{command}"
-            )
+    folder = _evaluation_folder(path, command)
     try:
-        table = pq.read_table(folder / FILES[0], columns=list(COLUMNS))
-        known = json.loads(table.schema.metadata[b"vision"])
-        known = {key: known[key] for key in ("classes", "source", "split", "model", "data", "seed")}
+        columns = [*TEXT_COLUMNS, *NUMBER_COLUMNS, "top5"]
+        table = pq.read_table(folder / FILES[0], columns=columns)
+        header = json.loads(table.schema.metadata[b"vision"])
+        header = {key: header[key] for key in HEADER}
         metrics = json.loads((folder / FILES[1]).read_text())["metrics"]
         metrics = {name: metrics[name] for name in METRICS}
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise UserError(
-            f"{folder} holds no evaluation of ours ({type(error).__name__}). Run\n{command}"
+            f"{folder} does not hold a valid evaluation ({type(error).__name__}). Run\n{command}"
         ) from error
-    if split and known["split"] != split:
+    if split and header["split"] != split:
         command = f"{command} --split {split} --out DIRECTORY"
-        raise UserError(f"{path} was evaluated on {known['split']}, not on {split}. Run\n{command}")
-    columns = {
-        name: np.array(table[name].to_pylist(), object) for name in ("name", "label", "predicted")
-    }
-    columns |= {name: table[name].to_numpy() for name in COLUMNS if name not in (*columns, "top5")}
-    true = zip(columns["label"], table["top5"].to_pylist(), strict=True)
-    columns["in_top5"] = np.array([label in top for label, top in true], bool)
-    return Run(title, folder, known, metrics, columns)
+        raise UserError(
+            f"{path} was evaluated on {header['split']}, not on {split}. Run\n{command}"
+        )
+    return Run(title, folder, header, metrics, _columns(table))
 
 
-def align(runs):
-    """Returns (runs, left out): each with the images that all of them have, in one order; the
-    number of others.
+def _evaluation_folder(path, command):
+    """Returns the directory of a run's evaluation; raises `UserError` if there is none."""
+    if not path.is_dir():
+        raise UserError(f"there is no directory {path}")
+    folder = path if (path / FILES[0]).is_file() else path / EVALUATION
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{path} has not been evaluated: it has no {EVALUATION}/{name}. Run\n{command}"
+            )
+    return folder
+
+
+def _columns(table):
+    """Returns {name: array (N,)} of a table of predictions."""
+    columns = {name: np.array(table[name].to_pylist(), object) for name in TEXT_COLUMNS}
+    columns |= {name: table[name].to_numpy() for name in NUMBER_COLUMNS}
+    best = table["top5"].to_pylist()
+    in_top5 = [label in top for label, top in zip(columns["label"], best, strict=True)]
+    return columns | {"in_top5": np.array(in_top5, bool)}
+
+
+def align(runs: Sequence[Run]) -> tuple[list[Run], int]:
+    """Returns the runs with the images that all of them have, in one order.
+
+    Returns:
+        (runs, number of images that are left out).
 
     Raises:
-        UserError: they were evaluated on other data, or disagree on the name or the label of an
-            image.
+        UserError: if they were evaluated on different data, or disagree on the name or the label of
+            an image.
     """
     first = runs[0]
     for run in runs[1:]:
-        for key in ("source", "split"):
-            if run.known[key] != first.known[key]:
-                raise UserError(
-                    f"{first.title} was evaluated on the {key} {first.known[key]}, {run.title} on {run.known[key]}.\n"
-                    "Evaluate both on the same images: --data SOURCE --split SPLIT"
-                )
-        _check_classes(first, run)
+        _check_header(first, run)
     rows = first.columns["row"]
     for run in runs[1:]:
         rows = np.intersect1d(rows, run.columns["row"])
     if not len(rows):
         raise UserError("the runs have no image in common")
-    every = set().union(*(run.columns["row"].tolist() for run in runs))
+    all_rows = set().union(*(run.columns["row"].tolist() for run in runs))
     aligned = []
     for run in runs:
         order = np.argsort(run.columns["row"], kind="stable")
-        aligned.append(run.of(order[np.searchsorted(run.columns["row"], rows, sorter=order)]))
-        for key in ("name", "label"):
-            differs = np.flatnonzero(aligned[0].columns[key] != aligned[-1].columns[key])
-            if len(differs):
-                a, b = (one.columns[key][differs[0]] for one in (aligned[0], aligned[-1]))
-                raise UserError(
-                    f"image {rows[differs[0]]} has the {key} {a!r} in {first.title}, {b!r} in {run.title}: the data "
-                    "have changed,\nor were divided with another seed. Evaluate both on new images: --data SOURCE"
-                )
-    return aligned, len(every) - len(rows)
+        places = np.searchsorted(run.columns["row"], rows, sorter=order)
+        aligned.append(run.subset(order[places]))
+        _check_images(aligned[0], aligned[-1])
+    return aligned, len(all_rows) - len(rows)
 
 
-def _check_classes(first, run):
-    ours = first.known["classes"]
-    theirs = run.known["classes"]
-    if len(ours) != len(theirs):
+def _check_header(first, run):
+    """Raises `UserError` unless two runs were evaluated on the same split and classes."""
+    for key in ("source", "split"):
+        if run.header[key] != first.header[key]:
+            raise UserError(
+                f"{first.title} was evaluated on the {key} {first.header[key]}, "
+                f"{run.title} on {run.header[key]}.\n"
+                "Evaluate both on the same images: --data SOURCE --split SPLIT"
+            )
+    classes = first.header["classes"]
+    other_classes = run.header["classes"]
+    if len(classes) != len(other_classes):
         raise UserError(
-            f"{first.title} knows {len(ours)} classes, {run.title} {len(theirs)}: they cannot be compared"
+            f"{first.title} has {len(classes)} classes, {run.title} {len(other_classes)}: "
+            "they cannot be compared"
         )
-    differs = [i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b]
-    if differs:
-        i = differs[0]
-        raise UserError(
-            f"class {i} is {ours[i]!r} in {first.title}, {theirs[i]!r} in {run.title}: not the same classes"
-        )
+    for i, (name, other_name) in enumerate(zip(classes, other_classes, strict=True)):
+        if name != other_name:
+            raise UserError(
+                f"class {i} is {name!r} in {first.title}, {other_name!r} in {run.title}: "
+                "the runs cannot be compared"
+            )
 
 
-def compare(runs, left_out=0):
-    """Returns what comparison.json says.
+def _check_images(first, run):
+    """Raises `UserError` unless two aligned runs agree on the images' names and labels."""
+    for key in ("name", "label"):
+        differs = np.flatnonzero(first.columns[key] != run.columns[key])
+        if len(differs):
+            i = differs[0]
+            raise UserError(
+                f"image {first.columns['row'][i]} has the {key} {first.columns[key][i]!r} in "
+                f"{first.title}, {run.columns[key][i]!r} in {run.title}: the data have changed,\n"
+                "or were divided with another seed. Evaluate both on new images: --data SOURCE"
+            )
+
+
+def compare(runs: Sequence[Run], left_out: int = 0) -> dict[str, Any]:
+    """Returns the content of comparison.json.
 
     Args:
         runs: from `align`.
-        left_out: images that not all of them have.
+        left_out: number of images that some of them do not have.
     """
     first = runs[0]
     pairs = [_pair(first, run) for run in runs[1:]]
@@ -181,14 +202,19 @@ def compare(runs, left_out=0):
         pair["better"], pair["verdict"] = verdict(pair, len(pairs) > 1)
     return {
         "format": 1,
-        "source": first.known["source"],
-        "split": first.known["split"],
+        "source": first.header["source"],
+        "split": first.header["split"],
         "images": len(first.columns["row"]),
         "left_out": left_out,
         "alpha": ALPHA,
         "runs": [
-            {"title": run.title, "folder": str(run.folder), "model": run.known["model"]}
-            | {"accuracy": float(run.columns["correct"].mean()), "metrics": run.metrics}
+            {
+                "title": run.title,
+                "folder": str(run.folder),
+                "model": run.header["model"],
+                "accuracy": float(run.columns["correct"].mean()),
+                "metrics": run.metrics,
+            }
             for run in runs
         ],
         "comparisons": pairs,
@@ -196,8 +222,7 @@ def compare(runs, left_out=0):
 
 
 def _pair(first, other):
-    """Returns how `other` differs from `first`, on the same images; differences are other -
-    first."""
+    """Returns the comparison of two runs; differences are other - first."""
     a = first.columns["correct"]
     b = other.columns["correct"]
     counts = {
@@ -212,101 +237,130 @@ def _pair(first, other):
         "other": other.title,
         "mcnemar": counts | {"p": p},
         "differences": _differences(first, other),
-        "per_class": _classes(first, other),
+        "per_class": _per_class(first, other),
     }
 
 
 def _differences(first, other):
-    a = first.columns
-    b = other.columns
-    count = len(first.known["classes"])
-    draws = []
-    measured = []
-    for run in (first, other):
-        labels = run.columns["label_index"]
-        predicted = run.columns["predicted_index"]
-        draws.append(intervals.margin_draws(labels, predicted, count, DRAWS))
-        once = np.ones((len(labels), 1))
-        measured.append(
-            intervals.from_margins(*intervals.margins(labels, predicted, count, once))[0]
+    """Returns {metric: difference with its interval}."""
+    draws_first, measured_first = _margin_metrics(first)
+    draws_other, measured_other = _margin_metrics(other)
+    differences = {}
+    for name in draws_first:
+        spread = draws_other[name] - draws_first[name]
+        spread = spread[~np.isnan(spread)]
+        if len(spread):
+            difference = float(measured_other[name] - measured_first[name])
+            differences[name] = {"difference": difference} | statistics.interval(spread)
+    for name, column in (("top5_accuracy", "in_top5"), ("nll", "nll")):
+        differences[name] = statistics.paired_bootstrap(
+            other.columns[column], first.columns[column], DRAWS
         )
-    found = {}
-    for name in draws[0]:
-        if not np.isnan(spread := draws[1][name] - draws[0][name]).all():
-            value = float(measured[1][name][0] - measured[0][name][0])
-            found[name] = {"difference": value} | statistics.interval(spread[~np.isnan(spread)])
-    found["top5_accuracy"] = statistics.paired_bootstrap(b["in_top5"], a["in_top5"], DRAWS)
-    found["nll"] = statistics.paired_bootstrap(b["nll"], a["nll"], DRAWS)
-    return found
+    return differences
 
 
-def _classes(first, other):
-    """Returns what each class with images gains or loses in recall, the worst loss first."""
+def _margin_metrics(run):
+    """Returns ({metric: bootstrap draws}, {metric: value}) of the confusion matrix's metrics."""
+    labels = run.columns["label_index"]
+    predicted = run.columns["predicted_index"]
+    count = len(run.header["classes"])
+    draws = intervals.margin_draws(labels, predicted, count, DRAWS)
+    weights = np.ones((len(labels), 1))
+    measured, _ = intervals.from_margins(*intervals.margins(labels, predicted, count, weights))
+    return draws, {name: values[0] for name, values in measured.items()}
+
+
+def _per_class(first, other):
+    """Returns the change of each class's recall, for classes with images, the worst loss first."""
     labels = first.columns["label_index"]
-    found = []
-    for i, name in enumerate(first.known["classes"]):
-        own = labels == i
-        if own.any():
-            a, b = (run.columns["correct"][own] for run in (first, other))
-            change = statistics.paired_bootstrap(b, a, DRAWS)
-            known = {
-                "class": name,
-                "images": int(own.sum()),
-                "first": float(a.mean()),
-                "other": float(b.mean()),
-            }
-            found.append(known | change)
-    return sorted(found, key=lambda one: (one["difference"], -one["images"]))
+    rows = []
+    for i, name in enumerate(first.header["classes"]):
+        of_class = labels == i
+        if not of_class.any():
+            continue
+        a = first.columns["correct"][of_class]
+        b = other.columns["correct"][of_class]
+        row = {
+            "class": name,
+            "images": int(of_class.sum()),
+            "first": float(a.mean()),
+            "other": float(b.mean()),
+        }
+        rows.append(row | statistics.paired_bootstrap(b, a, DRAWS))
+    return sorted(rows, key=lambda row: (row["difference"], -row["images"]))
 
 
-def verdict(pair, several=False):
-    """Returns (which is better: "first", "other" or "", one sentence that a person understands)."""
+def verdict(pair: Mapping[str, Any], several: bool = False) -> tuple[str, str]:
+    """Returns which of two runs is better, and one plain sentence about it.
+
+    Args:
+        pair: one of the "comparisons" of `compare`.
+        several: whether there are further comparisons, so that p is corrected.
+
+    Returns:
+        ("first", "other" or "", sentence).
+    """
+    first = pair["first"]
+    other = pair["other"]
     counts = pair["mcnemar"]
     change = pair["differences"]["accuracy"]
     p = counts["p_holm"]
     split = counts["only_first"] + counts["only_other"]
-    how = f"{'Holm-corrected ' if several else ''}p {p:.2g}" if p >= 0.0001 else "p below 0.0001"
     if not split:
-        return (
-            "",
-            f"{pair['other']} and {pair['first']} are right on the same images: no difference.",
-        )
+        return "", f"{other} and {first} are right on the same images: no difference."
+    how = f"{'Holm-corrected ' if several else ''}p {p:.2g}" if p >= 0.0001 else "p below 0.0001"
     points = f"{100 * abs(change['difference']):.1f} points"
-    low, high = sorted(100 * abs(change[end]) for end in ("low", "high"))
     if p >= ALPHA:
         return "", (
-            f"No real difference between {pair['other']} and {pair['first']} can be told: {points} on these images, of "
-            f"which they differ on {split:,}, is what luck gives ({how})."
+            f"{other} and {first} cannot be told apart: a difference of {points} on these images, "
+            f"of which they differ on {split:,}, may well be luck ({how})."
         )
     better, worse = ("other", "first") if change["difference"] > 0 else ("first", "other")
-    within = (
-        f", 95 % interval {low:.1f} to {high:.1f}" if change["low"] * change["high"] > 0 else ""
-    )
+    within = ""
+    if change["low"] * change["high"] > 0:
+        low, high = sorted(100 * abs(change[end]) for end in ("low", "high"))
+        within = f", 95 % interval {low:.1f} to {high:.1f}"
     wins = counts[f"only_{better}"]
     return better, (
-        f"{pair[better]} is better than {pair[worse]}: {points} of accuracy more{within}. Of the {split:,} images "
-        f"where only one of them is right, it is right on {wins:,}, more than luck gives ({how})."
+        f"{pair[better]} is better than {pair[worse]}: its accuracy is {points} higher{within}. "
+        f"Of the {split:,} images where only one of them is right, it is right on {wins:,}, "
+        f"more than luck would give ({how})."
     )
 
 
-def table(found):
-    """Returns [{"title", "cells": [{"value", "change"}] of each run}]: each metric, and its
-    change."""
+def table(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the table of metrics, and of their changes against the first run.
+
+    Args:
+        comparison: from `compare`.
+
+    Returns:
+        [{"title", "cells": [{"value", "change"}], one per run}].
+    """
     rows = []
-    for name, (title, share) in METRICS.items():
+    for name, (title, is_share) in METRICS.items():
         cells = [
-            {"value": amount(run["metrics"][name], share), "change": ""} for run in found["runs"]
+            {"value": amount(run["metrics"][name], is_share), "change": ""}
+            for run in comparison["runs"]
         ]
-        for cell, pair in zip(cells[1:], found["comparisons"], strict=True):
+        for cell, pair in zip(cells[1:], comparison["comparisons"], strict=True):
             if change := pair["differences"].get(name):
-                cell["change"] = change_of(change, share)
+                cell["change"] = change_text(change, is_share)
         rows.append({"title": title, "cells": cells})
     return rows
 
 
-def change_of(change, share):
-    """Returns "+1.2 points (-0.3 to 2.7)" of a share's change, "+0.012 (-0.003 to 0.027)" of
-    another number's."""
-    form = (lambda x: f"{100 * x:+.1f}") if share else (lambda x: f"{x:+.3g}")
-    unit = " points" if share else ""
-    return f"{form(change['difference'])}{unit} ({form(change['low'])} to {form(change['high'])})"
+def change_text(change: Mapping[str, float], is_share: bool) -> str:
+    """Returns a change as text: "+1.2 points (-0.3 to +2.7)", or "+0.012 (-0.003 to +0.027)".
+
+    Args:
+        change: {"difference", "low", "high"}.
+        is_share: whether to print percentage points.
+    """
+
+    def number(value):
+        return f"{100 * value:+.1f}" if is_share else f"{value:+.3g}"
+
+    unit = " points" if is_share else ""
+    interval = f"({number(change['low'])} to {number(change['high'])})"
+    return f"{number(change['difference'])}{unit} {interval}"

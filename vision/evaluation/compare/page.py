@@ -1,121 +1,133 @@
-"""The comparison as one page that a person reads in a browser, with pictures of the images that
-flipped."""
+"""The comparison as a page for the browser, with pictures of the images that flipped."""
 
 import functools
 import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from vision.config.load import from_dict
 from vision.data.decode import UnreadableImage
 from vision.data.pictures import picture
-from vision.errors import UserError
-from vision.evaluation.compare.comparison import change_of, table
+from vision.errors import UserError, first_line
+from vision.evaluation.compare.comparison import Run, change_text, table
 from vision.evaluation.data import reopen
 from vision.support.page import render
 
 SHOWN = 24  # images that flipped, each way
 ROWS = 60  # of the table of classes: half of them losses, half gains
+STATES = {"other": "good", "first": "bad", "": "look"}  # class of a verdict's line, by the better
 
 
-def page(runs, found):
+def page(runs: Sequence[Run], comparison: Mapping[str, Any]) -> str:
     """Returns comparison.html.
 
     Args:
         runs: from `vision.evaluation.compare.comparison.align`.
-        found: from `vision.evaluation.compare.comparison.compare`.
+        comparison: from `vision.evaluation.compare.comparison.compare`.
     """
     pictures, without = _open(runs)
-    states = {"other": "good", "first": "bad", "": "look"}
-    sections = []
-    for pair, run in zip(found["comparisons"], runs[1:], strict=True):
-        lost, gained = (
-            [_card(runs[0], run, i, pictures) for i in way[:SHOWN]] for way in flipped(runs[0], run)
-        )
-        rows = pair["per_class"]
-        kept = rows if len(rows) <= ROWS else [*rows[: ROWS // 2], *rows[-ROWS // 2 :]]
-        rows = [one | {"change": change_of(one, True)} for one in kept]
-        sections.append(
-            pair
-            | {
-                "rows": rows,
-                "hidden": len(pair["per_class"]) - len(kept),
-                "lost": lost,
-                "gained": gained,
-            }
-        )
+    sections = [
+        _section(pair, runs[0], run, pictures)
+        for pair, run in zip(comparison["comparisons"], runs[1:], strict=True)
+    ]
     return render(
         pathlib.Path(__file__).with_name("compare.html"),
         {
-            "found": found,
-            "table": table(found),
+            "comparison": comparison,
+            "table": table(comparison),
             "sections": sections,
-            "states": states,
+            "states": STATES,
             "without": without,
         },
     )
 
 
-def flipped(first, other):
-    """Returns (lost, gained): the images that only `first`, only `other` gets right, the surest
-    mistakes first."""
+def _section(pair, first, other, pictures):
+    """Returns what the page shows of one pair of runs."""
+    lost, gained = flipped(first, other)
+    rows = pair["per_class"]
+    shown = rows if len(rows) <= ROWS else [*rows[: ROWS // 2], *rows[-ROWS // 2 :]]
+    return pair | {
+        "rows": [row | {"change": change_text(row, True)} for row in shown],
+        "hidden": len(rows) - len(shown),
+        "lost": [_card(first, other, i, pictures) for i in lost[:SHOWN]],
+        "gained": [_card(first, other, i, pictures) for i in gained[:SHOWN]],
+    }
+
+
+def flipped(first: Run, other: Run) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (lost, gained): the images that only `first`, and that only `other` gets right.
+
+    The most confident mistakes come first.
+    """
     a = first.columns["correct"]
     b = other.columns["correct"]
-    ways = (np.flatnonzero(a & ~b), other), (np.flatnonzero(~a & b), first)
-    return tuple(
-        rows[np.argsort(-run.columns["confidence"][rows], kind="stable")] for rows, run in ways
-    )
+
+    def by_confidence(rows, run):
+        return rows[np.argsort(-run.columns["confidence"][rows], kind="stable")]
+
+    lost = by_confidence(np.flatnonzero(a & ~b), other)
+    gained = by_confidence(np.flatnonzero(~a & b), first)
+    return lost, gained
 
 
 def _card(first, other, i, pictures):
-    said = [
-        {
-            "title": run.title,
-            "predicted": run.columns["predicted"][i],
-            "confidence": float(run.columns["confidence"][i]),
-        }
-        for run in (first, other)
-    ]
+    """Returns what the page shows of an image, by its position."""
     name = first.columns["name"][i]
-    known = {
+    return {
         "name": name,
         "short": name.rpartition("/")[2] or name,
         "label": first.columns["label"][i],
+        "predictions": [
+            {
+                "title": run.title,
+                "predicted": run.columns["predicted"][i],
+                "confidence": float(run.columns["confidence"][i]),
+            }
+            for run in (first, other)
+        ],
+        "picture": pictures(i),
     }
-    return known | {"said": said, "picture": pictures(i)}
 
 
-def _open(runs):
-    """Returns (a function of an image's position to its data URI, why there are none or "")."""
+def _open(runs: Sequence[Run]) -> tuple[Callable[[int], str], str]:
+    """Returns (pictures, reason).
+
+    Returns:
+        pictures: function of an image's position that returns its data URI, or "".
+        reason: why there are no pictures, or "".
+    """
     reasons = []
     for run in runs:
         try:
             source = _source(run)
             return functools.partial(_picture, source, _places(source, run.columns)), ""
         except (UserError, OSError) as error:
-            reasons.append(str(error).splitlines()[0])
+            reasons.append(first_line(error))
     return lambda i: "", reasons[0]
 
 
+def _source(run):
+    """Returns the split that a run was evaluated on; raises `UserError` if it is gone."""
+    config = from_dict({"data": run.header["data"], "seed": run.header["seed"]})
+    return reopen(config.data, config.seed, run.header["split"])
+
+
 def _places(source, columns):
-    """Returns where in a source each image is; raises `UserError` where it holds others by now."""
+    """Returns each image's position in a source; raises `UserError` if it holds others by now."""
     rows = columns["row"].tolist()
     names = columns["name"].tolist()
     if rows[-1] < len(source) and all(
         source.name(row) == name for row, name in zip(rows, names, strict=True)
     ):
         return rows
-    # a run with data.limit has a part of the rows
+    # a run with data.limit has only a part of the rows
     places = {source.name(i): i for i in range(len(source))}
     if len(places) < len(source) or not places.keys() >= set(names):
-        raise UserError("the source does not hold these images any more")
+        raise UserError("the source no longer holds these images")
     return [places[name] for name in names]
-
-
-def _source(run):
-    """Returns the split that a run was evaluated on; raises `UserError` where it is gone."""
-    config = from_dict({"data": run.known["data"], "seed": run.known["seed"]})
-    return reopen(config.data, config.seed, run.known["split"])
 
 
 def _picture(source, places, i):

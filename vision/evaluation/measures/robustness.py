@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vision.data.loading.loader import Loader
 from vision.evaluation.corruptions import GROUPS, NAMES, SEVERITIES, corrupt
 from vision.evaluation.outputs import Change, Forward, Outputs
 
 
 def robustness(
     forward: Forward,
-    loader,
+    loader: Loader,
     batch_size: int,
     plain: Outputs,
     collect: Callable[..., Outputs],

@@ -81,15 +81,15 @@ def quarters(values: Sequence[float] | np.ndarray, form: str = "{:.2f} to {:.2f}
         form: format of a part's name, from its lowest and its highest number.
     """
     values = np.asarray(values, np.float64)
-    is_known = np.isfinite(values)
-    known = values[is_known]
+    is_finite = np.isfinite(values)
+    finite = values[is_finite]
     edges = np.zeros(0)
-    if len(known):
-        edges = np.unique(np.quantile(known, np.linspace(0, 1, PARTS + 1)[1:-1]))
-    kinds, place = np.unique(np.searchsorted(edges, known, "right"), return_inverse=True)
-    parts = [known[place == part] for part in range(len(kinds))]
+    if len(finite):
+        edges = np.unique(np.quantile(finite, np.linspace(0, 1, PARTS + 1)[1:-1]))
+    kinds, place = np.unique(np.searchsorted(edges, finite, "right"), return_inverse=True)
+    parts = [finite[place == part] for part in range(len(kinds))]
     result = np.full(len(values), -1, np.int64)
-    result[is_known] = place
+    result[is_finite] = place
     return [form.format(part.min(), part.max()) for part in parts], result
 
 
