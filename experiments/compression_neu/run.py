@@ -1,14 +1,12 @@
 """Prunes and quantizes a classifier of NEU's steel defects, and writes results.csv.
 
-    python -m experiments.compression_neu.run ../shared/data/neu_det.tar                       # the
-    table: 3 seeds
-    python -m experiments.compression_neu.run neu_det.tar --seeds 0 --image-size 224           # on
-    a GPU
+    python -m experiments.compression_neu.run ../shared/data/neu_det.tar     # the table: 3 seeds
+    python -m experiments.compression_neu.run neu_det.tar --seeds 0 --image-size 224    # on a GPU
 
-Trains EfficientNet-Lite0 as `experiments.transfer_neu` does, removes channels, trains what is left
-as long again, makes INT8 bundles of both, and compares the four with `vision.compression.report`.
-Each step is the command that a user would give, in a directory of its own below --workdir; what is
-there already is not made again. Rows are means over all seeds.
+Trains EfficientNet-Lite0 as `experiments.transfer_neu` does, removes channels, trains the rest for
+the same time again, makes INT8 bundles of both, and compares the four with
+`vision.compression.report`. Each step is the command that a user would run, in a directory of its
+own below --workdir; existing results are kept. Rows are means over all seeds.
 """
 
 import argparse
@@ -34,8 +32,14 @@ COLUMNS = (
     "mmacs",
     "accuracy",
     "spread",
+    "change",
+    "change_spread",
+    "faster_1",
+    "faster_32",
+    "ms_32",
+    "cpu",
+    "date",
 )
-COLUMNS += ("change", "change_spread", "faster_1", "faster_32", "ms_32", "cpu", "date")
 
 
 def main():
@@ -43,7 +47,7 @@ def main():
     parser.add_argument("tar", type=pathlib.Path)
     parser.add_argument("--image-size", type=int, default=96)
     parser.add_argument(
-        "--ratio", type=float, default=0.6, help="share of the multiply-adds that goes"
+        "--ratio", type=float, default=0.6, help="share of the multiply-adds to remove"
     )
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument(
@@ -53,7 +57,7 @@ def main():
     photos = transfer.sort_by_class(a.tar, a.workdir / "neu")
     for seed in a.seeds.split(","):
         train(photos, a, seed)
-    for seed in a.seeds.split(","):  # apart, as nothing else should run beside it
+    for seed in a.seeds.split(","):  # separately, since nothing else should run at the same time
         compare(a, seed)
     with (HERE / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -61,8 +65,8 @@ def main():
         writer.writerows(table(a))
 
 
-def directory(a, what, seed):
-    return a.workdir / f"{what}-{a.image_size}-{seed}"
+def directory(a, stage, seed):
+    return a.workdir / f"{stage}-{a.image_size}-{seed}"
 
 
 def train(photos, a, seed):
@@ -70,13 +74,13 @@ def train(photos, a, seed):
     transfer.run(photos, a, "full", 0, seed)
     trained = transfer.directory(a, "full", 0, seed)
     pruned = directory(a, "run", seed)
-    asked = {
+    flags = {
         "ratio": a.ratio,
         "importance": "taylor",
         "target": "flops",
         "config.train.eval_batch_size": 59,
     }
-    call(pruned, "vision.compression.prune", workdir=trained, out=pruned, **asked)
+    call(pruned, "vision.compression.prune", workdir=trained, out=pruned, **flags)
     call(pruned / "result.json", "vision.main", workdir=pruned)
     for name, run in (("float", trained), ("pruned", pruned)):
         bundle = directory(a, name, seed)
@@ -91,9 +95,9 @@ def compare(a, seed):
     call(out, "vision.compression.report", *bundles, out=out)
 
 
-def call(made, module, *words, **flags):
-    """Runs a command, unless what it makes is there."""
-    if made.exists():
+def call(output, module, *words, **flags):
+    """Runs a command, unless its output exists."""
+    if output.exists():
         return
     command = [
         sys.executable,
@@ -118,32 +122,16 @@ def table(a):
         smaller, _ = mean(
             [report["models"][0]["bytes"] / report["models"][i]["bytes"] for report in reports]
         )
-        megabytes, parameters = (
-            mean([row[key] for row in rows])[0] for key in ("bytes", "parameters")
-        )
-        macs, _ = mean([reports[0]["models"][i - i % 2]["macs"]])  # INT8 multiplies as often
-        faster = [
-            mean([row[f"latency_{batch}"]["speedup"] for row in rows])[0] for batch in (1, 32)
-        ]
-        took, _ = mean([row["latency_32"]["p50"] for row in rows])
-        numbers = (
-            megabytes / 1e6,
-            smaller,
-            parameters,
-            macs / 1e6,
-            *accuracy,
-            *change,
-            *faster,
-            took,
-        )
-        yield (
-            name,
-            a.image_size,
-            len(rows),
-            *(round(x, 2) for x in numbers),
-            reports[0]["cpu"],
-            today,
-        )
+        size, _ = mean([row["bytes"] for row in rows])
+        parameters, _ = mean([row["parameters"] for row in rows])
+        macs = reports[0]["models"][i - i % 2]["macs"]  # INT8 has the same number
+        faster_1, _ = mean([row["latency_1"]["speedup"] for row in rows])
+        faster_32, _ = mean([row["latency_32"]["speedup"] for row in rows])
+        latency, _ = mean([row["latency_32"]["p50"] for row in rows])
+        sizes = (size / 1e6, smaller, parameters, macs / 1e6)
+        numbers = (*sizes, *accuracy, *change, faster_1, faster_32, latency)
+        rounded = (round(number, 2) for number in numbers)
+        yield (name, a.image_size, len(rows), *rounded, reports[0]["cpu"], today)
 
 
 def mean(values):

@@ -1,16 +1,13 @@
-"""Flips labels, trains on them, lets the audit find them, and trains on what it leaves; writes
-results.csv.
+"""Flips labels, trains on them, finds them with the audit, trains on the rest; writes results.csv.
 
-    python -m experiments.label_noise.run                  # mnist5k, 5 % flipped, three seeds: an
-                                                           hour on two cores
-    python -m experiments.label_noise.run --share 0.2 --epochs 10     # shorter trainings:
-    results-10-epochs.csv
+    python -m experiments.label_noise.run      # mnist5k, 5 % flipped, 3 seeds: an hour on two cores
+    python -m experiments.label_noise.run --share 0.2 --epochs 10    # shorter; its own results file
 
-For each seed, three trainings by `configs/vit_mnist5k.py`: on the clean labels, on the flipped
-ones, and on the table that `python -m vision.audit --embeddings RUN --apply` writes with the run on
-the flipped ones. Train and val are flipped, test is clean. Each step is the command that a user
-would give; one that has ended is not run again. The table has a row for each seed and is written
-anew after each training.
+There are three trainings per seed with `configs/vit_mnist5k.py`: on the clean labels, on the
+flipped ones, and on the table that `python -m vision.audit --embeddings RUN --apply` writes with
+the run on the flipped ones. Train and val are flipped, test is clean. Each step is the command that
+a user would give; finished ones are not repeated. The table has a row for each seed and is
+rewritten after each training; with --epochs E it is results-E-epochs.csv.
 """
 
 import argparse
@@ -39,18 +36,24 @@ COLUMNS = (
     "recall",
     "recall_train",
     "recall_val",
+    "clean",
+    "noisy",
+    "cleaned",
+    "clean_loss",
+    "noisy_loss",
+    "cleaned_loss",
+    "date",
 )
-COLUMNS += ("clean", "noisy", "cleaned", "clean_loss", "noisy_loss", "cleaned_loss", "date")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--share", type=float, default=0.05, help="of the labels of train and val that are flipped"
+        "--share", type=float, default=0.05, help="share of the labels of train and val to flip"
     )
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument(
-        "--epochs", type=float, default=0.0, help="of each training; 0 = the config's"
+        "--epochs", type=float, default=0.0, help="epochs of each training; 0 = the config's"
     )
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/label_noise"))
     a = parser.parse_args()
@@ -65,71 +68,74 @@ def main():
         write(a)
 
 
-def directory(a, what, seed):
-    return a.workdir / (f"clean-{seed}" if what == "clean" else f"{what}-{a.share:g}-{seed}")
+def directory(a, stage, seed):
+    name = f"clean-{seed}" if stage == "clean" else f"{stage}-{a.share:g}-{seed}"
+    return a.workdir / name
 
 
-def train(a, what, seed, source):
-    """Trains one, unless it is there."""
-    workdir = directory(a, what, seed)
-    if not (workdir / "result.json").is_file():
-        _python("vision.main", f"--workdir={workdir}", source, seed, *_flags(a))
-
-
-def _flags(a):
-    return (
-        "--config.log.progress=false",
-        *([f"--config.train.epochs={a.epochs:g}"] if a.epochs else []),
-    )
+def train(a, stage, seed, source):
+    """Trains one model, unless its result exists."""
+    workdir = directory(a, stage, seed)
+    if (workdir / "result.json").is_file():
+        return
+    flags = ["--config.log.progress=false"]
+    if a.epochs:
+        flags.append(f"--config.train.epochs={a.epochs:g}")
+    _python("vision.main", f"--workdir={workdir}", source, seed, *flags)
 
 
 def audit(a, seed, source):
-    """Audits the flipped labels with the run on them, and cleans them."""
+    """Audits the flipped labels with the run trained on them, and cleans them."""
     out = directory(a, "audit", seed)
     run = directory(a, "noisy", seed)
     if not (out / "cleaned.csv").is_file():
         _python("vision.audit", f"--out={out}", source, seed, f"--embeddings={run}", "--apply")
 
 
-def _python(module, place, source, seed, *flags):
+def _python(module, output_flag, source, seed, *flags):
     command = [
         sys.executable,
         "-m",
         module,
         "--config",
         CONFIG,
-        place,
+        output_flag,
         f"--config.data.source={source}",
+        f"--config.seed={seed}",
+        *flags,
     ]
-    command += [f"--config.seed={seed}", *flags]
     print(" ".join(command), flush=True)
     subprocess.run(command, check=True)
 
 
 def measure(a, seed):
-    """Returns (flipped, found, right) as sets of (split, image): what was done, and what the audit
-    says of it."""
+    """Compares the audit's findings with the flipped labels.
+
+    Returns:
+        Sets of (split, image): the flipped ones, those that the audit reported, and those for which
+        it suggested the right label.
+    """
     c = default().data
     c.source = f"mnist5k?flip_labels={a.share:g}&seed={seed}"
     truth = open_splits("mnist5k")["all"].labels
     flipped = set()
     for split, source in named_splits(c, seed)[0].items():
         names = [source.name(i) for i in range(len(source))]
-        wrong = truth[[_index(name) for name in names]] != source.labels
-        flipped |= {(split, name) for name, is_wrong in zip(names, wrong, strict=True) if is_wrong}
+        is_flipped = truth[[_index(name) for name in names]] != source.labels
+        flipped |= {(split, name) for name, flip in zip(names, is_flipped, strict=True) if flip}
     with (directory(a, "audit", seed) / "issues.csv").open(newline="") as file:
         rows = [
             row
             for row in csv.DictReader(file)
             if row["kind"] == "wrong_label" and row["split"] != "test"
         ]
-    found = {(row["split"], row["file"]) for row in rows}
-    right = {
+    reported = {(row["split"], row["file"]) for row in rows}
+    corrected = {
         (row["split"], row["file"])
         for row in rows
         if row["action"] == f"relabel:{truth[_index(row['file'])]}"
     }
-    return flipped, found, right
+    return flipped, reported, corrected
 
 
 def _index(name):
@@ -137,48 +143,53 @@ def _index(name):
 
 
 def write(a):
-    """Writes a row for each seed that has ended, and keeps those of other shares."""
+    """Writes a row for each finished seed, and keeps those of other shares."""
     rows = []
     if a.results.is_file():
         with a.results.open(newline="") as file:
             rows = [
-                tuple(row[c] for c in COLUMNS)
+                tuple(row[column] for column in COLUMNS)
                 for row in csv.DictReader(file)
                 if float(row["share"]) != a.share
             ]
     for seed in range(100):
-        results = [
-            directory(a, what, seed) / "result.json" for what in ("clean", "noisy", "cleaned")
+        files = [
+            directory(a, stage, seed) / "result.json" for stage in ("clean", "noisy", "cleaned")
         ]
-        if not all(file.is_file() for file in results):
-            continue
-        flipped, found, right = measure(a, seed)
-        hits = flipped & found
-        recalls = [_share(hits, flipped, split) for split in ("train", "val")]
-        figures = (len(hits) / max(1, len(found)), len(hits) / max(1, len(flipped)), *recalls)
-        tests = [json.loads(file.read_text()) for file in results]
-        tested = [round(100 * test["accuracy"], 2) for test in tests] + [
-            round(test["loss"], 4) for test in tests
-        ]
-        row = (
-            a.share,
-            seed,
-            len(flipped),
-            len(found),
-            len(right),
-            *(round(x, 4) for x in figures),
-            *tested,
-        )
-        rows.append((*row, datetime.date.today().isoformat()))
+        if all(file.is_file() for file in files):
+            rows.append(_row(a, seed, [json.loads(file.read_text()) for file in files]))
     with a.results.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(sorted(rows, key=lambda row: (float(row[0]), int(row[1]))))
 
 
-def _share(hits, flipped, split):
-    of_split = {image for image in flipped if image[0] == split}
-    return float(np.mean([image in hits for image in of_split])) if of_split else 0.0
+def _row(a, seed, results):
+    flipped, reported, corrected = measure(a, seed)
+    hits = flipped & reported
+    rates = (
+        len(hits) / max(1, len(reported)),
+        len(hits) / max(1, len(flipped)),
+        _recall(hits, flipped, "train"),
+        _recall(hits, flipped, "val"),
+    )
+    return (
+        a.share,
+        seed,
+        len(flipped),
+        len(reported),
+        len(corrected),
+        *(round(rate, 4) for rate in rates),
+        *(round(100 * result["accuracy"], 2) for result in results),
+        *(round(result["loss"], 4) for result in results),
+        datetime.date.today().isoformat(),
+    )
+
+
+def _recall(hits, flipped, split):
+    """Returns the share of a split's flipped images that were hit."""
+    images = [image for image in flipped if image[0] == split]
+    return float(np.mean([image in hits for image in images])) if images else 0.0
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
-"""Trains every method against a long tail and writes a table of them.
+"""Trains every method for long-tailed data and writes a table of the results.
 
-    python -m experiments.long_tail.run                      # mnist5k, ratio 50: mnist5k.csv; an
-    hour on two cores
-    python -m experiments.long_tail.run --data cifar10       # CIFAR-10-LT, ratio 100: cifar10.csv;
-    on a GPU
+    python -m experiments.long_tail.run                 # mnist5k, ratio 50: an hour on two cores
+    python -m experiments.long_tail.run --data cifar10  # CIFAR-10-LT, ratio 100: on a GPU
     python -m experiments.long_tail.run --only plain,ldam_drw --seeds 0
 
-Each run is the command that a user would give, in a directory of its own below --workdir; one that
-has ended is not run again. The table has a row for each method, of all its seeds that have ended,
-and is written anew after each run.
+Each run is the command that a user would give, in a directory of its own below --workdir; finished
+runs are not repeated. The table, mnist5k.csv or cifar10.csv, has a row for each method with all of
+its finished seeds, and is rewritten after each run.
 """
 
 import argparse
@@ -44,14 +42,14 @@ def main():
         "--ratio",
         type=int,
         default=0,
-        help="of the largest class to the smallest; 0 = 50, cifar10 100",
+        help="size of the largest class relative to the smallest; 0 = 50, cifar10 100",
     )
     parser.add_argument("--only", default=",".join(METHODS))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/long_tail"))
     a = parser.parse_args()
     a.ratio = a.ratio or {"mnist5k": 50, "cifar10": 100}[a.data]
-    for seed in a.seeds.split(","):  # a whole table early on
+    for seed in a.seeds.split(","):  # so that the first table is complete early
         for method in a.only.split(","):
             run(a, method, seed)
             write(a)
@@ -62,7 +60,7 @@ def directory(a, method, seed):
 
 
 def run(a, method, seed):
-    """Trains one, unless it is there."""
+    """Trains one model, unless its result exists."""
     workdir = directory(a, method, seed)
     if (workdir / "result.json").is_file():
         return
@@ -79,7 +77,7 @@ def run(a, method, seed):
 
 
 def write(a):
-    """Writes a row for each method that has ended runs."""
+    """Writes a row for each method that has finished runs."""
     rows = []
     for method in METHODS:
         files = [directory(a, method, seed) / "result.json" for seed in range(100)]
@@ -88,25 +86,32 @@ def write(a):
             continue
         accuracies = [100 * r["balanced_accuracy"] for r in results]
         spread = statistics.stdev(accuracies) if len(results) > 1 else 0.0
-        # The recall of the three classes with the most images, and of the three with the fewest.
-        head, tail = (
-            statistics.mean(100 * x for r in results for x in r["recall"][part]) for part in PARTS
-        )
+        head = _mean_recall(results, slice(0, 3))  # the three classes with the most images
+        tail = _mean_recall(results, slice(-3, None))  # the three with the fewest
         seconds = statistics.mean(r["train_seconds"] for r in results)
+        numbers = (statistics.mean(accuracies), spread, head, tail)
         row = (
             method,
             a.ratio,
             len(results),
-            *(round(x, 2) for x in (statistics.mean(accuracies), spread, head, tail)),
+            *(round(number, 2) for number in numbers),
+            round(seconds),
+            results[0]["device"],
+            datetime.date.today().isoformat(),
         )
-        rows.append((*row, round(seconds), results[0]["device"], datetime.date.today().isoformat()))
+        rows.append(row)
     with (HERE / f"{a.data}.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(rows)
 
 
-PARTS = (slice(0, 3), slice(-3, None))
+def _mean_recall(results, classes):
+    """Returns the mean recall, in percent, over the runs and a slice of the classes."""
+    return statistics.mean(
+        100 * recall for result in results for recall in result["recall"][classes]
+    )
+
 
 if __name__ == "__main__":
     main()

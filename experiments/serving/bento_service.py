@@ -1,7 +1,6 @@
-"""The service that `bentoml serve` imports for `serving_rivals.py`, with BentoML's own batching of
-uploaded files.
+"""The service that `bentoml serve` imports for `serving_rivals.py`, with BentoML's own batching.
 
-BUNDLE and KIND are in the environment, since BentoML starts the process that imports this.
+BUNDLE and KIND are environment variables, since BentoML starts the process that imports this.
 """
 
 import os

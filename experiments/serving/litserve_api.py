@@ -1,5 +1,7 @@
-"""LitServe's side of `serving_rivals.py`, with its own batching: a module, as its worker processes
-import it."""
+"""LitServe's side of `serving_rivals.py`, with its own batching.
+
+It is a module because LitServe's worker processes import it.
+"""
 
 import litserve
 import numpy as np

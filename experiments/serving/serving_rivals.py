@@ -1,10 +1,9 @@
-"""The servers that ours is compared with, as their documentation has them: the same model, input
-and answer.
+"""The servers that ours is compared with, as in their documentation: same model, input, answer.
 
     python experiments/serving/serving_rivals.py fastapi BUNDLE tensor 8090
 
-Each takes the uint8 pixels of one image, or its JPEG, and answers with the five best classes. Needs
-nothing of this project, so that it runs in an environment of the rival's own.
+Each takes the uint8 pixels of one image, or its JPEG, and answers with the five best classes. It
+needs nothing of this project, so that it runs in the rival's own environment.
 """
 
 import json
@@ -15,13 +14,13 @@ import sys
 import numpy as np
 
 TOP = 5
-# as our own server has them
+# as in our own server
 BATCH = 32
 DELAY = 0.002
 
 
 class Model:
-    """The bundle's model in ONNX Runtime, on one thread a core."""
+    """The bundle's model in ONNX Runtime, with one thread per core."""
 
     def __init__(self, directory):
         import onnxruntime
@@ -39,8 +38,12 @@ class Model:
         )
 
     def read(self, data, kind):
-        """Returns uint8 (size, size, channels) of a request, pixels or a JPEG that is resized as
-        the bundle says."""
+        """Returns a request's image, uint8 (size, size, channels).
+
+        Args:
+            data: pixels, or a JPEG, which is resized as in bundle.json.
+            kind: "tensor" or "jpeg".
+        """
         if kind == "tensor":
             return np.frombuffer(data, np.uint8).reshape(self.shape)
         import cv2
@@ -49,30 +52,29 @@ class Model:
 
         image = simplejpeg.decode_jpeg(data)
         shorter = int(self.size / self.resize["crop_fraction"])
-        (height, width) = image.shape[:2]
-        width, height = (shorter * side // min(height, width) for side in (width, height))
+        height, width = (shorter * side // min(image.shape[:2]) for side in image.shape[:2])
         if self.resize["interpolation"] == "area":
             image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
         else:
-            kind = Image.Resampling[self.resize["interpolation"].upper()]
-            image = np.asarray(Image.fromarray(image).resize((width, height), kind))
+            resampling = Image.Resampling[self.resize["interpolation"].upper()]
+            image = np.asarray(Image.fromarray(image).resize((width, height), resampling))
         top = round((height - self.size) / 2)
         left = round((width - self.size) / 2)
         return image[top : top + self.size, left : left + self.size]
 
     def __call__(self, images):
-        """Returns the answer to each of uint8 images (B, H, W, channels), an array or a list."""
+        """Returns the answers for uint8 images (B, H, W, channels), an array or a list."""
         name = self._session.get_inputs()[0].name
-        (found,) = self._session.run(["probabilities"], {name: np.asarray(images)})
-        return [self._answer(row) for row in found]
+        (probabilities,) = self._session.run(["probabilities"], {name: np.asarray(images)})
+        return [self._answer(row) for row in probabilities]
 
-    def _answer(self, row):
-        best = np.argsort(-row)[:TOP]
-        return {"top": [[self.classes[i], float(row[i])] for i in best]}
+    def _answer(self, probabilities):
+        best = np.argsort(-probabilities)[:TOP]
+        return {"top": [[self.classes[i], float(probabilities[i])] for i in best]}
 
 
 def fastapi(directory, kind, port):
-    """A route that calls the model in FastAPI's thread pool: what a tutorial shows."""
+    """Serves a route that calls the model in FastAPI's thread pool, as in tutorials."""
     import uvicorn
     from fastapi import FastAPI, Request
     from starlette.concurrency import run_in_threadpool
@@ -89,7 +91,7 @@ def fastapi(directory, kind, port):
 
 
 def litserve(directory, kind, port):
-    """LitServe with one worker, which it gathers batches for."""
+    """Serves with LitServe and one worker, for which it gathers batches."""
     from litserve import LitServer
     from litserve_api import Api
 
@@ -98,7 +100,7 @@ def litserve(directory, kind, port):
 
 
 def bento(directory, kind, port):
-    """BentoML with its own batching, which starts processes of its own."""
+    """Serves with BentoML and its own batching; it starts processes of its own."""
     os.environ.update(BUNDLE=directory, KIND=kind, BENTOML_DO_NOT_TRACK="True")
     os.chdir(pathlib.Path(__file__).parent)
     command = [
@@ -116,5 +118,5 @@ def bento(directory, kind, port):
 SERVERS = {"fastapi": fastapi, "litserve": litserve, "bentoml": bento}
 
 if __name__ == "__main__":
-    name, where, what, number = sys.argv[1:]
-    SERVERS[name](where, what, int(number))
+    name, directory, kind, port = sys.argv[1:]
+    SERVERS[name](directory, kind, int(port))

@@ -1,5 +1,6 @@
-"""The same architectures in PyTorch, to compare with. Imports nothing of this project: its
-environment may be another.
+"""The same architectures in PyTorch, for comparison.
+
+It imports nothing of this project, since it may run in another environment.
 
 ViT: Dosovitskiy et al. 2020 (arXiv:2010.11929) with a fused qkv and PyTorch's fused attention.
 ResNets: He et al. 2015 (arXiv:1512.03385), the ImageNet nets with the bottleneck's stride in its
@@ -32,7 +33,7 @@ def build(name, variant, classes, image_size, channels=3):
     """Returns the `nn.Module`: images (B, C, H, W) -> logits (B, classes).
 
     Raises:
-        ValueError: there is no such model here.
+        ValueError: this file does not have the model.
     """
     if name == "vit":
         size, patch = variant.split("/")
@@ -44,12 +45,16 @@ def build(name, variant, classes, image_size, channels=3):
         return ResNet(
             DEPTHS[variant], 64, classes, channels, bottleneck=int(variant) >= 50, cifar=False
         )
-    raise ValueError(f"torch_models.py has no {name} {variant}")
+    raise ValueError(f"torch_models.py does not have {name} {variant}")
 
 
 def build_timm(name, variant, classes, image_size, channels=3):
-    """Returns timm's module of the same architecture; raises ImportError without timm, ValueError
-    if it has none."""
+    """Returns timm's module of the same architecture.
+
+    Raises:
+        ImportError: timm is not installed.
+        ValueError: timm does not have the model.
+    """
     import timm
 
     options = {"num_classes": classes, "in_chans": channels}
@@ -57,13 +62,13 @@ def build_timm(name, variant, classes, image_size, channels=3):
         return timm.create_model(f"resnet{variant}", **options)
     size, _, patch = variant.partition("/")
     if name == "vit" and size in TIMM_SIZES:
-        like = f"vit_{TIMM_SIZES[size]}_patch16_224"
-        return timm.create_model(like, img_size=image_size, patch_size=int(patch), **options)
-    raise ValueError(f"timm has no {name} {variant}")
+        timm_name = f"vit_{TIMM_SIZES[size]}_patch16_224"
+        return timm.create_model(timm_name, img_size=image_size, patch_size=int(patch), **options)
+    raise ValueError(f"timm does not have {name} {variant}")
 
 
 class ViT(nn.Module):
-    """Pre-norm, a class token, learned positions."""
+    """A pre-norm vision transformer with a class token and learned positions."""
 
     def __init__(self, width, depth, heads, patch, classes, image_size, channels):
         super().__init__()
@@ -81,7 +86,7 @@ class ViT(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then an MLP with exact GELU, each a residual branch."""
+    """Attention, then an MLP with exact GELU, both as residual branches."""
 
     def __init__(self, width, heads):
         super().__init__()
@@ -105,7 +110,7 @@ class TransformerBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Stages of residual blocks, each after the first at half the resolution, then the mean and a
+    """Stages of residual blocks, each at half the resolution of the one before, then the mean and a
     dense layer."""
 
     def __init__(self, depths, width, classes, channels, bottleneck, cifar):
@@ -128,7 +133,7 @@ class ResNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Basic or bottleneck; the shortcut is option A (`cifar`) or B."""
+    """A basic or bottleneck block; the shortcut is option A (`cifar`) or B."""
 
     def __init__(self, features_in, width, stride, bottleneck, cifar):
         super().__init__()
@@ -141,10 +146,9 @@ class ResidualBlock(nn.Module):
         else:
             parts = [conv_norm(features_in, width, 3, stride), relu, conv_norm(width, width, 3)]
         self.branch = nn.Sequential(*parts)
-        changes = stride != 1 or features_in != self.features
-        self.projection = (
-            conv_norm(features_in, self.features, 1, stride) if changes and not cifar else None
-        )
+        self.projection = None
+        if not cifar and (stride != 1 or features_in != self.features):
+            self.projection = conv_norm(features_in, self.features, 1, stride)
 
     def forward(self, x):
         return F.relu(self.shortcut(x) + self.branch(x), inplace=True)

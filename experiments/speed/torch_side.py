@@ -1,4 +1,4 @@
-"""The near end of `torch_worker.py`: starts it and asks it to run."""
+"""Starts `torch_worker.py` and asks it to run."""
 
 import json
 import subprocess
@@ -9,20 +9,19 @@ from vision.errors import UserError
 
 
 class TorchSide:
-    """PyTorch in a process of its own: the frameworks neither share an allocator nor need share an
-    environment.
+    """PyTorch in a process of its own, with its own allocator and possibly its own environment.
 
     Args:
-        python: interpreter that has torch; "" = the one that runs this.
+        python: interpreter that has torch; "" is the one that runs this.
         kind: "step", "loader" or "input".
-        **spec: what the worker is to build; see `torch_worker.py`.
+        **spec: specification of what the worker builds; see `torch_worker.py`.
 
     Attributes:
         facts: {"torch": version, "device", ...}.
-        peak_bytes: the worker's memory after the last run.
+        peak_bytes: the worker's peak memory after the last run.
 
     Raises:
-        UserError: torch, or what else the worker needs, is missing there.
+        UserError: torch, or something else that the worker needs, is missing there.
     """
 
     def __init__(self, python, kind, **spec):
@@ -75,6 +74,6 @@ class TorchSide:
             line = ""
         if not line:
             raise UserError(
-                f"torch's side ended with code {self._process.wait()}: what it said is above"
+                f"torch's side ended with code {self._process.wait()}; its output is above"
             )
         return json.loads(line)

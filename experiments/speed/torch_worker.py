@@ -1,8 +1,9 @@
-"""PyTorch's side of a benchmark, in a process of its own and in whatever environment has torch.
+"""PyTorch's side of a benchmark, in a process of its own and in any environment that has torch.
 
-Speaks lines of JSON: the first line on stdin says what to build (`spec`), the answer is {"ready":
-facts} or {"missing": reason}; then {"steps": n} is answered by {"seconds": s, ...}. Imports nothing
-of this project but its neighbors, which need torch and numpy alone.
+The protocol is lines of JSON: the first line on stdin is the specification of what to build
+(`spec`), and the answer is {"ready": facts} or {"missing": reason}; then {"steps": n} is answered
+by {"seconds": s, ...}. It imports nothing of this project except `torch_models.py`, which needs
+only torch.
 """
 
 import json
@@ -19,7 +20,7 @@ STD = (0.229, 0.224, 0.225)
 
 def main():
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints goes to stderr
+    os.dup2(2, 1)  # what libraries print goes to stderr
 
     def reply(**values):
         print(json.dumps(values), file=answers, flush=True)
@@ -49,7 +50,7 @@ class Trainer:
         self._bfloat16 = spec["dtype"] == "bfloat16"
         torch.backends.cudnn.benchmark = True
         torch.backends.cudnn.allow_tf32 = True
-        torch.set_float32_matmul_precision("high")  # TF32 where there is such, as on JAX's side
+        torch.set_float32_matmul_precision("high")  # TF32 if there is any, as on JAX's side
         build = torch_models.build_timm if spec["against"] == "timm" else torch_models.build
         model = build(spec["model"], spec["variant"], spec["classes"], spec["image_size"]).to(
             device
@@ -91,7 +92,7 @@ def _optimizer(torch, spec, model, device):
 
 
 class Job:
-    """What the jobs share: the device, waiting for it, and its memory."""
+    """Base class of the jobs: the device, waiting for it, and its memory."""
 
     def __init__(self):
         import torch
@@ -114,8 +115,7 @@ class Job:
         return time.perf_counter() - start
 
     def peak_bytes(self):
-        """Of the GPU's memory; on a CPU the most that this process ever held, with all of PyTorch
-        in it."""
+        """Returns the GPU's peak memory; on a CPU that of the process, including PyTorch."""
         if self._device.type == "cuda":
             return self._torch.cuda.max_memory_allocated()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -126,8 +126,8 @@ class Job:
 
 
 class StepJob(Job):
-    """Training steps on images that live on the device: drawn from all of them, or always the same
-    batch."""
+    """Training steps on images on the device: batches drawn from all of them, or one batch
+    repeated."""
 
     def __init__(self, spec):
         super().__init__()
@@ -144,25 +144,26 @@ class StepJob(Job):
         labels = torch.randint(0, spec["classes"], (count,), generator=generator)
         self._images = images.to(self._device)
         self._labels = labels.to(self._device)
-        drawn = [
+        indices = [
             torch.randint(0, count, (batch,), generator=generator).to(self._device)
             for _ in range(8)
         ]
-        self._drawn = drawn if spec["data"] == "resident" else None
+        self._indices = indices if spec["data"] == "resident" else None
         self._count = 0
 
     def _step(self):
-        if self._drawn is None:
+        if self._indices is None:
             return self._trainer(self._images, self._labels)
-        index = self._drawn[self._count % len(self._drawn)]
+        index = self._indices[self._count % len(self._indices)]
         self._count += 1
         self._trainer(self._images[index], self._labels[index])
 
 
 class _Prefetched(Job):
-    """Batches of a `DataLoader`, endless. Its workers run ahead, so those batches are used up
-    before the clock starts, and after it stops the workers get the time to fill their queue again:
-    they shall not run in the other side's time.
+    """Endless batches of a `DataLoader`.
+
+    Its workers prefetch, so those batches are consumed before the clock starts, and after it stops
+    the workers get the time to refill their queue: they must not run during the other side's turn.
     """
 
     def _begin(self, dataset, spec, **options):
@@ -198,8 +199,7 @@ class _Prefetched(Job):
 
 
 class LoaderJob(_Prefetched):
-    """The usual loop: uint8 images in RAM, padded, cropped, flipped by the workers, copied,
-    normalized on the GPU."""
+    """The standard loop: workers pad, crop and flip uint8 images in RAM; the GPU normalizes."""
 
     def __init__(self, spec):
         super().__init__()
@@ -220,7 +220,7 @@ class LoaderJob(_Prefetched):
 
 
 class Augmented:
-    """A map-style data set: pad by 4, crop at random, flip with probability 1/2."""
+    """A map-style dataset that pads by 4, crops at random, and flips with probability 1/2."""
 
     def __init__(self, images, labels):
         self._images = images
@@ -240,8 +240,7 @@ class Augmented:
 
 
 class InputJob(_Prefetched):
-    """JPEG files, decoded by PIL, cropped at random and resized as torchvision's RandomResizedCrop
-    does, copied."""
+    """JPEG files, decoded by PIL, and cropped and resized as by torchvision's RandomResizedCrop."""
 
     def __init__(self, spec):
         super().__init__()
@@ -252,7 +251,7 @@ class InputJob(_Prefetched):
 
 
 class Files:
-    """A map-style data set of image files: uint8 (size, size, 3)."""
+    """A map-style dataset of image files: uint8 (size, size, 3)."""
 
     def __init__(self, files, size):
         import PIL.Image
@@ -274,17 +273,17 @@ class Files:
 
 
 def random_box(height, width, random):
-    """Draws (left, top, right, bottom) of 8 to 100 % of the area and a side ratio of 3/4 to 4/3
-    (arXiv:1409.4842)."""
+    """Returns a random (left, top, right, bottom) with 8 to 100 % of the area and an aspect ratio of
+    3/4 to 4/3 (arXiv:1409.4842)."""
     for _ in range(10):
         pixels = height * width * random.uniform(0.08, 1.0)
         ratio = np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3)))
-        w = round((pixels * ratio) ** 0.5)
-        h = round((pixels / ratio) ** 0.5)
-        if 0 < w <= width and 0 < h <= height:
-            left = int(random.uniform(0, width - w + 1))
-            top = int(random.uniform(0, height - h + 1))
-            return left, top, left + w, top + h
+        box_width = round((pixels * ratio) ** 0.5)
+        box_height = round((pixels / ratio) ** 0.5)
+        if 0 < box_width <= width and 0 < box_height <= height:
+            left = int(random.uniform(0, width - box_width + 1))
+            top = int(random.uniform(0, height - box_height + 1))
+            return left, top, left + box_width, top + box_height
     side = min(height, width)
     left = (width - side) // 2
     top = (height - side) // 2

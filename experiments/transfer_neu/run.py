@@ -1,12 +1,11 @@
-"""Trains every way of transfer on NEU's steel defects and writes results.csv.
+"""Trains every method of transfer on NEU's steel defects and writes results.csv.
 
-    python -m experiments.transfer_neu.run ../shared/data/neu_det.tar --image-size 224     # on a
-    GPU: 224 px
+    python -m experiments.transfer_neu.run ../shared/data/neu_det.tar --image-size 224    # on a GPU
     python -m experiments.transfer_neu.run neu_det.tar --image-size 96 --only head,full --seeds 0
 
 The tar file holds neu_det/images/CLASS_NUMBER.jpg. Each run is the command that a user would give,
-in a directory of its own below --workdir; one that is there already is not run again. Rows are of
-all seeds' runs that have ended.
+in a directory of its own below --workdir; finished runs are not repeated. Rows summarize the
+finished runs of all seeds.
 """
 
 import argparse
@@ -30,10 +29,9 @@ COLUMNS = (
     "seconds",
     "learning",
     "device",
+    "date",
 )
-COLUMNS += ("date",)
-# all, few
-EPOCHS = {
+EPOCHS = {  # on all images, on a few per class
     "head": (60, 100),
     "partial": (6, 40),
     "full": (6, 40),
@@ -48,13 +46,13 @@ def main():
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--only", default=",".join(EPOCHS))
     parser.add_argument(
-        "--few", type=int, default=10, help="images a class of the second half of the table"
+        "--few", type=int, default=10, help="images per class in the second half of the table"
     )
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/transfer_neu"))
     a = parser.parse_args()
     photos = sort_by_class(a.tar, a.workdir / "neu")
-    for seed in a.seeds.split(","):  # a whole table early on
+    for seed in a.seeds.split(","):  # so that the first table is complete early
         for way in a.only.split(","):
             for few in (0, a.few):
                 run(photos, a, way, few, seed)
@@ -72,9 +70,9 @@ def sort_by_class(tar, folder):
             for member in archive:
                 name = pathlib.PurePath(member.name)
                 if name.suffix == ".jpg":
-                    place = folder / name.stem.rpartition("_")[0] / name.name
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    place.write_bytes(archive.extractfile(member).read())
+                    file = folder / name.stem.rpartition("_")[0] / name.name
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(archive.extractfile(member).read())
     return folder
 
 
@@ -83,7 +81,7 @@ def directory(a, way, few, seed):
 
 
 def run(photos, a, way, few, seed):
-    """Trains one, unless it is there."""
+    """Trains one model, unless its result exists."""
     workdir = directory(a, way, few, seed)
     if (workdir / "result.json").is_file():
         return
@@ -117,7 +115,7 @@ def run(photos, a, way, few, seed):
 
 
 def table(a):
-    """Returns a row for each way and amount of images."""
+    """Returns a row for each method and number of images."""
     rows = []
     for few in (0, a.few):
         for way in EPOCHS:
@@ -134,14 +132,13 @@ def table(a):
                 a.image_size,
                 len(results),
                 round(statistics.mean(accuracies), 2),
-            )
-            row += (
                 round(spread, 2),
                 round(seconds),
                 results[0]["parameters"]["learning"],
                 results[0]["device"],
+                datetime.date.today().isoformat(),
             )
-            rows.append((*row, datetime.date.today().isoformat()))
+            rows.append(row)
     return rows
 
 

@@ -1,13 +1,12 @@
-"""Which attention is fastest here: forward and backward of `vision.models.layers.attention`, by
-implementation.
+"""Times each implementation of `vision.models.layers.attention`, forward and backward.
 
     python -m scripts.bench.attention
     python -m scripts.bench.attention --shapes 256x65x3x64,64x197x12x64 --dtypes bfloat16
 
-Shapes are BATCHxTOKENSxHEADSxDEPTH; those by default are of ViT-Ti/4 at 32 px, S/16 and B/16 at
-224, and L/16 at 384. The names take turns. `model.attention = auto` should pick the fastest; where
-it does not, its rule in vision/models/layers/attention.py is wrong for this device. The last line
-reports for how many of the shapes it does (within 5 %).
+Shapes are BATCHxTOKENSxHEADSxDEPTH; the defaults are those of ViT-Ti/4 at 32 px, S/16 and B/16 at
+224, and L/16 at 384. The implementations take turns. `model.attention = auto` should pick the
+fastest; if it does not, its rule in vision/models/layers/attention.py is wrong for this device. The
+last line reports for how many of the cases it does (within 5 %).
 """
 
 import functools
@@ -16,7 +15,7 @@ import time
 
 from scripts.bench import common
 from vision import cli
-from vision.errors import UserError
+from vision.errors import UserError, first_line
 
 SHAPES = {"cpu": "16x65x3x64,4x197x6x64,2x197x12x64,1x577x16x64"}
 ON_ACCELERATORS = "512x65x3x64,256x197x6x64,128x197x12x64,32x577x16x64"
@@ -26,15 +25,15 @@ NAMES = ("plain", "xla", "cudnn")
 def main(argv):
     import jax
 
-    p = common.parser(__doc__, "attention")
+    p = common.make_parser(__doc__, "attention")
     p.add_argument(
         "--shapes",
         default=SHAPES.get(jax.default_backend(), ON_ACCELERATORS),
-        help="separated by commas",
+        help="comma-separated",
     )
-    p.add_argument("--dtypes", default="float32,bfloat16", help="separated by commas")
+    p.add_argument("--dtypes", default="float32,bfloat16", help="comma-separated")
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--repeats", type=int, default=10, help="calls of each timing")
+    p.add_argument("--repeats", type=int, default=10, help="calls per timing")
     a = p.parse_args(argv)
     cases = [(_shape(text), dtype) for text in a.shapes.split(",") for dtype in a.dtypes.split(",")]
     rows = [row for shape, dtype in cases for row in _case(a, shape, dtype)]
@@ -44,40 +43,42 @@ def main(argv):
     common.write_rows(a.csv, [common.facts(a) | row for row in rows])
     best = {(row["shape"], row["dtype"]): row["ms"] for row in rows if row["fastest"]}
     chosen = [row for row in rows if row["auto"]]
-    right = sum(row["ms"] <= 1.05 * best[row["shape"], row["dtype"]] for row in chosen)
-    print(f"auto: the fastest in {right} of {len(chosen)} cases")
+    hits = sum(row["ms"] <= 1.05 * best[row["shape"], row["dtype"]] for row in chosen)
+    print(f"auto: the fastest in {hits} of {len(chosen)} cases")
 
 
 def _case(a, shape, dtype):
-    """Returns a row for each name that this device can run."""
+    """Returns a row for each implementation that this device can run."""
     from vision.models.layers.attention import choose_attention
 
+    text = "x".join(map(str, shape))
     runs = {}
     for name in NAMES:
         try:
             runs[name] = _prepare(name, shape, dtype, a.repeats)
         except UserError as error:
-            print(
-                f"skipped: {name} {'x'.join(map(str, shape))} {dtype}: {str(error).splitlines()[0]}"
-            )
+            print(f"skipped: {name} {text} {dtype}: {first_line(error)}")
     seconds = common.alternate(runs, a.rounds)
-    medians = {name: statistics.median(found) / a.repeats for name, found in seconds.items()}
+    medians = {name: statistics.median(times) / a.repeats for name, times in seconds.items()}
     auto = choose_attention("auto", shape[1], shape[3], dtype)
-    text = "x".join(map(str, shape))
     return [
-        {"shape": text, "dtype": dtype, "name": name, "ms": value * 1e3}
-        | {
+        {
+            "shape": text,
+            "dtype": dtype,
+            "name": name,
+            "ms": median * 1e3,
             "best_ms": min(seconds[name]) / a.repeats * 1e3,
-            "fastest": value == min(medians.values()),
+            "fastest": median == min(medians.values()),
+            "auto": name == auto,
+            "rounds": a.rounds,
+            "repeats": a.repeats,
         }
-        | {"auto": name == auto, "rounds": a.rounds, "repeats": a.repeats}
-        for name, value in medians.items()
+        for name, median in medians.items()
     ]
 
 
 def _prepare(name, shape, dtype, repeats):
-    """Returns a function that returns the seconds of so many forward and backward passes, already
-    compiled."""
+    """Returns a function that times `repeats` compiled forward and backward passes, in seconds."""
     import jax
     import jax.numpy as jnp
 

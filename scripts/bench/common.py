@@ -1,6 +1,6 @@
-"""What the benchmarks share: alternating timing, the devices' peaks, tables, and rows of CSV.
+"""Helpers of the benchmarks: alternating timings, peaks of devices, tables, and CSV rows.
 
-Nothing here imports JAX before it is called, so that a benchmark can still say how JAX is to start.
+Nothing here imports JAX before it is called, so that a benchmark can configure JAX first.
 """
 
 import argparse
@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 SPEED = "experiments/speed"
 
 # FLOP/s of dense matrix products (bfloat16, and TF32 for float32) and bytes/s of memory, from
-# NVIDIA's data sheets. The first name that the device's kind contains counts.
+# NVIDIA's data sheets. The first name contained in the device's kind counts.
 PEAKS = {
     "H200": (989e12, 494e12, 4.80e12),
     "H100 PCIe": (756e12, 378e12, 2.00e12),
@@ -30,39 +30,41 @@ PEAKS = {
 }
 
 
-def parser(doc, name):
-    """Returns an `ArgumentParser` with the flags that every benchmark has; `name` is the CSV's."""
-    made = argparse.ArgumentParser(
+def make_parser(doc, name):
+    """Returns an `ArgumentParser` with the flags of every benchmark; `name` is the CSV file's."""
+    parser = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     path = f"{SPEED}/{name}.csv"
-    made.add_argument(
+    parser.add_argument(
         "--csv",
         default=path,
         metavar="PATH",
-        help=f"append rows to it; '' = none (default: {path})",
+        help=f"CSV file to append rows to; '' = none (default: {path})",
     )
-    made.add_argument("--label", default="", help="noted in the rows; the page finds them by it")
-    made.add_argument("--goal", default="", help="noted in the rows")
-    return made
+    parser.add_argument(
+        "--label", default="", help="label written to the rows, by which the page finds them"
+    )
+    parser.add_argument("--goal", default="", help="goal written to the rows")
+    return parser
 
 
 def facts(a=None, torch=""):
-    """Returns what every row says of where it comes from, as a dict of strings.
+    """Returns the columns that describe where a row comes from, as a dict of strings.
 
     Args:
         a: the parsed flags, for --label and --goal.
-        torch: version of the torch that was compared with; "" = none was.
+        torch: version of torch on the other side; "" if there is none.
     """
     versions = {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax")}
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     device = {"device": device_name(), "python": platform.python_version()}
-    noted = {"label": a.label, "goal": a.goal} if a else {}
-    return noted | {"date": now, "commit": _commit()} | device | versions | {"torch": torch}
+    labels = {"label": a.label, "goal": a.goal} if a else {}
+    return labels | {"date": now, "commit": _commit()} | device | versions | {"torch": torch}
 
 
 def device_name():
-    """Returns the kind of JAX's first device; of a CPU its cores too."""
+    """Returns the kind of JAX's first device, with the number of cores for a CPU."""
     import jax
 
     device = jax.devices()[0]
@@ -70,19 +72,22 @@ def device_name():
 
 
 def cpu_name():
-    """Returns the CPU's model and how many cores this process may use."""
+    """Returns the CPU's model and the number of cores that this process may use."""
     info = pathlib.Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
-    name = found.group(1).strip() if found else platform.processor() or platform.machine()
+    match = re.search(r"model name\s*: (.*)", info.read_text()) if info.is_file() else None
+    if match:
+        name = match.group(1).strip()
+    else:
+        name = platform.processor() or platform.machine()
     return f"{name}, {len(os.sched_getaffinity(0))} cores"
 
 
 def alternate(sides, rounds):
-    """Times the sides in turn, so that whatever else the machine does falls on all of them alike.
+    """Times the sides in turn, so that other load on the machine affects all of them alike.
 
     Args:
         sides: {name: function without arguments that returns seconds}.
-        rounds: how often each runs.
+        rounds: number of runs of each.
 
     Returns:
         {name: [seconds, ...]}.
@@ -95,21 +100,21 @@ def alternate(sides, rounds):
 
 
 def compare(seconds, ours, theirs):
-    """Returns {"ratio", "ratio_of_best"}: how many times as fast `ours` is, by the medians and by
-    the minima."""
-    mine = seconds[ours]
-    other = seconds[theirs]
+    """Returns {"ratio", "ratio_of_best"}: the speed of `ours` relative to `theirs`, by the medians
+    and by the minima."""
+    our_seconds = seconds[ours]
+    their_seconds = seconds[theirs]
     return {
-        "ratio": statistics.median(other) / statistics.median(mine),
-        "ratio_of_best": min(other) / min(mine),
+        "ratio": statistics.median(their_seconds) / statistics.median(our_seconds),
+        "ratio_of_best": min(their_seconds) / min(our_seconds),
     }
 
 
 def peaks(dtype):
     """Returns (FLOP/s, bytes/s, "data sheet" or "measured") of JAX's first device.
 
-    Known accelerators are looked up; everything else is measured here and now, with a product of
-    matrices of side 2,048 (8,192 where it is no CPU) and by adding one to 256 MiB in place.
+    Known accelerators are looked up; other devices are measured now, with a product of matrices of
+    side 2,048 (8,192 unless it is a CPU) and by adding one to 256 MiB in place.
 
     Args:
         dtype: "float32" or "bfloat16".
@@ -117,35 +122,34 @@ def peaks(dtype):
     import jax
 
     kind = jax.devices()[0].device_kind
-    known = next((values for name, values in PEAKS.items() if name in kind), None)
-    if known:
-        return known[0] if dtype == "bfloat16" else known[1], known[2], "data sheet"
+    for name, (bfloat16, tf32, bandwidth) in PEAKS.items():
+        if name in kind:
+            return bfloat16 if dtype == "bfloat16" else tf32, bandwidth, "data sheet"
     return _measure_product(dtype), _measure_copy(), "measured"
 
 
 def best_seconds(run, repeats=7):
-    """Returns the least of the times that `run()` takes, after a first call that does not count."""
+    """Returns the least time of `repeats` calls of `run()`, after a warm-up call."""
     run()
-    found = []
+    timings = []
     for _ in range(repeats):
         start = time.perf_counter()
         run()
-        found.append(time.perf_counter() - start)
-    return min(found)
+        timings.append(time.perf_counter() - start)
+    return min(timings)
 
 
 def print_table(rows):
     """Prints dicts of equal keys as an aligned table; None is a dash."""
-    shown = [{key: _text(value) for key, value in row.items()} for row in rows]
-    widths = {key: max(len(key), *(len(row[key]) for row in shown)) for key in shown[0]}
+    texts = [{key: _text(value) for key, value in row.items()} for row in rows]
+    widths = {key: max(len(key), *(len(row[key]) for row in texts)) for key in texts[0]}
     print("  ".join(key.ljust(width) for key, width in widths.items()).rstrip())
-    for row in shown:
+    for row in texts:
         print("  ".join(row[key].ljust(width) for key, width in widths.items()).rstrip())
 
 
 def write_rows(path, rows):
-    """Appends dicts to a CSV file; columns that it does not have yet are added, and are empty in
-    the older rows."""
+    """Appends dicts to a CSV file; new columns are added and left empty in the older rows."""
     if not path:
         return
     file = pathlib.Path(path)
@@ -160,7 +164,7 @@ def write_rows(path, rows):
 
 
 def read_rows(path):
-    """Returns the rows of a CSV file as dicts of strings; none where there is no file."""
+    """Returns the rows of a CSV file as dicts of strings; [] if there is no file."""
     file = pathlib.Path(path)
     if not file.is_file():
         return []
@@ -175,7 +179,7 @@ def _text(value, missing="-"):
 
 
 def _commit():
-    """The commit of this code, "-dirty" if it was changed since; "" outside a checkout."""
+    """Returns the commit of this code, with "-dirty" if it has changed; "" outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.run(
@@ -199,10 +203,10 @@ def _measure_copy(count=2**26):
     import jax
     import jax.numpy as jnp
 
-    held = [jnp.zeros(count, jnp.float32)]
+    buffer = [jnp.zeros(count, jnp.float32)]
     add = jax.jit(lambda a: a + 1, donate_argnums=0)
 
     def run():
-        held[0] = add(held[0]).block_until_ready()
+        buffer[0] = add(buffer[0]).block_until_ready()
 
     return 2 * 4 * count / best_seconds(run)

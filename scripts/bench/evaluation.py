@@ -1,14 +1,13 @@
-"""How fast images are evaluated: all outputs on the host, against the bare forward pass, round by
-round in turn.
+"""Times the evaluation of images, with all outputs on the host, against the bare forward pass.
 
     python -m scripts.bench.evaluation
-    python -m scripts.bench.evaluation --model resnet --variant 50 --image-size 224 --batch 256
-    --dtype bfloat16
+    python -m scripts.bench.evaluation --model resnet --variant 50 --image-size 224 --batch 256 \\
+        --dtype bfloat16
 
-Both sides pass over the same random images, which live on the device. The bare pass computes logits
-and embeddings and leaves them there; ours also measures brightness and contrast, pads and masks the
-last batch, and brings everything to the host. The metrics with their intervals come after, and are
-timed apart. The last line is `ratio: R`, images/s of ours over the bare pass's.
+Both sides take turns on the same random images, which live on the device. The bare pass computes
+logits and embeddings and leaves them there; ours also measures brightness and contrast, pads and
+masks the last batch, and copies everything to the host. The metrics with their intervals follow and
+are timed separately. The last line is `ratio: R`, images/s of ours over the bare pass's.
 """
 
 import statistics
@@ -19,9 +18,12 @@ import numpy as np
 from scripts.bench import common
 from vision import cli
 
+WORK = ("model", "variant", "image_size", "classes", "dtype", "images", "batch", "rounds")
+HIDDEN = ("date", "commit", "device", "label", "goal")  # columns that are not printed
+
 
 def main(argv):
-    p = common.parser(__doc__, "evaluation")
+    p = common.make_parser(__doc__, "evaluation")
     p.add_argument("--model", default="resnet")
     p.add_argument("--variant", default="cifar20")
     p.add_argument("--image-size", type=int, default=32)
@@ -37,23 +39,13 @@ def main(argv):
         a.rounds,
     )
     speeds = {
-        f"{name}_images_per_second": a.images / statistics.median(found)
-        for name, found in seconds.items()
+        f"{name}_images_per_second": a.images / statistics.median(times)
+        for name, times in seconds.items()
     }
-    work = {
-        k: getattr(a, k)
-        for k in ("model", "variant", "image_size", "classes", "dtype", "images", "batch", "rounds")
-    }
-    row = (
-        common.facts(a)
-        | work
-        | common.compare(seconds, "ours", "bare")
-        | speeds
-        | {"metrics_s": _metrics(a)}
-    )
-    common.print_table(
-        [{k: v for k, v in row.items() if k not in ("date", "commit", "device", "label", "goal")}]
-    )
+    work = {name: getattr(a, name) for name in WORK}
+    ratios = common.compare(seconds, "ours", "bare")
+    row = common.facts(a) | work | ratios | speeds | {"metrics_s": _metrics(a)}
+    common.print_table([{key: value for key, value in row.items() if key not in HIDDEN}])
     common.write_rows(a.csv, [row])
     print(f"ratio: {row['ratio']:.2f}")
 
@@ -80,9 +72,9 @@ def _prepare(a):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (a.images, a.image_size, a.image_size, 3), np.uint8)
     source = ArraySource(images, random.integers(0, a.classes, a.images), names, "random")
-    rows = Dataset(source, a.image_size, 3, 1.0, (), True, Sampler(0, source.labels))
+    dataset = Dataset(source, a.image_size, 3, 1.0, (), True, Sampler(0, source.labels))
     mesh = parallel.make_mesh()
-    loader = DeviceLoader(rows, Unreadable(a.images, 0.0), mesh)
+    loader = DeviceLoader(dataset, Unreadable(a.images, 0.0), mesh)
     forward = Forward(inference.Classifier(c, model, names, a.image_size, 3), mesh)
     first = next(iter(loader.eval_batches(a.batch)))
     forward(forward.images(first, loader.data))
@@ -102,14 +94,14 @@ def _bare(forward, loader, a):
 
     start = time.perf_counter()
     for batch in loader.eval_batches(a.batch):
-        found = forward(forward.images(batch, loader.data))
-    jax.block_until_ready(found)
+        outputs = forward(forward.images(batch, loader.data))
+    jax.block_until_ready(outputs)
     return time.perf_counter() - start
 
 
 def _metrics(a):
-    """Returns the seconds that all metrics of as many random outputs take, with the usual number of
-    draws."""
+    """Returns the seconds that all metrics of random outputs take, with the default number of
+    bootstrap draws."""
     from vision.config import default
     from vision.evaluation.measures import intervals
 
@@ -117,9 +109,8 @@ def _metrics(a):
     logits = random.normal(size=(a.images, a.classes)).astype(np.float32)
     labels = random.integers(0, a.classes, a.images)
     start = time.perf_counter()
-    intervals.with_intervals(
-        logits, labels, tuple(map(str, range(a.classes))), default().evaluation.bootstrap
-    )
+    names = tuple(map(str, range(a.classes)))
+    intervals.with_intervals(logits, labels, names, default().evaluation.bootstrap)
     return time.perf_counter() - start
 
 

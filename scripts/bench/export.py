@@ -1,13 +1,12 @@
-"""How fast an exported model runs in ONNX Runtime, against the same model jitted by JAX, round by
-round in turn.
+"""Times an exported model in ONNX Runtime against the same model jitted by JAX, in turn.
 
     python -m scripts.bench.export
     python -m scripts.bench.export --models vit:S/16 --sizes 1 --fixed
 
 Both sides take the same uint8 images and return probabilities and embeddings to the host, on all
-cores of a CPU. The models have random weights, as time does not depend on them, and 1,000 classes
-at 224 px. --fixed exports for the batch that is timed, in place of any number. `ratio` is images/s
-of ONNX Runtime over JAX's.
+cores of a CPU. The models have random weights, on which time does not depend, and 1,000 classes at
+224 px. --fixed exports for the batch size that is timed instead of for any. `ratio` is images/s of
+ONNX Runtime over JAX's.
 """
 
 import pathlib
@@ -19,25 +18,23 @@ from scripts.bench import common
 from vision import cli
 
 MODELS = "efficientnet_lite:0,resnet:50,mobilenet:large,vit:S/16"
+HIDDEN = ("date", "commit", "device", "label")  # columns that are not printed
 
 
 def main(argv):
-    p = common.parser(__doc__, "export")
+    p = common.make_parser(__doc__, "export")
     p.add_argument("--models", default=MODELS, help="NAME:VARIANT,...")
     p.add_argument("--sizes", default="1,32", help="images at a time")
     p.add_argument("--image-size", type=int, default=224)
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--seconds", type=float, default=0.5, help="of each side in a round")
+    p.add_argument("--seconds", type=float, default=0.5, help="seconds of each side per round")
     p.add_argument("--fixed", action="store_true", help="export for one batch size")
     a = p.parse_args(argv)
     rows = []
     for name in a.models.split(","):
         rows += _rows(name, a)
     common.print_table(
-        [
-            {k: v for k, v in row.items() if k not in ("date", "commit", "device", "label")}
-            for row in rows
-        ]
+        [{key: value for key, value in row.items() if key not in HIDDEN} for row in rows]
     )
     common.write_rows(a.csv, rows)
     print(f"lowest ratio: {min(row['ratio'] for row in rows):.2f}")
@@ -59,11 +56,9 @@ def _rows(name, a):
             onnx.write(program, path, size if a.fixed else 0)
             run = onnx.load(path)
         difference = check.compare(program, run, images)
-        seconds = common.alternate(
-            {"onnx": _timed(run, images, a.seconds), "jax": _timed(program, images, a.seconds)},
-            a.rounds,
-        )
-        medians = {f"{side}_ms": 1e3 * statistics.median(found) for side, found in seconds.items()}
+        sides = {"onnx": _timer(run, images, a.seconds), "jax": _timer(program, images, a.seconds)}
+        seconds = common.alternate(sides, a.rounds)
+        medians = {f"{side}_ms": 1e3 * statistics.median(times) for side, times in seconds.items()}
         work = {
             "model": model,
             "batch": size,
@@ -74,9 +69,9 @@ def _rows(name, a):
         yield common.facts(a) | work | medians | common.compare(seconds, "onnx", "jax")
 
 
-def _timed(run, images, least):
-    """Returns a function that calls `run(images)` for at least so many seconds; it returns seconds
-    a call."""
+def _timer(run, images, least):
+    """Returns a function that calls `run(images)` for at least `least` seconds; it returns the
+    seconds per call."""
     run(images)
 
     def seconds():

@@ -1,10 +1,10 @@
-"""What one image costs a model, counted from its forward pass and independent of device, compiler
-and implementation.
+"""Counts a model's operations per image, from its forward pass.
 
-A multiplication and an addition are two operations. Only convolutions and matrix products count.
-Training costs three times the forward pass (the products themselves, the gradients of their inputs
-and of their kernels), less the first layer's gradient of its input, which is the image.
-Recomputation (`model.remat`) is no useful work and does not count.
+The count depends on no device, compiler or implementation. A multiplication and an addition are two
+operations. Only convolutions and matrix products count. Training costs three times the forward pass
+(the products themselves, the gradients of their inputs and of their kernels), minus the gradient of
+the first layer's input, which is the image. Recomputation (`model.remat`) is not useful work and
+does not count.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ from vision.models.surgery.costs import products
 
 @dataclasses.dataclass(frozen=True)
 class Costs:
-    """Of one image.
+    """The costs of one image.
 
     Attributes:
         forward: operations of the forward pass.
         train: operations of a training step.
-        activations: numbers that the convolutions and matrix products of the forward pass put out,
+        activations: number of outputs of the convolutions and matrix products of the forward pass,
             without attention's scores, which a fused kernel never stores.
-        parameters: learned numbers.
+        parameters: number of learned parameters.
     """
 
     forward: int
@@ -41,14 +41,14 @@ def model_costs(c, num_classes, image_size, channels=3):
     c = c.copy_and_resolve_references()
     c.remat = None
     if c.name == "vit":
-        c.attention = "plain"  # whose products can be seen
-    made = nnx.eval_shape(lambda: models.build(c, num_classes, image_size, channels, Streams(0)))
-    made.eval()
-    graph, state = nnx.split(made)
+        c.attention = "plain"  # its products are visible in the jaxpr
+    model = nnx.eval_shape(lambda: models.build(c, num_classes, image_size, channels, Streams(0)))
+    model.eval()
+    graph, state = nnx.split(model)
     image = jax.ShapeDtypeStruct((1, image_size, image_size, channels), c.dtype)
     jaxpr = jax.make_jaxpr(lambda state, x: nnx.merge(graph, state)(x))(state, image)
-    found = list(products(jaxpr.jaxpr))
-    forward = sum(flops for flops, _ in found)
-    parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(made, nnx.Param)))
-    stored = sum(numbers for _, numbers in found)
-    return Costs(forward, 3 * forward - found[0][0], stored, parameters)
+    counts = list(products(jaxpr.jaxpr))  # (operations, outputs) of each
+    forward = sum(flops for flops, _ in counts)
+    parameters = sum(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    activations = sum(outputs for _, outputs in counts)
+    return Costs(forward, 3 * forward - counts[0][0], activations, parameters)

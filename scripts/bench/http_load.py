@@ -1,9 +1,9 @@
-"""A closed loop of HTTP clients: each sends a request, reads the answer, and sends the next one.
+"""Runs a closed loop of HTTP clients: each sends a request, reads the answer, sends the next one.
 
     python -m scripts.bench.http_load 127.0.0.1:8080 request.bin --clients 32 --seconds 60
 
-request.bin holds a whole request, its headers included. Prints JSON. One process with plain
-sockets, so that as little as can be is spent on this side; run it on a core of its own.
+request.bin holds a complete request, including its headers. Prints JSON. It is one process with
+plain sockets, so that this side costs as little as possible; run it on a core of its own.
 """
 
 import argparse
@@ -22,40 +22,41 @@ def main():
     parser.add_argument("--seconds", type=float, default=60)
     a = parser.parse_args()
     host, _, port = a.address.rpartition(":")
-    print(
-        json.dumps(asyncio.run(load(host, int(port), a.request.read_bytes(), a.clients, a.seconds)))
-    )
+    request = a.request.read_bytes()
+    figures = asyncio.run(load(host, int(port), request, a.clients, a.seconds))
+    print(json.dumps(figures))
 
 
 async def load(host, port, request, clients, seconds):
     """Returns {"requests_per_second", "p50", "p99", milliseconds, "answers": {status: count}}."""
-    took = []
+    latencies = []
     statuses = {}
     begun = time.perf_counter()
     end = begun + seconds
     await asyncio.gather(
-        *(_client(host, port, request, end, took, statuses) for _ in range(clients))
+        *(_client(host, port, request, end, latencies, statuses) for _ in range(clients))
     )
-    took.sort()
+    latencies.sort()
     return {
-        "requests_per_second": len(took) / (time.perf_counter() - begun),
-        "p50": 1000 * statistics.median(took),
-        "p99": 1000 * took[int(0.99 * (len(took) - 1))],
+        "requests_per_second": len(latencies) / (time.perf_counter() - begun),
+        "p50": 1000 * statistics.median(latencies),
+        "p99": 1000 * latencies[int(0.99 * (len(latencies) - 1))],
         "answers": statuses,
     }
 
 
-async def _client(host, port, request, end, took, statuses):
-    """One client, which opens another connection where the server closes its own."""
-    reader = writer = None
+async def _client(host, port, request, end, latencies, statuses):
+    """Runs one client, which reconnects when the server closes its connection."""
+    reader = None
+    writer = None
     while (start := time.perf_counter()) < end:
         if writer is None:
             reader, writer = await asyncio.open_connection(host, port)
         writer.write(request)
-        status, last = await _answer(reader)
-        took.append(time.perf_counter() - start)
+        status, is_last = await _answer(reader)
+        latencies.append(time.perf_counter() - start)
         statuses[status] = statuses.get(status, 0) + 1
-        if last:
+        if is_last:
             writer.close()
             writer = None
     if writer is not None:
@@ -63,7 +64,7 @@ async def _client(host, port, request, end, took, statuses):
 
 
 async def _answer(reader):
-    """Returns (status, whether the server closes the connection)."""
+    """Reads an answer; returns (status, whether the server closes the connection)."""
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     status = int(head.split(b" ", 2)[1])
     headers = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:] if b": " in line)

@@ -1,10 +1,9 @@
-"""How fast images come in: decoding and cropping, here and elsewhere, in one run, round by round in
-turn.
+"""Times the input pipeline, decoding and cropping, against other libraries, in one run and in turn.
 
     python -m scripts.bench.input --data ../shared/data/imagenet_samples.tar
     python -m scripts.bench.input --data photos --torch-python PATH --workers 8
 
-Four comparisons, all of JPEG files cut to a random 8 to 100 % of their area and resized to
+Four comparisons, all on JPEG files cropped to a random 8 to 100 % of their area and resized to
 --image-size:
 
     decode                                 one core, the files' bytes in RAM: vision.data.decode
@@ -13,14 +12,14 @@ Four comparisons, all of JPEG files cut to a random 8 to 100 % of their area and
                                            WorkerLoader against torch's DataLoader with PIL
     feed against bare decode               WorkerLoader against a bare loop in as many processes,
                                            which keeps no image
-    feed of a pack against bare decode     the same for a `packed:` source of the files; the loop
-                                           still reads the files
+    feed of a pack against bare decode     the same for a `packed:` source of the files; the bare
+                                           loop still reads the files
 
-The bare libraries are simplejpeg and cv2, which vision.data.decode itself stands on, so that
-`decode` shows what its checks cost, and the last two what it costs to make batches and bring them
-to the device. Averaging over areas (cv2, here) and an antialiased bilinear filter (PIL) are of the
-same quality. Without torch, or PIL beside it, `feed` shows one side. The last line is `ratio: R`,
-of `feed`, or of `decode` where feed has none.
+The bare libraries are simplejpeg and cv2, on which vision.data.decode is built, so `decode` shows
+the cost of its checks, and the last two comparisons the cost of making batches and copying them to
+the device. Area averaging (cv2, ours) and an antialiased bilinear filter (PIL) are of the same
+quality. Without torch and PIL, `feed` shows one side. The last line is `ratio: R`, that of `feed`,
+or of `decode` if feed has none.
 """
 
 import contextlib
@@ -42,16 +41,17 @@ from vision.errors import UserError
 
 SUFFIXES = (".jpg", ".jpeg")
 AREA = (0.08, 1.0)
+HIDDEN = ("date", "commit", "device")  # columns that are not printed
 
 
 def main(argv):
-    p = common.parser(__doc__, "input")
+    p = common.make_parser(__doc__, "input")
     p.add_argument(
         "--data", default="../shared/data/imagenet_samples.tar", help="folder or tar of JPEG files"
     )
     p.add_argument("--image-size", type=int, default=224)
     p.add_argument("--batch", type=int, default=64)
-    p.add_argument("--batches", type=int, default=30, help="of each timing of the feed")
+    p.add_argument("--batches", type=int, default=30, help="batches per timing of the feed")
     p.add_argument(
         "--workers",
         type=int,
@@ -76,26 +76,24 @@ def main(argv):
             _bare_row(a, files, "feed of a pack", _packed(tree, folder)),
         ]
     common.print_table(
-        [
-            {k: v for k, v in row.items() if k not in ("date", "commit", "device")}
-            for row in rows + bare
-        ]
+        [{key: value for key, value in row.items() if key not in HIDDEN} for row in rows + bare]
     )
     common.write_rows(a.csv, rows + bare)
-    print(f"ratio: {next(row['ratio'] for row in reversed(rows) if row['ratio'] is not None):.2f}")
+    ratio = next(row["ratio"] for row in reversed(rows) if row["ratio"] is not None)
+    print(f"ratio: {ratio:.2f}")
 
 
 def _decode_row(a, files):
     import cv2
 
     contents = [file.read_bytes() for file in files]
-    cv2.setNumThreads(1)  # per core means one core, also inside cv2
+    cv2.setNumThreads(1)  # one core means one inside cv2 too
     sides = {
         name: lambda crop=crop: _time(crop, contents, a.image_size)
         for name, crop in DECODERS.items()
     }
     seconds = common.alternate(sides, a.rounds)
-    speeds = {name: len(contents) / statistics.median(found) for name, found in seconds.items()}
+    speeds = {name: len(contents) / statistics.median(times) for name, times in seconds.items()}
     return _row(a, "decode", 1, len(files), seconds, speeds, "simplejpeg + cv2", common.facts(a))
 
 
@@ -115,10 +113,11 @@ def _feed_row(a, files, source):
                 "workers": a.workers,
             }
             side = stack.enter_context(TorchSide(a.torch_python, "input", **spec))
-            sides["theirs"], facts = side.run, common.facts(a, side.facts["torch"])
+            sides["theirs"] = side.run
+            facts = common.facts(a, side.facts["torch"])
         except UserError as error:
             print(f"skipped: {error}")
-        return _feeds(a, "feed", files, sides, "torch DataLoader, PIL", facts)
+        return _time_feeds(a, "feed", files, sides, "torch DataLoader, PIL", facts)
 
 
 def _bare_row(a, files, what, source):
@@ -127,58 +126,51 @@ def _bare_row(a, files, what, source):
         contextlib.closing(BareLoops(a, files)) as bare,
     ):
         sides = {"ours": feed.run, "theirs": bare.run}
-        return _feeds(
-            a,
-            f"{what} against bare decode",
-            files,
-            sides,
-            "simplejpeg + cv2 processes",
-            common.facts(a),
-        )
+        facts = common.facts(a)
+        what = f"{what} against bare decode"
+        return _time_feeds(a, what, files, sides, "simplejpeg + cv2 processes", facts)
 
 
-def _feeds(a, what, files, sides, against, facts):
-    """Times the sides, functions that take a number of batches and return seconds, and returns the
-    row."""
-    seconds = common.alternate(
-        {name: lambda run=run: run(a.batches) for name, run in sides.items()}, a.rounds
-    )
+def _time_feeds(a, what, files, sides, against, facts):
+    """Times the sides and returns the row.
+
+    Args:
+        sides: {name: function of a number of batches that returns seconds}.
+    """
+    runs = {name: lambda run=run: run(a.batches) for name, run in sides.items()}
+    seconds = common.alternate(runs, a.rounds)
     images = a.batches * a.batch
-    speeds = {name: images / statistics.median(found) for name, found in seconds.items()}
+    speeds = {name: images / statistics.median(times) for name, times in seconds.items()}
     return _row(a, what, a.workers, len(files), seconds, speeds, against, facts)
 
 
 def _row(a, what, processes, files, seconds, speeds, against, facts):
     cores = min(max(processes, 1), len(os.sched_getaffinity(0)))
-    both = {"ratio": None, "ratio_of_best": None}
+    ratios = {"ratio": None, "ratio_of_best": None}
     if "theirs" in seconds:
-        both = common.compare(seconds, "ours", "theirs")
+        ratios = common.compare(seconds, "ours", "theirs")
     figures = {}
     for name in ("ours", "theirs"):
         figures[f"{name}_images_per_second"] = speeds.get(name)
         figures[f"{name}_per_core"] = speeds[name] / cores if name in speeds else None
     setting = {
+        "device": common.cpu_name(),
         "what": what,
         "against": against,
         "image_size": a.image_size,
         "processes": processes,
         "cores": cores,
+        "files": files,
+        "rounds": a.rounds,
     }
-    return (
-        facts
-        | {"device": common.cpu_name()}
-        | setting
-        | {"files": files, "rounds": a.rounds}
-        | both
-        | figures
-    )
+    return facts | setting | ratios | figures
 
 
 class Feed:
-    """The trainer's own way from files to batches on the device.
+    """The trainer's own path from files to batches on the device.
 
-    Grain's workers run ahead, so what they have ready is used up before the clock starts, and after
-    it stops they get the time to make it ready again: they shall not run in the other side's time.
+    Grain's workers prefetch, so their prefetched batches are consumed before the clock starts, and
+    after it stops they get the time to refill: they must not run during the other side's turn.
     """
 
     def __init__(self, a, source):
@@ -194,15 +186,14 @@ class Feed:
         c.data.workers = a.workers
         c.data.resident_gib = 0.0
         data = open_data(c, parallel.make_mesh(1))
-        # of `WorkerLoader`: some seven a worker, and one on the device
+        # batches that `WorkerLoader` prefetches: about seven per worker, and one on the device
         self._ahead = 8 * a.workers + 1
         self._steps = a.rounds * (a.batches + self._ahead) + 2 * self._ahead
-        self._batches = data.feeds["train"].train_batches(
-            [(i, 1) for i in range(self._steps)], a.batch
-        )
+        plan = [(i, 1) for i in range(self._steps)]
+        self._batches = data.loaders["train"].train_batches(plan, a.batch)
 
     def run(self, batches):
-        """Returns the seconds until so many batches are on the device."""
+        """Returns the seconds until `batches` batches are on the device."""
         filling = self._take(self._ahead)
         seconds = self._take(batches)
         time.sleep(min(10.0, 2 * filling))
@@ -222,8 +213,7 @@ class Feed:
 
 
 class BareLoops:
-    """Processes that read, decode and crop files, and nothing else: what the feed could reach if it
-    cost nothing."""
+    """Processes that only read, decode and crop files: an upper bound for the feed."""
 
     def __init__(self, a, files):
         context = multiprocessing.get_context("spawn")
@@ -239,10 +229,10 @@ class BareLoops:
             process.start()
             self._processes.append(process)
         for end in self._ends:
-            end.recv()  # it has imported what it needs
+            end.recv()  # its imports are done
 
     def run(self, batches):
-        """Returns the seconds until all processes together have made so many batches of images."""
+        """Returns the seconds until the processes together have made `batches` batches."""
         shares = [
             len(part)
             for part in np.array_split(np.arange(batches * self._a.batch), len(self._ends))
@@ -264,19 +254,19 @@ def _bare_loop(end, files, size):
     import cv2
 
     cv2.setNumThreads(1)
-    order = itertools.cycle(files)
+    endless_files = itertools.cycle(files)
     rng = np.random.default_rng(os.getpid())
-    _bare(next(order).read_bytes(), size, rng)
+    _bare(next(endless_files).read_bytes(), size, rng)
     end.send("ready")
     while True:
         for _ in range(end.recv()):
-            _bare(next(order).read_bytes(), size, rng)
+            _bare(next(endless_files).read_bytes(), size, rng)
         end.send("done")
 
 
 def _time(crop, contents, size):
-    """Returns the seconds in which `crop` makes each file's bytes an image; the random crops are
-    the same each time."""
+    """Returns the seconds that `crop` takes for all files; the random crops are the same each
+    time."""
     rng = np.random.default_rng(0)
     start = time.perf_counter()
     for content in contents:
@@ -309,14 +299,14 @@ DECODERS = {"ours": _ours, "theirs": _bare}
 
 
 def _tree(files, folder):
-    """Returns a source over links to the files: all to train on, in two classes, for a classifier
-    needs as many."""
+    """Returns a source over links to the files: all in train, in two classes, the least that a
+    classifier needs."""
     for i, file in enumerate(files):
         for split in ("train", "val", "test"):
-            place = folder / "tree" / split / f"class{i % 2}"
-            place.mkdir(parents=True, exist_ok=True)
+            class_folder = folder / "tree" / split / f"class{i % 2}"
+            class_folder.mkdir(parents=True, exist_ok=True)
             if split == "train" or i < 4:
-                (place / f"{i}{file.suffix}").symlink_to(file.resolve())
+                (class_folder / f"{i}{file.suffix}").symlink_to(file.resolve())
     return f"folder:{folder / 'tree'}"
 
 
@@ -330,7 +320,7 @@ def _packed(source, folder):
 
 
 def _files(data, folder):
-    """Returns the paths of all JPEG files of a folder or a tar, which is unpacked into `folder`."""
+    """Returns the paths of all JPEG files in a folder or a tar, which is unpacked into `folder`."""
     source = pathlib.Path(data).expanduser()
     if source.is_file() and tarfile.is_tarfile(source):
         with tarfile.open(source) as tar:
@@ -339,7 +329,7 @@ def _files(data, folder):
     files = sorted(file for file in source.rglob("*") if file.suffix.lower() in SUFFIXES)
     if len(files) < 8:
         raise UserError(
-            f"--data {data}: needs a folder or a tar with 8 or more JPEG files, found {len(files)}"
+            f"--data {data} must be a folder or a tar with at least 8 JPEG files, got {len(files)}"
         )
     return files
 

@@ -1,4 +1,4 @@
-"""This project's side: its real training step and its real loop, on random images in memory."""
+"""This project's side: its actual training step and loop, on random images in memory."""
 
 import itertools
 import pathlib
@@ -20,11 +20,11 @@ from vision.training.program import compile_program
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
-AHEAD = 8  # batches that lie ready on the device
+AHEAD = 8  # batches that are prepared on the device
 
 
 def make_config(a):
-    """Returns the config that the flags of `train.py` and `scaling.py` describe."""
+    """Returns the config for the flags of `train.py` and `scaling.py`."""
     c = default()
     c.data.image_size = a.image_size
     c.data.channels = 3
@@ -49,52 +49,51 @@ def make_config(a):
 
 
 def use_tf32():
-    """Lets float32 products use TF32 where the device has it, as torch's side does; a CPU's stay
-    whole."""
+    """Lets float32 products use TF32 if the device has it, as torch's side does; not on a CPU."""
     if jax.default_backend() != "cpu":
         jax.config.update("jax_default_matmul_precision", "tensorfloat32")
 
 
 def memory_data(config, count, classes, mesh):
-    """Returns a `Data` of `count` random images that lives on the device; val and test are one
-    batch of them."""
+    """Returns a `Data` of `count` random images on the device; val and test are one batch of
+    them."""
     size = config.data.image_size
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, size, size, 3), np.uint8)
     labels = rng.integers(0, classes, count)
     names = tuple(map(str, range(classes)))
-    few = min(count, config.train.batch_size)
+    eval_count = min(count, config.train.batch_size)
     unreadable = Unreadable(count, 0.0)
 
     def loader(n):
         source = ArraySource(images[:n], labels[:n], names, "random")
-        order = Sampler(config.seed, source.labels)
-        return DeviceLoader(Dataset(source, size, 3, 1.0, (), True, order), unreadable, mesh)
+        sampler = Sampler(config.seed, source.labels)
+        return DeviceLoader(Dataset(source, size, 3, 1.0, (), True, sampler), unreadable, mesh)
 
-    loaders = {"train": loader(count), "val": loader(few), "test": loader(few)}
+    loaders = {"train": loader(count), "val": loader(eval_count), "test": loader(eval_count)}
     return Data(loaders, names, size, 3, np.bincount(labels, minlength=classes))
 
 
 class BareStep:
-    """The trainer's compiled step, called by nothing but a `for`.
+    """The trainer's compiled step, called in a bare `for` loop.
 
     Args:
-        config: the run's config; `train.steps_per_dispatch` steps run at each call (0 = 1).
-        data: from `memory_data`.
-        mesh: from `vision.parallel.make_mesh`.
-        fixed: always give the same batch, not one drawn from the data on the device.
+        config: the run's config; each call runs `train.steps_per_dispatch` steps (0 = 1).
+        data: the result of `memory_data`.
+        mesh: the result of `vision.parallel.make_mesh`.
+        fixed: whether to repeat one batch instead of drawing from the data on the device.
 
     Attributes:
         state: the training state.
-        program: the `Program`; its `flops` are of one step, for a loop's inside counts once.
+        program: the `Program`; its `flops` are of one step, since a loop's body counts once.
     """
 
     def __init__(self, config, data, mesh, fixed=False):
-        self._many = max(1, config.train.steps_per_dispatch)
+        self._steps_per_call = max(1, config.train.steps_per_dispatch)
         size = config.train.batch_size
         loader = data.loaders["train"]
         step = build_step(config, data, mesh, config.train.steps)
-        plan = ((i * self._many, self._many) for i in range(AHEAD))
+        plan = ((i * self._steps_per_call, self._steps_per_call) for i in range(AHEAD))
         batches = list(loader.train_batches(plan, size))
         self._data = loader.data
         if fixed:
@@ -103,33 +102,34 @@ class BareStep:
                 {name: values[first["index"]] for name, values in loader.data.items()}
             )
             rows = rows | {"index": jax.device_get(first["index"])}
-            if self._many > 1:
-                rows = {name: np.stack([values] * self._many) for name, values in rows.items()}
-            batches = [parallel.put_batch(rows, mesh, stacked=self._many > 1)]
+            if self._steps_per_call > 1:
+                rows = {
+                    name: np.stack([values] * self._steps_per_call) for name, values in rows.items()
+                }
+            batches = [parallel.put_batch(rows, mesh, stacked=self._steps_per_call > 1)]
             self._data = {}
         self._batches = itertools.cycle(batches)
         self.state = step.initialize()
-        update = step.update_many if self._many > 1 else step.update
+        update = step.update_many if self._steps_per_call > 1 else step.update
         arguments = self.state, batches[0], self._data
         self.program = compile_program(update, *arguments, options=config.parallel.xla_options)
         jax.block_until_ready(arguments)
 
     def run(self, steps):
-        """Returns the seconds that `steps` steps take; rounded up to whole calls, and scaled
+        """Returns the seconds that `steps` steps take, measured over whole calls and scaled
         back."""
-        calls = -(-steps // self._many)
+        calls = -(-steps // self._steps_per_call)
         start = time.perf_counter()
         for _ in range(calls):
             self.state, scalars = self.program(self.state, next(self._batches), self._data)
         jax.block_until_ready((self.state, scalars))
-        return (time.perf_counter() - start) * steps / (calls * self._many)
+        return (time.perf_counter() - start) * steps / (calls * self._steps_per_call)
 
 
 class Loop:
-    """The whole of `vision.training.loop.train`, with logging; it evaluates and saves at its end
-    only.
+    """All of `vision.training.loop.train`, with logging; it evaluates and saves only at its end.
 
-    Its time is that of `images_per_second` in result.json, which leaves out the first call,
+    Its time is that of `images_per_second` in result.json, which excludes the first call,
     evaluations and saving.
     """
 
@@ -139,8 +139,7 @@ class Loop:
         self._mesh = mesh
 
     def run(self, steps):
-        """Returns the seconds that `steps` steps take in a run that has one call of the step
-        more."""
+        """Returns the seconds that `steps` steps take in a run with one additional call."""
         c = self._config.copy_and_resolve_references()
         c.train.steps = steps + max(1, c.train.steps_per_dispatch)
         c.train.eval_every = c.train.steps
@@ -150,7 +149,7 @@ class Loop:
 
 
 def peak_bytes(program):
-    """Returns the most bytes of device memory in use so far; where the device does not say, what a
-    step needs."""
+    """Returns the peak device memory in bytes, or what a step needs if the device does not report
+    it."""
     stats = jax.devices()[0].memory_stats() or {}
     return stats.get("peak_bytes_in_use", program.peak_bytes)

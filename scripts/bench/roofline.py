@@ -1,17 +1,16 @@
-"""What limits each model, and how fast a training step could be at best: on an H100, and on the
-device at hand.
+"""Computes what limits each model and its fastest possible training step, on an H100 and here.
 
     python -m scripts.bench.roofline
     python -m scripts.bench.roofline --only vit
 
 A step takes at least its operations / the peak of the matrix units, and at least its bytes / the
 memory's bandwidth. Operations: the model's products (flops.py) and, for comparison, XLA's count of
-the whole step before it optimizes. Bytes that no fusion avoids: what each convolution and matrix
-product puts out is written and read once in the forward pass, read once in the backward pass, and
-its gradient written and read once there, in the step's dtype; attention's scores never leave the
+the whole step before optimization. Bytes that no fusion avoids: the output of each convolution and
+matrix product is written and read once in the forward pass, read once in the backward pass, and its
+gradient is written and read once there, in the step's dtype; attention's scores never leave the
 chip; weights are read twice in that dtype; the optimizer reads and writes float32 parameters and
 moments, and the gradients are written and read. BatchNorm needs its whole input before it can scale
-it, and most kernels read more than once: a real step moves more. The H100's figures are NVIDIA's
+it, and most kernels read more than once, so a real step moves more. The H100's figures are NVIDIA's
 (989 TFLOP/s in bfloat16, 3.35 TB/s); a CPU's are measured here.
 """
 
@@ -32,13 +31,13 @@ ITEM = {"float32": 4, "bfloat16": 2}
 def main(argv):
     import jax
 
-    p = common.parser(__doc__, "roofline")
+    p = common.make_parser(__doc__, "roofline")
     p.add_argument("--only", default="", help="models whose name contains this")
     a = p.parse_args(argv)
     here = jax.devices()[0]
     on_cpu = here.platform == "cpu"
-    known = *common.PEAKS["H100"][::2], "data sheet"
-    devices = [("H100", "bfloat16", known)]
+    h100_peaks = (*common.PEAKS["H100"][::2], "data sheet")
+    devices = [("H100", "bfloat16", h100_peaks)]
     if on_cpu:
         devices.append((common.device_name(), "float32", common.peaks("float32")))
     elif "H100" not in here.device_kind:
@@ -53,23 +52,22 @@ def main(argv):
     common.write_rows(a.csv, [facts | row for row in rows])
 
 
-def _row(model, device, dtype, peak):
+def _row(model, device, dtype, peaks):
     name, variant, size, classes, gpu_batch, cpu_batch = model
     batch = cpu_batch if "cores" in device else gpu_batch
-    flops_peak, bandwidth, source = peak
     optimizer = "adamw" if name == "vit" else "sgd"
     costs, xla = _costs(name, variant, size, classes, batch, dtype, optimizer)
-    flops = costs.train * batch
+    work = {"model": name, "variant": variant, "image_size": size, "batch": batch, "dtype": dtype}
     moved = minimal_bytes(costs, batch, dtype, optimizer)
+    return {"device": device} | work | _limits(costs.train * batch, xla, moved, batch, peaks)
+
+
+def _limits(flops, xla, moved, batch, peaks):
+    """Returns the columns of a step's least times, from its operations and its bytes."""
+    flops_peak, bandwidth, source = peaks
     compute = flops / flops_peak
     memory = moved / bandwidth
     return {
-        "device": device,
-        "model": name,
-        "variant": variant,
-        "image_size": size,
-        "batch": batch,
-        "dtype": dtype,
         "train_gflop": flops / 1e9,
         "xla_gflop": xla and xla / 1e9,
         "gbyte": moved / 1e9,
@@ -85,7 +83,7 @@ def _row(model, device, dtype, peak):
 
 
 def minimal_bytes(costs, batch, dtype, optimizer):
-    """Returns the bytes that a step moves at least; see the top of the file."""
+    """Returns the least number of bytes that a step moves; see the top of the file."""
     activations = 5 * ITEM[dtype] * costs.activations * batch
     weights = 2 * ITEM[dtype] * costs.parameters
     update = 4 * (2 * (1 + MOMENTS[optimizer]) + 2) * costs.parameters
@@ -101,15 +99,19 @@ def _costs(name, variant, size, classes, batch, dtype, optimizer):
     from vision.training.loop import build_step
     from vision.training.program import count_flops
 
-    given = {"model": name, "variant": variant, "image_size": size, "batch": batch, "dtype": dtype}
-    rest = {
-        "optimizer": optimizer,
-        "attention": None,
-        "remat": None,
-        "steps_per_dispatch": 1,
-        "xla_options": "",
-    }
-    config = ours.make_config(SimpleNamespace(**given, **rest))
+    flags = SimpleNamespace(
+        model=name,
+        variant=variant,
+        image_size=size,
+        batch=batch,
+        dtype=dtype,
+        optimizer=optimizer,
+        attention=None,
+        remat=None,
+        steps_per_dispatch=1,
+        xla_options="",
+    )
+    config = ours.make_config(flags)
     mesh = parallel.make_mesh(1)
     data = ours.memory_data(config, batch, classes, mesh)
     step = build_step(config, data, mesh, 100)

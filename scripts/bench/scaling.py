@@ -1,17 +1,16 @@
-"""Training on 1, 2, 4 and 8 devices: images per second and what lies on each, data parallel and
-with a cut state.
+"""Measures training on 1, 2, 4 and 8 devices: images per second and bytes on each device.
 
     python -m scripts.bench.scaling                                       # on a CPU: fake devices
-    python -m scripts.bench.scaling --model resnet --variant 50 --image-size 224 --batch 256 --dtype
-    bfloat16
+    python -m scripts.bench.scaling --model resnet --variant 50 --image-size 224 --batch 256 \\
+        --dtype bfloat16
 
-Weak: --batch images a device. Strong: --batch images over all of them. `dp` holds the whole state
-on each device, `fsdp` a part (config.parallel.fsdp = all devices). Each row comes from a process of
-its own.
+Weak: --batch images per device. Strong: --batch images over all of them. `dp` (data parallel) keeps
+the whole state on each device, `fsdp` a shard (config.parallel.fsdp = all devices). Each row comes
+from a process of its own.
 
-On a CPU the devices are fake: they share its cores, so perfect scaling is images per second that
-stay level, and only the bytes and what the split itself costs mean anything there. The last line is
-`state: R`, the bytes of the state on one device with fsdp, of those without, on the most devices.
+On a CPU the devices are fake: they share its cores, so perfect scaling is a constant number of
+images per second, and only the bytes and the cost of the split itself are meaningful. The last line
+is `state: R`, the ratio of the state's bytes per device with fsdp and without, on the most devices.
 """
 
 import argparse
@@ -27,13 +26,13 @@ from vision.errors import UserError
 
 
 def main(argv):
-    p = common.parser(__doc__, "scaling")
+    p = common.make_parser(__doc__, "scaling")
     add_model_flags(p)
     p.set_defaults(batch=32)
-    p.add_argument("--devices", default="1,2,4,8", help="how many, separated by commas")
+    p.add_argument("--devices", default="1,2,4,8", help="numbers of devices, comma-separated")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument(
-        "--steps", type=int, default=5, help="of each timing; the best of the rounds counts"
+        "--steps", type=int, default=5, help="steps per timing; the best of the rounds counts"
     )
     p.add_argument("--child", default="", help=argparse.SUPPRESS)
     a = p.parse_args(argv)
@@ -46,7 +45,7 @@ def main(argv):
         group = [
             row for state in ("dp", "fsdp") for row in _series(a, argv, counts, batches, state)
         ]
-        for row in group:  # against the first, on the fewest devices
+        for row in group:  # relative to the first, on the fewest devices
             grown = 1 if row["platform"] == "cpu" else row["devices"] / group[0]["devices"]
             row["efficiency"] = row["images_per_second"] / group[0]["images_per_second"] / grown
         rows += group
@@ -70,7 +69,7 @@ SHOWN = (
 
 
 def _series(a, argv, counts, batches, state):
-    """Returns the rows of one kind, from the fewest devices to the most."""
+    """Returns the rows of one kind of batches and state, from the fewest devices to the most."""
     rows = []
     for count in counts:
         if state == "fsdp" and count == 1:
@@ -79,11 +78,10 @@ def _series(a, argv, counts, batches, state):
         if batch % count:
             print(f"skipped: {batch} images do not divide over {count} devices")
             continue
-        found = _child(
-            argv, {"devices": count, "fsdp": count if state == "fsdp" else 1, "batch": batch}
-        )
-        if "skipped" in found:
-            print(f"skipped: {found['skipped']}")
+        fsdp = count if state == "fsdp" else 1
+        figures = _child(argv, {"devices": count, "fsdp": fsdp, "batch": batch})
+        if "skipped" in figures:
+            print(f"skipped: {figures['skipped']}")
             break
         setting = {
             "model": a.model,
@@ -91,18 +89,13 @@ def _series(a, argv, counts, batches, state):
             "image_size": a.image_size,
             "dtype": a.dtype,
         }
-        rows.append(
-            found.pop("facts")
-            | setting
-            | {"batches": batches, "state": state, "devices": count}
-            | found
-        )
+        setting |= {"batches": batches, "state": state, "devices": count}
+        rows.append(figures.pop("facts") | setting | figures)
     return rows
 
 
 def _child(argv, request):
-    """Runs one measurement in a process of its own, with as many fake devices as it needs where the
-    platform is cpu."""
+    """Runs one measurement in a process of its own, with fake devices if the platform is cpu."""
     fake = f"--xla_force_host_platform_device_count={request['devices']}"  # concerns CPUs only
     environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {fake}"}
     command = [sys.executable, "-m", "scripts.bench.scaling", *argv, "--child", json.dumps(request)]

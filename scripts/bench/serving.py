@@ -1,18 +1,16 @@
-"""Throughput and latency of the model server, beside other servers and ONNX Runtime without any, in
-turn.
+"""Measures the throughput and latency of the model server, beside other servers and bare ONNX
+Runtime, in turn.
 
-    python -m scripts.bench.serving BUNDLE --seconds 20 --rounds 3            # a minute each; 25
-    minutes
-    python -m scripts.bench.serving BUNDLE --photo photo.jpg                  # JPEG in, in place of
-    pixels
+    python -m scripts.bench.serving BUNDLE --seconds 20 --rounds 3    # a minute each; 25 minutes
+    python -m scripts.bench.serving BUNDLE --photo photo.jpg          # JPEG instead of pixels
     python -m scripts.bench.serving BUNDLE --rivals litserve=PYTHON,bentoml=PYTHON,fastapi=PYTHON
 
-A closed loop of clients sends one image a request over kept connections; every server answers with
-the five best classes. Servers run on the first core with one thread for the model, one at a time;
-the clients on the last core. The rivals (`experiments/serving/serving_rivals.py`) run in environments of
-their own, by the Python that --rivals names; without one they are left out. `ratio` is to `bare`:
-ONNX Runtime alone at its best batch, on the same core, and for JPEG one decoding of the same image
-before each.
+A closed loop of clients sends one image per request over persistent connections; every server
+answers with the five best classes. Servers run on the first core with one thread for the model, one
+at a time; the clients run on the last core. The rivals (`experiments/serving/serving_rivals.py`)
+run in environments of their own, with the Python that --rivals names; those not named are left out.
+`ratio` is relative to `bare`: ONNX Runtime at its best batch on the same core, for JPEG with one
+decoding of the same image before each.
 """
 
 import contextlib
@@ -37,21 +35,24 @@ from vision.errors import RunError
 
 RIVALS = common.ROOT / "experiments" / "serving" / "serving_rivals.py"
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
-START = 60  # seconds that a server may take
-# the same in every row
+START = 60  # seconds that a server may take to start
+# columns that are not printed: they are the same in every row
 HIDDEN = ("date", "commit", "device", "python", "onnxruntime", "label", "goal")
 
 
 def main(argv):
-    p = common.parser(__doc__, "serving")
+    p = common.make_parser(__doc__, "serving")
     p.set_defaults(csv="experiments/serving/load.csv")
     p.add_argument("bundle", type=pathlib.Path)
     p.add_argument(
-        "--photo", type=pathlib.Path, help="a JPEG to send; else pixels at the model's size"
+        "--photo", type=pathlib.Path, help="JPEG to send; default: pixels at the model's size"
     )
     p.add_argument("--clients", default="1,8,32,64")
     p.add_argument(
-        "--seconds", type=float, default=20, help="of each server and number of clients in a round"
+        "--seconds",
+        type=float,
+        default=20,
+        help="seconds per server and number of clients in a round",
     )
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--rivals", default="", help="NAME=PYTHON,...: fastapi, litserve, bentoml")
@@ -67,8 +68,8 @@ def main(argv):
         for name, python in servers.items():
             with _serve(name, python, a, first) as (port, request):
                 for clients in map(int, a.clients.split(",")):
-                    found = _load(port, request, clients, a.seconds, last)
-                    measured.setdefault((name, clients), []).append(found)
+                    figures = _load(port, request, clients, a.seconds, last)
+                    measured.setdefault((name, clients), []).append(figures)
     rows = list(_rows(a, bare, measured))
     common.print_table([{k: v for k, v in row.items() if k not in HIDDEN} for row in rows])
     common.write_rows(a.csv, rows)
@@ -76,47 +77,44 @@ def main(argv):
 
 def _rows(a, bare, measured):
     """Yields a row for each server and number of clients: medians over the rounds."""
-    kind = "jpeg" if a.photo else "tensor"
-    known = {
-        k: v for k, v in common.facts(a).items() if k not in ("jax", "jaxlib", "flax", "torch")
-    }
-    known["onnxruntime"] = importlib.metadata.version("onnxruntime")
-    best = statistics.median(bare)
+    facts = common.facts(a)
+    for name in ("jax", "jaxlib", "flax", "torch"):
+        del facts[name]
+    facts["onnxruntime"] = importlib.metadata.version("onnxruntime")
+    bare_speed = statistics.median(bare)
     for (name, clients), rounds in measured.items():
-        speed, p50, p99 = (
-            statistics.median(r[key] for r in rounds)
-            for key in ("requests_per_second", "p50", "p99")
-        )
+        speed = statistics.median(figures["requests_per_second"] for figures in rounds)
         failed = sum(
-            count for r in rounds for status, count in r["answers"].items() if status != "200"
+            count
+            for figures in rounds
+            for status, count in figures["answers"].items()
+            if status != "200"
         )
-        asked = {
+        yield facts | {
             "server": name,
-            "input": kind,
+            "input": "jpeg" if a.photo else "tensor",
             "clients": clients,
             "seconds": a.seconds,
             "rounds": a.rounds,
-        }
-        numbers = {
             "images_per_second": speed,
-            "p50_ms": p50,
-            "p99_ms": p99,
+            "p50_ms": statistics.median(figures["p50"] for figures in rounds),
+            "p99_ms": statistics.median(figures["p99"] for figures in rounds),
             "failed": failed,
-            "bare": best,
+            "bare": bare_speed,
+            "ratio": speed / bare_speed,
         }
-        yield known | asked | numbers | {"ratio": speed / best}
 
 
 def _bare(a, core):
-    """Returns images/s of the model alone, with a decoding of the photo for each where there is
-    one."""
-    code = f"import sys; from scripts.bench.serving import bare; bare({str(a.bundle)!r}, {str(a.photo or '')!r})"
+    """Returns images/s of the bare model, with a decoding of the photo for each if there is one."""
+    arguments = f"{str(a.bundle)!r}, {str(a.photo or '')!r}"
+    code = f"from scripts.bench.serving import bare; bare({arguments})"
     return float(_pinned([sys.executable, "-c", code], core))
 
 
 def bare(bundle, photo):
-    """Prints images/s of a bundle's model at its best batch, after decoding the photo for each
-    image; "" = none."""
+    """Prints images/s of a bundle's model at its best batch, with a decoding per image unless
+    `photo` is ""."""
     from vision.bundle.directory import open_bundle
     from vision.data.decode import decode
 
@@ -185,7 +183,7 @@ def _serve(name, python, a, core):
             process.terminate()
             process.wait(30)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # what it has started and left
+                os.killpg(process.pid, signal.SIGKILL)  # processes that it started and left
 
 
 def _wait(port, request, process, log):
@@ -204,24 +202,28 @@ def _wait(port, request, process, log):
 
 
 def _request(name, a, port):
-    """Returns a whole HTTP request, as bytes, as each server wants it."""
+    """Returns a complete HTTP request, as bytes, in the form that a server expects."""
     manifest = json.loads((a.bundle / "bundle.json").read_text())
     side = manifest["image_size"]
     channels = manifest["channels"]
-    pixels = (
-        np.random.default_rng(0).integers(0, 256, (1, side, side, channels), np.uint8).tobytes()
-    )
-    body = a.photo.read_bytes() if a.photo else pixels
+    if a.photo:
+        body = a.photo.read_bytes()
+    else:
+        shape = (1, side, side, channels)
+        body = np.random.default_rng(0).integers(0, 256, shape, np.uint8).tobytes()
     headers = {}
     path = "/predict"
     if name == "vision" and a.photo:
         path = "/classify/model"
         headers = {"Content-Type": "image/jpeg"}
     elif name == "vision":
-        given = {"name": "images", "shape": [1, side, side, channels], "datatype": "UINT8"}
-        head = json.dumps(
-            {"inputs": [given | {"parameters": {"binary_data_size": len(body)}}]}
-        ).encode()
+        tensor = {
+            "name": "images",
+            "shape": [1, side, side, channels],
+            "datatype": "UINT8",
+            "parameters": {"binary_data_size": len(body)},
+        }
+        head = json.dumps({"inputs": [tensor]}).encode()
         path = "/v2/models/model/infer"
         headers = {"Inference-Header-Content-Length": len(head)}
         headers["Content-Type"] = "application/octet-stream"
@@ -246,7 +248,7 @@ def _request(name, a, port):
 
 
 def _load(port, request, clients, seconds, core):
-    """Returns what `scripts.bench.http_load` has measured, after a second that does not count."""
+    """Returns the figures of `scripts.bench.http_load`, after a warm-up of one second."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(request)
         file.flush()
@@ -257,7 +259,7 @@ def _load(port, request, clients, seconds, core):
 
 
 def _pinned(command, core):
-    """Runs a command on one core; returns what it prints."""
+    """Runs a command on one core; returns its output."""
     return subprocess.run(
         ["taskset", "-c", str(core), *command], check=True, capture_output=True, text=True
     ).stdout

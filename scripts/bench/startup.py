@@ -1,14 +1,13 @@
-"""How long from a fresh process to the end of the first training step, with an empty and with a
-filled compile cache.
+"""Times a fresh process up to the end of its first training step, with and without compile cache.
 
     python -m scripts.bench.startup
     python -m scripts.bench.startup --config configs/vit_cifar10.py --runs 5
 
-Each run is a `python -m vision.main` of its own: one with an empty cache (cold), then one with what
-that left (warm). `first_step_s` is `seconds_to_first_step` of its result.json, and before it the
-time in which Python starts and imports what precedes that clock, measured apart. The stages are of
-a further process that goes the same way call by call. The training is cut to a few steps, which
-changes nothing before the second one. The last line is `first step: COLD s cold, WARM s warm`
+Each run is a separate `python -m vision.main`: one with an empty cache (cold), then one with the
+cache that it left (warm). `first_step_s` is `seconds_to_first_step` of its result.json, plus the
+time in which Python starts and imports what precedes that clock, measured separately. The stages
+come from another process that makes the same calls one by one. Training is cut to a few steps,
+which changes nothing before the second one. The last line is `first step: COLD s cold, WARM s warm`
 (medians).
 """
 
@@ -30,22 +29,24 @@ STEPS = 4
 
 
 def main(argv):
-    p = common.parser(__doc__, "startup")
+    p = common.make_parser(__doc__, "startup")
     p.add_argument("--config", default="configs/vit_mnist5k.py", help="as for vision.main")
-    p.add_argument("--runs", type=int, default=3, help="how often both are timed")
+    p.add_argument("--runs", type=int, default=3, help="number of timings of each")
     p.add_argument("--stages", nargs=1, metavar="CACHE", help=argparse.SUPPRESS)
     a = p.parse_args(argv)
     if a.stages:
         return print(json.dumps(_stages(a.config, a.stages[0])))
-    found = {"cold": [], "warm": []}
+    runs = {"cold": [], "warm": []}
     for _ in range(a.runs):
         with tempfile.TemporaryDirectory() as folder:
-            for name in found:
-                found[name].append(_run(a.config, pathlib.Path(folder), name))
-    rows = [_row(a, name, runs) for name, runs in found.items()]
-    common.print_table(
-        [{k: v for k, v in row.items() if k.endswith("_s") or k == "cache"} for row in rows]
-    )
+            for name in runs:
+                runs[name].append(_run(a.config, pathlib.Path(folder), name))
+    rows = [_row(a, name, timings) for name, timings in runs.items()]
+    shown = [
+        {key: value for key, value in row.items() if key.endswith("_s") or key == "cache"}
+        for row in rows
+    ]
+    common.print_table(shown)
     common.write_rows(a.csv, rows)
     cold, warm = (row["first_step_s"] for row in rows)
     print(f"first step: {cold:.1f} s cold, {warm:.1f} s warm")
@@ -61,16 +62,21 @@ def _run(config, folder, name):
     """Returns the seconds of one process and of its stages."""
     workdir = folder / name
     cache = folder / "cache"
-    shorter = [
-        f"--config.{key}"
-        for key in (f"train.steps={STEPS}", "log.progress=False", f"compile_cache={cache}")
-    ]
-    _python("-m", "vision.main", "--config", config, f"--workdir={workdir}", *shorter)
+    _python(
+        "-m",
+        "vision.main",
+        "--config",
+        config,
+        f"--workdir={workdir}",
+        f"--config.train.steps={STEPS}",
+        "--config.log.progress=False",
+        f"--config.compile_cache={cache}",
+    )
     result = json.loads((workdir / "result.json").read_text())
     start = time.perf_counter()
     _python("-c", "import vision.main")
     before = time.perf_counter() - start
-    # its programs are compiled by another route, so it has a cache of its own
+    # It compiles its programs another way, so it has a cache of its own.
     stages_cache = folder / "stages"
     stages = json.loads(
         _python("-m", "scripts.bench.startup", "--config", config, "--stages", str(stages_cache))
@@ -83,10 +89,10 @@ def _python(*arguments):
         [sys.executable, *arguments], cwd=common.ROOT, capture_output=True, text=True
     )
     if done.returncode:
-        raise UserError(
-            f"{' '.join(arguments[:2])} failed: {done.stderr.strip() or done.stdout.strip()}"
-        )
-    return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
+        output = done.stderr.strip() or done.stdout.strip()
+        raise UserError(f"{' '.join(arguments[:2])} failed: {output}")
+    lines = done.stdout.strip().splitlines()
+    return lines[-1] if lines else ""
 
 
 def _stages(spec, cache):

@@ -1,12 +1,12 @@
-"""All rows of a kind of machine, one after the other, each in a process of its own; a row that
-cannot run is skipped.
+"""Runs all rows of one kind of machine in turn, each in its own process.
 
     ./scripts/bench/gpu.sh                      every GPU row
     ./scripts/bench/cpu.sh                      every CPU row
     ./scripts/bench/gpu.sh --only ResNet-50 --torch-python PATH
-    ./scripts/bench/gpu.sh --list               shows the commands
+    ./scripts/bench/gpu.sh --list               show the commands
 
-Then `python -m scripts.bench.page` puts what was measured into experiments/speed/README.md.
+A row that cannot run is skipped. Afterwards `python -m scripts.bench.page` puts the measurements
+into experiments/speed/README.md.
 """
 
 import argparse
@@ -32,8 +32,14 @@ MANY = "--dtype bfloat16 --steps-per-dispatch 32 --steps 640 --rounds 5 --warmup
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One benchmark: what the page calls it, what it should reach, and the script with its
-    flags."""
+    """One benchmark.
+
+    Attributes:
+        label: its name on the page.
+        goal: what it should reach.
+        script: module of scripts/bench.
+        flags: the script's flags.
+    """
 
     label: str
     goal: str
@@ -42,11 +48,13 @@ class Row:
 
     def command(self, torch_python=""):
         """Returns the command as a list, without the interpreter."""
-        noted = [f"--label={self.label}"] + ([f"--goal={self.goal}"] if self.goal else [])
-        torch = (
-            ["--torch-python", torch_python] if torch_python and self.script in NEEDS_TORCH else []
-        )
-        return ["-m", f"scripts.bench.{self.script}", *shlex.split(self.flags), *torch, *noted]
+        command = ["-m", f"scripts.bench.{self.script}", *shlex.split(self.flags)]
+        if torch_python and self.script in NEEDS_TORCH:
+            command += ["--torch-python", torch_python]
+        command.append(f"--label={self.label}")
+        if self.goal:
+            command.append(f"--goal={self.goal}")
+        return command
 
 
 OPTIONS = (  # tried one at a time, against the defaults
@@ -183,7 +191,7 @@ def main(argv):
 
 
 def _run(command):
-    """Runs a row, showing what it prints; returns its last line, or why it was skipped."""
+    """Runs a row and shows its output; returns its last line, or why it was skipped."""
     process = subprocess.Popen(
         [sys.executable, *command],
         cwd=common.ROOT,

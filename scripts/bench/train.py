@@ -1,13 +1,11 @@
-"""Training speed of any of the models, against PyTorch or against itself, in one run, round by
-round in turn.
+"""Measures the training speed of any model against PyTorch or itself, in one run and in turn.
 
-    python -m scripts.bench.train --model vit --variant Ti/4 --image-size 32 --batch 64 --against
-    torch
-    python -m scripts.bench.train --model resnet --variant 50 --image-size 224 --batch 256 --dtype
-    bfloat16 \\
-        --classes 1000 --against compile
-    python -m scripts.bench.train --model resnet --variant cifar20 --image-size 32 --batch 128
-    --against step
+    python -m scripts.bench.train --model vit --variant Ti/4 --image-size 32 --batch 64 \\
+        --against torch
+    python -m scripts.bench.train --model resnet --variant 50 --image-size 224 --batch 256 \\
+        --dtype bfloat16 --classes 1000 --against compile
+    python -m scripts.bench.train --model resnet --variant cifar20 --image-size 32 --batch 128 \\
+        --against step
 
 --against:
     torch    the same architecture in eager PyTorch, channels_last for convolutions, AMP for
@@ -16,15 +14,15 @@ round in turn.
     timm     timm's module of the same architecture under torch.compile
     loader   the trainer's loop with data on the device, against a torch.compile loop with a
              DataLoader that crops and flips; both augment
-    step     the trainer's loop against its own compiled step, called by nothing but a `for`
+    step     the trainer's loop against its own compiled step, called in a bare `for` loop
     defaults the step with --xla-options against the step without
-    none     the step alone
+    none     only the step
 
-Both sides begin with uint8 images on the device and normalize them inside the step; both use the
+Both sides start from uint8 images on the device and normalize them inside the step; both use the
 same optimizer, loss (cross-entropy) and number of parameters, which is checked. Ours also reports
-accuracy and the gradient's norm, as it always does. The ratio is of the medians' images per second:
-above 1, ours is faster. MFU counts the model's products alone (see flops.py). The last line is
-`ratio: R`.
+accuracy and the gradient's norm, as it always does. The ratio is that of the medians' images per
+second: above 1, ours is faster. MFU counts only the model's products (see flops.py). The last line
+is `ratio: R`.
 """
 
 import os
@@ -37,18 +35,51 @@ from vision.errors import UserError
 from vision.support.memory import keep_freed_memory
 
 AGAINST = ("torch", "compile", "timm", "loader", "step", "defaults", "none")
+TORCH_FLAGS = (
+    "model",
+    "variant",
+    "image_size",
+    "batch",
+    "dtype",
+    "classes",
+    "optimizer",
+    "images",
+    "data",
+    "workers",
+    "compile_mode",
+    "layout",
+)
+NOTED_FLAGS = (
+    "model",
+    "variant",
+    "image_size",
+    "batch",
+    "dtype",
+    "classes",
+    "against",
+    "data",
+    "optimizer",
+    "attention",
+    "remat",
+    "steps_per_dispatch",
+    "xla_options",
+    "compile_mode",
+    "layout",
+    "rounds",
+    "steps",
+)
 
 
 def main(argv):
     a = parse(argv)
     keep_freed_memory()  # as vision.main does
-    # The two sides share one GPU: neither may take all of its memory at the start. Read when JAX
-    # starts.
+    # The two sides share one GPU, so neither may take all of its memory at the start. JAX reads
+    # this when it starts.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
 
     with tempfile.TemporaryDirectory() as cache:
-        # each run of the loop compiles its step, all but the first from here
+        # Each run of the loop compiles its step, all but the first one from this cache.
         if a.against in ("step", "loader"):
             jax.config.update("jax_compilation_cache_dir", cache)
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -73,8 +104,8 @@ def measure(a):
     costs = flops.model_costs(config.model, a.classes, a.image_size)
     bare = ours.BareStep(config, data, mesh, a.data == "fixed")
     theirs = None
-    mine = ours.Loop(config, data, mesh) if a.against in ("step", "loader") else bare
-    sides = {"ours": mine}
+    uses_loop = a.against in ("step", "loader")
+    sides = {"ours": ours.Loop(config, data, mesh) if uses_loop else bare}
     try:
         if a.against == "step":
             sides["theirs"] = bare
@@ -96,19 +127,7 @@ def measure(a):
 def _start_torch(a, parameters):
     from experiments.speed.torch_side import TorchSide
 
-    names = (
-        "model",
-        "variant",
-        "image_size",
-        "batch",
-        "dtype",
-        "classes",
-        "optimizer",
-        "images",
-        "data",
-        "workers",
-    )
-    spec = {name: getattr(a, name) for name in (*names, "compile_mode", "layout")}
+    spec = {name: getattr(a, name) for name in TORCH_FLAGS}
     if a.against == "loader":
         side = TorchSide(a.torch_python, "loader", **spec, against=a.loader_step)
     else:
@@ -116,7 +135,8 @@ def _start_torch(a, parameters):
     if side.facts["parameters"] != parameters:
         side.close()
         raise UserError(
-            f"not the same model: torch's has {side.facts['parameters']:,} parameters, ours {parameters:,}"
+            f"not the same model: torch's has {side.facts['parameters']:,} parameters, "
+            f"ours {parameters:,}"
         )
     return side
 
@@ -127,66 +147,43 @@ def _report(a, seconds, costs, bare, theirs, peak_bytes):
     memory = {"ours": peak_bytes, "theirs": theirs and theirs.peak_bytes}
     speeds = {}
     table = []
-    for name, found in seconds.items():
-        step = statistics.median(found) / a.steps
-        speeds |= {
-            f"{name}_images_per_second": a.batch / step,
-            f"{name}_step_ms": step * 1e3,
-            f"{name}_best_step_ms": min(found) / a.steps * 1e3,
-            f"{name}_mfu": costs.train * a.batch / step / peak,
-            f"{name}_peak_bytes": memory[name],
+    for name, times in seconds.items():
+        step = statistics.median(times) / a.steps
+        figures = {
+            "images_per_second": a.batch / step,
+            "step_ms": step * 1e3,
+            "best_step_ms": min(times) / a.steps * 1e3,
+            "mfu": costs.train * a.batch / step / peak,
+            "peak_bytes": memory[name],
         }
-        label = {"ours": "ours", "theirs": a.against}[name]
-        shown = {
-            key.removeprefix(f"{name}_"): value
-            for key, value in speeds.items()
-            if key.startswith(name)
-        }
-        table.append({"side": label} | shown)
+        table.append({"side": "ours" if name == "ours" else a.against} | figures)
+        speeds |= {f"{name}_{key}": value for key, value in figures.items()}
     common.print_table(table)
     xla = f"; XLA counts {bare.program.flops / 1e9:.4g} GFLOP" if bare.program.flops else ""
     print(f"{costs.train * a.batch / 1e9:.4g} GFLOP a step by the model's products{xla}")
     if theirs and source == "measured":
         print(
-            "peak_bytes: ours is what XLA plans for a step, theirs the most its process held; compare on a GPU only"
+            "peak_bytes: ours is what XLA plans for a step, theirs the most its process held; "
+            "compare on a GPU only"
         )
     print(
-        f"peak {peak / 1e12:.4g} TFLOP/s ({source}); medians of {a.rounds} rounds of {a.steps} steps, in turn"
+        f"peak {peak / 1e12:.4g} TFLOP/s ({source}); medians of {a.rounds} rounds of {a.steps} "
+        "steps, in turn"
     )
-    flags = (
-        "model",
-        "variant",
-        "image_size",
-        "batch",
-        "dtype",
-        "classes",
-        "against",
-        "data",
-        "optimizer",
-        "attention",
-    )
-    more = (
-        "remat",
-        "steps_per_dispatch",
-        "xla_options",
-        "compile_mode",
-        "layout",
-        "rounds",
-        "steps",
-    )
-    compared = common.compare(seconds, "ours", "theirs") if "theirs" in seconds else {"ratio": None}
-    figures = {
+    facts = common.facts(a, theirs.facts["torch"] if theirs else "")
+    flags = {name: getattr(a, name) for name in NOTED_FLAGS}
+    ratios = common.compare(seconds, "ours", "theirs") if "theirs" in seconds else {"ratio": None}
+    flops = {
         "model_flops": costs.train * a.batch,
         "xla_flops": bare.program.flops,
         "peak_flops": peak,
     }
-    who = common.facts(a, theirs.facts["torch"] if theirs else "")
-    return who | {name: getattr(a, name) for name in (*flags, *more)} | compared | speeds | figures
+    return facts | flags | ratios | speeds | flops
 
 
 def parse(argv):
-    """Returns the flags, with what follows from others filled in."""
-    p = common.parser(__doc__, "train")
+    """Returns the flags; those that depend on others are filled in."""
+    p = common.make_parser(__doc__, "train")
     add_model_flags(p)
     p.add_argument("--against", choices=AGAINST, default="torch")
     p.add_argument(
@@ -196,10 +193,13 @@ def parse(argv):
         help="draw batches, or repeat one",
     )
     p.add_argument(
-        "--images", type=int, default=0, help="of the data set; 0 = 50,000 up to 64 px, else 1,024"
+        "--images",
+        type=int,
+        default=0,
+        help="images in the dataset; 0 = 50,000 up to 64 px, else 1,024",
     )
-    p.add_argument("--rounds", type=int, default=5, help="how often each side is timed")
-    p.add_argument("--steps", type=int, default=20, help="steps of each timing")
+    p.add_argument("--rounds", type=int, default=5, help="number of timings of each side")
+    p.add_argument("--steps", type=int, default=20, help="steps per timing")
     p.add_argument(
         "--warmup", type=int, default=3, help="steps of each side before the first timing"
     )
@@ -216,13 +216,13 @@ def parse(argv):
         "--layout",
         choices=("channels_last", "contiguous"),
         default="channels_last",
-        help="of torch's images",
+        help="memory layout of torch's images",
     )
     p.add_argument(
         "--workers",
         type=int,
         default=os.cpu_count(),
-        help="of torch's DataLoader; default: all cores",
+        help="workers of torch's DataLoader; default: all cores",
     )
     p.add_argument(
         "--loader-step",
@@ -234,14 +234,14 @@ def parse(argv):
     a.images = max(a.batch, a.images or (50_000 if a.image_size <= 64 else 1024))
     a.optimizer = a.optimizer or ("adamw" if a.model == "vit" else "sgd")
     if a.optimizer not in ("sgd", "adamw") and a.against in ("torch", "compile", "timm", "loader"):
-        raise UserError(f"--optimizer {a.optimizer}: against torch it is sgd or adamw")
+        raise UserError(f"--optimizer must be sgd or adamw against torch, got {a.optimizer}")
     if a.against == "step":
         a.data = "resident"
     return a
 
 
 def add_model_flags(p):
-    """Adds what `ours.make_config` reads."""
+    """Adds the flags that `ours.make_config` reads."""
     p.add_argument("--model", default="vit")
     p.add_argument("--variant", default="Ti/4")
     p.add_argument("--image-size", type=int, default=32)
@@ -253,7 +253,7 @@ def add_model_flags(p):
     )
     p.add_argument("--attention", help="config.model.attention")
     p.add_argument("--remat", help="config.model.remat")
-    p.add_argument("--steps-per-dispatch", type=int, default=1, help="steps that one call runs")
+    p.add_argument("--steps-per-dispatch", type=int, default=1, help="steps per call")
     p.add_argument(
         "--xla-options", default="", help='config.parallel.xla_options: "NAME=VALUE NAME=VALUE"'
     )

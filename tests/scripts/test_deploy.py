@@ -18,7 +18,7 @@ FOLDER = REPOSITORY / "scripts" / "deploy"
         (["--bundle", "BUNDLE"], "this needs TensorRT: pip install tensorrt"),
         (["--bundle", "nowhere"], "nowhere is not a bundle"),
         (["--bundle", "BUNDLE", "--batch=8"], "give three numbers, such as 1,8,32"),
-        (["--bundle", "BUNDLE", "--batch=8,1,9"], "they go up from 1"),
+        (["--bundle", "BUNDLE", "--batch=8,1,9"], "must not decrease and be at least 1"),
     ],
 )
 def test_mistakes(argv, message, tmp_path):
