@@ -114,24 +114,28 @@ def table(a):
     """Returns a row for each of the four models."""
     files = [directory(a, "report", seed) / "report.json" for seed in range(100)]
     reports = [json.loads(file.read_text()) for file in files if file.is_file()]
+    cpu = reports[0]["cpu"]
     today = datetime.date.today().isoformat()
     for i, name in enumerate(MODELS):
-        rows = [report["models"][i] for report in reports]
-        accuracy = mean([100 * row["accuracy"]["value"] for row in rows])
-        change = mean([100 * row["change"]["difference"] if i else 0.0 for row in rows])
-        smaller, _ = mean(
-            [report["models"][0]["bytes"] / report["models"][i]["bytes"] for report in reports]
-        )
-        size, _ = mean([row["bytes"] for row in rows])
-        parameters, _ = mean([row["parameters"] for row in rows])
-        macs = reports[0]["models"][i - i % 2]["macs"]  # INT8 has the same number
-        faster_1, _ = mean([row["latency_1"]["speedup"] for row in rows])
-        faster_32, _ = mean([row["latency_32"]["speedup"] for row in rows])
-        latency, _ = mean([row["latency_32"]["p50"] for row in rows])
-        sizes = (size / 1e6, smaller, parameters, macs / 1e6)
-        numbers = (*sizes, *accuracy, *change, faster_1, faster_32, latency)
-        rounded = (round(number, 2) for number in numbers)
-        yield (name, a.image_size, len(rows), *rounded, reports[0]["cpu"], today)
+        numbers = [round(number, 2) for number in _numbers(reports, i)]
+        yield (name, a.image_size, len(reports), *numbers, cpu, today)
+
+
+def _numbers(reports, i):
+    """Returns the numbers of model `i`, means over the reports of all seeds."""
+    rows = [report["models"][i] for report in reports]
+    ratios = [report["models"][0]["bytes"] / report["models"][i]["bytes"] for report in reports]
+    return (
+        mean([row["bytes"] for row in rows])[0] / 1e6,
+        mean(ratios)[0],
+        mean([row["parameters"] for row in rows])[0],
+        reports[0]["models"][i - i % 2]["macs"] / 1e6,  # INT8 has the same number
+        *mean([100 * row["accuracy"]["value"] for row in rows]),
+        *mean([100 * row["change"]["difference"] if i else 0.0 for row in rows]),
+        mean([row["latency_1"]["speedup"] for row in rows])[0],
+        mean([row["latency_32"]["speedup"] for row in rows])[0],
+        mean([row["latency_32"]["p50"] for row in rows])[0],
+    )
 
 
 def mean(values):

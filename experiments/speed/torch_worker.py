@@ -273,8 +273,8 @@ class Files:
 
 
 def random_box(height, width, random):
-    """Returns a random (left, top, right, bottom) with 8 to 100 % of the area and an aspect ratio of
-    3/4 to 4/3 (arXiv:1409.4842)."""
+    """Returns a random (left, top, right, bottom) with 8 to 100 % of the area and an aspect ratio
+    of 3/4 to 4/3 (arXiv:1409.4842)."""
     for _ in range(10):
         pixels = height * width * random.uniform(0.08, 1.0)
         ratio = np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3)))
