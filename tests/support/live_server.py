@@ -51,10 +51,10 @@ class Client:
 
 
 @contextlib.contextmanager
-def serve(models, python=sys.executable, **flags):
+def serve(models, python=sys.executable, root=REPOSITORY, **flags):
     """Starts `python -m vision.serving` on free ports and yields a `Live`.
 
-    `flags` are the server's, with underscores for dashes.
+    `root` is the checkout that it runs from. `flags` are the server's, with underscores for dashes.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -63,8 +63,8 @@ def serve(models, python=sys.executable, **flags):
     argv = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
     process = subprocess.Popen(
         [python, "-m", "vision.serving", f"--models={models}", *argv],
-        cwd=REPOSITORY,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"},
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

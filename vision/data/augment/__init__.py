@@ -39,6 +39,8 @@ STREAMS = (
     "random_erasing",
     "mix",
 )
+# In this order: names of config keys, and of functions of `color` that take the key's value.
+COLORS = ("brightness", "contrast", "saturation", "hue")
 
 
 def augment(
@@ -117,7 +119,7 @@ def _resample(config, keys, pixels):
 
 
 def _change_colors(config, keys, pixels):
-    for name in ("brightness", "contrast", "saturation", "hue"):
+    for name in COLORS:
         if config[name]:
             pixels = getattr(color, name)(keys[name], pixels, config[name])
     return pixels
