@@ -23,20 +23,20 @@ def photos(shared_data):
 @pytest.mark.parametrize("name", views.CHOICES)
 def test_weights_sum_to_1_and_a_constant_image_stays(name):
     images = np.full((2, 8, 8, 3), 0.3, np.float32)
-    found = views.test_time_views(name, jnp.asarray(images))
-    assert sum(weight for weight, _ in found) == pytest.approx(1)
-    for _, view in found:
+    weighted_views = views.test_time_views(name, jnp.asarray(images))
+    assert sum(weight for weight, _ in weighted_views) == pytest.approx(1)
+    for _, view in weighted_views:
         np.testing.assert_allclose(view, images, rtol=1e-6)
 
 
 def test_five_crops_are_slices_that_opencv_enlarges(photos):
-    found = views.test_time_views("five_crop", jnp.asarray(photos, jnp.float32))
-    assert len(found) == 5
-    for (_, view), (y, x) in zip(found, CORNERS, strict=True):
-        for one, image in zip(view, photos, strict=True):
+    weighted_views = views.test_time_views("five_crop", jnp.asarray(photos, jnp.float32))
+    assert len(weighted_views) == 5
+    for (_, view), (y, x) in zip(weighted_views, CORNERS, strict=True):
+        for enlarged, image in zip(view, photos, strict=True):
             crop = image[y : y + CUT, x : x + CUT].astype(np.float32)
             expected = cv2.resize(crop, (SIDE, SIDE), interpolation=cv2.INTER_LINEAR)
-            np.testing.assert_allclose(one, expected, atol=0.01)
+            np.testing.assert_allclose(enlarged, expected, atol=0.01)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32, jnp.bfloat16])

@@ -60,16 +60,14 @@ def test_an_images_draw_depends_on_its_index_alone(flips):
 
 
 def test_the_batch_is_flipped_where_asked(photos):
-    which = np.arange(8) % 3 == 0
+    mask = np.arange(8) % 3 == 0
     c = config(flip_alternating=True)
-    result, _ = augment(c, KEY, photos, jnp.zeros(8, jnp.int32), 2, flips=jnp.asarray(which))
+    result, _ = augment(c, KEY, photos, jnp.zeros(8, jnp.int32), 2, flips=jnp.asarray(mask))
     assert result.dtype == jnp.uint8
     np.testing.assert_array_equal(
-        result, np.where(which[:, None, None, None], photos[:, :, ::-1], photos)
+        result, np.where(mask[:, None, None, None], photos[:, :, ::-1], photos)
     )
-    ignored, _ = augment(
-        config(), KEY, photos, jnp.zeros(8, jnp.int32), 2, flips=jnp.asarray(which)
-    )
+    ignored, _ = augment(config(), KEY, photos, jnp.zeros(8, jnp.int32), 2, flips=jnp.asarray(mask))
     np.testing.assert_array_equal(ignored, photos)
 
 
@@ -87,7 +85,7 @@ def test_a_crop_is_a_window_of_the_padded_image(photos, mode, theirs, dtype):
     same = (windows == np.asarray(result).transpose(0, 3, 1, 2)[:, None, None]).all((-1, -2, -3))
     assert same.any((1, 2)).all()
     # each image has its own corner
-    assert len({tuple(np.argwhere(found)[0]) for found in same}) > 2
+    assert len({tuple(np.argwhere(changed)[0]) for changed in same}) > 2
 
 
 def test_both_modes_draw_the_same_corners(photos):
@@ -128,14 +126,16 @@ def test_the_six_views_are_those_of_numpy(photos, dtype):
     padded = np.pad(photos, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
     # (rows, columns) that the view looks further down and right
     expected = {(0, 0): 0.5, (1, 1): 0.25, (-1, -1): 0.25}
-    found = views.test_time_views("flip_shift", jnp.asarray(photos, dtype))
-    assert len(found) == 6 and all(
-        view.dtype == dtype and view.shape == photos.shape for _, view in found
+    weighted_views = views.test_time_views("flip_shift", jnp.asarray(photos, dtype))
+    assert len(weighted_views) == 6 and all(
+        view.dtype == dtype and view.shape == photos.shape for _, view in weighted_views
     )
     for (y, x), share in expected.items():
         moved = padded[:, 1 + y : 8 + y, 1 + x : 7 + x]
         for view in (moved, moved[:, :, ::-1]):
-            weights = [w for w, v in found if (np.asarray(v) == view.astype(v.dtype)).all()]
+            weights = [
+                w for w, v in weighted_views if (np.asarray(v) == view.astype(v.dtype)).all()
+            ]
             assert weights == [share / 2]
 
 

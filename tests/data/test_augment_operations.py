@@ -39,7 +39,7 @@ def test_pad_crop_is_a_window_of_the_padded_image(photos):
     same = (windows == result.transpose(0, 3, 1, 2)[:, None, None]).all((-1, -2, -3))
     assert same.any((1, 2)).all()
     # each image has its own corner
-    assert len({tuple(np.argwhere(found)[0]) for found in same}) > 2
+    assert len({tuple(np.argwhere(changed)[0]) for changed in same}) > 2
 
 
 @pytest.mark.parametrize(
@@ -118,9 +118,9 @@ def test_a_right_angle_is_counterclockwise_and_exact(photos):
     @jax.jit
     def turn(images):
         zero = jnp.zeros(8)
-        one = jnp.ones(8)
+        ones = jnp.ones(8)
         return geometry.resample(
-            images, geometry.inverse_map(one * math.pi / 2, zero, zero, zero, zero, one)
+            images, geometry.inverse_map(ones * math.pi / 2, zero, zero, zero, zero, ones)
         )
 
     result = turn(square)

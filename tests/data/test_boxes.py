@@ -50,7 +50,7 @@ def labels(source):
     }
 
 
-def found(splits):
+def names_by_kind(splits):
     """Returns {kind: [name, without folders]}."""
     kinds = {}
     for finding in next(iter(splits.values())).findings:
@@ -75,13 +75,13 @@ def steel(shared_data, tmp_path_factory):
 def test_steel_by_its_main_defect(steel):
     source = open_splits(f"voc:{steel}")["all"]
     assert len(source) == 1770 and len(source.classes) == 6
-    found = {
+    misnamed = {
         name: label
         for name, label in labels(source).items()
         if re.sub(r"_\d+\.jpg", "", name) != label
     }
     # The largest defect in these is not the one that their files are named after.
-    assert len(found) == 10 and all(name.startswith("scratches") for name in found)
+    assert len(misnamed) == 10 and all(name.startswith("scratches") for name in misnamed)
     (line,) = summarize(source.findings)
     assert line.startswith("121 images contain objects of several classes")
     image = np.asarray(Image.open(source.name(5)))
@@ -96,10 +96,10 @@ def test_steel_by_its_defects(steel):
     assert len(source) == sum(objects) == 4126 and not source.findings
     assert (source.boxes >= 0).all() and (source.boxes <= 200).all()
     row = next(i for i in range(len(source)) if source.name(i).endswith("crazing_1.jpg#1"))
-    whole = np.asarray(Image.open(steel / "images" / "crazing_1.jpg")).reshape(200, 200, -1)
+    photo = np.asarray(Image.open(steel / "images" / "crazing_1.jpg")).reshape(200, 200, -1)
     again = pickle.loads(pickle.dumps(source))[row]
     # xmin 2, ymin 2, xmax 193, ymax 194, from 1
-    np.testing.assert_array_equal(again["image"], whole[1:194, 1:193])
+    np.testing.assert_array_equal(again["image"], photo[1:194, 1:193])
     assert source.classes[again["label"]] == "crazing" and source.file(row) is None
 
 
@@ -157,7 +157,7 @@ def test_what_is_odd_about_boxes(tmp_path):
         "objects have no label": ["odd.png#7"],
         "classes are spelled in several ways and stay separate": ["Dog"],
     }
-    assert found(splits) == kinds
+    assert names_by_kind(splits) == kinds
     main = open_splits(f"voc:{tmp_path}")
     assert labels(main["all"]) == {"odd.png": "dog", "turned.jpg": "cat"}
     more = {
@@ -165,7 +165,7 @@ def test_what_is_odd_about_boxes(tmp_path):
         "classes are not the main object of any image": ["Dog"],
     }
     more |= {"images contain objects of several classes: labeled by the largest": ["odd.png"]}
-    assert found(main) == {k: v for k, v in kinds.items() if "spelled" not in k} | more
+    assert names_by_kind(main) == {k: v for k, v in kinds.items() if "spelled" not in k} | more
 
 
 def _turned():
@@ -202,7 +202,7 @@ def test_voc_says_which_files_it_cannot_use(tmp_path):
     )
     splits = open_splits(f"voc:{tmp_path}")
     assert labels(splits["all"]) == {"a.png": "x", "b.png": "y"}
-    assert found(splits) == {
+    assert names_by_kind(splits) == {
         "annotations name a different image than the one with their own name": ["a.xml"],
         "annotations cannot be read": ["bomb.xml", "c.xml"],
         "annotations have no image": ["double.xml", "gone.xml"],
@@ -256,7 +256,7 @@ def test_voc_splits(tmp_path):
         "train": ["a.jpg", "b.jpg"],
         "test": ["c.jpg"],
     }
-    assert found(splits) == {
+    assert names_by_kind(splits) == {
         "listed images have no annotation": ["test.txt: none"],
         "annotations are not listed in ImageSets/Main and are left out": ["d.xml", "e.xml"],
     }
@@ -268,8 +268,10 @@ CVAT = """<annotations><version>1.1</version>
   <polygon label="dog" points="1.5,2;50,2.5;50,30"/><points label="dog" points="7,8"/>
   <mask label="cat" left="5" top="6" width="7" height="8" rle="1,2"/>
   <ellipse label="cat" cx="50" cy="30" rx="10" ry="5"/>
-  <cuboid label="cat" xtl1="1" ytl1="2" xbl1="1" ybl1="9" xtr1="8" ytr1="2" xbr1="8" ybr1="9" xtl2="3" ytl2="1"/>
-  <skeleton label="dog"><points label="nose" points="1,2"/><points label="tail" points="20,22"/></skeleton>
+  <cuboid label="cat" xtl1="1" ytl1="2" xbl1="1" ybl1="9" xtr1="8" ytr1="2" xbr1="8" ybr1="9"
+    xtl2="3" ytl2="1"/>
+  <skeleton label="dog"><points label="nose" points="1,2"/>
+    <points label="tail" points="20,22"/></skeleton>
 </image>
 <image id="1" name="2.png" subset="test" width="100" height="60"><tag label="bird"/>
   <box label="cat" xtl="10" ytl="20" xbr="30" ybr="40"/></image>
@@ -287,7 +289,7 @@ def test_cvat_has_many_shapes(tmp_path):
             "train": {"1.png": "dog"},
             "test": {"2.png": "bird"},
         }
-    assert found(splits)["annotated images do not exist"] == ["gone.png"]
+    assert names_by_kind(splits)["annotated images do not exist"] == ["gone.png"]
     crops = open_splits(f"cvat:{tmp_path}?boxes=crop&margin=0")
     boxes = [
         (10, 20, 30, 40),
@@ -299,7 +301,7 @@ def test_cvat_has_many_shapes(tmp_path):
     ]
     assert crops["train"].boxes.tolist() == [list(box) for box in boxes]
     # a point has no inside
-    assert found(crops)["boxes are empty or outside their image"] == ["1.png#3"]
+    assert names_by_kind(crops)["boxes are empty or outside their image"] == ["1.png#3"]
 
 
 def test_coco_places_and_oddities(tmp_path):
@@ -323,12 +325,12 @@ def test_coco_places_and_oddities(tmp_path):
             {"id": 5, "image_id": 99, "category_id": 3, "bbox": [1, 1, 2, 2]},
             {"id": 6, "image_id": 2, "category_id": 3, "bbox": [1.5, 1.5, 2, 2], "iscrowd": 1},
         ]
-        known = [{"id": 3, "name": "dog"}, {"id": 7, "name": "cat"}, {"id": 8, "name": "bird"}]
+        categories = [{"id": 3, "name": "dog"}, {"id": 7, "name": "cat"}, {"id": 8, "name": "bird"}]
         listed = [
             {"id": i, "file_name": name, "width": WIDTH, "height": HEIGHT}
             for i, name in enumerate(images, 1)
         ]
-        return json.dumps({"images": listed, "annotations": things, "categories": known})
+        return json.dumps({"images": listed, "annotations": things, "categories": categories})
 
     for place in (
         "train2017/{}.png",
@@ -347,7 +349,7 @@ def test_coco_places_and_oddities(tmp_path):
         assert {k: labels(v) for k, v in splits.items()} == {
             "train": {"a.png": "cat", "b.png": "dog"}
         }
-    assert found(splits) == {
+    assert names_by_kind(splits) == {
         "objects refer to unknown images": ["instances_train2017.json, image 99"],
         "categories have no objects": ["bird"],
         "objects have no readable box": ["a.png#3"],
@@ -428,9 +430,9 @@ def test_boxes_of_a_turned_image(tmp_path, orientation):
     for name in ("decoded", "stored"):
         write_image(tmp_path / f"{name}.png", exif=exif)
     voc(tmp_path / "stored.xml", "stored.png", ("a", (11, 21, 40, 30)), ("b", (1, 1, 9, 9)))
-    whole = decode(str(tmp_path / "decoded.png"))
+    photo = decode(str(tmp_path / "decoded.png"))
     rows, columns = np.nonzero(
-        (whole[..., 0] >= 10) & (whole[..., 0] < 40) & (whole[..., 1] >= 20) & (whole[..., 1] < 30)
+        (photo[..., 0] >= 10) & (photo[..., 0] < 40) & (photo[..., 1] >= 20) & (photo[..., 1] < 30)
     )
     box = (columns.min() + 1, rows.min() + 1, columns.max() + 1, rows.max() + 1)
     voc(
@@ -438,14 +440,14 @@ def test_boxes_of_a_turned_image(tmp_path, orientation):
         "decoded.png",
         ("a", box),
         ("b", (1, 1, 9, 9)),
-        size=whole.shape[1::-1],
+        size=photo.shape[1::-1],
     )
     splits = open_splits(f"voc:{tmp_path}?boxes=crop&margin=0")
     decoded, stored = (splits["all"][i]["image"] for i in (0, 2))
     assert decoded.shape[:2] == ((30, 10) if orientation >= 5 else (10, 30))
     if orientation >= 5:  # below, both sizes are the same
         np.testing.assert_array_equal(stored, decoded)
-        assert found(splits) == {
+        assert names_by_kind(splits) == {
             "images are annotated before EXIF rotation: boxes are rotated too": ["stored.png"]
         }
 
@@ -482,4 +484,6 @@ def test_voc_lists_that_share_images(tmp_path):
         "val": "b.jpgc.jpg",
         "test": "a.jpgd.jpg",
     }
-    assert found(splits) == {"images are listed in several splits": ["b.xml", "a.xml", "d.xml"]}
+    assert names_by_kind(splits) == {
+        "images are listed in several splits": ["b.xml", "a.xml", "d.xml"]
+    }

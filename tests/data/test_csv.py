@@ -46,7 +46,7 @@ def names(source):
     return [PurePath(source.name(i)).name for i in range(len(source))]
 
 
-def found(splits):
+def findings_by_kind(splits):
     """Returns {kind: [what is found]}."""
     kinds = {}
     for finding in next(iter(splits.values())).findings:
@@ -95,13 +95,14 @@ def test_separators_marks_names_and_splits(write, delimiter):
         "test": ["inclusion_1.jpg"],
     }
     assert splits["val"].labels.tolist() == [2] and splits["train"].columns == {"light": ("dim",)}
-    assert splits["val"].classes == ("c", "i", "s") and not found(splits)
+    assert splits["val"].classes == ("c", "i", "s") and not findings_by_kind(splits)
 
 
 def test_the_separator_is_none_that_is_quoted(write):
     splits = open_splits(
         write(
-            f'path;label;"note, long, of, many"\ncrazing_1.jpg;{"1" * 5000};\nscratches_1.jpg;2;"a,b"\n'
+            'path;label;"note, long, of, many"\n'
+            f'crazing_1.jpg;{"1" * 5000};\nscratches_1.jpg;2;"a,b"\n'
         )
     )
     assert splits["all"].classes == ("1" * 5000, "2")  # no number that Python would take
@@ -158,7 +159,7 @@ def test_annotators_vote(write):
     assert dict(zip(names(source), labels, strict=True)) == expected | {
         "scratches_2.jpg": "crazing"
     }
-    kinds = found(splits)
+    kinds = findings_by_kind(splits)
     assert [PurePath(f.name).name for f in kinds["images have tied votes"]] == [
         "scratches_1.jpg",
         "scratches_2.jpg",  # who says it twice has one vote
@@ -194,7 +195,7 @@ def test_everything_odd_is_said(write, steel):
         "test": ["scratches_2.jpg", "inclusion_1.jpg", "inclusion_2.jpg"],
     }
     assert splits["test"].classes == ("Crazing", "crazing", "hot  dog", "hot dog", "scratches")
-    kinds = found(splits)
+    kinds = findings_by_kind(splits)
     table = str(steel / "table.csv")
     lost = {
         kind: [str(f).replace(table, "table").replace(f"{steel}/", "") for f in some]
@@ -235,19 +236,31 @@ def test_mistakes_are_named(write, steel):
         "no column 'label'": "path,lable\n" + two,
         "has no rows": "path,label\n\n",
         "has no rows:": "",
-        "line 3 has 3 cells, but the header has 2": "path,label\ncrazing_1.jpg,a\ncrazing_2.jpg,b,c\n",
+        "line 3 has 3 cells, but the header has 2": (
+            "path,label\ncrazing_1.jpg,a\ncrazing_2.jpg,b,c\n"
+        ),
         "two columns 'label'": "path,label,label\nx,y,z\n",
         "is not UTF-8 (byte 12)": b"path,label\n\xfe\xfe,a\n"[:11] + b"x\xff,a\n",
         "line 2: unexpected end of data": 'path,label\ncrazing_1.jpg,"a\n',
-        "line 3: split must be one of train, val": "path,label,split\ncrazing_1.jpg,a,train\nx.jpg,b,\n",
+        "line 3: split must be one of train, val": (
+            "path,label,split\ncrazing_1.jpg,a,train\nx.jpg,b,\n"
+        ),
         "1 class(es) with images": "path,label\ncrazing_1.jpg,a\nnone.jpg,b\n",
-        "line 2: index must be 0 to 4999 for all of mnist5k, got '5000'": "source,part,index,label\nmnist5k,all,5000,a\n",
+        "line 2: index must be 0 to 4999 for all of mnist5k, got '5000'": (
+            "source,part,index,label\nmnist5k,all,5000,a\n"
+        ),
         "all of mnist5k, got '-1'": "source,part,index,label\nmnist5k,all,-1,a\n",
         "line 2: part = 'train' is unknown": "source,part,index,label\nmnist5k,train,1,a\n",
-        "line 2: an image of another source needs source, part": "source,part,index,label\nmnist5k,,1,a\n",
-        "line 2: an image must have a path, or a source": "path,source,part,index,label\nx.jpg,mnist5k,all,1,a\n",
+        "line 2: an image of another source needs source, part": (
+            "source,part,index,label\nmnist5k,,1,a\n"
+        ),
+        "line 2: an image must have a path, or a source": (
+            "path,source,part,index,label\nx.jpg,mnist5k,all,1,a\n"
+        ),
         "line 2: data.source = 'mnist' is unknown": "source,part,index,label\nmnist,all,1,a\n",
-        "line 2: 'digits?seed=9' must not set 'seed'": "source,part,index,label\ndigits?seed=9,all,1,a\n",
+        "line 2: 'digits?seed=9' must not set 'seed'": (
+            "source,part,index,label\ndigits?seed=9,all,1,a\n"
+        ),
     }
     for message, text in cases.items():
         with pytest.raises(UserError) as error:

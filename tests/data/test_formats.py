@@ -86,7 +86,8 @@ def test_a_turned_picture_has_the_size_that_its_header_promises(tmp_path, photo)
     exif = Image.Exif()
     exif[0x0112] = 6
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    xmp += b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    xmp += b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+    xmp += b"</rdf:RDF></x:xmpmeta>"
     for form, options in {
         "tiff": {"exif": exif},
         "png": {"exif": exif},

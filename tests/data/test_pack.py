@@ -82,7 +82,7 @@ def test_a_run_sees_the_same_batches(steel, steel_pack):
     from vision import parallel
     from vision.data.pipeline import open_data
 
-    found = []
+    results = []
     for spec in (f"folder:{steel}", f"packed:{steel_pack}"):
         c = default()
         c.data.source = spec
@@ -92,14 +92,14 @@ def test_a_run_sees_the_same_batches(steel, steel_pack):
         data = open_data(c, parallel.make_mesh(1))
         loader = data.loaders["train"]
         batches = loader.train_batches([(step, 1) for step in range(4)], 32)
-        found.append(
+        results.append(
             [{key: np.asarray(value) for key, value in batch.items()} for batch in batches]
         )
-        found[-1] += [
+        results[-1] += [
             [loader.names(step, 32) for step in range(4)],
             [len(loader) for loader in data.loaders.values()],
         ]
-    for theirs, ours in zip(*found, strict=True):
+    for theirs, ours in zip(*results, strict=True):
         np.testing.assert_equal(ours, theirs)
 
 
@@ -154,12 +154,14 @@ def test_stopped_at_any_moment_it_goes_on(steel, steel_pack, tmp_path, monkeypat
 def test_killed_it_leaves_no_process_and_goes_on(steel, steel_pack, tmp_path):
     """With two processes, as a command; also, that neither JAX nor TensorFlow is imported."""
     code = (
-        "import os, signal, sys, multiprocessing, vision.data.pack as p, vision.data.__main__ as m\n"
+        "import os, signal, sys, multiprocessing\n"
+        "import vision.data.pack as p, vision.data.__main__ as m\n"
         "write = p._write_json\n"
         "def kill(path, values):\n"
         "    write(path, values)\n"
         "    if len(values['shards']) == 2:\n"
-        "        print(*(c.pid for c in multiprocessing.active_children()), {'jax', 'tensorflow'} & {*sys.modules})\n"
+        "        pids = [c.pid for c in multiprocessing.active_children()]\n"
+        "        print(*pids, {'jax', 'tensorflow'} & {*sys.modules})\n"
         "        sys.stdout.flush()\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "p._write_json = kill\n"
@@ -188,7 +190,7 @@ def test_a_second_call_does_nothing(steel, steel_pack, capsys):
     assert {file: file.stat().st_mtime_ns for file in steel_pack.iterdir()} == before
 
 
-def test_a_damaged_file_is_found_and_mended(steel, tmp_path, capsys):
+def test_a_damaged_file_is_found_and_repaired(steel, tmp_path, capsys):
     out = tmp_path / "out"
     pack_of(f"folder:{steel}", out, options=SMALL)
     before = contents(out)
@@ -198,11 +200,11 @@ def test_a_damaged_file_is_found_and_mended(steel, tmp_path, capsys):
     shard.write_bytes(broken)
     with pytest.raises(SystemExit) as ended:
         cli.run(command.main, ["verify", str(out)])
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     assert (
         ended.value.code == 1
-        and f"{shard} is damaged" in said.out
-        and "1 of 5 files are wrong" in said.err
+        and f"{shard} is damaged" in output.out
+        and "1 of 5 files are wrong" in output.err
     )
     source = open_splits(f"packed:{out}")["all"]
     bad = []
@@ -335,16 +337,16 @@ def test_packs_that_are_none(tmp_path):
 
 def test_info_says_what_a_source_holds(steel_pack, tmp_path, capsys):
     cli.run(command.main, ["info", "digits?imbalance=10"])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for part in (
         "10 classes\nclass     train       val      test\n0",
         "imbalance: 10",
         "8 x 8 px, gray",
     ):
-        assert part in said
+        assert part in output
     cli.run(command.main, ["info", f"packed:{steel_pack}"])
-    said = capsys.readouterr().out
-    assert "crazing                40\n" in said and "200 x 200 px, RGB; 64 JPEG" in said
+    output = capsys.readouterr().out
+    assert "crazing                40\n" in output and "200 x 200 px, RGB; 64 JPEG" in output
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ def test_tiny_classes():
 
 
 def test_digits_are_divided_as_asked():
-    whole = open_splits("digits")["all"]
-    splits = make_splits({"all": whole}, seed=3)
+    source = open_splits("digits")["all"]
+    splits = make_splits({"all": source}, seed=3)
     assert list(splits) == ["train", "val", "test"]
     assert abs(len(splits["val"]) - 0.2 * 1797) < 1 and sum(map(len, splits.values())) == 1797
     indices = np.concatenate([split.indices for split in splits.values()])
@@ -53,22 +53,22 @@ def test_digits_are_divided_as_asked():
     val = splits["val"]
     assert (
         val.name(4) == f"digits[{val.indices[4]}]"
-        and val.classes == whole.classes
+        and val.classes == source.classes
         and not val.encoded
     )
-    np.testing.assert_array_equal(val[4]["image"], whole.images[val.indices[4]])
-    assert val[4]["label"] == val.labels[4] == whole.labels[val.indices[4]]
+    np.testing.assert_array_equal(val[4]["image"], source.images[val.indices[4]])
+    assert val[4]["label"] == val.labels[4] == source.labels[val.indices[4]]
 
 
 FROZEN = [10, 16, 21, 35, 45]
 
 
 def test_the_seed_decides_and_nothing_else():
-    whole = _source([0] * 30 + [1] * 20)
-    one, same, other = (make_splits({"all": whole}, seed=seed) for seed in (1, 1, 2))
-    assert _numbers(one["test"]) == _numbers(same["test"]) != _numbers(other["test"])
+    source = _source([0] * 30 + [1] * 20)
+    first, same, other = (make_splits({"all": source}, seed=seed) for seed in (1, 1, 2))
+    assert _numbers(first["test"]) == _numbers(same["test"]) != _numbers(other["test"])
     # Frozen: another machine or version must not move an image from test to train.
-    assert _numbers(one["test"]) == FROZEN
+    assert _numbers(first["test"]) == FROZEN
     # A class keeps its division when images of another class come after it.
     more = make_splits({"all": _source([0] * 30 + [1] * 20 + [2] * 20)}, seed=1)
     assert [n for n in _numbers(more["test"]) if n < 50] == FROZEN
@@ -97,9 +97,10 @@ def test_own_splits_are_kept_and_missing_ones_carved_from_train():
     assert sorted(_numbers(no_test["train"]) + _numbers(no_test["val"])) == list(range(100))
 
     for own in ({"test": test}, {"val": test}):  # to learn from all of train, as papers do
-        whole = make_splits({"train": train} | own, val_fraction=0.0)
+        splits = make_splits({"train": train} | own, val_fraction=0.0)
         assert (
-            _numbers(whole["train"]) == list(range(100)) and whole["val"] is whole["test"] is test
+            _numbers(splits["train"]) == list(range(100))
+            and splits["val"] is splits["test"] is test
         )
     assert make_splits({"train": train, "val": val, "test": test}, val_fraction=0.0)["val"] is val
 
@@ -108,8 +109,8 @@ def test_own_splits_are_kept_and_missing_ones_carved_from_train():
 
 
 def test_subset_of_a_subset():
-    whole = _source([0, 1, 0, 1, 0, 1])
-    part = Subset(Subset(whole, [5, 3, 1, 0]), [3, 0])
+    source = _source([0, 1, 0, 1, 0, 1])
+    part = Subset(Subset(source, [5, 3, 1, 0]), [3, 0])
     assert _numbers(part) == [0, 5] and part.labels.tolist() == [0, 1] and part.name(1) == "made[5]"
 
 

@@ -99,9 +99,9 @@ def hub(cifar, tmp_path_factory):
         {"photo": datasets.Image(), "species": datasets.ClassLabel(names=CIFAR)}
     )
     rows = {"photo": [{"bytes": data, "path": None} for data in images], "species": labels}
-    whole = datasets.Dataset.from_dict(rows, features)
+    dataset = datasets.Dataset.from_dict(rows, features)
     splits = datasets.DatasetDict(
-        train=whole.shuffle(seed=0).select(range(200)), validation=whole.select(range(90))
+        train=dataset.shuffle(seed=0).select(range(200)), validation=dataset.select(range(90))
     )
     root = tmp_path_factory.mktemp("hub")
     splits.save_to_disk(root / "disk")
@@ -145,7 +145,9 @@ def test_the_hub_out_of_reach_is_one_line(hub, monkeypatch):
         "hf:./none": "is neither a folder nor of the form hf:OWNER/NAME",
         "hf:a/b/c/d": "nor of the form",
         "hf:": "nor of the form",
-        f"hf:{hub / 'disk'}?label=photo": "no column 'photo' that holds labels: set ?label= to species",
+        f"hf:{hub / 'disk'}?label=photo": (
+            "no column 'photo' that holds labels: set ?label= to species"
+        ),
         f"hf:{hub / 'disk'}?image=x": "no column 'x' that holds images: set ?image= to photo",
         f"hf:{hub / 'parquet'}?config=x": "BuilderConfig 'x' not found",
     }

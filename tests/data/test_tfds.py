@@ -151,8 +151,10 @@ def test_features_are_those_of_the_official_builders(cifar10):
 def test_reading_imports_neither_tensorflow_nor_jax(cifar10):
     open_splits("tfds:cifar10")
     code = (
-        "import sys; from vision.data.sources import open_splits; s = open_splits('tfds:cifar10')['train'];"
-        "print(s[0]['image'].shape, s.labels.sum(), 'tensorflow' in sys.modules, 'jax' in sys.modules)"
+        "import sys; from vision.data.sources import open_splits;"
+        "s = open_splits('tfds:cifar10')['train'];"
+        "print(s[0]['image'].shape, s.labels.sum(),"
+        " 'tensorflow' in sys.modules, 'jax' in sys.modules)"
     )
     output = subprocess.check_output([sys.executable, "-c", code], text=True)
     assert output.strip() == "(32, 32, 3) 225 False False"
@@ -187,11 +189,11 @@ def test_mnist_and_fashion_mnist(name, data_dir, monkeypatch):
     _place(data_dir / "downloads" / "manual" / name, files, data)
     splits = open_splits(f"tfds:{name}")
     for split, expected in (("train", images[:30]), ("test", images[30:])):
-        found = {
+        labels_by_image = {
             splits[split][i]["image"].tobytes(): splits[split][i]["label"]
             for i in range(len(expected))
         }
-        assert found == {image.tobytes(): i % 10 for i, image in enumerate(expected)}
+        assert labels_by_image == {image.tobytes(): i % 10 for i, image in enumerate(expected)}
         assert splits[split][0]["image"].shape == (28, 28, 1)
     assert splits["train"].classes[1] == {"mnist": "1", "fashion_mnist": "Trouser"}[name]
 
@@ -234,9 +236,9 @@ def test_interrupted_preparation_leaves_nothing_that_is_read(cifar10):
     code = """
 import sys, time
 from vision.data.sources import _tfds_builders as b
-whole = b.Cifar10._generate_examples
+original = b.Cifar10._generate_examples
 def slow(self, images, others):
-    for n, example in enumerate(whole(self, images, others)):
+    for n, example in enumerate(original(self, images, others)):
         yield example
         if n == 20:
             print("half", flush=True)
