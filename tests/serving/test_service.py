@@ -1,5 +1,4 @@
-"""A shadow answers for the log alone, and takes no room from what serves; what is no number is no
-answer."""
+"""A shadow answers only for the log and takes nothing from the serving version; NaN is an error."""
 
 import asyncio
 import contextlib
@@ -62,9 +61,9 @@ def served(requests, count):
 
     async def main():
         telemetry = Telemetry()
-        one = Version("1")
+        serving = Version("1")
         shadow = Version("2", go=False)
-        repository = types.SimpleNamespace(pick=lambda *asked: (one, shadow))
+        repository = types.SimpleNamespace(pick=lambda *asked: (serving, shadow))
         service = Service(repository, Decoder(), telemetry)
         for _ in range(requests):
             answer = await asyncio.wait_for(
@@ -99,11 +98,11 @@ def test_what_is_no_number_is_no_answer(broken):
     async def main():
         version = Version("1")
         telemetry = Telemetry()
-        found = await version.submit(np.zeros((2, 8, 8, 1), np.uint8))
-        getattr(found, broken)[1, 0] = np.nan
+        prediction = await version.submit(np.zeros((2, 8, 8, 1), np.uint8))
+        getattr(prediction, broken)[1, 0] = np.nan
 
         async def submit(images):
-            return found
+            return prediction
 
         version.submit = submit
         service = Service(

@@ -1,5 +1,4 @@
-"""Queries, paths, methods, keys and headers that no well-meant client sends, and what comes too
-slowly."""
+"""Queries, paths, methods, keys and headers of ill-meaning clients, and slow requests."""
 
 import json
 
