@@ -53,22 +53,24 @@ def test_formats_agree_and_unreadable_files_are_named(tiny_run, photos, capsys):
     rows = list(csv.DictReader(io.StringIO(text)))
     assert len(rows) == 9 and [row["rank"] for row in rows[:3]] == ["1", "2", "3"]
     _, text, _ = run(capsys, "--workdir", tiny_run, "--format", "json", "--top=99", photos)
-    found = [json.loads(line) for line in text.splitlines()]
+    predictions = [json.loads(line) for line in text.splitlines()]
     assert all(
         sum(t["probability"] for t in f["top"]) == pytest.approx(1) and len(f["top"]) == 10
-        for f in found
+        for f in predictions
     )
-    assert [f["top"][0]["class"] for f in found] == [row["class"] for row in rows[::3]]
+    assert [f["top"][0]["class"] for f in predictions] == [row["class"] for row in rows[::3]]
     assert float(rows[0]["probability"]) == pytest.approx(
-        found[0]["top"][0]["probability"], abs=1e-6
+        predictions[0]["top"][0]["probability"], abs=1e-6
     )
 
 
 def test_a_padded_batch_changes_nothing(tiny_run, photos):
     classifier = inference.from_run(tiny_run)
     files = [str(photos / name) for name in ("a.png", "b.jpg", "deeper/c.png")]
-    one, many = (list(predict.predict(classifier, files, batch_size=size)) for size in (2, 3))
-    for (a, first), (b, second) in zip(one, many, strict=True):
+    small_batches, large_batches = (
+        list(predict.predict(classifier, files, batch_size=size)) for size in (2, 3)
+    )
+    for (a, first), (b, second) in zip(small_batches, large_batches, strict=True):
         assert a == b and [n for n, _ in first] == [n for n, _ in second]
         np.testing.assert_allclose([p for _, p in first], [p for _, p in second], rtol=1e-5)
 
@@ -82,12 +84,12 @@ def test_a_bundle_predicts_what_its_graph_gives(photos, tmp_path, capsys):
         capsys, "--bundle", folder, "--format=json", "--batch_size=2", f"{photos}/**/*.*"
     )
     assert code == 1 and "error: 1 of 4 files cannot be read" in err
-    found = {
+    predictions = {
         f["file"]: {t["class"]: t["probability"] for t in f["top"]}
         for f in map(json.loads, out.splitlines())
     }
-    assert {file.rpartition("/")[2] for file in found} == {"a.png", "b.jpg", "c.png"}
-    for file, top in found.items():
+    assert {file.rpartition("/")[2] for file in predictions} == {"a.png", "b.jpg", "c.png"}
+    for file, top in predictions.items():
         image = resize_crop(to_channels(decode(file), 1), 8, **RESIZE)
         expected = dict(
             zip(model.classes, model.probabilities_and_embeddings(image[None])[0][0], strict=True)
@@ -124,8 +126,8 @@ def test_words_and_patterns(word, names, tmp_path):
         "deeper/.d.png",
     ):
         (tmp_path / name).touch()
-    found = [file.rpartition("/")[2] for file in predict.find([f"{tmp_path}/{word}"])]
-    assert sorted(found) == names
+    files = [file.rpartition("/")[2] for file in predict.find([f"{tmp_path}/{word}"])]
+    assert sorted(files) == names
 
 
 def test_files_are_read_as_they_are_needed(tmp_path):
@@ -141,9 +143,14 @@ def test_files_are_read_as_they_are_needed(tmp_path):
             yield str(tmp_path / ("a.png" if len(taken) % 7 else "missing.png"))
 
     answers = predict.predict(model, files(), batch_size=4)
-    found = [next(answers)[1] for _ in range(30)]
+    results = [next(answers)[1] for _ in range(30)]
     answers.close()
-    assert [i for i, f in enumerate(found, 1) if isinstance(f, UnreadableImage)] == [7, 14, 21, 28]
+    assert [i for i, f in enumerate(results, 1) if isinstance(f, UnreadableImage)] == [
+        7,
+        14,
+        21,
+        28,
+    ]
     assert len(taken) == 32 + 4 * predict.AHEAD
 
 
@@ -231,7 +238,7 @@ def test_a_run_of_four_devices_is_opened_on_one(tmp_path):
         *flags,
     ]
     argv += ["--config.parallel.fsdp=4", "--config.log.progress=False"]
-    found = {}
+    printed = {}
     for devices, command in (
         (4, argv),
         (
@@ -252,5 +259,5 @@ def test_a_run_of_four_devices_is_opened_on_one(tmp_path):
             [sys.executable, *command], cwd=root, env=env, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-        found[devices] = done.stdout
-    assert len(json.loads(found[1])["top"]) == 5
+        printed[devices] = done.stdout
+    assert len(json.loads(printed[1])["top"]) == 5

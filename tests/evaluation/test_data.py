@@ -88,11 +88,11 @@ def test_few_images_and_a_broken_one(tiny_run, tmp_path, capsys):
         evaluate(*argv, **FAST) == 2 and "1 of 4 images are unreadable" in capsys.readouterr().err
     )
     assert evaluate(*argv, "--config.data.max_unreadable=0.5", **FAST) == 0
-    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    summary = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert (
-        found["data"]["images"] == 3
-        and found["data"]["unreadable"] == 1
-        and found["embedding"] is None
+        summary["data"]["images"] == 3
+        and summary["data"]["unreadable"] == 1
+        and summary["embedding"] is None
     )
     assert "cannot be read" in (tmp_path / "out" / "report.html").read_text()
 
@@ -144,8 +144,8 @@ def test_an_interval_holds_its_value_also_with_few_images_of_many_classes():
     random = np.random.default_rng(0)
     logits = random.normal(size=(60, 150))
     labels = random.integers(0, 150, 60)
-    found = intervals.with_intervals(logits, labels, [str(i) for i in range(150)], 40)
-    for number in found["metrics"].values():
+    numbers = intervals.with_intervals(logits, labels, [str(i) for i in range(150)], 40)
+    for number in numbers["metrics"].values():
         assert number["low"] <= number["value"] <= number["high"]
 
 

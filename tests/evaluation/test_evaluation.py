@@ -40,55 +40,56 @@ def test_everything_is_written(evaluated):
 
 
 def test_numbers_follow_from_the_predictions(metrics, table):
-    held = table.to_pydict()
-    found = metrics["metrics"]
-    truth = held["label_index"]
-    said = held["predicted_index"]
+    columns = table.to_pydict()
+    numbers = metrics["metrics"]
+    truth = columns["label_index"]
+    predicted = columns["predicted_index"]
     assert len(truth) == metrics["data"]["images"]
-    p = np.array(held["probabilities"], np.float64)
+    p = np.array(columns["probabilities"], np.float64)
     assert (
-        found["accuracy"]["value"]
-        == reference.accuracy_score(truth, said)
-        == np.mean(held["correct"])
+        numbers["accuracy"]["value"]
+        == reference.accuracy_score(truth, predicted)
+        == np.mean(columns["correct"])
     )
-    assert found["macro_f1"]["value"] == pytest.approx(
-        reference.f1_score(truth, said, average="macro"), abs=1e-9
+    assert numbers["macro_f1"]["value"] == pytest.approx(
+        reference.f1_score(truth, predicted, average="macro"), abs=1e-9
     )
-    kappa = reference.cohen_kappa_score(truth, said)
-    assert found["cohen_kappa"]["value"] == pytest.approx(kappa, abs=1e-9)
-    assert found["nll"]["value"] == pytest.approx(np.mean(held["nll"]), abs=1e-9)
-    np.testing.assert_allclose(held["confidence"], p.max(1), rtol=1e-6)
+    kappa = reference.cohen_kappa_score(truth, predicted)
+    assert numbers["cohen_kappa"]["value"] == pytest.approx(kappa, abs=1e-9)
+    assert numbers["nll"]["value"] == pytest.approx(np.mean(columns["nll"]), abs=1e-9)
+    np.testing.assert_allclose(columns["confidence"], p.max(1), rtol=1e-6)
     assert (
-        metrics["confusion"] == reference.confusion_matrix(truth, said, labels=range(10)).tolist()
+        metrics["confusion"]
+        == reference.confusion_matrix(truth, predicted, labels=range(10)).tolist()
     )
-    assert set(found) == set(METRICS)
-    for number in found.values():
+    assert set(numbers) == set(METRICS)
+    for number in numbers.values():
         assert number["low"] <= number["value"] <= number["high"]
     point = metrics["operating_point"]["at_threshold"]
     assert (
         point["positives"] == truth.count(3)
         and 0 <= point["miss_rate"]["low"] <= point["miss_rate"]["high"] <= 1
     )
-    best = np.array(held["top5"])[:, 0]
-    assert best.tolist() == held["predicted"]
+    best = np.array(columns["top5"])[:, 0]
+    assert best.tolist() == columns["predicted"]
 
 
 def test_names_lead_back_to_the_images(evaluated, table):
     from vision.data.pipeline import named_splits
 
     classifier = inference.from_run(evaluated)
-    held = table.to_pydict()
-    known = json.loads(table.schema.metadata[b"vision"])
-    source = named_splits(classifier.config.data, classifier.config.seed)[0][known["split"]]
-    assert known["classes"] == list(classifier.classes) and known["source"] == "digits"
+    columns = table.to_pydict()
+    header = json.loads(table.schema.metadata[b"vision"])
+    source = named_splits(classifier.config.data, classifier.config.seed)[0][header["split"]]
+    assert header["classes"] == list(classifier.classes) and header["source"] == "digits"
     places = {source.name(i): i for i in range(len(source))}
     # the run has a part of the split, by data.limit
-    rows = [places[name] for name in held["name"][:8]]
-    assert [source.classes[source.labels[row]] for row in rows] == held["label"][:8]
-    assert held["row"] == list(range(len(held["row"])))
+    rows = [places[name] for name in columns["name"][:8]]
+    assert [source.classes[source.labels[row]] for row in rows] == columns["label"][:8]
+    assert columns["row"] == list(range(len(columns["row"])))
     images = np.stack([classifier.prepare(source[row]["image"]) for row in rows])
     np.testing.assert_allclose(
-        inference.softmax(classifier(images)[0]), held["probabilities"][:8], atol=1e-5
+        inference.softmax(classifier(images)[0]), columns["probabilities"][:8], atol=1e-5
     )
 
 
@@ -96,22 +97,22 @@ def test_the_temperature_is_kept_with_the_run_and_used(evaluated, metrics):
     classifier = inference.from_run(evaluated)
     assert classifier.temperature == metrics["calibration"]["temperature"] != 1.0
     file = evaluated / "evaluation/calibration.json"
-    whole = file.read_text()
+    text = file.read_text()
     try:
-        file.write_text(json.dumps(json.loads(whole) | {"step": 1}))  # of another checkpoint
+        file.write_text(json.dumps(json.loads(text) | {"step": 1}))  # of another checkpoint
         assert inference.from_run(evaluated).temperature == 1.0
-        file.write_text(whole[:10])
+        file.write_text(text[:10])
         with pytest.raises(inference.UserError, match="calibration.json is damaged"):
             inference.from_run(evaluated)
     finally:
-        file.write_text(whole)
+        file.write_text(text)
 
 
 def test_many_passes(metrics):
     robust = metrics["robustness"]
     views = metrics["views"]
     assert robust["images"] == LITTLE["sample"] and len(robust["corruptions"]) == 15
-    assert [one["views"] for one in views] == [
+    assert [view["views"] for view in views] == [
         "none",
         "flip",
         "flip_shift",
@@ -162,10 +163,10 @@ def test_little_is_asked_for(tiny_run, tmp_path, capsys):
     off = dict.fromkeys(("corruptions", "views", "explain", "slices", "temperature"), "false")
     keys = off | {"bootstrap": 0, "map": "none", "probe": 0, "examples": 0, "pairs": 0, "errors": 0}
     assert evaluate("--workdir", tiny_run, "--out", tmp_path / "a/b", "--split=val", **keys) == 0
-    found = json.loads((tmp_path / "a/b/metrics.json").read_text())
+    summary = json.loads((tmp_path / "a/b/metrics.json").read_text())
     assert (
-        found["metrics"]["accuracy"].keys() == {"value"}
-        and found["robustness"] is None is found["bootstrap"]
+        summary["metrics"]["accuracy"].keys() == {"value"}
+        and summary["robustness"] is None is summary["bootstrap"]
     )
     assert not (tmp_path / "a/b/map.png").exists() and "Accuracy: " in capsys.readouterr().out
     with browse(f"file://{tmp_path}/a/b/report.html") as page:
@@ -189,8 +190,8 @@ def test_a_bundle(tmp_path, capsys):
         and "which images? Give --data" in capsys.readouterr().err
     )
     assert evaluate(*argv, corruptions="false", bootstrap=20, probe=0, map="none") == 0
-    found = json.loads((tmp_path / "out/metrics.json").read_text())
-    assert found["views"] is None and found["data"]["source"] == "digits"
+    summary = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert summary["views"] is None and summary["data"]["source"] == "digits"
     bundle = next((tmp_path / "bundle").glob("*.onnx"))
     bundle.write_bytes(bundle.read_bytes() + b" ")
     assert evaluate(*argv) == 2 and "has changed" in capsys.readouterr().err

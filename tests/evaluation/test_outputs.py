@@ -26,11 +26,11 @@ def opened(classifier, devices, resident=2.0, spec="", name="test"):
 
 
 def test_outputs_do_not_depend_on_devices_or_batches(classifier):
-    found = {}
+    outputs = {}
     for devices, size, resident in ((1, 64, 2.0), (8, 24, 2.0), (8, 40, 0.0), (1, 7, 0.0)):
         forward, split = opened(classifier, devices, resident)
-        found[devices, size] = gather(forward, split, size, 10_000)
-    first, *others = found.values()
+        outputs[devices, size] = gather(forward, split, size, 10_000)
+    first, *others = outputs.values()
     images = np.stack(
         [classifier.prepare(split.source[i]["image"]) for i in range(len(split.source))]
     )
@@ -67,13 +67,13 @@ def test_a_change_is_applied_and_embeddings_are_drawn(classifier):
 )
 def test_all_splits_in_one_row(classifier, spec, parts):
     forward, split = opened(classifier, 1, spec=spec, name="all")
-    found = gather(forward, split, 32, 10_000)
+    outputs = gather(forward, split, 32, 10_000)
     assert list(split.loaders) == parts
-    assert len(found.labels) == sum(map(len, split.loaders.values())) == len(split.source)
-    assert [int(split.source.labels[row]) for row in found.rows] == found.labels.tolist()
-    assert len({split.source.name(int(row)) for row in found.rows}) == len(found.rows)
-    assert (found.embedded < len(found.labels)).all() and len(found.embedded) == len(
-        found.embeddings
+    assert len(outputs.labels) == sum(map(len, split.loaders.values())) == len(split.source)
+    assert [int(split.source.labels[row]) for row in outputs.rows] == outputs.labels.tolist()
+    assert len({split.source.name(int(row)) for row in outputs.rows}) == len(outputs.rows)
+    assert (outputs.embedded < len(outputs.labels)).all() and len(outputs.embedded) == len(
+        outputs.embeddings
     )
 
 
@@ -96,11 +96,11 @@ def folder(tmp_path):
 def test_other_data_of_some_of_the_classes(classifier, folder, resident):
     classifier.config.data.max_unreadable = 0.1
     forward, split = opened(classifier, 2, resident, f"folder:{folder}", "")
-    found = gather(forward, split, 8, 10_000)
-    assert split.name == "all" and len(found.labels) == 14
-    for row, label in zip(found.rows, found.labels, strict=True):
+    outputs = gather(forward, split, 8, 10_000)
+    assert split.name == "all" and len(outputs.labels) == 14
+    for row, label in zip(outputs.rows, outputs.labels, strict=True):
         assert classifier.classes[label] in split.source.name(int(row)).split("/")
-    assert not any("5/2.png" in split.source.name(int(row)) for row in found.rows)
+    assert not any("5/2.png" in split.source.name(int(row)) for row in outputs.rows)
 
 
 def test_classes_that_the_model_does_not_know(classifier, folder):

@@ -31,9 +31,10 @@ def test_the_command(tiny_run, tmp_path, capsys):
         and "linear probe: 0." in out
         and "3 nearest neighbors: 0." in out
     )
-    found = json.loads((tmp_path / "probe.json").read_text())
+    record = json.loads((tmp_path / "probe.json").read_text())
     assert (
-        found["k"] == 3 and f"linear probe: {found['linear_probe']:.4f} (C = {found['C']:g})" in out
+        record["k"] == 3
+        and f"linear probe: {record['linear_probe']:.4f} (C = {record['C']:g})" in out
     )
 
 

@@ -51,7 +51,7 @@ def evaluated(tiny_run, digits, tmp_path):
         summary = intervals.with_intervals(logits, labels, names, 50) | {
             "model": {"name": "vit", "variant": name}
         }
-        held = Evaluation(
+        evaluation = Evaluation(
             SimpleNamespace(classes=names), part, outputs, softmax(logits), summary, None, None
         )
         folder = tmp_path / name / "evaluation"
@@ -59,7 +59,7 @@ def evaluated(tiny_run, digits, tmp_path):
         for file in ("config.json", "data.json"):
             shutil.copy(tiny_run / file, folder.parent)
         write_json(folder / "metrics.json", summary)
-        report.write_predictions(folder / "predictions.parquet", held)
+        report.write_predictions(folder / "predictions.parquet", evaluation)
         return folder.parent
 
     return make
@@ -81,19 +81,19 @@ def test_a_difference_is_told_and_shown(evaluated, digits, tmp_path, capsys):
     bad = evaluated("bad", 0.4, 1)
     other = evaluated("other", 0.05, 2)
     out = tmp_path / "new" / "comparison"
-    code, said, err = run(capsys, good, bad, other / "evaluation", "--split=test", "--out", out)
+    code, printed, err = run(capsys, good, bad, other / "evaluation", "--split=test", "--out", out)
     assert (code, err) == (0, "")
-    assert "good is better than bad" in said and "other and good cannot be told apart" in said
-    found = json.loads((out / "comparison.json").read_text())
+    assert "good is better than bad" in printed and "other and good cannot be told apart" in printed
+    saved = json.loads((out / "comparison.json").read_text())
     correct = [comparison.load(path, "x").columns["correct"] for path in (good, bad, other)]
-    counts = found["comparisons"][0]["mcnemar"]
+    counts = saved["comparisons"][0]["mcnemar"]
     assert counts["only_first"] == (correct[0] & ~correct[1]).sum()
     assert counts["both_wrong"] == (~correct[0] & ~correct[1]).sum()
-    assert counts["p"] <= counts["p_holm"] < 0.001 and found["comparisons"][0]["better"] == "first"
-    change = found["comparisons"][0]["differences"]["accuracy"]
+    assert counts["p"] <= counts["p_holm"] < 0.001 and saved["comparisons"][0]["better"] == "first"
+    change = saved["comparisons"][0]["differences"]["accuracy"]
     assert change["difference"] == pytest.approx(correct[1].mean() - correct[0].mean())
     assert change["low"] < change["difference"] < change["high"] < 0
-    losses = [one["difference"] for one in found["comparisons"][0]["per_class"]]
+    losses = [row["difference"] for row in saved["comparisons"][0]["per_class"]]
     assert losses == sorted(losses) and len(losses) == 10
 
     rows = list(csv.DictReader((out / "flipped.csv").open()))
@@ -111,21 +111,21 @@ def test_a_difference_is_told_and_shown(evaluated, digits, tmp_path, capsys):
 
 
 def test_the_same_predictions_are_no_difference(evaluated, capsys):
-    code, said, _ = run(capsys, evaluated("a", 0.2), evaluated("b", 0.2))
-    assert code == 0 and "b and a are right on the same images: no difference." in said
-    assert "wrote" not in said
+    code, printed, _ = run(capsys, evaluated("a", 0.2), evaluated("b", 0.2))
+    assert code == 0 and "b and a are right on the same images: no difference." in printed
+    assert "wrote" not in printed
 
 
 def test_images_that_one_could_not_read_are_left_out(evaluated, digits, capsys):
     size = len(digits[0])
     kept = np.delete(np.arange(size), [3, 8])
-    code, said, _ = run(
+    code, printed, _ = run(
         capsys, evaluated("a", 0.2, rows=np.arange(size)[::-1]), evaluated("b", 0.2, rows=kept)
     )
     assert (
         code == 0
-        and f"{size - 2} images" in said
-        and "\n2 images that not all runs could read" in said
+        and f"{size - 2} images" in printed
+        and "\n2 images that not all runs could read" in printed
     )
 
 

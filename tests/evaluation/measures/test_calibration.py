@@ -40,10 +40,10 @@ def test_the_error_is_its_definition(bins):
     np.testing.assert_allclose(
         calibration.calibration_error(confidence, correct, bins), naive(confidence, correct, bins)
     )
-    found = calibration.reliability(confidence, correct, bins)
-    assert sum(found["count"]) == len(labels)
+    curve = calibration.reliability(confidence, correct, bins)
+    assert sum(curve["count"]) == len(labels)
     assert all(
-        (n == 0) == (a is None) for n, a in zip(found["count"], found["accuracy"], strict=True)
+        (n == 0) == (a is None) for n, a in zip(curve["count"], curve["accuracy"], strict=True)
     )
 
 

@@ -26,54 +26,54 @@ def test_weights_count_as_repeated_images_do(images, classes, ties):
     logits, labels = made(images, classes, ties=ties)
     weights = np.concatenate([w for _, w in intervals._draws(images, 6, 3)], axis=1)
     predicted = logits.argmax(1)
-    whole, each = intervals.from_margins(*intervals.margins(labels, predicted, classes, weights))
+    metrics, each = intervals.from_margins(*intervals.margins(labels, predicted, classes, weights))
     auc, average = intervals.weighted_ranks(softmax(logits), labels, weights)
     each |= {"roc_auc": auc, "average_precision": average}
     for d in range(6):
         rows = np.repeat(np.arange(images), weights[:, d].astype(int))
         assert len(rows) == images
         expected = scores.score(logits[rows], labels[rows])
-        for name, values in whole.items():
+        for name, values in metrics.items():
             assert values[d] == pytest.approx(expected[name], abs=1e-9, nan_ok=True), name
-        for i, one in enumerate(scores.per_class(logits[rows], labels[rows], range(classes))):
+        for i, row in enumerate(scores.per_class(logits[rows], labels[rows], range(classes))):
             for name, values in each.items():
                 if np.isnan(values[i, d]):
-                    assert one[name] is None or not one["support"], (name, one)
+                    assert row[name] is None or not row["support"], (name, row)
                 else:
-                    assert values[i, d] == pytest.approx(one[name], abs=1e-9), name
+                    assert values[i, d] == pytest.approx(row[name], abs=1e-9), name
 
 
 def test_every_number_has_its_interval(monkeypatch):
     logits, labels = made(400, 3)
     names = ["a", "b", "c"]
-    found = intervals.with_intervals(logits, labels, names, draws=200)
-    assert found["metrics"].keys() == scores.score(logits, labels).keys()
-    for held in (found["metrics"], *found["per_class"]):
-        for number in held.values():
+    summary = intervals.with_intervals(logits, labels, names, draws=200)
+    assert summary["metrics"].keys() == scores.score(logits, labels).keys()
+    for numbers in (summary["metrics"], *summary["per_class"]):
+        for number in numbers.values():
             if isinstance(number, dict):
                 assert number["low"] <= number["value"] <= number["high"]
-    accuracy = found["metrics"]["accuracy"]
+    accuracy = summary["metrics"]["accuracy"]
     error = np.sqrt(accuracy["value"] * (1 - accuracy["value"]) / 400)
     assert (accuracy["high"] - accuracy["low"]) == pytest.approx(2 * 1.96 * error, rel=0.15)
     monkeypatch.setattr(intervals, "CHUNK", 400 * 7)
     # whatever the chunks
-    assert intervals.with_intervals(logits, labels, names, draws=200) == found
+    assert intervals.with_intervals(logits, labels, names, draws=200) == summary
     monkeypatch.setattr(intervals, "RANKED", 400 * 3 * 150)
     fewer = intervals.with_intervals(logits, labels, names, draws=200)
     assert fewer["bootstrap"]["ranking_draws"] == 150 and fewer["metrics"]["accuracy"] == accuracy
-    json.dumps(found, allow_nan=False)
+    json.dumps(summary, allow_nan=False)
 
 
-@pytest.mark.parametrize(("images", "of"), [(1, [1]), (30, [2]), (30, [0, 2])])
-def test_degenerate_data(images, of):
+@pytest.mark.parametrize(("images", "present"), [(1, [1]), (30, [2]), (30, [0, 2])])
+def test_degenerate_data(images, present):
     logits, _ = made(images, 4)
-    labels = np.resize(of, images)
+    labels = np.resize(present, images)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = intervals.with_intervals(logits, labels, list("abcd"), draws=50)
-    json.dumps(found, allow_nan=False)
-    assert found["per_class"][3]["roc_auc"] == {"value": None}
-    assert (found["metrics"]["roc_auc"] == {"value": None}) == (len(of) == 1)
+        summary = intervals.with_intervals(logits, labels, list("abcd"), draws=50)
+    json.dumps(summary, allow_nan=False)
+    assert summary["per_class"][3]["roc_auc"] == {"value": None}
+    assert (summary["metrics"]["roc_auc"] == {"value": None}) == (len(present) == 1)
     without = intervals.with_intervals(logits, labels, list("abcd"), draws=0)
     assert without["bootstrap"] is None and without["metrics"]["accuracy"].keys() == {"value"}
 
@@ -83,14 +83,14 @@ def test_intervals_cover_the_truth():
     it."""
     random = np.random.default_rng(0)
     truth = 0.8
-    held = np.zeros(2)
+    covered = np.zeros(2)
     for seed in range(200):
         labels = random.integers(0, 3, 300)
         predicted = np.where(random.random(300) < truth, labels, (labels + 1) % 3)
         draws = intervals.margin_draws(labels, predicted, 3, 300, seed)
         ends = [np.quantile(draws[name], (0.025, 0.975)) for name in ("accuracy", "macro_recall")]
-        held += [low <= truth <= high for low, high in ends]
-    assert (held >= 180).all() and (held <= 199).all()
+        covered += [low <= truth <= high for low, high in ends]
+    assert (covered >= 180).all() and (covered <= 199).all()
 
 
 def classifiers(random, images, a, b, both=0.5):
@@ -144,10 +144,10 @@ def test_against_statsmodels():
 def test_paired_bootstrap_of_losses_and_of_nothing():
     random = np.random.default_rng(0)
     a, b = random.gamma(1, size=(2, 500))
-    found = statistics.paired_bootstrap(a, b, 2000)
+    change = statistics.paired_bootstrap(a, b, 2000)
     error = np.std(a - b) / np.sqrt(500)
-    assert found["difference"] == pytest.approx(np.mean(a - b))
-    assert found["high"] - found["low"] == pytest.approx(2 * 1.96 * error, rel=0.08)
+    assert change["difference"] == pytest.approx(np.mean(a - b))
+    assert change["high"] - change["low"] == pytest.approx(2 * 1.96 * error, rel=0.08)
     same = statistics.paired_bootstrap(a, a)
     assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1)
     assert statistics.paired_bootstrap(a, b, 0).keys() == {"difference"}

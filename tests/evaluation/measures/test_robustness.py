@@ -35,13 +35,17 @@ def test_every_corruption_is_measured_on_its_own_images(images):
 
     labels = np.array([0, 0, 1, 1])
     plain = outputs(np.eye(2)[[0, 0, 1, 0]], labels)
-    found = robustness("forward", "loader", 4, plain, collect)
-    assert len(seen) == 75 and found["images"] == 4 and found["clean_accuracy"] == 0.75
-    assert list(found["corruptions"]) == list(NAMES)
-    expected = [float(((one.mean((1, 2, 3)) > 110) == labels).mean()) for one in seen]
-    assert sum(found["corruptions"].values(), []) == expected
-    assert sum((one != images).any() for one in seen) > 70  # 1 % of 256 values may change none
-    assert min(found["corruptions"]["brightness"]) < 1 == found["corruptions"]["gaussian_noise"][0]
+    result = robustness("forward", "loader", 4, plain, collect)
+    assert len(seen) == 75 and result["images"] == 4 and result["clean_accuracy"] == 0.75
+    assert list(result["corruptions"]) == list(NAMES)
+    expected = [float(((changed.mean((1, 2, 3)) > 110) == labels).mean()) for changed in seen]
+    assert sum(result["corruptions"].values(), []) == expected
+    assert (
+        sum((changed != images).any() for changed in seen) > 70
+    )  # 1 % of 256 values may change none
+    assert (
+        min(result["corruptions"]["brightness"]) < 1 == result["corruptions"]["gaussian_noise"][0]
+    )
 
 
 def test_draws_are_each_images_own_in_any_batch(images):
@@ -58,13 +62,13 @@ def test_draws_are_each_images_own_in_any_batch(images):
 def test_means():
     random = np.random.default_rng(0)
     accuracies = {name: random.uniform(size=len(SEVERITIES)).tolist() for name in NAMES}
-    found = summarize(accuracies, 0.9)
+    means = summarize(accuracies, 0.9)
     table = np.array(list(accuracies.values()))
-    assert found["mean_corruption_accuracy"] == pytest.approx(table.mean())
-    assert found["mean_corruption_error"] == pytest.approx((1 - table).mean())
-    assert found["relative"] == pytest.approx((1 - table).mean() - 0.1)
+    assert means["mean_corruption_accuracy"] == pytest.approx(table.mean())
+    assert means["mean_corruption_error"] == pytest.approx((1 - table).mean())
+    assert means["relative"] == pytest.approx((1 - table).mean() - 0.1)
     for group, names in GROUPS.items():
-        assert found["groups"][group]["names"] == list(names)
-        assert found["groups"][group]["mean_accuracy"] == pytest.approx(
+        assert means["groups"][group]["names"] == list(names)
+        assert means["groups"][group]["mean_accuracy"] == pytest.approx(
             np.mean([accuracies[name] for name in names])
         )

@@ -10,10 +10,10 @@ from vision.evaluation.measures import scores
 from vision.inference import softmax
 
 
-def made(images, classes, seed=0, of=None, ties=False):
-    """Logits that are mostly right, and labels; `of` = the classes that occur."""
+def made(images, classes, seed=0, present=None, ties=False):
+    """Logits that are mostly right, and labels; `present` = the classes that occur."""
     random = np.random.default_rng(seed)
-    labels = random.choice(classes if of is None else of, images)
+    labels = random.choice(classes if present is None else present, images)
     logits = random.normal(size=(images, classes)) + 1.5 * np.eye(classes)[labels]
     return (np.round(logits) if ties else logits).astype(np.float32), labels
 
@@ -22,8 +22,8 @@ CASES = {
     "random": made(300, 5),
     "two classes": made(200, 2),
     "ties": made(300, 6, ties=True),
-    "an absent class": made(300, 7, of=[0, 2, 3, 6]),
-    "one class": made(50, 4, of=[2]),
+    "an absent class": made(300, 7, present=[0, 2, 3, 6]),
+    "one class": made(50, 4, present=[2]),
     "one image": made(1, 3),
     "all alike": (np.zeros((20, 3), np.float32), np.arange(20) % 3),
 }
@@ -33,7 +33,7 @@ CASES = {
 @pytest.mark.filterwarnings("ignore:y_pred contains classes")
 def test_scores_are_scikit_learns(case, recwarn):
     logits, labels = CASES[case]
-    found = scores.score(logits, labels)
+    numbers = scores.score(logits, labels)
     p = softmax(logits)
     predicted = logits.argmax(1)
     assert not recwarn.list
@@ -63,14 +63,14 @@ def test_scores_are_scikit_learns(case, recwarn):
         "brier": ((p - one_hot) ** 2).sum(1).mean(),
     }
     for name, value in expected.items():
-        assert found[name] == pytest.approx(value, abs=1e-9), name
+        assert numbers[name] == pytest.approx(value, abs=1e-9), name
     if len(present) > 1:
         auc = metrics.roc_auc_score(one_hot[:, present], p[:, present], average="macro")
         kappa = metrics.cohen_kappa_score(labels, predicted)
-        assert (found["roc_auc"], found["cohen_kappa"]) == pytest.approx((auc, kappa), abs=1e-9)
+        assert (numbers["roc_auc"], numbers["cohen_kappa"]) == pytest.approx((auc, kappa), abs=1e-9)
     else:
-        assert found["roc_auc"] is None
-    json.dumps(found, allow_nan=False)
+        assert numbers["roc_auc"] is None
+    json.dumps(numbers, allow_nan=False)
 
 
 def test_top5_breaks_ties_by_index():
@@ -85,28 +85,28 @@ def test_top5_breaks_ties_by_index():
 def test_each_class_and_the_confusion_matrix(case):
     logits, labels = CASES[case]
     names = [f"c{i}" for i in range(logits.shape[1])]
-    found = scores.per_class(logits, labels, names)
+    rows = scores.per_class(logits, labels, names)
     matrix = scores.confusion(logits, labels)
     p = softmax(logits)
     assert matrix.shape == (len(names),) * 2 and matrix.sum() == len(labels)
-    for i, one in enumerate(found):
+    for i, row in enumerate(rows):
         own = labels == i
         called = logits.argmax(1) == i
-        assert (one["class"], one["support"], one["predicted"]) == (
+        assert (row["class"], row["support"], row["predicted"]) == (
             names[i],
             own.sum(),
             called.sum(),
         )
-        assert (one["support"], one["predicted"]) == (matrix[i].sum(), matrix[:, i].sum())
+        assert (row["support"], row["predicted"]) == (matrix[i].sum(), matrix[:, i].sum())
         for name in ("precision", "recall", "f1"):
             value = getattr(metrics, f"{name}_score")(own, called, zero_division=0)
-            assert one[name] == pytest.approx(value, abs=1e-9)
+            assert row[name] == pytest.approx(value, abs=1e-9)
         if 0 < own.sum() < len(own):
-            assert one["roc_auc"] == pytest.approx(metrics.roc_auc_score(own, p[:, i]), abs=1e-9)
+            assert row["roc_auc"] == pytest.approx(metrics.roc_auc_score(own, p[:, i]), abs=1e-9)
         else:
-            assert one["roc_auc"] is None
-        assert (one["average_precision"] is None) == (not own.any())
-    json.dumps(found, allow_nan=False)
+            assert row["roc_auc"] is None
+        assert (row["average_precision"] is None) == (not own.any())
+    json.dumps(rows, allow_nan=False)
 
 
 @pytest.mark.parametrize("wanted", [0.5, 0.7, 0.95, 1.0])
@@ -114,25 +114,25 @@ def test_the_threshold_is_the_highest_that_meets_the_recall(wanted):
     random = np.random.default_rng(1)
     positive = random.random(400) < 0.3
     p = np.round(np.clip(random.normal(0.3 + 0.4 * positive, 0.2), 0, 1), 2)  # with ties
-    found = scores.operating_point(p, positive, wanted)
-    assert 1 - found["at_threshold"]["miss_rate"] >= wanted
-    higher = min(v for v in np.unique(p) if v > found["threshold"])
+    point = scores.operating_point(p, positive, wanted)
+    assert 1 - point["at_threshold"]["miss_rate"] >= wanted
+    higher = min(v for v in np.unique(p) if v > point["threshold"])
     assert 1 - scores.rates(p, positive, higher)["miss_rate"] < wanted
-    called = p >= found["threshold"]
-    at = found["at_threshold"]
+    called = p >= point["threshold"]
+    at = point["at_threshold"]
     assert at["miss_rate"] == pytest.approx(1 - metrics.recall_score(positive, called))
     assert at["false_alarm_rate"] == pytest.approx(1 - metrics.recall_score(~positive, ~called))
     assert at["precision"] == pytest.approx(metrics.precision_score(positive, called))
-    assert found["at_argmax"]["misses"] == (positive & (p <= 0.5)).sum()
+    assert point["at_argmax"]["misses"] == (positive & (p <= 0.5)).sum()
     assert (at["positives"], at["negatives"]) == (positive.sum(), (~positive).sum())
 
 
 def test_operating_points_without_positives_or_negatives():
-    found = scores.operating_point([0.2, 0.9], [False, False], 0.9)
-    assert found["threshold"] is None and found["at_argmax"]["miss_rate"] is None
-    assert found["at_argmax"]["false_alarm_rate"] == 0.5 and found["at_argmax"]["precision"] == 0
-    found = scores.operating_point([0.2, 0.9], [True, True], 0.9)
-    assert found["threshold"] == 0.2 and found["at_threshold"]["false_alarm_rate"] is None
+    point = scores.operating_point([0.2, 0.9], [False, False], 0.9)
+    assert point["threshold"] is None and point["at_argmax"]["miss_rate"] is None
+    assert point["at_argmax"]["false_alarm_rate"] == 0.5 and point["at_argmax"]["precision"] == 0
+    point = scores.operating_point([0.2, 0.9], [True, True], 0.9)
+    assert point["threshold"] == 0.2 and point["at_threshold"]["false_alarm_rate"] is None
     called = scores.operating_point([0.4, 0.3], [True, False], 1.0, is_called=[True, False])[
         "at_argmax"
     ]

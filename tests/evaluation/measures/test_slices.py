@@ -48,10 +48,10 @@ def table(tmp_path):
 def test_each_division_is_found_and_the_worst_comes_first(table):
     outputs = outputs_of(table)
     correct = np.array([camera == "a" for camera in table.columns["camera"]])
-    found = slices.measure(outputs, table, np.where(correct, 0.1, 3.0), correct, 10)
+    measured = slices.measure(outputs, table, np.where(correct, 0.1, 3.0), correct, 10)
     by = {}
-    for one in found:
-        by.setdefault(one["by"], []).append(one)
+    for part in measured:
+        by.setdefault(part["by"], []).append(part)
     assert {
         "size",
         "brightness",
@@ -63,15 +63,15 @@ def test_each_division_is_found_and_the_worst_comes_first(table):
     # The second level of folders is the class, a column of as many texts as images divides nothing.
     assert len(by["folder, level 1"]) == 2 and len(by["size"]) == 2 and len(by["column age"]) == 4
     assert (
-        found[0]["accuracy"]["value"] == 0
-        and found[0]["images"] == 40
-        and found[0]["nll"] == pytest.approx(3)
+        measured[0]["accuracy"]["value"] == 0
+        and measured[0]["images"] == 40
+        and measured[0]["nll"] == pytest.approx(3)
     )
-    highs = [one["accuracy"]["high"] for one in found]
+    highs = [part["accuracy"]["high"] for part in measured]
     assert highs == sorted(highs)
-    for one in by["column site"]:
-        chosen = np.array(table.columns["site"]) == one["slice"]
-        assert one["accuracy"]["value"] == sklearn.metrics.accuracy_score(
+    for part in by["column site"]:
+        chosen = np.array(table.columns["site"]) == part["slice"]
+        assert part["accuracy"]["value"] == sklearn.metrics.accuracy_score(
             np.ones(40), correct[chosen]
         )
     assert not slices.measure(outputs, table, np.zeros(80), correct, 41)
@@ -100,5 +100,5 @@ def test_equal_and_missing_numbers():
 
 def test_arrays_have_no_folders():
     source = open_splits("digits")["all"]
-    found = slices.groups(outputs_of(source), source)
-    assert set(found) == {"brightness", "contrast", "size"} and len(found["size"][0]) == 1
+    divisions = slices.groups(outputs_of(source), source)
+    assert set(divisions) == {"brightness", "contrast", "size"} and len(divisions["size"][0]) == 1

@@ -86,10 +86,10 @@ def normalized(images):
 def test_grad_cam_is_the_paper_s_sum():
     """Against NumPy, with the gradient by central differences in float64, one position and channel
     at a time."""
-    found = classifier(create(Net))
-    maps = np.asarray(found.model.features(normalized(IMAGES))["conv"], np.float64)
+    net = classifier(create(Net))
+    maps = np.asarray(net.model.features(normalized(IMAGES))["conv"], np.float64)
     kernel, bias = (
-        np.asarray(p[...], np.float64) for p in (found.model.head.kernel, found.model.head.bias)
+        np.asarray(p[...], np.float64) for p in (net.model.head.kernel, net.model.head.bias)
     )
 
     def logit(x, label):
@@ -106,7 +106,7 @@ def test_grad_cam_is_the_paper_s_sum():
                 2 * step
             )
         expected[b] = np.maximum((maps[b] * gradient.mean((0, 1))).sum(-1), 0)
-    ours = jax.jit(lambda *x: explain.grad_cam(found.model, *x))(normalized(IMAGES), LABELS)
+    ours = jax.jit(lambda *x: explain.grad_cam(net.model, *x))(normalized(IMAGES), LABELS)
     assert expected.any() and (expected == 0).any()
     np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-5 * expected.max())
 
@@ -118,12 +118,12 @@ def attention_by_hand(block, x):
     qkv = x @ np.asarray(attention.qkv.kernel[...]) + np.asarray(attention.qkv.bias[...])
     query, key, _ = np.split(qkv, 3, axis=-1)
     depth = query.shape[-1] // attention.heads
-    found = []
+    probabilities = []
     for head in range(attention.heads):
         part = slice(head * depth, (head + 1) * depth)
         scores = np.exp(query[:, part] @ key[:, part].T / np.sqrt(depth))
-        found.append(scores / scores.sum(-1, keepdims=True))
-    return np.stack(found)
+        probabilities.append(scores / scores.sum(-1, keepdims=True))
+    return np.stack(probabilities)
 
 
 @pytest.mark.parametrize("options", [{}, {"pool": "mean"}, {"distilled": True}])
@@ -140,15 +140,15 @@ def test_rollout_is_the_plain_loop(options):
         ]
         return normed, explain.rollout(probabilities), explain.attention_heat(model, images)
 
-    normed, found, heat = jax.device_get(run(images))
-    np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
+    normed, shares, heat = jax.device_get(run(images))
+    np.testing.assert_allclose(shares.sum(-1), 1, rtol=1e-5)
     skip = {"{}": 1, "{'pool': 'mean'}": 0, "{'distilled': True}": 2}[str(options)]
     for i in range(len(images)):
-        expected = np.eye(found.shape[-1])
+        expected = np.eye(shares.shape[-1])
         for block, x in zip(model.blocks, normed, strict=True):
             by_hand = attention_by_hand(block, x[i]).mean(0) + np.eye(len(expected))
             expected = (by_hand / by_hand.sum(-1, keepdims=True)) @ expected
-        np.testing.assert_allclose(found[i], expected, rtol=1e-3, atol=1e-6)
+        np.testing.assert_allclose(shares[i], expected, rtol=1e-3, atol=1e-6)
         row = (expected[0] if skip else expected.mean(0))[skip:]
         assert row.size == model.grid**2
         np.testing.assert_allclose(heat[i].ravel(), row - row.min(), rtol=1e-2, atol=1e-6)
@@ -172,21 +172,23 @@ def test_probabilities_are_what_attention_uses():
     ],
 )
 def test_heat_maps(make, method):
-    found = explain.explainer(classifier(make))
-    heat = found(IMAGES, LABELS)
-    assert found.method == method and heat.shape == IMAGES.shape[:3] and heat.dtype == np.float32
+    explainer = explain.explainer(classifier(make))
+    heat = explainer(IMAGES, LABELS)
+    assert (
+        explainer.method == method and heat.shape == IMAGES.shape[:3] and heat.dtype == np.float32
+    )
     assert heat.min() >= 0 and heat.max() <= 1
     np.testing.assert_allclose(heat.max((1, 2)), 1, rtol=1e-6)
-    again = found(IMAGES[::-1], LABELS[::-1])[::-1]
+    again = explainer(IMAGES[::-1], LABELS[::-1])[::-1]
     np.testing.assert_allclose(again, heat, atol=1e-4)  # each image's is its own
-    other = found(IMAGES, (LABELS + 1) % 3)
+    other = explainer(IMAGES, (LABELS + 1) % 3)
     assert (np.abs(other - heat).max() > 0.1) == (method == explain.GRAD_CAM)
 
 
 def test_no_heat_stays_none():
-    found = classifier(create(Net))
-    found.model.head.kernel[...] = jnp.zeros_like(found.model.head.kernel[...])
-    assert not explain.explainer(found)(IMAGES, LABELS).any()
+    net = classifier(create(Net))
+    net.model.head.kernel[...] = jnp.zeros_like(net.model.head.kernel[...])
+    assert not explain.explainer(net)(IMAGES, LABELS).any()
 
 
 @pytest.mark.parametrize(
@@ -213,8 +215,8 @@ def test_every_architecture(name, variant, side, method):
     c.model.variant = variant
     model = nnx.eval_shape(lambda: models.build(c.model, len(CLASSES), side, 3, nnx.Rngs(0)))
     model.eval()
-    found = explain.explainer(inference.Classifier(c, model, CLASSES, side, 3))
-    assert (found and found.method) == method
+    explainer = explain.explainer(inference.Classifier(c, model, CLASSES, side, 3))
+    assert (explainer and explainer.method) == method
 
 
 @pytest.mark.parametrize("module", [Bare, Odd])

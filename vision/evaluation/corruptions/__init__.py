@@ -57,5 +57,5 @@ def corrupt(
     check_choice("corruption", name, NAMES)
     if isinstance(severity, int):
         check_range("severity", severity, severity in SEVERITIES, "1, 2, 3, 4 or 5")
-    corrupted = _BY_NAME[name](key, to_float(images), severity)
+    corrupted = _BY_NAME[name](key, to_float(jnp.asarray(images)), severity)
     return round_stable(jnp.clip(corrupted, 0, 255))
