@@ -144,7 +144,7 @@ def test_dropping_comes_first_and_right_labels_are_spelled_right(tmp_path):
         ),
         ("digits[0],train,0,blank,1,,,relabel:", "line 2: action is 'relabel:'"),
         ("digits[0],train,0,blank,1,,,relabel:ten", "line 2: the class = 'ten' is unknown"),
-        ("digits[9999],train,0,blank,1,,,drop", "line 2: digits[9999] is no image of train"),
+        ("digits[9999],train,0,blank,1,,,drop", "line 2: digits[9999] is not an image of train"),
     ],
 )
 def test_wrong_decisions_are_named_and_lose_nothing(tmp_path, line, message):

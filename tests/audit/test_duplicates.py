@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.audit.planting import COPIES
 from tests.audit.test_scan import open_images
-from vision.audit import duplicates
+from vision.audit import duplicates, hash_search
 from vision.audit.images import Images
 from vision.audit.overlay import likeness
 from vision.audit.scan import CROPS, scan
@@ -44,7 +44,7 @@ def test_the_search_finds_what_comparing_all_finds():
     expected = {
         (min(i, j), max(i, j)) for i, j in zip(a.tolist(), b.tolist(), strict=True) if i != j
     }
-    pairs = duplicates.candidates(hashes)
+    pairs = hash_search.candidates(hashes)
     assert {(min(i, j), max(i, j)) for i, j, _ in pairs.tolist()} == expected and len(pairs) == len(
         expected
     ) > 200
@@ -102,9 +102,9 @@ def test_digits_that_look_alike_are_no_duplicates():
     # ones are most alike of all
     images = Images({"train": Subset(whole, np.flatnonzero(whole.labels == 1)[:100])})
     scanned = scan(images)
-    pairs = duplicates.candidates(scanned.hashes)
+    pairs = hash_search.candidates(scanned.hashes)
     assert len(pairs) > 500
-    result = duplicates.find(images, scanned, default().audit)
+    result = duplicates.find_duplicates(images, scanned, default().audit)
     assert result.near > 0.95 and len(result.issues) <= 2
 
 
@@ -130,7 +130,7 @@ def test_same_pixels_with_other_labels_are_said(tmp_path, photos):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(photos["photo 0"][number][1])
     images = open_images(f"folder:{tmp_path}")
-    result = duplicates.find(images, scan(images), default().audit)
+    result = duplicates.find_duplicates(images, scan(images), default().audit)
     assert (
         result.conflicts == 1
         and result.leaks == 0

@@ -75,7 +75,7 @@ def test_wrong_labels_are_found(digits, probabilities):
     images, truth, _ = digits
     true = np.array([truth[position(images, row)] for row in range(len(images))])
     planted = set(np.flatnonzero(true != images.labels).tolist())
-    issues = wrong_labels.find(probabilities, images, default().audit)
+    issues = wrong_labels.find_wrong_labels(probabilities, images, default().audit)
     found = {issue.row for issue in issues}
     assert len(found & planted) / len(found) > 0.9 and len(found & planted) / len(planted) > 0.65
     assert [i.score for i in issues] == sorted((i.score for i in issues), reverse=True)
@@ -87,23 +87,22 @@ def test_wrong_labels_are_found(digits, probabilities):
 
 def test_noise_among_digits_is_found(digits, vectors):
     images, _, noise = digits
-    issues = outliers.find(vectors, images, default().audit)
+    issues = outliers.find_outliers(vectors, images, default().audit)
     places = [position(images, issue.row) for issue in issues]
     assert set(noise) <= set(places) and len(places) < len(noise) + 15
     assert all(issue.kind == "outlier" and not issue.action and issue.score > 5 for issue in issues)
 
 
 def test_a_class_of_few_images_is_left_out(digits, vectors):
-    """Nothing is said of its labels, and that is said."""
+    """Its labels are not checked, and a finding reports that."""
     images = digits[0]
     config = default()
     config.audit.folds = 500  # more than any class has images
-    assert np.isnan(wrong_labels.predict(vectors, images, config)).all()
-    assert (
-        wrong_labels.find(wrong_labels.predict(vectors, images, config), images, config.audit) == []
-    )
-    assert len(wrong_labels.left_out(vectors, images, config)) == 10
-    assert wrong_labels.left_out(vectors, images, default()) == []
+    probabilities = wrong_labels.predict(vectors, images, config)
+    assert np.isnan(probabilities).all()
+    assert wrong_labels.find_wrong_labels(probabilities, images, config.audit) == []
+    assert len(wrong_labels.unchecked_classes(vectors, images, config)) == 10
+    assert wrong_labels.unchecked_classes(vectors, images, default()) == []
 
 
 def test_one_class_under_two_names_cannot_be_told_apart():
@@ -112,7 +111,7 @@ def test_one_class_under_two_names_cannot_be_told_apart():
     labels = np.where((whole.labels == 3) & (np.arange(len(whole)) % 2 == 0), 10, whole.labels)
     images = open_images(ArraySource(whole.images, labels, (*whole.classes, "three"), "digits"))
     vectors = embed("pixels", images, default(), np.ones(len(images), bool))
-    pairs = confusable.find(
+    pairs = confusable.find_confusable_pairs(
         wrong_labels.predict(vectors, images, default()), images, default().audit
     )
     assert [(pair.first, pair.second) for pair in pairs] == [("3", "three")]

@@ -48,7 +48,7 @@ def test_what_is_planted_is_found(issues):
 
 def test_data_that_are_small_throughout_are_not_tiny():
     images = Images({"train": Subset(open_splits("digits")["all"], range(300))})  # 8 x 8 pixels
-    found = quality.find(images, scan(images), default().audit)
+    found = quality.find_quality_issues(images, scan(images), default().audit)
     assert "tiny" not in {issue.kind for issue in found}
 
 
@@ -71,6 +71,6 @@ def test_the_commonest_spelling_wins_in_every_split(tmp_path):
             image = rng.integers(0, 255, (24, 24), dtype=np.uint8)
             (tmp_path / label / f"{i}.png").write_bytes(encode(image, "PNG"))
     images = open_images(f"folder:{tmp_path}")
-    found = quality.misspelled(images)
+    found = quality.find_misspelled_classes(images)
     assert {images.class_of(issue.row) for issue in found} == {"Hot dog"} and len(found) == 12
     assert {issue.action for issue in found} == {"relabel:hot  Dog"}

@@ -19,7 +19,10 @@ KNOWN = {  # GMACs as torchvision's documentation states them ("GFLOPS" there)
 }
 
 
-ARCHITECTURES = "airbench alexnet cnn convnext efficientnet efficientnet_lite inception mobilenet resnet swin vgg vit"
+ARCHITECTURES = (
+    "airbench alexnet cnn convnext efficientnet efficientnet_lite inception mobilenet resnet swin "
+    "vgg vit"
+)
 
 
 def test_every_architecture_is_listed_and_nothing_else():

@@ -1,2 +1,2 @@
-"""Is this data fit to train on: balance, broken files, duplicates, outliers, wrong labels,
-annotators' agreement."""
+"""Checks a dataset before training: balance, broken files, duplicates, outliers, wrong labels, and
+agreement of annotators."""

@@ -1,16 +1,15 @@
-"""Is this data fit to train on? Looks for what is wrong with images and labels, and writes a report
-with pictures.
+"""Is this data fit to train on? Checks images and labels, and writes a report with pictures.
 
     python -m vision.audit --data folder:photos --out audits/photos
     python -m vision.audit --data folder:photos --out audits/photos --embeddings runs/pets --apply
-    python -m vision.audit --data folder:photos --out audits/photos --apply --decisions
-    audits/photos/issues.csv
+    python -m vision.audit --data folder:photos --out audits/photos --apply \\
+        --decisions audits/photos/issues.csv
 
-Writes report.html, issues.csv and audit.json. --apply also writes cleaned.csv, the images that are
-left with mended labels, to train on with data.source=csv:audits/photos/cleaned.csv; nothing is
-changed in the data themselves. With --decisions, nothing is looked for: what a person has left in
-the column `action` of an issues.csv is done. The limits of --strict and what counts as what are the
-keys of config.audit.
+Writes report.html, issues.csv and audit.json. --apply also writes cleaned.csv, the remaining images
+with corrected labels, to train on with data.source=csv:audits/photos/cleaned.csv; the data
+themselves are not changed. With --decisions, nothing is checked: the actions that a person has left
+in the column `action` of an issues.csv are applied. The limits of --strict and the thresholds of
+the checks are keys of config.audit.
 """
 
 import re
@@ -34,20 +33,21 @@ def main(argv):
         re.match(r"--config(=|$|\.data\.source)", argument) for argument in argv
     ):
         raise UserError(
-            "audit what? Give --data SOURCE, for example --data folder:photos, or --config FILE"
+            "no data to audit: give --data SOURCE, for example --data folder:photos, "
+            "or --config FILE"
         )
     if not values.out:
-        raise UserError("where to? Give --out DIRECTORY")
+        raise UserError("no directory to write to: give --out DIRECTORY")
     share = values["sample-for-review"].value
     if not 0 <= share <= 1:
-        raise UserError(f"--sample-for-review = {share:g}: it lies in [0, 1]")
+        raise UserError(f"--sample-for-review must be in [0, 1], got {share:g}")
     config.data.source = values.data or config.data.source
     validate(config)
     from vision.audit import audit
 
     if values.decisions:
         if not values.apply:
-            raise UserError("--decisions FILE says what --apply does: give --apply too")
+            raise UserError("--decisions FILE needs --apply: give --apply too")
         lines = audit.decide(config, values.out, values.decisions)
         print(*lines, sep="\n")
         return
@@ -60,26 +60,22 @@ def main(argv):
 
 
 def _flags(values):
-    flags.DEFINE_string(
-        "data", "", "the source, such as folder:photos; else the config's", flag_values=values
-    )
-    flags.DEFINE_string("out", "", "directory to write to; made if need be", flag_values=values)
-    flags.DEFINE_string(
-        "embeddings", "pixels", "pixels, pretrained or a run's directory", flag_values=values
-    )
-    flags.DEFINE_bool("apply", False, "write cleaned.csv", flag_values=values)
-    flags.DEFINE_string(
-        "decisions", "", "an issues.csv with edited actions, for --apply", flag_values=values
-    )
-    flags.DEFINE_string(
-        "annotations", "", "a table of several annotators' labels", flag_values=values
-    )
+    def text(name, default_value, meaning):
+        flags.DEFINE_string(name, default_value, meaning, flag_values=values)
+
+    def switch(name, meaning):
+        flags.DEFINE_bool(name, False, meaning, flag_values=values)
+
+    text("data", "", "source, such as folder:photos; by default the config's")
+    text("out", "", "directory to write to; created if needed")
+    text("embeddings", "pixels", "pixels, pretrained or a run directory")
+    switch("apply", "write cleaned.csv")
+    text("decisions", "", "an issues.csv with edited actions, for --apply")
+    text("annotations", "", "a table of several annotators' labels")
     flags.DEFINE_float(
         "sample-for-review", 0.0, "share of images to list in review.csv", flag_values=values
     )
-    flags.DEFINE_bool(
-        "strict", False, "exit with 1 where a limit of config.audit is exceeded", flag_values=values
-    )
+    switch("strict", "exit with 1 if a limit of config.audit is exceeded")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""What is done about the findings: a table of the images that are left, with their labels, which
-`csv:` reads.
+"""Applies the actions: a table of the remaining images with their labels, which `csv:` reads.
 
-The images themselves, and the source, stay as they are.
+The images themselves, and the source, are not changed.
 """
 
 import collections
@@ -9,9 +8,11 @@ import csv
 import dataclasses
 import os
 import pathlib
+from collections.abc import Iterable, Sequence
 
 from vision.audit import duplicates, quality
-from vision.audit.issues import COLUMNS
+from vision.audit.images import Images
+from vision.audit.issues import COLUMNS, Issue
 from vision.data.sources import CHANGES, parse
 from vision.data.tables import read_rows
 from vision.errors import UserError, check_choice
@@ -24,11 +25,11 @@ COLUMNS_ELSEWHERE = ("source", "part", "index")
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What is to be done with one image.
+    """An action on one image.
 
     Attributes:
-        row: its place in `Images`.
-        kind: of the finding that it is for.
+        row: row of the image in `Images`.
+        kind: kind of the issue that it is for.
         action: "drop" or "relabel:CLASS".
     """
 
@@ -37,45 +38,52 @@ class Decision:
     action: str
 
 
-def settle(images, issues, kinds):
-    """Returns the issues with the actions that `--apply` takes, and "" for no action.
+def parse_kinds(text: str) -> list[str]:
+    """Returns the kinds of issues that config.audit.apply, such as "blank,duplicate", names.
 
-    Kinds that config.audit.apply does not name have none. Labels of test that look wrong have none
-    either: a test set that was corrected by what a model believes no longer measures it, so they
-    are for a person to look at.
+    Raises:
+        UserError: a kind is unknown.
+    """
+    kinds = [kind.strip() for kind in text.split(",") if kind.strip()]
+    for kind in kinds:
+        check_choice("audit.apply", kind, KINDS)
+    return kinds
+
+
+def settle(images: Images, issues: Iterable[Issue], kinds: str) -> list[Issue]:
+    """Returns the issues with the actions that `--apply` takes, or "" for no action.
+
+    Only kinds in config.audit.apply have an action. Labels of test that look wrong have none
+    either: a test set that was corrected by the predictions of a model no longer measures it, so
+    they are left for a person.
 
     Args:
-        images: `vision.audit.images.Images`.
-        issues: list of `Issue`.
+        images: the images.
+        issues: issues with suggested actions.
         kinds: config.audit.apply.
 
     Raises:
-        UserError: it names an unknown kind.
+        UserError: a kind is unknown.
     """
-    chosen = [kind.strip() for kind in kinds.split(",") if kind.strip()]
-    for kind in chosen:
-        check_choice("audit.apply", kind, KINDS)
+    applied_kinds = parse_kinds(kinds)
 
     def action(issue):
-        of_test = issue.row >= 0 and images.split_of(issue.row) == "test"
-        return (
-            issue.action
-            if issue.kind in chosen and not (issue.kind == "wrong_label" and of_test)
-            else ""
-        )
+        is_test = issue.row >= 0 and images.split_of(issue.row) == "test"
+        if issue.kind not in applied_kinds or (issue.kind == "wrong_label" and is_test):
+            return ""
+        return issue.action
 
     return [dataclasses.replace(issue, action=action(issue)) for issue in issues]
 
 
-def left_to_a_person(images, issues):
-    """Returns how many issues `settle` leaves without an action because they are of test's
-    labels."""
+def count_left_for_a_person(images: Images, issues: Iterable[Issue]) -> int:
+    """Returns the number of issues without an action because they are about labels of test."""
     wrong = [issue for issue in issues if issue.kind == "wrong_label" and issue.action]
     return sum(images.split_of(issue.row) == "test" for issue in wrong)
 
 
-def decisions(issues):
-    """Returns the `Decision`s of issues that have an action."""
+def decisions(issues: Iterable[Issue]) -> list[Decision]:
+    """Returns the decisions in issues that have an action."""
     return [
         Decision(issue.row, issue.kind, issue.action)
         for issue in issues
@@ -83,139 +91,156 @@ def decisions(issues):
     ]
 
 
-def read_decisions(path, images):
+def read_decisions(path: pathlib.Path | str, images: Images) -> list[Decision]:
     """Reads an issues.csv whose column `action` a person may have edited.
 
-    Returns:
-        List of `Decision`.
-
     Raises:
-        UserError: no such file or no such table, an action that is none, or a file that is not
+        UserError: the file is missing or not such a table, an action is invalid, or a file is not
             among the images.
     """
     header, rows, lines = read_rows(path)
-    if missing := [
-        column for column in ("file", "split", "kind", "action") if column not in header
-    ]:
+    needed = ("file", "split", "kind", "action")
+    if missing := [column for column in needed if column not in header]:
         raise UserError(
-            f"{path} has no column {missing[0]!r}: --decisions takes an issues.csv ({', '.join(COLUMNS)})"
+            f"{path} has no column {missing[0]!r}: --decisions takes an issues.csv "
+            f"({', '.join(COLUMNS)})"
         )
-    found = []
-    known = _by_name(images)
-    for line, row in zip(lines, (dict(zip(header, row, strict=True)) for row in rows), strict=True):
-        action = row["action"].strip()
-        where = f"{path}, line {line}"
-        if not action or not row["split"]:  # for what is no image, nothing can be done
+    result = []
+    rows_by_name = _rows_by_name(images)
+    for line, cells in zip(lines, rows, strict=True):
+        record = dict(zip(header, cells, strict=True))
+        action = record["action"].strip()
+        place = f"{path}, line {line}"
+        if not action or not record["split"]:  # only images can be acted on
             continue
-        _check_action(action, images, where)
-        places = known.get((row["file"], row["split"]))
-        if not places:
+        _check_action(action, images, place)
+        image_rows = rows_by_name.get((record["file"], record["split"]))
+        if not image_rows:
             raise UserError(
-                f"{where}: {row['file']} is no image of {row['split']}. "
-                "The decisions must be of the same --data, with the same seed and fractions"
+                f"{place}: {record['file']} is not an image of {record['split']}. "
+                "The decisions must be for the same --data, with the same seed and fractions"
             )
-        found += [Decision(place, row["kind"], action) for place in places]
-    return found
+        result += [Decision(row, record["kind"], action) for row in image_rows]
+    return result
 
 
-def _check_action(action, images, where):
+def _check_action(action, images, place):
     verb, _, name = action.partition(":")
     if action != "drop" and (verb != "relabel" or not name):
         raise UserError(
-            f"{where}: action is {action!r}, which must be empty, drop or relabel:CLASS"
+            f"{place}: action is {action!r}, which must be empty, drop or relabel:CLASS"
         )
     if name:
-        check_choice(f"{where}: the class", name, images.classes)
+        check_choice(f"{place}: the class", name, images.classes)
 
 
-def _by_name(images):
+def _rows_by_name(images):
     """Returns {(name, split): rows}."""
-    found = collections.defaultdict(list)
+    rows = collections.defaultdict(list)
     for row in range(len(images)):
-        found[images.name(row), images.split_of(row)].append(row)
-    return found
+        rows[images.name(row), images.split_of(row)].append(row)
+    return rows
 
 
-def apply(images, decided, path):
-    """Writes the images that are left as a table that `csv:` reads, and returns what was done, in
-    sentences.
+def apply(images: Images, to_apply: Sequence[Decision], path: pathlib.Path | str) -> list[str]:
+    """Writes the remaining images as a table that `csv:` reads.
 
-    Of several decisions on one image, to drop it comes first, then a right label, then a spelling;
-    a right label is itself spelled as the spelling decisions say.
+    Of several decisions on one image, dropping it takes precedence, then a correct label, then a
+    spelling; a correct label is itself spelled according to the spelling decisions.
 
     Args:
-        images: `vision.audit.images.Images`.
-        decided: list of `Decision`.
-        path: the file, such as DIR/cleaned.csv.
+        images: the images.
+        to_apply: the decisions.
+        path: file to write, such as DIR/cleaned.csv.
+
+    Returns:
+        Sentences about what was done.
 
     Raises:
-        UserError: a split would be left without any image, or only one class would.
+        UserError: a split would have no images left, or only one class would be left.
     """
+    dropped, labels = _resolve(images, to_apply)
+    remaining = [row for row in range(len(images)) if row not in dropped]
+    for split in images.names:
+        if not any(images.split_of(row) == split for row in remaining):
+            raise UserError(
+                f"--apply would leave no image in {split}: edit the actions in issues.csv, "
+                "and use --decisions"
+            )
+    if len({labels.get(row, (images.class_of(row),))[0] for row in remaining}) < 2:
+        raise UserError(
+            "--apply would leave a single class: edit the actions in issues.csv, "
+            "and use --decisions"
+        )
+    _write(images, remaining, labels, pathlib.Path(path))
+    relabeled = [kind for row, (_, kind) in labels.items() if row not in dropped]
+    return [
+        f"{len(remaining):,} of {len(images):,} images are left; "
+        f"train on them with data.source=csv:{path}",
+        f"dropped: {_count_kinds(dropped.values())}",
+        f"relabeled: {_count_kinds(relabeled)}",
+    ]
+
+
+def _resolve(images, to_apply):
+    """Returns ({dropped row: kind}, {relabeled row: (class, kind)})."""
     dropped = {}
     labels = {}
-    renames = [d for d in decided if d.kind == "spelling" and d.action != "drop"]
-    spelled = {images.class_of(d.row): d.action.partition(":")[2] for d in renames}
-    for decision in sorted(decided, key=lambda d: d.kind == "spelling"):
+    renames = [d for d in to_apply if d.kind == "spelling" and d.action != "drop"]
+    spelling = {images.class_of(d.row): d.action.partition(":")[2] for d in renames}
+    for decision in sorted(to_apply, key=lambda d: d.kind == "spelling"):
         if decision.action == "drop":
             dropped.setdefault(decision.row, decision.kind)
         else:
             name = decision.action.partition(":")[2]
-            labels.setdefault(decision.row, (spelled.get(name, name), decision.kind))
-    left = [row for row in range(len(images)) if row not in dropped]
-    for split in images.names:
-        if not any(images.split_of(row) == split for row in left):
-            raise UserError(
-                f"--apply would leave no image in {split}: edit the actions in issues.csv, use --decisions"
-            )
-    if len({labels.get(row, (images.class_of(row),))[0] for row in left}) < 2:
-        raise UserError(
-            "--apply would leave a single class: edit the actions in issues.csv, and use --decisions"
-        )
-    _write(images, left, labels, pathlib.Path(path))
-    relabeled = collections.Counter(kind for row, (_, kind) in labels.items() if row not in dropped)
-    said = [
-        f"{len(left):,} of {len(images):,} images are left; train on them with data.source=csv:{path}"
-    ]
-    for verb, counts in (
-        ("dropped", collections.Counter(dropped.values())),
-        ("relabeled", relabeled),
-    ):
-        kinds = ", ".join(f"{n:,} {kind}" for kind, n in counts.most_common())
-        said.append(f"{verb}: {counts.total():,}" + (f" ({kinds})" if kinds else ""))
-    return said
+            labels.setdefault(decision.row, (spelling.get(name, name), decision.kind))
+    return dropped, labels
+
+
+def _count_kinds(kinds):
+    """Returns "3 (2 blank, 1 duplicate)"."""
+    counts = collections.Counter(kinds)
+    details = ", ".join(f"{n:,} {kind}" for kind, n in counts.most_common())
+    return f"{counts.total():,} ({details})" if details else f"{counts.total():,}"
 
 
 def _write(images, rows, labels, path):
     origins = [images.origin(row) for row in rows]
-    files = [isinstance(origin, str) for origin in origins]
-    columns = (COLUMNS_OF_FILES if any(files) else ()) + (() if all(files) else COLUMNS_ELSEWHERE)
+    is_file = [isinstance(origin, str) for origin in origins]
+    columns = ("label", "split")
+    if not all(is_file):
+        columns = (*COLUMNS_ELSEWHERE, *columns)
+    if any(is_file):
+        columns = (*COLUMNS_OF_FILES, *columns)
     with replacing(path, newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow((*columns, "label", "split"))
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+        writer.writeheader()
         for row, origin in zip(rows, origins, strict=True):
             if isinstance(origin, str):
-                values = {"path": _path(origin, path)}
+                cells = {"path": _path(origin, path)}
             else:
                 spec, part, index = origin
-                values = {"source": unchanged(spec), "part": part, "index": index}
-            name = labels.get(row, (images.class_of(row),))[0]
-            writer.writerow(
-                (*(values.get(column, "") for column in columns), name, images.split_of(row))
-            )
+                cells = {"source": unchanged(spec), "part": part, "index": index}
+            label = labels.get(row, (images.class_of(row),))[0]
+            writer.writerow(cells | {"label": label, "split": images.split_of(row)})
 
 
 def _path(file, table):
-    """Returns a file's name as the table has it: relative to it where both lie in one folder, so
-    that both can move."""
-    here = os.path.abspath(table.parent)
+    """Returns a file's path for the table: relative if both are in one folder, so that it can be
+    moved."""
+    folder = os.path.abspath(table.parent)
     file = os.path.abspath(file)
-    common = os.path.commonpath([here, file])
-    return os.path.relpath(file, here) if common in (here, os.path.dirname(here)) else file
+    common = os.path.commonpath([folder, file])
+    return os.path.relpath(file, folder) if common in (folder, os.path.dirname(folder)) else file
 
 
-def unchanged(spec):
-    """Returns a source's name without what `vision.data.changes` did: the table has the labels as
-    they were audited."""
+def unchanged(spec: str) -> str:
+    """Returns a source's name without the options of `vision.data.changes`.
+
+    The table has the labels as they were audited, so the changes must not be applied again.
+    """
     _, _, options = parse(spec)
+    if not options:
+        return spec
     kept = "&".join(f"{name}={value}" for name, value in options.items() if name not in CHANGES)
-    return spec if not options else spec.rpartition("?")[0] + (f"?{kept}" if kept else "")
+    return spec.rpartition("?")[0] + (f"?{kept}" if kept else "")

@@ -1,19 +1,25 @@
-"""The audit from end to end: scan, quality, duplicates, embeddings, what they show, agreement,
-report."""
+"""The audit from end to end: scan, quality, duplicates, embeddings, agreement, report."""
 
 import collections
-import concurrent.futures
 import dataclasses
 import pathlib
 import platform
 import time
+from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from importlib import metadata
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
 
 from vision import __version__
 from vision.audit import apply, duplicates, quality
 from vision.audit.images import Images
-from vision.audit.issues import write_issues
-from vision.audit.scan import scan
+from vision.audit.issues import Issue, write_issues
+from vision.audit.result import Audited
+from vision.audit.scan import Scan, scan
+from vision.data.findings import Finding
 from vision.data.sources import open_splits
 from vision.errors import RunError, UserError
 from vision.support.files import make_directory, write_json
@@ -22,35 +28,9 @@ PACKAGES = ("numpy", "opencv-python-headless", "ImageHash", "scikit-learn", "cle
 _DIGITS = 4  # of data.mean and data.std
 
 
-@dataclasses.dataclass(frozen=True)
-class Audited:
-    """What an audit found.
-
-    Attributes:
-        images: `vision.audit.images.Images`.
-        scan: its `vision.audit.scan.Scan`.
-        issues: list of `Issue`, leaks first.
-        pairs: classes that can hardly be told apart, `vision.audit.confusable.Pair`s.
-        agreement: of the annotators, as `vision.audit.agreement.measure` says it; None where there
-            is one only.
-        findings: of the source.
-        summary: what audit.json says.
-        applied: sentences on what was done; empty where nothing was.
-    """
-
-    images: Images
-    scan: object
-    issues: list
-    pairs: list
-    agreement: dict | None
-    findings: tuple
-    summary: dict
-    applied: list
-
-
-def open_images(config):
-    """Returns (`Images`, findings) of the splits that the trainer uses."""
-    # imports JAX, of which worker processes need nothing
+def open_images(config: ConfigDict) -> tuple[Images, Sequence[Finding]]:
+    """Returns (the images of the splits that the trainer uses, findings about the source)."""
+    # Imports JAX, which worker processes do not need.
     from vision.data.pipeline import named_splits
 
     opened = open_splits(config.data.source)
@@ -58,20 +38,21 @@ def open_images(config):
     return Images(splits, opened, config.data.source), findings
 
 
-def audit(config, out, embeddings="pixels", annotations="", mend=False):
-    """Audits the data of a config, and writes report.html, issues.csv and audit.json into a
-    directory.
+def audit(
+    config: ConfigDict,
+    out: pathlib.Path | str,
+    embeddings: str = "pixels",
+    annotations: str = "",
+    write_cleaned: bool = False,
+) -> Audited:
+    """Audits the data of a config, and writes report.html, issues.csv and audit.json.
 
     Args:
-        config: its `data`, `seed` and `audit` count.
-        out: the directory; made if need be.
-        embeddings: "pixels", "pretrained" or the directory of a run, see
-            `vision.audit.embed.embed`.
-        annotations: a table of several annotators' labels; "" = none.
-        mend: also writes cleaned.csv, see `vision.audit.apply.apply`.
-
-    Returns:
-        `Audited`.
+        config: the config; its `data`, `seed` and `audit` are used.
+        out: directory to write to; created if needed.
+        embeddings: "pixels", "pretrained" or a run directory, see `vision.audit.embed.embed`.
+        annotations: a table of several annotators' labels; "" for none.
+        write_cleaned: whether to write cleaned.csv too, see `vision.audit.apply.apply`.
 
     Raises:
         UserError: the source, the embeddings or the annotations cannot be opened, or `out` cannot
@@ -82,50 +63,34 @@ def audit(config, out, embeddings="pixels", annotations="", mend=False):
     out = make_directory(out)
     _check_embeddings(embeddings)
     agreement = _agreement(annotations)
-    # an unknown kind is better found now than after the scan
-    apply.settle(None, [], config.audit.apply)
+    apply.parse_kinds(config.audit.apply)  # reports an unknown kind before the scan
     images, findings = open_images(config)
-    c = config.audit
-    try:
-        scanned = scan(images)
-        found = duplicates.find(images, scanned, c)
-    except concurrent.futures.process.BrokenProcessPool as error:
-        raise RunError(
-            "a process that read images was killed, as happens where memory runs out"
-        ) from error
-    issues = [*found.issues, *quality.find(images, scanned, c)]
-    further, pairs, unchecked = _learned(images, scanned, config, embeddings)
-    findings = (*findings, *unchecked)
-    issues = apply.settle(images, issues + further, c.apply)
-    summary = _summarize(images, scanned, issues, found, pairs, agreement, config)
-    wrong = [issue for issue in further if issue.kind == "wrong_label"]
-    sure = sum(bool(issue.action) for issue in wrong)
-    summary["trusted"] = bool(sure or not wrong)
-    summary["limits"] = limits(c, summary, sure if summary["trusted"] else None)
-    applied = apply.apply(images, apply.decisions(issues), out / "cleaned.csv") if mend else []
-    if mend and (left := apply.left_to_a_person(images, further)):
-        applied.append(
-            f"{left:,} labels of test look wrong, and are left for a person to look at: see issues.csv"
-        )
+    scanned, copies = _scan(images, config.audit)
+    quality_issues = quality.find_quality_issues(images, scanned, config.audit)
+    learned = _learn(images, scanned, config, embeddings)
+    suggested = [*copies.issues, *quality_issues, *learned.issues]
+    issues = apply.settle(images, suggested, config.audit.apply)
+    results = _summarize_results(copies, learned, agreement)
+    summary = _summarize(images, scanned, issues, results, config)
+    summary |= _judge(config.audit, summary, learned.issues)
+    applied = _apply(images, issues, learned.issues, out / "cleaned.csv") if write_cleaned else []
+    findings = (*findings, *learned.unchecked)
     summary |= {
         "embeddings": embeddings,
         "applied": applied,
         "seconds": round(time.monotonic() - started, 1),
+        "findings": [dataclasses.asdict(finding) for finding in findings],
     }
-    summary["findings"] = [dataclasses.asdict(finding) for finding in findings]
-    audited = Audited(images, scanned, issues, pairs, agreement, findings, summary, applied)
+    audited = Audited(images, scanned, issues, learned.pairs, agreement, findings, summary, applied)
     _write(audited, out)
     return audited
 
 
 def _check_embeddings(embeddings):
-    if (
-        embeddings not in ("pixels", "pretrained")
-        and not (pathlib.Path(embeddings) / "config.json").is_file()
-    ):
-        raise UserError(
-            f"--embeddings {embeddings}: give pixels, pretrained or the directory of a run"
-        )
+    if embeddings in ("pixels", "pretrained"):
+        return
+    if not (pathlib.Path(embeddings) / "config.json").is_file():
+        raise UserError(f"--embeddings {embeddings}: give pixels, pretrained or a run directory")
 
 
 def _agreement(path):
@@ -136,31 +101,49 @@ def _agreement(path):
     return agreement.measure(agreement.read(path))
 
 
-def _learned(images, scanned, config, embeddings):
-    """Returns (issues, pairs of classes, findings): what the embeddings show, and what they
-    cannot."""
+def _scan(images, c):
+    """Returns (`Scan`, `Duplicates`)."""
+    try:
+        scanned = scan(images)
+        return scanned, duplicates.find_duplicates(images, scanned, c)
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a process that read images was killed, probably because memory ran out"
+        ) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Learned:
+    """The results that follow from embeddings.
+
+    Attributes:
+        issues: outliers and wrong labels.
+        pairs: `vision.audit.confusable.Pair`s.
+        unchecked: findings about classes whose labels cannot be checked.
+    """
+
+    issues: list[Issue]
+    pairs: list
+    unchecked: list[Finding]
+
+
+def _learn(images, scanned, config, embeddings):
     from vision.audit import confusable, embed, outliers, wrong_labels
 
     vectors = embed.embed(embeddings, images, config, scanned.readable)
-    found = outliers.find(vectors, images, config.audit)
     probabilities = wrong_labels.predict(vectors, images, config)
-    found += wrong_labels.find(probabilities, images, config.audit)
-    pairs = confusable.find(probabilities, images, config.audit)
-    return found, pairs, wrong_labels.left_out(vectors, images, config)
+    issues = outliers.find_outliers(vectors, images, config.audit)
+    issues += wrong_labels.find_wrong_labels(probabilities, images, config.audit)
+    pairs = confusable.find_confusable_pairs(probabilities, images, config.audit)
+    unchecked = wrong_labels.unchecked_classes(vectors, images, config)
+    return _Learned(issues, pairs, unchecked)
 
 
-def _summarize(images, scanned, issues, found, pairs, agreement, config):
-    """Returns most of what audit.json says."""
-    balance = quality.balance(images)
+def _summarize(images, scanned, issues, results, config):
+    """Returns most of audit.json; `results` is from `_summarize_results`."""
     kinds = collections.Counter(issue.kind for issue in issues)
     train = (images.split == images.names.index("train")) & scanned.readable
-    mean, std = scanned.normalization(train) if train.any() else ([], [])
-    mean, std = ([round(value, _DIGITS) for value in values] for values in (mean, std))
-    lines = (
-        'c.data.normalize = "mean_std"',
-        f"c.data.mean = {_tuple(mean)}",
-        f"c.data.std = {_tuple(std)}",
-    )
+    versions = {"vision": __version__, "python": platform.python_version()}
     return {
         "source": config.data.source,
         "seed": config.seed,
@@ -168,51 +151,102 @@ def _summarize(images, scanned, issues, found, pairs, agreement, config):
         "splits": {name: int((images.split == i).sum()) for i, name in enumerate(images.names)},
         "classes": list(images.classes),
         "counts": {kind: kinds[kind] for kind in apply.KINDS},
-        "balance": balance,
-        "duplicates": {
-            "groups": len(found.groups),
-            "leaks": found.leaks,
-            "conflicts": found.conflicts,
-            "near": round(found.near, 4),
-            "skipped": found.skipped,
-        },
-        "confusable": [dataclasses.asdict(pair) for pair in pairs],
-        "agreement": agreement,
-        "statistics": {"mean": mean, "std": std, "config": lines},
+        "balance": quality.balance(images),
+        **results,
+        "statistics": _statistics(scanned, train),
         "audit": config.audit.to_dict(),
-        "versions": {"vision": __version__, "python": platform.python_version()}
-        | {name: metadata.version(name) for name in PACKAGES},
+        "versions": versions | {name: metadata.version(name) for name in PACKAGES},
     }
 
 
-def limits(c, summary, wrong_labels):
-    """Returns what `--strict` compares: [{"key", "value", "limit", "kept"}], the value None where
-    it is not known.
-
-    Args:
-        c: config.audit.
-        summary: what audit.json says.
-        wrong_labels: how many there are; None where the embeddings tell too little to know.
-    """
-    images = summary["images"]
-    counts = summary["counts"]
-    values = {
-        "max_imbalance": summary["balance"]["ratio"],
-        "max_unreadable": counts["unreadable"] / images,
-        "max_duplicates": (counts["duplicate"] + counts["near_duplicate"]) / images,
-        "max_leaks": summary["duplicates"]["leaks"] / images,
-        "max_wrong_labels": None if wrong_labels is None else wrong_labels / images,
-        "min_agreement": summary["agreement"]["fleiss"] if summary["agreement"] else None,
-    }
-    found = []
-    for key, value in values.items():
-        kept = value is None or (value >= c[key] if key.startswith("min") else value <= c[key])
-        found.append({"key": key, "value": value, "limit": c[key], "kept": kept})
-    return found
+def _statistics(scanned: Scan, train: np.ndarray) -> dict[str, Any]:
+    """Returns mean and standard deviation of train's channels, and lines for a config."""
+    mean, std = scanned.normalization(train) if train.any() else ([], [])
+    mean = [round(value, _DIGITS) for value in mean]
+    std = [round(value, _DIGITS) for value in std]
+    lines = (
+        'c.data.normalize = "mean_std"',
+        f"c.data.mean = {_tuple(mean)}",
+        f"c.data.std = {_tuple(std)}",
+    )
+    return {"mean": mean, "std": std, "config": lines}
 
 
 def _tuple(values):
     return "(" + ", ".join(map(str, values)) + ("," if len(values) == 1 else "") + ")"
+
+
+def _summarize_results(copies, learned, agreement):
+    """Returns the part of audit.json about duplicates, confusable classes and agreement."""
+    return {
+        "duplicates": {
+            "groups": len(copies.groups),
+            "leaks": copies.leaks,
+            "conflicts": copies.conflicts,
+            "near": round(copies.near, 4),
+            "skipped": copies.skipped,
+        },
+        "confusable": [dataclasses.asdict(pair) for pair in learned.pairs],
+        "agreement": agreement,
+    }
+
+
+def _judge(c, summary, learned_issues):
+    """Returns the part of audit.json about limits, and whether the embeddings can be trusted."""
+    wrong = [issue for issue in learned_issues if issue.kind == "wrong_label"]
+    actionable = sum(bool(issue.action) for issue in wrong)
+    trusted = bool(actionable or not wrong)
+    return {
+        "trusted": trusted,
+        "limits": limits(c, summary, actionable if trusted else None),
+    }
+
+
+def limits(
+    c: ConfigDict, summary: dict[str, Any], wrong_labels: int | None
+) -> list[dict[str, Any]]:
+    """Compares the results with the limits of `--strict`.
+
+    Args:
+        c: config.audit.
+        summary: contents of audit.json.
+        wrong_labels: number of wrong labels; None if the embeddings predict too few to know.
+
+    Returns:
+        [{"key", "value", "limit", "kept"}]; the value is None if it is unknown.
+    """
+    images = summary["images"]
+    counts = summary["counts"]
+    copies = counts["duplicate"] + counts["near_duplicate"]
+    values = {
+        "max_imbalance": summary["balance"]["ratio"],
+        "max_unreadable": counts["unreadable"] / images,
+        "max_duplicates": copies / images,
+        "max_leaks": summary["duplicates"]["leaks"] / images,
+        "max_wrong_labels": None if wrong_labels is None else wrong_labels / images,
+        "min_agreement": summary["agreement"]["fleiss"] if summary["agreement"] else None,
+    }
+    return [
+        {"key": key, "value": value, "limit": c[key], "kept": _is_kept(key, value, c[key])}
+        for key, value in values.items()
+    ]
+
+
+def _is_kept(key, value, limit):
+    if value is None:
+        return True
+    return value >= limit if key.startswith("min") else value <= limit
+
+
+def _apply(images, issues, learned_issues, path):
+    """Writes cleaned.csv; returns sentences about what was done."""
+    applied = apply.apply(images, apply.decisions(issues), path)
+    if left := apply.count_left_for_a_person(images, learned_issues):
+        applied.append(
+            f"{left:,} labels of test look wrong, and are left for a person to check: "
+            "see issues.csv"
+        )
+    return applied
 
 
 def _write(audited, out):
@@ -226,12 +260,15 @@ def _write(audited, out):
         raise UserError(f"cannot write to --out {out}: {error.strerror}") from error
 
 
-def decide(config, out, path):
-    """Writes cleaned.csv by what a person decided; returns sentences. Nothing is looked for.
+def decide(config: ConfigDict, out: pathlib.Path | str, path: pathlib.Path | str) -> list[str]:
+    """Writes cleaned.csv according to a person's decisions, without an audit.
 
     Args:
-        config, out: as `audit`.
+        config, out: see `audit`.
         path: an issues.csv whose column `action` may have been edited.
+
+    Returns:
+        Sentences about what was done.
 
     Raises:
         UserError: see `read_decisions` and `apply`.
@@ -241,33 +278,38 @@ def decide(config, out, path):
     return apply.apply(images, apply.read_decisions(path, images), out / "cleaned.csv")
 
 
-def sample(config, images, out, share):
-    """Writes review.csv, a stratified share of the images for another person to label; returns a
-    sentence."""
+def sample(config: ConfigDict, images: Images, out: pathlib.Path | str, share: float) -> str:
+    """Writes review.csv, a stratified share of the images for another person to label.
+
+    Returns:
+        A sentence about it.
+    """
     from vision.audit import agreement
 
     rows = agreement.sample(images, share, config.seed)
     path = make_directory(out) / "review.csv"
     agreement.write_review(path, images, rows)
-    return f"{path}: {len(rows):,} images to label; give it back with --annotations"
+    return f"{path}: {len(rows):,} images to label; pass it to --annotations afterwards"
 
 
-def describe(audited, out):
+def describe(audited: Audited, out: pathlib.Path | str) -> list[str]:
     """Returns the lines that the command prints."""
     summary = audited.summary
     sizes = ", ".join(f"{n:,} {name}" for name, n in summary["splits"].items())
     lines = [
-        f"{summary['source']}: {summary['images']:,} images ({sizes}) of {len(summary['classes']):,} classes"
+        f"{summary['source']}: {summary['images']:,} images ({sizes}) "
+        f"of {len(summary['classes']):,} classes"
     ]
     counts = {kind: n for kind, n in summary["counts"].items() if n}
-    lines += [f"{n:>8,} {kind}" for kind, n in counts.items()] or ["nothing was found"]
+    lines += [f"{n:>8,} {kind}" for kind, n in counts.items()] or ["no issues"]
     if leaks := summary["duplicates"]["leaks"]:
         lines.append(
-            f"{leaks:,} of the duplicates lie in different splits: the test says too much until they are gone"
+            f"{leaks:,} of the duplicates are in different splits: "
+            "test results are too good until they are removed"
         )
     if skipped := summary["duplicates"]["skipped"]:
         lines.append(
-            f"so many images look alike that {skipped:,} pairs were not compared for near duplicates"
+            f"too many images look alike: {skipped:,} pairs were not compared for near duplicates"
         )
     if audited.pairs:
         lines.append(f"{len(audited.pairs):,} pairs of classes can hardly be told apart")
@@ -276,13 +318,14 @@ def describe(audited, out):
     return lines
 
 
-def exceeded(audited):
-    """Returns a sentence for each limit that is not kept."""
-    found = []
+def exceeded(audited: Audited) -> list[str]:
+    """Returns a sentence for each limit that is exceeded."""
+    sentences = []
     for limit in audited.summary["limits"]:
         if not limit["kept"]:
-            least = "at least " if limit["key"].startswith("min") else ""
-            found.append(
-                f"audit.{limit['key']} is {limit['value']:.4g}, allowed is {least}{limit['limit']:g}"
+            key = limit["key"]
+            bound = "at least" if key.startswith("min") else "at most"
+            sentences.append(
+                f"audit.{key} allows {bound} {limit['limit']:g}, got {limit['value']:.4g}"
             )
-    return found
+    return sentences

@@ -1,11 +1,13 @@
-"""Pairs of classes that the embeddings cannot tell apart: alike by nature, or one class under two
-names."""
+"""Pairs of classes that the embeddings cannot tell apart: similar, or one class with two names."""
 
 import dataclasses
 
 import numpy as np
+from ml_collections import ConfigDict
 
-EXAMPLES = 8  # images of a pair
+from vision.audit.images import Images
+
+EXAMPLES = 8  # images shown of a pair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,48 +15,53 @@ class Pair:
     """Two classes that are taken for each other.
 
     Attributes:
-        first, second: their names.
-        share: of the images of both that are taken for the other.
-        count: how many they are.
-        rows: some of them, the surest first.
+        first, second: names of the classes.
+        share: fraction of the images of both classes that is taken for the other.
+        count: number of those images.
+        rows: rows of some of them, the most confident prediction first.
     """
 
     first: str
     second: str
     share: float
     count: int
-    rows: tuple
+    rows: tuple[int, ...]
 
 
-def find(probabilities, images, c):
-    """Finds pairs of which at least a share of config.audit.confusable is taken for the other.
+def find_confusable_pairs(probabilities: np.ndarray, images: Images, c: ConfigDict) -> list[Pair]:
+    """Finds pairs of classes of which config.audit.confusable or more is taken for the other.
 
     Args:
-        probabilities: what `vision.audit.wrong_labels.predict` returns.
-        images: `vision.audit.images.Images`.
+        probabilities: result of `vision.audit.wrong_labels.predict`, (N, C).
+        images: the images.
         c: config.audit.
 
     Returns:
-        List of `Pair`, the largest share first.
+        Pairs, the largest share first.
     """
     rows = np.flatnonzero(np.isfinite(probabilities[:, 0]))
     if not len(rows):
         return []
     labels = images.labels[rows]
-    found = probabilities[rows].argmax(1)
+    predicted = probabilities[rows].argmax(1)
     size = len(images.classes)
-    confused = np.bincount(labels * size + found, minlength=size**2).reshape(size, size)
-    counts = confused.sum(1)
-    both = confused + confused.T
-    share = both / np.maximum(1, counts[:, None] + counts)
+    confusion = np.bincount(labels * size + predicted, minlength=size**2).reshape(size, size)
+    counts = confusion.sum(1)
+    confused = confusion + confusion.T
+    share = confused / np.maximum(1, counts[:, None] + counts)
     pairs = []
-    for a, b in np.argwhere(np.triu((share >= c.confusable) & (both > 0), 1)):
-        of_pair = np.flatnonzero(((labels == a) & (found == b)) | ((labels == b) & (found == a)))
-        surest = of_pair[np.argsort(-probabilities[rows[of_pair], found[of_pair]], kind="stable")][
-            :EXAMPLES
-        ]
-        names = images.classes[a], images.classes[b]
-        pairs.append(
-            Pair(*names, float(share[a, b]), int(both[a, b]), tuple(map(int, rows[surest])))
+    for a, b in np.argwhere(np.triu((share >= c.confusable) & (confused > 0), 1)):
+        mistaken = np.flatnonzero(
+            ((labels == a) & (predicted == b)) | ((labels == b) & (predicted == a))
         )
+        confidence = probabilities[rows[mistaken], predicted[mistaken]]
+        examples = mistaken[np.argsort(-confidence, kind="stable")][:EXAMPLES]
+        pair = Pair(
+            first=images.classes[a],
+            second=images.classes[b],
+            share=float(share[a, b]),
+            count=int(confused[a, b]),
+            rows=tuple(map(int, rows[examples])),
+        )
+        pairs.append(pair)
     return sorted(pairs, key=lambda pair: -pair.share)

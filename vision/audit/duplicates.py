@@ -1,217 +1,146 @@
-"""Images that come more than once: the same pixels, or resized, re-encoded, cropped by a few
+"""Images that occur more than once: with the same pixels, or resized, re-encoded, cropped by a few
 percent or brightened.
 
-Exact duplicates share the SHA-256 of their decoded pixels. Near ones are found in three steps, each
-of which leaves fewer pairs to the next: perceptual hashes, of images and of their crops, that
-differ in few bits; thumbnails that correlate; and `overlay.likeness` of the pictures themselves.
+Exact duplicates share the SHA-256 of their decoded pixels. Near duplicates are found in three
+steps, each of which leaves fewer pairs to the next: perceptual hashes, of images and of their
+crops, that differ in few bits; thumbnails that correlate; and `overlay.likeness` of the pictures
+themselves.
 """
 
 import dataclasses
 import functools
-import itertools
+from collections.abc import Sequence
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from vision.audit.hash_search import candidates
+from vision.audit.images import Images
 from vision.audit.issues import Issue
 from vision.audit.overlay import likeness
-from vision.audit.scan import CROPS, THUMBNAIL
+from vision.audit.scan import CROPS, THUMBNAIL, Scan
 from vision.data.decode import UnreadableImage
 from vision.support.processes import cores, ordered
 from vision.support.progress import track
 
 KINDS = ("duplicate", "near_duplicate")
-_KEPT_FIRST = ("test", "val", "train")  # a leak is mended by dropping the training copy
-# in which hashes of wholes, and of a crop and a whole, may differ
-_BITS = 11
-_CROP_BITS = 7
+_SPLITS_TO_KEEP = ("test", "val", "train")  # a leak is fixed by dropping the training copy
 _THUMBNAILS = 0.8  # correlation of thumbnails below which pictures are not compared
-# or twice the images: where so many thumbnails correlate, all look alike, and only the likeliest
-# count
+# Most pairs of pictures compared, or twice the number of images if that is more: if more thumbnails
+# correlate, all images look alike, and only the likeliest pairs matter.
 _PAIRS = 10_000
-_CHUNK = 128  # pairs a task
+_CHUNK = 128  # pairs per task
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """Duplicates of a data set.
+class Duplicates:
+    """The duplicates in a dataset.
 
     Attributes:
-        issues: one for each image that is to be dropped, leaks first.
-        groups: lists of rows that show the same, the kept one first.
-        leaks: how many of the issues are of an image whose kept copy lies in another split.
-        conflicts: how many groups have several labels.
-        near: the likeness from which pairs were taken for near duplicates.
-        skipped: pairs that look alike as thumbnails but were not compared, for there were too many.
+        issues: one for each image to drop, leaks first.
+        groups: lists of rows that show the same picture, the kept one first.
+        leaks: number of issues whose kept copy is in another split.
+        conflicts: number of groups with several labels.
+        near: likeness from which pairs count as near duplicates.
+        skipped: number of pairs whose thumbnails are alike but that were not compared, as there
+            were too many.
     """
 
-    issues: list
-    groups: list
+    issues: list[Issue]
+    groups: list[list[int]]
     leaks: int
     conflicts: int
     near: float
     skipped: int
 
 
-def find(images, scan, c):
+def find_duplicates(images: Images, scan: Scan, c: ConfigDict) -> Duplicates:
     """Finds exact and near duplicates.
 
-    Of a group that shows the same picture one image is kept: of test before val before train, and
-    within a split the largest, or the first of equals. The score of a near duplicate is its
-    `likeness` to its nearest in the group; an exact one's is 1.
+    Of a group that shows the same picture one image is kept: test is preferred to val and val to
+    train; within a split the largest, or the first of equals. The score of a near duplicate is its
+    `likeness` to the most similar image of the group; that of an exact one is 1.
 
     Args:
-        images: `vision.audit.images.Images`.
-        scan: its `vision.audit.scan.Scan`.
+        images: the images.
+        scan: their scan.
         c: config.audit.
-
-    Returns:
-        `Found`.
     """
-    # blank images are all alike, and are found as such
-    shows = scan.readable & (scan.std >= c.blank)
-    first = first_of_same(scan.digest, shows)
-    distinct = np.flatnonzero((first == np.arange(len(scan))) & shows)
+    # Blank images are all alike; they are reported as blank.
+    compared = scan.readable & (scan.std >= c.blank)
+    first = first_of_same(scan.digest, compared)
+    distinct = np.flatnonzero((first == np.arange(len(scan))) & compared)
     pairs = candidates(scan.hashes[distinct])
-    pairs, skipped = _likeliest(pairs, resemblance(scan.thumbnail[distinct], pairs), len(distinct))
+    correlations = thumbnail_correlations(scan.thumbnail[distinct], pairs)
+    pairs, skipped = _likeliest(pairs, correlations, len(distinct))
     pairs[:, :2] = distinct[pairs[:, :2]]
     scores = compare(images, pairs)
     near = threshold(scores, c.near)
-    alike = [
-        (int(a), int(b), float(s)) for (a, b, _), s in zip(pairs, scores, strict=True) if s >= near
+    near_pairs = [
+        (int(a), int(b), float(score))
+        for (a, b, _), score in zip(pairs, scores, strict=True)
+        if score >= near
     ]
-    groups = _join(first, alike)
-    return _report(images, scan, groups, first, alike, near, skipped)
+    groups = _keep_first(images, scan, _join(first, near_pairs))
+    issues = _issues(images, groups, first, near_pairs)
+    return Duplicates(
+        issues=issues,
+        groups=groups,
+        leaks=sum(is_leak(images, issue) for issue in issues),
+        conflicts=sum(len(set(images.labels[group].tolist())) > 1 for group in groups),
+        near=near,
+        skipped=skipped,
+    )
 
 
-def first_of_same(digest, counted):
-    """Returns int (N,): for each image that is counted the first one with its digest; for the
-    others themselves."""
+def first_of_same(digest: np.ndarray, compared: np.ndarray) -> np.ndarray:
+    """Returns int (N,): the first image with the digest of each image.
+
+    Images that are not `compared`, bool (N,), have no equals but themselves.
+    """
     _, inverse = np.unique(digest, return_inverse=True)
     rows = np.arange(len(digest))
     first = np.full(inverse.max(initial=-1) + 1, len(digest))
-    np.minimum.at(first, inverse[counted], rows[counted])
-    return np.where(counted, first[inverse], rows)
+    np.minimum.at(first, inverse[compared], rows[compared])
+    return np.where(compared, first[inverse], rows)
 
 
-def candidates(hashes, bits=_BITS, crop_bits=_CROP_BITS):
-    """Finds the pairs of images whose hashes, or one's crop's and the other's, differ in few bits:
-    all of them.
+def _likeliest(pairs, correlations, image_count):
+    """Returns (the pairs whose pictures are to be compared, the number of pairs over the limit)."""
+    alike = np.flatnonzero(correlations >= _THUMBNAILS)
+    limit = max(_PAIRS, 2 * image_count)
+    best = np.sort(alike[np.argsort(-correlations[alike], kind="stable")[:limit]])
+    return pairs[best], len(alike) - len(best)
 
-    By multi-index hashing, Norouzi et al. 2012 (arXiv:1307.2982): hashes that differ in at most 11
-    of 64 bits differ in at most 2 of one of four parts of 16, and those in at most 7, in at most 1.
-    So only images that nearly share a part are compared, some 500 of 60,000 for each.
+
+def thumbnail_correlations(
+    thumbnails: np.ndarray, pairs: np.ndarray, chunk: int = 4096
+) -> np.ndarray:
+    """Returns float (M,): the correlation of the crop's thumbnail with the other, for each pair.
 
     Args:
-        hashes: uint64 (N, 6), of each image and its `CROPS`.
-        bits, crop_bits: the most that two wholes, or a crop and a whole, may differ in; at most 11
-            and 7.
-
-    Returns:
-        int64 (M, 3): (a, b, crop), where crop number `crop` of a is nearest to b as a whole; each
-            pair once.
+        thumbnails: uint8 (N, 32, 32).
+        pairs: int (M, 3), (a, b, crop of a).
+        chunk: pairs that are computed at a time.
     """
-    n, crops = hashes.shape
-    wholes = np.ascontiguousarray(hashes[:, 0])
-    parts = _parts(hashes)
-    found = []
-    for part in range(4):
-        keys = parts[:, 0, part]
-        order = np.argsort(keys, kind="stable")
-        starts = np.searchsorted(keys[order], np.arange(2**16 + 1))
-        for crop in range(crops):
-            radius, most = (1, crop_bits) if crop else (2, bits)
-            for mask in _masks(radius):
-                key = (parts[:, crop, part] ^ mask).astype(np.int64)
-                found += _compare_buckets(
-                    hashes[:, crop], wholes, starts[key], starts[key + 1], order, most, crop
-                )
-    if not found:
-        return np.zeros((0, 3), np.int64)
-    a, b, crop, distance = np.concatenate(found, 1)
-    low = np.minimum(a, b)
-    high = np.maximum(a, b)
-    best = np.lexsort((crop, distance, high, low))
-    _, unique = np.unique(low[best] * n + high[best], return_index=True)
-    return np.stack([a, b, crop], 1)[best[unique]]
-
-
-def _parts(hashes):
-    """Returns uint16 (N, 6, 4): every fourth bit of each hash, for neighboring bits depend on one
-    another."""
-    bits = np.unpackbits(hashes[..., None].view(np.uint8), axis=-1)
-    parts = [
-        np.packbits(np.ascontiguousarray(bits[..., i::4]), axis=-1).view(np.uint16)[..., 0]
-        for i in range(4)
+    resamplers = [
+        (_resampler(top, bottom), _resampler(left, right)) for top, bottom, left, right in CROPS
     ]
-    return np.stack(parts, -1)
-
-
-@functools.cache
-def _masks(radius):
-    """Returns the numbers of 16 bits of which at most `radius` are set."""
-    chosen = itertools.chain.from_iterable(
-        itertools.combinations(range(16), r) for r in range(radius + 1)
-    )
-    return [np.uint16(sum(1 << bit for bit in bits)) for bits in chosen]
-
-
-def _compare_buckets(queries, wholes, begins, ends, order, most, crop, limit=2**21):
-    """Yields int64 (4, M): (a, b, crop, distance) of each query and the wholes order[begin:end]
-    near it."""
-    counts = ends - begins
-    asking = np.flatnonzero(counts)
-    sizes = np.cumsum(counts[asking])
-    for begin, end in itertools.pairwise(_slices(sizes, limit)):
-        rows = asking[begin:end]
-        n = counts[rows]
-        a = np.repeat(rows, n)
-        b = order[np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n) + np.repeat(begins[rows], n)]
-        distance = np.bitwise_count(queries[a] ^ wholes[b])
-        near = (distance <= most) & (a != b if crop else a < b)
-        if near.any():
-            a = a[near]
-            b = b[near]
-            yield np.stack([a, b, np.full_like(a, crop), distance[near].astype(np.int64)])
-
-
-def _slices(sizes, limit):
-    """Returns where to cut so that each slice's part of the cumulated sizes is about `limit` at
-    most."""
-    cuts = [0]
-    while cuts[-1] < len(sizes):
-        done = sizes[cuts[-1] - 1] if cuts[-1] else 0
-        cuts.append(max(int(np.searchsorted(sizes, done + limit, "right")), cuts[-1] + 1))
-    return cuts
-
-
-def _likeliest(pairs, resemblance, images):
-    """Returns (the pairs that are worth a look at the pictures, how many others there would have
-    been)."""
-    worth = np.flatnonzero(resemblance >= _THUMBNAILS)
-    most = max(_PAIRS, 2 * images)
-    best = np.sort(worth[np.argsort(-resemblance[worth], kind="stable")[:most]])
-    return pairs[best], len(worth) - len(best)
-
-
-def resemblance(thumbnails, pairs, chunk=4096):
-    """Returns float (M,): the correlation of the thumbnails of pairs (a, b, crop), of the one's
-    crop with the other."""
-    ways = [(_sampling(top, bottom), _sampling(left, right)) for top, bottom, left, right in CROPS]
-    found = np.zeros(len(pairs), np.float32)
-    for crop, (rows, columns) in enumerate(ways):
-        chosen = np.flatnonzero(pairs[:, 2] == crop)
-        for part in (chosen[i : i + chunk] for i in range(0, len(chosen), chunk)):
+    correlations = np.zeros(len(pairs), np.float32)
+    for crop, (rows, columns) in enumerate(resamplers):
+        with_crop = np.flatnonzero(pairs[:, 2] == crop)
+        for part in (with_crop[i : i + chunk] for i in range(0, len(with_crop), chunk)):
             a, b = (thumbnails[pairs[part, i]].astype(np.float32) for i in (0, 1))
             a, b = (_standardize(x.reshape(len(x), -1)) for x in (rows @ a @ columns.T, b))
-            found[part] = np.einsum("md,md->m", a, b)
-    return found
+            correlations[part] = np.einsum("md,md->m", a, b)
+    return correlations
 
 
-def _sampling(before, after):
-    """Returns the float32 matrix that takes a thumbnail's rows to those of its crop, by linear
+def _resampler(before, after):
+    """Returns the float32 matrix that maps a thumbnail's rows to those of its crop, by linear
     interpolation."""
-    at = (np.arange(THUMBNAIL) + 0.5) / THUMBNAIL * (1 - before - after) + before
-    distance = np.abs(at[:, None] * THUMBNAIL - 0.5 - np.arange(THUMBNAIL))
+    position = (np.arange(THUMBNAIL) + 0.5) / THUMBNAIL * (1 - before - after) + before
+    distance = np.abs(position[:, None] * THUMBNAIL - 0.5 - np.arange(THUMBNAIL))
     weights = np.maximum(1 - distance, 0)
     return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
@@ -221,38 +150,33 @@ def _standardize(x):
     return x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-6)
 
 
-def compare(images, pairs):
-    """Returns float (M,): the `likeness` of pairs of rows (a, b, crop)."""
+def compare(images: Images, pairs: np.ndarray) -> np.ndarray:
+    """Returns float (M,): the `likeness` of pairs of rows (a, b, crop of a)."""
     chunks = [pairs[i : i + _CHUNK] for i in range(0, len(pairs), _CHUNK)]
     parts = ordered(_compare, chunks, cores(), images)
-    return np.array(
-        [
-            s
-            for part in track(parts, len(chunks), f"near duplicates, parts of {_CHUNK} pairs")
-            for s in part
-        ]
-    )
+    progress = track(parts, len(chunks), f"near duplicates, parts of {_CHUNK} pairs")
+    return np.array([score for part in progress for score in part])
 
 
 def _compare(images, pairs):
-    """Returns the likeness of some pairs; -1 where a file has become unreadable since the scan."""
+    """Returns the likeness of some pairs; -1 if a file has become unreadable since the scan."""
     load = functools.lru_cache(64)(images.image)
-    found = []
+    scores = []
     for a, b, crop in pairs.tolist():
         try:
-            found.append(likeness(load(a), load(b), CROPS[crop]))
+            scores.append(likeness(load(a), load(b), CROPS[crop]))
         except UnreadableImage:
-            found.append(-1.0)
-    return found
+            scores.append(-1.0)
+    return scores
 
 
-def threshold(scores, near):
-    """Returns the likeness that near duplicates have: `near`, or more where the images of the data
-    all look alike.
+def threshold(scores: Sequence[float] | np.ndarray, near: float) -> float:
+    """Returns the likeness from which pairs are near duplicates: `near`, or more if all images of
+    the dataset look alike.
 
-    Of digits many pairs reach any likeness, and ever fewer a higher one. So there are more false
-    pairs in the band just below a threshold than above it; it rises until the band, as wide as what
-    is above, holds less than half as many pairs, or none is left.
+    Among digits many pairs reach any likeness, and ever fewer a higher one, so there are more false
+    pairs in the band just below a threshold than above it. The threshold rises until the band,
+    which is as wide as the range above it, holds less than half as many pairs, or none is left.
     """
     scores = np.asarray(scores)
     while near < 0.9995:
@@ -265,8 +189,12 @@ def threshold(scores, near):
 
 
 def _join(first, pairs):
-    """Returns the groups of rows connected by same pixels or by pairs (a, b, score), each
-    sorted."""
+    """Returns the groups of rows, each sorted, that are connected by equal pixels or by pairs.
+
+    Args:
+        first: result of `first_of_same`.
+        pairs: list of (a, b, score).
+    """
     parent = first.copy()
 
     def root(i):
@@ -278,57 +206,61 @@ def _join(first, pairs):
     for a, b, _ in pairs:
         a, b = sorted((root(a), root(b)))
         parent[b] = a
+    members = set(np.flatnonzero(first != np.arange(len(first))).tolist())
+    members |= {int(row) for pair in pairs for row in pair[:2]}
+    members |= set(first[list(members)].tolist())
     groups = {}
-    concerned = set(np.flatnonzero(first != np.arange(len(first))).tolist()) | {
-        int(i) for p in pairs for i in p[:2]
-    }
-    concerned |= set(first[list(concerned)].tolist())
-    for row in sorted(concerned):
+    for row in sorted(members):
         groups.setdefault(root(row), []).append(row)
     return list(groups.values())
 
 
-def _report(images, scan, groups, first, pairs, near, skipped):
-    """Returns `Found` of groups of rows."""
-    best = {}
-    for a, b, score in pairs:
-        for i in (a, b):
-            best[i] = max(best.get(i, 0.0), score)
+def _keep_first(images, scan, groups):
+    """Returns the groups with the image to keep first, then the next best."""
     area = scan.height.astype(np.int64) * scan.width
-    issues = []
-    conflicts = 0
-    ordered = []
-    for group in groups:
-        kept, *rest = sorted(
-            group, key=lambda i: (_KEPT_FIRST.index(images.split_of(i)), -area[i], i)
-        )
-        ordered.append([kept, *rest])
-        conflicts += len(set(images.labels[group].tolist())) > 1
-        issues += [_issue(images, row, kept, first, best) for row in rest]
-    # Leaks first, and those whose labels differ before others.
-    leak = [is_leak(images, issue) for issue in issues]
-    same = [images.labels[issue.row] == images.labels[issue.other] for issue in issues]
-    order = sorted(range(len(issues)), key=lambda i: (not leak[i], same[i]))
-    return Found([issues[i] for i in order], ordered, sum(leak), conflicts, near, skipped)
+
+    def preference(row):
+        return _SPLITS_TO_KEEP.index(images.split_of(row)), -area[row], row
+
+    return [sorted(group, key=preference) for group in groups]
 
 
-def is_leak(images, issue):
-    """Whether an issue is of an image whose copy lies in another split."""
-    return issue.kind in KINDS and images.split[issue.row] != images.split[issue.other]
+def _issues(images, groups, first, pairs):
+    """Returns an issue for each image to drop: leaks first, then different labels before equal."""
+    best_score = {}
+    for a, b, score in pairs:
+        for row in (a, b):
+            best_score[row] = max(best_score.get(row, 0.0), score)
+    issues = [
+        _issue(images, row, kept, first, best_score) for kept, *rest in groups for row in rest
+    ]
+
+    def urgency(issue):
+        same_label = images.labels[issue.row] == images.labels[issue.other]
+        return not is_leak(images, issue), same_label
+
+    return sorted(issues, key=urgency)
 
 
-def _issue(images, row, kept, first, best):
-    same = first[row] == first[kept]
+def is_leak(images: Images, issue: Issue) -> bool:
+    """Returns whether an issue is about an image whose copy is in another split."""
+    return issue.kind in KINDS and bool(images.split[issue.row] != images.split[issue.other])
+
+
+def _issue(images, row, kept, first, best_score):
+    is_exact = first[row] == first[kept]
     split = images.split_of(row)
-    other = images.split_of(kept)
-    says = "the same pixels as" if same else "nearly the same picture as"
-    where = "another one" if split == other else f"one of {other}, which {split} must not share"
+    kept_split = images.split_of(kept)
+    relation = "the same pixels as" if is_exact else "nearly the same picture as"
+    place = f"one of {kept_split}, which must not be in {split} too"
+    if split == kept_split:
+        place = "another one"
     label = images.class_of(row)
-    its = images.class_of(kept)
-    differ = (
-        ""
-        if label == its
-        else f"; the labels differ, {label!r} here and {its!r} there: look which is right"
-    )
-    score = 1.0 if same else best.get(first[row], best.get(row, 0.0))
-    return Issue(row, KINDS[not same], score, f"{says} {where}{differ}", "drop", kept)
+    kept_label = images.class_of(kept)
+    suggestion = f"{relation} {place}"
+    if label != kept_label:
+        suggestion += (
+            f"; the labels differ, {label!r} here and {kept_label!r} there: check which is right"
+        )
+    score = 1.0 if is_exact else best_score.get(first[row], best_score.get(row, 0.0))
+    return Issue(row, KINDS[not is_exact], score, suggestion, "drop", kept)

@@ -1,8 +1,11 @@
-"""What an audit finds, one `Issue` an image concerned, and the table of them."""
+"""The issues that an audit reports, each about one image, and their table."""
 
 import csv
 import dataclasses
+import pathlib
+from collections.abc import Sequence
 
+from vision.audit.images import Images
 from vision.support.files import replacing
 
 COLUMNS = ("file", "split", "label", "kind", "score", "other", "suggestion", "action")
@@ -10,18 +13,17 @@ COLUMNS = ("file", "split", "label", "kind", "score", "other", "suggestion", "ac
 
 @dataclasses.dataclass(frozen=True)
 class Issue:
-    """One finding about one image.
+    """One problem with one image.
 
     Attributes:
-        row: the image's place in `Images`; -1 for what is no image of any split, such as an
-            annotation file.
-        kind: such as "blank", "duplicate", "wrong_label".
-        score: how strong it is, in the unit that the kind's docstring says; higher is worse.
+        row: row of the image in `Images`; -1 for something that is not an image of any split, such
+            as an annotation file.
+        kind: kind of problem, such as "blank", "duplicate", "wrong_label".
+        score: severity, in the unit that the function for its kind documents; higher is worse.
         suggestion: a sentence for a person.
         action: what `--apply` does: "", "drop" or "relabel:CLASS".
-        other: the row of another image concerned, such as the one that this is a duplicate of; -1 =
-            none.
-        name: what it is found by where `row` is -1.
+        other: row of another image involved, such as the original of a duplicate; -1 for none.
+        name: name of the thing if `row` is -1.
     """
 
     row: int
@@ -33,28 +35,27 @@ class Issue:
     name: str = ""
 
 
-def write_issues(path, issues, images):
-    """Writes issues.csv: one line a finding, `COLUMNS`.
+def write_issues(path: pathlib.Path | str, issues: Sequence[Issue], images: Images) -> None:
+    """Writes issues.csv: one line per issue, with `COLUMNS`.
 
     Args:
-        path: the file.
-        issues: `Issue`s, in the order of the table.
-        images: the `vision.audit.images.Images` that their rows are of.
+        path: file to write.
+        issues: issues in the order of the table.
+        images: the images that their rows refer to.
     """
     with replacing(path, newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for issue in issues:
-            known = issue.row >= 0
-            writer.writerow(
-                (
-                    images.name(issue.row) if known else issue.name,
-                    images.split_of(issue.row) if known else "",
-                    images.class_of(issue.row) if known else "",
-                    issue.kind,
-                    f"{issue.score:.6g}",
-                    images.name(issue.other) if issue.other >= 0 else "",
-                    issue.suggestion,
-                    issue.action,
-                )
+            is_image = issue.row >= 0
+            cells = (
+                images.name(issue.row) if is_image else issue.name,
+                images.split_of(issue.row) if is_image else "",
+                images.class_of(issue.row) if is_image else "",
+                issue.kind,
+                f"{issue.score:.6g}",
+                images.name(issue.other) if issue.other >= 0 else "",
+                issue.suggestion,
+                issue.action,
             )
+            writer.writerow(cells)

@@ -1,101 +1,122 @@
-"""What is wrong with images by themselves, and with the classes: sizes, blur, balance, spelling."""
+"""Problems of single images and of the classes: size, blur, balance, spelling."""
+
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
+from vision.audit.images import Images
 from vision.audit.issues import Issue
+from vision.audit.scan import Scan
 from vision.data.labels import alike
 
 KINDS = ("unreadable", "blank", "tiny", "odd_aspect", "blurred", "spelling")
-_ENOUGH = 20  # images of a class, for its own median sharpness to mean something
-# of the logarithm of sharpness: where all images are equally sharp, a little less is no blur
+_ENOUGH = 20  # images of a class from which its own median sharpness is used
+# Least spread of the logarithm of sharpness: if all images are equally sharp, a little less is not
+# blur.
 _LEAST_SPREAD = 0.2
 
 
-def find(images, scan, c):
-    """Finds images that are unreadable, blank, tiny, oddly shaped or blurred, and classes that are
-    spelled two ways.
+def find_quality_issues(images: Images, scan: Scan, c: ConfigDict) -> list[Issue]:
+    """Finds unreadable, blank, tiny, oddly shaped and blurred images, and misspelled classes.
 
-    Scores: `blank`, 255 less the standard deviation of the gray values; `tiny`, pixels that the
-    shorter side lacks; `odd_aspect`, the longer side over the shorter one; `blurred`, robust
-    deviations below the median of the logarithm of sharpness of its class (from 3.5 on, Iglewicz
-    and Hoaglin 1993 call a value an outlier).
+    Scores: `blank`, 255 minus the standard deviation of the gray values; `tiny`, pixels by which
+    the shorter side is too short; `odd_aspect`, the longer side over the shorter one; `blurred`,
+    robust deviations below the median of the logarithm of sharpness of its class (from 3.5 on,
+    Iglewicz and Hoaglin 1993 call a value an outlier).
 
     Args:
-        images: `vision.audit.images.Images`.
-        scan: its `vision.audit.scan.Scan`.
+        images: the images.
+        scan: their scan.
         c: config.audit.
 
     Returns:
-        List of `Issue`, by kind, the worst of each first. A blank image is not blurred as well.
+        Issues by kind, the worst of each first. A blank image is not reported as blurred too.
     """
     issues = [
         Issue(int(i), "unreadable", 1.0, str(scan.reason[i]), "drop")
         for i in np.flatnonzero(~scan.readable)
     ]
     blank = scan.readable & (scan.std < c.blank)
-    shorter = np.minimum(scan.height, scan.width)
-    longer = np.maximum(scan.height, scan.width)
-    # Where most images are so small, that is what the data are.
-    usual = np.median(shorter[scan.readable]) if scan.readable.any() else 0
-    tiny = scan.readable & (shorter < c.tiny) & (usual >= c.tiny)
-    aspect = longer / np.maximum(shorter, 1)
-    odd = scan.readable & (aspect > c.aspect)
-    deviations = blur(images, scan, scan.readable & ~blank)
-    issues += _sorted(
+    issues += _worst_first(
         blank,
         "blank",
         255 - scan.std,
-        lambda i: f"gray values of {scan.std[i]:.1f} around one",
+        lambda i: f"standard deviation of the gray values: {scan.std[i]:.1f}",
         "drop",
     )
-    issues += _sorted(
-        tiny, "tiny", c.tiny - shorter, lambda i: f"{scan.width[i]}x{scan.height[i]} pixels"
-    )
-    issues += _sorted(
-        odd, "odd_aspect", aspect, lambda i: f"{scan.width[i]}x{scan.height[i]} pixels"
-    )
-    issues += _sorted(
+    issues += _size_issues(scan, c)
+    deviations = blur(images, scan, scan.readable & ~blank)
+    issues += _worst_first(
         (deviations >= c.blur) & ~blank,
         "blurred",
         deviations,
-        lambda i: f"{deviations[i]:.1f} robust deviations below its class's sharpness",
+        lambda i: f"{deviations[i]:.1f} robust deviations below the sharpness of its class",
     )
-    return issues + misspelled(images)
+    return issues + find_misspelled_classes(images)
 
 
-def _sorted(chosen, kind, score, says, action=""):
-    rows = np.flatnonzero(chosen)
+def _size_issues(scan, c):
+    """Returns the issues of kinds "tiny" and "odd_aspect"."""
+    shorter = np.minimum(scan.height, scan.width)
+    longer = np.maximum(scan.height, scan.width)
+    # If most images are as small, so is the dataset.
+    median = np.median(shorter[scan.readable]) if scan.readable.any() else 0
+    tiny = scan.readable & (shorter < c.tiny) & (median >= c.tiny)
+    aspect = longer / np.maximum(shorter, 1)
+    odd = scan.readable & (aspect > c.aspect)
+
+    def size(i):
+        return f"{scan.width[i]}x{scan.height[i]} pixels"
+
     return [
-        Issue(int(i), kind, float(score[i]), says(i), action)
-        for i in rows[np.argsort(-score[rows], kind="stable")]
+        *_worst_first(tiny, "tiny", c.tiny - shorter, size),
+        *_worst_first(odd, "odd_aspect", aspect, size),
     ]
 
 
-def blur(images, scan, judged):
-    """Returns float (N,): robust deviations (median, MAD) below the class's sharpness, on a
-    logarithmic scale.
+def _worst_first(
+    selected: np.ndarray,
+    kind: str,
+    scores: np.ndarray,
+    suggestion: Callable[[int], str],
+    action: str = "",
+) -> list[Issue]:
+    rows = np.flatnonzero(selected)
+    return [
+        Issue(int(i), kind, float(scores[i]), suggestion(i), action)
+        for i in rows[np.argsort(-scores[rows], kind="stable")]
+    ]
 
-    A class with few images is judged by all of them: some things are smooth, such as sky or steel.
+
+def blur(images: Images, scan: Scan, judged: np.ndarray) -> np.ndarray:
+    """Returns float (N,): robust deviations (median, MAD) of log sharpness below the class median.
+
+    A class with few images is compared with all images. Classes differ: sky and steel are smooth.
 
     Args:
-        images, scan: as `find`.
+        images: the images.
+        scan: their scan.
         judged: bool (N,), the images that count; the others get 0.
     """
-    found = np.zeros(len(scan))
+    deviations = np.zeros(len(scan))
     level = np.log(scan.sharpness + 1e-6)
     rows = np.flatnonzero(judged)
     for label in np.unique(images.labels[rows]):
-        own = rows[images.labels[rows] == label]
-        reference = level[own if len(own) >= _ENOUGH else rows]
+        in_class = rows[images.labels[rows] == label]
+        reference = level[in_class if len(in_class) >= _ENOUGH else rows]
         median = np.median(reference)
         spread = max(1.4826 * np.median(np.abs(reference - median)), _LEAST_SPREAD)
-        found[own] = (median - level[own]) / spread
-    return found
+        deviations[in_class] = (median - level[in_class]) / spread
+    return deviations
 
 
-def misspelled(images):
-    """Returns an issue for each image of a class that has a commonlier spelled one beside it:
-    relabel to that."""
+def find_misspelled_classes(images: Images) -> list[Issue]:
+    """Returns an issue for each image of a class that has a more common spelling.
+
+    The action is to relabel it to that spelling.
+    """
     counts = np.bincount(images.labels, minlength=len(images.classes))
     issues = []
     for group in alike(images.classes):
@@ -104,25 +125,31 @@ def misspelled(images):
         )
         right = images.classes[labels[0]]
         for label in labels[1:]:
-            says = f"spelled {images.classes[label]!r}, but {right!r} {counts[labels[0]]:,} times"
+            spelling = images.classes[label]
+            suggestion = f"spelled {spelling!r}, but {right!r} {counts[labels[0]]:,} times"
             rows = np.flatnonzero(images.labels == label)
-            issues += [Issue(int(i), "spelling", 1.0, says, f"relabel:{right}") for i in rows]
+            issues += [Issue(int(i), "spelling", 1.0, suggestion, f"relabel:{right}") for i in rows]
     return issues
 
 
-def balance(images):
-    """Returns {"counts": {split: {class: images}}, "ratio": of train's largest class to its
-    smallest, "absent": [...]}.
+def balance(images: Images) -> dict[str, Any]:
+    """Counts the images of each class.
 
-    The ratio leaves classes without any image in train out; they are among the absent, as (class,
-    split).
+    Returns:
+        {"counts": {split: {class: images}}, "ratio": images of train's largest class over those of
+        its smallest, "absent": [(class, split) without images]}. The ratio ignores classes without
+        images in train.
     """
     counts = {}
-    for i, name in enumerate(images.names):
-        numbers = np.bincount(
-            images.labels[images.split == i], minlength=len(images.classes)
-        ).tolist()
-        counts[name] = dict(zip(images.classes, numbers, strict=True))
+    for i, split in enumerate(images.names):
+        labels = images.labels[images.split == i]
+        numbers = np.bincount(labels, minlength=len(images.classes)).tolist()
+        counts[split] = dict(zip(images.classes, numbers, strict=True))
     train = [n for n in counts["train"].values() if n]
-    absent = [(label, split) for split, of in counts.items() for label, n in of.items() if not n]
+    absent = [
+        (label, split)
+        for split, class_counts in counts.items()
+        for label, n in class_counts.items()
+        if not n
+    ]
     return {"counts": counts, "ratio": max(train) / min(train), "absent": absent}

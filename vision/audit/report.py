@@ -1,80 +1,140 @@
-"""The audit as one page that a person reads in a browser: pictures inside, no script, nothing
-fetched."""
+"""The audit as one page for a browser: pictures inside, no script, nothing fetched."""
 
 import collections
 import datetime
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from vision.audit.duplicates import is_leak
+from vision.audit.issues import Issue
+from vision.audit.result import Audited
 from vision.data.decode import UnreadableImage
 from vision.data.findings import summarize
 from vision.data.pictures import picture
 from vision.support.files import replacing
 from vision.support.page import render
 
-SHOWN = 24  # pictures, or pairs of them, of a kind
-CLASSES = 60  # bars of the class balance; of more classes the largest and the smallest
+SHOWN = 24  # pictures, or pairs of them, shown of a kind
+CLASSES = 60  # bars of the class balance; with more classes, only the largest and the smallest
+IMBALANCED = 10  # ratio of the class sizes from which it is mentioned
 
-# What each kind is called, what it means, and what to do about it.
+
+class Kind(NamedTuple):
+    """The texts about a kind of issue.
+
+    Attributes:
+        title: title of its section.
+        meaning: what it means, and what to do about it.
+        state: urgency: "bad" or "look".
+        verdict: sentence at the top of the report, with {} for the number of issues.
+    """
+
+    title: str
+    meaning: str
+    state: str
+    verdict: str
+
+
 KINDS = {
-    "leak": (
+    "leak": Kind(
         "The same picture in two splits",
-        "What the model learned from, it is then tested on, so the test says too much. Keep the copy in test or val.",
+        "The model learns from images that it is then tested on, so its test results are too good. "
+        "Keep the copy in test or val.",
+        "bad",
+        "Pictures in one split that are also in another: {}. "
+        "Drop these copies before you measure anything.",
     ),
-    "unreadable": (
+    "unreadable": Kind(
         "Unreadable files",
-        "Empty, cut short or no image. Replace them from where they came from.",
+        "Empty, cut short or not an image. Restore them from their origin.",
+        "bad",
+        "Files that cannot be read: {}.",
     ),
-    "duplicate": (
+    "duplicate": Kind(
         "The same pixels more than once",
-        "Within a split. It counts for more than other pictures; where the labels differ, one is wrong.",
+        "Within a split. The picture counts more than others; if the labels differ, one is wrong.",
+        "look",
+        "Images that repeat another one of their split, pixel by pixel: {}.",
     ),
-    "near_duplicate": (
+    "near_duplicate": Kind(
         "Nearly the same picture more than once",
         "Within a split: resized, re-encoded, cropped by a few percent or brightened.",
+        "look",
+        "Images that are nearly the same as another one of their split: {}.",
     ),
-    "wrong_label": (
+    "wrong_label": Kind(
         "Labels that look wrong",
-        "A classifier that never saw the image is sure of another class. Look at each: it may be the one that errs.",
+        "A classifier that never saw the image is confident of another class. "
+        "Check each: the classifier may be wrong.",
+        "look",
+        "Labels that look wrong: {}. Check the first ones, then decide on the rest.",
     ),
-    "spelling": (
+    "spelling": Kind(
         "Classes spelled in two ways",
-        "They count as two classes. Relabel to the commonest spelling.",
+        "They count as two classes. Relabel to the most common spelling.",
+        "bad",
+        "Images of classes that are spelled in two ways: {}.",
     ),
-    "blank": (
+    "blank": Kind(
         "Blank images",
         "Nearly one gray value throughout: nothing can be learned from them.",
+        "look",
+        "Blank images: {}.",
     ),
-    "outlier": (
+    "outlier": Kind(
         "Outliers",
-        "Unlike the others of their class: another subject, a broken picture, a wrong label.",
+        "Unlike the rest of their class: another subject, a broken picture, a wrong label.",
+        "look",
+        "Images unlike the rest of their class: {}.",
     ),
-    "blurred": ("Blurred images", "Far less detail than is usual for their class."),
-    "tiny": ("Tiny images", "Far smaller than the others: they are blown up before training."),
-    "odd_aspect": (
+    "blurred": Kind(
+        "Blurred images",
+        "Far less detail than is usual for their class.",
+        "look",
+        "Blurred images: {}.",
+    ),
+    "tiny": Kind(
+        "Tiny images",
+        "Far smaller than the rest: they are enlarged before training.",
+        "look",
+        "Tiny images: {}.",
+    ),
+    "odd_aspect": Kind(
         "Odd shapes",
-        "Long and narrow: most of it is cut away, or squeezed, before training.",
+        "Long and narrow: most of the image is cut away, or squeezed, before training.",
+        "look",
+        "Long and narrow images: {}.",
     ),
 }
+# Kinds in the order of the verdicts.
+VERDICTS = (
+    "leak",
+    "unreadable",
+    "spelling",
+    "wrong_label",
+    "duplicate",
+    "near_duplicate",
+    "blank",
+    "outlier",
+    "blurred",
+    "tiny",
+    "odd_aspect",
+)
 
 
-def write(path, audited):
-    """Writes report.html.
-
-    Args:
-        path: the file.
-        audited: `vision.audit.audit.Audited`.
-    """
+def write(path: pathlib.Path, audited: Audited) -> None:
+    """Writes report.html to a path."""
     page = render(pathlib.Path(__file__).with_name("report.html"), context(audited))
     with replacing(path) as file:
         file.write(page)
 
 
-def context(audited):
-    """Returns what the page shows, by name."""
+def context(audited: Audited) -> dict[str, Any]:
+    """Returns the values that the page shows, by name."""
     images = audited.images
     scan = audited.scan
     summary = audited.summary
@@ -98,129 +158,93 @@ def context(audited):
     }
 
 
-# Of each kind: how urgent it is, and the sentence under the head of the report.
-URGENT = {
-    "leak": (
-        "bad",
-        "Pictures of one split that another has too: {}. Drop these copies before anything is measured.",
-    ),
-    "unreadable": ("bad", "Files that cannot be read: {}."),
-    "spelling": ("bad", "Images of classes that are spelled in two ways: {}."),
-    "wrong_label": (
-        "look",
-        "Labels that look wrong: {}. Look at the first ones, then decide on the rest.",
-    ),
-    "duplicate": ("look", "Images that repeat another one of their split, pixel by pixel: {}."),
-    "near_duplicate": (
-        "look",
-        "Images that are nearly the same as another one of their split: {}.",
-    ),
-    "blank": ("look", "Blank images: {}."),
-    "outlier": ("look", "Images unlike the rest of their class: {}."),
-    "blurred": ("look", "Blurred images: {}."),
-    "tiny": ("look", "Tiny images: {}."),
-    "odd_aspect": ("look", "Long and narrow images: {}."),
-}
-IMBALANCED = 10  # from such a ratio on it is mentioned
+def verdicts(
+    audited: Audited, by_kind: Mapping[str, Sequence[Issue]]
+) -> list[tuple[str, str, str]]:
+    """Returns [(state, sentence, section)], most urgent first.
 
+    Args:
+        audited: result of the audit.
+        by_kind: {key of `KINDS`: issues}.
 
-def verdicts(audited, by_kind):
-    """Returns [(state, sentence, section)] for a person, most urgent first; the state is "bad",
-    "look" or "good"."""
-    summary = audited.summary
+    Returns:
+        States are "bad", "look" or "good"; sections are ids in the page.
+    """
     lines = [
-        (state, sentence.format(f"{len(by_kind[kind]):,}"), kind)
-        for kind, (state, sentence) in URGENT.items()
-        if by_kind[kind]
+        *_kind_verdicts(audited, by_kind),
+        *_balance_verdicts(audited.summary),
     ]
-    if not summary["trusted"]:
-        advice = "These embeddings tell too few labels to trust that: use a trained run's, with --embeddings RUN."
-        lines = [
-            (s, f"{said.partition('.')[0]}. {advice}" if k == "wrong_label" else said, k)
-            for s, said, k in lines
-        ]
-    if conflicts := summary["duplicates"]["conflicts"]:
-        repeated = next(kind for kind in ("leak", "duplicate", "near_duplicate") if by_kind[kind])
-        lines.append(
-            (
-                "bad",
-                f"Pictures that come several times, with different labels: {conflicts:,}.",
-                repeated,
-            )
-        )
-    for split in summary["splits"]:
-        if missing := [label for label, where in summary["balance"]["absent"] if where == split]:
-            names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-            state = "bad" if split == "train" else "look"
-            lines.append(
-                (
-                    state,
-                    f"Classes without any image in {split}: {len(missing):,} ({names}).",
-                    "balance",
-                )
-            )
-    if (ratio := summary["balance"]["ratio"]) >= IMBALANCED:
-        advice = "Try objective.class_weights or imbalance.sampling, and report balanced accuracy."
-        lines.append(
-            (
-                "look",
-                f"Train's largest class has {ratio:,.0f} times its smallest one's images. {advice}",
-                "balance",
-            )
-        )
     if audited.pairs:
-        lines.append(
-            (
-                "look",
-                f"Pairs of classes that can hardly be told apart: {len(audited.pairs):,}.",
-                "pairs",
-            )
-        )
+        sentence = f"Pairs of classes that can hardly be told apart: {len(audited.pairs):,}."
+        lines.append(("look", sentence, "pairs"))
     if audited.findings:
-        lines.append(
-            (
-                "look",
-                f"Oddities found when the source was opened: {len(audited.findings):,}.",
-                "findings",
-            )
-        )
+        sentence = f"Problems found when the source was opened: {len(audited.findings):,}."
+        lines.append(("look", sentence, "findings"))
     if not lines:
-        return [
-            ("good", "Nothing was found that keeps these data from being trained on.", "balance")
-        ]
+        return [("good", "No problem was found: these data are fit for training.", "balance")]
     return sorted(lines, key=lambda line: line[0] != "bad")
 
 
+def _kind_verdicts(audited, by_kind):
+    """Yields the verdicts about issues."""
+    for kind in VERDICTS:
+        if by_kind[kind]:
+            sentence = KINDS[kind].verdict.format(f"{len(by_kind[kind]):,}")
+            if kind == "wrong_label" and not audited.summary["trusted"]:
+                sentence = (
+                    f"{sentence.partition('.')[0]}. These embeddings predict too few labels to "
+                    "trust that: use those of a trained run, with --embeddings RUN."
+                )
+            yield KINDS[kind].state, sentence, kind
+    if conflicts := audited.summary["duplicates"]["conflicts"]:
+        section = next(kind for kind in ("leak", "duplicate", "near_duplicate") if by_kind[kind])
+        sentence = f"Pictures that occur several times, with different labels: {conflicts:,}."
+        yield "bad", sentence, section
+
+
+def _balance_verdicts(summary):
+    """Yields the verdicts about missing classes and the class balance."""
+    for split in summary["splits"]:
+        if missing := [label for label, place in summary["balance"]["absent"] if place == split]:
+            names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            state = "bad" if split == "train" else "look"
+            sentence = f"Classes without any image in {split}: {len(missing):,} ({names})."
+            yield state, sentence, "balance"
+    if (ratio := summary["balance"]["ratio"]) >= IMBALANCED:
+        sentence = (
+            f"Train's largest class has {ratio:,.0f} times as many images as its smallest one. "
+            "Try objective.class_weights or imbalance.sampling, and report balanced accuracy."
+        )
+        yield "look", sentence, "balance"
+
+
 def _section(images, kind, issues):
-    """Returns one kind's gallery. Pairs are worst first; the worst of a kind is not always the
-    highest score."""
-    title, meaning = KINDS[kind]
+    """Returns the gallery of one kind, in the order of the issues: the worst of a kind does not
+    always have the highest score."""
+    actions = collections.Counter(issue.action.partition(":")[0] or "none" for issue in issues)
     shown = issues[:SHOWN]
     return {
         "kind": kind,
-        "title": title,
-        "meaning": meaning,
+        "title": KINDS[kind].title,
+        "meaning": KINDS[kind].meaning,
         "count": len(issues),
         "rest": len(issues) - len(shown),
-        "actions": collections.Counter(
-            issue.action.partition(":")[0] or "none" for issue in issues
-        ).most_common(),
+        "actions": actions.most_common(),
         "cards": [_card(images, issue) for issue in shown],
     }
 
 
 def _card(images, issue):
-    others = [issue.other] if issue.other >= 0 else []
-    shown = [_shown(images, row) for row in (issue.row, *others) if row >= 0]
+    rows = [row for row in (issue.row, issue.other) if row >= 0]
     return {
-        "images": shown,
+        "images": [_figure(images, row) for row in rows],
         "name": issue.name,
         "score": f"{issue.score:.3g}",
-        "says": issue.suggestion,
+        "suggestion": issue.suggestion,
     }
 
 
-def _shown(images, row):
+def _figure(images, row):
     name = images.name(row)
     return {
         "name": name,
@@ -232,7 +256,7 @@ def _shown(images, row):
 
 
 def _picture(images, row):
-    """Returns an image as a data URI; "" where it cannot be read."""
+    """Returns an image as a data URI; "" if it cannot be read."""
     try:
         return picture(images.image(row))
     except UnreadableImage:
@@ -240,34 +264,32 @@ def _picture(images, row):
 
 
 def _bars(counts):
-    """Returns the class balance as bars: of each class its name, images by split, and their share
-    of the largest."""
+    """Returns the class balance as bars: name, images by split, and their widths in percent."""
     splits = list(counts)
     rows = [
         {"name": name, "counts": [counts[split][name] for split in splits]}
         for name in counts[splits[0]]
     ]
-    most = max(sum(row["counts"]) for row in rows) or 1
+    largest = max(sum(row["counts"]) for row in rows) or 1
     for row in rows:
         row["total"] = sum(row["counts"])
-        row["widths"] = [round(100 * n / most, 3) for n in row["counts"]]
+        row["widths"] = [round(100 * n / largest, 3) for n in row["counts"]]
     ordered = sorted(rows, key=lambda row: -row["total"])
     hidden = max(0, len(rows) - CLASSES)
     if not hidden:
         return {"splits": splits, "rows": rows, "hidden": 0, "curve": ""}
-    kept = [*ordered[: CLASSES // 2], *ordered[-CLASSES // 2 :]]
     return {
         "splits": splits,
-        "rows": kept,
+        "rows": [*ordered[: CLASSES // 2], *ordered[-CLASSES // 2 :]],
         "hidden": hidden,
-        "curve": _curve([row["total"] for row in ordered], most),
+        "curve": _curve([row["total"] for row in ordered], largest),
     }
 
 
-def _curve(totals, most):
-    """Returns the points of an SVG polygon, 100 x 100, of the sorted classes' images on a
-    logarithmic scale."""
-    heights = 100 * np.log1p(totals) / np.log1p(most)
+def _curve(totals, largest):
+    """Returns the points of an SVG polygon, 100 x 100, of the sorted class sizes on a logarithmic
+    scale."""
+    heights = 100 * np.log1p(totals) / np.log1p(largest)
     points = [
         f"{100 * i / (len(totals) - 1):.2f},{100 - height:.2f}" for i, height in enumerate(heights)
     ]
@@ -275,30 +297,31 @@ def _curve(totals, most):
 
 
 def _sizes(scan):
-    """Returns [(what, count)] of the commonest sizes, and what the range is."""
+    """Returns the most common image sizes, their number, their range, and the median file size."""
     readable = scan.readable
     if not readable.any():
         return {"common": [], "kinds": 0, "range": "", "bytes": 0}
     shapes = np.stack([scan.width[readable], scan.height[readable], scan.channels[readable]], 1)
-    found, numbers = np.unique(shapes, axis=0, return_counts=True)
+    sizes, numbers = np.unique(shapes, axis=0, return_counts=True)
     order = np.argsort(-numbers, kind="stable")[:8]
-    (low_w, low_h, _) = shapes.min(0)
-    (high_w, high_h, _) = shapes.max(0)
-    wide, high = np.median(shapes[:, :2], axis=0)
+    least_width, least_height, _ = shapes.min(0)
+    most_width, most_height, _ = shapes.max(0)
+    width, height, _ = np.median(shapes, axis=0)
     return {
-        "common": [("{}x{}x{}".format(*found[i]), int(numbers[i])) for i in order],
-        "kinds": len(found),
-        "range": f"{low_w} to {high_w} wide (median {wide:.0f}), {low_h} to {high_h} high (median {high:.0f})",
+        "common": [("{}x{}x{}".format(*sizes[i]), int(numbers[i])) for i in order],
+        "kinds": len(sizes),
+        "range": f"{least_width} to {most_width} wide (median {width:.0f}), "
+        f"{least_height} to {most_height} high (median {height:.0f})",
         "bytes": int(np.median(scan.bytes[readable])),
     }
 
 
 def _pair(images, pair):
-    """Returns a pair of classes that are taken for each other, with pictures of both."""
+    """Returns a pair of confusable classes with pictures of both."""
     return {
         "first": pair.first,
         "second": pair.second,
         "share": pair.share,
         "count": pair.count,
-        "images": [_shown(images, row) for row in pair.rows],
+        "images": [_figure(images, row) for row in pair.rows],
     }

@@ -1,21 +1,24 @@
-"""One pass over all images, in parallel processes: what they are, and enough of each to compare
-them without reading them again. Imports no JAX."""
+"""One pass over all images in parallel processes, which measures enough of each to compare them
+without reading them again. Imports no JAX."""
 
 import dataclasses
 import functools
 import hashlib
+from typing import Any
 
 import cv2
 import numpy as np
 
+from vision.audit.images import Images
 from vision.data.decode import UnreadableImage, decode, format_of, to_channels
 from vision.support.processes import cores, ordered
 from vision.support.progress import track
 
-# side that every gray image is brought to before it is measured, pixels: sharpness can then be
-# compared
+# Side to which every gray image is resized before it is measured, pixels: this makes sharpness
+# comparable.
 COMMON = 160
-CROP = 0.05  # of a side; below are top, bottom, left and right of the whole image and of its crops
+CROP = 0.05  # fraction of a side
+# (top, bottom, left, right) cut off: the full image, and its crops.
 CROPS = (
     (0, 0, 0, 0),
     (CROP, 0, 0, 0),
@@ -25,25 +28,26 @@ CROPS = (
     (CROP,) * 4,
 )
 THUMBNAIL = 32  # pixels
-_CHUNK = 128  # images a task
-# standard deviation of the filter that takes away what is no detail but light, of 160 pixels
+_CHUNK = 128  # images per task
+# Standard deviation, of 160 pixels, of the filter that removes light and keeps detail.
 _SMOOTH = 8
 
 
 @dataclasses.dataclass
 class Scan:
-    """What one pass says of each image; zeros where it is unreadable.
+    """Measurements of each image; zeros for unreadable ones.
 
     Attributes:
-        reason: N texts, why an image is unreadable; "" = it is readable.
+        reason: N strings, why an image is unreadable; "" for readable ones.
         height, width, channels: int32 (N,).
-        format: N texts, by the file's first bytes; "array" where an image has no file of its own.
-        bytes: int64 (N,), of the file; 0 where there is none.
+        format: N strings, format by the file's first bytes; "array" for images without a file of
+            their own.
+        bytes: int64 (N,), file size; 0 without a file.
         digest: bytes (N,), SHA-256 of shape and decoded pixels.
         mean, std: float32 (N,), of the gray values, 0 to 255.
         sharpness: float32 (N,), variance of the Laplacian, Pech-Pacheco et al. 2000
-            (doi:10.1109/ICPR.2000.903548), at `COMMON` size, over that of all detail, so that
-            neither contrast nor uneven light matter: 0 = all is smooth.
+            (doi:10.1109/ICPR.2000.903548), at `COMMON` size, over the variance of all detail, so
+            that neither contrast nor uneven light matters: 0 is entirely smooth.
         hashes: uint64 (N, 6), ImageHash's perceptual hash of the image and of its `CROPS`.
         thumbnail: uint8 (N, 32, 32), gray.
         channel_mean, channel_square: float64 (N, 3), means of the values in [0, 1] and of their
@@ -65,26 +69,25 @@ class Scan:
     channel_mean: np.ndarray
     channel_square: np.ndarray
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.reason)
 
     @functools.cached_property
-    def readable(self):
-        """bool (N,)."""
+    def readable(self) -> np.ndarray:
+        """bool (N,): whether each image is readable."""
         return np.array([not reason for reason in self.reason], bool)
 
-    def normalization(self, rows):
-        """Returns (mean, std) of each channel over some images, in [0, 1]: what `data.mean` and
-        `data.std` take.
+    def normalization(self, rows: np.ndarray | slice) -> tuple[list[float], list[float]]:
+        """Returns (mean, std) per channel of some images, in [0, 1], for `data.mean`, `data.std`.
 
-        Each image weighs the same whatever its size, as in training, where all are brought to one
-        size.
+        Each image has the same weight whatever its size, as in training, where all are resized to
+        one size.
 
         Args:
-            rows: bool (N,) or indices; unreadable images among them must be left out.
+            rows: bool (N,), indices or a slice, without unreadable images.
 
         Returns:
-            Two lists of 1 number where all images are gray, else of 3.
+            Two lists of 1 number if all images are gray, else of 3.
         """
         channels = int(self.channels[rows].max(initial=1))
         mean = self.channel_mean[rows].mean(0)
@@ -92,32 +95,36 @@ class Scan:
         return mean[:channels].tolist(), std[:channels].tolist()
 
 
-def scan(images):
-    """Reads every image once.
-
-    Args:
-        images: `vision.audit.images.Images`.
-    """
+def scan(images: Images) -> Scan:
+    """Reads and measures every image once."""
     chunks = [range(i, min(i + _CHUNK, len(images))) for i in range(0, len(images), _CHUNK)]
-    parts = ordered(_measure_all, chunks, cores(), images)
-    parts = list(track(parts, len(chunks), f"scan, parts of {_CHUNK} images"))
+    progress = track(
+        ordered(_measure_all, chunks, cores(), images),
+        len(chunks),
+        f"scan, parts of {_CHUNK} images",
+    )
+    parts = list(progress)
     return Scan(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
 def _measure_all(images, rows):
     """Returns {field of `Scan`: array} of some rows."""
-    found = []
+    measurements = []
     for row in rows:
         try:
             data = images.file(row)
             reason = ""
-            pixels = images.image(row) if data is None else decode(data)  # a file is read once
+            pixels = images.image(row) if data is None else decode(data)  # reads the file once
         except UnreadableImage as error:
             pixels = None
             data = b""
             reason = error.reason
-        found.append({"reason": reason} | (_EMPTY if pixels is None else measure(pixels, data)))
-    return {name: np.stack([np.asarray(image[name]) for image in found]) for name in found[0]}
+        fields = _EMPTY if pixels is None else measure(pixels, data)
+        measurements.append({"reason": reason} | fields)
+    return {
+        name: np.stack([np.asarray(fields[name]) for fields in measurements])
+        for name in measurements[0]
+    }
 
 
 _EMPTY = {
@@ -137,19 +144,20 @@ _EMPTY = {
 }
 
 
-def measure(image, data):
-    """Returns {field of `Scan`: value} of an image uint8 (H, W, 1 or 3) and its file's bytes, or
-    None."""
+def measure(image: np.ndarray, data: bytes | None) -> dict[str, Any]:
+    """Returns {field of `Scan`: value} of one image.
+
+    Args:
+        image: uint8 (H, W, 1 or 3).
+        data: bytes of its file, or None.
+    """
     height, width, channels = image.shape
     gray = to_channels(image, 1)[..., 0]
     shrinks = min(height, width) >= COMMON
-    common = cv2.resize(
-        gray, (COMMON, COMMON), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
-    mean, std = cv2.meanStdDev(image)
-    mean = np.resize(mean[:, 0], 3) / 255
-    std = np.resize(std[:, 0], 3) / 255
-    whole = gray.astype(np.float32)
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    common = cv2.resize(gray, (COMMON, COMMON), interpolation=interpolation)
+    mean, std = (np.resize(x[:, 0], 3) / 255 for x in cv2.meanStdDev(image))
+    gray = gray.astype(np.float32)
     return {
         "height": np.int32(height),
         "width": np.int32(width),
@@ -157,8 +165,8 @@ def measure(image, data):
         "format": format_of(data),
         "bytes": np.int64(len(data or b"")),
         "digest": np.bytes_(_digest(image)),
-        "mean": np.float32(whole.mean()),
-        "std": np.float32(whole.std()),
+        "mean": np.float32(gray.mean()),
+        "std": np.float32(gray.std()),
         "sharpness": _sharpness(common),
         "hashes": np.array([_hash(_cut(common, *crop)) for crop in CROPS], np.uint64),
         "thumbnail": cv2.resize(common, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA),
@@ -168,11 +176,8 @@ def measure(image, data):
 
 
 def _digest(image):
-    return (
-        hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).data)
-        .hexdigest()
-        .encode()
-    )
+    data = f"{image.shape}".encode() + np.ascontiguousarray(image).data
+    return hashlib.sha256(data).hexdigest().encode()
 
 
 def _sharpness(gray):
@@ -191,12 +196,13 @@ def _cut(image, top, bottom, left, right):
 
 
 def _hash(gray):
-    """Returns ImageHash's `phash` as a number of 64 bits; it would shrink the image to 32 x 32
-    itself, but slower."""
+    """Returns ImageHash's `phash` as a 64-bit number.
+
+    Shrinks the image to 32 x 32 first: ImageHash would do it too, but slower.
+    """
     import imagehash
     from PIL import Image
 
     small = cv2.resize(np.ascontiguousarray(gray), (32, 32), interpolation=cv2.INTER_AREA)
-    return int.from_bytes(
-        np.packbits(imagehash.phash(Image.fromarray(small)).hash).tobytes(), "big"
-    )
+    bits = imagehash.phash(Image.fromarray(small)).hash
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")

@@ -103,23 +103,20 @@ def test_every_fault_is_listed(vit_arrays, tmp_path):
     with pytest.raises(UserError) as error:
         pretrained.load(config(path=tmp_path / "wrong.npz"), 10, 8, 3)
     text = str(error.value)
-    assert (
-        "blocks.0.mlp.fc1.weight is missing (here blocks.0.mlp.hidden.kernel); the file has blocks.0.mlp"
-        in text
-    )
-    assert (
-        "norm.bias is (5,), here norm.bias is (32,)" in text
-        and "fc1.wieght has no place here" in text
-    )
+    missing = "blocks.0.mlp.fc1.weight is missing (here blocks.0.mlp.hidden.kernel)"
+    assert f"{missing}; the file has blocks.0.mlp" in text
+    assert "norm.bias is (5,), here norm.bias is (32,)" in text
+    assert "fc1.wieght has no place here" in text
     assert f"model.pretrained = '{tmp_path / 'wrong.npz'}', model vit mu/4" in text
 
 
 def test_weights_of_another_architecture(vit_file):
     c = config("resnet", "18", vit_file)
-    with pytest.raises(
-        UserError,
-        match="(?s)these are not the weights of a resnet: they have 0 of its .* model.name and model.variant",
-    ):
+    message = (
+        "(?s)these are not the weights of a resnet: they have 0 of its "
+        ".* model.name and model.variant"
+    )
+    with pytest.raises(UserError, match=message):
         pretrained.load(c, 10, 32, 3)
 
 
