@@ -15,6 +15,7 @@ from flax import nnx
 from tests.support.masked import build, check, make
 from vision import cli, main
 from vision.compression import cut, importance, latency, prune
+from vision.compression.cut import Goal
 from vision.compression.groups import find_groups
 from vision.data.augment import normalize
 from vision.errors import UserError
@@ -39,54 +40,51 @@ def channels(case):
 
 def test_flops_are_a_target():
     classifier, arrays, groups = channels("resnet_se")
-    pruned = cut.prune(classifier, groups, importance.l1(groups, arrays), 0.5, "flops")
+    pruned = cut.prune(classifier, groups, importance.l1(groups, arrays), Goal(0.5, "flops"))
     before, after = pruned.record["counts"]["multiply-adds"]
     assert before == multiply_adds(classifier.model, 16)
     assert 0.3 * before < after == multiply_adds(build(pruned.config, 16), 16) <= 0.5 * before
 
 
 class Stairs:
-    """In place of the clock: a model takes as long as it has parameters, in steps of a tenth of the
-    original."""
+    """Replaces the clock: a model's time is its parameters, in tenths of the original's."""
 
     def __init__(self, original, batch):
-        self.whole = surgery.count(original.model)[0]
+        self.total = surgery.count(original.model)[0]
         self.batch = batch
         self.measured = []
         Stairs.last = self
 
     def __call__(self, classifier):
-        self.measured.append(np.ceil(10 * surgery.count(classifier.model)[0] / self.whole) / 10)
-        return {
-            "batch": self.batch,
-            "original": 1.0,
-            "pruned": self.measured[-1],
-            "share": self.measured[-1],
-        }
+        share = np.ceil(10 * surgery.count(classifier.model)[0] / self.total) / 10
+        self.measured.append(share)
+        return {"batch": self.batch, "original": 1.0, "pruned": share, "share": share}
 
 
 def test_latency_is_a_target(monkeypatch):
     """Of the few cuts that are measured, it is the smallest that is fast enough."""
-    monkeypatch.setattr(cut, "Beside", Stairs)
+    monkeypatch.setattr(cut, "RelativeLatency", Stairs)
     classifier, arrays, groups = channels("resnet_cifar")
-    pruned = cut.prune(classifier, groups, importance.l1(groups, arrays), 0.5, "latency", batch=7)
+    pruned = cut.prune(
+        classifier, groups, importance.l1(groups, arrays), Goal(0.5, "latency", batch=7)
+    )
     enough = [share for share in Stairs.last.measured if share <= 0.5]
     assert pruned.record["share"] == max(enough) and pruned.record["latency"]["batch"] == 7
-    assert 2 < len(Stairs.last.measured) <= cut.TRIES
+    assert 2 < len(Stairs.last.measured) <= cut.MAX_MEASUREMENTS
     before, after = pruned.record["counts"]["parameters"]
     assert after <= pruned.record["share"] * before
     with pytest.raises(UserError, match=r"no more than \d+.\d% of the latency can go"):
-        cut.prune(classifier, groups, importance.l1(groups, arrays), 0.99, "latency")
+        cut.prune(classifier, groups, importance.l1(groups, arrays), Goal(0.99, "latency"))
     assert len(Stairs.last.measured) == 1
 
 
 def test_latency_is_that_of_onnx_runtime(tiny_run, monkeypatch):
     pytest.importorskip("jax2onnx")
-    monkeypatch.setattr(latency, "MOST", 20)
+    monkeypatch.setattr(latency, "MAX_ROUNDS", 20)
     classifier = from_run(tiny_run)
-    found = latency.Beside(classifier, 3)(classifier)
-    assert (found["batch"], found["rounds"]) == (3, 20) and 0.2 < found["share"] < 5
-    assert found["share"] == found["pruned"] / found["original"]
+    result = latency.RelativeLatency(classifier, 3)(classifier)
+    assert (result["batch"], result["rounds"]) == (3, 20) and 0.2 < result["share"] < 5
+    assert result["share"] == result["pruned"] / result["original"]
     images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
     probabilities, _ = latency.exported(classifier)(images)
     np.testing.assert_allclose(
@@ -97,17 +95,18 @@ def test_latency_is_that_of_onnx_runtime(tiny_run, monkeypatch):
 def test_steps_go_the_same_part_of_the_way():
     """Two steps end where one does, in a model that was not trained between them."""
     classifier, arrays, groups = channels("vgg")
-    goal = {"ratio": 0.6, "target": "flops"}
-    first = cut.prune(classifier, groups, importance.l1(groups, arrays), **goal, part=0.5)
+    goal = Goal(0.6, "flops", part=0.5)
+    first = cut.prune(classifier, groups, importance.l1(groups, arrays), goal)
     assert 0.4 < first.record["share"] <= 0.4**0.5
     half = types.SimpleNamespace(**vars(classifier))
-    half.config, half.model = first.config, ready(build(first.config, 32), first.arrays)
+    half.config = first.config
+    half.model = ready(build(first.config, 32), first.arrays)
     groups = find_groups(half.model, 32, 3)
-    last = cut.prune(half, groups, importance.l1(groups, first.arrays), **goal, original=classifier)
+    goal = Goal(0.6, "flops")
+    last = cut.prune(half, groups, importance.l1(groups, first.arrays), goal, classifier)
     before, after = last.record["counts"]["multiply-adds"]
-    assert before == multiply_adds(classifier.model, 32) and after == multiply_adds(
-        build(last.config, 32), 32
-    )
+    assert before == multiply_adds(classifier.model, 32)
+    assert after == multiply_adds(build(last.config, 32), 32)
     assert 0.2 < last.record["share"] == after / before <= 0.4
 
 
@@ -119,10 +118,11 @@ def test_wide_layers_keep_multiples_that_vector_units_like():
 
 def test_a_pruned_model_can_be_pruned_again():
     classifier, arrays, groups = channels("cnn")
-    once = cut.prune(classifier, groups, importance.l1(groups, arrays), 0.3)
-    classifier.config, classifier.model = once.config, ready(build(once.config, 16), once.arrays)
+    once = cut.prune(classifier, groups, importance.l1(groups, arrays), Goal(0.3))
+    classifier.config = once.config
+    classifier.model = ready(build(once.config, 16), once.arrays)
     groups = find_groups(classifier.model, 16, 3)
-    twice = cut.prune(classifier, groups, importance.l1(groups, once.arrays), 0.3)
+    twice = cut.prune(classifier, groups, importance.l1(groups, once.arrays), Goal(0.3))
     assert twice.record["counts"]["parameters"][0] == once.record["counts"]["parameters"][1]
     assert surgery.count(build(twice.config, 16))[0] == twice.record["counts"]["parameters"][1]
 
@@ -133,13 +133,13 @@ def test_a_ratio_that_would_empty_a_layer():
         UserError,
         match=r"--ratio = 0.999: no more than \d\d.\d% of the parameters .* emptying a layer",
     ):
-        cut.prune(classifier, groups, importance.l1(groups, arrays), 0.999)
-    pruned = cut.prune(classifier, groups, importance.l1(groups, arrays), 0.7)
+        cut.prune(classifier, groups, importance.l1(groups, arrays), Goal(0.999))
+    pruned = cut.prune(classifier, groups, importance.l1(groups, arrays), Goal(0.7))
     assert min(left for _, left in pruned.record["layers"].values()) >= 1
 
 
 def test_a_layer_of_low_scores_keeps_its_floor(monkeypatch):
-    """Though all its channels matter less than the others' least one."""
+    """Even if all its channels matter less than any other."""
     monkeypatch.setattr(cut, "ALIGNED", {})
     classifier, _, groups = channels("cnn")
     scores = [
@@ -147,14 +147,14 @@ def test_a_layer_of_low_scores_keeps_its_floor(monkeypatch):
         for i, g in enumerate(groups)
     ]
     for floor, left in ((0.3, -(-3 * len(groups[1]) // 10)), (0.0, 1)):
-        pruned = cut.prune(classifier, groups, scores, 0.3, floor=floor)
+        pruned = cut.prune(classifier, groups, scores, Goal(0.3, floor=floor))
         assert list(pruned.record["layers"].values())[1] == [len(groups[1]), left]
 
 
 def test_a_model_without_batch_norm_has_no_scales():
     classifier, arrays, groups = channels("vit")
     with pytest.raises(UserError, match="no more than 0.0%"):
-        cut.prune(classifier, groups, importance.bn(groups, arrays), 0.1)
+        cut.prune(classifier, groups, importance.bn(groups, arrays), Goal(0.1))
 
 
 def test_the_least_scales_go_first(monkeypatch):
@@ -163,7 +163,7 @@ def test_the_least_scales_go_first(monkeypatch):
     for i, group in enumerate(groups):
         arrays[group.scales[0]] = np.roll(np.linspace(0.1, 1, len(group), dtype=np.float32), i)
     classifier.model = ready(classifier.model, arrays)
-    pruned = cut.prune(classifier, groups, importance.bn(groups, arrays), 0.5)
+    pruned = cut.prune(classifier, groups, importance.bn(groups, arrays), Goal(0.5))
     left = np.concatenate([pruned.arrays[group.scales[0]] for group in groups])
     gone = sum(map(len, groups)) - len(left)
     every = np.sort(np.concatenate([arrays[group.scales[0]] for group in groups]))
@@ -256,17 +256,14 @@ def test_it_trains_on(pruned_run, tmp_path):
 
 
 def test_it_trains_on_in_its_own_directory(pruned_run, tmp_path, capsys):
-    """By its own config, which no file has; and the config of the original is refused in words that
-    help."""
+    """By its own config, which is in no file; the original's config is refused."""
     workdir = tmp_path / "run"
     shutil.copytree(pruned_run, workdir)
     with pytest.raises(SystemExit):
         cli.run(main.main, ["--config=configs/digits.py:smoke", f"--workdir={workdir}"])
     error = capsys.readouterr().err
-    assert (
-        "its model is pruned to other widths" in error
-        and "without --config a run goes on with its own" in error
-    )
+    assert "its model is pruned to other widths" in error
+    assert "without --config a run goes on with its own" in error
     assert "kernel" not in error
     cli.run(main.main, [f"--workdir={workdir}", "--config.log.every=2"])
     tuned = from_run(workdir)
@@ -281,15 +278,8 @@ def test_it_trains_on_in_its_own_directory(pruned_run, tmp_path, capsys):
 
 
 def gradually(run, out, *more):
-    argv = [
-        f"--workdir={run}",
-        f"--out={out}",
-        "--ratio=0.5",
-        "--steps=2",
-        "--config.train.steps=2",
-        *more,
-    ]
-    cli.run(prune.main, argv)
+    argv = [f"--workdir={run}", f"--out={out}", "--ratio=0.5", "--steps=2"]
+    cli.run(prune.main, [*argv, "--config.train.steps=2", *more])
 
 
 def test_gradual_pruning_goes_on_where_it_stopped(tiny_run, tmp_path, monkeypatch, capsys):
@@ -303,11 +293,9 @@ def test_gradual_pruning_goes_on_where_it_stopped(tiny_run, tmp_path, monkeypatc
     with monkeypatch.context() as patch:
         patch.setattr(RunLog, "advance", stop)
         gradually(tiny_run, out)
-    said = capsys.readouterr().out
-    assert (
-        "interrupted at step 1: saved; the same command goes on" in said
-        and "evaluate it" not in said
-    )
+    printed = capsys.readouterr().out
+    assert "interrupted at step 1: saved; the same command goes on" in printed
+    assert "evaluate it" not in printed
     assert not out.exists() and not (tmp_path / "half-1" / "result.json").exists()
     gradually(tiny_run, out)
     done = capsys.readouterr()
@@ -315,23 +303,22 @@ def test_gradual_pruning_goes_on_where_it_stopped(tiny_run, tmp_path, monkeypatc
     first, last = (
         json.loads((place / "pruning.json").read_text()) for place in (tmp_path / "half-1", out)
     )
-    assert (
-        first["share"] <= 0.5**0.5 and last["share"] <= 0.5 and last["config"] == {"train.steps": 2}
-    )
-    whole, one, two = (
+    assert first["share"] <= 0.5**0.5 and last["share"] <= 0.5
+    assert last["config"] == {"train.steps": 2}
+    counts = [
         surgery.count(from_run(place).model)[0] for place in (tiny_run, tmp_path / "half-1", out)
-    )
-    assert last["counts"]["parameters"] == [whole, two] and first["counts"]["parameters"] == [
-        whole,
-        one,
     ]
+    assert first["counts"]["parameters"] == counts[:2]
+    assert last["counts"]["parameters"] == [counts[0], counts[2]]
     assert {n for n, _ in first["layers"].values()} == {n for n, _ in last["layers"].values()}
     assert json.loads((out / "result.json").read_text())["steps"] == 2 and from_run(out).step == 2
     gradually(tiny_run, out)  # nothing is left to do
     assert "val loss" not in capsys.readouterr().out
     with pytest.raises(SystemExit):
         gradually(tiny_run, out, "--importance=bn")
-    assert "holds another pruning: importance is 'l1' there, 'bn' here" in capsys.readouterr().err
+    assert (
+        "contains another pruning: importance is 'l1' there, 'bn' here" in capsys.readouterr().err
+    )
 
 
 def test_a_run_that_learned_in_part_is_pruned_as_a_whole():
@@ -341,12 +328,9 @@ def test_a_run_that_learned_in_part_is_pruned_as_a_whole():
     c.transfer.depth = 1
     c.imbalance.retrain_head = 5.0
     c.imbalance.sampling = "smote"
-    config = cut.prune(classifier, groups, importance.l1(groups, arrays), 0.2).config
-    assert (config.transfer.mode, config.transfer.depth, config.imbalance.sampling) == (
-        "full",
-        0,
-        "over",
-    )
+    config = cut.prune(classifier, groups, importance.l1(groups, arrays), Goal(0.2)).config
+    assert (config.transfer.mode, config.transfer.depth) == ("full", 0)
+    assert config.imbalance.sampling == "over"
     prepare(config.transfer, classifier.model, Streams(0))  # has nothing against it
 
 
@@ -365,8 +349,8 @@ def test_a_run_that_learned_in_part_is_pruned_as_a_whole():
         (["--workdir=RUN", "--out=OUT", "--target=size"], "--target = 'size' is unknown"),
         (["--workdir=nowhere", "--out=OUT"], "nowhere is no run's directory"),
         (["--workdir=nowhere", "--config.seed=1"], "but which? Give the --workdir of a run"),
-        (["--workdir=RUN", "--out=."], "is there already"),
-        (["--workdir=RUN", "--out=.", "--steps=2"], "is there already"),
+        (["--workdir=RUN", "--out=."], "exists already"),
+        (["--workdir=RUN", "--out=.", "--steps=2"], "exists already"),
         (
             ["--workdir=RUN", "--out=OUT", "--config.train.epochs=-1"],
             "train.epochs must be at least 0, got -1.0",
@@ -375,26 +359,24 @@ def test_a_run_that_learned_in_part_is_pruned_as_a_whole():
             ["--workdir=RUN", "--out=OUT", "--config.model.variant=mu/2"],
             "model.variant: a pruned run has the model",
         ),
-        (["--workdir=RUN", "--out=OUT", "--config.transfer.mode=head"], "is trained as a whole"),
+        (["--workdir=RUN", "--out=OUT", "--config.transfer.mode=head"], "is trained in full"),
     ],
 )
 def test_bad_flags(flags, message, tiny_run, tmp_path, capsys):
     places = {"RUN": str(tiny_run), "OUT": str(tmp_path / "out")}
     with pytest.raises(SystemExit) as ended:
-        cli.run(
-            prune.main,
-            [
-                functools.reduce(lambda flag, p: flag.replace(*p), places.items(), flag)
-                for flag in flags
-            ],
-        )
+        argv = [
+            functools.reduce(lambda flag, p: flag.replace(*p), places.items(), flag)
+            for flag in flags
+        ]
+        cli.run(prune.main, argv)
     assert ended.value.code == 2 and message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_a_config_of_another_variant(capsys):
     classifier, arrays, groups = channels("cnn")
-    config = cut.prune(classifier, groups, importance.l1(groups, arrays), 0.1).config
+    config = cut.prune(classifier, groups, importance.l1(groups, arrays), Goal(0.1)).config
     config.model.name = "resnet"
     with pytest.raises(UserError, match=r"model.options.pruned: \S+ is .* there, the model has"):
         build(config, 16)

@@ -52,7 +52,7 @@ def begin(case, source, workdir):
     write_data(open_workdir(workdir / "whole", c), open_data(c, make_mesh(1)))
     groups = find_groups(original.model, original.image_size, 3)
     ratio = 0.1 if case in FEW_PRUNABLE else 0.3
-    pruned = cut.prune(original, groups, importance.l1(groups, arrays), ratio)
+    pruned = cut.prune(original, groups, importance.l1(groups, arrays), cut.Goal(ratio))
     cut.write(pruned, workdir / "whole", workdir / "half")
     return pruned.record
 

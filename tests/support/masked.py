@@ -78,7 +78,7 @@ def check(case):
     ratio = 0.1 if case in FEW_PRUNABLE else 0.3
     groups = find_groups(classifier.model, size, 3)
     scores = importance.l1(groups, arrays)
-    pruned = cut.prune(classifier, groups, scores, ratio)
+    pruned = cut.prune(classifier, groups, scores, cut.Goal(ratio))
     before, after = pruned.record["counts"]["parameters"]
     small = build(pruned.config, size)
     assert (

@@ -1,1 +1,1 @@
-"""Smaller and faster models that are as good."""
+"""Makes models smaller and faster at little or no loss of accuracy."""

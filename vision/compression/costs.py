@@ -1,4 +1,4 @@
-"""What an ONNX file costs: bytes, parameters, multiplications."""
+"""Counts the costs of an ONNX file: bytes, parameters, multiply-adds."""
 
 import pathlib
 
@@ -7,12 +7,12 @@ import numpy as np
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 
 
-def costs(path):
+def costs(path: pathlib.Path | str) -> dict[str, int | None]:
     """Returns {"bytes": int, "parameters": int, "macs": int or None} of an ONNX file.
 
-    Parameters are the numbers stored in it that are no shapes and no scales of a quantization. macs
-    are the multiplications with addition of one image in convolutions and matrix products; None
-    where a shape is not known.
+    Parameters are the numbers stored in it, except shapes and the scales of a quantization. macs
+    are the multiply-adds of convolutions and matrix products for one image; None if a shape is
+    unknown.
 
     Args:
         path: the file.
@@ -38,11 +38,11 @@ def costs(path):
         if node.op_type.endswith("QuantizeLinear")
         for name in node.input[1:]
     }
-    whole = {onnx.TensorProto.INT64, onnx.TensorProto.BOOL}
+    not_parameters = {onnx.TensorProto.INT64, onnx.TensorProto.BOOL}
     sizes = [
         int(np.prod(array.dims, dtype=np.int64))
         for array in graph.initializer
-        if array.data_type not in whole and array.name not in scales
+        if array.data_type not in not_parameters and array.name not in scales
     ]
     products = [_macs(node, shapes) for node in graph.node if node.op_type in PRODUCTS]
     macs = None if None in products else sum(products)
@@ -50,20 +50,22 @@ def costs(path):
 
 
 def _shape(value):
-    """Returns a tensor's shape; None where a length is not known."""
+    """Returns a tensor's shape; None if a length is unknown."""
     dims = value.type.tensor_type.shape.dim
     return tuple(d.dim_value for d in dims) if all(d.HasField("dim_value") for d in dims) else None
 
 
 def _macs(node, shapes):
+    """Returns the multiply-adds of a convolution or product; None if a shape is unknown."""
     out = shapes.get(node.output[0])
     weights = shapes.get(node.input[1])
     if out is None or weights is None:
         return None
     if node.op_type == "Conv":  # weights are (out, in / groups, height, width)
         return int(np.prod(out) * np.prod(weights[1:]))
-    transposed = any(a.name == "transB" and a.i for a in node.attribute)
-    return int(
-        np.prod(out)
-        * (weights[-1] if transposed else weights[-2] if len(weights) > 1 else weights[0])
-    )
+    summed = weights[0]
+    if any(a.name == "transB" and a.i for a in node.attribute):
+        summed = weights[-1]
+    elif len(weights) > 1:
+        summed = weights[-2]
+    return int(np.prod(out) * summed)

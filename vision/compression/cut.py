@@ -1,14 +1,19 @@
-"""A classifier without its least important channels, and the run that it becomes."""
+"""Cuts the least important channels of a classifier, and writes the result as a run."""
 
+import dataclasses
 import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
+from ml_collections import ConfigDict
 
 from vision import models, parallel
-from vision.compression.groups import find_groups
-from vision.compression.latency import BATCH, Beside
+from vision.compression.groups import Group, find_groups
+from vision.compression.latency import BATCH, RelativeLatency
 from vision.data.loading.sampler import run_length
 from vision.data.pipeline import Data
 from vision.errors import UserError, check_choice
@@ -25,172 +30,272 @@ from vision.support.files import write_json
 from vision.training.loop import build_step
 
 TARGETS = ("parameters", "flops", "latency")
-# {width: from it on, what is left is a multiple of this}, which vector units like. In ONNX Runtime
-# 1.31 on a core with AVX-512, an INT8 depthwise convolution of 32x48x48 takes 1.4 ms with 32
-# channels, 2.0 with 24 and
-# 3.9 with 28.
+# {width: a multiple of which is left of layers from this width on}, for vector units. In ONNX
+# Runtime 1.31 on a core with AVX-512, an INT8 depthwise convolution of 32x48x48 takes 1.4 ms with
+# 32 channels, 2.0 with 24 and 3.9 with 28.
 ALIGNED = {32: 16, 16: 8, 8: 4}
-# of each layer's channels: with 8 of the last 1,280 left, EfficientNet-Lite0 lost 7 points on NEU
+# share of each layer's channels: with 8 of the last 1,280 left, EfficientNet-Lite0 lost 7 points on
+# NEU
 FLOOR = 0.1
-TRIES = 8  # measurements of latency, at most
+MAX_MEASUREMENTS = 8  # of latency
 RECORD = "pruning.json"
 
 
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """How much of a model to prune.
+
+    Attributes:
+        ratio: share of the target to remove at least, in (0, 1).
+        target: one of `TARGETS`. Latency is measured: the share of it may be off by as much as
+            other load on the machine changes it.
+        part: how far to go, in (0, 1]: (1 - ratio)^part is then left.
+        batch: batch size that latency is measured with.
+        floor: share of the original's channels to keep in each group at least, in [0, 1), and no
+            less than one channel. Otherwise a layer with low scores throughout would be emptied
+            (Tanaka et al. 2020, arXiv:2006.05467).
+    """
+
+    ratio: float
+    target: str = "parameters"
+    part: float = 1.0
+    batch: int = BATCH
+    floor: float = FLOOR
+
+
+@dataclasses.dataclass
 class Pruned:
     """A smaller model.
 
-    Args:
+    Attributes:
         config: the run's config, whose `model.options.pruned` has the model's shapes.
         arrays: {name: array} of its variables.
-        record: what to tell of it, as JSON can.
+        record: the contents of pruning.json.
     """
 
-    def __init__(self, config, arrays, record):
-        self.config = config
-        self.arrays = arrays
-        self.record = record
+    config: ConfigDict
+    arrays: dict[str, np.ndarray]
+    record: dict[str, Any]
 
 
 def prune(
-    classifier,
-    groups,
-    scores,
-    ratio,
-    target="parameters",
-    *,
-    part=1.0,
-    original=None,
-    batch=BATCH,
-    floor=FLOOR,
-):
+    classifier: Classifier,
+    groups: Sequence[Group],
+    scores: Sequence[np.ndarray],
+    goal: Goal,
+    original: Classifier | None = None,
+) -> Pruned:
     """Returns the `Pruned` model of a classifier, without the channels of the lowest scores.
 
     The best channels of each group stay, and from 8 channels on a multiple of 4, from 16 on of 8,
     from 32 on of 16.
 
     Args:
-        classifier: a `vision.inference.Classifier`.
-        groups: from `vision.compression.groups.find_groups`.
-        scores: of each group an array, from `vision.compression.importance`; infinite = it stays.
-        ratio: share of the target that goes at least.
-        target: one of `TARGETS`. Latency is measured: a share of it may be too high or too low by
-            what the machine's other work makes of it.
-        part: how far to go, in (0, 1]: what is left is then (1 - ratio)^part.
-        original: the classifier that the target is a share of; None = the same.
-        batch: images at a time that latency is measured with.
-        floor: share of the original's channels that stays in each group at least, in [0, 1), and no
-            less than one. A layer whose scores are low as a whole would be emptied otherwise
-            (Tanaka et al. 2020, arXiv:2006.05467).
+        classifier: the classifier to prune.
+        groups: its groups, from `vision.compression.groups.find_groups`.
+        scores: an array for each group, from `vision.compression.importance`; channels with an
+            infinite score stay.
+        goal: how much to prune.
+        original: the classifier that the target is a share of; None for `classifier`.
 
     Raises:
-        UserError: so much cannot go without emptying a layer, not even in all parts together.
+        UserError: the ratio cannot be reached without emptying a layer, not even in all parts
+            together.
     """
-    whole = groups if original is None else find_groups(original.model, *_image(original))
-    scores = [_with_floor(s, floor * len(group)) for s, group in zip(scores, whole, strict=True)]
-    arrays = surgery.arrays(classifier.model)
-    original = original or classifier
-    measure = _measure(classifier, arrays, groups, target, original, batch)
-
-    known = {}
-
-    def without(threshold):
-        kept = _keep(scores, threshold)
-        count = tuple(int(stays.sum()) for stays in kept)
-        known[count] = known.get(count) or measure(kept)
-        return kept, known[count]
-
-    kept, found = without(np.inf)
-    if found["share"] > 1 - ratio:
-        raise UserError(
-            f"--ratio = {ratio:g}: no more than {max(0, 1 - found['share']):.1%} of the {target} can go by this "
-            f"importance without emptying a layer, of which {floor:.0%} stay: choose a lower --ratio or --floor, or "
-            "another --importance"
-        )
-    thresholds = np.unique(
-        np.concatenate([np.zeros(0), *(score[np.isfinite(score)] for score in scores)])
-    )
-    tries = TRIES if target == "latency" else math.inf
-    # the lowest by which it is small enough
-    low = 0
-    high = len(thresholds) - 1
-    while low < high and len(known) < tries:
-        middle = (low + high) // 2
-        tried = without(thresholds[middle])
-        if tried[1]["share"] <= (1 - ratio) ** part:
-            (kept, found) = tried
-            high = middle
-        else:
-            low = middle + 1
-    config = _narrowed(classifier, arrays, _lengths(arrays, groups, kept))
-    sizes = [
-        (surgery.count(m)[0], multiply_adds(m, *_image(classifier)))
-        for m in (original.model, _build(classifier, config))
+    original_groups = groups
+    if original is None:
+        original = classifier
+    else:
+        original_groups = find_groups(original.model, *_image_shape(original))
+    scores = [
+        _with_floor(score, goal.floor * len(group))
+        for score, group in zip(scores, original_groups, strict=True)
     ]
-    counts = dict(
-        zip(("parameters", "multiply-adds"), map(list, zip(*sizes, strict=True)), strict=True)
-    )
+    cutter = _Cutter(classifier, groups)
+    kept, result = _search(scores, _measure(cutter, original, goal), goal)
+    sizes = [_size(original.model, original), _size(cutter.model(kept), classifier)]
+    counts = {
+        "parameters": [parameters for parameters, _ in sizes],
+        "multiply-adds": [macs for _, macs in sizes],
+    }
     layers = {g.name: [len(g), int(k.sum())] for g, k in zip(groups, kept, strict=True)}
-    return Pruned(config, cut(arrays, groups, kept), {"counts": counts, "layers": layers} | found)
+    record = {"counts": counts, "layers": layers} | result
+    return Pruned(cutter.config(kept), cutter.cut(kept), record)
 
 
 def _with_floor(scores, count):
-    """Returns scores of which the highest `count`, and one at least, are infinite."""
+    """Returns scores of which the highest `count`, and at least one, are infinite."""
     scores = scores.copy()
     scores[np.argsort(-scores, kind="stable")[: max(1, math.ceil(count))]] = np.inf
     return scores
 
 
-def _measure(classifier, arrays, groups, target, original, batch):
-    """Returns a function of which channels stay: {"share": of the target that is left}, of latency
-    with "latency"."""
-    check_choice("--target", target, TARGETS)
+def _search(scores, measure, goal):
+    """Finds the lowest threshold of the scores that reaches a goal.
 
-    def smaller(kept):
-        return _narrowed(classifier, arrays, _lengths(arrays, groups, kept))
+    Returns:
+        (a bool array for each group, True for channels that stay; the result of `measure`).
+    """
+    results = {}  # by the numbers of channels
 
-    if target == "latency":
-        beside = Beside(original, batch)
+    def apply(threshold):
+        kept = _keep(scores, threshold)
+        widths = tuple(int(stays.sum()) for stays in kept)
+        if widths not in results:
+            results[widths] = measure(kept)
+        return kept, results[widths]
 
-        def measure(kept):
-            config = smaller(kept)
-            model = ready(_build(classifier, config), cut(arrays, groups, kept))
-            found = beside(Classifier(config, model, classifier.classes, *_image(classifier)))
-            return {"share": found.pop("share"), "latency": found}
+    kept, result = apply(np.inf)
+    if result["share"] > 1 - goal.ratio:
+        raise UserError(
+            f"--ratio = {goal.ratio:g}: no more than {max(0, 1 - result['share']):.1%} of the "
+            f"{goal.target} can go by this importance without emptying a layer, of which "
+            f"{goal.floor:.0%} stay: choose a lower --ratio or --floor, or another --importance"
+        )
+    finite = [score[np.isfinite(score)] for score in scores]
+    thresholds = np.unique(np.concatenate([np.zeros(0), *finite]))
+    max_measurements = MAX_MEASUREMENTS if goal.target == "latency" else math.inf
+    low = 0
+    high = len(thresholds) - 1
+    while low < high and len(results) < max_measurements:
+        middle = (low + high) // 2
+        candidate, candidate_result = apply(thresholds[middle])
+        if candidate_result["share"] <= (1 - goal.ratio) ** goal.part:
+            kept = candidate
+            result = candidate_result
+            high = middle
+        else:
+            low = middle + 1
+    return kept, result
 
-    elif target == "flops":
-        whole = multiply_adds(original.model, *_image(original))
 
-        def measure(kept):
-            return {
-                "share": multiply_adds(_build(classifier, smaller(kept)), *_image(classifier))
-                / whole
+def _keep(scores, threshold):
+    """Returns a bool array for each group: True for the scores above a threshold, with rounding."""
+    kept = []
+    for score in scores:
+        count = int(((score > threshold) | np.isinf(score)).sum())
+        multiple = next((m for width, m in ALIGNED.items() if len(score) >= width), 1)
+        count = max(multiple, round(count / multiple) * multiple, int(np.isinf(score).sum()))
+        stays = np.zeros(len(score), bool)
+        stays[np.argsort(-score, kind="stable")[:count]] = True
+        kept.append(stays)
+    return kept
+
+
+class _Cutter:
+    """Makes a classifier smaller, given the channels that stay.
+
+    `kept` is a bool array for each group, one value a channel.
+    """
+
+    def __init__(self, classifier, groups):
+        self.classifier = classifier
+        self.groups = groups
+        self.arrays = surgery.arrays(classifier.model)
+
+    def shapes(self, kept):
+        """Returns {name: shape} of the result of `cut`."""
+        shapes = {name: list(array.shape) for name, array in self.arrays.items()}
+        for (name, axis), mask in _masks(self.arrays, self.groups, kept).items():
+            shapes[name][axis] = int(mask.sum())
+        return shapes
+
+    def cut(self, kept):
+        """Returns {name: array} of the smaller model."""
+        return cut(self.arrays, self.groups, kept)
+
+    def config(self, kept):
+        """Returns the run's config for the smaller model, which is to be trained in full."""
+        config = self.classifier.config.copy_and_resolve_references()
+        # of a run that was pruned before
+        previous = of_option(config.model.options.to_dict().get(OPTION, {}))
+        config.model.options[OPTION] = as_option(
+            {
+                name: shape
+                for name, shape in self.shapes(kept).items()
+                if name in previous or tuple(shape) != self.arrays[name].shape
             }
+        )
+        config.model.pretrained = ""
+        config.transfer.mode = "full"
+        config.transfer.cache_embeddings = False
+        config.transfer.depth = 0
+        config.transfer.trainable = ""
+        config.imbalance.retrain_head = 0.0
+        if config.imbalance.sampling == "smote":  # for embeddings that do not change
+            config.imbalance.sampling = "over"
+        return config
 
-    else:
-        learned = {
-            name
-            for name, v in surgery.variables(classifier.model).items()
-            if isinstance(v, nnx.Param)
-        }
-        whole = surgery.count(original.model)[0]
+    def model(self, kept):
+        """Returns the smaller model, abstract."""
+        config = self.config(kept)
+        count = len(self.classifier.classes)
+        shape = _image_shape(self.classifier)
+        return nnx.eval_shape(lambda: models.build(config.model, count, *shape, Streams(0)))
 
-        def measure(kept):
-            shapes = _lengths(arrays, groups, kept)
-            return {
-                "share": sum(math.prod(shape) for name, shape in shapes.items() if name in learned)
-                / whole
-            }
+
+def _measure(cutter, original, goal):
+    """Returns a function of the channels that stay.
+
+    It returns {"share": share of the goal's target that is left}, for latency also "latency".
+    """
+    check_choice("--target", goal.target, TARGETS)
+    measures = {"parameters": _parameters, "flops": _flops, "latency": _latency}
+    return measures[goal.target](cutter, original, goal)
+
+
+def _parameters(cutter, original, goal):
+    variables = surgery.variables(cutter.classifier.model)
+    learned = {name for name, v in variables.items() if isinstance(v, nnx.Param)}
+    total = surgery.count(original.model)[0]
+
+    def measure(kept):
+        shapes = cutter.shapes(kept)
+        left = sum(math.prod(shape) for name, shape in shapes.items() if name in learned)
+        return {"share": left / total}
 
     return measure
 
 
-def cut(arrays, groups, kept):
-    """Returns {name: array} without the channels that are not kept.
+def _flops(cutter, original, goal):
+    total = multiply_adds(original.model, *_image_shape(original))
+
+    def measure(kept):
+        left = multiply_adds(cutter.model(kept), *_image_shape(cutter.classifier))
+        return {"share": left / total}
+
+    return measure
+
+
+def _latency(cutter, original, goal):
+    relative_latency = RelativeLatency(original, goal.batch)
+    classifier = cutter.classifier
+
+    def measure(kept):
+        model = ready(cutter.model(kept), cutter.cut(kept))
+        smaller = Classifier(
+            cutter.config(kept), model, classifier.classes, *_image_shape(classifier)
+        )
+        result = relative_latency(smaller)
+        return {"share": result.pop("share"), "latency": result}
+
+    return measure
+
+
+def _size(model, classifier):
+    """Returns (parameters, multiply-adds) of a model with a classifier's images."""
+    return surgery.count(model)[0], multiply_adds(model, *_image_shape(classifier))
+
+
+def cut(
+    arrays: Mapping[str, np.ndarray], groups: Sequence[Group], kept: Sequence[np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Returns {name: array} without the channels that do not stay.
 
     Args:
         arrays: {name: array} of all variables.
         groups: from `vision.compression.groups.find_groups`.
-        kept: of each group a bool array, one a channel.
+        kept: a bool array for each group, True for channels that stay.
     """
     arrays = dict(arrays)
     for (name, axis), mask in _masks(arrays, groups, kept).items():
@@ -199,7 +304,7 @@ def cut(arrays, groups, kept):
 
 
 def _masks(arrays, groups, kept):
-    """Returns {(name, axis): bool array}, which indices stay, of all axes that groups lie on."""
+    """Returns {(name, axis): bool array}, the indices that stay, of all axes with groups."""
     masks = {}
     for group, stays in zip(groups, kept, strict=True):
         for (name, axis), indices in group.parts.items():
@@ -208,73 +313,34 @@ def _masks(arrays, groups, kept):
     return masks
 
 
-def _lengths(arrays, groups, kept):
-    """Returns {name: shape} of what `cut` returns."""
-    shapes = {name: list(array.shape) for name, array in arrays.items()}
-    for (name, axis), mask in _masks(arrays, groups, kept).items():
-        shapes[name][axis] = int(mask.sum())
-    return shapes
-
-
-def _keep(scores, threshold):
-    """Returns of each group which channels stay: bool arrays, True above the threshold, up to
-    rounding."""
-    kept = []
-    for score in scores:
-        count = int(((score > threshold) | np.isinf(score)).sum())
-        step = next((step for width, step in ALIGNED.items() if len(score) >= width), 1)
-        count = max(step, round(count / step) * step, int(np.isinf(score).sum()))
-        stays = np.zeros(len(score), bool)
-        stays[np.argsort(-score, kind="stable")[:count]] = True
-        kept.append(stays)
-    return kept
-
-
-def _narrowed(classifier, arrays, lengths):
-    """Returns the run's config for a model of these shapes, which is to be trained as a whole."""
-    config = classifier.config.copy_and_resolve_references()
-    # of a run that was pruned already
-    before = of_option(config.model.options.to_dict().get(OPTION, {}))
-    narrower = {n: s for n, s in lengths.items() if n in before or tuple(s) != arrays[n].shape}
-    config.model.options[OPTION] = as_option(narrower)
-    config.model.pretrained = ""
-    config.transfer.mode = "full"
-    config.transfer.cache_embeddings = False
-    config.transfer.depth = 0
-    config.transfer.trainable = ""
-    config.imbalance.retrain_head = 0.0
-    if config.imbalance.sampling == "smote":  # which is for embeddings that do not change
-        config.imbalance.sampling = "over"
-    return config
-
-
-def _build(classifier, config):
-    def create():
-        return models.build(config.model, len(classifier.classes), *_image(classifier), Streams(0))
-
-    return nnx.eval_shape(create)
-
-
-def _image(classifier):
+def _image_shape(classifier):
     return classifier.image_size, classifier.channels
 
 
-def write(pruned, workdir, out):
-    """Writes a `Pruned` model as a run that has not made a step yet, whole or not at all.
+def write(pruned: Pruned, workdir: pathlib.Path | str, out: pathlib.Path) -> None:
+    """Writes a `Pruned` model as a run without any training steps, all of it or nothing.
 
     Args:
         pruned: from `prune`; its record becomes pruning.json.
-        workdir: of the run that it comes from.
-        out: `pathlib.Path` of a directory, new or empty.
+        workdir: directory of the run that it comes from.
+        out: directory to write, new or empty.
 
     Raises:
         UserError: the directory cannot be written.
         RunError: the checkpoint cannot be written.
     """
-    _, known = read_run(workdir)
-    loaders = {name: range(size) for name, size in known["split_sizes"].items()}
-    counts = np.array(known["class_counts"])
-    data = Data(loaders, tuple(known["classes"]), known["image_size"], known["channels"], counts)
+    _, description = read_run(workdir)
+    # only the sizes of the splits are needed
+    loaders: dict[str, Any] = {
+        name: range(size) for name, size in description["split_sizes"].items()
+    }
+    data = Data(
+        loaders,
+        tuple(description["classes"]),
+        description["image_size"],
+        description["channels"],
+        np.array(description["class_counts"]),
+    )
     mesh = parallel.make_mesh(1)
     steps = run_length(pruned.config.train, len(loaders["train"]))
     train_step = build_step(pruned.config, data, mesh, steps)

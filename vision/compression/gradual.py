@@ -1,103 +1,133 @@
-"""Pruning a run in one step, or in several with training between them, which costs less accuracy.
+"""Prunes a run in one step, or in several with training in between, which costs less accuracy.
 
-Li et al. 2016 (arXiv:1608.08710), section 3.4, "prune and retrain iteratively". Of N steps each
-leaves the same share of what the one before has left.
+Li et al. 2016 (arXiv:1608.08710), section 3.4, "prune and retrain iteratively". Each of N steps
+keeps the same share of what the step before has left.
 """
 
 import json
 import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from vision.compression import importance
-from vision.compression.cut import RECORD, prune, write
+from vision.compression.cut import RECORD, Goal, prune, write
 from vision.errors import UserError
 from vision.inference import Classifier, from_run
 from vision.run.directory import read_run
 from vision.training.run import run
 
 
-def prune_run(config, asked, out, say=print):
-    """Prunes a run; in several steps, where they are asked for, with a training after each.
+def prune_run(
+    config: ConfigDict,
+    request: dict[str, Any],
+    out: pathlib.Path,
+    report: Callable[[str], object] = print,
+) -> dict[str, Any] | None:
+    """Prunes a run; in several steps, if requested, with a training after each.
 
-    Each step makes a run of its own: OUT-1, OUT-2, ..., and the last OUT. What an interrupted call
-    has done, another one finds there and goes on.
+    Each step writes a run of its own: OUT-1, OUT-2, ..., and the last OUT. A call continues where
+    an interrupted one has stopped.
 
     Args:
-        config: what the pruned runs are trained by: the run's own, maybe changed.
-        asked: {"run": its directory, "ratio", "target", "importance", "batch", "floor": see
-            `vision.compression.cut.prune`, "steps": how many}, and what else the records are to
-            tell.
-        out: `pathlib.Path` of the last step's directory.
-        say: called with a line of text about what is done.
+        config: the config to train the pruned runs with: the run's own, possibly changed.
+        request: {"run": the run's directory, "importance": one of `importance.IMPORTANCES`,
+            "ratio", "target", "batch", "floor": see `vision.compression.cut.Goal`, "steps": number
+            of steps}, and anything else that the records should contain.
+        out: directory of the last step.
+        report: called with a line of text on the progress.
 
     Returns:
-        The record of the last step, as its pruning.json has it; None where its training was
-        interrupted.
+        The record of the last step, as in its pruning.json; None if its training was interrupted.
 
     Raises:
-        UserError: so much cannot go; a directory holds something else, or cannot be written.
+        UserError: the ratio is too high; a directory contains something else, or cannot be written.
         RunError: a training failed, or a checkpoint cannot be written.
     """
-    places = [*(pathlib.Path(f"{out}-{i}") for i in range(1, asked["steps"])), out]
-    begun = [i for i, place in enumerate(places) if _is_pruned(place, asked | {"step": i + 1})]
-    original = from_run(asked["run"])
-    first = max(begun, default=-1)
-    for i in range(max(first, 0), len(places)):
+    steps = request["steps"]
+    places = [*(pathlib.Path(f"{out}-{i}") for i in range(1, steps)), out]
+    written = [i for i, place in enumerate(places) if _is_pruned(place, request | {"step": i + 1})]
+    original = from_run(request["run"])
+    last_written = max(written, default=-1)
+    for i in range(max(last_written, 0), steps):
         place = places[i]
-        wanted = asked | {"step": i + 1}
-        if i > first:
-            _step(original, config, wanted, places[i - 1], place)
+        if i > last_written:
+            _prune_step(original, config, request | {"step": i + 1}, places[i - 1], place)
         record = json.loads((place / RECORD).read_text())
-        if len(places) > 1:
-            say(
-                f"step {i + 1} of {len(places)}: {record['share']:.1%} of the {asked['target']} are left; {place}"
+        if steps > 1:
+            report(
+                f"step {i + 1} of {steps}: {record['share']:.1%} of the {request['target']} are "
+                f"left; {place}"
             )
-            if (
-                not (place / "result.json").is_file()
-                and run(read_run(place)[0], place, again="the same command") is None
-            ):
+            if not _train(place):
                 return None
     return record
 
 
-def _is_pruned(place, wanted):
-    """Returns whether a step has made a directory already; raises `UserError` where anything else
-    has."""
+def _train(place):
+    """Trains a pruned run unless that is done; returns whether it is."""
+    if (place / "result.json").is_file():
+        return True
+    config, _ = read_run(place)
+    return run(config, place, again="the same command") is not None
+
+
+def _is_pruned(place, request):
+    """Returns whether a step has already written its directory.
+
+    Raises:
+        UserError: the directory contains anything else.
+    """
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return False
     try:
-        there = json.loads((place / RECORD).read_text())
+        record = json.loads((place / RECORD).read_text())
     except (OSError, ValueError):
-        there = None
-    if wanted["steps"] == 1 or there is None:
-        raise UserError(f"--out {place} is there already: give a new or empty directory")
-    for key, value in json.loads(json.dumps(wanted)).items():
-        if there.get(key) != value:
+        record = None
+    if request["steps"] == 1 or record is None:
+        raise UserError(f"--out {place} exists already: give a new or empty directory")
+    for key, value in json.loads(json.dumps(request)).items():
+        if record.get(key) != value:
             raise UserError(
-                f"--out {place} holds another pruning: {key} is {there.get(key)!r} there, {value!r} here.\n"
-                "Give another --out, or the command that made it"
+                f"--out {place} contains another pruning: {key} is {record.get(key)!r} there, "
+                f"{value!r} here.\nGive another --out, or the command that made it"
             )
     return True
 
 
-def _step(original, config, wanted, before, place):
-    """Prunes the original, or what the step before has trained, as far as a step goes, and writes
-    the run."""
-    number = wanted["step"]
-    steps = wanted["steps"]
-    source = wanted["run"]
+def _prune_step(original, config, request, previous, place):
+    """Prunes the original, or the result of the previous step, and writes the run.
+
+    Args:
+        original: the `Classifier` that the first step prunes.
+        config: the config to train with.
+        request: see `prune_run`, with "step": the step's number, from 1.
+        previous: directory of the previous step.
+        place: directory to write.
+    """
+    step = request["step"]
+    source = request["run"]
     classifier = Classifier(
         config, original.model, original.classes, original.image_size, original.channels
     )
-    layers = {}
-    if number > 1:
-        source = before
-        classifier = from_run(before)
-        layers = json.loads((before / RECORD).read_text())["layers"]
-    groups, scores = importance.measure(classifier, wanted["importance"])
-    goal = {name: wanted[name] for name in ("ratio", "target", "batch", "floor")}
-    pruned = prune(classifier, groups, scores, **goal, part=number / steps, original=original)
-    whole = {
-        name: [layers.get(name, own)[0], own[1]] for name, own in pruned.record["layers"].items()
+    original_layers = {}
+    if step > 1:
+        source = previous
+        classifier = from_run(previous)
+        original_layers = json.loads((previous / RECORD).read_text())["layers"]
+    groups, scores = importance.measure(classifier, request["importance"])
+    goal = Goal(
+        request["ratio"],
+        request["target"],
+        part=step / request["steps"],
+        batch=request["batch"],
+        floor=request["floor"],
+    )
+    pruned = prune(classifier, groups, scores, goal, original)
+    layers = {
+        name: [original_layers.get(name, counts)[0], counts[1]]
+        for name, counts in pruned.record["layers"].items()
     }
-    pruned.record = wanted | pruned.record | {"layers": whole}
+    pruned.record = request | pruned.record | {"layers": layers}
     write(pruned, source, place)

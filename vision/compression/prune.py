@@ -1,29 +1,29 @@
-"""Makes a run's model smaller: whole channels, heads and hidden units are removed, the least
-important first.
+"""Prunes a run's model: removes whole channels, heads and hidden units, the least important first.
 
-    python -m vision.compression.prune --workdir runs/pets --out runs/half --ratio 0.5
-    --config.train.epochs=5
-    python -m vision.main --workdir runs/half                                               # trains
-    it
-    python -m vision.compression.prune --workdir runs/pets --out runs/half --ratio 0.5 --steps 3
-    --config.train.epochs=5
+    python -m vision.compression.prune --workdir runs/pets --out runs/half --ratio 0.5 \\
+        --config.train.epochs=5
+    python -m vision.main --workdir runs/half                               # trains it
+    python -m vision.compression.prune --workdir runs/pets --out runs/half --ratio 0.5 --steps 3 \\
+        --config.train.epochs=5
 
---ratio is the share of the parameters that goes at least; with --target flops, of the
+--ratio is the share of the parameters to remove at least; with --target flops, of the
 multiply-adds; with --target latency, of the time that ONNX Runtime takes for --batch images,
-measured here beside the original. The result is a run like any other, of which the model has fewer
-channels; what it lost in accuracy, training it further brings back. That is done with the run's own
-config and what --config.KEY=VALUE changes of it, as a rule a tenth of the learning rate. Without
+measured here beside the original. The result is a run like any other, whose model has fewer
+channels; training it further restores the accuracy that it lost. That is done with the run's own
+config and the changes of --config.KEY=VALUE, as a rule a tenth of the learning rate. Without
 --steps it is not trained here. With --steps N the ratio is reached in N steps, with a training
-after each, in OUT-1, OUT-2, ... and at last OUT; interrupted, the same command goes on.
+after each, in OUT-1, OUT-2, ... and finally OUT; after an interruption, the same command continues.
 
-Of each layer --floor stays, a tenth: what is left of a whole network hardly learns past a layer
-that is nearly empty. --importance: l1, the norm of filters, by which every layer loses the same
-share; bn, the scale of batch norms; taylor, the change of the loss on training images.
+A share of each layer stays, --floor, by default a tenth: a network hardly learns past a layer that
+is nearly empty. --importance: l1, the norm of filters, by which every layer loses the same share;
+bn, the scale of batch norms; taylor, the change of the loss on training images.
 """
 
 import json
 import pathlib
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from absl import flags, logging
 
@@ -34,42 +34,26 @@ from vision.errors import UserError, check_choice, check_range
 from vision.run.directory import own_config
 from vision.support.memory import keep_freed_memory
 
-# What a pruned run is, and no override changes: its model, trained as a whole from what was pruned.
+# keys that no override changes: a pruned run has its model, and is trained in full
 FIXED = (
-    *(
-        "model.name",
-        "model.variant",
-        "model.options.",
-        "model.pretrained",
-        "model.head",
-        "transfer.mode",
-    ),
-    *(
-        "transfer.depth",
-        "transfer.trainable",
-        "transfer.cache_embeddings",
-        "imbalance.retrain_head",
-    ),
-    *("data.image_size", "data.channels"),
+    "model.name",
+    "model.variant",
+    "model.options.",
+    "model.pretrained",
+    "model.head",
+    "transfer.mode",
+    "transfer.depth",
+    "transfer.trainable",
+    "transfer.cache_embeddings",
+    "imbalance.retrain_head",
+    "data.image_size",
+    "data.channels",
 )
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     config, values, words = parse_stage(argv, __doc__, _flags, lambda: own_config(argv))
-    if (
-        words
-        or not values.workdir
-        or any(re.match(r"--config(=|$)", argument) for argument in argv)
-    ):
-        raise UserError("which run? Give --workdir RUN" + (f", not '{words[0]}'" if words else ""))
-    if not values.out:
-        raise UserError("where to? Give --out DIRECTORY")
-    check_range(
-        "--ratio", values.ratio, 0 < values.ratio < 1, "between 0 and 1, the share to remove"
-    )
-    check_range("--floor", values.floor, 0 <= values.floor < 1, "in [0, 1), the share to keep")
-    for name in ("steps", "batch"):
-        check_range(f"--{name}", values[name].value, values[name].value >= 1, "at least 1")
+    _check_flags(argv, values, words)
     overrides = {} if config is None else _overrides(config, own_config(argv))
     if config is not None:
         validate(config)
@@ -82,45 +66,52 @@ def main(argv):
     check_choice("--importance", values.importance, IMPORTANCES)
     check_choice("--target", values.target, TARGETS)
     logging.set_verbosity(logging.ERROR)  # libraries' chatter
-    asked = {
-        name: values[name].value
-        for name in ("ratio", "importance", "target", "batch", "floor", "steps")
-    }
-    record = gradual.prune_run(
-        config, {"run": values.workdir} | asked | {"config": overrides}, pathlib.Path(values.out)
-    )
+    names = ("ratio", "importance", "target", "batch", "floor", "steps")
+    request = {"run": values.workdir}
+    request |= {name: values[name].value for name in names}
+    request |= {"config": overrides}
+    record = gradual.prune_run(config, request, pathlib.Path(values.out))
     if record is not None:
-        print(
-            *describe(record),
-            f"evaluate it: python -m vision.evaluation --workdir {values.out}",
-            sep="\n",
-        )
+        print(*describe(record), sep="\n")
+        print(f"evaluate it: python -m vision.evaluation --workdir {values.out}")
         if values.steps == 1:
             print(f"train it: python -m vision.main --workdir {values.out}")
+
+
+def _check_flags(argv, values, words):
+    """Raises `UserError` for a missing or invalid flag."""
+    has_config = any(re.match(r"--config(=|$)", argument) for argument in argv)
+    if words or not values.workdir or has_config:
+        raise UserError("which run? Give --workdir RUN" + (f", not '{words[0]}'" if words else ""))
+    if not values.out:
+        raise UserError("where to? Give --out DIRECTORY")
+    check_range(
+        "--ratio", values.ratio, 0 < values.ratio < 1, "between 0 and 1, the share to remove"
+    )
+    check_range("--floor", values.floor, 0 <= values.floor < 1, "in [0, 1), the share to keep")
+    for name in ("steps", "batch"):
+        check_range(f"--{name}", values[name].value, values[name].value >= 1, "at least 1")
 
 
 def _flags(values):
     flags.DEFINE_string("workdir", "", "directory of a run", flag_values=values)
     flags.DEFINE_string("out", "", "directory of the pruned run; new", flag_values=values)
-    flags.DEFINE_float("ratio", 0.5, "share of the target that goes, in (0, 1)", flag_values=values)
+    flags.DEFINE_float("ratio", 0.5, "share of the target to remove, in (0, 1)", flag_values=values)
     flags.DEFINE_float(
-        "floor", 0.1, "share of each layer's channels that stays at least", flag_values=values
+        "floor", 0.1, "share of each layer's channels to keep at least", flag_values=values
     )
     flags.DEFINE_string("importance", "l1", "l1, bn, taylor", flag_values=values)
     flags.DEFINE_string("target", "parameters", "parameters, flops, latency", flag_values=values)
     flags.DEFINE_integer(
-        "batch", 32, "images at a time that latency is measured with", flag_values=values
+        "batch", 32, "batch size that latency is measured with", flag_values=values
     )
     flags.DEFINE_integer(
-        "steps",
-        1,
-        "in how many steps, with a training after each where above 1",
-        flag_values=values,
+        "steps", 1, "number of steps, with a training after each if above 1", flag_values=values
     )
 
 
 def _overrides(config, own):
-    """Returns {key: value} of what the command line changes of a run's config."""
+    """Returns {key: value} of the changes that the command line makes to a run's config."""
     before = dict(leaves(own))
     changed = {
         key: value for key, value in leaves(config) if key not in before or value != before[key]
@@ -128,22 +119,23 @@ def _overrides(config, own):
     for key in changed:
         if key.startswith(FIXED):
             raise UserError(
-                f"--config.{key}: a pruned run has the model of its run, and is trained as a whole"
+                f"--config.{key}: a pruned run has the model of its run, and is trained in full"
             )
     return json.loads(json.dumps(changed))
 
 
-def describe(record):
-    """Returns the lines that the command prints of a pruning.json."""
+def describe(record: Mapping[str, Any]) -> list[str]:
+    """Returns the lines that the command prints about a pruning.json."""
     lines = [
         f"{what}: {before:,} -> {after:,} ({100 * (1 - after / before):.1f} % less)"
         for what, (before, after) in record["counts"].items()
     ]
     if "latency" in record:
-        found = record["latency"]
+        latency = record["latency"]
         lines.append(
-            f"latency: {found['original']:.2f} -> {found['pruned']:.2f} ms ({100 * (1 - record['share']):.1f} % less), "
-            f"ONNX Runtime, {found['batch']} images at a time, {found['cores']} cores, {found['rounds']} rounds"
+            f"latency: {latency['original']:.2f} -> {latency['pruned']:.2f} ms "
+            f"({100 * (1 - record['share']):.1f} % less), ONNX Runtime, batches of "
+            f"{latency['batch']} images, {latency['cores']} cores, {latency['rounds']} rounds"
         )
     return lines
 

@@ -1,13 +1,13 @@
-"""Original, pruned, quantized: what each costs and how good it is, on one page.
+"""Compares models, such as the original, the pruned and the quantized: costs and quality on a page.
 
-    python -m vision.compression.report runs/pets bundles/pets-int8 runs/pets-pruned --out
-    reports/pets
-    python -m vision.compression.report bundles/lite0 bundles/lite0-int8 --data folder:photos --out
-    reports/lite0
+    python -m vision.compression.report runs/pets bundles/pets-int8 runs/pets-pruned \\
+        --out reports/pets
+    python -m vision.compression.report bundles/lite0 bundles/lite0-int8 --data folder:photos \\
+        --out reports/lite0
 
-Names runs, which are exported to ONNX for it, and bundles; the others are compared to the first.
-All are run by ONNX Runtime on the same images, in turn. Writes report.html, report.json and
-pareto.png.
+Takes runs, which are exported to ONNX for the comparison, and bundles; the first is what the others
+are compared to. ONNX Runtime runs all of them on the same images, in turn. Writes report.html,
+report.json and pareto.png.
 """
 
 import contextlib
@@ -16,20 +16,22 @@ import datetime
 import io
 import pathlib
 import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
 
 from vision import cli
-from vision.bundle.directory import MANIFEST, open_bundle
+from vision.bundle.directory import MANIFEST, Bundle, open_bundle
 from vision.config.flags import parse_stage
 from vision.errors import UserError
 from vision.support.files import make_directory, replacing, write_json
 
-BATCHES = (1, 32)  # that latency is measured with
+BATCHES = (1, 32)  # batch sizes that latency is measured with
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     config, values, words = parse_stage(argv, __doc__, _flags)
     if config is not None or not words:
         raise UserError("which models? Give directories of runs and bundles, the original first")
@@ -38,16 +40,16 @@ def main(argv):
     with contextlib.ExitStack() as stack:
         models = [open_model(word, stack) for word in words]
         _check_titles(models)
-        found = measure(models, values.data, values.split)
-    write(make_directory(values.out), found)
-    print(*describe(found), sep="\n")
+        results = measure(models, values.data, values.split)
+    write(make_directory(values.out), results)
+    print(*describe(results), sep="\n")
     print(f"{values.out}/report.html, report.json, pareto.png")
 
 
 def _flags(values):
-    flags.DEFINE_string("data", "", "another source than the first model's", flag_values=values)
+    flags.DEFINE_string("data", "", "source; default: the first model's", flag_values=values)
     flags.DEFINE_string("split", "", "train, val, test or all", flag_values=values)
-    flags.DEFINE_string("out", "", "directory to write to; made if need be", flag_values=values)
+    flags.DEFINE_string("out", "", "directory to write to; created if missing", flag_values=values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,21 +57,25 @@ class Model:
     """One of the compared models.
 
     Attributes:
-        title: what it is called.
+        title: name in the report.
         file: its ONNX file.
-        bundle: `vision.bundle.directory.Bundle`.
+        bundle: its bundle.
     """
 
     title: str
     file: pathlib.Path
-    bundle: object
+    bundle: Bundle
 
 
-def open_model(path, stack):
-    """Opens a bundle, or a run, which is exported into a temporary directory that `stack` removes.
+def open_model(path: pathlib.Path | str, stack: contextlib.ExitStack) -> Model:
+    """Opens a bundle or a run.
+
+    Args:
+        path: its directory.
+        stack: removes the temporary directory that a run is exported into.
 
     Raises:
-        UserError: it is neither, or cannot be opened; its model is no ONNX file.
+        UserError: it is neither, or cannot be opened; its model is not an ONNX file.
     """
     path = pathlib.Path(path)
     folder = path
@@ -83,7 +89,7 @@ def open_model(path, stack):
     bundle = open_bundle(folder)
     files = sorted(folder.glob("*.onnx"))
     if not files:
-        raise UserError(f"{path} holds no model.onnx: export it with --format onnx")
+        raise UserError(f"{path} contains no model.onnx: export it with --format onnx")
     return Model(path.resolve().name, files[0], bundle)
 
 
@@ -91,63 +97,76 @@ def _check_titles(models):
     titles = [model.title for model in models]
     if repeated := {title for title in titles if titles.count(title) > 1}:
         raise UserError(
-            f"two directories are called {min(repeated)}: rename one, for the report calls them by it"
+            f"two directories are called {min(repeated)}, which would be their name in the report: "
+            "rename one"
         )
 
 
-def measure(models, spec="", split=""):
-    """Returns what report.json says: {"source", "split", "images", "cores", "cpu", "date",
-    "models": [...]}.
+def measure(models: Sequence[Model], spec: str = "", split: str = "") -> dict[str, Any]:
+    """Returns the contents of report.json.
 
     Args:
-        models: list of `Model`, the original first.
+        models: the models, the original first.
         spec, split: see `vision.evaluation.data.open_split`.
+
+    Returns:
+        {"source", "split", "images", "cores", "cpu", "date", "models": [...]}.
 
     Raises:
         UserError: the images cannot be opened, or have classes that a model does not know.
     """
-    from vision import parallel
-    from vision.compression.costs import costs
     from vision.compression.int8 import dot_product
     from vision.compression.latency import compare
-    from vision.evaluation.data import open_split
-    from vision.evaluation.evaluator import gather
-    from vision.evaluation.measures import intervals, statistics
-    from vision.evaluation.outputs import Forward, batch_size
+    from vision.evaluation.measures import statistics
 
-    mesh = parallel.make_mesh(1)
+    spec = spec or models[0].bundle.config.data.source
     rows = []
-    right = []
-    first = models[0].bundle
+    correct = []
     for model in models:
-        opened = open_split(
-            model.bundle, model.bundle.config, mesh, spec or first.config.data.source, split
-        )
-        outputs = gather(
-            Forward(model.bundle, mesh), opened, batch_size(model.bundle.config.train, mesh), 0
-        )
-        right.append((outputs.logits.argmax(1) == outputs.labels).astype(float))
-        accuracy = intervals.with_intervals(outputs.logits, outputs.labels, model.bundle.classes)[
-            "metrics"
-        ]["accuracy"]
-        rows.append({"title": model.title, "accuracy": accuracy} | costs(model.file))
-    for row, own in zip(rows, right, strict=True):
-        if len(own) == len(right[0]):
-            row["change"] = statistics.paired_bootstrap(own, right[0])
+        row, row_correct, opened = _evaluate(model, spec, split)
+        rows.append(row)
+        correct.append(row_correct)
+    for row, row_correct in zip(rows, correct, strict=True):
+        if len(row_correct) == len(correct[0]):
+            row["change"] = statistics.paired_bootstrap(row_correct, correct[0])
     for batch in BATCHES:
         runs = {model.title: _runner(model.bundle, batch) for model in models}
-        found = compare(runs, np.zeros(1))
+        latencies = compare(runs, np.zeros(1))
         for row in rows:
-            row[f"latency_{batch}"] = found["models"][row["title"]]
+            row[f"latency_{batch}"] = latencies["models"][row["title"]]
     return {
         "source": opened.spec,
         "split": opened.name,
-        "images": len(right[0]),
-        "cores": found["cores"],
+        "images": len(correct[0]),
+        "cores": latencies["cores"],
         "cpu": f"8-bit dot products: {dot_product()}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "models": rows,
     }
+
+
+def _evaluate(model, spec, split):
+    """Evaluates a model on a split.
+
+    Returns:
+        (its row of the report as a dict, without latencies; float (N,), 1 for the images that are
+        classified as labeled, else 0; the opened `vision.evaluation.data.Split`).
+    """
+    from vision import parallel
+    from vision.compression.costs import costs
+    from vision.evaluation.data import open_split
+    from vision.evaluation.evaluator import gather
+    from vision.evaluation.measures import intervals
+    from vision.evaluation.outputs import Forward, batch_size
+
+    bundle = model.bundle
+    mesh = parallel.make_mesh(1)
+    opened = open_split(bundle, bundle.config, mesh, spec, split)
+    outputs = gather(Forward(bundle, mesh), opened, batch_size(bundle.config.train, mesh), 0)
+    correct = (outputs.logits.argmax(1) == outputs.labels).astype(float)
+    values = intervals.with_intervals(outputs.logits, outputs.labels, bundle.classes)
+    row = {"title": model.title, "accuracy": values["metrics"]["accuracy"]} | costs(model.file)
+    return row, correct, opened
 
 
 def _runner(bundle, batch):
@@ -157,27 +176,36 @@ def _runner(bundle, batch):
     return lambda _: bundle.probabilities_and_embeddings(images)
 
 
-def write(out, found):
-    """Writes report.html, report.json and pareto.png into a directory."""
+def write(out: pathlib.Path, results: Mapping[str, Any]) -> None:
+    """Writes report.html, report.json and pareto.png into a directory.
+
+    Raises:
+        UserError: they cannot be written.
+    """
     from vision.data.pictures import data_uri
     from vision.support.page import render
 
-    picture = pareto(found["models"])
-    shown = {"found": found, "batches": BATCHES, "picture": data_uri(picture)}
-    page = render(pathlib.Path(__file__).with_name("report.html"), shown)
+    picture = pareto(results["models"])
+    values = {"report": results, "batches": BATCHES, "picture": data_uri(picture)}
+    page = render(pathlib.Path(__file__).with_name("report.html"), values)
     try:
         with replacing(out / "pareto.png", binary=True) as file:
             file.write(picture)
-        write_json(out / "report.json", found)
+        write_json(out / "report.json", results)
         with replacing(out / "report.html") as file:
             file.write(page)
     except OSError as error:
         raise UserError(f"cannot write to --out {out}: {error.strerror or error}") from error
 
 
-def pareto(rows):
-    """Returns the PNG of accuracy against latency and against size; what nothing else beats in both
-    is joined."""
+def pareto(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Returns a PNG of accuracy against latency and against size.
+
+    The models that no other beats in both are joined by a line.
+
+    Args:
+        rows: the "models" of report.json.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.4), layout="constrained")
@@ -192,8 +220,8 @@ def pareto(rows):
     ]
     for axes, (title, cost) in zip(figure.subplots(1, 2, sharey=True), costs.items(), strict=True):
         axes.errorbar(cost, accuracy, errors, fmt="o", color="#0969da", ecolor="#afb8c1", capsize=3)
-        for number, place in enumerate(zip(cost, accuracy, strict=True), 1):
-            axes.annotate(str(number), place, (5, 5), textcoords="offset points", fontsize=9)
+        for number, point in enumerate(zip(cost, accuracy, strict=True), 1):
+            axes.annotate(str(number), point, (5, 5), textcoords="offset points", fontsize=9)
         best = front(cost, accuracy)
         axes.plot(
             [cost[i] for i in best], [accuracy[i] for i in best], "--", color="#57606a", linewidth=1
@@ -207,32 +235,36 @@ def pareto(rows):
     return file.getvalue()
 
 
-def front(cost, value):
-    """Returns the positions that no other one beats in cost and equals or beats in value, by
-    cost."""
+def front(cost: Sequence[float], value: Sequence[float]) -> list[int]:
+    """Returns the indices of the Pareto front, by increasing cost.
+
+    That is, of the pairs for which no other one has at most the same cost and at least the same
+    value.
+    """
     order = sorted(range(len(cost)), key=lambda i: (cost[i], -value[i]))
     best = -np.inf
-    found = []
+    indices = []
     for i in order:
         if value[i] > best:
             best = value[i]
-            found.append(i)
-    return found
+            indices.append(i)
+    return indices
 
 
-def describe(found):
-    """Returns the lines that the command prints."""
+def describe(results: Mapping[str, Any]) -> list[str]:
+    """Returns the lines that the command prints about a report.json."""
     lines = [
-        f"{found['source']}, {found['split']}: {found['images']:,} images; {found['cores']} cores ({found['cpu']})"
+        f"{results['source']}, {results['split']}: {results['images']:,} images; "
+        f"{results['cores']} cores ({results['cpu']})"
     ]
-    for row in found["models"]:
-        accuracy = row["accuracy"]
-        last = row[f"latency_{BATCHES[-1]}"]
+    for row in results["models"]:
+        accuracy = {key: 100 * row["accuracy"][key] for key in ("value", "low", "high")}
+        latency = row[f"latency_{BATCHES[-1]}"]
         macs = f"{row['macs'] / 1e9:.3f} GMACs" if row["macs"] is not None else "GMACs unknown"
         lines.append(
-            f"{row['title']}: {row['bytes'] / 1e6:.2f} MB, {row['parameters']:,} parameters, {macs}; "
-            f"{100 * accuracy['value']:.1f} % ({100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f}); "
-            f"{last['p50']:.1f} ms for {BATCHES[-1]}, {last['speedup']:.2f} times as fast"
+            f"{row['title']}: {row['bytes'] / 1e6:.2f} MB, {row['parameters']:,} parameters, "
+            f"{macs}; {accuracy['value']:.1f} % ({accuracy['low']:.1f} to {accuracy['high']:.1f}); "
+            f"{latency['p50']:.1f} ms for {BATCHES[-1]}, {latency['speedup']:.2f} times as fast"
         )
     return lines
 

@@ -320,9 +320,9 @@ def _gelus(graph):
 
 def _is_erf_plus_one(graph, name, x):
     """Whether a value is 1 + erf(x ERF_FACTOR)."""
-    erf_value, one = graph.split(graph.made_by(name, "Add"))
+    erf_value, addend = graph.split(graph.made_by(name, "Add"))
     erf = graph.made_by(erf_value, "Erf")
-    if one != 1 or erf is None:
+    if addend != 1 or erf is None:
         return False
     argument, factor = graph.split(graph.made_by(erf.input[0], "Mul"))
     return argument == x and factor is not None and abs(factor - ERF_FACTOR) < 1e-6
