@@ -1,9 +1,9 @@
-"""What DVC compares and draws of a run.
+"""Writes the tables of a run that DVC compares and draws.
 
     python -m scripts.dvc.plots RUN OUT
 
-Writes OUT/train.csv and OUT/val.csv (a row a step that metrics.jsonl has), OUT/confusion.csv (a row
-a test image: actual, predicted) and OUT/test.json (the numbers of result.json).
+It writes OUT/train.csv and OUT/val.csv (a row per step in metrics.jsonl), OUT/confusion.csv (a row
+per test image: actual, predicted) and OUT/test.json (the numbers of result.json).
 """
 
 import csv
@@ -23,9 +23,9 @@ def main(argv):
         result = json.loads((run / "result.json").read_text())
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     except (OSError, ValueError) as error:
-        raise UserError(f"{run} is no finished run: {error}") from error
+        raise UserError(f"{run} is not a finished run: {error}") from error
     out.mkdir(parents=True, exist_ok=True)
-    # in one file, a step that lacks a number of the other would be drawn as 0
+    # In one file, a step that lacks a number of the other split would be drawn as 0.
     for split in ("train", "val"):
         _write_table(out / f"{split}.csv", *curve(lines, split))
     _write_table(
@@ -37,7 +37,7 @@ def main(argv):
 
 
 def curve(lines, split):
-    """Returns (columns, rows) of one split's numbers, from the dicts of metrics.jsonl: one row a
+    """Returns (columns, rows) of one split's numbers in the lines of metrics.jsonl, a row per
     step."""
     rows = [line for line in lines if f"{split}/loss" in line]
     columns = sorted({name for row in rows for name in row if name.startswith(f"{split}/")})
@@ -48,7 +48,7 @@ def curve(lines, split):
 
 
 def pairs(confusion, classes):
-    """Yields (actual, predicted) of each image that a confusion matrix counts, rows being the
+    """Yields (actual, predicted) for each image counted in a confusion matrix, whose rows are the
     actual classes."""
     for actual, row in zip(classes, confusion, strict=True):
         for predicted, count in zip(classes, row, strict=True):
@@ -56,7 +56,7 @@ def pairs(confusion, classes):
 
 
 def numbers(result):
-    """Returns {name: number} of what a result.json measures of the test split."""
+    """Returns {name: number} of the measurements on the test split in a result.json."""
     return {
         name: value
         for name, value in result.items()
