@@ -89,7 +89,7 @@ def read_size(path: Path | str) -> tuple[int, int]:
     return size[::-1] if orientation >= 5 else size
 
 
-def read_header(path: Path | str) -> tuple[tuple[int, int], int]:
+def read_header(file: Path | str | io.BytesIO) -> tuple[tuple[int, int], int]:
     """Returns ((width, height), orientation) of an image file as stored, reading only its header.
 
     The orientation is EXIF's, which decoding applies: 1 (upright) to 8; 5 and above swap width and
@@ -99,7 +99,7 @@ def read_header(path: Path | str) -> tuple[tuple[int, int], int]:
         UnreadableImage: missing, or the header cannot be read.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             orientation = _exif_orientation(image)
             size = image.size
             if image.format == "TIFF":  # some versions of PIL give the rotated size
@@ -108,7 +108,7 @@ def read_header(path: Path | str) -> tuple[tuple[int, int], int]:
             return size, orientation if orientation in range(1, 9) else 1
     except Exception as error:  # PIL's parsers raise all kinds of errors on broken files
         reason = getattr(error, "strerror", None) or _UNKNOWN_FORMAT
-        raise UnreadableImage(reason, str(path)) from error
+        raise UnreadableImage(reason, str(file)) from error
 
 
 def format_of(data: bytes | None) -> str:
