@@ -91,7 +91,7 @@ def test_threads_share_litert(tflite_bundle):
             {"classes": ["cat", "dog"]},
             "gives 10 probabilities an image, but bundle.json names 2 classes",
         ),
-        ({"image_size": 9}, "but bundle.json says uint8 images of 9x9x1"),
+        ({"image_size": 9}, "but bundle.json specifies uint8 images of 9x9x1"),
     ],
 )
 def test_faults_of_a_tflite_bundle_are_named(tflite_bundle, tmp_path, changes, message):
@@ -250,8 +250,8 @@ def rename(name):
             edit(classes=["cat", "dog"]),
             "gives 10 probabilities an image, but bundle.json names 2 classes",
         ),
-        (edit(image_size=9), "but bundle.json says uint8 images of 9x9x1"),
-        (model(kind=TensorProto.FLOAT), "but bundle.json says uint8 images of 8x8x1"),
+        (edit(image_size=9), "but bundle.json specifies uint8 images of 9x9x1"),
+        (model(kind=TensorProto.FLOAT), "but bundle.json specifies uint8 images of 8x8x1"),
         (model(names=("logits2", "embedding")), "has no output 'probabilities'"),
         (model(last="Det"), "model.onnx cannot be run, export it again:"),
         (model(last="Identity"), "does not give probabilities"),

@@ -304,7 +304,7 @@ def _check_signature(model: Model, path, manifest):
     side = manifest.image_size
     if model.inputs != [("uint8", [side, side, manifest.channels])]:
         raise UserError(
-            f"{path} takes {model.inputs}, but {MANIFEST} says uint8 images of "
+            f"{path} takes {model.inputs}, but {MANIFEST} specifies uint8 images of "
             f"{side}x{side}x{manifest.channels}: {EXPORT_AGAIN}"
         )
     missing = [name for name in OUTPUTS if name not in model.outputs]

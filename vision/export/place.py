@@ -1,4 +1,4 @@
-"""The directory that an export is written to: what may be replaced, all of it or nothing."""
+"""Checks and replaces the directory of an export, all of it or nothing."""
 
 import contextlib
 import json

@@ -27,8 +27,8 @@ class Program:
             (probabilities (B, C), embeddings (B, D)), float32. Normalization, temperature and
             softmax are part of it, the weights its constants.
         reference: (function, weights): the same as `function(weights, images)` by the model's own
-            operations, which are faster in JAX and are what exports are compared to. The weights
-            are arguments there: XLA's CPU backend (jax 0.10.2, AVX-512) returns infinite maxima for
+            operations, which are faster in JAX; exports are compared with it. The weights are
+            arguments there: XLA's CPU backend (jax 0.10.2, AVX-512) returns infinite maxima for
             products with a constant matrix whose numbers are all equal, as those of a new head are.
         classes: names, in the order of the probabilities.
         image_size, channels: size and channels of the images.

@@ -57,17 +57,17 @@ def write(classifier: Classifier, out: pathlib.Path | str) -> str:
 
 def _check_counterpart(c, module):
     """Raises `UserError` if timm does not have a model like this one."""
-    what = ""
+    unsupported = ""
     if "timm" not in getattr(module, "NAMES", {}):
-        what = f"model '{c.name}'"
+        unsupported = f"model '{c.name}'"
     elif c.head == "cosine":
-        what = "model.head = 'cosine'"
+        unsupported = "model.head = 'cosine'"
     elif OPTION in c.options:
-        what = "a pruned model"
+        unsupported = "a pruned model"
     elif c.positions == "sincos":
-        what = "model.positions = 'sincos'"
-    if what:
-        raise UserError(f"{what} has no counterpart in timm, whose names the file would use")
+        unsupported = "model.positions = 'sincos'"
+    if unsupported:
+        raise UserError(f"{unsupported} has no counterpart in timm, whose names the file would use")
 
 
 def to_timm(module: Any, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -16,9 +16,8 @@ from vision.evaluation.data import Joined, is_same
 from vision.export.program import Program
 from vision.inference import Classifier
 
-# at most so many images
-COMPARISON_IMAGES = 64
-REFERENCE_IMAGES = 1000  # whose statistics are the reference for drift
+COMPARISON_IMAGES = 64  # at most
+REFERENCE_IMAGES = 1000  # at most; their statistics are the reference for drift
 EMBEDDING_BATCH = 50  # images whose embeddings are computed at a time
 
 

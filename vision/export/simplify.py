@@ -297,7 +297,7 @@ def _activations(graph):
 
 
 def _replace_hard_sigmoid(graph, node, clipped):
-    """Replaces a division by 6 by the hard sigmoid, if what it divides is ReLU6(x + 3)."""
+    """Replaces a division by 6 by the hard sigmoid, if the dividend is ReLU6(x + 3)."""
     clip = graph.made_by(clipped, "Clip")
     if clip is None:
         return

@@ -1,4 +1,4 @@
-"""TFLite in int8: TensorFlow's quantizer, and fixes of what LiteRT would refuse or lose."""
+"""TFLite in int8: TensorFlow's quantizer, and fixes of its results for LiteRT."""
 
 import copy
 import pathlib
