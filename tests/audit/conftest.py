@@ -13,9 +13,8 @@ from vision import cli
 
 @pytest.fixture(scope="session")
 def photos(shared_data):
-    """{class: [(name, bytes)]}: 15 photographs of each of four defects of steel, and 60 photos of
-    all sorts."""
-    found = {}
+    """{class: [(name, bytes)]}: 15 photos of each of four defects of steel, and 60 others."""
+    photos_by_class = {}
     for archive, step in (("neu_det.tar", 20), ("imagenet_samples.tar", 1)):
         with tarfile.open(shared_data / archive) as tar:
             images = sorted(
@@ -26,11 +25,15 @@ def photos(shared_data):
                 label = (
                     name.rpartition("_")[0]
                     if "neu" in archive
-                    else f"photo {len(found.get('photo 0', ())) // 30}"
+                    else f"photo {len(photos_by_class.get('photo 0', ())) // 30}"
                 )
-                if len(found.setdefault(label, [])) < (15 if "neu" in archive else 30):
-                    found[label].append((name, tar.extractfile(member).read()))
-    return {label: files for label, files in found.items() if label not in ("crazing", "patches")}
+                if len(photos_by_class.setdefault(label, [])) < (15 if "neu" in archive else 30):
+                    photos_by_class[label].append((name, tar.extractfile(member).read()))
+    return {
+        label: files
+        for label, files in photos_by_class.items()
+        if label not in ("crazing", "patches")
+    }
 
 
 @pytest.fixture(scope="session")
@@ -41,8 +44,7 @@ def planted(photos, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def audited(planted, tmp_path_factory):
-    """The directory that the command has written, with --apply --strict; and its exit code and
-    messages, beside."""
+    """The directory that the command wrote with --apply --strict, with exit code and messages."""
     from vision.audit.__main__ import main
 
     out = tmp_path_factory.mktemp("audits") / "planted"

@@ -73,8 +73,7 @@ def digests(root):
 
 
 def plant(photos, root):
-    """Writes photographs in three splits, and among them copies, broken and odd ones; returns
-    `Planted`."""
+    """Writes photographs in three splits, with copies, broken and odd ones among them."""
     exact = {}
     near = {}
 

@@ -31,26 +31,27 @@ def write(path, text):
 
 
 def test_cohen(tmp_path):
-    """Two readers of 50 proposals: both yes 20, both no 15, 5 and 10 apart; observed 0.7, by chance
-    0.5: 0.4."""
+    """Two readers of 50 proposals: both yes 20, both no 15; observed 0.7, by chance 0.5: 0.4."""
     pairs = [("yes", "yes")] * 20 + [("yes", "no")] * 5 + [("no", "yes")] * 10 + [("no", "no")] * 15
     lines = [
         f"{i}.jpg,{label},{who}"
         for i, pair in enumerate(pairs)
         for label, who in zip(pair, "ab", strict=True)
     ]
-    found = measure(read(write(tmp_path / "long.csv", "path,label,annotator\n" + "\n".join(lines))))
-    assert found["cohen"] == [{"a": "a", "b": "b", "kappa": pytest.approx(0.4), "images": 50}]
-    assert (
-        found["annotators"] == ["a", "b"]
-        and found["images"] == 50
-        and len(found["disagreements"]) == 15
+    agreement = measure(
+        read(write(tmp_path / "long.csv", "path,label,annotator\n" + "\n".join(lines)))
     )
-    assert found["disagreements"][0] == {"image": "20.jpg", "labels": {"a": "yes", "b": "no"}}
+    assert agreement["cohen"] == [{"a": "a", "b": "b", "kappa": pytest.approx(0.4), "images": 50}]
+    assert (
+        agreement["annotators"] == ["a", "b"]
+        and agreement["images"] == 50
+        and len(agreement["disagreements"]) == 15
+    )
+    assert agreement["disagreements"][0] == {"image": "20.jpg", "labels": {"a": "yes", "b": "no"}}
     wide = "path,annotator_a,annotator_b\n" + "\n".join(
         f"{i}.jpg,{a},{b}" for i, (a, b) in enumerate(pairs)
     )
-    assert measure(read(write(tmp_path / "wide.csv", wide))) == found
+    assert measure(read(write(tmp_path / "wide.csv", wide))) == agreement
 
 
 def test_fleiss():
@@ -60,20 +61,24 @@ def test_fleiss():
         votes[f"{subject}"] = {f"rater{i}": label for i, label in enumerate(labels)}
     # another number of raters: not in the kappa
     votes["seen by two"] = {"rater0": "0", "rater1": "1"}
-    found = measure(Ratings(tuple(f"rater{i}" for i in range(14)), votes))
-    assert found["fleiss"] == pytest.approx(0.210, abs=5e-4)
-    assert (found["fleiss_images"], found["fleiss_raters"], found["images"]) == (10, 14, 11)
+    agreement = measure(Ratings(tuple(f"rater{i}" for i in range(14)), votes))
+    assert agreement["fleiss"] == pytest.approx(0.210, abs=5e-4)
+    assert (agreement["fleiss_images"], agreement["fleiss_raters"], agreement["images"]) == (
+        10,
+        14,
+        11,
+    )
 
 
 def test_what_is_undefined_is_none():
-    found = measure(
+    agreement = measure(
         Ratings(
             ("a", "b", "c"), {"1": {"a": "x", "b": "x"}, "2": {"a": "x", "b": "x"}, "3": {"c": "y"}}
         )
     )
-    assert [pair["kappa"] for pair in found["cohen"]] == [None] * 3
-    assert [pair["images"] for pair in found["cohen"]] == [2, 0, 0]
-    assert found["fleiss"] is None and found["disagreements"] == []
+    assert [pair["kappa"] for pair in agreement["cohen"]] == [None] * 3
+    assert [pair["images"] for pair in agreement["cohen"]] == [2, 0, 0]
+    assert agreement["fleiss"] is None and agreement["disagreements"] == []
 
 
 @pytest.mark.parametrize(
@@ -99,8 +104,8 @@ def test_a_review_comes_back(tmp_path):
         rows, sample(images, 0.1, 1)
     )
     counts = np.bincount(images.labels[rows])
-    whole = np.bincount(images.labels)
-    assert (np.abs(counts - 0.1 * whole) <= 0.5).all()
+    all_counts = np.bincount(images.labels)
+    assert (np.abs(counts - 0.1 * all_counts) <= 0.5).all()
     assert np.bincount(images.labels[sample(images, 0.0, 0)]).tolist() == [1] * 10
     path = tmp_path / "review.csv"
     write_review(path, images, rows)
@@ -114,9 +119,9 @@ def test_a_review_comes_back(tmp_path):
         writer = csv.DictWriter(file, table[0])
         writer.writeheader()
         writer.writerows(table)
-    found = measure(read(path))
-    assert found["annotators"] == ["data", "review"] and found["images"] == len(rows)
-    assert len(found["disagreements"]) == sum(row["annotator_data"] != "9" for row in table[:5])
+    agreement = measure(read(path))
+    assert agreement["annotators"] == ["data", "review"] and agreement["images"] == len(rows)
+    assert len(agreement["disagreements"]) == sum(row["annotator_data"] != "9" for row in table[:5])
     first = table[0]
     label = open_splits(first["source"])[first["part"]].labels[int(first["index"])]
     assert first["annotator_data"] == str(label)

@@ -36,14 +36,16 @@ def page(audited):
 
 
 def test_the_report_fetches_nothing_and_runs_nothing(page):
-    found = Page(page)
+    parsed = Page(page)
     assert (
-        not {"script", "link", "iframe", "object"} & set(found.tags)
+        not {"script", "link", "iframe", "object"} & set(parsed.tags)
         and "url(" not in page
         and "@import" not in page
     )
-    assert all(r.startswith(("data:image/", "#")) for r in found.references) and "img" in found.tags
-    assert {r[1:] for r in found.references if r.startswith("#")} <= set(found.ids)
+    assert (
+        all(r.startswith(("data:image/", "#")) for r in parsed.references) and "img" in parsed.tags
+    )
+    assert {r[1:] for r in parsed.references if r.startswith("#")} <= set(parsed.ids)
 
 
 def test_the_report_escapes_names_and_shows_leaks_first(page):
@@ -75,12 +77,12 @@ def test_the_report_gives_lines_for_a_config(audited, page):
 
 
 def test_audit_json_has_counts_limits_and_versions(audited, planted):
-    found = json.loads((audited / "audit.json").read_text())
-    assert found["counts"]["duplicate"] == len(planted.exact) and found["counts"][
+    record = json.loads((audited / "audit.json").read_text())
+    assert record["counts"]["duplicate"] == len(planted.exact) and record["counts"][
         "near_duplicate"
     ] == len(planted.near)
-    assert found["images"] == len(planted.digests) == sum(found["splits"].values())
-    kept = {limit["key"]: limit["kept"] for limit in found["limits"]}
+    assert record["images"] == len(planted.digests) == sum(record["splits"].values())
+    kept = {limit["key"]: limit["kept"] for limit in record["limits"]}
     assert (
         not kept["max_leaks"]
         and not kept["max_duplicates"]
@@ -88,11 +90,11 @@ def test_audit_json_has_counts_limits_and_versions(audited, planted):
         and kept["min_agreement"]
     )
     assert (
-        found["source"] == f"folder:{planted.root}"
-        and found["embeddings"] == "pixels"
-        and found["seconds"] > 0
+        record["source"] == f"folder:{planted.root}"
+        and record["embeddings"] == "pixels"
+        and record["seconds"] > 0
     )
-    assert found["versions"]["vision"] and found["audit"]["near"] == 0.9
+    assert record["versions"]["vision"] and record["audit"]["near"] == 0.9
 
 
 def run(*argv):
@@ -192,11 +194,11 @@ def test_a_sample_is_reviewed_and_agreement_is_shown(photos, tmp_path, capsys):
     assert run(data, out, f"--annotations={table}", *limit) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("error: --strict: audit.min_agreement allows at least 0.9, got 0.8")
-    found = json.loads((tmp_path / "out" / "audit.json").read_text())
-    (pair,) = found["agreement"]["cohen"]
+    record = json.loads((tmp_path / "out" / "audit.json").read_text())
+    (pair,) = record["agreement"]["cohen"]
     assert (
         0.8 < pair["kappa"] < 0.85
         and pair["images"] == 12
-        and len(found["agreement"]["disagreements"]) == 1
+        and len(record["agreement"]["disagreements"]) == 1
     )
     assert "data and review" in (tmp_path / "out" / "report.html").read_text()

@@ -1,5 +1,4 @@
-"""Duplicates: the search against comparing all with all, and what is planted among real
-photographs."""
+"""Duplicates: the search against all pairs, and copies planted among real photographs."""
 
 import csv
 import io
@@ -22,7 +21,7 @@ from vision.data.splits import Subset
 
 
 @pytest.fixture(scope="module")
-def found(audited):
+def lines_by_file(audited):
     """{file: its line of issues.csv} of duplicates."""
     with open(audited / "issues.csv") as file:
         return {row["file"]: row for row in csv.DictReader(file) if row["kind"] in duplicates.KINDS}
@@ -51,24 +50,24 @@ def test_the_search_finds_what_comparing_all_finds():
     assert all(near[i, crop, j] for i, j, crop in pairs.tolist())
 
 
-def test_all_planted_copies_are_found_and_nothing_else(planted, found):
+def test_all_planted_copies_are_found_and_nothing_else(planted, lines_by_file):
     for kind, copies in (("duplicate", planted.exact), ("near_duplicate", planted.near)):
         for copy, original in copies.items():
-            line = found.get(copy) or found.get(original)
+            line = lines_by_file.get(copy) or lines_by_file.get(original)
             assert line and {line["file"], line["other"]} == {copy, original}, copy
             assert line["kind"] == kind and float(line["score"]) >= 0.9
-    assert len(found) == len(planted.exact) + len(planted.near)
+    assert len(lines_by_file) == len(planted.exact) + len(planted.near)
 
 
-def test_leaks_are_counted_apart_and_the_training_copy_goes(planted, found, audited):
-    across = [line for line in found.values() if f"/{line['split']}/" not in line["other"]]
+def test_leaks_are_counted_apart_and_the_training_copy_goes(planted, lines_by_file, audited):
+    across = [line for line in lines_by_file.values() if f"/{line['split']}/" not in line["other"]]
     assert (
         len(across) == json.loads((audited / "audit.json").read_text())["duplicates"]["leaks"] == 14
     )
     assert {line["split"] for line in across} == {"train"} and {
-        line["action"] for line in found.values()
+        line["action"] for line in lines_by_file.values()
     } == {"drop"}
-    within = [line for line in found.values() if line not in across]
+    within = [line for line in lines_by_file.values() if line not in across]
     assert len(within) == 7
     for line in within:  # the larger picture stays, and of equal ones the first
         sizes = [np.prod(Image.open(line[column]).size) for column in ("file", "other")]
@@ -98,9 +97,9 @@ def test_likeness_sees_colors_but_not_that_they_are_missing():
 
 
 def test_digits_that_look_alike_are_no_duplicates():
-    whole = open_splits("mnist5k")["all"]
+    source = open_splits("mnist5k")["all"]
     # ones are most alike of all
-    images = Images({"train": Subset(whole, np.flatnonzero(whole.labels == 1)[:100])})
+    images = Images({"train": Subset(source, np.flatnonzero(source.labels == 1)[:100])})
     scanned = scan(images)
     pairs = hash_search.candidates(scanned.hashes)
     assert len(pairs) > 500

@@ -1,5 +1,4 @@
-"""What embeddings show: outliers, wrong labels, classes that are taken for each other; on real
-digits."""
+"""What embeddings show of real digits: outliers, wrong labels, confusable classes."""
 
 import numpy as np
 import pytest
@@ -24,13 +23,13 @@ def open_images(source):
 @pytest.fixture(scope="module")
 def digits():
     """scikit-learn's digits with 5 % of the labels flipped, and six images of noise among them."""
-    whole = open_splits("digits")["all"]
-    labels = flip(whole.labels, 10, 0.05, [0])
-    pixels = whole.images.copy()
+    source = open_splits("digits")["all"]
+    labels = flip(source.labels, 10, 0.05, [0])
+    pixels = source.images.copy()
     noise = np.arange(100, 700, 100)
     pixels[noise] = RNG.randint(0, 256, pixels[noise].shape)
-    labels[noise] = whole.labels[noise]
-    return open_images(ArraySource(pixels, labels, whole.classes, "digits")), whole.labels, noise
+    labels[noise] = source.labels[noise]
+    return open_images(ArraySource(pixels, labels, source.classes, "digits")), source.labels, noise
 
 
 @pytest.fixture(scope="module")
@@ -51,23 +50,23 @@ def position(images, row):
 
 
 def test_what_is_not_readable_has_no_embedding(vectors, probabilities):
-    for found in (vectors, probabilities):
+    for rows in (vectors, probabilities):
         assert (
-            np.flatnonzero(np.isnan(found).any(1)).tolist() == [3, 50]
-            and np.isnan(found[[3, 50]]).all()
+            np.flatnonzero(np.isnan(rows).any(1)).tolist() == [3, 50]
+            and np.isnan(rows[[3, 50]]).all()
         )
-    known = np.delete(probabilities, [3, 50], axis=0)
-    np.testing.assert_allclose(known.sum(1), 1, atol=1e-5)
+    finite = np.delete(probabilities, [3, 50], axis=0)
+    np.testing.assert_allclose(finite.sum(1), 1, atol=1e-5)
     assert vectors.dtype == probabilities.dtype == np.float32 and vectors.shape[1] <= 128
 
 
 def test_a_description_does_not_depend_on_size_or_channels():
     image = RNG.randint(0, 256, (64, 64, 1)).astype(np.uint8)
-    one = describe(image)
-    assert one.dtype == np.uint8 and one.shape == (sum(PARTS),)
-    np.testing.assert_array_equal(one, describe(np.repeat(image, 3, -1)))
+    description = describe(image)
+    assert description.dtype == np.uint8 and description.shape == (sum(PARTS),)
+    np.testing.assert_array_equal(description, describe(np.repeat(image, 3, -1)))
     larger = describe(np.repeat(np.repeat(image, 2, 0), 2, 1))
-    assert np.abs(one.astype(int) - larger).mean() < 2
+    assert np.abs(description.astype(int) - larger).mean() < 2
 
 
 def test_wrong_labels_are_found(digits, probabilities):
@@ -76,12 +75,15 @@ def test_wrong_labels_are_found(digits, probabilities):
     true = np.array([truth[position(images, row)] for row in range(len(images))])
     planted = set(np.flatnonzero(true != images.labels).tolist())
     issues = wrong_labels.find_wrong_labels(probabilities, images, default().audit)
-    found = {issue.row for issue in issues}
-    assert len(found & planted) / len(found) > 0.9 and len(found & planted) / len(planted) > 0.65
+    reported = {issue.row for issue in issues}
+    assert (
+        len(reported & planted) / len(reported) > 0.9
+        and len(reported & planted) / len(planted) > 0.65
+    )
     assert [i.score for i in issues] == sorted((i.score for i in issues), reverse=True)
-    mended = [i for i in issues if i.row in planted and i.action.startswith("relabel:")]
-    right = [i.action == f"relabel:{true[i.row]}" for i in mended]
-    assert len(mended) > 0.7 * len(found) and np.mean(right) > 0.95
+    relabeled = [i for i in issues if i.row in planted and i.action.startswith("relabel:")]
+    right = [i.action == f"relabel:{true[i.row]}" for i in relabeled]
+    assert len(relabeled) > 0.7 * len(reported) and np.mean(right) > 0.95
     assert {i.kind for i in issues} == {"wrong_label"} and "looks like" in issues[0].suggestion
 
 
@@ -107,9 +109,9 @@ def test_a_class_of_few_images_is_left_out(digits, vectors):
 
 def test_one_class_under_two_names_cannot_be_told_apart():
     """Half of the 3s are called by another name."""
-    whole = open_splits("digits")["all"]
-    labels = np.where((whole.labels == 3) & (np.arange(len(whole)) % 2 == 0), 10, whole.labels)
-    images = open_images(ArraySource(whole.images, labels, (*whole.classes, "three"), "digits"))
+    source = open_splits("digits")["all"]
+    labels = np.where((source.labels == 3) & (np.arange(len(source)) % 2 == 0), 10, source.labels)
+    images = open_images(ArraySource(source.images, labels, (*source.classes, "three"), "digits"))
     vectors = embed("pixels", images, default(), np.ones(len(images), bool))
     pairs = confusable.find_confusable_pairs(
         wrong_labels.predict(vectors, images, default()), images, default().audit
@@ -127,10 +129,10 @@ def test_the_network_of_a_run(digits, tiny_run):
     images = digits[0]
     readable = np.zeros(len(images), bool)
     readable[:70] = True
-    found = embed(str(tiny_run), images, default(), readable)
+    vectors = embed(str(tiny_run), images, default(), readable)
     from vision import inference
 
     classifier = inference.from_run(tiny_run)
     expected = classifier(np.stack([classifier.prepare(images.image(row)) for row in (0, 69)]))[1]
-    np.testing.assert_allclose(found[[0, 69]], expected, atol=1e-5)
-    assert np.isnan(found[70:]).all()
+    np.testing.assert_allclose(vectors[[0, 69]], expected, atol=1e-5)
+    assert np.isnan(vectors[70:]).all()

@@ -1,5 +1,4 @@
-"""Broken, blank, tiny, long and blurred images, misspelled classes, and the balance of the
-classes."""
+"""Broken, blank, tiny, long and blurred images, misspelled classes, and class balance."""
 
 import csv
 import json
@@ -21,11 +20,11 @@ from vision.data.splits import Subset
 @pytest.fixture(scope="module")
 def issues(audited):
     """{kind: {name of the file: line of issues.csv}}."""
-    found = {}
+    lines_by_kind = {}
     with open(audited / "issues.csv") as file:
         for row in csv.DictReader(file):
-            found.setdefault(row["kind"], {})[Path(row["file"]).name] = row
-    return found
+            lines_by_kind.setdefault(row["kind"], {})[Path(row["file"]).name] = row
+    return lines_by_kind
 
 
 def test_what_is_planted_is_found(issues):
@@ -48,8 +47,8 @@ def test_what_is_planted_is_found(issues):
 
 def test_data_that_are_small_throughout_are_not_tiny():
     images = Images({"train": Subset(open_splits("digits")["all"], range(300))})  # 8 x 8 pixels
-    found = quality.find_quality_issues(images, scan(images), default().audit)
-    assert "tiny" not in {issue.kind for issue in found}
+    issues = quality.find_quality_issues(images, scan(images), default().audit)
+    assert "tiny" not in {issue.kind for issue in issues}
 
 
 def test_balance_counts_the_labels(audited, planted):
@@ -71,6 +70,6 @@ def test_the_commonest_spelling_wins_in_every_split(tmp_path):
             image = rng.integers(0, 255, (24, 24), dtype=np.uint8)
             (tmp_path / label / f"{i}.png").write_bytes(encode(image, "PNG"))
     images = open_images(f"folder:{tmp_path}")
-    found = quality.find_misspelled_classes(images)
-    assert {images.class_of(issue.row) for issue in found} == {"Hot dog"} and len(found) == 12
-    assert {issue.action for issue in found} == {"relabel:hot  Dog"}
+    issues = quality.find_misspelled_classes(images)
+    assert {images.class_of(issue.row) for issue in issues} == {"Hot dog"} and len(issues) == 12
+    assert {issue.action for issue in issues} == {"relabel:hot  Dog"}

@@ -27,20 +27,20 @@ def open_images(spec):
 def test_statistics_are_numpys():
     source = open_splits("digits")["all"]
     images = Images({"train": Subset(source, range(500)), "test": Subset(source, range(500, 700))})
-    found = scanning.scan(images)
+    scan = scanning.scan(images)
     pixels = np.stack([images.image(row) for row in range(len(images))]) / 255
     train = images.split == 0
-    mean, std = found.normalization(train)
+    mean, std = scan.normalization(train)
     np.testing.assert_allclose(
         (mean[0], std[0]), (pixels[train].mean(), pixels[train].std()), rtol=1e-6
     )
-    np.testing.assert_allclose(found.std, 255 * pixels.std((1, 2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(scan.std, 255 * pixels.std((1, 2, 3)), rtol=1e-4)
     assert (
-        found.format.tolist() == ["array"] * len(images)
-        and set(found.height) == {8}
-        and not found.bytes.any()
+        scan.format.tolist() == ["array"] * len(images)
+        and set(scan.height) == {8}
+        and not scan.bytes.any()
     )
-    assert len(np.unique(found.digest)) == len(np.unique(pixels.reshape(len(pixels), -1), axis=0))
+    assert len(np.unique(scan.digest)) == len(np.unique(pixels.reshape(len(pixels), -1), axis=0))
 
 
 def test_colors_weigh_each_image_the_same(tmp_path):
@@ -51,8 +51,8 @@ def test_colors_weigh_each_image_the_same(tmp_path):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(encode(np.full((*shape, 3), color, np.uint8), "PNG"))
     source = open_splits(f"folder:{tmp_path}")["all"]
-    found = scanning.scan(Images({"train": source}))
-    mean, std = found.normalization(slice(None))
+    scan = scanning.scan(Images({"train": source}))
+    mean, std = scan.normalization(slice(None))
     np.testing.assert_allclose(mean, (0.5, 0, 0.1), atol=1e-9)
     np.testing.assert_allclose(std, (0.5, 0, 0.1), atol=1e-9)
 
@@ -60,8 +60,8 @@ def test_colors_weigh_each_image_the_same(tmp_path):
 def test_hashes_are_imagehashs(photos):
     for _, data in photos["photo 0"][:8]:
         image = Image.open(io.BytesIO(data)).convert("RGB")
-        found = scanning.measure(np.array(image), data)["hashes"]
-        for crop, ours in zip(scanning.CROPS, found, strict=True):
+        hashes = scanning.measure(np.array(image), data)["hashes"]
+        for crop, ours in zip(scanning.CROPS, hashes, strict=True):
             top, bottom, left, right = crop
             width, height = image.size
             box = (left * width, top * height, width - right * width, height - bottom * height)
@@ -86,9 +86,9 @@ def test_sharpness_falls_with_blur_and_not_with_size_contrast_or_light(photos):
     light = (image * np.linspace(0.3, 1, image.shape[1])[None, :, None]).astype(np.uint8)
     blurred = [cv2.GaussianBlur(image, (0, 0), sigma)[..., None] for sigma in (2, 4, 8)]
     variants = [image, image[::2, ::2], (image // 2 + 60).astype(np.uint8), light, *blurred]
-    whole, *others = [
+    original, *sharpness = [
         float(scanning.measure(np.ascontiguousarray(i), None)["sharpness"]) for i in variants
     ]
-    half, dull, uneven, *blurs = np.log(np.array(others) / whole)
+    half, dull, uneven, *blurs = np.log(np.array(sharpness) / original)
     assert abs(half) < 0.8 and abs(dull) < 0.2 and abs(uneven) < 0.3
     assert 0 > blurs[0] > blurs[1] > blurs[2] and blurs[1] < -1.5

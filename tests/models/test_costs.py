@@ -45,9 +45,9 @@ def test_multiply_adds(name, variant):
 
 
 def test_formats(capsys):
-    found = list(csv.DictReader(io.StringIO(run(capsys, "alexnet", "--format=csv"))))
-    assert [row["variant"] for row in found] == ["owt"] and found[0]["parameters"] == "61100840"
-    assert "alexnet-owt-7be5be79.pth" in found[0]["weights"]
+    table = list(csv.DictReader(io.StringIO(run(capsys, "alexnet", "--format=csv"))))
+    assert [row["variant"] for row in table] == ["owt"] and table[0]["parameters"] == "61100840"
+    assert "alexnet-owt-7be5be79.pth" in table[0]["weights"]
     lines = run(capsys, "alexnet").splitlines()
     assert len(lines) == 2 and "61,100,840" in lines[1]
 

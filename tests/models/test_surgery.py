@@ -105,16 +105,13 @@ class Twice(nnx.Module):
     ],
 )
 def test_depths_rise_from_the_image_to_the_head(build, size, stem, layers):
-    found = {}
-    nnx.eval_shape(lambda: found.update(surgery.depths(build(Streams(0)))))
-    last = max(found.values())
-    assert found["head.kernel"] == last and {n for n, depth in found.items() if depth == last} == {
-        "head.kernel",
-        "head.bias",
-    }
-    assert set(found.values()) == set(range(last + 1))
+    depths = {}
+    nnx.eval_shape(lambda: depths.update(surgery.depths(build(Streams(0)))))
+    last = max(depths.values())
+    assert {n for n, depth in depths.items() if depth == last} == {"head.kernel", "head.bias"}
+    assert set(depths.values()) == set(range(last + 1))
     assert layers is None or last + 1 == layers
-    assert not stem or stem not in found or found[stem] == 0
+    assert not stem or stem not in depths or depths[stem] == 0
 
 
 def test_streams_give_nnx_keys():

@@ -1,2 +1,4 @@
-"""Checks a dataset before training: balance, broken files, duplicates, outliers, wrong labels, and
-agreement of annotators."""
+"""Checks a dataset before training.
+
+Class balance, broken files, duplicates, outliers, wrong labels, and agreement of annotators.
+"""

@@ -1,5 +1,4 @@
-"""Agreement of several annotators: Cohen's and Fleiss' kappa, and a sample for another person to
-label.
+"""Agreement of several annotators: Cohen's and Fleiss' kappa, and a sample to label again.
 
 A table of their labels has a header row, in one of two forms; images are named as in
 `vision.data.sources.csv`:

@@ -226,8 +226,7 @@ def _write(images, rows, labels, path):
 
 
 def _path(file, table):
-    """Returns a file's path for the table: relative if both are in one folder, so that it can be
-    moved."""
+    """Returns a file's path for the table: relative if both are in one folder, which may move."""
     folder = os.path.abspath(table.parent)
     file = os.path.abspath(file)
     common = os.path.commonpath([folder, file])

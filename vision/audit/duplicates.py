@@ -1,10 +1,9 @@
-"""Images that occur more than once: with the same pixels, or resized, re-encoded, cropped by a few
-percent or brightened.
+"""Images that occur more than once: exact and near duplicates.
 
-Exact duplicates share the SHA-256 of their decoded pixels. Near duplicates are found in three
-steps, each of which leaves fewer pairs to the next: perceptual hashes, of images and of their
-crops, that differ in few bits; thumbnails that correlate; and `overlay.likeness` of the pictures
-themselves.
+Exact duplicates share the SHA-256 of their decoded pixels. Near duplicates are resized, re-encoded,
+cropped by a few percent or brightened. They are found in three steps, each of which leaves fewer
+pairs to the next: perceptual hashes, of images and of their crops, that differ in few bits;
+thumbnails that correlate; and `overlay.likeness` of the pictures themselves.
 """
 
 import dataclasses
@@ -137,8 +136,7 @@ def thumbnail_correlations(
 
 
 def _resampler(before, after):
-    """Returns the float32 matrix that maps a thumbnail's rows to those of its crop, by linear
-    interpolation."""
+    """Returns the float32 matrix that interpolates the rows of a crop from a thumbnail's."""
     position = (np.arange(THUMBNAIL) + 0.5) / THUMBNAIL * (1 - before - after) + before
     distance = np.abs(position[:, None] * THUMBNAIL - 0.5 - np.arange(THUMBNAIL))
     weights = np.maximum(1 - distance, 0)
@@ -171,8 +169,9 @@ def _compare(images, pairs):
 
 
 def threshold(scores: Sequence[float] | np.ndarray, near: float) -> float:
-    """Returns the likeness from which pairs are near duplicates: `near`, or more if all images of
-    the dataset look alike.
+    """Returns the likeness from which pairs are near duplicates: `near` or more.
+
+    It is more if all images of the dataset look alike.
 
     Among digits many pairs reach any likeness, and ever fewer a higher one, so there are more false
     pairs in the band just below a threshold than above it. The threshold rises until the band,

@@ -100,8 +100,7 @@ def _masks(radius):
 
 
 def _slices(sizes, limit):
-    """Returns where to cut so that each slice adds at most about `limit` to the cumulative
-    sizes."""
+    """Returns where to cut so that each slice adds about `limit` to the cumulative sizes."""
     cuts = [0]
     while cuts[-1] < len(sizes):
         done = sizes[cuts[-1] - 1] if cuts[-1] else 0

@@ -95,8 +95,7 @@ def _log_distance(x, labels, central):
 
 
 def _robust_deviations(values, labels):
-    """Returns float64 (N,): deviations from the class's median, divided by 1.4826 times the median
-    absolute deviation."""
+    """Returns float64 (N,): deviations from the median of the class over 1.4826 times its MAD."""
     result = _deviations_from_median(values)
     for label, count in enumerate(np.bincount(labels)):
         if count >= ENOUGH:

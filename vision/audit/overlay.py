@@ -1,5 +1,4 @@
-"""Whether two pictures show the same: one is aligned with the other, and then they are compared
-part by part."""
+"""Whether two pictures show the same: they are aligned, then compared part by part."""
 
 from collections.abc import Sequence
 
@@ -51,8 +50,10 @@ def _gray(image):
 
 
 def _to_one_size(a, b):
-    """Returns both as float32 at the size of the smaller: detail that only the larger can have is
-    not a difference."""
+    """Returns both as float32 at the size of the smaller.
+
+    Detail that only the larger can have is not a difference.
+    """
     height = min(a.shape[0], b.shape[0])
     width = min(a.shape[1], b.shape[1])
     shrink = min(1.0, LARGEST / max(height, width))

@@ -219,8 +219,10 @@ def _balance_verdicts(summary):
 
 
 def _section(images, kind, issues):
-    """Returns the gallery of one kind, in the order of the issues: the worst of a kind does not
-    always have the highest score."""
+    """Returns the gallery of one kind, in the order of the issues.
+
+    The worst issue of a kind does not always have the highest score.
+    """
     actions = collections.Counter(issue.action.partition(":")[0] or "none" for issue in issues)
     shown = issues[:SHOWN]
     return {
@@ -287,8 +289,7 @@ def _bars(counts):
 
 
 def _curve(totals, largest):
-    """Returns the points of an SVG polygon, 100 x 100, of the sorted class sizes on a logarithmic
-    scale."""
+    """Returns the points of an SVG polygon, 100 x 100: sorted class sizes, logarithmic."""
     heights = 100 * np.log1p(totals) / np.log1p(largest)
     points = [
         f"{100 * i / (len(totals) - 1):.2f},{100 - height:.2f}" for i, height in enumerate(heights)

@@ -1,5 +1,7 @@
-"""One pass over all images in parallel processes, which measures enough of each to compare them
-without reading them again. Imports no JAX."""
+"""One pass over all images in parallel processes.
+
+It measures enough of each image to compare them without reading them again. Imports no JAX.
+"""
 
 import dataclasses
 import functools

@@ -13,8 +13,7 @@ from vision.models.layers.attention import attention, choose_attention
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-6), ("bfloat16", 2e-2)])
 def test_attention_by_name(float64, dtype, tolerance):
-    """Plain and xla are the softmax of eq. 1, written out in NumPy; xla's is rounded to float32 in
-    between."""
+    """Plain and xla are eq. 1 as written out in NumPy; xla rounds to float32 in between."""
     q, k, v = np.random.default_rng(0).standard_normal((3, 2, 5, 3, 8))
     weights = np.exp(np.einsum("bnhd,bmhd->bhnm", q, k) / 8**0.5)
     expected = np.einsum("bhnm,bmhd->bnhd", weights / weights.sum(-1, keepdims=True), v)

@@ -48,18 +48,17 @@ def results(request):
             lambda x: np.asarray(x + 0.1 * random.standard_normal(x.shape)), params
         )
         images = random.standard_normal((6, 8, 8, 3))
-        found = {}
+        results_by_remat = {}
         for remat in REMATS:
             step = gradient_step(StateSpec(functools.partial(model, request.param, remat=remat)))
             (loss, statistics), gradient = jax.device_get(step(params, rest, images))
-            found[remat] = loss, statistics, gradient
-        return found
+            results_by_remat[remat] = loss, statistics, gradient
+        return results_by_remat
 
 
 @pytest.mark.parametrize("remat", ["dots", "blocks"])
 def test_remat_changes_no_result(results, remat):
-    """Loss, running statistics and gradient are the same: what is computed again draws the same
-    dropout."""
+    """Loss, statistics and gradient are the same: a recomputed block draws the same dropout."""
     ours = results[remat]
     expected = results["none"]
     assert jax.tree.structure(ours) == jax.tree.structure(expected)
@@ -70,8 +69,7 @@ def test_remat_changes_no_result(results, remat):
 
 @pytest.mark.parametrize("name", ["vit", "resnet"])
 def test_remat_keeps_less_for_the_backward_pass(name):
-    """The bytes between forward and backward pass. (XLA's CPU backend undoes the saving, so it is
-    not the peak.)"""
+    """Fewer bytes are kept; the peak is not measured, as XLA's CPU backend undoes the saving."""
 
     def kept(remat):
         spec = StateSpec(functools.partial(model, name, 6, "float32", remat=remat))

@@ -84,8 +84,7 @@ def test_depthwise_of_other_shapes(float64, shape, stride, padding):
 
 
 def test_depthwise_sums_bfloat16_in_float32():
-    """The result and x's gradient are the exact ones but for their own rounding; the kernel's has
-    rounded summands."""
+    """Result and gradient of x differ only by rounding; the kernel's has rounded summands."""
     random = np.random.default_rng(0)
     x, kernel = (
         random.standard_normal(shape).astype("bfloat16") for shape in ((4, 8, 8, 6), (5, 5, 1, 6))

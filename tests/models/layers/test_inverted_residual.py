@@ -1,5 +1,4 @@
-"""MobileNetV3, EfficientNet and EfficientNet-Lite: against other libraries, and what their options
-promise."""
+"""MobileNetV3, EfficientNet and EfficientNet-Lite: against other libraries, and their options."""
 
 import types
 
@@ -40,8 +39,7 @@ def abstract(module, variant="mu", classes=7, **keys):
 
 
 def large(module, variant):
-    """Returns the model without its random streams: with them B7's shapes take 10 s instead of
-    2."""
+    """Returns the model without random streams: with them B7's shapes take 10 s, not 2."""
     rngs = types.SimpleNamespace(params=lambda: jax.random.key(0))
     return nnx.eval_shape(
         lambda: module.build(variant, 1000, rngs=rngs, dropout=0.0, stochastic_depth=0.0)
@@ -79,8 +77,7 @@ def test_parameter_count(module, variant):
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("module", MODULES)
 def test_bfloat16(module, mode):
-    """Maps are of the compute dtype, and their sides round up; embeddings and logits are
-    float32."""
+    """Maps have the compute dtype, and sides round up; embeddings and logits are float32."""
     model = abstract(module, dtype=jnp.bfloat16, channels=1, stochastic_depth=0.1)
     getattr(model, mode)()
     graph, state = nnx.split(model)
@@ -123,17 +120,16 @@ def test_mobilenet_options():
 
 
 def test_compound_scaling():
-    """B3's and Lite3's stages: Lite scales neither the ends' widths, nor the depth of the first and
-    the last stage."""
-    found = {}
+    """Lite3 scales neither the ends' widths nor the depth of the first and the last stage."""
+    scaled = {}
     for module, variant in ((efficientnet, "B3"), (efficientnet_lite, "3")):
         model = large(module, variant)
         widths = [stage[0].project.conv.out_features for stage in model.stages]
         ends = model.stem.conv.out_features, model.last.conv.out_features
-        found[module] = ends, widths, [len(stage) for stage in model.stages]
+        scaled[module] = ends, widths, [len(stage) for stage in model.stages]
     widths = [24, 32, 48, 96, 136, 232, 384]
-    assert found[efficientnet] == ((40, 1536), widths, [2, 3, 3, 5, 5, 6, 2])
-    assert found[efficientnet_lite] == ((32, 1280), widths, [1, 3, 3, 5, 5, 6, 1])
+    assert scaled[efficientnet] == ((40, 1536), widths, [2, 3, 3, 5, 5, 6, 2])
+    assert scaled[efficientnet_lite] == ((32, 1280), widths, [1, 3, 3, 5, 5, 6, 1])
 
 
 def test_efficientnet_options():

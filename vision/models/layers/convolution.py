@@ -60,8 +60,7 @@ def convolve(
 
 
 def _split_filter_gradient(plain):
-    """Returns the convolution `plain(x, kernel)` with a filter gradient that is a sum over parts of
-    the batch."""
+    """Returns `plain(x, kernel)` with a filter gradient that is summed over parts of the batch."""
 
     def forward(x, kernel):
         return plain(x, kernel), (x, kernel)

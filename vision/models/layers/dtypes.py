@@ -5,6 +5,5 @@ from jax.typing import DTypeLike
 
 
 def at_least_float32(dtype: DTypeLike) -> jnp.dtype:
-    """Returns the dtype of statistics, embeddings and logits: float32, or float64 if the
-    computation is in float64."""
+    """Returns the dtype of statistics, embeddings and logits: float32, or float64 for float64."""
     return jnp.promote_types(dtype, jnp.float32)

@@ -66,8 +66,10 @@ def from_augreg(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _split_attention(name):
-    """Returns ("blocks.0.attn.", "query", ".weight") of "blocks.0.attn.query.weight"; the first two
-    are None if the name is not that of a query, key or value."""
+    """Returns ("blocks.0.attn.", "query", ".weight") of "blocks.0.attn.query.weight".
+
+    The second is None if the name is not that of a query, key or value.
+    """
     match = re.fullmatch(r"(.*attn\.)?(query|key|value)?(.*)", name)
     return match.groups() if match else (None, None, name)
 

@@ -65,8 +65,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def published_config(spec: str) -> dict:
-    """Returns timm's config.json beside the weights ("architecture", "pretrained_cfg", ...), or
-    {}."""
+    """Returns timm's config.json beside the weights ("architecture", ...), or {}."""
     try:
         path = locate(spec, "config.json")
         path = path if spec.startswith("hf:") else path.parent / "config.json"

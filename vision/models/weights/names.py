@@ -38,8 +38,7 @@ USELESS = r"num_batches_tracked$"  # counts of steps
 
 
 def file_name(name: str, rules: Iterable[tuple[str, str]]) -> str:
-    """Returns the name in a file of our variable `name`, by an entry of an architecture's
-    `NAMES`."""
+    """Returns the name in a file of our variable `name`, by rules in an architecture's `NAMES`."""
     for pattern, replacement in (*rules, *COMMON):
         name = re.sub(pattern, replacement, name)
     return name
@@ -144,8 +143,7 @@ def translate(
 
 
 def adapt(module: ModuleType, name: str, array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Returns an array adapted to `shape` if it depends on the image's size or channels; else
-    unchanged."""
+    """Returns an array, adapted to `shape` if it depends on the image's size or channels."""
     if array.shape == tuple(shape):
         return array
     for pattern, function in getattr(module, "ADAPT", {}).items():

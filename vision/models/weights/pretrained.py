@@ -1,5 +1,4 @@
-"""Published weights: the options that the config takes from them, and the arrays that a model
-starts from."""
+"""Published weights: the options that they imply, and the arrays that a model starts from."""
 
 import pathlib
 from collections.abc import Mapping
@@ -30,8 +29,7 @@ def is_run(spec: str) -> bool:
 
 
 def describe(spec: str, module: ModuleType) -> Weights | None:
-    """Returns the `Weights` that `config.model.pretrained` names, or None if nothing describes
-    them.
+    """Returns the `Weights` that `config.model.pretrained` names, or None if it is unknown.
 
     An architecture lists its published weights by the hub's name or by the file name; other weights
     of the hub, and files beside a hub's config.json, are described by that file.
@@ -61,8 +59,7 @@ def describe(spec: str, module: ModuleType) -> Weights | None:
 
 
 def structure(c: ConfigDict) -> dict[str, Any]:
-    """Returns {option: value} of the options in config.model that change a model's function of its
-    weights."""
+    """Returns {option: value} of config.model, as far as the weights depend on them."""
     keys = {key: c[key] for key in ("pool", "positions", "distilled", "gate") if c[key] is not None}
     return keys | c.options.to_dict()
 

@@ -43,7 +43,6 @@ class Weights:
 
 @functools.cache
 def imagenet_classes() -> tuple[tuple[str, ...], ...]:
-    """Returns ((synset, name), ...), the 1,000 ImageNet classes in the order of the logits, such as
-    ("n01440764", "tench")."""
+    """Returns the 1,000 ImageNet classes in the order of the logits: ("n01440764", "tench"), ..."""
     lines = (pathlib.Path(__file__).parent / "imagenet_classes.txt").read_text().splitlines()
     return tuple(tuple(line.split(" ", 1)) for line in lines)
