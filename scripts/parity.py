@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from vision.models import select_accepted
 from vision.models.layers.streams import Streams
 from vision.models.weights.names import translate
 from vision.support.modules import find, names
@@ -111,8 +112,8 @@ def _run_ours(module, weights, reference):
     """Returns (logits, number of parameters) of our network with the reference's weights."""
 
     def create():
-        options = {"dtype": jnp.float32, "image_size": weights.size, "channels": 3}
-        options |= weights.options
+        offered = {"dtype": jnp.float32, "image_size": weights.size, "channels": 3}
+        options = select_accepted(module.build, offered) | weights.options
         return module.build(weights.variant, weights.classes, rngs=Streams(0), **options)
 
     model = nnx.eval_shape(create)

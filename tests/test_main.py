@@ -370,7 +370,7 @@ def test_adding_an_objective_means_adding_one_file(idea, tmp_path):
 def test_mistakes_in_a_research_module(idea, refused, tmp_path):
     argv = [*TRAIN, *IDEA, f"--workdir={tmp_path / 'run'}"]
     error = refused(*argv, "--config.model.options.hiden=3")
-    assert "model 'my_idea.model' has no option 'hiden'; its options: hidden" in error
+    assert "has no option 'hiden' (did you mean 'hidden'?); its options: hidden" in error
     assert "has no build function" in refused(*argv, "--config.model.name=my_idea.empty")
     assert "there is no such module on the path" in refused(
         *argv, "--config.model.name=my_idea.modle"

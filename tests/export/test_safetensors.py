@@ -12,7 +12,7 @@ from vision.config.load import load
 from vision.errors import UserError
 from vision.export import __main__ as export
 from vision.export.safetensors import to_timm, write
-from vision.models import efficientnet_lite, vit
+from vision.models import efficientnet_lite, select_accepted, vit
 from vision.models.layers.streams import Streams
 from vision.models.weights import pretrained
 from vision.models.weights.names import translate
@@ -66,7 +66,8 @@ def test_every_architecture_goes_there_and_back(name):
     elif name == "vit":
         variant = "mu/4"
     size = {"vit": 8}.get(name, 224)
-    options = {"dtype": "float32", "image_size": size, "channels": 3}
+    offered = {"dtype": "float32", "image_size": size, "channels": 3}
+    options = select_accepted(module.build, offered)
     shapes = pretrained.shapes(
         nnx.eval_shape(lambda: module.build(variant, 5, rngs=Streams(0), **options))
     )

@@ -56,7 +56,7 @@ def test_shapes_in_bfloat16(train):
 
     images = jax.ShapeDtypeStruct((2, 70, 33, 3), jnp.float32)
     maps, embedding, logits = jax.eval_shape(run, state, images)
-    found = {name: (x.shape, x.dtype.name) for name, x in maps.items()}
+    shapes = {name: (x.shape, x.dtype.name) for name, x in maps.items()}
     sizes = {
         "stem": (17, 8, 4),
         "stages.0": (17, 8, 4),
@@ -64,7 +64,7 @@ def test_shapes_in_bfloat16(train):
         "stages.2": (4, 2, 16),
     }
     expected = sizes | {"stages.3": (2, 1, 32)}
-    assert found == {name: ((2, *shape), "bfloat16") for name, shape in expected.items()}
+    assert shapes == {name: ((2, *shape), "bfloat16") for name, shape in expected.items()}
     assert (embedding.shape, embedding.dtype, logits.shape, logits.dtype) == (
         (2, 32),
         "float32",

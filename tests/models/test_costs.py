@@ -19,15 +19,25 @@ KNOWN = {  # GMACs as torchvision's documentation states them ("GFLOPS" there)
 }
 
 
-ARCHITECTURES = (
-    "airbench alexnet cnn convnext efficientnet efficientnet_lite inception mobilenet resnet swin "
-    "vgg vit"
-)
+ARCHITECTURES = [
+    "airbench",
+    "alexnet",
+    "cnn",
+    "convnext",
+    "efficientnet",
+    "efficientnet_lite",
+    "inception",
+    "mobilenet",
+    "resnet",
+    "swin",
+    "vgg",
+    "vit",
+]
 
 
 def test_every_architecture_is_listed_and_nothing_else():
-    assert names("vision.models") == ARCHITECTURES.split()
-    for name in ARCHITECTURES.split():
+    assert names("vision.models") == ARCHITECTURES
+    for name in ARCHITECTURES:
         module = find("model", name, "vision.models")
         assert len(module.VARIANTS) > 1
         assert "arXiv" in module.__doc__ or name in ("cnn", "efficientnet_lite")

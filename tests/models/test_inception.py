@@ -39,9 +39,9 @@ def test_auxiliary_reference():
     arrays = {
         k.removeprefix("weights/"): v for k, v in reference.items() if k.startswith("weights/")
     }
-    found = translate(inception, {k: v.shape for k, v in variables.items()}, arrays)
+    translated = translate(inception, {k: v.shape for k, v in variables.items()}, arrays)
     for name, variable in variables.items():
-        variable.set_value(jnp.asarray(found[name]))
+        variable.set_value(jnp.asarray(translated[name]))
     model.eval()
     logits = model.auxiliary_logits({"stages.1": reference["features"]})
     np.testing.assert_allclose(logits, reference["logits"], atol=1e-5)

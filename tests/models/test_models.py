@@ -18,6 +18,9 @@ from vision.models.layers.activations import gelu
 from vision.models.layers.blocks import Dropout, StochasticDepth
 from vision.models.layers.convolution import ConvNorm
 from vision.models.layers.norms import BatchNorm
+from vision.models.layers.positions import sincos_2d
+from vision.models.layers.transformer import Attention
+from vision.support.modules import find, names
 
 PARAMETERS = {
     # DeiT's and the ViT paper's sizes, as counted by timm
@@ -183,7 +186,7 @@ def test_bfloat16_is_near_float32(name, tolerance):
 
 def test_initialization():
     """The scale of each kernel is that of the papers' initializers."""
-    qkv = vit.Attention(32, 2, 0.0, dtype=jnp.float32, rngs=nnx.Rngs(0)).qkv.kernel[...]
+    qkv = Attention(32, 2, 0.0, dtype=jnp.float32, rngs=nnx.Rngs(0)).qkv.kernel[...]
     limit = np.sqrt(6 / (32 + 32))  # Xavier's, of each of the three parts
     assert 0.95 * limit < np.abs(qkv).max() <= limit
     norm = functools.partial(BatchNorm, rngs=nnx.Rngs(0))
@@ -201,17 +204,18 @@ def vit_parts(model):
 
 
 @pytest.mark.parametrize(
-    ("variant", "option", "scale"),
-    [("cifar20", None, 1), ("cifar20", True, 0), ("18", None, 0), ("18", False, 1)],
+    ("variant", "options", "scale"),
+    [
+        ("cifar20", {}, 1),
+        ("cifar20", {"zero_init_residual": True}, 0),
+        ("18", {}, 0),
+        ("18", {"zero_init_residual": False}, 1),
+    ],
 )
-def test_zero_init_residual(variant, option, scale):
+def test_zero_init_residual(variant, options, scale):
     def scales():
-        norms = (
-            resnet.build(variant, 10, rngs=nnx.Rngs(0), zero_init_residual=option)
-            .stages[-1][-1]
-            .layers
-        )
-        return [layer.norm.scale[...] for layer in norms]
+        model = resnet.build(variant, 10, rngs=nnx.Rngs(0), **options)
+        return [layer.norm.scale[...] for layer in model.stages[-1][-1].layers]
 
     first, last = jax.jit(scales)()
     assert (first == 1).all() and (last == scale).all()
@@ -221,7 +225,7 @@ def test_sincos_with_a_class_token_leaves_the_token_alone():
     model = tiny("vit", positions="sincos")
     tokens = model.tokens(jnp.zeros((1, 8, 8, 3)))
     np.testing.assert_allclose(tokens[0, 0], model.class_token[0, 0])
-    np.testing.assert_allclose(tokens[0, 1:], vit.sincos_2d(2, 32), rtol=1e-6)
+    np.testing.assert_allclose(tokens[0, 1:], sincos_2d(2, 32), rtol=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -236,30 +240,29 @@ def batch_norms():
 
 
 def test_batch_norm_groups_are_separate_batch_norms(batch_norms):
-    whole, grouped = map(nnx.clone, batch_norms)
+    ungrouped, grouped = map(nnx.clone, batch_norms)
     x = images(4, 3, 6) * jnp.arange(1.0, 7.0)[:, None, None, None] + 2  # the halves differ
-    halves = [nnx.clone(whole), nnx.clone(whole)]
+    halves = [nnx.clone(ungrouped), nnx.clone(ungrouped)]
     expected = np.concatenate(
         [half(part) for half, part in zip(halves, jnp.split(x, 2), strict=True)]
     )
     np.testing.assert_allclose(grouped(x), expected, rtol=1e-4, atol=1e-5)
-    assert np.abs(whole(x) - expected).max() > 0.1
+    assert np.abs(ungrouped(x) - expected).max() > 0.1
     a, b = map(variables, halves)
     for key, value in variables(grouped).items():
         np.testing.assert_allclose(value, (a[key] + b[key]) / 2, rtol=1e-5)
 
 
 def test_batch_norm_evaluates_with_the_running_averages(batch_norms):
-    whole, grouped = map(nnx.clone, batch_norms)
+    ungrouped, grouped = map(nnx.clone, batch_norms)
     x = images(4, 3, 5)  # 2 does not divide 5, nor need it here
     before = variables(grouped)
-    for norm in (whole, grouped):
+    for norm in (ungrouped, grouped):
         norm.eval()
-    expected = (x - before["mean"]) / np.sqrt(before["var"] + 1e-5) * whole.scale[...] + whole.bias[
-        ...
-    ]
+    normalized = (x - before["mean"]) / np.sqrt(before["var"] + 1e-5)
+    expected = normalized * ungrouped.scale[...] + ungrouped.bias[...]
     np.testing.assert_allclose(grouped(x), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(grouped(x), whole(x))
+    np.testing.assert_array_equal(grouped(x), ungrouped(x))
     for key, value in variables(grouped).items():
         np.testing.assert_array_equal(value, before[key])
 
@@ -371,39 +374,77 @@ RESEARCH = """
 from flax import nnx
 
 class Model(nnx.Module):
-    def __init__(self, n, rngs):
-        self.head = nnx.Linear(3, n, rngs=rngs)
+    def __init__(self, size, num_classes, *, rngs, image_size, gain=1):
+        self.gain = gain
+        self.image_size = image_size
+        self.head = nnx.Linear(3, num_classes, rngs=rngs)
     def embed(self, images):
         return images.mean((1, 2))
     def __call__(self, images):
         return self.head(self.embed(images))
 
-def build(variant, num_classes, *, rngs, {parameters}):
-    assert variant == "mine" and {condition}
-    return Model(num_classes, rngs)
+class Child(Model):
+    def __init__(self, *shape, loud=False, **options):
+        super().__init__(*shape, **options)
+
+BUILD
 """
+SIGNATURES = {  # ways to write a research module's `build`
+    "explicit": "def build(variant, num_classes, *, rngs, gain=1, **_):\n"
+    "    return Model(variant, num_classes, rngs=rngs, image_size=32, gain=gain)",
+    "annotated": "def build(variant, num_classes, **options) -> Model:\n"
+    "    return Model(variant, num_classes, **options)",
+    "inherited": "def build(variant, num_classes, **options) -> 'Child':\n"
+    "    return Child(variant, num_classes, **options)",
+}
 
 
-@pytest.mark.parametrize(
-    ("module", "parameters", "condition"),
-    [
-        (
-            "research_explicit",
-            "dtype, image_size, channels, gain=1",
-            "gain == 3 and image_size == 32",
-        ),
-        ("research_open", "**anything", "anything['gain'] == 3 and anything['dropout'] == 0.5"),
-    ],
-)
-def test_research_module(tmp_path, monkeypatch, module, parameters, condition):
-    package = tmp_path / f"{module}_ideas"
-    package.mkdir()
-    (package / "model.py").write_text(RESEARCH.format(parameters=parameters, condition=condition))
+@pytest.fixture
+def research(tmp_path, monkeypatch):
+    """Returns a function that writes a research module and gives its dotted name."""
+    names = []
+
+    def write(build):
+        name = f"ideas_{len(names)}"
+        (tmp_path / name).mkdir()
+        text = RESEARCH.replace("BUILD", build)
+        (tmp_path / name / "model.py").write_text(text)
+        names.append(f"{name}.model")
+        return names[-1]
+
     monkeypatch.syspath_prepend(tmp_path)
-    keys = {"dropout": 0.5} if module == "research_open" else {}
-    model = abstract(config(f"{module}_ideas.model", "mine", options={"gain": 3}, **keys), 4)
+    yield write
+    for name in names:
+        sys.modules.pop(name, None)
+        sys.modules.pop(name.partition(".")[0], None)
+
+
+@pytest.mark.parametrize("signature", SIGNATURES)
+def test_research_module(research, signature):
+    """It gets what it accepts of what every model is offered; an option must be accepted."""
+    name = research(SIGNATURES[signature])
+    model = abstract(config(name, "mine", options={"gain": 3}), 4)
     assert model.head.kernel.shape == (3, 4)
-    if module == "research_explicit":
-        with pytest.raises(UserError, match="no option 'dropout'; its options: gain"):
-            abstract(config(f"{module}_ideas.model", "mine", dropout=0.5))
-    sys.modules.pop(f"{module}_ideas.model")
+    assert (model.gain, model.image_size) == (3, 32)
+    with pytest.raises(UserError, match="no option 'dropout'; its options: .*gain"):
+        abstract(config(name, "mine", dropout=0.5))
+    with pytest.raises(UserError, match=r"no option 'gian' \(did you mean 'gain'\?\)"):
+        abstract(config(name, "mine", options={"gian": 3}))
+
+
+def test_a_class_that_passes_options_on_has_those_of_its_base(research):
+    name = research(SIGNATURES["inherited"])
+    assert abstract(config(name, "mine", options={"gain": 3, "loud": True})).gain == 3
+
+
+def test_options_without_an_annotation_accept_nothing(research):
+    name = research("def build(variant, num_classes, *, rngs, **_):\n    return None")
+    with pytest.raises(UserError, match="no option 'gain'; its options: none"):
+        abstract(config(name, "mine", options={"gain": 3}))
+
+
+@pytest.mark.parametrize("name", names("vision.models"))
+def test_every_architecture_accepts_what_it_is_offered(name):
+    accepted = models.accepted_options(find("model", name, "vision.models").build)
+    assert {"rngs", "dtype", "channels"} <= set(accepted)
+    assert not {"variant", "num_classes", "options"} & set(accepted)

@@ -9,6 +9,13 @@ from flax import nnx
 from tests.support.architectures import check_reference, filled
 from vision.errors import UserError
 from vision.models import swin
+from vision.models.layers.windows import (
+    from_windows,
+    regions,
+    relative_positions,
+    resize_biases,
+    to_windows,
+)
 
 PARAMETERS = {  # as counted by timm, and by torchvision at 224 px
     ("T", 224, 7): 28_288_354,
@@ -46,24 +53,24 @@ def test_weights_name_what_there_is():
 
 def test_windows_and_back():
     x = jnp.arange(2 * 6 * 4 * 3).reshape(2, 6, 4, 3)
-    windows = swin.to_windows(x, 2)
+    windows = to_windows(x, 2)
     assert windows.shape == (2, 6, 4, 3)
     np.testing.assert_array_equal(windows[1, 3], x[1, 2:4, 2:4].reshape(4, 3))
-    np.testing.assert_array_equal(swin.from_windows(windows, 2, (6, 4)), x)
+    np.testing.assert_array_equal(from_windows(windows, 2, (6, 4)), x)
 
 
 def test_regions_join_only_neighbors():
     """Of a shifted map of 4 x 4, the first window lies inside; the last holds the image's four
     corners."""
-    found = swin.regions((4, 4), 2, (1, 1))
-    assert [len(set(window)) for window in found.tolist()] == [1, 2, 2, 4]
-    np.testing.assert_array_equal(found[1] == found[1][0], [True, False, True, False])
-    assert (swin.regions((2, 4), 2, (0, 1))[0] == 3).all()  # one window high: nothing to part
+    region_ids = regions((4, 4), 2, (1, 1))
+    assert [len(set(window)) for window in region_ids.tolist()] == [1, 2, 2, 4]
+    np.testing.assert_array_equal(region_ids[1] == region_ids[1][0], [True, False, True, False])
+    assert (regions((2, 4), 2, (0, 1))[0] == 3).all()  # one window high: nothing to part
 
 
 def test_relative_positions():
     """Two tokens with the same offset share a bias, others do not."""
-    table = swin.relative_positions(3)
+    table = relative_positions(3)
     assert table.shape == (9, 9) and len(np.unique(table)) == 25 == table.max() + 1
     assert table[0, 1] == table[4, 5] != table[1, 0]
     assert (np.diag(table) == 12).all()
@@ -90,13 +97,13 @@ def test_a_block_sees_its_window_and_a_shifted_one_its_neighbors():
 
 def test_biases_of_another_window():
     table = np.random.default_rng(0).normal(size=(13**2, 3)).astype(np.float32)
-    resized = swin.resize_biases(table, (23**2, 3))
+    resized = resize_biases(table, (23**2, 3))
     assert resized.shape == (23**2, 3)
     # the center stays
     np.testing.assert_allclose(resized[23**2 // 2], table[13**2 // 2], atol=1e-6)
-    constant = swin.resize_biases(np.full((9, 2), 3.0), (49, 2))
+    constant = resize_biases(np.full((9, 2), 3.0), (49, 2))
     np.testing.assert_allclose(constant, 3, rtol=1e-6)
-    assert swin.resize_biases(table, (23**2, 4)) is table  # other heads: no resizing helps
+    assert resize_biases(table, (23**2, 4)) is table  # other heads: no resizing helps
 
 
 @pytest.mark.parametrize("train", [True, False])
@@ -113,9 +120,9 @@ def test_shapes_in_bfloat16(train):
 
     images = jax.ShapeDtypeStruct((2, 20, 12, 3), jnp.float32)  # any sides that 4 divides
     maps, embedding, logits = jax.eval_shape(run, state, images)
-    found = {name: (x.shape, x.dtype.name) for name, x in maps.items()}
+    shapes = {name: (x.shape, x.dtype.name) for name, x in maps.items()}
     expected = {"stem": (2, 5, 3, 8), "stages.0": (2, 5, 3, 8), "stages.1": (2, 3, 2, 16)}
-    assert found == {name: (shape, "bfloat16") for name, shape in expected.items()}
+    assert shapes == {name: (shape, "bfloat16") for name, shape in expected.items()}
     assert (embedding.shape, embedding.dtype, logits.shape, logits.dtype) == (
         (2, 16),
         "float32",
@@ -147,9 +154,9 @@ def test_options():
     ("variant", "keys", "message"),
     [
         ("XL", {}, "model.variant.*T, S, B"),
-        ("mu", {"image_size": 30}, "images whose side 4 divides, not 30 px: set data.image_size"),
-        ("mu", {"image_size": 0}, "side 4 divides, not 0 px"),
-        ("mu", {"window": 0}, "model.options.window = 0"),
+        ("mu", {"image_size": 30}, "whose side is a multiple of 4, not 30 px: set data.image_size"),
+        ("mu", {"image_size": 0}, "multiple of 4, not 0 px"),
+        ("mu", {"window": 0}, "model.options.window must be at least 1 patch, got 0"),
         ("mu", {"dropout": 1.0}, "model.dropout must be .*, got 1.0"),
         ("mu", {"remat": "all"}, "model.remat"),
     ],
@@ -160,5 +167,5 @@ def test_errors(variant, keys, message):
 
 
 def test_images_that_cannot_be_cut():
-    with pytest.raises(UserError, match="side 4 divides, not 18 px"):
+    with pytest.raises(UserError, match="multiple of 4, not 18 px"):
         nnx.eval_shape(lambda: build()(jnp.zeros((1, 16, 18, 3))))

@@ -89,10 +89,10 @@ def test_augreg_prefixes_and_big_vision():
             name = name.replace(old, new)
         big[f"params/{name}"] = array
     positions = big.pop("params/Transformer/posembed_input/pos_embedding")
-    found = from_augreg(big | {"params/pos_embedding": positions[:, 1:]})
-    np.testing.assert_array_equal(found.pop("pos_embed")[:, 1:], plain["pos_embed"][:, 1:])
-    assert found.keys() == plain.keys() - {"pos_embed"}
-    assert all((found[name] == plain[name]).all() for name in found)
+    converted = from_augreg(big | {"params/pos_embedding": positions[:, 1:]})
+    np.testing.assert_array_equal(converted.pop("pos_embed")[:, 1:], plain["pos_embed"][:, 1:])
+    assert converted.keys() == plain.keys() - {"pos_embed"}
+    assert all((converted[name] == plain[name]).all() for name in converted)
     with pytest.raises(KeyError, match="embedding/kernel"):
         from_augreg(arrays_of("vit_torchvision"))
 
@@ -104,9 +104,9 @@ def test_positions_of_another_image_size(extra, side):
     with np.load(FOLDER / "vit_positions.npz") as file:
         array = file[f"{extra}/5"]
         expected = file[f"{extra}/{side}"]
-    found = resize_positions(array, expected.shape)
-    np.testing.assert_allclose(found, expected, atol=2e-6)
-    np.testing.assert_array_equal(found[:, :extra], array[:, :extra])
+    resized = resize_positions(array, expected.shape)
+    np.testing.assert_allclose(resized, expected, atol=2e-6)
+    np.testing.assert_array_equal(resized[:, :extra], array[:, :extra])
 
 
 def test_positions_that_cannot_be_resized():

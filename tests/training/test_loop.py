@@ -407,7 +407,7 @@ class Whitened(nnx.Module):
         return self.head(self.embed(images))
 
 
-def build(variant, num_classes, *, rngs, image_size, **_):
+def build(variant, num_classes, *, rngs, image_size):
     return Whitened(image_size**2, num_classes, rngs)
 
 

@@ -2,29 +2,41 @@
 
 A model is an `nnx.Module` with
 
-    features(images) -> {name: map}   intermediate maps, in the order of computation: (B, H, W, C),
-                                      of a ViT (B, N, D). "stem", "stages.0", ... or "blocks.0",
-                                      ...; the last one is what is pooled
-    pool(map) -> (B, D)               what makes the embedding of the last map
+    features(images) -> {name: map}   intermediate maps in the order of computation: (B, H, W, C),
+                                      for a ViT (B, N, D). "stem", "stages.0", ... or "blocks.0",
+                                      ...; the last one is the one that is pooled
+    pool(map) -> (B, D)               turns the last map into the embedding
     embed(images) -> (B, D)           the embedding: pool(last of features)
     head                              an `nnx.Linear`, or with model.head=cosine a `CosineHead`
     __call__(images)                  head(embed(images)) -> logits (B, num_classes)
 
-`features` and `pool` are what explanations and distillation need; training gets by without. Images
-are float (B, H, W, C), already normalized; embeddings and logits are float32 whatever the compute
-dtype. A module sets its attributes in the order in which it uses them, from which
-`vision.models.surgery` knows the depth of each parameter.
+Explanations and distillation need `features` and `pool`; training works without them. Images are
+float (B, H, W, C), already normalized; embeddings and logits are float32 for every compute dtype.
+A module sets its attributes in the order in which it uses them: `vision.models.surgery` derives the
+depth of each parameter from it.
 
-Its file has `build(variant, num_classes, *, rngs, dtype, image_size, channels, ...)`, whose further
-keyword arguments are its options, and `VARIANTS`, which its message about an unknown variant lists.
-`WEIGHTS` names published weights (`vision.models.weights.published`), `NAMES` says how they call
-ours (`vision.models.weights.names`).
+An architecture's file has
+
+    def build(variant, num_classes, **options) -> "Net":
+        return Net(*VARIANTS[variant], num_classes, **options)
+
+whose options are the keyword-only arguments of `Net.__init__`: their names, defaults and docs are
+written there and nowhere else. `build` may have keyword arguments of its own, before `**options`.
+Of `rngs`, `dtype`, `image_size` and `channels`, which every model is offered, it gets those that it
+accepts; every other argument must be one that it accepts. `VARIANTS` lists the variants, `WEIGHTS`
+published weights (`vision.models.weights.published`), and `NAMES` how they name our parameters
+(`vision.models.weights.names`).
 """
 
+import difflib
 import inspect
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from flax import nnx
+from ml_collections import ConfigDict
 
 from vision.errors import UserError, check_choice
 from vision.models.layers.heads import CosineHead
@@ -33,70 +45,108 @@ from vision.support.modules import find
 
 DTYPES = ("float32", "bfloat16")
 HEADS = ("linear", "cosine")
-APART = (
-    "name",
-    "variant",
-    "pretrained",
-    "dtype",
-    "head",
-    "head_scale",
-    "options",
-)  # keys of config.model that are no options of `build`
+OFFERED = ("rngs", "dtype", "image_size", "channels")  # what every architecture may accept
+# keys of config.model that are not options of an architecture
+RESERVED = ("name", "variant", "pretrained", "dtype", "head", "head_scale", "options")
 
 
-def build(c, num_classes, image_size, channels, rngs):
+def build(
+    c: ConfigDict, num_classes: int, image_size: int, channels: int, rngs: nnx.Rngs
+) -> nnx.Module:
     """Builds the model that the config describes.
 
     Args:
-        c: config.model. Of its keys, those at None are left to the architecture's defaults.
+        c: config.model. Keys that are None are left to the architecture's defaults.
         num_classes: length of the logits.
         image_size: side of the images, pixels.
-        channels: of the images, 1 or 3.
+        channels: image channels, 1 or 3.
         rngs: `nnx.Rngs`.
 
     Raises:
-        UserError: no such model, variant or option, or a value that does not fit.
+        UserError: unknown model, variant or option, or an option's value that does not fit.
     """
     module = find("model", c.name, __name__)
     check_choice("model.dtype", c.dtype, DTYPES)
-    given = {
+    check_choice("model.head", c.head, HEADS)
+    options = _options(c)
+    pruned_shapes = options.pop(OPTION, None)
+    _check_options(c.name, options, accepted_options(module.build))
+    offered = {
         "rngs": rngs,
         "dtype": jnp.dtype(c.dtype),
         "image_size": image_size,
         "channels": channels,
     }
-    keys = {k: v for k, v in c.items() if k not in APART and v is not None}
-    options = c.options.to_dict()
-    pruned = options.pop(OPTION, None)
-    taken = {*given, *c.keys(), "num_classes"} & options.keys()
-    if taken:
-        raise UserError(
-            f"model.options cannot hold {', '.join(sorted(taken))}: set model.{min(taken)} itself"
-        )
-    arguments = given | keys | options
-    _check_known(c.name, module.build, arguments, given)
-    check_choice("model.head", c.head, HEADS)
+    arguments = select_accepted(module.build, offered) | options
     model = module.build(c.variant, num_classes, **arguments)
     if c.head == "cosine":
         if not isinstance(model.head, nnx.Linear):
             raise UserError(
-                f"model.head = 'cosine' cannot stand for the {type(model.head).__name__} of this model"
+                f"model.head = 'cosine' cannot replace this model's {type(model.head).__name__}: "
+                "set model.head to linear"
             )
         model.head = CosineHead(model.head.in_features, num_classes, c.head_scale, rngs=rngs)
-    if pruned is not None:
-        narrow(model, pruned)
+    if pruned_shapes is not None:
+        narrow(model, pruned_shapes)
     return model
 
 
-def _check_known(name, function, arguments, given):
-    parameters = inspect.signature(function).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return
-    known = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY or p.name in arguments]
-    unknown = [a for a in arguments if a not in known]
-    if unknown:
-        takes = ", ".join(k for k in known if k not in given) or "none"
+def accepted_options(build: Callable[..., nnx.Module]) -> tuple[str, ...]:
+    """Returns the names of the keyword arguments that an architecture's `build` accepts.
+
+    They are its own, after the variant and the number of classes, and if it takes `**options`, also
+    the keyword-only arguments of the class that its result annotation names. Without that
+    annotation, `**options` accepts nothing: a misspelled option would pass unnoticed.
+    """
+    _, _, *parameters = inspect.signature(build).parameters.values()
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    names = [p.name for p in parameters if p.kind not in variadic]
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+        names += _constructor_options(typing.get_type_hints(build).get("return"))
+    return tuple(dict.fromkeys(names))
+
+
+def select_accepted(
+    build: Callable[..., nnx.Module], arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Returns those of the keyword arguments that an architecture's `build` accepts."""
+    accepted = accepted_options(build)
+    return {name: value for name, value in arguments.items() if name in accepted}
+
+
+def _constructor_options(model_class: Any) -> Iterator[str]:
+    """Yields the keyword-only arguments of a class; with `**options`, also its base class's."""
+    for base in getattr(model_class, "__mro__", ()):
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        yield from (p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+            return
+
+
+def _options(c: ConfigDict) -> dict[str, Any]:
+    """Returns the options that config.model gives: its keys that are set, and model.options."""
+    options = c.options.to_dict()
+    reserved = {*OFFERED, *c.keys(), "num_classes"} & options.keys()
+    if reserved:
         raise UserError(
-            f"model '{name}' has no option {', '.join(map(repr, unknown))}; its options: {takes}.\n"
-            "Keys of config.model that are None are left out"
+            f"model.options cannot hold {', '.join(sorted(reserved))}: "
+            f"set model.{min(reserved)} itself"
         )
+    keys = {k: v for k, v in c.items() if k not in RESERVED and v is not None}
+    return keys | options
+
+
+def _check_options(name: str, options: Mapping[str, Any], accepted: tuple[str, ...]) -> None:
+    """Raises `UserError` for an option that the architecture of this name does not accept."""
+    choices = [option for option in accepted if option not in OFFERED]
+    for option in options:
+        if option not in choices:
+            near = difflib.get_close_matches(option, choices, n=1)
+            nearest = f" (did you mean {near[0]!r}?)" if near else ""
+            raise UserError(
+                f"model '{name}' has no option '{option}'{nearest}; "
+                f"its options: {', '.join(choices) or 'none'}.\n"
+                "A key of config.model that is None is left to the model's default"
+            )

@@ -1,17 +1,17 @@
-"""Lists every architecture's variants: parameters, multiply-adds, the paper's accuracy, and the
-weights that load.
+"""Lists each architecture's variants: parameters, multiply-adds, accuracies, published weights.
 
     python -m vision.models                      # all
-    python -m vision.models resnet vit           # of these files
+    python -m vision.models resnet vit           # only these architectures
     python -m vision.models --format csv > models.csv
 
-Parameters are those with 1,000 classes. GMACs are billions of multiplications in convolutions and
-matrix products, of one image at the size given. "paper" is the paper's ImageNet top-1, "best" that
+Parameters are counted with 1,000 classes. GMACs are billions of multiplications in convolutions and
+matrix products, for one image of the given size. "paper" is the paper's ImageNet top-1, "best" that
 of the best weights listed, in percent.
 """
 
 import csv
 import sys
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -23,23 +23,22 @@ FORMATS = ("table", "csv")
 COLUMNS = ("model", "variant", "parameters", "GMACs", "size", "paper", "best", "weights")
 
 
-def main(argv):
-    config, values, words = parse_stage(argv, __doc__, _flags)
+def main(argv: Sequence[str]) -> None:
+    """Prints the table of the architectures named in `argv`, or of all."""
+    config, values, names = parse_stage(argv, __doc__, _flags)
     check_choice("--format", values.format, FORMATS)
     if config is not None:
         raise UserError("the table takes no --config: name architectures, such as resnet")
     from vision.models.surgery.costs import rows
 
-    found = rows(words)
     if values.format == "csv":
         writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(COLUMNS)
-        writer.writerows(row.cells for row in found)
+        writer.writerows(row.cells for row in rows(names))
         return
     print("{:<18} {:<15} {:>12} {:>8} {:>5} {:>6} {:>6}  {}".format(*COLUMNS))
-    for row in found:
-        name, variant, parameters, macs, size, paper, best, weights = row.cells
-        line = f"{name:<18} {variant:<15} {parameters:>12,} {macs:>8.2f} {size:>5} {paper:>6} {best:>6}  {weights}"
+    for row in rows(names):
+        line = "{:<18} {:<15} {:>12,} {:>8.2f} {:>5} {:>6} {:>6}  {}".format(*row.cells)
         print(line.rstrip(), flush=True)
 
 

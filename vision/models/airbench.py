@@ -1,23 +1,27 @@
 """The fast CIFAR-10 nets. Jordan 2024 (arXiv:2404.00498), sections 3.1 to 3.3.
 
 A fixed 2x2 convolution that whitens patches of the training images, three groups of convolutions
-that begin as the identity wherever they can, the maximum over what is left of the image, and a
-linear layer without bias. Its author's code, https://github.com/KellerJordan/cifar10-airbench,
-settles what the paper leaves open.
+that start as the identity wherever they can, global max-pooling, and a linear layer without bias.
+The author's code, https://github.com/KellerJordan/cifar10-airbench, settles what the paper leaves
+open.
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
-from vision.errors import UserError, check_choice
+from vision.errors import check_choice
 from vision.models.layers.activations import gelu
 from vision.models.layers.dtypes import at_least_float32
 from vision.models.layers.norms import BatchNorm
-from vision.models.layers.options import check_options
+from vision.models.layers.options import check_image_size, check_options
 
-# widths of the groups, convolutions in each, and how much of its averages BatchNorm keeps in a step
+# widths of the groups, convolutions per group, and BatchNorm's momentum
 VARIANTS = {
     "94": ((64, 256, 256), 2, 0.6),
     "95": ((128, 384, 384), 2, 0.6),
@@ -25,78 +29,65 @@ VARIANTS = {
     "mu": ((4, 8, 8), 2, 0.6),
 }
 SMALLEST = 9  # pixels; the whitening takes one, and each group halves the side
-# "scaling_factor", with which logits start small though the head's kernel does not
+# "scaling_factor", by which logits start small although the head's kernel does not
 LOGIT_SCALE = 1 / 9
 
 
-def build(
-    variant, num_classes, *, rngs, dtype=jnp.float32, image_size=32, channels=3, batch_norm_groups=1
-):
-    """Returns the `Airbench` of a variant: "94", "95" or "96", the paper's, or the tiny "mu".
+def build(variant: str, num_classes: int, *, image_size: int = 32, **options: Any) -> "Airbench":
+    """Builds the `Airbench` of a variant: the paper's "94", "95" or "96", or the tiny "mu".
 
     Args:
+        variant: one of `VARIANTS`.
+        num_classes: length of the logits.
         image_size: 9 or more; the paper's is 32.
-
-    For the other arguments see `Airbench`.
+        options: those of `Airbench`.
 
     Raises:
-        UserError: an unknown variant, or an option's value that cannot be.
+        UserError: an unknown variant, images that are too small, or an option's value is invalid.
     """
     check_choice("model.variant", variant, tuple(VARIANTS))
-    if image_size < SMALLEST:
-        raise UserError(
-            f"model 'airbench' takes images of {SMALLEST} px or more, for it halves them thrice: not {image_size}"
-        )
+    check_image_size("airbench", image_size, SMALLEST)
     widths, depth, momentum = VARIANTS[variant]
-    return Airbench(
-        widths,
-        depth,
-        num_classes,
-        momentum=momentum,
-        rngs=rngs,
-        dtype=dtype,
-        channels=channels,
-        batch_norm_groups=batch_norm_groups,
-    )
+    return Airbench(widths, depth, num_classes, momentum, **options)
 
 
 class Airbench(nnx.Module):
-    """Images (B, H, W, C), normalized floats -> embeddings (B, D) -> logits (B, num_classes), both
-    float32."""
+    """Images (B, H, W, C), normalized -> embeddings (B, D) -> logits (B, num_classes), float32.
+
+    It does not whiten yet: call `initialize_from_data`.
+
+    Args:
+        widths: channels of each group; each halves the image.
+        depth: convolutions per group: 2, or 3 with a shortcut around the last two.
+        num_classes: length of the logits.
+        momentum: share of its running averages that BatchNorm keeps in a step.
+        rngs: nnx random streams: `params`.
+        dtype: compute dtype, float32 or bfloat16. Parameters and statistics are float32, and so is
+            the whitening: images are best given in float32 too.
+        channels: image channels.
+        batch_norm_groups: parts of the batch with separate statistics; see
+            `layers.norms.BatchNorm`.
+
+    Raises:
+        UserError: an option's value is invalid.
+    """
 
     def __init__(
         self,
-        widths,
-        depth,
-        num_classes,
+        widths: Sequence[int],
+        depth: int,
+        num_classes: int,
+        momentum: float,
         *,
-        momentum,
-        rngs,
-        dtype=jnp.float32,
-        channels=3,
-        batch_norm_groups=1,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        channels: int = 3,
+        batch_norm_groups: int = 1,
     ):
-        """Creates the network. It whitens nothing yet: that takes `initialize_from_data`.
-
-        Args:
-            widths: channels of each group; each halves the image.
-            depth: convolutions of a group: 2, or 3 with a shortcut around the last two.
-            num_classes: length of the logits.
-            momentum: share of BatchNorm's averages that a step keeps.
-            rngs: nnx's streams: `params`.
-            dtype: of the computation, float32 or bfloat16. Parameters and statistics are float32,
-                and so is the whitening, for which images are best given in float32 too.
-            channels: of the images.
-            batch_norm_groups: parts of the batch that have their own statistics; see
-                `norms.BatchNorm`.
-
-        Raises:
-            UserError: an option's value that cannot be.
-        """
         check_options(batch_norm_groups=batch_norm_groups)
         self.dtype = dtype
-        # It magnifies faint differences up to forty times. On CIFAR-10 the rounding of bfloat16
-        # images makes an eighth of what the smallest axes give.
+        # It amplifies faint differences up to forty times. On CIFAR-10 the rounding error of
+        # bfloat16 images is an eighth of the response along the smallest axes.
         self.whiten = WhiteningConv(channels, dtype=at_least_float32(dtype), rngs=rngs)
         norm = functools.partial(
             BatchNorm,
@@ -121,84 +112,81 @@ class Airbench(nnx.Module):
             rngs=rngs,
         )
 
-    def __call__(self, images):
+    def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits (B, num_classes), float32, of images (B, H, W, C)."""
         return self.head(self.embed(images))
 
-    def features(self, images):
-        """Returns {"whiten": map, "groups.0": map, ...} of images (B, H, W, C), in the
-        computation's dtype.
+    def features(self, images: jax.Array) -> dict[str, jax.Array]:
+        """Returns {"whiten": map, "groups.0": map, ...} of images (B, H, W, C).
 
-        Maps are (B, H - 1, W - 1, 8 C) and then, with half the side and more channels each, (B, h,
-        w, D).
+        Maps are (B, H - 1, W - 1, 8 C) and then (B, h, w, D), each of half the side and with more
+        channels, in the compute dtype.
         """
         maps = {"whiten": gelu(self.whiten(images).astype(self.dtype))}
         x = maps["whiten"]
         for i, group in enumerate(self.groups):
-            maps[f"groups.{i}"] = x = group(x)
+            x = group(x)
+            maps[f"groups.{i}"] = x
         return maps
 
-    def pool(self, x):
-        """Returns embeddings (B, D), float32: a ninth of the last map's (B, h, w, D) maximum over
-        the image."""
-        # The factor is the logits'; before a linear layer without bias it is the same function.
+    def pool(self, x: jax.Array) -> jax.Array:
+        """Returns embeddings (B, D), float32: a ninth of the last map's maximum over the image."""
+        # The factor belongs to the logits; before a linear layer without bias it is equivalent.
         return x.max((1, 2)).astype(at_least_float32(self.dtype)) * LOGIT_SCALE
 
-    def embed(self, images):
-        """Returns embeddings (B, D), float32: a ninth of the features' maximum over the image.
-        Images: (B, H, W, C)."""
-        return self.pool(list(self.features(images).values())[-1])
+    def embed(self, images: jax.Array) -> jax.Array:
+        """Returns embeddings (B, D), float32, of images (B, H, W, C)."""
+        *_, last = self.features(images).values()
+        return self.pool(last)
 
-    def initialize_from_data(self, images):
-        """Sets the whitening convolution from images (N, H, W, C), normalized floats as `embed`
-        takes them."""
+    def initialize_from_data(self, images: jax.Array) -> None:
+        """Sets the whitening convolution from images (N, H, W, C), normalized floats."""
         self.whiten.initialize_from_data(images)
 
 
 class Fixed(nnx.Variable):
-    """What is computed once from the data and does not learn."""
+    """A variable that is computed once from the data and does not learn."""
 
 
 class WhiteningConv(nnx.Conv):
-    """A 2x2 convolution without padding, (B, H, W, C) -> (B, H - 1, W - 1, 8 C); only its bias
-    learns.
+    """A 2x2 convolution without padding, (B, H, W, C) -> (B, H - 1, W - 1, 8 C); its bias learns.
 
     Its filters are the principal axes of the images' patches, each divided by the standard
     deviation along it, and their negatives, so that the nonlinearity after it loses nothing. Page
-    2018, https://myrtle.ai/learn/ how-to-train-your-resnet; section 3.2 of Jordan 2024.
+    2018, https://myrtle.ai/learn/how-to-train-your-resnet; section 3.2 of Jordan 2024.
     """
 
-    def __init__(self, channels, *, dtype, rngs):
-        size = 4 * channels  # numbers in a patch
-        super().__init__(channels, 2 * size, (2, 2), padding="VALID", dtype=dtype, rngs=rngs)
-        self.kernel = Fixed(_both_signs(jnp.eye(size), channels))
+    def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        patch_size = 4 * channels  # values in a patch
+        super().__init__(channels, 2 * patch_size, (2, 2), padding="VALID", dtype=dtype, rngs=rngs)
+        # In nnx.Conv it is a parameter, which learns.
+        self.kernel = Fixed(_both_signs(jnp.eye(patch_size), channels))  # type: ignore[assignment]
 
-    def initialize_from_data(self, images, epsilon=5e-4):
+    def initialize_from_data(self, images: jax.Array, epsilon: float = 5e-4) -> None:
         """Sets the kernel from all patches of images (N, H, W, C).
 
         Args:
             images: floats, normalized. The computation is in float32 at least.
             epsilon: added to the variances, so that an axis along which patches hardly differ is
-                not blown up.
+                not amplified without bound.
         """
         x = images.astype(at_least_float32(images.dtype))
         corners = (x[:, :-1, :-1], x[:, :-1, 1:], x[:, 1:, :-1], x[:, 1:, 1:])
         patches = jnp.concatenate(corners, -1).reshape(-1, 4 * x.shape[-1])
-        # The mean is not subtracted: of normalized images it is near 0, and a convolution could not
-        # subtract it.
+        # The mean is not subtracted: for normalized images it is near 0, and a convolution could
+        # not subtract it.
         moments = jnp.matmul(patches.T, patches, precision="highest") / len(patches)
         variances, axes = jnp.linalg.eigh(moments)
         # largest first
         axes = axes[:, ::-1]
         variances = variances[::-1]
-        # Rounding may bring a variance of 0 below it.
+        # Rounding may make a variance of 0 negative.
         filters = axes / jnp.sqrt(jnp.maximum(variances, 0) + epsilon)
         self.kernel[...] = _both_signs(filters, x.shape[-1]).astype(self.kernel.dtype)
 
 
 class Group(nnx.Module):
-    """Convolutions, each with BatchNorm and GELU, on x (B, H, W, C) -> (B, H // 2, W // 2,
-    features).
+    """Convolutions with BatchNorm and GELU: (B, H, W, C) -> (B, H // 2, W // 2, features).
 
     The first is followed by max-pooling, before its norm. With three, the last two have a shortcut
     around them.
@@ -207,12 +195,21 @@ class Group(nnx.Module):
         features_in: C.
         features: channels of the result.
         depth: 2 or 3.
-        norm: makes a norm of so many channels.
-        dtype: of the computation.
-        rngs: nnx's streams: `params`.
+        norm: makes a norm of a given number of channels.
+        dtype: compute dtype.
+        rngs: nnx random streams: `params`.
     """
 
-    def __init__(self, features_in, features, depth, norm, *, dtype, rngs):
+    def __init__(
+        self,
+        features_in: int,
+        features: int,
+        depth: int,
+        norm: Callable[[int], nnx.Module],
+        *,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         conv = functools.partial(
             nnx.Conv,
             kernel_size=(3, 3),
@@ -230,17 +227,17 @@ class Group(nnx.Module):
             self.norm3 = norm(features)
         self.depth = depth
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         x = gelu(self.norm1(halve(self.conv1(x))))
         y = gelu(self.norm2(self.conv2(x)))
         return y if self.depth == 2 else gelu(x + self.norm3(self.conv3(y)))
 
 
-def halve(x):
-    """Returns the largest of each 2x2 pixels: (B, H, W, C) -> (B, H // 2, W // 2, C).
+def halve(x: jax.Array) -> jax.Array:
+    """Returns the maximum of each 2x2 pixels: (B, H, W, C) -> (B, H // 2, W // 2, C).
 
-    By two maxima, whose gradient, forward and back, takes a tenth of the time of `nnx.max_pool`'s
-    on a CPU.
+    Computed as two maxima: on a CPU, forward and gradient together take a tenth of the time of
+    `nnx.max_pool`'s.
     """
     _, height, width, _ = x.shape
     x = x[:, : height // 2 * 2, : width // 2 * 2]
@@ -248,13 +245,14 @@ def halve(x):
     return jnp.maximum(x[:, :, ::2], x[:, :, 1::2])
 
 
-# Within ± 1 / sqrt(inputs of a filter), PyTorch's default, as the paper's code has it.
+# Within ± 1 / sqrt(inputs of a filter): PyTorch's default, which the paper's code uses.
 uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def partial_identity(key, shape, dtype=jnp.float32):
-    """Initializes a kernel (H, W, I, O): filter i copies channel i, for as many as there are;
-    others are `uniform`."""
+def partial_identity(
+    key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32
+) -> jax.Array:
+    """Initializes a kernel (H, W, I, O): filter i copies channel i, those beyond are `uniform`."""
     height, width, inputs, outputs = shape
     copies = jnp.arange(min(inputs, outputs))
     identity = jnp.zeros(shape, dtype).at[height // 2, width // 2, copies, copies].set(1)
@@ -262,6 +260,5 @@ def partial_identity(key, shape, dtype=jnp.float32):
 
 
 def _both_signs(filters, channels):
-    """Returns the kernel (2, 2, C, 8 C) of filters (4 C, 4 C), one a column, and of their
-    negatives."""
+    """Returns the kernel (2, 2, C, 8 C) of filters (4 C, 4 C), in columns, and their negatives."""
     return jnp.concatenate([filters, -filters], 1).reshape(2, 2, channels, -1)

@@ -1,17 +1,19 @@
-"""EfficientNet. Tan and Le 2019 (arXiv:1905.11946): B0 of table 1, and its compound scaling to B1,
-..., B7.
+"""EfficientNet. Tan and Le 2019 (arXiv:1905.11946): B0 of table 1, scaled up to B1, ..., B7.
 
-The coefficients of B1 to B7, and what the paper leaves open, are those of the authors' code
+The coefficients of B1 to B7, and whatever the paper leaves open, are those of the authors' code
 (https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet).
 """
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.nn.initializers import Initializer
+from jax.typing import DTypeLike
 
 from vision.errors import check_choice
 from vision.models.layers.blocks import Dropout, StochasticDepth, apply_blocks, linear_rates
@@ -32,7 +34,7 @@ from vision.models.weights.published import INCEPTION_MEAN, INCEPTION_STD, Weigh
 
 
 class Stage(NamedTuple):
-    """Blocks of one width; the first has the stride, and the channels of the stage before."""
+    """Blocks of one width; the first has the stride, and the previous stage's channels as input."""
 
     depth: int
     kernel: int
@@ -54,15 +56,14 @@ TINY = (Stage(1, 5, 1, 1, 8), Stage(2, 3, 2, 4, 16))
 
 
 class Scale(NamedTuple):
-    """How a variant comes from a baseline: factors of its width and depth, image size, dropout; and
-    the baseline."""
+    """A variant: factors on a baseline's width and depth, image size, dropout; and the baseline."""
 
     width: float
     depth: float
     size: int
     dropout: float
     stem: int = 32
-    stages: tuple = STAGES
+    stages: tuple[Stage, ...] = STAGES
     last: int = 1280
 
 
@@ -91,35 +92,21 @@ PAPER_TOP1 = {
 }
 
 
-def build(
-    variant,
-    num_classes,
-    *,
-    rngs,
-    dtype=jnp.float32,
-    image_size=224,
-    channels=3,
-    dropout=None,
-    stochastic_depth=0.2,
-    batch_norm_groups=1,
-    padding="symmetric",
-    norm_epsilon=1e-5,
-    remat="none",
-):
-    """Returns the `EfficientNet` of a variant, "B0" to "B7".
+def build(variant: str, num_classes: int, **options: Any) -> "EfficientNet":
+    """Builds the `EfficientNet` of a variant, "B0" to "B7".
+
+    Images may have any size; the paper's, which grow with the variant, are in `SIZES`. Weights
+    trained in TensorFlow (timm's tf_*, those of lukemelas) need padding "same" and norm_epsilon
+    1e-3; torchvision's B5 to B7 need norm_epsilon 1e-3.
 
     Args:
-        image_size: any; the paper's, which grow with the variant, are in `SIZES`.
-        dropout: None: the variant's own, from 0.2 to 0.5.
-
-    For the other arguments see `EfficientNet`. Weights trained in TensorFlow (timm's tf_*, those of
-    lukemelas) go with padding "same" and norm_epsilon 1e-3; torchvision's B5 to B7 with
-    norm_epsilon 1e-3.
+        variant: one of `VARIANTS`.
+        num_classes: length of the logits.
+        options: those of `EfficientNet`; dropout is by default the variant's, from 0.2 to 0.5.
 
     Raises:
-        UserError: an unknown variant, or an option's value that cannot be.
+        UserError: an unknown variant, or an option's value is invalid.
     """
-    del image_size
     check_choice("model.variant", variant, tuple(VARIANTS))
     scale = VARIANTS[variant]
     stages = [
@@ -129,28 +116,14 @@ def build(
         )
         for stage in scale.stages
     ]
-    return EfficientNet(
-        round_width(scale.width * scale.stem),
-        stages,
-        round_width(scale.width * scale.last),
-        num_classes,
-        act=jax.nn.silu,
-        squeezes=True,
-        rngs=rngs,
-        dtype=dtype,
-        channels=channels,
-        dropout=scale.dropout if dropout is None else dropout,
-        stochastic_depth=stochastic_depth,
-        batch_norm_groups=batch_norm_groups,
-        padding=padding,
-        norm_epsilon=norm_epsilon,
-        remat=remat,
-    )
+    stem = round_width(scale.width * scale.stem)
+    last = round_width(scale.width * scale.last)
+    options = {"dropout": scale.dropout} | options
+    return EfficientNet(stem, stages, last, num_classes, jax.nn.silu, True, **options)
 
 
 class EfficientNet(nnx.Module):
-    """Images (B, H, W, C), normalized floats -> embeddings (B, last) -> logits (B, num_classes),
-    both float32.
+    """Images (B, H, W, C), normalized -> embeddings (B, last) -> logits (B, num_classes), float32.
 
     Args:
         stem: channels of the first convolution.
@@ -158,45 +131,45 @@ class EfficientNet(nnx.Module):
         last: channels of the last convolution.
         num_classes: length of the logits.
         act: the activation.
-        squeezes: whether the blocks have a `SqueezeExcite`, of a quarter of the channels that enter
-            the block.
-        rngs: nnx's streams: `params`, and `dropout` where there is any.
-        dtype: of the computation, float32 or bfloat16. Parameters and statistics are float32.
-        channels: of the images.
+        squeezes: whether the blocks have a `SqueezeExcite`, with a quarter of the block's input
+            channels.
+        rngs: nnx random streams: `params`, and `dropout` if there is any.
+        dtype: compute dtype, float32 or bfloat16. Parameters and statistics are float32.
+        channels: image channels.
         dropout: probability, on the embedding.
         stochastic_depth: probability of dropping the last block's branch; linear in depth
             (arXiv:1603.09382).
-        batch_norm_groups: parts of the batch that have their own statistics; see
-            `norms.BatchNorm`.
-        padding, norm_epsilon: see `inverted_residual.conv_norms`.
-        remat: "none", "dots" or "blocks": what the backward pass computes again; see
-            `layers.apply_blocks`.
+        batch_norm_groups: parts of the batch with separate statistics; see
+            `layers.norms.BatchNorm`.
+        padding, norm_epsilon: see `layers.inverted_residual.conv_norms`.
+        remat: "none", "dots" or "blocks": what the backward pass recomputes; see
+            `layers.blocks.apply_blocks`.
 
-    Initialized as in the authors' code: convolutions after He et al., the head uniformly within 1 /
+    Initialized as in the authors' code: convolutions as in He et al., the head uniformly within 1 /
     sqrt(num_classes).
 
     Raises:
-        UserError: an option's value that cannot be.
+        UserError: an option's value is invalid.
     """
 
     def __init__(
         self,
-        stem,
-        stages,
-        last,
-        num_classes,
+        stem: int,
+        stages: Sequence[Stage],
+        last: int,
+        num_classes: int,
+        act: Callable[[jax.Array], jax.Array],
+        squeezes: bool,
         *,
-        act,
-        squeezes,
-        rngs,
-        dtype=jnp.float32,
-        channels=3,
-        dropout=0.0,
-        stochastic_depth=0.0,
-        batch_norm_groups=1,
-        padding="symmetric",
-        norm_epsilon=1e-5,
-        remat="none",
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        channels: int = 3,
+        dropout: float = 0.2,
+        stochastic_depth: float = 0.2,
+        batch_norm_groups: int = 1,
+        padding: str = "symmetric",
+        norm_epsilon: float = 1e-5,
+        remat: str = "none",
     ):
         check_options(
             dropout=dropout,
@@ -211,17 +184,15 @@ class EfficientNet(nnx.Module):
             dtype=dtype,
             rngs=rngs,
         )
-        squeeze = (
-            functools.partial(SqueezeExcite, act=act, dtype=dtype, rngs=rngs) if squeezes else None
-        )
+        squeeze = functools.partial(SqueezeExcite, act=act, dtype=dtype, rngs=rngs)
         self.dtype = dtype
         self.remat = remat
         self.stem = make(channels, stem, 3, 2, act=act)
         rates = iter(linear_rates(stochastic_depth, sum(stage.depth for stage in stages)))
-        self.stages = nnx.List()
+        self.stages: nnx.List[nnx.List[InvertedResidual]] = nnx.List()
         width = stem
         for stage in stages:
-            blocks = nnx.List()
+            blocks: nnx.List[InvertedResidual] = nnx.List()
             for i in range(stage.depth):
                 expanded = width * stage.expansion
                 block = InvertedResidual(
@@ -243,38 +214,40 @@ class EfficientNet(nnx.Module):
         self.head = nnx.Linear(
             last,
             num_classes,
-            kernel_init=within(num_classes**-0.5),
+            kernel_init=uniform_within(num_classes**-0.5),
             dtype=at_least_float32(dtype),
             rngs=rngs,
         )
 
-    def features(self, images):
-        """Returns {"stem": ..., "stages.0": ..., ..., "last": ...}, maps (B, H, W, C), of images
-        (B, H, W, C)."""
-        maps = {"stem": self.stem(images.astype(self.dtype))}
-        x = maps["stem"]
+    def features(self, images: jax.Array) -> dict[str, jax.Array]:
+        """Returns {"stem": map, "stages.0": map, ..., "last": map} of images (B, H, W, C)."""
+        x = self.stem(images.astype(self.dtype))
+        maps = {"stem": x}
         for i, blocks in enumerate(self.stages):
-            x = maps[f"stages.{i}"] = apply_blocks(blocks, x, self.remat)
+            x = apply_blocks(blocks, x, self.remat)
+            maps[f"stages.{i}"] = x
         return maps | {"last": self.last(x)}
 
-    def pool(self, x):
-        """Returns the embedding (B, last), float32: the mean of the last map over the image."""
+    def pool(self, x: jax.Array) -> jax.Array:
+        """Returns embeddings (B, last), float32: the last map's mean, with dropout."""
         return self.dropout(x.mean((1, 2), dtype=at_least_float32(self.dtype)))
 
-    def embed(self, images):
+    def embed(self, images: jax.Array) -> jax.Array:
         """Returns embeddings (B, last), float32, of images (B, H, W, C)."""
         return self.pool(self.features(images)["last"])
 
-    def __call__(self, images):
+    def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits (B, num_classes), float32, of images (B, H, W, C)."""
         return self.head(self.embed(images))
 
 
-def within(limit):
-    """Returns an initializer: uniform in [-limit, limit)."""
-    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
-        key, shape, dtype, -limit, limit
-    )
+def uniform_within(limit: float) -> Initializer:
+    """Returns an initializer that draws uniformly from [-limit, limit)."""
+
+    def initialize(key, shape, dtype=jnp.float32, out_sharding=None):
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
+
+    return initialize
 
 
 NAMES = {
@@ -299,13 +272,13 @@ REWRITE = {
     "lukemelas": functools.partial(nest, blocks="_blocks", kernel="_project_conv.weight"),
 }
 
-INCEPTION = {"mean": INCEPTION_MEAN, "std": INCEPTION_STD}
-_TORCHVISION_LARGE = {"norm_epsilon": 1e-3}
+_inception = functools.partial(Weights, mean=INCEPTION_MEAN, std=INCEPTION_STD)
+_large = functools.partial(Weights, crop=1.0, options={"norm_epsilon": 1e-3})
 WEIGHTS = {  # accuracies: timm's results-imagenet.csv, torchvision's own
     "hf:timm/efficientnet_b0.ra_in1k": Weights("B0", 77.698),
-    "hf:timm/efficientnet_b0.ra4_e3600_r224_in1k": Weights("B0", 78.568, crop=0.9, **INCEPTION),
+    "hf:timm/efficientnet_b0.ra4_e3600_r224_in1k": _inception("B0", 78.568, crop=0.9),
     "hf:timm/efficientnet_b1.ft_in1k": Weights("B1", 77.592),
-    "hf:timm/efficientnet_b1.ra4_e3600_r240_in1k": Weights("B1", 80.404, 240, 0.9, **INCEPTION),
+    "hf:timm/efficientnet_b1.ra4_e3600_r240_in1k": _inception("B1", 80.404, 240, 0.9),
     "hf:timm/efficientnet_b2.ra_in1k": Weights("B2", 79.324, 256),
     "hf:timm/efficientnet_b3.ra2_in1k": Weights("B3", 81.472, 288),
     "hf:timm/efficientnet_b4.ra2_in1k": Weights("B4", 82.658, 320),
@@ -332,13 +305,7 @@ WEIGHTS = {  # accuracies: timm's results-imagenet.csv, torchvision's own
     "efficientnet_b2_rwightman-c35c1473.pth": Weights("B2", 80.608, 288, 1.0),
     "efficientnet_b3_rwightman-b3899882.pth": Weights("B3", 82.008, 300, 300 / 320),
     "efficientnet_b4_rwightman-23ab8bcd.pth": Weights("B4", 83.384, 380, 380 / 384),
-    "efficientnet_b5_lukemelas-1a07897c.pth": Weights(
-        "B5", 83.444, 456, 1.0, options=_TORCHVISION_LARGE
-    ),
-    "efficientnet_b6_lukemelas-24a108a5.pth": Weights(
-        "B6", 84.008, 528, 1.0, options=_TORCHVISION_LARGE
-    ),
-    "efficientnet_b7_lukemelas-c5b4e57e.pth": Weights(
-        "B7", 84.122, 600, 1.0, options=_TORCHVISION_LARGE
-    ),
+    "efficientnet_b5_lukemelas-1a07897c.pth": _large("B5", 83.444, size=456),
+    "efficientnet_b6_lukemelas-24a108a5.pth": _large("B6", 84.008, size=528),
+    "efficientnet_b7_lukemelas-c5b4e57e.pth": _large("B7", 84.122, size=600),
 }

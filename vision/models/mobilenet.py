@@ -1,11 +1,14 @@
 """MobileNetV3. Howard et al. 2019 (arXiv:1905.02244), tables 1 (large) and 2 (small)."""
 
 import functools
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from vision.errors import check_choice
 from vision.models.layers.blocks import Dropout, StochasticDepth, apply_blocks, linear_rates
@@ -26,8 +29,7 @@ from vision.models.weights.published import INCEPTION_MEAN, INCEPTION_STD, Weigh
 
 
 class Row(NamedTuple):
-    """A block, as the paper's tables write it: bneck `kernel`; exp size; #out; SE; NL, HS or RE;
-    s."""
+    """A block, as in the paper's tables: bneck `kernel`; exp size; #out; SE; NL, HS or RE; s."""
 
     kernel: int
     expanded: int
@@ -37,8 +39,8 @@ class Row(NamedTuple):
     stride: int
 
 
-# the blocks, by stages; the channels of the last two convolutions. The stem has as many as block 1
-# gives.
+# The blocks of each stage; the channels of the last two convolutions. The stem has as many channels
+# as the first block's result.
 VARIANTS = {
     "large": (
         (
@@ -98,97 +100,68 @@ ACTIVATIONS = {"RE": jax.nn.relu, "HS": jax.nn.hard_swish}
 PAPER_TOP1 = {"large": 75.2, "small": 67.4}
 
 
-def build(
-    variant,
-    num_classes,
-    *,
-    rngs,
-    dtype=jnp.float32,
-    image_size=224,
-    channels=3,
-    dropout=0.2,
-    stochastic_depth=0.0,
-    batch_norm_groups=1,
-    padding="symmetric",
-    norm_epsilon=1e-5,
-    remat="none",
-):
-    """Returns the `MobileNetV3` of a variant, "large" or "small".
+def build(variant: str, num_classes: int, **options: Any) -> "MobileNetV3":
+    """Builds the `MobileNetV3` of a variant, "large" or "small".
+
+    Images may have any size. Weights trained in TensorFlow (timm's tf_*) need padding "same" and
+    norm_epsilon 1e-3; torchvision's need norm_epsilon 1e-3.
 
     Args:
-        image_size: any; the network pools over whatever is left of the image.
-
-    For the other arguments see `MobileNetV3`. Weights trained in TensorFlow (timm's tf_*) go with
-    padding "same" and norm_epsilon 1e-3; torchvision's with norm_epsilon 1e-3.
+        variant: one of `VARIANTS`.
+        num_classes: length of the logits.
+        options: those of `MobileNetV3`.
 
     Raises:
-        UserError: an unknown variant, or an option's value that cannot be.
+        UserError: an unknown variant, or an option's value is invalid.
     """
-    del image_size
     check_choice("model.variant", variant, tuple(VARIANTS))
-    stages, last, width = VARIANTS[variant]
-    return MobileNetV3(
-        stages,
-        last,
-        width,
-        num_classes,
-        rngs=rngs,
-        dtype=dtype,
-        channels=channels,
-        dropout=dropout,
-        stochastic_depth=stochastic_depth,
-        batch_norm_groups=batch_norm_groups,
-        padding=padding,
-        norm_epsilon=norm_epsilon,
-        remat=remat,
-    )
+    return MobileNetV3(*VARIANTS[variant], num_classes, **options)
 
 
 class MobileNetV3(nnx.Module):
-    """Images (B, H, W, C), normalized floats -> embeddings (B, width) -> logits (B, num_classes),
-    both float32.
+    """Images (B, H, W, C), normalized -> embeddings (B, width) -> logits (B, num_classes), float32.
 
     Args:
-        stages: tuples of `Row`s.
+        stages: `Row`s of each stage.
         last: channels of the convolution before the pooling, which is the last of `stages`.
-        width: of the layer after the pooling.
+        width: width of the layer after the pooling.
         num_classes: length of the logits.
-        rngs: nnx's streams: `params`, and `dropout` where there is any.
-        dtype: of the computation up to the pooling, float32 or bfloat16. Parameters and statistics
-            are float32.
-        channels: of the images.
+        rngs: nnx random streams: `params`, and `dropout` if there is any.
+        dtype: compute dtype up to the pooling, float32 or bfloat16. Parameters and statistics are
+            float32.
+        channels: image channels.
         dropout: probability, on the embedding (the paper's section 6.1.1).
         stochastic_depth: probability of dropping the last block's branch; linear in depth
             (arXiv:1603.09382).
-        batch_norm_groups: parts of the batch that have their own statistics; see
-            `norms.BatchNorm`.
-        padding, norm_epsilon: see `inverted_residual.conv_norms`.
-        remat: "none", "dots" or "blocks": what the backward pass computes again; see
-            `layers.apply_blocks`.
+        batch_norm_groups: parts of the batch with separate statistics; see
+            `layers.norms.BatchNorm`.
+        padding, norm_epsilon: see `layers.inverted_residual.conv_norms`.
+        remat: "none", "dots" or "blocks": what the backward pass recomputes; see
+            `layers.blocks.apply_blocks`.
 
-    The paper is silent on the initialization, which is torchvision's: convolutions after He et al.,
+    The paper does not give the initialization; it is torchvision's: convolutions as in He et al.,
     dense layers normal with deviation 0.01.
 
     Raises:
-        UserError: an option's value that cannot be.
+        UserError: an option's value is invalid.
     """
 
     def __init__(
         self,
-        stages,
-        last,
-        width,
-        num_classes,
+        stages: Sequence[Sequence[Row]],
+        last: int,
+        width: int,
+        num_classes: int,
         *,
-        rngs,
-        dtype=jnp.float32,
-        channels=3,
-        dropout=0.0,
-        stochastic_depth=0.0,
-        batch_norm_groups=1,
-        padding="symmetric",
-        norm_epsilon=1e-5,
-        remat="none",
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        channels: int = 3,
+        dropout: float = 0.2,
+        stochastic_depth: float = 0.0,
+        batch_norm_groups: int = 1,
+        padding: str = "symmetric",
+        norm_epsilon: float = 1e-5,
+        remat: str = "none",
     ):
         check_options(
             dropout=dropout,
@@ -215,19 +188,18 @@ class MobileNetV3(nnx.Module):
         features = stages[0][0].features
         self.stem = make(channels, features, 3, 2, act=jax.nn.hard_swish)
         rates = iter(linear_rates(stochastic_depth, sum(map(len, stages))))
-        self.stages = nnx.List()
+        self.stages: nnx.List[nnx.List[nnx.Module]] = nnx.List()
         for rows in stages:
-            blocks = nnx.List()
+            blocks: nnx.List[nnx.Module] = nnx.List()
             for row in rows:
+                squeezed = round_width(row.expanded / 4)
                 block = InvertedResidual(
                     features,
                     row.features,
                     row.kernel,
                     row.stride,
                     expanded=row.expanded,
-                    squeeze=squeeze(row.expanded, round_width(row.expanded / 4))
-                    if row.squeezes
-                    else None,
+                    squeeze=squeeze(row.expanded, squeezed) if row.squeezes else None,
                     act=ACTIVATIONS[row.act],
                     drop=StochasticDepth(next(rates), rngs=rngs),
                     make=make,
@@ -240,38 +212,43 @@ class MobileNetV3(nnx.Module):
         self.dropout = Dropout(dropout, rngs=rngs)
         self.head = dense(width, num_classes)
 
-    def features(self, images):
-        """Returns {"stem": ..., "stages.0": ..., ...}, maps (B, H, W, C), of images (B, H, W,
-        C)."""
-        maps = {"stem": self.stem(images.astype(self.dtype))}
-        x = maps["stem"]
+    def features(self, images: jax.Array) -> dict[str, jax.Array]:
+        """Returns {"stem": map, "stages.0": map, ...} of images (B, H, W, C)."""
+        x = self.stem(images.astype(self.dtype))
+        maps = {"stem": x}
         for i, blocks in enumerate(self.stages):
-            x = maps[f"stages.{i}"] = apply_blocks(blocks, x, self.remat)
+            x = apply_blocks(blocks, x, self.remat)
+            maps[f"stages.{i}"] = x
         return maps
 
-    def pool(self, x):
-        """Returns the embedding (B, width), float32: the last map's mean over the image, through
-        one more layer.
+    def pool(self, x: jax.Array) -> jax.Array:
+        """Returns embeddings (B, width), float32: the last map's mean through one more layer.
 
-        It has the place of the last convolution, which costs less after the pooling: the paper's
-        section 5.1.
+        The layer replaces the last convolution: after the pooling it costs less (the paper's
+        section 5.1).
         """
         means = x.mean((1, 2), dtype=at_least_float32(self.dtype))
         return self.dropout(jax.nn.hard_swish(self.widen(means)))
 
-    def embed(self, images):
+    def embed(self, images: jax.Array) -> jax.Array:
         """Returns embeddings (B, width), float32, of images (B, H, W, C)."""
         *_, last = self.features(images).values()
         return self.pool(last)
 
-    def __call__(self, images):
+    def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits (B, num_classes), float32, of images (B, H, W, C)."""
         return self.head(self.embed(images))
 
 
-def _from_torchvision(arrays):
-    """Its blocks are one list."""
+def _from_torchvision(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Names the layers that torchvision numbers, and splits its one list of blocks into stages."""
     return nest(name_layers(arrays), "stages", "project.0.weight")
+
+
+def _to_timm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Turns the layer after the pooling into timm's 1x1 convolution."""
+    name = "conv_head.weight"
+    return arrays | {name: arrays[name][:, :, None, None]}
 
 
 NAMES = {
@@ -284,39 +261,22 @@ NAMES = {
     ),
 }
 REWRITE = {"torchvision": _from_torchvision}
+TO_TIMM = _to_timm
 
-INCEPTION = {"mean": INCEPTION_MEAN, "std": INCEPTION_STD}
-UNCHANGED = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
+_bilinear = functools.partial(Weights, interpolation="bilinear")
+_inception = functools.partial(Weights, mean=INCEPTION_MEAN, std=INCEPTION_STD)
+_tensorflow = functools.partial(_inception, interpolation="bilinear", options=TENSORFLOW)
+_torchvision = functools.partial(_bilinear, options={"norm_epsilon": 1e-3})
 WEIGHTS = {  # accuracies: timm's results-imagenet.csv, torchvision's own
     "hf:timm/mobilenetv3_large_100.ra_in1k": Weights("large", 75.784),
-    "hf:timm/mobilenetv3_large_100.miil_in21k_ft_in1k": Weights(
-        "large", 77.920, 224, 0.875, "bilinear", **UNCHANGED
+    "hf:timm/mobilenetv3_large_100.miil_in21k_ft_in1k": _bilinear(
+        "large", 77.920, mean=(0.0,) * 3, std=(1.0,) * 3
     ),
-    "hf:timm/mobilenetv3_large_100.ra4_e3600_r224_in1k": Weights(
-        "large", 76.310, crop=0.95, **INCEPTION
-    ),
+    "hf:timm/mobilenetv3_large_100.ra4_e3600_r224_in1k": _inception("large", 76.310, crop=0.95),
     "hf:timm/mobilenetv3_small_100.lamb_in1k": Weights("small", 67.636),
-    "hf:timm/tf_mobilenetv3_large_100.in1k": Weights(
-        "large", 75.510, 224, 0.875, "bilinear", options=TENSORFLOW, **INCEPTION
-    ),
-    "hf:timm/tf_mobilenetv3_small_100.in1k": Weights(
-        "small", 67.922, 224, 0.875, "bilinear", options=TENSORFLOW, **INCEPTION
-    ),
-    "mobilenet_v3_large-8738ca79.pth": Weights(
-        "large", 74.042, 224, 0.875, "bilinear", options={"norm_epsilon": 1e-3}
-    ),
-    "mobilenet_v3_large-5c1a4163.pth": Weights(
-        "large", 75.274, 224, 224 / 232, "bilinear", options={"norm_epsilon": 1e-3}
-    ),
-    "mobilenet_v3_small-047dcff4.pth": Weights(
-        "small", 67.668, 224, 0.875, "bilinear", options={"norm_epsilon": 1e-3}
-    ),
+    "hf:timm/tf_mobilenetv3_large_100.in1k": _tensorflow("large", 75.510),
+    "hf:timm/tf_mobilenetv3_small_100.in1k": _tensorflow("small", 67.922),
+    "mobilenet_v3_large-8738ca79.pth": _torchvision("large", 74.042),
+    "mobilenet_v3_large-5c1a4163.pth": _torchvision("large", 75.274, crop=224 / 232),
+    "mobilenet_v3_small-047dcff4.pth": _torchvision("small", 67.668),
 }
-
-
-def _to_timm(arrays):
-    """timm has the layer after pooling as a 1x1 convolution."""
-    return {k: v[:, :, None, None] if k == "conv_head.weight" else v for k, v in arrays.items()}
-
-
-TO_TIMM = _to_timm

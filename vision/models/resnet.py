@@ -1,20 +1,22 @@
-"""Residual networks. He et al. 2015 (arXiv:1512.03385): the CIFAR nets of section 4.2, the ImageNet
-nets of table 1.
+"""Residual networks. He et al. 2015 (arXiv:1512.03385), section 4.2 (CIFAR), table 1 (ImageNet).
 
 Wider bottlenecks: Wide ResNet, Zagoruyko and Komodakis 2016 (arXiv:1605.07146), section 3.5; and
 ResNeXt, whose 3x3 convolutions are grouped, Xie et al. 2016 (arXiv:1611.05431), table 1. (Wide
 ResNet's CIFAR nets, whose norms come first, are not here.) Each block's branch may end in a gate:
 squeeze-and-excitation or CBAM, see `vision.models.layers.gates`.
 
-The bottleneck's stride is in its 3x3 convolution ("v1.5"), where PyTorch's and NVIDIA's nets have
-it. Padding is PyTorch's: half the kernel on each side, also where the stride is 2.
+The bottleneck's stride is in its 3x3 convolution ("v1.5"), as in PyTorch's and NVIDIA's nets.
+Padding is PyTorch's: half the kernel on each side, also where the stride is 2.
 """
 
 import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from vision.errors import check_choice
 from vision.models.layers.blocks import Dropout, StochasticDepth, apply_blocks, linear_rates
@@ -34,14 +36,14 @@ VARIANTS = {  # blocks of each stage; whether they are bottlenecks; their wideni
     "152": ((3, 8, 36, 3), True, 1, 1),
     "wide50_2": ((3, 4, 6, 3), True, 2, 1),
     "wide101_2": ((3, 4, 23, 3), True, 2, 1),
-    # A ResNeXt's name has the groups and the channels of each in the first stage, 64 of which are a
-    # widening of 1.
+    # A ResNeXt's name has the number of groups and the channels of each in the first stage; 64
+    # channels in all are a widening of 1.
     "next50_32x4d": ((3, 4, 6, 3), True, 2, 32),
     "next101_32x8d": ((3, 4, 23, 3), True, 4, 32),
     "next101_64x4d": ((3, 4, 23, 3), True, 4, 64),
     "mu": ((1, 1), False, 1, 1),  # for tests
 }
-# of the first stage, by the variant's name without digits; 64 elsewhere
+# width of the first stage, by the variant's name without digits; 64 for all others
 WIDTHS = {"cifar": 16, "mu": 8}
 GATES = ("se", "cbam")
 
@@ -72,8 +74,8 @@ NAMES = {
     )
 }
 
-# Of timm's results/results-imagenet.csv. "a1" is arXiv:2110.00476's recipe; "tv" and "tv2" are
-# torchvision's V1 and V2, of which V2 has one to three points more at 224 px with a crop of 0.965.
+# From timm's results/results-imagenet.csv. "a1" is the recipe of arXiv:2110.00476; "tv" and "tv2"
+# are torchvision's V1 and V2. V2 gains one to three points at 224 px with a crop of 0.965.
 _a1 = functools.partial(Weights, crop=0.95)
 _tv = functools.partial(Weights, interpolation="bilinear")
 _tv2 = functools.partial(_tv, size=176)
@@ -110,111 +112,81 @@ WEIGHTS = {
 }
 
 
-def build(
-    variant,
-    num_classes,
-    *,
-    rngs,
-    dtype=jnp.float32,
-    image_size=224,
-    channels=3,
-    gate=None,
-    dropout=0.0,
-    stochastic_depth=0.0,
-    batch_norm_groups=1,
-    zero_init_residual=None,
-    remat="none",
-):
-    """Returns the `ResNet` of a variant: "cifar20", ..., "cifar110", or "18", ..., "next101_64x4d"
-    for ImageNet.
+def build(variant: str, num_classes: int, **options: Any) -> "ResNet":
+    """Builds the `ResNet` of a variant: "cifar20", ..., "18", ..., "next101_64x4d".
+
+    Images may have any size.
 
     Args:
-        image_size: any; the network pools over whatever is left of the image.
-        zero_init_residual: None: True for the ImageNet nets, False for CIFAR's, as in their papers.
-
-    For the other arguments see `ResNet`.
+        variant: one of `VARIANTS`.
+        num_classes: length of the logits.
+        options: those of `ResNet`; zero_init_residual is by default True for the ImageNet nets and
+            False for CIFAR's, as in their papers.
 
     Raises:
-        UserError: an unknown variant, or an option's value that cannot be.
+        UserError: an unknown variant, or an option's value is invalid.
     """
-    del image_size
     check_choice("model.variant", variant, tuple(VARIANTS))
     depths, bottleneck, widening, cardinality = VARIANTS[variant]
     cifar = variant.startswith("cifar")
-    return ResNet(
-        depths,
-        WIDTHS.get(variant.rstrip("0123456789"), 64),
-        num_classes,
-        bottleneck=bottleneck,
-        cifar=cifar,
-        widening=widening,
-        cardinality=cardinality,
-        rngs=rngs,
-        dtype=dtype,
-        channels=channels,
-        gate=gate,
-        dropout=dropout,
-        stochastic_depth=stochastic_depth,
-        batch_norm_groups=batch_norm_groups,
-        zero_init_residual=not cifar if zero_init_residual is None else zero_init_residual,
-        remat=remat,
-    )
+    width = WIDTHS.get(variant.rstrip("0123456789"), 64)
+    options = {"zero_init_residual": not cifar} | options
+    return ResNet(depths, width, num_classes, bottleneck, cifar, widening, cardinality, **options)
 
 
 class ResNet(nnx.Module):
-    """Images (B, H, W, C), normalized floats -> embeddings (B, D) -> logits (B, num_classes), both
-    float32."""
+    """Images (B, H, W, C), normalized -> embeddings (B, D) -> logits (B, num_classes), float32.
+
+    Args:
+        depths: blocks of each stage. The first block of each stage but the first halves the image.
+        width: channels of the first stage; each further stage has twice as many.
+        num_classes: length of the logits.
+        bottleneck: blocks of 1x1, 3x3 and 1x1 with 4 times the width at their ends, else of two
+            3x3.
+        cifar: a 3x3 stem, and shortcuts without parameters (the paper's option A). Else a 7x7 stem
+            with max-pooling, and 1x1 projections where the shape changes (option B).
+        widening: factor on the inner channels of bottlenecks.
+        cardinality: groups of the 3x3 convolution of bottlenecks.
+        rngs: nnx random streams: `params`, and `dropout` if there is any.
+        dtype: compute dtype, float32 or bfloat16. Parameters and statistics are float32.
+        channels: image channels.
+        gate: at the end of each branch: None, "se" or "cbam"; see `make_gate`.
+        dropout: probability, on the embedding.
+        stochastic_depth: probability of dropping the last block's branch; linear in depth
+            (arXiv:1603.09382).
+        batch_norm_groups: parts of the batch with separate statistics; see
+            `layers.norms.BatchNorm`.
+        zero_init_residual: start each block as its shortcut: its last scale is 0 (Goyal et al.
+            2017, arXiv:1706.02677, section 5.1).
+        remat: "none", "dots" or "blocks": what the backward pass recomputes; see
+            `layers.blocks.apply_blocks`.
+
+    Convolutions are initialized as in He et al. 2015 (arXiv:1502.01852).
+
+    Raises:
+        UserError: an option's value is invalid.
+    """
 
     def __init__(
         self,
-        depths,
-        width,
-        num_classes,
+        depths: Sequence[int],
+        width: int,
+        num_classes: int,
+        bottleneck: bool,
+        cifar: bool,
+        widening: int = 1,
+        cardinality: int = 1,
         *,
-        bottleneck,
-        cifar,
-        rngs,
-        widening=1,
-        cardinality=1,
-        dtype=jnp.float32,
-        channels=3,
-        gate=None,
-        dropout=0.0,
-        stochastic_depth=0.0,
-        batch_norm_groups=1,
-        zero_init_residual=True,
-        remat="none",
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        channels: int = 3,
+        gate: str | None = None,
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+        batch_norm_groups: int = 1,
+        zero_init_residual: bool = True,
+        remat: str = "none",
     ):
-        """Creates the network with He's initialization.
-
-        Args:
-            depths: blocks of each stage. The first block of each stage but the first halves the
-                image.
-            width: channels of the first stage; each further stage has twice as many.
-            num_classes: length of the logits.
-            bottleneck: blocks of 1x1, 3x3 and 1x1 with 4 times the width at their ends, else of two
-                3x3.
-            cifar: a 3x3 stem, and shortcuts without parameters (the paper's option A). Else a 7x7
-                stem with max-pooling, and 1x1 projections where the shape changes (option B).
-            rngs: nnx's streams: `params`, and `dropout` where there is any.
-            widening, cardinality: of bottlenecks: a factor on the inner channels, and the groups of
-                their 3x3.
-            dtype: of the computation, float32 or bfloat16. Parameters and statistics are float32.
-            channels: of the images.
-            gate: at the end of each branch: None, "se" or "cbam"; see `make_gate`.
-            dropout: probability, on the embedding.
-            stochastic_depth: probability of dropping the last block's branch; linear in depth
-                (arXiv:1603.09382).
-            batch_norm_groups: parts of the batch that have their own statistics; see
-                `norms.BatchNorm`.
-            zero_init_residual: start each block as its shortcut: its last scale is 0 (Goyal et al.
-                2017, arXiv:1706.02677, section 5.1).
-            remat: "none", "dots" or "blocks": what the backward pass computes again; see
-                `layers.apply_blocks`.
-
-        Raises:
-            UserError: an option's value that cannot be.
-        """
         check_options(
             dropout=dropout,
             stochastic_depth=stochastic_depth,
@@ -222,36 +194,31 @@ class ResNet(nnx.Module):
             remat=remat,
         )
         norm = functools.partial(BatchNorm, groups=batch_norm_groups, rngs=rngs)
-        make = functools.partial(ConvNorm, norm=norm, dtype=dtype, rngs=rngs)
+        conv_norm = functools.partial(ConvNorm, norm=norm, dtype=dtype, rngs=rngs)
         self.dtype = dtype
         self.cifar = cifar
         self.remat = remat
-        self.stem = make(channels, width, 3 if cifar else 7, 1 if cifar else 2, act=jax.nn.relu)
-        shape = {
-            "bottleneck": bottleneck,
-            "widening": widening,
-            "cardinality": cardinality,
-            "option_a": cifar,
-        }
-        add_gate = functools.partial(make_gate, gate, norm=norm, dtype=dtype, rngs=rngs)
+        kernel, stride = (3, 1) if cifar else (7, 2)
+        self.stem = conv_norm(channels, width, kernel, stride, act=jax.nn.relu)
+        make_block = functools.partial(
+            Block,
+            bottleneck=bottleneck,
+            widening=widening,
+            cardinality=cardinality,
+            option_a=cifar,
+            zero_init_residual=zero_init_residual,
+            conv_norm=conv_norm,
+            add_gate=functools.partial(make_gate, gate, norm=norm, dtype=dtype, rngs=rngs),
+        )
         rates = iter(linear_rates(stochastic_depth, sum(depths)))
-        stages = []
+        stages: list[nnx.List[Block]] = []
         features = width
         for stage, depth in enumerate(depths):
             stages.append(nnx.List())
             for i in range(depth):
                 stride = 2 if i == 0 and stage > 0 else 1
                 drop = StochasticDepth(next(rates), rngs=rngs)
-                block = Block(
-                    features,
-                    width * 2**stage,
-                    stride,
-                    drop,
-                    make,
-                    add_gate,
-                    zero_init_residual,
-                    **shape,
-                )
+                block = make_block(features, width * 2**stage, stride, drop)
                 features = block.features
                 stages[-1].append(block)
         self.stages = nnx.List(stages)
@@ -262,33 +229,33 @@ class ResNet(nnx.Module):
             features, num_classes, kernel_init=head_init, dtype=at_least_float32(dtype), rngs=rngs
         )
 
-    def __call__(self, images):
+    def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits (B, num_classes), float32, of images (B, H, W, C)."""
         return self.head(self.embed(images))
 
-    def features(self, images):
-        """Returns {"stem": map, "stages.0": map, ...} of images (B, H, W, C): after max-pooling,
-        and after each stage.
+    def features(self, images: jax.Array) -> dict[str, jax.Array]:
+        """Returns {"stem": map, "stages.0": map, ...} of images (B, H, W, C).
 
-        Maps are (B, H / s, W / s, D) in the computation's dtype; s is 4, 4, 8, 16, 32, and of
-        CIFAR's nets 1, 1, 2, 4.
+        Maps are (B, H / s, W / s, D) in the compute dtype, the stem's after max-pooling; s is 4, 4,
+        8, 16, 32, for CIFAR's nets 1, 1, 2, 4.
         """
         x = self.stem(images.astype(self.dtype))
-        maps = {"stem": x if self.cifar else max_pool(x, 3, 2, padding=1)}
-        x = maps["stem"]
+        if not self.cifar:
+            x = max_pool(x, 3, 2, padding=1)
+        maps = {"stem": x}
         for i, blocks in enumerate(self.stages):
-            maps[f"stages.{i}"] = x = apply_blocks(blocks, x, self.remat)
+            x = apply_blocks(blocks, x, self.remat)
+            maps[f"stages.{i}"] = x
         return maps
 
-    def pool(self, x):
-        """Returns embeddings (B, D), float32: the mean over the image of the last map (B, H, W, D),
-        and dropout."""
+    def pool(self, x: jax.Array) -> jax.Array:
+        """Returns embeddings (B, D), float32: the last map's mean over the image, with dropout."""
         return self.dropout(x.mean((1, 2), dtype=at_least_float32(self.dtype)))
 
-    def embed(self, images):
-        """Returns embeddings (B, D), float32: the last features' mean over the image. Images: (B,
-        H, W, C)."""
-        return self.pool(list(self.features(images).values())[-1])
+    def embed(self, images: jax.Array) -> jax.Array:
+        """Returns embeddings (B, D), float32, of images (B, H, W, C)."""
+        *_, last = self.features(images).values()
+        return self.pool(last)
 
 
 class Block(nnx.Module):
@@ -297,51 +264,53 @@ class Block(nnx.Module):
     Args:
         features_in: C.
         width: channels of its 3x3 convolutions, before widening.
-        stride: of its first 3x3 convolution.
+        stride: stride of its first 3x3 convolution.
         drop: the branch's `StochasticDepth`.
-        make: `ConvNorm` with what all of the network's have in common.
-        add_gate: makes what comes last in the branch, of so many channels: a module, or None.
+        conv_norm: `ConvNorm` with the arguments that all of the network's have in common.
+        add_gate: makes the end of the branch for a given number of channels: a module, or None.
         bottleneck, widening, cardinality, zero_init_residual: see `ResNet`.
         option_a: shortcuts without parameters.
     """
 
     def __init__(
         self,
-        features_in,
-        width,
-        stride,
-        drop,
-        make,
-        add_gate,
-        zero_init_residual,
+        features_in: int,
+        width: int,
+        stride: int,
+        drop: StochasticDepth,
         *,
-        bottleneck,
-        widening,
-        cardinality,
-        option_a,
+        conv_norm: Callable[..., ConvNorm],
+        add_gate: Callable[[int], nnx.Module | None],
+        zero_init_residual: bool,
+        bottleneck: bool,
+        widening: int,
+        cardinality: int,
+        option_a: bool,
     ):
         self.features = 4 * width if bottleneck else width
-        inner = widening * width
-        first = functools.partial(make, act=jax.nn.relu)
-        last = functools.partial(make, zero_scale=zero_init_residual)
+        first = functools.partial(conv_norm, act=jax.nn.relu)
+        last = functools.partial(conv_norm, zero_scale=zero_init_residual)
         if bottleneck:
-            middle = (
+            inner = widening * width
+            layers = [
                 first(features_in, inner, 1),
                 first(inner, inner, 3, stride, groups=cardinality),
-            )
-            layers = [*middle, last(inner, self.features, 1)]
+                last(inner, self.features, 1),
+            ]
         else:
             layers = [first(features_in, width, 3, stride), last(width, width, 3)]
         self.layers = nnx.List(layers)
         self.gate = add_gate(self.features)
         self.drop = drop
         self.stride = stride
-        changes = stride != 1 or features_in != self.features
+        changes_shape = stride != 1 or features_in != self.features
         self.projection = (
-            make(features_in, self.features, 1, stride) if changes and not option_a else None
+            conv_norm(features_in, self.features, 1, stride)
+            if changes_shape and not option_a
+            else None
         )
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         y = x
         for layer in self.layers:
             y = layer(y)
@@ -349,34 +318,40 @@ class Block(nnx.Module):
             y = self.gate(y)
         return jax.nn.relu(self.shortcut(x, y.shape[-1]) + self.drop(y))
 
-    def shortcut(self, x, features):
+    def shortcut(self, x: jax.Array, features: int) -> jax.Array:
         """Returns x in the shape of the branch's result, which has `features` channels."""
         if self.projection is not None:
             return self.projection(x)
         missing = features - x.shape[-1]
-        # The paper's option A: take every other pixel, and zeros for the further channels.
+        # The paper's option A: every other pixel, and zeros for the additional channels.
         return jnp.pad(x[:, :: self.stride, :: self.stride], ((0, 0), (0, 0), (0, 0), (0, missing)))
 
 
-def make_gate(name, features, *, norm, dtype, rngs):
-    """Returns a gate of so many channels, whose inner width is a sixteenth of them, or None.
+def make_gate(
+    name: str | None,
+    features: int,
+    *,
+    norm: Callable[[int], nnx.Module],
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> nnx.Module | None:
+    """Returns a gate with `features` channels and an inner width of a sixteenth of them, or None.
 
     Args:
-        name: None; "se", squeeze-and-excitation, with the width rounded to a multiple of 8 as timm
-            has it; or "cbam".
+        name: None; "se", squeeze-and-excitation, with the width rounded to a multiple of 8 as in
+            timm; or "cbam".
         features: channels.
         norm: makes CBAM's norm.
-        dtype: of the computation.
-        rngs: nnx's streams: `params`.
+        dtype: compute dtype.
+        rngs: nnx random streams: `params`.
 
     Raises:
-        UserError: another name.
+        UserError: an unknown name.
     """
     if name is None:
         return None
     check_choice("model.gate", name, GATES)
     if name == "se":
-        return SqueezeExcite(
-            features, max(8, (features // 16 + 4) // 8 * 8), dtype=dtype, rngs=rngs
-        )
+        squeezed = max(8, (features // 16 + 4) // 8 * 8)
+        return SqueezeExcite(features, squeezed, dtype=dtype, rngs=rngs)
     return CBAM(features, max(1, features // 16), norm=norm, dtype=dtype, rngs=rngs)

@@ -4,11 +4,16 @@
 torchvision does.
 """
 
+import functools
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from vision.errors import UserError, check_choice
 from vision.models.layers.blocks import Dropout, apply_blocks
@@ -24,7 +29,7 @@ DEPTHS = {
     "16": (2, 2, 3, 3, 3),
     "19": (2, 2, 4, 4, 4),
 }
-VARIANTS = {  # convolutions of each stage; whether each has a batch norm
+VARIANTS = {  # convolutions per stage; whether batch norms follow them
     **{name: (depths, False) for name, depths in DEPTHS.items()},
     **{f"{name}_bn": (depths, True) for name, depths in DEPTHS.items()},
     "mu": ((1, 1, 1, 1, 1), True),  # for tests
@@ -41,57 +46,35 @@ SMALLEST = 32  # the last pooling leaves one pixel
 # 5).
 
 
-def build(
-    variant,
-    num_classes,
-    *,
-    rngs,
-    dtype=jnp.float32,
-    image_size=224,
-    channels=3,
-    dropout=0.5,
-    batch_norm_groups=1,
-    remat="none",
-):
-    """Returns the `VGG` of a variant: "11", "13", "16", "19", or with batch normalization "11_bn",
-    ..., "19_bn".
+def build(variant: str, num_classes: int, *, image_size: int = 224, **options: Any) -> "VGG":
+    """Builds the `VGG` of a variant: "11" to "19", or "11_bn" to "19_bn" with batch normalization.
 
     Args:
-        image_size: 32 px or more; the dense layers see the last map averaged over 7 x 7 cells, at
-            224 px as it is.
-
-    For the other arguments see `VGG`.
+        variant: one of `VARIANTS`.
+        num_classes: length of the logits.
+        image_size: 32 px or more; the dense layers see the last map averaged over 7 x 7 cells,
+            which at 224 px is the map itself.
+        options: those of `VGG`.
 
     Raises:
-        UserError: an unknown variant, images that are too small, or an option's value that cannot
-            be.
+        UserError: an unknown variant, images that are too small, or an option's value is invalid.
     """
     check_choice("model.variant", variant, tuple(VARIANTS))
     check_image_size("vgg", image_size, SMALLEST)
     depths, normalized = VARIANTS[variant]
     widths, hidden = (TINY_WIDTHS, TINY_HIDDEN) if variant == "mu" else (WIDTHS, HIDDEN)
-    if batch_norm_groups != 1 and not normalized:
+    if options.get("batch_norm_groups", 1) != 1 and not normalized:
         raise UserError(
-            f"vgg {variant} has no batch norm for model.batch_norm_groups: choose variant {variant}_bn"
+            f"vgg {variant} has no batch norm for model.batch_norm_groups: "
+            f"choose variant {variant}_bn"
         )
-    return VGG(
-        depths,
-        widths,
-        hidden,
-        num_classes,
-        normalized=normalized,
-        rngs=rngs,
-        dtype=dtype,
-        channels=channels,
-        dropout=dropout,
-        batch_norm_groups=batch_norm_groups,
-        remat=remat,
-    )
+    return VGG(depths, widths, hidden, num_classes, normalized, **options)
 
 
 class VGG(nnx.Module):
-    """Images (B, H, W, C), normalized floats -> embeddings (B, hidden) -> logits (B, num_classes),
-    both float32.
+    """Normalized images (B, H, W, C) -> embeddings (B, hidden) -> logits (B, num_classes).
+
+    Embeddings and logits are float32.
 
     Args:
         depths: convolutions of each stage, which ends with max-pooling.
@@ -99,134 +82,143 @@ class VGG(nnx.Module):
         hidden: width of the two dense layers before the head.
         num_classes: length of the logits.
         normalized: batch normalization after each convolution.
-        rngs: nnx's streams: `params`, and `dropout` where there is any.
-        dtype: of the computation, float32 or bfloat16. Parameters and statistics are float32.
-        channels: of the images.
+        rngs: nnx random streams: `params`, and `dropout` if there is any.
+        dtype: compute dtype, float32 or bfloat16. Parameters and statistics are float32.
+        channels: image channels.
         dropout: probability, after each of the hidden dense layers (the paper's section 3.1).
-        batch_norm_groups: parts of the batch that have their own statistics; see
-            `norms.BatchNorm`.
-        remat: "none", "dots" or "blocks": what the backward pass computes again; see
-            `layers.apply_blocks`.
+        batch_norm_groups: parts of the batch with separate statistics; see
+            `layers.norms.BatchNorm`.
+        remat: "none", "dots" or "blocks": what the backward pass recomputes; see
+            `layers.blocks.apply_blocks`.
 
     The paper starts its deep nets from a trained net A (section 3.1). Here, as in torchvision,
-    convolutions start after He et al. 2015 (arXiv:1502.01852) instead, dense layers normal with
-    deviation 0.01, and biases are 0.
+    convolutions are initialized as in He et al. 2015 (arXiv:1502.01852) instead, dense layers
+    normal with deviation 0.01, and biases are 0.
 
     Raises:
-        UserError: an option's value that cannot be.
+        UserError: an option's value is invalid.
     """
 
     def __init__(
         self,
-        depths,
-        widths,
-        hidden,
-        num_classes,
+        depths: Sequence[int],
+        widths: Sequence[int],
+        hidden: int,
+        num_classes: int,
+        normalized: bool,
         *,
-        normalized,
-        rngs,
-        dtype=jnp.float32,
-        channels=3,
-        dropout=0.5,
-        batch_norm_groups=1,
-        remat="none",
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        channels: int = 3,
+        dropout: float = 0.5,
+        batch_norm_groups: int = 1,
+        remat: str = "none",
     ):
         check_options(dropout=dropout, batch_norm_groups=batch_norm_groups, remat=remat)
         self.dtype = dtype
         self.remat = remat
-        self.stages = nnx.List()
+        self.stages: nnx.List[nnx.List[Layer]] = nnx.List()
         features = channels
         for depth, width in zip(depths, widths, strict=True):
-            layers = nnx.List()
+            layers: nnx.List[Layer] = nnx.List()
             for _ in range(depth):
                 norm = BatchNorm(width, groups=batch_norm_groups, rngs=rngs) if normalized else None
                 layers.append(Layer(features, width, norm, dtype=dtype, rngs=rngs))
                 features = width
             self.stages.append(layers)
-
-        def dense(inputs, outputs, dtype):
-            return nnx.Linear(
-                inputs, outputs, kernel_init=nnx.initializers.normal(0.01), dtype=dtype, rngs=rngs
-            )
-
+        dense = functools.partial(nnx.Linear, kernel_init=nnx.initializers.normal(0.01), rngs=rngs)
         self.hidden = nnx.List(
-            [dense(inputs, hidden, dtype) for inputs in (GRID * GRID * features, hidden)]
+            [dense(inputs, hidden, dtype=dtype) for inputs in (GRID * GRID * features, hidden)]
         )
         self.dropout = Dropout(dropout, rngs=rngs)
-        self.head = dense(hidden, num_classes, at_least_float32(dtype))
+        self.head = dense(hidden, num_classes, dtype=at_least_float32(dtype))
 
-    def features(self, images):
-        """Returns {"stages.0": ..., ...}, maps (B, H / 2, W / 2, C) and so on, of images (B, H, W,
-        C)."""
+    def features(self, images: jax.Array) -> dict[str, jax.Array]:
+        """Returns {"stages.0": map, ...} of images (B, H, W, C): (B, H / 2, W / 2, D), ..."""
         x = images.astype(self.dtype)
         maps = {}
         for i, layers in enumerate(self.stages):
-            maps[f"stages.{i}"] = x = max_pool(apply_blocks(layers, x, self.remat), 2, 2)
+            x = max_pool(apply_blocks(layers, x, self.remat), 2, 2)
+            maps[f"stages.{i}"] = x
         return maps
 
-    def pool(self, x):
-        """Returns embeddings (B, hidden), float32, of the last map (B, H, W, C): what leaves the
-        dense layers."""
-        # Channels first, as the published kernels have them.
+    def pool(self, x: jax.Array) -> jax.Array:
+        """Returns embeddings (B, hidden), float32: the dense layers' output for the last map."""
+        # Channels first, as in the published kernels.
         x = adaptive_avg_pool(x, GRID).transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         for dense in self.hidden:
             x = self.dropout(jax.nn.relu(dense(x)))
         return x.astype(at_least_float32(self.dtype))
 
-    def embed(self, images):
+    def embed(self, images: jax.Array) -> jax.Array:
         """Returns embeddings (B, hidden), float32, of images (B, H, W, C)."""
         *_, last = self.features(images).values()
         return self.pool(last)
 
-    def __call__(self, images):
+    def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits (B, num_classes), float32, of images (B, H, W, C)."""
         return self.head(self.embed(images))
 
 
 class Layer(nnx.Module):
-    """A 3x3 convolution, `norm` where it is not None, ReLU: (B, H, W, C) -> (B, H, W, features).
+    """A 3x3 convolution, `norm` unless it is None, ReLU: (B, H, W, C) -> (B, H, W, features).
 
-    The convolution has a bias in front of a norm too, as in the published weights.
+    The convolution has a bias also before a norm, as in the published weights.
     """
 
-    def __init__(self, features_in, features, norm, *, dtype, rngs):
+    def __init__(
+        self,
+        features_in: int,
+        features: int,
+        norm: nnx.Module | None,
+        *,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         self.conv = Conv(features_in, features, 3, bias=True, dtype=dtype, rngs=rngs)
         self.norm = norm
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         x = self.conv(x)
         return jax.nn.relu(x if self.norm is None else self.norm(x))
 
 
-def _from_torchvision(arrays):
-    """Its layers are one list that counts ReLUs and poolings too: where a number more is left out,
-    a stage ends."""
+def _from_torchvision(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Splits torchvision's one list of layers, which counts ReLUs and poolings too, into stages.
+
+    A stage ends where the list skips one more number.
+    """
     step = 3 if "features.1.weight" in arrays else 2  # convolution, norm, ReLU
     kernels = sorted(
-        int(k.split(".")[1]) for k, v in arrays.items() if k.startswith("features.") and v.ndim == 4
+        int(name.split(".")[1])
+        for name, array in arrays.items()
+        if name.startswith("features.") and array.ndim == 4
     )
-    names = {}
+    renames = {}
     stage = 0
     layer = 0
-    for number, before in zip(kernels, [0, *kernels], strict=False):
-        stage, layer = (stage + 1, 0) if number - before > step else (stage, layer + (number > 0))
-        names[f"features.{number}"] = f"stages.{stage}.{layer}.conv"
-        names[f"features.{number + 1}"] = f"stages.{stage}.{layer}.norm"
+    for number, previous in zip(kernels, [0, *kernels], strict=False):
+        if number - previous > step:
+            stage += 1
+            layer = 0
+        elif number > 0:
+            layer += 1
+        renames[f"features.{number}"] = f"stages.{stage}.{layer}.conv"
+        renames[f"features.{number + 1}"] = f"stages.{stage}.{layer}.norm"
     return {
-        re.sub(r"^features\.\d+", lambda found: names.get(found[0], found[0]), k): v
-        for k, v in arrays.items()
+        re.sub(r"^features\.\d+", lambda match: renames.get(match[0], match[0]), name): array
+        for name, array in arrays.items()
     }
 
 
-def _from_timm(arrays):
-    """Its first dense layer is a convolution over the 7x7 map."""
+def _from_timm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Also turns the first dense layer, a convolution over the 7x7 map in timm, into a matrix."""
     kernel = arrays["pre_logits.fc1.weight"]
     return _from_torchvision(arrays) | {"pre_logits.fc1.weight": kernel.reshape(len(kernel), -1)}
 
 
-def _to_timm(arrays):
-    """Numbers the layers as one list again, and makes the dense layers convolutions, the first of
-    7x7 pixels."""
+def _to_timm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Numbers the layers as one list again, and turns the dense layers into convolutions."""
     step = 3 if any(".norm." in name for name in arrays) else 2
     layers = sorted(
         {tuple(map(int, name.split(".")[1:3])) for name in arrays if name.startswith("stages.")}
@@ -234,16 +226,16 @@ def _to_timm(arrays):
     # a pooling between stages
     numbers = {layer: step * i + layer[0] for i, layer in enumerate(layers)}
 
-    def renamed(name):
+    def rename(name):
         if not name.startswith("stages."):
             return name
-        _, stage, layer, kind, rest = name.split(".", 4)
-        return f"features.{numbers[int(stage), int(layer)] + (kind == 'norm')}.{rest}"
+        _, stage, layer, kind, variable = name.split(".", 4)
+        return f"features.{numbers[int(stage), int(layer)] + (kind == 'norm')}.{variable}"
 
-    found = {renamed(name): array for name, array in arrays.items()}
+    renamed = {rename(name): array for name, array in arrays.items()}
     for name, side in (("pre_logits.fc1.weight", 7), ("pre_logits.fc2.weight", 1)):
-        found[name] = found[name].reshape(len(found[name]), -1, side, side)
-    return found
+        renamed[name] = renamed[name].reshape(len(renamed[name]), -1, side, side)
+    return renamed
 
 
 NAMES = {
@@ -261,7 +253,7 @@ NAMES = {
 REWRITE = {"timm": _from_timm, "torchvision": _from_torchvision}
 TO_TIMM = _to_timm
 
-# Accuracies: timm's results-imagenet.csv, of torchvision's files torchvision's own.
+# Accuracies: timm's results-imagenet.csv; torchvision's own for torchvision's files.
 _PUBLISHED = {
     "11": ("8a719046", 69.020, 69.022),
     "13": ("19584684", 69.928, 69.932),

@@ -1,26 +1,28 @@
-"""Vision Transformer. Dosovitskiy et al. 2020 (arXiv:2010.11929), table 1; Ti and S are DeiT's
-(arXiv:2012.12877).
+"""Vision Transformer. Dosovitskiy et al. 2020 (arXiv:2010.11929), table 1.
 
-Pre-norm blocks, exact GELU, LayerNorm eps 1e-6, so that weights trained by PyTorch libraries load
-unchanged. `pool="mean"` with `positions="sincos"` is the better plain ViT of Beyer et al. 2022
-(arXiv:2205.01580). `distilled=True` is DeiT's distillation token (Touvron et al. 2020,
-arXiv:2012.12877, section 4).
+Ti and S are DeiT's (arXiv:2012.12877). Pre-norm blocks, exact GELU, LayerNorm eps 1e-6, so that
+weights trained by PyTorch libraries load unchanged. `pool="mean"` with `positions="sincos"` is the
+better plain ViT of Beyer et al. 2022 (arXiv:2205.01580). `distilled=True` is DeiT's distillation
+token (Touvron et al. 2020, arXiv:2012.12877, section 4).
 """
 
 import functools
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+from jax.typing import DTypeLike
 
 from vision.errors import UserError, check_choice
-from vision.models.layers.activations import gelu
-from vision.models.layers.attention import attention, choose_attention
-from vision.models.layers.blocks import REMATS, Dropout, StochasticDepth, apply_blocks, linear_rates
+from vision.models.layers.attention import choose_attention
+from vision.models.layers.blocks import Dropout, StochasticDepth, apply_blocks, linear_rates
 from vision.models.layers.dtypes import at_least_float32
-from vision.models.layers.linear import Linear
 from vision.models.layers.norms import LayerNorm
-from vision.models.layers.options import check_rates
+from vision.models.layers.options import check_options
 from vision.models.layers.positions import resize_positions, sincos_2d
+from vision.models.layers.transformer import Attention, Mlp
 from vision.models.weights.augreg import from_augreg
 from vision.models.weights.published import INCEPTION_MEAN, INCEPTION_STD, Weights
 
@@ -33,7 +35,7 @@ SHAPES = {  # width, depth, heads; the MLP is four times as wide
     "L": (1024, 24, 16),
 }
 VARIANTS = tuple(f"{size}/PATCH" for size in SHAPES)  # PATCH: side of a patch, pixels
-LISTED = ("Ti/16", "S/16", "S/32", "B/16", "B/32", "L/16")  # what a table of models shows of them
+LISTED = ("Ti/16", "S/16", "S/32", "B/16", "B/32", "L/16")  # the rows in a table of models
 # trained on ImageNet-1k: arXiv:2012.12877, table 5
 PAPER_TOP1 = {"Ti/16": 72.2, "S/16": 79.8, "B/16": 81.8}
 POOLS = ("token", "mean")
@@ -63,128 +65,79 @@ WEIGHTS = {  # top-1 as timm lists it, results/results-imagenet.csv
 }
 
 
-def build(
-    variant,
-    num_classes,
-    *,
-    rngs,
-    dtype=jnp.float32,
-    image_size=224,
-    channels=3,
-    pool="token",
-    positions="learned",
-    distilled=False,
-    dropout=0.0,
-    stochastic_depth=0.0,
-    attention="auto",
-    remat="none",
-):
-    """Returns the `ViT` of a variant such as "Ti/4" or "B/16": SIZE/PATCH. Options: see `ViT`.
+def build(variant: str, num_classes: int, **options: Any) -> "ViT":
+    """Builds the `ViT` of a variant SIZE/PATCH, such as "Ti/4" or "B/16".
+
+    Args:
+        variant: one of `VARIANTS`, with PATCH the side of a patch in pixels.
+        num_classes: length of the logits.
+        options: those of `ViT`.
 
     Raises:
-        UserError: an unknown variant or option value, or patches that do not divide the image.
+        UserError: an unknown variant, an option's value is invalid, or patches do not divide the
+            image.
     """
     size, _, patch = str(variant).partition("/")
     if size not in SHAPES or not patch.isdecimal() or int(patch) == 0:
-        check_choice(
-            "model.variant",
-            variant,
-            VARIANTS,
-            ", with PATCH the side of a patch in pixels, as in Ti/4",
-        )
-    width, depth, heads = SHAPES[size]
-    return ViT(
-        width,
-        depth,
-        heads,
-        int(patch),
-        num_classes,
-        rngs=rngs,
-        dtype=dtype,
-        image_size=image_size,
-        channels=channels,
-        pool=pool,
-        positions=positions,
-        distilled=distilled,
-        dropout=dropout,
-        stochastic_depth=stochastic_depth,
-        attention=attention,
-        remat=remat,
-    )
+        hint = ", with PATCH the side of a patch in pixels, as in Ti/4"
+        check_choice("model.variant", variant, VARIANTS, hint)
+    return ViT(*SHAPES[size], int(patch), num_classes, **options)
 
 
 class ViT(nnx.Module):
-    """Images (B, H, W, C), normalized floats -> embeddings (B, D) -> logits (B, num_classes), both
-    float32.
+    """Images (B, H, W, C), normalized -> embeddings (B, D) -> logits (B, num_classes), float32.
 
-    D is the width; twice that with a distillation token, whose embedding follows the class token's.
+    D is the width; with a distillation token twice that, whose embedding follows the class token's.
+
+    Args:
+        width: length of a token; a multiple of `heads`, and of 4 for sincos positions.
+        depth: number of blocks.
+        heads: attention heads per block.
+        patch: side of a patch, pixels.
+        num_classes: length of the logits.
+        rngs: nnx random streams: `params`, and `dropout` if there is any.
+        dtype: compute dtype, float32 or bfloat16. Parameters, statistics and softmax are float32.
+        image_size: side of the images, pixels; a multiple of `patch`.
+        channels: image channels.
+        pool: "token": the class token's embedding. "mean": the mean over the normalized patches'
+            (no class token).
+        positions: "learned", or "sincos": fixed, 2-D, only for the patches.
+        distilled: adds a distillation token beside the class token, and a `DistilledHead`.
+        dropout: probability, after the positions and each dense layer except qkv (the paper's
+            appendix B.1).
+        stochastic_depth: probability of dropping each branch of the last block; linear in depth.
+        attention: "auto", "plain", "xla" or "cudnn"; see `layers.attention.choose_attention`.
+        remat: "none", "dots" or "blocks": what the backward pass recomputes; see
+            `layers.blocks.apply_blocks`.
+
+    The initialization is the paper's.
+
+    Raises:
+        UserError: an option's value is unknown or does not fit the others.
     """
 
     def __init__(
         self,
-        width,
-        depth,
-        heads,
-        patch,
-        num_classes,
+        width: int,
+        depth: int,
+        heads: int,
+        patch: int,
+        num_classes: int,
         *,
-        rngs,
-        dtype=jnp.float32,
-        image_size=224,
-        channels=3,
-        pool="token",
-        positions="learned",
-        distilled=False,
-        dropout=0.0,
-        stochastic_depth=0.0,
-        attention="auto",
-        remat="none",
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+        image_size: int = 224,
+        channels: int = 3,
+        pool: str = "token",
+        positions: str = "learned",
+        distilled: bool = False,
+        dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+        attention: str = "auto",
+        remat: str = "none",
     ):
-        """Creates the network with the paper's initialization.
-
-        Args:
-            width: length of a token; a multiple of `heads`, and of 4 for sincos positions.
-            depth: number of blocks.
-            heads: attention heads a block.
-            patch: side of a patch, pixels.
-            num_classes: length of the logits.
-            rngs: nnx's streams: `params`, and `dropout` where there is any.
-            dtype: of the computation, float32 or bfloat16. Parameters, statistics and softmax are
-                float32.
-            image_size: side of the images, pixels; a multiple of `patch`.
-            channels: of the images.
-            pool: "token": a class token's embedding. "mean": the mean over the normalized patches'
-                (no class token).
-            positions: "learned", or "sincos": fixed, 2-D, for the patches only.
-            distilled: a distillation token beside the class token, and a `DistilledHead`.
-            dropout: probability, after the positions and each dense layer but qkv (the paper's
-                appendix B.1).
-            stochastic_depth: probability of dropping each branch of the last block; linear in
-                depth.
-            attention: "auto", "plain", "xla" or "cudnn"; see `layers.choose_attention`.
-            remat: "none", "dots" or "blocks": what the backward pass computes again; see
-                `layers.apply_blocks`.
-
-        Raises:
-            UserError: an option's value that is unknown or does not fit the others.
-        """
-        check_choice("model.pool", pool, POOLS)
-        check_choice("model.positions", positions, POSITIONS)
-        check_choice("model.remat", remat, REMATS)
-        check_rates(**{"model.dropout": dropout, "model.stochastic_depth": stochastic_depth})
-        if image_size % patch:
-            raise UserError(
-                f"images of {image_size} px cannot be cut into patches of {patch} px: "
-                "choose a patch in model.variant that divides data.image_size"
-            )
-        if positions == "sincos" and width % 4:
-            raise UserError(
-                f"sincos positions need a width that 4 divides, not {width}: use learned positions"
-            )
-        if distilled and pool != "token":
-            raise UserError(
-                f"model.distilled adds a token beside the class token: set model.pool to token, not {pool}"
-            )
+        check_options(dropout=dropout, stochastic_depth=stochastic_depth, remat=remat)
+        _check_tokens(width, patch, image_size, pool, positions, distilled)
         self.grid = image_size // patch
         self.dtype = dtype
         self.remat = remat
@@ -200,56 +153,58 @@ class ViT(nnx.Module):
             nnx.Param(normal(rngs.params(), (1, tokens, width))) if positions == "learned" else None
         )
         self.dropout = Dropout(dropout, rngs=rngs)
+        block = functools.partial(Block, width, heads, dropout, dtype=dtype, rngs=rngs)
         rates = linear_rates(stochastic_depth, depth)
-        make = functools.partial(Block, width, heads, dropout, dtype=dtype, rngs=rngs)
-        self.blocks = nnx.List([make(rate, attention) for rate in rates])
+        self.blocks = nnx.List([block(rate, attention) for rate in rates])
         self.norm = LayerNorm(width, rngs=rngs)
-        zeros = nnx.initializers.zeros_init()
-        wide = at_least_float32(dtype)
-        make_head = DistilledHead if distilled else nnx.Linear
-        self.head = make_head(width, num_classes, kernel_init=zeros, dtype=wide, rngs=rngs)
+        self.head = (DistilledHead if distilled else nnx.Linear)(
+            width,
+            num_classes,
+            kernel_init=nnx.initializers.zeros_init(),
+            dtype=at_least_float32(dtype),
+            rngs=rngs,
+        )
 
-    def __call__(self, images):
+    def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits (B, num_classes), float32, of images (B, H, W, C)."""
         return self.head(self.embed(images))
 
-    def embed(self, images):
+    def embed(self, images: jax.Array) -> jax.Array:
         """Returns embeddings (B, D), float32, of images (B, H, W, C).
 
         Raises:
-            UserError: images of another size than the model's.
+            UserError: the images do not have the model's size.
         """
         return self.pool(apply_blocks(self.blocks, self.tokens(images), self.remat))
 
-    def features(self, images):
-        """Returns {"tokens": ..., "blocks.0": ..., ...}: tokens (B, N, width), the last ones before
-        the norm.
+    def features(self, images: jax.Array) -> dict[str, jax.Array]:
+        """Returns {"tokens": ..., "blocks.0": ..., ...}: tokens (B, N, width), without final norm.
 
         Raises:
-            UserError: images of another size than the model's.
+            UserError: the images do not have the model's size.
         """
-        maps = {"tokens": self.tokens(images)}
+        x = self.tokens(images)
+        maps = {"tokens": x}
         for i, block in enumerate(self.blocks):
-            *_, last = maps.values()
-            maps[f"blocks.{i}"] = apply_blocks([block], last, self.remat)
+            x = apply_blocks([block], x, self.remat)
+            maps[f"blocks.{i}"] = x
         return maps
 
-    def pool(self, x):
+    def pool(self, x: jax.Array) -> jax.Array:
         """Returns embeddings (B, D), float32, of the last block's tokens x (B, N, width)."""
         x = x.astype(at_least_float32(self.dtype))
         if self.class_token is None:
             return self.norm(x).mean(1)
-        # The norm is each token's own, so the others need none.
+        # The norm acts on each token separately, so the other tokens need none.
         if self.distillation_token is None:
             return self.norm(x[:, 0])
         return self.norm(x[:, :2]).reshape(x.shape[0], -1)
 
-    def tokens(self, images):
-        """Returns what enters the first block: tokens (B, N, width): class, distillation, then the
-        patches'.
+    def tokens(self, images: jax.Array) -> jax.Array:
+        """Returns the first block's input (B, N, width): class, distillation, then patch tokens.
 
         Raises:
-            UserError: images of another size than the model's.
+            UserError: the images do not have the model's size.
         """
         side = self.grid * self.patches.kernel.shape[0]
         if images.shape[1:3] != (side, side):
@@ -259,18 +214,37 @@ class ViT(nnx.Module):
         x = self.patches(images.astype(self.dtype))
         if self.positions is None:
             x = x + jnp.asarray(sincos_2d(self.grid, x.shape[-1]), self.dtype)
-        first = [
-            token for token in (self.class_token, self.distillation_token) if token is not None
+        shape = (x.shape[0], 1, x.shape[-1])
+        leading = [
+            jnp.broadcast_to(token[...].astype(self.dtype), shape)
+            for token in (self.class_token, self.distillation_token)
+            if token is not None
         ]
-        if first:
-            first = [
-                jnp.broadcast_to(t[...].astype(self.dtype), (x.shape[0], 1, x.shape[-1]))
-                for t in first
-            ]
-            x = jnp.concatenate([*first, x], axis=1)
+        if leading:
+            x = jnp.concatenate([*leading, x], axis=1)
         if self.positions is not None:
             x = x + self.positions[...].astype(self.dtype)
         return self.dropout(x)
+
+
+def _check_tokens(width, patch, image_size, pool, positions, distilled):
+    """Raises `UserError` for unknown or conflicting options of the tokens."""
+    check_choice("model.pool", pool, POOLS)
+    check_choice("model.positions", positions, POSITIONS)
+    if image_size % patch:
+        raise UserError(
+            f"images of {image_size} px cannot be cut into patches of {patch} px: "
+            "choose a patch in model.variant that divides data.image_size"
+        )
+    if positions == "sincos" and width % 4:
+        raise UserError(
+            f"sincos positions need a width divisible by 4, not {width}: use learned positions"
+        )
+    if distilled and pool != "token":
+        raise UserError(
+            "model.distilled adds a token beside the class token: "
+            f"set model.pool to token, not {pool}"
+        )
 
 
 class Patches(nnx.Module):
@@ -280,120 +254,72 @@ class Patches(nnx.Module):
     product it is faster on a CPU.
     """
 
-    def __init__(self, patch, channels, width, *, dtype, rngs):
+    def __init__(self, patch: int, channels: int, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         init = nnx.initializers.lecun_normal()
         self.kernel = nnx.Param(init(rngs.params(), (patch, patch, channels, width)))
         self.bias = nnx.Param(jnp.zeros(width))
         self.dtype = dtype
 
-    def __call__(self, images):
+    def __call__(self, images: jax.Array) -> jax.Array:
         patch, _, channels, width = self.kernel.shape
         batch, height, side = images.shape[:3]
         x = images.reshape(batch, height // patch, patch, side // patch, patch, channels)
         x = x.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
-        return x @ self.kernel[...].reshape(-1, width).astype(self.dtype) + self.bias[...].astype(
-            self.dtype
-        )
+        kernel = self.kernel[...].reshape(-1, width).astype(self.dtype)
+        return x @ kernel + self.bias[...].astype(self.dtype)
 
 
 class Block(nnx.Module):
     """Pre-norm block on tokens (B, N, width): attention, then an MLP, each a residual branch."""
 
-    def __init__(self, width, heads, dropout, stochastic_depth, attention, *, dtype, rngs):
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float,
+        stochastic_depth: float,
+        attention: str,
+        *,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         self.norm1 = LayerNorm(width, rngs=rngs)
         self.attention = Attention(width, heads, dropout, attention, dtype=dtype, rngs=rngs)
         self.norm2 = LayerNorm(width, rngs=rngs)
         self.mlp = Mlp(width, 4 * width, dropout, dtype=dtype, rngs=rngs)
         self.drop = StochasticDepth(stochastic_depth, rngs=rngs)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         x = x + self.drop(self.attention(self.norm1(x)))
         return x + self.drop(self.mlp(self.norm2(x)))
 
 
-class Attention(nnx.Module):
-    """Multi-head self-attention on tokens (B, N, width); `qkv` holds queries, keys, values in this
-    order, by head."""
-
-    def __init__(self, width, heads, dropout, implementation="auto", *, dtype, rngs):
-        # On the fused (width, 3 width) kernel, this is Xavier's uniform on each of the three
-        # (width, width) parts.
-        qkv_init = nnx.initializers.variance_scaling(2.0, "fan_avg", "uniform")
-        self.qkv = Linear(width, 3 * width, kernel_init=qkv_init, dtype=dtype, rngs=rngs)
-        self.out = Linear(
-            width, width, kernel_init=nnx.initializers.xavier_uniform(), dtype=dtype, rngs=rngs
-        )
-        self.dropout = Dropout(dropout, rngs=rngs)
-        self.depth = width // heads
-        self.implementation = implementation
-
-    @property
-    def heads(self):
-        """How many there are: pruning leaves fewer, of the same depth."""
-        return self.qkv.out_features // (3 * self.depth)
-
-    def __call__(self, x):
-        query, key, value = self._split(x)
-        x = attention(query, key, value, self.implementation)
-        return self.dropout(self.out(x.reshape(*x.shape[:2], -1)))
-
-    def probabilities(self, x):
-        """Returns how much each token attends to each other, at least float32 (B, heads, N, N);
-        rows sum to 1."""
-        query, key, _ = self._split(x)
-        scores = jnp.einsum("bqhd,bkhd->bhqk", query, key).astype(at_least_float32(x.dtype))
-        return nnx.softmax(scores * query.shape[-1] ** -0.5)
-
-    def _split(self, x):
-        qkv = self.qkv(x).reshape(*x.shape[:2], 3, -1, self.depth)
-        return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
-
-
-class Mlp(nnx.Module):
-    """Two dense layers with GELU between, on x (..., width); by default with ViT's
-    initialization."""
-
-    def __init__(self, width, hidden, dropout, *, kernel_init=None, bias_init=None, dtype, rngs):
-        kernel_init = kernel_init or nnx.initializers.xavier_uniform()
-        inits = {
-            "kernel_init": kernel_init,
-            "bias_init": bias_init or nnx.initializers.normal(1e-6),
-        }
-        self.hidden = Linear(width, hidden, **inits, dtype=dtype, rngs=rngs)
-        self.out = Linear(hidden, width, **inits, dtype=dtype, rngs=rngs)
-        self.dropout = Dropout(dropout, rngs=rngs)
-
-    def __call__(self, x):
-        x = self.dropout(gelu(self.hidden(x)))
-        return self.dropout(self.out(x))
-
-
 class DistilledHead(nnx.Module):
-    """DeiT's two classifiers, on embeddings (B, 2 width): the class token's, then the distillation
-    token's.
+    """DeiT's two classifiers on embeddings (B, 2 width): of the class and the distillation token.
 
     Args:
-        width: of each token; `in_features` is twice that.
+        width: width of each token; `in_features` is twice that.
         num_classes: length of the logits.
-        options: as for `nnx.Linear`.
+        options: those of `nnx.Linear`.
     """
 
-    def __init__(self, width, num_classes, **options):
+    def __init__(self, width: int, num_classes: int, **options: Any):
         self.token = nnx.Linear(width, num_classes, **options)
         self.distillation = nnx.Linear(width, num_classes, **options)
         self.in_features = 2 * width
         self.out_features = num_classes
         self.dtype = self.token.dtype
 
-    def __call__(self, x):
-        """Returns logits (B, num_classes): the mean of the two, as in evaluation (arXiv:2012.12877,
-        section 4)."""
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns logits (B, num_classes): the mean of both, as DeiT evaluates (section 4)."""
         token, distillation = self.both(x)
         return (token + distillation) / 2
 
-    def both(self, x):
-        """Returns (class token's logits, distillation token's), each (B, num_classes): one follows
-        the labels, the other the teacher."""
+    def both(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the logits (B, num_classes) of the class token and of the distillation token.
+
+        The first follow the labels, the second the teacher.
+        """
         token, distillation = jnp.split(x, 2, axis=-1)
         return self.token(token), self.distillation(distillation)
 
@@ -425,15 +351,15 @@ TORCHVISION = (
 )
 
 
-def from_old_torchvision(arrays):
-    """torchvision's published files still have the first names of the MLP's layers."""
+def from_old_torchvision(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Renames the MLP's layers, whose original names torchvision's published files still have."""
     return {
-        k.replace("mlp.linear_1", "mlp.0").replace("mlp.linear_2", "mlp.3"): v
-        for k, v in arrays.items()
+        name.replace("mlp.linear_1", "mlp.0").replace("mlp.linear_2", "mlp.3"): array
+        for name, array in arrays.items()
     }
 
 
 NAMES = {"timm": TIMM, "torchvision": TORCHVISION, "augreg": TIMM}
 REWRITE = {"torchvision": from_old_torchvision, "augreg": from_augreg}
-IGNORED = r"^pre_logits"  # a layer before the head, of pre-training only
+IGNORED = r"^pre_logits"  # a layer before the head, only for pre-training
 ADAPT = {r"^positions$": resize_positions}

@@ -1,7 +1,6 @@
 """The costs of each variant of each architecture, counted without computing anything."""
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vision.errors import check_choice
-from vision.models import surgery
+from vision.models import select_accepted, surgery
 from vision.models.layers.convolution import DEPTHWISE
 from vision.models.layers.streams import Streams
 from vision.support.modules import find, names
@@ -92,10 +91,8 @@ def _row(name, module, variant):
 
 def _build_options(module, size):
     """Returns options of `build` that leave every matrix product visible in the jaxpr."""
-    options = {"dtype": jnp.float32, "image_size": size, "channels": 3}
-    if "attention" in inspect.signature(module.build).parameters:
-        options["attention"] = "plain"
-    return options
+    offered = {"dtype": jnp.float32, "image_size": size, "channels": 3, "attention": "plain"}
+    return select_accepted(module.build, offered)
 
 
 def multiply_adds(model: nnx.Module, image_size: int, channels: int = 3) -> int:
