@@ -1,7 +1,9 @@
-"""AlexNet. Krizhevsky, Sutskever and Hinton 2012 ("ImageNet Classification with Deep Convolutional
-Neural Networks", NeurIPS), in the form of Krizhevsky 2014 ("One weird trick for parallelizing
-convolutional neural networks", arXiv:1404.5997): one tower, no local response normalization. The
-widths, and dropout before the two hidden dense layers, are torchvision's.
+"""AlexNet, in the form of "one weird trick": one tower, no local response normalization.
+
+Krizhevsky, Sutskever and Hinton 2012 ("ImageNet Classification with Deep Convolutional Neural
+Networks", NeurIPS); Krizhevsky 2014 ("One weird trick for parallelizing convolutional neural
+networks", arXiv:1404.5997). The widths, and dropout before the two hidden dense layers, are
+torchvision's.
 """
 
 import functools
