@@ -60,7 +60,8 @@ def _run(config):
     from vision import parallel
     from vision.data.pipeline import open_data
     from vision.training.evaluate import eval_batch_size, evaluate
-    from vision.training.loop import SAMPLE, train
+    from vision.training.loop import train
+    from vision.training.starts import SAMPLE
 
     if config.compile_cache:
         jax.config.update(

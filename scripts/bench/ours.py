@@ -15,8 +15,9 @@ from vision.data.loading.device_loader import DeviceLoader
 from vision.data.loading.sampler import Sampler
 from vision.data.pipeline import Data
 from vision.data.sources.arrays import ArraySource
-from vision.training.loop import build_step, train
+from vision.training.loop import train
 from vision.training.program import compile_program
+from vision.training.setup import build_step
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

@@ -96,8 +96,8 @@ def _costs(name, variant, size, classes, batch, dtype, optimizer):
 
     from scripts.bench import flops, ours
     from vision import parallel
-    from vision.training.loop import build_step
     from vision.training.program import count_flops
+    from vision.training.setup import build_step
 
     flags = SimpleNamespace(
         model=name,

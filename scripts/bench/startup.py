@@ -108,8 +108,8 @@ def _stages(spec, cache):
 
     from vision import parallel
     from vision.data.pipeline import open_data
-    from vision.training.loop import build_step
     from vision.training.program import compile_program
+    from vision.training.setup import build_step
 
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -1,4 +1,5 @@
-"""The benchmarks: their counts and files, and that each row of the suites is a valid command."""
+"""The benchmarks: what they count, what they write, and that each row of the suites is a command
+that parses."""
 
 import importlib
 import importlib.util
@@ -127,8 +128,7 @@ def test_every_table_of_the_repository_s_page_is_known():
 
 
 def test_a_training_row_shows_its_speed_and_reaches_the_page(tmp_path, capsys):
-    flags = "--variant mu/8 --batch 8 --images 16 --against none --data fixed"
-    flags += " --rounds 2 --steps 2 --warmup 1"
+    flags = "--variant mu/8 --batch 8 --images 16 --against none --data fixed --rounds 2 --steps 2 --warmup 1"
     path = tmp_path / "train.csv"
     train.main([*flags.split(), "--csv", str(path), "--label", suite.CPU[0].label])
     (row,) = common.read_rows(path)
@@ -159,7 +159,7 @@ def test_attention_times_each_name_that_runs_here(tmp_path, capsys):
         attention.main(["--shapes", "2x5", "--csv", ""])
 
 
-def test_without_torch_the_error_has_the_reason(tmp_path):
+def test_without_torch_the_reason_is_said(tmp_path):
     with pytest.raises(UserError, match="nowhere/python: No such file"):
         TorchSide("nowhere/python", "step")
     if importlib.util.find_spec("torch") is None:
@@ -167,7 +167,7 @@ def test_without_torch_the_error_has_the_reason(tmp_path):
             TorchSide(sys.executable, "step")
 
 
-def test_random_boxes_are_inside():
+def test_random_boxes_lie_inside():
     rng = np.random.default_rng(0)
     for height, width in ((40, 60), (500, 20)):
         boxes = np.array([torch_worker.random_box(height, width, rng) for _ in range(200)])

@@ -1,4 +1,4 @@
-"""The errors of scripts/deploy before TensorRT is needed, and the files that its page names."""
+"""What scripts/deploy says before TensorRT is needed, and what its page promises of the files."""
 
 import re
 import subprocess
@@ -23,9 +23,8 @@ FOLDER = REPOSITORY / "scripts" / "deploy"
 )
 def test_mistakes(argv, message, tmp_path):
     write_bundle(tmp_path / "BUNDLE")
-    script = str(FOLDER / "tensorrt_build.py")
-    without_tensorrt = "import runpy, sys; sys.modules['tensorrt'] = None"
-    code = f"{without_tensorrt}; runpy.run_path({script!r}, run_name='__main__')"
+    script = str(FOLDER / "tensorrt_build.py")  # as where TensorRT is not installed:
+    code = f"import runpy, sys; sys.modules['tensorrt'] = None; runpy.run_path({script!r}, run_name='__main__')"
     command = [sys.executable, "-c", code, *argv, "--out=a.engine"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1

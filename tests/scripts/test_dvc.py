@@ -1,4 +1,4 @@
-"""The DVC pipeline: its files exist, its parameters are used, and its numbers are the run's."""
+"""What DVC is told: files that exist, parameters that are used, and a run's numbers as they are."""
 
 import csv
 import json

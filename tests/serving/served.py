@@ -26,9 +26,9 @@ class Served:
     """A gRPC server in a thread of its own.
 
     Attributes:
-        port: the port that it listens on.
-        service, telemetry, calls: its parts.
-        entries: the entries of its access log.
+        port: that it listens on.
+        service, telemetry, calls: what it is made of.
+        entries: of its access log.
     """
 
     def __init__(self, settings):
@@ -77,34 +77,33 @@ class Served:
         self._thread.join()
 
 
-def code_of(call, *arguments, **options):
+def code_of(call, *arguments, **known):
     """Returns (code, message, trailing metadata) of a call that must fail."""
     with pytest.raises(grpc.RpcError) as error:
-        call(*arguments, **options)
+        call(*arguments, **known)
     return error.value.code().name, error.value.details(), dict(error.value.trailing_metadata())
 
 
 def is_logged(served, code):
-    """Returns whether an entry of the access log has a code, now or soon.
-
-    After a failure the client gets its answer first, so the entry of an earlier call may come too.
-    """
+    """Whether a line of the log has a code, or gets one soon: after a failure the client hears of
+    it first, and so the line of an earlier call may come too."""
     deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
-        if any(entry["code"] == code for entry in served.entries):
-            return True
+    while (
+        not (found := code in [entry["code"] for entry in served.entries])
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.01)
-    return False
+    return found
 
 
 def pixels(count=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 1), np.uint8)
 
 
-def message(**fields):
-    """Returns a ModelInferRequest of one image, with some fields replaced."""
+def message(**known):
+    """Returns a ModelInferRequest of one image, with some fields in the place of others."""
     inputs = [{"name": "images", "datatype": "UINT8", "shape": [1, 8, 8, 1]}]
     return service_pb2.ModelInferRequest(
         **{"model_name": "tiny", "inputs": inputs, "raw_input_contents": [pixels(1).tobytes()]}
-        | fields
+        | known
     )

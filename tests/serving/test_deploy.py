@@ -1,4 +1,5 @@
-"""The server's part of scripts/deploy: manifests, an image's commands, a Triton repository."""
+"""What scripts/deploy gives for the server: manifests that fit it, an image's commands, a
+repository for Triton."""
 
 import importlib.metadata
 import re
@@ -98,14 +99,14 @@ def test_the_parts_belong_together(server):
     assert claim == server["PersistentVolumeClaim"]["metadata"]["name"]
 
 
-def test_kserve_gets_what_it_looks_for():
+def test_kserve_is_told_what_it_looks_for():
     (service,) = documents("inference_service.yaml")
     assert service["apiVersion"] == "serving.kserve.io/v1beta1"
     predictor = service["spec"]["predictor"]
     (container,) = predictor["containers"]
     assert container["name"] == "kserve-container"
-    variables = {variable["name"]: variable["value"] for variable in container["env"]}
-    assert variables["PROTOCOL"] == "v2" and re.match(r"\w+://", variables["STORAGE_URI"])
+    known = {one["name"]: one["value"] for one in container["env"]}
+    assert known["PROTOCOL"] == "v2" and re.match(r"\w+://", known["STORAGE_URI"])
     assert "--models=/mnt/models" in container["args"] and len(container["ports"]) == 1
     assert 0 < predictor["canaryTrafficPercent"] < 100
     assert (
@@ -153,20 +154,20 @@ print(*sorted({"jax", "flax", "onnxruntime", "starlette"} & sys.modules.keys()))
 def closure(requirements):
     """Returns the names of the installed distributions that requirements name, and of those that
     these need."""
-    needed = set()
+    found = set()
     todo = [Requirement(text) for text in requirements]
     while todo:
-        requirement = todo.pop()
-        if (key := (canonicalize_name(requirement.name), *sorted(requirement.extras))) in needed:
+        one = todo.pop()
+        if (key := (canonicalize_name(one.name), *sorted(one.extras))) in found:
             continue
-        needed.add(key)
-        for text in importlib.metadata.requires(requirement.name) or []:
+        found.add(key)
+        for text in importlib.metadata.requires(one.name) or []:
             other = Requirement(text)
             if not other.marker or any(
-                other.marker.evaluate({"extra": extra}) for extra in requirement.extras | {""}
+                other.marker.evaluate({"extra": extra}) for extra in one.extras | {""}
             ):
                 todo.append(other)
-    return {name for name, *_ in needed}
+    return {name for name, *_ in found}
 
 
 def test_the_requirements_are_enough():
@@ -247,19 +248,14 @@ def test_a_repository_for_triton(tmp_path):
     session = onnxruntime.InferenceSession(folder / "3" / "model.onnx")
     (given,) = config["input"]
     assert given == {"name": "images", "data_type": "TYPE_UINT8", "dims": ["8", "8", "3"]}
-    arrays = session.run(
-        [output["name"] for output in config["output"]],
-        {"images": np.zeros((2, 8, 8, 3), np.uint8)},
+    found = session.run(
+        [one["name"] for one in config["output"]], {"images": np.zeros((2, 8, 8, 3), np.uint8)}
     )
-    assert [output["dims"] for output in config["output"]] == [
-        [str(n) for n in array.shape[1:]] for array in arrays
+    assert [one["dims"] for one in config["output"]] == [
+        [str(n) for n in array.shape[1:]] for array in found
     ]
-    assert {output["data_type"] for output in config["output"]} == {"TYPE_FP32"}
-    assert [output["name"] for output in config["output"]] == [
-        "probabilities",
-        "embedding",
-        "heatmap",
-    ]
+    assert {one["data_type"] for one in config["output"]} == {"TYPE_FP32"}
+    assert [one["name"] for one in config["output"]] == ["probabilities", "embedding", "heatmap"]
     assert (
         config["output"][0]["label_filename"] == "labels.txt"
         and "label_filename" not in config["output"][1]
@@ -282,7 +278,7 @@ def test_a_fixed_batch_for_triton(tmp_path):
     [
         (["--bundle=nowhere"], "there is no bundle nowhere"),
         (["--bundle=BUNDLE"], "has changed since it was exported"),
-        (["--bundle=BUNDLE", "--max-batch=0"], "--max-batch must be at least 1"),
+        (["--bundle=BUNDLE", "--max-batch=0"], "--max-batch are at least 1"),
     ],
 )
 def test_mistakes(argv, message, tmp_path):

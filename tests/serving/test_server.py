@@ -1,4 +1,5 @@
-"""The whole server: it starts, prints its addresses, answers on every port, and stops cleanly."""
+"""The server as a whole: it starts, says where, answers on every port, and stops without losing an
+answer."""
 
 import asyncio
 import contextlib
@@ -299,9 +300,9 @@ def fail(settings):
 def test_ports_that_are_taken(models):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        flags = {"models": str(models), "access_log": "", "http_port": 0, "grpc_port": 0}
+        known = {"models": str(models), "access_log": "", "http_port": 0, "grpc_port": 0}
         for name in ("http_port", "admin_port", "grpc_port"):
-            text = fail(Settings(**flags | {name: port}))
+            text = fail(Settings(**known | {name: port}))
             assert f"--{name.replace('_', '-')} {port} cannot be opened on 127.0.0.1" in text
 
 
@@ -321,8 +322,8 @@ def test_a_directory_without_a_model(tmp_path):
 
 
 @pytest.mark.parametrize(("number", "seconds"), [(signal.SIGTERM, 0.2), (signal.SIGINT, 0.7)])
-def test_a_stop_while_the_first_version_loads_does_not_crash(tmp_path, number, seconds):
-    """The thread that is in ONNX Runtime's code must not be torn down there."""
+def test_a_stop_while_the_first_version_is_loaded_is_no_crash(tmp_path, number, seconds):
+    """The thread that is in ONNX Runtime's code then must not be torn down there."""
     write_slow_bundle(tmp_path / "slow" / "1", width=2048, depth=240)  # takes seconds to warm up
     with socket.socket() as free:
         free.bind((LOOPBACK, 0))
@@ -347,8 +348,9 @@ def test_a_stop_while_the_first_version_loads_does_not_crash(tmp_path, number, s
     assert process.communicate(timeout=20)[0] == "" and process.returncode == 0
 
 
-def test_an_unloaded_version_is_freed_although_it_was_frozen(models):
-    """The collector skips what `gc.freeze` has seen, so an unloaded version must be in no cycle."""
+def test_what_is_unloaded_is_freed_though_it_was_frozen(models):
+    """The collector passes over what `gc.freeze` has seen, so a version must be in no circle when
+    it goes."""
 
     async def test():
         settings = Settings(models=str(models), access_log="", threads=1)
@@ -383,7 +385,7 @@ def test_flags_are_looked_at_before_the_server_is_loaded(capsys):
 
 
 def test_answers_do_not_wait_for_acknowledgments():
-    """Not on asyncio's own loop either, which does not set the option for such a socket."""
+    """Not on asyncio's own loop either, which does not see to it for such a socket."""
 
     async def accept():
         with module._listen("127.0.0.1", 0, "--http-port") as listener:

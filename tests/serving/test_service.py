@@ -1,4 +1,5 @@
-"""A shadow answers only for the log and takes nothing from the serving version; NaN is an error."""
+"""A shadow answers for the log alone, and takes no room from what serves; what is no number is no
+answer."""
 
 import asyncio
 import contextlib
@@ -61,9 +62,9 @@ def served(requests, count):
 
     async def main():
         telemetry = Telemetry()
-        serving = Version("1")
+        one = Version("1")
         shadow = Version("2", go=False)
-        repository = types.SimpleNamespace(pick=lambda *asked: (serving, shadow))
+        repository = types.SimpleNamespace(pick=lambda *asked: (one, shadow))
         service = Service(repository, Decoder(), telemetry)
         for _ in range(requests):
             answer = await asyncio.wait_for(
@@ -98,11 +99,11 @@ def test_what_is_no_number_is_no_answer(broken):
     async def main():
         version = Version("1")
         telemetry = Telemetry()
-        prediction = await version.submit(np.zeros((2, 8, 8, 1), np.uint8))
-        getattr(prediction, broken)[1, 0] = np.nan
+        found = await version.submit(np.zeros((2, 8, 8, 1), np.uint8))
+        getattr(found, broken)[1, 0] = np.nan
 
         async def submit(images):
-            return prediction
+            return found
 
         version.submit = submit
         service = Service(

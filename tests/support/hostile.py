@@ -1,4 +1,4 @@
-"""Requests that no well-meaning client sends: chosen ones, and random ones from a seed."""
+"""Requests that no well-meant client sends: chosen ones, and ones made at random from a seed."""
 
 import concurrent.futures
 import http.client
@@ -27,7 +27,7 @@ from vision.bundle.directory import open_bundle
 
 
 def chosen():
-    """Returns the hand-written cases."""
+    """Returns the cases that have a thought behind each."""
     groups = (
         hostile_bodies.documents,
         hostile_bodies.binary,
@@ -48,7 +48,7 @@ def chosen():
 
 
 def fuzzed(count, seed=0):
-    """Returns `count` cases made from good requests by random changes."""
+    """Returns `count` cases made from good requests by changes at random."""
     dice = random.Random(seed)
     entry = {
         "name": "images",
@@ -88,7 +88,7 @@ def fuzzed(count, seed=0):
 
 
 def ask_well(url, images):
-    """Returns the server's probabilities for images."""
+    """Returns the probabilities that the server gives of images."""
     connection = http.client.HTTPConnection(url.hostname, url.port, timeout=20)
     entry = {"name": "images", "datatype": "UINT8", "shape": list(images.shape)}
     entry["parameters"] = {"binary_data_size": images.nbytes}
@@ -134,13 +134,14 @@ def run(live, bundle, cases, threads=4):
 
 
 def changed(messages, count, seed=0):
-    """Returns `count` of the messages, which are bytes, with random changes."""
+    """Returns `count` of the messages, bytes each, changed at random."""
     dice = random.Random(seed)
     return [_change(messages[i % len(messages)], dice) for i in range(count)]
 
 
 def _change(data, dice):
-    """Returns the bytes with one to eight changes: bits, bytes, cuts, repeats, parser breakers."""
+    """Returns bytes with one to eight changes: bits, bytes, cuts, repeats and what breaks
+    parsers."""
     data = bytearray(data)
     for _ in range(dice.randint(1, 8)):
         at = dice.randrange(len(data) + 1)

@@ -1,4 +1,4 @@
-"""Bodies of V2 and V1 that no well-meaning client sends."""
+"""Bodies of V2 and V1 that no well-meant client sends."""
 
 import base64
 import json
@@ -212,8 +212,8 @@ def binary():
     ]
     floats = np.full((1, 28, 28, 1), np.nan, np.float32).tobytes()
     for kind in ("FP32", "UINT8", "INT32"):
-        floats_entry = entry | {"datatype": kind, "parameters": {"binary_data_size": len(floats)}}
-        requests.append(infer({"inputs": [floats_entry]}, floats))
+        of = entry | {"datatype": kind, "parameters": {"binary_data_size": len(floats)}}
+        requests.append(infer({"inputs": [of]}, floats))
     requests += [
         infer(
             {

@@ -1,4 +1,5 @@
-"""Queries, paths, methods, keys and headers of ill-meaning clients, and slow requests."""
+"""Queries, paths, methods, keys and headers that no well-meant client sends, and what comes too
+slowly."""
 
 import json
 

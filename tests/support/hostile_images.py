@@ -1,4 +1,4 @@
-"""Images that are broken, of two formats at once, or larger than they seem, and forms with them."""
+"""Images that are broken, of two kinds at a time, or more than they seem, and forms around them."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""Requests as bytes on the wire: good ones, and parts to make others from."""
+"""Requests as the bytes on the wire, good ones and parts to make others of."""
 
 import io
 import json
@@ -19,7 +19,8 @@ CLOSED = "2xx, 4xx or a closed connection"
 
 
 class Case(NamedTuple):
-    """A request: its name, its bytes, and its expected outcome; `pause` seconds between parts."""
+    """A request: its name, its bytes, and what may come of it; `pause` seconds between its
+    parts."""
 
     name: str
     parts: tuple
@@ -49,7 +50,7 @@ def classify(body, headers=(), query=""):
 
 
 def send(address, case, patience=15.0):
-    """Returns the status of the answer; 0 if the connection was closed without one."""
+    """Returns the status of the answer; 0 where the connection was closed without one."""
     with socket.create_connection(address, timeout=patience) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         answer = b""
@@ -71,7 +72,7 @@ def send(address, case, patience=15.0):
 
 
 def is_right(case, status):
-    """Returns whether a status is one that a case may have."""
+    """Whether a status is one that a case may have."""
     refused = 400 <= status < 500
     return (
         refused
@@ -99,7 +100,7 @@ def chunk(name, content):
 
 
 def png(width, height, bits=8, color=0, data=b"", extra=b""):
-    """Returns a PNG whose header has a size."""
+    """Returns a PNG that says it has a size."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0))
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -115,7 +116,8 @@ def pixels(side=28, count=1):
 
 
 def tensor(**changes):
-    """Returns a V2 document with one tensor as lists; a None in `changes` removes its key."""
+    """Returns a V2 document with one raw tensor as lists; `changes` of the input, None to leave a
+    key out."""
     images = pixels()
     entry = {
         "name": "images",

@@ -10,8 +10,8 @@ from vision.config import default
 from vision.data.pipeline import open_data
 from vision.errors import UserError
 from vision.training.dispatch import CompiledSteps, explain_memory, plan
-from vision.training.loop import build_step
 from vision.training.program import compile_program, parse_options
+from vision.training.setup import build_step
 
 
 @pytest.mark.parametrize(

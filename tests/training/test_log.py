@@ -96,7 +96,7 @@ def test_each_line_is_on_the_disk_after_a_flush(tmp_path):
 
 def test_inactive_hosts_write_and_show_nothing(tmp_path, capsys):
     log = RunLog(tmp_path, default().log, 0, 10, active=False)
-    log.say("hello")
+    log.print_line("hello")
     log.train(1, numbers(1))
     log.evaluation(1, {"val/loss": 1.0})
     log.images(1, np.zeros((1, 2, 2, 1)))

@@ -17,7 +17,8 @@ from vision.errors import UserError
 from vision.run.directory import open_workdir
 from vision.training.evaluate import evaluate
 from vision.training.log import RunLog
-from vision.training.loop import build_step, train
+from vision.training.loop import train
+from vision.training.setup import build_step
 
 SCALARS = ("loss", "accuracy", "top5_accuracy", "balanced_accuracy", "macro_f1")
 
@@ -267,14 +268,14 @@ def test_an_error_leaves_the_log_and_the_checkpoints_whole(tmp_path, monkeypatch
     running."""
     import threading
 
-    from vision.training import loop
+    from vision.training.session import Session
 
     def fail(*_):
         raise OSError("the data's disk is gone")
 
     c = tiny(checkpoint__every=3)
     threads = threading.active_count()
-    monkeypatch.setattr(loop, "_validate", fail)
+    monkeypatch.setattr(Session, "_measure", fail)
     with pytest.raises(OSError, match="gone"):
         run(c, tmp_path)
     assert saved_steps(tmp_path) == [3]

@@ -7,7 +7,7 @@ import pytest
 
 from vision.errors import RunError
 from vision.training.meter import Meter
-from vision.training.patience import Patience
+from vision.training.policy import Patience
 
 GOOD = {"kernel": jnp.ones(3)}
 

@@ -16,8 +16,9 @@ from vision.config import default
 from vision.models.resnet import ResNet
 from vision.models.vit import ViT
 from vision.objectives.supervised import Supervised
+from vision.training.inputs import ImageInputs
 from vision.training.optimizer import make_optimizer, make_schedule
-from vision.training.state import StateSpec
+from vision.training.state import StateSpec, select
 from vision.training.step import TrainStep
 
 BATCH = 16
@@ -51,13 +52,16 @@ def config(dtype="float64", **train):
     return c
 
 
-def make(c, create, devices=1, fsdp=1):
+def make(c, create, devices=1, fsdp=1, views=None):
     spec = StateSpec(create)
+    mesh = parallel.make_mesh(devices, fsdp)
+    inputs = ImageInputs(c, views or {"train": ("image",)}, CLASSES, {"train": 100}, mesh)
     schedule = make_schedule(c.schedule, c.optimizer.learning_rate, 20)
-    optimizer = make_optimizer(c.optimizer, schedule, spec.abstract_params, 20)
-    return TrainStep(
-        c, spec, schedule, optimizer, CLASSES, 100, 20, parallel.make_mesh(devices, fsdp)
-    )
+    optimizers = {
+        player: make_optimizer(c.optimizer, schedule, select(spec.abstract_params, attributes), 20)
+        for player, attributes in spec.players.items()
+    }
+    return TrainStep(c, spec, inputs, schedule, optimizers, 20, mesh)
 
 
 @functools.cache
@@ -329,7 +333,9 @@ def test_alternating_flips_reach_the_batch():
     seen = {}
     for number in range(13):  # 208 images: two epochs
         index = (np.arange(BATCH) + number * BATCH) % 100
-        images = np.asarray(step.look(state | {"step": jnp.int32(number)}, {"index": index}, data))
+        images = np.asarray(
+            step.preview(state | {"step": jnp.int32(number)}, {"index": index}, data)
+        )
         for place, image in zip(index, images, strict=True):
             seen.setdefault(int(place), []).append((image != data["image"][place]).any())
     assert all(first != second for first, second, *_ in seen.values())

@@ -27,7 +27,7 @@ from vision.run.checkpoints import open_checkpoints
 from vision.run.directory import open_workdir, read_run, write_data
 from vision.run.weights import ready
 from vision.support.files import write_json
-from vision.training.loop import build_step
+from vision.training.setup import build_step
 
 TARGETS = ("parameters", "flops", "latency")
 # {width: a multiple of which is left of layers from this width on}, for vector units. In ONNX

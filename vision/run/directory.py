@@ -66,6 +66,12 @@ def open_workdir(path, config):
     return path
 
 
+def has_checkpoints(path: pathlib.Path | str) -> bool:
+    """Returns whether a run's directory holds a finished checkpoint."""
+    steps = pathlib.Path(path, "checkpoints").glob("*")  # those being written have longer names
+    return any(step.name.isdecimal() for step in steps)
+
+
 def write_data(path, data):
     """Writes `data.json`: what whoever uses the run's model must know of its data, a
     `vision.data.pipeline.Data`."""

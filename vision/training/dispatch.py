@@ -1,21 +1,31 @@
-"""How training steps reach the device: how many at a call, compiled ahead, with what they cost."""
+"""How training steps reach the device: how many per call, compiled ahead, with what they cost."""
 
+import contextlib
 import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from vision import parallel
-from vision.training.program import compile_lowered, count_flops, parse_options
+from vision.data.loading.loader import Batch, Loader
+from vision.training.program import Program, compile_lowered, count_flops, parse_options
+from vision.training.step import State, TrainStep
 
-ON_ACCELERATORS = 32  # steps a call: dispatching and its gaps then cost nothing that can be seen
+ON_ACCELERATORS = 32  # steps per call: the gaps between calls then cost nothing that can be seen
 
 
-def plan(start, steps, most, periods=()):
-    """Yields (first step, how many) for each call from `start` to `steps`.
+def plan(
+    start: int, steps: int, most: int, periods: Sequence[int] = ()
+) -> Iterator[tuple[int, int]]:
+    """Yields (first step, count) for each call from `start` to `steps`.
 
     A call never runs over a multiple of one of the `periods` (0 = none), where something else is to
-    be done. It runs one step or a fixed number, `most` or what divides the shortest period better.
-    Which depends on the step alone: a resumed run repeats what the first would have done.
+    be done. It runs one step or a fixed number: `most`, or fewer if that divides the shortest
+    period better. Which of the two depends on the step only, so a resumed run repeats what the
+    first would have done.
     """
     periods = [period for period in periods if period] or [max(steps, 1)]
     shortest = min([steps, *periods])
@@ -24,97 +34,118 @@ def plan(start, steps, most, periods=()):
     while done < steps:
         before = max(done // period * period for period in periods)
         after = min(done // period * period + period for period in periods)
-        whole = (done - before) % several == 0 and done + several <= min(after, steps)
-        count = several if whole else 1
+        fits = (done - before) % several == 0 and done + several <= min(after, steps)
+        count = several if fits else 1
         yield done, count
         done += count
 
 
 class CompiledSteps:
-    """The compiled training step: a program for one step, and one for several in a call.
+    """The compiled train step: a program for one step, and one for several in a call.
 
     Args:
         config: the run's config.
         train_step: the run's `TrainStep`.
-        loader: the training split's.
+        loader: the training loader.
         mesh: from `vision.parallel.make_mesh`.
 
     Attributes:
-        most: steps that one call runs at most. Only data that live on the device allow several; on
+        most: most steps that one call runs. Only data that live on the devices allow several; on
             CPUs it is one, as XLA runs convolutions nine times slower inside a loop there.
     """
 
-    def __init__(self, config, train_step, loader, mesh):
-        self._step = train_step
+    def __init__(self, config: ConfigDict, train_step: TrainStep, loader: Loader, mesh: Mesh):
+        self._train_step = train_step
         self._data = loader.data
         self._mesh = mesh
         self._batch = loader.abstract_batch(config.train.batch_size)
         self._options = parse_options(config.parallel.xla_options)
         self._accumulate = config.train.accumulate
-        self._lowered = {}
-        self._programs = {}
-        usual = 1 if jax.default_backend() == "cpu" else ON_ACCELERATORS
-        self.most = (config.train.steps_per_dispatch or usual) if loader.data else 1
+        self._lowered: dict[int, Any] = {}
+        self._programs: dict[int, Program] = {}
+        default = 1 if jax.default_backend() == "cpu" else ON_ACCELERATORS
+        self.most = 1
+        if loader.is_resident:
+            self.most = config.train.steps_per_dispatch or default
 
-    def lower(self, calls):
-        """Traces the programs for what `plan` yields, which finds the faults of a config."""
+    def lower(self, calls: Iterable[tuple[int, int]]) -> None:
+        """Traces the programs for the calls of `plan`, which finds the faults of a config."""
         for count in {count for _, count in calls} - self._lowered.keys():
             jitted, *arguments = self._arguments(count)
             self._lowered[count] = jitted.lower(*arguments)
 
-    def prepare(self, calls, say):
-        """Compiles the programs for what `plan` yields, and says what a step costs."""
-        counts = {count for _, count in calls}
-        self.lower((None, count) for count in counts)
-        for count in counts:
+    def prepare(self, calls: Iterable[tuple[int, int]], report: Callable[[str], object]) -> None:
+        """Compiles the programs for the calls of `plan`, and reports what a step costs."""
+        planned = list(calls)
+        self.lower(planned)
+        for count in {count for _, count in planned}:
             self._programs[count] = compile_lowered(self._lowered[count], self._options)
         if self._programs:
-            say(self.describe())
+            report(self.describe())
 
-    def __call__(self, state, batch, count):
-        """Runs `count` steps; returns (state, scalars), the scalars with a leading axis where there
-        are several."""
+    def __call__(self, state: State, batch: Batch, count: int) -> tuple[State, dict[str, Any]]:
+        """Runs `count` steps.
+
+        Returns:
+            (state, scalars), the scalars with a leading axis if there are several steps.
+        """
         return self._programs[count](state, batch, self._data)
 
-    def describe(self):
-        """Says what one step costs, in words."""
-        most = max(self._programs)
-        flops = self._programs[1].flops if 1 in self._programs else count_flops(*self._arguments(1))
-        if jax.default_backend() != "cpu":
-            # XLA counts once what a loop does; on CPUs there is none
-            flops = flops and flops * self._accumulate
-        parts = [f"{flops / 1e9:,.2f} GFLOP a step"] if flops else []
+    def describe(self) -> str:
+        """Returns what one step costs, in words."""
+        parts = []
+        if flops := self._flops():
+            parts.append(f"{flops / 1e9:,.2f} GFLOP a step")
         if memory := self.memory():
+            fixed, temporary = map(_format_bytes, memory)
+            text = f"{fixed} of state and data and {temporary} of temporaries a device"
             limit = parallel.memory_limit()
-            parts.append(
-                "{} of state and data and {} of temporaries a device".format(*map(_bytes, memory))
-            )
-            parts[-1] += f", which has {_bytes(limit)}" if limit else ""
-        return "; ".join(parts + ([f"{most} steps a dispatch"] if most > 1 else []))
+            if limit:
+                text += f", which has {_format_bytes(limit)}"
+            parts.append(text)
+        most = max(self._programs)
+        if most > 1:
+            parts.append(f"{most} steps a dispatch")
+        return "; ".join(parts)
 
-    def memory(self):
-        """Returns (fixed, temporary): bytes of state and data, and what a step needs beside them;
-        None if unknown."""
-        known = [p.memory for p in self._programs.values() if p.memory]
-        if not known:
+    def memory(self) -> tuple[int, int] | None:
+        """Returns (fixed, temporary): bytes of state and data, and what a step needs beside them.
+
+        None if the platform does not say.
+        """
+        memories = [p.memory for p in self._programs.values() if p.memory]
+        if not memories:
             return None
-        return max(m["arguments"] for m in known), max(m["temporaries"] for m in known)
+        fixed = max(memory["arguments"] for memory in memories)
+        return fixed, max(memory["temporaries"] for memory in memories)
 
-    def _arguments(self, count):
+    def _flops(self) -> float | None:
+        """Returns the floating-point operations of one step; None if XLA does not count them."""
+        if 1 in self._programs:
+            flops = self._programs[1].flops
+        else:
+            flops = count_flops(*self._arguments(1))
+        # XLA counts once what a loop does; on CPUs the parts of a batch are no loop.
+        if flops and jax.default_backend() != "cpu":
+            flops *= self._accumulate
+        return flops
+
+    def _arguments(self, count: int) -> tuple[Any, State, Batch, Batch]:
         batch = self._batch
         if count > 1:
             sharding = parallel.batch_sharding(self._mesh, stacked=True)
-            batch = {
-                k: jax.ShapeDtypeStruct((count, *v.shape), v.dtype, sharding=sharding)
-                for k, v in batch.items()
-            }
-        jitted = self._step.update if count == 1 else self._step.update_many
-        return jitted, self._step.abstract_state, batch, self._data
+            batch = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype, sharding=sharding),
+                batch,
+            )
+        jitted = self._train_step.update if count == 1 else self._train_step.update_many
+        return jitted, self._train_step.abstract_state, batch, self._data
 
 
-def explain_memory(c, updates, mesh):
-    """A context that turns running out of device memory into a `UserError` which says what would
-    fit.
+def explain_memory(
+    c: ConfigDict, updates: CompiledSteps, mesh: Mesh
+) -> contextlib.AbstractContextManager[None]:
+    """Returns a context in which running out of device memory becomes a `UserError` with advice.
 
     Args:
         c: config.train.
@@ -124,27 +155,35 @@ def explain_memory(c, updates, mesh):
     return parallel.out_of_memory(lambda: _suggestion(c, updates, mesh.size))
 
 
-def _suggestion(c, updates, devices):
+def _suggestion(c: ConfigDict, updates: CompiledSteps, devices: int) -> str:
     memory = updates.memory()
     limit = parallel.memory_limit()
     factor = 2
-    known = ""
+    needs = ""
     if memory:
-        fixed, needed = memory
-        known = f" (a step needs {_bytes(needed)} beside {_bytes(fixed)} of state and data"
-        known += f"; the device has {_bytes(limit)})" if limit else ")"
-        free = 0.9 * limit - fixed if limit else 0  # nine tenths: the allocator leaves gaps
-        factor = max(2, math.ceil(needed / free)) if free > 0 else 2
-    each = c.batch_size // devices
-    parts = next((n for n in range(c.accumulate * factor, each + 1) if each % n == 0), None)
-    smaller = each // factor * devices
-    advice = [f"train.accumulate={parts} (the same batch in {parts} parts)"] if parts else []
-    advice += [f"train.batch_size={smaller}"] if smaller else []
-    advice += ["model.remat=blocks", "parallel.fsdp=0"] if devices > 1 else ["model.remat=blocks"]
-    return (
-        f"with {c.batch_size // c.accumulate} images at a time{known}.\nSet {', or '.join(advice)}"
-    )
+        fixed, temporary = memory
+        needs = f" (a step needs {_format_bytes(temporary)} beside {_format_bytes(fixed)} of state"
+        needs += " and data"
+        needs += f"; the device has {_format_bytes(limit)})" if limit else ")"
+        # Nine tenths: the allocator leaves gaps.
+        free = 0.9 * limit - fixed if limit else 0
+        if free > 0:
+            factor = max(2, math.ceil(temporary / free))
+    per_device = c.batch_size // devices
+    candidates = range(c.accumulate * factor, per_device + 1)
+    parts = next((n for n in candidates if per_device % n == 0), None)
+    smaller = per_device // factor * devices
+    advice = []
+    if parts:
+        advice.append(f"train.accumulate={parts} (the same batch in {parts} parts)")
+    if smaller:
+        advice.append(f"train.batch_size={smaller}")
+    advice.append("model.remat=blocks")
+    if devices > 1:
+        advice.append("parallel.fsdp=0")
+    images = c.batch_size // c.accumulate
+    return f"with {images} images at a time{needs}.\nSet {', or '.join(advice)}"
 
 
-def _bytes(count):
+def _format_bytes(count: float) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,67 +1,174 @@
-"""Data as a frozen network sees them: each image once through it, its embedding in its place."""
+"""Training a head on embeddings: the frozen network sees each image once, and never again.
 
+The embeddings become the data set, and the model a head. Checkpoints still hold the network too, so
+that a run's weights are those of a whole model.
+"""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
 import numpy as np
+from flax import nnx, traverse_util
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from vision import parallel
+from vision import objectives, parallel
 from vision.data.loading.device_loader import DeviceLoader
+from vision.data.loading.loader import Loader
+from vision.data.pipeline import Data
 from vision.errors import UserError
 from vision.training.evaluate import eval_batch_size
+from vision.training.inputs import EmbeddingInputs
+from vision.training.log import print_line
+from vision.training.setup import assemble_step, plan_objective
 from vision.training.smote import extend
+from vision.training.starts import Starts
+from vision.training.step import State, TrainStep
+
+CHANGING = (  # keys of config.augment that change images from step to step
+    "pad_crop",
+    "random_resized_crop",
+    "flip_horizontal",
+    "flip_alternating",
+    "flip_vertical",
+    "rot90",
+    "affine",
+    "brightness",
+    "contrast",
+    "saturation",
+    "hue",
+    "randaugment_layers",
+    "random_erasing",
+    "mixup",
+    "cutmix",
+)
 
 
-def check(config):
-    """Raises `UserError` where `transfer.cache_embeddings` is asked for with what changes images
-    from step to step."""
-    changing = (
-        "pad_crop",
-        "random_resized_crop",
-        "flip_horizontal",
-        "flip_alternating",
-        "flip_vertical",
-        "rot90",
-    )
-    changing += (
-        "affine",
-        "brightness",
-        "contrast",
-        "saturation",
-        "hue",
-        "randaugment_layers",
-        "random_erasing",
-    )
-    on = [f"augment.{key}" for key in (*changing, "mixup", "cutmix") if config.augment[key]]
-    on += ["data.random_crop_area"] if config.data.random_crop_area else []
-    on += ["train.test_time_augmentation"] if config.train.test_time_augmentation != "none" else []
-    on += ["model.dropout"] if config.model.dropout else []
-    if on:
+class HeadOnly(nnx.Module):
+    """A model whose images are embeddings already.
+
+    Args:
+        head: maps embeddings (B, D) to logits (B, C).
+    """
+
+    def __init__(self, head: nnx.Module):
+        self.head = head
+
+    def embed(self, embeddings: jax.Array) -> jax.Array:
+        """Returns the embeddings."""
+        return embeddings
+
+    def __call__(self, embeddings: jax.Array) -> jax.Array:
+        return self.head(embeddings)
+
+
+class HeadTraining:
+    """The training of a head on what the network before it embeds.
+
+    Args:
+        config: the run's config.
+        data: the images.
+        mesh: from `vision.parallel.make_mesh`.
+        steps: length of the training.
+        images_step: the `TrainStep` of the whole model.
+        starts: what the whole model starts from.
+
+    Attributes:
+        data: `Data` of the embeddings.
+        train_step: the `TrainStep` of the head.
+
+    Raises:
+        UserError: the config changes images from step to step.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        data: Data,
+        mesh: Mesh,
+        steps: int,
+        images_step: TrainStep,
+        starts: Starts,
+    ):
+        check(config)
+        definition = objectives.define(config.objective)
+        if tuple(definition.inputs) != ("train",) or len(definition.inputs["train"]) > 1:
+            raise UserError(
+                f"transfer.cache_embeddings: the objective '{definition.name}' takes several views "
+                "of an image, which has one embedding"
+            )
+        began = time.perf_counter()
+        self._start = starts.state(images_step, data.loaders["train"])
+        self.data = embed_data(config, data, images_step, self._start)
+        count = sum(map(len, data.loaders.values()))
+        print_line(f"embedded {count:,} images in {time.perf_counter() - began:.1f} s")
+        build = plan_objective(config, data, definition, lambda model: HeadOnly(model.head))
+        inputs = EmbeddingInputs(len(data.classes), mesh)
+        self.train_step = assemble_step(config, build, inputs, mesh, steps)
+        learned = traverse_util.flatten_dict(self.train_step.abstract_state["rest"])
+        rest = traverse_util.flatten_dict(self._start["rest"])
+        self._network = {path: array for path, array in rest.items() if path not in learned}
+
+    def start(self) -> State:
+        """Returns the head's state before the first step."""
+        return self.without_network(self._start)
+
+    def without_network(self, state: State) -> State:
+        """Returns the head's state from the whole model's."""
+        rest = traverse_util.flatten_dict(state["rest"])
+        kept = {path: array for path, array in rest.items() if path not in self._network}
+        return state | {"rest": traverse_util.unflatten_dict(kept)}
+
+    def with_network(self, state: State) -> State:
+        """Returns the whole model's state from the head's: what a checkpoint holds."""
+        rest = traverse_util.flatten_dict(state["rest"]) | self._network
+        return state | {"rest": traverse_util.unflatten_dict(rest)}
+
+
+def check(config: ConfigDict) -> None:
+    """Raises `UserError` if the config changes images from step to step."""
+    active = [f"augment.{key}" for key in CHANGING if config.augment[key]]
+    if config.data.random_crop_area:
+        active.append("data.random_crop_area")
+    if config.train.test_time_augmentation != "none":
+        active.append("train.test_time_augmentation")
+    if config.model.dropout:
+        active.append("model.dropout")
+    if active:
         raise UserError(
-            f"transfer.cache_embeddings sees each image once, as it is: turn off {', '.join(on)}"
+            f"transfer.cache_embeddings sees each image once, as it is: turn off {', '.join(active)}"
         )
 
 
-def embed_split(step, state, loader, batch_size):
-    """Returns the embeddings of a split's images in order: float32 (N, D), and whether each is
-    readable, bool (N,)."""
+def embed_split(
+    train_step: TrainStep, state: State, loader: Loader, batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Embeds a split's images, in order.
+
+    Returns:
+        (embeddings float32 (N, D), whether each image can be read, bool (N,)).
+    """
     embeddings = []
     readable = []
     for batch in loader.eval_batches(batch_size):
-        found, mask = parallel.fetch(step.embed(state, batch, loader.data))
-        embeddings.append(found)
+        batch_embeddings, mask = parallel.fetch(train_step.embed(state, batch, loader.data))
+        embeddings.append(batch_embeddings)
         readable.append(mask)
     return np.concatenate(embeddings)[: len(loader)], np.concatenate(readable)[: len(loader)]
 
 
-def embed_data(config, data, step, state):
-    """Returns the `Data` whose loaders hold embeddings, of the model in `state`, in place of
-    images."""
-    loaders = {}
+def embed_data(config: ConfigDict, data: Data, train_step: TrainStep, state: State) -> Data:
+    """Returns the `Data` whose loaders hold the images' embeddings by the model in `state`."""
+    loaders: dict[str, Loader] = {}
     for name, loader in data.loaders.items():
-        found, readable = embed_split(step, state, loader, eval_batch_size(config.train))
-        rows = loader.dataset
-        embeddings = [e if ok else None for e, ok in zip(found, readable, strict=True)]
+        vectors, readable = embed_split(train_step, state, loader, eval_batch_size(config.train))
+        arrays: list[Any] = [
+            vector if ok else None for vector, ok in zip(vectors, readable, strict=True)
+        ]
+        dataset = loader.dataset
         if name == "train" and config.imbalance.sampling == "smote":
-            rows, embeddings = extend(rows, embeddings, config.seed)
-        loaders[name] = DeviceLoader(rows, loader.unreadable, loader.mesh, embeddings)
-    return type(data)(
-        loaders, data.classes, data.image_size, data.channels, data.class_counts, data.findings
-    )
+            dataset, arrays = extend(dataset, arrays, config.seed)
+        loaders[name] = DeviceLoader(dataset, loader.unreadable, loader.mesh, arrays)
+    return dataclasses.replace(data, loaders=loaders)

@@ -1,26 +1,37 @@
 """A split's metrics: every image once, on all devices."""
 
+from typing import Any
+
+from ml_collections import ConfigDict
+
 from vision import metrics, parallel
+from vision.data.loading.loader import Loader
+from vision.training.step import State, TrainStep
 
 
-def eval_batch_size(c):
+def eval_batch_size(c: ConfigDict) -> int:
     """Returns how many images `config.train` evaluates at a time."""
     return c.eval_batch_size or c.batch_size
 
 
-def evaluate(step, state, loader, batch_size):
+def evaluate(
+    train_step: TrainStep, state: State, loader: Loader, batch_size: int
+) -> dict[str, Any]:
     """Returns `metrics.summarize` of a split.
 
     Args:
-        step: the run's `TrainStep`.
-        state: its state; the moving average of the weights is used where there is one.
-        loader: a split of `Data`.
+        train_step: the run's `TrainStep`.
+        state: its state; the moving average of the weights is evaluated if there is one.
+        loader: loader of a split.
         batch_size: images at a time, over all devices.
+
+    Raises:
+        UserError: the devices run out of memory.
     """
     sums = None
     advice = f"evaluating {batch_size} images at a time: lower train.eval_batch_size"
     with parallel.out_of_memory(lambda: advice):
         for batch in loader.eval_batches(batch_size):
-            added = step.evaluate(state, batch, loader.data)
-            sums = added if sums is None else metrics.add(sums, added)
+            batch_sums = train_step.evaluate(state, batch, loader.data)
+            sums = batch_sums if sums is None else metrics.add(sums, batch_sums)
         return metrics.summarize(parallel.fetch(sums))

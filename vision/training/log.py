@@ -40,10 +40,10 @@ class RunLog:
                 initial=start, total=steps, bar_format=form, dynamic_ncols=True, leave=False
             )
 
-    def say(self, text):
+    def print_line(self, text: str) -> None:
         """Shows a line without breaking the bar."""
         if self._active:
-            say(text)
+            print_line(text)
 
     def advance(self, step):
         """Moves the bar to `step` finished steps."""
@@ -59,7 +59,7 @@ class RunLog:
             self._bar.set_postfix_str(text)
         elif self._active and self._lines and time.monotonic() - self._shown > 10:
             self._shown = time.monotonic()
-            self.say(f"step {step}/{self._steps}: {text}")
+            self.print_line(f"step {step}/{self._steps}: {text}")
 
     def evaluation(self, step, scalars):
         """Records validation scalars and shows them."""
@@ -68,7 +68,7 @@ class RunLog:
             numbers = ", ".join(
                 f"{name.removeprefix('val/')} {value:.4f}" for name, value in scalars.items()
             )
-            self.say(f"step {step}/{self._steps}: val {numbers}")
+            self.print_line(f"step {step}/{self._steps}: val {numbers}")
 
     def scalars(self, step, scalars):
         """Appends {"step": step, name: float, ...} to metrics.jsonl and to TensorBoard."""
@@ -167,8 +167,8 @@ class _Events:
         self._writer.flush()
 
 
-def say(text):
-    """Shows a line on stderr, above a bar if there is one."""
+def print_line(text: str) -> None:
+    """Prints a line to stderr, above a bar if there is one."""
     tqdm.tqdm.write(text, file=sys.stderr)
 
 

@@ -64,7 +64,7 @@ class Meter:
         self._older = []
         self._new = []
 
-    def resumed(self):
+    def restart(self):
         """Begins to time anew: what was done since `flush`, evaluation and saving, is no
         training."""
         self._mark = time.perf_counter()

@@ -1,49 +1,51 @@
 """Synthetic embeddings for rare classes: SMOTE, Chawla et al. 2002 (arXiv:1106.1813)."""
 
 import copy
+from collections.abc import Sequence
 
 import numpy as np
 
+from vision.data.loading.dataset import Dataset
 from vision.data.loading.sampler import Sampler
+from vision.data.sources import Source
 from vision.errors import UserError
 
 NEIGHBORS = 5
 
 
 class _WithSynthetic:
-    """A source with further rows that no image stands behind."""
+    """A source with further labels that no image stands behind."""
 
-    def __init__(self, source, labels):
+    def __init__(self, source: Source, labels: np.ndarray):
         self.source = source
         self.labels = labels
         self.classes = source.classes
         self.encoded = source.encoded
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def name(self, index):
-        return (
-            self.source.name(index)
-            if index < len(self.source)
-            else f"synthetic[{index - len(self.source)}]"
-        )
+    def name(self, index: int) -> str:
+        if index < len(self.source):
+            return self.source.name(index)
+        return f"synthetic[{index - len(self.source)}]"
 
 
-def oversample(embeddings, labels, seed):
-    """Makes every class as large as the largest, by points between an embedding and one of its
-    neighbors.
+def oversample(
+    embeddings: np.ndarray, labels: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Makes every class as large as the largest, by points between an embedding and a neighbor.
 
-    Of each embedding 5 neighbors, in its own class, or all where that has fewer. A class of one is
+    Uses 5 neighbors of the same class (all, if there are fewer). The only embedding of a class is
     repeated.
 
     Args:
         embeddings: float (N, D).
         labels: int (N,).
-        seed: of the draw.
+        seed: seed of the draw.
 
     Returns:
-        (embeddings (M, D), labels (M,)) of the synthetic ones alone.
+        (embeddings (M, D), labels (M,)) of the synthetic points only.
 
     Raises:
         UserError: imbalanced-learn is not installed.
@@ -55,36 +57,40 @@ def oversample(embeddings, labels, seed):
             "imbalance.sampling = 'smote' needs imbalanced-learn: pip install 'vision[audit]'"
         ) from error
     counts = dict(zip(*np.unique(labels, return_counts=True), strict=True))
-    neighbors = {label: min(NEIGHBORS, n - 1) for label, n in counts.items()}
-    made = []
-    of = []
+    neighbors = {label: min(NEIGHBORS, count - 1) for label, count in counts.items()}
+    largest = max(counts.values())
+    synthetic = []
+    synthetic_labels = []
     for k in sorted(set(neighbors.values())):
-        wanted = {label: max(counts.values()) for label in counts if neighbors[label] == k}
-        options = {"sampling_strategy": wanted, "random_state": seed % 2**32}
+        options = {
+            "sampling_strategy": {label: largest for label in counts if neighbors[label] == k},
+            "random_state": seed % 2**32,
+        }
         sampler = SMOTE(k_neighbors=k, **options) if k else RandomOverSampler(**options)
         points, classes = sampler.fit_resample(embeddings, labels)
-        made.append(points[len(embeddings) :].astype(embeddings.dtype))
-        of.append(classes[len(embeddings) :])
-    return np.concatenate(made), np.concatenate(of)
+        synthetic.append(points[len(embeddings) :].astype(embeddings.dtype))
+        synthetic_labels.append(classes[len(embeddings) :])
+    return np.concatenate(synthetic), np.concatenate(synthetic_labels)
 
 
-def extend(rows, embeddings, seed):
+def extend(
+    dataset: Dataset, embeddings: Sequence[np.ndarray | None], seed: int
+) -> tuple[Dataset, list[np.ndarray | None]]:
     """Adds synthetic embeddings to a training split.
 
     Args:
-        rows: the split's `Dataset`.
-        embeddings: list of float (D,), None for an unreadable image.
-        seed: of the draw.
+        dataset: the split's dataset.
+        embeddings: float (D,) for each image, None for an unreadable one.
+        seed: seed of the draw.
 
     Returns:
-        (rows, embeddings) with the synthetic ones behind the others.
+        (dataset, embeddings) with the synthetic ones after the others.
     """
     readable = [i for i, embedding in enumerate(embeddings) if embedding is not None]
-    known = np.stack([embeddings[i] for i in readable])
-    made, labels = oversample(known, rows.source.labels[readable], seed)
-    rows = copy.copy(rows)
-    rows.source = _WithSynthetic(
-        rows.source, np.concatenate([rows.source.labels, labels.astype(np.int32)])
-    )
-    rows.sampler = Sampler(seed, rows.source.labels)
-    return rows, [*embeddings, *made]
+    real = np.stack([embedding for embedding in embeddings if embedding is not None])
+    synthetic, labels = oversample(real, dataset.source.labels[readable], seed)
+    all_labels = np.concatenate([dataset.source.labels, labels.astype(np.int32)])
+    extended = copy.copy(dataset)
+    extended.source = _WithSynthetic(dataset.source, all_labels)
+    extended.sampler = Sampler(seed, all_labels)
+    return extended, [*embeddings, *synthetic]

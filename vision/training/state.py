@@ -4,10 +4,19 @@ Between steps a run is a plain nested dict of arrays with string keys: what `jax
 fastest and what a checkpoint holds. Inside the step the objective is a Flax NNX module again.
 """
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx, traverse_util
 
+from vision.errors import UserError
 from vision.models import surgery
+
+Tree = dict[str, Any]  # a nested dict of arrays, or of their shapes and dtypes
+ALL = ""  # the player of an objective that names none: it updates every learned attribute
 
 
 class StateSpec:
@@ -17,37 +26,50 @@ class StateSpec:
         create: builds the objective; called abstractly here and once more by `initialize`.
 
     Attributes:
+        players: {player: names of the attributes that it updates}; {"": all} if the objective names
+            no players.
+        whole_batch: whether the loss needs all images of a batch at once.
         has_after_update: whether the objective has `after_update`.
-        adapts_to_data: whether its model has `initialize_from_data(images)`, to be called before
-            the first step.
-        parameters: (how many there are, how many of them learn).
+        adapts_to_data: whether its model has `initialize_from_data(images)`, which must be called
+            before the first step.
+        parameters: (number of parameters, number of those that learn).
+
+    Raises:
+        UserError: `frozen` or `players` do not fit the objective's attributes.
     """
 
-    def __init__(self, create):
+    def __init__(self, create: Callable[[], Any]):
         self._create = create
-        abstract = nnx.eval_shape(create)
-        self._frozen = tuple(getattr(abstract, "frozen", ()))
-        self.has_after_update = hasattr(abstract, "after_update")
-        self.adapts_to_data = hasattr(getattr(abstract, "model", None), "initialize_from_data")
-        self.parameters = surgery.count(abstract)
-        self._graph, self._params, self._rngs, self._rest = self._split(abstract)
+        objective = nnx.eval_shape(create)
+        self._frozen = tuple(getattr(objective, "frozen", ()))
+        for attribute in self._frozen:
+            if not hasattr(objective, attribute):
+                name = type(objective).__name__
+                raise UserError(f"{name}.frozen names '{attribute}', which {name} does not have")
+        self.whole_batch = bool(getattr(objective, "whole_batch", False))
+        self.has_after_update = hasattr(objective, "after_update")
+        self.adapts_to_data = hasattr(getattr(objective, "model", None), "initialize_from_data")
+        self._graph, self._params, self._rngs, self._rest = self._split(objective)
+        self.parameters = (surgery.count(objective)[0], _count(self.abstract_params))
+        self.players = _players(objective, self.abstract_params)
 
     @property
-    def abstract_params(self):
-        """The learned parameters' shapes and dtypes, as a nested dict."""
+    def abstract_params(self) -> Tree:
+        """The learned parameters' shapes and dtypes."""
         return _to_dict(self._params)
 
-    def initialize(self):
-        """Returns (params, rest): the learned parameters, and everything else that is kept between
-        steps."""
+    def initialize(self) -> tuple[Tree, Tree]:
+        """Returns (params, rest): the learned parameters, and all else that steps hand on."""
         return self.take_apart(self._create())
 
-    def merge(self, params, rest, key):
-        """Builds the objective from `initialize`'s or `take_apart`'s dicts.
+    def merge(self, params: Tree, rest: Tree, key: jax.Array) -> Any:
+        """Builds the objective from the dicts of `initialize` or `take_apart`.
 
         Args:
-            key: where dropout and the like draw from; nothing random is kept between steps, so that
-                a step depends on its number alone and a resumed run repeats it exactly.
+            params: the learned parameters.
+            rest: everything else.
+            key: where dropout and the like draw from. Nothing random is kept between steps, so a
+                step depends on its number only, and a resumed run repeats it exactly.
         """
         return nnx.merge(
             self._graph,
@@ -57,26 +79,63 @@ class StateSpec:
             copy=True,
         )
 
-    def take_apart(self, objective):
+    def take_apart(self, objective: Any) -> tuple[Tree, Tree]:
         """Returns (params, rest) of an objective that `merge` built."""
         _, params, _, rest = self._split(objective)
         return _to_dict(params), _to_dict(rest)
 
-    def _split(self, objective):
-        def learned(path, value):
+    def set_training(self, objective: Any) -> None:
+        """Puts an objective into training mode, and what it keeps frozen into evaluation mode.
+
+        BatchNorm's statistics of a frozen attribute then stay, and its dropout is off.
+        """
+        objective.train()
+        for attribute in self._frozen:
+            frozen = getattr(objective, attribute)
+            if isinstance(frozen, nnx.Module):
+                frozen.eval()
+
+    def _split(self, objective: Any) -> tuple[Any, nnx.State, nnx.State, nnx.State]:
+        def is_learned(path: tuple[Any, ...], value: Any) -> bool:
             return isinstance(value, nnx.Param) and path[0] not in self._frozen
 
-        return nnx.split(objective, learned, nnx.RngState, ...)
+        return nnx.split(objective, is_learned, nnx.RngState, ...)
 
 
-def _to_dict(state):
+def select(tree: Tree, attributes: tuple[str, ...]) -> Tree:
+    """Returns the part of a tree that belongs to some of the objective's attributes."""
+    return {name: tree[name] for name in attributes}
+
+
+def _players(objective: Any, params: Tree) -> dict[str, tuple[str, ...]]:
+    declared = getattr(objective, "players", None)
+    if not declared:
+        return {ALL: tuple(params)}
+    name = type(objective).__name__
+    updated = [attribute for attributes in declared.values() for attribute in attributes]
+    unknown = set(updated) - set(params)
+    idle = set(params) - set(updated)
+    if unknown:
+        raise UserError(f"{name}.players names '{min(unknown)}', which has nothing to learn")
+    if idle:
+        raise UserError(f"'{min(idle)}' learns, but no player of {name}.players updates it")
+    if len(updated) > len(set(updated)):
+        raise UserError(f"two players of {name}.players update the same attribute")
+    return {player: tuple(attributes) for player, attributes in declared.items()}
+
+
+def _count(tree: Any) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def _to_dict(state: nnx.State) -> Tree:
     flat = {
         tuple(map(str, path)): variable.get_value() for path, variable in nnx.to_flat_state(state)
     }
     return traverse_util.unflatten_dict(flat)
 
 
-def _fill(template, values):
+def _fill(template: nnx.State, values: Tree) -> nnx.State:
     flat = traverse_util.flatten_dict(values)
     return nnx.from_flat_state(
         [
@@ -86,13 +145,14 @@ def _fill(template, values):
     )
 
 
-def _seed(template, key):
-    def value(i, variable):
-        if isinstance(variable, nnx.RngKey):
-            return jax.random.fold_in(key, i)
-        return jax.numpy.zeros(variable.shape, variable.dtype)
+def _seed(template: nnx.State, key: jax.Array) -> nnx.State:
+    """Returns random streams that draw from `key`, each from a part of its own."""
 
-    flat = enumerate(nnx.to_flat_state(template))
-    return nnx.from_flat_state(
-        [(path, variable.replace(value(i, variable))) for i, (path, variable) in flat]
-    )
+    def variables() -> Iterator[tuple[Any, Any]]:
+        for i, (path, variable) in enumerate(nnx.to_flat_state(template)):
+            if isinstance(variable, nnx.RngKey):
+                yield path, variable.replace(jax.random.fold_in(key, i))
+            else:
+                yield path, variable.replace(jnp.zeros(variable.shape, variable.dtype))
+
+    return nnx.from_flat_state(list(variables()))

@@ -1,23 +1,38 @@
 """One optimizer step and one evaluation step, written as if for one device.
 
-The state is a dict: step (int32), seed (uint32, so that runs which differ by it alone share one
-program), params, rest (BatchNorm statistics and whatever else an objective keeps), opt, lr_scale
-(what a plateau schedule multiplies the rate with), and ema where the config asks for it.
+The model state between steps is a dict:
+
+    step       int32 (), finished steps
+    seed       uint32 (): runs that differ by it only share one program
+    params     the parameters that learn
+    rest       BatchNorm statistics, frozen parameters and what else the objective keeps
+    opt        the optimizer's state; {player: state} if the objective has players
+    lr_scale   float32 (), what a plateau schedule multiplies the rate with
+    ema        the moving average of params, if the config asks for it
 """
 
 import functools
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import traverse_util
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from vision import metrics, parallel
-from vision.data.augment import alternating_flips, augment, normalize, test_time_views
+from vision.data.augment import test_time_views
+from vision.data.loading.loader import Batch
+from vision.errors import UserError
 from vision.models.surgery import plain_name
+from vision.training.inputs import NOISE, Inputs, step_key
+from vision.training.state import ALL, StateSpec, Tree, select
 
-AUGMENT, NOISE = range(2)  # the purposes that a step's key is split for
+State = dict[str, Any]
+Scalars = dict[str, jax.Array]
 
 
 class TrainStep:
@@ -26,239 +41,305 @@ class TrainStep:
     Args:
         config: the run's config.
         spec: the objective's `StateSpec`.
-        schedule, optimizer: from `vision.training.optimizer`.
-        num_classes: C.
-        examples: images of the training split.
+        inputs: what a model is given of a batch.
+        schedule: from `vision.training.optimizer.make_schedule`.
+        optimizers: {player: Optax transformation}; {"": transformation} without players.
         steps: length of the training.
         mesh: from `vision.parallel.make_mesh`.
 
     Attributes:
         abstract_state: the state's shapes, dtypes and shardings.
-        adapts_to_data: whether `initialize_from_data` is to be called before the first step.
-        parameters: (how many there are, how many of them learn).
+        adapts_to_data: whether `initialize_from_data` must be called before the first step.
+        parameters: (number of parameters, number of those that learn).
+        initialize, begin, initialize_from_data, update, update_many, evaluate, embed, preview: the
+            methods of the same names with an underscore, jitted.
     """
 
-    def __init__(self, config, spec, schedule, optimizer, num_classes, examples, steps, mesh):
+    def __init__(
+        self,
+        config: ConfigDict,
+        spec: StateSpec,
+        inputs: Inputs,
+        schedule: optax.Schedule,
+        optimizers: Mapping[str, optax.GradientTransformation],
+        steps: int,
+        mesh: Mesh,
+    ):
         self._config = config
         self._spec = spec
+        self._inputs = inputs
         self._schedule = schedule
-        self._optimizer = optimizer
-        self._num_classes = num_classes
-        self._examples = examples
+        self._optimizers = optimizers
         self._steps = steps
         self._mesh = mesh
         self.adapts_to_data = spec.adapts_to_data
         self.parameters = spec.parameters
-        # then what stands for the images is their embeddings
-        self._embedded = config.transfer.cache_embeddings
         shapes = jax.eval_shape(self._initialize)
-        lies = parallel.state_sharding(shapes, mesh)
+        shardings = parallel.state_sharding(shapes, mesh)
         self.abstract_state = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, lies
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         )
-        whole = parallel.replicated(mesh)
-        self.initialize = jax.jit(self._initialize, out_shardings=lies)
-        self.begin = jax.jit(self._begin, out_shardings=lies)
-        self.initialize_from_data = jax.jit(self._initialize_from_data, out_shardings=lies)
-        self.update = jax.jit(self._update, donate_argnums=0, out_shardings=(lies, whole))
-        self.update_many = jax.jit(self._update_many, donate_argnums=0, out_shardings=(lies, whole))
-        self.evaluate = jax.jit(self._evaluate, out_shardings=whole)
-        self.embed = jax.jit(self._embed, out_shardings=whole)
-        self.look = jax.jit(
-            lambda state, batch, data: self._augmented(state, batch, data)[0], out_shardings=whole
-        )
+        replicated = parallel.replicated(mesh)
+        updated = (shardings, replicated)
+        self.initialize = jax.jit(self._initialize, out_shardings=shardings)
+        self.begin = jax.jit(self._begin, out_shardings=shardings)
+        self.initialize_from_data = jax.jit(self._initialize_from_data, out_shardings=shardings)
+        self.update = jax.jit(self._update, donate_argnums=0, out_shardings=updated)
+        self.update_many = jax.jit(self._update_many, donate_argnums=0, out_shardings=updated)
+        self.evaluate = jax.jit(self._evaluate, out_shardings=replicated)
+        self.embed = jax.jit(self._embed, out_shardings=replicated)
+        self.preview = jax.jit(inputs.preview, out_shardings=replicated)
 
-    def _initialize(self):
+    def _initialize(self) -> State:
         """Returns the state before the first step."""
         return self._begin(*self._spec.initialize())
 
-    def _initialize_from_data(self, state, images):
-        """Returns the state before the first step, after the model has seen uint8 images (N, H, W,
-        C)."""
+    def _initialize_from_data(self, state: State, images: jax.Array) -> State:
+        """Returns the state before the first step, after the model has seen some images.
+
+        Args:
+            state: from `initialize`.
+            images: uint8 (N, H, W, C).
+        """
         params = parallel.gather(state["params"], self._mesh)
         objective = self._spec.merge(params, state["rest"], jax.random.key(0))
-        objective.model.initialize_from_data(self._normalize(images))
+        objective.model.initialize_from_data(self._inputs.normalize(images))
         return self._begin(*self._spec.take_apart(objective))
 
-    def start_from(self, state, arrays):
-        """Returns the state before the first step with the model's variables that `arrays` has,
-        {our name: array}."""
+    def start_from(
+        self,
+        state: State,
+        arrays: Mapping[str, Mapping[str, np.ndarray]],
+        copies: tuple[str, ...] = (),
+    ) -> State:
+        """Returns the state before the first step, with given values for some variables.
 
-        def filled(tree):
-            flat = traverse_util.flatten_dict(tree)
-            for path, old in flat.items():
-                name = ".".join(path[1:])
-                # of a layer with a low-rank change
-                name = name if name in arrays else plain_name(name)
-                if path[0] == "model" and name in arrays:
-                    flat[path] = parallel.put_replicated(
-                        np.asarray(arrays[name], old.dtype), self._mesh
+        Args:
+            state: from `initialize`.
+            arrays: {attribute of the objective: {name of a variable in it: array}}.
+            copies: attributes that then become copies of the model.
+
+        Raises:
+            UserError: an attribute besides the model has a variable that its arrays lack, or of
+                another shape.
+        """
+        params = traverse_util.flatten_dict(state["params"])
+        rest = traverse_util.flatten_dict(state["rest"])
+        for attribute, values in arrays.items():
+            for tree in (params, rest):
+                self._place(tree, attribute, values)
+        for tree in (params, rest):
+            for path in tree:
+                source = ("model", *path[1:])
+                if path[0] in copies:
+                    tree[path] = params[source] if source in params else rest[source]
+        unflatten = traverse_util.unflatten_dict
+        return self.begin(unflatten(params), unflatten(rest))
+
+    def _place(
+        self, tree: dict[tuple[str, ...], Any], attribute: str, values: Mapping[str, np.ndarray]
+    ) -> None:
+        """Replaces the variables of an attribute by the arrays of their names."""
+        for path, variable in tree.items():
+            if path[0] != attribute:
+                continue
+            name = ".".join(path[1:])
+            if name not in values:
+                name = plain_name(name)  # of a layer with a low-rank update
+            if name in values:
+                array = np.asarray(values[name], variable.dtype)
+                if attribute != "model" and array.shape != variable.shape:
+                    raise UserError(
+                        f"{attribute}.{name} has shape {variable.shape}, but what it starts from "
+                        f"has {array.shape}"
                     )
-            return traverse_util.unflatten_dict(flat)
+                tree[path] = parallel.put_replicated(array, self._mesh)
+            elif attribute != "model":
+                raise UserError(f"what '{attribute}' starts from has no variable '{name}'")
 
-        return self.begin(filled(state["params"]), filled(state["rest"]))
-
-    def _begin(self, params, rest):
+    def _begin(self, params: Tree, rest: Tree) -> State:
         """Returns the state before the first step, from given parameters."""
         state = {
             "step": jnp.int32(0),
             "seed": jnp.uint32(self._config.seed % 2**32),
             "params": params,
             "rest": rest,
-            "opt": self._optimizer.init(params),
+            "opt": self._by_player(
+                {
+                    player: self._optimizers[player].init(select(params, attributes))
+                    for player, attributes in self._spec.players.items()
+                }
+            ),
             "lr_scale": jnp.float32(1),
         }
         if self._config.optimizer.ema:
             state["ema"] = params
         return state
 
-    def _update(self, state, batch, data):
-        """Returns (state, metrics) after one step.
+    def _by_player(self, states: dict[str, Any]) -> Any:
+        """Returns the optimizers' states as the model state holds them."""
+        return states.get(ALL, states)
+
+    def _update(self, state: State, batch: Batch, data: Batch) -> tuple[State, Scalars]:
+        """Returns (state, scalars) after one step.
 
         Args:
             state: see the top of the file; its buffers are donated.
-            batch: {"index": int32 (B,)}, the images' places in the training split, and where `data`
-                is empty also {"image": uint8 (B, H, W, C), "label": int32 (B,)}.
-            data: {"image", "label"} of the whole training split where it lives on the device, else
-                {}.
+            batch: from the training loader's `train_batches`.
+            data: the training loader's data.
+
+        Returns:
+            The scalars are the objective's, and "loss", "grad_norm" and "learning_rate". With
+            players, "loss" is the sum of theirs, and PLAYER_loss each one's own.
         """
-        images, targets = self._augmented(state, batch, data)
-        inputs = {"image": self._normalize(images), "label": targets}
-        gradient, rest, scalars = self._gradient(state, inputs)
-        updates, opt = self._optimizer.update(gradient, state["opt"], state["params"])
-        updates = jax.tree.map(lambda u: u * state["lr_scale"].astype(u.dtype), updates)
-        params = optax.apply_updates(state["params"], updates)
+        inputs = self._inputs.train(state, batch, data)
+        params = state["params"]
+        rest = state["rest"]
+        opt = {}
+        turns = []
+        for number, player in enumerate(self._spec.players):
+            params, rest, opt[player], scalars = self._take_turn(
+                state, params, rest, inputs, (number, player)
+            )
+            turns.append(scalars)
         if self._spec.has_after_update:
-            objective = self._spec.merge(params, rest, _key(state, NOISE))
+            objective = self._spec.merge(params, rest, step_key(state, NOISE))
             objective.after_update()
             params, rest = self._spec.take_apart(objective)
-        new = state | {"step": state["step"] + 1, "params": params, "rest": rest, "opt": opt}
+        new = state | {
+            "step": state["step"] + 1,
+            "params": params,
+            "rest": rest,
+            "opt": self._by_player(opt),
+        }
         if "ema" in state:
             new["ema"] = self._average(state["ema"], params, state["step"])
         rate = self._schedule(state["step"]) * state["lr_scale"]
-        return new, scalars | {"grad_norm": optax.global_norm(gradient), "learning_rate": rate}
+        return new, self._join(turns) | {"learning_rate": rate}
 
-    def _update_many(self, state, batches, data):
-        """As `_update` with several batches (K, B, ...), one step after the other; the metrics are
-        (K,)."""
+    def _update_many(self, state: State, batches: Batch, data: Batch) -> tuple[State, Scalars]:
+        """As `_update` with several batches (K, B, ...) in a row; the scalars are (K,)."""
         return jax.lax.scan(lambda state, batch: self._update(state, batch, data), state, batches)
 
-    def _gradient(self, state, inputs):
-        """Returns (gradient, rest, metrics), over `train.accumulate` parts of the batch one after
-        the other."""
-        parts = self._config.train.accumulate
-        key = _key(state, NOISE)
-        progress = state["step"].astype(jnp.float32) / self._steps
+    def _take_turn(
+        self,
+        state: State,
+        params: Tree,
+        rest: Tree,
+        inputs: dict[str, Any],
+        turn: tuple[int, str],
+    ) -> tuple[Tree, Tree, Any, Scalars]:
+        """Lets a player update its attributes.
 
-        def loss(params, rest, part, key):
-            objective = self._merge(params, rest, key)
-            objective.train()
-            value, scalars = objective.loss(part | {"progress": progress})
+        Args:
+            state: the state before the step.
+            params: all parameters, as the players before this one left them.
+            rest: likewise.
+            inputs: the batch.
+            turn: (the player's number, the player).
+
+        Returns:
+            (params, rest, the player's optimizer state, scalars).
+        """
+        _, player = turn
+        mine = select(params, self._spec.players[player])
+        gradient, rest, scalars = self._gradient(state, params, mine, rest, inputs, turn)
+        opt = state["opt"] if player == ALL else state["opt"][player]
+        updates, opt = self._optimizers[player].update(gradient, opt, mine)
+        updates = jax.tree.map(lambda u: u * state["lr_scale"].astype(u.dtype), updates)
+        params = params | optax.apply_updates(mine, updates)
+        return params, rest, opt, scalars | {"grad_norm": optax.global_norm(gradient)}
+
+    def _join(self, turns: list[Scalars]) -> Scalars:
+        """Returns the scalars of a step from those of its players."""
+        if ALL in self._spec.players:
+            return turns[0]
+        joined: Scalars = {}
+        for player, scalars in zip(self._spec.players, turns, strict=True):
+            joined |= scalars | {f"{player}_loss": scalars["loss"]}
+        joined["loss"] = sum(scalars["loss"] for scalars in turns)
+        joined["grad_norm"] = optax.global_norm([scalars["grad_norm"] for scalars in turns])
+        return joined
+
+    def _gradient(
+        self,
+        state: State,
+        params: Tree,
+        mine: Tree,
+        rest: Tree,
+        inputs: dict[str, Any],
+        turn: tuple[int, str],
+    ) -> tuple[Tree, Tree, Scalars]:
+        """Returns (gradient of `mine`, rest, scalars).
+
+        With `train.accumulate`, parts of the batch follow one another.
+        """
+        parts = self._config.train.accumulate
+        number, player = turn
+        key = step_key(state, NOISE)
+        if number:
+            key = jax.random.fold_in(key, number)
+        progress = state["step"].astype(jnp.float32) / self._steps
+        arguments = () if player == ALL else (player,)
+
+        def loss(mine: Tree, rest: Tree, part: dict[str, Any], key: jax.Array) -> Any:
+            objective = self._merge(params | mine, rest, key)
+            self._spec.set_training(objective)
+            value, scalars = objective.loss(part | {"progress": progress}, *arguments)
             return value, (self._spec.take_apart(objective)[1], scalars | {"loss": value})
 
         gradient_of = jax.grad(loss, has_aux=True)
         if parts == 1:
-            gradient, (rest, scalars) = gradient_of(state["params"], state["rest"], inputs, key)
+            gradient, (rest, scalars) = gradient_of(mine, rest, inputs, key)
             return gradient, rest, scalars
 
-        def one(carry, part):
+        def add_part(carry: Any, part: Any) -> Any:
             total, rest = carry
-            gradient, (rest, scalars) = gradient_of(
-                state["params"], rest, part[0], jax.random.fold_in(key, part[1])
-            )
+            examples, place = part
+            part_key = jax.random.fold_in(key, place)
+            gradient, (rest, scalars) = gradient_of(mine, rest, examples, part_key)
             return (jax.tree.map(jnp.add, total, gradient), rest), scalars
 
-        # Each part takes rows from every device, so that none of them idles: (B, ...) -> (parts, B
-        # / parts, ...).
+        # Each part takes rows from every device, so that none of them is idle:
+        # (B, ...) -> (parts, B / parts, ...).
         split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), inputs)
-        zero = jax.tree.map(jnp.zeros_like, state["params"])
+        zeros = jax.tree.map(jnp.zeros_like, mine)
         # XLA's CPU backend runs convolutions nine times slower inside a loop, so there the parts
         # are unrolled.
         unroll = parts if jax.default_backend() == "cpu" else 1
         (total, rest), scalars = jax.lax.scan(
-            one, (zero, state["rest"]), (split, jnp.arange(parts)), unroll=unroll
+            add_part, (zeros, rest), (split, jnp.arange(parts)), unroll=unroll
         )
-        mean = functools.partial(jnp.mean, axis=0)
-        return jax.tree.map(lambda g: g / parts, total), rest, jax.tree.map(mean, scalars)
+        gradient = jax.tree.map(lambda g: g / parts, total)
+        return gradient, rest, jax.tree.map(functools.partial(jnp.mean, axis=0), scalars)
 
-    def _evaluate(self, state, batch, data):
+    def _evaluate(self, state: State, batch: Batch, data: Batch) -> dict[str, jax.Array]:
         """Returns `metrics.batch_sums` of one batch, which also holds "mask": bool (B,)."""
-        images, labels = self._fetch(batch, data)
-        objective = self._merge(state.get("ema", state["params"]), state["rest"], jax.random.key(0))
-        objective.eval()
-        views = test_time_views(self._config.train.test_time_augmentation, self._normalize(images))
+        images, labels = self._inputs.evaluate(batch, data)
+        objective = self._evaluated(state)
+        views = test_time_views(self._config.train.test_time_augmentation, images)
         logits = sum(weight * objective.model(view) for weight, view in views)
         return metrics.batch_sums(logits, labels, batch["mask"])
 
-    def _embed(self, state, batch, data):
+    def _embed(self, state: State, batch: Batch, data: Batch) -> tuple[jax.Array, jax.Array]:
         """Returns (embeddings float32 (B, D), mask bool (B,)) of one batch."""
-        images, _ = self._fetch(batch, data)
-        objective = self._merge(state["params"], state["rest"], jax.random.key(0))
-        objective.eval()
-        return objective.model.embed(self._normalize(images)), batch["mask"]
+        images, _ = self._inputs.evaluate(batch, data)
+        return self._evaluated(state).model.embed(images), batch["mask"]
 
-    def _merge(self, params, rest, key):
-        objective = self._spec.merge(
-            parallel.gather(params, self._mesh), parallel.gather(rest, self._mesh), key
-        )
-        if self._embedded:
-            objective.model.embed = _as_it_is
+    def _evaluated(self, state: State) -> Any:
+        """Returns the objective in evaluation mode, with averaged parameters if there are any."""
+        params = state.get("ema", state["params"])
+        objective = self._merge(params, state["rest"], jax.random.key(0))
+        objective.eval()
         return objective
 
-    def _fetch(self, batch, data):
-        if not data:
-            return batch["image"], batch["label"]
-        sharding = parallel.batch_sharding(self._mesh)
-        rows = {
-            k: jax.lax.with_sharding_constraint(v[batch["index"]], sharding)
-            for k, v in data.items()
-        }
-        return rows["image"], rows["label"]
+    def _merge(self, params: Tree, rest: Tree, key: jax.Array) -> Any:
+        params = parallel.gather(params, self._mesh)
+        return self._spec.merge(params, parallel.gather(rest, self._mesh), key)
 
-    def _augmented(self, state, batch, data):
-        c = self._config
-        (images, labels) = self._fetch(batch, data)
-        if self._embedded:
-            return images, jax.nn.one_hot(labels, self._num_classes)
-        flips = None
-        if c.augment.flip_alternating:
-            # unsigned: 4 billion images before it wraps
-            first = state["step"].astype(jnp.uint32) * len(labels)
-            epochs = (first + jnp.arange(len(labels), dtype=jnp.uint32)) // self._examples
-            flips = alternating_flips(state["seed"], batch["index"], epochs)
-        return augment(
-            c.augment, _key(state, AUGMENT), images, labels, self._num_classes, flips=flips
-        )
-
-    def _normalize(self, images):
-        """Returns the model's input, at least float32: a model rounds it to its own dtype where
-        that does no harm."""
-        c = self._config
-        if self._embedded:
-            return images
-        return normalize(
-            images,
-            c.data.normalize,
-            c.data.mean,
-            c.data.std,
-            jnp.promote_types(c.model.dtype, "float32"),
-        )
-
-    def _average(self, average, params, step):
+    def _average(self, average: Tree, params: Tree, step: jax.Array) -> Tree:
         # The plain mean at first, so that the initialization is soon forgotten.
         decay = jnp.minimum(self._config.optimizer.ema, (1 + step) / (10 + step))
         return jax.tree.map(
             lambda a, p: (decay * a + (1 - decay) * p).astype(p.dtype), average, params
         )
-
-
-def _as_it_is(embeddings):
-    return embeddings
-
-
-def _key(state, purpose):
-    """Every step's key follows from (seed, step) alone, so that a resumed run repeats it
-    exactly."""
-    return jax.random.fold_in(
-        jax.random.fold_in(jax.random.key(state["seed"]), state["step"]), purpose
-    )

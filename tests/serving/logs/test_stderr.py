@@ -1,4 +1,5 @@
-"""Standard error never blocks, even if unread, and is written before the end if possible."""
+"""Standard error holds nobody up, whether it is read or not, and what can be written is written
+before the end."""
 
 import contextlib
 import io
@@ -149,12 +150,7 @@ def test_what_is_said_last_is_read(tmp_path):
 
 def test_the_end_does_not_wait_for_a_reader_of_stdout_either():
     read, write = full_pipe()
-    code = """
-import sys
-sys.stdout = open(1, 'w', closefd=False)
-print('x')
-command._end(3, command.protect())
-"""
+    code = "import sys\nsys.stdout = open(1, 'w', closefd=False)\nprint('x')\ncommand._end(3, command.protect())"
     try:
         assert end_with(code, stdout=write) == 3
     finally:

@@ -1,4 +1,4 @@
-"""No answer is lost or swapped, and none is computed in vain, at any size, time or cancelation."""
+"""No answer is lost, swapped or computed for nobody, whatever the sizes, times and cancelations."""
 
 import asyncio
 import gc
@@ -27,7 +27,7 @@ class Telemetry:
 
 
 class Model:
-    """Returns the number in each image; may take its time, wait for `go`, or fail."""
+    """Says of each image which number it is; may take its time, wait for `go`, or fail."""
 
     def __init__(self, seconds=0.0):
         self.seconds = seconds
@@ -50,27 +50,26 @@ def images(first, count=1):
     return np.arange(first, first + count, dtype=np.uint32).view(np.uint8).reshape(count, 2, 2, 1)
 
 
-def check(prediction, first, count=1):
-    assert prediction.probabilities[:, 0].tolist() == list(range(first, first + count))
-    np.testing.assert_array_equal(prediction.embedding, -prediction.probabilities)
-    assert prediction.queued >= 0 and prediction.computed >= 0
+def check(found, first, count=1):
+    assert found.probabilities[:, 0].tolist() == list(range(first, first + count))
+    np.testing.assert_array_equal(found.embedding, -found.probabilities)
+    assert found.queued >= 0 and found.computed >= 0
 
 
-def serve(scenario, model, **changes):
-    """Runs `scenario(batcher)` in a new event loop; returns its result and the sizes of batches."""
+def serve(scenario, model, **known):
+    """Runs `scenario(batcher)` in an event loop of its own; returns what it returns and the sizes
+    of the batches."""
 
     async def main():
         telemetry = Telemetry()
-        batcher = Batcher(
-            model, Settings(**{"max_batch": 32} | changes), telemetry, ("digits", "2")
-        )
+        batcher = Batcher(model, Settings(**{"max_batch": 32} | known), telemetry, ("digits", "2"))
         try:
-            result = await asyncio.wait_for(scenario(batcher), 20)
+            found = await asyncio.wait_for(scenario(batcher), 20)
         finally:
             model.go.set()
             await batcher.close()
         assert batcher.waiting == 0
-        return result, telemetry.sizes
+        return found, telemetry.sizes
 
     return asyncio.run(main())
 
@@ -89,12 +88,12 @@ REQUESTS = st.lists(
 @settings(max_examples=40, deadline=None)
 @given(REQUESTS, st.integers(1, 8), st.sampled_from([0, 0.001, 0.003]), st.sampled_from([0, 0.001]))
 def test_each_gets_its_own_answer(requests, max_batch, seconds, max_delay):
-    """Each image runs at most once, in order within its request, and requests in order of arrival;
-    no batch is too large."""
+    """Each image once at most, a request's in their order, requests in that of their coming; no
+    batch is too large."""
     model = Model(seconds)
     starts = np.cumsum([0] + [count for count, _, _ in requests]).tolist()
 
-    async def ask(batcher, first, count, cancel):
+    async def one(batcher, first, count, cancel):
         task = asyncio.create_task(batcher.submit(images(first, count)))
         if cancel is not None:
             await asyncio.sleep(cancel)
@@ -108,7 +107,7 @@ def test_each_gets_its_own_answer(requests, max_batch, seconds, max_delay):
         tasks = []
         for (count, before, cancel), first in zip(requests, starts, strict=False):
             await asyncio.sleep(before)
-            tasks.append(asyncio.create_task(ask(batcher, first, count, cancel)))
+            tasks.append(asyncio.create_task(one(batcher, first, count, cancel)))
         await asyncio.gather(*tasks)
 
     _, sizes = serve(scenario, model, max_batch=max_batch, max_delay=max_delay)
@@ -127,7 +126,8 @@ def test_each_gets_its_own_answer(requests, max_batch, seconds, max_delay):
 
 
 def test_requests_take_turns():
-    """A request of several batches gives one at a time; the last one is filled up with others."""
+    """One of several batches gives one at a time; what is left of the last is filled with
+    others'."""
     model = Model()
 
     async def scenario(batcher):
@@ -140,10 +140,10 @@ def test_requests_take_turns():
         ]
         await asyncio.sleep(0.05)
         model.go.set()
-        for (first, count), prediction in zip(
+        for (first, count), found in zip(
             ((0, 1), *requests), await asyncio.gather(*tasks), strict=True
         ):
-            check(prediction, first, count)
+            check(found, first, count)
 
     serve(scenario, model, max_batch=2)
     assert model.batches == [[0], [10, 11], [20, 30], [40, 41], [50], [12, 13], [42, 43], [14]]
@@ -217,14 +217,14 @@ def test_by_turns_many_images_that_wait_do_not_refuse_a_few():
         with pytest.raises(TooMany, match="12[01] images are waiting, too many"):
             await batcher.submit(images(0, 60))
         model.go.set()
-        for (first, count), prediction in zip(requests, await asyncio.gather(*tasks), strict=True):
-            check(prediction, first, count)
+        for (first, count), found in zip(requests, await asyncio.gather(*tasks), strict=True):
+            check(found, first, count)
 
     serve(scenario, model, max_batch=1, timeout=1.0)
 
 
 def test_a_run_of_few_images_does_not_say_how_long_many_take():
-    """A model that takes as long for one image as for a batch, and one that is slow at first."""
+    """A model that takes as long for one as for a batch; and one that was slow at first."""
     model = Model(0.05)
 
     async def scenario(batcher):
@@ -258,15 +258,15 @@ def test_what_came_during_a_run_goes_at_once_in_full_batches():
         await asyncio.sleep(0.05)
         model.go.set()
         begun = time.perf_counter()
-        for i, prediction in enumerate(await asyncio.gather(*tasks)):
-            check(prediction, i)
+        for i, found in enumerate(await asyncio.gather(*tasks)):
+            check(found, i)
         assert time.perf_counter() - begun < 2
 
     _, sizes = serve(scenario, model, max_batch=8, max_delay=10.0)
     assert sizes == [1, 8, 8, 8, 8, 8]
 
 
-def test_a_single_client_never_waits():
+def test_a_client_that_is_alone_never_waits():
     async def scenario(batcher):
         begun = time.perf_counter()
         for i in range(20):
@@ -278,8 +278,8 @@ def test_a_single_client_never_waits():
 
 
 def test_clients_that_come_back_are_waited_for():
-    """Two clients that ask again after each answer share a run, even if the second came during the
-    first one's run."""
+    """Two who ask again when they have their answer share a run, although the second came when the
+    first one's ran."""
 
     async def client(batcher, number):
         await asyncio.sleep(0.015 * number)
@@ -318,7 +318,7 @@ def test_a_full_queue_refuses_and_recovers():
     serve(scenario, model, max_batch=4, max_queue=10, max_images=10)
 
 
-def test_canceled_requests_cost_nothing_and_make_room():
+def test_who_went_away_costs_nothing_and_makes_room():
     model = Model()
 
     async def scenario(batcher):
@@ -344,7 +344,7 @@ def test_canceled_requests_cost_nothing_and_make_room():
 
 @pytest.mark.parametrize("failure", [ValueError("no memory"), None])
 def test_it_goes_on_after_a_run_that_fails(failure):
-    """A run that raises, or returns fewer answers than images."""
+    """One that raises, or gives fewer answers than there were images."""
     model = Model()
 
     async def scenario(batcher):
@@ -352,10 +352,10 @@ def test_it_goes_on_after_a_run_that_fails(failure):
             (lambda images: [array[:1] for array in model(images)]) if failure is None else model
         )
         model.failures = [failure] if failure else []
-        outcomes = await asyncio.gather(
+        found = await asyncio.gather(
             *(batcher.submit(images(i, 2)) for i in (0, 2)), return_exceptions=True
         )
-        failed = [error for error in outcomes if isinstance(error, RuntimeError)]
+        failed = [error for error in found if isinstance(error, RuntimeError)]
         assert failed and all("version 2 of digits has failed" in str(error) for error in failed)
         assert all(isinstance(error.__cause__, ValueError) for error in failed)
         batcher._run = model
@@ -365,7 +365,8 @@ def test_it_goes_on_after_a_run_that_fails(failure):
 
 
 def test_what_has_failed_is_not_kept():
-    """An error's traceback has the frames that waited for it: a cycle would keep their images."""
+    """An error's traceback has the frames of those who waited for it: a cycle would keep their
+    images for long."""
     model = Model()
 
     async def scenario(batcher):

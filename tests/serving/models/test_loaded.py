@@ -1,4 +1,4 @@
-"""A version is warm before it answers, and finishes its requests before it is unloaded."""
+"""A version is warm before it answers, and answers what it has begun before it goes."""
 
 import asyncio
 import dataclasses
@@ -31,12 +31,12 @@ def test_it_has_run_batches_of_all_kinds(tmp_path, monkeypatch, largest, sizes):
 
     def open_noting(*arguments):
         opened.append(arguments)
-        noting = bundle.open_bundle(*arguments)
-        probabilities_and_embeddings = noting.probabilities_and_embeddings
-        noting.probabilities_and_embeddings = lambda images: (
+        found = bundle.open_bundle(*arguments)
+        probabilities_and_embeddings = found.probabilities_and_embeddings
+        found.probabilities_and_embeddings = lambda images: (
             run.append(len(images)) or probabilities_and_embeddings(images)
         )
-        return noting
+        return found
 
     monkeypatch.setattr(module, "open_bundle", open_noting)
     folder = write_bundle(tmp_path)
@@ -88,7 +88,7 @@ def test_a_batch_that_fails_ends_the_search(caplog, most, best):
 
 @pytest.mark.parametrize(("images", "batch"), [(0, 0), (0, 4), (2, 4)])
 def test_a_model_that_fails_says_for_how_many(tmp_path, monkeypatch, images, batch):
-    """Whether it fails for one image already, or only for more than `images`."""
+    """Whether it fails for one already, or for more than `images` alone."""
 
     def model(batch):
         if len(batch) > images:
@@ -105,7 +105,7 @@ def test_a_model_that_fails_says_for_how_many(tmp_path, monkeypatch, images, bat
     ("seconds", "most"), [(lambda size: 0.5 + 0.1 * size, 10), (lambda size: 20.0 * size, 40)]
 )
 def test_the_search_takes_seconds(monkeypatch, seconds, most):
-    """Even for a slow model; the first runs, in which kernels are chosen, are not counted."""
+    """Of a slow model; the first runs, in which kernels are chosen, are not counted."""
     now = [0.0]
     monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
 
@@ -129,9 +129,9 @@ def test_a_slow_first_run_does_not_end_the_search(monkeypatch):
 
 
 def test_what_is_not_set_is_measured(tmp_path):
-    bundle, settings = open_warm(write_bundle(tmp_path), Settings(threads=1))
-    assert 1 <= settings.max_batch <= module.LARGEST and settings == dataclasses.replace(
-        Settings(threads=1), max_batch=settings.max_batch
+    bundle, found = open_warm(write_bundle(tmp_path), Settings(threads=1))
+    assert 1 <= found.max_batch <= module.LARGEST and found == dataclasses.replace(
+        Settings(threads=1), max_batch=found.max_batch
     )
 
 
@@ -141,11 +141,11 @@ def test_its_classes_can_be_written(tmp_path):
     assert open_warm(folder, Settings(max_batch=1, threads=1))[0].classes == ("caf?", *names[1:])
 
 
-def test_it_is_unloaded_once_no_request_uses_it(tmp_path):
+def test_it_goes_when_nobody_uses_it_any_more(tmp_path):
     async def main():
-        settings = Settings(max_batch=2, threads=1)
+        known = Settings(max_batch=2, threads=1)
         version = LoadedVersion(
-            "digits", "2", *open_warm(write_bundle(tmp_path), settings), Telemetry()
+            "digits", "2", *open_warm(write_bundle(tmp_path), known), Telemetry()
         )
         with version.in_use(), version.in_use():
             going = [asyncio.create_task(version.retire()) for _ in range(2)]
@@ -155,10 +155,8 @@ def test_it_is_unloaded_once_no_request_uses_it(tmp_path):
                 version.in_use(),
             ):
                 pass
-            prediction = await version.batcher.submit(np.zeros((5, 8, 8, 1), np.uint8))
-            assert prediction.probabilities.shape == (5, 10) and not any(
-                task.done() for task in going
-            )
+            found = await version.batcher.submit(np.zeros((5, 8, 8, 1), np.uint8))
+            assert found.probabilities.shape == (5, 10) and not any(task.done() for task in going)
         await asyncio.gather(*going)
         with pytest.raises(Unavailable):
             await version.batcher.submit(np.zeros((1, 8, 8, 1), np.uint8))

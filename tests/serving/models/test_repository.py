@@ -1,4 +1,4 @@
-"""Versions are added, changed, refused and removed while requests are answered."""
+"""Versions come, change, fail and go while requests are answered."""
 
 import asyncio
 import os
@@ -106,24 +106,24 @@ def test_a_version_comes_and_goes_without_a_restart(put, tmp_path):
     serve(tmp_path, scenario)
 
 
-def test_a_version_is_not_loaded_before_it_is_complete(put, tmp_path, tries):
-    """No bundle.json, then a truncated model, then all of it."""
+def test_a_version_is_not_loaded_before_it_is_whole(put, tmp_path, tries):
+    """No bundle.json, then a model that is cut short, then all of it."""
     put("digits/1")
-    complete = put("elsewhere/2")
+    whole = put("elsewhere/2")
     shutil.move(tmp_path / "elsewhere", tmp_path / ".elsewhere")
-    complete = tmp_path / ".elsewhere/2"
+    whole = tmp_path / ".elsewhere/2"
 
     async def scenario(repository):
         second = tmp_path / "digits/2"
         second.mkdir()
-        data = (complete / "model.onnx").read_bytes()
+        data = (whole / "model.onnx").read_bytes()
         (second / "model.onnx").write_bytes(data[:100])
         await until(lambda: "2" in repository.states()["digits"]["versions"])
         await scans(repository)
         assert state(repository, "2") == {"state": "waiting", "reason": "it has no bundle.json yet"}
         with pytest.raises(Unavailable, match="not loaded yet"):
             repository.pick("digits", "2")
-        shutil.copy(complete / "bundle.json", second)
+        shutil.copy(whole / "bundle.json", second)
         await until(lambda: state(repository, "2")["state"] == "refused")
         assert "digits/2/model.onnx has changed" in state(repository, "2")["reason"]
         assert (
@@ -189,7 +189,7 @@ def test_a_bad_bundle_in_place_of_one_is_refused_and_the_old_one_serves_on(put, 
 
 
 @pytest.mark.parametrize(
-    ("changes", "reason"),
+    ("known", "reason"),
     [
         ({"format": 99}, "format 99"),
         ({"classes": 3}, "'classes' is not valid"),
@@ -200,9 +200,9 @@ def test_a_bad_bundle_in_place_of_one_is_refused_and_the_old_one_serves_on(put, 
         ),
     ],
 )
-def test_a_bad_bundle_is_refused_at_the_start(put, tmp_path, changes, reason):
+def test_a_bad_bundle_is_refused_at_the_start(put, tmp_path, known, reason):
     put("digits/1")
-    put("digits/2", **changes)
+    put("digits/2", **known)
 
     async def scenario(repository):
         assert repository.ready and repository.pick("digits")[0].name == "1"
@@ -244,7 +244,7 @@ def test_traffic_is_followed_and_a_bad_file_changes_nothing(put, tmp_path):
 
     async def scenario(repository):
         assert picked(repository) == ["1", "3"] and repository.get("digits").name == "1"
-        # a request that names a version gets it, and has no shadow
+        # who names a version gets it, and nobody else does
         assert repository.pick("digits", "2")[1] is None
         file.write_text('{"weights": {"1": 1')
         await until(
@@ -310,7 +310,7 @@ def test_a_directory_that_cannot_be_read_changes_nothing(put, tmp_path):
 
 
 def test_one_version_that_cannot_be_read_keeps_no_other_back(put, tmp_path, monkeypatch, caplog):
-    """As another user's copy would be; the test may run as root, who can read everything."""
+    """As of another user's copy: the test may run as root, who may read everything."""
     for name in ("1", "2", "3"):
         put(f"digits/{name}")
     locked = {str(tmp_path / "digits/2")}
@@ -325,9 +325,9 @@ def test_one_version_that_cannot_be_read_keeps_no_other_back(put, tmp_path, monk
 
     async def scenario(repository):
         assert repository.models() == {"digits": ["1", "3"]}
-        expected = {"state": "refused", "reason": "its directory cannot be read: Permission denied"}
+        known = {"state": "refused", "reason": "its directory cannot be read: Permission denied"}
         assert (
-            state(repository, "2") == expected
+            state(repository, "2") == known
             and "digits 2: refused: its directory cannot be read" in caplog.text
         )
         locked.clear()
@@ -358,7 +358,7 @@ def test_traffic_that_cannot_be_read_leaves_things_as_they_are(put, tmp_path, ca
 
     async def scenario(repository):
         (tmp_path / "digits/traffic.json").unlink()
-        (tmp_path / "digits/traffic.json").mkdir()  # is unreadable even to root
+        (tmp_path / "digits/traffic.json").mkdir()  # is as unreadable, to root too
         await until(
             lambda: "traffic.json cannot be read" in repository.states()["digits"]["reason"]
         )
@@ -374,7 +374,7 @@ def test_traffic_that_cannot_be_read_leaves_things_as_they_are(put, tmp_path, ca
 
 
 def test_the_directory_may_be_a_link_that_moves(put, tmp_path):
-    """As with git-sync, or a link named `current`."""
+    """As git-sync has it, and who says `current`."""
     put("r1/digits/1"), put("r2/digits/1"), put("r2/digits/2")
     (tmp_path / "current").symlink_to("r1")
 
@@ -390,19 +390,15 @@ def test_the_directory_may_be_a_link_that_moves(put, tmp_path):
     serve(tmp_path / "current", scenario)
 
 
-def test_what_is_left_out_is_reported_once(put, tmp_path, caplog):
+def test_what_is_left_out_is_said_once(put, tmp_path, caplog):
     put("digits/1"), put("digits/b (new)"), put("my model/1"), put("flat")
     put("deep/1/x")
 
     async def scenario(repository):
         await scans(repository)
         assert repository.models() == {"digits": ["1"]} and len(repository.left_out) == 3
-        for message in (
-            "'digits/b (new)' is left out",
-            "'my model' is left out",
-            "move it to flat/1",
-        ):
-            assert caplog.text.count(message) == 1
+        for said in ("'digits/b (new)' is left out", "'my model' is left out", "move it to flat/1"):
+            assert caplog.text.count(said) == 1
 
     serve(tmp_path, scenario)
 
@@ -418,8 +414,8 @@ def test_closing_answers_what_has_begun(put, tmp_path):
         with version.in_use():
             closing = asyncio.create_task(repository.close())
             await asyncio.sleep(0.05)
-            prediction = await version.batcher.submit(np.zeros((3, 8, 8, 1), np.uint8))
-            assert len(prediction.probabilities) == 3 and not closing.done()
+            found = await version.batcher.submit(np.zeros((3, 8, 8, 1), np.uint8))
+            assert len(found.probabilities) == 3 and not closing.done()
         await closing
 
     serve(tmp_path, scenario)

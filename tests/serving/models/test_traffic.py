@@ -117,7 +117,7 @@ def test_numbers_are_higher_than_names_and_go_by_value():
         (" " * (MAX_BYTES + 1), "more than"),
     ],
 )
-def test_the_error_says_what_is_wrong_with_a_file(text, message):
+def test_what_is_wrong_with_a_file_is_said(text, message):
     with pytest.raises(UserError, match=message):
         parse(text.encode("latin-1"))
 

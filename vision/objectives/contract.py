@@ -1,0 +1,177 @@
+"""What an objective may declare, and what the trainer makes of it.
+
+In an objective's file, everything but `build` is optional:
+
+    OPTIONS = {"threshold": 0.95}         config.objective.options.NAME, with defaults: names and
+                                          types are checked
+    INPUTS = {"train": ("image",), "unlabeled": ("weak", "strong")}
+                                          {loader: views of its images}; a view is augmented as
+                                          config.augment says, one named "strong" as config.strong
+    MEASURES = ("knn",)                   names of the numbers that `validate` returns; "val/knn"
+                                          may then be checkpoint.metric
+    def starts(c): ...                    {attribute: what its variables start from}, see
+                                          `Definition.starts`
+    def validate(embed, loaders): ...     {"knn": float}, from embed(loader), which returns
+                                          (embeddings float32 (N, D), labels int (N,)) of the
+                                          images that can be read
+    def build(c, model, *, class_counts, rngs, architectures): ...
+                                          the objective; it takes what it names of the last three
+
+A batch is {"image": ..., "label": ..., "progress": ...}: under the names of the views of "train",
+normalized float (B, H, W, C); soft labels, float (B, C); the share of the training that is done,
+float32 (). Further fields of the source come under their own names, and the views of every other
+loader under its name: batch["unlabeled"]["weak"].
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from vision.data.pipeline import UNLABELED
+from vision.errors import UserError, check_choice
+from vision.objectives.quantized import simulate
+from vision.support.modules import find
+
+PACKAGE = "vision.objectives"
+TRAIN = "train"
+LOADERS = (TRAIN, UNLABELED)
+COPY = "model"  # what an attribute starts from: the objective's own model
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What the trainer needs of an objective, an `nnx.Module`.
+
+    Optional attributes of its class:
+        frozen: names of attributes without gradients and optimizer state, which always stay in
+            evaluation mode: a teacher, a momentum encoder.
+        players: {player: names of the attributes that it updates}: in each step every player in
+            turn takes the gradient of `loss(batch, player)` and has an optimizer state of its own.
+        whole_batch: True if the loss compares the images of a batch, so that the batch cannot be
+            cut by `train.accumulate`.
+
+    Optional method:
+        after_update(): called after each optimizer step, to change what does not learn.
+    """
+
+    model: Any  # is validated, exported and served
+
+    def loss(self, batch: dict[str, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns (scalar, {name: scalar}); with players it takes the player as well."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Definition:
+    """What an objective's file declares.
+
+    Attributes:
+        name: config.objective.name.
+        config: config.objective, its options complete.
+        inputs: {loader: names of the views of its images}.
+        measures: names of the numbers that `validate` returns.
+        starts: {attribute: "model", a run's directory or a .safetensors file}: what the attribute's
+            variables start from. "model" copies the objective's own model, after that has its
+            pretrained weights.
+        validate: see above; None if the file has none.
+        module: the file.
+    """
+
+    name: str
+    config: ConfigDict
+    inputs: Mapping[str, tuple[str, ...]]
+    measures: tuple[str, ...]
+    starts: Mapping[str, str]
+    validate: Callable[..., dict[str, float]] | None
+    module: ModuleType
+
+    def build(
+        self,
+        model: nnx.Module,
+        *,
+        class_counts: np.ndarray,
+        rngs: nnx.Rngs,
+        architectures: Mapping[str, nnx.Module],
+    ) -> Any:
+        """Builds the objective, whose model computes as `quantize` asks for.
+
+        Args:
+            model: the model that learns.
+            class_counts: int (C,), training images of each class.
+            rngs: where its own parameters draw from.
+            architectures: {attribute: model without weights} for each start from a run.
+
+        Raises:
+            UserError: see `vision.objectives.quantized.simulate`, and the objective's own.
+        """
+        simulate(model, self.config.quantize)
+        offered = {"class_counts": class_counts, "rngs": rngs, "architectures": architectures}
+        parameters = inspect.signature(self.module.build).parameters
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        accepted = {k: v for k, v in offered.items() if takes_all or k in parameters}
+        return self.module.build(self.config, model, **accepted)
+
+
+def define(c: ConfigDict) -> Definition:
+    """Reads what the file of `config.objective` declares.
+
+    Raises:
+        UserError: there is no such objective, or an option is unknown or has another type.
+    """
+    module = find("objective", c.name, PACKAGE)
+    config = c.copy_and_resolve_references()
+    with config.options.unlocked():
+        config.options = ConfigDict(_complete(c, getattr(module, "OPTIONS", {})))
+    inputs = getattr(module, "INPUTS", {TRAIN: ("image",)})
+    _check_inputs(c.name, inputs)
+    starts = getattr(module, "starts", lambda _: {})(config)
+    return Definition(
+        name=c.name,
+        config=config,
+        inputs=inputs,
+        measures=tuple(getattr(module, "MEASURES", ())),
+        starts={attribute: str(start) for attribute, start in starts.items() if start},
+        validate=getattr(module, "validate", None),
+        module=module,
+    )
+
+
+def _complete(c: ConfigDict, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an objective's options: its defaults, and the values that the config sets."""
+    options = dict(defaults)
+    for name, value in c.options.items():
+        key = f"objective.options.{name}"
+        if name not in defaults:
+            if not defaults:
+                raise UserError(f"{key}: the objective '{c.name}' has no options")
+            check_choice("objective.options", name, tuple(defaults))
+        options[name] = _as_type(key, value, defaults[name])
+    return options
+
+
+def _as_type(key: str, value: Any, default: Any) -> Any:
+    """Returns a value with its default's type; an int may stand for a float."""
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    if isinstance(default, tuple) and isinstance(value, list):
+        return tuple(value)
+    if default is None or type(value) is type(default):
+        return value
+    kind = type(default).__name__
+    raise UserError(f"{key} must be of type {kind}, like its default {default!r}, got {value!r}")
+
+
+def _check_inputs(name: str, inputs: Mapping[str, tuple[str, ...]]) -> None:
+    for loader in inputs:
+        check_choice(f"INPUTS of the objective '{name}'", loader, LOADERS)
+    if TRAIN not in inputs or not all(inputs.values()):
+        raise UserError(
+            f"INPUTS of the objective '{name}' must name at least one view of '{TRAIN}', and of "
+            f"every other loader that it lists; got {dict(inputs)}"
+        )

@@ -1,0 +1,320 @@
+"""Everything that one training holds open, and what it does between two steps."""
+
+import contextlib
+import dataclasses
+import pathlib
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vision import metrics, objectives, parallel
+from vision.data.loading.loader import Loader
+from vision.data.loading.sampler import run_length
+from vision.data.pipeline import Data
+from vision.errors import UserError
+from vision.run.checkpoints import open_checkpoints
+from vision.run.directory import open_workdir, write_data
+from vision.training.dispatch import CompiledSteps, explain_memory, plan
+from vision.training.embeddings import HeadTraining, embed_split
+from vision.training.evaluate import eval_batch_size, evaluate
+from vision.training.log import RunLog, print_line
+from vision.training.meter import Meter
+from vision.training.policy import ValidationPolicy
+from vision.training.profiler import Profiler
+from vision.training.setup import build_step, training_loader
+from vision.training.signals import Signals
+from vision.training.starts import Starts
+from vision.training.step import State, TrainStep
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a training ended.
+
+    Attributes:
+        why: "finished", "stopped early" or "interrupted".
+        steps: finished steps.
+        best_step: step of the checkpoint that `state` is from.
+        state: the best checkpoint's state.
+        step: the `TrainStep` of the whole model, for evaluating it.
+        images_per_second: while training, without the first step; 0.0 if nothing was left to train.
+        first_step: `time.perf_counter()` at the end of the first step, or None.
+        train_seconds: wall time from the first batch to the end, with evaluations, over all
+            processes that the run had.
+    """
+
+    why: str
+    steps: int
+    best_step: int
+    state: State
+    step: TrainStep
+    images_per_second: float
+    first_step: float | None
+    train_seconds: float
+
+
+class Call(NamedTuple):
+    """A call of the compiled train step.
+
+    Attributes:
+        number: number of the call in this process, counted from 0.
+        first: number of its first step, counted from 0.
+        count: steps that it runs.
+    """
+
+    number: int
+    first: int
+    count: int
+
+    @property
+    def done(self) -> int:
+        """Finished steps after the call."""
+        return self.first + self.count
+
+    def reaches_multiple(self, period: int) -> bool:
+        """Returns whether a multiple of `period` steps lies within the call, or at its end."""
+        return self.done // period > self.first // period
+
+
+class Session:
+    """A training, from the config to its outcome.
+
+    Creating it finds the faults of a config and touches no file; entering it opens the run's
+    directory. However it ends, a save that has begun is finished and the log is closed.
+
+    Args:
+        config: the run's config.
+        data: what the run learns from.
+        workdir: the run's directory.
+        mesh: from `vision.parallel.make_mesh`.
+
+    Raises:
+        UserError: the config does not fit its data or devices.
+    """
+
+    def __init__(self, config: ConfigDict, data: Data, workdir: pathlib.Path, mesh: Mesh):
+        self._config = config
+        self._workdir = workdir
+        self._mesh = mesh
+        self._definition = objectives.define(config.objective)
+        images = len(data.loaders["train"])
+        self._steps = run_length(config.train, images)
+        c = config.train
+        self._eval_every = c.eval_every or max(1, round(images / c.batch_size))
+        self._images_step = build_step(config, data, mesh, self._steps)
+        self._starts = Starts(config, data, workdir, self._definition)
+        self._head_training: HeadTraining | None = None
+        self._train_step = self._images_step
+        self._data = data
+        if config.transfer.cache_embeddings:
+            self._head_training = HeadTraining(
+                config, data, mesh, self._steps, self._images_step, self._starts
+            )
+            self._train_step = self._head_training.train_step
+            self._data = self._head_training.data
+        self._loader = training_loader(config, self._data, self._definition.inputs)
+        self._updates = CompiledSteps(config, self._train_step, self._loader, mesh)
+        self._updates.lower(self._plan(0, self._steps))
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> "Session":
+        def open_directory() -> None:
+            open_workdir(self._workdir, self._config)
+            write_data(self._workdir, self._data)
+
+        parallel.on_main_process(open_directory)
+        self._stack.enter_context(explain_memory(self._config.train, self._updates, self._mesh))
+        with contextlib.ExitStack() as opened:  # closed again if the next line fails
+            checkpoints = open_checkpoints(self._workdir, self._config, print_line)
+            self._checkpoints = opened.enter_context(checkpoints)
+            self._stack.push(opened.pop_all())
+        return self
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._stack.__exit__(*error)
+
+    def resume(self) -> None:
+        """Restores the newest checkpoint, or begins; then opens the log and compiles the steps."""
+        self._state, progress = self._begin()
+        start = int(self._state["step"])
+        self._done = start
+        config = self._config
+        self._log = self._stack.enter_context(
+            RunLog(self._workdir, config.log, start, self._steps, parallel.is_main_process())
+        )
+        self._policy = ValidationPolicy(config, progress)
+        self._meter = Meter(
+            self._log,
+            lambda step: self._loader.names(step, config.train.batch_size),
+            config.train.batch_size,
+            self._workdir,
+            progress.get("meter"),
+        )
+        self._introduce()
+        self._first_step: float | None = None
+        self._began = time.perf_counter() - progress.get("train_seconds", 0)
+        self._scalars: dict[str, float] | None = None
+        self._interrupted = False
+        self._end = self._steps
+        self._why = "finished"
+        if self._policy.stopped and start < self._steps:
+            self._end = start
+            self._why = "stopped early"
+        self._updates.prepare(self._plan(start, self._end), self._log.print_line)
+
+    def calls(self) -> Iterator[Call]:
+        """Yields the calls of the train step that are left, with their batches under way."""
+        start = self._done
+        batch_size = self._config.train.batch_size
+        batches = self._loader.train_batches(self._plan(start, self._end), batch_size)
+        self._batches = self._stack.enter_context(contextlib.closing(batches))
+        self._signals = self._stack.enter_context(Signals())
+        trace_to = self._workdir / "tensorboard" if self._config.profile else None
+        self._profiler = self._stack.enter_context(Profiler(trace_to, self._log.print_line))
+        for number, (first, count) in enumerate(self._plan(start, self._end)):
+            yield Call(number, first, count)
+
+    def update(self, call: Call) -> None:
+        """Runs the steps of a call; does not wait for the device."""
+        self._profiler.before(call.number, call.first, self._state)
+        batch = next(self._batches)
+        self._state, scalars = self._updates(self._state, batch, call.count)
+        self._done = call.done
+        self._scalars = None
+        self._meter.add(call.first, call.count, scalars)
+        self._first_step = self._first_step or time.perf_counter()
+        self._log.advance(call.done)
+        self._interrupted = parallel.stop_is_agreed(self._signals.received, call.number)
+
+    def evaluates_after(self, call: Call) -> bool:
+        """Returns whether the validation split is evaluated after a call."""
+        return call.done % self._eval_every == 0 or call.done == self._end
+
+    def saves_after(self, call: Call) -> bool:
+        """Returns whether a checkpoint is written after a call without an evaluation."""
+        every = self._config.checkpoint.every
+        return self._interrupted or bool(every and call.done % every == 0)
+
+    def reports_after(self, call: Call) -> bool:
+        """Returns whether the training's scalars are logged after a call."""
+        return call.reaches_multiple(self._config.log.every)
+
+    def stops_after(self, call: Call) -> bool:
+        """Returns whether the training ends after a call that is not its last."""
+        if call.done == self._end or not (self._policy.stopped or self._interrupted):
+            return False
+        self._why = "stopped early" if self._policy.stopped else "interrupted"
+        return True
+
+    def validate(self) -> None:
+        """Evaluates the validation split, logs it, and lets the policy follow from it."""
+        self._meter.flush(self._state["params"])
+        self._scalars = self._measure()
+        self._log.evaluation(self._done, self._scalars)
+        self._state = self._policy.update(self._scalars, self._state, self._mesh)
+
+    def save(self) -> None:
+        """Begins to write a checkpoint, with the scalars of an evaluation at this step."""
+        if self._scalars is None:
+            self._meter.flush(self._state["params"])
+        self._log.flush()  # a resumed run finds the lines up to its checkpoint
+        progress = self._policy.state() | {
+            "meter": self._meter.state(),
+            "train_seconds": time.perf_counter() - self._began,
+        }
+        self._checkpoints.save(self._done, self._saved(self._state), progress, self._scalars)
+        self._meter.restart()
+
+    def report(self) -> None:
+        """Logs the scalars that the device has finished by now."""
+        self._meter.report()
+
+    def outcome(self) -> Outcome:
+        """Waits for the last checkpoint, and returns the best one with how the training ended."""
+        self._checkpoints.wait()
+        train_seconds = time.perf_counter() - self._began
+        best_step = self._done
+        best = self._saved(self._state)
+        if self._why != "interrupted":
+            best_step, best = self._checkpoints.restore_best(self._images_step.abstract_state)
+        return Outcome(
+            why=self._why,
+            steps=self._done,
+            best_step=best_step,
+            state=best,
+            step=self._images_step,
+            images_per_second=self._meter.images_per_second,
+            first_step=self._first_step,
+            train_seconds=train_seconds,
+        )
+
+    def _plan(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        periods = (self._eval_every, self._config.checkpoint.every)
+        return plan(start, end, self._updates.most, periods)
+
+    def _begin(self) -> tuple[State, dict[str, Any]]:
+        """Returns (state, progress) of the newest checkpoint, or of the beginning."""
+        restored = self._checkpoints.restore_latest(self._images_step.abstract_state)
+        if restored is not None:
+            state, progress = restored
+            if self._head_training is not None:
+                state = self._head_training.without_network(state)
+            return state, progress
+        if self._head_training is not None:
+            return self._head_training.start(), {}
+        return self._starts.state(self._train_step, self._loader), {}
+
+    def _saved(self, state: State) -> State:
+        """Returns the state as a checkpoint holds it: the whole model's."""
+        return state if self._head_training is None else self._head_training.with_network(state)
+
+    def _measure(self) -> dict[str, float]:
+        """Returns {"val/NAME": value}: of the classifier, and the objective's own measures."""
+        batch_size = eval_batch_size(self._config.train)
+        summary = evaluate(self._train_step, self._state, self._data.loaders["val"], batch_size)
+        measures = metrics.scalars(summary)
+        if self._definition.validate is not None:
+            own = self._definition.validate(self._embed, self._data.loaders)
+            missing = set(self._definition.measures) ^ set(own)
+            if missing:
+                raise UserError(
+                    f"validate of the objective '{self._definition.name}' must return its MEASURES "
+                    f"({', '.join(self._definition.measures)}), got {', '.join(own)}"
+                )
+            measures |= own
+        return {f"val/{name}": float(value) for name, value in measures.items()}
+
+    def _embed(self, loader: Loader) -> tuple[np.ndarray, np.ndarray]:
+        """Returns (embeddings (N, D), labels (N,)) of the images of a split that can be read."""
+        batch_size = eval_batch_size(self._config.train)
+        embeddings, readable = embed_split(self._train_step, self._state, loader, batch_size)
+        return embeddings[readable], loader.dataset.source.labels[readable]
+
+    def _introduce(self) -> None:
+        """Shows what is about to be trained: the parameters, and the first augmented images."""
+        from clu import parameter_overview
+
+        log = self._log
+        config = self._config
+        if self._done:
+            log.print_line(f"resumed {self._workdir} at step {self._done}/{self._steps}")
+            return
+        total, learning = self._images_step.parameters
+        share = "" if learning == total else f", of which {learning:,} learn"
+        batch_size = config.train.batch_size
+        epochs = self._steps * batch_size / len(self._loader)
+        log.print_line(
+            f"{config.model.name} {config.model.variant}: {total:,} parameters{share}, "
+            f"{self._steps:,} steps = {epochs:.1f} epochs"
+        )
+        overview = parameter_overview.get_parameter_overview
+        log.text("parameters", overview(self._state["params"], include_stats=False))
+        if config.log.tensorboard and config.log.images and self._head_training is None:
+            first = self._loader.train_batches([(0, 1)], batch_size)
+            with contextlib.closing(first) as batches:
+                images = self._train_step.preview(self._state, next(batches), self._loader.data)
+            log.images(0, parallel.fetch(images)[: config.log.images])

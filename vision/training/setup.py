@@ -1,0 +1,192 @@
+"""What a training needs before its first step: model, objective, optimizer and schedule."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from vision import metrics, models, objectives, parallel
+from vision.data.augment import normalize
+from vision.data.augment.views import CHOICES
+from vision.data.loading.joint import JointLoader
+from vision.data.loading.loader import Loader
+from vision.data.pipeline import UNLABELED, Data
+from vision.errors import UserError, check_choice
+from vision.models.layers.streams import Streams
+from vision.models.surgery.transfer import prepare
+from vision.models.weights.pretrained import is_run
+from vision.run.directory import read_run
+from vision.training.evaluate import eval_batch_size
+from vision.training.inputs import ImageInputs, Inputs
+from vision.training.optimizer import make_optimizer, make_schedule
+from vision.training.state import StateSpec, select
+from vision.training.step import TrainStep
+
+
+@dataclasses.dataclass(frozen=True)
+class Build:
+    """An objective to be created, and what creating it finds out.
+
+    Attributes:
+        create: builds the objective; the `create` of `StateSpec`.
+        layers: {name of a parameter in the model: layer}, filled by `create`.
+    """
+
+    create: Callable[[], Any]
+    layers: dict[str, int]
+
+
+def build_step(config: ConfigDict, data: Data, mesh: Mesh, steps: int) -> TrainStep:
+    """Builds model, objective, optimizer and schedule, and compiles nothing yet.
+
+    Args:
+        config: the run's config.
+        data: what the run learns from.
+        mesh: from `vision.parallel.make_mesh`.
+        steps: length of the training.
+
+    Raises:
+        UserError: the config does not fit its data or devices.
+    """
+    definition = objectives.define(config.objective)
+    check_settings(config, data, mesh, definition)
+    build = plan_objective(config, data, definition)
+    sizes = {name: len(loader) for name, loader in data.loaders.items()}
+    views = {name: tuple(views) for name, views in definition.inputs.items()}
+    inputs = ImageInputs(config, views, len(data.classes), sizes, mesh)
+    return assemble_step(config, build, inputs, mesh, steps)
+
+
+def plan_objective(
+    config: ConfigDict,
+    data: Data,
+    definition: objectives.Definition,
+    change: Callable[[Any], Any] = lambda model: model,
+) -> Build:
+    """Returns how the objective is built.
+
+    Args:
+        config: the run's config.
+        data: what the run learns from.
+        definition: of the objective.
+        change: makes another model of the one that `config.model` names.
+    """
+    layers: dict[str, int] = {}
+    teachers = {
+        attribute: read_run(start)
+        for attribute, start in definition.starts.items()
+        if is_run(start)
+    }
+
+    def create() -> Any:
+        rngs = Streams(config.seed)
+        model = models.build(config.model, len(data.classes), data.image_size, data.channels, rngs)
+        layers.update(prepare(config.transfer, model, rngs))
+        return definition.build(
+            change(model),
+            class_counts=data.class_counts,
+            rngs=rngs,
+            architectures=_architectures(teachers),
+        )
+
+    return Build(create, layers)
+
+
+def _architectures(teachers: Mapping[str, tuple[ConfigDict, dict]]) -> dict[str, nnx.Module]:
+    """Returns {attribute: the model of a run, without its weights}."""
+    return {
+        attribute: models.build(
+            config.model,
+            len(data["classes"]),
+            data["image_size"],
+            data["channels"],
+            Streams(0),
+        )
+        for attribute, (config, data) in teachers.items()
+    }
+
+
+def assemble_step(
+    config: ConfigDict, build: Build, inputs: Inputs, mesh: Mesh, steps: int
+) -> TrainStep:
+    """Returns the train step of an objective that is about to be built."""
+    spec = StateSpec(build.create)
+    if spec.whole_batch and config.train.accumulate > 1:
+        raise UserError(
+            f"train.accumulate must be 1 for the objective '{config.objective.name}', whose loss "
+            f"compares all images of a batch, got {config.train.accumulate}"
+        )
+    schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps)
+    optimizers = {
+        player: make_optimizer(
+            config.optimizer,
+            schedule,
+            select(spec.abstract_params, attributes),
+            steps,
+            config.transfer,
+            build.layers,
+        )
+        for player, attributes in spec.players.items()
+    }
+    return TrainStep(config, spec, inputs, schedule, optimizers, steps, mesh)
+
+
+def check_settings(
+    config: ConfigDict, data: Data, mesh: Mesh, definition: objectives.Definition
+) -> None:
+    """Raises `UserError` if settings do not fit each other, the data or the devices."""
+    c = config.train
+    parallel.check_divisible("train.batch_size", c.batch_size, mesh, c.accumulate)
+    parallel.check_divisible("train.eval_batch_size", eval_batch_size(c), mesh)
+    check_choice("train.test_time_augmentation", c.test_time_augmentation, CHOICES)
+    measures = [f"val/{name}" for name in (*metrics.SCALARS, *definition.measures)]
+    check_choice("checkpoint.metric", config.checkpoint.metric, measures)
+    check_choice("checkpoint.mode", config.checkpoint.mode, ("max", "min"))
+    if config.schedule.name == "plateau" and config.optimizer.lookahead:
+        raise UserError(
+            "optimizer.lookahead and schedule.name=plateau cannot go together: choose another "
+            "schedule"
+        )
+    _check_loaders(config, data, definition)
+    d = config.data
+    pixels = jax.ShapeDtypeStruct((1, data.image_size, data.image_size, data.channels), "uint8")
+    jax.eval_shape(lambda x: normalize(x, d.normalize, d.mean, d.std), pixels)
+
+
+def _check_loaders(config: ConfigDict, data: Data, definition: objectives.Definition) -> None:
+    for name in definition.inputs:
+        if name not in data.loaders:
+            raise UserError(
+                f"the objective '{definition.name}' learns from {name} images too: set "
+                f'data.{name} to a source, or to "rest" for the training images'
+            )
+    if UNLABELED in data.loaders and UNLABELED not in definition.inputs:
+        raise UserError(
+            f"data.unlabeled = '{config.data.unlabeled}': the objective '{definition.name}' takes "
+            'no unlabeled images; leave it ""'
+        )
+    reserved = {"image", "label", "index", "mask", "progress", *definition.inputs}
+    for views in definition.inputs.values():
+        reserved |= set(views)
+    for name, loader in data.loaders.items():
+        taken = reserved & set(loader.dataset.fields)
+        if taken:
+            raise UserError(
+                f"the source of {name} has a field '{min(taken)}', which is what a batch calls "
+                "something else: rename it"
+            )
+
+
+def training_loader(config: ConfigDict, data: Data, inputs: Mapping[str, Any]) -> Loader:
+    """Returns the loader of the train step's batches, from all that the objective asks for."""
+    beside = {
+        name: (data.loaders[name], config.data[f"{name}_ratio"])
+        for name in inputs
+        if name != "train"
+    }
+    train = data.loaders["train"]
+    return JointLoader(train, beside) if beside else train

@@ -1,0 +1,83 @@
+"""The state before the first step: initialized, pretrained, or copied from somewhere."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from safetensors.numpy import load_file
+
+from vision import objectives
+from vision.data.loading.loader import Loader
+from vision.data.pipeline import Data
+from vision.errors import UserError, first_line
+from vision.models.weights.pretrained import is_run
+from vision.objectives.contract import COPY
+from vision.run.directory import has_checkpoints
+from vision.run.initial import initial_weights
+from vision.run.weights import run_weights
+from vision.training.step import TrainStep
+
+SAMPLE = 5000  # images shown to a model that initializes itself from data
+
+
+class Starts:
+    """What the variables of an objective start from.
+
+    Args:
+        config: the run's config.
+        data: what the run learns from.
+        workdir: the run's directory; a run that has checkpoints needs no start.
+        definition: of the objective.
+
+    Attributes:
+        arrays: {attribute: {name: array}}, "model" for `model.pretrained`.
+        copies: attributes that become copies of the model.
+
+    Raises:
+        UserError: weights cannot be read, or do not fit.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        data: Data,
+        workdir: pathlib.Path,
+        definition: objectives.Definition,
+    ):
+        self.arrays: dict[str, dict[str, np.ndarray]] = {}
+        self.copies: tuple[str, ...] = ()
+        weights = initial_weights(config, data, workdir)
+        if weights is not None:
+            self.arrays["model"] = weights
+        if has_checkpoints(workdir):
+            return
+        for attribute, start in definition.starts.items():
+            if start == COPY:
+                self.copies += (attribute,)
+            else:
+                self.arrays[attribute] = _read_start(definition.name, attribute, start)
+
+    def state(self, train_step: TrainStep, loader: Loader) -> dict[str, Any]:
+        """Returns the state before the first step; `loader` is the training split's."""
+        state = train_step.initialize()
+        if train_step.adapts_to_data and "model" not in self.arrays:
+            state = train_step.initialize_from_data(state, loader.sample(SAMPLE))
+        if self.arrays or self.copies:
+            state = train_step.start_from(state, self.arrays, self.copies)
+        return state
+
+
+def _read_start(objective: str, attribute: str, start: str) -> dict[str, np.ndarray]:
+    if is_run(start):
+        return run_weights(start)[2]
+    path = pathlib.Path(start).expanduser()
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise UserError(
+            f"'{attribute}' of the objective '{objective}' cannot start from '{start}': it must be "
+            f"'{COPY}', a run's directory or a .safetensors file"
+        )
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors raises kinds of its own for damaged files
+        raise UserError(f"{path} is damaged: {first_line(error)}") from error
