@@ -19,6 +19,7 @@ from vision.errors import UserError, check_choice
 from vision.models.layers.streams import Streams
 from vision.models.surgery.transfer import prepare
 from vision.models.weights.pretrained import is_run
+from vision.objectives.contract import COPY
 from vision.run.directory import read_run
 from vision.training.evaluate import eval_batch_size
 from vision.training.inputs import ImageInputs, Inputs
@@ -79,7 +80,7 @@ def plan_objective(
     teachers = {
         attribute: read_run(start)
         for attribute, start in definition.starts.items()
-        if is_run(start)
+        if start != COPY and is_run(start)
     }
 
     def create() -> Any:

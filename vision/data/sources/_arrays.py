@@ -41,6 +41,7 @@ class ArraySource:
         self.classes = tuple(classes)
         self.kind = kind
         self.findings = tuple(findings)
+        self.fields: dict[str, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.images)

@@ -3,6 +3,9 @@
 images, labels [, classes] [, split]                        split: N texts, "train", "val" or "test"
 x_train, y_train, x_test, y_test [, x_val, y_val]           as Keras stores MNIST and CIFAR-10
 train_images, train_labels, val_images, ... [, classes]     as in MedMNIST
+
+Further values of the images, such as tokens of a text, are arrays named fields_NAME (N, ...), or
+fields_NAME_SPLIT if the file has splits: an objective gets them as batch["NAME"].
 """
 
 import os
@@ -17,6 +20,7 @@ from vision.data.sources._columns import index_labels, keep, scatter
 from vision.data.splits import Subset
 from vision.errors import UserError
 
+FIELDS = "fields_"  # what the names of further values start with
 _LAYOUTS = ("{split}_images", "{split}_labels"), ("x_{split}", "y_{split}")
 
 
@@ -53,6 +57,7 @@ def open(argument: str) -> dict[str, Source]:
         every_label = scatter(rows, numbers, len(images[split]))
         title = _title(argument, split)
         source = ArraySource(images[split], every_label, classes, title, findings)
+        source.fields = _fields(argument, split, arrays, len(images[split]))
         sources[split] = keep(source, rows)
     if "split" in arrays and "all" in sources:
         count = len(images["all"])
@@ -132,6 +137,22 @@ def _labels(argument, keys, arrays):
             f"but must be one integer or text for each of {count:,} images{hint}"
         )
     return labels.tolist() if labels.dtype.kind == "U" else labels.astype(np.int64)
+
+
+def _fields(argument, split, arrays, count):
+    """Returns {name: (N, ...)} of the further values of a split's images."""
+    suffix = "" if split == "all" else f"_{split}"
+    fields = {}
+    for key, values in arrays.items():
+        if not (key.startswith(FIELDS) and key.endswith(suffix)):
+            continue
+        if len(values) != count or values.dtype.kind not in "iufb":
+            raise UserError(
+                f"{argument}: {key} is {values.dtype} {values.shape}, but must hold numbers for "
+                f"each of {count:,} images"
+            )
+        fields[key.removeprefix(FIELDS).removesuffix(suffix)] = values
+    return fields
 
 
 def _class_names(argument, classes):
