@@ -62,7 +62,7 @@ def test_speed_counts_every_step_but_the_first(meter, log):
     meter.report()
     meter.flush(GOOD)
     before = meter.seconds
-    meter.resumed()
+    meter.restart()
     add(meter, range(6, 10))
     meter.flush(GOOD)
     assert meter.images == 9 * 2
