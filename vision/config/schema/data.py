@@ -21,7 +21,8 @@ DATA = section(
     "trained with, if it names any.",
 
     source=key("mnist5k",
-        "KIND:ARGUMENT?OPTION=VALUE&..., such as folder:photos; docs/data.md lists the kinds"),
+        "the images, as KIND:ARGUMENT?OPTION=VALUE&..., such as folder:photos; docs/data.md lists "
+        "the kinds"),
     unlabeled=key("",
         'more images, without labels, for objectives that use them: a source, "rest" = the '
         'training split itself without its labels, "" = none'),
