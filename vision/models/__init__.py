@@ -1,14 +1,6 @@
 """Architectures, one file each.
 
-A model is an `nnx.Module` with
-
-    features(images) -> {name: map}   intermediate maps in the order of computation: (B, H, W, C),
-                                      for a ViT (B, N, D). "stem", "stages.0", ... or "blocks.0",
-                                      ...; the last one is the one that is pooled
-    pool(map) -> (B, D)               turns the last map into the embedding
-    embed(images) -> (B, D)           the embedding: pool(last of features)
-    head                              an `nnx.Linear`, or with model.head=cosine a `CosineHead`
-    __call__(images)                  head(embed(images)) -> logits (B, num_classes)
+A model is an `nnx.Module` as `Model` describes it.
 
 Explanations and distillation need `features` and `pool`; training works without them. Images are
 float (B, H, W, C), already normalized; embeddings and logits are float32 for every compute dtype.
@@ -32,8 +24,9 @@ import difflib
 import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
@@ -48,6 +41,32 @@ HEADS = ("linear", "cosine")
 OFFERED = ("rngs", "dtype", "image_size", "channels")  # what every architecture may accept
 # keys of config.model that are not options of an architecture
 RESERVED = ("name", "variant", "pretrained", "dtype", "head", "head_scale", "options")
+
+
+class Model(Protocol):
+    """What training, evaluation, explanations and exports need of a model, an `nnx.Module`."""
+
+    head: Any  # an `nnx.Linear`, or with model.head=cosine a `CosineHead`
+
+    def features(self, images: jax.Array) -> dict[str, jax.Array]:
+        """Returns the intermediate maps in the order of computation.
+
+        Args:
+            images: float (B, H, W, C), normalized.
+
+        Returns:
+            {"stem", "stages.0", ... or "blocks.0", ...: (B, H, W, C), for a ViT (B, N, D)}; the
+            last one is the one that is pooled.
+        """
+
+    def pool(self, features: jax.Array) -> jax.Array:
+        """Returns the embedding (B, D) of the last map."""
+
+    def embed(self, images: jax.Array) -> jax.Array:
+        """Returns the embedding, float32 (B, D): pool(last of features)."""
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Returns the logits, float32 (B, num_classes): head(embed(images))."""
 
 
 def build(
