@@ -20,7 +20,6 @@ RECIPES = dict(
     re.findall(r"^### (?:An? )?(.*?)\n(.*?)(?=^### |\Z)", PAGE, re.DOTALL | re.MULTILINE)
 )
 TRAINING = ("source", "model", "objective", "augmentation", "metric")
-HAS_CONTRACT = (REPOSITORY / "vision" / "objectives" / "contract.py").exists()
 
 
 def apply(recipe, root):
@@ -90,18 +89,15 @@ def trained(house):
         "model.name": "experiments.my_idea.model",
         "model.variant": "2",
         "model.options.width": 8,
+        "objective.name": "experiments.my_idea.entropy",
+        "objective.options.weight": 0.25,
+        "data.unlabeled": "rest",
         "augment.gamma": 0.25,
         "checkpoint.metric": "val/worst_recall",
         "parallel.devices": 1,
         "log.progress": False,
         "log.tensorboard": False,
     }
-    if HAS_CONTRACT:
-        config |= {
-            "objective.name": "experiments.my_idea.entropy",
-            "objective.options.weight": 0.25,
-            "data.unlabeled": "rest",
-        }
     flags = [f"--config.{key}={value}" for key, value in config.items()]
     run(house, "-m", "vision.main", "--config=configs/digits.py:smoke", "--workdir=run", *flags)
     return house / "run"
@@ -122,7 +118,6 @@ def test_a_model(trained):
     assert 0 <= json.loads((trained / "result.json").read_text())["accuracy"] <= 1
 
 
-@pytest.mark.skipif(not HAS_CONTRACT, reason="objectives have no options yet")
 def test_an_objective(trained):
     config = json.loads((trained / "config.json").read_text())
     assert config["objective"]["options"] == {"weight": 0.25}
