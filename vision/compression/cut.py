@@ -344,7 +344,7 @@ def write(pruned: Pruned, workdir: pathlib.Path | str, out: pathlib.Path) -> Non
     mesh = parallel.make_mesh(1)
     steps = run_length(pruned.config.train, len(loaders["train"]))
     train_step = build_step(pruned.config, data, mesh, steps)
-    state = train_step.start_from(train_step.initialize(), pruned.arrays)
+    state = train_step.start_from(train_step.initialize(), {"model": pruned.arrays})
     with replacing_directory(out) as directory:
         open_workdir(directory, pruned.config)
         write_data(directory, data)

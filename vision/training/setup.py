@@ -170,20 +170,22 @@ def _check_loaders(config: ConfigDict, data: Data, definition: objectives.Defini
             f"data.unlabeled = '{config.data.unlabeled}': the objective '{definition.name}' takes "
             'no unlabeled images; leave it ""'
         )
-    reserved = {"image", "label", "index", "mask", "progress", *definition.inputs}
-    for views in definition.inputs.values():
-        reserved |= set(views)
-    for name, loader in data.loaders.items():
-        taken = reserved & set(loader.dataset.fields)
-        if taken:
-            raise UserError(
-                f"the source of {name} has a field '{min(taken)}', which is what a batch calls "
-                "something else: rename it"
-            )
 
 
-def training_loader(config: ConfigDict, data: Data, inputs: Mapping[str, Any]) -> Loader:
-    """Returns the loader of the train step's batches, from all that the objective asks for."""
+def training_loader(
+    config: ConfigDict, data: Data, inputs: Mapping[str, tuple[str, ...]]
+) -> Loader:
+    """Returns the loader of the train step's batches, from all that the objective asks for.
+
+    Args:
+        config: the run's config.
+        data: what the run learns from.
+        inputs: the objective's `Definition.inputs`.
+
+    Raises:
+        UserError: a source has a field under a name that a batch uses itself.
+    """
+    _check_fields(data, inputs)
     beside = {
         name: (data.loaders[name], config.data[f"{name}_ratio"])
         for name in inputs
@@ -191,3 +193,16 @@ def training_loader(config: ConfigDict, data: Data, inputs: Mapping[str, Any]) -
     }
     train = data.loaders["train"]
     return JointLoader(train, beside) if beside else train
+
+
+def _check_fields(data: Data, inputs: Mapping[str, tuple[str, ...]]) -> None:
+    reserved = {"image", "label", "index", "mask", "progress", *inputs}
+    for views in inputs.values():
+        reserved |= set(views)
+    for name, loader in data.loaders.items():
+        taken = reserved & set(loader.dataset.fields)
+        if taken:
+            raise UserError(
+                f"the source of {name} has a field '{min(taken)}', a name that a batch uses "
+                "itself: rename it"
+            )
