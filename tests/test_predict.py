@@ -191,7 +191,7 @@ def test_the_run_s_own_accuracy_is_repeated(tiny_run):
         (("--workdir", "nowhere"), "which images?"),
         (
             ("--workdir", "nowhere", "README.md"),
-            "nowhere is no run's directory: it has no config.json",
+            "nowhere is not a run directory: it has no config.json",
         ),
         (("--workdir", "nowhere", "nothing.png"), "there is no file or folder nothing.png"),
         (("--workdir", "x", "--config", "configs/digits.py", "README.md"), "which model?"),

@@ -263,7 +263,7 @@ def test_it_trains_on_in_its_own_directory(pruned_run, tmp_path, capsys):
         cli.run(main.main, ["--config=configs/digits.py:smoke", f"--workdir={workdir}"])
     error = capsys.readouterr().err
     assert "its model is pruned to other widths" in error
-    assert "without --config a run goes on with its own" in error
+    assert "without --config a run is resumed with its own" in error
     assert "kernel" not in error
     cli.run(main.main, [f"--workdir={workdir}", "--config.log.every=2"])
     tuned = from_run(workdir)
@@ -347,7 +347,7 @@ def test_a_run_that_learned_in_part_is_pruned_as_a_whole():
         (["--workdir=RUN", "--out=OUT", "--steps=0"], "--steps must be at least 1, got 0"),
         (["--workdir=RUN", "--out=OUT", "--importance=l2"], "--importance = 'l2' is unknown"),
         (["--workdir=RUN", "--out=OUT", "--target=size"], "--target = 'size' is unknown"),
-        (["--workdir=nowhere", "--out=OUT"], "nowhere is no run's directory"),
+        (["--workdir=nowhere", "--out=OUT"], "nowhere is not a run directory"),
         (["--workdir=nowhere", "--config.seed=1"], "but which? Give the --workdir of a run"),
         (["--workdir=RUN", "--out=."], "exists already"),
         (["--workdir=RUN", "--out=.", "--steps=2"], "exists already"),

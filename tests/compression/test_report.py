@@ -70,7 +70,7 @@ def test_the_command(tmp_path, capsys):
     [
         ([], "which models?"),
         (["x"], "where to?"),
-        (["x", "--out=out"], "no run's directory"),
+        (["x", "--out=out"], "not a run directory"),
     ],
 )
 def test_mistakes(argv, message, capsys):

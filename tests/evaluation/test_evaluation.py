@@ -202,7 +202,7 @@ def test_a_bundle(tmp_path, capsys):
     [
         ((), "which model?"),
         (("--workdir", "RUN", "--bundle", "x"), "which model?"),
-        (("--workdir", "none"), "none is no run's directory"),
+        (("--workdir", "none"), "none is not a run directory"),
         (("--bundle", "none"), "none"),
         (("--workdir", "RUN", "--split=tset"), "did you mean 'test'?"),
         (("--workdir", "RUN", "--data=mnist6k"), "mnist6k"),

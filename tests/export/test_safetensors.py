@@ -102,7 +102,7 @@ def test_a_reloaded_model_is_built_as_it_was(tmp_path):
     [
         (("--out", "x"), "which model?"),
         (("--workdir", "nowhere"), "where to? Give --out"),
-        (("--workdir", "nowhere", "--out", "x"), "is no run's directory"),
+        (("--workdir", "nowhere", "--out", "x"), "is not a run directory"),
         (
             ("--workdir", "nowhere", "--out", "x", "--format", "onxx"),
             "'onxx' is unknown (did you mean 'onnx'?)",

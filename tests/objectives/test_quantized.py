@@ -147,7 +147,7 @@ class Empty(nnx.Module):
     ("model", "name", "message"),
     [
         (lambda: nnx.Linear(2, 2, rngs=nnx.Rngs(0)), "int9", "did you mean 'int"),
-        (Empty, "int8", "no nnx.Conv and no nnx.Linear"),
+        (Empty, "int8", "needs a model with nnx.Conv or nnx.Linear"),
         (
             lambda: nnx.Linear(2, 2, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)),
             "int8",

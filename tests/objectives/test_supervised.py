@@ -191,7 +191,7 @@ def test_no_weights_at_all(name):
     "name", ["[1, 2]", "3", "[1, 2, 3, 4, -5]", "[0, 0, 0, 0, 0]", "[1, 2, 3, 4, 1e999]"]
 )
 def test_weights_that_do_not_fit(name):
-    with pytest.raises(UserError, match="give 5 weights of at least 0, one a class"):
+    with pytest.raises(UserError, match="give 5 weights of at least 0, one per class"):
         class_weights(name, COUNTS, 0.9)
 
 

@@ -22,10 +22,10 @@ def state(step):
     return {"step": jnp.int32(step), "params": params, "lr_scale": jnp.float32(1)}
 
 
-def open_in(directory, say=lambda text: None, **changes):
+def open_in(directory, report=lambda text: None, **changes):
     c = default().checkpoint
     c.update(changes)
-    return Checkpoints(directory, c, say)
+    return Checkpoints(directory, c, report)
 
 
 def write(directory, accuracies, **changes):
@@ -46,9 +46,9 @@ def steps_in(directory):
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit())
 
 
-def assert_is(found, step):
-    assert jax.tree.structure(found) == jax.tree.structure(state(step))
-    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(state(step)), strict=True):
+def assert_is(restored, step):
+    assert jax.tree.structure(restored) == jax.tree.structure(state(step))
+    for ours, theirs in zip(jax.tree.leaves(restored), jax.tree.leaves(state(step)), strict=True):
         assert ours.dtype == theirs.dtype
         assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
 
@@ -119,8 +119,8 @@ def test_checksum_is_the_same_on_any_devices_and_takes_odd_leaves():
 
 def test_saved_bits_come_back(copied):
     checkpoints = open_in(copied)
-    found, progress = checkpoints.restore_latest(state(0))
-    assert_is(found, 2)
+    restored, progress = checkpoints.restore_latest(state(0))
+    assert_is(restored, 2)
     assert progress == {"at": 2}
     step, best = checkpoints.restore_best(state(0))
     assert step == 1
@@ -142,9 +142,9 @@ def test_state_may_be_donated_while_it_is_written(tmp_path):
         for _ in range(20):
             current = update(current)
         current = jax.tree.map(lambda x, s=step: jnp.full_like(x, s), current)
-    found, _ = checkpoints.restore_latest(current)
+    restored, _ = checkpoints.restore_latest(current)
     checkpoints.close()
-    np.testing.assert_array_equal(found["x"], expected)
+    np.testing.assert_array_equal(restored["x"], expected)
     assert not said
 
 
@@ -158,10 +158,10 @@ def test_any_damage_to_any_file_is_survived(saved, tmp_path):
             damage(directory / file)
             said = []
             checkpoints = open_in(directory, said.append)
-            found, progress = checkpoints.restore_latest(state(0))
+            restored, progress = checkpoints.restore_latest(state(0))
             checkpoints.close()
             step = progress["at"]
-            assert_is(found, step)
+            assert_is(restored, step)
             assert len(said) == (step == 1), f"{damage.__name__} {file}: {said}"
             if step == 1:
                 fallen_back.add(damage)
@@ -176,8 +176,8 @@ def test_largest_file_damaged_then_the_step_is_saved_again(copied, damage):
     damage(largest(copied / "2"))
     said = []
     checkpoints = open_in(copied, said.append)
-    found, _ = checkpoints.restore_latest(state(0))
-    assert_is(found, 1)
+    restored, _ = checkpoints.restore_latest(state(0))
+    assert_is(restored, 1)
     assert "checkpoint 2 is damaged" in said[0]
     assert (copied.parent / "damaged" / "2").is_dir()
     checkpoints.save(2, state(2), {"at": 2}, {"val/accuracy": 0.95})
@@ -191,9 +191,9 @@ def test_largest_file_damaged_then_the_step_is_saved_again(copied, damage):
 def test_best_damaged_gives_the_latest(copied):
     flip(largest(copied / "1"))
     said = []
-    step, found = open_in(copied, said.append).restore_best(state(0))
+    step, restored = open_in(copied, said.append).restore_best(state(0))
     assert step == 2
-    assert_is(found, 2)
+    assert_is(restored, 2)
     assert len(said) == 1 and "checkpoint 1 is damaged" in said[0]
 
 
@@ -203,7 +203,7 @@ def test_all_damaged(copied):
     for restore in ("restore_latest", "restore_best"):
         with pytest.raises(UserError, match="no checkpoint .* can be restored .*checksum"):
             getattr(open_in(copied), restore)(state(0))
-    assert steps_in(copied) == [1, 2]  # nothing is moved: the next start says the same
+    assert steps_in(copied) == [1, 2]  # nothing is moved: the next start reports the same
 
 
 def test_changed_model_is_not_called_damage(copied):
@@ -219,7 +219,7 @@ def test_changed_model_is_not_called_damage(copied):
 
 @pytest.mark.parametrize("step", [1, 2, 3])
 def test_leftovers_of_a_killed_save(copied, step):
-    """Temporary folders, under Orbax's name for them and an older one, are passed over, and the
+    """Temporary folders, under Orbax's name for them and an older one, are skipped, and the
     step saves again."""
     for name in (f"{step}.orbax-checkpoint-tmp", f"{step}.orbax-checkpoint-tmp-1700000000000000"):
         shutil.copytree(copied / "2" / "state", copied / name / "state")

@@ -1,4 +1,4 @@
-"""A run's directory: made, resumed with what may change, and refused without being touched."""
+"""A run directory: made, resumed with what may change, and refused without being touched."""
 
 import json
 
@@ -18,7 +18,7 @@ def contents(directory):
 
 @pytest.fixture
 def workdir(tmp_path):
-    """A run's directory with a few results."""
+    """A run directory with a few results."""
     directory = open_workdir(tmp_path / "deep" / "run", default())
     (directory / "metrics.jsonl").write_text('{"step": 1}\n')
     return directory
@@ -168,7 +168,7 @@ def test_the_config_of_the_named_run(workdir, form):
     )
 
 
-def test_other_widths_are_told_in_one_word(workdir):
+def test_other_widths_are_reported_briefly(workdir):
     c = default()
     c.model.options.pruned = {"head": {"kernel": [3, 4], "bias": [4]}}
     run = open_workdir(workdir.parent / "pruned", c)

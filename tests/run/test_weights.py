@@ -43,10 +43,14 @@ def config(start):
 
 
 def test_a_run_hands_on_how_its_images_and_its_model_were_made(tmp_path):
-    found = resolve_config(config(saved(tmp_path / "run")))
-    assert (found.data.image_size, found.data.channels, found.data.crop_fraction) == (48, 1, 0.9)
-    assert (found.data.normalize, found.data.mean) == ("mean_std", (0.1,))
-    assert found.model.options.to_dict() == {"padding": "same"}
+    resolved = resolve_config(config(saved(tmp_path / "run")))
+    assert (resolved.data.image_size, resolved.data.channels, resolved.data.crop_fraction) == (
+        48,
+        1,
+        0.9,
+    )
+    assert (resolved.data.normalize, resolved.data.mean) == ("mean_std", (0.1,))
+    assert resolved.model.options.to_dict() == {"padding": "same"}
 
 
 def test_what_the_config_says_itself_stays(tmp_path):
@@ -54,8 +58,8 @@ def test_what_the_config_says_itself_stays(tmp_path):
     c.data.image_size = 64
     c.data.normalize = "unit"
     c.model.options["padding"] = "symmetric"
-    found = resolve_config(c)
-    assert (found.data.image_size, found.data.normalize, found.model.options.padding) == (
+    resolved = resolve_config(c)
+    assert (resolved.data.image_size, resolved.data.normalize, resolved.model.options.padding) == (
         64,
         "unit",
         "symmetric",
@@ -65,9 +69,11 @@ def test_what_the_config_says_itself_stays(tmp_path):
 
 def test_known_weights_bring_their_preparation():
     c = config("hf:timm/tf_efficientnet_lite0.in1k")
-    found = resolve_config(c)
+    resolved = resolve_config(c)
     assert (
-        found.data.mean == (0.5,) * 3 and found.data.image_size == 224 and found.data.channels == 3
+        resolved.data.mean == (0.5,) * 3
+        and resolved.data.image_size == 224
+        and resolved.data.channels == 3
     )
     c.data.channels = 1
     assert resolve_config(c).data.mean == (0.5,)
@@ -81,9 +87,9 @@ def test_a_resumed_run_asks_nobody(tmp_path):
     resolved["data"]["image_size"] = 48
     resolved["data"]["channels"] = 1
     (workdir / "config.json").write_text(json.dumps(resolved))
-    found = resolve_config(config(tmp_path / "gone"), workdir)
-    assert found.data.image_size == 48 and found.model.options.padding == "same"
-    with pytest.raises(UserError, match="is no run's directory"):
+    resolved = resolve_config(config(tmp_path / "gone"), workdir)
+    assert resolved.data.image_size == 48 and resolved.model.options.padding == "same"
+    with pytest.raises(UserError, match="is not a run directory"):
         resolve_config(config(tmp_path / "gone"))
 
 
@@ -101,14 +107,14 @@ def test_weights_are_read_until_a_checkpoint_is_whole(tmp_path, monkeypatch, nam
 
 
 @pytest.mark.parametrize("change", ["surplus", "missing", "shape"])
-def test_another_run_s_model_must_fit_whole(change):
+def test_another_run_s_model_must_fit_entirely(change):
     c = default().model
     c.name = "vit"
     c.variant = "mu/4"
-    wanted = restore.pretrained.shapes(restore.abstract_model(c, 10, 8, 3))
-    arrays = {name: np.zeros(shape, np.float32) for name, shape in wanted.items()}
-    assert initial._fitting(c, arrays, 10, 8, 3).keys() == wanted.keys()
-    assert "head.kernel" not in initial._fitting(c, arrays, 7, 8, 3)
+    shapes = restore.pretrained.shapes(restore.abstract_model(c, 10, 8, 3))
+    arrays = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    assert initial.fit_run_weights(c, arrays, 10, 8, 3).keys() == shapes.keys()
+    assert "head.kernel" not in initial.fit_run_weights(c, arrays, 7, 8, 3)
     if change == "surplus":
         arrays["blocks.1.norm1.scale"] = np.zeros(32)
     elif change == "missing":
@@ -117,9 +123,9 @@ def test_another_run_s_model_must_fit_whole(change):
         arrays["norm.bias"] = np.zeros(5)
     with pytest.raises(
         UserError,
-        match=r"is no vit mu/4 with these options|norm.bias is \(5,\) there, \(32,\) here",
+        match=r"is not vit mu/4 with these options|norm.bias is \(5,\) there, \(32,\) here",
     ):
-        initial._fitting(c, arrays, 10, 8, 3)
+        initial.fit_run_weights(c, arrays, 10, 8, 3)
 
 
 def test_a_resumed_run_must_have_its_classes(tmp_path):

@@ -1,8 +1,8 @@
-"""Checkpoints through Orbax: asynchronous, atomic, checked. The latest are kept, and the best.
+"""Checkpoints through Orbax: asynchronous, atomic, checked. Keeps the latest, and the best.
 
-Orbax writes into a temporary folder and renames it, so a kill inside a save leaves the earlier
-checkpoints whole. What a disk damages afterwards it does not always notice (a flipped bit in an
-array restores without complaint), so each checkpoint carries a checksum of its own.
+Orbax writes into a temporary folder and renames it, so a kill during a save leaves the earlier
+checkpoints intact. It does not always notice what a disk damages afterwards (an array with a
+flipped bit restores without complaint), so each checkpoint carries a checksum of its own.
 """
 
 import contextlib
@@ -10,40 +10,50 @@ import functools
 import json
 import logging
 import math
+import pathlib
 import shutil
 import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from vision import parallel
-from vision.errors import RunError, UserError
+from vision.errors import RunError, UserError, first_line
+
+LONGEST_REASON = 200  # characters of a library's error that a message repeats
 
 
-def open_checkpoints(workdir, config, say=print):
-    """Returns the `Checkpoints` of a run's directory, a `pathlib.Path`."""
-    return Checkpoints((workdir / "checkpoints").absolute(), config.checkpoint, say)
+def open_checkpoints(
+    workdir: pathlib.Path, config: ConfigDict, report: Callable[[str], object] = print
+) -> "Checkpoints":
+    """Returns the `Checkpoints` of a run's directory; see there for `report`."""
+    return Checkpoints((workdir / "checkpoints").absolute(), config.checkpoint, report)
 
 
 class Checkpoints:
     """The checkpoints of a run.
 
     Args:
-        directory: an absolute `pathlib.Path`.
+        directory: an absolute path.
         c: config.checkpoint.
-        say: called with a line of text where a damaged checkpoint is passed over.
+        report: called with a line of text when a damaged checkpoint is skipped.
     """
 
-    def __init__(self, directory, c, say=print):
+    def __init__(
+        self, directory: pathlib.Path, c: ConfigDict, report: Callable[[str], object] = print
+    ):
         self._directory = directory
-        self._say = say if parallel.is_main_process() else (lambda _: None)
+        self._report = report if parallel.is_main_process() else (lambda _: None)
         parallel.on_main_process(lambda: _drop_damaged_metrics(directory))
         metric = functools.partial(_metric, name=c.metric, mode=c.mode)
         keep = [
-            # or a resume might go back behind the best
+            # Without the latest, a resume might go back to before the best.
             checkpoint_managers.LatestN(n=c.keep_latest),
             checkpoint_managers.BestN(
                 get_metric_fn=metric,
@@ -52,242 +62,270 @@ class Checkpoints:
                 keep_checkpoints_without_metrics=False,
             ),
         ]
-        self._manager = ocp.CheckpointManager(
-            directory,
-            options=ocp.CheckpointManagerOptions(
-                best_fn=metric,
-                best_mode=c.mode,
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
-            ),
+        options = ocp.CheckpointManagerOptions(
+            best_fn=metric,
+            best_mode=c.mode,
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
         )
+        self._manager = ocp.CheckpointManager(directory, options=options)
 
-    def save(self, step, state, progress, scalars=None):
+    def save(
+        self,
+        step: int,
+        state: Any,
+        progress: dict[str, Any],
+        scalars: Mapping[str, float] | None = None,
+    ) -> None:
         """Begins to save; returns once `state` may be donated.
 
         Args:
-            step: the number of finished steps.
-            state: the pytree of arrays.
-            progress: a JSON dict: where early stopping and the like are, and the run's config. The
-                loader's state is the step itself.
-            scalars: {name: float}, of the evaluation at this step if there was one.
+            step: number of finished steps.
+            state: a pytree of arrays.
+            progress: a JSON dict: the state of early stopping and the like. The loader's state is
+                the step itself.
+            scalars: {name: value} of the evaluation at this step, if there was one.
 
         Raises:
-            RunError: if this save, or the one before, which ended meanwhile, could not be written.
+            RunError: if this save, or the previous one, which has ended by now, could not be
+                written.
         """
         record = {"progress": progress, "checksum": checksum(state)}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
         )
-        with self._written():
+        with self._explain_write_errors():
             self._manager.save(step, args=args, metrics=scalars)
 
-    def restore_latest(self, like):
-        """Returns (state, progress) of the newest whole checkpoint, or None where there is none.
+    def restore_latest(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
+        """Returns (state, progress) of the newest intact checkpoint, or None if there is none.
 
-        Damaged ones that are newer are moved to `damaged/` beside the checkpoints, with a word:
-        their steps come again.
+        Newer ones that are damaged are moved to `damaged/` beside the checkpoints and reported;
+        their steps are trained again.
 
         Args:
             like: a pytree of arrays with the shapes, dtypes and shardings to restore to.
 
         Raises:
-            UserError: if there are checkpoints, but none can be restored. All stay where they are.
+            UserError: there are checkpoints, but none can be restored. All stay where they are.
         """
-        damaged = {}
+        damaged: dict[int, _Damaged] = {}
+
+        def set_aside() -> None:
+            for step, reason in damaged.items():
+                self._set_aside(step, reason)
+
         for step in self._newest_first():
             try:
-                found = self._restore(step, like)
+                restored = self._restore(step, like)
             except _Damaged as error:
                 damaged[step] = error
                 continue
-            parallel.on_main_process(lambda: [self._set_aside(*each) for each in damaged.items()])
+            parallel.on_main_process(set_aside)
             self._manager.reload()
-            return found
+            return restored
         if damaged:
             self._give_up(damaged)
         return None
 
-    def restore_best(self, like):
-        """Returns (step, state) of the best checkpoint, or of the latest where the best is damaged
-        or was none.
+    def restore_best(self, like: Any) -> tuple[int, Any]:
+        """Returns (step, state) of the best checkpoint.
+
+        If the best is damaged, or none was evaluated, the latest takes its place.
+
+        Args:
+            like: a pytree of arrays with the shapes, dtypes and shardings to restore to.
 
         Raises:
-            UserError: if none can be restored.
+            UserError: none can be restored.
         """
         self.wait()
-        damaged = {}
+        damaged: dict[int, _Damaged] = {}
         best = self._manager.best_step()
-        for step in dict.fromkeys([*([] if best is None else [best]), *self._newest_first()]):
+        candidates = [] if best is None else [best]
+        candidates += self._newest_first()
+        for step in dict.fromkeys(candidates):
             try:
                 return step, self._restore(step, like)[0]
             except _Damaged as error:
-                self._say(f"checkpoint {step} is damaged ({error}): passed over")
+                self._report(f"checkpoint {step} is damaged ({error}): skipped")
                 damaged[step] = error
         self._give_up(damaged)
 
-    def read_best(self):
-        """Returns (step, state) of the best checkpoint as it was saved, a nested dict of arrays,
-        wherever that was.
+    def read_best(self) -> tuple[int, Any]:
+        """Returns (step, state) of the best checkpoint as it was saved: a nested dict of arrays.
+
+        The arrays are placed on this process's first device, whatever devices they were saved on.
 
         Raises:
-            UserError: if there is none, or it is damaged.
+            UserError: there is no checkpoint, or it is damaged.
         """
         steps = self._newest_first()
-        step = self._manager.best_step() if steps else None
-        step = steps[0] if steps and step is None else step
-        if step is None:
+        if not steps:
             self._give_up({})
+        best = self._manager.best_step()
+        step = steps[0] if best is None else best
         try:
-            with _quiet():
-                here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-                with ocp.StandardCheckpointer() as reader:
-                    known = reader.metadata(
-                        self._directory / str(step) / "state"
-                    ).item_metadata.tree
-                target = jax.tree.map(
-                    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), known
-                )
-                args = ocp.args.Composite(
-                    state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore()
-                )
-                found = self._manager.restore(step, args=args)
+            with _silenced_logs():
+                saved = self._read(step)
         except Exception as error:  # as in _restore
             raise UserError(
-                f"checkpoint {step} in {self._directory} is damaged ({_first_line(error)})"
+                f"checkpoint {step} in {self._directory} is damaged ({_reason(error)})"
             ) from error
-        if checksum(found.state) != found.record["checksum"]:
+        if checksum(saved.state) != saved.record["checksum"]:
             raise UserError(
                 f"checkpoint {step} in {self._directory} is damaged: its checksum differs"
             )
-        return step, found.state
+        return step, saved.state
 
-    def wait(self):
-        """Waits until what was begun is saved; raises `RunError` if it could not be written."""
-        with self._written():
+    def wait(self) -> None:
+        """Waits until every save has finished; raises `RunError` if one could not be written."""
+        with self._explain_write_errors():
             self._manager.wait_until_finished()
 
-    def __enter__(self):
+    def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Waits as `wait` does, and ends Orbax's threads."""
-        with self._written():
+        with self._explain_write_errors():
             self._manager.close()
 
-    def _newest_first(self):
+    def _newest_first(self) -> list[int]:
         return sorted(self._manager.all_steps(), reverse=True)
 
-    def _restore(self, step, like):
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = ocp.args.Composite(
-            state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore()
+    def _read(self, step: int) -> Any:
+        """Returns a checkpoint's items, its arrays on this process's first device."""
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        with ocp.StandardCheckpointer() as reader:
+            metadata = reader.metadata(self._directory / str(step) / "state").item_metadata.tree
+        return self._manager.restore(
+            step,
+            args=_restore_args(
+                jax.tree.map(
+                    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), metadata
+                )
+            ),
         )
+
+    def _restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+        args = _restore_args(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
         fault = None
         try:
-            with _quiet():
-                found = self._manager.restore(step, args=args)
-            expected = found.record["checksum"]
-            progress = found.record["progress"]
-        # Orbax and TensorStore raise many kinds, plain Exception among them
+            with _silenced_logs():
+                saved = self._manager.restore(step, args=args)
+            expected = saved.record["checksum"]
+            progress = saved.record["progress"]
+        # Orbax and TensorStore raise many kinds, plain Exception among them.
         except Exception as error:
             fault = error
         if not parallel.all_agree(fault is None):
-            raise _Damaged(_first_line(fault) if fault else "as another process found") from fault
-        if checksum(found.state) != expected:
+            raise _Damaged(_reason(fault) if fault else "as another process found") from fault
+        if checksum(saved.state) != expected:
             raise _Damaged("its checksum differs")
-        return found.state, progress
+        return saved.state, progress
 
-    def _set_aside(self, step, reason):
+    def _set_aside(self, step: int, reason: Exception) -> None:
         place = self._directory.parent / "damaged" / str(step)
         place.parent.mkdir(exist_ok=True)
         shutil.rmtree(place, ignore_errors=True)
         shutil.move(self._directory / str(step), place)
-        self._say(
-            f"checkpoint {step} is damaged ({reason}): moved to {place}; the one before is used"
+        self._report(
+            f"checkpoint {step} is damaged ({reason}): moved to {place}; the previous one is used"
         )
 
-    def _give_up(self, damaged):
-        reasons = (
-            "; ".join(f"{step}: {reason}" for step, reason in damaged.items()) or "there is none"
-        )
+    def _give_up(self, damaged: Mapping[int, Exception]) -> NoReturn:
+        reasons = "; ".join(f"{step}: {reason}" for step, reason in damaged.items())
         raise UserError(
-            f"no checkpoint in {self._directory} can be restored ({reasons}).\n"
-            "If the code of the model or the objective was changed, undo that; else begin anew with another --workdir"
+            f"no checkpoint in {self._directory} can be restored ({reasons or 'there is none'}).\n"
+            "If the code of the model or the objective was changed, undo that; otherwise start "
+            "over with another --workdir"
         )
 
     @contextlib.contextmanager
-    def _written(self):
+    def _explain_write_errors(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # such as a full disk; of the thread that writes, so of any kind
+        # Such as a full disk; raised by the thread that writes, so it can be of any kind.
+        except Exception as error:
             raise RunError(
-                f"cannot save a checkpoint in {self._directory}: {_first_line(error)}"
+                f"cannot save a checkpoint in {self._directory}: {_reason(error)}"
             ) from error
 
 
 class _Damaged(Exception):
-    """A checkpoint that cannot be restored; the message says why."""
+    """A checkpoint cannot be restored; the message gives the reason."""
 
 
-def checksum(tree):
-    """Returns an int that changes with any bit of any array. Computed where each piece of an array
-    lies."""
-    # One after the other: on CPUs, programs that all add over the devices of a cut array wait for
-    # each other for ever.
-    sums = [jax.device_get(_bits(leaf)) for leaf in jax.tree.leaves(tree)]
+def checksum(tree: Any) -> int:
+    """Returns a number that changes with any bit of any array.
+
+    Each device computes the share of the pieces that it holds.
+    """
+    # One array after the other: on CPUs, programs that all sum over the devices of a split array
+    # wait for each other forever.
+    sums = [jax.device_get(_sum_bits(leaf)) for leaf in jax.tree.leaves(tree)]
     return zlib.crc32(np.array(sums, np.uint32).tobytes())
 
 
 @jax.jit
-def _bits(x):
+def _sum_bits(x: jax.Array) -> jax.Array:
+    """Returns a weighted sum of an array's 32-bit words, uint32 ()."""
     x = x.astype(jnp.uint8) if x.dtype == bool else x
-    # 64-bit types become pairs of 32-bit words
+    # 64-bit types become pairs of 32-bit words.
     unsigned = jnp.dtype(f"uint{8 * min(x.dtype.itemsize, 4)}")
     words = jax.lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32)
     place = jnp.uint32(0)
     stride = 1
-    # not of the flat array: making that would gather a cut one
+    # Not computed on the flat array: flattening would gather a split one.
     for axis in reversed(range(words.ndim)):
         place += jnp.uint32(stride % 2**32) * jax.lax.broadcasted_iota(
             jnp.uint32, words.shape, axis
         )
         stride *= words.shape[axis]
-    weights = 2 * place + 1  # odd, so that no single change cancels; distinct, for order
+    weights = 2 * place + 1  # odd, so that no single change cancels; distinct, for the order
     return (words * weights).sum(dtype=jnp.uint32)
 
 
-def _metric(scalars, name, mode):
-    """Returns what checkpoints are ranked by; what was not measured, or is no number, ranks
-    last."""
+def _restore_args(target: Any) -> Any:
+    """Returns Orbax's arguments that restore a checkpoint's arrays to a target."""
+    return ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
+
+
+def _metric(scalars: Mapping[str, float], name: str, mode: str) -> float:
+    """Returns the value that ranks a checkpoint; a missing value or NaN ranks last."""
     value = scalars.get(name, math.nan)
-    return (-math.inf if mode == "max" else math.inf) if math.isnan(value) else value
+    if math.isnan(value):
+        return -math.inf if mode == "max" else math.inf
+    return value
 
 
-def _drop_damaged_metrics(directory):
-    """Deletes metrics that cannot be read: Orbax would not open the directory. The checkpoint
-    remains."""
+def _drop_damaged_metrics(directory: pathlib.Path) -> None:
+    """Deletes metrics that cannot be read: Orbax would not open the directory.
+
+    The checkpoints themselves remain.
+    """
     for file in directory.glob("*/metrics/metrics"):
         try:
-            whole = isinstance(json.loads(file.read_bytes()), dict)
+            intact = isinstance(json.loads(file.read_bytes()), dict)
         except ValueError:
-            whole = False
-        if not whole:
+            intact = False
+        if not intact:
             file.unlink()
 
 
-def _first_line(error):
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+def _reason(error: BaseException) -> str:
+    return first_line(error)[:LONGEST_REASON]
 
 
 @contextlib.contextmanager
-def _quiet():
-    """Silences the pages that Orbax logs about a damaged file: one line of ours says it."""
-    before = logging.root.manager.disable
+def _silenced_logs() -> Iterator[None]:
+    """Silences the pages that Orbax logs about a damaged file, which we report in one line."""
+    level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         yield
     finally:
-        logging.disable(before)
+        logging.disable(level)

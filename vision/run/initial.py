@@ -1,62 +1,81 @@
 """The weights that a training starts from."""
 
 import pathlib
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
 
 from vision.errors import UserError
 from vision.models.weights import pretrained
 from vision.models.weights.names import adapt
+from vision.run.directory import has_checkpoints
 from vision.run.weights import abstract_model, run_weights
 
 
-def initial_weights(config, data, workdir):
-    """Returns {name in the model: array} of the weights that `config.model.pretrained` names, or
-    None.
+def initial_weights(
+    config: ConfigDict, data: Any, workdir: pathlib.Path | str
+) -> dict[str, np.ndarray] | None:
+    """Returns the weights that `config.model.pretrained` names.
 
-    None also where `workdir` has checkpoints already: a resumed run needs no start.
+    Args:
+        config: the run's config.
+        data: the run's `vision.data.pipeline.Data`.
+        workdir: the run directory.
+
+    Returns:
+        {name in the model: array}; None without pretrained weights, and if `workdir` has
+        checkpoints already: a resumed run does not start again.
 
     Raises:
         UserError: they cannot be read, or do not fit the model.
     """
-    arrays = _initial_weights(config, data, workdir)
-    if arrays is None or not config.transfer.new_head:
-        return arrays
-    heads = pretrained.heads(pretrained.architecture(config.model))
-    return {name: array for name, array in arrays.items() if not name.startswith(heads)}
-
-
-def _initial_weights(config, data, workdir):
     c = config.model
-    steps = pathlib.Path(workdir, "checkpoints").glob("*")  # those being written have longer names
-    resumed = any(step.name.isdecimal() for step in steps)
-    if not c.pretrained or (resumed and not config.transfer.cache_embeddings):
+    # A head on cached embeddings needs the network that makes them in any case.
+    resumed = has_checkpoints(workdir) and not config.transfer.cache_embeddings
+    if not c.pretrained or resumed:
         return None
-    if not pretrained.is_run(c.pretrained):
-        return pretrained.load(c, len(data.classes), data.image_size, data.channels)
-    _, _, arrays = run_weights(c.pretrained)
-    return _fitting(c, arrays, len(data.classes), data.image_size, data.channels)
+    sizes = (len(data.classes), data.image_size, data.channels)
+    if pretrained.is_run(c.pretrained):
+        _, _, run_arrays = run_weights(c.pretrained)
+        arrays = fit_run_weights(c, run_arrays, *sizes)
+    else:
+        arrays = pretrained.load(c, *sizes)
+    return _without_head(c, arrays) if config.transfer.new_head else arrays
 
 
-def _fitting(c, arrays, num_classes, image_size, channels):
-    """Returns a run's arrays for another run's model: without the head, where it is for other
-    classes."""
-    wanted = pretrained.shapes(abstract_model(c, num_classes, image_size, channels))
+def fit_run_weights(
+    c: ConfigDict, arrays: dict[str, np.ndarray], num_classes: int, image_size: int, channels: int
+) -> dict[str, np.ndarray]:
+    """Returns a run's arrays for another run's model: without the head, if it does not fit."""
+    shapes = pretrained.shapes(abstract_model(c, num_classes, image_size, channels))
     module = pretrained.architecture(c)
     heads = pretrained.heads(module)
-    differ = [n for n in set(wanted) ^ set(arrays) if not n.startswith(heads)]
-    if differ:
+    unmatched = set(shapes) ^ set(arrays)
+    unmatched_body = [name for name in unmatched if not name.startswith(heads)]
+    if unmatched_body:
         raise UserError(
-            f"model.pretrained = '{c.pretrained}': that run's model is no {c.name} {c.variant} with these options; "
-            f"{len(differ)} tensors are in one of them only, such as {min(differ)}"
+            f"model.pretrained = '{c.pretrained}': that run's model is not {c.name} {c.variant} "
+            f"with these options; {len(unmatched_body)} tensors are in only one of the two, such "
+            f"as {min(unmatched_body)}"
         )
-    arrays = {n: adapt(module, n, arrays[n], shape) for n, shape in wanted.items() if n in arrays}
-    if any(n.startswith(heads) for n in set(wanted) ^ set(arrays)):  # another kind of head
-        arrays = {n: array for n, array in arrays.items() if not n.startswith(heads)}
-    faults = [n for n, shape in wanted.items() if n in arrays and arrays[n].shape != tuple(shape)]
-    others = [n for n in faults if not n.startswith(heads)]
-    if others:
-        name = others[0]
-        raise UserError(
-            f"model.pretrained = '{c.pretrained}': {name} is {arrays[name].shape} there, {tuple(wanted[name])} here: "
-            "use the variant and options of that run"
-        )
-    return {n: array for n, array in arrays.items() if n not in faults}
+    fitted = {
+        name: adapt(module, name, arrays[name], shape)
+        for name, shape in shapes.items()
+        if name in arrays
+    }
+    if unmatched:  # another kind of head
+        fitted = _without_head(c, fitted)
+    misfits = [name for name, array in fitted.items() if array.shape != tuple(shapes[name])]
+    for name in misfits:
+        if not name.startswith(heads):
+            raise UserError(
+                f"model.pretrained = '{c.pretrained}': {name} is {fitted[name].shape} there, "
+                f"{tuple(shapes[name])} here: use the variant and options of that run"
+            )
+    return {name: array for name, array in fitted.items() if name not in misfits}
+
+
+def _without_head(c: ConfigDict, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    heads = pretrained.heads(pretrained.architecture(c))
+    return {name: array for name, array in arrays.items() if not name.startswith(heads)}

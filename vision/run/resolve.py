@@ -1,47 +1,50 @@
-"""What a config leaves open, filled in from the weights that it starts from."""
+"""The settings that a config leaves open, filled in from the weights that it starts from."""
 
 import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from vision.models.weights import pretrained
 from vision.run.directory import read_run
 
 
-def resolve_config(config, workdir=None):
-    """Returns the config with what its pretrained weights ask for, wherever it says nothing itself.
+def resolve_config(config: ConfigDict, workdir: pathlib.Path | str | None = None) -> ConfigDict:
+    """Returns the config with open settings filled in from its pretrained weights.
 
-    Of `data`: image_size, channels, normalize, mean, std, crop_fraction and interpolation; of
-    `model`: what `build` needs. "Nothing" is the schema's 0, "auto" or None. Without pretrained
-    weights, and where nobody says anything of them, the config comes back as it is.
+    These are `image_size`, `channels`, `normalize`, `mean`, `std`, `crop_fraction` and
+    `interpolation` of `data`, and the options of `model` that its `build` needs. A setting is open
+    if it is the schema's 0, "auto" or None. Without pretrained weights, or if nothing describes
+    them, the config comes back as it is.
 
     Args:
         config: the run's config.
-        workdir: the run's directory. Where it holds the run already, that says what was asked for:
-            the weights need not be there any more.
+        workdir: the run directory. If it holds the run already, its config has the settings: the
+            weights need not exist any more.
 
     Raises:
         UserError: there are no such weights.
     """
-    c = config.model
-    if not c.pretrained:
+    if not config.model.pretrained:
         return config
     config = config.copy_and_resolve_references()
-    d = config.data
     c = config.model
     if workdir and pathlib.Path(workdir, "data.json").is_file():
-        ours, known = read_run(workdir)
-        if ours.model.pretrained == c.pretrained:
-            _take_all(
-                config, ours, {"image_size": ours.data.image_size, "channels": ours.data.channels}
-            )
+        run_config, _ = read_run(workdir)
+        if run_config.model.pretrained == c.pretrained:
+            d = run_config.data
+            _take_all(config, run_config, d.image_size, d.channels)
             return config
     if pretrained.is_run(c.pretrained):
-        _take_all(config, *read_run(c.pretrained))
+        run_config, data = read_run(c.pretrained)
+        _take_all(config, run_config, data["image_size"], data["channels"])
         return config
     weights = pretrained.describe(c.pretrained, pretrained.architecture(c))
     if weights is None:
         return config
+    d = config.data
     d.image_size = d.image_size or weights.size
     d.channels = d.channels or len(weights.mean)
     mean = weights.mean
@@ -49,23 +52,25 @@ def resolve_config(config, workdir=None):
     if d.channels == 1:  # the first convolution then sums over the colors
         mean = (float(np.mean(mean)),)
         std = (float(np.mean(std)),)
-    _take(d, weights.crop, weights.interpolation, "mean_std", mean, std)
+    _take_preprocessing(d, weights.crop, weights.interpolation)
+    _take_normalization(d, "mean_std", mean, std)
     _take_options(c, weights.options)
     return config
 
 
-def _take_all(config, theirs, known):
-    """Fills what a config leaves open from a run's config and its `data.json`."""
+def _take_all(config: ConfigDict, run_config: ConfigDict, image_size: int, channels: int) -> None:
+    """Fills the open settings of a config from those of a run."""
     d = config.data
-    d.image_size = d.image_size or known["image_size"]
-    d.channels = d.channels or known["channels"]
-    data = theirs.data
-    _take(d, data.crop_fraction, data.interpolation, data.normalize, data.mean, data.std)
-    if config.model.name == theirs.model.name:
-        _take_options(config.model, pretrained.structure(theirs.model))
+    d.image_size = d.image_size or image_size
+    d.channels = d.channels or channels
+    data = run_config.data
+    _take_preprocessing(d, data.crop_fraction, data.interpolation)
+    _take_normalization(d, data.normalize, data.mean, data.std)
+    if config.model.name == run_config.model.name:
+        _take_options(config.model, pretrained.structure(run_config.model))
 
 
-def _take_options(c, options):
+def _take_options(c: ConfigDict, options: Mapping[str, Any]) -> None:
     for key, value in options.items():
         if key in c:
             c[key] = value if c[key] is None else c[key]
@@ -73,10 +78,15 @@ def _take_options(c, options):
             c.options[key] = value
 
 
-def _take(d, crop_fraction, interpolation, normalize, mean, std):
+def _take_preprocessing(d: ConfigDict, crop_fraction: float, interpolation: str) -> None:
     d.crop_fraction = d.crop_fraction or crop_fraction
     d.interpolation = interpolation if d.interpolation == "auto" else d.interpolation
+
+
+def _take_normalization(
+    d: ConfigDict, name: str, mean: Sequence[float], std: Sequence[float]
+) -> None:
     if d.normalize == "auto":
-        d.normalize = normalize
+        d.normalize = name
         d.mean = tuple(mean)
         d.std = tuple(std)

@@ -1,9 +1,12 @@
-"""A trained model back from its run."""
+"""Reads a trained model back from its run."""
 
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from flax import nnx, traverse_util
+from ml_collections import ConfigDict
 
 from vision import models
 from vision.errors import UserError
@@ -15,15 +18,20 @@ from vision.run.checkpoints import open_checkpoints
 from vision.run.directory import read_run
 
 
-def run_weights(workdir):
-    """Returns (config, data, arrays) of a run: as `read_run`, and {name in the plain model: array}
-    of its best state.
+def run_weights(
+    workdir: pathlib.Path | str,
+) -> tuple[ConfigDict, dict[str, Any], dict[str, np.ndarray]]:
+    """Reads a run's config, its data and its best weights.
 
-    Data also has "step", which that state is from. Low-rank changes are merged into their layers.
-    The moving average of the weights is taken where there is one.
+    Low-rank updates are merged into their layers. If the run keeps a moving average of the weights,
+    that is read.
+
+    Returns:
+        (config, data, arrays): as `read_run`, data also with "step", the checkpoint's step; and
+        {name in the plain model: array}.
 
     Raises:
-        UserError: no run is there, or no whole checkpoint.
+        UserError: there is no run, or no intact checkpoint.
     """
     config, data = read_run(workdir)
     if not pathlib.Path(workdir, "checkpoints").is_dir():
@@ -32,43 +40,44 @@ def run_weights(workdir):
         step, state = checkpoints.read_best()
     arrays = {}
     for tree in (state["rest"], state.get("ema", state["params"])):
-        flat = traverse_util.flatten_dict(tree)
-        arrays |= {
-            ".".join(path[1:]): np.asarray(v) for path, v in flat.items() if path[0] == "model"
-        }
+        for path, array in traverse_util.flatten_dict(tree).items():
+            if path[0] == "model":
+                arrays[".".join(path[1:])] = np.asarray(array)
     if config.transfer.mode == "lora":
-        arrays = _merged(config, data, arrays)
+        arrays = _merge_low_rank(config, data, arrays)
     return config, data | {"step": step}, arrays
 
 
-def open_run(workdir):
-    """Returns (config, data, model): as `run_weights`, and the run's best model, in evaluation
-    mode."""
+def open_run(workdir: pathlib.Path | str) -> tuple[ConfigDict, dict[str, Any], nnx.Module]:
+    """Returns (config, data, model): as `run_weights`, and the best model in evaluation mode."""
     config, data, arrays = run_weights(workdir)
     model = abstract_model(config.model, len(data["classes"]), data["image_size"], data["channels"])
     return config, data, ready(model, arrays)
 
 
-def ready(model, arrays):
-    """Returns an abstract model with its variables from {name: array}, in evaluation mode."""
+def ready(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> nnx.Module:
+    """Gives an abstract model its variables, {name: array}, and puts it into evaluation mode."""
     pretrained.fill(model, arrays)
     for i, (_, variable) in enumerate(nnx.to_flat_state(nnx.state(model, nnx.RngState))):
-        key = isinstance(variable, nnx.RngKey)
-        variable.set_value(
-            nnx.Rngs(i).params() if key else np.zeros(variable.shape, variable.dtype)
-        )
+        if isinstance(variable, nnx.RngKey):
+            variable.set_value(nnx.Rngs(i).params())
+        else:
+            variable.set_value(np.zeros(variable.shape, variable.dtype))
     model.eval()
     return model
 
 
-def abstract_model(c, num_classes, image_size, channels):
+def abstract_model(c: ConfigDict, num_classes: int, image_size: int, channels: int) -> nnx.Module:
+    """Returns the model of `config.model` with shapes and dtypes instead of arrays."""
     return nnx.eval_shape(lambda: models.build(c, num_classes, image_size, channels, Streams(0)))
 
 
-def _merged(config, data, arrays):
-    """Returns the arrays of the plain model from those of one with low-rank changes."""
+def _merge_low_rank(
+    config: ConfigDict, data: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Returns the arrays of the plain model from those of one with low-rank updates."""
 
-    def create():
+    def create() -> nnx.Module:
         rngs = Streams(0)
         model = models.build(
             config.model, len(data["classes"]), data["image_size"], data["channels"], rngs
