@@ -19,6 +19,7 @@ from vision.data.sources import open_splits
 from vision.errors import UserError
 from vision.models.resnet import ResNet
 from vision.models.vit import ViT
+from vision.objectives.supervised import Supervised
 from vision.run.weights import run_weights
 from vision.training.log import RunLog
 from vision.training.run import run
@@ -332,6 +333,12 @@ def test_a_start_that_is_nothing(folder, tmp_path):
     c = everything(folder)
     c.objective.options.anchor = str(folder / "texts.npz")
     assert "it must be 'model', a run's directory or a .safetensors file" in _error(c, tmp_path)
+
+
+def test_a_start_of_an_attribute_that_there_is_not():
+    step = make(config("float32"), lambda: Supervised(network(0)))
+    with pytest.raises(UserError, match="no attribute 'head.kernel' with variables"):
+        step.start_from(step.initialize(), {"head.kernel": np.zeros(3)})
 
 
 def test_a_start_that_does_not_fit(folder, tmp_path):

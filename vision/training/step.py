@@ -123,6 +123,9 @@ class TrainStep:
             UserError: an attribute besides the model has a variable that its arrays lack, or of
                 another shape.
         """
+        unknown = {*arrays, *copies} - {*state["params"], *state["rest"]}
+        if unknown:
+            raise UserError(f"the objective has no attribute '{min(unknown)}' with variables")
         params = traverse_util.flatten_dict(state["params"])
         rest = traverse_util.flatten_dict(state["rest"])
         for attribute, values in arrays.items():
