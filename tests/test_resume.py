@@ -71,34 +71,34 @@ def assert_same_run(ours, theirs, step, extra=()):
     assert any("opt" in name for name in a) and any("ema" in name for name in a)
     for name in a:
         assert a[name].dtype == b[name].dtype and a[name].tobytes() == b[name].tobytes(), name
-    found = lines(ours)
+    logged = lines(ours)
     expected = lines(theirs)
-    assert [key for key in found if key not in extra] == list(expected)
+    assert [key for key in logged if key not in extra] == list(expected)
     for key, values in expected.items():
-        if all(found[key].get(name) == value for name, value in values.items()):
+        if all(logged[key].get(name) == value for name, value in values.items()):
             continue
         # The line after an interruption is a mean over fewer steps.
         assert key[1] == "train" and any(step < key[0] for step, _ in extra)
-        assert found[key]["train/learning_rate"] == values["train/learning_rate"]
+        assert logged[key]["train/learning_rate"] == values["train/learning_rate"]
 
 
 def lines(workdir):
     """{(step, "train" or "val"): {name: value}}; fails on a step that comes twice or out of
     order."""
-    found = {}
+    logged = {}
     for text in (workdir / "metrics.jsonl").read_text().splitlines():
         line = json.loads(text)
         step = line.pop("step")
         key = (step, next(iter(line)).split("/")[0])
-        assert key not in found and step >= max((s for s, _ in found), default=0)
-        found[key] = {
+        assert key not in logged and step >= max((s for s, _ in logged), default=0)
+        logged[key] = {
             name: value for name, value in line.items() if name != "train/images_per_second"
         }
-    return found
+    return logged
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def uninterrupted(tmp_path_factory):
     """Maps a kind to the directory of its run without an interruption."""
     runs = {}
 
@@ -133,7 +133,9 @@ def send(monkeypatch):
     ("kind", "number", "step"),
     [("resnet", signal.SIGTERM, 7), ("plateau", signal.SIGINT, 9), ("vit", signal.SIGTERM, 10)],
 )
-def test_interrupted_and_resumed(tmp_path, whole, send, monkeypatch, capsys, kind, number, step):
+def test_interrupted_and_resumed(
+    tmp_path, uninterrupted, send, monkeypatch, capsys, kind, number, step
+):
     """Saved and ended without an error at whatever step it was, 10 being that of an evaluation."""
     handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     send(number, step)
@@ -146,17 +148,19 @@ def test_interrupted_and_resumed(tmp_path, whole, send, monkeypatch, capsys, kin
     monkeypatch.undo()
     result = main.run(make_config(kind), workdir)
     assert f"resumed {workdir} at step {step}/16" in capsys.readouterr().err
-    assert_same_run(workdir, whole(kind), 16, extra={(step, "train")} - set(lines(whole(kind))))
-    before = json.loads((whole(kind) / "result.json").read_text())
+    assert_same_run(
+        workdir, uninterrupted(kind), 16, extra={(step, "train")} - set(lines(uninterrupted(kind)))
+    )
+    before = json.loads((uninterrupted(kind) / "result.json").read_text())
     for key in ("ended", "steps", "best_step", "loss", "confusion"):
         assert result[key] == before[key]
 
 
-def test_plateau_was_reached(whole):
+def test_plateau_was_reached(uninterrupted):
     """Or the test above would not have tested it."""
     rates = {
         values["train/learning_rate"]
-        for key, values in lines(whole("plateau")).items()
+        for key, values in lines(uninterrupted("plateau")).items()
         if key[1] == "train"
     }
     assert len(rates) > 2
@@ -168,7 +172,9 @@ def test_signal_at_the_last_step_ends_as_usual(tmp_path, send):
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing"])
-def test_resumes_before_a_damaged_checkpoint(tmp_path, whole, send, monkeypatch, capsys, damage):
+def test_resumes_before_a_damaged_checkpoint(
+    tmp_path, uninterrupted, send, monkeypatch, capsys, damage
+):
     """Training goes on from the one before, comes by the damaged step again, and ends with the same
     bits."""
     send(signal.SIGTERM, 14)
@@ -188,10 +194,10 @@ def test_resumes_before_a_damaged_checkpoint(tmp_path, whole, send, monkeypatch,
     main.run(make_config("vit"), workdir)
     said = capsys.readouterr().err
     assert "checkpoint 14 is damaged" in said and "at step 12/16" in said
-    assert_same_run(workdir, whole("vit"), 16)
+    assert_same_run(workdir, uninterrupted("vit"), 16)
 
 
-def test_on_other_workers_and_logs(tmp_path, whole, send, monkeypatch):
+def test_on_other_workers_and_logs(tmp_path, uninterrupted, send, monkeypatch):
     """What workdir.py allows to change on a resume changes no bit: here loaded instead of resident
     data."""
     send(signal.SIGTERM, 8)
@@ -203,11 +209,11 @@ def test_on_other_workers_and_logs(tmp_path, whole, send, monkeypatch):
     c.data.workers = 0
     c.compile_cache = ""
     main.run(c, workdir)
-    assert_same_run(workdir, whole("vit"), 16)
+    assert_same_run(workdir, uninterrupted("vit"), 16)
 
 
-def test_error_of_a_config_leaves_the_run_alone(whole, capsys):
-    workdir = whole("vit")
+def test_error_of_a_config_leaves_the_run_alone(uninterrupted, capsys):
+    workdir = uninterrupted("vit")
     before = {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
     config = pathlib.Path(__file__).parent.parent / "configs" / "vit_mnist5k.py"
     with pytest.raises(SystemExit) as exit_:

@@ -40,7 +40,7 @@ def check(folder):
         for split, images in expected.items():
             assert main[split].keys() == crops[split].keys() == images.keys()
             for name, objects in images.items():
-                label, _ = max(objects, key=lambda thing: thing[1][2] * thing[1][3])
+                label, _ = max(objects, key=lambda pair: pair[1][2] * pair[1][3])
                 assert main[split][name] == [(label, None)]
                 more = 1 if form == "voc" else 0  # datumaro counts from 0, VOC from 1
                 boxes = [

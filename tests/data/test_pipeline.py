@@ -100,10 +100,10 @@ def test_both_feeds_give_the_same(whole_folder, workers):
         (resident.image_size, resident.channels) == (loaded.image_size, loaded.channels) == (8, 3)
     )
     steps = 2 if workers else 12  # 12 steps of 8 are more than two epochs of 42
-    whole = train(resident.loaders["train"], 0, 12)
-    assert_same(whole[:steps], train(loaded.loaders["train"], 0, steps))
+    batches = train(resident.loaders["train"], 0, 12)
+    assert_same(batches[:steps], train(loaded.loaders["train"], 0, steps))
     for loader in (resident.loaders["train"], loaded.loaders["train"]):
-        assert_same(whole[5:7], train(loader, 5, 2))  # as after a resume
+        assert_same(batches[5:7], train(loader, 5, 2))  # as after a resume
         assert loader.names(5, 8) == resident.loaders["train"].names(5, 8)
     for _ in range(2):  # a second evaluation is as the first
         ours, theirs = (
@@ -161,13 +161,13 @@ def test_evaluations_do_not_disturb_one_another(whole_folder):
 
 
 def test_sharded_over_devices(whole_folder):
-    one, eight = (
+    single, sharded = (
         open_folder(whole_folder, devices, resident_gib=0.0).loaders["train"] for devices in (1, 8)
     )
-    assert_same(train(one, 0, 2, 16), train(eight, 0, 2, 16))
-    batch = next(eight.train_batches([(0, 1)], 16))
+    assert_same(train(single, 0, 2, 16), train(sharded, 0, 2, 16))
+    batch = next(sharded.train_batches([(0, 1)], 16))
     assert {k: (v.shape, v.dtype, v.sharding) for k, v in batch.items()} == {
-        k: (v.shape, v.dtype, v.sharding) for k, v in eight.abstract_batch(16).items()
+        k: (v.shape, v.dtype, v.sharding) for k, v in sharded.abstract_batch(16).items()
     }
     assert {s.data.shape for s in batch["image"].addressable_shards} == {(2, 8, 8, 3)}
 
@@ -344,9 +344,12 @@ def test_workers_start_from_a_one_line_program(whole_folder):
     code = (
         "import json; from vision import parallel; from vision.config import default\n"
         "from vision.data.pipeline import open_data\n"
-        f"c = default(); c.data.source, c.data.resident_gib = 'folder:{whole_folder}', 0.0\n"
+        "c = default()\n"
+        f"c.data.source = 'folder:{whole_folder}'\n"
+        "c.data.resident_gib = 0.0\n"
         "loader = open_data(c, parallel.make_mesh(1)).loaders['train']\n"
-        "print(json.dumps([b['label'].tolist() for b in loader.train_batches([(0, 1), (1, 1)], 8)]))"
+        "batches = loader.train_batches([(0, 1), (1, 1)], 8)\n"
+        "print(json.dumps([batch['label'].tolist() for batch in batches]))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -10,7 +10,7 @@ from vision.models import __main__ as command
 from vision.models.surgery.costs import rows
 from vision.support.modules import find, names
 
-KNOWN = {  # GMACs as torchvision's documentation states them ("GFLOPS" there)
+PUBLISHED_GMACS = {  # GMACs as torchvision's documentation states them ("GFLOPS" there)
     ("resnet", "18"): 1.81,
     ("resnet", "50"): 4.09,
     ("mobilenet", "small"): 0.06,
@@ -48,10 +48,10 @@ def run(capsys, *argv):
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "variant"), KNOWN)
+@pytest.mark.parametrize(("name", "variant"), PUBLISHED_GMACS)
 def test_multiply_adds(name, variant):
     row = next(r for r in rows([name]) if r.variant == variant)
-    assert row.gmacs == pytest.approx(KNOWN[name, variant], rel=0.1)
+    assert row.gmacs == pytest.approx(PUBLISHED_GMACS[name, variant], rel=0.1)
 
 
 def test_formats(capsys):

@@ -48,10 +48,10 @@ def unsigned(x):
 def test_weights_lie_on_a_grid_of_each_channel(float64, steps, shape):
     kernel = RNG.randn(*shape) * 10.0 ** RNG.randint(-3, 3, shape[-1])
     kernel[..., 0] = 0
-    found = np.asarray(round_weights(jnp.asarray(kernel), steps))
-    np.testing.assert_allclose(found, signed(kernel, steps), rtol=1e-12, atol=0)
+    rounded = np.asarray(round_weights(jnp.asarray(kernel), steps))
+    np.testing.assert_allclose(rounded, signed(kernel, steps), rtol=1e-12, atol=0)
     largest = np.abs(kernel).reshape(-1, shape[-1]).max(0)
-    q = found[..., 1:] / largest[1:] * steps
+    q = rounded[..., 1:] / largest[1:] * steps
     np.testing.assert_allclose(q, np.round(q), atol=1e-9)
     np.testing.assert_allclose(np.abs(q).reshape(-1, shape[-1] - 1).max(0), steps)
 
@@ -60,10 +60,10 @@ def test_weights_lie_on_a_grid_of_each_channel(float64, steps, shape):
 def test_activations_lie_on_one_grid_with_a_zero(float64, low, high):
     x = RNG.uniform(low, high, (8, 5, 5, 3))
     x[0, 0] = 0
-    found = np.asarray(round_activations(jnp.asarray(x)))
-    np.testing.assert_allclose(found, unsigned(x), rtol=1e-12, atol=1e-12)
-    assert len(np.unique(found)) <= 256 and not found[0, 0].any()
-    assert np.abs(found - x).max() <= 1.01 * (max(high, 0) - min(low, 0)) / 255
+    rounded = np.asarray(round_activations(jnp.asarray(x)))
+    np.testing.assert_allclose(rounded, unsigned(x), rtol=1e-12, atol=1e-12)
+    assert len(np.unique(rounded)) <= 256 and not rounded[0, 0].any()
+    assert np.abs(rounded - x).max() <= 1.01 * (max(high, 0) - min(low, 0)) / 255
 
 
 @pytest.mark.parametrize("rounding", [round_activations, lambda x: round_weights(x, 127)])
@@ -92,10 +92,10 @@ def test_layers_compute_with_rounded_numbers(float64):
         unrounded = plain(jnp.asarray(x))
         plain.kernel.set_value(jnp.asarray(signed(np.asarray(layer.kernel[...], np.float64), 127)))
         expected, pull = jax.vjp(plain, jnp.asarray(unsigned(x)))
-        found, pull_ours = jax.vjp(layer, jnp.asarray(x))
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
-        np.testing.assert_allclose(pull_ours(found)[0], pull(found)[0], rtol=0, atol=1e-9)
-        assert np.abs(found - unrounded).max() > 1e-4
+        outputs, pull_ours = jax.vjp(layer, jnp.asarray(x))
+        np.testing.assert_allclose(outputs, expected, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(pull_ours(outputs)[0], pull(outputs)[0], rtol=0, atol=1e-9)
+        assert np.abs(outputs - unrounded).max() > 1e-4
 
 
 @pytest.mark.parametrize(("name", "bits"), [("int8", 8), ("int7", 7)])
@@ -116,8 +116,8 @@ def test_computes_as_onnx_runtime_does(tmp_path, name, bits):
     pixels = images.reshape(20, -1).astype(np.float32)
     plain = jax.nn.softmax(model(pixels))
     simulate(model, name)
-    found = jax.nn.softmax(model(pixels))
-    assert np.abs(found - expected).mean() < 0.3 * np.abs(plain - expected).mean()
+    simulated = jax.nn.softmax(model(pixels))
+    assert np.abs(simulated - expected).mean() < 0.3 * np.abs(plain - expected).mean()
 
 
 def built(name, variant, quantize):
@@ -131,11 +131,11 @@ def built(name, variant, quantize):
 
 @pytest.mark.parametrize(("name", "variant"), [("mobilenet", "mu"), ("vit", "mu/8")])
 def test_variables_are_the_same(name, variant):
-    def known(quantize):
-        found = surgery.variables(nnx.eval_shape(lambda: built(name, variant, quantize)))
-        return {n: (type(v), v.shape, v.dtype) for n, v in found.items()}
+    def specification(quantize):
+        variables = surgery.variables(nnx.eval_shape(lambda: built(name, variant, quantize)))
+        return {n: (type(v), v.shape, v.dtype) for n, v in variables.items()}
 
-    assert known("int8") == known("none")
+    assert specification("int8") == specification("none")
 
 
 class Empty(nnx.Module):
@@ -208,9 +208,9 @@ def test_run_is_an_ordinary_one(runs):
 
 
 def test_resumed_run_is_the_same(runs, tmp_path, send, monkeypatch):  # noqa: F811
-    start, whole = runs
+    start, uninterrupted = runs
     send(signal.SIGTERM, 7)
     assert main.run(finetuning(start), tmp_path / "run") is None
     monkeypatch.undo()
     main.run(finetuning(start), tmp_path / "run")
-    assert_same_run(tmp_path / "run", whole, 16, extra={(7, "train")})
+    assert_same_run(tmp_path / "run", uninterrupted, 16, extra={(7, "train")})

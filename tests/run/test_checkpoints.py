@@ -96,15 +96,15 @@ DAMAGES = (flip, cut, delete, empty)
 )
 def test_checksum_changes_with_any_bit(float64, dtype):
     x = np.arange(24).reshape(4, 6) % 2
-    whole = checksum({"x": jnp.asarray(x, dtype)})
+    original = checksum({"x": jnp.asarray(x, dtype)})
     for i in range(x.size):
         other = x.copy()
         other.flat[i] ^= 1
-        assert checksum({"x": jnp.asarray(other, dtype)}) != whole
+        assert checksum({"x": jnp.asarray(other, dtype)}) != original
     assert checksum({"x": jnp.asarray(x[::-1], dtype)}) == checksum(
         {"x": jnp.asarray(x[::-1].copy(), dtype)}
     )
-    assert checksum({"x": jnp.asarray(np.roll(x, 1), dtype)}) != whole
+    assert checksum({"x": jnp.asarray(np.roll(x, 1), dtype)}) != original
 
 
 def test_checksum_is_the_same_on_any_devices_and_takes_odd_leaves():

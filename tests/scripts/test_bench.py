@@ -128,7 +128,10 @@ def test_every_table_of_the_repository_s_page_is_known():
 
 
 def test_a_training_row_shows_its_speed_and_reaches_the_page(tmp_path, capsys):
-    flags = "--variant mu/8 --batch 8 --images 16 --against none --data fixed --rounds 2 --steps 2 --warmup 1"
+    flags = (
+        "--variant mu/8 --batch 8 --images 16 --against none --data fixed "
+        "--rounds 2 --steps 2 --warmup 1"
+    )
     path = tmp_path / "train.csv"
     train.main([*flags.split(), "--csv", str(path), "--label", suite.CPU[0].label])
     (row,) = common.read_rows(path)

@@ -24,7 +24,11 @@ FOLDER = REPOSITORY / "scripts" / "deploy"
 def test_mistakes(argv, message, tmp_path):
     write_bundle(tmp_path / "BUNDLE")
     script = str(FOLDER / "tensorrt_build.py")  # as where TensorRT is not installed:
-    code = f"import runpy, sys; sys.modules['tensorrt'] = None; runpy.run_path({script!r}, run_name='__main__')"
+    code = (
+        "import runpy, sys\n"
+        "sys.modules['tensorrt'] = None\n"
+        f"runpy.run_path({script!r}, run_name='__main__')"
+    )
     command = [sys.executable, "-c", code, *argv, "--out=a.engine"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and message in done.stderr and len(done.stderr.splitlines()) == 1

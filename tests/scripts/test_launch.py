@@ -26,33 +26,33 @@ SCRIPTS = ("local", "pod", "slurm.sbatch")
 URI = "1073676288.0;tcp://192.0.2.2:40577;tcp6://[fd00::2]:58337"
 
 
-def slurm(process, of, nodes=1, local=0, gpus="", on_node=""):
+def slurm(process, tasks, nodes=1, local=0, gpus="", on_node=""):
     """The environment of a task of `srun`."""
-    found = {
+    environment = {
         "SLURM_JOB_ID": "7",
         "SLURM_STEP_NODELIST": "node[3-4]" if nodes > 1 else "node3",
         "SLURM_STEP_NUM_NODES": nodes,
-        "SLURM_STEP_NUM_TASKS": of,
-        "SLURM_NTASKS": of,
+        "SLURM_STEP_NUM_TASKS": tasks,
+        "SLURM_NTASKS": tasks,
         "SLURM_PROCID": process,
         "SLURM_LOCALID": local,
         "CUDA_VISIBLE_DEVICES": gpus,
         "SLURM_GPUS_ON_NODE": on_node,
     }
-    return {name: str(value) for name, value in found.items() if value != ""}
+    return {name: str(value) for name, value in environment.items() if value != ""}
 
 
-def openmpi(process, of, local=0, here=1, gpus="", uri=URI):
+def openmpi(process, processes, local=0, here=1, gpus="", uri=URI):
     """The environment of a process of `mpirun`; version 5 sets no `uri`."""
-    found = {
+    environment = {
         "OMPI_COMM_WORLD_RANK": process,
-        "OMPI_COMM_WORLD_SIZE": of,
+        "OMPI_COMM_WORLD_SIZE": processes,
         "OMPI_COMM_WORLD_LOCAL_RANK": local,
         "OMPI_COMM_WORLD_LOCAL_SIZE": here,
         "OMPI_MCA_orte_hnp_uri": uri,
         "CUDA_VISIBLE_DEVICES": gpus,
     }
-    return {name: str(value) for name, value in found.items() if value != ""}
+    return {name: str(value) for name, value in environment.items() if value != ""}
 
 
 @pytest.fixture
@@ -215,11 +215,11 @@ def test_jax_finds_process_0_and_leaves_the_rest_as_given(
 
     given = joined(environment)
     names = ("coordinator_address", "num_processes", "process_id", "local_device_ids")
-    found = ClusterEnv.auto_detect_unset_distributed_params(
+    detected = ClusterEnv.auto_detect_unset_distributed_params(
         *(given[name] for name in names), None, 300
     )
-    assert re.fullmatch(address, found[0])
-    assert found[1:] == tuple(given[name] for name in names[1:])
+    assert re.fullmatch(address, detected[0])
+    assert detected[1:] == tuple(given[name] for name in names[1:])
 
 
 # The scripts
@@ -351,8 +351,8 @@ def test_pod_needs_a_workdir():
 
 @pytest.fixture(scope="module")
 def manifests():
-    found = list(yaml.safe_load_all((LAUNCH / "jobset.yaml").read_text()))
-    return {manifest["kind"]: manifest for manifest in found}
+    documents = list(yaml.safe_load_all((LAUNCH / "jobset.yaml").read_text()))
+    return {manifest["kind"]: manifest for manifest in documents}
 
 
 def test_jobset_names_itself_where_its_flags_do(manifests):

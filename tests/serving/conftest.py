@@ -18,13 +18,13 @@ def template(tmp_path_factory):
 def put(template, tmp_path):
     """`put("digits/1")` puts a bundle there; a class is named after the version."""
 
-    def put(name, **known):
+    def put(name, **changes):
         folder = tmp_path / name
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(template, folder)
         manifest = json.loads((folder / "bundle.json").read_text())
         manifest["classes"][0] = f"of {folder.name}"
-        (folder / "bundle.json").write_text(json.dumps(manifest | known))
+        (folder / "bundle.json").write_text(json.dumps(manifest | changes))
         return folder
 
     return put
@@ -36,17 +36,17 @@ def served(models):
     # and with it the protocol's messages, which few tests need
     from tests.serving.served import SETTINGS, Served
 
-    found = Served(dataclasses.replace(SETTINGS, models=str(models)))
-    yield found
-    found.close()
+    server = Served(dataclasses.replace(SETTINGS, models=str(models)))
+    yield server
+    server.close()
 
 
 @pytest.fixture
 def channel(served):
     import grpc
 
-    with grpc.insecure_channel(f"127.0.0.1:{served.port}") as found:
-        yield found
+    with grpc.insecure_channel(f"127.0.0.1:{served.port}") as grpc_channel:
+        yield grpc_channel
 
 
 @pytest.fixture

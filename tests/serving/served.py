@@ -77,10 +77,10 @@ class Served:
         self._thread.join()
 
 
-def code_of(call, *arguments, **known):
+def code_of(call, *arguments, **options):
     """Returns (code, message, trailing metadata) of a call that must fail."""
     with pytest.raises(grpc.RpcError) as error:
-        call(*arguments, **known)
+        call(*arguments, **options)
     return error.value.code().name, error.value.details(), dict(error.value.trailing_metadata())
 
 
@@ -89,21 +89,21 @@ def is_logged(served, code):
     it first, and so the line of an earlier call may come too."""
     deadline = time.monotonic() + 5
     while (
-        not (found := code in [entry["code"] for entry in served.entries])
+        not (logged := code in [entry["code"] for entry in served.entries])
         and time.monotonic() < deadline
     ):
         time.sleep(0.01)
-    return found
+    return logged
 
 
 def pixels(count=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (count, 8, 8, 1), np.uint8)
 
 
-def message(**known):
+def message(**fields):
     """Returns a ModelInferRequest of one image, with some fields in the place of others."""
     inputs = [{"name": "images", "datatype": "UINT8", "shape": [1, 8, 8, 1]}]
     return service_pb2.ModelInferRequest(
         **{"model_name": "tiny", "inputs": inputs, "raw_input_contents": [pixels(1).tobytes()]}
-        | known
+        | fields
     )

@@ -105,8 +105,8 @@ def test_kserve_is_told_what_it_looks_for():
     predictor = service["spec"]["predictor"]
     (container,) = predictor["containers"]
     assert container["name"] == "kserve-container"
-    known = {one["name"]: one["value"] for one in container["env"]}
-    assert known["PROTOCOL"] == "v2" and re.match(r"\w+://", known["STORAGE_URI"])
+    environment = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert environment["PROTOCOL"] == "v2" and re.match(r"\w+://", environment["STORAGE_URI"])
     assert "--models=/mnt/models" in container["args"] and len(container["ports"]) == 1
     assert 0 < predictor["canaryTrafficPercent"] < 100
     assert (
@@ -154,20 +154,20 @@ print(*sorted({"jax", "flax", "onnxruntime", "starlette"} & sys.modules.keys()))
 def closure(requirements):
     """Returns the names of the installed distributions that requirements name, and of those that
     these need."""
-    found = set()
+    seen = set()
     todo = [Requirement(text) for text in requirements]
     while todo:
-        one = todo.pop()
-        if (key := (canonicalize_name(one.name), *sorted(one.extras))) in found:
+        requirement = todo.pop()
+        if (key := (canonicalize_name(requirement.name), *sorted(requirement.extras))) in seen:
             continue
-        found.add(key)
-        for text in importlib.metadata.requires(one.name) or []:
-            other = Requirement(text)
-            if not other.marker or any(
-                other.marker.evaluate({"extra": extra}) for extra in one.extras | {""}
+        seen.add(key)
+        for text in importlib.metadata.requires(requirement.name) or []:
+            dependency = Requirement(text)
+            if not dependency.marker or any(
+                dependency.marker.evaluate({"extra": extra}) for extra in requirement.extras | {""}
             ):
-                todo.append(other)
-    return {name for name, *_ in found}
+                todo.append(dependency)
+    return {name for name, *_ in seen}
 
 
 def test_the_requirements_are_enough():
@@ -248,14 +248,19 @@ def test_a_repository_for_triton(tmp_path):
     session = onnxruntime.InferenceSession(folder / "3" / "model.onnx")
     (given,) = config["input"]
     assert given == {"name": "images", "data_type": "TYPE_UINT8", "dims": ["8", "8", "3"]}
-    found = session.run(
-        [one["name"] for one in config["output"]], {"images": np.zeros((2, 8, 8, 3), np.uint8)}
+    outputs = session.run(
+        [output["name"] for output in config["output"]],
+        {"images": np.zeros((2, 8, 8, 3), np.uint8)},
     )
-    assert [one["dims"] for one in config["output"]] == [
-        [str(n) for n in array.shape[1:]] for array in found
+    assert [output["dims"] for output in config["output"]] == [
+        [str(n) for n in array.shape[1:]] for array in outputs
     ]
-    assert {one["data_type"] for one in config["output"]} == {"TYPE_FP32"}
-    assert [one["name"] for one in config["output"]] == ["probabilities", "embedding", "heatmap"]
+    assert {output["data_type"] for output in config["output"]} == {"TYPE_FP32"}
+    assert [output["name"] for output in config["output"]] == [
+        "probabilities",
+        "embedding",
+        "heatmap",
+    ]
     assert (
         config["output"][0]["label_filename"] == "labels.txt"
         and "label_filename" not in config["output"][1]

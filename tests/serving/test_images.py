@@ -61,11 +61,11 @@ def png(width, height, data=b""):
     )
 
 
-def prepare(images, of=None, **known):
+def prepare(images, model=None, **options):
     async def run():
-        decoder = Decoder(Settings(**known))
+        decoder = Decoder(Settings(**options))
         try:
-            return await decoder.prepare(images, of or bundle())
+            return await decoder.prepare(images, model or bundle())
         finally:
             decoder.close()
 
@@ -80,9 +80,9 @@ def test_the_pixels_are_trainings(kind):
 
 def test_many_keep_their_order():
     several = [encoded(size=(9 + i, 12)) for i in range(5)]
-    found = prepare(several, bundle(channels=1))
-    assert found.shape == (5, 8, 8, 1) and found.dtype == np.uint8
-    for image, data in zip(found, several, strict=True):
+    prepared = prepare(several, bundle(channels=1))
+    assert prepared.shape == (5, 8, 8, 1) and prepared.dtype == np.uint8
+    for image, data in zip(prepared, several, strict=True):
         np.testing.assert_array_equal(image, resize_crop(decode(data, 1), 8, **RESIZE))
 
 
@@ -157,9 +157,9 @@ def test_images_wait_in_a_bounded_queue():
         third = asyncio.create_task(decoder.prepare([encoded()], slow))
         await asyncio.sleep(0)
         free.set()
-        found = await asyncio.gather(first, third)
+        batches = await asyncio.gather(first, third)
         decoder.close()
-        return [len(images) for images in found]
+        return [len(images) for images in batches]
 
     assert asyncio.run(run()) == [3, 1]
 
@@ -169,11 +169,11 @@ def test_requests_take_turns():
     order = []
 
     def noting(name):
-        found = bundle()
-        found.prepare = lambda image: (
+        model = bundle()
+        model.prepare = lambda image: (
             order.append(name) or time.sleep(0.01) or np.zeros((8, 8, 3), np.uint8)
         )
-        return found
+        return model
 
     async def run():
         decoder = Decoder(Settings(decode_threads=2))
@@ -205,10 +205,10 @@ def test_what_has_been_decoded_waits_no_more():
         async with asyncio.timeout(5):
             while decoder._waiting == 4:
                 await asyncio.sleep(0.005)
-        one = asyncio.create_task(decoder.prepare([encoded()], slow))
+        single = asyncio.create_task(decoder.prepare([encoded()], slow))
         await asyncio.sleep(0)
         free.release(4)
-        assert len(await one) == 1 and len(await many) == 4 and decoder._waiting == 0
+        assert len(await single) == 1 and len(await many) == 4 and decoder._waiting == 0
         decoder.close()
 
     asyncio.run(run())
@@ -225,21 +225,21 @@ def test_what_is_canceled_is_not_kept_until_a_thread_is_free(count):
         first = asyncio.create_task(decoder.prepare([encoded()], slow))
         await asyncio.sleep(0.05)
         data = encoded("BMP")
-        held = sys.getrefcount(data)
+        before = sys.getrefcount(data)
         given = [data] * count
         second = asyncio.create_task(decoder.prepare(given, slow))
         await asyncio.sleep(0.05)
-        assert sys.getrefcount(data) > held
+        assert sys.getrefcount(data) > before
         second.cancel()
         await asyncio.wait([second])
         assert given == [data] * count  # the log may still want it
         del second, given
-        found = sys.getrefcount(data)
+        after = sys.getrefcount(data)
         free.set()
         await first
         assert decoder._waiting == 0
         decoder.close()
-        return found - held
+        return after - before
 
     assert asyncio.run(run()) == 0
 

@@ -36,8 +36,8 @@ def test_unloading_answers_what_has_begun_and_lasts(put, tmp_path):
             leaving = asyncio.create_task(repository.unload("digits", "2"))
             await until(lambda: repository.models() == {"digits": ["1"]})
             assert repository.pick("digits")[0].name == "1" and not leaving.done()
-            found = await second.batcher.submit(np.zeros((3, 8, 8, 1), np.uint8))
-            assert found.probabilities.shape == (3, 10)
+            answer = await second.batcher.submit(np.zeros((3, 8, 8, 1), np.uint8))
+            assert answer.probabilities.shape == (3, 10)
         await leaving
         await scans(repository)
         assert state(repository, "2")["state"] == "unloaded"

@@ -300,9 +300,9 @@ def fail(settings):
 def test_ports_that_are_taken(models):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        known = {"models": str(models), "access_log": "", "http_port": 0, "grpc_port": 0}
+        fields = {"models": str(models), "access_log": "", "http_port": 0, "grpc_port": 0}
         for name in ("http_port", "admin_port", "grpc_port"):
-            text = fail(Settings(**known | {name: port}))
+            text = fail(Settings(**fields | {name: port}))
             assert f"--{name.replace('_', '-')} {port} cannot be opened on 127.0.0.1" in text
 
 

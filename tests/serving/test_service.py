@@ -62,9 +62,9 @@ def served(requests, count):
 
     async def main():
         telemetry = Telemetry()
-        one = Version("1")
+        live = Version("1")
         shadow = Version("2", go=False)
-        repository = types.SimpleNamespace(pick=lambda *asked: (one, shadow))
+        repository = types.SimpleNamespace(pick=lambda *asked: (live, shadow))
         service = Service(repository, Decoder(), telemetry)
         for _ in range(requests):
             answer = await asyncio.wait_for(
@@ -99,11 +99,11 @@ def test_what_is_no_number_is_no_answer(broken):
     async def main():
         version = Version("1")
         telemetry = Telemetry()
-        found = await version.submit(np.zeros((2, 8, 8, 1), np.uint8))
-        getattr(found, broken)[1, 0] = np.nan
+        answer = await version.submit(np.zeros((2, 8, 8, 1), np.uint8))
+        getattr(answer, broken)[1, 0] = np.nan
 
         async def submit(images):
-            return found
+            return answer
 
         version.submit = submit
         service = Service(

@@ -37,9 +37,9 @@ def test_every_setting_is_a_flag_with_dashes():
     values = {"int": "7", "float": "0.5", "str": "text", "bool": "true"}
     fields = dataclasses.fields(Settings)
     argv = [f"--{f.name.replace('_', '-')}={values[type(f.default).__name__]}" for f in fields]
-    found = parse(*argv)
+    settings = parse(*argv)
     for field in fields:
-        value = getattr(found, field.name)
+        value = getattr(settings, field.name)
         assert (
             type(value) is type(field.default)
             and str(value).lower() == values[type(field.default).__name__]
@@ -52,8 +52,8 @@ def test_without_flags_all_are_the_defaults():
 
 def test_a_flag_goes_before_the_file_and_that_before_a_default(tmp_path):
     file = write(tmp_path, {"max_batch": 16, "max_delay": 1, "log_hashes": True})
-    found = parse(file, "--max-batch=8")
-    assert found == Settings(max_batch=8, max_delay=1, log_hashes=True)
+    settings = parse(file, "--max-batch=8")
+    assert settings == Settings(max_batch=8, max_delay=1, log_hashes=True)
     assert parse(file, "--max-batch=32").max_batch == 32  # the default, but given
     assert parse(file, "--nolog-hashes").log_hashes is False
 

@@ -30,10 +30,10 @@ def tree(pid):
         children.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(
             int(stat.parent.name)
         )
-    found = [pid]
-    for each in found:
-        found += children.get(each, [])
-    return found
+    pids = [pid]
+    for parent in pids:
+        pids += children.get(parent, [])
+    return pids
 
 
 def memory(pid):
@@ -86,12 +86,12 @@ def test_cifar10_in_minutes_and_in_bounded_memory(audited):
 def test_what_is_known_of_cifar10_is_found(audited):
     """ciFAIR, Barz and Denzler 2019 (arXiv:1902.00423): 3.3 % of the test images have a near
     duplicate in train."""
-    found = json.loads((audited[0] / "audit.json").read_text())
-    assert found["splits"] == {"train": 45000, "val": 5000, "test": 10000}
-    np.testing.assert_allclose(found["statistics"]["mean"], (0.4914, 0.4822, 0.4465), atol=0.003)
-    np.testing.assert_allclose(found["statistics"]["std"], (0.2470, 0.2435, 0.2616), atol=0.004)
-    assert found["counts"]["unreadable"] == 0 and found["balance"]["ratio"] == 1
-    assert 200 < found["duplicates"]["leaks"] < 1000 and found["duplicates"]["near"] == 0.9
+    report = json.loads((audited[0] / "audit.json").read_text())
+    assert report["splits"] == {"train": 45000, "val": 5000, "test": 10000}
+    np.testing.assert_allclose(report["statistics"]["mean"], (0.4914, 0.4822, 0.4465), atol=0.003)
+    np.testing.assert_allclose(report["statistics"]["std"], (0.2470, 0.2435, 0.2616), atol=0.004)
+    assert report["counts"]["unreadable"] == 0 and report["balance"]["ratio"] == 1
+    assert 200 < report["duplicates"]["leaks"] < 1000 and report["duplicates"]["near"] == 0.9
 
 
 def test_the_report_shows_in_a_browser(audited, tmp_path):

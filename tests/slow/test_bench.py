@@ -65,8 +65,10 @@ def test_scaling_cuts_the_state(tmp_path):
     path = tmp_path / "scaling.csv"
     last = run("scaling", *TINY, "--devices", "2", "--rounds", 1, "--steps", 1, "--csv", path)
     assert 0.5 <= float(last.removeprefix("state: ")) < 1
-    found = [(row["batches"], row["state"]) for row in common.read_rows(path)]
-    assert found == [(batches, state) for batches in ("weak", "strong") for state in ("dp", "fsdp")]
+    measured = [(row["batches"], row["state"]) for row in common.read_rows(path)]
+    assert measured == [
+        (batches, state) for batches in ("weak", "strong") for state in ("dp", "fsdp")
+    ]
 
 
 def test_airbench_runs_its_seeds(tmp_path):

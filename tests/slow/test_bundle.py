@@ -18,14 +18,14 @@ from vision.export.bundle import ExportOptions, export
 def test_an_exported_run_gives_what_the_run_gives(tiny_run, shared_data, tmp_path, capsys):
     classifier = inference.from_run(tiny_run)
     export(classifier, tmp_path / "bundle", ExportOptions(batch=1), report=lambda line: None)
-    found = bundle.open_bundle(tmp_path / "bundle")
+    opened = bundle.open_bundle(tmp_path / "bundle")
     with tarfile.open(shared_data / "imagenet_samples.tar") as archive:
         photos = [decode(archive.extractfile(m).read()) for m in archive if m.isfile()][:40]
     images = np.stack([classifier.prepare(photo) for photo in photos])
-    np.testing.assert_array_equal(np.stack([found.prepare(photo) for photo in photos]), images)
+    np.testing.assert_array_equal(np.stack([opened.prepare(photo) for photo in photos]), images)
     pairs = zip(
         classifier.probabilities_and_embeddings(images),
-        found.probabilities_and_embeddings(images),
+        opened.probabilities_and_embeddings(images),
         strict=True,
     )
     for ours, exported in pairs:
@@ -56,10 +56,10 @@ def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
     peaks = []
     for pattern in ("0[01]/*.png", ""):
         tracemalloc.start()
-        found = predict.predict(
+        predictions = predict.predict(
             model, predict.find([f"{tmp_path}/photos/{pattern}"]), batch_size=64
         )
-        count = sum(1 for _ in found)
+        count = sum(1 for _ in predictions)
         peaks.append((count, tracemalloc.get_traced_memory()[1]))
         tracemalloc.stop()
     assert [count for count, _ in peaks] == [2_000, 20_000]

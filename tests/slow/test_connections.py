@@ -24,8 +24,8 @@ TIMEOUT = 3.0  # seconds, for an answer and for its reader
 def live(tmp_path_factory):
     directory = tmp_path_factory.mktemp("models")
     write_bundle(directory / "tiny" / "1", classes=[f"class {i}" for i in range(CLASSES)])
-    with serve(directory, timeout=TIMEOUT) as found:
-        yield found
+    with serve(directory, timeout=TIMEOUT) as server:
+        yield server
 
 
 def connect(live):
@@ -64,8 +64,8 @@ def test_requests_without_end_that_nobody_reads_the_answers_of(live):
     assert process.num_fds() < files + CLIENTS / 2  # the server has closed them
     for connection in connections:
         connection.close()
-    found = ask(live, "/metrics").decode()
-    assert not re.search(r'code="(500|INTERNAL)"', found)
+    metrics = ask(live, "/metrics").decode()
+    assert not re.search(r'code="(500|INTERNAL)"', metrics)
 
 
 def test_answers_that_nobody_reads(live):

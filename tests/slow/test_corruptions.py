@@ -39,15 +39,15 @@ UNEVEN = {"glass_blur", "motion_blur", "frost", "elastic_transform"}
 @pytest.fixture(scope="module")
 def photos(shared_data):
     """uint8 (8, 224, 224, 3): center crops of photographs."""
-    found = []
+    crops = []
     with tarfile.open(shared_data / "imagenet_samples.tar") as tar:
         names = sorted(name for name in tar.getnames() if name.lower().endswith((".jpg", ".jpeg")))
         for name in names[::25][:8]:
             image = Image.open(io.BytesIO(tar.extractfile(name).read())).convert("RGB")
             side = min(image.size)
             image = image.crop((0, 0, side, side)).resize((224, 224), Image.Resampling.BOX)
-            found.append(np.asarray(image))
-    return np.stack(found)
+            crops.append(np.asarray(image))
+    return np.stack(crops)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +58,10 @@ def small(photos):
 
 def squared(name, images):
     """Mean squared change at each severity, float (5,), all of one draw."""
-    found = [np.asarray(run(name, images, severity, KEY), np.float64) for severity in SEVERITIES]
-    return np.array([((one - images) ** 2).mean() for one in found])
+    corrupted = [
+        np.asarray(run(name, images, severity, KEY), np.float64) for severity in SEVERITIES
+    ]
+    return np.array([((changed - images) ** 2).mean() for changed in corrupted])
 
 
 def psnr(a, b):
@@ -86,9 +88,11 @@ def test_each_severity_is_harder_and_gives_whole_pixels(small, name):
         assert (np.diff(changes) > 0).all(), changes
     elif name != "elastic_transform":
         assert changes[4] > changes[0], changes
-    found = np.asarray(run(name, small, 5, KEY))
-    assert found.shape == small.shape and found.dtype == np.float32
-    assert found.min() >= 0 and found.max() <= 255 and (found == np.round(found)).all()
+    corrupted = np.asarray(run(name, small, 5, KEY))
+    assert corrupted.shape == small.shape and corrupted.dtype == np.float32
+    assert (
+        corrupted.min() >= 0 and corrupted.max() <= 255 and (corrupted == np.round(corrupted)).all()
+    )
 
 
 @pytest.mark.parametrize("name", ["glass_blur", "motion_blur"])
@@ -97,8 +101,8 @@ def test_at_224_px_also_those_rise_that_do_not_at_32(photos, name):
 
 
 def test_a_float_image_is_the_same_image(small):
-    found = run("brightness", small.astype(np.float32), jnp.int32(2), KEY)
-    np.testing.assert_array_equal(found, run("brightness", small, 2, KEY))
+    corrupted = run("brightness", small.astype(np.float32), jnp.int32(2), KEY)
+    np.testing.assert_array_equal(corrupted, run("brightness", small, 2, KEY))
 
 
 RANDOM = (
@@ -147,32 +151,32 @@ def test_constants_are_those_of_the_papers_and_lie_between_in_between():
 def test_jpeg_is_that_of_libjpeg(photos, small, size, qualities):
     images = photos[:2] if size == 224 else small
     for severity, quality in zip(SEVERITIES, qualities, strict=True):
-        found = np.asarray(run("jpeg_compression", images, severity, KEY))
-        for one, image in zip(found, images, strict=True):
+        corrupted = np.asarray(run("jpeg_compression", images, severity, KEY))
+        for ours, image in zip(corrupted, images, strict=True):
             file = io.BytesIO()
             Image.fromarray(image).save(file, "jpeg", quality=quality)
-            assert psnr(one, Image.open(file)) > 38
+            assert psnr(ours, Image.open(file)) > 38
 
 
 def test_gray_jpeg_is_that_of_libjpeg(small):
     gray = small[..., 1]
-    found = np.asarray(run("jpeg_compression", gray[..., None], 5, KEY))[..., 0]
-    for one, image in zip(found, gray, strict=True):
+    corrupted = np.asarray(run("jpeg_compression", gray[..., None], 5, KEY))[..., 0]
+    for ours, image in zip(corrupted, gray, strict=True):
         file = io.BytesIO()
         Image.fromarray(image).save(file, "jpeg", quality=40)
-        assert psnr(one, Image.open(file)) > 45
+        assert psnr(ours, Image.open(file)) > 45
 
 
 @pytest.mark.parametrize("severity, size", [(1, 30), (3, 27), (5, 20)])
 def test_pixelate_is_pils(small, severity, size):
-    found = np.asarray(run("pixelate", small, severity, KEY))
-    for one, image in zip(found, small, strict=True):
+    corrupted = np.asarray(run("pixelate", small, severity, KEY))
+    for ours, image in zip(corrupted, small, strict=True):
         box = (
             Image.fromarray(image)
             .resize((size, size), Image.Resampling.BOX)
             .resize((32, 32), Image.Resampling.BOX)
         )
-        assert np.abs(one - np.asarray(box, np.float32)).max() <= 2
+        assert np.abs(ours - np.asarray(box, np.float32)).max() <= 2
 
 
 def test_defocus_is_opencvs_filter(photos):
@@ -188,15 +192,15 @@ def test_defocus_is_opencvs_filter(photos):
 def test_motion_is_opencvs_filter(small):
     """Along the rows, where every tap lies on a pixel: a half Gaussian to the right."""
     table = np.array([(6, 2.5)] * 5, np.float64)
-    found = blur.smear(jnp.asarray(small, jnp.float32), table, 1, jnp.zeros(8))
+    smeared = blur.smear(jnp.asarray(small, jnp.float32), table, 1, jnp.zeros(8))
     weights = np.exp(-0.5 * (np.arange(13) / 2.5) ** 2)
     # OpenCV correlates: it is turned
     kernel = np.concatenate([weights[::-1] / weights.sum(), np.zeros(12)])[None]
-    for one, image in zip(found, small, strict=True):
+    for ours, image in zip(smeared, small, strict=True):
         expected = cv2.filter2D(
             image.astype(np.float32), -1, kernel, borderType=cv2.BORDER_REPLICATE
         )
-        np.testing.assert_allclose(one, expected, atol=0.01)
+        np.testing.assert_allclose(ours, expected, atol=0.01)
 
 
 def test_smoothing_is_scipys():
@@ -204,9 +208,9 @@ def test_smoothing_is_scipys():
 
     row = np.random.default_rng(0).normal(size=24)
     for mode, theirs in (("edge", "nearest"), ("symmetric", "reflect")):
-        found = gaussian_matrices((0, 0.7, 1.5, 4, 9), 24, mode, 3)
-        np.testing.assert_array_equal(found[0] @ row, row)
-        for matrix, sigma in zip(found[1:], (0.7, 1.5, 4, 9), strict=True):
+        matrices = gaussian_matrices((0, 0.7, 1.5, 4, 9), 24, mode, 3)
+        np.testing.assert_array_equal(matrices[0] @ row, row)
+        for matrix, sigma in zip(matrices[1:], (0.7, 1.5, 4, 9), strict=True):
             np.testing.assert_allclose(
                 matrix @ row, gaussian_filter1d(row, sigma, mode=theirs, truncate=3), atol=1e-12
             )
@@ -241,8 +245,8 @@ def test_poisson_draws_are_scipys_quantiles():
 
     z = np.random.default_rng(0).normal(size=(400, 1)).astype(np.float32)
     rate = np.array([[0, 0.1, 1, 3, 7.9, 8, 12, 60, 500]], np.float32)
-    found = np.asarray(jax.jit(noise.poisson)(*np.broadcast_arrays(z, rate)))
-    wrong = np.abs(found - np.maximum(stats.poisson.ppf(stats.norm.cdf(z), rate), 0))
+    draws = np.asarray(jax.jit(noise.poisson)(*np.broadcast_arrays(z, rate)))
+    wrong = np.abs(draws - np.maximum(stats.poisson.ppf(stats.norm.cdf(z), rate), 0))
     assert wrong.max() <= 1 and wrong[:, :5].mean() < 0.001 and wrong.mean() < 0.02, wrong.mean(0)
 
 
@@ -264,14 +268,14 @@ def test_elastic_ripples_more_at_each_severity_and_moves_as_far_as_it_says():
 
 def test_reading_between_pixels_is_opencvs_remap(small):
     y, x = np.random.default_rng(0).uniform(-20, 50, (2, 8, 32, 32)).astype(np.float32)
-    found = digital.read_at(jnp.asarray(small, jnp.float32), y, x)
+    remapped = digital.read_at(jnp.asarray(small, jnp.float32), y, x)
     for i, image in enumerate(small):
         y0, x0 = (31 - np.abs(31 - np.mod(place[i], 62)) for place in (y, x))  # mirrored by hand
         expected = cv2.remap(
             image.astype(np.float32), x0, y0, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
         )
         # OpenCV counts in 32nds of a pixel
-        assert np.abs(np.asarray(found[i]) - expected).max() < 8
+        assert np.abs(np.asarray(remapped[i]) - expected).max() < 8
 
 
 def test_clouds_fill_the_range_and_are_finer_with_a_lower_decay():

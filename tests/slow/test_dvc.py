@@ -15,8 +15,8 @@ from tests.conftest import REPOSITORY
 PIPELINE = "scripts/dvc/dvc.yaml"
 PARAMS = "scripts/dvc/params.yaml"
 TINY = (
-    "--config.model.name=vit --config.model.variant=mu/4 --config.augment.affine=false --config.parallel.devices=1 "
-    "--config.train.eval_every=5 --config.log.every=1"
+    "--config.model.name=vit --config.model.variant=mu/4 --config.augment.affine=false "
+    "--config.parallel.devices=1 --config.train.eval_every=5 --config.log.every=1"
 )
 
 

@@ -64,23 +64,23 @@ def test_hostile_messages(models, tmp_path):
     typed.parameters["top_k"].int64_param = 3
     messages = hostile.changed([raw.SerializeToString(), typed.SerializeToString()], 500)
     messages += [b"", b"\0", b"\xff" * 1_000, b"\n\x04tiny" * 10_000, pixels.tobytes()]
-    found = collections.Counter()
+    codes = collections.Counter()
     with serve(models, keys=tmp_path / "keys") as live, grpc.insecure_channel(live.grpc) as channel:
         call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
         metadata = [("x-api-key", wire.KEY)]
         for message in messages:
             try:
                 call(message, metadata=metadata, timeout=20)
-                found["OK"] += 1
+                codes["OK"] += 1
             except grpc.RpcError as error:
-                found[error.code().name] += 1
+                codes[error.code().name] += 1
                 assert "Traceback" not in error.details()
             assert service_pb2.ModelInferResponse.FromString(
                 call(raw.SerializeToString(), metadata=metadata)
             ).outputs
         assert live.process.poll() is None
-    assert found.keys() <= {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
-    assert found["INVALID_ARGUMENT"] > 100
+    assert codes.keys() <= {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
+    assert codes["INVALID_ARGUMENT"] > 100
 
 
 def test_schemathesis_finds_nothing(models, tmp_path):

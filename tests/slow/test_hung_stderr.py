@@ -58,7 +58,9 @@ def test_a_full_stderr_stops_neither_the_server_nor_its_end(tmp_path, full, monk
         patch.setattr(
             tiny_bundle,
             "weights",
-            lambda *known: tuple((np.sign(of) * 3e38).astype(np.float32) for of in weights(*known)),
+            lambda *arguments: tuple(
+                (np.sign(array) * 3e38).astype(np.float32) for array in weights(*arguments)
+            ),
         )
         write_bundle(tmp_path / "bad" / "1")
     argv = [

@@ -23,16 +23,29 @@ from vision.config import default
 
 def get_config(kind):
     c = default()
-    c.train.steps, c.train.batch_size, c.train.eval_every = 60, 16, 20
-    c.checkpoint.every, c.log.every = 3, 2
-    c.augment.affine, c.augment.mixup, c.optimizer.ema = True, 0.4, 0.9
+    c.train.steps = 60
+    c.train.batch_size = 16
+    c.train.eval_every = 20
+    c.checkpoint.every = 3
+    c.log.every = 2
+    c.augment.affine = True
+    c.augment.mixup = 0.4
+    c.optimizer.ema = 0.9
     if kind == "resident":
-        c.data.source, c.data.limit = "digits", 100
-        c.model.name, c.optimizer.name, c.optimizer.learning_rate = "tests.support.tiny_resnet", "sgd", 0.05
+        c.data.source = "digits"
+        c.data.limit = 100
+        c.model.name = "tests.support.tiny_resnet"
+        c.optimizer.name = "sgd"
+        c.optimizer.learning_rate = 0.05
     else:
-        c.data.source, c.data.resident_gib, c.data.workers = "folder:FOLDER", 0.0, 2
-        c.data.image_size, c.data.random_crop_area = 16, (0.3, 1.0)
-        c.model.name, c.model.variant, c.model.dropout = "vit", "mu/4", 0.2
+        c.data.source = "folder:FOLDER"
+        c.data.resident_gib = 0.0
+        c.data.workers = 2
+        c.data.image_size = 16
+        c.data.random_crop_area = (0.3, 1.0)
+        c.model.name = "vit"
+        c.model.variant = "mu/4"
+        c.model.dropout = 0.2
     return c
 """
 
@@ -120,19 +133,21 @@ def arrays(workdir):
 
 def numbers(workdir):
     """[(step, {name: value})] of metrics.jsonl, without speeds."""
-    found = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "train/images_per_second"} for line in found]
+    logged = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "train/images_per_second"} for line in logged]
 
 
 def events(workdir):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    found = EventAccumulator(str(workdir / "tensorboard"), size_guidance={"scalars": 0}).Reload()
-    return [(e.step, e.value) for e in found.Scalars("val/loss")]
+    accumulator = EventAccumulator(
+        str(workdir / "tensorboard"), size_guidance={"scalars": 0}
+    ).Reload()
+    return [(e.step, e.value) for e in accumulator.Scalars("val/loss")]
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, command):
+def uninterrupted(tmp_path_factory, command):
     """Maps a kind to the directory of its run without an interruption."""
     runs = {}
 
@@ -160,7 +175,7 @@ def assert_same_run(ours, theirs, lines=True):
 
 
 @pytest.mark.parametrize("kind", ["resident", "loaded"])
-def test_killed_three_times(tmp_path, command, whole, kind):
+def test_killed_three_times(tmp_path, command, uninterrupted, kind):
     """SIGKILL to the process and its workers, three times at random moments; then it is let
     finish."""
     workdir = tmp_path / "run"
@@ -181,13 +196,15 @@ def test_killed_three_times(tmp_path, command, whole, kind):
     assert killed_at[0] < STEPS
     _, err = finish(command(kind, workdir))
     assert "resumed" in err and "damaged" not in err
-    assert_same_run(workdir, whole(kind))
+    assert_same_run(workdir, uninterrupted(kind))
 
 
 @pytest.mark.parametrize("kind", ["resident", "loaded"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("everyone", [True, False])
-def test_signal_to_the_process_or_its_group(tmp_path, command, whole, kind, number, everyone):
+def test_signal_to_the_process_or_its_group(
+    tmp_path, command, uninterrupted, kind, number, everyone
+):
     """A scheduler signals the process, Ctrl-C and Slurm its workers too: either way it saves and
     exits with 0."""
     workdir = tmp_path / "run"
@@ -201,7 +218,7 @@ def test_signal_to_the_process_or_its_group(tmp_path, command, whole, kind, numb
     assert f"interrupted at step {step}: saved" in out
     _, err = finish(command(kind, workdir))
     assert f"at step {step}/{STEPS}" in err
-    assert_same_run(workdir, whole(kind), lines=False)
+    assert_same_run(workdir, uninterrupted(kind), lines=False)
 
 
 def test_workers_end_with_a_killed_trainer(tmp_path, command):
@@ -223,12 +240,12 @@ def test_workers_end_with_a_killed_trainer(tmp_path, command):
 
 def group(leader):
     """The living processes of a process group; Linux only, as is the killer."""
-    found = []
+    pids = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             state, _, number = stat.read_text().rpartition(")")[2].split()[:3]
         except OSError:
             continue
         if int(number) == leader and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
+            pids.append(int(stat.parent.name))
+    return pids

@@ -20,16 +20,25 @@ from vision.config import default
 
 def get_config(kind):
     c = default()
-    c.model.name, c.model.variant = "vit", "mu/2"
-    c.train.batch_size, c.log.tensorboard = 16, False
+    c.model.name = "vit"
+    c.model.variant = "mu/2"
+    c.train.batch_size = 16
+    c.log.tensorboard = False
     if kind == "resident":
-        c.train.steps, c.train.eval_every = 400, 50
-        c.data.source, c.augment.affine, c.augment.mixup = "digits", True, 0.4
+        c.train.steps = 400
+        c.train.eval_every = 50
+        c.data.source = "digits"
+        c.augment.affine = True
+        c.augment.mixup = 0.4
         c.optimizer.learning_rate = 1e-3
     else:
-        c.train.steps, c.train.eval_every = 40, 20
-        c.data.source, c.data.resident_gib, c.data.workers = "folder:digits", 0.0, 2
-        c.data.image_size, c.data.random_crop_area = 8, (0.3, 1.0)
+        c.train.steps = 40
+        c.train.eval_every = 20
+        c.data.source = "folder:digits"
+        c.data.resident_gib = 0.0
+        c.data.workers = 2
+        c.data.image_size = 8
+        c.data.random_crop_area = (0.3, 1.0)
         c.optimizer.name = "sgd"  # Adam would blow up rounding
     return c
 """
@@ -61,11 +70,11 @@ def digits(checkout):
     from PIL import Image
     from sklearn import datasets
 
-    found = datasets.load_digits()
+    dataset = datasets.load_digits()
     for i in range(150):
-        folder = checkout / "digits" / str(found.target[i])
+        folder = checkout / "digits" / str(dataset.target[i])
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray((found.images[i] * 255 / 16).astype(np.uint8)).save(folder / f"{i}.png")
+        Image.fromarray((dataset.images[i] * 255 / 16).astype(np.uint8)).save(folder / f"{i}.png")
 
 
 @pytest.fixture
@@ -139,7 +148,7 @@ def wait_for_a_checkpoint(process, workdir):
 
 
 @pytest.fixture(scope="module")
-def whole(checkout, tmp_path_factory):
+def uninterrupted(checkout, tmp_path_factory):
     """A run of two processes without an interruption. Returns its directory."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
     done = subprocess.run(
@@ -158,7 +167,7 @@ def whole(checkout, tmp_path_factory):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_local_saves_at_a_signal_and_goes_on(launch, whole, tmp_path, number):
+def test_local_saves_at_a_signal_and_goes_on(launch, uninterrupted, tmp_path, number):
     workdir = tmp_path / "run"
     process = launch(*local(workdir))
     wait_for_a_checkpoint(process, workdir)
@@ -166,7 +175,7 @@ def test_local_saves_at_a_signal_and_goes_on(launch, whole, tmp_path, number):
     assert "[0] interrupted at step " in finish(process)
     assert not (workdir / "result.json").exists()
     assert "[0] resumed" in finish(launch(*local(workdir)))
-    assert_same_bits(workdir, whole)
+    assert_same_bits(workdir, uninterrupted)
 
 
 def test_local_ends_all_when_one_is_killed(launch, tmp_path):
@@ -180,19 +189,19 @@ def test_local_ends_all_when_one_is_killed(launch, tmp_path):
 
 def members(session, mark):
     """The processes of a session with `mark` among their arguments."""
-    found = []
+    pids = []
     for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_text().split("\0")
             pid = int(path.parent.name)
             if mark in words and words[1] != "/bin/bash" and os.getsid(pid) == session:
-                found.append(pid)
+                pids.append(pid)
         except OSError:
             continue
-    return found
+    return pids
 
 
-def test_mpirun_is_detected(launch, whole, tmp_path):
+def test_mpirun_is_detected(launch, uninterrupted, tmp_path):
     if not shutil.which("mpirun"):
         pytest.skip("no mpirun on the PATH (Debian: openmpi-bin)")
     workdir = tmp_path / "run"
@@ -208,10 +217,10 @@ def test_mpirun_is_detected(launch, whole, tmp_path):
         f"--workdir={workdir}",
     )
     assert "2 x cpu in 2 processes" in finish(launch(*command))
-    assert_same_bits(workdir, whole)
+    assert_same_bits(workdir, uninterrupted)
 
 
-def test_pods_save_when_one_of_them_has_to_go(launch, whole, tmp_path, checkout):
+def test_pods_save_when_one_of_them_has_to_go(launch, uninterrupted, tmp_path, checkout):
     """Kubernetes tells one pod alone; the pod of index 0 says that the run has not finished."""
     workdir = tmp_path / "run"
     port = 20000 + os.getpid() % 12000
@@ -236,16 +245,16 @@ def test_pods_save_when_one_of_them_has_to_go(launch, whole, tmp_path, checkout)
     again = [start(0), start(1)]
     assert "resumed" in finish(again[0])
     finish(again[1])
-    assert_same_bits(workdir, whole)
+    assert_same_bits(workdir, uninterrupted)
 
 
 def test_two_processes_with_workers_load_what_one_does(launch, digits, tmp_path):
-    two = tmp_path / "two"
-    one = tmp_path / "one"
-    finish(launch(*local(two, "loaded")))
-    finish(launch("scripts/train", "run.py:loaded", f"--workdir={one}", devices=2))
-    a = parameters(two)
-    b = parameters(one)
+    split_workdir = tmp_path / "two"
+    single_workdir = tmp_path / "one"
+    finish(launch(*local(split_workdir, "loaded")))
+    finish(launch("scripts/train", "run.py:loaded", f"--workdir={single_workdir}", devices=2))
+    a = parameters(split_workdir)
+    b = parameters(single_workdir)
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5, err_msg=name)

@@ -11,7 +11,7 @@ from tests.training.test_loop import run, stopping_at, tiny, values
 def test_a_run_of_eight_devices_goes_on_on_two(tmp_path):
     """The state cut in eight there, in two here; and again whole on one."""
     c = tiny(parallel__devices=8, parallel__fsdp=8, optimizer__name="sgd")
-    whole = run(c, tmp_path / "whole")
+    uninterrupted = run(c, tmp_path / "whole")
     c.train.steps = 12
     for devices, fsdp, last in ((8, 8, 4), (2, 2, 8), (1, 1, 12)):
         c.parallel.devices = devices
@@ -22,7 +22,7 @@ def test_a_run_of_eight_devices_goes_on_on_two(tmp_path):
     for name in ("loss", "accuracy"):
         ours, theirs = (values(tmp_path / each, f"val/{name}") for each in ("parts", "whole"))
         np.testing.assert_allclose(ours, theirs, rtol=1e-4)
-    assert whole.best_step == outcome.best_step
+    assert uninterrupted.best_step == outcome.best_step
 
 
 def test_a_step_that_really_runs_out_of_memory(tmp_path):

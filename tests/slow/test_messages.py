@@ -20,8 +20,8 @@ ROOM = 150  # MiB, of the 2,100 that they have together: what the allocator keep
 @pytest.fixture  # a server for each: what one has freed, the next one would use
 def live(tmp_path):
     write_bundle(tmp_path / "tiny" / "1", side=28)
-    with serve(tmp_path) as found:
-        yield found
+    with serve(tmp_path) as server:
+        yield server
 
 
 def resident(live):

@@ -19,13 +19,13 @@ def test_every_photo_is_classified_as_torch_does(shared_data, tmp_path, capsys, 
         predict.main,
         ["--config=configs/efficientnet_lite_imagenet.py", "--format=csv", str(tmp_path)],
     )
-    found = {}
+    predicted = {}
     for row in csv.DictReader(io.StringIO(capsys.readouterr().out)):
-        found.setdefault(row["file"].rpartition("/")[2], []).append(row["class"])
+        predicted.setdefault(row["file"].rpartition("/")[2], []).append(row["class"])
     with np.load(FOLDER / "efficientnet_lite0_photos.npz") as file:
         tops = zip(file["names"], file["top"], strict=True)
         expected = {name: [imagenet_classes()[i][1] for i in top] for name, top in tops}
-    assert found == expected
+    assert predicted == expected
     synsets = {name: synset for synset, name in imagenet_classes()}
-    right = [[synsets[c] in file for c in classes] for file, classes in found.items()]
+    right = [[synsets[c] in file for c in classes] for file, classes in predicted.items()]
     assert (len(right), sum(r[0] for r in right), sum(map(any, right))) == (200, 176, 196)

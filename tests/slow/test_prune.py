@@ -70,8 +70,8 @@ def test_a_pruned_run_is_exported_and_resumes_training(case, noise, tmp_path):
     after = from_run(half)
     assert after.step == 1
     first, second = (
-        {name: np.asarray(v.get_value()) for name, v in surgery.variables(one.model).items()}
-        for one in (before, after)
+        {name: np.asarray(v.get_value()) for name, v in surgery.variables(classifier.model).items()}
+        for classifier in (before, after)
     )
     assert {name: a.shape for name, a in first.items()} == {
         name: a.shape for name, a in second.items()

@@ -21,13 +21,17 @@ from vision.export.check import compare
 from vision.export.program import served
 
 for name in ("cnn", "vit", "resnet"):
-    program, path = served(classifier(name)), f"{sys.argv[1]}/{name}"
+    program = served(classifier(name))
+    path = f"{sys.argv[1]}/{name}"
     for batch in (0, 3):
         saved_model.write(program, path, batch)
         run = saved_model.load(path)
         print(name, compare(program, run, images(4, program.image_size)))
 branching = program_of(lambda images: linear(images[::-1] if images.shape[0] > 2 else images))
-for wrong in (lambda: saved_model.load(sys.argv[1]), lambda: saved_model.write(branching, f"{sys.argv[1]}/branching")):
+for wrong in (
+    lambda: saved_model.load(sys.argv[1]),
+    lambda: saved_model.write(branching, f"{sys.argv[1]}/branching"),
+):
     try:
         wrong()
     except UserError as error:
@@ -67,8 +71,8 @@ def test_it_gives_what_jax_gives(python, tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     *lines, damaged, branching = done.stdout.splitlines()
-    found = [(name, float(difference)) for name, difference in map(str.split, lines)]
-    assert [name for name, _ in found] == ["cnn", "cnn", "vit", "vit", "resnet", "resnet"]
-    assert max(difference for _, difference in found) < 1e-5
+    differences = [(name, float(difference)) for name, difference in map(str.split, lines)]
+    assert [name for name, _ in differences] == ["cnn", "cnn", "vit", "vit", "resnet", "resnet"]
+    assert max(difference for _, difference in differences) < 1e-5
     assert damaged == f"{tmp_path} cannot be loaded: export it again"
     assert branching.startswith("this model cannot be exported for any number of images")

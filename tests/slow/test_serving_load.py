@@ -32,9 +32,9 @@ def models(tmp_path_factory):
 
 
 def request(images=IMAGES):
-    one = {"name": "images", "datatype": "UINT8", "shape": [images, 8, 8, 1]}
+    tensor = {"name": "images", "datatype": "UINT8", "shape": [images, 8, 8, 1]}
     head = json.dumps(
-        {"inputs": [one | {"parameters": {"binary_data_size": images * 64}}]}
+        {"inputs": [tensor | {"parameters": {"binary_data_size": images * 64}}]}
     ).encode()
     body = head + np.random.default_rng(0).integers(0, 256, images * 64, np.uint8).tobytes()
     lines = f"POST /v2/models/slow/infer HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n"
@@ -66,14 +66,14 @@ async def open_loop(port, rate, seconds):
     whatever the answers."""
     data = request()
     tokens = asyncio.Queue()
-    found = []
+    answers = []
 
     async def work():
         client = Client(port)
         while (due := await tokens.get()) is not None:
             begun = time.monotonic()
             status, head, _ = await client.ask(data)
-            found.append((due, status, head, time.monotonic() - begun))
+            answers.append((due, status, head, time.monotonic() - begun))
         client.close()
 
     workers = [asyncio.create_task(work()) for _ in range(WORKERS)]
@@ -84,10 +84,10 @@ async def open_loop(port, rate, seconds):
     for _ in workers:
         tokens.put_nowait(None)
     await asyncio.gather(*workers)
-    return found
+    return answers
 
 
-async def recovery(port, usual):
+async def recovery(port, unloaded):
     """Returns seconds until an answer takes no longer than twice the usual time."""
     client = Client(port)
     begun = time.monotonic()
@@ -95,7 +95,7 @@ async def recovery(port, usual):
     while time.monotonic() - begun < 10:
         sent = time.monotonic()
         status, *_ = await client.ask(data)
-        if status == 200 and time.monotonic() - sent <= 2 * usual + 0.02:
+        if status == 200 and time.monotonic() - sent <= 2 * unloaded + 0.02:
             break
     client.close()
     return time.monotonic() - begun
@@ -121,15 +121,16 @@ def test_four_times_its_capacity(models):
                 await recovery(port, alone),
             )
 
-        capacity, alone, found, growth, recovered = asyncio.run(test())
-        assert {status for _, status, *_ in found} == {200, 429}
-        assert all("retry-after: " in head for _, status, head, _ in found if status == 429)
-        accepted = np.array([seconds for _, status, _, seconds in found if status == 200])
-        offered = len(found) / (3.0 + SECONDS)
+        capacity, alone, answers, growth, recovered = asyncio.run(test())
+        assert {status for _, status, *_ in answers} == {200, 429}
+        assert all("retry-after: " in head for _, status, head, _ in answers if status == 429)
+        accepted = np.array([seconds for _, status, _, seconds in answers if status == 200])
+        offered = len(answers) / (3.0 + SECONDS)
         answered = len(accepted) / (3.0 + SECONDS)
         p99 = np.quantile(accepted, 0.99)
         print(
-            f"capacity {capacity:.0f} requests/s of {IMAGES} images; offered {offered:.0f}, answered {answered:.0f}; "
+            f"capacity {capacity:.0f} requests/s of {IMAGES} images; "
+            f"offered {offered:.0f}, answered {answered:.0f}; "
             f"p50 {np.median(accepted):.3f} s, p99 {p99:.3f} s, alone {alone:.3f} s; "
             f"memory grew by {growth / 2**20:.1f} MiB; recovered in {recovered:.2f} s"
         )
@@ -223,12 +224,12 @@ def test_a_crash_loses_only_what_no_file_has(models, tmp_path):
         rate = asyncio.run(closed_loop(port, 4, 3.0))
         live.process.kill()
         live.process.wait(20)
-    found = [pd.read_parquet(path) for path in sorted(log.glob("*.parquet"))]
-    assert {len(one) for one in found} == {40}
-    whole = pd.read_parquet(log)
+    parts = [pd.read_parquet(path) for path in sorted(log.glob("*.parquet"))]
+    assert {len(part) for part in parts} == {40}
+    rows = pd.read_parquet(log)
     # of its last second, some
-    assert len(whole) == 40 * len(found) > IMAGES * rate * 3.0 - 40 - IMAGES * rate * 1.0
+    assert len(rows) == 40 * len(parts) > IMAGES * rate * 3.0 - 40 - IMAGES * rate * 1.0
     assert (
-        whole["time"].is_monotonic_increasing
-        and (whole.groupby("id").size().iloc[:-1] <= IMAGES).all()
+        rows["time"].is_monotonic_increasing
+        and (rows.groupby("id").size().iloc[:-1] <= IMAGES).all()
     )

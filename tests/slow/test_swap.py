@@ -65,8 +65,8 @@ async def client(repository, number, answers, stop):
         count = i % 4 + 1
         version, shadow = repository.pick("digits", key=f"{number} {i}")
         with version.in_use():
-            found = await version.batcher.submit(IMAGES[start : start + count])
-        answers.append((version.name, start, found.probabilities, shadow))
+            answer = await version.batcher.submit(IMAGES[start : start + count])
+        answers.append((version.name, start, answer.probabilities, shadow))
 
 
 def serve(folder, scenario):
@@ -116,7 +116,7 @@ def test_no_request_fails_while_versions_are_swapped(tmp_path):
             await until(lambda: len(answers) > seen + 50)  # noqa: B023
         gc.collect()
         open_sessions = sum(
-            isinstance(found, onnxruntime.InferenceSession) for found in gc.get_objects()
+            isinstance(instance, onnxruntime.InferenceSession) for instance in gc.get_objects()
         )
         assert open_sessions <= 2  # those that went are gone from memory too
 
@@ -166,12 +166,12 @@ async def ask_by_rest(port, answers, stop):
     client = Client(port)
     while not stop.is_set():
         status, _, body = await client.ask((lines + head).encode())
-        found = json.loads(body)
+        answer = json.loads(body)
         answers.append(
             (
                 status,
-                found.get("model_version"),
-                found["outputs"][0]["data"] if status == 200 else found,
+                answer.get("model_version"),
+                answer["outputs"][0]["data"] if status == 200 else answer,
             )
         )
     client.close()
@@ -188,9 +188,9 @@ async def ask_by_grpc(address, answers, stop):
         stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
         while not stop.is_set():
             try:
-                found = await stub.ModelInfer(message)
+                answer = await stub.ModelInfer(message)
                 answers.append(
-                    (200, found.model_version, np.frombuffer(found.raw_output_contents[0], "<f4"))
+                    (200, answer.model_version, np.frombuffer(answer.raw_output_contents[0], "<f4"))
                 )
             except grpc.RpcError as error:
                 answers.append((error.code(), "", error.details()))
@@ -215,9 +215,9 @@ def live(folder, scenario):
 
     with serve_live(folder, poll=0.05) as server:
         asyncio.run(main(server))
-    assert {status for status, *_ in answers} == {200}, [one for one in answers if one[0] != 200][
-        :3
-    ]
+    assert {status for status, *_ in answers} == {200}, [
+        answer for answer in answers if answer[0] != 200
+    ][:3]
     reference = expected()
     for _, version, probabilities in answers:
         np.testing.assert_allclose(probabilities, reference[version][0], atol=1e-4)

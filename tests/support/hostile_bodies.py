@@ -212,8 +212,8 @@ def binary():
     ]
     floats = np.full((1, 28, 28, 1), np.nan, np.float32).tobytes()
     for kind in ("FP32", "UINT8", "INT32"):
-        of = entry | {"datatype": kind, "parameters": {"binary_data_size": len(floats)}}
-        requests.append(infer({"inputs": [of]}, floats))
+        mistyped = entry | {"datatype": kind, "parameters": {"binary_data_size": len(floats)}}
+        requests.append(infer({"inputs": [mistyped]}, floats))
     requests += [
         infer(
             {
@@ -231,7 +231,7 @@ def texts():
     """Tensors of BYTES whose lengths lie."""
     good = image()
 
-    def of(raw, shape=(1,), **changes):
+    def text_request(raw, shape=(1,), **changes):
         entry = {
             "name": "image",
             "datatype": "BYTES",
@@ -260,13 +260,15 @@ def texts():
         pack(good, good),
         struct.pack(">I", len(good)) + good,
     ]
-    requests = [of(raw) for raw in raws]
-    requests += [of(pack(*[b""] * n), (n,)) for n in (2, 64, 65, 100_000, 1_000_000)]
-    requests += [of(pack(good), shape) for shape in ((2,), (0,), (-1,), (1, 1, 1), (), (2**40,))]
+    requests = [text_request(raw) for raw in raws]
+    requests += [text_request(pack(*[b""] * n), (n,)) for n in (2, 64, 65, 100_000, 1_000_000)]
     requests += [
-        of(pack(*[good] * 65), (65,)),
-        of(pack(good, b"broken"), (2,)),
-        of(pack(good), (1,), datatype="UINT8"),
+        text_request(pack(good), shape) for shape in ((2,), (0,), (-1,), (1, 1, 1), (), (2**40,))
+    ]
+    requests += [
+        text_request(pack(*[good] * 65), (65,)),
+        text_request(pack(good, b"broken"), (2,)),
+        text_request(pack(good), (1,), datatype="UINT8"),
     ]
     texts = [
         "",

@@ -42,9 +42,9 @@ def test_a_plan_takes_most_steps_together():
 
 def test_a_resumed_plan_goes_on_as_the_first_would_have():
     """From wherever a run can be left: the same calls, and so the same bits."""
-    whole = list(plan(0, 200, 8, (50, 30)))
-    for first, _ in whole:
-        assert list(plan(first, 200, 8, (50, 30))) == [call for call in whole if call[0] >= first]
+    calls = list(plan(0, 200, 8, (50, 30)))
+    for first, _ in calls:
+        assert list(plan(first, 200, 8, (50, 30))) == [call for call in calls if call[0] >= first]
 
 
 @pytest.mark.parametrize(("asked", "resident_gib", "most"), [(0, 2.0, 1), (5, 2.0, 5), (5, 0.0, 1)])

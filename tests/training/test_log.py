@@ -145,8 +145,8 @@ def test_tensorboard_forgets_what_a_resumed_run_does_again(tmp_path):
     for step in (3, 4):
         log.scalars(step, {"val/loss": 10.0 * step})
     log.close()
-    found = [(e.step, e.value) for e in read_events(tmp_path).Scalars("val/loss")]
-    assert found == [(1, 1.0), (2, 2.0), (3, 30.0), (4, 40.0)]
+    losses = [(e.step, e.value) for e in read_events(tmp_path).Scalars("val/loss")]
+    assert losses == [(1, 1.0), (2, 2.0), (3, 30.0), (4, 40.0)]
 
 
 def test_tensorboard_forgets_a_run_that_had_no_checkpoint(tmp_path):

@@ -96,8 +96,8 @@ def test_tensorboard_agrees_with_the_metrics_file(finished):
     names = {name for line in lines(workdir) for name in line} - {"step"}
     assert set(events.Tags()["scalars"]) == names
     for name in names:
-        found = [(e.step, e.value) for e in events.Scalars(name)]
-        np.testing.assert_allclose(found, values(workdir, name), rtol=1e-6)
+        scalars = [(e.step, e.value) for e in events.Scalars(name)]
+        np.testing.assert_allclose(scalars, values(workdir, name), rtol=1e-6)
     picture = events.Images("train/augmented")[0]
     # five digits of 8 x 8, each with its border
     assert (picture.height, picture.width) == (2 * 10, 3 * 10)
@@ -132,11 +132,11 @@ def test_never_waits_for_the_device(tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "device_get", lambda x: fetched.append(x) or original(x))
     c = tiny(log__every=100, train__eval_every=100, schedule__name="warmup_cosine")
     run(c, tmp_path)
-    whole = len(fetched)
+    fetches = len(fetched)
     fetched.clear()
     c.train.steps = 24
     run(c, tmp_path / "longer")
-    assert len(fetched) == whole  # twice the steps, as many fetches
+    assert len(fetched) == fetches  # twice the steps, as many fetches
 
 
 def test_early_stopping(tmp_path):
@@ -170,10 +170,10 @@ def test_plateau_lowers_the_rate(tmp_path):
     )
     c.train.eval_every = 2
     run(c, tmp_path)
-    found = values(tmp_path, "train/learning_rate")
-    assert [step for step, _ in found] == [2, 4, 6, 8, 10, 12]
+    rates = values(tmp_path, "train/learning_rate")
+    assert [step for step, _ in rates] == [2, 4, 6, 8, 10, 12]
     np.testing.assert_allclose(
-        [r / rate for _, r in found], [1, 1, 0.1, 0.01, 1e-3, 1e-4], rtol=1e-5
+        [r / rate for _, r in rates], [1, 1, 0.1, 0.01, 1e-3, 1e-4], rtol=1e-5
     )
 
 
@@ -337,14 +337,14 @@ def test_several_steps_a_dispatch_are_the_same_run(tmp_path):
     """Log lines come at calls' ends; evaluations, checkpoints and parameters are those of single
     steps."""
     c = tiny(optimizer__name="sgd", train__eval_every=5, checkpoint__every=4)
-    one = run(c, tmp_path / "one")
+    single = run(c, tmp_path / "one")
     c.train.steps_per_dispatch = 3
-    three = run(c, tmp_path / "three")
+    several = run(c, tmp_path / "three")
     assert saved_steps(tmp_path / "one") == saved_steps(tmp_path / "three")
     for name in SCALARS:
         ours, theirs = (values(tmp_path / each, f"val/{name}") for each in ("one", "three"))
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-    assert one.steps == three.steps and one.best_step == three.best_step
+    assert single.steps == several.steps and single.best_step == several.best_step
     assert [step for step, _ in values(tmp_path / "three", "train/loss")][-1] == 12
 
 
@@ -355,13 +355,15 @@ def test_several_steps_a_dispatch_interrupted_and_resumed_end_with_the_same_bits
         optimizer__lookahead=2,
         augment__flip_alternating=True,
     )
-    whole = run(c, tmp_path / "whole")
+    uninterrupted = run(c, tmp_path / "whole")
     with stopping_at(9):
         assert run(c, tmp_path / "parts").steps == 9
-    parts = run(c, tmp_path / "parts")
+    resumed = run(c, tmp_path / "parts")
     assert values(tmp_path / "parts", "val/loss") == values(tmp_path / "whole", "val/loss")
-    assert whole.best_step == parts.best_step
-    for a, b in zip(jax.tree.leaves(whole.state), jax.tree.leaves(parts.state), strict=True):
+    assert uninterrupted.best_step == resumed.best_step
+    for a, b in zip(
+        jax.tree.leaves(uninterrupted.state), jax.tree.leaves(resumed.state), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
 
 

@@ -123,8 +123,8 @@ def test_patience(mode):
 
 def test_patience_survives_a_checkpoint():
     values = [0.5, 0.4, 0.6, 0.5, 0.5, 0.5, 0.7]
-    whole = Patience("max", 2)
-    expected = [whole.update(v) for v in values]
+    uninterrupted = Patience("max", 2)
+    expected = [uninterrupted.update(v) for v in values]
     for cut in range(len(values)):
         first = Patience("max", 2)
         second = Patience("max", 2)

@@ -24,8 +24,8 @@ def test_what_the_two_phases_are():
     config.imbalance.retrain_head = 7.0
     config.train.steps = 500
     config.train.epochs = 0.0
-    (first, place), (second, whole) = phases(config, "runs/x")
-    assert (str(place), str(whole)) == ("runs/x/representation", "runs/x")
+    (first, first_place), (second, final_place) = phases(config, "runs/x")
+    assert (str(first_place), str(final_place)) == ("runs/x/representation", "runs/x")
     assert (
         first.train.steps == 500
         and first.imbalance.sampling == "none"
@@ -38,7 +38,7 @@ def test_what_the_two_phases_are():
     assert (
         second.transfer.mode == "head"
         and second.transfer.new_head
-        and second.model.pretrained == str(place)
+        and second.model.pretrained == str(first_place)
     )
     assert config.imbalance.sampling == "none" and not config.model.pretrained  # untouched
     config.imbalance.sampling = "smote"

@@ -116,7 +116,7 @@ def test_equals_pmap(float64, kind, groups):
     mask = jax.tree_util.tree_map_with_path(decays, start[0])
     optimizer = optax.chain(optax.add_decayed_weights(1e-3, mask), optax.sgd(0.1, 0.9))
 
-    def one(params, rest, opt, images, labels):
+    def pmap_step(params, rest, opt, images, labels):
         def loss(params):
             objective = theirs.merge(params, rest, jax.random.key(0))
             objective.train()
@@ -131,7 +131,7 @@ def test_equals_pmap(float64, kind, groups):
         updates, opt = optimizer.update(gradient, opt, params)
         return optax.apply_updates(params, updates), rest, opt
 
-    pmapped = jax.pmap(one, "device", devices=jax.devices()[:4])
+    pmapped = jax.pmap(pmap_step, "device", devices=jax.devices()[:4])
     state = jax.tree.map(lambda x: jnp.stack([x] * 4), (*start, optimizer.init(start[0])))
     for i in range(5):
         state = pmapped(*state, IMAGES[i].reshape(4, 4, SIDE, SIDE, 3), LABELS[i].reshape(4, 4))
@@ -253,7 +253,7 @@ def test_frozen_parts_and_after_update():
 
 def test_fsdp_is_the_same_training_with_an_eighth_of_the_state(float64):
     """Cut over eight devices: the same losses, parameters and moments as whole copies."""
-    found = {}
+    outcomes = {}
     for fsdp in (1, 8):
         c = config()
         c.optimizer.name = "adamw"
@@ -269,10 +269,10 @@ def test_fsdp_is_the_same_training_with_an_eighth_of_the_state(float64):
         sums = step.evaluate(
             state, {"image": IMAGES[0], "label": LABELS[0], "mask": np.ones(BATCH, bool)}, {}
         )
-        found[fsdp] = losses, jax.device_get((state, sums)), parallel.bytes_on_one_device(state)
-    np.testing.assert_allclose(found[8][0], found[1][0], rtol=1e-12)
-    assert largest_difference(found[8][1], found[1][1]) < 1e-8
-    assert found[8][2] <= 0.2 * found[1][2]
+        outcomes[fsdp] = losses, jax.device_get((state, sums)), parallel.bytes_on_one_device(state)
+    np.testing.assert_allclose(outcomes[8][0], outcomes[1][0], rtol=1e-12)
+    assert largest_difference(outcomes[8][1], outcomes[1][1]) < 1e-8
+    assert outcomes[8][2] <= 0.2 * outcomes[1][2]
 
 
 def test_fsdp_moves_parameters_not_activations():

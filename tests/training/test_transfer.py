@@ -86,8 +86,8 @@ LAYERS = {"stem.a": 0, "blocks.0.b": 1, "head.c": 2}
 def test_rates_fall_from_layer_to_layer():
     o = optimizer(config(layer_decay=0.5), PARAMS, LAYERS)
     updates, _ = o.update(PARAMS, o.init(PARAMS), PARAMS)
-    found = {path[-1]: float(v[0]) for path, v in traverse_util.flatten_dict(updates).items()}
-    np.testing.assert_allclose([found["a"], found["b"], found["c"]], [-0.25, -0.5, -1], rtol=1e-4)
+    rates = {path[-1]: float(v[0]) for path, v in traverse_util.flatten_dict(updates).items()}
+    np.testing.assert_allclose([rates["a"], rates["b"], rates["c"]], [-0.25, -0.5, -1], rtol=1e-4)
 
 
 def test_layers_join_one_by_one_with_fresh_moments():

@@ -28,11 +28,11 @@ def test_every_epoch_has_every_image_once(size, batch_size):
 
 def test_the_stream_does_not_depend_on_the_batch_size():
     """So it is the same images in the same order on any number of hosts and devices."""
-    whole = order.train_indices(0, 0, 60, 17)
+    expected = order.train_indices(0, 0, 60, 17)
     for batch_size in (1, 4, 20):
         steps = range(60 // batch_size)
         np.testing.assert_array_equal(
-            np.concatenate([order.train_indices(0, s, batch_size, 17) for s in steps]), whole
+            np.concatenate([order.train_indices(0, s, batch_size, 17) for s in steps]), expected
         )
 
 
@@ -108,17 +108,17 @@ def test_resampling_for_a_part_of_the_run():
     steps = [deferred.indices(step, 8) for step in range(14)]
     plain = [order.train_indices(5, step, 8, len(LABELS)) for step in range(9)]
     np.testing.assert_array_equal(steps[:4] + steps[9:], plain)
-    whole = order.Sampler(5, LABELS, "balanced", 0, 9)
-    np.testing.assert_array_equal(steps[4:9], [whole.indices(step, 8) for step in range(5)])
+    balanced = order.Sampler(5, LABELS, "balanced", 0, 9)
+    np.testing.assert_array_equal(steps[4:9], [balanced.indices(step, 8) for step in range(5)])
     again = pickle.loads(pickle.dumps(deferred))  # as a worker has it
     np.testing.assert_array_equal([again.indices(step, 8) for step in range(14)], steps)
 
 
 def test_resampled_streams_do_not_depend_on_the_batch_size():
     resampled = order.Sampler(1, LABELS, "over", 0, 1000)
-    whole = resampled.indices(0, 320)
+    expected = resampled.indices(0, 320)
     np.testing.assert_array_equal(
-        np.concatenate([resampled.indices(step, 32) for step in range(10)]), whole
+        np.concatenate([resampled.indices(step, 32) for step in range(10)]), expected
     )
 
 

@@ -31,8 +31,8 @@ def request(images=(b"a",), name="r1"):
     return Request("pets", list(images) if isinstance(images, tuple) else images, id=name)
 
 
-def log(directory, rows=100, seconds=60.0, **known):
-    return PredictionLog(directory, rows, seconds, **known)
+def log(directory, rows=100, seconds=60.0, **options):
+    return PredictionLog(directory, rows, seconds, **options)
 
 
 def files(directory):
@@ -47,23 +47,23 @@ def test_pandas_reads_what_was_answered(tmp_path):
     written.put(request((b"a", b"b")), first, shadow=False)
     written.put(request(name="r2"), second, shadow=True)
     written.write(everything=True)
-    found = pd.read_parquet(tmp_path)
+    rows = pd.read_parquet(tmp_path)
     best = np.concatenate([first.probabilities, second.probabilities])
-    assert found["id"].tolist() == ["r1", "r1", "r2"]
-    assert found["image"].tolist() == [0, 1, 0]
-    assert found["model"].unique().tolist() == ["pets"] and found["version"].tolist() == [
+    assert rows["id"].tolist() == ["r1", "r1", "r2"]
+    assert rows["image"].tolist() == [0, 1, 0]
+    assert rows["model"].unique().tolist() == ["pets"] and rows["version"].tolist() == [
         "1",
         "1",
         "2",
     ]
-    assert found["shadow"].tolist() == [False, False, True]
-    assert found["class"].tolist() == [CLASSES[i] for i in best.argmax(1)]
-    assert np.array_equal(found["confidence"], best.max(1))
-    assert np.array_equal(np.stack(found["sketch"][:2]), sketch(first.embedding))
-    assert np.array_equal(np.stack(found["sketch"][2:]), sketch(second.embedding))
-    assert found["sha256"].isna().all()
-    assert str(found["time"].dt.tz) == "UTC"
-    assert np.all(np.abs(found["time"].map(lambda t: t.timestamp()) - before) < 10)
+    assert rows["shadow"].tolist() == [False, False, True]
+    assert rows["class"].tolist() == [CLASSES[i] for i in best.argmax(1)]
+    assert np.array_equal(rows["confidence"], best.max(1))
+    assert np.array_equal(np.stack(rows["sketch"][:2]), sketch(first.embedding))
+    assert np.array_equal(np.stack(rows["sketch"][2:]), sketch(second.embedding))
+    assert rows["sha256"].isna().all()
+    assert str(rows["time"].dt.tz) == "UTC"
+    assert np.all(np.abs(rows["time"].map(lambda t: t.timestamp()) - before) < 10)
 
 
 def test_the_file_names_its_kinds(tmp_path):
@@ -86,9 +86,9 @@ def test_files_have_as_many_rows_as_they_may(tmp_path):
     written.write()
     assert len(files(tmp_path)) == 2  # the others wait
     written.write(everything=True)
-    whole = pd.concat([pd.read_parquet(tmp_path / name) for name in files(tmp_path)])
+    rows = pd.concat([pd.read_parquet(tmp_path / name) for name in files(tmp_path)])
     expected = np.concatenate([answer(3, seed=i).probabilities.max(1) for i in range(9)])
-    assert np.array_equal(whole["confidence"], expected)  # none lost, none twice, in their order
+    assert np.array_equal(rows["confidence"], expected)  # none lost, none twice, in their order
 
 
 def test_rows_that_wait_long_enough_are_written(tmp_path):
@@ -214,7 +214,7 @@ def test_a_disk_that_hangs_costs_little_memory(tmp_path, monkeypatch):
         if i == 9:
             thread.start()
             assert stuck.wait(5)
-            assert not any(of() is not None for pair in alive for of in pair)
+            assert not any(reference() is not None for pair in alive for reference in pair)
     kept = sum(embedding() is not None for embedding, _ in alive)
     assert kept * 8 * 512 * 4 < 1.1 * 2**20 and written.lost == (190 - kept) * 8
     assert not any(heat() is not None for _, heat in alive)
@@ -240,9 +240,9 @@ def test_readers_pass_over_a_file_that_was_left_behind(tmp_path):
 
 def test_the_sketch_never_changes():
     """Files of different years are compared by it; the numbers are those of the first version."""
-    found = sketch(np.eye(3, dtype=np.float32))
-    assert found.dtype == np.float16 and np.array_equal(np.abs(found), np.full((3, 16), 0.25))
-    signs = ["".join("+" if value > 0 else "-" for value in row) for row in found]
+    sketches = sketch(np.eye(3, dtype=np.float32))
+    assert sketches.dtype == np.float16 and np.array_equal(np.abs(sketches), np.full((3, 16), 0.25))
+    signs = ["".join("+" if value > 0 else "-" for value in row) for row in sketches]
     bits = hashlib.shake_256(b"sign/16/1/3").digest(6)
     assert signs == [
         f"{int.from_bytes(bits[i : i + 2]):016b}".replace("1", "+").replace("0", "-")

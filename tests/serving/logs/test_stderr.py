@@ -150,7 +150,12 @@ def test_what_is_said_last_is_read(tmp_path):
 
 def test_the_end_does_not_wait_for_a_reader_of_stdout_either():
     read, write = full_pipe()
-    code = "import sys\nsys.stdout = open(1, 'w', closefd=False)\nprint('x')\ncommand._end(3, command.protect())"
+    code = (
+        "import sys\n"
+        "sys.stdout = open(1, 'w', closefd=False)\n"
+        "print('x')\n"
+        "command._end(3, command.protect())"
+    )
     try:
         assert end_with(code, stdout=write) == 3
     finally:

@@ -30,7 +30,7 @@ class Repository:
     gone: tuple = ()
 
     def models(self):
-        return {name: list(known["versions"]) for name, known in self.states().items()}
+        return {name: list(model_state["versions"]) for name, model_state in self.states().items()}
 
     def states(self):
         versions = {
@@ -49,9 +49,9 @@ class Version:
 
 @pytest.fixture
 def telemetry():
-    found = Telemetry(QUIET)
-    yield found
-    found.close()
+    quiet = Telemetry(QUIET)
+    yield quiet
+    quiet.close()
 
 
 def answer(count=2, version="1"):
@@ -62,12 +62,12 @@ def answer(count=2, version="1"):
     )
 
 
-def request(**known):
-    return Request("pets", [b"a", b"b"], id="r1", **known)
+def request(**fields):
+    return Request("pets", [b"a", b"b"], id="r1", **fields)
 
 
-def entry(**known):
-    return {"id": "r1", "model": "pets", "version": "1", "seconds": 0.06} | known
+def entry(**fields):
+    return {"id": "r1", "model": "pets", "version": "1", "seconds": 0.06} | fields
 
 
 def samples(telemetry):
@@ -86,26 +86,26 @@ def test_answers_are_counted_by_protocol_model_version_and_code(telemetry):
     telemetry.answered(request(), answer())
     telemetry.answered(request(), answer(3))
     telemetry.answered(request(protocol="grpc"), answer(version="2"))
-    found = samples(telemetry)  # labels: code, model, protocol, version
-    assert found["vision_requests_total", "200", "pets", "rest", "1"] == 2
-    assert found["vision_requests_total", "OK", "pets", "grpc", "2"] == 1
-    assert found["vision_images_total", "pets", "1"] == 5
+    counts = samples(telemetry)  # labels: code, model, protocol, version
+    assert counts["vision_requests_total", "200", "pets", "rest", "1"] == 2
+    assert counts["vision_requests_total", "OK", "pets", "grpc", "2"] == 1
+    assert counts["vision_images_total", "pets", "1"] == 5
 
 
 def test_stages_have_histograms(telemetry):
     telemetry.answered(request(), answer())
     telemetry.access(entry())
-    found = samples(telemetry)
+    values = samples(telemetry)
     for stage, seconds in {
         "decode": 0.003,
         "queue": 0.0007,
         "compute": 0.05,
         "total": 0.06,
     }.items():
-        assert found["vision_stage_seconds_count", "pets", stage, "1"] == 1
-        assert found["vision_stage_seconds_sum", "pets", stage, "1"] == pytest.approx(seconds)
-    assert found["vision_stage_seconds_bucket", "0.004", "pets", "decode", "1"] == 1
-    assert found["vision_stage_seconds_bucket", "0.002", "pets", "decode", "1"] == 0
+        assert values["vision_stage_seconds_count", "pets", stage, "1"] == 1
+        assert values["vision_stage_seconds_sum", "pets", stage, "1"] == pytest.approx(seconds)
+    assert values["vision_stage_seconds_bucket", "0.004", "pets", "decode", "1"] == 1
+    assert values["vision_stage_seconds_bucket", "0.002", "pets", "decode", "1"] == 0
 
 
 def test_requests_that_found_no_version_have_no_total(telemetry):
@@ -116,19 +116,19 @@ def test_requests_that_found_no_version_have_no_total(telemetry):
 def test_a_shadow_is_counted_apart(telemetry):
     telemetry.answered(request(), answer(version="3"), shadow=True)
     telemetry.shadow_failed(Version("pets", "3"), TooMany("full"))
-    found = samples(telemetry)
-    assert found["vision_shadow_requests_total", "pets", "answered", "3"] == 1
-    assert found["vision_shadow_requests_total", "pets", "TooMany", "3"] == 1
-    assert not any(name == "vision_requests_total" for name, *_ in found)
+    counts = samples(telemetry)
+    assert counts["vision_shadow_requests_total", "pets", "answered", "3"] == 1
+    assert counts["vision_shadow_requests_total", "pets", "TooMany", "3"] == 1
+    assert not any(name == "vision_requests_total" for name, *_ in counts)
 
 
 def test_refusals_are_counted_by_the_protocols_own_codes(telemetry):
     telemetry.follow(Repository())
     telemetry.refused("rest", "pets", TooMany("full", 1.0))
     telemetry.refused("grpc", "pets", TooMany("full", 1.0))
-    found = samples(telemetry)
-    assert found["vision_requests_total", "429", "pets", "rest", ""] == 1
-    assert found["vision_requests_total", "RESOURCE_EXHAUSTED", "pets", "grpc", ""] == 1
+    counts = samples(telemetry)
+    assert counts["vision_requests_total", "429", "pets", "rest", ""] == 1
+    assert counts["vision_requests_total", "RESOURCE_EXHAUSTED", "pets", "grpc", ""] == 1
 
 
 def test_models_that_do_not_exist_make_no_series(telemetry):
@@ -136,9 +136,9 @@ def test_models_that_do_not_exist_make_no_series(telemetry):
     before = len(samples(telemetry))
     for i in range(100):
         telemetry.refused("rest", f"model {i}", NotFound("there is none"))
-    found = samples(telemetry)
-    assert found["vision_requests_total", "404", "", "rest", ""] == 100
-    assert len(found) <= before + 2  # the counter and when it was made
+    counts = samples(telemetry)
+    assert counts["vision_requests_total", "404", "", "rest", ""] == 100
+    assert len(counts) <= before + 2  # the counter and when it was made
 
 
 def test_the_series_of_a_version_go_with_it(telemetry):
@@ -213,29 +213,29 @@ def test_an_error_of_ours_is_counted_and_shown_to_the_operator(telemetry, capsys
     except ValueError as error:
         telemetry.failed("rest", "", error)
         telemetry.failed("grpc", "", error)
-    found = samples(telemetry)
-    assert found["vision_requests_total", "500", "", "rest", ""] == 1
-    assert found["vision_requests_total", "INTERNAL", "", "grpc", ""] == 1
+    counts = samples(telemetry)
+    assert counts["vision_requests_total", "500", "", "rest", ""] == 1
+    assert counts["vision_requests_total", "INTERNAL", "", "grpc", ""] == 1
     assert "ValueError: deep inside" in capsys.readouterr().err
 
 
 def test_batches_and_the_queue(telemetry):
     telemetry.batch("pets", "1", 3, 17)
     telemetry.batch("pets", "1", 32, 0)
-    found = samples(telemetry)
-    assert found["vision_batch_images_bucket", "4.0", "pets", "1"] == 1
-    assert found["vision_batch_images_sum", "pets", "1"] == 35
-    assert found["vision_queue_images", "pets", "1"] == 0
+    values = samples(telemetry)
+    assert values["vision_batch_images_bucket", "4.0", "pets", "1"] == 1
+    assert values["vision_batch_images_sum", "pets", "1"] == 35
+    assert values["vision_queue_images", "pets", "1"] == 0
 
 
 def test_versions_are_shown_as_the_repository_has_them_now(telemetry):
     repository = Repository()
     telemetry.follow(repository)
-    found = samples(telemetry)
-    assert found["vision_version_state", "pets", "ready", "1"] == 1
-    assert found["vision_version_state", "pets", "refused", "2"] == 1
-    assert found["vision_version_serving", "pets", "1"] == 1
-    assert found["vision_ready",] == 1
+    values = samples(telemetry)
+    assert values["vision_version_state", "pets", "ready", "1"] == 1
+    assert values["vision_version_state", "pets", "refused", "2"] == 1
+    assert values["vision_version_serving", "pets", "1"] == 1
+    assert values["vision_ready",] == 1
     repository.ready = False
     assert samples(telemetry)["vision_ready",] == 0
 
@@ -320,12 +320,12 @@ def test_predictions_go_to_parquet(tmp_path):
     telemetry.answered(request(), answer())
     telemetry.answered(request(), answer(version="2"), shadow=True)
     telemetry.close()
-    found = pd.read_parquet(tmp_path / "log")
+    rows = pd.read_parquet(tmp_path / "log")
     assert (
-        found["version"].tolist() == ["1", "1", "2", "2"]
-        and found["shadow"].tolist() == [False] * 2 + [True] * 2
+        rows["version"].tolist() == ["1", "1", "2", "2"]
+        and rows["shadow"].tolist() == [False] * 2 + [True] * 2
     )
-    assert found["sha256"].notna().all() and found["confidence"].tolist() == [0.5] * 4
+    assert rows["sha256"].notna().all() and rows["confidence"].tolist() == [0.5] * 4
 
 
 def test_a_log_that_cannot_be_opened(tmp_path):
@@ -334,10 +334,10 @@ def test_a_log_that_cannot_be_opened(tmp_path):
 
 
 def test_counting_takes_microseconds(telemetry):
-    one = request()
-    other = answer()
+    asked = request()
+    answered = answer()
     begun = time.perf_counter()
     for _ in range(1000):
-        telemetry.answered(one, other)
+        telemetry.answered(asked, answered)
     # 15 microseconds on a machine that does nothing else
     assert (time.perf_counter() - begun) / 1000 < 0.001

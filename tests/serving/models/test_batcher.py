@@ -50,26 +50,28 @@ def images(first, count=1):
     return np.arange(first, first + count, dtype=np.uint32).view(np.uint8).reshape(count, 2, 2, 1)
 
 
-def check(found, first, count=1):
-    assert found.probabilities[:, 0].tolist() == list(range(first, first + count))
-    np.testing.assert_array_equal(found.embedding, -found.probabilities)
-    assert found.queued >= 0 and found.computed >= 0
+def check(answer, first, count=1):
+    assert answer.probabilities[:, 0].tolist() == list(range(first, first + count))
+    np.testing.assert_array_equal(answer.embedding, -answer.probabilities)
+    assert answer.queued >= 0 and answer.computed >= 0
 
 
-def serve(scenario, model, **known):
+def serve(scenario, model, **options):
     """Runs `scenario(batcher)` in an event loop of its own; returns what it returns and the sizes
     of the batches."""
 
     async def main():
         telemetry = Telemetry()
-        batcher = Batcher(model, Settings(**{"max_batch": 32} | known), telemetry, ("digits", "2"))
+        batcher = Batcher(
+            model, Settings(**{"max_batch": 32} | options), telemetry, ("digits", "2")
+        )
         try:
-            found = await asyncio.wait_for(scenario(batcher), 20)
+            outcome = await asyncio.wait_for(scenario(batcher), 20)
         finally:
             model.go.set()
             await batcher.close()
         assert batcher.waiting == 0
-        return found, telemetry.sizes
+        return outcome, telemetry.sizes
 
     return asyncio.run(main())
 
@@ -93,7 +95,7 @@ def test_each_gets_its_own_answer(requests, max_batch, seconds, max_delay):
     model = Model(seconds)
     starts = np.cumsum([0] + [count for count, _, _ in requests]).tolist()
 
-    async def one(batcher, first, count, cancel):
+    async def submit_one(batcher, first, count, cancel):
         task = asyncio.create_task(batcher.submit(images(first, count)))
         if cancel is not None:
             await asyncio.sleep(cancel)
@@ -107,7 +109,7 @@ def test_each_gets_its_own_answer(requests, max_batch, seconds, max_delay):
         tasks = []
         for (count, before, cancel), first in zip(requests, starts, strict=False):
             await asyncio.sleep(before)
-            tasks.append(asyncio.create_task(one(batcher, first, count, cancel)))
+            tasks.append(asyncio.create_task(submit_one(batcher, first, count, cancel)))
         await asyncio.gather(*tasks)
 
     _, sizes = serve(scenario, model, max_batch=max_batch, max_delay=max_delay)
@@ -140,10 +142,10 @@ def test_requests_take_turns():
         ]
         await asyncio.sleep(0.05)
         model.go.set()
-        for (first, count), found in zip(
+        for (first, count), answer in zip(
             ((0, 1), *requests), await asyncio.gather(*tasks), strict=True
         ):
-            check(found, first, count)
+            check(answer, first, count)
 
     serve(scenario, model, max_batch=2)
     assert model.batches == [[0], [10, 11], [20, 30], [40, 41], [50], [12, 13], [42, 43], [14]]
@@ -217,8 +219,8 @@ def test_by_turns_many_images_that_wait_do_not_refuse_a_few():
         with pytest.raises(TooMany, match="12[01] images are waiting, too many"):
             await batcher.submit(images(0, 60))
         model.go.set()
-        for (first, count), found in zip(requests, await asyncio.gather(*tasks), strict=True):
-            check(found, first, count)
+        for (first, count), answer in zip(requests, await asyncio.gather(*tasks), strict=True):
+            check(answer, first, count)
 
     serve(scenario, model, max_batch=1, timeout=1.0)
 
@@ -258,8 +260,8 @@ def test_what_came_during_a_run_goes_at_once_in_full_batches():
         await asyncio.sleep(0.05)
         model.go.set()
         begun = time.perf_counter()
-        for i, found in enumerate(await asyncio.gather(*tasks)):
-            check(found, i)
+        for i, answer in enumerate(await asyncio.gather(*tasks)):
+            check(answer, i)
         assert time.perf_counter() - begun < 2
 
     _, sizes = serve(scenario, model, max_batch=8, max_delay=10.0)
@@ -352,10 +354,10 @@ def test_it_goes_on_after_a_run_that_fails(failure):
             (lambda images: [array[:1] for array in model(images)]) if failure is None else model
         )
         model.failures = [failure] if failure else []
-        found = await asyncio.gather(
+        outcomes = await asyncio.gather(
             *(batcher.submit(images(i, 2)) for i in (0, 2)), return_exceptions=True
         )
-        failed = [error for error in found if isinstance(error, RuntimeError)]
+        failed = [error for error in outcomes if isinstance(error, RuntimeError)]
         assert failed and all("version 2 of digits has failed" in str(error) for error in failed)
         assert all(isinstance(error.__cause__, ValueError) for error in failed)
         batcher._run = model

@@ -31,12 +31,12 @@ def test_it_has_run_batches_of_all_kinds(tmp_path, monkeypatch, largest, sizes):
 
     def open_noting(*arguments):
         opened.append(arguments)
-        found = bundle.open_bundle(*arguments)
-        probabilities_and_embeddings = found.probabilities_and_embeddings
-        found.probabilities_and_embeddings = lambda images: (
+        model = bundle.open_bundle(*arguments)
+        probabilities_and_embeddings = model.probabilities_and_embeddings
+        model.probabilities_and_embeddings = lambda images: (
             run.append(len(images)) or probabilities_and_embeddings(images)
         )
-        return found
+        return model
 
     monkeypatch.setattr(module, "open_bundle", open_noting)
     folder = write_bundle(tmp_path)
@@ -129,9 +129,9 @@ def test_a_slow_first_run_does_not_end_the_search(monkeypatch):
 
 
 def test_what_is_not_set_is_measured(tmp_path):
-    bundle, found = open_warm(write_bundle(tmp_path), Settings(threads=1))
-    assert 1 <= found.max_batch <= module.LARGEST and found == dataclasses.replace(
-        Settings(threads=1), max_batch=found.max_batch
+    bundle, measured = open_warm(write_bundle(tmp_path), Settings(threads=1))
+    assert 1 <= measured.max_batch <= module.LARGEST and measured == dataclasses.replace(
+        Settings(threads=1), max_batch=measured.max_batch
     )
 
 
@@ -143,9 +143,9 @@ def test_its_classes_can_be_written(tmp_path):
 
 def test_it_goes_when_nobody_uses_it_any_more(tmp_path):
     async def main():
-        known = Settings(max_batch=2, threads=1)
+        settings = Settings(max_batch=2, threads=1)
         version = LoadedVersion(
-            "digits", "2", *open_warm(write_bundle(tmp_path), known), Telemetry()
+            "digits", "2", *open_warm(write_bundle(tmp_path), settings), Telemetry()
         )
         with version.in_use(), version.in_use():
             going = [asyncio.create_task(version.retire()) for _ in range(2)]
@@ -155,8 +155,8 @@ def test_it_goes_when_nobody_uses_it_any_more(tmp_path):
                 version.in_use(),
             ):
                 pass
-            found = await version.batcher.submit(np.zeros((5, 8, 8, 1), np.uint8))
-            assert found.probabilities.shape == (5, 10) and not any(task.done() for task in going)
+            answer = await version.batcher.submit(np.zeros((5, 8, 8, 1), np.uint8))
+            assert answer.probabilities.shape == (5, 10) and not any(task.done() for task in going)
         await asyncio.gather(*going)
         with pytest.raises(Unavailable):
             await version.batcher.submit(np.zeros((1, 8, 8, 1), np.uint8))

@@ -109,21 +109,21 @@ def test_a_version_comes_and_goes_without_a_restart(put, tmp_path):
 def test_a_version_is_not_loaded_before_it_is_whole(put, tmp_path, tries):
     """No bundle.json, then a model that is cut short, then all of it."""
     put("digits/1")
-    whole = put("elsewhere/2")
+    complete = put("elsewhere/2")
     shutil.move(tmp_path / "elsewhere", tmp_path / ".elsewhere")
-    whole = tmp_path / ".elsewhere/2"
+    complete = tmp_path / ".elsewhere/2"
 
     async def scenario(repository):
         second = tmp_path / "digits/2"
         second.mkdir()
-        data = (whole / "model.onnx").read_bytes()
+        data = (complete / "model.onnx").read_bytes()
         (second / "model.onnx").write_bytes(data[:100])
         await until(lambda: "2" in repository.states()["digits"]["versions"])
         await scans(repository)
         assert state(repository, "2") == {"state": "waiting", "reason": "it has no bundle.json yet"}
         with pytest.raises(Unavailable, match="not loaded yet"):
             repository.pick("digits", "2")
-        shutil.copy(whole / "bundle.json", second)
+        shutil.copy(complete / "bundle.json", second)
         await until(lambda: state(repository, "2")["state"] == "refused")
         assert "digits/2/model.onnx has changed" in state(repository, "2")["reason"]
         assert (
@@ -189,7 +189,7 @@ def test_a_bad_bundle_in_place_of_one_is_refused_and_the_old_one_serves_on(put, 
 
 
 @pytest.mark.parametrize(
-    ("known", "reason"),
+    ("changes", "reason"),
     [
         ({"format": 99}, "format 99"),
         ({"classes": 3}, "'classes' is not valid"),
@@ -200,9 +200,9 @@ def test_a_bad_bundle_in_place_of_one_is_refused_and_the_old_one_serves_on(put, 
         ),
     ],
 )
-def test_a_bad_bundle_is_refused_at_the_start(put, tmp_path, known, reason):
+def test_a_bad_bundle_is_refused_at_the_start(put, tmp_path, changes, reason):
     put("digits/1")
-    put("digits/2", **known)
+    put("digits/2", **changes)
 
     async def scenario(repository):
         assert repository.ready and repository.pick("digits")[0].name == "1"
@@ -325,9 +325,9 @@ def test_one_version_that_cannot_be_read_keeps_no_other_back(put, tmp_path, monk
 
     async def scenario(repository):
         assert repository.models() == {"digits": ["1", "3"]}
-        known = {"state": "refused", "reason": "its directory cannot be read: Permission denied"}
+        refusal = {"state": "refused", "reason": "its directory cannot be read: Permission denied"}
         assert (
-            state(repository, "2") == known
+            state(repository, "2") == refusal
             and "digits 2: refused: its directory cannot be read" in caplog.text
         )
         locked.clear()
@@ -414,8 +414,8 @@ def test_closing_answers_what_has_begun(put, tmp_path):
         with version.in_use():
             closing = asyncio.create_task(repository.close())
             await asyncio.sleep(0.05)
-            found = await version.batcher.submit(np.zeros((3, 8, 8, 1), np.uint8))
-            assert len(found.probabilities) == 3 and not closing.done()
+            late_answer = await version.batcher.submit(np.zeros((3, 8, 8, 1), np.uint8))
+            assert len(late_answer.probabilities) == 3 and not closing.done()
         await closing
 
     serve(tmp_path, scenario)
