@@ -283,7 +283,7 @@ def test_a_fixed_batch_for_triton(tmp_path):
     [
         (["--bundle=nowhere"], "there is no bundle nowhere"),
         (["--bundle=BUNDLE"], "has changed since it was exported"),
-        (["--bundle=BUNDLE", "--max-batch=0"], "--max-batch are at least 1"),
+        (["--bundle=BUNDLE", "--max-batch=0"], "--max-batch must be at least 1"),
     ],
 )
 def test_mistakes(argv, message, tmp_path):
