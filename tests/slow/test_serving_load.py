@@ -214,7 +214,7 @@ def test_a_stop_under_load_loses_no_call(models):
         live.process.send_signal(signal.SIGTERM)
         [thread.join(30) for thread in threads]
         assert live.process.wait(20) == 0 and len(answered) > 100
-        assert ends == [("UNAVAILABLE", "the server is not ready, or stops")] * 12
+        assert ends == [("UNAVAILABLE", "the server is not ready or is stopping")] * 12
 
 
 def test_a_crash_loses_only_what_no_file_has(models, tmp_path):
