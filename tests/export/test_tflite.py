@@ -21,8 +21,7 @@ from vision.export import tflite
 from vision.export.check import compare
 from vision.export.program import served
 from vision.export.tflite_int8 import quantize
-from vision.models import vit as transformer
-from vision.models.layers import activations
+from vision.models.layers import activations, transformer
 
 
 @pytest.fixture(scope="module")
