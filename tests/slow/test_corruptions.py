@@ -28,11 +28,9 @@ from vision.evaluation.corruptions.tables import between, gaussian_matrices
 KEY = jax.random.key(0)
 run = jax.jit(corrupt, static_argnums=0)
 # With the released constants of these the squared change does not rise at every step at 32 px: of
-# glass blur, as the later severities smooth more and move no more; of motion blur, as 6 px and 8 px
-# cut the same
-# Gaussian where nothing is left of it; of frost, as the image darkens while the ice thickens; of
-# elastic, see its own
-# test.
+# glass blur, as the later severities smooth more and move no more; of motion blur, as 6 px and
+# 8 px cut the same Gaussian where nothing is left of it; of frost, as the image darkens while the
+# ice thickens; of elastic, see its own test.
 UNEVEN = {"glass_blur", "motion_blur", "frost", "elastic_transform"}
 
 
