@@ -294,7 +294,7 @@ def test_gradual_pruning_goes_on_where_it_stopped(tiny_run, tmp_path, monkeypatc
         patch.setattr(RunLog, "advance", stop)
         gradually(tiny_run, out)
     printed = capsys.readouterr().out
-    assert "interrupted at step 1: saved; the same command goes on" in printed
+    assert "interrupted at step 1: saved; the same command resumes it" in printed
     assert "evaluate it" not in printed
     assert not out.exists() and not (tmp_path / "half-1" / "result.json").exists()
     gradually(tiny_run, out)

@@ -130,7 +130,7 @@ def define(c: ConfigDict) -> Definition:
         config.options = ConfigDict(_complete(c, getattr(module, "OPTIONS", {})))
     inputs = getattr(module, "INPUTS", {TRAIN: ("image",)})
     _check_inputs(c.name, inputs)
-    starts = getattr(module, "starts", lambda _: {})(config)
+    starts: Mapping[str, Any] = getattr(module, "starts", lambda _: {})(config)
     return Definition(
         name=c.name,
         config=config,

@@ -138,7 +138,8 @@ def check(config: ConfigDict) -> None:
         active.append("model.dropout")
     if active:
         raise UserError(
-            f"transfer.cache_embeddings sees each image once, as it is: turn off {', '.join(active)}"
+            "transfer.cache_embeddings sees each image once, as it is: turn off "
+            f"{', '.join(active)}"
         )
 
 

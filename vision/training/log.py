@@ -1,33 +1,45 @@
-"""What a run writes and shows: metrics.jsonl, TensorBoard events, a progress bar."""
+"""The output of a run: metrics.jsonl, TensorBoard events, a progress bar."""
 
 import concurrent.futures
 import json
 import math
+import pathlib
 import sys
 import time
+from collections.abc import Callable, Mapping
+from typing import IO, Any
 
 import numpy as np
 import tqdm
+from ml_collections import ConfigDict
+
+SECONDS_BETWEEN_LINES = 10  # without a bar: of the training's scalars
 
 
 class RunLog:
-    """Writes a run's numbers, on a thread of its own: a slow disk holds up nobody.
+    """Writes a run's numbers on a thread of its own, so that a slow disk delays no step.
 
     Args:
-        workdir: `pathlib.Path` of the run.
+        workdir: the run directory.
         c: config.log.
-        start: finished steps; later lines of an earlier, killed process are dropped from
+        start: finished steps; lines of later steps, which a killed process wrote, are dropped from
             metrics.jsonl.
-        steps: the training's length.
-        active: False on every host but one: nothing is written or shown.
+        steps: length of the training.
+        active: False on every process except one: nothing is written or shown.
     """
 
-    def __init__(self, workdir, c, start, steps, active=True):
+    def __init__(
+        self, workdir: pathlib.Path, c: ConfigDict, start: int, steps: int, active: bool = True
+    ):
         self._active = active
         self._steps = steps
-        self._bar = self._events = self._file = self._last = None
+        self._bar: tqdm.tqdm | None = None
+        self._events: _Events | None = None
+        self._file: IO[str] | None = None
+        self._last: concurrent.futures.Future[None] | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "log")
         self._shown = time.monotonic()
+        self._lines = False
         if not active:
             return
         self._file = _reopen(workdir / "metrics.jsonl", start)
@@ -45,124 +57,128 @@ class RunLog:
         if self._active:
             print_line(text)
 
-    def advance(self, step):
+    def advance(self, step: int) -> None:
         """Moves the bar to `step` finished steps."""
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
-    def train(self, step, scalars):
-        """Records training scalars: a dict of floats that holds loss, learning_rate and
-        images_per_second."""
-        self.scalars(step, {f"train/{k}": v for k, v in scalars.items()})
-        text = f"loss {scalars['loss']:.4f}, lr {scalars['learning_rate']:.2e}, {scalars['images_per_second']:,.0f} img/s"
+    def train(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Records training scalars, with "loss", "learning_rate" and "images_per_second"."""
+        self.scalars(step, {f"train/{name}": value for name, value in scalars.items()})
+        text = (
+            f"loss {scalars['loss']:.4f}, lr {scalars['learning_rate']:.2e}, "
+            f"{scalars['images_per_second']:,.0f} img/s"
+        )
         if self._bar is not None:
             self._bar.set_postfix_str(text)
-        elif self._active and self._lines and time.monotonic() - self._shown > 10:
+        elif self._lines and time.monotonic() - self._shown > SECONDS_BETWEEN_LINES:
             self._shown = time.monotonic()
             self.print_line(f"step {step}/{self._steps}: {text}")
 
-    def evaluation(self, step, scalars):
+    def evaluation(self, step: int, scalars: Mapping[str, float]) -> None:
         """Records validation scalars and shows them."""
         self.scalars(step, scalars)
-        if self._active and (self._bar is not None or self._lines):
+        if self._bar is not None or self._lines:
             numbers = ", ".join(
                 f"{name.removeprefix('val/')} {value:.4f}" for name, value in scalars.items()
             )
             self.print_line(f"step {step}/{self._steps}: val {numbers}")
 
-    def scalars(self, step, scalars):
-        """Appends {"step": step, name: float, ...} to metrics.jsonl and to TensorBoard."""
-        if not self._active:
-            return
-        self._begin(self._write, step, dict(scalars))
+    def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Appends {"step": step, name: value, ...} to metrics.jsonl and to TensorBoard."""
+        if self._active:
+            self._submit(self._write, step, dict(scalars))
 
-    def images(self, step, images):
-        """Shows uint8 or float [0, 255] (B, H, W, C) images as one grid in TensorBoard."""
-        if self._events:
-            self._begin(lambda: self._events.image(step, "train/augmented", grid(images)))
+    def images(self, step: int, images: np.ndarray) -> None:
+        """Shows images, uint8 or float [0, 255] (B, H, W, C), as one grid in TensorBoard."""
+        events = self._events
+        if events is not None:
+            self._submit(lambda: events.image(step, "train/augmented", grid(images)))
 
-    def text(self, name, text):
-        if self._events:
-            block = "    " + text.replace("\n", "\n    ")  # as code
-            self._begin(self._events.text, 0, name, block)
+    def text(self, name: str, text: str) -> None:
+        """Shows a text in TensorBoard, as a block of code."""
+        if self._events is not None:
+            block = "    " + text.replace("\n", "\n    ")
+            self._submit(self._events.text, 0, name, block)
 
-    def flush(self):
-        """Waits until everything so far is on the disk; raises what went wrong there."""
+    def flush(self) -> None:
+        """Waits until everything so far is on disk; raises the error of a failed write."""
         last = self._last
         self._last = None
         if last is not None:
             last.result()
 
-    def __enter__(self):
+    def __enter__(self) -> "RunLog":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: Any) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
+        """Waits as `flush` does, and closes the files and the bar."""
         try:
             self.flush()
         finally:
             self._thread.shutdown()
-            for each in (self._bar, self._events, self._file):
-                if each is not None:
-                    each.close()
+            for resource in (self._bar, self._events, self._file):
+                if resource is not None:
+                    resource.close()
 
-    def _begin(self, function, *arguments):
-        """Lets the thread do it after what came before, and nothing more once something failed."""
-        before = self._last
+    def _submit(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Lets the thread call a function after the earlier ones, unless one of them failed."""
+        previous = self._last
 
-        def after():
-            if before is not None:
-                before.result()
+        def call() -> None:
+            if previous is not None:
+                previous.result()
             function(*arguments)
 
-        self._last = self._thread.submit(after)
+        self._last = self._thread.submit(call)
 
-    def _write(self, step, scalars):
-        # JSON has no NaN
+    def _write(self, step: int, scalars: Mapping[str, float]) -> None:
+        assert self._file is not None
+        # JSON has no NaN.
         numbers = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
         self._file.write(json.dumps({"step": step, **numbers}) + "\n")
         self._file.flush()
-        if self._events:
+        if self._events is not None:
             self._events.scalars(step, scalars)
 
 
 class _Events:
-    """TensorBoard events, on the disk when a method returns.
+    """TensorBoard events, on disk when a method returns.
 
-    tensorboardX's own SummaryWriter queues them for a thread, and a kill would lose what
+    tensorboardX's own SummaryWriter queues events for a thread, so a kill would lose some that
     metrics.jsonl has.
     """
 
-    def __init__(self, directory, start):
+    def __init__(self, directory: pathlib.Path, start: int):
         from tensorboardX import event_file_writer, summary
         from tensorboardX.proto import event_pb2
 
         self._make = summary
         self._proto = event_pb2
         directory.mkdir(exist_ok=True)
-        # Files are named by the second: the suffix keeps one a process.
+        # Files are named by the second: the suffix gives each process its own.
         self._writer = event_file_writer.EventsWriter(str(directory / "events"), f".{start}")
-        begun = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        self._write(
-            start + 1 if start else 0, session_log=begun
-        )  # TensorBoard forgets what lies at and after this step
+        session_start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        # TensorBoard forgets the events at and after the step of this one.
+        self._write(start + 1 if start else 0, session_log=session_start)
 
-    def scalars(self, step, scalars):
+    def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         for name, value in scalars.items():
             self._write(step, summary=self._make.scalar(name, value))
 
-    def image(self, step, name, pixels):
+    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
         self._write(step, summary=self._make.image(name, pixels, dataformats="HWC"))
 
-    def text(self, step, name, text):
+    def text(self, step: int, name: str, text: str) -> None:
         self._write(step, summary=self._make.text(name, text))
 
-    def close(self):
+    def close(self) -> None:
         self._writer.close()
 
-    def _write(self, step, **content):
+    def _write(self, step: int, **content: Any) -> None:
         self._writer.write_event(self._proto.Event(wall_time=time.time(), step=step, **content))
         self._writer.flush()
 
@@ -172,9 +188,12 @@ def print_line(text: str) -> None:
     tqdm.tqdm.write(text, file=sys.stderr)
 
 
-def grid(images):
-    """Lays (B, H, W, C) images out as one uint8 picture, as square as can be, with a white line
-    between them."""
+def grid(images: np.ndarray) -> np.ndarray:
+    """Lays images (B, H, W, C) out in a grid, nearly square, with white lines between them.
+
+    Returns:
+        uint8 (H, W, 3).
+    """
     images = np.clip(np.rint(np.asarray(images, np.float32)), 0, 255).astype(np.uint8)
     images = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=255)
     count, height, width, channels = images.shape
@@ -183,15 +202,15 @@ def grid(images):
     filled = np.full((rows * columns, height, width, channels), 255, np.uint8)
     filled[:count] = images
     picture = filled.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    return np.broadcast_to(
-        picture.reshape(rows * height, columns * width, channels),
-        (rows * height, columns * width, 3),
-    )
+    picture = picture.reshape(rows * height, columns * width, channels)
+    return np.broadcast_to(picture, (rows * height, columns * width, 3))
 
 
-def _reopen(path, start):
-    """Opens for appending, without the lines after step `start`: the process that wrote them was
-    killed."""
+def _reopen(path: pathlib.Path, start: int) -> IO[str]:
+    """Opens a file for appending, without the lines after step `start`.
+
+    The process that wrote those was killed.
+    """
     kept = []
     if path.exists():
         for line in path.read_text(errors="replace").splitlines():
@@ -199,7 +218,7 @@ def _reopen(path, start):
                 if json.loads(line)["step"] <= start:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):
-                break  # the kill came in the middle of this line
+                break  # the process was killed while it wrote this line
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(kept))
     temporary.replace(path)

@@ -1,7 +1,8 @@
-"""One config, one training after the other: the representation first, then a head of its own on
-balanced batches."""
+"""The trainings that a config asks for: one, or the representation first and then a new head."""
 
 import pathlib
+
+from ml_collections import ConfigDict
 
 from vision.config import default
 from vision.data.loading.sampler import SAMPLINGS
@@ -9,39 +10,46 @@ from vision.errors import check_choice
 from vision.run.directory import FIRST
 
 
-def phases(config, workdir):
-    """Returns [(config, workdir), ...] of the trainings that a config asks for; the last one is the
-    run's result.
+def phases(
+    config: ConfigDict, workdir: pathlib.Path | str
+) -> list[tuple[ConfigDict, pathlib.Path]]:
+    """Returns [(config, workdir), ...] of the trainings that a config asks for.
 
-    With `imbalance.retrain_head`, two: the network learns from the images as they come; then it
-    stays as it is and a new head learns from class-balanced batches, or as `imbalance.sampling`
-    says, with the schedule begun anew. That is cRT of Kang et al. 2019 (arXiv:1910.09217), section
-    4.1.
+    The last one gives the run's result. With `imbalance.retrain_head` there are two: the network
+    learns from the images as they come; then it is frozen, and a new head learns from
+    class-balanced batches, or as `imbalance.sampling` says, with a new schedule. This is cRT of
+    Kang et al. 2019 (arXiv:1910.09217), section 4.1.
 
     Raises:
-        UserError: an unknown sampling, which the first training would not notice.
+        UserError: the sampling is unknown, which the first training would not notice.
     """
     workdir = pathlib.Path(workdir)
-    epochs = config.imbalance.retrain_head
-    check_choice("imbalance.sampling", config.imbalance.sampling, (*SAMPLINGS, "smote"))
-    if not epochs:
-        return [(config, workdir)]
-    first, second = (config.copy_and_resolve_references() for _ in range(2))
     sampling = config.imbalance.sampling
+    check_choice("imbalance.sampling", sampling, (*SAMPLINGS, "smote"))
+    if not config.imbalance.retrain_head:
+        return [(config, workdir)]
+    first = config.copy_and_resolve_references()
     first.imbalance.retrain_head = 0.0
     first.imbalance.sampling = "none"
+    second = config.copy_and_resolve_references()
     second.imbalance.sampling = "balanced" if sampling == "none" else sampling
     second.model.pretrained = str(workdir / FIRST)
     second.transfer.mode = "head"
     second.transfer.new_head = True
     second.transfer.depth = default().transfer.depth
     second.transfer.trainable = default().transfer.trainable
-    if sampling == "smote":  # of embeddings, which are made once
-        second.transfer.cache_embeddings = True
-        second.augment = default().augment
-        second.data.random_crop_area = ()
-        second.train.test_time_augmentation = "none"
-        second.model.dropout = 0.0 if second.model.dropout else second.model.dropout
-    second.train.epochs = epochs
+    if sampling == "smote":
+        _cache_embeddings(second)
+    second.train.epochs = config.imbalance.retrain_head
     second.train.steps = 0
     return [(first, workdir / FIRST), (second, workdir)]
+
+
+def _cache_embeddings(config: ConfigDict) -> None:
+    """Lets a head learn from embeddings that are computed once, so from unaugmented images."""
+    config.transfer.cache_embeddings = True
+    config.augment = default().augment
+    config.data.random_crop_area = ()
+    config.train.test_time_augmentation = "none"
+    if config.model.dropout:
+        config.model.dropout = 0.0

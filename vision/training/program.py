@@ -1,96 +1,114 @@
-"""Ahead-of-time compilation: what a step costs is known before it runs."""
+"""Ahead-of-time compilation: the cost of a step is known before it runs."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
-from vision.errors import UserError
+from vision.errors import UserError, first_line
+
+MEMORY = {  # our names of XLA's numbers in `memory_analysis`
+    "arguments": "argument_size_in_bytes",
+    "outputs": "output_size_in_bytes",
+    "aliased": "alias_size_in_bytes",
+    "temporaries": "temp_size_in_bytes",
+    "code": "generated_code_size_in_bytes",
+}
+LONGEST_REASON = 200  # characters of XLA's error that a message repeats
 
 
 class Program:
-    """A compiled function; call it as the function itself, with arrays of the shapes it was
-    compiled for.
+    """A compiled function; call it with arrays of the shapes that it was compiled for.
+
+    Args:
+        lowered: the traced function, from `jax.jit(...).lower(...)`.
+        compiled: the same, compiled.
 
     Attributes:
-        flops: floating-point operations of one call over all devices, or None. XLA's count before
-            it optimizes; what a loop does is counted once.
+        flops: floating-point operations of one call over all devices, or None. XLA counts them
+            before it optimizes, and counts the body of a loop once.
         bytes_accessed: bytes that one call reads and writes by XLA's count, or None.
-        memory: {"arguments", "outputs", "aliased", "temporaries", "code"}, bytes on one device;
-            empty where the platform does not say. Aliased: outputs that reuse a donated argument.
+        memory: {"arguments", "outputs", "aliased", "temporaries", "code"}: bytes on one device; {}
+            if the platform hides them. Aliased: outputs that reuse a donated argument.
     """
 
-    def __init__(self, lowered, compiled):
+    def __init__(self, lowered: Any, compiled: Any):
         self._compiled = compiled
         self.flops = _cost(lowered.cost_analysis(), "flops")
         self.bytes_accessed = _cost(compiled.cost_analysis(), "bytes accessed")
-        found = compiled.memory_analysis()
-        names = {
-            "arguments": "argument",
-            "outputs": "output",
-            "aliased": "alias",
-            "temporaries": "temp",
-        }
-        names["code"] = "generated_code"
-        self.memory = (
-            {}
-            if found is None
-            else {k: getattr(found, f"{v}_size_in_bytes") for k, v in names.items()}
-        )
+        self.memory: dict[str, int] = {}
+        analysis = compiled.memory_analysis()
+        if analysis is not None:
+            self.memory = {name: getattr(analysis, number) for name, number in MEMORY.items()}
 
-    def __call__(self, *args):
+    def __call__(self, *args: Any) -> Any:
         return self._compiled(*args)
 
     @property
-    def peak_bytes(self):
-        """Bytes on one device while it runs, without what else lives there; None where the platform
-        does not say."""
+    def peak_bytes(self) -> int | None:
+        """Bytes on one device while it runs, except other arrays there; None if unknown."""
+        if not self.memory:
+            return None
         m = self.memory
-        return m["arguments"] + m["outputs"] - m["aliased"] + m["temporaries"] if m else None
+        return m["arguments"] + m["outputs"] - m["aliased"] + m["temporaries"]
 
 
-def compile_program(jitted, *args, options=""):
-    """Compiles `jitted` for arguments like `args`.
+def compile_program(jitted: Any, *args: Any, options: str = "") -> Program:
+    """Compiles a function for given arguments.
 
     Args:
-        jitted: from `jax.jit`.
-        args: arrays, or `jax.ShapeDtypeStruct` with shardings.
+        jitted: the function, from `jax.jit`.
+        *args: arrays, or `jax.ShapeDtypeStruct` with shardings.
         options: compiler options, "NAME=VALUE NAME=VALUE".
 
     Raises:
-        UserError: an option that XLA does not know.
+        UserError: an option is unknown to XLA.
     """
     return compile_lowered(jitted.lower(*args), parse_options(options))
 
 
-def compile_lowered(lowered, options):
-    """Compiles what `jitted.lower(...)` returned, with options from `parse_options`; raises as
-    `compile_program`."""
+def compile_lowered(lowered: Any, options: Mapping[str, bool | str]) -> Program:
+    """Compiles a traced function.
+
+    Args:
+        lowered: from `jax.jit(...).lower(...)`.
+        options: from `parse_options`.
+
+    Raises:
+        UserError: an option is unknown to XLA.
+    """
     try:
-        return Program(lowered, lowered.compile(compiler_options=options or None))
+        return Program(lowered, lowered.compile(compiler_options=dict(options) or None))
     except jax.errors.JaxRuntimeError as error:
         if options and "INVALID_ARGUMENT" in str(error):
             text = " ".join(f"{name}={value}" for name, value in options.items())
-            raise UserError(
-                f"parallel.xla_options = '{text}': {str(error).splitlines()[0][:200]}"
-            ) from error
+            reason = first_line(error)[:LONGEST_REASON]
+            raise UserError(f"parallel.xla_options = '{text}': {reason}") from error
         raise
 
 
-def count_flops(jitted, *args):
+def count_flops(jitted: Any, *args: Any) -> float | None:
     """Returns `Program.flops` without compiling."""
     return _cost(jitted.lower(*args).cost_analysis(), "flops")
 
 
-def parse_options(text):
-    """Returns {name: value} of "NAME=VALUE NAME=VALUE", true and false as bools; raises `UserError`
-    for other texts."""
-    pairs = [part.partition("=") for part in text.split()]
-    wrong = next((name for name, equals, value in pairs if not (equals and value)), None)
-    if wrong is not None:
-        raise UserError(f"parallel.xla_options = '{text}': NAME=VALUE is expected at '{wrong}'")
-    truth = {"true": True, "false": False}  # XLA takes no other spelling
-    return {name.lstrip("-"): truth.get(value.lower(), value) for name, _, value in pairs}
+def parse_options(text: str) -> dict[str, bool | str]:
+    """Returns {name: value} of "NAME=VALUE NAME=VALUE"; true and false become bools.
+
+    Raises:
+        UserError: the text has another form.
+    """
+    booleans = {"true": True, "false": False}  # XLA accepts no other spelling
+    options: dict[str, bool | str] = {}
+    for part in text.split():
+        name, equals, value = part.partition("=")
+        if not (equals and value):
+            raise UserError(f"parallel.xla_options = '{text}': NAME=VALUE is expected at '{name}'")
+        options[name.lstrip("-")] = booleans.get(value.lower(), value)
+    return options
 
 
-def _cost(analysis, name):
-    # of older JAX: a list
-    analysis = analysis[0] if isinstance(analysis, list) and analysis else analysis
+def _cost(analysis: Any, name: str) -> float | None:
+    if isinstance(analysis, list):  # of older JAX
+        analysis = analysis[0] if analysis else None
     return float(analysis[name]) if analysis and name in analysis else None

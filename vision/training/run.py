@@ -7,87 +7,129 @@ import pathlib
 import platform
 import subprocess
 import time
+from collections.abc import Callable, Mapping
 from importlib import metadata
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
+from ml_collections import ConfigDict
 
 from vision.config.validate import validate
 
+if TYPE_CHECKING:  # these import JAX, which counts as start-up time
+    from jax.sharding import Mesh
+
+    from vision.data.pipeline import Data
+    from vision.training.session import Outcome
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+GIT_TIMEOUT = 10  # seconds
 
 
-def run(config, workdir, began=None, again=""):
-    """Trains and tests as a config says, in all of its phases, or goes on where that was
-    interrupted.
+def run(
+    config: ConfigDict,
+    workdir: pathlib.Path | str,
+    began: float | None = None,
+    again: str = "",
+) -> dict[str, Any] | None:
+    """Trains and tests as a config says, in all its phases, or resumes an interrupted run.
 
-    JAX is imported here, not before.
+    Imports JAX only when it is called.
 
     Args:
         config: the run's config.
-        workdir: the run's directory.
+        workdir: the run directory.
         began: `time.perf_counter()` from which start-up counts; None = now.
-        again: the command that goes on, for the message of an interruption; "" = the same with this
-            --workdir.
+        again: the command that resumes the run, for the message of an interruption; "" = the same
+            command with this --workdir.
 
     Returns:
-        The dict that `result.json` holds, or None if interrupted.
+        The contents of result.json, or None if interrupted.
 
     Raises:
-        UserError: for a config that is wrong, or does not fit its data or devices.
-        RunError: where the loss is no longer finite, or a checkpoint cannot be written.
+        UserError: the config is wrong, or does not fit its data or devices.
+        RunError: the loss is no longer finite, or a checkpoint cannot be written.
     """
     began = time.perf_counter() if began is None else began
     validate(config)
-    import jax
-
-    from vision import distributed, parallel
+    from vision import parallel
     from vision.training.phases import phases
 
-    logging.set_verbosity(logging.ERROR)  # libraries' chatter
-    if config.compile_cache:
-        jax.config.update(
-            "jax_compilation_cache_dir", str(pathlib.Path(config.compile_cache).expanduser())
-        )
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    distributed.start(config.parallel)
-    mesh = parallel.make_mesh(config.parallel.devices, config.parallel.fsdp)
-    workdir = parallel.from_main_process(str(workdir))  # a new one is named by the clock
+    mesh = _start_devices(config)
+    # The main process names it, as the default depends on the clock.
+    workdir = parallel.from_main_process(str(workdir))
     again = again or f"the same command with --workdir {workdir}"
+    report = functools.partial(print, flush=True) if parallel.is_main_process() else _ignore
     result = None
     for phase, directory in phases(config, workdir):
-        result = _train_and_test(phase, directory, mesh, began, again)
+        phase, data = _open(phase, directory, mesh, report)
+        outcome = _train(phase, data, directory, mesh)
+        if outcome.why == "interrupted":
+            report(f"interrupted at step {outcome.steps}: saved; {again} resumes it")
+            return None
+        result = _test(phase, data, outcome, mesh, began)
+        _write_result(directory, result, outcome, report)
         began = time.perf_counter()
-        if result is None:
-            break
     return result
 
 
-def _train_and_test(config, workdir, mesh, began, again):
-    from vision import metrics, parallel
+def _start_devices(config: ConfigDict) -> "Mesh":
+    """Sets JAX up, joins the run's processes, and returns the mesh of devices."""
+    import jax
+
+    from vision import distributed, parallel
+
+    logging.set_verbosity(logging.ERROR)  # silences the libraries
+    if config.compile_cache:
+        cache = pathlib.Path(config.compile_cache).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    distributed.start(config.parallel)
+    return parallel.make_mesh(config.parallel.devices, config.parallel.fsdp)
+
+
+def _open(
+    config: ConfigDict, workdir: pathlib.Path, mesh: "Mesh", report: Callable[[str], object]
+) -> tuple[ConfigDict, "Data"]:
+    """Returns (config, data) of a training, the config with its open settings filled in."""
+    from vision import parallel
     from vision.data.findings import summarize
     from vision.data.pipeline import open_data
     from vision.run.resolve import resolve_config
-    from vision.training.evaluate import eval_batch_size, evaluate
-    from vision.training.loop import train
 
-    show = functools.partial(print, flush=True) if parallel.is_main_process() else lambda _: None
     config = resolve_config(config, workdir)
     data = open_data(config, mesh)
-    show(f"{config.data.source}: {data.describe()}; {parallel.describe(mesh)}; {workdir}")
+    devices = parallel.describe(mesh)
+    report(f"{config.data.source}: {data.describe()}; {devices}; {workdir}")
     for line in summarize(data.findings):
-        show(f"note: {line}")
+        report(f"note: {line}")
+    return config, data
+
+
+def _train(config: ConfigDict, data: "Data", workdir: pathlib.Path, mesh: "Mesh") -> "Outcome":
+    """Trains, and lists the images that could not be read."""
+    from vision.training.loop import train
+
     outcome = train(config, data, workdir, mesh)
-    _report_unreadable(data.unreadable, workdir)
-    if outcome.why == "interrupted":
-        show(f"interrupted at step {outcome.steps}: saved; {again} goes on")
-        return None
-    summary = evaluate(
-        outcome.step, outcome.state, data.loaders["test"], eval_batch_size(config.train)
-    )
-    result = summary | {
+    _write_unreadable(data.unreadable, workdir)
+    return outcome
+
+
+def _test(
+    config: ConfigDict, data: "Data", outcome: "Outcome", mesh: "Mesh", began: float
+) -> dict[str, Any]:
+    """Evaluates the test split and returns the contents of result.json."""
+    from vision import parallel
+    from vision.training.evaluate import eval_batch_size, evaluate
+
+    batch_size = eval_batch_size(config.train)
+    summary = evaluate(outcome.step, outcome.state, data.loaders["test"], batch_size)
+    parameters, learning = outcome.step.parameters
+    versions = {name: metadata.version(name) for name in PACKAGES}
+    return summary | {
         "classes": list(data.classes),
         "split_sizes": {name: len(loader) for name, loader in data.loaders.items()},
-        "parameters": dict(zip(("all", "learning"), outcome.step.parameters, strict=True)),
+        "parameters": {"all": parameters, "learning": learning},
         "ended": outcome.why,
         "steps": outcome.steps,
         "best_step": outcome.best_step,
@@ -95,46 +137,62 @@ def _train_and_test(config, workdir, mesh, began, again):
         "seconds_to_first_step": outcome.first_step and outcome.first_step - began,
         "train_seconds": outcome.train_seconds,
         "device": parallel.describe(mesh),
-        "versions": {name: metadata.version(name) for name in PACKAGES}
-        | {"python": platform.python_version()},
+        "versions": versions | {"python": platform.python_version()},
         "git_commit": _git_commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "config": config.to_dict(),
     }
+
+
+def _write_result(
+    workdir: pathlib.Path,
+    result: dict[str, Any],
+    outcome: "Outcome",
+    report: Callable[[str], object],
+) -> None:
+    """Writes result.json and reports the most important numbers."""
+    from vision import metrics, parallel
+
     if parallel.is_main_process():
         (workdir / "result.json").write_text(json.dumps(result, indent=1))
-    numbers = ", ".join(f"{k} {v:.4f}" for k, v in metrics.scalars(summary).items())
-    speed = f"{outcome.images_per_second:,.0f} images/s, {outcome.train_seconds:.0f} s"
-    show(
-        f"test: {numbers}; {outcome.why} at step {outcome.steps}, best step {outcome.best_step}; {speed}; {workdir}"
+    numbers = ", ".join(f"{name} {value:.4f}" for name, value in metrics.scalars(result).items())
+    report(
+        f"test: {numbers}; {outcome.why} at step {outcome.steps}, best step {outcome.best_step}; "
+        f"{outcome.images_per_second:,.0f} images/s, {outcome.train_seconds:.0f} s; {workdir}"
     )
-    return result
 
 
-def _report_unreadable(found, workdir):
-    """Writes the unreadable images that this process met; of several, each loads images of its
-    own."""
+def _write_unreadable(reasons: Mapping[str, str], workdir: pathlib.Path) -> None:
+    """Lists the unreadable images that this process has met; each process loads its own."""
     from vision import parallel
 
-    if found:
-        name = (
-            "unreadable.json"
-            if parallel.is_single_process()
-            else f"unreadable-{parallel.process_index()}.json"
-        )
-        (workdir / name).write_text(json.dumps(found, indent=1))
-        print(
-            f"{len(found)} images are left out, unreadable or lost when the source was opened: {workdir / name}"
-        )
+    if not reasons:
+        return
+    name = "unreadable.json"
+    if not parallel.is_single_process():
+        name = f"unreadable-{parallel.process_index()}.json"
+    (workdir / name).write_text(json.dumps(reasons, indent=1))
+    print(
+        f"{len(reasons)} images are left out, unreadable or lost when the source was opened: "
+        f"{workdir / name}"
+    )
 
 
-def _git_commit():
-    """The commit of this code, "-dirty" if it was changed since, or None outside a checkout."""
+def _git_commit() -> str | None:
+    """Returns the commit of this code, with "-dirty" if changed since; None outside a checkout."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(
-            command, cwd=pathlib.Path(__file__).parent, capture_output=True, text=True, timeout=10
+            command,
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=GIT_TIMEOUT,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def _ignore(_: str) -> None:
+    """Reports nothing: only the main process prints."""

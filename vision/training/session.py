@@ -63,17 +63,17 @@ class Call(NamedTuple):
     Attributes:
         number: number of the call in this process, counted from 0.
         first: number of its first step, counted from 0.
-        count: steps that it runs.
+        steps: number of steps that it runs.
     """
 
     number: int
     first: int
-    count: int
+    steps: int
 
     @property
     def done(self) -> int:
         """Finished steps after the call."""
-        return self.first + self.count
+        return self.first + self.steps
 
     def reaches_multiple(self, period: int) -> bool:
         """Returns whether a multiple of `period` steps lies within the call, or at its end."""
@@ -89,7 +89,7 @@ class Session:
     Args:
         config: the run's config.
         data: what the run learns from.
-        workdir: the run's directory.
+        workdir: the run directory.
         mesh: from `vision.parallel.make_mesh`.
 
     Raises:
@@ -182,10 +182,10 @@ class Session:
         """Runs the steps of a call; does not wait for the device."""
         self._profiler.before(call.number, call.first, self._state)
         batch = next(self._batches)
-        self._state, scalars = self._updates(self._state, batch, call.count)
+        self._state, scalars = self._updates(self._state, batch, call.steps)
         self._done = call.done
         self._scalars = None
-        self._meter.add(call.first, call.count, scalars)
+        self._meter.add(call.first, call.steps, scalars)
         self._first_step = self._first_step or time.perf_counter()
         self._log.advance(call.done)
         self._interrupted = parallel.stop_is_agreed(self._signals.received, call.number)

@@ -14,16 +14,23 @@ NEIGHBORS = 5
 
 
 class _WithSynthetic:
-    """A source with further labels that no image stands behind."""
+    """A source with further labels, for embeddings that no image stands behind."""
 
     def __init__(self, source: Source, labels: np.ndarray):
         self.source = source
         self.labels = labels
         self.classes = source.classes
         self.encoded = source.encoded
+        self.findings = source.findings
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.source[index]
+
+    def file(self, index: int) -> bytes | None:
+        return self.source.file(index) if index < len(self.source) else None
 
     def name(self, index: int) -> str:
         if index < len(self.source):

@@ -99,7 +99,8 @@ class StateSpec:
         def is_learned(path: tuple[Any, ...], value: Any) -> bool:
             return isinstance(value, nnx.Param) and path[0] not in self._frozen
 
-        return nnx.split(objective, is_learned, nnx.RngState, ...)
+        parts: Any = nnx.split(objective, is_learned, nnx.RngState, ...)
+        return parts
 
 
 def select(tree: Tree, attributes: tuple[str, ...]) -> Tree:

@@ -237,7 +237,7 @@ class TrainStep:
         Args:
             state: the state before the step.
             params: all parameters, as the players before this one left them.
-            rest: likewise.
+            rest: all else, as they left it.
             inputs: the batch.
             turn: (the player's number, the player).
 
@@ -260,7 +260,8 @@ class TrainStep:
         joined: Scalars = {}
         for player, scalars in zip(self._spec.players, turns, strict=True):
             joined |= scalars | {f"{player}_loss": scalars["loss"]}
-        joined["loss"] = sum(scalars["loss"] for scalars in turns)
+        losses = [scalars["loss"] for scalars in turns]
+        joined["loss"] = sum(losses[1:], losses[0])
         joined["grad_norm"] = optax.global_norm([scalars["grad_norm"] for scalars in turns])
         return joined
 
@@ -331,7 +332,7 @@ class TrainStep:
 
     def _evaluated(self, state: State) -> Any:
         """Returns the objective in evaluation mode, with averaged parameters if there are any."""
-        params = state.get("ema", state["params"])
+        params: Tree = state["ema" if "ema" in state else "params"]
         objective = self._merge(params, state["rest"], jax.random.key(0))
         objective.eval()
         return objective

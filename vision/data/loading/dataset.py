@@ -151,7 +151,7 @@ class Dataset:
         Returns:
             (image, index of the image that was read, indices of those that could not be read).
         """
-        unreadable = []
+        unreadable: list[int] = []
         for offset in range(len(self)):
             candidate = (index + offset) % len(self)
             try:

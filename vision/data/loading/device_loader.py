@@ -2,7 +2,7 @@
 
 import concurrent.futures
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
@@ -12,7 +12,7 @@ from vision import parallel
 from vision.data.decode import UnreadableImage
 from vision.data.loading import sampler
 from vision.data.loading.dataset import NONE_READABLE, Dataset, Unreadable
-from vision.data.loading.loader import Batch
+from vision.data.loading.loader import Batch, BatchGenerator
 from vision.data.sources import Source
 from vision.errors import UserError
 
@@ -78,7 +78,7 @@ class DeviceLoader:
         ]
         return DeviceLoader(self.dataset.part(indices), self.unreadable, self.mesh, arrays)
 
-    def train_batches(self, plan: Iterable[tuple[int, int]], batch_size: int) -> Iterator[Batch]:
+    def train_batches(self, plan: Iterable[tuple[int, int]], batch_size: int) -> BatchGenerator:
         """Yields {"index": int32 (B,)}, or (count, B), for each (first step, count) of the plan."""
         host = parallel.this_host(batch_size)
         for first, count in plan:
@@ -95,7 +95,7 @@ class DeviceLoader:
         """Returns at most `count` images, evenly spaced: uint8 (N, H, W, C) on every device."""
         return self.data["image"][sampler.spread(count, len(self))]
 
-    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+    def eval_batches(self, batch_size: int) -> BatchGenerator:
         """Yields {"index": int32 (B,), "mask": bool (B,)}: every readable image once."""
         for step in range(sampler.batch_count(batch_size, len(self))):
             indices, mask = sampler.eval_indices(step, batch_size, len(self))

@@ -1,12 +1,12 @@
 """A training loader with the batches of other loaders beside its own."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import jax
 import numpy as np
 
-from vision.data.loading.loader import Batch, Loader
+from vision.data.loading.loader import Batch, BatchGenerator, Loader
 
 
 class JointLoader:
@@ -51,7 +51,7 @@ class JointLoader:
         """Returns at most `count` of the training split's images."""
         return self._train.sample(count)
 
-    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+    def eval_batches(self, batch_size: int) -> BatchGenerator:
         """Yields the training split's images once."""
         return self._train.eval_batches(batch_size)
 
@@ -62,21 +62,21 @@ class JointLoader:
             batch[name] = loader.abstract_batch(ratio * batch_size)
         return batch
 
-    def train_batches(self, plan: Iterable[tuple[int, int]], batch_size: int) -> Iterator[Batch]:
+    def train_batches(self, plan: Iterable[tuple[int, int]], batch_size: int) -> BatchGenerator:
         """Yields the training split's batches, each with {name: batch} of the other loaders."""
         calls = list(plan)
         with contextlib.ExitStack() as stack:
 
-            def batches(loader: Loader, size: int) -> Iterator[Batch]:
+            def open_batches(loader: Loader, size: int) -> BatchGenerator:
                 return stack.enter_context(contextlib.closing(loader.train_batches(calls, size)))
 
-            train = batches(self._train, batch_size)
+            train = open_batches(self._train, batch_size)
             beside = {
-                name: batches(loader, ratio * batch_size)
+                name: open_batches(loader, ratio * batch_size)
                 for name, (loader, ratio) in self._beside.items()
             }
             for batch in train:
-                yield batch | {name: next(others) for name, others in beside.items()}
+                yield batch | {name: next(batches) for name, batches in beside.items()}
 
     def _loaders(self) -> list[Loader]:
         return [loader for loader, _ in self._beside.values()]

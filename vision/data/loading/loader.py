@@ -1,6 +1,6 @@
 """What every loader of a split can do, wherever its images live."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any, Protocol
 
 import jax
@@ -11,6 +11,7 @@ from vision.data.loading.dataset import Dataset, Unreadable
 
 # A batch on the devices: {name: array}, and {name: batch} of other loaders beside it.
 Batch = dict[str, Any]
+BatchGenerator = Generator[Batch, None, None]
 
 
 class Loader(Protocol):
@@ -20,11 +21,14 @@ class Loader(Protocol):
     both give the same batches in the same order.
     """
 
-    is_resident: bool  # whether the images live on the devices, so that a call can run many steps
     data: dict[str, Any]  # what lives on the devices: {"image", "label", ...}; {} if nothing does
     dataset: Dataset
     mesh: Mesh
     unreadable: Unreadable
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether the images live on the devices, so that a call can run many steps."""
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -35,7 +39,7 @@ class Loader(Protocol):
     def part(self, indices: np.ndarray) -> "Loader":
         """Returns a loader of some of the images, int (M,)."""
 
-    def train_batches(self, plan: Iterable[tuple[int, int]], batch_size: int) -> Iterator[Batch]:
+    def train_batches(self, plan: Iterable[tuple[int, int]], batch_size: int) -> BatchGenerator:
         """Yields the batch of each call of the train step.
 
         Args:
@@ -54,7 +58,7 @@ class Loader(Protocol):
     def sample(self, count: int) -> jax.Array:
         """Returns at most `count` images, evenly spaced: uint8 (N, H, W, C) on every device."""
 
-    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+    def eval_batches(self, batch_size: int) -> BatchGenerator:
         """Yields every readable image once, in order, the last batch padded.
 
         Yields:

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from vision import parallel
 from vision.data.decode import UnreadableImage
 from vision.data.loading import sampler
 from vision.data.loading.dataset import Dataset, Unreadable
-from vision.data.loading.loader import Batch
+from vision.data.loading.loader import Batch, BatchGenerator
 
 
 class WorkerLoader:
@@ -54,7 +54,7 @@ class WorkerLoader:
         """Returns a loader of some of the images, int (M,)."""
         return WorkerLoader(self.dataset.part(indices), self.unreadable, self._workers, self.mesh)
 
-    def train_batches(self, plan: Iterable[tuple[int, int]], batch_size: int) -> Iterator[Batch]:
+    def train_batches(self, plan: Iterable[tuple[int, int]], batch_size: int) -> BatchGenerator:
         """Yields a batch for each (step, 1) of the plan.
 
         The next batch is on its way to the devices while one is used.
@@ -75,7 +75,7 @@ class WorkerLoader:
     def abstract_batch(self, batch_size: int) -> Batch:
         """Returns the shapes, dtypes and shardings of one training batch."""
         side = self.dataset.image_size
-        shapes = {
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
             "image": ((batch_size, side, side, self.dataset.channels), np.uint8),
             "label": ((batch_size,), np.int32),
             "index": ((batch_size,), np.int32),
@@ -90,7 +90,7 @@ class WorkerLoader:
         images = [self.dataset.readable(int(i), int(i))[0] for i in places]
         return parallel.put_replicated(np.stack(images), self.mesh)
 
-    def eval_batches(self, batch_size: int) -> Iterator[Batch]:
+    def eval_batches(self, batch_size: int) -> BatchGenerator:
         """Yields every readable image once, the last batch padded and masked."""
         count = sampler.batch_count(batch_size, len(self))
         # Workers take seconds to start, so an endless iterator serves every evaluation. One that
@@ -159,7 +159,9 @@ def _begin_worker(index: int, count: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: _end_after(time.sleep, 10))
-    _end_after(multiprocessing.parent_process().join)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        _end_after(parent.join)
 
 
 def _end_after(wait: Callable[..., Any], *arguments: Any) -> None:
