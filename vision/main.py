@@ -42,7 +42,7 @@ def define_flags(values: flags.FlagValues) -> None:
     )
 
 
-def _config_of_run(argv) -> ConfigDict | None:
+def _config_of_run(argv: Sequence[str]) -> ConfigDict | None:
     """Returns the config of the run that --workdir names, None if it names none."""
     config = own_config(argv)
     if config is not None and config.imbalance.retrain_head:

@@ -299,7 +299,7 @@ VALID: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def _check_signature(model: Model, path, manifest):
+def _check_signature(model: Model, path: pathlib.Path, manifest: Manifest) -> None:
     """Raises `UserError` unless a model's inputs and outputs match its manifest."""
     side = manifest.image_size
     if model.inputs != [("uint8", [side, side, manifest.channels])]:

@@ -108,7 +108,7 @@ def _forward_jaxpr(model, state, images):
     return jax.make_jaxpr(forward)(values, images).jaxpr
 
 
-def _outputs(model: Any, images):
+def _outputs(model: Any, images: jax.Array) -> Any:
     """Returns everything that a model computes: its logits, and those of an auxiliary head."""
     if getattr(model, "auxiliary", None) is None:
         return model(images)

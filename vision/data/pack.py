@@ -19,9 +19,9 @@ import json
 import math
 import operator
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -274,7 +274,7 @@ def _shards(parts, plan):
     return shards
 
 
-def _encode_all(shards, parts, options, workers) -> Iterator[Any]:
+def _encode_all(shards, parts, options, workers):
     """Yields the record of each image of some shards, or its `UnreadableImage`, in order."""
     chunks = [
         (shard.part, range(start, min(start + CHUNK, shard.stop)))

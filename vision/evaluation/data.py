@@ -213,7 +213,7 @@ def distinct(loaders: Mapping[str, Loader]) -> dict[str, Loader]:
     return {name: loader for name, loader in loaders.items() if not (repeated and name == "val")}
 
 
-def match_classes(classes: Sequence[str], source) -> np.ndarray:
+def match_classes(classes: Sequence[str], source: "Source | Joined") -> np.ndarray:
     """Returns each source class's position among a model's classes, int64; -1 if it has none.
 
     Classes match by name; ImageNet's also by synset, such as n01440764. A class without images is

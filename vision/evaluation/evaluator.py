@@ -168,7 +168,7 @@ class Evaluator:
             "k": k,
         }
 
-    def _embeddings(self, loader) -> tuple[np.ndarray, np.ndarray]:
+    def _embeddings(self, loader: Loader) -> tuple[np.ndarray, np.ndarray]:
         """Returns (embeddings, labels) of all of a loader's readable images."""
         outputs = self._labeled(loader, embedded=len(loader))
         return outputs.embeddings, outputs.labels[outputs.embedded]

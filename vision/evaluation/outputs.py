@@ -167,7 +167,7 @@ def collect(
     is_embedded[np.random.RandomState(0).permutation(size)[:embedded]] = True
     store = _Store(size, is_embedded)
     pending: collections.deque = collections.deque()
-    batches = loader.eval_batches(batch_size)
+    batches: Iterable[Batch] = loader.eval_batches(batch_size)
     if label:
         batches = track(batches, sampler.batch_count(batch_size, size), label)
     with parallel.out_of_memory(

@@ -17,12 +17,25 @@ module anywhere on the path, must have is
 The trainer knows nothing else of it.
 """
 
+from collections.abc import Mapping
+
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
 from vision.objectives.contract import Definition, Objective, define
 
 __all__ = ["Definition", "Objective", "build", "define"]
 
 
-def build(c, model, *, class_counts, rngs, architectures=None) -> Objective:
+def build(
+    c: ConfigDict,
+    model: nnx.Module,
+    *,
+    class_counts: np.ndarray,
+    rngs: nnx.Rngs,
+    architectures: Mapping[str, nnx.Module] | None = None,
+) -> Objective:
     """Builds the objective that `config.objective` names; see `Definition.build`."""
     return define(c).build(
         model, class_counts=class_counts, rngs=rngs, architectures=architectures or {}

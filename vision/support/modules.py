@@ -44,7 +44,7 @@ def names(package: str) -> list[str]:
     return [m for m in modules if hasattr(importlib.import_module(f"{package}.{m}"), "build")]
 
 
-def _refuse(kind, name, package) -> NoReturn:
+def _refuse(kind: str, name: str, package: str) -> NoReturn:
     if "." not in name:
         check_choice(f"{kind}.name", name, names(package), ", or a dotted module name")
     raise UserError(

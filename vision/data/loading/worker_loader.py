@@ -107,7 +107,11 @@ class WorkerLoader:
         self._passes[batch_size] = batches
 
     def _iterate(
-        self, load: Callable[[int], dict[str, np.ndarray]], start: int, stop: int, repeat=False
+        self,
+        load: Callable[[int], dict[str, np.ndarray]],
+        start: int,
+        stop: int,
+        repeat: bool = False,
     ) -> Any:
         import grain
 

@@ -301,7 +301,7 @@ def _class_ranks(scores_of_class, is_positive, weights):
     return auc, _ratio((positives * precision).sum(0), total, np.nan)
 
 
-def _draws(images, draws, seed) -> Iterator[tuple[int, np.ndarray]]:
+def _draws(images: int, draws: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (index of the first, weights float32 (N, D)) of bootstrap draws, chunk by chunk.
 
     The draws do not depend on the size of the chunks.

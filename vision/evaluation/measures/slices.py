@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vision.data.decode import UnreadableImage, read_size
+from vision.data.sources import Source
 from vision.evaluation.measures.statistics import share
 from vision.evaluation.outputs import Outputs
 from vision.support.processes import cores
@@ -21,7 +22,7 @@ Division = tuple[list[str], np.ndarray]
 
 
 def measure(
-    outputs: Outputs, source, nll: np.ndarray, correct: np.ndarray, smallest: int
+    outputs: Outputs, source: Source, nll: np.ndarray, correct: np.ndarray, smallest: int
 ) -> list[dict[str, Any]]:
     """Returns the accuracy of each slice, first those that are most surely bad.
 
@@ -60,7 +61,7 @@ def measure(
     return sorted(slices, key=lambda s: (s["accuracy"]["high"], s["by"], s["slice"]))
 
 
-def groups(outputs: Outputs, source) -> dict[str, Division]:
+def groups(outputs: Outputs, source: Source) -> dict[str, Division]:
     """Returns {property: division of the images by it}."""
     divisions = {
         "brightness": quarters(outputs.brightness),
@@ -123,7 +124,7 @@ def folders(names: Sequence[str]) -> dict[str, Division]:
     return {f"folder, level {i}": level for i, level in enumerate(levels, 1)}
 
 
-def sizes(source, rows: np.ndarray) -> np.ndarray:
+def sizes(source: Source, rows: np.ndarray) -> np.ndarray:
     """Returns the shorter side of each stored image in pixels, float64 (N,); NaN if unreadable."""
 
     def shorter_side(row):
@@ -148,7 +149,7 @@ def _file(source, row):
     return name if os.path.isfile(name) else source.file(row)
 
 
-def columns_of(source, rows: Sequence[int] | np.ndarray) -> dict[str, list]:
+def columns_of(source: Source, rows: Sequence[int] | np.ndarray) -> dict[str, list]:
     """Returns {name: N values} of the other columns of the table that lists the images.
 
     {} if they do not come from a table.

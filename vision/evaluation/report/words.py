@@ -78,7 +78,7 @@ def verdicts(summary: Mapping[str, Any], sure_errors: int) -> list[Verdict]:
     return sorted(lines, key=lambda line: order.index(line[0]))
 
 
-def _data(summary) -> Iterator[Verdict]:
+def _data(summary: Mapping[str, Any]) -> Iterator[Verdict]:
     data = summary["data"]
     absent = [row["class"] for row in summary["per_class"] if not row["support"]]
     if data["unreadable"]:
@@ -98,7 +98,7 @@ def _data(summary) -> Iterator[Verdict]:
         yield "look", sentence, "metrics"
 
 
-def _classes(summary) -> Iterator[Verdict]:
+def _classes(summary: Mapping[str, Any]) -> Iterator[Verdict]:
     present = [row for row in summary["per_class"] if row["support"]]
     large = [row for row in present if row["support"] >= ENOUGH]
     worst = min(large or present, key=lambda row: row["recall"]["value"])
@@ -121,7 +121,7 @@ def _classes(summary) -> Iterator[Verdict]:
         yield "good", "No image is misclassified.", "metrics"
 
 
-def _confidence(summary) -> Iterator[Verdict]:
+def _confidence(summary: Mapping[str, Any]) -> Iterator[Verdict]:
     plain = summary["calibration"]["plain"]
     scaled = summary["calibration"].get("scaled")
     accuracy = summary["metrics"]["accuracy"]["value"]
@@ -149,7 +149,7 @@ def _miscalibration(gap):
     return "wrong in both directions"
 
 
-def _slices(summary) -> Iterator[Verdict]:
+def _slices(summary: Mapping[str, Any]) -> Iterator[Verdict]:
     accuracy = summary["metrics"]["accuracy"]
     if not summary["slices"]:
         return
@@ -162,7 +162,7 @@ def _slices(summary) -> Iterator[Verdict]:
         yield "look", sentence, "slices"
 
 
-def _passes(summary) -> Iterator[Verdict]:
+def _passes(summary: Mapping[str, Any]) -> Iterator[Verdict]:
     robustness = summary["robustness"]
     if robustness:
         corruptions = robustness["corruptions"]
