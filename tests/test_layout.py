@@ -25,6 +25,10 @@ WITHOUT_JAX = (
     "vision.bundle.directory",
     *(source.module for source in SOURCES if source.room == "serving"),
 )
+MOST_LINES = 400
+MOST_LOCALS = 15
+MOST_PARAMETERS = 8
+MOST_COMPLEXITY = 12
 
 
 def imports(source):
@@ -59,6 +63,29 @@ def test_no_room_imports_what_another_keeps_private(source):
             if room != source.room and any(name.startswith("_") for name in names):
                 private += [name for name in names if name.startswith("_")]
     assert [name for name in private if name != "__version__"] == []
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.module)
+def test_a_file_reads_well(source):
+    """Short, with functions that one keeps in mind, and names that say what they hold."""
+    faults = []
+    if len(source.text.splitlines()) > MOST_LINES:
+        faults.append(f"{len(source.text.splitlines())} lines")
+    if not ast.get_docstring(source.tree):
+        faults.append("no docstring")
+    for function in source.functions():
+        # The keyword arguments of a constructor are a list of options, declared nowhere else.
+        keywords = function.name != "__init__"
+        limits = {
+            "local variables": (style.local_variables(function), MOST_LOCALS),
+            "parameters": (style.parameters(function, keywords), MOST_PARAMETERS),
+            "complexity": (style.complexity(function), MOST_COMPLEXITY),
+        }
+        for name, (value, most) in limits.items():
+            if value > most:
+                faults.append(f"{function.name} has {value} {name}: at most {most}")
+    faults += [f"line {line}: {name}" for line, name in style.vague_names(source)]
+    assert faults == []
 
 
 def test_one_assignment_a_line():

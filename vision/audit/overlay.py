@@ -111,10 +111,14 @@ def _align(a, b, alignment):
             return None
         if np.abs(change).max() < 5e-4:
             break
+    return alignment if _is_within_limits(alignment) else None
+
+
+def _is_within_limits(alignment):
+    """Returns whether an alignment's scales and shifts are at most `SCALE` and `SHIFT`."""
     scale = alignment[[0, 2]]
     shift = alignment[[1, 3]]
-    fits = np.abs(np.log(scale)).max() <= SCALE and np.abs(shift).max() <= SHIFT
-    return alignment if fits else None
+    return np.abs(np.log(scale)).max() <= SCALE and np.abs(shift).max() <= SHIFT
 
 
 def _centered(side):

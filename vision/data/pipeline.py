@@ -124,20 +124,30 @@ def open_data(config: ConfigDict, mesh: Mesh, splits: dict[str, Source] | None =
     first = next(iter(splits.values()))
     image_size, channels = _image_shape(c, first)
     total = sum(map(len, splits.values()))
-    is_resident = total * image_size**2 * channels <= c.resident_gib * 2**30
-    is_resident = is_resident and not c.random_crop_area
     lost = {finding.name: f"{finding.kind}: {finding}" for finding in findings if finding.lost}
     unreadable = Unreadable(total, c.max_unreadable, lost, available)
+    datasets = {
+        name: _dataset(config, name, split, image_size, channels) for name, split in splits.items()
+    }
+    loaders = _open_loaders(c, datasets, unreadable, mesh)
+    counts = np.bincount(first.labels, minlength=len(first.classes))
+    return Data(loaders, first.classes, image_size, channels, counts, findings)
+
+
+def _open_loaders(
+    c: ConfigDict, datasets: Mapping[str, Dataset], unreadable: Unreadable, mesh: Mesh
+) -> dict[str, Loader]:
+    """Returns a loader for each split: on the devices, if all of them fit there."""
+    size = sum(len(d) * d.image_size**2 * d.channels for d in datasets.values())
+    is_resident = size <= c.resident_gib * 2**30 and not c.random_crop_area
     loaders: dict[str, Loader] = {}
-    for name, split in splits.items():
-        dataset = _dataset(config, name, split, image_size, channels)
+    for name, dataset in datasets.items():
         if is_resident:
             loaders[name] = DeviceLoader(dataset, unreadable, mesh)
         else:
-            workers = c.workers if split.encoded else 0
+            workers = c.workers if dataset.source.encoded else 0
             loaders[name] = WorkerLoader(dataset, unreadable, workers, mesh)
-    counts = np.bincount(first.labels, minlength=len(first.classes))
-    return Data(loaders, first.classes, image_size, channels, counts, findings)
+    return loaders
 
 
 def _draw_splits(c: ConfigDict, splits: dict[str, Source], seed: int) -> dict[str, Source]:

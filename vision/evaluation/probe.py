@@ -11,6 +11,7 @@ standardized embeddings; the strength of its regularization is the best on the v
 import json
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -39,11 +40,7 @@ def main(argv: Sequence[str]) -> None:
     mesh = parallel.make_mesh()
     data = open_data(c, mesh)
     forward = Forward(backbone, mesh)
-    size = batch_size(c.train, mesh)
-    splits = {}
-    for name, loader in data.loaders.items():
-        outputs = collect(forward, loader, size, embedded=len(loader))
-        splits[name] = (outputs.embeddings, outputs.labels)
+    splits = _embed(forward, data, batch_size(c.train, mesh))
     linear, strength = linear_probe(*splits["train"], *splits["val"], *splits["test"])
     record = {
         "linear_probe": float(linear),
@@ -57,6 +54,15 @@ def main(argv: Sequence[str]) -> None:
     print(f"{values.k} nearest neighbors: {record['nearest_neighbors']:.4f}")
     if values.out:
         pathlib.Path(values.out).write_text(json.dumps(record, indent=1))
+
+
+def _embed(forward: Forward, data: Any, size: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Returns {split: (embeddings float32 (N, D), labels int64 (N,))}, `size` images at a time."""
+    splits = {}
+    for name, loader in data.loaders.items():
+        outputs = collect(forward, loader, size, embedded=len(loader))
+        splits[name] = (outputs.embeddings, outputs.labels)
+    return splits
 
 
 def _flags(values):

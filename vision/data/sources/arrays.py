@@ -57,11 +57,12 @@ def open(argument: str) -> dict[str, Source]:
         every_label = scatter(rows, numbers, len(images[split]))
         title = _title(argument, split)
         source = ArraySource(images[split], every_label, classes, title, findings)
-        source.fields = _fields(argument, split, arrays, len(images[split]))
+        source.fields = _fields(argument, split, arrays, len(source))
         sources[split] = keep(source, rows)
     if "split" in arrays and "all" in sources:
-        count = len(images["all"])
-        return _divide(argument, sources["all"], arrays["split"], kept["all"][0], count)
+        return _divide(
+            argument, sources["all"], arrays["split"], kept["all"][0], len(images["all"])
+        )
     return sources
 
 

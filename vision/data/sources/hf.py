@@ -93,7 +93,7 @@ def open(
     if importlib.util.find_spec("datasets") is None:
         raise UserError("hf: needs the Hugging Face library: pip install 'vision[hf]'")
     title = f"hf:{argument}"
-    loaded, left_out = _known_splits(_load(argument, config, revision), title)
+    loaded, findings = _known_splits(_load(argument, config, revision), title)
     features = next(iter(loaded.values())).features
     image, label = _choose_columns(features, image, label, title)
     kept, classes, label_findings = index_labels(
@@ -101,12 +101,12 @@ def open(
         getattr(features[label], "names", None),
         lambda split, row: f"{title}/{split}[{row}]",
     )
-    findings = (*left_out, *label_findings)
+    findings = (*findings, *label_findings)
     sources = {}
     for split, (rows, labels) in kept.items():
         images = _encoded_images(loaded[split], image)
-        every_label = scatter(rows, labels, len(images))
-        source = HubSource(images, every_label, classes, f"{title}/{split}", findings)
+        labels = scatter(rows, labels, len(images))
+        source = HubSource(images, labels, classes, f"{title}/{split}", findings)
         sources[split] = keep(source, rows)
     return sources
 

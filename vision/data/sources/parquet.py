@@ -165,25 +165,29 @@ def open(argument: str, *, image: str = "", label: str = "") -> dict[str, Source
     every_table = [table for members in tables.values() for table in members]
     first = every_table[0]
     image, label = _choose_columns(first, image, label, f"parquet:{argument}")
-    for table in every_table:
-        if image not in table.images or table.labels.get(label) != first.labels[label]:
-            raise UserError(
-                f"{table.name}: its columns or their classes differ from those of {first.name}"
-            )
+    _check_alike(every_table, image, label)
     values = {
         split: _join([table.read(label) for table in members]) for split, members in tables.items()
     }
-    _, class_names = first.labels[label]
     kept, classes, findings = index_labels(
-        values, class_names, lambda split, row: _row_name(tables[split], row)
+        values, first.labels[label][1], lambda split, row: _row_name(tables[split], row)
     )
-    for table in every_table:
-        findings += table.large_groups(image)
+    findings += [finding for table in every_table for finding in table.large_groups(image)]
     sources = {}
     for split, (rows, labels) in kept.items():
         every_label = scatter(rows, labels, len(values[split]))
         sources[split] = keep(_source(tables[split], image, every_label, classes, findings), rows)
     return sources
+
+
+def _check_alike(tables, image, label):
+    """Raises `UserError` unless all files have the columns and classes of the first."""
+    first = tables[0]
+    for table in tables:
+        if image not in table.images or table.labels.get(label) != first.labels[label]:
+            raise UserError(
+                f"{table.name}: its columns or their classes differ from those of {first.name}"
+            )
 
 
 def _choose_columns(table, image, label, title):
