@@ -58,6 +58,7 @@ def test_a_split_with_synthetic_rows():
         labels = LABELS.astype(np.int32)
         classes = tuple("abcd")
         encoded = False
+        findings = ()
 
         def __len__(self):
             return len(LABELS)
