@@ -332,7 +332,7 @@ def test_unlabeled_images_are_asked_for(tmp_path):
 def test_a_start_that_is_nothing(folder, tmp_path):
     c = everything(folder)
     c.objective.options.anchor = str(folder / "texts.npz")
-    assert "it must be 'model', a run's directory or a .safetensors file" in _error(c, tmp_path)
+    assert "it must be 'model', a run directory or a .safetensors file" in _error(c, tmp_path)
 
 
 def test_a_start_of_an_attribute_that_there_is_not():

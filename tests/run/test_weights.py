@@ -16,7 +16,7 @@ from vision.run.resolve import resolve_config
 
 
 def saved(path, **data):
-    """Writes a run's directory as far as `read_run` reads it."""
+    """Writes a run directory as far as `read_run` reads it."""
     c = default()
     c.model.name = "efficientnet_lite"
     c.model.variant = "mu"

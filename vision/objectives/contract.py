@@ -76,7 +76,7 @@ class Definition:
         config: config.objective, its options complete.
         inputs: {loader: names of the views of its images}.
         measures: names of the numbers that `validate` returns.
-        starts: {attribute: "model", a run's directory or a .safetensors file}: what the attribute's
+        starts: {attribute: "model", a run directory or a .safetensors file}: what the attribute's
             variables start from. "model" copies the objective's own model, after that has its
             pretrained weights.
         validate: see above; None if the file has none.

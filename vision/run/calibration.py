@@ -7,7 +7,7 @@ import pathlib
 from vision.errors import UserError
 from vision.support.files import write_json
 
-EVALUATION = "evaluation"  # a run's directory for the evaluation of its own test split
+EVALUATION = "evaluation"  # a run directory for the evaluation of its own test split
 CALIBRATION = "calibration.json"  # in an evaluation's directory
 
 
@@ -62,7 +62,7 @@ def run_temperature(workdir: pathlib.Path | str, step: int, source: str) -> floa
     data says nothing about the run's own: neither counts.
 
     Args:
-        workdir: the run's directory.
+        workdir: the run directory.
         step: step of the checkpoint.
         source: the run's data source.
 

@@ -32,7 +32,7 @@ LONGEST_REASON = 200  # characters of a library's error that a message repeats
 def open_checkpoints(
     workdir: pathlib.Path, config: ConfigDict, report: Callable[[str], object] = print
 ) -> "Checkpoints":
-    """Returns the `Checkpoints` of a run's directory; see there for `report`."""
+    """Returns the `Checkpoints` of a run directory; see there for `report`."""
     return Checkpoints((workdir / "checkpoints").absolute(), config.checkpoint, report)
 
 

@@ -15,7 +15,7 @@ def train(config: ConfigDict, data: Data, workdir: pathlib.Path, mesh: Mesh) -> 
     Args:
         config: the run's config.
         data: what the run learns from.
-        workdir: the run's directory.
+        workdir: the run directory.
         mesh: from `vision.parallel.make_mesh`.
 
     Raises:

@@ -27,7 +27,7 @@ class Starts:
     Args:
         config: the run's config.
         data: what the run learns from.
-        workdir: the run's directory; a run that has checkpoints needs no start.
+        workdir: the run directory; a run that has checkpoints needs no start.
         definition: of the objective.
 
     Attributes:
@@ -75,7 +75,7 @@ def _read_start(objective: str, attribute: str, start: str) -> dict[str, np.ndar
     if path.suffix != ".safetensors" or not path.is_file():
         raise UserError(
             f"'{attribute}' of the objective '{objective}' cannot start from '{start}': it must be "
-            f"'{COPY}', a run's directory or a .safetensors file"
+            f"'{COPY}', a run directory or a .safetensors file"
         )
     try:
         return load_file(path)
