@@ -1,7 +1,9 @@
 """The contract of objectives: methods outside of the package, run by the trainer as it is."""
 
+import importlib
 import json
 import pathlib
+import shutil
 import signal
 
 import jax
@@ -13,8 +15,9 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from tests.training.test_step import BATCH, CLASSES, IMAGES, LABELS, SIDE, config, make
-from vision import cli, main, objectives
+from vision import cli, main, objectives, parallel
 from vision.config import default
+from vision.data.pipeline import open_data
 from vision.data.sources import open_splits
 from vision.errors import UserError
 from vision.models.resnet import ResNet
@@ -272,18 +275,9 @@ def _assert_near(a, b, tolerance):
         np.testing.assert_allclose(x, y, atol=tolerance)
 
 
-def test_everything_resumes_to_the_same_bits(reference, folder, tmp_path, monkeypatch):
+def test_everything_resumes_to_the_same_bits(reference, folder, tmp_path):
     """After a SIGTERM in the middle; tests/slow/test_contract.py kills with -9."""
-    advance = RunLog.advance
-
-    def interrupt(log, step):
-        advance(log, step)
-        if step == 5:
-            signal.raise_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(RunLog, "advance", interrupt)
-    assert run(everything(folder), tmp_path / "run") is None
-    monkeypatch.undo()
+    interrupt_at(5, everything(folder), tmp_path / "run")
     assert run(everything(folder), tmp_path / "run")["steps"] == 8
     assert same_bits(checkpoint(reference, 8), checkpoint(tmp_path / "run", 8))
     assert untimed(reference)[-1] == untimed(tmp_path / "run")[-1]
@@ -303,7 +297,7 @@ def _error(c, tmp_path):
         ({"objective.options.temperature": "hot"}, "must be of type float, like its default"),
         ({"objective.options.queue": 1.5}, "must be of type int"),
         ({"train.accumulate": 2}, "train.accumulate must be 1"),
-        ({"augment.mixup": 0.2}, "augment.mixup mixes the labels of one view"),
+        ({"augment.mixup": 0.2}, "augment.mixup mixes labels"),
         ({"data.unlabeled": "rest"}, "takes no unlabeled images"),
         ({"checkpoint.metric": "val/kn"}, "did you mean 'val/knn'"),
     ],
@@ -317,6 +311,124 @@ def test_what_does_not_fit_is_refused(change, message, tmp_path):
             node = node[section]
         node[name] = value
     assert message in _error(c, tmp_path)
+
+
+def module(monkeypatch, **declared):
+    """Declares something else in the file of MoCo, for one test."""
+    moco = importlib.import_module(f"{METHODS}.moco")
+    for name, value in declared.items():
+        monkeypatch.setattr(moco, name, value)
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ({"INPUTS": {"train": "query"}}, "must name a tuple of views for 'train'"),
+        ({"INPUTS": {"train": ("query", "label")}}, "has a view 'label'"),
+        ({"INPUTS": {"train": ("query", "key"), "val": ("image",)}}, "'val' is unknown"),
+        ({"MEASURES": "knn"}, "MEASURES of the objective"),
+        ({"MEASURES": ()}, "and () without validate"),
+        ({"starts": lambda c: {"slwo": "model"}}, "no attribute 'slwo' with variables"),
+        ({"starts": lambda c: {"slow": "/nowhere/run"}}, "'slow' of the objective"),
+        ({"starts": lambda c: {"projection": "model"}}, "starts from has no variable"),
+    ],
+)
+def test_declarations_are_checked_before_anything_is_written(
+    declared, message, tmp_path, monkeypatch
+):
+    module(monkeypatch, **declared)
+    assert message in _error(small(method="moco"), tmp_path)
+
+
+def test_an_architecture_needs_a_run(folder, tmp_path):
+    c = everything(folder)
+    c.objective.options.teacher = str(folder / "anchor.safetensors")
+    assert "'teacher' of the objective" in (message := _error(c, tmp_path))
+    assert "must start from the directory of a run" in message
+
+
+def test_a_teacher_takes_the_same_images(folder, tmp_path):
+    c = everything(folder)
+    c.data.normalize = "unit"
+    message = _error(c, tmp_path)
+    assert message.startswith("'teacher' was trained with data.normalize = symmetric")
+
+
+def test_a_run_is_resumed_without_its_teacher(reference, folder, tmp_path):
+    """Its variables are in the checkpoints, and a copy of its config beside them."""
+    teacher = tmp_path / "teacher"
+    shutil.copytree(folder / "teacher", teacher)
+    c = everything(folder)
+    c.objective.options.teacher = str(teacher)
+    c.checkpoint.every = 2
+    interrupt_at(5, c, tmp_path / "run")
+    teacher.rename(tmp_path / "moved")
+    assert run(c, tmp_path / "run")["steps"] == 8
+    ours = checkpoint(tmp_path / "run", 8)
+    assert same_bits(ours["params"], checkpoint(reference, 8)["params"])
+
+
+def interrupt_at(step, c, workdir):
+    """Trains until a SIGTERM in the middle."""
+    advance = RunLog.advance
+
+    def interrupt(log, done):
+        advance(log, done)
+        if done == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunLog, "advance", interrupt)
+        assert run(c, workdir) is None
+
+
+def test_a_head_on_cached_embeddings_resumes_with_its_copies(folder, tmp_path, monkeypatch):
+    """A momentum encoder that started from the pretrained model is still there at the end."""
+    module(monkeypatch, INPUTS={"train": ("query",)}, MoCo=Follower)
+    module(monkeypatch, OPTIONS={}, build=lambda c, model: Follower(model))
+    c = small(f"arrays:{folder / 'texts.npz'}", "moco")
+    c.augment.affine = False
+    c.model.name = "tests.support.tiny_resnet"
+    c.model.pretrained = str(folder / "teacher")
+    c.transfer.mode = "head"
+    c.transfer.cache_embeddings = True
+    run(c, tmp_path / "whole")
+    interrupt_at(5, c, tmp_path / "run")
+    assert run(c, tmp_path / "run")["steps"] == 8
+    ours = checkpoint(tmp_path / "run", 8)
+    assert same_bits(ours, checkpoint(tmp_path / "whole", 8))
+    _, _, weights = run_weights(folder / "teacher")
+    slow = nnx.traversals.flatten_mapping(ours["rest"]["slow"])
+    assert all(array.tobytes() == weights[".".join(p)].tobytes() for p, array in slow.items())
+
+
+class Follower(nnx.Module):
+    """Learns from labels, beside a copy of the model."""
+
+    frozen = ("slow",)
+
+    def __init__(self, model):
+        self.model = model
+        self.slow = nnx.clone(model)
+
+    def loss(self, batch):
+        logits = self.model(batch["query"])
+        return -(batch["label"] * jax.nn.log_softmax(logits)).sum(-1).mean(), {}
+
+
+def test_unlabeled_images_are_for_training_only(tmp_path):
+    """Evaluating such a run opens its own splits alone; the same images share their arrays."""
+    c = small(method="fixmatch")
+    c.data.unlabeled = "rest"
+    mesh = parallel.make_mesh(1)
+    assert set(open_data(c, mesh).loaders) == {"train", "val", "test"}
+    loaders = open_data(c, mesh, with_unlabeled=True).loaders
+    assert loaders["unlabeled"].data is loaders["train"].data
+    orders = [loaders[name].dataset.sampler.indices(0, 64) for name in ("train", "unlabeled")]
+    assert sorted(orders[0]) == sorted(orders[1]) and orders[0].tolist() != orders[1].tolist()
+    c.data.per_class = 2
+    loaders = open_data(c, mesh, with_unlabeled=True).loaders
+    assert len(loaders["unlabeled"]) == 64 and len(loaders["train"]) <= 20
 
 
 def test_an_objective_without_options_has_none(tmp_path):

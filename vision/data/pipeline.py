@@ -7,6 +7,7 @@ give the same batches in the same order.
 
 import dataclasses
 from collections.abc import Mapping
+from typing import cast
 
 import numpy as np
 from jax.sharding import Mesh
@@ -101,13 +102,21 @@ def unseen_classes(splits: Mapping[str, Source]) -> list[Finding]:
     return findings
 
 
-def open_data(config: ConfigDict, mesh: Mesh, splits: dict[str, Source] | None = None) -> Data:
+def open_data(
+    config: ConfigDict,
+    mesh: Mesh,
+    splits: dict[str, Source] | None = None,
+    *,
+    with_unlabeled: bool = False,
+) -> Data:
     """Opens the splits of `config.data`, in the order that `config.imbalance` asks for.
 
     Args:
         config: the run's config.
         mesh: from `vision.parallel.make_mesh`.
         splits: {name: source} instead of the splits that `config.data` names.
+        with_unlabeled: whether to open the images of `config.data.unlabeled` too, which only a
+            training looks at.
 
     Raises:
         UserError: see `named_splits`; also if images differ in size and no size is configured, or
@@ -121,9 +130,12 @@ def open_data(config: ConfigDict, mesh: Mesh, splits: dict[str, Source] | None =
         findings = next(iter(splits.values())).findings
     available = sum(map(len, splits.values()))
     splits = _draw_splits(c, splits, config.seed)
+    if with_unlabeled and c.unlabeled:
+        splits = _with_unlabeled(c, splits, config.seed)
     first = next(iter(splits.values()))
     image_size, channels = _image_shape(c, first)
-    total = sum(map(len, splits.values()))
+    # "rest" may be the training split itself.
+    total = sum(map(len, {id(split): split for split in splits.values()}.values()))
     lost = {finding.name: f"{finding.kind}: {finding}" for finding in findings if finding.lost}
     unreadable = Unreadable(total, c.max_unreadable, lost, available)
     datasets = {
@@ -138,12 +150,16 @@ def _open_loaders(
     c: ConfigDict, datasets: Mapping[str, Dataset], unreadable: Unreadable, mesh: Mesh
 ) -> dict[str, Loader]:
     """Returns a loader for each split: on the devices, if all of them fit there."""
-    size = sum(len(d) * d.image_size**2 * d.channels for d in datasets.values())
-    is_resident = size <= c.resident_gib * 2**30 and not c.random_crop_area
+    sizes = {id(d.source): len(d) * d.image_size**2 * d.channels for d in datasets.values()}
+    is_resident = sum(sizes.values()) <= c.resident_gib * 2**30 and not c.random_crop_area
     loaders: dict[str, Loader] = {}
+    resident: dict[int, DeviceLoader] = {}  # {source: loader}: two loaders of one share its arrays
     for name, dataset in datasets.items():
-        if is_resident:
-            loaders[name] = DeviceLoader(dataset, unreadable, mesh)
+        source = id(dataset.source)
+        if is_resident and source in resident:
+            loaders[name] = resident[source].with_sampler(dataset.sampler)
+        elif is_resident:
+            loaders[name] = resident[source] = DeviceLoader(dataset, unreadable, mesh)
         else:
             workers = c.workers if dataset.source.encoded else 0
             loaders[name] = WorkerLoader(dataset, unreadable, workers, mesh)
@@ -151,16 +167,26 @@ def _open_loaders(
 
 
 def _draw_splits(c: ConfigDict, splits: dict[str, Source], seed: int) -> dict[str, Source]:
-    """Returns the splits as `limit`, `per_class` and `unlabeled` ask for."""
+    """Returns the splits as `limit` and `per_class` ask for."""
     drawn = dict(splits)
     if c.limit:
         drawn = {name: _draw(split, c.limit, seed) for name, split in splits.items()}
-    if c.unlabeled and "train" in drawn:
-        images = drawn["train"] if c.unlabeled == "rest" else _unlabeled_source(c.unlabeled)
-        drawn[UNLABELED] = _draw(images, c.limit or len(images), seed)
     if c.per_class and "train" in drawn:
         drawn["train"] = _draw_per_class(drawn["train"], c.per_class, seed)
     return drawn
+
+
+def _with_unlabeled(c: ConfigDict, splits: dict[str, Source], seed: int) -> dict[str, Source]:
+    """Returns the splits and the unlabeled images; "rest" is the training split before a draw."""
+    if c.unlabeled != "rest":
+        images = _unlabeled_source(c.unlabeled)
+    else:
+        images = splits["train"]
+        if c.per_class:
+            images = cast(Subset, images).source
+    if c.limit:
+        images = _draw(images, c.limit, seed)
+    return splits | {UNLABELED: images}
 
 
 def _unlabeled_source(spec: str) -> Source:

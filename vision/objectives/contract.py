@@ -42,6 +42,7 @@ from vision.support.modules import find
 PACKAGE = "vision.objectives"
 TRAIN = "train"
 LOADERS = (TRAIN, UNLABELED)
+RESERVED = ("label", "index", "mask", "progress")  # names that every batch uses itself
 COPY = "model"  # what an attribute starts from: the objective's own model
 
 
@@ -130,14 +131,21 @@ def define(c: ConfigDict) -> Definition:
         config.options = ConfigDict(_complete(c, getattr(module, "OPTIONS", {})))
     inputs = getattr(module, "INPUTS", {TRAIN: ("image",)})
     _check_inputs(c.name, inputs)
+    measures = getattr(module, "MEASURES", ())
+    validate = getattr(module, "validate", None)
+    if not _are_names(measures) or bool(measures) != (validate is not None):
+        raise UserError(
+            f"MEASURES of the objective '{c.name}' must be a tuple of the names that its "
+            f"validate returns, and () without validate; got {measures!r}"
+        )
     starts: Mapping[str, Any] = getattr(module, "starts", lambda _: {})(config)
     return Definition(
         name=c.name,
         config=config,
         inputs=inputs,
-        measures=tuple(getattr(module, "MEASURES", ())),
+        measures=measures,
         starts={attribute: str(start) for attribute, start in starts.items() if start},
-        validate=getattr(module, "validate", None),
+        validate=validate,
         module=module,
     )
 
@@ -170,8 +178,18 @@ def _as_type(key: str, value: Any, default: Any) -> Any:
 def _check_inputs(name: str, inputs: Mapping[str, tuple[str, ...]]) -> None:
     for loader in inputs:
         check_choice(f"INPUTS of the objective '{name}'", loader, LOADERS)
-    if TRAIN not in inputs or not all(inputs.values()):
+    if TRAIN not in inputs or not all(_are_names(views) and views for views in inputs.values()):
         raise UserError(
-            f"INPUTS of the objective '{name}' must name at least one view of '{TRAIN}', and of "
+            f"INPUTS of the objective '{name}' must name a tuple of views for '{TRAIN}', and for "
             f"every other loader that it lists; got {dict(inputs)}"
         )
+    taken = {view for views in inputs.values() for view in views} & {*RESERVED, *LOADERS}
+    if taken:
+        raise UserError(
+            f"INPUTS of the objective '{name}' has a view '{min(taken)}', a name that a batch uses "
+            "itself: rename it"
+        )
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, tuple) and all(isinstance(name, str) for name in value)

@@ -5,6 +5,7 @@ that a run's weights are those of a whole model.
 """
 
 import dataclasses
+import pathlib
 import time
 from typing import Any
 
@@ -20,7 +21,7 @@ from vision.data.loading.loader import Loader
 from vision.data.pipeline import Data
 from vision.errors import UserError
 from vision.training.evaluate import eval_batch_size
-from vision.training.inputs import EmbeddingInputs
+from vision.training.inputs import STRONG, EmbeddingInputs
 from vision.training.log import print_line
 from vision.training.setup import assemble_step, plan_objective
 from vision.training.smote import extend
@@ -74,6 +75,7 @@ class HeadTraining:
         steps: length of the training.
         images_step: the `TrainStep` of the whole model.
         starts: what the whole model starts from.
+        workdir: the run directory.
 
     Attributes:
         data: `Data` of the embeddings.
@@ -91,21 +93,25 @@ class HeadTraining:
         steps: int,
         images_step: TrainStep,
         starts: Starts,
+        workdir: pathlib.Path,
     ):
-        check(config)
         definition = objectives.define(config.objective)
         if tuple(definition.inputs) != ("train",) or len(definition.inputs["train"]) > 1:
             raise UserError(
                 f"transfer.cache_embeddings: the objective '{definition.name}' takes several views "
                 "of an image, which has one embedding"
             )
+        (view,) = definition.inputs["train"]
+        check(config, "strong" if view == STRONG else "augment")
         began = time.perf_counter()
         self._start = starts.state(images_step, data.loaders["train"])
         self.data = embed_data(config, data, images_step, self._start)
         count = sum(map(len, data.loaders.values()))
         print_line(f"embedded {count:,} images in {time.perf_counter() - began:.1f} s")
-        build = plan_objective(config, data, definition, lambda model: HeadOnly(model.head))
-        inputs = EmbeddingInputs(len(data.classes), mesh)
+        build = plan_objective(
+            config, data, definition, workdir, lambda model: HeadOnly(model.head)
+        )
+        inputs = EmbeddingInputs(len(data.classes), mesh, view)
         self.train_step = assemble_step(config, build, inputs, mesh, steps)
         learned = traverse_util.flatten_dict(self.train_step.abstract_state["rest"])
         rest = traverse_util.flatten_dict(self._start["rest"])
@@ -127,9 +133,14 @@ class HeadTraining:
         return state | {"rest": traverse_util.unflatten_dict(rest)}
 
 
-def check(config: ConfigDict) -> None:
-    """Raises `UserError` if the config changes images from step to step."""
-    active = [f"augment.{key}" for key in CHANGING if config.augment[key]]
+def check(config: ConfigDict, section: str = "augment") -> None:
+    """Raises `UserError` if the config changes images from step to step.
+
+    Args:
+        config: the run's config.
+        section: the section that augments them.
+    """
+    active = [f"{section}.{key}" for key in CHANGING if config[section][key]]
     if config.data.random_crop_area:
         active.append("data.random_crop_area")
     if config.train.test_time_augmentation != "none":
@@ -153,10 +164,12 @@ def embed_split(
     """
     embeddings = []
     readable = []
-    for batch in loader.eval_batches(batch_size):
-        batch_embeddings, mask = parallel.fetch(train_step.embed(state, batch, loader.data))
-        embeddings.append(batch_embeddings)
-        readable.append(mask)
+    advice = f"embedding {batch_size} images at a time: lower train.eval_batch_size"
+    with parallel.out_of_memory(lambda: advice):
+        for batch in loader.eval_batches(batch_size):
+            batch_embeddings, mask = parallel.fetch(train_step.embed(state, batch, loader.data))
+            embeddings.append(batch_embeddings)
+            readable.append(mask)
     return np.concatenate(embeddings)[: len(loader)], np.concatenate(readable)[: len(loader)]
 
 

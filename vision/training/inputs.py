@@ -81,9 +81,9 @@ class ImageInputs:
                 mixing = [key for key in ("mixup", "cutmix") if self._config[section][key]]
                 if mixing:
                     raise UserError(
-                        f"{section}.{mixing[0]} mixes the labels of one view of the training "
-                        f"images, but the objective '{self._config.objective.name}' takes more: "
-                        f"set {section}.{mixing[0]}=0"
+                        f"{section}.{mixing[0]} mixes labels, but the objective "
+                        f"'{self._config.objective.name}' takes several views, or unlabeled "
+                        f"images: set {section}.{mixing[0]}=0"
                     )
 
     def train(self, state: Mapping[str, Any], batch: Batch, data: Batch) -> dict[str, Any]:
@@ -103,11 +103,7 @@ class ImageInputs:
                 target[view] = self.normalize(images)
                 if loader == TRAIN:
                     target["label"] = labels
-            target |= {
-                name: values
-                for name, values in examples.items()
-                if name not in ("image", "label", *ROW)
-            }
+            target |= fields_of(examples)
         return inputs
 
     def evaluate(self, batch: Batch, data: Batch) -> tuple[jax.Array, jax.Array]:
@@ -159,16 +155,19 @@ class EmbeddingInputs:
     Args:
         num_classes: C.
         mesh: from `vision.parallel.make_mesh`.
+        view: what the objective calls the images.
     """
 
-    def __init__(self, num_classes: int, mesh: Mesh):
+    def __init__(self, num_classes: int, mesh: Mesh, view: str = "image"):
         self._num_classes = num_classes
+        self._view = view
         self._mesh = mesh
 
     def train(self, state: Mapping[str, Any], batch: Batch, data: Batch) -> dict[str, Any]:
-        """Returns {"image": embeddings (B, D), "label": float (B, C)}."""
-        embeddings, labels = self.evaluate(batch, data)
-        return {"image": embeddings, "label": jax.nn.one_hot(labels, self._num_classes)}
+        """Returns {view: embeddings (B, D), "label": float (B, C)} and the source's fields."""
+        examples = fetch_examples(batch, data, self._mesh)
+        labels = jax.nn.one_hot(examples["label"], self._num_classes)
+        return fields_of(examples) | {self._view: examples["image"], "label": labels}
 
     def evaluate(self, batch: Batch, data: Batch) -> tuple[jax.Array, jax.Array]:
         """Returns (embeddings (B, D), labels int32 (B,))."""
@@ -199,6 +198,11 @@ def fetch_examples(batch: Batch, data: Batch, mesh: Mesh) -> Batch:
             rows = values[batch["index"]]
             examples[name] = jax.lax.with_sharding_constraint(rows, sharding)
     return examples
+
+
+def fields_of(examples: Batch) -> Batch:
+    """Returns the source's fields among a batch's arrays."""
+    return {k: values for k, values in examples.items() if k not in ("image", "label", *ROW)}
 
 
 def _rows_of(loader: str, batch: Batch, data: Batch) -> tuple[Batch, Batch]:

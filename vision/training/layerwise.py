@@ -38,9 +38,10 @@ def by_layer(
     """
     last = max(layers.values(), default=0)
 
-    # A path is ("model", "blocks", "0", ...); an objective's own parameters are beside the model.
+    # A path is ("model", "blocks", "0", ...); an objective's own parameters are beside the model,
+    # and learn as its head does.
     def layer_of(path: Path) -> int:
-        return layers.get(".".join(path[1:]), last)
+        return layers.get(".".join(path[1:]), last) if path[0] == "model" else last
 
     if c.unfreeze:
         first_steps = {}

@@ -98,7 +98,7 @@ def _open(
     from vision.run.resolve import resolve_config
 
     config = resolve_config(config, workdir)
-    data = open_data(config, mesh)
+    data = open_data(config, mesh, with_unlabeled=True)
     devices = parallel.describe(mesh)
     report(f"{config.data.source}: {data.describe()}; {devices}; {workdir}")
     for line in summarize(data.findings):

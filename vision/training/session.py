@@ -29,6 +29,7 @@ from vision.training.setup import build_step, training_loader
 from vision.training.signals import Signals
 from vision.training.starts import Starts
 from vision.training.step import State, TrainStep
+from vision.training.teachers import read_teachers, write_teachers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,33 +106,37 @@ class Session:
         self._steps = run_length(config.train, images)
         c = config.train
         self._eval_every = c.eval_every or max(1, round(images / c.batch_size))
-        self._images_step = build_step(config, data, mesh, self._steps)
+        self._images_step = build_step(config, data, mesh, self._steps, workdir)
         self._starts = Starts(config, data, workdir, self._definition)
+        self._images_step.check_starts(self._starts.arrays, self._starts.copies)
         self._head_training: HeadTraining | None = None
         self._train_step = self._images_step
         self._data = data
         if config.transfer.cache_embeddings:
             self._head_training = HeadTraining(
-                config, data, mesh, self._steps, self._images_step, self._starts
+                config, data, mesh, self._steps, self._images_step, self._starts, workdir
             )
             self._train_step = self._head_training.train_step
             self._data = self._head_training.data
-        self._loader = training_loader(config, self._data, self._definition.inputs)
+        self._loader = training_loader(config, self._data, self._definition)
         self._updates = CompiledSteps(config, self._train_step, self._loader, mesh)
         self._updates.lower(self._plan(0, self._steps))
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Session":
+        teachers = read_teachers(self._config, self._data, self._definition, self._workdir)
+        config = self._config.copy_and_resolve_references()
+        config.objective.options = self._definition.config.options  # complete, with its defaults
+
         def open_directory() -> None:
-            open_workdir(self._workdir, self._config)
+            open_workdir(self._workdir, config)
             write_data(self._workdir, self._data)
+            write_teachers(self._workdir, self._definition, teachers)
 
         parallel.on_main_process(open_directory)
         self._stack.enter_context(explain_memory(self._config.train, self._updates, self._mesh))
-        with contextlib.ExitStack() as opened:  # closed again if the next line fails
-            checkpoints = open_checkpoints(self._workdir, self._config, print_line)
-            self._checkpoints = opened.enter_context(checkpoints)
-            self._stack.push(opened.pop_all())
+        checkpoints = open_checkpoints(self._workdir, self._config, print_line)
+        self._checkpoints = self._stack.enter_context(checkpoints)
         return self
 
     def __exit__(self, *error: Any) -> bool | None:

@@ -1,11 +1,11 @@
 """What a training needs before its first step: model, objective, optimizer and schedule."""
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -18,14 +18,12 @@ from vision.data.pipeline import UNLABELED, Data
 from vision.errors import UserError, check_choice
 from vision.models.layers.streams import Streams
 from vision.models.surgery.transfer import prepare
-from vision.models.weights.pretrained import is_run
-from vision.objectives.contract import COPY
-from vision.run.directory import read_run
 from vision.training.evaluate import eval_batch_size
 from vision.training.inputs import ImageInputs, Inputs
 from vision.training.optimizer import make_optimizer, make_schedule
 from vision.training.state import StateSpec, select
 from vision.training.step import TrainStep
+from vision.training.teachers import Architectures, read_teachers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +39,13 @@ class Build:
     layers: dict[str, int]
 
 
-def build_step(config: ConfigDict, data: Data, mesh: Mesh, steps: int) -> TrainStep:
+def build_step(
+    config: ConfigDict,
+    data: Data,
+    mesh: Mesh,
+    steps: int,
+    workdir: pathlib.Path | None = None,
+) -> TrainStep:
     """Builds model, objective, optimizer and schedule, and compiles nothing yet.
 
     Args:
@@ -49,13 +53,14 @@ def build_step(config: ConfigDict, data: Data, mesh: Mesh, steps: int) -> TrainS
         data: what the run learns from.
         mesh: from `vision.parallel.make_mesh`.
         steps: length of the training.
+        workdir: the run directory, if there is one: a run that was begun knows its teachers.
 
     Raises:
         UserError: the config does not fit its data or devices.
     """
     definition = objectives.define(config.objective)
     check_settings(config, data, mesh, definition)
-    build = plan_objective(config, data, definition)
+    build = plan_objective(config, data, definition, workdir)
     sizes = {name: len(loader) for name, loader in data.loaders.items()}
     views = {name: tuple(views) for name, views in definition.inputs.items()}
     inputs = ImageInputs(config, views, len(data.classes), sizes, mesh)
@@ -66,6 +71,7 @@ def plan_objective(
     config: ConfigDict,
     data: Data,
     definition: objectives.Definition,
+    workdir: pathlib.Path | None,
     change: Callable[[Any], Any] = lambda model: model,
 ) -> Build:
     """Returns how the objective is built.
@@ -74,14 +80,11 @@ def plan_objective(
         config: the run's config.
         data: what the run learns from.
         definition: of the objective.
+        workdir: see `build_step`.
         change: makes another model of the one that `config.model` names.
     """
     layers: dict[str, int] = {}
-    teachers = {
-        attribute: read_run(start)
-        for attribute, start in definition.starts.items()
-        if start != COPY and is_run(start)
-    }
+    teachers = read_teachers(config, data, definition, workdir)
 
     def create() -> Any:
         rngs = Streams(config.seed)
@@ -91,24 +94,10 @@ def plan_objective(
             change(model),
             class_counts=data.class_counts,
             rngs=rngs,
-            architectures=_architectures(teachers),
+            architectures=Architectures(definition, teachers),
         )
 
     return Build(create, layers)
-
-
-def _architectures(teachers: Mapping[str, tuple[ConfigDict, dict]]) -> dict[str, nnx.Module]:
-    """Returns {attribute: the model of a run, without its weights}."""
-    return {
-        attribute: models.build(
-            config.model,
-            len(data["classes"]),
-            data["image_size"],
-            data["channels"],
-            Streams(0),
-        )
-        for attribute, (config, data) in teachers.items()
-    }
 
 
 def assemble_step(
@@ -152,43 +141,38 @@ def check_settings(
             "optimizer.lookahead and schedule.name=plateau cannot go together: choose another "
             "schedule"
         )
-    _check_loaders(config, data, definition)
+    if config.data.unlabeled and UNLABELED not in definition.inputs:
+        raise UserError(
+            f"data.unlabeled = '{config.data.unlabeled}': the objective '{definition.name}' takes "
+            'no unlabeled images; leave it ""'
+        )
     d = config.data
     pixels = jax.ShapeDtypeStruct((1, data.image_size, data.image_size, data.channels), "uint8")
     jax.eval_shape(lambda x: normalize(x, d.normalize, d.mean, d.std), pixels)
 
 
-def _check_loaders(config: ConfigDict, data: Data, definition: objectives.Definition) -> None:
+def training_loader(config: ConfigDict, data: Data, definition: objectives.Definition) -> Loader:
+    """Returns the loader of the train step's batches, from all that the objective asks for.
+
+    Args:
+        config: the run's config.
+        data: what the run learns from.
+        definition: of the objective.
+
+    Raises:
+        UserError: there are no unlabeled images, or a source has a field under a name that a batch
+            uses itself.
+    """
     for name in definition.inputs:
         if name not in data.loaders:
             raise UserError(
                 f"the objective '{definition.name}' learns from {name} images too: set "
                 f'data.{name} to a source, or to "rest" for the training images'
             )
-    if UNLABELED in data.loaders and UNLABELED not in definition.inputs:
-        raise UserError(
-            f"data.unlabeled = '{config.data.unlabeled}': the objective '{definition.name}' takes "
-            'no unlabeled images; leave it ""'
-        )
-
-
-def training_loader(
-    config: ConfigDict, data: Data, inputs: Mapping[str, tuple[str, ...]]
-) -> Loader:
-    """Returns the loader of the train step's batches, from all that the objective asks for.
-
-    Args:
-        config: the run's config.
-        data: what the run learns from.
-        inputs: the objective's `Definition.inputs`.
-
-    Raises:
-        UserError: a source has a field under a name that a batch uses itself.
-    """
-    _check_fields(data, inputs)
+    _check_fields(data, definition.inputs)
     beside = {
         name: (data.loaders[name], config.data[f"{name}_ratio"])
-        for name in inputs
+        for name in definition.inputs
         if name != "train"
     }
     train = data.loaders["train"]

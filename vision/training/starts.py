@@ -50,7 +50,8 @@ class Starts:
         weights = initial_weights(config, data, workdir)
         if weights is not None:
             self.arrays["model"] = weights
-        if has_checkpoints(workdir):
+        # A resumed run restores its variables, but a frozen network that embeds is needed before.
+        if has_checkpoints(workdir) and not config.transfer.cache_embeddings:
             return
         for attribute, start in definition.starts.items():
             if start == COPY:

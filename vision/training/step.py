@@ -12,7 +12,7 @@ The model state between steps is a dict:
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -120,12 +120,9 @@ class TrainStep:
             copies: attributes that then become copies of the model.
 
         Raises:
-            UserError: an attribute besides the model has a variable that its arrays lack, or of
-                another shape.
+            UserError: see `check_starts`.
         """
-        unknown = {*arrays, *copies} - {*state["params"], *state["rest"]}
-        if unknown:
-            raise UserError(f"the objective has no attribute '{min(unknown)}' with variables")
+        self.check_starts(arrays, copies)
         params = traverse_util.flatten_dict(state["params"])
         rest = traverse_util.flatten_dict(state["rest"])
         for attribute, values in arrays.items():
@@ -139,26 +136,45 @@ class TrainStep:
         unflatten = traverse_util.unflatten_dict
         return self.begin(unflatten(params), unflatten(rest))
 
+    def check_starts(
+        self, arrays: Mapping[str, Mapping[str, np.ndarray]], copies: tuple[str, ...]
+    ) -> None:
+        """Checks the arguments of `start_from`.
+
+        Raises:
+            UserError: there is no such attribute; or, besides in the model, a variable of an
+                attribute is missing in what it starts from, or has another shape there.
+        """
+        variables = traverse_util.flatten_dict(self.abstract_state["rest"])
+        variables |= traverse_util.flatten_dict(self.abstract_state["params"])
+        unknown = {*arrays, *copies} - {path[0] for path in variables}
+        if unknown:
+            raise UserError(f"the objective has no attribute '{min(unknown)}' with variables")
+        for (attribute, *parts), variable in variables.items():
+            name = ".".join(parts)
+            if attribute in copies:
+                start = variables.get(("model", *parts))
+            elif attribute in arrays and attribute != "model":
+                start = arrays[attribute].get(_name_in(arrays[attribute], parts))
+            else:
+                continue
+            if start is None:
+                raise UserError(f"what '{attribute}' starts from has no variable '{name}'")
+            if start.shape != variable.shape:
+                raise UserError(
+                    f"'{attribute}' has {name} of shape {variable.shape}, but what it starts from "
+                    f"has shape {start.shape}"
+                )
+
     def _place(
         self, tree: dict[tuple[str, ...], Any], attribute: str, values: Mapping[str, np.ndarray]
     ) -> None:
         """Replaces the variables of an attribute by the arrays of their names."""
         for path, variable in tree.items():
-            if path[0] != attribute:
-                continue
-            name = ".".join(path[1:])
-            if name not in values:
-                name = plain_name(name)  # of a layer with a low-rank update
-            if name in values:
+            name = _name_in(values, path[1:])
+            if path[0] == attribute and name in values:
                 array = np.asarray(values[name], variable.dtype)
-                if attribute != "model" and array.shape != variable.shape:
-                    raise UserError(
-                        f"{attribute}.{name} has shape {variable.shape}, but what it starts from "
-                        f"has {array.shape}"
-                    )
                 tree[path] = parallel.put_replicated(array, self._mesh)
-            elif attribute != "model":
-                raise UserError(f"what '{attribute}' starts from has no variable '{name}'")
 
     def _begin(self, params: Tree, rest: Tree) -> State:
         """Returns the state before the first step, from given parameters."""
@@ -207,6 +223,7 @@ class TrainStep:
             turns.append(scalars)
         if self._spec.has_after_update:
             objective = self._spec.merge(params, rest, step_key(state, NOISE))
+            self._spec.set_training(objective)
             objective.after_update()
             params, rest = self._spec.take_apart(objective)
         new = state | {
@@ -347,3 +364,9 @@ class TrainStep:
         return jax.tree.map(
             lambda a, p: (decay * a + (1 - decay) * p).astype(p.dtype), average, params
         )
+
+
+def _name_in(values: Mapping[str, Any], path: Sequence[str]) -> str:
+    """Returns the name of a variable in `values`, which have no low-rank updates."""
+    name = ".".join(path)
+    return name if name in values else plain_name(name)

@@ -1,6 +1,7 @@
 """Data that fit on the devices: decoded once, kept as uint8. A batch is then a list of indices."""
 
 import concurrent.futures
+import copy
 import os
 from collections.abc import Iterable, Sequence
 
@@ -13,6 +14,7 @@ from vision.data.decode import UnreadableImage
 from vision.data.loading import sampler
 from vision.data.loading.dataset import NONE_READABLE, Dataset, Unreadable
 from vision.data.loading.loader import Batch, BatchGenerator
+from vision.data.loading.sampler import Sampler
 from vision.data.sources import Source
 from vision.errors import UserError
 
@@ -77,6 +79,13 @@ class DeviceLoader:
             for image, readable in zip(images, self._readable[indices], strict=True)
         ]
         return DeviceLoader(self.dataset.part(indices), self.unreadable, self.mesh, arrays)
+
+    def with_sampler(self, sampler: Sampler) -> "DeviceLoader":
+        """Returns a loader of the same arrays, which are shared, in another order."""
+        loader = copy.copy(self)
+        loader.dataset = copy.copy(self.dataset)
+        loader.dataset.sampler = sampler
+        return loader
 
     def train_batches(self, plan: Iterable[tuple[int, int]], batch_size: int) -> BatchGenerator:
         """Yields {"index": int32 (B,)}, or (count, B), for each (first step, count) of the plan."""

@@ -94,7 +94,8 @@ def train_indices(seed: int, step: int, batch_size: int, size: int) -> np.ndarra
     return _slice_epochs(lambda epoch: _permutation(seed, epoch, size), size, step, batch_size)
 
 
-@functools.lru_cache(maxsize=4)
+# Several samplers share it; a batch of a small split spans many of its epochs.
+@functools.lru_cache(maxsize=16)
 def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     # RandomState's streams are frozen for all versions of numpy; Generator's are not.
     return np.random.RandomState([seed % 2**32, epoch]).permutation(size).astype(np.int32)
