@@ -78,7 +78,9 @@ def decode(data: bytes | Path | str, channels: int = 0, name: str = "") -> np.nd
 def read_file(path: Path | str) -> bytes:
     """Returns a file's bytes; raises `UnreadableImage` if that fails."""
     try:
-        return Path(path).read_bytes()
+        # not Path.read_bytes: pathlib interns each name, and the interpreter's table of them grows
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as error:
         raise UnreadableImage(error.strerror or str(error), str(path)) from error
 
