@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from tests.objectives.test_contract import checkpoint, everything, folder, same_bits, untimed
+from tests.objectives.conftest import folder
+from tests.objectives.runs import checkpoint, everything, have_same_bits, untimed
 from vision.training.run import run
 
 __all__ = ["folder"]  # the fixture
@@ -44,5 +45,5 @@ def test_everything_resumes_after_kill_9(devices, place, folder, tmp_path):
     process.wait()
     for name in ("killed", "whole"):
         assert run(c, tmp_path / name)["steps"] == 8
-    assert same_bits(checkpoint(workdir, 8), checkpoint(tmp_path / "whole", 8))
+    assert have_same_bits(checkpoint(workdir, 8), checkpoint(tmp_path / "whole", 8))
     assert untimed(workdir)[-1] == untimed(tmp_path / "whole")[-1]
