@@ -43,10 +43,10 @@ def test_input_reads_real_photos(shared_data, tmp_path):
         "input", "--data", shared_data / "imagenet_samples.tar", *few, "--csv", path
     ).startswith("ratio: ")
     rows = {row["what"]: row for row in common.read_rows(path)}
-    bare = [f"{what} against bare decode" for what in ("loader", "loader of a pack")]
-    assert list(rows) == ["decode", "loader", *bare] and {
-        row["files"] for row in rows.values()
-    } == {"200"}
+    bare = [f"{what} against bare decode" for what in ("feed", "feed of a pack")]
+    assert list(rows) == ["decode", "feed", *bare] and {row["files"] for row in rows.values()} == {
+        "200"
+    }
     assert float(rows["decode"]["ratio"]) > 0.5  # the same libraries on both sides
     assert all(float(rows[what]["ratio"]) > 0 for what in bare)
 
