@@ -110,3 +110,12 @@ def network(seed, dropout=0.0):
         dtype=np.dtype("float32"),
         dropout=dropout,
     )
+
+
+def assert_near(a, b, tolerance):
+    first, second = checkpoint(a, 8), checkpoint(b, 8)
+    assert jax.tree.structure(first) == jax.tree.structure(second)
+    for x, y in zip(
+        jax.tree.leaves(first["params"]), jax.tree.leaves(second["params"]), strict=True
+    ):
+        np.testing.assert_allclose(x, y, atol=tolerance)

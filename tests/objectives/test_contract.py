@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from tests.objectives.runs import (
+    assert_near,
     checkpoint,
     declare,
     everything,
@@ -158,24 +159,10 @@ def test_everything_at_once(reference, folder):
 )
 def test_everything_ends_with_the_same_numbers(changes, reference, folder, tmp_path):
     run(everything(folder, **changes), tmp_path / "run")
-    _assert_near(reference, tmp_path / "run", 2e-4)
+    assert_near(reference, tmp_path / "run", 2e-4)
 
 
-def test_everything_on_eight_devices(reference, folder, tmp_path):
-    run(everything(folder, parallel__devices=8), tmp_path / "run")
-    _assert_near(reference, tmp_path / "run", 5e-3)
-
-
-def _assert_near(a, b, tolerance):
-    first, second = checkpoint(a, 8), checkpoint(b, 8)
-    assert jax.tree.structure(first) == jax.tree.structure(second)
-    for x, y in zip(
-        jax.tree.leaves(first["params"]), jax.tree.leaves(second["params"]), strict=True
-    ):
-        np.testing.assert_allclose(x, y, atol=tolerance)
-
-
-def test_everything_resumes_to_the_have_same_bits(reference, folder, tmp_path):
+def test_everything_resumes_to_the_same_bits(reference, folder, tmp_path):
     """After a SIGTERM in the middle; tests/slow/test_contract.py kills with -9."""
     interrupt_at(5, everything(folder), tmp_path / "run")
     assert run(everything(folder), tmp_path / "run")["steps"] == 8

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.objectives.conftest import folder
-from tests.objectives.runs import checkpoint, everything, have_same_bits, untimed
+from tests.objectives.runs import assert_near, checkpoint, everything, have_same_bits, untimed
 from vision.training.run import run
 
 __all__ = ["folder"]  # the fixture
@@ -47,3 +47,11 @@ def test_everything_resumes_after_kill_9(devices, place, folder, tmp_path):
         assert run(c, tmp_path / name)["steps"] == 8
     assert have_same_bits(checkpoint(workdir, 8), checkpoint(tmp_path / "whole", 8))
     assert untimed(workdir)[-1] == untimed(tmp_path / "whole")[-1]
+
+
+def test_everything_on_eight_devices(folder, tmp_path):
+    """The same numbers as on one, up to rounding."""
+    reference = tmp_path / "one"
+    run(everything(folder), reference)
+    run(everything(folder, parallel__devices=8), tmp_path / "run")
+    assert_near(reference, tmp_path / "run", 5e-3)
