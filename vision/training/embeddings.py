@@ -5,8 +5,8 @@ that a run's weights are those of a whole model.
 """
 
 import dataclasses
-import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ from vision.training.setup import assemble_step, plan_objective
 from vision.training.smote import extend
 from vision.training.starts import Starts
 from vision.training.step import State, TrainStep
+from vision.training.teachers import Teacher
 
 CHANGING = (  # keys of config.augment that change images from step to step
     "pad_crop",
@@ -75,7 +76,7 @@ class HeadTraining:
         steps: length of the training.
         images_step: the `TrainStep` of the whole model.
         starts: what the whole model starts from.
-        workdir: the run directory.
+        teachers: from `vision.training.teachers.read_teachers`.
 
     Attributes:
         data: `Data` of the embeddings.
@@ -93,7 +94,7 @@ class HeadTraining:
         steps: int,
         images_step: TrainStep,
         starts: Starts,
-        workdir: pathlib.Path,
+        teachers: Mapping[str, Teacher],
     ):
         definition = objectives.define(config.objective)
         if tuple(definition.inputs) != ("train",) or len(definition.inputs["train"]) > 1:
@@ -109,7 +110,7 @@ class HeadTraining:
         count = sum(map(len, data.loaders.values()))
         print_line(f"embedded {count:,} images in {time.perf_counter() - began:.1f} s")
         build = plan_objective(
-            config, data, definition, workdir, lambda model: HeadOnly(model.head)
+            config, data, definition, teachers, lambda model: HeadOnly(model.head)
         )
         inputs = EmbeddingInputs(len(data.classes), mesh, view)
         self.train_step = assemble_step(config, build, inputs, mesh, steps)

@@ -13,9 +13,9 @@ from vision import parallel
 from vision.data.augment import alternating_flips, augment, normalize
 from vision.data.loading.loader import Batch
 from vision.errors import UserError
+from vision.objectives.contract import TRAIN
 
 AUGMENT, NOISE = range(2)  # the purposes that a step's key is split for
-TRAIN = "train"  # the loader whose views and labels are not under a name of their own
 ROW = ("index", "mask")  # of a batch, where an example is and whether it counts
 STRONG = "strong"  # the view that is augmented as config.strong says
 

@@ -106,7 +106,8 @@ class Session:
         self._steps = run_length(config.train, images)
         c = config.train
         self._eval_every = c.eval_every or max(1, round(images / c.batch_size))
-        self._images_step = build_step(config, data, mesh, self._steps, workdir)
+        self._teachers = read_teachers(config, data, self._definition, workdir)
+        self._images_step = build_step(config, data, mesh, self._steps, self._teachers)
         self._starts = Starts(config, data, workdir, self._definition)
         self._images_step.check_starts(self._starts.arrays, self._starts.copies)
         self._head_training: HeadTraining | None = None
@@ -114,7 +115,7 @@ class Session:
         self._data = data
         if config.transfer.cache_embeddings:
             self._head_training = HeadTraining(
-                config, data, mesh, self._steps, self._images_step, self._starts, workdir
+                config, data, mesh, self._steps, self._images_step, self._starts, self._teachers
             )
             self._train_step = self._head_training.train_step
             self._data = self._head_training.data
@@ -124,14 +125,13 @@ class Session:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Session":
-        teachers = read_teachers(self._config, self._data, self._definition, self._workdir)
         config = self._config.copy_and_resolve_references()
         config.objective.options = self._definition.config.options  # complete, with its defaults
 
         def open_directory() -> None:
             open_workdir(self._workdir, config)
             write_data(self._workdir, self._data)
-            write_teachers(self._workdir, self._definition, teachers)
+            write_teachers(self._workdir, self._definition, self._teachers)
 
         parallel.on_main_process(open_directory)
         self._stack.enter_context(explain_memory(self._config.train, self._updates, self._mesh))

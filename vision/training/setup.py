@@ -1,7 +1,6 @@
 """What a training needs before its first step: model, objective, optimizer and schedule."""
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,12 +17,13 @@ from vision.data.pipeline import UNLABELED, Data
 from vision.errors import UserError, check_choice
 from vision.models.layers.streams import Streams
 from vision.models.surgery.transfer import prepare
+from vision.objectives.contract import RESERVED
 from vision.training.evaluate import eval_batch_size
 from vision.training.inputs import ImageInputs, Inputs
 from vision.training.optimizer import make_optimizer, make_schedule
 from vision.training.state import StateSpec, select
 from vision.training.step import TrainStep
-from vision.training.teachers import Architectures, read_teachers
+from vision.training.teachers import Architectures, Teacher, read_teachers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +44,7 @@ def build_step(
     data: Data,
     mesh: Mesh,
     steps: int,
-    workdir: pathlib.Path | None = None,
+    teachers: Mapping[str, Teacher] | None = None,
 ) -> TrainStep:
     """Builds model, objective, optimizer and schedule, and compiles nothing yet.
 
@@ -53,17 +53,18 @@ def build_step(
         data: what the run learns from.
         mesh: from `vision.parallel.make_mesh`.
         steps: length of the training.
-        workdir: the run directory, if there is one: a run that was begun knows its teachers.
+        teachers: from `read_teachers`; None reads them from the runs themselves.
 
     Raises:
         UserError: the config does not fit its data or devices.
     """
     definition = objectives.define(config.objective)
     check_settings(config, data, mesh, definition)
-    build = plan_objective(config, data, definition, workdir)
+    if teachers is None:
+        teachers = read_teachers(config, data, definition, None)
+    build = plan_objective(config, data, definition, teachers)
     sizes = {name: len(loader) for name, loader in data.loaders.items()}
-    views = {name: tuple(views) for name, views in definition.inputs.items()}
-    inputs = ImageInputs(config, views, len(data.classes), sizes, mesh)
+    inputs = ImageInputs(config, definition.inputs, len(data.classes), sizes, mesh)
     return assemble_step(config, build, inputs, mesh, steps)
 
 
@@ -71,7 +72,7 @@ def plan_objective(
     config: ConfigDict,
     data: Data,
     definition: objectives.Definition,
-    workdir: pathlib.Path | None,
+    teachers: Mapping[str, Teacher],
     change: Callable[[Any], Any] = lambda model: model,
 ) -> Build:
     """Returns how the objective is built.
@@ -80,11 +81,10 @@ def plan_objective(
         config: the run's config.
         data: what the run learns from.
         definition: of the objective.
-        workdir: see `build_step`.
+        teachers: from `read_teachers`.
         change: makes another model of the one that `config.model` names.
     """
     layers: dict[str, int] = {}
-    teachers = read_teachers(config, data, definition, workdir)
 
     def create() -> Any:
         rngs = Streams(config.seed)
@@ -180,7 +180,7 @@ def training_loader(config: ConfigDict, data: Data, definition: objectives.Defin
 
 
 def _check_fields(data: Data, inputs: Mapping[str, tuple[str, ...]]) -> None:
-    reserved = {"image", "label", "index", "mask", "progress", *inputs}
+    reserved = {"image", *RESERVED, *inputs}
     for views in inputs.values():
         reserved |= set(views)
     for name, loader in data.loaders.items():
