@@ -16,7 +16,7 @@ REASONS = {
     404: "There is no such model or version",
     408: "The body did not arrive in time",
     413: "The body or an image is too large, or the images are too many to be answered in time",
-    415: "What was sent is no image of a known format, or is compressed",
+    415: "The body is not an image of a known format, or it is compressed",
     429: "Too many requests; the header Retry-After says in how many seconds to try again",
     503: "The server or the model is not ready",
 }
