@@ -14,12 +14,14 @@ def summary(logits, labels, mask=None, parts=1):
     """Returns `summarize` of the totals over `parts` batches, under jit as in evaluation."""
     mask = np.ones(len(labels), bool) if mask is None else mask
     sums = None
+    pairs = []
     for rows in np.array_split(np.arange(len(labels)), parts):
-        batch = jax.jit(metrics.batch_sums)(
-            jnp.asarray(logits[rows]), jnp.asarray(labels[rows]), jnp.asarray(mask[rows])
-        )
+        outputs = [jnp.asarray(array[rows]) for array in (logits, labels, mask)]
+        batch = jax.jit(metrics.batch_sums)(*outputs)
         sums = batch if sums is None else metrics.add(sums, batch)
-    return metrics.summarize(jax.device_get(sums))
+        pairs.append(jax.jit(metrics.batch_pairs)(*outputs))
+    counts = metrics.confusion(np.concatenate(pairs, 1), logits.shape[1])
+    return metrics.summarize(jax.device_get(sums)) | counts
 
 
 def expected(logits, labels):
@@ -29,14 +31,13 @@ def expected(logits, labels):
     probabilities = np.exp(shifted) / np.exp(shifted).sum(1, keepdims=True)
     predicted = logits.argmax(1)
     common = {"labels": classes, "average": None, "zero_division": 0}
+    top5 = [label in np.argsort(-row)[:5] for row, label in zip(logits, labels, strict=True)]
     return {
+        **({"top5_accuracy": np.mean(top5)} if len(classes) > 5 else {}),
         "loss": sklearn_metrics.log_loss(labels, probabilities, labels=classes)
         if len(classes) > 1
         else 0.0,
         "accuracy": sklearn_metrics.accuracy_score(labels, predicted),
-        "top5_accuracy": np.mean(
-            [label in np.argsort(-row)[:5] for row, label in zip(logits, labels, strict=True)]
-        ),
         "balanced_accuracy": sklearn_metrics.recall_score(
             labels, predicted, labels=np.unique(labels), average="macro"
         ),
@@ -57,7 +58,7 @@ def agree(ours, theirs):
 
 CASES = {
     "ten classes": (10, 200, lambda labels, logits: None),
-    "three classes, so that the top five are all": (3, 60, lambda labels, logits: None),
+    "three classes, without a top five": (3, 60, lambda labels, logits: None),
     "one class": (1, 7, lambda labels, logits: None),
     "a class absent in truth": (6, 90, lambda labels, logits: labels.__setitem__(labels == 2, 3)),
     "a class never predicted": (
@@ -136,12 +137,25 @@ def test_extreme_logits_stay_finite():
     assert ours["accuracy"] == 0.5 and ours["loss"] == pytest.approx(1e4)
 
 
-def test_scalars_are_the_single_numbers():
-    summed = summary(np.eye(3, dtype=np.float32), np.arange(3))
-    assert tuple(metrics.scalars(summed)) == metrics.SCALARS
-    assert {name for name, value in summed.items() if isinstance(value, float)} == set(
-        metrics.SCALARS
-    )
+@pytest.mark.parametrize("classes", [3, 5, 6, 9])
+def test_scalars_are_the_single_numbers(classes):
+    summed = summary(np.eye(classes, dtype=np.float32), np.arange(classes))
+    names = metrics.scalar_names(classes)
+    assert tuple(metrics.scalars(summed)) == names
+    assert {name for name, value in summed.items() if isinstance(value, float)} == set(names)
+    assert ("top5_accuracy" in names) == (classes > 5)
+
+
+def test_sums_grow_with_the_classes_and_cells_equal_the_table():
+    classes = 22_000
+    labels = np.array([0, 21_999, 21_999, 7], np.int32)
+    logits = np.zeros((4, classes), np.float32)
+    logits[[0, 1, 2, 3], [3, 21_999, 5, 5]] = 1
+    shapes = jax.eval_shape(metrics.batch_sums, logits, labels, np.ones(4, bool))
+    assert max(np.prod(shape.shape) for shape in jax.tree.leaves(shapes)) == classes
+    found = summary(logits, labels, np.array([True, True, True, False]))
+    assert found["confusion_cells"] == [[0, 3, 1], [21_999, 5, 1], [21_999, 21_999, 1]]
+    assert "confusion" not in found and found["recall"][21_999] == 0.5
 
 
 def clusters(count, seed, spread):

@@ -11,6 +11,8 @@ import numpy as np
 
 # the results of `summarize` that are single numbers
 SCALARS = ("loss", "accuracy", "top5_accuracy", "balanced_accuracy", "macro_f1")
+TOP = 5  # of top5_accuracy, which means nothing for as few classes
+DENSE = 1000  # classes up to which a confusion matrix is written as a table
 
 NEIGHBORS = 20  # the default k of `knn_accuracy`
 
@@ -28,7 +30,9 @@ def batch_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[st
             count: number of images, int32.
             loss: sum of the cross-entropies in nats, float.
             top5: images whose true class is among the five highest logits, int32.
-            confusion: images by true class (rows) and predicted class (columns), int32 (C, C).
+            true_positives, true, predicted: images that are rightly of each class, that are of it,
+                and that were said to be, int32 (C,): the diagonal of the confusion matrix and its
+                sums, which do not grow with the square of the classes.
         A tie between logits goes to the class with the lower index, as in `argmax`.
     """
     classes = logits.shape[-1]
@@ -37,13 +41,26 @@ def batch_sums(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[st
     true_logit = jnp.take_along_axis(logits, labels[:, None], axis=-1)
     ties_before = (logits == true_logit) & (jnp.arange(classes) < labels[:, None])
     ranked_before = (logits > true_logit) | ties_before
-    confusion = jnp.zeros((classes, classes), jnp.int32)
+    guesses = logits.argmax(-1)
+    zeros = jnp.zeros(classes, jnp.int32)
+    counted = mask.astype(jnp.int32)
     return {
         "count": mask.sum(dtype=jnp.int32),
         "loss": -jnp.where(mask, true_log_p, 0).sum(),
-        "top5": (mask & (ranked_before.sum(-1) < 5)).sum(dtype=jnp.int32),
-        "confusion": confusion.at[labels, logits.argmax(-1)].add(mask.astype(jnp.int32)),
+        "top5": (mask & (ranked_before.sum(-1) < TOP)).sum(dtype=jnp.int32),
+        "true_positives": zeros.at[labels].add(counted * (guesses == labels)),
+        "true": zeros.at[labels].add(counted),
+        "predicted": zeros.at[guesses].add(counted),
     }
+
+
+def batch_pairs(logits: jax.Array, labels: jax.Array, mask: jax.Array) -> jax.Array:
+    """Returns each image's true and predicted class, int32 (2, B); -1 for padding.
+
+    See `batch_sums` for the arguments.
+    """
+    pairs = jnp.stack([labels, logits.argmax(-1)]).astype(jnp.int32)
+    return jnp.where(mask, pairs, -1)
 
 
 def add(a: dict[str, jax.Array], b: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -56,32 +73,59 @@ def summarize(sums: dict[str, jax.Array]) -> dict[str, Any]:
 
     Returns:
         A dict of
-            floats: loss (nats), accuracy, top5_accuracy, balanced_accuracy (mean recall of the
-                classes that occur), macro_f1 (mean over the classes that occur or were predicted).
+            floats: loss (nats), accuracy, top5_accuracy (of more than five classes),
+                balanced_accuracy (mean recall of the classes that occur), macro_f1 (mean over the
+                classes that occur or were predicted).
             lists, one entry per class: precision, recall, f1 (0 where undefined, as scikit-learn's
                 `zero_division=0`), support.
-            confusion: nested list.
     """
-    confusion = np.asarray(sums["confusion"], np.int64)
     count = max(int(sums["count"]), 1)
-    true = confusion.sum(1)
-    predicted = confusion.sum(0)
-    hits = np.diag(confusion)
+    true = np.asarray(sums["true"], np.int64)
+    predicted = np.asarray(sums["predicted"], np.int64)
+    hits = np.asarray(sums["true_positives"], np.int64)
+    top5 = {"top5_accuracy": float(sums["top5"]) / count} if len(true) > TOP else {}
     precision = hits / np.maximum(predicted, 1)
     recall = hits / np.maximum(true, 1)
     f1 = 2 * hits / np.maximum(true + predicted, 1)
     return {
         "loss": float(sums["loss"]) / count,
         "accuracy": float(hits.sum()) / count,
-        "top5_accuracy": float(sums["top5"]) / count,
+        **top5,
         "balanced_accuracy": _mean(recall[true > 0]),
         "macro_f1": _mean(f1[true + predicted > 0]),
         "precision": precision.tolist(),
         "recall": recall.tolist(),
         "f1": f1.tolist(),
         "support": true.tolist(),
-        "confusion": confusion.tolist(),
     }
+
+
+def scalar_names(classes: int) -> tuple[str, ...]:
+    """Returns the names in `SCALARS` that are measured with this number of classes."""
+    return tuple(name for name in SCALARS if name != "top5_accuracy" or classes > TOP)
+
+
+def confusion(pairs: np.ndarray, classes: int) -> dict[str, list]:
+    """Returns the confusion matrix as it is written to JSON.
+
+    Args:
+        pairs: each image's true and predicted class, int (2, N); -1 for padding.
+        classes: number of classes, C.
+
+    Returns:
+        {"confusion": images by true class (rows) and predicted class (columns)}, and for more than
+        `DENSE` classes {"confusion_cells": [[true, predicted, images], ...]}, the cells that are
+        not 0, by row and column: the table would have C x C numbers, nearly all of them 0.
+    """
+    pairs = np.asarray(pairs, np.int64)
+    true, predicted = pairs[:, pairs[0] >= 0]
+    cells, images = np.unique(true * classes + predicted, return_counts=True)
+    if classes > DENSE:
+        rows = np.stack([cells // classes, cells % classes, images], 1)
+        return {"confusion_cells": rows.tolist()}
+    table = np.zeros(classes * classes, np.int64)
+    table[cells] = images
+    return {"confusion": table.reshape(classes, classes).tolist()}
 
 
 def _mean(values):
@@ -90,7 +134,7 @@ def _mean(values):
 
 def scalars(summary: dict[str, Any]) -> dict[str, float]:
     """Returns the single numbers of a summary, without its lists."""
-    return {name: summary[name] for name in SCALARS}
+    return {name: summary[name] for name in SCALARS if name in summary}
 
 
 def knn_accuracy(

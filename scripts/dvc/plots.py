@@ -31,7 +31,7 @@ def main(argv):
     _write_table(
         out / "confusion.csv",
         ("actual", "predicted"),
-        pairs(result["confusion"], result["classes"]),
+        pairs(result),
     )
     (out / "test.json").write_text(json.dumps(numbers(result), indent=1))
 
@@ -47,12 +47,19 @@ def curve(lines, split):
     ]
 
 
-def pairs(confusion, classes):
-    """Yields (actual, predicted) for each image counted in a confusion matrix, whose rows are the
-    actual classes."""
-    for actual, row in zip(classes, confusion, strict=True):
-        for predicted, count in zip(classes, row, strict=True):
-            yield from [(actual, predicted)] * count
+def pairs(result):
+    """Yields (actual, predicted) for each image counted in the confusion matrix of a result.json,
+    which has its table or, with many classes, its cells that are not 0."""
+    cells = result.get("confusion_cells")
+    if cells is None:
+        cells = [
+            (actual, predicted, count)
+            for actual, row in enumerate(result["confusion"])
+            for predicted, count in enumerate(row)
+        ]
+    classes = result["classes"]
+    for actual, predicted, count in cells:
+        yield from [(classes[actual], classes[predicted])] * count
 
 
 def numbers(result):

@@ -61,6 +61,7 @@ def test_what_does_not_fit_is_refused(change, message, tmp_path):
         ({"INPUTS": {"train": ("query", "key"), "val": ("image",)}}, "'val' is unknown"),
         ({"MEASURES": "knn"}, "MEASURES of the objective"),
         ({"MEASURES": ()}, "and () without validate"),
+        ({"MEASURES": {"knn": "most"}}, "'most' is unknown"),
         ({"starts": lambda c: {"slwo": "model"}}, "no attribute 'slwo' with variables"),
         ({"starts": lambda c: {"slow": "/nowhere/run"}}, "'slow' of the objective"),
         ({"starts": lambda c: {"projection": "model"}}, "starts from has no variable"),

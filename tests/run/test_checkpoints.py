@@ -28,16 +28,13 @@ def open_in(directory, report=lambda text: None, **changes):
     return Checkpoints(directory, c, report)
 
 
-def write(directory, accuracies, **changes):
-    """Saves a checkpoint a step, from step 1 on; an accuracy of None is a checkpoint without
+def write(directory, measured, metric="val/accuracy", **changes):
+    """Saves a checkpoint a step, from step 1 on; a value of None is a checkpoint without
     metrics."""
-    checkpoints = open_in(directory, **changes)
-    for step, accuracy in enumerate(accuracies, 1):
+    checkpoints = open_in(directory, metric=metric, **changes)
+    for step, value in enumerate(measured, 1):
         checkpoints.save(
-            step,
-            state(step),
-            {"at": step},
-            None if accuracy is None else {"val/accuracy": accuracy},
+            step, state(step), {"at": step}, None if value is None else {metric: value}
         )
     checkpoints.close()
 
@@ -242,14 +239,14 @@ def test_empty_directory(tmp_path):
     ("accuracies", "changes", "kept", "best"),
     [
         ([0.1, 0.9, 0.3, 0.2, 0.4], {}, [2, 4, 5], 2),
-        ([0.1, 0.9, 0.3, 0.2, 0.4], {"mode": "min"}, [1, 4, 5], 1),
+        ([0.1, 0.9, 0.3, 0.2, 0.4], {"metric": "val/loss"}, [1, 4, 5], 1),
         ([0.9, 0.1, 0.2, 0.3], {"keep_latest": 1}, [1, 4], 1),
         ([0.1, 0.2, 0.3], {"keep_latest": 1}, [3], 3),
         ([0.9, 0.8, 0.1, 0.2, 0.3], {"keep_latest": 1, "keep_best": 2}, [1, 2, 5], 1),
         ([None, 0.9, None, None, 0.3, None], {}, [2, 5, 6], 2),
         ([None, None, None, None], {}, [3, 4], 4),
         ([0.5, float("nan"), 0.4, 0.3], {"keep_latest": 1}, [1, 4], 1),
-        ([0.5, float("nan"), 0.6, 0.7], {"keep_latest": 1, "mode": "min"}, [1, 4], 1),
+        ([0.5, float("nan"), 0.6, 0.7], {"keep_latest": 1, "metric": "val/loss"}, [1, 4], 1),
     ],
 )
 def test_what_is_kept(tmp_path, accuracies, changes, kept, best):

@@ -59,6 +59,29 @@ def saved_steps(workdir):
     return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir())
 
 
+@pytest.mark.parametrize("mode", ["auto", "max"])
+def test_the_lowest_loss_is_the_best(mode, tmp_path, capsys):
+    """Older versions wrote mode "max" into every config, and kept the highest loss."""
+    changes = {
+        "train__steps": 5,
+        "train__eval_every": 1,
+        "optimizer__learning_rate": 0.3,  # rises again
+        "checkpoint__metric": "val/loss",
+        "early_stopping__enabled": True,
+        "early_stopping__patience": 4,
+    }
+    result = main.run(tiny(checkpoint__mode=mode, **changes), tmp_path / "run")
+    losses = dict(values(tmp_path / "run", "val/loss"))
+    assert result["best_step"] == min(losses, key=losses.get)
+    assert len(set(losses.values())) == len(losses)
+    assert ("checkpoint.mode = max contradicts" in capsys.readouterr().err) == (mode == "max")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["checkpoint"]["mode"] == "min"
+    config["checkpoint"]["mode"] = "max"  # as an older version wrote it
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    assert main.run(tiny(**changes), tmp_path / "run")["best_step"] == result["best_step"]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A whole run with everything that it writes; returns (result, workdir)."""
@@ -255,7 +278,7 @@ def test_evaluation_on_any_devices_and_batch_sizes():
         mesh = parallel.make_mesh(devices)
         data = open_data(c, mesh)
         step = build_step(c, data, mesh, 1)
-        summaries.append(evaluate(step, step.initialize(), data.loaders["test"], batch_size))
+        summaries.append(evaluate(step, step.initialize(), data.loaders["test"], batch_size, True))
         assert sum(summaries[-1]["support"]) == 100
     for summary in summaries[1:]:
         assert summary["confusion"] == summaries[0]["confusion"]

@@ -8,7 +8,9 @@ In an objective's file, everything but `build` is optional:
                                           {loader: views of its images}; a view is augmented as
                                           config.augment says, one named "strong" as config.strong
     MEASURES = ("knn",)                   names of the numbers that `validate` returns; "val/knn"
-                                          may then be checkpoint.metric
+                                          may then be checkpoint.metric; {"knn": "max"} also says
+                                          whether "max" or "min" is better, which otherwise
+                                          follows from the name: less of a "loss" or an "error"
     def starts(c): ...                    {attribute: what its variables start from}, see
                                           `Definition.starts`
     def validate(embed, loaders): ...     {"knn": float}, from embed(loader), which returns
@@ -37,6 +39,7 @@ from ml_collections import ConfigDict
 from vision.data.pipeline import UNLABELED
 from vision.errors import UserError, check_choice
 from vision.objectives.quantized import simulate
+from vision.run.best import DIRECTIONS
 from vision.support.modules import find
 
 PACKAGE = "vision.objectives"
@@ -77,6 +80,7 @@ class Definition:
         config: config.objective, its options complete.
         inputs: {loader: names of the views of its images}.
         measures: names of the numbers that `validate` returns.
+        directions: {measure: "max" or "min"}, whichever is better, of those that declare it.
         starts: {attribute: "model", a run directory or a .safetensors file}: what the attribute's
             variables start from. "model" copies the objective's own model, after that has its
             pretrained weights.
@@ -88,6 +92,7 @@ class Definition:
     config: ConfigDict
     inputs: Mapping[str, tuple[str, ...]]
     measures: tuple[str, ...]
+    directions: Mapping[str, str]
     starts: Mapping[str, str]
     validate: Callable[..., dict[str, float]] | None
     module: ModuleType
@@ -133,17 +138,22 @@ def define(c: ConfigDict) -> Definition:
     _check_inputs(c.name, inputs)
     measures = getattr(module, "MEASURES", ())
     validate = getattr(module, "validate", None)
+    directions = measures if isinstance(measures, dict) else {}
+    measures = tuple(measures) if directions else measures
     if not _are_names(measures) or bool(measures) != (validate is not None):
         raise UserError(
             f"MEASURES of the objective '{c.name}' must be a tuple of the names that its "
             f"validate returns, and () without validate; got {measures!r}"
         )
+    for measure, direction in directions.items():
+        check_choice(f"MEASURES of the objective '{c.name}': {measure}", direction, DIRECTIONS)
     starts: Mapping[str, Any] = getattr(module, "starts", lambda _: {})(config)
     return Definition(
         name=c.name,
         config=config,
         inputs=inputs,
         measures=measures,
+        directions=directions,
         starts={attribute: str(start) for attribute, start in starts.items() if start},
         validate=validate,
         module=module,

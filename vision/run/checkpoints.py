@@ -25,6 +25,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from vision import parallel
 from vision.errors import RunError, UserError, first_line
+from vision.run.best import direction
 
 LONGEST_REASON = 200  # characters of a library's error that a message repeats
 
@@ -51,20 +52,21 @@ class Checkpoints:
         self._directory = directory
         self._report = report if parallel.is_main_process() else (lambda _: None)
         parallel.on_main_process(lambda: _drop_damaged_metrics(directory))
-        metric = functools.partial(_metric, name=c.metric, mode=c.mode)
+        mode = direction(c)
+        metric = functools.partial(_metric, name=c.metric, mode=mode)
         keep = [
             # Without the latest, a resume might go back to before the best.
             checkpoint_managers.LatestN(n=c.keep_latest),
             checkpoint_managers.BestN(
                 get_metric_fn=metric,
-                reverse=c.mode == "min",
+                reverse=mode == "min",
                 n=c.keep_best,
                 keep_checkpoints_without_metrics=False,
             ),
         ]
         options = ocp.CheckpointManagerOptions(
             best_fn=metric,
-            best_mode=c.mode,
+            best_mode=mode,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
         )
         self._manager = ocp.CheckpointManager(directory, options=options)

@@ -19,6 +19,7 @@ FREE = (
     "audit.",
     "checkpoint.every",
     "checkpoint.keep_",
+    "checkpoint.mode",  # follows from the metric; old configs have "max" for every one
     "compile_cache",
     "data.resident_gib",
     "data.workers",

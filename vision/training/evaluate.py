@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from vision import metrics, parallel
@@ -15,7 +16,11 @@ def eval_batch_size(c: ConfigDict) -> int:
 
 
 def evaluate(
-    train_step: TrainStep, state: State, loader: Loader, batch_size: int
+    train_step: TrainStep,
+    state: State,
+    loader: Loader,
+    batch_size: int,
+    with_confusion: bool = False,
 ) -> dict[str, Any]:
     """Returns `metrics.summarize` of a split.
 
@@ -24,14 +29,21 @@ def evaluate(
         state: its state; the moving average of the weights is evaluated if there is one.
         loader: loader of a split.
         batch_size: images at a time, over all devices.
+        with_confusion: whether to return `metrics.confusion` too.
 
     Raises:
         UserError: the devices run out of memory.
     """
     sums = None
+    pairs = []
     advice = f"evaluating {batch_size} images at a time: lower train.eval_batch_size"
     with parallel.out_of_memory(lambda: advice):
         for batch in loader.eval_batches(batch_size):
-            batch_sums = train_step.evaluate(state, batch, loader.data)
+            batch_sums, batch_pairs = train_step.evaluate(state, batch, loader.data)
             sums = batch_sums if sums is None else metrics.add(sums, batch_sums)
-        return metrics.summarize(parallel.fetch(sums))
+            if with_confusion:
+                pairs.append(batch_pairs)
+        summary = metrics.summarize(parallel.fetch(sums))
+    if with_confusion:
+        summary |= metrics.confusion(np.concatenate(parallel.fetch(pairs), 1), len(summary["f1"]))
+    return summary

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vision import parallel
+from vision.run.best import direction
 
 
 class Patience:
@@ -64,12 +65,16 @@ class ValidationPolicy:
     def __init__(self, config: ConfigDict, progress: Mapping[str, Any]):
         self._config = config
         stopping = config.early_stopping
-        self._early = Patience(config.checkpoint.mode, stopping.patience, stopping.min_delta)
+        self._direction = direction(config.checkpoint)
+        self._early = Patience(self._direction, stopping.patience, stopping.min_delta)
         self._plateau = Patience("min", config.schedule.patience)
         self.lr_scale = 1.0
         self.stopped = False
         if progress:
-            self._early.restore(progress["early"])
+            # Older versions counted what they thought was better, which may have been worse.
+            before = progress.get("direction") or progress["config"]["checkpoint"]["mode"]
+            if before == self._direction:
+                self._early.restore(progress["early"])
             self._plateau.restore(progress["plateau"])
             self.lr_scale = progress["lr_scale"]
             self.stopped = progress["stopped"]
@@ -97,5 +102,6 @@ class ValidationPolicy:
             "plateau": self._plateau.state(),
             "lr_scale": self.lr_scale,
             "stopped": self.stopped,
+            "direction": self._direction,
             "config": self._config.to_dict(),
         }

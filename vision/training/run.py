@@ -123,7 +123,7 @@ def _test(
     from vision.training.evaluate import eval_batch_size, evaluate
 
     batch_size = eval_batch_size(config.train)
-    summary = evaluate(outcome.step, outcome.state, data.loaders["test"], batch_size)
+    summary = evaluate(outcome.step, outcome.state, data.loaders["test"], batch_size, True)
     parameters, learning = outcome.step.parameters
     versions = {name: metadata.version(name) for name in PACKAGES}
     return summary | {

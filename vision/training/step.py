@@ -334,13 +334,17 @@ class TrainStep:
         gradient = jax.tree.map(lambda g: g / parts, total)
         return gradient, rest, jax.tree.map(functools.partial(jnp.mean, axis=0), scalars)
 
-    def _evaluate(self, state: State, batch: Batch, data: Batch) -> dict[str, jax.Array]:
-        """Returns `metrics.batch_sums` of one batch, which also holds "mask": bool (B,)."""
+    def _evaluate(self, state: State, batch: Batch, data: Batch) -> tuple[Scalars, jax.Array]:
+        """Returns (`metrics.batch_sums`, `metrics.batch_pairs`) of one batch.
+
+        It also holds "mask": bool (B,).
+        """
         images, labels = self._inputs.evaluate(batch, data)
         objective = self._evaluated(state)
         views = test_time_views(self._config.train.test_time_augmentation, images)
         logits = sum(weight * objective.model(view) for weight, view in views)
-        return metrics.batch_sums(logits, labels, batch["mask"])
+        outputs = (logits, labels, batch["mask"])
+        return metrics.batch_sums(*outputs), metrics.batch_pairs(*outputs)
 
     def _embed(self, state: State, batch: Batch, data: Batch) -> tuple[jax.Array, jax.Array]:
         """Returns (embeddings float32 (B, D), mask bool (B,)) of one batch."""

@@ -95,7 +95,8 @@ CHECKPOINT = section(
     keep_best=number(1, at_least(1), "checkpoints with the best metric to keep"),
     metric=key("val/accuracy",
         "what best means: any name in metrics.jsonl that starts with val/"),
-    mode=key("max", "max or min: which values of metric are better"),
+    mode=key("auto",
+        "which values of metric are better: max, min or auto, which follows from the metric"),
 )
 
 LOG = section(
