@@ -14,6 +14,7 @@ from tests.support.wire import (
     CLOSED,
     FORMATS,
     KEY,
+    OFFERS,
     Case,
     classify,
     image,
@@ -42,6 +43,7 @@ def chosen():
         hostile_heads.methods,
         hostile_heads.keys,
         hostile_heads.heads,
+        hostile_heads.offers,
         hostile_heads.slow,
     )
     return [case for group in groups for case in group()]
@@ -80,6 +82,9 @@ def fuzzed(count, seed=0):
             expected = ANY
         else:
             good = infer(document, raw)
+            if i % 2:
+                lines = "".join(f"{k}: {v}\r\n" for k, v in OFFERS[i // 10 % 3].items()).encode()
+                good = good.replace(b"Host:", lines + b"Host:", 1)
             end = good.index(b"\r\n\r\n") + 4
             request = _change(good[:end], dice) + good[end:]
             expected = CLOSED

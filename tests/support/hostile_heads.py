@@ -4,9 +4,11 @@ slowly."""
 import json
 
 from tests.support.wire import (
+    ACCEPTED,
     ANY,
     CLOSED,
     KEY,
+    OFFERS,
     REFUSED,
     Case,
     classify,
@@ -294,6 +296,34 @@ def heads():
     ]
     cases = named("header", requests) + named("head", wild, CLOSED)
     return cases + named("trick", [http("POST", path, body, value) for value in tricks], ANY)
+
+
+def offers():
+    """Requests that offer another protocol: the offer is ignored, and the body is the body."""
+    body = json.dumps(tensor()).encode()
+    path = "/v2/models/tiny/infer"
+    cases = []
+    for i, offer in enumerate(OFFERS):
+        request = http("POST", path, body, offer)
+        end = len(request) - len(body)
+        chunked = offer | {"Content-Length": None, "Transfer-Encoding": "chunked"}
+        chunks = http("POST", path, b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body), chunked)
+        old = request.replace(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", 1)
+        health = http("GET", "/v2/health/live", b"", offer)
+        hidden = http("GET", "/v2/health/live")
+        cases += [
+            Case(f"offer {i}, whole", (request,), ACCEPTED),
+            Case(f"offer {i}, apart", (request[:end], request[end:]), ACCEPTED, 0.05),
+            Case(f"offer {i}, in parts", (request[:90], request[90:]), ACCEPTED, 0.05),
+            Case(f"offer {i}, chunked", (chunks,), ACCEPTED),
+            Case(f"offer {i}, HTTP/1.0", (old,), ACCEPTED),
+            Case(f"offer {i}, GET", (health,), ACCEPTED),
+            Case(
+                f"offer {i}, an image", (http("POST", "/classify/tiny", image(), offer),), ACCEPTED
+            ),
+            Case(f"offer {i}, a hidden request", (http("POST", path, hidden, offer),)),
+        ]
+    return cases
 
 
 def slow():

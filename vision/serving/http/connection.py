@@ -27,7 +27,9 @@ class Connection(HttpToolsProtocol):
 
     uvicorn lets a client send headers of any size, for any time, and any number of requests before
     it reads a response. It waits forever until a response is read, and forever if an empty line
-    follows the response.
+    follows the response. It drops the body of a request that offers another protocol, merges the
+    trailers of a chunked body into the headers, and answers what is not HTTP before the requests
+    that came before it.
 
     The request that is `MAX_BEHIND` behind another is the last of its connection: what comes after
     it is dropped, and the client, which sees `connection: close`, sends it again on a new one.
@@ -53,6 +55,9 @@ class Connection(HttpToolsProtocol):
         # the request that is answered next; uvicorn's `cycle` is the one that came last
         self._next_cycle: RequestResponseCycle | None = None
         self._full = False  # whether no more requests are accepted
+        self._in_head = False  # whether the headers of a request are being read
+        # bytes that have come since the body last grew: of trailers, or of a chunk's extension
+        self._bytes_beside_body = 0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -76,12 +81,18 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         head_timer = self._head_timer
         idle_timer = self.timeout_keep_alive_task
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self._bytes_beside_body += len(data)
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.send_400_response("Invalid HTTP request received.")
         self._head_bytes += len(data)
         # Data that came with the end of another request may belong to that one, but is no more
         # than the loop reads at once.
         same_head = head_timer is not None and head_timer is self._head_timer
-        if same_head and self._head_bytes > MAX_HEAD:
+        beside_body = self._bytes_beside_body if self._is_receiving() else 0
+        if max(beside_body, self._head_bytes if same_head else 0) > MAX_HEAD:
             self._refuse(b"431 Request Header Fields Too Large")
         # uvicorn takes any data for a request and ends the idle limit, but the parser skips empty
         # lines before a request.
@@ -96,10 +107,10 @@ class Connection(HttpToolsProtocol):
             )
 
     def send_400_response(self, msg: str) -> None:
-        if self._full:
-            # Responses are still to come. Closing with unread data would make the client lose them.
+        if self._leave_rest():
+            # Closing with unread data would make the client lose the responses to come.
             self.transport.resume_reading()
-        else:
+        elif not self.transport.is_closing():
             super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
@@ -107,10 +118,19 @@ class Connection(HttpToolsProtocol):
             # ends the parsing of what has been read
             raise httptools.HttpParserError("there are too many requests")
         super().on_message_begin()
+        self._in_head = True
         self._await_head()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # A trailer is no header (RFC 9110, section 6.5.1): a proxy has not looked at it.
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._bytes_beside_body = 0
         self._end_head()
+        self._check_head()
         super().on_headers_complete()
         if not self.pipeline:
             self._next_cycle = self.cycle
@@ -118,6 +138,14 @@ class Connection(HttpToolsProtocol):
         if (self._full or self._shutdown.closing) and self.cycle is not None:
             # The client reconnects; on a shutdown, to a server that stays.
             self.cycle.keep_alive = False
+
+    def on_body(self, body: bytes) -> None:
+        self._bytes_beside_body = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self.parser.should_upgrade():  # else the body is still to come: see `_parse`
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         if self.pipeline:
@@ -133,8 +161,62 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
         self._end_unread()
 
+    def _parse(self, data):
+        """Parses what has come; ignores offers of another protocol (RFC 9110, section 7.8).
+
+        llhttp takes a request that offers one to end with its headers, although HTTP goes on with
+        its body. So a new parser goes on, after a head that only says how long that body is.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                data = data[offer.args[0] :]
+                framing = [
+                    b"%s: %s\r\n" % (name, value)
+                    for name, value in self.headers
+                    if name in (b"content-length", b"transfer-encoding")
+                ]
+                self.parser = httptools.HttpRequestParser(_AfterHead(self))
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser.feed_data(b"POST / HTTP/1.1\r\n%s\r\n" % b"".join(framing))
+
+    def _check_head(self):
+        """Refuses heads that a proxy may understand in another way than llhttp."""
+        if self.parser.get_method() == b"CONNECT":
+            raise httptools.HttpParserError("CONNECT is for proxies")
+        names = [name for name, _ in self.headers]
+        if names.count(b"host") > 1:
+            raise httptools.HttpParserError("there are several hosts")
+        codings = [
+            value.strip().lower() for name, value in self.headers if name == b"transfer-encoding"
+        ]
+        if codings and (codings != [b"chunked"] or self.parser.get_http_version() != "1.1"):
+            raise httptools.HttpParserError("there is a transfer coding other than chunked")
+
     def _is_answering(self):
         return self.cycle is not None and not self.cycle.response_complete
+
+    def _is_receiving(self):
+        """Whether the body of the request that came last is still to come."""
+        return not self._in_head and self._is_answering() and self.cycle.more_body
+
+    def _leave_rest(self):
+        """Drops what comes after the requests that are still to be answered.
+
+        Returns:
+            False if there are none: the client then gets an error.
+        """
+        if self._is_receiving():
+            if not self.pipeline:
+                return False
+            self.pipeline.popleft()  # its body never ends
+            self.cycle = self.pipeline[0][0] if self.pipeline else self._next_cycle
+        if self._full or self._is_answering():
+            self._full = True
+            self.cycle.keep_alive = False
+        return self._full
 
     def _await_head(self):
         if self._head_timer is None:
@@ -163,13 +245,40 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, status):
         self._end_head()
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._leave_rest():
             return
         if self._head_bytes:  # a client that has sent nothing expects nothing
             self.transport.write(
                 b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
             )
         self.transport.close()
+
+
+class _AfterHead:
+    """Passes a parser's events on to a connection, except those of the first head."""
+
+    def __init__(self, connection):
+        self._connection = connection
+        self._in_first_head = True
+        self.on_body = connection.on_body
+        self.on_message_complete = connection.on_message_complete
+
+    def on_message_begin(self):
+        if not self._in_first_head:
+            self._connection.on_message_begin()
+
+    def on_url(self, url):
+        if not self._in_first_head:
+            self._connection.on_url(url)
+
+    def on_header(self, name, value):
+        if not self._in_first_head:
+            self._connection.on_header(name, value)
+
+    def on_headers_complete(self):
+        if not self._in_first_head:
+            self._connection.on_headers_complete()
+        self._in_first_head = False
 
 
 class _Flow(FlowControl):
