@@ -26,7 +26,8 @@ from absl import flags
 from vision import cli
 from vision.config.flags import parse_stage
 from vision.data.decode import UnreadableImage, decode
-from vision.data.files import EXTENSIONS, find_images
+from vision.data.files import find_files
+from vision.data.formats import known_extensions
 from vision.errors import RunError, UserError, check_choice
 from vision.support.processes import cores
 
@@ -113,15 +114,12 @@ def find(words: Sequence[str]) -> Iterator[str]:
 def _expand(word):
     """Yields the files that one argument names, if any."""
     if os.path.isdir(word):
-        try:
-            yield from find_images(word)
-        except OSError as error:
-            raise UserError(f"folder {error.filename} cannot be read: {error.strerror}") from error
+        yield from find_files(word, known_extensions())
     elif os.path.exists(word):
         yield word
     elif glob.has_magic(word):
         for file in glob.iglob(word, recursive=True):
-            if file.lower().endswith(EXTENSIONS) and os.path.isfile(file):
+            if file.lower().endswith(known_extensions()) and not os.path.isdir(file):
                 yield file
 
 

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 
 from vision.audit.images import Images
-from vision.data.decode import UnreadableImage, decode, format_of, to_channels
+from vision.data.decode import UnreadableImage, decode, to_channels
+from vision.data.formats import format_of
 from vision.support.processes import cores, ordered
 from vision.support.progress import track
 

@@ -14,19 +14,12 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
+from vision.data.formats import register_formats, why_unknown
+
 # PIL's own limit, 0.5 GiB as RGB: a small file that unpacks to more is an attack or a mistake
 MAX_PIXELS = 178_956_970
 INTERPOLATIONS = ("area", "bilinear", "bicubic")
-_UNKNOWN_FORMAT = "not an image in a format that PIL reads"
 _EXIF_ORIENTATION = 0x0112
-_FORMATS = {
-    b"\xff\xd8": "JPEG",
-    b"\x89PNG": "PNG",
-    b"GIF8": "GIF",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-}
 
 
 class UnreadableImage(ValueError):
@@ -70,6 +63,8 @@ def decode(data: bytes | Path | str, channels: int = 0, name: str = "") -> np.nd
         data = read_file(data)
     try:
         image = _decode(data)
+    except Image.UnidentifiedImageError as error:
+        raise UnreadableImage(why_unknown(data, name), name) from error
     except UnreadableImage as error:
         raise UnreadableImage(error.reason, name) from error
     return to_channels(image, channels)
@@ -100,6 +95,7 @@ def read_header(file: Path | str | io.BytesIO) -> tuple[tuple[int, int], int]:
     Raises:
         UnreadableImage: missing, or the header cannot be read.
     """
+    register_formats()
     try:
         with Image.open(file) as image:
             orientation = _exif_orientation(image)
@@ -109,20 +105,8 @@ def read_header(file: Path | str | io.BytesIO) -> tuple[tuple[int, int], int]:
                 size = tags[256], tags[257]
             return size, orientation if orientation in range(1, 9) else 1
     except Exception as error:  # PIL's parsers raise all kinds of errors on broken files
-        reason = getattr(error, "strerror", None) or _UNKNOWN_FORMAT
+        reason = getattr(error, "strerror", None) or why_unknown(b"", str(file))
         raise UnreadableImage(reason, str(file)) from error
-
-
-def format_of(data: bytes | None) -> str:
-    """Returns the name of an image file's format, from its first bytes.
-
-    Returns "array" for None, and "other" if the format is unknown.
-    """
-    if data is None:
-        return "array"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WebP"
-    return next((name for magic, name in _FORMATS.items() if data.startswith(magic)), "other")
 
 
 def to_channels(image: np.ndarray, channels: int) -> np.ndarray:
@@ -261,13 +245,12 @@ def _is_regular(data):
 
 
 def _decode_pil(data):
+    register_formats()
     try:
         with Image.open(io.BytesIO(data)) as image:
             return _pixels(ImageOps.exif_transpose(image))
-    except UnreadableImage:
+    except (UnreadableImage, Image.UnidentifiedImageError):
         raise
-    except Image.UnidentifiedImageError as error:
-        raise UnreadableImage(_UNKNOWN_FORMAT) from error
     # PIL's parsers raise OSError, SyntaxError, struct.error, EOFError, ... on broken files
     except Exception as error:
         raise UnreadableImage(str(error) or type(error).__name__) from error

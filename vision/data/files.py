@@ -1,16 +1,40 @@
-"""What the kinds over image files share: image extensions, names of splits, a source over files."""
+"""What the kinds over image files share: walking folders, names of splits, a source over files."""
 
 import os
 import pathlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from vision.data.decode import decode, read_file
 from vision.data.findings import Finding
+from vision.data.formats import image_extensions
+from vision.errors import UserError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLITS = {
+    "train": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "training": "train",
+    "dev": "val",
+    "testing": "test",
+}
+# words that may stand beside a split in the name of its folder: "seg_train", "Training Set"
+_BESIDE_SPLITS = {
+    *("set", "sets", "data", "dataset", "split", "folder", "seg", "cropped", "resized", "full"),
+    *("images", "image", "imgs", "img", "photos", "pictures", "pics"),
+}
+# what operating systems, network storage and editors leave behind, in lower case
+SYSTEM_FOLDERS = {
+    *("@eadir", "#recycle", "@recycle", "@recently-snapshot", "#snapshot", "@tmp", "@transcode"),
+    *("$recycle.bin", "recycler", "recycled", "system volume information", "$windows.~bt"),
+    *("__macosx", "lost+found", "network trash folder", "temporary items", "__pycache__"),
+    *(".trashes", ".trash", ".spotlight-v100", ".fseventsd", ".appledouble", ".thumbnails"),
+    *(".ipynb_checkpoints", ".@__thumb", ".picasaoriginals", ".temporaryitems", ".thumb"),
+}
 
 
 class FileSource:
@@ -53,14 +77,30 @@ class FileSource:
         return read_file(self.name(index))
 
 
+def split_of(folder: str) -> tuple[str, str] | None:
+    """Returns the split that a folder's name means, and the rest of the name.
+
+    "Training" and "seg_train" are ("train", ""), "flowers-test2017" is ("test", "flowers"). None if
+    the name contains no split, or two.
+    """
+    words = re.findall(r"[a-z]+", folder.lower())
+    words = [part for word in words for part in _parts(word)]
+    splits = [SPLITS[word] for word in words if word in SPLITS]
+    rest = [word for word in words if word not in SPLITS and word not in _BESIDE_SPLITS]
+    return (splits[0], " ".join(rest)) if len(splits) == 1 else None
+
+
+def _parts(word):
+    """Returns a word, or "trainset" as its two words."""
+    for suffix in ("set", "data", "images", "imgs"):
+        if word.endswith(suffix) and word.removesuffix(suffix) in SPLITS:
+            return word.removesuffix(suffix), suffix
+    return (word,)
+
+
 def find_images(folder: pathlib.Path | str) -> Iterator[str]:
     """Yields the paths of all images below a folder; see `find_files`."""
-    return find_files(folder, EXTENSIONS)
-
-
-def is_image(entry: os.DirEntry[str]) -> bool:
-    """Whether a directory entry is an image file, judged by its name."""
-    return entry.name.lower().endswith(EXTENSIONS) and entry.is_file()
+    return find_files(folder, image_extensions())
 
 
 def find_files(
@@ -68,19 +108,49 @@ def find_files(
 ) -> Iterator[str]:
     """Yields the paths of all files below a folder with one of the extensions, in any case.
 
-    Hidden files and folders are skipped. Links are followed, but not in circles.
+    Hidden files and folders, and those of the operating system, are skipped. Links are followed,
+    but not in circles; one that leads nowhere is yielded, so that reading it fails.
+
+    Raises:
+        UserError: a folder cannot be read.
     """
     real_path = os.path.realpath(folder)
     if real_path in above:
         return
-    for entry in visible(folder):
-        if entry.is_dir():
+    for entry in list_folder(folder):
+        if is_left_out(entry):
+            continue
+        kind = kind_of(entry)
+        if kind == "folder":
             yield from find_files(entry, extensions, (*above, real_path))
-        elif entry.name.lower().endswith(extensions) and entry.is_file():
+        elif kind != "special" and entry.name.lower().endswith(extensions):
             yield entry.path
 
 
-def visible(folder: os.PathLike[str] | str) -> list[os.DirEntry[str]]:
-    """Returns the entries of a folder that are not hidden, sorted by name."""
-    with os.scandir(folder) as entries:
-        return sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
+def list_folder(folder: os.PathLike[str] | str) -> list[os.DirEntry[str]]:
+    """Returns the entries of a folder, sorted by name; raises `UserError` if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(
+            f"folder {os.fspath(folder)!r} cannot be read: {error.strerror}. "
+            "Change its permissions, or move it elsewhere"
+        ) from error
+
+
+def is_left_out(entry: os.DirEntry[str]) -> bool:
+    """Whether a directory entry is hidden, or a folder of the operating system."""
+    return entry.name.startswith(".") or entry.name.lower() in SYSTEM_FOLDERS
+
+
+def kind_of(entry: os.DirEntry[str]) -> str:
+    """Returns "folder", "file", "broken link" or "special" (a pipe, socket or device)."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        if entry.is_file():
+            return "file"
+        return "special" if os.path.exists(entry.path) else "broken link"
+    except OSError:  # a link to itself
+        return "broken link"

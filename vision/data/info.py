@@ -5,8 +5,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from vision.data.decode import UnreadableImage, format_of
+from vision.data.decode import UnreadableImage
 from vision.data.findings import summarize
+from vision.data.formats import format_of
 from vision.data.sources import Source
 
 SAMPLE = 64  # images of each part that are decoded

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 
 import simplejpeg
 
-from vision.data.decode import format_of, read_header
+from vision.data.decode import read_header
+from vision.data.formats import format_of
 from vision.serving.errors import Refused, TooLarge, Unreadable
 
 # PIL reads dozens, some with external programs

@@ -3,123 +3,135 @@
 The two layouts:
 
     PATH/CLASS/**/*.jpg                        no splits: everything is in "all"
-    PATH/{train,val,test}/CLASS/**/*.jpg       splits; "valid" and "validation" also mean "val"
+    PATH/{train,val,test}/CLASS/**/*.jpg       splits
+
+Split folders may also be called "valid", "Training", "test_set", "seg_train/seg_train" and so on,
+and a folder around everything is passed over. What does not look like classes is refused:
+`folder:PATH?level=2` says how many folders below PATH, or below its split folders, the classes are.
 """
 
+import collections
 import os
 from pathlib import Path
 
 import numpy as np
 
-from vision.data.files import (
-    EXTENSIONS,
-    SPLITS,
-    FileSource,
-    find_files,
-    find_images,
-    is_image,
-    visible,
-)
+from vision.data.files import FileSource
 from vision.data.findings import Finding
 from vision.data.labels import check_spelling
 from vision.data.sources import Source
+from vision.data.sources._layout import find_trees, suggestion
+from vision.data.sources._tree import NO_EXTENSION, read_tree
 from vision.errors import UserError
 
 
-def open(argument: str) -> dict[str, Source]:
+def open(argument: str, *, level: str = "") -> dict[str, Source]:
     """Opens a tree of class folders.
 
     Classes are the folders that contain at least one image, at any depth, in any split; sorted by
-    name. Folders without images, and files without an image extension, are findings; hidden ones
-    are ignored.
+    name. All that is left out is a finding.
+
+    Args:
+        argument: the folder.
+        level: text of the number of folders from PATH or its split folders to the classes; "" to
+            recognize it.
 
     Returns:
         {"all": source}, or a dict with some of "train", "val", "test" if the tree has split
         folders.
 
     Raises:
-        UserError: no such folder, no images, a single class, or split folders beside class folders.
+        UserError: no such folder, one that cannot be read, no images, a training split with a
+            single class, split folders beside class folders, or folders that do not look like
+            classes.
     """
     root = Path(argument).expanduser()
+    title = f"folder:{argument}"
     if not argument or not root.is_dir():
         raise UserError(
             f"folder {argument!r} does not exist: "
             "write folder:PATH, where PATH contains one folder per class"
         )
-    folders = _split_folders(root)
+    if level and not (level.isascii() and level.isdecimal() and 0 < int(level) < 10):
+        raise UserError(f"{title}: level must be 1 to 9, got {level!r}")
+    tree = read_tree(str(root))
     findings: list[Finding] = []
-    trees = {split: _class_files(folder, findings) for split, folder in folders.items()}
-    classes = sorted({name for tree in trees.values() for name, files in tree.items() if files})
-    if not classes:
-        expected = f"{argument}/CLASS/*.jpg or {argument}/{{train,val,test}}/CLASS/*.jpg"
-        raise UserError(f"folder {argument!r} has no images in class folders: expected {expected}")
-    if len(classes) == 1:
-        raise UserError(
-            f"folder {argument!r} has a single class, {classes[0]!r}, but a classifier needs two"
-        )
-    counts = {split: [len(tree.get(c, ())) for c in classes] for split, tree in trees.items()}
-    findings += _unused(root, folders, trees, classes)
+    trees = find_trees(tree, title, int(level or 0), findings)
+    files = {split: {c: f.all_images() for c, f in tree.items()} for split, tree in trees.items()}
+    classes = sorted({name for split in files.values() for name, paths in split.items() if paths})
+    empty = _empty(trees, classes)
+    findings = [*_skipped(tree, trees), *findings, *empty]
+    _check_classes(argument, trees, files, empty)
+    counts = {split: [len(paths.get(c, ())) for c in classes] for split, paths in files.items()}
     totals = np.sum(list(counts.values()), axis=0)
     findings += check_spelling(np.repeat(np.arange(len(classes)), totals), classes)
     sources: dict[str, Source] = {}
-    for split, tree in trees.items():
-        if any(tree.values()):
-            files = [os.path.relpath(file, root) for c in classes for file in tree.get(c, ())]
+    for split, paths in files.items():
+        if any(paths.values()):
+            names = [os.path.relpath(file, root) for c in classes for file in paths.get(c, ())]
             labels = np.repeat(np.arange(len(classes)), counts[split])
-            sources[split] = FileSource(root, files, labels, classes, findings)
+            sources[split] = FileSource(root, names, labels, classes, findings)
     return sources
 
 
-def _unused(root, folders, trees, classes):
-    """Returns findings for images outside class folders and for class folders without images."""
-    loose = [e.path for f in {root, *folders.values()} for e in visible(f) if is_image(e)]
-    empty = set().union(*trees.values()) - set(classes)
+def _skipped(tree, trees):
+    """Returns findings for all that is no image; outside classes only what may be missed."""
+    inside = {id(f) for classes in trees.values() for top in classes.values() for f in top.walk()}
     return [
-        *(Finding("images outside class folders are left out", path) for path in sorted(loose)),
-        *(Finding("class folders without images are left out", name) for name in sorted(empty)),
+        finding
+        for folder in tree.walk()
+        for finding in folder.skipped
+        if id(folder) in inside or finding.kind != NO_EXTENSION
     ]
 
 
-def _split_folders(root):
-    """Returns {split: the folder of its class folders}, with "all" for a tree without splits."""
-    folders = [entry for entry in visible(root) if entry.is_dir()]
-    named = [f for f in folders if f.name.lower() in SPLITS]
-    unnamed = [f for f in folders if f.name.lower() not in SPLITS and next(find_images(f), None)]
-    # A folder that contains images itself is a class, whatever its name: "train" may be a vehicle.
-    flat = [f for f in named if any(is_image(entry) for entry in visible(f))]
-    if not named or (unnamed and len(flat) == len(named)):
-        return {"all": root}
-    if flat:
-        raise UserError(
-            f"folder {str(root)!r}: {flat[0].name!r} contains images outside class folders; "
-            f"expected {flat[0].name}/CLASS/*.jpg"
-        )
-    if unnamed:
-        raise UserError(
-            f"folder {str(root)!r} mixes split folders ({named[0].name!r}) and class folders "
-            f"({unnamed[0].name!r}): move every class into a split, or remove the split folders"
-        )
-    splits = {}
-    for folder in named:
-        split = SPLITS[folder.name.lower()]
-        if split in splits:
-            raise UserError(
-                f"folder {str(root)!r} has two {split} splits: "
-                f"{splits[split].name!r} and {folder.name!r}"
-            )
-        splits[split] = root / folder.name
-    return splits
+def _empty(trees, classes):
+    """Returns a finding for each class folder without images, with what it has instead."""
+    folders = collections.defaultdict(list)
+    for tree in trees.values():
+        for name, folder in tree.items():
+            folders[name].append(folder)
+    return [
+        Finding("class folders without images are left out", name, _instead(folders[name]))
+        for name in sorted(folders.keys() - set(classes))
+    ]
 
 
-def _class_files(folder, findings):
-    """Returns {class folder: sorted paths of its images}; adds its other files to `findings`."""
-    tree = {}
-    for entry in visible(folder):
-        if entry.is_dir():
-            tree[entry.name] = []
-            for path in sorted(find_files(entry, ("",))):
-                if path.lower().endswith(EXTENSIONS):
-                    tree[entry.name].append(path)
-                else:
-                    findings.append(Finding("files without an image extension are left out", path))
-    return tree
+def _instead(folders):
+    """Returns what some folders have instead of images, such as "10 .HEIC: convert them"."""
+    counts: collections.Counter = collections.Counter()
+    for top in folders:
+        for folder in top.walk():
+            for finding in folder.skipped:
+                extension = os.path.splitext(finding.name)[1]
+                reason = finding.kind if finding.lost else "no image"
+                counts[f"{extension or 'without extension'} ({reason}{_advice(finding)})"] += 1
+    return ", ".join(f"{count:,} {what}" for what, count in counts.most_common(3))
+
+
+def _advice(finding):
+    return f": {finding.detail}" if finding.lost and finding.detail else ""
+
+
+def _check_classes(argument, trees, files, empty):
+    """Raises `UserError` unless there are two classes to learn from; `empty` is in the message."""
+    lost = [f"; {finding.name!r} has {finding.detail}" for finding in empty if finding.detail]
+    left_out = "".join(lost[:3])
+    classes = {split: [c for c, paths in tree.items() if paths] for split, tree in files.items()}
+    if not any(classes.values()):
+        expected = f"{argument}/CLASS/*.jpg or {argument}/{{train,val,test}}/CLASS/*.jpg"
+        raise UserError(
+            f"folder {argument!r} has no images in class folders: expected {expected}{left_out}"
+        )
+    learned = next((split for split in ("all", "train") if split in classes), "")
+    names = classes.get(learned) or sorted(set().union(*classes.values()))
+    if len(names) > 1 and (classes.get(learned) or not learned):
+        return
+    where = f" in {learned!r}" if learned == "train" else ""
+    count = f"a single class, {names[0]!r}," if classes.get(learned, names) else "no images"
+    folders = [tree[names[0]] for tree in trees.values() if names[0] in tree]
+    folder = max(folders, key=lambda folder: len(folder.filled))
+    hint = suggestion(folder, f"folder:{argument}", learned != "all")
+    raise UserError(
+        f"folder {argument!r} has {count}{where} but a classifier needs two{left_out}{hint}"
+    )

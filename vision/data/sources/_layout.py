@@ -1,0 +1,275 @@
+"""Which folders are splits and which are classes, and whether that guess makes sense.
+
+A wrong guess trains without complaint: "Training" against "Testing", color against gray. So what
+does not look like classes is an error, which names the likely layout and what to write instead.
+"""
+
+import collections
+import re
+
+from vision.data.files import SPLITS, split_of
+from vision.data.findings import Finding
+from vision.data.sources._tree import Folder
+from vision.errors import UserError
+
+Trees = dict[str, dict[str, Folder]]  # {split: {class: folder}}, the split "all" without splits
+
+# folders that say nothing about what is in them
+_GENERIC = {
+    *("images", "image", "imgs", "img", "photos", "pictures", "pics", "data", "dataset", "raw"),
+    *("datasets", "archive", "files", "jpg", "jpeg", "png", "jpegimages", "input", "inputs"),
+}
+_ANNOTATIONS = {
+    *("masks", "mask", "labels", "label", "annotations", "annotation", "groundtruth", "gt"),
+    *("segmentation", "segmentations", "depth", "bbox", "xmls"),
+}
+# parts of a data set that hosts or cross-validation have divided: "fold1", "images_001"
+_PARTS = {
+    *("fold", "part", "batch", "shard", "chunk", "split", "subset", "disk", "volume"),
+    *("set",),
+}
+_UNLABELED = {"pred", "predict", "prediction", "unlabeled", "unlabelled", "sample", "samples"}
+_EXAMPLES = 3
+
+
+def find_trees(root: Folder, title: str, level: int, findings: list[Finding]) -> Trees:
+    """Returns the class folders of each split.
+
+    Args:
+        root: the folder that the user named.
+        title: the source's name, "folder:PATH", for messages.
+        level: how many folders below the root, or below its split folders, the classes are; 0 to
+            recognize that, and to refuse what does not look like classes.
+        findings: gets what was passed over or left out.
+
+    Raises:
+        UserError: split folders beside class folders, two of one split, or folders that do not look
+            like classes.
+    """
+    top = _unwrap(root, findings)
+    splits = _split_folders(top, root, title, findings, level)
+    for name, folder in splits.items():
+        if name != "all":
+            splits[name] = _unwrap_split(folder, findings)
+            if splits[name].images:
+                _refuse_flat(root, splits[name], title)
+    trees = {name: _classes(folder, level or 1, findings) for name, folder in splits.items()}
+    if not level:
+        _check_repeated(trees, title, top.path)
+        _check_names(trees, title)
+    return trees
+
+
+def suggestion(folder: Folder, title: str, has_splits: bool) -> str:
+    """Returns what may be meant if a folder is the only class: ". If ... write ...", or "".
+
+    Args:
+        folder: the folder of the class.
+        title: the source's name, "folder:PATH".
+        has_splits: whether it is in a split folder.
+    """
+    level = 2
+    while not folder.images and len(folder.filled) == 1:
+        (folder,) = folder.filled.values()
+        level += 1
+    if folder.images or not folder.filled:
+        return ""
+    names = _quote(folder.filled)
+    if has_splits:
+        return f". If {names} in it are the classes, write {title}?level={level}"
+    if repeated := _find_repeated({name: set(f.filled) for name, f in folder.filled.items()}):
+        parents, inner_names = repeated
+        return (
+            f". If {_quote(inner_names)} are the classes, write folder:{folder.path}/{parents[0]}"
+        )
+    return f". If {names} in it are the classes, write folder:{folder.path}"
+
+
+def _unwrap(folder, findings):
+    """Returns the folder itself, or the one that it only wraps."""
+    while not folder.images and len(folder.filled) == 1:
+        (only,) = folder.filled.values()
+        same = only.name.lower() == folder.name.lower()
+        if not (same or only.name.lower() in _GENERIC or len(_named_splits(only)) > 1):
+            break
+        if split_of(only.name) and not same:
+            break
+        findings.append(Finding("folders around everything are passed over", only.path))
+        folder = only
+    return folder
+
+
+def _unwrap_split(folder, findings):
+    """Returns a split's folder, or "train" inside of "train"."""
+    while not folder.images and len(folder.filled) == 1:
+        (only,) = folder.filled.values()
+        same = split_of(only.name) and split_of(only.name)[0] == (split_of(folder.name) or "_")[0]
+        if not (same or only.name.lower() in _GENERIC):
+            break
+        findings.append(Finding("folders around everything are passed over", only.path))
+        folder = only
+    return folder
+
+
+def _named_splits(folder):
+    """Returns {name: split} of the folders directly in a folder that are named like splits."""
+    meanings = {name: split_of(name) for name in folder.folders}
+    meanings = {name: meaning for name, meaning in meanings.items() if meaning}
+    splits_by_rest = collections.defaultdict(set)
+    for split, rest in meanings.values():
+        splits_by_rest[rest].add(split)
+    # "flowers_train" and "flowers_test" are splits, "test negative" and "test positive" are not
+    return {
+        name: split
+        for name, (split, rest) in meanings.items()
+        if not rest or (len(splits_by_rest[rest]) > 1 and len(splits_by_rest) == 1)
+    }
+
+
+def _split_folders(root, above, title, findings, level):
+    """Returns {split: its folder}, with "all" for a tree without splits.
+
+    `above` is the folder that the user named, which may be `root`.
+    """
+    named = _named_splits(root)
+    unnamed = [name for name in root.filled if name not in named]
+    # A folder that contains images itself is a class, whatever its name: "train" may be a vehicle.
+    flat = [name for name in named if root.folders[name].images]
+    if not named or (len(flat) == len(named) and (level or _is_class(flat, unnamed))):
+        return {"all": root}
+    for name in list(unnamed):
+        if _is_leftover(root, name, named, findings):
+            unnamed.remove(name)
+    if flat:
+        _refuse_flat(above, root.folders[flat[0]], title)
+    if unnamed:
+        raise UserError(
+            f"{title} mixes split folders ({min(named)!r}) and class folders ({unnamed[0]!r}): "
+            "move every class into a split, or remove the split folders"
+        )
+    splits = {}
+    for name, split in named.items():
+        if split in splits:
+            raise UserError(f"{title} has two {split} splits: {splits[split].name!r} and {name!r}")
+        splits[split] = root.folders[name]
+    return splits
+
+
+def _is_class(flat, unnamed):
+    """Whether folders that are named like splits and have images are classes among others."""
+    return len(flat) == 1 and flat[0].lower() in SPLITS and None in map(_name_kind, unnamed)
+
+
+def _is_leftover(root, name, named, findings):
+    """Whether a folder beside splits has images without labels, or a copy of everything."""
+    folder = root.folders[name]
+    if _UNLABELED & set(re.findall(r"[a-z]+", name.lower())):
+        for path in folder.all_images():
+            findings.append(Finding("images outside class folders are left out", path))
+        return True
+    if set(_named_splits(folder)) != set(named):
+        return False
+    outer = {path[len(root.path) :] for n in named for path in root.folders[n].all_images()}
+    inner = {path[len(folder.path) :] for path in folder.all_images()}
+    if outer == inner:
+        findings.append(Finding("copies of all splits are left out", folder.path))
+    return outer == inner
+
+
+def _refuse_flat(root, folder, title):
+    labels = [finding.name for finding in root.skipped if finding.name.lower().endswith(".csv")]
+    advice = ""
+    if any("labels" in inner.folders for inner in root.walk()):
+        advice = ". Boxes in labels/*.txt are YOLO's: convert them to COCO, and use coco:FILE"
+    elif labels:
+        advice = f". If {labels[0]} has the labels, write csv:{labels[0]}?path=COLUMN&label=COLUMN"
+    raise UserError(
+        f"{title}: {folder.name!r} contains images outside class folders; "
+        f"expected {folder.name}/CLASS/*.jpg{advice}"
+    )
+
+
+def _classes(folder, level, findings):
+    """Returns {class: folder} of the folders at some level below a folder."""
+    for image in folder.images:
+        findings.append(Finding("images outside class folders are left out", image))
+    if level == 1:
+        return dict(folder.folders)
+    classes = {}
+    for parent in folder.folders.values():
+        for name, inner in _classes(parent, level - 1, findings).items():
+            merged = classes.setdefault(name, Folder(inner.path, [], {}, []))
+            merged.folders[inner.path] = inner
+    return classes
+
+
+def _check_repeated(trees, title, top):
+    """Raises `UserError` if the same folders are repeated below several classes."""
+    below = collections.defaultdict(set)  # class: names of the folders in it
+    for tree in trees.values():
+        for name, folder in tree.items():
+            below[name] |= set(folder.filled)
+    repeated = _find_repeated(below)
+    if not repeated:
+        return
+    parents, names = repeated
+    if all(map(split_of, names)):
+        advice = f"move {parents[0]}/{names[0]} to {names[0]}/{parents[0]}, and so on"
+    else:
+        single = (
+            f"for one of them write folder:{top}/{parents[0]}, " if set(trees) == {"all"} else ""
+        )
+        advice = f"{single}for the classes {_quote(names)} in all of them {title}?level=2"
+    raise UserError(
+        f"{title} has the same folders ({_quote(names)}) below {_quote(parents)}, so those do not "
+        f"look like classes: {advice}. If they are the classes, write {title}?level=1"
+    )
+
+
+def _find_repeated(below):
+    """Returns (folders, names) if most names of the folders in some folders are the same.
+
+    None if they are not; `below` is {folder: names of the folders in it}.
+    """
+    names_of = {
+        folder: {name for name in names if name.lower() not in _GENERIC}
+        for folder, names in below.items()
+    }
+    counts = collections.Counter(name for names in names_of.values() for name in names)
+    repeated = {name for name, count in counts.items() if count > 1}
+    parents = sorted(
+        folder for folder, names in names_of.items() if 2 * len(names & repeated) > len(names)
+    )
+    if len(parents) < 2:
+        return None
+    return parents, sorted(repeated.intersection(*(names_of[folder] for folder in parents[:1])))
+
+
+def _check_names(trees, title):
+    """Raises `UserError` if all classes are named like parts of a data set."""
+    names = sorted({name for tree in trees.values() for name, f in tree.items() if f.has_images})
+    kinds = {_name_kind(name) for name in names}
+    if len(names) < 2 or None in kinds:
+        return
+    raise UserError(
+        f"{title} has the folders {_quote(names)}, which look like parts of a data set and not "
+        "like classes: give their labels in a table, csv:FILE, or, if they are the classes, write "
+        f"{title}?level=1"
+    )
+
+
+def _name_kind(name):
+    """Returns what a folder that is no class is named after; None for any other name."""
+    words = re.findall(r"[a-z]+", name.lower())
+    joined = "".join(words)
+    if joined in _ANNOTATIONS:
+        return "annotations"
+    if joined in _GENERIC or split_of(name) == ("train", "") or split_of(name) == ("test", ""):
+        return "generic"
+    return "part" if joined in _PARTS and re.search("[0-9]", name) else None
+
+
+def _quote(names):
+    """Returns the first few names, quoted."""
+    names = sorted(names)
+    return ", ".join(map(repr, names[:_EXAMPLES])) + (", ..." if len(names) > _EXAMPLES else "")
