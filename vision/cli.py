@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from vision.errors import RunError, UserError
+from vision.errors import RunError, UserError, printable
 
 
 def run(command: Callable[[list[str]], object], argv: Sequence[str] | None = None) -> None:
@@ -30,7 +30,7 @@ def run(command: Callable[[list[str]], object], argv: Sequence[str] | None = Non
     except (UserError, RunError) as error:
         if show_traceback:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error), lines=True)}", file=sys.stderr)
         sys.exit(2 if isinstance(error, UserError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)

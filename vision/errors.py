@@ -1,8 +1,15 @@
 """The kinds of error that a user can cause and fix, and the checks that raise them."""
 
 import difflib
+import reprlib
+import unicodedata
 from collections.abc import Collection
 from typing import Any
+
+LONGEST_MESSAGE = 20_000  # characters
+LONGEST_REASON = 300  # of a library's error that a message repeats
+# They reverse the order of the text around them: what is shown is not what is there.
+_REVERSING = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class UserError(Exception):
@@ -26,6 +33,47 @@ def first_line(error: BaseException) -> str:
     For exceptions of libraries, whose texts can fill pages; print ours in full.
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def brief(error: BaseException) -> str:
+    """Returns the first line of a library's error as a message can repeat it: printable, short."""
+    return printable(first_line(error), LONGEST_REASON)
+
+
+def printable(text: str, longest: int = LONGEST_MESSAGE, lines: bool = False) -> str:
+    """Returns text from a file as it may be printed: nothing in it that a terminal would obey.
+
+    Control characters, such as the escape that starts a terminal's commands, line separators and
+    marks that reverse the direction become escapes, such as \\x1b.
+
+    Args:
+        text: any text, such as the name of a class or a file.
+        longest: characters to keep.
+        lines: whether line feeds and tabs stay.
+    """
+    text = text if len(text) <= longest else f"{text[:longest]} ..."
+    if text.isprintable():
+        return text
+    return "".join(c if _is_printable(c, lines) else _escape(c) for c in text)
+
+
+def _is_printable(character, lines):
+    if character in "\n\t":
+        return lines
+    is_control = unicodedata.category(character) in ("Cc", "Zl", "Zp")
+    return not is_control and character not in _REVERSING
+
+
+def _escape(character):
+    return character.encode("unicode_escape").decode()
+
+
+def shown(value: Any) -> str:
+    """Returns any value as a message can show it: short, on one line, printable."""
+    try:
+        return printable(reprlib.repr(value), 100)
+    except ValueError:  # an integer with thousands of digits
+        return "a very large number"
 
 
 def check_flag(name: str, value: Any) -> None:
@@ -58,4 +106,5 @@ def check_range(key: str, value: Any, inside: bool, rule: str) -> None:
         rule: text that completes "KEY must be ...", such as "in [0, 1)" or "at least 0".
     """
     if not inside:
-        raise UserError(f"{key} must be {rule}, got {value}")
+        text = shown(value) if isinstance(value, int) else str(value)
+        raise UserError(f"{key} must be {rule}, got {printable(text, LONGEST_REASON)}")

@@ -326,8 +326,8 @@ def test_packs_that_are_none(tmp_path):
     with pytest.raises(UserError, match="has no manifest.json"):
         open_splits(f"packed:{tmp_path}")
     for text, message in (
-        ("{", "not the manifest of a pack"),
-        ("[]", "not the manifest"),
+        ("{", "manifest.json is damaged: line 1, column 2"),
+        ("[]", "manifest.json is damaged"),
         ('{"format": 9}', "has format 9"),
     ):
         (tmp_path / "manifest.json").write_text(text)

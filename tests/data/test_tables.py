@@ -335,8 +335,8 @@ def test_mistakes_in_arrays_are_named(tmp_path):
     (tmp_path / "cut.npz").write_bytes((tmp_path / "file.npz").read_bytes()[:200])
     for file, message in {
         "one.npy": "is a single array",
-        "text.npz": "is not an .npz file",
-        "cut.npz": "cannot read",
+        "text.npz": "is not a complete .npz file",
+        "cut.npz": "is not a complete .npz file",
         "none.npz": "No such file",
     }.items():
         with pytest.raises(UserError, match=message):

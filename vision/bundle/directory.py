@@ -12,7 +12,6 @@ sample.png    an image of the model's input size. The probabilities that the mod
 
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -26,14 +25,39 @@ from vision import __version__
 from vision.bundle.runtimes import EXPORT_AGAIN, OUTPUTS, Model, open_model
 from vision.config.load import from_dict
 from vision.data.decode import INTERPOLATIONS, UnreadableImage, decode, resize_crop, to_channels
-from vision.errors import UserError, first_line
+from vision.errors import UserError, first_line, shown
 from vision.support.files import write_json
+from vision.support.reading import read_json
+from vision.support.schema import (
+    SIDE,
+    among,
+    check,
+    damaged,
+    filled,
+    numbers_within,
+)
 
 MANIFEST = "bundle.json"
 FORMAT = 1
 SAMPLE = "sample.png"
 MAX_SHIFT = 0.05  # how far another CPU or provider may shift a probability
 TIE_MARGIN = 0.02  # two probabilities closer than this may swap their order there
+SCHEMA: dict[str, Any] = {
+    "model": str,
+    "classes": filled(str),
+    "image_size": SIDE,
+    "channels": among(1, 3),
+    "resize": {
+        "crop_fraction": numbers_within(1e-3, 1),
+        "interpolation": among(*INTERPOLATIONS),
+    },
+    "quality": (dict, None),
+    "reference": (dict, None),
+    "config": (dict, None),
+    "sha256": {str: str},
+    "version?": str,
+    "sample?": ({"file": str, "probabilities": [float]}, None),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,11 +227,9 @@ def open_bundle(directory: pathlib.Path | str, threads: int = 0, provider: str =
     _check_signature(model, path, manifest)
     try:
         bundle = Bundle(manifest, model.run, model.explain)
-    # the type of a config key has changed
-    except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            f"{directory / MANIFEST}: its config cannot be read: {EXPORT_AGAIN}"
-        ) from error
+    except UserError as error:  # the type of a config key has changed
+        reason = f"its config cannot be read ({error})"
+        raise damaged(directory / MANIFEST, reason, EXPORT_AGAIN) from error
     _check_outputs(bundle, path)
     if manifest.sample:
         _check_sample(bundle, directory, manifest.sample)
@@ -229,74 +251,34 @@ def read_manifest(directory: pathlib.Path | str) -> Manifest:
             f"{directory} is not a bundle: it has no {MANIFEST}. Give a directory that "
             "vision.export has written"
         )
-    try:
-        contents = json.loads(file.read_text("utf-8"))
-        version = contents["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is damaged: {EXPORT_AGAIN}") from error
+    contents = read_json(file, {"format": int}, EXPORT_AGAIN)
+    version = contents["format"]
     if version != FORMAT:
         raise UserError(
             f"{directory} is a bundle of format {version}, this version reads {FORMAT}: "
             f"{EXPORT_AGAIN}, or update"
         )
-    invalid = [
-        key for key, is_valid in VALID.items() if key not in contents or not is_valid(contents[key])
-    ]
-    if not invalid and not _is_sample(contents.get("sample"), contents):
-        invalid = ["sample"]
-    if not invalid and contents["model"] not in contents["sha256"]:
-        invalid = ["sha256"]
-    if invalid:
-        raise UserError(f"{file} is damaged, its {invalid[0]!r} is not valid: {EXPORT_AGAIN}")
+    check(contents, SCHEMA, file, EXPORT_AGAIN)
+    sample = contents.get("sample")
+    if sample is not None:
+        is_complete = len(sample["probabilities"]) == len(contents["classes"])
+        if not is_complete or sample["file"] not in contents["sha256"]:
+            reason = "sample must name one of its files, with a number for each class"
+            raise damaged(file, reason, EXPORT_AGAIN)
+    if contents["model"] not in contents["sha256"]:
+        raise damaged(file, "sha256 must have the model", EXPORT_AGAIN)
+    outside = [name for name in contents["sha256"] if _leads_out(name)]
+    if outside:
+        reason = f"sha256 must name files inside the bundle, got {shown(outside[0])}"
+        raise damaged(file, reason, EXPORT_AGAIN)
+    contents["resize"] = {key: contents["resize"][key] for key in SCHEMA["resize"]}
     fields = {field.name for field in dataclasses.fields(Manifest)}
     return Manifest(**{key: value for key, value in contents.items() if key in fields})
 
 
-def _is_sample(value, contents):
-    """Whether a value is None, as in bundles without one, or a valid sample of the bundle.
-
-    A valid sample names a file of the bundle, with a number for each class.
-    """
-    if value is None:
-        return True
-    if not isinstance(value, dict) or value.keys() != {"file", "probabilities"}:
-        return False
-    numbers = value["probabilities"]
-    if not isinstance(numbers, list) or not all(isinstance(n, int | float) for n in numbers):
-        return False
-    return value["file"] in list(contents["sha256"]) and len(numbers) == len(contents["classes"])
-
-
-def _is_resize(value):
-    if not isinstance(value, dict) or value.keys() != {"crop_fraction", "interpolation"}:
-        return False
-    fraction = value["crop_fraction"]
-    is_fraction = isinstance(fraction, int | float) and 0 < fraction <= 1
-    return is_fraction and value["interpolation"] in INTERPOLATIONS
-
-
-def _is_digests(value):
-    """Whether a value maps files inside the bundle to their digests."""
-    return isinstance(value, dict) and not any(
-        os.path.isabs(name) or ".." in pathlib.PurePosixPath(name).parts for name in value
-    )
-
-
-def _is_dict_or_none(value):
-    return value is None or isinstance(value, dict)
-
-
-VALID: dict[str, Callable[[Any], Any]] = {
-    "model": lambda v: isinstance(v, str),
-    "classes": lambda v: isinstance(v, list) and v and all(isinstance(name, str) for name in v),
-    "image_size": lambda v: type(v) is int and v > 0,
-    "channels": lambda v: v in (1, 3),
-    "resize": _is_resize,
-    "quality": _is_dict_or_none,
-    "reference": _is_dict_or_none,
-    "config": _is_dict_or_none,
-    "sha256": _is_digests,
-}
+def _leads_out(name):
+    """Whether a file's name leads out of its directory."""
+    return os.path.isabs(name) or ".." in pathlib.PurePosixPath(name).parts or "\0" in name
 
 
 def _check_signature(model: Model, path: pathlib.Path, manifest: Manifest) -> None:

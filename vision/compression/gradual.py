@@ -16,7 +16,11 @@ from vision.compression.cut import RECORD, Goal, prune, write
 from vision.errors import UserError
 from vision.inference import Classifier, from_run
 from vision.run.directory import read_run
+from vision.support.reading import read_json
+from vision.support.schema import NATURAL
 from vision.training.run import run
+
+SCHEMA = {"share": float, "layers": {str: [NATURAL]}}
 
 
 def prune_run(
@@ -54,7 +58,7 @@ def prune_run(
         place = places[i]
         if i > last_written:
             _prune_step(original, config, request | {"step": i + 1}, places[i - 1], place)
-        record = json.loads((place / RECORD).read_text())
+        record = read_record(place)
         if steps > 1:
             report(
                 f"step {i + 1} of {steps}: {record['share']:.1%} of the {request['target']} are "
@@ -63,6 +67,11 @@ def prune_run(
             if not _train(place):
                 return None
     return record
+
+
+def read_record(place: pathlib.Path) -> dict[str, Any]:
+    """Returns the pruning.json of a pruned run; raises `UserError` if it is damaged."""
+    return read_json(place / RECORD, SCHEMA, "give another --out")
 
 
 def _train(place):
@@ -82,8 +91,8 @@ def _is_pruned(place, request):
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):
         return False
     try:
-        record = json.loads((place / RECORD).read_text())
-    except (OSError, ValueError):
+        record = read_json(place / RECORD, dict)
+    except UserError:
         record = None
     if request["steps"] == 1 or record is None:
         raise UserError(f"--out {place} exists already: give a new or empty directory")
@@ -115,7 +124,7 @@ def _prune_step(original, config, request, previous, place):
     if step > 1:
         source = previous
         classifier = from_run(previous)
-        original_layers = json.loads((previous / RECORD).read_text())["layers"]
+        original_layers = read_record(previous)["layers"]
     groups, scores = importance.measure(classifier, request["importance"])
     goal = Goal(
         request["ratio"],

@@ -17,8 +17,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vision.config.schema import OPTION_GROUPS, SECTIONS, all_keys, default
-from vision.config.validate import leaves
-from vision.errors import UserError, first_line
+from vision.config.validate import leaves, validate
+from vision.errors import UserError, first_line, shown
+from vision.support.reading import read_json
+from vision.support.schema import damaged
 
 KINDS = {
     "int": "an integer",
@@ -60,9 +62,38 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
     """Rebuilds a config from the dict in a run's `config.json`.
 
     Keys that the schema has gained since keep their defaults; keys that it has lost are ignored.
+
+    Raises:
+        UserError: a value has another type than its key; names the key.
     """
     config = default()
-    _assign(config, values)
+    _assign(config, values, "")
+    return config
+
+
+def read_config(
+    file: pathlib.Path | str, remedy: str = "give another --workdir"
+) -> tuple[ConfigDict, dict[str, Any]]:
+    """Returns a run's config and the dict in its file, after checking every number.
+
+    Raises:
+        UserError: the file cannot be read, or is not the config of a run.
+    """
+    values = read_json(file, dict, remedy)
+    return checked_config(values, file, remedy), values
+
+
+def checked_config(values: Mapping[str, Any], file: Any, remedy: str = "") -> ConfigDict:
+    """Returns the config in a dict that was read from a file, after checking every number.
+
+    Raises:
+        UserError: it is not the config of a run; names the file.
+    """
+    try:
+        config = from_dict(values)
+        validate(config)
+    except UserError as error:
+        raise damaged(file, str(error), remedy) from error
     return config
 
 
@@ -138,12 +169,21 @@ def _names(config):
     return {key for key, _ in leaves(config) if not key.startswith(groups)}
 
 
-def _assign(target, source):
+def _assign(target, source, prefix):
     for key, value in source.items():
-        if isinstance(value, dict) and key in target:
-            _assign(target[key], value)
+        name = f"{prefix}{key}"
+        if key in target and isinstance(target[key], ConfigDict):
+            if not isinstance(value, dict):
+                raise UserError(f"{name} must be {KINDS['ConfigDict']}, got {shown(value)}")
+            _assign(target[key], value, f"{name}.")
         elif key in target or not target.is_locked:
-            target[key] = tuple(value) if isinstance(value, list) else value
+            try:
+                target[key] = tuple(value) if isinstance(value, list) else value
+            # another type than the key's; a name that a ConfigDict cannot have, such as "a.b"
+            except (TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
+                kind = target.get_type(key).__name__ if key in target else ""
+                rule = KINDS.get(kind, "an option")
+                raise UserError(f"{name} must be {rule}, got {shown(value)}") from error
 
 
 def _explain(error, path):

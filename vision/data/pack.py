@@ -31,13 +31,29 @@ from vision.data.decode import UnreadableImage
 from vision.data.encode import Options, encode, encode_chunk
 from vision.data.records import record_writer
 from vision.data.sources import Source, open_splits, parse
-from vision.data.sources.packed import FORMAT, MANIFEST, files_of, read_manifest
+from vision.data.sources.packed import (
+    FORMAT,
+    IMAGE,
+    MANIFEST,
+    REQUEST,
+    SHARD,
+    files_of,
+    read_manifest,
+)
 from vision.data.splits import make_splits
 from vision.errors import RunError, UserError
 from vision.support.processes import ordered
 from vision.support.progress import track
+from vision.support.reading import read_json
+from vision.support.schema import NATURAL
 
 PROGRESS = "progress.json"
+STATE = {
+    "request": REQUEST,
+    "plan": {str: NATURAL},
+    "shards": {str: SHARD},
+    "unreadable": [IMAGE | {"shard": str}],
+}
 CHUNK = 32  # images that a worker takes at a time
 SAMPLE = 64  # images of each part that are encoded to estimate the number of files
 
@@ -204,13 +220,8 @@ def _state_of(manifest):
 
 
 def _read_progress(path):
-    try:
-        state = json.loads(path.read_text())
-        return {key: state[key] for key in ("request", "plan", "shards", "unreadable")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} was not written by packing: remove its folder, or pack into a new one"
-        ) from error
+    state = read_json(path, STATE, "remove its folder, or pack into a new one")
+    return {key: state[key] for key in STATE}
 
 
 def _has_size(out, file):

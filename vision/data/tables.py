@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from vision.errors import UserError
+from vision.support.reading import read_text
 
 
 def read_rows(name: Path | str) -> tuple[list[str], list[list[str]], list[int]]:
@@ -23,7 +24,7 @@ def read_rows(name: Path | str) -> tuple[list[str], list[list[str]], list[int]]:
         UserError: it cannot be read, or is not such a table: rows of different length, two columns
             of one name, no rows.
     """
-    text = _read_text(name)
+    text = read_text(name)
     first = next((line for line in io.StringIO(text) if line.strip()), "")
     delimiter = max(",;\t", key=re.sub('"[^"]*"', "", first).count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -51,14 +52,3 @@ def read_rows(name: Path | str) -> tuple[list[str], list[list[str]], list[int]]:
     if repeated := [column for column, n in collections.Counter(header).items() if n > 1]:
         raise UserError(f"{name} has two columns {repeated[0]!r}")
     return header, rows, lines
-
-
-def _read_text(name):
-    try:
-        return Path(name).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {str(name)!r}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{name} is not UTF-8 (byte {error.start}): save it as 'CSV UTF-8'"
-        ) from error

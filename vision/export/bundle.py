@@ -5,7 +5,6 @@ Each format is written, run and compared with JAX before the bundle takes its pl
 
 import dataclasses
 import importlib
-import json
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -23,7 +22,9 @@ from vision.export.place import check_place, files_in, replacing_directory
 from vision.export.program import served
 from vision.export.samples import describe, open_samples
 from vision.inference import Classifier
-from vision.run.calibration import EVALUATION, read_calibration
+from vision.run.calibration import EVALUATE_AGAIN, EVALUATION, read_calibration
+from vision.support.reading import read_json
+from vision.support.schema import NATURAL
 
 FORMATS = ("onnx", "tflite", "stablehlo", "saved_model", "safetensors")
 PRECISIONS = ("float32", "float16", "int8")
@@ -287,15 +288,11 @@ def quality(classifier: Classifier, workdir: pathlib.Path | str = "") -> dict[st
     folder = pathlib.Path(workdir, EVALUATION)
     if not workdir or not (folder / "metrics.json").is_file():
         return temperature
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text())
-        calibration = read_calibration(folder)
-        if calibration is not None and calibration.step != classifier.step:
-            return temperature  # it has been trained further since
-        data = metrics["data"]
-        evaluated = {key: data[key] for key in ("split", "source", "images")}
-        return temperature | evaluated | {"metrics": metrics["metrics"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder} is damaged: remove it, or run python -m vision.evaluation again"
-        ) from error
+    evaluated = {"split": str, "source": str, "images": NATURAL}
+    schema = {"data": evaluated, "metrics": {str: object}}
+    metrics = read_json(folder / "metrics.json", schema, EVALUATE_AGAIN)
+    calibration = read_calibration(folder)
+    if calibration is not None and calibration.step != classifier.step:
+        return temperature  # it has been trained further since
+    data = {key: metrics["data"][key] for key in evaluated}
+    return temperature | data | {"metrics": metrics["metrics"]}

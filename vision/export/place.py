@@ -1,7 +1,6 @@
 """Checks and replaces the directory of an export, all of it or nothing."""
 
 import contextlib
-import json
 import os
 import pathlib
 import shutil
@@ -9,6 +8,7 @@ from collections.abc import Iterator
 
 from vision.bundle.directory import MANIFEST
 from vision.errors import UserError
+from vision.support.reading import read_json
 
 
 def check_place(out: pathlib.Path) -> None:
@@ -18,9 +18,9 @@ def check_place(out: pathlib.Path) -> None:
     if not out.is_dir():
         raise UserError(f"cannot write to --out {out}: it is a file")
     try:
-        manifest = json.loads((out / MANIFEST).read_text())
+        manifest = read_json(out / MANIFEST, {"sha256": {str: str}})
         own_files = {*manifest["sha256"], MANIFEST}
-    except (OSError, ValueError, KeyError, TypeError):
+    except UserError:
         own_files = set()
     names = [file.relative_to(out).as_posix() for file in files_in(out)]
     foreign = [name for name in names if name not in own_files]

@@ -1,14 +1,20 @@
 """The evaluation that a run directory keeps, and the temperature that it fitted to a checkpoint."""
 
 import dataclasses
-import json
 import pathlib
 
-from vision.errors import UserError
 from vision.support.files import write_json
+from vision.support.reading import read_json
+from vision.support.schema import NATURAL, numbers_within
 
 EVALUATION = "evaluation"  # a run directory for the evaluation of its own test split
 CALIBRATION = "calibration.json"  # in an evaluation's directory
+EVALUATE_AGAIN = "remove it, or run python -m vision.evaluation again"
+SCHEMA = {
+    "temperature": numbers_within(1e-6, 1e6),
+    "step": (NATURAL, None),
+    "source": str,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +52,8 @@ def read_calibration(directory: pathlib.Path | str) -> Calibration | None:
     file = pathlib.Path(directory, CALIBRATION)
     if not file.is_file():
         return None
-    try:
-        record = json.loads(file.read_text())
-        return Calibration(float(record["temperature"]), record["step"], record["source"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{file} is damaged: remove it, or run python -m vision.evaluation again"
-        ) from error
+    record = read_json(file, SCHEMA, EVALUATE_AGAIN)
+    return Calibration(float(record["temperature"]), record["step"], record["source"])
 
 
 def run_temperature(workdir: pathlib.Path | str, step: int, source: str) -> float:

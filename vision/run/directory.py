@@ -10,9 +10,18 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from vision.config import default
-from vision.config.load import from_dict
+from vision.config.load import read_config
 from vision.errors import UserError
 from vision.support.files import replacing
+from vision.support.reading import read_json
+from vision.support.schema import (
+    NATURAL,
+    SIDE,
+    among,
+    check,
+    damaged,
+    filled,
+)
 
 # Keys, and beginnings of keys, that change how a run is computed or shown, not what it computes.
 FREE = (
@@ -34,6 +43,13 @@ FIRST = "representation"  # the first of two trainings: its directory inside tha
 PRUNED = "model.options.pruned."  # shapes, which mean nothing one by one
 MOST_DIFFERENCES = 8  # keys that a message lists
 MOST_CHARACTERS = 100  # of a value in a message
+DATA = {
+    "classes": filled(str),
+    "image_size": SIDE,
+    "channels": among(1, 3),
+    "class_counts?": [NATURAL],
+    "split_sizes?": {str: NATURAL},
+}
 
 
 def open_workdir(path: pathlib.Path | str, config: ConfigDict) -> pathlib.Path:
@@ -54,7 +70,7 @@ def open_workdir(path: pathlib.Path | str, config: ConfigDict) -> pathlib.Path:
     if path.exists() and not path.is_dir():
         raise UserError(f"--workdir {path} is a file: give a directory")
     if file.exists():
-        _check_same(_read(file), values, path)
+        _check_same(read_config(file)[1], values, path)
     elif path.exists() and {entry.name for entry in path.iterdir()} - {"config.json.tmp", FIRST}:
         # A start that was killed leaves the former, a first training before this one the latter.
         raise UserError(
@@ -95,7 +111,7 @@ def write_data(path: pathlib.Path, data: Any) -> None:
     }
     file = path / "data.json"
     if file.is_file():
-        theirs = _read(file)
+        theirs = read_data(path)
         for key in ("classes", "image_size", "channels"):
             if theirs.get(key) != description[key]:
                 raise UserError(
@@ -124,7 +140,33 @@ def read_run(path: pathlib.Path | str) -> tuple[ConfigDict, dict[str, Any]]:
             raise UserError(
                 f"{path} is not a run directory: it has no {name}. Give the --workdir of a training"
             )
-    return from_dict(_read(path / "config.json")), _read(path / "data.json")
+    return read_config(path / "config.json")[0], read_data(path)
+
+
+def read_data(path: pathlib.Path | str) -> dict[str, Any]:
+    """Returns the contents of a run directory's data.json.
+
+    Raises:
+        UserError: it cannot be read, or is damaged.
+    """
+    file = pathlib.Path(path, "data.json")
+    return check_data(read_json(file), file)
+
+
+def check_data(values: Any, file: Any, key: str = "") -> dict[str, Any]:
+    """Returns what data.json must contain; raises `Damaged` if it does not.
+
+    Args:
+        values: what was read.
+        file: where, for messages.
+        key: name of the values in that file; "" for all of it.
+    """
+    remedy = "give another --workdir"
+    check(values, DATA, file, remedy, key)
+    counts = values.get("class_counts")
+    if counts is not None and len(counts) != len(values["classes"]):
+        raise damaged(file, "class_counts must have a number for each class", remedy)
+    return values
 
 
 def own_config(argv: Sequence[str]) -> ConfigDict | None:
@@ -140,22 +182,12 @@ def own_config(argv: Sequence[str]) -> ConfigDict | None:
         values(["", *argv], known_only=True)
     workdir = values["workdir"].value or ""
     file = pathlib.Path(workdir, "config.json")
-    return from_dict(_read(file)) if workdir and file.is_file() else None
+    return read_config(file)[0] if workdir and file.is_file() else None
 
 
 def _as_json(config: ConfigDict) -> dict[str, Any]:
     """Returns a config as json.load would read it, so that it can be compared."""
     return json.loads(json.dumps(config.to_dict()))
-
-
-def _read(file: pathlib.Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_text())
-    except ValueError as error:
-        raise UserError(f"{file} is damaged ({error}): give another --workdir") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{file} is not the config of a run: give a new or empty directory")
-    return values
 
 
 def _check_same(theirs: dict[str, Any], ours: dict[str, Any], path: pathlib.Path) -> None:

@@ -12,16 +12,18 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from vision import models, objectives
-from vision.config.load import from_dict
+from vision.config.load import checked_config
 from vision.data.pipeline import Data
 from vision.errors import UserError
 from vision.models.layers.streams import Streams
 from vision.models.weights.pretrained import is_run
 from vision.objectives.contract import COPY
-from vision.run.directory import read_run
+from vision.run.directory import check_data, read_run
 from vision.support.files import replacing
+from vision.support.reading import read_json
 
 FILE = "teachers.json"  # {attribute: {"start", "config", "data"}} in a run directory
+SCHEMA = {str: {"start": str, "config": dict, "data": dict}}
 Teacher = tuple[ConfigDict, dict[str, Any]]  # a run's config and the contents of its data.json
 
 
@@ -48,7 +50,9 @@ def read_teachers(
         if start == COPY or not is_run(start):
             continue
         if copies.get(attribute, {}).get("start") == start:
-            teacher = from_dict(copies[attribute]["config"]), copies[attribute]["data"]
+            file = f"{attribute} in {FILE}"
+            teacher_config = checked_config(copies[attribute]["config"], file, "remove it")
+            teacher = teacher_config, check_data(copies[attribute]["data"], file)
         else:
             teacher = _read_teacher(definition.name, attribute, start)
         _check_images(config, data, attribute, teacher)
@@ -105,10 +109,7 @@ class Architectures(dict[str, nnx.Module]):
 def _read_copies(workdir: pathlib.Path | None) -> dict[str, Any]:
     if workdir is None or not (workdir / FILE).is_file():
         return {}
-    try:
-        return json.loads((workdir / FILE).read_text())
-    except ValueError as error:
-        raise UserError(f"{workdir / FILE} is damaged ({error}): remove it") from error
+    return read_json(workdir / FILE, SCHEMA, "remove it")
 
 
 def _read_teacher(objective: str, attribute: str, start: str) -> Teacher:

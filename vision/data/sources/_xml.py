@@ -3,6 +3,8 @@
 from xml.etree import ElementTree
 from xml.parsers import expat
 
+DEEPEST = 100  # levels of elements; annotations have five
+
 
 def parse_xml(data: bytes) -> ElementTree.Element:
     """Parses a document and rejects any document type declaration.
@@ -23,17 +25,32 @@ def parse_xml(data: bytes) -> ElementTree.Element:
         raise ValueError("a document type declaration, which annotations do not need")
 
     builder = ElementTree.TreeBuilder()
+    depth = 0
+
+    def start(tag, attributes):
+        nonlocal depth
+        depth += 1
+        if depth > DEEPEST:
+            raise ValueError(f"elements nested more than {DEEPEST} deep")
+        builder.start(tag, attributes)
+
+    def end(tag):
+        nonlocal depth
+        depth -= 1
+        builder.end(tag)
+
     parser = expat.ParserCreate()
     parser.buffer_text = True
     parser.StartDoctypeDeclHandler = refuse
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
+    parser.StartElementHandler = start
+    parser.EndElementHandler = end
     parser.CharacterDataHandler = builder.data
     try:
         parser.Parse(data, True)
     except expat.ExpatError as error:
         reason = expat.ErrorString(error.code)
         raise ValueError(f"line {error.lineno}, column {error.offset + 1}: {reason}") from error
-    except (LookupError, ValueError) as error:  # an encoding unknown to expat, or `refuse`
+    # an encoding unknown to expat, or what it raises for a damaged one; `refuse` and `start`
+    except (LookupError, ValueError, TypeError, OverflowError) as error:
         raise ValueError(f"line {parser.CurrentLineNumber}: {error}") from error
     return builder.close()

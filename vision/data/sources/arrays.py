@@ -9,7 +9,6 @@ fields_NAME_SPLIT if the file has splits: an objective gets them as batch["NAME"
 """
 
 import os
-import zipfile
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from vision.data.sources._arrays import ArraySource
 from vision.data.sources._columns import index_labels, keep, scatter
 from vision.data.splits import Subset
 from vision.errors import UserError
+from vision.support.arrays import is_npy, read_npz
 
 FIELDS = "fields_"  # what the names of further values start with
 _LAYOUTS = ("{split}_images", "{split}_labels"), ("x_{split}", "y_{split}")
@@ -71,22 +71,12 @@ def _title(argument, split):
 
 
 def _read(argument):
-    try:
-        file = np.load(os.path.expanduser(argument), allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise UserError(
-                f"{argument} is a single array: save it with np.savez(FILE, images=..., labels=...)"
-            )
-        with file:
-            return {name: file[name] for name in file.files}
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot read {argument!r}: {reason}") from error
-    except ValueError as error:
+    file = os.path.expanduser(argument)
+    if is_npy(file):
         raise UserError(
-            f"{argument} contains Python objects or is not an .npz file: "
-            "save arrays of numbers or texts"
-        ) from error
+            f"{argument} is a single array: save it with np.savez(FILE, images=..., labels=...)"
+        )
+    return read_npz(file, "save arrays of numbers or texts with np.savez")
 
 
 def _find_keys(argument, arrays):

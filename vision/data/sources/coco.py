@@ -11,7 +11,6 @@ folder up. An image is labeled by its largest object; `?boxes=crop` gives one im
 """
 
 import collections
-import json
 import os
 import re
 from pathlib import Path
@@ -21,7 +20,16 @@ from vision.data.findings import Finding
 from vision.data.sources import Source
 from vision.data.sources._boxes import Photo, bounds, build, find_file
 from vision.errors import UserError
+from vision.support.reading import read_json
+from vision.support.schema import is_number
 
+ID = (int, str, float)
+SCHEMA = {
+    "categories": [{"id": ID, "name": (str, int)}],
+    "images": [{"id": ID, "file_name": (str, int)}],
+    "annotations": [{"image_id": ID, "category_id": ID}],
+}
+FORM = "in COCO format (images, annotations, categories)"
 _NAME = re.compile(
     rf"(?:instances_)?({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?![a-z]).*\.json", re.I
 )
@@ -72,29 +80,12 @@ def open(argument: str, *, boxes: str = "main", margin: str = "0.1") -> dict[str
 
 def _read(file):
     """Returns ({category id: name}, images, {image id: [(label, box)]})."""
-    try:
-        return _parse(file, json.loads(file.read_bytes()))
-    except OSError as error:
-        raise UserError(f"cannot read {str(file)!r}: {error.strerror}") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{file} is not a JSON file: {error}") from error
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{file}, line {error.lineno}, column {error.colno}: {error.msg}"
-        ) from error
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-        raise UserError(
-            f"{file} is not in COCO format (images, annotations, categories): {reason}"
-        ) from error
+    return _parse(file, read_json(file, SCHEMA, form=FORM))
 
 
 def _parse(file, tree):
     names = {category["id"]: str(category["name"]) for category in tree["categories"]}
-    images = [
-        image | {"id": image["id"], "file_name": str(image["file_name"])}
-        for image in tree["images"]
-    ]
+    images = tree["images"]
     objects = {}
     for annotation in tree["annotations"]:
         label = names.get(annotation["category_id"], "")
@@ -130,7 +121,7 @@ def _photos(file, split, images, objects, findings):
     folders = [os.path.normpath(os.path.join(file.parent, folder)) for folder in folders]
     photos = []
     for image in images:
-        image_name = image["file_name"].replace("\\", "/")
+        image_name = str(image["file_name"]).replace("\\", "/")
         candidates = [os.path.normpath(os.path.join(folder, image_name)) for folder in folders]
         path = find_file(candidates)
         if path is None:
@@ -140,7 +131,7 @@ def _photos(file, split, images, objects, findings):
         index = candidates.index(path)
         folders = [folders[index], *folders[:index], *folders[index + 1 :]]  # likely the next's too
         width, height = (
-            side if isinstance(side, int | float) else 0
+            side if is_number(side) and side >= 0 else 0
             for side in (image.get("width"), image.get("height"))
         )
         photos.append(Photo(path, split, (width, height), objects.get(image["id"], [])))

@@ -16,7 +16,8 @@ from vision.data.findings import Finding
 from vision.data.sources import Source
 from vision.data.sources._boxes import Photo, bounds, build, find_file
 from vision.data.sources._xml import parse_xml
-from vision.errors import UserError
+from vision.errors import UserError, brief
+from vision.support.reading import read_bytes
 
 _SHAPES = ("box", "polygon", "polyline", "points", "mask", "ellipse", "cuboid", "skeleton")
 
@@ -52,11 +53,9 @@ def open(argument: str, *, boxes: str = "main", margin: str = "0.1") -> dict[str
 
 def _read(file):
     try:
-        tree = parse_xml(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read {str(file)!r}: {error.strerror}") from error
+        tree = parse_xml(read_bytes(file))
     except ValueError as error:
-        raise UserError(f"{file}: {error}") from error
+        raise UserError(f"{file}: {brief(error)}") from error
     if tree.tag != "annotations":
         raise UserError(f"{file} begins with <{tree.tag}> instead of CVAT's <annotations>")
     if tree.find("track") is not None:

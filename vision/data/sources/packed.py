@@ -9,9 +9,9 @@ DIR/train-00000-of-00012.array_record      serialized `tf.train.Example`s, one p
                                            original's name, "label"
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,9 +20,23 @@ from vision.data.findings import Finding
 from vision.data.records import Records, parse_example
 from vision.data.sources import Source
 from vision.errors import UserError
+from vision.support.arrays import read_npy
+from vision.support.reading import read_json
+from vision.support.schema import FILE_NAME, NATURAL, check, damaged, filled
 
 FORMAT = 1  # of the manifest; increased when older code would misread it
 MANIFEST = "manifest.json"
+FILE = {"file": FILE_NAME, "bytes": NATURAL, "sha256": str}
+SHARD = FILE | {"images": NATURAL}
+IMAGE = {"part": str, "index": NATURAL, "name": str, "reason": str}
+REQUEST: dict[str, Any] = {"source": str, "fingerprint": str}
+SCHEMA: dict[str, Any] = {
+    "request": REQUEST,
+    "classes": filled(str),
+    "parts": {str: {"labels": FILE, "shards": [SHARD]}},
+    "unreadable": [IMAGE],
+    "findings": [{"kind": str, "name": str, "detail?": str, "lost?": bool}],
+}
 
 
 class PackedSource:
@@ -97,7 +111,11 @@ def open(argument: str) -> dict[str, Source]:
     directory = Path(argument).expanduser()
     manifest = read_manifest(directory)
     _check_sizes(directory, manifest)
-    findings = [Finding(**finding) for finding in manifest["findings"]]
+    fields = ("kind", "name", "detail", "lost")
+    findings = [
+        Finding(**{key: value for key, value in finding.items() if key in fields})
+        for finding in manifest["findings"]
+    ]
     for image in manifest["unreadable"]:
         kind = "images could not be read when packed"
         findings.append(Finding(kind, image["name"], image["reason"], lost=True))
@@ -106,10 +124,22 @@ def open(argument: str) -> dict[str, Source]:
         shards = entry["shards"]
         paths = [str(directory / shard["file"]) for shard in shards]
         records = Records(paths, [shard["images"] for shard in shards])
-        labels = np.load(directory / entry["labels"]["file"])
+        labels = _read_labels(directory / entry["labels"]["file"], len(records), manifest)
         title = f"{directory}/{part}"
         sources[part] = PackedSource(records, labels, manifest["classes"], title, findings)
     return sources
+
+
+def _read_labels(path, count, manifest):
+    """Returns int32 (count,), the labels of a part."""
+    remedy = "copy it again, or repeat the pack command, which repairs it"
+    labels = read_npy(path, remedy)
+    if labels.dtype.kind not in "iu" or labels.shape != (count,):
+        raise damaged(path, f"it must have an integer for each of {count:,} images", remedy)
+    classes = len(manifest["classes"])
+    if count and not 0 <= labels.min() <= labels.max() < classes:
+        raise damaged(path, f"its labels must be 0 to {classes - 1}", remedy)
+    return labels
 
 
 def _check_sizes(directory, manifest):
@@ -136,16 +166,14 @@ def read_manifest(directory: Path | str) -> dict:
         raise UserError(f"'{directory}' is not finished: repeat the pack command to continue")
     if not path.is_file():
         raise UserError(f"'{directory}' has no manifest.json")
-    try:
-        manifest = json.loads(path.read_text())
-        version = manifest["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not the manifest of a pack: {error!r}") from error
-    if version != FORMAT:
+    remedy = "copy it again, or pack the data into a new folder"
+    manifest = read_json(path, {"format": int}, remedy)
+    if manifest["format"] != FORMAT:
         raise UserError(
-            f"{path} has format {version}, but this version reads {FORMAT}: pack the data again"
+            f"{path} has format {manifest['format']}, but this version reads {FORMAT}: "
+            "pack the data again"
         )
-    return manifest
+    return check(manifest, SCHEMA, path, remedy)
 
 
 def files_of(manifest: dict) -> list[dict]:

@@ -8,7 +8,6 @@ integer, with the names that the hub writes into the file, or a text.
 
 import collections
 import glob
-import json
 import os
 import re
 import threading
@@ -31,7 +30,9 @@ from vision.data.sources._columns import (
     plain_labels,
     scatter,
 )
-from vision.errors import UserError, first_line
+from vision.errors import UserError, brief
+from vision.support.reading import parse_json, parsing
+from vision.support.schema import Damaged, among, mismatch
 
 CACHE_BYTES = 256 << 20  # of row groups that each process keeps in memory
 LARGE_GROUP = 1 << 30
@@ -89,14 +90,12 @@ class ParquetSource:
         return f"{self.files[self.groups[group, 0]]}[{index - self.starts[first]}]"
 
     def file(self, index: int) -> bytes:
-        import pyarrow as pa
-
         group = self._group(index)
         file, number = self.groups[group].tolist()
         try:
             images = _cache.get((self.files[file], number, self.column, self._modified[file]))
-        except (OSError, pa.ArrowException) as error:
-            reason = f"its row group: {first_line(error)}"
+        except Exception as error:  # a damaged page makes the library raise all sorts
+            reason = f"its row group: {brief(error)}"
             raise UnreadableImage(reason, self.name(index)) from error
         data = images[int(index - self.starts[group])].as_py()
         if data is None:
@@ -230,12 +229,9 @@ class _Table:
         import pyarrow.parquet as pq
 
         self.name = name
-        try:
-            with pq.ParquetFile(name) as table:
-                self.metadata = table.metadata
-                schema = table.schema_arrow
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"cannot read {name}: {first_line(error)}") from error
+        with parsing(name), pq.ParquetFile(name) as table:
+            self.metadata = table.metadata
+            schema = table.schema_arrow
         groups = range(self.metadata.num_row_groups)
         self.lengths = [self.metadata.row_group(number).num_rows for number in groups]
         self.images = {}
@@ -252,14 +248,13 @@ class _Table:
 
     def read(self, column):
         """Returns a column of labels: int64 (N,), or N texts; -1 or "" if a row has none."""
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
+        with parsing(self.name):
             table = pq.read_table(self.name, columns=[column], use_threads=False, partitioning=None)
+            if len(table) != sum(self.lengths):
+                raise ValueError("its column of labels has another number of rows than its footer")
             return plain_labels(table.column(column))
-        except (OSError, pa.ArrowException) as error:
-            raise UserError(f"cannot read {self.name}: {first_line(error)}") from error
 
     def large_groups(self, image):
         """Yields a finding for each row group with more than `LARGE_GROUP` bytes of images."""
@@ -302,19 +297,15 @@ def _is_text(kind):
 
 def _class_names(schema):
     """Returns {column: names of its classes}, which the hub's library writes into the schema."""
+    text = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
-        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        names_by_column = {
-            column: feature["names"]
-            for column, feature in metadata["info"]["features"].items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):
+        metadata = parse_json(text, {"info": {"features": {str: object}}}, "the hub's metadata")
+    except Damaged:
         return {}
     return {
-        column: tuple(map(str, names))
-        for column, names in names_by_column.items()
-        if isinstance(names, list)
+        column: tuple(map(str, feature["names"]))
+        for column, feature in metadata["info"]["features"].items()
+        if mismatch(feature, {"_type": among("ClassLabel"), "names": [object]}) is None
     }
 
 

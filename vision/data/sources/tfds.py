@@ -11,7 +11,6 @@ import functools
 import importlib.util
 import os
 import re
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from vision.data.findings import Finding
 from vision.data.records import Records, count_records, parse_example
 from vision.data.sources import Source
 from vision.errors import UserError
+from vision.support.arrays import read_npz
 
 _SPLITS = {"train": "train", "validation": "val", "test": "test"}  # TFDS's name: ours
 
@@ -84,20 +84,14 @@ class TfdsSource:
     def _cached_labels(self, stamp):
         """Returns the labels from the cache; None without it, or if the data were prepared anew."""
         try:
-            with np.load(self.cache) as cached:
-                return cached["labels"] if np.array_equal(cached["stamp"], stamp) else None
-        # Missing or damaged: np.load returns a plain array for an .npy file, which is not a context
-        # manager.
-        except (
-            OSError,
-            ValueError,
-            EOFError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            zipfile.BadZipFile,
-        ):
+            cached = read_npz(self.cache)
+        except UserError:  # missing or damaged
             return None
+        labels = cached.get("labels")
+        is_valid = labels is not None and labels.shape == (len(self),) and labels.dtype.kind == "i"
+        if is_valid and np.array_equal(cached.get("stamp"), stamp):
+            return labels
+        return None
 
 
 def open(argument: str) -> dict[str, Source]:

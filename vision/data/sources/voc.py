@@ -24,7 +24,8 @@ from vision.data.findings import Finding
 from vision.data.sources import Source
 from vision.data.sources._boxes import Photo, build
 from vision.data.sources._xml import parse_xml
-from vision.errors import UserError
+from vision.errors import UserError, brief
+from vision.support.reading import read_bytes
 
 # of ImageSets/Main; later ones take precedence, so that nothing is tested on training images
 _LISTS = ("trainval", *SPLITS)
@@ -73,11 +74,11 @@ def open(argument: str, *, boxes: str = "main", margin: str = "0.1") -> dict[str
 def _read(path, split, images, findings):
     """Returns the photo that an annotation describes, or None; adds its problems to `findings`."""
     try:
-        tree = parse_xml(Path(path).read_bytes())
+        tree = parse_xml(read_bytes(path))
         if tree.tag != "annotation":
             raise ValueError(f"<{tree.tag}> instead of VOC's <annotation>")
-    except (OSError, ValueError) as error:
-        findings.append(Finding("annotations cannot be read", path, str(error), lost=True))
+    except (UserError, ValueError) as error:
+        findings.append(Finding("annotations cannot be read", path, brief(error), lost=True))
         images.find(path)
         return None
     image, remark = images.find(path, _file_name(tree, "filename"), _file_name(tree, "path"))

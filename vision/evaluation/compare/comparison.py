@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,11 +14,22 @@ from vision.errors import UserError
 from vision.evaluation.measures import intervals, statistics
 from vision.evaluation.report.words import METRICS, amount
 from vision.run.calibration import EVALUATION
+from vision.support.reading import parse_json, parsing, read_json
+from vision.support.schema import filled
 
 FILES = ("predictions.parquet", "metrics.json")
 TEXT_COLUMNS = ("name", "label", "predicted")
 NUMBER_COLUMNS = ("row", "label_index", "predicted_index", "correct", "confidence", "nll")
-HEADER = ("classes", "source", "split", "model", "data", "seed")
+HEADER = {
+    "classes": filled(str),
+    "source": str,
+    "split": str,
+    "model": object,
+    "data": dict,
+    "seed": int,
+}
+INTERVAL = {"value": (float, None), "low?": (float, None), "high?": (float, None)}
+RESULTS = dict.fromkeys(METRICS, (INTERVAL, float, None))
 ALPHA = 0.05  # the chance of reporting a difference if there is none
 DRAWS = 1000
 
@@ -75,29 +85,28 @@ def load(path: pathlib.Path | str, title: str, split: str = "") -> Run:
     Raises:
         UserError: if it has not been evaluated, or on another split, or a file cannot be read.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = pathlib.Path(path)
     command = f"python -m vision.evaluation --workdir {path}"
     folder = _evaluation_folder(path, command)
-    try:
+    remedy = f"evaluate it again with\n{command}"
+    with parsing(folder / FILES[0], "a table of predictions", remedy):
         columns = [*TEXT_COLUMNS, *NUMBER_COLUMNS, "top5"]
         table = pq.read_table(folder / FILES[0], columns=columns)
-        header = json.loads(table.schema.metadata[b"vision"])
+        text = (table.schema.metadata or {}).get(b"vision", b"")
+        header = parse_json(text, HEADER, f"the header of {folder / FILES[0]}", remedy)
         header = {key: header[key] for key in HEADER}
-        metrics = json.loads((folder / FILES[1]).read_text())["metrics"]
-        metrics = {name: metrics[name] for name in METRICS}
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise UserError(
-            f"{folder} does not hold a valid evaluation ({type(error).__name__}). Run\n{command}"
-        ) from error
+        predictions = _columns(table)
+        _check_labels(predictions, len(header["classes"]))
+    metrics = read_json(folder / FILES[1], {"metrics": RESULTS}, remedy)["metrics"]
+    metrics = {name: metrics[name] for name in METRICS}
     if split and header["split"] != split:
         command = f"{command} --split {split} --out DIRECTORY"
         raise UserError(
             f"{path} was evaluated on {header['split']}, not on {split}. Run\n{command}"
         )
-    return Run(title, folder, header, metrics, _columns(table))
+    return Run(title, folder, header, metrics, predictions)
 
 
 def _evaluation_folder(path, command):
@@ -111,6 +120,19 @@ def _evaluation_folder(path, command):
                 f"{path} has not been evaluated: it has no {EVALUATION}/{name}. Run\n{command}"
             )
     return folder
+
+
+def _check_labels(columns, classes):
+    """Raises ValueError if a number of a class is none of `classes`, or a number is missing."""
+    for name in NUMBER_COLUMNS:
+        if columns[name].dtype.kind not in "iufb":
+            raise ValueError(f"{name} has missing numbers")
+    for name in ("label_index", "predicted_index"):
+        numbers = columns[name]
+        if numbers.dtype.kind not in "iu" or (
+            len(numbers) and not 0 <= numbers.min() <= numbers.max() < classes
+        ):
+            raise ValueError(f"{name} must be 0 to {classes - 1}")
 
 
 def _columns(table):

@@ -3,18 +3,31 @@
 Mitchell et al. 2019 (arXiv:1810.03993).
 """
 
-import json
 import pathlib
 from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
 from vision.evaluation.report.words import METRICS, amount, verdicts
+from vision.support.reading import read_json
+from vision.support.schema import NATURAL
 
 if TYPE_CHECKING:
     from vision.evaluation.evaluate import Evaluation
 
 WORST = 5  # classes and slices in the tables
+
+RESULT = {
+    "split_sizes": {str: NATURAL},
+    "versions": {str: str},
+    "parameters": {"all": NATURAL, "learning": NATURAL},
+    "steps": NATURAL,
+    "best_step": NATURAL,
+    "train_seconds": float,
+    "device": str,
+    "date": str,
+    "git_commit": (str, None),
+}
 
 
 def text(evaluation: "Evaluation", c: ConfigDict, workdir: pathlib.Path | str = "") -> str:
@@ -126,7 +139,7 @@ def _training(classifier, workdir):
     ]
     file = pathlib.Path(workdir, "result.json")
     if workdir and file.is_file():
-        lines += _result(json.loads(file.read_text()))
+        lines += _result(read_json(file, RESULT, "remove it, and test the run again"))
     return lines
 
 

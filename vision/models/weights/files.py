@@ -7,17 +7,35 @@ hf:OWNER/NAME[@REVISION]                                   model.safetensors of 
 """
 
 import importlib.util
-import json
 import pathlib
-import zipfile
 
 import ml_dtypes
 import numpy as np
 
 from vision.errors import UserError
 from vision.models.weights.torch_file import read_torch
+from vision.support.arrays import read_npz
+from vision.support.reading import parsing, read_json
+from vision.support.schema import Rule, check, filled, integers_within, is_number, numbers_within
 
 HUB_FILE = "model.safetensors"
+COLORS = Rule(
+    "a list of 1 or 3 numbers",
+    lambda value: type(value) is list and len(value) in (1, 3) and all(map(is_number, value)),
+)
+TIMM = {
+    "architecture?": str,
+    "pretrained_cfg": {
+        "mean?": COLORS,
+        "std?": COLORS,
+        "input_size?": filled(integers_within(1, 65_536)),
+        "crop_pct?": (numbers_within(0.01, 2), None),
+        "interpolation?": (str, None),
+        "num_classes?": integers_within(0, 10_000_000),
+    },
+    "vision_options?": dict,
+    "label_names?": ([str], None),
+}
 FORMS = (
     "a .safetensors, .pth, .pt, .bin or .npz file, package:MODULE/PATH, hf:OWNER/NAME, "
     "or a run directory"
@@ -69,10 +87,12 @@ def published_config(spec: str) -> dict:
     try:
         path = locate(spec, "config.json")
         path = path if spec.startswith("hf:") else path.parent / "config.json"
-        config = json.loads(path.read_text())
-    except (OSError, ValueError, UserError):
+        config = read_json(path, dict)
+    except UserError:
         return {}
-    return config if isinstance(config, dict) else {}
+    if "pretrained_cfg" not in config:  # of another library
+        return config
+    return check(config, TIMM, path, "fetch it again, or remove it and set data.mean and so on")
 
 
 def _from_hub(spec, name):
@@ -111,13 +131,7 @@ def _unreachable(spec, name):
 
 
 def _read_npz(path):
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} is not a complete .npz file of arrays ({error}): fetch it again"
-        ) from error
+    return read_npz(path, "fetch it again")
 
 
 def _read_safetensors(path):
@@ -126,15 +140,9 @@ def _read_safetensors(path):
     dtypes = {"BF16": ml_dtypes.bfloat16, "BOOL": np.bool_}
     dtypes |= {f"F{8 * n}": np.dtype(f"f{n}") for n in (2, 4, 8)}
     dtypes |= {f"{c.upper()}{8 * n}": np.dtype(f"{c}{n}") for c in "iu" for n in (1, 2, 4, 8)}
-    try:
+    with parsing(path, "a complete .safetensors file", "fetch it again"):
         tensors = safetensors.deserialize(path.read_bytes())
         return {
             name: np.frombuffer(tensor["data"], dtypes[tensor["dtype"]]).reshape(tensor["shape"])
             for name, tensor in tensors
         }
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise UserError(
-            f"{path} is not a complete .safetensors file ({error}): fetch it again"
-        ) from error
