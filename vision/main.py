@@ -21,6 +21,7 @@ from vision import cli
 from vision.config.flags import parse
 from vision.errors import UserError
 from vision.run.directory import own_config
+from vision.support import signals
 from vision.support.memory import keep_freed_memory
 from vision.training.run import run
 
@@ -64,4 +65,7 @@ def _new_workdir(argv):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    with signals.listening() as listener:
+        listener.watch()
+        listener.leave_at_once("interrupted before it had begun to train")
+        cli.run(main)

@@ -15,6 +15,7 @@ steps of a ResNet); in float64 they agree to 1e-10 over 20 steps.
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -27,6 +28,9 @@ from vision.errors import UserError
 
 AXES = ("data", "fsdp")
 MIN_SPLIT_SIZE = 1024  # smallest array, in elements, that is worth splitting
+
+_questions = itertools.count()  # how often `stop_is_agreed` was asked
+_stop_is_agreed = False
 
 
 def make_mesh(devices: int = 0, fsdp: int = 1) -> Mesh:
@@ -203,6 +207,11 @@ def process_index() -> int:
     return jax.process_index()
 
 
+def process_count() -> int:
+    """Returns how many processes the run has."""
+    return jax.process_count()
+
+
 def is_main_process() -> bool:
     """Returns whether this is process 0, which writes the files."""
     return process_index() == 0
@@ -248,20 +257,22 @@ def all_agree(value: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.array(bool(value))).all())
 
 
-def stop_is_agreed(received: bool, step: int) -> bool:
-    """Returns whether to stop after `step`.
+def stop_is_agreed(received: bool) -> bool:
+    """Returns whether to stop now.
 
-    A single process stops at once, several stop when all have reached the step: each may receive
+    A single process stops at once, several stop when all have asked equally often: each may receive
     its signal (SIGTERM, which JAX's runtime notices) at another time, but all must leave at the
-    same step.
+    same point. Once it is time to stop, it remains so.
 
     Args:
         received: whether this process has received a signal.
-        step: number of the finished step.
     """
+    global _stop_is_agreed
     if is_single_process():
         return received
-    return multihost_utils.reached_preemption_sync_point(step)
+    if not _stop_is_agreed:
+        _stop_is_agreed = multihost_utils.reached_preemption_sync_point(next(_questions))
+    return _stop_is_agreed
 
 
 @contextlib.contextmanager

@@ -162,7 +162,7 @@ def _open_loaders(
             loaders[name] = resident[source] = DeviceLoader(dataset, unreadable, mesh)
         else:
             workers = c.workers if dataset.source.encoded else 0
-            loaders[name] = WorkerLoader(dataset, unreadable, workers, mesh)
+            loaders[name] = WorkerLoader(dataset, unreadable, workers, mesh, c.worker_timeout)
     return loaders
 
 

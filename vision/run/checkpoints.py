@@ -26,6 +26,7 @@ from orbax.checkpoint import checkpoint_managers
 from vision import parallel
 from vision.errors import RunError, UserError, first_line
 from vision.run.best import direction
+from vision.support.files import write_json
 
 LONGEST_REASON = 200  # characters of a library's error that a message repeats
 
@@ -96,7 +97,25 @@ class Checkpoints:
             state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
         )
         with self._explain_write_errors():
-            self._manager.save(step, args=args, metrics=scalars)
+            # Forced: else Orbax asks JAX whether processes should stop, in numbers of its own, and
+            # spoils the answer to `parallel.stop_is_agreed`.
+            self._manager.save(step, args=args, metrics=scalars, force=True)
+
+    def add_metrics(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Gives a checkpoint that has none the scalars of an evaluation, which rank it.
+
+        Args:
+            step: a checkpoint's step.
+            scalars: {name: value} of the evaluation at this step.
+        """
+        file = self._directory / str(step) / "metrics" / "metrics"
+
+        def write() -> None:
+            file.parent.mkdir(exist_ok=True)
+            write_json(file, scalars)
+
+        parallel.on_main_process(write)
+        self._manager.reload()
 
     def restore_latest(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
         """Returns (state, progress) of the newest intact checkpoint, or None if there is none.

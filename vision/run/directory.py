@@ -32,6 +32,7 @@ FREE = (
     "compile_cache",
     "data.resident_gib",
     "data.workers",
+    "data.worker_timeout",
     "evaluation.",
     "log.",
     "parallel.",

@@ -20,6 +20,7 @@ from vision.data.loading.device_loader import DeviceLoader
 from vision.data.loading.loader import Loader
 from vision.data.pipeline import Data
 from vision.errors import UserError
+from vision.training import interruption
 from vision.training.evaluate import eval_batch_size
 from vision.training.inputs import STRONG, EmbeddingInputs
 from vision.training.log import print_line
@@ -162,12 +163,16 @@ def embed_split(
 
     Returns:
         (embeddings float32 (N, D), whether each image can be read, bool (N,)).
+
+    Raises:
+        Interrupted: a signal has come.
     """
     embeddings = []
     readable = []
     advice = f"embedding {batch_size} images at a time: lower train.eval_batch_size"
     with parallel.out_of_memory(lambda: advice):
         for batch in loader.eval_batches(batch_size):
+            interruption.raise_if_agreed()
             batch_embeddings, mask = parallel.fetch(train_step.embed(state, batch, loader.data))
             embeddings.append(batch_embeddings)
             readable.append(mask)

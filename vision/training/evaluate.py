@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from vision import metrics, parallel
 from vision.data.loading.loader import Loader
+from vision.training import interruption
+from vision.training.pace import Pace
 from vision.training.step import State, TrainStep
 
 
@@ -33,16 +36,20 @@ def evaluate(
 
     Raises:
         UserError: the devices run out of memory.
+        Interrupted: a signal has come.
     """
     sums = None
     pairs = []
+    pace = Pace()
     advice = f"evaluating {batch_size} images at a time: lower train.eval_batch_size"
     with parallel.out_of_memory(lambda: advice):
         for batch in loader.eval_batches(batch_size):
+            interruption.raise_if_agreed()
             batch_sums, batch_pairs = train_step.evaluate(state, batch, loader.data)
             sums = batch_sums if sums is None else metrics.add(sums, batch_sums)
             if with_confusion:
                 pairs.append(batch_pairs)
+            pace.add(jax.tree.leaves(sums)[0])
         summary = metrics.summarize(parallel.fetch(sums))
     if with_confusion:
         summary |= metrics.confusion(np.concatenate(parallel.fetch(pairs), 1), len(summary["f1"]))

@@ -20,19 +20,21 @@ def train(config: ConfigDict, data: Data, workdir: pathlib.Path, mesh: Mesh) -> 
 
     Raises:
         UserError: the config does not fit its data or devices.
-        RunError: the loss is no longer finite; the last good checkpoint is kept.
+        RunError: the loss is no longer finite, and the last good checkpoint is kept; or the data
+            can no longer be read, and the finished steps are saved.
     """
     with Session(config, data, workdir, mesh) as session:
-        session.resume()
-        for call in session.calls():
-            session.update(call)
-            if session.evaluates_after(call):
-                session.validate()
-                session.save()
-            elif session.saves_after(call):
-                session.save()
-            elif session.reports_after(call):
-                session.report()
-            if session.stops_after(call):
-                break
+        with session.saving_what_is_done():
+            session.resume()
+            for call in session.calls():
+                session.update(call)
+                if session.evaluates_after(call):
+                    session.validate()
+                    session.save()
+                elif session.saves_after(call):
+                    session.save()
+                elif session.reports_after(call):
+                    session.report()
+                if session.stops_after(call):
+                    break
         return session.outcome()

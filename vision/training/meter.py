@@ -78,6 +78,8 @@ class Meter:
         Raises:
             RunError: a loss, a gradient or a parameter is not finite.
         """
+        if not (self._older or self._new):
+            return
         self._digest(self._older, self._new)
         first, count, scalars = (self._new or self._older)[-1]
         if not _are_finite(params):

@@ -5,6 +5,7 @@ import functools
 import json
 import pathlib
 import platform
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from vision.config.validate import validate
+from vision.support import signals
 
 if TYPE_CHECKING:  # these import JAX, which counts as start-up time
     from jax.sharding import Mesh
@@ -52,24 +54,46 @@ def run(
     """
     began = time.perf_counter() if began is None else began
     validate(config)
+    with signals.listening() as listener:
+        return _run(config, workdir, began, again, listener)
+
+
+def _run(
+    config: ConfigDict,
+    workdir: pathlib.Path | str,
+    began: float,
+    again: str,
+    listener: signals.Signals,
+) -> dict[str, Any] | None:
+    """Does what `run` says while `listener` notes signals."""
     from vision import parallel
     from vision.training.phases import phases
 
     mesh = _start_devices(config)
+    if not parallel.is_single_process():
+        # All must stop at one step: JAX's runtime has taken SIGTERM, and Ctrl-C just ends them.
+        listener.release(signal.SIGINT)
     # The main process names it, as the default depends on the clock.
     workdir = parallel.from_main_process(str(workdir))
     again = again or f"the same command with --workdir {workdir}"
     report = functools.partial(print, flush=True) if parallel.is_main_process() else _ignore
     result = None
-    for phase, directory in phases(config, workdir):
-        phase, data = _open(phase, directory, mesh, report)
-        outcome = _train(phase, data, directory, mesh)
-        if outcome.why == "interrupted":
-            report(f"interrupted at step {outcome.steps}: saved; {again} resumes it")
-            return None
-        result = _test(phase, data, outcome, mesh, began)
-        _write_result(directory, result, outcome, report)
-        began = time.perf_counter()
+    state = f"before it had begun to train: {again} goes on"
+    try:
+        for phase, directory in phases(config, workdir):
+            listener.leave_at_once(f"interrupted {state}")
+            phase, data = _open(phase, directory, mesh, report)
+            outcome = _train(phase, data, directory, mesh)
+            if outcome.why == "interrupted":
+                report(f"interrupted at step {outcome.steps}: saved; {again} resumes it")
+                return None
+            state = f"at step {outcome.steps}, the last: saved; {again} tests it"
+            result = _test(phase, data, outcome, mesh, began)
+            _write_result(directory, result, outcome, report)
+            began = time.perf_counter()
+    except signals.Interrupted:
+        report(f"interrupted {state}")
+        return None
     return result
 
 

@@ -12,22 +12,25 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vision import metrics, objectives, parallel
-from vision.data.loading.loader import Loader
+from vision.data.loading.loader import DataFailed, Loader
 from vision.data.loading.sampler import run_length
+from vision.data.loading.workers import check_shared_memory
 from vision.data.pipeline import Data
 from vision.errors import UserError
 from vision.run.best import DIRECTIONS, direction, doubt
 from vision.run.checkpoints import open_checkpoints
 from vision.run.directory import open_workdir, write_data
+from vision.support import signals
+from vision.training import interruption
 from vision.training.dispatch import CompiledSteps, explain_memory, plan
 from vision.training.embeddings import HeadTraining, embed_split
 from vision.training.evaluate import eval_batch_size, evaluate
 from vision.training.log import RunLog, print_line
 from vision.training.meter import Meter
+from vision.training.pace import Pace
 from vision.training.policy import ValidationPolicy
 from vision.training.profiler import Profiler
 from vision.training.setup import build_step, training_loader
-from vision.training.signals import Signals
 from vision.training.starts import Starts
 from vision.training.step import State, TrainStep
 from vision.training.teachers import read_teachers, write_teachers
@@ -121,8 +124,17 @@ class Session:
             self._train_step = self._head_training.train_step
             self._data = self._head_training.data
         self._loader = training_loader(config, self._data, self._definition)
+        val = self._data.loaders["val"]
+        check_shared_memory(
+            self._loader.shared_memory(c.batch_size) + val.shared_memory(eval_batch_size(c)),
+            config.data.workers,
+        )
         self._updates = CompiledSteps(config, self._train_step, self._loader, mesh)
         self._updates.lower(self._plan(0, self._steps))
+        self._done = 0
+        self._saved_step = 0
+        self._done = 0
+        self._saved_step = 0
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Session":
@@ -134,6 +146,7 @@ class Session:
             write_data(self._workdir, self._data)
             write_teachers(self._workdir, self._definition, self._teachers)
 
+        self._signals = self._stack.enter_context(signals.listening())
         parallel.on_main_process(open_directory)
         self._stack.enter_context(explain_memory(self._config.train, self._updates, self._mesh))
         checkpoints = open_checkpoints(self._workdir, self._config, print_line)
@@ -148,6 +161,7 @@ class Session:
         self._state, progress = self._begin()
         start = int(self._state["step"])
         self._done = start
+        self._saved_step = start
         config = self._config
         self._log = self._stack.enter_context(
             RunLog(self._workdir, config.log, start, self._steps, parallel.is_main_process())
@@ -160,6 +174,7 @@ class Session:
             self._workdir,
             progress.get("meter"),
         )
+        self._pace = Pace()
         self._introduce()
         self._first_step: float | None = None
         self._began = time.perf_counter() - progress.get("train_seconds", 0)
@@ -167,6 +182,9 @@ class Session:
         self._interrupted = False
         self._end = self._steps
         self._why = "finished"
+        if progress.get("validation_is_due"):
+            self.validate()
+            self._checkpoints.add_metrics(start, self._scalars)
         if self._policy.stopped and start < self._steps:
             self._end = start
             self._why = "stopped early"
@@ -178,27 +196,28 @@ class Session:
         batch_size = self._config.train.batch_size
         batches = self._loader.train_batches(self._plan(start, self._end), batch_size)
         self._batches = self._stack.enter_context(contextlib.closing(batches))
-        self._signals = self._stack.enter_context(Signals())
         trace_to = self._workdir / "tensorboard" if self._config.profile else None
         self._profiler = self._stack.enter_context(Profiler(trace_to, self._log.print_line))
         for number, (first, count) in enumerate(self._plan(start, self._end)):
             yield Call(number, first, count)
 
     def update(self, call: Call) -> None:
-        """Runs the steps of a call; does not wait for the device."""
+        """Runs the steps of a call; waits for the device only if it is a second behind."""
         self._profiler.before(call.number, call.first, self._state)
         batch = next(self._batches)
+        self._signals.stay()  # from here on there is something to save
         self._state, scalars = self._updates(self._state, batch, call.steps)
         self._done = call.done
         self._scalars = None
         self._meter.add(call.first, call.steps, scalars)
         self._first_step = self._first_step or time.perf_counter()
         self._log.advance(call.done)
-        self._interrupted = parallel.stop_is_agreed(self._signals.received, call.number)
+        self._pace.add(scalars["loss"])
+        self._interrupted = interruption.is_agreed()
 
     def evaluates_after(self, call: Call) -> bool:
         """Returns whether the validation split is evaluated after a call."""
-        return call.done % self._eval_every == 0 or call.done == self._end
+        return self._validates_at(call.done)
 
     def saves_after(self, call: Call) -> bool:
         """Returns whether a checkpoint is written after a call without an evaluation."""
@@ -231,9 +250,29 @@ class Session:
         progress = self._policy.state() | {
             "meter": self._meter.state(),
             "train_seconds": time.perf_counter() - self._began,
+            # It was broken off: whoever resumes makes up for it, as policies follow from it.
+            "validation_is_due": self._scalars is None and self._validates_at(self._done),
         }
         self._checkpoints.save(self._done, self._saved(self._state), progress, self._scalars)
+        self._saved_step = self._done
         self._meter.restart()
+        self._pace.restart()
+
+    @contextlib.contextmanager
+    def saving_what_is_done(self) -> Iterator[None]:
+        """Saves the finished steps if a signal, or a failure of the data, breaks the training off.
+
+        A signal then counts as an end; a failure is raised again once the checkpoint is written.
+        """
+        try:
+            yield
+        except signals.Interrupted:
+            self._why = "interrupted"
+            self._save_rest()
+        except (UserError, DataFailed):
+            self._save_rest()
+            self._checkpoints.wait()
+            raise
 
     def report(self) -> None:
         """Logs the scalars that the device has finished by now."""
@@ -257,6 +296,13 @@ class Session:
             first_step=self._first_step,
             train_seconds=train_seconds,
         )
+
+    def _save_rest(self) -> None:
+        if self._done > self._saved_step:
+            self.save()
+
+    def _validates_at(self, step: int) -> bool:
+        return step % self._eval_every == 0 or step == self._end
 
     def _plan(self, start: int, end: int) -> Iterator[tuple[int, int]]:
         periods = (self._eval_every, self._config.checkpoint.every)

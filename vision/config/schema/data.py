@@ -45,6 +45,9 @@ DATA = section(
         "pass through /dev/shm, of which a container needs more than the usual 64 MB"),
     crop_fraction=number(0.0, SHARE,
         "*the center crop's share of the resized image's side; 0 = 1; 0.875 is usual on ImageNet"),
+    worker_timeout=number(300.0, at_least(0),
+        "seconds to wait for a batch before the run saves and ends, because the disk or a process "
+        "that decodes is stuck; 0 = forever"),
     interpolation=key("auto",
         "*for resizing: area (OpenCV, fast), bilinear or bicubic (PIL); auto = area"),
     random_crop_area=number((), or_empty(PAIR_OF_SHARES),

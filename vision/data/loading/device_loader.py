@@ -100,6 +100,10 @@ class DeviceLoader:
         """Returns the shapes, dtypes and shardings of one training batch."""
         return parallel.abstract_batch({"index": ((batch_size,), np.int32)}, self.mesh)
 
+    def shared_memory(self, batch_size: int) -> int:
+        """Returns 0: batches are lists of indices."""
+        return 0
+
     def sample(self, count: int) -> jax.Array:
         """Returns at most `count` images, evenly spaced: uint8 (N, H, W, C) on every device."""
         return self.data["image"][sampler.spread(count, len(self))]

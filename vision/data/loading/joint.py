@@ -55,6 +55,13 @@ class JointLoader:
         """Yields the training split's images once."""
         return self._train.eval_batches(batch_size)
 
+    def shared_memory(self, batch_size: int) -> int:
+        """Returns how many bytes of shared memory the batches of all loaders take on their way."""
+        beside = (
+            loader.shared_memory(ratio * batch_size) for loader, ratio in self._beside.values()
+        )
+        return self._train.shared_memory(batch_size) + sum(beside)
+
     def abstract_batch(self, batch_size: int) -> Batch:
         """Returns the shapes, dtypes and shardings of a batch and those beside it."""
         batch = self._train.abstract_batch(batch_size)

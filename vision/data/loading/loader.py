@@ -8,6 +8,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from vision.data.loading.dataset import Dataset, Unreadable
+from vision.errors import RunError
+
+
+class DataFailed(RunError):
+    """The data can no longer be read, for example because a worker process was killed."""
+
 
 # A batch on the devices: {name: array}, and {name: batch} of other loaders beside it.
 Batch = dict[str, Any]
@@ -38,6 +44,9 @@ class Loader(Protocol):
 
     def part(self, indices: np.ndarray) -> "Loader":
         """Returns a loader of some of the images, int (M,)."""
+
+    def shared_memory(self, batch_size: int) -> int:
+        """Returns how many bytes of shared memory the batches take on their way."""
 
     def train_batches(self, plan: Iterable[tuple[int, int]], batch_size: int) -> BatchGenerator:
         """Yields the batch of each call of the train step.

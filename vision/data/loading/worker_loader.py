@@ -1,13 +1,11 @@
 """Data that do not fit on the devices: decoded batch by batch, in worker processes, by Grain."""
 
 import contextlib
-import multiprocessing
+import functools
+import math
 import os
-import signal
-import threading
-import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -20,6 +18,14 @@ from vision.data.decode import UnreadableImage
 from vision.data.loading import sampler
 from vision.data.loading.dataset import Dataset, Unreadable
 from vision.data.loading.loader import Batch, BatchGenerator
+from vision.data.loading.workers import (
+    BUFFER,
+    Batches,
+    check_files,
+    check_shared_memory,
+    shared_memory,
+)
+from vision.support.processes import prepare_worker
 
 
 class WorkerLoader:
@@ -30,16 +36,25 @@ class WorkerLoader:
         unreadable: counts the images that cannot be decoded.
         workers: processes that decode; 0 decodes in threads of this process.
         mesh: from `vision.parallel.make_mesh`.
+        timeout: seconds to wait for a batch; 0 = forever.
     """
 
     is_resident = False
 
-    def __init__(self, dataset: Dataset, unreadable: Unreadable, workers: int, mesh: Mesh):
+    def __init__(
+        self,
+        dataset: Dataset,
+        unreadable: Unreadable,
+        workers: int,
+        mesh: Mesh,
+        timeout: float = 0.0,
+    ):
         self.dataset = dataset
         self.unreadable = unreadable
         self.mesh = mesh
         self.data: dict[str, Any] = {}
         self._workers = workers
+        self._timeout = timeout
         self._passes: dict[int, Any] = {}  # {batch size: iterator} of evaluations to come
         weakref.finalize(self, _close_all, self._passes)  # also when the program ends
 
@@ -52,7 +67,14 @@ class WorkerLoader:
 
     def part(self, indices: np.ndarray) -> "WorkerLoader":
         """Returns a loader of some of the images, int (M,)."""
-        return WorkerLoader(self.dataset.part(indices), self.unreadable, self._workers, self.mesh)
+        part = self.dataset.part(indices)
+        return WorkerLoader(part, self.unreadable, self._workers, self.mesh, self._timeout)
+
+    def shared_memory(self, batch_size: int) -> int:
+        """Returns how many bytes of shared memory the batches take on their way."""
+        batch = self.abstract_batch(batch_size).values()
+        each = sum(math.prod(array.shape) * array.dtype.itemsize for array in batch)
+        return shared_memory(self._workers, each // parallel.process_count())
 
     def train_batches(self, plan: Iterable[tuple[int, int]], batch_size: int) -> BatchGenerator:
         """Yields a batch for each (step, 1) of the plan.
@@ -64,7 +86,8 @@ class WorkerLoader:
         if first is None:
             return
         load = _TrainBatch(self.dataset, batch_size, parallel.this_host(batch_size))
-        with contextlib.closing(self._iterate(load, first, np.iinfo(np.int32).max)) as batches:
+        endless = np.iinfo(np.int32).max
+        with contextlib.closing(self._iterate(load, first, endless, batch_size)) as batches:
             ahead = self._place(next(batches))
             for _ in steps:
                 batch = ahead
@@ -98,7 +121,7 @@ class WorkerLoader:
         batches = self._passes.pop(batch_size, None)
         if batches is None:
             load = _EvalBatch(self.dataset, batch_size, parallel.this_host(batch_size))
-            batches = self._iterate(load, 0, count, repeat=True)
+            batches = self._iterate(load, 0, count, batch_size, repeat=True)
         with contextlib.ExitStack() as broken_off:
             broken_off.callback(batches.close)
             for _ in range(count):
@@ -111,8 +134,19 @@ class WorkerLoader:
         load: Callable[[int], dict[str, np.ndarray]],
         start: int,
         stop: int,
+        batch_size: int,
         repeat: bool = False,
-    ) -> Any:
+    ) -> Batches:
+        if self._workers:
+            check_files(self._workers)
+            check_shared_memory(self.shared_memory(batch_size), self._workers)
+        open_iterator = functools.partial(self._open, load, start, stop, repeat)
+        return Batches(open_iterator, self._timeout)
+
+    def _open(
+        self, load: Callable[[int], dict[str, np.ndarray]], start: int, stop: int, repeat: bool
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Returns Grain's iterator."""
         import grain
 
         steps = grain.MapDataset.range(start, stop)
@@ -127,7 +161,7 @@ class WorkerLoader:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()
             processes = grain.multiprocessing.MultiprocessingOptions(
-                self._workers, per_worker_buffer_size=2
+                self._workers, per_worker_buffer_size=BUFFER
             )
             batches = batches.mp_prefetch(processes, worker_init_fn=_begin_worker)
         return iter(batches)
@@ -156,21 +190,8 @@ class WorkerLoader:
 
 
 def _begin_worker(index: int, count: int) -> None:
-    """Prepares a worker process.
-
-    A signal to all processes is meant for the trainer, which needs one more batch to end well; and
-    Grain's workers would outlive a trainer that is killed.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: _end_after(time.sleep, 10))
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        _end_after(parent.join)
-
-
-def _end_after(wait: Callable[..., Any], *arguments: Any) -> None:
-    """Ends this process after `wait(*arguments)`."""
-    threading.Thread(target=lambda: (wait(*arguments), os._exit(1)), daemon=True).start()
+    """Prepares a worker process; Grain's would outlive a trainer that is killed."""
+    prepare_worker()
 
 
 class _TrainBatch:

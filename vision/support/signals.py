@@ -1,0 +1,121 @@
+"""SIGTERM and Ctrl-C: noted, so that a long command can save what it has and end.
+
+While nothing is worth saving, a program may leave at once instead, even if its main thread is in
+the middle of a long call of a library, such as a compilation.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from vision.support.processes import kill_children
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(BaseException):
+    """The work was broken off because a signal has come.
+
+    No `Exception`, so that nothing that handles failures takes it for one.
+    """
+
+
+class Signals:
+    """Notes a SIGTERM or a Ctrl-C; a second Ctrl-C raises `KeyboardInterrupt`.
+
+    Attributes:
+        received: whether one has come.
+    """
+
+    def __init__(self) -> None:
+        self.received = False
+        self._previous: dict[int, Any] = {}
+        self._lock = threading.Lock()
+        self._farewell: str | None = None
+
+    def install(self) -> None:
+        """Takes the signals, in the main thread: elsewhere, as in some notebooks, none come."""
+        for number in STOPPING:
+            with contextlib.suppress(ValueError):
+                self._previous[number] = signal.signal(number, self._note)
+
+    def watch(self) -> None:
+        """Lets `leave_at_once` work: only for a program, as it ends the process."""
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
+
+    def leave_at_once(self, farewell: str) -> None:
+        """Lets a signal end the program with a line of text and exit code 0, until `stay`.
+
+        Does nothing without `watch`.
+        """
+        with self._lock:
+            self._farewell = farewell
+
+    def stay(self) -> None:
+        """Lets a signal be noted only, from now on."""
+        with self._lock:
+            self._farewell = None
+
+    def release(self, *numbers: int) -> None:
+        """Gives signals back to whom they belonged before."""
+        for number in numbers:
+            if number in self._previous:
+                handler = self._previous.pop(number)
+                # None: the handler was not set from Python.
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = True
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+
+    def _watch(self, reading: int) -> None:
+        """Leaves, if that is wanted; a thread, since the main one may be busy for minutes."""
+        while True:
+            (number,) = os.read(reading, 1)
+            if number not in STOPPING:
+                continue
+            with self._lock:
+                if self._farewell is not None:
+                    # Not through sys.stdout, which the main thread may have locked.
+                    with contextlib.suppress(OSError):
+                        os.write(1, f"{self._farewell}\n".encode())
+                    kill_children()
+                    os._exit(0)
+
+
+_current: Signals | None = None
+
+
+@contextlib.contextmanager
+def listening() -> Iterator[Signals]:
+    """Notes signals, in the `Signals` that is active already or else in a new one."""
+    global _current
+    if _current is not None:
+        yield _current
+        return
+    _current = Signals()
+    _current.install()
+    try:
+        yield _current
+    finally:
+        _current.release(*STOPPING)
+        _current = None
+
+
+def received() -> bool:
+    """Returns whether a signal has come, as far as anyone listens."""
+    return _current is not None and _current.received
+
+
+def raise_if_received() -> None:
+    """Raises `Interrupted` if a signal has come."""
+    if received():
+        raise Interrupted
