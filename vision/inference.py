@@ -221,7 +221,7 @@ def _pretrained_classes(c):
 
     The names are the weights' own; otherwise ImageNet's for a thousand classes, or numbers.
     """
-    weights = pretrained.describe(c.pretrained, pretrained.architecture(c))
+    weights = pretrained.describe(c.pretrained, pretrained.architecture(c), c.variant)
     count = weights.classes if weights else len(imagenet_classes())
     if weights and weights.class_names:
         return count, weights.class_names

@@ -71,7 +71,8 @@ def check_names(model, reference, module):
         k.removeprefix("weights/"): v for k, v in reference.items() if k.startswith("weights/")
     }
     ours = {name: np.asarray(v.get_value()) for name, v in surgery.variables(model).items()}
-    if find_scheme(module, list(ours), theirs)[0] != "timm":
+    shapes = {name: array.shape for name, array in ours.items()}
+    if find_scheme(module, shapes, theirs)[0] != "timm":
         return
     exported = to_timm(module, ours)
     ignored = getattr(module, "IGNORED", "^$")

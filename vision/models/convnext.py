@@ -22,6 +22,7 @@ from vision.models.layers.norms import LayerNorm
 from vision.models.layers.options import check_image_size, check_options
 from vision.models.layers.transformer import Mlp
 from vision.models.weights.published import Weights
+from vision.models.weights.transformers import from_convnext
 
 VARIANTS = {  # width of the first stage, doubled by each further one; blocks of each stage
     "mu": (4, (1, 1, 1, 1)),  # for tests
@@ -276,5 +277,7 @@ NAMES = {
         (r"mlp\.out", "block.5"),
     ),
 }
+NAMES["transformers"] = NAMES["timm"]
+REWRITE = {"transformers": from_convnext}
 # torchvision's layer scales are (C, 1, 1)
 ADAPT = {r"layer_scale$": lambda array, shape: array.reshape(shape)}

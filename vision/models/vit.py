@@ -25,6 +25,7 @@ from vision.models.layers.positions import resize_positions, sincos_2d
 from vision.models.layers.transformer import Attention, Mlp
 from vision.models.weights.augreg import from_augreg
 from vision.models.weights.published import INCEPTION_MEAN, INCEPTION_STD, Weights
+from vision.models.weights.transformers import from_vit
 
 SHAPES = {  # width, depth, heads; the MLP is four times as wide
     "mu": (32, 1, 2),  # for tests
@@ -359,7 +360,11 @@ def from_old_torchvision(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]
     }
 
 
-NAMES = {"timm": TIMM, "torchvision": TORCHVISION, "augreg": TIMM}
-REWRITE = {"torchvision": from_old_torchvision, "augreg": from_augreg}
+NAMES = {"timm": TIMM, "torchvision": TORCHVISION, "augreg": TIMM, "transformers": TIMM}
+REWRITE = {
+    "torchvision": from_old_torchvision,
+    "augreg": from_augreg,
+    "transformers": from_vit,
+}
 IGNORED = r"^pre_logits"  # a layer before the head, only for pre-training
 ADAPT = {r"^positions$": resize_positions}

@@ -1,6 +1,7 @@
 """The settings that a config leaves open, filled in from the weights that it starts from."""
 
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,8 +42,14 @@ def resolve_config(config: ConfigDict, workdir: pathlib.Path | str | None = None
         run_config, data = read_run(c.pretrained)
         _take_all(config, run_config, data["image_size"], data["channels"])
         return config
-    weights = pretrained.describe(c.pretrained, pretrained.architecture(c))
+    weights = pretrained.describe(c.pretrained, pretrained.architecture(c), c.variant)
     if weights is None:
+        if config.data.normalize == "auto":
+            print(
+                f"note: how images were prepared for {c.pretrained} is unknown: pixels are scaled "
+                "to [-1, 1]; data.normalize, data.mean and data.std set it",
+                file=sys.stderr,
+            )
         return config
     d = config.data
     d.image_size = d.image_size or weights.size

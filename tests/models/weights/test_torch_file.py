@@ -1,10 +1,15 @@
 """Files in PyTorch's formats, written here without it: complete, damaged and hostile ones."""
 
+import argparse
 import collections
+import datetime
 import importlib.util
 import io
+import os
 import pathlib
 import pickle
+import shutil
+import subprocess
 import sys
 import types
 import zipfile
@@ -119,6 +124,7 @@ def test_tensors_come_back(write, old):
         count=tensor(np.array([7], np.int64), "LongStorage"),
     )
     arrays = read_torch(write({"state_dict": state, "epoch": 3}, old=old))
+    arrays = {name.removeprefix("state_dict."): array for name, array in arrays.items()}
     np.testing.assert_array_equal(arrays["a"], numbers.reshape(3, 4))
     np.testing.assert_array_equal(arrays["b"], [[2, 6, 10], [3, 7, 11]])
     assert (
@@ -149,17 +155,42 @@ class Hostile:
     ("function", "name"),
     [
         (eval, "eval"),
-        (getattr, "getattr"),
-        (types.SimpleNamespace, "SimpleNamespace"),
-        (np.dtype, "numpy.dtype"),
+        (exec, "exec"),
+        (os.system, "posix.system"),
+        (subprocess.check_call, "(commands|subprocess).check_call"),
+        (shutil.rmtree, "shutil.rmtree"),
     ],
 )
-def test_what_is_no_tensor_is_refused_and_not_run(write, tmp_path, function, name, old):
+def test_what_means_harm_is_refused_and_not_run(write, tmp_path, function, name, old):
     mark = tmp_path / "mark"
-    arguments = (f"open({str(mark)!r}, 'w')",) if function is eval else ()
-    path = write({"a": tensor([1.0]), "b": Hostile(function, *arguments)}, old=old)
-    with pytest.raises(UserError, match=f"{name}.* was not loaded: a .pth file may run any code"):
+    argument = f"open({str(mark)!r}, 'w')" if function in (eval, exec) else f"touch {mark}"
+    path = write({"a": tensor(np.float32([1])), "b": Hostile(function, argument)}, old=old)
+    with pytest.raises(UserError, match=f"{name}.* was not loaded: such a file may run any code"):
         read_torch(path)
+    assert not mark.exists()
+
+
+def touch(path):
+    pathlib.Path(path).touch()
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_what_a_trainer_stores_beside_tensors_stays_inert(write, tmp_path, old):
+    """Functions and classes of any module are neither imported nor called."""
+    mark = tmp_path / "mark"
+    beside = {
+        "args": argparse.Namespace(lr=0.1, path=pathlib.PurePosixPath("a")),
+        "loss": np.float32(0.3),
+        "dtype": np.dtype("float32"),
+        "when": datetime.datetime(2026, 1, 1),
+        "counts": collections.defaultdict(int, a=1),
+        "set": {1, 2},
+        "getattr": Hostile(getattr),
+        "touch": Hostile(touch, str(mark)),
+        "tuple": {(1, (2, 3)): 4},
+    }
+    path = write({**beside, "model": {"a": tensor(np.float32([1.5]))}}, old=old)
+    assert {k: v.tolist() for k, v in read_torch(path).items()} == {"model.a": [1.5]}
     assert not mark.exists()
 
 

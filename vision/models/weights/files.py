@@ -1,6 +1,7 @@
 """Reads the arrays that `config.model.pretrained` names: local files, packages, Hugging Face's hub.
 
-PATH.safetensors, PATH.pth, PATH.pt, PATH.bin, PATH.npz    a file
+PATH.safetensors, PATH.pth, PATH.npz, ...                  a file; its contents tell its kind
+PATH.safetensors.index.json                                several files, the shards of one
 package:MODULE/PATH                                        a file in an installed Python package
 hf:OWNER/NAME[@REVISION]                                   model.safetensors of a repository, kept
                                                            in the hub's cache
@@ -13,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from vision.errors import UserError
+from vision.models.weights.kinds import recognize
 from vision.models.weights.torch_file import read_torch
 from vision.support.arrays import read_npz
 from vision.support.reading import parsing, read_json
@@ -36,8 +38,12 @@ TIMM = {
     "vision_options?": dict,
     "label_names?": ([str], None),
 }
+SHARD = Rule(
+    "the name of a file in the same folder",
+    lambda name: name == pathlib.PurePath(name).name and not name.endswith(".json"),
+)
 FORMS = (
-    "a .safetensors, .pth, .pt, .bin or .npz file, package:MODULE/PATH, hf:OWNER/NAME, "
+    "a .safetensors, .pth, .pt, .ckpt, .bin or .npz file, package:MODULE/PATH, hf:OWNER/NAME, "
     "or a run directory"
 )
 
@@ -71,13 +77,13 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: the file is damaged, of an unknown kind, or holds more than arrays.
     """
-    readers = {".safetensors": _read_safetensors, ".npz": _read_npz}
-    readers |= dict.fromkeys((".pth", ".pt", ".bin", ".tar"), read_torch)
-    if path.suffix not in readers:
-        raise UserError(
-            f"model.pretrained = '{path}': '{path.suffix}' must be one of {', '.join(readers)}"
-        )
-    arrays = readers[path.suffix](path)
+    readers = {
+        "torch": read_torch,
+        "npz": _read_npz,
+        "safetensors": _read_safetensors,
+        "index": _read_shards,
+    }
+    arrays = readers[recognize(path)](path)
     narrow = (np.float16, ml_dtypes.bfloat16)
     return {k: v.astype(np.float32) if v.dtype in narrow else v for k, v in arrays.items()}
 
@@ -134,6 +140,22 @@ def _read_npz(path):
     return read_npz(path, "fetch it again")
 
 
+def _read_shards(path):
+    """Reads the files that an index names, which lie beside it: "model-00001-of-00002.*"."""
+    places = read_json(path, {"weight_map": {str: SHARD}}, "fetch it again")["weight_map"]
+    shards = sorted(set(places.values()))
+    arrays = {}
+    for shard in shards:
+        shard_path = path.parent / shard
+        if not shard_path.is_file():
+            raise UserError(f"{path} names {shard!r:.80}, which is missing: fetch it too")
+        arrays |= read(shard_path)
+    missing = [name for name in places if name not in arrays]
+    if missing:
+        raise UserError(f"the files that {path} names have no {missing[0]!r:.80}: fetch them again")
+    return arrays
+
+
 def _read_safetensors(path):
     import safetensors
 
@@ -142,6 +164,13 @@ def _read_safetensors(path):
     dtypes |= {f"{c.upper()}{8 * n}": np.dtype(f"{c}{n}") for c in "iu" for n in (1, 2, 4, 8)}
     with parsing(path, "a complete .safetensors file", "fetch it again"):
         tensors = safetensors.deserialize(path.read_bytes())
+        others = sorted({tensor["dtype"] for _, tensor in tensors} - dtypes.keys())
+        if others:
+            raise UserError(
+                f"{path} has tensors of dtype {', '.join(others)}"
+                f"{' (8-bit floats)' if any('F8' in o for o in others) else ''}, which are not "
+                "read: save them as float32, float16 or bfloat16"
+            )
         return {
             name: np.frombuffer(tensor["data"], dtypes[tensor["dtype"]]).reshape(tensor["shape"])
             for name, tensor in tensors

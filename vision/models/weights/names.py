@@ -21,13 +21,16 @@ dense layer and a 1x1 convolution can take each other's weights.
 """
 
 import difflib
+import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 
 import numpy as np
 
-from vision.errors import UserError
+from vision.errors import UserError, shown
+from vision.models.weights.prefixes import Match, choose, describe_choice, is_beside, split
 
 COMMON = (
     (r"(^|\.)(kernel|scale)$", r"\1weight"),
@@ -61,42 +64,47 @@ def to_torch_layout(array: np.ndarray, is_kernel: bool) -> np.ndarray:
 
 
 def find_scheme(
-    module: ModuleType, names: Sequence[str], arrays: Mapping[str, np.ndarray]
+    module: ModuleType,
+    variables: Mapping[str, Sequence[int]],
+    arrays: Mapping[str, np.ndarray],
 ) -> tuple[str, Mapping[str, np.ndarray]]:
     """Returns (scheme, arrays): the naming that a file follows, and its arrays by that naming.
 
+    What wrappers, trainers and checkpoints put before the names is found by what the names then
+    match, and what lies beside the network is left out: see `vision.models.weights.prefixes`.
+
     Args:
         module: the architecture's module.
-        names: our names of its variables.
+        variables: {our name: shape} of its variables.
         arrays: {name: array} of the file.
 
     Raises:
         UserError: no naming of the architecture fits at least half of the names.
     """
-    arrays = _without_prefix(arrays)
-    best_scheme = ""
-    best_count = 0
-    best_arrays = arrays
-    for scheme, rules in getattr(module, "NAMES", {}).items():
-        rewrite = getattr(module, "REWRITE", {}).get(scheme)
-        try:
-            rewritten = rewrite(dict(arrays)) if rewrite else arrays
-        except (KeyError, ValueError, IndexError):  # arrays of another structure
-            continue
-        count = sum(file_name(name, rules) in rewritten for name in names)
-        if count > best_count:
-            best_scheme = scheme
-            best_count = count
-            best_arrays = rewritten
-    if 2 * best_count < len(names):
+    matches = []
+    for prefix, part in split(arrays, len(variables) // 2):
+        for scheme, rules in getattr(module, "NAMES", {}).items():
+            rewrite = getattr(module, "REWRITE", {}).get(scheme)
+            try:
+                rewritten = rewrite(dict(part)) if rewrite else part
+            except (KeyError, ValueError, IndexError, AttributeError):  # of another structure
+                continue
+            sources = {name: file_name(name, rules) for name in variables}
+            present = [name for name, source in sources.items() if source in rewritten]
+            fits = sum(rewritten[sources[n]].size == math.prod(variables[n]) for n in present)
+            matches.append(Match(prefix, len(present), fits, scheme, rewritten))
+    best, others = choose(matches)
+    if best is None or 2 * best.count < len(variables):
         architecture = module.__name__.rpartition(".")[2]
-        examples = ", ".join(list(arrays)[:4])
+        examples = ", ".join(shown(name) for name in list(arrays)[:4])
         raise UserError(
-            f"these are not the weights of a {architecture}: they have {best_count} of its "
-            f"{len(names)} tensors. The file has {len(arrays)}: {examples}, ...\n"
+            f"these are not the weights of a {architecture}: they have {best.count if best else 0} "
+            f"of its {len(variables)} tensors. The file has {len(arrays)}: {examples}, ...\n"
             "Set model.name and model.variant to the architecture of the weights"
         )
-    return best_scheme, best_arrays
+    if others:
+        print(f"note: {describe_choice(best, others)}", file=sys.stderr)
+    return best.scheme, best.arrays
 
 
 def translate(
@@ -116,7 +124,7 @@ def translate(
     Raises:
         UserError: lists every tensor that is missing, has another shape or has no place here.
     """
-    scheme, arrays = find_scheme(module, list(variables), arrays)
+    scheme, arrays = find_scheme(module, variables, arrays)
     rules = module.NAMES[scheme]
     ignored = re.compile("|".join(filter(None, [USELESS, getattr(module, "IGNORED", "")])))
     unused = {name for name in arrays if not ignored.search(name)}
@@ -136,7 +144,11 @@ def translate(
             translated[name] = array
         elif not is_optional:
             faults.append(f"{source} is {array.shape}, here {name} is {tuple(shape)}")
-    faults += [f"{name} has no place here" for name in sorted(unused)]
+    faults += [
+        f"{name} has no place here"
+        for name in sorted(unused)
+        if not is_beside(name, np.asarray(arrays[name]))
+    ]
     if faults:
         raise UserError("the weights do not fit the model:\n  " + "\n  ".join(faults))
     return translated
@@ -166,14 +178,6 @@ def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
         return kernel.sum(2, keepdims=True)
     repeated = np.tile(kernel, (1, 1, -(-channels // 3), 1))[:, :, :channels]
     return repeated * np.asarray(3 / channels, kernel.dtype)
-
-
-def _without_prefix(arrays):
-    """Drops prefixes of wrappers: DataParallel's "module.", torch.compile's "_orig_mod."."""
-    for prefix in ("_orig_mod.", "module.", "model."):
-        if arrays and all(name.startswith(prefix) for name in arrays):
-            arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
-    return arrays
 
 
 def _nearest(name, names):

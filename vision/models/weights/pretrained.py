@@ -1,6 +1,7 @@
 """Published weights: the options that they imply, and the arrays that a model starts from."""
 
 import pathlib
+import re
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -25,14 +26,16 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 def is_run(spec: str) -> bool:
     """Returns whether `config.model.pretrained` is a run directory, or can only be one."""
     path = pathlib.Path(spec).expanduser()
-    return not spec.startswith(("hf:", "package:")) and (path.is_dir() or not path.suffix)
+    is_place = path.is_dir() or not (path.suffix or path.is_file())
+    return is_place and not spec.startswith(("hf:", "package:"))
 
 
-def describe(spec: str, module: ModuleType) -> Weights | None:
+def describe(spec: str, module: ModuleType, variant: str) -> Weights | None:
     """Returns the `Weights` that `config.model.pretrained` names, or None if it is unknown.
 
     An architecture lists its published weights by the hub's name or by the file name; other weights
-    of the hub, and files beside a hub's config.json, are described by that file.
+    of the hub, and files beside a hub's config.json, are described by that file. A file of another
+    name may be told by the names of its tensors.
     """
     published: dict[str, Weights] = getattr(module, "WEIGHTS", {})
     tag = spec.partition("@")[0] if spec.startswith("hf:") else spec.rpartition("/")[2]
@@ -41,7 +44,7 @@ def describe(spec: str, module: ModuleType) -> Weights | None:
     config = published_config(spec)
     prepared = config.get("pretrained_cfg") or {}
     if not {"mean", "std", "input_size"} <= prepared.keys():
-        return None
+        return _by_tensors(spec, [w for w in published.values() if w.variant == variant])
     interpolation = prepared.get("interpolation", "bicubic")
     prefix = f"hf:timm/{config.get('architecture')}."
     similar_options = next((w.options for t, w in published.items() if t.startswith(prefix)), {})
@@ -56,6 +59,13 @@ def describe(spec: str, module: ModuleType) -> Weights | None:
         std=tuple(prepared["std"]),
         classes=prepared.get("num_classes", 1000),
     )
+
+
+def _by_tensors(spec, candidates):
+    """Returns the published weights that have a tensor of a name that this file has, or None."""
+    candidates = [weights for weights in candidates if weights.tensor]
+    names = read(locate(spec)) if candidates else {}
+    return next((w for w in candidates if any(re.search(w.tensor, n) for n in names)), None)
 
 
 def structure(c: ConfigDict) -> dict[str, Any]:
@@ -92,9 +102,13 @@ def load(c: ConfigDict, num_classes: int, image_size: int, channels: int) -> dic
             f"model '{c.name}' defines no NAMES, so it can start only from a run of this project"
         )
     path = locate(c.pretrained)
+    try:
+        arrays = read(path)
+    except UserError as error:
+        raise UserError(f"model.pretrained: {error}") from error
     model = nnx.eval_shape(lambda: build(c, num_classes, image_size, channels, Streams(0)))
     try:
-        arrays = translate(module, shapes(model), read(path), optional=heads(module))
+        arrays = translate(module, shapes(model), arrays, optional=heads(module))
     except UserError as error:
         raise UserError(
             f"model.pretrained = '{c.pretrained}', model {c.name} {c.variant}: {error}"

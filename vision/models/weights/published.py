@@ -26,6 +26,8 @@ class Weights:
         mean, std: normalization (x / 255 - mean) / std, one number per channel.
         classes: number of logits.
         class_names: name of each logit; () for ImageNet's if there are a thousand, else unknown.
+        tensor: pattern of a tensor's name that only the files of this publisher have, so that one
+            that was renamed, or saved by a trainer, is told by it; "" if there is none.
         options: keyword arguments of `build` that the weights need, such as {"padding": "SAME"}.
     """
 
@@ -38,6 +40,7 @@ class Weights:
     std: tuple[float, ...] = IMAGENET_STD
     classes: int = 1000
     class_names: tuple[str, ...] = ()
+    tensor: str = ""
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
