@@ -3,23 +3,40 @@
 import io
 import os
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 
 from vision.errors import RunError, UserError, printable
+from vision.support import disk, streams
+
+LONGEST_END = 5.0  # seconds that a failed command waits for libraries' threads
 
 
-def run(command: Callable[[list[str]], object], argv: Sequence[str] | None = None) -> None:
+def run(
+    command: Callable[[list[str]], object],
+    argv: Sequence[str] | None = None,
+    outlives_output: bool = False,
+) -> None:
     """Runs `command(argv)` as a program.
 
-    A `UserError` becomes one message on stderr and exit code 2, a `RunError` one and exit code 1;
-    Ctrl-C gives exit code 130. `--traceback` among the arguments also shows where an error came
-    from.
+    A `UserError` becomes one message on stderr and exit code 2, a `RunError` one and exit code 1,
+    as does a file that cannot be written, for example on a full disk; Ctrl-C gives exit code 130.
+    `--traceback` among the arguments also shows where an error came from. A failed command ends
+    within seconds, whatever threads libraries have left running.
 
     Args:
         command: takes the arguments, without the program's name and without `--traceback`.
         argv: arguments; None for those of this process.
+        outlives_output: whether the command goes on without stdout, if its reader (such as `head`)
+            has closed it or its disk is full, because its results are files. It always goes on
+            without stderr.
     """
+    streams.fill_closed()
+    streams.outlast("stderr")
+    if outlives_output:
+        streams.outlast("stdout")
     arguments = list(sys.argv[1:] if argv is None else argv)
     show_traceback = "--traceback" in arguments
     # a file name may not be valid text, but must print all the same
@@ -27,14 +44,41 @@ def run(command: Callable[[list[str]], object], argv: Sequence[str] | None = Non
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         command([argument for argument in arguments if argument != "--traceback"])
-    except (UserError, RunError) as error:
-        if show_traceback:
-            traceback.print_exc()
-        print(f"error: {printable(str(error), lines=True)}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 1)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # the reader of the output, such as head, has closed it
-        # or Python complains again when it flushes stdout at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.drop_output()
         sys.exit(1)
+    except Exception as error:
+        message = _message(error)
+        if not message:
+            raise
+        if show_traceback:
+            traceback.print_exc()
+        print(f"error: {printable(message, lines=True)}", file=sys.stderr)
+        _flush_output()
+        code = 2 if isinstance(error, UserError) else 1
+        if command.__module__ == "__main__":  # not called by another program, such as a test
+            threading.Thread(target=_end, args=(code,), daemon=True).start()
+        sys.exit(code)
+
+
+def _message(error):
+    """Returns what the user is told about an error; "" for a mistake of the program."""
+    if isinstance(error, UserError | RunError):
+        return str(error)
+    return disk.explain(error)
+
+
+def _flush_output():
+    try:
+        sys.stdout.flush()
+    except OSError:
+        streams.drop_output()
+
+
+def _end(code):
+    """Ends the process at last: Python waits for every thread that is not a daemon."""
+    time.sleep(LONGEST_END)
+    os._exit(code)

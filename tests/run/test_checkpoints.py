@@ -275,7 +275,7 @@ def test_what_cannot_be_written(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
-        with pytest.raises(RunError, match="cannot save a checkpoint in"):
+        with pytest.raises(RunError, match="cannot write a checkpoint to"):
             checkpoints.save(2, state(2), {"at": 2}, None)
             checkpoints.wait()
     finally:

@@ -139,7 +139,7 @@ def test_damaged_or_foreign_config(tmp_path, text):
 def test_start_that_was_killed(tmp_path):
     """A kill between the directory and its config leaves a half-written temporary file: no reason
     to refuse."""
-    (tmp_path / "config.json.tmp").write_text('{"se')
+    (tmp_path / ".config.json.0a1b2c3d.tmp").write_text('{"se')
     assert contents(open_workdir(tmp_path, default())).keys() == {"config.json"}
 
 

@@ -2,6 +2,7 @@
 batch."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -39,11 +40,14 @@ TAILS = ["", '{"step": 4, "train/lo', '{"step": 4}', "\x00\x00\x00", "3\n", "[]\
 def test_what_goes_wrong_while_writing_is_raised(tmp_path):
     """Such as a full disk: at the next flush, and nothing is written after it."""
     log = open_log(tmp_path)
-    log._file.close()
+    full = os.open("/dev/full", os.O_WRONLY)
+    os.dup2(full, log._file._handle)
+    os.close(full)
     log.train(1, numbers(1))
     log.train(2, numbers(2))
-    with pytest.raises(ValueError, match="closed file"):
+    with pytest.raises(OSError, match="No space left on device") as caught:
         log.flush()
+    assert caught.value.filename == str(tmp_path / "metrics.jsonl")
     log.close()
     assert lines(tmp_path) == []
 
@@ -71,6 +75,14 @@ def test_bytes_that_are_no_text(tmp_path):
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xff\xfe\n')
     open_log(tmp_path, start=5).close()
     assert lines(tmp_path) == [{"step": 1}]
+
+
+def test_a_damaged_line_costs_no_other(tmp_path, capsys):
+    content = b'{"step": 1}\n\x00\x00{"st\n{"step": true}\n[[[\n{"step": 2}\n{"step": 3}'
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    open_log(tmp_path, start=3).close()
+    assert lines(tmp_path) == [{"step": 1}, {"step": 2}, {"step": 3}]
+    assert "metrics.jsonl: 3 damaged lines are left out" in capsys.readouterr().err
 
 
 def test_values_that_are_no_numbers_are_valid_json(tmp_path):

@@ -3,11 +3,15 @@
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator
 
 from vision.bundle.directory import MANIFEST
 from vision.errors import UserError
+from vision.support.exchange import exchange
+from vision.support.files import LONGEST_NAME, sync, temporary_beside
+from vision.support.lock import locked_beside
 from vision.support.reading import read_json
 
 
@@ -40,24 +44,51 @@ def files_in(directory: pathlib.Path) -> list[pathlib.Path]:
 def replacing_directory(out: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a new directory, which replaces `out` when the block ends without an error.
 
+    Whenever this process is killed, `out` is the old directory or the new one: they change places
+    at once where the system can do that; elsewhere the next call restores the old one. What killed
+    calls have left is removed.
+
     Raises:
-        UserError: the directory cannot be written.
+        UserError: the directory cannot be written, or another process is writing it.
     """
-    temporary, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        has_replaced = out.exists()
-        if has_replaced:
-            out.rename(old)
+    out = pathlib.Path(os.path.realpath(out))
+    with locked_beside(out):
+        temporary = temporary_beside(out)
         try:
-            temporary.rename(out)
+            _clear(out)
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in files_in(temporary):
+                sync(file)
+            _swap(temporary, out)
+        except OSError as error:
+            raise UserError(f"cannot write to --out {out}: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _clear(out):
+    """Removes what killed calls have left beside `out`, and puts the old one back if need be."""
+    pattern = re.compile(re.escape(f".{out.name[:LONGEST_NAME]}.") + r"[0-9a-f]+\.(tmp|old)")
+    for path in out.parent.iterdir():
+        if not (leftover := pattern.fullmatch(path.name)):
+            continue
+        if leftover[1] == "old" and not out.exists():
+            path.rename(out)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _swap(new, out):
+    """Puts a directory in the place of `out`, which takes its place, or is removed."""
+    if not out.exists():
+        new.rename(out)
+    elif not exchange(new, out):
+        old = temporary_beside(out, "old")
+        out.rename(old)
+        try:
+            new.rename(out)
         except OSError:
-            if has_replaced:
-                old.rename(out)
+            old.rename(out)
             raise
-    except OSError as error:
-        raise UserError(f"cannot write to --out {out}: {error.strerror or error}") from error
-    finally:
-        for leftover in (temporary, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

@@ -6,10 +6,12 @@ flipped bit restores without complaint), so each checkpoint carries a checksum o
 """
 
 import contextlib
+import errno
 import functools
 import json
 import logging
 import math
+import os
 import pathlib
 import shutil
 import zlib
@@ -26,9 +28,15 @@ from orbax.checkpoint import checkpoint_managers
 from vision import parallel
 from vision.errors import RunError, UserError, first_line
 from vision.run.best import direction
+from vision.support import disk
 from vision.support.files import write_json
 
 LONGEST_REASON = 200  # characters of a library's error that a message repeats
+
+# Each of Orbax's threads logs a failed save as a page of traceback; we raise it in one line.
+logging.getLogger("absl").addFilter(
+    lambda record: "orbax" not in pathlib.Path(record.pathname).parts
+)
 
 
 def open_checkpoints(
@@ -69,8 +77,11 @@ class Checkpoints:
             best_fn=metric,
             best_mode=mode,
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
+            # made in the background, one that fails would leave five threads waiting for minutes
+            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         )
         self._manager = ocp.CheckpointManager(directory, options=options)
+        self._failed = False
 
     def save(
         self,
@@ -97,6 +108,8 @@ class Checkpoints:
             state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
         )
         with self._explain_write_errors():
+            if not self._directory.is_dir():  # Orbax would make it anew, without the run around it
+                raise FileNotFoundError(errno.ENOENT, "the directory was removed")
             # Forced: else Orbax asks JAX whether processes should stop, in numbers of its own, and
             # spoils the answer to `parallel.stop_is_agreed`.
             self._manager.save(step, args=args, metrics=scalars, force=True)
@@ -210,7 +223,9 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Waits as `wait` does, and ends Orbax's threads."""
+        """Waits as `wait` does, and ends Orbax's threads; after a failed save it does not wait."""
+        if self._failed:
+            return
         with self._explain_write_errors():
             self._manager.close()
 
@@ -271,9 +286,31 @@ class Checkpoints:
             yield
         # Such as a full disk; raised by the thread that writes, so it can be of any kind.
         except Exception as error:
+            self._failed = True
+            number = disk.refusal(error)
+            reason = os.strerror(number) if number else _reason(error)
+            if parallel.is_main_process():  # the others may wait for it in Orbax
+                self.remove_unfinished()
             raise RunError(
-                f"cannot save a checkpoint in {self._directory}: {_reason(error)}"
+                f"cannot write a checkpoint to {self._directory}: {reason}; "
+                f"{disk.remedy(number)}{disk.AGAIN}, which {self._resumption()}"
             ) from error
+
+    def _resumption(self) -> str:
+        """Returns what the next call does."""
+        with contextlib.suppress(OSError):
+            steps = [int(path.name) for path in self._directory.iterdir() if path.name.isdecimal()]
+            if steps:
+                return f"resumes from step {max(steps)}"
+        return "begins anew"
+
+    def remove_unfinished(self) -> None:
+        """Removes what failed saves, or saves of killed processes, have left.
+
+        Only for the process that writes the checkpoints.
+        """
+        for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 class _Damaged(Exception):
@@ -338,7 +375,8 @@ def _drop_damaged_metrics(directory: pathlib.Path) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    return first_line(error)[:LONGEST_REASON]
+    text = error.strerror if isinstance(error, OSError) else None
+    return (text or first_line(error))[:LONGEST_REASON]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,8 @@ from ml_collections import ConfigDict
 from vision.config import default
 from vision.config.load import read_config
 from vision.errors import UserError
-from vision.support.files import replacing
+from vision.support.files import ABANDONED, replacing
+from vision.support.lock import NAME as LOCK
 from vision.support.reading import read_json
 from vision.support.schema import (
     NATURAL,
@@ -72,8 +73,7 @@ def open_workdir(path: pathlib.Path | str, config: ConfigDict) -> pathlib.Path:
         raise UserError(f"--workdir {path} is a file: give a directory")
     if file.exists():
         _check_same(read_config(file)[1], values, path)
-    elif path.exists() and {entry.name for entry in path.iterdir()} - {"config.json.tmp", FIRST}:
-        # A start that was killed leaves the former, a first training before this one the latter.
+    elif path.exists() and any(map(_is_foreign, path.iterdir())):
         raise UserError(
             f"--workdir {path} holds files but no run (no config.json): give a new or empty "
             "directory"
@@ -85,6 +85,12 @@ def open_workdir(path: pathlib.Path | str, config: ConfigDict) -> pathlib.Path:
     except OSError as error:
         raise UserError(f"cannot write to --workdir {path}: {error.strerror}") from error
     return path
+
+
+def _is_foreign(entry: pathlib.Path) -> bool:
+    """Returns whether an entry of a directory is neither of this run, nor of a start of it."""
+    # A start that was killed leaves temporary files, a first training its directory.
+    return entry.name not in (LOCK, FIRST) and not ABANDONED.fullmatch(entry.name)
 
 
 def has_checkpoints(path: pathlib.Path | str) -> bool:

@@ -1,17 +1,22 @@
 """The output of a run: metrics.jsonl, TensorBoard events, a progress bar."""
 
 import concurrent.futures
+import contextlib
+import errno
 import json
 import math
+import os
 import pathlib
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import tqdm
 from ml_collections import ConfigDict
+
+from vision.support.files import replacing
 
 SECONDS_BETWEEN_LINES = 10  # without a bar: of the training's scalars
 
@@ -35,14 +40,14 @@ class RunLog:
         self._steps = steps
         self._bar: tqdm.tqdm | None = None
         self._events: _Events | None = None
-        self._file: IO[str] | None = None
+        self._file: _Lines | None = None
         self._last: concurrent.futures.Future[None] | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "log")
         self._shown = time.monotonic()
         self._lines = False
         if not active:
             return
-        self._file = _reopen(workdir / "metrics.jsonl", start)
+        self._file = _Lines(workdir / "metrics.jsonl", start)
         if c.tensorboard:
             self._events = _Events(workdir / "tensorboard", start)
         self._lines = c.progress and not sys.stderr.isatty()
@@ -51,6 +56,8 @@ class RunLog:
             self._bar = tqdm.tqdm(
                 initial=start, total=steps, bar_format=form, dynamic_ncols=True, leave=False
             )
+        if self._file.damaged:
+            self.print_line(f"metrics.jsonl: {self._file.damaged} damaged lines are left out")
 
     def print_line(self, text: str) -> None:
         """Shows a line without breaking the bar."""
@@ -120,9 +127,10 @@ class RunLog:
             self.flush()
         finally:
             self._thread.shutdown()
-            for resource in (self._bar, self._events, self._file):
-                if resource is not None:
-                    resource.close()
+            with contextlib.ExitStack() as stack:
+                for resource in (self._bar, self._events, self._file):
+                    if resource is not None:
+                        stack.callback(resource.close)
 
     def _submit(self, function: Callable[..., object], *arguments: Any) -> None:
         """Lets the thread call a function after the earlier ones, unless one of them failed."""
@@ -139,8 +147,7 @@ class RunLog:
         assert self._file is not None
         # JSON has no NaN.
         numbers = {name: value if math.isfinite(value) else None for name, value in scalars.items()}
-        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
-        self._file.flush()
+        self._file.write({"step": step, **numbers})
         if self._events is not None:
             self._events.scalars(step, scalars)
 
@@ -159,6 +166,7 @@ class _Events:
         self._make = summary
         self._proto = event_pb2
         directory.mkdir(exist_ok=True)
+        self._directory = directory
         # Files are named by the second: the suffix gives each process its own.
         self._writer = event_file_writer.EventsWriter(str(directory / "events"), f".{start}")
         session_start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -179,8 +187,12 @@ class _Events:
         self._writer.close()
 
     def _write(self, step: int, **content: Any) -> None:
-        self._writer.write_event(self._proto.Event(wall_time=time.time(), step=step, **content))
-        self._writer.flush()
+        try:
+            self._writer.write_event(self._proto.Event(wall_time=time.time(), step=step, **content))
+            self._writer.flush()
+        except OSError as error:
+            error.filename = str(self._directory)
+            raise
 
 
 def print_line(text: str) -> None:
@@ -206,20 +218,53 @@ def grid(images: np.ndarray) -> np.ndarray:
     return np.broadcast_to(picture, (rows * height, columns * width, 3))
 
 
-def _reopen(path: pathlib.Path, start: int) -> IO[str]:
-    """Opens a file for appending, without the lines after step `start`.
+class _Lines:
+    """A file of JSON lines to append to: each is written in full, or the file stays as it was.
 
-    The process that wrote those was killed.
+    Args:
+        path: the file.
+        start: lines of later steps are dropped, as are damaged ones, for example the last that a
+            killed process wrote.
+
+    Attributes:
+        damaged: number of damaged lines.
     """
-    kept = []
-    if path.exists():
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                if json.loads(line)["step"] <= start:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):
-                break  # the process was killed while it wrote this line
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(kept))
-    temporary.replace(path)
-    return path.open("a")
+
+    def __init__(self, path: pathlib.Path, start: int):
+        kept = []
+        self.damaged = 0
+        self._path = path
+        if path.exists():
+            with path.open("rb") as file:
+                for line in file:
+                    step = _step(line)
+                    self.damaged += step is None
+                    if step is not None and step <= start:
+                        kept.append(line.removesuffix(b"\n") + b"\n")
+        with replacing(path, binary=True) as file:
+            file.writelines(kept)
+        self._handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        data = (json.dumps(line) + "\n").encode()
+        size = os.fstat(self._handle).st_size
+        try:
+            if os.write(self._handle, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._handle, size)
+            error.filename = str(self._path)
+            raise
+
+    def close(self) -> None:
+        os.close(self._handle)
+
+
+def _step(line: bytes) -> int | None:
+    """Returns the step of a line of metrics.jsonl, None if it is damaged."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return step if type(step) is int else None

@@ -1,6 +1,5 @@
 """Numbers from the device, fetched late: the loop never waits for the step that it has begun."""
 
-import json
 import math
 import pathlib
 import time
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 
 from vision import parallel
 from vision.errors import RunError
+from vision.support.files import write_json
 from vision.training.log import RunLog
 
 Scalars = Mapping[str, Any]
@@ -143,7 +143,7 @@ class Meter:
         names = self._names(step)
         path = self._workdir / "nonfinite_batch.json"
         if parallel.is_main_process():
-            path.write_text(json.dumps({"step": step + 1, "images": names}, indent=1))
+            write_json(path, {"step": step + 1, "images": names})
         loss = float(values["loss"])
         norm = float(values["grad_norm"])
         fault = f"loss {loss}, gradient norm {norm}"

@@ -1,8 +1,8 @@
 """One run from beginning to end: what `python -m vision.main` does once it knows its config."""
 
+import contextlib
 import datetime
 import functools
-import json
 import pathlib
 import platform
 import signal
@@ -17,6 +17,8 @@ from ml_collections import ConfigDict
 
 from vision.config.validate import validate
 from vision.support import signals
+from vision.support.files import write_json
+from vision.support.lock import locked
 
 if TYPE_CHECKING:  # these import JAX, which counts as start-up time
     from jax.sharding import Mesh
@@ -54,8 +56,8 @@ def run(
     """
     began = time.perf_counter() if began is None else began
     validate(config)
-    with signals.listening() as listener:
-        return _run(config, workdir, began, again, listener)
+    with signals.listening() as listener, contextlib.ExitStack() as stack:
+        return _run(config, workdir, began, again, listener, stack)
 
 
 def _run(
@@ -64,8 +66,9 @@ def _run(
     began: float,
     again: str,
     listener: signals.Signals,
+    stack: contextlib.ExitStack,
 ) -> dict[str, Any] | None:
-    """Does what `run` says while `listener` notes signals."""
+    """Does what `run` says while `listener` notes signals, with the directory locked in `stack`."""
     from vision import parallel
     from vision.training.phases import phases
 
@@ -78,6 +81,7 @@ def _run(
     again = again or f"the same command with --workdir {workdir}"
     report = functools.partial(print, flush=True) if parallel.is_main_process() else _ignore
     result = None
+    parallel.on_main_process(lambda: stack.enter_context(locked(workdir, "--workdir")))
     state = f"before it had begun to train: {again} goes on"
     try:
         for phase, directory in phases(config, workdir):
@@ -178,7 +182,7 @@ def _write_result(
     from vision import metrics, parallel
 
     if parallel.is_main_process():
-        (workdir / "result.json").write_text(json.dumps(result, indent=1))
+        write_json(workdir / "result.json", result)
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in metrics.scalars(result).items())
     report(
         f"test: {numbers}; {outcome.why} at step {outcome.steps}, best step {outcome.best_step}; "
@@ -195,7 +199,7 @@ def _write_unreadable(reasons: Mapping[str, str], workdir: pathlib.Path) -> None
     name = "unreadable.json"
     if not parallel.is_single_process():
         name = f"unreadable-{parallel.process_index()}.json"
-    (workdir / name).write_text(json.dumps(reasons, indent=1))
+    write_json(workdir / name, reasons)
     print(
         f"{len(reasons)} images are left out, unreadable or lost when the source was opened: "
         f"{workdir / name}"

@@ -151,6 +151,7 @@ class Session:
         self._stack.enter_context(explain_memory(self._config.train, self._updates, self._mesh))
         checkpoints = open_checkpoints(self._workdir, self._config, print_line)
         self._checkpoints = self._stack.enter_context(checkpoints)
+        parallel.on_main_process(checkpoints.remove_unfinished)
         return self
 
     def __exit__(self, *error: Any) -> bool | None:
