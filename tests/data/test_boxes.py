@@ -323,7 +323,7 @@ def test_coco_places_and_oddities(tmp_path):
             },
             {"id": 4, "image_id": 1, "category_id": 9, "bbox": [1, 1, 2, 2]},
             {"id": 5, "image_id": 99, "category_id": 3, "bbox": [1, 1, 2, 2]},
-            {"id": 6, "image_id": 2, "category_id": 3, "bbox": [1.5, 1.5, 2, 2], "iscrowd": 1},
+            {"id": 6, "image_id": 2, "category_id": 3, "bbox": [1.5, 1.5, 2, 2], "iscrowd": 0},
         ]
         categories = [{"id": 3, "name": "dog"}, {"id": 7, "name": "cat"}, {"id": 8, "name": "bird"}]
         listed = [

@@ -98,7 +98,7 @@ def read_decisions(path: pathlib.Path | str, images: Images) -> list[Decision]:
         UserError: the file is missing or not such a table, an action is invalid, or a file is not
             among the images.
     """
-    header, rows, lines = read_rows(path)
+    header, rows, lines = read_rows(path, any_bytes=True)
     needed = ("file", "split", "kind", "action")
     if missing := [column for column in needed if column not in header]:
         raise UserError(

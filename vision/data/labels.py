@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from vision.data.findings import Finding
+from vision.data.findings import Finding, summarize
 from vision.errors import UserError
 
 
@@ -70,9 +70,12 @@ def check_spelling(labels: np.ndarray, classes: Sequence[str]) -> list[Finding]:
 def require_two_classes(
     title: str, classes: Sequence[str], findings: Sequence[Finding] = ()
 ) -> None:
-    """Raises `UserError` if there are fewer than two classes, with the first finding as example."""
+    """Raises `UserError` if there are fewer than two classes, with what was odd, losses first."""
     if len(classes) < 2:
-        example = f", for example: {findings[0].kind}: {findings[0]}" if findings else ""
+        counts = collections.Counter((finding.kind, finding.lost) for finding in findings)
+        kinds = sorted(counts, key=lambda kind: (not kind[1], -counts[kind]))
+        lines = [summarize([f for f in findings if f.kind == kind], 1)[0] for kind, _ in kinds[:2]]
         raise UserError(
-            f"{title} has {len(classes)} class(es) with images, but a classifier needs two{example}"
+            f"{title} has {len(classes)} class(es) with images, but a classifier needs two"
+            + "".join(f"; {line}" for line in lines)
         )

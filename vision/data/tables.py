@@ -9,24 +9,35 @@ from pathlib import Path
 from vision.errors import UserError
 from vision.support.reading import read_text
 
+_SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n', re.I)  # a first line that Excel writes and obeys
 
-def read_rows(name: Path | str) -> tuple[list[str], list[list[str]], list[int]]:
-    """Reads a table in UTF-8, separated by commas, semicolons or tabs; empty lines do not count.
+
+def read_rows(
+    name: Path | str, any_bytes: bool = False
+) -> tuple[list[str], list[list[str]], list[int]]:
+    """Reads a table in UTF-8 or UTF-16, separated by commas, semicolons or tabs.
+
+    Empty lines do not count, nor do empty cells beyond the header's.
 
     Args:
         name: the file.
+        any_bytes: whether to keep bytes that are not UTF-8, as Python keeps those of file names;
+            the caller then decides where they may be, see `not_text`.
 
     Returns:
-        (header, rows, lines): N stripped texts, lists of N texts, and the number of each row's last
-        line.
+        (header, rows, lines): N stripped texts, of which several may be ""; lists of N texts; and
+        the number of each row's last line.
 
     Raises:
         UserError: it cannot be read, or is not such a table: rows of different length, two columns
             of one name, no rows.
     """
-    text = read_text(name)
+    text = read_text(name, any_bytes=any_bytes)
+    separator = _SEPARATOR.match(text)
+    text = text[separator.end() :] if separator else text
     first = next((line for line in io.StringIO(text) if line.strip()), "")
     delimiter = max(",;\t", key=re.sub('"[^"]*"', "", first).count)
+    delimiter = separator.group(1) if separator else delimiter
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header = None
     rows = []
@@ -38,17 +49,27 @@ def read_rows(name: Path | str) -> tuple[list[str], list[list[str]], list[int]]:
             if header is None:
                 header = [cell.strip() for cell in row]
                 continue
-            if len(row) != len(header):
-                raise UserError(
-                    f"{name}, line {reader.line_num} has {len(row)} cells, "
-                    f"but the header has {len(header)}"
-                )
-            rows.append(row)
-            lines.append(reader.line_num)
+            line = reader.line_num + bool(separator)
+            rows.append(_fit(row, len(header), f"{name}, line {line}"))
+            lines.append(line)
     except csv.Error as error:
-        raise UserError(f"{name}, line {reader.line_num}: {error}") from error
+        line = reader.line_num + bool(separator)
+        raise UserError(f"{name}, line {line}: {error}") from error
     if header is None or not rows:
         raise UserError(f"{name} has no rows: it needs a header and a row for each image")
-    if repeated := [column for column, n in collections.Counter(header).items() if n > 1]:
+    counts = collections.Counter(filter(None, header))
+    if repeated := [column for column, n in counts.items() if n > 1]:
         raise UserError(f"{name} has two columns {repeated[0]!r}")
     return header, rows, lines
+
+
+def not_text(cells: list[str]) -> bool:
+    """Whether cells contain bytes that are not UTF-8."""
+    return any("\udc80" <= character <= "\udcff" for cell in cells for character in cell)
+
+
+def _fit(row, count, place):
+    """Returns a row without the empty cells that are beyond the header's columns."""
+    if len(row) < count or any(cell.strip() for cell in row[count:]):
+        raise UserError(f"{place} has {len(row)} cells, but the header has {count}")
+    return row[:count]

@@ -1,5 +1,6 @@
 """Files that may be anything: read in bounds, parsed so that no error of a parser escapes."""
 
+import codecs
 import contextlib
 import json
 import os
@@ -41,14 +42,24 @@ def _open_at_once(path, flags):
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def read_text(path: pathlib.Path | str, largest: int = LARGEST_TEXT) -> str:
-    """Returns the text of a file in UTF-8, without a byte order mark.
+def read_text(
+    path: pathlib.Path | str, largest: int = LARGEST_TEXT, any_bytes: bool = False
+) -> str:
+    """Returns the text of a file in UTF-8, or in UTF-16 with its mark, without a byte order mark.
+
+    Args:
+        path: the file.
+        largest: see `read_bytes`.
+        any_bytes: whether to keep bytes that are not UTF-8, as Python keeps those of file names.
 
     Raises:
         UserError: as `read_bytes`, or it is not UTF-8.
     """
+    data = read_bytes(path, largest)
     try:
-        return read_bytes(path, largest).decode("utf-8-sig")
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return data.decode("utf-16")
+        return data.decode("utf-8-sig", "surrogateescape" if any_bytes else "strict")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path} is not UTF-8 (byte {error.start}): save it as 'CSV UTF-8'"

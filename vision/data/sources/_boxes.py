@@ -7,8 +7,7 @@ around all of a 200 x 100 image is (0, 0, 200, 100).
 import dataclasses
 import functools
 import math
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -176,9 +175,19 @@ def _sources(examples, labels, classes, findings):
     return sources
 
 
-def find_file(candidates: Iterable[str | os.PathLike]) -> str | None:
-    """Returns the first of some paths that is a file; None if none is."""
-    return next((path for path in map(os.path.normpath, candidates) if os.path.isfile(path)), None)
+def unused_attributes(values: Mapping[str, Collection[str]]) -> list[Finding]:
+    """Returns a finding for each attribute of the objects that may be what to learn.
+
+    Args:
+        values: {name of an attribute: its values, texts}.
+    """
+    kind = "attributes are not used: ?attribute=NAME labels by one"
+    flags = {"true", "false", ""}
+    return [
+        Finding(kind, name, ", ".join(sorted(texts)[:8]))
+        for name, texts in values.items()
+        if len(texts) > 1 and not {text.lower() for text in texts} <= flags
+    ]
 
 
 def bounds(points: Sequence) -> Box | None:

@@ -7,18 +7,22 @@ Lin et al. 2014, "Microsoft COCO: Common Objects in Context" (arXiv:1405.0312). 
 
 Images are searched for beside the file, in images/, in images/SPLIT/, and in the same places one
 folder up. An image is labeled by its largest object; `?boxes=crop` gives one image per object: see
-`vision.data.sources._boxes`.
+`vision.data.sources._boxes`. Crowds are not objects. In a file without any box, annotations are
+labels of the whole image. `?attribute=NAME` labels by an attribute in place of the category: CVAT
+and datumaro write them.
 """
 
 import collections
 import os
 import re
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from vision.data.files import SPLITS
 from vision.data.findings import Finding
 from vision.data.sources import Source
-from vision.data.sources._boxes import Photo, bounds, build, find_file
+from vision.data.sources._boxes import Box, Photo, bounds, build, unused_attributes
+from vision.data.sources._paths import find_file, locate
 from vision.errors import UserError
 from vision.support.reading import read_json
 from vision.support.schema import is_number
@@ -35,13 +39,29 @@ _NAME = re.compile(
 )
 
 
-def open(argument: str, *, boxes: str = "main", margin: str = "0.1") -> dict[str, Source]:
+class _Annotations(NamedTuple):
+    """What a file contains: {category: name}, images, {image: [(label, box)]}, {attribute: values}.
+
+    `has_boxes` is False if no annotation has a box or an outline.
+    """
+
+    names: dict
+    images: list[dict]
+    objects: dict[Any, list[tuple[str, Box | None]]]
+    attributes: dict[str, set[str]]
+    has_boxes: bool
+
+
+def open(
+    argument: str, *, boxes: str = "main", margin: str = "0.1", attribute: str = ""
+) -> dict[str, Source]:
     """Opens an annotation file, or those of a folder.
 
     Args:
         argument: the file, or the folder.
         boxes: see `vision.data.sources._boxes.build`.
         margin: see `vision.data.sources._boxes.build`.
+        attribute: the attribute that labels the objects; "" for their category.
 
     Returns:
         {"all": source} for a file, or a dict with some of "train", "val", "test" for a folder.
@@ -62,33 +82,45 @@ def open(argument: str, *, boxes: str = "main", margin: str = "0.1") -> dict[str
     used = set()
     categories: dict[str, Path] = {}  # the first file that has each
     for split, file in files.items():
-        names, images, objects = _read(file)
-        for name in names.values():
+        content = _read(file, attribute, findings)
+        if boxes == "crop" and not content.has_boxes:
+            raise UserError(f"{file} has labels but no boxes: leave out ?boxes=crop")
+        for name in content.names.values():
             categories.setdefault(name, file)
-        used |= {label for members in objects.values() for label, _ in members}
-        photos += _photos(file, split, images, objects, findings)
-        for image in sorted(objects.keys() - {image["id"] for image in images}, key=str):
+        used |= {label for members in content.objects.values() for label, _ in members}
+        photos += _photos(file, split, content, findings)
+        image_ids = {image["id"] for image in content.images}
+        for image in sorted(content.objects.keys() - image_ids, key=str):
             kind = "objects refer to unknown images"
             findings.append(Finding(kind, f"{file}, image {image}", lost=True))
+        findings += [] if attribute else unused_attributes(content.attributes)
     findings += [
         Finding("categories have no objects", name, str(file))
         for name, file in categories.items()
-        if name not in used
+        if name not in used and not attribute
     ]
     return build(photos, findings, boxes, margin, f"coco:{argument}")
 
 
-def _read(file):
-    """Returns ({category id: name}, images, {image id: [(label, box)]})."""
-    return _parse(file, read_json(file, SCHEMA, form=FORM))
+def _read(file, attribute, findings):
+    return _parse(file, read_json(file, SCHEMA, form=FORM), attribute, findings)
 
 
-def _parse(file, tree):
+def _parse(file, tree, attribute, findings):
     names = {category["id"]: str(category["name"]) for category in tree["categories"]}
     images = tree["images"]
-    objects = {}
+    objects: dict = {}
+    attributes: dict[str, set[str]] = {}
     for annotation in tree["annotations"]:
+        if annotation.get("iscrowd"):
+            kind = "crowds are not objects and are left out"
+            findings.append(Finding(kind, f"{file}, image {annotation['image_id']}"))
+            continue
         label = names.get(annotation["category_id"], "")
+        texts = _attributes(annotation)
+        for name, text in texts.items():
+            attributes.setdefault(name, set()).add(text)
+        label = texts.get(attribute, "") if attribute else label
         objects.setdefault(annotation["image_id"], []).append((label, _box(annotation)))
     for key in ("categories", "images"):
         counts = collections.Counter(entry["id"] for entry in tree[key])
@@ -97,7 +129,19 @@ def _parse(file, tree):
                 f"{file} has two {key} with the id {repeated[0]!r}: "
                 "objects cannot be assigned to one of them"
             )
-    return names, images, objects
+    has_boxes = any(
+        annotation.get("bbox") not in (None, [], [0, 0, 0, 0]) or annotation.get("segmentation")
+        for annotation in tree["annotations"]
+    )
+    return _Annotations(names, images, objects, attributes, has_boxes)
+
+
+def _attributes(annotation):
+    """Returns {name: text} of an object's attributes that are texts."""
+    attributes = annotation.get("attributes")
+    if not isinstance(attributes, dict):
+        return {}
+    return {str(name): text for name, text in attributes.items() if isinstance(text, str)}
 
 
 def _box(annotation):
@@ -112,7 +156,7 @@ def _box(annotation):
         return None
 
 
-def _photos(file, split, images, objects, findings):
+def _photos(file, split, content, findings):
     name = file.stem.removeprefix("instances_")
     folders = [".", "images", f"images/{name}", name]
     folders += [
@@ -120,22 +164,36 @@ def _photos(file, split, images, objects, findings):
     ]
     folders = [os.path.normpath(os.path.join(file.parent, folder)) for folder in folders]
     photos = []
-    for image in images:
+    for image in content.images:
         image_name = str(image["file_name"]).replace("\\", "/")
         candidates = [os.path.normpath(os.path.join(folder, image_name)) for folder in folders]
-        path = find_file(candidates)
+        path = find_file(candidates) or _search(image_name, folders, findings)
         if path is None:
             kind = "annotated images do not exist"
             findings.append(Finding(kind, candidates[0], str(file), lost=True))
             continue
-        index = candidates.index(path)
-        folders = [folders[index], *folders[:index], *folders[index + 1 :]]  # likely the next's too
+        if path in candidates:
+            index = candidates.index(path)  # likely the next's too
+            folders = [folders[index], *folders[:index], *folders[index + 1 :]]
         width, height = (
             side if is_number(side) and side >= 0 else 0
             for side in (image.get("width"), image.get("height"))
         )
-        photos.append(Photo(path, split, (width, height), objects.get(image["id"], [])))
+        objects = content.objects.get(image["id"], [])
+        tags = [] if content.has_boxes else [label for label, _ in objects]
+        if not content.has_boxes:
+            objects = []
+        photos.append(Photo(path, split, (width, height), objects, tags))
     return photos
+
+
+def _search(name, folders, findings):
+    """Returns the file that a name from elsewhere means; None if there is none."""
+    path, guessed = locate(name, folders)
+    if guessed:
+        kind = "paths are from another disk or server, and their last parts were found here"
+        findings.append(Finding(kind, name, path))
+    return path
 
 
 def _split_files(folder):

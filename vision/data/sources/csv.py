@@ -10,6 +10,10 @@ Instead of giving a path, a row may refer to an image of another source: what `K
 position there, from 0. `split` is optional: train, val (or valid, validation) or test. With a
 column `annotator`, every row is one person's vote and the majority labels the image. All other
 columns are kept in `source.columns`.
+
+Tables of other programs are read as they are: names without extension, Label Studio's addresses and
+{"choices": [...]}, Roboflow's and Kaggle's columns of zeros and ones in place of `label`, Excel's
+`sep=;`. `?folder=train` says where the files are, relative to the table.
 """
 
 import collections
@@ -21,14 +25,14 @@ from typing import NamedTuple
 import numpy as np
 
 from vision.data.decode import decode, read_file
-from vision.data.files import SPLITS
 from vision.data.findings import Finding
 from vision.data.labels import check_spelling, require_two_classes, strip, to_indices
 from vision.data.sources import CHANGES, Source, open_splits, parse
-from vision.data.tables import read_rows
+from vision.data.sources._cells import check_joined
+from vision.data.sources._paths import where
+from vision.data.sources._table import Table
 from vision.errors import UserError, check_choice
 
-_REFERENCE = ("source", "part", "index")  # the columns that refer to an image of another source
 _opening: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar(
     "the tables being opened, which may refer to each other", default=()
 )
@@ -97,8 +101,10 @@ class CsvSource:
         return (*self.origins[location[0]], location[1])
 
 
-def open(argument: str, *, path: str = "path", label: str = "label") -> dict[str, Source]:
-    """Opens a table of images: UTF-8, separated by commas, semicolons or tabs.
+def open(
+    argument: str, *, path: str = "path", label: str = "label", folder: str = ""
+) -> dict[str, Source]:
+    """Opens a table of images: UTF-8 or UTF-16, separated by commas, semicolons or tabs.
 
     Rows of one image must agree. If they repeat it, one is kept; if they give it different labels
     and have no annotators, none is; if they put it into several splits, test takes precedence over
@@ -110,6 +116,7 @@ def open(argument: str, *, path: str = "path", label: str = "label") -> dict[str
         argument: the file.
         path: name of the column of paths.
         label: name of the column of labels.
+        folder: the folder of the image files, relative to the table's.
 
     Returns:
         {"all": source}, or a dict with some of "train", "val", "test" if there is a column `split`.
@@ -124,7 +131,7 @@ def open(argument: str, *, path: str = "path", label: str = "label") -> dict[str
         raise UserError(f"csv:{argument} refers to images of itself, in its column 'source'")
     token = _opening.set((*_opening.get(), file))
     try:
-        return _open(_Table(os.path.expanduser(argument), path, label))
+        return _open(Table(os.path.expanduser(argument), path, label, folder))
     finally:
         _opening.reset(token)
 
@@ -143,8 +150,11 @@ def _open(table):
     references = {}
     images = _collect(table, rows, labels, references, findings)
     numbers, classes = to_indices([image.label for image in images])
+    _check_files(table, rows, images)
     require_two_classes(table.name, classes, findings)
-    findings = (*findings, *check_spelling(*to_indices([text for text in labels if text])))
+    spellings = check_spelling(*to_indices([text for text in labels if text]))
+    joined = check_joined([image.label for image in images])
+    findings = (*findings, *table.findings, *spellings, *joined)
     sources = [source for source, _ in references.values()]
     splits = {}
     for name in ("all", "train", "val", "test"):
@@ -188,85 +198,10 @@ def _collect(table, rows_by_image, labels, references, findings):
     return images
 
 
-class _Table:
-    """The rows of a file.
-
-    Attributes:
-        name: the file.
-        rows: lists of texts.
-        extra_columns: {column: its position} of the columns without a meaning here.
-    """
-
-    def __init__(self, name, path, label):
-        self.name = name
-        header, self.rows, self._lines = read_rows(name)
-        self._columns = {column: i for i, column in enumerate(header)}
-        self._path = path
-        self._label = label
-        self._folder = os.path.dirname(name)
-        own_columns = (path, label, "split", "annotator", *_REFERENCE)
-        self.extra_columns = {
-            column: i for column, i in self._columns.items() if column not in own_columns
-        }
-        self._has_references = any(column in self._columns for column in _REFERENCE)
-        for column in [label, *(_REFERENCE if self._has_references else [path])]:
-            if column not in self._columns:
-                raise UserError(
-                    f"{name} has no column {column!r}; its first line contains "
-                    f"{', '.join(map(repr, header))}. "
-                    "To choose the columns write csv:FILE?path=NAME&label=NAME"
-                )
-
-    def __contains__(self, column):
-        return column in self._columns
-
-    def cell(self, row, column):
-        """Returns a cell's text, stripped; "" if the table has no such column."""
-        return self.rows[row][self._columns[column]].strip() if column in self._columns else ""
-
-    def line(self, row):
-        return f"{self.name}, line {self._lines[row]}"
-
-    def labels(self):
-        return [row[self._columns[self._label]] for row in self.rows]
-
-    def key(self, row):
-        """Returns what identifies an image: its path or (source, part, index); None without one."""
-        path = self.cell(row, self._path)
-        reference = ()
-        if self._has_references:
-            reference = tuple(self.cell(row, column) for column in _REFERENCE)
-        if path and any(reference):
-            raise UserError(
-                f"{self.line(row)}: an image must have a path, "
-                "or a source with part and index, but not both"
-            )
-        if any(reference) and not all(reference):
-            raise UserError(
-                f"{self.line(row)}: an image of another source needs source, part and index"
-            )
-        if not path:
-            return reference if any(reference) else None
-        file = os.path.normpath(os.path.join(self._folder, path))
-        if "\\" in path and not os.path.exists(file):  # written on Windows
-            file = os.path.normpath(os.path.join(self._folder, path.replace("\\", "/")))
-        return file
-
-    def split(self, row):
-        """Returns "train", "val" or "test"; "all" if the table has no such column."""
-        if "split" not in self:
-            return "all"
-        value = self.cell(row, "split")
-        if value.lower() not in SPLITS:
-            raise UserError(
-                f"{self.line(row)}: split must be one of {', '.join(SPLITS)}, got {value!r}"
-            )
-        return SPLITS[value.lower()]
-
-
 def _group(table):
     """Returns ({an image's key: its rows}, the rows' labels, findings)."""
-    labels, findings = strip(table.labels())
+    choices = table.labels()
+    labels, findings = strip([own[0] if len(own) == 1 else "" for own in choices])
     images = collections.defaultdict(list)
     unlabeled = []
     for row, label in enumerate(labels):
@@ -275,11 +210,29 @@ def _group(table):
             findings.append(Finding("rows name no image", table.line(row), lost=True))
         elif label:
             images[key].append(row)
+        elif len(choices[row]) > 1:
+            names = ", ".join(map(repr, choices[row]))
+            findings.append(Finding("rows have several labels", table.line(row), names, lost=True))
         else:
             unlabeled.append((row, key))
     for row, key in unlabeled:  # another annotator's row may have one
         findings.append(Finding("rows have no label", table.line(row), lost=key not in images))
+    table.check_text(images)
     return images, labels, findings
+
+
+def _check_files(table, rows_by_image, images):
+    """Raises `UserError` if there are files in the table, but none exists."""
+    files = [key for key in rows_by_image if isinstance(key, str)]
+    if images or not files:
+        return
+    name = os.path.relpath(files[0], table.folder or ".")
+    folder = where(name, table.folder or ".")
+    advice = f". {folder}/{name} does: add ?folder={folder}" if folder else ""
+    raise UserError(
+        f"none of the {len(files):,} files that {table.name} names exists, "
+        f"beginning with {files[0]}{advice}"
+    )
 
 
 def _merge(table, labels, title, rows):

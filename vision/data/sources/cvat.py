@@ -4,7 +4,8 @@ An image is labeled by its tag, or else by its shapes, each of which counts as t
 boxes (also rotated), polygons, polylines, points, masks, ellipses, cuboids, skeletons.
 `?boxes=crop` gives one image per shape: see `vision.data.sources._boxes`. The attribute `subset`
 gives the split; without it, in a folder of several files, the file names do: train.xml, test.xml.
-Images are searched for in images/, beside the file, and in images/SUBSET/.
+Images are searched for in images/, beside the file, and in images/SUBSET/. `?attribute=NAME` labels
+by an attribute of the tags and shapes in place of their label.
 """
 
 import math
@@ -14,7 +15,8 @@ from pathlib import Path, PurePath
 from vision.data.files import SPLITS
 from vision.data.findings import Finding
 from vision.data.sources import Source
-from vision.data.sources._boxes import Photo, bounds, build, find_file
+from vision.data.sources._boxes import Photo, bounds, build, unused_attributes
+from vision.data.sources._paths import find_file, locate
 from vision.data.sources._xml import parse_xml
 from vision.errors import UserError, brief
 from vision.support.reading import read_bytes
@@ -22,13 +24,16 @@ from vision.support.reading import read_bytes
 _SHAPES = ("box", "polygon", "polyline", "points", "mask", "ellipse", "cuboid", "skeleton")
 
 
-def open(argument: str, *, boxes: str = "main", margin: str = "0.1") -> dict[str, Source]:
+def open(
+    argument: str, *, boxes: str = "main", margin: str = "0.1", attribute: str = ""
+) -> dict[str, Source]:
     """Opens an annotation file, or all files of a folder.
 
     Args:
         argument: the file, or the folder.
         boxes: see `vision.data.sources._boxes.build`.
         margin: see `vision.data.sources._boxes.build`.
+        attribute: the attribute that labels tags and shapes; "" for their label.
 
     Returns:
         {"all": source}, or a dict with some of "train", "val", "test".
@@ -43,11 +48,15 @@ def open(argument: str, *, boxes: str = "main", margin: str = "0.1") -> dict[str
         raise UserError(f"{argument!r} has no XML file: write cvat:FILE.xml, or cvat:FOLDER")
     findings: list[Finding] = []
     photos = []
+    attributes: dict[str, set[str]] = {}
     for file in files:
         default_split = SPLITS.get(file.stem.lower(), "all") if path.is_dir() else "all"
         for image in _read(file).iter("image"):
-            if photo := _photo(file, image, default_split, findings):
+            _collect_attributes(image, attributes)
+            if photo := _photo(file, image, default_split, attribute, findings):
                 photos.append(photo)
+    if not attribute:
+        findings += unused_attributes(attributes)
     return build(photos, findings, boxes, margin, f"cvat:{argument}")
 
 
@@ -65,7 +74,7 @@ def _read(file):
     return tree
 
 
-def _photo(file, image, default_split, findings):
+def _photo(file, image, default_split, attribute, findings):
     """Returns the photo that an element describes, or None; adds its problems to `findings`."""
     name = image.get("name", "")
     subset = image.get("subset", "")
@@ -81,14 +90,31 @@ def _photo(file, image, default_split, findings):
     local = name.replace("\\", "/")
     candidates = [folder / "images" / local, folder / local, folder / "images" / subset / local]
     path = find_file([*candidates, folder / "images" / PurePath(local).name])
+    path = path or locate(local, [str(folder / "images"), str(folder)])[0]
     if path is None:
         kind = "annotated images do not exist"
         findings.append(Finding(kind, os.path.normpath(candidates[0]), str(file), lost=True))
         return None
     width, height = (_number(image, side) or 0 for side in ("width", "height"))
-    objects = [(shape.get("label", ""), _box(shape)) for shape in image if shape.tag in _SHAPES]
-    tags = [tag.get("label", "") for tag in image.findall("tag")]
+    objects = [(_label(shape, attribute), _box(shape)) for shape in image if shape.tag in _SHAPES]
+    tags = [_label(tag, attribute) for tag in image.findall("tag")]
     return Photo(path, split, (width, height), objects, tags)
+
+
+def _label(element, attribute):
+    """Returns the label of a tag or shape: its own, or the value of an attribute."""
+    if not attribute:
+        return element.get("label", "")
+    values = (a.text or "" for a in element.findall("attribute") if a.get("name") == attribute)
+    return next(values, "")
+
+
+def _collect_attributes(image, attributes):
+    """Adds the attributes of an image's tags and shapes to {name: values}."""
+    for element in image:
+        for attribute in element.findall("attribute"):
+            values = attributes.setdefault(attribute.get("name", ""), set())
+            values.add((attribute.text or "").strip())
 
 
 def _box(shape):
