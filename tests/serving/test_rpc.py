@@ -100,6 +100,15 @@ def test_pixels_in_labels_and_scores_out(client, bundle):
     assert result.get_response().model_name == "tiny" and result.get_response().model_version == "2"
 
 
+def test_a_call_that_names_no_output_gets_all_that_the_metadata_declares(client):
+    response = client.infer("tiny", [of_images(pixels())]).get_response()
+    declared = client.get_model_metadata("tiny").outputs
+    assert [(output.name, output.datatype) for output in response.outputs] == [
+        (output.name, output.datatype) for output in declared
+    ]
+    assert len(response.raw_output_contents) == len(declared) == 4
+
+
 def test_every_output_by_name_of_a_version_by_name(client, bundle):
     images = pixels(2, seed=1)
     outputs = [triton.InferRequestedOutput(name) for name in ("embedding", "probabilities")]

@@ -100,6 +100,19 @@ def test_tritons_client_gets_what_the_model_says(client, bundle, binary):
     assert (result.get_response()["id"], result.get_response()["model_version"]) == ("mine", "2")
 
 
+def test_a_request_that_names_no_output_gets_all_that_the_metadata_declares(client, bundle):
+    declared = client.get_model_metadata("tiny", headers=dict(KEY))["outputs"]
+    result = client.infer("tiny", [tensor(IMAGES)], headers=dict(KEY))
+    outputs = result.get_response()["outputs"]
+    assert [(entry["name"], entry["datatype"]) for entry in outputs] == [
+        (entry["name"], entry["datatype"]) for entry in declared
+    ]
+    for entry, about in zip(outputs, declared, strict=True):
+        shape = result.as_numpy(entry["name"]).shape
+        assert len(shape) == len(about["shape"]) and shape[0] == len(IMAGES)
+        assert all(want in (-1, size) for size, want in zip(shape, about["shape"], strict=True))
+
+
 def test_tritons_client_sends_encoded_images_and_asks_for_classes(client, bundle):
     data = [wire.image(kind) for kind in ("JPEG", "PNG", "WebP")]
     images = triton.InferInput("image", [3], "BYTES")

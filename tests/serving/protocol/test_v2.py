@@ -53,8 +53,7 @@ def test_a_tensor_is_the_same_however_it_comes():
         np.testing.assert_array_equal(inference.images, IMAGES)
         assert inference.images.dtype == np.uint8
         assert [(output.name, output.binary) for output in inference.outputs] == [
-            ("labels", False),
-            ("scores", False),
+            (name, False) for name in OUTPUTS
         ]
 
 

@@ -223,7 +223,9 @@ INPUT = _object(
     datatype={"enum": ["UINT8", "BYTES"]},
     shape=_array(COUNT, minItems=1, maxItems=4),
     data=_array(
-        {}, minItems=1, description="Pixels, row by row, flat or nested; or images as base64"
+        {},
+        minItems=1,
+        description="Pixels, row by row, flat or nested; or images as base64 or data URIs",
     ),
     parameters=_object([], binary_data_size={"type": "integer", "minimum": 0}),
 )
@@ -242,7 +244,8 @@ RESULT = _object(
 )
 TENSOR = _object(["name", "datatype", "shape"], name=TEXT, datatype=TEXT, shape=SHAPE)
 INSTANCE = _object(
-    ["b64"], b64={"type": "string", "minLength": 1, "description": "An image as base64"}
+    ["b64"],
+    b64={"type": "string", "minLength": 1, "description": "An image as base64 or a data URI"},
 )
 SCORED = _object(["labels", "scores"], labels=_array(TEXT), scores=_array(NUMBER))
 VERSION = _object(
@@ -275,7 +278,9 @@ SCHEMAS = {
         ["inputs"],
         id={"type": "string", "maxLength": MAX_ID, "pattern": "^[ -~]*$"},
         inputs=_array(INPUT, minItems=1, maxItems=1),
-        outputs=_array(OUTPUT, maxItems=len(OUTPUTS)),
+        outputs=_array(
+            OUTPUT, maxItems=len(OUTPUTS), description="If there are none, all are returned"
+        ),
         parameters=_object([], top_k=TOP_K, binary_data_output={"type": "boolean"}),
     ),
     "InferResponse": _object(

@@ -13,8 +13,8 @@ from vision.serving.request import Answer
 TOP_K = 5  # number of labels and scores if a request names none
 MAX_TOP_K = 10_000
 MAX_ID = 256  # characters
+# {name: datatype}: what the metadata declares, and what a request that names no output gets
 OUTPUTS = {"labels": "BYTES", "scores": "FP32", "probabilities": "FP32", "embedding": "FP32"}
-DEFAULT_OUTPUTS = ("labels", "scores")
 
 
 @dataclasses.dataclass
@@ -72,7 +72,8 @@ def requested_outputs(
     """Returns the outputs that a request asks for.
 
     Args:
-        outputs: (name, parameters) of each output in the request; empty for `DEFAULT_OUTPUTS`.
+        outputs: (name, parameters) of each output in the request; empty for all that the model's
+            metadata declares.
         parameters: the request's own parameters.
     """
     binary = field_of(parameters, "binary_data_output", bool, False)
@@ -89,7 +90,7 @@ def requested_outputs(
         requests.append(RequestedOutput(name, own_binary, count))
     if len({request.name for request in requests}) != len(requests):
         raise Refused("an output is requested twice")
-    return requests or [RequestedOutput(name, binary) for name in DEFAULT_OUTPUTS]
+    return requests or [RequestedOutput(name, binary) for name in OUTPUTS]
 
 
 def top_k_of(parameters: dict[str, Any]) -> int:

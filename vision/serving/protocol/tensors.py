@@ -1,7 +1,5 @@
 """Input tensors: images as raw pixels or as encoded files, from JSON or from binary data."""
 
-import base64
-import binascii
 import dataclasses
 import itertools
 import math
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vision.serving.errors import Refused, TooLarge
+from vision.serving.protocol.base64_text import decode_base64
 from vision.serving.protocol.json_io import quote
 
 # images in a request, whatever the settings: looking at that many takes a thirtieth of a second
@@ -71,14 +70,6 @@ def bytes_of_lists(data: list[Any]) -> tuple[bytes, list[int]]:
         return bytes(data), shape
     except (ValueError, TypeError, OverflowError) as error:
         raise Refused("pixels must be integers from 0 to 255") from error
-
-
-def decode_base64(text: Any) -> bytes:
-    """Returns the bytes of base64 in JSON; raises `Refused` if it is something else."""
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError, TypeError) as error:
-        raise Refused("an encoded image in JSON must be a base64 string") from error
 
 
 def unpack_bytes(data: bytes | memoryview, count: int) -> list[bytes]:

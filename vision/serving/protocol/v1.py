@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from vision.serving.errors import Refused
+from vision.serving.protocol.base64_text import decode_base64
 from vision.serving.protocol.inference import Inference, top_k_of
 from vision.serving.protocol.json_io import field_of, parameters_of, read_json
-from vision.serving.protocol.tensors import bytes_of_lists, check_image_count, decode_base64
+from vision.serving.protocol.tensors import bytes_of_lists, check_image_count
 from vision.serving.request import Answer
 
 
