@@ -118,6 +118,14 @@ def test_the_defaults_are_valid(good):
     check(good)
 
 
+def test_origins_and_proxies_that_are_right(good):
+    origins = "https://a.example:8443, http://localhost:3000,capacitor://localhost,http://[::1]:80"
+    check(
+        dataclasses.replace(good, cors_origins=origins, trusted_proxies="10.0.0.0/8, ::1,10.1.2.3")
+    )
+    check(dataclasses.replace(good, cors_origins="*", proxy_header="forwarded"))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -133,6 +141,13 @@ def test_the_defaults_are_valid(good):
         ({"max_delay": -1.0}, "--max-delay must be at least 0, got -1.0"),
         ({"max_queue": 8}, "--max-queue must be at least --max-images = 64"),
         ({"provider": "gpu"}, "--provider = 'gpu' is unknown"),
+        ({"idle": 0.0}, "--idle must be above 0, got 0.0"),
+        ({"cors_origins": "https://a.example/"}, "--cors-origins: 'https://a.example/' must be"),
+        ({"cors_origins": "https://A.example"}, "--cors-origins: 'https://A.example' must be"),
+        ({"cors_origins": "http://a, null"}, "--cors-origins: 'null' must be"),
+        ({"trusted_proxies": "10.0.0.0/8, lb"}, "--trusted-proxies: 'lb' is neither an address"),
+        ({"trusted_proxies": "*"}, "--trusted-proxies: '*' is neither an address"),
+        ({"proxy_header": "x-real-ip"}, "--proxy-header = 'x-real-ip' is unknown"),
         ({"tls_key": "key.pem"}, "both --tls-certificate and --tls-key"),
         ({"tls_key": "none.pem", "tls_certificate": "none.pem"}, "No such file"),
     ],

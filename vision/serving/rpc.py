@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from tritonclient.grpc import service_pb2
 
 from vision.errors import UserError
+from vision.serving.client_address import ClientAddresses
 from vision.serving.errors import NotFound, Refused, TooSlow, Unavailable
 from vision.serving.keys import ApiKeys, key_of
 from vision.serving.limits import BodyBudget
@@ -114,6 +115,7 @@ class Calls:
         self._api_keys = api_keys
         self._telemetry = telemetry
         self._settings = settings
+        self._addresses = ClientAddresses(settings.trusted_proxies, settings.proxy_header)
         self.budget = BodyBudget(settings.max_body)
 
     async def answer(self, name: str, _: Any, context: grpc.aio.ServicerContext) -> bytes:
@@ -146,7 +148,7 @@ class Calls:
         finally:
             self.budget.release(trace.received)
             seconds = time.perf_counter() - started
-            client = _client_address(context.peer())
+            client = self._addresses.of(_peer_address(context.peer()), pairs)
             self._telemetry.access(trace.log_entry(code, seconds, client, method=name))
 
     async def _outcome(
@@ -292,7 +294,7 @@ def _trailer(trace: RequestTrace) -> tuple[tuple[str, str], ...]:
     return (("x-request-id", trace.id), *version)
 
 
-def _client_address(peer: str) -> str:
+def _peer_address(peer: str) -> str:
     """Returns the address in gRPC's "ipv4:127.0.0.1:54321" or "ipv6:%5B::1%5D:54321"."""
     return urllib.parse.unquote(peer).partition(":")[2].rpartition(":")[0].strip("[]")
 

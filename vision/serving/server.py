@@ -27,9 +27,6 @@ from vision.serving.settings import Settings, check
 
 LOOPBACK = "127.0.0.1"
 BACKLOG = 2048
-# Seconds that a connection may be idle: longer than load balancers keep one, so that they never use
-# one that is closing.
-IDLE = 75
 # Digits of an integer in JSON, the smallest limit that Python accepts: thousands of digits hold up
 # all other requests.
 DIGITS = 640
@@ -68,7 +65,7 @@ class Http(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             backlog=BACKLOG,
-            timeout_keep_alive=IDLE,
+            timeout_keep_alive=settings.idle,  # type: ignore[arg-type]
             timeout_graceful_shutdown=settings.drain,  # type: ignore[arg-type]
             ssl_certfile=settings.tls_certificate or None,
             ssl_keyfile=settings.tls_key or None,
@@ -168,9 +165,9 @@ async def _run(settings, api_keys, telemetry, repository, sockets, ready, stop):
     shutdown = Shutdown()
     app = rest.build(service, repository, api_keys, telemetry, settings)
     servers = [Http(app, shutdown, settings, sockets[0])]
-    if settings.admin_port:  # without TLS, since it never leaves the machine
-        plain = dataclasses.replace(settings, tls_certificate="", tls_key="")
-        app = admin.build(repository, api_keys, telemetry, settings)
+    if settings.admin_port:  # without TLS, since it never leaves the machine; not for pages
+        plain = dataclasses.replace(settings, tls_certificate="", tls_key="", cors_origins="")
+        app = admin.build(repository, api_keys, telemetry, plain)
         servers.append(Http(app, shutdown, plain, sockets[1]))
     if grpc is not None:
         await grpc.start()

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 import ssl
 import sys
 import typing
@@ -14,7 +15,9 @@ from absl import flags
 
 from vision.bundle.runtimes import PROVIDERS
 from vision.errors import UserError, check_choice, check_flag, check_range, first_line
+from vision.serving import client_address
 
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
 
 
@@ -49,6 +52,21 @@ class Settings:
     body_timeout: Annotated[float, "seconds for a request to arrive"] = 10.0
     timeout: Annotated[float, "seconds for an answer"] = 30.0
     drain: Annotated[float, "seconds that a stop waits for answers"] = 30.0
+    # longer than load balancers keep a connection, so that they never use one that is closing
+    idle: Annotated[float, "seconds that an HTTP connection may stay open between requests"] = 75.0
+
+    cors_origins: Annotated[
+        str,
+        "origins whose pages may call the server, such as https://a.example,http://localhost:3000; "
+        "* = all; '' = only the server's own",
+    ] = ""
+    trusted_proxies: Annotated[
+        str,
+        "addresses and networks of proxies that tell a client's address, such as 10.0.0.0/8,::1",
+    ] = ""
+    proxy_header: Annotated[str, "the header in which they do: x-forwarded-for or forwarded"] = (
+        "x-forwarded-for"
+    )
 
     keys: Annotated[
         str,
@@ -74,7 +92,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     ),
     "above 0": (
         lambda value: value > 0,
-        ("poll", "body_timeout", "timeout", "prediction_minutes"),
+        ("poll", "body_timeout", "timeout", "idle", "prediction_minutes"),
     ),
     "at least 0": (
         lambda value: value >= 0,
@@ -175,6 +193,8 @@ def check(settings: Settings) -> None:
             value = getattr(settings, name)
             check_range(f"--{_flag(name)}", value, is_inside(value), rule)
     check_choice("--provider", settings.provider, tuple(PROVIDERS))
+    check_choice("--proxy-header", settings.proxy_header, client_address.HEADERS)
+    client_address.ClientAddresses(settings.trusted_proxies, settings.proxy_header)
     if not settings.models:
         raise UserError("which models? Give --models DIRECTORY, which holds MODEL/VERSION/ bundles")
     if not pathlib.Path(settings.models).is_dir():
@@ -191,7 +211,18 @@ def check(settings: Settings) -> None:
             f"--max-queue must be at least --max-images = {settings.max_images}, or a full request "
             f"never fits; got {settings.max_queue}"
         )
+    for origin in origins(settings):
+        if origin != "*" and not ORIGIN.fullmatch(origin):
+            raise UserError(
+                f"--cors-origins: {origin!r} must be as a browser sends it, such as "
+                "https://a.example or http://localhost:3000, without a path"
+            )
     _check_tls(settings)
+
+
+def origins(settings: Settings) -> list[str]:
+    """Returns the origins whose pages may call the server."""
+    return [text.strip() for text in settings.cors_origins.split(",") if text.strip()]
 
 
 def _check_tls(settings):

@@ -11,7 +11,6 @@ import time
 
 import pytest
 
-from vision.serving import server as module
 from vision.serving.http.connection import MAX_BEHIND, Shutdown
 from vision.serving.server import Http
 from vision.serving.settings import Settings
@@ -359,9 +358,7 @@ def test_tls_knows_what_is_not_read(loop, certificate):
     connections(test, app=answer_large, loop=loop, timeout=0.4, **certificate)
 
 
-def test_empty_lines_after_an_answer_do_not_lift_the_idle_limit(loop, monkeypatch):
-    monkeypatch.setattr(module, "IDLE", 0.4)
-
+def test_empty_lines_after_an_answer_do_not_lift_the_idle_limit(loop):
     async def test(connect, shutdown):
         reader, writer = await connect()
         begun = time.monotonic()
@@ -377,4 +374,4 @@ def test_empty_lines_after_an_answer_do_not_lift_the_idle_limit(loop, monkeypatc
         assert 0.5 < time.monotonic() - begun < 2
         writer.close()
 
-    connections(test, loop=loop)
+    connections(test, loop=loop, idle=0.4)

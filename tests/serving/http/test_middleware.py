@@ -263,7 +263,14 @@ def test_the_log_has_a_line_of_each_request():
     assert entry.items() >= expected.items() and len(entry["path"]) == 200
 
 
+def test_the_log_has_the_address_that_a_trusted_proxy_tells():
+    headers = {"x-forwarded-for": "6.6.6.6, 198.51.100.1"}
+    for proxies, client in (("192.0.2.0/24", "198.51.100.1"), ("10.0.0.0/8", "192.0.2.1")):
+        (entry,) = ask(b"x", headers=headers, trusted_proxies=proxies).telemetry.entries
+        assert entry["client"] == client
+
+
 def test_a_line_of_the_log_is_short():
     # which is no model's name, and was asked for
     trace = RequestTrace("mine", {}, model="m" * 50_000)
-    assert len(log_entry({"method": "GET", "path": "/"}, trace, 0.1)["model"]) == 200
+    assert len(log_entry({"method": "GET", "path": "/"}, trace, 0.1, "")["model"]) == 200

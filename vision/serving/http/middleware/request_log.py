@@ -5,9 +5,11 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vision.serving.client_address import ClientAddresses
 from vision.serving.http.middleware.base import HttpMiddleware
 from vision.serving.logs.telemetry import Telemetry
 from vision.serving.request_trace import RequestTrace, request_id
+from vision.serving.settings import Settings
 
 
 class RequestLog(HttpMiddleware):
@@ -16,18 +18,20 @@ class RequestLog(HttpMiddleware):
     Args:
         app: the ASGI application.
         telemetry: writes the access log.
+        settings: the server's settings.
     """
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry):
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, settings: Settings):
         super().__init__(app)
         self._telemetry = telemetry
+        self._addresses = ClientAddresses(settings.trusted_proxies, settings.proxy_header)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1")
-            for name, value in reversed(scope["headers"])  # the first of two values counts
-        }
+        pairs = [
+            (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
+        ]
+        headers = dict(reversed(pairs))  # the first of two values counts
         trace = RequestTrace(request_id(headers), headers)
         scope["trace"] = trace
 
@@ -41,12 +45,14 @@ class RequestLog(HttpMiddleware):
         try:
             await self.app(scope, receive, send_recorded)
         finally:
-            self._telemetry.access(log_entry(scope, trace, time.perf_counter() - started))
+            seconds = time.perf_counter() - started
+            peer = scope["client"][0] if scope.get("client") else ""
+            client = self._addresses.of(peer, pairs)
+            self._telemetry.access(log_entry(scope, trace, seconds, client))
 
 
-def log_entry(scope: Scope, trace: RequestTrace, seconds: float) -> dict[str, Any]:
+def log_entry(scope: Scope, trace: RequestTrace, seconds: float, client: str) -> dict[str, Any]:
     """Returns the line of the access log for an HTTP request that took so many seconds."""
-    client = scope["client"][0] if scope.get("client") else ""
     return trace.log_entry(
         trace.status, seconds, client, method=scope["method"], path=scope["path"][:200]
     )

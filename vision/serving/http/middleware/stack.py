@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from vision.serving.http.middleware.body import ReadBody, RefuseCompression, TrackBody
 from vision.serving.http.middleware.deadline import Deadline
@@ -13,7 +14,7 @@ from vision.serving.http.middleware.response_headers import ResponseHeaders
 from vision.serving.keys import ApiKeys
 from vision.serving.limits import BodyBudget
 from vision.serving.logs.telemetry import Telemetry
-from vision.serving.settings import Settings
+from vision.serving.settings import Settings, origins
 
 
 def middleware_stack(
@@ -37,9 +38,10 @@ def middleware_stack(
     """
     budget = BodyBudget(settings.max_body)
     return [
-        Middleware(RequestLog, telemetry),
+        Middleware(RequestLog, telemetry, settings),
         Middleware(TrackBody, budget),
         Middleware(ResponseHeaders, settings),
+        *_cors(settings),
         Middleware(ErrorResponses, telemetry, settings),
         *checks,
         Middleware(RequireKey, api_keys, public),
@@ -47,3 +49,33 @@ def middleware_stack(
         Middleware(ReadBody, budget, settings),
         Middleware(Deadline, settings),
     ]
+
+
+def _cors(settings):
+    """Returns the middleware that lets other origins' pages read responses, errors too.
+
+    It answers their preflight requests, which have no key. Keys are no cookies: a page sends its
+    own, so credentials are never allowed.
+    """
+    allowed = origins(settings)
+    if not allowed:
+        return []
+    options = {
+        "allow_origins": allowed,
+        "allow_methods": ("GET", "POST"),
+        "allow_headers": (
+            "Authorization",
+            "Content-Type",
+            "Inference-Header-Content-Length",
+            "X-Api-Key",
+            "X-Request-Id",
+            "X-Route-Key",
+        ),
+        "expose_headers": (
+            "Inference-Header-Content-Length",
+            "Retry-After",
+            "X-Model-Version",
+            "X-Request-Id",
+        ),
+    }
+    return [Middleware(CORSMiddleware, **options)]
