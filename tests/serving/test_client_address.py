@@ -32,7 +32,7 @@ FORWARDED_FOR = [
 @pytest.mark.parametrize(("peer", "values", "client"), FORWARDED_FOR)
 def test_the_client_is_the_last_that_is_not_trusted(peer, values, client):
     headers = [("host", "a"), *(("x-forwarded-for", value) for value in values)]
-    assert ClientAddresses(TRUSTED, "x-forwarded-for").of(peer, headers) == client
+    assert ClientAddresses(TRUSTED, "x-forwarded-for").client(peer, headers) == client
 
 
 @pytest.mark.parametrize(
@@ -48,11 +48,11 @@ def test_the_client_is_the_last_that_is_not_trusted(peer, values, client):
 )
 def test_the_standard_header(values, client):
     headers = [("x-forwarded-for", "6.6.6.6"), *(("forwarded", value) for value in values)]
-    assert ClientAddresses(TRUSTED, "forwarded").of("10.0.0.1", headers) == client
+    assert ClientAddresses(TRUSTED, "forwarded").client("10.0.0.1", headers) == client
 
 
 def test_without_trusted_proxies_no_header_counts():
     headers = [("x-forwarded-for", "6.6.6.6"), ("forwarded", "for=6.6.6.6")]
     for header in ("x-forwarded-for", "forwarded"):
-        assert ClientAddresses("", header).of("127.0.0.1", headers) == "127.0.0.1"
+        assert ClientAddresses("", header).client("127.0.0.1", headers) == "127.0.0.1"
     assert MAX_HOPS < 100

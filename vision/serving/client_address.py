@@ -31,7 +31,7 @@ class ClientAddresses:
         self._networks = [_network(text.strip()) for text in proxies.split(",") if text.strip()]
         self._header = header
 
-    def of(self, peer: str, headers: Iterable[tuple[str, str]]) -> str:
+    def client(self, peer: str, headers: Iterable[tuple[str, str]]) -> str:
         """Returns the address of the client behind a connection.
 
         Args:

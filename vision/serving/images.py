@@ -19,6 +19,7 @@ from vision.data.decode import UnreadableImage, decode
 from vision.serving.errors import Refused, TooLarge, TooMany
 from vision.serving.headers import scans_of, size_of
 from vision.serving.settings import Settings
+from vision.support.processes import cores
 
 # A request's images may have this many times the pixels that one image may have.
 PIXELS_PER_REQUEST = 4
@@ -27,6 +28,7 @@ RECENT = 0.1  # weight of the last image in the average
 # Seconds that a request keeps a thread before it is the others' turn, or one with many images would
 # hold up all.
 TURN = 0.005
+MAX_THREADS = 4  # unless a setting says so
 
 
 class Decoder:
@@ -38,9 +40,10 @@ class Decoder:
 
     def __init__(self, settings: Settings):
         self._settings = settings
+        self._threads = settings.decode_threads or min(MAX_THREADS, cores())
         self._waiting = 0  # images
         self._seconds = 0.0  # per image, averaged
-        self._pool = concurrent.futures.ThreadPoolExecutor(settings.decode_threads, "decode")
+        self._pool = concurrent.futures.ThreadPoolExecutor(self._threads, "decode")
         cv2.setNumThreads(1)  # the pool has a thread for each core that is meant to decode
         # one for each broken tag; they would fill the log
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -82,7 +85,7 @@ class Decoder:
     def _admit(self, count):
         limit = self._settings.max_queue
         if self._waiting and self._waiting + count > limit:
-            seconds = max(self._waiting * self._seconds / self._settings.decode_threads, 0.01)
+            seconds = max(self._waiting * self._seconds / self._threads, 0.01)
             raise TooMany(
                 f"{self._waiting} images are waiting to be decoded, of at most {limit}: try again "
                 "later",
@@ -112,7 +115,7 @@ class Decoder:
             sizes = await self._in_thread(self._check_all, encoded, bundle)
             if sum(sizes) > PIXELS_PER_REQUEST * self._settings.max_pixels:
                 raise TooLarge(f"the images have {sum(sizes):,} pixels: send fewer at a time")
-            count = min(self._settings.decode_threads, len(encoded))
+            count = min(self._threads, len(encoded))
             tasks += [asyncio.create_task(take_turns()) for _ in range(count)]
             await asyncio.gather(*tasks)
             return np.stack(decoded)

@@ -148,7 +148,7 @@ class Calls:
         finally:
             self.budget.release(trace.received)
             seconds = time.perf_counter() - started
-            client = self._addresses.of(_peer_address(context.peer()), pairs)
+            client = self._addresses.client(_peer_address(context.peer()), pairs)
             self._telemetry.access(trace.log_entry(code, seconds, client, method=name))
 
     async def _outcome(

@@ -41,8 +41,8 @@ class Settings:
     max_queue: Annotated[
         int, "waiting images of each version; beyond that, requests are refused with 429"
     ] = 256
-    threads: Annotated[int, "threads for the model; 0 = all cores"] = 0
-    decode_threads: Annotated[int, "threads that decode images"] = 2
+    threads: Annotated[int, "threads for the model; 0 = all cores that its container may use"] = 0
+    decode_threads: Annotated[int, "threads that decode images; 0 = all cores, but at most 4"] = 0
     provider: Annotated[str, "cpu, cuda or tensorrt"] = "cpu"
 
     max_body: Annotated[int, "bytes of a request"] = 16_777_216
@@ -96,13 +96,12 @@ RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     ),
     "at least 0": (
         lambda value: value >= 0,
-        ("max_batch", "max_delay", "threads", "drain", "prediction_files"),
+        ("max_batch", "max_delay", "threads", "decode_threads", "drain", "prediction_files"),
     ),
     "at least 1": (
         lambda value: value >= 1,
         (
             "max_queue",
-            "decode_threads",
             "max_body",
             "max_images",
             "max_pixels",

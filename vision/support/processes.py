@@ -4,6 +4,7 @@ deaths and limits."""
 import collections
 import concurrent.futures
 import contextlib
+import math
 import multiprocessing
 import os
 import pathlib
@@ -17,6 +18,7 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 from vision.errors import RunError
+from vision.support.cgroup import cpu_limit
 
 LONGEST_WAIT = 600.0  # seconds without any result after which the processes count as stuck
 TRACKER = b"multiprocessing.resource_tracker"
@@ -24,11 +26,16 @@ TRACKER = b"multiprocessing.resource_tracker"
 _state = None  # the `state` of `ordered`, in a worker process
 
 
-def cores() -> int:
-    """Returns how many cores this process may use."""
+def cores(root: pathlib.Path | str = "/") -> int:
+    """Returns how many cores this process may use: by its affinity and its container's CPU limit.
+
+    Args:
+        root: the directory that stands for the root of the file system.
+    """
+    count = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        count = len(os.sched_getaffinity(0))
+    return max(1, math.floor(min(count, cpu_limit(root))))
 
 
 def ordered(

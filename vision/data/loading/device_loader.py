@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import copy
-import os
 from collections.abc import Iterable, Sequence
 
 import jax
@@ -17,6 +16,7 @@ from vision.data.loading.loader import Batch, BatchGenerator
 from vision.data.loading.sampler import Sampler
 from vision.data.sources import Source
 from vision.errors import UserError
+from vision.support.processes import cores
 
 
 class DeviceLoader:
@@ -130,7 +130,7 @@ def _decode_all(dataset: Dataset) -> tuple[list[np.ndarray | None], dict[str, st
     # over costs more than it gains.
     threads = 1
     if dataset.source.encoded and _first_image_pixels(dataset.source) > 64**2:
-        threads = os.cpu_count() or 1
+        threads = cores()
     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
         decoded = list((pool.map if threads > 1 else map)(decode, range(len(dataset))))
     reasons = {

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import math
-import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -25,7 +24,7 @@ from vision.data.loading.workers import (
     check_shared_memory,
     shared_memory,
 )
-from vision.support.processes import prepare_worker
+from vision.support.processes import cores, prepare_worker
 
 
 class WorkerLoader:
@@ -153,7 +152,7 @@ class WorkerLoader:
         if repeat:
             steps = steps.repeat()
         # A batch is one element: a few of them in flight keep every core busy.
-        threads = 0 if self._workers else min(16, os.cpu_count() or 1)
+        threads = 0 if self._workers else min(16, cores())
         reading = grain.ReadOptions(num_threads=max(1, threads), prefetch_buffer_size=4)
         batches = steps.map(load).to_iter_dataset(reading)
         if self._workers:

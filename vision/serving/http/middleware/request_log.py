@@ -47,7 +47,7 @@ class RequestLog(HttpMiddleware):
         finally:
             seconds = time.perf_counter() - started
             peer = scope["client"][0] if scope.get("client") else ""
-            client = self._addresses.of(peer, pairs)
+            client = self._addresses.client(peer, pairs)
             self._telemetry.access(log_entry(scope, trace, seconds, client))
 
 
