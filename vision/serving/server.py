@@ -6,9 +6,11 @@ import contextlib
 import dataclasses
 import functools
 import gc
+import logging
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +23,7 @@ from vision.serving.http.connection import Connection, Shutdown
 from vision.serving.images import Decoder
 from vision.serving.keys import ApiKeys
 from vision.serving.logs.telemetry import Telemetry
+from vision.serving.models import links
 from vision.serving.models.repository import Repository
 from vision.serving.service import Service
 from vision.serving.settings import Settings, check
@@ -34,6 +37,9 @@ DIGITS = 640
 CLOSING = 2.0
 # Seconds during which clients are told to close their connections before the server does.
 FAREWELL = 0.5
+POLL = 0.2  # seconds between looks at a link to the models that leads nowhere yet
+
+log = logging.getLogger(__name__)
 
 
 class Http(uvicorn.Server):
@@ -131,6 +137,8 @@ async def serve(settings: Settings, ready: Callable[[str], object] = print) -> N
         repository = Repository(settings, telemetry)
         stop = _stop_signal()
         try:
+            if not await _wait_for_links(settings, stop):
+                return
             if not await _load_models(repository, stop):
                 return
             _check_models(repository, settings)
@@ -140,6 +148,27 @@ async def serve(settings: Settings, ready: Callable[[str], object] = print) -> N
             telemetry.close()  # first, so that a model that hangs does not cost the logs anything
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(repository.close(), CLOSING)
+
+
+async def _wait_for_links(settings, stop):
+    """Waits until a link to the models leads somewhere; returns False if the signal to stop came
+    first."""
+    deadline = time.monotonic() + settings.start_timeout
+    shown = ""
+    while reason := links.awaited(settings.models):
+        if time.monotonic() >= deadline:
+            raise UserError(
+                f"--models: {reason}, even after {settings.start_timeout:g} seconds. If another "
+                "container holds the models: does it run, as the same user, and does the pod share "
+                "its process namespace?"
+            )
+        if reason != shown:
+            log.info("waiting for the models: %s", reason)
+        shown = reason
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), POLL)
+            return False
+    return True
 
 
 async def _load_models(repository, stop):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import re
 import ssl
@@ -16,6 +17,7 @@ from absl import flags
 from vision.bundle.runtimes import PROVIDERS
 from vision.errors import UserError, check_choice, check_flag, check_range, first_line
 from vision.serving import client_address
+from vision.serving.models import links
 
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
@@ -32,6 +34,9 @@ class Settings:
     admin_port: Annotated[
         int, "port to load, unload and roll back; always on 127.0.0.1; 0 = closed"
     ] = 0
+    start_timeout: Annotated[
+        float, "seconds that a start waits for models behind a link that leads nowhere yet"
+    ] = 60.0
     poll: Annotated[float, "seconds between scans for new versions and a new traffic.json"] = 1.0
 
     max_batch: Annotated[
@@ -96,7 +101,15 @@ RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     ),
     "at least 0": (
         lambda value: value >= 0,
-        ("max_batch", "max_delay", "threads", "decode_threads", "drain", "prediction_files"),
+        (
+            "max_batch",
+            "max_delay",
+            "threads",
+            "decode_threads",
+            "drain",
+            "start_timeout",
+            "prediction_files",
+        ),
     ),
     "at least 1": (
         lambda value: value >= 1,
@@ -196,7 +209,7 @@ def check(settings: Settings) -> None:
     client_address.ClientAddresses(settings.trusted_proxies, settings.proxy_header)
     if not settings.models:
         raise UserError("which models? Give --models DIRECTORY, which holds MODEL/VERSION/ bundles")
-    if not pathlib.Path(settings.models).is_dir():
+    if not os.path.isdir(settings.models) and not links.awaited(settings.models):
         raise UserError(f"there is no directory --models {settings.models}")
     if not settings.host:
         raise UserError(

@@ -8,7 +8,7 @@ import pathlib
 from typing import NamedTuple
 
 from vision.bundle.directory import MANIFEST
-from vision.serving.models import traffic
+from vision.serving.models import links, traffic
 
 
 class VersionFolder(NamedTuple):
@@ -53,11 +53,14 @@ def scan(root: pathlib.Path | str) -> tuple[dict[str, ModelFolder], list[str]]:
     Raises:
         OSError: the directory cannot be read.
     """
-    root = pathlib.Path(os.path.realpath(root))
+    root = links.resolved(root)
     models = {}
     left_out: list[str] = []
     for folder in _subfolders(root, "", left_out):
         try:
+            if not folder.exists():
+                models[folder.name] = ModelFolder(fault=links.describe_link(folder))
+                continue
             version_paths = _subfolders(folder, f"{folder.name}/", left_out)
             if not version_paths and (folder / MANIFEST).is_file():
                 left_out.append(f"{folder.name} is itself a bundle: move it to {folder.name}/1")
@@ -76,7 +79,8 @@ def _subfolders(directory, prefix, left_out):
     """Returns the directories in a directory; adds those with unusable names to `left_out`."""
     folders = []
     for entry in os.scandir(directory):
-        if entry.name.startswith(".") or not entry.is_dir():
+        is_missing = links.leads_elsewhere(entry.path) and not os.path.exists(entry.path)
+        if entry.name.startswith(".") or not (entry.is_dir() or is_missing):
             continue
         if traffic.NAME.fullmatch(entry.name):
             folders.append(directory / entry.name)
@@ -100,7 +104,11 @@ def _read_traffic(folder):
 
 
 def _scan_version(path, root):
-    if root not in pathlib.Path(os.path.realpath(path)).parents:
+    if not (
+        links.is_inside(path, root)
+        or links.leads_elsewhere(path)
+        or links.leads_elsewhere(path.parent)
+    ):
         return VersionFolder((), fault="it is a link to a place outside of the models' directory")
     entries = []
     for folder, _, names in os.walk(path):
