@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 
-from vision.errors import RunError, UserError, printable
+from vision.errors import RunError, UserError, brief, printable
 from vision.support import disk, streams
 
 LONGEST_END = 5.0  # seconds that a failed command waits for libraries' threads
@@ -68,6 +68,8 @@ def _message(error):
     """Returns what the user is told about an error; "" for a mistake of the program."""
     if isinstance(error, UserError | RunError):
         return str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)[:200]:  # XLA's
+        return f"not enough memory: {brief(error)}: make batches smaller"
     return disk.explain(error)
 
 

@@ -11,7 +11,6 @@ cannot be read is named on stderr, and the exit code is then 1.
 
 import collections
 import concurrent.futures
-import csv
 import glob
 import itertools
 import json
@@ -28,7 +27,8 @@ from vision.config.flags import parse_stage
 from vision.data.decode import UnreadableImage, decode
 from vision.data.files import find_files
 from vision.data.formats import known_extensions
-from vision.errors import RunError, UserError, check_choice
+from vision.errors import RunError, UserError, check_choice, printable
+from vision.support.cells import Writer
 from vision.support.processes import cores
 
 if TYPE_CHECKING:
@@ -184,13 +184,13 @@ class _Table:
 
     def __init__(self, out, classes, top):
         self._out = out
-        self._width = min(max(map(len, classes)), NAME)
+        self._width = min(max(len(printable(name)) for name in classes), NAME)
         cells = [f"{f'top {i}':<{self._width + 8}}" for i in range(1, top + 1)]
         print("  ".join([*cells, "file"]), file=out, flush=True)
 
     def __call__(self, file, prediction):
-        cells = [f"{100 * p:5.1f} % {self._fit(name)}" for name, p in prediction]
-        print("  ".join([*cells, file]), file=self._out, flush=True)
+        cells = [f"{100 * p:5.1f} % {self._fit(printable(name))}" for name, p in prediction]
+        print("  ".join([*cells, printable(file)]), file=self._out, flush=True)
 
     def _fit(self, name):
         name = name if len(name) <= self._width else f"{name[: self._width - 1]}…"
@@ -199,7 +199,7 @@ class _Table:
 
 class _Csv:
     def __init__(self, out, classes, top):
-        self._writer = csv.writer(out, lineterminator="\n")
+        self._writer = Writer(out)
         self._writer.writerow(("file", "rank", "class", "probability"))
 
     def __call__(self, file, prediction):

@@ -11,7 +11,6 @@ An empty label means that this person has not seen the image.
 """
 
 import collections
-import csv
 import dataclasses
 import itertools
 import pathlib
@@ -22,6 +21,7 @@ import numpy as np
 from vision.audit.images import Images
 from vision.data.tables import read_rows
 from vision.errors import UserError
+from vision.support.cells import Writer
 from vision.support.files import replacing
 
 WIDE = "annotator_"  # prefix of the columns of the second form
@@ -165,7 +165,7 @@ def write_review(path: pathlib.Path | str, images: Images, rows: np.ndarray) -> 
         rows: rows of the images to list.
     """
     with replacing(path, newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = Writer(file)
         writer.writerow((*IMAGE, f"{WIDE}data", f"{WIDE}review"))
         for row in rows:
             origin = images.origin(int(row))

@@ -4,7 +4,6 @@ The images themselves, and the source, are not changed.
 """
 
 import collections
-import csv
 import dataclasses
 import os
 import pathlib
@@ -16,6 +15,7 @@ from vision.audit.issues import COLUMNS, Issue
 from vision.data.sources import CHANGES, parse
 from vision.data.tables import read_rows
 from vision.errors import UserError, check_choice
+from vision.support.cells import Writer
 from vision.support.files import replacing
 
 KINDS = (*quality.KINDS, *duplicates.KINDS, "outlier", "wrong_label")
@@ -213,8 +213,8 @@ def _write(images, rows, labels, path):
     if any(is_file):
         columns = (*COLUMNS_OF_FILES, *columns)
     with replacing(path, newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        writer.writeheader()
+        writer = Writer(file)
+        writer.writerow(columns)
         for row, origin in zip(rows, origins, strict=True):
             if isinstance(origin, str):
                 cells = {"path": _path(origin, path)}
@@ -222,7 +222,8 @@ def _write(images, rows, labels, path):
                 spec, part, index = origin
                 cells = {"source": unchanged(spec), "part": part, "index": index}
             label = labels.get(row, (images.class_of(row),))[0]
-            writer.writerow(cells | {"label": label, "split": images.split_of(row)})
+            cells |= {"label": label, "split": images.split_of(row)}
+            writer.writerow([cells.get(column, "") for column in columns])
 
 
 def _path(file, table):

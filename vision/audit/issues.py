@@ -1,11 +1,11 @@
 """The issues that an audit reports, each about one image, and their table."""
 
-import csv
 import dataclasses
 import pathlib
 from collections.abc import Sequence
 
 from vision.audit.images import Images
+from vision.support.cells import Writer
 from vision.support.files import replacing
 
 COLUMNS = ("file", "split", "label", "kind", "score", "other", "suggestion", "action")
@@ -44,7 +44,7 @@ def write_issues(path: pathlib.Path | str, issues: Sequence[Issue], images: Imag
         images: the images that their rows refer to.
     """
     with replacing(path, newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = Writer(file)
         writer.writerow(COLUMNS)
         for issue in issues:
             is_image = issue.row >= 0

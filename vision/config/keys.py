@@ -17,11 +17,13 @@ class Range:
 
     Attributes:
         text: completes "KEY must be ...", such as "at least 0".
-        contains: returns whether a value is in the range.
+        contains: returns whether a value is in the range, its limit aside.
+        limit: largest value of an integer: beyond it, what it counts is a mistake and no wish.
     """
 
     text: str
     contains: Callable[[Any], bool]
+    limit: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +49,12 @@ class Key:
         return placeholder(self.type) if self.default is None else self.default
 
     def check(self, name: str, value: Any) -> None:
-        """Raises `UserError` if `value` is outside of the key's range."""
-        if self.range is not None:
+        """Raises `UserError` if `value` is outside of the key's range; None is for unset keys."""
+        if self.range is not None and value is not None:
             check_range(name, value, self.range.contains(value), self.range.text)
+            limit = self.range.limit
+            if limit is not None:
+                check_range(name, value, value <= limit, f"at most {limit:,}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +75,9 @@ def number(default: float | tuple[float, ...], allowed: Range, meaning: str) -> 
     return Key(default, meaning, allowed, type(default))
 
 
-def unset(kind: type, meaning: str) -> Key:
+def unset(kind: type, meaning: str, allowed: Range | None = None) -> Key:
     """Declares a key of type `kind` that is None until a config sets it."""
-    return Key(None, meaning, None, kind)
+    return Key(None, meaning, allowed, kind)
 
 
 def options(meaning: str) -> Key:
@@ -107,6 +112,16 @@ def within(interval: str, unit: str = "") -> Range:
     return Range(f"in {interval} {unit}".strip(), contains)
 
 
+def between(low: int, high: int) -> Range:
+    """Returns the range of the integers from `low` to `high`, both included."""
+    return Range(f"at least {low}", lambda value: value >= low, high)
+
+
+def each(allowed: Range) -> Range:
+    """Returns the range of tuples of which every number is in a range."""
+    return Range(f"numbers {allowed.text}", lambda values: all(map(allowed.contains, values)))
+
+
 def or_empty(allowed: Range) -> Range:
     """Returns the range of tuples that also allows ()."""
     return Range(f"() or {allowed.text}", lambda value: not value or allowed.contains(value))
@@ -120,16 +135,26 @@ def _rises_to_one(pair):
     return _rises(pair) and pair[1] <= 1
 
 
+def _are_three_shares(shares):
+    return len(shares) == 3 and min(shares) > 0 and abs(sum(shares) - 1) <= 1e-6
+
+
 def _are_rising_shares(times):
     pairs = zip((-1, *times), times, strict=False)
     return all(a < b for a, b in pairs) and all(0 <= time <= 1 for time in times)
 
 
 ANY = Range("any", lambda value: True)
+SEED = between(-(2**63), 2**63 - 1)
+BATCH = between(1, 2**20)
+SIDE = between(0, 2**14)
+COUNT = between(0, 10**6)
+CHANNELS = Range("0, 1 or 3", lambda value: value in (0, 1, 3))
 SHARE = within("[0, 1]")
 DECAY = within("[0, 1)")
 POSITIVE_PAIR = Range("(low, high) with 0 < low <= high", _rises)
 PAIR_OF_SHARES = Range("(low, high) with 0 < low <= high <= 1", _rises_to_one)
+THREE_SHARES = Range("three shares above 0 with the sum 1 (train, val, test)", _are_three_shares)
 RISING_SHARES = Range(
     "shares of the steps in [0, 1], each above the one before", _are_rising_shares
 )

@@ -15,9 +15,11 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from vision.data.formats import register_formats, why_unknown
+from vision.errors import printable
 
 # PIL's own limit, 0.5 GiB as RGB: a small file that unpacks to more is an attack or a mistake
 MAX_PIXELS = 178_956_970
+LONGEST_TEXT = 5_000  # characters of an error; a path has up to 4,096
 INTERPOLATIONS = ("area", "bilinear", "bicubic")
 _EXIF_ORIENTATION = 0x0112
 
@@ -37,7 +39,8 @@ class UnreadableImage(ValueError):
         self.name = name
 
     def __str__(self):
-        return f"{self.name}: {self.reason}" if self.name else self.reason
+        text = f"{self.name}: {self.reason}" if self.name else self.reason
+        return printable(text, LONGEST_TEXT)
 
 
 def decode(data: bytes | Path | str, channels: int = 0, name: str = "") -> np.ndarray:

@@ -3,6 +3,10 @@
 import dataclasses
 from collections.abc import Iterable
 
+from vision.errors import printable
+
+LONGEST = 1_000  # characters of a finding that are shown
+
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
@@ -21,7 +25,8 @@ class Finding:
     lost: bool = False
 
     def __str__(self):
-        return f"{self.name}: {self.detail}" if self.detail else self.name
+        text = f"{self.name}: {self.detail}" if self.detail else self.name
+        return printable(text, LONGEST)
 
 
 def summarize(findings: Iterable[Finding], limit: int = 3) -> list[str]:

@@ -28,6 +28,14 @@ def parse_example(record: bytes) -> Mapping[str, Any]:
     return tf_example_pb2.Example.FromString(record).features.feature
 
 
+def bytes_of(example: Mapping[str, Any], key: str) -> bytes:
+    """Returns the bytes of a feature; raises ValueError if the example has none."""
+    values = example[key].bytes_list.value
+    if not values:
+        raise ValueError(f"its record has no {key}")
+    return values[0]
+
+
 def make_example(features: Mapping[str, bytes | int]) -> bytes:
     """Serializes features as a `tf.train.Example`, to the same bytes each time."""
     from tensorflow_datasets.proto import tf_example_pb2

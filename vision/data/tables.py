@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from vision.errors import UserError
+from vision.support.cells import plain
 from vision.support.reading import read_text
 
 _SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n', re.I)  # a first line that Excel writes and obeys
@@ -47,10 +48,11 @@ def read_rows(
             if not any(cell.strip() for cell in row):
                 continue
             if header is None:
-                header = [cell.strip() for cell in row]
+                header = [plain(cell.strip()) for cell in row]
                 continue
             line = reader.line_num + bool(separator)
-            rows.append(_fit(row, len(header), f"{name}, line {line}"))
+            cells = [plain(cell) for cell in row]
+            rows.append(_fit(cells, len(header), f"{name}, line {line}"))
             lines.append(line)
     except csv.Error as error:
         line = reader.line_num + bool(separator)

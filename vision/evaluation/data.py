@@ -12,12 +12,13 @@ from vision.data.loading.loader import Loader
 from vision.data.pipeline import Data, named_splits, open_data
 from vision.data.sources import CHANGES, Source, open_splits, parse
 from vision.data.splits import same_images
-from vision.errors import UserError, check_choice
+from vision.errors import UserError, check_choice, printable
 from vision.evaluation.outputs import Outputs
 from vision.inference import Predictor
 from vision.models.weights.published import imagenet_classes
 
 SPLITS = ("train", "val", "test", "all")
+LONGEST_NAME = 100  # characters of a class's name in a message
 
 
 class Joined:
@@ -242,5 +243,5 @@ def match_classes(classes: Sequence[str], source: "Source | Joined") -> np.ndarr
 
 def some(names: Sequence[str], count: int = 5) -> str:
     """Returns the first names as text, and the number of further ones."""
-    text = ", ".join(names[:count])
+    text = ", ".join(printable(name, LONGEST_NAME) for name in names[:count])
     return f"{text} and {len(names) - count:,} more" if len(names) > count else text

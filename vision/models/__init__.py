@@ -20,6 +20,7 @@ published weights (`vision.models.weights.published`), and `NAMES` how they name
 (`vision.models.weights.names`).
 """
 
+import contextlib
 import difflib
 import inspect
 import typing
@@ -31,7 +32,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from vision.errors import UserError, check_choice
+from vision.errors import UserError, brief, check_choice, shown
 from vision.models.layers.heads import CosineHead
 from vision.models.surgery.widths import OPTION, narrow
 from vision.support.modules import find
@@ -97,7 +98,8 @@ def build(
         "channels": channels,
     }
     arguments = select_accepted(module.build, offered) | options
-    model = module.build(c.variant, num_classes, **arguments)
+    with _explained(c, options):
+        model = module.build(c.variant, num_classes, **arguments)
     if c.head == "cosine":
         if not isinstance(model.head, nnx.Linear):
             raise UserError(
@@ -108,6 +110,21 @@ def build(
     if pruned_shapes is not None:
         narrow(model, pruned_shapes)
     return model
+
+
+@contextlib.contextmanager
+def _explained(c: ConfigDict, options: Mapping[str, Any]) -> Iterator[None]:
+    """Turns what an architecture raises for options of the user into a `UserError`."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, UserError) or not options:
+            raise
+        listed = ", ".join(f"{name}={shown(value)}" for name, value in options.items())
+        raise UserError(
+            f"model '{c.name}' {c.variant} cannot be built with {listed} "
+            f"({type(error).__name__}: {brief(error)})"
+        ) from error
 
 
 def accepted_options(build: Callable[..., nnx.Module]) -> tuple[str, ...]:

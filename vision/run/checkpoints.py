@@ -8,7 +8,6 @@ flipped bit restores without complaint), so each checkpoint carries a checksum o
 import contextlib
 import errno
 import functools
-import json
 import logging
 import math
 import os
@@ -30,8 +29,12 @@ from vision.errors import RunError, UserError, first_line
 from vision.run.best import direction
 from vision.support import disk
 from vision.support.files import write_json
+from vision.support.reading import read_json
+from vision.support.schema import Damaged, Rule, check
 
 LONGEST_REASON = 200  # characters of a library's error that a message repeats
+METRICS = Rule("numbers by name", lambda values: all(map(_is_number_or_nan, values.values())))
+RECORD = {"checksum": int, "progress": dict}
 
 # Each of Orbax's threads logs a failed save as a page of traceback; we raise it in one line.
 logging.getLogger("absl").addFilter(
@@ -201,6 +204,7 @@ class Checkpoints:
         try:
             with _silenced_logs():
                 saved = self._read(step)
+            check(saved.record, RECORD, "its record")
         except Exception as error:  # as in _restore
             raise UserError(
                 f"checkpoint {step} in {self._directory} is damaged ({_reason(error)})"
@@ -252,6 +256,7 @@ class Checkpoints:
         try:
             with _silenced_logs():
                 saved = self._manager.restore(step, args=args)
+            check(saved.record, RECORD, "its record")
             expected = saved.record["checksum"]
             progress = saved.record["progress"]
         # Orbax and TensorStore raise many kinds, plain Exception among them.
@@ -367,11 +372,13 @@ def _drop_damaged_metrics(directory: pathlib.Path) -> None:
     """
     for file in directory.glob("*/metrics/metrics"):
         try:
-            intact = isinstance(json.loads(file.read_bytes()), dict)
-        except ValueError:
-            intact = False
-        if not intact:
+            read_json(file, METRICS)
+        except Damaged:
             file.unlink()
+
+
+def _is_number_or_nan(value):
+    return isinstance(value, float) or type(value) is int
 
 
 def _reason(error: BaseException) -> str:

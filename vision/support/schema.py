@@ -178,7 +178,7 @@ def _agrees(value, schema):
     if isinstance(schema, Rule):
         try:
             return bool(schema.allows(value))
-        except (TypeError, ValueError, OverflowError):
+        except (TypeError, ValueError, OverflowError, AttributeError, KeyError):
             return False
     if schema is None or schema is object:
         return schema is object or value is None

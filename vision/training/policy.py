@@ -10,6 +10,19 @@ from ml_collections import ConfigDict
 
 from vision import parallel
 from vision.run.best import direction
+from vision.support.schema import NATURAL, check
+
+STATE = {"best": (float, None), "waited": NATURAL}
+PROGRESS = {
+    "early": STATE,
+    "plateau": STATE,
+    "lr_scale": float,
+    "stopped": bool,
+    "direction?": (str, None),
+    "config": {"checkpoint": {"mode": str}},
+    "meter?": {"seconds": float, "images": float},
+    "train_seconds?": float,
+}
 
 
 class Patience:
@@ -71,6 +84,7 @@ class ValidationPolicy:
         self.lr_scale = 1.0
         self.stopped = False
         if progress:
+            check(progress, PROGRESS, "the progress in the checkpoint", "give another --workdir")
             # Older versions counted what they thought was better, which may have been worse.
             before = progress.get("direction") or progress["config"]["checkpoint"]["mode"]
             if before == self._direction:

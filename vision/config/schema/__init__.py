@@ -15,7 +15,7 @@ nearest key. `python -m vision.config [WORD]` prints the keys, or those about WO
 
 from ml_collections import ConfigDict
 
-from vision.config.keys import ANY, Key, Section, key, number
+from vision.config.keys import SEED, Key, Section, key, number
 from vision.config.schema.data import AUGMENT, DATA, IMBALANCE, STRONG
 from vision.config.schema.model import MODEL, OBJECTIVE, TRANSFER
 from vision.config.schema.reports import AUDIT, EVALUATION
@@ -31,7 +31,7 @@ from vision.config.schema.training import (
 
 # fmt: off
 TOP = {
-    "seed": number(0, ANY,
+    "seed": number(0, SEED,
         "seed of the initialization, shuffling, augmentation and dropout"),
     "compile_cache": key("~/.cache/vision/xla",
         'folder of compiled programs, kept between runs; "" = none'),

@@ -2,10 +2,17 @@
 
 from vision.config.keys import (
     ANY,
+    CHANNELS,
+    DECAY,
     PAIR_OF_SHARES,
     POSITIVE_PAIR,
     SHARE,
+    SIDE,
+    THREE_SHARES,
+    above,
     at_least,
+    between,
+    each,
     key,
     number,
     or_empty,
@@ -26,21 +33,21 @@ DATA = section(
     unlabeled=key("",
         'more images, without labels, for objectives that use them: a source, "rest" = the '
         'training split itself without its labels, "" = none'),
-    unlabeled_ratio=number(1, at_least(1),
+    unlabeled_ratio=number(1, between(1, 1024),
         "unlabeled images in a step for each labeled one"),
-    image_size=number(0, at_least(0),
+    image_size=number(0, SIDE,
         "*side of the square image that the model sees, in pixels; 0 = the images' own, if all "
         "are equal"),
-    channels=number(0, ANY,
+    channels=number(0, CHANNELS,
         "*1 (gray) or 3 (RGB); 0 = the images' own"),
-    fractions=number((0.7, 0.2, 0.1), ANY,
+    fractions=number((0.7, 0.2, 0.1), THREE_SHARES,
         "train, val, test: stratified, for a source without splits of its own"),
-    val_fraction=number(0.1, ANY,
+    val_fraction=number(0.1, DECAY,
         "share of the training split to validate on, if only a validation split is missing; "
         "0 = none: the test split is used"),
     resident_gib=number(2.0, at_least(0),
         "data up to this size (uint8, all splits) live on the device; 0 = always load"),
-    workers=number(2, at_least(0),
+    workers=number(2, between(0, 1024),
         "processes that decode images, if data are encoded and loaded; 0 = this process. Batches "
         "pass through /dev/shm, of which a container needs more than the usual 64 MB"),
     crop_fraction=number(0.0, SHARE,
@@ -64,14 +71,14 @@ DATA = section(
     normalize=key("auto",
         "*unit: [0, 1]; symmetric: [-1, 1]; mean_std: (x / 255 - mean) / std; auto = symmetric"),
     mean=number((), ANY, "for mean_std: one number per channel"),
-    std=number((), ANY, "for mean_std: one number per channel"),
+    std=number((), or_empty(each(above(0))), "for mean_std: one number per channel"),
 )
 
 AUGMENT = section(
     "Augmentation, on the device, inside the training step. Everything is off until a config "
     "turns it on.",
 
-    pad_crop=number(0, at_least(0),
+    pad_crop=number(0, SIDE,
         "pixels to pad on each side before a random crop; He et al. use 4"),
     pad_mode=key("zeros",
         "padding: zeros, or reflect, the image mirrored at its edge"),
@@ -93,7 +100,7 @@ AUGMENT = section(
     saturation=number(0.0, SHARE, "factor drawn from [1 - x, 1 + x]"),
     hue=number(0.0, within("[0, 0.5]", "turns"),
         "shift drawn from [-x, x]; 0.5 = the opposite color"),
-    randaugment_layers=number(0, at_least(0),
+    randaugment_layers=number(0, between(0, 100),
         "operations per image; 0 = off. Cubuk et al. 2019 (arXiv:1909.13719)"),
     randaugment_magnitude=number(10.0, within("[0, 30]"), "10 is usual for small models"),
     random_erasing=number(0.0, SHARE, "probability. Zhong et al. 2017 (arXiv:1708.04896)"),

@@ -1,6 +1,6 @@
 """The schema of the reports: the audit of a dataset, and the evaluation of a trained model."""
 
-from vision.config.keys import SHARE, at_least, key, number, section, within
+from vision.config.keys import SHARE, at_least, between, key, number, section, within
 
 # A table: default, range and meaning of each key.
 # fmt: off
@@ -20,7 +20,7 @@ AUDIT = section(
         "robust deviations below its class's median sharpness from which an image is blurred"),
     outlier=number(5.0, at_least(0),
         "robust deviations above the median distance from which an embedding is an outlier"),
-    folds=number(5, at_least(2),
+    folds=number(5, between(2, 1000),
         "folds of the cross-validated predictions that find wrong labels"),
     confusable=number(0.1, SHARE,
         "a pair of classes is reported if this share of their images is taken for the other"),
@@ -39,8 +39,9 @@ AUDIT = section(
 EVALUATION = section(
     "What `python -m vision.evaluation` measures and shows.",
 
-    bootstrap=number(1000, at_least(0), "draws of each 95 % interval; 0 = no intervals"),
-    bins=number(15, at_least(2), "bins of the reliability diagram and the calibration error"),
+    bootstrap=number(1000, between(0, 100_000), "draws of each 95 % interval; 0 = no intervals"),
+    bins=number(15, between(2, 10_000),
+        "bins of the reliability diagram and the calibration error"),
     positive=key("",
         'class whose false alarm and miss rates are reported, such as "defect"; "" = none'),
     recall=number(0.95, within("(0, 1]"),
@@ -48,9 +49,9 @@ EVALUATION = section(
         "reported"),
     temperature=key(True, "fit a temperature on the validation split, and store it with the run"),
     explain=key(True, "heat maps over the images of errors"),
-    errors=number(24, at_least(0), "worst errors shown"),
-    examples=number(3, at_least(0), "hardest, and easiest, images of each class shown"),
-    pairs=number(8, at_least(0), "most confused pairs of classes shown"),
+    errors=number(24, between(0, 10_000), "worst errors shown"),
+    examples=number(3, between(0, 1000), "hardest, and easiest, images of each class shown"),
+    pairs=number(8, between(0, 10_000), "most confused pairs of classes shown"),
     slices=key(True, "accuracy by brightness, size, folder and the columns of a table"),
     slice_images=number(20, at_least(1), "images in the smallest slice that is reported"),
     corruptions=key(True,

@@ -1,12 +1,14 @@
 """The schema of the training: optimizer, schedule, length, checkpoints, logs and devices."""
 
 from vision.config.keys import (
-    ANY,
+    BATCH,
+    COUNT,
     DECAY,
     RISING_SHARES,
     SHARE,
     above,
     at_least,
+    between,
     key,
     number,
     section,
@@ -64,12 +66,13 @@ TRAIN = section(
 
     steps=number(0, at_least(0), "optimizer steps; 0 = as many as epochs gives"),
     epochs=number(10.0, at_least(0), "passes over the training split, if steps is 0"),
-    batch_size=number(128, at_least(1), "images per step, over all devices and all hosts"),
-    eval_batch_size=number(0, at_least(0), "images per step of an evaluation; 0 = batch_size"),
-    accumulate=number(1, at_least(1),
+    batch_size=number(128, BATCH, "images per step, over all devices and all hosts"),
+    eval_batch_size=number(0, between(0, 2**20),
+        "images per step of an evaluation; 0 = batch_size"),
+    accumulate=number(1, BATCH,
         "parts of the batch, one after the other, to save memory; the gradient is their mean, and "
         "BatchNorm's statistics and a weighted loss's mean are each part's own"),
-    steps_per_dispatch=number(0, at_least(0),
+    steps_per_dispatch=number(0, between(0, 10_000),
         "steps that the device runs in one call, if the data live there; 0 = 32, on CPUs 1"),
     test_time_augmentation=key("none",
         "average over views: none, flip, flip_shift (also by one pixel), five_crop or ten_crop"),
@@ -104,25 +107,26 @@ LOG = section(
 
     every=number(50, at_least(1), "steps between lines of metrics.jsonl"),
     tensorboard=key(True, "scalars, augmented images, parameter overview"),
-    images=number(16, at_least(0), "augmented training images in TensorBoard's grid"),
+    images=number(16, between(0, 4096), "augmented training images in TensorBoard's grid"),
     progress=key(True, "a bar on a terminal, plain lines elsewhere; False = neither"),
 )
 
 PARALLEL = section(
     "Devices and hosts.",
 
-    devices=number(0, at_least(0), "devices to use; 0 = all, which several hosts must use"),
+    devices=number(0, COUNT, "devices to use; 0 = all, which several hosts must use"),
     keep_memory=key(True,
         "on CPUs, freed memory stays with the process: vision/support/memory.py"),
-    fsdp=number(1, at_least(0),
+    fsdp=number(1, COUNT,
         "devices that share one copy of the state (parameters, optimizer); 1 = each has its own, "
         "0 = all share one"),
     distributed=key("auto",
         "several processes: auto (if Slurm, Kubernetes or Open MPI started them), on or off"),
     coordinator=key("",
         "HOST:PORT of process 0, if no scheduler provides it; needs processes and process"),
-    processes=number(0, at_least(0), "number of processes; 0 = as the scheduler says"),
-    process=number(-1, ANY, "number of this process, from 0; -1 = as the scheduler says"),
+    processes=number(0, COUNT, "number of processes; 0 = as the scheduler says"),
+    process=number(-1, between(-1, 10**6),
+        "number of this process, from 0; -1 = as the scheduler says"),
     xla_options=key("",
         'XLA options of the training step, "xla_gpu_NAME=VALUE ..."; scripts/bench/train.py '
         "compares them"),

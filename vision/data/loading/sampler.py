@@ -18,6 +18,8 @@ from vision.errors import UserError, check_choice
 
 SAMPLINGS = ("none", "over", "under", "balanced", "sqrt")
 
+LONGEST = 2**31 - 1  # steps; they are counted in int32
+
 
 class Sampler:
     """The order of a training split.
@@ -137,6 +139,10 @@ def run_length(c: ConfigDict, images: int) -> int:
         UserError: it asks for none.
     """
     steps = c.steps or round(c.epochs * images / c.batch_size)
+    if steps > LONGEST:
+        raise UserError(
+            f"train.epochs = {c.epochs:g} gives {steps:.3g} steps: the most are {LONGEST:,}"
+        )
     if steps < 1:
         raise UserError(
             f"nothing to train: train.steps = {c.steps} and train.epochs = {c.epochs:g} give no "

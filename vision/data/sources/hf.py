@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from vision.data.decode import decode, read_file
+from vision.data.decode import UnreadableImage, decode, read_file
 from vision.data.files import SPLITS
 from vision.data.findings import Finding
 from vision.data.sources import Source
@@ -24,7 +24,8 @@ from vision.data.sources._columns import (
     scatter,
 )
 from vision.data.sources._download import require_host
-from vision.errors import UserError
+from vision.errors import UserError, brief
+from vision.support.reading import parsing
 
 
 class HubSource:
@@ -65,7 +66,12 @@ class HubSource:
         return f"{self.title}[{index}]"
 
     def file(self, index: int) -> bytes:
-        (image,) = self.images[int(index)].values()
+        try:
+            (image,) = self.images[int(index)].values()
+        except IndexError:
+            raise
+        except Exception as error:  # a damaged file makes the library raise all sorts
+            raise UnreadableImage(brief(error), self.name(index)) from error
         image = image or {"bytes": b"", "path": None}  # an empty row, which decoding reports
         return image["bytes"] if image["bytes"] is not None else read_file(image["path"])
 
@@ -93,6 +99,11 @@ def open(
     if importlib.util.find_spec("datasets") is None:
         raise UserError("hf: needs the Hugging Face library: pip install 'vision[hf]'")
     title = f"hf:{argument}"
+    with parsing(title):
+        return _open(argument, title, image, label, config, revision)
+
+
+def _open(argument, title, image, label, config, revision):
     loaded, findings = _known_splits(_load(argument, config, revision), title)
     features = next(iter(loaded.values())).features
     image, label = _choose_columns(features, image, label, title)

@@ -17,7 +17,7 @@ import numpy as np
 
 from vision.data.decode import UnreadableImage, decode
 from vision.data.findings import Finding
-from vision.data.records import Records, parse_example
+from vision.data.records import Records, bytes_of, parse_example
 from vision.data.sources import Source
 from vision.errors import UserError
 from vision.support.arrays import read_npy
@@ -70,30 +70,32 @@ class PackedSource:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict:
-        example = self._example(index)
-        image = decode(example["image/encoded"].bytes_list.value[0], name=_name(example))
-        return {"image": image, "label": int(self.labels[index])}
+        name, data = self._read(index)
+        return {"image": decode(data, name=name), "label": int(self.labels[index])}
 
     def name(self, index: int) -> str:
         """Returns the name that the image had in the source that was packed."""
         try:
-            return _name(self._example(index))
+            return self._read(index)[0]
         except UnreadableImage as error:
             return error.name
 
     def file(self, index: int) -> bytes | None:
-        return self._example(index)["image/encoded"].bytes_list.value[0]
+        return self._read(index)[1]
 
-    def _example(self, index):
+    def _read(self, index):
+        """Returns (name, bytes) of an image."""
+        record_name = f"{self.title}[{index}]"
         try:
-            return parse_example(self.records[index])
-        except RuntimeError as error:  # array_record checks each record's hash
+            example = parse_example(self.records[index])
+            name = bytes_of(example, "image/name").decode("utf-8", "surrogateescape")
+            return name, bytes_of(example, "image/encoded")
+        except IndexError:
+            raise
+        # array_record checks each record's hash; a record may also be no example at all
+        except Exception as error:
             reason = "damaged record: python -m vision.data verify names the file"
-            raise UnreadableImage(reason, f"{self.title}[{index}]") from error
-
-
-def _name(example):
-    return example["image/name"].bytes_list.value[0].decode("utf-8", "surrogateescape")
+            raise UnreadableImage(reason, record_name) from error
 
 
 def open(argument: str) -> dict[str, Source]:

@@ -15,13 +15,15 @@ from pathlib import Path
 
 import numpy as np
 
-from vision.data.decode import decode
+from vision.data.decode import UnreadableImage, decode
 from vision.data.findings import Finding
-from vision.data.records import Records, count_records, parse_example
+from vision.data.records import Records, bytes_of, count_records, parse_example
 from vision.data.sources import Source
-from vision.errors import UserError
+from vision.errors import UserError, brief, printable
 from vision.support.arrays import read_npz
+from vision.support.reading import parsing
 
+REMEDY = "remove its folder and run again"
 _SPLITS = {"train": "train", "validation": "val", "test": "test"}  # TFDS's name: ours
 
 
@@ -64,7 +66,12 @@ class TfdsSource:
         return f"{self.title}[{index}]"
 
     def file(self, index: int) -> bytes:
-        return parse_example(self.records[index])[self.keys[0]].bytes_list.value[0]
+        try:
+            return bytes_of(parse_example(self.records[index]), self.keys[0])
+        except IndexError:
+            raise
+        except Exception as error:  # of array_record, or of protobuf
+            raise UnreadableImage(f"damaged record: {brief(error)}", self.name(index)) from error
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
@@ -76,8 +83,11 @@ class TfdsSource:
         labels = self._cached_labels(stamp)
         if labels is None:
             key = self.keys[1]
-            values = (parse_example(record)[key].int64_list.value[0] for record in self.records)
-            labels = np.fromiter(values, np.int32, len(self))
+            with parsing(self.title, remedy=REMEDY):
+                values = (parse_example(record)[key].int64_list.value[0] for record in self.records)
+                labels = np.fromiter(values, np.int32, len(self))
+                if len(labels) and not -1 <= labels.min() <= labels.max() < len(self.classes):
+                    raise ValueError(f"labels must be -1 to {len(self.classes) - 1}")
             _save(self.cache, labels=labels, stamp=stamp)
         return labels
 
@@ -119,6 +129,11 @@ def open(argument: str) -> dict[str, Source]:
         raise UserError(
             f"the folder of tfds:{argument} in {data_dir} is incomplete: remove it and run again"
         )
+    with parsing(f"tfds:{argument} in {data_dir}", remedy=REMEDY):
+        return _sources(builder, argument)
+
+
+def _sources(builder, argument):
     keys = _image_and_label(builder.info, argument)
     classes = tuple(builder.info.features[keys[1]].names)
     sources: dict[str, Source] = {}
@@ -140,13 +155,16 @@ def _prepared_builder(name, data_dir):
     """
     from tensorflow_datasets.core import read_only_builder, registered
 
-    try:
-        return read_only_builder.builder_from_files(name, data_dir=str(data_dir))
-    except registered.DatasetNotFoundError:
-        return None
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"cannot open tfds:{name} in {data_dir}: {reason}") from error
+    with parsing(f"tfds:{name} in {data_dir}", remedy=REMEDY):
+        try:
+            return read_only_builder.builder_from_files(name, data_dir=str(data_dir))
+        except registered.DatasetNotFoundError:
+            return None
+        except ValueError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"cannot open tfds:{name} in {data_dir}: {printable(reason)}"
+            ) from error
 
 
 def _prepare(argument, name, config, version, data_dir):

@@ -12,7 +12,6 @@ wrong. Which run is better is decided from the images on which they differ, by M
 with Holm's correction for several runs.
 """
 
-import csv
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -36,6 +35,7 @@ from vision.evaluation.compare.comparison import (
 from vision.evaluation.compare.page import page
 from vision.evaluation.data import SPLITS
 from vision.evaluation.report.words import METRICS
+from vision.support.cells import Writer
 from vision.support.files import make_directory, replacing, write_json
 
 CLASSES = 10  # in the printed list of classes that lose most
@@ -114,7 +114,7 @@ def write(out: pathlib.Path | str, runs: Sequence[Run], comparison: Mapping[str,
 def write_flipped(file: IO[str], runs: Sequence[Run]) -> None:
     """Writes the images that one run gets right and another wrong, as CSV."""
     correct = np.stack([run.columns["correct"] for run in runs])
-    writer = csv.writer(file, lineterminator="\n")
+    writer = Writer(file)
     header = ["row", "name", "label"]
     for run in runs:
         header += [f"{run.title} {column}" for column in ("correct", "predicted", "confidence")]

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from vision.errors import UserError
+from vision.errors import LONGEST_REASON, UserError, printable
 from vision.models import build
 from vision.models.layers.streams import Streams
 from vision.models.surgery import variables
@@ -109,11 +109,22 @@ def load(c: ConfigDict, num_classes: int, image_size: int, channels: int) -> dic
     model = nnx.eval_shape(lambda: build(c, num_classes, image_size, channels, Streams(0)))
     try:
         arrays = translate(module, shapes(model), arrays, optional=heads(module))
+        check_finite(arrays)
     except UserError as error:
         raise UserError(
             f"model.pretrained = '{c.pretrained}', model {c.name} {c.variant}: {error}"
         ) from error
     return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+
+
+def check_finite(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises `UserError` if weights, {name: array}, are NaN or infinite: they predict nothing."""
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        raise UserError(
+            f"the weights are NaN or infinite in {len(bad)} of {len(arrays)} tensors, such as "
+            f"{printable(bad[0], LONGEST_REASON)}: use weights of a training that did not diverge"
+        )
 
 
 def shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
@@ -127,8 +138,10 @@ def fill(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> nnx.Module:
     The model may be abstract; it is changed in place and returned.
 
     Raises:
-        UserError: names the variables that are missing, or the first that has another shape.
+        UserError: names the variables that are missing, or the first that has another shape, or
+            numbers that are not finite.
     """
+    check_finite(arrays)
     model_variables = variables(model)
     missing = [name for name in model_variables if name not in arrays]
     if missing:
