@@ -1,5 +1,6 @@
 """Runs a command as a program: errors in one message, and exit codes."""
 
+import errno
 import io
 import os
 import sys
@@ -9,7 +10,8 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from vision.errors import RunError, UserError, brief, printable
-from vision.support import disk, streams
+from vision.support import disk, signals, streams
+from vision.support.processes import MORE_FILES, allow_files
 
 LONGEST_END = 5.0  # seconds that a failed command waits for libraries' threads
 
@@ -22,9 +24,9 @@ def run(
     """Runs `command(argv)` as a program.
 
     A `UserError` becomes one message on stderr and exit code 2, a `RunError` one and exit code 1,
-    as does a file that cannot be written, for example on a full disk; Ctrl-C gives exit code 130.
-    `--traceback` among the arguments also shows where an error came from. A failed command ends
-    within seconds, whatever threads libraries have left running.
+    as do a file that cannot be written, for example on a full disk, and too many open files; Ctrl-C
+    gives exit code 130, SIGTERM 143. `--traceback` among the arguments also shows where an error
+    came from. A failed command ends within seconds, whatever threads libraries have left running.
 
     Args:
         command: takes the arguments, without the program's name and without `--traceback`.
@@ -42,10 +44,14 @@ def run(
     # a file name may not be valid text, but must print all the same
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
+    allow_files()
     try:
-        command([argument for argument in arguments if argument != "--traceback"])
+        with signals.ending():
+            command([argument for argument in arguments if argument != "--traceback"])
         sys.stdout.flush()
-    except KeyboardInterrupt:
+    except signals.Terminated:
+        sys.exit(143)
+    except (KeyboardInterrupt, signals.Interrupted):
         sys.exit(130)
     except BrokenPipeError:  # the reader of the output, such as head, has closed it
         streams.drop_output()
@@ -70,6 +76,8 @@ def _message(error):
         return str(error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)[:200]:  # XLA's
         return f"not enough memory: {brief(error)}: make batches smaller"
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return f"too many open files.\n{MORE_FILES}"
     return disk.explain(error)
 
 

@@ -6,7 +6,6 @@ import pathlib
 import platform
 import time
 from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
 from importlib import metadata
 from typing import Any
 
@@ -21,7 +20,7 @@ from vision.audit.result import Audited
 from vision.audit.scan import Scan, scan
 from vision.data.findings import Finding
 from vision.data.sources import open_splits
-from vision.errors import RunError, UserError
+from vision.errors import UserError
 from vision.support.files import make_directory, write_json
 
 PACKAGES = ("numpy", "opencv-python-headless", "ImageHash", "scikit-learn", "cleanlab")
@@ -103,13 +102,8 @@ def _agreement(path):
 
 def _scan(images, c):
     """Returns (`Scan`, `Duplicates`)."""
-    try:
-        scanned = scan(images)
-        return scanned, duplicates.find_duplicates(images, scanned, c)
-    except BrokenProcessPool as error:
-        raise RunError(
-            "a process that read images was killed, probably because memory ran out"
-        ) from error
+    scanned = scan(images)
+    return scanned, duplicates.find_duplicates(images, scanned, c)
 
 
 @dataclasses.dataclass(frozen=True)

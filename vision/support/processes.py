@@ -21,6 +21,8 @@ from vision.errors import RunError
 from vision.support.cgroup import cpu_limit
 
 LONGEST_WAIT = 600.0  # seconds without any result after which the processes count as stuck
+MOST_FILES = 65536
+MORE_FILES = "Allow more with `ulimit -n 4096` (docker: --ulimit nofile=4096)"
 TRACKER = b"multiprocessing.resource_tracker"
 
 _state = None  # the `state` of `ordered`, in a worker process
@@ -162,19 +164,22 @@ def describe_death(exit_code: int) -> str:
     return f"ended with exit code {exit_code}"
 
 
-def file_limit() -> int | None:
-    """Returns how many files this process may open, after raising that as far as it is allowed.
+def allow_files() -> int | None:
+    """Raises the number of files that this process may open as far as it is allowed.
 
-    None on a system without such a limit.
+    Returns:
+        The number; None on a system without a limit.
     """
     try:
         import resource
     except ImportError:
         return None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        soft = hard
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
     return None if soft == resource.RLIM_INFINITY else soft
 
 

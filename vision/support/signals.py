@@ -24,6 +24,10 @@ class Interrupted(BaseException):
     """
 
 
+class Terminated(KeyboardInterrupt):
+    """A SIGTERM has come to a command that nobody has told what to do with it."""
+
+
 class Signals:
     """Notes a SIGTERM or a Ctrl-C; a second Ctrl-C raises `KeyboardInterrupt`.
 
@@ -108,6 +112,31 @@ def listening() -> Iterator[Signals]:
     finally:
         _current.release(*STOPPING)
         _current = None
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """Lets a SIGTERM end the command as Ctrl-C does, so that it cleans up; see `Terminated`.
+
+    One for which something else is planned already remains so.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    try:
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # set while modules were imported
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        is_free = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        if is_free:
+            signal.signal(signal.SIGTERM, end)
+    except ValueError:  # not in the main thread
+        is_free = False
+    try:
+        yield
+    finally:
+        if is_free and signal.getsignal(signal.SIGTERM) is end:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def received() -> bool:

@@ -15,6 +15,9 @@ from vision.training.program import Program, compile_lowered, count_flops, parse
 from vision.training.step import State, TrainStep
 
 ON_ACCELERATORS = 32  # steps per call: the gaps between calls then cost nothing that can be seen
+CALL_FLOPS = (
+    4e12  # most that such a call computes: about a second of an old GPU, 20 ms of a new one
+)
 
 
 def plan(
@@ -40,6 +43,13 @@ def plan(
         done += count
 
 
+def steps_per_call(flops: float | None) -> int:
+    """Returns how many steps of so many floating-point operations (None = unknown) a call runs."""
+    if not flops:
+        return ON_ACCELERATORS
+    return max(1, min(ON_ACCELERATORS, int(CALL_FLOPS / flops)))
+
+
 class CompiledSteps:
     """The compiled train step: a program for one step, and one for several in a call.
 
@@ -63,10 +73,18 @@ class CompiledSteps:
         self._accumulate = config.train.accumulate
         self._lowered: dict[int, Any] = {}
         self._programs: dict[int, Program] = {}
-        default = 1 if jax.default_backend() == "cpu" else ON_ACCELERATORS
         self.most = 1
         if loader.is_resident:
-            self.most = config.train.steps_per_dispatch or default
+            self.most = config.train.steps_per_dispatch or self._default_steps()
+
+    def _default_steps(self) -> int:
+        """Returns how many steps a call runs, so that a signal takes effect soon.
+
+        It follows from the config only, not from a measured time: a resumed run repeats its calls.
+        """
+        if jax.default_backend() == "cpu":
+            return 1
+        return steps_per_call(count_flops(*self._arguments(1)))
 
     def lower(self, calls: Iterable[tuple[int, int]]) -> None:
         """Traces the programs for the calls of `plan`, which finds the faults of a config."""

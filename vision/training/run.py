@@ -88,6 +88,7 @@ def _run(
             listener.leave_at_once(f"interrupted {state}")
             phase, data = _open(phase, directory, mesh, report)
             outcome = _train(phase, data, directory, mesh)
+            listener.stay()
             if outcome.why == "interrupted":
                 report(f"interrupted at step {outcome.steps}: saved; {again} resumes it")
                 return None

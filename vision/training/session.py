@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from vision import metrics, objectives, parallel
 from vision.data.loading.loader import DataFailed, Loader
 from vision.data.loading.sampler import run_length
-from vision.data.loading.workers import check_shared_memory
+from vision.data.loading.workers import check_limits
 from vision.data.pipeline import Data
 from vision.errors import UserError
 from vision.run.best import DIRECTIONS, direction, doubt
@@ -125,7 +125,7 @@ class Session:
             self._data = self._head_training.data
         self._loader = training_loader(config, self._data, self._definition)
         val = self._data.loaders["val"]
-        check_shared_memory(
+        check_limits(
             self._loader.shared_memory(c.batch_size) + val.shared_memory(eval_batch_size(c)),
             config.data.workers,
         )

@@ -73,7 +73,8 @@ TRAIN = section(
         "parts of the batch, one after the other, to save memory; the gradient is their mean, and "
         "BatchNorm's statistics and a weighted loss's mean are each part's own"),
     steps_per_dispatch=number(0, between(0, 10_000),
-        "steps that the device runs in one call, if the data live there; 0 = 32, on CPUs 1"),
+        "steps that the device runs in one call, if the data live there; 0 = up to 32, as many as "
+        "take about a second at most, on CPUs 1"),
     test_time_augmentation=key("none",
         "average over views: none, flip, flip_shift (also by one pixel), five_crop or ten_crop"),
     eval_every=number(0, at_least(0),

@@ -17,13 +17,7 @@ from vision.data.decode import UnreadableImage
 from vision.data.loading import sampler
 from vision.data.loading.dataset import Dataset, Unreadable
 from vision.data.loading.loader import Batch, BatchGenerator
-from vision.data.loading.workers import (
-    BUFFER,
-    Batches,
-    check_files,
-    check_shared_memory,
-    shared_memory,
-)
+from vision.data.loading.workers import BUFFER, Batches, check_limits, shared_memory
 from vision.support.processes import cores, prepare_worker
 
 
@@ -136,9 +130,7 @@ class WorkerLoader:
         batch_size: int,
         repeat: bool = False,
     ) -> Batches:
-        if self._workers:
-            check_files(self._workers)
-            check_shared_memory(self.shared_memory(batch_size), self._workers)
+        check_limits(self.shared_memory(batch_size), self._workers)
         open_iterator = functools.partial(self._open, load, start, stop, repeat)
         return Batches(open_iterator, self._timeout)
 

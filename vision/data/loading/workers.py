@@ -15,9 +15,10 @@ from vision.data.loading.loader import DataFailed
 from vision.errors import UserError, first_line
 from vision.support import signals
 from vision.support.processes import (
+    MORE_FILES,
+    allow_files,
     describe_death,
     exit_code_in,
-    file_limit,
     without_signals,
 )
 
@@ -25,8 +26,8 @@ SHARED_MEMORY = "/dev/shm"
 BUFFER = 2  # finished batches that wait for their turn, for each worker
 LONGEST_CLOSE = 10.0  # seconds to wait for a thread that is in the middle of a batch
 POLL = 0.1  # seconds after which a wait looks for signals
-FILES = 96  # files that a run has open, about, and more for each worker
-FILES_PER_WORKER = 16
+FILES = 128  # files that a run has open, about, and more for each worker
+FILES_PER_WORKER = 48
 
 
 class Batches:
@@ -74,10 +75,13 @@ class Batches:
                 )
 
     def close(self) -> None:
-        """Ends the workers; kills them if they are in the middle of a batch."""
-        if self._next is not None and not self._next.done():
+        """Ends the workers, which takes seconds; kills them if the process is to end soon."""
+        is_waiting = self._next is not None and not self._next.done()
+        if is_waiting or signals.received():
+            # Their shared memory is freed when this process ends.
             for process in set(multiprocessing.active_children()) - self._others:
                 process.kill()
+        if self._next is not None:
             concurrent.futures.wait([self._next], LONGEST_CLOSE)
         self._thread.shutdown(wait=False)
         if self._iterator is not None:
@@ -112,15 +116,19 @@ def shared_memory(workers: int, batch_bytes: int) -> int:
     return (workers * (BUFFER + 1) + 2) * batch_bytes if workers else 0
 
 
-def check_shared_memory(needed: int, workers: int) -> None:
-    """Raises `UserError` if there is too little shared memory, before a worker dies of it.
+def check_limits(needed: int, workers: int) -> None:
+    """Raises `UserError` if workers would die of too little shared memory, or too few files.
 
     Args:
-        needed: bytes.
+        needed: bytes of shared memory; 0 without workers.
         workers: `config.data.workers`.
     """
-    if not needed:
-        return
+    if needed:
+        _check_shared_memory(needed, workers)
+        _check_files(workers)
+
+
+def _check_shared_memory(needed: int, workers: int) -> None:
     try:
         status = os.statvfs(SHARED_MEMORY)
     except OSError:  # another system than Linux
@@ -135,14 +143,13 @@ def check_shared_memory(needed: int, workers: int) -> None:
         )
 
 
-def check_files(workers: int) -> None:
-    """Raises `UserError` if this process may open too few files to start workers."""
+def _check_files(workers: int) -> None:
     needed = FILES + FILES_PER_WORKER * workers
-    limit = file_limit()
+    limit = allow_files()
     if limit is not None and limit < needed:
         raise UserError(
             f"this process may open {limit} files, but needs about {needed} with data.workers = "
-            f"{workers}: allow more with `ulimit -n {max(1024, needed)}` (docker: --ulimit nofile)"
+            f"{workers}.\n{MORE_FILES}, or set data.workers=0"
         )
 
 
@@ -157,7 +164,7 @@ def _explain(error: Exception) -> str:
             advice = "Start the container with a larger --shm-size, or set data.workers=0"
     elif number in (errno.EMFILE, errno.ENFILE):
         cause = "too many open files"
-        advice = "Allow more with `ulimit -n 4096`, or set a smaller data.workers"
+        advice = f"{MORE_FILES}, or set a smaller data.workers"
     elif number == errno.ENOSPC:
         cause = f"{SHARED_MEMORY} is full"
         advice = "Start the container with a larger --shm-size, or set data.workers=0"
