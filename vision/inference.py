@@ -16,12 +16,14 @@ from vision.config.validate import validate
 from vision.data.augment import normalize
 from vision.data.decode import resize_crop, to_channels
 from vision.data.pipeline import interpolation_of
+from vision.data.recall import Past
 from vision.errors import UserError
 from vision.models.layers.streams import Streams
 from vision.models.weights import pretrained
 from vision.models.weights.published import imagenet_classes
 from vision.run.calibration import run_temperature
 from vision.run.resolve import resolve_config
+from vision.run.splits import past_of
 from vision.run.weights import open_run, ready
 
 
@@ -39,6 +41,7 @@ class Predictor(Protocol):
         temperature: divides the logits before the softmax; 1 for a bundle, whose probabilities are
             calibrated already.
         model: the module with its parameters; None for a bundle.
+        past: the division of its run's data into splits; None if that is unknown.
     """
 
     @property
@@ -58,6 +61,9 @@ class Predictor(Protocol):
 
     @property
     def model(self) -> nnx.Module | None: ...
+
+    @property
+    def past(self) -> Past | None: ...
 
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Returns an image, uint8 (H, W, 1 or 3), resized to (image_size, image_size, channels)."""
@@ -83,6 +89,7 @@ class Classifier:
             (`vision.evaluation.measures.calibration`).
         step: step of the run's checkpoint that the weights come from; None if they come from no
             run.
+        past: the division of that run's data into splits; None if that is unknown.
     """
 
     def __init__(
@@ -94,7 +101,9 @@ class Classifier:
         channels: int,
         temperature: float = 1.0,
         step: int | None = None,
+        past: Past | None = None,
     ):
+        self.past = past
         self.temperature = temperature
         self.step = step
         self.config = config
@@ -179,9 +188,9 @@ def from_run(workdir: pathlib.Path | str) -> Classifier:
     config, data, model = open_run(workdir)
     step = data["step"]
     temperature = run_temperature(workdir, step, config.data.source)
-    return Classifier(
-        config, model, data["classes"], data["image_size"], data["channels"], temperature, step
-    )
+    past = past_of(workdir, config.data.source)
+    shape = (data["image_size"], data["channels"])
+    return Classifier(config, model, data["classes"], *shape, temperature, step, past)
 
 
 def from_config(config: ConfigDict) -> Classifier:
@@ -197,7 +206,13 @@ def from_config(config: ConfigDict) -> Classifier:
     if pretrained.is_run(c.pretrained):
         run = from_run(c.pretrained)
         return Classifier(
-            config, run.model, run.classes, run.image_size, run.channels, run.temperature
+            config,
+            run.model,
+            run.classes,
+            run.image_size,
+            run.channels,
+            run.temperature,
+            past=past_of(c.pretrained, config.data.source),
         )
     count, classes = _pretrained_classes(c)
     image_size = config.data.image_size

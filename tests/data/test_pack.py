@@ -204,7 +204,7 @@ def test_a_damaged_file_is_found_and_repaired(steel, tmp_path, capsys):
     assert (
         ended.value.code == 1
         and f"{shard} is damaged" in output.out
-        and "1 of 5 files are wrong" in output.err
+        and "1 of 6 files are wrong" in output.err
     )
     source = open_splits(f"packed:{out}")["all"]
     bad = []
@@ -221,7 +221,7 @@ def test_a_damaged_file_is_found_and_repaired(steel, tmp_path, capsys):
     with pytest.raises(UserError, match="has .* bytes of"):
         open_splits(f"packed:{out}")
     pack_of(f"folder:{steel}", out, options=SMALL)
-    assert contents(out) == before and verify(out) == (5, {})
+    assert contents(out) == before and verify(out) == (6, {})
 
 
 def test_unreadable_images_are_left_out_and_named(steel, tmp_path):

@@ -11,9 +11,10 @@ import pytest
 from tests.conftest import REPOSITORY
 from tests.evaluation.conftest import evaluate
 from vision import inference, parallel
+from vision.data.sources import is_same
 from vision.data.splits import same_images
 from vision.errors import UserError
-from vision.evaluation.data import distinct, is_same, open_split
+from vision.evaluation.data import distinct, open_split
 from vision.evaluation.evaluator import Evaluator, gather
 from vision.evaluation.measures import intervals
 from vision.evaluation.outputs import Forward

@@ -121,6 +121,7 @@ class Bundle:
         self.channels = manifest.channels
         self.quality = manifest.quality
         self.reference = manifest.reference
+        self.past = None  # a bundle does not have the names of the images
         self.config: ConfigDict = from_dict(manifest.config or {"data": {"source": ""}})
         self.resize = manifest.resize
         self._run = run

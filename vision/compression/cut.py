@@ -25,6 +25,7 @@ from vision.models.surgery.costs import multiply_adds
 from vision.models.surgery.widths import OPTION, as_option, of_option
 from vision.run.checkpoints import open_checkpoints
 from vision.run.directory import open_workdir, read_run, write_data
+from vision.run.splits import inherit_division
 from vision.run.weights import ready
 from vision.support.files import write_json
 from vision.training.setup import build_step
@@ -347,7 +348,7 @@ def write(pruned: Pruned, workdir: pathlib.Path | str, out: pathlib.Path) -> Non
     state = train_step.start_from(train_step.initialize(), {"model": pruned.arrays})
     with replacing_directory(out) as directory:
         open_workdir(directory, pruned.config)
-        write_data(directory, data)
+        write_data(directory, data, inherit_division(workdir, directory, pruned.config))
         with open_checkpoints(directory, pruned.config) as checkpoints:
             checkpoints.save(0, jax.block_until_ready(state), {})
         write_json(directory / RECORD, pruned.record)

@@ -16,6 +16,7 @@ from vision.compression.cut import RECORD, Goal, prune, write
 from vision.errors import UserError
 from vision.inference import Classifier, from_run
 from vision.run.directory import read_run
+from vision.run.splits import past_of
 from vision.support.reading import read_json
 from vision.support.schema import NATURAL
 from vision.training.run import run
@@ -118,7 +119,12 @@ def _prune_step(original, config, request, previous, place):
     step = request["step"]
     source = request["run"]
     classifier = Classifier(
-        config, original.model, original.classes, original.image_size, original.channels
+        config,
+        original.model,
+        original.classes,
+        original.image_size,
+        original.channels,
+        past=past_of(source, config.data.source),
     )
     original_layers = {}
     if step > 1:

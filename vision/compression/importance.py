@@ -41,7 +41,7 @@ def measure(classifier: Classifier, name: str) -> tuple[list[Group], list[np.nda
         c = classifier.config.copy_and_resolve_references()
         c.data.image_size = classifier.image_size
         c.data.channels = classifier.channels
-        loader = open_data(c, parallel.make_mesh(1)).loaders["train"]
+        loader = open_data(c, parallel.make_mesh(1), past=classifier.past).loaders["train"]
         return groups, taylor(groups, classifier, loader)
     return groups, {"l1": l1, "bn": bn}[name](groups, surgery.arrays(classifier.model))
 

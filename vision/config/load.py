@@ -30,6 +30,8 @@ KINDS = {
     "tuple": "a tuple of numbers",
     "ConfigDict": "a group of keys",
 }
+# Values of keys for the configs of runs that were written before the key existed.
+BEFORE = {"data.split_by": "position"}
 LIST_KEYS = "`python -m vision.config` lists them all"
 
 
@@ -61,12 +63,16 @@ def load(spec: str) -> ConfigDict:
 def from_dict(values: Mapping[str, Any]) -> ConfigDict:
     """Rebuilds a config from the dict in a run's `config.json`.
 
-    Keys that the schema has gained since keep their defaults; keys that it has lost are ignored.
+    Keys that the schema has gained since keep their defaults, or have the value by which older code
+    computed; keys that it has lost are ignored.
 
     Raises:
         UserError: a value has another type than its key; names the key.
     """
     config = default()
+    for key, value in BEFORE.items():
+        group, _, name = key.partition(".")
+        config[group][name] = value
     _assign(config, values, "")
     return config
 

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -46,6 +47,7 @@ class FileSource:
         labels: (N,) integers, indices into `classes`.
         classes: names of the labels.
         findings: see `Source`.
+        base: the folder that the images' keys are relative to; None for `root`.
     """
 
     encoded = True
@@ -57,8 +59,10 @@ class FileSource:
         labels: np.ndarray,
         classes: Iterable[str],
         findings: Iterable[Finding] = (),
+        base: pathlib.Path | str | None = None,
     ):
         self.root = str(root)
+        self.base = None if base is None else str(base)
         self.files = files
         self.labels = np.asarray(labels, np.int32)
         self.classes = tuple(classes)
@@ -73,8 +77,20 @@ class FileSource:
     def name(self, index: int) -> str:
         return os.path.join(self.root, self.files[index])
 
+    def keys(self) -> list[str]:
+        """Returns each image's path from the root, or from `base`: see `Source`."""
+        if self.base is None:
+            return [portable(file) for file in self.files]
+        return [portable(os.path.relpath(self.name(i), self.base)) for i in range(len(self))]
+
     def file(self, index: int) -> bytes | None:
         return read_file(self.name(index))
+
+
+def portable(path: str) -> str:
+    """Returns a relative path as every system writes it: "/" between folders, accents composed."""
+    path = path if os.sep == "/" else path.replace(os.sep, "/")
+    return path if path.isascii() else unicodedata.normalize("NFC", path)
 
 
 def split_of(folder: str) -> tuple[str, str] | None:

@@ -29,6 +29,8 @@ from ml_collections import ConfigDict
 from vision.data.changes import change
 from vision.data.decode import UnreadableImage
 from vision.data.encode import Options, encode, encode_chunk
+from vision.data.identity import base_of
+from vision.data.packed_names import write_names
 from vision.data.records import record_writer
 from vision.data.sources import Source, open_splits, parse
 from vision.data.sources.packed import (
@@ -79,7 +81,7 @@ def open_parts(config: ConfigDict, seed: int) -> dict[str, Source]:
     """
     parts = open_splits(config.source)
     if {"imbalance", "flip_labels"} & set(parse(config.source)[2]):
-        splits = make_splits(parts, config.fractions, config.val_fraction, seed)
+        splits = make_splits(parts, config.fractions, config.val_fraction, seed, config.split_by)
         parts = change(splits, config.source)
     return parts
 
@@ -321,6 +323,10 @@ def _manifest(out, parts, state):
             "labels": _write_labels(out / f"{part}.labels.npy", labels),
             "shards": [shard for shard in shards if shard["file"].startswith(f"{part}-")],
         }
+        names = out / f"{part}.names.csv.gz"
+        if write_names(names, source, unreadable):
+            entries[part]["names"] = _file_entry(names)
+            entries[part]["named"] = getattr(base_of(source)[0], "named", True)
     if not any(entry["images"] for entry in entries.values()):
         raise UserError("none of the images can be read: there is nothing to pack")
     findings = dict.fromkeys(finding for source in parts.values() for finding in source.findings)

@@ -15,14 +15,16 @@ from ml_collections import ConfigDict
 
 from vision.data.changes import change
 from vision.data.decode import INTERPOLATIONS, UnreadableImage
+from vision.data.division import Division
 from vision.data.findings import Finding
 from vision.data.loading.dataset import SIZES, Dataset, Unreadable
 from vision.data.loading.device_loader import DeviceLoader
 from vision.data.loading.loader import Loader
 from vision.data.loading.sampler import SAMPLINGS, Sampler, run_length
 from vision.data.loading.worker_loader import WorkerLoader
+from vision.data.recall import Changes, Divided, Past, divide, leave_out_missing, recalled
 from vision.data.sources import Source, open_splits
-from vision.data.splits import Subset, make_splits
+from vision.data.splits import Subset
 from vision.errors import UserError, check_choice
 
 UNLABELED = "unlabeled"  # the loader of `config.data.unlabeled`
@@ -40,6 +42,8 @@ class Data:
         channels: 1 or 3.
         class_counts: int (C,), images per class of train, or of the first given split.
         findings: what is odd about the source.
+        division: the images of each split, as a training stores them; None if nothing is trained.
+        changes: how the data differ from those that a run had.
     """
 
     loaders: dict[str, Loader]
@@ -48,6 +52,8 @@ class Data:
     channels: int
     class_counts: np.ndarray
     findings: tuple[Finding, ...] = ()
+    division: Division | None = None
+    changes: Changes = dataclasses.field(default_factory=Changes)
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -67,7 +73,10 @@ class Data:
 
 
 def named_splits(
-    c: ConfigDict, seed: int, opened: Mapping[str, Source] | None = None
+    c: ConfigDict,
+    seed: int,
+    opened: Mapping[str, Source] | None = None,
+    past: Past | None = None,
 ) -> tuple[dict[str, Source], tuple[Finding, ...]]:
     """Opens the source that `config.data` names and divides it.
 
@@ -75,17 +84,18 @@ def named_splits(
         c: config.data.
         seed: seed of the division into splits.
         opened: what `open_splits` returned for the source, if that is at hand.
+        past: the division of a run, whose images the splits then have; None divides the source.
 
     Returns:
         ({"train": source, "val": source, "test": source}, findings).
 
     Raises:
-        UserError: see `open_splits`, `make_splits` and `change`.
+        UserError: see `open_splits`, `make_splits` and `change`; none of a split's images is left.
     """
-    opened = opened or open_splits(c.source)
-    splits = change(make_splits(opened, c.fractions, c.val_fraction, seed), c.source)
-    findings = dict.fromkeys(finding for source in opened.values() for finding in source.findings)
-    return splits, (*findings, *unseen_classes(splits))
+    divided = divide(c, seed, opened or open_splits(c.source), past)
+    splits = change(divided.splits, c.source)
+    findings = (*divided.findings, *unseen_classes(splits))
+    return leave_out_missing(splits), findings
 
 
 def unseen_classes(splits: Mapping[str, Source]) -> list[Finding]:
@@ -108,6 +118,7 @@ def open_data(
     splits: dict[str, Source] | None = None,
     *,
     with_unlabeled: bool = False,
+    past: Past | None = None,
 ) -> Data:
     """Opens the splits of `config.data`, in the order that `config.imbalance` asks for.
 
@@ -116,7 +127,8 @@ def open_data(
         mesh: from `vision.parallel.make_mesh`.
         splits: {name: source} instead of the splits that `config.data` names.
         with_unlabeled: whether to open the images of `config.data.unlabeled` too, which only a
-            training looks at.
+            training looks at. They are then listed in `Data.division` too, and so are the splits.
+        past: the division of a run, whose images the splits then have; None divides the source.
 
     Raises:
         UserError: see `named_splits`; also if images differ in size and no size is configured, or
@@ -125,13 +137,17 @@ def open_data(
     """
     c = config.data
     if splits is None:
-        splits, findings = named_splits(c, config.seed)
+        divided = divide(c, config.seed, open_splits(c.source), past, with_unlabeled)
+        splits = change(divided.splits, c.source)
+        divided = divided._replace(findings=(*divided.findings, *unseen_classes(splits)))
     else:
-        findings = next(iter(splits.values())).findings
+        divided = Divided(splits, next(iter(splits.values())).findings, {}, Changes())
     available = sum(map(len, splits.values()))
     splits = _draw_splits(c, splits, config.seed)
     if with_unlabeled and c.unlabeled:
-        splits = _with_unlabeled(c, splits, config.seed)
+        splits, divided = _with_unlabeled(c, splits, config.seed, divided, past)
+    splits = leave_out_missing(splits)
+    findings = divided.findings
     first = next(iter(splits.values()))
     image_size, channels = _image_shape(c, first)
     # "rest" may be the training split itself.
@@ -143,7 +159,10 @@ def open_data(
     }
     loaders = _open_loaders(c, datasets, unreadable, mesh)
     counts = np.bincount(first.labels, minlength=len(first.classes))
-    return Data(loaders, first.classes, image_size, channels, counts, findings)
+    division = divided.division if with_unlabeled else None
+    return Data(
+        loaders, first.classes, image_size, channels, counts, findings, division, divided.changes
+    )
 
 
 def _open_loaders(
@@ -176,17 +195,30 @@ def _draw_splits(c: ConfigDict, splits: dict[str, Source], seed: int) -> dict[st
     return drawn
 
 
-def _with_unlabeled(c: ConfigDict, splits: dict[str, Source], seed: int) -> dict[str, Source]:
-    """Returns the splits and the unlabeled images; "rest" is the training split before a draw."""
+def _with_unlabeled(
+    c: ConfigDict, splits: dict[str, Source], seed: int, divided: Divided, past: Past | None
+) -> tuple[dict[str, Source], Divided]:
+    """Returns the splits and the unlabeled images, and the division with those of a source.
+
+    "rest" is the training split before a draw.
+    """
     if c.unlabeled != "rest":
         images = _unlabeled_source(c.unlabeled)
+        opened = {UNLABELED: images}
+        own_past = past if past and UNLABELED in past.digests else None
+        unlabeled = recalled(opened, (), opened, own_past, (UNLABELED,))
+        images = unlabeled.splits[UNLABELED]
+        divided = divided._replace(
+            division=divided.division | unlabeled.division,
+            changes=divided.changes.joined(unlabeled.changes),
+        )
     else:
         images = splits["train"]
         if c.per_class:
             images = cast(Subset, images).source
     if c.limit:
         images = _draw(images, c.limit, seed)
-    return splits | {UNLABELED: images}
+    return splits | {UNLABELED: images}, divided
 
 
 def _unlabeled_source(spec: str) -> Source:

@@ -1,11 +1,15 @@
-"""Three splits of any source: stratified, disjoint, complete, the same on every machine."""
+"""Three splits of any source: disjoint, complete, the same on every machine."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from vision.data.draw import draw
+from vision.data.identity import units_of
 from vision.data.sources import Source
-from vision.errors import UserError
+from vision.errors import UserError, check_choice
+
+SPLIT_BY = ("name", "position")  # choices of config.data.split_by
 
 
 class Subset:
@@ -39,6 +43,45 @@ class Subset:
         return self.source.file(int(self.indices[index]))
 
 
+class Joined:
+    """Several sources with the same classes, one after the other, as a source.
+
+    Args:
+        sources: at least one source.
+    """
+
+    def __init__(self, sources: Sequence[Source]):
+        self.sources = sources
+        self.classes = sources[0].classes
+        self.encoded = any(source.encoded for source in sources)
+        self.labels = np.concatenate([source.labels for source in sources])
+        self.findings = sources[0].findings
+        self._starts = np.cumsum([0, *map(len, sources)])
+        fields = [getattr(source, "fields", {}) for source in sources]
+        shared = set(fields[0]).intersection(*fields)
+        self.fields = {name: np.concatenate([f[name] for f in fields]) for name in shared}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def locate(self, index: int) -> tuple[Source, int]:
+        """Returns (source, index in that source)."""
+        part = int(np.searchsorted(self._starts, index, "right")) - 1
+        return self.sources[part], int(index - self._starts[part])
+
+    def __getitem__(self, index: int) -> dict:
+        source, index = self.locate(index)
+        return source[index]
+
+    def name(self, index: int) -> str:
+        source, index = self.locate(index)
+        return source.name(index)
+
+    def file(self, index: int) -> bytes | None:
+        source, index = self.locate(index)
+        return source.file(index)
+
+
 def same_images(a: Source, b: Source) -> bool:
     """Whether two sources hold the same images, whatever their labels.
 
@@ -52,6 +95,7 @@ def make_splits(
     fractions: Iterable[float] = (0.7, 0.2, 0.1),
     val_fraction: float = 0.1,
     seed: int = 0,
+    split_by: str = "name",
 ) -> dict[str, Source]:
     """Returns {"train": source, "val": source, "test": source}.
 
@@ -69,6 +113,10 @@ def make_splits(
         val_fraction: share of train that becomes val, at least 0 and below 1.
         seed: seed of the random choice within each class. The same seed gives the same splits on
             every machine.
+        split_by: "name" divides images that have names by the hash of each one's name, see
+            `vision.data.draw`; "position" shuffles positions within each class, see `stratify`.
+            Groups of images are always divided by name, and images without names, as in arrays, by
+            position.
 
     Raises:
         UserError: fractions out of range, no images to train on, too few images for a split, or
@@ -82,6 +130,7 @@ def make_splits(
         )
     if not 0 <= val_fraction < 1:
         raise UserError(f"data.val_fraction must be in [0, 1), got {val_fraction}")
+    check_choice("data.split_by", split_by, SPLIT_BY)
     train = splits.get("all", splits.get("train"))
     if train is None:
         raise UserError(
@@ -93,7 +142,11 @@ def make_splits(
     if "test" in own:
         val = 0.0 if "val" in own else val_fraction
         fractions = (1 - val, val, 0.0)
-    indices = stratify(train.labels, fractions, seed)
+    units = units_of(train, "all" if "all" in splits else "train", split_by == "name")
+    if units is None:
+        indices = stratify(train.labels, fractions, seed)
+    else:
+        indices = draw(units, train.labels, fractions, seed)
     result: dict[str, Source] = {}
     for name, positions in zip(("train", "val", "test"), indices, strict=True):
         result[name] = own[name] if name in own else Subset(train, positions)

@@ -1,7 +1,6 @@
 """The images that a model is evaluated on, and their labels among the model's classes."""
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -10,8 +9,9 @@ from ml_collections import ConfigDict
 
 from vision.data.loading.loader import Loader
 from vision.data.pipeline import Data, named_splits, open_data
-from vision.data.sources import CHANGES, Source, open_splits, parse
-from vision.data.splits import same_images
+from vision.data.recall import recorded
+from vision.data.sources import CHANGES, Source, is_same, open_splits, parse
+from vision.data.splits import Joined, same_images
 from vision.errors import UserError, check_choice, printable
 from vision.evaluation.outputs import Outputs
 from vision.inference import Predictor
@@ -19,41 +19,6 @@ from vision.models.weights.published import imagenet_classes
 
 SPLITS = ("train", "val", "test", "all")
 LONGEST_NAME = 100  # characters of a class's name in a message
-
-
-class Joined:
-    """Several splits of one source, one after the other, as a source.
-
-    Args:
-        sources: sources with the same classes.
-    """
-
-    def __init__(self, sources: Sequence[Source]):
-        self.sources = sources
-        self.classes = sources[0].classes
-        self.encoded = any(source.encoded for source in sources)
-        self.labels = np.concatenate([source.labels for source in sources])
-        self._starts = np.cumsum([0, *map(len, sources)])
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def locate(self, index: int) -> tuple[Source, int]:
-        """Returns (source, index in that source)."""
-        part = int(np.searchsorted(self._starts, index, "right")) - 1
-        return self.sources[part], int(index - self._starts[part])
-
-    def __getitem__(self, index: int) -> dict:
-        source, index = self.locate(index)
-        return source[index]
-
-    def name(self, index: int) -> str:
-        source, index = self.locate(index)
-        return source.name(index)
-
-    def file(self, index: int) -> bytes | None:
-        source, index = self.locate(index)
-        return source.file(index)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,25 +118,16 @@ def open_split(
     config.imbalance.sampling = "none"
     config.train.steps = 1
     # Few images may leave none for one of the splits, so they are divided only if necessary.
-    data = open_data(config, mesh, opened if name == "all" and undivided else None)
+    past = classifier.past if is_same(c.source, classifier.config.data.source) else None
+    if name == "all" and undivided:
+        parts, changes = recorded(c, config.seed, opened, past)
+        data = dataclasses.replace(open_data(config, mesh, parts), changes=changes)
+    else:
+        data = open_data(config, mesh, past=past)
     loaders = {name: data.loaders[name]} if name in data.loaders else distinct(data.loaders)
     source = Joined([loader.dataset.source for loader in loaders.values()])
     positions = match_classes(classifier.classes, source)
     return Split(name, source, loaders, data, own, config, positions)
-
-
-def is_same(spec: str, other: str) -> bool:
-    """Whether two names are of the same source.
-
-    A folder's path may be relative or absolute, and may end with a slash.
-    """
-    if spec == other:
-        return True
-    kind, argument, options = parse(spec)
-    other_kind, other_argument, other_options = parse(other)
-    if not argument or not other_argument or (kind, options) != (other_kind, other_options):
-        return False
-    return os.path.realpath(argument) == os.path.realpath(other_argument)
 
 
 def is_undivided(opened: Mapping[str, Source], spec: str) -> bool:

@@ -101,6 +101,8 @@ def evaluate(
     size = batch_size(config.train, mesh)
     device = parallel.describe(mesh)
     report(f"{split.spec}, {split.name}: {len(split.source):,} images, {device}")
+    for line in split.data.changes.lines():
+        report(f"note: since the training began, {line}")
     evaluator = Evaluator(Forward(classifier, mesh), split, size, c, report)
     outputs = evaluator.outputs()
     probabilities = softmax(outputs.logits)
@@ -149,6 +151,7 @@ def _head(classifier, config, split, outputs, device):
             "unreadable": len(split.source) - len(outputs.labels),
             "classes": list(classifier.classes),
             "learned_from": split.own and split.name in ("train", "all"),
+            "changes": split.data.changes.counts(),
         },
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "device": device,

@@ -30,6 +30,7 @@ def main(argv: Sequence[str]) -> None:
     _check(values, words)
     from vision import inference
     from vision.data.pipeline import open_data
+    from vision.data.sources import is_same
 
     backbone = inference.from_flags(config, values.workdir)
     c = backbone.config.copy_and_resolve_references()
@@ -38,7 +39,8 @@ def main(argv: Sequence[str]) -> None:
     c.data.channels = backbone.channels
     c.data.random_crop_area = ()
     mesh = parallel.make_mesh()
-    data = open_data(c, mesh)
+    past = backbone.past if is_same(c.data.source, backbone.config.data.source) else None
+    data = open_data(c, mesh, past=past)
     forward = Forward(backbone, mesh)
     splits = _embed(forward, data, batch_size(c.train, mesh))
     linear, strength = linear_probe(*splits["train"], *splits["val"], *splits["test"])

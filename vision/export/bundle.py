@@ -15,8 +15,8 @@ import numpy as np
 from vision.bundle import directory as bundle
 from vision.bundle.runtimes import open_model
 from vision.data.loading.sampler import spread
+from vision.data.sources import is_same
 from vision.errors import RunError, UserError, check_choice, first_line
-from vision.evaluation.data import is_same
 from vision.export import check
 from vision.export.place import check_place, files_in, replacing_directory
 from vision.export.program import served

@@ -10,9 +10,9 @@ from vision.bundle.runtimes import batched
 from vision.data.decode import UnreadableImage
 from vision.data.loading.sampler import spread
 from vision.data.pipeline import named_splits
-from vision.data.sources import open_splits
+from vision.data.sources import is_same, open_splits
+from vision.data.splits import Joined
 from vision.errors import UserError
-from vision.evaluation.data import Joined, is_same
 from vision.export.program import Program
 from vision.inference import Classifier
 
@@ -56,7 +56,7 @@ def open_samples(
             comparison = _read(classifier, joined, COMPARISON_IMAGES)
             return Samples(comparison, _read(classifier, joined, REFERENCE_IMAGES), f"of {spec}")
         if c.source:
-            splits, _ = named_splits(c, config.seed)
+            splits, _ = named_splits(c, config.seed, past=classifier.past)
             comparison = _read(classifier, splits["val"], COMPARISON_IMAGES)
             train = _read(classifier, splits["train"], REFERENCE_IMAGES)
             return Samples(comparison, train, "of the validation split")

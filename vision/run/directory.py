@@ -9,8 +9,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from vision.config import default
-from vision.config.load import read_config
+from vision.config.load import from_dict, read_config
 from vision.errors import UserError
 from vision.support.files import ABANDONED, replacing
 from vision.support.lock import NAME as LOCK
@@ -31,6 +30,7 @@ FREE = (
     "checkpoint.keep_",
     "checkpoint.mode",  # follows from the metric; old configs have "max" for every one
     "compile_cache",
+    "data.allow_changes",
     "data.resident_gib",
     "data.workers",
     "data.worker_timeout",
@@ -51,6 +51,7 @@ DATA = {
     "channels": among(1, 3),
     "class_counts?": [NATURAL],
     "split_sizes?": {str: NATURAL},
+    "splits?": {str: {"images": NATURAL, "sha256": str}},
 }
 
 
@@ -93,18 +94,24 @@ def _is_foreign(entry: pathlib.Path) -> bool:
     return entry.name not in (LOCK, FIRST) and not ABANDONED.fullmatch(entry.name)
 
 
+def check_config(path: pathlib.Path, config: ConfigDict) -> None:
+    """Raises `UserError` if a directory holds the run of another config; names the keys."""
+    _check_same(read_config(path / "config.json")[1], _as_json(config), path)
+
+
 def has_checkpoints(path: pathlib.Path | str) -> bool:
     """Returns whether a run directory holds a finished checkpoint."""
     steps = pathlib.Path(path, "checkpoints").glob("*")  # unfinished ones have longer names
     return any(step.name.isdecimal() for step in steps)
 
 
-def write_data(path: pathlib.Path, data: Any) -> None:
+def write_data(path: pathlib.Path, data: Any, more: Mapping[str, Any] | None = None) -> None:
     """Writes data.json: all that a user of the run's model must know of its data.
 
     Args:
         path: the run directory.
         data: a `vision.data.pipeline.Data`.
+        more: further entries.
 
     Raises:
         UserError: the directory holds a run on data with other classes, image size or channels.
@@ -115,7 +122,7 @@ def write_data(path: pathlib.Path, data: Any) -> None:
         "channels": data.channels,
         "class_counts": data.class_counts.tolist(),
         "split_sizes": {name: len(loader) for name, loader in data.loaders.items()},
-    }
+    } | dict(more or {})
     file = path / "data.json"
     if file.is_file():
         theirs = read_data(path)
@@ -200,7 +207,7 @@ def _as_json(config: ConfigDict) -> dict[str, Any]:
 def _check_same(theirs: dict[str, Any], ours: dict[str, Any], path: pathlib.Path) -> None:
     """Raises `UserError` if the config of a directory's run differs from ours."""
     # An old run's config lacks the keys that the schema has gained since.
-    theirs = _flatten(_as_json(default())) | _flatten(theirs)
+    theirs = _flatten(_as_json(from_dict(theirs))) | _flatten(theirs)
     ours = _flatten(ours)
     keys = [
         key

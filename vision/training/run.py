@@ -70,6 +70,7 @@ def _run(
 ) -> dict[str, Any] | None:
     """Does what `run` says while `listener` notes signals, with the directory locked in `stack`."""
     from vision import parallel
+    from vision.training.finished import continue_config, read_result
     from vision.training.phases import phases
 
     mesh = _start_devices(config)
@@ -86,6 +87,11 @@ def _run(
     try:
         for phase, directory in phases(config, workdir):
             listener.leave_at_once(f"interrupted {state}")
+            phase = continue_config(phase, directory)
+            result = read_result(phase, directory)
+            if parallel.all_agree(result is not None) and result is not None:
+                report(f"finished already: {describe(result)}; {directory}")
+                continue
             phase, data = _open(phase, directory, mesh, report)
             outcome = _train(phase, data, directory, mesh)
             listener.stay()
@@ -94,7 +100,7 @@ def _run(
                 return None
             state = f"at step {outcome.steps}, the last: saved; {again} tests it"
             result = _test(phase, data, outcome, mesh, began)
-            _write_result(directory, result, outcome, report)
+            _write_result(directory, result, report)
             began = time.perf_counter()
     except signals.Interrupted:
         report(f"interrupted {state}")
@@ -125,12 +131,14 @@ def _open(
     from vision.data.findings import summarize
     from vision.data.pipeline import open_data
     from vision.run.resolve import resolve_config
+    from vision.run.splits import past_of_training
 
     config = resolve_config(config, workdir)
-    data = open_data(config, mesh, with_unlabeled=True)
+    past = past_of_training(workdir, config)
+    data = open_data(config, mesh, with_unlabeled=True, past=past)
     devices = parallel.describe(mesh)
     report(f"{config.data.source}: {data.describe()}; {devices}; {workdir}")
-    for line in summarize(data.findings):
+    for line in (*summarize(data.findings), *data.changes.lines()):
         report(f"note: {line}")
     return config, data
 
@@ -176,18 +184,25 @@ def _test(
 def _write_result(
     workdir: pathlib.Path,
     result: dict[str, Any],
-    outcome: "Outcome",
     report: Callable[[str], object],
 ) -> None:
     """Writes result.json and reports the most important numbers."""
-    from vision import metrics, parallel
+    from vision import parallel
 
     if parallel.is_main_process():
         write_json(workdir / "result.json", result)
+    report(f"{describe(result)}; {workdir}")
+
+
+def describe(result: Mapping[str, Any]) -> str:
+    """Returns the most important numbers of a result.json as a line."""
+    from vision import metrics
+
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in metrics.scalars(result).items())
-    report(
-        f"test: {numbers}; {outcome.why} at step {outcome.steps}, best step {outcome.best_step}; "
-        f"{outcome.images_per_second:,.0f} images/s, {outcome.train_seconds:.0f} s; {workdir}"
+    return (
+        f"test: {numbers}; {result['ended']} at step {result['steps']}, "
+        f"best step {result['best_step']}; {result['images_per_second']:,.0f} images/s, "
+        f"{result['train_seconds']:.0f} s"
     )
 
 

@@ -20,6 +20,7 @@ from vision.errors import UserError
 from vision.run.best import DIRECTIONS, direction, doubt
 from vision.run.checkpoints import open_checkpoints
 from vision.run.directory import open_workdir, write_data
+from vision.run.splits import store_division
 from vision.support import signals
 from vision.training import interruption
 from vision.training.dispatch import CompiledSteps, explain_memory, plan
@@ -143,7 +144,7 @@ class Session:
 
         def open_directory() -> None:
             open_workdir(self._workdir, config)
-            write_data(self._workdir, self._data)
+            write_data(self._workdir, self._data, store_division(self._workdir, self._data))
             write_teachers(self._workdir, self._definition, self._teachers)
 
         self._signals = self._stack.enter_context(signals.listening())

@@ -6,8 +6,7 @@ import pytest
 import sklearn.metrics
 
 from vision.data.sources import open_splits
-from vision.data.splits import make_splits
-from vision.evaluation.data import Joined
+from vision.data.splits import Joined, make_splits
 from vision.evaluation.measures import slices
 from vision.evaluation.outputs import Outputs
 

@@ -41,7 +41,14 @@ DATA = section(
     channels=number(0, CHANNELS,
         "*1 (gray) or 3 (RGB); 0 = the images' own"),
     fractions=number((0.7, 0.2, 0.1), THREE_SHARES,
-        "train, val, test: stratified, for a source without splits of its own"),
+        "train, val, test: shares of each class, for a source without splits of its own"),
+    split_by=key("name",
+        "how it is divided: name = by the hash of each file's name and the seed, so that one more "
+        "file moves no other; position = shuffled, with exact shares. Images without names, as in "
+        "arrays, are divided by position, groups (?group=) by name"),
+    allow_changes=key(False,
+        "whether a run may be resumed on data that have changed: images that it had stay in their "
+        "split, new ones join the split of their name"),
     val_fraction=number(0.1, DECAY,
         "share of the training split to validate on, if only a validation split is missing; "
         "0 = none: the test split is used"),

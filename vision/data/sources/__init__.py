@@ -8,6 +8,7 @@ Nothing here imports JAX, because Grain's workers import these files and must st
 
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 from typing import Protocol
@@ -15,8 +16,10 @@ from typing import Protocol
 import numpy as np
 
 from vision.data.findings import Finding
+from vision.data.groups import set_groups
 from vision.errors import UserError, check_choice
 
+GROUP = "group"  # an option of every kind: `vision.data.groups`
 CHANGES = ("imbalance", "flip_labels", "seed")  # options of every kind: `vision.data.changes`
 
 
@@ -26,6 +29,11 @@ class Source(Protocol):
     A source can be pickled, because Grain sends it to its workers, and may be read from several
     threads at once. Optionally, `fields = {"text": (N, L) array}` holds further values of each
     image, known like the labels without decoding it; an objective gets them with the batch.
+
+    A source whose images have names of their own has `keys() -> N texts`: what each is called
+    within the source, wherever that lies. By them it is divided, unless its attribute `named` is
+    false, and a run knows its images again. `column_names()` and `column(name) -> N values` are
+    what `?group=` may name.
     """
 
     classes: tuple[str, ...]  # the name of each label
@@ -73,6 +81,9 @@ def parse(spec: str) -> tuple[str, str, dict[str, str]]:
     to the argument, since paths and patterns may contain one.
     """
     address, mark, query = spec.rpartition("?")
+    if pattern := re.search(r"[?&]group=regex:", spec):  # which may contain question marks
+        address, mark, query = spec[: pattern.end()].rpartition("?")
+        query += spec[pattern.end() :]
     pairs = [option.split("=", 1) for option in query.split("&")]
     if not mark or not all(len(pair) == 2 and re.fullmatch(r"\w+", pair[0]) for pair in pairs):
         address = spec
@@ -81,6 +92,20 @@ def parse(spec: str) -> tuple[str, str, dict[str, str]]:
     if len({name for name, _ in pairs}) < len(pairs):
         raise UserError(f"'{spec}' sets an option twice")
     return kind, argument, dict(pairs)
+
+
+def is_same(spec: str, other: str) -> bool:
+    """Whether two names are of the same source.
+
+    A folder's path may be relative or absolute, and may end with a slash.
+    """
+    if spec == other:
+        return True
+    kind, argument, options = parse(spec)
+    other_kind, other_argument, other_options = parse(other)
+    if not argument or not other_argument or (kind, options) != (other_kind, other_options):
+        return False
+    return os.path.realpath(argument) == os.path.realpath(other_argument)
 
 
 def open_splits(spec: str) -> dict[str, Source]:
@@ -103,6 +128,9 @@ def open_splits(spec: str) -> dict[str, Source]:
     parameters = inspect.signature(module.open).parameters.values()
     kind_options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     for name in options:
-        check_choice(f"the option of '{spec}'", name, (*kind_options, *CHANGES))
+        check_choice(f"the option of '{spec}'", name, (*kind_options, *CHANGES, GROUP))
     arguments = {name: value for name, value in options.items() if name in kind_options}
-    return module.open(argument, **arguments)
+    parts = module.open(argument, **arguments)
+    if GROUP in options:
+        set_groups(parts, options[GROUP], spec)
+    return parts

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vision.data.decode import UnreadableImage, decode, read_header
-from vision.data.files import FileSource
+from vision.data.files import FileSource, portable
 from vision.data.findings import Finding
 from vision.data.labels import check_spelling, require_two_classes, strip, to_indices
 from vision.data.sources import Source
@@ -64,6 +64,7 @@ class CropSource:
         labels: (N,) integers, indices into `classes`.
         classes: names of the labels.
         findings: see `Source`.
+        base: the folder that the images' keys are relative to.
     """
 
     encoded = True
@@ -76,7 +77,9 @@ class CropSource:
         labels: np.ndarray,
         classes: tuple[str, ...],
         findings: tuple[Finding, ...],
+        base: str = "",
     ):
+        self.base = base
         self.files = files
         self.numbers = numbers
         self.boxes = boxes
@@ -98,12 +101,26 @@ class CropSource:
     def name(self, index: int) -> str:
         return f"{self.files[index]}#{self.numbers[index]}"
 
+    def keys(self) -> list[str]:
+        """Returns each object's photo and its number there, "a/1.jpg#2": see `Source`."""
+        photos = self.photos()
+        return [f"{photo}#{number}" for photo, number in zip(photos, self.numbers, strict=True)]
+
+    def photos(self) -> list[str]:
+        """Returns the path of each object's photo from `base`: its objects stay in one split."""
+        return [portable(os.path.relpath(file, self.base or ".")) for file in self.files]
+
     def file(self, index: int) -> bytes | None:
         return None
 
 
 def build(
-    photos: Sequence[Photo], findings: Sequence[Finding], boxes: str, margin: str, title: str
+    photos: Sequence[Photo],
+    findings: Sequence[Finding],
+    boxes: str,
+    margin: str,
+    title: str,
+    base: os.PathLike[str] | str,
 ) -> dict[str, Source]:
     """Makes a source for each split.
 
@@ -114,6 +131,7 @@ def build(
             image per object.
         margin: text of a number: the share of a box's size by which a crop is larger on each side.
         title: the source's name, for messages.
+        base: the folder that the images' keys are relative to.
 
     Returns:
         {split: source}.
@@ -144,7 +162,7 @@ def build(
     kind = "classes are not the main object of any image"
     findings += [Finding(kind, name) for name in sorted(object_labels - set(classes))]
     findings += check_spelling(labels, classes)
-    return _sources(examples, labels, classes, tuple(findings))
+    return _sources(examples, labels, classes, tuple(findings), os.fspath(base) or ".")
 
 
 def _parse_margin(text):
@@ -157,7 +175,7 @@ def _parse_margin(text):
     return share
 
 
-def _sources(examples, labels, classes, findings):
+def _sources(examples, labels, classes, findings, base):
     splits = np.array([example.photo.split for example in examples])
     sources: dict[str, Source] = {}
     for name in ("all", "train", "val", "test"):
@@ -167,11 +185,13 @@ def _sources(examples, labels, classes, findings):
         chosen = [examples[i] for i in rows]
         files = [example.photo.path for example in chosen]
         if chosen[0].box is None:
-            sources[name] = FileSource("", files, labels[rows], classes, findings)
+            sources[name] = FileSource("", files, labels[rows], classes, findings, base)
         else:
             numbers = [example.number for example in chosen]
             corners = np.array([example.box for example in chosen])
-            sources[name] = CropSource(files, numbers, corners, labels[rows], classes, findings)
+            sources[name] = CropSource(
+                files, numbers, corners, labels[rows], classes, findings, base
+            )
     return sources
 
 

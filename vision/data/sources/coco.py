@@ -99,7 +99,8 @@ def open(
         for name, file in categories.items()
         if name not in used and not attribute
     ]
-    return build(photos, findings, boxes, margin, f"coco:{argument}")
+    base = path if path.is_dir() else path.parent
+    return build(photos, findings, boxes, margin, f"coco:{argument}", base)
 
 
 def _read(file, attribute, findings):

@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vision.data.decode import decode, read_file
+from vision.data.files import portable
 from vision.data.findings import Finding
 from vision.data.labels import check_spelling, require_two_classes, strip, to_indices
 from vision.data.sources import CHANGES, Source, open_splits, parse
@@ -49,6 +50,7 @@ class CsvSource:
         classes: names of the labels.
         findings: see `Source`.
         columns: {name: N texts}, the table's other columns.
+        folder: the table's, which the files' keys are relative to.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class CsvSource:
         classes: tuple[str, ...],
         findings: tuple[Finding, ...],
         columns: Mapping[str, tuple[str, ...]],
+        folder: str = "",
     ):
         self.locations = locations
         self.sources = sources
@@ -68,6 +71,9 @@ class CsvSource:
         self.classes = classes
         self.findings = findings
         self.columns = columns
+        self.folder = folder
+        # Rows that only refer to images of other sources are divided as those are, by position.
+        self.named = any(isinstance(location, str) for location in locations)
         self.encoded = any(isinstance(p, str) or sources[p[0]].encoded for p in locations)
 
     def __len__(self) -> int:
@@ -86,6 +92,24 @@ class CsvSource:
         if isinstance(location, str):
             return location
         return self.sources[location[0]].name(location[1])
+
+    def keys(self) -> list[str]:
+        """Returns each file's path from the table's folder, or each reference: see `Source`."""
+        keys = []
+        for location in self.locations:
+            if isinstance(location, str):
+                keys.append(portable(os.path.relpath(location, self.folder or ".")))
+            else:
+                keys.append("{}/{}[{}]".format(*self.origins[location[0]], location[1]))
+        return keys
+
+    def column_names(self) -> tuple[str, ...]:
+        """Returns the names of the columns that `column` reads."""
+        return tuple(self.columns)
+
+    def column(self, name: str) -> tuple[str, ...]:
+        """Returns the values of a column, one for each image."""
+        return self.columns[name]
 
     def file(self, index: int) -> bytes | None:
         location = self.locations[index]
@@ -173,6 +197,7 @@ def _open(table):
                 classes,
                 findings,
                 columns,
+                table.folder,
             )
     return splits
 

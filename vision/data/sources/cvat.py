@@ -57,7 +57,8 @@ def open(
                 photos.append(photo)
     if not attribute:
         findings += unused_attributes(attributes)
-    return build(photos, findings, boxes, margin, f"cvat:{argument}")
+    base = path if path.is_dir() else path.parent
+    return build(photos, findings, boxes, margin, f"cvat:{argument}", base)
 
 
 def _read(file):

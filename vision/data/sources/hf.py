@@ -37,6 +37,7 @@ class HubSource:
         classes: names of the labels.
         title: prefix of the images' names: "hf:cifar10/train" gives "hf:cifar10/train[17]".
         findings: see `Source`.
+        table: the same `datasets.Dataset` with all of its columns.
     """
 
     encoded = True
@@ -48,7 +49,9 @@ class HubSource:
         classes: tuple[str, ...],
         title: str,
         findings: tuple[Finding, ...],
+        table: Any,
     ):
+        self.table = table
         self.images = images
         self.labels = np.asarray(labels, np.int32)
         self.classes = classes
@@ -64,6 +67,15 @@ class HubSource:
 
     def name(self, index: int) -> str:
         return f"{self.title}[{index}]"
+
+    def column_names(self) -> list[str]:
+        """Returns the names of the columns that `column` reads."""
+        return list(self.table.column_names)
+
+    def column(self, name: str) -> list:
+        """Returns the values of a column, one for each image."""
+        table = self.table.select_columns([name]).with_format("arrow")
+        return table[:].column(name).to_pylist()
 
     def file(self, index: int) -> bytes:
         try:
@@ -117,7 +129,7 @@ def _open(argument, title, image, label, config, revision):
     for split, (rows, labels) in kept.items():
         images = _encoded_images(loaded[split], image)
         labels = scatter(rows, labels, len(images))
-        source = HubSource(images, labels, classes, f"{title}/{split}", findings)
+        source = HubSource(images, labels, classes, f"{title}/{split}", findings, loaded[split])
         sources[split] = keep(source, rows)
     return sources
 

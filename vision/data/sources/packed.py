@@ -4,6 +4,7 @@
 
 DIR/manifest.json                          what it was made from, and a SHA-256 of each other file
 DIR/train.labels.npy                       int32 (N,)
+DIR/train.names.csv.gz                     what the images were called: `packed_names.py`
 DIR/train-00000-of-00012.array_record      serialized `tf.train.Example`s, one per image:
                                            "image/encoded" a file's bytes, "image/name" the
                                            original's name, "label"
@@ -17,6 +18,8 @@ import numpy as np
 
 from vision.data.decode import UnreadableImage, decode
 from vision.data.findings import Finding
+from vision.data.identity import texts
+from vision.data.packed_names import read_names
 from vision.data.records import Records, bytes_of, parse_example
 from vision.data.sources import Source
 from vision.errors import UserError
@@ -48,6 +51,8 @@ class PackedSource:
         classes: names of the labels.
         title: prefix for images whose record is damaged: "pets/train" gives "pets/train[17]".
         findings: see `Source`.
+        names: the file of their names, see `vision.data.packed_names`; None if there is none.
+        named: whether they are divided by their names.
     """
 
     encoded = True
@@ -59,7 +64,14 @@ class PackedSource:
         classes: Iterable[str],
         title: str,
         findings: Iterable[Finding],
+        names: Path | None = None,
+        named: bool = True,
     ):
+        self.names = names
+        self.named = named
+        table = None if names is None else read_names(names, len(labels))
+        if table is not None and any(table.groups):
+            self.groups = texts(table.groups)
         self.records = records
         self.labels = labels
         self.classes = tuple(classes)
@@ -79,6 +91,16 @@ class PackedSource:
             return self._read(index)[0]
         except UnreadableImage as error:
             return error.name
+
+    def keys(self) -> list[str] | None:
+        """Returns the images' names within the source that was packed: see `Source`."""
+        table = None if self.names is None else read_names(self.names, len(self.labels))
+        return None if table is None or not any(table.names) else table.names
+
+    def photos(self) -> list[str] | None:
+        """Returns the photo that each object was cut out of; None for images as they are."""
+        table = None if self.names is None else read_names(self.names, len(self.labels))
+        return None if table is None or not any(table.photos) else table.photos
 
     def file(self, index: int) -> bytes | None:
         return self._read(index)[1]
@@ -128,7 +150,11 @@ def open(argument: str) -> dict[str, Source]:
         records = Records(paths, [shard["images"] for shard in shards])
         labels = _read_labels(directory / entry["labels"]["file"], len(records), manifest)
         title = f"{directory}/{part}"
-        sources[part] = PackedSource(records, labels, manifest["classes"], title, findings)
+        names = directory / entry["names"]["file"] if "names" in entry else None
+        named = entry.get("named", True)
+        sources[part] = PackedSource(
+            records, labels, manifest["classes"], title, findings, names, named
+        )
     return sources
 
 
@@ -181,5 +207,7 @@ def read_manifest(directory: Path | str) -> dict:
 def files_of(manifest: dict) -> list[dict]:
     """Returns [{"file", "bytes", "sha256", ...}] for all files of a pack."""
     return [
-        file for part in manifest["parts"].values() for file in (part["labels"], *part["shards"])
+        file
+        for part in manifest["parts"].values()
+        for file in (part["labels"], *([part["names"]] if "names" in part else ()), *part["shards"])
     ]

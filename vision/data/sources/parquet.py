@@ -102,6 +102,23 @@ class ParquetSource:
             raise UnreadableImage("no bytes in its row", self.name(index))
         return data
 
+    def column_names(self) -> list[str]:
+        """Returns the names of the columns that `column` reads."""
+        import pyarrow.parquet as pq
+
+        return pq.read_schema(self.files[0]).names
+
+    def column(self, name: str) -> list:
+        """Returns the values of a column, one for each row."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            tables = [pq.read_table(file, columns=[name]) for file in self.files]
+            return [value for table in tables for value in table.column(name).to_pylist()]
+        except (OSError, KeyError, pa.ArrowException) as error:
+            raise UserError(f"cannot read the column {name!r}: {first_line(error)}") from error
+
     def _group(self, index):
         if not 0 <= index < len(self):
             raise IndexError(index)

@@ -68,7 +68,7 @@ def open(argument: str, *, boxes: str = "main", margin: str = "0.1") -> dict[str
             photos.append(photo)
     for path in sorted(images.paths - images.matched):
         findings.append(Finding("images have no annotation and are left out", path))
-    return build(photos, findings, boxes, margin, f"voc:{argument}")
+    return build(photos, findings, boxes, margin, f"voc:{argument}", root)
 
 
 def _read(path, split, images, findings):

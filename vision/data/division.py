@@ -1,0 +1,105 @@
+"""The division of a run's images into splits, as the run stores it: exactly the images that it had.
+
+splits.csv.gz    a gzipped table of text, `split,name,label`, a row for each image of each split, in
+                 the order in which they are numbered; before data.limit, data.per_class and
+                 ?imbalance= draw from them. A name is what `vision.data.identity` calls the image.
+"""
+
+import csv
+import gzip
+import hashlib
+import io
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vision.data.identity import keys_of, texts
+from vision.data.sources import Source
+from vision.errors import UserError
+from vision.support.files import replacing
+
+FILE = "splits.csv.gz"
+HEADER = ["split", "name", "label"]
+
+
+class Members(NamedTuple):
+    """The images of a split: their names and their classes' names, texts, object (N,)."""
+
+    names: np.ndarray
+    labels: np.ndarray
+
+    def digest(self) -> str:
+        """Returns the SHA-256 of names and labels, in their order, in hexadecimal."""
+        text = "\n".join(f"{name}\0{label}" for name, label in zip(*self, strict=True))
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+Division = dict[str, Members]  # {split: its images}
+
+
+def division_of(splits: Mapping[str, Source], opened: Mapping[str, Source]) -> Division:
+    """Returns what the images of some splits are called.
+
+    Args:
+        splits: {split: source}, each the whole or a subset of a part of `opened`, or of all.
+        opened: {part: source} of the source that was divided.
+    """
+    names = {}
+    for part, source in opened.items():
+        names[id(source)] = part
+    division = {}
+    for split, source in splits.items():
+        classes = texts(source.classes)
+        below = source
+        while id(below) not in names and hasattr(below, "source"):
+            below = below.source
+        part = names.get(id(below), split)
+        division[split] = Members(keys_of(source, part), classes[source.labels])
+    return division
+
+
+def describe(division: Division) -> dict[str, dict[str, Any]]:
+    """Returns {split: {"images": count, "sha256": digest}}, as data.json has it."""
+    return {
+        split: {"images": len(members.names), "sha256": members.digest()}
+        for split, members in division.items()
+    }
+
+
+def write_division(path: pathlib.Path | str, division: Division) -> None:
+    """Writes splits.csv.gz, in full or not at all."""
+    with (
+        replacing(path, binary=True) as file,
+        gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,
+        io.TextIOWrapper(packed, "utf-8", "surrogateescape", newline="") as text,
+    ):
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(HEADER)
+        for split, members in division.items():
+            writer.writerows((split, *row) for row in zip(*members, strict=True))
+
+
+def read_division(path: pathlib.Path | str) -> Division:
+    """Reads splits.csv.gz.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    rows: dict[str, list[tuple[str, str]]] = {}
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            if next(reader, None) != HEADER:
+                raise ValueError("its first line is another")
+            for split, name, label in reader:
+                rows.setdefault(split, []).append((name, label))
+    except (OSError, EOFError, ValueError, csv.Error) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): copy it again from where the run was made"
+        ) from error
+    return {
+        split: Members(*(texts(column) for column in zip(*pairs, strict=True)))
+        for split, pairs in rows.items()
+    }

@@ -1,0 +1,319 @@
+"""The splits of a run once more: exactly the images that it had, whatever has happened to the data.
+
+What is missing is left out, what is new is left out or joins, and both are reported.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vision.data.division import FILE, Division, Members, division_of, read_division
+from vision.data.findings import Finding
+from vision.data.groups import group_findings
+from vision.data.identity import keys_of, texts
+from vision.data.sources import Source
+from vision.data.splits import Joined, Subset, make_splits
+from vision.errors import UserError
+
+NAMED = 3  # images that a message names
+
+
+@dataclasses.dataclass(frozen=True)
+class Past:
+    """The division of a run, which is read only if the data differ from it.
+
+    Attributes:
+        run: the run's directory.
+        digests: {split: {"images", "sha256"}} of its data.json.
+        joins: whether images that the run did not have join it, as in a training that may go on
+            with other data. Otherwise they are left out.
+        strict: whether any difference is an error.
+    """
+
+    run: pathlib.Path
+    digests: Mapping[str, Mapping[str, Any]]
+    joins: bool = False
+    strict: bool = False
+
+    def agrees(self, division: Division) -> bool:
+        """Returns whether a division of today's data is the run's own."""
+        if [len(m.names) for m in division.values()] != [
+            self.digests.get(split, {}).get("images") for split in division
+        ]:
+            return False
+        return all(m.digest() == self.digests[split]["sha256"] for split, m in division.items())
+
+    def read(self) -> Division:
+        """Returns the run's division; raises `UserError` if its file is missing or damaged."""
+        path = self.run / FILE
+        division = read_division(path)
+        for split, entry in self.digests.items():
+            if split not in division or division[split].digest() != entry["sha256"]:
+                raise UserError(
+                    f"{path} is not the list that data.json beside it describes: "
+                    "copy it again from where the run was made"
+                )
+        return division
+
+
+@dataclasses.dataclass
+class Changes:
+    """How data differ from those that a run had: {split: names}, and for labels also the change."""
+
+    missing: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    new: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    relabeled: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.new or self.relabeled)
+
+    def joined(self, other: "Changes") -> "Changes":
+        """Returns the changes of both."""
+        return Changes(
+            self.missing | other.missing, self.new | other.new, self.relabeled | other.relabeled
+        )
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Returns {"missing", "new" and "relabeled": {split: number of images}}."""
+        return {
+            field: {split: len(names) for split, names in splits.items()}
+            for field, splits in vars(self).items()
+        }
+
+    def lines(self) -> list[str]:
+        """Returns a line for each kind and split: the number of images and the first names."""
+        kinds = {
+            "missing": self.missing,
+            "new": self.new,
+            "labeled differently": self.relabeled,
+        }
+        lines = []
+        for kind, splits in kinds.items():
+            for split, names in splits.items():
+                more = ", ..." if len(names) > NAMED else ""
+                lines.append(f"{len(names):,} of {split} {kind}: {', '.join(names[:NAMED])}{more}")
+        return lines
+
+
+class Recalled(Subset):
+    """A split as a run had it, over the images that are there now.
+
+    Images that are missing keep their number, so that whatever draws from the split draws the same
+    images; `without_missing` then leaves them out.
+
+    Args:
+        source: all images that are there.
+        indices: int64 (N,), positions in `source`; -1 for a missing image.
+        labels: int32 (N,).
+    """
+
+    def __init__(self, source: Source, indices: np.ndarray, labels: np.ndarray):
+        super().__init__(source, indices)
+        self.labels = labels
+
+
+def without_missing(split: Source) -> Source:
+    """Returns a split, which may be drawn from a `Recalled` one, without its missing images."""
+    rows = np.arange(len(split))
+    below: Any = split
+    while not isinstance(below, Recalled):
+        if not hasattr(below, "source"):
+            return split
+        rows = below.indices[rows] if hasattr(below, "indices") else rows
+        below = below.source
+    present = below.indices[rows] >= 0
+    return split if present.all() else Subset(split, np.flatnonzero(present))
+
+
+def recall(
+    past: Division,
+    fresh: Division,
+    opened: Mapping[str, Source],
+    joins: bool,
+) -> tuple[dict[str, Source], Division, Changes]:
+    """Gives images the splits that a run had them in.
+
+    Args:
+        past: the run's division.
+        fresh: today's division of the same source, which says where new images go; {} if it cannot
+            be divided.
+        opened: {part: source}, all images that are there.
+        joins: whether new images join the splits.
+
+    Returns:
+        (splits, division, changes): {split: source}; the run's division, with the images that join
+        it; and how the data differ.
+    """
+    everything = Joined(list(opened.values()))
+    now = division_of(opened, opened)
+    names = np.concatenate([members.names for members in now.values()])
+    places = {name: i for i, name in reversed(list(enumerate(names)))}
+    numbers = {name: i for i, name in enumerate(everything.classes)}
+    changes = Changes()
+    new = _new_images(past, fresh, places)
+    splits: dict[str, Source] = {}
+    division = {}
+    for split, members in past.items():
+        if split in new:
+            changes.new[split] = new[split].names.tolist()
+        if joins and split in new:
+            columns = zip(members, new[split], strict=True)
+            members = Members(*(np.concatenate(pair) for pair in columns))
+        indices = np.array([places.get(name, -1) for name in members.names], np.int64)
+        labels, members = _labels(split, members, indices, everything, numbers, changes)
+        division[split] = members
+        splits[split] = _narrow(Recalled(everything, indices, labels), opened)
+    if "val" in past and np.array_equal(past["val"].names, past["test"].names):
+        splits["val"] = splits["test"]
+    return splits, division, changes
+
+
+def _new_images(past, fresh, places):
+    """Returns {split: members} of the images that a run did not have, by the split they belong to.
+
+    If training images are missing, a new one may be one of them under another name, so all new ones
+    belong to train; in the same way, none belongs to test if images of val are missing.
+    """
+    recorded = set().union(*(members.names for members in past.values()))
+    names: dict[str, list[Members]] = {}
+    gaps = [
+        split
+        for split, members in past.items()
+        if not all(name in places for name in members.names)
+    ]
+    order = list(past)
+    for split, members in fresh.items():
+        is_new = np.array([name not in recorded for name in members.names], bool)
+        if is_new.any():
+            split = min([split, *gaps], key=order.index)
+            names.setdefault(split, []).append(Members(*(column[is_new] for column in members)))
+    return {
+        split: Members(*map(np.concatenate, zip(*parts, strict=True)))
+        for split, parts in names.items()
+    }
+
+
+def _labels(split, members, indices, everything, numbers, changes):
+    """Returns (int32 (N,) labels of today, or the run's if missing; the members with them)."""
+    past = np.array([numbers.get(label, -1) for label in members.labels], np.int32)
+    labels = np.where(indices >= 0, everything.labels[indices], np.maximum(past, 0))
+    missing = indices < 0
+    if missing.any():
+        changes.missing[split] = members.names[missing].tolist()
+    differs = np.flatnonzero(~missing & (labels != past))
+    if not len(differs):
+        return labels.astype(np.int32), members
+    classes = texts(everything.classes)
+    texts_now = members.labels.copy()
+    texts_now[differs] = classes[labels[differs]]
+    changes.relabeled[split] = [
+        f"{members.names[i]} ({members.labels[i]!r} then, {texts_now[i]!r} now)" for i in differs
+    ]
+    return labels.astype(np.int32), Members(members.names, texts_now)
+
+
+def _narrow(recalled, opened):
+    """Returns a split over the one part that all of its images are in, as a fresh division does."""
+    start = 0
+    indices = recalled.indices
+    for source in opened.values():
+        stop = start + len(source)
+        if len(indices) and indices.min() >= start and indices.max() < stop:
+            if len(indices) == len(source) and (indices == np.arange(start, stop)).all():
+                return source
+            return Subset(source, indices - start)
+        start = stop
+    return recalled
+
+
+class Divided(NamedTuple):
+    """A source's splits, in which missing images have their number still; see `Data`."""
+
+    splits: dict[str, Source]
+    findings: tuple[Finding, ...]
+    division: Division
+    changes: Changes
+
+
+def divide(
+    c: ConfigDict, seed: int, opened: Mapping[str, Source], past: Past | None, record: bool = True
+) -> Divided:
+    """Divides a source, or gives its images the splits that a run had them in."""
+    findings = tuple(
+        dict.fromkeys(finding for source in opened.values() for finding in source.findings)
+    )
+    findings += tuple(group_findings(opened))
+    if past is None and not record:
+        splits = make_splits(opened, c.fractions, c.val_fraction, seed, c.split_by)
+        return Divided(splits, findings, {}, Changes())
+    splits = {}
+    try:
+        splits = make_splits(opened, c.fractions, c.val_fraction, seed, c.split_by)
+    except UserError:  # too few are left to divide, but the run has divided them already
+        if past is None:
+            raise
+    return recalled(splits, findings, opened, past)
+
+
+def recorded(
+    c: ConfigDict, seed: int, opened: Mapping[str, Source], past: Past | None
+) -> tuple[dict[str, Source], Changes]:
+    """Returns all images of a source that a run had, in no splits, and how the data differ.
+
+    Args:
+        c: config.data.
+        seed: seed of the division into splits.
+        opened: {part: source}.
+        past: the division of the run; None for all images.
+    """
+    if past is None:
+        return dict(opened), Changes()
+    divided = divide(c, seed, opened, past)
+    if not divided.changes:
+        return dict(opened), divided.changes
+    names = set().union(*(members.names for members in divided.division.values()))
+    parts = {}
+    for part, source in opened.items():
+        is_recorded = np.array([name in names for name in keys_of(source, part)], bool)
+        parts[part] = Subset(source, np.flatnonzero(is_recorded))
+        if not is_recorded.any():
+            raise UserError(f"none of the images of {past.run} is in {c.source} any more")
+    return parts, divided.changes
+
+
+def recalled(
+    splits: dict[str, Source],
+    findings: tuple[Finding, ...],
+    opened: Mapping[str, Source],
+    past: Past | None,
+    names: tuple[str, ...] = ("train", "val", "test"),
+) -> Divided:
+    """Returns a division of today's images, changed to that of a run if it differs."""
+    division = division_of(splits, opened)
+    if past is None or (division and past.agrees(division)):
+        return Divided(splits, findings, division, Changes())
+    stored = {name: members for name, members in past.read().items() if name in names}
+    splits, division, changes = recall(stored, division, opened, past.joins)
+    if changes and past.strict:
+        raise UserError(
+            f"the data have changed since {past.run} began: {'; '.join(changes.lines())}.\n"
+            "Restore them, or set data.allow_changes=true: images that the run had then stay in "
+            "their split"
+        )
+    return Divided(splits, findings, division, changes)
+
+
+def leave_out_missing(splits: Mapping[str, Source]) -> dict[str, Source]:
+    """Returns the splits without missing images; raises `UserError` if one has none left."""
+    left = {id(split): without_missing(split) for split in splits.values()}
+    for name, split in splits.items():
+        if len(split) and not len(left[id(split)]):
+            raise UserError(
+                f"none of the {len(split):,} images of {name} is there any more: has the folder "
+                "moved? Name it as when the run was trained"
+            )
+    return {name: left[id(split)] for name, split in splits.items()}
