@@ -7,6 +7,7 @@ around all of a 200 x 100 image is (0, 0, 200, 100).
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 

@@ -36,7 +36,7 @@ REQUEST: dict[str, Any] = {"source": str, "fingerprint": str}
 SCHEMA: dict[str, Any] = {
     "request": REQUEST,
     "classes": filled(str),
-    "parts": {str: {"labels": FILE, "shards": [SHARD]}},
+    "parts": {str: {"labels": FILE, "shards": [SHARD], "names?": FILE, "named?": bool}},
     "unreadable": [IMAGE],
     "findings": [{"kind": str, "name": str, "detail?": str, "lost?": bool}],
 }
@@ -145,17 +145,19 @@ def open(argument: str) -> dict[str, Source]:
         findings.append(Finding(kind, image["name"], image["reason"], lost=True))
     sources: dict[str, Source] = {}
     for part, entry in manifest["parts"].items():
-        shards = entry["shards"]
-        paths = [str(directory / shard["file"]) for shard in shards]
-        records = Records(paths, [shard["images"] for shard in shards])
-        labels = _read_labels(directory / entry["labels"]["file"], len(records), manifest)
-        title = f"{directory}/{part}"
-        names = directory / entry["names"]["file"] if "names" in entry else None
-        named = entry.get("named", True)
-        sources[part] = PackedSource(
-            records, labels, manifest["classes"], title, findings, names, named
-        )
+        sources[part] = _open_part(directory, part, entry, manifest, findings)
     return sources
+
+
+def _open_part(directory, part, entry, manifest, findings):
+    shards = entry["shards"]
+    paths = [str(directory / shard["file"]) for shard in shards]
+    records = Records(paths, [shard["images"] for shard in shards])
+    labels = _read_labels(directory / entry["labels"]["file"], len(records), manifest)
+    title = f"{directory}/{part}"
+    names = directory / entry["names"]["file"] if "names" in entry else None
+    named = entry.get("named", True)
+    return PackedSource(records, labels, manifest["classes"], title, findings, names, named)
 
 
 def _read_labels(path, count, manifest):

@@ -110,14 +110,14 @@ class ParquetSource:
 
     def column(self, name: str) -> list:
         """Returns the values of a column, one for each row."""
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        try:
-            tables = [pq.read_table(file, columns=[name]) for file in self.files]
-            return [value for table in tables for value in table.column(name).to_pylist()]
-        except (OSError, KeyError, pa.ArrowException) as error:
-            raise UserError(f"cannot read the column {name!r}: {first_line(error)}") from error
+        values = []
+        for file in self.files:
+            with parsing(file):
+                table = pq.read_table(file, columns=[name], use_threads=False, partitioning=None)
+                values += table.column(name).to_pylist()
+        return values
 
     def _group(self, index):
         if not 0 <= index < len(self):
