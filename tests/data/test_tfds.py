@@ -332,7 +332,7 @@ def test_names(data_dir):
 )
 @pytest.mark.parametrize("name", ["oxford_flowers102", "emnist/letters", "cifar10:3.0.1"])
 def test_others_need_tensorflow_to_be_prepared(name, data_dir):
-    with pytest.raises(UserError, match=r"pip install 'vision\[tfds\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[tfds\]'"):
         open_splits(f"tfds:{name}")
 
 

@@ -16,7 +16,7 @@ def test_it_needs_tensorflow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)  # as if it were not installed
     for call in (lambda path: saved_model.write(program_of(linear), path), saved_model.load):
         with pytest.raises(
-            UserError, match=r"a SavedModel needs TensorFlow: pip install 'vision\[export,tfds\]'"
+            UserError, match=r"a SavedModel needs tensorflow: pip install -e '\.\[export,tfds\]'"
         ):
             call(tmp_path / saved_model.NAME)
     assert list(tmp_path.iterdir()) == []

@@ -167,7 +167,7 @@ def test_what_cannot_be(model, name, message):
 
 def test_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "qwix", None)
-    with pytest.raises(UserError, match=r"pip install 'vision\[compression\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[compression\]'"):
         simulate(Empty(), "int8")
     simulate(Empty(), "none")
 

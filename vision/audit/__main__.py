@@ -19,8 +19,10 @@ from absl import flags
 from vision import cli
 from vision.config import default
 from vision.config.flags import parse_stage
+from vision.config.packages import check_packages
 from vision.config.validate import validate
 from vision.errors import RunError, UserError
+from vision.support.extras import require
 
 
 def main(argv):
@@ -43,6 +45,8 @@ def main(argv):
         raise UserError(f"--sample-for-review must be in [0, 1], got {share:g}")
     config.data.source = values.data or config.data.source
     validate(config)
+    check_packages(config)
+    require("the audit", "audit", without=("imbalanced-learn",))
     from vision.audit import audit
 
     if values.decisions:

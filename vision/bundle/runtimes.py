@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vision.errors import UserError, first_line
+from vision.support.extras import require
 from vision.support.processes import cores
 
 OUTPUTS = ["probabilities", "embedding"]
@@ -62,10 +63,9 @@ def open_model(path: pathlib.Path | str, threads: int = 0, provider: str = "cpu"
 
 def _open_onnx(path, threads, provider):
     """Opens a model in ONNX Runtime."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError("a bundle needs ONNX Runtime: pip install 'vision[serving]'") from error
+    require(str(path), "serving", only=("onnxruntime",))
+    import onnxruntime
+
     first = PROVIDERS[provider][0]
     if first not in onnxruntime.get_available_providers():
         raise UserError(
@@ -107,10 +107,9 @@ def _open_tflite(path, threads, provider):
     """Opens a model in LiteRT."""
     if provider != "cpu":
         raise UserError(f"{path} runs only on the CPU, not on {provider}: export to ONNX")
-    try:
-        from ai_edge_litert.interpreter import Interpreter
-    except ImportError as error:
-        raise UserError(f"{path} needs LiteRT: pip install ai-edge-litert") from error
+    require(str(path), "serving", only=("ai-edge-litert",))
+    from ai_edge_litert.interpreter import Interpreter
+
     try:
         # Given a path, LiteRT would map the file, so that a later write to it would change or
         # crash the running model.

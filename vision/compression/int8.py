@@ -23,6 +23,7 @@ import numpy as np
 
 from vision.errors import UserError, check_choice, check_range
 from vision.export.onnx import save
+from vision.support.extras import require
 
 METHODS = ("minmax", "entropy", "percentile")
 MIN_IMAGES = 16  # to calibrate with
@@ -56,7 +57,6 @@ BETWEEN = (
     "Unsqueeze",
     "Flatten",
 )
-INSTALL = "quantizing needs more: pip install 'vision[compression]'"
 
 
 def quantize(
@@ -190,10 +190,9 @@ def is_quantized(path: pathlib.Path | str) -> bool:
 
 
 def _load(path):
-    try:
-        import onnx
-    except ImportError as error:
-        raise UserError(INSTALL) from error
+    require("quantizing", "compression", only=("onnx",))
+    import onnx
+
     try:
         return onnx.load(path)
     except Exception as error:  # a DecodeError of protobuf, an OSError, and others
@@ -207,12 +206,11 @@ def _prepare(path, prepared):
     """
     if is_quantized(path):
         raise UserError(f"{path} is quantized already: give the float32 model")
-    try:
-        import onnx
-        from onnxruntime.quantization import quant_pre_process
-        from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
-    except ImportError as error:
-        raise UserError(INSTALL) from error
+    require("quantizing", "compression", only=("onnx", "onnxruntime"))
+    import onnx
+    from onnxruntime.quantization import quant_pre_process
+    from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+
     quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
     model = onnx.load(prepared)
     if any(array.data_type == onnx.TensorProto.FLOAT16 for array in model.graph.initializer):

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from vision.errors import UserError
 from vision.inference import Classifier
+from vision.support.extras import require
 from vision.support.processes import cores
 
 MIN_ROUNDS = 10
@@ -106,16 +106,11 @@ def exported(classifier: Classifier) -> Callable:
     Raises:
         UserError: packages for exporting are not installed; ONNX cannot express the model.
     """
-    try:
-        from vision.export import onnx
-        from vision.export.program import served
+    require("latency in ONNX Runtime", "export", only=("jax2onnx", "onnx", "onnxruntime"))
+    from vision.export import onnx
+    from vision.export.program import served
 
-        with tempfile.TemporaryDirectory() as folder:
-            path = pathlib.Path(folder, onnx.NAME)
-            onnx.write(served(classifier), path)
-            return onnx.load(path)
-    except ImportError as error:
-        raise UserError(
-            "latency is measured in ONNX Runtime, which needs more: pip install 'vision[export]' "
-            f"({error})"
-        ) from error
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, onnx.NAME)
+        onnx.write(served(classifier), path)
+        return onnx.load(path)

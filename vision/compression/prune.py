@@ -29,9 +29,11 @@ from absl import flags, logging
 
 from vision import cli
 from vision.config.flags import parse_stage
+from vision.config.packages import check_packages
 from vision.config.validate import leaves, validate
 from vision.errors import UserError, check_choice, check_range
 from vision.run.directory import own_config
+from vision.support.extras import require
 from vision.support.memory import keep_freed_memory
 
 # keys that no override changes: a pruned run has its model, and is trained in full
@@ -59,6 +61,9 @@ def main(argv: list[str]) -> None:
         validate(config)
         if values.steps > 1 and config.parallel.keep_memory:
             keep_freed_memory()
+        check_packages(config)
+    if values.target == "latency":
+        require("--target latency", "export", only=("jax2onnx", "onnx", "onnxruntime"))
     from vision.compression import gradual
     from vision.compression.cut import TARGETS
     from vision.compression.importance import IMPORTANCES

@@ -26,6 +26,7 @@ from vision import cli
 from vision.bundle.directory import MANIFEST, Bundle, open_bundle
 from vision.config.flags import parse_stage
 from vision.errors import UserError
+from vision.support.extras import require
 from vision.support.files import make_directory, replacing, write_json
 
 BATCHES = (1, 32)  # batch sizes that latency is measured with
@@ -37,6 +38,8 @@ def main(argv: list[str]) -> None:
         raise UserError("which models? Give directories of runs and bundles, the original first")
     if not values.out:
         raise UserError("where to? Give --out DIRECTORY")
+    needed = ("jinja2", "matplotlib", "onnx", "onnxruntime")
+    require("the report", "compression", only=needed)
     with contextlib.ExitStack() as stack:
         models = [open_model(word, stack) for word in words]
         _check_titles(models)
@@ -80,6 +83,7 @@ def open_model(path: pathlib.Path | str, stack: contextlib.ExitStack) -> Model:
     path = pathlib.Path(path)
     folder = path
     if not (path / MANIFEST).is_file():
+        require(f"the report of run {path}", "export", only=("jax2onnx",))
         from vision import inference
         from vision.export.bundle import ExportOptions, export
 

@@ -26,6 +26,7 @@ from vision.config.flags import parse_stage
 from vision.config.validate import validate
 from vision.errors import UserError
 from vision.run.calibration import EVALUATION
+from vision.support.extras import require
 from vision.support.files import make_directory
 
 # Keys that may be set for a model that has a config already.
@@ -48,6 +49,8 @@ def main(argv: Sequence[str]) -> None:
         )
     has_config = any(re.match(r"--config(=|$)", argument) for argument in argv)
     validate(config)
+    # a bundle's own runtime is checked when it is opened
+    require("evaluation", "evaluation", without=("onnxruntime",))
     from vision import inference
     from vision.evaluation import evaluate
     from vision.evaluation.report import report

@@ -25,6 +25,14 @@ from absl import flags
 from vision import cli
 from vision.config.flags import parse_stage
 from vision.errors import UserError
+from vision.support.extras import require
+
+# The packages that write and run each format; the others need none.
+PACKAGES = {
+    "onnx": ("jax2onnx", "onnx", "onnxruntime"),
+    "tflite": ("ai-edge-litert", "litert-converter"),
+    "saved_model": ("orbax-export", "tensorflow"),
+}
 
 
 def main(argv: list[str]) -> None:
@@ -33,6 +41,10 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unexpected argument '{words[0]}': flags start with --")
     if not values.out:
         raise UserError("where to? Give --out DIRECTORY")
+    for name in values.format:
+        if name in PACKAGES:
+            extras = ("export", "tfds") if name == "saved_model" else ("export",)
+            require(f"--format {name}", *extras, only=PACKAGES[name])
     from vision import inference
     from vision.export import bundle, safetensors
 

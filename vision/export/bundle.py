@@ -144,12 +144,7 @@ def export(
 
 def _module(name):
     """Returns the module of a format."""
-    try:
-        return importlib.import_module(f"vision.export.{name}")
-    except ImportError as error:
-        raise UserError(
-            f"--format {name} needs {error.name or 'more'}: pip install 'vision[export]'"
-        ) from error
+    return importlib.import_module(f"vision.export.{name}")
 
 
 def _model_file(formats):

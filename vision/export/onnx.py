@@ -20,6 +20,7 @@ from vision.errors import UserError, first_line
 from vision.export.explain import raised_at, refused
 from vision.export.program import Program
 from vision.export.simplify import drop_unused, join_normalization, simplify
+from vision.support.extras import require
 from vision.support.files import replacing
 
 NAME = "model.onnx"
@@ -29,7 +30,6 @@ OPSET = 21
 IR_VERSION = 10
 # a pass of jax2onnx 0.17.1 that makes invalid graphs of deeper ResNets
 FAULTY_PASS = "remove_redundant_transpose_pairs"
-INSTALL = "exporting to ONNX needs more: pip install 'vision[export]'"
 
 
 def write(program: Program, path: pathlib.Path | str, batch: int = 0) -> None:
@@ -73,12 +73,9 @@ def to_float16(path: pathlib.Path | str, out: pathlib.Path | str) -> None:
     """
     import onnx
 
-    try:
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-    except ImportError as error:
-        raise UserError(
-            "--precision float16 needs ONNX Runtime: pip install 'vision[export]'"
-        ) from error
+    require("--precision float16", "export", only=("onnxruntime",))
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
     model = convert_float_to_float16(onnx.load(path), keep_io_types=True)
     onnx.checker.check_model(model, full_check=True)
     save(model, out)
@@ -110,10 +107,9 @@ def _converted(program, batch):
 
 def _convert(function, shapes, **names):
     """Returns jax2onnx's `onnx.ModelProto` of a function of arrays."""
-    try:
-        import jax2onnx
-    except ImportError as error:
-        raise UserError(INSTALL) from error
+    require("exporting to ONNX", "export", only=("jax2onnx",))
+    import jax2onnx
+
     _load_plugins()
     with _without_faulty_pass(), _quiet("onnx_ir"):
         return jax2onnx.to_onnx(
@@ -174,7 +170,7 @@ def _without_faulty_pass():
     sound = tuple(item for item in passes if item.name != FAULTY_PASS)
     if len(sound) + 1 != len(passes):
         raise UserError(
-            "exporting needs jax2onnx 0.17.1, whose faults are known: pip install 'vision[export]'"
+            "exporting needs jax2onnx 0.17.1, whose faults are known: ./scripts/setup export"
         )
     ir_optimizations._OPTIMIZER_PASSES = sound
     try:

@@ -16,6 +16,7 @@ from vision.bundle.runtimes import OUTPUTS, batched
 from vision.errors import UserError
 from vision.export.program import Program
 from vision.export.stablehlo import any_number
+from vision.support.extras import require
 
 NAME = "saved_model"
 TOLERANCE = {"float32": 1e-4}
@@ -56,12 +57,8 @@ def write(program: Program, path: pathlib.Path | str, batch: int = 0) -> None:
         OSError: the directory cannot be written.
     """
     tf = _tensorflow()
-    try:
-        from orbax.export import ExportManager, JaxModule, ServingConfig
-    except ImportError as error:
-        raise UserError(
-            "exporting a SavedModel needs more: pip install 'vision[export,tfds]'"
-        ) from error
+    require("a SavedModel", "export", "tfds", only=("orbax-export",))
+    from orbax.export import ExportManager, JaxModule, ServingConfig
 
     def function(_, images):
         return dict(zip(OUTPUTS, program.function(images), strict=True))
@@ -123,10 +120,7 @@ def _erf(x):
 
 
 def _tensorflow():
-    try:
-        import tensorflow
-    except ImportError as error:
-        raise UserError(
-            "a SavedModel needs TensorFlow: pip install 'vision[export,tfds]'"
-        ) from error
+    require("a SavedModel", "export", "tfds", only=("tensorflow",))
+    import tensorflow
+
     return tensorflow

@@ -20,11 +20,11 @@ from vision.errors import UserError, first_line
 from vision.export.explain import refused
 from vision.export.program import Program
 from vision.models.layers import activations, convolution
+from vision.support.extras import require
 from vision.support.files import replacing
 
 NAME = "model.tflite"
 TOLERANCE = {"float32": 1e-4, "float16": 5e-2}
-INSTALL = "exporting to TFLite needs more: pip install 'vision[export]'"
 MIN_HALVED_BYTES = 1024  # below, a constant is not worth the operator that widens it
 
 
@@ -75,10 +75,9 @@ def to_float16(path: pathlib.Path | str, out: pathlib.Path | str) -> None:
         UserError: ai-edge-litert is not installed.
         OSError: a file cannot be read or written.
     """
-    try:
-        from ai_edge_litert.tools import flatbuffer_utils as tools
-    except ImportError as error:
-        raise UserError(INSTALL) from error
+    require("exporting to TFLite", "export", only=("ai-edge-litert",))
+    from ai_edge_litert.tools import flatbuffer_utils as tools
+
     model = tools.read_model(str(path))
     halved: set[int] = set()
     for graph in model.subgraphs:
@@ -142,13 +141,12 @@ def _convert(function, shapes, inputs, outputs):
         shapes: a `jax.ShapeDtypeStruct` of each argument.
         inputs, outputs: names of the arguments and of the results.
     """
-    try:
-        import litert_converter.mlir  # noqa: F401  registers the dialects
-        from litert_converter import converter_api_ext as converter
-        from litert_converter.mlir import ir, passmanager
-        from litert_converter.mlir.dialects import stablehlo
-    except ImportError as error:
-        raise UserError(INSTALL) from error
+    require("exporting to TFLite", "export", only=("litert-converter",))
+    import litert_converter.mlir  # noqa: F401  registers the dialects
+    from litert_converter import converter_api_ext as converter
+    from litert_converter.mlir import ir, passmanager
+    from litert_converter.mlir.dialects import stablehlo
+
     exported = jax_export.export(jax.jit(function), platforms=("cpu",))(*shapes)
     artifact = exported.mlir_module_serialized
     context = ir.Context()

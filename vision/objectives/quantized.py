@@ -18,7 +18,6 @@ the product of queries and keys.
 """
 
 import dataclasses
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +27,7 @@ from flax import nnx
 
 from vision.errors import UserError, check_choice
 from vision.models.surgery import LowRank
+from vision.support.extras import require
 
 # Steps from 0 to a channel's largest weight, as `vision.compression.int8` counts them.
 STEPS = {"none": 0, "int8": 127, "int7": 64}
@@ -58,12 +58,7 @@ def simulate(model: nnx.Module, name: str) -> None:
 
 
 def _check(model: nnx.Module, name: str) -> None:
-    try:
-        importlib.import_module("qwix")
-    except ImportError as error:
-        raise UserError(
-            f"objective.quantize = '{name}' needs qwix: pip install 'vision[compression]'"
-        ) from error
+    require(f"objective.quantize = '{name}'", "compression", only=("qwix",))
     modules = [module for _, module in nnx.iter_modules(model)]
     if any(isinstance(module, LowRank) for module in modules):
         raise UserError(

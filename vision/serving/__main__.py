@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from vision import cli
 from vision.serving import settings
 from vision.serving.logs.stderr import Stderr, protect
+from vision.support.extras import require
 
 PATIENCE = 2.0  # seconds, each, for stdout and stderr to be read at the end
 
@@ -31,6 +32,12 @@ PATIENCE = 2.0  # seconds, each, for stdout and stderr to be read at the end
 def main(argv: Sequence[str]) -> None:
     server_settings = settings.from_flags(argv, __doc__ or "")
     settings.check(server_settings)
+    optional = (
+        "ai-edge-litert",
+        "uvloop",
+        *([] if server_settings.prediction_log else ["pyarrow"]),
+    )
+    require("serving", "serving", without=optional)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("vision").setLevel(logging.INFO)
     # imported late: it takes most of the start-up time, which a wrong flag need not

@@ -8,7 +8,7 @@ import numpy as np
 from vision.data.loading.dataset import Dataset
 from vision.data.loading.sampler import Sampler
 from vision.data.sources import Source
-from vision.errors import UserError
+from vision.support.extras import require
 
 NEIGHBORS = 5
 
@@ -57,12 +57,9 @@ def oversample(
     Raises:
         UserError: imbalanced-learn is not installed.
     """
-    try:
-        from imblearn.over_sampling import SMOTE, RandomOverSampler
-    except ImportError as error:
-        raise UserError(
-            "imbalance.sampling = 'smote' needs imbalanced-learn: pip install 'vision[audit]'"
-        ) from error
+    require("imbalance.sampling = 'smote'", "audit", only=("imbalanced-learn",))
+    from imblearn.over_sampling import SMOTE, RandomOverSampler
+
     counts = dict(zip(*np.unique(labels, return_counts=True), strict=True))
     neighbors = {label: min(NEIGHBORS, count - 1) for label, count in counts.items()}
     largest = max(counts.values())

@@ -4,7 +4,6 @@ A folder is one that `save_to_disk` wrote, or contains files that `load_dataset`
 `datasets` downloads and stores the data in its own way (~/.cache/huggingface).
 """
 
-import importlib.util
 import os
 from typing import Any
 
@@ -25,6 +24,7 @@ from vision.data.sources._columns import (
 )
 from vision.data.sources._download import require_host
 from vision.errors import UserError, brief
+from vision.support.extras import require
 from vision.support.reading import parsing
 
 
@@ -108,8 +108,7 @@ def open(
         UserError: the library is missing, there is no such dataset, it cannot be downloaded, or it
             has no image with one label.
     """
-    if importlib.util.find_spec("datasets") is None:
-        raise UserError("hf: needs the Hugging Face library: pip install 'vision[hf]'")
+    require("the source hf:", "hf", only=("datasets",))
     title = f"hf:{argument}"
     with parsing(title):
         return _open(argument, title, image, label, config, revision)

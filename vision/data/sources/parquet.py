@@ -31,6 +31,7 @@ from vision.data.sources._columns import (
     scatter,
 )
 from vision.errors import UserError, brief
+from vision.support.extras import require
 from vision.support.reading import parse_json, parsing
 from vision.support.schema import Damaged, among, mismatch
 
@@ -175,6 +176,7 @@ def open(argument: str, *, image: str = "", label: str = "") -> dict[str, Source
         UserError: no such files, only some of them give a split, they are not tables of images, or
             their columns differ.
     """
+    require("the source parquet:", "parquet", only=("pyarrow",))
     tables = {
         split: [_Table(name) for name in names] for split, names in _split_files(argument).items()
     }

@@ -8,7 +8,6 @@ that.
 
 import difflib
 import functools
-import importlib.util
 import os
 import re
 from pathlib import Path
@@ -21,6 +20,7 @@ from vision.data.records import Records, bytes_of, count_records, parse_example
 from vision.data.sources import Source
 from vision.errors import UserError, brief, printable
 from vision.support.arrays import read_npz
+from vision.support.extras import require
 from vision.support.reading import parsing
 
 REMEDY = "remove its folder and run again"
@@ -176,12 +176,13 @@ def _prepare(argument, name, config, version, data_dir):
     if own_builder and not config and version in (None, str(own_builder.VERSION)):
         return _tfds_builders.build(name, data_dir)
     official = _official_class(name, config, data_dir)
-    if importlib.util.find_spec("tensorflow") is None:
+    try:
+        require(f"preparing tfds:{argument}", "tfds", only=("tensorflow",))
+    except UserError as error:
         raise UserError(
-            f"tfds:{argument} is not prepared in {data_dir}, "
-            "and TFDS needs TensorFlow to prepare it: pip install 'vision[tfds]'.\n"
-            "Or copy the prepared folder there from another machine: reading needs no TensorFlow"
-        )
+            f"{error}.\nOr copy the prepared folder to {data_dir} from another machine: reading "
+            "needs no TensorFlow"
+        ) from error
     urls = list(official.url_infos or ())
     if urls and not official.MANUAL_DOWNLOAD_INSTRUCTIONS:
         remedy = f"Prepare it on a machine with a network and copy {data_dir / name} here"

@@ -36,6 +36,7 @@ from vision.evaluation.compare.page import page
 from vision.evaluation.data import SPLITS
 from vision.evaluation.report.words import METRICS
 from vision.support.cells import Writer
+from vision.support.extras import require
 from vision.support.files import make_directory, replacing, write_json
 
 CLASSES = 10  # in the printed list of classes that lose most
@@ -48,6 +49,7 @@ def main(argv: Sequence[str]) -> None:
     if len(words) < 2:
         raise UserError("compare what? Give two evaluated runs or more: RUN_A RUN_B")
     check_choice("--split", values.split, ("", *SPLITS))
+    require("the comparison", "evaluation", without=("onnxruntime",))
     runs, left_out = align(
         [load(path, title, values.split) for path, title in zip(words, titles(words), strict=True)]
     )

@@ -17,6 +17,7 @@ from vision.errors import UserError
 from vision.models.weights.kinds import recognize
 from vision.models.weights.torch_file import read_torch
 from vision.support.arrays import read_npz
+from vision.support.extras import require
 from vision.support.reading import parsing, read_json
 from vision.support.schema import Rule, check, filled, integers_within, is_number, numbers_within
 
@@ -61,7 +62,8 @@ def locate(spec: str, name: str = HUB_FILE) -> pathlib.Path:
         package = importlib.util.find_spec(module) if module.isidentifier() else None
         if package is None or not package.submodule_search_locations:
             raise UserError(
-                f"model.pretrained = '{spec}': package '{module}' is not installed: pip install it"
+                f"model.pretrained = '{spec}': package '{module}' is not installed: "
+                f"pip install {module.replace('_', '-') or 'it'}"
             )
         path = pathlib.Path(next(iter(package.submodule_search_locations))) / inner_path
     else:
@@ -103,13 +105,10 @@ def published_config(spec: str) -> dict:
 
 def _from_hub(spec, name):
     repository, _, revision = spec.removeprefix("hf:").partition("@")
-    try:
-        import huggingface_hub
-        from huggingface_hub import errors
-    except ImportError as error:
-        raise UserError(
-            f"model.pretrained = '{spec}' needs: pip install 'vision[pretrained]'"
-        ) from error
+    require(f"model.pretrained = '{spec}'", "pretrained", only=("huggingface-hub",))
+    import huggingface_hub
+    from huggingface_hub import errors
+
     try:
         path = huggingface_hub.hf_hub_download(repository, name, revision=revision or None)
     except errors.HFValidationError as error:

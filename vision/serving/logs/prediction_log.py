@@ -33,6 +33,7 @@ import numpy as np
 
 from vision.errors import UserError
 from vision.serving.request import Answer, Request
+from vision.support.extras import require
 
 FORMAT = "1"
 SKETCH = "sign/16/1"
@@ -103,10 +104,9 @@ class PredictionLog:
         files: int = 0,
         hashes: bool = False,
     ):
-        try:
-            import pyarrow.parquet
-        except ImportError as error:
-            raise UserError("--prediction-log needs PyArrow: pip install pyarrow") from error
+        require("--prediction-log", "serving", only=("pyarrow",))
+        import pyarrow.parquet
+
         self._arrow = pyarrow
         self._directory = pathlib.Path(directory)
         try:

