@@ -2,6 +2,7 @@
 gives."""
 
 import asyncio
+import base64
 import io
 import struct
 import sys
@@ -76,6 +77,22 @@ def prepare(images, model=None, **options):
 def test_the_pixels_are_trainings(kind):
     data = encoded(kind)
     np.testing.assert_array_equal(prepare([data])[0], resize_crop(decode(data, 3), 8, **RESIZE))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC or video file is not accepted"),
+        (b"\0\0\0\x18ftypavif\0\0\0\0mif1avif", "an AVIF file is not accepted"),
+        (base64.b64encode(encoded("JPEG")), "this is base64, not the image's bytes"),
+        (b"data:image/png;base64,iVBORw0KGgo", "this is base64, not the image's bytes"),
+        (b' {"instances": []}', "this is JSON, not the image's bytes"),
+        (b"%PDF-1.7", "not an image of a known format"),
+    ],
+)
+def test_what_is_sent_in_place_of_an_image_is_named(data, reason):
+    with pytest.raises(Unreadable, match=f"{reason}: send JPEG, PNG"):
+        prepare([data])
 
 
 def test_many_keep_their_order():

@@ -15,7 +15,7 @@ from tests.support.live_server import serve
 from tests.support.tiny_bundle import write_bundle
 
 FUZZED = 1_500
-# MiB that the server may grow by: sixteen bodies of the largest size, and what they are read into
+# MiB that the server may grow by: eight bodies of the largest size, and what they are read into
 # A schema cannot say that a tensor's data fits its shape, nor that bytes are an image.
 ROOM = 400
 SCHEMATHESIS = """

@@ -278,14 +278,14 @@ def texts():
         "\n",
         "ü",
         base64.b64encode(b"no image").decode(),
-        base64.b64encode(good).decode()[:-9],
+        base64.b64encode(good).decode()[:-60],
         5,
     ]
     texts += [
         None,
         [],
         {},
-        "data:image/png;base64," + base64.b64encode(good).decode(),
+        "data:image/png," + base64.b64encode(good).decode(),
         "/etc/passwd",
         "file:///etc/passwd",
     ]

@@ -341,8 +341,8 @@ def slow():
         ),
         Case("an endless length", (http("POST", "/classify/tiny", b"x" * 100_000, length=10**15),)),
         Case("silence", (b"",), CLOSED),
-        Case("too large", (http("POST", "/classify/tiny", b"\0" * 17_000_000),)),
-        Case("too large, in chunks", (_chunked(b"\0" * 1_000_000, 18),)),
+        Case("too large", (http("POST", "/classify/tiny", b"\0" * 34_000_000),)),
+        Case("too large, in chunks", (_chunked(b"\0" * 1_000_000, 35),)),
     ]
 
 

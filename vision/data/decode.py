@@ -15,6 +15,7 @@ import simplejpeg
 from PIL import Image, ImageOps
 
 from vision.data.formats import register_formats, why_unknown
+from vision.data.orientation import turned
 from vision.errors import printable
 
 # PIL's own limit, 0.5 GiB as RGB: a small file that unpacks to more is an attack or a mistake
@@ -179,14 +180,17 @@ def _decode(data):
 
 
 def _decode_jpeg(data):
-    """Returns the pixels of an upright gray or YCbCr JPEG; None if PIL has to decide."""
-    if (b"Exif\0\0" in data or b"tiff:Orientation" in data) and _orientation(data) != 1:
+    """Returns the pixels of a gray or YCbCr JPEG; None if PIL has to decide."""
+    has_tags = b"Exif\0\0" in data or b"tiff:Orientation" in data
+    orientation = _orientation(data) if has_tags else 1
+    if not 1 <= orientation <= 8:
         return None
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
         if colorspace not in ("Gray", "YCbCr", "RGB") or height * width > MAX_PIXELS:
             return None
-        return simplejpeg.decode_jpeg(data, "GRAY" if colorspace == "Gray" else "RGB")
+        image = simplejpeg.decode_jpeg(data, "GRAY" if colorspace == "Gray" else "RGB")
+        return turned(image, orientation)
     except ValueError as error:
         reason = str(error)
         # Bytes between segments are common and harmless. Any other complaint means that part of the

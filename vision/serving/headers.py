@@ -1,7 +1,7 @@
 """Reads an image's size from its header, at a bounded cost.
 
-PIL steps through a file's segments in Python, and nothing else runs meanwhile: sixteen megabytes of
-empty ones keep the whole server busy for ten seconds. So they are counted first, up to a limit.
+PIL steps through a file's segments in Python, and nothing else runs meanwhile: 32 megabytes of
+empty ones keep the whole server busy for 20 seconds. So they are counted first, up to a limit.
 """
 
 import contextlib
@@ -17,6 +17,7 @@ from vision.serving.errors import Refused, TooLarge, Unreadable
 
 # PIL reads dozens, some with external programs
 FORMATS = ("JPEG", "PNG", "WebP", "GIF", "BMP", "TIFF")
+BASE64 = (b"/9j/", b"iVBORw0KGgo", b"R0lGODlh", b"R0lGODdh", b"UklGR")  # how images begin in it
 FEW = 16  # scans of a JPEG; progressive ones have ten
 # Segments, chunks, blocks or strips of a file; a PNG of 80 MB has this many of the default size.
 STEPS = 10_000
@@ -32,7 +33,7 @@ def size_of(data: bytes) -> tuple[int, int]:
     """
     kind = format_of(data)
     if kind not in FORMATS:
-        raise Unreadable(f"not an image of a known format: send {', '.join(FORMATS)}")
+        raise Unreadable(f"{_what_else(data)}: send {', '.join(FORMATS)}")
     try:
         if len(_steps(WALKS[kind](data))) > STEPS:
             raise TooLarge(f"the image has more than {STEPS:,} parts")
@@ -45,6 +46,18 @@ def size_of(data: bytes) -> tuple[int, int]:
         return read_header(io.BytesIO(data))[0]
     except (IndexError, ValueError) as error:  # UnreadableImage is one
         raise Refused("the image's header cannot be read") from error
+
+
+def _what_else(data):
+    """Returns what bytes are that are no image of ours."""
+    if data[4:8] == b"ftyp":
+        is_avif = data[8:12] in (b"avif", b"avis")
+        return f"{'an AVIF' if is_avif else 'a HEIC or video'} file is not accepted"
+    if data[:5].lower() == b"data:" or data.startswith(BASE64):
+        return "this is base64, not the image's bytes"
+    if data.lstrip()[:1] == b"{":
+        return "this is JSON, not the image's bytes"
+    return "not an image of a known format"
 
 
 def scans_of(data: bytes) -> int:

@@ -18,6 +18,7 @@ from vision.bundle.directory import Bundle
 from vision.data.decode import UnreadableImage, decode
 from vision.serving.errors import Refused, TooLarge, TooMany
 from vision.serving.headers import scans_of, size_of
+from vision.serving.limits import PixelBudget
 from vision.serving.settings import Settings
 from vision.support.processes import cores
 
@@ -41,6 +42,7 @@ class Decoder:
     def __init__(self, settings: Settings):
         self._settings = settings
         self._threads = settings.decode_threads or min(MAX_THREADS, cores())
+        self._memory = PixelBudget(settings.max_pixels)
         self._waiting = 0  # images
         self._seconds = 0.0  # per image, averaged
         self._pool = concurrent.futures.ThreadPoolExecutor(self._threads, "decode")
@@ -160,9 +162,10 @@ class Decoder:
     def _decode_image(self, data, bundle, prefix):
         """Returns an image as the model takes it; `prefix` begins the messages of errors."""
         begun = time.perf_counter()
-        self._check(data, bundle, prefix)
+        pixels = self._check(data, bundle, prefix)
         try:
-            image = bundle.prepare(decode(data))
+            with self._memory.reserve(pixels):
+                image = bundle.prepare(decode(data))
         except UnreadableImage as error:
             raise Refused(f"{prefix}it cannot be decoded: {_shorten(error.reason)}") from error
         self._seconds += RECENT * (time.perf_counter() - begun - self._seconds)

@@ -86,7 +86,7 @@ def build(calls: "Calls", settings: Settings) -> grpc.aio.Server:
 class Calls:
     """Answers calls.
 
-    A message may have sixteen megabytes, so nothing may keep it once its call has ended. gRPC and
+    A message may have 32 megabytes, so nothing may keep it once its call has ended. gRPC and
     asyncio tie a call, its exceptions and their tracebacks into reference cycles, which Python
     frees only when the garbage collector runs, seldom and late. Three places avoid that: `answer`
     reads the message from the context, and `_outcome` and `_abort` call `_forget_frames`.

@@ -50,11 +50,13 @@ class Settings:
     decode_threads: Annotated[int, "threads that decode images; 0 = all cores, but at most 4"] = 0
     provider: Annotated[str, "cpu, cuda or tensorrt"] = "cpu"
 
-    max_body: Annotated[int, "bytes of a request"] = 16_777_216
+    max_body: Annotated[int, "bytes of a request"] = 33_554_432
     max_images: Annotated[int, "images in a request"] = 64
-    max_pixels: Annotated[int, "pixels of an image"] = 50_000_000
+    max_pixels: Annotated[int, "pixels of an image, and of all that are decoded at a time"] = (
+        60_000_000
+    )
     max_side: Annotated[int, "pixels of an image's side"] = 16_384
-    body_timeout: Annotated[float, "seconds for a request to arrive"] = 10.0
+    body_timeout: Annotated[float, "seconds for a request to arrive; large ones have more"] = 10.0
     timeout: Annotated[float, "seconds for an answer"] = 30.0
     drain: Annotated[float, "seconds that a stop waits for answers"] = 30.0
     # longer than load balancers keep a connection, so that they never use one that is closing

@@ -11,6 +11,7 @@ import pytest
 
 from vision.serving import limits
 from vision.serving.errors import NotFound
+from vision.serving.http.middleware import body as body_module
 from vision.serving.http.middleware.body import TrackBody
 from vision.serving.http.middleware.error_responses import GONE
 from vision.serving.http.middleware.request_log import log_entry
@@ -239,6 +240,13 @@ def test_every_answer_has_the_headers(path):
     assert (
         ask(b"x", path=path, tls_certificate="c.pem").headers["strict-transport-security"] == HSTS
     )
+
+
+def test_a_body_that_keeps_coming_may_take_longer(monkeypatch):
+    monkeypatch.setattr(body_module, "RATE", 1_000)
+    steady = ask(*[b"x" * 2_000] * 6, gap=0.1, body_timeout=0.3)
+    assert steady.status == 200
+    assert ask(*[b"x" * 5] * 6, gap=0.1, body_timeout=0.3).status == 408
 
 
 def test_requests_have_an_id():

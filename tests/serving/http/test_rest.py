@@ -236,7 +236,7 @@ def test_metrics(ask):
         ("POST", "/v2/models/tiny/infer", b"{", 400),
         ("POST", "/classify/tiny", b"no image", 415),
         ("POST", "/classify/tiny", b"", 400),
-        ("POST", "/classify/tiny", bytes(17_000_000), 413),
+        ("POST", "/classify/tiny", bytes(34_000_000), 413),
         ("POST", "/classify/tiny?top_k=0", wire.image(), 400),
     ],
 )
