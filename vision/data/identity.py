@@ -64,7 +64,7 @@ def units_of(source: Any, part: str, by_name: bool) -> np.ndarray | None:
 
 def has_names(base: Any) -> bool:
     """Returns whether the images of an opened source have names, and not only positions."""
-    return hasattr(base, "keys") and base.keys() is not None
+    return callable(getattr(base, "keys", None)) and base.keys() is not None
 
 
 def texts(values: Iterable[str]) -> np.ndarray:
