@@ -272,8 +272,9 @@ class Session:
             self._why = "interrupted"
             self._save_rest()
         except (UserError, DataFailed):
-            self._save_rest()
-            self._checkpoints.wait()
+            if parallel.is_single_process():  # only one may have failed, but all save together
+                self._save_rest()
+                self._checkpoints.wait()
             raise
 
     def report(self) -> None:
