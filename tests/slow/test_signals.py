@@ -1,4 +1,4 @@
-"""Signals at moments that nobody chose, dead and stuck workers, and too low limits, from outside."""
+"""Signals at moments that nobody chose, dead and stuck workers, too low limits: from outside."""
 
 import json
 import os
