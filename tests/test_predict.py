@@ -10,6 +10,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.conftest import REPOSITORY
 from tests.support.tiny_bundle import RESIZE, write_bundle
@@ -261,3 +262,32 @@ def test_a_run_of_four_devices_is_opened_on_one(tmp_path):
         assert done.returncode == 0, done.stderr
         printed[devices] = done.stdout
     assert len(json.loads(printed[1])["top"]) == 5
+
+
+def test_every_format_is_read_or_named(tmp_path, capsys):
+    """Photos of phones and browsers, and a link to nowhere, in a folder and by a pattern."""
+    write_bundle(tmp_path / "bundle")
+    photos = tmp_path / "photos"
+    (photos / "@eaDir").mkdir(parents=True)
+    image = Image.fromarray(np.full((9, 9, 3), 100, np.uint8))
+    for name, kind in (("a.jfif", "JPEG"), ("b.AVIF", "AVIF"), ("c.jp2", "JPEG2000")):
+        image.save(photos / name, kind)
+    image.save(photos / "@eaDir" / "thumbnail.jpg")
+    (photos / "d.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(500))
+    (photos / "e.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(500))
+    (photos / "f.jpg").symlink_to("nowhere.jpg")
+    for files in (photos, photos / "*"):
+        code, table, err = run(capsys, "--bundle", tmp_path / "bundle", files)
+        names = [line.rpartition("/")[2] for line in table.splitlines()[1:]]
+        assert code == 1 and sorted(names) == ["a.jfif", "b.AVIF", "c.jp2"]
+        assert err.count("HEIC photos cannot be decoded: convert them, or pip install") == 2
+        assert "f.jpg: No such file" in err and "3 of 6 files cannot be read" in err
+
+
+def test_the_significant_bits_of_a_bundle(tmp_path, capsys):
+    """A file that only training's bits can read shows that they are used."""
+    config = {"data": {"source": "", "bits": 9}}
+    write_bundle(tmp_path / "bundle", config=config)
+    Image.fromarray(np.full((9, 9), 512, np.uint16)).save(tmp_path / "deep.png")
+    code, _, err = run(capsys, "--bundle", tmp_path / "bundle", tmp_path / "deep.png")
+    assert code == 1 and "values up to 512, which data.bits=9 excludes" in err

@@ -140,7 +140,7 @@ def predict(
 
     def load(file):
         try:
-            return classifier.prepare(decode(file))
+            return classifier.prepare(decode(file, bits=classifier.config.data.bits))
         except UnreadableImage as error:
             return error
 

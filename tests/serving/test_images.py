@@ -25,8 +25,9 @@ from vision.serving.settings import Settings
 RESIZE = {"crop_fraction": 0.875, "interpolation": "bilinear"}
 
 
-def bundle(side=8, channels=3):
+def bundle(side=8, channels=3, bits=0):
     return types.SimpleNamespace(
+        bits=bits,
         image_size=side,
         channels=channels,
         resize=RESIZE,
@@ -93,6 +94,18 @@ def test_the_pixels_are_trainings(kind):
 def test_what_is_sent_in_place_of_an_image_is_named(data, reason):
     with pytest.raises(Unreadable, match=f"{reason}: send JPEG, PNG"):
         prepare([data])
+
+
+def test_the_significant_bits_are_trainings():
+    file = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 65).save(file, "PNG")
+    data = file.getvalue()
+    assert len(np.unique(prepare([data], bundle(channels=1))[0])) == 16
+    pixels = prepare([data], bundle(channels=1, bits=12))[0]
+    np.testing.assert_array_equal(pixels, decode(data, bits=12))
+    assert len(np.unique(pixels)) == 64
+    with pytest.raises(Refused, match="it has values up to 4,095, which data.bits=11 excludes"):
+        prepare([data], bundle(bits=11))
 
 
 def test_many_keep_their_order():

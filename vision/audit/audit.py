@@ -32,7 +32,7 @@ def open_images(config: ConfigDict) -> tuple[Images, Sequence[Finding]]:
     # Imports JAX, which worker processes do not need.
     from vision.data.pipeline import named_splits
 
-    opened = open_splits(config.data.source)
+    opened = open_splits(config.data.source, config.data.bits)
     splits, findings = named_splits(config.data, config.seed, opened)
     return Images(splits, opened, config.data.source), findings
 

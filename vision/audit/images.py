@@ -22,6 +22,7 @@ class Images:
         classes: names of the labels.
         split: int8 (N,), index in `names` of each image's split.
         names: names of the splits.
+        bits: significant bits of 16-bit images, as `vision.data.decode.decode` takes them.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Images:
         lengths = [len(source) for source in sources]
         self.split = np.repeat(np.arange(len(sources), dtype=np.int8), lengths)
         self._starts = np.cumsum([0, *lengths])
+        self.bits = getattr(sources[0], "bits", 0)
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -117,7 +117,9 @@ def _measure_all(images, rows):
         try:
             data = images.file(row)
             reason = ""
-            pixels = images.image(row) if data is None else decode(data)  # reads the file once
+            pixels = (
+                images.image(row) if data is None else decode(data, bits=images.bits)
+            )  # reads the file once
         except UnreadableImage as error:
             pixels = None
             data = b""

@@ -99,6 +99,7 @@ class Bundle:
         classes: names, in the order of the probabilities.
         file: name of the model's file, whose suffix determines the runtime.
         image_size, channels: size and channels of the input images.
+        bits: significant bits of 16-bit images, as `vision.data.decode.decode` takes them.
         resize: {"crop_fraction", "interpolation"}, how `prepare` resizes images.
         config: the `ConfigDict` of its training; if the exporter had none, the defaults without a
             data.source.
@@ -123,6 +124,7 @@ class Bundle:
         self.reference = manifest.reference
         self.past = None  # a bundle does not have the names of the images
         self.config: ConfigDict = from_dict(manifest.config or {"data": {"source": ""}})
+        self.bits: int = self.config.data.bits
         self.resize = manifest.resize
         self._run = run
         self.explain = explain

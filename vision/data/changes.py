@@ -32,6 +32,7 @@ class Relabeled:
         self.classes = source.classes
         self.encoded = source.encoded
         self.findings = source.findings
+        self.bits = getattr(source, "bits", 0)
         self.name = source.name
         self.file = source.file
         self.fields = getattr(source, "fields", {})

@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
-from vision.data.formats import register_formats, why_unknown
+from vision.data.formats import format_of, register_formats, why_unknown
 from vision.data.orientation import turned
 from vision.errors import printable
 
@@ -44,16 +44,20 @@ class UnreadableImage(ValueError):
         return printable(text, LONGEST_TEXT)
 
 
-def decode(data: bytes | Path | str, channels: int = 0, name: str = "") -> np.ndarray:
+def decode(
+    data: bytes | Path | str, channels: int = 0, name: str = "", bits: int = 0
+) -> np.ndarray:
     """Decodes an image of any format that PIL reads.
 
-    EXIF orientation is applied. Transparency is composited over white, as on a page. 16-bit gray
-    keeps its upper 8 bits. An animation or a document gives its first frame or page.
+    EXIF orientation is applied. Transparency is composited over white, as on a page. 16-bit images
+    keep the upper 8 of their significant bits. An animation or a document gives its first frame or
+    page.
 
     Args:
         data: the file's bytes, or its path.
         channels: 1 (gray) or 3 (RGB); 0 keeps the image's own: 1 for a gray image, 3 for any other.
         name: the image's name for error messages; a path is its own name.
+        bits: significant bits of 16-bit images, 8 to 16; 0 for 16.
 
     Returns:
         uint8 (H, W, channels).
@@ -66,7 +70,7 @@ def decode(data: bytes | Path | str, channels: int = 0, name: str = "") -> np.nd
         name = name or str(data)
         data = read_file(data)
     try:
-        image = _decode(data)
+        image = _decode(data, bits or 16)
     except Image.UnidentifiedImageError as error:
         raise UnreadableImage(why_unknown(data, name), name) from error
     except UnreadableImage as error:
@@ -168,15 +172,15 @@ def resize_crop(
     return np.ascontiguousarray(image[top : top + size, left : left + size])
 
 
-def _decode(data):
+def _decode(data, bits):
     if not data:
         raise UnreadableImage("empty file")
     image = None
     if data.startswith(b"\xff\xd8"):
         image = _decode_jpeg(data)
     elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        image = _decode_png(data)
-    return _decode_pil(data) if image is None else image
+        image = _decode_png(data) if bits == 16 else _decode_deep_png(data, bits)
+    return _decode_pil(data, bits) if image is None else image
 
 
 def _decode_jpeg(data):
@@ -226,12 +230,38 @@ def _decode_png(data):
     return image[..., None] if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _is_plain_png(data):
-    """Whether a PNG is complete, of moderate size, and 8-bit gray or RGB without transparency."""
+def _decode_deep_png(data, bits):
+    """Returns the pixels of a 16-bit RGB PNG, or what `_decode_png` returns for any other."""
+    if data[24:26] != b"\x10\x02":
+        return _decode_png(data)
+    image = _read_deep_png(data)
+    return None if image is None else _shift(image, bits)
+
+
+def _read_deep_png(data):
+    """Returns the uint16 pixels of a 16-bit RGB PNG, whose lower bits PIL drops; None if it is
+    another."""
+    if not _is_plain_png(data, (b"\x10\x02",)):
+        return None
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return None if image is None else image[..., ::-1]
+
+
+def _shift(values, bits):
+    """Returns the upper 8 of the significant bits of 16-bit values."""
+    largest = int(values.max(initial=0))
+    if largest >> bits:
+        raise UnreadableImage(f"it has values up to {largest:,}, which data.bits={bits} excludes")
+    return (values.astype(np.uint16) >> bits - 8).astype(np.uint8)
+
+
+def _is_plain_png(data, kinds=(b"\x08\x00", b"\x08\x02")):
+    """Whether a PNG is complete, of moderate size, and of a kind: 8-bit gray or RGB without
+    transparency."""
     width = int.from_bytes(data[16:20], "big")
     height = int.from_bytes(data[20:24], "big")
     return (
-        data[24:26] in (b"\x08\x00", b"\x08\x02")
+        data[24:26] in kinds
         and b"tRNS" not in data
         and b"eXIf" not in data
         and data.endswith(b"IEND\xaeB`\x82")
@@ -251,11 +281,12 @@ def _is_regular(data):
     return position == len(data) and data.count(b"IHDR") == 1
 
 
-def _decode_pil(data):
+def _decode_pil(data, bits):
     register_formats()
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return _pixels(ImageOps.exif_transpose(image))
+            bits = _stored_bits(image) or bits
+            return _pixels(ImageOps.exif_transpose(image), bits)
     except (UnreadableImage, Image.UnidentifiedImageError):
         raise
     # PIL's parsers raise OSError, SyntaxError, struct.error, EOFError, ... on broken files
@@ -263,10 +294,35 @@ def _decode_pil(data):
         raise UnreadableImage(str(error) or type(error).__name__) from error
 
 
-def _pixels(image):
+def _stored_bits(image):
+    """Returns the bits of a TIFF with 12 bits a pixel, which PIL reads into 16; 0 for others."""
+    if image.format != "TIFF" or not image.mode.startswith("I;16"):
+        return 0
+    stored = image.tag_v2.get(258, (16,))  # BitsPerSample
+    return 12 if stored[0] == 12 else 0
+
+
+def largest_value(data: bytes) -> int | None:
+    """Returns the largest value of a 16-bit image; None for any other, or one that is broken."""
+    try:
+        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+            if data[24] != 16:
+                return None
+            if (image := _read_deep_png(data)) is not None:
+                return int(image.max())
+        elif format_of(data) in ("JPEG", "WebP", "GIF"):
+            return None
+        with Image.open(io.BytesIO(data)) as opened:
+            is_deep = opened.mode.startswith("I;16") and not _stored_bits(opened)
+            return int(np.asarray(opened).max()) if is_deep else None
+    except Exception:  # PIL's parsers raise all kinds of errors, which decoding reports
+        return None
+
+
+def _pixels(image, bits):
     """Returns a PIL image's pixels as uint8 (H, W, 1 or 3)."""
     if image.mode.startswith("I;16"):
-        return (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)[..., None]
+        return _shift(np.asarray(image), bits)[..., None]
     if image.mode in ("I", "F"):
         raise UnreadableImage(
             "32-bit pixels, whose range is unknown: save the image with 8 or 16 bits"

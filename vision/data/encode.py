@@ -70,7 +70,7 @@ def encode(source: Source, index: int, options: Options) -> bytes:
     if data is None:
         image = source[index]["image"]
     else:
-        image = decode(data, name=source.name(index))
+        image = decode(data, name=source.name(index), bits=getattr(source, "bits", 0))
     shrinks = options.shorter_side and min(image.shape[:2]) > options.shorter_side
     if data is not None and not shrinks:
         return data

@@ -51,6 +51,7 @@ class FileSource:
     """
 
     encoded = True
+    bits = 0
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class FileSource:
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict:
-        return {"image": decode(self.name(index)), "label": int(self.labels[index])}
+        return {"image": decode(self.name(index), bits=self.bits), "label": int(self.labels[index])}
 
     def name(self, index: int) -> str:
         return os.path.join(self.root, self.files[index])

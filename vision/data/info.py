@@ -1,13 +1,11 @@
 """Describes a source in a page of text: its parts, the images of each class, sizes, findings."""
 
-import collections
 from collections.abc import Mapping
 
 import numpy as np
 
-from vision.data.decode import UnreadableImage
 from vision.data.findings import summarize
-from vision.data.formats import format_of
+from vision.data.sample import look
 from vision.data.sources import Source
 
 SAMPLE = 64  # images of each part that are decoded
@@ -64,23 +62,16 @@ def _imbalance(part, classes, counts):
 
 def _sample(part, source):
     """Returns lines that describe some images of a part: sizes, colors, formats."""
-    shapes = []
-    formats: collections.Counter[str] = collections.Counter()
-    unreadable = {}
-    for index in np.linspace(0, len(source) - 1, min(len(source), SAMPLE)).astype(int).tolist():
-        try:
-            shapes.append(source[index]["image"].shape)
-            formats[format_of(source.file(index))] += 1
-        except UnreadableImage as error:
-            unreadable[error.name] = error.reason
-    lines = [f"note: {name}: {reason}" for name, reason in unreadable.items()]
-    if not shapes:
+    sample = look(source, SAMPLE)
+    lines = [f"note: {name}: {reason}" for name, reason in sample.unreadable.items()]
+    lines += [f"note: {line}" for line in summarize(sample.findings)]
+    if not sample.shapes:
         return lines
-    count = len(shapes) + len(unreadable)
-    heights, widths, channels = np.transpose(shapes)
+    count = len(sample.shapes) + len(sample.unreadable)
+    heights, widths, channels = np.transpose(list(sample.shapes.values()))
     size = f"{_span(widths)} x {_span(heights)} px"
     colors = " and ".join({1: "gray", 3: "RGB"}[c] for c in sorted(set(channels.tolist())))
-    format_counts = ", ".join(f"{n} {name}" for name, n in formats.most_common())
+    format_counts = ", ".join(f"{n} {name}" for name, n in sample.formats.most_common())
     return [f"{part}, {count} images sampled: {size}, {colors}; {format_counts}", *lines]
 
 

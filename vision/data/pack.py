@@ -42,7 +42,7 @@ from vision.data.sources.packed import (
     files_of,
     read_manifest,
 )
-from vision.data.splits import make_splits
+from vision.data.splits import check_labels, make_splits
 from vision.errors import RunError, UserError
 from vision.support.processes import ordered
 from vision.support.progress import track
@@ -79,7 +79,8 @@ def open_parts(config: ConfigDict, seed: int) -> dict[str, Source]:
     Returns:
         {part: source}.
     """
-    parts = open_splits(config.source)
+    parts = open_splits(config.source, config.bits)
+    check_labels(parts)
     if {"imbalance", "flip_labels"} & set(parse(config.source)[2]):
         splits = make_splits(parts, config.fractions, config.val_fraction, seed, config.split_by)
         parts = change(splits, config.source)

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vision.data.changes import change
-from vision.data.decode import INTERPOLATIONS, UnreadableImage
+from vision.data.decode import INTERPOLATIONS
 from vision.data.division import Division
 from vision.data.findings import Finding
 from vision.data.loading.dataset import SIZES, Dataset, Unreadable
@@ -23,10 +23,12 @@ from vision.data.loading.loader import Loader
 from vision.data.loading.sampler import SAMPLINGS, Sampler, run_length
 from vision.data.loading.worker_loader import WorkerLoader
 from vision.data.recall import Changes, Divided, Past, divide, leave_out_missing, recalled
+from vision.data.sample import Sample, has_color, look
 from vision.data.sources import Source, open_splits
 from vision.data.splits import Subset
 from vision.errors import UserError, check_choice
 
+SAMPLE = 16  # images that are decoded to learn what they are like
 UNLABELED = "unlabeled"  # the loader of `config.data.unlabeled`
 
 
@@ -92,7 +94,7 @@ def named_splits(
     Raises:
         UserError: see `open_splits`, `make_splits` and `change`; none of a split's images is left.
     """
-    divided = divide(c, seed, opened or open_splits(c.source), past)
+    divided = divide(c, seed, opened or open_splits(c.source, c.bits), past)
     splits = change(divided.splits, c.source)
     findings = (*divided.findings, *unseen_classes(splits))
     return leave_out_missing(splits), findings
@@ -137,7 +139,7 @@ def open_data(
     """
     c = config.data
     if splits is None:
-        divided = divide(c, config.seed, open_splits(c.source), past, with_unlabeled)
+        divided = divide(c, config.seed, open_splits(c.source, c.bits), past, with_unlabeled)
         splits = change(divided.splits, c.source)
         divided = divided._replace(findings=(*divided.findings, *unseen_classes(splits)))
     else:
@@ -149,7 +151,8 @@ def open_data(
     splits = leave_out_missing(splits)
     findings = divided.findings
     first = next(iter(splits.values()))
-    image_size, channels = _image_shape(c, first)
+    sample = look(first, SAMPLE)
+    image_size, channels = _image_shape(c, first, sample)
     # "rest" may be the training split itself.
     total = sum(map(len, {id(split): split for split in splits.values()}.values()))
     lost = {finding.name: f"{finding.kind}: {finding}" for finding in findings if finding.lost}
@@ -159,9 +162,15 @@ def open_data(
     }
     loaders = _open_loaders(c, datasets, unreadable, mesh)
     counts = np.bincount(first.labels, minlength=len(first.classes))
-    division = divided.division if with_unlabeled else None
     return Data(
-        loaders, first.classes, image_size, channels, counts, findings, division, divided.changes
+        loaders,
+        first.classes,
+        image_size,
+        channels,
+        counts,
+        (*findings, *sample.findings),
+        divided.division if with_unlabeled else None,
+        divided.changes,
     )
 
 
@@ -203,7 +212,7 @@ def _with_unlabeled(
     "rest" is the training split before a draw.
     """
     if c.unlabeled != "rest":
-        images = _unlabeled_source(c.unlabeled)
+        images = _unlabeled_source(c.unlabeled, c.bits)
         opened = {UNLABELED: images}
         own_past = past if past and UNLABELED in past.digests else None
         unlabeled = recalled(opened, (), opened, own_past, (UNLABELED,))
@@ -221,9 +230,9 @@ def _with_unlabeled(
     return splits | {UNLABELED: images}, divided
 
 
-def _unlabeled_source(spec: str) -> Source:
+def _unlabeled_source(spec: str, bits: int) -> Source:
     """Returns all images that a source has for training; their labels are never looked at."""
-    opened = open_splits(spec)
+    opened = open_splits(spec, bits)
     for name in ("all", "train"):
         if name in opened:
             return opened[name]
@@ -302,7 +311,7 @@ def _draw_per_class(split: Source, count: int, seed: int) -> Source:
     return Subset(split, np.sort(np.concatenate(chosen)))
 
 
-def _image_shape(c: ConfigDict, source: Source) -> tuple[int, int]:
+def _image_shape(c: ConfigDict, source: Source, sample: Sample) -> tuple[int, int]:
     """Returns (image_size, channels): what the config sets, else what the images are."""
     if c.image_size < 0 or c.channels not in (0, 1, 3):
         raise UserError(
@@ -311,16 +320,14 @@ def _image_shape(c: ConfigDict, source: Source) -> tuple[int, int]:
         )
     if c.image_size and c.channels:
         return c.image_size, c.channels
-    names: dict[tuple[int, ...], str] = {}
-    for index in np.linspace(0, len(source) - 1, min(len(source), 16)).astype(int):
-        try:
-            names.setdefault(source[int(index)]["image"].shape, source.name(int(index)))
-        except UnreadableImage:
-            continue
-    if not names:
+    if not sample.shapes:
         raise UserError(f"cannot read {source.name(0)} nor any other image of {c.source}")
-    channels = c.channels or max(shape[2] for shape in names)
-    by_size = {shape[:2]: name for shape, name in names.items()}
+    channels = c.channels or max(shape[2] for shape in sample.shapes.values())
+    if not c.channels and channels == 1 and source.encoded and has_color(source):
+        channels = 3
+    by_size: dict[tuple[int, ...], str] = {}
+    for name, shape in sample.shapes.items():
+        by_size.setdefault(shape[:2], name)
     height, width = next(iter(by_size))
     if not c.image_size and (len(by_size) > 1 or height != width):
         examples = [f"{name} is {w}x{h}" for (h, w), name in list(by_size.items())[:2]]

@@ -27,6 +27,7 @@ class Subset:
         self.classes = source.classes
         self.encoded = source.encoded
         self.findings = source.findings
+        self.bits = getattr(source, "bits", 0)
         fields = getattr(source, "fields", {})
         self.fields = {name: values[self.indices] for name, values in fields.items()}
 
@@ -54,6 +55,7 @@ class Joined:
         self.sources = sources
         self.classes = sources[0].classes
         self.encoded = any(source.encoded for source in sources)
+        self.bits = getattr(sources[0], "bits", 0)
         self.labels = np.concatenate([source.labels for source in sources])
         self.findings = sources[0].findings
         self._starts = np.cumsum([0, *map(len, sources)])
@@ -137,7 +139,7 @@ def make_splits(
             f"the data have no train split, only {', '.join(splits) or 'none'}: "
             "there is nothing to learn from"
         )
-    _check_labels(splits)
+    check_labels(splits)
     own = _own_splits(splits, val_fraction)
     if "test" in own:
         val = 0.0 if "val" in own else val_fraction
@@ -222,7 +224,8 @@ def _divide(n, fractions, carry):
     return counts.astype(np.int64), owed
 
 
-def _check_labels(splits):
+def check_labels(splits: Mapping[str, Source]) -> None:
+    """Raises `UserError` unless labels are in range and there are two classes to learn from."""
     classes = next(iter(splits.values())).classes
     labels = np.unique(np.concatenate([source.labels for source in splits.values()]))
     if len(classes) < 2 or len(labels) < 2:
@@ -234,4 +237,11 @@ def _check_labels(splits):
         raise UserError(
             f"labels must be 0 to {len(classes) - 1}, one per class, "
             f"but they are {labels[0]} to {labels[-1]}"
+        )
+    learned = np.unique(splits["train"].labels) if "train" in splits else labels
+    if len(learned) < 2:
+        names = ", ".join(repr(classes[label]) for label in learned) or "none"
+        raise UserError(
+            f"the train split has a single class ({names}) of the data's {len(classes)}: "
+            "is it the right split, and are its labels complete?"
         )

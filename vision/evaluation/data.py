@@ -108,7 +108,7 @@ def open_split(
         raise UserError(
             "which images? Give --data SOURCE: the bundle does not record what it was trained on"
         )
-    opened = open_splits(c.source)
+    opened = open_splits(c.source, c.bits)
     undivided = is_undivided(opened, c.source)
     name = name or ("all" if undivided and not own else "test")
     c.image_size = classifier.image_size
@@ -151,7 +151,7 @@ def reopen(c: ConfigDict, seed: int, name: str) -> Joined:
     Raises:
         UserError: if it cannot be opened.
     """
-    opened = open_splits(c.source)
+    opened = open_splits(c.source, c.bits)
     if name == "all" and is_undivided(opened, c.source):
         return Joined([opened["all"]])
     splits, _ = named_splits(c, seed, opened)

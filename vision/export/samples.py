@@ -52,7 +52,7 @@ def open_samples(
     c = config.data
     try:
         if spec and not is_same(spec, c.source):
-            joined = Joined(list(open_splits(spec).values()))
+            joined = Joined(list(open_splits(spec, c.bits).values()))
             comparison = _read(classifier, joined, COMPARISON_IMAGES)
             return Samples(comparison, _read(classifier, joined, REFERENCE_IMAGES), f"of {spec}")
         if c.source:

@@ -165,7 +165,7 @@ class Decoder:
         pixels = self._check(data, bundle, prefix)
         try:
             with self._memory.reserve(pixels):
-                image = bundle.prepare(decode(data))
+                image = bundle.prepare(decode(data, bits=bundle.bits))
         except UnreadableImage as error:
             raise Refused(f"{prefix}it cannot be decoded: {_shorten(error.reason)}") from error
         self._seconds += RECENT * (time.perf_counter() - begun - self._seconds)

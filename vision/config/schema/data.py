@@ -4,6 +4,7 @@ from vision.config.keys import (
     ANY,
     CHANNELS,
     DECAY,
+    DEPTH,
     PAIR_OF_SHARES,
     POSITIVE_PAIR,
     SHARE,
@@ -40,6 +41,9 @@ DATA = section(
         "are equal"),
     channels=number(0, CHANNELS,
         "*1 (gray) or 3 (RGB); 0 = the images' own"),
+    bits=number(0, DEPTH,
+        "significant bits of 16-bit images, such as 12 for X-rays: the upper 8 of them become the "
+        "pixels; 0 = 16. A larger value makes an image unreadable"),
     fractions=number((0.7, 0.2, 0.1), THREE_SHARES,
         "train, val, test: shares of each class, for a source without splits of its own"),
     split_by=key("name",

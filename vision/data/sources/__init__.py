@@ -33,7 +33,7 @@ class Source(Protocol):
     A source whose images have names of their own has `keys() -> N texts`: what each is called
     within the source, wherever that lies. By them it is divided, unless its attribute `named` is
     false, and a run knows its images again. `column_names()` and `column(name) -> N values` are
-    what `?group=` may name.
+    what `?group=` may name. A source of files has `bits`, which `set_bits` sets and `decode` takes.
     """
 
     classes: tuple[str, ...]  # the name of each label
@@ -108,12 +108,19 @@ def is_same(spec: str, other: str) -> bool:
     return os.path.realpath(argument) == os.path.realpath(other_argument)
 
 
-def open_splits(spec: str) -> dict[str, Source]:
+def set_bits(source: Source, bits: int) -> None:
+    """Sets how many bits of 16-bit images are significant, if a source decodes files; 0 for 16."""
+    if hasattr(source, "bits"):
+        source.bits = bits
+
+
+def open_splits(spec: str, bits: int = 0) -> dict[str, Source]:
     """Opens the source that `spec` names, without applying any of `CHANGES`.
 
     Args:
         spec: "KIND", "KIND:ARGUMENT" or "KIND:ARGUMENT?OPTION=VALUE&...", such as "mnist5k",
             "folder:photos" or "voc:photos?boxes=crop".
+        bits: significant bits of 16-bit images, `config.data.bits`.
 
     Returns:
         {"all": source} if the source has no splits of its own, else a dict with some of "train",
@@ -133,4 +140,6 @@ def open_splits(spec: str) -> dict[str, Source]:
     parts = module.open(argument, **arguments)
     if GROUP in options:
         set_groups(parts, options[GROUP], spec)
+    for source in parts.values():
+        set_bits(source, bits)
     return parts

@@ -69,6 +69,7 @@ class CropSource:
     """
 
     encoded = True
+    bits = 0
 
     def __init__(
         self,
@@ -92,7 +93,7 @@ class CropSource:
         return len(self.files)
 
     def __getitem__(self, index: int) -> dict:
-        image = decode(self.files[index])
+        image = decode(self.files[index], bits=self.bits)
         left, top, right, bottom = np.maximum(self.boxes[index], 0)
         crop = image[top:bottom, left:right]
         if not crop.size:

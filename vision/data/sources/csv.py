@@ -28,7 +28,7 @@ from vision.data.decode import decode, read_file
 from vision.data.files import portable
 from vision.data.findings import Finding
 from vision.data.labels import check_spelling, require_two_classes, strip, to_indices
-from vision.data.sources import CHANGES, Source, open_splits, parse
+from vision.data.sources import CHANGES, Source, open_splits, parse, set_bits
 from vision.data.sources._cells import check_joined
 from vision.data.sources._paths import where
 from vision.data.sources._table import Table
@@ -74,7 +74,19 @@ class CsvSource:
         self.folder = folder
         # Rows that only refer to images of other sources are divided as those are, by position.
         self.named = any(isinstance(location, str) for location in locations)
+        self._bits = 0
         self.encoded = any(isinstance(p, str) or sources[p[0]].encoded for p in locations)
+
+    @property
+    def bits(self) -> int:
+        """Significant bits of 16-bit images, those of other sources included."""
+        return self._bits
+
+    @bits.setter
+    def bits(self, bits: int) -> None:
+        self._bits = bits
+        for source in self.sources:
+            set_bits(source, bits)
 
     def __len__(self) -> int:
         return len(self.locations)
@@ -82,7 +94,7 @@ class CsvSource:
     def __getitem__(self, index: int) -> dict:
         location = self.locations[index]
         if isinstance(location, str):
-            image = decode(location)
+            image = decode(location, bits=self.bits)
         else:
             image = self.sources[location[0]][location[1]]["image"]
         return {"image": image, "label": int(self.labels[index])}

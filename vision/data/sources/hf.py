@@ -41,6 +41,7 @@ class HubSource:
     """
 
     encoded = True
+    bits = 0
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class HubSource:
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict:
-        image = decode(self.file(index), name=self.name(index))
+        image = decode(self.file(index), name=self.name(index), bits=self.bits)
         return {"image": image, "label": int(self.labels[index])}
 
     def name(self, index: int) -> str:

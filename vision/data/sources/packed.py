@@ -56,6 +56,7 @@ class PackedSource:
     """
 
     encoded = True
+    bits = 0
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class PackedSource:
 
     def __getitem__(self, index: int) -> dict:
         name, data = self._read(index)
-        return {"image": decode(data, name=name), "label": int(self.labels[index])}
+        return {"image": decode(data, name=name, bits=self.bits), "label": int(self.labels[index])}
 
     def name(self, index: int) -> str:
         """Returns the name that the image had in the source that was packed."""

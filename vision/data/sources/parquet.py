@@ -57,6 +57,7 @@ class ParquetSource:
     """
 
     encoded = True
+    bits = 0
 
     def __init__(
         self,
@@ -82,7 +83,7 @@ class ParquetSource:
         return int(self.starts[-1])
 
     def __getitem__(self, index: int) -> dict:
-        image = decode(self.file(index), name=self.name(index))
+        image = decode(self.file(index), name=self.name(index), bits=self.bits)
         return {"image": image, "label": int(self.labels[index])}
 
     def name(self, index: int) -> str:

@@ -39,6 +39,7 @@ class TfdsSource:
     """
 
     encoded = True
+    bits = 0
     findings: tuple[Finding, ...] = ()
 
     def __init__(
@@ -59,7 +60,7 @@ class TfdsSource:
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict:
-        image = decode(self.file(index), name=self.name(index))
+        image = decode(self.file(index), name=self.name(index), bits=self.bits)
         return {"image": image, "label": int(self.labels[index])}
 
     def name(self, index: int) -> str:
