@@ -70,4 +70,4 @@ if __name__ == "__main__":
     with signals.listening() as listener:
         listener.watch()
         listener.leave_at_once("interrupted before it had begun to train")
-        cli.run(main)
+        cli.run(main, outlives_output=True)

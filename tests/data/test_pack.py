@@ -25,6 +25,7 @@ from vision.data.records import Records
 from vision.data.sources import open_splits
 from vision.data.verify import verify
 from vision.errors import RunError, UserError
+from vision.support.lock import locked
 
 REPOSITORY = Path(__file__).parents[2]
 SMALL = Options(shard_mib=1)
@@ -156,7 +157,7 @@ def test_killed_it_leaves_no_process_and_goes_on(steel, steel_pack, tmp_path):
     code = (
         "import os, signal, sys, multiprocessing\n"
         "import vision.data.pack as p, vision.data.__main__ as m\n"
-        "write = p._write_json\n"
+        "write = p.write_json\n"
         "def kill(path, values):\n"
         "    write(path, values)\n"
         "    if len(values['shards']) == 2:\n"
@@ -164,7 +165,7 @@ def test_killed_it_leaves_no_process_and_goes_on(steel, steel_pack, tmp_path):
         "        print(*pids, {'jax', 'tensorflow'} & {*sys.modules})\n"
         "        sys.stdout.flush()\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "p._write_json = kill\n"
+        "p.write_json = kill\n"
         f"m.main(['pack', 'folder:{steel}', '{tmp_path}/out', '--shard-mib=1', '--workers=2'])\n"
     )
     done = subprocess.run(
@@ -309,14 +310,14 @@ def test_what_is_there_is_never_lost(steel, steel_pack, tmp_path, monkeypatch):
         pack_of(spec, steel_pack)
     with pytest.raises(UserError, match="source was"):
         pack_of("digits", steel_pack, options=SMALL)
-    with pytest.raises(UserError, match="File exists"):
+    with pytest.raises(UserError, match="which is a file"):
         pack_of(spec, tmp_path / "notes.txt")
-    with packing._locked(tmp_path / "busy"), pytest.raises(UserError, match="another process"):
+    with locked(tmp_path / "busy"), pytest.raises(UserError, match="another process"):
         pack_of(spec, tmp_path / "busy")
     monkeypatch.setattr(
-        packing, "record_writer", lambda path: (_ for _ in ()).throw(OSError("No space left"))
+        packing, "record_writer", lambda path: (_ for _ in ()).throw(OSError(28, "full"))
     )
-    with pytest.raises(RunError, match="stopped; repeat the command to continue: No space left"):
+    with pytest.raises(RunError, match="stopped: No space left on device; free some and repeat"):
         pack_of(spec, tmp_path / "full")
 
 

@@ -23,6 +23,7 @@ from vision.config.packages import check_packages
 from vision.config.validate import validate
 from vision.errors import RunError, UserError
 from vision.support.extras import require
+from vision.support.lock import locked
 
 
 def main(argv):
@@ -47,11 +48,16 @@ def main(argv):
     validate(config)
     check_packages(config)
     require("the audit", "audit", without=("imbalanced-learn",))
+    if values.decisions and not values.apply:
+        raise UserError("--decisions FILE needs --apply: give --apply too")
+    with locked(values.out):
+        _audit(config, values, share)
+
+
+def _audit(config, values, share):
     from vision.audit import audit
 
     if values.decisions:
-        if not values.apply:
-            raise UserError("--decisions FILE needs --apply: give --apply too")
         lines = audit.decide(config, values.out, values.decisions)
         print(*lines, sep="\n")
         return
@@ -83,4 +89,4 @@ def _flags(values):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, outlives_output=True)

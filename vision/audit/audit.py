@@ -21,7 +21,7 @@ from vision.audit.scan import Scan, scan
 from vision.data.findings import Finding
 from vision.data.sources import open_splits
 from vision.errors import UserError
-from vision.support.files import make_directory, write_json
+from vision.support.files import filling, make_directory, write_json
 
 PACKAGES = ("numpy", "opencv-python-headless", "ImageHash", "scikit-learn", "cleanlab")
 _DIGITS = 4  # of data.mean and data.std
@@ -246,12 +246,10 @@ def _apply(images, issues, learned_issues, path):
 def _write(audited, out):
     from vision.audit import report
 
-    try:
-        write_issues(out / "issues.csv", audited.issues, audited.images)
-        write_json(out / "audit.json", audited.summary)
-        report.write(out / "report.html", audited)
-    except OSError as error:
-        raise UserError(f"cannot write to --out {out}: {error.strerror}") from error
+    with filling(out) as folder:
+        write_issues(folder / "issues.csv", audited.issues, audited.images)
+        write_json(folder / "audit.json", audited.summary)
+        report.write(folder / "report.html", audited)
 
 
 def decide(config: ConfigDict, out: pathlib.Path | str, path: pathlib.Path | str) -> list[str]:

@@ -146,4 +146,4 @@ def describe(record: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, outlives_output=True)

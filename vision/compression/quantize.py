@@ -315,4 +315,4 @@ def _percentages(accuracy):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, outlives_output=True)

@@ -27,7 +27,8 @@ from vision.bundle.directory import MANIFEST, Bundle, open_bundle
 from vision.config.flags import parse_stage
 from vision.errors import UserError
 from vision.support.extras import require
-from vision.support.files import make_directory, replacing, write_json
+from vision.support.files import filling, replacing, write_json
+from vision.support.lock import locked
 
 BATCHES = (1, 32)  # batch sizes that latency is measured with
 
@@ -44,7 +45,7 @@ def main(argv: list[str]) -> None:
         models = [open_model(word, stack) for word in words]
         _check_titles(models)
         results = measure(models, values.data, values.split)
-    write(make_directory(values.out), results)
+    write(pathlib.Path(values.out), results)
     print(*describe(results), sep="\n")
     print(f"{values.out}/report.html, report.json, pareto.png")
 
@@ -192,14 +193,12 @@ def write(out: pathlib.Path, results: Mapping[str, Any]) -> None:
     picture = pareto(results["models"])
     values = {"report": results, "batches": BATCHES, "picture": data_uri(picture)}
     page = render(pathlib.Path(__file__).with_name("report.html"), values)
-    try:
-        with replacing(out / "pareto.png", binary=True) as file:
+    with locked(out), filling(out) as folder:
+        with replacing(folder / "pareto.png", binary=True) as file:
             file.write(picture)
-        write_json(out / "report.json", results)
-        with replacing(out / "report.html") as file:
+        write_json(folder / "report.json", results)
+        with replacing(folder / "report.html") as file:
             file.write(page)
-    except OSError as error:
-        raise UserError(f"cannot write to --out {out}: {error.strerror or error}") from error
 
 
 def pareto(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -274,4 +273,4 @@ def describe(results: Mapping[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, outlives_output=True)

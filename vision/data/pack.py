@@ -13,7 +13,6 @@ splits are packed.
 import contextlib
 import dataclasses
 import datetime
-import fcntl
 import hashlib
 import json
 import math
@@ -44,6 +43,10 @@ from vision.data.sources.packed import (
 )
 from vision.data.splits import check_labels, make_splits
 from vision.errors import RunError, UserError
+from vision.support import disk
+from vision.support.files import replacing, sync, write_json
+from vision.support.lock import NAME as LOCK
+from vision.support.lock import locked
 from vision.support.processes import ordered
 from vision.support.progress import track
 from vision.support.reading import read_json
@@ -117,20 +120,27 @@ def pack(
     out = Path(out)
     options = options or Options()
     request = _request(spec, parts, options)
-    with _locked(out):
+    with locked(out, "the folder"):
         state = _resume(out, request)
         if not state:
             return read_manifest(out), False
-        if not state["plan"]:
-            state["plan"] = {part: _count_shards(source, options) for part, source in parts.items()}
-            _write_json(out / PROGRESS, state)
         try:
+            if not state["plan"]:
+                state["plan"] = {
+                    part: _count_shards(source, options) for part, source in parts.items()
+                }
+                write_json(out / PROGRESS, state)
             _write_shards(out, parts, options, state, workers, max_unreadable)
+            write_json(out / MANIFEST, _manifest(out, parts, state))
         except (OSError, RuntimeError) as error:  # a full disk; a worker that was killed
+            number = disk.refusal(error)
+            reason = os.strerror(number) if number else error
             raise RunError(
-                f"packing into '{out}' stopped; repeat the command to continue: {error}"
+                f"packing into '{out}' stopped: {reason}; {disk.remedy(number)}repeat the command "
+                "to continue"
             ) from error
-        _write_json(out / MANIFEST, _manifest(out, parts, state))
+        finally:
+            _remove_parts(out)
         (out / PROGRESS).unlink(missing_ok=True)
         return read_manifest(out), True
 
@@ -146,36 +156,14 @@ def _request(spec, parts, options):
     return {"source": spec} | dataclasses.asdict(options) | {"fingerprint": digest.hexdigest()}
 
 
-@contextlib.contextmanager
-def _locked(out):
-    """Creates the folder and keeps a second process out of it; the lock ends with the process."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        handle = os.open(out, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"cannot create the folder '{out}': {error.strerror}") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise UserError(f"another process is packing into '{out}'") from error
-    except OSError:
-        pass  # a file system without locks
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
 def _resume(out, request):
     """Returns the state of an earlier call, with what it finished; {} if the pack is complete.
 
     Finished files count if their size and SHA-256 are right. Of a complete pack, whose records
     `verify` reads, only the sizes are checked.
     """
-    for file in out.glob("*.part"):
-        file.unlink()
-    names = {file.name for file in out.iterdir()}
+    _remove_parts(out)
+    names = {file.name for file in out.iterdir()} - {LOCK}
     if not names:
         return {"request": request, "plan": {}, "shards": {}, "unreadable": []}
     if not names & {MANIFEST, PROGRESS}:
@@ -197,6 +185,12 @@ def _resume(out, request):
         image for image in state["unreadable"] if image["shard"] in state["shards"]
     ]
     return state
+
+
+def _remove_parts(out):
+    """Removes unfinished files."""
+    for file in out.glob("*.part"):
+        file.unlink(missing_ok=True)
 
 
 def _check_same_request(out, old, new):
@@ -270,11 +264,12 @@ def _write_shards(out, parts, options, state, workers, max_unreadable):
                     entry = {"part": shard.part, "index": index, "shard": shard.name}
                     unreadable.append(entry | {"name": record.name, "reason": record.reason})
                     _check_unreadable([*state["unreadable"], *unreadable], total, max_unreadable)
+            sync(out / f"{shard.name}.part")
             os.replace(out / f"{shard.name}.part", out / shard.name)
             images = shard.stop - shard.start - len(unreadable)
             state["shards"][shard.name] = _file_entry(out / shard.name) | {"images": images}
             state["unreadable"] += unreadable
-            _write_json(out / PROGRESS, state)
+            write_json(out / PROGRESS, state)
 
 
 def _shards(parts, plan):
@@ -345,18 +340,10 @@ def _manifest(out, parts, state):
 
 
 def _write_labels(path, labels):
-    part = path.with_name(f"{path.name}.part")
-    with open(part, "wb") as file:
+    with replacing(path, binary=True) as file:
         np.save(file, labels)
-    os.replace(part, path)
     return _file_entry(path)
 
 
 def _file_entry(path):
     return {"file": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
-
-
-def _write_json(path, values):
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(values, indent=1))
-    os.replace(part, path)

@@ -27,7 +27,7 @@ from vision.config.validate import validate
 from vision.errors import UserError
 from vision.run.calibration import EVALUATION
 from vision.support.extras import require
-from vision.support.files import make_directory
+from vision.support.lock import locked
 
 # Keys that may be set for a model that has a config already.
 FREE = (
@@ -58,9 +58,9 @@ def main(argv: Sequence[str]) -> None:
     classifier = inference.from_flags(config if has_config else None, values.workdir, values.bundle)
     if not has_config:
         config = _override(classifier.config, config, argv)
-    out = make_directory(_directory(values))
-    evaluation = evaluate.evaluate(classifier, config, values.data, values.split)
-    report.write(out, evaluation, config.evaluation, values.workdir)
+    with locked(_directory(values)) as out:
+        evaluation = evaluate.evaluate(classifier, config, values.data, values.split)
+        report.write(out, evaluation, config.evaluation, values.workdir)
     print(*evaluate.describe(evaluation), sep="\n")
     print(f"{out}/report.html, metrics.json, predictions.parquet, MODEL_CARD.md")
 
@@ -123,4 +123,4 @@ def _override(config, overrides, argv):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, outlives_output=True)

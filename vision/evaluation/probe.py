@@ -8,7 +8,6 @@ weights, and prints the test accuracy of both. The probe is scikit-learn's logis
 standardized embeddings; the strength of its regularization is the best on the validation split.
 """
 
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +20,7 @@ from vision.config.flags import parse_stage
 from vision.errors import UserError
 from vision.evaluation.outputs import Forward, batch_size, collect
 from vision.metrics import NEIGHBORS, knn_accuracy
+from vision.support.files import write_json
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # scikit-learn's C
 
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
     print(f"linear probe: {linear:.4f} (C = {strength:g})")
     print(f"{values.k} nearest neighbors: {record['nearest_neighbors']:.4f}")
     if values.out:
-        pathlib.Path(values.out).write_text(json.dumps(record, indent=1))
+        write_json(values.out, record)
 
 
 def _embed(forward: Forward, data: Any, size: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -115,4 +115,4 @@ def linear_probe(
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, outlives_output=True)

@@ -91,4 +91,4 @@ def _flags(values):
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, outlives_output=True)

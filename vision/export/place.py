@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from vision.bundle.directory import MANIFEST
 from vision.errors import UserError
+from vision.support import disk
 from vision.support.exchange import exchange
 from vision.support.files import LONGEST_NAME, sync, temporary_beside
 from vision.support.lock import locked_beside
@@ -50,6 +51,7 @@ def replacing_directory(out: pathlib.Path) -> Iterator[pathlib.Path]:
 
     Raises:
         UserError: the directory cannot be written, or another process is writing it.
+        RunError: the disk is full.
     """
     out = pathlib.Path(os.path.realpath(out))
     with locked_beside(out):
@@ -62,7 +64,7 @@ def replacing_directory(out: pathlib.Path) -> Iterator[pathlib.Path]:
                 sync(file)
             _swap(temporary, out)
         except OSError as error:
-            raise UserError(f"cannot write to --out {out}: {error.strerror or error}") from error
+            raise disk.failed(f"--out {out}", error) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

@@ -3,7 +3,6 @@
 They are stored in model.safetensors and config.json.
 """
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -17,6 +16,9 @@ from vision.models import surgery
 from vision.models.surgery.widths import OPTION
 from vision.models.weights import pretrained
 from vision.models.weights.names import file_name, to_torch_layout
+from vision.support import disk
+from vision.support.files import filling, write_json
+from vision.support.lock import locked
 
 # (mean, std), the same for each channel
 NORMALIZE = {"unit": (0.0, 1.0), "symmetric": (0.5, 0.5), "auto": (0.5, 0.5)}
@@ -42,15 +44,12 @@ def write(classifier: Classifier, out: pathlib.Path | str) -> str:
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in to_timm(module, ours).items()}
     out = pathlib.Path(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        save_file(arrays, out / "model.safetensors.tmp", metadata={"format": "pt"})
-        (out / "config.json").write_text(json.dumps(_config(classifier, module), indent=1))
-        (out / "model.safetensors.tmp").replace(out / "model.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"cannot write to --out {out}: {getattr(error, 'strerror', None) or error}"
-        ) from error
+    with locked(out), filling(out) as folder:
+        try:
+            save_file(arrays, folder / "model.safetensors", metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise disk.failed(f"--out {out}", error) from error
+        write_json(folder / "config.json", _config(classifier, module))
     size = (out / "model.safetensors").stat().st_size / 1e6
     return f"{out / 'model.safetensors'}: {len(arrays)} tensors, {size:.1f} MB, timm's names"
 

@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
@@ -32,6 +33,8 @@ from vision.support.files import write_json
 from vision.support.reading import read_json
 from vision.support.schema import Damaged, Rule, check
 
+UNFINISHED = "*.orbax-checkpoint-tmp*"
+PATIENCE = 2.0  # seconds for the threads of a failed save to end
 LONGEST_REASON = 200  # characters of a library's error that a message repeats
 METRICS = Rule("numbers by name", lambda values: all(map(_is_number_or_nan, values.values())))
 RECORD = {"checksum": int, "progress": dict}
@@ -295,11 +298,21 @@ class Checkpoints:
             number = disk.refusal(error)
             reason = os.strerror(number) if number else _reason(error)
             if parallel.is_main_process():  # the others may wait for it in Orbax
-                self.remove_unfinished()
+                self._remove_failed()
             raise RunError(
                 f"cannot write a checkpoint to {self._directory}: {reason}; "
                 f"{disk.remedy(number)}{disk.AGAIN}, which {self._resumption()}"
             ) from error
+
+    def _remove_failed(self) -> None:
+        """Removes a failed save, which Orbax's other threads may still be writing for a moment."""
+        deadline = time.monotonic() + PATIENCE
+        self.remove_unfinished()
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            if not any(self._directory.glob(UNFINISHED)):
+                return
+            self.remove_unfinished()
 
     def _resumption(self) -> str:
         """Returns what the next call does."""
@@ -314,7 +327,7 @@ class Checkpoints:
 
         Only for the process that writes the checkpoints.
         """
-        for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
+        for path in self._directory.glob(UNFINISHED):
             shutil.rmtree(path, ignore_errors=True)
 
 

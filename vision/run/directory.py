@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from vision.config.load import from_dict, read_config
 from vision.errors import UserError
+from vision.support import disk
 from vision.support.files import ABANDONED, replacing
 from vision.support.lock import NAME as LOCK
 from vision.support.reading import read_json
@@ -84,7 +85,7 @@ def open_workdir(path: pathlib.Path | str, config: ConfigDict) -> pathlib.Path:
         with replacing(file) as opened:
             json.dump(values, opened, indent=2)
     except OSError as error:
-        raise UserError(f"cannot write to --workdir {path}: {error.strerror}") from error
+        raise disk.failed(f"--workdir {path}", error) from error
     return path
 
 

@@ -4,6 +4,8 @@ import errno
 import os
 from collections.abc import Iterator
 
+from vision.errors import RunError, UserError, first_line
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # errors that a device or its administrator causes, not a program
 REFUSALS = (*FULL, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM)
@@ -36,8 +38,26 @@ def explain(error: BaseException) -> str:
         if not isinstance(error, OSError) or not name or error.errno is None:
             return ""
         return f"{name}: {os.strerror(error.errno)}"
-    what = f"cannot write {name}" if number in UNMISTAKABLE else f"cannot read or write {name}"
-    return f"{what.rstrip()}: {os.strerror(number)}; {remedy(number)}{AGAIN}"
+    verb = "write" if number in UNMISTAKABLE else "read or write"
+    return f"cannot {verb} {name or 'the output'}: {os.strerror(number)}; {remedy(number)}{AGAIN}"
+
+
+def failed(title: str, error: BaseException) -> UserError | RunError:
+    """Returns the error that a command ends with if it cannot write to a place.
+
+    Args:
+        title: the place, such as "--out reports".
+        error: why.
+
+    Returns:
+        A `UserError` for a place that cannot be written at all, a `RunError` for a disk that is
+        full or broken.
+    """
+    number = refusal(error)
+    if number in (*FULL, errno.EIO, errno.EFBIG):
+        return RunError(f"cannot write to {title}: {os.strerror(number)}; {remedy(number)}{AGAIN}")
+    reason = (isinstance(error, OSError) and error.strerror) or first_line(error)
+    return UserError(f"cannot write to {title}: {reason}")
 
 
 def remedy(number: int) -> str:

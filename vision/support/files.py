@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Iterator
 from typing import IO, Any
 
-from vision.errors import UserError
+from vision.support import disk
 
 LONGEST_NAME = 200  # characters of a file's name in that of its temporary file; the system has 255
 ABANDONED = re.compile(r"\..+\.[0-9a-f]+\.tmp")  # what a killed process may leave
@@ -72,14 +72,42 @@ def make_directory(path: pathlib.Path | str) -> pathlib.Path:
     """Makes the directory that --out names, and returns it.
 
     Raises:
-        UserError: if it cannot be made.
+        UserError, RunError: if it cannot be made.
     """
     path = pathlib.Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot write to --out {path}: {error.strerror}") from error
+        raise disk.failed(f"--out {path}", error) from error
     return path
+
+
+@contextlib.contextmanager
+def filling(directory: pathlib.Path | str, title: str = "--out") -> Iterator[pathlib.Path]:
+    """Yields a new directory whose files are moved into `directory` at the end of the block.
+
+    If it ends with an error, all files in `directory` are as before.
+
+    Args:
+        directory: it is made if it does not exist.
+        title: the flag that names it, for messages.
+
+    Raises:
+        UserError, RunError: it cannot be written to.
+    """
+    directory = pathlib.Path(directory)
+    temporary = temporary_beside(directory / "files")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in temporary.iterdir():
+            sync(file)
+        for file in temporary.iterdir():
+            os.replace(file, directory / file.name)
+    except OSError as error:
+        raise disk.failed(f"{title} {directory}".strip(), error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def temporary_beside(path: pathlib.Path, suffix: str = "tmp") -> pathlib.Path:

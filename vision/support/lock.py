@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 
 from vision.errors import UserError
-from vision.support import files
+from vision.support import disk, files
 
 NAME = ".lock"
 MOST_BYTES = 200  # of the holder's description
@@ -40,10 +40,11 @@ def locked(
 
     Raises:
         UserError: another process has locked it, or it cannot be written.
+        RunError: the disk is full.
     """
     directory = pathlib.Path(directory)
     if directory.exists() and not directory.is_dir():
-        raise UserError(f"{flag} {directory} is a file: give a directory")
+        raise UserError(f"cannot write to {flag} {directory}, which is a file: give a directory")
     with _holding(directory, name, f"{flag} {directory}"):
         if name == NAME:
             files.remove_abandoned(directory)
@@ -67,8 +68,7 @@ def _holding(directory, name, title):
             directory.mkdir(parents=True, exist_ok=True)
             handle = _acquire(directory / name, title)
         except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else error
-            raise UserError(f"cannot write to {title}: {reason}") from error
+            raise disk.failed(title, error) from error
         yield
     finally:
         if handle is not None:

@@ -12,7 +12,6 @@ wrong. Which run is better is decided from the images on which they differ, by M
 with Holm's correction for several runs.
 """
 
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
@@ -37,7 +36,8 @@ from vision.evaluation.data import SPLITS
 from vision.evaluation.report.words import METRICS
 from vision.support.cells import Writer
 from vision.support.extras import require
-from vision.support.files import make_directory, replacing, write_json
+from vision.support.files import filling, replacing, write_json
+from vision.support.lock import locked
 
 CLASSES = 10  # in the printed list of classes that lose most
 
@@ -102,15 +102,12 @@ def write(out: pathlib.Path | str, runs: Sequence[Run], comparison: Mapping[str,
     Raises:
         UserError: if it cannot be written to.
     """
-    out = make_directory(out)
-    try:
-        write_json(out / "comparison.json", comparison)
-        with replacing(out / "flipped.csv", newline="") as file:
+    with locked(out), filling(out) as folder:
+        write_json(folder / "comparison.json", comparison)
+        with replacing(folder / "flipped.csv", newline="") as file:
             write_flipped(file, runs)
-        with replacing(out / "comparison.html") as file:
+        with replacing(folder / "comparison.html") as file:
             file.write(page(runs, comparison))
-    except OSError as error:
-        raise UserError(f"cannot write to {out}: {os.strerror(error.errno or 0)}") from error
 
 
 def write_flipped(file: IO[str], runs: Sequence[Run]) -> None:
@@ -132,4 +129,4 @@ def write_flipped(file: IO[str], runs: Sequence[Run]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, outlives_output=True)

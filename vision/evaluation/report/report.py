@@ -1,6 +1,7 @@
 """The evaluation as files: a page and pictures for people, numbers and predictions for programs."""
 
 import json
+import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -8,13 +9,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vision.data.pictures import data_uri
-from vision.errors import UserError
 from vision.evaluation.measures import scores
 from vision.evaluation.report import card, examples, figures
 from vision.evaluation.report.gallery import Gallery, printable
 from vision.evaluation.report.words import METRICS, verdicts
 from vision.run.calibration import CALIBRATION, Calibration, write_calibration
-from vision.support.files import replacing, write_json
+from vision.support.files import filling, replacing, write_json
 from vision.support.page import render
 
 if TYPE_CHECKING:
@@ -46,26 +46,24 @@ def write(
     template = pathlib.Path(__file__).with_name("report.html")
     page = render(template, context(evaluation, c, pictures))
     texts = {"MODEL_CARD.md": card.text(evaluation, c, workdir), "report.html": page}
-    try:
-        for name in FIGURES:
-            if name in pictures:
-                with replacing(out / f"{name}.png", binary=True) as file:
-                    file.write(pictures[name])
-            else:  # left from an earlier evaluation
-                (out / f"{name}.png").unlink(missing_ok=True)
-        write_json(out / "metrics.json", evaluation.summary)
-        write_predictions(out / "predictions.parquet", evaluation)
-        _write_temperature(out, evaluation)
+    with filling(out, "") as folder:
+        for name, picture in pictures.items():
+            with replacing(folder / f"{name}.png", binary=True) as file:
+                file.write(picture)
+        write_json(folder / "metrics.json", evaluation.summary)
+        write_predictions(folder / "predictions.parquet", evaluation)
+        _write_temperature(folder, evaluation)
         for name, text in texts.items():
-            with replacing(out / name) as file:
+            with replacing(folder / name) as file:
                 file.write(text)
-    except OSError as error:
-        raise UserError(f"cannot write to {out}: {error.strerror or error}") from error
+        written = os.listdir(folder)
+    for name in (*(f"{figure}.png" for figure in FIGURES), CALIBRATION):
+        if name not in written:  # left from an earlier evaluation
+            (out / name).unlink(missing_ok=True)
 
 
 def _write_temperature(out, evaluation):
-    """Writes calibration.json if a temperature was fitted; otherwise removes an earlier one."""
-    (out / CALIBRATION).unlink(missing_ok=True)
+    """Writes calibration.json if a temperature was fitted."""
     temperature = evaluation.summary["calibration"]["temperature"]
     if temperature is not None:
         step = getattr(evaluation.classifier, "step", None)
