@@ -10,7 +10,8 @@ import pytest
 
 from vision.config import default
 from vision.errors import RunError, UserError
-from vision.run.checkpoints import Checkpoints, checksum
+from vision.run.checkpoints import Checkpoints
+from vision.run.checksum import checksum
 
 
 def state(step):
