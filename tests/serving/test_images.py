@@ -194,6 +194,25 @@ def test_images_wait_in_a_bounded_queue():
     assert asyncio.run(run()) == [3, 1]
 
 
+def test_images_that_would_wait_longer_than_a_request_may_are_refused():
+    free = threading.Event()
+    slow = bundle()
+    slow.prepare = lambda image: free.wait(10) and np.zeros((8, 8, 3), np.uint8)
+
+    async def run():
+        decoder = Decoder(Settings(decode_threads=1, timeout=5.0))
+        decoder._seconds = 2.0  # as of photos of 50 megapixels
+        waiting = [asyncio.create_task(decoder.prepare([encoded()], slow)) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(TooMany, match="takes 6 seconds"):
+            await decoder.prepare([encoded()], slow)
+        free.set()
+        await asyncio.gather(*waiting)
+        decoder.close()
+
+    asyncio.run(run())
+
+
 def test_requests_take_turns():
     """One of many images that take their time does not hold up one that comes later."""
     order = []

@@ -86,12 +86,18 @@ class Decoder:
 
     def _admit(self, count):
         limit = self._settings.max_queue
+        seconds = self._waiting * self._seconds / self._threads
         if self._waiting and self._waiting + count > limit:
-            seconds = max(self._waiting * self._seconds / self._threads, 0.01)
             raise TooMany(
                 f"{self._waiting} images are waiting to be decoded, of at most {limit}: try again "
                 "later",
-                seconds,
+                max(seconds, 0.01),
+            )
+        if seconds > self._settings.timeout:
+            raise TooMany(
+                f"{self._waiting} images are waiting to be decoded, which takes {seconds:.0f} "
+                "seconds: try again later",
+                seconds - self._settings.timeout,
             )
         self._waiting += count
 

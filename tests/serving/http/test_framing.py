@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import re
 import socket
 import threading
@@ -231,4 +232,6 @@ def test_what_is_no_request_does_not_answer_the_one_before_it(talk):
             good = b"".join(post(offer, b"abc"))
             assert asked(talk(good + broken)) == ["POST /it 3"]
             assert asked(talk(good * 3 + broken + AFTER)) == ["POST /it 3"] * 3
-    assert statuses(talk(AFTER, GARBAGE)) == [200, 400]
+    refused = talk(AFTER, GARBAGE)
+    assert statuses(refused) == [200, 400]
+    assert json.loads(refused.rpartition(b"\r\n\r\n")[2]).keys() == {"error"}

@@ -57,6 +57,11 @@ def test_a_tensor_is_the_same_however_it_comes():
         ]
 
 
+def test_json_may_begin_with_a_mark():
+    inference = v2.read_request(b"\xef\xbb\xbf" + json.dumps(request()).encode())
+    np.testing.assert_array_equal(inference.images, IMAGES)
+
+
 def test_encoded_images_are_base64_in_json_and_bytes_behind_it():
     entry = {"name": "image", "datatype": "BYTES", "shape": [3]}
     texts = [base64.b64encode(image).decode() for image in ENCODED]

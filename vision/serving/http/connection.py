@@ -5,6 +5,7 @@ It overrides private attributes of uvicorn, so pyproject.toml bounds its version
 
 import asyncio
 import dataclasses
+import json
 from typing import Any
 
 import httptools
@@ -12,6 +13,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MAX_HEAD = 65_536  # bytes of a request's line and headers
+TOO_LARGE = f"headers, trailers and chunk extensions may have {MAX_HEAD:,} bytes"
 MAX_BEHIND = 16  # requests that may wait for the response to the one before them
 
 
@@ -86,14 +88,14 @@ class Connection(HttpToolsProtocol):
         try:
             self._parse(data)
         except httptools.HttpParserError:
-            self.send_400_response("Invalid HTTP request received.")
+            self.send_400_response("the request is not valid HTTP/1.1")
         self._head_bytes += len(data)
         # Data that came with the end of another request may belong to that one, but is no more
         # than the loop reads at once.
         same_head = head_timer is not None and head_timer is self._head_timer
         beside_body = self._bytes_beside_body if self._is_receiving() else 0
         if max(beside_body, self._head_bytes if same_head else 0) > MAX_HEAD:
-            self._refuse(b"431 Request Header Fields Too Large")
+            self._refuse(b"431 Request Header Fields Too Large", TOO_LARGE)
         # uvicorn takes any data for a request and ends the idle limit, but the parser skips empty
         # lines before a request.
         if (
@@ -110,8 +112,9 @@ class Connection(HttpToolsProtocol):
         if self._leave_rest():
             # Closing with unread data would make the client lose the responses to come.
             self.transport.resume_reading()
-        elif not self.transport.is_closing():
-            super().send_400_response(msg)
+        else:
+            self._end_head()
+            self._send_error(b"400 Bad Request", msg)
 
     def on_message_begin(self) -> None:
         if self._full:
@@ -241,16 +244,27 @@ class Connection(HttpToolsProtocol):
             # what follows a request is not read before that request is answered
             self._start_head_timer()
         else:
-            self._refuse(b"408 Request Timeout")
+            reason = f"the headers did not arrive within {self._patience:g} seconds"
+            self._refuse(b"408 Request Timeout", reason)
 
-    def _refuse(self, status):
+    def _refuse(self, status, reason):
         self._end_head()
-        if self.transport.is_closing() or self._leave_rest():
+        if self._leave_rest():
             return
-        if self._head_bytes:  # a client that has sent nothing expects nothing
-            self.transport.write(
-                b"HTTP/1.1 " + status + b"\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-            )
+        if self._head_bytes:
+            self._send_error(status, reason)
+        else:  # a client that has sent nothing expects nothing
+            self.transport.close()
+
+    def _send_error(self, status, reason):
+        """Sends an error that no application knows of, and closes the connection."""
+        if self.transport.is_closing():
+            return
+        body = json.dumps({"error": reason}).encode()
+        headers = b"content-type: application/json\r\ncontent-length: %d" % len(body)
+        self.transport.write(
+            b"HTTP/1.1 %s\r\n%s\r\nconnection: close\r\n\r\n%s" % (status, headers, body)
+        )
         self.transport.close()
 
 

@@ -42,7 +42,7 @@ def read_json(data: bytes) -> dict[str, Any]:
 
     try:
         document = json.loads(
-            str(data, "utf-8"),
+            str(data, "utf-8-sig"),  # PowerShell begins a text with a mark
             object_pairs_hook=_object,
             parse_constant=_refuse_constant,
             parse_float=parse_float,
