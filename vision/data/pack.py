@@ -50,9 +50,10 @@ from vision.support.lock import locked
 from vision.support.processes import ordered
 from vision.support.progress import track
 from vision.support.reading import read_json
-from vision.support.schema import NATURAL
+from vision.support.schema import NATURAL, damaged
 
 PROGRESS = "progress.json"
+REMEDY = "remove its folder, or pack into a new one"
 STATE = {
     "request": REQUEST,
     "plan": {str: NATURAL},
@@ -130,6 +131,7 @@ def pack(
                     part: _count_shards(source, options) for part, source in parts.items()
                 }
                 write_json(out / PROGRESS, state)
+            _check_state(out, state, parts)
             _write_shards(out, parts, options, state, workers, max_unreadable)
             write_json(out / MANIFEST, _manifest(out, parts, state))
         except (OSError, RuntimeError) as error:  # a full disk; a worker that was killed
@@ -193,6 +195,17 @@ def _remove_parts(out):
         file.unlink(missing_ok=True)
 
 
+def _check_state(out, state, parts):
+    """Raises `UserError` if what an earlier call has left does not fit the images."""
+    sizes = {part: len(source) for part, source in parts.items()}
+    plan = state["plan"]
+    names = all(name == shard["file"] for name, shard in state["shards"].items())
+    fits = plan.keys() == sizes.keys() and all(plan[part] <= sizes[part] for part in plan)
+    places = ((image["part"], image["index"]) for image in state["unreadable"])
+    if not (names and fits and all(index < sizes.get(part, 0) for part, index in places)):
+        raise damaged(out / PROGRESS, "it does not fit the images", REMEDY)
+
+
 def _check_same_request(out, old, new):
     if old == new:
         return
@@ -217,7 +230,7 @@ def _state_of(manifest):
 
 
 def _read_progress(path):
-    state = read_json(path, STATE, "remove its folder, or pack into a new one")
+    state = read_json(path, STATE, REMEDY)
     return {key: state[key] for key in STATE}
 
 
