@@ -56,6 +56,8 @@ def kinds_of(source):
         ("images/train", "images/test"),
         ("pets-train", "pets-test"),
         ("train2017", "test2017"),
+        ("training", "evaluation"),
+        ("real_vs_fake/real-vs-fake/train", "real_vs_fake/real-vs-fake/test"),
     ],
 )
 def test_names_of_splits_and_wrappers(tmp_path, names):
@@ -99,6 +101,11 @@ def test_classes_that_are_named_a_little_like_splits(tmp_path):
             [f"{pet}/{split}/" for pet in PETS for split in ("train", "test")],
             ["move cat/test to test/cat"],
         ),
+        (["JPEGImages/", "SegmentationClass/"], ["look like parts of a data set"]),
+        (["labeled/cat/", "labeled/dog/", "unlabeled/"], ["look like parts of a data set"]),
+        (["Dataset_A/cat/", "Dataset_A/dog/", "Dataset_B/cat/"], ["look like parts"]),
+        (["cat/images/", "cat/masks/", "dog/images/", "dog/masks/"], ["csv:FILE, without those"]),
+        (["cat/", "dog/", "test/"], ["'test' contains images outside class folders"]),
         (["images/", "masks/"], ["look like parts of a data set"]),
         (["images_001/", "images_002/"], ["csv:FILE"]),
         (["fold1/", "fold2/"], ["csv:FILE"]),
@@ -116,7 +123,7 @@ def test_classes_that_are_named_a_little_like_splits(tmp_path):
             ["train/cat/", "test/cat/", "test/dog/"],
             ["a single class, 'cat', in 'train'"],
         ),
-        (["train/cat/", "train/dog/", "eval/cat/"], ["mixes split folders"]),
+        (["train/cat/", "train/dog/", "extra/cat/"], ["mixes split folders"]),
     ],
 )
 def test_what_does_not_look_like_classes_is_refused(tmp_path, names, messages):
@@ -158,6 +165,18 @@ def test_a_copy_of_all_splits_is_left_out(tmp_path):
     write(tmp_path, "chest/train/cat/more.png")
     with pytest.raises(UserError, match="mixes split folders"):
         open_splits(f"folder:{tmp_path}")
+
+
+def test_a_copy_of_all_classes_is_left_out(tmp_path):
+    """As in two archives of brain scans and of leaves."""
+    scans = write(tmp_path / "a", "cat/", "dog/", "scans/cat/", "scans/dog/")
+    assert len(open_splits(scans)["all"]) == 4
+    assert kinds_of(open_splits(scans)["all"]) == {"copies of all classes are left out"}
+    leaves = write(tmp_path / "b", *(f"{c}/{p}/" for c in ("l/l", "l/l/l") for p in PETS))
+    assert open_splits(leaves)["all"].classes == PETS and len(open_splits(leaves)["all"]) == 4
+    write(tmp_path / "a", "scans/cat/more.png")
+    with pytest.raises(UserError, match="below 'scans' and also beside it: write .*a/scans"):
+        open_splits(scans)
 
 
 def test_unlabeled_images_beside_splits(tmp_path):

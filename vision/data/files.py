@@ -23,9 +23,22 @@ SPLITS = {
     "dev": "val",
     "testing": "test",
 }
+_FOLDERS = SPLITS | dict.fromkeys(("eval", "evaluation", "holdout"), "test")
 # words that may stand beside a split in the name of its folder: "seg_train", "Training Set"
 _BESIDE_SPLITS = {
-    *("set", "sets", "data", "dataset", "split", "folder", "seg", "cropped", "resized", "full"),
+    *(
+        "set",
+        "sets",
+        "data",
+        "dataset",
+        "split",
+        "folder",
+        "dir",
+        "seg",
+        "cropped",
+        "resized",
+        "full",
+    ),
     *("images", "image", "imgs", "img", "photos", "pictures", "pics"),
 }
 # what operating systems, network storage and editors leave behind, in lower case
@@ -102,8 +115,8 @@ def split_of(folder: str) -> tuple[str, str] | None:
     """
     words = re.findall(r"[a-z]+", folder.lower())
     words = [part for word in words for part in _parts(word)]
-    splits = [SPLITS[word] for word in words if word in SPLITS]
-    rest = [word for word in words if word not in SPLITS and word not in _BESIDE_SPLITS]
+    splits = [_FOLDERS[word] for word in words if word in _FOLDERS]
+    rest = [word for word in words if word not in _FOLDERS and word not in _BESIDE_SPLITS]
     return (splits[0], " ".join(rest)) if len(splits) == 1 else None
 
 

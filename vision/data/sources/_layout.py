@@ -7,7 +7,7 @@ does not look like classes is an error, which names the likely layout and what t
 import collections
 import re
 
-from vision.data.files import SPLITS, split_of
+from vision.data.files import split_of
 from vision.data.findings import Finding
 from vision.data.sources._tree import Folder
 from vision.errors import UserError
@@ -22,6 +22,7 @@ _GENERIC = {
 _ANNOTATIONS = {
     *("masks", "mask", "labels", "label", "annotations", "annotation", "groundtruth", "gt"),
     *("segmentation", "segmentations", "depth", "bbox", "xmls"),
+    *("segmentationclass", "segmentationobject"),
 }
 # parts of a data set that hosts or cross-validation have divided: "fold1", "images_001"
 _PARTS = {
@@ -29,6 +30,7 @@ _PARTS = {
     *("set",),
 }
 _UNLABELED = {"pred", "predict", "prediction", "unlabeled", "unlabelled", "sample", "samples"}
+_LABELING = {"labeled", "labelled", "unlabeled", "unlabelled"}
 _EXAMPLES = 3
 
 
@@ -55,6 +57,8 @@ def find_trees(root: Folder, title: str, level: int, findings: list[Finding]) ->
                 _refuse_flat(root, splits[name], title)
     trees = {name: _classes(folder, level or 1, findings) for name, folder in splits.items()}
     if not level:
+        for tree in trees.values():
+            _leave_out_copy(tree, title, findings)
         _check_repeated(trees, title, top.path)
         _check_names(trees, title)
     return trees
@@ -87,16 +91,25 @@ def suggestion(folder: Folder, title: str, has_splits: bool) -> str:
 
 def _unwrap(folder, findings):
     """Returns the folder itself, or the one that it only wraps."""
-    while not folder.images and len(folder.filled) == 1:
-        (only,) = folder.filled.values()
-        same = only.name.lower() == folder.name.lower()
-        if not (same or only.name.lower() in _GENERIC or len(_named_splits(only)) > 1):
-            break
-        if split_of(only.name) and not same:
-            break
-        findings.append(Finding("folders around everything are passed over", only.path))
-        folder = only
-    return folder
+    chain = [folder]
+    while not chain[-1].images and len(chain[-1].filled) == 1:
+        chain += chain[-1].filled.values()
+    if chain[-1].images and len(chain) > 1:
+        chain.pop()
+    wrapped = len(chain) - 1
+    if len(_named_splits(chain[-1])) < 2:
+        names = [inner.name.lower() for inner in chain]
+        tests = [_is_wrapper(names[i], names[i - 1 : i + 2 : 2]) for i in range(1, len(names))]
+        wrapped = next((i for i, passes in enumerate(tests) if not passes), len(tests))
+    if wrapped:
+        kind = "folders around everything are passed over"
+        findings.append(Finding(kind, chain[wrapped].path))
+    return chain[wrapped]
+
+
+def _is_wrapper(name, beside):
+    """Whether a folder is only a wrapper, by its name and those of the folders around and in it."""
+    return name == beside[0] or (not split_of(name) and (name in _GENERIC or name in beside))
 
 
 def _unwrap_split(folder, findings):
@@ -156,8 +169,8 @@ def _split_folders(root, above, title, findings, level):
 
 
 def _is_class(flat, unnamed):
-    """Whether folders that are named like splits and have images are classes among others."""
-    return len(flat) == 1 and flat[0].lower() in SPLITS and None in map(_name_kind, unnamed)
+    """Whether the only folder that is named like a split is a class among others, the vehicle."""
+    return [name.lower() for name in flat] == ["train"] and None in map(_name_kind, unnamed)
 
 
 def _is_leftover(root, name, named, findings):
@@ -178,7 +191,7 @@ def _is_leftover(root, name, named, findings):
 
 def _refuse_flat(root, folder, title):
     labels = [finding.name for finding in root.skipped if finding.name.lower().endswith(".csv")]
-    advice = ""
+    advice = ". Without labels, move them elsewhere"
     if any("labels" in inner.folders for inner in root.walk()):
         advice = ". Boxes in labels/*.txt are YOLO's: convert them to COCO, and use coco:FILE"
     elif labels:
@@ -203,6 +216,31 @@ def _classes(folder, level, findings):
     return classes
 
 
+def _leave_out_copy(tree, title, findings):
+    """Removes a folder beside the classes that has all of them once more.
+
+    Raises `UserError` if it has other images, so that it is no copy.
+    """
+    for name, folder in list(tree.items()):
+        inner = set(folder.filled)
+        if not inner or not inner <= set(tree) - {name}:
+            continue
+        if folder.images or any(not _same(tree[n], folder.filled[n]) for n in inner):
+            raise UserError(
+                f"{title} has the folders {_quote(inner)} below {name!r} and also beside it: "
+                f"write {title}/{name}, or move it elsewhere. If all are classes, write "
+                f"{title}?level=1"
+            )
+        findings.append(Finding("copies of all classes are left out", folder.path))
+        del tree[name]
+
+
+def _same(folder, other):
+    """Whether two folders have images of the same names."""
+    names = [path[len(folder.path) :] for path in folder.all_images()]
+    return names == [path[len(other.path) :] for path in other.all_images()]
+
+
 def _check_repeated(trees, title, top):
     """Raises `UserError` if the same folders are repeated below several classes."""
     below = collections.defaultdict(set)  # class: names of the folders in it
@@ -213,7 +251,9 @@ def _check_repeated(trees, title, top):
     if not repeated:
         return
     parents, names = repeated
-    if all(map(split_of, names)):
+    if {name.lower() for name in names} <= _ANNOTATIONS:
+        advice = "list the images and their labels in a table, csv:FILE, without those"
+    elif all(map(split_of, names)):
         advice = f"move {parents[0]}/{names[0]} to {names[0]}/{parents[0]}, and so on"
     else:
         single = (
@@ -261,12 +301,13 @@ def _check_names(trees, title):
 def _name_kind(name):
     """Returns what a folder that is no class is named after; None for any other name."""
     words = re.findall(r"[a-z]+", name.lower())
-    joined = "".join(words)
+    joined = "".join(word for word in words if len(word) > 1)  # "Dataset_A"
     if joined in _ANNOTATIONS:
         return "annotations"
     if joined in _GENERIC or split_of(name) == ("train", "") or split_of(name) == ("test", ""):
         return "generic"
-    return "part" if joined in _PARTS and re.search("[0-9]", name) else None
+    is_part = joined in _LABELING or (joined in _PARTS and re.search("[0-9]", name))
+    return "part" if is_part else None
 
 
 def _quote(names):
