@@ -21,6 +21,7 @@ from vision.errors import UserError
 from vision.models.layers.streams import Streams
 from vision.models.weights import pretrained
 from vision.models.weights.published import imagenet_classes
+from vision.models.weights.sizes import read_sizes
 from vision.run.calibration import run_temperature
 from vision.run.resolve import resolve_config
 from vision.run.splits import past_of
@@ -237,7 +238,11 @@ def _pretrained_classes(c):
     The names are the weights' own; otherwise ImageNet's for a thousand classes, or numbers.
     """
     weights = pretrained.describe(c.pretrained, pretrained.architecture(c), c.variant)
-    count = weights.classes if weights else len(imagenet_classes())
+    if weights:
+        count = weights.classes
+    else:
+        heads = pretrained.heads(pretrained.architecture(c))
+        count = read_sizes(c, heads).classes or len(imagenet_classes())
     if weights and weights.class_names:
         return count, weights.class_names
     if count == 1000:

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vision.models.weights import pretrained
+from vision.models.weights.sizes import read_sizes
 from vision.run.directory import read_run
 
 
@@ -44,6 +45,7 @@ def resolve_config(config: ConfigDict, workdir: pathlib.Path | str | None = None
         return config
     weights = pretrained.describe(c.pretrained, pretrained.architecture(c), c.variant)
     if weights is None:
+        _take_sizes(config)
         if config.data.normalize == "auto":
             print(
                 f"note: how images were prepared for {c.pretrained} is unknown: pixels are scaled "
@@ -63,6 +65,16 @@ def resolve_config(config: ConfigDict, workdir: pathlib.Path | str | None = None
     _take_normalization(d, "mean_std", mean, std)
     _take_options(c, weights.options)
     return config
+
+
+def _take_sizes(config: ConfigDict) -> None:
+    """Fills in the images' size and channels, as far as the shapes of unknown weights tell them."""
+    d = config.data
+    if d.image_size and d.channels:
+        return
+    sizes = read_sizes(config.model, pretrained.heads(pretrained.architecture(config.model)))
+    d.image_size = d.image_size or sizes.image_size
+    d.channels = d.channels or sizes.channels
 
 
 def _take_all(config: ConfigDict, run_config: ConfigDict, image_size: int, channels: int) -> None:

@@ -15,6 +15,7 @@ from vision.config import default
 from vision.errors import UserError
 from vision.models import convnext, resnet, swin, vit
 from vision.models.weights import files, names, pretrained
+from vision.models.weights.sizes import Sizes, read_sizes
 
 
 def config(name="vit", variant="mu/4", path="", **keys):
@@ -212,6 +213,35 @@ def test_names_of_transformers_for_other_architectures(module, variant, pairs):
     model = nnx.eval_shape(lambda: models.build(c, 10, 64, 3, nnx.Rngs(0)))
     expected = {names.file_name(n, module.NAMES["transformers"]) for n in pretrained.shapes(model)}
     assert set(pairs) <= expected
+
+
+def test_files_beside_the_weights_of_transformers_say_how_images_are_prepared(ours, tmp_path):
+    arrays = transformers_vit(
+        timm(ours), "vit.", "layers", ("q_proj", "k_proj", "v_proj"), "attention.o_proj"
+    )
+    safetensors.numpy.save_file(arrays, tmp_path / "model.safetensors")
+    labels = {str(i): f"breed {i}" for i in range(12)}
+    described = {"architectures": ["ViTForImageClassification"], "id2label": labels}
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    path = str(tmp_path / "model.safetensors")
+    assert pretrained.describe(path, vit, "mu/4") is None
+    prepared = {"image_mean": [0.1] * 3, "image_std": [0.2] * 3, "resample": 2}
+    prepared |= {"size": {"height": 256, "width": 256}, "crop_size": 224, "do_center_crop": True}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(prepared))
+    weights = pretrained.describe(path, vit, "mu/4")
+    assert (weights.mean, weights.std, weights.size) == ((0.1,) * 3, (0.2,) * 3, 224)
+    assert (weights.crop, weights.interpolation, weights.classes) == (224 / 256, "bilinear", 12)
+    assert weights.class_names[:3] == ("breed 0", "breed 1", "breed 2")
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": "gray"}')
+    with pytest.raises(UserError, match="preprocessor_config.json.*image_mean"):
+        pretrained.describe(path, vit, "mu/4")
+
+
+def test_unknown_weights_tell_their_sizes(ours, tmp_path):
+    safetensors.numpy.save_file(timm(ours), tmp_path / "mine.safetensors")
+    c = config(path=tmp_path / "mine.safetensors")
+    assert read_sizes(c, ("head.",)) == Sizes(classes=10, channels=3, image_size=8)
+    assert read_sizes(config("vit", "mu/5", c.pretrained), ("head.",)) == Sizes()
 
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 18700000\n"

@@ -90,11 +90,20 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     return {k: v.astype(np.float32) if v.dtype in narrow else v for k, v in arrays.items()}
 
 
+def beside(spec: str, name: str) -> pathlib.Path:
+    """Returns the path of the file `name` beside the weights that `spec` names.
+
+    Raises:
+        UserError: a repository of the hub has no such file, or there are no such weights.
+    """
+    path = locate(spec, name)
+    return path if spec.startswith("hf:") else path.parent / name
+
+
 def published_config(spec: str) -> dict:
     """Returns timm's config.json beside the weights ("architecture", ...), or {}."""
     try:
-        path = locate(spec, "config.json")
-        path = path if spec.startswith("hf:") else path.parent / "config.json"
+        path = beside(spec, "config.json")
         config = read_json(path, dict)
     except UserError:
         return {}

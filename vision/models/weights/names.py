@@ -21,6 +21,7 @@ dense layer and a 1x1 convolution can take each other's weights.
 """
 
 import difflib
+import functools
 import math
 import re
 import sys
@@ -103,8 +104,13 @@ def find_scheme(
             "Set model.name and model.variant to the architecture of the weights"
         )
     if others:
-        print(f"note: {describe_choice(best, others)}", file=sys.stderr)
+        _note(describe_choice(best, others))
     return best.scheme, best.arrays
+
+
+@functools.cache  # a file is read more than once
+def _note(text):
+    print(f"note: {text}", file=sys.stderr)
 
 
 def translate(

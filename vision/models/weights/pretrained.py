@@ -15,7 +15,8 @@ from vision.errors import LONGEST_REASON, UserError, printable
 from vision.models import build
 from vision.models.layers.streams import Streams
 from vision.models.surgery import variables
-from vision.models.weights.files import locate, published_config, read
+from vision.models.weights.files import beside, locate, published_config, read
+from vision.models.weights.hub_config import read_weights
 from vision.models.weights.names import translate
 from vision.models.weights.published import Weights
 from vision.support.modules import find
@@ -42,6 +43,8 @@ def describe(spec: str, module: ModuleType, variant: str) -> Weights | None:
     if tag in published:
         return published[tag]
     config = published_config(spec)
+    if "architectures" in config and "pretrained_cfg" not in config:
+        return _by_transformers(spec)
     prepared = config.get("pretrained_cfg") or {}
     if not {"mean", "std", "input_size"} <= prepared.keys():
         return _by_tensors(spec, [w for w in published.values() if w.variant == variant])
@@ -59,6 +62,15 @@ def describe(spec: str, module: ModuleType, variant: str) -> Weights | None:
         std=tuple(prepared["std"]),
         classes=prepared.get("num_classes", 1000),
     )
+
+
+def _by_transformers(spec):
+    """Returns what the files of transformers say; None if how it prepares images is not there."""
+    try:
+        path = beside(spec, "preprocessor_config.json")
+    except UserError:
+        return None
+    return read_weights(beside(spec, "config.json"), path) if path.is_file() else None
 
 
 def _by_tensors(spec, candidates):

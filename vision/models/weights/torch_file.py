@@ -53,7 +53,11 @@ DTYPES = {  # PyTorch's names of a storage's class and of a dtype
 OTHER_SIZES = {"ComplexFloatStorage": 8, "ComplexDoubleStorage": 16, "QInt8Storage": 1}
 OTHER_SIZES |= {"QUInt8Storage": 1, "QInt32Storage": 4, "UntypedStorage": 1}
 REBUILD = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
-UNREADABLE = ("_rebuild_qtensor", "_rebuild_sparse_tensor", "_rebuild_nested_tensor")
+UNREADABLE = {
+    "_rebuild_qtensor": "quantized",
+    "_rebuild_sparse_tensor": "sparse",
+    "_rebuild_nested_tensor": "nested",
+}
 WRAPPERS = ("_rebuild_parameter", "_rebuild_parameter_with_state")
 # An optimizer's tensors are as large as the weights, and are none.
 BESIDE = re.compile(r"(^|_)optim(izer)?s?(_|$)", re.IGNORECASE)
@@ -85,7 +89,7 @@ def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise
     except _Unsupported as error:
         raise UserError(
-            f"{path} has tensors of dtype {error}, which is not read: "
+            f"{path} has tensors of a kind that is not read ({error}): "
             "save them as float32, float16 or bfloat16"
         ) from error
     except OSError as error:
@@ -290,7 +294,7 @@ def _name(node):
 
 def _tensor(node):
     if _name(node) in UNREADABLE:
-        raise _Unsupported(_name(node).removeprefix("_rebuild_"))
+        raise _Unsupported(UNREADABLE[_name(node)])
     storage, offset, shape, strides, *more = node.arguments
     pid = storage.arguments[0]
     if not _is_storage(pid) or (len(pid) > 5 and pid[5] is not None):
