@@ -111,7 +111,7 @@ class Load:
             try:
                 connection.request(*INFER)
                 answer = connection.getresponse()
-                right = answer.status == 200 and len(json.loads(answer.read())["outputs"]) == 2
+                right = answer.status == 200 and len(json.loads(answer.read())["outputs"]) == 4
             except Exception as error:
                 right = False
                 answer = error

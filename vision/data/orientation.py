@@ -1,9 +1,11 @@
 """Turns pixels as EXIF's orientation says."""
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 
-_TURNS = {
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda image: cv2.flip(image, 1),
     3: lambda image: cv2.rotate(image, cv2.ROTATE_180),
     4: lambda image: cv2.flip(image, 0),

@@ -87,7 +87,7 @@ def _read_first(group):
     return quota, _number(_text(group / "cpu.cfs_period_us"))
 
 
-def _text(path):
+def _text(path: pathlib.Path) -> str:
     try:
         return path.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError):

@@ -192,11 +192,11 @@ def test_a_bad_bundle_in_place_of_one_is_refused_and_the_old_one_serves_on(put, 
     ("changes", "reason"),
     [
         ({"format": 99}, "format 99"),
-        ({"classes": 3}, "'classes' is not valid"),
-        ({"sha256": {"../../secret": "0"}}, "'sha256' is not valid"),
+        ({"classes": 3}, "classes must be a list of text"),
+        ({"sha256": {"../../secret": "0"}}, "sha256 must have the model"),
         (
             {"sample": {"file": "sample.png", "probabilities": [1.0] + [0.0] * 9}},
-            "'sample' is not valid",
+            "sample must name one of its files",
         ),
     ],
 )
