@@ -17,7 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
 from typing import Any
 
-from vision.errors import RunError
+from vision.errors import RunError, UserError
 from vision.support.cgroup import cpu_limit
 
 LONGEST_WAIT = 600.0  # seconds without any result after which the processes count as stuck
@@ -181,6 +181,22 @@ def allow_files() -> int | None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
             soft = wanted
     return None if soft == resource.RLIM_INFINITY else soft
+
+
+def require_files(count: int, purpose: str, remedy: str = "") -> None:
+    """Raises `UserError` if this process may open too few files.
+
+    Args:
+        count: how many it opens, about.
+        purpose: what for.
+        remedy: another way out than to allow more, such as ", or set data.workers=0".
+    """
+    limit = allow_files()
+    if limit is not None and limit < count:
+        raise UserError(
+            f"this process may open {limit} files, but {purpose} needs about {count}.\n"
+            f"{MORE_FILES}{remedy}"
+        )
 
 
 def exit_code_in(text: str) -> int | None:

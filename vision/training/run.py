@@ -19,6 +19,7 @@ from vision.config.validate import validate
 from vision.support import signals
 from vision.support.files import write_json
 from vision.support.lock import locked
+from vision.support.processes import require_files
 
 if TYPE_CHECKING:  # these import JAX, which counts as start-up time
     from jax.sharding import Mesh
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # these import JAX, which counts as start-up time
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 GIT_TIMEOUT = 10  # seconds
+FILES = 48  # that a training has open, about, without worker processes
 
 
 def run(
@@ -114,6 +116,7 @@ def _start_devices(config: ConfigDict) -> "Mesh":
 
     from vision import distributed, parallel
 
+    require_files(FILES, "a training")
     logging.set_verbosity(logging.ERROR)  # silences the libraries
     if config.compile_cache:
         cache = pathlib.Path(config.compile_cache).expanduser()

@@ -16,9 +16,9 @@ from vision.errors import UserError, first_line
 from vision.support import signals
 from vision.support.processes import (
     MORE_FILES,
-    allow_files,
     describe_death,
     exit_code_in,
+    require_files,
     without_signals,
 )
 
@@ -125,7 +125,8 @@ def check_limits(needed: int, workers: int) -> None:
     """
     if needed:
         _check_shared_memory(needed, workers)
-        _check_files(workers)
+        purpose = f"loading with data.workers = {workers}"
+        require_files(FILES + FILES_PER_WORKER * workers, purpose, ", or set data.workers=0")
 
 
 def _check_shared_memory(needed: int, workers: int) -> None:
@@ -140,16 +141,6 @@ def _check_shared_memory(needed: int, workers: int) -> None:
             f"data.workers = {workers} need {needed / 2**20:,.0f} MiB of shared memory for their "
             f"batches, but {SHARED_MEMORY} has {free / 2**20:,.0f} MiB free.\nStart the container "
             f"with --shm-size={gib}g, or set data.workers=0, or a smaller train.batch_size"
-        )
-
-
-def _check_files(workers: int) -> None:
-    needed = FILES + FILES_PER_WORKER * workers
-    limit = allow_files()
-    if limit is not None and limit < needed:
-        raise UserError(
-            f"this process may open {limit} files, but needs about {needed} with data.workers = "
-            f"{workers}.\n{MORE_FILES}, or set data.workers=0"
         )
 
 
