@@ -67,3 +67,44 @@ def test_too_little_memory_is_one_line(capsys):
         and err.startswith("error: not enough memory")
         and err.count("\n") == 1
     )
+
+
+COMMANDS = {
+    "vision.predict": ("--top", "--batch_size"),
+    "vision.evaluation.probe": ("--k",),
+    "vision.export": ("--batch",),
+    "vision.audit": ("--sample-for-review", "--config.audit.folds", "--config.audit.near"),
+    "vision.evaluation": ("--config.evaluation.bins", "--config.evaluation.bootstrap"),
+    "vision.compression.prune": ("--ratio", "--floor", "--batch", "--steps"),
+    "vision.compression.quantize": ("--images", "--max-drop", "--weight-bits"),
+    "vision.data": ("--shard-mib", "--shorter-side", "--quality", "--workers", "--max-unreadable"),
+}
+ARGUMENTS = {
+    "vision.predict": ("--workdir={run}", "{run}"),
+    "vision.export": ("--workdir={run}", "--out={out}"),
+    "vision.data": ("pack", "digits", "{out}"),
+    "vision.audit": ("--data=digits", "--out={out}"),
+    "vision.evaluation.probe": ("--workdir={run}",),
+}
+
+
+@pytest.mark.parametrize(
+    ("module", "flag"), [(module, flag) for module, names in COMMANDS.items() for flag in names]
+)
+@pytest.mark.parametrize("value", ["-1", "nan", "inf", str(2**70), "1e300", ""])
+def test_every_flag_refuses_what_it_cannot_be(module, flag, value, tiny_run, tmp_path, capsys):
+    import importlib
+
+    name = (
+        module if module in ("vision.predict", "vision.evaluation.probe") else f"{module}.__main__"
+    )
+    if module.startswith("vision.compression"):
+        name = module
+    command = importlib.import_module(name)
+    arguments = ARGUMENTS.get(module, ("--workdir={run}", "--out={out}"))
+    argv = [word.format(run=tiny_run, out=tmp_path / "out") for word in arguments]
+    with pytest.raises(SystemExit) as ending:
+        cli.run(command.main, [*argv, f"{flag}={value}"])
+    err = capsys.readouterr().err
+    assert ending.value.code == 2 and err.count("\n") <= 2, err
+    assert "Traceback" not in err and len(err) < 500

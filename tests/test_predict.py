@@ -205,7 +205,7 @@ def test_the_run_s_own_accuracy_is_repeated(tiny_run):
         (("--bundle", "nowhere", "README.md", "*.md"), "no image matches *.md"),
         (("--bundle", "nowhere", "README.md", "configs"), "folder configs holds no images"),
         (("--workdir", "x", "--format", "xml", "README.md"), "--format = 'xml' is unknown"),
-        (("--workdir", "x", "--top", "0", "README.md"), "--top and --batch_size must be"),
+        (("--workdir", "x", "--top", "0", "README.md"), "--top must be at least 1"),
         (("--workdir", "x", "--unknown", "README.md"), "Unknown command line flag 'unknown'"),
     ],
 )

@@ -103,6 +103,12 @@ def check_choice(key: str, value: Any, choices: Collection[str], hint: str = "")
     )
 
 
+def check_count(key: str, value: int, low: int, high: int) -> None:
+    """Raises `UserError` unless an integer is from `low` to `high`."""
+    check_range(key, value, value >= low, f"at least {low}")
+    check_range(key, value, value <= high, f"at most {high:,}")
+
+
 def check_range(key: str, value: Any, inside: bool, rule: str) -> None:
     """Raises `UserError` unless `inside` is true.
 

@@ -27,7 +27,7 @@ from vision.config.flags import parse_stage
 from vision.data.decode import UnreadableImage, decode
 from vision.data.files import find_files
 from vision.data.formats import known_extensions
-from vision.errors import RunError, UserError, check_choice, printable
+from vision.errors import RunError, UserError, check_choice, check_count, printable
 from vision.support.cells import Writer
 from vision.support.processes import cores
 
@@ -42,10 +42,8 @@ NAME = 20  # longest class name in the table, characters
 def main(argv: Sequence[str]) -> None:
     config, values, words = parse_stage(argv, __doc__, _flags)
     check_choice("--format", values.format, FORMATS)
-    if values.top < 1 or values.batch_size < 1:
-        raise UserError(
-            f"--top and --batch_size must be at least 1, got {values.top} and {values.batch_size}"
-        )
+    check_count("--top", values.top, 1, 10**9)
+    check_count("--batch_size", values.batch_size, 1, 65_536)
     files = find(words)
     classifier = _open(config, values.workdir, values.bundle)
     top = min(values.top, len(classifier.classes))
@@ -175,6 +173,10 @@ def _classify(classifier, loaded, top, batch_size):
             yield file, image
             continue
         probabilities = next(rows)
+        if not np.isfinite(probabilities).all():
+            raise RunError(
+                f"the model gives NaN or infinite probabilities for {file}: train it anew"
+            )
         best = np.argsort(-probabilities, kind="stable")[:top]
         yield file, [(classifier.classes[i], float(probabilities[i])) for i in best]
 

@@ -144,3 +144,14 @@ def test_a_resumed_run_must_have_its_classes(tmp_path):
     ):
         write_data(tmp_path, data("cat", "owl"))
     assert (tmp_path / "data.json").read_text() == before
+
+
+def test_weights_that_are_not_finite_are_refused(tiny_run):
+    config, data, arrays = restore.run_weights(tiny_run)
+    model = restore.abstract_model(
+        config.model, len(data["classes"]), data["image_size"], data["channels"]
+    )
+    name = next(iter(arrays))
+    arrays = arrays | {name: np.full_like(arrays[name], np.nan)}
+    with pytest.raises(UserError, match="the weights are NaN or infinite in 1 of .*" + name):
+        restore.ready(model, arrays)

@@ -31,7 +31,7 @@ from vision import cli
 from vision.config.flags import parse_stage
 from vision.config.packages import check_packages
 from vision.config.validate import leaves, validate
-from vision.errors import UserError, check_choice, check_range
+from vision.errors import UserError, check_choice, check_count, check_range
 from vision.run.directory import own_config
 from vision.support.extras import require
 from vision.support.memory import keep_freed_memory
@@ -95,7 +95,7 @@ def _check_flags(argv, values, words):
     )
     check_range("--floor", values.floor, 0 <= values.floor < 1, "in [0, 1), the share to keep")
     for name in ("steps", "batch"):
-        check_range(f"--{name}", values[name].value, values[name].value >= 1, "at least 1")
+        check_count(f"--{name}", values[name].value, 1, 65_536)
 
 
 def _flags(values):

@@ -47,7 +47,7 @@ from vision.compression.int8 import (
 )
 from vision.config.flags import parse_stage
 from vision.data.decode import decode
-from vision.errors import UserError, check_choice, check_range
+from vision.errors import UserError, check_choice, check_count, check_range
 from vision.support.extras import require
 
 VALIDATION_IMAGES = 1000  # to choose layers by, at most
@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     weight_bits: Any = values["weight-bits"].value
     check_choice("--calibration", values.calibration, METHODS)
     check_range("--weight-bits", weight_bits, weight_bits in (0, 7, 8), "0, 7 or 8")
-    check_range("--images", values.images, values.images >= MIN_IMAGES, f"at least {MIN_IMAGES}")
+    check_count("--images", values.images, MIN_IMAGES, 1_000_000)
     check_range("--max-drop", max_drop, max_drop >= 0, "at least 0 percentage points")
     require("quantizing", "compression", only=("onnx", "onnxruntime"))
     quantize_bundle(

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from vision.config.load import KINDS, load, unknown_key
 from vision.config.schema import OPTION_GROUPS, all_keys
-from vision.config.validate import leaves
+from vision.config.validate import leaves, validate
 from vision.errors import UserError, check_flag, first_line
 
 HELP = """
@@ -104,6 +104,8 @@ def parse_stage(
         rest = _apply_special_overrides(config, rest)
     words = _parse_flags(config, values, rest)
     _check_values(config, values)
+    if config is not None:
+        validate(config)
     return config, values, words
 
 

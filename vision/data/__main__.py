@@ -19,7 +19,7 @@ from absl import flags
 from vision import cli
 from vision.config import default
 from vision.config.flags import parse_stage
-from vision.errors import RunError, UserError, check_choice, check_range
+from vision.errors import RunError, UserError, check_choice, check_count, check_range
 
 WORDS = {"info": ("SOURCE",), "pack": ("SOURCE", "OUT"), "verify": ("OUT",)}
 
@@ -72,7 +72,7 @@ def _pack(config, values, spec, out):
         values["shard-mib"].value, values["shorter-side"].value, values["quality"].value
     )
     max_unreadable = values["max-unreadable"].value
-    check_range("--workers", values.workers, values.workers >= 0, "at least 0")
+    check_count("--workers", values.workers, 0, 1024)
     check_range("--max-unreadable", max_unreadable, 0 <= max_unreadable <= 1, "in [0, 1]")
     workers = values.workers or cores()
     manifest, new = pack(spec, _open(config, spec), out, options, workers, max_unreadable)

@@ -9,7 +9,7 @@ import simplejpeg
 from vision.data.decode import UnreadableImage, decode
 from vision.data.records import make_example
 from vision.data.sources import Source
-from vision.errors import check_range
+from vision.errors import check_count, check_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Options:
     quality: int = 95
 
     def __post_init__(self):
-        check_range("--shard-mib", self.shard_mib, self.shard_mib >= 1, "at least 1")
-        rule = "a number of pixels, or 0 to keep the images' size"
-        check_range("--shorter-side", self.shorter_side, self.shorter_side >= 0, rule)
+        check_count("--shard-mib", self.shard_mib, 1, 2**20)
+        rule = "a number of pixels up to 65,536, or 0 to keep the images' size"
+        check_range("--shorter-side", self.shorter_side, 0 <= self.shorter_side <= 65_536, rule)
         check_range("--quality", self.quality, 1 <= self.quality <= 100, "in [1, 100]")
 
 

@@ -17,7 +17,7 @@ from absl import flags
 
 from vision import cli, parallel
 from vision.config.flags import parse_stage
-from vision.errors import UserError
+from vision.errors import UserError, check_count
 from vision.evaluation.outputs import Forward, batch_size, collect
 from vision.metrics import NEIGHBORS, knn_accuracy
 from vision.support.files import write_json
@@ -77,8 +77,7 @@ def _flags(values):
 def _check(values, words):
     if words:
         raise UserError(f"unexpected argument '{words[0]}': flags start with --")
-    if values.k < 1:
-        raise UserError(f"--k must be at least 1, got {values.k}")
+    check_count("--k", values.k, 1, 10_000)
     if values.out and not pathlib.Path(values.out).parent.is_dir():
         raise UserError(f"cannot write --out={values.out}: its folder does not exist")
 

@@ -16,7 +16,7 @@ from vision.bundle import directory as bundle
 from vision.bundle.runtimes import open_model
 from vision.data.loading.sampler import spread
 from vision.data.sources import is_same
-from vision.errors import RunError, UserError, check_choice, first_line
+from vision.errors import RunError, UserError, check_choice, check_count, check_range, first_line
 from vision.export import check
 from vision.export.place import check_place, files_in, replacing_directory
 from vision.export.program import served
@@ -60,10 +60,9 @@ class ExportOptions:
         for name in self.formats:
             check_choice("--format", name, FORMATS)
         check_choice("--precision", self.precision, PRECISIONS)
-        if self.batch < 0:
-            raise UserError(
-                f"--batch must be at least 1, or 0 for any number of images, got {self.batch}"
-            )
+        rule = "at least 1, or 0 for any number of images"
+        check_range("--batch", self.batch, self.batch >= 0, rule)
+        check_count("--batch", self.batch, 0, 65_536)
         if self.heatmap and "onnx" not in self.formats:
             raise UserError("--heatmap needs --format onnx: add it")
         formats = tuple(name for name in FORMATS if name in self.formats)
