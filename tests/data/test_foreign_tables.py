@@ -203,7 +203,9 @@ def test_cvat_attributes(folder):
         pet = PETS["dog" in path]
         attributes = f'<attribute name="species">{pet}</attribute><attribute name="hidden">false'
         box = f'<box label="animal" xtl="1" ytl="1" xbr="8" ybr="8">{attributes}</attribute></box>'
-        lines.append(f'<image name="{path}" width="16" height="16">{box}</image>')
+        lines.append(f'<image name="{path}" width="32" height="32">{box}</image>')
+        if number == 1:
+            lines[-1] = lines[-1].replace('name="img', r'name="D:\me\img')
         if number == 0:
             lines[-1] = lines[-1].replace("box", "tag")
     (folder / "a.xml").write_text("\n".join([*lines, "</annotations>"]))

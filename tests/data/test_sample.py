@@ -76,6 +76,14 @@ def test_every_bit_depth(tmp_path):
     np.testing.assert_array_equal(decode(file.getvalue(), bits=12)[..., 0], eight)
 
 
+def test_a_format_that_states_its_depth():
+    for largest in (1023, 4095, 65535):
+        values = np.linspace(0, largest, 16).astype(">u2")
+        data = b"P5 4 4 %d\n" % largest + values.tobytes()
+        for bits in (0, 12):
+            np.testing.assert_array_equal(decode(data, bits=bits).ravel(), np.arange(0, 256, 17))
+
+
 def test_full_depth_and_ordinary_images_are_not_named(tmp_path):
     assert findings(write(tmp_path / "a", [RAMP * 590] * 6)) == []
     assert findings(write(tmp_path / "b", [RAMP.astype(np.uint8)] * 6)) == []

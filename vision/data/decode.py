@@ -286,6 +286,9 @@ def _decode_pil(data, bits):
     try:
         with Image.open(io.BytesIO(data)) as image:
             bits = _stored_bits(image) or bits
+            if image.mode == "I" and image.format == "PPM":
+                bits = 16  # PIL scales the values of PGM by the depth in its header
+                image = image.convert("I;16")
             return _pixels(ImageOps.exif_transpose(image), bits)
     except (UnreadableImage, Image.UnidentifiedImageError):
         raise

@@ -74,7 +74,7 @@ def require_two_classes(
     if len(classes) < 2:
         counts = collections.Counter((finding.kind, finding.lost) for finding in findings)
         kinds = sorted(counts, key=lambda kind: (not kind[1], -counts[kind]))
-        lines = [summarize([f for f in findings if f.kind == kind], 1)[0] for kind, _ in kinds[:2]]
+        lines = [summarize([f for f in findings if f.kind == kind], 1)[0] for kind, _ in kinds[:3]]
         raise UserError(
             f"{title} has {len(classes)} class(es) with images, but a classifier needs two"
             + "".join(f"; {line}" for line in lines)

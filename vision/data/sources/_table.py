@@ -5,7 +5,7 @@ import os
 from vision.data.files import SPLITS
 from vision.data.findings import Finding
 from vision.data.sources._cells import class_columns, labels_of, one_hot
-from vision.data.sources._paths import locate
+from vision.data.sources._paths import ELSEWHERE, locate
 from vision.data.tables import not_text, read_rows
 from vision.errors import UserError
 
@@ -98,8 +98,7 @@ class Table:
             return reference if any(reference) else None
         file, guessed = locate(path, [self.folder])
         if guessed:
-            kind = "paths are from another disk or server, and their last parts were found here"
-            self.findings.append(Finding(kind, path, file))
+            self.findings.append(Finding(ELSEWHERE, path, file))
         return file or os.path.normpath(os.path.join(self.folder, path.replace("\\", "/")))
 
     def check_text(self, keys):

@@ -5,7 +5,7 @@ import functools
 import os
 from collections.abc import Iterator
 
-from vision.data.files import SYSTEM_FOLDERS, is_left_out, kind_of, list_folder
+from vision.data.files import SYSTEM_FOLDERS, find_images, is_left_out, kind_of, list_folder
 from vision.data.findings import Finding
 from vision.data.formats import is_image_file, undecodable
 from vision.errors import UserError
@@ -91,7 +91,17 @@ def _left_out(entry, kind):
         return [Finding("resource files of macOS are left out", entry.path)]
     if kind == "file" and is_image_file(entry.path):
         return [Finding("hidden images are left out", entry.path)]
+    if kind == "folder" and _may_have_images(entry.path):
+        return [Finding("hidden folders with images are left out", entry.path)]
     return []
+
+
+def _may_have_images(folder):
+    """Whether a folder has images, or cannot be read."""
+    try:
+        return next(find_images(folder), None) is not None
+    except UserError:
+        return True
 
 
 def _skipped(entry, kind):

@@ -22,7 +22,7 @@ from vision.data.files import SPLITS
 from vision.data.findings import Finding
 from vision.data.sources import Source
 from vision.data.sources._boxes import Box, Photo, bounds, build, unused_attributes
-from vision.data.sources._paths import find_file, locate
+from vision.data.sources._paths import ELSEWHERE, find_file, locate
 from vision.errors import UserError
 from vision.support.reading import read_json
 from vision.support.schema import is_number
@@ -192,8 +192,7 @@ def _search(name, folders, findings):
     """Returns the file that a name from elsewhere means; None if there is none."""
     path, guessed = locate(name, folders)
     if guessed:
-        kind = "paths are from another disk or server, and their last parts were found here"
-        findings.append(Finding(kind, name, path))
+        findings.append(Finding(ELSEWHERE, name, path))
     return path
 
 

@@ -16,7 +16,7 @@ from vision.data.files import SPLITS
 from vision.data.findings import Finding
 from vision.data.sources import Source
 from vision.data.sources._boxes import Photo, bounds, build, unused_attributes
-from vision.data.sources._paths import find_file, locate
+from vision.data.sources._paths import ELSEWHERE, find_file, locate
 from vision.data.sources._xml import parse_xml
 from vision.errors import UserError, brief
 from vision.support.reading import read_bytes
@@ -91,7 +91,10 @@ def _photo(file, image, default_split, attribute, findings):
     local = name.replace("\\", "/")
     candidates = [folder / "images" / local, folder / local, folder / "images" / subset / local]
     path = find_file([*candidates, folder / "images" / PurePath(local).name])
-    path = path or locate(local, [str(folder / "images"), str(folder)])[0]
+    if path is None:
+        path, guessed = locate(local, [str(folder / "images"), str(folder)])
+        if guessed:
+            findings.append(Finding(ELSEWHERE, name, path))
     if path is None:
         kind = "annotated images do not exist"
         findings.append(Finding(kind, os.path.normpath(candidates[0]), str(file), lost=True))
