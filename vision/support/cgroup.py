@@ -77,8 +77,8 @@ def _limits(top: pathlib.Path, path: str) -> Iterator[float]:
 
 def _read_second(group):
     """Returns (quota, period) of a group of the second version; (0, 0) if it has none."""
-    quota, period, *_ = [*_text(group / "cpu.max").split(), "", ""]
-    return _number(quota), _number(period)
+    words = _text(group / "cpu.max").split()
+    return (_number(words[0]), _number(words[1])) if len(words) == 2 else (0, 0)
 
 
 def _read_first(group):
