@@ -4,6 +4,7 @@ written."""
 import io
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from vision.data.pack import Options, open_parts, pack
 from vision.data.pipeline import named_splits
 from vision.data.records import Records
 from vision.data.sources import open_splits
+from vision.data.sources._shards import Shard, parse_shard
 from vision.data.verify import verify
 from vision.errors import RunError, UserError
 from vision.support.lock import locked
@@ -223,6 +225,67 @@ def test_a_damaged_file_is_found_and_repaired(steel, tmp_path, capsys):
         open_splits(f"packed:{out}")
     pack_of(f"folder:{steel}", out, options=SMALL)
     assert contents(out) == before and verify(out) == (6, {})
+
+
+def test_labels_and_manifest_are_checked_when_opened(steel_pack, tmp_path):
+    """60 of 222 changed labels trained without a word."""
+    for name in ("all.labels.npy", "manifest.json"):
+        out = shutil.copytree(steel_pack, tmp_path / name)
+        if name == "manifest.json":
+            text = (out / name).read_text().replace("crazing", "scratching")
+            (out / name).write_text(text)
+        else:
+            labels = np.load(out / name)
+            labels[:60] = (labels[:60] + 1) % 6
+            np.save(out / name, labels)
+        with pytest.raises(UserError, match=f"{name} is damaged: its SHA-256 differs"):
+            open_splits(f"packed:{out}")
+
+
+@pytest.mark.parametrize("count", [2, 7])
+def test_shards_read_like_one_pack(count, steel, steel_pack, tmp_path, capsys):
+    """Written in any order, into one folder or into several, by killed and repeated commands."""
+    spec = f"folder:{steel}"
+    out = tmp_path / "out"
+    for index in range(count, 0, -1):
+        place = out if index % 2 else tmp_path / f"machine{index}"
+        words = ["pack", spec, str(place), f"--shard={index}/{count}", "--shard-mib=1"]
+        cli.run(command.main, [*words, "--workers=1"])
+        if index == count:
+            assert "shards that are not here yet: 1" in capsys.readouterr().out
+    names = ", ".join(f"{i}/{count}" for i in range(2, count + 1, 2))
+    with pytest.raises(UserError, match=f"lacks shards of its pack: {names}. Copy"):
+        open_splits(f"packed:{out}")
+    for index in range(2, count + 1, 2):
+        shutil.copytree(tmp_path / f"machine{index}", out, dirs_exist_ok=True)
+    ours = open_splits(f"packed:{out}")["all"]
+    theirs = open_splits(f"packed:{steel_pack}")["all"]
+    assert (ours.classes, ours.findings) == (theirs.classes, theirs.findings)
+    assert np.array_equal(ours.labels, theirs.labels) and len(ours) == len(theirs)
+    for index in range(len(theirs)):
+        assert ours.records[index] == theirs.records[index]
+    assert verify(out)[1] == {}
+    before = contents(out)
+    next(out.glob("all-00000-of-*.array_record")).unlink()
+    next(out.glob("manifest-00001-of-*.json")).unlink()
+    cli.run(command.main, ["pack", spec, str(out), f"--shard=1/{count}", "--shard-mib=1"])
+    now = contents(out)
+    assert now.keys() == before.keys()
+    assert all(now[n] == before[n] for n in now if not n.startswith("manifest"))
+    with pytest.raises(UserError, match="contains shards of a pack"):
+        pack_of(spec, out, options=SMALL)
+    with pytest.raises(UserError, match="without shards"):
+        pack_of(spec, steel_pack, options=SMALL, shard=Shard(1, 2))
+
+
+def test_shards_of_different_packs_do_not_join(steel, tmp_path):
+    pack_of(f"folder:{steel}", tmp_path, options=SMALL, shard=Shard(1, 2))
+    pack_of("digits", tmp_path / "other", options=SMALL, shard=Shard(2, 2))
+    shutil.copytree(tmp_path / "other", tmp_path, dirs_exist_ok=True)
+    with pytest.raises(UserError, match="are shards of different packs"):
+        open_splits(f"packed:{tmp_path}")
+    with pytest.raises(UserError, match="like 3/16, from 1/16 to 16/16, got '17/16'"):
+        parse_shard("17/16")
 
 
 def test_unreadable_images_are_left_out_and_named(steel, tmp_path):

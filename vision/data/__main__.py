@@ -2,16 +2,18 @@
 
     python -m vision.data info SOURCE
     python -m vision.data pack SOURCE OUT [--shard-mib 256] [--shorter-side 0] [--quality 95]
-    [--workers N]
+    [--workers N] [--shard I/N]
     python -m vision.data verify OUT
 
 `info` prints the parts, the images of each class, the sizes and anything odd. `pack` converts any
 source to array_record files, which `data.source=packed:OUT` reads; if it is killed, repeat it to
-continue. `verify` compares the SHA-256 of each file. SOURCE is a value of `data.source`, such as
-folder:photos; with --config, that config's fractions and seed divide it for ?imbalance= and
-?flip_labels=, which need splits.
+continue. With --shard 1/16 to 16/16, 16 processes or machines pack a share each, into one folder or
+into several whose files are put into one. `verify` compares the SHA-256 of each file. SOURCE is a
+value of `data.source`, such as folder:photos; with --config, that config's fractions and seed
+divide it for ?imbalance= and ?flip_labels=, which need splits.
 """
 
+import pathlib
 from collections.abc import Callable, Sequence
 
 from absl import flags
@@ -46,6 +48,7 @@ def _flags(values):
     }
     for name, (default_value, help_text) in integers.items():
         flags.DEFINE_integer(name, default_value, help_text, flag_values=values)
+    flags.DEFINE_string("shard", "", "pack: the share to pack, such as 3/16", flag_values=values)
     help_text = "pack: share of images that may be left out"
     flags.DEFINE_float("max-unreadable", 0.01, help_text, flag_values=values)
 
@@ -66,6 +69,7 @@ def _info(config, values, spec):
 def _pack(config, values, spec, out):
     from vision.data.encode import Options
     from vision.data.pack import pack
+    from vision.data.sources._shards import missing_shards, parse_shard
     from vision.support.processes import cores
 
     options = Options(
@@ -75,14 +79,22 @@ def _pack(config, values, spec, out):
     check_count("--workers", values.workers, 0, 1024)
     check_range("--max-unreadable", max_unreadable, 0 <= max_unreadable <= 1, "in [0, 1]")
     workers = values.workers or cores()
-    manifest, new = pack(spec, _open(config, spec), out, options, workers, max_unreadable)
+    shard = parse_shard(values.shard)
+    parts = _open(config, spec)
+    manifest, new = pack(spec, parts, out, options, workers, max_unreadable, shard)
     counts = ", ".join(f"{part['images']:,} {name}" for name, part in manifest["parts"].items())
     shards = [shard for part in manifest["parts"].values() for shard in part["shards"]]
     size = sum(shard["bytes"] for shard in shards) / 2**20
     prefix = "" if new else "nothing to do, it is complete: "
-    print(f"packed:{out}: {prefix}{counts} images, {size:,.1f} MiB in files: {len(shards):,}")
+    share = f", shard {shard.index} of {shard.count}" if values.shard else ""
+    print(
+        f"packed:{out}{share}: {prefix}{counts} images, {size:,.1f} MiB in files: {len(shards):,}"
+    )
+    if missing := shard.count > 1 and missing_shards(pathlib.Path(out), shard.count):
+        print(f"shards that are not here yet: {', '.join(map(str, missing))} of {shard.count}")
     if lost := len(manifest["unreadable"]):
-        print(f"note: {lost:,} unreadable images are left out: {out}/manifest.json names them")
+        name = f"{out}/manifest{shard.suffix}.json"
+        print(f"note: {lost:,} unreadable images are left out: {name} names them")
 
 
 def _verify(config, values, out):

@@ -32,28 +32,33 @@ from vision.data.identity import base_of
 from vision.data.packed_names import write_names
 from vision.data.records import record_writer
 from vision.data.sources import Source, open_splits, parse
+from vision.data.sources._shards import Shard, manifests_of
 from vision.data.sources.packed import (
     FORMAT,
     IMAGE,
     MANIFEST,
     REQUEST,
     SHARD,
+    check_manifest,
+    digest_of,
+    entry_files,
     files_of,
     read_manifest,
 )
 from vision.data.splits import check_labels, make_splits
 from vision.errors import RunError, UserError
 from vision.support import disk
+from vision.support.digest import sha256
 from vision.support.files import replacing, sync, write_json
 from vision.support.lock import NAME as LOCK
 from vision.support.lock import locked
 from vision.support.processes import ordered
 from vision.support.progress import track
 from vision.support.reading import read_json
-from vision.support.schema import NATURAL, damaged
+from vision.support.schema import NATURAL
 
 PROGRESS = "progress.json"
-REMEDY = "remove its folder, or pack into a new one"
+ALL = Shard()  # a pack that one process writes
 STATE = {
     "request": REQUEST,
     "plan": {str: NATURAL},
@@ -64,7 +69,7 @@ CHUNK = 32  # images that a worker takes at a time
 SAMPLE = 64  # images of each part that are encoded to estimate the number of files
 
 
-class _Shard(NamedTuple):
+class _Records(NamedTuple):
     """A file of records: its part, its name, and the images [start, stop) of the part."""
 
     part: str
@@ -98,8 +103,9 @@ def pack(
     options: Options | None = None,
     workers: int = 1,
     max_unreadable: float = 0.01,
+    shard: Shard = ALL,
 ) -> tuple[dict, bool]:
-    """Packs a source.
+    """Packs a source, or a share of it.
 
     Args:
         spec: its name, for the manifest.
@@ -109,9 +115,11 @@ def pack(
         options: how images are packed; None for the defaults.
         workers: number of processes that decode.
         max_unreadable: the share of images that may be unreadable.
+        shard: the share to pack; other processes pack the others, into the same folder or into
+            folders whose files are then put into one.
 
     Returns:
-        (manifest, new): new is False if the pack was complete already.
+        (manifest, new): the manifest is that of the share; new is False if it was complete already.
 
     Raises:
         UserError: `out` contains something else, or too many images are unreadable. What is packed
@@ -121,19 +129,23 @@ def pack(
     out = Path(out)
     options = options or Options()
     request = _request(spec, parts, options)
-    with locked(out, "the folder"):
-        state = _resume(out, request)
+    progress = out / shard.own(PROGRESS)
+    if shard != ALL:
+        request["shards"] = shard.count
+    with locked(out, "the folder", f"{LOCK}{shard.suffix}"):
+        state = _resume(out, request, shard)
         if not state:
-            return read_manifest(out), False
+            return _read_own(out, shard), False
         try:
             if not state["plan"]:
                 state["plan"] = {
-                    part: _count_shards(source, options) for part, source in parts.items()
+                    part: max(_count_files(source, options), min(shard.count, len(source)))
+                    for part, source in parts.items()
                 }
-                write_json(out / PROGRESS, state)
-            _check_state(out, state, parts)
-            _write_shards(out, parts, options, state, workers, max_unreadable)
-            write_json(out / MANIFEST, _manifest(out, parts, state))
+                write_json(progress, state)
+            _write_files(out, parts, options, state, _Limits(workers, max_unreadable, shard))
+            manifest = _manifest(out, parts, state, shard)
+            write_json(out / shard.own(MANIFEST), manifest | {"sha256": digest_of(manifest)})
         except (OSError, RuntimeError) as error:  # a full disk; a worker that was killed
             number = disk.refusal(error)
             reason = os.strerror(number) if number else error
@@ -142,9 +154,24 @@ def pack(
                 "to continue"
             ) from error
         finally:
-            _remove_parts(out)
-        (out / PROGRESS).unlink(missing_ok=True)
-        return read_manifest(out), True
+            _remove_parts(out, [records.name for records in _files(parts, state["plan"], shard)])
+        progress.unlink(missing_ok=True)
+        return _read_own(out, shard), True
+
+
+class _Limits(NamedTuple):
+    """What one process does of a pack."""
+
+    workers: int
+    max_unreadable: float
+    shard: Shard
+
+
+def _read_own(out, shard):
+    """Returns the manifest of a shard, or of all."""
+    if shard == ALL:
+        return read_manifest(out)
+    return check_manifest(out / shard.own(MANIFEST))
 
 
 def _request(spec, parts, options):
@@ -158,25 +185,22 @@ def _request(spec, parts, options):
     return {"source": spec} | dataclasses.asdict(options) | {"fingerprint": digest.hexdigest()}
 
 
-def _resume(out, request):
+def _resume(out, request, shard):
     """Returns the state of an earlier call, with what it finished; {} if the pack is complete.
 
     Finished files count if their size and SHA-256 are right. Of a complete pack, whose records
-    `verify` reads, only the sizes are checked.
+    `verify` reads, only the sizes are checked, and the digests of the labels.
     """
-    _remove_parts(out)
-    names = {file.name for file in out.iterdir()} - {LOCK}
-    if not names:
+    _check_kind(out, shard)
+    manifest = out / shard.own(MANIFEST)
+    progress = out / shard.own(PROGRESS)
+    complete = manifest.is_file()
+    if not complete and not progress.is_file():
         return {"request": request, "plan": {}, "shards": {}, "unreadable": []}
-    if not names & {MANIFEST, PROGRESS}:
-        raise UserError(
-            f"'{out}' contains something else, such as '{min(names)}': pack into a new folder"
-        )
-    complete = MANIFEST in names
-    state = _state_of(read_manifest(out)) if complete else _read_progress(out / PROGRESS)
+    state = _state_of(_read_own(out, shard)) if complete else _read_progress(progress)
     _check_same_request(out, state["request"], request)
-    if complete and all(_has_size(out, file) for file in files_of(read_manifest(out))):
-        (out / PROGRESS).unlink(missing_ok=True)
+    if complete and _is_intact(out, _read_own(out, shard)):
+        progress.unlink(missing_ok=True)
         return {}
     state["shards"] = {
         name: shard
@@ -189,21 +213,35 @@ def _resume(out, request):
     return state
 
 
-def _remove_parts(out):
-    """Removes unfinished files."""
-    for file in out.glob("*.part"):
+def _remove_parts(out, names=None):
+    """Removes unfinished files: those of some names, or all."""
+    unfinished = out.glob("*.part") if names is None else [out / f"{name}.part" for name in names]
+    for file in unfinished:
         file.unlink(missing_ok=True)
 
 
-def _check_state(out, state, parts):
-    """Raises `UserError` if what an earlier call has left does not fit the images."""
-    sizes = {part: len(source) for part, source in parts.items()}
-    plan = state["plan"]
-    names = all(name == shard["file"] for name, shard in state["shards"].items())
-    fits = plan.keys() == sizes.keys() and all(plan[part] <= sizes[part] for part in plan)
-    places = ((image["part"], image["index"]) for image in state["unreadable"])
-    if not (names and fits and all(index < sizes.get(part, 0) for part, index in places)):
-        raise damaged(out / PROGRESS, "it does not fit the images", REMEDY)
+def _check_kind(out, shard):
+    """Raises `UserError` unless a folder is empty, or has what this call may continue."""
+    if shard == ALL:
+        _remove_parts(out)
+    names = {file.name for file in out.iterdir() if file.suffix != ".part" and file.name[0] != "."}
+    divided = bool(manifests_of(out) or list(out.glob("progress-*-of-*.json")))
+    if divided and shard == ALL:
+        raise UserError(f"'{out}' contains shards of a pack: give --shard, or another folder")
+    if names & {MANIFEST, PROGRESS} and shard != ALL:
+        raise UserError(f"'{out}' contains a pack without shards: pack into a new folder")
+    if names and not divided and not names & {MANIFEST, PROGRESS}:
+        raise UserError(
+            f"'{out}' contains something else, such as '{min(names)}': pack into a new folder"
+        )
+
+
+def _is_intact(out, manifest):
+    parts = manifest["parts"].values()
+    small = [f for part in parts for key in ("labels", "names") for f in entry_files(part, key)]
+    return all(_has_size(out, file) for file in files_of(manifest)) and all(
+        _has_digest(out, file) for file in small
+    )
 
 
 def _check_same_request(out, old, new):
@@ -223,14 +261,14 @@ def _state_of(manifest):
     shards = {part: entry["shards"] for part, entry in manifest["parts"].items()}
     return {
         "request": manifest["request"],
-        "plan": {part: len(files) for part, files in shards.items()},
+        "plan": manifest.get("plan") or {part: len(files) for part, files in shards.items()},
         "shards": {shard["file"]: shard for files in shards.values() for shard in files},
         "unreadable": manifest["unreadable"],
     }
 
 
 def _read_progress(path):
-    state = read_json(path, STATE, REMEDY)
+    state = read_json(path, STATE, "remove its folder, or pack into a new one")
     return {key: state[key] for key in STATE}
 
 
@@ -243,13 +281,7 @@ def _has_digest(out, file):
     return sha256(out / file["file"]) == file["sha256"]
 
 
-def sha256(path: Path | str) -> str:
-    """Returns a file's SHA-256 in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _count_shards(source, options):
+def _count_files(source, options):
     """Returns the number of files for a part, estimated from the sizes of some of its images."""
     sizes = []
     for index in np.linspace(0, len(source) - 1, min(len(source), SAMPLE)).astype(int):
@@ -259,13 +291,12 @@ def _count_shards(source, options):
     return int(min(len(source), max(1, math.ceil(size / (options.shard_mib * 2**20)))))
 
 
-def _write_shards(out, parts, options, state, workers, max_unreadable):
+def _write_files(out, parts, options, state, limits):
     """Writes the missing files of records, and records each in the progress file."""
-    missing = [
-        shard for shard in _shards(parts, state["plan"]) if shard.name not in state["shards"]
-    ]
-    total = sum(map(len, parts.values()))
-    with contextlib.closing(_encode_all(missing, parts, options, workers)) as records:
+    own = _files(parts, state["plan"], limits.shard)
+    missing = [shard for shard in own if shard.name not in state["shards"]]
+    total = sum(shard.stop - shard.start for shard in own)
+    with contextlib.closing(_encode_all(missing, parts, options, limits.workers)) as records:
         for shard in missing:
             unreadable = []
             with record_writer(out / f"{shard.name}.part") as write:
@@ -276,23 +307,24 @@ def _write_shards(out, parts, options, state, workers, max_unreadable):
                         continue
                     entry = {"part": shard.part, "index": index, "shard": shard.name}
                     unreadable.append(entry | {"name": record.name, "reason": record.reason})
-                    _check_unreadable([*state["unreadable"], *unreadable], total, max_unreadable)
+                    failed = [*state["unreadable"], *unreadable]
+                    _check_unreadable(failed, total, limits.max_unreadable)
             sync(out / f"{shard.name}.part")
             os.replace(out / f"{shard.name}.part", out / shard.name)
             images = shard.stop - shard.start - len(unreadable)
             state["shards"][shard.name] = _file_entry(out / shard.name) | {"images": images}
             state["unreadable"] += unreadable
-            write_json(out / PROGRESS, state)
+            write_json(out / limits.shard.own(PROGRESS), state)
 
 
-def _shards(parts, plan):
-    """Returns every `_Shard` of a pack, from {part: number of files}."""
+def _files(parts, plan, shard):
+    """Returns every `_Records` of a share, from {part: number of files}."""
     shards = []
     for part, count in plan.items():
         bounds = np.linspace(0, len(parts[part]), count + 1).astype(int).tolist()
-        for i in range(count):
+        for i in shard.positions(count):
             name = f"{part}-{i:05}-of-{count:05}.array_record"
-            shards.append(_Shard(part, name, bounds[i], bounds[i + 1]))
+            shards.append(_Records(part, name, bounds[i], bounds[i + 1]))
     return shards
 
 
@@ -319,27 +351,33 @@ def _check_unreadable(unreadable, total, max_unreadable):
         )
 
 
-def _manifest(out, parts, state):
+def _manifest(out, parts, state, shard):
     """Writes the labels, and returns the manifest."""
     entries = {}
+    own = _files(parts, state["plan"], shard)
     for part, source in parts.items():
-        unreadable = [image["index"] for image in state["unreadable"] if image["part"] == part]
-        labels = np.delete(source.labels, unreadable).astype("<i4")
+        kept = np.zeros(len(source), bool)
+        for records in own:
+            if records.part == part:
+                kept[records.start : records.stop] = True
+        kept[[image["index"] for image in state["unreadable"] if image["part"] == part]] = False
+        labels = np.asarray(source.labels)[kept].astype("<i4")
         shards = sorted(state["shards"].values(), key=operator.itemgetter("file"))
         entries[part] = {
             "images": len(labels),
             "class_counts": np.bincount(labels, minlength=len(source.classes)).tolist(),
-            "labels": _write_labels(out / f"{part}.labels.npy", labels),
+            "labels": _write_labels(out / shard.own(f"{part}.labels.npy"), labels),
             "shards": [shard for shard in shards if shard["file"].startswith(f"{part}-")],
         }
-        names = out / f"{part}.names.csv.gz"
-        if write_names(names, source, unreadable):
+        names = out / shard.own(f"{part}.names.csv.gz")
+        if write_names(names, source, np.flatnonzero(~kept)):
             entries[part]["names"] = _file_entry(names)
             entries[part]["named"] = getattr(base_of(source)[0], "named", True)
-    if not any(entry["images"] for entry in entries.values()):
+    if shard == ALL and not any(entry["images"] for entry in entries.values()):
         raise UserError("none of the images can be read: there is nothing to pack")
     findings = dict.fromkeys(finding for source in parts.values() for finding in source.findings)
-    return {
+    share = {} if shard == ALL else {"shard": list(shard), "plan": state["plan"]}
+    return share | {
         "format": FORMAT,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "request": state["request"],

@@ -10,6 +10,7 @@ import functools
 import gzip
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ class Names(NamedTuple):
     groups: list[str]
 
 
-def write_names(path: Path, source: Source, left_out: list[int]) -> bool:
+def write_names(path: Path, source: Source, left_out: Sequence[int] | np.ndarray) -> bool:
     """Writes the table; returns False, and writes nothing, if the images have no names or groups.
 
     Args:
@@ -40,7 +41,7 @@ def write_names(path: Path, source: Source, left_out: list[int]) -> bool:
         left_out: positions of images that are not in the pack.
     """
     base, rows = base_of(source)
-    groups = getattr(base, "group_names", None)
+    groups = getattr(base, "groups", None)
     if not has_names(base) and groups is None:
         return False
     rows = np.delete(rows, left_out)
@@ -62,27 +63,31 @@ def write_names(path: Path, source: Source, left_out: list[int]) -> bool:
     return True
 
 
-def read_names(path: Path | str, count: int) -> Names:
-    """Reads the table of `count` images.
+def read_names(paths: Sequence[Path | str], count: int) -> Names:
+    """Reads the table of `count` images, which may be in several files, one after the other.
 
     Raises:
         UserError: it is missing or damaged, or of another number of images.
     """
     try:
-        return _read(str(path), os.stat(path).st_mtime_ns, count)
+        return _read(tuple((str(path), os.stat(path).st_mtime_ns) for path in paths), count)
     except (OSError, EOFError, ValueError, csv.Error) as error:
+        files = ", ".join(map(str, paths))
         raise UserError(
-            f"{path} cannot be read ({error}): copy it again, or repeat the pack command"
+            f"{files} cannot be read ({error}): copy it again, or repeat the pack command"
         ) from error
 
 
 @functools.lru_cache(4)
-def _read(path, _modified, count):
-    with gzip.open(path, "rt", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        if next(reader, None) != HEADER:
-            raise ValueError("its first line is another")
-        columns = [list(column) for column in zip(*reader, strict=True)]
+def _read(files, count):
+    rows = []
+    for path, _ in files:
+        with gzip.open(path, "rt", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = csv.reader(file, strict=True)
+            if next(reader, None) != HEADER:
+                raise ValueError("its first line is another")
+            rows += reader
+    columns = [list(column) for column in zip(*rows, strict=True)]
     if [len(column) for column in columns] != [count] * 3:
         raise ValueError(f"it does not have a row for each of {count} images")
     return Names(*columns)

@@ -3,8 +3,8 @@
 import concurrent.futures
 from pathlib import Path
 
-from vision.data.pack import sha256
 from vision.data.sources.packed import files_of, read_manifest
+from vision.support.digest import sha256
 from vision.support.processes import cores
 from vision.support.progress import track
 

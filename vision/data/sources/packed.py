@@ -8,8 +8,13 @@ DIR/train.names.csv.gz                     what the images were called: `packed_
 DIR/train-00000-of-00012.array_record      serialized `tf.train.Example`s, one per image:
                                            "image/encoded" a file's bytes, "image/name" the
                                            original's name, "label"
+
+With `--shard 3/16` each of 16 processes writes its share: files of records, train.labels-00003-of-
+00016.npy and manifest-00003-of-00016.json. A folder with all of them reads like one pack.
 """
 
+import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,8 +27,10 @@ from vision.data.identity import texts
 from vision.data.packed_names import read_names
 from vision.data.records import Records, bytes_of, parse_example
 from vision.data.sources import Source
+from vision.data.sources._shards import join, manifests_of
 from vision.errors import UserError
 from vision.support.arrays import read_npy
+from vision.support.digest import sha256
 from vision.support.reading import read_json
 from vision.support.schema import FILE_NAME, NATURAL, check, damaged, filled
 
@@ -33,10 +40,18 @@ FILE = {"file": FILE_NAME, "bytes": NATURAL, "sha256": str}
 SHARD = FILE | {"images": NATURAL}
 IMAGE = {"part": str, "index": NATURAL, "name": str, "reason": str}
 REQUEST: dict[str, Any] = {"source": str, "fingerprint": str}
+PART = {
+    "labels": FILE,
+    "shards": [SHARD],
+    "class_counts": [NATURAL],
+    "names?": FILE,
+    "named?": bool,
+}
+REPAIR = "copy it again, or repeat the pack command, which repairs it"
 SCHEMA: dict[str, Any] = {
     "request": REQUEST,
     "classes": filled(str),
-    "parts": {str: {"labels": FILE, "shards": [SHARD], "names?": FILE, "named?": bool}},
+    "parts": {str: PART},
     "unreadable": [IMAGE],
     "findings": [{"kind": str, "name": str, "detail?": str, "lost?": bool}],
 }
@@ -51,7 +66,7 @@ class PackedSource:
         classes: names of the labels.
         title: prefix for images whose record is damaged: "pets/train" gives "pets/train[17]".
         findings: see `Source`.
-        names: the file of their names, see `vision.data.packed_names`; None if there is none.
+        names: the files of their names, see `vision.data.packed_names`; () if there are none.
         named: whether they are divided by their names.
     """
 
@@ -65,14 +80,14 @@ class PackedSource:
         classes: Iterable[str],
         title: str,
         findings: Iterable[Finding],
-        names: Path | None = None,
+        names: tuple[Path, ...] = (),
         named: bool = True,
     ):
         self.names = names
         self.named = named
-        table = None if names is None else read_names(names, len(labels))
+        table = None if not names else read_names(names, len(labels))
         if table is not None and any(table.groups):
-            self.group_names = texts(table.groups)
+            self.groups = texts(table.groups)
         self.records = records
         self.labels = labels
         self.classes = tuple(classes)
@@ -95,12 +110,12 @@ class PackedSource:
 
     def keys(self) -> list[str] | None:
         """Returns the images' names within the source that was packed: see `Source`."""
-        table = None if self.names is None else read_names(self.names, len(self.labels))
+        table = None if not self.names else read_names(self.names, len(self.labels))
         return None if table is None or not any(table.names) else table.names
 
     def photos(self) -> list[str] | None:
         """Returns the photo that each object was cut out of; None for images as they are."""
-        table = None if self.names is None else read_names(self.names, len(self.labels))
+        table = None if not self.names else read_names(self.names, len(self.labels))
         return None if table is None or not any(table.photos) else table.photos
 
     def file(self, index: int) -> bytes | None:
@@ -124,8 +139,8 @@ class PackedSource:
 def open(argument: str) -> dict[str, Source]:
     """Opens a pack.
 
-    No record is read: labels are in a file of their own, and only the size of the shards is
-    checked.
+    No record is read: labels are in files of their own, whose SHA-256 is checked. Of the records
+    only the sizes of their files are; array_record checks a hash of each that it reads.
 
     Returns:
         {part: source}, the parts that the source had when it was packed.
@@ -154,17 +169,26 @@ def _open_part(directory, part, entry, manifest, findings):
     shards = entry["shards"]
     paths = [str(directory / shard["file"]) for shard in shards]
     records = Records(paths, [shard["images"] for shard in shards])
-    labels = _read_labels(directory / entry["labels"]["file"], len(records), manifest)
+    for file in (*entry_files(entry, "labels"), *entry_files(entry, "names")):
+        if sha256(directory / file["file"]) != file["sha256"]:
+            reason = "its SHA-256 differs from the manifest's"
+            raise damaged(directory / file["file"], reason, REPAIR)
+    labels = _read_labels(directory, entry, len(records), manifest)
     title = f"{directory}/{part}"
-    names = directory / entry["names"]["file"] if "names" in entry else None
+    names = tuple(directory / file["file"] for file in entry_files(entry, "names"))
     named = entry.get("named", True)
     return PackedSource(records, labels, manifest["classes"], title, findings, names, named)
 
 
-def _read_labels(path, count, manifest):
+def _read_labels(directory, entry, count, manifest):
     """Returns int32 (count,), the labels of a part."""
-    remedy = "copy it again, or repeat the pack command, which repairs it"
-    labels = read_npy(path, remedy)
+    paths = [directory / file["file"] for file in entry_files(entry, "labels")]
+    parts = [read_npy(path, REPAIR) for path in paths]
+    path = paths[0]
+    remedy = REPAIR
+    if any(part.ndim != 1 for part in parts):
+        raise damaged(path, "it must have an integer for each image", remedy)
+    labels = np.concatenate(parts)
     if labels.dtype.kind not in "iu" or labels.shape != (count,):
         raise damaged(path, f"it must have an integer for each of {count:,} images", remedy)
     classes = len(manifest["classes"])
@@ -195,8 +219,19 @@ def read_manifest(directory: Path | str) -> dict:
         raise UserError(f"folder '{directory}' does not exist")
     if (path.parent / "progress.json").is_file() and not path.is_file():
         raise UserError(f"'{directory}' is not finished: repeat the pack command to continue")
+    if not path.is_file() and manifests_of(path.parent):
+        return join(path.parent, check_manifest)
     if not path.is_file():
         raise UserError(f"'{directory}' has no manifest.json")
+    return check_manifest(path)
+
+
+def check_manifest(path: Path) -> dict:
+    """Returns the manifest in a file, of a pack or of a shard.
+
+    Raises:
+        UserError: it is damaged, or of another version.
+    """
     remedy = "copy it again, or pack the data into a new folder"
     manifest = read_json(path, {"format": int}, remedy)
     if manifest["format"] != FORMAT:
@@ -204,7 +239,16 @@ def read_manifest(directory: Path | str) -> dict:
             f"{path} has format {manifest['format']}, but this version reads {FORMAT}: "
             "pack the data again"
         )
-    return check(manifest, SCHEMA, path, remedy)
+    check(manifest, SCHEMA, path, remedy)
+    if manifest.get("sha256", digest_of(manifest)) != digest_of(manifest):
+        raise damaged(path, "its SHA-256 differs from the one in it", remedy)
+    return manifest
+
+
+def digest_of(manifest: dict) -> str:
+    """Returns the SHA-256 of a manifest's contents, in which it is kept."""
+    contents = {key: value for key, value in manifest.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
 
 
 def files_of(manifest: dict) -> list[dict]:
@@ -212,5 +256,18 @@ def files_of(manifest: dict) -> list[dict]:
     return [
         file
         for part in manifest["parts"].values()
-        for file in (part["labels"], *([part["names"]] if "names" in part else ()), *part["shards"])
+        for file in (
+            *entry_files(part, "labels"),
+            *entry_files(part, "names"),
+            *part["shards"],
+        )
     ]
+
+
+def entry_files(part: dict, key: str) -> list[dict]:
+    """Returns [{"file", "bytes", "sha256"}] of the labels or the names of a part of a manifest.
+
+    A joined part has one of each shard, in order.
+    """
+    files = part.get(key, [])
+    return files if isinstance(files, list) else [files]
