@@ -74,7 +74,7 @@ def test_the_lowest_loss_is_the_best(mode, tmp_path, capsys):
     losses = dict(values(tmp_path / "run", "val/loss"))
     assert result["best_step"] == min(losses, key=losses.get)
     assert len(set(losses.values())) == len(losses)
-    assert ("checkpoint.mode = max contradicts" in capsys.readouterr().err) == (mode == "max")
+    assert ("checkpoint.mode = max contradicts" in capsys.readouterr().out) == (mode == "max")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["checkpoint"]["mode"] == "min"
     config["checkpoint"]["mode"] = "max"  # as an older version wrote it

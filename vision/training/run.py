@@ -135,13 +135,15 @@ def _open(
     from vision.data.pipeline import open_data
     from vision.run.resolve import resolve_config
     from vision.run.splits import past_of_training
+    from vision.training.setup import set_direction
 
-    config = resolve_config(config, workdir)
+    config, doubt = set_direction(resolve_config(config, workdir))
     past = past_of_training(workdir, config)
     data = open_data(config, mesh, with_unlabeled=True, past=past)
     devices = parallel.describe(mesh)
     report(f"{config.data.source}: {data.describe()}; {devices}; {workdir}")
-    for line in (*summarize(data.findings), *data.changes.lines()):
+    notes = (*summarize(data.findings), *data.changes.lines())
+    for line in (doubt, *notes) if doubt else notes:
         report(f"note: {line}")
     return config, data
 

@@ -17,7 +17,6 @@ from vision.data.loading.sampler import run_length
 from vision.data.loading.workers import check_limits
 from vision.data.pipeline import Data
 from vision.errors import UserError
-from vision.run.best import DIRECTIONS, direction, doubt
 from vision.run.checkpoints import open_checkpoints
 from vision.run.directory import open_workdir, write_data
 from vision.run.splits import store_division
@@ -103,10 +102,10 @@ class Session:
     """
 
     def __init__(self, config: ConfigDict, data: Data, workdir: pathlib.Path, mesh: Mesh):
-        self._definition = objectives.define(config.objective)
-        self._config = config = _with_direction(config, self._definition)
+        self._config = config
         self._workdir = workdir
         self._mesh = mesh
+        self._definition = objectives.define(config.objective)
         images = len(data.loaders["train"])
         self._steps = run_length(config.train, images)
         c = config.train
@@ -373,19 +372,3 @@ class Session:
             with contextlib.closing(first) as batches:
                 images = self._train_step.preview(self._state, next(batches), self._loader.data)
             log.images(0, parallel.fetch(images)[: config.log.images])
-
-
-def _with_direction(config: ConfigDict, definition: objectives.Definition) -> ConfigDict:
-    """Returns a config whose `checkpoint.mode` says which values of the metric are better.
-
-    A later stage may not have the objective that declares it.
-    """
-    c = config.checkpoint
-    if c.mode not in ("auto", *DIRECTIONS):
-        return config  # `check_settings` refuses it
-    declared = {f"val/{name}": mode for name, mode in definition.directions.items()}
-    if parallel.is_main_process() and (sentence := doubt(c, declared)):
-        print_line(f"note: {sentence}")
-    config = config.copy_and_resolve_references()
-    config.checkpoint.mode = direction(c, declared)
-    return config

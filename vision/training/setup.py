@@ -18,7 +18,7 @@ from vision.errors import UserError, check_choice
 from vision.models.layers.streams import Streams
 from vision.models.surgery.transfer import prepare
 from vision.objectives.contract import RESERVED
-from vision.run.best import DIRECTIONS
+from vision.run.best import DIRECTIONS, direction, doubt
 from vision.training.evaluate import eval_batch_size
 from vision.training.inputs import ImageInputs, Inputs
 from vision.training.optimizer import make_optimizer, make_schedule
@@ -124,6 +124,26 @@ def assemble_step(
         for player, attributes in spec.players.items()
     }
     return TrainStep(config, spec, inputs, schedule, optimizers, steps, mesh)
+
+
+def set_direction(config: ConfigDict) -> tuple[ConfigDict, str]:
+    """Returns a config whose `checkpoint.mode` says which values of the metric are better.
+
+    A later stage may not have the objective that declares it.
+
+    Returns:
+        (config, a sentence if the mode contradicts the metric, else "").
+
+    Raises:
+        UserError: there is no such mode or objective.
+    """
+    c = config.checkpoint
+    check_choice("checkpoint.mode", c.mode, ("auto", *DIRECTIONS))
+    directions = objectives.define(config.objective).directions
+    declared = {f"val/{name}": mode for name, mode in directions.items()}
+    config = config.copy_and_resolve_references()
+    config.checkpoint.mode = direction(c, declared)
+    return config, doubt(c, declared)
 
 
 def check_settings(
