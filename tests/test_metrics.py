@@ -41,7 +41,9 @@ def expected(logits, labels):
         "balanced_accuracy": sklearn_metrics.recall_score(
             labels, predicted, labels=np.unique(labels), average="macro"
         ),
-        "macro_f1": sklearn_metrics.f1_score(labels, predicted, average="macro", zero_division=0),
+        "macro_f1": sklearn_metrics.f1_score(
+            labels, predicted, labels=np.unique(labels), average="macro", zero_division=0
+        ),
         "precision": sklearn_metrics.precision_score(labels, predicted, **common),
         "recall": sklearn_metrics.recall_score(labels, predicted, **common),
         "f1": sklearn_metrics.f1_score(labels, predicted, **common),

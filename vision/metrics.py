@@ -74,8 +74,7 @@ def summarize(sums: dict[str, jax.Array]) -> dict[str, Any]:
     Returns:
         A dict of
             floats: loss (nats), accuracy, top5_accuracy (of more than five classes),
-                balanced_accuracy (mean recall of the classes that occur), macro_f1 (mean over the
-                classes that occur or were predicted).
+                balanced_accuracy and macro_f1 (means of recall and F1 over the classes that occur).
             lists, one entry per class: precision, recall, f1 (0 where undefined, as scikit-learn's
                 `zero_division=0`), support.
     """
@@ -92,7 +91,7 @@ def summarize(sums: dict[str, jax.Array]) -> dict[str, Any]:
         "accuracy": float(hits.sum()) / count,
         **top5,
         "balanced_accuracy": _mean(recall[true > 0]),
-        "macro_f1": _mean(f1[true + predicted > 0]),
+        "macro_f1": _mean(f1[true > 0]),
         "precision": precision.tolist(),
         "recall": recall.tolist(),
         "f1": f1.tolist(),
@@ -164,12 +163,15 @@ def knn_accuracy(
     classes = int(max(train_labels.max(), test_labels.max())) + 1
     k = min(k, len(train))
     keys = _unit(train)
-    votes = jax.nn.one_hot(train_labels, classes)
+    neighbor_labels = jnp.asarray(train_labels)
 
     @jax.jit
     def predict(queries):
         cosine, nearest = jax.lax.top_k(_unit(queries) @ keys.T, k)
-        return (jnp.exp((cosine - 1) / temperature)[..., None] * votes[nearest]).sum(1).argmax(-1)
+        weights = jnp.exp((cosine - 1) / temperature)
+        votes = jnp.zeros((len(queries), classes), weights.dtype)
+        rows = jnp.arange(len(queries))[:, None]
+        return votes.at[rows, neighbor_labels[nearest]].add(weights).argmax(-1)
 
     predicted = [np.asarray(predict(test[i : i + chunk])) for i in range(0, len(test), chunk)]
     return float((np.concatenate(predicted) == test_labels).mean())

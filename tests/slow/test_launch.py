@@ -1,6 +1,7 @@
 """The launchers, for real: two processes that are stopped go on to the same bits, and end as one
 process does."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -258,3 +259,24 @@ def test_two_processes_with_workers_load_what_one_does(launch, digits, tmp_path)
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_an_evaluation_by_two_processes_has_the_numbers_of_one(launch, checkout, tmp_path):
+    workdir = tmp_path / "run"
+    finish(launch(*local(workdir)))
+    keys = ("corruptions=false", "views=false", "explain=false", "bootstrap=50", "map_images=50")
+    flags = [f"--config.evaluation.{key}" for key in keys]
+    results = {}
+    for name, start in (
+        ("two", ("scripts/launch/local", 2, "-m")),
+        ("one", (".venv/bin/python", "-m")),
+    ):
+        out = tmp_path / name
+        text = finish(
+            launch(*start, "vision.evaluation", f"--workdir={workdir}", f"--out={out}", *flags)
+        )
+        assert text.count("report.html, metrics.json") == 1
+        results[name] = json.loads((out / "metrics.json").read_text())
+    assert results["two"]["confusion"] == results["one"]["confusion"]
+    for name, number in results["one"]["metrics"].items():
+        assert results["two"]["metrics"][name] == pytest.approx(number, rel=1e-5), name

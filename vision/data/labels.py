@@ -1,9 +1,11 @@
 """Labels typed by people: stray whitespace, several spellings of a class, the order of classes."""
 
 import collections
+import contextlib
+import contextvars
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -67,11 +69,30 @@ def check_spelling(labels: np.ndarray, classes: Sequence[str]) -> list[Finding]:
     return findings
 
 
+# Classes that a source must have: a classifier learns from two, and is judged on any.
+_FEWEST: contextvars.ContextVar[int] = contextvars.ContextVar("fewest", default=2)
+
+
+@contextlib.contextmanager
+def requiring(fewest: int) -> Iterator[None]:
+    """Lets sources that are opened in the block have as few classes as `fewest`."""
+    token = _FEWEST.set(fewest)
+    try:
+        yield
+    finally:
+        _FEWEST.reset(token)
+
+
+def are_enough(count: int) -> bool:
+    """Whether a source may have this number of classes with images."""
+    return count >= _FEWEST.get()
+
+
 def require_two_classes(
     title: str, classes: Sequence[str], findings: Sequence[Finding] = ()
 ) -> None:
     """Raises `UserError` if there are fewer than two classes, with what was odd, losses first."""
-    if len(classes) < 2:
+    if not are_enough(len(classes)):
         counts = collections.Counter((finding.kind, finding.lost) for finding in findings)
         kinds = sorted(counts, key=lambda kind: (not kind[1], -counts[kind]))
         lines = [summarize([f for f in findings if f.kind == kind], 1)[0] for kind, _ in kinds[:3]]

@@ -12,8 +12,11 @@ test split goes into RUN/evaluation, where `python -m vision.evaluation.compare`
 needs --out. The temperature that fits the validation split best is stored there too, in
 calibration.json, and vision.predict then calibrates the run's probabilities with it. The keys of
 config.evaluation choose what is measured and shown, such as --config.evaluation.positive=defect.
+Several processes, started by Slurm, Kubernetes or scripts/launch/local, share the images; process 0
+writes.
 """
 
+import contextlib
 import pathlib
 import re
 from collections.abc import Sequence
@@ -32,7 +35,7 @@ from vision.support.lock import locked
 # Keys that may be set for a model that has a config already.
 FREE = (
     "evaluation.",
-    "parallel.devices",
+    "parallel.",
     "train.eval_batch_size",
     "data.workers",
     "data.resident_gib",
@@ -51,18 +54,30 @@ def main(argv: Sequence[str]) -> None:
     validate(config)
     # a bundle's own runtime is checked when it is opened
     require("evaluation", "evaluation", without=("onnxruntime",))
-    from vision import inference
+    from vision import distributed, inference, parallel
     from vision.evaluation import evaluate
     from vision.evaluation.report import report
 
+    distributed.start(config.parallel)
     classifier = inference.from_flags(config if has_config else None, values.workdir, values.bundle)
     if not has_config:
         config = _override(classifier.config, config, argv)
-    with locked(_directory(values)) as out:
-        evaluation = evaluate.evaluate(classifier, config, values.data, values.split)
-        report.write(out, evaluation, config.evaluation, values.workdir)
-    print(*evaluate.describe(evaluation), sep="\n")
-    print(f"{out}/report.html, metrics.json, predictions.parquet, MODEL_CARD.md")
+    out = pathlib.Path(_directory(values))
+    say = print if parallel.is_main_process() else _ignore
+    with contextlib.ExitStack() as stack:
+        parallel.on_main_process(lambda: stack.enter_context(locked(out)))
+        evaluation = evaluate.evaluate(classifier, config, values.data, values.split, say)
+        # The others wait, or JAX would end this process with them.
+        parallel.on_main_process(
+            lambda: report.write(out, evaluation, config.evaluation, values.workdir)
+        )
+    if parallel.is_main_process():
+        print(*evaluate.describe(evaluation), sep="\n")
+        print(f"{out}/report.html, metrics.json, predictions.parquet, MODEL_CARD.md")
+
+
+def _ignore(_: str) -> None:
+    """Prints nothing: only process 0 does."""
 
 
 def _flags(values):

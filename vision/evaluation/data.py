@@ -108,7 +108,8 @@ def open_split(
         raise UserError(
             "which images? Give --data SOURCE: the bundle does not record what it was trained on"
         )
-    opened = open_splits(c.source, c.bits)
+    # New images may well be of a single class, such as a day's defects.
+    opened = open_splits(c.source, c.bits, 2 if own else 1)
     undivided = is_undivided(opened, c.source)
     name = name or ("all" if undivided and not own else "test")
     c.image_size = classifier.image_size
@@ -122,12 +123,24 @@ def open_split(
     if name == "all" and undivided:
         parts, changes = recorded(c, config.seed, opened, past)
         data = dataclasses.replace(open_data(config, mesh, parts), changes=changes)
+    elif not own and name in opened and not can_train(opened):
+        data = open_data(config, mesh, {name: opened[name]})
     else:
         data = open_data(config, mesh, past=past)
     loaders = {name: data.loaders[name]} if name in data.loaders else distinct(data.loaders)
     source = Joined([loader.dataset.source for loader in loaders.values()])
     positions = match_classes(classifier.classes, source)
     return Split(name, source, loaders, data, own, config, positions)
+
+
+def can_train(opened: Mapping[str, Source]) -> bool:
+    """Whether a source could be divided into splits for a training.
+
+    Args:
+        opened: {split: source}, from `vision.data.sources.open_splits`.
+    """
+    labels = np.concatenate([source.labels for source in opened.values()])
+    return bool({"all", "train"} & set(opened)) and len(np.unique(labels)) > 1
 
 
 def is_undivided(opened: Mapping[str, Source], spec: str) -> bool:
@@ -151,7 +164,9 @@ def reopen(c: ConfigDict, seed: int, name: str) -> Joined:
     Raises:
         UserError: if it cannot be opened.
     """
-    opened = open_splits(c.source, c.bits)
+    opened = open_splits(c.source, c.bits, 1)
+    if name in opened and not can_train(opened):
+        return Joined([opened[name]])
     if name == "all" and is_undivided(opened, c.source):
         return Joined([opened["all"]])
     splits, _ = named_splits(c, seed, opened)

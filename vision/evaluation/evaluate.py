@@ -15,11 +15,13 @@ from vision.errors import UserError
 from vision.evaluation.data import Split, open_split, some
 from vision.evaluation.evaluator import Evaluator
 from vision.evaluation.measures import calibration, intervals, scores, slices, statistics
+from vision.evaluation.measures.blocks import columns, confidences
 from vision.evaluation.outputs import Forward, Outputs, batch_size
 from vision.evaluation.report import embedding_map
 from vision.evaluation.report.examples import confused_pairs
-from vision.evaluation.report.words import METRICS, SURE, amount, verdicts
-from vision.inference import Predictor, softmax
+from vision.evaluation.report.words import SURE, amount, measured, verdicts
+from vision.inference import Predictor
+from vision.metrics import confusion
 
 PACKAGES = ("jax", "flax", "numpy", "scikit-learn")
 PAIRS = 100  # confused pairs in metrics.json
@@ -33,7 +35,10 @@ class Evaluation:
         classifier: the model.
         split: the images that it was evaluated on.
         outputs: its outputs on the split, with labels among the model's classes.
-        probabilities: float64 (N, C), without temperature.
+        confidence: float64 (N,), the probability of the predicted class, without temperature.
+        true_probability: float64 (N,), the probability of the true class, the same.
+        cells: int64 (K, 3), the cells of the confusion matrix that are not 0; see
+            `scores.confusion_cells`.
         summary: the content of metrics.json.
         points: float (M, 2), the map of some of the images; None if there is no map.
         mapped: int (M,), which images these are.
@@ -42,7 +47,9 @@ class Evaluation:
     classifier: Predictor
     split: Split
     outputs: Outputs
-    probabilities: np.ndarray
+    confidence: np.ndarray
+    true_probability: np.ndarray
+    cells: np.ndarray
     summary: dict[str, Any]
     points: np.ndarray | None
     mapped: np.ndarray | None
@@ -56,16 +63,6 @@ class Evaluation:
     def correct(self) -> np.ndarray:
         """bool (N,)."""
         return self.predicted == self.outputs.labels
-
-    @property
-    def confidence(self) -> np.ndarray:
-        """float64 (N,), the probability of the predicted class."""
-        return self.probabilities.max(1)
-
-    @property
-    def true_probability(self) -> np.ndarray:
-        """float64 (N,), the probability of the true class."""
-        return self.probabilities[np.arange(len(self.outputs.labels)), self.outputs.labels]
 
     @property
     def sure_errors(self) -> int:
@@ -90,39 +87,52 @@ def evaluate(
         name: name of the split; see `vision.evaluation.data.open_split`.
         report: called with a line of text before each longer step.
 
+    Of several processes of `jax.distributed`, each evaluates its share of every batch and has all
+    outputs in the end, so that the numbers are those of one process; the intervals, the slices and
+    the map are computed by process 0 only.
+
     Raises:
         UserError: if the data cannot be opened or do not fit the model, or config.evaluation does
             not fit them.
     """
-    c = config.evaluation
+    c = _share_of_work(config.evaluation)
     mesh = parallel.make_mesh(config.parallel.devices)
     _check(c, classifier)
     split = open_split(classifier, config, mesh, spec, name)
     size = batch_size(config.train, mesh)
-    device = parallel.describe(mesh)
-    report(f"{split.spec}, {split.name}: {len(split.source):,} images, {device}")
+    report(f"{split.spec}, {split.name}: {len(split.source):,} images, {parallel.describe(mesh)}")
     for line in split.data.changes.lines():
         report(f"note: since the training began, {line}")
     evaluator = Evaluator(Forward(classifier, mesh), split, size, c, report)
     outputs = evaluator.outputs()
-    probabilities = softmax(outputs.logits)
-    summary = _head(classifier, config, split, outputs, device)
+    predicted = outputs.logits.argmax(1)
+    summary = _head(classifier, config, split, outputs, parallel.describe(mesh))
     summary |= intervals.with_intervals(
         outputs.logits, outputs.labels, classifier.classes, c.bootstrap
     )
-    counts = scores.confusion(outputs.logits, outputs.labels)
-    summary["confused_pairs"] = _confused_pairs(counts, classifier.classes)
-    summary["confusion"] = counts
+    cells = scores.confusion_cells(outputs.labels, predicted)
+    summary["confused_pairs"] = _confused_pairs(cells, classifier.classes)
+    summary |= confusion(np.stack([outputs.labels, predicted]), len(classifier.classes))
     val = evaluator.validation()
     summary["calibration"] = _calibrate(outputs, val, c)
-    summary["operating_point"] = _operating_point(
-        c, classifier.classes, probabilities, outputs.labels, val
-    )
+    summary["operating_point"] = _operating_point(c, classifier.classes, outputs, val)
     summary["slices"] = _slices(outputs, split, c)
     summary |= evaluator.robustness_and_views()
     points, mapped = _map(outputs, c)
     summary["embedding"] = evaluator.probe(outputs)
-    return Evaluation(classifier, split, outputs, probabilities, summary, points, mapped)
+    arrays = (*confidences(outputs.logits, outputs.labels), cells)
+    return Evaluation(classifier, split, outputs, *arrays, summary, points, mapped)
+
+
+def _share_of_work(c):
+    """Returns config.evaluation without what only the process that writes has to compute."""
+    if parallel.is_main_process():
+        return c
+    c = c.copy_and_resolve_references()
+    c.bootstrap = 0
+    c.slices = False
+    c.map = "none"
+    return c
 
 
 def _check(c, classifier):
@@ -161,20 +171,23 @@ def _head(classifier, config, split, outputs, device):
     }
 
 
-def _confused_pairs(counts, classes):
+def _confused_pairs(cells, classes):
     """Returns the most confused pairs of classes, with their number of images."""
     return [
         {
             "true": classes[true],
             "predicted": classes[predicted],
-            "images": int(counts[true, predicted]),
+            "images": images,
         }
-        for true, predicted in confused_pairs(counts, PAIRS)
+        for true, predicted, images in confused_pairs(cells, PAIRS)
     ]
 
 
 def _calibrate(outputs, val, c):
     """Returns the calibration without a temperature, and with the one fitted to validation.
+
+    A temperature that does not lower the cross-entropy, on the validation split by itself or on
+    this split, is not used: "temperature" is None, and "rejected" says which and why.
 
     Args:
         outputs: outputs on the split.
@@ -184,33 +197,42 @@ def _calibrate(outputs, val, c):
     plain = calibration.calibrate(outputs.logits, outputs.labels, 1.0, c)
     if not c.temperature or val is None:
         return {"temperature": None, "plain": plain}
-    temperature = calibration.fit_temperature(*val)
+    temperature = calibration.helpful_temperature(*val)
+    if temperature == 1:
+        fitted = calibration.fit_temperature(*val)
+        return {
+            "temperature": None,
+            "plain": plain,
+            "rejected": {"temperature": fitted, "split": "val"},
+        }
     scaled = calibration.calibrate(outputs.logits, outputs.labels, temperature, c)
+    if scaled["nll"] > plain["nll"]:
+        rejected = {"temperature": temperature, "split": "test", "nll": scaled["nll"]}
+        return {"temperature": None, "plain": plain, "rejected": rejected}
     return {"temperature": temperature, "plain": plain, "scaled": scaled}
 
 
-def _operating_point(c, classes, probabilities, labels, val):
+def _operating_point(c, classes, outputs, val):
     """Returns how the class config.evaluation.positive is detected; None if no class is named.
 
     Args:
         c: config.evaluation.
         classes: class names.
-        probabilities: float (N, C).
-        labels: int (N,).
+        outputs: outputs on the split.
         val: (logits, labels) of the validation split, which chooses the threshold; None to choose
             it on the images themselves.
     """
     if not c.positive:
         return None
     positive = classes.index(c.positive)
-    probability = probabilities[:, positive]
-    is_positive = labels == positive
+    probability = next(columns(outputs.logits, [positive]))[1]
+    is_positive = outputs.labels == positive
     point = scores.operating_point(
-        probability, is_positive, c.recall, probabilities.argmax(1) == positive
+        probability, is_positive, c.recall, outputs.logits.argmax(1) == positive
     )
     fitted_on = "the same images"
     if val is not None:
-        val_probability = softmax(val[0])[:, positive]
+        val_probability = next(columns(val[0], [positive]))[1]
         chosen = scores.operating_point(val_probability, val[1] == positive, c.recall)
         if chosen["threshold"] is not None:
             rates = scores.rates(probability, is_positive, chosen["threshold"])
@@ -254,7 +276,7 @@ def describe(evaluation: Evaluation) -> list[str]:
     summary = evaluation.summary
     lines = [
         f"{title}: {amount(summary['metrics'][key], is_share)}"
-        for key, (title, is_share) in METRICS.items()
+        for key, title, is_share in measured(summary["metrics"])
     ]
     sentences = [sentence for _, sentence, _ in verdicts(summary, evaluation.sure_errors)]
     return lines + sentences

@@ -13,10 +13,13 @@ from vision.data.loading.loader import Loader
 from vision.data.splits import same_images
 from vision.evaluation.data import Split
 from vision.evaluation.measures import statistics
+from vision.evaluation.measures.calibration import FITTED
 from vision.evaluation.measures.robustness import robustness
 from vision.evaluation.outputs import Forward, Outputs, collect
 from vision.evaluation.probe import linear_probe
 from vision.metrics import NEIGHBORS, knn_accuracy
+
+PROBED = 1000  # classes up to which a linear probe is fitted, which takes too long for more
 
 
 def gather(forward: Forward, split: Split, batch_size: int, embedded: int) -> Outputs:
@@ -82,17 +85,20 @@ class Evaluator:
         return gather(self.forward, self.split, self.batch_size, embedded)
 
     def validation(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Returns (logits, labels) of the validation split.
+        """Returns (logits, labels) of the validation split, or of as many images as are needed.
 
         None if they are not needed, or the validation split is what is evaluated.
         """
         loaders = self.split.data.loaders
         needed = self.config.temperature or self.config.positive
-        if self.split.name in ("val", "all") or not needed:
+        if self.split.name in ("val", "all") or not needed or not {"val", "test"} <= set(loaders):
             return None
         if same_images(loaders["val"].dataset.source, loaders["test"].dataset.source):
             return None
-        outputs = self._labeled(loaders["val"])
+        loader = loaders["val"]
+        if not self.config.positive:
+            loader = sample(loader, max(1, FITTED // len(self.split.positions)))
+        outputs = self._labeled(loader)
         return (outputs.logits, outputs.labels) if len(outputs.labels) else None
 
     def robustness_and_views(self) -> dict[str, Any]:
@@ -148,6 +154,8 @@ class Evaluator:
         count = self.config.probe
         if not count or self.split.name in ("train", "all") or not outputs.embeddings.size:
             return None
+        if not {"train", "val"} <= set(loaders):  # images that cannot be divided for a training
+            return None
         train_loader = sample(loaders["train"], count)
         val_loader = sample(loaders["val"], count)
         self.report(f"nearest neighbors and linear probe, {len(train_loader):,} training images")
@@ -157,10 +165,12 @@ class Evaluator:
         train_images = len(train[1])
         if len(np.unique(train[1])) < 2 or not len(val[1]):
             return None
-        linear, strength = linear_probe(*train, *val, *test)
+        linear = strength = None
+        if len(self.split.positions) <= PROBED:
+            linear, strength = linear_probe(*train, *val, *test)
         k = min(NEIGHBORS, train_images)
         return {
-            "linear_probe": float(linear),
+            "linear_probe": None if linear is None else float(linear),
             "nearest_neighbors": knn_accuracy(*train, *test, k=k),
             "training_images": train_images,
             "images": len(test[1]),

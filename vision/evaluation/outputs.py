@@ -68,6 +68,9 @@ class Forward:
         self._take = jax.jit(
             lambda images, index: images[index], out_shardings=parallel.batch_sharding(mesh)
         )
+        self._replicate = jax.jit(lambda mask: mask, out_shardings=self._replicated)
+        if classifier.model is None and not parallel.is_single_process():
+            raise UserError("a bundle is evaluated by one process: start only one")
         self._run = self._on_host if classifier.model is None else self._compiled(views)
 
     def _on_host(self, images):
@@ -111,6 +114,10 @@ class Forward:
                 images itself.
         """
         return self._take(data["image"], batch["index"]) if data else batch["image"]
+
+    def mask(self, batch: Batch) -> jax.Array:
+        """Returns which images of a batch count, bool (B,), on every process."""
+        return self._replicate(batch["mask"])
 
     def brightness(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns (mean, standard deviation) of each image's pixels, without waiting for them.
@@ -178,7 +185,7 @@ def collect(
             indices, _ = sampler.eval_indices(step, batch_size, size)
             if change is not None:
                 images = change(images, indices)
-            arrays = (*forward(images), *forward.brightness(images), batch["mask"])
+            arrays = (*forward(images), *forward.brightness(images), forward.mask(batch))
             _start_copies(arrays)
             pending.append((indices, arrays))
             if len(pending) > AHEAD:

@@ -17,9 +17,9 @@ from vision.evaluation.compare import __main__ as compare
 from vision.evaluation.compare import comparison
 from vision.evaluation.evaluate import Evaluation
 from vision.evaluation.measures import intervals
+from vision.evaluation.measures.blocks import confidences
 from vision.evaluation.outputs import Outputs
 from vision.evaluation.report import report
-from vision.inference import softmax
 from vision.run.directory import read_run
 from vision.support.files import write_json
 
@@ -52,7 +52,14 @@ def evaluated(tiny_run, digits, tmp_path):
             "model": {"name": "vit", "variant": name}
         }
         evaluation = Evaluation(
-            SimpleNamespace(classes=names), part, outputs, softmax(logits), summary, None, None
+            SimpleNamespace(classes=names),
+            part,
+            outputs,
+            *confidences(logits, labels),
+            None,
+            summary,
+            None,
+            None,
         )
         folder = tmp_path / name / "evaluation"
         folder.mkdir(parents=True)

@@ -95,3 +95,22 @@ def test_the_interval_holds_the_value_and_narrows():
     )
     assert narrow["high"] - narrow["low"] < wide["high"] - wide["low"]
     assert narrow["low"] <= narrow["value"] <= narrow["high"]
+
+
+def test_a_temperature_that_does_not_help_is_not_used():
+    """Calibrated already; few images whose best temperature says nothing; and one that helps."""
+    random = np.random.default_rng(3)
+    logits = random.normal(size=(4000, 5)) * 2
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = (p.cumsum(1) > random.random((4000, 1))).argmax(1)
+    assert calibration.helpful_temperature(3 * logits, labels) == pytest.approx(3, rel=0.1)
+    worse = 0
+    for start in range(0, 400, 20):
+        rows = slice(start, start + 20)
+        t = calibration.helpful_temperature(logits[rows], labels[rows])
+        assert t == 1 or calibration.mean_loss(logits[rows], labels[rows], t) < (
+            calibration.mean_loss(logits[rows], labels[rows])
+        )
+        worse += t != 1
+    assert worse < 15  # a temperature fitted to 20 images differs from 1 in all of them
+    assert calibration.helpful_temperature(logits[:3], labels[:3]) == 1

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vision.evaluation.measures import intervals, scores, statistics
-from vision.inference import softmax
+from vision.evaluation.measures.margins import from_margins, margins
 
 
 def made(images, classes, seed=0, skill=1.5, ties=False):
@@ -24,10 +24,10 @@ def made(images, classes, seed=0, skill=1.5, ties=False):
 def test_weights_count_as_repeated_images_do(images, classes, ties):
     """Twelve images of six classes leave classes out of most draws."""
     logits, labels = made(images, classes, ties=ties)
-    weights = np.concatenate([w for _, w in intervals._draws(images, 6, 3)], axis=1)
+    weights = np.concatenate([w for _, w in intervals._draws(images, images, 6, 3)], axis=1)
     predicted = logits.argmax(1)
-    metrics, each = intervals.from_margins(*intervals.margins(labels, predicted, classes, weights))
-    auc, average = intervals.weighted_ranks(softmax(logits), labels, weights)
+    metrics, each = from_margins(*margins(labels, predicted, classes, weights))
+    auc, average = intervals.weighted_ranks(logits, labels, weights)
     each |= {"roc_auc": auc, "average_precision": average}
     for d in range(6):
         rows = np.repeat(np.arange(images), weights[:, d].astype(int))
@@ -151,3 +151,53 @@ def test_paired_bootstrap_of_losses_and_of_nothing():
     same = statistics.paired_bootstrap(a, a)
     assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1)
     assert statistics.paired_bootstrap(a, b, 0).keys() == {"difference"}
+
+
+@pytest.mark.parametrize("total", [1, 3, 50, 4000])
+def test_intervals_of_shares_are_wilsons(total):
+    from statsmodels.stats.proportion import proportion_confint
+
+    for hits in {0, 1, total // 2, total - 1, total}:
+        low, high = proportion_confint(hits, total, method="wilson")
+        share = statistics.share(hits, total)
+        assert (share["low"], share["high"]) == pytest.approx((low, high), abs=1e-12)
+    assert statistics.share(0, 0) == {"value": None, "low": None, "high": None}
+
+
+def test_three_of_three_are_not_certain():
+    logits = np.eye(3, dtype=np.float32)[[0, 1, 2]] * 9
+    summary = intervals.with_intervals(logits, np.arange(3), list("abc"), draws=100)
+    accuracy = summary["metrics"]["accuracy"]
+    assert accuracy == statistics.share(3, 3) and accuracy["low"] == pytest.approx(0.4385, abs=1e-4)
+    for numbers in (summary["metrics"], *summary["per_class"]):
+        for name, number in numbers.items():
+            if isinstance(number, dict) and "low" in number:
+                assert number["low"] < number["high"], name
+    none_right = intervals.with_intervals(-logits, np.arange(3), list("abc"), draws=100)["metrics"]
+    assert none_right["accuracy"]["low"] == 0 and none_right["accuracy"]["high"] > 0.5
+    assert none_right["balanced_accuracy"]["high"] > 0.4
+
+
+def test_the_interval_of_a_mean_of_recalls_covers_the_truth():
+    """Balanced accuracy of 20, 60 and 5 images of three classes, in 2,000 data sets."""
+    random = np.random.default_rng(0)
+    support = np.array([20, 60, 5])
+    truth = np.array([0.95, 0.7, 0.9])
+    covered = 0
+    for hits in random.binomial(support, truth, (2000, 3)):
+        low, high = statistics.mean_of_shares(hits, support)
+        covered += low <= truth.mean() <= high
+    assert 0.93 < covered / 2000 < 0.99
+
+
+def test_thousands_of_classes_take_little_memory():
+    """No confusion matrix, whose 128 MB would be the largest array by far."""
+    import tracemalloc
+
+    logits, labels = made(100, 4000)
+    tracemalloc.start()
+    summary = intervals.with_intervals(logits, labels, [str(i) for i in range(4000)], draws=10)
+    assert tracemalloc.get_traced_memory()[1] < 80e6
+    tracemalloc.stop()
+    assert summary["bootstrap"]["ranking_draws"] == 0
+    assert summary["metrics"]["roc_auc"].keys() == {"value"}

@@ -40,14 +40,13 @@ def test_scores_are_scikit_learns(case, recwarn):
     count = logits.shape[1]
     present = np.unique(labels)
     one_hot = np.eye(count)[labels]
+    macro = {"average": "macro", "labels": present, "zero_division": 0}
     expected = {
         "accuracy": metrics.accuracy_score(labels, predicted),
         "balanced_accuracy": metrics.balanced_accuracy_score(labels, predicted),
-        "macro_precision": metrics.precision_score(
-            labels, predicted, average="macro", zero_division=0
-        ),
-        "macro_recall": metrics.recall_score(labels, predicted, average="macro", zero_division=0),
-        "macro_f1": metrics.f1_score(labels, predicted, average="macro", zero_division=0),
+        "macro_precision": metrics.precision_score(labels, predicted, **macro),
+        "macro_recall": metrics.recall_score(labels, predicted, **macro),
+        "macro_f1": metrics.f1_score(labels, predicted, **macro),
         "weighted_precision": metrics.precision_score(
             labels, predicted, average="weighted", zero_division=0
         ),
@@ -70,6 +69,7 @@ def test_scores_are_scikit_learns(case, recwarn):
         assert (numbers["roc_auc"], numbers["cohen_kappa"]) == pytest.approx((auc, kappa), abs=1e-9)
     else:
         assert numbers["roc_auc"] is None
+    assert ("top5_accuracy" in numbers) == (count > 5)
     json.dumps(numbers, allow_nan=False)
 
 
@@ -86,7 +86,12 @@ def test_each_class_and_the_confusion_matrix(case):
     logits, labels = CASES[case]
     names = [f"c{i}" for i in range(logits.shape[1])]
     rows = scores.per_class(logits, labels, names)
-    matrix = scores.confusion(logits, labels)
+    cells = scores.confusion_cells(labels, logits.argmax(1))
+    matrix = np.zeros((len(names), len(names)), int)
+    matrix[cells[:, 0], cells[:, 1]] = cells[:, 2]
+    assert (
+        matrix == metrics.confusion_matrix(labels, logits.argmax(1), labels=range(len(names)))
+    ).all()
     p = softmax(logits)
     assert matrix.shape == (len(names),) * 2 and matrix.sum() == len(labels)
     for i, row in enumerate(rows):
@@ -99,6 +104,9 @@ def test_each_class_and_the_confusion_matrix(case):
         )
         assert (row["support"], row["predicted"]) == (matrix[i].sum(), matrix[:, i].sum())
         for name in ("precision", "recall", "f1"):
+            if name != "precision" and not own.any():
+                assert row[name] is None
+                continue
             value = getattr(metrics, f"{name}_score")(own, called, zero_division=0)
             assert row[name] == pytest.approx(value, abs=1e-9)
         if 0 < own.sum() < len(own):

@@ -17,6 +17,7 @@ import numpy as np
 
 from vision.data.findings import Finding
 from vision.data.groups import set_groups
+from vision.data.labels import requiring
 from vision.errors import UserError, check_choice
 
 GROUP = "group"  # an option of every kind: `vision.data.groups`
@@ -32,9 +33,8 @@ class Source(Protocol):
 
     A source whose images have names of their own has `keys() -> N texts`: what each is called
     within the source, wherever that lies. By them it is divided, unless its attribute `named` is
-    false, and a run knows its images again. `?group=` may name its `column_names()`, of which
-    `column_values(name)` returns N values. A source of files has `bits`, which `set_bits` sets and
-    `decode` takes.
+    false, and a run knows its images again. `column_names()` and `column(name) -> N values` are
+    what `?group=` may name. A source of files has `bits`, which `set_bits` sets and `decode` takes.
     """
 
     classes: tuple[str, ...]  # the name of each label
@@ -115,13 +115,14 @@ def set_bits(source: Source, bits: int) -> None:
         source.bits = bits
 
 
-def open_splits(spec: str, bits: int = 0) -> dict[str, Source]:
+def open_splits(spec: str, bits: int = 0, fewest_classes: int = 2) -> dict[str, Source]:
     """Opens the source that `spec` names, without applying any of `CHANGES`.
 
     Args:
         spec: "KIND", "KIND:ARGUMENT" or "KIND:ARGUMENT?OPTION=VALUE&...", such as "mnist5k",
             "folder:photos" or "voc:photos?boxes=crop".
         bits: significant bits of 16-bit images, `config.data.bits`.
+        fewest_classes: how many classes must have images: two to learn from, one to be judged on.
 
     Returns:
         {"all": source} if the source has no splits of its own, else a dict with some of "train",
@@ -138,7 +139,8 @@ def open_splits(spec: str, bits: int = 0) -> dict[str, Source]:
     for name in options:
         check_choice(f"the option of '{spec}'", name, (*kind_options, *CHANGES, GROUP))
     arguments = {name: value for name, value in options.items() if name in kind_options}
-    parts = module.open(argument, **arguments)
+    with requiring(fewest_classes):
+        parts = module.open(argument, **arguments)
     if GROUP in options:
         set_groups(parts, options[GROUP], spec)
     for source in parts.values():

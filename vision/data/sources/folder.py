@@ -18,7 +18,7 @@ import numpy as np
 
 from vision.data.files import FileSource
 from vision.data.findings import Finding
-from vision.data.labels import check_spelling
+from vision.data.labels import are_enough, check_spelling
 from vision.data.sources import Source
 from vision.data.sources._layout import find_trees, suggestion
 from vision.data.sources._tree import NO_EXTENSION, read_tree
@@ -125,7 +125,7 @@ def _check_classes(argument, trees, files, empty):
         )
     learned = next((split for split in ("all", "train") if split in classes), "")
     names = classes.get(learned) or sorted(set().union(*classes.values()))
-    if len(names) > 1 and (classes.get(learned) or not learned):
+    if are_enough(len(names)) and (classes.get(learned) or not learned):
         return
     where = f" in {learned!r}" if learned == "train" else ""
     count = f"a single class, {names[0]!r}," if classes.get(learned, names) else "no images"

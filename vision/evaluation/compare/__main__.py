@@ -33,7 +33,6 @@ from vision.evaluation.compare.comparison import (
 )
 from vision.evaluation.compare.page import page
 from vision.evaluation.data import SPLITS
-from vision.evaluation.report.words import METRICS
 from vision.support.cells import Writer
 from vision.support.extras import require
 from vision.support.files import filling, replacing, write_json
@@ -79,9 +78,10 @@ def text(comparison: Mapping[str, Any]) -> str:
         )
     lines.append("")
     runs = comparison["runs"]
-    title_width = max(len(title) for title, _ in METRICS.values())
+    rows = table(comparison)
+    title_width = max(len(row["title"]) for row in rows)
     run_width = max(len(run["title"]) for run in runs)
-    for row in table(comparison):
+    for row in rows:
         for i, (run, cell) in enumerate(zip(runs, row["cells"], strict=True)):
             title = "" if i else row["title"]
             line = f"{title:<{title_width}}  {run['title']:<{run_width}}  "

@@ -12,7 +12,9 @@ import numpy as np
 
 from vision.errors import UserError
 from vision.evaluation.measures import intervals, statistics
-from vision.evaluation.report.words import METRICS, amount
+from vision.evaluation.measures.margins import from_margins, margins
+from vision.evaluation.report.words import METRICS, amount, measured
+from vision.metrics import TOP
 from vision.run.calibration import EVALUATION
 from vision.support.reading import parse_json, parsing, read_json
 from vision.support.schema import filled
@@ -29,7 +31,8 @@ HEADER = {
     "seed": int,
 }
 INTERVAL = {"value": (float, None), "low?": (float, None), "high?": (float, None)}
-RESULTS = dict.fromkeys(METRICS, (INTERVAL, float, None))
+OPTIONAL = {"top5_accuracy": "top5_accuracy?"}  # not measured for few classes
+RESULTS = dict.fromkeys((OPTIONAL.get(name, name) for name in METRICS), (INTERVAL, float, None))
 ALPHA = 0.05  # the chance of reporting a difference if there is none
 DRAWS = 1000
 
@@ -100,7 +103,7 @@ def load(path: pathlib.Path | str, title: str, split: str = "") -> Run:
         predictions = _columns(table)
         _check_labels(predictions, len(header["classes"]))
     metrics = read_json(folder / FILES[1], {"metrics": RESULTS}, remedy)["metrics"]
-    metrics = {name: metrics[name] for name in METRICS}
+    metrics = {name: metrics[name] for name, _, _ in measured(metrics)}
     if split and header["split"] != split:
         command = f"{command} --split {split} --out DIRECTORY"
         raise UserError(
@@ -235,7 +238,11 @@ def compare(runs: Sequence[Run], left_out: int = 0) -> dict[str, Any]:
                 "folder": str(run.folder),
                 "model": run.header["model"],
                 "accuracy": float(run.columns["correct"].mean()),
-                "metrics": run.metrics,
+                "metrics": {
+                    name: number
+                    for name, number in run.metrics.items()
+                    if name != "top5_accuracy" or _has_top5(run)
+                },
             }
             for run in runs
         ],
@@ -274,11 +281,16 @@ def _differences(first, other):
         if len(spread):
             difference = float(measured_other[name] - measured_first[name])
             differences[name] = {"difference": difference} | statistics.interval(spread)
-    for name, column in (("top5_accuracy", "in_top5"), ("nll", "nll")):
+    columns = {"nll": "nll"} | ({"top5_accuracy": "in_top5"} if _has_top5(first) else {})
+    for name, column in columns.items():
         differences[name] = statistics.paired_bootstrap(
             other.columns[column], first.columns[column], DRAWS
         )
     return differences
+
+
+def _has_top5(run):
+    return len(run.header["classes"]) > TOP
 
 
 def _margin_metrics(run):
@@ -288,8 +300,8 @@ def _margin_metrics(run):
     count = len(run.header["classes"])
     draws = intervals.margin_draws(labels, predicted, count, DRAWS)
     weights = np.ones((len(labels), 1))
-    measured, _ = intervals.from_margins(*intervals.margins(labels, predicted, count, weights))
-    return draws, {name: values[0] for name, values in measured.items()}
+    numbers, _ = from_margins(*margins(labels, predicted, count, weights))
+    return draws, {name: values[0] for name, values in numbers.items()}
 
 
 def _per_class(first, other):
@@ -360,7 +372,7 @@ def table(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
         [{"title", "cells": [{"value", "change"}], one per run}].
     """
     rows = []
-    for name, (title, is_share) in METRICS.items():
+    for name, title, is_share in measured(*(run["metrics"] for run in comparison["runs"])):
         cells = [
             {"value": amount(run["metrics"][name], is_share), "change": ""}
             for run in comparison["runs"]

@@ -9,9 +9,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vision.evaluation.measures import scores
-from vision.inference import softmax
+from vision.evaluation.measures.blocks import confidences, row_blocks
 
 RANGE = (0.05, 20.0)  # of the temperature
+FITTED = 20_000_000  # images x classes that a temperature is fitted to, at most
+FOLDS = 5  # of the check that a temperature helps on images that it was not fitted to
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = 15) -> dict[str, list]:
@@ -99,6 +101,57 @@ def interval(
     return float(low), float(high)
 
 
+def helpful_temperature(logits: np.ndarray, labels: np.ndarray, seed: int = 0) -> float:
+    """Returns the temperature of `fit_temperature`, or 1 if it does not help on other images.
+
+    The images are divided into `FOLDS` parts. If the temperatures that are fitted without a part do
+    not lower the cross-entropy of that part, in the mean over all of them, a fitted temperature
+    says more about these few images than about the model. Of very many numbers a part is drawn.
+
+    Args:
+        logits: float (N, C).
+        labels: int (N,).
+        seed: seed of the draw.
+    """
+    images, classes = np.shape(logits)
+    drawn = np.random.default_rng(seed).permutation(images)
+    drawn = np.sort(drawn[: max(FOLDS, FITTED // classes)])
+    labels = np.asarray(labels)[drawn]
+    logits = np.asarray(logits)[drawn]
+    fold = np.random.default_rng(seed).permutation(len(labels)) % FOLDS
+    if len(np.unique(fold)) < FOLDS:
+        return 1.0
+    gain = 0.0
+    for part in range(FOLDS):
+        inside = fold == part
+        temperature = fit_temperature(logits[~inside], labels[~inside])
+        plain = mean_loss(logits[inside], labels[inside])
+        gain += inside.sum() * (plain - mean_loss(logits[inside], labels[inside], temperature))
+    if gain <= 0:
+        return 1.0
+    temperature = fit_temperature(logits, labels)
+    return (
+        temperature if mean_loss(logits, labels, temperature) < mean_loss(logits, labels) else 1.0
+    )
+
+
+def mean_loss(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:
+    """Returns the mean cross-entropy of softmax(logits / temperature) in nats.
+
+    Args:
+        logits: float (N, C).
+        labels: int (N,).
+        temperature: divides the logits.
+    """
+    total = 0.0
+    for rows in row_blocks(logits):
+        block = np.asarray(logits[rows], np.float64)
+        scaled = (block - block.max(1, keepdims=True)) / temperature
+        own = scaled[np.arange(len(block)), labels[rows]]
+        total += float((np.log(np.exp(scaled).sum(1)) - own).sum())
+    return total / len(labels)
+
+
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Returns the temperature T > 0 at which softmax(logits / T) has the lowest mean cross-entropy.
 
@@ -108,13 +161,11 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """
     from scipy.optimize import minimize_scalar
 
-    logits = np.asarray(logits, np.float64)
-    rows = np.arange(len(labels))
-    logits = logits - logits.max(1, keepdims=True)
+    logits = np.asarray(logits)
+    labels = np.asarray(labels)
 
     def loss(log_t):
-        scaled = logits / np.exp(log_t)
-        return float((np.log(np.exp(scaled).sum(1)) - scaled[rows, labels]).mean())
+        return mean_loss(logits, labels, float(np.exp(log_t)))
 
     # In log T the loss falls, then rises: it is convex in 1 / T.
     minimum = minimize_scalar(loss, bounds=np.log(RANGE), method="bounded", options={"xatol": 1e-6})
@@ -136,13 +187,11 @@ def calibrate(
         {"ece", "mce", "nll", "brier", "mean_confidence", "reliability"}. "ece" is {"value", "low",
         "high"}; without bootstrap draws, only the value.
     """
-    scaled = np.asarray(logits, np.float64) / temperature
-    probabilities = softmax(scaled)
-    confidence = probabilities.max(1)
-    correct = probabilities.argmax(1) == labels
+    confidence, _ = confidences(logits, labels, temperature)
+    correct = np.argmax(logits, axis=1) == labels
     ece, mce = calibration_error(confidence, correct, c.bins)
     ends = interval(confidence, correct, c.bins, c.bootstrap)
-    nll, brier = scores.losses(scaled, labels)
+    nll, brier = scores.losses(logits, labels, temperature)
     return {
         "ece": {"value": ece} | ({"low": ends[0], "high": ends[1]} if ends else {}),
         "mce": mce,

@@ -1,11 +1,13 @@
-"""How far a measured number may be from the one that many more images would give: bootstrap.
+"""How far a measured number may be from the one that many more images would give.
 
-Efron 1979: draw as many images as there are, with replacement, and measure again, many times; the
-interval holds the middle 95 % of the results. A draw is represented by a weight for each image, how
-often it was drawn, so that no image is read again: numbers that depend on the confusion matrix
-follow from the sums of the weights over each class, losses are weighted sums, and ROC-AUC and
-average precision follow from the weights between consecutive positives, of one sorting per class.
-All numbers of a draw come from the same weights.
+Shares of images, such as accuracy, recall and precision, have an interval in closed form (Wilson
+1927), and so has a mean of recalls; the other numbers are bootstrapped. Efron 1979: draw as many
+images as there are, with replacement, and measure again, many times; the interval holds the middle
+95 % of the results. A draw is represented by a weight for each image, how often it was drawn, so
+that no image is read again: numbers that depend on the confusion matrix follow from the sums of the
+weights over each class, losses are weighted sums, and ROC-AUC and average precision follow from the
+weights between consecutive positives, of one sorting per class. All numbers of a draw come from the
+same weights.
 """
 
 import warnings
@@ -14,15 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from vision.evaluation.measures import scores
-from vision.inference import softmax
+from vision.evaluation.measures import scores, statistics
+from vision.evaluation.measures.blocks import columns
+from vision.evaluation.measures.margins import from_margins, grouped, margins, ratio
 
 CHUNK = 4_000_000  # weights in memory at a time
 LEAST = 100  # draws of ROC-AUC and average precision, at least
 # images x classes x draws that ROC-AUC and average precision may take: some 20 s
 RANKED = 20_000_000_000
+RANKED_CLASSES = 1000  # with more classes ROC-AUC and average precision have no interval
 RANKS = ("roc_auc", "average_precision")
-LOSSES = ("top5_accuracy", "nll", "brier")  # means over images
 
 Draws = dict[str, np.ndarray]
 
@@ -50,9 +53,9 @@ def with_intervals(
             bootstrap: {"draws", "ranking_draws" (of ROC-AUC and average precision), "level",
                 "seed"}; None without draws.
         A number is {"value", "low", "high"}. Its value is None if it is not defined; low and high
-        are missing if it has no interval.
+        are missing if it has no interval, as where all draws are alike.
     """
-    ranks = scores.ranked(softmax(logits), labels)
+    ranks = scores.ranked(logits, labels)
     metrics = scores.score(logits, labels, ranks)
     per_class = scores.per_class(logits, labels, classes, ranks)
     metric_intervals: dict = {}
@@ -60,8 +63,9 @@ def with_intervals(
     settings = None
     if draws:
         results = bootstrap(logits, labels, draws, seed)
-        metric_intervals = results["metrics"]
-        class_intervals = results["per_class"]
+        metric_intervals = results["metrics"] | closed_form(metrics, per_class)
+        by_wilson = _class_intervals(per_class)
+        class_intervals = [a | b for a, b in zip(results["per_class"], by_wilson, strict=True)]
         settings = {
             "draws": draws,
             "ranking_draws": results["ranking_draws"],
@@ -85,7 +89,55 @@ def _class_numbers(row, row_intervals):
     return {
         name: value if name in counts else _number(value, row_intervals.get(name))
         for name, value in row.items()
+        if name != "true_positives"
     }
+
+
+def closed_form(
+    metrics: dict[str, Any], per_class: Sequence[dict[str, Any]]
+) -> dict[str, tuple[float, float]]:
+    """Returns {name: (low, high)} of the numbers whose interval needs no draws.
+
+    Args:
+        metrics: from `scores.score`.
+        per_class: from `scores.per_class`.
+    """
+    present = [row for row in per_class if row["support"]]
+    hits = np.array([row["true_positives"] for row in present])
+    support = np.array([row["support"] for row in present])
+    images = int(support.sum())
+    right = _ends(*statistics.wilson(hits.sum(), images))
+    recall = statistics.mean_of_shares(hits, support)
+    results = {"accuracy": right, "weighted_recall": right}
+    results |= {"balanced_accuracy": recall, "macro_recall": recall}
+    if "top5_accuracy" in metrics:
+        in_top5 = round(metrics["top5_accuracy"] * images)
+        results["top5_accuracy"] = _ends(*statistics.wilson(in_top5, images))
+    return results
+
+
+def _class_intervals(per_class):
+    """Returns [{"precision", "recall", "f1": (low, high)}] of the classes.
+
+    F1 is 2 J / (1 + J) of the share J of the images of a class, or called so, that are both.
+    """
+    hits = np.array([row["true_positives"] for row in per_class])
+    support = np.array([row["support"] for row in per_class])
+    predicted = np.array([row["predicted"] for row in per_class])
+    overlap = statistics.wilson(hits, support + predicted - hits)
+    ends = {
+        "precision": statistics.wilson(hits, predicted),
+        "recall": statistics.wilson(hits, support),
+        "f1": tuple(2 * end / (1 + end) for end in overlap),
+    }
+    return [
+        {name: _ends(low[i], high[i]) for name, (low, high) in ends.items()}
+        for i in range(len(per_class))
+    ]
+
+
+def _ends(low, high):
+    return None if np.isnan(low) else (float(low), float(high))
 
 
 def bootstrap(
@@ -95,10 +147,10 @@ def bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Any]:
-    """Returns percentile intervals of every number of `vision.evaluation.measures.scores`.
+    """Returns percentile intervals of the numbers of `vision.evaluation.measures.scores`.
 
-    A draw in which a number is not defined, such as the recall of a class that was not drawn, is
-    not counted for that number.
+    Of each class, only of ROC-AUC and average precision. A draw in which a number is not defined,
+    such as the ROC-AUC of a class that was not drawn, is not counted for that number.
 
     Args:
         logits: see `with_intervals`.
@@ -109,7 +161,8 @@ def bootstrap(
 
     Returns:
         A dict of
-            metrics: {name: (low, high)}; None in place of an interval that no draw defines.
+            metrics: {name: (low, high)}; None in place of an interval that no draw defines, or in
+                which all draws are alike.
             per_class: [{name: (low, high)}], the same.
             ranking_draws: draws of ROC-AUC and average precision, int: fewer than `draws` for many
                 images of many classes.
@@ -117,16 +170,18 @@ def bootstrap(
     images, classes = np.shape(logits)
     measure = _Measure(logits, np.asarray(labels))
     ranking_draws = min(draws, max(LEAST, RANKED // (images * classes)))
+    if classes > RANKED_CLASSES or images * classes > scores.RANKABLE:
+        ranking_draws = 0
     chunks = [
         measure(weights, max(0, ranking_draws - start))
-        for start, weights in _draws(images, draws, seed)
+        for start, weights in _draws(max(images, 4 * classes), images, draws, seed)
     ]
     metrics = _intervals([metrics for metrics, _ in chunks], level)
-    columns = _intervals([columns for _, columns in chunks], level)
+    per_class = _intervals([numbers for _, numbers in chunks], level)
     return {
         "metrics": {name: _pair(low, high) for name, (low, high) in metrics.items()},
         "per_class": [
-            {name: _pair(low[i], high[i]) for name, (low, high) in columns.items()}
+            {name: _pair(low[i], high[i]) for name, (low, high) in per_class.items()}
             for i in range(classes)
         ],
         "ranking_draws": ranking_draws,
@@ -143,10 +198,9 @@ class _Measure:
 
     def __init__(self, logits, labels):
         self._labels = labels
-        self._classes = np.shape(logits)[1]
+        self._logits = logits
         self._predicted = np.argmax(logits, axis=-1)
-        self._probabilities = softmax(logits)
-        self._losses = np.stack([scores.top5(logits, labels), *scores.losses(logits, labels)])
+        self._losses = np.stack(scores.losses(logits, labels))
 
     def __call__(self, weights, ranking_draws):
         """Returns ({name: float (D,)}, {name: float (C, D)}): metrics, and numbers of each class.
@@ -156,15 +210,15 @@ class _Measure:
             ranking_draws: how many of the D draws, from the first, measure ROC-AUC and average
                 precision.
         """
-        metrics, per_class = from_margins(
-            *margins(self._labels, self._predicted, self._classes, weights)
-        )
+        classes = np.shape(self._logits)[1]
+        metrics, _ = from_margins(*margins(self._labels, self._predicted, classes, weights))
         means = self._losses @ weights / len(self._labels)
-        metrics |= dict(zip(LOSSES, means, strict=True))
+        metrics |= dict(zip(("nll", "brier"), means, strict=True))
+        per_class = {}
         weights = weights[:, :ranking_draws]
         if weights.shape[1]:
-            ranks = weighted_ranks(self._probabilities, self._labels, weights)
-            per_class |= dict(zip(RANKS, ranks, strict=True))
+            ranks = weighted_ranks(self._logits, self._labels, weights)
+            per_class = dict(zip(RANKS, ranks, strict=True))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # draws of a single class
                 metrics |= {name: np.nanmean(per_class[name], 0) for name in RANKS}
@@ -188,90 +242,29 @@ def margin_draws(
     """
     chunks = [
         from_margins(*margins(labels, predicted, classes, weights))[0]
-        for _, weights in _draws(len(labels), draws, seed)
+        for _, weights in _draws(max(len(labels), 4 * classes), len(labels), draws, seed)
     ]
     return {name: _concatenate(chunks, name) for name in chunks[0]}
 
 
-def margins(
-    labels: np.ndarray, predicted: np.ndarray, classes: int, weights: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the diagonals, row sums and column sums of weighted confusion matrices.
-
-    Args:
-        labels: int (N,), in [0, classes).
-        predicted: int (N,), in [0, classes).
-        classes: number of classes, C.
-        weights: float (N, D), how often each image counts in each of D draws.
-
-    Returns:
-        Three arrays, each float64 (C, D).
-    """
-    # one group more, for the images that are not on the diagonal
-    right = np.where(labels == predicted, labels, classes)
-    diagonal = _grouped(right, classes + 1, weights)[:classes]
-    support = _grouped(labels, classes + 1, weights)[:classes]
-    columns = _grouped(predicted, classes + 1, weights)[:classes]
-    return diagonal, support, columns
-
-
-def from_margins(
-    true_positives: np.ndarray, support: np.ndarray, predicted: np.ndarray
-) -> tuple[Draws, Draws]:
-    """Returns the numbers of `vision.evaluation.measures.scores` that confusion matrices determine.
-
-    Args:
-        true_positives: diagonals of D matrices, float (C, D).
-        support: their row sums, float (C, D).
-        predicted: their column sums, float (C, D).
-
-    Returns:
-        ({name: float64 (D,)}, {"precision", "recall", "f1": float64 (C, D)}). The latter are NaN
-        for a class that is neither drawn nor predicted, and recall also for one that is not drawn.
-    """
-    total = support.sum(0)
-    occurs = (support > 0) | (predicted > 0)
-    per_class = {
-        "precision": _ratio(true_positives, predicted),
-        "recall": _ratio(true_positives, support),
-        "f1": _ratio(2 * true_positives, support + predicted),
-    }
-    right = true_positives.sum(0)
-    metrics = {
-        "accuracy": right / total,
-        "balanced_accuracy": per_class["recall"].sum(0) / (support > 0).sum(0),
-    }
-    for name, values in per_class.items():
-        metrics[f"macro_{name}"] = values.sum(0) / occurs.sum(0)
-        metrics[f"weighted_{name}"] = (values * support).sum(0) / total
-    chance = (support * predicted).sum(0)
-    wrong_by_chance = total * total - chance
-    metrics["cohen_kappa"] = 1 - _ratio((total - right) * total, wrong_by_chance, np.nan)
-    spread = np.sqrt((total**2 - (predicted**2).sum(0)) * (total**2 - (support**2).sum(0)))
-    metrics["matthews_corrcoef"] = _ratio(right * total - chance, spread)
-    defined = {name: np.where(occurs, values, np.nan) for name, values in per_class.items()}
-    defined["recall"] = np.where(support > 0, per_class["recall"], np.nan)
-    return metrics, defined
-
-
 def weighted_ranks(
-    probabilities: np.ndarray, labels: np.ndarray, weights: np.ndarray
+    logits: np.ndarray, labels: np.ndarray, weights: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns (ROC-AUC, average precision) of each class against the rest.
 
     Args:
-        probabilities: float (N, C).
+        logits: float (N, C); the classes are ranked by their probabilities.
         labels: int (N,).
         weights: float (N, D), how often each image counts in each of D draws.
 
     Returns:
         Two arrays float64 (C, D), NaN where not defined.
     """
-    shape = (probabilities.shape[1], weights.shape[1])
+    shape = (np.shape(logits)[1], weights.shape[1])
     auc = np.full(shape, np.nan)
     precision = np.full(shape, np.nan)
-    for i in np.unique(labels):
-        auc[i], precision[i] = _class_ranks(probabilities[:, i], labels == i, weights)
+    for i, column in columns(logits, np.unique(labels)):
+        auc[i], precision[i] = _class_ranks(column, labels == i, weights)
     return auc, precision
 
 
@@ -288,48 +281,32 @@ def _class_ranks(scores_of_class, is_positive, weights):
     group = np.searchsorted(levels, scores_of_class, "left")
     group += np.searchsorted(levels, scores_of_class, "right")
     group[is_positive] = 2 * count + 1 + level
-    grouped = _grouped(group, 3 * count + 1, weights)
-    negatives = grouped[: 2 * count + 1]
-    positives = grouped[2 * count + 1 :]
+    totals = grouped(group, 3 * count + 1, weights)
+    negatives = totals[: 2 * count + 1]
+    positives = totals[2 * count + 1 :]
     up_to = np.cumsum(negatives, axis=0)
     below = up_to[0:-1:2]
     equal = negatives[1::2]
     total = positives.sum(0)
-    auc = _ratio((positives * (below + equal / 2)).sum(0), total * up_to[-1], np.nan)
+    auc = ratio((positives * (below + equal / 2)).sum(0), total * up_to[-1], np.nan)
     hits = np.cumsum(positives[::-1], axis=0)[::-1]  # from each level upward
-    precision = _ratio(hits, hits + up_to[-1] - below)
-    return auc, _ratio((positives * precision).sum(0), total, np.nan)
+    precision = ratio(hits, hits + up_to[-1] - below)
+    return auc, ratio((positives * precision).sum(0), total, np.nan)
 
 
-def _draws(images: int, draws: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:
+def _draws(rows: int, images: int, draws: int, seed: int) -> Iterator[tuple[int, np.ndarray]]:
     """Yields (index of the first, weights float32 (N, D)) of bootstrap draws, chunk by chunk.
 
-    The draws do not depend on the size of the chunks.
+    The draws do not depend on the size of the chunks, of which no array has more than `rows` rows.
     """
     random = np.random.default_rng(seed)
-    size = max(1, CHUNK // images)
+    size = max(1, CHUNK // rows)
     for start in range(0, draws, size):
         weights = []
         for _ in range(min(size, draws - start)):
             drawn = random.integers(0, images, images)
             weights.append(np.bincount(drawn, minlength=images).astype(np.float32))
         yield start, np.ascontiguousarray(np.stack(weights, 1))
-
-
-def _grouped(group, count, weights):
-    """Returns the sums of weights (N, D) over `count` groups of images, float64 (count, D)."""
-    from scipy import sparse
-
-    images = len(group)
-    members = sparse.csr_array(
-        (np.ones(images, weights.dtype), (group, np.arange(images))), shape=(count, images)
-    )
-    # The sums are integers, exact in float32 up to 16 million images.
-    return (members @ weights).astype(np.float64)
-
-
-def _ratio(above, below, otherwise=0.0):
-    return np.divide(above, below, out=np.full(np.shape(below), otherwise), where=below > 0)
 
 
 def _concatenate(chunks, name):
@@ -347,7 +324,8 @@ def _intervals(chunks, level):
 
 
 def _pair(low, high):
-    return None if np.isnan(low) else (float(low), float(high))
+    # Where all draws are alike, such as three right answers of three, they say nothing.
+    return None if np.isnan(low) or low == high else (float(low), float(high))
 
 
 def _number(value, interval):

@@ -1,17 +1,18 @@
-"""How good a classifier is: every number of a report, from logits and labels, by scikit-learn.
+"""How good a classifier is: every number of a report, from logits and labels.
 
 A number that is not defined, such as the ROC-AUC if all images are of one class, is None.
 """
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from vision.inference import softmax
+from vision.evaluation.measures.blocks import by_rows, columns
+from vision.evaluation.measures.margins import from_margins, margins
+from vision.metrics import TOP
 
-TOP = 5  # of top5_accuracy
+RANKABLE = 2_000_000_000  # images x classes up to which ROC-AUC and average precision are measured
 
 Ranks = tuple[np.ndarray, np.ndarray]
 
@@ -25,37 +26,23 @@ def score(logits: np.ndarray, labels: np.ndarray, ranks: Ranks | None = None) ->
         ranks: the result of `ranked` for them, if it is known already.
 
     Returns:
-        {name: float or None}. accuracy and top5_accuracy (among equal logits the class of lower
-        index comes first); balanced_accuracy, the mean recall of the classes that occur; macro_ and
-        weighted_precision, _recall and _f1 over the classes that occur or are predicted, 0 if the
-        divisor is 0; roc_auc and average_precision, one class against the rest, the mean over the
-        classes for which they are defined; cohen_kappa; matthews_corrcoef; nll, mean cross-entropy
-        in nats; brier, the mean over images of the sum of squares over classes, in [0, 2] (Brier
-        1950, eq. 2).
+        {name: float or None}. accuracy and, of more than five classes, top5_accuracy (among equal
+        logits the class of lower index comes first); balanced_accuracy, the mean recall of the
+        classes that occur; macro_ and weighted_precision, _recall and _f1 over the classes that
+        occur, 0 if the divisor is 0; roc_auc and average_precision, one class against the rest, the
+        mean over the classes for which they are defined; cohen_kappa; matthews_corrcoef; nll, mean
+        cross-entropy in nats; brier, the mean over images of the sum of squares over classes, in
+        [0, 2] (Brier 1950, eq. 2).
     """
-    from sklearn import metrics
-
-    predicted = np.argmax(logits, axis=-1)
-    auc, precision = ranked(softmax(logits), labels) if ranks is None else ranks
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about classes that do not occur
-        numbers = {
-            "accuracy": metrics.accuracy_score(labels, predicted),
-            "top5_accuracy": top5(logits, labels).mean(),
-            "balanced_accuracy": metrics.balanced_accuracy_score(labels, predicted),
-        }
-        for average in ("macro", "weighted"):
-            averages = metrics.precision_recall_fscore_support(
-                labels, predicted, average=average, zero_division=0
-            )
-            for name, value in zip(("precision", "recall", "f1"), averages, strict=False):
-                numbers[f"{average}_{name}"] = value
-        numbers |= {
-            "roc_auc": _mean(auc),
-            "average_precision": _mean(precision),
-            "cohen_kappa": metrics.cohen_kappa_score(labels, predicted),
-            "matthews_corrcoef": metrics.matthews_corrcoef(labels, predicted),
-        }
+    auc, precision = ranked(logits, labels) if ranks is None else ranks
+    counts, _ = from_margins(*_margins(logits, labels))
+    counted = {name: values[0] for name, values in counts.items()}
+    numbers = {"accuracy": counted.pop("accuracy")}
+    if np.shape(logits)[1] > TOP:
+        numbers["top5_accuracy"] = top5(logits, labels).mean()
+    kappa = {name: counted.pop(name) for name in ("cohen_kappa", "matthews_corrcoef")}
+    numbers |= counted
+    numbers |= {"roc_auc": _mean(auc), "average_precision": _mean(precision)} | kappa
     nll, brier = losses(logits, labels)
     numbers |= {"nll": nll.mean(), "brier": brier.mean()}
     return {name: _plain(value) for name, value in numbers.items()}
@@ -76,27 +63,25 @@ def per_class(
         ranks: see `score`.
 
     Returns:
-        [{"class", "support", "predicted", "precision", "recall", "f1", "roc_auc",
-        "average_precision"}]. support and predicted are numbers of images. precision, recall and f1
-        are 0 if the divisor is 0; roc_auc is None for a class without positives or without
-        negatives, average_precision for one without positives.
+        [{"class", "support", "predicted", "true_positives", "precision", "recall", "f1", "roc_auc",
+        "average_precision"}]. support, predicted and true_positives are numbers of images. recall
+        and f1 are None for a class without images; precision and f1 are 0 if the divisor is 0;
+        roc_auc is None for a class without positives or without negatives, average_precision for
+        one without positives.
     """
-    from sklearn import metrics
-
-    predicted = np.argmax(logits, axis=-1)
-    auc, average = ranked(softmax(logits), labels) if ranks is None else ranks
-    precision, recall, f1, support = metrics.precision_recall_fscore_support(
-        labels, predicted, labels=np.arange(len(classes)), zero_division=0
-    )
-    counts = np.bincount(predicted, minlength=len(classes))
+    auc, average = ranked(logits, labels) if ranks is None else ranks
+    hits, support, predicted = _margins(logits, labels)
+    _, numbers = from_margins(hits, support, predicted)
+    numbers["precision"] = np.where(predicted > 0, hits / np.maximum(predicted, 1), 0)
     return [
         {
             "class": name,
-            "support": int(support[i]),
-            "predicted": int(counts[i]),
-            "precision": float(precision[i]),
-            "recall": float(recall[i]),
-            "f1": float(f1[i]),
+            "support": int(support[i, 0]),
+            "predicted": int(predicted[i, 0]),
+            "true_positives": int(hits[i, 0]),
+            "precision": float(numbers["precision"][i, 0]),
+            "recall": _plain(numbers["recall"][i, 0]),
+            "f1": _plain(numbers["f1"][i, 0]),
             "roc_auc": _plain(auc[i]),
             "average_precision": _plain(average[i]),
         }
@@ -104,41 +89,58 @@ def per_class(
     ]
 
 
-def confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns the number of images by true class (rows) and predicted class, int64 (C, C).
+def _margins(logits, labels):
+    """Returns the margins of the confusion matrix, float64 (C, 1) each."""
+    predicted = np.argmax(logits, axis=-1)
+    weights = np.ones((len(labels), 1))
+    return margins(np.asarray(labels), predicted, np.shape(logits)[1], weights)
+
+
+def confusion_cells(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Returns the cells of a confusion matrix that are not 0, by row and column.
+
+    Args:
+        labels: int (N,).
+        predicted: int (N,).
+
+    Returns:
+        int64 (K, 3): true class, predicted class, images.
+    """
+    pairs, images = np.unique(np.stack([labels, predicted], 1), axis=0, return_counts=True)
+    return np.column_stack([pairs, images]).astype(np.int64)
+
+
+def ranked(logits: np.ndarray, labels: np.ndarray) -> Ranks:
+    """Returns (ROC-AUC, average precision) of each class against the rest, by its probability.
+
+    As `roc_auc_score` and `average_precision_score` of scikit-learn, which take too long for
+    thousands of classes.
 
     Args:
         logits: float (N, C).
         labels: int (N,).
-    """
-    from sklearn import metrics
-
-    classes = np.arange(np.shape(logits)[1])
-    return metrics.confusion_matrix(labels, np.argmax(logits, axis=-1), labels=classes)
-
-
-def ranked(probabilities: np.ndarray, labels: np.ndarray) -> Ranks:
-    """Returns (ROC-AUC, average precision) of each class against the rest.
-
-    Args:
-        probabilities: float64 (N, C).
-        labels: int (N,).
 
     Returns:
-        Two arrays float64 (C,), NaN where not defined.
+        Two arrays float64 (C,), NaN where not defined, or not measured: for more than `RANKABLE`
+        numbers.
     """
-    from sklearn import metrics
-
-    classes = probabilities.shape[1]
-    counts = np.bincount(labels, minlength=classes)
+    labels = np.asarray(labels)
+    images, classes = np.shape(logits)
     auc = np.full(classes, np.nan)
     precision = np.full(classes, np.nan)
-    for i in np.flatnonzero(counts):
-        is_positive = labels == i
-        column = np.ascontiguousarray(probabilities[:, i])
-        precision[i] = metrics.average_precision_score(is_positive, column)
-        if counts[i] < len(labels):
-            auc[i] = metrics.roc_auc_score(is_positive, column)
+    if images * classes > RANKABLE:
+        return auc, precision
+    for i, column in columns(logits, np.unique(labels)):
+        positives = np.sort(column[labels == i])
+        ordered = np.sort(column)
+        below = np.searchsorted(ordered, positives, "left")
+        equal = np.searchsorted(ordered, positives, "right") - below
+        own_below = np.searchsorted(positives, positives, "left")
+        own_equal = np.searchsorted(positives, positives, "right") - own_below
+        precision[i] = np.mean((len(positives) - own_below) / (images - below))
+        if len(positives) < images:
+            lower = below - own_below + (equal - own_equal) / 2
+            auc[i] = lower.sum() / (len(positives) * (images - len(positives)))
     return auc, precision
 
 
@@ -147,25 +149,33 @@ def top5(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
     Among equal logits the class of lower index comes first.
     """
-    logits = np.asarray(logits)
-    labels = np.asarray(labels)[:, None]
-    true_logits = np.take_along_axis(logits, labels, axis=1)
-    ties_before = (logits == true_logits) & (np.arange(logits.shape[1]) < labels)
-    return (logits > true_logits).sum(1) + ties_before.sum(1) < TOP
+
+    def block(logits, labels):
+        labels = labels[:, None]
+        true_logits = np.take_along_axis(logits, labels, axis=1)
+        ties_before = (logits == true_logits) & (np.arange(logits.shape[1]) < labels)
+        return (logits > true_logits).sum(1) + ties_before.sum(1) < TOP
+
+    return by_rows(block, logits, labels)
 
 
-def losses(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def losses(
+    logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Returns (cross-entropy in nats, Brier score) of each image, float64 (N,) each.
 
-    The cross-entropy is computed from the logits: unlike `sklearn.metrics.log_loss` it does not
-    clip small probabilities.
+    They are those of softmax(logits / temperature). The cross-entropy is computed from the logits:
+    unlike `sklearn.metrics.log_loss` it does not clip small probabilities.
     """
     from scipy.special import log_softmax
 
-    log_p = log_softmax(np.asarray(logits, np.float64), axis=1)
-    true_log_p = np.take_along_axis(log_p, np.asarray(labels)[:, None], axis=1)[:, 0]
-    squares = (np.exp(log_p) ** 2).sum(1)
-    return -true_log_p, squares - 2 * np.exp(true_log_p) + 1
+    def block(logits, labels):
+        log_p = log_softmax(np.asarray(logits, np.float64) / temperature, axis=1)
+        true_log_p = np.take_along_axis(log_p, labels[:, None], axis=1)[:, 0]
+        squares = (np.exp(log_p) ** 2).sum(1)
+        return -true_log_p, squares - 2 * np.exp(true_log_p) + 1
+
+    return by_rows(block, logits, labels)
 
 
 def rates(probability: np.ndarray, is_positive: np.ndarray, threshold: float) -> dict[str, Any]:

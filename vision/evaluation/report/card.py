@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
-from vision.evaluation.report.words import METRICS, amount, verdicts
+from vision.evaluation.report.words import amount, measured, verdicts
 from vision.support.reading import read_json
 from vision.support.schema import NATURAL
 
@@ -84,12 +84,12 @@ def _metrics(summary):
     calibration = summary["calibration"]
     lines = [
         f"Measured on {data['images']:,} images: {_cell(data['source'])}, {data['split']}. "
-        f"{summary['date'][:10]}, {summary['device']}. In parentheses 95 % bootstrap intervals.",
+        f"{summary['date'][:10]}, {summary['device']}. In parentheses 95 % intervals.",
         "",
         "| metric | value |",
         "|---|---|",
     ]
-    for key, (title, is_share) in METRICS.items():
+    for key, title, is_share in measured(summary["metrics"]):
         lines.append(f"| {title} | {amount(summary['metrics'][key], is_share)} |")
     ece = amount(calibration["plain"]["ece"], True)
     lines.append(f"| Expected calibration error | {ece} |")

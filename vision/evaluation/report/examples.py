@@ -18,21 +18,20 @@ def worst_errors(true_probability: np.ndarray, correct: np.ndarray, count: int) 
     return wrong[np.argsort(true_probability[wrong], kind="stable")][:count]
 
 
-def confused_pairs(confusion: np.ndarray, count: int) -> list[tuple[int, int]]:
-    """Returns [(true, predicted)] of the cells off the diagonal with the most images.
+def confused_pairs(cells: np.ndarray, count: int) -> list[tuple[int, int, int]]:
+    """Returns [(true, predicted, images)] of the cells off the diagonal with the most images.
 
     Among cells with equally many, the one whose class has fewer images comes first.
 
     Args:
-        confusion: int (C, C), true class by predicted class.
+        cells: int (K, 3), from `vision.evaluation.measures.scores.confusion_cells`.
         count: number of pairs, at most.
     """
-    wrong = np.array(confusion)
-    np.fill_diagonal(wrong, 0)
-    true, predicted = np.nonzero(wrong)
-    support = np.asarray(confusion).sum(1)
-    order = np.lexsort((support[true], -wrong[true, predicted]))[:count]
-    return [(int(true[i]), int(predicted[i])) for i in order]
+    true, predicted, images = cells.T
+    support = np.bincount(true, images)
+    wrong = np.flatnonzero(true != predicted)
+    order = wrong[np.lexsort((support[true[wrong]], -images[wrong]))][:count]
+    return [tuple(row) for row in cells[order].tolist()]
 
 
 def of_pair(

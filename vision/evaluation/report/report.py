@@ -10,9 +10,11 @@ from ml_collections import ConfigDict
 
 from vision.data.pictures import data_uri
 from vision.evaluation.measures import scores
+from vision.evaluation.measures.blocks import best_classes
 from vision.evaluation.report import card, examples, figures
 from vision.evaluation.report.gallery import Gallery, printable
-from vision.evaluation.report.words import METRICS, verdicts
+from vision.evaluation.report.words import measured, verdicts
+from vision.inference import softmax
 from vision.run.calibration import CALIBRATION, Calibration, write_calibration
 from vision.support.files import filling, replacing, write_json
 from vision.support.page import render
@@ -25,6 +27,7 @@ ROWS = 60  # of the table of classes; with more classes the worst
 GALLERIES = 20  # classes whose hardest and easiest images are shown, the worst first
 COARSE = 5  # positions along a side of a heat map, below which it hardly shows where
 OF_PAIR = 4  # images of a confused pair
+DRAWN = 1000  # classes up to which the confusion matrix is drawn
 PROBABILITIES = 100  # classes up to which predictions.parquet holds all probabilities
 
 
@@ -74,11 +77,11 @@ def draw(evaluation: "Evaluation") -> dict[str, bytes]:
     """Returns {name: PNG} of the report's figures."""
     summary = evaluation.summary
     classes = evaluation.classifier.classes
-    pictures = {
-        "confusion": figures.confusion(summary["confusion"], classes, False),
-        "confusion_normalized": figures.confusion(summary["confusion"], classes, True),
-        "reliability": figures.reliability(dict(calibrations(summary["calibration"]))),
-    }
+    pictures = {"reliability": figures.reliability(dict(calibrations(summary["calibration"])))}
+    counts, names = _present(evaluation.cells, classes)
+    if len(names) <= DRAWN:
+        pictures["confusion"] = figures.confusion(counts, names, False)
+        pictures["confusion_normalized"] = figures.confusion(counts, names, True)
     if evaluation.points is not None:
         labels = evaluation.outputs.labels[evaluation.mapped]
         wrong = ~evaluation.correct[evaluation.mapped]
@@ -86,6 +89,22 @@ def draw(evaluation: "Evaluation") -> dict[str, bytes]:
     if summary["robustness"]:
         pictures["robustness"] = figures.robustness(summary["robustness"])
     return pictures
+
+
+def _present(cells, classes):
+    """Returns (counts, names): the confusion matrix of the classes that occur, if it can be drawn.
+
+    The counts are int (P, P), of P classes that have images or for which some are mistaken; None
+    for more than `DRAWN`.
+    """
+    present, place = np.unique(cells[:, :2], return_inverse=True)
+    names = [classes[i] for i in present]
+    if len(names) > DRAWN:
+        return None, names
+    true, predicted = place.reshape(-1, 2).T
+    counts = np.zeros((len(names), len(names)), np.int64)
+    counts[true, predicted] = cells[:, 2]
+    return counts, names
 
 
 def write_predictions(path: pathlib.Path, evaluation: "Evaluation") -> None:
@@ -102,7 +121,7 @@ def write_predictions(path: pathlib.Path, evaluation: "Evaluation") -> None:
     outputs = evaluation.outputs
     split = evaluation.split
     names = [printable(split.source.name(int(row))) for row in outputs.rows]
-    best = np.argsort(-outputs.logits, axis=1, kind="stable")[:, :5]
+    best = best_classes(outputs.logits, 5)
     columns = {
         "row": pa.array(outputs.rows, pa.int64()),
         "name": pa.array(names, pa.string()),
@@ -117,7 +136,7 @@ def write_predictions(path: pathlib.Path, evaluation: "Evaluation") -> None:
     }
     count = len(classes)
     if count <= PROBABILITIES:
-        values = pa.array(evaluation.probabilities.astype(np.float32).ravel())
+        values = pa.array(softmax(outputs.logits).astype(np.float32).ravel())
         columns["probabilities"] = pa.FixedSizeListArray.from_arrays(values, count)
     model = evaluation.summary["model"]
     header = {
@@ -151,7 +170,8 @@ def context(evaluation: "Evaluation", c: ConfigDict, pictures: dict[str, bytes])
     return {
         "summary": summary,
         "verdicts": verdicts(summary, evaluation.sure_errors),
-        "metrics": METRICS,
+        "metrics": measured(summary["metrics"]),
+        "drawn": DRAWN,
         "rates": _rates(summary["operating_point"]),
         "calibrations": calibrations(summary["calibration"]),
         "shade": _shade,
@@ -187,14 +207,14 @@ def _cards(evaluation, c, shown, gallery):
         gallery: makes the cards.
 
     Returns:
-        {"errors", ("pair", (true, predicted)), ("hard", class), ("easy", class): list of cards}.
+        {"errors", ("pair", true, predicted), ("hard", class), ("easy", class): list of cards}.
     """
     classes = evaluation.classifier.classes
     labels = evaluation.outputs.labels
     true_probability = evaluation.true_probability
     images = {"errors": examples.worst_errors(true_probability, evaluation.correct, c.errors)}
-    for pair in examples.confused_pairs(evaluation.summary["confusion"], c.pairs):
-        images["pair", pair] = examples.of_pair(
+    for *pair, _ in examples.confused_pairs(evaluation.cells, c.pairs):
+        images["pair", *pair] = examples.of_pair(
             labels, evaluation.predicted, evaluation.confidence, pair, OF_PAIR
         )
     for name in shown:
@@ -208,16 +228,16 @@ def _cards(evaluation, c, shown, gallery):
 def _pairs(evaluation, c, cards):
     """Returns the most confused pairs of classes, with their cards."""
     classes = evaluation.classifier.classes
-    counts = evaluation.summary["confusion"]
+    support = np.bincount(evaluation.outputs.labels)
     return [
         {
             "true": classes[true],
             "predicted": classes[predicted],
-            "images": int(counts[true][predicted]),
-            "share": counts[true][predicted] / sum(counts[true]),
-            "cards": cards["pair", (true, predicted)],
+            "images": images,
+            "share": images / support[true],
+            "cards": cards["pair", true, predicted],
         }
-        for true, predicted in examples.confused_pairs(counts, c.pairs)
+        for true, predicted, images in examples.confused_pairs(evaluation.cells, c.pairs)
     ]
 
 

@@ -29,6 +29,18 @@ SURE = 0.9  # confidence above which an error is reported
 Verdict = tuple[str, str, str]
 
 
+def measured(*metrics: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
+    """Returns [(key, title, whether it is a share)] of the `METRICS` that are in all of these.
+
+    Top-5 accuracy means nothing for fewer than six classes, and is not measured there.
+    """
+    return [
+        (key, title, is_share)
+        for key, (title, is_share) in METRICS.items()
+        if all(key in numbers for numbers in metrics)
+    ]
+
+
 def amount(metric: Mapping[str, Any] | float | None, is_share: bool) -> str:
     """Returns a metric as text: "97.8 % (96.4 to 98.9)", "0.123 (0.100 to 0.150)" or "undefined".
 
@@ -86,7 +98,10 @@ def _data(summary: Mapping[str, Any]) -> Iterator[Verdict]:
         yield "bad", sentence, "metrics"
     if absent:
         some = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
-        sentence = f"Classes without any image here, so nothing is known: {len(absent):,} ({some})."
+        sentence = (
+            f"Classes without any image here, so nothing is known: {len(absent):,} ({some}); means "
+            f"over classes are over the other {len(summary['per_class']) - len(absent):,}."
+        )
         yield "look", sentence, "classes"
     if data["images"] < FEW:
         sentence = f"Only {images(data['images'])}: the intervals show how uncertain this is."
@@ -127,6 +142,8 @@ def _confidence(summary: Mapping[str, Any]) -> Iterator[Verdict]:
     accuracy = summary["metrics"]["accuracy"]["value"]
     confidence = plain["mean_confidence"]
     ece = plain["ece"]["value"]
+    if rejected := summary["calibration"].get("rejected"):
+        yield "look", _rejection(rejected, plain["nll"]), "calibration"
     means = (
         f"The model is {_percent(confidence)} sure on average, and right on {_percent(accuracy)}"
     )
@@ -139,6 +156,20 @@ def _confidence(summary: Mapping[str, Any]) -> Iterator[Verdict]:
     if scaled and scaled["ece"]["value"] < ece:
         sentence += f" A temperature lowers that to {_percent(scaled['ece']['value'])}."
     yield "look", sentence, "calibration"
+
+
+def _rejection(rejected: Mapping[str, Any], nll: float) -> str:
+    """Returns why a fitted temperature is not used."""
+    temperature = f"The temperature {rejected['temperature']:.3f}"
+    if rejected["split"] == "val":
+        return (
+            f"{temperature}, fitted to the validation split, does not help on images of that split "
+            "that it was not fitted to: it is not used."
+        )
+    return (
+        f"{temperature}, fitted to the validation split, raises the cross-entropy here from "
+        f"{nll:.3f} to {rejected['nll']:.3f}: it is not used. Do the two splits differ?"
+    )
 
 
 def _miscalibration(gap):
