@@ -223,7 +223,8 @@ def test_files_beside_the_weights_of_transformers_say_how_images_are_prepared(ou
     labels = {str(i): f"breed {i}" for i in range(12)}
     described = {"architectures": ["ViTForImageClassification"], "id2label": labels}
     (tmp_path / "config.json").write_text(json.dumps(described))
-    path = str(tmp_path / "model.safetensors")
+    path = str(tmp_path)  # the folder, as a copy of the repository
+    assert not pretrained.is_run(path) and pretrained.load(config(path=path), 10, 8, 3)
     assert pretrained.describe(path, vit, "mu/4") is None
     prepared = {"image_mean": [0.1] * 3, "image_std": [0.2] * 3, "resample": 2}
     prepared |= {"size": {"height": 256, "width": 256}, "crop_size": 224, "do_center_crop": True}

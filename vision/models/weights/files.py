@@ -2,6 +2,8 @@
 
 PATH.safetensors, PATH.pth, PATH.npz, ...                  a file; its contents tell its kind
 PATH.safetensors.index.json                                several files, the shards of one
+FOLDER                                                     model.safetensors or such in it, as
+                                                           in a copy of a hub's repository
 package:MODULE/PATH                                        a file in an installed Python package
 hf:OWNER/NAME[@REVISION]                                   model.safetensors of a repository, kept
                                                            in the hub's cache
@@ -22,6 +24,12 @@ from vision.support.reading import parsing, read_json
 from vision.support.schema import Rule, check, filled, integers_within, is_number, numbers_within
 
 HUB_FILE = "model.safetensors"
+REPOSITORY_FILES = (
+    HUB_FILE,
+    f"{HUB_FILE}.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 COLORS = Rule(
     "a list of 1 or 3 numbers",
     lambda value: type(value) is list and len(value) in (1, 3) and all(map(is_number, value)),
@@ -68,9 +76,16 @@ def locate(spec: str, name: str = HUB_FILE) -> pathlib.Path:
         path = pathlib.Path(next(iter(package.submodule_search_locations))) / inner_path
     else:
         path = pathlib.Path(spec).expanduser()
+        path = weights_in(path) or path
     if not path.is_file():
         raise UserError(f"model.pretrained = '{spec}': there is no file {path}; it must be {FORMS}")
     return path
+
+
+def weights_in(folder: pathlib.Path) -> pathlib.Path | None:
+    """Returns the file of weights in a folder that is a copy of a hub's repository, or None."""
+    paths = (folder / name for name in REPOSITORY_FILES)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ import pickletools
 from collections.abc import Callable
 from typing import IO, Any
 
-MOST_OPERATIONS = 10**7  # a checkpoint of a thousand tensors with its optimizer has 10^5
+MOST_OPERATIONS = 4 * 10**6  # a checkpoint of a thousand tensors with its optimizer has 10^5
 PLAIN = (str, int, float, bytes, type(None))
 _MARK = object()
 _VALUES = {

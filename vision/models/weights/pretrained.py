@@ -15,7 +15,7 @@ from vision.errors import LONGEST_REASON, UserError, printable
 from vision.models import build
 from vision.models.layers.streams import Streams
 from vision.models.surgery import variables
-from vision.models.weights.files import beside, locate, published_config, read
+from vision.models.weights.files import beside, locate, published_config, read, weights_in
 from vision.models.weights.hub_config import read_weights
 from vision.models.weights.names import translate
 from vision.models.weights.published import Weights
@@ -27,8 +27,11 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 def is_run(spec: str) -> bool:
     """Returns whether `config.model.pretrained` is a run directory, or can only be one."""
     path = pathlib.Path(spec).expanduser()
-    is_place = path.is_dir() or not (path.suffix or path.is_file())
-    return is_place and not spec.startswith(("hf:", "package:"))
+    if spec.startswith(("hf:", "package:")) or path.is_file():
+        return False
+    if path.is_dir():
+        return (path / "data.json").is_file() or weights_in(path) is None
+    return not path.suffix
 
 
 def describe(spec: str, module: ModuleType, variant: str) -> Weights | None:

@@ -23,7 +23,7 @@ from vision.models.weights.inert_pickle import Named, Object, load
 LARGEST_PICKLE = 2**28  # bytes; it holds only names and shapes, but may be compressed
 LARGEST_EXPANSION = 20  # of a compressed archive: random numbers hardly shrink
 MAGIC = 0x1950A86A20F9469CFC6C  # the first number of the older layout
-MOST_NODES = 10**6
+MOST_NODES = 2 * 10**5
 MOST_DEPTH = 64
 DTYPES = {  # PyTorch's names of a storage's class and of a dtype
     "DoubleStorage": np.float64,
