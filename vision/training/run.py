@@ -88,6 +88,7 @@ def _run(
     state = f"before it had begun to train: {again} goes on"
     try:
         for phase, directory in phases(config, workdir):
+            state = f"before it had begun to train: {again} goes on"
             listener.leave_at_once(f"interrupted {state}")
             phase = continue_config(phase, directory)
             result = read_result(phase, directory)
