@@ -44,6 +44,11 @@ def run(
     # a file name may not be valid text, but must print all the same
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
+    if not _has_working_directory():
+        print(
+            "error: the working directory was removed: change to one that exists", file=sys.stderr
+        )
+        sys.exit(2)
     allow_files()
     try:
         with signals.ending():
@@ -79,6 +84,14 @@ def _message(error):
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return f"too many open files.\n{MORE_FILES}"
     return disk.explain(error)
+
+
+def _has_working_directory():
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _flush_output():
