@@ -18,6 +18,7 @@ from vision.audit.images import Images
 from vision.audit.issues import Issue, write_issues
 from vision.audit.result import Audited
 from vision.audit.scan import Scan, scan
+from vision.audit.series import KIND as SERIES
 from vision.data.findings import Finding
 from vision.data.sources import open_splits
 from vision.errors import UserError
@@ -113,7 +114,7 @@ class _Learned:
     Attributes:
         issues: outliers and wrong labels.
         pairs: `vision.audit.confusable.Pair`s.
-        unchecked: findings about classes whose labels cannot be checked.
+        unchecked: findings about classes whose labels cannot be checked, and about series.
     """
 
     issues: list[Issue]
@@ -122,7 +123,7 @@ class _Learned:
 
 
 def _learn(images, scanned, config, embeddings):
-    from vision.audit import confusable, embed, outliers, wrong_labels
+    from vision.audit import confusable, embed, outliers, series, wrong_labels
 
     vectors = embed.embed(embeddings, images, config, scanned.readable)
     probabilities = wrong_labels.predict(vectors, images, config)
@@ -130,6 +131,7 @@ def _learn(images, scanned, config, embeddings):
     issues += wrong_labels.find_wrong_labels(probabilities, images, config.audit)
     pairs = confusable.find_confusable_pairs(probabilities, images, config.audit)
     unchecked = wrong_labels.unchecked_classes(vectors, images, config)
+    unchecked += series.find_series(vectors, images)
     return _Learned(issues, pairs, unchecked)
 
 
@@ -299,6 +301,11 @@ def describe(audited: Audited, out: pathlib.Path | str) -> list[str]:
             f"{leaks:,} of the duplicates are in different splits: "
             "test results are too good until they are removed"
         )
+    lines += [
+        f"{finding.name} would keep together {finding.detail}"
+        for finding in audited.findings
+        if finding.kind == SERIES
+    ]
     if skipped := summary["duplicates"]["skipped"]:
         lines.append(
             f"too many images look alike: {skipped:,} pairs were not compared for near duplicates"

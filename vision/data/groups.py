@@ -87,13 +87,16 @@ def _groups(base, part, value, spec):
         )
     labels = base.labels
     return [
-        _folder(path, base.classes[label], int(argument))
+        folder_of(path, base.classes[label], int(argument))
         for path, label in zip(paths, labels, strict=True)
     ]
 
 
-def _folder(path, class_name, number):
-    """Returns a folder of a path, counted from 1 below the class's, or from -1 at its end."""
+def folder_of(path: str, class_name: str, number: int) -> str:
+    """Returns a folder of a path, counted from 1 below the class's, or from -1 at its end.
+
+    It is "" if there is no such folder.
+    """
     folders = path.split("/")[:-1]
     if class_name in folders:
         folders = folders[folders.index(class_name) + 1 :]
