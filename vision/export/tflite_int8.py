@@ -6,7 +6,8 @@ import pathlib
 import numpy as np
 
 from vision.errors import UserError, first_line
-from vision.export.tflite import INSTALL, pack
+from vision.export.tflite import pack
+from vision.support.extras import require
 from vision.support.files import replacing
 
 MIN_IMAGES = 10  # to calibrate with
@@ -38,11 +39,10 @@ def quantize(
             f"{len(images)} images are too few to calibrate with: give {MIN_IMAGES} or more, "
             "better 200"
         )
-    try:
-        # TensorFlow's calibrator: LiteRT has its engine without a Python wrapper of its own
-        from ai_edge_litert._pywrap_tensorflow_lite_calibration_wrapper import CalibrationWrapper
-    except ImportError as error:
-        raise UserError(INSTALL) from error
+    require("int8 in TFLite", "export", only=("ai-edge-litert",))
+    # TensorFlow's calibrator: LiteRT has its engine without a Python wrapper of its own
+    from ai_edge_litert._pywrap_tensorflow_lite_calibration_wrapper import CalibrationWrapper
+
     # the calibrator reads from these bytes until the end, and does not keep them alive
     float_model = pathlib.Path(model_path).read_bytes()
     batch = _checked_batch(model_path, float_model, images)

@@ -52,12 +52,12 @@ def read_sizes(c: ConfigDict, heads: tuple[str, ...]) -> Sizes:
     arrays = read(locate(c.pretrained))
     shapes = {name: variable.shape for name, variable in variables(model).items()}
     try:
-        scheme, arrays = find_scheme(module, shapes, arrays)
+        scheme, named = find_scheme(module, shapes, arrays)
     except UserError as error:
         raise UserError(f"model.pretrained = '{c.pretrained}': {error}") from error
     rules = module.NAMES[scheme]
-    stored = {name: arrays.get(file_name(name, rules)) for name in shapes}
-    stored = {name: array for name, array in stored.items() if array is not None}
+    sources = {name: file_name(name, rules) for name in shapes}
+    stored = {name: named[source] for name, source in sources.items() if source in named}
     biases = [name for name in stored if name.startswith(heads) and name.endswith("bias")]
     kernels = [n for n, a in stored.items() if n.endswith("kernel") and a.ndim == 4]
     channels = stored[kernels[0]].shape[1] if kernels else 0
