@@ -10,14 +10,16 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.evaluation.conftest import evaluate
-from vision import inference, parallel
+from vision import inference, metrics, parallel
 from vision.data.sources import is_same, open_splits
 from vision.data.splits import same_images
 from vision.errors import UserError
+from vision.evaluation import evaluator
 from vision.evaluation.data import distinct, open_split
 from vision.evaluation.evaluator import Evaluator, gather
 from vision.evaluation.measures import intervals
 from vision.evaluation.outputs import Forward
+from vision.evaluation.report import report
 
 FAST = {
     "corruptions": "false",
@@ -158,6 +160,19 @@ def test_what_is_not_made_anew_is_gone(tiny_run, tmp_path):
     assert (out / "map.png").is_file() and (out / "calibration.json").is_file()
     assert evaluate(*argv, **FAST, temperature="false", probe=0) == 0
     assert not (out / "map.png").exists() and not (out / "calibration.json").exists()
+
+
+def test_a_confusion_matrix_of_too_many_classes_is_not_drawn(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "DRAWN", 3)
+    monkeypatch.setattr(evaluator, "PROBED", 3)
+    monkeypatch.setattr(metrics, "DENSE", 3)
+    out = tmp_path / "out"
+    assert evaluate("--workdir", tiny_run, "--out", out, **FAST) == 0
+    assert not (out / "confusion.png").exists()
+    assert "Not drawn for more than 3 classes" in (out / "report.html").read_text()
+    summary = json.loads((out / "metrics.json").read_text())
+    assert "confusion" not in summary and summary["embedding"]["linear_probe"] is None
+    assert sum(cell[2] for cell in summary["confusion_cells"]) == summary["data"]["images"]
 
 
 def test_names_of_one_source():
