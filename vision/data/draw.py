@@ -40,8 +40,13 @@ def draw(
 def place(unit: str, seed: int) -> float:
     """Returns a unit's place in [0, 1), uniform over names and independent for each seed."""
     text = f"{seed % 2**32}\n{unit}".encode("utf-8", "surrogateescape")
-    digest = hashlib.blake2b(text, digest_size=8).digest()
-    return (int.from_bytes(digest, "big") >> 11) / 2**53
+    return (int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 11) / 2**53
+
+
+def _pairs(labels, unit_of, count):
+    """Returns int64 (P, 2), each class's label beside each of its units, of `count` in all."""
+    codes = np.unique(labels.astype(np.int64) * count + unit_of)
+    return np.stack(np.divmod(codes, max(count, 1)), 1)
 
 
 def _lend(unit_of, labels, places, split_of, fractions):
@@ -51,13 +56,12 @@ def _lend(unit_of, labels, places, split_of, fractions):
     class in a split that it needs are not lent.
     """
     needed_splits = np.flatnonzero(fractions > 0)
-    pairs = np.unique(np.stack([labels, unit_of], 1), axis=0)  # each class's units
+    pairs = _pairs(labels, unit_of, len(places))
     counts = np.zeros((int(labels.max(initial=-1)) + 1, len(fractions)), np.int64)
     np.add.at(counts, (pairs[:, 0], split_of[pairs[:, 1]]), 1)
-    totals = counts.sum(1)
     needed = np.zeros(counts.shape, bool)
-    needed[totals > 0, needed_splits[0]] = True
-    needed[np.ix_(totals >= len(needed_splits), needed_splits)] = True
+    needed[counts.sum(1) > 0, needed_splits[0]] = True
+    needed[np.ix_(counts.sum(1) >= len(needed_splits), needed_splits)] = True
     edges = np.cumsum([0, *fractions])
     for label in np.flatnonzero((needed & (counts == 0)).any(1)):
         own_units = pairs[pairs[:, 0] == label, 1]

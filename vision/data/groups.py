@@ -24,7 +24,7 @@ ALONE = "images belong to no group and are divided one by one"
 
 
 def set_groups(parts: Mapping[str, Any], value: str, spec: str) -> None:
-    """Sets `groups`, texts, object (N,), of the sources in {part: source}; "" for no group.
+    """Sets `group_names`, texts, object (N,), of the sources in {part: source}; "" for no group.
 
     Args:
         parts: what the source's kind opened.
@@ -37,9 +37,9 @@ def set_groups(parts: Mapping[str, Any], value: str, spec: str) -> None:
     is_alone = True
     for part, source in parts.items():
         base, _ = base_of(source)
-        if getattr(base, "groups", None) is None:
-            base.groups = texts(_groups(base, part, value, spec))
-        is_alone &= not any(base.groups)
+        if getattr(base, "group_names", None) is None:
+            base.group_names = texts(_groups(base, part, value, spec))
+        is_alone &= not any(base.group_names)
     if is_alone:
         raise UserError(f"'{spec}': group={value} finds no group for any image: {_examples(parts)}")
 
@@ -54,7 +54,7 @@ def group_findings(parts: Mapping[str, Any]) -> list[Finding]:
     alone = []
     for part, source in parts.items():
         base, rows = base_of(source)
-        groups = getattr(base, "groups", None)
+        groups = getattr(base, "group_names", None)
         if groups is None:
             continue
         for group in dict.fromkeys(groups[rows]):
@@ -126,7 +126,7 @@ def _column(base, name, spec):
             f"'{spec}': group={name} is no column of this source ({has}): "
             "give one of them, folder:1, or regex:PATTERN with parentheses"
         )
-    return ["" if value is None else str(value).strip() for value in base.column(name)]
+    return ["" if value is None else str(value).strip() for value in base.column_values(name)]
 
 
 def _examples(parts: Mapping[str, Any]) -> str:

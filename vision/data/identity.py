@@ -47,7 +47,7 @@ def units_of(source: Any, part: str, by_name: bool) -> np.ndarray | None:
         by_name: whether images with names of their own are divided by them.
     """
     base, rows = base_of(source)
-    groups = getattr(base, "groups", None)
+    groups = getattr(base, "group_names", None)
     if groups is not None:
         keys = keys_of(source, part)
         return texts(

@@ -41,7 +41,7 @@ def write_names(path: Path, source: Source, left_out: Sequence[int] | np.ndarray
         left_out: positions of images that are not in the pack.
     """
     base, rows = base_of(source)
-    groups = getattr(base, "groups", None)
+    groups = getattr(base, "group_names", None)
     if not has_names(base) and groups is None:
         return False
     rows = np.delete(rows, left_out)

@@ -33,8 +33,9 @@ class Source(Protocol):
 
     A source whose images have names of their own has `keys() -> N texts`: what each is called
     within the source, wherever that lies. By them it is divided, unless its attribute `named` is
-    false, and a run knows its images again. `column_names()` and `column(name) -> N values` are
-    what `?group=` may name. A source of files has `bits`, which `set_bits` sets and `decode` takes.
+    false, and a run knows its images again. `?group=` may name its `column_names()`, of which
+    `column_values(name)` returns N values. A source of files has `bits`, which `set_bits` sets and
+    `decode` takes.
     """
 
     classes: tuple[str, ...]  # the name of each label

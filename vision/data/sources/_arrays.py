@@ -53,10 +53,10 @@ class ArraySource:
         return f"{self.kind}[{index}]"
 
     def column_names(self) -> list[str]:
-        """Returns the names of the fields that `column` reads, one value for each image."""
+        """Returns the names of the fields that `column_values` reads, one value for each image."""
         return [name for name, values in self.fields.items() if values.size == len(self)]
 
-    def column(self, name: str) -> list:
+    def column_values(self, name: str) -> list:
         """Returns the values of a field, one for each image."""
         return self.fields[name].ravel().tolist()
 

@@ -116,10 +116,10 @@ class CsvSource:
         return keys
 
     def column_names(self) -> tuple[str, ...]:
-        """Returns the names of the columns that `column` reads."""
+        """Returns the names of the columns that `column_values` reads."""
         return tuple(self.columns)
 
-    def column(self, name: str) -> tuple[str, ...]:
+    def column_values(self, name: str) -> tuple[str, ...]:
         """Returns the values of a column, one for each image."""
         return self.columns[name]
 

@@ -70,10 +70,10 @@ class HubSource:
         return f"{self.title}[{index}]"
 
     def column_names(self) -> list[str]:
-        """Returns the names of the columns that `column` reads."""
+        """Returns the names of the columns that `column_values` reads."""
         return list(self.table.column_names)
 
-    def column(self, name: str) -> list:
+    def column_values(self, name: str) -> list:
         """Returns the values of a column, one for each image."""
         table = self.table.select_columns([name]).with_format("arrow")
         return table[:].column(name).to_pylist()

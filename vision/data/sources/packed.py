@@ -87,7 +87,7 @@ class PackedSource:
         self.named = named
         table = None if not names else read_names(names, len(labels))
         if table is not None and any(table.groups):
-            self.groups = texts(table.groups)
+            self.group_names = texts(table.groups)
         self.records = records
         self.labels = labels
         self.classes = tuple(classes)

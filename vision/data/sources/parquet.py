@@ -105,12 +105,12 @@ class ParquetSource:
         return data
 
     def column_names(self) -> list[str]:
-        """Returns the names of the columns that `column` reads."""
+        """Returns the names of the columns that `column_values` reads."""
         import pyarrow.parquet as pq
 
         return pq.read_schema(self.files[0]).names
 
-    def column(self, name: str) -> list:
+    def column_values(self, name: str) -> list:
         """Returns the values of a column, one for each row."""
         import pyarrow.parquet as pq
 
