@@ -12,7 +12,14 @@ LONGEST_REASON = 300  # of a library's error that a message repeats
 _REVERSING = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-class UserError(Exception):
+class _Message(Exception):
+    """An error whose text is printable, whatever names of files and classes are in it."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), lines=True)
+
+
+class UserError(_Message):
     """A mistake in what the user gave: a config, a path, a file.
 
     The message is one or two lines: what is wrong, where, and what to do. Commands print it without
@@ -20,7 +27,7 @@ class UserError(Exception):
     """
 
 
-class RunError(Exception):
+class RunError(_Message):
     """A run that cannot go on, for example because its loss is no longer finite.
 
     Commands print its message like that of a `UserError` and exit with code 1.

@@ -83,7 +83,7 @@ SIDE = integers_within(1, 65_536)  # of an image, in pixels
 # of the files of one directory: never a path that leads out of it
 FILE_NAME = Rule(
     "the name of a file, without a folder",
-    lambda value: isinstance(value, str) and not re.search(r"[/\\\0]|^\.*$", value),
+    lambda value: not re.search(r"[/\\\0]|^\.*$", value) and len(value.encode()) <= 255,
 )
 
 
