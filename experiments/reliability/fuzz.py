@@ -134,6 +134,7 @@ def _work(pipe, name, start, stop, seed, failures, memory_gib):
         pipe.send("ready")
         for index in range(start, stop):
             data = mutate(valid, parser.form, random.Random(f"{seed} {name} {index}"))
+            file.unlink(missing_ok=True)  # a library may have mapped it into memory
             file.write_bytes(data)
             outcome, text = try_reading(read)
             if text and failures:

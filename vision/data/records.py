@@ -92,7 +92,10 @@ class Records:
             raise IndexError(index)
         file = int(np.searchsorted(self._starts, index, side="right")) - 1
         row = int(index - self._starts[file])
-        return self._reader(file).read(row, row + 1)[0]
+        try:
+            return self._reader(file).read(row, row + 1)[0]
+        except IndexError as error:  # not of the caller: the file has lost records
+            raise RuntimeError(f"{self.paths[file]} has no record {row}") from error
 
     def __iter__(self) -> Iterator[bytes]:
         for file, length in enumerate(self.lengths):

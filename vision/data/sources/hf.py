@@ -117,6 +117,9 @@ def open(
 
 def _open(argument, title, image, label, config, revision):
     loaded, findings = _known_splits(_load(argument, config, revision), title)
+    for dataset in loaded.values():
+        # the library maps its files into memory: an offset beyond them would end the process
+        dataset.data.table.validate(full=True)
     features = next(iter(loaded.values())).features
     image, label = _choose_columns(features, image, label, title)
     kept, classes, label_findings = index_labels(
