@@ -29,16 +29,14 @@ from vision.data.changes import change
 from vision.data.decode import UnreadableImage
 from vision.data.encode import Options, encode, encode_chunk
 from vision.data.identity import base_of
+from vision.data.pack_progress import check_state, read_progress
 from vision.data.packed_names import write_names
 from vision.data.records import record_writer
 from vision.data.sources import Source, open_splits, parse
 from vision.data.sources._shards import Shard, manifests_of
 from vision.data.sources.packed import (
     FORMAT,
-    IMAGE,
     MANIFEST,
-    REQUEST,
-    SHARD,
     check_manifest,
     digest_of,
     entry_files,
@@ -54,17 +52,9 @@ from vision.support.lock import NAME as LOCK
 from vision.support.lock import locked
 from vision.support.processes import ordered
 from vision.support.progress import track
-from vision.support.reading import read_json
-from vision.support.schema import NATURAL
 
 PROGRESS = "progress.json"
 ALL = Shard()  # a pack that one process writes
-STATE = {
-    "request": REQUEST,
-    "plan": {str: NATURAL},
-    "shards": {str: SHARD},
-    "unreadable": [IMAGE | {"shard": str}],
-}
 CHUNK = 32  # images that a worker takes at a time
 SAMPLE = 64  # images of each part that are encoded to estimate the number of files
 
@@ -136,6 +126,7 @@ def pack(
         state = _resume(out, request, shard)
         if not state:
             return _read_own(out, shard), False
+        check_state(progress, state, parts)
         try:
             if not state["plan"]:
                 state["plan"] = {
@@ -197,7 +188,7 @@ def _resume(out, request, shard):
     complete = manifest.is_file()
     if not complete and not progress.is_file():
         return {"request": request, "plan": {}, "shards": {}, "unreadable": []}
-    state = _state_of(_read_own(out, shard)) if complete else _read_progress(progress)
+    state = _state_of(_read_own(out, shard)) if complete else read_progress(progress)
     _check_same_request(out, state["request"], request)
     if complete and _is_intact(out, _read_own(out, shard)):
         progress.unlink(missing_ok=True)
@@ -265,11 +256,6 @@ def _state_of(manifest):
         "shards": {shard["file"]: shard for files in shards.values() for shard in files},
         "unreadable": manifest["unreadable"],
     }
-
-
-def _read_progress(path):
-    state = read_json(path, STATE, "remove its folder, or pack into a new one")
-    return {key: state[key] for key in STATE}
 
 
 def _has_size(out, file):
