@@ -21,6 +21,7 @@ TRAIN = [
     "--config.train.steps=8",
     "--config.train.eval_every=2",
 ]
+CHEAP = [f"--config.evaluation.{key}" for key in ("map=none", "corruptions=false", "explain=false")]
 # Mounts a small file system, runs the command, makes room and runs it again; the outputs of each
 # call and the files that it left are printed as JSON.
 SHELL = """
@@ -72,7 +73,7 @@ def assert_one_line(call, begins):
     assert call["code"] == 1 and "Traceback" not in call["err"]
     assert errors[-1].startswith(f"error: {begins}") and "No space left on device" in errors[-1]
     assert "free some and" in errors[-1]
-    assert call["seconds"] < 60 and not [n for n in call["names"] if n.endswith((".tmp", ".part"))]
+    assert call["seconds"] < 120 and not [n for n in call["names"] if n.endswith((".tmp", ".part"))]
     for name, text in call["texts"].items():
         for part in text.splitlines() if name.endswith(".jsonl") else [text]:
             json.loads(part)
@@ -123,11 +124,11 @@ def test_packing(options, tmp_path):
     assert again["code"] == 0 and not [name for name in again["names"] if is_leftover(name)]
 
 
-@pytest.mark.parametrize("room", ["size=4k", "size=40k", "size=200k", "nr_inodes=2", "nr_inodes=5"])
+@pytest.mark.parametrize("room", ["size=4k", "size=100k", "nr_inodes=5"])
 @pytest.mark.parametrize("stage", ["evaluation", "export", "audit"])
 def test_later_stages(stage, room, run, tmp_path):
     arguments = {
-        "evaluation": ("vision.evaluation", f"--workdir={run}", "--config.evaluation.map=none"),
+        "evaluation": ("vision.evaluation", f"--workdir={run}", *CHEAP),
         "export": ("vision.export", f"--workdir={run}"),
         "audit": ("vision.audit", "--data=digits"),
     }[stage]
