@@ -124,7 +124,7 @@ def test_packing(options, tmp_path):
     assert again["code"] == 0 and not [name for name in again["names"] if is_leftover(name)]
 
 
-@pytest.mark.parametrize("room", ["size=4k", "size=100k", "nr_inodes=5"])
+@pytest.mark.parametrize("room", ["size=4k", "size=16k", "nr_inodes=5"])
 @pytest.mark.parametrize("stage", ["evaluation", "export", "audit"])
 def test_later_stages(stage, room, run, tmp_path):
     arguments = {
