@@ -34,12 +34,12 @@ def is_run(spec: str) -> bool:
     return not path.suffix
 
 
-def describe(spec: str, module: ModuleType, variant: str) -> Weights | None:
+def describe(spec: str, module: ModuleType, variant: str = "") -> Weights | None:
     """Returns the `Weights` that `config.model.pretrained` names, or None if it is unknown.
 
     An architecture lists its published weights by the hub's name or by the file name; other weights
     of the hub, and files beside a hub's config.json, are described by that file. A file of another
-    name may be told by the names of its tensors.
+    name may be told by the names of its tensors, if its `variant` is given.
     """
     published: dict[str, Weights] = getattr(module, "WEIGHTS", {})
     tag = spec.partition("@")[0] if spec.startswith("hf:") else spec.rpartition("/")[2]
