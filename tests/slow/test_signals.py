@@ -37,7 +37,7 @@ def get_config(kind):
         c.data.workers = 2
         c.data.random_crop_area = (0.3, 1.0)
     if kind == "slow":
-        c.model.variant = "S/2"
+        c.model.variant = "Ti/4"
         c.data.image_size = 64
         c.train.steps = 1000
         c.train.eval_every = 1000
