@@ -36,14 +36,17 @@ COLORS = Rule(
 )
 TIMM = {
     "architecture?": str,
-    "pretrained_cfg": {
-        "mean?": COLORS,
-        "std?": COLORS,
-        "input_size?": filled(integers_within(1, 65_536)),
-        "crop_pct?": (numbers_within(0.01, 2), None),
-        "interpolation?": (str, None),
-        "num_classes?": integers_within(0, 10_000_000),
-    },
+    "pretrained_cfg": (
+        {
+            "mean?": COLORS,
+            "std?": COLORS,
+            "input_size?": filled(integers_within(1, 65_536)),
+            "crop_pct?": (numbers_within(0.01, 2), None),
+            "interpolation?": (str, None),
+            "num_classes?": integers_within(0, 10_000_000),
+        },
+        None,
+    ),
     "vision_options?": dict,
     "label_names?": ([str], None),
 }
