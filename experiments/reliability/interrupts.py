@@ -1,0 +1,100 @@
+"""Trainings that get SIGTERM or SIGINT, to the whole process group, at random moments."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+
+from experiments.reliability.stages import is_alive, run_fingerprint, start, train, wait
+
+COUNTS = {"loaded, two workers": 60, "slow steps": 40}
+FROM = 1.0  # seconds: before that, Python is starting
+SAVE_AND_EXIT = 5.0  # seconds on two busy cores: a checkpoint, and the end of the interpreter
+LONGEST = 20.0  # seconds after which a slow run gets its signal at the latest
+
+
+def run(work, counts=COUNTS, seed=0):
+    """Yields a row per signal, and one per directory that was interrupted until it ended."""
+    kinds = {"loaded, two workers": f"loaded:{work / 'photos'}", "slow steps": "slow"}
+    for name, count in counts.items():
+        command = train(kinds[name], "OUT")
+        reference, seconds, step = _reference(work, command)
+        generator = random.Random(f"{seed} {name}")
+        sent = 0
+        number = 0
+        while sent < count:
+            out = work / "interrupts" / f"{kinds[name].partition(':')[0]}-{number}"
+            shutil.rmtree(out, ignore_errors=True)
+            number += 1
+            ended = False
+            while not ended and sent < count:
+                row, ended = _interrupt(command, out, seconds, step, generator)
+                if not ended:
+                    sent += 1
+                    yield {"run": name, "directory": number} | row
+            done = _finish(command, out)
+            same = done.code == 0 and run_fingerprint(out) == reference
+            yield {
+                "run": name,
+                "directory": number,
+                "signal": "none: run to its end",
+                "ok": same,
+                "problem": "" if same else f"other bits, or {done.text[-300:]}".replace("\n", " "),
+            }
+
+
+def _to(command, out):
+    return [str(out) if word == "OUT" else word for word in command]
+
+
+def _finish(command, out):
+    return wait(start({}, _to(command, out)))
+
+
+def _reference(work, command):
+    """Returns (fingerprint, seconds, seconds of a step) of the run without an interruption."""
+    out = work / "references" / "interrupts"
+    for _ in range(2):  # the first call may have to compile
+        shutil.rmtree(out, ignore_errors=True)
+        ended = _finish(command, out)
+        if ended.code:
+            raise SystemExit(f"the run fails without an interruption: {ended.text}")
+    outcome = run_fingerprint(out)
+    result = json.loads((out / "result.json").read_text())
+    step = result["config"]["train"]["batch_size"] / result["images_per_second"]
+    return outcome, ended.seconds, step
+
+
+def _interrupt(command, out, seconds, step, generator):
+    """Returns (row, whether the run had ended before the signal)."""
+    process = start({}, _to(command, out))
+    moment = generator.uniform(FROM, min(seconds, LONGEST))
+    number = generator.choice((signal.SIGTERM, signal.SIGINT))
+    time.sleep(moment)
+    if process.poll() is not None:
+        process.communicate()
+        return {}, True
+    os.killpg(process.pid, number)
+    ended = wait(process, 120)
+    problems = []
+    if ended.code:
+        problems.append(f"exit status {ended.code}: {ended.text[-300:]}")
+    if ended.has_traceback:
+        problems.append("a traceback")
+    bound = 2 * step + SAVE_AND_EXIT
+    if ended.seconds > bound:
+        problems.append(f"took {ended.seconds:.1f} s, more than {bound:.1f}")
+    if is_alive(process.pid):
+        problems.append("processes are left")
+        os.killpg(process.pid, signal.SIGKILL)
+    return {
+        "signal": number.name,
+        "after_seconds": round(moment, 1),
+        "seconds_to_exit": round(ended.seconds, 1),
+        "seconds_of_a_step": round(step, 2),
+        "exit": ended.code,
+        "ok": not problems,
+        "problem": "; ".join(problems).replace("\n", " "),
+    }, False
