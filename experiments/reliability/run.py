@@ -151,7 +151,8 @@ def _interrupts_table(rows, measured):
         step = mine[0]["seconds_of_a_step"]
         right = f"{_right(mine)} with exit 0 in time; same bits in {_right(ends)} of {len(ends)} runs"
         lines.append(
-            f"| SIGTERM, SIGINT: {name} | {len(mine)} signals | {right} | {_first_problem(mine + ends) or f'{slowest:.1f} s; a step takes {step} s'} "
+            f"| SIGTERM, SIGINT: {name} | {len(mine)} signals | {right} "
+            f"| {_first_problem(mine + ends) or f'{slowest:.1f} s; a step takes {step} s'} "
             f"| {measured} |"
         )
     return lines
