@@ -51,7 +51,8 @@ def _rows(part, work, flags):
     if part == "interrupts":
         return interrupts.run(work, seed=flags.seed)
     if part == "fuzz":
-        return fuzz.run(flags.mutations, flags.seed, work / "fuzz")
+        (work / "fuzz").mkdir(exist_ok=True)
+        return iter(fuzz.run(flags.mutations, flags.seed, "", failures=work / "fuzz"))
     return iter([memory.many_classes(work) if part == "classes" else memory.day(work)])
 
 
@@ -160,7 +161,7 @@ def _interrupts_table(rows, measured):
 
 def _fuzz_table(rows, measured):
     total = sum(int(row["mutations"]) for row in rows)
-    failures = sum(int(row["failures"]) for row in rows)
+    failures = sum(int(row[kind]) for row in rows for kind in ("failed", "hung", "died"))
     least = min(int(row["mutations"]) for row in rows)
     return [
         f"| damaged files: {len(rows)} parsers | {total:,} mutations, at least {least:,} each "
