@@ -150,7 +150,9 @@ def _interrupts_table(rows, measured):
         ends = [row for row in rows if row["run"] == name and not row.get("exit")]
         slowest = max(float(row["seconds_to_exit"]) for row in mine)
         step = mine[0]["seconds_of_a_step"]
-        right = f"{_right(mine)} with exit 0 in time; same bits in {_right(ends)} of {len(ends)} runs"
+        right = (
+            f"{_right(mine)} with exit 0 in time; same bits in {_right(ends)} of {len(ends)} runs"
+        )
         lines.append(
             f"| SIGTERM, SIGINT: {name} | {len(mine)} signals | {right} "
             f"| {_first_problem(mine + ends) or f'{slowest:.1f} s; a step takes {step} s'} "
