@@ -132,7 +132,7 @@ def test_a_damaged_list_is_named(here, capsys):
     pathlib.Path("photos", here["test"].names[0]).unlink()
     members = here | {"test": here["train"]}
     write_division("run/splits.csv.gz", members)
-    with pytest.raises(UserError, match="not the list that data.json beside it describes"):
+    with pytest.raises(UserError, match="not the list that the JSON file beside it describes"):
         config, _ = read_run("run")
         named_splits(config.data, 0, past=past_of("run", config.data.source))
     pathlib.Path("run/splits.csv.gz").write_bytes(b"\x1f\x8bnot")

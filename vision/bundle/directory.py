@@ -8,10 +8,11 @@ bundle.json   a description of the bundle: see `Manifest`.
 sample.png    an image of the model's input size. The probabilities that the model gave for it are
               in bundle.json, so that opening the bundle can verify that it still gives them.
               Missing from bundles that were exported without images.
+splits.csv.gz the names of the images of each split of the training data, so that whatever evaluates
+              or calibrates the bundle on its own data uses exactly those. Optional.
 """
 
 import dataclasses
-import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -25,7 +26,10 @@ from vision import __version__
 from vision.bundle.runtimes import EXPORT_AGAIN, OUTPUTS, Model, open_model
 from vision.config.load import from_dict
 from vision.data.decode import INTERPOLATIONS, UnreadableImage, decode, resize_crop, to_channels
+from vision.data.division import DIGESTS, FILE, write_division
+from vision.data.recall import Past
 from vision.errors import UserError, first_line, shown
+from vision.support.digest import sha256
 from vision.support.files import write_json
 from vision.support.reading import read_json
 from vision.support.schema import (
@@ -57,6 +61,7 @@ SCHEMA: dict[str, Any] = {
     "sha256": {str: str},
     "version?": str,
     "sample?": ({"file": str, "probabilities": [float]}, None),
+    "splits?": (DIGESTS, None),
 }
 
 
@@ -75,6 +80,8 @@ class Manifest:
         config: the config of its training, as a dict; None if unknown.
         sample: a sample image and the probabilities of it, as `write_sample` returns them; None if
             there is none.
+        splits: {split: {"images", "sha256"}} of its splits.csv.gz, as `write_splits` returns them;
+            None if there is none.
         version: version of the exporter.
         sha256: SHA-256 of every other file of the directory, by name; set by `write_manifest`.
     """
@@ -88,6 +95,7 @@ class Manifest:
     reference: dict[str, Any] | None = None
     config: dict[str, Any] | None = None
     sample: dict[str, Any] | None = None
+    splits: dict[str, Any] | None = None
     version: str = __version__
     sha256: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -105,6 +113,7 @@ class Bundle:
             data.source.
         quality: measurements made at export; None if there are none.
         reference: statistics of the training data, for drift; None if there are none.
+        past: the division of its training data into splits; None if it has no list of them.
         model: None: there are no parameters to inspect.
         temperature: 1: the probabilities are final.
         explain: `explain(images) -> (probabilities, embeddings, heat maps)`: as
@@ -122,7 +131,7 @@ class Bundle:
         self.channels = manifest.channels
         self.quality = manifest.quality
         self.reference = manifest.reference
-        self.past = None  # a bundle does not have the names of the images
+        self.past: Past | None = None
         self.config: ConfigDict = from_dict(manifest.config or {"data": {"source": ""}})
         self.bits: int = self.config.data.bits
         self.resize = manifest.resize
@@ -184,7 +193,8 @@ def write_manifest(directory: pathlib.Path | str, manifest: Manifest) -> None:
         "reference": manifest.reference,
         "config": manifest.config,
         "sample": manifest.sample,
-        "sha256": {path.relative_to(directory).as_posix(): _sha256(path) for path in files},
+        "splits": manifest.splits,
+        "sha256": {path.relative_to(directory).as_posix(): sha256(path) for path in files},
     }
     write_json(directory / MANIFEST, contents)
 
@@ -205,6 +215,23 @@ def write_sample(directory: pathlib.Path | str, image: np.ndarray, run: Callable
     return {"file": SAMPLE, "probabilities": run(image[None])[0][0].astype(float).tolist()}
 
 
+def write_splits(directory: pathlib.Path | str, past: Past) -> dict[str, Any]:
+    """Writes the list of a run's images into a bundle's directory, before its `bundle.json`.
+
+    Args:
+        directory: the bundle's directory.
+        past: the run's division into splits.
+
+    Returns:
+        {split: {"images", "sha256"}}, for `Manifest.splits`.
+
+    Raises:
+        UserError: the run's own list is missing or damaged.
+    """
+    write_division(pathlib.Path(directory, FILE), past.read())
+    return {split: dict(entry) for split, entry in past.digests.items()}
+
+
 def open_bundle(directory: pathlib.Path | str, threads: int = 0, provider: str = "cpu") -> Bundle:
     """Returns the `Bundle` in a directory, after verifying that it is complete and unchanged.
 
@@ -223,7 +250,7 @@ def open_bundle(directory: pathlib.Path | str, threads: int = 0, provider: str =
         path = directory / name
         if not path.is_file():
             raise UserError(f"{path} is missing from its bundle: {EXPORT_AGAIN}")
-        if _sha256(path) != digest:
+        if sha256(path) != digest:
             raise UserError(f"{path} has changed since it was exported: {EXPORT_AGAIN}")
     path = directory / manifest.model
     model = open_model(path, threads, provider)
@@ -233,6 +260,8 @@ def open_bundle(directory: pathlib.Path | str, threads: int = 0, provider: str =
     except UserError as error:  # the type of a config key has changed
         reason = f"its config cannot be read ({error})"
         raise damaged(directory / MANIFEST, reason, EXPORT_AGAIN) from error
+    if manifest.splits:
+        bundle.past = Past(directory, manifest.splits)
     _check_outputs(bundle, path)
     if manifest.sample:
         _check_sample(bundle, directory, manifest.sample)
@@ -270,6 +299,8 @@ def read_manifest(directory: pathlib.Path | str) -> Manifest:
             raise damaged(file, reason, EXPORT_AGAIN)
     if contents["model"] not in contents["sha256"]:
         raise damaged(file, "sha256 must have the model", EXPORT_AGAIN)
+    if contents.get("splits") and FILE not in contents["sha256"]:
+        raise damaged(file, f"sha256 must have {FILE}, which splits describes", EXPORT_AGAIN)
     outside = [name for name in contents["sha256"] if _leads_out(name)]
     if outside:
         reason = f"sha256 must name files inside the bundle, got {shown(outside[0])}"
@@ -346,8 +377,3 @@ def _check_sample(bundle, directory, sample):
             f"{expected[expected_top]:.3f}, when it was exported (a probability shifted by "
             f"{shift:.3f}): {EXPORT_AGAIN}, or this CPU or provider computes differently"
         )
-
-
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

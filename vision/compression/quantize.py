@@ -36,6 +36,7 @@ from vision.bundle.directory import (
     read_manifest,
     write_manifest,
     write_sample,
+    write_splits,
 )
 from vision.compression.float_layers import choose
 from vision.compression.int8 import (
@@ -134,7 +135,7 @@ def quantize_bundle(
         raise UserError(f"{bundle} is INT8 already: give the float32 bundle that it was made from")
     out = pathlib.Path(out).resolve()
     check_place(out)
-    images = _open(model, data, count)
+    images = _open(model, data, count, report)
     report(
         f"{images.spec}: {len(images.train)} images to calibrate with ({method}), "
         f"{len(images.val)} to choose layers by"
@@ -154,6 +155,8 @@ def quantize_bundle(
         from vision.export.onnx import NAME, save
 
         save(calibrated.model(float_layers), directory / NAME)
+        if model.past:
+            write_splits(directory, model.past)
         manifest = dataclasses.replace(
             float_manifest, model=NAME, quality=None, sample=None, version=__version__
         )
@@ -191,8 +194,11 @@ class _Images:
     is_correct: Callable[[Bundle], np.ndarray]
 
 
-def _open(model, spec, count):
-    """Returns the `_Images` to quantize a bundle with, at most `count` of them to calibrate."""
+def _open(model, spec, count, report):
+    """Returns the `_Images` to quantize a bundle with, at most `count` of them to calibrate.
+
+    How they differ from those that the model was trained on is reported.
+    """
     from vision import parallel
     from vision.data.splits import same_images
     from vision.evaluation.data import open_split
@@ -200,6 +206,8 @@ def _open(model, spec, count):
 
     mesh = parallel.make_mesh()
     split = open_split(model, model.config, mesh, spec)
+    for line in split.data.changes.lines():
+        report(f"note: since the training began, {line}")
     loaders = split.data.loaders
     if split.name == "all":
         loaders = _thirds(loaders["all"])

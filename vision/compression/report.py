@@ -16,7 +16,7 @@ import datetime
 import io
 import pathlib
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,12 +107,19 @@ def _check_titles(models):
         )
 
 
-def measure(models: Sequence[Model], spec: str = "", split: str = "") -> dict[str, Any]:
+def measure(
+    models: Sequence[Model],
+    spec: str = "",
+    split: str = "",
+    report: Callable[[str], object] = print,
+) -> dict[str, Any]:
     """Returns the contents of report.json.
 
     Args:
         models: the models, the original first.
         spec, split: see `vision.evaluation.data.open_split`.
+        report: called with a line of text if a model's images are not those that it had in its
+            training, or not those of the first model; their results are then not subtracted.
 
     Returns:
         {"source", "split", "images", "cores", "cpu", "date", "models": [...]}.
@@ -126,14 +133,17 @@ def measure(models: Sequence[Model], spec: str = "", split: str = "") -> dict[st
 
     spec = spec or models[0].bundle.config.data.source
     rows = []
-    correct = []
+    first = None
     for model in models:
-        row, row_correct, opened = _evaluate(model, spec, split)
+        row, correct, names, opened = _evaluate(model, spec, split)
+        for line in opened.data.changes.lines():
+            report(f"note: since the training of {model.title} began, {line}")
+        first = first or (correct, names)
+        if names == first[1]:
+            row["change"] = statistics.paired_bootstrap(correct, first[0])
+        else:
+            report(f"note: {model.title} is measured on other images than {models[0].title}")
         rows.append(row)
-        correct.append(row_correct)
-    for row, row_correct in zip(rows, correct, strict=True):
-        if len(row_correct) == len(correct[0]):
-            row["change"] = statistics.paired_bootstrap(row_correct, correct[0])
     for batch in BATCHES:
         runs = {model.title: _runner(model.bundle, batch) for model in models}
         latencies = compare(runs, np.zeros(1))
@@ -142,7 +152,7 @@ def measure(models: Sequence[Model], spec: str = "", split: str = "") -> dict[st
     return {
         "source": opened.spec,
         "split": opened.name,
-        "images": len(correct[0]),
+        "images": len(first[0]) if first else 0,
         "cores": latencies["cores"],
         "cpu": f"8-bit dot products: {dot_product()}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -155,7 +165,8 @@ def _evaluate(model, spec, split):
 
     Returns:
         (its row of the report as a dict, without latencies; float (N,), 1 for the images that are
-        classified as labeled, else 0; the opened `vision.evaluation.data.Split`).
+        classified as labeled, else 0; the names of these images; the opened
+        `vision.evaluation.data.Split`).
     """
     from vision import parallel
     from vision.compression.costs import costs
@@ -171,7 +182,8 @@ def _evaluate(model, spec, split):
     correct = (outputs.logits.argmax(1) == outputs.labels).astype(float)
     values = intervals.with_intervals(outputs.logits, outputs.labels, bundle.classes)
     row = {"title": model.title, "accuracy": values["metrics"]["accuracy"]} | costs(model.file)
-    return row, correct, opened
+    names = [opened.source.name(int(i)) for i in outputs.rows]
+    return row, correct, names, opened
 
 
 def _runner(bundle, batch):

@@ -19,9 +19,12 @@ from vision.data.identity import keys_of, texts
 from vision.data.sources import Source
 from vision.errors import UserError
 from vision.support.files import replacing
+from vision.support.schema import NATURAL
 
 FILE = "splits.csv.gz"
 HEADER = ["split", "name", "label"]
+# what data.json and bundle.json say about it, as `vision.support.schema` checks it
+DIGESTS = {str: {"images": NATURAL, "sha256": str}}
 
 
 class Members(NamedTuple):

@@ -27,8 +27,8 @@ class Past:
     """The division of a run, which is read only if the data differ from it.
 
     Attributes:
-        run: the run's directory.
-        digests: {split: {"images", "sha256"}} of its data.json.
+        run: directory of the run, or of its bundle.
+        digests: {split: {"images", "sha256"}} of its data.json or bundle.json.
         joins: whether images that the run did not have join it, as in a training that may go on
             with other data. Otherwise they are left out.
         strict: whether any difference is an error.
@@ -54,7 +54,7 @@ class Past:
         for split, entry in self.digests.items():
             if split not in division or division[split].digest() != entry["sha256"]:
                 raise UserError(
-                    f"{path} is not the list that data.json beside it describes: "
+                    f"{path} is not the list that the JSON file beside it describes: "
                     "copy it again from where the run was made"
                 )
         return division

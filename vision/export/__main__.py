@@ -48,7 +48,9 @@ def main(argv: list[str]) -> None:
     from vision import inference
     from vision.export import bundle, safetensors
 
-    options = bundle.ExportOptions(values.format, values.precision, values.batch, values.heatmap)
+    options = bundle.ExportOptions(
+        values.format, values.precision, values.batch, values.heatmap, values.splits
+    )
     classifier = inference.from_flags(config, values.workdir)
     assert isinstance(classifier, inference.Classifier)  # there is no --bundle
     if options.formats == ("safetensors",):
@@ -85,6 +87,12 @@ def _flags(values):
         "heatmap",
         False,
         "onnx: also return where the most probable class is seen",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "splits",
+        True,
+        "list the names of the run's images, so that the bundle is measured on the same ones",
         flag_values=values,
     )
     flags.DEFINE_string("out", "", "directory to write to", flag_values=values)

@@ -46,6 +46,7 @@ class ExportOptions:
         precision: "float32"; for ONNX and TFLite also "float16" and "int8".
         batch: images in a batch; 0 means any number, if the format allows it.
         heatmap: whether model.onnx also returns heat maps; see `vision.export.heat`.
+        splits: whether the bundle lists the names of the run's images, splits.csv.gz.
 
     Raises:
         UserError: the options are unknown or do not fit together.
@@ -55,6 +56,7 @@ class ExportOptions:
     precision: str = "float32"
     batch: int = 0
     heatmap: bool = False
+    splits: bool = True
 
     def __post_init__(self) -> None:
         for name in self.formats:
@@ -127,6 +129,7 @@ def export(
         if samples.train is not None:
             sample = bundle.write_sample(directory, samples.comparison[0], run or program)
         measured = {"precision": options.precision, "exported": exported}
+        splits = _write_splits(classifier, directory, report) if options.splits else None
         manifest = bundle.Manifest(
             classes=program.classes,
             image_size=program.image_size,
@@ -137,6 +140,7 @@ def export(
             reference=reference,
             config=classifier.config.to_dict(),
             sample=sample,
+            splits=splits,
         )
         bundle.write_manifest(directory, manifest)
 
@@ -158,6 +162,17 @@ def _write_safetensors(classifier, directory, report):
     from vision.export.safetensors import write
 
     report(write(classifier, directory).replace(f"{directory}{os.sep}", ""))
+
+
+def _write_splits(classifier, directory, report):
+    """Writes the list of the run's images; returns what bundle.json says about it, or None."""
+    if classifier.past is None:
+        return None
+    try:
+        return bundle.write_splits(directory, classifier.past)
+    except UserError as error:
+        report(f"the bundle will not list the run's images: {error}")
+        return None
 
 
 def _write_verified(name, program, directory, options, samples):

@@ -10,6 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from vision.config.load import from_dict, read_config
+from vision.data.division import DIGESTS
 from vision.errors import UserError
 from vision.support import disk
 from vision.support.files import ABANDONED, replacing
@@ -52,7 +53,7 @@ DATA = {
     "channels": among(1, 3),
     "class_counts?": [NATURAL],
     "split_sizes?": {str: NATURAL},
-    "splits?": {str: {"images": NATURAL, "sha256": str}},
+    "splits?": DIGESTS,
 }
 
 
