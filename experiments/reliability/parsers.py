@@ -102,6 +102,15 @@ def _description():
     }
 
 
+def _splits(folder):
+    from vision.data.division import FILE, Members, read_division, write_division
+    from vision.data.identity import texts
+
+    names = texts(f"cats/photo {number}.jpg" for number in range(50))
+    write_division(folder / FILE, {"train": Members(names, texts(50 * ["cats"]))})
+    return folder / FILE, lambda: read_division(folder / FILE)
+
+
 def _calibration(folder):
     from vision.run.calibration import Calibration, read_calibration, write_calibration
 
@@ -260,6 +269,7 @@ def _decisions(folder):
 OURS = {
     "run config": Parser("json", _config),
     "run data": Parser("json", _data),
+    "run splits": Parser("bytes", _splits),
     "calibration": Parser("json", _calibration),
     "teachers": Parser("json", _teachers),
     "checkpoint record": Parser("json", _record),
@@ -267,6 +277,7 @@ OURS = {
     "pack manifest": Parser("json", lambda folder: _pack(folder, "manifest.json")),
     "pack progress": Parser("json", lambda folder: _pack(folder, "progress.json")),
     "pack labels": Parser("npy", lambda folder: _pack(folder, "*.labels.npy")),
+    "pack names": Parser("bytes", lambda folder: _pack(folder, "*.names.csv.gz")),
     "pack records": Parser("bytes", lambda folder: _pack(folder, "*.array_record")),
     "pruning": Parser("json", _pruning),
     "evaluation metrics": Parser("json", lambda folder: _evaluation(folder, "metrics.json")),

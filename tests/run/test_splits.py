@@ -137,4 +137,4 @@ def test_a_damaged_list_is_named(here, capsys):
         named_splits(config.data, 0, past=past_of("run", config.data.source))
     pathlib.Path("run/splits.csv.gz").write_bytes(b"\x1f\x8bnot")
     error = refused(capsys, evaluate, "run", pathlib.Path("e"))
-    assert "splits.csv.gz cannot be read" in error and "copy it again" in error
+    assert "cannot read 'run/splits.csv.gz'" in error and "copy it again" in error

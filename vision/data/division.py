@@ -5,10 +5,7 @@ splits.csv.gz    a gzipped table of text, `split,name,label`, a row for each ima
                  ?imbalance= draw from them. A name is what `vision.data.identity` calls the image.
 """
 
-import csv
-import gzip
 import hashlib
-import io
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,8 +14,7 @@ import numpy as np
 
 from vision.data.identity import keys_of, texts
 from vision.data.sources import Source
-from vision.errors import UserError
-from vision.support.files import replacing
+from vision.support.compressed_table import read_table, write_table
 from vision.support.schema import NATURAL
 
 FILE = "splits.csv.gz"
@@ -73,15 +69,10 @@ def describe(division: Division) -> dict[str, dict[str, Any]]:
 
 def write_division(path: pathlib.Path | str, division: Division) -> None:
     """Writes splits.csv.gz, in full or not at all."""
-    with (
-        replacing(path, binary=True) as file,
-        gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,
-        io.TextIOWrapper(packed, "utf-8", "surrogateescape", newline="") as text,
-    ):
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(HEADER)
-        for split, members in division.items():
-            writer.writerows((split, *row) for row in zip(*members, strict=True))
+    rows = (
+        (split, *row) for split, members in division.items() for row in zip(*members, strict=True)
+    )
+    write_table(path, HEADER, rows)
 
 
 def read_division(path: pathlib.Path | str) -> Division:
@@ -91,17 +82,8 @@ def read_division(path: pathlib.Path | str) -> Division:
         UserError: it is missing or damaged.
     """
     rows: dict[str, list[tuple[str, str]]] = {}
-    try:
-        with gzip.open(path, "rt", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            if next(reader, None) != HEADER:
-                raise ValueError("its first line is another")
-            for split, name, label in reader:
-                rows.setdefault(split, []).append((name, label))
-    except (OSError, EOFError, ValueError, csv.Error) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}): copy it again from where the run was made"
-        ) from error
+    for split, name, label in read_table(path, HEADER, "copy it again from where the run was made"):
+        rows.setdefault(split, []).append((name, label))
     return {
         split: Members(*(texts(column) for column in zip(*pairs, strict=True)))
         for split, pairs in rows.items()

@@ -5,10 +5,7 @@ DIR/PART.names.csv.gz    a gzipped table of text, `name,photo,group`, a row for 
                          group of `?group=`, "" if none
 """
 
-import csv
 import functools
-import gzip
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +15,12 @@ import numpy as np
 
 from vision.data.identity import base_of, has_names, keys_of
 from vision.data.sources import Source
-from vision.errors import UserError
-from vision.support.files import replacing
+from vision.support.compressed_table import read_table, write_table
+from vision.support.reading import parsing
+from vision.support.schema import damaged
 
 HEADER = ["name", "photo", "group"]
+REPAIR = "copy it again, or repeat the pack command, which repairs it"
 
 
 class Names(NamedTuple):
@@ -52,14 +51,7 @@ def write_names(path: Path, source: Source, left_out: Sequence[int] | np.ndarray
         blank if photos is None else [photos[row] for row in rows.tolist()],
         blank if groups is None else groups[rows],
     ]
-    with (
-        replacing(path, binary=True) as file,
-        gzip.GzipFile("", "wb", 6, file, mtime=0) as packed,
-        io.TextIOWrapper(packed, "utf-8", "surrogateescape", newline="") as text,
-    ):
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(HEADER)
-        writer.writerows(zip(*columns, strict=True))
+    write_table(path, HEADER, zip(*columns, strict=True))
     return True
 
 
@@ -69,25 +61,15 @@ def read_names(paths: Sequence[Path | str], count: int) -> Names:
     Raises:
         UserError: it is missing or damaged, or of another number of images.
     """
-    try:
+    with parsing(paths[0], remedy=REPAIR):
         return _read(tuple((str(path), os.stat(path).st_mtime_ns) for path in paths), count)
-    except (OSError, EOFError, ValueError, csv.Error) as error:
-        files = ", ".join(map(str, paths))
-        raise UserError(
-            f"{files} cannot be read ({error}): copy it again, or repeat the pack command"
-        ) from error
 
 
 @functools.lru_cache(4)
 def _read(files, count):
-    rows = []
-    for path, _ in files:
-        with gzip.open(path, "rt", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            if next(reader, None) != HEADER:
-                raise ValueError("its first line is another")
-            rows += reader
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    if [len(column) for column in columns] != [count] * 3:
-        raise ValueError(f"it does not have a row for each of {count} images")
-    return Names(*columns)
+    paths = [path for path, _ in files]
+    rows = [row for path in paths for row in read_table(path, HEADER, REPAIR)]
+    if len(rows) != count:
+        reason = f"there are {len(rows):,} rows for {count:,} images"
+        raise damaged(" and ".join(paths), reason, REPAIR)
+    return Names(*([row[i] for row in rows] for i in range(len(HEADER))))

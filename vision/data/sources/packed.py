@@ -24,7 +24,7 @@ import numpy as np
 from vision.data.decode import UnreadableImage, decode
 from vision.data.findings import Finding
 from vision.data.identity import texts
-from vision.data.packed_names import read_names
+from vision.data.packed_names import REPAIR, read_names
 from vision.data.records import Records, bytes_of, parse_example
 from vision.data.sources import Source
 from vision.data.sources._shards import join, manifests_of
@@ -47,7 +47,6 @@ PART = {
     "names?": FILE,
     "named?": bool,
 }
-REPAIR = "copy it again, or repeat the pack command, which repairs it"
 SCHEMA: dict[str, Any] = {
     "request": REQUEST,
     "classes": filled(str),
@@ -203,9 +202,7 @@ def _check_sizes(directory, manifest):
         size = path.stat().st_size if path.is_file() else None
         if size != file["bytes"]:
             problem = "is missing" if size is None else f"has {size:,} bytes of {file['bytes']:,}"
-            raise UserError(
-                f"{path} {problem}: copy it again, or repeat the pack command, which repairs it"
-            )
+            raise UserError(f"{path} {problem}: {REPAIR}")
 
 
 def read_manifest(directory: Path | str) -> dict:
