@@ -120,6 +120,14 @@ def test_locking_a_directory_clears_it(tmp_path):
         assert names(tmp_path) == [".lock", "mine.tmp"]
 
 
+def test_locking_a_directory_keeps_one_that_is_being_written(tmp_path):
+    with files.new_directory(tmp_path / "bundle") as new:
+        with locked(tmp_path):  # by another command, which writes beside it
+            assert new.is_dir()
+        new.rename(tmp_path / "bundle")
+    assert names(tmp_path) == ["bundle"]
+
+
 def test_devices_and_links_are_written_through(tmp_path):
     (tmp_path / "target").write_text("old")
     (tmp_path / "link").symlink_to("target")

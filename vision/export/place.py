@@ -11,7 +11,7 @@ from vision.bundle.directory import MANIFEST
 from vision.errors import UserError
 from vision.support import disk
 from vision.support.exchange import exchange
-from vision.support.files import LONGEST_NAME, sync, temporary_beside
+from vision.support.files import LONGEST_NAME, new_directory, sync, temporary_beside
 from vision.support.lock import locked_beside
 from vision.support.reading import read_json
 
@@ -55,18 +55,15 @@ def replacing_directory(out: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     out = pathlib.Path(os.path.realpath(out))
     with locked_beside(out):
-        temporary = temporary_beside(out)
         try:
             _clear(out)
-            temporary.mkdir(parents=True)
-            yield temporary
-            for file in files_in(temporary):
-                sync(file)
-            _swap(temporary, out)
+            with new_directory(out) as temporary:
+                yield temporary
+                for file in files_in(temporary):
+                    sync(file)
+                _swap(temporary, out)
         except OSError as error:
             raise disk.failed(f"--out {out}", error) from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _clear(out):

@@ -96,16 +96,35 @@ def filling(directory: pathlib.Path | str, title: str = "--out") -> Iterator[pat
         UserError, RunError: it cannot be written to.
     """
     directory = pathlib.Path(directory)
-    temporary = temporary_beside(directory / "files")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        for file in temporary.iterdir():
-            sync(file)
-        for file in temporary.iterdir():
-            os.replace(file, directory / file.name)
+        with new_directory(directory / "files") as temporary:
+            yield temporary
+            for file in temporary.iterdir():
+                sync(file)
+            for file in temporary.iterdir():
+                os.replace(file, directory / file.name)
     except OSError as error:
         raise disk.failed(f"{title} {directory}".strip(), error) from error
+
+
+@contextlib.contextmanager
+def new_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a new hidden directory beside a path; what has its name at the end is removed.
+
+    `remove_abandoned` does not take it for abandoned meanwhile.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_beside(path)
+    temporary.mkdir()
+    try:
+        handle = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            temporary.mkdir(exist_ok=True)  # another process may have removed it before
+            yield temporary
+        finally:
+            os.close(handle)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
