@@ -9,7 +9,7 @@ import threading
 import jax
 from ml_collections import ConfigDict
 
-from vision.errors import UserError, check_choice, first_line
+from vision.errors import UserError, brief, check_choice
 
 # For each scheduler the environment variables with: a value that only its processes have, the
 # number of this process, the number of processes.
@@ -84,7 +84,7 @@ def _join(coordinator, scheduler, process, processes):
         )
     except Exception as error:  # JAX, gRPC and the Kubernetes client raise many kinds
         raise UserError(
-            f"cannot start {name}: {first_line(error)[:200]}.\n"
+            f"cannot start {name}: {brief(error)}.\n"
             "Set parallel.coordinator=HOST:PORT of process 0 and parallel.processes, "
             "or parallel.distributed=off"
         ) from error

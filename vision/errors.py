@@ -43,8 +43,13 @@ def first_line(error: BaseException) -> str:
 
 
 def brief(error: BaseException) -> str:
-    """Returns the first line of a library's error as a message can repeat it: printable, short."""
-    return printable(first_line(error), LONGEST_REASON)
+    """Returns why something failed as a message can repeat it: one line, printable, short.
+
+    Of an error of the system it is the system's words, such as "Permission denied", without the
+    number and the file.
+    """
+    words = error.strerror if isinstance(error, OSError) else None
+    return printable(words or first_line(error), LONGEST_REASON)
 
 
 def printable(text: str, longest: int = LONGEST_MESSAGE, lines: bool = False) -> str:

@@ -32,14 +32,7 @@ from vision.errors import UserError, first_line, shown
 from vision.support.digest import sha256
 from vision.support.files import write_json
 from vision.support.reading import read_json
-from vision.support.schema import (
-    SIDE,
-    among,
-    check,
-    damaged,
-    filled,
-    numbers_within,
-)
+from vision.support.schema import SIDE, among, check, damaged, filled, numbers_within
 
 MANIFEST = "bundle.json"
 FORMAT = 1

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from vision.data.formats import format_of, register_formats, why_unknown
 from vision.data.orientation import turned
-from vision.errors import printable
+from vision.errors import brief, printable
 
 # PIL's own limit, 0.5 GiB as RGB: a small file that unpacks to more is an attack or a mistake
 MAX_PIXELS = 178_956_970
@@ -85,7 +85,7 @@ def read_file(path: Path | str) -> bytes:
         with open(path, "rb") as file:
             return file.read()
     except OSError as error:
-        raise UnreadableImage(error.strerror or str(error), str(path)) from error
+        raise UnreadableImage(brief(error), str(path)) from error
 
 
 def read_size(path: Path | str) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
 from vision import parallel
-from vision.errors import RunError, UserError, first_line
+from vision.errors import RunError, UserError, brief
 from vision.run.best import direction
 from vision.run.checksum import checksum
 from vision.support import disk
@@ -33,7 +33,6 @@ from vision.support.schema import Damaged, Rule, check
 
 UNFINISHED = "*.orbax-checkpoint-tmp*"
 PATIENCE = 2.0  # seconds for the threads of a failed save to end
-LONGEST_REASON = 200  # characters of a library's error that a message repeats
 METRICS = Rule("numbers by name", lambda values: all(map(_is_number_or_nan, values.values())))
 RECORD = {"checksum": int, "progress": dict}
 
@@ -208,7 +207,7 @@ class Checkpoints:
             check(saved.record, RECORD, "its record")
         except Exception as error:  # as in _restore
             raise UserError(
-                f"checkpoint {step} in {self._directory} is damaged ({_reason(error)})"
+                f"checkpoint {step} in {self._directory} is damaged ({brief(error)})"
             ) from error
         if checksum(saved.state) != saved.record["checksum"]:
             raise UserError(
@@ -264,7 +263,7 @@ class Checkpoints:
         except Exception as error:
             fault = error
         if not parallel.all_agree(fault is None):
-            raise _Damaged(_reason(fault) if fault else "as another process found") from fault
+            raise _Damaged(brief(fault) if fault else "as another process found") from fault
         if checksum(saved.state) != expected:
             raise _Damaged("its checksum differs")
         return saved.state, progress
@@ -294,7 +293,7 @@ class Checkpoints:
         except Exception as error:
             self._failed = True
             number = disk.refusal(error)
-            reason = os.strerror(number) if number else _reason(error)
+            reason = os.strerror(number) if number else brief(error)
             if parallel.is_main_process():  # the others may wait for it in Orbax
                 self._remove_failed()
             raise RunError(
@@ -360,11 +359,6 @@ def _drop_damaged_metrics(directory: pathlib.Path) -> None:
 
 def _is_number_or_nan(value):
     return isinstance(value, float) or type(value) is int
-
-
-def _reason(error: BaseException) -> str:
-    text = error.strerror if isinstance(error, OSError) else None
-    return (text or first_line(error))[:LONGEST_REASON]
 
 
 @contextlib.contextmanager

@@ -13,17 +13,10 @@ from vision.config.load import from_dict, read_config
 from vision.data.division import DIGESTS
 from vision.errors import UserError
 from vision.support import disk
-from vision.support.files import ABANDONED, replacing
+from vision.support.files import ABANDONED, write_json
 from vision.support.lock import NAME as LOCK
 from vision.support.reading import read_json
-from vision.support.schema import (
-    NATURAL,
-    SIDE,
-    among,
-    check,
-    damaged,
-    filled,
-)
+from vision.support.schema import NATURAL, SIDE, among, check, damaged, filled
 
 # Keys, and beginnings of keys, that change how a run is computed or shown, not what it computes.
 FREE = (
@@ -83,8 +76,7 @@ def open_workdir(path: pathlib.Path | str, config: ConfigDict) -> pathlib.Path:
         )
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as opened:
-            json.dump(values, opened, indent=2)
+        write_json(file, values)
     except OSError as error:
         raise disk.failed(f"--workdir {path}", error) from error
     return path
@@ -135,8 +127,7 @@ def write_data(path: pathlib.Path, data: Any, more: Mapping[str, Any] | None = N
                     f"{_shorten(theirs.get(key))} there, {_shorten(description[key])} here.\n"
                     "Give another --workdir, or the data of that run"
                 )
-    with replacing(file) as opened:
-        json.dump(description, opened, indent=1)
+    write_json(file, description)
 
 
 def _shorten(value: Any) -> str:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from absl import flags
 
 from vision.bundle.runtimes import PROVIDERS
-from vision.errors import UserError, check_choice, check_flag, check_range, first_line
+from vision.errors import UserError, brief, check_choice, check_flag, check_range, first_line
 from vision.serving import client_address
 from vision.serving.models import links
 
@@ -249,10 +249,10 @@ def _check_tls(settings):
             settings.tls_certificate, settings.tls_key, password=_no_password
         )
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        reason = getattr(error, "strerror", None) or str(error)
         raise UserError(
             f"--tls-certificate {settings.tls_certificate} with --tls-key {settings.tls_key}: "
-            f"{reason}. They must be PEM files that belong together, the key without a password"
+            f"{brief(error)}. They must be PEM files that belong together, the key without a "
+            "password"
         ) from error
 
 

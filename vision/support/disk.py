@@ -4,7 +4,7 @@ import errno
 import os
 from collections.abc import Iterator
 
-from vision.errors import RunError, UserError, first_line
+from vision.errors import RunError, UserError, brief
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # errors that a device or its administrator causes, not a program
@@ -56,8 +56,7 @@ def failed(title: str, error: BaseException) -> UserError | RunError:
     number = refusal(error)
     if number in (*FULL, errno.EIO, errno.EFBIG):
         return RunError(f"cannot write to {title}: {os.strerror(number)}; {remedy(number)}{AGAIN}")
-    reason = (isinstance(error, OSError) and error.strerror) or first_line(error)
-    return UserError(f"cannot write to {title}: {reason}")
+    return UserError(f"cannot write to {title}: {brief(error)}")
 
 
 def remedy(number: int) -> str:

@@ -33,8 +33,7 @@ def read_bytes(path: pathlib.Path | str, largest: int = LARGEST_TEXT) -> bytes:
                 )
             return file.read()
     except (OSError, ValueError) as error:  # the latter for a name with a NUL
-        reason = getattr(error, "strerror", None) or brief(error)
-        raise UserError(f"cannot read {str(path)!r}: {reason}") from error
+        raise UserError(f"cannot read {str(path)!r}: {brief(error)}") from error
 
 
 def _open_at_once(path, flags):
@@ -134,7 +133,7 @@ def parsing(file: Any, what: str = "", remedy: str = "") -> Iterator[None]:
     except (UserError, RunError):
         raise
     except OSError as error:
-        raise _unreadable(file, error.strerror or brief(error), "", "") from error
+        raise _unreadable(file, brief(error), "", "") from error
     except MemoryError as error:
         raise _unreadable(file, "it needs more memory than there is", "", remedy) from error
     except RecursionError as error:

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from vision.errors import UserError, first_line
+from vision.errors import UserError, brief
 
 MEMORY = {  # our names of XLA's numbers in `memory_analysis`
     "arguments": "argument_size_in_bytes",
@@ -14,7 +14,6 @@ MEMORY = {  # our names of XLA's numbers in `memory_analysis`
     "temporaries": "temp_size_in_bytes",
     "code": "generated_code_size_in_bytes",
 }
-LONGEST_REASON = 200  # characters of XLA's error that a message repeats
 
 
 class Program:
@@ -82,7 +81,7 @@ def compile_lowered(lowered: Any, options: Mapping[str, bool | str]) -> Program:
     except jax.errors.JaxRuntimeError as error:
         if options and "INVALID_ARGUMENT" in str(error):
             text = " ".join(f"{name}={value}" for name, value in options.items())
-            reason = first_line(error)[:LONGEST_REASON]
+            reason = brief(error)
             raise UserError(f"parallel.xla_options = '{text}': {reason}") from error
         raise
 

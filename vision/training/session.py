@@ -133,8 +133,6 @@ class Session:
         self._updates.lower(self._plan(0, self._steps))
         self._done = 0
         self._saved_step = 0
-        self._done = 0
-        self._saved_step = 0
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "Session":

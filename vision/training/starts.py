@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from vision import objectives
 from vision.data.loading.loader import Loader
 from vision.data.pipeline import Data
-from vision.errors import UserError, first_line
+from vision.errors import UserError, brief
 from vision.models.weights.pretrained import is_run
 from vision.objectives.contract import COPY
 from vision.run.directory import has_checkpoints
@@ -81,4 +81,4 @@ def _read_start(objective: str, attribute: str, start: str) -> dict[str, np.ndar
     try:
         return load_file(path)
     except Exception as error:  # safetensors raises kinds of its own for damaged files
-        raise UserError(f"{path} is damaged: {first_line(error)}") from error
+        raise UserError(f"{path} is damaged: {brief(error)}") from error

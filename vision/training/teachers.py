@@ -3,7 +3,6 @@
 A run keeps a copy of their configs, so that it can be resumed when they have moved.
 """
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +18,7 @@ from vision.models.layers.streams import Streams
 from vision.models.weights.pretrained import is_run
 from vision.objectives.contract import COPY
 from vision.run.directory import check_data, read_run
-from vision.support.files import replacing
+from vision.support.files import write_json
 from vision.support.reading import read_json
 
 FILE = "teachers.json"  # {attribute: {"start", "config", "data"}} in a run directory
@@ -74,8 +73,7 @@ def write_teachers(
         }
         for attribute, (config, data) in teachers.items()
     }
-    with replacing(workdir / FILE) as opened:
-        json.dump(copies, opened, indent=1)
+    write_json(workdir / FILE, copies)
 
 
 class Architectures(dict[str, nnx.Module]):

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from vision.data.loading.loader import DataFailed
-from vision.errors import UserError, first_line
+from vision.errors import UserError, brief
 from vision.support import signals
 from vision.support.processes import (
     MORE_FILES,
@@ -163,6 +163,6 @@ def _explain(error: Exception) -> str:
         cause = "memory ran out while loading images"
         advice = "Set a smaller data.workers or train.batch_size, or free memory"
     else:
-        cause = f"cannot load images: {type(error).__name__}: {first_line(error)[:200]}"
+        cause = f"cannot load images: {type(error).__name__}: {brief(error)}"
         advice = "--traceback shows where"
     return f"{cause}.\n{advice}"

@@ -1,7 +1,6 @@
 """Files from the web, each with a known checksum, or placed by hand if there is no network."""
 
 import dataclasses
-import hashlib
 import http.client
 import os
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vision.errors import UserError
+from vision.support.digest import sha256
 
 _CONNECT_SECONDS = 5  # for one address of the host
 # for all addresses, including the name lookup, which takes no timeout of its own
@@ -129,6 +129,5 @@ def _mismatch(file, path):
     """Returns why the file at `path` is not the expected one; "" if it is."""
     if path.stat().st_size != file.size:
         return f"it has {path.stat().st_size:,} bytes, not {file.size:,}"
-    with path.open("rb") as f:
-        digest = hashlib.file_digest(f, "sha256").hexdigest()
+    digest = sha256(path)
     return "" if digest == file.sha256 else f"its SHA-256 is {digest}, not {file.sha256}"

@@ -8,7 +8,7 @@ import pathlib
 import re
 import zipfile
 
-from vision.errors import UserError
+from vision.errors import UserError, brief
 
 HEAD = 1024  # bytes
 _ANOTHER = "give .safetensors, .npz or a file of torch.save"
@@ -50,7 +50,7 @@ def recognize(path: pathlib.Path) -> str:
         with open(path, "rb") as file:
             head = file.read(HEAD)
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot read {path}: {brief(error)}") from error
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _kind_of_zip(path)

@@ -17,7 +17,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from vision.errors import UserError
+from vision.errors import UserError, brief
 from vision.models.weights.inert_pickle import Named, Object, load
 
 LARGEST_PICKLE = 2**28  # bytes; it holds only names and shapes, but may be compressed
@@ -93,7 +93,7 @@ def read_torch(path: pathlib.Path) -> dict[str, np.ndarray]:
             "save them as float32, float16 or bfloat16"
         ) from error
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        raise UserError(f"cannot read {path}: {brief(error)}") from error
     except Exception as error:  # a damaged pickle or archive raises all sorts
         raise UserError(
             f"{path} is not a complete PyTorch file ({type(error).__name__}): fetch it again"
