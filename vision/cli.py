@@ -75,6 +75,11 @@ def run(
         sys.exit(code)
 
 
+def show(*lines: str) -> None:
+    """Prints lines, in which names of files and classes may be, so that a terminal obeys none."""
+    print(*map(printable, lines), sep="\n", flush=True)
+
+
 def _message(error):
     """Returns what the user is told about an error; "" for a mistake of the program."""
     if isinstance(error, UserError | RunError):

@@ -59,12 +59,12 @@ def _audit(config, values, share):
 
     if values.decisions:
         lines = audit.decide(config, values.out, values.decisions)
-        print(*lines, sep="\n")
+        cli.show(*lines)
         return
     audited = audit.audit(config, values.out, values.embeddings, values.annotations, values.apply)
-    print(*audit.describe(audited, values.out), sep="\n")
+    cli.show(*audit.describe(audited, values.out))
     if share:
-        print(audit.sample(config, audited.images, values.out, share))
+        cli.show(audit.sample(config, audited.images, values.out, share))
     if values.strict and (exceeded := audit.exceeded(audited)):
         raise RunError("--strict: " + "; ".join(exceeded))
 

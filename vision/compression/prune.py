@@ -77,10 +77,10 @@ def main(argv: list[str]) -> None:
     request |= {"config": overrides}
     record = gradual.prune_run(config, request, pathlib.Path(values.out))
     if record is not None:
-        print(*describe(record), sep="\n")
-        print(f"evaluate it: python -m vision.evaluation --workdir {values.out}")
+        cli.show(*describe(record))
+        cli.show(f"evaluate it: python -m vision.evaluation --workdir {values.out}")
         if values.steps == 1:
-            print(f"train it: python -m vision.main --workdir {values.out}")
+            cli.show(f"train it: python -m vision.main --workdir {values.out}")
 
 
 def _check_flags(argv, values, words):

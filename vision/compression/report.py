@@ -46,8 +46,8 @@ def main(argv: list[str]) -> None:
         _check_titles(models)
         results = measure(models, values.data, values.split)
     write(pathlib.Path(values.out), results)
-    print(*describe(results), sep="\n")
-    print(f"{values.out}/report.html, report.json, pareto.png")
+    cli.show(*describe(results))
+    cli.show(f"{values.out}/report.html, report.json, pareto.png")
 
 
 def _flags(values):

@@ -63,7 +63,7 @@ def _open(config, spec):
 def _info(config, values, spec):
     from vision.data.info import describe
 
-    print(*describe(spec, _open(config, spec)), sep="\n")
+    cli.show(*describe(spec, _open(config, spec)))
 
 
 def _pack(config, values, spec, out):
@@ -87,14 +87,14 @@ def _pack(config, values, spec, out):
     size = sum(shard["bytes"] for shard in shards) / 2**20
     prefix = "" if new else "nothing to do, it is complete: "
     share = f", shard {shard.index} of {shard.count}" if values.shard else ""
-    print(
+    cli.show(
         f"packed:{out}{share}: {prefix}{counts} images, {size:,.1f} MiB in files: {len(shards):,}"
     )
     if missing := shard.count > 1 and missing_shards(pathlib.Path(out), shard.count):
-        print(f"shards that are not here yet: {', '.join(map(str, missing))} of {shard.count}")
+        cli.show(f"shards that are not here yet: {', '.join(map(str, missing))} of {shard.count}")
     if lost := len(manifest["unreadable"]):
         name = f"{out}/manifest{shard.suffix}.json"
-        print(f"note: {lost:,} unreadable images are left out: {name} names them")
+        cli.show(f"note: {lost:,} unreadable images are left out: {name} names them")
 
 
 def _verify(config, values, out):
@@ -102,11 +102,11 @@ def _verify(config, values, out):
 
     count, problems = verify(out)
     if problems:
-        print(*(f"{out}/{file} {problem}" for file, problem in problems.items()), sep="\n")
+        cli.show(*(f"{out}/{file} {problem}" for file, problem in problems.items()))
         raise RunError(
             f"{len(problems)} of {count} files are wrong: remove them, and repeat the pack command"
         )
-    print(f"packed:{out}: all {count} files are unchanged")
+    cli.show(f"packed:{out}: all {count} files are unchanged")
 
 
 if __name__ == "__main__":

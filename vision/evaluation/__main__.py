@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
     if not has_config:
         config = _override(classifier.config, config, argv)
     out = pathlib.Path(_directory(values))
-    say = print if parallel.is_main_process() else _ignore
+    say = cli.show if parallel.is_main_process() else _ignore
     with contextlib.ExitStack() as stack:
         parallel.on_main_process(lambda: stack.enter_context(locked(out)))
         evaluation = evaluate.evaluate(classifier, config, values.data, values.split, say)
@@ -72,8 +72,8 @@ def main(argv: Sequence[str]) -> None:
             lambda: report.write(out, evaluation, config.evaluation, values.workdir)
         )
     if parallel.is_main_process():
-        print(*evaluate.describe(evaluation), sep="\n")
-        print(f"{out}/report.html, metrics.json, predictions.parquet, MODEL_CARD.md")
+        cli.show(*evaluate.describe(evaluation))
+        cli.show(f"{out}/report.html, metrics.json, predictions.parquet, MODEL_CARD.md")
 
 
 def _ignore(_: str) -> None:

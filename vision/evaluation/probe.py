@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
         "k": values.k,
     }
     width = splits["train"][0].shape[1]
-    print(f"{c.data.source}: {data.describe()}; embeddings of {width} numbers")
+    cli.show(f"{c.data.source}: {data.describe()}; embeddings of {width} numbers")
     print(f"linear probe: {linear:.4f} (C = {strength:g})")
     print(f"{values.k} nearest neighbors: {record['nearest_neighbors']:.4f}")
     if values.out:

@@ -54,10 +54,10 @@ def main(argv: list[str]) -> None:
     classifier = inference.from_flags(config, values.workdir)
     assert isinstance(classifier, inference.Classifier)  # there is no --bundle
     if options.formats == ("safetensors",):
-        print(safetensors.write(classifier, values.out))
+        cli.show(safetensors.write(classifier, values.out))
         return
     bundle.export(classifier, values.out, options, data=values.data, workdir=values.workdir)
-    print(f"{values.out}: python -m vision.predict --bundle {values.out} photos/")
+    cli.show(f"{values.out}: python -m vision.predict --bundle {values.out} photos/")
 
 
 def _flags(values):

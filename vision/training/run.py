@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import functools
 import pathlib
 import platform
 import signal
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from absl import logging
 from ml_collections import ConfigDict
 
+from vision import cli
 from vision.config.validate import validate
 from vision.support import signals
 from vision.support.files import write_json
@@ -82,7 +82,7 @@ def _run(
     # The main process names it, as the default depends on the clock.
     workdir = parallel.from_main_process(str(workdir))
     again = again or f"the same command with --workdir {workdir}"
-    report = functools.partial(print, flush=True) if parallel.is_main_process() else _ignore
+    report = cli.show if parallel.is_main_process() else _ignore
     result = None
     parallel.on_main_process(lambda: stack.enter_context(locked(workdir, "--workdir")))
     state = f"before it had begun to train: {again} goes on"

@@ -53,10 +53,10 @@ def main(argv: Sequence[str]) -> None:
         [load(path, title, values.split) for path, title in zip(words, titles(words), strict=True)]
     )
     comparison = compare(runs, left_out)
-    print(text(comparison))
+    cli.show(*text(comparison).splitlines())
     if values.out:
         write(values.out, runs, comparison)
-        print(f"wrote {values.out}: comparison.html, comparison.json, flipped.csv")
+        cli.show(f"wrote {values.out}: comparison.html, comparison.json, flipped.csv")
 
 
 def _flags(values):
