@@ -14,12 +14,11 @@ import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps
 
+from vision.data.deep import MAX_PIXELS, PNG, is_plain_png, read_deep
 from vision.data.formats import format_of, register_formats, why_unknown
 from vision.data.orientation import turned
 from vision.errors import brief, printable
 
-# PIL's own limit, 0.5 GiB as RGB: a small file that unpacks to more is an attack or a mistake
-MAX_PIXELS = 178_956_970
 LONGEST_TEXT = 5_000  # characters of an error; a path has up to 4,096
 INTERPOLATIONS = ("area", "bilinear", "bicubic")
 _EXIF_ORIENTATION = 0x0112
@@ -178,8 +177,8 @@ def _decode(data, bits):
     image = None
     if data.startswith(b"\xff\xd8"):
         image = _decode_jpeg(data)
-    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        image = _decode_png(data) if bits == 16 else _decode_deep_png(data, bits)
+    elif data.startswith(PNG):
+        image = _decode_png(data)
     return _decode_pil(data, bits) if image is None else image
 
 
@@ -222,29 +221,12 @@ def _exif_orientation(image):
 
 def _decode_png(data):
     """Returns the pixels of an 8-bit gray or RGB PNG; None if PIL has to decide."""
-    if not _is_plain_png(data):
+    if not is_plain_png(data):
         return None
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         return None
     return image[..., None] if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def _decode_deep_png(data, bits):
-    """Returns the pixels of a 16-bit RGB PNG, or what `_decode_png` returns for any other."""
-    if data[24:26] != b"\x10\x02":
-        return _decode_png(data)
-    image = _read_deep_png(data)
-    return None if image is None else _shift(image, bits)
-
-
-def _read_deep_png(data):
-    """Returns the uint16 pixels of a 16-bit RGB PNG, whose lower bits PIL drops; None if it is
-    another."""
-    if not _is_plain_png(data, (b"\x10\x02",)):
-        return None
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    return None if image is None else image[..., ::-1]
 
 
 def _shift(values, bits):
@@ -255,35 +237,22 @@ def _shift(values, bits):
     return (values.astype(np.uint16) >> bits - 8).astype(np.uint8)
 
 
-def _is_plain_png(data, kinds=(b"\x08\x00", b"\x08\x02")):
-    """Whether a PNG is complete, of moderate size, and of a kind: 8-bit gray or RGB without
-    transparency."""
-    width = int.from_bytes(data[16:20], "big")
-    height = int.from_bytes(data[20:24], "big")
-    return (
-        data[24:26] in kinds
-        and b"tRNS" not in data
-        and b"eXIf" not in data
-        and data.endswith(b"IEND\xaeB`\x82")
-        and height * width <= MAX_PIXELS
-        and _is_regular(data)
-    )
-
-
-def _is_regular(data):
-    """Whether a PNG's chunks fill the file and its size is given once.
-
-    OpenCV allocates whatever length a chunk declares, and uses the last size.
-    """
-    position = 8
-    while position < len(data):
-        position += 12 + int.from_bytes(data[position : position + 4], "big")
-    return position == len(data) and data.count(b"IHDR") == 1
+def _shift_deep(values, bits):
+    """Returns a PIL image of the upper 8 of the significant bits of colors, and 8 of alpha's 16."""
+    count = values.shape[2]
+    colors = values if count == 3 else values[..., :-1]
+    eight = _shift(colors, bits)
+    if count == 3:
+        return Image.fromarray(eight)
+    alpha = (values[..., -1:] >> 8).astype(np.uint8)
+    return Image.fromarray(np.concatenate([eight, alpha], 2), {2: "LA", 4: "RGBA"}[count])
 
 
 def _decode_pil(data, bits):
     register_formats()
     try:
+        if bits < 16 and (deep := read_deep(data)) is not None:
+            return _pixels(_shift_deep(deep, bits), bits)
         with Image.open(io.BytesIO(data)) as image:
             bits = _stored_bits(image) or bits
             if image.mode == "I" and image.format == "PPM":
@@ -308,13 +277,10 @@ def _stored_bits(image):
 def largest_value(data: bytes) -> int | None:
     """Returns the largest value of a 16-bit image; None for any other, or one that is broken."""
     try:
-        if data.startswith(b"\x89PNG\r\n\x1a\n"):
-            if data[24] != 16:
-                return None
-            if (image := _read_deep_png(data)) is not None:
-                return int(image.max())
-        elif format_of(data) in ("JPEG", "WebP", "GIF"):
+        if format_of(data) in ("JPEG", "WebP", "GIF") or (data.startswith(PNG) and data[24] != 16):
             return None
+        if (deep := read_deep(data)) is not None:
+            return int(deep[..., : 1 if deep.shape[2] == 2 else 3].max())
         with Image.open(io.BytesIO(data)) as opened:
             is_deep = opened.mode.startswith("I;16") and not _stored_bits(opened)
             return int(np.asarray(opened).max()) if is_deep else None
