@@ -24,6 +24,7 @@ SPLITS = {
     "testing": "test",
 }
 _FOLDERS = SPLITS | dict.fromkeys(("eval", "evaluation", "holdout"), "test")
+_FOLDERS |= {"trainval": "train"}
 # words that may stand beside a split in the name of its folder: "seg_train", "Training Set"
 _BESIDE_SPLITS = {
     *(
@@ -47,6 +48,9 @@ SYSTEM_FOLDERS = {
     *("$recycle.bin", "recycler", "recycled", "system volume information", "$windows.~bt"),
     *("__macosx", "lost+found", "network trash folder", "temporary items", "__pycache__"),
     *(".trashes", ".trash", ".spotlight-v100", ".fseventsd", ".appledouble", ".thumbnails"),
+    *("@__thumb", "@synoeastream", "@sharebin", "@database", "@appstore", "@tmp", "~snapshot"),
+    *(f"found.{number:03d}" for number in range(10)),  # what chkdsk has saved
+    *("_gsdata_", "recycle bin"),
     *(".ipynb_checkpoints", ".@__thumb", ".picasaoriginals", ".temporaryitems", ".thumb"),
 }
 
@@ -113,8 +117,8 @@ def split_of(folder: str) -> tuple[str, str] | None:
     "Training" and "seg_train" are ("train", ""), "flowers-test2017" is ("test", "flowers"). None if
     the name contains no split, or two.
     """
-    words = re.findall(r"[a-z]+", folder.lower())
-    words = [part for word in words for part in _parts(word)]
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", folder)
+    words = [part for word in words for part in _parts(word.lower())]
     splits = [_FOLDERS[word] for word in words if word in _FOLDERS]
     rest = [word for word in words if word not in _FOLDERS and word not in _BESIDE_SPLITS]
     return (splits[0], " ".join(rest)) if len(splits) == 1 else None

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from vision.data.findings import summarize
+from vision.data.groups import group_findings
 from vision.data.sample import look
 from vision.data.sources import Source
+from vision.data.splits import unseen_classes
 
 SAMPLE = 64  # images of each part that are decoded
 ROWS = 40  # classes that are shown; if there are more, those with the most and the fewest images
@@ -28,6 +30,7 @@ def describe(spec: str, parts: Mapping[str, Source]) -> list[str]:
     for part, source in parts.items():
         lines += _sample(part, source)
     findings = dict.fromkeys(finding for source in parts.values() for finding in source.findings)
+    findings |= dict.fromkeys((*group_findings(parts), *unseen_classes(parts)))
     return [*lines, *(f"note: {line}" for line in summarize(findings))]
 
 

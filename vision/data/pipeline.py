@@ -25,7 +25,7 @@ from vision.data.loading.worker_loader import WorkerLoader
 from vision.data.recall import Changes, Divided, Past, divide, leave_out_missing, recalled
 from vision.data.sample import Sample, has_color, look
 from vision.data.sources import Source, open_splits
-from vision.data.splits import Subset
+from vision.data.splits import Subset, unseen_classes
 from vision.errors import UserError, check_choice
 
 SAMPLE = 16  # images that are decoded to learn what they are like
@@ -98,20 +98,6 @@ def named_splits(
     splits = change(divided.splits, c.source)
     findings = (*divided.findings, *unseen_classes(splits))
     return leave_out_missing(splits), findings
-
-
-def unseen_classes(splits: Mapping[str, Source]) -> list[Finding]:
-    """Returns a finding for each class of val or test that train lacks."""
-    seen = set(np.unique(splits["train"].labels))
-    classes = splits["train"].classes
-    findings = []
-    for name in ("val", "test"):
-        labels, counts = np.unique(splits[name].labels, return_counts=True)
-        for label, count in zip(labels, counts, strict=True):
-            if label not in seen:
-                kind = f"classes in {name} that train has not"
-                findings.append(Finding(kind, classes[label], f"{count:,} images"))
-    return findings
 
 
 def open_data(

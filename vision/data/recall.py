@@ -276,7 +276,7 @@ def recorded(
     if not divided.changes:
         return dict(opened), divided.changes
     names = set().union(*(members.names for members in divided.division.values()))
-    parts = {}
+    parts: dict[str, Source] = {}
     for part, source in opened.items():
         is_recorded = np.array([name in names for name in keys_of(source, part)], bool)
         parts[part] = Subset(source, np.flatnonzero(is_recorded))

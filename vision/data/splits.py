@@ -5,10 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from vision.data.draw import draw
+from vision.data.findings import Finding
 from vision.data.identity import units_of
 from vision.data.sources import Source
 from vision.errors import UserError, check_choice
 
+_EXAMPLES = 3  # classes that a message names
 SPLIT_BY = ("name", "position")  # choices of config.data.split_by
 
 
@@ -245,3 +247,36 @@ def check_labels(splits: Mapping[str, Source]) -> None:
             f"the train split has a single class ({names}) of the data's {len(classes)}: "
             "is it the right split, and are its labels complete?"
         )
+    for name in ("val", "test"):
+        if "train" in splits and name in splits:
+            _check_shared(name, splits[name], learned)
+
+
+def _check_shared(name, source, learned):
+    """Raises `UserError` if a split has none of the classes that are learned."""
+    if not len(source) or np.isin(source.labels, learned).any():
+        return
+    own = ", ".join(repr(source.classes[label]) for label in np.unique(source.labels)[:_EXAMPLES])
+    others = ", ".join(repr(source.classes[label]) for label in learned[:_EXAMPLES])
+    raise UserError(
+        f"the {name} split ({own}, ...) has none of the classes of train ({others}, ...): "
+        "give the same class the same name in both"
+    )
+
+
+def unseen_classes(splits: Mapping[str, Source]) -> list[Finding]:
+    """Returns a finding for each class of val or test that train lacks, if there is a train."""
+    if "train" not in splits:
+        return []
+    seen = set(np.unique(splits["train"].labels))
+    classes = splits["train"].classes
+    findings = []
+    for name in ("val", "test"):
+        if name not in splits:
+            continue
+        labels, counts = np.unique(splits[name].labels, return_counts=True)
+        for label, count in zip(labels, counts, strict=True):
+            if label not in seen:
+                kind = f"classes in {name} that train has not"
+                findings.append(Finding(kind, classes[label], f"{count:,} images"))
+    return findings

@@ -16,7 +16,7 @@ _SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n', re.I)  # a first line that Excel wr
 def read_rows(
     name: Path | str, any_bytes: bool = False
 ) -> tuple[list[str], list[list[str]], list[int]]:
-    """Reads a table in UTF-8 or UTF-16, separated by commas, semicolons or tabs.
+    """Reads a table in UTF-8 or UTF-16, separated by commas, semicolons, tabs or "|".
 
     Empty lines do not count, nor do empty cells beyond the header's.
 
@@ -34,10 +34,12 @@ def read_rows(
             of one name, no rows.
     """
     text = read_text(name, any_bytes=any_bytes)
+    if text.startswith(("PK\x03\x04", "\udcd0\udccf\x11")):
+        raise UserError(f"{name} is a workbook or an archive: save the table as 'CSV UTF-8'")
     separator = _SEPARATOR.match(text)
     text = text[separator.end() :] if separator else text
     first = next((line for line in io.StringIO(text) if line.strip()), "")
-    delimiter = max(",;\t", key=re.sub('"[^"]*"', "", first).count)
+    delimiter = max(",;\t|", key=re.sub('"[^"]*"', "", first).count)
     delimiter = separator.group(1) if separator else delimiter
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header = None

@@ -7,8 +7,9 @@ does not look like classes is an error, which names the likely layout and what t
 import collections
 import re
 
-from vision.data.files import split_of
+from vision.data.files import SPLITS, split_of
 from vision.data.findings import Finding
+from vision.data.sources._doubts import doubts
 from vision.data.sources._tree import Folder
 from vision.errors import UserError
 
@@ -61,6 +62,7 @@ def find_trees(root: Folder, title: str, level: int, findings: list[Finding]) ->
             _leave_out_copy(tree, title, findings)
         _check_repeated(trees, title, top.path)
         _check_names(trees, title)
+        findings += doubts(trees, frozenset(_GENERIC))
     return trees
 
 
@@ -158,7 +160,8 @@ def _split_folders(root, above, title, findings, level):
     if unnamed:
         raise UserError(
             f"{title} mixes split folders ({min(named)!r}) and class folders ({unnamed[0]!r}): "
-            "move every class into a split, or remove the split folders"
+            "move every class into a split, or remove the split folders. If "
+            f"{unnamed[0]!r} is a split too, call it train, val or test"
         )
     splits = {}
     for name, split in named.items():
@@ -223,11 +226,13 @@ def _leave_out_copy(tree, title, findings):
     """
     for name, folder in list(tree.items()):
         inner = set(folder.filled)
-        if not inner or not inner <= set(tree) - {name}:
+        shared = inner & (set(tree) - {name})
+        if 2 * len(shared) <= len(inner):
             continue
-        if folder.images or any(not _same(tree[n], folder.filled[n]) for n in inner):
+        has_others = folder.images or inner - shared
+        if has_others or any(not _same(tree[n], folder.filled[n]) for n in inner):
             raise UserError(
-                f"{title} has the folders {_quote(inner)} below {name!r} and also beside it: "
+                f"{title} has the folders {_quote(shared)} below {name!r} and also beside it: "
                 f"write {title}/{name}, or move it elsewhere. If all are classes, write "
                 f"{title}?level=1"
             )
@@ -255,10 +260,14 @@ def _check_repeated(trees, title, top):
         advice = "list the images and their labels in a table, csv:FILE, without those"
     elif all(map(split_of, names)):
         advice = f"move {parents[0]}/{names[0]} to {names[0]}/{parents[0]}, and so on"
+    elif len(names) == 1:
+        advice = f"if the folders {names[0]!r} are not wanted, move them elsewhere"
     else:
         single = (
             f"for one of them write folder:{top}/{parents[0]}, " if set(trees) == {"all"} else ""
         )
+        if single and len(parents) <= len(set(SPLITS.values())):
+            single += "if they are splits, call them train, val and test, "
         advice = f"{single}for the classes {_quote(names)} in all of them {title}?level=2"
     raise UserError(
         f"{title} has the same folders ({_quote(names)}) below {_quote(parents)}, so those do not "
@@ -288,6 +297,7 @@ def _find_repeated(below):
 def _check_names(trees, title):
     """Raises `UserError` if all classes are named like parts of a data set."""
     names = sorted({name for tree in trees.values() for name, f in tree.items() if f.has_images})
+    _check_prefixes(names, title)
     kinds = {_name_kind(name) for name in names}
     if len(names) < 2 or None in kinds:
         return
@@ -296,6 +306,23 @@ def _check_names(trees, title):
         "like classes: give their labels in a table, csv:FILE, or, if they are the classes, write "
         f"{title}?level=1"
     )
+
+
+def _check_prefixes(names, title):
+    """Raises `UserError` if folders name a split and a class at once: trainA, trainB, testA."""
+    meanings = {name: split_of(name) for name in names}
+    if not all(meanings.values()):
+        return
+    splits_by_rest = collections.defaultdict(set)
+    for split, rest in meanings.values():
+        splits_by_rest[rest].add(split)
+    if max(map(len, splits_by_rest.values())) > 1:
+        split, rest = meanings[names[0]]
+        raise UserError(
+            f"{title} has the folders {_quote(names)}, which name a split and a class at once: "
+            f"move {names[0]} to {split}/{rest or 'CLASS'}, and so on. If they are the classes, "
+            f"write {title}?level=1"
+        )
 
 
 def _name_kind(name):

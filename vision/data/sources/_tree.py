@@ -74,7 +74,11 @@ def read_tree(path: str, above: tuple[str, ...] = ()) -> Folder:
         if is_left_out(entry):
             tree.skipped.extend(_left_out(entry, kind))
         elif kind == "folder":
-            if os.path.realpath(entry.path) not in above:
+            if os.path.realpath(entry.path) in above:
+                tree.skipped.append(
+                    Finding("links to folders around them are left out", entry.path)
+                )
+            else:
                 tree.folders[entry.name] = read_tree(entry.path, above)
         elif kind == "file" and is_image_file(entry.path):
             tree.images.append(entry.path)
