@@ -1,8 +1,10 @@
 """A run knows the images of its splits: whatever happens to the folder, it uses exactly those."""
 
+import contextlib
 import json
 import pathlib
 import shutil
+import types
 
 import numpy as np
 import pandas as pd
@@ -10,12 +12,13 @@ import pytest
 
 from tests.support.photo_run import draw, here, original, train
 from vision import cli, main
-from vision.data.division import read_division, write_division
+from vision.data.division import Members, read_division, write_division
 from vision.data.pipeline import named_splits
 from vision.errors import UserError
 from vision.evaluation import __main__ as evaluation
 from vision.run.directory import read_run
-from vision.run.splits import past_of
+from vision.run.splits import past_of, storing_division
+from vision.support.files import write_json
 
 __all__ = ["here", "original"]  # fixtures
 QUICK = ("corruptions=false", "views=false", "probe=0", "map=none", "bootstrap=2", "slices=false")
@@ -126,6 +129,20 @@ def test_a_run_that_was_killed_before_its_test_is_tested(here, capsys):
     assert "finished already" not in capsys.readouterr().out
     again = json.loads(pathlib.Path("run/result.json").read_text())
     assert again["confusion"] == result["confusion"] and again["loss"] == result["loss"]
+
+
+@pytest.mark.parametrize("described", [False, True])
+def test_a_kill_while_the_list_is_replaced_leaves_one(here, described):
+    changed = here | {"train": Members(here["train"].names[::-1], here["train"].labels)}
+    source = read_run("run")[0].data.source
+    file = pathlib.Path("run/data.json")
+    data = types.SimpleNamespace(division=changed)
+    with contextlib.suppress(KeyboardInterrupt), storing_division(file.parent, data) as splits:
+        if described:
+            write_json(file, json.loads(file.read_text()) | splits)
+        raise KeyboardInterrupt
+    division = past_of("run", source).read()
+    assert list(division["train"].names) == list((changed if described else here)["train"].names)
 
 
 def test_a_damaged_list_is_named(here, capsys):

@@ -18,6 +18,7 @@ from vision.support.compressed_table import read_table, write_table
 from vision.support.schema import NATURAL
 
 FILE = "splits.csv.gz"
+NEW = "splits.new.csv.gz"  # takes the place of `FILE` once data.json describes it
 HEADER = ["split", "name", "label"]
 # what data.json and bundle.json say about it, as `vision.support.schema` checks it
 DIGESTS = {str: {"images": NATURAL, "sha256": str}}

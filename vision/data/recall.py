@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from vision.data.division import FILE, Division, Members, division_of, read_division
+from vision.data.division import FILE, NEW, Division, Members, division_of, read_division
 from vision.data.findings import Finding
 from vision.data.groups import group_findings
 from vision.data.identity import keys_of, texts
@@ -49,15 +49,22 @@ class Past:
 
     def read(self) -> Division:
         """Returns the run's division; raises `UserError` if its file is missing or damaged."""
-        path = self.run / FILE
-        division = read_division(path)
-        for split, entry in self.digests.items():
-            if split not in division or division[split].digest() != entry["sha256"]:
-                raise UserError(
-                    f"{path} is not the list that the JSON file beside it describes: "
-                    "copy it again from where the run was made"
-                )
-        return division
+        for name in (FILE, NEW):
+            if name == NEW and not (self.run / NEW).is_file():  # left by a kill, if at all
+                break
+            division = read_division(self.run / name)
+            if self._is_described(division):
+                return division
+        raise UserError(
+            f"{self.run / FILE} is not the list that the JSON file beside it describes: "
+            "copy it again from where the run was made"
+        )
+
+    def _is_described(self, division):
+        return all(
+            split in division and division[split].digest() == entry["sha256"]
+            for split, entry in self.digests.items()
+        )
 
 
 @dataclasses.dataclass

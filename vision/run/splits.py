@@ -1,11 +1,14 @@
 """The images of a run's splits, which its directory lists: see `vision.data.division`."""
 
+import contextlib
+import os
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from vision.data.division import FILE, describe, write_division
+from vision.data.division import FILE, NEW, describe, write_division
 from vision.data.recall import Past
 from vision.data.sources import is_same
 from vision.models.weights.pretrained import is_run
@@ -48,13 +51,18 @@ def past_of_training(workdir: pathlib.Path | str, config: ConfigDict) -> Past | 
     return None
 
 
-def store_division(workdir: pathlib.Path, data: Any) -> dict[str, Any]:
-    """Writes splits.csv.gz for the `Data` of a training; returns what data.json says about it."""
+@contextlib.contextmanager
+def storing_division(workdir: pathlib.Path, data: Any) -> Iterator[dict[str, Any]]:
+    """Writes splits.csv.gz for the `Data` of a training; yields what data.json must say about it.
+
+    The block writes that. Whenever the process is killed, there is a list that data.json describes.
+    """
     if data.division is None:
-        return {}
-    description = describe(data.division)
-    write_division(workdir / FILE, data.division)
-    return {KEY: description}
+        yield {}
+        return
+    write_division(workdir / NEW, data.division)
+    yield {KEY: describe(data.division)}
+    os.replace(workdir / NEW, workdir / FILE)
 
 
 def inherit_division(

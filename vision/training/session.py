@@ -19,7 +19,7 @@ from vision.data.pipeline import Data
 from vision.errors import UserError
 from vision.run.checkpoints import open_checkpoints
 from vision.run.directory import open_workdir, write_data
-from vision.run.splits import store_division
+from vision.run.splits import storing_division
 from vision.support import signals
 from vision.training import interruption
 from vision.training.dispatch import CompiledSteps, explain_memory, plan
@@ -141,7 +141,8 @@ class Session:
 
         def open_directory() -> None:
             open_workdir(self._workdir, config)
-            write_data(self._workdir, self._data, store_division(self._workdir, self._data))
+            with storing_division(self._workdir, self._data) as splits:
+                write_data(self._workdir, self._data, splits)
             write_teachers(self._workdir, self._definition, self._teachers)
 
         self._signals = self._stack.enter_context(signals.listening())
