@@ -175,7 +175,7 @@ def _classify(classifier, loaded, top, batch_size):
         probabilities = next(rows)
         if not np.isfinite(probabilities).all():
             raise RunError(
-                f"the model gives NaN or infinite probabilities for {file}: train it anew"
+                f"the model gives NaN or infinite probabilities for {file}: train it again"
             )
         best = np.argsort(-probabilities, kind="stable")[:top]
         yield file, [(classifier.classes[i], float(probabilities[i])) for i in best]

@@ -83,7 +83,7 @@ def test_splits_that_share_no_class(tmp_path, capsys):
         make_splits(open_splits(spec))
     write(tmp_path, "test/0_cat")
     main(["info", spec])
-    assert "note: 2 classes in test that train has not: cat: 2 images" in capsys.readouterr().out
+    assert "note: 2 classes in test that train lacks: cat: 2 images" in capsys.readouterr().out
 
 
 def test_the_terminal_obeys_no_name(tmp_path, capsys):

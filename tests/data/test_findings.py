@@ -35,8 +35,8 @@ def test_a_class_that_train_has_not(tmp_path):
     assert splits["train"].classes == ("cat", "dog", "emu", "owl")  # the head has a place for each
     assert [str(finding) for finding in findings] == ["emu: 1 images", "owl: 3 images"]
     assert summarize(findings) == [
-        "1 classes in val that train has not: emu: 1 images",
-        "1 classes in test that train has not: owl: 3 images",
+        "1 classes in val that train lacks: emu: 1 images",
+        "1 classes in test that train lacks: owl: 3 images",
     ]
     assert open_data(config(f"folder:{tmp_path}"), parallel.make_mesh(1)).findings == findings
 

@@ -171,7 +171,7 @@ def test_objects_of_one_photo_stay_together(tmp_path):
 @pytest.mark.parametrize(
     ("source", "value", "message"),
     [
-        ("folder:{}", "patient", "no column of this source .it has no columns.: give one of them"),
+        ("folder:{}", "patient", "is not a column of this source .it has no columns.: give"),
         ("folder:{}", "folder:0", "needs a number"),
         ("folder:{}", "folder:4", "finds no group for any image: a path is"),
         ("folder:{}", "regex:p(", "is not a regular expression"),

@@ -123,7 +123,7 @@ def _column(base, name, spec):
     if name not in columns:
         has = f"its columns are {', '.join(columns)}" if columns else "it has no columns"
         raise UserError(
-            f"'{spec}': group={name} is no column of this source ({has}): "
+            f"'{spec}': group={name} is not a column of this source ({has}): "
             "give one of them, folder:1, or regex:PATTERN with parentheses"
         )
     return ["" if value is None else str(value).strip() for value in base.column_values(name)]

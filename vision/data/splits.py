@@ -277,6 +277,6 @@ def unseen_classes(splits: Mapping[str, Source]) -> list[Finding]:
         labels, counts = np.unique(splits[name].labels, return_counts=True)
         for label, count in zip(labels, counts, strict=True):
             if label not in seen:
-                kind = f"classes in {name} that train has not"
+                kind = f"classes in {name} that train lacks"
                 findings.append(Finding(kind, classes[label], f"{count:,} images"))
     return findings

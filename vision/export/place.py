@@ -46,7 +46,7 @@ def replacing_directory(out: pathlib.Path) -> Iterator[pathlib.Path]:
     """Yields a new directory, which replaces `out` when the block ends without an error.
 
     Whenever this process is killed, `out` is the old directory or the new one: they change places
-    at once where the system can do that; elsewhere the next call restores the old one. What killed
+    at once if the system can do that; otherwise the next call restores the old one. What killed
     calls have left is removed.
 
     Raises:

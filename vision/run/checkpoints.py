@@ -111,7 +111,7 @@ class Checkpoints:
             state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
         )
         with self._explain_write_errors():
-            if not self._directory.is_dir():  # Orbax would make it anew, without the run around it
+            if not self._directory.is_dir():  # Orbax would make it again, without the run around it
                 raise FileNotFoundError(errno.ENOENT, "the directory was removed")
             # Forced: else Orbax asks JAX whether processes should stop, in numbers of its own, and
             # spoils the answer to `parallel.stop_is_agreed`.
@@ -317,7 +317,7 @@ class Checkpoints:
             steps = [int(path.name) for path in self._directory.iterdir() if path.name.isdecimal()]
             if steps:
                 return f"resumes from step {max(steps)}"
-        return "begins anew"
+        return "starts over"
 
     def remove_unfinished(self) -> None:
         """Removes what failed saves, or saves of killed processes, have left.

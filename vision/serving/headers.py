@@ -49,7 +49,7 @@ def size_of(data: bytes) -> tuple[int, int]:
 
 
 def _what_else(data):
-    """Returns what bytes are that are no image of ours."""
+    """Returns what bytes are if they are not an image that is read here."""
     if data[4:8] == b"ftyp":
         is_avif = data[8:12] in (b"avif", b"avis")
         return f"{'an AVIF' if is_avif else 'a HEIC or video'} file is not accepted"

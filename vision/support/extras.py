@@ -70,5 +70,5 @@ def is_missing(package: str) -> bool:
 def _is_importable(module):
     try:
         return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # its parent is missing, or is no proper module
+    except (ImportError, ValueError):  # its parent is missing, or is not a proper module
         return False

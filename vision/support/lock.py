@@ -27,7 +27,7 @@ def locked(
 
     The lock is the kernel's, on a hidden file in the directory that is removed afterwards. It ends
     with this process, however that ends, and no worker process inherits it. On a file system
-    without locks nothing is kept out. What killed processes have left is removed. If the directory
+    without locks it keeps nobody out. What killed processes have left is removed. If the directory
     is new, and empty afterwards, it is removed too.
 
     Args:
@@ -53,7 +53,7 @@ def locked(
 
 @contextlib.contextmanager
 def locked_beside(path: pathlib.Path) -> Iterator[None]:
-    """Does as `locked` for a directory that is replaced as a whole: the file is beside it."""
+    """Locks a directory that is replaced as a whole, as `locked` does, by a file beside it."""
     with _holding(path.parent, f".{path.name[: files.LONGEST_NAME]}{NAME}", f"--out {path}"):
         yield
 

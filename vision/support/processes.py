@@ -130,7 +130,7 @@ def without_signals() -> Iterator[None]:
 def start_tracker() -> None:
     """Starts Python's process that removes the shared memory of those that were killed.
 
-    It shall do so without a warning: whoever killed them knows.
+    It does so without a warning: whoever killed them knows.
     """
     quiet = "ignore::UserWarning:multiprocessing.resource_tracker"
     sys.warnoptions.append(quiet)  # handed on to the process

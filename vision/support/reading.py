@@ -19,7 +19,7 @@ def read_bytes(path: pathlib.Path | str, largest: int = LARGEST_TEXT) -> bytes:
     """Returns the contents of a file, whose size is checked before it is read.
 
     Raises:
-        UserError: it is missing, cannot be read, is no ordinary file, or is too large.
+        UserError: it is missing, cannot be read, is not an ordinary file, or is too large.
     """
     try:
         with open(path, "rb", opener=_open_at_once) as file:

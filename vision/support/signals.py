@@ -118,7 +118,7 @@ def listening() -> Iterator[Signals]:
 def ending() -> Iterator[None]:
     """Lets a SIGTERM end the command as Ctrl-C does, so that it cleans up; see `Terminated`.
 
-    One for which something else is planned already remains so.
+    A handler that is installed already stays.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -140,7 +140,7 @@ def ending() -> Iterator[None]:
 
 
 def received() -> bool:
-    """Returns whether a signal has come, as far as anyone listens."""
+    """Returns whether a signal has come; False if nobody listens."""
     return _current is not None and _current.received
 
 

@@ -44,7 +44,7 @@ def plan(
 
 
 def steps_per_call(flops: float | None) -> int:
-    """Returns how many steps of so many floating-point operations (None = unknown) a call runs."""
+    """Returns how many steps a call runs if one takes so many FLOP; None if that is unknown."""
     if not flops:
         return ON_ACCELERATORS
     return max(1, min(ON_ACCELERATORS, int(CALL_FLOPS / flops)))

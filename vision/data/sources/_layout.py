@@ -222,7 +222,7 @@ def _classes(folder, level, findings):
 def _leave_out_copy(tree, title, findings):
     """Removes a folder beside the classes that has all of them once more.
 
-    Raises `UserError` if it has other images, so that it is no copy.
+    Raises `UserError` if it has other images, and so is not a copy.
     """
     for name, folder in list(tree.items()):
         inner = set(folder.filled)
@@ -326,7 +326,7 @@ def _check_prefixes(names, title):
 
 
 def _name_kind(name):
-    """Returns what a folder that is no class is named after; None for any other name."""
+    """Returns what a folder that is not a class is named after; None for any other name."""
     words = re.findall(r"[a-z]+", name.lower())
     joined = "".join(word for word in words if len(word) > 1)  # "Dataset_A"
     if joined in _ANNOTATIONS:

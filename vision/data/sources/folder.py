@@ -75,7 +75,7 @@ def open(argument: str, *, level: str = "") -> dict[str, Source]:
 
 
 def _skipped(tree, trees):
-    """Returns findings for all that is no image; outside classes only what may be missed."""
+    """Returns findings for what is not an image; outside classes, only for what may be missed."""
     inside = {id(f) for classes in trees.values() for top in classes.values() for f in top.walk()}
     return [
         finding

@@ -184,15 +184,14 @@ def _read_labels(directory, entry, count, manifest):
     paths = [directory / file["file"] for file in entry_files(entry, "labels")]
     parts = [read_npy(path, REPAIR) for path in paths]
     path = paths[0]
-    remedy = REPAIR
     if any(part.ndim != 1 for part in parts):
-        raise damaged(path, "it must have an integer for each image", remedy)
+        raise damaged(path, "it must have an integer for each image", REPAIR)
     labels = np.concatenate(parts)
     if labels.dtype.kind not in "iu" or labels.shape != (count,):
-        raise damaged(path, f"it must have an integer for each of {count:,} images", remedy)
+        raise damaged(path, f"it must have an integer for each of {count:,} images", REPAIR)
     classes = len(manifest["classes"])
     if count and not 0 <= labels.min() <= labels.max() < classes:
-        raise damaged(path, f"its labels must be 0 to {classes - 1}", remedy)
+        raise damaged(path, f"its labels must be 0 to {classes - 1}", REPAIR)
     return labels
 
 

@@ -53,7 +53,7 @@ def with_intervals(
             bootstrap: {"draws", "ranking_draws" (of ROC-AUC and average precision), "level",
                 "seed"}; None without draws.
         A number is {"value", "low", "high"}. Its value is None if it is not defined; low and high
-        are missing if it has no interval, as where all draws are alike.
+        are missing if it has no interval, for example because all draws are alike.
     """
     ranks = scores.ranked(logits, labels)
     metrics = scores.score(logits, labels, ranks)

@@ -16,12 +16,13 @@ import ml_dtypes
 import numpy as np
 
 from vision.errors import UserError
+from vision.models.weights.hub_config import COLORS
 from vision.models.weights.kinds import recognize
 from vision.models.weights.torch_file import read_torch
 from vision.support.arrays import read_npz
 from vision.support.extras import require
 from vision.support.reading import parsing, read_json
-from vision.support.schema import Rule, check, filled, integers_within, is_number, numbers_within
+from vision.support.schema import Rule, check, filled, integers_within, numbers_within
 
 HUB_FILE = "model.safetensors"
 REPOSITORY_FILES = (
@@ -29,10 +30,6 @@ REPOSITORY_FILES = (
     f"{HUB_FILE}.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
-)
-COLORS = Rule(
-    "a list of 1 or 3 numbers",
-    lambda value: type(value) is list and len(value) in (1, 3) and all(map(is_number, value)),
 )
 TIMM = {
     "architecture?": str,

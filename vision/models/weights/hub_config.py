@@ -12,14 +12,14 @@ from vision.support.schema import Rule, integers_within, is_number, numbers_with
 
 _SIDE = integers_within(1, 65_536)
 _SIZE = (_SIDE, {"height?": _SIDE, "width?": _SIDE, "shortest_edge?": _SIDE}, None)
-_COLORS = Rule(
+COLORS = Rule(
     "a list of 1 or 3 numbers",
     lambda value: type(value) is list and len(value) in (1, 3) and all(map(is_number, value)),
 )
 CONFIG = {"architectures": [str], "id2label?": {str: str}, "image_size?": _SIDE}
 PREPROCESSOR = {
-    "image_mean?": _COLORS,
-    "image_std?": _COLORS,
+    "image_mean?": COLORS,
+    "image_std?": COLORS,
     "size?": _SIZE,
     "crop_size?": _SIZE,
     "crop_pct?": (numbers_within(0.01, 1), None),

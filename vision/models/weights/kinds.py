@@ -12,7 +12,6 @@ from vision.errors import UserError, brief
 
 HEAD = 1024  # bytes
 _ANOTHER = "give .safetensors, .npz or a file of torch.save"
-_PYTORCH = "in PyTorch, torch.save(net.state_dict(), ...) writes what is read here"
 _KERAS = "convert it to .safetensors or .npz with the names of timm or torchvision"
 _UNPACK = "unpack it, and give the file of weights"
 _FETCH = "fetch the file itself"

@@ -125,7 +125,7 @@ class Connection(HttpToolsProtocol):
         self._await_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # A trailer is no header (RFC 9110, section 6.5.1): a proxy has not looked at it.
+        # A trailer is not a header (RFC 9110, section 6.5.1): a proxy has not looked at it.
         if self._in_head:
             super().on_header(name, value)
 

@@ -2,7 +2,7 @@
 
 KServe's "model cars" are containers beside the server's that hold a model. Each makes a link to its
 files as the server sees them: `/mnt/models -> /proc/42/root/models`. It leads nowhere until that
-container runs, and no path without links leads to where it leads.
+container runs, and what it leads to has no path without links.
 """
 
 import os
@@ -16,8 +16,7 @@ MAX_LINKS = 8  # one after the other
 
 
 def awaited(root: pathlib.Path | str) -> str:
-    """Returns why there are no models yet, if they are behind a link that leads nowhere; else
-    ""."""
+    """Returns why there are no models yet, if a link to them leads nowhere; "" otherwise."""
     for path in (*reversed(pathlib.Path(os.path.abspath(root)).parents), root):
         if os.path.islink(path) and not os.path.exists(path):
             return describe_link(path)
@@ -46,7 +45,7 @@ def resolved(root: pathlib.Path | str) -> pathlib.Path:
 
 
 def describe_link(path: pathlib.Path | str) -> str:
-    """Returns where a link leads that leads nowhere."""
+    """Returns the target of a link that leads nowhere, and why it does."""
     try:
         os.stat(path)
         reason = "which leads nowhere"

@@ -76,7 +76,7 @@ def _is_wrapped(lines):
 
 
 def _reason(text, position):
-    """Returns why a text is no base64, given where it ceases to be."""
+    """Returns why a text is not base64, given the position where it stops being so."""
     if text.startswith(("http://", "https://", "file:", "s3:", "gs:")):
         return "it is an address, and the server fetches nothing: send the image itself"
     if text.startswith(("b'", 'b"')):

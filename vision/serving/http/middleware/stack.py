@@ -54,7 +54,7 @@ def middleware_stack(
 def _cors(settings):
     """Returns the middleware that lets other origins' pages read responses, errors too.
 
-    It answers their preflight requests, which have no key. Keys are no cookies: a page sends its
+    It answers their preflight requests, which have no key. Keys are not cookies: a page sends its
     own, so credentials are never allowed.
     """
     allowed = origins(settings)
