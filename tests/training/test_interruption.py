@@ -113,8 +113,13 @@ def test_a_validation_is_broken_off_and_made_up_for(tmp_path, uninterrupted, at,
     assert_same(workdir, run(workdir), uninterrupted)
 
 
-@pytest.mark.parametrize("error", [DataFailed("a worker was killed"), UserError("too many")])
-@pytest.mark.parametrize(("split", "at", "step"), [("train", 6, 6), ("val", 6, 8)])
+@pytest.mark.parametrize(
+    ("split", "at", "step", "error"),
+    [
+        ("train", 6, 6, DataFailed("a worker was killed")),
+        ("val", 6, 8, UserError("too many")),
+    ],
+)
 def test_data_that_fail_leave_a_checkpoint(tmp_path, uninterrupted, split, at, step, error):
     workdir = tmp_path / "run"
     with pytest.raises(type(error), match=str(error)):

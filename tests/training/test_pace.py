@@ -40,7 +40,7 @@ def test_a_second_of_fast_calls_is_in_flight():
     for _ in range(1000):
         result = Result(0.002)
         pace.add(result)
-    assert 0.5 < result.seconds_left < 1.1
+    assert 0.5 < result.seconds_left < 2  # 1 unless this thread has to wait for others
     assert pace.limit() > 300
     pace.restart()
     assert pace.limit() == 2
