@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.photo_run import draw, here, original, train
 from vision import cli, main
+from vision.data import __main__ as data_command
 from vision.data.division import Members, read_division, write_division
 from vision.data.pipeline import named_splits
 from vision.errors import UserError
@@ -85,6 +86,50 @@ def test_evaluation_tests_the_images_that_were_test_images(here, capsys):
             draw(pathlib.Path("photos"), label, number)
     error = refused(capsys, evaluate, "run", pathlib.Path("none"))
     assert "none of the" in error and "is there any more" in error
+
+
+def test_a_split_is_evaluated_when_all_images_of_others_are_gone(here, capsys):
+    for split in ("train", "val"):
+        for name in here[split].names:
+            pathlib.Path("photos", name).unlink()
+    probe = "--config.evaluation.probe=50"
+    assert evaluate("run", pathlib.Path("e"), probe) == set(here["test"].names)
+    assert f"{len(here['train'].names)} of train missing" in capsys.readouterr().out
+    error = refused(capsys, evaluate, "run", pathlib.Path("none"), "--split=train")
+    assert "images of train is there any more" in error
+
+
+@pytest.mark.parametrize("place", ["moved", "packed", "below"])
+def test_the_same_images_in_another_place_have_the_same_splits(here, place, capsys, monkeypatch):
+    """Otherwise a pack, or a moved folder, would be new images: those trained on among them."""
+    spec = "folder:moved/photos"
+    if place == "moved":
+        shutil.move("photos", "moved/photos")
+    elif place == "packed":
+        spec = "packed:pack"
+        cli.run(data_command.main, ["pack", "folder:photos", "pack"])
+    else:
+        pathlib.Path("below").mkdir()
+        monkeypatch.chdir("below")
+        spec = "folder:../photos"
+    run = "../run" if place == "below" else "run"
+    names = evaluate(run, pathlib.Path("e"), f"--data={spec}")
+    assert len(names) == len(here["test"].names)
+    assert names == set(here["test"].names)
+    assert "these are the images that the model was trained on" in capsys.readouterr().out
+    header = json.loads(pathlib.Path("e/metrics.json").read_text())["data"]
+    assert header["split"] == "test" and not header["learned_from"]
+    if place != "packed":
+        return
+    evaluate(run, pathlib.Path("all"), f"--data={spec}", "--split=all")
+    assert json.loads(pathlib.Path("all/metrics.json").read_text())["data"]["learned_from"]
+
+
+def test_other_images_are_evaluated_as_a_whole(here, capsys):
+    for number in range(25, 45):
+        draw(pathlib.Path("more"), "cat", number)
+    assert len(evaluate("run", pathlib.Path("e"), "--data=folder:more")) == 20
+    assert "trained on" not in capsys.readouterr().out
 
 
 def test_resuming_on_other_data_is_refused_or_keeps_every_split(here, capsys):

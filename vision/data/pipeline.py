@@ -6,7 +6,7 @@ give the same batches in the same order.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import cast
 
 import numpy as np
@@ -107,6 +107,7 @@ def open_data(
     *,
     with_unlabeled: bool = False,
     past: Past | None = None,
+    needed: Collection[str] | None = None,
 ) -> Data:
     """Opens the splits of `config.data`, in the order that `config.imbalance` asks for.
 
@@ -117,6 +118,7 @@ def open_data(
         with_unlabeled: whether to open the images of `config.data.unlabeled` too, which only a
             training looks at. They are then listed in `Data.division` too, and so are the splits.
         past: the division of a run, whose images the splits then have; None divides the source.
+        needed: the splits that must have an image left of those of `past`; None for all.
 
     Raises:
         UserError: see `named_splits`; also if images differ in size and no size is configured, or
@@ -134,7 +136,7 @@ def open_data(
     splits = _draw_splits(c, splits, config.seed)
     if with_unlabeled and c.unlabeled:
         splits, divided = _with_unlabeled(c, splits, config.seed, divided, past)
-    splits = leave_out_missing(splits)
+    splits = leave_out_missing(splits, needed)
     findings = divided.findings
     first = next(iter(splits.values()))
     sample = look(first, SAMPLE)

@@ -5,7 +5,7 @@ What is missing is left out, what is new is left out or joins, and both are repo
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +14,12 @@ from ml_collections import ConfigDict
 from vision.data.division import FILE, NEW, Division, Members, division_of, read_division
 from vision.data.findings import Finding
 from vision.data.groups import group_findings
-from vision.data.identity import keys_of, texts
+from vision.data.identity import base_of, has_names, keys_of, texts
 from vision.data.sources import Source
 from vision.data.splits import Joined, Subset, make_splits
 from vision.errors import UserError
 
+SPLITS = ("train", "val", "test")
 NAMED = 3  # images that a message names
 
 
@@ -121,6 +122,32 @@ class Recalled(Subset):
     def __init__(self, source: Source, indices: np.ndarray, labels: np.ndarray):
         super().__init__(source, indices)
         self.labels = labels
+
+
+def resembles(past: Past, opened: Mapping[str, Source]) -> bool:
+    """Whether a source has most images of a run, by their names and labels.
+
+    So has a pack of them, a copy, or the folder in another place. False if its images have no names
+    of their own.
+
+    Args:
+        past: the division of the run.
+        opened: {part: source}.
+    """
+    if not all(has_names(base_of(source)[0]) for source in opened.values()):
+        return False
+    now = {
+        pair
+        for members in division_of(opened, opened).values()
+        for pair in zip(*members, strict=True)
+    }
+    stored = {
+        pair
+        for split, members in past.read().items()
+        if split in SPLITS
+        for pair in zip(*members, strict=True)
+    }
+    return 2 * len(stored & now) > len(stored)
 
 
 def without_missing(split: Source) -> Source:
@@ -297,7 +324,7 @@ def recalled(
     findings: tuple[Finding, ...],
     opened: Mapping[str, Source],
     past: Past | None,
-    names: tuple[str, ...] = ("train", "val", "test"),
+    names: tuple[str, ...] = SPLITS,
 ) -> Divided:
     """Returns a division of today's images, changed to that of a run if it differs."""
     division = division_of(splits, opened)
@@ -314,13 +341,25 @@ def recalled(
     return Divided(splits, findings, division, changes)
 
 
-def leave_out_missing(splits: Mapping[str, Source]) -> dict[str, Source]:
-    """Returns the splits without missing images; raises `UserError` if one has none left."""
+def leave_out_missing(
+    splits: Mapping[str, Source], needed: Collection[str] | None = None
+) -> dict[str, Source]:
+    """Returns the splits without missing images.
+
+    Args:
+        splits: {split: source}.
+        needed: those that must have an image left; None for all. Others that have none are left
+            out.
+
+    Raises:
+        UserError: a split that is needed has no image left, or all have none.
+    """
     left = {id(split): without_missing(split) for split in splits.values()}
-    for name, split in splits.items():
-        if len(split) and not len(left[id(split)]):
+    gone = [name for name, split in splits.items() if len(split) and not len(left[id(split)])]
+    for name in gone:
+        if needed is None or name in needed or len(gone) == len(splits):
             raise UserError(
-                f"none of the {len(split):,} images of {name} is there any more: has the folder "
-                "moved? Name it as when the run was trained"
+                f"none of the {len(splits[name]):,} images of {name} is there any more: has the "
+                "folder moved? Name it as when the run was trained"
             )
-    return {name: left[id(split)] for name, split in splits.items()}
+    return {name: left[id(split)] for name, split in splits.items() if name not in gone}

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from vision.data.loading.loader import Loader
 from vision.data.pipeline import Data, named_splits, open_data
-from vision.data.recall import recorded
+from vision.data.recall import recorded, resembles
 from vision.data.sources import CHANGES, Source, is_same, open_splits, parse
 from vision.data.splits import Joined, same_images
 from vision.errors import UserError, check_choice, printable
@@ -34,6 +34,8 @@ class Split:
         config: the config with `data` and `seed` as the source was opened.
         positions: int64, each of the source's classes' position among the model's classes; -1 if
             the model does not have it.
+        is_copy: whether it is known from their names only that the model was trained on these
+            images: a pack of them, or the folder in another place.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Split:
     own: bool
     config: ConfigDict
     positions: np.ndarray
+    is_copy: bool = False
 
     @property
     def spec(self) -> str:
@@ -81,6 +84,7 @@ def open_split(
     mesh: jax.sharding.Mesh,
     spec: str = "",
     name: str = "",
+    partial: bool = False,
 ) -> Split:
     """Opens the images to evaluate a model on, prepared as the model takes them.
 
@@ -90,7 +94,8 @@ def open_split(
         mesh: from `vision.parallel.make_mesh`.
         spec: name of a source, such as "folder:photos"; "" for the one in the config.
         name: "train", "val", "test" or "all"; "" for test, or for all if `spec` names a source
-            without splits of its own.
+            without splits of its own, and not a copy of what the model was trained on.
+        partial: whether the other splits may have lost all of their images, and are then absent.
 
     Raises:
         UserError: if the source cannot be opened, or has classes that the model does not have.
@@ -99,17 +104,7 @@ def open_split(
     c = config.data
     if name:
         check_choice("--split", name, SPLITS)
-    own = not spec or is_same(spec, c.source)
-    if not own:
-        c.source = spec
-        c.limit = 0
-        c.per_class = 0
-    if not c.source:
-        raise UserError(
-            "which images? Give --data SOURCE: the bundle does not record what it was trained on"
-        )
-    # New images may well be of a single class, such as a day's defects.
-    opened = open_splits(c.source, c.bits, 2 if own else 1)
+    own, is_copy, opened = _open(classifier, c, spec)
     undivided = is_undivided(opened, c.source)
     name = name or ("all" if undivided and not own else "test")
     c.image_size = classifier.image_size
@@ -119,18 +114,47 @@ def open_split(
     config.imbalance.sampling = "none"
     config.train.steps = 1
     # Few images may leave none for one of the splits, so they are divided only if necessary.
-    past = classifier.past if is_same(c.source, classifier.config.data.source) else None
+    is_past = is_copy or is_same(c.source, classifier.config.data.source)
+    past = classifier.past if is_past else None
     if name == "all" and undivided:
         parts, changes = recorded(c, config.seed, opened, past)
         data = dataclasses.replace(open_data(config, mesh, parts), changes=changes)
     elif not own and name in opened and not can_train(opened):
         data = open_data(config, mesh, {name: opened[name]})
     else:
-        data = open_data(config, mesh, past=past)
+        data = open_data(config, mesh, past=past, needed=(name,) if partial else None)
     loaders = {name: data.loaders[name]} if name in data.loaders else distinct(data.loaders)
     source = Joined([loader.dataset.source for loader in loaders.values()])
     positions = match_classes(classifier.classes, source)
-    return Split(name, source, loaders, data, own, config, positions)
+    return Split(name, source, loaders, data, own, config, positions, is_copy)
+
+
+def _open(classifier: Predictor, c: ConfigDict, spec: str) -> tuple[bool, bool, dict[str, Source]]:
+    """Opens a source, and sets `c` to it.
+
+    Args:
+        classifier: the model.
+        c: config.data.
+        spec: name of a source; "" for the one in `c`.
+
+    Returns:
+        (own, is_copy, {part: source}): whether the model was trained on these images, and whether
+        that follows from their names only.
+    """
+    if not (spec or c.source):
+        raise UserError(
+            "which images? Give --data SOURCE: the bundle does not record what it was trained on"
+        )
+    if not spec or is_same(spec, c.source):
+        return True, False, open_splits(c.source, c.bits)
+    # New images may well be of a single class, such as a day's defects.
+    opened = open_splits(spec, c.bits, 1)
+    is_copy = bool(classifier.past and resembles(classifier.past, opened))
+    c.source = spec
+    if not is_copy:
+        c.limit = 0
+        c.per_class = 0
+    return is_copy, is_copy, opened
 
 
 def can_train(opened: Mapping[str, Source]) -> bool:
@@ -179,7 +203,7 @@ def reopen(c: ConfigDict, seed: int, name: str) -> Joined:
 
 def distinct(loaders: Mapping[str, Loader]) -> dict[str, Loader]:
     """Returns {name: loader} without the validation split if it repeats the test split."""
-    repeated = "val" in loaders and same_images(
+    repeated = {"val", "test"} <= set(loaders) and same_images(
         loaders["val"].dataset.source, loaders["test"].dataset.source
     )
     return {name: loader for name, loader in loaders.items() if not (repeated and name == "val")}

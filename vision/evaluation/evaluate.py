@@ -98,9 +98,14 @@ def evaluate(
     c = _share_of_work(config.evaluation)
     mesh = parallel.make_mesh(config.parallel.devices)
     _check(c, classifier)
-    split = open_split(classifier, config, mesh, spec, name)
+    split = open_split(classifier, config, mesh, spec, name, partial=True)
     size = batch_size(config.train, mesh)
     report(f"{split.spec}, {split.name}: {len(split.source):,} images, {parallel.describe(mesh)}")
+    if split.is_copy:
+        report(
+            "note: by their names, these are the images that the model was trained on: its own "
+            "splits are used, and --split all evaluates all images"
+        )
     for line in split.data.changes.lines():
         report(f"note: since the training began, {line}")
     evaluator = Evaluator(Forward(classifier, mesh), split, size, c, report)
