@@ -3,6 +3,7 @@
 Training and evaluation share this file, so a number means the same wherever it appears.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -131,7 +132,7 @@ def _mean(values):
     return float(values.mean()) if len(values) else 0.0
 
 
-def scalars(summary: dict[str, Any]) -> dict[str, float]:
+def scalars(summary: Mapping[str, Any]) -> dict[str, float]:
     """Returns the single numbers of a summary, without its lists."""
     return {name: summary[name] for name in SCALARS if name in summary}
 

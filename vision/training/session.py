@@ -183,8 +183,7 @@ class Session:
         self._end = self._steps
         self._why = "finished"
         if progress.get("validation_is_due"):
-            self.validate()
-            self._checkpoints.add_metrics(start, self._scalars)
+            self._checkpoints.add_metrics(start, self.validate())
         if self._policy.stopped and start < self._steps:
             self._end = start
             self._why = "stopped early"
@@ -235,12 +234,18 @@ class Session:
         self._why = "stopped early" if self._policy.stopped else "interrupted"
         return True
 
-    def validate(self) -> None:
-        """Evaluates the validation split, logs it, and lets the policy follow from it."""
+    def validate(self) -> dict[str, float]:
+        """Evaluates the validation split, logs it, and lets the policy follow from it.
+
+        Returns:
+            {name: value} of the evaluation.
+        """
         self._meter.flush(self._state["params"])
-        self._scalars = self._measure()
-        self._log.evaluation(self._done, self._scalars)
-        self._state = self._policy.update(self._scalars, self._state, self._mesh)
+        scalars = self._measure()
+        self._scalars = scalars
+        self._log.evaluation(self._done, scalars)
+        self._state = self._policy.update(scalars, self._state, self._mesh)
+        return scalars
 
     def save(self) -> None:
         """Begins to write a checkpoint, with the scalars of an evaluation at this step."""

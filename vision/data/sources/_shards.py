@@ -1,8 +1,9 @@
 """Packs that several processes or machines wrote: a manifest of each, joined when all are there."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from vision.support.schema import check, damaged
 MOST_NAMED = 8  # missing shards that a message lists
 
 
-class Shard(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Shard:
     """A share of a pack: number `index`, from 1, of `count`; 1 of 1 is all of it."""
 
     index: int = 1

@@ -102,7 +102,7 @@ def share(hits: int, total: int) -> dict[str, float | None]:
 
 
 def wilson(
-    hits: np.ndarray, totals: np.ndarray, level: float = 0.95
+    hits: np.ndarray | int, totals: np.ndarray | int, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the ends (low, high) of the score intervals of shares, each float64 (...).
 

@@ -9,9 +9,9 @@ otherwise the first that is not called a teacher.
 """
 
 import collections
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -26,7 +26,8 @@ BESIDE = re.compile(
 )
 
 
-class Match(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Match:
     """How well the arrays below a prefix fit the model by one naming.
 
     Attributes:
