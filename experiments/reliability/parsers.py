@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import pathlib
+import shutil
 import types
 from collections.abc import Callable
 from typing import Any
@@ -134,14 +135,58 @@ def _record(folder):
     from vision.config import default
     from vision.run.checkpoints import RECORD
     from vision.support.reading import read_json
-    from vision.training.policy import ValidationPolicy
+    from vision.training.policy import PROGRESS, ValidationPolicy
 
     config = default()
     meter = {"meter": {"seconds": 1.5, "images": 100}, "train_seconds": 2.0}
     progress = ValidationPolicy(config, {}).state() | meter
     file = folder / "record.json"
     write_json(file, {"progress": progress, "checksum": 12345})
-    return file, lambda: ValidationPolicy(config, read_json(file, RECORD)["progress"])
+    schema = RECORD | {"progress": PROGRESS}
+    return file, lambda: ValidationPolicy(config, read_json(file, schema)["progress"])
+
+
+def _checkpoint(folder, name):
+    """A directory of two checkpoints, of whose newest a file is mutated."""
+    import jax
+    import jax.numpy as jnp
+
+    from vision.config import default
+    from vision.run.checkpoints import Checkpoints
+    from vision.run.checksum import checksum
+
+    like = {"kernel": jnp.zeros((6, 5)), "step": jnp.int32(0)}
+    states = {step: jax.tree.map(lambda x, s=step: x + s, like) for step in (1, 2)}
+    sums = {step: checksum(state) for step, state in states.items()}
+
+    def open_in(place, report):
+        return Checkpoints(place, default().checkpoint, report)
+
+    with open_in(folder / "saved", print) as checkpoints:
+        for step, state in states.items():
+            checkpoints.save(step, state, {"at": step}, {"val/accuracy": 0.5})
+    file = max((folder / "saved" / "2").glob(name), key=lambda path: path.stat().st_size)
+    others = folder / "others"
+    shutil.copytree(folder / "saved", others)
+
+    def read():
+        """Restores a copy: as it was saved, or with a line the previous one."""
+        place = folder / "checkpoints"
+        for path in (place, folder / "damaged"):
+            shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(others, place)
+        shutil.copyfile(file, place / file.relative_to(folder / "saved"))
+        lines: list[str] = []
+        with open_in(place, lines.append) as checkpoints:
+            restored = checkpoints.restore_latest(like, {"at": int})
+        assert restored is not None
+        state, progress = restored
+        step = progress["at"]
+        assert checksum(state) == sums[step] and int(state["step"]) == step
+        assert step == 2 or "checkpoint 2 is damaged" in lines[-1]
+        assert not any("\n" in line for line in lines)
+
+    return file, read
 
 
 def _metrics_lines(folder):
@@ -273,6 +318,12 @@ OURS = {
     "calibration": Parser("json", _calibration),
     "teachers": Parser("json", _teachers),
     "checkpoint record": Parser("json", _record),
+    "checkpoint arrays": Parser("bytes", lambda folder: _checkpoint(folder, "state/**/d/*")),
+    "checkpoint index": Parser("bytes", lambda folder: _checkpoint(folder, "state/manifest.ocdbt")),
+    "checkpoint names": Parser("json", lambda folder: _checkpoint(folder, "state/_METADATA")),
+    "checkpoint progress": Parser("json", lambda folder: _checkpoint(folder, "record/metadata")),
+    "checkpoint metrics": Parser("json", lambda folder: _checkpoint(folder, "metrics/metrics")),
+    "checkpoint header": Parser("json", lambda folder: _checkpoint(folder, "_CHECKPOINT_METADATA")),
     "metrics.jsonl": Parser("text", _metrics_lines),
     "pack manifest": Parser("json", lambda folder: _pack(folder, "manifest.json")),
     "pack progress": Parser("json", lambda folder: _pack(folder, "progress.json")),

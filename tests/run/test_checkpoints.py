@@ -1,5 +1,6 @@
 """Checkpoints: every bit comes back, whatever is damaged; the right ones are kept."""
 
+import json
 import resource
 import shutil
 
@@ -160,13 +161,44 @@ def test_any_damage_to_any_file_is_survived(saved, tmp_path):
             checkpoints.close()
             step = progress["at"]
             assert_is(restored, step)
-            assert len(said) == (step == 1), f"{damage.__name__} {file}: {said}"
+            moved = [line for line in said if "the validation of checkpoint 2" not in line]
+            assert len(moved) == (step == 1), f"{damage.__name__} {file}: {said}"
             if step == 1:
                 fallen_back.add(damage)
-                assert "checkpoint 2 is damaged" in said[0] and steps_in(directory) == [1]
+                assert "checkpoint 2 is damaged" in moved[0] and steps_in(directory) == [1]
             shutil.rmtree(directory)
             shutil.rmtree(tmp_path / "damaged", ignore_errors=True)
     assert fallen_back == set(DAMAGES)
+
+
+def write_digit(progress):
+    progress["at"] = 7
+
+
+def write_text(progress):
+    progress["at"] = "2"
+    del progress["checksum"]  # as in older versions
+
+
+@pytest.mark.parametrize("change", [write_digit, write_text])
+def test_progress_that_has_changed_is_damage(copied, change):
+    file = copied / "2" / "record" / "metadata"
+    record = json.loads(file.read_text())
+    change(record["progress"])
+    file.write_text(json.dumps(record))
+    said = []
+    restored, progress = open_in(copied, said.append).restore_latest(state(0), {"at": int})
+    assert_is(restored, 1)
+    assert progress == {"at": 1}
+    assert len(said) == 1 and "checkpoint 2 is damaged (its progress" in said[0]
+
+
+def test_a_validation_that_has_changed_makes_no_checkpoint_the_best(copied):
+    file = copied / "2" / "metrics" / "metrics"
+    file.write_text(file.read_text().replace("0.2", "0.99"))
+    said = []
+    assert open_in(copied, said.append).restore_best(state(0))[0] == 1
+    assert said == ["the validation of checkpoint 2 is damaged: it cannot be the best"]
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -143,9 +143,7 @@ def test_finished_run_does_not_train_on(finished):
     before = (workdir / "metrics.jsonl").read_bytes()
     again = main.run(tiny(checkpoint__every=3, log__images=5, augment__affine=True), workdir)
     assert (workdir / "metrics.jsonl").read_bytes() == before
-    for key in ("ended", "steps", "best_step", "loss", "confusion", "images_per_second"):
-        assert again[key] == result[key]
-    assert again["seconds_to_first_step"] is None
+    assert json.dumps(again) == json.dumps(result)
 
 
 def test_never_waits_for_the_device(tmp_path, monkeypatch):
@@ -334,6 +332,7 @@ def test_all_checkpoints_damaged(finished, tmp_path):
     import shutil
 
     workdir = shutil.copytree(finished[1], tmp_path / "run")
+    (workdir / "result.json").unlink()
     for file in workdir.glob("checkpoints/*/state/manifest.ocdbt"):
         file.write_bytes(b"")
     for _ in range(2):

@@ -13,6 +13,7 @@ import math
 import os
 import pathlib
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
@@ -25,17 +26,22 @@ from orbax.checkpoint import checkpoint_managers
 from vision import parallel
 from vision.errors import RunError, UserError, brief
 from vision.run.best import direction
-from vision.run.checksum import checksum
+from vision.run.checksum import checksum, sealed, unsealed
+from vision.run.side_files import drop_damaged
 from vision.support import disk
 from vision.support.files import write_json
-from vision.support.reading import read_json
-from vision.support.schema import Damaged, Rule, check
+from vision.support.schema import check
 
 UNFINISHED = "*.orbax-checkpoint-tmp*"
 PATIENCE = 2.0  # seconds for the threads of a failed save to end
-METRICS = Rule("numbers by name", lambda values: all(map(_is_number_or_nan, values.values())))
 RECORD = {"checksum": int, "progress": dict}
 
+# When one array cannot be read, TensorStore still tells Orbax about the others, which listens no
+# more: a traceback that means nothing.
+_show_unraisable = sys.unraisablehook
+sys.unraisablehook = lambda event: (
+    None if str(event.exc_value) == "Event loop is closed" else _show_unraisable(event)
+)
 # Each of Orbax's threads logs a failed save as a page of traceback; we raise it in one line.
 logging.getLogger("absl").addFilter(
     lambda record: "orbax" not in pathlib.Path(record.pathname).parts
@@ -55,7 +61,8 @@ class Checkpoints:
     Args:
         directory: an absolute path.
         c: config.checkpoint.
-        report: called with a line of text when a damaged checkpoint is skipped.
+        report: called with a line of text when a damaged checkpoint, or what it was measured, is
+            skipped.
     """
 
     def __init__(
@@ -63,7 +70,7 @@ class Checkpoints:
     ):
         self._directory = directory
         self._report = report if parallel.is_main_process() else (lambda _: None)
-        parallel.on_main_process(lambda: _drop_damaged_metrics(directory))
+        parallel.on_main_process(lambda: drop_damaged(directory, self._report))
         mode = direction(c)
         metric = functools.partial(_metric, name=c.metric, mode=mode)
         keep = [
@@ -106,7 +113,7 @@ class Checkpoints:
             RunError: if this save, or the previous one, which has ended by now, could not be
                 written.
         """
-        record = {"progress": progress, "checksum": checksum(state)}
+        record = {"progress": sealed(progress), "checksum": checksum(state)}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
         )
@@ -115,7 +122,8 @@ class Checkpoints:
                 raise FileNotFoundError(errno.ENOENT, "the directory was removed")
             # Forced: else Orbax asks JAX whether processes should stop, in numbers of its own, and
             # spoils the answer to `parallel.stop_is_agreed`.
-            self._manager.save(step, args=args, metrics=scalars, force=True)
+            metrics = None if scalars is None else sealed(scalars)
+            self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def add_metrics(self, step: int, scalars: Mapping[str, float]) -> None:
         """Gives a checkpoint that has none the scalars of an evaluation, which rank it.
@@ -128,12 +136,12 @@ class Checkpoints:
 
         def write() -> None:
             file.parent.mkdir(exist_ok=True)
-            write_json(file, scalars)
+            write_json(file, sealed(scalars))
 
         parallel.on_main_process(write)
         self._manager.reload()
 
-    def restore_latest(self, like: Any) -> tuple[Any, dict[str, Any]] | None:
+    def restore_latest(self, like: Any, progress: Any = dict) -> tuple[Any, dict[str, Any]] | None:
         """Returns (state, progress) of the newest intact checkpoint, or None if there is none.
 
         Newer ones that are damaged are moved to `damaged/` beside the checkpoints and reported;
@@ -141,6 +149,7 @@ class Checkpoints:
 
         Args:
             like: a pytree of arrays with the shapes, dtypes and shardings to restore to.
+            progress: schema of the progress; see `vision.support.schema`.
 
         Raises:
             UserError: there are checkpoints, but none can be restored. All stay where they are.
@@ -153,7 +162,7 @@ class Checkpoints:
 
         for step in self._newest_first():
             try:
-                restored = self._restore(step, like)
+                restored = self._restore(step, like, progress)
             except _Damaged as error:
                 damaged[step] = error
                 continue
@@ -250,7 +259,7 @@ class Checkpoints:
             ),
         )
 
-    def _restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+    def _restore(self, step: int, like: Any, schema: Any = dict) -> tuple[Any, dict[str, Any]]:
         args = _restore_args(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
         fault = None
         try:
@@ -258,7 +267,8 @@ class Checkpoints:
                 saved = self._manager.restore(step, args=args)
             check(saved.record, RECORD, "its record")
             expected = saved.record["checksum"]
-            progress = saved.record["progress"]
+            progress = unsealed(saved.record["progress"])
+            check(progress, schema, "its progress")
         # Orbax and TensorStore raise many kinds, plain Exception among them.
         except Exception as error:
             fault = error
@@ -266,6 +276,7 @@ class Checkpoints:
             raise _Damaged(brief(fault) if fault else "as another process found") from fault
         if checksum(saved.state) != expected:
             raise _Damaged("its checksum differs")
+        assert progress is not None  # which no schema allows
         return saved.state, progress
 
     def _set_aside(self, step: int, reason: Exception) -> None:
@@ -343,22 +354,6 @@ def _metric(scalars: Mapping[str, float], name: str, mode: str) -> float:
     if math.isnan(value):
         return -math.inf if mode == "max" else math.inf
     return value
-
-
-def _drop_damaged_metrics(directory: pathlib.Path) -> None:
-    """Deletes metrics that cannot be read: Orbax would not open the directory.
-
-    The checkpoints themselves remain.
-    """
-    for file in directory.glob("*/metrics/metrics"):
-        try:
-            read_json(file, METRICS)
-        except Damaged:
-            file.unlink()
-
-
-def _is_number_or_nan(value):
-    return isinstance(value, float) or type(value) is int
 
 
 @contextlib.contextmanager

@@ -1,11 +1,15 @@
-"""A number that changes with any bit of a checkpoint's arrays."""
+"""Numbers that change with any bit of a checkpoint: of its arrays, and of the JSON beside them."""
 
+import json
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+SEAL = "checksum"  # the key of a dict's own
 
 
 def checksum(tree: Any) -> int:
@@ -17,6 +21,26 @@ def checksum(tree: Any) -> int:
     # wait for each other forever.
     sums = [jax.device_get(_sum_bits(leaf)) for leaf in jax.tree.leaves(tree)]
     return zlib.crc32(np.array(sums, np.uint32).tobytes())
+
+
+def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a JSON dict with its own checksum, as `unsealed` takes it."""
+    return dict(values) | {SEAL: _sum_json(values)}
+
+
+def unsealed(values: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns what was given to `sealed`, or None if it has changed.
+
+    Values without a checksum are those of older versions, and returned as they are.
+    """
+    plain = {key: value for key, value in values.items() if key != SEAL}
+    if SEAL in values and values[SEAL] != _sum_json(plain):
+        return None
+    return plain
+
+
+def _sum_json(values):
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
 
 
 @jax.jit

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from vision import parallel
 from vision.run.best import direction
-from vision.support.schema import NATURAL, check
+from vision.support.schema import NATURAL
 
 STATE = {"best": (float, None), "waited": NATURAL}
 PROGRESS = {
@@ -68,7 +68,8 @@ class ValidationPolicy:
 
     Args:
         config: the run's config.
-        progress: what `state` returned in the run that is resumed; {} at the beginning.
+        progress: what `state` returned in the run that is resumed, as `PROGRESS` says; {} at the
+            beginning.
 
     Attributes:
         lr_scale: what the plateau schedule multiplies the learning rate with.
@@ -84,7 +85,6 @@ class ValidationPolicy:
         self.lr_scale = 1.0
         self.stopped = False
         if progress:
-            check(progress, PROGRESS, "the progress in the checkpoint", "give another --workdir")
             # Older versions counted what they thought was better, which may have been worse.
             before = progress.get("direction") or progress["config"]["checkpoint"]["mode"]
             if before == self._direction:

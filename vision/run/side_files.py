@@ -1,0 +1,50 @@
+"""What Orbax keeps beside the arrays of a checkpoint: damaged, it would not open the directory."""
+
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vision.run.checksum import unsealed
+from vision.support.reading import read_json
+from vision.support.schema import Damaged, Rule, integers_within
+
+_TIME = (integers_within(0, 2**63 - 1), None)  # nanoseconds
+HEADER = {
+    "item_handlers?": ({str: (str, None)}, str, None),
+    "metrics?": (dict, None),
+    "performance_metrics?": ({str: (float, None)}, None),
+    "init_timestamp_nsecs?": _TIME,
+    "commit_timestamp_nsecs?": _TIME,
+    "custom_metadata?": (dict, None),
+}
+METRICS = Rule("numbers by name", lambda values: all(map(_is_number_or_nan, values.values())))
+
+
+def drop_damaged(directory: pathlib.Path, report: Callable[[str], object]) -> None:
+    """Deletes headers and validations that are damaged; the checkpoints themselves remain.
+
+    Args:
+        directory: that of the checkpoints.
+        report: called with a line of text about a validation. Headers are not missed.
+    """
+    for file in directory.glob("*/_CHECKPOINT_METADATA"):
+        if _read(file, HEADER) is None:
+            file.unlink()
+    for file in directory.glob("*/metrics/metrics"):
+        values = _read(file, METRICS)
+        if values is None or unsealed(values) is None:
+            file.unlink()
+            step = file.parent.parent.name
+            report(f"the validation of checkpoint {step} is damaged: it cannot be the best")
+
+
+def _read(file: pathlib.Path, schema: Any) -> Mapping[str, Any] | None:
+    """Returns the contents of a file; None if it is damaged."""
+    try:
+        return read_json(file, schema)
+    except Damaged:
+        return None
+
+
+def _is_number_or_nan(value):
+    return isinstance(value, float) or type(value) is int
