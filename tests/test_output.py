@@ -58,13 +58,21 @@ def test_a_removed_working_directory_is_one_line(tmp_path):
     assert done.returncode == 2 and done.stderr.startswith("error: the working directory was")
 
 
-def test_a_failed_command_does_not_wait_for_threads():
-    code = "import threading, time\nfrom vision import cli\nfrom vision.errors import RunError\n"
-    code += "cli.LONGEST_END = 0.5\n"
-    code += "def main(argv):\n    threading.Thread(target=time.sleep, args=(60,)).start()\n"
-    code += "    raise RunError('full')\ncli.run(main)"
-    done = shell('"$@"', "-c", code, timeout=30)
-    assert done.returncode == 1 and done.stderr == "error: full\n"
+@pytest.mark.parametrize(
+    ("end", "code", "message"),
+    [
+        ("raise RunError('full')", 1, "error: full\n"),
+        ("os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)", 143, ""),
+        ("os.kill(os.getpid(), signal.SIGINT); time.sleep(60)", 130, ""),
+    ],
+)
+def test_a_command_that_ends_early_does_not_wait_for_threads(end, code, message):
+    program = "import os, signal, threading, time\nfrom vision import cli\n"
+    program += "from vision.errors import RunError\ncli.LONGEST_END = 0.5\n"
+    program += "def main(argv):\n    threading.Thread(target=time.sleep, args=(60,)).start()\n"
+    program += f"    {end}\ncli.run(main)"
+    done = shell('"$@"', "-c", program, timeout=30)
+    assert done.returncode == code and done.stderr == message
 
 
 def test_a_full_disk_behind_a_library_is_one_line(tmp_path):

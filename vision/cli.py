@@ -26,7 +26,8 @@ def run(
     A `UserError` becomes one message on stderr and exit code 2, a `RunError` one and exit code 1,
     as do a file that cannot be written, for example on a full disk, and too many open files; Ctrl-C
     gives exit code 130, SIGTERM 143. `--traceback` among the arguments also shows where an error
-    came from. A failed command ends within seconds, whatever threads libraries have left running.
+    came from. A command that fails, or gets a signal, ends within seconds, whatever threads
+    libraries have left running.
 
     Args:
         command: takes the arguments, without the program's name and without `--traceback`.
@@ -55,9 +56,9 @@ def run(
             command([argument for argument in arguments if argument != "--traceback"])
         sys.stdout.flush()
     except signals.Terminated:
-        sys.exit(143)
+        _exit(command, 143)
     except (KeyboardInterrupt, signals.Interrupted):
-        sys.exit(130)
+        _exit(command, 130)
     except BrokenPipeError:  # the reader of the output, such as head, has closed it
         streams.drop_output()
         sys.exit(1)
@@ -69,10 +70,7 @@ def run(
             traceback.print_exc()
         print(f"error: {printable(message, lines=True)}", file=sys.stderr)
         _flush_output()
-        code = 2 if isinstance(error, UserError) else 1
-        if command.__module__ == "__main__":  # not called by another program, such as a test
-            threading.Thread(target=_end, args=(code,), daemon=True).start()
-        sys.exit(code)
+        _exit(command, 2 if isinstance(error, UserError) else 1)
 
 
 def show(*lines: str) -> None:
@@ -106,7 +104,13 @@ def _flush_output():
         streams.drop_output()
 
 
+def _exit(command, code):
+    """Ends the process, within seconds: Python waits for every thread that is not a daemon."""
+    if command.__module__ == "__main__":  # not called by another program, such as a test
+        threading.Thread(target=_end, args=(code,), daemon=True).start()
+    sys.exit(code)
+
+
 def _end(code):
-    """Ends the process at last: Python waits for every thread that is not a daemon."""
     time.sleep(LONGEST_END)
     os._exit(code)
