@@ -22,7 +22,7 @@ from vision.data.loading.device_loader import DeviceLoader
 from vision.data.loading.loader import Loader
 from vision.data.loading.sampler import SAMPLINGS, Sampler, run_length
 from vision.data.loading.worker_loader import WorkerLoader
-from vision.data.recall import Changes, Divided, Past, divide, leave_out_missing, recalled
+from vision.data.recall import Changes, Divided, Past, divide, leave_out_missing, match_past
 from vision.data.sample import Sample, has_color, look
 from vision.data.sources import Source, open_splits
 from vision.data.splits import Subset, unseen_classes
@@ -203,7 +203,7 @@ def _with_unlabeled(
         images = _unlabeled_source(c.unlabeled, c.bits)
         opened = {UNLABELED: images}
         own_past = past if past and UNLABELED in past.digests else None
-        unlabeled = recalled(opened, (), opened, own_past, (UNLABELED,))
+        unlabeled = match_past(opened, (), opened, own_past, (UNLABELED,))
         images = unlabeled.splits[UNLABELED]
         divided = divided._replace(
             division=divided.division | unlabeled.division,

@@ -163,7 +163,7 @@ def without_missing(split: Source) -> Source:
     return split if present.all() else Subset(split, np.flatnonzero(present))
 
 
-def recall(
+def split_as_before(
     past: Division,
     fresh: Division,
     opened: Mapping[str, Source],
@@ -212,7 +212,7 @@ def _new_images(past, fresh, places):
     If training images are missing, a new one may be one of them under another name, so all new ones
     belong to train; in the same way, none belongs to test if images of val are missing.
     """
-    recorded = set().union(*(members.names for members in past.values()))
+    past_names = set().union(*(members.names for members in past.values()))
     names: dict[str, list[Members]] = {}
     gaps = [
         split
@@ -221,7 +221,7 @@ def _new_images(past, fresh, places):
     ]
     order = list(past)
     for split, members in fresh.items():
-        is_new = np.array([name not in recorded for name in members.names], bool)
+        is_new = np.array([name not in past_names for name in members.names], bool)
         if is_new.any():
             split = min([split, *gaps], key=order.index)
             names.setdefault(split, []).append(Members(*(column[is_new] for column in members)))
@@ -290,10 +290,10 @@ def divide(
     except UserError:  # too few are left to divide, but the run has divided them already
         if past is None:
             raise
-    return recalled(splits, findings, opened, past)
+    return match_past(splits, findings, opened, past)
 
 
-def recorded(
+def images_of_past(
     c: ConfigDict, seed: int, opened: Mapping[str, Source], past: Past | None
 ) -> tuple[dict[str, Source], Changes]:
     """Returns all images of a source that a run had, in no splits, and how the data differ.
@@ -319,7 +319,7 @@ def recorded(
     return parts, divided.changes
 
 
-def recalled(
+def match_past(
     splits: dict[str, Source],
     findings: tuple[Finding, ...],
     opened: Mapping[str, Source],
@@ -331,7 +331,7 @@ def recalled(
     if past is None or (division and past.agrees(division)):
         return Divided(splits, findings, division, Changes())
     stored = {name: members for name, members in past.read().items() if name in names}
-    splits, division, changes = recall(stored, division, opened, past.joins)
+    splits, division, changes = split_as_before(stored, division, opened, past.joins)
     if changes and past.strict:
         raise UserError(
             f"the data have changed since {past.run} began: {'; '.join(changes.lines())}.\n"

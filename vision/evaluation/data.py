@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from vision.data.loading.loader import Loader
 from vision.data.pipeline import Data, named_splits, open_data
-from vision.data.recall import recorded, resembles
+from vision.data.recall import images_of_past, resembles
 from vision.data.sources import CHANGES, Source, is_same, open_splits, parse
 from vision.data.splits import Joined, same_images
 from vision.errors import UserError, check_choice, printable
@@ -117,7 +117,7 @@ def open_split(
     is_past = is_copy or is_same(c.source, classifier.config.data.source)
     past = classifier.past if is_past else None
     if name == "all" and undivided:
-        parts, changes = recorded(c, config.seed, opened, past)
+        parts, changes = images_of_past(c, config.seed, opened, past)
         data = dataclasses.replace(open_data(config, mesh, parts), changes=changes)
     elif not own and name in opened and not can_train(opened):
         data = open_data(config, mesh, {name: opened[name]})
