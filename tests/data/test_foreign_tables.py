@@ -195,6 +195,8 @@ def test_coco_attributes(folder):
     with pytest.raises(UserError, match=UNUSED):
         open_splits(spec)
     assert count(f"{spec}?attribute=species") == {"cat": 4, "dog": 4}
+    with pytest.raises(UserError, match="attribute 'specie': choose from 'species'"):
+        open_splits(f"{spec}?attribute=specie")
 
 
 def test_cvat_attributes(folder):
@@ -213,3 +215,5 @@ def test_cvat_attributes(folder):
     with pytest.raises(UserError, match=UNUSED):
         open_splits(spec)
     assert count(f"{spec}?attribute=species") == {"cat": 4, "dog": 4}
+    with pytest.raises(UserError, match="no object has the attribute 'breed': choose from "):
+        open_splits(f"{spec}?attribute=breed")

@@ -122,6 +122,8 @@ def _column(base, name, spec):
     columns = base.column_names() if hasattr(base, "column_names") else ()
     if name not in columns:
         has = f"its columns are {', '.join(columns)}" if columns else "it has no columns"
+        if isinstance(getattr(base, "fields", None), dict):
+            has += "; in a .npz file they are arrays named fields_NAME"
         raise UserError(
             f"'{spec}': group={name} is not a column of this source ({has}): "
             "give one of them, folder:1, or regex:PATTERN with parentheses"

@@ -197,12 +197,24 @@ def _sources(examples, labels, classes, findings, base):
     return sources
 
 
-def unused_attributes(values: Mapping[str, Collection[str]]) -> list[Finding]:
-    """Returns a finding for each attribute of the objects that may be what to learn.
+def check_attribute(
+    chosen: str, values: Mapping[str, Collection[str]], title: str
+) -> list[Finding]:
+    """Returns a finding for each attribute that may be what to learn, if none is chosen.
 
     Args:
+        chosen: the attribute that labels the objects; "" for none.
         values: {name of an attribute: its values, texts}.
+        title: the source's name, for messages.
+
+    Raises:
+        UserError: no object has the chosen attribute.
     """
+    if chosen and chosen not in values:
+        names = f"choose from {', '.join(map(repr, values))}" if values else "they have none"
+        raise UserError(f"{title}: no object has the attribute {chosen!r}: {names}")
+    if chosen:
+        return []
     kind = "attributes are not used: ?attribute=NAME labels by one"
     flags = {"true", "false", ""}
     return [

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from vision.data.files import SPLITS
 from vision.data.findings import Finding
 from vision.data.sources import Source
-from vision.data.sources._boxes import Box, Photo, bounds, build, unused_attributes
+from vision.data.sources._boxes import Box, Photo, bounds, build, check_attribute
 from vision.data.sources._paths import ELSEWHERE, find_file, locate
 from vision.errors import UserError
 from vision.support.reading import read_json
@@ -80,6 +80,7 @@ def open(
     findings: list[Finding] = []
     photos = []
     used = set()
+    attributes: dict[str, set[str]] = {}
     categories: dict[str, Path] = {}  # the first file that has each
     for split, file in files.items():
         content = _read(file, attribute, findings)
@@ -89,11 +90,10 @@ def open(
             categories.setdefault(name, file)
         used |= {label for members in content.objects.values() for label, _ in members}
         photos += _photos(file, split, content, findings)
-        image_ids = {image["id"] for image in content.images}
-        for image in sorted(content.objects.keys() - image_ids, key=str):
-            kind = "objects refer to unknown images"
-            findings.append(Finding(kind, f"{file}, image {image}", lost=True))
-        findings += [] if attribute else unused_attributes(content.attributes)
+        findings += _unknown_images(file, content)
+        for name, texts in content.attributes.items():
+            attributes.setdefault(name, set()).update(texts)
+    findings += check_attribute(attribute, attributes, f"coco:{argument}")
     findings += [
         Finding("categories have no objects", name, str(file))
         for name, file in categories.items()
@@ -101,6 +101,16 @@ def open(
     ]
     base = path if path.is_dir() else path.parent
     return build(photos, findings, boxes, margin, f"coco:{argument}", base)
+
+
+def _unknown_images(file, content):
+    """Returns findings for objects of images that the file does not list."""
+    image_ids = {image["id"] for image in content.images}
+    kind = "objects refer to unknown images"
+    return [
+        Finding(kind, f"{file}, image {image}", lost=True)
+        for image in sorted(content.objects.keys() - image_ids, key=str)
+    ]
 
 
 def _read(file, attribute, findings):

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from vision.data.files import SPLITS
 from vision.data.findings import Finding
 from vision.data.sources import Source
-from vision.data.sources._boxes import Photo, bounds, build, unused_attributes
+from vision.data.sources._boxes import Photo, bounds, build, check_attribute
 from vision.data.sources._paths import ELSEWHERE, find_file, locate
 from vision.data.sources._xml import parse_xml
 from vision.errors import UserError, brief
@@ -55,8 +55,7 @@ def open(
             _collect_attributes(image, attributes)
             if photo := _photo(file, image, default_split, attribute, findings):
                 photos.append(photo)
-    if not attribute:
-        findings += unused_attributes(attributes)
+    findings += check_attribute(attribute, attributes, f"cvat:{argument}")
     base = path if path.is_dir() else path.parent
     return build(photos, findings, boxes, margin, f"cvat:{argument}", base)
 

@@ -148,7 +148,9 @@ def _confidence(summary: Mapping[str, Any]) -> Iterator[Verdict]:
         f"The model is {_percent(confidence)} sure on average, and right on {_percent(accuracy)}"
     )
     if ece < GAP:
-        sentence = f"{means}: its confidence can be trusted (ECE {_percent(ece)})."
+        is_sure = summary["data"]["images"] >= FEW
+        claim = "can be trusted" if is_sure else "fits, as far as so few images show"
+        sentence = f"{means}: its confidence {claim} (ECE {_percent(ece)})."
         yield "good", sentence, "calibration"
         return
     kind = _miscalibration(confidence - accuracy)
