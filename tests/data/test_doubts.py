@@ -64,6 +64,7 @@ def test_links_to_other_folders(tmp_path):
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
+        ([""], "has no images in class folders"),
         (["trainA", "trainB", "testA", "testB"], "move testA to test/a"),
         (["train_cat", "train_dog", "test_cat"], "move test_cat to test/cat"),
         (["cat", "dog", "backup/cat", "backup/dog", "backup/owl"], "'cat', 'dog' below 'backup'"),

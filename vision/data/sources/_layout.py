@@ -316,7 +316,7 @@ def _check_prefixes(names, title):
     splits_by_rest = collections.defaultdict(set)
     for split, rest in meanings.values():
         splits_by_rest[rest].add(split)
-    if max(map(len, splits_by_rest.values())) > 1:
+    if max(map(len, splits_by_rest.values()), default=0) > 1:
         split, rest = meanings[names[0]]
         raise UserError(
             f"{title} has the folders {_quote(names)}, which name a split and a class at once: "
