@@ -125,6 +125,13 @@ def test_the_same_images_in_another_place_have_the_same_splits(here, place, caps
     assert json.loads(pathlib.Path("all/metrics.json").read_text())["data"]["learned_from"]
 
 
+def test_the_rest_is_evaluated_when_a_class_is_gone(here, capsys):
+    shutil.rmtree("photos/dog")
+    expected = {name for name in here["test"].names if name.startswith("cat")}
+    assert evaluate("run", pathlib.Path("e")) == expected
+    assert "of test missing: dog/" in capsys.readouterr().out
+
+
 def test_other_images_are_evaluated_as_a_whole(here, capsys):
     for number in range(25, 45):
         draw(pathlib.Path("more"), "cat", number)

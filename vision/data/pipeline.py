@@ -94,10 +94,15 @@ def named_splits(
     Raises:
         UserError: see `open_splits`, `make_splits` and `change`; none of a split's images is left.
     """
-    divided = divide(c, seed, opened or open_splits(c.source, c.bits), past)
+    divided = divide(c, seed, opened or _open(c, past), past)
     splits = change(divided.splits, c.source)
     findings = (*divided.findings, *unseen_classes(splits))
     return leave_out_missing(splits), findings
+
+
+def _open(c, past):
+    """Opens the source; a class of a run that is only looked at again may be gone by now."""
+    return open_splits(c.source, c.bits, 1 if past and not past.joins else 2)
 
 
 def open_data(
@@ -127,7 +132,7 @@ def open_data(
     """
     c = config.data
     if splits is None:
-        divided = divide(c, config.seed, open_splits(c.source, c.bits), past, with_unlabeled)
+        divided = divide(c, config.seed, _open(c, past), past, with_unlabeled)
         splits = change(divided.splits, c.source)
         divided = divided._replace(findings=(*divided.findings, *unseen_classes(splits)))
     else:

@@ -146,7 +146,8 @@ def _open(classifier: Predictor, c: ConfigDict, spec: str) -> tuple[bool, bool, 
             "which images? Give --data SOURCE: the bundle does not record what it was trained on"
         )
     if not spec or is_same(spec, c.source):
-        return True, False, open_splits(c.source, c.bits)
+        # A class of a run that is known may be gone.
+        return True, False, open_splits(c.source, c.bits, 1 if classifier.past else 2)
     # New images may well be of a single class, such as a day's defects.
     opened = open_splits(spec, c.bits, 1)
     is_copy = bool(classifier.past and resembles(classifier.past, opened))
