@@ -43,14 +43,15 @@ def find_confusable_pairs(probabilities: np.ndarray, images: Images, c: ConfigDi
     if not len(rows):
         return []
     labels = images.labels[rows]
-    predicted = probabilities[rows].argmax(1)
-    size = len(images.classes)
-    confusion = np.bincount(labels * size + predicted, minlength=size**2).reshape(size, size)
-    counts = confusion.sum(1)
-    confused = confusion + confusion.T
-    share = confused / np.maximum(1, counts[:, None] + counts)
+    predicted = probabilities.argmax(1)[rows]
+    counts = np.bincount(labels, minlength=len(images.classes))
+    # by pair, the smaller class first: a table of all pairs would be large for many classes
+    confused = np.sort(np.stack([labels, predicted], 1), 1)[labels != predicted]
     pairs = []
-    for a, b in np.argwhere(np.triu((share >= c.confusable) & (confused > 0), 1)):
+    for (a, b), number in zip(*np.unique(confused, axis=0, return_counts=True), strict=True):
+        share = number / (counts[a] + counts[b])
+        if share < c.confusable:
+            continue
         mistaken = np.flatnonzero(
             ((labels == a) & (predicted == b)) | ((labels == b) & (predicted == a))
         )
@@ -59,8 +60,8 @@ def find_confusable_pairs(probabilities: np.ndarray, images: Images, c: ConfigDi
         pair = Pair(
             first=images.classes[a],
             second=images.classes[b],
-            share=float(share[a, b]),
-            count=int(confused[a, b]),
+            share=float(share),
+            count=int(number),
             rows=tuple(map(int, rows[examples])),
         )
         pairs.append(pair)

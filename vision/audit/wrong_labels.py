@@ -40,12 +40,14 @@ def predict(embeddings: np.ndarray, images: Images, config: ConfigDict) -> np.nd
     from sklearn.model_selection import StratifiedKFold
     from sklearn.preprocessing import StandardScaler
 
-    probabilities = np.full((len(images), len(images.classes)), np.nan, np.float32)
+    shape = (len(images), len(images.classes))
+    nothing = np.broadcast_to(np.float32(np.nan), shape)  # takes no memory
     counts = _class_counts(embeddings, images)
     rows = np.flatnonzero(_is_readable(embeddings) & (counts >= config.audit.folds)[images.labels])
     labels = images.labels[rows]
     if len(np.unique(labels)) < 2:
-        return probabilities
+        return nothing
+    probabilities = np.full(shape, np.nan, np.float32)
     x = StandardScaler().fit_transform(embeddings[rows])
     folds = StratifiedKFold(config.audit.folds, shuffle=True, random_state=config.seed % 2**32)
     for seen, unseen in folds.split(x, labels):
