@@ -167,6 +167,16 @@ def uninterrupted(checkout, tmp_path_factory):
     return workdir
 
 
+def test_a_finished_run_that_is_called_again_changes_nothing(launch, uninterrupted):
+    def contents():
+        return {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
+
+    before = contents()
+    output = finish(launch(*local(uninterrupted)))
+    assert "[0] finished already: test: loss " in output and "[1] finished" not in output
+    assert contents() == before
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_local_saves_at_a_signal_and_goes_on(launch, uninterrupted, tmp_path, number):
     workdir = tmp_path / "run"
