@@ -60,6 +60,15 @@ def decided(tmp_path, images, changes, **options):
     return str(tmp_path / "edited.csv")
 
 
+def test_a_class_that_vanishes_is_named(tmp_path, capsys):
+    images = open_images("digits")
+    threes = [i for i in range(len(images)) if images.class_of(i) == "3"]
+    changes = {i: "drop" for i in threes if images.split_of(i) == "train"}
+    file = decided(tmp_path, images, changes)
+    cli.run(main, ["--data=digits", f"--out={tmp_path}", "--apply", f"--decisions={file}"])
+    assert "classes without an image in train now: 3" in capsys.readouterr().out
+
+
 def test_decisions_mend_flipped_labels_of_arrays(tmp_path):
     spec = "digits?flip_labels=0.1"
     noisy = open_images(spec)

@@ -179,7 +179,19 @@ def apply(images: Images, to_apply: Sequence[Decision], path: pathlib.Path | str
         f"train on them with data.source=csv:{path}",
         f"dropped: {_count_kinds(dropped.values())}",
         f"relabeled: {_count_kinds(relabeled)}",
+        *_vanished(images, remaining, labels),
     ]
+
+
+def _vanished(images, remaining, labels):
+    """Returns a sentence on the classes that train has no image of any more, if there are any."""
+
+    def classes(rows):
+        rows = (row for row in rows if images.split_of(row) == "train")
+        return {labels.get(row, (images.class_of(row),))[0] for row in rows}
+
+    names = sorted(classes(range(len(images))) - classes(remaining))
+    return [f"classes without an image in train now: {', '.join(names)}"] if names else []
 
 
 def _resolve(images, to_apply):
