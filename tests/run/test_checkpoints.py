@@ -201,6 +201,14 @@ def test_a_validation_that_has_changed_makes_no_checkpoint_the_best(copied):
     assert said == ["the validation of checkpoint 2 is damaged: it cannot be the best"]
 
 
+@pytest.mark.parametrize("header", ["[]", '{"commit_timestamp_nsecs": 9223372036854775807000}'])
+def test_a_damaged_header_is_not_missed(copied, header):
+    """Orbax would not open the directory."""
+    (copied / "2" / "_CHECKPOINT_METADATA").write_text(header)
+    assert_is(open_in(copied).restore_latest(state(0))[0], 2)
+    assert open_in(copied).read_best()[0] == 1
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_largest_file_damaged_then_the_step_is_saved_again(copied, damage):
     damage(largest(copied / "2"))
