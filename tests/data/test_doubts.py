@@ -91,3 +91,13 @@ def test_the_terminal_obeys_no_name(tmp_path, capsys):
     main(["info", write(tmp_path, "cat", "\x1b[31mred", "line\nfeed")])
     page = capsys.readouterr().out
     assert "\x1b" not in page and "\\x1b[31mred" in page and "line\\nfeed" in page
+
+
+def test_tables_of_other_programs(tmp_path):
+    write(tmp_path, "cat", "dog")
+    table = tmp_path / "t.csv"
+    table.write_text("path|label\ncat/0.png|cat\ndog/0.png|dog\n")
+    assert open_splits(f"csv:{table}")["all"].classes == ("cat", "dog")
+    table.write_bytes(b"PK\x03\x04" + bytes(50))
+    with pytest.raises(UserError, match="a workbook or an archive: save the table as 'CSV UTF-8'"):
+        open_splits(f"csv:{table}")
