@@ -104,6 +104,7 @@ def test_a_smoke_run_ends_with_a_result(name, tmp_path, capsys):
     assert sum(result["support"]) == result["split_sizes"]["test"] == 64
     config = load(spec)
     config.parallel.devices = 1
+    config.checkpoint.mode = "max"  # what "auto" means for val/accuracy
     assert (
         from_dict(json.loads((workdir / "config.json").read_text())).to_dict() == config.to_dict()
     )

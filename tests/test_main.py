@@ -185,7 +185,7 @@ CANNOT_RUN = [
     ("data.source=folder:no/such", "folder 'no/such' does not exist"),
     ("data.source=folder:", "folder '' does not exist"),
     ("data.fractions=(0.5,0.5)", "data.fractions must be three shares"),
-    ("data.channels=2", "data.channels = 2"),
+    ("data.channels=2", "data.channels must be 0, 1 or 3, got 2"),
     ("parallel.devices=9", "parallel.devices = 9, but there are 8 cpu devices"),
     ("train.batch_size=12", "train.batch_size = 12 does not divide over 8 devices: 16 does"),
     ("train.eval_batch_size=9", "train.eval_batch_size = 9 does not divide over 8 devices: 8 does"),
