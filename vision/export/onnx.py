@@ -20,6 +20,7 @@ from vision.errors import UserError, first_line
 from vision.export.explain import raised_at, refused
 from vision.export.program import Program
 from vision.export.simplify import drop_unused, join_normalization, simplify
+from vision.support import disk
 from vision.support.extras import require
 from vision.support.files import replacing
 
@@ -211,7 +212,7 @@ def _fold(model, path):
         return onnx.load(options.optimized_model_filepath)
     except Exception as error:  # its exceptions have no common type
         # "serialize" or "parse": the file was written only in part, or not at all
-        if "erializ" in str(error) or "pars" in str(error):
+        if disk.refusal(error) or "erializ" in str(error) or "pars" in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise UserError(
             f"ONNX Runtime cannot read what jax2onnx has made of this model: {first_line(error)}"

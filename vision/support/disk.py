@@ -25,7 +25,8 @@ def refusal(error: BaseException) -> int:
             return number
         text = str(link)
         for number in UNMISTAKABLE:
-            if os.strerror(number) in text:
+            # the second is ONNX Runtime's
+            if os.strerror(number) in text or f"SystemError : {number}" in text:
                 return number
     return 0
 
