@@ -7,11 +7,12 @@ import shutil
 import signal
 import time
 
-from experiments.reliability.stages import is_alive, run_fingerprint, start, train, wait
+from experiments.reliability.stages import is_gone, run_fingerprint, start, train, wait
 
 COUNTS = {"loaded, two workers": 60, "slow steps": 40}
 FROM = 1.0  # seconds: before that, Python is starting
 SAVE_AND_EXIT = 5.0  # seconds on two busy cores: a checkpoint, and the end of the interpreter
+WORKERS = 3.0  # seconds in which workers follow their parent
 LONGEST = 20.0  # seconds after which a slow run gets its signal at the latest
 
 
@@ -35,7 +36,7 @@ def run(work, counts=COUNTS, seed=0):
                     sent += 1
                     yield {"run": name, "directory": number} | row
             done = _finish(command, out)
-            same = done.code == 0 and run_fingerprint(out) == reference
+            same = done.code == 0 and _fingerprint(out) == reference
             yield {
                 "run": name,
                 "directory": number,
@@ -43,6 +44,17 @@ def run(work, counts=COUNTS, seed=0):
                 "ok": same,
                 "problem": "" if same else f"other bits, or {done.text[-300:]}".replace("\n", " "),
             }
+
+
+def _fingerprint(out):
+    """Returns what an interruption leaves as it is: results, validations, the last weights.
+
+    Lines of training are not among it: each save ends one, so their steps differ.
+    """
+    parts = run_fingerprint(out)
+    validations = [line for line in parts["metrics"] if "val/loss" in line]
+    last = max(parts["checksums"], key=int)
+    return parts["result"], validations, parts["checksums"][last]
 
 
 def _to(command, out):
@@ -61,7 +73,7 @@ def _reference(work, command):
         ended = _finish(command, out)
         if ended.code:
             raise SystemExit(f"the run fails without an interruption: {ended.text}")
-    outcome = run_fingerprint(out)
+    outcome = _fingerprint(out)
     result = json.loads((out / "result.json").read_text())
     step = result["config"]["train"]["batch_size"] / result["images_per_second"]
     return outcome, ended.seconds, step
@@ -86,7 +98,7 @@ def _interrupt(command, out, seconds, step, generator):
     bound = 2 * step + SAVE_AND_EXIT
     if ended.seconds > bound:
         problems.append(f"took {ended.seconds:.1f} s, more than {bound:.1f}")
-    if is_alive(process.pid):
+    if not is_gone(process.pid, WORKERS):
         problems.append("processes are left")
         os.killpg(process.pid, signal.SIGKILL)
     return {

@@ -6,7 +6,7 @@ import shutil
 import signal
 import time
 
-from experiments.reliability.stages import finish, is_alive, listing, start
+from experiments.reliability.stages import finish, is_gone, listing, start
 
 KILLS = {  # of each stage, 100 in all
     "train, resident": 16,
@@ -89,7 +89,7 @@ def _kill_and_finish(stage, out, wanted, seconds, generator, reference):
         else:
             process.kill()
         process.wait()
-        if not _is_gone(process.pid):
+        if not is_gone(process.pid, ORPHANS):
             problems.append("processes outlived their parent")
             os.killpg(process.pid, signal.SIGKILL)
         process.stderr.close()
@@ -112,12 +112,3 @@ def _kill_and_finish(stage, out, wanted, seconds, generator, reference):
         "seconds": round(ended.seconds, 1),
         "problem": "; ".join(problems).replace("\n", " "),
     }
-
-
-def _is_gone(session):
-    ends = time.monotonic() + ORPHANS
-    while is_alive(session):
-        if time.monotonic() > ends:
-            return False
-        time.sleep(0.1)
-    return True

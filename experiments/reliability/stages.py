@@ -101,7 +101,17 @@ def finish(stage, out):
     return dataclasses.replace(ended, seconds=time.monotonic() - began)
 
 
-def is_alive(session):
+def is_gone(session, seconds):
+    """Whether all processes of a session end within some seconds."""
+    ends = time.monotonic() + seconds
+    while _is_alive(session):
+        if time.monotonic() > ends:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def _is_alive(session):
     """Whether a process of a session is left, other than zombies."""
     for entry in pathlib.Path("/proc").iterdir():
         if not entry.name.isdecimal():
