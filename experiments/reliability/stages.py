@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -126,8 +127,10 @@ def _is_alive(session):
 
 
 def listing(out):
-    """Returns the names of all files of a directory, without the numbers of an events file."""
-    return sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
+    """Returns the sorted names of all files of a directory; a checkpoint's arrays count as one."""
+    names = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    # Orbax gives its files of arrays random names.
+    return sorted({re.sub(r"(checkpoints/\d+/state)/.*", r"\1", name) for name in names})
 
 
 def run_fingerprint(out):
