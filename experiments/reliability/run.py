@@ -76,13 +76,16 @@ def _with_context(rows):
 
 
 def _write(part, rows):
-    rows = list(rows)
-    columns = list(dict.fromkeys(name for row in rows for name in row))
+    """Writes the rows of a part; those that are there already in case it is stopped."""
+    done = []
     temporary = _file(part).with_suffix(".part")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
+    for row in rows:
+        done.append(row)
+        columns = list(dict.fromkeys(name for row in done for name in row))
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(done)
     temporary.replace(_file(part))
 
 
