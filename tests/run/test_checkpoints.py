@@ -322,3 +322,17 @@ def test_what_cannot_be_written(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert_is(open_in(tmp_path / "checkpoints").restore_latest(state(0))[0], 1)
+
+
+@pytest.mark.parametrize("mode, best", [("max", 2), ("min", 5)])
+def test_what_a_killed_removal_has_left_is_removed(tmp_path, mode, best):
+    """Orbax keeps all of `keep_latest`; a later call that keeps fewer finds the others."""
+    directory = tmp_path / "checkpoints"
+    metric = "score/own"
+    write(directory, [0.3, 0.9, 0.5, None, 0.1, 0.4, None], metric, keep_latest=7, mode=mode)
+    shutil.rmtree(directory / "1" / "record")
+    assert steps_in(directory) == [1, 2, 3, 4, 5, 6, 7]
+    with open_in(directory, metric=metric, keep_latest=2, mode=mode) as checkpoints:
+        checkpoints.remove_surplus()
+        assert steps_in(directory) == sorted({best, 6, 7})
+        assert checkpoints.restore_best(state(0))[0] == best

@@ -27,7 +27,7 @@ from vision import parallel
 from vision.errors import RunError, UserError, brief
 from vision.run.best import direction
 from vision.run.checksum import checksum, sealed, unsealed
-from vision.run.side_files import drop_damaged
+from vision.run.side_files import drop_damaged, surplus
 from vision.support import disk
 from vision.support.files import write_json
 from vision.support.schema import check
@@ -91,6 +91,9 @@ class Checkpoints:
             async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
         )
         self._manager = ocp.CheckpointManager(directory, options=options)
+        self._surplus = functools.partial(
+            surplus, directory, c.keep_latest, c.keep_best, metric, mode == "min"
+        )
         self._failed = False
 
     def save(
@@ -228,6 +231,20 @@ class Checkpoints:
         """Waits until every save has finished; raises `RunError` if one could not be written."""
         with self._explain_write_errors():
             self._manager.wait_until_finished()
+
+    def remove_surplus(self) -> None:
+        """Removes checkpoints that are no longer kept, if a kill has cut their removal short.
+
+        Orbax does so only after a save, and leaves what it has removed in part.
+        """
+        self.wait()
+
+        def remove() -> None:
+            for path in self._surplus():
+                shutil.rmtree(path, ignore_errors=True)
+
+        parallel.on_main_process(remove)
+        self._manager.reload()
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -17,6 +17,7 @@ HEADER = {
     "commit_timestamp_nsecs?": _TIME,
     "custom_metadata?": (dict, None),
 }
+PARTS = ("record", "state")  # what every checkpoint has
 METRICS = Rule("numbers by name", lambda values: all(map(_is_number_or_nan, values.values())))
 
 
@@ -36,6 +37,39 @@ def drop_damaged(directory: pathlib.Path, report: Callable[[str], object]) -> No
             file.unlink()
             step = file.parent.parent.name
             report(f"the validation of checkpoint {step} is damaged: it cannot be the best")
+
+
+def surplus(
+    directory: pathlib.Path,
+    keep_latest: int,
+    keep_best: int,
+    metric: Callable[[Mapping[str, float]], float],
+    least: bool,
+) -> list[pathlib.Path]:
+    """Returns the checkpoints that are not to be kept, and what is left of removed ones.
+
+    Args:
+        directory: that of the checkpoints.
+        keep_latest: number of the newest checkpoints to keep.
+        keep_best: number of the best to keep.
+        metric: maps a checkpoint's validation to the value that ranks it.
+        least: whether lower values are better.
+    """
+    paths = {int(path.name): path for path in directory.iterdir() if path.name.isdecimal()}
+    complete = [
+        step for step, path in paths.items() if all((path / part).is_dir() for part in PARTS)
+    ]
+    kept = sorted(complete)[-keep_latest:]
+    values = {}
+    for step in complete:
+        file = paths[step] / "metrics" / "metrics"
+        scalars = _read(file, METRICS) if file.is_file() else None
+        if scalars is not None:
+            values[step] = metric(scalars)
+    # Of equal ones the newest is the best, as for Orbax.
+    ranked = sorted(values, key=lambda step: (-values[step] if least else values[step], step))
+    kept += ranked[-keep_best:]
+    return [path for step, path in sorted(paths.items()) if step not in kept]
 
 
 def _read(file: pathlib.Path, schema: Any) -> Mapping[str, Any] | None:

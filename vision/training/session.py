@@ -286,7 +286,7 @@ class Session:
 
     def outcome(self) -> Outcome:
         """Waits for the last checkpoint, and returns the best one with how the training ended."""
-        self._checkpoints.wait()
+        self._checkpoints.remove_surplus()
         train_seconds = time.perf_counter() - self._began
         best_step = self._done
         best = self._saved(self._state)
