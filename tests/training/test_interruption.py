@@ -144,3 +144,13 @@ def test_a_validation_is_broken_off_twice(tmp_path, uninterrupted):
     record = json.loads((workdir / "checkpoints" / "8" / "record" / "metadata").read_text())
     assert record["progress"]["validation_is_due"]
     assert_same(workdir, run(workdir), uninterrupted)
+
+
+def test_a_run_that_is_refused_gives_the_signals_back(tmp_path, uninterrupted):
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    _, workdir = uninterrupted
+    with pytest.raises(UserError, match="holds another config's run") as refusal:
+        run(workdir, seed=7)
+    # The exception, which holds what the training had opened, is still there.
+    assert refusal.value
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers

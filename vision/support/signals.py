@@ -40,6 +40,7 @@ class Signals:
         self._previous: dict[int, Any] = {}
         self._lock = threading.Lock()
         self._farewell: str | None = None
+        self._wakeup: tuple[int, int] | None = None  # of the pipe, and of what woke before
 
     def install(self) -> None:
         """Takes the signals, in the main thread: elsewhere, as in some notebooks, none come."""
@@ -51,7 +52,8 @@ class Signals:
         """Lets `leave_at_once` work: only for a program, as it ends the process."""
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
-        signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        self._wakeup = writing, before
         threading.Thread(target=self._watch, args=(reading,), daemon=True).start()
 
     def leave_at_once(self, farewell: str) -> None:
@@ -66,6 +68,16 @@ class Signals:
         """Lets a signal be noted only, from now on."""
         with self._lock:
             self._farewell = None
+
+    def close(self) -> None:
+        """Gives the signals back, and no longer leaves at once; called in the main thread."""
+        self.stay()
+        self.release(*STOPPING)
+        if self._wakeup is not None:
+            writing, before = self._wakeup
+            signal.set_wakeup_fd(before)
+            os.close(writing)  # which ends the thread
+            self._wakeup = None
 
     def release(self, *numbers: int) -> None:
         """Gives signals back to whom they belonged before."""
@@ -82,9 +94,8 @@ class Signals:
 
     def _watch(self, reading: int) -> None:
         """Leaves, if that is wanted; a thread, since the main one may be busy for minutes."""
-        while True:
-            (number,) = os.read(reading, 1)
-            if number not in STOPPING:
+        while wakeup := os.read(reading, 1):
+            if wakeup[0] not in STOPPING:
                 continue
             with self._lock:
                 if self._farewell is not None:
@@ -93,6 +104,7 @@ class Signals:
                         os.write(1, f"{self._farewell}\n".encode())
                     kill_children()
                     os._exit(0)
+        os.close(reading)
 
 
 _current: Signals | None = None
@@ -110,7 +122,7 @@ def listening() -> Iterator[Signals]:
     try:
         yield _current
     finally:
-        _current.release(*STOPPING)
+        _current.close()
         _current = None
 
 

@@ -145,12 +145,14 @@ class Session:
                 write_data(self._workdir, self._data, splits)
             write_teachers(self._workdir, self._definition, self._teachers)
 
-        self._signals = self._stack.enter_context(signals.listening())
-        parallel.on_main_process(open_directory)
-        self._stack.enter_context(explain_memory(self._config.train, self._updates, self._mesh))
-        checkpoints = open_checkpoints(self._workdir, self._config, print_line)
-        self._checkpoints = self._stack.enter_context(checkpoints)
-        parallel.on_main_process(checkpoints.remove_unfinished)
+        with contextlib.ExitStack() as stack:  # closes what is open if a later one fails
+            self._signals = stack.enter_context(signals.listening())
+            parallel.on_main_process(open_directory)
+            stack.enter_context(explain_memory(self._config.train, self._updates, self._mesh))
+            checkpoints = open_checkpoints(self._workdir, self._config, print_line)
+            self._checkpoints = stack.enter_context(checkpoints)
+            parallel.on_main_process(checkpoints.remove_unfinished)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *error: Any) -> bool | None:
