@@ -362,7 +362,7 @@ def _manifest(out, parts, state, shard):
     if shard == ALL and not any(entry["images"] for entry in entries.values()):
         raise UserError("none of the images can be read: there is nothing to pack")
     findings = dict.fromkeys(finding for source in parts.values() for finding in source.findings)
-    share = {} if shard == ALL else {"shard": list(shard), "plan": state["plan"]}
+    share = {} if shard == ALL else {"shard": [shard.index, shard.count], "plan": state["plan"]}
     return share | {
         "format": FORMAT,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 
 from vision import parallel
 from vision.run.best import direction
-from vision.support.schema import NATURAL
+from vision.support.schema import NATURAL, Rule
 
+UNTRAINED = Rule("empty", lambda progress: progress == {})  # of a model that was pruned or filled
 STATE = {"best": (float, None), "waited": NATURAL}
 PROGRESS = {
     "early": STATE,

@@ -28,7 +28,7 @@ from vision.training.evaluate import eval_batch_size, evaluate
 from vision.training.log import RunLog, print_line
 from vision.training.meter import Meter
 from vision.training.pace import Pace
-from vision.training.policy import PROGRESS, ValidationPolicy
+from vision.training.policy import PROGRESS, UNTRAINED, ValidationPolicy
 from vision.training.profiler import Profiler
 from vision.training.setup import build_step, training_loader
 from vision.training.starts import Starts
@@ -318,7 +318,9 @@ class Session:
 
     def _begin(self) -> tuple[State, dict[str, Any]]:
         """Returns (state, progress) of the newest checkpoint, or of the beginning."""
-        restored = self._checkpoints.restore_latest(self._images_step.abstract_state, PROGRESS)
+        restored = self._checkpoints.restore_latest(
+            self._images_step.abstract_state, (UNTRAINED, PROGRESS)
+        )
         if restored is not None:
             state, progress = restored
             if self._head_training is not None:
