@@ -59,7 +59,14 @@ def test_it_answers_as_the_run_does(run, exported):
     )
     for ours, theirs in pairs:
         np.testing.assert_allclose(theirs, ours, atol=1e-5)
-    files = {"model.onnx", "model.safetensors", "config.json", "sample.png", "bundle.json"}
+    files = {
+        "model.onnx",
+        "model.safetensors",
+        "config.json",
+        "sample.png",
+        "splits.csv.gz",
+        "bundle.json",
+    }
     assert {p.name for p in exported.iterdir()} == files
     assert os.listdir(exported.parent) == ["digits"]
 
@@ -140,7 +147,7 @@ def test_a_wrong_model_is_refused_and_an_old_bundle_stays(run, exported, tmp_pat
     monkeypatch.setattr(form, "write", write)
     # a sound bundle replaces it, including all of its files
     bundle.export(inference.from_run(run), old, ExportOptions())
-    assert set(map(str, tree(old))) == {"model.onnx", "sample.png", "bundle.json"}
+    assert set(map(str, tree(old))) == {"model.onnx", "sample.png", "splits.csv.gz", "bundle.json"}
     assert os.listdir(tmp_path) == ["old"]
 
 
@@ -153,7 +160,7 @@ def test_a_full_disk_leaves_nothing(run, exported, tmp_path):
     for limit in (size // 2, size - 1):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         try:
-            with pytest.raises(UserError, match="cannot write to --out"):
+            with pytest.raises(RunError, match="cannot write to --out"):
                 bundle.export(model, old, ExportOptions())
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -183,7 +190,7 @@ def test_both_formats_can_be_narrower(run, exported, tmp_path, capsys, precision
     """Each is made from a float model that is removed; both are compared on the same images."""
     argv = ["--workdir", str(run), "--format=tflite,onnx"]
     cli.run(command.main, [*argv, "--precision", precision, "--out", str(tmp_path / "out")])
-    files = {"model.onnx", "model.tflite", "sample.png", "bundle.json"}
+    files = {"model.onnx", "model.tflite", "sample.png", "splits.csv.gz", "bundle.json"}
     assert set(map(str, tree(tmp_path / "out"))) == files
     opened = open_bundle(tmp_path / "out")
     printed = capsys.readouterr().out
