@@ -166,9 +166,14 @@ def test_plateau_was_reached(uninterrupted):
     assert len(rates) > 2
 
 
-def test_signal_at_the_last_step_ends_as_usual(tmp_path, send):
+def test_signal_at_the_last_step_leaves_its_validation_to_the_next_call(
+    tmp_path, uninterrupted, send, monkeypatch
+):
     send(signal.SIGTERM, 16)
+    assert main.run(make_config("vit"), tmp_path / "run") is None
+    monkeypatch.undo()
     assert main.run(make_config("vit"), tmp_path / "run")["ended"] == "finished"
+    assert_same_run(tmp_path / "run", uninterrupted("vit"), 16)
 
 
 @pytest.mark.parametrize("damage", ["flipped", "missing"])
