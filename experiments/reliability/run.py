@@ -120,10 +120,11 @@ def _first_problem(rows):
     return next((row["problem"][:120] for row in rows if row.get("problem")), "")
 
 
-def _kills_table(rows, measured):
+def _kills_table(rows, _):
     lines = []
     for name in dict.fromkeys(row["stage"] for row in rows):
         mine = [row for row in rows if row["stage"] == name]
+        measured = f"{mine[0]['date']}, {mine[0]['commit']}"
         count = sum(int(row["kills"]) for row in mine)
         right = f"{_right(mine)} of {len(mine)} directories"
         lines.append(
