@@ -1,5 +1,6 @@
 """Trainings that get SIGTERM or SIGINT, to the whole process group, at random moments."""
 
+import functools
 import json
 import os
 import random
@@ -7,7 +8,16 @@ import shutil
 import signal
 import time
 
-from experiments.reliability.stages import is_gone, run_fingerprint, start, train, wait
+from experiments.reliability.stages import (
+    Stage,
+    finish,
+    finish_undisturbed,
+    is_gone,
+    run_fingerprint,
+    start,
+    train,
+    wait,
+)
 
 COUNTS = {"loaded, two workers": 60, "slow steps": 40}
 FROM = 1.0  # seconds: before that, Python is starting
@@ -20,8 +30,8 @@ def run(work, counts=COUNTS, seed=0):
     """Yields a row per signal, and one per directory that was interrupted until it ended."""
     kinds = {"loaded, two workers": f"loaded:{work / 'photos'}", "slow steps": "slow"}
     for name, count in counts.items():
-        command = train(kinds[name], "OUT")
-        reference, seconds, step = _reference(work, command)
+        stage = Stage(name, functools.partial(train, kinds[name]), _fingerprint)
+        reference, seconds, step = _reference(work, stage)
         generator = random.Random(f"{seed} {name}")
         sent = 0
         number = 0
@@ -31,11 +41,11 @@ def run(work, counts=COUNTS, seed=0):
             number += 1
             ended = False
             while not ended and sent < count:
-                row, ended = _interrupt(command, out, seconds, step, generator)
+                row, ended = _interrupt(stage, out, seconds, step, generator)
                 if not ended:
                     sent += 1
                     yield {"run": name, "directory": number} | row
-            done = _finish(command, out)
+            done = finish(stage, out)
             same = done.code == 0 and _fingerprint(out) == reference
             yield {
                 "run": name,
@@ -57,31 +67,18 @@ def _fingerprint(out):
     return parts["result"], validations, parts["checksums"][last]
 
 
-def _to(command, out):
-    return [str(out) if word == "OUT" else word for word in command]
-
-
-def _finish(command, out):
-    return wait(start({}, _to(command, out)))
-
-
-def _reference(work, command):
+def _reference(work, stage):
     """Returns (fingerprint, seconds, seconds of a step) of the run without an interruption."""
     out = work / "references" / "interrupts"
-    for _ in range(2):  # the first call may have to compile
-        shutil.rmtree(out, ignore_errors=True)
-        ended = _finish(command, out)
-        if ended.code:
-            raise SystemExit(f"the run fails without an interruption: {ended.text}")
-    outcome = _fingerprint(out)
+    ended = finish_undisturbed(stage, out)
     result = json.loads((out / "result.json").read_text())
     step = result["config"]["train"]["batch_size"] / result["images_per_second"]
-    return outcome, ended.seconds, step
+    return _fingerprint(out), ended.seconds, step
 
 
-def _interrupt(command, out, seconds, step, generator):
+def _interrupt(stage, out, seconds, step, generator):
     """Returns (row, whether the run had ended before the signal)."""
-    process = start({}, _to(command, out))
+    process = start(stage.environment, stage.command(str(out)))
     moment = generator.uniform(FROM, min(seconds, LONGEST))
     number = generator.choice((signal.SIGTERM, signal.SIGINT))
     time.sleep(moment)

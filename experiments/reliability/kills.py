@@ -6,7 +6,7 @@ import shutil
 import signal
 import time
 
-from experiments.reliability.stages import finish, is_gone, listing, start
+from experiments.reliability.stages import finish, finish_undisturbed, is_gone, listing, start
 
 KILLS = {  # of each stage, 100 in all
     "train, resident": 16,
@@ -56,15 +56,7 @@ def _plain(name):
 def _reference(work, stage):
     """Returns ((fingerprint, listing), seconds) of the command without an interruption."""
     out = work / "references" / _plain(stage.name)
-    shutil.rmtree(out, ignore_errors=True)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for _ in range(2):  # the first call may have to compile
-        shutil.rmtree(out, ignore_errors=True)
-        if stage.prepare:
-            stage.prepare(out)
-        ended = finish(stage, out)
-        if ended.code:
-            raise SystemExit(f"{stage.name} fails without an interruption: {ended.text}")
+    ended = finish_undisturbed(stage, out)
     return (stage.fingerprint(out), listing(out)), ended.seconds
 
 

@@ -102,6 +102,19 @@ def finish(stage, out):
     return dataclasses.replace(ended, seconds=time.monotonic() - began)
 
 
+def finish_undisturbed(stage, out):
+    """Runs a stage's command to its end in a new directory, with all that it needs compiled."""
+    for _ in range(2):  # the first call may have to compile
+        shutil.rmtree(out, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if stage.prepare:
+            stage.prepare(out)
+        ended = finish(stage, out)
+        if ended.code:
+            raise SystemExit(f"{stage.name} fails without an interruption: {ended.text}")
+    return ended
+
+
 def is_gone(session, seconds):
     """Whether all processes of a session end within some seconds."""
     ends = time.monotonic() + seconds
