@@ -71,3 +71,4 @@ if __name__ == "__main__":
         listener.watch()
         listener.leave_at_once("interrupted before it had begun to train")
         cli.run(main, outlives_output=True)
+        listener.ignore()  # Python still takes a moment to end

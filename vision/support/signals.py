@@ -69,6 +69,11 @@ class Signals:
         with self._lock:
             self._farewell = None
 
+    def ignore(self) -> None:
+        """Lets signals change nothing once they are given back: the program's work is done."""
+        for number in self._previous:
+            self._previous[number] = signal.SIG_IGN
+
     def close(self) -> None:
         """Gives the signals back, and no longer leaves at once; called in the main thread."""
         self.stay()
