@@ -234,6 +234,18 @@ def test_the_result_is_a_run(tiny_run, pruned_run):
     assert logits.shape == (2, 10) and embeddings.shape == (2, 32)
 
 
+def test_a_repeated_call_changes_nothing(tiny_run, pruned_run, capsys):
+    """As after a kill that came after the last write."""
+    times = {path: path.stat().st_mtime_ns for path in pruned_run.rglob("*")}
+    argv = [f"--workdir={tiny_run}", f"--out={pruned_run}", "--importance=taylor"]
+    cli.run(prune.main, [*argv, "--ratio=0.3"])
+    assert "parameters: " in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in pruned_run.rglob("*")} == times
+    with pytest.raises(SystemExit):
+        cli.run(prune.main, [*argv, "--ratio=0.4"])
+    assert "another pruning: ratio is 0.3 there, 0.4 here" in capsys.readouterr().err
+
+
 def test_it_trains_on(pruned_run, tmp_path):
     flags = {
         "model.name": "vit",

@@ -95,7 +95,7 @@ def _is_pruned(place, request):
         record = read_json(place / RECORD, dict)
     except UserError:
         record = None
-    if request["steps"] == 1 or record is None:
+    if record is None:
         raise UserError(f"--out {place} exists already: give a new or empty directory")
     for key, value in json.loads(json.dumps(request)).items():
         if record.get(key) != value:
