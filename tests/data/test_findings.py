@@ -33,10 +33,10 @@ def test_a_class_that_train_has_not(tmp_path):
     )
     splits, findings = named_splits(config(f"folder:{tmp_path}").data, 0)
     assert splits["train"].classes == ("cat", "dog", "emu", "owl")  # the head has a place for each
-    assert [str(finding) for finding in findings] == ["emu: 1 images", "owl: 3 images"]
+    assert [str(finding) for finding in findings] == ["emu: 1 image", "owl: 3 images"]
     assert summarize(findings) == [
-        "1 classes in val that train lacks: emu: 1 images",
-        "1 classes in test that train lacks: owl: 3 images",
+        "classes in val that train lacks: emu: 1 image",
+        "classes in test that train lacks: owl: 3 images",
     ]
     assert open_data(config(f"folder:{tmp_path}"), parallel.make_mesh(1)).findings == findings
 
@@ -51,7 +51,7 @@ def test_what_was_lost_counts_as_unreadable(tmp_path):
     assert [str(tmp_path / "dog/gone.png")] == list(data.unreadable) and sum(
         map(len, data.loaders.values())
     ) == 20
-    assert summarize(data.findings)[0].startswith("1 files named in the table do not exist: ")
+    assert summarize(data.findings)[0].startswith("files named in the table do not exist: ")
     c.data.max_unreadable = 0.01
     with pytest.raises(UserError, match="gone.png"):
         open_data(c, parallel.make_mesh(1))
@@ -63,5 +63,5 @@ def test_many_findings_of_a_kind_are_one_line():
     ]
     assert summarize(findings) == [
         "1,234 boxes are empty: 0.xml, 1.xml, 2.xml, ...",
-        "1 files are missing: a: gone",
+        "files are missing: a: gone",
     ]

@@ -30,7 +30,10 @@ class Finding:
 
 
 def summarize(findings: Iterable[Finding], limit: int = 3) -> list[str]:
-    """Returns one line per kind, in order of appearance: its count, the kind, the first names."""
+    """Returns one line per kind, in order of appearance: its count, the kind, the first names.
+
+    A kind is a plural statement, so that a single finding has no count.
+    """
     by_kind: dict[str, list[Finding]] = {}
     for finding in findings:
         by_kind.setdefault(finding.kind, []).append(finding)
@@ -38,5 +41,6 @@ def summarize(findings: Iterable[Finding], limit: int = 3) -> list[str]:
     for kind, members in by_kind.items():
         examples = ", ".join(map(str, members[:limit]))
         more = ", ..." if len(members) > limit else ""
-        lines.append(f"{len(members):,} {kind}: {examples}{more}")
+        count = f"{len(members):,} " if len(members) > 1 else ""
+        lines.append(f"{count}{kind}: {examples}{more}")
     return lines

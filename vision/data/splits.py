@@ -278,5 +278,6 @@ def unseen_classes(splits: Mapping[str, Source]) -> list[Finding]:
         for label, count in zip(labels, counts, strict=True):
             if label not in seen:
                 kind = f"classes in {name} that train lacks"
-                findings.append(Finding(kind, classes[label], f"{count:,} images"))
+                detail = "1 image" if count == 1 else f"{count:,} images"
+                findings.append(Finding(kind, classes[label], detail))
     return findings
