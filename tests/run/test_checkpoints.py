@@ -12,7 +12,7 @@ import pytest
 from vision.config import default
 from vision.errors import RunError, UserError
 from vision.run.checkpoints import Checkpoints
-from vision.run.checksum import checksum
+from vision.run.checksum import checksum, sealed
 
 
 def state(step):
@@ -177,11 +177,12 @@ def write_digit(progress):
 
 def write_text(progress):
     progress["at"] = "2"
-    del progress["checksum"]  # as in older versions
 
 
-@pytest.mark.parametrize("change", [write_digit, write_text])
-def test_progress_that_has_changed_is_damage(copied, change):
+@pytest.mark.parametrize(
+    ("change", "reason"), [(write_digit, "its checksum differs"), (write_text, "its progress")]
+)
+def test_progress_that_has_changed_is_damage(copied, change, reason):
     file = copied / "2" / "record" / "metadata"
     record = json.loads(file.read_text())
     change(record["progress"])
@@ -190,7 +191,18 @@ def test_progress_that_has_changed_is_damage(copied, change):
     restored, progress = open_in(copied, said.append).restore_latest(state(0), {"at": int})
     assert_is(restored, 1)
     assert progress == {"at": 1}
-    assert len(said) == 1 and "checkpoint 2 is damaged (its progress" in said[0]
+    assert len(said) == 1 and f"checkpoint 2 is damaged ({reason}" in said[0]
+
+
+@pytest.mark.parametrize("seal", [sealed, dict])
+def test_older_checksums_are_of_the_state_only(copied, seal):
+    """And progress had one of its own, or none."""
+    file = copied / "2" / "record" / "metadata"
+    record = {"progress": seal({"at": 2}), "checksum": checksum(state(2))}
+    file.write_text(json.dumps(record))
+    restored, progress = open_in(copied).restore_latest(state(0), {"at": int})
+    assert_is(restored, 2)
+    assert progress == {"at": 2} and open_in(copied).restore_best(state(0))[0] == 1
 
 
 def test_a_validation_that_has_changed_makes_no_checkpoint_the_best(copied):
@@ -201,7 +213,14 @@ def test_a_validation_that_has_changed_makes_no_checkpoint_the_best(copied):
     assert said == ["the validation of checkpoint 2 is damaged: it cannot be the best"]
 
 
-@pytest.mark.parametrize("header", ["[]", '{"commit_timestamp_nsecs": 9223372036854775807000}'])
+HEADERS = (
+    "[]",
+    '{"commit_timestamp_nsecs": 9223372036854775807000}',
+    '{"performance_met": {}, "custom_metadata": {}}',
+)
+
+
+@pytest.mark.parametrize("header", HEADERS)
 def test_a_damaged_header_is_not_missed(copied, header):
     """Orbax would not open the directory."""
     (copied / "2" / "_CHECKPOINT_METADATA").write_text(header)

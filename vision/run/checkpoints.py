@@ -26,7 +26,7 @@ from orbax.checkpoint import checkpoint_managers
 from vision import parallel
 from vision.errors import RunError, UserError, brief
 from vision.run.best import direction
-from vision.run.checksum import checksum, sealed, unsealed
+from vision.run.checksum import checksum, joined, sealed, unsealed
 from vision.run.side_files import drop_damaged, surplus
 from vision.support import disk
 from vision.support.files import write_json
@@ -116,7 +116,7 @@ class Checkpoints:
             RunError: if this save, or the previous one, which has ended by now, could not be
                 written.
         """
-        record = {"progress": sealed(progress), "checksum": checksum(state)}
+        record = {"progress": progress, "checksum": joined(checksum(state), progress)}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
         )
@@ -221,7 +221,7 @@ class Checkpoints:
             raise UserError(
                 f"checkpoint {step} in {self._directory} is damaged ({brief(error)})"
             ) from error
-        if checksum(saved.state) != saved.record["checksum"]:
+        if not _is_intact(saved):
             raise UserError(
                 f"checkpoint {step} in {self._directory} is damaged: its checksum differs"
             )
@@ -283,7 +283,6 @@ class Checkpoints:
             with _silenced_logs():
                 saved = self._manager.restore(step, args=args)
             check(saved.record, RECORD, "its record")
-            expected = saved.record["checksum"]
             progress = unsealed(saved.record["progress"])
             check(progress, schema, "its progress")
         # Orbax and TensorStore raise many kinds, plain Exception among them.
@@ -291,7 +290,7 @@ class Checkpoints:
             fault = error
         if not parallel.all_agree(fault is None):
             raise _Damaged(brief(fault) if fault else "as another process found") from fault
-        if checksum(saved.state) != expected:
+        if not _is_intact(saved):
             raise _Damaged("its checksum differs")
         assert progress is not None  # which no schema allows
         return saved.state, progress
@@ -358,6 +357,16 @@ class Checkpoints:
 
 class _Damaged(Exception):
     """A checkpoint cannot be restored; the message gives the reason."""
+
+
+def _is_intact(saved: Any) -> bool:
+    """Whether a checkpoint's checksum is that of its state and progress."""
+    state = checksum(saved.state)
+    progress = unsealed(saved.record["progress"])
+    if progress is None:
+        return False
+    # Older checkpoints have one of the state only, and progress with one of its own.
+    return saved.record["checksum"] in (joined(state, progress), state)
 
 
 def _restore_args(target: Any) -> Any:

@@ -23,6 +23,11 @@ def checksum(tree: Any) -> int:
     return zlib.crc32(np.array(sums, np.uint32).tobytes())
 
 
+def joined(number: int, values: Mapping[str, Any]) -> int:
+    """Returns a checksum that changes with another one and with any value of a JSON dict."""
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode(), number)
+
+
 def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a JSON dict with its own checksum, as `unsealed` takes it."""
     return dict(values) | {SEAL: _sum_json(values)}
@@ -40,7 +45,7 @@ def unsealed(values: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _sum_json(values):
-    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+    return joined(0, values)
 
 
 @jax.jit

@@ -29,7 +29,9 @@ def drop_damaged(directory: pathlib.Path, report: Callable[[str], object]) -> No
         report: called with a line of text about a validation. Headers are not missed.
     """
     for file in directory.glob("*/_CHECKPOINT_METADATA"):
-        if _read(file, HEADER) is None:
+        header = _read(file, HEADER)
+        # Orbax refuses to open a directory in which one has a name that it does not know.
+        if header is None or not header.keys() <= {name.rstrip("?") for name in HEADER}:
             file.unlink()
     for file in directory.glob("*/metrics/metrics"):
         values = _read(file, METRICS)
