@@ -15,6 +15,7 @@ from vision import parallel
 from vision.data.loading.loader import DataFailed
 from vision.data.pipeline import open_data
 from vision.errors import UserError
+from vision.training.dispatch import CompiledSteps
 from vision.training.loop import train
 
 CHANGES = {
@@ -144,6 +145,22 @@ def test_a_validation_is_broken_off_twice(tmp_path, uninterrupted):
     record = json.loads((workdir / "checkpoints" / "8" / "record" / "metadata").read_text())
     assert record["progress"]["validation_is_due"]
     assert_same(workdir, run(workdir), uninterrupted)
+
+
+def test_a_validation_that_is_made_up_twice_is_logged_once(tmp_path, uninterrupted, monkeypatch):
+    """A signal after it, before the next checkpoint, leaves it due."""
+    workdir = tmp_path / "run"
+    run(workdir, "val", terminate, 5)
+    prepare = CompiledSteps.prepare
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            CompiledSteps, "prepare", lambda *arguments: terminate() or prepare(*arguments)
+        )
+        assert run(workdir).why == "interrupted"
+    assert_same(workdir, run(workdir), uninterrupted)
+    values = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    steps = [line["step"] for line in values if "val/loss" in line]
+    assert steps == sorted(set(steps))
 
 
 def test_a_run_that_is_refused_gives_the_signals_back(tmp_path, uninterrupted):

@@ -85,6 +85,16 @@ def test_a_damaged_line_costs_no_other(tmp_path, capsys):
     assert "metrics.jsonl: 3 damaged lines are left out" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("repeats", "left"), [(False, 4), (True, 3)])
+def test_an_evaluation_that_is_repeated_has_one_line(tmp_path, repeats, left):
+    values = [{"step": 1, "val/loss": 3}, {"step": 2, "loss": 2}, {"step": 2}]
+    values.insert(2, {"step": 2, "val/loss": 2.5})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(v) + "\n" for v in values))
+    RunLog(tmp_path, default().log, 2, 10, repeats=repeats).close()
+    assert len(lines(tmp_path)) == left
+    assert ({"step": 2, "val/loss": 2.5} in lines(tmp_path)) is not repeats
+
+
 def test_values_that_are_no_numbers_are_valid_json(tmp_path):
     log = open_log(tmp_path)
     log.evaluation(1, {"val/loss": float("nan"), "val/accuracy": 0.5})

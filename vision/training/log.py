@@ -30,11 +30,19 @@ class RunLog:
         start: finished steps; lines of later steps, which a killed process wrote, are dropped from
             metrics.jsonl.
         steps: length of the training.
+        repeats: whether the evaluation at `start` is repeated; its line is dropped too.
         active: False on every process except one: nothing is written or shown.
     """
 
     def __init__(
-        self, workdir: pathlib.Path, c: ConfigDict, start: int, steps: int, active: bool = True
+        self,
+        workdir: pathlib.Path,
+        c: ConfigDict,
+        start: int,
+        steps: int,
+        *,
+        repeats: bool = False,
+        active: bool = True,
     ):
         self._active = active
         self._steps = steps
@@ -47,7 +55,7 @@ class RunLog:
         self._lines = False
         if not active:
             return
-        self._file = _Lines(workdir / "metrics.jsonl", start)
+        self._file = _Lines(workdir / "metrics.jsonl", start, repeats)
         if c.tensorboard:
             self._events = _Events(workdir / "tensorboard", start)
         self._lines = c.progress and not sys.stderr.isatty()
@@ -225,21 +233,25 @@ class _Lines:
         path: the file.
         start: lines of later steps are dropped, as are damaged ones, for example the last that a
             killed process wrote.
+        repeats: whether to drop the evaluation at `start`.
 
     Attributes:
         damaged: number of damaged lines.
     """
 
-    def __init__(self, path: pathlib.Path, start: int):
+    def __init__(self, path: pathlib.Path, start: int, repeats: bool):
         kept = []
         self.damaged = 0
         self._path = path
         if path.exists():
             with path.open("rb") as file:
                 for line in file:
-                    step = _step(line)
-                    self.damaged += step is None
-                    if step is not None and step <= start:
+                    values = _read(line)
+                    self.damaged += values is None
+                    if values is None or values["step"] > start:
+                        continue
+                    is_evaluation = any(name.startswith("val/") for name in values)
+                    if not (repeats and is_evaluation and values["step"] == start):
                         kept.append(line.removesuffix(b"\n") + b"\n")
         with replacing(path, binary=True) as file:
             file.writelines(kept)
@@ -261,10 +273,11 @@ class _Lines:
         os.close(self._handle)
 
 
-def _step(line: bytes) -> int | None:
-    """Returns the step of a line of metrics.jsonl, None if it is damaged."""
+def _read(line: bytes) -> dict[str, Any] | None:
+    """Returns a line of metrics.jsonl, None if it is damaged."""
     try:
-        step = json.loads(line)["step"]
+        values = json.loads(line)
+        is_whole = type(values["step"]) is int
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    return step if type(step) is int else None
+    return values if is_whole else None

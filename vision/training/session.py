@@ -165,9 +165,15 @@ class Session:
         self._done = start
         self._saved_step = start
         config = self._config
-        self._log = self._stack.enter_context(
-            RunLog(self._workdir, config.log, start, self._steps, parallel.is_main_process())
+        log = RunLog(
+            self._workdir,
+            config.log,
+            start,
+            self._steps,
+            repeats=progress.get("validation_is_due", False),
+            active=parallel.is_main_process(),
         )
+        self._log = self._stack.enter_context(log)
         self._policy = ValidationPolicy(config, progress)
         self._meter = Meter(
             self._log,
