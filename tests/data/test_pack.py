@@ -2,6 +2,7 @@
 written."""
 
 import io
+import json
 import os
 import pickle
 import shutil
@@ -375,6 +376,13 @@ def test_what_is_there_is_never_lost(steel, steel_pack, tmp_path, monkeypatch):
         pack_of("digits", steel_pack, options=SMALL)
     with pytest.raises(UserError, match="which is a file"):
         pack_of(spec, tmp_path / "notes.txt")
+    newer = tmp_path / "newer"  # of a version with one option more
+    newer.mkdir()
+    request = json.loads((steel_pack / "manifest.json").read_text())["request"] | {"crop": 3}
+    progress = {"request": request, "plan": {}, "shards": {}, "unreadable": []}
+    (newer / "progress.json").write_text(json.dumps(progress))
+    with pytest.raises(UserError, match=r"other data or options \(crop was 3\)"):
+        pack_of(spec, newer, options=SMALL)
     with locked(tmp_path / "busy"), pytest.raises(UserError, match="another process"):
         pack_of(spec, tmp_path / "busy")
     monkeypatch.setattr(

@@ -90,6 +90,25 @@ def test_a_damaged_row_group_is_unreadable_images(cifar, tmp_path):
         source[100]
 
 
+def test_a_row_group_shorter_than_its_footer_says(cifar, tmp_path):
+    images, labels = cifar
+    file = tmp_path / "all.parquet"
+    pq.write_table(pa.table({"image": images, "label": labels}), file, row_group_size=100)
+    source = open_splits(f"parquet:{file}")["all"]
+    source.starts = source.starts + np.array([0] + [3] * (len(source.starts) - 1))
+    with pytest.raises(UnreadableImage, match=r"all.parquet\[102\]: its row group has only 100"):
+        source[102]
+
+
+def test_large_row_groups_are_named(cifar, tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet, "LARGE_GROUP", 1000)
+    images, labels = cifar
+    file = tmp_path / "all.parquet"
+    pq.write_table(pa.table({"image": images, "label": labels}), file, row_group_size=200)
+    findings = open_splits(f"parquet:{file}")["all"].findings
+    assert "row groups are large" in findings[0].kind and "group 0: 0.0 GiB" in str(findings[0])
+
+
 @pytest.fixture(scope="module")
 def hub(cifar, tmp_path_factory):
     """Two splits written by the hub's own library: as parquet, and by save_to_disk."""

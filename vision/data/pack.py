@@ -238,7 +238,7 @@ def _is_intact(out, manifest):
 def _check_same_request(out, old, new):
     if old == new:
         return
-    changed = [key for key in new if old.get(key) != new[key]]
+    changed = [key for key in {**new, **old} if old.get(key) != new.get(key)]
     reason = f"{changed[0]} was {old.get(changed[0])!r}"
     if changed == ["fingerprint"]:
         reason = "its images have changed"

@@ -99,7 +99,10 @@ class ParquetSource:
         except Exception as error:  # a damaged page makes the library raise all sorts
             reason = f"its row group: {brief(error)}"
             raise UnreadableImage(reason, self.name(index)) from error
-        data = images[int(index - self.starts[group])].as_py()
+        row = int(index - self.starts[group])
+        if row >= len(images):
+            raise UnreadableImage(f"its row group has only {len(images)} rows", self.name(index))
+        data = images[row].as_py()
         if data is None:
             raise UnreadableImage("no bytes in its row", self.name(index))
         return data
@@ -191,7 +194,7 @@ def open(argument: str, *, image: str = "", label: str = "") -> dict[str, Source
     kept, classes, findings = index_labels(
         values, first.labels[label][1], lambda split, row: _row_name(tables[split], row)
     )
-    findings += [finding for table in every_table for finding in table.large_groups(image)]
+    findings += [finding for table in every_table for finding in table.large_groups()]
     sources = {}
     for split, (rows, labels) in kept.items():
         every_label = scatter(rows, labels, len(values[split]))
@@ -276,18 +279,15 @@ class _Table:
                 raise ValueError("its column of labels has another number of rows than its footer")
             return plain_labels(table.column(column))
 
-    def large_groups(self, image):
-        """Yields a finding for each row group with more than `LARGE_GROUP` bytes of images."""
+    def large_groups(self):
+        """Yields a finding for each row group of more than `LARGE_GROUP` bytes.
+
+        By the size of all columns: with damaged statistics, pyarrow ends the process if it is asked
+        for that of one (26.0).
+        """
         kind = "row groups are large, and reading one image reads all of its group: pack the data"
-        path = self.images[image]
-        columns = [
-            i
-            for i in range(self.metadata.num_columns)
-            if self.metadata.schema.column(i).path == path
-        ]
         for number in range(len(self.lengths)):
-            group = self.metadata.row_group(number)
-            size = sum(group.column(i).total_uncompressed_size for i in columns)
+            size = self.metadata.row_group(number).total_byte_size
             if size > LARGE_GROUP:
                 yield Finding(kind, f"{self.name}, group {number}", f"{size / 2**30:.1f} GiB")
 
