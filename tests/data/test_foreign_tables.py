@@ -98,7 +98,10 @@ def test_what_is_lost_or_guessed_is_said(folder, capsys):
     main(["info", write(folder, lines)])
     page = capsys.readouterr().out
     assert "7 all; 2 classes" in page
-    assert "note: rows have several labels: " in page and "line 2: 'cat', 'indoor'" in page
+    assert (
+        "note: rows have several labels and are left out: " in page
+        and "line 2: 'cat', 'indoor'" in page
+    )
     assert "note: 7 paths are from another disk or server" in page
     assert "note: columns without a name are left out: " in page and "column 4" in page
     joined = ["path,label", *rows("{path}.jpg,{pet}")]

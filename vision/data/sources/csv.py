@@ -249,7 +249,8 @@ def _group(table):
             images[key].append(row)
         elif len(choices[row]) > 1:
             names = ", ".join(map(repr, choices[row]))
-            findings.append(Finding("rows have several labels", table.line(row), names, lost=True))
+            kind = "rows have several labels and are left out"
+            findings.append(Finding(kind, table.line(row), names, lost=True))
         else:
             unlabeled.append((row, key))
     for row, key in unlabeled:  # another annotator's row may have one
@@ -296,7 +297,8 @@ def _merge(table, labels, title, rows):
     leading = [label for label, n in counts.items() if n == max(counts.values())]
     if len(counts) > 1 and "annotator" not in table:
         detail = ", ".join(map(repr, counts))
-        findings.append(Finding("images have several labels", title, detail, lost=True))
+        kind = "images have several labels and are left out"
+        findings.append(Finding(kind, title, detail, lost=True))
         return None, split, findings
     if len(leading) > 1:
         detail = f"{', '.join(map(repr, leading))}: labeled {leading[0]!r}"

@@ -197,7 +197,7 @@ def _slices(summary: Mapping[str, Any]) -> Iterator[Verdict]:
 
 def _passes(summary: Mapping[str, Any]) -> Iterator[Verdict]:
     robustness = summary["robustness"]
-    if robustness:
+    if robustness and robustness["clean_accuracy"]:
         corruptions = robustness["corruptions"]
         worst = min(corruptions, key=lambda name: sum(corruptions[name])).replace("_", " ")
         mean = _percent(robustness["mean_corruption_accuracy"])
