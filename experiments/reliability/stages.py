@@ -154,7 +154,7 @@ def run_fingerprint(out):
 def pruned_fingerprint(out):
     """Returns the checksums of a pruned run's weights, and its shapes."""
     checksums = {
-        str(file.relative_to(out)): json.loads(file.read_text())["checksum"]
+        str(file.relative_to(out)): json.loads(file.read_text())["arrays"]
         for file in out.glob("checkpoints/*/record/metadata")
     }
     return checksums | {"config": json.loads((out / "config.json").read_text())["model"]}

@@ -194,9 +194,14 @@ def test_progress_that_has_changed_is_damage(copied, change, reason):
     assert len(said) == 1 and f"checkpoint 2 is damaged ({reason}" in said[0]
 
 
+def test_runs_are_compared_by_the_checksum_of_their_arrays(copied):
+    record = json.loads((copied / "2" / "record" / "metadata").read_text())
+    assert record["arrays"] == checksum(state(2)) != record["checksum"]
+
+
 @pytest.mark.parametrize("seal", [sealed, dict])
 def test_older_checksums_are_of_the_state_only(copied, seal):
-    """And progress had one of its own, or none."""
+    """Then progress had one of its own, or none."""
     file = copied / "2" / "record" / "metadata"
     record = {"progress": seal({"at": 2}), "checksum": checksum(state(2))}
     file.write_text(json.dumps(record))

@@ -34,7 +34,7 @@ from vision.support.schema import check
 
 UNFINISHED = "*.orbax-checkpoint-tmp*"
 PATIENCE = 2.0  # seconds for the threads of a failed save to end
-RECORD = {"checksum": int, "progress": dict}
+RECORD = {"arrays?": int, "checksum": int, "progress": dict}
 
 # When one array cannot be read, TensorStore still tells Orbax about the others, which listens no
 # more: a traceback that means nothing.
@@ -116,7 +116,9 @@ class Checkpoints:
             RunError: if this save, or the previous one, which has ended by now, could not be
                 written.
         """
-        record = {"progress": progress, "checksum": joined(checksum(state), progress)}
+        arrays = checksum(state)
+        # Runs are compared by that of the arrays; the other one notices any damage.
+        record = {"progress": progress, "arrays": arrays, "checksum": joined(arrays, progress)}
         args = ocp.args.Composite(
             state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
         )
@@ -361,12 +363,12 @@ class _Damaged(Exception):
 
 def _is_intact(saved: Any) -> bool:
     """Whether a checkpoint's checksum is that of its state and progress."""
-    state = checksum(saved.state)
+    arrays = checksum(saved.state)
     progress = unsealed(saved.record["progress"])
     if progress is None:
         return False
-    # Older checkpoints have one of the state only, and progress with one of its own.
-    return saved.record["checksum"] in (joined(state, progress), state)
+    # Older checkpoints have one of the arrays only, and progress with one of its own.
+    return saved.record["checksum"] in (joined(arrays, progress), arrays)
 
 
 def _restore_args(target: Any) -> Any:
