@@ -40,7 +40,7 @@ FLOORS = (
     ("cli",),
     ("config",),
     ("ranges",),
-    ("metrics", "parallel", "distributed"),
+    ("metrics", "parallel", "distributed", "cpu"),
     ("data",),
     ("models",),
     ("runtimes",),

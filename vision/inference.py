@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from vision import models
+from vision import cpu, models
 from vision.bundle.directory import open_bundle
 from vision.config.validate import validate
 from vision.data.augment import normalize
@@ -104,6 +104,7 @@ class Classifier:
         step: int | None = None,
         past: Past | None = None,
     ):
+        cpu.choose(config.parallel.onednn)
         self.past = past
         self.temperature = temperature
         self.step = step

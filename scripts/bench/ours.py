@@ -8,7 +8,7 @@ import time
 import jax
 import numpy as np
 
-from vision import parallel
+from vision import cpu, parallel
 from vision.config import default
 from vision.data.loading.dataset import Dataset, Unreadable
 from vision.data.loading.device_loader import DeviceLoader
@@ -44,8 +44,10 @@ def make_config(a):
     c.train.batch_size = a.batch
     c.train.steps_per_dispatch = a.steps_per_dispatch
     c.parallel.devices = 1
+    c.parallel.onednn = a.onednn
     c.parallel.xla_options = a.xla_options
     c.log.progress = False
+    cpu.choose(a.onednn)
     return c
 
 
@@ -86,7 +88,8 @@ class BareStep:
 
     Attributes:
         state: the training state.
-        program: the `Program`; its `flops` are of one step, since a loop's body counts once.
+        program: the `Program` of one call.
+        flops: floating-point operations of one step's products.
     """
 
     def __init__(self, config, data, mesh, fixed=False):
@@ -114,6 +117,7 @@ class BareStep:
         update = step.update_many if self._steps_per_call > 1 else step.update
         arguments = self.state, batches[0], self._data
         self.program = compile_program(update, *arguments, options=config.parallel.xla_options)
+        self.flops = self.program.flops / self._steps_per_call
         jax.block_until_ready(arguments)
 
     def run(self, steps):

@@ -16,6 +16,7 @@
              DataLoader that crops and flips; both augment
     step     the trainer's loop against its own compiled step, called in a bare `for` loop
     defaults the step with --xla-options against the step without
+    xla      the step with oneDNN's convolutions, on a CPU, against the step with XLA's
     none     only the step
 
 Both sides start from uint8 images on the device and normalize them inside the step; both use the
@@ -34,7 +35,7 @@ from vision import cli
 from vision.errors import UserError
 from vision.support.memory import keep_freed_memory
 
-AGAINST = ("torch", "compile", "timm", "loader", "step", "defaults", "none")
+AGAINST = ("torch", "compile", "timm", "loader", "step", "defaults", "xla", "none")
 TORCH_FLAGS = (
     "model",
     "variant",
@@ -62,6 +63,7 @@ NOTED_FLAGS = (
     "attention",
     "remat",
     "steps_per_dispatch",
+    "onednn",
     "xla_options",
     "compile_mode",
     "layout",
@@ -92,7 +94,7 @@ def main(argv):
 def measure(a):
     """Runs the comparison that the flags describe and returns its row."""
     from scripts.bench import flops, ours
-    from vision import parallel
+    from vision import cpu, parallel
 
     ours.use_tf32()
     config = ours.make_config(a)
@@ -111,6 +113,9 @@ def measure(a):
             sides["theirs"] = bare
         elif a.against == "defaults":
             config.parallel.xla_options = ""
+            sides["theirs"] = ours.BareStep(config, data, mesh, a.data == "fixed")
+        elif a.against == "xla":
+            cpu.choose("off")
             sides["theirs"] = ours.BareStep(config, data, mesh, a.data == "fixed")
         elif a.against != "none":
             sides["theirs"] = theirs = _start_torch(a, costs.parameters)
@@ -159,8 +164,10 @@ def _report(a, seconds, costs, bare, theirs, peak_bytes):
         table.append({"side": "ours" if name == "ours" else a.against} | figures)
         speeds |= {f"{name}_{key}": value for key, value in figures.items()}
     common.print_table(table)
-    xla = f"; XLA counts {bare.program.flops / 1e9:.4g} GFLOP" if bare.program.flops else ""
-    print(f"{costs.train * a.batch / 1e9:.4g} GFLOP a step by the model's products{xla}")
+    print(
+        f"{costs.train * a.batch / 1e9:.4g} GFLOP a step by the model's products, "
+        f"{bare.flops / 1e9:.4g} in the program"
+    )
     if theirs and source == "measured":
         print(
             "peak_bytes: ours is what XLA plans for a step, theirs the most its process held; "
@@ -175,7 +182,7 @@ def _report(a, seconds, costs, bare, theirs, peak_bytes):
     ratios = common.compare(seconds, "ours", "theirs") if "theirs" in seconds else {"ratio": None}
     flops = {
         "model_flops": costs.train * a.batch,
-        "xla_flops": bare.program.flops,
+        "program_flops": bare.flops,
         "peak_flops": peak,
     }
     return facts | flags | ratios | speeds | flops
@@ -253,6 +260,9 @@ def add_model_flags(p):
     )
     p.add_argument("--attention", help="config.model.attention")
     p.add_argument("--remat", help="config.model.remat")
+    p.add_argument(
+        "--onednn", choices=("auto", "off"), default="auto", help="config.parallel.onednn"
+    )
     p.add_argument("--steps-per-dispatch", type=int, default=1, help="steps per call")
     p.add_argument(
         "--xla-options", default="", help='config.parallel.xla_options: "NAME=VALUE NAME=VALUE"'

@@ -142,13 +142,8 @@ def _in_float32(classifier):
 
 
 def _simplify(model):
-    """Limits a model to operations of other runtimes.
-
-    These are lax's own convolutions, and attention by plain matrix products.
-    """
+    """Limits a model to operations of other runtimes: attention by plain matrix products."""
     for _, module in nnx.iter_modules(model):
-        if isinstance(module, nnx.Conv):
-            module.conv_general_dilated = jax.lax.conv_general_dilated
         if hasattr(module, "implementation"):
             module.implementation = "plain"
 

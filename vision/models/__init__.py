@@ -32,10 +32,13 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from vision import cpu
 from vision.errors import UserError, brief, check_choice, shown
 from vision.models.layers.heads import CosineHead
 from vision.models.surgery.widths import OPTION, narrow
 from vision.support.modules import find
+
+cpu.install()
 
 DTYPES = ("float32", "bfloat16")
 HEADS = ("linear", "cosine")

@@ -71,7 +71,7 @@ class CompiledSteps:
         self._batch = loader.abstract_batch(config.train.batch_size)
         self._options = parse_options(config.parallel.xla_options)
         self._accumulate = config.train.accumulate
-        self._lowered: dict[int, Any] = {}
+        self._traced: dict[int, tuple[Any, Any]] = {}  # with the lowered program
         self._programs: dict[int, Program] = {}
         self.most = 1
         if loader.is_resident:
@@ -84,20 +84,20 @@ class CompiledSteps:
         """
         if jax.default_backend() == "cpu":
             return 1
-        return steps_per_call(count_flops(*self._arguments(1)))
+        return steps_per_call(self._flops())
 
     def lower(self, calls: Iterable[tuple[int, int]]) -> None:
         """Traces the programs for the calls of `plan`, which finds the faults of a config."""
-        for count in {count for _, count in calls} - self._lowered.keys():
-            jitted, *arguments = self._arguments(count)
-            self._lowered[count] = jitted.lower(*arguments)
+        for count in {count for _, count in calls} - self._traced.keys():
+            traced = self._trace(count)
+            self._traced[count] = traced, traced.lower()
 
     def prepare(self, calls: Iterable[tuple[int, int]], report: Callable[[str], object]) -> None:
         """Compiles the programs for the calls of `plan`, and reports what a step costs."""
         planned = list(calls)
         self.lower(planned)
         for count in {count for _, count in planned}:
-            self._programs[count] = compile_lowered(self._lowered[count], self._options)
+            self._programs[count] = compile_lowered(*self._traced[count], self._options)
         if self._programs:
             report(self.describe())
 
@@ -137,16 +137,13 @@ class CompiledSteps:
         fixed = max(memory["arguments"] for memory in memories)
         return fixed, max(memory["temporaries"] for memory in memories)
 
-    def _flops(self) -> float | None:
-        """Returns the floating-point operations of one step; None if XLA does not count them."""
-        if 1 in self._programs:
-            flops = self._programs[1].flops
-        else:
-            flops = count_flops(*self._arguments(1))
-        # XLA counts once what a loop does; on CPUs the parts of a batch are no loop.
-        if flops and jax.default_backend() != "cpu":
-            flops *= self._accumulate
-        return flops
+    def _flops(self) -> int:
+        """Returns the floating-point operations of one step's products."""
+        return self._programs[1].flops if 1 in self._programs else count_flops(self._trace(1))
+
+    def _trace(self, count):
+        jitted, *arguments = self._arguments(count)
+        return jitted.trace(*arguments)
 
     def _arguments(self, count: int) -> tuple[Any, State, Batch, Batch]:
         batch = self._batch

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from vision.errors import UserError, brief
+from vision.models.surgery.costs import products
 
 MEMORY = {  # our names of XLA's numbers in `memory_analysis`
     "arguments": "argument_size_in_bytes",
@@ -20,20 +21,20 @@ class Program:
     """A compiled function; call it with arrays of the shapes that it was compiled for.
 
     Args:
-        lowered: the traced function, from `jax.jit(...).lower(...)`.
+        traced: the traced function, from `jax.jit(...).trace(...)`.
         compiled: the same, compiled.
 
     Attributes:
-        flops: floating-point operations of one call over all devices, or None. XLA counts them
-            before it optimizes, and counts the body of a loop once.
+        flops: floating-point operations of one call's convolutions and matrix products, over all
+            devices.
         bytes_accessed: bytes that one call reads and writes by XLA's count, or None.
         memory: {"arguments", "outputs", "aliased", "temporaries", "code"}: bytes on one device; {}
             if the platform hides them. Aliased: outputs that reuse a donated argument.
     """
 
-    def __init__(self, lowered: Any, compiled: Any):
+    def __init__(self, traced: Any, compiled: Any):
         self._compiled = compiled
-        self.flops = _cost(lowered.cost_analysis(), "flops")
+        self.flops = count_flops(traced)
         self.bytes_accessed = _cost(compiled.cost_analysis(), "bytes accessed")
         self.memory: dict[str, int] = {}
         analysis = compiled.memory_analysis()
@@ -63,21 +64,23 @@ def compile_program(jitted: Any, *args: Any, options: str = "") -> Program:
     Raises:
         UserError: an option is unknown to XLA.
     """
-    return compile_lowered(jitted.lower(*args), parse_options(options))
+    traced = jitted.trace(*args)
+    return compile_lowered(traced, traced.lower(), parse_options(options))
 
 
-def compile_lowered(lowered: Any, options: Mapping[str, bool | str]) -> Program:
+def compile_lowered(traced: Any, lowered: Any, options: Mapping[str, bool | str]) -> Program:
     """Compiles a traced function.
 
     Args:
-        lowered: from `jax.jit(...).lower(...)`.
+        traced: from `jax.jit(...).trace(...)`.
+        lowered: from its `lower()`.
         options: from `parse_options`.
 
     Raises:
         UserError: an option is unknown to XLA.
     """
     try:
-        return Program(lowered, lowered.compile(compiler_options=dict(options) or None))
+        return Program(traced, lowered.compile(compiler_options=dict(options) or None))
     except jax.errors.JaxRuntimeError as error:
         if options and "INVALID_ARGUMENT" in str(error):
             text = " ".join(f"{name}={value}" for name, value in options.items())
@@ -86,9 +89,9 @@ def compile_lowered(lowered: Any, options: Mapping[str, bool | str]) -> Program:
         raise
 
 
-def count_flops(jitted: Any, *args: Any) -> float | None:
-    """Returns `Program.flops` without compiling."""
-    return _cost(jitted.lower(*args).cost_analysis(), "flops")
+def count_flops(traced: Any) -> int:
+    """Returns `Program.flops` of a function, from `jax.jit(...).trace(...)`."""
+    return sum(flops for flops, _ in products(traced.jaxpr.jaxpr))
 
 
 def parse_options(text: str) -> dict[str, bool | str]:

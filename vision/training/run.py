@@ -115,7 +115,7 @@ def _start_devices(config: ConfigDict) -> "Mesh":
     """Sets JAX up, joins the run's processes, and returns the mesh of devices."""
     import jax
 
-    from vision import distributed, parallel
+    from vision import cpu, distributed, parallel
 
     require_files(FILES, "a training")
     logging.set_verbosity(logging.ERROR)  # silences the libraries
@@ -124,6 +124,7 @@ def _start_devices(config: ConfigDict) -> "Mesh":
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     distributed.start(config.parallel)
+    cpu.choose(config.parallel.onednn)
     return parallel.make_mesh(config.parallel.devices, config.parallel.fsdp)
 
 
@@ -131,7 +132,7 @@ def _open(
     config: ConfigDict, workdir: pathlib.Path, mesh: "Mesh", report: Callable[[str], object]
 ) -> tuple[ConfigDict, "Data"]:
     """Returns (config, data) of a training, the config with its open settings filled in."""
-    from vision import parallel
+    from vision import cpu, parallel
     from vision.data.findings import summarize
     from vision.data.pipeline import open_data
     from vision.run.resolve import resolve_config
@@ -141,7 +142,7 @@ def _open(
     config, doubt = set_direction(resolve_config(config, workdir))
     past = past_of_training(workdir, config)
     data = open_data(config, mesh, with_unlabeled=True, past=past)
-    devices = parallel.describe(mesh)
+    devices = parallel.describe(mesh) + cpu.describe(mesh.size)
     report(f"{config.data.source}: {data.describe()}; {devices}; {workdir}")
     notes = (*summarize(data.findings), *data.changes.lines())
     for line in (doubt, *notes) if doubt else notes:
@@ -162,7 +163,7 @@ def _test(
     config: ConfigDict, data: "Data", outcome: "Outcome", mesh: "Mesh", began: float
 ) -> dict[str, Any]:
     """Evaluates the test split and returns the contents of result.json."""
-    from vision import parallel
+    from vision import cpu, parallel
     from vision.training.evaluate import eval_batch_size, evaluate
 
     batch_size = eval_batch_size(config.train)
@@ -180,6 +181,7 @@ def _test(
         "seconds_to_first_step": outcome.first_step and outcome.first_step - began,
         "train_seconds": outcome.train_seconds,
         "device": parallel.describe(mesh),
+        "onednn": cpu.uses_onednn(mesh.size),
         "versions": versions | {"python": platform.python_version()},
         "git_commit": _git_commit(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

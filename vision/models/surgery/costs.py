@@ -11,7 +11,6 @@ from flax import nnx
 
 from vision.errors import check_choice
 from vision.models import select_accepted, surgery
-from vision.models.layers.convolution import DEPTHWISE
 from vision.models.layers.streams import Streams
 from vision.support.modules import find, names
 
@@ -127,9 +126,9 @@ def products(jaxpr: Any) -> Iterator[tuple[int, int]]:
         elif equation.primitive.name == "conv_general_dilated":
             kernel = shapes[1]
             layout = equation.params["dimension_numbers"].rhs_spec
-            yield 2 * math.prod(result) * math.prod(kernel) // kernel[layout[0]], math.prod(result)
-        elif equation.params.get("name") == DEPTHWISE:
-            yield 2 * math.prod(result) * math.prod(shapes[1][:2]), math.prod(result)
+            flops = 2 * math.prod(result) * math.prod(kernel) // kernel[layout[0]]
+            # Zeros between the rows, in the gradient of a convolution with strides, are no work.
+            yield flops // math.prod(equation.params["lhs_dilation"]), math.prod(result)
         else:
             times = equation.params.get("length", 1)
             for value in equation.params.values():
