@@ -60,7 +60,9 @@ def checkout(tmp_path_factory):
     key = subprocess.run(
         "cat pyproject.toml constraints.txt | cksum", shell=True, cwd=root, capture_output=True
     )
-    (root / ".venv" / "vision-setup").write_text(f"{key.stdout.decode().strip()} {root}\ncpu cuda12\n")
+    (root / ".venv" / "vision-setup").write_text(
+        f"{key.stdout.decode().strip()} {root}\ncpu cuda12\n"
+    )
     (root / "run.py").write_text(CONFIG)
     return root
 

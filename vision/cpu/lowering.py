@@ -1,4 +1,4 @@
-"""The rule by which convolutions are lowered for a CPU."""
+"""The rules by which convolutions, and the gradient of max pooling, are lowered for a CPU."""
 
 import contextlib
 import functools
@@ -8,15 +8,25 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-from jax._src.lax import convolution as jax_convolution  # for the rule of JAX itself
+from jax._src.lax import convolution as convolutions  # for JAX's own rules
+from jax._src.lax import windowed_reductions
 from jax.extend.mlir.dialects import stablehlo
 from jax.interpreters import mlir
 
-from vision.cpu import calls, parts
+from vision.cpu import calls, parts, pooling
 from vision.cpu.geometry import BACKWARD_DATA, recognize
 from vision.cpu.onednn import Convolution, OneDnnError, Workspace
 
-_PRIMITIVE = jax.lax.conv_general_dilated_p
+_CONVOLUTION = jax.lax.conv_general_dilated_p
+_POOLING = windowed_reductions.select_and_scatter_add_p
+
+_convolution_of_jax = functools.partial(
+    convolutions._conv_general_dilated_lower, expand_complex_convolutions=True
+)
+_pooling_of_jax = mlir.lower_fun(
+    functools.partial(windowed_reductions._select_and_scatter_add_impl, expand_padding=True),
+    multiple_results=False,
+)
 
 _state = threading.local()  # .is_inside: whether a replacement is being lowered
 _lock = threading.Lock()
@@ -25,37 +35,50 @@ _has_onednn = False
 
 
 def install() -> None:
-    """Registers the rule, for this process and for CPUs only."""
-    original = functools.partial(
-        jax_convolution._conv_general_dilated_lower, expand_complex_convolutions=True
-    )
-
-    def rule(ctx, first, second, **options):
-        shapes = (aval.shape for aval in (*ctx.avals_in, *ctx.avals_out))
-        dtypes = {aval.dtype for aval in (*ctx.avals_in, *ctx.avals_out)}
-        form = recognize(*shapes, options)
-        if form is None or _is_left_alone(ctx, dtypes):
-            return original(ctx, first, second, **options)
-        kind, geometry = form
-        if _has_onednn and dtypes == {jnp.dtype("float32")} and _is_local(ctx):
-            target = _find_target(kind, geometry)
-            if target is not None:
-                second = _reverse(second) if kind == BACKWARD_DATA else second
-                return jax.ffi.ffi_lowering(target)(ctx, first, second)
-        convolve = functools.partial(_PRIMITIVE.bind, **options)
-        replacement = parts.find(kind, geometry, convolve)
-        if replacement is None:
-            return original(ctx, first, second, **options)
-        with _replacing():
-            return mlir.lower_fun(replacement, multiple_results=False)(ctx, first, second)
-
-    mlir.register_lowering(_PRIMITIVE, rule, platform="cpu")
+    """Registers the rules, for this process and for CPUs only."""
+    mlir.register_lowering(_CONVOLUTION, _lower_convolution, platform="cpu")
+    mlir.register_lowering(_POOLING, _lower_max_pool_gradient, platform="cpu")
 
 
 def use_onednn(value: bool) -> None:
     """Sets whether programs that are lowered from now on call oneDNN."""
     global _has_onednn
     _has_onednn = value
+
+
+def _lower_convolution(ctx, first, second, **options):
+    shapes = (aval.shape for aval in (*ctx.avals_in, *ctx.avals_out))
+    dtypes = {aval.dtype for aval in (*ctx.avals_in, *ctx.avals_out)}
+    form = recognize(*shapes, options)
+    if form is None or _is_left_alone(ctx, dtypes):
+        return _convolution_of_jax(ctx, first, second, **options)
+    kind, geometry = form
+    if _has_onednn and dtypes == {jnp.dtype("float32")} and _is_local(ctx):
+        target = _find_target(kind, geometry)
+        if target is not None:
+            second = _reverse(second) if kind == BACKWARD_DATA else second
+            return jax.ffi.ffi_lowering(target)(ctx, first, second)
+    convolve = functools.partial(_CONVOLUTION.bind, **options)
+    replacement = parts.find(kind, geometry, convolve)
+    if replacement is None:
+        return _convolution_of_jax(ctx, first, second, **options)
+    with _replacing():
+        return mlir.lower_fun(replacement, multiple_results=False)(ctx, first, second)
+
+
+def _lower_max_pool_gradient(ctx, dy, x, **options):
+    window = options["window_dimensions"]
+    strides = options["window_strides"]
+    padding = options["padding"]
+    is_known = options["select_prim"] is jax.lax.ge_p and pooling.is_simple(
+        window, strides, padding
+    )
+    if not is_known or _is_left_alone(ctx, {aval.dtype for aval in ctx.avals_in}):
+        return _pooling_of_jax(ctx, dy, x, **options)
+    gradient = functools.partial(
+        pooling.max_pool_gradient, window=window, strides=strides, padding=padding
+    )
+    return mlir.lower_fun(gradient, multiple_results=False)(ctx, dy, x)
 
 
 def _is_left_alone(ctx, dtypes):
