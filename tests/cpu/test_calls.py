@@ -65,7 +65,7 @@ def test_several_devices():
 
 
 def test_without_the_library(monkeypatch):
-    monkeypatch.setattr("vision.cpu.onednn.WHEELS", ("no-such-wheel",))
+    monkeypatch.setattr("vision.cpu.onednn.WHEEL", "no-such-wheel")
     monkeypatch.setattr("vision.cpu.onednn.load", onednn.load.__wrapped__)
     monkeypatch.setattr(choice, "_why_not", choice._why_not.__wrapped__)
     cpu.choose("auto")

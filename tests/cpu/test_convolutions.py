@@ -8,7 +8,7 @@ from flax import nnx
 from jax import export
 
 from vision import cpu
-from vision.cpu import lowering, onednn
+from vision.cpu import onednn, targets
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 BY = ("onednn", "parts")
@@ -209,8 +209,8 @@ def test_the_same_bits_each_time(by_onednn):
 
 def test_memory_does_not_grow_with_the_number_of_convolutions(by_onednn):
     """Those that are computed one after the other share their scratch memory."""
-    lowering._idle.clear()
+    targets._idle.clear()
     for shape in ("3x3", "groups", "of photos"):
         run, arguments = make(shape)
         jax.block_until_ready(jax.jit(run)(*arguments))
-    assert 1 <= len(lowering._idle) <= 3  # as many as XLA ran at once
+    assert 1 <= len(targets._idle) <= 3  # as many as XLA ran at once

@@ -1,42 +1,47 @@
-"""The rules by which convolutions, and the gradient of max pooling, are lowered for a CPU."""
+"""The rules by which convolutions, matrix products and max pooling are lowered for a CPU."""
 
 import contextlib
 import functools
-import hashlib
 import threading
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from jax._src.lax import convolution as convolutions  # for JAX's own rules
+from jax._src.lax import lax as products
 from jax._src.lax import windowed_reductions
 from jax.extend.mlir.dialects import stablehlo
 from jax.interpreters import mlir
 
-from vision.cpu import calls, parts, pooling
+from vision.cpu import parts, pooling, product
 from vision.cpu.geometry import BACKWARD_DATA, recognize
-from vision.cpu.onednn import Convolution, OneDnnError, Workspace
+from vision.cpu.primitives import Convolution, MatrixProduct
+from vision.cpu.targets import find_target
+
+# Of a matrix product for oneDNN: 50 microseconds' worth on a core, of which a call costs some 20.
+LEAST_FLOPS = 5_000_000
 
 _CONVOLUTION = jax.lax.conv_general_dilated_p
+_PRODUCT = jax.lax.dot_general_p
 _POOLING = windowed_reductions.select_and_scatter_add_p
 
 _convolution_of_jax = functools.partial(
     convolutions._conv_general_dilated_lower, expand_complex_convolutions=True
 )
+_product_of_jax = functools.partial(products._dot_general_lower, platform="cpu")
 _pooling_of_jax = mlir.lower_fun(
     functools.partial(windowed_reductions._select_and_scatter_add_impl, expand_padding=True),
     multiple_results=False,
 )
 
 _state = threading.local()  # .is_inside: whether a replacement is being lowered
-_lock = threading.Lock()
-_idle: list[Workspace] = []  # as many as convolutions were ever computed at once
 _has_onednn = False
 
 
 def install() -> None:
     """Registers the rules, for this process and for CPUs only."""
     mlir.register_lowering(_CONVOLUTION, _lower_convolution, platform="cpu")
+    mlir.register_lowering(_PRODUCT, _lower_product, platform="cpu")
     mlir.register_lowering(_POOLING, _lower_max_pool_gradient, platform="cpu")
 
 
@@ -53,8 +58,8 @@ def _lower_convolution(ctx, first, second, **options):
     if form is None or _is_left_alone(ctx, dtypes):
         return _convolution_of_jax(ctx, first, second, **options)
     kind, geometry = form
-    if _has_onednn and dtypes == {jnp.dtype("float32")} and _is_local(ctx):
-        target = _find_target(kind, geometry)
+    if _goes_to_onednn(ctx, dtypes):
+        target = find_target(kind, geometry, functools.partial(Convolution, kind))
         if target is not None:
             second = _reverse(second) if kind == BACKWARD_DATA else second
             return jax.ffi.ffi_lowering(target)(ctx, first, second)
@@ -64,6 +69,18 @@ def _lower_convolution(ctx, first, second, **options):
         return _convolution_of_jax(ctx, first, second, **options)
     with _replacing():
         return mlir.lower_fun(replacement, multiple_results=False)(ctx, first, second)
+
+
+def _lower_product(ctx, first, second, **options):
+    dtypes = {aval.dtype for aval in (*ctx.avals_in, *ctx.avals_out)}
+    if _goes_to_onednn(ctx, dtypes) and not _is_left_alone(ctx, dtypes):
+        shapes = [aval.shape for aval in ctx.avals_in]
+        form = product.recognize(*shapes, options["dimension_numbers"])
+        if form is not None and form.flops >= LEAST_FLOPS:
+            target = find_target("product", form, MatrixProduct)
+            if target is not None:
+                return jax.ffi.ffi_lowering(target)(ctx, first, second)
+    return _product_of_jax(ctx, first, second, **options)
 
 
 def _lower_max_pool_gradient(ctx, dy, x, **options):
@@ -100,42 +117,14 @@ def _replacing() -> Iterator[None]:
         _state.is_inside = False
 
 
-def _is_local(ctx):
-    """Whether the program runs on one device: XLA would collect a divided batch on each of several.
+def _goes_to_onednn(ctx, dtypes):
+    """Whether oneDNN computes arrays of these types in this program.
 
-    Seen with two devices: it gathers the images and calls oneDNN with all of them on both.
+    Not if that runs on several devices: XLA would gather the images and call oneDNN with all of
+    them on each.
     """
-    return getattr(ctx.module_context.axis_context, "num_devices", 0) == 1
-
-
-def _find_target(kind, geometry):
-    """Returns the name of a convolution's custom call, None if oneDNN has none.
-
-    Each has a call of its own, registered whenever a program is lowered, so also before one runs
-    that was compiled by another process. The handler needs only the addresses of the arrays.
-    """
-    digest = hashlib.sha256(repr((kind, geometry)).encode()).hexdigest()
-    target = f"vision_{kind}_{digest[:20]}"
-    with _lock:
-        if not calls.is_registered(target):
-            try:
-                convolution = Convolution(kind, geometry)
-            except OneDnnError:
-                return None
-            calls.register(target, functools.partial(_execute, convolution))
-    return target
-
-
-def _execute(convolution, inputs, outputs):
-    """Runs a convolution in a workspace of its own: several may be computed at once."""
-    try:
-        workspace = _idle.pop()
-    except IndexError:
-        workspace = Workspace()
-    try:
-        convolution.execute(workspace, inputs, outputs[0])
-    finally:
-        _idle.append(workspace)
+    devices = getattr(ctx.module_context.axis_context, "num_devices", 0)
+    return _has_onednn and dtypes == {jnp.dtype("float32")} and devices == 1
 
 
 def _reverse(kernel):

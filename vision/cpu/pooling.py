@@ -56,7 +56,7 @@ def max_pool_gradient(
 
 
 def _first_largest(x, shape, window, strides, padding):
-    """Returns the number of the place in each window, counted by rows, an integer array of a shape."""
+    """Returns the place of the value in each window, counted by rows: integers of a shape."""
     lowest = -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
     padded = jnp.pad(x, padding, constant_values=lowest)
     batch, rows, columns, channels = shape
