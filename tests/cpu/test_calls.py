@@ -47,7 +47,7 @@ def test_off_is_off():
     cpu.choose("off")
     try:
         assert not cpu.uses_onednn()
-        assert cpu.describe() == ", convolutions by XLA (parallel.onednn = 'off')"
+        assert cpu.describe() == ", without oneDNN (parallel.onednn = 'off')"
     finally:
         cpu.choose("auto")
 
@@ -61,7 +61,7 @@ def test_several_devices():
     cpu.choose("auto")
     assert not cpu.uses_onednn(devices=2)
     if cpu.uses_onednn():
-        assert cpu.describe(2) == ", convolutions by XLA (several devices)"
+        assert cpu.describe(2) == ", without oneDNN (several devices)"
 
 
 def test_without_the_library(monkeypatch):
@@ -70,7 +70,7 @@ def test_without_the_library(monkeypatch):
     monkeypatch.setattr(choice, "_why_not", choice._why_not.__wrapped__)
     cpu.choose("auto")
     try:
-        assert cpu.describe() == ", convolutions by XLA (no-such-wheel is not installed)"
+        assert cpu.describe() == ", without oneDNN (no-such-wheel is not installed)"
     finally:
         monkeypatch.undo()
         cpu.choose("auto")

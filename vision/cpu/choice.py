@@ -1,4 +1,4 @@
-"""Whether oneDNN computes the convolutions, decided once for a process."""
+"""Whether oneDNN computes convolutions and matrix products, decided once for a process."""
 
 import atexit
 import functools
@@ -21,7 +21,7 @@ _reason = "it was not asked for"  # why oneDNN computes nothing, or ""
 
 
 def choose(choice: str) -> None:
-    """Lets oneDNN compute the convolutions of programs that are lowered from now on, if it can.
+    """Lets oneDNN compute, in programs that are lowered from now on, if it can.
 
     Programs for several devices keep XLA's own: it would gather the images on each of them.
 
@@ -39,17 +39,17 @@ def choose(choice: str) -> None:
 
 
 def uses_onednn(devices: int = 1) -> bool:
-    """Returns whether oneDNN computes the convolutions of a program for some devices."""
+    """Returns whether oneDNN computes in a program for some devices."""
     return not _reason and devices == 1
 
 
 def describe(devices: int = 1) -> str:
-    """Returns who computes the convolutions, to follow the devices' name; "" on a GPU."""
+    """Returns who computes there, to follow the devices' name; "" on a GPU."""
     if jax.default_backend() != "cpu":
         return ""
     if uses_onednn(devices):
-        return ", convolutions by oneDNN"
-    return f", convolutions by XLA ({_reason or 'several devices'})"
+        return ", with oneDNN"
+    return f", without oneDNN ({_reason or 'several devices'})"
 
 
 @functools.cache

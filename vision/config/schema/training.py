@@ -129,7 +129,7 @@ PARALLEL = section(
     process=number(-1, between(-1, 10**6),
         "number of this process, from 0; -1 = as the scheduler says"),
     onednn=key("auto",
-        "who computes convolutions on a CPU: auto, which is oneDNN if it is installed, or off"),
+        "on one CPU, convolutions and products by oneDNN: auto, if it is installed, or off"),
     xla_options=key("",
         'XLA options of the training step, "xla_gpu_NAME=VALUE ..."; scripts/bench/train.py '
         "compares them"),
