@@ -3,6 +3,8 @@
 import json
 import resource
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -360,3 +362,17 @@ def test_what_a_killed_removal_has_left_is_removed(tmp_path, mode, best):
         checkpoints.remove_surplus()
         assert steps_in(directory) == sorted({best, 6, 7})
         assert checkpoints.restore_best(state(0))[0] == best
+
+
+def test_a_run_that_begins_does_without_orbax(tmp_path):
+    code = (
+        "import sys\n"
+        "from tests.run.test_checkpoints import open_in, state\n"
+        "import pathlib\n"
+        f"with open_in(pathlib.Path({str(tmp_path)!r}, 'checkpoints')) as checkpoints:\n"
+        "    assert checkpoints.restore_latest(state(1)) is None\n"
+        "    checkpoints.wait()\n"
+        "assert not any(name.startswith('orbax') for name in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert list((tmp_path / "checkpoints").iterdir()) == []

@@ -3,6 +3,9 @@
 Orbax writes into a temporary folder and renames it, so a kill during a save leaves the earlier
 checkpoints intact. It does not always notice what a disk damages afterwards (an array with a
 flipped bit restores without complaint), so each checkpoint carries a checksum of its own.
+
+Orbax is imported when a checkpoint is first written or read: importing it takes longer than opening
+a run's data, and a run that begins need not wait for it.
 """
 
 import contextlib
@@ -19,9 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import jax
-import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
-from orbax.checkpoint import checkpoint_managers
 
 from vision import parallel
 from vision.errors import RunError, UserError, brief
@@ -70,31 +71,25 @@ class Checkpoints:
     ):
         self._directory = directory
         self._report = report if parallel.is_main_process() else (lambda _: None)
-        parallel.on_main_process(lambda: drop_damaged(directory, self._report))
-        mode = direction(c)
-        metric = functools.partial(_metric, name=c.metric, mode=mode)
-        keep = [
-            # Without the latest, a resume might go back to before the best.
-            checkpoint_managers.LatestN(n=c.keep_latest),
-            checkpoint_managers.BestN(
-                get_metric_fn=metric,
-                reverse=mode == "min",
-                n=c.keep_best,
-                keep_checkpoints_without_metrics=False,
-            ),
-        ]
-        options = ocp.CheckpointManagerOptions(
-            best_fn=metric,
-            best_mode=mode,
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
-            # made in the background, one that fails would leave five threads waiting for minutes
-            async_options=ocp.options.AsyncOptions(create_directories_asynchronously=False),
-        )
-        self._manager = ocp.CheckpointManager(directory, options=options)
-        self._surplus = functools.partial(
-            surplus, directory, c.keep_latest, c.keep_best, metric, mode == "min"
-        )
+        parallel.on_main_process(self._prepare_directory)
+        self._c = c
+        self._metric = functools.partial(_metric, name=c.metric, mode=direction(c))
         self._failed = False
+
+    def _prepare_directory(self) -> None:
+        drop_damaged(self._directory, self._report)
+        self._directory.mkdir(parents=True, exist_ok=True)
+
+    @functools.cached_property
+    def _manager(self) -> Any:
+        """Orbax's manager, made at its first use."""
+        from vision.run import orbax
+
+        return orbax.open_manager(self._directory, self._c, direction(self._c), self._metric)
+
+    @property
+    def _has_manager(self) -> bool:
+        return "_manager" in vars(self)
 
     def save(
         self,
@@ -116,12 +111,12 @@ class Checkpoints:
             RunError: if this save, or the previous one, which has ended by now, could not be
                 written.
         """
+        from vision.run import orbax
+
         arrays = checksum(state)
         # Runs are compared by that of the arrays; the other one notices any damage.
         record = {"progress": progress, "arrays": arrays, "checksum": joined(arrays, progress)}
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
-        )
+        args = orbax.items_to_save(state, record)
         with self._explain_write_errors():
             if not self._directory.is_dir():  # Orbax would make it again, without the run around it
                 raise FileNotFoundError(errno.ENOENT, "the directory was removed")
@@ -231,6 +226,8 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits until every save has finished; raises `RunError` if one could not be written."""
+        if not self._has_manager:
+            return
         with self._explain_write_errors():
             self._manager.wait_until_finished()
 
@@ -242,7 +239,9 @@ class Checkpoints:
         self.wait()
 
         def remove() -> None:
-            for path in self._surplus():
+            c = self._c
+            is_min = direction(c) == "min"
+            for path in surplus(self._directory, c.keep_latest, c.keep_best, self._metric, is_min):
                 shutil.rmtree(path, ignore_errors=True)
 
         parallel.on_main_process(remove)
@@ -256,30 +255,33 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits as `wait` does, and ends Orbax's threads; after a failed save it does not wait."""
-        if self._failed:
+        if self._failed or not self._has_manager:
             return
         with self._explain_write_errors():
             self._manager.close()
 
     def _newest_first(self) -> list[int]:
+        if not self._has_manager:  # a run that begins can do without
+            steps = [path for path in self._directory.glob("*") if path.name.isdecimal()]
+            if parallel.all_agree(not steps):
+                return []
         return sorted(self._manager.all_steps(), reverse=True)
 
     def _read(self, step: int) -> Any:
         """Returns a checkpoint's items, its arrays on this process's first device."""
+        from vision.run import orbax
+
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        with ocp.StandardCheckpointer() as reader:
-            metadata = reader.metadata(self._directory / str(step) / "state").item_metadata.tree
-        return self._manager.restore(
-            step,
-            args=_restore_args(
-                jax.tree.map(
-                    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), metadata
-                )
-            ),
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            orbax.read_shapes(self._directory / str(step) / "state"),
         )
+        return self._manager.restore(step, args=orbax.items_to_restore(target))
 
     def _restore(self, step: int, like: Any, schema: Any = dict) -> tuple[Any, dict[str, Any]]:
-        args = _restore_args(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+        from vision.run import orbax
+
+        args = orbax.items_to_restore(like)
         fault = None
         try:
             with _silenced_logs():
@@ -369,11 +371,6 @@ def _is_intact(saved: Any) -> bool:
         return False
     # Older checkpoints have one of the arrays only, and progress with one of its own.
     return saved.record["checksum"] in (joined(arrays, progress), arrays)
-
-
-def _restore_args(target: Any) -> Any:
-    """Returns Orbax's arguments that restore a checkpoint's arrays to a target."""
-    return ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
 
 
 def _metric(scalars: Mapping[str, float], name: str, mode: str) -> float:
