@@ -194,6 +194,19 @@ def test_dropout_differs_between_steps_but_not_between_runs():
     assert first["loss"] != second["loss"]
 
 
+def test_the_initialization_is_traced_once():
+    calls = []
+
+    def create():
+        calls.append(None)
+        return tiny("vit", "float32")
+
+    step = make(config("float32"), create)
+    assert len(calls) == 2  # once for what the objective is, once for the state
+    step.initialize()
+    assert len(calls) == 2
+
+
 def test_moving_average(float64):
     c = config()
     c.optimizer.ema = 0.5

@@ -74,14 +74,16 @@ class TrainStep:
         self._mesh = mesh
         self.adapts_to_data = spec.adapts_to_data
         self.parameters = spec.parameters
-        shapes = jax.eval_shape(self._initialize)
+        # One object for both: JAX keeps what it has traced for as long as the function lives.
+        initialize = self._initialize
+        shapes = jax.eval_shape(initialize)
         shardings = parallel.state_sharding(shapes, mesh)
         self.abstract_state = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
         )
         replicated = parallel.replicated(mesh)
         updated = (shardings, replicated)
-        self.initialize = jax.jit(self._initialize, out_shardings=shardings)
+        self.initialize = jax.jit(initialize, out_shardings=shardings)
         self.begin = jax.jit(self._begin, out_shardings=shardings)
         self.initialize_from_data = jax.jit(self._initialize_from_data, out_shardings=shardings)
         self.update = jax.jit(self._update, donate_argnums=0, out_shardings=updated)
