@@ -23,7 +23,7 @@ from vision.config.packages import check_packages
 from vision.errors import UserError
 from vision.run.directory import own_config
 from vision.support import signals
-from vision.support.memory import keep_freed_memory
+from vision.support.memory import collect_seldom, keep_freed_memory
 from vision.training.run import run
 
 STARTED = time.perf_counter()  # JAX is imported later, so that its import counts as start-up time
@@ -31,6 +31,7 @@ STARTED = time.perf_counter()  # JAX is imported later, so that its import count
 
 def main(argv: Sequence[str]) -> None:
     """Runs the command with its arguments, without the program's name."""
+    collect_seldom()
     config, values = parse(argv, __doc__, define_flags, lambda: _config_of_run(argv))
     check_packages(config)
     if config.parallel.keep_memory:

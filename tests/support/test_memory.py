@@ -1,9 +1,12 @@
-"""Freed memory that stays, in a new process: mallopt's settings last until the process ends."""
+"""Freed memory that stays, in a new process: mallopt holds until it ends; and rare collections."""
 
+import gc
 import subprocess
 import sys
 
 import pytest
+
+from vision.support import memory
 
 CODE = """
 import ctypes, resource, sys
@@ -38,3 +41,12 @@ def test_too_late_once_jax_is_imported():
     from vision.support.memory import keep_freed_memory
 
     assert not keep_freed_memory()
+
+
+def test_garbage_is_collected_seldom_for_a_while():
+    usual = gc.get_threshold()
+    memory.collect_seldom()
+    assert gc.get_threshold() == (memory.SELDOM, *usual[1:])
+    memory.collect_seldom()
+    memory.collect_as_usual()
+    assert gc.get_threshold() == usual

@@ -21,6 +21,7 @@ from vision.run.checkpoints import open_checkpoints
 from vision.run.directory import open_workdir, write_data
 from vision.run.splits import storing_division
 from vision.support import signals
+from vision.support.memory import collect_as_usual
 from vision.training import interruption
 from vision.training.dispatch import CompiledSteps, explain_memory, plan
 from vision.training.embeddings import HeadTraining, embed_split
@@ -217,7 +218,9 @@ class Session:
         self._done = call.done
         self._scalars = None
         self._meter.add(call.first, call.steps, scalars)
-        self._first_step = self._first_step or time.perf_counter()
+        if self._first_step is None:
+            self._first_step = time.perf_counter()
+            collect_as_usual()
         self._log.advance(call.done)
         self._pace.add(scalars["loss"])
         self._interrupted = interruption.is_agreed()
