@@ -73,3 +73,12 @@ def test_a_state_is_cut_along_its_longest_axis_that_divides():
     with pytest.raises(UserError, match="parallel.fsdp = 3 does not divide the 8 devices"):
         parallel.make_mesh(0, fsdp=3)
     assert parallel.make_mesh(4, fsdp=0).shape["fsdp"] == 4
+
+
+def test_programs_are_kept_in_a_folder_if_there_is_one(monkeypatch):
+    updates = {}
+    monkeypatch.setattr(jax.config, "update", updates.__setitem__)
+    parallel.keep_programs("")
+    assert not updates
+    parallel.keep_programs("/runs/xla")
+    assert updates["jax_compilation_cache_dir"] == "/runs/xla" and len(updates) == 2

@@ -16,6 +16,7 @@ steps of a ResNet); in float64 they agree to 1e-10 over 20 steps.
 import contextlib
 import functools
 import itertools
+import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -28,9 +29,23 @@ from vision.errors import UserError
 
 AXES = ("data", "fsdp")
 MIN_SPLIT_SIZE = 1024  # smallest array, in elements, that is worth splitting
+MIN_COMPILE_TIME = 0.2  # seconds from which a compiled program is worth a file
 
 _questions = itertools.count()  # how often `stop_is_agreed` was asked
 _stop_is_agreed = False
+
+
+def keep_programs(folder: str) -> None:
+    """Keeps compiled programs in a folder, for this process and later ones.
+
+    Call it before anything is compiled: JAX decides then, once for a process, whether it has one.
+
+    Args:
+        folder: config.compile_cache; "" keeps none.
+    """
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(folder).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_TIME)
 
 
 def make_mesh(devices: int = 0, fsdp: int = 1) -> Mesh:

@@ -13,6 +13,8 @@ from tests.evaluation.conftest import LITTLE, evaluate
 from tests.support.browser import OVERLAPS, browse
 from tests.support.tiny_bundle import write_bundle
 from vision import inference
+from vision.config import default
+from vision.evaluation import __main__ as command
 from vision.evaluation.report.words import METRICS
 
 
@@ -239,3 +241,11 @@ def test_a_run_without_checkpoints(tiny_run, tmp_path, capsys):
     (tmp_path / "checkpoints").mkdir()
     assert evaluate("--workdir", tmp_path) == 2
     assert len(capsys.readouterr().err.splitlines()) <= 2
+
+
+def test_the_folder_of_programs_belongs_to_the_command():
+    config = default()
+    overrides = default()
+    overrides.compile_cache = "/runs/xla"
+    changed = command._override(config, overrides, ["--config.compile_cache=/runs/xla"])
+    assert changed.compile_cache == "/runs/xla" and config.compile_cache != "/runs/xla"

@@ -171,8 +171,9 @@ def _network(
     method: str, images: Images, config: ConfigDict, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (rows, embeddings) of a run's network, or of pretrained weights."""
-    from vision import inference
+    from vision import inference, parallel
 
+    parallel.keep_programs(config.compile_cache)
     if method == "pretrained":
         classifier = inference.from_config(config if config.model.pretrained else _lite0())
     else:

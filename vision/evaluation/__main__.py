@@ -34,6 +34,7 @@ from vision.support.lock import locked
 
 # Keys that may be set for a model that has a config already.
 FREE = (
+    "compile_cache",
     "evaluation.",
     "parallel.",
     "train.eval_batch_size",
@@ -58,6 +59,7 @@ def main(argv: Sequence[str]) -> None:
     from vision.evaluation import evaluate
     from vision.evaluation.report import report
 
+    parallel.keep_programs(config.compile_cache)  # this machine's, not the one that trained
     distributed.start(config.parallel)
     classifier = inference.from_flags(config if has_config else None, values.workdir, values.bundle)
     if not has_config:
@@ -133,7 +135,8 @@ def _override(config, overrides, argv):
                 f"set only {', '.join(FREE)}"
             )
         group, _, name = key.rpartition(".")
-        config[group][name] = overrides[group][name]
+        section = config[group] if group else config
+        section[name] = overrides[key]
     return config
 
 

@@ -113,16 +113,11 @@ def _run(
 
 def _start_devices(config: ConfigDict) -> "Mesh":
     """Sets JAX up, joins the run's processes, and returns the mesh of devices."""
-    import jax
-
     from vision import cpu, distributed, parallel
 
     require_files(FILES, "a training")
     logging.set_verbosity(logging.ERROR)  # silences the libraries
-    if config.compile_cache:
-        cache = pathlib.Path(config.compile_cache).expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    parallel.keep_programs(config.compile_cache)
     distributed.start(config.parallel)
     cpu.choose(config.parallel.onednn)
     return parallel.make_mesh(config.parallel.devices, config.parallel.fsdp)
