@@ -1,14 +1,18 @@
 """One pass over a split: every image once, the same on any number of devices, whatever the
 batch."""
 
+import functools
+
 import cv2
+import jax
 import numpy as np
 import pytest
 
 from vision import inference, parallel
+from vision.data.augment.views import test_time_views as views_of
 from vision.errors import UserError
 from vision.evaluation.data import match_classes, open_split
-from vision.evaluation.evaluator import gather
+from vision.evaluation.evaluator import Evaluator, gather
 from vision.evaluation.outputs import Forward, collect
 from vision.models.weights.published import imagenet_classes
 
@@ -60,6 +64,45 @@ def test_a_change_is_applied_and_embeddings_are_drawn(classifier):
     assert plain.embeddings.shape[0] == 9 == len(plain.embedded)
     assert np.abs(plain.logits - turned.logits).max() > 1e-3
     np.testing.assert_allclose(plain.brightness, turned.brightness, rtol=1e-5)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_views_share_the_models_program(classifier, devices):
+    forward, split = opened(classifier, devices)
+    loader = split.loaders["test"]
+    plain = collect(forward, loader, 16)
+    turned = collect(forward, loader, 16, change=lambda images, _: images[:, :, ::-1])
+    flip = forward.averaging(functools.partial(views_of, "flip"))
+    averaged = collect(flip, loader, 16)
+    np.testing.assert_allclose(
+        averaged.logits, (plain.logits + turned.logits) / 2, rtol=1e-4, atol=1e-5
+    )
+    assert not averaged.embeddings.size
+    collect(forward.averaging(functools.partial(views_of, "ten_crop")), loader, 16)
+    assert forward._model._cache_size() == 1
+
+
+def test_compilations_are_bounded(classifier):
+    """15 programs for 75 corruptions; of the model one; the rest are tiny."""
+    seconds = []
+
+    def count(event, duration, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            seconds.append(duration)
+
+    c = classifier.config.evaluation
+    c.sample = 8
+    forward, split = opened(classifier, 1)
+    evaluator = Evaluator(forward, split, 16, c, lambda _: None)
+    jax.monitoring.register_event_duration_secs_listener(count)
+    first = evaluator.robustness_and_views()
+    # The model, its normalization, choosing images, their brightness and mask; two for each of four
+    # kinds of views; six operations that draw the sample.
+    assert 0 < len(seconds) <= 15 + 5 + 2 * 4 + 6
+    seconds.clear()
+    c.views = False
+    assert evaluator.robustness_and_views()["robustness"] == first["robustness"]
+    assert not seconds
 
 
 @pytest.mark.parametrize(

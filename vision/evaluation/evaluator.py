@@ -1,6 +1,7 @@
 """The passes of a model over the images of an evaluation: each method reads a split or a sample."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -125,11 +126,7 @@ class Evaluator:
         """Returns the accuracy of the mean over some views, and its change against `plain`."""
         outputs = plain
         if name != "none":
-            forward = Forward(
-                self.forward.classifier,
-                self.forward.mesh,
-                lambda images: test_time_views(name, images),
-            )
+            forward = self.forward.averaging(functools.partial(test_time_views, name))
             outputs = collect(forward, loader, self.batch_size, embedded=0)
         correct = outputs.logits.argmax(1) == plain.labels
         correct_plain = plain.logits.argmax(1) == plain.labels

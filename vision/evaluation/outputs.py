@@ -1,7 +1,9 @@
 """A model's outputs on every image of a split: one pass over all devices, each image once."""
 
 import collections
+import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -56,46 +58,77 @@ class Forward:
     Args:
         classifier: the model; a `vision.bundle.directory.Bundle` computes on the host.
         mesh: from `vision.parallel.make_mesh`.
-        views: `views(images) -> [(weight, images)]` of normalized images, whose logits are
-            averaged; None uses only the images themselves.
     """
 
-    def __init__(self, classifier: Predictor, mesh: jax.sharding.Mesh, views: Views | None = None):
+    def __init__(self, classifier: Predictor, mesh: jax.sharding.Mesh):
         self.classifier = classifier
         self.mesh = mesh
         self._replicated = parallel.replicated(mesh)
         self._statistics = jax.jit(_pixel_statistics, out_shardings=self._replicated)
-        self._take = jax.jit(
-            lambda images, index: images[index], out_shardings=parallel.batch_sharding(mesh)
-        )
+        self._divided = parallel.batch_sharding(mesh)
+        self._take = jax.jit(lambda images, index: images[index], out_shardings=self._divided)
         self._replicate = jax.jit(lambda mask: mask, out_shardings=self._replicated)
         if classifier.model is None and not parallel.is_single_process():
             raise UserError("a bundle is evaluated by one process: start only one")
-        self._run = self._on_host if classifier.model is None else self._compiled(views)
+        self._run = self._on_host if classifier.model is None else self._compiled()
 
     def _on_host(self, images):
         return self.classifier(np.asarray(images))
 
-    def _compiled(self, views):
-        """Returns `run(images) -> (logits, embeddings)` on the devices."""
+    def _compiled(self):
+        """Returns `run(images) -> (logits, embeddings)` on the devices.
+
+        Normalizing is a program of its own, so that one program of the model serves the images and
+        all their views.
+        """
         d = self.classifier.config.data
         dtype = jnp.promote_types(self.classifier.config.model.dtype, "float32")
         graph, state = nnx.split(self.classifier.model)
         state = jax.device_put(state, self._replicated)
 
-        @jax.jit
-        def run(state, images):
+        self._normalize = jax.jit(
+            lambda images: normalize(images, d.normalize, d.mean, d.std, dtype),
+            out_shardings=self._divided,
+        )
+
+        def run(state, normalized):
             model = nnx.merge(graph, state)
-            images = normalize(images, d.normalize, d.mean, d.std, dtype)
-            if views is None:
-                embeddings = model.embed(images)
-                outputs = (model.head(embeddings), embeddings)
-            else:
-                logits = sum(weight * model(view) for weight, view in views(images))
-                outputs = (logits, logits[:, :0])
+            embeddings = model.embed(normalized)
+            outputs = (model.head(embeddings), embeddings)
             return jax.lax.with_sharding_constraint(outputs, self._replicated)
 
-        return lambda images: run(state, images)
+        self._model = jax.jit(run)
+        self._run_normalized = functools.partial(self._model, state)
+        return lambda images: self._run_normalized(self._normalize(images))
+
+    def averaging(self, views: Views) -> "Forward":
+        """Returns the same forward pass, but with the mean of the logits of each image's views.
+
+        It has no embeddings. The model's program is shared, not compiled again.
+
+        Args:
+            views: `views(images) -> [(weight, images)]` of normalized images, float (B, H, W, C).
+        """
+
+        @jax.jit
+        def arrange(images):
+            return [
+                (weight, jax.lax.with_sharding_constraint(view, self._divided))
+                for weight, view in views(images)
+            ]
+
+        @functools.partial(jax.jit, out_shardings=self._replicated)
+        def average(weighted):
+            logits = sum(weight * logits for weight, logits in weighted)
+            return logits, logits[:, :0]
+
+        def run(images):
+            weighted = arrange(self._normalize(images))
+            return average([(weight, self._run_normalized(view)[0]) for weight, view in weighted])
+
+        forward = copy.copy(self)
+        forward._run = run
+        return forward
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns (logits (B, C), embeddings (B, D)), float32, without waiting for them.
