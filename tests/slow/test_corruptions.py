@@ -24,6 +24,7 @@ from vision.evaluation.corruptions import (
     weather,
 )
 from vision.evaluation.corruptions.tables import between, gaussian_matrices
+from vision.evaluation.measures import robustness
 
 KEY = jax.random.key(0)
 run = jax.jit(corrupt, static_argnums=0)
@@ -295,3 +296,19 @@ def test_one_compilation_serves_all_severities(small):
     for severity in SEVERITIES[1:]:
         run("contrast", small, severity, KEY)
     assert run._cache_size() == before
+
+
+QUICK = [name for name in NAMES if name not in robustness.FULLY_OPTIMIZED]
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_compiling_quickly_changes_no_pixel(small, name):
+    """Against LLVM's highest level of optimization, which is XLA's default."""
+    program = robustness.program(name)
+    places = np.arange(len(small))
+    highest = {"xla_backend_optimization_level": 3}
+    full = program.lower(1, small, places).compile(highest)
+    for severity in SEVERITIES:
+        np.testing.assert_array_equal(
+            program(severity, small, places), full(severity, small, places)
+        )

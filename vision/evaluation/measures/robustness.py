@@ -19,6 +19,12 @@ from vision.data.loading.loader import Loader
 from vision.evaluation.corruptions import GROUPS, NAMES, SEVERITIES, corrupt
 from vision.evaluation.outputs import Change, Forward, Outputs
 
+# LLVM's first level of optimization takes half of the CPU's time to compile a corruption, and the
+# program is as fast: what is slow to optimize further is the random bits, which are integers.
+QUICK = {"xla_backend_optimization_level": 1}
+# These round a few values in a million differently than at LLVM's highest level, which they keep.
+FULLY_OPTIMIZED = ("motion_blur", "frost", "fog")
+
 
 def robustness(
     forward: Forward,
@@ -68,10 +74,20 @@ def change(name: str, severity: int) -> Change:
 
     Images are uint8 (B, S, S, C), indices int (B,), positions in the loader.
     """
-    return functools.partial(_corrupted, name, severity)
+    return functools.partial(program(name), severity)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.cache
+def program(name: str) -> Callable[..., jax.Array]:
+    """Returns the compiled function of a corruption, `run(severity, images, indices) -> images`.
+
+    Severities are 1 .. 5, the others as for `change`.
+    """
+    is_quick = jax.default_backend() == "cpu" and name not in FULLY_OPTIMIZED
+    run = functools.partial(_corrupted, name)
+    return jax.jit(run, compiler_options=QUICK if is_quick else None)
+
+
 def _corrupted(name, severity, images, indices):
     # One program serves all severities. The CRC is the same in every run of Python; the hash of a
     # string is not.
