@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from vision import cli, parallel
+from vision.config import default
 from vision.config.flags import parse_stage
 from vision.errors import UserError, check_count
 from vision.evaluation.outputs import Forward, batch_size, collect
@@ -23,6 +24,7 @@ from vision.metrics import NEIGHBORS, knn_accuracy
 from vision.support.files import write_json
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # scikit-learn's C
+SMALL = 1_000_000  # numbers in the embeddings, below which the probe is fitted by one thread
 
 
 def main(argv: Sequence[str]) -> None:
@@ -32,6 +34,7 @@ def main(argv: Sequence[str]) -> None:
     from vision.data.pipeline import open_data
     from vision.data.sources import is_same
 
+    parallel.keep_programs((config or default()).compile_cache)
     backbone = inference.from_flags(config, values.workdir)
     c = backbone.config.copy_and_resolve_references()
     c.data.source = values.data or c.data.source
@@ -103,12 +106,15 @@ def linear_probe(
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits  # what scikit-learn sets threads with
 
     def fit(strength):
         regression = LogisticRegression(C=strength, max_iter=1000)
         return make_pipeline(StandardScaler(), regression).fit(train, train_labels)
 
-    probes = {strength: fit(strength) for strength in STRENGTHS}
+    # The threads of a small product wait for each other for longer than they compute.
+    with threadpool_limits(1 if train.size < SMALL else None):
+        probes = {strength: fit(strength) for strength in STRENGTHS}
     best = max(STRENGTHS, key=lambda strength: probes[strength].score(val, val_labels))
     return probes[best].score(test, test_labels), best
 
