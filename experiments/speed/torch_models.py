@@ -1,6 +1,7 @@
 """The same architectures in PyTorch, for comparison.
 
-It imports nothing of this project, since it may run in another environment.
+Nothing here imports what is not in this folder, since it may run in another environment. The mobile
+networks are in `torch_mobile.py`, ConvNeXt and Swin in `torch_stages.py`.
 
 ViT: Dosovitskiy et al. 2020 (arXiv:2010.11929) with a fused qkv and PyTorch's fused attention.
 ResNets: He et al. 2015 (arXiv:1512.03385), the ImageNet nets with the bottleneck's stride in its
@@ -10,6 +11,8 @@ ResNets: He et al. 2015 (arXiv:1512.03385), the ImageNet nets with the bottlenec
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from experiments.speed import torch_mobile, torch_stages
 
 SIZES = {  # width, depth, heads
     "mu": (32, 1, 2),
@@ -45,6 +48,14 @@ def build(name, variant, classes, image_size, channels=3):
         return ResNet(
             DEPTHS[variant], 64, classes, channels, bottleneck=int(variant) >= 50, cifar=False
         )
+    if name == "efficientnet_lite" and variant == "0":
+        return torch_mobile.EfficientNetLite0(classes, channels)
+    if name == "mobilenet" and variant in torch_mobile.V3:
+        return torch_mobile.MobileNetV3(variant, classes, channels)
+    if name == "convnext" and variant in torch_stages.CONVNEXTS:
+        return torch_stages.ConvNeXt(variant, classes, channels)
+    if name == "swin" and variant in torch_stages.SWINS:
+        return torch_stages.Swin(variant, classes, image_size, channels)
     raise ValueError(f"torch_models.py does not have {name} {variant}")
 
 

@@ -13,7 +13,7 @@ class TorchSide:
 
     Args:
         python: interpreter that has torch; "" is the one that runs this.
-        kind: "step", "loader" or "input".
+        kind: "step", "loader", "epoch", "inference" or "input".
         **spec: specification of what the worker builds; see `torch_worker.py`.
 
     Attributes:
@@ -46,6 +46,17 @@ class TorchSide:
                 f"cannot compare: {answer['missing']} (in {where}; --torch-python names another)"
             )
         self.facts = answer["ready"]
+
+    def check_parameters(self, ours):
+        """Ends the process if its model is another one than ours.
+
+        Raises:
+            UserError: it has not `ours` parameters.
+        """
+        theirs = self.facts["parameters"]
+        if theirs != ours:
+            self.close()
+            raise UserError(f"not the same model: torch's has {theirs:,} parameters, ours {ours:,}")
 
     def run(self, steps):
         """Returns the seconds that `steps` steps take."""

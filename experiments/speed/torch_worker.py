@@ -2,10 +2,11 @@
 
 The protocol is lines of JSON: the first line on stdin is the specification of what to build
 (`spec`), and the answer is {"ready": facts} or {"missing": reason}; then {"steps": n} is answered
-by {"seconds": s, ...}. It imports nothing of this project except `torch_models.py`, which needs
-only torch.
+by {"seconds": s, ...}. It imports nothing of this project but the files beside it, which need only
+torch.
 """
 
+import itertools
 import json
 import os
 import resource
@@ -13,9 +14,6 @@ import sys
 import time
 
 import numpy as np
-
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
 
 
 def main():
@@ -29,66 +27,12 @@ def main():
     try:
         import torch
 
-        job = {"step": StepJob, "loader": LoaderJob, "input": InputJob}[spec["kind"]](spec)
+        job = JOBS[spec["kind"]](spec)
     except (ImportError, ValueError) as error:
         return reply(missing=str(error))
     reply(ready={"torch": torch.__version__, "device": job.device} | job.facts)
     for line in sys.stdin:
         reply(seconds=job.run(json.loads(line)["steps"]), peak_bytes=job.peak_bytes())
-
-
-class Trainer:
-    """A model, its optimizer, and a training step on uint8 images (B, H, W, C) and labels (B,)."""
-
-    def __init__(self, spec, device):
-        import torch
-
-        from experiments.speed import torch_models
-
-        self._torch = torch
-        self._device = device
-        self._bfloat16 = spec["dtype"] == "bfloat16"
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = True
-        torch.set_float32_matmul_precision("high")  # TF32 if there is any, as on JAX's side
-        build = torch_models.build_timm if spec["against"] == "timm" else torch_models.build
-        model = build(spec["model"], spec["variant"], spec["classes"], spec["image_size"]).to(
-            device
-        )
-        self._layout = torch.contiguous_format
-        if spec["model"] != "vit" and spec["layout"] == "channels_last":
-            self._layout = torch.channels_last
-        model = model.to(memory_format=self._layout)
-        model.train()
-        self.parameters = sum(p.numel() for p in model.parameters())
-        self._mean, self._std = (
-            torch.tensor(v, device=device).reshape(1, 3, 1, 1) for v in (MEAN, STD)
-        )
-        self._optimizer = _optimizer(torch, spec, model, device)
-        self._model = model
-        self._loss = self._forward
-        if spec["against"] in ("compile", "timm"):
-            mode = spec["compile_mode"]
-            self._loss = torch.compile(self._forward, mode=None if mode == "default" else mode)
-
-    def __call__(self, images, labels):
-        self._optimizer.zero_grad(set_to_none=True)
-        with self._torch.autocast(self._device.type, self._torch.bfloat16, enabled=self._bfloat16):
-            loss = self._loss(images, labels)
-        loss.backward()
-        self._optimizer.step()
-
-    def _forward(self, images, labels):
-        x = (images.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
-        x = x.contiguous(memory_format=self._layout)
-        return self._torch.nn.functional.cross_entropy(self._model(x), labels)
-
-
-def _optimizer(torch, spec, model, device):
-    fused = {"fused": True} if device.type == "cuda" else {}
-    if spec["optimizer"] == "sgd":
-        return torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=1e-4, **fused)
-    return torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.05, **fused)
 
 
 class Job:
@@ -120,6 +64,9 @@ class Job:
             return self._torch.cuda.max_memory_allocated()
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
+    def _to_device(self, batch):
+        return [part.to(self._device, non_blocking=True) for part in batch]
+
     def _wait(self):
         if self._device.type == "cuda":
             self._torch.cuda.synchronize()
@@ -131,6 +78,8 @@ class StepJob(Job):
 
     def __init__(self, spec):
         super().__init__()
+        from experiments.speed.torch_trainer import Trainer
+
         torch = self._torch
         size = spec["image_size"]
         batch = spec["batch"]
@@ -166,21 +115,9 @@ class _Prefetched(Job):
     the workers get the time to refill their queue: they must not run during the other side's turn.
     """
 
-    def _begin(self, dataset, spec, **options):
-        from torch.utils.data import DataLoader
-
-        workers = spec["workers"]
-        self._loader = DataLoader(
-            dataset,
-            spec["batch"],
-            shuffle=True,
-            drop_last=True,
-            num_workers=workers,
-            pin_memory=self._device.type == "cuda",
-            persistent_workers=workers > 0,
-            **options,
-        )
-        self._ahead = 2 * workers  # DataLoader's prefetch_factor
+    def _begin(self, dataset, spec):
+        self._loader = data_loader(dataset, spec, self._device, shuffle=True, drop_last=True)
+        self._ahead = 2 * spec["workers"]  # DataLoader's prefetch_factor
         self._batches = self._endless()
 
     def run(self, steps):
@@ -198,25 +135,88 @@ class _Prefetched(Job):
             yield from self._loader
 
 
+def data_loader(dataset, spec, device, **options):
+    """Returns a `DataLoader` with the specification's batch size and workers, which persist."""
+    from torch.utils.data import DataLoader
+
+    workers = spec["workers"]
+    return DataLoader(
+        dataset,
+        spec["batch"],
+        num_workers=workers,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+        **options,
+    )
+
+
+def random_images(spec, count):
+    """Returns (images, uint8 (count, H, W, C); labels (count,)), random."""
+    rng = np.random.default_rng(0)
+    size = spec["image_size"]
+    images = rng.integers(0, 256, (count, size, size, 3), np.uint8)
+    return images, rng.integers(0, spec["classes"], count)
+
+
 class LoaderJob(_Prefetched):
     """The standard loop: workers pad, crop and flip uint8 images in RAM; the GPU normalizes."""
 
     def __init__(self, spec):
         super().__init__()
+        from experiments.speed.torch_trainer import Trainer
+
         self._trainer = Trainer(spec, self._device)
         self.facts = {"parameters": self._trainer.parameters}
-        rng = np.random.default_rng(0)
-        images = rng.integers(
-            0, 256, (spec["images"], spec["image_size"], spec["image_size"], 3), np.uint8
-        )
-        labels = rng.integers(0, spec["classes"], spec["images"])
-        self._begin(Augmented(images, labels), spec)
+        self._begin(Augmented(*random_images(spec, spec["images"])), spec)
 
     def _step(self):
-        images, labels = next(self._batches)
-        self._trainer(
-            images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
-        )
+        self._trainer(*self._to_device(next(self._batches)))
+
+
+class EpochJob(Job):
+    """An epoch of the standard loop, as `LoaderJob`, and the loss and accuracy of the validation
+    images, which other workers read."""
+
+    def __init__(self, spec):
+        super().__init__()
+        from torch.utils.data import TensorDataset
+
+        from experiments.speed.torch_trainer import Trainer
+
+        self._trainer = Trainer(spec, self._device)
+        self.facts = {"parameters": self._trainer.parameters}
+        train = Augmented(*random_images(spec, spec["images"]))
+        val = TensorDataset(*map(self._torch.from_numpy, random_images(spec, spec["val_images"])))
+        self._train = data_loader(train, spec, self._device, shuffle=True, drop_last=True)
+        self._val = data_loader(val, spec, self._device)
+
+    def run(self, steps):
+        """Returns the seconds of an epoch that ends after `steps` steps, and of its validation."""
+        start = time.perf_counter()
+        for batch in itertools.islice(self._train, steps):
+            self._trainer(*self._to_device(batch))
+        self._trainer.evaluate(map(self._to_device, self._val))
+        self._wait()
+        return time.perf_counter() - start
+
+
+class InferenceJob(Job):
+    """Answers to a batch of images in the host's memory: probabilities, on the host again."""
+
+    def __init__(self, spec):
+        super().__init__()
+        from experiments.speed.torch_trainer import Classifier, compiled
+
+        classifier = Classifier(spec, self._device)
+        classifier.model.eval()
+        self.facts = {"parameters": classifier.parameters}
+        self._forward = compiled(classifier, spec)
+        self._images, _ = random_images(spec, spec["batch"])
+
+    def _step(self):
+        with self._torch.inference_mode():
+            images = self._torch.from_numpy(self._images).to(self._device)
+            return self._forward(images).softmax(1).cpu().numpy()
 
 
 class Augmented:
@@ -289,6 +289,14 @@ def random_box(height, width, random):
     top = (height - side) // 2
     return left, top, left + side, top + side
 
+
+JOBS = {
+    "step": StepJob,
+    "loader": LoaderJob,
+    "epoch": EpochJob,
+    "inference": InferenceJob,
+    "input": InputJob,
+}
 
 if __name__ == "__main__":
     main()
