@@ -57,15 +57,22 @@ def use_tf32():
         jax.config.update("jax_default_matmul_precision", "tensorfloat32")
 
 
-def memory_data(config, count, classes, mesh):
-    """Returns a `Data` of `count` random images on the device; val and test are one batch of
-    them."""
+def memory_data(config, count, classes, mesh, val_count=0):
+    """Returns a `Data` of random images on the device.
+
+    Args:
+        config: the run's config.
+        count: images to train on.
+        classes: number of classes.
+        mesh: the result of `vision.parallel.make_mesh`.
+        val_count: images of val and test, of those to train on; 0 = one batch.
+    """
     size = config.data.image_size
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, size, size, 3), np.uint8)
     labels = rng.integers(0, classes, count)
     names = tuple(map(str, range(classes)))
-    eval_count = min(count, config.train.batch_size)
+    eval_count = min(count, val_count or config.train.batch_size)
     unreadable = Unreadable(count, 0.0)
 
     def loader(n):
@@ -145,12 +152,30 @@ class Loop:
 
     def run(self, steps):
         """Returns the seconds that `steps` steps take in a run with one additional call."""
+        outcome, _ = self._train(steps)
+        return steps * self._config.train.batch_size / outcome.images_per_second
+
+    def _train(self, steps):
+        """Returns (outcome, `time.perf_counter()` at its end) of a run with one additional call."""
         c = self._config.copy_and_resolve_references()
         c.train.steps = steps + max(1, c.train.steps_per_dispatch)
         c.train.eval_every = c.train.steps
         with tempfile.TemporaryDirectory() as folder:
             outcome = train(c, self._data, pathlib.Path(folder) / "run", self._mesh)
-        return steps * c.train.batch_size / outcome.images_per_second
+            return outcome, time.perf_counter()
+
+
+class Epoch(Loop):
+    """The same with all that follows an epoch's steps: the evaluation of the validation images,
+    whose program comes from the compile cache, and a checkpoint, written and restored.
+
+    Its time excludes only what precedes the end of the first call, as compiling the step does.
+    """
+
+    def run(self, steps):
+        """Returns the seconds of an epoch of `steps` steps and of what follows it."""
+        outcome, end = self._train(steps)
+        return end - outcome.first_step
 
 
 def peak_bytes(program):

@@ -14,6 +14,8 @@
     timm     timm's module of the same architecture under torch.compile
     loader   the trainer's loop with data on the device, against a torch.compile loop with a
              DataLoader that crops and flips; both augment
+    epoch    the same for an epoch as a whole: its steps, the loss and accuracy of --val-images
+             images and, on our side, a checkpoint
     step     the trainer's loop against its own compiled step, called in a bare `for` loop
     defaults the step with --xla-options against the step without
     xla      the step with oneDNN's convolutions, on a CPU, against the step with XLA's
@@ -35,7 +37,9 @@ from vision import cli
 from vision.errors import UserError
 from vision.support.memory import keep_freed_memory
 
-AGAINST = ("torch", "compile", "timm", "loader", "step", "defaults", "xla", "none")
+AGAINST = ("torch", "compile", "timm", "loader", "epoch", "step", "defaults", "xla", "none")
+LOOPS = ("loader", "epoch", "step")  # compare the trainer's loop
+AUGMENTED = ("loader", "epoch")  # have a DataLoader on the other side
 TORCH_FLAGS = (
     "model",
     "variant",
@@ -45,10 +49,12 @@ TORCH_FLAGS = (
     "classes",
     "optimizer",
     "images",
+    "val_images",
     "data",
     "workers",
     "compile_mode",
     "layout",
+    "against",
 )
 NOTED_FLAGS = (
     "model",
@@ -58,6 +64,9 @@ NOTED_FLAGS = (
     "dtype",
     "classes",
     "against",
+    "loader_step",
+    "images",
+    "val_images",
     "data",
     "optimizer",
     "attention",
@@ -79,13 +88,16 @@ def main(argv):
     # this when it starts.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
+    from jax.experimental.compilation_cache import compilation_cache
 
     with tempfile.TemporaryDirectory() as cache:
         # Each run of the loop compiles its step, all but the first one from this cache.
-        if a.against in ("step", "loader"):
+        if a.against in LOOPS:
             jax.config.update("jax_compilation_cache_dir", cache)
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         row = measure(a)
+        jax.config.update("jax_compilation_cache_dir", None)
+        compilation_cache.reset_cache()
     common.write_rows(a.csv, [row])
     if row["ratio"] is not None:
         print(f"ratio: {row['ratio']:.2f}")
@@ -99,15 +111,17 @@ def measure(a):
     ours.use_tf32()
     config = ours.make_config(a)
     mesh = parallel.make_mesh(1)
-    if a.against == "loader":
+    if a.against in AUGMENTED:
         config.augment.pad_crop = 4
         config.augment.flip_horizontal = True
-    data = ours.memory_data(config, a.images, a.classes, mesh)
+    data = ours.memory_data(config, a.images, a.classes, mesh, a.val_images)
     costs = flops.model_costs(config.model, a.classes, a.image_size)
     bare = ours.BareStep(config, data, mesh, a.data == "fixed")
     theirs = None
-    uses_loop = a.against in ("step", "loader")
-    sides = {"ours": ours.Loop(config, data, mesh) if uses_loop else bare}
+    sides = {"ours": bare}
+    if a.against in LOOPS:
+        loop = ours.Epoch if a.against == "epoch" else ours.Loop
+        sides = {"ours": loop(config, data, mesh)}
     try:
         if a.against == "step":
             sides["theirs"] = bare
@@ -133,16 +147,12 @@ def _start_torch(a, parameters):
     from experiments.speed.torch_side import TorchSide
 
     spec = {name: getattr(a, name) for name in TORCH_FLAGS}
-    if a.against == "loader":
-        side = TorchSide(a.torch_python, "loader", **spec, against=a.loader_step)
+    if a.against in AUGMENTED:
+        spec["against"] = a.loader_step
+        side = TorchSide(a.torch_python, a.against, **spec)
     else:
-        side = TorchSide(a.torch_python, "step", **spec, against=a.against)
-    if side.facts["parameters"] != parameters:
-        side.close()
-        raise UserError(
-            f"not the same model: torch's has {side.facts['parameters']:,} parameters, "
-            f"ours {parameters:,}"
-        )
+        side = TorchSide(a.torch_python, "step", **spec)
+    side.check_parameters(parameters)
     return side
 
 
@@ -205,11 +215,35 @@ def parse(argv):
         default=0,
         help="images in the dataset; 0 = 50,000 up to 64 px, else 1,024",
     )
+    p.add_argument(
+        "--val-images",
+        type=int,
+        default=0,
+        help="images that an epoch ends with; 0 = a fifth of --images",
+    )
     p.add_argument("--rounds", type=int, default=5, help="number of timings of each side")
-    p.add_argument("--steps", type=int, default=20, help="steps per timing")
+    p.add_argument(
+        "--steps", type=int, default=20, help="steps per timing; of an epoch, --images decides"
+    )
     p.add_argument(
         "--warmup", type=int, default=3, help="steps of each side before the first timing"
     )
+    _add_torch_flags(p)
+    a = p.parse_args(argv)
+    a.images = max(a.batch, a.images or (50_000 if a.image_size <= 64 else 1024))
+    a.optimizer = a.optimizer or ("adamw" if a.model == "vit" else "sgd")
+    if a.against == "epoch":
+        a.steps = a.images // a.batch
+        a.val_images = a.val_images or max(1, a.images // 5)
+    has_torch = a.against in ("torch", "compile", "timm", *AUGMENTED)
+    if a.optimizer not in ("sgd", "adamw") and has_torch:
+        raise UserError(f"--optimizer must be sgd or adamw against torch, got {a.optimizer}")
+    if a.against in LOOPS:
+        a.data = "resident"
+    return a
+
+
+def _add_torch_flags(p):
     p.add_argument(
         "--torch-python",
         default="",
@@ -235,16 +269,8 @@ def parse(argv):
         "--loader-step",
         choices=("torch", "compile"),
         default="compile",
-        help="torch's side of loader",
+        help="torch's side of loader and epoch",
     )
-    a = p.parse_args(argv)
-    a.images = max(a.batch, a.images or (50_000 if a.image_size <= 64 else 1024))
-    a.optimizer = a.optimizer or ("adamw" if a.model == "vit" else "sgd")
-    if a.optimizer not in ("sgd", "adamw") and a.against in ("torch", "compile", "timm", "loader"):
-        raise UserError(f"--optimizer must be sgd or adamw against torch, got {a.optimizer}")
-    if a.against == "step":
-        a.data = "resident"
-    return a
 
 
 def add_model_flags(p):
