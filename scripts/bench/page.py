@@ -49,8 +49,11 @@ SOURCES = (
     "attention",
     "roofline",
     "evaluation",
-    "export",
+    "inference",
 )
+WHOLE_LOOPS = ("loader", "epoch")  # rows of train.csv that time no bare step
+COMPARED = ("train", "airbench", "inference")  # scripts whose rows have goals on the page
+RIVALS = {"onnx": "ONNX Runtime", "torch": "torch", "compile": "torch.compile"}
 
 
 def _gpu(csv):
@@ -58,16 +61,37 @@ def _gpu(csv):
 
 
 def _cpu(csv):
-    return _goals(csv, CPU, "cpu")
+    """Returns a table for each machine that has run a row, or one table without measurements."""
+    rows = [line for row in CPU if row.script in COMPARED for line in _measured(csv, row)]
+    devices = list(dict.fromkeys(line["device"] for line in rows))
+    if not devices:
+        return _goals(csv, CPU, "cpu")
+    tables = []
+    for device in devices:
+        own = {
+            name: [line for line in lines if line.get("device") == device]
+            for name, lines in csv.items()
+        }
+        tables.append(f"### {device}\n\n{_goals(own, CPU, 'cpu')}")
+    return "\n".join(tables)
+
+
+def _measured(csv, row):
+    """Returns the measurements of a row of a suite, oldest first."""
+    return [line for line in csv[row.script] if line.get("label") == row.label]
 
 
 def _goals(csv, suite, name):
-    """Returns a line for each row of a suite that compares training speeds, measured or not."""
+    """Returns a line for each row of a suite that compares speeds, measured or not."""
+    describe = {
+        "train": lambda rows: _train(rows[-1]),
+        "airbench": _airbench,
+        "inference": lambda rows: _inference(rows[-1]),
+    }
     lines = []
     for row in suite:
-        if row.script not in ("train", "airbench"):
+        if row.script not in COMPARED:
             continue
-        measured = [line for line in csv[row.script] if line.get("label") == row.label]
         line = {
             "work": row.label,
             "goal": row.goal,
@@ -75,16 +99,19 @@ def _goals(csv, suite, name):
             "where": "",
             "steps": "",
         }
-        if measured and row.script == "airbench":
-            line |= _airbench(measured)
-        elif measured:
-            line |= _train(measured[-1])
+        measured = _measured(csv, row)
+        if measured:
+            last = measured[-1]
+            line["where"] = f"{last['device']}, {last['date'][:10]}"
+            line |= describe[row.script](measured)
         command = f"`./scripts/bench/{name}.sh --only '{row.label}'`"
         lines.append(line | {"command": command})
     return _markdown(lines)
 
 
 def _train(row):
+    if row["against"] == "epoch":
+        return _epoch(row)
     speeds = f"{_number(row['ours_images_per_second'])} images/s"
     if row.get("theirs_images_per_second"):
         theirs = _number(row["theirs_images_per_second"])
@@ -92,8 +119,31 @@ def _train(row):
     mfu = f"MFU {100 * float(row['ours_mfu']):.0f} %"
     return {
         "measured": f"{speeds}; {mfu}",
-        "where": f"{row['device']}, {row['date'][:10]}",
         "steps": f"{row['rounds']} × {row['steps']} of {row['batch']}, {row['dtype']}",
+    }
+
+
+def _epoch(row):
+    ours, theirs = (
+        float(row[f"{side}_step_ms"]) * int(row["steps"]) / 1e3 for side in ("ours", "theirs")
+    )
+    return {
+        "measured": f"**{_two_digits(row['ratio'])}**: {ours:,.1f} s against {theirs:,.1f}",
+        "steps": f"{row['rounds']} epochs of {_number(row['images'])} images in batches of "
+        f"{row['batch']}, and {_number(row['val_images'])} to validate, {row['dtype']}",
+    }
+
+
+def _inference(row):
+    ratios = [
+        f"**{_two_digits(row[f'ratio_{name}'])}** of {title}"
+        for name, title in RIVALS.items()
+        if row[f"ratio_{name}"]
+    ]
+    speed = 1e3 * int(row["batch"]) / float(row["ours_ms"])
+    return {
+        "measured": f"{', '.join(ratios)}: {_number(speed)} images/s",
+        "steps": f"{row['rounds']} rounds, float32",
     }
 
 
@@ -107,7 +157,6 @@ def _airbench(rows):
     seconds = sum(float(row["seconds"]) for row in newest) / len(newest)
     return {
         "measured": f"{100 * accuracy:.2f} % in {seconds:.2f} s",
-        "where": f"{newest[-1]['device']}, {newest[-1]['date'][:10]}",
         "steps": f"{len(newest)} runs",
     }
 
@@ -158,20 +207,23 @@ def _evaluation(csv):
     )
 
 
-def _export(csv):
-    return _markdown(
-        {
+def _answers(csv):
+    lines = []
+    for row in _newest(csv["inference"], "device", "model", "variant", "batch", "fixed"):
+        line = {
             "device": row["device"],
-            "model": row["model"],
+            "model": f"{row['model']} {row['variant']}, {row['image_size']} px",
             "batch": row["batch"],
+            "convolutions": row["convolutions"],
+            "ours, ms": f"{float(row['ours_ms']):.1f}",
             "exported for": "that batch" if row["fixed"] == "True" else "any batch",
-            "ONNX Runtime, ms": f"{float(row['onnx_ms']):.1f}",
-            "JAX, ms": f"{float(row['jax_ms']):.1f}",
-            "ratio": _two_digits(row["ratio"]),
-            "of the best": _two_digits(row["ratio_of_best"]),
         }
-        for row in _newest(csv["export"], "device", "model", "batch", "fixed")
-    )
+        for name, title in RIVALS.items():
+            line[f"{title}, ms"] = f"{float(row[f'{name}_ms']):.1f}" if row[f"{name}_ms"] else ""
+            ratio = row[f"ratio_{name}"]
+            line[f"ratio to {title}"] = _two_digits(ratio) if ratio else ""
+        lines.append(line)
+    return _markdown(lines)
 
 
 def _scaling(csv):
@@ -246,7 +298,7 @@ def _step_ms(rows, work):
         is_h100 = work["device"] == "H100" and "H100" in row["device"]
         if work["device"] != row["device"] and not is_h100:
             continue
-        if all(row[key] == work[key] for key in keys) and row["against"] != "loader":
+        if all(row[key] == work[key] for key in keys) and row["against"] not in WHOLE_LOOPS:
             return float(row["theirs_step_ms" if row["against"] == "step" else "ours_step_ms"])
     return None
 
@@ -260,7 +312,7 @@ TABLES = {
     "attention": _attention,
     "roofline": _roofline,
     "evaluation": _evaluation,
-    "export": _export,
+    "inference": _answers,
 }
 
 

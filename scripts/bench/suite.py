@@ -5,6 +5,8 @@
     ./scripts/bench/gpu.sh --only ResNet-50 --torch-python PATH
     ./scripts/bench/gpu.sh --list               show the commands
 
+--only runs the row of this name, or else those whose name contains it.
+
 A row that cannot run is skipped. Afterwards `python -m scripts.bench.page` puts the measurements
 into experiments/speed/README.md.
 """
@@ -19,7 +21,7 @@ import time
 from scripts.bench import common
 from vision import cli
 
-NEEDS_TORCH = ("train", "input")
+NEEDS_TORCH = ("train", "inference", "input")
 RESNET50 = (
     "--model resnet --variant 50 --image-size 224 --batch 256 --dtype bfloat16 --classes 1000"
 )
@@ -124,9 +126,58 @@ GPU = (
     ),
 )
 SHORT = "--rounds 5 --steps 6 --warmup 2"
+SHORTER = "--rounds 5 --steps 3 --warmup 2"
+
+
+def _training(name, flags, goal):
+    """Returns the rows of a model's training step on a CPU; the goal is that against eager
+    PyTorch."""
+    return (
+        Row(f"{name}: torch", goal, "train", f"{flags} --against torch"),
+        Row(f"{name}: torch.compile", "stated", "train", f"{flags} --against compile"),
+        Row(f"{name}: without oneDNN", "stated", "train", f"{flags} --against xla"),
+    )
+
+
+def _inference(name, flags, goal):
+    """Returns the rows of a model's answers to 32 images and to one; the goal is that of 32."""
+    return (
+        Row(f"{name}, inference of 32", goal, "inference", f"{flags} --batch 32"),
+        Row(f"{name}, inference of 1", "stated", "inference", f"{flags} --batch 1"),
+    )
+
+
 CPU = (
-    Row("ViT-Ti/4, 32 px: torch", "≥ 1.0", "train", f"{VIT_TI} --batch 64 {SHORT} --against torch"),
-    Row("ResNet-20, 32 px: torch", "stated", "train", f"{RESNET20} {SHORT} --against torch"),
+    *_training("ViT-Ti/4, 32 px", f"{VIT_TI} --batch 64 {SHORT}", "≥ 1.05"),
+    *_training("ResNet-20, 32 px", f"{RESNET20} {SHORT}", "≥ 1.05"),
+    *_training(
+        "ResNet-50, batch 8",
+        f"--model resnet --variant 50 --image-size 224 --classes 1000 --batch 8 {SHORTER}",
+        "≥ 1.05",
+    ),
+    *_training(
+        "EfficientNet-Lite0, batch 16",
+        "--model efficientnet_lite --variant 0 --image-size 224 --classes 1000 --batch 16 "
+        f"{SHORTER}",
+        "≥ 1.0",
+    ),
+    *_training(
+        "MobileNetV3, batch 16",
+        f"--model mobilenet --variant large --image-size 224 --classes 1000 --batch 16 {SHORTER}",
+        "≥ 1.0",
+    ),
+    *_training(
+        "ConvNeXt-T, batch 8",
+        "--model convnext --variant T --image-size 224 --classes 1000 --batch 8 "
+        f"--optimizer adamw {SHORTER}",
+        "stated",
+    ),
+    *_training(
+        "Swin-T, batch 8",
+        "--model swin --variant T --image-size 224 --classes 1000 --batch 8 "
+        f"--optimizer adamw {SHORTER}",
+        "stated",
+    ),
     Row(
         "ViT-Ti/4, 32 px: loop / bare step",
         "≥ 0.97",
@@ -139,6 +190,23 @@ CPU = (
         "train",
         f"{RESNET20} {SHORT} --against step",
     ),
+    Row(
+        "ResNet-20, an epoch: torch",
+        "≥ 1.3",
+        "train",
+        f"{RESNET20} --rounds 3 --against epoch --loader-step torch",
+    ),
+    Row(
+        "ResNet-20, an epoch: torch.compile",
+        "stated",
+        "train",
+        f"{RESNET20} --rounds 3 --against epoch --loader-step compile",
+    ),
+    *_inference("ResNet-50", "--model resnet --variant 50", "≥ 0.95 of ONNX Runtime"),
+    *_inference(
+        "EfficientNet-Lite0", "--model efficientnet_lite --variant 0", "≥ 0.95 of ONNX Runtime"
+    ),
+    *_inference("ViT-Ti/4", "--model vit --variant Ti/4 --image-size 32 --classes 10", "stated"),
     Row("input", "", "input"),
     Row("evaluation, ResNet-20", "≥ 0.9", "evaluation"),
     Row("start", "≤ 15 s cold, ≤ 8 s warm", "startup"),
@@ -159,7 +227,7 @@ def main(argv):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("suite", choices=tuple(SUITES))
-    p.add_argument("--only", default="", help="rows whose name contains this")
+    p.add_argument("--only", default="", help="name of a row, or a part of the names of several")
     p.add_argument(
         "--torch-python",
         default="",
@@ -169,9 +237,7 @@ def main(argv):
     p.add_argument("--list", action="store_true", help="show the commands, run nothing")
     a = p.parse_args(argv)
     outcomes = []
-    for row in SUITES[a.suite]:
-        if a.only not in row.label:
-            continue
+    for row in chosen(SUITES[a.suite], a.only):
         command = row.command(a.torch_python)
         print(f"\n## {row.label}\npython {shlex.join(command)}", flush=True)
         if not a.list:
@@ -188,6 +254,12 @@ def main(argv):
     if outcomes:
         print()
         common.print_table(outcomes)
+
+
+def chosen(rows, only):
+    """Returns the row with the label `only`, or else the rows whose labels contain it."""
+    named = [row for row in rows if row.label == only]
+    return named or [row for row in rows if only in row.label]
 
 
 def _run(command):

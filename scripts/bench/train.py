@@ -18,7 +18,7 @@
              images and, on our side, a checkpoint
     step     the trainer's loop against its own compiled step, called in a bare `for` loop
     defaults the step with --xla-options against the step without
-    xla      the step with oneDNN's convolutions, on a CPU, against the step with XLA's
+    xla      the step with oneDNN, on a CPU, against the same step by XLA alone
     none     only the step
 
 Both sides start from uint8 images on the device and normalize them inside the step; both use the

@@ -11,9 +11,11 @@ import pytest
 
 from experiments.speed import torch_worker
 from experiments.speed.torch_side import TorchSide
-from scripts.bench import attention, common, flops, page, roofline, suite, train
+from scripts.bench import attention, common, flops, inference, page, roofline, suite, train
 from vision.config import default
 from vision.errors import UserError
+
+TABLES = (suite.GPU, suite.CPU)
 
 
 def model_config(name, variant):
@@ -94,12 +96,75 @@ def test_each_row_is_a_command_that_parses(row):
     if row.script == "train":
         a = train.parse(command[2:])
         assert (a.label, a.goal) == (row.label, row.goal) and a.images >= a.batch
+    if row.script == "inference":
+        a = inference.parse(command[2:])
+        assert (a.label, a.torch_python) == (row.label, "python")
+        assert a.against == ["onnx", "torch", "compile"]
 
 
 def test_labels_are_unique():
-    for rows in (suite.GPU, suite.CPU):
+    for rows in TABLES:
         labels = [row.label for row in rows]
         assert len(set(labels)) == len(labels)
+        assert not any("'" in label for label in labels)  # the page puts them between quotes
+    compared = [{row.label for row in rows if row.script in page.COMPARED} for rows in TABLES]
+    assert not compared[0] & compared[1]  # the tables find measurements by their labels
+
+
+def test_only_takes_a_name_or_a_part_of_it():
+    name = "ResNet-20, 32 px: torch"
+    assert [row.label for row in suite.chosen(suite.CPU, name)] == [name]
+    part = [row.label for row in suite.chosen(suite.CPU, "32 px: torch")]
+    assert name in part and f"{name}.compile" in part
+    assert suite.chosen(suite.CPU, "") == list(suite.CPU)
+
+
+@pytest.mark.parametrize("against", ["torch", "compile", "xla"])
+def test_each_model_is_compared_on_a_cpu(against):
+    flags = [train.parse(row.command()[2:]) for row in suite.CPU if row.script == "train"]
+    assert [(a.model, a.variant, a.batch) for a in flags if a.against == against] == [
+        ("vit", "Ti/4", 64),
+        ("resnet", "cifar20", 128),
+        ("resnet", "50", 8),
+        ("efficientnet_lite", "0", 16),
+        ("mobilenet", "large", 16),
+        ("convnext", "T", 8),
+        ("swin", "T", 8),
+    ]
+
+
+def test_an_epoch_is_all_images_and_its_validation():
+    flags = "--model resnet --variant cifar20 --batch 128 --against epoch --steps 3"
+    a = train.parse(flags.split())
+    assert (a.images, a.steps, a.val_images) == (50_000, 390, 10_000)
+
+
+@pytest.mark.parametrize(
+    "name,variant,side",
+    [
+        ("vit", "Ti/4", 32),
+        ("resnet", "cifar20", 32),
+        ("resnet", "50", 64),
+        ("efficientnet_lite", "0", 64),
+        ("mobilenet", "large", 64),
+        ("mobilenet", "small", 64),
+        ("convnext", "T", 64),
+        ("swin", "T", 224),
+    ],
+)
+def test_torch_s_models_have_our_parameters_and_products(name, variant, side):
+    torch = pytest.importorskip("torch")
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from experiments.speed import torch_models
+
+    module = torch_models.build(name, variant, 10, side).eval()
+    costs = flops.model_costs(model_config(name, variant), 10, side)
+    assert sum(p.numel() for p in module.parameters()) == costs.parameters
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        assert module(torch.zeros(1, 3, side, side)).shape == (1, 10)
+    if name != "vit":  # it does not count fused attention on a CPU
+        assert counter.get_total_flops() == costs.forward
 
 
 def test_the_page_is_filled_between_its_marks_only(tmp_path):
@@ -111,7 +176,7 @@ def test_the_page_is_filled_between_its_marks_only(tmp_path):
         "<!-- end -->\nafter\n"
     )
     assert (
-        text.count("not run") == sum(row.script in ("train", "airbench") for row in suite.GPU)
+        text.count("not run") == sum(row.script in page.COMPARED for row in suite.GPU)
         and "old" not in text
     )
     file.write_text("<!-- nothing -->\n<!-- end -->\n")
@@ -144,6 +209,57 @@ def test_a_training_row_shows_its_speed_and_reaches_the_page(tmp_path, capsys):
         x for x in (tmp_path / "README.md").read_text().splitlines() if suite.CPU[0].label in x
     )
     assert "images/s; MFU" in line and "not run" not in line
+
+
+def test_each_machine_has_a_table_of_its_own(tmp_path):
+    facts = {"date": "2026-12-01T10:00:00+00:00", "commit": "1"}
+    step = {
+        "label": "ResNet-50, batch 8: torch",
+        "against": "torch",
+        "ours_images_per_second": 10.0,
+        "theirs_images_per_second": 8.0,
+        "ratio": 1.25,
+        "ours_mfu": 0.5,
+        "rounds": 5,
+        "steps": 3,
+        "batch": 8,
+        "dtype": "float32",
+    }
+    epoch = step | {"label": "ResNet-20, an epoch: torch", "against": "epoch", "steps": 390}
+    epoch |= {"ours_step_ms": 100.0, "theirs_step_ms": 200.0, "images": 50_000, "ratio": 2.0}
+    epoch |= {"val_images": 10_000}
+    answers = {"label": "ResNet-50, inference of 32", "model": "resnet", "variant": "50"}
+    answers |= {"image_size": 224, "batch": 32, "fixed": False, "rounds": 5, "ours_ms": 1600.0}
+    answers |= {"onnx_ms": 1584.0, "torch_ms": None, "compile_ms": None, "convolutions": "oneDNN"}
+    answers |= {"ratio_onnx": 0.99, "ratio_torch": None, "ratio_compile": None}
+    common.write_rows(
+        tmp_path / "train.csv",
+        [facts | {"device": "A, 2 cores"} | step, facts | {"device": "B, 8 cores"} | epoch],
+    )
+    common.write_rows(tmp_path / "inference.csv", [facts | {"device": "A, 2 cores"} | answers])
+    file = tmp_path / "README.md"
+    file.write_text("<!-- cpu -->\n<!-- end -->\n<!-- inference -->\n<!-- end -->\n")
+    page.main(["--folder", str(tmp_path)])
+    first, second = file.read_text().split("<!-- end -->")[0].split("### ")[1:]
+    assert first.startswith("A, 2 cores\n") and second.startswith("B, 8 cores\n")
+    assert "**1.25**: 10 images/s against 8; MFU 50 %" in first
+    assert "**0.99** of ONNX Runtime: 20 images/s" in first
+    assert "**2.00**: 39.0 s against 78.0" in second and "50,000 images" in second
+    rows = sum(row.script in page.COMPARED for row in suite.CPU)
+    assert (first.count("not run"), second.count("not run")) == (rows - 2, rows - 1)
+
+
+def test_inference_compares_the_export_with_ours(tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "inference.csv"
+    flags = "--model vit --variant mu/8 --image-size 32 --classes 10 --batch 2 --against onnx"
+    inference.main([*flags.split(), "--rounds", "1", "--seconds", "0", "--csv", str(path)])
+    (row,) = common.read_rows(path)
+    assert float(row["difference"]) < 1e-4 and float(row["ratio_onnx"]) > 0
+    assert row["torch_ms"] == row["ratio_compile"] == "" and row["fixed"] == "False"
+    assert capsys.readouterr().out.splitlines()[-1].startswith("ratio to onnx: ")
+    with pytest.raises(UserError, match="--against"):
+        inference.parse(["--against", "tflite"])
 
 
 def test_attention_times_each_name_that_runs_here(tmp_path, capsys):

@@ -103,6 +103,19 @@ def test_torch_has_the_same_model(model, variant, size):
     assert run("train", *flags, *few, "--against", "torch", "--csv", "").startswith("ratio: ")
 
 
+def test_an_epoch_and_answers_against_torch(tmp_path):
+    pytest.importorskip("torch")
+    model = ("--model", "resnet", "--variant", "cifar20", "--image-size", 16, "--rounds", 1)
+    few = ("--batch", 4, "--images", 8, "--warmup", 1, "--workers", 1, "--loader-step", "torch")
+    path = tmp_path / "train.csv"
+    last = run("train", *model, *few, "--against", "epoch", "--csv", path)
+    (row,) = common.read_rows(path)
+    assert last.startswith("ratio: ") and (row["steps"], row["val_images"]) == ("2", "1")
+    few = ("--classes", 10, "--batch", 2, "--seconds", 0, "--against", "onnx,torch")
+    last = run("inference", *model, *few, "--csv", "")
+    assert last.startswith("ratio to onnx: ") and ", ratio to torch: " in last
+
+
 def test_a_suite_lists_its_commands_and_survives_a_row_that_cannot_run():
     script = common.ROOT / "scripts" / "bench" / "cpu.sh"
     environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"}
