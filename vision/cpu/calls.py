@@ -4,9 +4,11 @@ The structures are those of jaxlib/include/xla/ffi/api/c_api.h.
 """
 
 import ctypes
+import functools
 import pathlib
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jaxlib
@@ -95,7 +97,7 @@ _new_capsule = ctypes.pythonapi.PyCapsule_New
 _new_capsule.restype = ctypes.py_object
 _new_capsule.argtypes = [_Pointer, ctypes.c_char_p, _Pointer]
 
-_handlers = {}  # {target: handler}: XLA may call one until the process ends
+_handlers: dict[str, Any] = {}  # by target: XLA may call one until the process ends
 
 
 def register(target: str, run: Callable[[Sequence[int], Sequence[int]], None]) -> None:
@@ -128,19 +130,15 @@ def is_registered(target: str) -> bool:
     return target in _handlers
 
 
+@functools.cache
 def api_version() -> tuple[int, int]:
     """Returns (major, minor) of jaxlib's interface; raises `OSError` or `ValueError`."""
     header = pathlib.Path(jaxlib.__file__).parent / "include/xla/ffi/api/c_api.h"
-    names = ("MAJOR", "MINOR")
     text = header.read_text()
-    matches = [re.search(rf"#define XLA_FFI_API_{name} (\d+)", text) for name in names]
-    if None in matches:
+    numbers = dict(re.findall(r"#define XLA_FFI_API_(MAJOR|MINOR) (\d+)", text))
+    if len(numbers) < 2:
         raise ValueError(f"{header} defines no version")
-    major, minor = (int(match[1]) for match in matches)
-    return major, minor
-
-
-_VERSION = api_version()
+    return int(numbers["MAJOR"]), int(numbers["MINOR"])
 
 
 def _addresses(buffers):
@@ -151,7 +149,7 @@ def _describe(frame):
     """Answers XLA's question, when a program is loaded, for which version this was written."""
     extension = ctypes.cast(frame.extension, ctypes.POINTER(_MetadataExtension))
     metadata = extension.contents.metadata.contents
-    metadata.version.major, metadata.version.minor = _VERSION
+    metadata.version.major, metadata.version.minor = api_version()
     metadata.traits = 0
 
 

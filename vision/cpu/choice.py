@@ -7,7 +7,7 @@ import sys
 import jax
 import jax.numpy as jnp
 
-from vision.cpu import lowering, onednn
+from vision.cpu import calls, lowering, onednn
 from vision.errors import check_choice
 
 CHOICES = ("auto", "off")
@@ -58,8 +58,9 @@ def _why_not():
     if jax.default_backend() != "cpu":
         return f"not for a {jax.default_backend()}"
     try:
+        calls.api_version()
         onednn.load()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         return str(error)
     sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL))
     atexit.register(_wait)

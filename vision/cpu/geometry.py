@@ -6,15 +6,17 @@ are recognized as what they are.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 FORWARD, BACKWARD_DATA, BACKWARD_WEIGHTS = KINDS = ("forward", "backward_data", "backward_weights")
 
+Shape = tuple[int, ...]
+
 # Dimension numbers of (first array, second array, result): where each has its batch or its output
 # channels, its input channels, height and width.
 _NHWC = (0, 3, 1, 2)
-_KINDS = {
+_KINDS: dict[tuple[tuple[int, ...], ...], str] = {
     (_NHWC, (3, 2, 0, 1), _NHWC): FORWARD,
     (_NHWC, (2, 3, 0, 1), _NHWC): BACKWARD_DATA,
     ((3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1)): BACKWARD_WEIGHTS,
@@ -70,7 +72,7 @@ class Geometry:
 
 
 def recognize(
-    first: Sequence[int], second: Sequence[int], result: Sequence[int], options: Mapping[str, Any]
+    first: Shape, second: Shape, result: Shape, options: Mapping[str, Any]
 ) -> tuple[str, Geometry] | None:
     """Returns (kind, geometry) of a convolution of JAX's, None if it has none of the forms.
 
