@@ -116,6 +116,8 @@ def products(jaxpr: Any) -> Iterator[tuple[int, int]]:
     fused kernel does not store them.
     """
     for equation in jaxpr.eqns:
+        if not equation.outvars:  # a check, not a computation
+            continue
         shapes = [getattr(v.aval, "shape", ()) for v in equation.invars]
         result = equation.outvars[0].aval.shape
         if equation.primitive.name == "dot_general":
