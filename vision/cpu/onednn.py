@@ -123,12 +123,14 @@ class Buffer:
 
     def __init__(self):
         self._array = np.empty(0, np.uint8)
+        self._address = 0
 
     def at_least(self, size: int) -> int:
         """Returns the aligned address of at least `size` bytes, whose content may be lost."""
         if len(self._array) < size + ALIGNMENT:
             self._array = np.empty(size + ALIGNMENT, np.uint8)
-        return -(-self._array.ctypes.data // ALIGNMENT) * ALIGNMENT
+            self._address = -(-self._array.ctypes.data // ALIGNMENT) * ALIGNMENT
+        return self._address
 
 
 class Workspace:
@@ -153,7 +155,7 @@ class Primitive:
     """
 
     def __init__(self, descriptor: ctypes.c_void_p, layouts: Mapping[int, ctypes.c_void_p]):
-        library = load()
+        library = self._library = load()
         name = ctypes.c_char_p()
         library.dnnl_primitive_desc_query(descriptor, _QUERY_IMPLEMENTATION, 0, ctypes.byref(name))
         if (name.value or b"ref").startswith(b"ref"):
@@ -167,12 +169,13 @@ class Primitive:
 
     def execute(self, workspace: Workspace, *addresses: int) -> None:
         """Executes it on arrays at these addresses, in the order of `layouts`."""
-        library = load()
-        if self not in workspace.arguments:
-            workspace.arguments[self] = self._create_arguments()
-        memories, array = workspace.arguments[self]
+        arguments = workspace.arguments.get(self)
+        if arguments is None:
+            arguments = workspace.arguments[self] = self._create_arguments()
+        memories, array = arguments
         if self._scratchpad_size:
             addresses += (workspace.scratchpad.at_least(self._scratchpad_size),)
+        library = self._library
         for memory, address in zip(memories, addresses, strict=True):
             library.dnnl_memory_set_data_handle(memory, address)
         status = library.dnnl_primitive_execute(
