@@ -53,8 +53,19 @@ def load() -> ctypes.CDLL:
     library.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
     library.dnnl_memory_desc_get_size.argtypes = [Pointer]
     library.dnnl_memory_desc_equal.argtypes = [Pointer, Pointer]
-    library.dnnl_memory_set_data_handle.argtypes = [Pointer, Pointer]
     library.dnnl_primitive_execute.argtypes = [Pointer, Pointer, ctypes.c_int, Pointer]
+    return library
+
+
+@functools.cache
+def load_keeping() -> ctypes.PyDLL:
+    """Returns the same library with calls that keep the interpreter.
+
+    For those that take less than a microsecond: a thread that lets the interpreter go may wait for
+    another one, up to `vision.cpu.choice.SWITCH_INTERVAL`, until it has it again.
+    """
+    library = ctypes.PyDLL(load()._name)
+    library.dnnl_memory_set_data_handle.argtypes = [Pointer, Pointer]
     library.dnnl_stream_wait.argtypes = [Pointer]
     return library
 
@@ -155,7 +166,7 @@ class Primitive:
     """
 
     def __init__(self, descriptor: ctypes.c_void_p, layouts: Mapping[int, ctypes.c_void_p]):
-        library = self._library = load()
+        library = load()
         name = ctypes.c_char_p()
         library.dnnl_primitive_desc_query(descriptor, _QUERY_IMPLEMENTATION, 0, ctypes.byref(name))
         if (name.value or b"ref").startswith(b"ref"):
@@ -175,12 +186,12 @@ class Primitive:
         memories, array = arguments
         if self._scratchpad_size:
             addresses += (workspace.scratchpad.at_least(self._scratchpad_size),)
-        library = self._library
+        keeping = load_keeping()
         for memory, address in zip(memories, addresses, strict=True):
-            library.dnnl_memory_set_data_handle(memory, address)
-        status = library.dnnl_primitive_execute(
+            keeping.dnnl_memory_set_data_handle(memory, address)
+        status = load().dnnl_primitive_execute(
             self._primitive, workspace.stream, len(memories), array
-        ) or library.dnnl_stream_wait(workspace.stream)
+        ) or keeping.dnnl_stream_wait(workspace.stream)
         _check("primitive_execute", status)
 
     def _create_arguments(self):
