@@ -49,6 +49,16 @@ def make_parser(doc, name):
     return parser
 
 
+def add_torch_python(p):
+    """Adds the flag that names the interpreter of PyTorch's side."""
+    p.add_argument(
+        "--torch-python",
+        default="",
+        metavar="PATH",
+        help="interpreter with torch; default: this one",
+    )
+
+
 def facts(a=None, torch=""):
     """Returns the columns that describe where a row comes from, as a dict of strings.
 

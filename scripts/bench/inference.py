@@ -55,12 +55,7 @@ def parse(argv):
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--seconds", type=float, default=2.0, help="seconds of each side per round")
     p.add_argument("--fixed", action="store_true", help="export for one batch size")
-    p.add_argument(
-        "--torch-python",
-        default="",
-        metavar="PATH",
-        help="interpreter with torch; default: this one",
-    )
+    common.add_torch_python(p)
     a = p.parse_args(argv)
     a.against = a.against.split(",")
     for name in a.against:

@@ -59,12 +59,7 @@ def main(argv):
         help="processes of each side; default: all cores",
     )
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument(
-        "--torch-python",
-        default="",
-        metavar="PATH",
-        help="interpreter with torch; default: this one",
-    )
+    common.add_torch_python(p)
     a = p.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)

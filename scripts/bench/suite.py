@@ -228,12 +228,7 @@ def main(argv):
     )
     p.add_argument("suite", choices=tuple(SUITES))
     p.add_argument("--only", default="", help="name of a row, or a part of the names of several")
-    p.add_argument(
-        "--torch-python",
-        default="",
-        metavar="PATH",
-        help="interpreter with torch; default: this one",
-    )
+    common.add_torch_python(p)
     p.add_argument("--list", action="store_true", help="show the commands, run nothing")
     a = p.parse_args(argv)
     outcomes = []

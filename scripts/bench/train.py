@@ -244,12 +244,7 @@ def parse(argv):
 
 
 def _add_torch_flags(p):
-    p.add_argument(
-        "--torch-python",
-        default="",
-        metavar="PATH",
-        help="interpreter with torch; default: this one",
-    )
+    common.add_torch_python(p)
     p.add_argument(
         "--compile-mode", default="default", help="torch.compile's mode, for example max-autotune"
     )

@@ -123,7 +123,7 @@ def test_bfloat16_is_summed_in_float32(shape, by):
 
 
 def test_a_kernel_that_jax_did_not_reverse(by_onednn):
-    """A transposed convolution of a user's, which is no gradient."""
+    """A transposed convolution of a user's, which is not a gradient."""
     random = np.random.default_rng(0)
     x = random.standard_normal((2, 5, 5, 8)).astype("float32")
     kernel = random.standard_normal((3, 3, 4, 8)).astype("float32")

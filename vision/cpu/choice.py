@@ -16,7 +16,6 @@ CHOICES = ("auto", "off")
 # 5 ms each convolution waits 0.4 ms for it.
 SWITCH_INTERVAL = 1e-4
 
-
 _reason = "it was not asked for"  # why oneDNN computes nothing, or ""
 
 

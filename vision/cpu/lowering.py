@@ -100,7 +100,7 @@ def _lower_max_pool_gradient(ctx, dy, x, **options):
 
 
 def _is_left_alone(ctx, dtypes):
-    """Whether the program is written to a file, or the numbers are no plain floats."""
+    """Whether the program is written to a file, or the numbers are not plain floats."""
     return (
         ctx.module_context.lowering_parameters.for_export
         or getattr(_state, "is_inside", False)

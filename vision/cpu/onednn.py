@@ -1,7 +1,8 @@
 """oneDNN's C library through ctypes.
 
 It comes from the wheel onednn-cpu-gomp (Apache-2.0), which contains no Python; its siblings -iomp
-and -tbb need libraries of Intel's compiler, which they do not bring. Developer guide and C API: https://uxlfoundation.github.io/oneDNN/v3.2/.
+and -tbb need libraries of Intel's compiler, which they do not bring. Developer guide and C API:
+https://uxlfoundation.github.io/oneDNN/v3.2/.
 """
 
 import ctypes
@@ -39,10 +40,10 @@ class _Argument(ctypes.Structure):
 
 @functools.cache
 def load() -> ctypes.CDLL:
-    """Loads the library of the first wheel that is installed.
+    """Loads the library.
 
     Raises:
-        OSError: no wheel is installed, or the library cannot be loaded.
+        OSError: its wheel is not installed, or the library cannot be loaded.
     """
     # Read by the OpenMP runtime when it is loaded: idle threads must not spin beside XLA's.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
