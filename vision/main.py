@@ -23,7 +23,7 @@ from vision.config.packages import check_packages
 from vision.errors import UserError
 from vision.run.directory import own_config
 from vision.support import signals
-from vision.support.memory import collect_seldom, keep_freed_memory
+from vision.support.memory import collect_as_usual, collect_seldom, keep_freed_memory
 from vision.training.run import run
 
 STARTED = time.perf_counter()  # JAX is imported later, so that its import counts as start-up time
@@ -32,11 +32,14 @@ STARTED = time.perf_counter()  # JAX is imported later, so that its import count
 def main(argv: Sequence[str]) -> None:
     """Runs the command with its arguments, without the program's name."""
     collect_seldom()
-    config, values = parse(argv, __doc__, define_flags, lambda: _config_of_run(argv))
-    check_packages(config)
-    if config.parallel.keep_memory:
-        keep_freed_memory()
-    run(config, values.workdir or _new_workdir(argv), STARTED)
+    try:
+        config, values = parse(argv, __doc__, define_flags, lambda: _config_of_run(argv))
+        check_packages(config)
+        if config.parallel.keep_memory:
+            keep_freed_memory()
+        run(config, values.workdir or _new_workdir(argv), STARTED)
+    finally:
+        collect_as_usual()  # also where no step was reached: another command may follow
 
 
 def define_flags(values: flags.FlagValues) -> None:

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from vision import main
+from vision.errors import UserError
 from vision.support import memory
 
 CODE = """
@@ -49,4 +51,11 @@ def test_garbage_is_collected_seldom_for_a_while():
     assert gc.get_threshold() == (memory.SELDOM, *usual[1:])
     memory.collect_seldom()
     memory.collect_as_usual()
+    assert gc.get_threshold() == usual
+
+
+def test_a_command_that_fails_leaves_the_collection_as_usual():
+    usual = gc.get_threshold()
+    with pytest.raises(UserError, match="nowhere.py"):
+        main.main(["--config", "nowhere.py"])
     assert gc.get_threshold() == usual
