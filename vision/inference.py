@@ -155,6 +155,7 @@ class Classifier:
         dtype = jax.numpy.promote_types(self.config.model.dtype, "float32")
 
         @jax.jit
+        @cpu.fused
         def run(state, images):
             model = nnx.merge(self._graph, state)
             embeddings = model.embed(normalize(images, d.normalize, d.mean, d.std, dtype))

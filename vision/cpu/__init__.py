@@ -7,6 +7,7 @@ XLA is good at. Models therefore need nothing of this room, whichever layers the
 """
 
 from vision.cpu.choice import choose, describe, uses_onednn
+from vision.cpu.fusion import fused
 from vision.cpu.lowering import install
 
-__all__ = ["choose", "describe", "install", "uses_onednn"]
+__all__ = ["choose", "describe", "fused", "install", "uses_onednn"]

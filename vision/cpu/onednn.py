@@ -22,6 +22,8 @@ _FLOAT32 = 3
 _ANY_LAYOUT = 1
 SOURCE, DESTINATION, WEIGHTS = 1, 17, 33
 _SCRATCHPAD = 80
+_SECOND_SOURCE = 2
+_POST_OPERATION = 32768  # times the number of the operation, from 1
 _CPU = 1
 _USER_SCRATCHPAD = 1
 _DEFAULT_STREAM = 1
@@ -55,6 +57,10 @@ def load() -> ctypes.CDLL:
     library.dnnl_memory_desc_get_size.argtypes = [Pointer]
     library.dnnl_memory_desc_equal.argtypes = [Pointer, Pointer]
     library.dnnl_primitive_execute.argtypes = [Pointer, Pointer, ctypes.c_int, Pointer]
+    library.dnnl_primitive_attr_set_post_ops.argtypes = [Pointer, Pointer]
+    library.dnnl_post_ops_append_binary.argtypes = [Pointer, ctypes.c_int, Pointer]
+    eltwise = library.dnnl_post_ops_append_eltwise
+    eltwise.argtypes = [Pointer, ctypes.c_int, ctypes.c_float, ctypes.c_float]
     return library
 
 
@@ -115,6 +121,34 @@ def attributes() -> ctypes.c_void_p:
     handle = new("primitive_attr_create")
     load().dnnl_primitive_attr_set_scratchpad_mode(handle, _USER_SCRATCHPAD)
     return handle
+
+
+def attributes_with(
+    binary: Iterable[tuple[int, ctypes.c_void_p]], eltwise: tuple[int, float, float] | None
+) -> ctypes.c_void_p:
+    """Returns such attributes with operations on a primitive's result, before it is written.
+
+    Args:
+        binary: (algorithm, layout of the second array) of each; `operand` is its argument.
+        eltwise: (algorithm, alpha, beta) of the last one, which has no second array; or None.
+    """
+    handle = new("primitive_attr_create")
+    library = load()
+    library.dnnl_primitive_attr_set_scratchpad_mode(handle, _USER_SCRATCHPAD)
+    operations = new("post_ops_create")
+    for step in binary:
+        _check("post_ops_append_binary", library.dnnl_post_ops_append_binary(operations, *step))
+    if eltwise is not None:
+        status = library.dnnl_post_ops_append_eltwise(operations, *eltwise)
+        _check("post_ops_append_eltwise", status)
+    status = library.dnnl_primitive_attr_set_post_ops(handle, operations)
+    _check("primitive_attr_set_post_ops", status)
+    return handle
+
+
+def operand(number: int) -> int:
+    """Returns the index of the argument of the binary operation with this number, from 0."""
+    return _POST_OPERATION * (number + 1) | _SECOND_SOURCE
 
 
 def strided(shape: Sequence[int], strides: Sequence[int]) -> ctypes.c_void_p:

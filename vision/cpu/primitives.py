@@ -1,5 +1,6 @@
 """What oneDNN computes for a program: a pass of a convolution, or a matrix product."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from vision.cpu import onednn
@@ -7,8 +8,10 @@ from vision.cpu.geometry import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, Geomet
 from vision.cpu.product import Product
 
 # Constants of dnnl_types.h and dnnl_common_types.h
-_FORWARD_TRAINING = 64
+_FORWARD_TRAINING, _FORWARD_INFERENCE = 64, 96
 _DIRECT = 1
+_MULTIPLY, _ADD = 0x1FFF1, 0x1FFF0
+_RELU, _SWISH, _CLIP, _HARD_SWISH = 0x20, 0x2C, 0x2E, 0x34
 _DIFF_SOURCE, _DIFF_DESTINATION, _DIFF_WEIGHTS = 129, 145, 161
 _QUERY_WEIGHTS, _QUERY_DIFF_WEIGHTS = 131, 132
 
@@ -18,6 +21,31 @@ _ARGUMENTS = {
     BACKWARD_WEIGHTS: (onednn.SOURCE, _DIFF_WEIGHTS, _DIFF_DESTINATION),
 }
 
+# Each activation's algorithm, alpha and beta.
+ACTIVATIONS = {
+    "relu": (_RELU, 0.0, 0.0),
+    "relu6": (_CLIP, 0.0, 6.0),
+    "silu": (_SWISH, 1.0, 0.0),
+    "hard_swish": (_HARD_SWISH, 1 / 6, 1 / 2),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Epilogue:
+    """What is done to the outputs of a convolution before they are written, in this order.
+
+    Attributes:
+        scale: whether each channel is multiplied by a number.
+        shift: whether a number is added to each channel.
+        residual: whether an array like the outputs is added.
+        activation: one of `ACTIVATIONS`; "" for none.
+    """
+
+    scale: bool = False
+    shift: bool = False
+    residual: bool = False
+    activation: str = ""
+
 
 class Convolution:
     """One pass of a convolution of one geometry.
@@ -25,20 +53,22 @@ class Convolution:
     Args:
         kind: one of `KINDS`.
         geometry: the shapes.
+        epilogue: what follows the forward pass; None for nothing.
 
     Raises:
         OneDnnError: oneDNN has no such primitive.
     """
 
-    def __init__(self, kind: str, geometry: Geometry):
+    def __init__(self, kind: str, geometry: Geometry, epilogue: Epilogue | None = None):
         library = onednn.load()
         self._kind = kind
-        descriptor, images, weights, outputs = _describe(kind, geometry)
+        operands, attributes = _attach(epilogue, geometry)
+        descriptor, images, weights, outputs = _describe(kind, geometry, attributes)
         query = _QUERY_DIFF_WEIGHTS if kind == BACKWARD_WEIGHTS else _QUERY_WEIGHTS
         chosen = onednn.Pointer(library.dnnl_primitive_desc_query_md(descriptor, query, 0))
         layouts = (images, chosen, outputs)
         self._primitive = onednn.Primitive(
-            descriptor, dict(zip(_ARGUMENTS[kind], layouts, strict=True))
+            descriptor, dict(zip(_ARGUMENTS[kind], layouts, strict=True)) | operands
         )
         self._weights_size = library.dnnl_memory_desc_get_size(chosen)
         self._reorder = None
@@ -49,10 +79,11 @@ class Convolution:
     def execute(self, workspace: onednn.Workspace, inputs: Sequence[int], output: int) -> None:
         """Computes the output from the inputs, all given by their addresses.
 
-        The inputs are: forward, images and kernel; backward data, the outputs' gradient and the
-        kernel; backward weights, images and the outputs' gradient.
+        The inputs are: forward, images, kernel and what the epilogue adds and multiplies by, in its
+        order; backward data, the outputs' gradient and the kernel; backward weights, images and
+        the outputs' gradient.
         """
-        first, second = inputs
+        first, second, *operands = inputs
         if self._kind == FORWARD:
             images, weights, outputs = first, second, output
         elif self._kind == BACKWARD_DATA:
@@ -60,17 +91,35 @@ class Convolution:
         else:
             images, weights, outputs = first, output, second
         if self._reorder is None:
-            self._primitive.execute(workspace, images, weights, outputs)
+            self._primitive.execute(workspace, images, weights, outputs, *operands)
             return
         blocked = workspace.weights.at_least(self._weights_size)
         if self._kind != BACKWARD_WEIGHTS:
             self._reorder.execute(workspace, weights, blocked)
-        self._primitive.execute(workspace, images, blocked, outputs)
+        self._primitive.execute(workspace, images, blocked, outputs, *operands)
         if self._kind == BACKWARD_WEIGHTS:
             self._reorder.execute(workspace, blocked, weights)
 
 
-def _describe(kind, geometry):
+def _attach(epilogue, geometry):
+    """Returns ({index of an argument: its layout}, the attributes) that make an epilogue."""
+    if epilogue is None:
+        return {}, onednn.attributes()
+    channels = geometry.outputs[-1]
+    vector = onednn.strided((1, channels, 1, 1), (channels, 1, channels, channels))
+    steps = []
+    if epilogue.scale:
+        steps.append((_MULTIPLY, vector))
+    if epilogue.shift:
+        steps.append((_ADD, vector))
+    if epilogue.residual:
+        steps.append((_ADD, _channels_last(geometry.outputs)))
+    operands = {onednn.operand(number): layout for number, (_, layout) in enumerate(steps)}
+    activation = ACTIVATIONS.get(epilogue.activation)
+    return operands, onednn.attributes_with(steps, activation)
+
+
+def _describe(kind, geometry, attributes):
     """Returns handles: the primitive's descriptor; layouts of images, weights and outputs."""
     images = _channels_last(geometry.images)
     outputs = _channels_last(geometry.outputs)
@@ -85,25 +134,18 @@ def _describe(kind, geometry):
         onednn.numbers(geometry.padding_after()),
     )
     arrays = (images, any_weights, None, outputs)
+    is_plain = attributes is onednn.attributes()
+    propagation = _FORWARD_TRAINING if is_plain else _FORWARD_INFERENCE
     forward = onednn.new(
         "convolution_forward_primitive_desc_create",
-        *(onednn.engine(), _FORWARD_TRAINING, _DIRECT, *arrays, *sizes, onednn.attributes()),
+        *(onednn.engine(), propagation, _DIRECT, *arrays, *sizes, attributes),
     )
     descriptor = forward
-    hints = (*sizes, forward, onednn.attributes())
+    hints = (*sizes, forward, attributes)
     if kind == BACKWARD_DATA:
         descriptor = onednn.new(
             "convolution_backward_data_primitive_desc_create",
-            *(
-                onednn.engine(),
-                _DIRECT,
-                images,
-                any_weights,
-                outputs,
-                *sizes,
-                forward,
-                onednn.attributes(),
-            ),
+            *(onednn.engine(), _DIRECT, images, any_weights, outputs, *hints),
         )
     elif kind == BACKWARD_WEIGHTS:
         descriptor = onednn.new(

@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from vision import parallel
+from vision import cpu, parallel
 from vision.data.augment import normalize
 from vision.data.loading import sampler
 from vision.data.loading.dataset import NONE_READABLE
@@ -97,7 +97,7 @@ class Forward:
             outputs = (model.head(embeddings), embeddings)
             return jax.lax.with_sharding_constraint(outputs, self._replicated)
 
-        self._model = jax.jit(run)
+        self._model = jax.jit(cpu.fused(run, self.mesh.size))
         self._run_normalized = functools.partial(self._model, state)
         return lambda images: self._run_normalized(self._normalize(images))
 

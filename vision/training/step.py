@@ -23,7 +23,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vision import metrics, parallel
+from vision import cpu, metrics, parallel
 from vision.data.augment import test_time_views
 from vision.data.loading.loader import Batch
 from vision.errors import UserError
@@ -88,8 +88,9 @@ class TrainStep:
         self.initialize_from_data = jax.jit(self._initialize_from_data, out_shardings=shardings)
         self.update = jax.jit(self._update, donate_argnums=0, out_shardings=updated)
         self.update_many = jax.jit(self._update_many, donate_argnums=0, out_shardings=updated)
-        self.evaluate = jax.jit(self._evaluate, out_shardings=replicated)
-        self.embed = jax.jit(self._embed, out_shardings=replicated)
+        evaluate, embed = (cpu.fused(f, mesh.size) for f in (self._evaluate, self._embed))
+        self.evaluate = jax.jit(evaluate, out_shardings=replicated)
+        self.embed = jax.jit(embed, out_shardings=replicated)
         self.preview = jax.jit(inputs.preview, out_shardings=replicated)
 
     def _initialize(self) -> State:
