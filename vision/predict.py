@@ -29,6 +29,7 @@ from vision.data.files import find_files
 from vision.data.formats import known_extensions
 from vision.errors import RunError, UserError, check_choice, check_count, printable
 from vision.support.cells import Writer
+from vision.support.memory import keep_freed_memory
 from vision.support.processes import cores
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ def main(argv: Sequence[str]) -> None:
     check_count("--top", values.top, 1, 10**9)
     check_count("--batch_size", values.batch_size, 1, 65_536)
     files = find(words)
+    if config is None or config.parallel.keep_memory:
+        keep_freed_memory()
     classifier = _open(config, values.workdir, values.bundle)
     top = min(values.top, len(classifier.classes))
     write = _WRITERS[values.format](sys.stdout, classifier.classes, top)

@@ -29,6 +29,7 @@ import numpy as np
 from scripts.bench import common
 from vision import cli
 from vision.errors import check_choice
+from vision.support.memory import keep_freed_memory
 
 AGAINST = ("onnx", "torch", "compile")
 WORK = ("model", "variant", "image_size", "classes", "batch", "fixed", "rounds")
@@ -37,6 +38,7 @@ HIDDEN = ("date", "commit", "device", "label", "goal")  # columns that are not p
 
 def main(argv):
     a = parse(argv)
+    keep_freed_memory()  # as vision.predict and vision.evaluation do
     row = measure(a)
     common.print_table([{key: value for key, value in row.items() if key not in HIDDEN}])
     common.write_rows(a.csv, [row])

@@ -24,6 +24,7 @@ from vision.config.validate import validate
 from vision.errors import RunError, UserError
 from vision.support.extras import require
 from vision.support.lock import locked
+from vision.support.memory import keep_freed_memory
 
 
 def main(argv):
@@ -48,6 +49,8 @@ def main(argv):
     validate(config)
     check_packages(config)
     require("the audit", "audit", without=("imbalanced-learn",))
+    if config.parallel.keep_memory:
+        keep_freed_memory()
     if values.decisions and not values.apply:
         raise UserError("--decisions FILE needs --apply: give --apply too")
     with locked(values.out):

@@ -31,6 +31,7 @@ from vision.errors import UserError
 from vision.run.calibration import EVALUATION
 from vision.support.extras import require
 from vision.support.lock import locked
+from vision.support.memory import keep_freed_memory
 
 # Keys that may be set for a model that has a config already.
 FREE = (
@@ -55,6 +56,8 @@ def main(argv: Sequence[str]) -> None:
     validate(config)
     # a bundle's own runtime is checked when it is opened
     require("evaluation", "evaluation", without=("onnxruntime",))
+    if config.parallel.keep_memory:
+        keep_freed_memory()
     from vision import distributed, inference, parallel
     from vision.evaluation import evaluate
     from vision.evaluation.report import report
