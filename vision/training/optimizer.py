@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from vision.errors import UserError, check_choice
 from vision.training.layerwise import by_layer
+from vision.training.muon import muon
 
 SCHEDULES = ("warmup_cosine", "cosine", "step", "linear", "constant", "rsqrt", "plateau")
 OPTIMIZERS = ("sgd", "adam", "adamw", "lamb", "lion", "muon")
@@ -129,7 +130,12 @@ def _without_clipping(
     elif c.name == "lion":
         core = optax.lion(schedule, c.b1, c.b2, **decay)
     else:
-        core = _muon(c, schedule, mask)
+        # Decay is added here, downhill like the direction, since it is not for all of Muon's part.
+        core = optax.chain(
+            muon(c.momentum, c.b1, c.b2, c.eps),
+            optax.add_decayed_weights(-c.weight_decay, mask),
+            optax.scale_by_schedule(schedule),
+        )
     chain = []
     if c.norm_bias_scale != 1:
         chain.append(_scale_norm_biases(c.norm_bias_scale))
@@ -227,43 +233,3 @@ def _scale_norm_biases(scale: float) -> optax.GradientTransformation:
 
 def _is_norm_bias(path: tuple[str, ...]) -> bool:
     return len(path) > 1 and path[-1] == "bias" and path[-2].startswith("norm")
-
-
-def _muon(c: ConfigDict, schedule: optax.Schedule, mask: Any) -> optax.GradientTransformation:
-    """Returns Muon (Jordan 2024) for the hidden layers' matrices and filters, AdamW for the rest.
-
-    Its updates are scaled to AdamW's root mean square of 0.2 (Liu et al. 2025, arXiv:2502.16982,
-    section 2.2), so that one learning rate and one weight decay serve both.
-    """
-
-    def dimensions(params: Any) -> Any:
-        flat = traverse_util.flatten_dict(params)
-        return traverse_util.unflatten_dict(
-            {path: _matrix_axes(path, v) for path, v in flat.items()}
-        )
-
-    direction = optax.contrib.muon(
-        1.0,
-        beta=c.momentum,
-        eps=c.eps,
-        adam_b1=c.b1,
-        adam_b2=c.b2,
-        muon_weight_dimension_numbers=dimensions,
-        consistent_rms=0.2,
-    )
-    # Decay is added here, downhill like the direction, because Optax's Muon cannot exempt the
-    # biases that Adam learns.
-    return optax.chain(
-        direction,
-        optax.add_decayed_weights(-c.weight_decay, mask),
-        optax.scale_by_schedule(schedule),
-    )
-
-
-def _matrix_axes(path: tuple[str, ...], value: Any) -> optax.contrib.MuonDimensionNumbers | None:
-    """Returns which axes of a hidden kernel are the input's and the output's; None for others."""
-    hidden = path[-1] == "kernel" and not {"head", "patches", "stem"} & set(path)
-    if not hidden or value.ndim not in (2, 4):
-        return None
-    last = value.ndim - 1
-    return optax.contrib.MuonDimensionNumbers(reduction_axis=tuple(range(last)), output_axis=last)
