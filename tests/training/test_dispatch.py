@@ -9,8 +9,9 @@ from vision import parallel
 from vision.config import default
 from vision.data.pipeline import open_data
 from vision.errors import UserError
+from vision.training import dispatch
 from vision.training.dispatch import CompiledSteps, explain_memory, plan
-from vision.training.program import compile_program, parse_options
+from vision.training.program import compile_lowered, compile_program, parse_options
 from vision.training.setup import build_step
 
 
@@ -58,6 +59,31 @@ def test_programs_are_compiled_for_the_batches_that_come():
     said = []
     updates.prepare([(0, 3), (3, 1)], said.append)
     assert "3 steps a dispatch" in said[0]
+
+
+def test_a_program_is_compiled_once_while_the_state_is_made(monkeypatch):
+    _, updates, _ = updates_of()
+    compiled = []
+    monkeypatch.setattr(
+        dispatch, "compile_lowered", lambda *a: compiled.append(1) or compile_lowered(*a)
+    )
+    updates.lower([(0, 1)])
+    updates.begin()
+    updates.prepare([(0, 1), (1, 1)], print)
+    updates.prepare([(0, 1)], print)
+    assert compiled == [1, 1]  # the second call found nothing under way
+
+
+def test_what_fails_in_the_compiler_fails_where_the_program_is_needed(monkeypatch):
+    def fail(*_):
+        raise UserError("no such option")
+
+    _, updates, _ = updates_of()
+    monkeypatch.setattr(dispatch, "compile_lowered", fail)
+    updates.lower([(0, 1)])
+    updates.begin()
+    with pytest.raises(UserError, match="no such option"):
+        updates.prepare([(0, 1)], print)
 
 
 def updates_of(resident_gib=2.0, devices=1, **train):

@@ -1,5 +1,6 @@
 """How training steps reach the device: how many per call, compiled ahead, with what they cost."""
 
+import concurrent.futures
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -50,6 +51,16 @@ def steps_per_call(flops: float | None) -> int:
     return max(1, min(ON_ACCELERATORS, int(CALL_FLOPS / flops)))
 
 
+@contextlib.contextmanager
+def _thread() -> Iterator[concurrent.futures.Executor]:
+    """A thread that ends after its tasks, for which nobody waits here."""
+    executor = concurrent.futures.ThreadPoolExecutor(1, "compile")
+    try:
+        yield executor
+    finally:
+        executor.shutdown(wait=False)
+
+
 class CompiledSteps:
     """The compiled train step: a program for one step, and one for several in a call.
 
@@ -72,6 +83,7 @@ class CompiledSteps:
         self._options = parse_options(config.parallel.xla_options)
         self._accumulate = config.train.accumulate
         self._traced: dict[int, tuple[Any, Any]] = {}  # with the lowered program
+        self._compiling: dict[int, concurrent.futures.Future[Program]] = {}
         self._programs: dict[int, Program] = {}
         self.most = 1
         if loader.is_resident:
@@ -92,14 +104,29 @@ class CompiledSteps:
             traced = self._trace(count)
             self._traced[count] = traced, traced.lower()
 
+    def begin(self) -> None:
+        """Begins to compile what is traced, in a thread, while the first state is made.
+
+        On CPUs only: a compiler for GPUs measures how fast its programs are.
+        """
+        if jax.default_backend() != "cpu" or not self._traced:
+            return
+        with _thread() as thread:
+            for count in self._traced:
+                self._compiling[count] = thread.submit(self._compile, count)
+
     def prepare(self, calls: Iterable[tuple[int, int]], report: Callable[[str], object]) -> None:
         """Compiles the programs for the calls of `plan`, and reports what a step costs."""
         planned = list(calls)
         self.lower(planned)
         for count in {count for _, count in planned}:
-            self._programs[count] = compile_lowered(*self._traced[count], self._options)
+            compiling = self._compiling.pop(count, None)
+            self._programs[count] = compiling.result() if compiling else self._compile(count)
         if self._programs:
             report(self.describe())
+
+    def _compile(self, count: int) -> Program:
+        return compile_lowered(*self._traced[count], self._options)
 
     def __call__(self, state: State, batch: Batch, count: int) -> tuple[State, dict[str, Any]]:
         """Runs `count` steps.

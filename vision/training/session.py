@@ -153,6 +153,7 @@ class Session:
             checkpoints = open_checkpoints(self._workdir, self._config, print_line)
             self._checkpoints = stack.enter_context(checkpoints)
             parallel.on_main_process(checkpoints.remove_unfinished)
+            self._updates.begin()
             self._stack = stack.pop_all()
         return self
 
