@@ -109,16 +109,15 @@ def _create(geometry, epilogue, _):
 def _compute(traced, arrays):
     """Returns the result of a program, with its convolutions fused."""
     state = _State(traced, arrays)
-    operations = traced.operations
     index = 0
-    while index < len(operations):
-        taken = state.take_activation(operations[index:])
-        if not taken and state.take_sum_or_product(operations[index]):
-            taken = 1
-        if not taken:
-            state.compute(operations[index])
-            taken = 1
-        index += taken
+    while index < len(traced.operations):
+        count = state.take_activation(index)
+        if not count:
+            operation = traced.operations[index]
+            count = 1
+            if not state.take_sum_or_product(operation):
+                state.compute(operation)
+        index += count
     return jax.tree.unflatten(traced.tree, map(state.read, traced.outputs))
 
 
@@ -126,6 +125,7 @@ class _State:
     """What is computed of a program so far, and the convolutions that wait."""
 
     def __init__(self, traced: program.Program, arrays: Sequence[jax.Array]):
+        self._operations = traced.operations
         self._arrays = dict(zip(traced.inputs, arrays, strict=True))
         self._pending: dict[Value, _Pending] = {}
         self._uses = _count_uses(traced)
@@ -147,13 +147,14 @@ class _State:
         else:
             self._pending[operation.outputs[0]] = _Pending(operation, geometry, *inputs)
 
-    def take_activation(self, operations: Sequence[Operation]) -> int:
-        """Returns how many operations are the activation of a waiting convolution, 0 if none."""
-        for value in operations[0].inputs:
+    def take_activation(self, start: int) -> int:
+        """Returns how many operations from one on activate a waiting convolution; 0 for none."""
+        for value in self._operations[start].inputs:
             waiting = self._pending.get(value) if isinstance(value, Value) else None
             if waiting is None or waiting.activation:
                 continue
             for name, pattern in _patterns(value.shape):
+                operations = self._operations[start : start + len(pattern.operations)]
                 result = _match(pattern, operations, value, self._uses)
                 if result is not None:
                     del self._pending[value]
@@ -172,7 +173,7 @@ class _State:
                 continue
             if name == "sub" and value is not operation.inputs[0]:
                 continue
-            shape = jnp.shape(other)
+            shape = other.shape if isinstance(other, Value) else jnp.shape(other)
             if shape in ((), (1, 1, 1, value.shape[-1])):
                 array = self.read(other)
                 vector = jnp.broadcast_to(jnp.ravel(array), value.shape[-1:])
@@ -216,14 +217,14 @@ def _patterns(shape):
 
 
 def _match(pattern, operations, value, uses):
-    """Returns the result of the first operations if they are a pattern of a value, or None.
+    """Returns the result of operations if they are a pattern of a value, or None.
 
     Nothing else may read the value, or what is computed between it and the result.
     """
-    if len(operations) < len(pattern.operations):
+    if len(operations) != len(pattern.operations):
         return None
     values = {pattern.inputs[0]: value}
-    for theirs, ours in zip(pattern.operations, operations, strict=False):
+    for theirs, ours in zip(pattern.operations, operations, strict=True):
         if theirs.primitive is not ours.primitive or theirs.options != ours.options:
             return None
         for their_input, our_input in zip(theirs.inputs, ours.inputs, strict=True):
