@@ -75,7 +75,7 @@ def certificate(tmp_path_factory):
 def connections(test, app=answer_ok, loop=None, **changes):
     """Runs `await test(connect, shutdown)` against an application's server.
 
-    `connect()` returns (reader, writer).
+    `connect()` returns (reader, writer); `connect.state` is what uvicorn counts.
     """
 
     async def serve_it():
@@ -85,12 +85,21 @@ def connections(test, app=answer_ok, loop=None, **changes):
             port = listener.getsockname()[1]
             server = Http(app, shutdown, settings, listener)
             task = asyncio.create_task(server.serve_until_exit())
-            await test(functools.partial(asyncio.open_connection, "127.0.0.1", port), shutdown)
+            connect = functools.partial(asyncio.open_connection, "127.0.0.1", port)
+            connect.state = server.server_state
+            await test(connect, shutdown)
             server.should_exit = True
             await task
 
     with asyncio.Runner(loop_factory=loop) as runner:
         runner.run(serve_it())
+
+
+async def until(condition):
+    """Waits, for 10 s at most: how soon a loop runs its timers depends on the machine."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 def test_headers_that_never_end_are_not_waited_for():
@@ -303,7 +312,8 @@ def test_a_client_that_leaves_ends_the_request_that_is_being_answered(loop):
         writer.write(GET * 3)
         await reader.readuntil(b"ok")
         writer.transport.abort()
-        await asyncio.sleep(0.5)
+        await until(lambda: ends)
+        await asyncio.sleep(0.1)  # it is the only end
         assert ends == [{"type": "http.disconnect"}]
 
     connections(test, app=app, loop=loop)
@@ -315,7 +325,7 @@ def test_an_answer_that_is_not_read_is_not_kept(loop, last):
         reader, writer = await connect(limit=1024)
         shutdown.closing = last
         writer.write(GET)
-        await asyncio.sleep(0.6)
+        await until(lambda: connect.state.total_requests and not connect.state.connections)
         received = 0
         with pytest.raises(ConnectionError):
             while more := await asyncio.wait_for(reader.read(1_000_000), 2):
@@ -350,7 +360,7 @@ def test_tls_knows_what_is_not_read(loop, certificate):
             await reader.readuntil(b"\r\n\r\n")
             assert len(await asyncio.wait_for(reader.readexactly(LARGE), 2)) == LARGE
         writer.write(GET * 2)
-        await asyncio.sleep(0.8)
+        await until(lambda: not connect.state.connections)
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError, ssl.SSLError)):
             await asyncio.wait_for(reader.readexactly(2 * LARGE), 2)
         writer.transport.abort()
