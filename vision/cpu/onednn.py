@@ -114,19 +114,17 @@ def engine() -> ctypes.c_void_p:
 
 @functools.cache
 def attributes() -> ctypes.c_void_p:
-    """Returns the attributes of every primitive: it works in memory that the caller gives.
-
-    One primitive may be executed by two threads at once, which must not share such memory.
-    """
-    handle = new("primitive_attr_create")
-    load().dnnl_primitive_attr_set_scratchpad_mode(handle, _USER_SCRATCHPAD)
-    return handle
+    """Returns the attributes of a primitive whose result is written as it is."""
+    return attributes_with((), None)
 
 
 def attributes_with(
     binary: Iterable[tuple[int, ctypes.c_void_p]], eltwise: tuple[int, float, float] | None
 ) -> ctypes.c_void_p:
-    """Returns such attributes with operations on a primitive's result, before it is written.
+    """Returns attributes with operations on a primitive's result, before it is written.
+
+    It works in memory that the caller gives: one primitive may be executed by two threads at once,
+    which must not share such memory.
 
     Args:
         binary: (algorithm, layout of the second array) of each; `operand` is its argument.

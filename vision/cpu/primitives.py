@@ -8,7 +8,7 @@ from vision.cpu.geometry import BACKWARD_DATA, BACKWARD_WEIGHTS, FORWARD, Geomet
 from vision.cpu.product import Product
 
 # Constants of dnnl_types.h and dnnl_common_types.h
-_FORWARD_TRAINING, _FORWARD_INFERENCE = 64, 96
+_FORWARD_TRAINING = 64
 _DIRECT = 1
 _MULTIPLY, _ADD = 0x1FFF1, 0x1FFF0
 _RELU, _SWISH, _CLIP, _HARD_SWISH = 0x20, 0x2C, 0x2E, 0x34
@@ -134,11 +134,9 @@ def _describe(kind, geometry, attributes):
         onednn.numbers(geometry.padding_after()),
     )
     arrays = (images, any_weights, None, outputs)
-    is_plain = attributes is onednn.attributes()
-    propagation = _FORWARD_TRAINING if is_plain else _FORWARD_INFERENCE
     forward = onednn.new(
         "convolution_forward_primitive_desc_create",
-        *(onednn.engine(), propagation, _DIRECT, *arrays, *sizes, attributes),
+        *(onednn.engine(), _FORWARD_TRAINING, _DIRECT, *arrays, *sizes, attributes),
     )
     descriptor = forward
     hints = (*sizes, forward, attributes)

@@ -51,16 +51,6 @@ def steps_per_call(flops: float | None) -> int:
     return max(1, min(ON_ACCELERATORS, int(CALL_FLOPS / flops)))
 
 
-@contextlib.contextmanager
-def _thread() -> Iterator[concurrent.futures.Executor]:
-    """A thread that ends after its tasks, for which nobody waits here."""
-    executor = concurrent.futures.ThreadPoolExecutor(1, "compile")
-    try:
-        yield executor
-    finally:
-        executor.shutdown(wait=False)
-
-
 class CompiledSteps:
     """The compiled train step: a program for one step, and one for several in a call.
 
@@ -111,9 +101,10 @@ class CompiledSteps:
         """
         if jax.default_backend() != "cpu" or not self._traced:
             return
-        with _thread() as thread:
-            for count in self._traced:
-                self._compiling[count] = thread.submit(self._compile, count)
+        thread = concurrent.futures.ThreadPoolExecutor(1, "compile")
+        for count in self._traced:
+            self._compiling[count] = thread.submit(self._compile, count)
+        thread.shutdown(wait=False)  # it ends after its tasks
 
     def prepare(self, calls: Iterable[tuple[int, int]], report: Callable[[str], object]) -> None:
         """Compiles the programs for the calls of `plan`, and reports what a step costs."""
