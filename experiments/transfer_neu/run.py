@@ -93,7 +93,8 @@ def run(photos, a, way, few, seed):
         "seed": seed,
         "data.image_size": a.image_size,
         "data.split_by": "position",  # as the table was measured
-        "data.per_class": few,
+        "data.labels": f"{few}/class" if few else "",
+        "data.labels_seed": seed,
         "train.steps": steps,
         "train.batch_size": batch,
         "train.eval_batch_size": 59,

@@ -232,4 +232,11 @@ def test_no_key_of_a_config_is_lost(spec):
                 yield prefix + key, value
 
     now = json.loads(json.dumps(from_dict(CONFIGS[spec]).to_dict()))
-    assert dict(flatten(CONFIGS[spec])).items() <= dict(flatten(now)).items()
+    stored = dict(flatten(CONFIGS[spec]))
+    assert stored.pop("data.per_class", 0) == 0  # another key has taken its place
+    assert stored.items() <= dict(flatten(now)).items()
+
+
+def test_a_number_of_images_for_each_class_is_kept():
+    config = from_dict({"seed": 3, "data": {"per_class": 25}})
+    assert (config.data.labels, config.data.labels_seed) == ("25/class", 3)

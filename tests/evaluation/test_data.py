@@ -114,7 +114,7 @@ def test_nothing_can_be_read(classifier, tmp_path):
 
 
 def test_training_images_a_class_do_not_cut_what_is_evaluated(classifier):
-    _, split = opened(classifier, "digits", "all", per_class=2, limit=0)
+    _, split = opened(classifier, "digits", "all", labels="2/class", limit=0)
     assert len(split.source) == 1797
 
 

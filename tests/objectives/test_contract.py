@@ -39,7 +39,7 @@ def test_fixmatch(tmp_path):
     c = small(method="fixmatch")
     c.data.unlabeled = "rest"
     c.data.unlabeled_ratio = 3
-    c.data.per_class = 2
+    c.data.labels = "2/class"
     c.objective.options.threshold = 0.05
     result = run(c, tmp_path / "run")
     assert result["steps"] == 8 and result["split_sizes"]["train"] <= 20
@@ -228,6 +228,6 @@ def test_unlabeled_images_are_for_training_only(tmp_path):
     assert loaders["unlabeled"].data is loaders["train"].data
     orders = [loaders[name].dataset.sampler.indices(0, 64) for name in ("train", "unlabeled")]
     assert sorted(orders[0]) == sorted(orders[1]) and orders[0].tolist() != orders[1].tolist()
-    c.data.per_class = 2
+    c.data.labels = "2/class"
     loaders = open_data(c, mesh, with_unlabeled=True).loaders
     assert len(loaders["unlabeled"]) == 64 and len(loaders["train"]) <= 20

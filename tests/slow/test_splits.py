@@ -21,7 +21,7 @@ def test_runs_made_from_a_run_have_its_splits(here):
 
 
 def test_a_head_that_is_trained_anew_has_the_splits_of_the_first_training(here):
-    train("two", "photos", "imbalance.retrain_head=1", "data.per_class=10")
+    train("two", "photos", "imbalance.retrain_head=1", "data.labels=10/class")
     first = read_division("two/representation/splits.csv.gz")
     assert first["train"].digest() == read_division("two/splits.csv.gz")["train"].digest()
     assert len(first["train"].names) > 20  # before the draw

@@ -32,6 +32,8 @@ KINDS = {
 }
 # Values of keys for the configs of runs that were written before the key existed.
 BEFORE = {"data.split_by": "position"}
+# Keys of older configs whose place other keys have taken; see `_replace`.
+REPLACED = ("data.per_class",)
 LIST_KEYS = "`python -m vision.config` lists them all"
 
 
@@ -64,7 +66,7 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
     """Rebuilds a config from the dict in a run's `config.json`.
 
     Keys that the schema has gained since keep their defaults, or have the value by which older code
-    computed; keys that it has lost are ignored.
+    computed; keys that it has lost are ignored, if none has taken their place.
 
     Raises:
         UserError: a value has another type than its key; names the key.
@@ -74,6 +76,7 @@ def from_dict(values: Mapping[str, Any]) -> ConfigDict:
         group, _, name = key.partition(".")
         config[group][name] = value
     _assign(config, values, "")
+    _replace(config, values)
     return config
 
 
@@ -114,6 +117,7 @@ def shrink(config: ConfigDict) -> ConfigDict:
     config.checkpoint.every = 2
     config.imbalance.retrain_head = min(config.imbalance.retrain_head, 0.5)
     config.data.limit = 64
+    config.data.labels = config.data.labels and "1/class"
     config.data.workers = 0
     if config.data.image_size > 64:
         config.data.image_size = 64
@@ -190,6 +194,22 @@ def _assign(target, source, prefix):
                 kind = target.get_type(key).__name__ if key in target else ""
                 rule = KINDS.get(kind, "an option")
                 raise UserError(f"{name} must be {rule}, got {shown(value)}") from error
+
+
+def _replace(config, values):
+    """Sets the keys that have taken the place of those in `REPLACED`.
+
+    Raises:
+        UserError: a value has another type than its key had.
+    """
+    data = values.get("data")
+    per_class = data.get("per_class") if isinstance(data, dict) else None
+    if not per_class:
+        return
+    if type(per_class) is not int:
+        raise UserError(f"data.per_class must be {KINDS['int']}, got {shown(per_class)}")
+    config.data.labels = f"{per_class}/class"
+    config.data.labels_seed = config.seed
 
 
 def _explain(error, path):

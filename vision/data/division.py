@@ -1,7 +1,7 @@
 """The division of a run's images into splits, as the run stores it: exactly the images that it had.
 
 splits.csv.gz    a gzipped table of text, `split,name,label`, a row for each image of each split, in
-                 the order in which they are numbered; before data.limit, data.per_class and
+                 the order in which they are numbered; before data.limit, data.labels and
                  ?imbalance= draw from them. A name is what `vision.data.identity` calls the image.
 """
 

@@ -17,6 +17,7 @@ from vision.data.changes import change
 from vision.data.decode import INTERPOLATIONS
 from vision.data.division import Division
 from vision.data.findings import Finding
+from vision.data.labeled import draw_labeled
 from vision.data.loading.dataset import SIZES, Dataset, Unreadable
 from vision.data.loading.device_loader import DeviceLoader
 from vision.data.loading.loader import Loader
@@ -188,12 +189,14 @@ def _open_loaders(
 
 
 def _draw_splits(c: ConfigDict, splits: dict[str, Source], seed: int) -> dict[str, Source]:
-    """Returns the splits as `limit` and `per_class` ask for."""
+    """Returns the splits as `limit` and `labels` ask for."""
     drawn = dict(splits)
     if c.limit:
         drawn = {name: _draw(split, c.limit, seed) for name, split in splits.items()}
-    if c.per_class and "train" in drawn:
-        drawn["train"] = _draw_per_class(drawn["train"], c.per_class, seed)
+    if c.labels and "train" in drawn:
+        train = drawn["train"]
+        labeled = draw_labeled(c.labels, train.labels, train.classes, c.labels_seed)
+        drawn["train"] = Subset(train, labeled)
     return drawn
 
 
@@ -216,7 +219,7 @@ def _with_unlabeled(
         )
     else:
         images = splits["train"]
-        if c.per_class:
+        if c.labels:
             images = cast(Subset, images).source
     if c.limit:
         images = _draw(images, c.limit, seed)
@@ -293,15 +296,6 @@ def _draw(split: Source, limit: int, seed: int) -> Source:
         return split
     chosen = np.random.RandomState(seed % 2**32).permutation(len(split))[:limit]
     return Subset(split, np.sort(chosen))
-
-
-def _draw_per_class(split: Source, count: int, seed: int) -> Source:
-    """Returns a fixed random draw of at most `count` images of each class."""
-    shuffled = np.random.RandomState(seed % 2**32).permutation(len(split))
-    chosen = [
-        shuffled[split.labels[shuffled] == label][:count] for label in range(len(split.classes))
-    ]
-    return Subset(split, np.sort(np.concatenate(chosen)))
 
 
 def _image_shape(c: ConfigDict, source: Source, sample: Sample) -> tuple[int, int]:

@@ -154,7 +154,7 @@ def _open(classifier: Predictor, c: ConfigDict, spec: str) -> tuple[bool, bool, 
     c.source = spec
     if not is_copy:
         c.limit = 0
-        c.per_class = 0
+        c.labels = ""
     return is_copy, is_copy, opened
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from vision.config.load import from_dict, read_config
+from vision.config.load import REPLACED, from_dict, read_config
 from vision.data.division import DIGESTS
 from vision.errors import UserError
 from vision.support import disk
@@ -200,7 +200,8 @@ def _as_json(config: ConfigDict) -> dict[str, Any]:
 def _check_same(theirs: dict[str, Any], ours: dict[str, Any], path: pathlib.Path) -> None:
     """Raises `UserError` if the config of a directory's run differs from ours."""
     # An old run's config lacks the keys that the schema has gained since.
-    theirs = _flatten(_as_json(from_dict(theirs))) | _flatten(theirs)
+    written = {key: value for key, value in _flatten(theirs).items() if key not in REPLACED}
+    theirs = _flatten(_as_json(from_dict(theirs))) | written
     ours = _flatten(ours)
     keys = [
         key

@@ -7,6 +7,7 @@ from vision.config.keys import (
     DEPTH,
     PAIR_OF_SHARES,
     POSITIVE_PAIR,
+    SEED,
     SHARE,
     SIDE,
     THREE_SHARES,
@@ -71,9 +72,10 @@ DATA = section(
     random_crop_area=number((), or_empty(PAIR_OF_SHARES),
         "train on a random crop with this share of the area, made while loading, such as "
         "(0.08, 1.0); () = the center crop"),
-    per_class=number(0, at_least(0),
-        "largest number of training images of each class, drawn at random; 0 = all. For learning "
-        "from few images"),
+    labels=key("",
+        "training images that keep their labels, drawn from each class at random: 25/class; 4000, "
+        'of all; 1%, of all; "" = all. For learning from few labels; see unlabeled'),
+    labels_seed=number(0, SEED, "seed of that draw"),
     limit=number(0, at_least(0),
         "largest number of images in each split, drawn at random; 0 = all. For trying things out"),
     max_unreadable=number(0.01, SHARE,

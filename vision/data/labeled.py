@@ -1,0 +1,93 @@
+"""The training images that keep their labels: what `config.data.labels` asks for."""
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from vision.errors import UserError
+
+PER_CLASS = re.compile(r"(\d+)/class")
+SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
+NUMBER = re.compile(r"\d+")
+
+
+def draw_labeled(spec: str, labels: np.ndarray, classes: Sequence[str], seed: int) -> np.ndarray:
+    """Draws the labeled images, stratified: every class that occurs is among them.
+
+    Args:
+        spec: "25/class", of each class; "4000", of all; or "1%", of all. In the latter two, each
+            class has its share of the images, but at least one.
+        labels: int (N,), in [0, C).
+        classes: the C class names.
+        seed: seed of the draw. A larger draw with the same seed has the images of a smaller one,
+            class by class.
+
+    Returns:
+        int64, sorted positions in `labels`.
+
+    Raises:
+        UserError: the spec has another form, or asks for more images than there are, or for fewer
+            than there are classes.
+    """
+    available = np.bincount(labels, minlength=len(classes))
+    counts = _counts(spec, available, classes)
+    order = np.random.RandomState(seed % 2**32).permutation(len(labels))
+    drawn = [order[labels[order] == label][:count] for label, count in enumerate(counts)]
+    return np.sort(np.concatenate(drawn))
+
+
+def _counts(spec: str, available: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Returns the number of images to draw from each class, int (C,)."""
+    total = int(available.sum())
+    if match := PER_CLASS.fullmatch(spec):
+        return _of_each_class(spec, int(match[1]), available, classes)
+    if match := SHARE.fullmatch(spec):
+        count = round(total * float(match[1]) / 100)
+    elif NUMBER.fullmatch(spec):
+        count = int(spec)
+    else:
+        raise UserError(
+            f"data.labels = '{spec}' must be a number for each class, such as 25/class, a number "
+            "of all, such as 4000, or a share, such as 1%"
+        )
+    present = np.count_nonzero(available)
+    if not present <= count <= total:
+        raise UserError(
+            f"data.labels = '{spec}' asks for {count:,} of {total:,} training images of "
+            f"{present:,} classes: ask for at least one of each class, and at most all"
+        )
+    return _stratified(count, available)
+
+
+def _of_each_class(
+    spec: str, count: int, available: np.ndarray, classes: Sequence[str]
+) -> np.ndarray:
+    if count == 0:
+        raise UserError(f"data.labels = '{spec}' must be at least 1/class")
+    present = available > 0
+    smallest = int(np.argmin(np.where(present, available, available.max() + 1)))
+    if available[smallest] < count:
+        raise UserError(
+            f"data.labels = '{spec}', but the class '{classes[smallest]}' has only "
+            f"{available[smallest]:,} training images: ask for at most {available[smallest]}/class,"
+            " or for a number or a share of all"
+        )
+    return np.where(present, count, 0)
+
+
+def _stratified(count: int, available: np.ndarray) -> np.ndarray:
+    """Divides a number among the classes by their sizes, by the largest remainders.
+
+    Every class that occurs gets at least one.
+    """
+    least = np.minimum(available, 1)
+    left = count - least.sum()
+    # What is left after one of each goes by the shares that the classes still lack.
+    wanted = np.maximum(count * available / available.sum() - least, 0)
+    shares = wanted * (left / max(wanted.sum(), 1e-9))
+    counts = np.floor(shares).astype(np.int64)
+    # Stable, so that of equal remainders the first classes' count, whatever the sort's algorithm.
+    by_remainder = np.argsort(counts - shares, kind="stable")
+    counts[by_remainder[: left - counts.sum()]] += 1
+    return least + counts
