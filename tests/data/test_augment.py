@@ -39,6 +39,10 @@ EVERYTHING = {
     "contrast": 0.4,
     "saturation": 0.4,
     "hue": 0.1,
+    "jitter": 0.8,
+    "grayscale": 0.2,
+    "blur": 0.5,
+    "solarize": 0.2,
     "randaugment_layers": 2,
     "random_erasing": 0.5,
     "mixup": 0.2,
@@ -59,6 +63,23 @@ def compiled_everything():
     return jax.jit(
         lambda key, images, labels: augment(config(**EVERYTHING), key, images, labels, CLASSES)
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "share"),
+    [
+        ({"brightness": 0.8, "jitter": 0.25}, 0.25),
+        ({"grayscale": 0.2}, 0.2),
+        ({"blur": 0.5}, 0.5),
+        ({"solarize": 0.2}, 0.2),
+    ],
+    ids=["jitter", "grayscale", "blur", "solarize"],
+)
+def test_what_happens_to_a_share_of_the_images(values, share):
+    images, labels = batch(2000)
+    changed = augment(config(**values), KEY, jnp.asarray(images), jnp.asarray(labels), CLASSES)[0]
+    rate = (np.asarray(changed) != images).any((1, 2, 3)).mean()
+    assert rate == pytest.approx(share, abs=0.04)
 
 
 def test_mixup_is_the_weighted_sum_that_the_labels_tell():

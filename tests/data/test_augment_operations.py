@@ -3,6 +3,7 @@
 import colorsys
 import math
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from scipy import ndimage
 
 from vision.data.augment import color, geometry, randaugment
+from vision.data.augment.blur import gaussian_blur
 
 KEY = jax.random.key(0)
 
@@ -251,6 +253,24 @@ def test_one_channel(photos):
     ):
         result = color.blend(images, plain, jnp.full(4, 0.6))
         close(result[0, ..., 0], enhance(image).enhance(0.6))
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.8, 2.0])
+def test_blur_matches_opencv(sigma):
+    images = np.random.default_rng(4).uniform(0, 255, (2, 64, 48, 3)).astype(np.float32)
+    result = gaussian_blur(KEY, jnp.asarray(images), (sigma, sigma))
+    expected = [
+        cv2.GaussianBlur(image, (5, 7), sigma, borderType=cv2.BORDER_REFLECT_101)
+        for image in images
+    ]
+    np.testing.assert_allclose(result, np.array(expected), atol=2e-3)
+
+
+def test_blur_draws_for_each_image():
+    spot = np.zeros((64, 32, 32, 1), np.float32)
+    spot[:, 16, 16] = 255
+    peaks = np.asarray(gaussian_blur(KEY, jnp.asarray(spot), (0.1, 2.0)))[:, 16, 16, 0]
+    assert len(np.unique(peaks.round(3))) > 50 and peaks.max() > 250 and peaks.min() < 50
 
 
 # RandAugment

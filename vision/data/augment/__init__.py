@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vision.data.augment import color, geometry, mix, randaugment
+from vision.data.augment import blur, color, geometry, mix, randaugment
 from vision.data.augment.geometry import alternating_flips
-from vision.data.augment.pixels import from_float, normalize, to_float
+from vision.data.augment.pixels import from_float, normalize, per_image, to_float
 from vision.data.augment.views import test_time_views
 from vision.errors import UserError, check_choice
 
@@ -38,6 +38,10 @@ STREAMS = (
     "randaugment",
     "random_erasing",
     "mix",
+    "jitter",
+    "grayscale",
+    "blur",
+    "solarize",
 )
 # In this order: names of config keys, and of functions of `color` that take the key's value.
 COLORS = ("brightness", "contrast", "saturation", "hue")
@@ -54,7 +58,8 @@ def augment(
 ) -> tuple[jax.Array, jax.Array]:
     """Returns an augmented batch and its soft labels.
 
-    Order: crops, flips and turns; resampling; colors; RandAugment; erasing; mixup or CutMix.
+    Order: crops, flips and turns; resampling; colors, gray, blur and solarization; RandAugment;
+    erasing; mixup or CutMix.
 
     Args:
         config: the run's `config.augment`, static.
@@ -82,6 +87,7 @@ def augment(
     soft_labels = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
     pixels = to_float(_move_whole_pixels(config, keys, images, flips))
     pixels = _change_colors(config, keys, _resample(config, keys, pixels))
+    pixels = _degrade(config, keys, pixels)
     if config.randaugment_layers:
         pixels = randaugment.randaugment(
             keys["randaugment"], pixels, config.randaugment_layers, config.randaugment_magnitude
@@ -119,10 +125,34 @@ def _resample(config, keys, pixels):
 
 
 def _change_colors(config, keys, pixels):
+    jittered = pixels
     for name in COLORS:
         if config[name]:
-            pixels = getattr(color, name)(keys[name], pixels, config[name])
+            jittered = getattr(color, name)(keys[name], jittered, config[name])
+    return _sometimes(keys["jitter"], config.jitter, jittered, pixels)
+
+
+def _degrade(config, keys, pixels):
+    """Takes away colors, sharpness or the order of brightness, each of some images."""
+    if config.grayscale:
+        colorless = jnp.broadcast_to(color.gray(pixels), pixels.shape)
+        pixels = _sometimes(keys["grayscale"], config.grayscale, colorless, pixels)
+    if config.blur:
+        key_draw, key_sigma = jax.random.split(keys["blur"])
+        blurred = blur.gaussian_blur(key_sigma, pixels, config.blur_sigma)
+        pixels = _sometimes(key_draw, config.blur, blurred, pixels)
+    if config.solarize:
+        solarized = color.solarize(pixels, jnp.full(len(pixels), 128.0))
+        pixels = _sometimes(keys["solarize"], config.solarize, solarized, pixels)
     return pixels
+
+
+def _sometimes(key, probability, changed, pixels):
+    """Returns the changed version of each image with a probability, else the image."""
+    if probability == 1:
+        return changed
+    draws = jax.random.uniform(key, (len(pixels),)) < probability
+    return jnp.where(per_image(draws), changed, pixels)
 
 
 def _mix(config, key, pixels, soft_labels):
