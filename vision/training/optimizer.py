@@ -13,8 +13,17 @@ from vision.errors import UserError, check_choice
 from vision.training.layerwise import by_layer
 from vision.training.muon import muon
 
-SCHEDULES = ("warmup_cosine", "cosine", "step", "linear", "constant", "rsqrt", "plateau")
-OPTIMIZERS = ("sgd", "adam", "adamw", "lamb", "lion", "muon")
+SCHEDULES = (
+    "warmup_cosine",
+    "cosine",
+    "cosine7_16",
+    "step",
+    "linear",
+    "constant",
+    "rsqrt",
+    "plateau",
+)
+OPTIMIZERS = ("sgd", "adam", "adamw", "lamb", "lars", "lion", "muon")
 # Parameters without weight decay, by parts of their names. Swin's biases of relative positions are
 # a table.
 UNDECAYED = ("position", "token", "bias")
@@ -53,6 +62,11 @@ def _after_warmup(c: ConfigDict, peak: float, steps: int, warmup: int) -> optax.
     """Returns the schedule after the warmup, whose steps count from the end of the warmup."""
     if c.name == "linear":
         return optax.linear_schedule(peak, peak * c.final, max(steps - warmup, 1))
+    if c.name == "cosine7_16":
+        # Sohn et al. 2020 (arXiv:2001.07685), section 2.4: it ends at a fifth of the peak.
+        return lambda t: (
+            peak * jnp.cos(7 * jnp.pi / 16 * jnp.minimum(t / max(steps - warmup, 1), 1))
+        )
     if c.name == "rsqrt":
         # Zhai et al. 2021 (arXiv:2106.04560), section 3.5: 1 / sqrt of time, after a timescale.
         scale = max(c.timescale * steps, 1.0)
@@ -127,6 +141,17 @@ def _without_clipping(
         core = optax.adamw(schedule, c.b1, c.b2, c.eps, **decay)
     elif c.name == "lamb":
         core = optax.lamb(schedule, c.b1, c.b2, c.eps, **decay)
+    elif c.name == "lars":
+        # You et al. 2017 (arXiv:1708.03888), algorithm 1. SimCLR (arXiv:2002.05709, appendix B.6)
+        # neither decays biases and norms nor scales their rates, with a trust coefficient of 0.001.
+        core = optax.lars(
+            schedule,
+            c.weight_decay,
+            weight_decay_mask=mask,
+            trust_ratio_mask=decay_mask(params),
+            momentum=c.momentum,
+            nesterov=c.nesterov,
+        )
     elif c.name == "lion":
         core = optax.lion(schedule, c.b1, c.b2, **decay)
     else:

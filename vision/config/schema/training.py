@@ -20,14 +20,14 @@ from vision.config.keys import (
 OPTIMIZER = section(
     "The optimizer.",
 
-    name=key("adamw", "sgd, adam, adamw, lamb, lion or muon"),
+    name=key("adamw", "sgd, adam, adamw, lamb, lars, lion or muon"),
     learning_rate=number(1e-3, at_least(0), "the schedule's peak"),
     weight_decay=number(0.0, at_least(0),
         "added to the gradient (L2) for sgd and adam, decoupled for the others"),
     decay_all=key(False,
         "also decay biases, norms and positions, as papers before 2018 did"),
-    momentum=number(0.9, DECAY, "sgd, muon"),
-    nesterov=key(False, "sgd"),
+    momentum=number(0.9, DECAY, "sgd, lars, muon"),
+    nesterov=key(False, "sgd, lars"),
     b1=number(0.9, DECAY, "adam, adamw, lamb, lion; muon's parameters that are not matrices"),
     b2=number(0.999, DECAY, "adam, adamw, lamb, lion; muon's parameters that are not matrices"),
     eps=number(1e-8, above(0), "adam, adamw, lamb, muon"),
@@ -47,7 +47,9 @@ SCHEDULE = section(
     "The learning rate over time. Times are shares of all steps, so they stay right when the "
     "number of steps changes.",
 
-    name=key("warmup_cosine", "warmup_cosine, cosine, step, linear, constant, rsqrt or plateau"),
+    name=key("warmup_cosine",
+        "warmup_cosine, cosine, cosine7_16 (FixMatch's, which ends at a fifth of the peak), step, "
+        "linear, constant, rsqrt or plateau"),
     warmup=number(0.05, SHARE,
         "share of the steps over which the rate rises, for every schedule but cosine"),
     start=number(0.0, SHARE, "the warmup's first rate as a share of the peak"),
