@@ -20,10 +20,8 @@ from vision.data.recall import Past
 from vision.errors import UserError
 from vision.models.layers.streams import Streams
 from vision.models.weights import pretrained
-from vision.models.weights.published import imagenet_classes
-from vision.models.weights.sizes import read_sizes
 from vision.run.calibration import run_temperature
-from vision.run.resolve import resolve_config
+from vision.run.resolve import published_classes, resolve_config
 from vision.run.splits import past_of
 from vision.run.weights import open_run, ready
 
@@ -217,7 +215,7 @@ def from_config(config: ConfigDict) -> Classifier:
             run.temperature,
             past=past_of(c.pretrained, config.data.source),
         )
-    count, classes = _pretrained_classes(c)
+    count, classes = published_classes(c)
     image_size = config.data.image_size
     channels = config.data.channels or 3
     if not image_size:
@@ -232,24 +230,6 @@ def from_config(config: ConfigDict) -> Classifier:
             f"{c.pretrained} holds no classifier for {count} classes: train one on your images"
         )
     return Classifier(config, ready(model, arrays), classes, image_size, channels)
-
-
-def _pretrained_classes(c):
-    """Returns (number, names) of the classes of pretrained weights.
-
-    The names are the weights' own; otherwise ImageNet's for a thousand classes, or numbers.
-    """
-    weights = pretrained.describe(c.pretrained, pretrained.architecture(c), c.variant)
-    if weights:
-        count = weights.classes
-    else:
-        heads = pretrained.heads(pretrained.architecture(c))
-        count = read_sizes(c, heads).classes or len(imagenet_classes())
-    if weights and weights.class_names:
-        return count, weights.class_names
-    if count == 1000:
-        return count, [name for _, name in imagenet_classes()]
-    return count, [str(i) for i in range(count)]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The contract of objectives: methods outside of the package, run by the trainer as it is."""
 
+import json
 import pathlib
 import shutil
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file
 
 from tests.objectives.runs import (
     assert_near,
@@ -24,6 +26,8 @@ from tests.objectives.runs import (
 from tests.training.test_step import IMAGES, LABELS, config, make
 from vision import parallel
 from vision.data.pipeline import open_data
+from vision.errors import UserError
+from vision.run.teacher import digest
 from vision.run.weights import run_weights
 from vision.training.run import run
 
@@ -140,11 +144,7 @@ def reference(folder, tmp_path_factory):
 
 def test_everything_at_once(reference, folder):
     state = checkpoint(reference, 8)
-    _, _, teacher = run_weights(folder / "teacher")
-    flat = nnx.traversals.flatten_mapping(state["rest"]["teacher"])
-    for path, array in flat.items():
-        assert array.tobytes() == teacher[".".join(path)].tobytes()
-    assert set(state["opt"]) == {"critic", "learner"} and "anchor" in state["rest"]
+    assert set(state["opt"]) == {"critic", "learner"} and "slow" in state["rest"]
     assert {"val/knn", "val/norm", "val/accuracy"} <= lines(reference)[-1].keys()
     assert np.isfinite([line.get("train/loss", 0.0) for line in lines(reference)]).all()
 
@@ -162,6 +162,19 @@ def test_everything_ends_with_the_same_numbers(changes, reference, folder, tmp_p
     assert_near(reference, tmp_path / "run", 2e-4)
 
 
+def test_what_never_changes_is_kept_once(reference, folder):
+    """The run has a copy of its teacher's weights, its checkpoints have none."""
+    assert not {"teacher", "anchor"} & set(checkpoint(reference, 8)["rest"])
+    _, _, weights = run_weights(folder / "teacher")
+    kept = load_file(reference / "teachers" / "teacher.safetensors")
+    assert kept.keys() == weights.keys()
+    assert all(kept[name].tobytes() == weights[name].tobytes() for name in kept)
+    record = json.loads((reference / "teachers.json").read_text())
+    assert record["teacher"]["start"] == str(folder / "teacher")
+    assert record["teacher"]["sha256"] == digest(weights)
+    assert record["anchor"].keys() == {"start", "sha256"}
+
+
 def test_everything_resumes_to_the_same_bits(reference, folder, tmp_path):
     """After a SIGTERM in the middle; tests/slow/test_contract.py kills with -9."""
     interrupt_at(5, everything(folder), tmp_path / "run")
@@ -171,7 +184,7 @@ def test_everything_resumes_to_the_same_bits(reference, folder, tmp_path):
 
 
 def test_a_run_is_resumed_without_its_teacher(reference, folder, tmp_path):
-    """Its variables are in the checkpoints, and a copy of its config beside them."""
+    """A copy of its variables and of its config is in the run directory; a damaged one says so."""
     teacher = tmp_path / "teacher"
     shutil.copytree(folder / "teacher", teacher)
     c = everything(folder)
@@ -179,6 +192,13 @@ def test_a_run_is_resumed_without_its_teacher(reference, folder, tmp_path):
     c.checkpoint.every = 2
     interrupt_at(5, c, tmp_path / "run")
     teacher.rename(tmp_path / "moved")
+    copy = tmp_path / "run" / "teachers" / "teacher.safetensors"
+    content = copy.read_bytes()
+    for damaged in (content[:-1] + bytes([content[-1] ^ 1]), content[:100]):
+        copy.write_bytes(damaged)
+        with pytest.raises(UserError, match="teacher.safetensors is damaged"):
+            run(c, tmp_path / "run")
+    copy.write_bytes(content)
     assert run(c, tmp_path / "run")["steps"] == 8
     ours = checkpoint(tmp_path / "run", 8)
     assert have_same_bits(ours["params"], checkpoint(reference, 8)["params"])

@@ -78,7 +78,7 @@ def test_an_architecture_needs_a_run(folder, tmp_path):
     c = everything(folder)
     c.objective.options.teacher = str(folder / "anchor.safetensors")
     assert "'teacher' of the objective" in (message := _error(c, tmp_path))
-    assert "must start from the directory of a run" in message
+    assert "must start from a trained model" in message
 
 
 def test_a_teacher_takes_the_same_images(folder, tmp_path):
@@ -101,7 +101,7 @@ def test_unlabeled_images_are_asked_for(tmp_path):
 def test_a_start_that_is_nothing(folder, tmp_path):
     c = everything(folder)
     c.objective.options.anchor = str(folder / "texts.npz")
-    assert "it must be 'model', a run directory or a .safetensors file" in _error(c, tmp_path)
+    assert "it must be 'model', a trained model" in _error(c, tmp_path)
 
 
 def test_a_start_of_an_attribute_that_there_is_not():

@@ -16,8 +16,8 @@ In an objective's file, everything but `build` is optional:
     def validate(embed, loaders): ...     {"knn": float}, from embed(loader), which returns
                                           (embeddings float32 (N, D), labels int (N,)) of the
                                           images that can be read
-    def build(c, model, *, class_counts, rngs, architectures): ...
-                                          the objective; it takes what it names of the last three
+    def build(c, model, *, class_counts, classes, rngs, architectures): ...
+                                          the objective; it takes what it names of the last four
 
 A batch is {"image": ..., "label": ..., "progress": ...}: under the names of the views of "train",
 normalized float (B, H, W, C); soft labels, float (B, C); the share of the training that is done,
@@ -56,6 +56,8 @@ class Objective(Protocol):
     Optional attributes of its class:
         frozen: names of attributes without gradients and optimizer state, which always stay in
             evaluation mode: a teacher, a momentum encoder.
+        constant: names of frozen attributes that never change, such as a teacher. Checkpoints leave
+            them out; the run directory keeps one copy of what they start from, with its SHA-256.
         players: {player: names of the attributes that it updates}: in each step every player in
             turn takes the gradient of `loss(batch, player)` and has an optimizer state of its own.
         whole_batch: True if the loss compares the images of a batch, so that the batch cannot be
@@ -81,9 +83,9 @@ class Definition:
         inputs: {loader: names of the views of its images}.
         measures: names of the numbers that `validate` returns.
         directions: {measure: "max" or "min"}, whichever is better, of those that declare it.
-        starts: {attribute: "model", a run directory or a .safetensors file}: what the attribute's
+        starts: {attribute: "model", a trained model or a .safetensors file}: what the attribute's
             variables start from. "model" copies the objective's own model, after that has its
-            pretrained weights.
+            pretrained weights; a trained model is what `vision.run.teacher.Teacher.spec` says.
         validate: see above; None if the file has none.
         module: the file.
     """
@@ -102,6 +104,7 @@ class Definition:
         model: nnx.Module,
         *,
         class_counts: np.ndarray,
+        classes: tuple[str, ...] = (),
         rngs: nnx.Rngs,
         architectures: Mapping[str, nnx.Module],
     ) -> Any:
@@ -110,14 +113,21 @@ class Definition:
         Args:
             model: the model that learns.
             class_counts: int (C,), training images of each class.
+            classes: C class names, in the labels' order.
             rngs: where its own parameters draw from.
-            architectures: {attribute: model without weights} for each start from a run.
+            architectures: {attribute: model without weights} for each start from a trained model,
+                with {attribute: class names} as `architectures.classes`.
 
         Raises:
             UserError: see `vision.objectives.quantized.simulate`, and the objective's own.
         """
         simulate(model, self.config.quantize)
-        offered = {"class_counts": class_counts, "rngs": rngs, "architectures": architectures}
+        offered = {
+            "class_counts": class_counts,
+            "classes": classes,
+            "rngs": rngs,
+            "architectures": architectures,
+        }
         parameters = inspect.signature(self.module.build).parameters
         takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         accepted = {k: v for k, v in offered.items() if takes_all or k in parameters}

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vision.models.weights import pretrained
+from vision.models.weights.published import imagenet_classes
 from vision.models.weights.sizes import read_sizes
 from vision.run.directory import read_run
 
@@ -65,6 +66,24 @@ def resolve_config(config: ConfigDict, workdir: pathlib.Path | str | None = None
     _take_normalization(d, "mean_std", mean, std)
     _take_options(c, weights.options)
     return config
+
+
+def published_classes(c: ConfigDict) -> tuple[int, Sequence[str]]:
+    """Returns (number, names) of the classes of the weights that `config.model` names.
+
+    The names are the weights' own; otherwise ImageNet's for a thousand classes, or numbers.
+    """
+    weights = pretrained.describe(c.pretrained, pretrained.architecture(c), c.variant)
+    if weights:
+        count = weights.classes
+    else:
+        heads = pretrained.heads(pretrained.architecture(c))
+        count = read_sizes(c, heads).classes or len(imagenet_classes())
+    if weights and weights.class_names:
+        return count, weights.class_names
+    if count == 1000:
+        return count, [name for _, name in imagenet_classes()]
+    return count, [str(i) for i in range(count)]
 
 
 def _take_sizes(config: ConfigDict) -> None:

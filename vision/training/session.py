@@ -35,6 +35,7 @@ from vision.training.setup import build_step, training_loader
 from vision.training.starts import Starts
 from vision.training.step import State, TrainStep
 from vision.training.teachers import read_teachers, write_teachers
+from vision.training.variables import Constants, check_values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +114,12 @@ class Session:
         self._eval_every = c.eval_every or max(1, round(images / c.batch_size))
         self._teachers = read_teachers(config, data, self._definition, workdir)
         self._images_step = build_step(config, data, mesh, self._steps, self._teachers)
-        self._starts = Starts(config, data, workdir, self._definition)
-        self._images_step.check_starts(self._starts.arrays, self._starts.copies)
+        self._starts = Starts(
+            config, data, workdir, self._definition, self._teachers, self._images_step.constant
+        )
+        whole = self._images_step.abstract_state
+        check_values(whole, self._starts.arrays, self._starts.copies)
+        self._constants = Constants(whole, self._starts.constants, mesh)
         self._head_training: HeadTraining | None = None
         self._train_step = self._images_step
         self._data = data
@@ -144,7 +149,7 @@ class Session:
             open_workdir(self._workdir, config)
             with storing_division(self._workdir, self._data) as splits:
                 write_data(self._workdir, self._data, splits)
-            write_teachers(self._workdir, self._definition, self._teachers)
+            write_teachers(self._workdir, self._definition, self._teachers, self._starts.constants)
 
         with contextlib.ExitStack() as stack:  # closes what is open if a later one fails
             self._signals = stack.enter_context(signals.listening())
@@ -303,12 +308,12 @@ class Session:
         best_step = self._done
         best = self._saved(self._state)
         if self._why != "interrupted":
-            best_step, best = self._checkpoints.restore_best(self._images_step.abstract_state)
+            best_step, best = self._checkpoints.restore_best(self._constants.saved_state)
         return Outcome(
             why=self._why,
             steps=self._done,
             best_step=best_step,
-            state=best,
+            state=self._constants.added_to(best),
             step=self._images_step,
             images_per_second=self._meter.images_per_second,
             first_step=self._first_step,
@@ -328,11 +333,11 @@ class Session:
 
     def _begin(self) -> tuple[State, dict[str, Any]]:
         """Returns (state, progress) of the newest checkpoint, or of the beginning."""
-        restored = self._checkpoints.restore_latest(
-            self._images_step.abstract_state, (UNTRAINED, PROGRESS)
-        )
+        like = self._constants.saved_state
+        restored = self._checkpoints.restore_latest(like, (UNTRAINED, PROGRESS))
         if restored is not None:
             state, progress = restored
+            state = self._constants.added_to(state)
             if self._head_training is not None:
                 state = self._head_training.without_network(state)
             return state, progress
@@ -341,8 +346,10 @@ class Session:
         return self._starts.state(self._train_step, self._loader), {}
 
     def _saved(self, state: State) -> State:
-        """Returns the state as a checkpoint holds it: the whole model's."""
-        return state if self._head_training is None else self._head_training.with_network(state)
+        """Returns the state as a checkpoint holds it: the whole model's, without constants."""
+        if self._head_training is not None:
+            state = self._head_training.with_network(state)
+        return self._constants.taken_from(state)
 
     def _measure(self) -> dict[str, float]:
         """Returns {"val/NAME": value}: of the classifier, and the objective's own measures."""

@@ -94,6 +94,7 @@ def plan_objective(
         return definition.build(
             change(model),
             class_counts=data.class_counts,
+            classes=data.classes,
             rngs=rngs,
             architectures=Architectures(definition, teachers),
         )

@@ -1,6 +1,7 @@
 """The state before the first step: initialized, pretrained, or copied from somewhere."""
 
 import pathlib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,12 @@ from vision import objectives
 from vision.data.loading.loader import Loader
 from vision.data.pipeline import Data
 from vision.errors import UserError, brief
-from vision.models.weights.pretrained import is_run
 from vision.objectives.contract import COPY
 from vision.run.directory import has_checkpoints
 from vision.run.initial import initial_weights
-from vision.run.weights import run_weights
+from vision.run.teacher import Teacher
 from vision.training.step import TrainStep
+from vision.training.teachers import read_constant
 
 SAMPLE = 5000  # images shown to a model that initializes itself from data
 
@@ -27,11 +28,15 @@ class Starts:
     Args:
         config: the run's config.
         data: what the run learns from.
-        workdir: the run directory; a run that has checkpoints needs no start.
+        workdir: the run directory; a run that has checkpoints needs no start, except for what these
+            leave out.
         definition: of the objective.
+        teachers: from `vision.training.teachers.read_teachers`.
+        constant: attributes that checkpoints leave out.
 
     Attributes:
         arrays: {attribute: {name: array}}, "model" for `model.pretrained`.
+        constants: those of `arrays` that checkpoints leave out.
         copies: attributes that become copies of the model.
 
     Raises:
@@ -44,6 +49,8 @@ class Starts:
         data: Data,
         workdir: pathlib.Path,
         definition: objectives.Definition,
+        teachers: Mapping[str, Teacher],
+        constant: Collection[str],
     ):
         self.arrays: dict[str, dict[str, np.ndarray]] = {}
         self.copies: tuple[str, ...] = ()
@@ -51,13 +58,18 @@ class Starts:
         if weights is not None:
             self.arrays["model"] = weights
         # A resumed run restores its variables, but a frozen network that embeds is needed before.
-        if has_checkpoints(workdir) and not config.transfer.cache_embeddings:
-            return
+        resumed = has_checkpoints(workdir) and not config.transfer.cache_embeddings
         for attribute, start in definition.starts.items():
+            if resumed and attribute not in constant:
+                continue
             if start == COPY:
                 self.copies += (attribute,)
-            else:
-                self.arrays[attribute] = _read_start(definition.name, attribute, start)
+                continue
+            arrays = read_constant(workdir, attribute, start) if attribute in constant else None
+            if arrays is None and attribute in teachers:
+                arrays = teachers[attribute].weights()
+            self.arrays[attribute] = arrays or _read_file(definition.name, attribute, start)
+        self.constants = {name: self.arrays[name] for name in constant if name in self.arrays}
 
     def state(self, train_step: TrainStep, loader: Loader) -> dict[str, Any]:
         """Returns the state before the first step; `loader` is the training split's."""
@@ -69,14 +81,13 @@ class Starts:
         return state
 
 
-def _read_start(objective: str, attribute: str, start: str) -> dict[str, np.ndarray]:
-    if is_run(start):
-        return run_weights(start)[2]
+def _read_file(objective: str, attribute: str, start: str) -> dict[str, np.ndarray]:
     path = pathlib.Path(start).expanduser()
     if path.suffix != ".safetensors" or not path.is_file():
         raise UserError(
             f"'{attribute}' of the objective '{objective}' cannot start from '{start}': it must be "
-            f"'{COPY}', a run directory or a .safetensors file"
+            f"'{COPY}', a trained model (a run or a bundle, by its directory, or "
+            "ARCHITECTURE:VARIANT@WEIGHTS) or a .safetensors file"
         )
     try:
         return load_file(path)

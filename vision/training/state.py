@@ -29,13 +29,14 @@ class StateSpec:
         players: {player: names of the attributes that it updates}; {"": all} if the objective names
             no players.
         whole_batch: whether the loss needs all images of a batch at once.
+        constant: names of the attributes that never change, which checkpoints leave out.
         has_after_update: whether the objective has `after_update`.
         adapts_to_data: whether its model has `initialize_from_data(images)`, which must be called
             before the first step.
         parameters: (number of parameters, number of those that learn).
 
     Raises:
-        UserError: `frozen` or `players` do not fit the objective's attributes.
+        UserError: `frozen`, `constant` or `players` do not fit the objective's attributes.
     """
 
     def __init__(self, create: Callable[[], Any]):
@@ -46,6 +47,11 @@ class StateSpec:
             if not hasattr(objective, attribute):
                 name = type(objective).__name__
                 raise UserError(f"{name}.frozen names '{attribute}', which {name} does not have")
+        self.constant = tuple(getattr(objective, "constant", ()))
+        for attribute in self.constant:
+            if attribute not in self._frozen:
+                name = type(objective).__name__
+                raise UserError(f"{name}.constant names '{attribute}', which must be frozen too")
         self.whole_batch = bool(getattr(objective, "whole_batch", False))
         self.has_after_update = hasattr(objective, "after_update")
         self.adapts_to_data = hasattr(getattr(objective, "model", None), "initialize_from_data")

@@ -12,24 +12,22 @@ The model state between steps is a dict:
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import traverse_util
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vision import cpu, metrics, parallel
 from vision.data.augment import test_time_views
 from vision.data.loading.loader import Batch
-from vision.errors import UserError
-from vision.models.surgery import plain_name
 from vision.training.inputs import NOISE, Inputs, step_key
 from vision.training.state import ALL, StateSpec, Tree, select
+from vision.training.variables import check_values, placed
 
 State = dict[str, Any]
 Scalars = dict[str, jax.Array]
@@ -51,6 +49,7 @@ class TrainStep:
         abstract_state: the state's shapes, dtypes and shardings.
         adapts_to_data: whether `initialize_from_data` must be called before the first step.
         parameters: (number of parameters, number of those that learn).
+        constant: attributes that never change, which checkpoints leave out.
         initialize, begin, initialize_from_data, update, update_many, evaluate, embed, preview: the
             methods of the same names with an underscore, jitted.
     """
@@ -74,6 +73,7 @@ class TrainStep:
         self._mesh = mesh
         self.adapts_to_data = spec.adapts_to_data
         self.parameters = spec.parameters
+        self.constant = spec.constant
         # One object for both: JAX keeps what it has traced for as long as the function lives.
         initialize = self._initialize
         shapes = jax.eval_shape(initialize)
@@ -123,61 +123,10 @@ class TrainStep:
             copies: attributes that then become copies of the model.
 
         Raises:
-            UserError: see `check_starts`.
+            UserError: see `vision.training.variables.check_values`.
         """
-        self.check_starts(arrays, copies)
-        params = traverse_util.flatten_dict(state["params"])
-        rest = traverse_util.flatten_dict(state["rest"])
-        for attribute, values in arrays.items():
-            for tree in (params, rest):
-                self._place(tree, attribute, values)
-        for tree in (params, rest):
-            for path in tree:
-                source = ("model", *path[1:])
-                if path[0] in copies:
-                    tree[path] = params[source] if source in params else rest[source]
-        unflatten = traverse_util.unflatten_dict
-        return self.begin(unflatten(params), unflatten(rest))
-
-    def check_starts(
-        self, arrays: Mapping[str, Mapping[str, np.ndarray]], copies: tuple[str, ...]
-    ) -> None:
-        """Checks the arguments of `start_from`.
-
-        Raises:
-            UserError: there is no such attribute; or, besides in the model, a variable of an
-                attribute is missing in what it starts from, or has another shape there.
-        """
-        variables = traverse_util.flatten_dict(self.abstract_state["rest"])
-        variables |= traverse_util.flatten_dict(self.abstract_state["params"])
-        unknown = {*arrays, *copies} - {path[0] for path in variables}
-        if unknown:
-            raise UserError(f"the objective has no attribute '{min(unknown)}' with variables")
-        for (attribute, *parts), variable in variables.items():
-            name = ".".join(parts)
-            if attribute in copies:
-                start = variables.get(("model", *parts))
-            elif attribute in arrays and attribute != "model":
-                start = arrays[attribute].get(_name_in(arrays[attribute], parts))
-            else:
-                continue
-            if start is None:
-                raise UserError(f"what '{attribute}' starts from has no variable '{name}'")
-            if start.shape != variable.shape:
-                raise UserError(
-                    f"'{attribute}' has {name} of shape {variable.shape}, but what it starts from "
-                    f"has shape {start.shape}"
-                )
-
-    def _place(
-        self, tree: dict[tuple[str, ...], Any], attribute: str, values: Mapping[str, np.ndarray]
-    ) -> None:
-        """Replaces the variables of an attribute by the arrays of their names."""
-        for path, variable in tree.items():
-            name = _name_in(values, path[1:])
-            if path[0] == attribute and name in values:
-                array = np.asarray(values[name], variable.dtype)
-                tree[path] = parallel.put_replicated(array, self._mesh)
+        check_values(self.abstract_state, arrays, copies)
+        return self.begin(*placed(state, arrays, copies, self._mesh))
 
     def _begin(self, params: Tree, rest: Tree) -> State:
         """Returns the state before the first step, from given parameters."""
@@ -371,9 +320,3 @@ class TrainStep:
         return jax.tree.map(
             lambda a, p: (decay * a + (1 - decay) * p).astype(p.dtype), average, params
         )
-
-
-def _name_in(values: Mapping[str, Any], path: Sequence[str]) -> str:
-    """Returns the name of a variable in `values`, which have no low-rank updates."""
-    name = ".".join(path)
-    return name if name in values else plain_name(name)

@@ -16,6 +16,7 @@ class Everything(nnx.Module):
     """A teacher from a run, a momentum encoder, an anchor from a file, a queue, texts, noise."""
 
     frozen = ("slow", "teacher", "anchor")
+    constant = ("teacher", "anchor")
     players = {"critic": ("critic",), "learner": ("model", "projection")}
     whole_batch = True
 

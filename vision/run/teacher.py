@@ -1,0 +1,132 @@
+"""The trained model that another one learns from: a run, a bundle, or published weights."""
+
+import dataclasses
+import hashlib
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from vision import models
+from vision.bundle.directory import MANIFEST, read_manifest
+from vision.config import default
+from vision.config.load import from_dict
+from vision.errors import UserError
+from vision.models.layers.streams import Streams
+from vision.models.weights import pretrained
+from vision.run.directory import read_run
+from vision.run.resolve import published_classes, resolve_config
+from vision.run.weights import run_weights
+
+WEIGHTS = "model.safetensors"  # of a bundle
+PUBLISHED = re.compile(r"(?!hf:|package:)([\w.]+):([^@]+)@(.+)")  # ARCHITECTURE:VARIANT@WEIGHTS
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """A trained model, not yet read.
+
+    Attributes:
+        spec: what names it: a run or a bundle by its directory, or published weights as
+            ARCHITECTURE:VARIANT@WEIGHTS, with WEIGHTS as for `config.model.pretrained`:
+            "resnet:50@hf:timm/resnet50.a1_in1k".
+        config: the config of its training, or one that describes the published weights.
+        data: its data.json: at least "classes", "image_size" and "channels".
+    """
+
+    spec: str
+    config: ConfigDict
+    data: Mapping[str, Any]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in the order of the logits."""
+        return tuple(self.data["classes"])
+
+    def build(self) -> nnx.Module:
+        """Returns its model without its weights."""
+        return models.build(self.config.model, *self._sizes(), Streams(0))
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Reads {name in the model: array}, the best of a run.
+
+        Raises:
+            UserError: they cannot be read, or do not fit.
+        """
+        if PUBLISHED.fullmatch(self.spec) or _is_bundle(self.spec):
+            return pretrained.load(self.config.model, *self._sizes())
+        return run_weights(self.spec)[2]
+
+    def _sizes(self) -> tuple[int, int, int]:
+        return len(self.classes), self.data["image_size"], self.data["channels"]
+
+
+def is_teacher(spec: str) -> bool:
+    """Returns whether a spec can name a trained model, and not only a file of arrays."""
+    return bool(PUBLISHED.fullmatch(spec)) or pretrained.is_run(spec)
+
+
+def open_teacher(spec: str, image_size: int, channels: int) -> Teacher:
+    """Finds what a spec names, and reads its description.
+
+    Args:
+        spec: see `Teacher.spec`.
+        image_size: side of the images that published weights are going to see, pixels; runs and
+            bundles know their own.
+        channels: their channels.
+
+    Raises:
+        UserError: there is no such run, bundle or architecture.
+    """
+    if match := PUBLISHED.fullmatch(spec):
+        return _published(match, image_size, channels)
+    if _is_bundle(spec):
+        return _of_bundle(spec)
+    return Teacher(spec, *read_run(spec))
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+    """Returns the SHA-256 of {name: array} in hexadecimal: of names, dtypes, shapes and numbers."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        total.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()
+
+
+def _is_bundle(spec: str) -> bool:
+    return pathlib.Path(spec, MANIFEST).is_file()
+
+
+def _published(match: re.Match[str], image_size: int, channels: int) -> Teacher:
+    config = default()
+    config.model.name, config.model.variant, config.model.pretrained = match.groups()
+    config.data.image_size = image_size
+    config.data.channels = channels
+    config = resolve_config(config)
+    _, classes = published_classes(config.model)
+    data = {"classes": list(classes), "image_size": image_size, "channels": channels}
+    return Teacher(match.string, config, data)
+
+
+def _of_bundle(spec: str) -> Teacher:
+    manifest = read_manifest(spec)
+    file = pathlib.Path(spec, WEIGHTS)
+    if manifest.config is None or not file.is_file():
+        raise UserError(
+            f"the bundle {spec} has no {WEIGHTS} to learn from: export its run once more with "
+            "--format onnx,safetensors, or name the run"
+        )
+    config = from_dict(manifest.config)
+    config.model.pretrained = str(file)
+    data = {
+        "classes": list(manifest.classes),
+        "image_size": manifest.image_size,
+        "channels": manifest.channels,
+    }
+    return Teacher(spec, config, data)
