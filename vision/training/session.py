@@ -117,9 +117,9 @@ class Session:
         self._starts = Starts(
             config, data, workdir, self._definition, self._teachers, self._images_step.constant
         )
-        whole = self._images_step.abstract_state
-        check_values(whole, self._starts.arrays, self._starts.copies)
-        self._constants = Constants(whole, self._starts.constants, mesh)
+        abstract_state = self._images_step.abstract_state
+        check_values(abstract_state, self._starts.arrays, self._starts.copies)
+        self._constants = Constants(abstract_state, self._starts.constants, mesh)
         self._head_training: HeadTraining | None = None
         self._train_step = self._images_step
         self._data = data

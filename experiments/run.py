@@ -1,0 +1,238 @@
+"""Runs the rows of an experiment, collects what they measured, and fills the table of its README.
+
+    python -m experiments.run fixmatch                        # every row, with its seeds
+    python -m experiments.run fixmatch --only '25 labels'     # rows with this in their name
+    python -m experiments.run fixmatch --seeds 0 --rows       # show the commands, run nothing
+    python -m experiments.run fixmatch --table                # only fill the table once more
+
+An experiment is a folder with rows.py, which has a tuple `ROWS`, and README.md, whose table stands
+between `<!-- results -->` and `<!-- end -->`. Each run is the command that a user would give, in a
+directory of its own below --workdir: a finished one is not repeated, one that was stopped goes on.
+results.csv has a row for each run, and keeps those of other machines.
+"""
+
+import argparse
+import csv
+import dataclasses
+import importlib
+import json
+import pathlib
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+
+from vision import cli
+from vision.errors import UserError
+
+HERE = pathlib.Path(__file__).parent
+COLUMNS = (
+    "row",
+    "seed",
+    "accuracy",
+    "linear",
+    "knn",
+    "steps",
+    "minutes",
+    "device",
+    "jax",
+    "date",
+    "commit",
+)
+MEASURES = {"accuracy": "test accuracy", "linear": "linear probe", "knn": "k-NN"}
+NOT_RUN = "not run"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of an experiment's table.
+
+    Attributes:
+        name: what it is called in the table.
+        config: the value of --config; {data} stands for the flag --data, {run:NAME} for the
+            directory of the row NAME with the same seed.
+        flags: {key of the config: value}, with the same placeholders and {seed}.
+        published: the figure beside it, with its source.
+        seeds: number of seeds.
+        probe: whether to measure the linear probe and the nearest neighbors on the test split.
+        accuracy: whether the classifier's own accuracy means anything.
+    """
+
+    name: str
+    config: str
+    flags: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    published: str = ""
+    seeds: int = 3
+    probe: bool = False
+    accuracy: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where the runs of an experiment are, and where their images are."""
+
+    name: str
+    workdir: pathlib.Path
+    data: str
+
+    def directory(self, row: str, seed: int) -> pathlib.Path:
+        """Returns the directory of a row's run."""
+        slug = re.sub(r"[^\w.]+", "-", row).strip("-").lower()
+        return self.workdir / self.name / f"{slug}-{seed}"
+
+    def fill(self, text: str, seed: int) -> str:
+        """Returns a text with its placeholders filled in."""
+        text = re.sub(r"\{run:([^}]*)\}", lambda m: str(self.directory(m[1], seed)), text)
+        return text.replace("{data}", self.data).replace("{seed}", str(seed))
+
+
+def main(argv):
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("experiment", help="a folder beside this file")
+    p.add_argument("--only", default="", help="rows whose name contains this")
+    p.add_argument("--seeds", default="", help="such as 0,1,2; default: as many as each row asks")
+    p.add_argument("--data", default="", help="source of the images; default: the experiment's")
+    p.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs"))
+    p.add_argument("--rows", action="store_true", help="show the commands, run nothing")
+    p.add_argument("--table", action="store_true", help="fill the table, run nothing")
+    a = p.parse_args(argv)
+    folder = HERE / a.experiment
+    if not (folder / "rows.py").is_file():
+        names = sorted(path.parent.name for path in HERE.glob("*/rows.py"))
+        raise UserError(f"no experiment '{a.experiment}': choose one of {', '.join(names)}")
+    module = importlib.import_module(f"experiments.{a.experiment}.rows")
+    place = Place(a.experiment, a.workdir, a.data or module.DATA)
+    chosen = [row for row in module.ROWS if a.only in row.name]
+    if not chosen:
+        raise UserError(f"--only '{a.only}': no row of {a.experiment} has this in its name")
+    if not a.table:
+        for row, seed in _runs(chosen, a.seeds):
+            _run(row, seed, place, a.rows)
+            if not a.rows:
+                _collect(folder, module.ROWS, place)
+    if not a.rows:
+        _collect(folder, module.ROWS, place)
+        _fill(folder, module.ROWS)
+
+
+def _runs(rows: Iterable[Row], seeds: str) -> list[tuple[Row, int]]:
+    """Returns (row, seed) in an order in which the whole table has one seed early."""
+    numbers = [int(seed) for seed in seeds.split(",")] if seeds else range(10)
+    wanted = ((row, seed) for seed in numbers for row in rows)
+    return [(row, seed) for row, seed in wanted if seeds or seed < row.seeds]
+
+
+def _run(row: Row, seed: int, place: Place, only_show: bool) -> None:
+    """Trains and probes one row, as far as that is not done."""
+    workdir = place.directory(row.name, seed)
+    commands = []
+    if not (workdir / "result.json").is_file():
+        flags = {"seed": seed, "log.progress": False} | dict(row.flags)
+        words = ["-m", "vision.main", "--config", place.fill(row.config, seed)]
+        words.append(f"--workdir={workdir}")
+        words += [f"--config.{key}={place.fill(str(value), seed)}" for key, value in flags.items()]
+        commands.append(words)
+    if row.probe and not (workdir / "probe.json").is_file():
+        words = ["-m", "vision.evaluation.probe", f"--workdir={workdir}"]
+        commands.append([*words, f"--out={workdir / 'probe.json'}"])
+    for words in commands:
+        print("python", shlex.join(words), flush=True)
+        if not only_show:
+            done = subprocess.run([sys.executable, *words])
+            if done.returncode:
+                raise UserError(f"row '{row.name}', seed {seed}: the command above failed")
+
+
+def _collect(folder: pathlib.Path, rows: Iterable[Row], place: Place) -> None:
+    """Brings results.csv up to date with the finished runs."""
+    results = {(r["row"], r["seed"]): r for r in _read(folder)}
+    for row in rows:
+        for seed in range(100):
+            measured = _measured(row, place.directory(row.name, seed))
+            if measured:
+                results[row.name, str(seed)] = {"row": row.name, "seed": seed} | measured
+    order = {row.name: i for i, row in enumerate(rows)}
+    kept = [r for r in results.values() if r["row"] in order]
+    kept.sort(key=lambda r: (order[r["row"]], int(r["seed"])))
+    with (folder / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(kept)
+
+
+def _measured(row: Row, workdir: pathlib.Path) -> dict[str, object]:
+    """Returns the columns of a finished run; {} if it is not finished."""
+    file = workdir / "result.json"
+    if not file.is_file() or (row.probe and not (workdir / "probe.json").is_file()):
+        return {}
+    result = json.loads(file.read_text())
+    measured = {
+        "steps": result["steps"],
+        "minutes": round(result["train_seconds"] / 60, 1),
+        "device": result["device"] + (", oneDNN" if result["onednn"] else ""),
+        "jax": result["versions"]["jax"],
+        "date": result["date"][:10],
+        "commit": (result["git_commit"] or "")[:8],
+    }
+    if row.accuracy:
+        measured["accuracy"] = round(100 * result["accuracy"], 2)
+    if row.probe:
+        probe = json.loads((workdir / "probe.json").read_text())
+        measured["linear"] = round(100 * probe["linear_probe"], 2)
+        measured["knn"] = round(100 * probe["nearest_neighbors"], 2)
+    return measured
+
+
+def _read(folder: pathlib.Path) -> list[dict[str, str]]:
+    file = folder / "results.csv"
+    if not file.is_file():
+        return []
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def _fill(folder: pathlib.Path, rows: Iterable[Row]) -> None:
+    """Writes the table into the experiment's README."""
+    readme = folder / "README.md"
+    results = _read(folder)
+    shown = [name for name in MEASURES if any(r[name] for r in results)] or ["accuracy"]
+    titles = ["row", *(MEASURES[name] for name in shown), "published", "steps", "minutes", "where"]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for row in rows:
+        of_row = [r for r in results if r["row"] == row.name]
+        cells = [row.name, *(_summary(of_row, name) for name in shown), row.published]
+        if of_row:
+            last = of_row[-1]
+            minutes = statistics.mean(float(r["minutes"]) for r in of_row)
+            where = f"{last['device']}, {last['date']}, {last['commit']}"
+            cells += [f"{int(last['steps']):,}", f"{minutes:.0f}", where]
+        else:
+            cells[1] = NOT_RUN
+            cells += ["", "", ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    table = "\n".join(["<!-- results -->", *lines, "<!-- end -->"])
+    pattern = r"<!-- results -->\n.*?<!-- end -->"
+    text, count = re.subn(pattern, lambda _: table, readme.read_text(), flags=re.DOTALL)
+    if count != 1:
+        raise UserError(f"{readme} must have one <!-- results --> and one <!-- end --> after it")
+    readme.write_text(text)
+    print(f"{readme}: filled")
+
+
+def _summary(results: list[dict[str, str]], name: str) -> str:
+    """Returns the mean over seeds with the standard deviation, as a cell of the table."""
+    values = [float(r[name]) for r in results if r[name]]
+    if not values:
+        return ""
+    mean = f"{statistics.mean(values):.2f}"
+    if len(values) == 1:
+        return f"{mean} (1 seed)"
+    return f"{mean} ± {statistics.stdev(values):.2f} ({len(values)})"
+
+
+if __name__ == "__main__":
+    cli.run(main)
