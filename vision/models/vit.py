@@ -176,7 +176,7 @@ class ViT(nnx.Module):
         Raises:
             UserError: the images do not have the model's size.
         """
-        return self.pool(apply_blocks(self.blocks, self.tokens(images), self.remat))
+        return self.pool(self.encode(self.tokens(images)))
 
     def features(self, images: jax.Array) -> dict[str, jax.Array]:
         """Returns {"tokens": ..., "blocks.0": ..., ...}: tokens (B, N, width), without final norm.
@@ -190,6 +190,14 @@ class ViT(nnx.Module):
             x = apply_blocks([block], x, self.remat)
             maps[f"blocks.{i}"] = x
         return maps
+
+    def encode(self, tokens: jax.Array) -> jax.Array:
+        """Returns the last block's tokens (B, N, width), without final norm.
+
+        Args:
+            tokens: (B, N, width), those of `tokens` or some of them.
+        """
+        return apply_blocks(self.blocks, tokens, self.remat)
 
     def pool(self, x: jax.Array) -> jax.Array:
         """Returns embeddings (B, D), float32, of the last block's tokens x (B, N, width)."""
@@ -262,12 +270,21 @@ class Patches(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        patch, _, channels, width = self.kernel.shape
-        batch, height, side = images.shape[:3]
-        x = images.reshape(batch, height // patch, patch, side // patch, patch, channels)
-        x = x.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
+        patch, _, _, width = self.kernel.shape
         kernel = self.kernel[...].reshape(-1, width).astype(self.dtype)
-        return x @ kernel + self.bias[...].astype(self.dtype)
+        return patchify(images, patch) @ kernel + self.bias[...].astype(self.dtype)
+
+
+def patchify(images: jax.Array, patch: int) -> jax.Array:
+    """Cuts images (B, H, W, C) into patches (B, N, patch * patch * C), row by row.
+
+    Args:
+        images: whose sides are multiples of `patch`.
+        patch: side of a patch, pixels.
+    """
+    batch, height, width, channels = images.shape
+    x = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
+    return x.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
 
 
 class Block(nnx.Module):
