@@ -63,4 +63,4 @@ def _set_pretraining(c):
     c.train.epochs = 40.0
     c.train.batch_size = 256
     c.train.eval_every = 844
-    c.checkpoint.metric = "val/knn"
+    c.checkpoint.metric = "val/step"

@@ -57,7 +57,7 @@ def _set_pretraining(c, epochs):
     c.optimizer.learning_rate = 1.5e-4 * c.train.batch_size / 256
     c.optimizer.b2 = 0.95
     c.schedule.warmup = min(40 / epochs, 1.0)
-    c.checkpoint.metric = "val/knn"
+    c.checkpoint.metric = "val/step"
 
 
 def _set_finetuning(c, epochs, run):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 DIRECTIONS = ("max", "min")
+LAST = "val/step"  # as checkpoint.metric: the last checkpoint is the best
 # of what every run measures; an objective may declare those of its own measures
 BUILT_IN = {
     "val/loss": "min",
@@ -13,6 +14,7 @@ BUILT_IN = {
     "val/top5_accuracy": "max",
     "val/balanced_accuracy": "max",
     "val/macro_f1": "max",
+    LAST: "max",
 }
 # Words in the name of another metric of which less is better.
 LESS_IS_BETTER = frozenset(

@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -17,12 +17,14 @@ from vision.data.loading.sampler import run_length
 from vision.data.loading.workers import check_limits
 from vision.data.pipeline import Data
 from vision.errors import UserError
+from vision.run.best import LAST
 from vision.run.checkpoints import open_checkpoints
 from vision.run.directory import open_workdir, write_data
 from vision.run.splits import storing_division
 from vision.support import signals
 from vision.support.memory import collect_as_usual
 from vision.training import interruption
+from vision.training.call import Call
 from vision.training.dispatch import CompiledSteps, explain_memory, plan
 from vision.training.embeddings import HeadTraining, embed_split
 from vision.training.evaluate import eval_batch_size, evaluate
@@ -62,29 +64,6 @@ class Outcome:
     images_per_second: float
     first_step: float | None
     train_seconds: float
-
-
-class Call(NamedTuple):
-    """A call of the compiled train step.
-
-    Attributes:
-        number: number of the call in this process, counted from 0.
-        first: number of its first step, counted from 0.
-        steps: number of steps that it runs.
-    """
-
-    number: int
-    first: int
-    steps: int
-
-    @property
-    def done(self) -> int:
-        """Finished steps after the call."""
-        return self.first + self.steps
-
-    def reaches_multiple(self, period: int) -> bool:
-        """Returns whether a multiple of `period` steps lies within the call, or at its end."""
-        return self.done // period > self.first // period
 
 
 class Session:
@@ -365,7 +344,9 @@ class Session:
                     f"({', '.join(self._definition.measures)}), got {', '.join(own)}"
                 )
             measures |= own
-        return {f"val/{name}": float(value) for name, value in measures.items()}
+        scalars = {f"val/{name}": float(value) for name, value in measures.items()}
+        is_last_best = self._config.checkpoint.metric == LAST
+        return scalars | {LAST: float(self._done)} if is_last_best else scalars
 
     def _embed(self, loader: Loader) -> tuple[np.ndarray, np.ndarray]:
         """Returns (embeddings (N, D), labels (N,)) of the images of a split that can be read."""

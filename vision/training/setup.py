@@ -18,7 +18,7 @@ from vision.errors import UserError, check_choice
 from vision.models.layers.streams import Streams
 from vision.models.surgery.transfer import prepare
 from vision.objectives.contract import RESERVED
-from vision.run.best import DIRECTIONS, direction, doubt
+from vision.run.best import DIRECTIONS, LAST, direction, doubt
 from vision.training.evaluate import eval_batch_size
 from vision.training.inputs import ImageInputs, Inputs
 from vision.training.optimizer import make_optimizer, make_schedule
@@ -156,7 +156,7 @@ def check_settings(
     parallel.check_divisible("train.eval_batch_size", eval_batch_size(c), mesh)
     check_choice("train.test_time_augmentation", c.test_time_augmentation, CHOICES)
     names = (*metrics.scalar_names(len(data.classes)), *definition.measures)
-    measures = [f"val/{name}" for name in names]
+    measures = [*(f"val/{name}" for name in names), LAST]
     check_choice("checkpoint.metric", config.checkpoint.metric, measures)
     check_choice("checkpoint.mode", config.checkpoint.mode, ("auto", *DIRECTIONS))
     if config.schedule.name == "plateau" and config.optimizer.lookahead:

@@ -100,7 +100,7 @@ CHECKPOINT = section(
         "the newest is never dropped; the one before is the spare if it is damaged"),
     keep_best=number(1, at_least(1), "checkpoints with the best metric to keep"),
     metric=key("val/accuracy",
-        "what best means: any name in metrics.jsonl that starts with val/"),
+        "what best means: any name in metrics.jsonl that starts with val/; val/step = the last"),
     mode=key("auto",
         "which values of metric are better: max, min or auto, which follows from the metric"),
 )
