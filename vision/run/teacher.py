@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,10 @@ from vision import models
 from vision.bundle.directory import MANIFEST, read_manifest
 from vision.config import default
 from vision.config.load import from_dict
-from vision.errors import UserError
+from vision.errors import UserError, shown
 from vision.models.layers.streams import Streams
 from vision.models.weights import pretrained
+from vision.models.weights.published import imagenet_classes
 from vision.run.directory import read_run
 from vision.run.resolve import published_classes, resolve_config
 from vision.run.weights import run_weights
@@ -59,7 +60,7 @@ class Teacher:
         """
         if PUBLISHED.fullmatch(self.spec) or _is_bundle(self.spec):
             return pretrained.load(self.config.model, *self._sizes())
-        return run_weights(self.spec)[2]
+        return run_weights(_path(self.spec))[2]
 
     def _sizes(self) -> tuple[int, int, int]:
         return len(self.classes), self.data["image_size"], self.data["channels"]
@@ -70,7 +71,9 @@ def is_teacher(spec: str) -> bool:
     return bool(PUBLISHED.fullmatch(spec)) or pretrained.is_run(spec)
 
 
-def open_teacher(spec: str, image_size: int, channels: int) -> Teacher:
+def open_teacher(
+    spec: str, image_size: int, channels: int, images: ConfigDict | None = None
+) -> Teacher:
     """Finds what a spec names, and reads its description.
 
     Args:
@@ -78,15 +81,17 @@ def open_teacher(spec: str, image_size: int, channels: int) -> Teacher:
         image_size: side of the images that published weights are going to see, pixels; runs and
             bundles know their own.
         channels: their channels.
+        images: the learner's config.data. Weights that nothing describes are taken to see images
+            that are normalized as it says.
 
     Raises:
         UserError: there is no such run, bundle or architecture.
     """
     if match := PUBLISHED.fullmatch(spec):
-        return _published(match, image_size, channels)
+        return _published(match, image_size, channels, images)
     if _is_bundle(spec):
         return _of_bundle(spec)
-    return Teacher(spec, *read_run(spec))
+    return Teacher(spec, *read_run(_path(spec)))
 
 
 def digest(arrays: Mapping[str, np.ndarray]) -> str:
@@ -99,13 +104,65 @@ def digest(arrays: Mapping[str, np.ndarray]) -> str:
     return total.hexdigest()
 
 
+def check_same_classes(key: str, classes: Sequence[str], teacher_classes: Sequence[str]) -> None:
+    """Raises `UserError` unless a teacher has a run's classes, in the same order.
+
+    ImageNet's may be called by their WordNet IDs or by their names. Weights whose classes nobody
+    has named, so that they have numbers, are only counted.
+
+    Args:
+        key: of the config, that names the teacher.
+        classes: the run's; () if they are not known.
+        teacher_classes: from `Teacher.classes`.
+    """
+    if not classes:
+        return
+    ours = _named(classes)
+    theirs = _named(teacher_classes)
+    if len(ours) != len(theirs):
+        raise UserError(
+            f"{key}: the teacher has {len(theirs)} classes, but the data of this run have "
+            f"{len(ours)}: choose a teacher that was trained on these classes"
+        )
+    if theirs == tuple(map(str, range(len(theirs)))):
+        return
+    for number, (name, teacher_name) in enumerate(zip(ours, theirs, strict=True)):
+        if name != teacher_name:
+            raise UserError(
+                f"{key}: class {number} is {shown(teacher_name)} for the teacher, but "
+                f"{shown(name)} in the data of this run: both need the same classes in the same "
+                "order"
+            )
+
+
+def _named(classes: Sequence[str]) -> tuple[str, ...]:
+    """Returns class names, those of ImageNet in words."""
+    if len(classes) == 1000 and tuple(classes) == tuple(wnid for wnid, _ in imagenet_classes()):
+        return tuple(name for _, name in imagenet_classes())
+    return tuple(classes)
+
+
+def _path(spec: str) -> pathlib.Path:
+    return pathlib.Path(spec).expanduser()
+
+
 def _is_bundle(spec: str) -> bool:
-    return pathlib.Path(spec, MANIFEST).is_file()
+    return (_path(spec) / MANIFEST).is_file()
 
 
-def _published(match: re.Match[str], image_size: int, channels: int) -> Teacher:
+def _published(
+    match: re.Match[str], image_size: int, channels: int, images: ConfigDict | None
+) -> Teacher:
     config = default()
-    config.model.name, config.model.variant, config.model.pretrained = match.groups()
+    name, variant, weights = match.groups()
+    config.model.name = name
+    config.model.variant = variant
+    config.model.pretrained = weights
+    described = pretrained.describe(weights, pretrained.architecture(config.model), variant)
+    if described is None and images is not None:
+        config.data.normalize = images.normalize
+        config.data.mean = images.mean
+        config.data.std = images.std
     config.data.image_size = image_size
     config.data.channels = channels
     config = resolve_config(config)
@@ -115,8 +172,8 @@ def _published(match: re.Match[str], image_size: int, channels: int) -> Teacher:
 
 
 def _of_bundle(spec: str) -> Teacher:
-    manifest = read_manifest(spec)
-    file = pathlib.Path(spec, WEIGHTS)
+    manifest = read_manifest(_path(spec))
+    file = _path(spec) / WEIGHTS
     if manifest.config is None or not file.is_file():
         raise UserError(
             f"the bundle {spec} has no {WEIGHTS} to learn from: export its run once more with "

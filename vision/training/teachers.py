@@ -57,7 +57,7 @@ def read_teachers(
             teacher_config = checked_config(copy["config"], file, "remove it")
             teacher = Teacher(start, teacher_config, check_data(copy["data"], file))
         else:
-            teacher = _open(definition.name, attribute, start, data)
+            teacher = _open(definition.name, attribute, start, data, config.data)
         _check_images(config, data, attribute, teacher)
         teachers[attribute] = teacher
     return teachers
@@ -126,14 +126,18 @@ class Architectures(dict[str, nnx.Module]):
 
     Attributes:
         classes: {attribute: its class names}.
+        image_shapes: {attribute: (H, W, C) of its images, which are also the run's}.
     """
 
     def __init__(self, definition: objectives.Definition, teachers: Mapping[str, Teacher]):
         super().__init__()
         self._definition = definition
         self.classes = {attribute: teacher.classes for attribute, teacher in teachers.items()}
+        self.image_shapes = {}
         for attribute, teacher in teachers.items():
             self[attribute] = teacher.build()
+            side = teacher.data["image_size"]
+            self.image_shapes[attribute] = (side, side, teacher.data["channels"])
 
     def __missing__(self, attribute: str) -> nnx.Module:
         start = self._definition.starts.get(attribute, "")
@@ -158,9 +162,9 @@ def _read_copies(workdir: pathlib.Path | None) -> dict[str, Any]:
     return read_json(workdir / FILE, SCHEMA, "remove it")
 
 
-def _open(objective: str, attribute: str, start: str, data: Data) -> Teacher:
+def _open(objective: str, attribute: str, start: str, data: Data, images: ConfigDict) -> Teacher:
     try:
-        return open_teacher(start, data.image_size, data.channels)
+        return open_teacher(start, data.image_size, data.channels, images)
     except UserError as error:
         raise UserError(
             f"'{attribute}' of the objective '{objective}' cannot start: {error}"
