@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from vision import models
 from vision.bundle.directory import MANIFEST, read_manifest
+from vision.bundle.runtimes import EXPORT_AGAIN
 from vision.config import default
 from vision.config.load import from_dict
 from vision.errors import UserError, shown
@@ -22,6 +23,7 @@ from vision.models.weights.published import imagenet_classes
 from vision.run.directory import read_run
 from vision.run.resolve import published_classes, resolve_config
 from vision.run.weights import run_weights
+from vision.support.digest import sha256
 
 WEIGHTS = "model.safetensors"  # of a bundle
 PUBLISHED = re.compile(r"(?!hf:|package:)([\w.]+):([^@]+)@(.+)")  # ARCHITECTURE:VARIANT@WEIGHTS
@@ -68,7 +70,7 @@ class Teacher:
 
 def is_teacher(spec: str) -> bool:
     """Returns whether a spec can name a trained model, and not only a file of arrays."""
-    return bool(PUBLISHED.fullmatch(spec)) or pretrained.is_run(spec)
+    return bool(PUBLISHED.fullmatch(spec)) or _is_bundle(spec) or pretrained.is_run(spec)
 
 
 def open_teacher(
@@ -179,6 +181,8 @@ def _of_bundle(spec: str) -> Teacher:
             f"the bundle {spec} has no {WEIGHTS} to learn from: export its run once more with "
             "--format onnx,safetensors, or name the run"
         )
+    if sha256(file) != manifest.sha256.get(WEIGHTS):
+        raise UserError(f"{file} has changed since it was exported: {EXPORT_AGAIN}")
     config = from_dict(manifest.config)
     config.model.pretrained = str(file)
     data = {
