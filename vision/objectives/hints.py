@@ -129,7 +129,8 @@ def _map_shapes(model: nnx.Module, image_shape: tuple[int, int, int]) -> Shapes:
     graph, state = nnx.split(model)
 
     def features(state: nnx.State, images: jax.Array) -> Any:
-        return nnx.merge(graph, state).features(images)
+        merged: Any = nnx.merge(graph, state)
+        return merged.features(images)
 
     images = jax.ShapeDtypeStruct((1, *image_shape), "float32")
     return {name: tuple(x.shape) for name, x in jax.eval_shape(features, state, images).items()}
