@@ -81,3 +81,39 @@ def test_a_smoke_run_ends_with_a_result(name, photos, tmp_path, monkeypatch):
         "owl",
     ]
     assert np.isfinite(result["loss"]) and sum(result["support"]) == result["split_sizes"]["test"]
+
+
+DISTILLED = [f"distill_fashion_mnist:{way}" for way in ("soft", "hard", "hint", "patient")]
+DISTILLED += ["distill_fashion_mnist:embedding", "deit_imagenet", "patient_imagenet"]
+
+
+@pytest.fixture(scope="module")
+def teachers(photos, tmp_path_factory):
+    """{config: a teacher's directory}, from smoke runs on the photos."""
+    workdir = tmp_path_factory.mktemp("teachers")
+    specs = {
+        "distill_fashion_mnist": "distill_fashion_mnist.py:teacher",
+        "imagenet": "resnet_imagenet.py:18",
+    }
+    for name, spec in specs.items():
+        _run_smoke(spec, photos, workdir / name)
+    return workdir
+
+
+def _run_smoke(spec, photos, workdir):
+    argv = ["--config", str(REPOSITORY / f"configs/{spec}:smoke"), f"--workdir={workdir}"]
+    argv += [f"--config.data.source=folder:{photos}", "--config.parallel.devices=1"]
+    if spec.startswith("distill"):
+        argv += ["--config.data.image_size=32"]
+    cli.run(main.main, argv)
+    return json.loads((workdir / "result.json").read_text())
+
+
+@pytest.mark.parametrize("name", DISTILLED)
+def test_every_way_of_distillation(name, photos, teachers, tmp_path):
+    config, _, way = name.partition(":")
+    teacher = teachers / (config if way else "imagenet")
+    spec = f"{config}.py:{way}:{teacher}" if way else f"{config}.py:{teacher}"
+    result = _run_smoke(spec, photos, tmp_path / "run")
+    assert (result["steps"], result["ended"]) == (4, "finished")
+    assert np.isfinite(result["loss"])
