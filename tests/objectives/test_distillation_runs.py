@@ -174,6 +174,8 @@ def test_what_the_trainer_refuses(folder, tmp_path):
     c.augment.affine = False
     c.transfer.mode = "head"
     c.transfer.cache_embeddings = True
-    with pytest.raises(UserError, match="leaves no images that a teacher could see"):
+    with pytest.raises(
+        UserError, match="'teacher' of the objective 'distillation' has to see the images"
+    ):
         run(c, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -116,7 +116,8 @@ class Definition:
             classes: C class names, in the labels' order.
             rngs: where its own parameters draw from.
             architectures: {attribute: model without weights} for each start from a trained model,
-                with {attribute: class names} as `architectures.classes`.
+                with {attribute: class names} as `architectures.classes`, and {attribute: (H, W,
+                C)} of the images that they see as `architectures.image_shapes`.
 
         Raises:
             UserError: see `vision.objectives.quantized.simulate`, and the objective's own.

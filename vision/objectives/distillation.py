@@ -83,12 +83,8 @@ class Distillation(nnx.Module):
         {"accuracy", "agreement", "teacher_loss"}: the share of images that student and teacher put
         into the same class; the teacher's loss without alpha. With a hint also "hint_loss", without
         its weight.
-
-        Raises:
-            UserError: the batch has embeddings in the place of images.
         """
         images = batch["image"]
-        check_images(images)
         embeddings, maps = self._embed(self.model, images)
         teacher_embeddings, teacher_maps = self._embed(self.teacher, images)
         teacher_logits = jax.lax.stop_gradient(self.teacher.head(teacher_embeddings))
@@ -158,15 +154,6 @@ def check_teacher(spec: str) -> None:
         raise UserError(
             "objective.options.teacher is empty: set it to a run or a bundle, by its directory, or "
             "to published weights, ARCHITECTURE:VARIANT@WEIGHTS"
-        )
-
-
-def check_images(images: jax.Array) -> None:
-    """Raises `UserError` if a batch has embeddings (B, D) in the place of images (B, H, W, C)."""
-    if images.ndim != 4:
-        raise UserError(
-            "transfer.cache_embeddings (or imbalance.sampling=smote, which sets it) leaves no "
-            "images that a teacher could see: turn it off"
         )
 
 

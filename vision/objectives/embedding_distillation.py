@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from vision.errors import check_range
 from vision.objectives import representation
-from vision.objectives.distillation import check_images, check_teacher
+from vision.objectives.distillation import check_teacher
 
 OPTIONS = {
     "teacher": "",  # see `vision.run.teacher.Teacher.spec`; its classes and its head do not matter
@@ -60,12 +60,8 @@ class EmbeddingDistillation(nnx.Module):
         """Returns the mean of `cosine_distance` plus the probe's loss.
 
         Also {"accuracy", "distance"}: of the probe; without the probe's loss.
-
-        Raises:
-            UserError: the batch has embeddings in the place of images.
         """
         images = batch["image"]
-        check_images(images)
         embeddings = self.model.embed(images)
         target = jax.lax.stop_gradient(self.teacher.embed(images))
         distance = cosine_distance(self.regressor(embeddings), target).mean()

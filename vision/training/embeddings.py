@@ -106,6 +106,11 @@ class HeadTraining:
                 f"transfer.cache_embeddings: the objective '{definition.name}' takes several views "
                 "of an image, which has one embedding"
             )
+        if teachers:
+            raise UserError(
+                f"transfer.cache_embeddings: '{min(teachers)}' of the objective "
+                f"'{definition.name}' has to see the images themselves: set it to False"
+            )
         (view,) = definition.inputs["train"]
         check(config, "strong" if view == STRONG else "augment")
         began = time.perf_counter()
