@@ -52,7 +52,7 @@ class Row:
     Attributes:
         name: what it is called in the table.
         config: the value of --config; {data} stands for the flag --data, {run:NAME} for the
-            directory of the row NAME with the same seed.
+            directory of the row NAME with the same seed, {run:NAME@0} with seed 0.
         flags: {key of the config: value}, with the same placeholders and {seed}.
         published: the figure beside it, with its source.
         seeds: number of seeds.
@@ -84,7 +84,11 @@ class Place:
 
     def fill(self, text: str, seed: int) -> str:
         """Returns a text with its placeholders filled in."""
-        text = re.sub(r"\{run:([^}]*)\}", lambda m: str(self.directory(m[1], seed)), text)
+        text = re.sub(
+            r"\{run:([^}@]*)(?:@(\d+))?\}",
+            lambda m: str(self.directory(m[1], seed if m[2] is None else int(m[2]))),
+            text,
+        )
         return text.replace("{data}", self.data).replace("{seed}", str(seed))
 
 
