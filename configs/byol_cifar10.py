@@ -3,8 +3,9 @@
     python -m vision.main --config configs/byol_cifar10.py         # 200 epochs
     python -m vision.main --config configs/byol_cifar10.py:1000    # 1,000 epochs
 
-Neither was run here, for lack of a GPU. Published for a ResNet-18 with a 3x3 stem: 86.9 % of nearest
-neighbors after 200 epochs (lightly's benchmark), 92.58 % of a linear probe after 1,000 (solo-learn).
+Neither was run here, for lack of a GPU. Published for a ResNet-18 with a 3x3 stem: 86.9 % of
+nearest neighbors after 200 epochs (lightly's benchmark), 92.58 % of a linear probe after 1,000
+(solo-learn).
 
 The paper has no CIFAR-10. Its momentum of 0.996 rises to 1; LARS with rate 0.4 for 512 images and
 decay 1.5e-6, as its ImageNet recipe says; the second view alone is solarized, and neither is

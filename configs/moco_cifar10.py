@@ -3,8 +3,9 @@
     python -m vision.main --config configs/moco_cifar10.py         # 200 epochs
     python -m vision.main --config configs/moco_cifar10.py:1000    # 1,000 epochs
 
-Neither was run here, for lack of a GPU. Published for a ResNet-18 with a 3x3 stem: 83.8 % of nearest
-neighbors after 200 epochs (lightly's benchmark), 92.94 % of a linear probe after 1,000 (solo-learn).
+Neither was run here, for lack of a GPU. Published for a ResNet-18 with a 3x3 stem: 83.8 % of
+nearest neighbors after 200 epochs (lightly's benchmark), 92.94 % of a linear probe after 1,000
+(solo-learn).
 
 The papers have no CIFAR-10. As both libraries do: a queue of 4,096 or more and a faster momentum
 than ImageNet's, SGD of rate 0.03 for each 64 images, L2 of 5e-4 and a cosine, crops of 20 to 100 %

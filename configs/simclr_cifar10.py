@@ -3,8 +3,9 @@
     python -m vision.main --config configs/simclr_cifar10.py         # 200 epochs
     python -m vision.main --config configs/simclr_cifar10.py:1000    # 1,000 epochs
 
-Neither was run here, for lack of a GPU. Published for a ResNet-18 with a 3x3 stem: 84.7 % of nearest
-neighbors after 200 epochs (lightly's benchmark), 90.74 % of a linear probe after 1,000 (solo-learn).
+Neither was run here, for lack of a GPU. Published for a ResNet-18 with a 3x3 stem: 84.7 % of
+nearest neighbors after 200 epochs (lightly's benchmark), 90.74 % of a linear probe after 1,000
+(solo-learn).
 The paper's ResNet-50 has 94.0 % after 1,000 epochs in batches of 1,024.
 
 The paper's recipe: LARS with rate 1, decay 1e-6 and a cosine, temperature 0.5, crops of 8 to 100 %

@@ -1,8 +1,8 @@
 """A small network on Fashion-MNIST without labels, by three methods, on two CPU cores.
 
-    python -m vision.main --config configs/ssl_fashion_mnist.py:simclr
-    python -m vision.main --config configs/ssl_fashion_mnist.py:moco
-    python -m vision.main --config configs/ssl_fashion_mnist.py:byol
+python -m vision.main --config configs/ssl_fashion_mnist.py:simclr
+python -m vision.main --config configs/ssl_fashion_mnist.py:moco
+python -m vision.main --config configs/ssl_fashion_mnist.py:byol
 """
 
 from configs.simclr_cifar10 import set_views
@@ -28,7 +28,7 @@ def get_config(method="simclr", epochs="30"):
         section.grayscale = 0.0
 
     c.model.name = "cnn"
-    c.model.variant = "medium"
+    c.model.variant = "small"
 
     c.objective.name = method
     for name, value in METHODS[method].items():

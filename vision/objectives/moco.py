@@ -118,11 +118,14 @@ class MoCo(MomentumPair):
 
     def after_update(self) -> None:
         """Lets the slow copy follow; frozen patches get back what weight decay took from them."""
-        patches = nnx.state(self.slow.patches, nnx.Param) if self.freeze_patches else None
+        if not self.freeze_patches:
+            super().after_update()
+            return
+        # `nnx.state` gives the variables themselves, whose values are about to change.
+        patches = jax.tree.map(jnp.asarray, nnx.state(self.slow.patches, nnx.Param))
         super().after_update()
-        if patches is not None:
-            nnx.update(self.model.patches, patches)
-            nnx.update(self.slow.patches, patches)
+        nnx.update(self.model.patches, patches)
+        nnx.update(self.slow.patches, patches)
 
 
 class MoCoV3(MoCo):
