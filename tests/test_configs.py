@@ -18,8 +18,12 @@ from vision.training.state import StateSpec
 REPOSITORY = pathlib.Path(__file__).parent.parent
 FILES = sorted((REPOSITORY / "configs").glob("*.py"))
 # side, channels, classes
-SOURCES = {"mnist5k": (28, 1, 10), "digits": (8, 1, 10), "tfds:cifar10": (32, 3, 10)}
-SOURCES["tfds:fashion_mnist"] = (28, 1, 10)
+SOURCES = {
+    "mnist5k": (28, 1, 10),
+    "digits": (8, 1, 10),
+    "tfds:cifar10": (32, 3, 10),
+    "tfds:fashion_mnist": (28, 1, 10),
+}
 
 
 @pytest.fixture(autouse=True)

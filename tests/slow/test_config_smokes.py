@@ -29,6 +29,10 @@ def photos(tmp_path_factory):
 
 NAMES = ["resnet_cifar10", "vit_cifar10", "resnet_imagenet", "vit_imagenet", "resnet_folder"]
 NAMES += ["efficientnet_lite_imagenet", "longtail_cifar10"]
+NAMES += [
+    f"{name}_{data}" for name in ("simclr", "moco", "byol") for data in ("cifar10", "imagenet")
+]
+NAMES += ["ssl_fashion_mnist"]
 
 
 @pytest.mark.parametrize("mode", ["full", "head", "partial", "lora", "scratch"])
