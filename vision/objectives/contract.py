@@ -16,13 +16,14 @@ In an objective's file, everything but `build` is optional:
     def validate(embed, loaders): ...     {"knn": float}, from embed(loader), which returns
                                           (embeddings float32 (N, D), labels int (N,)) of the
                                           images that can be read
-    def build(c, model, *, class_counts, classes, rngs, architectures): ...
-                                          the objective; it takes what it names of the last four
+    def build(c, model, *, class_counts, classes, rngs, architectures, sizes): ...
+                                          the objective; it takes what it names of the last five
 
 A batch is {"image": ..., "label": ..., "progress": ...}: under the names of the views of "train",
 normalized float (B, H, W, C); soft labels, float (B, C); the share of the training that is done,
 float32 (). Further fields of the source come under their own names, and the views of every other
-loader under its name: batch["unlabeled"]["weak"].
+loader under its name: batch["unlabeled"]["weak"]; batch["unlabeled"]["index"], int32 (B,), says
+which of that loader's images they are.
 """
 
 import dataclasses
@@ -107,6 +108,7 @@ class Definition:
         classes: tuple[str, ...] = (),
         rngs: nnx.Rngs,
         architectures: Mapping[str, nnx.Module],
+        sizes: Mapping[str, int] | None = None,
     ) -> Any:
         """Builds the objective, whose model computes as `quantize` asks for.
 
@@ -118,6 +120,7 @@ class Definition:
             architectures: {attribute: model without weights} for each start from a trained model,
                 with {attribute: class names} as `architectures.classes`, and {attribute: (H, W,
                 C)} of the images that they see as `architectures.image_shapes`.
+            sizes: {loader: images of its split}; None if no data are at hand.
 
         Raises:
             UserError: see `vision.objectives.quantized.simulate`, and the objective's own.
@@ -128,6 +131,7 @@ class Definition:
             "classes": classes,
             "rngs": rngs,
             "architectures": architectures,
+            "sizes": sizes or {},
         }
         parameters = inspect.signature(self.module.build).parameters
         takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -89,7 +89,8 @@ class ImageInputs:
     def train(self, state: Mapping[str, Any], batch: Batch, data: Batch) -> dict[str, Any]:
         """Returns {view: normalized images, "label": float (B, C)} and the source's fields.
 
-        The views of other loaders are dicts under the loaders' names.
+        The views of other loaders are dicts under their names, each with "index", int32 (B,):
+        the places of its images in their split, for objectives that remember each one.
         """
         inputs: dict[str, Any] = {}
         for loader, views in self._views.items():
@@ -98,6 +99,8 @@ class ImageInputs:
             else:
                 target = inputs[loader] = {}
             examples = self._examples(*_rows_of(loader, batch, data))
+            if loader != TRAIN:
+                target["index"] = examples["index"]
             for place, view in enumerate(views):
                 images, labels = self._augment(state, examples, loader, place)
                 target[view] = self.normalize(images)

@@ -97,6 +97,7 @@ def plan_objective(
             classes=data.classes,
             rngs=rngs,
             architectures=Architectures(definition, teachers),
+            sizes={name: len(loader) for name, loader in data.loaders.items()},
         )
 
     return Build(create, layers)
