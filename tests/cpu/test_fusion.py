@@ -106,7 +106,9 @@ def epilogues(monkeypatch):
     return names
 
 
-MODELS = ("resnet", "efficientnet", "efficientnet_lite", "mobilenet", "vgg")
+MODELS = ("resnet", "efficientnet", "efficientnet_lite", "mobilenet", "vgg", "wide_resnet")
+# Norms come first there: nothing follows the stem and the two projections.
+UNFUSED = {"wide_resnet": 3}
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -138,7 +140,7 @@ def test_models(name, epilogues):
     np.testing.assert_allclose(result, plain, rtol=1e-4, atol=1e-5 * np.abs(plain).max())
     operations = program.trace(run, state, images).operations
     convolutions = [o for o in operations if o.primitive is jax.lax.conv_general_dilated_p]
-    assert len(epilogues) == len(convolutions) > 4
+    assert len(epilogues) == len(convolutions) - UNFUSED.get(name, 0) > 4
 
 
 def test_not_for_several_devices(epilogues):

@@ -76,6 +76,7 @@ def test_nothing_for_a_class_is_no_heat():
         ("convnext", False),
         ("airbench", False),
         ("vgg", False),
+        ("wide_resnet", True),
     ],
 )
 def test_which_models_have_one(name, fits):

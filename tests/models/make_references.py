@@ -78,7 +78,7 @@ def shortcut(inner, outer, stride, option_a):
 
 
 class ResNet(nn.Module):
-    def __init__(self, block, depths, width, cifar):
+    def __init__(self, block, depths, width, cifar, option_a=False):
         super().__init__()
         self.conv1 = (
             nn.Conv2d(3, width, 3, 1, 1, bias=False)
@@ -93,7 +93,8 @@ class ResNet(nn.Module):
             self.stages.append(nn.ModuleList())
             for i in range(depth):
                 outer = width * 2**stage
-                self.stages[-1].append(block(inner, outer, 2 if i == 0 and stage else 1, cifar))
+                stride = 2 if i == 0 and stage else 1
+                self.stages[-1].append(block(inner, outer, stride, option_a))
                 inner = outer * block.expansion
         self.fc = nn.Linear(inner, 5)
 
@@ -198,10 +199,11 @@ def main():
     FOLDER.mkdir(exist_ok=True)
     save("resnet_basic", ResNet(Basic, (1, 2), 8, cifar=False), side=32)
     save("resnet_bottleneck", ResNet(Bottleneck, (1, 2), 4, cifar=False), side=33)
-    save("resnet_cifar", ResNet(Basic, (2, 1, 1), 4, cifar=True), side=14)
+    save("resnet_cifar", ResNet(Basic, (2, 1, 1), 4, cifar=True, option_a=True), side=14)
     save("vit", ViT(), side=12)
     save("airbench", Airbench((4, 6, 8), depth=2), side=25)
     save("airbench_deep", Airbench((4, 6, 8), depth=3), side=25)
+    save("resnet_small", ResNet(Basic, (1, 2, 1, 1), 4, cifar=True), side=17)
 
 
 def save(name, net, side, batch=4):
@@ -219,7 +221,7 @@ def save(name, net, side, batch=4):
             arrays |= {f"views/{k}": v for k, v in views(net, images)}
     # Four images are too few for the statistics of a deep net's 1 x 1 features, so only the CIFAR
     # net is trained.
-    if name not in ("resnet_basic", "resnet_bottleneck"):
+    if name not in ("resnet_basic", "resnet_bottleneck", "resnet_small"):
         loss = F.cross_entropy(dict(net.train().layers(images))["logits"], labels)
         loss.backward()
         gradients = {k: v.grad for k, v in net.named_parameters() if v.requires_grad}

@@ -32,6 +32,7 @@ ARCHITECTURES = [
     "swin",
     "vgg",
     "vit",
+    "wide_resnet",
 ]
 
 

@@ -61,7 +61,9 @@ def tiny(name, **keys):
     def make():
         if name == "vit":
             return vit.build("mu/4", 10, image_size=8, rngs=nnx.Rngs(0), **keys)
-        return resnet.ResNet((1, 1), 8, 10, bottleneck=False, cifar=True, rngs=nnx.Rngs(0), **keys)
+        return resnet.ResNet(
+            (1, 1), 8, 10, bottleneck=False, cifar=True, option_a=True, rngs=nnx.Rngs(0), **keys
+        )
 
     model = nnx.eval_shape(make)
     random = np.random.default_rng(0)

@@ -16,7 +16,12 @@ MAKE = {
     "vit": lambda rngs: ViT(24, 2, 3, 4, 5, image_size=12, rngs=rngs),
     "resnet_basic": lambda rngs: ResNet((1, 2), 8, 5, bottleneck=False, cifar=False, rngs=rngs),
     "resnet_bottleneck": lambda rngs: ResNet((1, 2), 4, 5, bottleneck=True, cifar=False, rngs=rngs),
-    "resnet_cifar": lambda rngs: ResNet((2, 1, 1), 4, 5, bottleneck=False, cifar=True, rngs=rngs),
+    "resnet_cifar": lambda rngs: ResNet(
+        (2, 1, 1), 4, 5, bottleneck=False, cifar=True, option_a=True, rngs=rngs
+    ),
+    "resnet_small": lambda rngs: ResNet(
+        (1, 2, 1, 1), 4, 5, bottleneck=False, cifar=True, rngs=rngs
+    ),
 }
 TO_TORCH = (  # our path, PyTorch's name
     (r"^stem\.conv", "conv1"),

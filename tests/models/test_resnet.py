@@ -14,7 +14,7 @@ from tests.support.architectures import check_reference
 from vision import models
 from vision.config import default
 from vision.errors import UserError
-from vision.models import resnet
+from vision.models import resnet, surgery
 from vision.models.layers.gates import CBAM
 from vision.models.layers.norms import BatchNorm
 from vision.models.weights.names import file_name
@@ -31,6 +31,11 @@ PARAMETERS = {  # with 1000 classes, as timm counts them; ("mu" is ours)
     ("18", "cbam"): 11_777_352,
     ("50", "cbam"): 28_073_576,
     ("mu", None): 23_056,
+}
+SMALL_PARAMETERS = {  # with 10 classes, as https://github.com/kuangliu/pytorch-cifar has them
+    "18_cifar": 11_173_962,
+    "34_cifar": 21_282_122,
+    "50_cifar": 23_520_842,
 }
 
 
@@ -60,7 +65,12 @@ def images(side=16, batch=4):
             {"bottleneck": True, "widening": 2, "cardinality": 4, "gate": "se"},
         ),
         ("resnet_cbam", (1, 1), 8, {"bottleneck": True, "gate": "cbam"}),
-        ("resnet_cifar_cbam", (1, 1), 16, {"bottleneck": False, "cifar": True, "gate": "cbam"}),
+        (
+            "resnet_cifar_cbam",
+            (1, 1),
+            16,
+            {"bottleneck": False, "cifar": True, "option_a": True, "gate": "cbam"},
+        ),
     ],
 )
 def test_reference(name, depths, width, keys):
@@ -74,6 +84,16 @@ def test_reference(name, depths, width, keys):
 @pytest.mark.parametrize(("variant", "gate"), PARAMETERS)
 def test_parameter_count(variant, gate):
     assert count(abstract(variant, gate=gate)) == PARAMETERS[variant, gate]
+
+
+@pytest.mark.parametrize("variant", SMALL_PARAMETERS)
+def test_small_images(variant):
+    """ImageNet's nets with another stem: 3x3 x 3 x 64 in place of 7x7 x 3 x 64."""
+    small = abstract(variant, 10)
+    assert count(small) == SMALL_PARAMETERS[variant]
+    large = abstract(variant.removesuffix("_cifar"), 10)
+    assert count(large) - count(small) == (49 - 9) * 3 * 64
+    assert surgery.variables(small).keys() == surgery.variables(large).keys()
 
 
 @pytest.mark.parametrize("variant", ["mu", "18", "50"])
@@ -127,6 +147,7 @@ def test_names():
             {"gate": "cbam", "stochastic_depth": 0.1},
             [(64, 16), (64, 16), (32, 32), (16, 64)],
         ),
+        ("18_cifar", {}, [(64, 64), (64, 64), (32, 128), (16, 256), (8, 512)]),
     ],
 )
 def test_maps_and_dtypes(variant, keys, maps, dtype):
@@ -175,7 +196,8 @@ def test_gates_change_nothing_at_the_beginning(monkeypatch, cifar):
         monkeypatch.setattr(nnx.initializers, name, lambda *_: draw)
 
     def logits(gate):
-        keys = {"bottleneck": False, "cifar": cifar, "zero_init_residual": True, "gate": gate}
+        keys = {"bottleneck": False, "cifar": cifar, "option_a": cifar, "gate": gate}
+        keys["zero_init_residual"] = True
         model = resnet.ResNet((1, 1), 4, 5, rngs=nnx.Rngs(0), **keys)
         model.eval()
         return jax.jit(lambda x: model(x))(x)

@@ -106,6 +106,7 @@ def network(seed, dropout=0.0):
         CLASSES,
         bottleneck=False,
         cifar=True,
+        option_a=True,
         rngs=nnx.Rngs(seed),
         dtype=np.dtype("float32"),
         dropout=dropout,

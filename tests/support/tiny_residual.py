@@ -3,7 +3,8 @@
 from vision.models.resnet import ResNet
 
 KINDS = {
-    "cifar": {"bottleneck": False, "cifar": True},
+    "cifar": {"bottleneck": False, "cifar": True, "option_a": True},
+    "small": {"bottleneck": False, "cifar": True},
     "bottleneck": {"bottleneck": True, "cifar": False},
     "next": {"bottleneck": True, "cifar": False, "widening": 2, "cardinality": 4},
 }

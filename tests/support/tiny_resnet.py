@@ -11,6 +11,7 @@ def build(variant, num_classes, *, rngs, dtype, image_size, channels, dropout=0.
         num_classes,
         bottleneck=False,
         cifar=True,
+        option_a=True,
         rngs=rngs,
         dtype=dtype,
         channels=channels,

@@ -33,7 +33,14 @@ def tiny(kind, dtype="float64", groups=1, dropout=0.0):
     common = {"rngs": nnx.Rngs(0), "dtype": jnp.dtype(dtype), "dropout": dropout}
     if kind == "resnet":
         model = ResNet(
-            (1, 1), 4, CLASSES, bottleneck=False, cifar=True, batch_norm_groups=groups, **common
+            (1, 1),
+            4,
+            CLASSES,
+            bottleneck=False,
+            cifar=True,
+            option_a=True,
+            batch_norm_groups=groups,
+            **common,
         )
     else:
         model = ViT(16, 2, 2, 4, CLASSES, image_size=SIDE, **common)

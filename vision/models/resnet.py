@@ -2,8 +2,11 @@
 
 Wider bottlenecks: Wide ResNet, Zagoruyko and Komodakis 2016 (arXiv:1605.07146), section 3.5; and
 ResNeXt, whose 3x3 convolutions are grouped, Xie et al. 2016 (arXiv:1611.05431), table 1. (Wide
-ResNet's CIFAR nets, whose norms come first, are not here.) Each block's branch may end in a gate:
-squeeze-and-excitation or CBAM, see `vision.models.layers.gates`.
+ResNet's CIFAR nets, whose norms come first, are in `vision.models.wide_resnet`.) Each block's
+branch may end in a gate: squeeze-and-excitation or CBAM, see `vision.models.layers.gates`.
+
+"18_cifar" and the like are the ImageNet nets with a stem for small images, on which papers about
+learning without labels measure: SimCLR, Chen et al. 2020 (arXiv:2002.05709), appendix B.9.
 
 The bottleneck's stride is in its 3x3 convolution ("v1.5"), as in PyTorch's and NVIDIA's nets.
 Padding is PyTorch's: half the kernel on each side, also where the stride is 2.
@@ -44,6 +47,7 @@ VARIANTS = {  # blocks of each stage; whether they are bottlenecks; their wideni
     "next101_64x4d": ((3, 4, 23, 3), True, 4, 64),
     "mu": ((1, 1), False, 1, 1),  # for tests
 }
+VARIANTS |= {f"{name}_cifar": VARIANTS[name] for name in ("18", "34", "50")}
 # width of the first stage, by the variant's name without digits; 64 for all others
 WIDTHS = {"cifar": 16, "mu": 8}
 GATES = ("se", "cbam")
@@ -118,23 +122,25 @@ WEIGHTS = {
 def build(variant: str, num_classes: int, **options: Any) -> "ResNet":
     """Builds the `ResNet` of a variant: "cifar20", ..., "18", ..., "next101_64x4d".
 
-    Images may have any size.
+    Images may have any size. Variants with "cifar" in their names have the stem for small images.
 
     Args:
         variant: one of `VARIANTS`.
         num_classes: length of the logits.
-        options: those of `ResNet`; zero_init_residual is by default True for the ImageNet nets and
-            False for CIFAR's, as in their papers.
+        options: those of `ResNet`; zero_init_residual is by default False for He et al.'s CIFAR
+            nets and True for the others, "18_cifar" among them, as in their papers' code.
 
     Raises:
         UserError: an unknown variant, or an option's value is invalid.
     """
     check_choice("model.variant", variant, tuple(VARIANTS))
     depths, bottleneck, widening, cardinality = VARIANTS[variant]
-    cifar = variant.startswith("cifar")
     width = WIDTHS.get(variant.rstrip("0123456789"), 64)
-    options = {"zero_init_residual": not cifar} | options
-    return ResNet(depths, width, num_classes, bottleneck, cifar, widening, cardinality, **options)
+    cifar = "cifar" in variant
+    option_a = variant.startswith("cifar")
+    options = {"zero_init_residual": not option_a} | options
+    layout = (bottleneck, cifar, option_a, widening, cardinality)
+    return ResNet(depths, width, num_classes, *layout, **options)
 
 
 class ResNet(nnx.Module):
@@ -146,8 +152,10 @@ class ResNet(nnx.Module):
         num_classes: length of the logits.
         bottleneck: blocks of 1x1, 3x3 and 1x1 with 4 times the width at their ends, else of two
             3x3.
-        cifar: a 3x3 stem, and shortcuts without parameters (the paper's option A). Else a 7x7 stem
-            with max-pooling, and 1x1 projections where the shape changes (option B).
+        cifar: the stem for small images, a 3x3 convolution of stride 1. Else a 7x7 convolution of
+            stride 2 and max-pooling.
+        option_a: shortcuts without parameters (the paper's option A). Else 1x1 projections where
+            the shape changes (option B).
         widening: factor on the inner channels of bottlenecks.
         cardinality: groups of the 3x3 convolution of bottlenecks.
         rngs: nnx random streams: `params`, and `dropout` if there is any.
@@ -177,6 +185,7 @@ class ResNet(nnx.Module):
         num_classes: int,
         bottleneck: bool,
         cifar: bool,
+        option_a: bool = False,
         widening: int = 1,
         cardinality: int = 1,
         *,
@@ -208,7 +217,7 @@ class ResNet(nnx.Module):
             bottleneck=bottleneck,
             widening=widening,
             cardinality=cardinality,
-            option_a=cifar,
+            option_a=option_a,
             zero_init_residual=zero_init_residual,
             conv_norm=conv_norm,
             add_gate=functools.partial(make_gate, gate, norm=norm, dtype=dtype, rngs=rngs),
@@ -240,7 +249,7 @@ class ResNet(nnx.Module):
         """Returns {"stem": map, "stages.0": map, ...} of images (B, H, W, C).
 
         Maps are (B, H / s, W / s, D) in the compute dtype, the stem's after max-pooling; s is 4, 4,
-        8, 16, 32, for CIFAR's nets 1, 1, 2, 4.
+        8, 16, 32, with the stem for small images 1, 1, 2, 4, and 8 if there is a fourth stage.
         """
         x = self.stem(images.astype(self.dtype))
         if not self.cifar:

@@ -207,6 +207,7 @@ def test_no_heat_stays_none():
         ("vgg", "mu", 64, "Grad-CAM"),
         ("vgg", "mu", 32, None),  # its last map is one pixel
         ("vit", "mu/16", 64, "attention rollout"),
+        ("wide_resnet", "mu", 32, "Grad-CAM"),
     ],
 )
 def test_every_architecture(name, variant, side, method):

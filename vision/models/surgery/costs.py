@@ -15,7 +15,7 @@ from vision.models.layers.streams import Streams
 from vision.support.modules import find, names
 
 # Image side and number of classes of the nets that are not for ImageNet.
-SMALL = {"airbench": (32, 10), "cnn": (32, 10)}
+SMALL = {"airbench": (32, 10), "cnn": (32, 10), "wide_resnet": (32, 10)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ def rows(only: Sequence[str] = ()) -> Iterator[Row]:
 
 
 def _row(name, module, variant):
-    size, classes = SMALL.get(name, (32, 10) if variant.startswith("cifar") else (224, 1000))
+    size, classes = SMALL.get(name, (32, 10) if "cifar" in variant else (224, 1000))
     if name != "vit":
         size = getattr(module, "SIZES", {}).get(variant, size)
     options = _build_options(module, size)
