@@ -32,7 +32,7 @@ PARAMETERS = {  # with 1000 classes, as timm counts them; ("mu" is ours)
     ("50", "cbam"): 28_073_576,
     ("mu", None): 23_056,
 }
-SMALL_PARAMETERS = {  # with 10 classes, as https://github.com/kuangliu/pytorch-cifar has them
+SMALL_PARAMETERS = {  # with 10 classes, as PyTorch counts the nets of make_references.py
     "18_cifar": 11_173_962,
     "34_cifar": 21_282_122,
     "50_cifar": 23_520_842,

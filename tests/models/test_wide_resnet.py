@@ -14,8 +14,8 @@ from vision.errors import UserError
 from vision.models import wide_resnet
 from vision.models.weights.names import file_name
 
-# with 10 classes, as PyTorch counts the nets of xternalz/WideResNet-pytorch; the paper's table 4
-# has 11.0, 36.5 and 2.2 million, and Oliver et al. 2018 (arXiv:1804.09170) 1.5 for "28-2"
+# with 10 classes, as PyTorch counts the nets of make/wide_resnet.py; the paper has 11.0, 36.5 and
+# 2.2 million for "16-8", "28-10" and "40-2"
 PARAMETERS = {
     "16-8": 10_961_370,
     "28-2": 1_467_610,
@@ -58,9 +58,8 @@ def test_parameter_count(variant):
 
 
 @pytest.mark.parametrize("variant", [name for name in PARAMETERS if name != "mu"])
-def test_the_depth_counts_the_longest_path(variant):
-    """Table 1: 3 x 2 x blocks convolutions, the stem, and as its authors count, the three
-    projections; their depths are 6 n + 4."""
+def test_the_depth_counts_all_convolutions(variant):
+    """Depths are 6 n + 4: two convolutions a block, the stem and the three projections."""
     model = abstract(variant)
     convolutions = sum(2 for stage in model.stages for _ in stage)
     projections = sum(block.projection is not None for stage in model.stages for block in stage)

@@ -25,7 +25,7 @@ from vision.models.layers.dtypes import at_least_float32
 from vision.models.layers.norms import BatchNorm
 from vision.models.layers.options import check_options
 
-# depth, which counts the convolutions in the longest path and the head, and widening factor
+# depth, which counts all convolutions (the stem and three projections, too), and widening factor
 VARIANTS = {
     "16-8": (16, 8),
     "28-2": (28, 2),
