@@ -90,5 +90,7 @@ def get_config(labels="250", method="fixmatch"):
     c.train.batch_size = 64
     c.train.eval_batch_size = 1000
     c.train.eval_every = 2**13
+    # The best of several by the validation split would use its labels.
+    c.checkpoint.metric = "val/step"
     set_method(c, labels, method)
     return c
