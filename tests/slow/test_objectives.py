@@ -14,7 +14,7 @@ import pytest
 from tests.objectives.conftest import folder
 from tests.objectives.every import CASES, case
 from tests.objectives.runs import assert_near, checkpoint, have_same_bits, untimed
-from vision import objectives, parallel
+from vision import models, objectives, parallel
 from vision.data.pipeline import open_data
 from vision.training.run import run
 from vision.training.setup import build_step, training_loader
@@ -75,7 +75,8 @@ def test_ends_with_the_same_numbers(changes, name, whole, folder, tmp_path):
     assert_near(whole, tmp_path / "run", 2e-4)
 
 
-def test_same_on_eight_devices(name, folder, float64):
+def test_same_on_eight_devices(name, folder, float64, monkeypatch):
+    monkeypatch.setattr(models, "DTYPES", (*models.DTYPES, "float64"))
     one, eight = (_parameters(case(name, folder), devices) for devices in (1, 8))
     for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
         assert a.dtype == np.float64
@@ -91,6 +92,8 @@ def _parameters(config, devices):
     data = open_data(config, mesh, with_unlabeled=True)
     definition = objectives.define(config.objective)
     teachers = read_teachers(config, data, definition, None)
+    for teacher in teachers.values():
+        teacher.config.model.dtype = "float64"
     step = build_step(config, data, mesh, STEPS, teachers)
     starts = Starts(config, data, nowhere, definition, teachers, step.constant)
     loader = training_loader(config, data, definition)
