@@ -59,5 +59,5 @@ def get_config(way="soft", teacher="runs/teacher"):
         c.augment.mixup = 1.0
     if way == "embedding":
         c.objective.name = "embedding_distillation"
-        c.checkpoint.metric = "val/knn"
+        c.checkpoint.metric = "val/step"
     return c

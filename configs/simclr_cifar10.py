@@ -53,7 +53,7 @@ def set_cifar10(c, epochs):
     c.train.eval_every = 879  # ten epochs
     c.schedule.name = "warmup_cosine"
     c.schedule.warmup = 10 / c.train.epochs
-    c.checkpoint.metric = "val/knn"
+    c.checkpoint.metric = "val/step"
 
 
 def get_config(epochs="200"):

@@ -49,7 +49,7 @@ def set_imagenet(c, epochs, batch_size, warmup):
     c.schedule.name = "warmup_cosine"
     c.schedule.warmup = warmup / c.train.epochs
     c.checkpoint.every = 1000
-    c.checkpoint.metric = "val/knn"
+    c.checkpoint.metric = "val/step"
 
 
 def get_config(epochs="1000"):

@@ -43,5 +43,5 @@ def get_config(method="simclr", epochs="30"):
     c.train.batch_size = 256
     c.train.eval_batch_size = 1000
     c.train.eval_every = 1055  # five epochs
-    c.checkpoint.metric = "val/knn"
+    c.checkpoint.metric = "val/step"
     return c

@@ -27,6 +27,7 @@ from vision.objectives.representation import (
     unit,
 )
 
+USES = ()
 INPUTS = {"train": ("first", "strong")}
 OPTIONS = {
     "momentum": 0.996,  # of the slow copy at the start, tau_base

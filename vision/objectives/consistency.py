@@ -48,6 +48,7 @@ from vision.objectives.supervised import cross_entropy, smooth
 from vision.objectives.thresholds import FixedRule, FlexRule, FreeRule
 
 INPUTS = {"train": ("image",), "unlabeled": ("weak", "strong")}
+USES = ("label_smoothing",)
 OPTIONS = {
     "method": "fixmatch",  # fixmatch, pi, mean_teacher or pseudo_label
     "weight": None,  # of the unlabeled loss; None = the method's, see DEFAULTS
@@ -76,14 +77,6 @@ USED_BY = {
     "momentum": ("fixmatch with rule=free", "mean_teacher"),
     "early_momentum": ("mean_teacher",),
     "one_pass": ("fixmatch with rule=fixed", "fixmatch with rule=flex", "fixmatch with rule=free"),
-}
-# Keys of config.objective that change the loss of labeled images in other ways, and "off" of each.
-REFUSED = {
-    "class_weights": "none",
-    "weights_from": 0.0,
-    "focal_gamma": 0.0,
-    "logit_adjustment": 0.0,
-    "ldam_margin": 0.0,
 }
 
 
@@ -300,8 +293,8 @@ def build(
     """Builds the method that `config.objective.options` names.
 
     Raises:
-        UserError: an option is unknown, out of range or not the method's; a key of config.objective
-            is set that has no meaning here; there are fewer than 2 classes.
+        UserError: an option is unknown, out of range or not the method's; or there are fewer than 2
+            classes.
     """
     o = c.options
     classes = len(class_counts)
@@ -353,12 +346,6 @@ def _check(c: ConfigDict, classes: int) -> None:
         check_range(f"{key}.{name}", o[name], o[name] is None or 0 <= o[name] <= 1, "in [0, 1]")
     for name in ("momentum", "early_momentum"):
         check_range(f"{key}.{name}", o[name], 0 <= o[name] < 1, "in [0, 1)")
-    for name, off in REFUSED.items():
-        if c[name] != off:
-            raise UserError(
-                f"objective.{name} = {c[name]!r} has no effect on the objective 'consistency': "
-                f"leave it at {off}"
-            )
     if classes < 2:
         raise UserError(f"the objective 'consistency' needs at least 2 classes, got {classes}")
 

@@ -4,6 +4,8 @@ In an objective's file, everything but `build` is optional:
 
     OPTIONS = {"threshold": 0.95}         config.objective.options.NAME, with defaults: names and
                                           types are checked
+    USES = ("label_smoothing",)           keys of config.objective that it takes besides; setting
+                                          another one is an error. Without it, all may be set
     INPUTS = {"train": ("image",), "unlabeled": ("weak", "strong")}
                                           {loader: views of its images}; a view is augmented as
                                           config.augment says, one named "strong" as config.strong
@@ -37,6 +39,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from vision.config.schema.model import OBJECTIVE
 from vision.data.pipeline import UNLABELED
 from vision.errors import UserError, check_choice
 from vision.objectives.quantized import simulate
@@ -47,6 +50,7 @@ PACKAGE = "vision.objectives"
 TRAIN = "train"
 LOADERS = (TRAIN, UNLABELED)
 RESERVED = ("label", "index", "mask", "progress")  # names that every batch uses itself
+GENERAL = ("name", "options", "quantize")  # keys of config.objective that all objectives have
 COPY = "model"  # what an attribute starts from: the objective's own model
 
 
@@ -143,12 +147,14 @@ def define(c: ConfigDict) -> Definition:
     """Reads what the file of `config.objective` declares.
 
     Raises:
-        UserError: there is no such objective, or an option is unknown or has another type.
+        UserError: there is no such objective, an option is unknown or has another type, or a key is
+            set that the objective does not use.
     """
     module = find("objective", c.name, PACKAGE)
     config = c.copy_and_resolve_references()
     with config.options.unlocked():
         config.options = ConfigDict(_complete(c, getattr(module, "OPTIONS", {})))
+    _check_unused(c, getattr(module, "USES", None))
     inputs = getattr(module, "INPUTS", {TRAIN: ("image",)})
     _check_inputs(c.name, inputs)
     measures = getattr(module, "MEASURES", ())
@@ -173,6 +179,17 @@ def define(c: ConfigDict) -> Definition:
         validate=validate,
         module=module,
     )
+
+
+def _check_unused(c: ConfigDict, uses: tuple[str, ...] | None) -> None:
+    if uses is None:
+        return
+    for name, key in OBJECTIVE.keys.items():
+        if name not in (*uses, *GENERAL) and c[name] != key.default:
+            raise UserError(
+                f"objective.{name} = {c[name]!r} has no effect on the objective '{c.name}': leave "
+                f"it at {key.default!r}"
+            )
 
 
 def _complete(c: ConfigDict, defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from vision.objectives.hints import Hint, make_hint
 from vision.objectives.supervised import cross_entropy, smooth
 from vision.run.teacher import check_same_classes
 
+USES = ("label_smoothing",)
 OPTIONS = {
     "teacher": "",  # see `vision.run.teacher.Teacher.spec`
     "kind": "soft",

@@ -18,6 +18,7 @@ from vision.errors import check_range
 from vision.objectives import representation
 from vision.objectives.distillation import check_teacher
 
+USES = ()
 OPTIONS = {
     "teacher": "",  # see `vision.run.teacher.Teacher.spec`; its classes and its head do not matter
     "hidden": 0,  # width of the regressor's hidden layer; 0 = a linear regressor

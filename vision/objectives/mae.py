@@ -32,6 +32,7 @@ from vision.objectives.representation import MEASURES, neighbors, online_probe
 
 __all__ = ["MEASURES", "OPTIONS", "Decoder", "MaskedAutoencoder", "build", "validate"]
 
+USES = ()
 OPTIONS = {
     "mask_ratio": 0.75,  # share of the patches that the encoder does not see
     "decoder_width": 512,

@@ -31,6 +31,7 @@ from vision.objectives.representation import (
     unit,
 )
 
+USES = ()
 INPUTS = {"train": ("first", "second")}
 # v3 has momentum 0.99, momentum_rises, queue 0, hidden 4096, width 256; for a ViT layers 3,
 # freeze_patches

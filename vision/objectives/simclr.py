@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from vision.objectives import representation
 from vision.objectives.representation import Head, check_batch, online_probe, spread, unit
 
+USES = ()
 INPUTS = {"train": ("first", "second")}
 OPTIONS = {
     "temperature": 0.1,  # tau of eq. 1; 0.5 is the paper's on CIFAR-10 (appendix B.9)
