@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -251,3 +252,24 @@ def test_unlabeled_images_are_for_training_only(tmp_path):
     c.data.labels = "2/class"
     loaders = open_data(c, mesh, with_unlabeled=True).loaders
     assert len(loaders["unlabeled"]) == 64 and len(loaders["train"]) <= 20
+
+
+def test_a_folder_of_pictures_has_no_need_of_classes(tmp_path):
+    """At any depth; but of a folder with splits only those to train on are learned from."""
+    for name in ("a.png", "day 1/b.png", "day 2/night/c.png"):
+        path = tmp_path / "flat" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.zeros((8, 8), np.uint8))
+    for name in ("train/x/a.png", "train/y/b.png", "test/x/c.png", "test/y/d.png"):
+        path = tmp_path / "split" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.zeros((8, 8), np.uint8))
+    c = small(method="fixmatch")
+    mesh = parallel.make_mesh(1)
+    for folder, count in (("flat", 3), ("split", 2)):
+        c.data.unlabeled = f"folder:{tmp_path / folder}"
+        assert len(open_data(c, mesh, with_unlabeled=True).loaders["unlabeled"]) == count
+    (tmp_path / "empty").mkdir()
+    c.data.unlabeled = f"folder:{tmp_path / 'empty'}"
+    with pytest.raises(UserError, match="has no images"):
+        open_data(c, mesh, with_unlabeled=True)

@@ -228,7 +228,7 @@ def _with_unlabeled(
 
 def _unlabeled_source(spec: str, bits: int) -> Source:
     """Returns all images that a source has for training; their labels are never looked at."""
-    opened = open_splits(spec, bits)
+    opened = open_splits(spec, bits, 0)
     for name in ("all", "train"):
         if name in opened:
             return opened[name]

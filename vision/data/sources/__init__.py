@@ -123,7 +123,8 @@ def open_splits(spec: str, bits: int = 0, fewest_classes: int = 2) -> dict[str, 
         spec: "KIND", "KIND:ARGUMENT" or "KIND:ARGUMENT?OPTION=VALUE&...", such as "mnist5k",
             "folder:photos" or "voc:photos?boxes=crop".
         bits: significant bits of 16-bit images, `config.data.bits`.
-        fewest_classes: how many classes must have images: two to learn from, one to be judged on.
+        fewest_classes: how many classes must have images: two to learn from, one to be judged on,
+            none if no labels are needed.
 
     Returns:
         {"all": source} if the source has no splits of its own, else a dict with some of "train",

@@ -99,7 +99,7 @@ def _unwrap(folder, findings):
     if chain[-1].images and len(chain) > 1:
         chain.pop()
     wrapped = len(chain) - 1
-    if len(_named_splits(chain[-1])) < 2:
+    if len(named_splits(chain[-1])) < 2:
         names = [inner.name.lower() for inner in chain]
         tests = [_is_wrapper(names[i], names[i - 1 : i + 2 : 2]) for i in range(1, len(names))]
         wrapped = next((i for i, passes in enumerate(tests) if not passes), len(tests))
@@ -126,10 +126,9 @@ def _unwrap_split(folder, findings):
     return folder
 
 
-def _named_splits(folder):
+def named_splits(folder: Folder) -> dict[str, str]:
     """Returns {name: split} of the folders directly in a folder that are named like splits."""
-    meanings = {name: split_of(name) for name in folder.folders}
-    meanings = {name: meaning for name, meaning in meanings.items() if meaning}
+    meanings = {name: meaning for name in folder.folders if (meaning := split_of(name))}
     splits_by_rest = collections.defaultdict(set)
     for split, rest in meanings.values():
         splits_by_rest[rest].add(split)
@@ -146,7 +145,7 @@ def _split_folders(root, above, title, findings, level):
 
     `above` is the folder that the user named, which may be `root`.
     """
-    named = _named_splits(root)
+    named = named_splits(root)
     unnamed = [name for name in root.filled if name not in named]
     # A folder that contains images itself is a class, whatever its name: "train" may be a vehicle.
     flat = [name for name in named if root.folders[name].images]
@@ -183,7 +182,7 @@ def _is_leftover(root, name, named, findings):
         for path in folder.all_images():
             findings.append(Finding("images outside class folders are left out", path))
         return True
-    if set(_named_splits(folder)) != set(named):
+    if set(named_splits(folder)) != set(named):
         return False
     outer = {path[len(root.path) :] for n in named for path in root.folders[n].all_images()}
     inner = {path[len(folder.path) :] for path in folder.all_images()}

@@ -8,6 +8,7 @@ The two layouts:
 Split folders may also be called "valid", "Training", "test_set", "seg_train/seg_train" and so on,
 and a folder around everything is passed over. What does not look like classes is refused:
 `folder:PATH?level=2` says how many folders below PATH, or below its split folders, the classes are.
+If no labels are needed, all images of a folder without split folders count, at any depth.
 """
 
 import collections
@@ -20,8 +21,8 @@ from vision.data.files import FileSource
 from vision.data.findings import Finding
 from vision.data.labels import are_enough, check_spelling
 from vision.data.sources import Source
-from vision.data.sources._layout import find_trees, suggestion
-from vision.data.sources._tree import NO_EXTENSION, read_tree
+from vision.data.sources._layout import find_trees, named_splits, suggestion
+from vision.data.sources._tree import NO_EXTENSION, Folder, read_tree
 from vision.errors import UserError
 
 
@@ -55,6 +56,8 @@ def open(argument: str, *, level: str = "") -> dict[str, Source]:
     if level and not (level.isascii() and level.isdecimal() and 0 < int(level) < 10):
         raise UserError(f"{title}: level must be 1 to 9, got {level!r}")
     tree = read_tree(str(root))
+    if are_enough(0) and not named_splits(tree):
+        return {"all": _without_classes(root, tree, title)}
     findings: list[Finding] = []
     trees = find_trees(tree, title, int(level or 0), findings)
     files = {split: {c: f.all_images() for c, f in tree.items()} for split, tree in trees.items()}
@@ -72,6 +75,15 @@ def open(argument: str, *, level: str = "") -> dict[str, Source]:
             labels = np.repeat(np.arange(len(classes)), counts[split])
             sources[split] = FileSource(root, names, labels, classes, findings)
     return sources
+
+
+def _without_classes(root: Path, tree: Folder, title: str) -> Source:
+    """Returns all images of a tree, at any depth, as one class: for learning without labels."""
+    names = [os.path.relpath(file, root) for file in tree.all_images()]
+    skipped = [finding for folder in tree.walk() for finding in folder.skipped]
+    if not names:
+        raise UserError(f"{title} has no images")
+    return FileSource(root, names, np.zeros(len(names), int), ["unlabeled"], skipped)
 
 
 def _skipped(tree, trees):
