@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 
+from experiments.neu import sort_by_class
 from experiments.transfer_neu import run as transfer
 
 HERE = pathlib.Path(__file__).parent
@@ -54,7 +55,7 @@ def main():
         "--workdir", type=pathlib.Path, default=pathlib.Path("runs/compression_neu")
     )
     a = parser.parse_args()
-    photos = transfer.sort_by_class(a.tar, a.workdir / "neu")
+    photos = sort_by_class(a.tar, a.workdir / "neu")
     for seed in a.seeds.split(","):
         train(photos, a, seed)
     for seed in a.seeds.split(","):  # separately, since nothing else should run at the same time

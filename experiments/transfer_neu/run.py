@@ -16,7 +16,8 @@ import pathlib
 import statistics
 import subprocess
 import sys
-import tarfile
+
+from experiments.neu import sort_by_class
 
 HERE = pathlib.Path(__file__).parent
 COLUMNS = (
@@ -61,19 +62,6 @@ def main():
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(rows)
-
-
-def sort_by_class(tar, folder):
-    """Extracts the images into FOLDER/CLASS/; returns the folder."""
-    if not folder.is_dir():
-        with tarfile.open(tar) as archive:
-            for member in archive:
-                name = pathlib.PurePath(member.name)
-                if name.suffix == ".jpg":
-                    file = folder / name.stem.rpartition("_")[0] / name.name
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_bytes(archive.extractfile(member).read())
-    return folder
 
 
 def directory(a, way, few, seed):

@@ -208,6 +208,15 @@ def test_best_by_the_lowest_loss(tmp_path):
     assert set(saved_steps(tmp_path)) == {outcome.best_step, 12}
 
 
+def test_the_last_is_the_best_if_asked_for(tmp_path, capsys):
+    c = tiny(checkpoint__metric="val/step", checkpoint__keep_latest=1)
+    c.optimizer.learning_rate = 10.0  # it only gets worse
+    assert run(c, tmp_path).best_step == 12
+    assert saved_steps(tmp_path) == [12]
+    assert values(tmp_path, "val/step") == [(4, 4.0), (8, 8.0), (12, 12.0)]
+    assert "step 12.0" not in capsys.readouterr().err
+
+
 def diverging(tmp_path, factor):
     """Six good steps, then with a learning rate that is `factor` times as high."""
     config = tmp_path / "config.py"

@@ -16,6 +16,7 @@ import numpy as np
 import tqdm
 from ml_collections import ConfigDict
 
+from vision.run.best import LAST
 from vision.support.files import replacing
 
 SECONDS_BETWEEN_LINES = 10  # without a bar: of the training's scalars
@@ -95,7 +96,9 @@ class RunLog:
         self.scalars(step, scalars)
         if self._bar is not None or self._lines:
             numbers = ", ".join(
-                f"{name.removeprefix('val/')} {value:.4f}" for name, value in scalars.items()
+                f"{name.removeprefix('val/')} {value:.4f}"
+                for name, value in scalars.items()
+                if name != LAST  # which the line begins with
             )
             self.print_line(f"step {step}/{self._steps}: val {numbers}")
 
