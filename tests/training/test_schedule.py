@@ -43,6 +43,11 @@ def cosine(share):
         ("cosine", {"final": 0.2}, {0: 1, 0.5: 0.6, 1: 0.2}),
         ("warmup_cosine", {"warmup": 0.2}, {0.1: 0.5, 0.2: 1, 0.6: 0.5, 0.8: cosine(0.75), 1: 0}),
         ("warmup_cosine", {"warmup": 0.2, "final": 0.1}, {0: 0, 0.2: 1, 0.6: 0.55, 1: 0.1}),
+        (
+            "cosine7_16",
+            {"warmup": 0.0},
+            {0: 1, 0.5: math.cos(7 * math.pi / 32), 1: math.cos(7 * math.pi / 16)},
+        ),
         ("linear", {"warmup": 0.2}, {0.1: 0.5, 0.2: 1, 0.6: 0.5, 1: 0}),
         ("linear", {"warmup": 0.0, "final": 0.5}, {0: 1, 0.5: 0.75, 1: 0.5}),
         ("constant", {"warmup": 0.2}, {0.1: 0.5, 0.2: 1, 1: 1}),
