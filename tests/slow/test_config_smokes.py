@@ -32,7 +32,8 @@ NAMES += ["efficientnet_lite_imagenet", "longtail_cifar10"]
 NAMES += [
     f"{name}_{data}" for name in ("simclr", "moco", "byol") for data in ("cifar10", "imagenet")
 ]
-NAMES += ["ssl_fashion_mnist"]
+NAMES += ["ssl_fashion_mnist", "mae_fashion_mnist", "mae_imagenet", "wide_resnet_cifar10"]
+NAMES += ["fixmatch_cifar10", "fixmatch_fashion_mnist"]
 
 
 @pytest.mark.parametrize("mode", ["full", "head", "partial", "lora", "scratch"])
@@ -121,3 +122,14 @@ def test_every_way_of_distillation(name, photos, teachers, tmp_path):
     result = _run_smoke(spec, photos, tmp_path / "run")
     assert (result["steps"], result["ended"]) == (4, "finished")
     assert np.isfinite(result["loss"])
+
+
+@pytest.mark.parametrize(
+    "spec", ["fixmatch_folder.py:{0}:{0}", "fixmatch_folder.py:{0}", "label_free_folder.py:{0}"]
+)
+def test_a_smoke_run_on_your_own_folder(spec, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    argv = ["--config", f"configs/{spec.format(photos)}:smoke", f"--workdir={tmp_path / 'run'}"]
+    cli.run(main.main, [*argv, "--config.parallel.devices=1"])
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["steps"] == 4 and np.isfinite(result["loss"])
