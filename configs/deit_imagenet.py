@@ -6,14 +6,14 @@
 
 The first argument is the directory of a trained convolutional network on images of 224 pixels, such
 as that of configs/resnet_imagenet.py:50; published weights instead need no run:
---config.objective.options.teacher=resnet:50@hf:timm/resnet50.a1_in1k. The paper's figures, from its
-table 7, are with a RegNetY-16GF of 82.9 %, so expect less from a weaker teacher.
+--config.objective.options.teacher=resnet:50@hf:timm/resnet50.a1_in1k. The paper's
+figures are with a RegNetY-16GF of 82.9 %, so expect less from a weaker teacher.
 
-Nothing of this was run here: ImageNet is not at hand. Table 9's recipe: 300 epochs of 1,024 images,
-AdamW at 1e-3 with a decay of 0.05, 5 epochs of warm-up, label smoothing 0.1, stochastic depth 0.1,
-RandAugment(2, 9), mixup 0.8, CutMix 1.0, erasing 0.25, and the teacher's hard decisions; its
-repeated augmentation is left out. The official validation split is the test split, and 1 % of train
-is the validation split. A smoke run needs a teacher from a smoke run, which is for 64 pixels.
+Nothing of this was run here: ImageNet is not available here. Table 9's recipe: 300 epochs of 1,024
+images, AdamW at 1e-3 with a decay of 0.05, 5 epochs of warm-up, label smoothing 0.1, stochastic
+depth 0.1, RandAugment(2, 9), mixup 0.8, CutMix 1.0, erasing 0.25, and the teacher's hard decisions;
+its repeated augmentation is left out. The official validation split is the test split, and 1 % of
+train is the validation split. A smoke run needs a teacher from a smoke run, which is for 64 pixels.
 """
 
 from vision.config import default

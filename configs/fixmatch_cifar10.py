@@ -17,7 +17,7 @@ unlabeled images, SGD with Nesterov momentum 0.9, rate 0.03, cosine of 7 pi / 16
 average of the weights with decay 0.999, threshold 0.95. Weak: flip, pad by 4 with reflection and
 crop. Strong: the same, RandAugment and Cutout.
 
-Not as in the paper: 5,000 images of train, with their labels, validate, and the best checkpoint is
+Not as in the paper: 5,000 images of train, with their labels, validate, and the last checkpoint is
 tested, where it reports the median of the last 20; RandAugment has 2 operations of magnitude 10,
 where it draws magnitudes; Cutout is a rectangle of at most a quarter of the image in its mean
 color; the weak images have a forward pass of their own (`vision.objectives.consistency`,

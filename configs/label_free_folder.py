@@ -8,8 +8,8 @@
     python -m vision.main --config configs/label_free_folder.py:photos:teacher \
         --config.data.labels=10/class
 
-The first learns the embedding of EfficientNet-Lite0 with ImageNet weights, from images alone; its
-labels, if there are any, reach only a probe. The others train a linear head on few labels: on that
+The first learns the embedding of EfficientNet-Lite0 with ImageNet weights; the labels, which the
+class folders give, reach only a probe. The others train a linear head on few labels: on that
 network, on the same one with random weights, and on EfficientNet-Lite0 itself. Accuracies on steel
 defects are in experiments/label_free.
 """

@@ -6,7 +6,7 @@
 
 He et al. 2021 (arXiv:2111.06377), tables 8 and 9. The 83.6 % of table 3 are those of a ViT-B/16
 after 1,600 epochs and fine-tuning; for 800 epochs of it the paper has no figure. Nothing of this
-was run here: ImageNet is not at hand. Rates are per 256 images. Patches are normalized, so
+was run here: ImageNet is not available here. Rates are per 256 images. Patches are normalized, so
 fine-tuning is that of the authors' code for such a ViT-B (https://github.com/facebookresearch/mae,
 FINETUNE.md): a rate of 5e-4, each layer's 0.65 times the next one's. Both train without a class
 token, which works as well (appendix A.1), and 1 % of train is the validation split.

@@ -3,7 +3,7 @@
     python -m vision.main --config configs/moco_imagenet.py:v2    # 800 epochs: paper 71.1 %
     python -m vision.main --config configs/moco_imagenet.py:v3    # 300 epochs: paper 72.5 %
 
-Neither was run here: ImageNet is not at hand. The figures are linear probes': table 1 of
+Neither was run here: ImageNet is not available here. The figures are linear probes': table 1 of
 arXiv:2003.04297, and table 4 of arXiv:2104.02057, which has 73.4 % after 600 epochs.
 
 v2: batches of 256, SGD with rate 0.03, L2 of 1e-4 and a cosine, 65,536 keys, momentum 0.999,

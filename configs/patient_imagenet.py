@@ -9,8 +9,8 @@ The paper's figure, from its table 1, is with a BiT-M ResNet-152x2 of 83.0 %. Th
 repeat the teacher's probabilities, and labels do not count; both see the same crop (5 to 100 % of
 the area), mixed with another image; and the training is long.
 
-Nothing of this was run here: ImageNet is not at hand. The recipe of the authors' code: batch 4,096,
-Adam at 0.03, decoupled decay of 3e-4 a step, gradients clipped to 1, 5,000 steps of warm-up,
+Nothing of this was run here: ImageNet is not available here. The recipe of the authors' code: batch
+4,096, Adam at 0.03, decoupled decay of 3e-4 a step, gradients clipped to 1, 5,000 steps of warm-up,
 temperature 1, mixup 1. Theirs is a BiT ResNet, with GroupNorm and standardized weights; this one
 has BatchNorm, for which a lower rate may be better. Their decay is not multiplied by the rate of
 0.03; Optax's is, hence 0.01. The official validation split is the test split, and 1 % of train is

@@ -5,13 +5,13 @@
 
 Neither was run here, for lack of a GPU. Published for a ResNet-18 with a 3x3 stem: 84.7 % of
 nearest neighbors after 200 epochs (lightly's benchmark), 90.74 % of a linear probe after 1,000
-(solo-learn).
-The paper's ResNet-50 has 94.0 % after 1,000 epochs in batches of 1,024.
+(solo-learn). The paper's ResNet-50 has 94.0 % after 1,000 epochs in batches of 1,024.
 
 The paper's recipe: LARS with rate 1, decay 1e-6 and a cosine, temperature 0.5, crops of 8 to 100 %
 of the area, flips, jitter of half strength, no blur; batches of 512. Both libraries differ in rates
 and decay. 45,000 images are learned from, and 5,000 validate; theirs learn from all 50,000.
-`val/knn` counts the nearest neighbors, `val/accuracy` is a linear probe's that learns on the way.
+`val/knn` counts the nearest neighbors, `val/accuracy` is a linear probe's that learns during the
+training.
 """
 
 from vision.config import default

@@ -3,11 +3,11 @@
     python -m vision.main --config configs/simclr_imagenet.py        # 1,000 epochs: paper 69.3 %
     python -m vision.main --config configs/simclr_imagenet.py:100    # 100 epochs
 
-Neither was run here: ImageNet is not at hand. The paper's figure is a linear probe's on a ResNet-50
-(table 6). Its recipe, section 2.2 and appendix A: batches of 4,096, LARS with rate
-4.8 = 0.3 x 4096 / 256 and decay 1e-6, 10 epochs of warm-up, then a cosine, temperature 0.1; crops
-of 8 to 100 % of the area, flips, jitter of full strength, blur in half of the images. BatchNorm
-takes its statistics over both views of the global batch.
+Neither was run here: ImageNet is not available here. The paper's figure is a linear probe's on a
+ResNet-50 (table 6). Its recipe, section 2.2 and appendix A: batches of 4,096, LARS with rate 4.8 =
+0.3 x 4096 / 256 and decay 1e-6, 10 epochs of warm-up, then a cosine, temperature 0.1; crops of 8 to
+100 % of the area, flips, jitter of full strength, blur in half of the images. BatchNorm takes its
+statistics over both views of the global batch.
 
 Not as in the paper: crops are taken on the device, from the center square of each image at 224 px,
 so the smallest are enlarged, and the borders of oblong images are never seen. 1 % of train is the

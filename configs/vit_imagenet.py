@@ -5,9 +5,9 @@
     python -m vision.main --config configs/vit_imagenet.py:B/16       # no figure in the paper
 
 "Better plain ViT baselines": S/16, batch 1,024, mean pooling, sin-cos positions, RandAugment(2, 10)
-and mixup 0.2, no dropout. Nothing of this was run here: ImageNet is not at hand. The paper's decay
-of 1e-4 is not multiplied by the rate of 1e-3; Optax's is, hence 0.1. The official validation split
-is the test split, and 1 % of train is the validation split, as in the paper.
+and mixup 0.2, no dropout. Nothing of this was run here: ImageNet is not available here. The paper's
+decay of 1e-4 is not multiplied by the rate of 1e-3; Optax's is, hence 0.1. The official validation
+split is the test split, and 1 % of train is the validation split, as in the paper.
 """
 
 from vision.config import default

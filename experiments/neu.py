@@ -1,9 +1,9 @@
 """NEU's steel defects as folders, for the experiments on them.
 
-    python -m experiments.neu ../shared/data/neu_det.tar runs/neu
+    python -m experiments.neu neu_det.tar runs/neu
 
 photos/CLASS/*.jpg               all images, sorted by class
-split/{train,val,test}/CLASS/    the same, divided 7 : 2 : 1 within each class, always alike
+split/{train,val,test}/CLASS/    the same, divided 7 : 2 : 1 within each class, the same each time
 pictures/*.jpg                   those of split/train once more, without classes: what a factory has
                                  before anyone has labeled it
 

@@ -119,13 +119,16 @@ def main(argv):
             if not a.rows:
                 _collect(folder, module.ROWS, place)
     if not a.rows:
-        _collect(folder, module.ROWS, place)
+        if a.table:
+            _collect(folder, module.ROWS, place)
         _fill(folder, module.ROWS)
 
 
 def _runs(rows: Iterable[Row], seeds: str) -> list[tuple[Row, int]]:
     """Returns (row, seed) in an order in which the whole table has one seed early."""
-    numbers = [int(seed) for seed in seeds.split(",")] if seeds else range(10)
+    rows = list(rows)
+    every = range(max(row.seeds for row in rows))
+    numbers = [int(seed) for seed in seeds.split(",")] if seeds else every
     wanted = ((row, seed) for seed in numbers for row in rows)
     return [(row, seed) for row, seed in wanted if seeds or seed < row.seeds]
 
@@ -210,10 +213,10 @@ def _fill(folder: pathlib.Path, rows: Iterable[Row]) -> None:
         of_row = [r for r in results if r["row"] == row.name]
         cells = [row.name, *(_summary(of_row, name) for name in shown), row.published]
         if of_row:
-            last = of_row[-1]
             minutes = statistics.mean(float(r["minutes"]) for r in of_row)
-            where = f"{last['device']}, {last['date']}, {last['commit']}"
-            cells += [f"{int(last['steps']):,}", f"{minutes:.0f}", where]
+            places = (f"{r['device']}, {r['date']}, {r['commit']}" for r in of_row)
+            where = "; ".join(dict.fromkeys(places))
+            cells += [f"{int(of_row[-1]['steps']):,}", f"{minutes:.1f}", where]
         else:
             cells[1] = NOT_RUN
             cells += ["", "", ""]

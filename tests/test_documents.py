@@ -7,11 +7,14 @@ import shlex
 import sys
 
 import pytest
+from absl import flags
 
 from scripts import style
 from tests.conftest import REPOSITORY
-from vision import cli
+from vision import cli, objectives
+from vision.config.flags import parse
 from vision.config.schema import SECTIONS, all_keys
+from vision.errors import UserError
 
 PAGES = {
     path.relative_to(REPOSITORY).as_posix(): path.read_text()
@@ -85,6 +88,23 @@ def test_commands_exist_and_have_their_configs():
                 assert (REPOSITORY / word.split(":")[0]).is_file(), f"{page}: {word}"
             if program == "./scripts/test" and word.startswith("tests/"):
                 assert (REPOSITORY / word).exists(), f"{page}: {word}"
+
+
+def test_training_commands_fit_their_objectives():
+    """Each config with its overrides is accepted by the objective that it names."""
+    for program, words, page in programs():
+        is_own = any("my_idea" in word for word in words)  # of the reader, not of this checkout
+        if program != "vision.main" or "--config" not in words or is_own:
+            continue
+
+        def define_workdir(values):
+            flags.DEFINE_string("workdir", "", "", flag_values=values)
+
+        try:
+            config, _ = parse(words, "", define_workdir)
+            objectives.define(config.objective)
+        except UserError as error:
+            pytest.fail(f"{page}: {' '.join(words)}: {error}")
 
 
 @pytest.mark.parametrize("module", sorted({p for p, _, _ in programs() if "/" not in p}))

@@ -4,7 +4,7 @@ from experiments.run import Row
 
 DATA = "tfds:fashion_mnist"
 FASHION = "configs/fixmatch_fashion_mnist.py"
-PUBLISHED = {  # error on CIFAR-10: Wang et al. 2022 (arXiv:2208.07204), WRN-28-2, 2^20 steps
+PUBLISHED = {  # 100 - error on CIFAR-10: Wang et al. 2022 (arXiv:2208.07204), WRN-28-2, 2^20 steps
     (40, "supervised"): "22.42",
     (40, "fixmatch"): "91.67",
     (250, "supervised"): "44.04",

@@ -19,8 +19,7 @@ from tests.objectives.ssl import (
     units,
 )
 from vision.errors import UserError
-from vision.objectives.byol import distance
-from vision.objectives.representation import unit
+from vision.objectives.representation import distances
 from vision.run.weights import run_weights
 from vision.training.run import run
 
@@ -37,12 +36,12 @@ def test_the_distance_and_its_gradient(float64):
     targets = units(5, 4)
 
     def ours(x):
-        return distance(unit(x), jnp.asarray(targets))
+        return distances(x, jnp.asarray(targets)).mean()
 
     assert float(ours(jnp.asarray(predictions))) == pytest.approx(reference(predictions, targets))
     expected = finite_differences(lambda x: reference(x, targets), predictions)
     np.testing.assert_allclose(jax.grad(ours)(jnp.asarray(predictions)), expected, atol=1e-8)
-    assert float(distance(jnp.asarray(targets), jnp.asarray(-targets))) == pytest.approx(4)
+    assert float(distances(jnp.asarray(targets), jnp.asarray(-targets)).mean()) == pytest.approx(4)
 
 
 def test_each_view_predicts_the_slow_projection_of_the_other():

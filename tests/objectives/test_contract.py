@@ -186,7 +186,7 @@ def test_everything_resumes_to_the_same_bits(reference, folder, tmp_path):
 
 def test_a_run_is_resumed_without_its_teacher(reference, folder, tmp_path):
     """A copy of its variables and of its config is in the run directory; a damaged one says so."""
-    teacher = tmp_path / "teacher"
+    teacher = tmp_path / "teacher.v1"  # looks like a file's name
     shutil.copytree(folder / "teacher", teacher)
     c = everything(folder)
     c.objective.options.teacher = str(teacher)
@@ -260,7 +260,7 @@ def test_a_folder_of_pictures_has_no_need_of_classes(tmp_path):
         path = tmp_path / "flat" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), np.zeros((8, 8), np.uint8))
-    for name in ("train/x/a.png", "train/y/b.png", "test/x/c.png", "test/y/d.png"):
+    for name in ("train/a.png", "train/y/b.png", "test/c.png", "test/y/d.png"):
         path = tmp_path / "split" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), np.zeros((8, 8), np.uint8))

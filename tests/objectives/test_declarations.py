@@ -98,6 +98,28 @@ def test_unlabeled_images_are_asked_for(tmp_path):
     assert "set data.unlabeled to a source" in _error(small(method="fixmatch"), tmp_path)
 
 
+def test_a_strong_view_is_augmented(tmp_path):
+    c = small(method="fixmatch")
+    c.data.unlabeled = "rest"
+    c.strong = default().strong
+    assert "no key of strong is set" in _error(c, tmp_path)
+
+
+def test_the_last_checkpoint_never_stalls(tmp_path):
+    c = small()
+    c.early_stopping.enabled = True
+    c.checkpoint.metric = "val/step"
+    assert "needs a metric that can stall" in _error(c, tmp_path)
+
+
+def test_keys_that_an_objective_does_not_use(tmp_path, monkeypatch):
+    declare(monkeypatch, USES=("label_smoothing",))
+    c = small(method="moco")
+    c.objective.label_smoothing = 0.1
+    c.objective.focal_gamma = 2.0
+    assert "objective.focal_gamma = 2.0 has no effect" in _error(c, tmp_path)
+
+
 def test_a_start_that_is_nothing(folder, tmp_path):
     c = everything(folder)
     c.objective.options.anchor = str(folder / "texts.npz")

@@ -9,8 +9,9 @@ from flax import nnx
 from tests.objectives.runs import have_same_bits, network
 from tests.training.test_step import IMAGES, LABELS, config, make
 from vision.objectives.distillation import Distillation, hard_loss, soft_loss
-from vision.objectives.embedding_distillation import EmbeddingDistillation, cosine_distance
+from vision.objectives.embedding_distillation import EmbeddingDistillation
 from vision.objectives.hints import Hint
+from vision.objectives.representation import distances
 from vision.objectives.supervised import Supervised
 
 BATCH = 6
@@ -216,7 +217,7 @@ def test_embeddings_without_labels(float64):
 
 
 def test_an_embedding_of_zeros_has_a_finite_gradient():
-    gradient = jax.grad(lambda x: cosine_distance(x, jnp.ones((2, 3))).sum())(jnp.zeros((2, 3)))
+    gradient = jax.grad(lambda x: distances(x, jnp.ones((2, 3))).sum())(jnp.zeros((2, 3)))
     assert np.isfinite(gradient).all()
 
 

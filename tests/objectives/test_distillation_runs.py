@@ -102,7 +102,7 @@ def test_a_convolution_teaches_a_vit_hints():
 
 
 def test_classes_of_published_weights():
-    """ImageNet's IDs and names are the same classes; numbers are no names."""
+    """ImageNet's IDs and names are the same classes; numbers are not names."""
     ids, words = map(tuple, zip(*imagenet_classes(), strict=True))
     check_same_classes("key", ids, words)
     check_same_classes("key", NAMES, tuple("01234"))

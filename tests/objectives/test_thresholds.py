@@ -100,8 +100,8 @@ def test_freematch_over_several_steps(float64):
         thresholds = np.asarray(rule(jnp.asarray(p), jnp.asarray(index)))
         np.testing.assert_allclose(thresholds, expected, atol=1e-12)
         counted = p.max(1) >= expected[p.argmax(1)]
-        arguments = (jnp.asarray(p), jnp.asarray(counted))
-        value, gradient = jax.value_and_grad(rule.penalty)(jnp.asarray(logits), *arguments)
+        penalty = jax.value_and_grad(rule.penalty)
+        value, gradient = penalty(jnp.asarray(logits), jnp.asarray(counted))
         loss = fairness(logits, counted, shares, histogram)
         assert loss < 0
         assert float(value) == pytest.approx(0.05 * loss, abs=1e-12)

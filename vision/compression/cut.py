@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from vision import models, parallel
+from vision import models, objectives, parallel
 from vision.compression.groups import Group, find_groups
 from vision.compression.latency import BATCH, RelativeLatency
 from vision.data.loading.sampler import run_length
@@ -23,6 +23,7 @@ from vision.models import surgery
 from vision.models.layers.streams import Streams
 from vision.models.surgery.costs import multiply_adds
 from vision.models.surgery.widths import OPTION, as_option, of_option
+from vision.objectives.contract import COPY
 from vision.run.checkpoints import open_checkpoints
 from vision.run.directory import open_workdir, read_run, write_data
 from vision.run.splits import inherit_division
@@ -345,10 +346,13 @@ def write(pruned: Pruned, workdir: pathlib.Path | str, out: pathlib.Path) -> Non
     mesh = parallel.make_mesh(1)
     steps = run_length(pruned.config.train, len(loaders["train"]))
     train_step = build_step(pruned.config, data, mesh, steps)
-    state = train_step.start_from(train_step.initialize(), {"model": pruned.arrays})
+    starts = objectives.define(pruned.config.objective).starts
+    copies = tuple(attribute for attribute, start in starts.items() if start == COPY)
+    state = train_step.start_from(train_step.initialize(), {"model": pruned.arrays}, copies)
+    rest = {name: tree for name, tree in state["rest"].items() if name not in train_step.constant}
     with replacing_directory(out) as directory:
         open_workdir(directory, pruned.config)
         write_data(directory, data, inherit_division(workdir, directory, pruned.config))
         with open_checkpoints(directory, pruned.config) as checkpoints:
-            checkpoints.save(0, jax.block_until_ready(state), {})
+            checkpoints.save(0, jax.block_until_ready(state | {"rest": rest}), {})
         write_json(directory / RECORD, pruned.record)

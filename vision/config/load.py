@@ -208,7 +208,7 @@ def _replace(config, values):
         return
     if type(per_class) is not int:
         raise UserError(f"data.per_class must be {KINDS['int']}, got {shown(per_class)}")
-    config.data.labels = f"{per_class}/class"
+    config.data.labels = f"<={per_class}/class"
     config.data.labels_seed = config.seed
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from vision.errors import UserError
 
-PER_CLASS = re.compile(r"(\d+)/class")
+PER_CLASS = re.compile(r"(<=)?(\d+)/class")
 SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
 NUMBER = re.compile(r"\d+")
 
@@ -16,8 +16,9 @@ def draw_labeled(spec: str, labels: np.ndarray, classes: Sequence[str], seed: in
     """Draws the labeled images, stratified: every class that occurs is among them.
 
     Args:
-        spec: "25/class", of each class; "4000", of all; or "1%", of all. In the latter two, each
-            class has its share of the images, but at least one.
+        spec: "25/class", of each class; "4000", of all; or "1%", of all. In the last two, each
+            class has its share of the images, but at least one. "<=25/class" takes all of a class
+            that has fewer.
         labels: int (N,), in [0, C).
         classes: the C class names.
         seed: seed of the draw. A larger draw with the same seed has the images of a smaller one,
@@ -41,7 +42,10 @@ def _counts(spec: str, available: np.ndarray, classes: Sequence[str]) -> np.ndar
     """Returns the number of images to draw from each class, int (C,)."""
     total = int(available.sum())
     if match := PER_CLASS.fullmatch(spec):
-        return _of_each_class(spec, int(match[1]), available, classes)
+        count = int(match[2])
+        if match[1]:
+            return np.minimum(count, available)
+        return _of_each_class(spec, count, available, classes)
     if match := SHARE.fullmatch(spec):
         count = round(total * float(match[1]) / 100)
     elif NUMBER.fullmatch(spec):
@@ -77,17 +81,15 @@ def _of_each_class(
 
 
 def _stratified(count: int, available: np.ndarray) -> np.ndarray:
-    """Divides a number among the classes by their sizes, by the largest remainders.
+    """Divides a number among the classes by their sizes; every class that occurs gets one first.
 
-    Every class that occurs gets at least one.
+    By the highest averages of Webster and Sainte-Lague: a larger number gives no class fewer.
     """
-    least = np.minimum(available, 1)
-    left = count - least.sum()
-    # What is left after one of each goes by the shares that the classes still lack.
-    wanted = np.maximum(count * available / available.sum() - least, 0)
-    shares = wanted * (left / max(wanted.sum(), 1e-9))
-    counts = np.floor(shares).astype(np.int64)
-    # Stable, so that of equal remainders the first classes' count, whatever the sort's algorithm.
-    by_remainder = np.argsort(counts - shares, kind="stable")
-    counts[by_remainder[: left - counts.sum()]] += 1
-    return least + counts
+    counts = np.minimum(available, 1)
+    more = [np.arange(1, size) for size in available]  # what each class may still get
+    averages = [size / (2 * given + 1) for size, given in zip(available, more, strict=True)]
+    labels = np.repeat(np.arange(len(available)), [len(given) for given in more])
+    # Stable, so that the first of equal classes comes first, whatever the sort's algorithm.
+    order = np.argsort(-np.concatenate(averages), kind="stable")
+    chosen = labels[order[: count - counts.sum()]]
+    return counts + np.bincount(chosen, minlength=len(available))

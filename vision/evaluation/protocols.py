@@ -18,7 +18,7 @@ from vision.errors import RunError
 from vision.training.run import run
 
 # Sections of the run's config that do not describe its model, its images or this machine.
-ANEW = (
+RESET = (
     "augment",
     "strong",
     "transfer",
@@ -45,7 +45,7 @@ class Protocol:
         epochs: the paper's passes over the training split.
         optimizer: keys of config.optimizer.
         schedule: keys of config.schedule.
-        lacks: what the paper does besides, and this does not.
+        omits: what the paper does besides, and this does not.
     """
 
     paper: str
@@ -54,7 +54,7 @@ class Protocol:
     epochs: int
     optimizer: Mapping[str, Any]
     schedule: Mapping[str, Any]
-    lacks: tuple[str, ...] = ()
+    omits: tuple[str, ...] = ()
 
 
 NESTEROV = {"name": "sgd", "momentum": 0.9, "nesterov": True}
@@ -109,7 +109,7 @@ def configs(
         batch_size: images per step; 0 = those of `config`.
     """
     c = config.copy_and_resolve_references()
-    for section in ANEW:
+    for section in RESET:
         c[section] = default()[section]
     c.data.unlabeled = ""
     c.model.pretrained = weights
@@ -145,7 +145,7 @@ def deviations(protocol: Protocol, c: ConfigDict) -> list[str]:
         protocol: from `PROTOCOLS`.
         c: one of `configs`.
     """
-    differences = list(protocol.lacks)
+    differences = list(protocol.omits)
     if c.train.epochs != protocol.epochs:
         kind = "shortened" if c.train.epochs < protocol.epochs else "lengthened"
         differences.append(f"{kind}: {c.train.epochs:g} of {protocol.epochs} epochs")

@@ -37,6 +37,7 @@ OPTIONS = {
 }
 MEASURES = representation.MEASURES
 validate = representation.neighbors
+starts = representation.starts
 
 
 class BYOL(MomentumPair):
@@ -68,7 +69,7 @@ class BYOL(MomentumPair):
     def loss(self, batch: Mapping[str, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns eq. 2 for both views, plus the probe's cross-entropy in nats, and both apart.
 
-        Beside them "accuracy" is the probe's, "top1" the share of predictions whose nearest target
+        Also logged: "accuracy" is the probe's, "top1" the share of predictions whose nearest target
         in the batch is their own, "spread" `representation.spread` of the projections.
 
         Raises:
@@ -79,32 +80,16 @@ class BYOL(MomentumPair):
         # Each view on its own, as in the authors' code: BatchNorm sees one kind of view at a time.
         embeddings = [self.model.embed(batch[view]) for view in ("first", "strong")]
         projections = [self.projection(x) for x in embeddings]
-        predictions = [unit(self.prediction(x)) for x in projections]
+        predictions = [self.prediction(x) for x in projections]
         targets = [self.targets(batch[view]) for view in ("strong", "first")]
-        regression = distance(predictions[0], targets[0]) + distance(predictions[1], targets[1])
-        probe, scalars = online_probe(
-            self.model, jnp.concatenate(embeddings), jnp.concatenate([batch["label"]] * 2)
-        )
+        pairs = zip(predictions, targets, strict=True)
+        first, second = (representation.distances(*pair).mean() for pair in pairs)
+        regression = first + second
+        probe, scalars = online_probe(self.model, jnp.concatenate(embeddings), batch["label"])
         scalars |= {"regression": regression, "probe": probe}
-        scalars |= {"top1": matched(predictions[0] @ targets[0].T)}
+        scalars |= {"top1": matched(unit(predictions[0]) @ targets[0].T)}
         scalars |= {"spread": spread(unit(jnp.concatenate(projections)))}
         return regression + probe, scalars
-
-
-def distance(predictions: jax.Array, targets: jax.Array) -> jax.Array:
-    """Returns the mean squared distance of vectors of length 1, 2 - 2 cos, in [0, 4]: eq. 2.
-
-    Args:
-        predictions: float (B, D).
-        targets: float (B, D).
-    """
-    return (2 - 2 * (predictions * targets).sum(-1)).mean()
-
-
-def starts(c: ConfigDict) -> dict[str, str]:
-    """The slow network starts as a copy of the model."""
-    del c
-    return {"slow": "model"}
 
 
 def build(c: ConfigDict, model: Any, *, rngs: nnx.Rngs) -> BYOL:

@@ -43,9 +43,9 @@ from ml_collections import ConfigDict
 
 from vision.data.pipeline import UNLABELED
 from vision.errors import UserError, check_choice, check_range
-from vision.objectives.representation import follow
+from vision.objectives.representation import Clocked, follow
 from vision.objectives.supervised import cross_entropy, smooth
-from vision.objectives.thresholds import FixedRule, FlexRule, FreeRule
+from vision.objectives.thresholds import FixedRule, FlexRule, FreeRule, Rule
 
 INPUTS = {"train": ("image",), "unlabeled": ("weak", "strong")}
 USES = ("label_smoothing",)
@@ -61,7 +61,8 @@ OPTIONS = {
     "one_pass": False,  # fixmatch: the weak images in the same pass as the others
 }
 # (weight, ramp_up) of each method. pi: 100 of equal means, over 80 of 300 epochs. mean_teacher:
-# over 40,000 of 150,000 steps. pseudo_label: as in USB; in the paper the weight rises linearly.
+# over 40,000 of 150,000 steps. pseudo_label: linearly over
+# 0.4 of the training, as in USB.
 DEFAULTS = {
     "fixmatch": (1.0, 0.0),
     "pi": (100.0, 80 / 300),
@@ -102,9 +103,11 @@ class Consistency(nnx.Module):
     Args:
         model: the classifier.
         weight: weight of the unlabeled loss.
-        ramp_up: see `ramp`.
+        ramp_up: length of the `gaussian_ramp` of the weight, or of the `linear_ramp`.
         label_smoothing: see `smooth`; of the labeled images only.
     """
+
+    ramp_is_linear = False
 
     def __init__(self, model: Any, *, weight: float, ramp_up: float, label_smoothing: float = 0.0):
         self.model = model
@@ -120,6 +123,7 @@ class Consistency(nnx.Module):
         compared = self.compare(batch)
         labels = smooth(batch["label"].astype(compared.labeled.dtype), self.label_smoothing)
         supervised = cross_entropy(compared.labeled, labels).mean()
+        ramp = linear_ramp if self.ramp_is_linear else gaussian_ramp
         weight = self.weight * ramp(batch["progress"], self.ramp_up)
         loss = supervised + weight * compared.loss + compared.penalty
         accuracy = (compared.labeled.argmax(-1) == batch["label"].argmax(-1)).mean()
@@ -147,7 +151,7 @@ class FixMatch(Consistency):
         options: those of `Consistency`.
     """
 
-    def __init__(self, model: Any, *, rule: FixedRule, one_pass: bool = False, **options: Any):
+    def __init__(self, model: Any, *, rule: Rule, one_pass: bool = False, **options: Any):
         super().__init__(model, **options)
         self.rule = rule
         self.one_pass = one_pass
@@ -167,7 +171,7 @@ class FixMatch(Consistency):
         return Comparison(
             labeled,
             pseudo_label_loss(strong, p, confident),
-            self.rule.penalty(strong, p, confident),
+            self.rule.penalty(strong, confident),
             {"confident": confident.mean(), "threshold": thresholds.mean()},
         )
 
@@ -180,6 +184,8 @@ class PseudoLabel(Consistency):
         threshold: confidence from which a pseudo-label counts, in [0, 1].
         options: those of `Consistency`.
     """
+
+    ramp_is_linear = True
 
     def __init__(self, model: Any, *, threshold: float, **options: Any):
         super().__init__(model, **options)
@@ -203,7 +209,7 @@ class PiModel(Consistency):
         return Comparison(labeled, squared_difference(weak, strong), 0.0, {})
 
 
-class MeanTeacher(Consistency):
+class MeanTeacher(Consistency, Clocked):
     """The model has the probabilities of its own moving average, which sees another view.
 
     The teacher is in evaluation mode, with statistics of BatchNorm that are averages too; see
@@ -219,15 +225,15 @@ class MeanTeacher(Consistency):
     frozen = ("slow",)
 
     def __init__(self, model: Any, *, momentum: float, early_momentum: float, **options: Any):
-        super().__init__(model, **options)
+        Consistency.__init__(self, model, **options)
+        Clocked.__init__(self)
         self.slow = nnx.clone(model)
         self.momentum = momentum
         self.early_momentum = early_momentum
-        self.progress = nnx.Variable(jnp.zeros((), jnp.float32))
 
     def compare(self, batch: Mapping[str, Any]) -> Comparison:
         """Notes the progress for `after_update`."""
-        self.progress[...] = jnp.asarray(batch["progress"], jnp.float32)
+        self.note_progress(batch)
         unlabeled = batch[UNLABELED]
         teacher = jax.lax.stop_gradient(self.slow(unlabeled["weak"]))
         labeled, strong = self._logits(batch["image"], unlabeled["strong"])
@@ -239,7 +245,7 @@ class MeanTeacher(Consistency):
         follow(self.slow, self.model, jnp.where(is_early, self.early_momentum, self.momentum))
 
 
-def ramp(progress: jax.Array, length: float) -> jax.Array | float:
+def gaussian_ramp(progress: jax.Array, length: float) -> jax.Array | float:
     """Returns the share of the weight at a time: exp(-5 (1 - progress / length)^2), at most 1.
 
     Laine and Aila 2016 (arXiv:1610.02242), section 2.1 and appendix A.
@@ -248,9 +254,17 @@ def ramp(progress: jax.Array, length: float) -> jax.Array | float:
         progress: share of the training that is done, float ().
         length: share of the training after which it is 1; 0 = always 1.
     """
-    if length == 0:
-        return 1.0
-    return jnp.exp(-5 * jnp.square(1 - jnp.minimum(progress / length, 1)))
+    return 1.0 if length == 0 else jnp.exp(-5 * jnp.square(1 - linear_ramp(progress, length)))
+
+
+def linear_ramp(progress: jax.Array, length: float) -> jax.Array | float:
+    """Returns the share of the weight at a time, as Lee 2013, eq. 16: progress / length, at most 1.
+
+    Args:
+        progress: share of the training that is done, float ().
+        length: share of the training after which it is 1; 0 = always 1.
+    """
+    return 1.0 if length == 0 else jnp.minimum(progress / length, 1.0)
 
 
 def pseudo_label_loss(logits: jax.Array, p: jax.Array, confident: jax.Array) -> jax.Array:
@@ -315,7 +329,7 @@ def build(
     return FixMatch(model, rule=_rule(o, classes, sizes), one_pass=o.one_pass, **common)
 
 
-def _rule(o: ConfigDict, classes: int, sizes: Mapping[str, int]) -> FixedRule:
+def _rule(o: ConfigDict, classes: int, sizes: Mapping[str, int]) -> Rule:
     if o.rule == "flex":
         # Without unlabeled images the trainer refuses the run, after it has built this.
         return FlexRule(classes, o.threshold, sizes.get(UNLABELED, 1))

@@ -124,7 +124,7 @@ class Definition:
             architectures: {attribute: model without weights} for each start from a trained model,
                 with {attribute: class names} as `architectures.classes`, and {attribute: (H, W,
                 C)} of the images that they see as `architectures.image_shapes`.
-            sizes: {loader: images of its split}; None if no data are at hand.
+            sizes: {loader: images of its split}; None if there are no data.
 
         Raises:
             UserError: see `vision.objectives.quantized.simulate`, and the objective's own.

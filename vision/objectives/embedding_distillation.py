@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -58,39 +57,16 @@ class EmbeddingDistillation(nnx.Module):
             self.regressor = nnx.Linear(width, teacher_width, rngs=rngs)
 
     def loss(self, batch: Mapping[str, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Returns the mean of `cosine_distance` plus the probe's loss.
+        """Returns the mean of `representation.distances` plus the probe's loss.
 
         Also {"accuracy", "distance"}: of the probe; without the probe's loss.
         """
         images = batch["image"]
         embeddings = self.model.embed(images)
         target = jax.lax.stop_gradient(self.teacher.embed(images))
-        distance = cosine_distance(self.regressor(embeddings), target).mean()
+        distance = representation.distances(self.regressor(embeddings), target).mean()
         probe_loss, scalars = representation.online_probe(self.model, embeddings, batch["label"])
         return distance + probe_loss, scalars | {"distance": distance}
-
-
-def cosine_distance(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Returns the squared distance of vectors that are scaled to length 1: 2 - 2 cos(x, y).
-
-    Args:
-        x: float (B, D).
-        y: float (B, D).
-
-    Returns:
-        float (B,), in [0, 4].
-    """
-    return jnp.square(_unit(x) - _unit(y)).sum(-1)
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    """Returns vectors of length 1, with a gradient that is finite at 0 too."""
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))
-
-
-def starts(c: ConfigDict) -> dict[str, str]:
-    """Returns what the teacher's variables start from."""
-    return {"teacher": c.options.teacher}
 
 
 def build(

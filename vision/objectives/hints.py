@@ -15,6 +15,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from vision.errors import UserError, check_choice
+from vision.models.layers.dtypes import at_least_float32
 
 LEADING = 2  # tokens at most that stand before those of the patches: class and distillation
 
@@ -54,8 +55,8 @@ class Hint(nnx.Module):
         """
         ours = as_grid(maps[self.name])
         theirs = jax.lax.stop_gradient(as_grid(teacher_maps[self.teacher_name]))
-        regressed = self.regressor(_at_least_float32(ours))
-        target = _at_least_float32(theirs)
+        regressed = self.regressor(ours.astype(at_least_float32(ours.dtype)))
+        target = theirs.astype(at_least_float32(theirs.dtype))
         if target.shape != regressed.shape:
             target = jax.image.resize(target, regressed.shape, "linear")
         return jnp.square(target - regressed).mean() / 2
@@ -78,7 +79,7 @@ def make_hint(
         rngs: where the regressor's parameters draw from.
 
     Raises:
-        UserError: there is no such map, or it is no map of an image.
+        UserError: there is no such map, or it is not a map of an image.
     """
     if not c.hint:
         if c.hint_teacher:
@@ -134,7 +135,3 @@ def _map_shapes(model: nnx.Module, image_shape: tuple[int, int, int]) -> Shapes:
 
     images = jax.ShapeDtypeStruct((1, *image_shape), "float32")
     return {name: tuple(x.shape) for name, x in jax.eval_shape(features, state, images).items()}
-
-
-def _at_least_float32(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, "float32"))

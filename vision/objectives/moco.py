@@ -2,13 +2,13 @@
 
 v2, with a queue of earlier images: He et al. 2019 (arXiv:1911.05722), algorithm 1, with the head
 and the temperature of Chen et al. 2020 (arXiv:2003.04297). v3, with `queue=0`: Chen et al. 2021
-(arXiv:2104.02057), algorithm 1. Labels reach only the linear probe on the way
-(`vision.objectives.representation`).
+(arXiv:2104.02057), algorithm 1. Labels reach only the linear probe, which learns during the
+training (`vision.objectives.representation`).
 
 Not as in the papers: the slow copy normalizes by BatchNorm statistics that follow the network's,
-not by the batch's. MoCo shuffles the keys over devices, lest the statistics tell which of them
-belong together (arXiv:1911.05722, section 3.3); so there is nothing to shuffle. It is EMAN, Cai et
-al. 2021 (arXiv:2101.08482).
+not by the batch's. MoCo shuffles the keys over devices, so that the statistics do not reveal which
+of them belong together (arXiv:1911.05722, section 3.3); so there is nothing to shuffle. It is EMAN,
+Cai et al. 2021 (arXiv:2101.08482).
 """
 
 from collections.abc import Mapping
@@ -47,6 +47,7 @@ OPTIONS = {
 }
 MEASURES = representation.MEASURES
 validate = representation.neighbors
+starts = representation.starts
 
 
 class MoCo(MomentumPair):
@@ -83,7 +84,7 @@ class MoCo(MomentumPair):
     def loss(self, batch: Mapping[str, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns the contrast plus the probe's cross-entropy, in nats, and both apart.
 
-        Beside them "accuracy" is the probe's, "top1" the share of views that find the other one,
+        Also logged: "accuracy" is the probe's, "top1" the share of views that find the other one,
         "spread" `representation.spread` of the projections. The keys enter the queue afterwards.
 
         Raises:
@@ -158,9 +159,7 @@ class MoCoV3(MoCo):
         first_keys, second_keys = (self.targets(view) for view in views)
         contrast = in_batch(first, second_keys, self.temperature)
         contrast += in_batch(second, first_keys, self.temperature)
-        probe, scalars = online_probe(
-            self.model, jnp.concatenate(embeddings), jnp.concatenate([batch["label"]] * 2)
-        )
+        probe, scalars = online_probe(self.model, jnp.concatenate(embeddings), batch["label"])
         scalars |= {"contrast": contrast, "probe": probe}
         scalars |= {"top1": matched(first @ second_keys.T)}
         scalars |= {"spread": spread(unit(jnp.concatenate(projections)))}
@@ -193,12 +192,6 @@ def in_batch(queries: jax.Array, keys: jax.Array, temperature: float) -> jax.Arr
     """
     log_p = jax.nn.log_softmax(queries @ keys.T / temperature)
     return -2 * temperature * jnp.diagonal(log_p).mean()
-
-
-def starts(c: ConfigDict) -> dict[str, str]:
-    """The slow network starts as a copy of the model."""
-    del c
-    return {"slow": "model"}
 
 
 def build(c: ConfigDict, model: Any, *, rngs: nnx.Rngs) -> MoCo:

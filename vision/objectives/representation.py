@@ -1,7 +1,7 @@
 """What objectives that learn without labels have in common.
 
 Labels are used for two measures only, neither of which the network learns from: a linear probe that
-is trained on the way, and the vote of the nearest neighbors at each validation.
+learns during the training, and the vote of the nearest neighbors at each validation.
 """
 
 import functools
@@ -37,13 +37,14 @@ def online_probe(
 
     Args:
         model: a model with a `head`.
-        embeddings: float (B, D), the model's.
-        labels: soft labels, float (B, C).
+        embeddings: float (K B, D), the model's, of K views of the images, one after the other.
+        labels: soft labels of the images, float (B, C).
 
     Returns:
         (mean cross-entropy in nats, {"accuracy"}).
     """
     logits = model.head(jax.lax.stop_gradient(embeddings))
+    labels = jnp.tile(labels, (len(embeddings) // len(labels), 1))
     accuracy = (logits.argmax(-1) == labels.argmax(-1)).mean()
     return cross_entropy(logits, labels).mean(), {"accuracy": accuracy}
 
@@ -100,6 +101,19 @@ def unit(vectors: jax.Array) -> jax.Array:
     """Returns vectors (..., D) divided by their length; zero stays zero, and so has a gradient."""
     squares = jnp.square(vectors).sum(-1, keepdims=True)
     return vectors * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
+
+
+def distances(first: jax.Array, second: jax.Array) -> jax.Array:
+    """Returns the squared distances of vectors divided by their lengths: 2 - 2 cos, in [0, 4].
+
+    Args:
+        first: float (B, D).
+        second: float (B, D).
+
+    Returns:
+        float (B,).
+    """
+    return 2 - 2 * (unit(first) * unit(second)).sum(-1)
 
 
 def spread(units: jax.Array) -> jax.Array:
@@ -172,7 +186,18 @@ class Head(nnx.Module):
         return x if self.output_norm is None else self.output_norm(x)
 
 
-class MomentumPair(nnx.Module):
+class Clocked(nnx.Module):
+    """An objective whose `after_update` depends on the share of the training that is done."""
+
+    def __init__(self) -> None:
+        self.progress = nnx.Variable(jnp.zeros((), jnp.float32))
+
+    def note_progress(self, batch: Mapping[str, Any]) -> None:
+        """Remembers the batch's progress for `after_update`."""
+        self.progress[...] = jnp.asarray(batch["progress"], jnp.float32)
+
+
+class MomentumPair(Clocked):
     """A network with its projection, and a slow copy of both that follows them.
 
     The copy is in evaluation mode, so it computes with the BatchNorm statistics that `follow` gives
@@ -188,17 +213,13 @@ class MomentumPair(nnx.Module):
     frozen = ("slow", "slow_projection")
 
     def __init__(self, model: Any, projection: Head, momentum: float, momentum_rises: bool):
+        super().__init__()
         self.model = model
         self.slow = nnx.clone(model)
         self.projection = projection
         self.slow_projection = nnx.clone(projection)
-        self.progress = nnx.Variable(jnp.zeros((), jnp.float32))  # for `after_update`
         self.momentum = momentum
         self.momentum_rises = momentum_rises
-
-    def note_progress(self, batch: Mapping[str, Any]) -> None:
-        """Remembers the batch's progress for `after_update`."""
-        self.progress[...] = jnp.asarray(batch["progress"], jnp.float32)
 
     def targets(self, images: jax.Array) -> jax.Array:
         """Returns the slow copy's projections, (B, D) of length 1, without gradient."""
@@ -211,6 +232,12 @@ class MomentumPair(nnx.Module):
             momentum = rising(self.momentum, self.progress[...])
         follow(self.slow, self.model, momentum)
         follow(self.slow_projection, self.projection, momentum)
+
+
+def starts(c: ConfigDict) -> dict[str, str]:
+    """The slow network starts as a copy of the model: the `starts` of an objective."""
+    del c
+    return {"slow": "model"}
 
 
 def check_options(options: ConfigDict) -> None:

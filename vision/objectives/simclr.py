@@ -28,7 +28,7 @@ validate = representation.neighbors
 
 
 class SimCLR(nnx.Module):
-    """Contrasts projections of two views, with the probe beside.
+    """Contrasts projections of two views, and trains the probe.
 
     Args:
         model: the network.
@@ -46,7 +46,7 @@ class SimCLR(nnx.Module):
     def loss(self, batch: Mapping[str, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Returns NT-Xent plus the probe's cross-entropy, in nats, and both apart.
 
-        Beside them "accuracy" is the probe's, "top1" the share of views that find the other one,
+        Also logged: "accuracy" is the probe's, "top1" the share of views that find the other one,
         "spread" `representation.spread` of the projections.
 
         Raises:
@@ -57,8 +57,7 @@ class SimCLR(nnx.Module):
         embeddings = self.model.embed(jnp.concatenate([batch["first"], batch["second"]]))
         projections = unit(self.projection(embeddings))
         contrast, top1 = nt_xent(projections, self.temperature)
-        labels = jnp.concatenate([batch["label"]] * 2)
-        probe, scalars = online_probe(self.model, embeddings, labels)
+        probe, scalars = online_probe(self.model, embeddings, batch["label"])
         scalars |= {"contrast": contrast, "probe": probe}
         scalars |= {"top1": top1, "spread": spread(projections)}
         return contrast + probe, scalars

@@ -15,7 +15,37 @@ from flax import nnx
 NO_LABEL = -1  # of an image without a confident pseudo-label so far
 
 
-class FixedRule(nnx.Module):
+class Rule(nnx.Module):
+    """What all rules have; a rule of its own only overrides what differs.
+
+    Args:
+        classes: C.
+    """
+
+    def __init__(self, classes: int):
+        self.classes = classes
+
+    def __call__(self, p: jax.Array, index: jax.Array) -> jax.Array:
+        """Returns the thresholds, float (C,).
+
+        Args:
+            p: see the top of the file.
+            index: int (B,), which of the unlabeled images they are.
+        """
+        raise NotImplementedError
+
+    def penalty(self, logits: jax.Array, confident: jax.Array) -> jax.Array:
+        """Returns a further loss on strongly augmented images, a scalar: none.
+
+        Args:
+            logits: of the strongly augmented images, float (B, C).
+            confident: bool (B,), which pseudo-labels count.
+        """
+        del confident
+        return jnp.zeros((), logits.dtype)
+
+
+class FixedRule(Rule):
     """The same threshold for all classes, at all times.
 
     Args:
@@ -24,18 +54,13 @@ class FixedRule(nnx.Module):
     """
 
     def __init__(self, classes: int, threshold: float):
-        self.classes = classes
+        super().__init__(classes)
         self.threshold = threshold
 
     def __call__(self, p: jax.Array, index: jax.Array) -> jax.Array:
         """Returns the thresholds, float (C,)."""
         del index
         return jnp.full(self.classes, self.threshold, p.dtype)
-
-    def penalty(self, logits: jax.Array, p: jax.Array, confident: jax.Array) -> jax.Array:
-        """Returns a further loss on strongly augmented images, a scalar: none."""
-        del p, confident
-        return jnp.zeros((), logits.dtype)
 
 
 class FlexRule(FixedRule):
@@ -63,7 +88,7 @@ class FlexRule(FixedRule):
         return thresholds.astype(p.dtype)
 
 
-class FreeRule(FixedRule):
+class FreeRule(Rule):
     """FreeMatch: thresholds at the model's average confidence, and a loss for diverse predictions.
 
     Args:
@@ -78,7 +103,7 @@ class FreeRule(FixedRule):
     """
 
     def __init__(self, classes: int, momentum: float, fairness: float):
-        super().__init__(classes, 1 / classes)
+        super().__init__(classes)
         self.momentum = momentum
         self.fairness = fairness
         self.confidence = nnx.Variable(jnp.full((), 1 / classes))
@@ -98,15 +123,8 @@ class FreeRule(FixedRule):
         old = average[...]
         average[...] = (self.momentum * old + (1 - self.momentum) * value).astype(old.dtype)
 
-    def penalty(self, logits: jax.Array, p: jax.Array, confident: jax.Array) -> jax.Array:
-        """Returns the weighted fairness loss, a scalar: w_f L_f of eq. 13.
-
-        Args:
-            logits: of the strongly augmented images, float (B, C).
-            p: probabilities of the weakly augmented ones.
-            confident: bool (B,), which pseudo-labels count.
-        """
-        del p
+    def penalty(self, logits: jax.Array, confident: jax.Array) -> jax.Array:
+        """Returns the weighted fairness loss, a scalar: w_f L_f of eq. 13."""
         loss = fairness_loss(logits, confident, self.shares[...], self.histogram[...])
         return self.fairness * loss
 

@@ -70,6 +70,10 @@ class HeadOnly(nnx.Module):
         return self.head(embeddings)
 
 
+def _headed(model: Any) -> HeadOnly:
+    return HeadOnly(model.head)
+
+
 class HeadTraining:
     """The training of a head on what the network before it embeds.
 
@@ -113,14 +117,14 @@ class HeadTraining:
             )
         (view,) = definition.inputs["train"]
         check(config, "strong" if view == STRONG else "augment")
+        # What the objective refuses, it refuses before all images are embedded.
+        nnx.eval_shape(plan_objective(config, data, definition, teachers, _headed).create)
         began = time.perf_counter()
         self._start = starts.state(images_step, data.loaders["train"])
         self.data = embed_data(config, data, images_step, self._start)
         count = sum(map(len, data.loaders.values()))
         print_line(f"embedded {count:,} images in {time.perf_counter() - began:.1f} s")
-        build = plan_objective(
-            config, data, definition, teachers, lambda model: HeadOnly(model.head)
-        )
+        build = plan_objective(config, self.data, definition, teachers, _headed)
         inputs = EmbeddingInputs(len(data.classes), mesh, view)
         self.train_step = assemble_step(config, build, inputs, mesh, steps)
         learned = traverse_util.flatten_dict(self.train_step.abstract_state["rest"])

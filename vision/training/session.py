@@ -337,8 +337,8 @@ class Session:
         measures = metrics.scalars(summary)
         if self._definition.validate is not None:
             own = self._definition.validate(self._embed, self._data.loaders)
-            missing = set(self._definition.measures) ^ set(own)
-            if missing:
+            differing = set(self._definition.measures) ^ set(own)
+            if differing:
                 raise UserError(
                     f"validate of the objective '{self._definition.name}' must return its MEASURES "
                     f"({', '.join(self._definition.measures)}), got {', '.join(own)}"

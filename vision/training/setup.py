@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vision import metrics, models, objectives, parallel
+from vision.config import default
 from vision.data.augment import normalize
 from vision.data.augment.views import CHOICES
 from vision.data.loading.joint import JointLoader
@@ -20,7 +21,7 @@ from vision.models.surgery.transfer import prepare
 from vision.objectives.contract import RESERVED
 from vision.run.best import DIRECTIONS, LAST, direction, doubt
 from vision.training.evaluate import eval_batch_size
-from vision.training.inputs import ImageInputs, Inputs
+from vision.training.inputs import STRONG, ImageInputs, Inputs
 from vision.training.optimizer import make_optimizer, make_schedule
 from vision.training.state import StateSpec, select
 from vision.training.step import TrainStep
@@ -165,6 +166,12 @@ def check_settings(
             "optimizer.lookahead and schedule.name=plateau cannot go together: choose another "
             "schedule"
         )
+    if config.early_stopping.enabled and config.checkpoint.metric == LAST:
+        raise UserError(
+            f"early_stopping.enabled needs a metric that can stall, but checkpoint.metric = {LAST} "
+            "always rises: choose another one, or set early_stopping.enabled=False"
+        )
+    _check_strong(config, definition)
     if config.data.unlabeled and UNLABELED not in definition.inputs:
         raise UserError(
             f"data.unlabeled = '{config.data.unlabeled}': the objective '{definition.name}' takes "
@@ -173,6 +180,16 @@ def check_settings(
     d = config.data
     pixels = jax.ShapeDtypeStruct((1, data.image_size, data.image_size, data.channels), "uint8")
     jax.eval_shape(lambda x: normalize(x, d.normalize, d.mean, d.std), pixels)
+
+
+def _check_strong(config: ConfigDict, definition: objectives.Definition) -> None:
+    """A strong view that nothing changes would be weaker than the others, in silence."""
+    has_strong = any(STRONG in views for views in definition.inputs.values())
+    if has_strong and config.strong.to_dict() == default().strong.to_dict():
+        raise UserError(
+            f"the objective '{definition.name}' has a view 'strong', but no key of strong is set: "
+            "set strong.randaugment_layers=2, for example, or what augment has"
+        )
 
 
 def training_loader(config: ConfigDict, data: Data, definition: objectives.Definition) -> Loader:

@@ -49,10 +49,11 @@ def read_teachers(
     copies = _read_copies(workdir)
     teachers = {}
     for attribute, start in definition.starts.items():
-        if start == COPY or not is_teacher(start):
-            continue
         copy = copies.get(attribute, {})
-        if copy.get("start") == start and "config" in copy:
+        is_copied = copy.get("start") == start and "config" in copy
+        if start == COPY or not (is_copied or is_teacher(start)):
+            continue
+        if is_copied:
             file = f"{attribute} in {FILE}"
             teacher_config = checked_config(copy["config"], file, "remove it")
             teacher = Teacher(start, teacher_config, check_data(copy["data"], file))
@@ -77,6 +78,7 @@ def write_teachers(
         teachers: from `read_teachers`; their configs are copied.
         constants: {attribute: {name: array}}, whose arrays are copied.
     """
+    written = _read_copies(workdir)
     copies: dict[str, dict[str, Any]] = {}
     for attribute, teacher in teachers.items():
         copies[attribute] = {
@@ -88,7 +90,8 @@ def write_teachers(
         copy = copies.setdefault(attribute, {"start": definition.starts[attribute]})
         copy["sha256"] = digest(arrays)
         file = _copy_of_weights(workdir, attribute)
-        if not file.is_file():
+        is_written = written.get(attribute, {}).get("sha256") == copy["sha256"]
+        if not (is_written and file.is_file()):
             make_directory(file.parent)
             with replacing_path(file) as path:
                 save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, path)

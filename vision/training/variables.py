@@ -26,8 +26,8 @@ def check_values(abstract_state: State, values: Values, copies: tuple[str, ...] 
         copies: see `placed`.
 
     Raises:
-        UserError: there is no such attribute; or, besides in the model, a variable of an attribute
-            is missing in what it starts from, or has another shape there.
+        UserError: there is no such attribute; or a variable of an attribute other than the model is
+            missing in what it starts from, or has another shape there.
     """
     variables = traverse_util.flatten_dict(abstract_state["rest"])
     variables |= traverse_util.flatten_dict(abstract_state["params"])

@@ -8,7 +8,7 @@ The two layouts:
 Split folders may also be called "valid", "Training", "test_set", "seg_train/seg_train" and so on,
 and a folder around everything is passed over. What does not look like classes is refused:
 `folder:PATH?level=2` says how many folders below PATH, or below its split folders, the classes are.
-If no labels are needed, all images of a folder without split folders count, at any depth.
+If no labels are needed, all images count, at any depth, of the folder or of each split's.
 """
 
 import collections
@@ -56,8 +56,14 @@ def open(argument: str, *, level: str = "") -> dict[str, Source]:
     if level and not (level.isascii() and level.isdecimal() and 0 < int(level) < 10):
         raise UserError(f"{title}: level must be 1 to 9, got {level!r}")
     tree = read_tree(str(root))
-    if are_enough(0) and not named_splits(tree):
-        return {"all": _without_classes(root, tree, title)}
+    if are_enough(0):
+        if level:
+            raise UserError(f"{title}: level is for class folders, which are not looked at here")
+        splits = {split: tree.folders[name] for name, split in named_splits(tree).items()}
+        return {
+            split: _without_classes(root, folder, title)
+            for split, folder in (splits or {"all": tree}).items()
+        }
     findings: list[Finding] = []
     trees = find_trees(tree, title, int(level or 0), findings)
     files = {split: {c: f.all_images() for c, f in tree.items()} for split, tree in trees.items()}
