@@ -96,7 +96,7 @@ def declare(monkeypatch, **declared):
     """Declares something else in the file of MoCo, for one test."""
     moco = importlib.import_module(f"{METHODS}.moco")
     for name, value in declared.items():
-        monkeypatch.setattr(moco, name, value)
+        monkeypatch.setattr(moco, name, value, raising=False)
 
 
 def network(seed, dropout=0.0):
