@@ -14,8 +14,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from vision.errors import check_range
-from vision.objectives import representation
-from vision.objectives.distillation import check_teacher
+from vision.objectives import distillation, representation
 
 USES = ()
 OPTIONS = {
@@ -24,6 +23,7 @@ OPTIONS = {
 }
 MEASURES = representation.MEASURES
 validate = representation.neighbors
+starts = distillation.starts
 
 
 class EmbeddingDistillation(nnx.Module):
@@ -78,7 +78,7 @@ def build(
         UserError: an option is out of range, or there is no teacher.
     """
     hidden = c.options.hidden
-    check_teacher(c.options.teacher)
+    distillation.check_teacher(c.options.teacher)
     rule = "at least 1, or 0 for a linear regressor"
     check_range("objective.options.hidden", hidden, hidden >= 0, rule)
     teacher = architectures["teacher"]
