@@ -48,8 +48,7 @@ SCHEDULE = section(
     "number of steps changes.",
 
     name=key("warmup_cosine",
-        "warmup_cosine, cosine, cosine7_16 (FixMatch's, which ends at a fifth of the peak), step, "
-        "linear, constant, rsqrt or plateau"),
+        "warmup_cosine, cosine, cosine7_16 (FixMatch's), step, linear, constant, rsqrt or plateau"),
     warmup=number(0.05, SHARE,
         "share of the steps over which the rate rises, for every schedule but cosine"),
     start=number(0.0, SHARE, "the warmup's first rate as a share of the peak"),

@@ -59,11 +59,7 @@ def open(argument: str, *, level: str = "") -> dict[str, Source]:
     if are_enough(0):
         if level:
             raise UserError(f"{title}: level is for class folders, which are not looked at here")
-        splits = {split: tree.folders[name] for name, split in named_splits(tree).items()}
-        return {
-            split: _without_classes(root, folder, title)
-            for split, folder in (splits or {"all": tree}).items()
-        }
+        return _without_classes(root, tree, title)
     findings: list[Finding] = []
     trees = find_trees(tree, title, int(level or 0), findings)
     files = {split: {c: f.all_images() for c, f in tree.items()} for split, tree in trees.items()}
@@ -83,13 +79,19 @@ def open(argument: str, *, level: str = "") -> dict[str, Source]:
     return sources
 
 
-def _without_classes(root: Path, tree: Folder, title: str) -> Source:
-    """Returns all images of a tree, at any depth, as one class: for learning without labels."""
-    names = [os.path.relpath(file, root) for file in tree.all_images()]
-    skipped = [finding for folder in tree.walk() for finding in folder.skipped]
-    if not names:
+def _without_classes(root: Path, tree: Folder, title: str) -> dict[str, Source]:
+    """Returns all images of each split, at any depth, as one class: for learning without labels."""
+    splits = {split: tree.folders[name] for name, split in named_splits(tree).items()}
+    sources: dict[str, Source] = {}
+    for split, top in (splits or {"all": tree}).items():
+        names = [os.path.relpath(file, root) for file in top.all_images()]
+        skipped = [finding for folder in top.walk() for finding in folder.skipped]
+        if names:
+            labels = np.zeros(len(names), int)
+            sources[split] = FileSource(root, names, labels, ["unlabeled"], skipped)
+    if not sources:
         raise UserError(f"{title} has no images")
-    return FileSource(root, names, np.zeros(len(names), int), ["unlabeled"], skipped)
+    return sources
 
 
 def _skipped(tree, trees):
