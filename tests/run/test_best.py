@@ -15,7 +15,7 @@ def checkpoint(metric, mode="auto"):
 
 
 def test_every_metric_of_a_run_has_a_direction():
-    assert set(best.BUILT_IN) == {f"val/{name}" for name in metrics.SCALARS}
+    assert set(best.BUILT_IN) == {*(f"val/{name}" for name in metrics.SCALARS), best.LAST}
     assert all(best.guess(metric) == mode for metric, mode in best.BUILT_IN.items())
 
 
