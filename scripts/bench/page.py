@@ -50,6 +50,7 @@ SOURCES = (
     "roofline",
     "evaluation",
     "inference",
+    "objectives",
 )
 WHOLE_LOOPS = ("loader", "epoch")  # rows of train.csv that time no bare step
 COMPARED = ("train", "airbench", "inference")  # scripts whose rows have goals on the page
@@ -207,6 +208,24 @@ def _evaluation(csv):
     )
 
 
+def _objectives(csv):
+    return _markdown(
+        {
+            "device": row["device"],
+            "objective": row["objective"],
+            "model": row["model"],
+            "batch": row["batch"],
+            "against": row["against"],
+            "step, ms": _number(row["step_ms"]),
+            "the other, ms": _number(row["against_ms"]),
+            "ratio": _two_digits(row["ratio"]),
+            "of the best": _two_digits(row["ratio_of_best"]),
+            "rounds": row["rounds"],
+        }
+        for row in _newest(csv["objectives"], "device", "objective", "model", "batch")
+    )
+
+
 def _answers(csv):
     lines = []
     for row in _newest(csv["inference"], "device", "model", "variant", "batch", "fixed"):
@@ -313,6 +332,7 @@ TABLES = {
     "roofline": _roofline,
     "evaluation": _evaluation,
     "inference": _answers,
+    "objectives": _objectives,
 }
 
 
