@@ -6,18 +6,17 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from safetensors.numpy import load_file
 
 from vision import objectives
 from vision.data.loading.loader import Loader
 from vision.data.pipeline import Data
-from vision.errors import UserError, brief
+from vision.errors import UserError
 from vision.objectives.contract import COPY
 from vision.run.directory import has_checkpoints
 from vision.run.initial import initial_weights
 from vision.run.teacher import Teacher
 from vision.training.step import TrainStep
-from vision.training.teachers import read_constant
+from vision.training.teachers import load_arrays, read_constant
 
 SAMPLE = 5000  # images shown to a model that initializes itself from data
 
@@ -89,7 +88,4 @@ def _read_file(objective: str, attribute: str, start: str) -> dict[str, np.ndarr
             f"'{COPY}', a trained model (a run or a bundle, by its directory, or "
             "ARCHITECTURE:VARIANT@WEIGHTS) or a .safetensors file"
         )
-    try:
-        return load_file(path)
-    except Exception as error:  # safetensors raises kinds of its own for damaged files
-        raise UserError(f"{path} is damaged: {brief(error)}") from error
+    return load_arrays(path)

@@ -111,13 +111,26 @@ def read_constant(
     file = _copy_of_weights(workdir, attribute)
     if copy.get("start") != start or not file.is_file():
         return None
-    try:
-        arrays = load_file(file)
-    except Exception as error:  # safetensors raises kinds of its own for damaged files
-        raise UserError(f"{file} is damaged: {brief(error)}; {_put_back(start)}") from error
+    arrays = load_arrays(file, f"; {_put_back(start)}")
     if digest(arrays) != copy.get("sha256"):
         raise UserError(f"{file} is damaged: its SHA-256 is another; {_put_back(start)}")
     return arrays
+
+
+def load_arrays(file: pathlib.Path, remedy: str = "") -> dict[str, np.ndarray]:
+    """Returns {name: array} of a .safetensors file.
+
+    Args:
+        file: the file.
+        remedy: ends the message about a damaged file.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        return load_file(file)
+    except Exception as error:  # safetensors raises kinds of its own for damaged files
+        raise UserError(f"{file} is damaged: {brief(error)}{remedy}") from error
 
 
 class Architectures(dict[str, nnx.Module]):
