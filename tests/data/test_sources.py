@@ -50,7 +50,7 @@ def test_digits_is_what_sklearn_reads():
 def test_kinds_are_the_files_and_unknown_ones_name_the_nearest():
     assert {"mnist5k", "digits", "folder", "tfds"} <= set(kinds())
     assert not any(kind.startswith("_") for kind in kinds())
-    with pytest.raises(UserError, match="did you mean 'mnist5k'.*digits, folder"):
+    with pytest.raises(UserError, match="did you mean 'mnist5k'.*digits, empty, folder"):
         open_splits("mnist5")
     with pytest.raises(UserError, match="takes no argument"):
         open_splits("digits:5")

@@ -1,5 +1,7 @@
 """The packages that a config needs beyond those of every training, checked before it begins."""
 
+import re
+
 from ml_collections import ConfigDict
 
 from vision.support.extras import require
@@ -11,12 +13,12 @@ def check_packages(config: ConfigDict) -> None:
     A data set of TensorFlow's that is not prepared yet needs TensorFlow, which only opening it
     tells.
     """
-    source = config.data.source
-    kind = source.partition(":")[0]
-    if kind == "hf":
-        require(f"data.source = '{source}'", "hf", only=("datasets",))
-    if kind == "parquet":
-        require(f"data.source = '{source}'", "parquet", only=("pyarrow",))
+    for source in re.split(r" [+|] ", f"{config.data.source} | {config.continual.tasks}"):
+        kind = source.partition(":")[0]
+        if kind == "hf":
+            require(f"data.source = '{source}'", "hf", only=("datasets",))
+        if kind == "parquet":
+            require(f"data.source = '{source}'", "parquet", only=("pyarrow",))
     place, _, rest = config.model.pretrained.partition(":")
     if place == "package":
         module = rest.partition("/")[0]

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vision.data.sources import Source, parse
+from vision.data.sources import Source, members, parse
 from vision.data.splits import Subset
 from vision.errors import UserError
 
@@ -54,6 +54,8 @@ def change(splits: Mapping[str, Source], spec: str) -> dict[str, Source]:
     Raises:
         UserError: a value out of its range.
     """
+    if len(members(spec)) > 1:
+        return dict(splits)
     _, _, options = parse(spec)
     seed = _number(spec, options, "seed", int, lambda v: v >= 0, "an integer of at least 0")
     ratio = _number(spec, options, "imbalance", float, lambda v: 1 <= v < np.inf, "at least 1")

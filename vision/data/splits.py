@@ -1,12 +1,13 @@
 """Three splits of any source: disjoint, complete, the same on every machine."""
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from vision.data.draw import draw
 from vision.data.findings import Finding
-from vision.data.identity import units_of
+from vision.data.identity import keys_of, units_of
 from vision.data.sources import Source
 from vision.errors import UserError, check_choice
 
@@ -86,6 +87,22 @@ class Joined:
         return source.file(index)
 
 
+class NamedParts(Joined):
+    """Parts of several sources that have their own splits and that have none.
+
+    Args:
+        parts: {part: its images}, which have names of their own.
+    """
+
+    def __init__(self, parts: Mapping[str, Source]):
+        super().__init__(list(parts.values()))
+        self._keys = np.concatenate([keys_of(source, part) for part, source in parts.items()])
+
+    def keys(self) -> list[str]:
+        """Returns what each image is called."""
+        return self._keys.tolist()
+
+
 def same_images(a: Source, b: Source) -> bool:
     """Whether two sources hold the same images, whatever their labels.
 
@@ -141,12 +158,29 @@ def make_splits(
             f"the data have no train split, only {', '.join(splits) or 'none'}: "
             "there is nothing to learn from"
         )
+    divide = functools.partial(
+        _divide_parts, fractions=fractions, val_fraction=val_fraction, seed=seed, by=split_by
+    )
+    if "all" in splits and "train" in splits:  # of several sources, some have splits of their own
+        check_labels({"train": Joined([splits["all"], splits["train"]])})
+        undivided = divide({"all": splits["all"]})
+        divided = divide({name: source for name, source in splits.items() if name != "all"})
+        return {
+            name: NamedParts({"all": undivided[name], "train": divided[name]})
+            for name in ("train", "val", "test")
+        }
     check_labels(splits)
+    return divide(splits)
+
+
+def _divide_parts(splits, fractions, val_fraction, seed, by):
+    """Returns {"train": source, "val": source, "test": source}; see `make_splits`."""
+    train = splits.get("all", splits.get("train"))
     own = _own_splits(splits, val_fraction)
     if "test" in own:
         val = 0.0 if "val" in own else val_fraction
         fractions = (1 - val, val, 0.0)
-    units = units_of(train, "all" if "all" in splits else "train", split_by == "name")
+    units = units_of(train, "all" if "all" in splits else "train", by == "name")
     if units is None:
         indices = stratify(train.labels, fractions, seed)
     else:

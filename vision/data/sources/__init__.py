@@ -18,8 +18,10 @@ import numpy as np
 from vision.data.findings import Finding
 from vision.data.groups import set_groups
 from vision.data.labels import requiring
+from vision.data.sources._several import join_parts
 from vision.errors import UserError, check_choice
 
+SEPARATOR = " + "  # between the names of several sources that are one
 GROUP = "group"  # an option of every kind: `vision.data.groups`
 CHANGES = ("imbalance", "flip_labels", "seed")  # options of every kind: `vision.data.changes`
 
@@ -96,6 +98,21 @@ def parse(spec: str) -> tuple[str, str, dict[str, str]]:
     return kind, argument, dict(pairs)
 
 
+def members(spec: str) -> list[str]:
+    """Returns the names of the sources that a name joins, "folder:photos + folder:more".
+
+    A piece that begins with no kind belongs to the argument before it: a folder may be called
+    "black + white".
+    """
+    names: list[str] = []
+    for piece in spec.split(SEPARATOR):
+        if names and parse(piece)[0] not in kinds():
+            names[-1] += SEPARATOR + piece
+        else:
+            names.append(piece)
+    return names
+
+
 def is_same(spec: str, other: str) -> bool:
     """Whether two names are of the same source.
 
@@ -103,6 +120,10 @@ def is_same(spec: str, other: str) -> bool:
     """
     if spec == other:
         return True
+    ours = members(spec)
+    theirs = members(other)
+    if len(ours) > 1:
+        return len(ours) == len(theirs) and all(map(is_same, ours, theirs))
     kind, argument, options = parse(spec)
     other_kind, other_argument, other_options = parse(other)
     if not argument or not other_argument or (kind, options) != (other_kind, other_options):
@@ -121,7 +142,8 @@ def open_splits(spec: str, bits: int = 0, fewest_classes: int = 2) -> dict[str, 
 
     Args:
         spec: "KIND", "KIND:ARGUMENT" or "KIND:ARGUMENT?OPTION=VALUE&...", such as "mnist5k",
-            "folder:photos" or "voc:photos?boxes=crop".
+            "folder:photos" or "voc:photos?boxes=crop". Several, joined by " + ", are one source, in
+            which classes of the same name are the same.
         bits: significant bits of 16-bit images, `config.data.bits`.
         fewest_classes: how many classes must have images: two to learn from, one to be judged on,
             none if no labels are needed.
@@ -133,6 +155,9 @@ def open_splits(spec: str, bits: int = 0, fewest_classes: int = 2) -> dict[str, 
     Raises:
         UserError: the kind or an option is unknown, or the argument cannot be opened.
     """
+    names = members(spec)
+    if len(names) > 1:
+        return _open_several(spec, names, bits, fewest_classes)
     kind, argument, options = parse(spec)
     check_choice("data.source", kind, kinds(), ", as KIND or KIND:ARGUMENT")
     module = importlib.import_module(f"{__name__}.{kind}")
@@ -148,3 +173,16 @@ def open_splits(spec: str, bits: int = 0, fewest_classes: int = 2) -> dict[str, 
     for source in parts.values():
         set_bits(source, bits)
     return parts
+
+
+def _open_several(spec: str, names: list[str], bits: int, fewest: int) -> dict[str, Source]:
+    """Opens several sources as one; a class may be in only one of them."""
+    for name in names:
+        changes = sorted({*parse(name)[2]} & {*CHANGES})
+        if changes:
+            raise UserError(
+                f"'{spec}': {changes[0]}= is for a source alone: leave it out, or choose the "
+                "images in a table (csv:)"
+            )
+    opened = [open_splits(name, bits, min(fewest, 1)) for name in names]
+    return dict(join_parts(spec, opened, fewest))
