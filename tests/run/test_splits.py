@@ -188,7 +188,7 @@ def test_a_kill_while_the_list_is_replaced_leaves_one(here, described):
     changed = here | {"train": Members(here["train"].names[::-1], here["train"].labels)}
     source = read_run("run")[0].data.source
     file = pathlib.Path("run/data.json")
-    data = types.SimpleNamespace(division=changed)
+    data = types.SimpleNamespace(division=changed, tasks=())
     with contextlib.suppress(KeyboardInterrupt), storing_division(file.parent, data) as splits:
         if described:
             write_json(file, json.loads(file.read_text()) | splits)

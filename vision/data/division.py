@@ -5,6 +5,7 @@ splits.csv.gz    a gzipped table of text, `split,name,label`, a row for each ima
                  ?imbalance= draw from them. A name is what `vision.data.identity` calls the image.
 """
 
+import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from vision.support.schema import NATURAL
 
 FILE = "splits.csv.gz"
 NEW = "splits.new.csv.gz"  # takes the place of `FILE` once data.json describes it
+NAMED = 3  # images that a message names
 HEADER = ["split", "name", "label"]
 # what data.json and bundle.json say about it, as `vision.support.schema` checks it
 DIGESTS = {str: {"images": NATURAL, "sha256": str}}
@@ -34,6 +36,59 @@ class Members(NamedTuple):
         """Returns the SHA-256 of names and labels, in their order, in hexadecimal."""
         text = "\n".join(f"{name}\0{label}" for name, label in zip(*self, strict=True))
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+class Task(NamedTuple):
+    """What one run of several that go on from each other adds.
+
+    Attributes:
+        source: the name of its images.
+        classes: its new classes.
+        test: number of its test images, which follow those of the tasks before it.
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    test: int
+
+
+@dataclasses.dataclass
+class Changes:
+    """How data differ from those that a run had: {split: names}, and for labels also the change."""
+
+    missing: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    new: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    relabeled: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.new or self.relabeled)
+
+    def joined(self, other: "Changes") -> "Changes":
+        """Returns the changes of both."""
+        return Changes(
+            self.missing | other.missing, self.new | other.new, self.relabeled | other.relabeled
+        )
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Returns {"missing", "new" and "relabeled": {split: number of images}}."""
+        return {
+            field: {split: len(names) for split, names in splits.items()}
+            for field, splits in vars(self).items()
+        }
+
+    def lines(self) -> list[str]:
+        """Returns a line for each kind and split: the number of images and the first names."""
+        kinds = {
+            "missing": self.missing,
+            "new": self.new,
+            "labeled differently": self.relabeled,
+        }
+        lines = []
+        for kind, splits in kinds.items():
+            for split, names in splits.items():
+                more = ", ..." if len(names) > NAMED else ""
+                lines.append(f"{len(names):,} of {split} {kind}: {', '.join(names[:NAMED])}{more}")
+        return lines
 
 
 Division = dict[str, Members]  # {split: its images}

@@ -12,7 +12,13 @@ SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
 NUMBER = re.compile(r"\d+")
 
 
-def draw_labeled(spec: str, labels: np.ndarray, classes: Sequence[str], seed: int) -> np.ndarray:
+def draw_labeled(
+    spec: str,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    seed: int,
+    key: str = "data.labels",
+) -> np.ndarray:
     """Draws the labeled images, stratified: every class that occurs is among them.
 
     Args:
@@ -23,6 +29,7 @@ def draw_labeled(spec: str, labels: np.ndarray, classes: Sequence[str], seed: in
         classes: the C class names.
         seed: seed of the draw. A larger draw with the same seed has the images of a smaller one,
             class by class.
+        key: the key of the config that has the spec.
 
     Returns:
         int64, sorted positions in `labels`.
@@ -31,49 +38,49 @@ def draw_labeled(spec: str, labels: np.ndarray, classes: Sequence[str], seed: in
         UserError: the spec has another form, or asks for more images than there are, or for fewer
             than there are classes.
     """
-    available = np.bincount(labels, minlength=len(classes))
-    counts = _counts(spec, available, classes)
+    counts = count_labeled(spec, labels, classes, key)
     order = np.random.RandomState(seed % 2**32).permutation(len(labels))
     drawn = [order[labels[order] == label][:count] for label, count in enumerate(counts)]
     return np.sort(np.concatenate(drawn))
 
 
-def _counts(spec: str, available: np.ndarray, classes: Sequence[str]) -> np.ndarray:
-    """Returns the number of images to draw from each class, int (C,)."""
+def count_labeled(spec: str, labels: np.ndarray, classes: Sequence[str], key: str) -> np.ndarray:
+    """Returns the number of images to draw from each class, int (C,); see `draw_labeled`."""
+    available = np.bincount(labels, minlength=len(classes))
     total = int(available.sum())
     if match := PER_CLASS.fullmatch(spec):
         count = int(match[2])
         if match[1]:
             return np.minimum(count, available)
-        return _of_each_class(spec, count, available, classes)
+        return _of_each_class(f"{key} = '{spec}'", count, available, classes)
     if match := SHARE.fullmatch(spec):
         count = round(total * float(match[1]) / 100)
     elif NUMBER.fullmatch(spec):
         count = int(spec)
     else:
         raise UserError(
-            f"data.labels = '{spec}' must be a number for each class, such as 25/class, a number "
+            f"{key} = '{spec}' must be a number for each class, such as 25/class, a number "
             "of all, such as 4000, or a share, such as 1%"
         )
     present = np.count_nonzero(available)
     if not present <= count <= total:
         raise UserError(
-            f"data.labels = '{spec}' asks for {count:,} of {total:,} training images of "
+            f"{key} = '{spec}' asks for {count:,} of {total:,} training images of "
             f"{present:,} classes: ask for at least one of each class, and at most all"
         )
     return _stratified(count, available)
 
 
 def _of_each_class(
-    spec: str, count: int, available: np.ndarray, classes: Sequence[str]
+    setting: str, count: int, available: np.ndarray, classes: Sequence[str]
 ) -> np.ndarray:
     if count == 0:
-        raise UserError(f"data.labels = '{spec}' must be at least 1/class")
+        raise UserError(f"{setting} must be at least 1/class")
     present = available > 0
     smallest = int(np.argmin(np.where(present, available, available.max() + 1)))
     if available[smallest] < count:
         raise UserError(
-            f"data.labels = '{spec}', but the class '{classes[smallest]}' has only "
+            f"{setting}, but the class '{classes[smallest]}' has only "
             f"{available[smallest]:,} training images: ask for at most {available[smallest]}/class,"
             " or for a number or a share of all"
         )

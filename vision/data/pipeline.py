@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from vision.data.changes import change
 from vision.data.decode import INTERPOLATIONS
-from vision.data.division import Division
+from vision.data.division import Changes, Division, Task
 from vision.data.findings import Finding
 from vision.data.labeled import draw_labeled
 from vision.data.loading.dataset import SIZES, Dataset, Unreadable
@@ -23,7 +23,14 @@ from vision.data.loading.device_loader import DeviceLoader
 from vision.data.loading.loader import Loader
 from vision.data.loading.sampler import SAMPLINGS, Sampler, run_length
 from vision.data.loading.worker_loader import WorkerLoader
-from vision.data.recall import Changes, Divided, Past, divide, leave_out_missing, match_past
+from vision.data.recall import (
+    MEMORY,
+    Divided,
+    Past,
+    divide,
+    leave_out_missing,
+    match_past,
+)
 from vision.data.sample import Sample, has_color, look
 from vision.data.sources import Source, open_splits
 from vision.data.splits import Subset, unseen_classes
@@ -31,6 +38,7 @@ from vision.errors import UserError, check_choice
 
 SAMPLE = 16  # images that are decoded to learn what they are like
 UNLABELED = "unlabeled"  # the loader of `config.data.unlabeled`
+BESIDE = (UNLABELED, MEMORY)  # the loaders whose images a step sees beside those of train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +46,9 @@ class Data:
     """What a run learns from: a loader per split, and what the splits have in common.
 
     Attributes:
-        loaders: {"train", "val", "test"}, and "unlabeled" if `config.data.unlabeled` names images;
-            or the splits that `open_data` was given.
+        loaders: {"train", "val", "test"}, "unlabeled" if `config.data.unlabeled` names images, and
+            "memory" if a training that goes on from a run has one; or the splits that `open_data`
+            was given.
         classes: class names, in the labels' order.
         image_size: side of every image, pixels.
         channels: 1 or 3.
@@ -47,6 +56,8 @@ class Data:
         findings: what is odd about the source.
         division: the images of each split, as a training stores them; None if nothing is trained.
         changes: how the data differ from those that a run had.
+        tasks: what this run and those that it goes on from have learned, in their order; () for
+            any other training.
     """
 
     loaders: dict[str, Loader]
@@ -57,6 +68,7 @@ class Data:
     findings: tuple[Finding, ...] = ()
     division: Division | None = None
     changes: Changes = dataclasses.field(default_factory=Changes)
+    tasks: tuple[Task, ...] = ()
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -97,6 +109,7 @@ def named_splits(
     """
     divided = divide(c, seed, opened or _open(c, past), past)
     splits = change(divided.splits, c.source)
+    splits.pop(MEMORY, None)  # only a training looks at it
     findings = (*divided.findings, *unseen_classes(splits))
     return leave_out_missing(splits), findings
 
@@ -135,7 +148,10 @@ def open_data(
     if splits is None:
         divided = divide(c, config.seed, _open(c, past), past, with_unlabeled)
         splits = change(divided.splits, c.source)
-        divided = divided._replace(findings=(*divided.findings, *unseen_classes(splits)))
+        if not with_unlabeled:
+            splits.pop(MEMORY, None)
+        if not divided.tasks:  # otherwise the model has learned the old classes already
+            divided = divided._replace(findings=(*divided.findings, *unseen_classes(splits)))
     else:
         divided = Divided(splits, next(iter(splits.values())).findings, {}, Changes())
     available = sum(map(len, splits.values()))
@@ -165,6 +181,7 @@ def open_data(
         (*findings, *sample.findings),
         divided.division if with_unlabeled else None,
         divided.changes,
+        divided.tasks,
     )
 
 
@@ -245,14 +262,15 @@ def _dataset(
     if name == "train":
         sampler = _train_sampler(config, split)
     else:
-        # Unlabeled images come in an order of their own beside the labeled ones.
-        sampler = Sampler(config.seed + (name == UNLABELED), split.labels)
+        # What lies beside the training images comes in an order of its own.
+        order = BESIDE.index(name) + 1 if name in BESIDE else 0
+        sampler = Sampler(config.seed + order, split.labels)
     return Dataset(
         split,
         image_size,
         channels,
         c.crop_fraction or 1.0,
-        tuple(c.random_crop_area) if name in ("train", UNLABELED) else (),
+        tuple(c.random_crop_area) if name in ("train", *BESIDE) else (),
         exact=not c.image_size,
         sampler=sampler,
         interpolation=interpolation_of(c),

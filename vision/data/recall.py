@@ -11,7 +11,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from vision.data.division import FILE, NEW, Division, Members, division_of, read_division
+from vision.data.division import (
+    FILE,
+    NEW,
+    Changes,
+    Division,
+    Members,
+    Task,
+    division_of,
+    read_division,
+)
 from vision.data.findings import Finding
 from vision.data.groups import group_findings
 from vision.data.identity import base_of, has_names, keys_of, texts
@@ -20,7 +29,7 @@ from vision.data.splits import Joined, Subset, make_splits
 from vision.errors import UserError
 
 SPLITS = ("train", "val", "test")
-NAMED = 3  # images that a message names
+MEMORY = "memory"  # what a training that goes on from a run keeps of that one's training images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +42,14 @@ class Past:
         joins: whether images that the run did not have join it, as in a training that may go on
             with other data. Otherwise they are left out.
         strict: whether any difference is an error.
+        tasks: what the run has learned, one after the other; () if it has learned all at once.
     """
 
     run: pathlib.Path
     digests: Mapping[str, Mapping[str, Any]]
     joins: bool = False
     strict: bool = False
+    tasks: tuple[Task, ...] = ()
 
     def agrees(self, division: Division) -> bool:
         """Returns whether a division of today's data is the run's own."""
@@ -61,50 +72,29 @@ class Past:
             "copy it again from where the run was made"
         )
 
+    def divide(
+        self, fresh: Division, opened: Mapping[str, Source], names: Collection[str]
+    ) -> tuple[dict[str, Source], Division, Changes, tuple[Task, ...]]:
+        """Gives images the splits that the run had them in.
+
+        Args:
+            fresh: today's division of the same source; {} if it cannot be divided.
+            opened: {part: source}, all images that are there.
+            names: the splits to recall.
+
+        Returns:
+            (splits, division, changes, tasks): see `split_as_before` and `Data`.
+        """
+        stored = {name: members for name, members in self.read().items() if name in names}
+        if self.tasks:  # what it does not have is no news: most old images are left out
+            fresh = {}
+        return *split_as_before(stored, fresh, opened, self.joins), self.tasks
+
     def _is_described(self, division):
         return all(
             split in division and division[split].digest() == entry["sha256"]
             for split, entry in self.digests.items()
         )
-
-
-@dataclasses.dataclass
-class Changes:
-    """How data differ from those that a run had: {split: names}, and for labels also the change."""
-
-    missing: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    new: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-    relabeled: dict[str, list[str]] = dataclasses.field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return bool(self.missing or self.new or self.relabeled)
-
-    def joined(self, other: "Changes") -> "Changes":
-        """Returns the changes of both."""
-        return Changes(
-            self.missing | other.missing, self.new | other.new, self.relabeled | other.relabeled
-        )
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Returns {"missing", "new" and "relabeled": {split: number of images}}."""
-        return {
-            field: {split: len(names) for split, names in splits.items()}
-            for field, splits in vars(self).items()
-        }
-
-    def lines(self) -> list[str]:
-        """Returns a line for each kind and split: the number of images and the first names."""
-        kinds = {
-            "missing": self.missing,
-            "new": self.new,
-            "labeled differently": self.relabeled,
-        }
-        lines = []
-        for kind, splits in kinds.items():
-            for split, names in splits.items():
-                more = ", ..." if len(names) > NAMED else ""
-                lines.append(f"{len(names):,} of {split} {kind}: {', '.join(names[:NAMED])}{more}")
-        return lines
 
 
 class Recalled(Subset):
@@ -152,15 +142,32 @@ def resembles(past: Past, opened: Mapping[str, Source]) -> bool:
 
 def without_missing(split: Source) -> Source:
     """Returns a split, which may be drawn from a `Recalled` one, without its missing images."""
+    recalled, rows = _recalled_below(split)
+    if recalled is None:
+        return split
+    present = recalled.indices[rows] >= 0
+    return split if present.all() else Subset(split, np.flatnonzero(present))
+
+
+def rows_in_division(split: Source) -> np.ndarray:
+    """Returns the place of each image of a split in the division that it was recalled from.
+
+    Places in the split itself, int64 (N,), if nothing was drawn from it and nothing is missing.
+    """
+    recalled, rows = _recalled_below(split)
+    return np.arange(len(split)) if recalled is None else rows
+
+
+def _recalled_below(split: Source) -> tuple[Recalled | None, np.ndarray]:
+    """Returns (the recalled split that a split is drawn from, or None; the rows drawn)."""
     rows = np.arange(len(split))
     below: Any = split
     while not isinstance(below, Recalled):
         if not hasattr(below, "source"):
-            return split
+            return None, rows
         rows = below.indices[rows] if hasattr(below, "indices") else rows
         below = below.source
-    present = below.indices[rows] >= 0
-    return split if present.all() else Subset(split, np.flatnonzero(present))
+    return below, rows
 
 
 def split_as_before(
@@ -183,9 +190,7 @@ def split_as_before(
         it; and how the data differ.
     """
     everything = Joined(list(opened.values()))
-    now = division_of(opened, opened)
-    names = np.concatenate([members.names for members in now.values()])
-    places = {name: i for i, name in reversed(list(enumerate(names)))}
+    places = places_of(opened)
     numbers = {name: i for i, name in enumerate(everything.classes)}
     changes = Changes()
     new = _new_images(past, fresh, places)
@@ -204,6 +209,13 @@ def split_as_before(
     if "val" in past and np.array_equal(past["val"].names, past["test"].names):
         splits["val"] = splits["test"]
     return splits, division, changes
+
+
+def places_of(opened: Mapping[str, Source]) -> dict[str, int]:
+    """Returns {name: place} of all images of a source, one part after the other."""
+    now = division_of(opened, opened)
+    names = np.concatenate([members.names for members in now.values()])
+    return {name: i for i, name in reversed(list(enumerate(names)))}
 
 
 def _new_images(past, fresh, places):
@@ -257,9 +269,7 @@ def _narrow(recalled, opened):
     for source in opened.values():
         stop = start + len(source)
         if len(indices) and indices.min() >= start and indices.max() < stop:
-            if len(indices) == len(source) and (indices == np.arange(start, stop)).all():
-                return source
-            return Subset(source, indices - start)
+            return Recalled(source, indices - start, recalled.labels)
         start = stop
     return recalled
 
@@ -271,6 +281,7 @@ class Divided(NamedTuple):
     findings: tuple[Finding, ...]
     division: Division
     changes: Changes
+    tasks: tuple[Task, ...] = ()
 
 
 def divide(
@@ -324,21 +335,20 @@ def match_past(
     findings: tuple[Finding, ...],
     opened: Mapping[str, Source],
     past: Past | None,
-    names: tuple[str, ...] = SPLITS,
+    names: tuple[str, ...] = (*SPLITS, MEMORY),
 ) -> Divided:
     """Returns a division of today's images, changed to that of a run if it differs."""
     division = division_of(splits, opened)
     if past is None or (division and past.agrees(division)):
         return Divided(splits, findings, division, Changes())
-    stored = {name: members for name, members in past.read().items() if name in names}
-    splits, division, changes = split_as_before(stored, division, opened, past.joins)
+    splits, division, changes, tasks = past.divide(division, opened, names)
     if changes and past.strict:
         raise UserError(
             f"the data have changed since {past.run} began: {'; '.join(changes.lines())}.\n"
             "Restore them, or set data.allow_changes=true: images that the run had then stay in "
             "their split"
         )
-    return Divided(splits, findings, division, changes)
+    return Divided(splits, findings, division, changes, tasks)
 
 
 def leave_out_missing(

@@ -16,7 +16,7 @@ nearest key. `python -m vision.config [WORD]` prints the keys, or those about WO
 from ml_collections import ConfigDict
 
 from vision.config.keys import SEED, Key, Section, key, number
-from vision.config.schema.data import AUGMENT, DATA, IMBALANCE, STRONG
+from vision.config.schema.data import AUGMENT, CONTINUAL, DATA, IMBALANCE, STRONG
 from vision.config.schema.model import MODEL, OBJECTIVE, TRANSFER
 from vision.config.schema.reports import AUDIT, EVALUATION
 from vision.config.schema.training import (
@@ -47,6 +47,7 @@ SECTIONS: dict[str, Section] = {
     "model": MODEL,
     "transfer": TRANSFER,
     "imbalance": IMBALANCE,
+    "continual": CONTINUAL,
     "objective": OBJECTIVE,
     "optimizer": OPTIMIZER,
     "schedule": SCHEDULE,

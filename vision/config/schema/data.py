@@ -157,3 +157,33 @@ IMBALANCE = section(
         "epochs of a second training, of only a new head, on balanced batches or as sampling "
         "says: cRT, Kang et al. 2019 (arXiv:1910.09217); 0 = none"),
 )
+
+CONTINUAL = section(
+    "Going on from a finished run with new images, new classes or both. The objective continual "
+    "learns so.",
+
+    previous=key("",
+        "the run, by its directory: its classes come first, and its val and test keep their images "
+        'and get the new ones; "" = none'),
+    memory=key("",
+        "images of its training to learn from again: 20/class; 200, of all; all; \"\" = none. A "
+        "later run has what this one remembers and what it learns"),
+    selection=key("herding",
+        "which: herding, whose mean embedding is nearest to their class's, Rebuffi et al. 2016 "
+        "(arXiv:1611.07725), algorithm 4; or random"),
+    memory_seed=number(0, SEED, "seed of a random selection"),
+    memory_ratio=number(1, between(1, 1024),
+        "remembered images in a step for each new one"),
+    tasks=key("",
+        'sources to learn one after the other, "folder:first | folder:second"; see python -m '
+        'vision.continual; "" = only data.source'),
+    fisher_labels=key("sampled",
+        "in a sequence of tasks, for objective.options.ewc: sampled, expected or true, see python "
+        "-m vision.continual.importance"),
+    fisher_images=number(0, at_least(0), "training images to measure; 0 = all"),
+    fisher_anchors=key("each", "each, a penalty for each task, or latest"),
+    fisher_decay=number(1.0, SHARE, "share of the earlier tasks' importance that stays"),
+    old_data=key(True,
+        "whether the images of the previous run are there: without them nothing can be "
+        "remembered, and what is forgotten is not measured"),
+)
