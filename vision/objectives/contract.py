@@ -13,24 +13,26 @@ In an objective's file, everything but `build` is optional:
                                           may then be checkpoint.metric; {"knn": "max"} also says
                                           whether "max" or "min" is better, which otherwise
                                           follows from the name: less of a "loss" or an "error"
-    def starts(c): ...                    {attribute: what its variables start from}, see
-                                          `Definition.starts`
+    def starts(c, previous): ...          {attribute: what its variables start from}, see
+                                          `Definition.starts`; previous, which it may leave out, is
+                                          config.continual.previous
     def validate(embed, loaders): ...     {"knn": float}, from embed(loader), which returns
                                           (embeddings float32 (N, D), labels int (N,)) of the
                                           images that can be read
-    def build(c, model, *, class_counts, classes, rngs, architectures, sizes): ...
-                                          the objective; it takes what it names of the last five
+    def build(c, model, *, class_counts, classes, rngs, architectures, sizes, tasks): ...
+                                          the objective; it takes what it names of the last six
 
 A batch is {"image": ..., "label": ..., "progress": ...}: under the names of the views of "train",
 normalized float (B, H, W, C); soft labels, float (B, C); the share of the training that is done,
 float32 (). Further fields of the source come under their own names, and the views of every other
 loader under its name: batch["unlabeled"]["weak"]; batch["unlabeled"]["index"], int32 (B,), says
-which of that loader's images they are.
+which of that loader's images they are. Those of "memory", what is remembered of a previous run's
+images, have a "label" too; without config.continual.memory there are none in the batch.
 """
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
@@ -41,6 +43,7 @@ from ml_collections import ConfigDict
 
 from vision.config.schema.model import OBJECTIVE
 from vision.data.pipeline import UNLABELED
+from vision.data.recall import MEMORY
 from vision.errors import UserError, check_choice
 from vision.objectives.quantized import simulate
 from vision.run.best import DIRECTIONS
@@ -48,7 +51,7 @@ from vision.support.modules import find
 
 PACKAGE = "vision.objectives"
 TRAIN = "train"
-LOADERS = (TRAIN, UNLABELED)
+LOADERS = (TRAIN, UNLABELED, MEMORY)
 RESERVED = ("label", "index", "mask", "progress")  # names that every batch uses itself
 GENERAL = ("name", "options", "quantize")  # keys of config.objective that all objectives have
 COPY = "model"  # what an attribute starts from: the objective's own model
@@ -69,7 +72,9 @@ class Objective(Protocol):
             cut by `train.accumulate`.
 
     Optional method:
-        after_update(): called after each optimizer step, to change what does not learn.
+        after_update(): called after each optimizer step, to change what does not learn. If it has
+            the parameter `gradients`, it gets {attribute: gradients of its parameters, as nested
+            dicts} of that step.
     """
 
     model: Any  # is validated, exported and served
@@ -113,6 +118,7 @@ class Definition:
         rngs: nnx.Rngs,
         architectures: Mapping[str, nnx.Module],
         sizes: Mapping[str, int] | None = None,
+        tasks: Sequence[Any] = (),
     ) -> Any:
         """Builds the objective, whose model computes as `quantize` asks for.
 
@@ -125,6 +131,7 @@ class Definition:
                 with {attribute: class names} as `architectures.classes`, and {attribute: (H, W,
                 C)} of the images that they see as `architectures.image_shapes`.
             sizes: {loader: images of its split}; None if there are no data.
+            tasks: see `vision.data.pipeline.Data`.
 
         Raises:
             UserError: see `vision.objectives.quantized.simulate`, and the objective's own.
@@ -136,6 +143,7 @@ class Definition:
             "rngs": rngs,
             "architectures": architectures,
             "sizes": sizes or {},
+            "tasks": tasks,
         }
         parameters = inspect.signature(self.module.build).parameters
         takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
@@ -143,8 +151,12 @@ class Definition:
         return self.module.build(self.config, model, **accepted)
 
 
-def define(c: ConfigDict) -> Definition:
+def define(c: ConfigDict, previous: str = "") -> Definition:
     """Reads what the file of `config.objective` declares.
+
+    Args:
+        c: config.objective.
+        previous: config.continual.previous.
 
     Raises:
         UserError: there is no such objective, an option is unknown or has another type, or a key is
@@ -168,17 +180,24 @@ def define(c: ConfigDict) -> Definition:
         )
     for measure, direction in directions.items():
         check_choice(f"MEASURES of the objective '{c.name}': {measure}", direction, DIRECTIONS)
-    starts: Mapping[str, Any] = getattr(module, "starts", lambda _: {})(config)
     return Definition(
         name=c.name,
         config=config,
         inputs=inputs,
         measures=measures,
         directions=directions,
-        starts={attribute: str(start) for attribute, start in starts.items() if start},
+        starts=_starts(module, config, previous),
         validate=validate,
         module=module,
     )
+
+
+def _starts(module: ModuleType, c: ConfigDict, previous: str) -> dict[str, str]:
+    if not hasattr(module, "starts"):
+        return {}
+    takes_previous = "previous" in inspect.signature(module.starts).parameters
+    starts = module.starts(c, previous) if takes_previous else module.starts(c)
+    return {attribute: str(start) for attribute, start in starts.items() if start}
 
 
 def _check_unused(c: ConfigDict, uses: tuple[str, ...] | None) -> None:

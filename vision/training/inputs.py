@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from vision import parallel
 from vision.data.augment import alternating_flips, augment, normalize
 from vision.data.loading.loader import Batch
+from vision.data.pipeline import UNLABELED
 from vision.errors import UserError
 from vision.objectives.contract import TRAIN
 
@@ -90,7 +91,8 @@ class ImageInputs:
         """Returns {view: normalized images, "label": float (B, C)} and the source's fields.
 
         The views of other loaders are dicts under their names, each with "index", int32 (B,):
-        the places of its images in their split, for objectives that remember each one.
+        the places of its images in their split, for objectives that remember each one. Those of
+        "memory" have a "label" too.
         """
         inputs: dict[str, Any] = {}
         for loader, views in self._views.items():
@@ -104,7 +106,7 @@ class ImageInputs:
             for place, view in enumerate(views):
                 images, labels = self._augment(state, examples, loader, place)
                 target[view] = self.normalize(images)
-                if loader == TRAIN:
+                if loader != UNLABELED:
                     target["label"] = labels
             target |= fields_of(examples)
         return inputs

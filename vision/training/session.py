@@ -86,7 +86,7 @@ class Session:
         self._config = config
         self._workdir = workdir
         self._mesh = mesh
-        self._definition = objectives.define(config.objective)
+        self._definition = objectives.define(config.objective, config.continual.previous)
         images = len(data.loaders["train"])
         self._steps = run_length(config.train, images)
         c = config.train

@@ -15,6 +15,7 @@ from vision.data.augment.views import CHOICES
 from vision.data.loading.joint import JointLoader
 from vision.data.loading.loader import Loader
 from vision.data.pipeline import UNLABELED, Data
+from vision.data.recall import MEMORY
 from vision.errors import UserError, check_choice
 from vision.models.layers.streams import Streams
 from vision.models.surgery.transfer import prepare
@@ -60,13 +61,14 @@ def build_step(
     Raises:
         UserError: the config does not fit its data or devices.
     """
-    definition = objectives.define(config.objective)
+    definition = objectives.define(config.objective, config.continual.previous)
     check_settings(config, data, mesh, definition)
     if teachers is None:
         teachers = read_teachers(config, data, definition, None)
     build = plan_objective(config, data, definition, teachers)
     sizes = {name: len(loader) for name, loader in data.loaders.items()}
-    inputs = ImageInputs(config, definition.inputs, len(data.classes), sizes, mesh)
+    views = {name: definition.inputs[name] for name in _loaders_of(data, definition)}
+    inputs = ImageInputs(config, views, len(data.classes), sizes, mesh)
     return assemble_step(config, build, inputs, mesh, steps)
 
 
@@ -99,6 +101,7 @@ def plan_objective(
             rngs=rngs,
             architectures=Architectures(definition, teachers),
             sizes={name: len(loader) for name, loader in data.loaders.items()},
+            tasks=data.tasks,
         )
 
     return Build(create, layers)
@@ -177,6 +180,11 @@ def check_settings(
             f"data.unlabeled = '{config.data.unlabeled}': the objective '{definition.name}' takes "
             'no unlabeled images; leave it ""'
         )
+    if config.continual.memory and MEMORY not in definition.inputs:
+        raise UserError(
+            f"continual.memory = '{config.continual.memory}': the objective '{definition.name}' "
+            'remembers no images: set objective.name=continual, or continual.memory=""'
+        )
     d = config.data
     pixels = jax.ShapeDtypeStruct((1, data.image_size, data.image_size, data.channels), "uint8")
     jax.eval_shape(lambda x: normalize(x, d.normalize, d.mean, d.std), pixels)
@@ -204,20 +212,23 @@ def training_loader(config: ConfigDict, data: Data, definition: objectives.Defin
         UserError: there are no unlabeled images, or a source has a field under a name that a batch
             uses itself.
     """
-    for name in definition.inputs:
+    loaders = _loaders_of(data, definition)
+    for name in loaders:
         if name not in data.loaders:
             raise UserError(
                 f"the objective '{definition.name}' learns from {name} images too: set "
                 f'data.{name} to a source, or to "rest" for the training images'
             )
     _check_fields(data, definition.inputs)
-    beside = {
-        name: (data.loaders[name], config.data[f"{name}_ratio"])
-        for name in definition.inputs
-        if name != "train"
-    }
+    ratios = {UNLABELED: config.data.unlabeled_ratio, MEMORY: config.continual.memory_ratio}
+    beside = {name: (data.loaders[name], ratios[name]) for name in loaders if name != "train"}
     train = data.loaders["train"]
     return JointLoader(train, beside) if beside else train
+
+
+def _loaders_of(data: Data, definition: objectives.Definition) -> list[str]:
+    """Returns the loaders that an objective learns from; a run may have no memory."""
+    return [name for name in definition.inputs if name != MEMORY or MEMORY in data.loaders]
 
 
 def _check_fields(data: Data, inputs: Mapping[str, tuple[str, ...]]) -> None:

@@ -12,6 +12,7 @@ from vision.data.loading.loader import Loader
 from vision.data.pipeline import Data
 from vision.errors import UserError
 from vision.objectives.contract import COPY
+from vision.objectives.importance import FOLDER
 from vision.run.directory import has_checkpoints
 from vision.run.initial import initial_weights
 from vision.run.teacher import Teacher
@@ -82,6 +83,11 @@ class Starts:
 
 def _read_file(objective: str, attribute: str, start: str) -> dict[str, np.ndarray]:
     path = pathlib.Path(start).expanduser()
+    if path.parent.name == FOLDER and not path.is_file():
+        raise UserError(
+            f"objective.options.{attribute} needs to know which weights matter: run python -m "
+            f"vision.continual.importance --workdir {path.parent.parent} --kind {path.stem}"
+        )
     if path.suffix != ".safetensors" or not path.is_file():
         raise UserError(
             f"'{attribute}' of the objective '{objective}' cannot start from '{start}': it must be "

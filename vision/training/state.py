@@ -4,6 +4,7 @@ Between steps a run is a plain nested dict of arrays with string keys: what `jax
 fastest and what a checkpoint holds. Inside the step the objective is a Flax NNX module again.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -31,6 +32,7 @@ class StateSpec:
         whole_batch: whether the loss needs all images of a batch at once.
         constant: names of the attributes that never change, which checkpoints leave out.
         has_after_update: whether the objective has `after_update`.
+        takes_gradients: whether that takes the step's gradients.
         adapts_to_data: whether its model has `initialize_from_data(images)`, which must be called
             before the first step.
         parameters: (number of parameters, number of those that learn).
@@ -53,7 +55,11 @@ class StateSpec:
                 name = type(objective).__name__
                 raise UserError(f"{name}.constant names '{attribute}', which must be frozen too")
         self.whole_batch = bool(getattr(objective, "whole_batch", False))
-        self.has_after_update = hasattr(objective, "after_update")
+        after_update = getattr(objective, "after_update", None)
+        self.has_after_update = after_update is not None
+        self.takes_gradients = (
+            after_update is not None and "gradients" in inspect.signature(after_update).parameters
+        )
         self.adapts_to_data = hasattr(getattr(objective, "model", None), "initialize_from_data")
         self._graph, self._params, self._rngs, self._rest = self._split(objective)
         self.parameters = (surgery.count(objective)[0], _count(self.abstract_params))

@@ -50,8 +50,8 @@ class TrainStep:
         adapts_to_data: whether `initialize_from_data` must be called before the first step.
         parameters: (number of parameters, number of those that learn).
         constant: attributes that never change, which checkpoints leave out.
-        initialize, begin, initialize_from_data, update, update_many, evaluate, embed, preview: the
-            methods of the same names with an underscore, jitted.
+        initialize, begin, initialize_from_data, update, update_many, evaluate, predict, embed,
+            preview: the methods of the same names with an underscore, jitted.
     """
 
     def __init__(
@@ -88,8 +88,11 @@ class TrainStep:
         self.initialize_from_data = jax.jit(self._initialize_from_data, out_shardings=shardings)
         self.update = jax.jit(self._update, donate_argnums=0, out_shardings=updated)
         self.update_many = jax.jit(self._update_many, donate_argnums=0, out_shardings=updated)
-        evaluate, embed = (cpu.fused(f, mesh.size) for f in (self._evaluate, self._embed))
+        evaluate = cpu.fused(self._evaluate, mesh.size)
+        predict = cpu.fused(self._predict, mesh.size)
+        embed = cpu.fused(self._embed, mesh.size)
         self.evaluate = jax.jit(evaluate, out_shardings=replicated)
+        self.predict = jax.jit(predict, out_shardings=replicated)
         self.embed = jax.jit(embed, out_shardings=replicated)
         self.preview = jax.jit(inputs.preview, out_shardings=replicated)
 
@@ -168,15 +171,21 @@ class TrainStep:
         rest = state["rest"]
         opt = {}
         turns = []
+        gradients: Tree = {}
         for number, player in enumerate(self._spec.players):
-            params, rest, opt[player], scalars = self._take_turn(
-                state, params, rest, inputs, (number, player)
+            mine = select(params, self._spec.players[player])
+            gradient, rest, scalars = self._gradient(
+                state, params, mine, rest, inputs, (number, player)
             )
-            turns.append(scalars)
+            updated, opt[player] = self._apply(state, gradient, mine, player)
+            params = params | updated
+            gradients |= gradient
+            turns.append(scalars | {"grad_norm": optax.global_norm(gradient)})
         if self._spec.has_after_update:
             objective = self._spec.merge(params, rest, step_key(state, NOISE))
             self._spec.set_training(objective)
-            objective.after_update()
+            arguments = {"gradients": gradients} if self._spec.takes_gradients else {}
+            objective.after_update(**arguments)
             params, rest = self._spec.take_apart(objective)
         new = state | {
             "step": state["step"] + 1,
@@ -193,34 +202,22 @@ class TrainStep:
         """As `_update` with several batches (K, B, ...) in a row; the scalars are (K,)."""
         return jax.lax.scan(lambda state, batch: self._update(state, batch, data), state, batches)
 
-    def _take_turn(
-        self,
-        state: State,
-        params: Tree,
-        rest: Tree,
-        inputs: dict[str, Any],
-        turn: tuple[int, str],
-    ) -> tuple[Tree, Tree, Any, Scalars]:
+    def _apply(self, state: State, gradient: Tree, mine: Tree, player: str) -> tuple[Tree, Any]:
         """Lets a player update its attributes.
 
         Args:
             state: the state before the step.
-            params: all parameters, as the players before this one left them.
-            rest: all else, as they left it.
-            inputs: the batch.
-            turn: (the player's number, the player).
+            gradient: of the player's parameters.
+            mine: those parameters.
+            player: the player.
 
         Returns:
-            (params, rest, the player's optimizer state, scalars).
+            (its parameters afterwards, its optimizer state).
         """
-        _, player = turn
-        mine = select(params, self._spec.players[player])
-        gradient, rest, scalars = self._gradient(state, params, mine, rest, inputs, turn)
         opt = state["opt"] if player == ALL else state["opt"][player]
         updates, opt = self._optimizers[player].update(gradient, opt, mine)
         updates = jax.tree.map(lambda u: u * state["lr_scale"].astype(u.dtype), updates)
-        params = params | optax.apply_updates(mine, updates)
-        return params, rest, opt, scalars | {"grad_norm": optax.global_norm(gradient)}
+        return optax.apply_updates(mine, updates), opt
 
     def _join(self, turns: list[Scalars]) -> Scalars:
         """Returns the scalars of a step from those of its players."""
@@ -291,12 +288,16 @@ class TrainStep:
 
         It also holds "mask": bool (B,).
         """
-        images, labels = self._inputs.evaluate(batch, data)
+        _, labels = self._inputs.evaluate(batch, data)
+        outputs = (self._predict(state, batch, data)[0], labels, batch["mask"])
+        return metrics.batch_sums(*outputs), metrics.batch_pairs(*outputs)
+
+    def _predict(self, state: State, batch: Batch, data: Batch) -> tuple[jax.Array, jax.Array]:
+        """Returns (logits float (B, C), mask bool (B,)) of one batch."""
+        images, _ = self._inputs.evaluate(batch, data)
         objective = self._evaluated(state)
         views = test_time_views(self._config.train.test_time_augmentation, images)
-        logits = sum(weight * objective.model(view) for weight, view in views)
-        outputs = (logits, labels, batch["mask"])
-        return metrics.batch_sums(*outputs), metrics.batch_pairs(*outputs)
+        return sum(weight * objective.model(view) for weight, view in views), batch["mask"]
 
     def _embed(self, state: State, batch: Batch, data: Batch) -> tuple[jax.Array, jax.Array]:
         """Returns (embeddings float32 (B, D), mask bool (B,)) of one batch."""

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from vision import parallel
 from vision.errors import UserError
 from vision.models.surgery import plain_name
+from vision.models.surgery.variables import can_grow
 from vision.training.state import Tree
 
 State = dict[str, Any]
@@ -27,7 +28,7 @@ def check_values(abstract_state: State, values: Values, copies: tuple[str, ...] 
 
     Raises:
         UserError: there is no such attribute; or a variable of an attribute other than the model is
-            missing in what it starts from, or has another shape there.
+            missing in what it starts from, or has a shape there that cannot grow to its own.
     """
     variables = traverse_util.flatten_dict(abstract_state["rest"])
     variables |= traverse_util.flatten_dict(abstract_state["params"])
@@ -44,7 +45,7 @@ def check_values(abstract_state: State, values: Values, copies: tuple[str, ...] 
             continue
         if start is None:
             raise UserError(f"what '{attribute}' starts from has no variable '{name}'")
-        if start.shape != variable.shape:
+        if start.shape != variable.shape and not can_grow(start.shape, variable.shape):
             raise UserError(
                 f"'{attribute}' has {name} of shape {variable.shape}, but what it starts from "
                 f"has shape {start.shape}"
@@ -53,6 +54,8 @@ def check_values(abstract_state: State, values: Values, copies: tuple[str, ...] 
 
 def placed(state: State, values: Values, copies: tuple[str, ...], mesh: Mesh) -> tuple[Tree, Tree]:
     """Returns (params, rest) of a state with other values for some variables.
+
+    A value for fewer classes fills its part of the variable: a head grows.
 
     Args:
         state: the state.
@@ -119,7 +122,19 @@ def _place(variables: dict[tuple[str, ...], Any], values: Values, mesh: Mesh) ->
         name = _name_in(values[attribute], parts)
         if name in values[attribute]:
             array = np.asarray(values[attribute][name], variable.dtype)
+            if array.shape != variable.shape:
+                array = _grown(array, variable)
             variables[(attribute, *parts)] = parallel.put_replicated(array, mesh)
+
+
+def _grown(array: np.ndarray, variable: Any) -> np.ndarray:
+    """Returns a variable with an array in its first places; 0 elsewhere, if it is abstract."""
+    if isinstance(variable, jax.ShapeDtypeStruct):
+        grown = np.zeros(variable.shape, variable.dtype)
+    else:
+        grown = np.array(parallel.fetch(variable))
+    grown[tuple(map(slice, array.shape))] = array
+    return grown
 
 
 def _name_in(values: Mapping[str, Any], path: Sequence[str]) -> str:

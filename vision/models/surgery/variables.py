@@ -1,6 +1,6 @@
 """A model's variables by name, and which of them learn."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from flax import nnx
@@ -35,6 +35,12 @@ def freeze(model: nnx.Module, is_chosen: Callable[[str], bool]) -> None:
                 setattr(module, key, Frozen(value.get_value()))
         if isinstance(module, BatchNorm):
             module.frozen = not any(isinstance(value, nnx.Param) for value in vars(module).values())
+
+
+def can_grow(shape: Sequence[int], larger: Sequence[int]) -> bool:
+    """Returns whether the last axis, that of the classes in a head, is all that has to grow."""
+    same = len(shape) == len(larger) and tuple(shape[:-1]) == tuple(larger[:-1])
+    return same and len(shape) > 0 and shape[-1] < larger[-1]
 
 
 def count(model: nnx.Module) -> tuple[int, int]:
