@@ -9,8 +9,6 @@ A --workdir that contains a run resumes it. `python -m vision.config` prints eve
 or --config.KEY=VALUE can set.
 """
 
-import datetime
-import pathlib
 import time
 from collections.abc import Sequence
 
@@ -21,7 +19,7 @@ from vision import cli
 from vision.config.flags import parse
 from vision.config.packages import check_packages
 from vision.errors import UserError
-from vision.run.directory import own_config
+from vision.run.directory import new_workdir, own_config
 from vision.support import signals
 from vision.support.memory import collect_as_usual, collect_seldom, keep_freed_memory
 from vision.training.run import run
@@ -35,9 +33,14 @@ def main(argv: Sequence[str]) -> None:
     try:
         config, values = parse(argv, __doc__, define_flags, lambda: _config_of_run(argv))
         check_packages(config)
+        if config.continual.tasks:
+            raise UserError(
+                "continual.tasks names several trainings: run python -m vision.continual with the "
+                "same arguments"
+            )
         if config.parallel.keep_memory:
             keep_freed_memory()
-        run(config, values.workdir or _new_workdir(argv), STARTED)
+        run(config, values.workdir or new_workdir(argv), STARTED)
     finally:
         collect_as_usual()  # also where no step was reached: another command may follow
 
@@ -58,16 +61,6 @@ def _config_of_run(argv: Sequence[str]) -> ConfigDict | None:
             "last: give --config FILE"
         )
     return config
-
-
-def _new_workdir(argv):
-    """Returns a directory under runs/, named after the config and the time."""
-    spec = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
-    spec = spec or argv[argv.index("--config") + 1]
-    path, *arguments = spec.split(":")
-    stem = "-".join([pathlib.Path(path).stem, *arguments]).replace("/", "_")
-    now = datetime.datetime.now()
-    return pathlib.Path("runs") / f"{stem}-{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}"
 
 
 if __name__ == "__main__":

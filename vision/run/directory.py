@@ -1,6 +1,7 @@
 """A run directory: its config, its data, and what may differ when a run is resumed."""
 
 import contextlib
+import datetime
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,7 @@ DATA = {
     "class_counts?": [NATURAL],
     "split_sizes?": {str: NATURAL},
     "splits?": DIGESTS,
+    "tasks?": [{"source": str, "classes": [str], "test": NATURAL}],
 }
 
 
@@ -174,6 +176,16 @@ def check_data(values: Any, file: Any, key: str = "") -> dict[str, Any]:
     if counts is not None and len(counts) != len(values["classes"]):
         raise damaged(file, "class_counts must have a number for each class", remedy)
     return values
+
+
+def new_workdir(argv: Sequence[str]) -> pathlib.Path:
+    """Returns a directory under runs/, named after the --config of a command line and the time."""
+    spec = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
+    spec = spec or argv[argv.index("--config") + 1]
+    path, *arguments = spec.split(":")
+    stem = "-".join([pathlib.Path(path).stem, *arguments]).replace("/", "_")
+    now = datetime.datetime.now()
+    return pathlib.Path("runs") / f"{stem}-{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}"
 
 
 def own_config(argv: Sequence[str]) -> ConfigDict | None:

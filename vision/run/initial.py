@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vision.errors import UserError
+from vision.models.surgery.variables import can_grow
 from vision.models.weights import pretrained
 from vision.models.weights.names import adapt
 from vision.run.directory import has_checkpoints
@@ -38,16 +39,25 @@ def initial_weights(
     sizes = (len(data.classes), data.image_size, data.channels)
     if pretrained.is_run(c.pretrained):
         _, _, run_arrays = run_weights(c.pretrained)
-        arrays = fit_run_weights(c, run_arrays, *sizes)
+        goes_on = config.continual.previous == c.pretrained
+        arrays = fit_run_weights(c, run_arrays, *sizes, grows=goes_on)
     else:
         arrays = pretrained.load(c, *sizes)
     return _without_head(c, arrays) if config.transfer.new_head else arrays
 
 
 def fit_run_weights(
-    c: ConfigDict, arrays: dict[str, np.ndarray], num_classes: int, image_size: int, channels: int
+    c: ConfigDict,
+    arrays: dict[str, np.ndarray],
+    num_classes: int,
+    image_size: int,
+    channels: int,
+    grows: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Returns a run's arrays for another run's model: without the head, if it does not fit."""
+    """Returns a run's arrays for another run's model: without the head, if it does not fit.
+
+    If it `grows`, a head for fewer classes stays as it is, see `vision.training.variables.placed`.
+    """
     shapes = pretrained.shapes(abstract_model(c, num_classes, image_size, channels))
     module = pretrained.architecture(c)
     heads = pretrained.heads(module)
@@ -73,6 +83,8 @@ def fit_run_weights(
                 f"model.pretrained = '{c.pretrained}': {name} is {fitted[name].shape} there, "
                 f"{tuple(shapes[name])} here: use the variant and options of that run"
             )
+    if grows:
+        misfits = [name for name in misfits if not can_grow(fitted[name].shape, shapes[name])]
     return {name: array for name, array in fitted.items() if name not in misfits}
 
 

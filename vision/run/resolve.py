@@ -12,12 +12,16 @@ from vision.models.weights import pretrained
 from vision.models.weights.published import imagenet_classes
 from vision.models.weights.sizes import read_sizes
 from vision.run.directory import read_run
+from vision.run.previous import join_source
 
 
 def resolve_config(config: ConfigDict, workdir: pathlib.Path | str | None = None) -> ConfigDict:
     """Returns the config with open settings filled in from its pretrained weights.
 
-    These are `image_size`, `channels`, `normalize`, `mean`, `std`, `crop_fraction` and
+    With `continual.previous` the weights are those of that run unless others are named, and the
+    source is joined to that run's.
+
+    The settings are `image_size`, `channels`, `normalize`, `mean`, `std`, `crop_fraction` and
     `interpolation` of `data`, and the options of `model` that its `build` needs. A setting is open
     if it is the schema's 0, "auto" or None. Without pretrained weights, or if nothing describes
     them, the config comes back as it is.
@@ -30,6 +34,10 @@ def resolve_config(config: ConfigDict, workdir: pathlib.Path | str | None = None
     Raises:
         UserError: there are no such weights.
     """
+    if config.continual.previous:
+        config = config.copy_and_resolve_references()
+        config.data.source = join_source(config, workdir)
+        config.model.pretrained = config.model.pretrained or config.continual.previous
     if not config.model.pretrained:
         return config
     config = config.copy_and_resolve_references()

@@ -1,20 +1,21 @@
 """The images of a run's splits, which its directory lists: see `vision.data.division`."""
 
 import contextlib
+import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from vision.data.division import FILE, NEW, describe, write_division
 from vision.data.recall import Past
-from vision.data.sources import is_same
+from vision.data.sources import Source, is_same
 from vision.models.weights.pretrained import is_run
 from vision.run.directory import read_run
-
-KEY = "splits"  # of data.json
+from vision.run.previous import SPLITS, TASKS, continued_past, read_tasks
 
 
 def past_of(workdir: pathlib.Path | str, source: str) -> Past | None:
@@ -29,25 +30,40 @@ def past_of(workdir: pathlib.Path | str, source: str) -> Past | None:
     if not all((workdir / name).is_file() for name in ("config.json", "data.json")):
         return None
     config, data = read_run(workdir)
-    if KEY not in data or not is_same(source, config.data.source):
+    if SPLITS not in data or not is_same(source, config.data.source):
         return None
-    return Past(workdir, data[KEY])
+    tasks = read_tasks(data) if TASKS in data else ()
+    return Past(workdir, data[SPLITS], tasks=tasks)
 
 
-def past_of_training(workdir: pathlib.Path | str, config: ConfigDict) -> Past | None:
+def past_of_training(
+    workdir: pathlib.Path | str,
+    config: ConfigDict,
+    choose: Callable[[Source], np.ndarray] | None = None,
+) -> Past | None:
     """Returns the division that a training begins with: its own if it is resumed.
 
     A training that starts from the weights of another run on the same data has the splits of that
     run, so that no image that it was trained on becomes one to test on.
+
+    Args:
+        workdir: the run directory.
+        config: the run's config.
+        choose: chooses the images to remember, if the training goes on from a run; see
+            `vision.data.continued.Continued`.
     """
     places = [workdir]
-    if config.model.pretrained and is_run(config.model.pretrained):
+    if config.continual.previous:
+        past = past_of(workdir, config.data.source)
+        if past is None:
+            return continued_past(config, choose)
+    elif config.model.pretrained and is_run(config.model.pretrained):
         places.append(config.model.pretrained)
     for place in places:
         past = past_of(place, config.data.source)
         if past is not None:
             joins = config.data.allow_changes
-            return Past(past.run, past.digests, joins=joins, strict=not joins)
+            return dataclasses.replace(past, joins=joins, strict=not joins)
     return None
 
 
@@ -61,7 +77,8 @@ def storing_division(workdir: pathlib.Path, data: Any) -> Iterator[dict[str, Any
         yield {}
         return
     write_division(workdir / NEW, data.division)
-    yield {KEY: describe(data.division)}
+    tasks = {TASKS: [task._asdict() for task in data.tasks]} if data.tasks else {}
+    yield {SPLITS: describe(data.division)} | tasks
     os.replace(workdir / NEW, workdir / FILE)
 
 
@@ -79,4 +96,4 @@ def inherit_division(
     if past is None:
         return {}
     write_division(directory / FILE, past.read())
-    return {KEY: dict(past.digests)}
+    return {SPLITS: dict(past.digests)}

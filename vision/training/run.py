@@ -132,10 +132,11 @@ def _open(
     from vision.data.pipeline import open_data
     from vision.run.resolve import resolve_config
     from vision.run.splits import past_of_training
+    from vision.training.memory import chooser
     from vision.training.setup import set_direction
 
     config, doubt = set_direction(resolve_config(config, workdir))
-    past = past_of_training(workdir, config)
+    past = past_of_training(workdir, config, chooser(config))
     data = open_data(config, mesh, with_unlabeled=True, past=past)
     devices = parallel.describe(mesh) + cpu.describe(mesh.size)
     report(f"{config.data.source}: {data.describe()}; {devices}; {workdir}")
@@ -160,9 +161,11 @@ def _test(
     """Evaluates the test split and returns the contents of result.json."""
     from vision import cpu, parallel
     from vision.training.evaluate import eval_batch_size, evaluate
+    from vision.training.tasks import measure_tasks
 
     batch_size = eval_batch_size(config.train)
     summary = evaluate(outcome.step, outcome.state, data.loaders["test"], batch_size, True)
+    summary |= measure_tasks(config, data, outcome.step, outcome.state, batch_size)
     parameters, learning = outcome.step.parameters
     versions = {name: metadata.version(name) for name in PACKAGES}
     return summary | {
@@ -191,9 +194,12 @@ def _write_result(
 ) -> None:
     """Writes result.json and reports the most important numbers."""
     from vision import parallel
+    from vision.training.tasks import describe as describe_tasks
 
     if parallel.is_main_process():
         write_json(workdir / "result.json", result)
+    for line in describe_tasks(result):
+        report(line)
     report(f"{describe(result)}; {workdir}")
 
 
