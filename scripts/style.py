@@ -49,7 +49,7 @@ FLOORS = (
     ("objectives",),
     ("training",),
     ("inference",),
-    ("predict", "audit", "evaluation"),
+    ("predict", "audit", "evaluation", "continual"),
     ("export",),
     ("compression",),
     ("main",),

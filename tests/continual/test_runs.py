@@ -1,0 +1,226 @@
+"""Runs that go on from each other, as their user trains them."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from vision.config import default
+from vision.continual.__main__ import main as sequence
+from vision.continual.importance import main as importance
+from vision.data.sources import open_splits
+from vision.errors import UserError
+from vision.evaluation.__main__ import main as evaluate
+from vision.run.directory import read_run
+from vision.run.weights import run_weights
+from vision.training.run import run
+
+QUICK = ("corruptions=false", "views=false", "probe=0", "map=none", "bootstrap=2", "slices=false")
+CLASSES = {"old": range(3), "new": range(3, 5)}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Folders of digits: old has 0 to 2, new 3 and 4; and a run on old."""
+    root = tmp_path_factory.mktemp("continual")
+    digits = open_splits("digits")["all"]
+    for folder, labels in CLASSES.items():
+        for label in labels:
+            (root / folder / str(label)).mkdir(parents=True)
+            for i in np.flatnonzero(digits.labels == label)[:60]:
+                image = Image.fromarray(digits[int(i)]["image"][..., 0])
+                image.save(root / folder / str(label) / f"{i}.png")
+    run(config(root), root / "first")
+    return root
+
+
+def config(root, folder="old", previous="", **options):
+    c = default()
+    c.data.source = f"folder:{root / folder}"
+    c.model.name = "mlp"
+    c.model.variant = "32x1"
+    c.train.steps = 60
+    c.train.batch_size = 16
+    c.optimizer.learning_rate = 3e-3
+    c.log.tensorboard = False
+    c.log.progress = False
+    c.parallel.devices = 1
+    c.checkpoint.metric = "val/step"
+    if previous:
+        c.continual.previous = str(root / previous)
+        c.objective.name = "continual"
+        c.objective.options.update(options)
+    return c
+
+
+def test_new_classes_are_learned_and_old_ones_remembered(root, tmp_path, capsys):
+    c = config(root, "new", "first", lwf=1.0)
+    c.continual.memory = "10/class"
+    result = run(c, tmp_path / "run")
+    output = capsys.readouterr().out
+    assert "30 memory" in output and "points forgotten" in output
+    old, new = result["continual"]["tasks"]
+    assert result["continual"]["remembered"] == 30 and new["classes"] == ["3", "4"]
+    assert old["before"] == json.loads((root / "first/result.json").read_text())["accuracy"]
+    assert old["accuracy"] > 0.8 and new["accuracy"] > 0.8
+    assert old["accuracy_within_task"] >= old["accuracy"]
+    total = (old["accuracy"] * old["images"] + new["accuracy"] * new["images"]) / (
+        old["images"] + new["images"]
+    )
+    assert total == pytest.approx(result["accuracy"])
+    _, data = read_run(tmp_path / "run")
+    assert data["classes"] == ["0", "1", "2", "3", "4"]
+    assert data["splits"]["memory"]["images"] == 30
+    evaluate(["--workdir", str(tmp_path / "run"), *(f"--config.evaluation.{k}" for k in QUICK)])
+    assert (tmp_path / "run/evaluation/report.html").is_file()
+
+
+def test_without_a_memory_old_classes_are_forgotten(root, tmp_path):
+    result = run(config(root, "new", "first", lwf=0.0), tmp_path / "run")
+    old, new = result["continual"]["tasks"]
+    assert old["before"] > 0.8 and old["accuracy"] < 0.4 and new["accuracy"] > 0.8
+    assert result["continual"]["remembered"] == 0
+
+
+def test_the_head_grows(root, tmp_path):
+    c = config(root, "new", "first")
+    c.optimizer.learning_rate = 0.0
+    run(c, tmp_path / "run")
+    before = run_weights(root / "first")[2]
+    after = run_weights(tmp_path / "run")[2]
+    assert after["head.kernel"].shape[1] == 5
+    np.testing.assert_array_equal(after["head.kernel"][:, :3], before["head.kernel"])
+    np.testing.assert_array_equal(after["head.bias"][:3], before["head.bias"])
+    np.testing.assert_array_equal(after["layers.0.kernel"], before["layers.0.kernel"])
+    assert np.abs(after["head.kernel"][:, 3:]).min() > 0
+
+
+def test_new_images_in_the_same_folder(root, tmp_path):
+    """Somebody adds a class to the folder that the run was trained on."""
+    shutil.copytree(root / "old", tmp_path / "photos")
+    first = config(root)
+    first.data.source = f"folder:{tmp_path / 'photos'}"
+    first.train.steps = 4
+    run(first, tmp_path / "first")
+    shutil.copytree(root / "new/4", tmp_path / "photos/4")
+    c = config(root, "old", "first")
+    c.continual.previous = str(tmp_path / "first")
+    c.data.source = first.data.source
+    c.train.steps = 4
+    result = run(c, tmp_path / "second")
+    assert result["split_sizes"]["train"] < 60
+    assert result["continual"]["tasks"][1]["classes"] == ["4"]
+    assert read_run(tmp_path / "second")[0].data.source == first.data.source
+
+
+def test_old_images_may_be_gone(root, tmp_path):
+    shutil.copytree(root / "first", tmp_path / "first")
+    c = config(root, "new", "first", lwf=1.0)
+    c.continual.previous = str(tmp_path / "first")
+    c.continual.old_data = False
+    c.train.steps = 8
+    result = run(c, tmp_path / "run")
+    old, new = result["continual"]["tasks"]
+    assert old["images"] == 0 and old["accuracy"] is None and new["images"] > 0
+    assert len(result["classes"]) == 5
+
+
+def test_it_resumes_without_the_run_before(root, tmp_path):
+    shutil.copytree(root / "first", tmp_path / "first")
+    c = config(root, "new", "first", lwf=1.0)
+    c.continual.previous = str(tmp_path / "first")
+    c.continual.memory = "5/class"
+    c.train.steps = 8
+    c.train.eval_every = 4
+    result = run(c, tmp_path / "run")
+    shutil.rmtree(tmp_path / "first")
+    (tmp_path / "run/result.json").unlink()
+    shutil.rmtree(tmp_path / "run/checkpoints/8")
+    again = run(c, tmp_path / "run")
+    assert again["confusion"] == result["confusion"] and again["loss"] == result["loss"]
+    assert again["continual"]["remembered"] == 15
+
+
+@pytest.mark.parametrize("labels", ["sampled", "expected", "true"])
+def test_fisher_of_a_run(labels, root, tmp_path):
+    shutil.copytree(root / "first", tmp_path / "run")
+    importance(["--workdir", str(tmp_path / "run"), "--labels", labels, "--images", "20"])
+    arrays = load_file(tmp_path / "run/importance/fisher.safetensors")
+    about = json.loads((tmp_path / "run/importance/fisher.json").read_text())
+    assert about["labels"] == labels and about["images"] == 20
+    weights = run_weights(root / "first")[2]
+    assert set(arrays) == {f"{k}.{n}" for n in weights for k in ("importance", "anchor")}
+    np.testing.assert_array_equal(arrays["anchor.head.kernel"], weights["head.kernel"])
+    assert min(array.min() for n, array in arrays.items() if n.startswith("importance.")) >= 0
+    assert arrays["importance.head.bias"].max() > 0
+
+
+def test_a_sequence_of_tasks(root, tmp_path, capsys):
+    file = tmp_path / "config.py"
+    file.write_text(
+        "from tests.continual.test_runs import config\n"
+        "import pathlib\n"
+        "def get_config(root):\n"
+        "    c = config(pathlib.Path(root))\n"
+        "    c.objective.name = 'continual'\n"
+        "    c.objective.options.update(ewc=10.0, si=0.1, lwf=1.0)\n"
+        "    c.continual.tasks = f'folder:{root}/old | folder:{root}/new'\n"
+        "    c.continual.memory = '5/class'\n"
+        "    c.continual.selection = 'random'\n"
+        "    return c\n"
+    )
+    arguments = ["--config", f"{file}:{root}", "--workdir", str(tmp_path / "tasks")]
+    sequence(arguments)
+    assert "average accuracy" in capsys.readouterr().out
+    record = json.loads((tmp_path / "tasks/sequence.json").read_text())
+    first, second = record["matrix"]
+    assert first[1] is None and record["accuracy"] == pytest.approx(np.mean(second))
+    assert record["forgetting"] == pytest.approx(first[0] - second[0])
+    assert record["backward_transfer"] == pytest.approx(second[0] - first[0])
+    assert Image.open(tmp_path / "tasks/sequence.png").size[0] > 400
+    joined = load_file(tmp_path / "tasks/task-2/teachers/si.safetensors")
+    assert joined["importance.head.kernel"].shape == (32, 3)
+    sequence(arguments)  # all is done already
+    assert "finished already" in capsys.readouterr().out
+
+
+def test_mistakes(root, tmp_path):
+    def message(c):
+        with pytest.raises(UserError) as caught:
+            run(c, tmp_path / "run")
+        return str(caught.value)
+
+    c = config(root, "old", "first")
+    assert "has no training image that" in message(c) and "add images" in message(c)
+    c = config(root, "new", "first")
+    c.continual.memory = "100/class"
+    assert "continual.memory = '100/class', but the class '" in message(c)
+    c.continual.memory = "many"
+    assert "continual.memory = 'many' must be a number for each class" in message(c)
+    c.continual.memory = "5/class"
+    c.continual.selection = "best"
+    assert "continual.selection = 'best' is unknown" in message(c)
+    c = config(root, "new", "first")
+    c.continual.memory = "5/class"
+    c.objective.name = "supervised"
+    c.objective.options = {}
+    assert "remembers no images: set objective.name=continual" in message(c)
+    c = config(root, "new", "first")
+    c.continual.memory = "5/class"
+    c.continual.old_data = False
+    assert "needs the images of the previous run" in message(c)
+    c = config(root, "new", "nowhere")
+    assert "continual.previous: " in message(c) and "is not a run directory" in message(c)
+    c = config(root, "new", "first")
+    c.model.variant = "16x1"
+    assert "use the variant and options of that run" in message(c)
+    c = config(root, "new", "first", ewc=1.0)
+    assert "run python -m vision.continual.importance --workdir" in message(c)
+    c = config(root)
+    c.continual.memory = "5/class"
+    assert "needs continual.previous" in message(c)
+    assert not pathlib.Path(tmp_path, "run").exists()

@@ -1,0 +1,1 @@
+"""Runs that go on from each other: sequences of tasks, and how much each weight matters."""

@@ -1,0 +1,38 @@
+"""Learns tasks one after the other, and reports what was forgotten.
+
+    python -m vision.continual --config configs/split_fashion_mnist.py:class:ewc
+    python -m vision.continual --config configs/incremental.py:... --workdir runs/products
+
+Each task of config.continual.tasks is a run of its own, task-1, task-2, ... in --workdir, which
+goes on from the one before with config.objective and config.continual. sequence.json,
+sequence.csv and sequence.png have the accuracy on each task after each: of all classes so far, or,
+with objective.options.within_task, of the classes of each image's own task. The same command goes
+on where it was interrupted.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from vision import cli
+from vision.config.flags import parse
+from vision.config.packages import check_packages
+from vision.continual.sequence import run_sequence
+from vision.run.directory import new_workdir
+
+
+def main(argv: Sequence[str]) -> None:
+    config, values = parse(argv, __doc__, _flags)
+    check_packages(config)
+    workdir = pathlib.Path(values.workdir or new_workdir(argv))
+    run_sequence(config, workdir, f"the same command with --workdir {workdir}")
+
+
+def _flags(values):
+    text = "directory of the tasks' runs; default: a new one under runs/"
+    flags.DEFINE_string("workdir", "", text, flag_values=values)
+
+
+if __name__ == "__main__":
+    cli.run(main)

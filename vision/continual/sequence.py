@@ -1,0 +1,130 @@
+"""A sequence of tasks: a run for each, which goes on from the one before."""
+
+import csv
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vision import objectives
+from vision.continual.importance import write_fisher, write_path_integral
+from vision.continual.summary import matrix, plot, summarize, table
+from vision.errors import UserError
+from vision.objectives.importance import importance_file
+from vision.support.files import replacing, replacing_path, write_json
+from vision.training.run import run
+
+SEPARATOR = " | "  # between the sources of `config.continual.tasks`
+COPIED = ("device", "onednn", "versions", "git_commit", "date", "config")  # of the last result
+
+
+def run_sequence(
+    config: ConfigDict, workdir: pathlib.Path, again: str = ""
+) -> dict[str, Any] | None:
+    """Trains one task after the other, each in `workdir`/task-N, and sums up what was kept.
+
+    Finished tasks are not repeated, and one that was interrupted goes on.
+
+    Args:
+        config: the config of every task; `continual.tasks` names their images.
+        workdir: the directory of all runs.
+        again: the command that resumes the sequence, for the message of an interruption.
+
+    Returns:
+        The contents of sequence.json; None if interrupted.
+
+    Raises:
+        UserError: there are no tasks, or the config of one does not fit.
+    """
+    sources = split_tasks(config)
+    is_within = _is_within_task(config)
+    began = time.perf_counter()
+    results = []
+    for number, source in enumerate(sources, start=1):
+        directory = workdir / f"task-{number}"
+        previous = workdir / f"task-{number - 1}" if number > 1 else None
+        if previous is not None:
+            _measure_importance(config, str(previous))
+        result = run(_task_config(config, source, previous), directory, again=again)
+        if result is None:
+            return None
+        results.append(result)
+    return _write(workdir, results, is_within, time.perf_counter() - began)
+
+
+def split_tasks(config: ConfigDict) -> list[str]:
+    """Returns the sources of `config.continual.tasks`, in their order.
+
+    Raises:
+        UserError: there are none, or the config says otherwise where to go on from.
+    """
+    c = config.continual
+    sources = [source.strip() for source in c.tasks.split(SEPARATOR) if source.strip()]
+    if not sources:
+        raise UserError(
+            'continual.tasks names no sources: set it to "folder:first | folder:second", or train '
+            "a single run with python -m vision.main"
+        )
+    if c.previous:
+        raise UserError(
+            f"continual.previous = {c.previous} and continual.tasks cannot go together: the first "
+            "task begins anew"
+        )
+    return sources
+
+
+def _task_config(config: ConfigDict, source: str, previous: pathlib.Path | None) -> ConfigDict:
+    c = config.copy_and_resolve_references()
+    c.continual.tasks = ""
+    c.data.source = source
+    if previous is None:
+        c.continual.memory = ""
+    else:
+        c.continual.previous = str(previous)
+    return c
+
+
+def _measure_importance(config: ConfigDict, previous: str) -> None:
+    """Measures what a finished task needs of its weights, as far as that is not done."""
+    if config.objective.name != "continual":
+        return
+    options = objectives.define(config.objective).config.options
+    if options.ewc and not pathlib.Path(importance_file(previous, "fisher")).is_file():
+        c = config.continual
+        write_fisher(previous, c.fisher_labels, c.fisher_images, c.fisher_anchors, c.fisher_decay)
+    if options.si and not pathlib.Path(importance_file(previous, "si")).is_file():
+        write_path_integral(previous)
+
+
+def _is_within_task(config: ConfigDict) -> bool:
+    if config.objective.name != "continual":
+        return False
+    return bool(objectives.define(config.objective).config.options.within_task)
+
+
+def _write(
+    workdir: pathlib.Path, results: list[dict[str, Any]], is_within: bool, seconds: float
+) -> dict[str, Any]:
+    """Writes sequence.json, sequence.csv and sequence.png; prints the table."""
+    accuracy = matrix(results, "accuracy_within_task" if is_within else "accuracy")
+    measures = summarize(accuracy)
+    rows = [[None if np.isnan(a) else a for a in row] for row in accuracy.tolist()]
+    record = measures | {
+        "matrix": rows,
+        "within_task": is_within,
+        "steps": sum(result["steps"] for result in results),
+        "train_seconds": sum(result["train_seconds"] for result in results),
+        "seconds": seconds,
+    }
+    record |= {name: results[-1][name] for name in COPIED}
+    with replacing(workdir / "sequence.csv", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["after", *[f"task {j + 1}" for j in range(len(rows))]])
+        writer.writerows([f"task {i + 1}", *row] for i, row in enumerate(rows))
+    with replacing_path(workdir / "sequence.png") as path:
+        plot(accuracy, workdir.name).savefig(path, dpi=120, format="png")
+    write_json(workdir / "sequence.json", record)
+    print(*table(accuracy, measures), sep="\n")
+    return record
