@@ -17,7 +17,6 @@ from vision.compression.latency import BATCH, RelativeLatency
 from vision.data.loading.sampler import run_length
 from vision.data.pipeline import Data
 from vision.errors import UserError, check_choice
-from vision.export.place import replacing_directory
 from vision.inference import Classifier
 from vision.models import surgery
 from vision.models.layers.streams import Streams
@@ -28,6 +27,7 @@ from vision.run.checkpoints import open_checkpoints
 from vision.run.directory import open_workdir, read_run, write_data
 from vision.run.splits import inherit_division
 from vision.run.weights import ready
+from vision.support.directories import replacing_directory
 from vision.support.files import write_json
 from vision.training.setup import build_step
 

@@ -49,6 +49,7 @@ from vision.compression.int8 import (
 from vision.config.flags import parse_stage
 from vision.data.decode import decode
 from vision.errors import UserError, check_choice, check_count, check_range
+from vision.support.directories import replacing_directory
 from vision.support.extras import require
 
 VALIDATION_IMAGES = 1000  # to choose layers by, at most
@@ -126,7 +127,7 @@ def quantize_bundle(
         UserError: the bundle cannot be opened, or is not float32; the data cannot be opened, or are
             too few; no layer can be INT8 without losing more; `out` cannot be written.
     """
-    from vision.export.place import check_place, replacing_directory
+    from vision.export.place import check_place
 
     model = open_bundle(bundle)
     float_manifest = read_manifest(bundle)

@@ -18,11 +18,12 @@ from vision.data.loading.sampler import spread
 from vision.data.sources import is_same
 from vision.errors import RunError, UserError, check_choice, check_count, check_range, first_line
 from vision.export import check
-from vision.export.place import check_place, files_in, replacing_directory
+from vision.export.place import check_place
 from vision.export.program import served
 from vision.export.samples import describe, open_samples
 from vision.inference import Classifier
 from vision.run.calibration import EVALUATE_AGAIN, EVALUATION, read_calibration
+from vision.support.directories import files_in, replacing_directory
 from vision.support.reading import read_json
 from vision.support.schema import NATURAL
 

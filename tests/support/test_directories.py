@@ -6,12 +6,12 @@ import sys
 import pytest
 
 from vision.errors import UserError
-from vision.export.place import replacing_directory
+from vision.support.directories import replacing_directory
 
 # Ends the process at the Nth rename, before or after it; without renameat2 if EXCHANGE is 0.
 KILLED = """
 import os, pathlib, sys
-from vision.export import place
+from vision.support import directories
 number, after, can_exchange = map(int, sys.argv[1:4])
 calls = 0
 def killing(function):
@@ -26,8 +26,8 @@ def killing(function):
         return result
     return call
 pathlib.Path.rename = killing(pathlib.Path.rename)
-place.exchange = killing(place.exchange) if can_exchange else lambda a, b: False
-with place.replacing_directory(pathlib.Path(sys.argv[4])) as directory:
+directories.exchange = killing(directories.exchange) if can_exchange else lambda a, b: False
+with directories.replacing_directory(pathlib.Path(sys.argv[4])) as directory:
     (directory / "bundle.json").write_text("new")
 """
 
