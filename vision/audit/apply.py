@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from vision.audit import duplicates, quality
 from vision.audit.images import Images
 from vision.audit.issues import COLUMNS, Issue
-from vision.data.sources import CHANGES, parse
+from vision.data.sources import CHANGES, compose, parse
 from vision.data.tables import read_rows
 from vision.errors import UserError, check_choice
 from vision.support.cells import Writer
@@ -251,8 +251,6 @@ def unchanged(spec: str) -> str:
 
     The table has the labels as they were audited, so the changes must not be applied again.
     """
-    _, _, options = parse(spec)
-    if not options:
-        return spec
-    kept = "&".join(f"{name}={value}" for name, value in options.items() if name not in CHANGES)
-    return spec.rpartition("?")[0] + (f"?{kept}" if kept else "")
+    kind, argument, options = parse(spec)
+    kept = {name: value for name, value in options.items() if name not in CHANGES}
+    return compose(kind, argument, kept)

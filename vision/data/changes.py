@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vision.data.sources import Source, members, parse
-from vision.data.splits import Subset
+from vision.data.subset import Subset
 from vision.errors import UserError
 
 

@@ -33,7 +33,8 @@ from vision.data.recall import (
 )
 from vision.data.sample import Sample, has_color, look
 from vision.data.sources import Source, open_splits
-from vision.data.splits import Subset, unseen_classes
+from vision.data.splits import unseen_classes
+from vision.data.subset import Subset
 from vision.errors import UserError, check_choice
 
 SAMPLE = 16  # images that are decoded to learn what they are like

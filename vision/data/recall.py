@@ -25,7 +25,8 @@ from vision.data.findings import Finding
 from vision.data.groups import group_findings
 from vision.data.identity import base_of, has_names, keys_of, texts
 from vision.data.sources import Source
-from vision.data.splits import Joined, Subset, make_splits
+from vision.data.splits import Joined, make_splits
+from vision.data.subset import Subset
 from vision.errors import UserError
 
 SPLITS = ("train", "val", "test")

@@ -9,42 +9,11 @@ from vision.data.draw import draw
 from vision.data.findings import Finding
 from vision.data.identity import keys_of, units_of
 from vision.data.sources import Source
+from vision.data.subset import Subset
 from vision.errors import UserError, check_choice
 
 _EXAMPLES = 3  # classes that a message names
 SPLIT_BY = ("name", "position")  # choices of config.data.split_by
-
-
-class Subset:
-    """A source that is a part of another.
-
-    Args:
-        source: any source.
-        indices: (N,) integers, positions in `source`.
-    """
-
-    def __init__(self, source: Source, indices: Sequence[int] | np.ndarray):
-        self.source = source
-        self.indices = np.asarray(indices, np.int64)
-        self.labels = source.labels[self.indices]
-        self.classes = source.classes
-        self.encoded = source.encoded
-        self.findings = source.findings
-        self.bits = getattr(source, "bits", 0)
-        fields = getattr(source, "fields", {})
-        self.fields = {name: values[self.indices] for name, values in fields.items()}
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> dict:
-        return self.source[int(self.indices[index])]
-
-    def name(self, index: int) -> str:
-        return self.source.name(int(self.indices[index]))
-
-    def file(self, index: int) -> bytes | None:
-        return self.source.file(int(self.indices[index]))
 
 
 class Joined:

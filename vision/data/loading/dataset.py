@@ -11,7 +11,7 @@ import numpy as np
 from vision.data.decode import UnreadableImage, resize_crop, to_channels
 from vision.data.loading.sampler import Sampler
 from vision.data.sources import Source
-from vision.data.splits import Subset
+from vision.data.subset import Subset
 from vision.errors import UserError
 
 SIZES = "the model needs square images of one size, but {}: set data.image_size, for example 224"

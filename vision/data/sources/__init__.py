@@ -11,10 +11,13 @@ import inspect
 import os
 import pkgutil
 import re
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
+from vision.data.classes import KEEP, reclass
+from vision.data.classes import OPTIONS as CLASSES
 from vision.data.findings import Finding
 from vision.data.groups import set_groups
 from vision.data.labels import requiring
@@ -22,7 +25,7 @@ from vision.data.sources._several import join_parts
 from vision.errors import UserError, check_choice
 
 SEPARATOR = " + "  # between the names of several sources that are one
-GROUP = "group"  # an option of every kind: `vision.data.groups`
+GROUP = "group"  # an option of every kind: `vision.data.groups`, as are those of `CLASSES`
 CHANGES = ("imbalance", "flip_labels", "seed")  # options of every kind: `vision.data.changes`
 
 
@@ -113,6 +116,12 @@ def members(spec: str) -> list[str]:
     return names
 
 
+def compose(kind: str, argument: str, options: Mapping[str, str]) -> str:
+    """Returns a source's name, the inverse of `parse`."""
+    query = "&".join(f"{name}={value}" for name, value in options.items())
+    return f"{kind}:{argument}".removesuffix(":") + (f"?{query}" if query else "")
+
+
 def is_same(spec: str, other: str) -> bool:
     """Whether two names are of the same source.
 
@@ -131,10 +140,16 @@ def is_same(spec: str, other: str) -> bool:
     return os.path.realpath(argument) == os.path.realpath(other_argument)
 
 
-def set_bits(source: Source, bits: int) -> None:
-    """Sets how many bits of 16-bit images are significant, if a source decodes files; 0 for 16."""
-    if hasattr(source, "bits"):
-        source.bits = bits
+def set_bits(source: Any, bits: int) -> None:
+    """Sets how many bits of 16-bit images are significant, if a source decodes files; 0 for 16.
+
+    A subset has the bits of its source, which decodes.
+    """
+    layer = source
+    while layer is not None:
+        if hasattr(layer, "bits"):
+            layer.bits = bits
+        layer = getattr(layer, "source", None)
 
 
 def open_splits(spec: str, bits: int = 0, fewest_classes: int = 2) -> dict[str, Source]:
@@ -164,14 +179,19 @@ def open_splits(spec: str, bits: int = 0, fewest_classes: int = 2) -> dict[str, 
     parameters = inspect.signature(module.open).parameters.values()
     kind_options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     for name in options:
-        check_choice(f"the option of '{spec}'", name, (*kind_options, *CHANGES, GROUP))
+        choices = (*kind_options, *CHANGES, GROUP, *CLASSES)
+        check_choice(f"the option of '{spec}'", name, choices)
     arguments = {name: value for name, value in options.items() if name in kind_options}
+    if KEEP in options:  # needs labels, even if nobody else does
+        fewest_classes = max(fewest_classes, 1)
     with requiring(fewest_classes):
         parts = module.open(argument, **arguments)
     if GROUP in options:
         set_groups(parts, options[GROUP], spec)
     for source in parts.values():
         set_bits(source, bits)
+    if fewest_classes and options.keys() & set(CLASSES):
+        return reclass(parts, options, spec, fewest_classes)
     return parts
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from vision.data.findings import Finding
 from vision.data.labels import check_spelling, strip, to_indices
 from vision.data.sources import Source
-from vision.data.splits import Subset
+from vision.data.subset import Subset
 from vision.errors import UserError
 
 IMAGES = ("image", "img")

@@ -16,7 +16,7 @@ from vision.data.files import SPLITS
 from vision.data.sources import Source
 from vision.data.sources._arrays import ArraySource
 from vision.data.sources._columns import index_labels, keep, scatter
-from vision.data.splits import Subset
+from vision.data.subset import Subset
 from vision.errors import UserError
 from vision.support.arrays import is_npy, read_npz
 
