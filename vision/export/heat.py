@@ -13,6 +13,7 @@ import numpy as np
 from flax import nnx
 
 from vision.errors import UserError
+from vision.models.layers.heads import GroupedHead
 
 
 def check_linear(model: Any, image_size: int, channels: int) -> None:
@@ -25,6 +26,11 @@ def check_linear(model: Any, image_size: int, channels: int) -> None:
     Raises:
         UserError: they are not.
     """
+    if isinstance(model.head, GroupedHead):
+        raise UserError(
+            "--heatmap needs logits that are linear in the mean of a feature map, which those of "
+            "merged classes (model.head_groups) are not: leave it out"
+        )
     if not _is_linear(model, image_size, channels):
         raise UserError(
             "--heatmap needs a model whose logits are linear in the mean of a feature map, such as "

@@ -61,6 +61,8 @@ def _check_counterpart(c, module):
         unsupported = f"model '{c.name}'"
     elif c.head == "cosine":
         unsupported = "model.head = 'cosine'"
+    elif c.head_groups:
+        unsupported = "a model with merged classes (model.head_groups)"
     elif OPTION in c.options:
         unsupported = "a pruned model"
     elif c.positions == "sincos":

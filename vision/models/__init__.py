@@ -34,7 +34,7 @@ from ml_collections import ConfigDict
 
 from vision import cpu
 from vision.errors import UserError, brief, check_choice, shown
-from vision.models.layers.heads import CosineHead
+from vision.models.layers.heads import CosineHead, GroupedHead, check_groups
 from vision.models.surgery.widths import OPTION, narrow
 from vision.support.modules import find
 
@@ -44,13 +44,17 @@ DTYPES = ("float32", "bfloat16")
 HEADS = ("linear", "cosine")
 OFFERED = ("rngs", "dtype", "image_size", "channels")  # what every architecture may accept
 # keys of config.model that are not options of an architecture
-RESERVED = ("name", "variant", "pretrained", "dtype", "head", "head_scale", "options")
+RESERVED = (
+    *("name", "variant", "pretrained", "dtype", "options"),
+    *("head", "head_scale", "head_groups", "head_shares"),
+)
 
 
 class Model(Protocol):
     """What training, evaluation, explanations and exports need of a model, an `nnx.Module`."""
 
-    head: Any  # an `nnx.Linear`, or with model.head=cosine a `CosineHead`
+    # an `nnx.Linear`, or with model.head=cosine a `CosineHead`; with head_groups a `GroupedHead`
+    head: Any
 
     def features(self, images: jax.Array) -> dict[str, jax.Array]:
         """Returns the intermediate maps in the order of computation.
@@ -91,6 +95,7 @@ def build(
     module = find("model", c.name, __name__)
     check_choice("model.dtype", c.dtype, DTYPES)
     check_choice("model.head", c.head, HEADS)
+    check_groups(c.head_groups, c.head_shares, num_classes)
     options = _options(c)
     pruned_shapes = options.pop(OPTION, None)
     _check_options(c.name, options, accepted_options(module.build))
@@ -101,18 +106,38 @@ def build(
         "channels": channels,
     }
     arguments = select_accepted(module.build, offered) | options
+    outputs = len(c.head_groups) or num_classes
     with _explained(c, options):
-        model = module.build(c.variant, num_classes, **arguments)
+        model = module.build(c.variant, outputs, **arguments)
+    _set_head(model, c, outputs, rngs)
+    if c.head_groups:
+        for prefix in getattr(module, "HEADS", ("head.",)):
+            _group(model, prefix.rstrip("."), c)
+    if pruned_shapes is not None:
+        narrow(model, pruned_shapes)
+    return model
+
+
+def _set_head(model: Any, c: ConfigDict, outputs: int, rngs: nnx.Rngs) -> None:
+    """Gives a model the head that the config describes, with a number of outputs."""
     if c.head == "cosine":
         if not isinstance(model.head, nnx.Linear):
             raise UserError(
                 f"model.head = 'cosine' cannot replace this model's {type(model.head).__name__}: "
                 "set model.head to linear"
             )
-        model.head = CosineHead(model.head.in_features, num_classes, c.head_scale, rngs=rngs)
-    if pruned_shapes is not None:
-        narrow(model, pruned_shapes)
-    return model
+        model.head = CosineHead(model.head.in_features, outputs, c.head_scale, rngs=rngs)
+
+
+def _group(model: nnx.Module, name: str, c: ConfigDict) -> None:
+    """Sums the outputs of a head as the config says; an auxiliary head may be missing."""
+    *above, last = name.split(".")
+    parent: Any = model
+    for part in above:
+        parent = getattr(parent, part, None)
+    if parent is not None:
+        head = GroupedHead(getattr(parent, last), c.head_groups, c.head_shares)
+        setattr(parent, last, head)
 
 
 @contextlib.contextmanager

@@ -197,7 +197,8 @@ def build(
     del rngs  # nothing here is random
     if c.ldam_margin and not isinstance(getattr(model, "head", None), CosineHead):
         raise UserError(
-            "objective.ldam_margin is a margin between cosines: set model.head=cosine too"
+            "objective.ldam_margin is a margin between cosines: set model.head=cosine too, without "
+            "model.head_groups"
         )
     margins = ldam_margins(class_counts, c.ldam_margin) if c.ldam_margin else None
     offsets = None

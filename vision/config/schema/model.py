@@ -6,9 +6,11 @@ from vision.config.keys import (
     above,
     at_least,
     between,
+    each,
     key,
     number,
     options,
+    or_empty,
     section,
     unset,
     within,
@@ -45,6 +47,11 @@ MODEL = section(
     head=key("linear",
         "linear, or cosine: between normalized embeddings and class vectors, times head_scale"),
     head_scale=number(30.0, above(0), "cosine: scale of the logits"),
+    head_groups=number((), or_empty(each(at_least(0))),
+        "the class, from 0, of each output of the head: a class has the sum of its outputs' "
+        "probabilities, as vision.run.classes merges them; () = an output for each class"),
+    head_shares=number((), or_empty(each(above(0))),
+        "with head_groups: factor of each output's exponential; () = 1"),
     options=options(
         "further keyword arguments of `build`, for research modules; also the widths that "
         "vision.compression.prune has cut, `pruned`"),

@@ -1,8 +1,14 @@
 """Classification heads besides `nnx.Linear`."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
+
+from vision.errors import UserError, shown
 
 
 class CosineHead(nnx.Module):
@@ -32,6 +38,85 @@ class CosineHead(nnx.Module):
         x = x.astype(jnp.promote_types(x.dtype, "float32"))
         kernel = self.kernel[...]
         return self.scale * (_normalize(x, -1) @ _normalize(kernel.astype(x.dtype), 0))
+
+
+class GroupedHead(nnx.Module):
+    """A head whose outputs are summed to classes: each class has the probability of its outputs.
+
+    The logit of a class is the logarithm of the sum of its outputs' exponentials, so that a softmax
+    over classes is the sum of a softmax over outputs. The logit of a class with one output is that
+    output, to the bit.
+    """
+
+    def __init__(self, inner: Any, groups: Sequence[int], shares: Sequence[float] = ()):
+        """Creates the layer.
+
+        Args:
+            inner: the head with an output for each of `groups`.
+            groups: the class of each output, from 0; every class has an output.
+            shares: factor of the exponential of each output, above 0; () for 1.
+        """
+        self.inner = inner
+        self.groups = tuple(map(int, groups))
+        self.shares = tuple(shares)
+        self.in_features = inner.in_features
+        self.out_features = max(self.groups) + 1
+        self.dtype = getattr(inner, "dtype", None)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns logits (B, C), of the inner head's dtype, of embeddings (B, D)."""
+        outputs = self.inner(x)
+        if self.shares:
+            outputs = outputs + np.log(self.shares).astype(outputs.dtype)
+        groups = np.array(self.groups)
+        sizes = np.bincount(groups)
+        # Columns of outputs, and behind them those of the sums.
+        columns = np.array([np.flatnonzero(groups == c)[0] for c in range(self.out_features)])
+        joined = np.flatnonzero(sizes > 1)
+        if len(joined):
+            sums = _log_sum_exp(outputs, *_table(groups, joined))
+            columns[joined] = len(groups) + np.arange(len(joined))
+            outputs = jnp.concatenate([outputs, sums], -1)
+        return _take(outputs, columns)
+
+
+def check_groups(groups: Sequence[int], shares: Sequence[float], num_classes: int) -> None:
+    """Raises `UserError` unless `model.head_groups` and `head_shares` are for these classes."""
+    if shares and len(shares) != len(groups):
+        raise UserError(
+            f"model.head_shares has {len(shares)} numbers for the {len(groups)} outputs of "
+            "model.head_groups: give one for each, or () for 1"
+        )
+    if groups and sorted(set(groups)) != list(range(num_classes)):
+        raise UserError(
+            f"model.head_groups = {shown(tuple(groups))} must name each of the {num_classes} "
+            f"classes, 0 to {num_classes - 1}: use that of the run with these classes, or ()"
+        )
+
+
+def _table(groups, classes):
+    """Returns (the outputs of some classes, int (M, K), padded with their first; which are real).
+
+    The latter are 1.0 and 0.0, (M, K).
+    """
+    members = [np.flatnonzero(groups == c) for c in classes]
+    longest = max(map(len, members))
+    table = np.array([np.pad(m, (0, longest - len(m)), constant_values=m[0]) for m in members])
+    is_real = np.arange(longest) < np.array([len(m) for m in members])[:, None]
+    return table, is_real.astype(float)
+
+
+def _log_sum_exp(outputs, table, is_real):
+    """Returns log(sum(exp)) of the columns of each row of a table, (B, M)."""
+    members = _take(outputs, table)
+    # Padding repeats a member, so that it never is the largest on its own.
+    largest = jax.lax.stop_gradient(members.max(-1, keepdims=True))
+    sums = (jnp.exp(members - largest) * is_real.astype(outputs.dtype)).sum(-1)
+    return jnp.log(sums) + largest[..., 0]
+
+
+def _take(x, columns):
+    return x.at[..., columns].get(mode="promise_in_bounds")
 
 
 def _normalize(x, axis):
