@@ -209,7 +209,7 @@ def describe(result: Mapping[str, Any]) -> str:
 
     numbers = ", ".join(f"{name} {value:.4f}" for name, value in metrics.scalars(result).items())
     return (
-        f"test: {numbers}; {result['ended']} at step {result['steps']}, "
+        f"test: {numbers or 'not measured yet'}; {result['ended']} at step {result['steps']}, "
         f"best step {result['best_step']}; {result['images_per_second']:,.0f} images/s, "
         f"{result['train_seconds']:.0f} s"
     )
