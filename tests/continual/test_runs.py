@@ -12,6 +12,7 @@ from safetensors.numpy import load_file
 from vision.config import default
 from vision.continual.__main__ import main as sequence
 from vision.continual.importance import main as importance
+from vision.data.division import read_division
 from vision.data.sources import open_splits
 from vision.errors import UserError
 from vision.evaluation.__main__ import main as evaluate
@@ -115,6 +116,35 @@ def test_new_images_in_the_same_folder(root, tmp_path):
     assert result["split_sizes"]["train"] < 60
     assert result["continual"]["tasks"][1]["classes"] == ["4"]
     assert read_run(tmp_path / "second")[0].data.source == first.data.source
+
+
+@pytest.mark.parametrize(("memory", "remembered"), [("", [0, 0]), ("8/class", [16, 32])])
+def test_what_is_forgotten_does_not_come_back(memory, remembered, tmp_path):
+    workdir = tmp_path / "first"
+    sources = [f"digits?classes={a},{a + 1}" for a in (0, 2, 4)]
+    images = []
+    for number, source in enumerate(sources):
+        c = config(tmp_path)
+        c.data.source = source
+        c.train.steps = 4
+        if number:
+            c.continual.previous = str(workdir)
+            c.continual.memory = memory
+            c.continual.selection = "random"
+            c.objective.name = "continual"
+            workdir = tmp_path / f"run-{number}"
+        result = run(c, workdir)
+        images.append((result["split_sizes"]["train"], result["split_sizes"].get("memory", 0)))
+    alone = [len(open_splits(source)["all"]) for source in sources]
+    assert [memory for _, memory in images] == [0, *remembered]
+    for (train, _), count in zip(images, alone, strict=True):
+        assert train == pytest.approx(0.7 * count, abs=2)
+    division = read_division(workdir / "splits.csv.gz")
+    names = np.concatenate([members.names for members in division.values()])
+    assert len(names) == len(set(names)) == sum(alone)
+    (workdir / "result.json").unlink()
+    assert run(c, workdir)["confusion"] == result["confusion"]
+    assert set(read_division(workdir / "splits.csv.gz")) == set(division)
 
 
 def test_old_images_may_be_gone(root, tmp_path):

@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 from vision import objectives
 from vision.continual.importance import write_fisher, write_path_integral
 from vision.continual.summary import matrix, plot, summarize, table
+from vision.data.classes import encode, renaming
+from vision.data.sources import open_splits, parse
 from vision.errors import UserError
 from vision.objectives.importance import importance_file
 from vision.support.files import replacing, replacing_path, write_json
@@ -58,20 +60,50 @@ def split_tasks(config: ConfigDict) -> list[str]:
     """Returns the sources of `config.continual.tasks`, in their order.
 
     Raises:
-        UserError: there are none, or the config says otherwise where to go on from.
+        UserError: there are none, they cannot be made of `data.source`, or the config says
+            otherwise where to go on from.
     """
     c = config.continual
-    sources = [source.strip() for source in c.tasks.split(SEPARATOR) if source.strip()]
-    if not sources:
-        raise UserError(
-            'continual.tasks names no sources: set it to "folder:first | folder:second", or train '
-            "a single run with python -m vision.main"
-        )
     if c.previous:
         raise UserError(
             f"continual.previous = {c.previous} and continual.tasks cannot go together: the first "
             "task begins anew"
         )
+    if c.tasks.strip().isdecimal():
+        return _divided_classes(config.data, int(c.tasks), c.same_classes)
+    sources = [source.strip() for source in c.tasks.split(SEPARATOR.strip()) if source.strip()]
+    if not sources:
+        raise UserError(
+            'continual.tasks names no sources: set it to a number, or to "folder:first | '
+            'folder:second"; a single run is trained by python -m vision.main'
+        )
+    return [_completed(config.data.source, source) for source in sources]
+
+
+def _completed(source: str, task: str) -> str:
+    """Returns the source of a task, which may be only options of `data.source`: "?permute=1"."""
+    if not task.startswith("?"):
+        return task
+    _, _, options = parse(source)
+    return source + ("&" if options else "?") + task[1:]
+
+
+def _divided_classes(c: ConfigDict, count: int, same_classes: bool) -> list[str]:
+    """Returns a source for each of some tasks, which have equally many classes of `data.source`."""
+    classes = next(iter(open_splits(c.source, c.bits).values())).classes
+    size, rest = divmod(len(classes), count) if count else (0, 1)
+    if rest or size < 2:
+        raise UserError(
+            f"continual.tasks = {count}: the {len(classes)} classes of {c.source} cannot be "
+            "divided into so many tasks of equally many classes, at least two each"
+        )
+    sources = []
+    for start in range(0, len(classes), size):
+        names = classes[start : start + size]
+        options = f"?classes={','.join(map(encode, names))}"
+        if same_classes:
+            options += f"&rename={renaming({name: str(i) for i, name in enumerate(names)})}"
+        sources.append(_completed(c.source, options))
     return sources
 
 

@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
-from vision.data.division import Changes, Division, Members, Task
+from vision.data.division import Changes, Division, Members, Task, without
 from vision.data.recall import (
+    FORGOTTEN,
     MEMORY,
     SPLITS,
     Past,
@@ -60,21 +61,25 @@ class Continued(Past):
         new_classes = self._new_classes(everything.classes)
         past = self.read() if self.has_images else {}
         places = places_of(opened)
-        new = _new_images(past, fresh)
+        new = without(fresh, past.values())
         if "train" not in new:
             raise UserError(
                 f"'{self.source}' has no training image that {self.run} was not trained on: add "
                 "images, of new classes or of old ones, or name another source in data.source"
             )
         division = {"train": new["train"]}
+        learned = [past[name] for name in (MEMORY, "train") if name in past]
         if self.choose is not None:
-            pool = _joined([past[name] for name in (MEMORY, "train") if name in past])
-            division[MEMORY] = self._remembered(pool, everything, places)
+            division[MEMORY] = self._remembered(_joined(learned), everything, places)
         for name in SPLITS[1:]:
             parts = [members[name] for members in (past, new) if name in members]
             if parts:
                 division[name] = _joined(parts)
+        forgotten = [*learned, *([past[FORGOTTEN]] if FORGOTTEN in past else [])]
         splits, division, changes = split_as_before(division, {}, opened, False)
+        if forgotten:
+            remembered = [division[MEMORY]] if MEMORY in division else []
+            division |= without({FORGOTTEN: _joined(forgotten)}, remembered)
         added = len(new["test"].names) if "test" in new else 0
         return splits, division, changes, (*self.tasks, Task(self.source, new_classes, added))
 
@@ -103,17 +108,6 @@ class Continued(Past):
             )
         chosen = present[self.choose(without_missing(Recalled(everything, indices, labels)))]
         return Members(pool.names[chosen], pool.labels[chosen])
-
-
-def _new_images(past: Division, fresh: Division) -> Division:
-    """Returns the images that a run did not have, in today's splits."""
-    names: set[str] = set().union(*(members.names for members in past.values()))
-    new = {}
-    for split, members in fresh.items():
-        is_new = np.array([name not in names for name in members.names], bool)
-        if is_new.any():
-            new[split] = Members(*(column[is_new] for column in members))
-    return new
 
 
 def _joined(parts: list[Members]) -> Members:

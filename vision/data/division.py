@@ -8,7 +8,7 @@ splits.csv.gz    a gzipped table of text, `split,name,label`, a row for each ima
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,6 +113,17 @@ def division_of(splits: Mapping[str, Source], opened: Mapping[str, Source]) -> D
         part = names.get(id(below), split)
         division[split] = Members(keys_of(source, part), classes[source.labels])
     return division
+
+
+def without(division: Division, parts: Iterable[Members]) -> Division:
+    """Returns a division without some images; a split that has no others is left out."""
+    names: set[str] = set().union(*(members.names for members in parts))
+    left = {}
+    for split, members in division.items():
+        is_left = np.array([name not in names for name in members.names], bool)
+        if is_left.any():
+            left[split] = Members(*(column[is_left] for column in members))
+    return left
 
 
 def describe(division: Division) -> dict[str, dict[str, Any]]:

@@ -20,6 +20,7 @@ from vision.data.division import (
     Task,
     division_of,
     read_division,
+    without,
 )
 from vision.data.findings import Finding
 from vision.data.groups import group_findings
@@ -30,6 +31,7 @@ from vision.data.subset import Subset
 from vision.errors import UserError
 
 SPLITS = ("train", "val", "test")
+FORGOTTEN = "forgotten"  # in a division, images that are never used again
 MEMORY = "memory"  # what a training that goes on from a run keeps of that one's training images
 
 
@@ -86,10 +88,14 @@ class Past:
         Returns:
             (splits, division, changes, tasks): see `split_as_before` and `Data`.
         """
-        stored = {name: members for name, members in self.read().items() if name in names}
-        if self.tasks:  # what it does not have is no news: most old images are left out
-            fresh = {}
-        return *split_as_before(stored, fresh, opened, self.joins), self.tasks
+        past = self.read()
+        stored = {name: members for name, members in past.items() if name in names}
+        forgotten = past.get(FORGOTTEN)
+        if forgotten is None:
+            return *split_as_before(stored, fresh, opened, self.joins), self.tasks
+        fresh = without(fresh, [forgotten])
+        splits, division, changes = split_as_before(stored, fresh, opened, self.joins)
+        return splits, division | {FORGOTTEN: forgotten}, changes, self.tasks
 
     def _is_described(self, division):
         return all(

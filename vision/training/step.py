@@ -182,11 +182,7 @@ class TrainStep:
             gradients |= gradient
             turns.append(scalars | {"grad_norm": optax.global_norm(gradient)})
         if self._spec.has_after_update:
-            objective = self._spec.merge(params, rest, step_key(state, NOISE))
-            self._spec.set_training(objective)
-            arguments = {"gradients": gradients} if self._spec.takes_gradients else {}
-            objective.after_update(**arguments)
-            params, rest = self._spec.take_apart(objective)
+            params, rest = self._follow(params, rest, gradients, step_key(state, NOISE))
         new = state | {
             "step": state["step"] + 1,
             "params": params,
@@ -201,6 +197,16 @@ class TrainStep:
     def _update_many(self, state: State, batches: Batch, data: Batch) -> tuple[State, Scalars]:
         """As `_update` with several batches (K, B, ...) in a row; the scalars are (K,)."""
         return jax.lax.scan(lambda state, batch: self._update(state, batch, data), state, batches)
+
+    def _follow(
+        self, params: Tree, rest: Tree, gradients: Tree, key: jax.Array
+    ) -> tuple[Tree, Tree]:
+        """Returns (params, rest) after the objective's `after_update`."""
+        objective = self._spec.merge(params, rest, key)
+        self._spec.set_training(objective)
+        arguments = {"gradients": gradients} if self._spec.takes_gradients else {}
+        objective.after_update(**arguments)
+        return self._spec.take_apart(objective)
 
     def _apply(self, state: State, gradient: Tree, mine: Tree, player: str) -> tuple[Tree, Any]:
         """Lets a player update its attributes.

@@ -175,8 +175,12 @@ CONTINUAL = section(
     memory_ratio=number(1, between(1, 1024),
         "remembered images in a step for each new one"),
     tasks=key("",
-        'sources to learn one after the other, "folder:first | folder:second"; see python -m '
-        'vision.continual; "" = only data.source'),
+        'sources to learn one after the other, "folder:first | folder:second", or options of '
+        'data.source, "?classes=a,b | ?classes=c,d", or a number of tasks that its classes are '
+        'divided into; see python -m vision.continual; "" = only data.source'),
+    same_classes=key(False,
+        "with a number of tasks, whether their classes are called alike, so that only the images "
+        "change"),
     fisher_labels=key("sampled",
         "in a sequence of tasks, for objective.options.ewc: sampled, expected or true, see python "
         "-m vision.continual.importance"),

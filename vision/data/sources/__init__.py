@@ -21,6 +21,8 @@ from vision.data.classes import OPTIONS as CLASSES
 from vision.data.findings import Finding
 from vision.data.groups import set_groups
 from vision.data.labels import requiring
+from vision.data.permuted import OPTION as PERMUTE
+from vision.data.permuted import permute
 from vision.data.sources._several import join_parts
 from vision.errors import UserError, check_choice
 
@@ -191,8 +193,8 @@ def open_splits(spec: str, bits: int = 0, fewest_classes: int = 2) -> dict[str, 
     for source in parts.values():
         set_bits(source, bits)
     if fewest_classes and options.keys() & set(CLASSES):
-        return reclass(parts, options, spec, fewest_classes)
-    return parts
+        parts = reclass(parts, options, spec, fewest_classes)
+    return permute(parts, options[PERMUTE], spec) if PERMUTE in options else parts
 
 
 def _open_several(spec: str, names: list[str], bits: int, fewest: int) -> dict[str, Source]:
