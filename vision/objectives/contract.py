@@ -19,8 +19,8 @@ In an objective's file, everything but `build` is optional:
     def validate(embed, loaders): ...     {"knn": float}, from embed(loader), which returns
                                           (embeddings float32 (N, D), labels int (N,)) of the
                                           images that can be read
-    def build(c, model, *, class_counts, classes, rngs, architectures, sizes, tasks): ...
-                                          the objective; it takes what it names of the last six
+    def build(c, model, *, ...): ...      the objective; it takes what it names of the keyword
+                                          arguments of `Definition.build`
 
 A batch is {"image": ..., "label": ..., "progress": ...}: under the names of the views of "train",
 normalized float (B, H, W, C); soft labels, float (B, C); the share of the training that is done,
@@ -37,6 +37,7 @@ from types import ModuleType
 from typing import Any, Protocol, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
@@ -84,6 +85,27 @@ class Objective(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class ImageForm:
+    """What the images of a batch are like, for objectives that make images.
+
+    Attributes:
+        shape: (H, W, C).
+        black: the normalized value of a pixel of 0, C numbers.
+        white: that of a pixel of 255.
+    """
+
+    shape: tuple[int, int, int]
+    black: tuple[float, ...]
+    white: tuple[float, ...]
+
+    def to_symmetric(self, images: jax.Array) -> jax.Array:
+        """Returns normalized images (..., C) with -1 for black and 1 for white."""
+        black = jnp.array(self.black, images.dtype)
+        white = jnp.array(self.white, images.dtype)
+        return (2 * images - black - white) / (white - black)
+
+
+@dataclasses.dataclass(frozen=True)
 class Definition:
     """What an objective's file declares.
 
@@ -119,6 +141,7 @@ class Definition:
         architectures: Mapping[str, nnx.Module],
         sizes: Mapping[str, int] | None = None,
         tasks: Sequence[Any] = (),
+        images: ImageForm | None = None,
     ) -> Any:
         """Builds the objective, whose model computes as `quantize` asks for.
 
@@ -132,6 +155,7 @@ class Definition:
                 C)} of the images that they see as `architectures.image_shapes`.
             sizes: {loader: images of its split}; None if there are no data.
             tasks: see `vision.data.pipeline.Data`.
+            images: what the images of a batch are like; None if there are no data.
 
         Raises:
             UserError: see `vision.objectives.quantized.simulate`, and the objective's own.
@@ -144,6 +168,7 @@ class Definition:
             "architectures": architectures,
             "sizes": sizes or {},
             "tasks": tasks,
+            "images": images,
         }
         parameters = inspect.signature(self.module.build).parameters
         takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -19,7 +21,7 @@ from vision.data.recall import MEMORY
 from vision.errors import UserError, check_choice
 from vision.models.layers.streams import Streams
 from vision.models.surgery.transfer import prepare
-from vision.objectives.contract import RESERVED
+from vision.objectives.contract import RESERVED, ImageForm
 from vision.run.best import DIRECTIONS, LAST, direction, doubt
 from vision.training.evaluate import eval_batch_size
 from vision.training.inputs import STRONG, ImageInputs, Inputs
@@ -102,9 +104,27 @@ def plan_objective(
             architectures=Architectures(definition, teachers),
             sizes={name: len(loader) for name, loader in data.loaders.items()},
             tasks=data.tasks,
+            images=image_form(config, data.image_size, data.channels),
         )
 
     return Build(create, layers)
+
+
+def image_form(config: ConfigDict, image_size: int, channels: int) -> ImageForm:
+    """Returns what the normalized images of a run are like.
+
+    Args:
+        config: the run's config.
+        image_size: side of every image, pixels.
+        channels: 1 or 3.
+    """
+    d = config.data
+    pixels = np.array([0, 255], np.float64)[:, None, None, None].repeat(channels, -1)
+    # Python's numbers: a trace must not look into JAX's.
+    with jax.ensure_compile_time_eval():
+        extremes = np.asarray(normalize(jnp.asarray(pixels), d.normalize, d.mean, d.std))
+    black, white = (tuple(map(float, row)) for row in extremes.reshape(2, channels))
+    return ImageForm((image_size, image_size, channels), black, white)
 
 
 def assemble_step(
