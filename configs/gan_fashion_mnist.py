@@ -1,7 +1,7 @@
 """A class-conditional GAN on Fashion-MNIST, on two CPU cores.
 
-    python -m vision.main --config configs/gan_fashion_mnist.py --workdir runs/gan
-    python -m vision.synthesize --workdir runs/gan --out runs/gan_images --count 500
+python -m vision.main --config configs/gan_fashion_mnist.py --workdir runs/gan
+python -m vision.synthesize --workdir runs/gan --out runs/gan_images --count 500
 """
 
 from vision.config import default

@@ -49,7 +49,7 @@ FLOORS = (
     ("objectives",),
     ("training",),
     ("inference",),
-    ("predict", "audit", "evaluation", "continual"),
+    ("predict", "audit", "evaluation", "continual", "synthesize"),
     ("export",),
     ("compression",),
     ("main",),

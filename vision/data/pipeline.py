@@ -30,11 +30,13 @@ from vision.data.recall import (
     divide,
     leave_out_missing,
     match_past,
+    without_missing,
 )
 from vision.data.sample import Sample, has_color, look
 from vision.data.sources import Source, open_splits
-from vision.data.splits import unseen_classes
+from vision.data.splits import Joined, unseen_classes
 from vision.data.subset import Subset
+from vision.data.synthetic import SYNTHETIC, check_channels, match_classes, open_synthetic
 from vision.errors import UserError, check_choice
 
 SAMPLE = 16  # images that are decoded to learn what they are like
@@ -59,6 +61,7 @@ class Data:
         changes: how the data differ from those that a run had.
         tasks: what this run and those that it goes on from have learned, in their order; () for
             any other training.
+        synthetic: images of `config.data.synthetic` among those of train.
     """
 
     loaders: dict[str, Loader]
@@ -70,6 +73,7 @@ class Data:
     division: Division | None = None
     changes: Changes = dataclasses.field(default_factory=Changes)
     tasks: tuple[Task, ...] = ()
+    synthetic: int = 0
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -85,7 +89,8 @@ class Data:
         sizes = ", ".join(f"{len(loader):,} {name}" for name, loader in self.loaders.items())
         place = "on the device" if self._first.is_resident else "loaded for each batch"
         shape = f"{self.image_size}x{self.image_size}x{self.channels}"
-        return f"{sizes} images of {shape}, {len(self.classes)} classes, {place}"
+        made = f", {self.synthetic:,} of train synthetic" if self.synthetic else ""
+        return f"{sizes} images of {shape}{made}, {len(self.classes)} classes, {place}"
 
 
 def named_splits(
@@ -135,8 +140,9 @@ def open_data(
         config: the run's config.
         mesh: from `vision.parallel.make_mesh`.
         splits: {name: source} instead of the splits that `config.data` names.
-        with_unlabeled: whether to open the images of `config.data.unlabeled` too, which only a
-            training looks at. They are then listed in `Data.division` too, and so are the splits.
+        with_unlabeled: whether to open the images of `config.data.unlabeled` and
+            `config.data.synthetic` too, which only a training looks at. They are then listed in
+            `Data.division` too, and so are the splits.
         past: the division of a run, whose images the splits then have; None divides the source.
         needed: the splits that must have an image left of those of `past`; None for all.
 
@@ -160,10 +166,16 @@ def open_data(
     if with_unlabeled and c.unlabeled:
         splits, divided = _with_unlabeled(c, splits, config.seed, divided, past)
     splits = leave_out_missing(splits, needed)
-    findings = divided.findings
     first = next(iter(splits.values()))
     sample = look(first, SAMPLE)
     image_size, channels = _image_shape(c, first, sample)
+    synthetic = 0
+    if with_unlabeled and c.synthetic:
+        seen = {channels, *(shape[2] for shape in sample.shapes.values())}
+        images, divided = _synthetic(c, divided, past, first.classes, seen)
+        synthetic = len(images)
+        first = splits["train"] = Joined([splits["train"], images])
+    findings = divided.findings
     # "rest" may be the training split itself.
     total = sum(map(len, {id(split): split for split in splits.values()}.values()))
     lost = {finding.name: f"{finding.kind}: {finding}" for finding in findings if finding.lost}
@@ -183,6 +195,7 @@ def open_data(
         divided.division if with_unlabeled else None,
         divided.changes,
         divided.tasks,
+        synthetic,
     )
 
 
@@ -227,14 +240,7 @@ def _with_unlabeled(
     """
     if c.unlabeled != "rest":
         images = _unlabeled_source(c.unlabeled, c.bits)
-        opened = {UNLABELED: images}
-        own_past = past if past and UNLABELED in past.digests else None
-        unlabeled = match_past(opened, (), opened, own_past, (UNLABELED,))
-        images = unlabeled.splits[UNLABELED]
-        divided = divided._replace(
-            division=divided.division | unlabeled.division,
-            changes=divided.changes.joined(unlabeled.changes),
-        )
+        images, divided = _beside(UNLABELED, images, divided, past)
     else:
         images = splits["train"]
         if c.labels:
@@ -242,6 +248,43 @@ def _with_unlabeled(
     if c.limit:
         images = _draw(images, c.limit, seed)
     return splits | {UNLABELED: images}, divided
+
+
+def _synthetic(
+    c: ConfigDict,
+    divided: Divided,
+    past: Past | None,
+    classes: tuple[str, ...],
+    channels: Collection[int],
+) -> tuple[Source, Divided]:
+    """Returns the synthetic images, and the division with them.
+
+    Args:
+        c: config.data.
+        divided: the division of the real images.
+        past: the division of a run.
+        classes: names of the real classes.
+        channels: the numbers of channels that the real images have.
+    """
+    images = open_synthetic(c.synthetic, c.source, c.bits)
+    images, divided = _beside(SYNTHETIC, images, divided, past)
+    images = without_missing(match_classes(c.synthetic, images, classes))
+    check_channels(c.synthetic, images, channels)
+    return images, divided
+
+
+def _beside(
+    name: str, images: Source, divided: Divided, past: Past | None
+) -> tuple[Source, Divided]:
+    """Returns further images as a run had them, and the division with them under a name."""
+    opened = {name: images}
+    own_past = past if past and name in past.digests else None
+    further = match_past(opened, (), opened, own_past, (name,))
+    divided = divided._replace(
+        division=divided.division | further.division,
+        changes=divided.changes.joined(further.changes),
+    )
+    return further.splits[name], divided
 
 
 def _unlabeled_source(spec: str, bits: int) -> Source:

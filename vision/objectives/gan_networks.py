@@ -98,9 +98,7 @@ class UpBlock(nnx.Module):
 def double(x: jax.Array) -> jax.Array:
     """Returns a map (B, H, W, C) with each pixel four times, (B, 2 H, 2 W, C)."""
     batch, height, width, channels = x.shape
-    pixels = jnp.broadcast_to(
-        x[:, :, None, :, None], (batch, height, 2, width, 2, channels)
-    )
+    pixels = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
     return pixels.reshape(batch, 2 * height, 2 * width, channels)
 
 

@@ -19,16 +19,20 @@ from vision.run.directory import read_run
 
 
 def run_weights(
-    workdir: pathlib.Path | str,
+    workdir: pathlib.Path | str, attribute: str = "model"
 ) -> tuple[ConfigDict, dict[str, Any], dict[str, np.ndarray]]:
     """Reads a run's config, its data and its best weights.
 
     Low-rank updates are merged into their layers. If the run keeps a moving average of the weights,
     that is read.
 
+    Args:
+        workdir: the run's directory.
+        attribute: of the run's objective.
+
     Returns:
         (config, data, arrays): as `read_run`, data also with "step", the checkpoint's step; and
-        {name in the plain model: array}.
+        {name in the plain model, or in that attribute: array}.
 
     Raises:
         UserError: there is no run, or no intact checkpoint.
@@ -41,9 +45,9 @@ def run_weights(
     arrays = {}
     for tree in (state["rest"], state.get("ema", state["params"])):
         for path, array in traverse_util.flatten_dict(tree).items():
-            if path[0] == "model":
+            if path[0] == attribute:
                 arrays[".".join(path[1:])] = np.asarray(array)
-    if config.transfer.mode == "lora":
+    if config.transfer.mode == "lora" and attribute == "model":
         arrays = _merge_low_rank(config, data, arrays)
     return config, data | {"step": step}, arrays
 

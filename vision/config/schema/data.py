@@ -37,6 +37,9 @@ DATA = section(
         'training split itself without its labels, "" = none'),
     unlabeled_ratio=number(1, between(1, 1024),
         "unlabeled images in a step for each labeled one"),
+    synthetic=key("",
+        "more training images, which a model has made: a source that vision.synthesize has "
+        'written; no other split has any of them; "" = none'),
     image_size=number(0, SIDE,
         "*side of the square image that the model sees, in pixels; 0 = the images' own, if all "
         "are equal"),

@@ -1,0 +1,247 @@
+"""Draws images, judges them, and writes them as a source: what the command does."""
+
+import contextlib
+import dataclasses
+import pathlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from ml_collections import ConfigDict
+
+from vision import inference, parallel
+from vision.data.loading.dataset import Dataset
+from vision.data.pipeline import open_data
+from vision.data.synthetic import SYNTHETIC
+from vision.errors import UserError, check_choice, printable
+from vision.run.directory import read_run
+from vision.run.splits import past_of
+from vision.support import disk
+from vision.support.cells import Writer
+from vision.support.files import new_directory, sync, write_json
+from vision.support.lock import locked_beside
+from vision.support.progress import track
+from vision.synthesize import report
+from vision.synthesize.drawing import Drawer, check_run
+from vision.synthesize.quality import embed, judge
+
+TABLE = "synthetic.csv"
+RECORD = "synthesis.json"
+REPORT = "report.html"
+COLUMNS = ("path", "label", "split", SYNTHETIC)
+# Below these, a generator from scratch is likely to repeat its training images, or to draw one
+# image of a class again and again. DiffAugment's smallest sets (arXiv:2006.10738, section 4.3) have
+# 100 images of one kind. On a tenth of CIFAR-10, 500 images of each class, its images are still
+# more than twice as far from the real ones as on all of it.
+FEWEST_OF_A_CLASS = 100
+FEWEST = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the command is asked for.
+
+    Attributes:
+        workdir: the run that draws.
+        out: the directory to write.
+        count: images of each class; 0 fills the classes up to the largest.
+        classes: names of the classes; () for all.
+        truncation: see `Drawer.images`.
+        seed: seed of the noise.
+        embedding: run whose embedding judges the images; "" for the first run's own.
+    """
+
+    workdir: pathlib.Path
+    out: pathlib.Path
+    count: int
+    classes: tuple[str, ...]
+    truncation: float | None
+    seed: int
+    embedding: str
+
+
+class Generated:
+    """The images that were drawn, in their files.
+
+    Args:
+        folder: the directory that they are in.
+        files: their paths in it.
+        labels: int64 (N,).
+    """
+
+    def __init__(self, folder: pathlib.Path, files: Sequence[str], labels: np.ndarray):
+        self.folder = folder
+        self.files = files
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def image(self, index: int) -> np.ndarray:
+        """Returns an image, uint8 (H, W, C)."""
+        image = cv2.imread(str(self.folder / self.files[index]), cv2.IMREAD_UNCHANGED)
+        return image[..., None] if image.ndim == 2 else image[..., ::-1]
+
+
+def synthesize(request: Request) -> list[str]:
+    """Writes the directory, and returns lines that describe it.
+
+    Raises:
+        UserError: the run has another objective or no such class, or nothing is to be done.
+        RunError: the disk is full.
+    """
+    config, data = read_run(request.workdir)
+    check_run(config, request.workdir)
+    classes = data["classes"]
+    for name in request.classes:
+        check_choice("--classes", name, classes)
+    parallel.keep_programs(config.compile_cache)
+    splits = _real_images(config, data, request.workdir)
+    real_counts = np.bincount(splits["train"].source.labels, minlength=len(classes))
+    counts = count_wanted(request, classes, real_counts)
+    for line in doubts(classes, real_counts, counts):
+        print(f"note: {printable(line)}", file=sys.stderr)
+    drawer = Drawer(request.workdir)
+    judging = inference.from_run(request.embedding or request.workdir)
+    record = {
+        "workdir": str(request.workdir),
+        "step": drawer.data["step"],
+        "seed": request.seed,
+        "truncation": request.truncation,
+        "embedding": f"{judging.config.model.name} of {request.embedding or request.workdir}",
+        "source": config.data.source,
+        "images": dict(zip(classes, counts.tolist(), strict=True)),
+        "real": dict(zip(classes, real_counts.tolist(), strict=True)),
+    }
+    with locked_beside(request.out), _writing(request.out) as folder:
+        generated = _draw(drawer, request, counts, folder)
+        real = {name: embed(judging, d, d.source.labels, name) for name, d in splits.items()}
+        made = embed(judging, generated, generated.labels, SYNTHETIC)
+        record["quality"] = judge(real, made, classes)
+        write_json(folder / RECORD, record)
+        report.write(folder / REPORT, record, (splits["train"], real["train"]), (generated, made))
+    return _describe(request.out, record)
+
+
+def _real_images(
+    config: ConfigDict, data: Mapping[str, Any], workdir: pathlib.Path
+) -> dict[str, Dataset]:
+    """Returns {"train", "val"}: the real images of a run, as it saw them."""
+    config = config.copy_and_resolve_references()
+    config.data.image_size = data["image_size"]
+    config.data.channels = data["channels"]
+    config.data.random_crop_area = ()
+    config.data.resident_gib = 0.0  # each image is needed once
+    config.imbalance.sampling = "none"
+    config.train.steps = 1
+    opened = open_data(
+        config, parallel.make_mesh(1), past=past_of(workdir, config.data.source), needed=("train",)
+    )
+    train = opened.loaders["train"].dataset
+    val = opened.loaders["val"].dataset if "val" in opened.loaders else train
+    return {"train": train, "val": val}
+
+
+def count_wanted(request: Request, classes: Sequence[str], real: np.ndarray) -> np.ndarray:
+    """Returns how many images of each class are to be drawn, int64 (C,).
+
+    Args:
+        request: the request.
+        classes: C class names.
+        real: int (C,), real training images of each class.
+
+    Raises:
+        UserError: the classes are balanced already.
+    """
+    if request.count:
+        chosen = [not request.classes or name in request.classes for name in classes]
+        return request.count * np.array(chosen, np.int64)
+    wanted = real.max() - real
+    if not wanted.any():
+        raise UserError(
+            f"--balance: each of the {len(classes)} classes has {real.max():,} training images, so "
+            "none is missing; give --count N for more of each"
+        )
+    return wanted
+
+
+def doubts(classes: Sequence[str], real: np.ndarray, counts: np.ndarray) -> list[str]:
+    """Returns lines on classes with so few real images that the generated ones need a look.
+
+    Args:
+        classes: C class names.
+        real: int (C,), real training images of each class.
+        counts: int (C,), images to be drawn.
+    """
+    lines = []
+    if real.sum() < FEWEST:
+        lines.append(
+            f"the run has {real.sum():,} training images: below {FEWEST}, a generator from scratch "
+            "repeats what it has seen. Look at the report"
+        )
+    few = [(name, n) for name, n, m in zip(classes, real, counts, strict=True) if m]
+    few = [(name, n) for name, n in few if n < FEWEST_OF_A_CLASS]
+    if few:
+        names = ", ".join(f"{name} ({n:,})" for name, n in few[:5])
+        more = f" and {len(few) - 5:,} more" if len(few) > 5 else ""
+        lines.append(
+            f"classes with fewer than {FEWEST_OF_A_CLASS} training images: {names}{more}: their "
+            "images may be copies, or all alike. Look at the report"
+        )
+    return lines
+
+
+@contextlib.contextmanager
+def _writing(out: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Yields a new directory that becomes `out` if the block ends without an error."""
+    try:
+        with new_directory(out) as folder:
+            yield folder
+            for path in folder.rglob("*"):
+                if path.is_file():
+                    sync(path)
+            if out.exists():
+                raise UserError(f"--out {out} exists: name a new directory")
+            folder.rename(out)
+    except OSError as error:
+        raise disk.failed(f"--out {out}", error) from error
+
+
+def _draw(drawer: Drawer, request: Request, counts: np.ndarray, folder: pathlib.Path) -> Generated:
+    """Writes the images and the table that names them."""
+    files: list[str] = []
+    labels = np.repeat(np.arange(len(counts)), counts)
+    images = (
+        (label, place, image)
+        for label, count in enumerate(counts.tolist())
+        for place, image in enumerate(drawer.images(label, count, request.truncation, request.seed))
+    )
+    for label, place, image in track(images, len(labels), "drawing"):
+        file = folder / "images" / str(label) / f"{place:06d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+        files.append(file.relative_to(folder).as_posix())
+    with (folder / TABLE).open("w", newline="", encoding="utf-8") as lines:
+        writer = Writer(lines)
+        writer.writerow(COLUMNS)
+        for name, label in zip(files, labels, strict=True):
+            writer.writerow((name, drawer.data["classes"][label], "train", 1))
+    return Generated(folder, files, labels)
+
+
+def _describe(out: pathlib.Path, record: Mapping[str, Any]) -> list[str]:
+    counts = [count for count in record["images"].values() if count]
+    lines = [f"{out / TABLE}: {sum(counts):,} synthetic images of {len(counts)} classes"]
+    for name, title in (("overall", "synthetic"), ("validation", "real, validation split")):
+        measured = record["quality"][name]
+        if measured["frechet"] is not None:
+            lines.append(
+                f"{title}: Frechet distance {measured['frechet']:.4g}, kernel distance "
+                f"{measured['kernel']:.4g}, precision {measured['precision']:.3f}, recall "
+                f"{measured['recall']:.3f} ({measured['compared']:,} images)"
+            )
+    lines.append(f"embedding: {record['embedding']}; {out / REPORT} shows nearest real images")
+    lines.append(f"train on them too: --config.data.synthetic=csv:{out / TABLE}")
+    return lines
