@@ -13,6 +13,7 @@ from vision.config import default
 from vision.config.load import from_dict, load
 from vision.config.validate import leaves, validate
 from vision.training.optimizer import make_optimizer, make_schedule
+from vision.training.setup import image_form
 from vision.training.state import StateSpec
 
 REPOSITORY = pathlib.Path(__file__).parent.parent
@@ -101,6 +102,7 @@ def test_model_objective_and_optimizer_fit_the_data(spec):
             class_counts=[3] * classes,
             rngs=nnx.Rngs(0),
             architectures=Teachers(config.objective, classes, (side, side, channels)),
+            images=image_form(config, side, channels),
         )
 
     spec = StateSpec(create)

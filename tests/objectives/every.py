@@ -34,6 +34,11 @@ CASES = {
     "freematch": ("consistency", {"rule": "free"}, UNLABELED | RESNET),
     "pi": ("consistency", {"method": "pi"}, UNLABELED | RESNET),
     "mean teacher": ("consistency", {"method": "mean_teacher"}, UNLABELED | RESNET),
+    "gan": (
+        "gan",
+        {"width": 4, "latent": 3, "momentum": 0.9, "augment": "color,translation,cutout"},
+        RESNET,
+    ),
     "pseudo-labels": (
         "consistency",
         {"method": "pseudo_label", "threshold": 0.1},

@@ -23,7 +23,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from vision.objectives.contract import Definition, Objective, define
+from vision.objectives.contract import Definition, ImageForm, Objective, define
 
 __all__ = ["Definition", "Objective", "build", "define"]
 
@@ -35,8 +35,13 @@ def build(
     class_counts: np.ndarray,
     rngs: nnx.Rngs,
     architectures: Mapping[str, nnx.Module] | None = None,
+    images: ImageForm | None = None,
 ) -> Objective:
     """Builds the objective that `config.objective` names; see `Definition.build`."""
     return define(c).build(
-        model, class_counts=class_counts, rngs=rngs, architectures=architectures or {}
+        model,
+        class_counts=class_counts,
+        rngs=rngs,
+        architectures=architectures or {},
+        images=images,
     )

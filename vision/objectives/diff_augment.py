@@ -93,16 +93,16 @@ def _color(key, images):
 
 def _translation(key, images):
     steps = []
-    for key, side in zip(jax.random.split(key), images.shape[1:3], strict=True):
+    for axis_key, side in zip(jax.random.split(key), images.shape[1:3], strict=True):
         largest = _share(side, SHIFT)
-        steps.append(jax.random.randint(key, (len(images),), -largest, largest + 1))
+        steps.append(jax.random.randint(axis_key, (len(images),), -largest, largest + 1))
     return translate(images, *steps)
 
 
 def _cutout(key, images):
     corners = []
-    for key, side in zip(jax.random.split(key), images.shape[1:3], strict=True):
+    for axis_key, side in zip(jax.random.split(key), images.shape[1:3], strict=True):
         hole = _share(side, HOLE)
-        center = jax.random.randint(key, (len(images),), 0, side + 1 - hole % 2)
+        center = jax.random.randint(axis_key, (len(images),), 0, side + 1 - hole % 2)
         corners.append(center - hole // 2)
     return cut_out(images, *corners)

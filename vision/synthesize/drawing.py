@@ -87,11 +87,10 @@ def _objective(config: ConfigDict, data: Mapping[str, Any]) -> GAN:
     shape = (data["image_size"], data["channels"])
     classes = data["classes"]
     model = models.build(config.model, len(classes), *shape, rngs)
-    objective: GAN = objectives.define(config.objective).build(
-        model,
-        class_counts=np.ones(len(classes), np.int64),
-        rngs=rngs,
-        architectures={},
-        images=image_form(config, *shape),
+    counts = np.ones(len(classes), np.int64)
+    images = image_form(config, *shape)
+    objective = objectives.build(
+        config.objective, model, class_counts=counts, rngs=rngs, images=images
     )
+    assert isinstance(objective, GAN)  # see check_run
     return objective
