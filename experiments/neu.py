@@ -4,6 +4,7 @@
 
 photos/CLASS/*.jpg               all images, sorted by class
 split/{train,val,test}/CLASS/    the same, divided 7 : 2 : 1 within each class, the same each time
+rare/{train,val,test}/CLASS/     as split, but with only 30 images to train on of two classes
 pictures/*.jpg                   those of split/train once more, without classes: what a factory has
                                  before anyone has labeled it
 
@@ -20,6 +21,8 @@ import numpy as np
 from vision import cli
 
 SHARES = {"train": 0.7, "val": 0.2, "test": 0.1}
+RARE = ("crazing", "scratches")
+FEW = 30  # images of each of them
 
 
 def main(argv):
@@ -31,6 +34,7 @@ def main(argv):
     a = p.parse_args(argv)
     photos = sort_by_class(a.tar, a.folder / "photos")
     counts = divide(photos, a.folder / "split", a.folder / "pictures")
+    make_rare(a.folder / "split", a.folder / "rare")
     print(f"{a.folder}: " + ", ".join(f"{count:,} {split}" for split, count in counts.items()))
 
 
@@ -68,6 +72,18 @@ def divide(photos, split_folder, pictures):
                     shutil.copy(files[row], pictures)
             counts[split] += len(rows)
     return counts
+
+
+def make_rare(split_folder, folder):
+    """Copies the splits, but only the first `FEW` training images of the classes `RARE`."""
+    for place in sorted(path for path in split_folder.glob("*/*") if path.is_dir()):
+        files = sorted(place.glob("*.jpg"))
+        if place.parent.name == "train" and place.name in RARE:
+            files = files[:FEW]
+        target = folder / place.relative_to(split_folder)
+        target.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            shutil.copy(file, target)
 
 
 if __name__ == "__main__":

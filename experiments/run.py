@@ -32,6 +32,7 @@ COLUMNS = (
     "row",
     "seed",
     "accuracy",
+    "balanced",
     "linear",
     "knn",
     "steps",
@@ -41,7 +42,12 @@ COLUMNS = (
     "date",
     "commit",
 )
-MEASURES = {"accuracy": "test accuracy", "linear": "linear probe", "knn": "k-NN"}
+MEASURES = {
+    "accuracy": "test accuracy",
+    "balanced": "balanced accuracy",
+    "linear": "linear probe",
+    "knn": "k-NN",
+}
 NOT_RUN = "not run"
 
 
@@ -58,6 +64,9 @@ class Row:
         seeds: number of seeds.
         probe: whether to measure the linear probe and the nearest neighbors on the test split.
         accuracy: whether the classifier's own accuracy means anything.
+        balanced: whether to show the balanced accuracy too.
+        synthesize: how many images to draw after the training, as flags of vision.synthesize, such
+            as "--balance"; they are in {run:NAME}/synthetic. "" = none.
     """
 
     name: str
@@ -67,6 +76,8 @@ class Row:
     seeds: int = 3
     probe: bool = False
     accuracy: bool = True
+    balanced: bool = False
+    synthesize: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +145,7 @@ def _runs(rows: Iterable[Row], seeds: str) -> list[tuple[Row, int]]:
 
 
 def _run(row: Row, seed: int, place: Place, only_show: bool) -> None:
-    """Trains and probes one row, as far as that is not done."""
+    """Trains, probes and draws images for one row, as far as that is not done."""
     workdir = place.directory(row.name, seed)
     commands = []
     if not (workdir / "result.json").is_file():
@@ -146,6 +157,9 @@ def _run(row: Row, seed: int, place: Place, only_show: bool) -> None:
     if row.probe and not (workdir / "probe.json").is_file():
         words = ["-m", "vision.evaluation.probe", f"--workdir={workdir}"]
         commands.append([*words, f"--out={workdir / 'probe.json'}"])
+    if row.synthesize and not (workdir / "synthetic").is_dir():
+        words = ["-m", "vision.synthesize", f"--workdir={workdir}"]
+        commands.append([*words, f"--out={workdir / 'synthetic'}", *shlex.split(row.synthesize)])
     for words in commands:
         print("python", shlex.join(words), flush=True)
         if not only_show:
@@ -187,6 +201,8 @@ def _measured(row: Row, workdir: pathlib.Path) -> dict[str, object]:
     }
     if row.accuracy:
         measured["accuracy"] = round(100 * result["accuracy"], 2)
+    if row.balanced:
+        measured["balanced"] = round(100 * result["balanced_accuracy"], 2)
     if row.probe:
         probe = json.loads((workdir / "probe.json").read_text())
         measured["linear"] = round(100 * probe["linear_probe"], 2)
@@ -199,7 +215,8 @@ def _read(folder: pathlib.Path) -> list[dict[str, str]]:
     if not file.is_file():
         return []
     with file.open(newline="") as lines:
-        return list(csv.DictReader(lines))
+        # A table of an earlier version of this file may lack a column.
+        return [dict.fromkeys(COLUMNS, "") | row for row in csv.DictReader(lines)]
 
 
 def _fill(folder: pathlib.Path, rows: Iterable[Row]) -> None:

@@ -19,7 +19,6 @@ from vision.objectives.gan import DISCRIMINATOR, GENERATOR, hinge
 from vision.objectives.gan_networks import SpectralNorm, double, grid_of, halve
 from vision.training.run import run
 from vision.training.setup import image_form
-from vision.training.state import StateSpec
 
 SIDE = 8
 CLASSES = 3

@@ -39,8 +39,8 @@ class Drawer:
         self.config, self.data, arrays = run_weights(workdir, ATTRIBUTE)
         cpu.choose(self.config.parallel.onednn)
         objective = nnx.eval_shape(lambda: _objective(self.config, self.data))
+        self._latent = objective.generator.latent
         generator = ready(objective.average, arrays)
-        self._latent = generator.latent
         self._graph, self._state = nnx.split(generator)
         self._draw = jax.jit(self._drawn)
 

@@ -127,7 +127,8 @@ def _matched(first: Embedded, second: Embedded, classes: int) -> tuple[Embedded,
     """Returns equally many images of each class from both, so that only their looks differ."""
     counts = [np.bincount(e.labels, minlength=classes) for e in (first, second)]
     shared = np.minimum(*counts)
-    shared = np.minimum(shared, max(MOST // max(np.count_nonzero(shared), 1), 1))
+    present = max(int(np.count_nonzero(shared)), 1)
+    shared = np.minimum(shared, max(MOST // present, 1))
     return (_first_of_each(first, shared), _first_of_each(second, shared))
 
 

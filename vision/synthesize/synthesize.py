@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vision import inference, parallel
+from vision.data.decode import decode
 from vision.data.loading.dataset import Dataset
 from vision.data.pipeline import open_data
 from vision.data.synthetic import SYNTHETIC
@@ -81,8 +82,7 @@ class Generated:
 
     def image(self, index: int) -> np.ndarray:
         """Returns an image, uint8 (H, W, C)."""
-        image = cv2.imread(str(self.folder / self.files[index]), cv2.IMREAD_UNCHANGED)
-        return image[..., None] if image.ndim == 2 else image[..., ::-1]
+        return decode(str(self.folder / self.files[index]))
 
 
 def synthesize(request: Request) -> list[str]:
@@ -101,10 +101,10 @@ def synthesize(request: Request) -> list[str]:
     splits = _real_images(config, data, request.workdir)
     real_counts = np.bincount(splits["train"].source.labels, minlength=len(classes))
     counts = count_wanted(request, classes, real_counts)
-    for line in doubts(classes, real_counts, counts):
-        print(f"note: {printable(line)}", file=sys.stderr)
     drawer = Drawer(request.workdir)
     judging = inference.from_run(request.embedding or request.workdir)
+    for line in doubts(classes, real_counts, counts):
+        print(f"note: {printable(line)}", file=sys.stderr)
     record = {
         "workdir": str(request.workdir),
         "step": drawer.data["step"],
@@ -226,8 +226,8 @@ def _draw(drawer: Drawer, request: Request, counts: np.ndarray, folder: pathlib.
     with (folder / TABLE).open("w", newline="", encoding="utf-8") as lines:
         writer = Writer(lines)
         writer.writerow(COLUMNS)
-        for name, label in zip(files, labels, strict=True):
-            writer.writerow((name, drawer.data["classes"][label], "train", 1))
+        for name, number in zip(files, labels.tolist(), strict=True):
+            writer.writerow((name, drawer.data["classes"][number], "train", 1))
     return Generated(folder, files, labels)
 
 
