@@ -169,12 +169,10 @@ def open_data(
     first = next(iter(splits.values()))
     sample = look(first, SAMPLE)
     image_size, channels = _image_shape(c, first, sample)
-    synthetic = 0
+    real = len(first)
     if with_unlabeled and c.synthetic:
-        seen = {channels, *(shape[2] for shape in sample.shapes.values())}
-        images, divided = _synthetic(c, divided, past, first.classes, seen)
-        synthetic = len(images)
-        first = splits["train"] = Joined([splits["train"], images])
+        first, divided = _with_synthetic(c, first, divided, past, {channels, *sample.channels})
+        splits["train"] = first
     findings = divided.findings
     # "rest" may be the training split itself.
     total = sum(map(len, {id(split): split for split in splits.values()}.values()))
@@ -184,18 +182,17 @@ def open_data(
         name: _dataset(config, name, split, image_size, channels) for name, split in splits.items()
     }
     loaders = _open_loaders(c, datasets, unreadable, mesh)
-    counts = np.bincount(first.labels, minlength=len(first.classes))
     return Data(
         loaders,
         first.classes,
         image_size,
         channels,
-        counts,
+        np.bincount(first.labels, minlength=len(first.classes)),
         (*findings, *sample.findings),
         divided.division if with_unlabeled else None,
         divided.changes,
         divided.tasks,
-        synthetic,
+        len(first) - real,
     )
 
 
@@ -250,27 +247,27 @@ def _with_unlabeled(
     return splits | {UNLABELED: images}, divided
 
 
-def _synthetic(
+def _with_synthetic(
     c: ConfigDict,
+    train: Source,
     divided: Divided,
     past: Past | None,
-    classes: tuple[str, ...],
     channels: Collection[int],
 ) -> tuple[Source, Divided]:
-    """Returns the synthetic images, and the division with them.
+    """Returns the training split with the synthetic images, and the division with them.
 
     Args:
         c: config.data.
+        train: the real images to train on.
         divided: the division of the real images.
         past: the division of a run.
-        classes: names of the real classes.
         channels: the numbers of channels that the real images have.
     """
     images = open_synthetic(c.synthetic, c.source, c.bits)
     images, divided = _beside(SYNTHETIC, images, divided, past)
-    images = without_missing(match_classes(c.synthetic, images, classes))
+    images = without_missing(match_classes(c.synthetic, images, train.classes))
     check_channels(c.synthetic, images, channels)
-    return images, divided
+    return Joined([train, images]), divided
 
 
 def _beside(

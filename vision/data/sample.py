@@ -34,6 +34,11 @@ class Sample:
     unreadable: dict[str, str]
     findings: list[Finding]
 
+    @property
+    def channels(self) -> set[int]:
+        """The numbers of channels of those that can be read."""
+        return {shape[2] for shape in self.shapes.values()}
+
 
 def positions(source: Source, count: int) -> list[int]:
     """Returns at most `count` positions that are spread over a source."""

@@ -49,9 +49,11 @@ def _sections(classes, real, made):
     images, made_embedded = made
     for label in np.unique(made_embedded.labels)[:CLASSES]:
         shown = np.flatnonzero(made_embedded.labels == label)[:SHOWN]
-        found, distances = nearest(made_embedded.embeddings[shown], real_embedded.embeddings)
+        neighbors, distances = nearest(made_embedded.embeddings[shown], real_embedded.embeddings)
         cards = []
-        for place, row, distance in zip(shown, real_embedded.rows[found], distances, strict=True):
+        for place, row, distance in zip(
+            shown, real_embedded.rows[neighbors], distances, strict=True
+        ):
             row = int(row)
             cards.append(
                 {
