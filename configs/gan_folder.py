@@ -34,7 +34,7 @@ def get_config(path="photos", side="64", mode="gan"):
     c.imbalance.sampling = "balanced"
     set_players(c)
     c.optimizer.learning_rate = 2e-4
-    c.objective.options.width = 64
+    c.objective.options.width = 32
     c.train.steps = 20_000
     c.train.batch_size = 64
     c.train.eval_every = 2000

@@ -33,7 +33,7 @@ NAMES += [
     f"{name}_{data}" for name in ("simclr", "moco", "byol") for data in ("cifar10", "imagenet")
 ]
 NAMES += ["ssl_fashion_mnist", "mae_fashion_mnist", "mae_imagenet", "wide_resnet_cifar10"]
-NAMES += ["fixmatch_cifar10", "fixmatch_fashion_mnist"]
+NAMES += ["fixmatch_cifar10", "fixmatch_fashion_mnist", "gan_fashion_mnist"]
 
 
 @pytest.mark.parametrize("mode", ["full", "head", "partial", "lora", "scratch"])
@@ -125,7 +125,14 @@ def test_every_way_of_distillation(name, photos, teachers, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "spec", ["fixmatch_folder.py:{0}:{0}", "fixmatch_folder.py:{0}", "label_free_folder.py:{0}"]
+    "spec",
+    [
+        "fixmatch_folder.py:{0}:{0}",
+        "fixmatch_folder.py:{0}",
+        "label_free_folder.py:{0}",
+        "gan_folder.py:{0}",
+        "gan_folder.py:{0}:64:classifier",
+    ],
 )
 def test_a_smoke_run_on_your_own_folder(spec, photos, tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
