@@ -5,6 +5,7 @@ import re
 from ml_collections import ConfigDict
 
 from vision.support.extras import require
+from vision.support.packaged import PLAIN, in_package
 
 
 def check_packages(config: ConfigDict) -> None:
@@ -30,5 +31,9 @@ def check_packages(config: ConfigDict) -> None:
     if config.objective.quantize != "none":
         what = f"objective.quantize = '{config.objective.quantize}'"
         require(what, "compression", only=("qwix",))
+    tokenizer = config.text.tokenizer
+    if tokenizer:
+        require(f"text.tokenizer = '{tokenizer}'", "text", only=("tokenizers",))
+        in_package("text.tokenizer", tokenizer, PLAIN)
     if config.imbalance.sampling == "smote":
         require("imbalance.sampling = 'smote'", "audit", only=("imbalanced-learn",))

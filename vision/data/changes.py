@@ -36,6 +36,7 @@ class Relabeled:
         self.name = source.name
         self.file = source.file
         self.fields = getattr(source, "fields", {})
+        self.texts = getattr(source, "texts", None)
 
     def __len__(self) -> int:
         return len(self.source)

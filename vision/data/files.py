@@ -1,5 +1,7 @@
 """What the kinds over image files share: walking folders, names of splits, a source over files."""
 
+import collections
+import glob
 import os
 import pathlib
 import re
@@ -130,6 +132,59 @@ def _parts(word):
         if word.endswith(suffix) and word.removesuffix(suffix) in SPLITS:
             return word.removesuffix(suffix), suffix
     return (word,)
+
+
+def split_files(arguments: Sequence[str], extension: str, forms: str) -> dict[str, list[str]]:
+    """Returns the files that arguments name, by the split that their names give.
+
+    A word in the name of a file or of its folder gives it: train-00000.parquet, val/0000.tar.
+
+    Args:
+        arguments: files, folders or patterns.
+        extension: of the files in a folder, such as ".parquet".
+        forms: how to write the source, for the message.
+
+    Returns:
+        {split: names of its files}; {"all": names} if no name gives a split, or all give the same.
+
+    Raises:
+        UserError: there is no such file, or only some of them give a split.
+    """
+    files: list[str] = []
+    roots: list[str] = []
+    for argument in arguments:
+        pattern = os.path.expanduser(argument)
+        if os.path.isdir(pattern):
+            files += find_files(pattern, (extension,))
+            roots.append(pattern)
+        else:
+            own = [pattern] if os.path.isfile(pattern) else glob.glob(pattern, recursive=True)
+            files += sorted(own)
+            roots += map(os.path.dirname, own)
+    if not files:
+        raise UserError(f"{', '.join(map(repr, arguments))} matches no file: write {forms}")
+    root = os.path.commonpath(roots) or "."
+    splits = collections.defaultdict(list)
+    for file in files:
+        splits[_split_of_path(os.path.relpath(file, root))].append(file)
+    if len(splits) == 1:  # one file of many, perhaps only the test file: it will be divided
+        return {"all": files}
+    if None in splits:
+        raise UserError(
+            f"{splits[None][0]}: its name does not give a split, although others do: "
+            "a word in it must be train, val or test"
+        )
+    return {split: splits[split] for split in ("train", "val", "test") if split in splits}
+
+
+def _split_of_path(path):
+    """Returns the split that the words of a path give, the last part first; None if none does."""
+    for part in reversed(pathlib.PurePath(path).parts):
+        words = re.split(r"[^a-z]+", part.lower())
+        splits = {SPLITS[word] for word in words if word in SPLITS}
+        if splits:
+            return splits.pop() if len(splits) == 1 else None
+    return None
 
 
 def find_images(folder: pathlib.Path | str) -> Iterator[str]:

@@ -13,12 +13,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from vision.data.captions import tokenize
 from vision.data.changes import change
 from vision.data.decode import INTERPOLATIONS
 from vision.data.division import Changes, Division, Task
 from vision.data.findings import Finding
+from vision.data.image_shape import image_shape
 from vision.data.labeled import draw_labeled
-from vision.data.loading.dataset import SIZES, Dataset, Unreadable
+from vision.data.loading.dataset import Dataset, Unreadable
 from vision.data.loading.device_loader import DeviceLoader
 from vision.data.loading.loader import Loader
 from vision.data.loading.sampler import SAMPLINGS, Sampler, run_length
@@ -32,11 +34,12 @@ from vision.data.recall import (
     match_past,
     without_missing,
 )
-from vision.data.sample import Sample, has_color, look
+from vision.data.sample import look
 from vision.data.sources import Source, open_splits
 from vision.data.splits import Joined, unseen_classes
 from vision.data.subset import Subset
 from vision.data.synthetic import SYNTHETIC, check_channels, match_classes, open_synthetic
+from vision.data.tokenizer import TextShape, Tokenizer
 from vision.errors import UserError, check_choice
 
 SAMPLE = 16  # images that are decoded to learn what they are like
@@ -62,6 +65,7 @@ class Data:
         tasks: what this run and those that it goes on from have learned, in their order; () for
             any other training.
         synthetic: images of `config.data.synthetic` among those of train.
+        tokenizer: of the captions, which are the field "text"; None if they are not used.
     """
 
     loaders: dict[str, Loader]
@@ -74,11 +78,17 @@ class Data:
     changes: Changes = dataclasses.field(default_factory=Changes)
     tasks: tuple[Task, ...] = ()
     synthetic: int = 0
+    tokenizer: Tokenizer | None = None
 
     @property
     def unreadable(self) -> dict[str, str]:
         """{name: reason} of every unreadable image so far, in any split."""
         return self._first.unreadable.reasons
+
+    @property
+    def text_shape(self) -> TextShape | None:
+        """The shape of the captions' tokens; None if captions are not used."""
+        return None if self.tokenizer is None else self.tokenizer.shape
 
     @property
     def _first(self) -> Loader:
@@ -133,6 +143,7 @@ def open_data(
     with_unlabeled: bool = False,
     past: Past | None = None,
     needed: Collection[str] | None = None,
+    tokenizer: Tokenizer | None = None,
 ) -> Data:
     """Opens the splits of `config.data`, in the order that `config.imbalance` asks for.
 
@@ -145,6 +156,8 @@ def open_data(
             `Data.division` too, and so are the splits.
         past: the division of a run, whose images the splits then have; None divides the source.
         needed: the splits that must have an image left of those of `past`; None for all.
+        tokenizer: the run's. A training that has none yet gets the one that `config.text` names,
+            or learns it; captions are used by trainings and by whoever gives a tokenizer.
 
     Raises:
         UserError: see `named_splits`; also if images differ in size and no size is configured, or
@@ -166,17 +179,18 @@ def open_data(
     if with_unlabeled and c.unlabeled:
         splits, divided = _with_unlabeled(c, splits, config.seed, divided, past)
     splits = leave_out_missing(splits, needed)
+    if config.text.tokenizer and (with_unlabeled or tokenizer is not None):
+        splits, tokenizer, divided = _tokenized(config, splits, tokenizer, divided)
     first = next(iter(splits.values()))
     sample = look(first, SAMPLE)
-    image_size, channels = _image_shape(c, first, sample)
+    image_size, channels = image_shape(c, first, sample)
     real = len(first)
     if with_unlabeled and c.synthetic:
         first, divided = _with_synthetic(c, first, divided, past, {channels, *sample.channels})
         splits["train"] = first
-    findings = divided.findings
     # "rest" may be the training split itself.
     total = sum(map(len, {id(split): split for split in splits.values()}.values()))
-    lost = {finding.name: f"{finding.kind}: {finding}" for finding in findings if finding.lost}
+    lost = {f.name: f"{f.kind}: {f}" for f in divided.findings if f.lost}
     unreadable = Unreadable(total, c.max_unreadable, lost, available)
     datasets = {
         name: _dataset(config, name, split, image_size, channels) for name, split in splits.items()
@@ -188,12 +202,22 @@ def open_data(
         image_size,
         channels,
         np.bincount(first.labels, minlength=len(first.classes)),
-        (*findings, *sample.findings),
+        (*divided.findings, *sample.findings),
         divided.division if with_unlabeled else None,
         divided.changes,
         divided.tasks,
         len(first) - real,
+        tokenizer,
     )
+
+
+def _tokenized(
+    config: ConfigDict, splits: dict[str, Source], tokenizer: Tokenizer | None, divided: Divided
+) -> tuple[dict[str, Source], Tokenizer, Divided]:
+    """Returns the splits with their captions' tokens, the tokenizer, and further findings."""
+    captioned = tokenize(config.text, splits, config.seed, tokenizer)
+    divided = divided._replace(findings=(*divided.findings, *captioned.findings))
+    return captioned.splits, captioned.tokenizer, divided
 
 
 def _open_loaders(
@@ -355,27 +379,3 @@ def _draw(split: Source, limit: int, seed: int) -> Source:
         return split
     chosen = np.random.RandomState(seed % 2**32).permutation(len(split))[:limit]
     return Subset(split, np.sort(chosen))
-
-
-def _image_shape(c: ConfigDict, source: Source, sample: Sample) -> tuple[int, int]:
-    """Returns (image_size, channels): what the config sets, else what the images are."""
-    if c.image_size < 0 or c.channels not in (0, 1, 3):
-        raise UserError(
-            f"data.image_size = {c.image_size}, data.channels = {c.channels}: the size must be at "
-            "least 0, the channels 1, 3 or 0"
-        )
-    if c.image_size and c.channels:
-        return c.image_size, c.channels
-    if not sample.shapes:
-        raise UserError(f"cannot read {source.name(0)} nor any other image of {c.source}")
-    channels = c.channels or max(shape[2] for shape in sample.shapes.values())
-    if not c.channels and channels == 1 and source.encoded and has_color(source):
-        channels = 3
-    by_size: dict[tuple[int, ...], str] = {}
-    for name, shape in sample.shapes.items():
-        by_size.setdefault(shape[:2], name)
-    height, width = next(iter(by_size))
-    if not c.image_size and (len(by_size) > 1 or height != width):
-        examples = [f"{name} is {w}x{h}" for (h, w), name in list(by_size.items())[:2]]
-        raise UserError(SIZES.format(", ".join(examples)))
-    return c.image_size or height, channels

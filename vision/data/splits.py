@@ -34,6 +34,9 @@ class Joined:
         fields = [getattr(source, "fields", {}) for source in sources]
         shared = set(fields[0]).intersection(*fields)
         self.fields = {name: np.concatenate([f[name] for f in fields]) for name in shared}
+        texts = [getattr(source, "texts", None) for source in sources]
+        captions = [own for own in texts if own is not None]
+        self.texts = np.concatenate(captions) if len(captions) == len(sources) else None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -24,6 +24,8 @@ class Subset:
         self.bits = getattr(source, "bits", 0)
         fields = getattr(source, "fields", {})
         self.fields = {name: values[self.indices] for name, values in fields.items()}
+        texts = getattr(source, "texts", None)
+        self.texts = None if texts is None else texts[self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -16,7 +16,7 @@ nearest key. `python -m vision.config [WORD]` prints the keys, or those about WO
 from ml_collections import ConfigDict
 
 from vision.config.keys import SEED, Key, Section, key, number
-from vision.config.schema.data import AUGMENT, CONTINUAL, DATA, IMBALANCE, STRONG
+from vision.config.schema.data import AUGMENT, CONTINUAL, DATA, IMBALANCE, STRONG, TEXT
 from vision.config.schema.model import MODEL, OBJECTIVE, TRANSFER
 from vision.config.schema.reports import AUDIT, EVALUATION
 from vision.config.schema.training import (
@@ -42,6 +42,7 @@ TOP = {
 
 SECTIONS: dict[str, Section] = {
     "data": DATA,
+    "text": TEXT,
     "augment": AUGMENT,
     "strong": STRONG,
     "model": MODEL,

@@ -90,6 +90,22 @@ DATA = section(
     std=number((), or_empty(each(above(0))), "for mean_std: one number per channel"),
 )
 
+TEXT = section(
+    "The captions of the images, for objectives that learn from both: docs/text.md.",
+
+    tokenizer=key("",
+        "how captions become numbers: bpe, a vocabulary learned on those of the training split; a "
+        'tokenizer.json by its path or as package:MODULE/PATH; "" = captions are not used'),
+    vocabulary=number(4096, between(260, 2**20),
+        "bpe: largest number of tokens; few captions give fewer"),
+    context=number(32, between(4, 4096),
+        "length of a caption in tokens, start and end included; longer ones lose their end"),
+    templates=key("",
+        "captions for a source that has none, made from each image's class name in the place of "
+        '{}: "a photo of a {}.", several joined by | of which each image draws one; also those of '
+        'the prompts of zero-shot classification. "" = none'),
+)
+
 AUGMENT = section(
     "Augmentation, on the device, inside the training step. Everything is off until a config "
     "turns it on.",

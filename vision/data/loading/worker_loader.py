@@ -239,7 +239,7 @@ class _EvalBatch:
             "label": self._dataset.source.labels[indices].astype(np.int32),
             "mask": mask,
             "unreadable": _fixed_length(unreadable, len(indices)),
-        }
+        } | {name: values[indices] for name, values in self._dataset.fields.items()}
 
 
 def _close_all(passes: dict[int, Any]) -> None:

@@ -37,6 +37,7 @@ class Source(Protocol):
     A source can be pickled, because Grain sends it to its workers, and may be read from several
     threads at once. Optionally, `fields = {"text": (N, L) array}` holds further values of each
     image, known like the labels without decoding it; an objective gets them with the batch.
+    A source with captions has `texts`, object (N,), see `vision.data.texts`.
 
     A source whose images have names of their own has `keys() -> N texts`: what each is called
     within the source, wherever that lies. By them it is divided, unless its attribute `named` is

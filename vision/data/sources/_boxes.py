@@ -37,6 +37,7 @@ class Photo:
         size: (width, height) as annotated; zeros if they are not.
         objects: [(label, box)], the box None if the annotation has no readable one.
         tags: labels of the image as a whole.
+        caption: a text about it; None if there is none.
     """
 
     path: str
@@ -44,6 +45,7 @@ class Photo:
     size: tuple[float, float]
     objects: list[tuple[str, Box | None]]
     tags: list[str] = dataclasses.field(default_factory=list)
+    caption: str | None = None
 
 
 class _Example(NamedTuple):

@@ -125,3 +125,15 @@ def plain_labels(values):
     if pa.types.is_string(values.type) or pa.types.is_large_string(values.type):
         return pc.fill_null(values, "").to_pylist()
     return pc.fill_null(values.cast(pa.int64()), -1).to_numpy()
+
+
+def plain_texts(values):
+    """Converts an Arrow column of texts to N bytes, None for a row without one.
+
+    Arrow does not look whether texts are UTF-8.
+    """
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(values.type):
+        values = values.cast(values.type.value_type)
+    return values.cast(pa.large_binary()).to_pylist()

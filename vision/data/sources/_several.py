@@ -55,6 +55,9 @@ class Several:
         self.fields = {
             name: np.concatenate([values[name] for values in fields]) for name in sorted(shared)
         }
+        captions: list[Any] = [getattr(source, "texts", None) for source in self._parts]
+        has_captions = all(column is not None for column in captions)
+        self.texts: np.ndarray | None = np.concatenate(captions) if has_captions else None
 
     @property
     def bits(self) -> int:

@@ -9,7 +9,8 @@ Images are searched for beside the file, in images/, in images/SPLIT/, and in th
 folder up. An image is labeled by its largest object; `?boxes=crop` gives one image per object: see
 `vision.data.sources._boxes`. Crowds are not objects. In a file without any box, annotations are
 labels of the whole image. `?attribute=NAME` labels by an attribute in place of the category: CVAT
-and datumaro write them.
+and datumaro write them. `?text=captions` reads the captions beside the objects, in
+captions_{train,val,test}*.json; of several of an image, the first.
 """
 
 import collections
@@ -23,7 +24,8 @@ from vision.data.findings import Finding
 from vision.data.sources import Source
 from vision.data.sources._boxes import Box, Photo, bounds, build, check_attribute
 from vision.data.sources._paths import ELSEWHERE, find_file, locate
-from vision.errors import UserError
+from vision.data.texts import with_texts
+from vision.errors import UserError, check_choice
 from vision.support.reading import read_json
 from vision.support.schema import is_number
 
@@ -33,6 +35,8 @@ SCHEMA = {
     "images": [{"id": ID, "file_name": (str, int)}],
     "annotations": [{"image_id": ID, "category_id": ID}],
 }
+CAPTIONS = "captions"
+CAPTION_SCHEMA = {"annotations": [{"image_id": ID, "caption": str}]}
 FORM = "in COCO format (images, annotations, categories)"
 _NAME = re.compile(
     rf"(?:instances_)?({'|'.join(sorted(SPLITS, key=len, reverse=True))})(?![a-z]).*\.json", re.I
@@ -42,7 +46,7 @@ _NAME = re.compile(
 class _Annotations(NamedTuple):
     """What a file contains: {category: name}, images, {image: [(label, box)]}, {attribute: values}.
 
-    `has_boxes` is False if no annotation has a box or an outline.
+    `has_boxes` is False if no annotation has a box or an outline. `captions` is {image: text}.
     """
 
     names: dict
@@ -50,10 +54,16 @@ class _Annotations(NamedTuple):
     objects: dict[Any, list[tuple[str, Box | None]]]
     attributes: dict[str, set[str]]
     has_boxes: bool
+    captions: dict[Any, str]
 
 
 def open(
-    argument: str, *, boxes: str = "main", margin: str = "0.1", attribute: str = ""
+    argument: str,
+    *,
+    boxes: str = "main",
+    margin: str = "0.1",
+    attribute: str = "",
+    text: str = "",
 ) -> dict[str, Source]:
     """Opens an annotation file, or those of a folder.
 
@@ -62,6 +72,7 @@ def open(
         boxes: see `vision.data.sources._boxes.build`.
         margin: see `vision.data.sources._boxes.build`.
         attribute: the attribute that labels the objects; "" for their category.
+        text: "captions" reads those of the images; "" reads none.
 
     Returns:
         {"all": source} for a file, or a dict with some of "train", "val", "test" for a folder.
@@ -77,6 +88,9 @@ def open(
             f"{argument!r} has neither annotations/instances_train.json nor "
             "train/_annotations.coco.json: write coco:FILE"
         )
+    check_choice("text", text, ("", CAPTIONS))
+    if text and boxes == "crop":
+        raise UserError(f"coco:{argument}: captions are of whole images: leave out ?boxes=crop")
     findings: list[Finding] = []
     photos = []
     used = set()
@@ -84,6 +98,8 @@ def open(
     categories: dict[str, Path] = {}  # the first file that has each
     for split, file in files.items():
         content = _read(file, attribute, findings)
+        if text:
+            content = content._replace(captions=_captions(file, findings))
         if boxes == "crop" and not content.has_boxes:
             raise UserError(f"{file} has labels but no boxes: leave out ?boxes=crop")
         for name in content.names.values():
@@ -100,7 +116,37 @@ def open(
         if name not in used and not attribute
     ]
     base = path if path.is_dir() else path.parent
-    return build(photos, findings, boxes, margin, f"coco:{argument}", base)
+    sources = build(photos, findings, boxes, margin, f"coco:{argument}", base)
+    return _captioned(sources, photos, f"coco:{argument}") if text else sources
+
+
+def _captioned(sources, photos, title):
+    """Gives sources of whole images the captions of their photos."""
+    by_path = {photo.path: photo.caption for photo in photos}
+    captions = {
+        split: [by_path[source.name(i)] for i in range(len(source))]
+        for split, source in sources.items()
+    }
+    return with_texts(sources, captions, title)
+
+
+def _captions(file, findings):
+    """Returns {image: its first caption}.
+
+    Raises:
+        UserError: there is no file of captions beside that of the objects, or it is damaged.
+    """
+    path = file.with_name(f"{CAPTIONS}_{file.name.removeprefix('instances_')}")
+    if not path.is_file():
+        raise UserError(f"{file} has no captions beside it: ?text=captions reads {path}")
+    captions: dict[Any, str] = {}
+    annotations = read_json(path, CAPTION_SCHEMA, form=FORM)["annotations"]
+    for annotation in annotations:
+        captions.setdefault(annotation["image_id"], annotation["caption"])
+    if more := len(annotations) - len(captions):
+        kind = "captions are not the first of their image, and are not used"
+        findings.append(Finding(kind, str(path), f"{more:,} of {len(annotations):,}"))
+    return captions
 
 
 def _unknown_images(file, content):
@@ -144,7 +190,7 @@ def _parse(file, tree, attribute, findings):
         annotation.get("bbox") not in (None, [], [0, 0, 0, 0]) or annotation.get("segmentation")
         for annotation in tree["annotations"]
     )
-    return _Annotations(names, images, objects, attributes, has_boxes)
+    return _Annotations(names, images, objects, attributes, has_boxes, {})
 
 
 def _attributes(annotation):
@@ -194,7 +240,8 @@ def _photos(file, split, content, findings):
         tags = [] if content.has_boxes else [label for label, _ in objects]
         if not content.has_boxes:
             objects = []
-        photos.append(Photo(path, split, (width, height), objects, tags))
+        caption = content.captions.get(image["id"])
+        photos.append(Photo(path, split, (width, height), objects, tags, caption))
     return photos
 
 

@@ -13,7 +13,8 @@ columns are kept in `source.columns`.
 
 Tables of other programs are read as they are: names without extension, Label Studio's addresses and
 {"choices": [...]}, Roboflow's and Kaggle's columns of zeros and ones in place of `label`, Excel's
-`sep=;`. `?folder=train` says where the files are, relative to the table.
+`sep=;`. `?folder=train` says where the files are, relative to the table. `?text=COLUMN` names the
+images' captions.
 """
 
 import collections
@@ -32,6 +33,7 @@ from vision.data.sources import CHANGES, Source, open_splits, parse, set_bits
 from vision.data.sources._cells import check_joined
 from vision.data.sources._paths import where
 from vision.data.sources._table import Table
+from vision.data.texts import with_texts
 from vision.errors import UserError, check_choice
 
 _opening: contextvars.ContextVar[tuple[str, ...]] = contextvars.ContextVar(
@@ -138,7 +140,12 @@ class CsvSource:
 
 
 def open(
-    argument: str, *, path: str = "path", label: str = "label", folder: str = ""
+    argument: str,
+    *,
+    path: str = "path",
+    label: str = "label",
+    folder: str = "",
+    text: str = "",
 ) -> dict[str, Source]:
     """Opens a table of images: UTF-8 or UTF-16, separated by commas, semicolons or tabs.
 
@@ -153,6 +160,7 @@ def open(
         path: name of the column of paths.
         label: name of the column of labels.
         folder: the folder of the image files, relative to the table's.
+        text: name of the column of captions; "" for none.
 
     Returns:
         {"all": source}, or a dict with some of "train", "val", "test" if there is a column `split`.
@@ -167,9 +175,19 @@ def open(
         raise UserError(f"csv:{argument} refers to images of itself, in its column 'source'")
     token = _opening.set((*_opening.get(), file))
     try:
-        return _open(Table(os.path.expanduser(argument), path, label, folder))
+        splits = _open(Table(os.path.expanduser(argument), path, label, folder))
     finally:
         _opening.reset(token)
+    return _with_captions(splits, text, argument) if text else splits
+
+
+def _with_captions(splits, column, argument):
+    columns = next(iter(splits.values())).column_names()
+    if column not in columns:
+        names = ", ".join(map(repr, columns)) or "none"
+        raise UserError(f"csv:{argument} has no column {column!r} of captions; others are: {names}")
+    captions = {part: source.column_values(column) for part, source in splits.items()}
+    return with_texts(splits, captions, f"csv:{argument}")
 
 
 class _Image(NamedTuple):

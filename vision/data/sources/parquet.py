@@ -3,22 +3,20 @@
 FILES is a file, a folder, or a pattern such as 'parquet:data/*.parquet'. A word in the name of a
 file or of its folder gives the split: train-00000-of-00002.parquet, cifar10_test.parquet,
 validation/0000.parquet. The image is a column of bytes, or of {bytes, path}; the label is an
-integer, with the names that the hub writes into the file, or a text.
+integer, with the names that the hub writes into the file, or a text. `?text=COLUMN` names the
+images' captions.
 """
 
 import collections
-import glob
 import os
-import re
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vision.data.decode import UnreadableImage, decode
-from vision.data.files import SPLITS, find_files
+from vision.data.files import split_files
 from vision.data.findings import Finding
 from vision.data.sources import Source
 from vision.data.sources._columns import (
@@ -28,8 +26,10 @@ from vision.data.sources._columns import (
     index_labels,
     keep,
     plain_labels,
+    plain_texts,
     scatter,
 )
+from vision.data.texts import with_texts
 from vision.errors import UserError, brief
 from vision.support.extras import require
 from vision.support.reading import parse_json, parsing
@@ -37,6 +37,7 @@ from vision.support.schema import Damaged, among, mismatch
 
 CACHE_BYTES = 256 << 20  # of row groups that each process keeps in memory
 LARGE_GROUP = 1 << 30
+FORMS = "parquet:FILE, parquet:FOLDER or 'parquet:FOLDER/*.parquet'"
 
 
 class ParquetSource:
@@ -164,13 +165,14 @@ def _read_group(file, number, column):
     return pc.struct_field(images, field) if field else images
 
 
-def open(argument: str, *, image: str = "", label: str = "") -> dict[str, Source]:
+def open(argument: str, *, image: str = "", label: str = "", text: str = "") -> dict[str, Source]:
     """Opens the files.
 
     Args:
         argument: a file, a folder or a pattern.
         image: name of the images' column; "" finds it by type and name.
         label: name of the labels' column; "" finds it by type and name.
+        text: name of the captions' column; "" for no captions.
 
     Returns:
         {"all": source} if the file names give no split, or the same for all; else a dict with some
@@ -182,7 +184,8 @@ def open(argument: str, *, image: str = "", label: str = "") -> dict[str, Source
     """
     require("the source parquet:", "parquet", only=("pyarrow",))
     tables = {
-        split: [_Table(name) for name in names] for split, names in _split_files(argument).items()
+        split: [_Table(name) for name in names]
+        for split, names in split_files([argument], ".parquet", FORMS).items()
     }
     every_table = [table for members in tables.values() for table in members]
     first = every_table[0]
@@ -199,7 +202,12 @@ def open(argument: str, *, image: str = "", label: str = "") -> dict[str, Source
     for split, (rows, labels) in kept.items():
         every_label = scatter(rows, labels, len(values[split]))
         sources[split] = keep(_source(tables[split], image, every_label, classes, findings), rows)
-    return sources
+    if not text:
+        return sources
+    captions = {
+        split: [c for table in tables[split] for c in table.captions(text)] for split in sources
+    }
+    return with_texts(sources, captions, f"parquet:{argument}")
 
 
 def _check_alike(tables, image, label):
@@ -271,13 +279,27 @@ class _Table:
 
     def read(self, column):
         """Returns a column of labels: int64 (N,), or N texts; -1 or "" if a row has none."""
+        with parsing(self.name):
+            return plain_labels(self._column(column))
+
+    def _column(self, name):
         import pyarrow.parquet as pq
 
+        table = pq.read_table(self.name, columns=[name], use_threads=False, partitioning=None)
+        if len(table) != sum(self.lengths):
+            raise ValueError(f"its column {name!r} has another number of rows than its footer")
+        return table.column(name)
+
+    def captions(self, column):
+        """Returns a column of captions, N bytes or None; raises `UserError` if there is none."""
+        names = [name for name, (is_text, _) in self.labels.items() if is_text]
+        if column not in names:
+            raise UserError(
+                f"{self.name} has no column {column!r} of captions; its columns of texts are: "
+                f"{', '.join(map(repr, names)) or 'none'}"
+            )
         with parsing(self.name):
-            table = pq.read_table(self.name, columns=[column], use_threads=False, partitioning=None)
-            if len(table) != sum(self.lengths):
-                raise ValueError("its column of labels has another number of rows than its footer")
-            return plain_labels(table.column(column))
+            return plain_texts(self._column(column))
 
     def large_groups(self):
         """Yields a finding for each row group of more than `LARGE_GROUP` bytes.
@@ -334,40 +356,3 @@ def _join(columns):
     if all(isinstance(column, np.ndarray) for column in columns):
         return np.concatenate(columns)
     return [value for column in columns for value in column]
-
-
-def _split_files(argument):
-    """Returns {split: names of its files}."""
-    pattern = os.path.expanduser(argument)
-    if os.path.isdir(pattern):
-        files = list(find_files(pattern, (".parquet",)))
-        root = pattern
-    else:
-        files = [pattern] if os.path.isfile(pattern) else sorted(glob.glob(pattern, recursive=True))
-        root = os.path.commonpath([os.path.dirname(file) for file in files]) if files else ""
-    if not files:
-        raise UserError(
-            f"{argument!r} matches no file: "
-            "write parquet:FILE, parquet:FOLDER or 'parquet:FOLDER/*.parquet'"
-        )
-    splits = collections.defaultdict(list)
-    for file in files:
-        splits[_split_of(os.path.relpath(file, root or "."))].append(file)
-    if len(splits) == 1:  # one file of many, perhaps only the test file: it will be divided
-        return {"all": files}
-    if None in splits:
-        raise UserError(
-            f"{splits[None][0]}: its name does not give a split, although others do: "
-            "a word in it must be train, val or test"
-        )
-    return {split: splits[split] for split in ("train", "val", "test") if split in splits}
-
-
-def _split_of(path):
-    """Returns the split that the words of a path give, the last part first; None if none does."""
-    for part in reversed(Path(path).parts):
-        words = re.split(r"[^a-z]+", part.lower())
-        splits = {SPLITS[word] for word in words if word in SPLITS}
-        if splits:
-            return splits.pop() if len(splits) == 1 else None
-    return None
