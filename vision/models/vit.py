@@ -307,8 +307,8 @@ class Block(nnx.Module):
         self.mlp = Mlp(width, 4 * width, dropout, dtype=dtype, rngs=rngs)
         self.drop = StochasticDepth(stochastic_depth, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = x + self.drop(self.attention(self.norm1(x)))
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        x = x + self.drop(self.attention(self.norm1(x), mask))
         return x + self.drop(self.mlp(self.norm2(x)))
 
 

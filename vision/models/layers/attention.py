@@ -13,12 +13,20 @@ from vision.models.layers.dtypes import at_least_float32
 ATTENTIONS = ("auto", "plain", "xla", "cudnn")
 
 
-def attention(query: jax.Array, key: jax.Array, value: jax.Array, name: str = "auto") -> jax.Array:
-    """Softmax attention without a mask. Vaswani et al. 2017 (arXiv:1706.03762), eq. 1.
+def attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    name: str = "auto",
+    mask: jax.Array | None = None,
+) -> jax.Array:
+    """Softmax attention. Vaswani et al. 2017 (arXiv:1706.03762), eq. 1.
 
     Args:
         query, key, value: (B, N, heads, D).
         name: one of `ATTENTIONS`; see `choose_attention`.
+        mask: bool (B, N, N), which keys each query attends to, at least one; None for all. With a
+            mask, cudnn is not used.
 
     Returns:
         (B, N, heads, D), in their dtype. The softmax is at least float32.
@@ -28,12 +36,20 @@ def attention(query: jax.Array, key: jax.Array, value: jax.Array, name: str = "a
     """
     _, tokens, _, depth = query.shape
     name = choose_attention(name, tokens, depth, query.dtype)
+    if mask is not None:
+        mask = mask[:, None]
+        name = "xla" if name == "cudnn" else name
     if name != "plain":
         implementation: Any = name  # mypy knows it as a str only
-        return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
+        return jax.nn.dot_product_attention(
+            query, key, value, mask=mask, implementation=implementation
+        )
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
     scores = (query @ key.swapaxes(2, 3)).astype(at_least_float32(query.dtype))
-    weights = jax.nn.softmax(scores * depth**-0.5)
+    scores = scores * depth**-0.5
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+    weights = jax.nn.softmax(scores)
     return (weights.astype(value.dtype) @ value).swapaxes(1, 2)
 
 

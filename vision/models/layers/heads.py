@@ -40,6 +40,29 @@ class CosineHead(nnx.Module):
         return self.scale * (_normalize(x, -1) @ _normalize(kernel.astype(x.dtype), 0))
 
 
+class PromptHead(nnx.Module):
+    """Logits from the similarity to the prompts of classes, in a space of images and texts.
+
+    Radford et al. 2021 (arXiv:2103.00020), section 3.1.2. Nothing of it learns.
+
+    Args:
+        projection: from embeddings (B, in_features) to the space, (B, D).
+        prompts: float (C, D), vectors of length 1, one for each class.
+        scale: factor of the cosines.
+    """
+
+    def __init__(self, projection: Any, prompts: jax.Array, scale: float):
+        self.in_features = projection.in_features
+        self.out_features = len(prompts)
+        self.projection = projection
+        self.prompts = nnx.Variable(prompts)
+        self.scale = scale
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns logits (B, C), at least float32, of embeddings (B, in_features)."""
+        return self.scale * (_normalize(self.projection(x), -1) @ self.prompts[...].T)
+
+
 class GroupedHead(nnx.Module):
     """A head whose outputs are summed to classes: each class has the probability of its outputs.
 

@@ -47,9 +47,10 @@ class Attention(nnx.Module):
         """The number of heads: pruning leaves fewer, of the same depth."""
         return self.qkv.out_features // (3 * self.depth)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+        """Attends to all tokens, or to those of a mask, bool (B, N, N) of queries and keys."""
         query, key, value = self._split(x)
-        x = attention(query, key, value, self.implementation)
+        x = attention(query, key, value, self.implementation, mask)
         return self.dropout(self.out(x.reshape(*x.shape[:2], -1)))
 
     def probabilities(self, x: jax.Array) -> jax.Array:

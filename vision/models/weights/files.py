@@ -9,7 +9,6 @@ hf:OWNER/NAME[@REVISION]                                   model.safetensors of 
                                                            in the hub's cache
 """
 
-import importlib.util
 import pathlib
 
 import ml_dtypes
@@ -21,6 +20,7 @@ from vision.models.weights.kinds import recognize
 from vision.models.weights.torch_file import read_torch
 from vision.support.arrays import read_npz
 from vision.support.extras import require
+from vision.support.packaged import in_package
 from vision.support.reading import parsing, read_json
 from vision.support.schema import Rule, check, filled, integers_within, numbers_within
 
@@ -65,16 +65,8 @@ def locate(spec: str, name: str = HUB_FILE) -> pathlib.Path:
     """
     if spec.startswith("hf:"):
         return _from_hub(spec, name)
-    if spec.startswith("package:"):
-        module, _, inner_path = spec.removeprefix("package:").partition("/")
-        package = importlib.util.find_spec(module) if module.isidentifier() else None
-        if package is None or not package.submodule_search_locations:
-            raise UserError(
-                f"model.pretrained = '{spec}': package '{module}' is not installed: "
-                f"pip install {module.replace('_', '-') or 'it'}"
-            )
-        path = pathlib.Path(next(iter(package.submodule_search_locations))) / inner_path
-    else:
+    path = in_package("model.pretrained", spec)
+    if path is None:
         path = pathlib.Path(spec).expanduser()
         path = weights_in(path) or path
     if not path.is_file():

@@ -35,6 +35,16 @@ _VIT = (
     (r"^(encoder\.layer|layers)\.", "blocks."),
     *_LAYER,
 )
+_BERT = (
+    (r"^embeddings\.word_embeddings\.weight", "embedding"),
+    (r"^embeddings\.position_embeddings\.weight", "positions"),
+    (r"^embeddings\.token_type_embeddings\.weight", "segments"),
+    (r"^embeddings\.LayerNorm", "norm"),
+    (r"^encoder\.layer", "blocks"),
+    (r"attention\.output\.LayerNorm", "norm1"),
+    (r"\.output\.LayerNorm", ".norm2"),
+    *_LAYER,
+)
 _SWIN = (
     (r"^embeddings\.patch_embeddings\.projection", "patch_embed.proj"),
     (r"^embeddings\.norm", "patch_embed.norm"),
@@ -109,6 +119,19 @@ def _swin(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         ): a
         for name, a in _rewrite(arrays, "swin", _SWIN).items()
     }
+
+
+def from_bert(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Returns {our name: array} of BERT, dense layers still as PyTorch stores them."""
+    names = {"attn.qkv": "attention.qkv", "attn.proj": "attention.out"}
+    names |= {"mlp.fc1": "mlp.hidden", "mlp.fc2": "mlp.out"}
+    renamed = {}
+    for name, array in _rewrite(arrays, "bert", _BERT).items():
+        for theirs, ours in names.items():
+            name = name.replace(theirs, ours)
+        if name != "embeddings.position_ids":
+            renamed[name] = array
+    return renamed
 
 
 from_vit = functools.partial(_rewrite, model="vit|deit", rules=_VIT)
