@@ -3,6 +3,7 @@
 Training and evaluation share this file, so a number means the same wherever it appears.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ SCALARS = ("loss", "accuracy", "top5_accuracy", "balanced_accuracy", "macro_f1")
 TOP = 5  # of top5_accuracy, which means nothing for as few classes
 DENSE = 1000  # classes up to which a confusion matrix is written as a table
 
+RECALLS = (1, 5, 10)  # numbers of results of `retrieval`
 NEIGHBORS = 20  # the default k of `knn_accuracy`
 
 
@@ -176,6 +178,51 @@ def knn_accuracy(
 
     predicted = [np.asarray(predict(test[i : i + chunk])) for i in range(0, len(test), chunk)]
     return float((np.concatenate(predicted) == test_labels).mean())
+
+
+def retrieval(
+    images: np.ndarray, captions: np.ndarray, numbers: np.ndarray, chunk: int = 1024
+) -> dict[str, float]:
+    """Returns how often an image finds its caption among the first k, and the other way around.
+
+    The captions that are searched are the different ones; a caption's images are all that have it.
+    If all captions differ, this is the recall that papers report. Of equal similarities, the wrong
+    ones count as first.
+
+    Args:
+        images: vectors of length 1 of images, float (N, D).
+        captions: those of their captions, float (N, D).
+        numbers: int (N,), 0 to M - 1, the same for the same caption.
+        chunk: number of images compared at a time.
+
+    Returns:
+        {"image_to_text_at_K", "text_to_image_at_K": recall, and the same with "chance_at_K": that
+        of a random order} for each K of `RECALLS`.
+    """
+    count = len(images)
+    _, first, images_of = np.unique(numbers, return_index=True, return_counts=True)
+    texts = jnp.asarray(captions[first])
+    similarities = np.concatenate(
+        [np.asarray(jnp.asarray(images[i : i + chunk]) @ texts.T) for i in range(0, count, chunk)]
+    )
+    is_own = numbers[:, None] == np.arange(len(first))
+    own = similarities[np.arange(count), numbers]
+    text_ranks = (similarities >= own[:, None]).sum(1) - 1
+    best = np.where(is_own, similarities, -np.inf).max(0)
+    image_ranks = (~is_own & (similarities >= best)).sum(0)
+    measured = {}
+    for k in RECALLS:
+        measured[f"image_to_text_at_{k}"] = float((text_ranks < k).mean())
+        measured[f"text_to_image_at_{k}"] = float((image_ranks < k).mean())
+        measured[f"image_to_text_chance_at_{k}"] = min(1.0, k / len(first))
+        missed = [_chance_to_miss(count, own_count, k) for own_count in images_of.tolist()]
+        measured[f"text_to_image_chance_at_{k}"] = float(1 - np.mean(missed))
+    return measured
+
+
+def _chance_to_miss(count, own, k):
+    """Returns how likely none of `own` among `count` is one of k that are drawn."""
+    return math.comb(count - own, k) / math.comb(count, k) if k <= count else 0.0
 
 
 def _unit(embeddings):

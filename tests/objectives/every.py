@@ -5,6 +5,15 @@ from tests.objectives.runs import small
 VIEWS = {"augment__random_resized_crop": True, "augment__brightness": 0.4, "augment__jitter": 0.8}
 UNLABELED = {"data__unlabeled": "rest", "data__unlabeled_ratio": 2, "data__labels": "2/class"}
 RESNET = {"model__name": "tests.support.tiny_resnet"}
+CAPTIONS = {
+    "data__source": "digits",
+    "text__tokenizer": "bpe",
+    "text__vocabulary": 300,
+    "text__context": 12,
+    "text__templates": "a {}|the number {}",
+    # The bias of attention's keys has no gradient: Adam would make steps of its rounding errors.
+    "optimizer__name": "sgd",
+}
 HEADS = {"hidden": 16, "width": 8}
 
 # {case: (objective, its options, keys of the config)}; "TEACHER" stands for a trained ResNet.
@@ -28,6 +37,12 @@ CASES = {
         "mae",
         {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2},
         {"model__variant": "mu/2"},
+    ),
+    "clip": ("contrastive", {"variant": "mu", "width": 8}, CAPTIONS | RESNET),
+    "siglip": (
+        "contrastive",
+        {"variant": "mu-mean", "width": 8, "loss": "siglip", "same": "positive"},
+        CAPTIONS | RESNET,
     ),
     "fixmatch": ("consistency", {"threshold": 0.1}, UNLABELED | RESNET),
     "flexmatch": ("consistency", {"rule": "flex", "threshold": 0.12}, UNLABELED | RESNET),

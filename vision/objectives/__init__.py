@@ -18,12 +18,12 @@ The trainer knows nothing else of it.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
-import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from vision.objectives.contract import Definition, ImageForm, Objective, define
+from vision.objectives.contract import Definition, Objective, define
 
 __all__ = ["Definition", "Objective", "build", "define"]
 
@@ -32,16 +32,9 @@ def build(
     c: ConfigDict,
     model: nnx.Module,
     *,
-    class_counts: np.ndarray,
     rngs: nnx.Rngs,
     architectures: Mapping[str, nnx.Module] | None = None,
-    images: ImageForm | None = None,
+    **facts: Any,
 ) -> Objective:
     """Builds the objective that `config.objective` names; see `Definition.build`."""
-    return define(c).build(
-        model,
-        class_counts=class_counts,
-        rngs=rngs,
-        architectures=architectures or {},
-        images=images,
-    )
+    return define(c).build(model, rngs=rngs, architectures=architectures or {}, **facts)

@@ -18,9 +18,13 @@ In an objective's file, everything but `build` is optional:
                                           config.continual.previous
     def validate(embed, loaders): ...     {"knn": float}, from embed(loader), which returns
                                           (embeddings float32 (N, D), labels int (N,)) of the
-                                          images that can be read
-    def build(c, model, *, ...): ...      the objective; it takes what it names of the keyword
-                                          arguments of `Definition.build`
+                                          images that can be read. If it names `encode` too, it
+                                          gets encode(loader): {name: (N, ...)}, what the
+                                          objective's encode(batch) returns of them in evaluation
+    def read_start(c, attribute, start, text): ...
+                                          {name: array}, if a start may be a file of others
+    def build(c, model, *, ...): ...      the objective; it takes what it names of rngs,
+                                          architectures and the attributes of `Facts`
 
 A batch is {"image": ..., "label": ..., "progress": ...}: under the names of the views of "train",
 normalized float (B, H, W, C); soft labels, float (B, C); the share of the training that is done,
@@ -45,6 +49,7 @@ from ml_collections import ConfigDict
 from vision.config.schema.model import OBJECTIVE
 from vision.data.pipeline import UNLABELED
 from vision.data.recall import MEMORY
+from vision.data.tokenizer import TextShape
 from vision.errors import UserError, check_choice
 from vision.objectives.quantized import simulate
 from vision.run.best import DIRECTIONS
@@ -72,10 +77,12 @@ class Objective(Protocol):
         whole_batch: True if the loss compares the images of a batch, so that the batch cannot be
             cut by `train.accumulate`.
 
-    Optional method:
+    Optional methods:
         after_update(): called after each optimizer step, to change what does not learn. If it has
             the parameter `gradients`, it gets {attribute: gradients of its parameters, as nested
             dicts} of that step.
+        encode(batch): returns {name: (B, ...)} of {"image": normalized images} and the source's
+            fields, for `validate`.
     """
 
     model: Any  # is validated, exported and served
@@ -103,6 +110,27 @@ class ImageForm:
         black = jnp.array(self.black, images.dtype)
         white = jnp.array(self.white, images.dtype)
         return (2 * images - black - white) / (white - black)
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What an objective may know of its data.
+
+    Attributes:
+        class_counts: int (C,), training images of each class.
+        classes: C class names, in the labels' order.
+        sizes: {loader: images of its split}; {} if there are no data.
+        tasks: see `vision.data.pipeline.Data`.
+        images: what the images of a batch are like; None if there are no data.
+        text: the shape of the captions' tokens, batch["text"]; None if there are none.
+    """
+
+    class_counts: np.ndarray
+    classes: tuple[str, ...] = ()
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    tasks: Sequence[Any] = ()
+    images: ImageForm | None = None
+    text: TextShape | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,45 +163,57 @@ class Definition:
         self,
         model: nnx.Module,
         *,
-        class_counts: np.ndarray,
-        classes: tuple[str, ...] = (),
         rngs: nnx.Rngs,
         architectures: Mapping[str, nnx.Module],
-        sizes: Mapping[str, int] | None = None,
-        tasks: Sequence[Any] = (),
-        images: ImageForm | None = None,
+        **facts: Any,
     ) -> Any:
         """Builds the objective, whose model computes as `quantize` asks for.
 
         Args:
             model: the model that learns.
-            class_counts: int (C,), training images of each class.
-            classes: C class names, in the labels' order.
             rngs: where its own parameters draw from.
             architectures: {attribute: model without weights} for each start from a trained model,
                 with {attribute: class names} as `architectures.classes`, and {attribute: (H, W,
                 C)} of the images that they see as `architectures.image_shapes`.
-            sizes: {loader: images of its split}; None if there are no data.
-            tasks: see `vision.data.pipeline.Data`.
-            images: what the images of a batch are like; None if there are no data.
+            facts: attributes of `Facts`.
 
         Raises:
             UserError: see `vision.objectives.quantized.simulate`, and the objective's own.
         """
         simulate(model, self.config.quantize)
-        offered = {
-            "class_counts": class_counts,
-            "classes": classes,
-            "rngs": rngs,
-            "architectures": architectures,
-            "sizes": sizes or {},
-            "tasks": tasks,
-            "images": images,
-        }
+        offered = vars(Facts(**facts)) | {"rngs": rngs, "architectures": architectures}
         parameters = inspect.signature(self.module.build).parameters
         takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
         accepted = {k: v for k, v in offered.items() if takes_all or k in parameters}
         return self.module.build(self.config, model, **accepted)
+
+    def measure(
+        self,
+        loaders: Mapping[str, Any],
+        embed: Callable[[Any], Any],
+        encode: Callable[[Any], dict[str, np.ndarray]],
+    ) -> dict[str, float]:
+        """Returns the numbers of `validate`, {} if there is none.
+
+        Args:
+            loaders: {split: loader}.
+            embed: see the top of the file.
+            encode: see the top of the file.
+
+        Raises:
+            UserError: it returns others than `measures`.
+        """
+        if self.validate is None:
+            return {}
+        names = inspect.signature(self.validate).parameters
+        more = {"encode": encode} if "encode" in names else {}
+        own = self.validate(embed, loaders, **more)
+        if set(self.measures) ^ set(own):
+            raise UserError(
+                f"validate of the objective '{self.name}' must return its MEASURES "
+                f"({', '.join(self.measures)}), got {', '.join(own)}"
+            )
+        return own
 
 
 def define(c: ConfigDict, previous: str = "") -> Definition:

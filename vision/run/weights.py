@@ -17,6 +17,8 @@ from vision.models.weights import pretrained
 from vision.run.checkpoints import open_checkpoints
 from vision.run.directory import read_run
 
+MODEL = "model."  # in names: the objective's attribute that is validated and served
+
 
 def run_weights(
     workdir: pathlib.Path | str, attribute: str = "model"
@@ -37,6 +39,17 @@ def run_weights(
     Raises:
         UserError: there is no run, or no intact checkpoint.
     """
+    config, data, arrays = objective_weights(workdir)
+    return config, data, _of_attribute(arrays, attribute)
+
+
+def objective_weights(
+    workdir: pathlib.Path | str,
+) -> tuple[ConfigDict, dict[str, Any], dict[str, np.ndarray]]:
+    """Returns what `run_weights` does, of all of the objective: {"model.head.kernel": array}.
+
+    Attributes that never change are not in the checkpoints, nor here.
+    """
     config, data = read_run(workdir)
     if not pathlib.Path(workdir, "checkpoints").is_dir():
         raise UserError(f"{workdir} has no checkpoints yet: train it further")
@@ -45,11 +58,19 @@ def run_weights(
     arrays = {}
     for tree in (state["rest"], state.get("ema", state["params"])):
         for path, array in traverse_util.flatten_dict(tree).items():
-            if path[0] == attribute:
-                arrays[".".join(path[1:])] = np.asarray(array)
-    if config.transfer.mode == "lora" and attribute == "model":
-        arrays = _merge_low_rank(config, data, arrays)
+            arrays[".".join(path)] = np.asarray(array)
+    if config.transfer.mode == "lora":
+        own = _of_attribute(arrays, "model")
+        merged = _merge_low_rank(config, data, own)
+        arrays = {name: a for name, a in arrays.items() if name.removeprefix(MODEL) not in own}
+        arrays |= {f"{MODEL}{name}": array for name, array in merged.items()}
     return config, data | {"step": step}, arrays
+
+
+def _of_attribute(arrays: Mapping[str, np.ndarray], attribute: str) -> dict[str, np.ndarray]:
+    """Returns {name in an attribute of an objective: array} of the objective's arrays."""
+    prefix = f"{attribute}."
+    return {k.removeprefix(prefix): a for k, a in arrays.items() if k.startswith(prefix)}
 
 
 def open_run(workdir: pathlib.Path | str) -> tuple[ConfigDict, dict[str, Any], nnx.Module]:

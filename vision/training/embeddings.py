@@ -6,7 +6,7 @@ that a run's weights are those of a whole model.
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -179,16 +179,39 @@ def embed_split(
     Raises:
         Interrupted: a signal has come.
     """
-    embeddings = []
+    outputs, readable = _over_batches(train_step.embed, state, loader, batch_size)
+    return outputs, readable
+
+
+def encode_split(
+    train_step: TrainStep, state: State, loader: Loader, batch_size: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Encodes a split's images and fields, in order, as the objective does.
+
+    Returns:
+        ({name: (N, ...)}, whether each image can be read, bool (N,)).
+
+    Raises:
+        Interrupted: a signal has come.
+    """
+    return _over_batches(train_step.encode, state, loader, batch_size)
+
+
+def _over_batches(
+    call: Callable[..., Any], state: State, loader: Loader, batch_size: int
+) -> tuple[Any, np.ndarray]:
+    """Returns the outputs of `call`, a tree of arrays and a mask, of a split's images in order."""
+    outputs = []
     readable = []
     advice = f"embedding {batch_size} images at a time: lower train.eval_batch_size"
     with parallel.out_of_memory(lambda: advice):
         for batch in loader.eval_batches(batch_size):
             interruption.raise_if_agreed()
-            batch_embeddings, mask = parallel.fetch(train_step.embed(state, batch, loader.data))
-            embeddings.append(batch_embeddings)
+            batch_outputs, mask = parallel.fetch(call(state, batch, loader.data))
+            outputs.append(batch_outputs)
             readable.append(mask)
-    return np.concatenate(embeddings)[: len(loader)], np.concatenate(readable)[: len(loader)]
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts)[: len(loader)], *outputs)
+    return joined, np.concatenate(readable)[: len(loader)]
 
 
 def embed_data(config: ConfigDict, data: Data, train_step: TrainStep, state: State) -> Data:

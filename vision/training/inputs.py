@@ -30,6 +30,9 @@ class Inputs(Protocol):
     def evaluate(self, batch: Batch, data: Batch) -> tuple[jax.Array, jax.Array]:
         """Returns (the model's input (B, ...), labels int32 (B,))."""
 
+    def encode(self, batch: Batch, data: Batch) -> dict[str, jax.Array]:
+        """Returns {"image": the model's input (B, ...)} and the source's fields."""
+
     def preview(self, state: Mapping[str, Any], batch: Batch, data: Batch) -> jax.Array:
         """Returns the images that a training step sees, (B, H, W, C) in [0, 255]."""
 
@@ -116,6 +119,11 @@ class ImageInputs:
         examples = self._examples(batch, data)
         return self.normalize(examples["image"]), examples["label"]
 
+    def encode(self, batch: Batch, data: Batch) -> dict[str, jax.Array]:
+        """Returns {"image": normalized images (B, H, W, C)} and the source's fields."""
+        examples = self._examples(batch, data)
+        return fields_of(examples) | {"image": self.normalize(examples["image"])}
+
     def preview(self, state: Mapping[str, Any], batch: Batch, data: Batch) -> jax.Array:
         """Returns the first view of the training images, (B, H, W, C) in [0, 255]."""
         examples = self._examples(*_rows_of(TRAIN, batch, data))
@@ -178,6 +186,11 @@ class EmbeddingInputs:
         """Returns (embeddings (B, D), labels int32 (B,))."""
         examples = fetch_examples(batch, data, self._mesh)
         return examples["image"], examples["label"]
+
+    def encode(self, batch: Batch, data: Batch) -> dict[str, jax.Array]:
+        """Returns {"image": embeddings (B, D)} and the source's fields."""
+        examples = fetch_examples(batch, data, self._mesh)
+        return fields_of(examples) | {"image": examples["image"]}
 
     def preview(self, state: Mapping[str, Any], batch: Batch, data: Batch) -> jax.Array:
         """Returns the embeddings."""

@@ -21,12 +21,13 @@ from vision.run.best import LAST
 from vision.run.checkpoints import open_checkpoints
 from vision.run.directory import open_workdir, write_data
 from vision.run.splits import storing_division
+from vision.run.vocabulary import write_tokenizer
 from vision.support import signals
 from vision.support.memory import collect_as_usual
 from vision.training import interruption
 from vision.training.call import Call
 from vision.training.dispatch import CompiledSteps, explain_memory, plan
-from vision.training.embeddings import HeadTraining, embed_split
+from vision.training.embeddings import HeadTraining, embed_split, encode_split
 from vision.training.evaluate import eval_batch_size, evaluate
 from vision.training.log import RunLog, print_line
 from vision.training.meter import Meter
@@ -128,6 +129,7 @@ class Session:
             open_workdir(self._workdir, config)
             with storing_division(self._workdir, self._data) as splits:
                 write_data(self._workdir, self._data, splits)
+            write_tokenizer(self._workdir, self._data.tokenizer)
             write_teachers(self._workdir, self._definition, self._teachers, self._starts.constants)
 
         with contextlib.ExitStack() as stack:  # closes what is open if a later one fails
@@ -335,15 +337,7 @@ class Session:
         batch_size = eval_batch_size(self._config.train)
         summary = evaluate(self._train_step, self._state, self._data.loaders["val"], batch_size)
         measures = metrics.scalars(summary)
-        if self._definition.validate is not None:
-            own = self._definition.validate(self._embed, self._data.loaders)
-            differing = set(self._definition.measures) ^ set(own)
-            if differing:
-                raise UserError(
-                    f"validate of the objective '{self._definition.name}' must return its MEASURES "
-                    f"({', '.join(self._definition.measures)}), got {', '.join(own)}"
-                )
-            measures |= own
+        measures |= self._definition.measure(self._data.loaders, self._embed, self._encode)
         scalars = {f"val/{name}": float(value) for name, value in measures.items()}
         is_last_best = self._config.checkpoint.metric == LAST
         return scalars | {LAST: float(self._done)} if is_last_best else scalars
@@ -353,6 +347,12 @@ class Session:
         batch_size = eval_batch_size(self._config.train)
         embeddings, readable = embed_split(self._train_step, self._state, loader, batch_size)
         return embeddings[readable], loader.dataset.source.labels[readable]
+
+    def _encode(self, loader: Loader) -> dict[str, np.ndarray]:
+        """Returns what the objective encodes of the images of a split that can be read."""
+        batch_size = eval_batch_size(self._config.train)
+        encoded, readable = encode_split(self._train_step, self._state, loader, batch_size)
+        return {name: values[readable] for name, values in encoded.items()}
 
     def _introduce(self) -> None:
         """Shows what is about to be trained: the parameters, and the first augmented images."""

@@ -103,6 +103,7 @@ def plan_objective(
             rngs=rngs,
             architectures=Architectures(definition, teachers),
             sizes={name: len(loader) for name, loader in data.loaders.items()},
+            text=data.text_shape,
             tasks=data.tasks,
             images=image_form(config, data.image_size, data.channels),
         )

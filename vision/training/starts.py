@@ -68,7 +68,7 @@ class Starts:
             arrays = read_constant(workdir, attribute, start) if attribute in constant else None
             if arrays is None and attribute in teachers:
                 arrays = teachers[attribute].weights()
-            self.arrays[attribute] = arrays or _read_file(definition.name, attribute, start)
+            self.arrays[attribute] = arrays or _read_file(definition, attribute, start, data)
         self.constants = {name: self.arrays[name] for name in constant if name in self.arrays}
 
     def state(self, train_step: TrainStep, loader: Loader) -> dict[str, Any]:
@@ -81,7 +81,11 @@ class Starts:
         return state
 
 
-def _read_file(objective: str, attribute: str, start: str) -> dict[str, np.ndarray]:
+def _read_file(
+    definition: objectives.Definition, attribute: str, start: str, data: Data
+) -> dict[str, np.ndarray]:
+    if hasattr(definition.module, "read_start"):
+        return definition.module.read_start(definition.config, attribute, start, data.text_shape)
     path = pathlib.Path(start).expanduser()
     if path.parent.name == FOLDER and not path.is_file():
         raise UserError(
@@ -90,8 +94,8 @@ def _read_file(objective: str, attribute: str, start: str) -> dict[str, np.ndarr
         )
     if path.suffix != ".safetensors" or not path.is_file():
         raise UserError(
-            f"'{attribute}' of the objective '{objective}' cannot start from '{start}': it must be "
-            f"'{COPY}', a trained model (a run or a bundle, by its directory, or "
+            f"'{attribute}' of the objective '{definition.name}' cannot start from '{start}': it "
+            f"must be '{COPY}', a trained model (a run or a bundle, by its directory, or "
             "ARCHITECTURE:VARIANT@WEIGHTS) or a .safetensors file"
         )
     return load_arrays(path)

@@ -94,6 +94,7 @@ class TrainStep:
         self.evaluate = jax.jit(evaluate, out_shardings=replicated)
         self.predict = jax.jit(predict, out_shardings=replicated)
         self.embed = jax.jit(embed, out_shardings=replicated)
+        self.encode = jax.jit(cpu.fused(self._encode, mesh.size), out_shardings=replicated)
         self.preview = jax.jit(inputs.preview, out_shardings=replicated)
 
     def _initialize(self) -> State:
@@ -309,6 +310,13 @@ class TrainStep:
         """Returns (embeddings float32 (B, D), mask bool (B,)) of one batch."""
         images, _ = self._inputs.evaluate(batch, data)
         return self._evaluated(state).model.embed(images), batch["mask"]
+
+    def _encode(
+        self, state: State, batch: Batch, data: Batch
+    ) -> tuple[dict[str, jax.Array], jax.Array]:
+        """Returns (what the objective's `encode` does, mask bool (B,)) of one batch."""
+        inputs = self._inputs.encode(batch, data)
+        return self._evaluated(state).encode(inputs), batch["mask"]
 
     def _evaluated(self, state: State) -> Any:
         """Returns the objective in evaluation mode, with averaged parameters if there are any."""
