@@ -12,6 +12,7 @@ from vision import cli, main, models, objectives
 from vision.config import default
 from vision.config.load import from_dict, load
 from vision.config.validate import leaves, validate
+from vision.data.tokenizer import TextShape
 from vision.training.optimizer import make_optimizer, make_schedule
 from vision.training.setup import image_form
 from vision.training.state import StateSpec
@@ -102,6 +103,7 @@ def test_model_objective_and_optimizer_fit_the_data(spec):
             class_counts=[3] * classes,
             rngs=nnx.Rngs(0),
             architectures=Teachers(config.objective, classes, (side, side, channels)),
+            text=TextShape(300, config.text.context) if config.text.tokenizer else None,
             images=image_form(config, side, channels),
         )
 

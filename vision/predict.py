@@ -3,10 +3,13 @@
     python -m vision.predict --workdir runs/pets photos/ new.jpg
     python -m vision.predict --bundle bundles/pets 'photos/**/*.jpg'      # needs no JAX
     python -m vision.predict --config configs/efficientnet_lite_imagenet.py --format csv photos/
+    python -m vision.predict --workdir runs/clip --zero-shot 'cat,dog' [--templates FILE] photos/
 
 Prints the top classes of each file as soon as they are known. Arguments are any number of files,
 folders (all images below them) and quoted patterns (*, ?, [...]; ** spans any depth). A file that
-cannot be read is named on stderr, and the exit code is then 1.
+cannot be read is named on stderr, and the exit code is then 1. --zero-shot names the classes for a
+run with a text tower ("classes": those of its data); a file of --templates has a prompt a line,
+such as "a photo of a {}.".
 """
 
 import collections
@@ -48,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     files = find(words)
     if config is None or config.parallel.keep_memory:
         keep_freed_memory()
-    classifier = _open(config, values.workdir, values.bundle)
+    classifier = _open(config, values)
     top = min(values.top, len(classifier.classes))
     write = _WRITERS[values.format](sys.stdout, classifier.classes, top)
     count = 0
@@ -71,10 +74,21 @@ def _flags(values):
         "format", "table", "table, csv or json (one object per line)", flag_values=values
     )
     flags.DEFINE_integer("top", 5, "number of classes per file", flag_values=values)
+    text = "classes to choose from, such as 'cat,dog', or classes: those of the run's data"
+    flags.DEFINE_string("zero-shot", "", text, flag_values=values)
+    text = "with --zero-shot, a file of prompts with a {} for the class, one a line"
+    flags.DEFINE_string("templates", "", text, flag_values=values)
     flags.DEFINE_integer("batch_size", 32, "images per batch", flag_values=values)
 
 
-def _open(config, workdir, bundle):
+def _open(config, values):
+    workdir = values.workdir
+    bundle = values.bundle
+    zero_shot = values["zero-shot"].value
+    if zero_shot or values.templates:
+        from vision import matching  # imports JAX
+
+        return matching.from_flags(config, workdir, zero_shot, values.templates, bundle)
     if bundle and not workdir and config is None:
         from vision.bundle.directory import open_bundle
 

@@ -33,7 +33,7 @@ NAMES += [
     f"{name}_{data}" for name in ("simclr", "moco", "byol") for data in ("cifar10", "imagenet")
 ]
 NAMES += ["ssl_fashion_mnist", "mae_fashion_mnist", "mae_imagenet", "wide_resnet_cifar10"]
-NAMES += ["fixmatch_cifar10", "fixmatch_fashion_mnist", "gan_fashion_mnist"]
+NAMES += ["fixmatch_cifar10", "fixmatch_fashion_mnist", "clip_cifar10", "gan_fashion_mnist"]
 
 
 @pytest.mark.parametrize("mode", ["full", "head", "partial", "lora", "scratch"])
@@ -64,6 +64,16 @@ def test_a_smoke_run_on_its_own_data(name, tmp_path, monkeypatch):
     cli.run(main.main, argv)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert (result["steps"], result["ended"]) == (4, "finished") and sum(result["support"]) == 64
+
+
+def test_a_smoke_run_on_drawings(shared_data, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    spec = f"configs/clip_openclipart.py:{shared_data / 'openclipart.parquet'}:siglip:smoke"
+    argv = ["--config", spec, f"--workdir={tmp_path / 'run'}", "--config.parallel.devices=1"]
+    cli.run(main.main, argv)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["steps"], result["ended"]) == (4, "finished") and len(result["classes"]) == 22
+    assert np.isfinite(result["loss"])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -6,12 +6,15 @@
         --out evaluations/new
     python -m vision.evaluation --config configs/efficientnet_lite_imagenet.py \\
         --data folder:photos --out lite0/
+    python -m vision.evaluation --workdir runs/clip --zero-shot classes --out zero_shot/
 
 Writes a report with pictures, metrics.json and predictions.parquet. The evaluation of a run's own
 test split goes into RUN/evaluation, where `python -m vision.evaluation.compare` finds it; any other
 needs --out. The temperature that fits the validation split best is stored there too, in
 calibration.json, and vision.predict then calibrates the run's probabilities with it. The keys of
 config.evaluation choose what is measured and shown, such as --config.evaluation.positive=defect.
+--zero-shot evaluates a run with a text tower by prompts for the classes' names: "classes" means
+those of the data, and a file of --templates has a prompt a line, such as "a photo of a {}.".
 Several processes, started by Slurm, Kubernetes or scripts/launch/local, share the images; process 0
 writes.
 """
@@ -58,13 +61,13 @@ def main(argv: Sequence[str]) -> None:
     require("evaluation", "evaluation", without=("onnxruntime",))
     if config.parallel.keep_memory:
         keep_freed_memory()
-    from vision import distributed, inference, parallel
+    from vision import distributed, parallel
     from vision.evaluation import evaluate
     from vision.evaluation.report import report
 
     parallel.keep_programs(config.compile_cache)  # this machine's, not the one that trained
     distributed.start(config.parallel)
-    classifier = inference.from_flags(config if has_config else None, values.workdir, values.bundle)
+    classifier = _open(config if has_config else None, values)
     if not has_config:
         config = _override(classifier.config, config, argv)
     out = pathlib.Path(_directory(values))
@@ -74,11 +77,29 @@ def main(argv: Sequence[str]) -> None:
         evaluation = evaluate.evaluate(classifier, config, values.data, values.split, say)
         # The others wait, or JAX would end this process with them.
         parallel.on_main_process(
-            lambda: report.write(out, evaluation, config.evaluation, values.workdir)
+            lambda: report.write(
+                out,
+                evaluation,
+                config.evaluation,
+                "" if values["zero-shot"].value else values.workdir,
+            )
         )
     if parallel.is_main_process():
         cli.show(*evaluate.describe(evaluation))
         cli.show(f"{out}/report.html, metrics.json, predictions.parquet, MODEL_CARD.md")
+
+
+def _open(config, values):
+    """Returns the model that the flags name."""
+    zero_shot = str(values["zero-shot"].value)
+    if zero_shot or values.templates:
+        from vision import matching
+
+        flags_of_prompts = (zero_shot, values.templates, values.bundle, values.data)
+        return matching.from_flags(config, values.workdir, *flags_of_prompts)
+    from vision import inference
+
+    return inference.from_flags(config, values.workdir, values.bundle)
 
 
 def _ignore(_: str) -> None:
@@ -94,6 +115,10 @@ def _flags(values):
         "source to use instead of the config's, such as folder:photos",
         flag_values=values,
     )
+    text = "classes to choose from by their names, such as 'cat,dog', or classes: those of the data"
+    flags.DEFINE_string("zero-shot", "", text, flag_values=values)
+    text = "with --zero-shot, a file of prompts with a {} for the class, one a line"
+    flags.DEFINE_string("templates", "", text, flag_values=values)
     flags.DEFINE_string("split", "", "train, val, test or all", flag_values=values)
     flags.DEFINE_string(
         "out", "", "directory to write to; it is made if necessary", flag_values=values
@@ -108,7 +133,8 @@ def _directory(values):
     """
     if values.out:
         return values.out
-    if not values.workdir or values.data or values.split not in ("", "test"):
+    is_own = values.workdir and not values.data and not values["zero-shot"].value
+    if not is_own or values.split not in ("", "test"):
         raise UserError(
             "where to? Give --out DIRECTORY; only a run's own test split has a place, "
             "RUN/evaluation"
