@@ -35,6 +35,9 @@ COLUMNS = (
     "balanced",
     "linear",
     "knn",
+    "zero_shot",
+    "image_to_text",
+    "text_to_image",
     "steps",
     "minutes",
     "device",
@@ -47,6 +50,9 @@ MEASURES = {
     "balanced": "balanced accuracy",
     "linear": "linear probe",
     "knn": "k-NN",
+    "zero_shot": "zero-shot accuracy",
+    "image_to_text": "image to text, recall@5",
+    "text_to_image": "text to image, recall@5",
 }
 NOT_RUN = "not run"
 
@@ -64,6 +70,8 @@ class Row:
         seeds: number of seeds.
         probe: whether to measure the linear probe and the nearest neighbors on the test split.
         accuracy: whether the classifier's own accuracy means anything.
+        zero_shot: whether to measure the accuracy of the classes' names as prompts.
+        retrieval: whether to measure how images and captions find each other.
         balanced: whether to show the balanced accuracy too.
         synthesize: how many images to draw after the training, as flags of vision.synthesize, such
             as "--balance"; they are in {run:NAME}/synthetic. "" = none.
@@ -76,8 +84,19 @@ class Row:
     seeds: int = 3
     probe: bool = False
     accuracy: bool = True
+    zero_shot: bool = False
+    retrieval: bool = False
     balanced: bool = False
     synthesize: str = ""
+
+    def outputs(self, workdir: pathlib.Path) -> dict[str, pathlib.Path]:
+        """Returns {stage: the file that it writes} of what is measured after the training."""
+        files = {
+            "probe": (self.probe, workdir / "probe.json"),
+            "zero_shot": (self.zero_shot, workdir / "zero_shot" / "metrics.json"),
+            "retrieval": (self.retrieval, workdir / "retrieval.json"),
+        }
+        return {stage: file for stage, (is_wanted, file) in files.items() if is_wanted}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,9 +173,15 @@ def _run(row: Row, seed: int, place: Place, only_show: bool) -> None:
         words.append(f"--workdir={workdir}")
         words += [f"--config.{key}={place.fill(str(value), seed)}" for key, value in flags.items()]
         commands.append(words)
-    if row.probe and not (workdir / "probe.json").is_file():
-        words = ["-m", "vision.evaluation.probe", f"--workdir={workdir}"]
-        commands.append([*words, f"--out={workdir / 'probe.json'}"])
+    stages = {
+        "probe": ("vision.evaluation.probe",),
+        "zero_shot": ("vision.evaluation", "--zero-shot=classes"),
+        "retrieval": ("vision.evaluation.retrieval",),
+    }
+    for stage, file in row.outputs(workdir).items():
+        if not file.is_file():
+            out = file.parent if stage == "zero_shot" else file
+            commands.append(["-m", *stages[stage], f"--workdir={workdir}", f"--out={out}"])
     if row.synthesize and not (workdir / "synthetic").is_dir():
         words = ["-m", "vision.synthesize", f"--workdir={workdir}"]
         commands.append([*words, f"--out={workdir / 'synthetic'}", *shlex.split(row.synthesize)])
@@ -188,7 +213,8 @@ def _collect(folder: pathlib.Path, rows: Iterable[Row], place: Place) -> None:
 def _measured(row: Row, workdir: pathlib.Path) -> dict[str, object]:
     """Returns the columns of a finished run; {} if it is not finished."""
     file = workdir / "result.json"
-    if not file.is_file() or (row.probe and not (workdir / "probe.json").is_file()):
+    outputs = row.outputs(workdir)
+    if not all(path.is_file() for path in (file, *outputs.values())):
         return {}
     result = json.loads(file.read_text())
     measured = {
@@ -203,10 +229,15 @@ def _measured(row: Row, workdir: pathlib.Path) -> dict[str, object]:
         measured["accuracy"] = round(100 * result["accuracy"], 2)
     if row.balanced:
         measured["balanced"] = round(100 * result["balanced_accuracy"], 2)
+    records = {stage: json.loads(path.read_text()) for stage, path in outputs.items()}
     if row.probe:
-        probe = json.loads((workdir / "probe.json").read_text())
-        measured["linear"] = round(100 * probe["linear_probe"], 2)
-        measured["knn"] = round(100 * probe["nearest_neighbors"], 2)
+        measured["linear"] = round(100 * records["probe"]["linear_probe"], 2)
+        measured["knn"] = round(100 * records["probe"]["nearest_neighbors"], 2)
+    if row.zero_shot:
+        measured["zero_shot"] = round(100 * records["zero_shot"]["metrics"]["accuracy"]["value"], 2)
+    if row.retrieval:
+        for way in ("image_to_text", "text_to_image"):
+            measured[way] = round(100 * records["retrieval"][f"{way}_at_5"], 2)
     return measured
 
 
@@ -223,7 +254,7 @@ def _fill(folder: pathlib.Path, rows: Iterable[Row]) -> None:
     """Writes the table into the experiment's README."""
     readme = folder / "README.md"
     results = _read(folder)
-    shown = [name for name in MEASURES if any(r[name] for r in results)] or ["accuracy"]
+    shown = [name for name in MEASURES if any(r.get(name) for r in results)] or ["accuracy"]
     titles = ["row", *(MEASURES[name] for name in shown), "published", "steps", "minutes", "where"]
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for row in rows:
@@ -249,7 +280,7 @@ def _fill(folder: pathlib.Path, rows: Iterable[Row]) -> None:
 
 def _summary(results: list[dict[str, str]], name: str) -> str:
     """Returns the mean over seeds with the standard deviation, as a cell of the table."""
-    values = [float(r[name]) for r in results if r[name]]
+    values = [float(r[name]) for r in results if r.get(name)]
     if not values:
         return ""
     mean = f"{statistics.mean(values):.2f}"

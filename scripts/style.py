@@ -49,6 +49,7 @@ FLOORS = (
     ("objectives",),
     ("training",),
     ("inference",),
+    ("matching",),
     ("predict", "audit", "evaluation", "continual", "synthesize"),
     ("export",),
     ("compression",),

@@ -4,6 +4,7 @@ import io
 import json
 import pathlib
 import struct
+import tarfile
 import tempfile
 import zipfile
 from typing import Any
@@ -20,6 +21,7 @@ from experiments.reliability.parsers import (
     read_source,
 )
 from vision.data.decode import decode, read_header
+from vision.support.files import write_json
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")
 
@@ -105,6 +107,34 @@ def _parquet(folder, labels=None):
     table = table.replace_schema_metadata({"huggingface": json.dumps({"info": feature})})
     pq.write_table(table, folder / "a.parquet", row_group_size=4)
     return folder / "a.parquet", lambda: read_source(f"parquet:{folder / 'a.parquet'}")
+
+
+def _parquet_captions(folder):
+    file, _ = _parquet_texts(folder)
+    return file, lambda: read_source(f"parquet:{file}?text=label&label=label")
+
+
+def _wds(folder):
+    file = folder / "shard.tar"
+    with tarfile.open(file, "w") as archive:
+        for number in range(IMAGES):
+            label = "ab"[number % 2].encode()
+            members = {"png": encoded(number=number), "cls": label, "txt": b"a caption"}
+            members["json"] = b'{"caption": "another", "label": 1}'
+            for extension, content in members.items():
+                info = tarfile.TarInfo(f"{number}.{extension}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return file, lambda: read_source(f"wds:{file}")
+
+
+def _coco_captions(folder):
+    file, _ = _coco(folder)
+    images = [{"id": n, "file_name": f"{n}.png"} for n in range(IMAGES)]
+    captions = [{"image_id": n, "caption": f"image {n}"} for n in range(IMAGES)]
+    path = file.with_name(f"captions_{file.name.removeprefix('instances_')}")
+    write_json(path, {"images": images, "annotations": captions})
+    return path, lambda: read_source(f"coco:{file}?text=captions")
 
 
 def _parquet_texts(folder):
@@ -305,6 +335,9 @@ FOREIGN = {
     "csv of references": Parser("text", _csv_references),
     "parquet": Parser("parquet", _parquet),
     "parquet of texts": Parser("parquet", _parquet_texts),
+    "parquet captions": Parser("parquet", _parquet_captions),
+    "coco captions": Parser("json", _coco_captions),
+    "tar shards": Parser("bytes", _wds),
     "arrays": Parser("zip", _arrays),
     "weights .npz": Parser("zip", _weights("weights.npz")),
     "weights .safetensors": Parser("safetensors", _weights("weights.safetensors")),

@@ -311,11 +311,23 @@ def _decisions(folder):
     return folder / "issues.csv", lambda: read_decisions(folder / "issues.csv", images)
 
 
+def _tokenizer(folder):
+    from vision.config import default
+    from vision.data.tokenizer import learn
+    from vision.run.vocabulary import FILE, run_tokenizer, write_tokenizer
+
+    c = default().text
+    c.tokenizer = "bpe"
+    write_tokenizer(folder, learn(["a cat", "a dog", "the cat"], 270, c.context))
+    return folder / FILE, lambda: run_tokenizer(folder, c).encode(["a cat"])
+
+
 OURS = {
     "run config": Parser("json", _config),
     "run data": Parser("json", _data),
     "run splits": Parser("bytes", _splits),
     "calibration": Parser("json", _calibration),
+    "run tokenizer": Parser("json", _tokenizer),
     "teachers": Parser("json", _teachers),
     "checkpoint record": Parser("json", _record),
     "checkpoint arrays": Parser("bytes", lambda folder: _checkpoint(folder, "state/**/d/*")),
