@@ -197,7 +197,7 @@ class TestBert:
 @pytest.mark.parametrize(
     ("name", "variant", "message"),
     [
-        ("bort", "mu", "objective.options.tower = 'bort' is unknown: .*bert"),
+        ("bort", "mu", "objective.options.tower = 'bort' is unknown .*bert"),
         ("transformer", "huge", "objective.options.variant = 'huge' is unknown: choose from mu"),
     ],
 )
