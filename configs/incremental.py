@@ -1,10 +1,10 @@
-"""New classes, or new images, for a finished run: without training all of it once more.
+"""New classes, or new images, for a finished run, without retraining.
 
-    python -m vision.main --config configs/incremental.py:runs/products:folder:new_photos
-    python -m vision.main --config configs/incremental.py:runs/products:folder:photos   # grown since
-    python -m vision.main --config configs/incremental.py:runs/products:folder:new_photos \\
-        --config.continual.memory=                                  # remember no images
-    python -m vision.main --config configs/incremental.py:runs/products:folder:new_photos \\
+    python -m vision.main --config configs/incremental.py:runs/products:new_photos
+    python -m vision.main --config configs/incremental.py:runs/products:photos  # it has grown
+    python -m vision.main --config configs/incremental.py:runs/products:new_photos \\
+        --config.continual.memory=                                   # remember no images
+    python -m vision.main --config configs/incremental.py:runs/products:new_photos \\
         --config.continual.memory= --config.continual.old_data=False # they are gone
 
 The first argument is the run, the second the source of the new images, "folder:" if it names no
@@ -22,8 +22,9 @@ from vision.run.directory import read_run
 
 
 def get_config(previous="runs/previous", *source):
-    c = read_run(previous)[0]
     fresh = default()
+    is_run = (pathlib.Path(previous) / "data.json").is_file()  # otherwise the training says so
+    c = read_run(previous)[0] if is_run else default()
     spec = ":".join(source) or "photos"
     c.data.source = spec if parse(spec)[0] in kinds() else f"folder:{spec}"
     c.data.labels = fresh.data.labels
@@ -35,7 +36,7 @@ def get_config(previous="runs/previous", *source):
     c.augment.mixup = 0.0
     c.augment.cutmix = 0.0
     c.continual.previous = str(pathlib.Path(previous))
-    c.continual.memory = "20/class"
+    c.continual.memory = "<=20/class"
     c.objective.name = "continual"
     c.objective.options.lwf = 1.0
     c.optimizer.learning_rate *= 0.3

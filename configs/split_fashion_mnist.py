@@ -47,6 +47,7 @@ def get_config(scenario="class", method="none"):
     c.checkpoint.keep_latest = 1
     c.log.every = 500
     c.log.tensorboard = False
+    c.continual.fisher_images = 1000
     set_method(c, method, EWC[scenario], SI[scenario])
     return c
 

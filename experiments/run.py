@@ -23,6 +23,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from vision import cli
 from vision.errors import UserError
@@ -38,6 +39,9 @@ COLUMNS = (
     "zero_shot",
     "image_to_text",
     "text_to_image",
+    "old",
+    "new",
+    "forgotten",
     "steps",
     "minutes",
     "device",
@@ -53,7 +57,11 @@ MEASURES = {
     "zero_shot": "zero-shot accuracy",
     "image_to_text": "image to text, recall@5",
     "text_to_image": "text to image, recall@5",
+    "old": "old images",
+    "new": "new images",
+    "forgotten": "points forgotten",
 }
+RESULTS = {"vision.main": "result.json", "vision.continual": "sequence.json"}
 NOT_RUN = "not run"
 
 
@@ -73,6 +81,9 @@ class Row:
         zero_shot: whether to measure the accuracy of the classes' names as prompts.
         retrieval: whether to measure how images and captions find each other.
         balanced: whether to show the balanced accuracy too.
+        command: the module that trains, of `RESULTS`.
+        continual: whether to show the accuracy on old and new images, and what was forgotten.
+        importance: whether to measure which weights matter, after the training.
         synthesize: how many images to draw after the training, as flags of vision.synthesize, such
             as "--balance"; they are in {run:NAME}/synthetic. "" = none.
     """
@@ -88,6 +99,9 @@ class Row:
     retrieval: bool = False
     balanced: bool = False
     synthesize: str = ""
+    command: str = "vision.main"
+    continual: bool = False
+    importance: bool = False
 
     def outputs(self, workdir: pathlib.Path) -> dict[str, pathlib.Path]:
         """Returns {stage: the file that it writes} of what is measured after the training."""
@@ -167,9 +181,9 @@ def _run(row: Row, seed: int, place: Place, only_show: bool) -> None:
     """Trains, probes and draws images for one row, as far as that is not done."""
     workdir = place.directory(row.name, seed)
     commands = []
-    if not (workdir / "result.json").is_file():
+    if not (workdir / RESULTS[row.command]).is_file():
         flags = {"seed": seed, "log.progress": False} | dict(row.flags)
-        words = ["-m", "vision.main", "--config", place.fill(row.config, seed)]
+        words = ["-m", row.command, "--config", place.fill(row.config, seed)]
         words.append(f"--workdir={workdir}")
         words += [f"--config.{key}={place.fill(str(value), seed)}" for key, value in flags.items()]
         commands.append(words)
@@ -182,6 +196,8 @@ def _run(row: Row, seed: int, place: Place, only_show: bool) -> None:
         if not file.is_file():
             out = file.parent if stage == "zero_shot" else file
             commands.append(["-m", *stages[stage], f"--workdir={workdir}", f"--out={out}"])
+    if row.importance and not (workdir / "importance" / "fisher.safetensors").is_file():
+        commands.append(["-m", "vision.continual.importance", f"--workdir={workdir}"])
     if row.synthesize and not (workdir / "synthetic").is_dir():
         words = ["-m", "vision.synthesize", f"--workdir={workdir}"]
         commands.append([*words, f"--out={workdir / 'synthetic'}", *shlex.split(row.synthesize)])
@@ -212,7 +228,7 @@ def _collect(folder: pathlib.Path, rows: Iterable[Row], place: Place) -> None:
 
 def _measured(row: Row, workdir: pathlib.Path) -> dict[str, object]:
     """Returns the columns of a finished run; {} if it is not finished."""
-    file = workdir / "result.json"
+    file = workdir / RESULTS[row.command]
     outputs = row.outputs(workdir)
     if not all(path.is_file() for path in (file, *outputs.values())):
         return {}
@@ -238,7 +254,24 @@ def _measured(row: Row, workdir: pathlib.Path) -> dict[str, object]:
     if row.retrieval:
         for way in ("image_to_text", "text_to_image"):
             measured[way] = round(100 * records["retrieval"][f"{way}_at_5"], 2)
+    if row.continual:
+        measured |= _continual(result)
     return measured
+
+
+def _continual(result: Mapping[str, Any]) -> dict[str, float]:
+    """Returns the columns of a run that goes on from another one, or of a sequence of tasks."""
+    if "forgetting" in result:
+        return {"forgotten": round(100 * result["forgetting"], 2)}
+    *old, new = result["continual"]["tasks"]
+    images = sum(task["images"] for task in old)
+    now = sum(task["accuracy"] * task["images"] for task in old) / images
+    before = sum(task["before"] * task["images"] for task in old) / images
+    return {
+        "old": round(100 * now, 2),
+        "new": round(100 * new["accuracy"], 2),
+        "forgotten": round(100 * (before - now), 2),
+    }
 
 
 def _read(folder: pathlib.Path) -> list[dict[str, str]]:

@@ -52,7 +52,7 @@ class Teachers(dict):
 def commands(path):
     """Returns the specs in the commands of a config's docstring."""
     return re.findall(
-        r"python -m vision\.main --config (\S+)", ast.get_docstring(ast.parse(path.read_text()))
+        r"python -m vision\.(?:main|continual) --config (\S+)", ast.get_docstring(ast.parse(path.read_text()))
     )
 
 

@@ -107,15 +107,38 @@ def test_new_images_in_the_same_folder(root, tmp_path):
     first.data.source = f"folder:{tmp_path / 'photos'}"
     first.train.steps = 4
     run(first, tmp_path / "first")
-    shutil.copytree(root / "new/4", tmp_path / "photos/4")
+    shutil.copytree(root / "new/4", tmp_path / "photos/-4")  # sorts before the others
     c = config(root, "old", "first")
     c.continual.previous = str(tmp_path / "first")
     c.data.source = first.data.source
     c.train.steps = 4
     result = run(c, tmp_path / "second")
     assert result["split_sizes"]["train"] < 60
-    assert result["continual"]["tasks"][1]["classes"] == ["4"]
+    assert result["continual"]["tasks"][1]["classes"] == ["-4"]
+    assert result["classes"] == ["0", "1", "2", "-4"]
     assert read_run(tmp_path / "second")[0].data.source == first.data.source
+    (tmp_path / "second/result.json").unlink()
+    assert run(c, tmp_path / "second")["confusion"] == result["confusion"]
+
+
+def test_a_renamed_image_stays_among_those_to_learn_from(root, tmp_path):
+    shutil.copytree(root / "old", tmp_path / "photos")
+    first = config(root)
+    first.data.source = f"folder:{tmp_path / 'photos'}"
+    first.train.steps = 4
+    run(first, tmp_path / "first")
+    division = read_division(tmp_path / "first/splits.csv.gz")
+    for name in division["train"].names[:40]:
+        file = tmp_path / "photos" / name
+        file.rename(file.with_name(f"renamed-{file.name}"))
+    c = config(root, "new", "first")
+    c.continual.previous = str(tmp_path / "first")
+    c.train.steps = 4
+    run(c, tmp_path / "second")
+    division = read_division(tmp_path / "second/splits.csv.gz")
+    renamed = {s: [n for n in m.names if "renamed" in n] for s, m in division.items()}
+    assert [split for split, names in renamed.items() if names] == ["train"]
+    assert any(name.startswith("2:") for name in division["test"].names)
 
 
 @pytest.mark.parametrize(("memory", "remembered"), [("", [0, 0]), ("8/class", [16, 32])])
@@ -157,6 +180,11 @@ def test_old_images_may_be_gone(root, tmp_path):
     old, new = result["continual"]["tasks"]
     assert old["images"] == 0 and old["accuracy"] is None and new["images"] > 0
     assert len(result["classes"]) == 5
+    (tmp_path / "run/result.json").unlink()
+    shutil.rmtree(tmp_path / "first")
+    again = run(c, tmp_path / "run")
+    assert again["confusion"] == result["confusion"]
+    assert again["continual"]["tasks"][1] == new
 
 
 def test_it_resumes_without_the_run_before(root, tmp_path):

@@ -51,11 +51,14 @@ def test_names_of_the_first_source_stay(folders):
 
 
 def test_images_without_names_are_called_by_their_place():
-    joined = open_splits("digits + digits")["all"]
-    assert joined.keys()[3] == "all[3]" and joined.keys()[1797 + 3] == "2:all[3]"
+    joined = open_splits("digits?classes=0,1 + digits?classes=2,3")["all"]
+    keys = joined.keys()
+    assert keys[:2] == ["all[0]", "all[1]"] and keys[360] == "2:all[2]"
     assert not joined.named
     splits = make_splits({"all": joined})
-    assert sum(map(len, splits.values())) == 2 * 1797
+    assert sum(map(len, splits.values())) == len(joined) == 720
+    with pytest.raises(UserError, match="names digits twice"):
+        open_splits("digits + digits")
 
 
 def test_sources_with_and_without_splits_of_their_own(folders):
@@ -80,15 +83,36 @@ def test_the_same_sources_by_other_paths(folders):
     assert not is_same(spec, f"folder:{folders}/new + folder:{folders}/old")
 
 
-def test_classes_of_a_run_without_images(tmp_path):
-    (tmp_path / "data.json").write_text('{"classes": ["7", "three"]}')
-    source = open_splits(f"empty:{tmp_path} + digits")["all"]
-    assert source.classes[:2] == ("7", "three") and len(source.classes) == 11
+def test_classes_without_images():
+    source = open_splits("empty:7,one%2C two + digits")["all"]
+    assert source.classes[:2] == ("7", "one, two") and len(source.classes) == 11
     assert len(source) == 1797 and (source.labels == 1).sum() == 0
     with pytest.raises(UserError, match="has no images"):
-        open_splits(f"empty:{tmp_path} + empty:{tmp_path}")
-    with pytest.raises(UserError, match="neither a run nor a bundle: it has no data.json and no"):
-        open_splits(f"empty:{tmp_path / 'nowhere'}")
+        open_splits("empty:a + empty:b")
+    for names in ("", "a,,b", "a,a"):
+        with pytest.raises(UserError, match="must list different class names"):
+            open_splits(f"empty:{names}")
+
+
+def test_permuted_pixels_are_the_same_for_all_images():
+    plain = open_splits("digits")["all"]
+    permuted = open_splits("digits?permute=3&classes=4,5")["all"]
+    again = open_splits("digits?classes=4,5&permute=3")["all"]
+    other = open_splits("digits?classes=4,5&permute=4")["all"]
+    rows = np.flatnonzero(np.isin(plain.labels, (4, 5)))
+    order = np.random.RandomState(3).permutation(64)
+    for index in (0, 17):
+        image = permuted[index]["image"]
+        pixels = plain[int(rows[index])]["image"].reshape(64, 1)
+        np.testing.assert_array_equal(image.reshape(64, 1), pixels[order])
+        np.testing.assert_array_equal(image, again[index]["image"])
+        assert (image != other[index]["image"]).any()
+        assert permuted[index]["label"] == permuted.labels[index]
+    assert keys_of(permuted, "all")[0] == keys_of(plain, "all")[rows[0]]
+    assert permuted.file(0) is None
+    for seed in ("-1", "x"):
+        with pytest.raises(UserError, match="permute must be a seed"):
+            open_splits(f"digits?permute={seed}")
 
 
 def test_changes_are_for_a_source_alone():

@@ -1,10 +1,13 @@
 """What the methods start from: data with a field, a trained teacher, and a file of weights."""
 
+import shutil
+
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from tests.objectives.runs import small
+from vision.continual.importance import write_fisher
 from vision.data.sources import open_splits
 from vision.training.run import run
 
@@ -25,6 +28,8 @@ def folder(tmp_path_factory):
     teacher.model.name = "tests.support.tiny_resnet"
     teacher.train.steps = 6
     run(teacher, folder / "teacher")
+    fisher = write_fisher(str(folder / "teacher"), images=40)
+    shutil.copy(fisher, fisher.with_name("si.safetensors"))
     width = 32
     save_file(
         {

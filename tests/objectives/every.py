@@ -14,9 +14,15 @@ CAPTIONS = {
     # The bias of attention's keys has no gradient: Adam would make steps of its rounding errors.
     "optimizer__name": "sgd",
 }
+NEXT = {  # new images, one class of which is new
+    "data__source": "digits?rename=9:nine",
+    "continual__previous": "TEACHER",
+    "continual__memory": "2/class",
+}
 HEADS = {"hidden": 16, "width": 8}
 
-# {case: (objective, its options, keys of the config)}; "TEACHER" stands for a trained ResNet.
+# {case: (objective, its options, keys of the config)}; "TEACHER" stands for a trained ResNet,
+# whose weights' importance is known.
 CASES = {
     "distillation by hints": (
         "distillation",
@@ -44,6 +50,12 @@ CASES = {
         {"variant": "mu-mean", "width": 8, "loss": "siglip", "same": "positive"},
         CAPTIONS | RESNET,
     ),
+    "ewc and lwf with a memory": (
+        "continual",
+        {"ewc": 10.0, "lwf": 1.0},
+        NEXT | RESNET,
+    ),
+    "si": ("continual", {"si": 0.1}, NEXT | RESNET | {"continual__memory": ""}),
     "fixmatch": ("consistency", {"threshold": 0.1}, UNLABELED | RESNET),
     "flexmatch": ("consistency", {"rule": "flex", "threshold": 0.12}, UNLABELED | RESNET),
     "freematch": ("consistency", {"rule": "free"}, UNLABELED | RESNET),
@@ -77,5 +89,5 @@ def case(name, folder, **changes):
         c.objective.options[option] = str(folder / "teacher") if value == "TEACHER" else value
     for key, value in (keys | changes).items():
         section, key_name = key.split("__")
-        c[section][key_name] = value
+        c[section][key_name] = str(folder / "teacher") if value == "TEACHER" else value
     return c

@@ -16,6 +16,9 @@ from tests.objectives.every import CASES, case
 from tests.objectives.runs import assert_near, checkpoint, have_same_bits, untimed
 from vision import models, objectives, parallel
 from vision.data.pipeline import open_data
+from vision.run.resolve import resolve_config
+from vision.run.splits import past_of_training
+from vision.training.memory import chooser
 from vision.training.run import run
 from vision.training.setup import build_step, training_loader
 from vision.training.starts import Starts
@@ -88,9 +91,11 @@ def _parameters(config, devices):
     config.parallel.devices = devices
     config.model.dtype = "float64"
     nowhere = pathlib.Path("nowhere")
+    config = resolve_config(config)
     mesh = parallel.make_mesh(devices)
-    data = open_data(config, mesh, with_unlabeled=True)
-    definition = objectives.define(config.objective)
+    past = past_of_training(nowhere, config, chooser(config))
+    data = open_data(config, mesh, with_unlabeled=True, past=past)
+    definition = objectives.define(config.objective, config.continual.previous)
     teachers = read_teachers(config, data, definition, None)
     for teacher in teachers.values():
         teacher.config.model.dtype = "float64"

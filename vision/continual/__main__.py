@@ -1,7 +1,7 @@
 """Learns tasks one after the other, and reports what was forgotten.
 
     python -m vision.continual --config configs/split_fashion_mnist.py:class:ewc
-    python -m vision.continual --config configs/incremental.py:... --workdir runs/products
+    python -m vision.continual --config configs/split_fashion_mnist.py:task:si --workdir runs/split
 
 Each task of config.continual.tasks is a run of its own, task-1, task-2, ... in --workdir, which
 goes on from the one before with config.objective and config.continual. sequence.json,

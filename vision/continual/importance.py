@@ -172,9 +172,8 @@ def _own_classes(config: ConfigDict, workdir: str) -> np.ndarray | None:
         return None
     _, data = read_run(workdir)
     count = len(data["classes"])
-    tasks = data.get("tasks")
-    new = len(tasks[-1]["classes"]) if tasks else count
-    return np.arange(count - new, count)
+    sizes = [len(task["classes"]) for task in data.get("tasks", ()) if task["classes"]]
+    return np.arange(count - sizes[-1], count) if sizes else None
 
 
 def _flags(values):

@@ -12,7 +12,7 @@ from vision import objectives
 from vision.continual.importance import write_fisher, write_path_integral
 from vision.continual.summary import matrix, plot, summarize, table
 from vision.data.classes import encode, renaming
-from vision.data.sources import open_splits, parse
+from vision.data.sources import CHANGES, compose, members, open_splits, parse
 from vision.errors import UserError
 from vision.objectives.importance import importance_file
 from vision.support.files import replacing, replacing_path, write_json
@@ -64,28 +64,54 @@ def split_tasks(config: ConfigDict) -> list[str]:
             otherwise where to go on from.
     """
     c = config.continual
-    if c.previous:
-        raise UserError(
-            f"continual.previous = {c.previous} and continual.tasks cannot go together: the first "
-            "task begins anew"
-        )
-    if c.tasks.strip().isdecimal():
-        return _divided_classes(config.data, int(c.tasks), c.same_classes)
-    sources = [source.strip() for source in c.tasks.split(SEPARATOR.strip()) if source.strip()]
-    if not sources:
+    if not c.tasks.strip():
         raise UserError(
             'continual.tasks names no sources: set it to a number, or to "folder:first | '
             'folder:second"; a single run is trained by python -m vision.main'
         )
-    return [_completed(config.data.source, source) for source in sources]
+    if not c.old_data:
+        raise UserError(
+            "continual.old_data=False cannot go with continual.tasks: without the images of "
+            "earlier tasks nothing says what was forgotten"
+        )
+    if c.previous:
+        raise UserError(
+            f"continual.previous = {c.previous} and continual.tasks cannot go together: the first "
+            "task starts from scratch"
+        )
+    if c.tasks.strip().isdecimal():
+        sources = _divided_classes(config.data, int(c.tasks), c.same_classes)
+    else:
+        names = [source.strip() for source in c.tasks.split(SEPARATOR.strip()) if source.strip()]
+        sources = [_completed(config.data.source, source) for source in names]
+    changes = [(s, name) for s in sources for name in parse(s)[2] if name in CHANGES]
+    if changes and len(sources) > 1:
+        source, name = changes[0]
+        raise UserError(
+            f"continual.tasks: '{source}' sets {name}, and later tasks could not be joined to it: "
+            "leave it out"
+        )
+    return sources
 
 
 def _completed(source: str, task: str) -> str:
     """Returns the source of a task, which may be only options of `data.source`: "?permute=1"."""
     if not task.startswith("?"):
         return task
-    _, _, options = parse(source)
-    return source + ("&" if options else "?") + task[1:]
+    if len(members(source)) > 1:
+        raise UserError(
+            f"continual.tasks = '{task}' changes data.source, but that joins several sources, "
+            f"{source}: name the source of each task"
+        )
+    kind, argument, options = parse(source)
+    _, _, more = parse(f"{kind}:{argument}{task}")
+    twice = sorted(options.keys() & more.keys())
+    if twice:
+        raise UserError(
+            f"continual.tasks: '{task}' and data.source = '{source}' both set {twice[0]}: name the "
+            "source of each task"
+        )
+    return compose(kind, argument, options | more)
 
 
 def _divided_classes(c: ConfigDict, count: int, same_classes: bool) -> list[str]:

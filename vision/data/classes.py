@@ -112,6 +112,24 @@ def check_known(names: Sequence[str], classes: Sequence[str], title: str) -> Non
             raise UserError(f"{title}: there is no class {name!r}{nearest}; there are {listed}")
 
 
+def in_order(parts: Mapping[str, Any], first: Sequence[str]) -> dict[str, Any]:
+    """Returns {part: source} with some classes first, if it has all of them in another order.
+
+    Args:
+        parts: {part: source}, which have the same classes.
+        first: the classes that come first.
+    """
+    classes = next(iter(parts.values())).classes
+    if tuple(classes[: len(first)]) == tuple(first) or set(first) - set(classes):
+        return dict(parts)
+    ordered = (*first, *(name for name in classes if name not in first))
+    places = np.array([ordered.index(name) for name in classes])
+    return {
+        part: Reclassed(source, np.arange(len(source)), places[source.labels], ordered)
+        for part, source in parts.items()
+    }
+
+
 def reclass(
     parts: Mapping[str, Any], options: Mapping[str, str], spec: str, fewest_classes: int
 ) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from vision.data.sources import Source
 from vision.data.splits import Joined
 from vision.errors import UserError
 
+USED = (*SPLITS, MEMORY, FORGOTTEN)  # the splits of a run that say which images it has used
+
 
 @dataclasses.dataclass(frozen=True)
 class Continued(Past):
@@ -31,16 +33,17 @@ class Continued(Past):
 
     Attributes:
         source: the name of the new images' source.
-        classes: the run's classes.
+        prefix: what the names of its images begin with; "" if it is the run's own source.
         choose: returns which images to remember, int (M,), the most important first, of the source
             of all that the run has learned from; None remembers none.
         has_images: whether the run's images are there.
     """
 
     source: str = ""
-    classes: tuple[str, ...] = ()
+    prefix: str = ""
     choose: Callable[[Source], np.ndarray] | None = None
     has_images: bool = True
+    divides_new = True
 
     def agrees(self, division: Division) -> bool:
         """Returns False: the division is that of another training."""
@@ -55,13 +58,12 @@ class Continued(Past):
             UserError: there are no new images to learn from, or the classes are not the run's with
                 new ones behind.
         """
-        if not fresh:
-            raise UserError(f"'{self.source}' has too few images to divide: add some")
         everything = Joined(list(opened.values()))
         new_classes = self._new_classes(everything.classes)
         past = self.read() if self.has_images else {}
+        past = {name: members for name, members in past.items() if name in USED}
         places = places_of(opened)
-        new = without(fresh, past.values())
+        new = self._new_images(past, fresh, places)
         if "train" not in new:
             raise UserError(
                 f"'{self.source}' has no training image that {self.run} was not trained on: add "
@@ -87,19 +89,42 @@ class Continued(Past):
         count = len(self.classes)
         if tuple(classes[:count]) == self.classes:
             return tuple(classes[count:])
-        missing = [name for name in self.classes if name not in classes]
-        what = f"lack its class '{missing[0]}'" if missing else "have its classes in another order"
+        missing = next(name for name in self.classes if name not in classes)
         raise UserError(
-            f"continual.previous = {self.run}: the images {what}: the data of that run must come "
-            "first, with the classes that it had"
+            f"continual.previous = {self.run}: the images of that run lack its class "
+            f"'{missing}': put them back, or set continual.old_data=False"
         )
+
+    def _new_images(
+        self, past: Division, fresh: Division, places: Mapping[str, int]
+    ) -> dict[str, Members]:
+        """Returns the images that the run did not have, in their splits.
+
+        If images that it has learned from are missing, a new one of its own source may be one of
+        them under another name, so that all of those are train.
+        """
+        new = without(fresh, past.values())
+        learned = [past[name].names for name in (FORGOTTEN, MEMORY, "train") if name in past]
+        if all(name in places for names in learned for name in names):
+            return new
+        train = [new["train"]] if "train" in new else []
+        for split in [name for name in new if name != "train"]:
+            members = new.pop(split)
+            is_added = [
+                bool(self.prefix) and name.startswith(self.prefix) for name in members.names
+            ]
+            added = np.array(is_added, bool)
+            if added.any():
+                new[split] = Members(*(column[added] for column in members))
+            train.append(Members(*(column[~added] for column in members)))
+        joined = _joined(train) if train else Members(np.zeros(0, object), np.zeros(0, object))
+        return new | ({"train": joined} if len(joined.names) else {})
 
     def _remembered(self, pool: Members, everything: Joined, places: Mapping[str, int]) -> Members:
         """Returns the images to remember of those that the run has learned from."""
         assert self.choose is not None
         indices = np.array([places.get(name, -1) for name in pool.names], np.int64)
-        numbers = {name: number for number, name in enumerate(everything.classes)}
-        labels = np.array([numbers[label] for label in pool.labels], np.int32)
+        labels = np.where(indices >= 0, everything.labels[indices], 0).astype(np.int32)
         present = np.flatnonzero(indices >= 0)
         if not len(present):
             raise UserError(

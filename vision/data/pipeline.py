@@ -299,7 +299,7 @@ def _beside(
 ) -> tuple[Source, Divided]:
     """Returns further images as a run had them, and the division with them under a name."""
     opened = {name: images}
-    own_past = past if past and name in past.digests else None
+    own_past = past if past and not past.divides_new and name in past.digests else None
     further = match_past(opened, (), opened, own_past, (name,))
     divided = divided._replace(
         division=divided.division | further.division,

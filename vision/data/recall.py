@@ -6,11 +6,12 @@ What is missing is left out, what is new is left out or joins, and both are repo
 import dataclasses
 import pathlib
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from vision.data.classes import in_order
 from vision.data.division import (
     FILE,
     NEW,
@@ -46,6 +47,8 @@ class Past:
             with other data. Otherwise they are left out.
         strict: whether any difference is an error.
         tasks: what the run has learned, one after the other; () if it has learned all at once.
+        classes: the run's classes, if they must come first: its source may have grown since.
+        divides_new: whether new images are divided into all splits.
     """
 
     run: pathlib.Path
@@ -53,6 +56,8 @@ class Past:
     joins: bool = False
     strict: bool = False
     tasks: tuple[Task, ...] = ()
+    classes: tuple[str, ...] = ()
+    divides_new: ClassVar[bool] = False
 
     def agrees(self, division: Division) -> bool:
         """Returns whether a division of today's data is the run's own."""
@@ -141,7 +146,7 @@ def resembles(past: Past, opened: Mapping[str, Source]) -> bool:
     stored = {
         pair
         for split, members in past.read().items()
-        if split in SPLITS
+        if split in (*SPLITS, MEMORY, FORGOTTEN)
         for pair in zip(*members, strict=True)
     }
     return 2 * len(stored & now) > len(stored)
@@ -238,11 +243,12 @@ def _new_images(past, fresh, places):
         for split, members in past.items()
         if not all(name in places for name in members.names)
     ]
-    order = list(past)
+    order = [split for split in past if split != MEMORY]  # which nothing joins
     for split, members in fresh.items():
         is_new = np.array([name not in past_names for name in members.names], bool)
         if is_new.any():
-            split = min([split, *gaps], key=order.index)
+            near = ["train" if name == MEMORY else name for name in (split, *gaps)]
+            split = min(near, key=order.index)
             names.setdefault(split, []).append(Members(*(column[is_new] for column in members)))
     return {
         split: Members(*map(np.concatenate, zip(*parts, strict=True)))
@@ -302,11 +308,13 @@ def divide(
     if past is None and not record:
         splits = make_splits(opened, c.fractions, c.val_fraction, seed, c.split_by)
         return Divided(splits, findings, {}, Changes())
+    if past is not None and past.classes:
+        opened = in_order(opened, past.classes)
     splits = {}
     try:
         splits = make_splits(opened, c.fractions, c.val_fraction, seed, c.split_by)
     except UserError:  # too few are left to divide, but the run has divided them already
-        if past is None:
+        if past is None or past.divides_new:
             raise
     return match_past(splits, findings, opened, past)
 
@@ -346,7 +354,9 @@ def match_past(
 ) -> Divided:
     """Returns a division of today's images, changed to that of a run if it differs."""
     division = division_of(splits, opened)
-    if past is None or (division and past.agrees(division)):
+    # The tasks of a run are told by the places of its images in the division.
+    is_unchanged = past is not None and not past.tasks and division and past.agrees(division)
+    if past is None or is_unchanged:
         return Divided(splits, findings, division, Changes())
     splits, division, changes, tasks = past.divide(division, opened, names)
     if changes and past.strict:

@@ -10,7 +10,7 @@ import numpy as np
 
 from vision.data.changes import Relabeled
 from vision.data.sample import look
-from vision.data.sources import Source, is_same, open_splits
+from vision.data.sources import Source, compose, is_same, members, open_splits, parse
 from vision.errors import UserError, printable
 
 SYNTHETIC = "synthetic"  # the split under which a run lists them
@@ -29,12 +29,14 @@ def open_synthetic(spec: str, real: str, bits: int) -> Source:
     Raises:
         UserError: it is the source of the real images, or has no images to train on.
     """
-    if is_same(spec, real):
+    kind, argument, _ = parse(spec)
+    addresses = [compose(*parse(name)[:2], {}) for name in members(real)]
+    if any(is_same(compose(kind, argument, {}), address) for address in addresses):
         raise UserError(
-            f"{KEY} = '{spec}' is data.source itself, whose test images would be learned from: "
-            "name what `python -m vision.synthesize` has written"
+            f"{KEY} = '{spec}' is data.source itself, or a part of it, whose test images would be "
+            "learned from: name what `python -m vision.synthesize` has written"
         )
-    opened = open_splits(spec, bits, 0)
+    opened = open_splits(spec, bits, 1)
     source = opened.get("train", opened.get("all"))
     if source is None or not len(source):
         raise UserError(

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from vision.data.loading.loader import Loader
 from vision.data.pipeline import Data, named_splits, open_data
 from vision.data.recall import images_of_past, resembles
-from vision.data.sources import CHANGES, Source, is_same, open_splits, parse
+from vision.data.sources import CHANGES, Source, is_same, members, open_splits, parse
 from vision.data.splits import Joined, same_images
 from vision.errors import UserError, check_choice, printable
 from vision.evaluation.outputs import Outputs
@@ -148,6 +148,11 @@ def _open(classifier: Predictor, c: ConfigDict, spec: str) -> tuple[bool, bool, 
     if not spec or is_same(spec, c.source):
         # A class of a run that is known may be gone.
         return True, False, open_splits(c.source, c.bits, 1 if classifier.past else 2)
+    if any(is_same(spec, name) for name in members(c.source)):
+        raise UserError(
+            f"--data {spec} is a part of what this run learned from, {c.source}: without --data "
+            "its own test images are evaluated"
+        )
     # New images may well be of a single class, such as a day's defects.
     opened = open_splits(spec, c.bits, 1)
     is_copy = bool(classifier.past and resembles(classifier.past, opened))

@@ -89,7 +89,7 @@ class MLP(nnx.Module):
 
     def embed(self, images: jax.Array) -> jax.Array:
         """Returns embeddings (B, D), float32, of images (B, H, W, C)."""
-        x = images.reshape(len(images), -1).astype(self.dtype)
+        x = images.reshape(images.shape[0], -1).astype(self.dtype)
         for layer in self.layers:
             x = jax.nn.relu(layer(x))
         return self.dropout(x.astype(at_least_float32(self.dtype)))

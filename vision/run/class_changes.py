@@ -18,7 +18,7 @@ from vision.data.classes import RENAME, check_known, decode, read_renaming, rena
 from vision.data.division import Division, Members
 from vision.data.identity import texts
 from vision.data.pipeline import UNLABELED
-from vision.data.sources import compose, parse
+from vision.data.sources import compose, members, parse
 from vision.errors import UserError
 
 FORMS = {"rename": "OLD=NEW", "merge": "NEW=OLD,OLD,...", "split": "OLD=NEW,NEW,..."}
@@ -105,6 +105,11 @@ class ClassChanges:
 
         What the source calls a class that was split stays as it is.
         """
+        if len(members(spec)) > 1:
+            raise UserError(
+                f"the run learned from several sources, {spec}: pack them into one (python -m "
+                "vision.data pack), train on that, and change its classes"
+            )
         kind, argument, options = parse(spec)
         pairs = read_renaming(options[RENAME], f"'{spec}'") if RENAME in options else {}
         merged = {name for change in self.of_kind("merge") for name in change.old}

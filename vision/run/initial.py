@@ -1,5 +1,6 @@
 """The weights that a training starts from."""
 
+import os
 import pathlib
 from typing import Any
 
@@ -39,7 +40,8 @@ def initial_weights(
     sizes = (len(data.classes), data.image_size, data.channels)
     if pretrained.is_run(c.pretrained):
         _, _, run_arrays = run_weights(c.pretrained)
-        goes_on = config.continual.previous == c.pretrained
+        previous = config.continual.previous
+        goes_on = bool(previous) and os.path.realpath(previous) == os.path.realpath(c.pretrained)
         arrays = fit_run_weights(c, run_arrays, *sizes, grows=goes_on)
     else:
         arrays = pretrained.load(c, *sizes)

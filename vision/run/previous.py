@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from vision.data.classes import encode
 from vision.data.continued import Continued
 from vision.data.division import Task
-from vision.data.sources import SEPARATOR, Source, is_same, members
+from vision.data.sources import CHANGES, SEPARATOR, Source, is_same, members, parse
 from vision.errors import UserError
 from vision.run.directory import read_run
 
+EMPTY = "empty:"  # the source of classes whose images are gone
 TASKS = "tasks"  # of data.json
 SPLITS = "splits"  # of data.json
 
@@ -36,13 +38,24 @@ def join_source(config: ConfigDict, workdir: pathlib.Path | str | None) -> str:
         is_ours = source == ours or ours.endswith(SEPARATOR + source)
         if run_config.continual.previous == previous and is_ours:
             return ours
-    if not config.continual.old_data:
-        first = f"empty:{previous}"
-        return source if members(source)[0] == first else f"{first}{SEPARATOR}{source}"
-    old = _read_previous(config)[0].data.source
-    names = members(old)
-    if members(source)[: len(names)] == names or is_same(source, old):
+    if members(source)[0].startswith(EMPTY):
         return source
+    old_config, data = _read_previous(config)
+    old = old_config.data.source
+    if not config.continual.old_data:
+        return f"{EMPTY}{','.join(map(encode, data['classes']))}{SEPARATOR}{source}"
+    names = members(old)
+    if len(members(source)) >= len(names) and all(map(is_same, members(source), names)):
+        return source
+    if any(is_same(source, name) for name in names):  # which has grown since
+        return old
+    for name in (*names, source):
+        changes = sorted({*parse(name)[2]} & {*CHANGES})
+        if changes:
+            raise UserError(
+                f"continual.previous = {previous}: its images, {old}, cannot be joined to "
+                f"{source}, since '{name}' sets {changes[0]}: list the images in a table (csv:)"
+            )
     return f"{old}{SEPARATOR}{source}"
 
 
@@ -70,6 +83,7 @@ def continued_past(
         data[SPLITS],
         tasks=read_tasks(data) if c.old_data else _without_images(data),
         source=_own_source(config, old_config),
+        prefix=_prefix(config, old_config),
         classes=tuple(data["classes"]),
         choose=choose,
         has_images=c.old_data,
@@ -94,6 +108,14 @@ def _own_source(config: ConfigDict, old_config: ConfigDict) -> str:
     ours = members(config.data.source)
     theirs = members(old_config.data.source) if config.continual.old_data else [""]
     return SEPARATOR.join(ours[len(theirs) :]) or config.data.source
+
+
+def _prefix(config: ConfigDict, old_config: ConfigDict) -> str:
+    """Returns what the names of the new images begin with; see `Continued`."""
+    if not config.continual.old_data:
+        return "2:"
+    count = len(members(old_config.data.source))
+    return f"{count + 1}:" if len(members(config.data.source)) > count else ""
 
 
 def _without_images(data: Mapping[str, Any]) -> tuple[Task, ...]:

@@ -26,6 +26,7 @@ from vision.run.calibration import EVALUATION, Calibration, run_temperature, wri
 from vision.run.checkpoints import open_checkpoints
 from vision.run.class_changes import ClassChanges
 from vision.run.directory import open_workdir, read_run
+from vision.run.previous import TASKS
 from vision.run.splits import SPLITS, past_of
 from vision.run.weights import abstract_model, ready, run_weights
 from vision.support.directories import replacing_directory
@@ -240,6 +241,7 @@ def write(reclassed: Reclassed, workdir: pathlib.Path | str, out: pathlib.Path) 
         result = read_json(pathlib.Path(workdir, RESULT), dict)
         if not changes.keeps_outputs:
             result = {key: result[key] for key in TRAINING if key in result}
+        result.pop("continual", None)  # its tasks have the old names
         described = {"classes": list(changes.new), "config": config.to_dict()}
         write_json(directory / RESULT, result | described)
         temperature = run_temperature(workdir, step, old_config.data.source)
@@ -254,7 +256,9 @@ def write(reclassed: Reclassed, workdir: pathlib.Path | str, out: pathlib.Path) 
 def _data(reclassed, workdir, directory, old_config):
     """Returns the contents of data.json; writes splits.csv.gz if the run has it."""
     changes = reclassed.changes
-    data = {key: value for key, value in reclassed.data.items() if key not in ("step", SPLITS)}
+    data = {
+        key: value for key, value in reclassed.data.items() if key not in ("step", SPLITS, TASKS)
+    }
     data["classes"] = list(changes.new)
     if "class_counts" in data:
         data["class_counts"] = changes.counts(data["class_counts"])

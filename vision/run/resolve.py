@@ -37,12 +37,15 @@ def resolve_config(config: ConfigDict, workdir: pathlib.Path | str | None = None
     if config.continual.previous:
         config = config.copy_and_resolve_references()
         config.data.source = join_source(config, workdir)
-        config.model.pretrained = config.model.pretrained or config.continual.previous
+        if not config.model.pretrained:
+            # A pruned run goes on from its own weights.
+            own = read_run(workdir)[0].model.pretrained if workdir and _is_run(workdir) else None
+            config.model.pretrained = config.continual.previous if own is None else own
     if not config.model.pretrained:
         return config
     config = config.copy_and_resolve_references()
     c = config.model
-    if workdir and pathlib.Path(workdir, "data.json").is_file():
+    if workdir and _is_run(workdir):
         run_config, _ = read_run(workdir)
         if run_config.model.pretrained == c.pretrained:
             d = run_config.data
@@ -74,6 +77,10 @@ def resolve_config(config: ConfigDict, workdir: pathlib.Path | str | None = None
     _take_normalization(d, "mean_std", mean, std)
     _take_options(c, weights.options)
     return config
+
+
+def _is_run(workdir: pathlib.Path | str | None) -> bool:
+    return workdir is not None and pathlib.Path(workdir, "data.json").is_file()
 
 
 def published_classes(c: ConfigDict) -> tuple[int, Sequence[str]]:

@@ -32,8 +32,10 @@ def past_of(workdir: pathlib.Path | str, source: str) -> Past | None:
     config, data = read_run(workdir)
     if SPLITS not in data or not is_same(source, config.data.source):
         return None
-    tasks = read_tasks(data) if TASKS in data else ()
-    return Past(workdir, data[SPLITS], tasks=tasks)
+    if TASKS not in data:
+        return Past(workdir, data[SPLITS])
+    classes = tuple(data["classes"])
+    return Past(workdir, data[SPLITS], tasks=read_tasks(data), classes=classes)
 
 
 def past_of_training(
@@ -96,4 +98,5 @@ def inherit_division(
     if past is None:
         return {}
     write_division(directory / FILE, past.read())
-    return {SPLITS: dict(past.digests)}
+    tasks = {TASKS: [task._asdict() for task in past.tasks]} if past.tasks else {}
+    return {SPLITS: dict(past.digests)} | tasks

@@ -108,7 +108,7 @@ class HeadTraining:
         if tuple(definition.inputs) != ("train",) or len(definition.inputs["train"]) > 1:
             raise UserError(
                 f"transfer.cache_embeddings: the objective '{definition.name}' takes several views "
-                "of an image, which has one embedding"
+                "of an image, which has one embedding, or other images beside it"
             )
         if teachers:
             raise UserError(

@@ -185,8 +185,8 @@ CONTINUAL = section(
         "the run, by its directory: its classes come first, and its val and test keep their images "
         'and get the new ones; "" = none'),
     memory=key("",
-        "images of its training to learn from again: 20/class; 200, of all; all; \"\" = none. A "
-        "later run has what this one remembers and what it learns"),
+        'images of its training to learn from again: 20/class; <=20/class; 200, of all; all; "" = '
+        "none. A later run has what this one remembers and what it learns"),
     selection=key("herding",
         "which: herding, whose mean embedding is nearest to their class's, Rebuffi et al. 2016 "
         "(arXiv:1611.07725), algorithm 4; or random"),

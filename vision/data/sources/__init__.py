@@ -182,7 +182,7 @@ def open_splits(spec: str, bits: int = 0, fewest_classes: int = 2) -> dict[str, 
     parameters = inspect.signature(module.open).parameters.values()
     kind_options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
     for name in options:
-        choices = (*kind_options, *CHANGES, GROUP, *CLASSES)
+        choices = (*kind_options, *CHANGES, GROUP, *CLASSES, PERMUTE)
         check_choice(f"the option of '{spec}'", name, choices)
     arguments = {name: value for name, value in options.items() if name in kind_options}
     if KEEP in options:  # needs labels, even if nobody else does
@@ -207,5 +207,7 @@ def _open_several(spec: str, names: list[str], bits: int, fewest: int) -> dict[s
                 f"'{spec}': {changes[0]}= is for a source alone: leave it out, or choose the "
                 "images in a table (csv:)"
             )
+        if any(is_same(name, other) for other in names if other is not name):
+            raise UserError(f"'{spec}' names {name} twice")
     opened = [open_splits(name, bits, min(fewest, 1)) for name in names]
     return dict(join_parts(spec, opened, fewest))

@@ -1,18 +1,14 @@
-"""The classes of a run or a bundle, without images: `empty:RUN + folder:new`.
+"""Classes without images, by their names: `empty:cat,dog + folder:new`.
 
-A training that goes on from a run whose images are gone has the run's classes still.
+A training that goes on from a run whose images are gone has the run's classes still. In a name,
+write %2C for a comma, as in `?classes=`.
 """
-
-from pathlib import Path
 
 import numpy as np
 
+from vision.data.classes import decode
 from vision.data.findings import Finding
 from vision.errors import UserError
-from vision.support.reading import read_json
-from vision.support.schema import filled
-
-FILES = ("data.json", "bundle.json")
 
 
 class EmptySource:
@@ -42,19 +38,12 @@ class EmptySource:
 
 
 def open(argument: str) -> dict[str, EmptySource]:
-    """Reads the class names of a run or a bundle.
-
-    Args:
-        argument: its directory.
+    """Returns a source with the classes of a list such as "cat,dog", and no images.
 
     Raises:
-        UserError: it is neither.
+        UserError: a name is empty, or occurs twice.
     """
-    for name in FILES:
-        file = Path(argument).expanduser() / name
-        if file.is_file():
-            values = read_json(file, {"classes": filled(str)}, "give another directory")
-            return {"all": EmptySource(values["classes"])}
-    raise UserError(
-        f"empty:{argument} is neither a run nor a bundle: it has no {' and no '.join(FILES)}"
-    )
+    classes = [decode(name) for name in argument.split(",")]
+    if not all(classes) or len(set(classes)) < len(classes):
+        raise UserError(f"empty:{argument} must list different class names, such as empty:cat,dog")
+    return {"all": EmptySource(classes)}

@@ -1,0 +1,58 @@
+"""New classes for a finished run: CIFAR-10 from 8 to 10, steel defects from 5 to 6."""
+
+from experiments.run import Row
+
+DATA = "runs/neu/split"
+CIFAR10 = "tfds:cifar10?classes="
+CIFAR10_OLD = CIFAR10 + "airplane,automobile,bird,cat,deer,dog,frog,horse"
+CIFAR10_NEW = CIFAR10 + "ship,truck"
+NEU = "folder:{data}?classes="
+NEU_OLD = NEU + "crazing,inclusion,patches,pitted_surface,rolled-in_scale"
+NEU_NEW = NEU + "scratches"
+CONFIG = "configs/incremental.py"
+# {way: keys of the config}; all from the run before, without a memory unless it says so.
+WAYS = {
+    "fine-tuning alone": {"continual.memory": "", "objective.options.lwf": 0.0},
+    "EWC": {
+        "continual.memory": "",
+        "objective.options.lwf": 0.0,
+        "objective.options.ewc": 1000.0,
+    },
+    "LwF": {"continual.memory": "", "objective.options.lwf": 1.0},
+    "memory of 20 images per class": {"objective.options.lwf": 0.0},
+    "memory of 20 images per class, LwF": {},
+    "joint: memory of all images": {"continual.memory": "all", "objective.options.lwf": 0.0},
+}
+
+
+def _rows(title: str, before: Row, source: str, flags: dict) -> tuple[Row, ...]:
+    ways = (
+        Row(
+            f"{title}, {way}",
+            f"{CONFIG}:{{run:{before.name}}}:{source}",
+            flags | keys,
+            continual=True,
+        )
+        for way, keys in WAYS.items()
+    )
+    return (before, *ways)
+
+
+CIFAR10_BEFORE = Row(
+    "CIFAR-10, the first 8 classes",
+    "configs/resnet_cifar10.py:20",
+    {"data.source": CIFAR10_OLD, "data.labels": "1000/class", "train.steps": 1000},
+    importance=True,
+)
+NEU_BEFORE = Row(
+    "NEU, 5 classes",
+    "configs/transfer_folder.py:{data}",
+    {"data.source": NEU_OLD, "data.image_size": 96, "train.epochs": 6.0},
+    importance=True,
+)
+ROWS = (
+    *_rows(
+        "CIFAR-10", CIFAR10_BEFORE, CIFAR10_NEW, {"data.labels": "1000/class", "train.steps": 400}
+    ),
+    *_rows("NEU", NEU_BEFORE, NEU_NEW, {"train.epochs": 6.0}),
+)
