@@ -7,8 +7,9 @@
 The protocol of van de Ven and Tolias 2019 (arXiv:1904.07734) for split MNIST: five tasks, an MLP of
 two hidden layers of 400 units, Adam with a rate of 0.001, batches of 128 images; but 500 steps for
 each task, a quarter of theirs.
-task: an image is told from the two classes of its own task; domain: all tasks have the same two
-classes, first and second; class: from all classes so far.
+
+task: the answer is one of the two classes of the image's own task; domain: all tasks have the same
+two classes, first and second; class: the answer is one of all classes so far.
 
 none trains on each task's images alone, joint on all images so far; replay remembers 100 images of
 each class. The factors of ewc and si are the best of decades on a seed of their own. Accuracies are

@@ -51,9 +51,8 @@ class Teachers(dict):
 
 def commands(path):
     """Returns the specs in the commands of a config's docstring."""
-    return re.findall(
-        r"python -m vision\.(?:main|continual) --config (\S+)", ast.get_docstring(ast.parse(path.read_text()))
-    )
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    return re.findall(r"python -m vision\.(?:main|continual) --config (\S+)", docstring)
 
 
 def specs():

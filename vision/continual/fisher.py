@@ -32,7 +32,7 @@ def measure_fisher(
         loader: the images; those of other classes than `own` are left out.
         c: config.data, which says how they are normalized.
         labels: of `LABELS`: drawn from the model's probabilities; all, weighted by them; or true.
-        own: int, the classes that a label is told from; None = all.
+        own: int, the classes that a label is distinguished from; None = all.
         seed: of the labels that are sampled.
 
     Returns:

@@ -14,10 +14,10 @@ def summarize(accuracy: np.ndarray) -> dict[str, float]:
 
     Returns:
         {"accuracy", "forgetting", "backward_transfer"}: the mean over the tasks after the last one
-        (Lopez-Paz and Ranzato 2017, arXiv:1706.08840, eq. 2); the mean over the tasks but the last
-        of what is lost of the best accuracy before (Chaudhry et al. 2018, arXiv:1801.10112, section
-        3); and the mean change since each was learned (eq. 3 of the first). The last two are 0 for
-        a single task.
+        (Lopez-Paz and Ranzato 2017, arXiv:1706.08840, eq. 2); the mean over all tasks except the
+        last of what is lost of the best accuracy before (Chaudhry et al. 2018, arXiv:1801.10112,
+        section 3); and the mean change since each was learned (eq. 3 of the first). The last two
+        are 0 for a single task.
     """
     last = accuracy[-1]
     measures = {"accuracy": float(last.mean()), "forgetting": 0.0, "backward_transfer": 0.0}

@@ -1,4 +1,4 @@
-"""Other classes for the images of any source: `?classes=` keeps some, `?rename=` calls them anew.
+"""Other classes for the images of any source: `?classes=` keeps some, `?rename=` renames them.
 
     folder:photos?classes=cat,dog                       only the images of these two
     folder:photos?rename=cat:Cat,dog:Dog                other names

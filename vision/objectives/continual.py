@@ -34,7 +34,7 @@ OPTIONS = {
     "ewc": 0.0,  # lambda
     "si": 0.0,  # c
     "new_share": 0.0,  # weight of the new images in the loss; 0 = the new classes' share of all
-    "within_task": False,  # each image is told from the classes of its own task only
+    "within_task": False,  # only the classes of an image's own task can be the answer
 }
 INPUTS = {"train": ("image",), "memory": ("image",)}
 MASKED = -1e9  # the logit of a class that cannot be the answer
@@ -142,7 +142,7 @@ class Continual(nnx.Module):
             parameters(self.last)[name].set_value(parameter.get_value())
 
     def _among(self, logits: jax.Array, labels: jax.Array) -> jax.Array:
-        """Returns the logits of the classes that an image's label is told from."""
+        """Returns the logits of the classes that an image is distinguished from."""
         if not self.within_task:
             return logits
         tasks = self._tasks(logits.shape[-1])

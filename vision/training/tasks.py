@@ -34,8 +34,8 @@ def measure_tasks(
     Returns:
         {"previous", "remembered": number of images, "tasks": a list of {"source", "classes",
         "images", "accuracy", "accuracy_within_task", "before"}}: the last two are the accuracy if
-        each image is told from the classes of its task only, and the accuracy of the previous run,
-        None for this run's own task and where that run was not measured.
+        only the classes of an image's own task can be the answer, and the accuracy of the previous
+        run, None for this run's own task and if that run was not tested.
     """
     if len(data.tasks) < 2:
         return {}
