@@ -156,7 +156,7 @@ ZERO_SHOT = "--zero-shot=cat,dog"
         (retrieval.main, ["--data=digits", "--out=nowhere/x"], "cannot write --out=nowhere/x"),
         (retrieval.main, ["word"], "unexpected argument 'word'"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__module__", str(value)),  # not the address of a function
 )
 def test_flags_that_do_not_fit(main, flags, message, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
