@@ -10,6 +10,7 @@ from tests.objectives.runs import small
 from vision import parallel
 from vision.config import default
 from vision.data.pipeline import open_data
+from vision.data.sources import open_splits
 from vision.errors import UserError
 from vision.run.splits import past_of
 from vision.training.run import run
@@ -128,6 +129,18 @@ def test_no_images(folder):
 def test_the_real_images_themselves(folder):
     c = config(folder, f"folder:{folder / 'photos'}/")
     with pytest.raises(UserError, match="is data.source itself, or a part of it, whose test"):
+        open_training(c)
+
+
+def test_fields_that_would_be_lost(tmp_path):
+    digits = open_splits("digits")["all"]
+    arrays = {"images": digits.images[:60], "labels": digits.labels[:60]}
+    np.savez(tmp_path / "real.npz", **arrays, fields_age=np.arange(60))
+    np.savez(tmp_path / "made.npz", **arrays)
+    c = default()
+    c.data.source = f"arrays:{tmp_path / 'real.npz'}"
+    c.data.synthetic = f"arrays:{tmp_path / 'made.npz'}"
+    with pytest.raises(UserError, match="has no field 'age', which the images of data.source have"):
         open_training(c)
 
 

@@ -20,13 +20,15 @@ from vision.config.flags import parse
 from vision.config.packages import check_packages
 from vision.continual.sequence import run_sequence
 from vision.run.directory import new_workdir
+from vision.support.lock import locked
 
 
 def main(argv: Sequence[str]) -> None:
     config, values = parse(argv, __doc__, _flags)
     check_packages(config)
     workdir = pathlib.Path(values.workdir or new_workdir(argv))
-    run_sequence(config, workdir, f"the same command with --workdir {workdir}")
+    with locked(workdir, "--workdir"):
+        run_sequence(config, workdir, f"the same command with --workdir {workdir}")
 
 
 def _flags(values):

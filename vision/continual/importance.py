@@ -43,6 +43,7 @@ from vision.objectives.importance import (
 from vision.run.checkpoints import open_checkpoints
 from vision.run.directory import read_run
 from vision.support.files import make_directory, replacing_path, write_json
+from vision.support.lock import locked
 
 ANCHORS = ("each", "latest")
 DAMPING = 0.1  # xi of SI: 0.1 in the paper's code for permuted MNIST, section 5.2
@@ -58,12 +59,13 @@ def main(argv: Sequence[str]) -> None:
     check_count("--images", values.images, 0, 10**9)
     check_range("--decay", values.decay, 0 <= values.decay <= 1, "in [0, 1]")
     check_range("--damping", values.damping, values.damping > 0, "above 0")
-    if values.kind == "fisher":
-        file = write_fisher(
-            values.workdir, values.labels, values.images, values.anchors or "each", values.decay
-        )
-    else:
-        file = write_path_integral(values.workdir, values.damping)
+    read_run(values.workdir)
+    with locked(values.workdir, "--workdir"):
+        if values.kind == "fisher":
+            anchors = values.anchors or "each"
+            file = write_fisher(values.workdir, values.labels, values.images, anchors, values.decay)
+        else:
+            file = write_path_integral(values.workdir, values.damping)
     print(file)
 
 

@@ -38,7 +38,13 @@ from vision.data.sample import look
 from vision.data.sources import Source, open_splits
 from vision.data.splits import Joined, unseen_classes
 from vision.data.subset import Subset
-from vision.data.synthetic import SYNTHETIC, check_channels, match_classes, open_synthetic
+from vision.data.synthetic import (
+    SYNTHETIC,
+    check_channels,
+    check_fields,
+    match_classes,
+    open_synthetic,
+)
 from vision.data.tokenizer import TextShape, Tokenizer
 from vision.errors import UserError, check_choice
 
@@ -291,6 +297,7 @@ def _with_synthetic(
     images, divided = _beside(SYNTHETIC, images, divided, past)
     images = without_missing(match_classes(c.synthetic, images, train.classes))
     check_channels(c.synthetic, images, channels)
+    check_fields(c.synthetic, images, train)
     return Joined([train, images]), divided
 
 

@@ -81,3 +81,13 @@ def check_channels(spec: str, source: Source, real: Collection[int]) -> None:
                 f"{KEY}: {name} has {shape[2]} channels, but the images of data.source have "
                 f"{max(real)}: make them from a run with data.channels={max(real)}"
             )
+
+
+def check_fields(spec: str, source: Source, real: Source) -> None:
+    """Raises `UserError` if synthetic images lack a field of the real ones, such as captions."""
+    lost = getattr(real, "fields", {}).keys() - getattr(source, "fields", {}).keys()
+    if lost:
+        raise UserError(
+            f"{KEY} = '{spec}' has no field '{min(lost)}', which the images of data.source have: "
+            f'set {KEY}=""'
+        )
