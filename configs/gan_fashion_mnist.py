@@ -7,7 +7,7 @@
 
 Measured here after 3,000 of the 4,500 steps, one seed, 300 images of each class: every class can be
 recognized, sandals the least. In the embedding of the run's own classifier (86.7 % on the
-validation split), Frechet distance 5.9, precision 0.67 and recall 0.16; real images of the
+validation split), Fréchet distance 5.9, precision 0.67 and recall 0.16; real images of the
 validation split have 0.10, 0.88 and 0.88.
 
 What synthetic images do for a long tail is the question of experiments/synthesis.

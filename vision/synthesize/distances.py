@@ -1,6 +1,6 @@
 """How far generated images are from real ones, in an embedding: NumPy, float64.
 
-All numbers depend on the embedding, so only those of the same one compare. The Frechet distance on
+All numbers depend on the embedding, so only those of the same one compare. The Fréchet distance on
 features of ImageNet's Inception v3 is called FID, the kernel distance KID; neither name fits here.
 """
 
@@ -13,7 +13,7 @@ ROWS = 1024  # of a matrix of distances at a time
 
 
 def frechet(first: np.ndarray, second: np.ndarray) -> float:
-    """Returns the squared Frechet distance of two normal distributions fitted to embeddings.
+    """Returns the squared Fréchet distance of two normal distributions fitted to embeddings.
 
     |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)): Dowson and Landau 1982; Heusel et al. 2017
     (arXiv:1706.08500), eq. 6. Few images make it too large.

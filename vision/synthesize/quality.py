@@ -89,7 +89,7 @@ def judge(real: Mapping[str, Embedded], made: Embedded, classes: Sequence[str]) 
         classes: C class names.
 
     Returns:
-        "overall": Frechet and kernel distance, precision and recall, from equally many real and
+        "overall": Fréchet and kernel distance, precision and recall, from equally many real and
         generated images of each class, and their number; "validation": the same of the real images
         of the validation split, which says how good a number can get; "classes": {name: the same},
         None for a class with too few images; "nearest": the median distance to the nearest training
