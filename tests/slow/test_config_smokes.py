@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vision import cli, main
+from vision.continual.__main__ import main as sequence
 
 REPOSITORY = pathlib.Path(__file__).parent.parent.parent
 
@@ -150,3 +151,25 @@ def test_a_smoke_run_on_your_own_folder(spec, photos, tmp_path, monkeypatch):
     cli.run(main.main, [*argv, "--config.parallel.devices=1"])
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["steps"] == 4 and np.isfinite(result["loss"])
+
+
+@pytest.mark.parametrize("name", ["split_fashion_mnist", "permuted_fashion_mnist"])
+def test_a_smoke_run_of_a_sequence(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    flags = ["--config.data.source=digits", f"--workdir={tmp_path / 'tasks'}"]
+    cli.run(sequence, [f"--config=configs/{name}.py:smoke", *flags])
+    record = json.loads((tmp_path / "tasks/sequence.json").read_text())
+    assert len(record["matrix"]) in (5, 10) and 0 <= record["accuracy"] <= 1
+
+
+def test_a_smoke_run_with_a_new_class(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    old = f"folder:{photos}?classes=cat,dog"
+    first = ["--config=configs/resnet_folder.py:smoke", f"--config.data.source={old}"]
+    first.append("--config.data.image_size=32")
+    cli.run(main.main, [*first, f"--workdir={tmp_path / 'first'}"])
+    new = f"configs/incremental.py:{tmp_path / 'first'}:folder:{photos}?classes=owl"
+    cli.run(main.main, [f"--config={new}:smoke", f"--workdir={tmp_path / 'second'}"])
+    result = json.loads((tmp_path / "second/result.json").read_text())
+    assert result["classes"] == ["cat", "dog", "owl"]
+    assert result["continual"]["tasks"][1]["classes"] == ["owl"]

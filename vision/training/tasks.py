@@ -91,8 +91,9 @@ def describe(result: Mapping[str, Any]) -> list[str]:
         text = f"old images ({images:,}): accuracy {now:.4f}"
         if all(task["before"] is not None for task in counted):
             before = sum(task["before"] * task["images"] for task in counted) / images
-            forgotten = 100 * (before - now)
-            text += f", {before:.4f} before: {forgotten:.1f} points forgotten"
+            points = 100 * (before - now)
+            change = "forgotten" if points >= 0 else "gained"
+            text += f", {before:.4f} before: {abs(points):.1f} points {change}"
         lines.append(text)
     if new["images"]:
         what = f", of classes {', '.join(new['classes'])}" if new["classes"] else ""
