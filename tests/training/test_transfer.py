@@ -1,6 +1,7 @@
 """What learns, from when on and how fast; and the runs that go with it."""
 
 import json
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -151,7 +152,7 @@ def test_a_head_learns_the_same_from_images_and_from_their_embeddings(
     tiny_run, tmp_path, monkeypatch
 ):
     """Also: what is frozen stays to the bit, and has neither gradient nor optimizer state."""
-    monkeypatch.chdir(main.pathlib.Path(main.__file__).parents[1])
+    monkeypatch.chdir(pathlib.Path(main.__file__).parents[1])
     results = {}
     for cached in (False, True):
         flags = ("transfer.mode=head", f"transfer.cache_embeddings={cached}")
@@ -165,7 +166,7 @@ def test_a_head_learns_the_same_from_images_and_from_their_embeddings(
 
 
 def test_low_rank_run_is_an_ordinary_run_afterwards(tiny_run, tmp_path, monkeypatch):
-    monkeypatch.chdir(main.pathlib.Path(main.__file__).parents[1])
+    monkeypatch.chdir(pathlib.Path(main.__file__).parents[1])
     result = run(tmp_path / "lora", "transfer.mode=lora", "transfer.lora_rank=2", start=tiny_run)
     assert result["parameters"]["learning"] < result["parameters"]["all"] / 2
     _, _, model = open_run(tmp_path / "lora")
@@ -178,7 +179,7 @@ def test_low_rank_run_is_an_ordinary_run_afterwards(tiny_run, tmp_path, monkeypa
 
 
 def test_embeddings_are_not_augmented(tiny_run, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(main.pathlib.Path(main.__file__).parents[1])
+    monkeypatch.chdir(pathlib.Path(main.__file__).parents[1])
     with pytest.raises(SystemExit) as error:
         flags = (
             "transfer.mode=head",
