@@ -27,6 +27,7 @@ ARCHITECTURES = [
     "efficientnet",
     "efficientnet_lite",
     "inception",
+    "mlp",
     "mobilenet",
     "resnet",
     "swin",
