@@ -10,8 +10,7 @@ units, plain SGD, here 2,000 steps of 64 images for each task. ewc has the best 
 a seed of its own. Accuracies are in experiments/permuted_fashion_mnist.
 """
 
-from configs.split_fashion_mnist import set_method
-from vision.config import default
+from configs import split_fashion_mnist
 from vision.errors import check_choice
 
 TASKS = 10
@@ -22,25 +21,13 @@ SI = 1.0
 
 def get_config(method="none"):
     check_choice("the first argument", method, METHODS)
-    c = default()
-    c.data.source = "tfds:fashion_mnist"
+    c = split_fashion_mnist.get_config("class", "none")
     c.continual.tasks = " | ".join(f"?permute={seed}" for seed in range(TASKS))
-    c.continual.fisher_images = 1000
-    c.model.name = "mlp"
-    c.model.variant = "400x2"
-    c.objective.name = "continual"
     c.optimizer.name = "sgd"
     c.optimizer.learning_rate = 0.03
     c.optimizer.momentum = 0.0
-    c.schedule.name = "constant"
-    c.schedule.warmup = 0.0
     c.train.steps = 2000
     c.train.batch_size = 64
-    c.train.eval_batch_size = 1000
     c.train.eval_every = c.train.steps
-    c.checkpoint.metric = "val/step"
-    c.checkpoint.keep_latest = 1
-    c.log.every = 500
-    c.log.tensorboard = False
-    set_method(c, method, EWC, SI)
+    split_fashion_mnist.set_method(c, method, EWC, SI)
     return c

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
-from vision.data.division import Changes, Division, Members, Task, without
+from vision.data.division import Changes, Division, Members, Task, joined, without
 from vision.data.recall import (
     FORGOTTEN,
     MEMORY,
@@ -72,16 +72,16 @@ class Continued(Past):
         division = {"train": new["train"]}
         learned = [past[name] for name in (MEMORY, "train") if name in past]
         if self.choose is not None:
-            division[MEMORY] = self._remembered(_joined(learned), everything, places)
+            division[MEMORY] = self._remembered(joined(learned), everything, places)
         for name in SPLITS[1:]:
             parts = [members[name] for members in (past, new) if name in members]
             if parts:
-                division[name] = _joined(parts)
+                division[name] = joined(parts)
         forgotten = [*learned, *([past[FORGOTTEN]] if FORGOTTEN in past else [])]
         splits, division, changes = split_as_before(division, {}, opened, False)
         if forgotten:
             remembered = [division[MEMORY]] if MEMORY in division else []
-            division |= without({FORGOTTEN: _joined(forgotten)}, remembered)
+            division |= without({FORGOTTEN: joined(forgotten)}, remembered)
         added = len(new["test"].names) if "test" in new else 0
         return splits, division, changes, (*self.tasks, Task(self.source, new_classes, added))
 
@@ -117,8 +117,8 @@ class Continued(Past):
             if added.any():
                 new[split] = Members(*(column[added] for column in members))
             train.append(Members(*(column[~added] for column in members)))
-        joined = _joined(train) if train else Members(np.zeros(0, object), np.zeros(0, object))
-        return new | ({"train": joined} if len(joined.names) else {})
+        renamed = joined(train) if train else Members(np.zeros(0, object), np.zeros(0, object))
+        return new | ({"train": renamed} if len(renamed.names) else {})
 
     def _remembered(self, pool: Members, everything: Joined, places: Mapping[str, int]) -> Members:
         """Returns the images to remember of those that the run has learned from."""
@@ -133,7 +133,3 @@ class Continued(Past):
             )
         chosen = present[self.choose(without_missing(Recalled(everything, indices, labels)))]
         return Members(pool.names[chosen], pool.labels[chosen])
-
-
-def _joined(parts: list[Members]) -> Members:
-    return Members(*map(np.concatenate, zip(*parts, strict=True)))

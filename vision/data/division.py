@@ -91,6 +91,11 @@ class Changes:
         return lines
 
 
+def joined(parts: Iterable[Members]) -> Members:
+    """Returns the images of several splits, one after the other."""
+    return Members(*map(np.concatenate, zip(*parts, strict=True)))
+
+
 Division = dict[str, Members]  # {split: its images}
 
 

@@ -163,7 +163,7 @@ def open_data(
         past: the division of a run, whose images the splits then have; None divides the source.
         needed: the splits that must have an image left of those of `past`; None for all.
         tokenizer: the run's. A training that has none yet gets the one that `config.text` names,
-            or learns it; captions are used by trainings and by whoever gives a tokenizer.
+            or learns it; only a training, or a caller with a tokenizer, uses captions.
 
     Raises:
         UserError: see `named_splits`; also if images differ in size and no size is configured, or

@@ -20,6 +20,7 @@ from vision.data.division import (
     Members,
     Task,
     division_of,
+    joined,
     read_division,
     without,
 )
@@ -212,8 +213,7 @@ def split_as_before(
         if split in new:
             changes.new[split] = new[split].names.tolist()
         if joins and split in new:
-            columns = zip(members, new[split], strict=True)
-            members = Members(*(np.concatenate(pair) for pair in columns))
+            members = joined([members, new[split]])
         indices = np.array([places.get(name, -1) for name in members.names], np.int64)
         labels, members = _labels(split, members, indices, everything, numbers, changes)
         division[split] = members
@@ -250,10 +250,7 @@ def _new_images(past, fresh, places):
             near = ["train" if name == MEMORY else name for name in (split, *gaps)]
             split = min(near, key=order.index)
             names.setdefault(split, []).append(Members(*(column[is_new] for column in members)))
-    return {
-        split: Members(*map(np.concatenate, zip(*parts, strict=True)))
-        for split, parts in names.items()
-    }
+    return {split: joined(parts) for split, parts in names.items()}
 
 
 def _labels(split, members, indices, everything, numbers, changes):

@@ -36,7 +36,7 @@ class Tokenizer:
         context: length of all texts in tokens, L, start and end included.
 
     Raises:
-        UserError: the library is not installed, or the text is no vocabulary that pads with 0.
+        UserError: the library is not installed, or the text is not a vocabulary that pads with 0.
     """
 
     def __init__(self, text: str, context: int, name: str = "tokenizer.json"):
@@ -107,7 +107,7 @@ def read(spec: str, context: int) -> Tokenizer:
     """Reads a vocabulary: a tokenizer.json by its path, or package:MODULE/PATH.
 
     Raises:
-        UserError: there is no such file, or it is no such vocabulary.
+        UserError: there is no such file, or it is not such a vocabulary.
     """
     path = file_of("text.tokenizer", spec)
     return Tokenizer(read_text(path), context, str(path))
