@@ -1,6 +1,6 @@
 """The captions of a run's splits as numbers: what an objective gets as the field "text"."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from vision.data.findings import Finding
 from vision.data.sources import Source
 from vision.data.splits import Subset
 from vision.data.texts import from_classes, templates_of, texts_of
-from vision.data.tokenizer import BPE, Tokenizer, learn, read
+from vision.data.tokenizer import BPE, PAD, Tokenizer, learn, read
 from vision.errors import UserError
 
 FIELD = "text"
@@ -57,13 +57,20 @@ def tokenize(
     for name, source in splits.items():
         if id(source) in captioned or texts[name] is None:
             continue
-        ids, is_cut = tokenizer.encode(texts[name])
+        ids, is_cut = encode(tokenizer, texts[name])
         subset = Subset(source, np.arange(len(source)))
         subset.fields[FIELD] = ids
         captioned[id(source)] = subset
         findings += [Finding(kind, source.name(i)) for i in np.flatnonzero(is_cut).tolist()]
     result = {name: captioned.get(id(source), source) for name, source in splits.items()}
     return Captioned(result, tokenizer, tuple(findings))
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what `Tokenizer.encode` does, but a missing text, "", is padding alone."""
+    ids, is_cut = tokenizer.encode(texts)
+    ids[[not text.strip() for text in texts]] = PAD
+    return ids, is_cut
 
 
 def _captions(c, name, source, seed):

@@ -13,10 +13,10 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from vision.data.captions import tokenize
 from vision.data.changes import change
 from vision.data.decode import INTERPOLATIONS
 from vision.data.division import Changes, Division, Task
+from vision.data.fields import FieldEncoder, add_fields
 from vision.data.findings import Finding
 from vision.data.image_shape import image_shape
 from vision.data.labeled import draw_labeled
@@ -45,7 +45,7 @@ from vision.data.synthetic import (
     match_classes,
     open_synthetic,
 )
-from vision.data.tokenizer import TextShape, Tokenizer
+from vision.data.tokenizer import TextShape
 from vision.errors import UserError, check_choice
 
 SAMPLE = 16  # images that are decoded to learn what they are like
@@ -71,7 +71,7 @@ class Data:
         tasks: what this run and those that it goes on from have learned, in their order; () for
             any other training.
         synthetic: images of `config.data.synthetic` among those of train.
-        tokenizer: of the captions, which are the field "text"; None if they are not used.
+        encoder: of the fields that the loaders' batches have; None if they have none.
     """
 
     loaders: dict[str, Loader]
@@ -84,7 +84,7 @@ class Data:
     changes: Changes = dataclasses.field(default_factory=Changes)
     tasks: tuple[Task, ...] = ()
     synthetic: int = 0
-    tokenizer: Tokenizer | None = None
+    encoder: FieldEncoder | None = None
 
     @property
     def unreadable(self) -> dict[str, str]:
@@ -94,7 +94,7 @@ class Data:
     @property
     def text_shape(self) -> TextShape | None:
         """The shape of the captions' tokens; None if captions are not used."""
-        return None if self.tokenizer is None else self.tokenizer.shape
+        return self.encoder and self.encoder.text_shape
 
     @property
     def _first(self) -> Loader:
@@ -149,7 +149,7 @@ def open_data(
     with_unlabeled: bool = False,
     past: Past | None = None,
     needed: Collection[str] | None = None,
-    tokenizer: Tokenizer | None = None,
+    encoder: FieldEncoder | None = None,
 ) -> Data:
     """Opens the splits of `config.data`, in the order that `config.imbalance` asks for.
 
@@ -162,8 +162,8 @@ def open_data(
             `Data.division` too, and so are the splits.
         past: the division of a run, whose images the splits then have; None divides the source.
         needed: the splits that must have an image left of those of `past`; None for all.
-        tokenizer: the run's. A training that has none yet gets the one that `config.text` names,
-            or learns it; only a training, or a caller with a tokenizer, uses captions.
+        encoder: the run's, of texts and columns. A training that has none yet learns it; only a
+            training, or a caller with an encoder, uses them.
 
     Raises:
         UserError: see `named_splits`; also if images differ in size and no size is configured, or
@@ -185,8 +185,9 @@ def open_data(
     if with_unlabeled and c.unlabeled:
         splits, divided = _with_unlabeled(c, splits, config.seed, divided, past)
     splits = leave_out_missing(splits, needed)
-    if config.text.tokenizer and (with_unlabeled or tokenizer is not None):
-        splits, tokenizer, divided = _tokenized(config, splits, tokenizer, divided)
+    if with_unlabeled or encoder is not None:
+        splits, encoder, findings = add_fields(config, splits, encoder, with_unlabeled)
+        divided = divided._replace(findings=(*divided.findings, *findings))
     first = next(iter(splits.values()))
     sample = look(first, SAMPLE)
     image_size, channels = image_shape(c, first, sample)
@@ -213,17 +214,8 @@ def open_data(
         divided.changes,
         divided.tasks,
         len(first) - real,
-        tokenizer,
+        encoder,
     )
-
-
-def _tokenized(
-    config: ConfigDict, splits: dict[str, Source], tokenizer: Tokenizer | None, divided: Divided
-) -> tuple[dict[str, Source], Tokenizer, Divided]:
-    """Returns the splits with their captions' tokens, the tokenizer, and further findings."""
-    captioned = tokenize(config.text, splits, config.seed, tokenizer)
-    divided = divided._replace(findings=(*divided.findings, *captioned.findings))
-    return captioned.splits, captioned.tokenizer, divided
 
 
 def _open_loaders(

@@ -13,14 +13,17 @@ from vision.data.identity import base_of, texts
 from vision.data.sources import Source
 from vision.data.splits import Subset
 from vision.data.tables import not_text
-from vision.errors import UserError
+from vision.errors import UserError, check_choice
 
 EMPTY = "captions are empty, and their images are left out"
 NOT_UTF8 = "captions are not UTF-8, and their images are left out"
 
 
 def with_texts(
-    parts: Mapping[str, Source], captions: Mapping[str, Sequence[Any]], title: str
+    parts: Mapping[str, Source],
+    captions: Mapping[str, Sequence[Any]],
+    title: str,
+    empty: str = "",
 ) -> dict[str, Source]:
     """Gives sources their captions, and leaves out images that have none.
 
@@ -29,24 +32,30 @@ def with_texts(
         captions: {part: N values}, one for each image of the opened source below the part: a text,
             bytes in UTF-8, or None.
         title: the source's name, for messages.
+        empty: the value of `?empty=`: "keep" keeps the images whose caption is empty.
 
     Returns:
         {part: source}, each with `texts`, and a finding for each image that was left out. A part
         without any caption, as some test splits are, is left out.
 
     Raises:
-        UserError: no image has a caption.
+        UserError: no image has a caption, or `empty` is unknown.
     """
+    check_choice(f"{title}, empty", empty, ("", "keep"))
     findings: list[Finding] = []
     usable = {}
+    has_caption = False
     for part, source in parts.items():
         base, rows = base_of(source)
         base.texts, reasons = _read(captions[part])
+        has_caption |= any(base.texts)
+        if empty:
+            reasons = ["" if reason == EMPTY else reason for reason in reasons]
         for row in rows.tolist():
             if reasons[row]:
                 findings.append(Finding(reasons[row], base.name(row), lost=True))
         usable[part] = base, rows, np.array([not reason for reason in reasons], bool)[rows]
-    if not any(kept.any() for _, _, kept in usable.values()):
+    if not has_caption:
         count = sum(map(len, parts.values()))
         raise UserError(f"{title}: none of the {count:,} images has a caption, in UTF-8")
     result: dict[str, Source] = {}

@@ -17,7 +17,8 @@ written there and nowhere else. `build` may have keyword arguments of its own, b
 Of `rngs`, `dtype`, `image_size` and `channels`, which every model is offered, it gets those that it
 accepts; every other argument must be one that it accepts. `VARIANTS` lists the variants, `WEIGHTS`
 published weights (`vision.models.weights.published`), and `NAMES` how they name our parameters
-(`vision.models.weights.names`).
+(`vision.models.weights.names`). A model of more than images has `fields(options)`, see `fields_of`
+and `vision.models.fusion`.
 """
 
 import contextlib
@@ -116,6 +117,31 @@ def build(
     if pruned_shapes is not None:
         narrow(model, pruned_shapes)
     return model
+
+
+def build_network(spec: str, num_classes: int, **offered: Any) -> Any:
+    """Builds an architecture as a part of another, by NAME:VARIANT and its default options.
+
+    Args:
+        spec: such as "resnet:18".
+        num_classes: length of the logits.
+        offered: as for `build`, of which it gets what it accepts.
+
+    Raises:
+        UserError: there is no such architecture or variant, or it does not fit.
+    """
+    name, _, variant = spec.partition(":")
+    module = find("model", name, __name__)
+    return module.build(variant, num_classes, **select_accepted(module.build, offered))
+
+
+def fields_of(c: ConfigDict) -> tuple[str, ...]:
+    """Returns the fields of a source that the model of `config.model` takes beside the image.
+
+    With fields, its input is a mapping: {"image": images, field: (B, ...)}.
+    """
+    module = find("model", c.name, __name__)
+    return module.fields(c.options) if hasattr(module, "fields") else ()
 
 
 def _set_head(model: Any, c: ConfigDict, outputs: int, rngs: nnx.Rngs) -> None:

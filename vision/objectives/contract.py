@@ -13,6 +13,7 @@ In an objective's file, everything but `build` is optional:
                                           may then be checkpoint.metric; {"knn": "max"} also says
                                           whether "max" or "min" is better, which otherwise
                                           follows from the name: less of a "loss" or an "error"
+    FIELDS = True                         whether its model may take more than images, see below
     def starts(c, previous): ...          {attribute: what its variables start from}, see
                                           `Definition.starts`; previous, which it may leave out, is
                                           config.continual.previous
@@ -28,7 +29,8 @@ In an objective's file, everything but `build` is optional:
 
 A batch is {"image": ..., "label": ..., "progress": ...}: under the names of the views of "train",
 normalized float (B, H, W, C); soft labels, float (B, C); the share of the training that is done,
-float32 (). Further fields of the source come under their own names, and the views of every other
+float32 (). The view of a model of more than images is a mapping, as `vision.models.fields_of`
+says, which the objective passes on as it is. Further fields of the source come under their own names, and the views of every other
 loader under its name: batch["unlabeled"]["weak"]; batch["unlabeled"]["index"], int32 (B,), says
 which of that loader's images they are. Those of "memory", what is remembered of a previous run's
 images, have a "label" too; without config.continual.memory there are none in the batch.

@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 from vision.errors import UserError
 from vision.models.layers.heads import CosineHead
 
+FIELDS = True
+
 
 class Supervised(nnx.Module):
     """Weighted cross-entropy or focal loss on soft labels.

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from vision.data.fields import FieldEncoder
+from vision.errors import UserError
 from vision.models.weights import pretrained
 from vision.models.weights.published import imagenet_classes
 from vision.models.weights.sizes import read_sizes
@@ -76,6 +78,45 @@ def resolve_config(config: ConfigDict, workdir: pathlib.Path | str | None = None
     _take_preprocessing(d, weights.crop, weights.interpolation)
     _take_normalization(d, "mean_std", mean, std)
     _take_options(c, weights.options)
+    return config
+
+
+def describe_fields(config: ConfigDict, encoder: FieldEncoder | None) -> ConfigDict:
+    """Returns the config whose model knows what the texts and columns of the data look like.
+
+    Args:
+        config: the run's config.
+        encoder: of the texts and columns; None if there are none.
+
+    Raises:
+        UserError: there are columns, but the model takes images alone, or the model's weights are
+            of other texts.
+    """
+    module = pretrained.architecture(config.model)
+    encoder = encoder or FieldEncoder()
+    if not hasattr(module, "fields"):
+        if encoder.columns.names:
+            raise UserError(
+                f"data.columns = '{config.data.columns}': the model '{config.model.name}' takes "
+                'images alone: set model.name=fusion, or data.columns=""'
+            )
+        return config
+    config = config.copy_and_resolve_references()
+    options = config.model.options
+    shape = encoder.text_shape
+    if shape is not None and tuple(options.get("text", shape)) != tuple(shape):
+        raise UserError(
+            f"model.pretrained = '{config.model.pretrained}' reads other texts: set text.tokenizer "
+            f"to its tokenizer.json, and text.context to {options.text[1]}"
+        )
+    described = {
+        "text": tuple(shape or ()),
+        "numbers": tuple(map(tuple, encoder.columns.numbers)),
+        "categories": tuple(map(tuple, encoder.columns.categories)),
+    }
+    for option, value in described.items():
+        if value:
+            options[option] = value
     return config
 
 

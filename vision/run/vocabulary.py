@@ -1,9 +1,11 @@
-"""The tokenizer of a run's captions, which every later stage uses as it was."""
+"""A run's tokenizer and columns, which every later stage uses as they were."""
 
 import pathlib
 
 from ml_collections import ConfigDict
 
+from vision.data.columns import columns_of
+from vision.data.fields import FieldEncoder
 from vision.data.tokenizer import Tokenizer
 from vision.support.files import replacing
 from vision.support.reading import read_text
@@ -27,9 +29,26 @@ def run_tokenizer(workdir: pathlib.Path | str, c: ConfigDict) -> Tokenizer | Non
     return Tokenizer(read_text(file), c.context, str(file))
 
 
-def write_tokenizer(workdir: pathlib.Path, tokenizer: Tokenizer | None) -> None:
-    """Writes a tokenizer into a run directory that has none yet."""
-    file = workdir / FILE
-    if tokenizer is not None and not file.is_file():
+def run_encoder(workdir: pathlib.Path | str, config: ConfigDict) -> FieldEncoder | None:
+    """Returns how a run directory encodes texts and columns; None if it does not, or not yet.
+
+    Args:
+        workdir: the run directory.
+        config: the run's config.
+
+    Raises:
+        UserError: see `run_tokenizer`.
+    """
+    tokenizer = run_tokenizer(workdir, config.text)
+    columns = columns_of(config.model.options)
+    if tokenizer is None and not columns.names:
+        return None
+    return FieldEncoder(tokenizer, columns)
+
+
+def write_tokenizer(directory: pathlib.Path, encoder: FieldEncoder | None) -> None:
+    """Writes an encoder's tokenizer, if it has one, into a directory that has none yet."""
+    file = directory / FILE
+    if encoder is not None and encoder.tokenizer is not None and not file.is_file():
         with replacing(file) as stream:
-            stream.write(tokenizer.to_text())
+            stream.write(encoder.tokenizer.to_text())

@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from vision import objectives
+from vision.models import fields_of
 from vision.run.directory import check_config, read_run
 from vision.run.resolve import resolve_config
 from vision.support.reading import read_json
@@ -22,10 +23,11 @@ SCHEMA = {  # what a message shows
 
 
 def continue_config(config: ConfigDict, workdir: pathlib.Path | str) -> ConfigDict:
-    """Returns the config with the `data.split_by` of the run that its directory holds, if any.
+    """Returns the config with what the run that its directory holds, if any, has settled.
 
-    The images of the run's splits are listed there, or were divided by older code, so the key says
-    nothing more about them.
+    The images of the run's splits are listed there, or were divided by older code, so
+    `data.split_by` says nothing more about them. What texts and columns look like was learned from
+    its training images.
     """
     workdir = pathlib.Path(workdir)
     if not all((workdir / name).is_file() for name in ("config.json", "data.json")):
@@ -33,6 +35,8 @@ def continue_config(config: ConfigDict, workdir: pathlib.Path | str) -> ConfigDi
     run_config, _ = read_run(workdir)
     config = config.copy_and_resolve_references()
     config.data.split_by = run_config.data.split_by
+    for option in fields_of(run_config.model):
+        config.model.options.setdefault(option, run_config.model.options[option])
     return config
 
 

@@ -27,7 +27,7 @@ class Inputs(Protocol):
     def train(self, state: Mapping[str, Any], batch: Batch, data: Batch) -> dict[str, Any]:
         """Returns the batch that an objective's `loss` takes, without the progress."""
 
-    def evaluate(self, batch: Batch, data: Batch) -> tuple[jax.Array, jax.Array]:
+    def evaluate(self, batch: Batch, data: Batch) -> tuple[Any, jax.Array]:
         """Returns (the model's input (B, ...), labels int32 (B,))."""
 
     def encode(self, batch: Batch, data: Batch) -> dict[str, jax.Array]:
@@ -55,9 +55,12 @@ class ImageInputs:
         num_classes: C.
         sizes: {loader: images of its split}.
         mesh: from `vision.parallel.make_mesh`.
+        fields: those of the source that the model takes beside the image: its input is then
+            {"image": normalized images, field: (B, ...)}.
 
     Raises:
-        UserError: labels would be mixed that belong to several views, or to no loss.
+        UserError: labels would be mixed that belong to several views, to no loss, or to texts and
+            columns, which cannot be mixed.
     """
 
     def __init__(
@@ -67,7 +70,9 @@ class ImageInputs:
         num_classes: int,
         sizes: Mapping[str, int],
         mesh: Mesh,
+        fields: tuple[str, ...] = (),
     ):
+        self._fields = fields
         self._config = config
         self._views = views
         self._num_classes = num_classes
@@ -77,8 +82,11 @@ class ImageInputs:
 
     def _check_mixing(self) -> None:
         """Mixup and CutMix mix labels with images, so they need one view, of labeled images."""
-        if self._views == {TRAIN: self._views[TRAIN][:1]}:
+        if self._views == {TRAIN: self._views[TRAIN][:1]} and not self._fields:
             return
+        reason = "takes several views, or unlabeled images"
+        if self._fields:
+            reason = f"trains a model of more than images ({', '.join(self._fields)})"
         for names in self._views.values():
             for view in names:
                 section = "strong" if view == STRONG else "augment"
@@ -86,12 +94,11 @@ class ImageInputs:
                 if mixing:
                     raise UserError(
                         f"{section}.{mixing[0]} mixes labels, but the objective "
-                        f"'{self._config.objective.name}' takes several views, or unlabeled "
-                        f"images: set {section}.{mixing[0]}=0"
+                        f"'{self._config.objective.name}' {reason}: set {section}.{mixing[0]}=0"
                     )
 
     def train(self, state: Mapping[str, Any], batch: Batch, data: Batch) -> dict[str, Any]:
-        """Returns {view: normalized images, "label": float (B, C)} and the source's fields.
+        """Returns {view: the model's input, "label": float (B, C)} and the source's fields.
 
         The views of other loaders are dicts under their names, each with "index", int32 (B,):
         the places of its images in their split, for objectives that remember each one. Those of
@@ -108,16 +115,16 @@ class ImageInputs:
                 target["index"] = examples["index"]
             for place, view in enumerate(views):
                 images, labels = self._augment(state, examples, loader, place)
-                target[view] = self.normalize(images)
+                target[view] = self._joined(self.normalize(images), examples)
                 if loader != UNLABELED:
                     target["label"] = labels
             target |= fields_of(examples)
         return inputs
 
-    def evaluate(self, batch: Batch, data: Batch) -> tuple[jax.Array, jax.Array]:
-        """Returns (normalized images (B, H, W, C), labels int32 (B,))."""
+    def evaluate(self, batch: Batch, data: Batch) -> tuple[Any, jax.Array]:
+        """Returns (the model's input, labels int32 (B,))."""
         examples = self._examples(batch, data)
-        return self.normalize(examples["image"]), examples["label"]
+        return self._joined(self.normalize(examples["image"]), examples), examples["label"]
 
     def encode(self, batch: Batch, data: Batch) -> dict[str, jax.Array]:
         """Returns {"image": normalized images (B, H, W, C)} and the source's fields."""
@@ -137,6 +144,12 @@ class ImageInputs:
         c = self._config
         dtype = jnp.promote_types(c.model.dtype, "float32")
         return normalize(images, c.data.normalize, c.data.mean, c.data.std, dtype)
+
+    def _joined(self, images: jax.Array, examples: Batch) -> Any:
+        """Returns the model's input: normalized images, with the fields that it takes."""
+        if not self._fields:
+            return images
+        return {"image": images} | {name: examples[name] for name in self._fields}
 
     def _examples(self, batch: Batch, data: Batch) -> Batch:
         return fetch_examples(batch, data, self._mesh)

@@ -130,16 +130,17 @@ def _open(
     from vision import cpu, parallel
     from vision.data.findings import summarize
     from vision.data.pipeline import open_data
-    from vision.run.resolve import resolve_config
+    from vision.run.resolve import describe_fields, resolve_config
     from vision.run.splits import past_of_training
-    from vision.run.vocabulary import run_tokenizer
+    from vision.run.vocabulary import run_encoder
     from vision.training.memory import chooser
     from vision.training.setup import set_direction
 
     config, doubt = set_direction(resolve_config(config, workdir))
     past = past_of_training(workdir, config, chooser(config))
-    tokenizer = run_tokenizer(workdir, config.text)
-    data = open_data(config, mesh, with_unlabeled=True, past=past, tokenizer=tokenizer)
+    encoder = run_encoder(workdir, config)
+    data = open_data(config, mesh, with_unlabeled=True, past=past, encoder=encoder)
+    config = describe_fields(config, data.encoder)
     devices = parallel.describe(mesh) + cpu.describe(mesh.size)
     report(f"{config.data.source}: {data.describe()}; {devices}; {workdir}")
     notes = (*summarize(data.findings), *data.changes.lines())

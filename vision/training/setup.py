@@ -70,7 +70,8 @@ def build_step(
     build = plan_objective(config, data, definition, teachers)
     sizes = {name: len(loader) for name, loader in data.loaders.items()}
     views = {name: definition.inputs[name] for name in _loaders_of(data, definition)}
-    inputs = ImageInputs(config, views, len(data.classes), sizes, mesh)
+    fields = models.fields_of(config.model)
+    inputs = ImageInputs(config, views, len(data.classes), sizes, mesh, fields)
     return assemble_step(config, build, inputs, mesh, steps)
 
 
@@ -196,6 +197,11 @@ def check_settings(
             "always rises: choose another one, or set early_stopping.enabled=False"
         )
     _check_strong(config, definition)
+    if models.fields_of(config.model) and not getattr(definition.module, "FIELDS", False):
+        raise UserError(
+            f"the objective '{definition.name}' gives its model images alone, but the model "
+            f"'{config.model.name}' takes more: set objective.name=supervised"
+        )
     if config.data.unlabeled and UNLABELED not in definition.inputs:
         raise UserError(
             f"data.unlabeled = '{config.data.unlabeled}': the objective '{definition.name}' takes "

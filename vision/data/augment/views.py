@@ -1,5 +1,7 @@
 """Test-time augmentation: the views of an image whose logits an evaluation averages."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -10,7 +12,7 @@ CHOICES = ("none", "flip", "flip_shift", "five_crop", "ten_crop")
 CROP = 224 / 256  # a crop's share of the side
 
 
-def test_time_views(name: str, images: jax.Array) -> list[tuple[float, jax.Array]]:
+def test_time_views(name: str, images: Any) -> list[tuple[float, Any]]:
     """Returns the views to evaluate, as a list of (weight, images); the weights sum to 1.
 
     "flip" is each image and its mirror image. "flip_shift" is the six views of Jordan 2024
@@ -24,12 +26,16 @@ def test_time_views(name: str, images: jax.Array) -> list[tuple[float, jax.Array
 
     Args:
         name: one of `CHOICES`.
-        images: (B, H, W, C) of any dtype, pixels or normalized.
+        images: (B, H, W, C) of any dtype, pixels or normalized; or the input of a model of more
+            than images, a mapping whose "image" they are.
 
     Raises:
         UserError: an unknown name.
     """
     check_choice("train.test_time_augmentation", name, CHOICES)
+    if isinstance(images, dict):
+        views = test_time_views(name, images["image"])
+        return [(weight, images | {"image": view}) for weight, view in views]
     if name == "none":
         return [(1.0, images)]
     if name == "flip":

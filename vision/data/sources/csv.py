@@ -14,7 +14,7 @@ columns are kept in `source.columns`.
 Tables of other programs are read as they are: names without extension, Label Studio's addresses and
 {"choices": [...]}, Roboflow's and Kaggle's columns of zeros and ones in place of `label`, Excel's
 `sep=;`. `?folder=train` says where the files are, relative to the table. `?text=COLUMN` names the
-images' captions.
+images' captions; images without one are left out, or stay with `&empty=keep`.
 """
 
 import collections
@@ -146,6 +146,7 @@ def open(
     label: str = "label",
     folder: str = "",
     text: str = "",
+    empty: str = "",
 ) -> dict[str, Source]:
     """Opens a table of images: UTF-8 or UTF-16, separated by commas, semicolons or tabs.
 
@@ -161,6 +162,7 @@ def open(
         label: name of the column of labels.
         folder: the folder of the image files, relative to the table's.
         text: name of the column of captions; "" for none.
+        empty: "keep" keeps the images whose caption is empty, for models that can do without.
 
     Returns:
         {"all": source}, or a dict with some of "train", "val", "test" if there is a column `split`.
@@ -178,16 +180,16 @@ def open(
         splits = _open(Table(os.path.expanduser(argument), path, label, folder))
     finally:
         _opening.reset(token)
-    return _with_captions(splits, text, argument) if text else splits
+    return _with_captions(splits, text, argument, empty) if text else splits
 
 
-def _with_captions(splits, column, argument):
+def _with_captions(splits, column, argument, empty):
     columns = next(iter(splits.values())).column_names()
     if column not in columns:
         names = ", ".join(map(repr, columns)) or "none"
         raise UserError(f"csv:{argument} has no column {column!r} of captions; others are: {names}")
     captions = {part: source.column_values(column) for part, source in splits.items()}
-    return with_texts(splits, captions, f"csv:{argument}")
+    return with_texts(splits, captions, f"csv:{argument}", empty)
 
 
 class _Image(NamedTuple):

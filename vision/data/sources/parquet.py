@@ -4,7 +4,7 @@ FILES is a file, a folder, or a pattern such as 'parquet:data/*.parquet'. A word
 file or of its folder gives the split: train-00000-of-00002.parquet, cifar10_test.parquet,
 validation/0000.parquet. The image is a column of bytes, or of {bytes, path}; the label is an
 integer, with the names that the hub writes into the file, or a text. `?text=COLUMN` names the
-images' captions.
+images' captions; images without one are left out, or stay with `&empty=keep`.
 """
 
 import collections
@@ -165,7 +165,9 @@ def _read_group(file, number, column):
     return pc.struct_field(images, field) if field else images
 
 
-def open(argument: str, *, image: str = "", label: str = "", text: str = "") -> dict[str, Source]:
+def open(
+    argument: str, *, image: str = "", label: str = "", text: str = "", empty: str = ""
+) -> dict[str, Source]:
     """Opens the files.
 
     Args:
@@ -173,6 +175,7 @@ def open(argument: str, *, image: str = "", label: str = "", text: str = "") -> 
         image: name of the images' column; "" finds it by type and name.
         label: name of the labels' column; "" finds it by type and name.
         text: name of the captions' column; "" for no captions.
+        empty: "keep" keeps the images whose caption is empty, for models that can do without.
 
     Returns:
         {"all": source} if the file names give no split, or the same for all; else a dict with some
@@ -207,7 +210,7 @@ def open(argument: str, *, image: str = "", label: str = "", text: str = "") -> 
     captions = {
         split: [c for table in tables[split] for c in table.captions(text)] for split in sources
     }
-    return with_texts(sources, captions, f"parquet:{argument}")
+    return with_texts(sources, captions, f"parquet:{argument}", empty)
 
 
 def _check_alike(tables, image, label):

@@ -23,9 +23,10 @@ def attention(
     """Softmax attention. Vaswani et al. 2017 (arXiv:1706.03762), eq. 1.
 
     Args:
-        query, key, value: (B, N, heads, D).
+        query: (B, N, heads, D).
+        key, value: (B, M, heads, D).
         name: one of `ATTENTIONS`; see `choose_attention`.
-        mask: bool (B, N, N), which keys each query attends to, at least one; None for all. With a
+        mask: bool (B, N, M), which keys each query attends to, at least one; None for all. With a
             mask, cudnn is not used.
 
     Returns:

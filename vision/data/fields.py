@@ -1,0 +1,102 @@
+"""What a model takes beside the image: fields of a source, made from its texts and columns."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from vision.data import columns as table
+from vision.data.captions import tokenize
+from vision.data.columns import Columns
+from vision.data.findings import Finding
+from vision.data.sources import Source
+from vision.data.subset import Subset
+from vision.data.tokenizer import TextShape, Tokenizer
+
+TRAIN = "train"
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldEncoder:
+    """How texts and columns become numbers, as a run has learned it from its training images.
+
+    Attributes:
+        tokenizer: of the texts, which become the field "text"; None if they are not used.
+        columns: the columns, which become the fields "numbers" and "categories".
+    """
+
+    tokenizer: Tokenizer | None = None
+    columns: Columns = Columns()
+
+    @property
+    def text_shape(self) -> TextShape | None:
+        """The shape of the texts' tokens; None if texts are not used."""
+        return None if self.tokenizer is None else self.tokenizer.shape
+
+
+class Encoded(NamedTuple):
+    """{split: source with its fields}, the encoder, and findings about texts and columns."""
+
+    splits: dict[str, Source]
+    encoder: FieldEncoder
+    findings: tuple[Finding, ...]
+
+
+def add_fields(
+    config: ConfigDict,
+    splits: Mapping[str, Source],
+    encoder: FieldEncoder | None,
+    learns: bool = False,
+) -> Encoded:
+    """Gives splits the fields that `config.text` and `config.data.columns` ask for.
+
+    Args:
+        config: the run's config.
+        splits: {name: source}.
+        encoder: the run's; None if there is none yet.
+        learns: whether to learn what the encoder lacks from the training split.
+
+    Raises:
+        UserError: see `vision.data.captions.tokenize`, and `read`, `learn` and `encode` of
+            `vision.data.columns`.
+    """
+    sources = dict(splits)
+    findings: tuple[Finding, ...] = ()
+    tokenizer = encoder.tokenizer if encoder else None
+    columns = encoder.columns if encoder else Columns()
+    if config.text.tokenizer and (learns or tokenizer is not None):
+        sources, tokenizer, findings = tokenize(config.text, sources, config.seed, tokenizer)
+    if learns and not columns.names:
+        columns = _learn(config.data, sources)
+    if columns.names:
+        sources, more = _with_columns(config.data.source, sources, columns)
+        findings += more
+    return Encoded(sources, FieldEncoder(tokenizer, columns), findings)
+
+
+def _learn(c: ConfigDict, splits: Mapping[str, Source]) -> Columns:
+    if not c.columns:
+        return Columns()
+    kinds = table.parse(c.columns)
+    return table.learn(kinds, table.read(splits[TRAIN], kinds, c.source))
+
+
+def _with_columns(
+    spec: str, splits: Mapping[str, Source], columns: Columns
+) -> tuple[dict[str, Source], tuple[Finding, ...]]:
+    """Returns the splits with the fields of the columns, and findings."""
+    findings: list[Finding] = []
+    encoded: dict[int, Source] = {}  # {id of a source: it with its fields}: two may be the same
+    for source in splits.values():
+        if id(source) in encoded:
+            continue
+        cells = table.read(source, columns.names, spec)
+        title: Callable[[int], str] = source.name
+        fields, more = columns.encode(cells, title)
+        subset = Subset(source, np.arange(len(source)))
+        subset.fields |= fields
+        encoded[id(source)] = subset
+        findings += more
+    return {name: encoded[id(source)] for name, source in splits.items()}, tuple(findings)
