@@ -15,6 +15,8 @@ from vision.bundle.directory import open_bundle
 from vision.config.validate import validate
 from vision.data.augment import normalize
 from vision.data.decode import resize_crop, to_channels
+from vision.data.fields import FieldEncoder
+from vision.data.inputs import check, unpack, with_image
 from vision.data.pipeline import interpolation_of
 from vision.data.recall import Past
 from vision.errors import UserError
@@ -23,6 +25,7 @@ from vision.models.weights import pretrained
 from vision.run.calibration import run_temperature
 from vision.run.resolve import published_classes, resolve_config
 from vision.run.splits import past_of
+from vision.run.vocabulary import run_encoder
 from vision.run.weights import open_run, ready
 
 
@@ -41,7 +44,15 @@ class Predictor(Protocol):
             calibrated already.
         model: the module with its parameters; None for a bundle.
         past: the division of its run's data into splits; None if that is unknown.
+        fields: what its batches have beside the image (`vision.data.inputs`); () for images alone.
+        encoder: makes the fields from texts and columns; None without fields.
     """
+
+    @property
+    def fields(self) -> tuple[str, ...]: ...
+
+    @property
+    def encoder(self) -> FieldEncoder | None: ...
 
     @property
     def classes(self) -> tuple[str, ...]: ...
@@ -89,6 +100,7 @@ class Classifier:
         step: step of the run's checkpoint that the weights come from; None if they come from no
             run.
         past: the division of that run's data into splits; None if that is unknown.
+        encoder: of texts and columns, if the model takes them.
     """
 
     def __init__(
@@ -101,7 +113,10 @@ class Classifier:
         temperature: float = 1.0,
         step: int | None = None,
         past: Past | None = None,
+        encoder: FieldEncoder | None = None,
     ):
+        self.fields = models.fields_of(config.model)
+        self.encoder = encoder if self.fields else None
         cpu.choose(config.parallel.onednn)
         self.past = past
         self.temperature = temperature
@@ -134,9 +149,13 @@ class Classifier:
         """Returns (logits (B, C), embeddings (B, D)), float32 NumPy arrays.
 
         Args:
-            images: uint8 (B, H, W, channels).
+            images: uint8 (B, H, W, channels), or with `fields` a batch of `vision.data.inputs`.
+
+        Raises:
+            UserError: the model takes more than images, and is given images alone.
         """
-        return jax.device_get(self._run(self._state, images))
+        check(images, self.fields)
+        return jax.device_get(self._run(self._state, unpack(images)))
 
     def probabilities_and_embeddings(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns (probabilities (B, C), float64, embeddings (B, D), float32).
@@ -154,9 +173,12 @@ class Classifier:
 
         @jax.jit
         @cpu.fused
-        def run(state, images):
+        def run(state, inputs):
             model = nnx.merge(self._graph, state)
-            embeddings = model.embed(normalize(images, d.normalize, d.mean, d.std, dtype))
+            normalized = with_image(
+                inputs, lambda images: normalize(images, d.normalize, d.mean, d.std, dtype)
+            )
+            embeddings = model.embed(normalized)
             return model.head(embeddings), embeddings
 
         return run
@@ -191,7 +213,10 @@ def from_run(workdir: pathlib.Path | str) -> Classifier:
     temperature = run_temperature(workdir, step, config.data.source)
     past = past_of(workdir, config.data.source)
     shape = (data["image_size"], data["channels"])
-    return Classifier(config, model, data["classes"], *shape, temperature, step, past)
+    encoder = None
+    if models.fields_of(config.model):
+        encoder = run_encoder(workdir, config)
+    return Classifier(config, model, data["classes"], *shape, temperature, step, past, encoder)
 
 
 def from_config(config: ConfigDict) -> Classifier:
@@ -214,6 +239,7 @@ def from_config(config: ConfigDict) -> Classifier:
             run.channels,
             run.temperature,
             past=past_of(c.pretrained, config.data.source),
+            encoder=run.encoder,
         )
     count, classes = published_classes(c)
     image_size = config.data.image_size

@@ -1,14 +1,14 @@
 """What a model takes beside the image: fields of a source, made from its texts and columns."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from vision.data import columns as table
-from vision.data.captions import tokenize
+from vision.data.captions import FIELD, encode, tokenize
 from vision.data.columns import Columns
 from vision.data.findings import Finding
 from vision.data.sources import Source
@@ -29,6 +29,29 @@ class FieldEncoder:
 
     tokenizer: Tokenizer | None = None
     columns: Columns = Columns()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What an example has beside its image: "text", and the names of columns."""
+        return (*((FIELD,) if self.tokenizer else ()), *self.columns.names)
+
+    def encode(
+        self, cells: Mapping[str, Sequence[Any]], title: Callable[[int], str] = "row {}".format
+    ) -> dict[str, np.ndarray]:
+        """Returns the fields, {name: (N, ...)}, of N examples.
+
+        Args:
+            cells: {one of `names`: N texts, numbers or None}. "" or None is missing.
+            title: names an example, for messages.
+
+        Raises:
+            UserError: see `vision.data.columns.Columns.encode`.
+        """
+        fields, _ = self.columns.encode(cells, title)
+        if self.tokenizer is not None:
+            texts = ["" if cell is None else str(cell) for cell in cells[FIELD]]
+            fields[FIELD], _ = encode(self.tokenizer, texts)
+        return fields
 
     @property
     def text_shape(self) -> TextShape | None:

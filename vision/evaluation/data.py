@@ -116,13 +116,15 @@ def open_split(
     # Few images may leave none for one of the splits, so they are divided only if necessary.
     is_past = is_copy or is_same(c.source, classifier.config.data.source)
     past = classifier.past if is_past else None
+    encoder = classifier.encoder
     if name == "all" and undivided:
         parts, changes = images_of_past(c, config.seed, opened, past)
-        data = dataclasses.replace(open_data(config, mesh, parts), changes=changes)
+        data = dataclasses.replace(open_data(config, mesh, parts, encoder=encoder), changes=changes)
     elif not own and name in opened and not can_train(opened):
-        data = open_data(config, mesh, {name: opened[name]})
+        data = open_data(config, mesh, {name: opened[name]}, encoder=encoder)
     else:
-        data = open_data(config, mesh, past=past, needed=(name,) if partial else None)
+        needed = (name,) if partial else None
+        data = open_data(config, mesh, past=past, needed=needed, encoder=encoder)
     loaders = {name: data.loaders[name]} if name in data.loaders else distinct(data.loaders)
     source = Joined([loader.dataset.source for loader in loaders.values()])
     positions = match_classes(classifier.classes, source)

@@ -4,7 +4,7 @@ import collections
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from vision import cpu, parallel
 from vision.data.augment import normalize
+from vision.data.inputs import IMAGE, pack, with_image
 from vision.data.loading import sampler
 from vision.data.loading.dataset import NONE_READABLE
 from vision.data.loading.loader import Batch, Loader
@@ -25,7 +26,7 @@ from vision.support.progress import track
 AHEAD = 2  # batches that the device works on while the host stores earlier ones
 EMBEDDED = 10_000  # embeddings kept, at most
 
-Views = Callable[[jax.Array], Iterable[tuple[float, jax.Array]]]
+Views = Callable[[Any], Iterable[tuple[float, Any]]]
 Change = Callable[[jax.Array, np.ndarray], jax.Array]
 
 
@@ -72,11 +73,16 @@ class Forward:
             raise UserError("a bundle is evaluated by one process: start only one")
         self._run = self._on_host if classifier.model is None else self._compiled()
 
-    def _on_host(self, images):
-        return self.classifier(np.asarray(images))
+    def _on_host(self, inputs):
+        fields = {}
+        images = inputs
+        if isinstance(inputs, dict):
+            fields = {k: np.asarray(v) for k, v in inputs.items() if k != IMAGE}
+            images = inputs[IMAGE]
+        return self.classifier(pack(np.asarray(images), fields))
 
     def _compiled(self):
-        """Returns `run(images) -> (logits, embeddings)` on the devices.
+        """Returns `run(inputs) -> (logits, embeddings)` on the devices.
 
         Normalizing is a program of its own, so that one program of the model serves the images and
         all their views.
@@ -99,7 +105,7 @@ class Forward:
 
         self._model = jax.jit(cpu.fused(run, self.mesh.size))
         self._run_normalized = functools.partial(self._model, state)
-        return lambda images: self._run_normalized(self._normalize(images))
+        return lambda inputs: self._run_normalized(with_image(inputs, self._normalize))
 
     def averaging(self, views: Views) -> "Forward":
         """Returns the same forward pass, but with the mean of the logits of each image's views.
@@ -107,14 +113,14 @@ class Forward:
         It has no embeddings. The model's program is shared, not compiled again.
 
         Args:
-            views: `views(images) -> [(weight, images)]` of normalized images, float (B, H, W, C).
+            views: `views(inputs) -> [(weight, inputs)]` of a model's normalized inputs.
         """
 
         @jax.jit
-        def arrange(images):
+        def arrange(inputs):
             return [
                 (weight, jax.lax.with_sharding_constraint(view, self._divided))
-                for weight, view in views(images)
+                for weight, view in views(inputs)
             ]
 
         @functools.partial(jax.jit, out_shardings=self._replicated)
@@ -122,21 +128,31 @@ class Forward:
             logits = sum(weight * logits for weight, logits in weighted)
             return logits, logits[:, :0]
 
-        def run(images):
-            weighted = arrange(self._normalize(images))
+        def run(inputs):
+            weighted = arrange(with_image(inputs, self._normalize))
             return average([(weight, self._run_normalized(view)[0]) for weight, view in weighted])
 
         forward = copy.copy(self)
         forward._run = run
         return forward
 
-    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, images: jax.Array, fields: Mapping[str, jax.Array] | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """Returns (logits (B, C), embeddings (B, D)), float32, without waiting for them.
 
         Args:
             images: uint8 (B, H, W, channels).
+            fields: {name: (B, ...)}, what the model takes beside them.
         """
-        return self._run(images)
+        return self._run({IMAGE: images} | dict(fields) if fields else images)
+
+    def fields(self, batch: Batch, data: dict[str, Any]) -> dict[str, jax.Array]:
+        """Returns what the model takes of a batch beside its images; arguments as of `images`."""
+        fields = self.classifier.fields
+        if not data:
+            return {name: batch[name] for name in fields}
+        return {name: self._take(data[name], batch["index"]) for name in fields}
 
     def images(self, batch: Batch, data: dict[str, Any]) -> jax.Array:
         """Returns a batch's images.
@@ -218,7 +234,8 @@ def collect(
             indices, _ = sampler.eval_indices(step, batch_size, size)
             if change is not None:
                 images = change(images, indices)
-            arrays = (*forward(images), *forward.brightness(images), forward.mask(batch))
+            fields = forward.fields(batch, loader.data)
+            arrays = (*forward(images, fields), *forward.brightness(images), forward.mask(batch))
             _start_copies(arrays)
             pending.append((indices, arrays))
             if len(pending) > AHEAD:

@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     centered.data.random_crop_area = ()
     mesh = parallel.make_mesh()
     past = backbone.past if is_same(c.data.source, backbone.config.data.source) else None
-    data = open_data(centered, mesh, past=past)
+    data = open_data(centered, mesh, past=past, encoder=backbone.encoder)
     splits = _embed(Forward(backbone, mesh), data, batch_size(c.train, mesh))
     record = _fit(splits) if values.protocol == LOGISTIC else _train(values, c)
     if record is None:  # interrupted

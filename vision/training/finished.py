@@ -36,7 +36,8 @@ def continue_config(config: ConfigDict, workdir: pathlib.Path | str) -> ConfigDi
     config = config.copy_and_resolve_references()
     config.data.split_by = run_config.data.split_by
     for option in fields_of(run_config.model):
-        config.model.options.setdefault(option, run_config.model.options[option])
+        if option not in config.model.options:
+            config.model.options[option] = run_config.model.options[option]
     return config
 
 

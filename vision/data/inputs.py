@@ -1,0 +1,57 @@
+"""The inputs of a model of more than images, as one NumPy array.
+
+Such a batch is a structured array with the fields "image", uint8 (H, W, C), and those that the model
+takes beside it: whatever counts, cuts, pads or joins batches of images does the same with it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from vision.errors import UserError
+
+IMAGE = "image"
+
+
+def pack(images: np.ndarray, fields: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns a batch of images (B, H, W, C) with their fields, {name: (B, ...)}.
+
+    Without fields it is the images.
+    """
+    if not fields:
+        return images
+    arrays = {IMAGE: np.asarray(images)} | {k: np.asarray(v) for k, v in fields.items()}
+    batch = np.empty(len(images), [(k, a.dtype, a.shape[1:]) for k, a in arrays.items()])
+    for name, array in arrays.items():
+        batch[name] = array
+    return batch
+
+
+def unpack(batch: np.ndarray) -> Any:
+    """Returns {name: (B, ...)} of a packed batch; a batch of images as it is."""
+    names = batch.dtype.names
+    return batch if names is None else {name: np.ascontiguousarray(batch[name]) for name in names}
+
+
+def check(batch: np.ndarray, fields: tuple[str, ...]) -> None:
+    """Checks that a batch has the fields that a model takes.
+
+    Raises:
+        UserError: it has others. Whatever gives a model images alone ends here if it takes more.
+    """
+    given = tuple(name for name in batch.dtype.names or () if name != IMAGE)
+    missing = [name for name in fields if name not in given]
+    if missing:
+        raise UserError(
+            f"this model takes {', '.join(fields)} beside the image, and this stage gives it "
+            f"{'images alone' if not given else ', '.join(given)}: docs/fusion.md lists the stages "
+            "that can"
+        )
+
+
+def with_image(inputs: Any, change: Callable[[Any], Any]) -> Any:
+    """Returns a model's inputs, images or a mapping, with changed images."""
+    if isinstance(inputs, dict):
+        return inputs | {IMAGE: change(inputs[IMAGE])}
+    return change(inputs)
