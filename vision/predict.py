@@ -4,12 +4,14 @@
     python -m vision.predict --bundle bundles/pets 'photos/**/*.jpg'      # needs no JAX
     python -m vision.predict --config configs/efficientnet_lite_imagenet.py --format csv photos/
     python -m vision.predict --workdir runs/clip --zero-shot 'cat,dog' [--templates FILE] photos/
+    python -m vision.predict --workdir runs/skin --table new.csv
 
 Prints the top classes of each file as soon as they are known. Arguments are any number of files,
 folders (all images below them) and quoted patterns (*, ?, [...]; ** spans any depth). A file that
 cannot be read is named on stderr, and the exit code is then 1. --zero-shot names the classes for a
 run with a text tower ("classes": those of its data); a file of --templates has a prompt a line,
-such as "a photo of a {}.".
+such as "a photo of a {}.". --table is for models of more than images: a CSV file with a column
+`path`, or as it was called in training, and those that the model takes.
 """
 
 import collections
@@ -19,7 +21,7 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,6 +32,7 @@ from vision.config.flags import parse_stage
 from vision.data.decode import UnreadableImage, decode
 from vision.data.files import find_files
 from vision.data.formats import known_extensions
+from vision.data.inputs import pack
 from vision.errors import RunError, UserError, check_choice, check_count, printable
 from vision.support.cells import Writer
 from vision.support.memory import keep_freed_memory
@@ -48,15 +51,23 @@ def main(argv: Sequence[str]) -> None:
     check_choice("--format", values.format, FORMATS)
     check_count("--top", values.top, 1, 10**9)
     check_count("--batch_size", values.batch_size, 1, 65_536)
-    files = find(words)
+    files = iter(()) if values.table and not words else find(words)
     if config is None or config.parallel.keep_memory:
         keep_freed_memory()
     classifier = _open(config, values)
+    fields = None
+    if values.table:
+        files, fields = _read_table(classifier, values.table, words)
+    elif classifier.encoder is not None:
+        raise UserError(
+            f"this model takes {', '.join(classifier.encoder.names)} beside the image: give --table "
+            "FILE.csv with these columns and one of paths"
+        )
     top = min(values.top, len(classifier.classes))
     write = _WRITERS[values.format](sys.stdout, classifier.classes, top)
     count = 0
     unreadable = 0
-    for file, prediction in predict(classifier, files, top, values.batch_size):
+    for file, prediction in predict(classifier, files, top, values.batch_size, fields):
         count += 1
         if isinstance(prediction, UnreadableImage):
             unreadable += 1
@@ -78,6 +89,8 @@ def _flags(values):
     flags.DEFINE_string("zero-shot", "", text, flag_values=values)
     text = "with --zero-shot, a file of prompts with a {} for the class, one a line"
     flags.DEFINE_string("templates", "", text, flag_values=values)
+    text = "CSV file of images with what the model takes beside them"
+    flags.DEFINE_string("table", "", text, flag_values=values)
     flags.DEFINE_integer("batch_size", 32, "images per batch", flag_values=values)
 
 
@@ -96,6 +109,17 @@ def _open(config, values):
     from vision import inference  # imports JAX
 
     return inference.from_flags(config, workdir, bundle)
+
+
+def _read_table(classifier, table, words):
+    """Returns (paths of the images, their fields) of --table."""
+    from vision.data.examples import read_examples
+
+    if words:
+        raise UserError(f"give either --table {table} or images, such as {words[0]}, not both")
+    if classifier.encoder is None:
+        raise UserError(f"--table {table}: this model takes images alone, name them instead")
+    return read_examples(table, classifier.encoder, classifier.config.data.source)
 
 
 def find(words: Sequence[str]) -> Iterator[str]:
@@ -139,7 +163,11 @@ def _expand(word):
 
 
 def predict(
-    classifier: "Predictor", files: Iterable[str], top: int = 5, batch_size: int = 32
+    classifier: "Predictor",
+    files: Iterable[str],
+    top: int = 5,
+    batch_size: int = 32,
+    fields: Mapping[str, np.ndarray] | None = None,
 ) -> Iterator[tuple[str, list[tuple[str, float]] | UnreadableImage]]:
     """Yields (file, [(class, probability), ...]) for each file in order, most probable class first.
 
@@ -151,6 +179,7 @@ def predict(
         files: paths.
         top: number of classes per file.
         batch_size: images per batch.
+        fields: {name: (N, ...)}, what the model takes beside each of the N files.
     """
 
     def load(file):
@@ -159,33 +188,45 @@ def predict(
         except UnreadableImage as error:
             return error
 
-    files = iter(files)
+    numbered = enumerate(files)
     pending: collections.deque = collections.deque()
     with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
 
         def submit_batch():
-            chunk = list(itertools.islice(files, batch_size))
+            chunk = list(itertools.islice(numbered, batch_size))
             if chunk:
-                pending.append([(file, pool.submit(load, file)) for file in chunk])
+                pending.append([(row, file, pool.submit(load, file)) for row, file in chunk])
 
         for _ in range(AHEAD):
             submit_batch()
         if pending:
             batch_size = min(batch_size, len(pending[0]))
         while pending:
-            loaded = [(file, image.result()) for file, image in pending.popleft()]
+            loaded = [(row, file, image.result()) for row, file, image in pending.popleft()]
             submit_batch()
-            yield from _classify(classifier, loaded, top, batch_size)
+            probabilities = _run(classifier, loaded, batch_size, fields or {})
+            yield from _ranked(classifier.classes, loaded, probabilities, top)
 
 
-def _classify(classifier, loaded, top, batch_size):
-    """Yields the results of one batch, padded to one shape so that the model compiles once."""
-    images = [image for _, image in loaded if not isinstance(image, UnreadableImage)]
-    rows = iter(())
-    if images:
-        padded = np.stack(images + images[:1] * (batch_size - len(images)))
-        rows = iter(classifier.probabilities_and_embeddings(padded)[0])
-    for file, image in loaded:
+def _run(classifier, loaded, batch_size, fields):
+    """Returns the probabilities of the readable images of one batch.
+
+    It is padded to one shape, so that the model compiles once.
+    """
+    readable = [item for item in loaded if not isinstance(item[2], UnreadableImage)]
+    if not readable:
+        return np.empty((0, 0))
+    padded = readable + readable[:1] * (batch_size - len(readable))
+    rows = [row for row, _, _ in padded]
+    images = np.stack([image for _, _, image in padded])
+    batch = pack(images, {name: values[rows] for name, values in fields.items()})
+    return classifier.probabilities_and_embeddings(batch)[0][: len(readable)]
+
+
+def _ranked(classes, loaded, every_probability, top):
+    """Yields the results of one batch."""
+    rows = iter(every_probability)
+    for _, file, image in loaded:
         if isinstance(image, UnreadableImage):
             yield file, image
             continue
@@ -195,7 +236,7 @@ def _classify(classifier, loaded, top, batch_size):
                 f"the model gives NaN or infinite probabilities for {file}: train it again"
             )
         best = np.argsort(-probabilities, kind="stable")[:top]
-        yield file, [(classifier.classes[i], float(probabilities[i])) for i in best]
+        yield file, [(classes[i], float(probabilities[i])) for i in best]
 
 
 class _Table:

@@ -3,7 +3,8 @@
 model.onnx    takes uint8 pixels (B, image_size, image_size, channels), RGB or gray, and returns
               `probabilities`, float (B, C), and `embedding`, float (B, D). Normalization is part of
               the model. May also return `heatmap`, float (B, h, w) in [0, 1]. Alternatively
-              model.tflite, the same with a fixed B.
+              model.tflite, the same with a fixed B. A model of more than images has further
+              inputs, see `vision.data.fields`, and tokenizer.json if it reads texts.
 bundle.json   a description of the bundle: see `Manifest`.
 sample.png    an image of the model's input size. The probabilities that the model gave for it are
               in bundle.json, so that opening the bundle can verify that it still gives them.
@@ -23,10 +24,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vision import __version__
+from vision.bundle import encoder
 from vision.bundle.runtimes import EXPORT_AGAIN, OUTPUTS, Model, open_model
 from vision.config.load import from_dict
+from vision.data import inputs
 from vision.data.decode import INTERPOLATIONS, UnreadableImage, decode, resize_crop, to_channels
 from vision.data.division import DIGESTS, FILE, write_division
+from vision.data.fields import FieldEncoder
 from vision.data.recall import Past
 from vision.errors import UserError, first_line, shown
 from vision.support.digest import sha256
@@ -53,8 +57,9 @@ SCHEMA: dict[str, Any] = {
     "config": (dict, None),
     "sha256": {str: str},
     "version?": str,
-    "sample?": ({"file": str, "probabilities": [float]}, None),
+    "sample?": ({"file": str, "probabilities": [float], "inputs?": ({str: list}, None)}, None),
     "splits?": (DIGESTS, None),
+    "inputs?": (encoder.SCHEMA, None),
 }
 
 
@@ -75,6 +80,8 @@ class Manifest:
             there is none.
         splits: {split: {"images", "sha256"}} of its splits.csv.gz, as `write_splits` returns them;
             None if there is none.
+        inputs: what the model takes beside images, as `vision.bundle.encoder.write_encoder` returns
+            it; None for images alone.
         version: version of the exporter.
         sha256: SHA-256 of every other file of the directory, by name; set by `write_manifest`.
     """
@@ -89,6 +96,7 @@ class Manifest:
     config: dict[str, Any] | None = None
     sample: dict[str, Any] | None = None
     splits: dict[str, Any] | None = None
+    inputs: dict[str, Any] | None = None
     version: str = __version__
     sha256: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -107,6 +115,8 @@ class Bundle:
         quality: measurements made at export; None if there are none.
         reference: statistics of the training data, for drift; None if there are none.
         past: the division of its training data into splits; None if it has no list of them.
+        encoder: makes the fields that a batch has beside its images; None for images alone.
+        fields: names of these fields.
         model: None: there are no parameters to inspect.
         temperature: 1: the probabilities are final.
         explain: `explain(images) -> (probabilities, embeddings, heat maps)`: as
@@ -117,7 +127,15 @@ class Bundle:
     model: None = None
     temperature: float = 1.0
 
-    def __init__(self, manifest: Manifest, run: Callable, explain: Callable | None = None):
+    def __init__(
+        self,
+        manifest: Manifest,
+        run: Callable,
+        explain: Callable | None = None,
+        encoder: FieldEncoder | None = None,
+    ):
+        self.encoder = encoder
+        self.fields: tuple[str, ...] = tuple(encoder.signature) if encoder else ()
         self.classes = tuple(manifest.classes)
         self.file = manifest.model
         self.image_size = manifest.image_size
@@ -143,9 +161,19 @@ class Bundle:
         """Returns (probabilities (B, C), embeddings (B, D)), float32.
 
         Args:
-            images: uint8 (B, H, W, channels).
+            images: uint8 (B, H, W, channels), or with `fields` a batch of `vision.data.inputs`.
+
+        Raises:
+            UserError: the model takes more than images, and is given images alone.
         """
-        return self._run(np.asarray(images))
+        images = np.asarray(images)
+        inputs.check(images, self.fields)
+        return self._run(images)
+
+    def blank(self, count: int) -> np.ndarray:
+        """Returns a batch of black images that have nothing beside them."""
+        images = np.zeros((count, self.image_size, self.image_size, self.channels), np.uint8)
+        return inputs.pack(images, self.encoder.missing(count) if self.encoder else {})
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns (logits (B, C), embeddings (B, D)), float32, of uint8 images (B, H, W, channels).
@@ -187,6 +215,7 @@ def write_manifest(directory: pathlib.Path | str, manifest: Manifest) -> None:
         "config": manifest.config,
         "sample": manifest.sample,
         "splits": manifest.splits,
+        "inputs": manifest.inputs,
         "sha256": {path.relative_to(directory).as_posix(): sha256(path) for path in files},
     }
     write_json(directory / MANIFEST, contents)
@@ -197,15 +226,20 @@ def write_sample(directory: pathlib.Path | str, image: np.ndarray, run: Callable
 
     Args:
         directory: the bundle's directory.
-        image: uint8 (image_size, image_size, channels), as the model takes it.
+        image: uint8 (image_size, image_size, channels), as the model takes it, or an element of a
+            batch with the fields that it takes too.
         run: `run(images) -> (probabilities (B, C), embeddings)`, the model.
 
     Returns:
-        {"file": the image's name, "probabilities": a list of the C that the model gives it}.
+        {"file": the image's name, "probabilities": a list of the C that the model gives it, and
+        "inputs": its fields, if there are any}.
     """
-    pixels = image if image.shape[-1] == 1 else image[..., ::-1]  # cv2 expects BGR
+    batch = np.asarray(image)[None]
+    (pixels,) = inputs.image_of(batch)
+    pixels = pixels if pixels.shape[-1] == 1 else pixels[..., ::-1]  # cv2 expects BGR
     pathlib.Path(directory, SAMPLE).write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
-    return {"file": SAMPLE, "probabilities": run(image[None])[0][0].astype(float).tolist()}
+    sample = {"file": SAMPLE, "probabilities": run(batch)[0][0].astype(float).tolist()}
+    return sample if batch.dtype.names is None else sample | {"inputs": encoder.to_lists(batch[0])}
 
 
 def write_splits(directory: pathlib.Path | str, past: Past) -> dict[str, Any]:
@@ -247,9 +281,10 @@ def open_bundle(directory: pathlib.Path | str, threads: int = 0, provider: str =
             raise UserError(f"{path} has changed since it was exported: {EXPORT_AGAIN}")
     path = directory / manifest.model
     model = open_model(path, threads, provider)
-    _check_signature(model, path, manifest)
+    fields = encoder.read_encoder(directory, manifest.inputs)
+    _check_signature(model, path, manifest, fields)
     try:
-        bundle = Bundle(manifest, model.run, model.explain)
+        bundle = Bundle(manifest, model.run, model.explain, fields)
     except UserError as error:  # the type of a config key has changed
         reason = f"its config cannot be read ({error})"
         raise damaged(directory / MANIFEST, reason, EXPORT_AGAIN) from error
@@ -308,13 +343,20 @@ def _leads_out(name):
     return os.path.isabs(name) or ".." in pathlib.PurePosixPath(name).parts or "\0" in name
 
 
-def _check_signature(model: Model, path: pathlib.Path, manifest: Manifest) -> None:
+def _check_signature(
+    model: Model, path: pathlib.Path, manifest: Manifest, fields: FieldEncoder | None
+) -> None:
     """Raises `UserError` unless a model's inputs and outputs match its manifest."""
     side = manifest.image_size
-    if model.inputs != [("uint8", [side, side, manifest.channels])]:
+    more = fields.signature if fields else {}
+    specified = [("uint8", [side, side, manifest.channels])]
+    # A float32 tensor's type is "float" in ONNX.
+    specified += [(kind.replace("float32", "float"), [*shape]) for kind, shape in more.values()]
+    if model.inputs != specified:
+        also = f", and {', '.join(more)}" if more else ""
         raise UserError(
             f"{path} takes {model.inputs}, but {MANIFEST} specifies uint8 images of "
-            f"{side}x{side}x{manifest.channels}: {EXPORT_AGAIN}"
+            f"{side}x{side}x{manifest.channels}{also}: {EXPORT_AGAIN}"
         )
     missing = [name for name in OUTPUTS if name not in model.outputs]
     if missing:
@@ -323,7 +365,7 @@ def _check_signature(model: Model, path: pathlib.Path, manifest: Manifest) -> No
 
 def _check_outputs(bundle, path):
     """Runs the model once, on a black image: a graph need not declare its outputs' shapes."""
-    image = np.zeros((1, bundle.image_size, bundle.image_size, bundle.channels), np.uint8)
+    image = bundle.blank(1)
     try:
         probabilities, embeddings = bundle.probabilities_and_embeddings(image)
     except Exception as error:  # its exceptions have no common type
@@ -358,7 +400,9 @@ def _check_sample(bundle, directory, sample):
         image = bundle.prepare(decode(path))
     except UnreadableImage as error:
         raise UserError(f"{error}: {EXPORT_AGAIN}") from error
-    actual = bundle.probabilities_and_embeddings(image[None])[0][0].astype(np.float64)
+    fields = encoder.from_lists(sample["inputs"], bundle.encoder) if bundle.encoder else {}
+    batch = inputs.pack(image[None], fields)
+    actual = bundle.probabilities_and_embeddings(batch)[0][0].astype(np.float64)
     expected = np.array(sample["probabilities"], np.float64)
     shift = np.abs(actual - expected).max()
     top = actual.argmax()

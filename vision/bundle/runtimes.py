@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vision.data.inputs import IMAGE, unpack
 from vision.errors import UserError, first_line
 from vision.support.extras import require
 from vision.support.processes import cores
@@ -30,7 +31,8 @@ class Model(NamedTuple):
         inputs: (name of the dtype, shape without the batch) of each input.
         outputs: names of the outputs.
         run: `run(images) -> (probabilities (B, C), embeddings (B, D))`, float32, of any number of
-            uint8 images (B, H, W, channels); safe to share between threads.
+            uint8 images (B, H, W, channels), or if there are more inputs of a batch of
+            `vision.data.inputs`; safe to share between threads.
         explain: `run` with heat maps, float32 (B, h, w) in [0, 1], as a third array; None if the
             model has none.
     """
@@ -91,11 +93,20 @@ def _open_onnx(path, threads, provider):
 
     def run(images, names=OUTPUTS):
         size = fixed_size or _batch_size(len(images), provider)
-        return batched(lambda part: session.run(names, {inputs[0].name: part}), size)(images)
+        return batched(lambda part: session.run(names, _arguments(inputs, part)), size)(images)
 
     signature = [(i.type.removeprefix("tensor(").rstrip(")"), i.shape[1:]) for i in inputs]
     explain = functools.partial(run, names=[*OUTPUTS, HEATMAP]) if HEATMAP in outputs else None
     return Model(signature, outputs, run, explain)
+
+
+def _arguments(inputs, batch):
+    """Returns {name of an input: array} of a batch."""
+    arrays = unpack(batch)
+    if not isinstance(arrays, dict):
+        return {inputs[0].name: arrays}
+    images = {inputs[0].name: arrays.pop(IMAGE)}
+    return images | arrays
 
 
 def _batch_size(count, provider):

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from vision.data import columns as table
 from vision.data.captions import FIELD, encode, tokenize
-from vision.data.columns import Columns
+from vision.data.columns import CATEGORIES, NUMBERS, Columns
 from vision.data.findings import Finding
 from vision.data.sources import Source
 from vision.data.subset import Subset
@@ -34,6 +34,25 @@ class FieldEncoder:
     def names(self) -> tuple[str, ...]:
         """What an example has beside its image: "text", and the names of columns."""
         return (*((FIELD,) if self.tokenizer else ()), *self.columns.names)
+
+    @property
+    def signature(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """{field: (its dtype, its shape without the examples)}, in the model's order."""
+        shapes: dict[str, tuple[str, tuple[int, ...]]] = {}
+        if self.tokenizer is not None:
+            shapes[FIELD] = ("int32", (self.tokenizer.context,))
+        if self.columns.numbers:
+            shapes[NUMBERS] = ("float32", (len(self.columns.numbers),))
+        if self.columns.categories:
+            shapes[CATEGORIES] = ("int32", (len(self.columns.categories),))
+        return shapes
+
+    def missing(self, count: int) -> dict[str, np.ndarray]:
+        """Returns the fields of examples that have nothing beside their images."""
+        return {
+            name: np.full((count, *shape), np.nan if dtype == "float32" else 0, dtype)
+            for name, (dtype, shape) in self.signature.items()
+        }
 
     def encode(
         self, cells: Mapping[str, Sequence[Any]], title: Callable[[int], str] = "row {}".format

@@ -34,6 +34,11 @@ def unpack(batch: np.ndarray) -> Any:
     return batch if names is None else {name: np.ascontiguousarray(batch[name]) for name in names}
 
 
+def image_of(batch: np.ndarray) -> np.ndarray:
+    """Returns the images of a batch, packed or not."""
+    return batch if batch.dtype.names is None else batch[IMAGE]
+
+
 def check(batch: np.ndarray, fields: tuple[str, ...]) -> None:
     """Checks that a batch has the fields that a model takes.
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from vision.bundle import directory as bundle
+from vision.bundle.encoder import write_encoder
 from vision.bundle.runtimes import open_model
 from vision.data.loading.sampler import spread
 from vision.data.sources import is_same
@@ -107,6 +108,7 @@ def export(
     check_place(out)
     if options.precision == "int8" and "tflite" in options.formats:
         _check_sums(classifier.config)
+    _check_fields(classifier, options)
     program = served(classifier, options.heatmap)
     samples = open_samples(classifier, data, report)
     if options.precision == "int8" and samples.train is None:
@@ -142,10 +144,25 @@ def export(
             quality=quality(classifier, workdir) | measured,
             reference=reference,
             config=classifier.config.to_dict(),
+            inputs=write_encoder(directory, classifier.encoder),
             sample=sample,
             splits=splits,
         )
         bundle.write_manifest(directory, manifest)
+
+
+def _check_fields(classifier, options):
+    """Raises `UserError` if a format cannot take all of a model's inputs."""
+    refused = [name for name in options.formats if name != "onnx"]
+    if options.precision == "int8":
+        refused.append("--precision int8")
+    if options.heatmap:
+        refused.append("--heatmap")
+    if classifier.fields and refused:
+        raise UserError(
+            f"{refused[0]} is for models of images alone, and this one takes "
+            f"{', '.join(classifier.fields)} too: export it with --format onnx"
+        )
 
 
 def _check_sums(config):

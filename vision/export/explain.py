@@ -52,7 +52,7 @@ def refused(program: Program, batch: int, refuses: Callable) -> tuple[str, str]:
         (name of the primitive, its place, as `place` returns it); ("", "") if each operation can
         be expressed.
     """
-    closed = jax.make_jaxpr(program.function)(program.shape(batch))
+    closed = jax.make_jaxpr(program.function)(*program.shapes(batch))
     constants = dict(zip(closed.jaxpr.constvars, closed.consts, strict=True))
     equations = _refused_equations(closed.jaxpr, constants, refuses, set())
     return _primitive_and_place(equations) if equations else ("", "")

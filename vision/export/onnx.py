@@ -1,6 +1,7 @@
 """ONNX, for ONNX Runtime, TensorRT and others: jax2onnx's graph, simplified and constant-folded.
 
-The input `images` is uint8 (B, H, W, C); the outputs are `probabilities`, `embedding` and, if
+The input `images` is uint8 (B, H, W, C); a model of more than images has further inputs, named as
+in `vision.data.fields`. The outputs are `probabilities`, `embedding` and, if
 requested, `heatmap`, float32.
 """
 
@@ -97,9 +98,10 @@ def _converted(program, batch):
     if program.explained is not None:
         function = program.explained
         names = [*OUTPUTS, HEATMAP]
-    shapes = [program.shape(batch or "B")]
+    shapes = program.shapes(batch or "B")
+    inputs = ["images", *program.fields]
     try:
-        return _convert(function, shapes, input_names=["images"], output_names=names)
+        return _convert(function, shapes, input_names=inputs, output_names=names)
     except UserError:
         raise
     except Exception as error:  # its exceptions have no common type

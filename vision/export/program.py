@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from flax import nnx
 
 from vision import models
 from vision.data.augment import normalize
+from vision.data.inputs import IMAGE, unpack
 from vision.data.pipeline import interpolation_of
 from vision.export.heat import check_linear, class_activation
 from vision.inference import Classifier
@@ -23,10 +24,11 @@ class Program:
     """What a classifier computes when it is served.
 
     Attributes:
-        function: a pure function of uint8 images (B, image_size, image_size, channels) that returns
-            (probabilities (B, C), embeddings (B, D)), float32. Normalization, temperature and
-            softmax are part of it, the weights its constants.
-        reference: (function, weights): the same as `function(weights, images)` by the model's own
+        function: a pure function of uint8 images (B, image_size, image_size, channels), and of an
+            array for each of `fields`, that returns (probabilities (B, C), embeddings (B, D)),
+            float32. Normalization, temperature and softmax are part of it, the weights its
+            constants.
+        reference: (function, weights): the same as `function(weights, *arrays)` by the model's own
             operations, which are faster in JAX; exports are compared with it. The weights are
             arguments there: XLA's CPU backend (jax 0.10.2, AVX-512) returns infinite maxima for
             products with a constant matrix whose numbers are all equal, as those of a new head are.
@@ -36,6 +38,7 @@ class Program:
         explained: as `function`, but also returns heat maps, float32 (B, h, w) in [0, 1]; None
             if none are wanted.
         modules: names of the Python modules that define the model's layers.
+        fields: {name: (dtype, shape without B)} of what the model takes beside the images.
     """
 
     function: Callable
@@ -46,14 +49,21 @@ class Program:
     resize: dict[str, Any]
     explained: Callable | None = None
     modules: tuple[str, ...] = ()
+    fields: Mapping[str, tuple[str, tuple[int, ...]]] = dataclasses.field(default_factory=dict)
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns (probabilities (B, C), embeddings (B, D)), float32, computed by JAX.
 
         Args:
-            images: uint8 (B, image_size, image_size, channels).
+            images: uint8 (B, image_size, image_size, channels), or with `fields` a batch of
+                `vision.data.inputs`.
         """
-        return jax.device_get(self._jitted(self.reference[1], np.asarray(images)))
+        return jax.device_get(self._jitted(self.reference[1], *self._arrays(images)))
+
+    def _arrays(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Returns the arguments of `function` for a batch."""
+        arrays = unpack(np.asarray(batch))
+        return [arrays[name] for name in (IMAGE, *self.fields)] if self.fields else [arrays]
 
     def heat_maps(self, images: np.ndarray) -> np.ndarray:
         """Returns heat maps, float32 (B, h, w), computed by JAX; only if there is `explained`.
@@ -74,6 +84,11 @@ class Program:
             (batch, self.image_size, self.image_size, self.channels), jnp.uint8
         )
 
+    def shapes(self, batch: Any) -> list[jax.ShapeDtypeStruct]:
+        """Returns the shapes of the arguments of `function`, as `shape` does."""
+        more = self.fields.values()
+        return [self.shape(batch), *(jax.ShapeDtypeStruct((batch, *s), t) for t, s in more)]
+
 
 def served(classifier: Classifier, heatmap: bool = False) -> Program:
     """Returns the `Program` of a classifier, in float32 whatever the run computed in.
@@ -89,9 +104,10 @@ def served(classifier: Classifier, heatmap: bool = False) -> Program:
     model = _in_float32(classifier)
     if heatmap:
         check_linear(model, classifier.image_size, classifier.channels)
-    reference = _function(model, d, classifier.temperature)
+    names = classifier.fields
+    reference = _function(model, d, classifier.temperature, names)
     _simplify(model)
-    run, weights = _function(model, d, classifier.temperature)
+    run, weights = _function(model, d, classifier.temperature, names)
     return Program(
         function=functools.partial(run, weights),
         reference=reference,
@@ -101,19 +117,22 @@ def served(classifier: Classifier, heatmap: bool = False) -> Program:
         resize={"crop_fraction": d.crop_fraction or 1.0, "interpolation": interpolation_of(d)},
         explained=functools.partial(run, weights, heatmap=True) if heatmap else None,
         modules=_defining_modules(model),
+        fields=classifier.encoder.signature if classifier.encoder else {},
     )
 
 
-def _function(model, d, temperature):
-    """Returns (function of weights and images, the weights)."""
+def _function(model, d, temperature, names):
+    """Returns (function of weights, images and the named fields; the weights)."""
     graph, state = nnx.split(model)
     state = jax.tree.map(jnp.asarray, nnx.to_pure_dict(state))
 
-    def function(state, images, heatmap=False):
+    def function(state, images, *fields, heatmap=False):
         model = nnx.merge(graph, state)
-        images = normalize(images, d.normalize, d.mean, d.std)
-        last = list(model.features(images).values())[-1] if heatmap else None
-        embedding = model.pool(last) if heatmap else model.embed(images)
+        inputs = normalize(images, d.normalize, d.mean, d.std)
+        if names:
+            inputs = {IMAGE: inputs} | dict(zip(names, fields, strict=True))
+        last = list(model.features(inputs).values())[-1] if heatmap else None
+        embedding = model.pool(last) if heatmap else model.embed(inputs)
         logits = model.head(embedding)
         probabilities = jax.nn.softmax(logits if temperature == 1 else logits / temperature)
         if heatmap:

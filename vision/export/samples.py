@@ -8,6 +8,8 @@ import numpy as np
 
 from vision.bundle.runtimes import batched
 from vision.data.decode import UnreadableImage
+from vision.data.fields import add_fields
+from vision.data.inputs import image_of, pack
 from vision.data.loading.sampler import spread
 from vision.data.pipeline import named_splits
 from vision.data.sources import is_same, open_splits
@@ -52,11 +54,13 @@ def open_samples(
     c = config.data
     try:
         if spec and not is_same(spec, c.source):
-            joined = Joined(list(open_splits(spec, c.bits).values()))
+            opened = _with_fields(classifier, open_splits(spec, c.bits))
+            joined = Joined(list(opened.values()))
             comparison = _read(classifier, joined, COMPARISON_IMAGES)
             return Samples(comparison, _read(classifier, joined, REFERENCE_IMAGES), f"of {spec}")
         if c.source:
             splits, _ = named_splits(c, config.seed, past=classifier.past)
+            splits = _with_fields(classifier, splits)
             comparison = _read(classifier, splits["val"], COMPARISON_IMAGES)
             train = _read(classifier, splits["train"], REFERENCE_IMAGES)
             return Samples(comparison, train, "of the validation split")
@@ -69,7 +73,16 @@ def open_samples(
         "give real ones with --data SOURCE"
     )
     shape = (COMPARISON_IMAGES, classifier.image_size, classifier.image_size, classifier.channels)
-    return Samples(np.random.default_rng(0).integers(0, 256, shape, np.uint8), None, "random")
+    images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    fields = classifier.encoder.missing(len(images)) if classifier.encoder else {}
+    return Samples(pack(images, fields), None, "random")
+
+
+def _with_fields(classifier, splits):
+    """Returns {split: source} with the fields that the model takes."""
+    if classifier.encoder is None:
+        return splits
+    return add_fields(classifier.config, splits, classifier.encoder).splits
 
 
 def _read(classifier, source, count):
@@ -78,14 +91,17 @@ def _read(classifier, source, count):
     Unreadable images are left out.
     """
     images = []
+    rows = []
     for index in spread(count, len(source)):
         with contextlib.suppress(UnreadableImage):
             images.append(classifier.prepare(source[int(index)]["image"]))
+            rows.append(index)
     if not images:
         raise UserError(
             f"none of {len(source)} images can be read, beginning with {source.name(0)}"
         )
-    return np.stack(images)
+    fields = {name: source.fields[name][rows] for name in classifier.fields}
+    return pack(np.stack(images), fields)
 
 
 def describe(program: Program, images: np.ndarray) -> dict[str, Any]:
@@ -100,6 +116,7 @@ def describe(program: Program, images: np.ndarray) -> dict[str, Any]:
         and "embedding_std": by dimension}.
     """
     _, embeddings = batched(program, min(EMBEDDING_BATCH, len(images)))(images)
+    images = image_of(images)
     embeddings = embeddings.astype(np.float64)
     levels = np.arange(256) / 255
     counts = np.stack(

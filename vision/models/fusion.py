@@ -239,7 +239,7 @@ class CrossAttention(nnx.Module):
         query = self._by_head(self.query(self.norm_queries(queries)))
         keys_values = self.key_value(self.norm_tokens(tokens))
         key, value = (self._by_head(x) for x in jnp.split(keys_values, 2, axis=-1))
-        mask = jnp.broadcast_to(mask[:, None], (len(mask), queries.shape[1], mask.shape[1]))
+        mask = jnp.broadcast_to(mask[:, None], (mask.shape[0], queries.shape[1], mask.shape[1]))
         x = attention(query, key, value, self.implementation, mask)
         return self.out(x.reshape(*x.shape[:2], -1))
 

@@ -1,6 +1,7 @@
 """A request to classify images and the answer to it, whatever the protocol."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ class Request:
         key: requests with the same key get the same version of a canary; "" draws anew for each.
         id: the request's identifier, for the log.
         protocol: the protocol that it came by, "rest" or "grpc", for the metrics.
+        cells: {name: N texts or numbers}, what a model takes beside images; None is missing.
     """
 
     model: str
@@ -24,6 +26,7 @@ class Request:
     key: str = ""
     id: str = ""
     protocol: str = "rest"
+    cells: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass

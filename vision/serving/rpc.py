@@ -33,7 +33,7 @@ from vision.serving.protocol.inference import (
     requested_outputs,
     top_k_of,
 )
-from vision.serving.protocol.tensors import Tensor, images_of, pack_bytes
+from vision.serving.protocol.tensors import Tensor, cells_of, images_of, pack_bytes
 from vision.serving.request import Answer, Request
 from vision.serving.request_trace import RequestTrace, request_id
 from vision.serving.service import Service
@@ -41,6 +41,15 @@ from vision.serving.settings import Settings
 
 SERVICE = "inference.GRPCInferenceService"
 PUBLIC = ("ServerLive", "ServerReady")  # need no key
+# the lists of a tensor's contents by its datatype, besides uint_contents
+CONTENTS = {
+    "BYTES": "bytes_contents",
+    "BOOL": "bool_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+}
 MAX_RANK = 8  # numbers of a shape that are read: more than any valid shape has
 
 
@@ -245,6 +254,7 @@ class Calls:
                 trace.headers.get("x-route-key", ""),
                 trace.id,
                 trace.protocol,
+                inference.cells,
             )
         )
         trace.record_answer(answer)
@@ -316,14 +326,14 @@ def _inference(request: Any) -> Inference:
     parameters = _parameters(request)
     outputs = [(output.name, _parameters(output)) for output in request.outputs]
     requests = requested_outputs(outputs, parameters)
-    return Inference(images_of(tensors), requests, top_k_of(parameters), request.id)
+    return Inference(
+        images_of(tensors), requests, top_k_of(parameters), request.id, cells_of(tensors)
+    )
 
 
 def _typed_contents(tensor: Any) -> list[Any]:
     """Returns the list in a tensor's own contents."""
-    if tensor.datatype == "BYTES":
-        return list(tensor.contents.bytes_contents)
-    return list(tensor.contents.uint_contents)
+    return list(getattr(tensor.contents, CONTENTS.get(tensor.datatype, "uint_contents")))
 
 
 def _parameters(message: Any) -> dict[str, Any]:

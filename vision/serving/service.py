@@ -3,18 +3,58 @@ for a request."""
 
 import asyncio
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from vision.serving.errors import TooMany
+from vision.bundle.directory import Bundle
+
+from vision.data.inputs import pack
+from vision.errors import UserError
+from vision.serving.errors import Refused, TooMany
 from vision.serving.images import Decoder
 from vision.serving.logs.telemetry import Telemetry
 from vision.serving.models.loaded import LoadedVersion
 from vision.serving.models.repository import Repository
+from vision.serving.protocol.json_io import quote
 from vision.serving.request import Answer, Request
 
 # The requests, and their images, that shadows answer at a time; they skip what exceeds that.
 SHADOWS = 16, 64
+
+
+def with_cells(images: np.ndarray, cells: Mapping[str, list[Any]], bundle: Bundle) -> np.ndarray:
+    """Returns a batch of images with what the model takes beside them.
+
+    Args:
+        images: uint8 (N, H, W, C), prepared.
+        cells: as in `vision.serving.request.Request`.
+        bundle: the model.
+
+    Raises:
+        Refused: there are others than the model takes, one for each image.
+    """
+    names = bundle.encoder.names if bundle.encoder else ()
+    surplus = [name for name in cells if name not in names]
+    if surplus:
+        takes = ", ".join(names) or "images alone"
+        raise Refused(f"the model has no input {quote(surplus[0])}: it takes {takes}")
+    missing = [name for name in names if name not in cells]
+    if missing:
+        raise Refused(
+            f"the model takes {', '.join(names)} beside the image: input {quote(missing[0])} is "
+            "missing. Send it by the protocol V2, null where it has no value"
+        )
+    for name, values in cells.items():
+        if len(values) != len(images):
+            raise Refused(
+                f"input {quote(name)} has {len(values)} values, but there are {len(images)} images"
+            )
+    try:
+        return pack(images, bundle.encoder.encode(cells, "image {} of the request".format))
+    except UserError as error:
+        raise Refused(str(error)) from error
 
 
 class Service:
@@ -49,6 +89,8 @@ class Service:
     async def _run(self, version: LoadedVersion, request: Request) -> Answer:
         begun = time.perf_counter()
         images = await self._decoder.prepare(request.images, version.bundle)
+        if request.cells or version.bundle.encoder is not None:
+            images = await asyncio.to_thread(with_cells, images, request.cells, version.bundle)
         decoded = time.perf_counter() - begun
         prediction = await version.batcher.submit(images)
         is_finite = np.isfinite(prediction.probabilities).all()

@@ -53,14 +53,14 @@ class ImagePart(nnx.Module):
     def __call__(self, inputs: Mapping[str, jax.Array]) -> Part:
         images = inputs["image"]
         vector = self.norm(self.project(self.network.embed(images)))
-        present = jnp.ones(len(images), bool)
+        present = jnp.ones(images.shape[:1], bool)
         return Part(vector, present, vector[:, None], present[:, None])
 
     def with_tokens(self, inputs: Mapping[str, jax.Array]) -> Part:
         """Returns the part with a token for each place of the last map."""
         *_, last = self.network.features(inputs["image"]).values()
         pooled = self.norm(self.project(self.network.pool(last)))
-        places = last.reshape(len(last), -1, last.shape[-1]).astype(pooled.dtype)
+        places = last.reshape(last.shape[0], -1, last.shape[-1]).astype(pooled.dtype)
         if places.shape[-1] != self.project.in_features:
             tokens = pooled[:, None]  # pooled by more than a mean: its places have another width
         else:
@@ -143,7 +143,7 @@ class TablePart(nnx.Module):
             mask.append(codes > 0)
         joined = self.norm_tokens(jnp.concatenate(tokens, 1))
         is_present = jnp.concatenate(mask, 1)
-        vector = self.norm(self.project(joined.reshape(len(joined), -1)))
+        vector = self.norm(self.project(joined.reshape(joined.shape[0], -1)))
         # A missing column counts as a token: that it is missing may say something.
         return Part(vector, is_present.any(1), joined, jnp.ones_like(is_present))
 
@@ -183,7 +183,7 @@ class Fallback(nnx.Module):
         present = jnp.stack([part.present for part in parts], 1)
         kept = present & (self.drop(jnp.ones(present.shape, jnp.float32)) > 0)
         # An example that would lose all it has keeps it.
-        kept = jnp.where(kept.any(1, keepdims=True), kept, present)
+        kept = kept | (present & ~kept.any(1, keepdims=True))
         vectors = self.vectors[...]
         return [
             _replaced(part, kept[:, place], vectors[place]) for place, part in enumerate(parts)
@@ -199,5 +199,5 @@ def _replaced(part: Part, present: jax.Array, vector: jax.Array) -> Part:
         jnp.where(there, part.vector, own),
         present,
         jnp.where(there[..., None], part.tokens, own),
-        jnp.where(there, part.mask, is_first),
+        (there & part.mask) | (~there & is_first),
     )

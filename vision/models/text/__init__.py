@@ -71,4 +71,5 @@ def is_token(ids: jax.Array) -> jax.Array:
 def mean_pool(states: jax.Array, ids: jax.Array) -> jax.Array:
     """Returns the mean state of each text's tokens, (B, D); zeros for a text without tokens."""
     weights = is_token(ids).astype(states.dtype)
-    return (states * weights[..., None]).sum(1) / jnp.maximum(weights.sum(1), 1)[:, None]
+    count = jnp.maximum(weights.sum(1, keepdims=True), jnp.ones((), states.dtype))
+    return (states * weights[..., None]).sum(1) / count

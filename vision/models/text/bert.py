@@ -84,7 +84,7 @@ class Bert(nnx.Module):
         x = self.embedding[...][ids] + self.positions[...]
         x = self.norm(x).astype(self.dtype)
         length = ids.shape[1]
-        mask = jnp.broadcast_to(is_token(ids)[:, None, :], (len(ids), length, length))
+        mask = jnp.broadcast_to(is_token(ids)[:, None, :], (ids.shape[0], length, length))
         for block in self.blocks:
             x = block(x, mask)
         return x.astype(at_least_float32(self.dtype))

@@ -72,7 +72,7 @@ class TextTransformer(nnx.Module):
         length = ids.shape[1]
         if self.causal:
             mask = mask & jnp.tril(jnp.ones((length, length), bool))
-        mask = jnp.broadcast_to(mask, (len(ids), length, length))
+        mask = jnp.broadcast_to(mask, (ids.shape[0], length, length))
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x.astype(at_least_float32(self.dtype)))

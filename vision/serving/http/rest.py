@@ -142,7 +142,7 @@ class _Routes:
         # text that is not a number is refused at once
         slow = isinstance(json_size, int) and json_size > LONG_BODY
         inference = await _call(v2.read_request, body, header_length, in_thread=slow)
-        answer = await self._ask(request, inference.images)
+        answer = await self._ask(request, inference.images, cells=inference.cells)
         response, length = await _call(
             v2.write_response,
             answer,
@@ -229,12 +229,18 @@ class _Routes:
         version = name or request.path_params.get("version", "")
         return self._repository.get(request.path_params["model"], version)
 
-    async def _ask(self, request: Request, images: Any, version: str = "") -> Answer:
+    async def _ask(
+        self,
+        request: Request,
+        images: Any,
+        version: str = "",
+        cells: dict[str, list[Any]] | None = None,
+    ) -> Answer:
         trace = request.scope["trace"]
         version = version or request.path_params.get("version", "")
         key = request.headers.get("x-route-key", "")
         answer = await self._service.classify(
-            ClassifyRequest(trace.model, images, version, key, trace.id)
+            ClassifyRequest(trace.model, images, version, key, trace.id, cells=cells or {})
         )
         trace.record_answer(answer)
         return answer
@@ -254,6 +260,7 @@ def _describe_bundle(bundle):
         # NaN is not JSON
         "quality": json.loads(json.dumps(bundle.quality), parse_constant=lambda name: None),
         "heatmap": bundle.explain is not None,
+        "inputs": list(bundle.encoder.names) if bundle.encoder else [],
     }
 
 

@@ -44,15 +44,16 @@ def open_warm(directory: pathlib.Path, settings: Settings) -> tuple[Bundle, Sett
     # A class named after a folder whose name is not UTF-8 has surrogates, which no protocol and no
     # log can hold.
     bundle.classes = tuple(name.encode("utf-8", "replace").decode() for name in bundle.classes)
-    shape = (bundle.image_size, bundle.image_size, bundle.channels)
-    batch = settings.max_batch or best_batch(run(bundle), shape)
+    batch = settings.max_batch or best_batch(run(bundle), bundle.blank)
     if settings.max_batch:
         for size in sorted({1 << power for power in range(batch.bit_length())} | {batch}):
-            _warm(run(bundle), np.zeros((size, *shape), np.uint8))
+            _warm(run(bundle), bundle.blank(size))
     return bundle, dataclasses.replace(settings, max_batch=batch)
 
 
-def best_batch(run: Callable[[np.ndarray], object], shape: tuple[int, int, int]) -> int:
+def best_batch(
+    run: Callable[[np.ndarray], object], blank: Callable[[int], np.ndarray]
+) -> int:
     """Returns the smallest batch size at which a model is about as fast, per image, as at any size.
 
     A GPU, or many cores, take many images in the time of one. On few cores a model may be fastest
@@ -61,8 +62,8 @@ def best_batch(run: Callable[[np.ndarray], object], shape: tuple[int, int, int])
     one fails, for example for lack of memory; or until they take too long.
 
     Args:
-        run: `run(images)`, images uint8 (B, *shape). Exceptions for a single image propagate.
-        shape: (H, W, C) of an image.
+        run: `run(batch)`. Exceptions for a single image propagate.
+        blank: returns a batch of so many images.
     """
     best = 1
     least = float("inf")
@@ -70,7 +71,7 @@ def best_batch(run: Callable[[np.ndarray], object], shape: tuple[int, int, int])
     spent = 0.0
     while size <= min(4 * best, LARGEST) and spent < PATIENCE:
         try:
-            seconds = _seconds(run, np.zeros((size, *shape), np.uint8))
+            seconds = _seconds(run, blank(size))
         except Exception as error:  # the runtimes' exceptions have no common type
             if size == 1:
                 raise

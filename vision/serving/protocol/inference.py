@@ -42,12 +42,14 @@ class Inference:
         outputs: the outputs, in the order of the request.
         top_k: number of labels and scores.
         id: the client's own ID; "" if it sent none.
+        cells: as in `vision.serving.request.Request`.
     """
 
     images: np.ndarray | list[bytes]
     outputs: list[RequestedOutput]
     top_k: int = TOP_K
     id: str = ""
+    cells: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
 
 
 class OutputTensor(NamedTuple):

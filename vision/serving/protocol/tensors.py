@@ -14,6 +14,15 @@ from vision.serving.protocol.json_io import quote
 
 # images in a request, whatever the settings: looking at that many takes a thirtieth of a second
 MAX_IMAGES = 65_536
+LONGEST_TEXT = 65_536  # characters
+IMAGES = ("images", "image")  # the inputs that hold images
+NUMBERS = {  # the dtype of each datatype of numbers
+    "BOOL": "?",
+    "FP32": "<f4",
+    "FP64": "<f8",
+    "INT32": "<i4",
+    "INT64": "<i8",
+}
 
 
 @dataclasses.dataclass
@@ -36,12 +45,13 @@ class Tensor:
 
 def images_of(tensors: Sequence[Tensor]) -> np.ndarray | list[bytes]:
     """Returns the images of a V2 request: uint8 (N, H, W, C), or a list of encoded ones."""
-    names = [tensor.name for tensor in tensors]
-    if len(names) != 1 or names[0] not in ("images", "image"):
+    images = [tensor for tensor in tensors if tensor.name in IMAGES]
+    if len(images) != 1:
         raise Refused(
-            "send exactly one input: 'images' (UINT8, raw pixels) or 'image' (BYTES, encoded)"
+            "send exactly one input of images: 'images' (UINT8, raw pixels) or 'image' (BYTES, "
+            "encoded)"
         )
-    tensor = tensors[0]
+    (tensor,) = images
     if tensor.name == "images":
         _check_type(tensor, "UINT8", (4,), "[N, height, width, channels]")
         return _pixels(tensor)
@@ -49,6 +59,66 @@ def images_of(tensors: Sequence[Tensor]) -> np.ndarray | list[bytes]:
     count = math.prod(tensor.shape)
     check_image_count(count)
     return _encoded_images(tensor.data, count)
+
+
+def cells_of(tensors: Sequence[Tensor]) -> dict[str, list[Any]]:
+    """Returns {name: N texts or numbers} of the inputs of a V2 request that are not its images.
+
+    A model of more than images takes them: texts as BYTES, columns as BYTES or numbers.
+    """
+    cells: dict[str, list[Any]] = {}
+    for tensor in tensors:
+        if tensor.name in IMAGES:
+            continue
+        if tensor.name in cells:
+            raise Refused(f"input {quote(tensor.name)} is sent twice")
+        if tensor.datatype not in NUMBERS:
+            _check_type(tensor, "BYTES", (1, 2), "[N]")
+        else:
+            _check_type(tensor, tensor.datatype, (1, 2), "[N]")
+        cells[tensor.name] = _cells(tensor, math.prod(tensor.shape))
+    return cells
+
+
+def _cells(tensor, count):
+    """Returns the texts or numbers of a tensor, as a flat list."""
+    check_image_count(count)
+    if not isinstance(tensor.data, list):
+        if tensor.datatype == "BYTES":
+            return [_text(tensor, text) for text in unpack_bytes(tensor.data, count)]
+        dtype = np.dtype(NUMBERS[tensor.datatype])
+        if len(tensor.data) != count * dtype.itemsize:
+            raise Refused(
+                f"input {quote(tensor.name)} has {len(tensor.data)} bytes, but its shape needs "
+                f"{count * dtype.itemsize}"
+            )
+        return np.frombuffer(tensor.data, dtype).tolist()
+    rows = (row if isinstance(row, list) else [row] for row in tensor.data)
+    values = list(itertools.chain.from_iterable(rows))
+    if len(values) != count:
+        raise Refused(
+            f"input {quote(tensor.name)} has {len(values)} values, but its shape needs {count}"
+        )
+    if tensor.datatype == "BYTES":
+        return [_text(tensor, value) for value in values]
+    if not all(value is None or type(value) in (int, float, bool) for value in values):
+        raise Refused(f"input {quote(tensor.name)} must hold numbers, or null for missing ones")
+    return values
+
+
+def _text(tensor, value):
+    """Returns a value of a BYTES tensor as text; null is missing."""
+    if value is None:
+        return ""
+    try:
+        text = value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError as error:
+        raise Refused(f"input {quote(tensor.name)} must be UTF-8") from error
+    if not isinstance(text, str):
+        raise Refused(f"input {quote(tensor.name)} must hold texts, or null for missing ones")
+    if len(text) > LONGEST_TEXT:
+        raise TooLarge(f"a text of input {quote(tensor.name)} has {len(text):,} characters")
+    return text
 
 
 def check_image_count(count: int) -> None:

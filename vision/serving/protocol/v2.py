@@ -30,9 +30,10 @@ from vision.serving.protocol.json_io import (
     quote,
     read_json,
 )
-from vision.serving.protocol.tensors import Tensor, images_of, pack_bytes
+from vision.serving.protocol.tensors import Tensor, cells_of, images_of, pack_bytes
 from vision.serving.request import Answer
 
+MAX_INPUTS = 256
 EXTENSIONS = ["binary_tensor_data", "classification"]
 # platform by the suffix of the model's file
 PLATFORMS = {".onnx": "onnxruntime_onnx", ".tflite": "litert_tflite"}
@@ -65,12 +66,24 @@ def model_metadata(model: str, versions: Iterable[str], bundle: Bundle) -> dict[
         "inputs": [
             {"name": "images", "datatype": "UINT8", "shape": pixels},
             {"name": "image", "datatype": "BYTES", "shape": [-1]},
+            *(
+                {"name": name, "datatype": datatype, "shape": [-1]}
+                for name, datatype in _datatypes(bundle).items()
+            ),
         ],
         "outputs": [
             {"name": name, "datatype": datatype, "shape": shapes[name]}
             for name, datatype in OUTPUTS.items()
         ],
     }
+
+
+def _datatypes(bundle: Bundle) -> dict[str, str]:
+    """Returns {name: datatype} of what a model takes beside images."""
+    if bundle.encoder is None:
+        return {}
+    numbers = {column.name for column in bundle.encoder.columns.numbers}
+    return {name: "FP32" if name in numbers else "BYTES" for name in bundle.encoder.names}
 
 
 def read_request(body: bytes, header_length: str | None = None) -> Inference:
@@ -89,7 +102,7 @@ def read_request(body: bytes, header_length: str | None = None) -> Inference:
     raw = memoryview(body)[length:]
     start = 0
     tensors = []
-    for entry in objects_of(document, "inputs", len(OUTPUTS), required=True):
+    for entry in objects_of(document, "inputs", MAX_INPUTS, required=True):
         tensor, size = _read_input(entry, raw[start:])
         start += size
         tensors.append(tensor)
@@ -106,7 +119,11 @@ def read_request(body: bytes, header_length: str | None = None) -> Inference:
     if len(request_id) > MAX_ID or not request_id.isascii():
         raise Refused(f"id must be ASCII and have at most {MAX_ID} characters")
     return Inference(
-        images_of(tensors), requested_outputs(outputs, parameters), top_k_of(parameters), request_id
+        images_of(tensors),
+        requested_outputs(outputs, parameters),
+        top_k_of(parameters),
+        request_id,
+        cells_of(tensors),
     )
 
 
