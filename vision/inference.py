@@ -113,6 +113,7 @@ class Classifier:
         temperature: float = 1.0,
         step: int | None = None,
         past: Past | None = None,
+        *,
         encoder: FieldEncoder | None = None,
     ):
         self.fields = models.fields_of(config.model)
@@ -216,7 +217,9 @@ def from_run(workdir: pathlib.Path | str) -> Classifier:
     encoder = None
     if models.fields_of(config.model):
         encoder = run_encoder(workdir, config)
-    return Classifier(config, model, data["classes"], *shape, temperature, step, past, encoder)
+    return Classifier(
+        config, model, data["classes"], *shape, temperature, step, past, encoder=encoder
+    )
 
 
 def from_config(config: ConfigDict) -> Classifier:

@@ -59,9 +59,10 @@ def main(argv: Sequence[str]) -> None:
     if values.table:
         files, fields = _read_table(classifier, values.table, words)
     elif classifier.encoder is not None:
+        names = ", ".join(classifier.encoder.names)
         raise UserError(
-            f"this model takes {', '.join(classifier.encoder.names)} beside the image: give --table "
-            "FILE.csv with these columns and one of paths"
+            f"this model takes {names} beside the image: give --table FILE.csv with these columns "
+            "and one of paths"
         )
     top = min(values.top, len(classifier.classes))
     write = _WRITERS[values.format](sys.stdout, classifier.classes, top)

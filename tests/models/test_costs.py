@@ -26,6 +26,7 @@ ARCHITECTURES = [
     "convnext",
     "efficientnet",
     "efficientnet_lite",
+    "fusion",
     "inception",
     "mlp",
     "mobilenet",

@@ -25,20 +25,20 @@ from ml_collections import ConfigDict
 
 from vision import __version__
 from vision.bundle import encoder
-from vision.bundle.runtimes import EXPORT_AGAIN, OUTPUTS, Model, open_model
+from vision.bundle.checks import MANIFEST, check_outputs, check_signature
+from vision.bundle.runtimes import EXPORT_AGAIN, open_model
 from vision.config.load import from_dict
 from vision.data import inputs
 from vision.data.decode import INTERPOLATIONS, UnreadableImage, decode, resize_crop, to_channels
 from vision.data.division import DIGESTS, FILE, write_division
 from vision.data.fields import FieldEncoder
 from vision.data.recall import Past
-from vision.errors import UserError, first_line, shown
+from vision.errors import UserError, shown
 from vision.support.digest import sha256
 from vision.support.files import write_json
 from vision.support.reading import read_json
 from vision.support.schema import SIDE, among, check, damaged, filled, numbers_within
 
-MANIFEST = "bundle.json"
 FORMAT = 1
 SAMPLE = "sample.png"
 MAX_SHIFT = 0.05  # how far another CPU or provider may shift a probability
@@ -282,7 +282,7 @@ def open_bundle(directory: pathlib.Path | str, threads: int = 0, provider: str =
     path = directory / manifest.model
     model = open_model(path, threads, provider)
     fields = encoder.read_encoder(directory, manifest.inputs)
-    _check_signature(model, path, manifest, fields)
+    check_signature(model, path, manifest, fields)
     try:
         bundle = Bundle(manifest, model.run, model.explain, fields)
     except UserError as error:  # the type of a config key has changed
@@ -290,7 +290,7 @@ def open_bundle(directory: pathlib.Path | str, threads: int = 0, provider: str =
         raise damaged(directory / MANIFEST, reason, EXPORT_AGAIN) from error
     if manifest.splits:
         bundle.past = Past(directory, manifest.splits)
-    _check_outputs(bundle, path)
+    check_outputs(bundle, path)
     if manifest.sample:
         _check_sample(bundle, directory, manifest.sample)
     return bundle
@@ -341,56 +341,6 @@ def read_manifest(directory: pathlib.Path | str) -> Manifest:
 def _leads_out(name):
     """Whether a file's name leads out of its directory."""
     return os.path.isabs(name) or ".." in pathlib.PurePosixPath(name).parts or "\0" in name
-
-
-def _check_signature(
-    model: Model, path: pathlib.Path, manifest: Manifest, fields: FieldEncoder | None
-) -> None:
-    """Raises `UserError` unless a model's inputs and outputs match its manifest."""
-    side = manifest.image_size
-    more = fields.signature if fields else {}
-    specified = [("uint8", [side, side, manifest.channels])]
-    # A float32 tensor's type is "float" in ONNX.
-    specified += [(kind.replace("float32", "float"), [*shape]) for kind, shape in more.values()]
-    if model.inputs != specified:
-        also = f", and {', '.join(more)}" if more else ""
-        raise UserError(
-            f"{path} takes {model.inputs}, but {MANIFEST} specifies uint8 images of "
-            f"{side}x{side}x{manifest.channels}{also}: {EXPORT_AGAIN}"
-        )
-    missing = [name for name in OUTPUTS if name not in model.outputs]
-    if missing:
-        raise UserError(f"{path} has no output '{missing[0]}': {EXPORT_AGAIN}")
-
-
-def _check_outputs(bundle, path):
-    """Runs the model once, on a black image: a graph need not declare its outputs' shapes."""
-    image = bundle.blank(1)
-    try:
-        probabilities, embeddings = bundle.probabilities_and_embeddings(image)
-    except Exception as error:  # its exceptions have no common type
-        raise UserError(f"{path} cannot be run, {EXPORT_AGAIN}:\n{first_line(error)}") from error
-    if probabilities.shape != (1, len(bundle.classes)):
-        raise UserError(
-            f"{path} gives {probabilities.shape[-1]} probabilities an image, but {MANIFEST} names "
-            f"{len(bundle.classes)} classes: {EXPORT_AGAIN}"
-        )
-    if not abs(probabilities.sum() - 1) < 1e-2 or embeddings.ndim != 2 or len(embeddings) != 1:
-        raise UserError(
-            f"{path} does not give probabilities that sum to 1 and one embedding an image: "
-            f"{EXPORT_AGAIN}"
-        )
-    if bundle.explain is not None and not _is_heat_map(bundle.explain(image)[2]):
-        raise UserError(
-            f"{path} does not give one heat map an image, with values from 0 to 1: {EXPORT_AGAIN}"
-        )
-
-
-def _is_heat_map(heat):
-    """Whether an array is the heat map of one image: (1, h, w) in [0, 1], not empty."""
-    if heat.ndim != 3 or len(heat) != 1 or not heat.size:
-        return False
-    return bool((heat >= 0).all() and (heat <= 1).all())
 
 
 def _check_sample(bundle, directory, sample):

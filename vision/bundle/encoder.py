@@ -42,9 +42,7 @@ def write_encoder(directory: pathlib.Path, encoder: FieldEncoder | None) -> dict
     }
 
 
-def read_encoder(
-    directory: pathlib.Path, inputs: Mapping[str, Any] | None
-) -> FieldEncoder | None:
+def read_encoder(directory: pathlib.Path, inputs: Mapping[str, Any] | None) -> FieldEncoder | None:
     """Returns the encoder of a bundle; None if its model takes images alone.
 
     Args:

@@ -50,7 +50,10 @@ class Columns(NamedTuple):
     @property
     def names(self) -> tuple[str, ...]:
         """The names of all columns."""
-        return tuple(column.name for column in (*self.numbers, *self.categories))
+        return (
+            *(column.name for column in self.numbers),
+            *(column.name for column in self.categories),
+        )
 
     def encode(
         self, values: Mapping[str, Sequence[Any]], title: Callable[[int], str] = "row {}".format
@@ -66,7 +69,7 @@ class Columns(NamedTuple):
         Raises:
             UserError: a cell of a column of numbers is not a finite number.
         """
-        fields = {}
+        fields: dict[str, np.ndarray] = {}
         findings = []
         if self.numbers:
             columns = [_floats(column.name, values[column.name], title) for column in self.numbers]
@@ -159,8 +162,8 @@ def learn(kinds: Mapping[str, str], cells: Mapping[str, Sequence[Any]]) -> Colum
     for name, kind in kinds.items():
         texts = [_text(cell) for cell in cells[name]]
         if kind == "number" or (not kind and _are_numbers(texts)):
-            values = _floats(name, texts, "row {}".format)
-            present = values[~np.isnan(values)]
+            every_number = _floats(name, texts, "row {}".format)
+            present = every_number[~np.isnan(every_number)]
             if not present.size:
                 raise UserError(f"data.columns: '{name}' has no number in the training images")
             numbers.append(Number(name, float(present.mean()), float(present.std()) or 1.0))
@@ -202,7 +205,7 @@ def _floats(name: str, cells: Sequence[Any], title: Callable[[int], str]) -> np.
         text = _text(cell)
         if text.lower() in ABSENT:
             continue
-        if not _is_number(text) or not math.isfinite(np.float32(text)):
+        if not _is_number(text) or abs(float(text)) > np.finfo(np.float32).max:
             raise UserError(
                 f"column '{name}' of {title(row)} must be a number, or empty if it is missing; "
                 f"got {shown(text)}"

@@ -1,7 +1,7 @@
 """The inputs of a model of more than images, as one NumPy array.
 
-Such a batch is a structured array with the fields "image", uint8 (H, W, C), and those that the model
-takes beside it: whatever counts, cuts, pads or joins batches of images does the same with it.
+Such a batch is a structured array with the fields "image", uint8 (H, W, C), and those that the
+model takes beside it: whatever counts, cuts, pads or joins batches of images does so with it too.
 """
 
 from collections.abc import Callable, Mapping

@@ -94,7 +94,7 @@ class Data:
     @property
     def text_shape(self) -> TextShape | None:
         """The shape of the captions' tokens; None if captions are not used."""
-        return self.encoder and self.encoder.text_shape
+        return self.encoder.text_shape if self.encoder else None
 
     @property
     def _first(self) -> Loader:
@@ -186,8 +186,7 @@ def open_data(
         splits, divided = _with_unlabeled(c, splits, config.seed, divided, past)
     splits = leave_out_missing(splits, needed)
     if with_unlabeled or encoder is not None:
-        splits, encoder, findings = add_fields(config, splits, encoder, with_unlabeled)
-        divided = divided._replace(findings=(*divided.findings, *findings))
+        splits, encoder, divided = _encoded(config, splits, encoder, with_unlabeled, divided)
     first = next(iter(splits.values()))
     sample = look(first, SAMPLE)
     image_size, channels = image_shape(c, first, sample)
@@ -216,6 +215,19 @@ def open_data(
         len(first) - real,
         encoder,
     )
+
+
+def _encoded(
+    config: ConfigDict,
+    splits: dict[str, Source],
+    encoder: FieldEncoder | None,
+    learns: bool,
+    divided: Divided,
+) -> tuple[dict[str, Source], FieldEncoder, Divided]:
+    """Returns the splits with their fields, what encodes them, and further findings."""
+    encoded = add_fields(config, splits, encoder, learns)
+    divided = divided._replace(findings=(*divided.findings, *encoded.findings))
+    return encoded.splits, encoded.encoder, divided
 
 
 def _open_loaders(

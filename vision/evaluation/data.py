@@ -1,6 +1,7 @@
 """The images that a model is evaluated on, and their labels among the model's classes."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -114,17 +115,17 @@ def open_split(
     config.imbalance.sampling = "none"
     config.train.steps = 1
     # Few images may leave none for one of the splits, so they are divided only if necessary.
-    is_past = is_copy or is_same(c.source, classifier.config.data.source)
-    past = classifier.past if is_past else None
-    encoder = classifier.encoder
+    past = None
+    if is_copy or is_same(c.source, classifier.config.data.source):
+        past = classifier.past
+    open_prepared = functools.partial(open_data, config, mesh, encoder=classifier.encoder)
     if name == "all" and undivided:
         parts, changes = images_of_past(c, config.seed, opened, past)
-        data = dataclasses.replace(open_data(config, mesh, parts, encoder=encoder), changes=changes)
+        data = dataclasses.replace(open_prepared(parts), changes=changes)
     elif not own and name in opened and not can_train(opened):
-        data = open_data(config, mesh, {name: opened[name]}, encoder=encoder)
+        data = open_prepared({name: opened[name]})
     else:
-        needed = (name,) if partial else None
-        data = open_data(config, mesh, past=past, needed=needed, encoder=encoder)
+        data = open_prepared(past=past, needed=(name,) if partial else None)
     loaders = {name: data.loaders[name]} if name in data.loaders else distinct(data.loaders)
     source = Joined([loader.dataset.source for loader in loaders.values()])
     positions = match_classes(classifier.classes, source)

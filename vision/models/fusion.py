@@ -43,6 +43,7 @@ from vision.models.layers.transformer import Mlp
 from vision.models.text import build_tower
 
 VARIANTS = ("late", "gated", "attention")
+LISTED = ()  # what one costs depends on the data
 FIELDS = (TEXT, NUMBERS, CATEGORIES)  # of a source, that a model may take beside the image
 HEAD_WIDTH = 32  # of the attention, about
 NOTHING = (
@@ -193,8 +194,10 @@ class Gated(nnx.Module):
         """Returns (B, D)."""
         joined = jnp.concatenate([part.vector for part in parts], 1)
         gates = jnp.split(jax.nn.sigmoid(self.gates(joined)), len(parts), axis=1)
-        states = [jnp.tanh(dense(part.vector)) for dense, part in zip(self.states, parts)]
-        return sum(gate * state for gate, state in zip(gates, states, strict=True))
+        total = jnp.zeros_like(parts[0].vector)
+        for gate, dense, part in zip(gates, self.states, parts, strict=True):
+            total += gate * jnp.tanh(dense(part.vector))
+        return total
 
 
 class CrossAttention(nnx.Module):

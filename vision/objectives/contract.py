@@ -29,11 +29,12 @@ In an objective's file, everything but `build` is optional:
 
 A batch is {"image": ..., "label": ..., "progress": ...}: under the names of the views of "train",
 normalized float (B, H, W, C); soft labels, float (B, C); the share of the training that is done,
-float32 (). The view of a model of more than images is a mapping, as `vision.models.fields_of`
-says, which the objective passes on as it is. Further fields of the source come under their own names, and the views of every other
-loader under its name: batch["unlabeled"]["weak"]; batch["unlabeled"]["index"], int32 (B,), says
-which of that loader's images they are. Those of "memory", what is remembered of a previous run's
-images, have a "label" too; without config.continual.memory there are none in the batch.
+float32 (). The view of a model of more than images is a mapping, see `vision.models.fields_of`,
+which the objective passes on as it is. Further fields of the source come under their own names, and
+the views of every other loader under its name: batch["unlabeled"]["weak"];
+batch["unlabeled"]["index"], int32 (B,), says which of that loader's images they are. Those of
+"memory", what is remembered of a previous run's images, have a "label" too; without
+config.continual.memory there are none in the batch.
 """
 
 import dataclasses

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from vision.bundle.directory import Bundle
-
 from vision.data.inputs import pack
 from vision.errors import UserError
 from vision.serving.errors import Refused, TooMany
@@ -51,6 +50,8 @@ def with_cells(images: np.ndarray, cells: Mapping[str, list[Any]], bundle: Bundl
             raise Refused(
                 f"input {quote(name)} has {len(values)} values, but there are {len(images)} images"
             )
+    if bundle.encoder is None:
+        return images
     try:
         return pack(images, bundle.encoder.encode(cells, "image {} of the request".format))
     except UserError as error:

@@ -76,8 +76,8 @@ DATA = section(
         "train on a random crop with this share of the area, made while loading, such as "
         "(0.08, 1.0); () = the center crop"),
     columns=key("",
-        "columns of the source that a model learns from beside the image, such as age,ward:category; "
-        "numbers or names, by their values or as said: docs/fusion.md"),
+        "columns of the source that a model learns from beside the image, such as "
+        "age,ward:category; numbers or names, by their values or as said: docs/fusion.md"),
     labels=key("",
         "training images that keep their labels, drawn from each class at random: 25/class; 4000, "
         'of all; 1%, of all; "" = all. For learning from few labels; see unlabeled'),

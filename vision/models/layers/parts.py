@@ -185,9 +185,7 @@ class Fallback(nnx.Module):
         # An example that would lose all it has keeps it.
         kept = kept | (present & ~kept.any(1, keepdims=True))
         vectors = self.vectors[...]
-        return [
-            _replaced(part, kept[:, place], vectors[place]) for place, part in enumerate(parts)
-        ]
+        return [_replaced(part, kept[:, place], vectors[place]) for place, part in enumerate(parts)]
 
 
 def _replaced(part: Part, present: jax.Array, vector: jax.Array) -> Part:

@@ -51,9 +51,7 @@ def open_warm(directory: pathlib.Path, settings: Settings) -> tuple[Bundle, Sett
     return bundle, dataclasses.replace(settings, max_batch=batch)
 
 
-def best_batch(
-    run: Callable[[np.ndarray], object], blank: Callable[[int], np.ndarray]
-) -> int:
+def best_batch(run: Callable[[np.ndarray], object], blank: Callable[[int], np.ndarray]) -> int:
     """Returns the smallest batch size at which a model is about as fast, per image, as at any size.
 
     A GPU, or many cores, take many images in the time of one. On few cores a model may be fastest

@@ -1,0 +1,35 @@
+"""Your own images with a text, with columns of a table, or with both: one CSV file, one command.
+
+    python -m vision.main --config 'configs/fusion_csv.py:skin.csv:age,site'
+    python -m vision.main --config 'configs/fusion_csv.py:ads.csv?text=title&empty=keep:price'
+    python -m vision.main --config 'configs/fusion_csv.py:ads.csv?text=title&empty=keep'
+    python -m vision.predict --workdir RUN --table new.csv
+
+The table has columns of paths and labels, see docs/data.md, and those that are learned from. Not
+measured: it depends on your table; docs/fusion.md has an example.
+"""
+
+from vision.config import default
+
+
+def get_config(source="images.csv", columns="", method="late", image="cnn:small"):
+    c = default()
+    c.data.source = f"csv:{source}"
+    c.data.columns = columns
+    c.data.image_size = 64
+    if "text=" in source:
+        c.text.tokenizer = "bpe"
+        c.text.context = 32
+    c.model.name = "fusion"
+    c.model.variant = method
+    c.model.options.image = image
+    c.augment.flip_horizontal = True
+
+    c.optimizer.name = "adamw"
+    c.optimizer.learning_rate = 1e-3
+    c.optimizer.weight_decay = 0.05
+    c.schedule.name = "warmup_cosine"
+    c.schedule.warmup = 0.1
+    c.train.epochs = 20.0
+    c.train.batch_size = 64
+    return c
