@@ -287,3 +287,45 @@ def test_long_answers_are_the_same_json():
 def test_wrong_instances_are_refused(instances):
     with pytest.raises(Refused):
         v1.read_request(json.dumps({"instances": instances}).encode())
+
+
+def more(name, datatype, data, shape=None):
+    return {"name": name, "datatype": datatype, "shape": shape or [len(data)], "data": data}
+
+
+def test_what_a_model_takes_beside_images_comes_in_any_form():
+    document = request()
+    document["inputs"] += [
+        more("text", "BYTES", ["a cat", None]),
+        more("age", "FP32", [3.5, None]),
+        more("ward", "INT64", [[7], [8]], [2, 1]),
+    ]
+    cells = read(document).cells
+    assert cells == {"text": ["a cat", ""], "age": [3.5, None], "ward": [7, 8]}
+    raw = pack_bytes([b"a cat", b""]) + np.array([3.5, np.nan], "<f4").tobytes()
+    binary = request()
+    binary["inputs"] += [
+        more("text", "BYTES", [], [2]) | {"parameters": {"binary_data_size": len(raw) - 8}},
+        more("age", "FP32", [], [2]) | {"parameters": {"binary_data_size": 8}},
+    ]
+    for entry in binary["inputs"][1:]:
+        del entry["data"]
+    text, age = read(binary, raw).cells.values()
+    assert text == ["a cat", ""] and age[0] == 3.5 and np.isnan(age[1])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([more("age", "FP32", ["old", 1])], "must hold numbers"),
+        ([more("text", "BYTES", [3, 4])], "must hold texts"),
+        ([more("age", "FP32", [1.0], [2])], "has 1 values, but its shape needs 2"),
+        ([more("age", "FP32", [1.0, 2.0])] * 2, "sent twice"),
+        ([more("age", "FP32", [1.0] * 8, [2, 2, 2])], "must have the shape"),
+    ],
+)
+def test_what_is_wrong_beside_the_images_is_refused(inputs, message):
+    document = request()
+    document["inputs"] += inputs
+    with pytest.raises(Refused, match=message):
+        read(document)
