@@ -3,6 +3,8 @@
     python -m vision.main --config 'configs/fusion_csv.py:skin.csv:age,site'
     python -m vision.main --config 'configs/fusion_csv.py:ads.csv?text=title&empty=keep:price'
     python -m vision.main --config 'configs/fusion_csv.py:ads.csv?text=title&empty=keep'
+    python -m vision.main --config 'configs/fusion_csv.py:skin.csv:age,site:gated' \\
+        --config.model.options.image=efficientnet_lite:0 --config.model.pretrained=WEIGHTS
     python -m vision.predict --workdir RUN --table new.csv
 
 The table has columns of paths and labels, see docs/data.md, and those that are learned from. Not
@@ -12,7 +14,7 @@ measured: it depends on your table; docs/fusion.md has an example.
 from vision.config import default
 
 
-def get_config(source="images.csv", columns="", method="late", image="cnn:small"):
+def get_config(source="images.csv", columns="", method="late"):
     c = default()
     c.data.source = f"csv:{source}"
     c.data.columns = columns
@@ -22,7 +24,7 @@ def get_config(source="images.csv", columns="", method="late", image="cnn:small"
         c.text.context = 32
     c.model.name = "fusion"
     c.model.variant = method
-    c.model.options.image = image
+    c.model.options.image = "cnn:small"
     c.augment.flip_horizontal = True
 
     c.optimizer.name = "adamw"

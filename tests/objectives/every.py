@@ -14,6 +14,15 @@ CAPTIONS = {
     # The bias of attention's keys has no gradient: Adam would make steps of its rounding errors.
     "optimizer__name": "sgd",
 }
+FUSED = {
+    "model__name": "fusion",
+    "model__variant": "attention",
+    "model__options": {
+        "image": "tests.support.tiny_resnet",
+        "tower": "transformer:mu",
+        "width": 8,
+    },
+}
 NEXT = {  # new images, one class of which is new
     "data__source": "digits?rename=9:nine",
     "continual__previous": "TEACHER",
@@ -50,6 +59,7 @@ CASES = {
         {"variant": "mu-mean", "width": 8, "loss": "siglip", "same": "positive"},
         CAPTIONS | RESNET,
     ),
+    "fusion": ("supervised", {}, CAPTIONS | FUSED),
     "ewc and lwf with a memory": (
         "continual",
         {"ewc": 10.0, "lwf": 1.0},

@@ -15,11 +15,12 @@ from sklearn.datasets import load_digits
 
 from tests.support.live_server import serve
 from vision import cli, main, predict
-from vision.compression import prune
+from vision.compression import prune, quantize
 from vision.evaluation import __main__ as evaluation
 from vision.export import __main__ as export
+from vision.run.weights import run_weights
 
-WORDS = "zero one two three four five six seven eight nine".split()
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 ROWS = 400
 
 
@@ -53,9 +54,10 @@ def run(table, tmp_path_factory):
 
 
 def train(table, workdir, *flags):
-    spec = f"configs/fusion_csv.py:{table}?text=title&empty=keep:age,ward:attention:cnn:mu"
+    spec = f"configs/fusion_csv.py:{table}?text=title&empty=keep:age,ward:attention"
     sizes = ["data.image_size=16", "train.epochs=12.0", "train.batch_size=32", "log.progress=False"]
-    options = ["model.options.width=32", "model.options.tower=transformer:mu-mean"]
+    networks = ["image=cnn:mu", "tower=transformer:mu-mean", "width=32"]
+    options = [f"model.options.{network}" for network in networks]
     changes = [f"--config.{change}" for change in (*sizes, *options, *flags)]
     cli.run(main.main, ["--config", spec, f"--workdir={workdir}", *changes])
 
@@ -88,6 +90,26 @@ def test_a_finished_run_is_recognized(run, table, capsys):
     assert "finished already" in capsys.readouterr().out
 
 
+def test_the_image_network_starts_from_a_run_of_its_own(table, tmp_path):
+    spec = f"csv:{table}?text=title&empty=keep"
+    plain = ["model.name=cnn", "model.variant=mu"]
+    train_plain(spec, tmp_path / "plain", plain)
+    start = f"model.pretrained={tmp_path / 'plain'}"
+    train(table, tmp_path / "fused", start, "optimizer.learning_rate=0.0", "train.epochs=1.0")
+    _, _, arrays = run_weights(tmp_path / "plain")
+    _, _, fused = run_weights(tmp_path / "fused")
+    shared = [name for name in arrays if name.endswith("kernel") and "head" not in name]
+    assert len(shared) >= 3
+    for name in shared:
+        np.testing.assert_array_equal(arrays[name], fused[f"parts.0.network.{name}"])
+
+
+def train_plain(source, workdir, changes):
+    sizes = ["data.image_size=16", "train.epochs=1.0", "log.progress=False"]
+    argv = [f"--config.{change}" for change in (*sizes, f"data.source={source}", *changes)]
+    cli.run(main.main, ["--config", "configs/resnet_mnist5k.py", f"--workdir={workdir}", *argv])
+
+
 def test_bundle_and_run_are_evaluated_alike(run, bundle, tmp_path, capsys):
     numbers = []
     for flag in (f"--workdir={run}", f"--bundle={bundle}"):
@@ -117,7 +139,8 @@ def test_what_takes_images_alone_refuses(run, bundle, table, tmp_path, capsys):
     refused = [
         (predict.main, [f"--bundle={bundle}", str(table.with_name("1.png"))], "give --table"),
         (export.main, [f"--workdir={run}", "--format=tflite", f"--out={tmp_path / 'b'}"], "onnx"),
-        (prune.main, [f"--workdir={run}", f"--out={tmp_path / 'p'}"], ""),
+        (prune.main, [f"--workdir={run}", f"--out={tmp_path / 'p'}"], "pruning is for models of"),
+        (quantize.main, [f"--bundle={bundle}", f"--out={tmp_path / 'q'}"], "INT8 is for models of"),
     ]
     for command, argv, message in refused:
         assert message in error(capsys, command, argv)

@@ -16,7 +16,7 @@ from tests.objectives.every import CASES, case
 from tests.objectives.runs import assert_near, checkpoint, have_same_bits, untimed
 from vision import models, objectives, parallel
 from vision.data.pipeline import open_data
-from vision.run.resolve import resolve_config
+from vision.run.resolve import describe_fields, resolve_config
 from vision.run.splits import past_of_training
 from vision.training.memory import chooser
 from vision.training.run import run
@@ -95,6 +95,7 @@ def _parameters(config, devices):
     mesh = parallel.make_mesh(devices)
     past = past_of_training(nowhere, config, chooser(config))
     data = open_data(config, mesh, with_unlabeled=True, past=past)
+    config = describe_fields(config, data.encoder)
     definition = objectives.define(config.objective, config.continual.previous)
     teachers = read_teachers(config, data, definition, None)
     for teacher in teachers.values():

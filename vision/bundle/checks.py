@@ -1,22 +1,19 @@
 """Checks that a bundle's model is what its bundle.json says."""
 
 import pathlib
-from typing import TYPE_CHECKING
+from typing import Any
 
 from vision.bundle.runtimes import EXPORT_AGAIN, OUTPUTS, Model
 from vision.data.fields import FieldEncoder
 from vision.errors import UserError, first_line
 
-if TYPE_CHECKING:
-    from vision.bundle.directory import Bundle, Manifest
-
 MANIFEST = "bundle.json"
 
 
 def check_signature(
-    model: Model, path: pathlib.Path, manifest: "Manifest", fields: FieldEncoder | None
+    model: Model, path: pathlib.Path, manifest: Any, fields: FieldEncoder | None
 ) -> None:
-    """Raises `UserError` unless a model's inputs and outputs match its manifest."""
+    """Raises `UserError` unless a model's inputs and outputs match its `Manifest`."""
     side = manifest.image_size
     more = fields.signature if fields else {}
     specified = [("uint8", [side, side, manifest.channels])]
@@ -33,8 +30,14 @@ def check_signature(
         raise UserError(f"{path} has no output '{missing[0]}': {EXPORT_AGAIN}")
 
 
-def check_outputs(bundle: "Bundle", path: pathlib.Path) -> None:
-    """Runs the model once, on a black image: a graph need not declare its outputs' shapes."""
+def check_outputs(bundle: Any, path: pathlib.Path) -> None:
+    """Runs the model of a `Bundle` once, on a black image.
+
+    A graph need not declare its outputs' shapes.
+
+    Raises:
+        UserError: it fails, or its outputs are not what bundle.json says.
+    """
     image = bundle.blank(1)
     try:
         probabilities, embeddings = bundle.probabilities_and_embeddings(image)

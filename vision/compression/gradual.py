@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from vision.compression import importance
 from vision.compression.cut import RECORD, Goal, prune, write
+from vision.data.inputs import require_images_alone
 from vision.errors import UserError
 from vision.inference import Classifier, from_run
 from vision.run.directory import read_run
@@ -54,6 +55,7 @@ def prune_run(
     places = [*(pathlib.Path(f"{out}-{i}") for i in range(1, steps)), out]
     written = [i for i, place in enumerate(places) if _is_pruned(place, request | {"step": i + 1})]
     original = from_run(request["run"])
+    require_images_alone(original.fields, "pruning")
     last_written = max(written, default=-1)
     for i in range(max(last_written, 0), steps):
         place = places[i]

@@ -48,6 +48,7 @@ from vision.compression.int8 import (
 )
 from vision.config.flags import parse_stage
 from vision.data.decode import decode
+from vision.data.inputs import require_images_alone
 from vision.errors import UserError, check_choice, check_count, check_range
 from vision.support.directories import replacing_directory
 from vision.support.extras import require
@@ -130,6 +131,7 @@ def quantize_bundle(
     from vision.export.place import check_place
 
     model = open_bundle(bundle)
+    require_images_alone(model.fields, "INT8")
     float_manifest = read_manifest(bundle)
     path = pathlib.Path(bundle, model.file)
     if is_quantized(path):

@@ -25,6 +25,7 @@ from absl import flags
 from vision import cli
 from vision.bundle.directory import MANIFEST, Bundle, open_bundle
 from vision.config.flags import parse_stage
+from vision.data.inputs import require_images_alone
 from vision.errors import UserError
 from vision.support.extras import require
 from vision.support.files import filling, replacing, write_json
@@ -92,6 +93,7 @@ def open_model(path: pathlib.Path | str, stack: contextlib.ExitStack) -> Model:
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()), "bundle")
         export(classifier, folder, ExportOptions(), workdir=path, report=lambda _: None)
     bundle = open_bundle(folder)
+    require_images_alone(bundle.fields, f"the report of {path}")
     files = sorted(folder.glob("*.onnx"))
     if not files:
         raise UserError(f"{path} contains no model.onnx: export it with --format onnx")

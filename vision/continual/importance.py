@@ -29,6 +29,7 @@ from safetensors.numpy import load_file, save_file
 from vision import cli, inference, parallel
 from vision.config.flags import parse_stage
 from vision.continual.fisher import LABELS, measure_fisher
+from vision.data.inputs import require_images_alone
 from vision.data.pipeline import open_data
 from vision.errors import UserError, check_choice, check_count, check_range
 from vision.objectives.importance import (
@@ -88,6 +89,7 @@ def write_fisher(
         UserError: there is no run, or its images are not there any more.
     """
     classifier = inference.from_run(workdir)
+    require_images_alone(classifier.fields, "the importance of weights")
     config = classifier.config.copy_and_resolve_references()
     config.data.random_crop_area = ()
     mesh = parallel.make_mesh(1)

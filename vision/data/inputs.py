@@ -4,7 +4,7 @@ Such a batch is a structured array with the fields "image", uint8 (H, W, C), and
 model takes beside it: whatever counts, cuts, pads or joins batches of images does so with it too.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,15 @@ def check(batch: np.ndarray, fields: tuple[str, ...]) -> None:
             f"this model takes {', '.join(fields)} beside the image, and this stage gives it "
             f"{'images alone' if not given else ', '.join(given)}: docs/fusion.md lists the stages "
             "that can"
+        )
+
+
+def require_images_alone(fields: Sequence[str], subject: str) -> None:
+    """Raises `UserError` if a model takes `fields` beside images, and `subject` gives it none."""
+    if fields:
+        raise UserError(
+            f"{subject} is for models of images alone, and this one takes {', '.join(fields)} too: "
+            "docs/fusion.md lists the stages that can"
         )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from vision.bundle import directory as bundle
 from vision.bundle.encoder import write_encoder
 from vision.bundle.runtimes import open_model
+from vision.data.inputs import require_images_alone
 from vision.data.loading.sampler import spread
 from vision.data.sources import is_same
 from vision.errors import RunError, UserError, check_choice, check_count, check_range, first_line
@@ -153,16 +154,13 @@ def export(
 
 def _check_fields(classifier, options):
     """Raises `UserError` if a format cannot take all of a model's inputs."""
-    refused = [name for name in options.formats if name != "onnx"]
+    refused = [f"--format {name}" for name in options.formats if name != "onnx"]
     if options.precision == "int8":
         refused.append("--precision int8")
     if options.heatmap:
         refused.append("--heatmap")
-    if classifier.fields and refused:
-        raise UserError(
-            f"{refused[0]} is for models of images alone, and this one takes "
-            f"{', '.join(classifier.fields)} too: export it with --format onnx"
-        )
+    if refused:
+        require_images_alone(classifier.fields, refused[0])
 
 
 def _check_sums(config):

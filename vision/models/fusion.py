@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+from ml_collections import ConfigDict
 
 from vision.data.captions import FIELD as TEXT
 from vision.data.columns import CATEGORIES, NUMBERS, columns_of
@@ -45,6 +46,7 @@ from vision.models.text import build_tower
 VARIANTS = ("late", "gated", "attention")
 LISTED = ()  # what one costs depends on the data
 FIELDS = (TEXT, NUMBERS, CATEGORIES)  # of a source, that a model may take beside the image
+IMAGE = "cnn:small"
 HEAD_WIDTH = 32  # of the attention, about
 NOTHING = (
     "model 'fusion' learns from more than images: set text.tokenizer=bpe for the source's texts "
@@ -55,6 +57,20 @@ NOTHING = (
 def fields(options: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the fields of a source that a model with these options takes beside the image."""
     return tuple(name for name in FIELDS if options.get(name))
+
+
+def network(c: ConfigDict) -> tuple[str, ConfigDict]:
+    """Returns (prefix of its variables, config.model) of the image's network.
+
+    It is what `model.pretrained` names weights of, unless these are of a whole model of this kind.
+    """
+    c = c.copy_and_resolve_references()
+    name, _, c.variant = c.options.get("image", IMAGE).partition(":")
+    if not name:
+        raise UserError("model.pretrained has no network to fill: model.options.image is empty")
+    c.name = name
+    c.options = ConfigDict()
+    return "parts.0.network.", c
 
 
 def build(variant: str, num_classes: int, **options: Any) -> "Fusion":
@@ -105,7 +121,7 @@ class Fusion(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         image_size: int = 32,
         channels: int = 3,
-        image: str = "cnn:small",
+        image: str = IMAGE,
         tower: str = "transformer:XS-mean",
         width: int = 128,
         part_dropout: float = 0.1,

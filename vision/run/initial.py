@@ -38,13 +38,20 @@ def initial_weights(
     if not c.pretrained or resumed:
         return None
     sizes = (len(data.classes), data.image_size, data.channels)
+    prefix, part = pretrained.part(c)
     if pretrained.is_run(c.pretrained):
-        _, _, run_arrays = run_weights(c.pretrained)
+        run_config, _, run_arrays = run_weights(c.pretrained)
+        if run_config.model.name == c.name:
+            prefix = ""
+            part = c
         previous = config.continual.previous
         goes_on = bool(previous) and os.path.realpath(previous) == os.path.realpath(c.pretrained)
-        arrays = fit_run_weights(c, run_arrays, *sizes, grows=goes_on)
+        arrays = fit_run_weights(part, run_arrays, *sizes, grows=goes_on)
     else:
-        arrays = pretrained.load(c, *sizes)
+        arrays = pretrained.load(part, *sizes)
+    if prefix:
+        body = _without_head(part, arrays)
+        return {f"{prefix}{name}": array for name, array in body.items()}
     return _without_head(c, arrays) if config.transfer.new_head else arrays
 
 

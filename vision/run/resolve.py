@@ -57,9 +57,11 @@ def resolve_config(config: ConfigDict, workdir: pathlib.Path | str | None = None
         run_config, data = read_run(c.pretrained)
         _take_all(config, run_config, data["image_size"], data["channels"])
         return config
-    weights = pretrained.describe(c.pretrained, pretrained.architecture(c), c.variant)
+    prefix, part = pretrained.part(c)
+    weights = pretrained.describe(c.pretrained, pretrained.architecture(part), part.variant)
     if weights is None:
-        _take_sizes(config)
+        if not prefix:
+            _take_sizes(config)
         if config.data.normalize == "auto":
             print(
                 f"note: how images were prepared for {c.pretrained} is unknown: pixels are scaled "
@@ -77,7 +79,8 @@ def resolve_config(config: ConfigDict, workdir: pathlib.Path | str | None = None
         std = (float(np.mean(std)),)
     _take_preprocessing(d, weights.crop, weights.interpolation)
     _take_normalization(d, "mean_std", mean, std)
-    _take_options(c, weights.options)
+    if not prefix:
+        _take_options(c, weights.options)
     return config
 
 

@@ -16,6 +16,7 @@ from vision.bundle.directory import MANIFEST, read_manifest
 from vision.bundle.runtimes import EXPORT_AGAIN
 from vision.config import default
 from vision.config.load import from_dict
+from vision.data.inputs import require_images_alone
 from vision.errors import UserError, shown
 from vision.models.layers.streams import Streams
 from vision.models.weights import pretrained
@@ -51,7 +52,12 @@ class Teacher:
         return tuple(self.data["classes"])
 
     def build(self) -> nnx.Module:
-        """Returns its model without its weights."""
+        """Returns its model without its weights.
+
+        Raises:
+            UserError: it takes more than images.
+        """
+        require_images_alone(models.fields_of(self.config.model), f"a teacher such as {self.spec}")
         return models.build(self.config.model, *self._sizes(), Streams(0))
 
     def weights(self) -> dict[str, np.ndarray]:

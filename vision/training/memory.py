@@ -13,12 +13,14 @@ from ml_collections import ConfigDict
 from vision import parallel
 from vision.data.augment import normalize
 from vision.data.decode import UnreadableImage
+from vision.data.inputs import require_images_alone
 from vision.data.labeled import count_labeled, draw_labeled
 from vision.data.loading.dataset import Dataset
 from vision.data.loading.sampler import Sampler
 from vision.data.pipeline import interpolation_of
 from vision.data.sources import Source
 from vision.errors import UserError, check_choice
+from vision.models import fields_of
 from vision.run.weights import open_run
 from vision.training import interruption
 
@@ -100,6 +102,7 @@ def herd(embeddings: np.ndarray, count: int) -> np.ndarray:
 def _embed(config: ConfigDict, pool: Source) -> np.ndarray:
     """Returns the previous model's embeddings, float64 (N, D); NaN for unreadable images."""
     run_config, data, model = open_run(config.continual.previous)
+    require_images_alone(fields_of(run_config.model), "continual.selection = 'herding'")
     c = run_config.data
     dataset = Dataset(
         pool,

@@ -14,10 +14,12 @@ from vision import metrics, models, objectives, parallel
 from vision.config import default
 from vision.data.augment import normalize
 from vision.data.augment.views import CHOICES
+from vision.data.captions import FIELD
 from vision.data.loading.joint import JointLoader
 from vision.data.loading.loader import Loader
 from vision.data.pipeline import UNLABELED, Data
 from vision.data.recall import MEMORY
+from vision.data.tokenizer import PAD
 from vision.errors import UserError, check_choice
 from vision.models.layers.streams import Streams
 from vision.models.surgery.transfer import prepare
@@ -247,6 +249,7 @@ def training_loader(config: ConfigDict, data: Data, definition: objectives.Defin
                 f'data.{name} to a source, or to "rest" for the training images'
             )
     _check_fields(data, definition.inputs)
+    _check_captions(config, data)
     ratios = {UNLABELED: config.data.unlabeled_ratio, MEMORY: config.continual.memory_ratio}
     beside = {name: (data.loaders[name], ratios[name]) for name in loaders if name != "train"}
     train = data.loaders["train"]
@@ -256,6 +259,20 @@ def training_loader(config: ConfigDict, data: Data, definition: objectives.Defin
 def _loaders_of(data: Data, definition: objectives.Definition) -> list[str]:
     """Returns the loaders that an objective learns from; a run may have no memory."""
     return [name for name in definition.inputs if name != MEMORY or MEMORY in data.loaders]
+
+
+def _check_captions(config: ConfigDict, data: Data) -> None:
+    """Only a model that takes texts itself can do without some."""
+    if data.text_shape is None or FIELD in models.fields_of(config.model):
+        return
+    for name, loader in data.loaders.items():
+        ids = loader.dataset.fields.get(FIELD)
+        missing = 0 if ids is None else int((ids == PAD).all(1).sum())
+        if missing:
+            raise UserError(
+                f"{missing:,} images of {name} have no caption, which the objective "
+                f"'{config.objective.name}' needs: leave out empty=keep"
+            )
 
 
 def _check_fields(data: Data, inputs: Mapping[str, tuple[str, ...]]) -> None:

@@ -171,6 +171,16 @@ def fill(model: nnx.Module, arrays: Mapping[str, np.ndarray]) -> nnx.Module:
     return model
 
 
+def part(c: ConfigDict) -> tuple[str, ConfigDict]:
+    """Returns (prefix of its variables, config.model) of the part that weights of others fill.
+
+    For most models that is all of it, and the prefix is "". An architecture that holds another one
+    has `network(c)`, which says so.
+    """
+    module = architecture(c)
+    return module.network(c) if hasattr(module, "network") else ("", c)
+
+
 def architecture(c: ConfigDict) -> ModuleType:
     """Returns the module that `config.model.name` names."""
     return find("model", c.name, "vision.models")
