@@ -48,7 +48,7 @@ def with_texts(
     for part, source in parts.items():
         base, rows = base_of(source)
         base.texts, reasons = _read(captions[part])
-        has_caption |= any(base.texts)
+        has_caption |= any(base.texts[rows])
         if empty:
             reasons = ["" if reason == EMPTY else reason for reason in reasons]
         for row in rows.tolist():
