@@ -207,6 +207,7 @@ def test_what_the_page_asks_is_json_whatever_a_bundle_says_of_itself():
     bundle = types.SimpleNamespace(
         classes=("a", "b"), image_size=8, channels=1, resize={"crop_fraction": 1.0}, explain=None
     )
+    bundle.encoder = None
     bundle.quality = {"metrics": {"accuracy": {"value": math.nan}, "loss": {"value": 0.5}}}
     repository = types.SimpleNamespace(
         get=lambda *names: types.SimpleNamespace(bundle=bundle, name="1")

@@ -16,6 +16,11 @@ from vision.serving.models.loaded import LoadedVersion, open_warm
 from vision.serving.settings import Settings
 
 
+def blank(count):
+    """A batch of black images of 2 x 3 gray pixels."""
+    return np.zeros((count, 2, 3, 1), np.uint8)
+
+
 class Telemetry:
     def batch(self, model, version, size, waiting):
         pass
@@ -69,7 +74,7 @@ def test_the_best_batch_is_the_smallest_that_is_about_as_fast(monkeypatch, secon
         run.append(len(images))
         now[0] += seconds(len(images)) / 1000
 
-    assert module.best_batch(model, (2, 3, 1)) == best and max(run) == largest
+    assert module.best_batch(model, blank) == best and max(run) == largest
 
 
 @pytest.mark.parametrize(("most", "best"), [(1, 1), (8, 8), (40, 32)])
@@ -79,7 +84,7 @@ def test_a_batch_that_fails_ends_the_search(caplog, most, best):
             raise RuntimeError("out of memory\nat layer 7")
         time.sleep(0.001)
 
-    assert module.best_batch(model, (2, 3, 1)) == best
+    assert module.best_batch(model, blank) == best
     assert (
         f"a batch of {2 * best} images fails, so batches are smaller: out of memory"
         in caplog.messages
@@ -112,7 +117,7 @@ def test_the_search_takes_seconds(monkeypatch, seconds, most):
     def model(images):
         now[0] += seconds(len(images))
 
-    module.best_batch(model, (2, 3, 1))
+    module.best_batch(model, blank)
     assert now[0] <= most
 
 
@@ -125,7 +130,7 @@ def test_a_slow_first_run_does_not_end_the_search(monkeypatch):
         now[0] += 0.01 if len(images) in seen else 20.0
         seen.add(len(images))
 
-    assert module.best_batch(model, (2, 3, 1)) == 64
+    assert module.best_batch(model, blank) == 64
 
 
 def test_what_is_not_set_is_measured(tmp_path):
