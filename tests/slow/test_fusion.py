@@ -138,7 +138,11 @@ def test_a_table_is_classified_by_run_and_bundle(run, bundle, table, tmp_path, c
 def test_what_takes_images_alone_refuses(run, bundle, table, tmp_path, capsys):
     refused = [
         (predict.main, [f"--bundle={bundle}", str(table.with_name("1.png"))], "give --table"),
-        (export.main, [f"--workdir={run}", "--format=tflite", f"--out={tmp_path / 'b'}"], "onnx"),
+        (
+            export.main,
+            [f"--workdir={run}", "--format=tflite", f"--out={tmp_path / 'b'}"],
+            "images alone",
+        ),
         (prune.main, [f"--workdir={run}", f"--out={tmp_path / 'p'}"], "pruning is for models of"),
         (quantize.main, [f"--bundle={bundle}", f"--out={tmp_path / 'q'}"], "INT8 is for models of"),
     ]
