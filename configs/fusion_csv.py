@@ -1,20 +1,20 @@
 """Your own images with a text, with columns of a table, or with both: one CSV file, one command.
 
-    python -m vision.main --config 'configs/fusion_csv.py:skin.csv:age,site'
-    python -m vision.main --config 'configs/fusion_csv.py:ads.csv?text=title&empty=keep:price'
-    python -m vision.main --config 'configs/fusion_csv.py:ads.csv?text=title&empty=keep'
-    python -m vision.main --config 'configs/fusion_csv.py:skin.csv:age,site:gated' \\
+    python -m vision.main --config configs/fusion_csv.py:skin.csv:age,site
+    python -m vision.main --config configs/fusion_csv.py:skin.csv:age,site:gated \\
         --config.model.options.image=efficientnet_lite:0 --config.model.pretrained=WEIGHTS
     python -m vision.predict --workdir RUN --table new.csv
 
-The table has columns of paths and labels, see docs/data.md, and those that are learned from. Not
-measured: it depends on your table; docs/fusion.md has an example.
+The table has columns of paths and labels, see docs/data.md, and those that are learned from. A text
+is named with the file, in quotes because of the shell: 'ads.csv?text=title&empty=keep', where
+empty=keep keeps the images that have none. Not measured: it depends on your table; docs/fusion.md
+has an example.
 """
 
 from vision.config import default
 
 
-def get_config(source="images.csv", columns="", method="late"):
+def get_config(source="images.csv?text=text&empty=keep", columns="", method="late"):
     c = default()
     c.data.source = f"csv:{source}"
     c.data.columns = columns

@@ -93,6 +93,7 @@ def test_model_objective_and_optimizer_fit_the_data(spec):
         config.data.source, (config.data.image_size, config.data.channels or 3, 7)
     )
     side = config.data.image_size or side
+    config = with_fields(config)
 
     def create():
         model = models.build(config.model, classes, side, channels, rngs=nnx.Rngs(0))
@@ -120,6 +121,17 @@ def test_model_objective_and_optimizer_fit_the_data(spec):
         config.data.normalize != "mean_std"
         or len(config.data.mean) == len(config.data.std) == channels
     )
+
+
+def with_fields(config):
+    """Returns the config as it is once the texts and columns of its data are known."""
+    options = config.model.options
+    if config.model.name == "fusion":
+        if config.text.tokenizer:
+            options.text = (300, config.text.context)
+        columns = filter(None, config.data.columns.split(","))
+        options.numbers = tuple((name, 0.0, 1.0) for name in columns)
+    return config
 
 
 @pytest.mark.parametrize("name", ["digits"])  # the others: tests/slow/test_config_smokes.py
