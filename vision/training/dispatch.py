@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -16,6 +17,7 @@ from vision.training.program import Program, compile_lowered, count_flops, parse
 from vision.training.step import State, TrainStep
 
 ON_ACCELERATORS = 32  # steps per call: the gaps between calls then cost nothing that can be seen
+RATES = ("learning_rate", "weight_decay")  # of config.optimizer
 CALL_FLOPS = (
     4e12  # most that such a call computes: about a second of an old GPU, 20 ms of a new one
 )
@@ -59,13 +61,23 @@ class CompiledSteps:
         train_step: the run's `TrainStep`.
         loader: the training loader.
         mesh: from `vision.parallel.make_mesh`.
+        with_rates: whether the learning rate and the weight decay are arguments of the programs,
+            which several runs can then use.
 
     Attributes:
         most: most steps that one call runs. Only data that live on the devices allow several; on
             CPUs it is one, as XLA runs convolutions nine times slower inside a loop there.
     """
 
-    def __init__(self, config: ConfigDict, train_step: TrainStep, loader: Loader, mesh: Mesh):
+    def __init__(
+        self,
+        config: ConfigDict,
+        train_step: TrainStep,
+        loader: Loader,
+        mesh: Mesh,
+        *,
+        with_rates: bool = False,
+    ):
         self._train_step = train_step
         self._data = loader.data
         self._mesh = mesh
@@ -75,6 +87,7 @@ class CompiledSteps:
         self._traced: dict[int, tuple[Any, Any]] = {}  # with the lowered program
         self._compiling: dict[int, concurrent.futures.Future[Program]] = {}
         self._programs: dict[int, Program] = {}
+        self._rates = (rates_of(config, mesh),) if with_rates else ()
         self.most = 1
         if loader.is_resident:
             self.most = config.train.steps_per_dispatch or self._default_steps()
@@ -87,6 +100,12 @@ class CompiledSteps:
         if jax.default_backend() == "cpu":
             return 1
         return steps_per_call(self._flops())
+
+    def use(self, config: ConfigDict, loader: Loader) -> None:
+        """Lets the programs run on another run's data, of the same shapes, and with its rates."""
+        self._data = loader.data
+        if self._rates:
+            self._rates = (rates_of(config, self._mesh),)
 
     def lower(self, calls: Iterable[tuple[int, int]]) -> None:
         """Traces the programs for the calls of `plan`, which finds the faults of a config."""
@@ -102,7 +121,7 @@ class CompiledSteps:
         if jax.default_backend() != "cpu" or not self._traced:
             return
         thread = concurrent.futures.ThreadPoolExecutor(1, "compile")
-        for count in self._traced:
+        for count in self._traced.keys() - self._programs.keys():
             self._compiling[count] = thread.submit(self._compile, count)
         thread.shutdown(wait=False)  # it ends after its tasks
 
@@ -110,7 +129,7 @@ class CompiledSteps:
         """Compiles the programs for the calls of `plan`, and reports what a step costs."""
         planned = list(calls)
         self.lower(planned)
-        for count in {count for _, count in planned}:
+        for count in {count for _, count in planned} - self._programs.keys():
             compiling = self._compiling.pop(count, None)
             self._programs[count] = compiling.result() if compiling else self._compile(count)
         if self._programs:
@@ -125,7 +144,7 @@ class CompiledSteps:
         Returns:
             (state, scalars), the scalars with a leading axis if there are several steps.
         """
-        return self._programs[count](state, batch, self._data)
+        return self._programs[count](state, batch, self._data, *self._rates)
 
     def describe(self) -> str:
         """Returns what one step costs, in words."""
@@ -163,7 +182,7 @@ class CompiledSteps:
         jitted, *arguments = self._arguments(count)
         return jitted.trace(*arguments)
 
-    def _arguments(self, count: int) -> tuple[Any, State, Batch, Batch]:
+    def _arguments(self, count: int) -> tuple[Any, ...]:
         batch = self._batch
         if count > 1:
             sharding = parallel.batch_sharding(self._mesh, stacked=True)
@@ -172,7 +191,13 @@ class CompiledSteps:
                 batch,
             )
         jitted = self._train_step.update if count == 1 else self._train_step.update_many
-        return jitted, self._train_step.abstract_state, batch, self._data
+        return jitted, self._train_step.abstract_state, batch, self._data, *self._rates
+
+
+def rates_of(config: ConfigDict, mesh: Mesh) -> dict[str, jax.Array]:
+    """Returns {name: float32 ()} of the rates that a step can have as arguments."""
+    rates = {name: np.asarray(config.optimizer[name], np.float32) for name in RATES}
+    return parallel.put_replicated(rates, mesh)
 
 
 def explain_memory(

@@ -6,10 +6,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vision.data.pipeline import Data
-from vision.training.session import Outcome, Session
+from vision.training.host import ALONE, Host
+from vision.training.outcome import Outcome
+from vision.training.session import Session
 
 
-def train(config: ConfigDict, data: Data, workdir: pathlib.Path, mesh: Mesh) -> Outcome:
+def train(
+    config: ConfigDict, data: Data, workdir: pathlib.Path, mesh: Mesh, host: Host = ALONE
+) -> Outcome:
     """Trains to the end, to an early stop, or to a SIGTERM; resumes if `workdir` has checkpoints.
 
     Args:
@@ -17,13 +21,14 @@ def train(config: ConfigDict, data: Data, workdir: pathlib.Path, mesh: Mesh) -> 
         data: what the run learns from.
         workdir: the run directory.
         mesh: from `vision.parallel.make_mesh`.
+        host: who watches, and with whom programs are shared.
 
     Raises:
         UserError: the config does not fit its data or devices.
         RunError: the loss is no longer finite, and the last good checkpoint is kept; or the data
             can no longer be read, and the finished steps are saved.
     """
-    with Session(config, data, workdir, mesh) as session:
+    with Session(config, data, workdir, mesh, host) as session:
         with session.saving_what_is_done():
             session.resume()
             for call in session.calls():

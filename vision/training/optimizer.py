@@ -91,6 +91,7 @@ def make_optimizer(
     steps: int,
     transfer: ConfigDict | None = None,
     layers: Mapping[str, int] | None = None,
+    weight_decay: jax.Array | None = None,
 ) -> optax.GradientTransformation:
     """Returns the Optax transformation of `config.optimizer`.
 
@@ -104,6 +105,8 @@ def make_optimizer(
         steps: length of the training, which lookahead needs.
         transfer: config.transfer, if the layers may learn differently; needs `layers`.
         layers: {name in the model: layer}, from `vision.models.surgery.transfer.prepare`.
+        weight_decay: float32 (), in place of `c.weight_decay`, which still says whether there is
+            any; None takes the config's as a constant.
 
     Raises:
         UserError: the name is unknown, or norm_bias_scale is set for another optimizer than sgd.
@@ -116,7 +119,8 @@ def make_optimizer(
         )
 
     def make(schedule: optax.Schedule, params: Any) -> optax.GradientTransformation:
-        return _without_clipping(c, schedule, params)
+        decay = c.weight_decay if weight_decay is None else weight_decay
+        return _without_clipping(c, schedule, params, decay)
 
     if transfer is None or (transfer.layer_decay == 1 and not transfer.unfreeze):
         optimizer = make(schedule, params)
@@ -128,11 +132,11 @@ def make_optimizer(
 
 
 def _without_clipping(
-    c: ConfigDict, schedule: optax.Schedule, params: Any
+    c: ConfigDict, schedule: optax.Schedule, params: Any, weight_decay: Any
 ) -> optax.GradientTransformation:
     """Returns the optimizer of gradients that are clipped already."""
     mask = jax.tree.map(lambda _: True, params) if c.decay_all else decay_mask(params)
-    decay: dict[str, Any] = {"weight_decay": c.weight_decay, "mask": mask}
+    decay: dict[str, Any] = {"weight_decay": weight_decay, "mask": mask}
     if c.name == "sgd":
         core = optax.sgd(schedule, momentum=c.momentum or None, nesterov=c.nesterov)
     elif c.name == "adam":
@@ -146,7 +150,7 @@ def _without_clipping(
         # neither decays biases and norms nor scales their rates, with a trust coefficient of 0.001.
         core = optax.lars(
             schedule,
-            c.weight_decay,
+            weight_decay,
             weight_decay_mask=mask,
             trust_ratio_mask=decay_mask(params),
             momentum=c.momentum,
@@ -158,14 +162,14 @@ def _without_clipping(
         # Decay is added here, downhill like the direction, since it is not for all of Muon's part.
         core = optax.chain(
             muon(c.momentum, c.b1, c.b2, c.eps),
-            optax.add_decayed_weights(-c.weight_decay, mask),
+            optax.add_decayed_weights(-weight_decay, mask),
             optax.scale_by_schedule(schedule),
         )
     chain = []
     if c.norm_bias_scale != 1:
         chain.append(_scale_norm_biases(c.norm_bias_scale))
     if c.name in ("sgd", "adam") and c.weight_decay:
-        chain.append(optax.add_decayed_weights(c.weight_decay, mask))
+        chain.append(optax.add_decayed_weights(weight_decay, mask))
     return optax.chain(*chain, core)
 
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:  # these import JAX, which counts as start-up time
     from jax.sharding import Mesh
 
     from vision.data.pipeline import Data
-    from vision.training.session import Outcome
+    from vision.training.host import Host
+    from vision.training.outcome import Outcome
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 GIT_TIMEOUT = 10  # seconds
@@ -37,6 +38,7 @@ def run(
     workdir: pathlib.Path | str,
     began: float | None = None,
     again: str = "",
+    host: "Host | None" = None,
 ) -> dict[str, Any] | None:
     """Trains and tests as a config says, in all its phases, or resumes an interrupted run.
 
@@ -48,6 +50,7 @@ def run(
         began: `time.perf_counter()` from which start-up counts; None = now.
         again: the command that resumes the run, for the message of an interruption; "" = the same
             command with this --workdir.
+        host: who watches, and with whom programs are shared; None = neither.
 
     Returns:
         The contents of result.json, or None if interrupted.
@@ -59,7 +62,7 @@ def run(
     began = time.perf_counter() if began is None else began
     validate(config)
     with signals.listening() as listener, contextlib.ExitStack() as stack:
-        return _run(config, workdir, began, again, listener, stack)
+        return _run(config, workdir, began, again, listener, stack, host)
 
 
 def _run(
@@ -69,9 +72,11 @@ def _run(
     again: str,
     listener: signals.Signals,
     stack: contextlib.ExitStack,
+    host: "Host | None",
 ) -> dict[str, Any] | None:
     """Does what `run` says while `listener` notes signals, with the directory locked in `stack`."""
     from vision import parallel
+    from vision.training import host as hosts
     from vision.training.finished import continue_config, read_result
     from vision.training.phases import phases
 
@@ -96,7 +101,9 @@ def _run(
                 report(f"finished already: {describe(result)}; {directory}")
                 continue
             phase, data = _open(phase, directory, mesh, report)
-            outcome = _train(phase, data, directory, mesh)
+            is_last = directory == pathlib.Path(workdir)
+            watched = host if host is not None and is_last else hosts.ALONE
+            outcome = _train(phase, data, directory, mesh, watched)
             listener.stay()
             if outcome.why == "interrupted":
                 report(f"interrupted at step {outcome.steps}: saved; {again} resumes it")
@@ -149,11 +156,13 @@ def _open(
     return config, data
 
 
-def _train(config: ConfigDict, data: "Data", workdir: pathlib.Path, mesh: "Mesh") -> "Outcome":
+def _train(
+    config: ConfigDict, data: "Data", workdir: pathlib.Path, mesh: "Mesh", host: "Host"
+) -> "Outcome":
     """Trains, and lists the images that could not be read."""
     from vision.training.loop import train
 
-    outcome = train(config, data, workdir, mesh)
+    outcome = train(config, data, workdir, mesh, host)
     _write_unreadable(data.unreadable, workdir)
     return outcome
 

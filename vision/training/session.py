@@ -1,7 +1,7 @@
 """Everything that one training holds open, and what it does between two steps."""
 
 import contextlib
-import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Iterator
@@ -29,42 +29,19 @@ from vision.training.call import Call
 from vision.training.dispatch import CompiledSteps, explain_memory, plan
 from vision.training.embeddings import HeadTraining, embed_split, encode_split
 from vision.training.evaluate import eval_batch_size, evaluate
+from vision.training.host import ALONE, PRUNED, Host, Validation
 from vision.training.log import RunLog, print_line
 from vision.training.meter import Meter
+from vision.training.outcome import Outcome
 from vision.training.pace import Pace
 from vision.training.policy import PROGRESS, UNTRAINED, ValidationPolicy
 from vision.training.profiler import Profiler
 from vision.training.setup import build_step, training_loader
+from vision.training.shared import can_share
 from vision.training.starts import Starts
-from vision.training.step import State, TrainStep
+from vision.training.step import State
 from vision.training.teachers import read_teachers, write_teachers
 from vision.training.variables import Constants, check_values
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """How a training ended.
-
-    Attributes:
-        why: "finished", "stopped early" or "interrupted".
-        steps: finished steps.
-        best_step: step of the checkpoint that `state` is from.
-        state: the best checkpoint's state.
-        step: the `TrainStep` of the whole model, for evaluating it.
-        images_per_second: while training, without the first step; 0.0 if nothing was left to train.
-        first_step: `time.perf_counter()` at the end of the first step, or None.
-        train_seconds: wall time from the first batch to the end, with evaluations, over all
-            processes that the run had.
-    """
-
-    why: str
-    steps: int
-    best_step: int
-    state: State
-    step: TrainStep
-    images_per_second: float
-    first_step: float | None
-    train_seconds: float
 
 
 class Session:
@@ -78,22 +55,34 @@ class Session:
         data: what the run learns from.
         workdir: the run directory.
         mesh: from `vision.parallel.make_mesh`.
+        host: who watches, and with whom programs are shared.
 
     Raises:
         UserError: the config does not fit its data or devices.
     """
 
-    def __init__(self, config: ConfigDict, data: Data, workdir: pathlib.Path, mesh: Mesh):
+    def __init__(
+        self,
+        config: ConfigDict,
+        data: Data,
+        workdir: pathlib.Path,
+        mesh: Mesh,
+        host: Host = ALONE,
+    ):
         self._config = config
         self._workdir = workdir
         self._mesh = mesh
+        self._host = host
+        self._pruned = False
         self._definition = objectives.define(config.objective, config.continual.previous)
         images = len(data.loaders["train"])
         self._steps = run_length(config.train, images)
         c = config.train
         self._eval_every = c.eval_every or max(1, round(images / c.batch_size))
         self._teachers = read_teachers(config, data, self._definition, workdir)
-        self._images_step = build_step(config, data, mesh, self._steps, self._teachers)
+        shared = host.shared if can_share(config, self._teachers) else None
+        build = functools.partial(build_step, config, data, mesh, self._steps, self._teachers)
+        self._images_step = shared.step(config, data, mesh, build) if shared else build()
         self._starts = Starts(
             config, data, workdir, self._definition, self._teachers, self._images_step.constant
         )
@@ -115,7 +104,10 @@ class Session:
             self._loader.shared_memory(c.batch_size) + val.shared_memory(eval_batch_size(c)),
             config.data.workers,
         )
-        self._updates = CompiledSteps(config, self._train_step, self._loader, mesh)
+        if shared:
+            self._updates = shared.updates(config, self._train_step, self._loader, mesh)
+        else:
+            self._updates = CompiledSteps(config, self._train_step, self._loader, mesh)
         self._updates.lower(self._plan(0, self._steps))
         self._done = 0
         self._saved_step = 0
@@ -227,10 +219,15 @@ class Session:
 
     def stops_after(self, call: Call) -> bool:
         """Returns whether the training ends after a call that is not its last."""
-        if call.done == self._end or not (self._policy.stopped or self._interrupted):
+        if call.done == self._end:
             return False
-        self._why = "stopped early" if self._policy.stopped else "interrupted"
-        return True
+        if self._pruned:
+            self._why = PRUNED
+        elif self._policy.stopped:
+            self._why = "stopped early"
+        elif self._interrupted:
+            self._why = "interrupted"
+        return self._pruned or self._policy.stopped or self._interrupted
 
     def validate(self) -> dict[str, float]:
         """Evaluates the validation split, logs it, and lets the policy follow from it.
@@ -243,6 +240,9 @@ class Session:
         self._scalars = scalars
         self._log.evaluation(self._done, scalars)
         self._state = self._policy.update(scalars, self._state, self._mesh)
+        if self._host.watch is not None:
+            validation = Validation(self._done, self._steps, scalars)
+            self._pruned = bool(self._host.watch(validation))
         return scalars
 
     def save(self) -> None:

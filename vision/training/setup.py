@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -29,7 +30,7 @@ from vision.training.evaluate import eval_batch_size
 from vision.training.inputs import STRONG, ImageInputs, Inputs
 from vision.training.optimizer import make_optimizer, make_schedule
 from vision.training.state import StateSpec, select
-from vision.training.step import TrainStep
+from vision.training.step import Optimizers, TrainStep
 from vision.training.teachers import Architectures, Teacher, read_teachers
 
 
@@ -141,19 +142,33 @@ def assemble_step(
             f"train.accumulate must be 1 for the objective '{config.objective.name}', whose loss "
             f"compares all images of a batch, got {config.train.accumulate}"
         )
+
+    def make_optimizers(schedule: optax.Schedule, decay: Any) -> Optimizers:
+        return {
+            player: make_optimizer(
+                config.optimizer,
+                schedule,
+                select(spec.abstract_params, attributes),
+                steps,
+                config.transfer,
+                build.layers,
+                decay,
+            )
+            for player, attributes in spec.players.items()
+        }
+
+    def make_rated(rates: Mapping[str, jax.Array]) -> tuple[optax.Schedule, Optimizers]:
+        rate = rates["learning_rate"]
+        unit = make_schedule(config.schedule, 1.0, steps)  # every schedule is linear in its peak
+
+        def schedule(step: Any) -> Any:
+            return rate * unit(step)
+
+        return schedule, make_optimizers(schedule, rates["weight_decay"])
+
     schedule = make_schedule(config.schedule, config.optimizer.learning_rate, steps)
-    optimizers = {
-        player: make_optimizer(
-            config.optimizer,
-            schedule,
-            select(spec.abstract_params, attributes),
-            steps,
-            config.transfer,
-            build.layers,
-        )
-        for player, attributes in spec.players.items()
-    }
-    return TrainStep(config, spec, inputs, schedule, optimizers, steps, mesh)
+    optimizers = make_optimizers(schedule, None)
+    return TrainStep(config, spec, inputs, schedule, optimizers, steps, mesh, make_rated=make_rated)
 
 
 def set_direction(config: ConfigDict) -> tuple[ConfigDict, str]:

@@ -12,7 +12,7 @@ The model state between steps is a dict:
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -31,6 +31,8 @@ from vision.training.variables import check_values, placed
 
 State = dict[str, Any]
 Scalars = dict[str, jax.Array]
+Optimizers = Mapping[str, optax.GradientTransformation]
+Rates = Mapping[str, jax.Array]
 
 
 class TrainStep:
@@ -44,6 +46,8 @@ class TrainStep:
         optimizers: {player: Optax transformation}; {"": transformation} without players.
         steps: length of the training.
         mesh: from `vision.parallel.make_mesh`.
+        make_rated: returns (schedule, optimizers) of {"learning_rate", "weight_decay": float32 ()}
+            that a step is given, in place of the config's; the optimizers' states are alike.
 
     Attributes:
         abstract_state: the state's shapes, dtypes and shardings.
@@ -60,9 +64,11 @@ class TrainStep:
         spec: StateSpec,
         inputs: Inputs,
         schedule: optax.Schedule,
-        optimizers: Mapping[str, optax.GradientTransformation],
+        optimizers: Optimizers,
         steps: int,
         mesh: Mesh,
+        *,
+        make_rated: Callable[[Rates], tuple[optax.Schedule, Optimizers]] | None = None,
     ):
         self._config = config
         self._spec = spec
@@ -71,6 +77,7 @@ class TrainStep:
         self._optimizers = optimizers
         self._steps = steps
         self._mesh = mesh
+        self._make_rated = make_rated
         self.adapts_to_data = spec.adapts_to_data
         self.parameters = spec.parameters
         self.constant = spec.constant
@@ -155,18 +162,23 @@ class TrainStep:
         """Returns the optimizers' states as the model state holds them."""
         return states.get(ALL, states)
 
-    def _update(self, state: State, batch: Batch, data: Batch) -> tuple[State, Scalars]:
+    def _update(
+        self, state: State, batch: Batch, data: Batch, rates: Rates | None = None
+    ) -> tuple[State, Scalars]:
         """Returns (state, scalars) after one step.
 
         Args:
             state: see the top of the file; its buffers are donated.
             batch: from the training loader's `train_batches`.
             data: the training loader's data.
+            rates: what takes the place of the config's learning rate and weight decay, if steps of
+                several runs are one program: see `vision.training.shared`.
 
         Returns:
             The scalars are the objective's, and "loss", "grad_norm" and "learning_rate". With
             players, "loss" is the sum of theirs, and PLAYER_loss each one's own.
         """
+        schedule, optimizers = self._rated(rates)
         inputs = self._inputs.train(state, batch, data)
         params = state["params"]
         rest = state["rest"]
@@ -178,7 +190,7 @@ class TrainStep:
             gradient, rest, scalars = self._gradient(
                 state, params, mine, rest, inputs, (number, player)
             )
-            updated, opt[player] = self._apply(state, gradient, mine, player)
+            updated, opt[player] = self._apply(state, gradient, mine, player, optimizers[player])
             params = params | updated
             gradients |= gradient
             turns.append(scalars | {"grad_norm": optax.global_norm(gradient)})
@@ -192,12 +204,22 @@ class TrainStep:
         }
         if "ema" in state:
             new["ema"] = self._average(state["ema"], params, state["step"])
-        rate = self._schedule(state["step"]) * state["lr_scale"]
-        return new, self._join(turns) | {"learning_rate": rate}
+        scalars = {"learning_rate": schedule(state["step"]) * state["lr_scale"]}
+        return new, self._join(turns) | scalars
 
-    def _update_many(self, state: State, batches: Batch, data: Batch) -> tuple[State, Scalars]:
+    def _update_many(
+        self, state: State, batches: Batch, data: Batch, rates: Rates | None = None
+    ) -> tuple[State, Scalars]:
         """As `_update` with several batches (K, B, ...) in a row; the scalars are (K,)."""
-        return jax.lax.scan(lambda state, batch: self._update(state, batch, data), state, batches)
+        return jax.lax.scan(
+            lambda state, batch: self._update(state, batch, data, rates), state, batches
+        )
+
+    def _rated(self, rates: Rates | None) -> tuple[optax.Schedule, Optimizers]:
+        """Returns (schedule, optimizers): the config's, or those of given rates."""
+        if rates is None or self._make_rated is None:
+            return self._schedule, self._optimizers
+        return self._make_rated(rates)
 
     def _follow(
         self, params: Tree, rest: Tree, gradients: Tree, key: jax.Array
@@ -209,7 +231,14 @@ class TrainStep:
         objective.after_update(**arguments)
         return self._spec.take_apart(objective)
 
-    def _apply(self, state: State, gradient: Tree, mine: Tree, player: str) -> tuple[Tree, Any]:
+    def _apply(
+        self,
+        state: State,
+        gradient: Tree,
+        mine: Tree,
+        player: str,
+        optimizer: optax.GradientTransformation,
+    ) -> tuple[Tree, Any]:
         """Lets a player update its attributes.
 
         Args:
@@ -217,12 +246,13 @@ class TrainStep:
             gradient: of the player's parameters.
             mine: those parameters.
             player: the player.
+            optimizer: its optimizer.
 
         Returns:
             (its parameters afterwards, its optimizer state).
         """
         opt = state["opt"] if player == ALL else state["opt"][player]
-        updates, opt = self._optimizers[player].update(gradient, opt, mine)
+        updates, opt = optimizer.update(gradient, opt, mine)
         updates = jax.tree.map(lambda u: u * state["lr_scale"].astype(u.dtype), updates)
         return optax.apply_updates(mine, updates), opt
 

@@ -1,0 +1,47 @@
+"""What the program that starts a training may add to it: `vision.search` watches its trials.
+
+A config says what is computed; this says who looks on, and what the trainings of a process share.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from vision.training.shared import SharedSteps
+
+PRUNED = "pruned"  # how a training ended that its watcher has stopped
+
+
+@dataclasses.dataclass(frozen=True)
+class Validation:
+    """An evaluation of the validation split, as a watcher sees it.
+
+    Attributes:
+        step: finished steps.
+        steps: length of the training.
+        scalars: {"val/NAME": value}.
+    """
+
+    step: int
+    steps: int
+    scalars: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """What the program that starts a training adds to it.
+
+    Attributes:
+        watch: called after every validation; True stops the training, which then counts as pruned.
+            It is not asked whether to stop after the last step. A run in two phases
+            (`imbalance.retrain_head`) shows it the second. If a run has several processes, all of
+            them call it, and must get the same answer.
+        shared: train steps that the trainings of this process share; None shares none. With them, a
+            run that has another learning rate or weight decay needs no new program, but computes
+            these as variables, so that its results agree with a run of its own up to rounding.
+    """
+
+    watch: Callable[[Validation], bool] | None = None
+    shared: SharedSteps | None = None
+
+
+ALONE = Host()
