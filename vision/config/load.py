@@ -11,6 +11,7 @@ import inspect
 import pathlib
 import re
 import traceback
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,13 +49,13 @@ def load(spec: str) -> ConfigDict:
     if smoke:
         arguments = arguments[:-1]
     if not pathlib.Path(path).is_file():
-        raise UserError(f"no config file '{path}'{_nearest_file(path)}")
+        raise UserError(f"no config file '{path}'{nearest_file(path)}")
     try:
         config = _run_file(path, arguments)
     except UserError:
         raise
     except Exception as error:  # the file is the user's code, which may raise anything
-        raise UserError(_explain(error, path)) from error
+        raise UserError(explain(error, path)) from error
     if not isinstance(config, ConfigDict) or _names(config) != _names(default()):
         raise UserError(
             f"{path}: get_config() must return the ConfigDict of vision.config.default()"
@@ -148,18 +149,26 @@ def nearest_hint(key: str, keys: list[str] | None = None) -> str:
     return f" (did you mean '{near[0]}'?)" if near else ""
 
 
-def _nearest_file(path):
-    files = [*pathlib.Path(path).parent.glob("*.py"), *pathlib.Path("configs").glob("*.py")]
+def read_module(path: str) -> types.ModuleType:
+    """Runs a Python file of the user's, which may raise anything, and returns it as a module."""
+    spec = importlib.util.spec_from_file_location(f"config_{pathlib.Path(path).stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is no Python file: its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def nearest_file(path: str, folder: str = "configs") -> str:
+    """Returns "; did you mean 'FILE'?" with the Python file that is nearest to a missing one."""
+    files = [*pathlib.Path(path).parent.glob("*.py"), *pathlib.Path(folder).glob("*.py")]
     near = difflib.get_close_matches(path, map(str, files), n=1, cutoff=0)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def _run_file(path, arguments):
     """Runs a config file and returns what its `get_config(*arguments)` returns."""
-    spec = importlib.util.spec_from_file_location(f"config_{pathlib.Path(path).stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    function = getattr(module, "get_config", None)
+    function = getattr(read_module(path), "get_config", None)
     if not callable(function):
         raise UserError(
             f"{path} has no get_config(arg=None): see configs/digits.py for the form of a config"
@@ -212,8 +221,8 @@ def _replace(config, values):
     config.data.labels_seed = config.seed
 
 
-def _explain(error, path):
-    """Returns one line on an exception and where in the config file it came from."""
+def explain(error: Exception, path: str) -> str:
+    """Returns one line on an exception, and where in a file of the user's it came from."""
     if isinstance(error, SyntaxError):
         return f"{error.filename or path}:{error.lineno or 1}: {error.msg}"
     frames = traceback.extract_tb(error.__traceback__)

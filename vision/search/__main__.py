@@ -1,0 +1,171 @@
+"""Searches hyperparameters with Optuna, or runs a config's sweep(): every trial is an ordinary run.
+
+    python -m vision.search --config configs/digits.py --space configs/spaces/supervised.py \\
+        --trials 40 --workers 2 --pruner hyperband --repeat 2 --seeds 0,1,2 --out runs/search
+    python -m vision.search --config configs/longtail_mnist5k.py --seeds 0,1,2 --out runs/sweep
+
+Writes trials/0000, trials/0001, ... (run directories), trials.csv, best.py (a config that runs as
+it is), report.html and, with --repeat, repeats/. The same command with the same --out goes on where
+it was interrupted or killed; with a larger --trials it goes further. Without --space, the config
+file's sweep() yields the dicts of overrides of which each is a run.
+
+--storage says where the study lives: by default a journal file in --out. Many machines use
+grpc://HOST:PORT (python -m vision.search.serve serves it) or postgresql://..., and one --out on a
+disk that all of them see; each runs the same command. docs/search.md has the rest.
+"""
+
+import pathlib
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+
+from vision import cli
+from vision.config.flags import NO_CONFIG, parse
+from vision.config.packages import check_packages
+from vision.errors import UserError, check_count, check_range
+from vision.search.request import (
+    PRUNERS,
+    SAMPLERS,
+    Request,
+    check_request,
+    parse_objectives,
+)
+from vision.support import signals
+from vision.support.extras import require
+
+MOST_TRIALS = 1_000_000
+MOST_WORKERS = 1024
+SEEDS = 2**31
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command with its arguments, without the program's name."""
+    config, values = parse(argv, __doc__, _flags)
+    check_packages(config)
+    require("the search", "search")
+    request = _request(argv, config, values)
+    check_request(request)
+
+    from vision.search.storage import open_storage
+    from vision.search.study import open_search
+
+    with signals.listening():
+        storage = open_storage(request.storage, request.out, request.workers)
+        job = open_search(request, storage)
+        job.queue.fill(request.retry)
+        cli.show(
+            f"study '{request.name}': {job.queue.count} trials of {job.space.title}; {request.out}"
+        )
+        if request.workers > 1:
+            from vision.search.workers import run_workers
+
+            is_done = run_workers(request)
+        else:
+            from vision.search.worker import Worker
+
+            is_done = Worker(request).search()
+        if not is_done:
+            cli.show("interrupted: the same command goes on")
+            return
+        from vision.search.results import read_results, write_results
+
+        cli.show(*write_results(read_results(request, storage, job), job))
+
+
+def _request(argv: Sequence[str], config: Any, values: flags.FlagValues) -> Request:
+    """Returns what the flags ask for; raises `UserError` if they do not say it."""
+    from vision.search.study import default_name
+
+    if not values.out:
+        raise UserError("where to? Give --out DIR, which holds the study and its runs")
+    _check(values)
+    out = pathlib.Path(values.out)
+    return Request(
+        values=config.to_dict(),
+        spec=_spec(argv),
+        command=f"python -m vision.search {shlex.join(argv)}",
+        space=values.space,
+        trials=values.trials or 0,
+        workers=values.workers,
+        storage=values.storage,
+        name=values.name or default_name(out),
+        sampler=values.sampler,
+        pruner=values.pruner,
+        grace=values.grace,
+        objectives=parse_objectives(values.objective, config),
+        repeat=values.repeat,
+        seeds=_seeds(values.seeds),
+        seed=values.seed,
+        retry=values.retry,
+        out=out,
+    )
+
+
+def _check(values: flags.FlagValues) -> None:
+    """Raises `UserError` if a flag is out of its range, or one is missing beside another."""
+    if values.trials is not None:
+        check_count("--trials", values.trials, 1, MOST_TRIALS)
+    elif values.space and values.sampler != "grid":
+        raise UserError("how many trials? Give --trials N; only a grid and a sweep() have an end")
+    check_count("--workers", values.workers, 1, MOST_WORKERS)
+    check_count("--repeat", values.repeat, 0, 1000)
+    check_count("--seed", values.seed, 0, SEEDS)
+    check_range("--grace", values.grace, 0 < values.grace <= 1, "in (0, 1]")
+    if not values.space and values.repeat:
+        raise UserError(
+            "--repeat is for a --space; a sweep() is repeated by --seeds 0,1,2, without --repeat"
+        )
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    """Returns the numbers of "0,1,2"; raises `UserError` for anything else."""
+    try:
+        seeds = tuple(int(part) for part in text.split(",")) if text else ()
+    except ValueError as error:
+        raise UserError(f"--seeds must be integers joined by commas, got {text}") from error
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {text} has a seed twice")
+    for seed in seeds:
+        check_count("--seeds", seed, 0, SEEDS)
+    return seeds
+
+
+def _spec(argv: Sequence[str]) -> str:
+    """Returns the value of --config."""
+    for number, argument in enumerate(argv):
+        if argument.startswith("--config="):
+            return argument.removeprefix("--config=")
+        if argument == "--config":
+            return argv[number + 1]
+    raise UserError(NO_CONFIG)
+
+
+def _flags(values: flags.FlagValues) -> None:
+    def text(name: str, default: str, meaning: str) -> None:
+        flags.DEFINE_string(name, default, meaning, flag_values=values)
+
+    def number(name: str, default: int | None, meaning: str) -> None:
+        flags.DEFINE_integer(name, default, meaning, flag_values=values)
+
+    text("space", "", "file with space(trial, config); default: the config file's sweep()")
+    number("trials", None, "number of trials in all; default: all of a grid")
+    text("out", "", "directory of the study: runs, trials.csv, best.py, report.html")
+    number("workers", 1, "processes on this machine, which divide its cores and GPUs")
+    text("storage", "", "journal:FILE, grpc://HOST:PORT, postgresql://...")
+    text("name", "", "name of the study in the storage; default: that of --out")
+    text("sampler", "tpe", ", ".join(SAMPLERS))
+    text("pruner", "none", ", ".join(PRUNERS))
+    flags.DEFINE_float(
+        "grace", 0.1, "share of the training before which nothing is pruned", flag_values=values
+    )
+    text("objective", "", "MEASURE[:max|min],...; default: the config's checkpoint.metric")
+    number("repeat", 0, "train the best so many configs, and the given one, again with --seeds")
+    text("seeds", "", "seeds of --repeat, or of each override of a sweep(), such as 0,1,2")
+    number("seed", 0, "seed of the sampler")
+    flags.DEFINE_bool("retry", False, "try trials that have failed again", flag_values=values)
+
+
+if __name__ == "__main__":
+    cli.run(main, outlives_output=True)

@@ -1,0 +1,207 @@
+"""Where a study lives: a journal file, Optuna's gRPC proxy, or a database."""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+import re
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import optuna
+from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+
+from vision.errors import UserError, brief, check_count
+from vision.support.extras import require
+from vision.support.lock import UNSUPPORTED
+
+JOURNAL = "journal.log"  # the default, in --out
+GRPC_PORT = 13000
+PATIENCE = 300.0  # seconds for which a worker waits for a storage that has gone away
+DRIVERS = {"postgresql": ("psycopg2", "psycopg2-binary"), "mysql": ("pymysql", "PyMySQL")}
+FORMS = (
+    "journal:FILE, grpc://HOST:PORT, postgresql://USER:PASSWORD@HOST/DATABASE or, for one worker, "
+    "sqlite:///FILE"
+)
+Answer = TypeVar("Answer")
+
+
+def open_storage(url: str, out: pathlib.Path, workers: int = 1) -> BaseStorage:
+    """Opens a study's storage.
+
+    Args:
+        url: see `FORMS`; "" is a journal in `out`.
+        out: the study's directory.
+        workers: processes that are about to use it.
+
+    Raises:
+        UserError: it cannot be reached, or cannot serve so many.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    kind, _, rest = url.partition(":")
+    if not url or kind == "journal":
+        return _open_journal(pathlib.Path(rest or out / JOURNAL))
+    if kind == "grpc":
+        return _open_proxy(url)
+    if kind.startswith("sqlite") and workers > 1:
+        raise UserError(
+            f"--storage {url}: SQLite cannot serve {workers} workers, whose trials it would lose: "
+            "leave --storage out, or serve it with python -m vision.search.serve"
+        )
+    return open_database(url)
+
+
+def open_database(url: str) -> BaseStorage:
+    """Opens a database by SQLAlchemy's URL; raises `UserError` if it cannot be reached."""
+    kind = re.split(r"[:+]", url)[0]
+    if "://" not in url or kind not in ("sqlite", *DRIVERS):
+        raise UserError(f"--storage {hidden(url)} is unknown: give {FORMS}")
+    if kind in DRIVERS and "+" not in url.partition(":")[0]:
+        driver, package = DRIVERS[kind]
+        require(f"--storage {hidden(url)}", only=(package,))
+        url = url.replace(f"{kind}:", f"{kind}+{driver}:", 1)
+    try:
+        return optuna.storages.get_storage(url)
+    except Exception as error:  # SQLAlchemy's and the driver's own types
+        reason = re.sub(r"^\(.*?\)\s*", "", brief(error))
+        raise UserError(f"cannot open --storage {hidden(url)}: {reason}") from error
+
+
+def _open_proxy(url: str) -> BaseStorage:
+    match = re.fullmatch(r"grpc://([^:/]+|\[[^\]]+\])(?::(\d+))?/?", url)
+    if not match:
+        raise UserError(f"--storage {hidden(url)}: the form is grpc://HOST:PORT")
+    host = match.group(1)
+    port = int(match.group(2) or GRPC_PORT)
+    check_count("the port of --storage", port, 1, 65535)
+    with _quiet():
+        storage = GrpcStorageProxy(host=host, port=port)
+        try:
+            storage.wait_server_ready(timeout=10)
+        except ConnectionError as error:
+            raise UserError(
+                f"cannot reach --storage {url}: nobody answers; start "
+                f"python -m vision.search.serve --storage URL --port {port} there"
+            ) from error
+    return storage
+
+
+def _open_journal(path: pathlib.Path) -> BaseStorage:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = _JournalLock(path)
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
+    except OSError as error:
+        raise UserError(f"cannot open --storage {path}: {brief(error)}") from error
+    except ValueError as error:  # json.JSONDecodeError too
+        raise UserError(
+            f"--storage {path} is not a journal of Optuna's ({brief(error)}): name another file"
+        ) from error
+
+
+class _JournalLock(JournalFileOpenLock):
+    """The kernel's lock on a file beside the journal: it ends with a process that is killed.
+
+    Optuna's own locks stay behind then, and all others wait for half a minute. A line that a killed
+    process has not finished is removed, since no one could read the journal afterwards. On a file
+    system without locks Optuna's own takes its place.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        super().__init__(str(path))
+        self._journal = path
+        self._path = path.with_name(f".{path.name}.kernel-lock")
+        self._handle: int | None = None
+        self._is_other = False
+
+    def acquire(self) -> bool:
+        """Waits for the lock."""
+        self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            self._is_other = super().acquire()
+        self._repair()
+        return True
+
+    def release(self) -> None:
+        """Lets the next process in."""
+        if self._is_other:
+            super().release()
+            self._is_other = False
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def _repair(self) -> None:
+        with open(self._journal, "r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            if not size:
+                return
+            file.seek(size - 1)
+            if file.read(1) == b"\n":
+                return
+            start = max(0, size - (1 << 20))
+            file.seek(start)
+            file.truncate(start + file.read().rfind(b"\n") + 1)
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Returns whether an error says that a storage has gone away, perhaps for a while."""
+    name = f"{type(error).__module__}.{type(error).__name__}"
+    if name.startswith("grpc.") or isinstance(error, ConnectionError):
+        return True
+    database = ("OperationalError", "InterfaceError", "StorageInternalError")
+    return name.startswith(("sqlalchemy.", "optuna.")) and name.endswith(database)
+
+
+def patiently(call: Callable[[], Answer], patience: float = PATIENCE) -> Answer:
+    """Returns what a call of the storage does, and tries again while it cannot be reached.
+
+    Raises:
+        UserError: it stays unreachable for `patience` seconds.
+    """
+    began = time.monotonic()
+    pause = 0.5
+    while True:
+        try:
+            return call()
+        except Exception as error:
+            if not is_unreachable(error):
+                raise
+            if time.monotonic() - began > patience:
+                raise UserError(
+                    f"--storage has not answered for {patience:.0f} s ({brief(error)}): the same "
+                    "command goes on once it does"
+                ) from error
+        time.sleep(pause)
+        pause = min(2 * pause, 10.0)
+
+
+def hidden(url: str) -> str:
+    """Returns a URL as it may be shown and written down: without its password."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences Optuna's note that the proxy's interface may change."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
+
+
+def run_proxy(storage: BaseStorage, host: str, port: int, threads: int) -> Any:
+    """Serves a storage until the process ends."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with _quiet():
+        optuna.storages.run_grpc_proxy_server(
+            storage, host=host, port=port, thread_pool=ThreadPoolExecutor(threads)
+        )

@@ -1,0 +1,215 @@
+"""One trial: a config of the space, trained as an ordinary run, and what came of it."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from ml_collections import ConfigDict
+
+from vision.errors import RunError, UserError, brief, first_line
+from vision.search.study import ORDER, Job
+from vision.support.lock import locked
+from vision.training.host import PRUNED, Host, Validation
+from vision.training.run import run
+from vision.training.shared import SharedSteps
+
+METRICS = "metrics.jsonl"
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
+
+
+class Busy(Exception):
+    """Another process still writes to the trial's run directory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """How a trial ended.
+
+    Attributes:
+        state: "complete", "pruned", "failed", or "interrupted".
+        values: of the objectives, if it is complete.
+        reason: why it failed or was pruned.
+        attributes: what its record in the storage gets: images, seconds, ...
+    """
+
+    state: str
+    values: tuple[float, ...] = ()
+    reason: str = ""
+    attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def train_trial(
+    trial: optuna.Trial, job: Job, workdir: pathlib.Path, shared: SharedSteps, again: str
+) -> Ended:
+    """Trains a trial in its run directory, or goes on where it was interrupted.
+
+    What is wrong with its config, a loss that is not finite, and memory that does not suffice are
+    the trial's failure. Other errors, such as a full disk, are not, and pass through.
+
+    Args:
+        trial: the trial, whose parameters are drawn here.
+        job: what it is one of.
+        workdir: its run directory.
+        shared: what the trials of this process share.
+        again: the command that goes on after an interruption.
+
+    Raises:
+        Busy: a worker that was taken for dead still writes to the directory.
+    """
+    try:
+        config = job.space.apply(trial, job.config)
+    except optuna.TrialPruned as error:
+        return Ended("pruned", reason=f"{job.space.title}: {first_line(error)}")
+    config.log.progress = False  # many trials write to one terminal
+    _check_free(workdir)
+    try:
+        _repeat_reports(trial, job, config, workdir)
+        host = Host(lambda validation: _watch(trial, job, config, validation), shared)
+        result = run(config, workdir, again=again, host=host)
+        if result is None:
+            return Ended("interrupted")
+        values = measures(job, config, workdir, result)
+        return _ended(job, workdir, result, values)
+    except (UserError, RunError, MemoryError) as error:
+        return Ended("failed", reason=first_line(error), attributes=_spent(config, workdir))
+    except RuntimeError as error:  # XLA's
+        if not any(sign in str(error) for sign in OUT_OF_MEMORY):
+            raise
+        reason = f"out of memory: {brief(error)}"
+        return Ended("failed", reason=reason, attributes=_spent(config, workdir))
+
+
+def measures(
+    job: Job, config: ConfigDict, workdir: pathlib.Path, result: Mapping[str, Any]
+) -> dict[str, float]:
+    """Returns {name: value} of what an objective may name.
+
+    These are the validation of the run's best checkpoint, its costs, and what the space measures.
+    """
+    lines = [line for line in metric_lines(workdir) if line["step"] == result["best_step"]]
+    values = {name: float(v) for line in lines for name, v in line.items() if name != "step"}
+    values["parameters"] = float(result["parameters"]["all"])
+    values["train_seconds"] = float(result["train_seconds"])
+    values["images"] = float(result["steps"] * config.train.batch_size)
+    return values | dict(job.space.measure(config, workdir))
+
+
+def metric_lines(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the lines of a run's metrics.jsonl that are whole; [] if there are none."""
+    lines = []
+    try:
+        text = (workdir / METRICS).read_text("utf-8", "replace")
+    except OSError:
+        return []
+    for line in text.splitlines():
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:  # a killed process has not finished it
+            continue
+        if isinstance(values, dict) and isinstance(values.get("step"), int):
+            lines.append(values)
+    return lines
+
+
+def resource(config: ConfigDict, base: ConfigDict, share: float) -> int:
+    """Returns how far a trial is, in percent of the training of the study's config.
+
+    Trials with other batch sizes are then compared after equally many images, and one that trains
+    for longer than the study's config gets beyond 100.
+
+    Args:
+        config: the trial's config.
+        base: the study's config.
+        share: share of the trial's own training that is done.
+    """
+    length = 1.0
+    if not config.train.steps and not base.train.steps:
+        length = config.train.epochs / max(base.train.epochs, 1e-9)
+    elif config.train.steps and base.train.steps:
+        length = config.train.steps * config.train.batch_size
+        length /= base.train.steps * base.train.batch_size
+    return max(1, round(ORDER[0] * share * length))
+
+
+def _watch(trial: optuna.Trial, job: Job, config: ConfigDict, validation: Validation) -> bool:
+    """Reports a validation to the pruner; returns whether the trial is hopeless."""
+    objective = next(iter(job.objectives))
+    if len(job.objectives) > 1 or objective not in validation.scalars:
+        return False
+    share = validation.step / validation.steps
+    trial.report(validation.scalars[objective], resource(config, job.config, share))
+    return validation.step < validation.steps and trial.should_prune()
+
+
+def _repeat_reports(
+    trial: optuna.Trial, job: Job, config: ConfigDict, workdir: pathlib.Path
+) -> None:
+    """Reports the validations of the worker that died before: they are not made again."""
+    objective = next(iter(job.objectives))
+    lines = [line for line in metric_lines(workdir) if objective in line]
+    if len(job.objectives) > 1 or not lines:
+        return
+    total = _steps(config, workdir)
+    for line in lines:
+        if total:
+            trial.report(line[objective], resource(config, job.config, line["step"] / total))
+
+
+def _steps(config: ConfigDict, workdir: pathlib.Path) -> int:
+    """Returns the length of a training that has begun, in steps; 0 if that is not known."""
+    if config.train.steps:
+        return int(config.train.steps)
+    from vision.data.loading.sampler import run_length
+    from vision.run.directory import read_data
+
+    try:
+        sizes = read_data(workdir).get("split_sizes", {})
+    except UserError:
+        return 0
+    return run_length(config.train, sizes["train"]) if sizes.get("train") else 0
+
+
+def _check_free(workdir: pathlib.Path) -> None:
+    if not workdir.is_dir():
+        return
+    try:
+        with locked(workdir, "--workdir"):
+            pass
+    except UserError as error:
+        if "in use" in str(error):
+            raise Busy(str(error)) from error
+        raise
+
+
+def _ended(
+    job: Job, workdir: pathlib.Path, result: Mapping[str, Any], values: Mapping[str, float]
+) -> Ended:
+    attributes = {
+        "images": int(values["images"]),
+        "seconds": round(float(result["train_seconds"]), 2),
+        "steps": int(result["steps"]),
+        "best_step": int(result["best_step"]),
+    }
+    if result["ended"] == PRUNED:
+        reason = f"pruned at step {result['steps']}"
+        return Ended("pruned", reason=reason, attributes=attributes)
+    missing = [name for name in job.objectives if name not in values]
+    if missing:
+        known = ", ".join(sorted(values))
+        raise UserError(
+            f"--objective {missing[0]}: {workdir} does not measure it; it measures {known}"
+        )
+    return Ended(
+        "complete",
+        values=tuple(values[name] for name in job.objectives),
+        attributes=attributes,
+    )
+
+
+def _spent(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns what a trial that failed has cost, as far as its metrics tell."""
+    steps = max((line["step"] for line in metric_lines(workdir)), default=0)
+    return {"images": steps * config.train.batch_size, "steps": steps}
