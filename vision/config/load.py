@@ -230,7 +230,7 @@ def explain(error: Exception, path: str) -> str:
     where = f"{path}:{lines[-1]}" if lines else path
     if isinstance(error, AttributeError | KeyError) and "ml_collections" in frames[-1].filename:
         match = re.search(r'Key "(\w+)"|(\w+)', str(error))
-        key = match.group(1) or match.group(2)
+        key = (match.group(1) or match.group(2)) if match else str(error)
         return f"{where}: {unknown_key(key, [*SECTIONS, *all_keys()])}"
     match = re.match(
         r"Could not override field '(\w+)'.*?\. (.*) is of original .* type <class '(.*)'>",

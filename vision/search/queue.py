@@ -80,11 +80,11 @@ class Queue:
             every = self.trials()
             newest = latest(every, self.count)
             for place in range(self.count):
-                trial = newest.get(place)
-                if trial is None:
+                last = newest.get(place)
+                if last is None:
                     self._enqueue(place, dict(self._points[place]) if self._points else {})
-                elif is_lost(trial) or (again and trial.state == TrialState.FAIL):
-                    self._repeat(place, trial, every, again)
+                elif is_lost(last) or (again and last.state == TrialState.FAIL):
+                    self._repeat(place, last, every, again)
 
     def claim(
         self, sampler: optuna.samplers.BaseSampler, pruner: optuna.pruners.BasePruner

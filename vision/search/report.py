@@ -17,6 +17,7 @@ from vision.support.page import render
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 LEAST = 8  # complete trials from which an importance means anything
 LISTED = 200  # trials in the table
+PICTURES = ("history", "importances", "parallel", "slices", "curves", "pareto")
 DIGITS = 4  # of a number in the table
 
 
@@ -86,8 +87,8 @@ def _distribution(values: list[Any]) -> optuna.distributions.BaseDistribution:
 
 
 def _figures(results: Results) -> dict[str, str]:
-    """Returns {name: data URI} of the pictures that there is something to show in."""
-    pictures: dict[str, bytes] = {}
+    """Returns {name: data URI} of the pictures, "" for one that would show nothing."""
+    pictures = dict.fromkeys(PICTURES, b"")
     if any(row.values for row in results.rows):
         pictures["history"] = figures.history(results)
     shares = importances(results)
@@ -100,7 +101,7 @@ def _figures(results: Results) -> dict[str, str]:
         pictures["curves"] = figures.curves(results)
     if _is_multi(results) and results.best:
         pictures["pareto"] = figures.pareto(results)
-    return {name: data_uri(data) for name, data in pictures.items()}
+    return {name: data_uri(data) if data else "" for name, data in pictures.items()}
 
 
 def _is_multi(results: Results) -> bool:
@@ -133,7 +134,7 @@ def _number(value: Any) -> str:
     return f"{value:.{DIGITS}g}" if isinstance(value, float) else str(value)
 
 
-def _repeated(results: Results) -> list[Mapping[str, Any]]:
+def _repeated(results: Results) -> list[dict[str, Any]]:
     """Returns a line of the table for each config that was trained with several seeds."""
     lines = []
     default = next((r for r in results.repeated if r.name == repeats.DEFAULT), None)

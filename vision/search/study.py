@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 from ml_collections import ConfigDict
 from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 
 from vision.config.validate import leaves
 from vision.errors import UserError
@@ -146,7 +147,8 @@ def open_study(
     title: str,
 ) -> None:
     """Makes a study, or checks that the one of this name has the same identity."""
-    directions = ["maximize" if way == "max" else "minimize" for way in request.objectives.values()]
+    ways = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
+    directions = [ways[way] for way in request.objectives.values()]
     if name != request.name:
         directions = directions[:1]
     with exclusively(request.out):

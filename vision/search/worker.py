@@ -1,6 +1,7 @@
 """A worker: takes trials until none is left, one after the other."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -72,7 +73,7 @@ class Worker:
             RunError: the first trials have all failed.
         """
         while not signals.received():
-            patiently(lambda again=again: job.queue.fill(again))
+            patiently(functools.partial(job.queue.fill, again))
             again = False  # once is enough
             pruner = make_pruner(job.pruner, self._request.grace)
             sampler = make_sampler(job.sampler, self._request.seed, 0)
