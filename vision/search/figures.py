@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from vision.search.results import Results, Row, front
+from vision.search.results import Results, front
 
 BLUE = "#0969da"
 GRAY = "#afb8c1"
@@ -28,9 +28,9 @@ def history(results: Results) -> bytes:
     way = next(iter(results.request.objectives.values()))
     for state, color in COLORS.items():
         rows = [row for row in results.rows if row.state == state and row.values]
-        axes.scatter(
-            [row.place for row in rows], [row.values[0] for row in rows], s=22, c=color, label=state
-        )
+        if rows:
+            values = [row.values[0] for row in rows]
+            axes.scatter([row.place for row in rows], values, s=22, c=color, label=state)
     complete = [row for row in results.rows if row.state == "complete"]
     if complete:
         better = np.maximum if way == "max" else np.minimum
@@ -40,8 +40,8 @@ def history(results: Results) -> bytes:
     axes.set_xlabel("trial")
     axes.set_ylabel(results.request.objective)
     axes.grid(alpha=0.25)
-    if any(row.state in ("pruned", "failed") and row.values for row in results.rows):
-        axes.legend(frameon=False, loc="lower right" if way == "max" else "upper right")
+    if any(row.state == "pruned" and row.values for row in results.rows):
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
     return _png(figure)
 
 
@@ -62,14 +62,18 @@ def parallel_coordinates(results: Results) -> bytes:
     """Returns a line for each complete trial across the parameters, colored by its rank."""
     import matplotlib
 
-    names = _varied(results)
-    scales = {name: _Scale([row.parameters.get(name) for row in results.best]) for name in names}
-    figure = _figure(max(6.0, 1.5 * len(names) + 2), 4.2)
+    objective = results.request.objective
+    names = [*_varied(results), objective]
+    columns = {
+        name: [row.parameters.get(name) for row in results.best] for name in _varied(results)
+    } | {objective: [row.values[0] for row in results.best]}
+    scales = {name: _Scale(columns[name]) for name in names}
+    figure = _figure(max(9.0, 1.4 * len(names) + 2), 4.2)
     axes = figure.subplots()
-    colors = matplotlib.colormaps["viridis_r"]
+    colors = matplotlib.colormaps["viridis"]
     count = max(1, len(results.best) - 1)
-    for rank, row in reversed(list(enumerate(results.best))):
-        positions = [scales[name].position(row.parameters.get(name)) for name in names]
+    for rank in reversed(range(len(results.best))):
+        positions = [scales[name].position(columns[name][rank]) for name in names]
         is_best = rank == 0
         axes.plot(
             range(len(names)),
@@ -83,7 +87,8 @@ def parallel_coordinates(results: Results) -> bytes:
         for position, label in scales[name].labels():
             axes.annotate(
                 label, (number, position), (4, 0), textcoords="offset points", fontsize=8,
-                va="center", color=DARK, parse_math=False,
+                va="center", color=DARK, parse_math=False, zorder=5,
+                bbox={"color": "white", "alpha": 0.8, "pad": 0.5},
             )  # fmt: skip
     axes.set_xticks(range(len(names)), [_broken(name) for name in names], fontsize=9)
     axes.set_xlim(-0.1, len(names) - 0.4)
@@ -289,8 +294,3 @@ def _png(figure: Any) -> bytes:
         warnings.filterwarnings("ignore", message="Glyph")
         figure.savefig(file, format="png", dpi=120)
     return file.getvalue()
-
-
-def best_row(results: Results) -> Row | None:
-    """Returns the best trial; None if none has finished."""
-    return results.best[0] if results.best else None
