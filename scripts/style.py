@@ -53,6 +53,7 @@ FLOORS = (
     ("predict", "audit", "evaluation", "continual", "synthesize"),
     ("export",),
     ("compression",),
+    ("search",),
     ("main",),
 )
 # These know only the bundle and what is below it, so that they run without JAX.

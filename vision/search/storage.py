@@ -19,8 +19,9 @@ from vision.support.lock import UNSUPPORTED
 
 JOURNAL = "journal.log"  # the default, in --out
 GRPC_PORT = 13000
+ANSWER = 10.0  # seconds within which a proxy must answer at first
 PATIENCE = 300.0  # seconds for which a worker waits for a storage that has gone away
-DRIVERS = {"postgresql": ("psycopg2", "psycopg2-binary"), "mysql": ("pymysql", "PyMySQL")}
+DRIVERS = {"postgresql": ("psycopg2", "psycopg2-binary"), "mysql": ("pymysql", "pymysql")}
 FORMS = (
     "journal:FILE, grpc://HOST:PORT, postgresql://USER:PASSWORD@HOST/DATABASE or, for one worker, "
     "sqlite:///FILE"
@@ -79,7 +80,7 @@ def _open_proxy(url: str) -> BaseStorage:
     with _quiet():
         storage = GrpcStorageProxy(host=host, port=port)
         try:
-            storage.wait_server_ready(timeout=10)
+            storage.wait_server_ready(timeout=ANSWER)
         except ConnectionError as error:
             raise UserError(
                 f"cannot reach --storage {url}: nobody answers; start "

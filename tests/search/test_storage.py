@@ -1,0 +1,98 @@
+"""Storages: which are refused, and what is said."""
+
+import pytest
+
+from tests.search.requests import request
+from vision.errors import UserError
+from vision.search.storage import hidden, is_unreachable, open_storage, patiently
+from vision.search.study import open_search
+
+
+@pytest.mark.parametrize(
+    ("url", "part"),
+    [
+        ("grpc://localhost:1", "cannot reach --storage grpc://localhost:1"),
+        ("grpc://localhost:99999", "port of --storage must be at most 65,535"),
+        ("grpc:/localhost", "the form is grpc://HOST:PORT"),
+        ("redis://localhost", "is unknown: give journal:FILE"),
+        ("study.db", "is unknown"),
+        ("sqlite:////no/such/folder/x.db", "unable to open database file"),
+    ],
+)
+def test_what_cannot_be_opened(url, part, tmp_path, monkeypatch):
+    monkeypatch.setattr("vision.search.storage.ANSWER", 0.3)
+    with pytest.raises(UserError) as error:
+        open_storage(url, tmp_path)
+    assert part in str(error.value)
+    assert len(str(error.value).splitlines()) <= 2
+
+
+def _refuse(*_, **__):
+    raise ConnectionError("GRPC connection timeout")
+
+
+def test_postgresql_that_is_not_there(tmp_path):
+    pytest.importorskip("psycopg2")
+    with pytest.raises(UserError) as error:
+        open_storage("postgresql://me:secret@localhost:1/studies", tmp_path)
+    assert "Connection refused" in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_sqlite_serves_one_worker(tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    with pytest.raises(UserError, match=r"SQLite cannot serve 2 workers"):
+        open_storage(url, tmp_path, workers=2)
+    assert open_storage(url, tmp_path, workers=1).get_all_studies() == []
+
+
+def test_a_file_that_is_no_journal(tmp_path):
+    (tmp_path / "x.log").write_text("hello\nworld\n")
+    with pytest.raises(UserError, match=r"is not a journal of Optuna's"):
+        open_storage(f"journal:{tmp_path}/x.log", tmp_path)
+
+
+def test_two_studies_under_one_name(tmp_path):
+    storage = open_storage("", tmp_path)
+    open_search(request(tmp_path), storage)
+    open_search(request(tmp_path, trials=9, workers=3), storage)  # it may go on in another way
+    other = tmp_path / "other.py"
+    other.write_text(
+        "def space(trial, config):\n    config.optimizer.b1 = trial.suggest_float('b1', 0.1, 0.2)\n"
+    )
+    config = request(tmp_path).config
+    config.train.batch_size = 7
+    for changes, part in (
+        ({"space": str(other)}, "searches another space than"),
+        ({"objectives": {"val/loss": "min"}}, "has the objective val/accuracy:max"),
+        ({"seed": 3}, "has --seed 0"),
+        ({"values": config.to_dict()}, "train.batch_size is 128 there, 7 here"),
+        ({"name": "b"}, "has the study 'study', not 'b'"),
+        ({"out": tmp_path / "b"}, "belongs to another --out"),
+    ):
+        with pytest.raises(UserError) as error:
+            open_search(request(**({"out": tmp_path} | changes)), storage)
+        assert part in str(error.value)
+        assert len(str(error.value).splitlines()) <= 2
+
+
+def test_a_storage_that_comes_back_is_waited_for():
+    answers = iter([ConnectionError("gone"), ConnectionError("gone"), 7])
+
+    def call():
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert patiently(call) == 7
+    with pytest.raises(UserError, match=r"has not answered"):
+        patiently(_refuse, patience=0)
+    with pytest.raises(ZeroDivisionError):
+        patiently(lambda: 1 / 0)
+    assert not is_unreachable(KeyError("x"))
+
+
+def test_passwords_are_not_shown():
+    assert hidden("postgresql://me:secret@db/x") == "postgresql://me:***@db/x"
+    assert hidden("journal:x.log") == "journal:x.log"
