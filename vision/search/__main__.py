@@ -49,8 +49,9 @@ def main(argv: Sequence[str]) -> None:
     check_request(request)
 
     from vision.search.storage import open_storage
-    from vision.search.study import open_search
+    from vision.search.study import open_search, open_space
 
+    open_space(request)  # its mistakes are found before anything is written
     with signals.listening():
         storage = open_storage(request.storage, request.out, request.workers)
         job = open_search(request, storage)
