@@ -22,7 +22,7 @@ from vision.errors import UserError
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 LAUNCH = REPOSITORY / "scripts" / "launch"
-SCRIPTS = ("local", "pod", "slurm.sbatch")
+SCRIPTS = ("local", "pod", "search", "search.sbatch", "slurm.sbatch")
 URI = "1073676288.0;tcp://192.0.2.2:40577;tcp6://[fd00::2]:58337"
 
 

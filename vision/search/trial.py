@@ -64,6 +64,7 @@ def train_trial(
     except optuna.TrialPruned as error:
         return Ended("pruned", reason=f"{job.space.title}: {first_line(error)}")
     config.log.progress = False  # many trials write to one terminal
+    config.parallel.distributed = "off"  # a scheduler's workers each have trials of their own
     _check_free(workdir)
     try:
         _repeat_reports(trial, job, config, workdir)
