@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import optuna
@@ -57,16 +58,13 @@ def postgresql(folder):
     programs = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
     if not programs:
         pytest.skip("no PostgreSQL is installed: apt-get install postgresql")
-    data = folder / "postgresql"
-    data.mkdir()
+    # Not in `folder`, into which no other user may look.
+    data = pathlib.Path(tempfile.mkdtemp(prefix="postgresql-"))
     port = free_port()
     user = {}
     if os.getuid() == 0:
         account = pwd.getpwnam("postgres")
         os.chown(data, account.pw_uid, account.pw_gid)
-        for parent in data.parents:
-            if not os.stat(parent).st_mode & 0o001:
-                parent.chmod(os.stat(parent).st_mode | 0o011)
         user = {"user": "postgres"}
     control = [str(programs[-1]), "-D", str(data), "-w"]
     initialize = ["initdb", "-o", "--username=study --auth=trust"]
@@ -78,6 +76,7 @@ def postgresql(folder):
         yield f"postgresql://study@localhost:{port}/postgres"
     finally:
         subprocess.run([*control, "stop", "-m", "immediate"], check=True, cwd="/", **user)
+        shutil.rmtree(data)
 
 
 @pytest.mark.parametrize("storage", [journal, proxy, postgresql], ids=lambda f: f.__name__)

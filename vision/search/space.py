@@ -145,6 +145,7 @@ class _Choice(optuna.samplers.BaseSampler):
 
 def ask(choose: Callable[[str, BaseDistribution], Any]) -> optuna.Trial:
     """Returns a trial of no study, whose values a function of (name, distribution) chooses."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna.create_study(sampler=_Choice(choose)).ask()
 
 
