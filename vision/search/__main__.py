@@ -70,7 +70,8 @@ def main(argv: Sequence[str]) -> None:
         if not is_done:
             cli.show("interrupted: the same command goes on")
             return
-        from vision.search.results import read_results, write_results
+        from vision.search.output import write_results
+        from vision.search.results import read_results
 
         cli.show(*write_results(read_results(request, storage, job), job))
 

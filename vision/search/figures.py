@@ -62,41 +62,39 @@ def parallel_coordinates(results: Results) -> bytes:
     """Returns a line for each complete trial across the parameters, colored by its rank."""
     import matplotlib
 
-    objective = results.request.objective
-    names = [*_varied(results), objective]
     columns = {
         name: [row.parameters.get(name) for row in results.best] for name in _varied(results)
-    } | {objective: [row.values[0] for row in results.best]}
-    scales = {name: _Scale(columns[name]) for name in names}
-    figure = _figure(max(9.0, 1.4 * len(names) + 2), 4.2)
+    }
+    columns |= {results.request.objective: [row.values[0] for row in results.best]}
+    scales = [_Scale(values) for values in columns.values()]
+    figure = _figure(max(9.0, 1.4 * len(columns) + 2), 4.2)
     axes = figure.subplots()
     colors = matplotlib.colormaps["viridis"]
     count = max(1, len(results.best) - 1)
-    for rank in reversed(range(len(results.best))):
-        positions = [scales[name].position(columns[name][rank]) for name in names]
-        is_best = rank == 0
-        axes.plot(
-            range(len(names)),
-            positions,
-            color=RED if is_best else colors(rank / count),
-            linewidth=2.4 if is_best else 1,
-            alpha=1 if is_best else 0.6,
-        )
-    for number, name in enumerate(names):
+    lines = list(zip(*columns.values(), strict=True))
+    for rank, values in reversed(list(enumerate(lines))):
+        positions = [scale.position(v) for scale, v in zip(scales, values, strict=True)]
+        style = {"color": colors(rank / count), "linewidth": 1, "alpha": 0.6}
+        axes.plot(positions, **(style if rank else {"color": RED, "linewidth": 2.4}))
+    _label_axes(axes, list(columns), scales)
+    return _png(figure)
+
+
+def _label_axes(axes: Any, names: Sequence[str], scales: "Sequence[_Scale]") -> None:
+    """Draws the vertical axes of parallel coordinates, with some of their values."""
+    box = {"color": "white", "alpha": 0.8, "pad": 0.5}
+    text = {"fontsize": 8, "va": "center", "color": DARK, "parse_math": False, "zorder": 5}
+    for number, scale in enumerate(scales):
         axes.axvline(number, color=GRAY, linewidth=0.8)
-        for position, label in scales[name].labels():
-            axes.annotate(
-                label, (number, position), (4, 0), textcoords="offset points", fontsize=8,
-                va="center", color=DARK, parse_math=False, zorder=5,
-                bbox={"color": "white", "alpha": 0.8, "pad": 0.5},
-            )  # fmt: skip
+        for position, label in scale.labels():
+            place = (number, position)
+            axes.annotate(label, place, (4, 0), textcoords="offset points", bbox=box, **text)
     axes.set_xticks(range(len(names)), [_broken(name) for name in names], fontsize=9)
     axes.set_xlim(-0.1, len(names) - 0.4)
     axes.set_ylim(-0.06, 1.06)
     axes.set_yticks([])
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    return _png(figure)
 
 
 def slices(results: Results) -> bytes:

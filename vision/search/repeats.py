@@ -158,15 +158,17 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def difference(one: Mapping[int, float], other: Mapping[int, float]) -> tuple[float, float, float]:
-    """Returns (mean, low, high) of one minus the other, in pairs of the same seed.
+def difference(
+    values: Mapping[int, float], baseline: Mapping[int, float]
+) -> tuple[float, float, float]:
+    """Returns (mean, low, high) of values minus a baseline's, in pairs of the same seed.
 
     A seed draws the split too, so pairs have the same test images.
     """
-    shared = sorted(one.keys() & other.keys())
+    shared = sorted(values.keys() & baseline.keys())
     if not shared:
         raise UserError("the configs that are compared have no seed in common")
-    return interval([one[seed] - other[seed] for seed in shared])
+    return interval([values[seed] - baseline[seed] for seed in shared])
 
 
 def chosen_config(repeated: Sequence[Repeated], way: str) -> str:

@@ -1,23 +1,17 @@
-"""What a study has found: trials.csv, best.py, report.html and what the command prints."""
+"""What a study has found: its trials, the best of them, and what may be said about it."""
 
-import csv
 import dataclasses
-import json
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from vision.errors import printable
-from vision.search import best, repeats
-from vision.search.queue import PLACE, REASON, is_lost, place_of
+from vision.search import repeats
+from vision.search.queue import REASON, is_lost, place_of
 from vision.search.request import Request
 from vision.search.study import Job
 from vision.search.trial import metric_lines, resource
-from vision.support.files import filling, replacing, write_json
 
 STATES = {
     TrialState.COMPLETE: "complete",
@@ -124,63 +118,6 @@ def _row(request: Request, job: Job, trial: FrozenTrial) -> Row:
     )
 
 
-def write_results(results: Results, job: Job) -> list[str]:
-    """Writes the files of the results into the study's directory, and returns lines about them."""
-    from vision.search.report import page
-
-    request = results.request
-    with filling(request.out) as folder:
-        _write_table(folder / "trials.csv", results)
-        write_json(folder / "results.json", _summary(results))
-        if results.best:
-            (folder / "best.py").write_text(_best_file(results, job), "utf-8")
-        with replacing(folder / "report.html") as file:
-            file.write(page(results))
-    return describe(results)
-
-
-def _write_table(path: pathlib.Path, results: Results) -> None:
-    objectives = list(results.request.objectives)
-    columns = ["trial", "state", *objectives, "images", "seconds", *results.parameters, "reason"]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        for row in results.rows:
-            values = [*row.values, *[""] * len(objectives)][: len(objectives)]
-            chosen = [row.parameters.get(name, "") for name in results.parameters]
-            reason = printable(row.reason)
-            writer.writerow(
-                [row.name, row.state, *values, row.images, row.seconds, *chosen, reason]
-            )
-
-
-def _summary(results: Results) -> dict[str, Any]:
-    request = results.request
-    counts = {state: sum(row.state == state for row in results.rows) for state in STATES.values()}
-    return {
-        "name": request.name,
-        "command": request.command,
-        "objectives": request.objectives,
-        "trials": {state: count for state, count in counts.items() if count},
-        "lost": results.lost,
-        "images": sum(row.images for row in results.rows),
-        "seconds": round(sum(row.seconds for row in results.rows), 1),
-        "best": results.best[0].name if results.best else None,
-        "repeated": [_repeated_summary(results, r) for r in results.repeated],
-    }
-
-
-def _repeated_summary(results: Results, repeated: repeats.Repeated) -> dict[str, Any]:
-    return {
-        "config": repeated.name,
-        "seeds": list(repeated.seeds),
-        "validation": list(repeated.validation.values()),
-        "test": list(repeated.test.values()),
-        "images": repeated.images,
-        "seconds": repeated.seconds,
-    }
-
-
 def chosen_row(results: Results) -> Row:
     """Returns the trial whose config is written: by the repetitions if there are any."""
     way = next(iter(results.request.objectives.values()))
@@ -208,30 +145,10 @@ def front(results: Results) -> list[Row]:
     return [row for row in results.best if not is_beaten(row)]
 
 
-def _best_file(results: Results, job: Job) -> str:
-    """Returns the text of best.py."""
-    row = chosen_row(results)
-    request = results.request
-    trial: Any = optuna.trial.FixedTrial(dict(row.parameters))
-    trial.set_user_attr(PLACE, row.place)
-    config = job.space.apply(trial, request.config)
-    counts = f"{len(results.best)} of {len(results.rows)} trials were trained to the end"
-    objective = ", ".join(
-        f"{name} {value:.4g}" for name, value in zip(request.objectives, row.values, strict=False)
-    )
-    origin = [
-        f"Trial {row.name} of the study '{request.name}': {objective} on the validation split.",
-        f"{counts}; the search trained on {sum(r.images for r in results.rows):,} images "
-        f"in {sum(r.seconds for r in results.rows):,.0f} s.",
-        f"What was chosen: {json.dumps(dict(row.parameters))}",
-    ]
-    evidence = verdict_of(results, row.name) or [
-        "The best of many trials is partly the luckiest: repeat it with other seeds before you",
-        "call it better (--repeat 3 --seeds 0,1,2).",
-    ]
-    title = f"The best config that a search of {request.spec} has found."
-    lines = best.docstring(title, request.command, origin, evidence)
-    return best.config_file(config, lines, best.changed_keys(config, request.config))
+def states(rows: Sequence[Row]) -> dict[str, int]:
+    """Returns {state: number of trials} of the states that occur."""
+    counts = {state: sum(row.state == state for row in rows) for state in STATES.values()}
+    return {state: count for state, count in counts.items() if count}
 
 
 def verdict_of(results: Results, name: str) -> list[str]:
@@ -242,55 +159,31 @@ def verdict_of(results: Results, name: str) -> list[str]:
     if own is None or default is None or not set(own.seeds) & set(default.seeds):
         return []
     objective, way = next(iter(results.request.objectives.items()))
-    on_test = bool(own.test and default.test)
-    measure = objective.removeprefix("val/") if on_test else objective
-    where = "on the test split" if on_test else "on the validation split"
-    ours = own.test if on_test else own.validation
-    theirs = default.test if on_test else default.validation
-    mean, low, high = repeats.interval(list(ours.values()))
-    other = repeats.interval(list(theirs.values()))
-    gap, gap_low, gap_high = repeats.difference(ours, theirs)
-    is_better = gap_low > 0 if way == "max" else gap_high < 0
-    is_worse = gap_high < 0 if way == "max" else gap_low > 0
-    finding = "which is within the spread: no improvement is shown"
-    if is_better:
-        finding = "an improvement beyond the spread"
-    elif is_worse:
-        finding = "a loss beyond the spread"
+    measure = f"{objective} on the validation split"
+    ours = own.validation
+    theirs = default.validation
+    if own.test and default.test:
+        measure = f"{objective.removeprefix('val/')} on the test split"
+        ours = own.test
+        theirs = default.test
+    gap = repeats.difference(ours, theirs)
     return [
-        f"With seeds {', '.join(map(str, own.seeds))}, {measure} {where}: "
-        f"{mean:.4f} ({low:.4f} to {high:.4f});",
-        f"the searched config as it was given: {other[0]:.4f} ({other[1]:.4f} to {other[2]:.4f}).",
-        f"Difference by seed: {gap:+.4f} ({gap_low:+.4f} to {gap_high:+.4f}, 95 %), {finding}.",
+        f"With seeds {', '.join(map(str, own.seeds))}, {measure}: {_spread(ours)};",
+        f"the searched config as it was given: {_spread(theirs)}.",
+        f"Difference by seed: {gap[0]:+.4f} ({gap[1]:+.4f} to {gap[2]:+.4f}, 95 %), "
+        f"{_finding(gap, way)}.",
     ]
 
 
-def describe(results: Results) -> list[str]:
-    """Returns the lines that the command prints at its end."""
-    request = results.request
-    counts = [
-        f"{sum(row.state == state for row in results.rows)} {state}" for state in STATES.values()
-    ]
-    shown = ", ".join(text for text in counts if not text.startswith("0 "))
-    images = sum(row.images for row in results.rows)
-    seconds = sum(row.seconds for row in results.rows)
-    lines = [f"{shown}; {images:,} images in {seconds:,.0f} s of training"]
-    if results.best:
-        row = chosen_row(results)
-        values = ", ".join(
-            f"{name} {value:.4f}"
-            for name, value in zip(request.objectives, row.values, strict=False)
-        )
-        chosen = ", ".join(f"{name}={value}" for name, value in row.parameters.items())
-        lines.append(f"best: trial {row.name}, {values}: {chosen}")
-        lines += verdict_of(results, row.name)
-        lines.append(f"{request.out}/best.py runs it; {request.out}/report.html, trials.csv")
-    else:
-        lines.append(f"no trial has finished: {request.out}/trials.csv says why")
-    return lines
+def _spread(values: Mapping[int, float]) -> str:
+    mean, low, high = repeats.interval(list(values.values()))
+    return f"{mean:.4f} ({low:.4f} to {high:.4f})"
 
 
-def states(rows: Sequence[Row]) -> dict[str, int]:
-    """Returns {state: number of trials} of the states that occur."""
-    counts = {state: sum(row.state == state for row in rows) for state in STATES.values()}
-    return {state: count for state, count in counts.items() if count}
+def _finding(gap: tuple[float, float, float], way: str) -> str:
+    """Returns what may be claimed of a difference, in words."""
+    _, low, high = gap
+    if low <= 0 <= high:
+        return "which is within the spread: no improvement is shown"
+    is_better = low > 0 if way == "max" else high < 0
+    return "an improvement beyond the spread" if is_better else "a loss beyond the spread"

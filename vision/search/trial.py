@@ -199,9 +199,9 @@ def _ended(
         return Ended("pruned", reason=reason, attributes=attributes)
     missing = [name for name in job.objectives if name not in values]
     if missing:
-        known = ", ".join(sorted(values))
+        measured = ", ".join(sorted(values))
         raise UserError(
-            f"--objective {missing[0]}: {workdir} does not measure it; it measures {known}"
+            f"--objective {missing[0]}: {workdir} does not measure it; it measures {measured}"
         )
     return Ended(
         "complete",
