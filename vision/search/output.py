@@ -1,4 +1,4 @@
-"""The files that a study writes, trials.csv, results.json, best.py and report.html, and its lines."""
+"""What a study writes: trials.csv, results.json, best.py and report.html."""
 
 import csv
 import json

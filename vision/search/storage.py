@@ -20,6 +20,7 @@ from vision.support.lock import UNSUPPORTED
 JOURNAL = "journal.log"  # the default, in --out
 GRPC_PORT = 13000
 ANSWER = 10.0  # seconds within which a proxy must answer at first
+ATTEMPTS = 5  # to open a new database in which several workers make the tables at once
 PATIENCE = 300.0  # seconds for which a worker waits for a storage that has gone away
 DRIVERS = {"postgresql": ("psycopg2", "psycopg2-binary"), "mysql": ("pymysql", "pymysql")}
 FORMS = (
@@ -63,11 +64,17 @@ def open_database(url: str) -> BaseStorage:
         driver, package = DRIVERS[kind]
         require(f"--storage {hidden(url)}", only=(package,))
         url = url.replace(f"{kind}:", f"{kind}+{driver}:", 1)
-    try:
-        return optuna.storages.get_storage(url)
-    except Exception as error:  # SQLAlchemy's and the driver's own types
-        reason = re.sub(r"^\(.*?\)\s*", "", brief(error))
-        raise UserError(f"cannot open --storage {hidden(url)}: {reason}") from error
+    for attempt in range(ATTEMPTS):
+        try:
+            return optuna.storages.get_storage(url)
+        except Exception as error:  # SQLAlchemy's and the driver's own types
+            # Another worker was making the tables at the same moment.
+            made = re.search("already exists|duplicate key", str(error))
+            if not made or attempt == ATTEMPTS - 1:
+                reason = re.sub(r"^\(.*?\)\s*", "", brief(error))
+                raise UserError(f"cannot open --storage {hidden(url)}: {reason}") from error
+        time.sleep(1)
+    raise AssertionError
 
 
 def _open_proxy(url: str) -> BaseStorage:
