@@ -54,7 +54,8 @@ def _summary(results: Results) -> dict[str, Any]:
         "lost": results.lost,
         "images": sum(row.images for row in results.rows),
         "seconds": round(sum(row.seconds for row in results.rows), 1),
-        "best": results.best[0].name if results.best else None,
+        "best": chosen_row(results).name if results.best else None,
+        "value": chosen_row(results).values[0] if results.best else None,
         "repeated": [_repeated_summary(results, r) for r in results.repeated],
     }
 
