@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import keyword
 import pprint
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -41,7 +42,7 @@ def _path(key: str) -> str:
     for group in OPTION_GROUPS:
         if key.startswith(f"{group}."):
             first, *rest = key.removeprefix(f"{group}.").split(".")
-            if not rest and first.isidentifier():
+            if not rest and first.isidentifier() and not keyword.iskeyword(first):
                 return key
             names = "".join(f"[{json.dumps(name)}]" for name in (first, *rest))
             return f"{group}{names}"

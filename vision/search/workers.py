@@ -54,7 +54,7 @@ def shares(workers: int, cores: Sequence[int], gpus: Sequence[str]) -> list[Shar
     def part(things: Sequence, number: int) -> tuple:
         first = number * len(things) // workers
         last = (number + 1) * len(things) // workers
-        return tuple(things[first:last]) or (things[number % len(things)],)
+        return tuple(things[first:last]) or (things[first],)
 
     return [Share(part(cores, i), part(gpus, i) if gpus else ()) for i in range(workers)]
 
