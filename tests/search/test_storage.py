@@ -4,7 +4,7 @@ import pytest
 
 from tests.search.requests import request
 from vision.errors import UserError
-from vision.search.storage import hidden, is_unreachable, open_storage, patiently
+from vision.search.storage import StorageGone, hidden, is_unreachable, open_storage, patiently
 from vision.search.study import open_search
 
 
@@ -86,7 +86,7 @@ def test_a_storage_that_comes_back_is_waited_for():
         return answer
 
     assert patiently(call) == 7
-    with pytest.raises(UserError, match=r"has not answered"):
+    with pytest.raises(StorageGone, match=r"has not answered"):
         patiently(_refuse, patience=0)
     with pytest.raises(ZeroDivisionError):
         patiently(lambda: 1 / 0)

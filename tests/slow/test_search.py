@@ -134,3 +134,34 @@ def check(out, trials):
     assert len(table) == TRIALS + 1
     assert all(line.split(",")[1] == "complete" for line in table[1:])
     shutil.rmtree(out)
+
+
+def test_workers_of_one_command_are_replaced_and_stopped(tmp_path):
+    """A child that is killed is started again; SIGTERM lets all save; the same command goes on."""
+    out = tmp_path / "study"
+    flags = [f"--space={SPACE}", "--trials=16", "--workers=2"]
+    crew = start(out, *flags, stdout=subprocess.PIPE, text=True)
+    lines = []
+    for line in crew.stdout:
+        lines.append(line)
+        if line.startswith("trial 0002"):
+            os.kill(workers_of(crew.pid)[0], signal.SIGKILL)
+        if line.startswith("trial 0005"):
+            crew.send_signal(signal.SIGTERM)
+    assert crew.wait(120) == 0
+    assert any("another one goes on with its trial" in line for line in lines)
+    assert lines[-1] == "interrupted: the same command goes on\n"
+    assert not (out / "trials.csv").exists()
+    assert start(out, *flags).wait(LONGEST) == 0
+    trials = optuna.load_study(study_name="study", storage=open_storage("", out)).trials
+    complete = [t.user_attrs[PLACE] for t in trials if t.state == TrialState.COMPLETE]
+    assert sorted(complete) == list(range(16))
+
+
+def workers_of(pid):
+    """Returns the worker processes of a command: not Python's own helpers."""
+    children = []
+    for path in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+        children += map(int, path.read_text().split())
+    commands = {child: pathlib.Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+    return [child for child, command in commands.items() if b"spawn_main" in command]

@@ -13,7 +13,7 @@ import optuna
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-from vision.errors import UserError, brief, check_count
+from vision.errors import RunError, UserError, brief, check_count
 from vision.support.extras import require
 from vision.support.lock import UNSUPPORTED
 
@@ -158,6 +158,10 @@ class _JournalLock(JournalFileOpenLock):
             file.truncate(start + file.read().rfind(b"\n") + 1)
 
 
+class StorageGone(RunError):
+    """A study's storage has not answered for long: no trial's fault."""
+
+
 def is_unreachable(error: BaseException) -> bool:
     """Returns whether an error says that a storage has gone away, perhaps for a while."""
     name = f"{type(error).__module__}.{type(error).__name__}"
@@ -171,7 +175,7 @@ def patiently(call: Callable[[], Answer], patience: float = PATIENCE) -> Answer:
     """Returns what a call of the storage does, and tries again while it cannot be reached.
 
     Raises:
-        UserError: it stays unreachable for `patience` seconds.
+        StorageGone: it stays unreachable for `patience` seconds.
     """
     began = time.monotonic()
     pause = 0.5
@@ -182,7 +186,7 @@ def patiently(call: Callable[[], Answer], patience: float = PATIENCE) -> Answer:
             if not is_unreachable(error):
                 raise
             if time.monotonic() - began > patience:
-                raise UserError(
+                raise StorageGone(
                     f"--storage has not answered for {patience:.0f} s ({brief(error)}): the same "
                     "command goes on once it does"
                 ) from error

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import pathlib
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -90,13 +91,14 @@ def open_search(request: Request, storage: BaseStorage) -> Job:
     """
     space, points, count = open_space(request)
     identity = {
+        "title": space.title,
         "space": space.digest,
         "config": _compared(request.config),
         "objectives": request.objectives,
         "seed": request.seed,
         "token": _token(request),
     }
-    open_study(storage, request.name, request, identity, space.title)
+    open_study(storage, request.name, request.out, identity, request.objectives)
     return Job(
         queue=Queue(storage, request.name, request.out, count, points),
         space=space,
@@ -125,14 +127,15 @@ def open_repeats(
         names: of their runs' directories.
     """
     name = f"{request.name}-repeats-{space.digest[:8]}"
-    identity = {"space": space.digest, "token": _token(request)}
-    open_study(storage, name, request, identity, space.title)
+    objectives = {request.objective: request.objectives[request.objective]}
+    identity = {"title": space.title, "space": space.digest, "token": _token(request)}
+    open_study(storage, name, request.out, identity, objectives)
     return Job(
         queue=Queue(storage, name, request.out, len(points), points),
         space=space,
         config=request.config,
         folder="repeats",
-        objectives={request.objective: request.objectives[request.objective]},
+        objectives=objectives,
         sampler="random",
         pruner="none",
         names=names,
@@ -142,16 +145,18 @@ def open_repeats(
 def open_study(
     storage: BaseStorage,
     name: str,
-    request: Request,
+    out: pathlib.Path,
     identity: Mapping[str, Any],
-    title: str,
+    objectives: Mapping[str, str],
 ) -> None:
-    """Makes a study, or checks that the one of this name has the same identity."""
+    """Makes a study, or checks that the one of this name has the same identity.
+
+    Raises:
+        UserError: it has another one.
+    """
     ways = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
-    directions = [ways[way] for way in request.objectives.values()]
-    if name != request.name:
-        directions = directions[:1]
-    with exclusively(request.out):
+    directions = [ways[way] for way in objectives.values()]
+    with exclusively(out):
         names = [study.study_name for study in storage.get_all_studies()]
         if name not in names:
             optuna.create_study(storage=storage, study_name=name, directions=directions)
@@ -160,15 +165,15 @@ def open_study(
         if theirs is None:
             storage.set_study_user_attr(study_id, IDENTITY, dict(identity))
             return
-    _check_same(theirs, identity, f"study '{name}'", title)
+    _check_same(theirs, identity, f"study '{name}'")
 
 
-def _check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], study: str, title: str) -> None:
+def _check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], study: str) -> None:
     remedy = "give another --name or --out"
     if theirs["token"] != ours["token"]:
         raise UserError(f"{study} in this --storage belongs to another --out: give another --name")
     if theirs["space"] != ours["space"]:
-        raise UserError(f"{study} searches another space than {title}: {remedy}")
+        raise UserError(f"{study} searches another space than {ours['title']}: {remedy}")
     if theirs.get("objectives") != ours.get("objectives"):
         was = ",".join(f"{name}:{way}" for name, way in theirs["objectives"].items())
         raise UserError(f"{study} has the objective {was}: {remedy}, or --objective {was}")
@@ -244,6 +249,6 @@ def make_pruner(name: str, grace: float) -> optuna.pruners.BasePruner:
     return optuna.pruners.NopPruner()
 
 
-def default_name(out: Any) -> str:
+def default_name(out: pathlib.Path) -> str:
     """Returns the name of a study from its directory."""
     return re.sub(r"[^\w.-]+", "-", str(out.resolve().name)) or "study"

@@ -1,6 +1,7 @@
 """One trial: a config of the space, trained as an ordinary run, and what came of it."""
 
 import dataclasses
+import functools
 import json
 import pathlib
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ import optuna
 from ml_collections import ConfigDict
 
 from vision.errors import RunError, UserError, brief, first_line
+from vision.search.storage import StorageGone, is_unreachable, patiently
 from vision.search.study import ORDER, Job
 from vision.support.lock import locked
 from vision.training.host import PRUNED, Host, Validation
@@ -60,7 +62,7 @@ def train_trial(
         Busy: a worker that was taken for dead still writes to the directory.
     """
     try:
-        config = job.space.apply(trial, job.config)
+        config = patiently(lambda: job.space.apply(trial, job.config))
     except optuna.TrialPruned as error:
         return Ended("pruned", reason=f"{job.space.title}: {first_line(error)}")
     config.log.progress = False  # many trials write to one terminal
@@ -74,6 +76,8 @@ def train_trial(
             return Ended("interrupted")
         values = measures(job, config, workdir, result)
         return _ended(job, workdir, result, values)
+    except StorageGone:
+        raise
     except (UserError, RunError, MemoryError) as error:
         return Ended("failed", reason=first_line(error), attributes=_spent(config, workdir))
     except RuntimeError as error:  # XLA's
@@ -141,8 +145,13 @@ def _watch(trial: optuna.Trial, job: Job, config: ConfigDict, validation: Valida
     if len(job.objectives) > 1 or objective not in validation.scalars:
         return False
     share = validation.step / validation.steps
-    trial.report(validation.scalars[objective], resource(config, job.config, share))
-    return validation.step < validation.steps and trial.should_prune()
+    try:
+        trial.report(validation.scalars[objective], resource(config, job.config, share))
+        return validation.step < validation.steps and trial.should_prune()
+    except Exception as error:
+        if is_unreachable(error):  # the training need not wait: the next validation asks again
+            return False
+        raise
 
 
 def _repeat_reports(
@@ -156,7 +165,9 @@ def _repeat_reports(
     total = _steps(config, workdir)
     for line in lines:
         if total:
-            trial.report(line[objective], resource(config, job.config, line["step"] / total))
+            share = line["step"] / total
+            percent = resource(config, job.config, share)
+            patiently(functools.partial(trial.report, line[objective], percent))
 
 
 def _steps(config: ConfigDict, workdir: pathlib.Path) -> int:
