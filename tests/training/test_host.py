@@ -47,9 +47,9 @@ def test_the_last_validation_prunes_nothing(tmp_path):
     "changes",
     [
         {"optimizer__name": "adamw"},
-        {"optimizer__name": "sgd", "schedule__name": "step", "optimizer__clip_norm": 1.0},
+        {"optimizer__name": "sgd", "schedule__name": "step", "train__steps_per_dispatch": 2},
     ],
-    ids=["adamw", "sgd"],
+    ids=["adamw", "sgd, two steps a call"],
 )
 def test_shared_steps_train_as_those_of_a_run_of_its_own(changes, tmp_path, monkeypatch):
     """Rates are arguments there, constants here: the parameters agree up to rounding."""

@@ -28,7 +28,7 @@ IDENTITY = "vision"  # the user attribute of a study that says what it searches
 FILE = "study.json"
 # Keys that may differ when a study goes on: how a run is computed, not what.
 FREE = ("log.", "parallel.", "compile_cache", "data.workers", "data.resident_gib", "profile")
-ORDER = (100, 3)  # of the pruners: percent of a training; of the trials, one in so many goes on
+ORDER = (100, 4)  # of the pruners: percent of a training; of the trials, one in so many goes on
 
 
 @dataclasses.dataclass(frozen=True)
