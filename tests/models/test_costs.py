@@ -29,6 +29,7 @@ ARCHITECTURES = [
     "fusion",
     "inception",
     "mlp",
+    "mobile_space",
     "mobilenet",
     "resnet",
     "swin",

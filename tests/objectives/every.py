@@ -71,6 +71,11 @@ CASES = {
     "freematch": ("consistency", {"rule": "free"}, UNLABELED | RESNET),
     "pi": ("consistency", {"method": "pi"}, UNLABELED | RESNET),
     "mean teacher": ("consistency", {"method": "mean_teacher"}, UNLABELED | RESNET),
+    "supernet": (
+        "supernet",
+        {"drawn": 1},
+        {"model__name": "mobile_space", "model__variant": "c4-w4.8d1.2k3.5e2se0.1-h8"},
+    ),
     "gan": (
         "gan",
         {"width": 4, "latent": 3, "momentum": 0.9, "augment": "color,translation,cutout"},

@@ -42,8 +42,11 @@ class SqueezeExcite(nnx.Module):
         self.gate = gate
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        means = x.mean((1, 2), keepdims=True, dtype=at_least_float32(x.dtype)).astype(x.dtype)
-        return x * self.gate(self.expand(self.act(self.reduce(means))))
+        return x * self.gate(self.expand(self.act(self.reduce(self.means(x)))))
+
+    def means(self, x: jax.Array) -> jax.Array:
+        """Returns the channels' means over the image, (B, 1, 1, C)."""
+        return x.mean((1, 2), keepdims=True, dtype=at_least_float32(x.dtype)).astype(x.dtype)
 
 
 class CBAM(nnx.Module):

@@ -32,7 +32,7 @@ class InvertedResidual(nnx.Module):
         expanded: number of channels of the depthwise convolution; if C, no convolution widens x.
         squeeze: the `SqueezeExcite` of the expanded channels, or None.
         act: activation after all convolutions except the last.
-        drop: `StochasticDepth` of the branch, used only if x is added.
+        drop: `StochasticDepth` of the branch, used only if x is added; None: x is never added.
         make: `ConvNorm` with the network's common arguments; see `conv_norms`.
     """
 
@@ -46,7 +46,7 @@ class InvertedResidual(nnx.Module):
         expanded: int,
         squeeze: nnx.Module | None = None,
         act: Callable[[jax.Array], jax.Array],
-        drop: nnx.Module,
+        drop: nnx.Module | None,
         make: Callable[..., ConvNorm],
     ):
         # In one assignment: nnx refuses a module for an attribute that was None before.

@@ -15,7 +15,7 @@ from vision.models.layers.streams import Streams
 from vision.support.modules import find, names
 
 # Image side and number of classes of the nets that are not for ImageNet.
-SMALL = {"airbench": (32, 10), "cnn": (32, 10), "wide_resnet": (32, 10)}
+SMALL = dict.fromkeys(("airbench", "cnn", "mobile_space", "wide_resnet"), (32, 10))
 
 
 @dataclasses.dataclass(frozen=True)
