@@ -319,13 +319,16 @@ def _image_shape(classifier):
     return classifier.image_size, classifier.channels
 
 
-def write(pruned: Pruned, workdir: pathlib.Path | str, out: pathlib.Path) -> None:
+def write(
+    pruned: Pruned, workdir: pathlib.Path | str, out: pathlib.Path, name: str = RECORD
+) -> None:
     """Writes a `Pruned` model as a run without any training steps, all of it or nothing.
 
     Args:
-        pruned: from `prune`; its record becomes pruning.json.
+        pruned: from `prune`.
         workdir: directory of the run that it comes from.
         out: directory to write, new or empty.
+        name: the file that its record becomes.
 
     Raises:
         UserError: the directory cannot be written.
@@ -355,4 +358,4 @@ def write(pruned: Pruned, workdir: pathlib.Path | str, out: pathlib.Path) -> Non
         write_data(directory, data, inherit_division(workdir, directory, pruned.config))
         with open_checkpoints(directory, pruned.config) as checkpoints:
             checkpoints.save(0, jax.block_until_ready(state | {"rest": rest}), {})
-        write_json(directory / RECORD, pruned.record)
+        write_json(directory / name, pruned.record)

@@ -218,5 +218,3 @@ def architecture(text: str, flag: str) -> tuple[str, str]:
     if not (colon and model and variant):
         raise UserError(f"{flag} = '{text}' must be MODEL:VARIANT, such as mobilenet:small")
     return model, variant
-
-

@@ -40,13 +40,15 @@ def synflow(model: Any, images: np.ndarray, labels: np.ndarray) -> float:
     model.eval()
     # Double precision: the product of all layers' sums soon leaves the range of float32.
     with jax.enable_x64(True):
-        graph, params, rest = nnx.split(model, nnx.Param, ...)
+        graph, params, *rest = nnx.split(model, nnx.Param, ...)
         params = jax.tree.map(lambda x: jnp.abs(jnp.asarray(x, jnp.float64)), params)
         ones = jnp.ones((1, *images.shape[1:]), jnp.float64)
 
         @jax.jit
         def score(params: Any) -> jax.Array:
-            gradients = jax.grad(lambda p: nnx.merge(graph, p, rest, copy=True)(ones).sum())(params)
+            gradients = jax.grad(lambda p: nnx.merge(graph, p, *rest, copy=True)(ones).sum())(
+                params
+            )
             flows = jax.tree.map(lambda p, g: (p * jnp.abs(g)).sum(), params, gradients)
             return jnp.log(sum(jax.tree.leaves(flows)))
 
@@ -90,12 +92,12 @@ def _recording(act: Callable[[jax.Array], jax.Array], codes: list[jax.Array]) ->
 def grad_norm(model: Any, images: np.ndarray, labels: np.ndarray) -> float:
     """Returns the score of a model; the arguments are those of `synflow`."""
     model.train()
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    graph, params, *rest = nnx.split(model, nnx.Param, ...)
 
     @jax.jit
     def norm(params: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
         def loss(params: Any) -> jax.Array:
-            logits = nnx.merge(graph, params, rest, copy=True)(images)
+            logits = nnx.merge(graph, params, *rest, copy=True)(images)
             return cross_entropy(logits, jax.nn.one_hot(labels, logits.shape[-1])).mean()
 
         squares = jax.tree.map(lambda g: jnp.square(g).sum(), jax.grad(loss)(params))

@@ -1,0 +1,152 @@
+"""The networks that a search has judged: a JSON file that it goes on from, a table, and a plot."""
+
+import csv
+import io
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vision.compression.report import front
+from vision.errors import UserError
+from vision.support.files import replacing, write_json
+from vision.support.reading import read_json
+
+FILE = "search.json"
+COLUMNS = ("variant", "accuracy", "macs", "latency", "score", "on_front", "best", "skipped")
+LABELS = {"macs": "million multiply-adds for an image", "latency": "ms for a batch of {}"}
+
+Row = dict[str, Any]
+
+
+class Candidates:
+    """What a search knows of the networks that it has met.
+
+    Args:
+        out: the search's directory.
+        request: what defines the search. One that was interrupted goes on with the same.
+
+    Attributes:
+        rows: {name of a network: {"accuracy": of the validation split, or "skipped": why there is
+            none; "macs"; "score"}}, in the order in which they were judged.
+        latencies: {name: measured milliseconds}; {"MODEL:VARIANT": ...} of others.
+        beside: the rows of other architectures, with "title".
+
+    Raises:
+        UserError: the directory holds another search, or anything else.
+    """
+
+    def __init__(self, out: pathlib.Path, request: Mapping[str, Any]):
+        self.out = out
+        self.request = json.loads(json.dumps(request))
+        self.rows: dict[str, Row] = {}
+        self.latencies: dict[str, float] = {}
+        self.beside: list[Row] = []
+        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+            return
+        if not (out / FILE).is_file():
+            raise UserError(f"--out {out} exists already: give a new or empty directory")
+        record = read_json(out / FILE, dict, "give another --out")
+        for key, value in self.request.items():
+            if record.get("request", {}).get(key) != value:
+                raise UserError(
+                    f"--out {out} holds another search: {key} is "
+                    f"{record.get('request', {}).get(key)!r} there, {value!r} here.\n"
+                    "Give another --out, or the command that made it"
+                )
+        self.rows = record["rows"]
+        self.latencies = record["latencies"]
+        self.beside = record["beside"]
+
+    def add(self, variant: str, row: Row) -> None:
+        """Keeps what is known of a network."""
+        self.rows[variant] = row
+        self.save()
+
+    def save(self, more: Mapping[str, Any] | None = None) -> None:
+        """Writes the JSON file, with further entries."""
+        record = {"request": self.request, "rows": self.rows, "latencies": self.latencies}
+        self.out.mkdir(parents=True, exist_ok=True)
+        write_json(self.out / FILE, record | {"beside": self.beside} | dict(more or {}))
+
+    def judged(self) -> dict[str, Row]:
+        """Returns the rows with an accuracy, with "latency" where it was measured."""
+        return {
+            name: row | ({"latency": self.latencies[name]} if name in self.latencies else {})
+            for name, row in self.rows.items()
+            if "accuracy" in row
+        }
+
+    def write(self, summary: Mapping[str, Any], title: str) -> None:
+        """Writes search.json, candidates.csv and pareto.png.
+
+        Args:
+            summary: {"front": names, "best": name or None, "cost": "macs" or "latency", "budget":
+                number or None, "batch": images, "reference": ...}.
+            title: what the accuracy is.
+        """
+        self.save(summary)
+        with replacing(self.out / "candidates.csv", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n", extrasaction="ignore")
+            writer.writeheader()
+            for name, row in self.rows.items():
+                marks: Row = {"variant": name, "latency": self.latencies.get(name, "")}
+                marks["on_front"] = int(name in summary["front"])
+                marks["best"] = int(name == summary["best"])
+                writer.writerow(row | marks)
+        with replacing(self.out / "pareto.png", binary=True) as file:
+            file.write(plot(list(self.judged().values()), self.beside, summary, title))
+
+
+def best_front(rows: Mapping[str, Row], cost: str) -> list[str]:
+    """Returns the names of the networks that no other one beats in both, by increasing cost."""
+    names = [name for name, row in rows.items() if cost in row]
+    indices = front([rows[n][cost] for n in names], [rows[n]["accuracy"] for n in names])
+    return [names[i] for i in indices]
+
+
+def plot(
+    rows: Sequence[Row], beside: Sequence[Row], summary: Mapping[str, Any], title: str
+) -> bytes:
+    """Returns a PNG of accuracy against cost, with the front and other architectures.
+
+    Args:
+        rows: networks of the search.
+        beside: other architectures, with "title".
+        summary: see `Candidates.write`.
+        title: what the accuracy is.
+    """
+    from matplotlib.figure import Figure
+
+    cost = summary["cost"]
+    unit = 1e6 if cost == "macs" else 1.0
+    shown = {str(i): row for i, row in enumerate(rows) if cost in row}
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    axes = figure.subplots()
+
+    def draw(points: Sequence[Row], **style: Any) -> None:
+        axes.plot(
+            [point[cost] / unit for point in points],
+            [100 * point["accuracy"] for point in points],
+            **style,
+        )
+
+    draw(list(shown.values()), linestyle="", marker="o", color="#0969da", alpha=0.45, label="found")
+    best = [shown[name] for name in best_front(shown, cost)]
+    draw(best, linestyle="--", marker="o", color="#57606a", linewidth=1, label="front")
+    placed = [row for row in beside if cost in row and "accuracy" in row]
+    if placed:
+        label = "other architectures, trained alone"
+        draw(placed, linestyle="", marker="D", color="#cf222e", label=label)
+    for row in placed:
+        point = (row[cost] / unit, 100 * row["accuracy"])
+        axes.annotate(row["title"], point, (5, 5), textcoords="offset points", fontsize=9)
+    if summary["budget"] is not None:
+        axes.axvline(summary["budget"] / unit, color="#afb8c1", linewidth=1, label="budget")
+    axes.set_xlabel(LABELS[cost].format(summary["batch"]))
+    axes.set_ylabel(title)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=9)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return file.getvalue()

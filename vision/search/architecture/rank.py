@@ -1,0 +1,138 @@
+"""Says how well a supernet ranks networks: against their ranking when each is trained alone.
+
+    python -m vision.search.architecture.rank --workdir runs/all --networks 20 --out searches/rank
+    python -m vision.search.architecture.rank --workdir runs/all --out searches/rank5 \\
+        --config.train.epochs=5
+
+Random networks of the space are judged with the supernet's weights, and then trained from scratch
+with its config and the changes of --config.KEY=VALUE, in OUT/runs. Kendall's tau is 1 if both rank
+alike, 0 if they have nothing in common, -1 if one is the reverse. OUT has ranking.json and
+ranking.csv. After an interruption, the same command goes on.
+"""
+
+import csv
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags, logging
+from ml_collections import ConfigDict
+
+from vision import cli
+from vision.config.flags import parse_stage
+from vision.config.packages import check_packages
+from vision.errors import UserError, check_count
+from vision.run.directory import own_config
+from vision.support.extras import require
+from vision.support.files import replacing, write_json
+from vision.support.lock import locked
+from vision.support.memory import keep_freed_memory
+
+RESAMPLES = 2000
+COLUMNS = ("variant", "macs", "shared", "alone")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the command with its arguments, without the program's name."""
+    config, values, words = parse_stage(argv, __doc__, _flags, lambda: own_config(argv))
+    if words:
+        raise UserError(f"unexpected argument '{words[0]}': flags start with --")
+    if not values.workdir or config is None:
+        raise UserError("which supernet? Give --workdir RUN")
+    if not values.out:
+        raise UserError("where to? Give --out DIRECTORY")
+    check_count("--networks", values.networks, 3, 10_000)
+    check_count("--seed", values.seed, 0, 2**32 - 1)
+    require("Kendall's tau", "evaluation", only=("scipy",))
+    check_packages(config)
+    keep_freed_memory()
+    logging.set_verbosity(logging.ERROR)  # libraries' chatter
+    out = pathlib.Path(values.out)
+    with locked(out):
+        try:
+            result = rank(config, values.workdir, out, values.networks, values.seed)
+        except KeyboardInterrupt:
+            cli.show("interrupted: the same command goes on")
+            return
+    low, high = result["interval"]
+    cli.show(
+        f"Kendall's tau {result['tau']:.3f} (95 %: {low:.3f} to {high:.3f}), "
+        f"{len(result['networks'])} networks; {out}: ranking.json, ranking.csv"
+    )
+
+
+def _flags(values: flags.FlagValues) -> None:
+    flags.DEFINE_string("workdir", "", "a run of the objective supernet", flag_values=values)
+    flags.DEFINE_string("out", "", "directory to write", flag_values=values)
+    flags.DEFINE_integer("networks", 20, "random networks to rank", flag_values=values)
+    flags.DEFINE_integer("seed", 0, "seed of the random networks", flag_values=values)
+
+
+def rank(
+    config: ConfigDict, workdir: str, out: pathlib.Path, networks: int, seed: int
+) -> dict[str, Any]:
+    """Ranks random networks both ways, and writes ranking.json and ranking.csv.
+
+    Args:
+        config: the config to train networks with.
+        workdir: the supernet's run.
+        out: directory to write.
+        networks: number of networks.
+        seed: what they are drawn with.
+
+    Raises:
+        UserError: the run is no supernet, or its space has fewer networks.
+        KeyboardInterrupt: a training was interrupted.
+    """
+    from vision.models.layers.variants import spell
+    from vision.search.architecture.costs import count
+    from vision.search.architecture.networks import Shared, Trained
+
+    shared = Shared(workdir)
+    if shared.space.size < networks:
+        raise UserError(f"--networks = {networks}, but the space has {shared.space.size}")
+    trained = Trained(config, out / "runs")
+    generator = np.random.default_rng(seed)
+    choices: dict[str, dict[str, int]] = {}
+    while len(choices) < networks:
+        choice = shared.space.sample(generator)
+        choices[spell(choice)] = choice
+    rows = []
+    for name, choice in choices.items():
+        row: dict[str, Any] = {"variant": name, "macs": count(choice, shared.task)}
+        row |= {"shared": shared.accuracy(choice), "alone": trained.accuracy(choice)}
+        rows.append(row)
+        cli.show(
+            f"{len(rows)}: {name}: {100 * row['shared']:.2f} % with the supernet's weights, "
+            f"{100 * row['alone']:.2f} % trained alone"
+        )
+    result = correlation([r["shared"] for r in rows], [r["alone"] for r in rows], seed)
+    result |= {"workdir": workdir, "seed": seed, "networks": rows}
+    write_json(out / "ranking.json", result)
+    with replacing(out / "ranking.csv", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return result
+
+
+def correlation(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict[str, Any]:
+    """Returns {"tau": Kendall's tau-b, "interval": its 95 % bootstrap interval over the networks}.
+
+    Args:
+        a, b: two values of each network.
+        seed: of the resampling.
+    """
+    from scipy.stats import kendalltau
+
+    pairs = np.array([a, b])
+    generator = np.random.default_rng(seed)
+    places = generator.integers(0, len(a), (RESAMPLES, len(a)))
+    resampled = [kendalltau(*pairs[:, rows]).statistic for rows in places]
+    interval = np.nanquantile(resampled, (0.025, 0.975)).tolist()
+    return {"tau": float(kendalltau(*pairs).statistic), "interval": interval}
+
+
+if __name__ == "__main__":
+    cli.run(main, outlives_output=True)
