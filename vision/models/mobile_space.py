@@ -25,7 +25,7 @@ from vision.models.layers.dtypes import at_least_float32
 from vision.models.layers.gates import SqueezeExcite
 from vision.models.layers.inverted_residual import InvertedResidual, conv_norms, round_width
 from vision.models.layers.options import check_options
-from vision.models.layers.variants import Choice, parse, spell, stages_of
+from vision.models.layers.variants import Choice, Space, parse, spell, stages_of
 
 VARIANTS = {
     # MobileNetV2, and V3 small with one activation and the last layers of V2, for images of about
@@ -48,11 +48,16 @@ def build(variant: str, num_classes: int, **options: Any) -> "MobileSpace":
     Raises:
         UserError: the variant is unknown or no such name, or an option's value is invalid.
     """
+    named = space(variant)
+    return MobileSpace(named.largest(), num_classes, variant=spell(named.axes), **options)
+
+
+def space(variant: str) -> Space:
+    """Returns the networks that a variant names; raises `UserError` as `build` does."""
     if "-" not in variant:
         hint = ", or the name of a network, such as c16-w16e3-w24d2k5e4s2-h128"
         check_choice("model.variant", variant, tuple(VARIANTS), hint)
-    space = parse(VARIANTS.get(variant, variant))
-    return MobileSpace(space.largest(), num_classes, variant=spell(space.axes), **options)
+    return parse(VARIANTS.get(variant, variant))
 
 
 class MobileSpace(nnx.Module):

@@ -69,7 +69,7 @@ def _search(
     config: ConfigDict | None, values: flags.FlagValues, sampler: str, out: pathlib.Path
 ) -> None:
     """Searches, and writes what was found."""
-    from vision.search.architecture.candidates import Candidates, best_front
+    from vision.search.architecture.candidates import RUNS, Candidates, best_front
     from vision.search.architecture.networks import Networks, Shared, Trained
     from vision.search.architecture.report import Beside, describe
     from vision.search.architecture.search import Plan, Search, best_within
@@ -77,7 +77,7 @@ def _search(
     candidates = Candidates(out, _request(config, values, sampler))
     networks: Networks
     if config is not None:
-        networks = Trained(config, out / "runs")
+        networks = Trained(config, out / RUNS)
     else:
         networks = Shared(values.workdir, limit=values.images)
     ruler = _Ruler(networks, candidates, values)
@@ -88,6 +88,7 @@ def _search(
         budget=budget,
         score=values.score,
         keep=values.keep,
+        scored=values.scored,
         population=values.population,
         seed=values.seed,
     )
@@ -201,7 +202,9 @@ class _Ruler:
 def _request(config: ConfigDict | None, values: flags.FlagValues, sampler: str) -> dict[str, Any]:
     """Returns what defines a search; more trials go on with one that has ended."""
     names = ("workdir", "cost", "budget", "reference", "batch", "measured", "images", "score")
-    request = {name: values[name].value for name in (*names, "keep", "population", "seed")}
+    request = {
+        name: values[name].value for name in (*names, "keep", "scored", "population", "seed")
+    }
     if config is not None:
         request["config"] = config.to_dict()
     return request | {"sampler": sampler}
@@ -221,6 +224,7 @@ def _check(config: ConfigDict | None, values: flags.FlagValues, words: Sequence[
     check_count("--measured", values.measured, 3, 10_000)
     check_count("--population", values.population, 2, 100_000)
     check_count("--images", values.images, 0, 10**9)
+    check_count("--scored", values.scored, 1, 100_000)
     check_count("--seed", values.seed, 0, 2**32 - 1)
     check_range("--keep", values.keep, 0 < values.keep < 1, "in (0, 1)")
     require("the search", "search", only=("optuna",))
@@ -247,6 +251,7 @@ def _flags(values: flags.FlagValues) -> None:
     text("sampler", "", "evolution, tpe or random with a budget; nsga2 or random without")
     text("score", "", "synflow, naswot or grad_norm: skips networks that have a low one")
     flags.DEFINE_float("keep", 0.5, "share of networks that --score keeps", flag_values=values)
+    number("scored", 20, "random networks whose scores say which score is too low")
     number("population", 20, "networks alive in an evolution, or in a generation")
     text("reference", "mobilenet:small", "the latency of others is measured in turns with it")
     number("batch", 1, "images in a batch, for the latency")

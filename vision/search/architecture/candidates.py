@@ -9,10 +9,12 @@ from typing import Any
 
 from vision.compression.report import front
 from vision.errors import UserError
-from vision.support.files import replacing, write_json
+from vision.support.files import ABANDONED, replacing, write_json
+from vision.support.lock import NAME as LOCK
 from vision.support.reading import read_json
 
 FILE = "search.json"
+RUNS = "runs"  # the directory of the trainings
 COLUMNS = ("variant", "accuracy", "macs", "latency", "score", "on_front", "best", "skipped")
 LABELS = {"macs": "million multiply-adds for an image", "latency": "ms for a batch of {}"}
 
@@ -42,9 +44,9 @@ class Candidates:
         self.rows: dict[str, Row] = {}
         self.latencies: dict[str, float] = {}
         self.beside: list[Row] = []
-        if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-            return
         if not (out / FILE).is_file():
+            if not out.exists() or not any(map(_is_foreign, out.iterdir())):
+                return
             raise UserError(f"--out {out} exists already: give a new or empty directory")
         record = read_json(out / FILE, dict, "give another --out")
         for key, value in self.request.items():
@@ -96,6 +98,11 @@ class Candidates:
                 writer.writerow(row | marks)
         with replacing(self.out / "pareto.png", binary=True) as file:
             file.write(plot(list(self.judged().values()), self.beside, summary, title))
+
+
+def _is_foreign(entry: pathlib.Path) -> bool:
+    """Returns whether an entry of a directory is not what the start of a search leaves."""
+    return entry.name not in (LOCK, RUNS) and not ABANDONED.fullmatch(entry.name)
 
 
 def best_front(rows: Mapping[str, Row], cost: str) -> list[str]:

@@ -17,9 +17,10 @@ from vision.data.augment import normalize
 from vision.data.loading.loader import Loader
 from vision.data.pipeline import Data, open_data
 from vision.errors import UserError
+from vision.models import mobile_space
 from vision.models.layers import elastic
 from vision.models.layers.norms import BatchNorm
-from vision.models.layers.variants import Choice, Space, parse, spell
+from vision.models.layers.variants import Choice, Space, spell
 from vision.models.weights import pretrained
 from vision.run.directory import read_run
 from vision.run.splits import past_of
@@ -240,7 +241,7 @@ def space_of(config: ConfigDict) -> Space:
             f"model.name = '{config.model.name}' is no space: the search needs mobile_space, and a "
             f"space as model.variant; {LIST_KEYS}"
         )
-    space = parse(config.model.variant)
+    space = mobile_space.space(config.model.variant)
     if space.size == 1:
         raise UserError(
             f"model.variant = '{config.model.variant}' is one network: give a space, as in k3.5.7"

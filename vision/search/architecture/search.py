@@ -20,7 +20,6 @@ from vision.search.architecture.networks import Networks
 from vision.search.architecture.scores import BATCH, SCORES
 
 SAMPLERS = ("evolution", "tpe", "nsga2", "random")
-SCORED = 20  # random networks whose scores say which score is hopeless
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Plan:
         budget: highest cost; None searches for a front.
         score: one of `SCORES`, by which networks are skipped; "" for none.
         keep: share of random networks whose score is good enough.
+        scored: number of those random networks.
         population: networks that are alive in an evolution, or in a generation of NSGA-II.
         seed: of everything that is drawn.
     """
@@ -42,6 +42,7 @@ class Plan:
     budget: float | None
     score: str = ""
     keep: float = 0.5
+    scored: int = 20
     population: int = 20
     seed: int = 0
 
@@ -154,7 +155,7 @@ class Search:
         """Returns the score that a share of random networks reaches."""
         generator = np.random.default_rng([self._plan.seed, 1])
         space = self._networks.space
-        drawn = (draw_allowed(space, self.is_allowed, generator) for _ in range(SCORED))
+        drawn = (draw_allowed(space, self.is_allowed, generator) for _ in range(self._plan.scored))
         return float(np.quantile(list(map(self._score, drawn)), 1 - self._plan.keep))
 
 

@@ -4,12 +4,13 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from vision.models.layers.variants import Choice, Space, parse, spell
+from vision.models import mobile_space
+from vision.models.layers.variants import Choice, Space, spell
 
 
 def suggest(trial: Any, variant: str) -> str:
     """Returns the name of the network that an Optuna trial chooses from a space's name."""
-    return spell(_choose(trial, parse(variant)))
+    return spell(_choose(trial, mobile_space.space(variant)))
 
 
 def _choose(trial: Any, space: Space) -> Choice:
@@ -63,7 +64,7 @@ def search(
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    directions = ("maximize", "minimize") if is_front else ("maximize",)
+    directions: list[Any] = ["maximize", "minimize"] if is_front else ["maximize"]
     study = optuna.create_study(sampler=sampler, directions=directions)
     state = optuna.trial.TrialState
     for _ in range(most):

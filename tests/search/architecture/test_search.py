@@ -1,0 +1,215 @@
+"""The commands: what they write, that they go on, and mistakes in their flags."""
+
+import csv
+import json
+import re
+
+import pytest
+
+from tests.search.architecture.conftest import SPACE, settings
+from vision import cli
+from vision.models.layers.variants import choice_of, parse
+from vision.search.architecture import __main__ as search
+from vision.search.architecture import rank
+
+pytest.importorskip("optuna")
+BUDGET = 100_000
+
+
+def call(command, *argv):
+    """Runs a command; returns the lines that it showed."""
+    lines = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli, "show", lambda *texts: lines.extend(texts))
+        cli.run(command.main, list(map(str, argv)))
+    return lines
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """A config file of the space on digits."""
+    folder = tmp_path_factory.mktemp("config")
+    file = folder / "space.py"
+    (folder / "values.json").write_text(json.dumps(settings().to_dict()))
+    file.write_text(
+        "import json, pathlib\nfrom vision.config.load import from_dict\n"
+        "def get_config():\n"
+        "    text = pathlib.Path(__file__).with_name('values.json').read_text()\n"
+        "    return from_dict(json.loads(text))\n"
+    )
+    return file
+
+
+def shared(supernet, out, *flags):
+    flags = (f"--workdir={supernet}", f"--out={out}", "--population=4", *flags)
+    return call(search, *flags)
+
+
+def test_evolution_under_a_budget(supernet, tmp_path):
+    argv = (f"--budget={BUDGET}", "--trials=8")
+    lines = shared(supernet, tmp_path / "out", *argv)
+    record = json.loads((tmp_path / "out" / "search.json").read_text())
+    judged = record["rows"]
+    assert 1 < len(judged) <= 8 and all(row["macs"] <= BUDGET for row in judged.values())
+    best = max(judged.values(), key=lambda row: row["accuracy"])
+    assert judged[record["best"]]["accuracy"] == best["accuracy"]
+    with (tmp_path / "out" / "candidates.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["variant"] for row in rows] == list(judged)
+    assert [row["variant"] for row in rows if row["best"] == "1"] == [record["best"]]
+    assert (tmp_path / "out" / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert any("--variant " + record["best"] in line for line in lines)
+    again = shared(supernet, tmp_path / "out", *argv)
+    assert again[-2:] == lines[-2:] and not any(line.startswith("1:") for line in again)
+    assert json.loads((tmp_path / "out" / "search.json").read_text()) == record
+
+
+def test_a_front_without_a_budget(supernet, tmp_path):
+    shared(supernet, tmp_path / "out", "--trials=6", "--images=40")
+    record = json.loads((tmp_path / "out" / "search.json").read_text())
+    assert record["budget"] is None and record["best"] is None
+    front = [record["rows"][name] for name in record["front"]]
+    assert front == sorted(front, key=lambda row: row["macs"])
+    assert front == sorted(front, key=lambda row: row["accuracy"])
+
+
+def test_an_interrupted_search_goes_on_to_the_same_end(supernet, tmp_path, monkeypatch):
+    """As if it had not been: the rows that were there are not judged again."""
+    argv = (f"--budget={BUDGET}", "--trials=7", "--seed=3")
+    shared(supernet, tmp_path / "whole", *argv)
+    from vision.search.architecture.networks import Shared
+
+    accuracy = Shared.accuracy
+    judged = []
+
+    def interrupt(networks, choice):
+        if len(judged) == 3:
+            raise KeyboardInterrupt
+        judged.append(choice)
+        return accuracy(networks, choice)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Shared, "accuracy", interrupt)
+        lines = shared(supernet, tmp_path / "out", *argv)
+    assert lines[-1] == "interrupted: the same command goes on"
+    shared(supernet, tmp_path / "out", *argv)
+    whole, resumed = (
+        json.loads((tmp_path / name / "search.json").read_text()) for name in ("whole", "out")
+    )
+    assert resumed == whole
+
+
+def test_networks_that_are_trained_and_scored(config, tmp_path):
+    argv = ("--config", config, "--trials=2", f"--budget={BUDGET}", "--sampler=tpe")
+    argv += (
+        "--score=naswot",
+        "--keep=0.9",
+        "--beside=mobile_space:mu",
+        f"--out={tmp_path / 'out'}",
+    )
+    lines = call(search, *argv)
+    record = json.loads((tmp_path / "out" / "search.json").read_text())
+    rows = record["rows"].values()
+    assert len(rows) == 2 and all("score" in row for row in rows)
+    for name, row in record["rows"].items():
+        result = tmp_path / "out" / "runs" / name / "result.json"
+        assert result.is_file() == ("accuracy" in row)
+        parse(SPACE).check(choice_of(name))
+    (beside,) = record["beside"]
+    assert beside["title"] == "mobile_space:mu" and beside["macs"] > 0
+    assert any(line.endswith(": mobile_space:mu") for line in lines)
+
+
+def test_ranking(supernet, tmp_path):
+    lines = call(
+        rank,
+        f"--workdir={supernet}",
+        f"--out={tmp_path / 'out'}",
+        "--networks=3",
+        "--config.train.steps=2",
+        "--config.train.eval_every=2",
+    )
+    record = json.loads((tmp_path / "out" / "ranking.json").read_text())
+    assert len(record["networks"]) == 3 and -1 <= record["tau"] <= 1
+    assert f"Kendall's tau {record['tau']:.3f}" in lines[-1]
+
+
+def test_kendalls_tau_by_counting_pairs():
+    a = [0.1, 0.2, 0.3, 0.4, 0.5]
+    b = [0.1, 0.3, 0.2, 0.5, 0.4]
+    result = rank.correlation(a, b)
+    assert result["tau"] == pytest.approx((8 - 2) / 10)
+    assert result["interval"][0] <= result["tau"] <= result["interval"][1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--budget=10"], "--budget = 10: no network of the space fits; the smallest, c4-w4e2-h8"),
+        (["--budget=-1"], "--budget must be above 0"),
+        (["--budget=small"], "--budget = 'small' must be MODEL:VARIANT"),
+        (["--budget=mobilenet:smal"], "did you mean 'small'"),
+        (["--budget=1e6", "--sampler=nsga2"], "searches a front: leave --budget out"),
+        (["--sampler=evolution"], "--sampler evolution needs a --budget"),
+        (["--sampler=evolve"], "did you mean 'evolution'"),
+        (["--score=synflo"], "did you mean 'synflow'"),
+        (["--cost=flops"], "--cost = 'flops' is unknown"),
+        (["--trials=0"], "--trials must be at least 1"),
+        (["--keep=1"], "--keep must be in"),
+        (
+            ["--budget=1e6", "--trials=1", "--beside=mobilenet:small"],
+            "trains no other architecture",
+        ),
+        (["word"], "unexpected argument 'word'"),
+    ],
+)
+def test_mistakes(flags, message, supernet, tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.run(search.main, [f"--workdir={supernet}", f"--out={tmp_path / 'out'}", *flags])
+    text = capsys.readouterr().err
+    assert error.value.code == 2 and re.search(message, text), text
+    assert len(text.strip().splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--config.model.name=resnet", "--config.model.variant=cifar20"], "needs mobile_space"),
+        (["--config.model.variant=mu"], "is one network: give a space"),
+        (["--config.model.variant=c4-w4.8e2u1-h8"], "'u' is unknown"),
+        (["--workdir=runs/x"], "Give --config FILE, or --workdir RUN"),
+    ],
+)
+def test_configs_that_name_no_space(flags, message, config, tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.run(search.main, ["--config", str(config), f"--out={tmp_path / 'out'}", *flags])
+    assert error.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_another_search_in_the_same_directory(supernet, tmp_path, capsys):
+    shared(supernet, tmp_path / "out", "--trials=1", f"--budget={BUDGET}")
+    before = (tmp_path / "out" / "search.json").read_bytes()
+    with pytest.raises(SystemExit):
+        shared(supernet, tmp_path / "out", "--trials=1", f"--budget={BUDGET}", "--seed=1")
+    assert "holds another search: seed is 0 there, 1 here" in capsys.readouterr().err
+    assert (tmp_path / "out" / "search.json").read_bytes() == before
+
+
+def test_the_space_of_the_file_for_studies(monkeypatch):
+    """configs/spaces/architecture.py chooses one network and puts it into the config."""
+    import importlib.util
+
+    import optuna
+
+    from tests.conftest import REPOSITORY
+
+    spec = importlib.util.spec_from_file_location(
+        "space", REPOSITORY / "configs" / "spaces" / "architecture.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(5):
+        config = settings()
+        module.space(study.ask(), config)
+        parse(SPACE).check(choice_of(config.model.variant))
