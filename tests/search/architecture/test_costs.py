@@ -7,7 +7,6 @@ from tests.search.architecture.conftest import settings
 from vision.errors import UserError
 from vision.models.layers.variants import choice_of, parse, spell
 from vision.search.architecture.costs import (
-    Latency,
     Prediction,
     Task,
     architecture,
@@ -48,15 +47,6 @@ def test_latency_is_predicted_where_it_is_a_sum_over_layers(task):
     assert prediction.error < 0.02
     for choice in others:
         assert prediction(choice) == pytest.approx(time(choice), rel=0.05)
-
-
-def test_latency_in_onnx_runtime():
-    """A network with forty times the multiply-adds takes longer than the reference."""
-    pytest.importorskip("jax2onnx")
-    task = Task(settings(), ("a", "b"), 24, 1)
-    latency = Latency(task, ("mobile_space", "c8s2-w8e2-h16"), 1)
-    assert latency.reference > 0
-    assert latency("c32-w64d2k7e4-h64") > 2 * latency.reference
 
 
 @pytest.mark.parametrize("text", ["mobilenet", ":small", "mobilenet:"])

@@ -11,6 +11,7 @@ ranking.csv. After an interruption, the same command goes on.
 """
 
 import csv
+import datetime
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -109,6 +110,7 @@ def rank(
         )
     result = correlation([r["shared"] for r in rows], [r["alone"] for r in rows], seed)
     result |= {"workdir": workdir, "seed": seed, "networks": rows}
+    result["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     write_json(out / "ranking.json", result)
     with replacing(out / "ranking.csv", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

@@ -1,0 +1,213 @@
+"""Searches for a network as fast as MobileNetV3-small on Fashion-MNIST, and fills README's table.
+
+    python -m experiments.architecture_search.run                       # TFDS prepares the images
+    python -m experiments.architecture_search.run --data idx:fashion-mnist --seeds 0
+    python -m experiments.architecture_search.run --table               # only fill the table again
+
+For each seed: MobileNetV3-small; a supernet; an evolution over its networks at the latency of
+MobileNetV3-small; the best of them extracted and fine-tuned, and trained from scratch; all three
+compared by `vision.compression.report`. With seed 0 also the ranking of 20 networks. Each step is
+the command that a user would run, in a directory of its own below --workdir; existing results are
+kept. results.csv keeps the rows of other machines.
+"""
+
+import argparse
+import csv
+import json
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+
+HERE = pathlib.Path(__file__).parent
+CONFIG = "configs/architecture_fashion_mnist.py"
+NAMES = {
+    "mobilenet": "MobileNetV3-small",
+    "tuned": "found, extracted and fine-tuned",
+    "alone": "found, trained from scratch",
+}
+COLUMNS = ("row", "seed", "variant", "accuracy", "mmacs", "ms", "faster", "minutes", "cpu", "date")
+RANKING = ("seed", "networks", "tau", "low", "high", "date")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="tfds:fashion_mnist")
+    parser.add_argument("--images", type=int, default=10_000, help="training images")
+    parser.add_argument("--epochs", type=int, default=20, help="of every training from scratch")
+    parser.add_argument("--supernet-epochs", type=int, default=60)
+    parser.add_argument("--tuned-epochs", type=int, default=10)
+    parser.add_argument("--trials", type=int, default=500)
+    parser.add_argument("--networks", type=int, default=20, help="networks to rank; 0 for none")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--table", action="store_true")
+    parser.add_argument(
+        "--workdir", type=pathlib.Path, default=pathlib.Path("runs/architecture_search")
+    )
+    a = parser.parse_args()
+    seeds = a.seeds.split(",")
+    if not a.table:
+        for seed in seeds:
+            train(a, seed)
+        for seed in seeds:  # separately, since nothing else should run at the same time
+            compare(a, seed)
+        if a.networks:
+            rank(a, seeds[0])
+    for name, columns, rows in (
+        ("results.csv", COLUMNS, results(a)),
+        ("ranking.csv", RANKING, rankings(a)),
+    ):
+        merge(HERE / name, columns, rows)
+    fill()
+
+
+def directory(a, stage, seed):
+    return a.workdir / f"{stage}-{seed}"
+
+
+def train(a, seed):
+    """Trains what is compared, and searches."""
+    flags = {"data.source": a.data, "data.limit": a.images, "seed": seed, "log.progress": False}
+    supernet = directory(a, "supernet", seed)
+    search = directory(a, "search", seed)
+    tuned = directory(a, "tuned", seed)
+    for network, epochs in (("mobilenet", a.epochs), ("supernet", a.supernet_epochs)):
+        training(directory(a, network, seed), network, flags | {"train.epochs": epochs})
+    found = ("--cost=latency", "--budget=mobilenet:small", f"--trials={a.trials}", f"--seed={seed}")
+    words = (f"--workdir={supernet}", f"--out={search}", *found)
+    call(search / "pareto.png", "vision.search.architecture", *words)
+    best = json.loads((search / "search.json").read_text())["best"]
+    changes = {"train.epochs": a.tuned_epochs, "optimizer.learning_rate": 0.03}
+    words = (f"--workdir={supernet}", f"--variant={best}", f"--out={tuned}")
+    call(tuned, "vision.search.architecture.extract", *words, *overrides(changes))
+    call(tuned / "result.json", "vision.main", f"--workdir={tuned}")
+    training(directory(a, "alone", seed), best, flags | {"train.epochs": a.epochs})
+
+
+def training(workdir, network, flags):
+    """Trains one network, or the supernet, from scratch."""
+    words = ("--config", f"{CONFIG}:{network}", f"--workdir={workdir}", *overrides(flags))
+    call(workdir / "result.json", "vision.main", *words)
+
+
+def compare(a, seed):
+    """Measures accuracy, multiply-adds and latency side by side."""
+    out = directory(a, "report", seed)
+    runs = [directory(a, name, seed) for name in NAMES]
+    call(out / "report.json", "vision.compression.report", *runs, f"--out={out}")
+
+
+def rank(a, seed):
+    """Ranks networks by the supernet and when trained alone."""
+    out = directory(a, "rank", seed)
+    changes = {"train.epochs": a.epochs}
+    words = (f"--workdir={directory(a, 'supernet', seed)}", f"--networks={a.networks}")
+    words += (f"--out={out}", *overrides(changes))
+    call(out / "ranking.json", "vision.search.architecture.rank", *words)
+
+
+def overrides(flags):
+    return [f"--config.{key}={value}" for key, value in flags.items()]
+
+
+def call(output, module, *words):
+    """Runs a command, unless its output exists."""
+    if output.exists():
+        return
+    command = [sys.executable, "-m", module, *map(str, words)]
+    print(" ".join(command), flush=True)
+    subprocess.run(command, check=True)
+
+
+def results(a):
+    """Yields a row for each network of each seed that is finished."""
+    for file in sorted(a.workdir.glob("report-*/report.json")):
+        seed = file.parent.name.rpartition("-")[2]
+        report = json.loads(file.read_text())
+        for (name, title), row in zip(NAMES.items(), report["models"], strict=True):
+            run = json.loads((directory(a, name, seed) / "result.json").read_text())
+            yield {
+                "row": title,
+                "seed": seed,
+                "variant": run["config"]["model"]["variant"],
+                "accuracy": round(100 * row["accuracy"]["value"], 2),
+                "mmacs": round(row["macs"] / 1e6, 2),
+                "ms": round(row["latency_1"]["p50"], 3),
+                "faster": round(row["latency_1"]["speedup"], 2),
+                "minutes": round(run["train_seconds"] / 60, 1),
+                "cpu": f"{report['cores']} cores",
+                "date": report["date"][:10],
+            }
+
+
+def rankings(a):
+    """Yields a row for each ranking that is finished."""
+    for file in sorted(a.workdir.glob("rank-*/ranking.json")):
+        record = json.loads(file.read_text())
+        low, high = record["interval"]
+        yield {
+            "seed": file.parent.name.rpartition("-")[2],
+            "networks": len(record["networks"]),
+            "tau": round(record["tau"], 3),
+            "low": round(low, 3),
+            "high": round(high, 3),
+            "date": record["date"][:10],
+        }
+
+
+def merge(path, columns, rows):
+    """Brings a table up to date with rows, by their first two columns."""
+    table = {tuple(row[c] for c in columns[:2]): row for row in read(path)}
+    for row in rows:
+        row = {column: str(value) for column, value in row.items()}
+        table[tuple(row[c] for c in columns[:2])] = row
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(table.values())
+
+
+def read(path):
+    if not path.is_file():
+        return []
+    with path.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def fill():
+    """Writes the tables into README.md."""
+    titles = ("network", "test accuracy", "mega-MACs", "batch 1, faster", "minutes", "where")
+    lines = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+    results = read(HERE / "results.csv")
+    for title in NAMES.values():
+        rows = [row for row in results if row["row"] == title]
+        cells = ["not run", "", "", "", ""]
+        if rows:
+            cells = [summary(rows, name) for name in ("accuracy", "mmacs", "faster", "minutes")]
+            cells.append("; ".join(dict.fromkeys(f"{r['cpu']}, {r['date']}" for r in rows)))
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    ranked = read(HERE / "ranking.csv")
+    text = "Kendall's tau of the ranking: "
+    text += "; ".join(
+        f"{r['tau']} ({r['low']} to {r['high']}), {r['networks']} networks, seed {r['seed']}"
+        for r in ranked
+    )
+    lines += ["", f"{text}." if ranked else f"{text}not run."]
+    table = "\n".join(["<!-- results -->", *lines, "<!-- end -->"])
+    readme = HERE / "README.md"
+    pattern = r"<!-- results -->\n.*?<!-- end -->"
+    readme.write_text(re.sub(pattern, lambda _: table, readme.read_text(), flags=re.DOTALL))
+
+
+def summary(rows, name):
+    """Returns the mean over seeds with the standard deviation."""
+    values = [float(row[name]) for row in rows]
+    mean = f"{statistics.mean(values):.2f}"
+    if len(values) == 1:
+        return f"{mean} (1 seed)"
+    return f"{mean} ± {statistics.stdev(values):.2f} ({len(values)})"
+
+
+if __name__ == "__main__":
+    main()
