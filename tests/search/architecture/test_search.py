@@ -11,6 +11,7 @@ from vision import cli
 from vision.models.layers.variants import choice_of, parse
 from vision.search.architecture import __main__ as search
 from vision.search.architecture import rank
+from vision.search.architecture.networks import best_accuracy
 
 pytest.importorskip("optuna")
 BUDGET = 100_000
@@ -40,13 +41,30 @@ def test_evolution_under_a_budget(supernet, tmp_path):
     assert json.loads((tmp_path / "out" / "search.json").read_text()) == record
 
 
-def test_a_front_without_a_budget(supernet, tmp_path):
-    shared(supernet, tmp_path / "out", "--trials=6", "--images=40")
+def test_a_front_without_a_budget(supernet, tiny_run, tmp_path):
+    flags = ("--trials=6", "--images=40", f"--beside={tiny_run}")
+    lines = shared(supernet, tmp_path / "out", *flags)
     record = json.loads((tmp_path / "out" / "search.json").read_text())
     assert record["budget"] is None and record["best"] is None
     front = [record["rows"][name] for name in record["front"]]
     assert front == sorted(front, key=lambda row: row["macs"])
     assert front == sorted(front, key=lambda row: row["accuracy"])
+    (beside,) = record["beside"]
+    assert beside["title"] == tiny_run.name and beside["accuracy"] == best_accuracy(tiny_run)
+    assert any(line.endswith(f": {tiny_run.name}") for line in lines)
+
+
+def test_scores_choose_what_is_skipped(supernet, tmp_path):
+    """A network is skipped exactly if its score is below that of half of the random ones."""
+    flags = ("--score=grad_norm", "--keep=0.5", "--scored=3", "--sampler=random")
+    shared(supernet, tmp_path / "out", *flags, "--trials=4", f"--budget={BUDGET}")
+    rows = json.loads((tmp_path / "out" / "search.json").read_text())["rows"].values()
+    assert len(rows) == 4 and all(row["score"] > 0 for row in rows)
+    skipped = [row["score"] for row in rows if "skipped" in row]
+    judged = [row["score"] for row in rows if "accuracy" in row]
+    assert len(skipped) + len(judged) == 4
+    if skipped and judged:
+        assert max(skipped) < min(judged)
 
 
 def test_an_interrupted_search_goes_on_to_the_same_end(supernet, tmp_path, monkeypatch):

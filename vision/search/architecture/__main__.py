@@ -100,7 +100,7 @@ def _search(
             row["latency"] = ruler.cost_of(name)
         for name in best_front(predicted, "latency"):
             ruler.measure(name)
-    Beside(networks, candidates, ruler.measure).add(values.beside)
+    Beside(networks, candidates, ruler.measure_classifier).add(values.beside)
     summary = {
         "front": best_front(candidates.judged(), values.cost),
         "best": best,
@@ -160,6 +160,15 @@ class _Ruler:
     def measure(self, name: str, model: str = "mobile_space") -> float:
         """Returns the measured latency of an architecture, milliseconds."""
         key = name if model == "mobile_space" else f"{model}:{name}"
+        return self.measure_classifier(key, lambda: self._networks.task.classifier(name, model))
+
+    def measure_classifier(self, key: str, create: Callable[[], Any]) -> float:
+        """Returns the measured latency of a classifier, milliseconds.
+
+        Args:
+            key: the candidates keep it by this name.
+            create: returns the classifier, if it was not measured before.
+        """
         measured = self._candidates.latencies
         if key not in measured:
             if self._latency is None:
@@ -169,7 +178,7 @@ class _Ruler:
                 measured.setdefault("reference", self._latency.reference)
             # A reference that is measured again is no slower: the load is another one.
             scale = measured["reference"] / self._latency.reference
-            measured[key] = scale * self._latency(name, model)
+            measured[key] = scale * self._latency(create())
             self._candidates.save()
         return measured[key]
 
@@ -245,7 +254,7 @@ def _flags(values: flags.FlagValues) -> None:
 
     text("workdir", "", "a run of the objective supernet, in place of --config")
     text("out", "", "directory of the search")
-    number("trials", 40, "networks to judge")
+    number("trials", 40, "networks to judge, repeated ones included")
     text("cost", "macs", "macs, or latency")
     text("budget", "", "highest cost: multiply-adds, milliseconds, or MODEL:VARIANT; default: none")
     text("sampler", "", "evolution, tpe or random with a budget; nsga2 or random without")

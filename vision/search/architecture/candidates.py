@@ -14,8 +14,19 @@ from vision.support.lock import NAME as LOCK
 from vision.support.reading import read_json
 
 FILE = "search.json"
+SCHEMA = {"request": dict, "rows": {str: dict}, "latencies": {str: float}, "beside": [dict]}
 RUNS = "runs"  # the directory of the trainings
-COLUMNS = ("variant", "accuracy", "macs", "latency", "score", "on_front", "best", "skipped")
+COLUMNS = (
+    "variant",
+    "accuracy",
+    "macs",
+    "predicted",
+    "latency",
+    "score",
+    "on_front",
+    "best",
+    "skipped",
+)
 LABELS = {"macs": "million multiply-adds for an image", "latency": "ms for a batch of {}"}
 
 Row = dict[str, Any]
@@ -30,7 +41,7 @@ class Candidates:
 
     Attributes:
         rows: {name of a network: {"accuracy": of the validation split, or "skipped": why there is
-            none; "macs"; "score"}}, in the order in which they were judged.
+            none; "macs"; "predicted": milliseconds; "score"}}, in the order of the search.
         latencies: {name: measured milliseconds}; {"MODEL:VARIANT": ...} of others.
         beside: the rows of other architectures, with "title".
 
@@ -48,7 +59,7 @@ class Candidates:
             if not out.exists() or not any(map(_is_foreign, out.iterdir())):
                 return
             raise UserError(f"--out {out} exists already: give a new or empty directory")
-        record = read_json(out / FILE, dict, "give another --out")
+        record = read_json(out / FILE, SCHEMA, "give another --out")
         for key, value in self.request.items():
             if record.get("request", {}).get(key) != value:
                 raise UserError(
@@ -85,7 +96,7 @@ class Candidates:
         Args:
             summary: {"front": names, "best": name or None, "cost": "macs" or "latency", "budget":
                 number or None, "batch": images, "reference": ...}.
-            title: what the accuracy is.
+            title: of the plot.
         """
         self.save(summary)
         with replacing(self.out / "candidates.csv", newline="") as file:
@@ -121,13 +132,14 @@ def plot(
         rows: networks of the search.
         beside: other architectures, with "title".
         summary: see `Candidates.write`.
-        title: what the accuracy is.
+        title: of the plot.
     """
     from matplotlib.figure import Figure
 
     cost = summary["cost"]
     unit = 1e6 if cost == "macs" else 1.0
     shown = {str(i): row for i, row in enumerate(rows) if cost in row}
+    predicted = [row | {cost: row["predicted"]} for row in rows if cost not in row]
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     axes = figure.subplots()
 
@@ -138,7 +150,10 @@ def plot(
             **style,
         )
 
-    draw(list(shown.values()), linestyle="", marker="o", color="#0969da", alpha=0.45, label="found")
+    blue: dict[str, Any] = {"linestyle": "", "color": "#0969da", "alpha": 0.45}
+    draw(list(shown.values()), marker="o", label="networks of the space", **blue)
+    if predicted:
+        draw(predicted, marker="x", label="the same, latency predicted", **blue)
     best = [shown[name] for name in best_front(shown, cost)]
     draw(best, linestyle="--", marker="o", color="#57606a", linewidth=1, label="front")
     placed = [row for row in beside if cost in row and "accuracy" in row]
@@ -151,7 +166,8 @@ def plot(
     if summary["budget"] is not None:
         axes.axvline(summary["budget"] / unit, color="#afb8c1", linewidth=1, label="budget")
     axes.set_xlabel(LABELS[cost].format(summary["batch"]))
-    axes.set_ylabel(title)
+    axes.set_ylabel("accuracy on the validation split, %")
+    axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.25)
     axes.legend(fontsize=9)
     file = io.BytesIO()

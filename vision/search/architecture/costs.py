@@ -49,6 +49,8 @@ class Task:
     def config_of(self, variant: str, model: str = "mobile_space") -> ConfigDict:
         """Returns the config of a network's own training, from labels alone."""
         config = self.config.copy_and_resolve_references()
+        if config.model.name != model:  # whose options are others
+            config.model.options = ConfigDict()
         config.model.name = model
         config.model.variant = variant
         config.model.pretrained = ""
@@ -143,16 +145,14 @@ class Latency:
 
     def __init__(self, task: Task, reference: tuple[str, str], batch: int):
         shape = (batch, task.image_size, task.image_size, task.channels)
-        self._task = task
         self._images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
         model, variant = reference
         self._run = exported(task.classifier(variant, model))
-        self.reference = 0.0
         self.reference = self._measure(self._run)["reference"]
 
-    def __call__(self, variant: str, model: str = "mobile_space") -> float:
-        """Returns the milliseconds of an architecture for one batch."""
-        times = self._measure(exported(self._task.classifier(variant, model)))
+    def __call__(self, classifier: Classifier) -> float:
+        """Returns the milliseconds of a classifier for one batch."""
+        times = self._measure(exported(classifier))
         return self.reference * times["other"] / times["reference"]
 
     def _measure(self, run: Callable[[np.ndarray], Any]) -> dict[str, float]:

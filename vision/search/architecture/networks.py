@@ -37,7 +37,7 @@ class Networks(Protocol):
     Attributes:
         task: what they are for.
         space: the networks.
-        title: what the accuracy is, for a plot.
+        title: where the accuracy comes from, for a plot.
     """
 
     task: Task
@@ -62,7 +62,7 @@ class Trained:
         UserError: the model is none of a space, or the data cannot be opened.
     """
 
-    title = "accuracy on the validation split, %"
+    title = "each network trained on its own"
 
     def __init__(self, config: ConfigDict, out: pathlib.Path):
         self.space = space_of(config)
@@ -86,6 +86,7 @@ class Trained:
         folder = self._out / (variant if model == "mobile_space" else f"{model}-{variant}")
         if run(self.task.config_of(variant, model), folder) is None:
             raise KeyboardInterrupt
+        jax.clear_caches()  # the next network is another program
         return best_accuracy(folder)
 
     def sample(self, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +110,7 @@ class Shared:
         UserError: it is no such run, or the data cannot be opened.
     """
 
-    title = "accuracy on the validation split with the supernet's weights, %"
+    title = "networks of the space with the supernet's weights"
 
     def __init__(
         self,

@@ -1,13 +1,13 @@
 """What a search says in the end, and the architectures that it stands beside."""
 
+import functools
 import pathlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from vision.errors import UserError
+from vision.inference import Classifier, from_run
 from vision.models.surgery.costs import multiply_adds
-from vision.run.directory import read_run
-from vision.run.weights import abstract_model
 from vision.search.architecture.candidates import Candidates
 from vision.search.architecture.costs import architecture
 from vision.search.architecture.networks import Networks, Trained, best_accuracy
@@ -21,11 +21,14 @@ class Beside:
     Args:
         networks: the search's networks.
         candidates: gets a row for each.
-        measure: measures the latency of (variant, model).
+        measure: measures the latency of (name, what creates the classifier).
     """
 
     def __init__(
-        self, networks: Networks, candidates: Candidates, measure: Callable[[str, str], float]
+        self,
+        networks: Networks,
+        candidates: Candidates,
+        measure: Callable[[str, Callable[[], Classifier]], float],
     ):
         self._networks = networks
         self._candidates = candidates
@@ -40,14 +43,14 @@ class Beside:
         self._candidates.beside = [self._row(name) for name in names]
 
     def _row(self, name: str) -> dict[str, Any]:
+        create: Callable[[], Classifier]
         if pathlib.Path(name).is_dir():
-            config, data = read_run(name)
-            c = config.model
-            title = pathlib.Path(name).name
-            accuracy = best_accuracy(name)
-            size = (data["image_size"], data["channels"])
-            macs = multiply_adds(abstract_model(c, len(data["classes"]), *size), *size)
-            model, variant = c.name, c.variant
+            classifier = from_run(name)
+            row = {"title": pathlib.Path(name).resolve().name, "accuracy": best_accuracy(name)}
+            row["macs"] = multiply_adds(
+                classifier.model, classifier.image_size, classifier.channels
+            )
+            create = functools.partial(from_run, name)
         else:
             model, variant = architecture(name, "--beside")
             if not isinstance(self._networks, Trained):
@@ -55,12 +58,12 @@ class Beside:
                     f"--beside {name}: a supernet trains no other architecture; give the directory "
                     "of a run of it"
                 )
-            title = name
-            accuracy = self._networks.train(variant, model)
-            macs = self._networks.task.macs(variant, model)
-        row = {"title": title, "accuracy": accuracy, "macs": macs}
+            row = {"title": name, "accuracy": self._networks.train(variant, model)}
+            task = self._networks.task
+            row["macs"] = task.macs(variant, model)
+            create = functools.partial(task.classifier, variant, model)
         if self._candidates.request["cost"] == "latency":
-            row["latency"] = self._measure(variant, model)
+            row["latency"] = self._measure(name, create)
         return row
 
 

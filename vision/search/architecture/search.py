@@ -127,13 +127,14 @@ class Search:
 
     def _judge(self, choice: Choice) -> Row:
         row: Row = {"macs": count(choice, self._networks.task)}
+        if self._candidates.request["cost"] == "latency":
+            row["predicted"] = self._cost(choice)
         if self._plan.score:
-            row["score"] = self._score(choice)
-            if row["score"] < self._threshold:
-                return row | {
-                    "skipped": f"{self._plan.score} {row['score']:.4g} is below "
-                    f"{self._threshold:.4g}"
-                }
+            score = self._score(choice)
+            row["score"] = score if np.isfinite(score) else None
+            if score < self._threshold:
+                reason = f"{self._plan.score} {score:.4g} is below {self._threshold:.4g}"
+                return row | {"skipped": reason}
         try:
             return row | {"accuracy": self._networks.accuracy(choice)}
         except RunError as error:
@@ -156,7 +157,8 @@ class Search:
         generator = np.random.default_rng([self._plan.seed, 1])
         space = self._networks.space
         drawn = (draw_allowed(space, self.is_allowed, generator) for _ in range(self._plan.scored))
-        return float(np.quantile(list(map(self._score, drawn)), 1 - self._plan.keep))
+        scores = list(map(self._score, drawn))
+        return float(np.quantile(scores, 1 - self._plan.keep, method="lower"))
 
 
 def initialized(task: Task, variant: str, seed: int) -> nnx.Module:
