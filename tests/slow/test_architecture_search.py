@@ -36,6 +36,20 @@ def test_networks_that_are_trained_and_scored(config, tmp_path):
     assert any(line.endswith(": mobile_space:mu") for line in lines)
 
 
+def test_scores_choose_what_is_skipped(supernet, tmp_path):
+    """A network is skipped exactly if its score is below that of half of the random ones."""
+    flags = ("--score=grad_norm", "--keep=0.5", "--scored=3", "--sampler=random")
+    argv = (f"--workdir={supernet}", f"--out={tmp_path / 'out'}", f"--budget={BUDGET}")
+    call(search, *argv, *flags, "--trials=4")
+    rows = json.loads((tmp_path / "out" / "search.json").read_text())["rows"].values()
+    assert len(rows) == 4 and all(row["score"] > 0 for row in rows)
+    skipped = [row["score"] for row in rows if "skipped" in row]
+    judged = [row["score"] for row in rows if "accuracy" in row]
+    assert len(skipped) + len(judged) == 4
+    if skipped and judged:
+        assert max(skipped) < min(judged)
+
+
 def test_ranking(supernet, tmp_path):
     lines = call(
         rank,

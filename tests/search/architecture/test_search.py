@@ -54,19 +54,6 @@ def test_a_front_without_a_budget(supernet, tiny_run, tmp_path):
     assert any(line.endswith(f": {tiny_run.name}") for line in lines)
 
 
-def test_scores_choose_what_is_skipped(supernet, tmp_path):
-    """A network is skipped exactly if its score is below that of half of the random ones."""
-    flags = ("--score=grad_norm", "--keep=0.5", "--scored=3", "--sampler=random")
-    shared(supernet, tmp_path / "out", *flags, "--trials=4", f"--budget={BUDGET}")
-    rows = json.loads((tmp_path / "out" / "search.json").read_text())["rows"].values()
-    assert len(rows) == 4 and all(row["score"] > 0 for row in rows)
-    skipped = [row["score"] for row in rows if "skipped" in row]
-    judged = [row["score"] for row in rows if "accuracy" in row]
-    assert len(skipped) + len(judged) == 4
-    if skipped and judged:
-        assert max(skipped) < min(judged)
-
-
 def test_an_interrupted_search_goes_on_to_the_same_end(supernet, tmp_path, monkeypatch):
     """As if it had not been: the rows that were there are not judged again."""
     argv = (f"--budget={BUDGET}", "--trials=7", "--seed=3")
