@@ -35,6 +35,7 @@ NAMES += [
 ]
 NAMES += ["ssl_fashion_mnist", "mae_fashion_mnist", "mae_imagenet", "wide_resnet_cifar10"]
 NAMES += ["fixmatch_cifar10", "fixmatch_fashion_mnist", "clip_cifar10", "gan_fashion_mnist"]
+NAMES += ["architecture_fashion_mnist"]
 
 
 @pytest.mark.parametrize("mode", ["full", "head", "partial", "lora", "scratch"])
