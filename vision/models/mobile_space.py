@@ -191,6 +191,12 @@ class MobileSpace(nnx.Module):
 
 @functools.cache
 def _weights(length: int, side: int) -> np.ndarray:
-    """Returns the matrix (side, length) that resizes an axis."""
-    with jax.ensure_compile_time_eval():
-        return np.asarray(jax.image.resize(jnp.eye(length), (side, length), "linear"))
+    """Returns the matrix (side, length) that resizes an axis, as `jax.image.resize` does.
+
+    In NumPy: an exporter of the model replaces JAX's own functions.
+    """
+    scale = length / side
+    centers = (np.arange(side) + 0.5) * scale - 0.5
+    distances = np.abs(centers[:, None] - np.arange(length)) / max(scale, 1.0)
+    triangles = np.maximum(0.0, 1.0 - distances)
+    return (triangles / triangles.sum(1, keepdims=True)).astype(np.float32)

@@ -31,6 +31,24 @@ def test_multiply_adds_are_those_of_the_trace(task):
         assert count(choice, task) == task.macs(spell(choice)), spell(choice)
 
 
+def test_multiply_adds_are_those_of_the_exported_file(task, tmp_path):
+    """The file's count leaves out the resizing, an Einsum there; it computes the same."""
+    onnx = pytest.importorskip("vision.export.onnx")
+    from vision.compression.costs import costs
+    from vision.export.program import served
+
+    choice = choice_of("r9-c8s2-w8e1-w16d2k5e2s2se1-h16")
+    small = task.classifier(spell(choice))
+    onnx.write(served(small), tmp_path / onnx.NAME)
+    resizing = (13 * 9 + 9 * 9) * 13
+    assert costs(tmp_path / onnx.NAME)["macs"] == count(choice, task) - resizing
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 13, 13, 1), np.uint8)
+    outputs = onnx.load(tmp_path / onnx.NAME)(pixels)
+    expected = small.probabilities_and_embeddings(pixels)
+    for output, value in zip(outputs, expected, strict=True):
+        np.testing.assert_allclose(output, value, atol=1e-5)
+
+
 def test_latency_is_predicted_where_it_is_a_sum_over_layers(task):
     """From made-up times of each layer's multiply-adds and of each layer."""
     space = parse(SPACE)
