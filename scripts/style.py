@@ -42,7 +42,7 @@ FLOORS = (
     ("ranges",),
     ("metrics", "parallel", "distributed", "cpu"),
     ("data",),
-    ("models",),
+    ("models", "reference"),
     ("runtimes",),
     ("bundle",),
     ("run",),
@@ -58,7 +58,17 @@ FLOORS = (
 )
 # These know only the bundle and what is below it, so that they run without JAX.
 BESIDE_BUNDLE = ("serving", "monitoring")
-BELOW_BUNDLE = ("errors", "support", "files", "cli", "config", "bundle", "runtimes", "data")
+BELOW_BUNDLE = (
+    "errors",
+    "support",
+    "files",
+    "cli",
+    "config",
+    "bundle",
+    "runtimes",
+    "reference",
+    "data",
+)
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 BRANCHES = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.match_case)

@@ -100,6 +100,11 @@ class Manifest:
     version: str = __version__
     sha256: dict[str, str] = dataclasses.field(default_factory=dict)
 
+    @property
+    def fingerprint(self) -> str:
+        """The first 16 hexadecimal digits of the SHA-256 of the model's file; "" if unknown."""
+        return self.sha256.get(self.model, "")[:16]
+
 
 class Bundle:
     """A bundle's model, run on all cores; usable wherever a `vision.inference.Classifier` is.
@@ -114,6 +119,8 @@ class Bundle:
             data.source.
         quality: measurements made at export; None if there are none.
         reference: statistics of the training data, for drift; None if there are none.
+        fingerprint: the first 16 hexadecimal digits of the SHA-256 of the model's file, by which
+            the prediction log names it; "" if that is unknown.
         past: the division of its training data into splits; None if it has no list of them.
         encoder: makes the fields that a batch has beside its images; None for images alone.
         fields: names of these fields.
@@ -142,6 +149,7 @@ class Bundle:
         self.channels = manifest.channels
         self.quality = manifest.quality
         self.reference = manifest.reference
+        self.fingerprint = manifest.fingerprint
         self.past: Past | None = None
         self.config: ConfigDict = from_dict(manifest.config or {"data": {"source": ""}})
         self.bits: int = self.config.data.bits

@@ -22,7 +22,7 @@ from vision.errors import RunError, UserError, check_choice, check_count, check_
 from vision.export import check
 from vision.export.place import check_place
 from vision.export.program import served
-from vision.export.samples import describe, open_samples
+from vision.export.samples import open_samples, reference
 from vision.inference import Classifier
 from vision.run.calibration import EVALUATE_AGAIN, EVALUATION, read_calibration
 from vision.support.directories import files_in, replacing_directory
@@ -117,9 +117,6 @@ def export(
             "int8 is calibrated with images, and the run's cannot be opened: give --data SOURCE"
         )
     is_training_data = not data or is_same(data, classifier.config.data.source)
-    reference = None
-    if is_training_data and samples.train is not None:
-        reference = describe(program, samples.train)
     with replacing_directory(out) as directory:
         exported = {}
         run = None
@@ -143,7 +140,7 @@ def export(
             resize=program.resize,
             model=_model_file(options.formats),
             quality=quality(classifier, workdir) | measured,
-            reference=reference,
+            reference=reference(program, run or program, samples) if is_training_data else None,
             config=classifier.config.to_dict(),
             inputs=write_encoder(directory, classifier.encoder),
             sample=sample,

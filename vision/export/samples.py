@@ -1,7 +1,8 @@
 """The images that an exported model is compared and calibrated with, and their statistics."""
 
 import contextlib
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from vision.data.splits import Joined
 from vision.errors import UserError
 from vision.export.program import Program
 from vision.inference import Classifier
+from vision.reference import appearance, statistics
 
 COMPARISON_IMAGES = 64  # at most
 REFERENCE_IMAGES = 1000  # at most; their statistics are the reference for drift
@@ -30,11 +32,17 @@ class Samples(NamedTuple):
         comparison: images to compare an exported model with JAX on.
         train: training images; None if there are none.
         origin: where `comparison` is from, to be put in parentheses.
+        looks: float32 (N, 7), what the training images are like, as
+            `vision.reference.appearance.measure` says; None if there are none.
+        unseen: at most `REFERENCE_IMAGES` images of the validation split, each prepared only when
+            it is asked for; None if there is no such split.
     """
 
     comparison: np.ndarray
     train: np.ndarray | None
     origin: str
+    looks: np.ndarray | None = None
+    unseen: Iterator[np.ndarray] | None = None
 
 
 def open_samples(
@@ -56,14 +64,16 @@ def open_samples(
         if spec and not is_same(spec, c.source):
             opened = _with_fields(classifier, open_splits(spec, c.bits))
             joined = Joined(list(opened.values()))
-            comparison = _read(classifier, joined, COMPARISON_IMAGES)
-            return Samples(comparison, _read(classifier, joined, REFERENCE_IMAGES), f"of {spec}")
+            comparison, _ = _read(classifier, joined, COMPARISON_IMAGES)
+            train, looks = _read(classifier, joined, REFERENCE_IMAGES)
+            return Samples(comparison, train, f"of {spec}", looks)
         if c.source:
             splits, _ = named_splits(c, config.seed, past=classifier.past)
             splits = _with_fields(classifier, splits)
-            comparison = _read(classifier, splits["val"], COMPARISON_IMAGES)
-            train = _read(classifier, splits["train"], REFERENCE_IMAGES)
-            return Samples(comparison, train, "of the validation split")
+            comparison, _ = _read(classifier, splits["val"], COMPARISON_IMAGES)
+            train, looks = _read(classifier, splits["train"], REFERENCE_IMAGES)
+            unseen = (image for image, _ in _prepared(classifier, splits["val"], REFERENCE_IMAGES))
+            return Samples(comparison, train, "of the validation split", looks, unseen)
     except UserError as error:
         if spec:
             raise
@@ -86,22 +96,29 @@ def _with_fields(classifier, splits):
 
 
 def _read(classifier, source, count):
-    """Returns at most `count` images from all over a source, as the model takes them.
+    """Returns at most `count` images from all over a source, as the model takes them, and what they
+    are like.
 
     Unreadable images are left out.
     """
-    images = []
-    rows = []
-    for index in spread(count, len(source)):
-        with contextlib.suppress(UnreadableImage):
-            images.append(classifier.prepare(source[int(index)]["image"]))
-            rows.append(index)
-    if not images:
+    pairs = list(_prepared(classifier, source, count))
+    if not pairs:
         raise UserError(
             f"none of {len(source)} images can be read, beginning with {source.name(0)}"
         )
-    fields = {name: source.fields[name][rows] for name in classifier.fields}
-    return pack(np.stack(images), fields)
+    images, looks = zip(*pairs, strict=True)
+    return np.stack(images), np.stack(looks)
+
+
+def _prepared(classifier, source, count):
+    """Yields (an element of the model's batch, what its image is like) of at most `count` images."""
+    for index in spread(count, len(source)):
+        with contextlib.suppress(UnreadableImage):
+            image = source[int(index)]["image"]
+            prepared = classifier.prepare(image)
+            fields = {name: source.fields[name][[index]] for name in classifier.fields}
+            (element,) = pack(prepared[None], fields)
+            yield element, appearance.measure(prepared, image.shape)
 
 
 def describe(program: Program, images: np.ndarray) -> dict[str, Any]:
@@ -131,3 +148,29 @@ def describe(program: Program, images: np.ndarray) -> dict[str, Any]:
         "embedding_mean": embeddings.mean(0),
         "embedding_std": embeddings.std(0),
     }
+
+
+def reference(program: Program, run: Callable, samples: Samples) -> dict[str, Any] | None:
+    """Returns the statistics of the run's images that drift is measured from, for a bundle.
+
+    Args:
+        program: the served model.
+        run: `run(images) -> (probabilities, embeddings)`, the model as the server runs it.
+        samples: images of the run.
+
+    Returns:
+        `describe` and, under `vision.reference.statistics.KEY`, what `vision.monitoring.drift`
+        reads; None if there are no training images.
+    """
+    if samples.train is None or samples.looks is None:
+        return None
+    probabilities = []
+    embeddings = []
+    unseen = iter(samples.train if samples.unseen is None else samples.unseen)
+    while batch := list(itertools.islice(unseen, EMBEDDING_BATCH)):
+        results = batched(run, EMBEDDING_BATCH)(np.stack(batch))
+        probabilities.append(results[0])
+        embeddings.append(results[1])
+    outputs = np.concatenate(probabilities), np.concatenate(embeddings)
+    drift = statistics.describe(samples.looks, *outputs)
+    return describe(program, samples.train) | {statistics.KEY: drift}

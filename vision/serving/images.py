@@ -16,6 +16,7 @@ from PIL import Image
 
 from vision.bundle.directory import Bundle
 from vision.data.decode import UnreadableImage, decode
+from vision.reference import appearance
 from vision.serving.errors import Refused, TooLarge, TooMany
 from vision.serving.headers import scans_of, size_of
 from vision.serving.limits import PixelBudget
@@ -30,6 +31,8 @@ RECENT = 0.1  # weight of the last image in the average
 # hold up all.
 TURN = 0.005
 MAX_THREADS = 4  # unless a setting says so
+# Bytes of pixels that are measured at once, in the time that handing them to a thread would take.
+SMALL = 16_384
 
 
 class Decoder:
@@ -51,12 +54,18 @@ class Decoder:
         warnings.filterwarnings("ignore", module=r"PIL\.")
         Image.init()  # or PIL imports its formats at the first request
 
-    async def prepare(self, images: np.ndarray | list[bytes], bundle: Bundle) -> np.ndarray:
+    async def prepare(
+        self,
+        images: np.ndarray | list[bytes],
+        bundle: Bundle,
+        looks: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Returns a request's images as a bundle's model takes them.
 
         Args:
             images: uint8 (N, H, W, C), which are only checked, or a list of encoded images.
             bundle: the bundle.
+            looks: float32 (N, 7) that gets `vision.reference.appearance.measure` of each image.
 
         Returns:
             uint8 (N, image_size, image_size, channels).
@@ -76,9 +85,17 @@ class Decoder:
         if isinstance(images, np.ndarray):
             if images.shape[1:] != shape or images.dtype != np.uint8:
                 raise Refused(f"the model takes images of {shape}, not {images.shape[1:]}")
+            if looks is not None:
+                await self._measure(images, looks)
             return images
         self._admit(len(images))
-        return await self._decode(list(images), bundle)
+        return await self._decode(list(images), bundle, looks)
+
+    async def _measure(self, images, looks):
+        if images.nbytes <= SMALL:
+            looks[:] = appearance.measure_all(images)
+        else:
+            looks[:] = await self._in_thread(appearance.measure_all, images)
 
     def close(self) -> None:
         """Ends the threads; images that wait are dropped."""
@@ -101,7 +118,7 @@ class Decoder:
             )
         self._waiting += count
 
-    async def _decode(self, encoded, bundle):
+    async def _decode(self, encoded, bundle, looks):
         left = len(encoded)
         tasks = []
         remaining = enumerate(encoded)
@@ -110,7 +127,7 @@ class Decoder:
         async def take_turns():
             nonlocal left
             while left:
-                count = await self._in_thread(self._take_turn, remaining, decoded, bundle)
+                count = await self._in_thread(self._take_turn, remaining, decoded, bundle, looks)
                 if not count:
                     return
                 left -= count
@@ -143,7 +160,11 @@ class Decoder:
         return [self._check(data, bundle, f"image {i}: ") for i, data in enumerate(encoded)]
 
     def _take_turn(
-        self, remaining: Iterator[tuple[int, bytes]], decoded: list, bundle: Bundle
+        self,
+        remaining: Iterator[tuple[int, bytes]],
+        decoded: list,
+        bundle: Bundle,
+        looks: np.ndarray | None,
     ) -> int:
         """Decodes images of a request for TURN seconds, at least one.
 
@@ -151,6 +172,7 @@ class Decoder:
             remaining: iterator of (index, encoded image), which other threads use too.
             decoded: list that gets the images.
             bundle: the bundle.
+            looks: as `prepare` takes it.
 
         Returns:
             The number of images decoded; 0 if none was left.
@@ -159,19 +181,24 @@ class Decoder:
         count = 0
         for i, data in remaining:
             prefix = f"image {i}: " if len(decoded) > 1 else ""
-            decoded[i] = self._decode_image(data, bundle, prefix)
+            row = None if looks is None else looks[i]
+            decoded[i] = self._decode_image(data, bundle, prefix, row)
             count += 1
             if time.perf_counter() > end:
                 break
         return count
 
-    def _decode_image(self, data, bundle, prefix):
-        """Returns an image as the model takes it; `prefix` begins the messages of errors."""
+    def _decode_image(self, data, bundle, prefix, looks):
+        """Returns an image as the model takes it; `prefix` begins the messages of errors, `looks`
+        gets what the image is like."""
         begun = time.perf_counter()
         pixels = self._check(data, bundle, prefix)
         try:
             with self._memory.reserve(pixels):
-                image = bundle.prepare(decode(data, bits=bundle.bits))
+                decoded = decode(data, bits=bundle.bits)
+                image = bundle.prepare(decoded)
+                if looks is not None:
+                    looks[:] = appearance.measure(image, decoded.shape)
         except UnreadableImage as error:
             raise Refused(f"{prefix}it cannot be decoded: {_shorten(error.reason)}") from error
         self._seconds += RECENT * (time.perf_counter() - begun - self._seconds)

@@ -1,7 +1,8 @@
 """A request to classify images and the answer to it, whatever the protocol."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,20 @@ class Request:
     cells: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
 
 
+class Description(NamedTuple):
+    """What the prediction log says of an answer besides.
+
+    Attributes:
+        looks: float32 (N, 7), `vision.reference.appearance.measure` of the images.
+        fingerprint: of the bundle.
+        reference: the bundle's `reference`.
+    """
+
+    looks: np.ndarray
+    fingerprint: str
+    reference: Mapping[str, Any] | None
+
+
 @dataclasses.dataclass
 class Answer:
     """The model's answer to a request.
@@ -41,6 +56,7 @@ class Answer:
         seconds: {"decode", "queue", "compute"}.
         heat: for each image, where its most probable class is visible, float32 (N, h, w) in [0, 1];
             None if the model has no heat maps.
+        description: for the prediction log; None if there is none.
     """
 
     model: str
@@ -50,6 +66,7 @@ class Answer:
     embedding: np.ndarray
     seconds: dict[str, float]
     heat: np.ndarray | None = None
+    description: Description | None = None
 
     def top(self, count: int) -> list[list[tuple[str, float]]]:
         """Returns [(class, probability)] for each image, at most `count`, the most probable

@@ -188,7 +188,7 @@ async def _load_models(repository, stop):
 async def _run(settings, api_keys, telemetry, repository, sockets, ready, stop):
     """Serves the repository's models until a signal comes or a part of the server fails."""
     decoder = Decoder(settings)
-    service = Service(repository, decoder, telemetry)
+    service = Service(repository, decoder, telemetry, bool(settings.prediction_log))
     calls = rpc.Calls(service, repository, api_keys, telemetry, settings)
     grpc = rpc.build(calls, settings) if settings.grpc_port else None
     shutdown = Shutdown()

@@ -11,13 +11,14 @@ import numpy as np
 from vision.bundle.directory import Bundle
 from vision.data.inputs import pack
 from vision.errors import UserError
+from vision.reference import appearance
 from vision.serving.errors import Refused, TooMany
 from vision.serving.images import Decoder
 from vision.serving.logs.telemetry import Telemetry
 from vision.serving.models.loaded import LoadedVersion
 from vision.serving.models.repository import Repository
 from vision.serving.protocol.json_io import quote
-from vision.serving.request import Answer, Request
+from vision.serving.request import Answer, Description, Request
 
 # The requests, and their images, that shadows answer at a time; they skip what exceeds that.
 SHADOWS = 16, 64
@@ -65,13 +66,21 @@ class Service:
         repository: the models.
         decoder: decodes and resizes images.
         telemetry: counts and logs the answers.
+        describe: whether answers have a `Description`, for the prediction log.
 
     Attributes:
         repository: as given.
     """
 
-    def __init__(self, repository: Repository, decoder: Decoder, telemetry: Telemetry):
+    def __init__(
+        self,
+        repository: Repository,
+        decoder: Decoder,
+        telemetry: Telemetry,
+        describe: bool = False,
+    ):
         self.repository = repository
+        self._describe = describe
         self._decoder = decoder
         self._telemetry = telemetry
         self._shadow_tasks: set[asyncio.Task] = set()
@@ -89,9 +98,16 @@ class Service:
 
     async def _run(self, version: LoadedVersion, request: Request) -> Answer:
         begun = time.perf_counter()
-        images = await self._decoder.prepare(request.images, version.bundle)
-        if request.cells or version.bundle.encoder is not None:
-            images = await asyncio.to_thread(with_cells, images, request.cells, version.bundle)
+        bundle = version.bundle
+        description = None
+        if self._describe:
+            looks = np.full((len(request.images), len(appearance.NAMES)), np.nan, np.float32)
+            images = await self._decoder.prepare(request.images, bundle, looks)
+            description = Description(looks, bundle.fingerprint, bundle.reference)
+        else:
+            images = await self._decoder.prepare(request.images, bundle)
+        if request.cells or bundle.encoder is not None:
+            images = await asyncio.to_thread(with_cells, images, request.cells, bundle)
         decoded = time.perf_counter() - begun
         prediction = await version.batcher.submit(images)
         is_finite = np.isfinite(prediction.probabilities).all()
@@ -103,11 +119,12 @@ class Service:
         return Answer(
             version.model,
             version.name,
-            version.bundle.classes,
+            bundle.classes,
             prediction.probabilities,
             prediction.embedding,
             {"decode": decoded, "queue": prediction.queued, "compute": prediction.computed},
             prediction.heat,
+            description,
         )
 
     def _start_shadow(self, version, request):

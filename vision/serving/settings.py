@@ -88,6 +88,15 @@ class Settings:
     prediction_minutes: Annotated[float, "minutes in a file, at most"] = 5.0
     prediction_files: Annotated[int, "files to keep, the latest; 0 = all"] = 0
     log_hashes: Annotated[bool, "also log the SHA-256 of each image"] = False
+    drift_window: Annotated[
+        int, "images, at least, in a window of the drift metrics; with --prediction-log; 0 = none"
+    ] = 1000
+    keep_images: Annotated[
+        float, "share of the images to keep for labeling, such as 0.01; with --prediction-log"
+    ] = 0.0
+    keep_per_class: Annotated[int, "images of each model and class to keep, the latest"] = 1000
+    keep_gib: Annotated[float, "GiB of images to keep, the latest"] = 1.0
+    keep_days: Annotated[float, "days after which kept images are deleted"] = 30.0
 
 
 HINTS = typing.get_type_hints(Settings, include_extras=True)
@@ -99,7 +108,15 @@ RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
     ),
     "above 0": (
         lambda value: value > 0,
-        ("poll", "body_timeout", "timeout", "idle", "prediction_minutes"),
+        (
+            "poll",
+            "body_timeout",
+            "timeout",
+            "idle",
+            "prediction_minutes",
+            "keep_gib",
+            "keep_days",
+        ),
     ),
     "at least 0": (
         lambda value: value >= 0,
@@ -111,8 +128,10 @@ RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
             "drain",
             "start_timeout",
             "prediction_files",
+            "drift_window",
         ),
     ),
+    "in [0, 1]": (lambda value: 0 <= value <= 1, ("keep_images",)),
     "at least 1": (
         lambda value: value >= 1,
         (
@@ -122,6 +141,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
             "max_pixels",
             "max_side",
             "prediction_rows",
+            "keep_per_class",
         ),
     ),
 }
@@ -231,12 +251,18 @@ def check(settings: Settings) -> None:
                 f"--cors-origins: {origin!r} must be as a browser sends it, such as "
                 "https://a.example or http://localhost:3000, without a path"
             )
+    _check_kept(settings)
     _check_tls(settings)
 
 
 def origins(settings: Settings) -> list[str]:
     """Returns the origins whose pages may call the server."""
     return [text.strip() for text in settings.cors_origins.split(",") if text.strip()]
+
+
+def _check_kept(settings):
+    if settings.keep_images and not settings.prediction_log:
+        raise UserError("--keep-images needs --prediction-log DIR, beside which they are kept")
 
 
 def _check_tls(settings):

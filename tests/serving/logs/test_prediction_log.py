@@ -13,8 +13,9 @@ import pyarrow.parquet
 import pytest
 
 from vision.errors import UserError
+from vision.reference.sketch import SKETCH, sketch
 from vision.serving.logs import prediction_log
-from vision.serving.logs.prediction_log import PredictionLog, sketch
+from vision.serving.logs.prediction_log import PredictionLog
 from vision.serving.request import Answer, Request
 
 CLASSES = ("cat", "dog", "owl")
@@ -71,10 +72,7 @@ def test_the_file_names_its_kinds(tmp_path):
     written.put(request(), answer(), shadow=False)
     written.write(everything=True)
     metadata = pyarrow.parquet.read_schema(next(tmp_path.iterdir())).metadata
-    assert (
-        metadata[b"vision_predictions"] == b"1"
-        and metadata[b"sketch"] == prediction_log.SKETCH.encode()
-    )
+    assert metadata[b"vision_predictions"] == b"2" and metadata[b"sketch"] == SKETCH.encode()
 
 
 def test_files_have_as_many_rows_as_they_may(tmp_path):

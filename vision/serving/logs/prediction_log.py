@@ -1,80 +1,58 @@
 """The prediction log, in rotating Parquet files for monitoring.
 
-`pandas.read_parquet(DIRECTORY)` reads them all. A row is an image:
-
-time         UTC, microseconds
-id           the request's identifier
-model        the model's name
-version      the version that answered
-shadow       whether the answer was only logged
-image        its index in the request, from 0
-class        the most probable class
-confidence   the class's probability, float32
-sketch       16 float16: `sketch` of the embedding
-sha256       of the image as it came, encoded or pixels; null unless --log-hashes
-
-The files' metadata has the versions of the format and of the sketch, `vision_predictions` and
-`sketch`. A file is either complete or absent: it is written under a hidden name and then renamed. A
-crash loses the rows that are not in a file yet.
+`vision.reference.log_format` describes its rows, `vision.monitoring.log` reads them. A file is
+either complete or absent: it is written under a hidden name and then renamed. A crash loses the
+rows that are not in a file yet.
 """
 
 import collections
 import dataclasses
 import datetime
-import functools
 import hashlib
 import itertools
 import os
 import pathlib
+import random
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from vision.errors import UserError
+from vision.reference import appearance, features, log_format
+from vision.reference.sketch import DIMENSIONS, sketch
+from vision.serving.logs.drift_metrics import DriftMetrics, Rows
+from vision.serving.logs.kept_images import KeepRules, KeptImages
 from vision.serving.request import Answer, Request
+from vision.serving.settings import Settings
 from vision.support.extras import require
 
-FORMAT = "1"
-SKETCH = "sign/16/1"
-DIMENSIONS = 16
 # Approximate bytes of answers that are not rows yet; a disk that hangs must not fill the memory.
 WAITING = 128 * 2**20
-IMAGES = 64 * 2**20  # approximate bytes of images that are kept to be hashed
+IMAGES = 64 * 2**20  # approximate bytes of images that wait to be hashed or kept
+KEEP_NONE = KeepRules()
 OBJECTS = 1024  # bytes that an answer takes besides its arrays
 
 
-def sketch(embeddings: np.ndarray) -> np.ndarray:
-    """Returns float16 (N, 16), a random projection of embeddings (N, D), the same for equal D.
-
-    Distances between embeddings, and so drift, survive it on average, while a row takes 32 bytes
-    instead of up to 8 KiB and reveals no image. It is linear: the mean and the covariance of a
-    bundle's reference can be projected too. The matrix holds signs, taken from the bits of
-    SHAKE-256: no random generator has to stay the same for files of different years to be
-    comparable. Achlioptas 2003, "Database-friendly random projections: Johnson-Lindenstrauss with
-    binary coins", theorem 1.1.
-    """
-    projected = np.asarray(embeddings, np.float32) @ _signs(embeddings.shape[1])
-    largest = np.finfo(np.float16).max
-    return np.clip(projected, -largest, largest).astype(np.float16)
-
-
-@functools.lru_cache(maxsize=64)
-def _signs(size):
-    """Returns float32 (size, 16) of 1/4 and -1/4, so that squared lengths are kept on average."""
-    data = hashlib.shake_256(f"{SKETCH}/{size}".encode()).digest(size * DIMENSIONS // 8)
-    bits = np.unpackbits(np.frombuffer(data, np.uint8)).reshape(size, DIMENSIONS)
-    return (bits.astype(np.float32) * 2 - 1) / np.sqrt(DIMENSIONS).astype(np.float32)
-
-
 class _Entry(NamedTuple):
-    """An answer that waits to become rows; `images` are kept only if they are to be hashed."""
+    """An answer that waits to become rows, with its images only as far as they are needed.
 
-    seconds: float  # since the epoch
+    Attributes:
+        seconds: when it was given, since the epoch.
+        id: the request's identifier.
+        answer: the answer.
+        shadow: whether it was only logged.
+        images: those to be hashed, all or none.
+        kept: {index: image} of those to be kept.
+    """
+
+    seconds: float
     id: str
     answer: Answer
     shadow: bool
-    images: np.ndarray | list[bytes] | None
+    images: Sequence[bytes | np.ndarray] | np.ndarray | None
+    kept: dict[int, bytes | np.ndarray]
 
 
 class PredictionLog:
@@ -88,6 +66,8 @@ class PredictionLog:
             all. Files named for a future time, by a clock that was ahead, are neither removed nor
             counted.
         hashes: whether images are hashed.
+        keep: which images are kept.
+        drift: gets the rows, too; None if nobody wants them.
 
     Attributes:
         lost: rows that are in no file because a write failed or did not keep up.
@@ -103,6 +83,8 @@ class PredictionLog:
         seconds: float,
         files: int = 0,
         hashes: bool = False,
+        keep: KeepRules = KEEP_NONE,
+        drift: DriftMetrics | None = None,
     ):
         require("--prediction-log", "serving", only=("pyarrow",))
         import pyarrow.parquet
@@ -120,7 +102,11 @@ class PredictionLog:
         self._seconds = seconds
         self._files = files
         self._hashes = hashes
-        self._schema = _schema(pyarrow)
+        self._schema = log_format.schema(pyarrow)
+        self._share = keep.share
+        self._kept_images = KeptImages(self._directory, keep)
+        self._drift = drift
+        self._random = random.Random()
         self._waiting: collections.deque[_Entry] = collections.deque()
         self._batches: list = []  # of rows
         self._oldest = 0.0  # when the first of them was taken up, by `monotonic`; 0 if none
@@ -134,16 +120,33 @@ class PredictionLog:
         if self._answer_bytes.is_full():
             self.lost += len(answer.probabilities)
             return
-        images = request.images if self._hashes and not self._image_bytes.is_full() else None
+        images = None
+        kept = {}
+        if (self._hashes or self._share) and not self._image_bytes.is_full():
+            images = request.images if self._hashes else None
+            kept = self._draw(request.images, answer, shadow)
         self._answer_bytes.taken += _answer_size(answer)
-        self._image_bytes.taken += _images_size(images)
+        self._image_bytes.taken += _images_size(images, kept)
         # Heat maps can be larger than all the rest, and are not logged.
         answer = dataclasses.replace(answer, heat=None)
-        self._waiting.append(_Entry(time.time(), request.id, answer, shadow, images))
+        self._waiting.append(_Entry(time.time(), request.id, answer, shadow, images, kept))
+
+    @property
+    def images_lost(self) -> int:
+        """Images that were chosen to be kept and could not be written."""
+        return self._kept_images.failed
+
+    def _draw(self, images, answer, shadow):
+        """Returns {index: image} of the images to keep."""
+        if not self._share or shadow:  # the serving version keeps it, or nobody
+            return {}
+        count = len(answer.probabilities)
+        return {i: images[i] for i in range(count) if self._random.random() < self._share}
 
     def write(self, everything: bool = False) -> None:
         """Writes the files that are full or due; with `everything`, all rows."""
         self._take_up()
+        self._kept_images.sweep()
         is_due = everything or (self._oldest and time.monotonic() - self._oldest >= self._seconds)
         while self._batches and (is_due or sum(map(len, self._batches)) >= self._rows):
             table = self._arrow.Table.from_batches(self._batches)
@@ -160,36 +163,58 @@ class PredictionLog:
             return
         self._oldest = self._oldest or time.monotonic()
         try:
-            batch = self._arrow.RecordBatch.from_pydict(self._columns(entries), schema=self._schema)
+            described = [_describe(entry) for entry in entries]
+            columns = self._columns(entries, described)
+            batch = self._arrow.RecordBatch.from_pydict(columns, schema=self._schema)
         except Exception:
             self.lost += sum(len(entry.answer.probabilities) for entry in entries)
             raise
         finally:
             self._answer_bytes.freed += sum(_answer_size(entry.answer) for entry in entries)
-            self._image_bytes.freed += sum(_images_size(entry.images) for entry in entries)
+            self._image_bytes.freed += sum(
+                _images_size(entry.images, entry.kept) for entry in entries
+            )
         self._batches.append(batch)
+        if self._drift is not None:
+            for entry, rows in zip(entries, described, strict=True):
+                if not entry.shadow:  # a shadow's answers are compared by their reader
+                    self._drift.add(entry.answer, rows)
 
-    def _columns(self, entries):
+    def _columns(self, entries, described):
+        """Returns {name of a column: its values}, and keeps images."""
         columns = {name: [] for name in self._schema.names}
-        for seconds, request_id, answer, shadow, images in entries:
-            count = len(answer.probabilities)
-            best = answer.probabilities.argmax(1)
-            columns["time"] += [int(seconds * 1e6)] * count
-            columns["id"] += [request_id] * count
+        for entry, rows in zip(entries, described, strict=True):
+            answer = entry.answer
+            count = len(rows.values)
+            labels = [answer.classes[i] for i in rows.classes]
+            description = answer.description
+            columns["time"] += [int(entry.seconds * 1e6)] * count
+            columns["id"] += [entry.id] * count
             columns["model"] += [answer.model] * count
             columns["version"] += [answer.version] * count
-            columns["shadow"] += [shadow] * count
+            columns["bundle"] += [description.fingerprint if description else ""] * count
+            columns["shadow"] += [entry.shadow] * count
             columns["image"] += range(count)
-            columns["class"] += [answer.classes[i] for i in best]
-            columns["confidence"] += answer.probabilities[np.arange(count), best].tolist()
-            columns["sha256"] += [None] * count if images is None else map(_digest, images)
-        embeddings = (entry.answer.embedding for entry in entries)
-        # one group, unless models with different embeddings are mixed
-        groups = itertools.groupby(embeddings, key=lambda embedding: embedding.shape[1])
-        sketches = [sketch(np.concatenate(list(group))).ravel() for _, group in groups]
-        flat = self._arrow.array(np.concatenate(sketches))
+            columns["class"] += labels
+            columns["sha256"] += (
+                [None] * count if entry.images is None else map(_digest, entry.images)
+            )
+            columns["kept"] += self._keep(entry, labels)
+        values = np.concatenate([rows.values for rows in described])
+        for name, numbers in zip(features.NAMES, values.T, strict=True):
+            # NaN becomes null
+            columns[name] = self._arrow.array(np.ascontiguousarray(numbers), from_pandas=True)
+        flat = self._arrow.array(np.concatenate([rows.sketches for rows in described]).ravel())
         columns["sketch"] = self._arrow.FixedSizeListArray.from_arrays(flat, DIMENSIONS)
         return columns
+
+    def _keep(self, entry, labels):
+        """Keeps the images that were chosen; returns their names, None for the others."""
+        names = [None] * len(labels)
+        for index, image in entry.kept.items():
+            name = (entry.seconds, entry.id, index)
+            names[index] = self._kept_images.keep(entry.answer.model, labels[index], name, image)
+        return names
 
     def _write_file(self, table):
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S.%fZ")
@@ -216,6 +241,24 @@ class PredictionLog:
                 file.unlink(missing_ok=True)
 
 
+def open_log(settings: Settings, drift: DriftMetrics | None = None) -> PredictionLog:
+    """Returns the `PredictionLog` that the server's settings ask for."""
+    return PredictionLog(
+        settings.prediction_log,
+        settings.prediction_rows,
+        settings.prediction_minutes * 60,
+        settings.prediction_files,
+        hashes=settings.log_hashes,
+        keep=KeepRules(
+            settings.keep_images,
+            settings.keep_per_class,
+            int(settings.keep_gib * 2**30),
+            settings.keep_days * 86_400,
+        ),
+        drift=drift,
+    )
+
+
 class _ByteBudget:
     """Counts waiting bytes without a lock: the event loop adds to `taken`, the thread to
     `freed`."""
@@ -229,20 +272,16 @@ class _ByteBudget:
         return self.taken - self.freed >= self._limit
 
 
-def _schema(arrow):
-    kinds = {
-        "time": arrow.timestamp("us", tz="UTC"),
-        "id": arrow.string(),
-        "model": arrow.string(),
-        "version": arrow.string(),
-        "shadow": arrow.bool_(),
-        "image": arrow.int32(),
-        "class": arrow.string(),
-        "confidence": arrow.float32(),
-        "sketch": arrow.list_(arrow.float16(), DIMENSIONS),
-        "sha256": arrow.string(),
-    }
-    return arrow.schema(kinds, metadata={"vision_predictions": FORMAT, "sketch": SKETCH})
+def _describe(entry):
+    """Returns the `Rows` of an answer."""
+    answer = entry.answer
+    best, numbers = features.outputs(answer.probabilities)
+    if answer.description is None:
+        looks = np.full((len(best), len(appearance.NAMES)), np.nan, np.float32)
+    else:
+        looks = answer.description.looks
+    values = np.concatenate([looks, numbers], 1)
+    return Rows(values, best, sketch(answer.embedding), entry.seconds)
 
 
 def _write(path, data):
@@ -258,11 +297,12 @@ def _answer_size(answer):
     return OBJECTS + answer.probabilities.nbytes + answer.embedding.nbytes
 
 
-def _images_size(images):
-    """Returns the bytes of a request's images; 0 for None."""
-    if images is None:
-        return 0
-    return images.nbytes if isinstance(images, np.ndarray) else sum(map(len, images))
+def _images_size(images, kept):
+    """Returns the bytes of a request's images that wait: all of them, or those to be kept."""
+    if isinstance(images, np.ndarray):
+        return images.nbytes
+    waiting = kept.values() if images is None else images
+    return sum(len(image) if isinstance(image, bytes) else image.nbytes for image in waiting)
 
 
 def _digest(image):

@@ -29,6 +29,8 @@ from prometheus_client.registry import Collector
 from vision import __version__
 from vision.errors import UserError, first_line
 from vision.serving.errors import Refused
+from vision.serving.logs import prediction_log
+from vision.serving.logs.drift_metrics import DriftMetrics
 from vision.serving.logs.prediction_log import PredictionLog
 from vision.serving.request import Answer, Request
 from vision.serving.settings import Settings
@@ -184,17 +186,15 @@ class Telemetry:
         self._logs: dict[str, AccessLog | PredictionLog] = {}
         self._access_log = None
         self._prediction_log = None
+        self._drift: DriftMetrics | None = None
         if settings.access_log:
             self._access_log = AccessLog(settings.access_log)
             self._logs["access"] = self._access_log
         if settings.prediction_log:
-            self._prediction_log = PredictionLog(
-                settings.prediction_log,
-                settings.prediction_rows,
-                settings.prediction_minutes * 60,
-                settings.prediction_files,
-                hashes=settings.log_hashes,
-            )
+            if settings.drift_window:
+                self._drift = DriftMetrics(settings.drift_window)
+                self._registry.register(self._drift)
+            self._prediction_log = prediction_log.open_log(settings, self._drift)
             self._logs["prediction"] = self._prediction_log
         self._registry.register(_LostEntries(self._logs))
         self._stop = threading.Event()
@@ -317,6 +317,10 @@ class Telemetry:
         if self._repository is None:
             return
         states = self._repository.states()
+        if self._drift is not None:
+            self._drift.keep(
+                [(model, name) for model, state in states.items() for name in state["versions"]]
+            )
         for key in list(self._series):
             metric, model, version, *labels = key
             is_gone = model and model not in states
@@ -356,6 +360,8 @@ class _LostEntries(Collector):
         )
         for name, log in self._logs.items():
             lost.add_metric([name], log.lost)
+            if isinstance(log, PredictionLog):
+                lost.add_metric(["images"], log.images_lost)
         yield lost
 
 
