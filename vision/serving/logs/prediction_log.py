@@ -177,8 +177,7 @@ class PredictionLog:
         self._batches.append(batch)
         if self._drift is not None:
             for entry, rows in zip(entries, described, strict=True):
-                if not entry.shadow:  # a shadow's answers are compared by their reader
-                    self._drift.add(entry.answer, rows)
+                self._drift.add(entry.answer, rows)
 
     def _columns(self, entries, described):
         """Returns {name of a column: its values}, and keeps images."""

@@ -1,0 +1,1 @@
+"""Watches what a server answers: reads its prediction log. Nothing here imports JAX."""

@@ -1,0 +1,191 @@
+"""From a log and a bundle to what has drifted, in which windows, since when."""
+
+import dataclasses
+import datetime
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from vision.bundle.directory import MANIFEST, read_manifest
+from vision.errors import UserError
+from vision.monitoring.log import Log, open_log
+from vision.monitoring.windows import COLUMNS, History, Selector, Slot, Span
+from vision.reference.statistics import Reference, parse
+from vision.reference.verdict import Limits, assess
+
+FORMAT = 1  # of drift.json
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to compare.
+
+    Attributes:
+        bundle: directory of the bundle.
+        log: directory of the prediction log.
+        window: as --window gives it, for the record.
+        span: the same, parsed.
+        history: windows to compare, the latest.
+        limits: when a window alarms.
+    """
+
+    bundle: pathlib.Path
+    log: pathlib.Path
+    window: str
+    span: Span
+    history: int
+    limits: Limits
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """What was compared.
+
+    Attributes:
+        record: the contents of drift.json.
+        reference: the bundle's.
+        slots: the windows, as in the record.
+        log: the log.
+        classes: names of the bundle's classes.
+    """
+
+    record: dict[str, Any]
+    reference: Reference
+    slots: list[Slot]
+    log: Log
+    classes: Sequence[str]
+
+
+def analyze(request: Request, report: Callable[[str], object] = print) -> Analysis:
+    """Compares the windows of a log with a bundle's reference.
+
+    Args:
+        request: what to compare.
+        report: called with a line of text for each oddity of the log.
+
+    Raises:
+        UserError: the bundle has no reference; the log cannot be read, has no rows of this model or
+            fewer than a window; its clock went back, and windows are times.
+    """
+    manifest = read_manifest(request.bundle)
+    reference = parse(manifest.reference, len(manifest.classes), request.bundle / MANIFEST)
+    log = open_log(request.log)
+    for name, reason in list(log.skipped.items())[:3]:
+        report(f"{name} is not read: {reason} ({len(log.skipped):,} such files)")
+    selector = Selector(manifest.fingerprint, tuple(manifest.classes))
+    history = History(reference, request.span, request.history)
+    for batch in log.batches(COLUMNS):
+        history.add(selector.select(batch))
+    _check_clock(log, request.span, report)
+    slots = history.full()
+    if not slots:
+        raise UserError(_too_few(request, selector))
+    verdicts = [assess(reference, slot.window, request.limits, slot.number) for slot in slots]
+    record = _record(request, manifest, selector, log)
+    record["rows_of_forgotten_windows"] = history.late
+    record |= _outcome(manifest, reference, slots, verdicts)
+    return Analysis(record, reference, slots, log, manifest.classes)
+
+
+def since(windows: list[Mapping[str, Any]], feature: str) -> Mapping[str, Any]:
+    """Returns the first of the last windows that all alarm for a feature.
+
+    Args:
+        windows: verdicts, the last of which alarms for it.
+        feature: its name.
+    """
+    first = windows[-1]
+    for window in reversed(windows):
+        if not window["features"][feature].get("alarm"):
+            break
+        first = window
+    return first
+
+
+def moment(seconds: float) -> str:
+    """Returns a time as ISO 8601 in UTC, to the second."""
+    time = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return time.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _check_clock(log, span, report):
+    """Raises `UserError` if windows are times and the clock went back; else reports it."""
+    if not log.steps_back:
+        return
+    name, step = next(iter(log.steps_back.items()))
+    reason = f"--log {log.directory}: the server's clock went back by {step:,.0f} s in {name}"
+    if span.seconds:
+        raise UserError(
+            f"{reason}, so windows of time would mix rows of different times.\nGive --window ROWS: "
+            "windows of rows follow the order of writing"
+        )
+    report(f"{reason}; windows of rows follow the order of writing")
+
+
+def _too_few(request, selector):
+    rows = selector.rows
+    if rows:
+        return (
+            f"--log {request.log} has {rows:,} rows of this model, fewer than a window: give a "
+            f"smaller --window than {request.window}, or wait"
+        )
+    others = ", ".join(f"{model}/{version}" for model, version in list(selector.others)[:5])
+    if others:
+        return (
+            f"--log {request.log} has no rows of the model in --bundle {request.bundle}, but of "
+            f"{others}: give the bundle that was served"
+        )
+    return f"--log {request.log} has no rows: has the server answered anything?"
+
+
+def _record(request, manifest, selector, log):
+    return {
+        "format": FORMAT,
+        "bundle": {"directory": str(request.bundle), "fingerprint": manifest.fingerprint},
+        "log": {
+            "directory": str(request.log),
+            "files": len(log.files),
+            "skipped": log.skipped,
+            "steps_back": log.steps_back,
+        },
+        "rows": selector.rows,
+        "served_as": [
+            {"model": model, "version": version, "rows": rows}
+            for (model, version), rows in selector.names.items()
+        ],
+        "other_rows": sum(selector.others.values()),
+        "window": request.window,
+        "limits": dataclasses.asdict(request.limits),
+    }
+
+
+def _outcome(manifest, reference, slots, verdicts):
+    """Returns {"alarm", "alarms", "windows"} of the record."""
+    windows = [
+        {
+            "number": slot.number,
+            "start": moment(slot.window.start),
+            "end": moment(slot.window.end),
+            **verdict,
+            "classes": _named(verdict["classes"], manifest.classes, reference, slot.window),
+        }
+        for slot, verdict in zip(slots, verdicts, strict=True)
+    ]
+    last = windows[-1]
+    alarms = [
+        {"feature": name, "since": since(windows, name)["start"], **measures}
+        for name, measures in last["features"].items()
+        if measures.get("alarm")
+    ]
+    alarms.sort(key=lambda alarm: -alarm["effect"])
+    return {"alarm": last["alarm"], "alarms": alarms, "windows": windows}
+
+
+def _named(places, classes, reference, window):
+    """Returns [{"class", "expected", "share"}] of some classes."""
+    expected = reference.class_counts / reference.class_counts.sum()
+    shares = window.classes / window.classes.sum()
+    return [
+        {"class": classes[i], "expected": float(expected[i]), "share": float(shares[i])}
+        for i in places
+    ]
