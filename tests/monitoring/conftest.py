@@ -24,7 +24,8 @@ def photos(count, seed, light=1.0):
 
 def reference_of(bundle, images, unseen):
     looks = np.stack([appearance.measure(image, image.shape) for image in images])
-    return {statistics.KEY: statistics.describe(looks, *bundle.probabilities_and_embeddings(unseen))}
+    outputs = bundle.probabilities_and_embeddings(unseen)
+    return {statistics.KEY: statistics.describe(looks, *outputs)}
 
 
 @pytest.fixture(scope="session")

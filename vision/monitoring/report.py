@@ -96,7 +96,7 @@ def _histograms(reference, slot, window):
         before = feature.counts / feature.counts.sum()
         now = slot.window.counts[name] / slot.window.counts[name].sum()
         highest = max(before.max(), now.max())
-        edges = [f"{edge:.3g}" for edge in feature.edges]
+        edges = [_short(edge) for edge in feature.edges]
         labels = [f"up to {edges[0]}", *(f"to {edge}" for edge in edges[1:]), f"over {edges[-1]}"]
         charts.append(
             {
@@ -115,6 +115,11 @@ def _histograms(reference, slot, window):
             }
         )
     return charts
+
+
+def _short(number):
+    """Returns a number in three digits; what is nearly 0, such as the edge just below it, as 0."""
+    return f"{number:.3g}" if abs(number) > 1e-6 else "0"
 
 
 def _class_bars(changes):
@@ -139,10 +144,10 @@ def _lines(windows):
         if not measured:
             continue
         highest = max([*measured, 1e-9])
-        step = 600 / max(len(values) - 1, 1)
+        step = 588 / max(len(values) - 1, 1)
         points = [
             {
-                "x": f"{step * i:.1f}",
+                "x": f"{6 + step * i:.1f}",
                 "y": f"{56 - 52 * value / highest:.1f}",
                 "alarm": windows[i]["features"][name].get("alarm", False),
                 "label": f"{windows[i]['start']}: {value:.3g}",

@@ -48,16 +48,15 @@ def measure(image: np.ndarray, shape: tuple[int, ...] | None = None) -> np.ndarr
     """
     has_color = image.shape[2] == 3
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) if has_color else image[..., 0]
-    mean, deviation = cv2.meanStdDev(gray)
-    variance = deviation[0, 0] ** 2
+    mean, variance = _moments(gray)
     colorfulness, saturation = _color(image) if has_color else (0.0, 0.0)
     aspect_ratio = size = math.nan
     if shape is not None:
         aspect_ratio = shape[1] / shape[0]
         size = math.sqrt(shape[0] * shape[1])
     numbers = (
-        mean[0, 0] / 255,
-        deviation[0, 0] / 255,
+        mean / 255,
+        math.sqrt(variance) / 255,
         _gradient_energy(gray) / (2 * variance) if variance else 0.0,
         colorfulness,
         saturation,
@@ -74,6 +73,13 @@ def measure_all(images: np.ndarray) -> np.ndarray:
         images: uint8 (N, S, S, 1 or 3), as the model takes them.
     """
     return np.stack([measure(image) for image in images])
+
+
+def _moments(gray):
+    """Returns (mean, variance) of uint8 (H, W), from exact sums: 0 if all pixels are equal."""
+    total = int(cv2.sumElems(gray)[0])
+    squares = int(cv2.norm(gray, cv2.NORM_L2SQR))
+    return total / gray.size, (gray.size * squares - total**2) / gray.size**2
 
 
 def _gradient_energy(gray):

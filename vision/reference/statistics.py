@@ -25,15 +25,16 @@ KEY = "drift"  # of a bundle's `reference`
 SAMPLE = 1000  # sketches that are kept
 EXPORT_AGAIN = "export it again"
 _FEATURE = {"edges": filled(float), "counts": filled(NATURAL)}
+_ROW = Rule(f"{DIMENSIONS} numbers", lambda value: _is_finite(value, (DIMENSIONS,)))
 _SQUARE = Rule(
     f"{DIMENSIONS} lists of {DIMENSIONS} numbers",
-    lambda value: np.asarray(value, float).shape == (DIMENSIONS, DIMENSIONS),
+    lambda value: _is_finite(value, (DIMENSIONS, DIMENSIONS)),
 )
 SCHEMA: dict[str, Any] = {
     "format": int,
     "features": dict.fromkeys(NAMES, _FEATURE),
     "classes": filled(NATURAL),
-    "sketch": {"kind": str, "mean": [float], "covariance": _SQUARE, "sample": str},
+    "sketch": {"kind": str, "mean": _ROW, "covariance": _SQUARE, "sample": str},
 }
 
 
@@ -71,6 +72,12 @@ class Reference:
     @functools.cached_property
     def bandwidth(self) -> float:
         return bandwidth(self.sample)
+
+
+def _is_finite(value, shape):
+    """Whether a value is lists of finite numbers of a shape."""
+    array = np.asarray(value, np.float64)
+    return array.shape == shape and bool(np.isfinite(array).all())
 
 
 def describe(
