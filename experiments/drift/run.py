@@ -73,8 +73,8 @@ class Data:
     steps: int
 
 
-FASHION = Data("fashion-mnist", 28, 1, "8", (1000, 300), 1000)
-NEU = Data("neu", 64, 1, "scratches", (40, 50), 400)
+FASHION = Data("fashion-mnist", 28, 1, "8", (1000, 300), 600)
+NEU = Data("neu", 32, 1, "scratches", (40, 50), 300)
 
 
 def main():
@@ -160,7 +160,7 @@ def train(data, folder):
     if (bundle / MANIFEST).is_file():
         return
     config = f"configs/gan_folder.py:{folder / 'images'}:{data.side}:classifier"
-    flags = {"data.channels": data.channels, "train.steps": data.steps, "train.eval_every": 200}
+    flags = {"data.channels": data.channels, "train.steps": data.steps, "train.eval_every": 300}
     flags |= {"log.progress": False}
     call(
         *("vision.main", f"--config={config}", f"--workdir={run}"),

@@ -52,7 +52,9 @@ class _Version:
 
     def begin(self):
         self.begun = time.monotonic()
-        self.window = Window(self.reference, self.windows)
+        self.window = None
+        if self.reference is not None:
+            self.window = Window(self.reference, self.windows)
 
 
 class DriftMetrics(Collector):
@@ -79,7 +81,7 @@ class DriftMetrics(Collector):
         if version is None or version.fingerprint != description.fingerprint:
             version = self._open(answer)
             self._versions[key] = version
-        if version.reference is None:
+        if version.window is None:
             return
         count = len(rows.values)
         seconds = np.full(count, rows.seconds)

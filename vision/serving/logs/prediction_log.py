@@ -145,7 +145,7 @@ class PredictionLog:
 
     def write(self, everything: bool = False) -> None:
         """Writes the files that are full or due; with `everything`, all rows."""
-        self._take_up()
+        failure = self._take_up()
         self._kept_images.sweep()
         is_due = everything or (self._oldest and time.monotonic() - self._oldest >= self._seconds)
         while self._batches and (is_due or sum(map(len, self._batches)) >= self._rows):
@@ -154,13 +154,18 @@ class PredictionLog:
             self._batches = remainder.to_batches() if len(remainder) else []
             self._oldest = time.monotonic() if self._batches else 0.0
             self._write_file(table.slice(0, self._rows))
+        if failure is not None:
+            raise failure
 
     def _take_up(self):
         """Turns what `put` has left into rows and frees it: it takes a hundred times their
-        memory."""
+        memory.
+
+        Returns the error of the drift metrics, which must not cost a row; None if there was none.
+        """
         entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
         if not entries:
-            return
+            return None
         self._oldest = self._oldest or time.monotonic()
         try:
             described = [_describe(entry) for entry in entries]
@@ -176,8 +181,12 @@ class PredictionLog:
             )
         self._batches.append(batch)
         if self._drift is not None:
-            for entry, rows in zip(entries, described, strict=True):
-                self._drift.add(entry.answer, rows)
+            try:
+                for entry, rows in zip(entries, described, strict=True):
+                    self._drift.add(entry.answer, rows)
+            except Exception as error:
+                return error
+        return None
 
     def _columns(self, entries, described):
         """Returns {name of a column: its values}, and keeps images."""
