@@ -23,7 +23,7 @@ WITHOUT_JAX = (
     "vision.cli",
     "vision.config",
     "vision.bundle.directory",
-    *(source.module for source in SOURCES if source.room == "serving"),
+    *(source.module for source in SOURCES if source.room in style.BESIDE_BUNDLE),
 )
 MOST_LINES = 400
 MOST_LOCALS = 15

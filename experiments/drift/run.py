@@ -1,9 +1,9 @@
 """How often drift alarms, and how much of it: real images behind a real server.
 
     python -m experiments.drift.run --fashion fashion-mnist --neu neu_det.tar    # an hour
-    python -m experiments.drift.run --fashion fashion-mnist --windows 10         # shorter
+    python -m experiments.drift.run --fashion fashion-mnist --windows 5          # shorter
 
-Writes results.csv and the table of README.md.
+Writes results.csv and the table of README.md; what is there is not measured again.
 
 For each data set one class is left out, a `cnn:small` is trained on the others, exported and
 served. The server gets the test images, once as they are and once for each kind of change and each
@@ -17,37 +17,45 @@ left out.
 """
 
 import argparse
+import base64
 import csv
 import dataclasses
 import gzip
+import itertools
+import json
 import pathlib
 import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 
 import cv2
 import numpy as np
 
 from experiments.neu import sort_by_class
+from vision import cli
 from vision.bundle.directory import MANIFEST, read_manifest
 from vision.data.decode import decode
+from vision.errors import UserError
 from vision.monitoring.log import open_log
 from vision.monitoring.windows import COLUMNS, Rows, Selector
 from vision.reference.statistics import parse
 from vision.reference.verdict import assess
 from vision.reference.window import Window
-from vision.serving.client import Client
+from vision.support.files import replacing, write_json
 
 HERE = pathlib.Path(__file__).parent
+RESULTS = HERE / "results.csv"
 SEVERITIES = (1, 2, 3, 4, 5)
 DARKER = (0.9, 0.8, 0.7, 0.6, 0.5)
 DEGREES = (5, 10, 15, 20, 30)
 NEW_SHARES = (0.05, 0.1, 0.2, 0.4, 0.8)
 KINDS = ("darkened", "blurred", "noisier", "rotated", "new class")
-SIZES = (50, 200, 1000)
+SIZES = (200, 1000)
 NULL_WINDOWS = 100
+IMAGES_AT_A_TIME = 32
 RULES = ("tests", "KL 0.2")
 COLUMNS_OF_RESULTS = ("data", "change", "severity", "size", "windows", *RULES, "features")
 
@@ -77,16 +85,16 @@ FASHION = Data("fashion-mnist", 28, 1, "8", (1000, 300), 600)
 NEU = Data("neu", 32, 1, "scratches", (40, 50), 300)
 
 
-def main():
+def main(argv):
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--fashion", type=pathlib.Path, help="folder of Fashion-MNIST's four files")
     p.add_argument("--neu", type=pathlib.Path, help="neu_det.tar")
     p.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/drift"))
-    p.add_argument("--windows", type=int, default=20, help="windows of each change")
+    p.add_argument("--windows", type=int, default=10, help="windows of each change")
     p.add_argument("--images", type=int, default=1500, help="images of each change, at most")
-    a = p.parse_args()
+    a = p.parse_args(argv)
     for data, place in ((FASHION, a.fashion), (NEU, a.neu)):
         if place is None:
             continue
@@ -94,9 +102,9 @@ def main():
         images = read_fashion(place) if data is FASHION else read_neu(place, a.workdir / "photos")
         tests, strangers = divide(data, images, folder / "images")
         train(data, folder)
-        sources = serve_all(data, folder, tests, strangers, a.images)
-        write(data, measure(data, folder, sources, a.windows))
-    write_tables()
+        if not (folder / "sources.json").is_file():
+            write_json(folder / "sources.json", serve_all(data, folder, tests, strangers, a.images))
+        measure(data, folder, a.windows)
 
 
 def read_fashion(folder):
@@ -166,7 +174,6 @@ def train(data, folder):
         *("vision.main", f"--config={config}", f"--workdir={run}"),
         *(f"--config.{key}={value}" for key, value in flags.items()),
     )
-    call("vision.evaluation", f"--workdir={run}", "--split=val")
     call("vision.export", f"--workdir={run}", f"--out={bundle}")
 
 
@@ -178,29 +185,38 @@ def serve_all(data, folder, tests, strangers, count):
     """Sends the images of every change to a server that logs them.
 
     Returns:
-        {request's identifier: (change, severity)}.
+        [[change, severity, images]], in the order of the log.
     """
     log = folder / "log"
     if log.is_dir():
-        raise SystemExit(f"{log} exists: remove it to measure again")
+        raise UserError(f"{log} is not complete: remove it")
     command = [sys.executable, "-m", "vision.serving", f"--models={folder / 'models'}"]
     flags = ["--http-port=0", "--grpc-port=0", "--access-log=", f"--prediction-log={log}"]
     server = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True)
     try:
         url = re.search(r"at (http://\S+?)(,|\s|$)", server.stdout.readline())[1]
-        with Client(url) as client:
-            sources = {}
-            begun = time.monotonic()
-            for change, severity, images in changes(tests, strangers, count):
-                for image in images:
-                    encoded = cv2.imencode(".png", image)[1].tobytes()
-                    answer = client.classify(encoded, data.name)
-                    sources[answer.id] = (change, severity)
-            print(f"{data.name}: {len(sources):,} images in {time.monotonic() - begun:.0f} s")
+        sources = []
+        begun = time.monotonic()
+        for change, severity, images in changes(tests, strangers, count):
+            for start in range(0, len(images), IMAGES_AT_A_TIME):
+                send(url, data.name, images[start : start + IMAGES_AT_A_TIME])
+            sources.append([change, severity, len(images)])
+        images = sum(source[2] for source in sources)
+        print(f"{data.name}: {images:,} images in {time.monotonic() - begun:.0f} s", flush=True)
     finally:
         server.send_signal(signal.SIGTERM)
         server.wait(30)
     return sources
+
+
+def send(url, model, images):
+    """Sends images as PNG files in one request of the protocol V1."""
+    files = [base64.b64encode(cv2.imencode(".png", image)[1]).decode() for image in images]
+    body = json.dumps({"instances": [{"b64": file} for file in files]}).encode()
+    address = f"{url}/v1/models/{model}:predict"
+    headers = {"Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(address, body, headers)) as answer:
+        assert len(json.load(answer)["predictions"]) == len(images)
 
 
 def changes(tests, strangers, count):
@@ -238,42 +254,43 @@ def rotated(images, degrees):
     return np.stack(results)
 
 
-def measure(data, folder, sources, windows):
-    """Returns the lines of the results."""
+def measure(data, folder, windows):
+    """Adds the lines of a data set that are missing to results.csv, and renews the table."""
     manifest = read_manifest(folder / "models" / data.name / "1")
     reference = parse(manifest.reference, len(manifest.classes), folder)
+    sources = json.loads((folder / "sources.json").read_text())
     pools = read_pools(folder / "log", manifest, sources)
-    lines = []
-    for size in SIZES:
-        for change in ("none", *KINDS):
-            for severity in (0,) if change == "none" else SEVERITIES:
-                count = NULL_WINDOWS if change == "none" else windows
-                line = {"data": data.name, "change": change, "severity": severity, "size": size}
-                verdicts = []
-                for number in range(count):
-                    random = np.random.default_rng([size, severity, number])
-                    rows = draw(pools, change, severity, size, random)
-                    window = Window(reference, number)
-                    window.add(rows.values, rows.classes, rows.sketches, rows.seconds)
-                    verdicts.append(assess(reference, window, seed=number))
-                lines.append(line | summary(verdicts))
-                print(lines[-1], flush=True)
-    return lines
+    cases = [("none", 0, size) for size in SIZES]
+    # the most telling ones first
+    changed = itertools.product(SIZES, (3, 5, 1, 4, 2), KINDS)
+    cases += [(kind, severity, size) for size, severity, kind in changed]
+    for change, severity, size in cases:
+        key = (data.name, change, str(severity), str(size))
+        if key in {tuple(line[name] for name in COLUMNS_OF_RESULTS[:4]) for line in read_results()}:
+            continue
+        verdicts = []
+        for number in range(NULL_WINDOWS if change == "none" else windows):
+            random = np.random.default_rng([size, severity, number])
+            rows = draw(pools, change, severity, size, random)
+            window = Window(reference, number)
+            window.add(rows.values, rows.classes, rows.sketches, rows.seconds)
+            verdicts.append(assess(reference, window, seed=number))
+        line = dict(zip(COLUMNS_OF_RESULTS[:4], key, strict=True)) | summary(verdicts)
+        print(line, flush=True)
+        write([*read_results(), line])  # read again: the other data set may be measured beside
 
 
 def read_pools(directory, manifest, sources):
     """Returns {(change, severity): its `Rows`}."""
     selector = Selector(manifest.fingerprint, tuple(manifest.classes))
-    parts = []
-    ids = []
-    for batch in open_log(directory).batches([*COLUMNS, "id"]):
-        parts.append(selector.select(batch))
-        ids += batch.column("id").to_pylist()
+    parts = [selector.select(batch) for batch in open_log(directory).batches(COLUMNS)]
     rows = Rows(*(np.concatenate([part[i] for part in parts]) for i in range(4)), {})
-    keys = [sources[name] for name in ids]
+    if len(rows.seconds) != sum(source[2] for source in sources):
+        raise UserError(f"{directory} is not complete: remove it and sources.json")
+    ends = np.cumsum([source[2] for source in sources])
     return {
-        key: rows.part(np.array([i for i, other in enumerate(keys) if other == key]))
-        for key in dict.fromkeys(keys)
+        (change, severity): rows.part(np.arange(end - count, end))
+        for (change, severity, count), end in zip(sources, ends, strict=True)
     }
 
 
@@ -312,37 +329,38 @@ def summary(verdicts):
     }
 
 
-def write(data, lines):
-    """Replaces the lines of a data set in results.csv."""
-    path = HERE / "results.csv"
-    others = []
-    if path.is_file():
-        with open(path, newline="") as file:
-            others = [line for line in csv.DictReader(file) if line["data"] != data.name]
-    with open(path, "w", newline="") as file:
+def read_results():
+    """Returns the lines of results.csv."""
+    if not RESULTS.is_file():
+        return []
+    with open(RESULTS, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(lines):
+    """Writes results.csv, sorted, and the table of README.md."""
+    order = ("none", *KINDS)
+    lines.sort(key=lambda line: (line["data"], order.index(line["change"]), int(line["severity"])))
+    with replacing(RESULTS, newline="") as file:
         writer = csv.DictWriter(file, COLUMNS_OF_RESULTS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(sorted([*others, *lines], key=lambda line: line["data"]))
-
-
-def write_tables():
-    """Writes the tables of README.md from results.csv."""
-    with open(HERE / "results.csv", newline="") as file:
-        lines = list(csv.DictReader(file))
-    text = ["| data | change | severity | " + " | ".join(f"{n:,} images" for n in SIZES) + " |"]
-    text.append("|---|---|---|" + "---|" * len(SIZES))
+        writer.writerows(lines)
+    heads = " | ".join(f"{size:,} images" for size in SIZES)
+    text = [f"| data | change | severity | {heads} |", "|---|---|---|" + "---|" * len(SIZES)]
     cells = {}
     for line in lines:
         key = line["data"], line["change"], line["severity"]
         shares = [f"{100 * int(line[rule]) / int(line['windows']):.0f}" for rule in RULES]
         cells.setdefault(key, {})[int(line["size"])] = " / ".join(shares)
     for key, by_size in cells.items():
-        text.append(f"| {' | '.join(key)} | {' | '.join(by_size.get(n, '') for n in SIZES)} |")
+        row = [*map(str, key), *(by_size.get(size, "not run") for size in SIZES)]
+        text.append(f"| {' | '.join(row)} |")
     page = (HERE / "README.md").read_text()
     table = "\n".join(["<!-- results -->", *text, "<!-- end -->"])
     page = re.sub(r"<!-- results -->.*<!-- end -->", lambda _: table, page, flags=re.DOTALL)
-    (HERE / "README.md").write_text(page)
+    with replacing(HERE / "README.md") as file:
+        file.write(page)
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)
