@@ -72,7 +72,10 @@ def measure_all(images: np.ndarray) -> np.ndarray:
     Args:
         images: uint8 (N, S, S, 1 or 3), as the model takes them.
     """
-    return np.stack([measure(image) for image in images])
+    numbers = np.empty((len(images), len(NAMES)), np.float32)
+    for row, image in zip(numbers, images, strict=True):
+        row[:] = measure(image)
+    return numbers
 
 
 def _moments(gray):

@@ -31,7 +31,7 @@ def answers(reference, count, shift=0.0, seed=1, version="1"):
     answer = Answer("pets", version, CLASSES, probabilities, embeddings, {}, None, description)
     best, numbers = features.outputs(probabilities)
     values = np.concatenate([looks, numbers], 1)
-    return answer, Rows(values, best, sketch(embeddings), 1000.0 + seed)
+    return answer, Rows(values, best, sketch(embeddings), np.full(count, 1000.0 + seed))
 
 
 def values_of(metrics):

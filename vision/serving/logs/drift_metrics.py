@@ -24,19 +24,19 @@ LABELS = ["model", "version"]
 
 
 class Rows(NamedTuple):
-    """Rows of the prediction log of one answer.
+    """Rows of the prediction log, of answers of one version.
 
     Attributes:
         values: float32 (N, 9), `vision.reference.features.NAMES`.
         classes: integers (N,).
         sketches: float16 (N, 16).
-        seconds: since the epoch.
+        seconds: float64 (N,), since the epoch.
     """
 
     values: np.ndarray
     classes: np.ndarray
     sketches: np.ndarray
-    seconds: float
+    seconds: np.ndarray
 
 
 class _Version:
@@ -72,7 +72,12 @@ class DriftMetrics(Collector):
         self._versions: dict[tuple[str, str], _Version] = {}
 
     def add(self, answer: Answer, rows: Rows) -> None:
-        """Adds the images of an answer, and compares the window if that completes it."""
+        """Adds images, and compares the window if that completes it.
+
+        Args:
+            answer: one of the answers that the rows are of.
+            rows: the rows.
+        """
         key = (answer.model, answer.version)
         version = self._versions.get(key)
         description = answer.description
@@ -83,9 +88,7 @@ class DriftMetrics(Collector):
             self._versions[key] = version
         if version.window is None:
             return
-        count = len(rows.values)
-        seconds = np.full(count, rows.seconds)
-        version.window.add(rows.values, rows.classes, rows.sketches, seconds)
+        version.window.add(*rows)
         is_full = version.window.rows >= self._rows
         if is_full and time.monotonic() - version.begun >= PERIOD:
             version.windows += 1

@@ -168,8 +168,8 @@ class PredictionLog:
             return None
         self._oldest = self._oldest or time.monotonic()
         try:
-            described = [_describe(entry) for entry in entries]
-            columns = self._columns(entries, described)
+            rows, versions = _describe(entries)
+            columns = self._columns(entries, rows)
             batch = self._arrow.RecordBatch.from_pydict(columns, schema=self._schema)
         except Exception:
             self.lost += sum(len(entry.answer.probabilities) for entry in entries)
@@ -182,19 +182,20 @@ class PredictionLog:
         self._batches.append(batch)
         if self._drift is not None:
             try:
-                for entry, rows in zip(entries, described, strict=True):
-                    self._drift.add(entry.answer, rows)
+                for answer, places in versions:
+                    self._drift.add(answer, Rows(*(array[places] for array in rows)))
             except Exception as error:
                 return error
         return None
 
-    def _columns(self, entries, described):
+    def _columns(self, entries, rows):
         """Returns {name of a column: its values}, and keeps images."""
         columns = {name: [] for name in self._schema.names}
-        for entry, rows in zip(entries, described, strict=True):
+        best = iter(rows.classes.tolist())
+        for entry in entries:
             answer = entry.answer
-            count = len(rows.values)
-            labels = [answer.classes[i] for i in rows.classes]
+            count = len(answer.probabilities)
+            labels = [answer.classes[i] for i in itertools.islice(best, count)]
             description = answer.description
             columns["time"] += [int(entry.seconds * 1e6)] * count
             columns["id"] += [entry.id] * count
@@ -208,11 +209,10 @@ class PredictionLog:
                 [None] * count if entry.images is None else map(_digest, entry.images)
             )
             columns["kept"] += self._keep(entry, labels)
-        values = np.concatenate([rows.values for rows in described])
-        for name, numbers in zip(features.NAMES, values.T, strict=True):
+        for name, numbers in zip(features.NAMES, rows.values.T, strict=True):
             # NaN becomes null
             columns[name] = self._arrow.array(np.ascontiguousarray(numbers), from_pandas=True)
-        flat = self._arrow.array(np.concatenate([rows.sketches for rows in described]).ravel())
+        flat = self._arrow.array(rows.sketches.ravel())
         columns["sketch"] = self._arrow.FixedSizeListArray.from_arrays(flat, DIMENSIONS)
         return columns
 
@@ -280,16 +280,52 @@ class _ByteBudget:
         return self.taken - self.freed >= self._limit
 
 
-def _describe(entry):
-    """Returns the `Rows` of an answer."""
-    answer = entry.answer
-    best, numbers = features.outputs(answer.probabilities)
-    if answer.description is None:
-        looks = np.full((len(best), len(appearance.NAMES)), np.nan, np.float32)
-    else:
-        looks = answer.description.looks
-    values = np.concatenate([looks, numbers], 1)
-    return Rows(values, best, sketch(answer.embedding), entry.seconds)
+def _describe(entries):
+    """Returns (`Rows` of all answers, [(an answer, places of rows)] for each version).
+
+    Many answers are described at a time: each NumPy call takes longer than the numbers of one.
+    """
+    counts = [len(entry.answer.probabilities) for entry in entries]
+    ends = np.cumsum(counts)
+    groups = {}
+    for place, entry in enumerate(entries):
+        groups.setdefault(_kind(entry.answer), []).append(place)
+    rows = Rows(
+        np.empty((ends[-1], len(features.NAMES)), np.float32),
+        np.empty(ends[-1], np.int64),
+        np.empty((ends[-1], DIMENSIONS), np.float16),
+        np.repeat([entry.seconds for entry in entries], counts),
+    )
+    versions = []
+    for members in groups.values():
+        answers = [entries[place].answer for place in members]
+        places = np.concatenate([np.arange(ends[i] - counts[i], ends[i]) for i in members])
+        best, numbers = features.outputs(np.concatenate([a.probabilities for a in answers]))
+        rows.values[places] = np.concatenate([_looks(answers), numbers], 1)
+        rows.classes[places] = best
+        rows.sketches[places] = sketch(np.concatenate([a.embedding for a in answers]))
+        versions.append((answers[0], places))
+    return rows, versions
+
+
+def _kind(answer):
+    """Returns what answers have in common whose arrays can be joined."""
+    fingerprint = answer.description.fingerprint if answer.description else ""
+    shapes = answer.probabilities.shape[1], answer.embedding.shape[1]
+    return answer.model, answer.version, fingerprint, shapes
+
+
+def _looks(answers):
+    """Returns float32 (N, 7), what the images of answers are like; NaN if that is unknown."""
+    unknown = (len(appearance.NAMES),)
+    return np.concatenate(
+        [
+            np.full((len(answer.probabilities), *unknown), np.nan, np.float32)
+            if answer.description is None
+            else answer.description.looks
+            for answer in answers
+        ]
+    )
 
 
 def _write(path, data):
