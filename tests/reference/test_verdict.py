@@ -36,6 +36,21 @@ def test_a_shift_is_seen_and_named(reference):
     assert "p" not in result["features"]["aspect_ratio"]  # one value only
 
 
+def test_the_order_of_images_does_not_matter():
+    """As when the reference's images, or a window's, come class by class."""
+    random = np.random.default_rng(20)
+    looks, probabilities, embeddings = draw(1000, random)
+    order = np.argsort(embeddings[:, -1])
+    contents = {"drift": statistics.describe(looks, probabilities[order], embeddings[order])}
+    by_class = statistics.parse(contents, CLASSES, "bundle.json")
+    drawn = draw(1000, random)
+    order = np.argsort(drawn[2][:, 0])
+    for window in (drawn, tuple(array[order] for array in drawn)):
+        features = assess(by_class, window_of(by_class, window))["features"]
+        assert features["embedding_mmd"]["adjusted"] > 0.05
+        assert features["embedding_shift"]["adjusted"] > 0.05
+
+
 def test_other_embeddings_and_other_classes_are_seen(reference):
     random = np.random.default_rng(3)
     drawn = list(draw(300, random, classes=(0.1, 0.2, 0.3, 0.4)))

@@ -59,7 +59,8 @@ class Reference:
         features: {name: its `Feature`}, in the order of `vision.reference.features.NAMES`.
         class_counts: int64 (C,), images of each predicted class.
         mean, covariance: float64 (16,) and (16, 16), of the sketches of the embeddings.
-        sample: float16 (n, 16), some of these sketches.
+        sample: float16 (n, 16), some of these sketches, in random order: a data set's own is often
+            by class, and tests take the first rows.
         bandwidth: of a Gaussian kernel for sketches: the median of their squared distances.
     """
 
@@ -172,4 +173,4 @@ def _sample(text, key, file):
         raise damaged(file, reason, EXPORT_AGAIN) from error
     if not np.isfinite(sample).all():
         raise damaged(file, f"{key} must be finite", EXPORT_AGAIN)
-    return sample.astype(np.float16)
+    return np.random.default_rng(0).permutation(sample.astype(np.float16))

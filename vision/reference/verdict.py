@@ -89,7 +89,8 @@ def assess(
     features["class"] = _compare(
         reference.class_counts, window.classes, "chi_squared", limits, random
     )
-    features |= _compare_sketches(reference, window, limits)
+    sketches = random.permutation(window.sketches)
+    features |= _compare_sketches(reference, sketches, limits)
     tested = [name for name, measures in features.items() if "p" in measures]
     p_values = np.array([features[name]["p"][features[name]["test"]] for name in tested])
     for name, adjusted in zip(tested, holm(p_values), strict=True):
@@ -156,20 +157,20 @@ def p_value(statistics: np.ndarray) -> float:
     return float((statistics >= smallest).mean())
 
 
-def _compare_sketches(reference, window, limits):
+def _compare_sketches(reference, sketches, limits):
     """Returns {"embedding_mmd", "embedding_shift": measures}."""
-    rows = len(window.sketches)
+    rows = len(sketches)
     if rows < LEAST_ROWS or len(reference.sample) < 2:
         return dict.fromkeys(EMBEDDING, {"rows": rows})
     return {
-        "embedding_mmd": _compare_by_mmd(reference, window, limits),
-        "embedding_shift": _compare_means(reference, window, limits),
+        "embedding_mmd": _compare_by_mmd(reference, sketches, limits),
+        "embedding_shift": _compare_means(reference, sketches, limits),
     }
 
 
-def _compare_by_mmd(reference, window, limits):
+def _compare_by_mmd(reference, sketches, limits):
     sample = reference.sample[:MMD_ROWS]
-    sketches = window.sketches[:MMD_ROWS]
+    sketches = sketches[:MMD_ROWS]
     pooled = np.concatenate([sketches, sample])
     kernel = distances.gaussian_kernel(pooled - reference.mean, reference.bandwidth)
     chosen = divisions(len(sketches), len(sample), limits.permutations)
@@ -185,11 +186,11 @@ def _compare_by_mmd(reference, window, limits):
     }
 
 
-def _compare_means(reference, window, limits):
+def _compare_means(reference, sketches, limits):
     whitening = distances.whitening(reference.covariance)
-    rows = np.concatenate([window.sketches, reference.sample]).astype(np.float64)
+    rows = np.concatenate([sketches, reference.sample]).astype(np.float64)
     whitened = ((rows - reference.mean) @ whitening).astype(np.float32)
-    size = len(window.sketches)
+    size = len(sketches)
     rest = len(reference.sample)
     chosen = divisions(size, rest, limits.permutations)
     squared = distances.mean_shift(whitened.sum(0), chosen, whitened)
