@@ -17,6 +17,7 @@ from PIL import Image
 
 from tests.support import hostile_images
 from vision.data.decode import decode, resize_crop, to_channels
+from vision.reference import appearance
 from vision.serving.errors import Refused, TooLarge, TooMany, Unreadable
 from vision.serving.headers import scans_of
 from vision.serving.images import Decoder
@@ -63,11 +64,36 @@ def png(width, height, data=b""):
     )
 
 
-def prepare(images, model=None, **options):
+def test_what_images_are_like_is_measured_where_they_are_decoded():
+    """The same numbers as the exporter's, for files and for pixels of any amount."""
+
+    def measured(images):
+        looks = np.full((len(images), 7), np.nan, np.float32)
+        prepared = prepare(images, looks=looks)
+        return looks, prepared
+
+    files = [encoded("PNG"), encoded("JPEG", (9, 30)), encoded("PNG", (8, 8), "L")]
+    looks, prepared = measured(files)
+    expected = [
+        appearance.measure(image, decode(file).shape)
+        for image, file in zip(prepared, files, strict=True)
+    ]
+    np.testing.assert_array_equal(looks, expected)
+    np.testing.assert_array_equal(measured(files[:1])[0], looks[:1])
+    for count in (1, 64):
+        pixels = np.random.default_rng(0).integers(0, 256, (count, 8, 8, 3), np.uint8)
+        np.testing.assert_array_equal(measured(pixels)[0], appearance.measure_all(pixels))
+    large = np.random.default_rng(0).integers(0, 256, (2, 100, 100, 3), np.uint8)
+    looks = np.full((2, 7), np.nan, np.float32)
+    prepare(large, bundle(100), looks=looks)
+    np.testing.assert_array_equal(looks, appearance.measure_all(large))
+
+
+def prepare(images, model=None, looks=None, **options):
     async def run():
         decoder = Decoder(Settings(**options))
         try:
-            return await decoder.prepare(images, model or bundle())
+            return await decoder.prepare(images, model or bundle(), looks)
         finally:
             decoder.close()
 

@@ -129,6 +129,9 @@ def test_origins_and_proxies_that_are_right(good):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
+        ({"keep_images": 0.01}, "--keep-images needs --prediction-log DIR"),
+        ({"keep_images": 1.5}, "--keep-images must be in [0, 1], got 1.5"),
+        ({"drift_window": -1}, "--drift-window must be at least 0, got -1"),
         ({"models": ""}, "which models?"),
         ({"models": "/nowhere/at/all"}, "no directory --models /nowhere/at/all"),
         ({"host": ""}, "--host is empty"),
