@@ -185,12 +185,13 @@ def test_a_real_shift_alarms(tmp_path, monkeypatch, capsys):
     cli.run(train_main, [config, "--workdir=run", *flags])
     cli.run(export, ["--workdir=run", "--out=models/digits/1"])
     splits, _ = named_splits(inference.from_run("run").config.data, 0)
-    own = [splits["test"][i]["image"] for i in range(len(splits["test"]))]
+    test = splits["test"]  # class by class, so its first images would be a drift of classes
+    own = [test[int(i)]["image"] for i in np.random.default_rng(0).permutation(len(test))]
     sheet = cv2.imread(str(DIGITS), cv2.IMREAD_GRAYSCALE)
     others = sheet.reshape(50, 20, 100, 20).swapaxes(1, 2).reshape(-1, 20, 20, 1)
     codes = []
     for name, images in (("own", own), ("others", others[:: len(others) // 500])):
-        with serve("models", grpc_port=0, prediction_log=tmp_path / name) as live:
+        with serve(tmp_path / "models", grpc_port=0, prediction_log=tmp_path / name) as live:
             send(live.url, images, 400)
         argv = ["--bundle=models/digits/1", f"--log={name}", f"--out=out-{name}"]
         with contextlib.suppress(SystemExit):
@@ -198,6 +199,9 @@ def test_a_real_shift_alarms(tmp_path, monkeypatch, capsys):
             cli.run(drift, [*argv, "--window=400", "--strict"])
             codes[-1] = 0
     assert codes == [0, 1]
+    record = json.loads(pathlib.Path("out-others/drift.json").read_text())
+    alarming = {alarm["feature"] for alarm in record["alarms"]}
+    assert {"sharpness", "embedding_mmd"} <= alarming  # not only the size of the files
     assert "the latest window has drifted" in capsys.readouterr().err
 
 
