@@ -111,7 +111,7 @@ def _read(classifier, source, count):
 
 
 def _prepared(classifier, source, count):
-    """Yields (an element of the model's batch, what its image is like) of at most `count` images."""
+    """Yields (element of the model's batch, what its image is like) of at most `count` images."""
     for index in spread(count, len(source)):
         with contextlib.suppress(UnreadableImage):
             image = source[int(index)]["image"]
