@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import pathlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -77,7 +78,7 @@ def analyze(request: Request, report: Callable[[str], object] = print) -> Analys
     for batch in log.batches(COLUMNS):
         history.add(selector.select(batch))
     _check_clock(log, request.span, report)
-    slots = history.full()
+    slots = history.full(time.time())
     if not slots:
         raise UserError(_too_few(request, selector))
     verdicts = [assess(reference, slot.window, request.limits, slot.number) for slot in slots]
@@ -96,7 +97,10 @@ def since(windows: list[Mapping[str, Any]], feature: str) -> Mapping[str, Any]:
     """
     first = windows[-1]
     for window in reversed(windows):
-        if not window["features"][feature].get("alarm"):
+        measures = window["features"][feature]
+        if "p" not in measures:  # too few images to tell
+            continue
+        if not measures["alarm"]:
             break
         first = window
     return first

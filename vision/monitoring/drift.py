@@ -8,7 +8,7 @@ Compares windows of the server's --prediction-log with the reference in the bund
 are like (brightness, contrast, sharpness, colors, shape, size), how sure the model is, which
 classes it predicts, and a sketch of its embeddings. A window is a number of rows or a time (30m,
 1h, 7d). A feature alarms if a permutation test, corrected for the number of features, says that
-the difference is no accident, and the difference is large: --effect, or a KL divergence of --kl.
+the difference is not an accident, and it is large: --effect, or a KL divergence of --kl.
 
 Writes report.html and drift.json into --out, which keeps what it had if anything fails. With
 --strict the exit code is 1 if the latest window alarms.
@@ -89,7 +89,7 @@ def _check(values, words):
         if not values[name].value:
             raise UserError(f"give --{name} {meaning}")
     check_count("--history", values.history, 1, MOST_WINDOWS)
-    check_range("--alpha", values.alpha, 1e-4 <= values.alpha <= 0.5, "in [0.0001, 0.5]")
+    check_range("--alpha", values.alpha, 1e-3 <= values.alpha <= 0.5, "in [0.001, 0.5]")
     check_range("--kl", values.kl, values.kl > 0, "above 0")
     check_range("--effect", values.effect, 0 <= values.effect <= 1, "in [0, 1]")
 
@@ -107,7 +107,7 @@ def _flags(values):
         "alpha", 0.01, "chance of a false alarm in a window, at most", flag_values=values
     )
     flags.DEFINE_float(
-        "kl", 0.2, "KL divergence that alarms, if it is no accident", flag_values=values
+        "kl", 0.2, "KL divergence that alarms, if it is not an accident", flag_values=values
     )
     flags.DEFINE_float(
         "effect",

@@ -58,7 +58,10 @@ def _context(analysis: Analysis) -> dict[str, Any]:
         "record": record,
         "last": last,
         "date": datetime.date.today().isoformat(),
-        "rows": [_row(name, measures) for name, measures in last["features"].items()],
+        "rows": [
+            _row(name, measures, analysis.record["limits"]["alpha"])
+            for name, measures in last["features"].items()
+        ],
         "histograms": _histograms(analysis.reference, slots[-1], last),
         "classes": _class_bars(last["classes"]),
         "lines": _lines(windows),
@@ -66,13 +69,13 @@ def _context(analysis: Analysis) -> dict[str, Any]:
     }
 
 
-def _row(name, measures):
+def _row(name, measures, alpha):
     """Returns a feature's line of the table."""
     if "p" not in measures:
         reason = "one value only" if measures["rows"] else "not measured"
         return {"name": title(name), "state": reason, "kind": ""}
     state = "drift" if measures["alarm"] else "same"
-    if not measures["alarm"] and measures["adjusted"] <= 0.01:
+    if not measures["alarm"] and measures["adjusted"] <= alpha:
         state = "differs a little"
     kind = {"drift": "bad", "same": "good"}.get(state, "look")
     return {"name": title(name), "state": state, "kind": kind} | {

@@ -213,11 +213,21 @@ class History:
             if len(slot.kept) < KEPT:
                 slot.kept.append(Kept(name, rows.values[place], int(rows.classes[place])))
 
-    def full(self) -> list[Slot]:
-        """Returns the windows, the earliest first; windows of rows only if they are full."""
+    def full(self, now: float) -> list[Slot]:
+        """Returns the windows that are over, the earliest first.
+
+        The last one has enough rows to be tested, if any has.
+
+        Args:
+            now: seconds since the epoch.
+        """
         slots = [self._slots[number] for number in sorted(self._slots)]
         if self._span.rows:
             slots = [slot for slot in slots if slot.window.rows == self._span.rows]
+        else:
+            slots = [slot for slot in slots if (slot.number + 1) * self._span.seconds <= now]
+        while len(slots) > 1 and slots[-1].window.rows < LEAST_ROWS:
+            slots.pop()
         return slots[-self._most :]
 
 

@@ -1,7 +1,7 @@
 """What an image is like, in seven numbers: one function for the exporter and the server.
 
 Brightness, contrast, sharpness, colorfulness and saturation are those of the pixels that the model
-gets, after decoding and resizing: whatever the model cannot see is no reason for an alarm, images
+gets, after decoding and resizing: what the model cannot see is not a reason for an alarm, images
 that come as pixels are measured like those that come as files, and the cost does not grow with the
 size of a photo. Aspect ratio and size are those of the decoded image before it is resized, and
 unknown (NaN) if the client has resized it.

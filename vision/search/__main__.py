@@ -76,6 +76,14 @@ def main(argv: Sequence[str]) -> None:
         cli.show(*write_results(read_results(request, storage, job), job))
 
 
+def _command(argv: Sequence[str], storage: str) -> str:
+    """Returns the command line, for reports: without the password of a storage."""
+    from vision.search.storage import hidden
+
+    shown = [word.replace(storage, hidden(storage)) if storage else word for word in argv]
+    return f"python -m vision.search {shlex.join(shown)}"
+
+
 def _request(argv: Sequence[str], config: Any, values: flags.FlagValues) -> Request:
     """Returns what the flags ask for; raises `UserError` if they do not say it."""
     from vision.search.study import default_name
@@ -87,7 +95,7 @@ def _request(argv: Sequence[str], config: Any, values: flags.FlagValues) -> Requ
     return Request(
         values=config.to_dict(),
         spec=_spec(argv),
-        command=f"python -m vision.search {shlex.join(argv)}",
+        command=_command(argv, values.storage),
         space=values.space,
         trials=values.trials or 0,
         workers=values.workers,

@@ -13,7 +13,7 @@ from vision.config import default
 from vision.config.schema import OPTION_GROUPS
 from vision.config.validate import leaves
 
-# Keys of how a run is computed and shown: whoever runs the config decides.
+# Keys of how a run is computed and shown: who runs the config decides.
 LEFT_OUT = ("log.progress",)
 
 
@@ -38,7 +38,7 @@ def config_file(config: ConfigDict, docstring: Sequence[str], searched: Mapping[
 
 
 def _path(key: str) -> str:
-    """Returns a key as code: options may have names that are no identifiers."""
+    """Returns a key as code: names of options need not be identifiers."""
     for group in OPTION_GROUPS:
         if key.startswith(f"{group}."):
             first, *rest = key.removeprefix(f"{group}.").split(".")

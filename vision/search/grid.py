@@ -103,6 +103,11 @@ def _values(name: str, distribution: BaseDistribution) -> Sequence[Any]:
     )
 
 
+def _different(values: Iterable[Any]) -> tuple[Any, ...]:
+    """Returns values, each once: 1 and True are two."""
+    return tuple({(type(value), value): value for value in values}.values())
+
+
 class Sweep:
     """The space of a list of overrides: each trial has one of them.
 
@@ -123,8 +128,7 @@ class Sweep:
         keys = dict.fromkeys(key for point in points for key in point)
         # Text for what no storage can hold: a tuple.
         self._choices = {
-            key: tuple(dict.fromkeys(_stored(point[key]) for point in points if key in point))
-            for key in keys
+            key: _different(_stored(point[key]) for point in points if key in point) for key in keys
         }
         self.points = [{key: _stored(value) for key, value in point.items()} for point in points]
 

@@ -19,10 +19,12 @@ from typing import Any, Protocol
 import optuna
 from ml_collections import ConfigDict
 from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import UpdateFinishedTrialError
 
 from vision.config.load import explain, nearest_file, read_module
 from vision.config.validate import validate
 from vision.errors import UserError
+from vision.search.storage import is_unreachable
 from vision.support.reading import read_text
 
 FOLDER = "configs/spaces"
@@ -121,8 +123,7 @@ class FileSpace:
 
 def _is_ours(error: Exception, path: str) -> bool:
     """Returns whether the user's code is at fault: not a storage that cannot be reached."""
-    modules = {type(error).__module__.split(".")[0]}
-    return not modules & {"sqlalchemy", "grpc"} and not isinstance(error, ConnectionError)
+    return not is_unreachable(error) and not isinstance(error, UpdateFinishedTrialError)
 
 
 class _Choice(optuna.samplers.BaseSampler):

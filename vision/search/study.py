@@ -74,7 +74,8 @@ def open_space(request: Request) -> tuple[Space, list[dict[str, Any]] | None, in
                 "--space configs/spaces/supervised.py, or a config file with sweep()"
             )
         sweep.check(config)
-        return sweep, sweep.points, request.trials or len(sweep.points)
+        count = len(sweep.points)
+        return sweep, sweep.points, min(request.trials or count, count)
     space = FileSpace(request.space)
     check_space(space, config)
     if request.sampler != "grid":

@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 from ml_collections import ConfigDict
+from optuna.exceptions import UpdateFinishedTrialError
 
 from vision.errors import RunError, UserError, brief, first_line
 from vision.search.storage import StorageGone, is_unreachable, patiently
@@ -65,6 +66,10 @@ def train_trial(
         config = patiently(lambda: job.space.apply(trial, job.config))
     except optuna.TrialPruned as error:
         return Ended("pruned", reason=f"{job.space.title}: {first_line(error)}")
+    except StorageGone:
+        raise
+    except UserError as error:  # values between the ends that were checked may not fit
+        return Ended("failed", reason=first_line(error))
     config.log.progress = False  # many trials write to one terminal
     config.parallel.distributed = "off"  # a scheduler's workers each have trials of their own
     _check_free(workdir)
@@ -80,6 +85,8 @@ def train_trial(
         raise
     except (UserError, RunError, MemoryError) as error:
         return Ended("failed", reason=first_line(error), attributes=_spent(config, workdir))
+    except UpdateFinishedTrialError:  # this worker was taken for dead, and another one goes on
+        return Ended("interrupted")
     except RuntimeError as error:  # XLA's
         if not any(sign in str(error) for sign in OUT_OF_MEMORY):
             raise

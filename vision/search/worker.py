@@ -59,7 +59,7 @@ class Worker:
             return repeats is None or self.work(repeats, lease, request.retry)
 
     def work(self, job: Job, lease: Lease, again: bool = False) -> bool:
-        """Works until every trial of a job has ended, whoever trains it.
+        """Works until every trial of a job has ended, by this worker or another.
 
         Args:
             job: the trials.

@@ -16,6 +16,7 @@ from vision.search.request import Request
 from vision.support import signals
 from vision.support.processes import describe_death, prepare_worker
 
+PATIENCE = 60.0  # seconds for workers to save and end, before they are killed
 POLL = 0.5  # seconds between two looks at the processes
 MOST_DEATHS = 5  # of workers in a row, each within `SOON` of its start
 SOON = 30.0  # seconds
@@ -71,6 +72,8 @@ def run_workers(request: Request) -> bool:
         RunError: a worker has failed, or they die as soon as they start.
     """
     parts = shares(request.workers, own_cores(), own_gpus())
+    # The command has put failed trials back; each worker would do so once more.
+    request = dataclasses.replace(request, retry=False)
     with signals.listening(), contextlib.ExitStack() as stack:
         crew = {number: _start(request, part) for number, part in enumerate(parts)}
         stack.callback(lambda: _stop(list(crew.values())))
@@ -143,6 +146,10 @@ def _start(request: Request, share: Share) -> BaseProcess:
 
 def _stop(processes: Sequence[BaseProcess]) -> None:
     for process in processes:
+        process.terminate()  # saves what it has, and ends
+    deadline = time.monotonic() + PATIENCE
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
         process.kill()
 
 

@@ -107,6 +107,10 @@ class CompiledSteps:
         if self._rates:
             self._rates = (rates_of(config, self._mesh),)
 
+    def forget(self) -> None:
+        """Lets go of the data of the latest run; `use` gives others."""
+        self._data = {}
+
     def lower(self, calls: Iterable[tuple[int, int]]) -> None:
         """Traces the programs for the calls of `plan`, which finds the faults of a config."""
         for count in {count for _, count in calls} - self._traced.keys():

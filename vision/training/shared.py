@@ -22,8 +22,8 @@ UNCOMPILED = ("audit", "checkpoint", "early_stopping", "evaluation", "log", "pro
 class SharedSteps:
     """The train steps of the latest trainings, by what they were compiled for.
 
-    Two trainings have one if their configs agree but for the rate, the weight decay and what no
-    program depends on, and their data have the same shapes and classes.
+    Two trainings have one if their configs agree in all except the rate, the weight decay and what
+    no program depends on, and their data have the same shapes and classes.
     """
 
     def __init__(self) -> None:
@@ -50,6 +50,8 @@ class SharedSteps:
         if step not in self._updates:
             self._updates[step] = CompiledSteps(config, step, loader, mesh, with_rates=True)
         updates = self._updates[step]
+        for other in self._updates.values():  # or every run's images would stay on the devices
+            other.forget()
         updates.use(config, loader)
         return updates
 

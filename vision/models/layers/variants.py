@@ -91,14 +91,14 @@ class Space:
         name = spell(choice)
         for axis in choice.keys() ^ self.axes.keys():
             raise UserError(
-                f"'{name}' is no network of this space: {_where(axis)} is in only one of the two"
+                f"'{name}' is not a network of this space: {_where(axis)} is in only one of the two"
             )
         for axis, number in choice.items():
             if number not in self.axes[axis]:
                 choices = ", ".join(map(str, self.axes[axis]))
                 raise UserError(
-                    f"'{name}' is no network of this space: {_where(axis)} is {number}, the space "
-                    f"has {choices}"
+                    f"'{name}' is not a network of this space: {_where(axis)} is {number}, the "
+                    f"space has {choices}"
                 )
 
 
@@ -110,7 +110,7 @@ def parse(text: str, key: str = KEY) -> Space:
         key: the key or flag that it comes from, for messages.
 
     Raises:
-        UserError: it is no such name; says which part, and what may stand there.
+        UserError: it is not such a name; says which part, and what may stand there.
     """
     axes: dict[str, tuple[int, ...]] = {}
     stages = 0

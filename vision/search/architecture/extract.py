@@ -6,7 +6,7 @@
     python -m vision.main --workdir runs/best                    # fine-tunes it
     python -m vision.evaluation --workdir runs/best
 
-It has its part of the supernet's weights, and BatchNorm's averages are taken anew from training
+It has its part of the supernet's weights, and BatchNorm's averages are taken again from training
 images. The run has the supernet's config and the changes of --config.KEY=VALUE, learns from labels,
 and has the same images in its splits. `model.pretrained=runs/best` starts another run from it.
 """
@@ -65,7 +65,7 @@ def extract(
         images: training images for BatchNorm's averages.
 
     Raises:
-        UserError: the run is no supernet, or has no such network.
+        UserError: the run is not a supernet, or has no such network.
     """
     from vision.compression.cut import Pruned, write
     from vision.models.layers.variants import choice_of, spell

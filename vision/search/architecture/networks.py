@@ -97,7 +97,7 @@ class Trained:
 class Shared:
     """Judges each network by its part of a supernet's weights.
 
-    BatchNorm's averages are taken anew for each network, over training images without augmentation
+    BatchNorm's averages are taken again for each network, over training images without augmentation
     (Yu and Huang 2019, arXiv:1903.05134, section 3.2). All networks share two compiled programs.
 
     Args:
@@ -107,7 +107,7 @@ class Shared:
         limit: validation images, evenly spaced; 0 for all.
 
     Raises:
-        UserError: it is no such run, or the data cannot be opened.
+        UserError: it is not such a run, or the data cannot be opened.
     """
 
     title = "networks of the space with the supernet's weights"
@@ -239,8 +239,8 @@ def space_of(config: ConfigDict) -> Space:
     """
     if config.model.name != "mobile_space":
         raise UserError(
-            f"model.name = '{config.model.name}' is no space: the search needs mobile_space, and a "
-            f"space as model.variant; {LIST_KEYS}"
+            f"model.name = '{config.model.name}' is not a space: the search needs mobile_space, "
+            f"and a space as model.variant; {LIST_KEYS}"
         )
     space = mobile_space.space(config.model.variant)
     if space.size == 1:

@@ -83,7 +83,7 @@ def rank(
         seed: what they are drawn with.
 
     Raises:
-        UserError: the run is no supernet, or its space has fewer networks.
+        UserError: the run is not a supernet, or its space has fewer networks.
         KeyboardInterrupt: a training was interrupted.
     """
     from vision.models.layers.variants import spell

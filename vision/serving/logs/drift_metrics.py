@@ -2,7 +2,7 @@
 
 Rows come from the prediction log's thread, never from the event loop. A window ends when it has
 `--drift-window` images and is a minute old, so that a busy server spends less than a hundredth of a
-core on tests.
+core on the tests of each version.
 """
 
 import time

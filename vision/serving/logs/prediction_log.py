@@ -141,12 +141,16 @@ class PredictionLog:
         if not self._share or shadow:  # the serving version keeps it, or nobody
             return {}
         count = len(answer.probabilities)
-        return {i: images[i] for i in range(count) if self._random.random() < self._share}
+        chosen = [i for i in range(count) if self._random.random() < self._share]
+        # A view of one image would hold all of its request.
+        is_array = isinstance(images, np.ndarray)
+        return {i: images[i].copy() if is_array else images[i] for i in chosen}
 
     def write(self, everything: bool = False) -> None:
         """Writes the files that are full or due; with `everything`, all rows."""
         failure = self._take_up()
-        self._kept_images.sweep()
+        if self._share:  # without --keep-images, how long images stay is not said
+            self._kept_images.sweep()
         is_due = everything or (self._oldest and time.monotonic() - self._oldest >= self._seconds)
         while self._batches and (is_due or sum(map(len, self._batches)) >= self._rows):
             table = self._arrow.Table.from_batches(self._batches)
