@@ -53,6 +53,17 @@ def test_numbers_of_parquet_and_texts_of_csv_are_the_same():
     assert np.isnan(missing["numbers"]).all()
 
 
+def test_a_name_that_is_a_number_is_one_name_however_it_comes():
+    learned = learn("ward:category", {"ward": ["1", "2"]})
+    assert learned == learn("ward:category", {"ward": [1, 2.0]})
+    fields, findings = learned.encode({"ward": [1.0, "2", 2]})
+    assert fields["categories"].tolist() == [[1], [2], [2]] and not findings
+
+
+def test_what_python_alone_reads_as_a_number_is_a_name():
+    assert learn("code", {"code": ["1_0", "2_0"]}).categories[0].values == ("1_0", "2_0")
+
+
 def test_a_constant_column_is_not_divided_by_zero():
     learned = learn("x", {"x": ["4", "4"]})
     assert learned.numbers == (Number("x", 4.0, 1.0),)

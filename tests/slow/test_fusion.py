@@ -120,6 +120,18 @@ def test_bundle_and_run_are_evaluated_alike(run, bundle, tmp_path, capsys):
     assert numbers[0] == pytest.approx(numbers[1]) == pytest.approx(result(run)["accuracy"])
 
 
+def test_in_half_precision_too(run, tmp_path, capsys):
+    out = tmp_path / "half"
+    cli.run(export.main, [f"--workdir={run}", "--precision=float16", f"--out={out}"])
+    assert "0.0% change class" in capsys.readouterr().out
+
+
+def test_a_source_without_the_text_is_refused(run, table, tmp_path, capsys):
+    for command in (evaluation.main, export.main):
+        argv = [f"--workdir={run}", f"--data=csv:{table}", f"--out={tmp_path / 'x'}"]
+        assert "have no captions: name a column" in error(capsys, command, argv)
+
+
 def test_a_table_is_classified_by_run_and_bundle(run, bundle, table, tmp_path, capsys):
     lines = table.read_text().splitlines()[:6]
     shutil.copy(table, table.with_name("all.csv"))

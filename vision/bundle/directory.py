@@ -330,6 +330,7 @@ def read_manifest(directory: pathlib.Path | str) -> Manifest:
     sample = contents.get("sample")
     if sample is not None:
         is_complete = len(sample["probabilities"]) == len(contents["classes"])
+        is_complete &= (contents.get("inputs") is None) == (sample.get("inputs") is None)
         if not is_complete or sample["file"] not in contents["sha256"]:
             reason = "sample must name one of its files, with a number for each class"
             raise damaged(file, reason, EXPORT_AGAIN)

@@ -1,5 +1,6 @@
 """What a bundle needs of a model of more than images: its tokenizer and its columns."""
 
+import math
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +12,23 @@ from vision.data.fields import FieldEncoder
 from vision.data.tokenizer import Tokenizer
 from vision.support.files import replacing
 from vision.support.reading import read_text
+from vision.support.schema import Rule, at_least
 
 TOKENIZER = "tokenizer.json"
 SCHEMA: dict[str, Any] = {
-    "context": (int, None),
-    NUMBERS: [[object]],
-    CATEGORIES: [[object]],
+    "context": (at_least(1), None),
+    NUMBERS: [Rule("[name, mean, standard deviation]", lambda column: _is_number(*column))],
+    CATEGORIES: [Rule("[name, [value, ...]]", lambda column: _is_category(*column))],
 }
+
+
+def _is_number(name: Any, mean: Any, std: Any) -> bool:
+    return isinstance(name, str) and math.isfinite(mean) and math.isfinite(std) and std > 0
+
+
+def _is_category(name: Any, values: Any) -> bool:
+    is_list = isinstance(values, list) and all(isinstance(value, str) for value in values)
+    return isinstance(name, str) and is_list
 
 
 def write_encoder(directory: pathlib.Path, encoder: FieldEncoder | None) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ from vision.errors import UserError
 
 FIELD = "text"
 TRAIN = "train"
+WITHOUT = ("unlabeled", "memory")  # splits whose images need no captions
 
 
 class Captioned(NamedTuple):
@@ -80,7 +81,7 @@ def _captions(c, name, source, seed):
             f"the source of {name} has a field '{FIELD}' already: rename it, or set text.tokenizer "
             'to ""'
         )
-    if texts_of(source) is None and name not in (TRAIN, "val", "test"):
+    if texts_of(source) is None and name in WITHOUT:
         return None
     return captions_of(c, name, source, seed)
 

@@ -21,6 +21,7 @@ NUMBERS = "numbers"  # float32 (N, K), a field of a source
 CATEGORIES = "categories"  # int32 (N, M)
 KINDS = ("number", "category")
 ABSENT = ("", "na", "n/a", "nan", "null", "none")  # what a table has in the place of a number
+LARGEST = float(np.finfo(np.float32).max)  # of a number
 MOST_VALUES = 1000  # of a category
 RESERVED = ("image", "images", "text")  # inputs of a model that are no columns
 NEW = "values of a column are new, and count as missing"
@@ -137,7 +138,9 @@ def read(source: Any, names: Iterable[str], title: str) -> dict[str, list[Any]]:
     cells = {}
     for name in names:
         if name not in columns:
-            has = f"its columns are {', '.join(columns)}" if columns else "it has no columns"
+            has = "this source has no columns, nor has one that is joined by +"
+            if columns:
+                has = f"its columns are {', '.join(columns)}"
             raise UserError(
                 f"{title} has no column '{name}', which data.columns names or the model takes "
                 f"({has})"
@@ -147,12 +150,17 @@ def read(source: Any, names: Iterable[str], title: str) -> dict[str, list[Any]]:
     return cells
 
 
-def learn(kinds: Mapping[str, str], cells: Mapping[str, Sequence[Any]]) -> Columns:
+def learn(
+    kinds: Mapping[str, str],
+    cells: Mapping[str, Sequence[Any]],
+    title: Callable[[int], str] = "row {}".format,
+) -> Columns:
     """Returns what the columns of the training images hold.
 
     Args:
         kinds: from `parse`.
         cells: {column: N cells} of the training images.
+        title: names an image, for messages.
 
     Raises:
         UserError: a column is empty, or has too many values for a category.
@@ -162,7 +170,7 @@ def learn(kinds: Mapping[str, str], cells: Mapping[str, Sequence[Any]]) -> Colum
     for name, kind in kinds.items():
         texts = [_text(cell) for cell in cells[name]]
         if kind == "number" or (not kind and _are_numbers(texts)):
-            every_number = _floats(name, texts, "row {}".format)
+            every_number = _floats(name, texts, title)
             present = every_number[~np.isnan(every_number)]
             if not present.size:
                 raise UserError(f"data.columns: '{name}' has no number in the training images")
@@ -182,6 +190,8 @@ def learn(kinds: Mapping[str, str], cells: Mapping[str, Sequence[Any]]) -> Colum
 def _text(cell: Any) -> str:
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return ""
+    if isinstance(cell, float) and cell.is_integer():  # 1 and 1.0 are one name
+        cell = int(cell)
     return str(cell).strip()
 
 
@@ -193,7 +203,7 @@ def _are_numbers(texts: Iterable[str]) -> bool:
 
 def _is_number(text: str) -> bool:
     try:
-        return math.isfinite(float(text))
+        return "_" not in text and math.isfinite(float(text))  # Python reads 1_0 as 10
     except ValueError:
         return False
 
@@ -205,7 +215,7 @@ def _floats(name: str, cells: Sequence[Any], title: Callable[[int], str]) -> np.
         text = _text(cell)
         if text.lower() in ABSENT:
             continue
-        if not _is_number(text) or abs(float(text)) > np.finfo(np.float32).max:
+        if not _is_number(text) or abs(float(text)) > LARGEST:
             raise UserError(
                 f"column '{name}' of {title(row)} must be a number, or empty if it is missing; "
                 f"got {shown(text)}"

@@ -14,6 +14,7 @@ from vision.data.findings import Finding
 from vision.data.sources import Source
 from vision.data.subset import Subset
 from vision.data.tokenizer import TextShape, Tokenizer
+from vision.errors import UserError
 
 TRAIN = "train"
 
@@ -68,7 +69,7 @@ class FieldEncoder:
         """
         fields, _ = self.columns.encode(cells, title)
         if self.tokenizer is not None:
-            texts = ["" if cell is None else str(cell) for cell in cells[FIELD]]
+            texts = ["" if cell is None else str(cell).strip() for cell in cells[FIELD]]
             fields[FIELD], _ = encode(self.tokenizer, texts)
         return fields
 
@@ -108,21 +109,34 @@ def add_fields(
     findings: tuple[Finding, ...] = ()
     tokenizer = encoder.tokenizer if encoder else None
     columns = encoder.columns if encoder else Columns()
-    if config.text.tokenizer and (learns or tokenizer is not None):
+    if tokenizer is not None or (learns and config.text.tokenizer):
         sources, tokenizer, findings = tokenize(config.text, sources, config.seed, tokenizer)
     if learns and not columns.names:
         columns = _learn(config.data, sources)
+    elif learns and config.data.columns:
+        _check_same(config.data.columns, columns)
     if columns.names:
         sources, more = _with_columns(config.data.source, sources, columns)
         findings += more
     return Encoded(sources, FieldEncoder(tokenizer, columns), findings)
 
 
+def _check_same(text: str, columns: Columns) -> None:
+    """Raises `UserError` if a model is to learn from other columns than its weights have."""
+    if set(table.parse(text)) != set(columns.names):
+        raise UserError(
+            f"data.columns = '{text}', but the model's weights are of {', '.join(columns.names)}: "
+            "name these, or start without weights"
+        )
+
+
 def _learn(c: ConfigDict, splits: Mapping[str, Source]) -> Columns:
     if not c.columns:
         return Columns()
     kinds = table.parse(c.columns)
-    return table.learn(kinds, table.read(splits[TRAIN], kinds, c.source))
+    train = splits[TRAIN]
+    title: Callable[[int], str] = train.name
+    return table.learn(kinds, table.read(train, kinds, c.source), title)
 
 
 def _with_columns(

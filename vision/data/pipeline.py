@@ -71,7 +71,7 @@ class Data:
         tasks: what this run and those that it goes on from have learned, in their order; () for
             any other training.
         synthetic: images of `config.data.synthetic` among those of train.
-        encoder: of the fields that the loaders' batches have; None if they have none.
+        encoder: of the fields that the loaders' batches have; None if nobody asked for any.
     """
 
     loaders: dict[str, Loader]

@@ -77,8 +77,12 @@ def to_float16(path: pathlib.Path | str, out: pathlib.Path | str) -> None:
 
     require("--precision float16", "export", only=("onnxruntime",))
     from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
 
-    model = convert_float_to_float16(onnx.load(path), keep_io_types=True)
+    sorted_model = OnnxModel(convert_float_to_float16(onnx.load(path), keep_io_types=True))
+    # Its casts of several inputs come after what takes them.
+    sorted_model.topological_sort()
+    model = sorted_model.model
     onnx.checker.check_model(model, full_check=True)
     save(model, out)
 

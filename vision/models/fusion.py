@@ -140,7 +140,7 @@ class Fusion(nnx.Module):
         parts: list[Any] = []
         if image:
             network = build_network(image, num_classes, **offered)
-            parts.append(ImagePart(network, width, **common))
+            parts.append(ImagePart(network, width, self.uses_tokens, **common))
         if text:
             name, _, size = tower.partition(":")
             network = build_tower(name, size, TextShape(*text), **common)

@@ -38,16 +38,17 @@ def initial_weights(
     if not c.pretrained or resumed:
         return None
     sizes = (len(data.classes), data.image_size, data.channels)
-    prefix, part = pretrained.part(c)
+    prefix = ""
+    part = c
     if pretrained.is_run(c.pretrained):
         run_config, _, run_arrays = run_weights(c.pretrained)
-        if run_config.model.name == c.name:
-            prefix = ""
-            part = c
+        if run_config.model.name != c.name:
+            prefix, part = pretrained.part(c)
         previous = config.continual.previous
         goes_on = bool(previous) and os.path.realpath(previous) == os.path.realpath(c.pretrained)
         arrays = fit_run_weights(part, run_arrays, *sizes, grows=goes_on)
     else:
+        prefix, part = pretrained.part(c)
         arrays = pretrained.load(part, *sizes)
     if prefix:
         body = _without_head(part, arrays)

@@ -18,8 +18,9 @@ from flax import nnx, traverse_util
 from ml_collections import ConfigDict
 
 from vision.data.division import FILE, describe, write_division
+from vision.data.inputs import require_images_alone
 from vision.errors import UserError
-from vision.models import surgery
+from vision.models import fields_of, surgery
 from vision.models.surgery.widths import OPTION, as_option, of_option
 from vision.models.weights import pretrained
 from vision.run.calibration import EVALUATION, Calibration, run_temperature, write_calibration
@@ -70,6 +71,7 @@ def reclass(workdir: pathlib.Path | str, changes: ClassChanges) -> Reclassed:
         UserError: there is no intact checkpoint, or the model's head cannot be changed.
     """
     old_config, data, old_arrays = run_weights(workdir)
+    require_images_alone(fields_of(old_config.model), "changing classes without training")
     config = old_config.copy_and_resolve_references()
     arrays = old_arrays
     if config.transfer.mode == "lora":  # the updates are part of the weights by now

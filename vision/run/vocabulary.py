@@ -7,6 +7,8 @@ from ml_collections import ConfigDict
 from vision.data.columns import columns_of
 from vision.data.fields import FieldEncoder
 from vision.data.tokenizer import Tokenizer
+from vision.models import fields_of
+from vision.models.weights.pretrained import is_run
 from vision.support.files import replacing
 from vision.support.reading import read_text
 
@@ -32,6 +34,8 @@ def run_tokenizer(workdir: pathlib.Path | str, c: ConfigDict) -> Tokenizer | Non
 def run_encoder(workdir: pathlib.Path | str, config: ConfigDict) -> FieldEncoder | None:
     """Returns how a run directory encodes texts and columns; None if it does not, or not yet.
 
+    A run that starts from another one has that one's tokenizer.
+
     Args:
         workdir: the run directory.
         config: the run's config.
@@ -40,6 +44,10 @@ def run_encoder(workdir: pathlib.Path | str, config: ConfigDict) -> FieldEncoder
         UserError: see `run_tokenizer`.
     """
     tokenizer = run_tokenizer(workdir, config.text)
+    start = config.model.pretrained
+    may_start = config.text.tokenizer and start and fields_of(config.model)
+    if tokenizer is None and may_start and is_run(start):
+        tokenizer = run_tokenizer(start, config.text)  # its words are those of the weights
     columns = columns_of(config.model.options)
     if tokenizer is None and not columns.names:
         return None

@@ -206,8 +206,10 @@ class Calls:
 
     async def _call(self, name: str, data: bytes, trace: RequestTrace) -> Message:
         images = messages.INFER if name == "ModelInfer" else {}
-        # each image may be a field of its own
-        messages.check(data, images, messages.FIELDS + self._settings.max_images)
+        # Each image may be a field of its own, and each input of a model of more than images has a
+        # few.
+        most = messages.FIELDS + 8 * v2.MAX_INPUTS + self._settings.max_images
+        messages.check(data, images, most if images else messages.FIELDS)
         try:
             request = getattr(service_pb2, f"{name}Request").FromString(data)
         except DecodeError as error:

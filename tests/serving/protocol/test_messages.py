@@ -326,7 +326,7 @@ def test_a_message_of_very_many_parts_is_not_parsed(served, stub, monkeypatch):
     with grpc.insecure_channel(f"127.0.0.1:{served.port}") as channel:
         call = channel.unary_unary(f"/{rpc.SERVICE}/ModelInfer")
         code, details, _ = code_of(call, b"\x2a\x00" * 400_000)  # inputs
-        assert (code, details) == ("INVALID_ARGUMENT", "the message has more than 320 fields")
+        assert (code, details) == ("INVALID_ARGUMENT", "the message has more than 2368 fields")
         call = channel.unary_unary(f"/{rpc.SERVICE}/ModelMetadata")
         assert code_of(call, b"\x0a\x82\x80\x04" + b"a" * 65_538)[0] == "RESOURCE_EXHAUSTED"
 

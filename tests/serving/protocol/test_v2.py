@@ -319,6 +319,8 @@ def test_what_a_model_takes_beside_images_comes_in_any_form():
     [
         ([more("age", "FP32", ["old", 1])], "must hold numbers"),
         ([more("text", "BYTES", [3, 4])], "must hold texts"),
+        ([more("text", "BYTES", ["\ud800", "b"])], "must be UTF-8"),
+        ([more("a" * 10_000, "BYTES", [1] * 8, [2, 2, 2])], "input 'a{1,200}"),
         ([more("age", "FP32", [1.0], [2])], "has 1 values, but its shape needs 2"),
         ([more("age", "FP32", [1.0, 2.0])] * 2, "sent twice"),
         ([more("age", "FP32", [1.0] * 8, [2, 2, 2])], "must have the shape"),
@@ -328,4 +330,11 @@ def test_what_is_wrong_beside_the_images_is_refused(inputs, message):
     document = request()
     document["inputs"] += inputs
     with pytest.raises(Refused, match=message):
+        read(document)
+
+
+def test_a_text_of_any_length_is_not_tokenized():
+    document = request()
+    document["inputs"].append(more("text", "BYTES", ["é" * 4_097, "b"]))
+    with pytest.raises(TooLarge, match="4,097 characters: send at most 4,096"):
         read(document)

@@ -180,6 +180,8 @@ def open(
         splits = _open(Table(os.path.expanduser(argument), path, label, folder))
     finally:
         _opening.reset(token)
+    if not text and empty:
+        raise UserError(f"csv:{argument}: empty={empty} is about captions: name them with ?text=")
     return _with_captions(splits, text, argument, empty) if text else splits
 
 

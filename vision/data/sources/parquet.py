@@ -205,6 +205,8 @@ def open(
     for split, (rows, labels) in kept.items():
         every_label = scatter(rows, labels, len(values[split]))
         sources[split] = keep(_source(tables[split], image, every_label, classes, findings), rows)
+    if not text and empty:
+        raise UserError(f"parquet:{argument}: empty={empty} is about captions: name them by ?text=")
     if not text:
         return sources
     captions = {

@@ -10,10 +10,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from vision.data.columns import CATEGORIES, NUMBERS, Columns
+from vision.errors import UserError
 from vision.models.layers.blocks import Dropout
 from vision.models.layers.linear import Linear
 from vision.models.layers.norms import LayerNorm
 from vision.models.text import is_token
+
+FARTHEST = 1e3  # standard deviations from the mean that a number counts as, at most
 
 
 class Part(NamedTuple):
@@ -38,12 +41,29 @@ class ImagePart(nnx.Module):
     Args:
         network: a `vision.models.Model`.
         width: D.
+        with_places: whether `with_tokens` will be used.
         dtype: of the computation.
         rngs: random streams; `params` is used.
+
+    Raises:
+        UserError: the network has no maps, which `with_tokens` needs.
     """
 
-    def __init__(self, network: Any, width: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        network: Any,
+        width: int,
+        with_places: bool,
+        *,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         features = network.head.in_features
+        if with_places and not hasattr(network, "features"):
+            raise UserError(
+                "model.options.image has no maps that the variant 'attention' could attend to: "
+                "choose another network, or the variant late or gated"
+            )
         del network.head
         self.network = network
         project = functools.partial(Linear, dtype=dtype, rngs=rngs)
@@ -154,6 +174,8 @@ class TablePart(nnx.Module):
         dtype = self.slopes[...].dtype
         present = self._keep(values == values)  # NaN is not
         standard = (values - jnp.array(self.means, dtype)) / jnp.array(self.stds, dtype)
+        # Far outside of what was learned, how far says nothing; without an end it would overflow.
+        standard = jnp.clip(standard, -FARTHEST, FARTHEST)
         standard = jnp.where(present, standard, 0).astype(dtype)
         tokens = standard[..., None] * self.slopes[...] + self.offsets[...]
         return jnp.where(present[..., None], tokens, self.missing[...]), present

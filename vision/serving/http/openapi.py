@@ -4,6 +4,8 @@ from typing import Any
 
 from vision import __version__
 from vision.serving.protocol.inference import MAX_ID, MAX_TOP_K, OUTPUTS
+from vision.serving.protocol.tensors import NUMBERS
+from vision.serving.protocol.v2 import MAX_INPUTS
 
 DESCRIPTION = (
     "Classifies images. Models are asked by the Open Inference Protocol V2 or V1, "
@@ -219,13 +221,17 @@ SHAPE = _array({"type": "integer"})
 TOP_K = {"type": "integer", "minimum": 1, "maximum": MAX_TOP_K}
 INPUT = _object(
     ["name", "datatype", "shape"],
-    name={"enum": ["images", "image"]},
-    datatype={"enum": ["UINT8", "BYTES"]},
+    name={
+        "type": "string",
+        "description": "images or image; or what else the model takes, see its metadata",
+    },
+    datatype={"enum": ["UINT8", "BYTES", *NUMBERS]},
     shape=_array(COUNT, minItems=1, maxItems=4),
     data=_array(
         {},
         minItems=1,
-        description="Pixels, row by row, flat or nested; or images as base64 or data URIs",
+        description="Pixels, row by row, flat or nested; images as base64 or data URIs; or texts "
+        "or numbers, null for missing ones",
     ),
     parameters=_object([], binary_data_size={"type": "integer", "minimum": 0}),
 )
@@ -256,6 +262,7 @@ VERSION = _object(
     crop_fraction=NUMBER,
     quality={"type": ["object", "null"]},
     heatmap={"type": "boolean"},
+    inputs=_array(TEXT),
 )
 SCHEMAS = {
     "Error": _object(["error"], error=TEXT),
@@ -277,7 +284,7 @@ SCHEMAS = {
     "InferRequest": _object(
         ["inputs"],
         id={"type": "string", "maxLength": MAX_ID, "pattern": "^[ -~]*$"},
-        inputs=_array(INPUT, minItems=1, maxItems=1),
+        inputs=_array(INPUT, minItems=1, maxItems=MAX_INPUTS),
         outputs=_array(
             OUTPUT, maxItems=len(OUTPUTS), description="If there are none, all are returned"
         ),

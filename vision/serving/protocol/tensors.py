@@ -14,7 +14,7 @@ from vision.serving.protocol.json_io import quote
 
 # images in a request, whatever the settings: looking at that many takes a thirtieth of a second
 MAX_IMAGES = 65_536
-LONGEST_TEXT = 65_536  # characters
+LONGEST_TEXT = 4_096  # characters; all of them are tokenized before a text is cut
 IMAGES = ("images", "image")  # the inputs that hold images
 NUMBERS = {  # the dtype of each datatype of numbers
     "BOOL": "?",
@@ -117,7 +117,14 @@ def _text(tensor, value):
     if not isinstance(text, str):
         raise Refused(f"input {quote(tensor.name)} must hold texts, or null for missing ones")
     if len(text) > LONGEST_TEXT:
-        raise TooLarge(f"a text of input {quote(tensor.name)} has {len(text):,} characters")
+        raise TooLarge(
+            f"a text of input {quote(tensor.name)} has {len(text):,} characters: send at most "
+            f"{LONGEST_TEXT:,}"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON may hold half of a character
+        raise Refused(f"input {quote(tensor.name)} must be UTF-8") from error
     return text
 
 
@@ -172,12 +179,13 @@ def pack_bytes(texts: Sequence[bytes]) -> bytes:
 def _check_type(tensor: Tensor, datatype: str, ranks: tuple[int, ...], shape: str) -> None:
     """Raises `Refused` unless a tensor has a datatype, a rank and a shape of positive numbers."""
     if tensor.datatype != datatype:
-        raise Refused(f"input {tensor.name!r} must be {datatype}, got {quote(tensor.datatype)}")
+        name = quote(tensor.name)
+        raise Refused(f"input {name} must be {datatype}, got {quote(tensor.datatype)}")
     if len(tensor.shape) not in ranks or not all(
         type(size) is int and 0 < size < 2**31 for size in tensor.shape
     ):
         raise Refused(
-            f"input {tensor.name!r} must have the shape {shape}, each at least 1, "
+            f"input {quote(tensor.name)} must have the shape {shape}, each at least 1, "
             f"got {quote(tensor.shape)}"
         )
 
