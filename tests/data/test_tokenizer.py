@@ -14,7 +14,6 @@ from vision.config import default
 from vision.config.packages import check_packages
 from vision.data import tokenizer
 from vision.data.captions import tokenize
-from vision.data.fields import FieldEncoder
 from vision.data.sources import open_splits
 from vision.data.splits import Subset
 from vision.data.texts import from_classes
@@ -76,8 +75,8 @@ def test_it_imports_no_jax():
 def test_a_run_keeps_its_own(words, tmp_path):
     c = default().text
     assert run_tokenizer(tmp_path, c) is None
-    write_tokenizer(tmp_path, FieldEncoder(words))
-    write_tokenizer(tmp_path, FieldEncoder(learn(["other"], 300, 16)))  # what a run has stays
+    write_tokenizer(tmp_path, words)
+    write_tokenizer(tmp_path, learn(["other"], 300, 16))  # what a run has stays
     c.tokenizer = "bpe"
     c.context = 16
     again = run_tokenizer(tmp_path, c)

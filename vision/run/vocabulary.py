@@ -54,9 +54,9 @@ def run_encoder(workdir: pathlib.Path | str, config: ConfigDict) -> FieldEncoder
     return FieldEncoder(tokenizer, columns)
 
 
-def write_tokenizer(directory: pathlib.Path, encoder: FieldEncoder | None) -> None:
-    """Writes an encoder's tokenizer, if it has one, into a directory that has none yet."""
-    file = directory / FILE
-    if encoder is not None and encoder.tokenizer is not None and not file.is_file():
+def write_tokenizer(workdir: pathlib.Path, tokenizer: Tokenizer | None) -> None:
+    """Writes a tokenizer into a run directory that has none yet."""
+    file = workdir / FILE
+    if tokenizer is not None and not file.is_file():
         with replacing(file) as stream:
-            stream.write(encoder.tokenizer.to_text())
+            stream.write(tokenizer.to_text())

@@ -121,7 +121,8 @@ class Session:
             open_workdir(self._workdir, config)
             with storing_division(self._workdir, self._data) as splits:
                 write_data(self._workdir, self._data, splits)
-            write_tokenizer(self._workdir, self._data.encoder)
+            if self._data.encoder is not None:
+                write_tokenizer(self._workdir, self._data.encoder.tokenizer)
             write_teachers(self._workdir, self._definition, self._teachers, self._starts.constants)
 
         with contextlib.ExitStack() as stack:  # closes what is open if a later one fails
