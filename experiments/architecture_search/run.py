@@ -74,8 +74,13 @@ def train(a, seed):
     tuned = directory(a, "tuned", seed)
     for network, epochs in (("mobilenet", a.epochs), ("supernet", a.supernet_epochs)):
         training(directory(a, network, seed), network, flags | {"train.epochs": epochs})
-    found = ("--cost=latency", "--budget=mobilenet:small", f"--trials={a.trials}", f"--seed={seed}")
-    words = (f"--workdir={supernet}", f"--out={search}", *found)
+    search_flags = (
+        "--cost=latency",
+        "--budget=mobilenet:small",
+        f"--trials={a.trials}",
+        f"--seed={seed}",
+    )
+    words = (f"--workdir={supernet}", f"--out={search}", *search_flags)
     call(search / "pareto.png", "vision.search.architecture", *words)
     best = json.loads((search / "search.json").read_text())["best"]
     changes = {"train.epochs": a.tuned_epochs, "optimizer.learning_rate": 0.03}

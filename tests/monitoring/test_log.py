@@ -1,4 +1,4 @@
-"""Reading a log: what was written comes back, in parts; what is no log of ours is named."""
+"""Reading a log: what was written comes back, in parts; what is not such a log is named."""
 
 import numpy as np
 import pandas as pd

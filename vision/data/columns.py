@@ -23,7 +23,7 @@ KINDS = ("number", "category")
 ABSENT = ("", "na", "n/a", "nan", "null", "none")  # what a table has in the place of a number
 LARGEST = float(np.finfo(np.float32).max)  # of a number
 MOST_VALUES = 1000  # of a category
-RESERVED = ("image", "images", "text")  # inputs of a model that are no columns
+RESERVED = ("image", "images", "text")  # inputs of a model that are not columns
 NEW = "values of a column are new, and count as missing"
 
 

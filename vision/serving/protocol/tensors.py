@@ -58,7 +58,7 @@ def images_of(tensors: Sequence[Tensor]) -> np.ndarray | list[bytes]:
     _check_type(tensor, "BYTES", (1, 2), "[N]")
     count = math.prod(tensor.shape)
     check_image_count(count)
-    return _encoded_images(tensor.data, count)
+    return _encoded_images(tensor, count)
 
 
 def cells_of(tensors: Sequence[Tensor]) -> dict[str, list[Any]]:
@@ -72,10 +72,8 @@ def cells_of(tensors: Sequence[Tensor]) -> dict[str, list[Any]]:
             continue
         if tensor.name in cells:
             raise Refused(f"input {quote(tensor.name)} is sent twice")
-        if tensor.datatype not in NUMBERS:
-            _check_type(tensor, "BYTES", (1, 2), "[N]")
-        else:
-            _check_type(tensor, tensor.datatype, (1, 2), "[N]")
+        datatype = tensor.datatype if tensor.datatype in NUMBERS else "BYTES"
+        _check_type(tensor, datatype, (1, 2), "[N]")
         cells[tensor.name] = _cells(tensor, math.prod(tensor.shape))
     return cells
 
@@ -93,12 +91,7 @@ def _cells(tensor, count):
                 f"{count * dtype.itemsize}"
             )
         return np.frombuffer(tensor.data, dtype).tolist()
-    rows = (row if isinstance(row, list) else [row] for row in tensor.data)
-    values = list(itertools.chain.from_iterable(rows))
-    if len(values) != count:
-        raise Refused(
-            f"input {quote(tensor.name)} has {len(values)} values, but its shape needs {count}"
-        )
+    values = _flat(tensor, count, "values")
     if tensor.datatype == "BYTES":
         return [_text(tensor, value) for value in values]
     if not all(value is None or type(value) in (int, float, bool) for value in values):
@@ -205,13 +198,20 @@ def _pixels(tensor):
     return np.frombuffer(data, np.uint8).reshape(tensor.shape)
 
 
-def _encoded_images(data, count):
+def _flat(tensor, count, noun):
+    """Returns the values in a tensor's lists, which may be nested once."""
+    rows = (row if isinstance(row, list) else [row] for row in tensor.data)
+    values = list(itertools.chain.from_iterable(rows))
+    if len(values) != count:
+        raise Refused(
+            f"input {quote(tensor.name)} has {len(values)} {noun}, but its shape needs {count}"
+        )
+    return values
+
+
+def _encoded_images(tensor, count):
     """Returns the encoded images of a BYTES tensor."""
-    if not isinstance(data, list):
-        return unpack_bytes(data, count)
-    texts = list(
-        itertools.chain.from_iterable(row if isinstance(row, list) else [row] for row in data)
-    )
-    if len(texts) != count:
-        raise Refused(f"input 'image' has {len(texts)} texts, but its shape needs {count}")
+    if not isinstance(tensor.data, list):
+        return unpack_bytes(tensor.data, count)
+    texts = _flat(tensor, count, "texts")
     return [text if isinstance(text, bytes) else decode_base64(text) for text in texts]
