@@ -17,53 +17,6 @@ def draw(count=4000, classes=6, scale=1.0, seed=0):
     return logits * scale, labels
 
 
-def naive(confidence, correct, bins):
-    gaps = []
-    for i in range(bins):
-        inside = (confidence > i / bins) & (confidence <= (i + 1) / bins)
-        if inside.any():
-            gaps.append(
-                (
-                    inside.sum() / len(confidence),
-                    abs(correct[inside].mean() - confidence[inside].mean()),
-                )
-            )
-    return sum(n * gap for n, gap in gaps), max(gap for _, gap in gaps)
-
-
-@pytest.mark.parametrize("bins", [2, 10, 15])
-def test_the_error_is_its_definition(bins):
-    logits, labels = draw(scale=2.0)
-    p = softmax(logits)
-    confidence = p.max(1)
-    correct = p.argmax(1) == labels
-    np.testing.assert_allclose(
-        calibration.calibration_error(confidence, correct, bins), naive(confidence, correct, bins)
-    )
-    curve = calibration.reliability(confidence, correct, bins)
-    assert sum(curve["count"]) == len(labels)
-    assert all(
-        (n == 0) == (a is None) for n, a in zip(curve["count"], curve["accuracy"], strict=True)
-    )
-
-
-def test_weights_are_repetitions():
-    random = np.random.default_rng(1)
-    confidence = random.random(300)
-    correct = random.random(300) < 0.5
-    times = random.integers(0, 4, 300)
-    repeated = calibration.calibration_error(
-        np.repeat(confidence, times), np.repeat(correct, times)
-    )
-    np.testing.assert_allclose(
-        calibration.calibration_error(confidence, correct, weights=times), repeated, atol=1e-12
-    )
-
-
-def test_edges_of_the_bins():
-    assert calibration.bin_of([0.0, 0.1, 0.1000001, 0.5, 1.0], 10).tolist() == [0, 0, 1, 4, 9]
-
-
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
 def test_the_temperature_is_found_again(scale):
     logits, labels = draw(count=20000, scale=scale)

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from vision.reference.shares import wilson
+
 CHUNK = 4_000_000  # numbers drawn at a time
 
 
@@ -99,34 +101,6 @@ def share(hits: int, total: int) -> dict[str, float | None]:
         return {"value": None, "low": None, "high": None}
     low, high = wilson(np.asarray(hits), np.asarray(total))
     return {"value": float(hits / total), "low": float(low), "high": float(high)}
-
-
-def wilson(
-    hits: np.ndarray | int, totals: np.ndarray | int, level: float = 0.95
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the ends (low, high) of the score intervals of shares, each float64 (...).
-
-    Wilson 1927. Unlike the bootstrap's, it has a width if all images are right, or none: three of
-    three are 43.9 to 100 %. An interval of a share of nothing is NaN.
-
-    Args:
-        hits: numbers of hits, (...).
-        totals: of how many, (...).
-        level: how often the interval holds the truth.
-    """
-    from scipy.stats import norm
-
-    totals = np.asarray(totals, np.float64)
-    hits = np.asarray(hits, np.float64)
-    square = norm.ppf((1 + level) / 2) ** 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        center = (hits + square / 2) / (totals + square)
-        spread = np.sqrt(square * (hits * (totals - hits) / totals + square / 4))
-        half = spread / (totals + square)
-    low = np.where(hits == 0, 0.0, center - half)
-    high = np.where(hits == totals, 1.0, center + half)
-    empty = totals == 0
-    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
 
 
 def mean_of_shares(hits: np.ndarray, totals: np.ndarray) -> tuple[float, float]:
