@@ -21,6 +21,7 @@ from vision.export import bundle
 from vision.export import onnx as form
 from vision.export.bundle import ExportOptions
 from vision.export.place import check_place
+from vision.reference.quality import parse as parse_quality
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,20 @@ def test_it_contains_what_was_measured(run, exported):
     embeddings = model(images)[1]
     np.testing.assert_allclose(reference["embedding_mean"], embeddings.mean(0), atol=1e-5)
     np.testing.assert_allclose(reference["embedding_std"], embeddings.std(0), atol=1e-5)
+
+
+def test_it_says_how_good_the_model_is_on_validation_images(run, exported):
+    opened = open_bundle(exported)
+    splits, _ = named_splits(opened.config.data, opened.config.seed)
+    val = splits["val"]
+    indices = spread(1000, len(val))
+    images = np.stack([opened.prepare(val[i]["image"]) for i in indices])
+    predicted = opened.probabilities_and_embeddings(images)[0].argmax(1)
+    truth = val.labels[indices]
+    own = parse_quality(opened.reference, opened.classes, "bundle.json")
+    assert own.images.tolist() == np.bincount(truth, minlength=10).tolist()
+    right = truth[predicted == truth]
+    assert own.right.tolist() == np.bincount(right, minlength=10).tolist()
 
 
 def test_an_older_evaluation_does_not_count(run, tmp_path):

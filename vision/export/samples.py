@@ -18,7 +18,7 @@ from vision.data.splits import Joined
 from vision.errors import UserError
 from vision.export.program import Program
 from vision.inference import Classifier
-from vision.reference import appearance, statistics
+from vision.reference import appearance, quality, statistics
 
 COMPARISON_IMAGES = 64  # at most
 REFERENCE_IMAGES = 1000  # at most; their statistics are the reference for drift
@@ -34,15 +34,16 @@ class Samples(NamedTuple):
         origin: where `comparison` is from, to be put in parentheses.
         looks: float32 (N, 7), what the training images are like, as
             `vision.reference.appearance.measure` says; None if there are none.
-        unseen: at most `REFERENCE_IMAGES` images of the validation split, each prepared only when
-            it is asked for; None if there is no such split.
+        unseen: at most `REFERENCE_IMAGES` images of the validation split and the places of their
+            classes among the model's, -1 for a class that it lacks, each prepared only when it is
+            asked for; None if there is no such split.
     """
 
     comparison: np.ndarray
     train: np.ndarray | None
     origin: str
     looks: np.ndarray | None = None
-    unseen: Iterator[np.ndarray] | None = None
+    unseen: Iterator[tuple[np.ndarray, int]] | None = None
 
 
 def open_samples(
@@ -72,7 +73,8 @@ def open_samples(
             splits = _with_fields(classifier, splits)
             comparison, _ = _read(classifier, splits["val"], COMPARISON_IMAGES)
             train, looks = _read(classifier, splits["train"], REFERENCE_IMAGES)
-            unseen = (image for image, _ in _prepared(classifier, splits["val"], REFERENCE_IMAGES))
+            prepared = _prepared(classifier, splits["val"], REFERENCE_IMAGES)
+            unseen = ((image, place) for image, _, place in prepared)
             return Samples(comparison, train, "of the validation split", looks, unseen)
     except UserError as error:
         if spec:
@@ -106,19 +108,22 @@ def _read(classifier, source, count):
         raise UserError(
             f"none of {len(source)} images can be read, beginning with {source.name(0)}"
         )
-    images, looks = zip(*pairs, strict=True)
+    images, looks, _ = zip(*pairs, strict=True)
     return np.stack(images), np.stack(looks)
 
 
 def _prepared(classifier, source, count):
-    """Yields (element of the model's batch, what its image is like) of at most `count` images."""
+    """Yields (element of the model's batch, what its image is like, place of its class) of at most
+    `count` images."""
+    places = {name: place for place, name in enumerate(classifier.classes)}
     for index in spread(count, len(source)):
         with contextlib.suppress(UnreadableImage):
             image = source[int(index)]["image"]
             prepared = classifier.prepare(image)
             fields = {name: source.fields[name][[index]] for name in classifier.fields}
             (element,) = pack(prepared[None], fields)
-            yield element, appearance.measure(prepared, image.shape)
+            label = source.classes[source.labels[index]]
+            yield element, appearance.measure(prepared, image.shape), places.get(label, -1)
 
 
 def describe(program: Program, images: np.ndarray) -> dict[str, Any]:
@@ -159,18 +164,27 @@ def reference(program: Program, run: Callable, samples: Samples) -> dict[str, An
         samples: images of the run.
 
     Returns:
-        `describe` and, under `vision.reference.statistics.KEY`, what `vision.monitoring.drift`
-        reads; None if there are no training images.
+        `describe` and, under their keys, what `vision.monitoring.drift` reads
+        (`vision.reference.statistics`) and `vision.monitoring.quality` (`vision.reference.quality`;
+        only of validation images); None if there are no training images.
     """
     if samples.train is None or samples.looks is None:
         return None
     probabilities = []
     embeddings = []
-    unseen = iter(samples.train if samples.unseen is None else samples.unseen)
+    truth: list[int] = []
+    seen = ((image, -1) for image in samples.train)
+    unseen = iter(seen if samples.unseen is None else samples.unseen)
     while batch := list(itertools.islice(unseen, EMBEDDING_BATCH)):
-        results = batched(run, EMBEDDING_BATCH)(np.stack(batch))
+        results = batched(run, EMBEDDING_BATCH)(np.stack([image for image, _ in batch]))
         probabilities.append(results[0])
         embeddings.append(results[1])
+        truth += [place for _, place in batch]
     outputs = np.concatenate(probabilities), np.concatenate(embeddings)
-    drift = statistics.describe(samples.looks, *outputs)
-    return describe(program, samples.train) | {statistics.KEY: drift}
+    contents = describe(program, samples.train)
+    contents[statistics.KEY] = statistics.describe(samples.looks, *outputs)
+    places = np.array(truth)
+    has_class = places >= 0  # of training images a model knows too much to be measured by them
+    if has_class.any():
+        contents[quality.KEY] = quality.describe(outputs[0][has_class], places[has_class])
+    return contents
