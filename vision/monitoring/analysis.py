@@ -5,7 +5,7 @@ import datetime
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from vision.bundle.directory import MANIFEST, read_manifest
 from vision.errors import UserError
@@ -71,16 +71,15 @@ def analyze(request: Request, report: Callable[[str], object] = print) -> Analys
     manifest = read_manifest(request.bundle)
     reference = parse(manifest.reference, len(manifest.classes), request.bundle / MANIFEST)
     log = open_log(request.log)
-    for name, reason in list(log.skipped.items())[:3]:
-        report(f"{name} is not read: {reason} ({len(log.skipped):,} such files)")
+    report_skipped(log, report)
     selector = Selector(manifest.fingerprint, tuple(manifest.classes))
     history = History(reference, request.span, request.history)
     for batch in log.batches(COLUMNS):
         history.add(selector.select(batch))
-    _check_clock(log, request.span, report)
+    check_clock(log, request.span, report)
     slots = history.full(time.time())
     if not slots:
-        raise UserError(_too_few(request, selector))
+        raise too_few(request, selector.rows, selector.others)
     verdicts = [assess(reference, slot.window, request.limits, slot.number) for slot in slots]
     record = _record(request, manifest, selector, log)
     record["rows_of_forgotten_windows"] = history.late
@@ -112,7 +111,13 @@ def moment(seconds: float) -> str:
     return time.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _check_clock(log, span, report):
+def report_skipped(log: Log, report: Callable[[str], object]) -> None:
+    """Reports the first files of a log that are not read."""
+    for name, reason in list(log.skipped.items())[:3]:
+        report(f"{name} is not read: {reason} ({len(log.skipped):,} such files)")
+
+
+def check_clock(log: Log, span: Span, report: Callable[[str], object]) -> None:
     """Raises `UserError` if windows are times and the clock went back; else reports it."""
     if not log.steps_back:
         return
@@ -126,39 +131,71 @@ def _check_clock(log, span, report):
     report(f"{reason}; windows of rows follow the order of writing")
 
 
-def _too_few(request, selector):
-    rows = selector.rows
+class Source(Protocol):
+    """What `too_few` and `describe_sources` read of a request."""
+
+    @property
+    def bundle(self) -> pathlib.Path: ...
+
+    @property
+    def log(self) -> pathlib.Path: ...
+
+    @property
+    def window(self) -> str: ...
+
+
+def too_few(request: Source, rows: int, others: Mapping[tuple[str, str], int]) -> UserError:
+    """Returns the error for a log that has no full window of a bundle.
+
+    Args:
+        request: what was to be compared.
+        rows: the bundle's rows in the log.
+        others: {(model, version): rows of other bundles}.
+    """
     if rows:
-        return (
+        return UserError(
             f"--log {request.log} has {rows:,} rows of this model, fewer than a window: give a "
             f"smaller --window than {request.window}, or wait"
         )
-    others = ", ".join(f"{model}/{version}" for model, version in list(selector.others)[:5])
-    if others:
-        return (
+    names = ", ".join(f"{model}/{version}" for model, version in list(others)[:5])
+    if names:
+        return UserError(
             f"--log {request.log} has no rows of the model in --bundle {request.bundle}, but of "
-            f"{others}: give the bundle that was served"
+            f"{names}: give the bundle that was served"
         )
-    return f"--log {request.log} has no rows: has the server answered anything?"
+    return UserError(f"--log {request.log} has no rows: has the server answered anything?")
 
 
-def _record(request, manifest, selector, log):
+def describe_sources(request: Source, fingerprint: str, log: Log) -> dict[str, Any]:
+    """Returns {"bundle", "log", "window"} of a record.
+
+    Args:
+        request: what was compared.
+        fingerprint: the bundle's.
+        log: the log, read to its end.
+    """
     return {
-        "format": FORMAT,
-        "bundle": {"directory": str(request.bundle), "fingerprint": manifest.fingerprint},
+        "bundle": {"directory": str(request.bundle), "fingerprint": fingerprint},
         "log": {
             "directory": str(request.log),
             "files": len(log.files),
             "skipped": log.skipped,
             "steps_back": log.steps_back,
         },
+        "window": request.window,
+    }
+
+
+def _record(request, manifest, selector, log):
+    return {
+        "format": FORMAT,
+        **describe_sources(request, manifest.fingerprint, log),
         "rows": selector.rows,
         "served_as": [
             {"model": model, "version": version, "rows": rows}
             for (model, version), rows in selector.names.items()
         ],
         "other_rows": sum(selector.others.values()),
-        "window": request.window,
         "limits": dataclasses.asdict(request.limits),
     }
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vision.errors import UserError, check_range
+from vision.monitoring.cutting import Cutter, Span
 from vision.reference.features import NAMES
 from vision.reference.sketch import DIMENSIONS
 from vision.reference.statistics import Reference
@@ -20,34 +21,12 @@ COLUMNS = ["time", "bundle", "model", "version", "class", *NAMES, "sketch", "kep
 KEPT = 200  # names of kept images that a window remembers, at most
 
 
-class Span(NamedTuple):
-    """How long a window is: in rows, or in seconds; the other is 0."""
-
-    rows: int
-    seconds: float
-
-
 class Kept(NamedTuple):
     """An image that was kept: its file below the log's folder, its row's values and class."""
 
     file: str
     values: np.ndarray
     label: int
-
-
-@dataclasses.dataclass
-class Slot:
-    """A window of a history.
-
-    Attributes:
-        number: of the window, in order.
-        window: what is known of its rows.
-        kept: some of its images that were kept.
-    """
-
-    number: int
-    window: Window
-    kept: list[Kept] = dataclasses.field(default_factory=list)
 
 
 class Rows(NamedTuple):
@@ -78,6 +57,28 @@ class Rows(NamedTuple):
             self.sketches[chosen],
             kept,
         )
+
+
+@dataclasses.dataclass
+class Slot:
+    """A window of a history.
+
+    Attributes:
+        number: of the window, in order.
+        window: what is known of its rows.
+        kept: some of its images that were kept.
+    """
+
+    number: int
+    window: Window
+    kept: list[Kept] = dataclasses.field(default_factory=list)
+
+    def add(self, rows: Rows) -> None:
+        """Adds rows."""
+        self.window.add(rows.values, rows.classes, rows.sketches, rows.seconds)
+        for place, name in rows.kept.items():
+            if len(self.kept) < KEPT:
+                self.kept.append(Kept(name, rows.values[place], int(rows.classes[place])))
 
 
 class Selector:
@@ -178,40 +179,21 @@ class History:
     """
 
     def __init__(self, reference: Reference, span: Span, most: int):
-        self._reference = reference
-        self._span = span
         self._most = most
-        self._slots: dict[int, Slot] = {}
-        self._forgotten = -(2**62)  # number up to which windows are
-        self._rows = 0
-        self.late = 0
+        self._cutter = Cutter(
+            span,
+            most,
+            lambda number: Slot(number, Window(reference, number % 2**32)),
+            lambda slot, rows, chosen: slot.add(rows.part(chosen)),
+        )
+
+    @property
+    def late(self) -> int:
+        return self._cutter.late
 
     def add(self, rows: Rows) -> None:
         """Adds rows."""
-        if self._span.rows:
-            numbers = (self._rows + np.arange(len(rows.seconds))) // self._span.rows
-        else:
-            numbers = np.floor(rows.seconds / self._span.seconds).astype(np.int64)
-        self._rows += len(numbers)
-        for number in np.unique(numbers):
-            chosen = np.flatnonzero(numbers == number)
-            if number <= self._forgotten:
-                self.late += len(chosen)
-                continue
-            self._add(int(number), rows.part(chosen))
-        while len(self._slots) > self._most + 1:  # the latest may not be full
-            oldest = min(self._slots)
-            del self._slots[oldest]
-            self._forgotten = oldest
-
-    def _add(self, number, rows):
-        if number not in self._slots:
-            self._slots[number] = Slot(number, Window(self._reference, number % 2**32))
-        slot = self._slots[number]
-        slot.window.add(rows.values, rows.classes, rows.sketches, rows.seconds)
-        for place, name in rows.kept.items():
-            if len(slot.kept) < KEPT:
-                slot.kept.append(Kept(name, rows.values[place], int(rows.classes[place])))
+        self._cutter.add(rows, rows.seconds)
 
     def full(self, now: float) -> list[Slot]:
         """Returns the windows that are over, the earliest first.
@@ -221,11 +203,7 @@ class History:
         Args:
             now: seconds since the epoch.
         """
-        slots = [self._slots[number] for number in sorted(self._slots)]
-        if self._span.rows:
-            slots = [slot for slot in slots if slot.window.rows == self._span.rows]
-        else:
-            slots = [slot for slot in slots if (slot.number + 1) * self._span.seconds <= now]
+        slots = self._cutter.full(now)
         while len(slots) > 1 and slots[-1].window.rows < LEAST_ROWS:
             slots.pop()
         return slots[-self._most :]
