@@ -10,6 +10,7 @@ missing; `time` is when the label came, in seconds since the epoch or as ISO 860
 held in memory, the log streams.
 """
 
+import collections
 import dataclasses
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -166,7 +167,11 @@ def read_labels(path: pathlib.Path | str, classes: Sequence[str] | None = None) 
 
 
 def join(
-    log: Log, labels: Labels, fingerprint: str = "", features: Sequence[str] = NAMES
+    log: Log,
+    labels: Labels,
+    fingerprint: str = "",
+    features: Sequence[str] = NAMES,
+    others: collections.Counter | None = None,
 ) -> Iterator[Answers]:
     """Yields the rows of a log, in the order of writing, with the true classes of those labeled.
 
@@ -176,6 +181,7 @@ def join(
         fingerprint: a bundle's, whose rows alone are wanted; "" for all. Labels of others' rows
             count as matched.
         features: names of `vision.reference.features.NAMES` whose values are wanted.
+        others: counts the rows of other bundles, by (model, version).
 
     Raises:
         UserError: a file of the log is damaged; no label is of a row of the log, which is known at
@@ -188,7 +194,11 @@ def join(
         matches = labels.places_of(batch.column("id"), batch.column("image"))
         rows = np.arange(len(batch))
         if fingerprint:
-            rows = np.flatnonzero(_texts(batch, "bundle") == fingerprint)
+            is_own = _texts(batch, "bundle") == fingerprint
+            rows = np.flatnonzero(is_own)
+            if others is not None and len(rows) < len(batch):
+                names = (_texts(batch, column)[~is_own] for column in ("model", "version"))
+                others.update(zip(*names, strict=True))
         if len(rows):
             yield _answers(batch, rows, labels, matches[rows], places, features)
     labels.check_matched(log)
