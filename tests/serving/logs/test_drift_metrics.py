@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.answering import answer
 from tests.support.drifting import draw
-from vision.reference import features, statistics
+from vision.reference import features, quality, statistics
 from vision.reference.sketch import sketch
 from vision.serving.logs import drift_metrics
 from vision.serving.logs.drift_metrics import DriftMetrics, Rows
@@ -65,6 +66,28 @@ def test_a_full_window_is_compared(reference, at_once):
     assert drifted["vision_drift_divergence", "pets", "1", "brightness", "kl"] > 0.2
     assert drifted["vision_drift_p_value", "pets", "1", "brightness"] <= 0.01
     assert ("vision_drift_alarm", "pets", "1", "aspect_ratio") not in drifted  # one value only
+
+
+def test_the_accuracy_of_a_full_window_is_estimated(reference, at_once):
+    """By CBPE: the mean over its rows of the accuracy that the reference's confidence meant."""
+    probabilities = answer(800, np.random.default_rng(0))
+    contents = reference | {"quality": quality.describe(*probabilities)}
+    metrics = DriftMetrics(200)
+    key = "vision_quality_estimated_accuracy", "pets", "1"
+    windows = [answers(contents, 150), answers(contents, 150, seed=2)]
+    metrics.add(*windows[0])
+    assert key not in values_of(metrics)
+    metrics.add(*windows[1])
+    knots = contents["quality"]["cbpe"]
+    confidence = np.concatenate([rows.values[:, 7] for _, rows in windows]).astype(np.float64)
+    expected = np.interp(confidence, knots["confidence"], knots["accuracy"]).mean()
+    assert values_of(metrics)[key] == pytest.approx(expected)
+    metrics.add(*answers(reference, 250, version="2"))
+    shown = values_of(metrics)
+    assert ("vision_drift_alarm", "pets", "2", "brightness") in shown  # drift without quality
+    assert ("vision_quality_estimated_accuracy", "pets", "2") not in shown
+    metrics.keep([])
+    assert values_of(metrics) == {}
 
 
 def test_a_window_takes_a_minute_at_least(reference):

@@ -1,10 +1,12 @@
-"""Drift as server metrics: each version's latest window of answers against its bundle's reference.
+"""Drift as server metrics: each version's latest window of answers against its bundle's reference,
+and the accuracy that its confidence lets expect.
 
 Rows come from the prediction log's thread, never from the event loop. A window ends when it has
 `--drift-window` images and is a minute old, so that a busy server spends less than a hundredth of a
 core on the tests of each version.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -14,11 +16,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from vision.errors import UserError
-from vision.reference import statistics
+from vision.reference import quality, statistics
+from vision.reference.features import NAMES
 from vision.reference.verdict import assess
 from vision.reference.window import Window
 from vision.serving.request import Answer
 
+CONFIDENCE = NAMES.index("confidence")
 PERIOD = 60.0  # seconds that a window takes, at least
 LABELS = ["model", "version"]
 
@@ -42,10 +46,12 @@ class Rows(NamedTuple):
 class _Version:
     """A version's windows: the one that is filling, and what was said of the latest full one."""
 
-    def __init__(self, fingerprint, reference):
+    def __init__(self, fingerprint, reference, own_quality):
         self.fingerprint = fingerprint
         self.reference = reference
+        self.quality = own_quality
         self.windows = 0
+        self.accuracy: float | None = None  # estimated, of the latest full one
         self.verdict: dict[str, Any] | None = None
         self.ended = 0.0  # seconds since the epoch
         self.begin()
@@ -53,15 +59,20 @@ class _Version:
     def begin(self):
         self.begun = time.monotonic()
         self.window = None
+        self.estimate = None
         if self.reference is not None:
             self.window = Window(self.reference, self.windows)
+        if self.quality is not None:
+            self.estimate = quality.Estimate(self.quality)
 
 
 class DriftMetrics(Collector):
     """Compares windows and collects the results as metrics.
 
-    Versions whose bundle has no reference have no series. Series of versions that have not answered
-    since they were replaced stay until the next scrape removes them: see `keep`.
+    Versions whose bundle has no reference have no series, and no estimate if it does not say how
+    good its model was. Answers that were only logged count as the version's others do. Series of
+    versions that have not answered since they were replaced stay until the next scrape removes
+    them: see `keep`.
 
     Args:
         rows: images in a window, at least.
@@ -89,11 +100,15 @@ class DriftMetrics(Collector):
         if version.window is None:
             return
         version.window.add(*rows)
+        if version.estimate is not None:
+            version.estimate.add(rows.values[:, CONFIDENCE])
         is_full = version.window.rows >= self._rows
         if is_full and time.monotonic() - version.begun >= PERIOD:
             version.windows += 1
             version.verdict = assess(version.reference, version.window, seed=version.windows)
             version.ended = version.window.end
+            if version.estimate is not None:
+                version.accuracy = version.estimate.accuracies()["cbpe"]
             version.begin()
 
     def keep(self, versions: Sequence[tuple[str, str]]) -> None:
@@ -128,9 +143,16 @@ class DriftMetrics(Collector):
         windows = CounterMetricFamily(
             "vision_drift_windows", "Windows that were compared", labels=LABELS
         )
+        estimated = GaugeMetricFamily(
+            "vision_quality_estimated_accuracy",
+            "Accuracy of the latest window as its confidence lets expect (CBPE), without labels",
+            labels=LABELS,
+        )
         for key, version in list(self._versions.items()):
             if version.verdict is None:
                 continue
+            if version.accuracy is not None:
+                estimated.add_metric(key, version.accuracy)
             for name, measures in version.verdict["features"].items():
                 if "p" not in measures:
                     continue
@@ -141,14 +163,16 @@ class DriftMetrics(Collector):
                 alarm.add_metric([*key, name], float(measures["alarm"]))
             ended.add_metric(key, version.ended)
             windows.add_metric(key, version.windows)
-        yield from (divergence, p_value, alarm, ended, windows)
+        yield from (divergence, p_value, alarm, ended, windows, estimated)
 
     def _open(self, answer):
         description = answer.description
-        try:
-            reference = statistics.parse(
-                description.reference, len(answer.classes), f"{answer.model} {answer.version}"
-            )
-        except UserError:  # a bundle of before, or exported without images: it is served as well
-            reference = None
-        return _Version(description.fingerprint, reference)
+        place = f"{answer.model} {answer.version}"
+        contents = description.reference
+        # a bundle of before, or exported without images, is served as well
+        reference = own_quality = None
+        with contextlib.suppress(UserError):
+            reference = statistics.parse(contents, len(answer.classes), place)
+        with contextlib.suppress(UserError):
+            own_quality = quality.parse(contents, answer.classes, place)
+        return _Version(description.fingerprint, reference, own_quality)
