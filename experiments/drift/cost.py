@@ -82,11 +82,11 @@ def write_log(directory, bundle, rows):
         pyarrow.parquet.write_table(table, directory / name, compression="zstd")
 
 
-def run(bundle, log, window, out):
-    """Runs the command; returns (seconds, seconds of a processor, largest memory in bytes)."""
-    flags = [f"--bundle={bundle}", f"--log={log}", f"--window={window}", f"--out={out}"]
+def run(bundle, log, window, out, *more, module="vision.monitoring.drift"):
+    """Runs a command; returns (seconds, seconds of a processor, largest memory in bytes)."""
+    flags = [f"--bundle={bundle}", f"--log={log}", f"--window={window}", f"--out={out}", *more]
     begun = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "vision.monitoring.drift", *flags])
+    process = subprocess.Popen([sys.executable, "-m", module, *flags])
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

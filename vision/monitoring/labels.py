@@ -86,9 +86,12 @@ class Labels:
     seconds: np.ndarray
     blank: int = 0
     is_matched: np.ndarray = dataclasses.field(init=False)
+    _places: dict[str, int] = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.is_matched = np.zeros(len(self.truth), bool)
+        # PyArrow's index_in would hash all labels again for each batch
+        self._places = {key: place for place, key in enumerate(self.keys.to_pylist())}
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -105,12 +108,10 @@ class Labels:
             ids: PyArrow array of text (N,), requests' identifiers.
             images: PyArrow array of integers (N,), indices in the request.
         """
-        import pyarrow.compute
-
         if not len(self):
             return np.full(len(ids), -1)
-        places = pyarrow.compute.index_in(_keys(ids, images), value_set=self.keys)
-        places = places.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+        own = _keys(ids, images).to_pylist()
+        places = np.array([self._places.get(key, -1) for key in own], np.int64)
         self.is_matched[places[places >= 0]] = True
         return places
 
