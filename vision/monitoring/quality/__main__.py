@@ -44,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
     from vision.monitoring.quality.decay import Limits
     from vision.monitoring.windows import parse_span
 
+    least_labels = getattr(values, "least-labels")
     request = analysis.Request(
         bundle=pathlib.Path(values.bundle),
         log=pathlib.Path(values.log),
@@ -51,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
         window=values.window,
         span=parse_span(values.window),
         history=values.history,
-        limits=Limits(values.alpha, values.effect, values["least-labels"].value),
+        limits=Limits(values.alpha, values.effect, least_labels),
     )
 
     def look(show=cli.show):

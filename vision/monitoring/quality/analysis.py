@@ -207,7 +207,7 @@ def read_quality(bundle: pathlib.Path) -> tuple[Manifest, Quality]:
 def signature(request: Request) -> tuple:
     """Returns a value that differs if another analysis may give another result: of the files of
     the log and of the labels, and, of windows that are times, of which of them are over."""
-    files = []
+    files: list[pathlib.Path] = []
     with contextlib.suppress(OSError):  # what is wrong with them, the analysis will say
         files += request.log.glob(PATTERN)
         if request.labels is not None:

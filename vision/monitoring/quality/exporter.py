@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from vision.errors import RunError, UserError, brief, printable
@@ -42,7 +42,7 @@ class QualityMetrics(Collector):
         """Counts a look that gave no record; the metrics are those of the one before."""
         self._failures += 1
 
-    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """Yields the metrics."""
         gauges = {
             name: GaugeMetricFamily(f"vision_quality_{name}", text, labels=LABELS)
