@@ -8,7 +8,8 @@ Writes results.csv and power.csv, and the tables of README.md.
 The model, the images and their changes are those of `experiments.drift.run`: a `cnn:small` that
 knows nine classes of Fashion-MNIST, whose bundle says how good it was on 1,000 validation images.
 The bundle answers its own test images, as they are and changed, 1,500 of each change; CBPE, ATC and
-DoC read its confidence, and the labels say the truth.
+DoC read its confidence, and the labels say the truth. New class: 5, 10, 20, 40, 80 % of a window
+are images of the class that the model does not know, all of them wrong.
 """
 
 import argparse
@@ -18,7 +19,16 @@ import re
 
 import numpy as np
 
-from experiments.drift.run import FASHION, changes, divide, read_fashion, train
+from experiments.drift.run import (
+    FASHION,
+    KINDS,
+    NEW_SHARES,
+    SEVERITIES,
+    changes,
+    divide,
+    read_fashion,
+    train,
+)
 from vision import cli
 from vision.bundle.directory import MANIFEST, open_bundle
 from vision.monitoring.quality.decay import Limits, p_values
@@ -54,23 +64,34 @@ def main(argv):
 def estimates(place, folder):
     """Returns the rows of results.csv."""
     images = read_fashion(place)
-    tests, _ = divide(FASHION, images, folder / "images")
+    tests, strangers = divide(FASHION, images, folder / "images")
     train(FASHION, folder)
     bundle = open_bundle(folder / "models" / FASHION.name / "1")
     quality = parse(bundle.reference, bundle.classes, MANIFEST)
     truth = truth_of(tests, images, bundle.classes)
     rows = []
-    for change, severity, changed in changes(tests, tests[:1], IMAGES):
-        if change == "left out":
-            continue
+    for change, severity, changed in changes(tests, strangers, IMAGES):
         prepared = np.stack([bundle.prepare(image) for image in changed])
         probabilities = bundle.probabilities_and_embeddings(prepared)[0]
         estimate = Estimate(quality)
         estimate.add(probabilities.max(1))
-        accuracy = float((probabilities.argmax(1) == truth[: len(changed)]).mean())
+        right = probabilities.argmax(1) == truth[: len(changed)]
+        accuracy = 0.0 if change == "left out" else float(right.mean())
         rows.append([change, severity, accuracy, *estimate.accuracies().values()])
         print(*rows[-1][:2], *(f"{value:.3f}" for value in rows[-1][2:]), flush=True)
-    return rows
+    return arranged(rows)
+
+
+def arranged(rows):
+    """Returns the rows by change, with windows that strangers are mixed into."""
+    (unknown,) = [row for row in rows if row[0] == "left out"]
+    (own,) = [row for row in rows if row[0] == "none"]
+    for severity, share in zip(SEVERITIES, NEW_SHARES, strict=True):
+        # means of all images, so those of a mixture are the mixed means
+        mixed = (1 - share) * np.array(own[2:]) + share * np.array(unknown[2:])
+        rows.append(["new class", severity, *mixed.tolist()])
+    order = ["none", *KINDS]
+    return sorted((row for row in rows if row is not unknown), key=lambda row: order.index(row[0]))
 
 
 def truth_of(tests, images, classes):

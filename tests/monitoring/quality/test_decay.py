@@ -59,6 +59,15 @@ def test_stable_windows_keep_the_level(count, before):
     assert sum(alarms) <= 200 * 0.05
 
 
+def test_the_exact_test_keeps_its_level_at_any_size():
+    random = np.random.default_rng(7)
+    for images, before, accuracy in ((100, 300, 0.9), (1000, 1000, 0.7), (30, 1000, 0.99)):
+        right = random.binomial(images, accuracy, 20_000)
+        right_before = random.binomial(before, accuracy, 20_000)
+        p = p_values(right, np.full(20_000, images), right_before, np.full(20_000, before))
+        assert 0.01 < (p <= 0.05).mean() <= 0.05
+
+
 def test_decay_alarms():
     """With 500 labels, 12 % of whose classes have changed, nine of ten windows alarm."""
     random = np.random.default_rng(3)
