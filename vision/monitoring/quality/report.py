@@ -82,10 +82,11 @@ def _history(windows, record):
         for x, window in zip(places, windows, strict=True)
         if window["labels"]
     ]
-    lines = {
-        name: [(x, y(window["estimates"][name])) for x, window in zip(places, windows, strict=True)]
-        for name in ESTIMATORS
-    }
+    lines = {}
+    for name in ESTIMATORS:
+        points = [(x, y(w["estimates"][name])) for x, w in zip(places, windows, strict=True)]
+        # that of a window alone would be a point, which is not drawn
+        lines[name] = points if len(points) > 1 else [*points, ("36", points[0][1])]
     return {"low": low, "high": high, "expected": y(expected), "truth": truth, "lines": lines}
 
 
