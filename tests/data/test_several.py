@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vision.data.sources.folder
 from vision.data.decode import UnreadableImage
 from vision.data.identity import keys_of
 from vision.data.sources import is_same, members, open_splits
@@ -48,6 +49,27 @@ def test_names_of_the_first_source_stay(folders):
     joined = open_splits(f"folder:{folders}/old + folder:{folders}/new")["all"]
     assert list(joined.keys()[:20]) == list(keys_of(alone, "all"))
     assert joined.keys()[20] == "2:dog/0.png" and len(set(joined.keys())) == 37
+
+
+def test_members_that_differ_in_their_classes_are_read_once(folders, monkeypatch):
+    """So that tasks of one folder do not read it again and again; other options open another."""
+    opened = []
+    read = vision.data.sources.folder.open
+
+    def counting(argument, *, level=""):
+        opened.append(argument)
+        return read(argument, level=level)
+
+    monkeypatch.setattr(vision.data.sources.folder, "open", counting)
+    old = f"folder:{folders}/old"
+    joined = open_splits(f"{old}?classes=cat + {old}?classes=dog + folder:{folders}/new")["all"]
+    assert opened == [f"{folders}/old", f"{folders}/new"]
+    cats, dogs = (open_splits(f"{old}?classes={name}", 0, 1)["all"] for name in ("cat", "dog"))
+    for index, source in ((0, cats), (9, cats), (10, dogs), (19, dogs)):
+        np.testing.assert_array_equal(joined[index]["image"], source[index % 10]["image"])
+    opened.clear()
+    open_splits(f"{old}?classes=cat&group=regex:([0-9]) + {old}?classes=dog")
+    assert len(opened) == 2
 
 
 def test_images_without_names_are_called_by_their_place():

@@ -176,6 +176,20 @@ def open_splits(spec: str, bits: int = 0, fewest_classes: int = 2) -> dict[str, 
     names = members(spec)
     if len(names) > 1:
         return _open_several(spec, names, bits, fewest_classes)
+    return _open_one(spec, bits, fewest_classes, {})
+
+
+def _open_one(
+    spec: str, bits: int, fewest_classes: int, opened: dict[tuple, dict[str, Source]]
+) -> dict[str, Source]:
+    """Opens a source that joins no others.
+
+    Args:
+        spec: see `open_splits`.
+        bits: see `open_splits`.
+        fewest_classes: see `open_splits`.
+        opened: what was opened before, which is not opened again; gets what is new.
+    """
     kind, argument, options = parse(spec)
     check_choice("data.source", kind, kinds(), ", as KIND or KIND:ARGUMENT")
     module = importlib.import_module(f"{__name__}.{kind}")
@@ -187,12 +201,15 @@ def open_splits(spec: str, bits: int = 0, fewest_classes: int = 2) -> dict[str, 
     arguments = {name: value for name, value in options.items() if name in kind_options}
     if KEEP in options:  # needs labels, even if nobody else does
         fewest_classes = max(fewest_classes, 1)
-    with requiring(fewest_classes):
-        parts = module.open(argument, **arguments)
-    if GROUP in options:
-        set_groups(parts, options[GROUP], spec)
-    for source in parts.values():
-        set_bits(source, bits)
+    key = (kind, argument, *sorted(arguments.items()), options.get(GROUP), fewest_classes)
+    if key not in opened:
+        with requiring(fewest_classes):
+            opened[key] = module.open(argument, **arguments)
+        if GROUP in options:
+            set_groups(opened[key], options[GROUP], spec)
+        for source in opened[key].values():
+            set_bits(source, bits)
+    parts = opened[key]
     if fewest_classes and options.keys() & set(CLASSES):
         parts = reclass(parts, options, spec, fewest_classes)
     return permute(parts, options[PERMUTE], spec) if PERMUTE in options else parts
@@ -209,5 +226,7 @@ def _open_several(spec: str, names: list[str], bits: int, fewest: int) -> dict[s
             )
         if any(is_same(name, other) for other in names if other is not name):
             raise UserError(f"'{spec}' names {name} twice")
-    opened = [open_splits(name, bits, min(fewest, 1)) for name in names]
-    return dict(join_parts(spec, opened, fewest))
+    # Members that differ in their classes only, such as tasks of one folder, read it once.
+    opened: dict[tuple, dict[str, Source]] = {}
+    parts = [_open_one(name, bits, min(fewest, 1), opened) for name in names]
+    return dict(join_parts(spec, parts, fewest))
