@@ -320,6 +320,27 @@ def test_limit_takes_a_fixed_draw(whole_folder):
     assert_same(train(once.loaders["train"], 0, 3), train(again.loaders["train"], 0, 3))
 
 
+@pytest.mark.parametrize("source", ["folder", "digits"])
+def test_a_fixed_division_does_not_follow_the_seed(whole_folder, source):
+    """Also the draw of `limit`; without it, another seed divides the images otherwise."""
+
+    def members(seed, split_seed):
+        c = default()
+        c.seed = seed
+        c.data.source = f"folder:{whole_folder}" if source == "folder" else source
+        c.data.limit = 10
+        c.data.split_seed = split_seed
+        loaders = open_data(c, parallel.make_mesh(1)).loaders
+        return {
+            name: [loader.dataset.source.name(i) for i in range(len(loader))]
+            for name, loader in loaders.items()
+        }
+
+    assert members(seed=0, split_seed=3) == members(seed=1, split_seed=3)
+    assert members(seed=3, split_seed=-1) == members(seed=1, split_seed=3)
+    assert members(seed=0, split_seed=-1) != members(seed=1, split_seed=-1)
+
+
 def test_real_photographs_through_both_feeds(shared_data, tmp_path):
     """Gray steel surfaces of 200 x 200, as JPEG."""
     import tarfile

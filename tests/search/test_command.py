@@ -1,6 +1,7 @@
 """The command, as its user calls it: trials, pruning, failures, repetitions, what it writes."""
 
 import csv
+import gzip
 import json
 
 import pytest
@@ -87,6 +88,12 @@ def test_the_report_shows_what_was_done(study):
     assert sum(record["trials"].values()) == 8
     assert record["images"] == sum(int(row["images"]) for row in table(study))
     assert [repeated["seeds"] for repeated in record["repeated"]] == [[0, 1], [0, 1]]
+
+
+def test_repetitions_are_tested_on_images_that_the_search_has_not_seen(study):
+    files = [*study.glob("trials/*/splits.csv.gz"), *study.glob("repeats/*/splits.csv.gz")]
+    assert len(files) == 8 + 4
+    assert len({gzip.decompress(file.read_bytes()) for file in files}) == 1
 
 
 def test_a_finished_study_is_not_trained_again(study, capsys):

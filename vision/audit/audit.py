@@ -21,6 +21,7 @@ from vision.audit.scan import Scan, scan
 from vision.audit.series import KIND as SERIES
 from vision.data.findings import Finding
 from vision.data.sources import open_splits
+from vision.data.splits import split_seed
 from vision.errors import UserError
 from vision.support.files import filling, make_directory, write_json
 
@@ -34,7 +35,7 @@ def open_images(config: ConfigDict) -> tuple[Images, Sequence[Finding]]:
     from vision.data.pipeline import named_splits
 
     opened = open_splits(config.data.source, config.data.bits)
-    splits, findings = named_splits(config.data, config.seed, opened)
+    splits, findings = named_splits(config.data, split_seed(config), opened)
     return Images(splits, opened, config.data.source), findings
 
 

@@ -55,9 +55,10 @@ def _flags(values):
 
 def _open(config, spec):
     from vision.data.pack import open_parts
+    from vision.data.splits import split_seed
 
     config.data.source = spec
-    return open_parts(config.data, config.seed)
+    return open_parts(config.data, split_seed(config))
 
 
 def _info(config, values, spec):

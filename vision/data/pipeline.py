@@ -36,7 +36,7 @@ from vision.data.recall import (
 )
 from vision.data.sample import look
 from vision.data.sources import Source, open_splits
-from vision.data.splits import Joined, unseen_classes
+from vision.data.splits import Joined, split_seed, unseen_classes
 from vision.data.subset import Subset
 from vision.data.synthetic import (
     SYNTHETIC,
@@ -172,7 +172,7 @@ def open_data(
     """
     c = config.data
     if splits is None:
-        divided = divide(c, config.seed, _open(c, past), past, with_unlabeled)
+        divided = divide(c, split_seed(config), _open(c, past), past, with_unlabeled)
         splits = change(divided.splits, c.source)
         if not with_unlabeled:
             splits.pop(MEMORY, None)
@@ -181,9 +181,9 @@ def open_data(
     else:
         divided = Divided(splits, next(iter(splits.values())).findings, {}, Changes())
     available = sum(map(len, splits.values()))
-    splits = _draw_splits(c, splits, config.seed)
+    splits = _draw_splits(c, splits, split_seed(config))
     if with_unlabeled and c.unlabeled:
-        splits, divided = _with_unlabeled(c, splits, config.seed, divided, past)
+        splits, divided = _with_unlabeled(c, splits, split_seed(config), divided, past)
     splits = leave_out_missing(splits, needed)
     if with_unlabeled or encoder is not None:
         splits, encoder, divided = _encoded(config, splits, encoder, with_unlabeled, divided)

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from vision.data.draw import draw
 from vision.data.findings import Finding
@@ -81,6 +82,11 @@ def same_images(a: Source, b: Source) -> bool:
     They do if test stands in for val, for example.
     """
     return a is b or (len(a) == len(b) and all(a.name(i) == b.name(i) for i in range(len(a))))
+
+
+def split_seed(config: ConfigDict) -> int:
+    """Returns the seed that a config's data are divided with."""
+    return config.seed if config.data.split_seed == -1 else config.data.split_seed
 
 
 def make_splits(

@@ -12,7 +12,7 @@ from vision.data.loading.loader import Loader
 from vision.data.pipeline import Data, named_splits, open_data
 from vision.data.recall import images_of_past, resembles
 from vision.data.sources import CHANGES, Source, is_same, members, open_splits, parse
-from vision.data.splits import Joined, same_images
+from vision.data.splits import Joined, same_images, split_seed
 from vision.errors import UserError, check_choice, printable
 from vision.evaluation.outputs import Outputs
 from vision.inference import Predictor
@@ -120,7 +120,7 @@ def open_split(
         past = classifier.past
     open_prepared = functools.partial(open_data, config, mesh, encoder=classifier.encoder)
     if name == "all" and undivided:
-        parts, changes = images_of_past(c, config.seed, opened, past)
+        parts, changes = images_of_past(c, split_seed(config), opened, past)
         data = dataclasses.replace(open_prepared(parts), changes=changes)
     elif not own and name in opened and not can_train(opened):
         data = open_prepared({name: opened[name]})

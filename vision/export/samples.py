@@ -14,7 +14,7 @@ from vision.data.inputs import image_of, pack
 from vision.data.loading.sampler import spread
 from vision.data.pipeline import named_splits
 from vision.data.sources import is_same, open_splits
-from vision.data.splits import Joined
+from vision.data.splits import Joined, split_seed
 from vision.errors import UserError
 from vision.export.program import Program
 from vision.inference import Classifier
@@ -69,7 +69,7 @@ def open_samples(
             train, looks = _read(classifier, joined, REFERENCE_IMAGES)
             return Samples(comparison, train, f"of {spec}", looks)
         if c.source:
-            splits, _ = named_splits(c, config.seed, past=classifier.past)
+            splits, _ = named_splits(c, split_seed(config), past=classifier.past)
             splits = _with_fields(classifier, splits)
             comparison, _ = _read(classifier, splits["val"], COMPARISON_IMAGES)
             train, looks = _read(classifier, splits["train"], REFERENCE_IMAGES)

@@ -2,7 +2,7 @@
 
 The best of many trials is partly the luckiest: its validation measure is biased. So the best few
 and the study's own config are trained with the same seeds, and compared on the test split, which
-chose none of them.
+chose none of them: the data stay divided as they were for the search.
 """
 
 import dataclasses
@@ -20,6 +20,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from vision.config.load import from_dict
+from vision.data.splits import split_seed
 from vision.errors import UserError
 from vision.search.queue import place_of
 from vision.search.request import Request
@@ -60,6 +61,8 @@ class Contenders:
         """Returns the config of a trial; see `Space`."""
         name = trial.suggest_categorical("config", list(self._configs))
         changed = from_dict(self._configs[str(name)])
+        # The images that the search has not seen must be the ones to test on.
+        changed.data.split_seed = split_seed(changed)
         changed.seed = int(trial.suggest_categorical("seed", self._seeds))
         return changed
 
@@ -161,10 +164,7 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
 def difference(
     values: Mapping[int, float], baseline: Mapping[int, float]
 ) -> tuple[float, float, float]:
-    """Returns (mean, low, high) of values minus a baseline's, in pairs of the same seed.
-
-    A seed draws the split too, so pairs have the same test images.
-    """
+    """Returns (mean, low, high) of values minus a baseline's, in pairs of the same seed."""
     shared = sorted(values.keys() & baseline.keys())
     if not shared:
         raise UserError("the configs that are compared have no seed in common")

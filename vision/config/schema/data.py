@@ -54,6 +54,9 @@ DATA = section(
         "how it is divided: name = by the hash of each file's name and the seed, so that one more "
         "file moves no other; position = shuffled, with exact shares. Images without names, as in "
         "arrays, are divided by position, groups (?group=) by name"),
+    split_seed=number(-1, between(-1, 2**63 - 1),
+        "seed of the division into splits and of limit; -1 = seed. A fixed one lets runs with "
+        "several seeds be tested on the same images"),
     allow_changes=key(False,
         "whether a run may be resumed on data that have changed: images that it had stay in their "
         "split, new ones join the split of their name"),

@@ -10,6 +10,7 @@ import numpy as np
 from vision.config.load import from_dict
 from vision.data.decode import UnreadableImage
 from vision.data.pictures import picture
+from vision.data.splits import split_seed
 from vision.errors import UserError, first_line
 from vision.evaluation.compare.comparison import Run, change_text, table
 from vision.evaluation.data import reopen
@@ -112,7 +113,7 @@ def _open(runs: Sequence[Run]) -> tuple[Callable[[int], str], str]:
 def _source(run):
     """Returns the split that a run was evaluated on; raises `UserError` if it is gone."""
     config = from_dict({"data": run.header["data"], "seed": run.header["seed"]})
-    return reopen(config.data, config.seed, run.header["split"])
+    return reopen(config.data, split_seed(config), run.header["split"])
 
 
 def _places(source, columns):
