@@ -44,7 +44,7 @@ def drifted(writer):
 def test_what_has_drifted_and_since_when(drifted, command, tmp_path):
     code, printed, errors = command("--window=150", "--strict")
     assert code == 1 and errors.startswith("error: the latest window has drifted: ")
-    assert "900 rows of this model, 0 of others; 2 of the latest 6 windows of 150 alarm" in printed
+    assert "900 rows of this model, 0 of others; drift in 2 of the latest 6 windows of 150" in printed
     assert "brightness since 2025-10-09T09:03:20Z: KL " in printed
     record = json.loads((tmp_path / "out" / "drift.json").read_text())
     assert [window["alarm"] for window in record["windows"]] == [False] * 4 + [True] * 2
@@ -64,7 +64,7 @@ def test_windows_of_time(drifted, command, tmp_path):
     # windows begin at full minutes of the clock; the log begins at 08:53:20
     assert code == 0 and [window["rows"] for window in record["windows"]] == [300, 200]
     assert record["windows"][-1]["start"] == "2025-10-09T09:05:00Z"
-    assert "2 of the latest 2 windows of 5m alarm" in printed
+    assert "drift in 2 of the latest 2 windows of 5m" in printed
 
 
 def test_what_does_not_drift_is_silent(writer, command):

@@ -59,7 +59,7 @@ def describe(record: dict[str, Any]) -> list[str]:
     alarming = sum(window["alarm"] for window in windows)
     lines = [
         f"{record['rows']:,} rows of this model, {record['other_rows']:,} of others; "
-        f"{alarming} of the latest {len(windows)} windows of {record['window']} alarm",
+        f"drift in {alarming} of the latest {len(windows)} windows of {record['window']}",
         f"latest window, {last['start']} to {last['end']}, {last['rows']:,} rows: "
         + ("drift" if last["alarm"] else "no drift"),
     ]
