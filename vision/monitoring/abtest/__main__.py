@@ -1,0 +1,315 @@
+"""Is a new version of a model better than the old one? Plans an A/B test, and analyzes it.
+
+    python -m vision.monitoring.abtest plan --baseline 0.9 --effect 0.01 --traffic 5000
+    python -m vision.monitoring.abtest plan --deviation 40 --effect=-5 --split 90:10
+    python -m vision.monitoring.abtest analyze --log predictions --model pets --old 3 --new 4 \\
+        --labels labels.csv --out abtest
+    python -m vision.monitoring.abtest analyze --log predictions --model pets --old 3 --new 4 \\
+        --labels labels.csv --table requests.csv --guardrail=latency:5 --sequential --out abtest
+
+`plan` prints how many requests are needed for a wanted effect and power: of a share, such as an
+accuracy (--baseline), or of a mean (--deviation). `analyze` compares what two versions have
+answered by the server's --prediction-log: the measure is accuracy, a column of the log, such as
+confidence, or one of --table, a CSV or Parquet file by request (column id). --effect is the
+difference that matters; its sign says which direction is better. --guardrail MEASURE:MARGIN, which
+may be repeated, is a measure that must not fall below (-0.01) or rise above (5) the old version's
+by more. With --sequential the analysis may be repeated as often as one likes. Shadow answers are
+compared image by image with those that were given.
+
+Writes report.html and abtest.json into --out, which keeps what it had if anything fails, and prints
+ship, keep or continue.
+"""
+
+import datetime
+import math
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+from vision import cli
+from vision.config.flags import parse_stage
+from vision.errors import UserError, check_choice, check_count, check_range
+from vision.support.extras import require
+
+COMMANDS = ("plan", "analyze")
+DEFAULT_EFFECT = 0.01
+RATES = ("accuracy", "confidence")  # whose effect has a default
+MOST_PLANNED = 10**12
+
+
+def main(argv: Sequence[str]) -> None:
+    _, values, words = parse_stage(argv, __doc__, _flags)
+    command, *others = words or [""]
+    check_choice("the command", command, COMMANDS, ": python -m vision.monitoring.abtest COMMAND")
+    if others:
+        raise UserError(f"unexpected argument '{others[0]}': flags start with --")
+    check_range("--alpha", values.alpha, 1e-6 <= values.alpha <= 0.5, "in [0.000001, 0.5]")
+    check_range("--power", values.power, 0.5 <= values.power <= 0.999, "in [0.5, 0.999]")
+    commands: dict[str, Callable[..., None]] = {"plan": _plan, "analyze": _analyze}
+    commands[command](values)
+
+
+def _plan(values):
+    require("the plan", "monitoring", only=("scipy", "statsmodels"))
+    from vision.monitoring.abtest import planning
+
+    if (values.baseline is None) == (values.deviation is None):
+        raise UserError(
+            "give --baseline, the old version's share (such as an accuracy of 0.9), or "
+            "--deviation, the standard deviation of a measure"
+        )
+    effect = _effect(values.effect if values.effect is not None else DEFAULT_EFFECT)
+    check_range("--traffic", values.traffic, _is_at_least(values.traffic, 0), "at least 0")
+    check_range("--images", values.images, _is_at_least(values.images, 1), "at least 1")
+    correlation = values.correlation
+    check_range("--correlation", correlation, 0 <= correlation <= 1, "in [0, 1]")
+    share_new = _shares(values.split)[1]
+    if values.baseline is not None:
+        check_range("--baseline", values.baseline, 0 < values.baseline < 1, "in (0, 1)")
+        rows = planning.proportion_rows(
+            values.baseline, effect, share_new, values.alpha, values.power
+        )
+        what = f"a share of {values.baseline:g} or {values.baseline + effect:g}"
+    else:
+        check_range(
+            "--deviation", values.deviation, 0 < values.deviation < math.inf, "above 0, finite"
+        )
+        rows = planning.mean_rows(values.deviation, effect, share_new, values.alpha, values.power)
+        what = f"a mean that differs by {effect:g}, standard deviation {values.deviation:g}"
+    plan = planning.plan(rows, values.alpha, values.power, values.images, correlation)
+    cli.show(*describe_plan(plan, what, values.alpha, values.power, values.traffic))
+
+
+def describe_plan(plan: Any, what: str, alpha: float, power: float, traffic: float) -> list[str]:
+    """Returns a `vision.monitoring.abtest.planning.Plan` in a few lines.
+
+    Args:
+        plan: the plan.
+        what: is compared, in words.
+        alpha: chance of a false positive.
+        power: chance to see the effect.
+        traffic: requests in a day; 0 if it is not known.
+    """
+    fixed = plan.old + plan.new
+    sequential = plan.sequential_old + plan.sequential_new
+    days = ("", "")
+    if traffic:
+        days = tuple(f", {count:,} days" for count in plan.days(traffic))
+    lines = [
+        f"{what} (alpha {alpha:g}, power {power:g})",
+        f"looked at once: {fixed:,} requests{days[0]}: {plan.old:,} of the old version, "
+        f"{plan.new:,} of the new one",
+        f"with --sequential: at most {plan.inflation:.2f} times as many, {sequential:,}{days[1]}; "
+        "most tests end earlier, and may be looked at on any day",
+    ]
+    if plan.design_effect > 1:
+        lines.append(
+            f"images of one request are alike: {plan.design_effect:.2f} times as many images as if "
+            f"they were not, {plan.rows_old + plan.rows_new:,}"
+        )
+    return lines
+
+
+def _analyze(values):
+    _check(values)
+    require("the analysis", "monitoring", only=("jinja2", "pyarrow", "scipy"))
+    from vision.monitoring.abtest import analysis, report
+    from vision.monitoring.abtest.answers import Window
+    from vision.monitoring.abtest.request import Request
+
+    request = Request(
+        log=pathlib.Path(values.log),
+        model=values.model,
+        old=values.old,
+        new=values.new,
+        labels=pathlib.Path(values.labels) if values.labels else None,
+        table=pathlib.Path(values.table) if values.table else None,
+        measure=values.measure,
+        effect=_measure_effect(values),
+        guardrails=tuple(map(_guardrail, values.guardrail)),
+        covariate=values.covariate,
+        unit=values.unit,
+        shares=_shares(values.split),
+        alpha=values.alpha,
+        power=values.power,
+        planned=values.planned,
+        is_sequential=values.sequential,
+        window=Window(_moment(values, "since", -math.inf), _moment(values, "until", math.inf)),
+    )
+    if request.window.since >= request.window.until:
+        raise UserError(f"--since {values.since} must be before --until {values.until}")
+    record = analysis.analyze(request, cli.show)
+    report.write(pathlib.Path(values.out), record)
+    cli.show(*describe(record), f"{values.out}/report.html, abtest.json")
+
+
+def describe(record: dict[str, Any]) -> list[str]:
+    """Returns what abtest.json says, in a few lines."""
+    measure = record["measure"]
+    old, new = (version["version"] for version in record["versions"])
+    low, high, p = (
+        (measure["sequence"][name] if record["sequential"] else measure[name])
+        for name in ("low", "high", "p")
+    )
+    kind = "at every look" if record["sequential"] else "for one look"
+    lines = []
+    for check in record["checks"].values():
+        if check["doubt"]:
+            lines.append(f"cannot be compared: {check['doubt']}")
+    labels = record["labels"]
+    if labels and labels["unmatched"]:
+        lines.append(
+            f"{labels['unmatched']:,} of {labels['labels']:,} labels are of no request of the two "
+            "versions"
+        )
+    interval = "not known yet" if low is None else f"{low:+.4g} to {high:+.4g}"
+    lines.append(
+        f"{measure['name']}: {measure['old']:.4g} with {old}, {measure['new']:.4g} with {new}; "
+        f"difference {measure['difference']:+.4g}, {interval} {kind} "
+        f"({1 - record['alpha']:.4g}), p {p:.2g}"
+    )
+    for guardrail in record["guardrails"]:
+        lines.append(
+            f"guardrail {guardrail['measure']}, margin {guardrail['margin']:+g}: "
+            f"{guardrail['difference']['difference']:+.4g}, {guardrail['state']}"
+        )
+    pairs = record["pairs"]
+    if pairs:
+        lines.append(
+            f"shadow: {pairs['images']:,} images answered by both, the same class for "
+            f"{pairs['agreement']:.1%}"
+        )
+    lines.append(f"{record['verdict']['decision']}: {record['verdict']['reason']}")
+    return lines
+
+
+def _check(values):
+    """Raises `UserError` if a flag is missing or out of range."""
+    for name, meaning in (
+        ("log", "DIRECTORY, the server's --prediction-log"),
+        ("model", "NAME of the model"),
+        ("old", "VERSION that is compared with"),
+        ("new", "VERSION that is tried"),
+        ("out", "DIRECTORY to write to"),
+    ):
+        if not values[name].value:
+            raise UserError(f"give --{name} {meaning}")
+    if values.old == values.new:
+        raise UserError(f"--old and --new are both {values.old}: give two versions")
+    if values.unit and not values.table:
+        raise UserError("--unit is a column of --table: give --table FILE too")
+    check_count("--planned", values.planned, 0, MOST_PLANNED)
+
+
+def _measure_effect(values):
+    if values.effect is not None:
+        return _effect(values.effect)
+    if values.measure in RATES:
+        return DEFAULT_EFFECT
+    raise UserError(
+        f"give --effect, the difference of {values.measure} that matters: above 0 if more is "
+        "better, below 0 (--effect=-5) if less is"
+    )
+
+
+def _effect(effect):
+    is_number = math.isfinite(effect) and abs(effect) >= 1e-12
+    check_range("--effect", effect, is_number, "a number other than 0")
+    return effect
+
+
+def _shares(text):
+    """Returns the (old, new) shares of "50:50", or of "0.5:0.5"; their sum is 1."""
+    parts = text.split(":")
+    try:
+        old, new = map(float, parts)
+    except ValueError:
+        old = new = math.nan
+    total = old + new
+    is_split = any(abs(total - whole) <= 0.01 * whole for whole in (1, 100))
+    if not (is_split and old > 0 and new > 0):
+        raise UserError(
+            f"--split must be the versions' shares OLD:NEW, such as 90:10, which sum to 100, got "
+            f"{text}: if there are more versions, give the shares among these two"
+        )
+    return old / total, new / total
+
+
+def _guardrail(text):
+    """Returns (name, margin) of "latency:5"."""
+    name, _, margin = text.rpartition(":")
+    try:
+        value = float(margin)
+    except ValueError:
+        value = math.nan
+    if not name or not math.isfinite(value) or value == 0:
+        raise UserError(
+            f"--guardrail must be MEASURE:MARGIN, such as latency:5 (it may rise by 5) or "
+            f"accuracy:-0.01 (it may fall by 0.01), got {text}"
+        )
+    return name, value
+
+
+def _moment(values, name, default):
+    text = values[name].value
+    if not text:
+        return default
+    try:
+        time = datetime.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise UserError(
+            f"--{name} must be a time in ISO 8601, such as 2026-11-01T08:00, got {text}"
+        ) from error
+    return (time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+def _is_at_least(value, low):
+    return low <= value < math.inf
+
+
+def _flags(values):
+    def text(name, default, meaning):
+        flags.DEFINE_string(name, default, meaning, flag_values=values)
+
+    def number(name, default, meaning):
+        flags.DEFINE_float(name, default, meaning, flag_values=values)
+
+    number("alpha", 0.05, "chance of a false positive")
+    number("power", 0.8, "chance to see --effect")
+    number("effect", None, "difference that matters; below 0 if less is better; 0.01 of a share")
+    text("split", "50:50", "shares of the traffic, OLD:NEW")
+    number("baseline", None, "plan: the old version's share, such as its accuracy")
+    number("deviation", None, "plan: standard deviation of a measure")
+    number("traffic", 0.0, "plan: requests in a day that the two versions answer")
+    number("images", 1.0, "plan: images in a request, on average")
+    number("correlation", 0.0, "plan: correlation between two images of a request")
+    text("log", "", "analyze: directory of the server's --prediction-log")
+    text("model", "", "analyze: name of the model")
+    text("old", "", "analyze: version that is compared with")
+    text("new", "", "analyze: version that is tried")
+    text("labels", "", "analyze: file or folder of labels: docs/monitoring.md")
+    text("table", "", "analyze: CSV or Parquet file of columns by request, column id")
+    text("measure", "accuracy", "analyze: what decides: accuracy, a column of log or table")
+    text("covariate", "", "analyze: column for CUPED, such as brightness")
+    text("unit", "", "analyze: column of --table that the traffic is split by, such as user")
+    flags.DEFINE_multi_string(
+        "guardrail", [], "analyze: MEASURE:MARGIN; may be repeated", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "sequential", False, "analyze: may be repeated at any time", flag_values=values
+    )
+    flags.DEFINE_integer(
+        "planned",
+        0,
+        "analyze: requests of the plan; 0: what --effect and --power ask for",
+        flag_values=values,
+    )
+    text("since", "", "analyze: take answers from this time on, ISO 8601, UTC")
+    text("until", "", "analyze: take answers before this time")
+    text("out", "", "analyze: directory to write report.html and abtest.json to")
+
+
+if __name__ == "__main__":
+    cli.run(main, outlives_output=True)

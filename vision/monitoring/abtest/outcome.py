@@ -1,0 +1,140 @@
+"""What was shown, as abtest.json has it: the measure, guardrails, checks and the verdict."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from vision.monitoring.abtest import comparisons, sequential
+from vision.monitoring.abtest.comparisons import Difference
+from vision.monitoring.abtest.moments import of_counts
+from vision.monitoring.abtest.request import Request
+from vision.monitoring.abtest.samples import Units
+from vision.monitoring.abtest.verdict import Evidence, Guardrail, decide
+
+
+def outcome(
+    request: Request,
+    difference: Difference,
+    guardrails: Sequence[Guardrail],
+    doubts: Mapping[str, Mapping[str, Any]],
+) -> dict[str, Any]:
+    """Returns {"measure", "guardrails", "checks", "progress", "verdict"} of the record.
+
+    Args:
+        request: what was asked.
+        difference: of the measure that decides.
+        guardrails: judged.
+        doubts: see `checks`; {} for pairs, of which nothing is split.
+    """
+    scale = abs(request.effect)
+    low, high = sequential.sequence(difference, scale, request.alpha)
+    ends = (low, high) if request.is_sequential else (difference.low, difference.high)
+    progress = _progress(request, difference, doubts)
+    evidence = Evidence(
+        low=float(ends[0]),
+        high=float(ends[1]),
+        effect=request.effect,
+        units=float(difference.units),
+        progress=progress,
+        is_sequential=request.is_sequential,
+        guardrails=guardrails,
+        doubts=[check["doubt"] for check in doubts.values() if check["doubt"]],
+    )
+    return {
+        "measure": {"name": request.measure}
+        | numbers(difference)
+        | {
+            "sequence": {
+                "low": low,
+                "high": high,
+                "p": sequential.always_valid_p(difference, scale),
+                "scale": scale,
+            }
+        },
+        "guardrails": [
+            {
+                "measure": guardrail.name,
+                "margin": guardrail.margin,
+                "p": guardrail.p,
+                "p_broken": guardrail.p_broken,
+                "state": guardrail.state,
+            }
+            | {"difference": numbers(guardrail.difference)}
+            for guardrail in guardrails
+        ],
+        "checks": doubts,
+        "progress": progress,
+        "verdict": dataclasses.asdict(decide(evidence)),
+    }
+
+
+def checks(request: Request, units: Units, both: int) -> dict[str, dict[str, Any]]:
+    """Returns what could make the two versions' units incomparable: {check: {..., "doubt": why}}.
+
+    Args:
+        request: what was asked.
+        units: all of them, also those of which nothing was measured.
+        both: units that were left out, because both versions answered them.
+    """
+    counts = [int((~units.is_new).sum()), int(units.is_new.sum())]
+    share = request.shares[0] / sum(request.shares)
+    wanted = f"{100 * share:.4g}:{100 - 100 * share:.4g}"
+    p = comparisons.sample_ratio(counts, request.shares)
+    mismatch = ""
+    if p < comparisons.MISMATCH:
+        mismatch = f"{counts[0]:,} and {counts[1]:,} units are not the split {wanted} (p {p:.1g})"
+    known = [int((units.rows[side] > 0).sum()) for side in (~units.is_new, units.is_new)]
+    missing_p = _missing_p(counts, known)
+    selective = ""
+    if missing_p < comparisons.MISMATCH:
+        rates = " and ".join(f"{k / c:.1%}" for k, c in zip(known, counts, strict=True))
+        selective = f"{request.measure} is known for {rates} of the units (p {missing_p:.1g})"
+    return {
+        "sample_ratio": {
+            "units": counts,
+            "split": wanted,
+            "p": p,
+            "in_both": both,
+            "doubt": mismatch,
+        },
+        "known": {"units": known, "p": missing_p, "doubt": selective},
+    }
+
+
+def _missing_p(counts, known):
+    """Returns the p-value of both versions' measures being known equally often."""
+    old = of_counts(known[0], counts[0])
+    new = of_counts(known[1], counts[1])
+    return float(comparisons.two_proportions(old, new).p)
+
+
+def _progress(request, difference, doubts):
+    """Returns the share of the planned size that is reached."""
+    from scipy.stats import norm
+
+    if request.planned:
+        counts = doubts["known"]["units"] if doubts else [difference.units]
+        return float(sum(counts) / request.planned)
+    wanted = abs(request.effect) / (norm.isf(request.alpha / 2) + norm.ppf(request.power))
+    return float((wanted / max(float(difference.error), 1e-300)) ** 2)
+
+
+def numbers(difference: Difference) -> dict[str, float]:
+    """Returns a `Difference` of numbers as a record holds it."""
+    return {name: float(value) for name, value in difference._asdict().items()}
+
+
+def plain(value: Any) -> Any:
+    """Returns a record that JSON can hold: infinite numbers and NaN as None."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
