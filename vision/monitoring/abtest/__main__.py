@@ -147,6 +147,8 @@ def _analyze(values):
 
 def describe(record: dict[str, Any]) -> list[str]:
     """Returns what abtest.json says, in a few lines."""
+    from vision.monitoring.abtest.outcome import p_text
+
     measure = record["measure"]
     old, new = (version["version"] for version in record["versions"])
     low, high, p = (
@@ -168,7 +170,7 @@ def describe(record: dict[str, Any]) -> list[str]:
     lines.append(
         f"{measure['name']}: {measure['old']:.4g} with {old}, {measure['new']:.4g} with {new}; "
         f"difference {measure['difference']:+.4g}, {interval} {kind} "
-        f"({1 - record['alpha']:.4g}), p {p:.2g}"
+        f"({1 - record['alpha']:.4g}), {p_text(p)}"
     )
     for guardrail in record["guardrails"]:
         lines.append(

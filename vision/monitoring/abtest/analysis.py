@@ -132,7 +132,7 @@ def _randomized(request, data, report):
     record = outcome(request, difference, guardrails, doubts)
     record["measure"] |= {
         "kind": "proportion" if is_binary else "mean",
-        "values": [int(measured.rows[side].sum()) for side in (~measured.is_new, measured.is_new)],
+        "rows": [int(measured.rows[side].sum()) for side in (~measured.is_new, measured.is_new)],
         "units": [int((~measured.is_new).sum()), int(measured.is_new.sum())],
         "most_in_a_unit": int(measured.rows.max()),
     }

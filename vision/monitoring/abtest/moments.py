@@ -90,10 +90,11 @@ def of_counts(successes: Number, rows: Number) -> Moments:
 
     Args:
         successes: how many are yes, any shape.
-        rows: how many there are, of the same shape.
+        rows: how many there are, of the same shape or one number.
     """
-    rows = np.asarray(rows, np.float64)
-    successes = np.asarray(successes, np.float64)
+    successes, rows = np.broadcast_arrays(
+        np.asarray(successes, np.float64), np.asarray(rows, np.float64)
+    )
     spread = np.divide(successes * (rows - successes), rows, out=_zero(rows), where=rows > 0)
     return Moments(rows[()], rows[()], successes[()], spread[()], rows[()])
 

@@ -14,6 +14,8 @@ from vision.monitoring.abtest.request import Request
 from vision.monitoring.abtest.samples import Units
 from vision.monitoring.abtest.verdict import Evidence, Guardrail, decide
 
+MOST_IN_BOTH = 0.01  # of the units; with more, the traffic is not split by them
+
 
 def outcome(
     request: Request,
@@ -85,21 +87,24 @@ def checks(request: Request, units: Units, both: int) -> dict[str, dict[str, Any
     p = comparisons.sample_ratio(counts, request.shares)
     mismatch = ""
     if p < comparisons.MISMATCH:
-        mismatch = f"{counts[0]:,} and {counts[1]:,} units are not the split {wanted} (p {p:.1g})"
+        mismatch = f"{counts[0]:,} and {counts[1]:,} units are not the split {wanted} ({p_text(p)})"
+    crossed = ""
+    if both > MOST_IN_BOTH * (both + sum(counts)):
+        crossed = f"{both:,} of {both + sum(counts):,} units got answers of both versions"
     known = [int((units.rows[side] > 0).sum()) for side in (~units.is_new, units.is_new)]
     missing_p = _missing_p(counts, known)
     selective = ""
     if missing_p < comparisons.MISMATCH:
         rates = " and ".join(f"{k / c:.1%}" for k, c in zip(known, counts, strict=True))
-        selective = f"{request.measure} is known for {rates} of the units (p {missing_p:.1g})"
+        selective = f"{request.measure} is known for {rates} of the units ({p_text(missing_p)})"
     return {
         "sample_ratio": {
             "units": counts,
             "split": wanted,
             "p": p,
-            "in_both": both,
             "doubt": mismatch,
         },
+        "in_both": {"units": both, "doubt": crossed},
         "known": {"units": known, "p": missing_p, "doubt": selective},
     }
 
@@ -120,6 +125,11 @@ def _progress(request, difference, doubts):
         return float(sum(counts) / request.planned)
     wanted = abs(request.effect) / (norm.isf(request.alpha / 2) + norm.ppf(request.power))
     return float((wanted / max(float(difference.error), 1e-300)) ** 2)
+
+
+def p_text(p: float) -> str:
+    """Returns a p-value as a sentence shows it."""
+    return "p below 0.0001" if p < 0.0001 else f"p {p:.2g}"
 
 
 def numbers(difference: Difference) -> dict[str, float]:

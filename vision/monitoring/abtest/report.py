@@ -68,7 +68,6 @@ def _chart(looks, effect):
     if len(looks) < 2:
         return None
     shown = [look for look in looks if look["always_low"] is not None] or looks
-    ends = [look[name] for look in shown for name in ("always_low", "always_high", "low", "high")]
     # the first looks are so uncertain that nothing else could be seen
     settled = shown[len(shown) // 4 :]
     ends = [look[name] for look in settled for name in ("always_low", "always_high", "low", "high")]

@@ -107,7 +107,8 @@ def decide(evidence: Evidence) -> Verdict:
     """Returns the verdict.
 
     The new version is shipped if it is better and every guardrail holds; the old one is kept if the
-    new one is worse, breaks a guardrail, or gains less than the effect that matters. A test that is
+    new one is worse or breaks a guardrail, or if no gain is shown and it would be less than the
+    effect that matters. A test that is
     not sequential decides once, at its planned size, except on a broken guardrail; what is not
     shown by then keeps the old version, because further looks would not keep the level.
     """
@@ -135,26 +136,27 @@ def _by_interval(evidence):
     """Returns the verdict where nothing but the measure and open guardrails are left."""
     sign = math.copysign(1, evidence.effect)
     least, most = sorted((sign * evidence.low, sign * evidence.high))
-    gain = f"{least:+.3g} to {most:+.3g}"
+    gain = "gain" if sign > 0 else "reduction"
+    interval = f"{least:+.3g} to {most:+.3g}"
     unsettled = [guardrail.name for guardrail in evidence.guardrails if guardrail.state == "open"]
     waiting = "continue" if evidence.is_sequential else "keep"
     if most < 0:
-        return Verdict("keep", f"The new version is worse: a gain of {gain}.")
+        return Verdict("keep", f"The new version is worse: a {gain} of {interval}.")
     if least > 0 and unsettled:
         return Verdict(
             waiting,
-            f"The new version is better, a gain of {gain}, but the guardrail on "
+            f"The new version is better, a {gain} of {interval}, but the guardrail on "
             f"{' and '.join(unsettled)} is not shown to hold{_at_the_end(evidence)}.",
         )
     if least > 0:
         guarded = " and every guardrail holds" if evidence.guardrails else ""
-        return Verdict("ship", f"The new version is better, a gain of {gain}{guarded}.")
+        return Verdict("ship", f"The new version is better, a {gain} of {interval}{guarded}.")
     if most < abs(evidence.effect):
         return Verdict(
             "keep",
-            f"The gain is {gain}, less than the {abs(evidence.effect):.3g} that would matter.",
+            f"The {gain} is {interval}, below the {abs(evidence.effect):.3g} that would matter.",
         )
-    return Verdict(waiting, f"No gain is shown{_at_the_end(evidence)}: it may be {gain}.")
+    return Verdict(waiting, f"No {gain} is shown{_at_the_end(evidence)}: it may be {interval}.")
 
 
 def _at_the_end(evidence):

@@ -1,0 +1,355 @@
+"""`python -m vision.monitoring.abtest`: plans, verdicts from logs, and what a user gets wrong."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.support import ab_logs
+from vision import cli
+from vision.monitoring.abtest.__main__ import main
+from vision.reference.log_format import FORMAT_KEY, SKETCH_KEY
+from vision.reference.sketch import SKETCH
+
+REQUESTS = 3000
+
+
+@pytest.fixture
+def command(tmp_path, capsys):
+    """`command(*flags)` runs the analysis; returns (exit code, stdout, stderr)."""
+
+    def run(*flags, word="analyze"):
+        argv = [word]
+        if word == "analyze":
+            argv += [f"--log={tmp_path / 'log'}", "--model=pets", "--old=1", "--new=2"]
+            argv += [f"--out={tmp_path / 'out'}"]
+        code = 0
+        try:
+            cli.run(main, [*argv, *flags])
+        except SystemExit as end:
+            code = end.code
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def split(tmp_path):
+    """A log of two versions, the new one better by 0.06, with labels and a table by request."""
+    random = np.random.default_rng(0)
+    columns, truth = ab_logs.draw(random, REQUESTS, (0.84, 0.9), images=2)
+    columns["brightness"] = random.random(len(truth)).astype(np.float32)
+    columns["confidence"] = random.normal(0.8, 0.05, len(truth)).astype(np.float32)
+    ab_logs.write(tmp_path / "log", columns)
+    ab_logs.write_labels(tmp_path / "labels.csv", columns["id"], columns["image"], truth)
+    random = np.random.default_rng(1)
+    before = random.normal(100, 20, REQUESTS)
+    latency = before + random.normal(0, 5, REQUESTS)
+    lines = ["id,latency,before,user,bought"]
+    for i in range(REQUESTS):
+        bought = int(random.random() < 0.3)
+        lines.append(f"r{i},{latency[i]:.4f},{before[i]:.4f},u{i // 2},{bought}")
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    return columns, truth
+
+
+def record_of(tmp_path):
+    return json.loads((tmp_path / "out" / "abtest.json").read_text())
+
+
+def error_of(result):
+    code, _, errors = result
+    assert code == 2 and errors.startswith("error: ") and len(errors.splitlines()) <= 2, result
+    return errors
+
+
+def test_a_better_version_is_shipped(split, command, tmp_path):
+    columns, truth = split
+    code, printed, _ = command(f"--labels={tmp_path / 'labels.csv'}", "--effect=0.05")
+    assert code == 0 and "\nship: The new version is better, a gain of" in printed
+    record = record_of(tmp_path)
+    is_new = np.array(columns["version"]) == "2"
+    right = np.asarray(columns["class"]) == truth
+    measure = record["measure"]
+    assert measure["new"] == pytest.approx(right[is_new].mean())
+    assert measure["old"] == pytest.approx(right[~is_new].mean())
+    # both images of a request are right or wrong together, so a request counts as one
+    requests = is_new[::2]
+    assert measure["units"] == [int((~requests).sum()), int(requests.sum())]
+    assert measure["low"] < 0.06 < measure["high"]
+    assert record["looks"] == [] and record["pairs"] is None
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Ship" in page and "Newcombe" in page and "not independent" in page
+
+
+def test_it_waits_for_the_planned_size(split, command, tmp_path):
+    labels = f"--labels={tmp_path / 'labels.csv'}"
+    code, printed, _ = command(labels)
+    assert code == 0 and "continue: " in printed and "of the planned size" in printed
+    assert "ship: " in command(labels, f"--planned={REQUESTS}")[1]
+    assert "continue: " in command(labels, f"--planned={REQUESTS + 1}")[1]
+
+
+def test_a_sequential_analysis_with_guardrails(split, command, tmp_path):
+    flags = [f"--labels={tmp_path / 'labels.csv'}", f"--table={tmp_path / 'table.csv'}"]
+    flags += ["--sequential", "--effect=0.03"]
+    held = ["--guardrail=latency:10", "--guardrail=confidence:-0.02"]
+    code, printed, _ = command(*flags, *held)
+    assert code == 0 and "every guardrail holds" in printed and "at every look" in printed
+    record = record_of(tmp_path)
+    assert [guardrail["state"] for guardrail in record["guardrails"]] == ["holds", "holds"]
+    looks = record["looks"]
+    assert len(looks) == 60 and looks[-1]["units"] == REQUESTS
+    last = looks[-1]
+    for name, field in (("always_low", "low"), ("always_high", "high")):
+        assert last[name] == pytest.approx(record["measure"]["sequence"][field])
+    assert last["low"] == pytest.approx(record["measure"]["low"])
+    assert "Look by look" in (tmp_path / "out" / "report.html").read_text()
+    unsettled = command(*flags, "--guardrail=latency:0.001")[1]
+    assert "continue: The new version is better" in unsettled
+
+
+def test_columns_by_request_covariates_and_shares(split, command, tmp_path):
+    table = f"--table={tmp_path / 'table.csv'}"
+    flags = (table, "--measure=latency", "--effect=-2")
+    assert "continue: " in command(*flags)[1]
+    before = record_of(tmp_path)
+    assert before["measure"]["rows"] == before["measure"]["units"]  # a number for each request
+    assert "keep: The reduction is" in command(*flags, "--covariate=before")[1]
+    after = record_of(tmp_path)
+    assert after["cuped"]["variance_removed"] == pytest.approx(16 / 17, abs=0.02)
+    assert after["measure"]["error"] < 0.3 * before["measure"]["error"]
+    command(*flags, "--covariate=brightness")  # of images: its mean over the request
+    assert record_of(tmp_path)["cuped"]["variance_removed"] < 0.01
+    command(table, "--measure=bought", "--effect=0.05")
+    assert record_of(tmp_path)["measure"]["kind"] == "proportion"
+
+
+def test_parquet_tables_are_read_too(split, command, tmp_path):
+    import pandas as pd
+
+    pd.read_csv(tmp_path / "table.csv").to_parquet(tmp_path / "table.parquet")
+    flags = ("--measure=latency", "--effect=-2")
+    command(f"--table={tmp_path / 'table.csv'}", *flags)
+    record = record_of(tmp_path)
+    command(f"--table={tmp_path / 'table.parquet'}", *flags)
+    assert record_of(tmp_path) == record
+
+
+def test_traffic_that_is_not_what_was_asked_for(split, command, tmp_path):
+    flags = (f"--labels={tmp_path / 'labels.csv'}", "--effect=0.05")
+    code, printed, _ = command(*flags, "--split=80:20")
+    assert code == 0 and "continue: Nothing can be decided: " in printed
+    assert "are not the split 80:20 (p below 0.0001)" in printed
+    # most users got answers of both versions
+    code, printed, _ = command(
+        *flags, "--measure=latency", f"--table={tmp_path / 'table.csv'}", "--unit=user"
+    )
+    assert code == 0 and "units got answers of both versions" in printed
+
+
+def test_labels_of_one_version_only_are_no_comparison(split, command, tmp_path):
+    columns, truth = split
+    random = np.random.default_rng(1)
+    chosen = random.random(len(truth)) < np.where(np.array(columns["version"]) == "2", 0.9, 0.5)
+    kept = [np.array(columns[name])[chosen] for name in ("id", "image")]
+    ab_logs.write_labels(tmp_path / "labels.csv", *kept, truth[chosen])
+    printed = command(f"--labels={tmp_path / 'labels.csv'}", "--effect=0.05")[1]
+    assert "continue: Nothing can be decided: accuracy is known for" in printed
+
+
+@pytest.mark.parametrize("images", [1, 4])
+def test_shadow_answers_are_compared_image_by_image(command, tmp_path, images):
+    random = np.random.default_rng(2)
+    columns, truth = ab_logs.draw(random, 800, (0.85, 0.85), images)
+    count = len(truth)
+    given = columns | {"version": ["1"] * count}
+    other = np.where(truth == "cat", "dog", "cat")
+    better = np.where(random.random(count) < 0.93, truth, other)
+    shadow = columns | {"version": ["2"] * count, "shadow": np.ones(count, bool), "class": better}
+    order = random.permutation(count)
+    ab_logs.write(tmp_path / "log", given)
+    ab_logs.write(
+        tmp_path / "log", {name: np.asarray(values)[order] for name, values in shadow.items()}, 1
+    )
+    ab_logs.write_labels(tmp_path / "labels.csv", columns["id"], columns["image"], truth)
+    flags = (f"--labels={tmp_path / 'labels.csv'}", "--effect=0.05")
+    code, printed, _ = command(*flags)
+    assert code == 0 and "ship: " in printed
+    record = record_of(tmp_path)
+    old_right = np.asarray(columns["class"]) == truth
+    new_right = better == truth
+    pairs = record["pairs"]
+    assert pairs["images"] == count and pairs["requests"] == 800 and not record["checks"]
+    assert pairs["mcnemar"]["only_new"] == (new_right & ~old_right).sum()
+    assert pairs["mcnemar"]["only_old"] == (old_right & ~new_right).sum()
+    assert pairs["agreement"] == pytest.approx((better == columns["class"]).mean())
+    is_exact = record["measure"]["p"] == pytest.approx(pairs["mcnemar"]["p"])
+    assert is_exact == (images == 1)
+    assert "McNemar" in (tmp_path / "out" / "report.html").read_text()
+    (tmp_path / "table.csv").write_text("id,latency\nr1,5\n")
+    message = error_of(
+        command(f"--table={tmp_path / 'table.csv'}", "--measure=latency", "--effect=-1")
+    )
+    assert "only shadow answers" in message
+
+
+def test_shadow_answers_are_not_mixed_with_given_ones(split, command, tmp_path):
+    labels = f"--labels={tmp_path / 'labels.csv'}"
+    command(labels, "--effect=0.05")
+    alone = record_of(tmp_path)
+    columns, truth = split
+    always_wrong = np.where(truth == "cat", "dog", "cat")
+    shadow = columns | {
+        "version": ["2"] * len(truth),
+        "shadow": np.ones(len(truth), bool),
+        "class": always_wrong,
+    }
+    ab_logs.write(tmp_path / "log", shadow, 1)
+    command(labels, "--effect=0.05")
+    both = record_of(tmp_path)
+    assert both["measure"] == alone["measure"] and both["verdict"] == alone["verdict"]
+    # of the requests that version 1 has answered
+    assert both["pairs"]["images"] == (np.array(columns["version"]) == "1").sum()
+    assert both["pairs"]["comparison"]["new"] == 0
+
+
+def test_an_a_a_test_is_called_one(command, tmp_path):
+    columns, truth = ab_logs.draw(np.random.default_rng(3), 400, (0.9, 0.9))
+    ab_logs.write(tmp_path / "log", columns | {"bundle": ["a" * 16] * 400})
+    ab_logs.write_labels(tmp_path / "labels.csv", columns["id"], columns["image"], truth)
+    assert command(f"--labels={tmp_path / 'labels.csv'}")[0] == 0
+    assert "this is an A/A test" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_labels_of_unknown_requests(split, command, tmp_path):
+    columns, truth = split
+    ids = [f"x{i}" if i < 1000 else name for i, name in enumerate(columns["id"])]
+    ab_logs.write_labels(tmp_path / "labels.csv", ids, columns["image"], truth)
+    code, printed, _ = command(f"--labels={tmp_path / 'labels.csv'}")
+    assert code == 0 and "1,000 of 6,000 labels are of no request of the two versions" in printed
+    ids = [f"x{name}" for name in ids]
+    ab_logs.write_labels(tmp_path / "labels.csv", ids, columns["image"], truth)
+    assert "none of 6,000 labels" in error_of(command(f"--labels={tmp_path / 'labels.csv'}"))
+    (tmp_path / "table.csv").write_text("id,latency\nx1,5\n")
+    flags = (f"--table={tmp_path / 'table.csv'}", "--measure=latency", "--effect=-1")
+    assert "none of 1 rows is of a request" in error_of(command(*flags))
+    other = ["Katze" if name == "cat" else "Hund" for name in truth]
+    ab_logs.write_labels(tmp_path / "labels.csv", columns["id"], columns["image"], other)
+    message = error_of(command(f"--labels={tmp_path / 'labels.csv'}"))
+    assert "no version has ever answered with a class of the labels" in message
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--model=cars"], "has no answers of cars/1, but of pets/"),
+        (["--new=3"], "has no answers of pets/3, but of pets/"),
+        (["--old=2"], "--old and --new are both 2"),
+        (["--since=2031-01-01"], "the window of --since and --until has no answers of pets"),
+        (["--until=2025-10-09T08:53:21"], "the window of --since and --until has no answers of"),
+        (["--since=2031-01-01", "--until=2030-01-01"], "must be before --until"),
+        (["--since=yesterday"], "must be a time in ISO 8601"),
+        (["--split=50:60"], "which sum to 100, got 50:60"),
+        (["--split=50"], "shares OLD:NEW"),
+        (["--split=100:0"], "shares OLD:NEW"),
+        (["--split=a:b"], "shares OLD:NEW"),
+        (["--measure=speed", "--effect=1"], "the measure = 'speed' is unknown"),
+        (["--measure=class", "--effect=1"], "the measure = 'class' is unknown"),
+        (["--measure=entropy"], "give --effect"),
+        (["--covariate=entropy"], "--covariate entropy is part of the answer"),
+        (["--guardrail=latency"], "MEASURE:MARGIN"),
+        (["--guardrail=entropy:0"], "MEASURE:MARGIN"),
+        (["--guardrail=speed:1"], "the measure = 'speed' is unknown"),
+        (["--labels="], "give --labels FILE"),
+        (["--labels=missing.csv"], "missing.csv"),
+        (["--table=missing.csv"], "missing.csv"),
+        (["--unit=user"], "give --table FILE"),
+        (["--effect=0"], "a number other than 0"),
+        (["--effect=nan"], "a number other than 0"),
+        (["--alpha=1"], "--alpha must be in"),
+        (["--power=1"], "--power must be in"),
+        (["--planned=-1"], "--planned must be at least 0"),
+        (["--log="], "give --log"),
+        (["--out="], "give --out"),
+        (["--model="], "give --model"),
+        (["word"], "unexpected argument"),
+    ],
+)
+def test_what_is_wrong_keeps_what_was_there(split, command, tmp_path, flags, message):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "abtest.json").write_text("before")
+    assert message in error_of(command(f"--labels={tmp_path / 'labels.csv'}", *flags))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["abtest.json"]
+    assert (tmp_path / "out" / "abtest.json").read_text() == "before"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("id,latency\nr1,5\nr1,6\n", "has two rows of request 'r1'"),
+        ("id,latency\nr1,fast\n", "latency must be a number, got 'fast'"),
+        ("id,latency\nr1,inf\n", "latency must be a number, got 'inf'"),
+        ("id,latency\n,5\n", "a row without an id"),
+        ("request,latency\nr1,5\n", "has no column 'id'"),
+        ("id,latency,confidence\nr1,5,1\n", "'confidence' is a measure of the log"),
+    ],
+)
+def test_tables_that_are_wrong(split, command, tmp_path, text, message):
+    (tmp_path / "table.csv").write_text(text)
+    flags = (f"--table={tmp_path / 'table.csv'}", "--measure=latency", "--effect=-1")
+    assert message in error_of(command(*flags))
+
+
+def test_logs_that_are_wrong(split, command, tmp_path):
+    columns, _ = split
+    few = {name: list(values)[:40] for name, values in columns.items()}
+    labels = f"--labels={tmp_path / 'labels.csv'}"
+    ab_logs.write(tmp_path / "old", few, metadata={FORMAT_KEY: "1", SKETCH_KEY: SKETCH})
+    assert "is of format 1" in error_of(command(labels, f"--log={tmp_path / 'old'}"))
+    ab_logs.write(tmp_path / "two", few)
+    ab_logs.write(tmp_path / "two", few | {"bundle": ["b" * 16] * 40}, 1)
+    message = error_of(command(labels, f"--log={tmp_path / 'two'}"))
+    assert "was 2 different bundles" in message
+    ab_logs.write(tmp_path / "none", {name: [] for name in columns})
+    assert "has no rows" in error_of(command(labels, f"--log={tmp_path / 'none'}"))
+    assert "there is no directory" in error_of(command(labels, f"--log={tmp_path / 'no'}"))
+    ab_logs.write(tmp_path / "same", few | {"id": ["r1"] * 40})
+    message = error_of(command("--measure=confidence", f"--log={tmp_path / 'same'}"))
+    assert "has answers of both" in message
+
+
+def test_plans(command):
+    code, printed, _ = command("--baseline=0.9", "--traffic=5000", word="plan")
+    assert code == 0 and "26,990 requests, 6 days: 13,495 of the old version" in printed
+    assert "at most 1.94 times as many, 52,306, 11 days" in printed
+    code, printed, _ = command(
+        *("--deviation=40", "--effect=-5", "--split=90:10", "--images=4", "--correlation=0.5"),
+        word="plan",
+    )
+    assert code == 0 and "2.50 times as many images" in printed
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ([], "give --baseline"),
+        (["--baseline=0.9", "--deviation=1"], "give --baseline"),
+        (["--baseline=1.2"], r"--baseline must be in (0, 1)"),
+        (["--baseline=0.995"], "baseline + effect must be in (0, 1)"),
+        (["--baseline=0.9", "--effect=1e-9"], "more than a trillion"),
+        (["--deviation=0"], "--deviation must be above 0"),
+        (["--deviation=nan"], "--deviation must be above 0"),
+        (["--baseline=0.9", "--images=0"], "--images must be at least 1"),
+        (["--baseline=0.9", "--correlation=2"], "--correlation must be in"),
+        (["--baseline=0.9", "--traffic=-1"], "--traffic must be at least 0"),
+        (["--baseline=0.9", "--split=1:2"], "--split must be"),
+    ],
+)
+def test_plans_that_are_wrong(command, flags, message):
+    assert message in error_of(command(*flags, word="plan"))
+
+
+def test_commands_that_are_wrong(command):
+    assert "the command = 'ship' is unknown" in error_of(command(word="ship"))
