@@ -24,7 +24,6 @@ import datetime
 import math
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from absl import flags
 
@@ -53,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
 
 def _plan(values):
     require("the plan", "monitoring", only=("scipy", "statsmodels"))
-    from vision.monitoring.abtest import planning
+    from vision.monitoring.abtest import describe, planning
 
     if (values.baseline is None) == (values.deviation is None):
         raise UserError(
@@ -61,61 +60,37 @@ def _plan(values):
             "--deviation, the standard deviation of a measure"
         )
     effect = _effect(values.effect if values.effect is not None else DEFAULT_EFFECT)
-    check_range("--traffic", values.traffic, _is_at_least(values.traffic, 0), "at least 0")
-    check_range("--images", values.images, _is_at_least(values.images, 1), "at least 1")
-    correlation = values.correlation
-    check_range("--correlation", correlation, 0 <= correlation <= 1, "in [0, 1]")
+    _check_plan(values)
     share_new = _shares(values.split)[1]
+    test = (effect, share_new, values.alpha, values.power)
     if values.baseline is not None:
-        check_range("--baseline", values.baseline, 0 < values.baseline < 1, "in (0, 1)")
-        rows = planning.proportion_rows(
-            values.baseline, effect, share_new, values.alpha, values.power
-        )
+        rows = planning.proportion_rows(values.baseline, *test)
         what = f"a share of {values.baseline:g} or {values.baseline + effect:g}"
     else:
-        check_range(
-            "--deviation", values.deviation, 0 < values.deviation < math.inf, "above 0, finite"
-        )
-        rows = planning.mean_rows(values.deviation, effect, share_new, values.alpha, values.power)
+        rows = planning.mean_rows(values.deviation, *test)
         what = f"a mean that differs by {effect:g}, standard deviation {values.deviation:g}"
-    plan = planning.plan(rows, values.alpha, values.power, values.images, correlation)
-    cli.show(*describe_plan(plan, what, values.alpha, values.power, values.traffic))
+    plan = planning.plan(rows, values.alpha, values.power, values.images, values.correlation)
+    cli.show(*describe.plan(plan, what, values.alpha, values.power, values.traffic))
 
 
-def describe_plan(plan: Any, what: str, alpha: float, power: float, traffic: float) -> list[str]:
-    """Returns a `vision.monitoring.abtest.planning.Plan` in a few lines.
-
-    Args:
-        plan: the plan.
-        what: is compared, in words.
-        alpha: chance of a false positive.
-        power: chance to see the effect.
-        traffic: requests in a day; 0 if it is not known.
-    """
-    fixed = plan.old + plan.new
-    sequential = plan.sequential_old + plan.sequential_new
-    days = ("", "")
-    if traffic:
-        days = tuple(f", {count:,} days" for count in plan.days(traffic))
-    lines = [
-        f"{what} (alpha {alpha:g}, power {power:g})",
-        f"looked at once: {fixed:,} requests{days[0]}: {plan.old:,} of the old version, "
-        f"{plan.new:,} of the new one",
-        f"with --sequential: at most {plan.inflation:.2f} times as many, {sequential:,}{days[1]}; "
-        "most tests end earlier, and may be looked at on any day",
-    ]
-    if plan.design_effect > 1:
-        lines.append(
-            f"images of one request are alike: {plan.design_effect:.2f} times as many images as if "
-            f"they were not, {plan.rows_old + plan.rows_new:,}"
-        )
-    return lines
+def _check_plan(values):
+    """Raises `UserError` if a flag of `plan` is out of range."""
+    for name, low in (("traffic", 0), ("images", 1)):
+        value = values[name].value
+        check_range(f"--{name}", value, low <= value < math.inf, f"at least {low}")
+    correlation = values.correlation
+    check_range("--correlation", correlation, 0 <= correlation <= 1, "in [0, 1]")
+    if values.baseline is not None:
+        check_range("--baseline", values.baseline, 0 < values.baseline < 1, "in (0, 1)")
+    else:
+        deviation = values.deviation
+        check_range("--deviation", deviation, 0 < deviation < math.inf, "above 0, finite")
 
 
 def _analyze(values):
     _check(values)
     require("the analysis", "monitoring", only=("jinja2", "pyarrow", "scipy"))
-    from vision.monitoring.abtest import analysis, report
+    from vision.monitoring.abtest import analysis, describe, report
     from vision.monitoring.abtest.answers import Window
     from vision.monitoring.abtest.request import Request
 
@@ -142,49 +117,7 @@ def _analyze(values):
         raise UserError(f"--since {values.since} must be before --until {values.until}")
     record = analysis.analyze(request, cli.show)
     report.write(pathlib.Path(values.out), record)
-    cli.show(*describe(record), f"{values.out}/report.html, abtest.json")
-
-
-def describe(record: dict[str, Any]) -> list[str]:
-    """Returns what abtest.json says, in a few lines."""
-    from vision.monitoring.abtest.outcome import p_text
-
-    measure = record["measure"]
-    old, new = (version["version"] for version in record["versions"])
-    low, high, p = (
-        (measure["sequence"][name] if record["sequential"] else measure[name])
-        for name in ("low", "high", "p")
-    )
-    kind = "at every look" if record["sequential"] else "for one look"
-    lines = []
-    for check in record["checks"].values():
-        if check["doubt"]:
-            lines.append(f"cannot be compared: {check['doubt']}")
-    labels = record["labels"]
-    if labels and labels["unmatched"]:
-        lines.append(
-            f"{labels['unmatched']:,} of {labels['labels']:,} labels are of no request of the two "
-            "versions"
-        )
-    interval = "not known yet" if low is None else f"{low:+.4g} to {high:+.4g}"
-    lines.append(
-        f"{measure['name']}: {measure['old']:.4g} with {old}, {measure['new']:.4g} with {new}; "
-        f"difference {measure['difference']:+.4g}, {interval} {kind} "
-        f"({1 - record['alpha']:.4g}), {p_text(p)}"
-    )
-    for guardrail in record["guardrails"]:
-        lines.append(
-            f"guardrail {guardrail['measure']}, margin {guardrail['margin']:+g}: "
-            f"{guardrail['difference']['difference']:+.4g}, {guardrail['state']}"
-        )
-    pairs = record["pairs"]
-    if pairs:
-        lines.append(
-            f"shadow: {pairs['images']:,} images answered by both, the same class for "
-            f"{pairs['agreement']:.1%}"
-        )
-    lines.append(f"{record['verdict']['decision']}: {record['verdict']['reason']}")
-    return lines
+    cli.show(*describe.verdict(record), f"{values.out}/report.html, abtest.json")
 
 
 def _check(values):
@@ -230,7 +163,7 @@ def _shares(text):
     except ValueError:
         old = new = math.nan
     total = old + new
-    is_split = any(abs(total - whole) <= 0.01 * whole for whole in (1, 100))
+    is_split = any(abs(total - wanted) <= 0.01 * wanted for wanted in (1, 100))
     if not (is_split and old > 0 and new > 0):
         raise UserError(
             f"--split must be the versions' shares OLD:NEW, such as 90:10, which sum to 100, got "
@@ -265,10 +198,6 @@ def _moment(values, name, default):
             f"--{name} must be a time in ISO 8601, such as 2026-11-01T08:00, got {text}"
         ) from error
     return (time if time.tzinfo else time.replace(tzinfo=datetime.UTC)).timestamp()
-
-
-def _is_at_least(value, low):
-    return low <= value < math.inf
 
 
 def _flags(values):

@@ -9,14 +9,13 @@ import numpy as np
 from vision.errors import UserError
 from vision.monitoring.abtest import comparisons, cuped, samples
 from vision.monitoring.abtest.answers import Answers, moment, read_answers
-from vision.monitoring.abtest.comparisons import Difference
 from vision.monitoring.abtest.history import looks
 from vision.monitoring.abtest.moments import of_units
 from vision.monitoring.abtest.outcome import checks, numbers, outcome, plain
-from vision.monitoring.abtest.pairs import Pairs, agreement, find_pairs
+from vision.monitoring.abtest.pairs import agreement, find_pairs
 from vision.monitoring.abtest.request import Request
 from vision.monitoring.abtest.samples import Measure, Sources
-from vision.monitoring.abtest.verdict import Guardrail, judge_guardrails
+from vision.monitoring.abtest.verdict import judge_guardrails
 from vision.monitoring.log import Log, open_log
 
 FORMAT = 1  # of abtest.json
@@ -162,7 +161,7 @@ def _shadowed(request, data, pairs):
     return record | {"cuped": None, "looks": []}
 
 
-def _judged(request, data, compare) -> list[Guardrail]:
+def _judged(request, data, compare):
     """Returns the guardrails, judged; `compare(request, data, name)` returns a `Difference`."""
     differences = [
         (name, margin, compare(request, data, name)) for name, margin in request.guardrails
@@ -177,7 +176,7 @@ def _units(request, data, name, covariate=None):
     return units, samples.is_binary(data.answers, values), both
 
 
-def _difference_of(request, data, name) -> Difference:
+def _difference_of(request, data, name):
     units, is_binary, _ = _units(request, data, name)
     units = units.measured()
     if not units.is_new.any() or units.is_new.all():
@@ -185,7 +184,7 @@ def _difference_of(request, data, name) -> Difference:
     return _difference(units, is_binary, request.alpha)
 
 
-def _difference(units, is_binary, alpha) -> Difference:
+def _difference(units, is_binary, alpha):
     old, new = (of_units(units.rows[s], units.totals[s]) for s in (~units.is_new, units.is_new))
     compare = comparisons.two_proportions if is_binary else comparisons.two_means
     return compare(old, new, alpha)
@@ -196,7 +195,7 @@ def _covariate_p(units, alpha):
     return float(_difference(units._replace(totals=units.covariates), False, alpha).p)
 
 
-def _paired(request, data, pairs, name) -> Difference:
+def _paired(request, data, pairs, name):
     values = samples.measure(name, data.answers, data.sources, data.log)
     if values.by_request:
         raise UserError(
@@ -212,9 +211,9 @@ def _paired(request, data, pairs, name) -> Difference:
     return comparisons.paired(old[is_known], new[is_known], unit, request.alpha)
 
 
-def _pairs(request, data, pairs: Pairs):
+def _pairs(request, data, pairs):
     """Returns the record's part on shadow answers."""
-    record = {
+    record: dict[str, Any] = {
         "images": len(pairs.old),
         "requests": len(np.unique(data.answers.request[pairs.old])),
         "left_out": pairs.left_out,

@@ -38,16 +38,15 @@ def looks(units: Units, is_binary: bool, alpha: float, scale: float) -> list[dic
     compare = comparisons.two_proportions if is_binary else comparisons.two_means
     difference = compare(old, new, alpha)
     low, high = sequential.sequence(difference, scale, alpha)
-    times = units.seconds[order][ends[both] - 1]
+    columns = {
+        "difference": difference.difference,
+        "low": difference.low,
+        "high": difference.high,
+        "always_low": low,
+        "always_high": high,
+    }
     return [
-        {
-            "time": moment(times[i]),
-            "units": int(ends[both][i]),
-            "difference": difference.difference[i],
-            "low": difference.low[i],
-            "high": difference.high[i],
-            "always_low": low[i],
-            "always_high": high[i],
-        }
-        for i in range(int(both.sum()))
+        {"time": moment(units.seconds[order][end - 1]), "units": int(end)}
+        | {name: float(np.asarray(values)[i]) for name, values in columns.items()}
+        for i, end in enumerate(ends[both])
     ]

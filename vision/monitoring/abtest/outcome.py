@@ -91,28 +91,23 @@ def checks(request: Request, units: Units, both: int) -> dict[str, dict[str, Any
     crossed = ""
     if both > MOST_IN_BOTH * (both + sum(counts)):
         crossed = f"{both:,} of {both + sum(counts):,} units got answers of both versions"
-    known = [int((units.rows[side] > 0).sum()) for side in (~units.is_new, units.is_new)]
-    missing_p = _missing_p(counts, known)
+    measured = [int((units.rows[side] > 0).sum()) for side in (~units.is_new, units.is_new)]
+    missing_p = _missing_p(counts, measured)
     selective = ""
     if missing_p < comparisons.MISMATCH:
-        rates = " and ".join(f"{k / c:.1%}" for k, c in zip(known, counts, strict=True))
+        rates = " and ".join(f"{k / c:.1%}" for k, c in zip(measured, counts, strict=True))
         selective = f"{request.measure} is known for {rates} of the units ({p_text(missing_p)})"
     return {
-        "sample_ratio": {
-            "units": counts,
-            "split": wanted,
-            "p": p,
-            "doubt": mismatch,
-        },
+        "sample_ratio": {"units": counts, "split": wanted, "p": p, "doubt": mismatch},
         "in_both": {"units": both, "doubt": crossed},
-        "known": {"units": known, "p": missing_p, "doubt": selective},
+        "measured": {"units": measured, "p": missing_p, "doubt": selective},
     }
 
 
-def _missing_p(counts, known):
+def _missing_p(counts, measured):
     """Returns the p-value of both versions' measures being known equally often."""
-    old = of_counts(known[0], counts[0])
-    new = of_counts(known[1], counts[1])
+    old = of_counts(measured[0], counts[0])
+    new = of_counts(measured[1], counts[1])
     return float(comparisons.two_proportions(old, new).p)
 
 
@@ -121,7 +116,7 @@ def _progress(request, difference, doubts):
     from scipy.stats import norm
 
     if request.planned:
-        counts = doubts["known"]["units"] if doubts else [difference.units]
+        counts = doubts["measured"]["units"] if doubts else [difference.units]
         return float(sum(counts) / request.planned)
     wanted = abs(request.effect) / (norm.isf(request.alpha / 2) + norm.ppf(request.power))
     return float((wanted / max(float(difference.error), 1e-300)) ** 2)

@@ -28,29 +28,33 @@ class Pairs(NamedTuple):
 
 def find_pairs(answers: Answers) -> Pairs:
     """Returns the pairs of a shadow's answer and of the answer that was given, by id and image."""
-    old = []
-    new = []
-    left_out = 0
-    for shadow_is_new in (True, False):
-        shadows = np.flatnonzero(answers.shadow & (answers.is_new == shadow_is_new))
-        given = np.flatnonzero(~answers.shadow & (answers.is_new != shadow_is_new))
-        shadow_keys, shadow_rows, shadow_twice = _single(answers, shadows)
-        given_keys, given_rows, given_twice = _single(answers, given)
-        _, first, second = np.intersect1d(
-            shadow_keys, given_keys, assume_unique=True, return_indices=True
-        )
-        left_out += len(np.intersect1d(shadow_twice, np.union1d(given_keys, given_twice)))
-        left_out += len(np.intersect1d(given_twice, shadow_keys))
-        pair = (shadow_rows[first], given_rows[second])
-        new.append(pair[0 if shadow_is_new else 1])
-        old.append(pair[1 if shadow_is_new else 0])
-    return Pairs(np.concatenate(old), np.concatenate(new), left_out)
+    shadow_is_new = _pairs_of(answers, True)
+    shadow_is_old = _pairs_of(answers, False)
+    return Pairs(
+        np.concatenate([shadow_is_new[1], shadow_is_old[0]]),
+        np.concatenate([shadow_is_new[0], shadow_is_old[1]]),
+        shadow_is_new[2] + shadow_is_old[2],
+    )
 
 
 def agreement(answers: Answers, pairs: Pairs) -> float:
     """Returns the share of pairs of the same predicted class; NaN without pairs."""
     same = answers.predicted[pairs.old] == answers.predicted[pairs.new]
     return float(same.mean()) if len(same) else float("nan")
+
+
+def _pairs_of(answers, shadow_is_new):
+    """Returns (rows of the shadow, rows of the other version, images left out)."""
+    is_shadow = answers.shadow & (answers.is_new == shadow_is_new)
+    is_given = ~answers.shadow & (answers.is_new != shadow_is_new)
+    shadow_keys, shadow_rows, shadow_twice = _single(answers, np.flatnonzero(is_shadow))
+    given_keys, given_rows, given_twice = _single(answers, np.flatnonzero(is_given))
+    _, first, second = np.intersect1d(
+        shadow_keys, given_keys, assume_unique=True, return_indices=True
+    )
+    left_out = len(np.intersect1d(shadow_twice, np.union1d(given_keys, given_twice)))
+    left_out += len(np.intersect1d(given_twice, shadow_keys))
+    return shadow_rows[first], given_rows[second], left_out
 
 
 def _single(answers, rows):

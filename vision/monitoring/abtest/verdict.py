@@ -84,19 +84,19 @@ def judge_guardrails(
     """
     if not differences:
         return []
-    held = []
+    holding = []
     broken = []
     for _, margin, difference in differences:
         if is_sequential:
-            held.append(float(sequential.always_not_worse(difference, margin)))
+            holding.append(float(sequential.always_not_worse(difference, margin)))
             # the other side of the same margin
             opposite = difference._replace(difference=2 * margin - difference.difference)
             broken.append(float(sequential.always_not_worse(opposite, margin)))
         else:
             p = float(not_worse(difference, margin))
-            held.append(p)
+            holding.append(p)
             broken.append(1 - p)
-    corrected = zip(differences, holm(np.array(held)), holm(np.array(broken)), strict=True)
+    corrected = zip(differences, holm(np.array(holding)), holm(np.array(broken)), strict=True)
     return [
         Guardrail(*judged, float(p), float(p_broken), _state(judged[2], p, p_broken, alpha))
         for judged, p, p_broken in corrected
