@@ -108,18 +108,14 @@ def _version_codes(batch, model, versions, seen):
     own = batch.column("version").dictionary.to_pylist()
     model_codes = batch.column("model").indices.to_numpy(zero_copy_only=False)
     version_codes = batch.column("version").indices.to_numpy(zero_copy_only=False)
-    pairs = np.stack([model_codes, version_codes])
-    for (first, second), count in zip(*_unique_pairs(pairs), strict=True):
-        seen[names[first], own[second]] += int(count)
+    codes = model_codes.astype(np.int64) * max(len(own), 1) + version_codes
+    for pair, count in enumerate(np.bincount(codes)):
+        if count:
+            seen[names[pair // len(own)], own[pair % len(own)]] += int(count)
     is_model = np.array([name == model for name in names], bool)[model_codes]
     places = {version: place for place, version in enumerate(versions)}
     code = np.array([places.get(name, -1) for name in own], np.int8)[version_codes]
     return np.where(is_model, code, -1)
-
-
-def _unique_pairs(pairs):
-    unique, counts = np.unique(pairs, axis=1, return_counts=True)
-    return unique.T, counts
 
 
 def _part(batch, rows, code, seconds, numbers):
