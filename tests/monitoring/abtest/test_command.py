@@ -149,6 +149,32 @@ def test_traffic_that_is_not_what_was_asked_for(split, command, tmp_path):
     assert code == 0 and "units got answers of both versions" in printed
 
 
+def test_users_who_keep_their_version(command, tmp_path):
+    """A key gives a user one version; what his requests have in common is no evidence."""
+    random = np.random.default_rng(5)
+    users = 300
+    user = np.repeat(np.arange(users), 10)
+    is_new = random.random(users) < 0.5
+    right = random.random(3000) < random.beta(4, 1, users)[user]
+    columns = {
+        "id": [f"r{i}" for i in range(3000)],
+        "version": np.where(is_new, "2", "1")[user],
+        "class": np.where(right, "cat", "dog"),
+    }
+    ab_logs.write(tmp_path / "log", columns)
+    ab_logs.write_labels(tmp_path / "labels.csv", columns["id"], [0] * 3000, ["cat"] * 3000)
+    lines = [f"r{i},u{user[i]}" if i >= 10 else f"r{i}," for i in range(3000)]
+    (tmp_path / "table.csv").write_text("id,user\n" + "\n".join(lines))
+    labels = f"--labels={tmp_path / 'labels.csv'}"
+    command(labels)
+    by_request = record_of(tmp_path)["measure"]
+    code, printed, _ = command(labels, f"--table={tmp_path / 'table.csv'}", "--unit=user")
+    record = record_of(tmp_path)
+    assert code == 0 and "10 answers have no user in --table and are left out" in printed
+    assert sum(record["measure"]["units"]) == users - 1 and record["unit"] == "user"
+    assert record["measure"]["error"] > 1.3 * by_request["error"]
+
+
 def test_labels_of_one_version_only_are_no_comparison(split, command, tmp_path):
     columns, truth = split
     random = np.random.default_rng(1)

@@ -115,3 +115,28 @@ def test_the_power_of_a_sequential_test_at_its_planned_size():
     assert is_shown.any(-1).mean() >= 0.8  # the looks before help
     ends = np.where(is_shown.any(-1), (is_shown.argmax(-1) + 1) / LOOKS, 1.0) * plan.inflation
     assert ends.mean() < 1.3  # times the size of the fixed test, on average
+
+
+def test_the_sample_ratio_looked_at_20_times():
+    random = np.random.default_rng(4)
+    new = random.binomial(30, 0.1, (TESTS, LOOKS)).cumsum(1)
+    counts = 30 * np.arange(1, LOOKS + 1)
+    always = np.array(
+        [
+            min(
+                sequential.always_valid_ratio((all_ - part, part), (90, 10))
+                for part, all_ in zip(row[::5], counts[::5], strict=True)
+            )
+            for row in new[:500]
+        ]
+    )
+    assert (always < 0.05).mean() <= 0.05
+    assert sequential.always_valid_ratio((5300, 4700), (1, 1)) < 1e-4
+    assert sequential.always_valid_ratio((0, 0), (1, 1)) == 1
+    # an integral of the likelihood over the prior
+    nodes, weights = np.polynomial.legendre.leggauss(4000)
+    share = (nodes + 1) / 2
+    prior = scipy.stats.beta(50, 50)
+    ratio = np.exp(60 * np.log(2 * share) + 40 * np.log(2 * (1 - share)))
+    factor = (weights / 2 * prior.pdf(share) * ratio).sum()
+    assert sequential.always_valid_ratio((60, 40), (1, 1)) == pytest.approx(min(1, 1 / factor))

@@ -97,6 +97,7 @@ def _header(request, data):
         "first": moment(answers.seconds.min()),
         "last": moment(answers.seconds.max()),
         "unit": request.unit or "request",
+        "answers_of_unknown_unit": int((given & (data.codes < 0)).sum()),
         "alpha": request.alpha,
         "power": request.power,
         "effect": request.effect,

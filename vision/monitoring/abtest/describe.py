@@ -41,6 +41,11 @@ def verdict(record: dict[str, Any]) -> list[str]:
         for check in record["checks"].values()
         if check["doubt"]
     ]
+    if record["answers_of_unknown_unit"]:
+        lines.append(
+            f"{record['answers_of_unknown_unit']:,} answers have no {record['unit']} in --table "
+            "and are left out"
+        )
     labels = record["labels"]
     if labels and labels["unmatched"]:
         lines.append(

@@ -14,6 +14,7 @@ from vision.monitoring.abtest.request import Request
 from vision.monitoring.abtest.samples import Units
 from vision.monitoring.abtest.verdict import Evidence, Guardrail, decide
 
+MISSING = 0.02  # difference of the shares of known values that is looked for
 MOST_IN_BOTH = 0.01  # of the units; with more, the traffic is not split by them
 
 
@@ -84,7 +85,8 @@ def checks(request: Request, units: Units, both: int) -> dict[str, dict[str, Any
     counts = [int((~units.is_new).sum()), int(units.is_new.sum())]
     share = request.shares[0] / sum(request.shares)
     wanted = f"{100 * share:.4g}:{100 - 100 * share:.4g}"
-    p = comparisons.sample_ratio(counts, request.shares)
+    ratio = sequential.always_valid_ratio if request.is_sequential else comparisons.sample_ratio
+    p = ratio(counts, request.shares)
     mismatch = ""
     if p < comparisons.MISMATCH:
         mismatch = f"{counts[0]:,} and {counts[1]:,} units are not the split {wanted} ({p_text(p)})"
@@ -92,7 +94,7 @@ def checks(request: Request, units: Units, both: int) -> dict[str, dict[str, Any
     if both > MOST_IN_BOTH * (both + sum(counts)):
         crossed = f"{both:,} of {both + sum(counts):,} units got answers of both versions"
     measured = [int((units.rows[side] > 0).sum()) for side in (~units.is_new, units.is_new)]
-    missing_p = _missing_p(counts, measured)
+    missing_p = _missing_p(counts, measured, request.is_sequential)
     selective = ""
     if missing_p < comparisons.MISMATCH:
         rates = " and ".join(f"{k / c:.1%}" for k, c in zip(measured, counts, strict=True))
@@ -104,11 +106,14 @@ def checks(request: Request, units: Units, both: int) -> dict[str, dict[str, Any
     }
 
 
-def _missing_p(counts, measured):
+def _missing_p(counts, measured, is_sequential):
     """Returns the p-value of both versions' measures being known equally often."""
     old = of_counts(measured[0], counts[0])
     new = of_counts(measured[1], counts[1])
-    return float(comparisons.two_proportions(old, new).p)
+    difference = comparisons.two_proportions(old, new)
+    if is_sequential:
+        return float(sequential.always_valid_p(difference, MISSING))
+    return float(difference.p)
 
 
 def _progress(request, difference, doubts):

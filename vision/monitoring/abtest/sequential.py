@@ -19,11 +19,14 @@ nearly as narrow as possible at the size that a fixed test with a power of 0.8 w
 is x = 7.9 there, and (z_0.975 + z_0.8)² = 7.8).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from vision.monitoring.abtest.comparisons import Difference, standardized
 from vision.monitoring.abtest.moments import Number
 
+CONCENTRATION = 100.0  # of shares around the split: a prior deviation of 5 points for 50:50
 LEAST_UNITS = 100  # of each version: with fewer, the estimate of the variance may be far off
 
 
@@ -90,6 +93,27 @@ def always_not_worse(difference: Difference, margin: float) -> Number:
     is_better = (difference.difference - margin) * (-1 if margin > 0 else 1) > 0
     p = always_valid_p(difference, abs(margin), margin)
     return np.where(is_better, p, 1.0)[()]
+
+
+def always_valid_ratio(counts: Sequence[float], shares: Sequence[float]) -> float:
+    """Returns the p-value of the traffic against its split, right at every look together.
+
+    Lindon and Malek 2020 (arXiv:2011.03567), the Bayes factor of a Dirichlet prior around the split
+    with a concentration of `CONCENTRATION`, whose inverse is the p-value.
+
+    Args:
+        counts: units of each version.
+        shares: the share of each, relative to their sum, all above 0.
+    """
+    from scipy.special import gammaln
+
+    units = np.asarray(counts, np.float64)
+    expected = np.asarray(shares, np.float64) / np.sum(shares)
+    prior = CONCENTRATION * expected
+    log_factor = gammaln(prior.sum()) - gammaln((prior + units).sum())
+    log_factor += (gammaln(prior + units) - gammaln(prior)).sum()
+    log_factor -= (units * np.log(expected)).sum()
+    return float(np.exp(min(-log_factor, 0.0)))
 
 
 def inflation(alpha: float = 0.05, power: float = 0.8) -> float:
