@@ -11,11 +11,14 @@ from PIL import Image
 
 from tests.audit.planting import COPIES
 from tests.audit.test_scan import open_images
-from vision.audit import duplicates, hash_search
+from vision.audit import duplicates
 from vision.audit.images import Images
-from vision.audit.overlay import likeness
-from vision.audit.scan import CROPS, scan
+from vision.audit.scan import scan
 from vision.config import default
+from vision.data.alike import hash_search
+from vision.data.alike import pairs as alike
+from vision.data.alike.hashes import CROPS
+from vision.data.alike.overlay import likeness
 from vision.data.sources import open_splits
 from vision.data.splits import Subset
 
@@ -110,10 +113,10 @@ def test_digits_that_look_alike_are_no_duplicates():
 def test_the_threshold_rises_only_where_pairs_lie_just_below_it():
     rng = np.random.default_rng(0)
     copies = 1 - 0.03 * rng.random(50)
-    assert duplicates.threshold([], 0.9) == duplicates.threshold(copies, 0.9) == 0.9
-    assert duplicates.threshold([*copies, *(0.6 * rng.random(200))], 0.9) == 0.9
+    assert alike.threshold([], 0.9) == alike.threshold(copies, 0.9) == 0.9
+    assert alike.threshold([*copies, *(0.6 * rng.random(200))], 0.9) == 0.9
     lookalikes = 1 - rng.gamma(4, 0.03, 3000)
-    raised = duplicates.threshold([*(1 - 0.003 * rng.random(300)), *lookalikes], 0.9)
+    raised = alike.threshold([*(1 - 0.003 * rng.random(300)), *lookalikes], 0.9)
     assert 0.95 < raised < 0.997 and np.mean(lookalikes >= raised) < 0.03
 
 

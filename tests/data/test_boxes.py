@@ -14,7 +14,7 @@ from PIL import Image
 from vision.data.decode import decode
 from vision.data.findings import summarize
 from vision.data.sources import open_splits
-from vision.data.sources._xml import parse_xml
+from vision.data.untrusted_xml import parse_xml
 from vision.errors import UserError
 
 WIDTH = 100

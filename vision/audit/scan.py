@@ -5,32 +5,18 @@ It measures enough of each image to compare them without reading them again. Imp
 
 import dataclasses
 import functools
-import hashlib
 from typing import Any
 
 import cv2
 import numpy as np
 
 from vision.audit.images import Images
+from vision.data.alike.hashes import CROPS, THUMBNAIL, digest, hashes, thumbnail, to_common_size
 from vision.data.decode import UnreadableImage, decode, to_channels
 from vision.data.formats import format_of
 from vision.support.processes import cores, ordered
 from vision.support.progress import track
 
-# Side to which every gray image is resized before it is measured, pixels: this makes sharpness
-# comparable.
-COMMON = 160
-CROP = 0.05  # fraction of a side
-# (top, bottom, left, right) cut off: the full image, and its crops.
-CROPS = (
-    (0, 0, 0, 0),
-    (CROP, 0, 0, 0),
-    (0, CROP, 0, 0),
-    (0, 0, CROP, 0),
-    (0, 0, 0, CROP),
-    (CROP,) * 4,
-)
-THUMBNAIL = 32  # pixels
 _CHUNK = 128  # images per task
 # Standard deviation, of 160 pixels, of the filter that removes light and keeps detail.
 _SMOOTH = 8
@@ -158,9 +144,7 @@ def measure(image: np.ndarray, data: bytes | None) -> dict[str, Any]:
     """
     height, width, channels = image.shape
     gray = to_channels(image, 1)[..., 0]
-    shrinks = min(height, width) >= COMMON
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    common = cv2.resize(gray, (COMMON, COMMON), interpolation=interpolation)
+    common = to_common_size(gray)
     mean, std = (np.resize(x[:, 0], 3) / 255 for x in cv2.meanStdDev(image))
     gray = gray.astype(np.float32)
     return {
@@ -169,45 +153,18 @@ def measure(image: np.ndarray, data: bytes | None) -> dict[str, Any]:
         "channels": np.int32(channels),
         "format": format_of(data),
         "bytes": np.int64(len(data or b"")),
-        "digest": np.bytes_(_digest(image)),
+        "digest": np.bytes_(digest(image)),
         "mean": np.float32(gray.mean()),
         "std": np.float32(gray.std()),
         "sharpness": _sharpness(common),
-        "hashes": np.array([_hash(_cut(common, *crop)) for crop in CROPS], np.uint64),
-        "thumbnail": cv2.resize(common, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA),
+        "hashes": hashes(common),
+        "thumbnail": thumbnail(common),
         "channel_mean": mean,
         "channel_square": std**2 + mean**2,
     }
-
-
-def _digest(image):
-    data = f"{image.shape}".encode() + np.ascontiguousarray(image).data
-    return hashlib.sha256(data).hexdigest().encode()
 
 
 def _sharpness(gray):
     gray = gray.astype(np.float32)
     detail = gray - cv2.GaussianBlur(gray, (0, 0), _SMOOTH)
     return np.float32(cv2.Laplacian(gray, cv2.CV_32F).var() / (detail.var() + 1))
-
-
-def _cut(image, top, bottom, left, right):
-    height, width = image.shape
-    top = round(top * height)
-    bottom = round(bottom * height)
-    left = round(left * width)
-    right = round(right * width)
-    return image[top : height - bottom, left : width - right]
-
-
-def _hash(gray):
-    """Returns ImageHash's `phash` as a 64-bit number.
-
-    Shrinks the image to 32 x 32 first: ImageHash would do it too, but slower.
-    """
-    import imagehash
-    from PIL import Image
-
-    small = cv2.resize(np.ascontiguousarray(gray), (32, 32), interpolation=cv2.INTER_AREA)
-    bits = imagehash.phash(Image.fromarray(small)).hash
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")

@@ -59,10 +59,7 @@ class Cutter(Generic[Content]):
             rows: anything that `fill` takes.
             seconds: float64 (N,), their times since the epoch.
         """
-        if self._span.rows:
-            numbers = (self._rows + np.arange(len(seconds))) // self._span.rows
-        else:
-            numbers = np.floor(seconds / self._span.seconds).astype(np.int64)
+        numbers = self.numbers(seconds)
         self._rows += len(numbers)
         for number in map(int, np.unique(numbers)):
             chosen = np.flatnonzero(numbers == number)
@@ -77,6 +74,16 @@ class Cutter(Generic[Content]):
             oldest = min(self._cuts)
             del self._cuts[oldest]
             self._forgotten = oldest
+
+    def numbers(self, seconds: np.ndarray) -> np.ndarray:
+        """Returns the number of the window that each of the next rows belongs to, int64 (N,).
+
+        Args:
+            seconds: see `add`.
+        """
+        if self._span.rows:
+            return (self._rows + np.arange(len(seconds))) // self._span.rows
+        return np.floor(seconds / self._span.seconds).astype(np.int64)
 
     def full(self, now: float) -> list[Content]:
         """Returns the contents of the windows that are over, the earliest first.

@@ -118,7 +118,7 @@ class Selector:
         is_own = _matches(columns["bundle"], self._fingerprint)
         _count(self.names, columns, is_own)
         _count(self.others, columns, ~is_own)
-        rows = np.flatnonzero(is_own)
+        rows = self.places(batch)
         values = [columns[name].to_numpy(zero_copy_only=False)[rows] for name in NAMES]
         sketches = columns["sketch"].flatten().to_numpy(zero_copy_only=False)
         kept = {}
@@ -139,6 +139,10 @@ class Selector:
             sketches.reshape(-1, DIMENSIONS)[rows],
             kept,
         )
+
+    def places(self, batch: Any) -> np.ndarray:
+        """Returns int64 (n,), where the rows that `select` returns are in the batch."""
+        return np.flatnonzero(_matches(batch.column("bundle"), self._fingerprint))
 
     def _class_places(self, column):
         """Returns the places of a column's classes; of other bundles' rows, any."""
@@ -190,6 +194,10 @@ class History:
     @property
     def late(self) -> int:
         return self._cutter.late
+
+    def numbers(self, rows: Rows) -> np.ndarray:
+        """Returns the number of the window that each of the next rows belongs to, int64 (N,)."""
+        return self._cutter.numbers(rows.seconds)
 
     def add(self, rows: Rows) -> None:
         """Adds rows."""

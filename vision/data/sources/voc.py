@@ -23,7 +23,7 @@ from vision.data.files import SPLITS, find_files, find_images
 from vision.data.findings import Finding
 from vision.data.sources import Source
 from vision.data.sources._boxes import Photo, build
-from vision.data.sources._xml import parse_xml
+from vision.data.untrusted_xml import parse_xml
 from vision.errors import UserError, brief
 from vision.support.reading import read_bytes
 

@@ -1,0 +1,1 @@
+"""Which pictures show the same: hashes, a search for pairs, and a comparison of two of them."""

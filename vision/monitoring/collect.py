@@ -1,0 +1,102 @@
+"""Which images that the server has kept are worth labeling? And: the answers, back as a source.
+
+    python -m vision.monitoring.collect --bundle models/pets/3 --log predictions --out to_label
+    python -m vision.monitoring.collect --bundle models/pets/3 --log predictions --out to_label \\
+        --count 500 --per-class 50
+    python -m vision.monitoring.collect --labeled annotations.xml --out to_label
+    python -m vision.main --config configs/incremental.py:runs/pets:csv:to_label/labeled.csv
+
+The first two choose from the images of the server's --keep-images: those on which versions
+disagree, that are far from what the model was validated on, that have drifted, or of which the
+model is uncertain; a quota for each predicted class, no near duplicates, as different as possible.
+Into --out they write images/, images.csv, report.html, and tasks for CVAT and Label Studio with the
+model's classes filled in.
+
+With --labeled, the answers are read: images.csv with its column "label" filled in, CVAT's export
+"for images 1.1", or Label Studio's JSON. Into the same --out go labeled.csv, which the trainer
+opens as csv:to_label/labeled.csv, and labels.csv, by request, for quality in production.
+
+--out keeps what it had if anything fails.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from vision import cli
+from vision.config.flags import parse_stage
+from vision.errors import UserError, check_count
+from vision.monitoring.drift import MOST_WINDOWS
+from vision.support.extras import require
+
+MOST = 100_000  # images to label
+
+
+def main(argv: Sequence[str]) -> None:
+    _, values, words = parse_stage(argv, __doc__, _flags)
+    if words:
+        raise UserError(f"unexpected argument '{words[0]}': flags start with --")
+    if not values.out:
+        raise UserError("give --out DIRECTORY to write to")
+    out = pathlib.Path(values.out)
+    if values.labeled:
+        if values.bundle or values.log:
+            raise UserError("give --labeled FILE, or --bundle and --log, not both")
+        from vision.monitoring.labeling.answers import take_back
+
+        lines = take_back(pathlib.Path(values.labeled), out)
+        cli.show(*lines, f"wrote {out}/labeled.csv, labels.csv, answers.json")
+        return
+    _check(values)
+    require("collecting", "monitoring", only=("imagehash", "jinja2", "pyarrow"))
+    from vision.monitoring.labeling.collecting import Request, collect
+    from vision.monitoring.windows import parse_span
+
+    request = Request(
+        bundle=pathlib.Path(values.bundle),
+        log=pathlib.Path(values.log),
+        out=out,
+        count=values.count,
+        per_class=int(values["per-class"].value or 0),
+        span=parse_span(values.window),
+        history=values.history,
+        seed=values.seed,
+    )
+    cli.show(*collect(request, cli.show))
+
+
+def _check(values):
+    """Raises `UserError` if a flag is missing or out of range."""
+    for name, meaning in (
+        ("bundle", "DIRECTORY, the bundle that was served"),
+        ("log", "DIRECTORY, the server's --prediction-log"),
+    ):
+        if not values[name].value:
+            raise UserError(f"give --{name} {meaning}, or --labeled FILE")
+    check_count("--count", values.count, 1, MOST)
+    check_count("--per-class", values["per-class"].value, 0, MOST)
+    check_count("--history", values.history, 1, MOST_WINDOWS)
+    check_count("--seed", values.seed, 0, 2**32 - 1)
+
+
+def _flags(values):
+    def text(name, default, meaning):
+        flags.DEFINE_string(name, default, meaning, flag_values=values)
+
+    def number(name, default, meaning):
+        flags.DEFINE_integer(name, default, meaning, flag_values=values)
+
+    text("bundle", "", "directory of the bundle that was served")
+    text("log", "", "directory of the server's --prediction-log")
+    text("out", "", "directory to write to, or whose images were labeled")
+    text("labeled", "", "file of answers: CSV, CVAT's XML or Label Studio's JSON")
+    text("window", "1000", "rows in a window of drift, or a time such as 30m, 1h or 7d")
+    number("count", 200, "images to choose, at most")
+    number("per-class", 0, "images of a predicted class, at most; 0 = twice an equal share")
+    number("history", 50, "windows to compare with the reference, the latest")
+    number("seed", 0, "orders images that are equally worth it")
+
+
+if __name__ == "__main__":
+    cli.run(main, outlives_output=True)

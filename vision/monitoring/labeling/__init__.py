@@ -1,0 +1,1 @@
+"""From images that a server has kept to labels: what is worth labeling, tasks, answers."""

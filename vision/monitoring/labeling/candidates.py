@@ -1,0 +1,214 @@
+"""The images that a server has kept, what its log says of each, and the windows around them."""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vision.bundle.directory import MANIFEST, Manifest, read_manifest
+from vision.errors import UserError
+from vision.monitoring.log import Log, open_log
+from vision.monitoring.windows import COLUMNS, History, Rows, Selector, Slot, Span
+from vision.reference.statistics import Reference, parse
+from vision.reference.verdict import LIMITS, assess
+
+ANSWER = ["id", "image", "model", "version", "bundle", "class", "confidence"]
+
+
+class Other(NamedTuple):
+    """What another version said of an image, whose class differs."""
+
+    version: str
+    label: str
+    confidence: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidates:
+    """N kept images of one bundle.
+
+    Attributes:
+        files: where they are, N.
+        requests: identifiers of their requests, N.
+        indices: int64 (N,), each image's index in its request.
+        rows: the log's rows of them, N; `kept` is empty.
+        windows: int64 (N,), the number of each row's window.
+        others: {place: answer of another version, with another class}, the surest.
+    """
+
+    files: list[pathlib.Path]
+    requests: list[str]
+    indices: np.ndarray
+    rows: Rows
+    windows: np.ndarray
+    others: dict[int, Other] = dataclasses.field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gathered:
+    """What a log says.
+
+    Attributes:
+        manifest: the bundle's.
+        reference: the bundle's.
+        candidates: the images that are there.
+        gone: images that were kept and have been deleted since.
+        alarms: {number of a window that alarms: (the window, names of the features that do)}.
+        tested: windows that were compared.
+    """
+
+    manifest: Manifest
+    reference: Reference
+    candidates: Candidates
+    gone: int
+    alarms: dict[int, tuple[Slot, list[str]]]
+    tested: int
+
+
+def gather(
+    bundle: pathlib.Path,
+    directory: pathlib.Path,
+    span: Span,
+    history: int,
+    report: Callable[[str], object] = print,
+) -> Gathered:
+    """Reads a log twice: for the bundle's rows, then for other versions' answers to kept images.
+
+    Args:
+        bundle: directory of the bundle that was served.
+        directory: the server's prediction log.
+        span: how long a window of drift is.
+        history: windows to compare with the reference, the latest.
+        report: called with a line of text for each oddity of the log.
+
+    Raises:
+        UserError: the bundle has no reference; the log cannot be read, has no rows of this model or
+            no images.
+    """
+    manifest = read_manifest(bundle)
+    reference = parse(manifest.reference, len(manifest.classes), bundle / MANIFEST)
+    log = open_log(directory)
+    for name, reason in list(log.skipped.items())[:3]:
+        report(f"{name} is not read: {reason} ({len(log.skipped):,} such files)")
+    selector = Selector(manifest.fingerprint, tuple(manifest.classes))
+    windows = History(reference, span, history)
+    parts = [_part(selector, windows, log, batch) for batch in _batches(log)]
+    candidates = _joined([part for part in parts if len(part)])
+    if candidates is None:
+        raise UserError(_nothing(bundle, directory, selector))
+    exists = np.array([file.is_file() for file in candidates.files], bool)
+    if not exists.any():
+        raise UserError(
+            f"--log {directory}: all of the {len(exists):,} images that it has kept are deleted: "
+            "label earlier, or give the server more --keep-days"
+        )
+    candidates = _chosen(candidates, np.flatnonzero(exists))
+    others = _others(log, candidates, manifest)
+    slots = windows.full(time.time())
+    return Gathered(
+        manifest,
+        reference,
+        dataclasses.replace(candidates, others=others),
+        int((~exists).sum()),
+        _alarms(reference, slots),
+        len(slots),
+    )
+
+
+def _batches(log: Log) -> Iterator[Any]:
+    return log.batches([*COLUMNS, "id", "image"])
+
+
+def _part(selector, windows, log, batch):
+    """Adds a batch to the windows; returns its `Candidates`."""
+    rows = selector.select(batch)
+    numbers = windows.numbers(rows)
+    windows.add(rows)
+    places = np.array(sorted(rows.kept), np.int64)
+    chosen = selector.places(batch)[places]
+    return Candidates(
+        [log.image(rows.kept[place]) for place in places.tolist()],
+        batch.column("id").take(chosen).to_pylist(),
+        batch.column("image").to_numpy(zero_copy_only=False)[chosen].astype(np.int64),
+        rows.part(places)._replace(kept={}),
+        numbers[places],
+    )
+
+
+def _joined(parts):
+    """Returns the candidates of all parts; None if there are none."""
+    if not parts:
+        return None
+    columns = zip(*(part.rows[:-1] for part in parts), strict=True)
+    return Candidates(
+        [file for part in parts for file in part.files],
+        [request for part in parts for request in part.requests],
+        np.concatenate([part.indices for part in parts]),
+        Rows(*map(np.concatenate, columns), {}),
+        np.concatenate([part.windows for part in parts]),
+    )
+
+
+def _chosen(candidates, places):
+    return Candidates(
+        [candidates.files[place] for place in places],
+        [candidates.requests[place] for place in places],
+        candidates.indices[places],
+        candidates.rows.part(places),
+        candidates.windows[places],
+    )
+
+
+def _nothing(bundle, directory, selector):
+    """Returns why there is no image."""
+    if selector.rows:
+        return (
+            f"--log {directory} has {selector.rows:,} rows of this model and no images: start the "
+            "server with --keep-images 0.01"
+        )
+    others = ", ".join(f"{model}/{version}" for model, version in list(selector.others)[:5])
+    if others:
+        return (
+            f"--log {directory} has no rows of the model in --bundle {bundle}, but of {others}: "
+            "give the bundle that was served"
+        )
+    return f"--log {directory} has no rows: has the server answered anything?"
+
+
+def _others(log: Log, candidates: Candidates, manifest: Manifest) -> dict[int, Other]:
+    """Returns {place: `Other`} of the images of which another bundle said another class."""
+    import pyarrow
+    import pyarrow.compute
+
+    keys = zip(candidates.requests, candidates.indices.tolist(), strict=True)
+    places = {key: place for place, key in enumerate(keys)}
+    wanted = pyarrow.array(sorted(set(candidates.requests)), pyarrow.string())
+    others: dict[int, Other] = {}
+    for batch in log.batches(ANSWER):
+        is_wanted = pyarrow.compute.is_in(batch.column("id"), value_set=wanted)
+        for row in batch.filter(is_wanted).to_pylist():
+            place = places.get((row["id"], row["image"]))
+            if place is None or row["bundle"] == manifest.fingerprint:
+                continue
+            label = manifest.classes[candidates.rows.classes[place]]
+            if row["class"] == label:
+                continue
+            if place not in others or row["confidence"] > others[place].confidence:
+                others[place] = Other(row["version"], row["class"], row["confidence"])
+    return others
+
+
+def _alarms(reference: Reference, slots: list[Slot]) -> dict[int, tuple[Slot, list[str]]]:
+    alarms = {}
+    for slot in slots:
+        verdict: dict[str, Any] = assess(reference, slot.window, LIMITS, slot.number)
+        names = [name for name, m in verdict["features"].items() if m.get("alarm")]
+        if names:
+            alarms[slot.number] = (slot, names)
+    return alarms
