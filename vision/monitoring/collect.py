@@ -93,7 +93,11 @@ def _flags(values):
     text("labeled", "", "file of answers: CSV, CVAT's XML or Label Studio's JSON")
     text("window", "1000", "rows in a window of drift, or a time such as 30m, 1h or 7d")
     number("count", 200, "images to choose, at most")
-    number("per-class", 0, "images of a predicted class, at most; 0 = twice an equal share")
+    number(
+        "per-class",
+        0,
+        "images of a predicted class, at most; 0 = twice an equal share, or more if none is left",
+    )
     number("history", 50, "windows to compare with the reference, the latest")
     number("seed", 0, "orders images that are equally worth it")
 

@@ -9,6 +9,7 @@ arXiv:1708.00489, algorithm 1). A score alone would choose many images of one ki
 """
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Collection, Mapping
 
@@ -20,19 +21,36 @@ SHORTLIST = 10  # images of which the most different one is taken
 WIDER = 2  # images that are looked at for each that is wanted, of each reason
 
 
-def quota(count: int, classes: np.ndarray, per_class: int = 0) -> int:
-    """Returns how many images of a predicted class may be chosen.
+@dataclasses.dataclass(frozen=True)
+class Quota:
+    """How many images are chosen.
+
+    Attributes:
+        count: in all, at most.
+        per_class: of a predicted class.
+        strict: whether a class never gets more; otherwise it does if nothing else is left, as when
+            a model that has drifted gives one class to nearly all.
+    """
+
+    count: int
+    per_class: int
+    strict: bool
+
+
+def quota(count: int, classes: np.ndarray, per_class: int = 0) -> Quota:
+    """Returns the quota of a class: what the user asks for, or twice an equal share, not strictly.
 
     Args:
         count: images to choose.
         classes: (N,), the predicted classes of the candidates.
-        per_class: what the user asks for; 0 for twice an equal share.
+        per_class: what the user asks for; 0 for nothing.
     """
-    return per_class or max(1, math.ceil(2 * count / max(len(np.unique(classes)), 1)))
+    share = math.ceil(2 * count / max(len(np.unique(classes)), 1))
+    return Quota(count, per_class or share, bool(per_class))
 
 
 def pool(
-    scores: Mapping[str, np.ndarray], classes: np.ndarray, count: int, per_class: int, seed: int = 0
+    scores: Mapping[str, np.ndarray], classes: np.ndarray, limits: Quota, seed: int = 0
 ) -> np.ndarray:
     """Returns the places of the images to look at, int64 (M,), sorted: copies among them are
     searched for, which takes milliseconds for each.
@@ -40,24 +58,28 @@ def pool(
     Args:
         scores: {reason: (N,)}, see `vision.monitoring.labeling.reasons.scores`.
         classes: integers (N,), the predicted classes.
-        count: images to choose.
-        per_class: how many of a predicted class, at most.
+        limits: how many are to be chosen.
         seed: orders images of equal score.
     """
     order = np.random.default_rng(seed).permutation(len(classes))
     chosen: set[int] = set()
     for values in scores.values():
         ordered = order[np.argsort(-values[order], kind="stable")]
-        left = np.full(int(classes.max(initial=0)) + 1, WIDER * per_class)
-        taken = 0
-        for place in ordered[values[ordered] > NONE]:
-            if taken == WIDER * count:
-                break
-            if left[classes[place]]:
-                left[classes[place]] -= 1
-                taken += 1
-                chosen.add(int(place))
+        ordered = ordered[values[ordered] > NONE]
+        within = _is_within(classes[ordered], WIDER * limits.per_class)
+        beyond = ordered[:0] if limits.strict else ordered[~within]
+        best = np.concatenate([ordered[within], beyond])[: WIDER * limits.count]
+        chosen.update(best.tolist())
     return np.array(sorted(chosen), np.int64)
+
+
+def _is_within(classes, most):
+    """Returns bool (N,), which items are among the first `most` of their class."""
+    order = np.argsort(classes, kind="stable")
+    _, starts, counts = np.unique(classes[order], return_index=True, return_counts=True)
+    ranks = np.empty(len(classes), np.int64)
+    ranks[order] = np.arange(len(classes)) - np.repeat(starts, counts)
+    return ranks < most
 
 
 @dataclasses.dataclass
@@ -79,22 +101,24 @@ class Pool:
     distances: np.ndarray
 
 
-def choose(images: Pool, count: int, per_class: int, seed: int = 0) -> list[int]:
-    """Returns the places of the chosen images, at most `count`, in the order of choice.
+def choose(images: Pool, limits: Quota, seed: int = 0) -> list[int]:
+    """Returns the places of the chosen images, in the order of choice.
 
     Args:
         images: what to choose from.
-        count: images to choose.
-        per_class: how many of a predicted class, at most.
+        limits: how many.
         seed: orders images of equal score.
     """
-    chooser = _Chooser(images, per_class, seed)
-    while len(chooser.chosen) < count:
-        before = len(chooser.chosen)
-        for reason in REASONS[: count - before]:
-            chooser.take(reason)
-        if len(chooser.chosen) == before:
+    chooser = _Chooser(images, limits, seed)
+    turns = 0  # in a row without an image
+    for reason in itertools.cycle(REASONS):
+        if turns == len(REASONS):
+            if not chooser.lift():
+                break
+            turns = 0
+        if len(chooser.chosen) == limits.count:
             break
+        turns = 0 if chooser.take(reason) else turns + 1
     return chooser.chosen
 
 
@@ -105,35 +129,44 @@ class _Chooser:
         chosen: their places.
     """
 
-    def __init__(self, images, per_class, seed):
+    def __init__(self, images, limits, seed):
         self._images = images
         self._order = np.random.default_rng(seed).permutation(len(images.classes))
         self._is_free = np.ones(len(images.classes), bool)
-        self._left = np.full(int(images.classes.max(initial=0)) + 1, per_class)
+        self._left = np.full(int(images.classes.max(initial=0)) + 1, limits.per_class)
+        self._is_bound = True
+        self._is_strict = limits.strict
         self._to_chosen = np.full(len(images.classes), np.inf)
         self.chosen = []
 
+    def lift(self):
+        """Lets classes get more than their quota; returns whether that changes anything."""
+        was_bound = self._is_bound and not self._is_strict
+        self._is_bound = self._is_strict
+        return was_bound
+
     def take(self, reason):
-        """Takes an image for a reason, if there is one."""
+        """Takes an image for a reason; returns whether there is one."""
         images = self._images
         values = images.scores[reason]
-        rows = self._order[(self._is_free & (values > NONE))[self._order]]
+        is_allowed = self._is_free & (values > NONE)
+        if self._is_bound:
+            is_allowed &= self._left[images.classes] > 0
+        rows = self._order[is_allowed[self._order]]
         if not len(rows):
-            return
+            return False
         if reason == "far":
             distance = np.minimum(images.distances, self._to_chosen)
         else:
             rows = rows[np.argsort(-values[rows], kind="stable")[:SHORTLIST]]
             distance = self._to_chosen
         self._add(int(rows[np.argmax(distance[rows])]))
+        return True
 
     def _add(self, place):
         images = self._images
         self.chosen.append(place)
         self._is_free[[place, *images.copies.get(place, ())]] = False
-        label = images.classes[place]
-        self._left[label] -= 1
-        if not self._left[label]:
-            self._is_free &= images.classes != label
+        self._left[images.classes[place]] -= 1
         distance = nearest(images.sketches, images.sketches[place : place + 1])
         self._to_chosen = np.minimum(self._to_chosen, distance)

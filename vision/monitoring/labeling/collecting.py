@@ -11,7 +11,7 @@ import numpy as np
 from vision.data.pictures import picture
 from vision.monitoring.labeling import reasons as worth
 from vision.monitoring.labeling.candidates import Gathered, gather
-from vision.monitoring.labeling.choice import Pool, choose, pool, quota
+from vision.monitoring.labeling.choice import Pool, Quota, choose, pool, quota
 from vision.monitoring.labeling.collection import Item, check_place, copy_image, write_record
 from vision.monitoring.labeling.copies import Pictures, find_copies
 from vision.monitoring.labeling.tasks import write_tasks
@@ -40,7 +40,8 @@ class Request:
         log: directory of the prediction log.
         out: directory to write to.
         count: images, at most.
-        per_class: images of a predicted class, at most; 0 for twice an equal share.
+        per_class: images of a predicted class, at most; 0 for twice an equal share, or more if
+            nothing else is left.
         span: how long a window of drift is.
         history: windows to compare, the latest.
         seed: of the order of images that are equally worth it.
@@ -68,15 +69,14 @@ def collect(request: Request, report: Callable[[str], object] = print) -> list[s
     gathered = gather(request.bundle, request.log, request.span, request.history, report)
     scores = worth.scores(gathered)
     bits = (gathered.manifest.config or {}).get("data", {}).get("bits", 0)
-    limit = quota(request.count, gathered.candidates.rows.classes, request.per_class)
+    limits = quota(request.count, gathered.candidates.rows.classes, request.per_class)
     places, copies = select(
         scores,
         gathered.candidates.rows.classes,
         gathered.candidates.rows.sketches,
         gathered.reference,
         Pictures(gathered.candidates.files, bits),
-        request.count,
-        limit,
+        limits,
         request.seed,
     )
     lines = _summary(gathered, scores, copies)
@@ -94,7 +94,8 @@ def collect(request: Request, report: Callable[[str], object] = print) -> list[s
             "log": str(request.log),
             "classes": classes,
             "asked": request.count,
-            "per_class": limit,
+            "per_class": limits.per_class,
+            "strict": limits.strict,
             "reasons": dict(collections.Counter(r for item in items for r in item.reasons)),
         }
         write_record(directory, items, record)
@@ -117,9 +118,8 @@ def select(
     sketches: np.ndarray,
     reference: Reference,
     pictures: Any,
-    count: int,
-    per_class: int,
-    seed: int,
+    limits: Quota,
+    seed: int = 0,
 ) -> tuple[list[int], int]:
     """Returns (places of the chosen images of N, copies that were left out).
 
@@ -129,11 +129,10 @@ def select(
         sketches: (N, 16).
         reference: the bundle's.
         pictures: the N images, see `Pictures`.
-        count: images to choose, at most.
-        per_class: of a predicted class, at most.
+        limits: how many are to be chosen.
         seed: orders images of equal score.
     """
-    rows = pool(scores, classes, count, per_class, seed)
+    rows = pool(scores, classes, limits, seed)
     is_readable, copies = find_copies(pictures.part(rows))
     kept = np.flatnonzero(is_readable)
     new = {int(row): i for i, row in enumerate(kept)}
@@ -145,7 +144,7 @@ def select(
         {new[row]: {new[other] for other in others} for row, others in copies.items()},
         worth.nearest(sketches[rows], reference.sample),
     )
-    chosen = choose(images, count, per_class, seed)
+    chosen = choose(images, limits, seed)
     left_out = set().union(*(images.copies.get(place, set()) for place in chosen))
     return [int(rows[place]) for place in chosen], len(left_out)
 

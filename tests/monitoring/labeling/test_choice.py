@@ -1,0 +1,95 @@
+"""The choice of images: against brute force, and what holds for any scores."""
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from vision.monitoring.labeling.choice import Pool, Quota, choose, pool, quota
+from vision.monitoring.labeling.reasons import NONE, REASONS, nearest
+
+
+def images_of(random, count=60, classes=4, **scores):
+    points = random.normal(size=(count, 3))
+    values = {reason: np.full(count, NONE) for reason in REASONS} | scores
+    return Pool(values, random.integers(0, classes, count), points, {}, np.full(count, 9.0))
+
+
+def test_distances_are_scipys():
+    random = np.random.default_rng(0)
+    points = random.normal(size=(50, 16)).astype(np.float16)
+    others = random.normal(size=(30, 16)).astype(np.float16)
+    expected = cdist(points.astype(float), others.astype(float))
+    np.testing.assert_allclose(nearest(points, others), expected.min(1), atol=1e-6)
+    within = cdist(points.astype(float), points.astype(float))
+    np.fill_diagonal(within, np.inf)
+    np.testing.assert_allclose(nearest(points, points, True), within.min(1), atol=1e-6)
+
+
+def test_what_is_far_is_covered_by_k_center_greedy():
+    random = np.random.default_rng(1)
+    images = images_of(random, far=np.ones(60))
+    reference = random.normal(size=(20, 3))
+    images.distances = cdist(images.sketches, reference).min(1)
+    chosen = choose(images, Quota(12, 60, True))
+    centers = reference
+    for place in chosen:  # each one is the farthest from the reference and all before it
+        distance = cdist(images.sketches, centers).min(1)
+        assert distance[place] == pytest.approx(distance.max())
+        centers = np.concatenate([centers, images.sketches[place : place + 1]])
+
+
+def test_the_most_uncertain_come_first_and_differ():
+    random = np.random.default_rng(2)
+    entropy = random.random(60)
+    images = images_of(random, uncertain=entropy)
+    chosen = choose(images, Quota(10, 60, True))
+    assert chosen[0] == entropy.argmax()
+    assert set(chosen) <= set(np.argsort(-entropy)[:20])
+    ten = np.argsort(-entropy)[1:11]
+    farthest = ten[cdist(images.sketches[ten], images.sketches[chosen[:1]])[:, 0].argmax()]
+    assert chosen[1] == farthest
+
+
+def test_reasons_take_turns():
+    random = np.random.default_rng(3)
+    certain = np.full(60, NONE)
+    certain[:50] = random.random(50)
+    strange = np.full(60, NONE)
+    strange[50:] = random.random(10)
+    images = images_of(random, uncertain=certain, drifted=strange)
+    chosen = choose(images, Quota(8, 60, True))
+    assert sum(place >= 50 for place in chosen) == 4
+    assert len(choose(images, Quota(100, 60, True))) == 60  # all of them, and not one twice
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_class_exceeds_its_quota_and_no_copy_is_chosen(seed):
+    random = np.random.default_rng(seed)
+    images = images_of(random, uncertain=random.random(60), far=random.random(60))
+    pairs = random.choice(60, (15, 2), replace=False)
+    images.copies = {int(a): {int(b)} for pair in pairs for a, b in (pair, pair[::-1])}
+    chosen = choose(images, Quota(40, 5, True), seed)
+    assert len(set(chosen)) == len(chosen) == 20  # 4 classes of 5
+    assert np.bincount(images.classes[chosen]).max() == 5
+    assert not any(images.copies.get(place, set()) & set(chosen) for place in chosen)
+    assert choose(images, Quota(40, 5, True), seed) == chosen
+    more = choose(images, Quota(30, 5, False), seed)  # a class gets more once nothing else is left
+    assert more[:20] == chosen and len(more) == 30
+
+
+def test_the_pool_has_the_best_of_each_class():
+    random = np.random.default_rng(4)
+    classes = np.repeat([0, 1], [500, 20])
+    entropy = np.where(classes == 0, 2.0, 1.0) + random.random(520)
+    places = pool({"uncertain": entropy}, classes, Quota(20, 10, True))
+    assert np.bincount(classes[places]).tolist() == [20, 20]
+    assert set(np.argsort(-entropy)[:20]) <= set(places)
+    assert len(pool({"uncertain": np.full(520, NONE)}, classes, Quota(20, 10, True))) == 0
+    places = pool({"uncertain": entropy}, classes, Quota(40, 10, False))
+    assert np.bincount(classes[places]).tolist() == [60, 20]  # 80, of whatever class, in the end
+
+
+def test_the_quota_is_twice_an_equal_share():
+    assert quota(200, np.arange(10).repeat(3)) == Quota(200, 40, False)
+    assert quota(5, np.arange(100)) == Quota(5, 1, False)
+    assert quota(200, np.arange(10), 7) == Quota(200, 7, True)
