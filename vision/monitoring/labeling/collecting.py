@@ -99,7 +99,13 @@ def collect(request: Request, report: Callable[[str], object] = print) -> list[s
             "reasons": dict(collections.Counter(r for item in items for r in item.reasons)),
         }
         write_record(directory, items, record)
-        write_tasks(directory, request.out.resolve().name, items, classes)
+        write_tasks(
+            directory,
+            request.out.resolve().name,
+            items,
+            classes,
+            gathered.manifest.fingerprint,
+        )
         cards = _cards(items, Pictures([directory / item.path for item in items], bits))
         page = render(TEMPLATE, _context(request, items, cards, lines, record))
         (directory / "report.html").write_text(page, "utf-8")

@@ -14,7 +14,11 @@ LOCAL = "/data/local-files/?d="  # how Label Studio's addresses of local files b
 
 
 def write_tasks(
-    directory: pathlib.Path, title: str, items: Sequence[Item], classes: Sequence[str]
+    directory: pathlib.Path,
+    title: str,
+    items: Sequence[Item],
+    classes: Sequence[str],
+    fingerprint: str,
 ) -> None:
     """Writes cvat.xml, label_studio.json and label_studio.xml.
 
@@ -24,9 +28,10 @@ def write_tasks(
             with it, so that its LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT is the folder above.
         items: the images.
         classes: the bundle's, among which the tools let people choose.
+        fingerprint: the bundle's.
     """
     _write(directory / "cvat.xml", _cvat(directory, title, items, classes))
-    write_json(directory / "label_studio.json", [_task(item, title) for item in items])
+    write_json(directory / "label_studio.json", [_task(item, title, fingerprint) for item in items])
     _write(directory / "label_studio.xml", _interface(classes))
 
 
@@ -56,7 +61,7 @@ def _cvat(directory, title, items, classes):
     return root
 
 
-def _task(item, title):
+def _task(item, title, fingerprint):
     """Returns a task: https://labelstud.io/guide/predictions."""
     result = {
         "from_name": CONTROL,
@@ -70,7 +75,9 @@ def _task(item, title):
             "path": item.path,
             "reasons": ", ".join(item.reasons),
         },
-        "predictions": [{"model_version": "bundle", "score": item.confidence, "result": [result]}],
+        "predictions": [
+            {"model_version": fingerprint, "score": item.confidence, "result": [result]}
+        ],
     }
 
 
