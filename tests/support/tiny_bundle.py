@@ -26,14 +26,18 @@ def write_model(
     kind=TensorProto.UINT8,
     names=None,
     heat=False,
+    matrices=None,
 ):
     """Writes a linear embedding, a linear head and its softmax, or another `last` operator, as
     ONNX.
 
-    With `heat` it returns as `heatmap` the first channel's pixels over 255.
+    With `heat` it returns as `heatmap` the first channel's pixels over 255. `matrices` are those of
+    `weights`, to classify something.
     """
     names = names or ("probabilities", "embedding")
-    arrays = dict(zip(("first", "second"), weights(classes, side, channels), strict=True))
+    arrays = dict(
+        zip(("first", "second"), matrices or weights(classes, side, channels), strict=True)
+    )
     nodes = [
         helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Flatten", ["float"], ["flat"]),

@@ -101,19 +101,13 @@ def open_split(
     Raises:
         UserError: if the source cannot be opened, or has classes that the model does not have.
     """
-    config = config.copy_and_resolve_references()
+    config = as_evaluated(classifier, config)
     c = config.data
     if name:
         check_choice("--split", name, SPLITS)
     own, is_copy, opened = _open(classifier, c, spec)
     undivided = is_undivided(opened, c.source)
     name = name or ("all" if undivided and not own else "test")
-    c.image_size = classifier.image_size
-    c.channels = classifier.channels
-    c.random_crop_area = ()
-    # Nothing is trained, however few images there are.
-    config.imbalance.sampling = "none"
-    config.train.steps = 1
     # Few images may leave none for one of the splits, so they are divided only if necessary.
     past = None
     if is_copy or is_same(c.source, classifier.config.data.source):
@@ -130,6 +124,23 @@ def open_split(
     source = Joined([loader.dataset.source for loader in loaders.values()])
     positions = match_classes(classifier.classes, source)
     return Split(name, source, loaders, data, own, config, positions, is_copy)
+
+
+def as_evaluated(classifier: Predictor, config: ConfigDict) -> ConfigDict:
+    """Returns a copy of a model's config that opens images as the model takes them.
+
+    Args:
+        classifier: the model.
+        config: its config.
+    """
+    config = config.copy_and_resolve_references()
+    config.data.image_size = classifier.image_size
+    config.data.channels = classifier.channels
+    config.data.random_crop_area = ()
+    # Nothing is trained, however few images there are.
+    config.imbalance.sampling = "none"
+    config.train.steps = 1
+    return config
 
 
 def _open(classifier: Predictor, c: ConfigDict, spec: str) -> tuple[bool, bool, dict[str, Source]]:
@@ -231,10 +242,7 @@ def match_classes(classes: Sequence[str], source: "Source | Joined") -> np.ndarr
     Raises:
         UserError: if the source has images of classes that the model does not have.
     """
-    place = {name: i for i, name in enumerate(classes)}
-    if tuple(classes) == tuple(name for _, name in imagenet_classes()):
-        place |= {synset: i for i, (synset, _) in enumerate(imagenet_classes())}
-    positions = np.array([place.get(name, -1) for name in source.classes], np.int64)
+    positions = positions_of(classes, source)
     counts = np.bincount(source.labels, minlength=len(source.classes))
     unknown = [source.classes[i] for i in np.flatnonzero((positions < 0) & (counts > 0))]
     if unknown:
@@ -243,6 +251,14 @@ def match_classes(classes: Sequence[str], source: "Source | Joined") -> np.ndarr
             f"It has {some(classes)}. Rename them, or give --data with the model's classes"
         )
     return positions
+
+
+def positions_of(classes: Sequence[str], source: "Source | Joined") -> np.ndarray:
+    """Returns what `match_classes` does, whatever classes the model does not have."""
+    place = {name: i for i, name in enumerate(classes)}
+    if tuple(classes) == tuple(name for _, name in imagenet_classes()):
+        place |= {synset: i for i, (synset, _) in enumerate(imagenet_classes())}
+    return np.array([place.get(name, -1) for name in source.classes], np.int64)
 
 
 def some(names: Sequence[str], count: int = 5) -> str:

@@ -1,0 +1,107 @@
+"""May a new model take the place of an old one? Rules on named data; for CI.
+
+    python -m vision.evaluation.gate runs/pets runs/next --data old=folder:pets \\
+        --data new=csv:to_label/labeled.csv --out gate
+    python -m vision.evaluation.gate models/pets/3 models/pets/4 --data old=folder:pets \\
+        --max-loss old=0.02 --max-class-loss old=0.1 --decide interval --out gate
+
+OLD and NEW are runs or bundles. Each NAME=SOURCE of --data names images; both models answer those
+that neither has learned from. By default NEW must gain at least 0 on `new` and lose at most 0.01 of
+accuracy on `old`, if there are such data. --max-class-loss is about the recall of each class with
+at least --class-images images, --max-calibration-loss about the expected calibration error. Rules
+compare what was measured, or with --decide interval the worse end of the 95 % interval: then NEW
+must keep them for sure, and few images do not pass. A class that only one of the models has counts
+as wrong for the other.
+
+Writes gate.json and gate.md, a comment for a pull request. Exits with 0 if NEW keeps all rules,
+with 1 if not, with 2 for a mistake in the command or the data.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from vision import cli
+from vision.config.flags import parse_stage
+from vision.errors import RunError, UserError, check_choice, check_count
+from vision.support.extras import require
+from vision.support.files import filling, write_json
+from vision.support.lock import locked
+
+DEFAULTS = {"min-gain": "new=0", "max-loss": "old=0.01"}
+
+
+def main(argv: Sequence[str]) -> None:
+    config, values, words = parse_stage(argv, __doc__, _flags)
+    if config is not None:
+        raise UserError("--config has no effect on trained models: give their directories")
+    if len(words) != 2:
+        raise UserError(f"give two runs or bundles, OLD and NEW, got {len(words)}")
+    if not values.out:
+        raise UserError("give --out DIRECTORY to write gate.json and gate.md to")
+    class_images = int(values["class-images"].value or 0)
+    check_count("--class-images", class_images, 1, 10**9)
+    require("the gate", "evaluation", without=("onnxruntime",))
+    from vision.evaluation.compare.comparison import titles
+    from vision.evaluation.gate import judge, rules
+
+    check_choice("--decide", values.decide, rules.DECISIONS)
+    data = rules.parse_data(values.data)
+    limits = [
+        rule
+        for kind in rules.TITLES
+        for rule in rules.parse_rules(kind, _given(values, kind, data), data)
+    ]
+    if not limits:
+        raise UserError(
+            f"there is no rule about {', '.join(data)}: give --min-gain or --max-loss, such as "
+            f"--max-loss {next(iter(data))}=0.01"
+        )
+    request = judge.Request(words, titles(words), data, limits, values.decide, class_images)
+    with locked(values.out):
+        record = judge.judge(request, cli.show)
+        with filling(values.out) as directory:
+            write_json(directory / "gate.json", record)
+            pathlib.Path(directory, "gate.md").write_text(judge.markdown(record), "utf-8")
+    *lines, verdict = judge.lines(record)
+    cli.show(*lines, f"wrote {values.out}: gate.json, gate.md")
+    if not record["passed"]:
+        raise RunError(verdict)
+    cli.show(verdict)
+
+
+def _given(values, kind, data):
+    """Returns the values of a rule's flag; without any, its default if there are such data."""
+    given = values[kind].value
+    default = DEFAULTS.get(kind, "")
+    if given is None and default.partition("=")[0] in data:
+        return [default]
+    return given or []
+
+
+def _flags(values):
+    def rule(name, meaning):
+        flags.DEFINE_multi_string(name, None, f"NAME=NUMBER: {meaning}", flag_values=values)
+
+    flags.DEFINE_multi_string("data", [], "NAME=SOURCE, may be repeated", flag_values=values)
+    rule("min-gain", "gain of accuracy, at least; new=0 by default")
+    rule("max-loss", "loss of accuracy, at most; old=0.01 by default")
+    rule("max-class-loss", "loss of any class's recall, at most")
+    rule("max-calibration-loss", "rise of the expected calibration error, at most")
+    flags.DEFINE_integer(
+        "class-images", 20, "images that a class must have to be judged", flag_values=values
+    )
+    flags.DEFINE_string(
+        "decide",
+        "estimate",
+        "by the estimate, or by the worse end of the interval",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "out", "", "directory to write gate.json and gate.md to", flag_values=values
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main, outlives_output=True)
