@@ -326,7 +326,37 @@ def _example(folder):
     return file, read
 
 
+def _answers(name):
+    """Returns what prepares a file of answers to a collection of images."""
+
+    def prepare(folder):
+        from vision.monitoring.labeling.answers import take_back
+        from vision.monitoring.labeling.collection import TABLE, Item, write_record
+        from vision.monitoring.labeling.tasks import write_tasks
+
+        items = [
+            Item(f"images/{path.name}", f"request {i}", 0, "ab"[i % 2], 0.9, 0.3, ["far"])
+            for i, path in enumerate(photos(folder))
+        ]
+        write_record(folder, items, {"classes": ["a", "b"]})
+        write_tasks(folder, "photos", items, ["a", "b"], "0123")
+        file = folder / name
+        if name == TABLE:
+            file.write_text("path,label\n" + "".join(f"{item.path},a\n" for item in items))
+        elif name == "label_studio.json":
+            tasks = json.loads(file.read_text())
+            write_json(file, [{"data": t["data"], "annotations": t["predictions"]} for t in tasks])
+        copy = file.with_name(f"answers{file.suffix}")
+        file.replace(copy)
+        return copy, lambda: take_back(copy, folder)
+
+    return prepare
+
+
 FOREIGN = {
+    "answers of CVAT": Parser("xml", _answers("cvat.xml")),
+    "answers of Label Studio": Parser("json", _answers("label_studio.json")),
+    "answers in a table": Parser("text", _answers("images.csv")),
     "coco": Parser("json", _coco),
     "cvat": Parser("xml", _cvat),
     "voc": Parser("xml", _voc),

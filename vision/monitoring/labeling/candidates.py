@@ -116,7 +116,7 @@ def gather(
         reference,
         dataclasses.replace(candidates, others=others),
         int((~exists).sum()),
-        _alarms(reference, slots),
+        alarms(reference, slots),
         len(slots),
     )
 
@@ -204,11 +204,12 @@ def _others(log: Log, candidates: Candidates, manifest: Manifest) -> dict[int, O
     return others
 
 
-def _alarms(reference: Reference, slots: list[Slot]) -> dict[int, tuple[Slot, list[str]]]:
-    alarms = {}
+def alarms(reference: Reference, slots: list[Slot]) -> dict[int, tuple[Slot, list[str]]]:
+    """Returns {number: (window, names of the features that alarm)} of the windows that do."""
+    alarming = {}
     for slot in slots:
         verdict: dict[str, Any] = assess(reference, slot.window, LIMITS, slot.number)
         names = [name for name, m in verdict["features"].items() if m.get("alarm")]
         if names:
-            alarms[slot.number] = (slot, names)
-    return alarms
+            alarming[slot.number] = (slot, names)
+    return alarming
