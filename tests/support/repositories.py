@@ -14,6 +14,9 @@ class Telemetry:
     def batch(self, model, version, size, waiting):
         pass
 
+    def loaded(self, version, written):
+        pass
+
 
 def serve(folder, scenario):
     """Runs `scenario(repository)` in a new event loop; the directory is scanned every 10 ms."""

@@ -122,6 +122,7 @@ class Bundle:
         fingerprint: the first 16 hexadecimal digits of the SHA-256 of the model's file, by which
             the prediction log names it; "" if that is unknown.
         past: the division of its training data into splits; None if it has no list of them.
+        written: when its bundle.json was written, seconds since the epoch; 0 if unknown.
         encoder: makes the fields that a batch has beside its images; None for images alone.
         fields: names of these fields.
         model: None: there are no parameters to inspect.
@@ -151,6 +152,7 @@ class Bundle:
         self.reference = manifest.reference
         self.fingerprint = manifest.fingerprint
         self.past: Past | None = None
+        self.written = 0.0
         self.config: ConfigDict = from_dict(manifest.config or {"data": {"source": ""}})
         self.bits: int = self.config.data.bits
         self.resize = manifest.resize
@@ -296,6 +298,7 @@ def open_bundle(directory: pathlib.Path | str, threads: int = 0, provider: str =
     except UserError as error:  # the type of a config key has changed
         reason = f"its config cannot be read ({error})"
         raise damaged(directory / MANIFEST, reason, EXPORT_AGAIN) from error
+    bundle.written = os.stat(directory / MANIFEST).st_mtime
     if manifest.splits:
         bundle.past = Past(directory, manifest.splits)
     check_outputs(bundle, path)

@@ -228,6 +228,18 @@ def test_batches_and_the_queue(telemetry):
     assert values["vision_queue_images", "pets", "1"] == 0
 
 
+def test_the_queue_has_a_limit_to_be_compared_with():
+    quiet = Telemetry(dataclasses.replace(QUIET, max_queue=77))
+    assert samples(quiet)["vision_queue_limit_images",] == 77
+    quiet.close()
+
+
+def test_versions_have_an_age(telemetry):
+    telemetry.loaded(Version("pets", "1"), 1_700_000_000.5)
+    telemetry.loaded(Version("pets", "1"), 1_700_000_001.5)  # its files were replaced
+    assert samples(telemetry)["vision_version_written_seconds", "pets", "1"] == 1_700_000_001.5
+
+
 def test_versions_are_shown_as_the_repository_has_them_now(telemetry):
     repository = Repository()
     telemetry.follow(repository)

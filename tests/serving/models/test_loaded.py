@@ -1,6 +1,7 @@
 """A version is warm before it answers, and answers what it has begun before it goes."""
 
 import asyncio
+import os
 import dataclasses
 import time
 
@@ -24,6 +25,9 @@ def blank(count):
 class Telemetry:
     def batch(self, model, version, size, waiting):
         pass
+
+    def loaded(self, version, written):
+        self.written = written
 
 
 @pytest.mark.parametrize(
@@ -167,3 +171,15 @@ def test_it_goes_when_nobody_uses_it_any_more(tmp_path):
             await version.batcher.submit(np.zeros((1, 8, 8, 1), np.uint8))
 
     asyncio.run(main())
+
+
+def test_it_is_as_old_as_its_bundle(tmp_path):
+    os.utime(write_bundle(tmp_path) / "bundle.json", (1e9, 1.5e9))
+    telemetry = Telemetry()
+
+    async def main():
+        opened = open_warm(tmp_path, Settings(max_batch=2, threads=1))
+        await LoadedVersion("digits", "2", *opened, telemetry).retire()
+
+    asyncio.run(main())
+    assert telemetry.written == 1.5e9

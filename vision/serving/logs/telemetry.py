@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from prometheus_client import (
@@ -22,14 +22,13 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
 
 from vision import __version__
 from vision.errors import UserError, first_line
 from vision.serving.errors import Refused
 from vision.serving.logs import prediction_log
+from vision.serving.logs.collectors import LostEntries, Models, VersionStates
 from vision.serving.logs.drift_metrics import DriftMetrics
 from vision.serving.logs.prediction_log import PredictionLog
 from vision.serving.request import Answer, Request
@@ -61,17 +60,6 @@ SECONDS = (
     32,
 )
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-
-
-class Models(Protocol):
-    """What telemetry reads of a `vision.serving.models.repository.Repository`."""
-
-    @property
-    def ready(self) -> bool: ...
-
-    def models(self) -> dict[str, list[str]]: ...
-
-    def states(self) -> dict[str, dict[str, Any]]: ...
 
 
 class NamedVersion(Protocol):
@@ -182,7 +170,7 @@ class Telemetry:
         self._series: dict[tuple, Any] = {}
         self._repository: Models | None = None
         self._failures = FailureReports()
-        self._define_metrics()
+        self._define_metrics(settings)
         self._logs: dict[str, AccessLog | PredictionLog] = {}
         self._access_log = None
         self._prediction_log = None
@@ -196,7 +184,7 @@ class Telemetry:
                 self._registry.register(self._drift)
             self._prediction_log = prediction_log.open_log(settings, self._drift)
             self._logs["prediction"] = self._prediction_log
-        self._registry.register(_LostEntries(self._logs))
+        self._registry.register(LostEntries(self._logs))
         self._stop = threading.Event()
         self._threads = [
             threading.Thread(target=self._write, args=(name, log), name=f"{name} log", daemon=True)
@@ -208,7 +196,11 @@ class Telemetry:
     def follow(self, repository: Models) -> None:
         """Shows the versions of a repository, and labels errors by its models."""
         self._repository = repository
-        self._registry.register(_VersionStates(repository))
+        self._registry.register(VersionStates(repository))
+
+    def loaded(self, version: NamedVersion, written: float) -> None:
+        """Shows how old a version is that was loaded; `written` is in seconds since the epoch."""
+        self._get_series(self._written, version.model, version.name).set(written)
 
     def answered(self, request: Request, answer: Answer, shadow: bool = False) -> None:
         """Counts and logs an answer; a shadow's separately, since no client has seen it."""
@@ -267,7 +259,7 @@ class Telemetry:
         for thread in self._threads:
             thread.join(PATIENCE)
 
-    def _define_metrics(self):
+    def _define_metrics(self, settings):
         registry = self._registry
         labels = ("model", "version")
         self._requests = Counter(
@@ -295,6 +287,16 @@ class Telemetry:
         self._queue = Gauge(
             "vision_queue_images",
             "Images that waited when the last batch began",
+            labels,
+            registry=registry,
+        )
+        limit = Gauge(
+            "vision_queue_limit_images", "Images that may wait for each version", registry=registry
+        )
+        limit.set(settings.max_queue)
+        self._written = Gauge(
+            "vision_version_written_seconds",
+            "When the bundle.json of a version was written, since the epoch",
             labels,
             registry=registry,
         )
@@ -346,48 +348,3 @@ class Telemetry:
                     continue
                 reported = time.monotonic()
                 print(f"the {name} log cannot be written: {first_line(error)}", file=sys.stderr)
-
-
-class _LostEntries(Collector):
-    """Collects how much each log has lost."""
-
-    def __init__(self, logs):
-        self._logs = logs
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        lost = GaugeMetricFamily(
-            "vision_log_lost", "Lines and rows that a log has lost since the start", labels=["log"]
-        )
-        for name, log in self._logs.items():
-            lost.add_metric([name], log.lost)
-            if isinstance(log, PredictionLog):
-                lost.add_metric(["images"], log.images_lost)
-        yield lost
-
-
-class _VersionStates(Collector):
-    """Collects the repository's versions and their states."""
-
-    def __init__(self, repository):
-        self._repository = repository
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        yield GaugeMetricFamily(
-            "vision_ready", "Whether requests are to be sent here", float(self._repository.ready)
-        )
-        states = GaugeMetricFamily(
-            "vision_version_state",
-            "1 for the state of a version",
-            labels=["model", "version", "state"],
-        )
-        serving = GaugeMetricFamily(
-            "vision_version_serving",
-            "1 for the version with most requests",
-            labels=["model", "version"],
-        )
-        for model, model_state in self._repository.states().items():
-            for version, version_state in model_state["versions"].items():
-                states.add_metric([model, version, version_state["state"]], 1)
-            if model_state["serving"]:
-                serving.add_metric([model, model_state["serving"]], 1)
-        yield from (states, serving)

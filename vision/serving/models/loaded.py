@@ -123,7 +123,7 @@ class LoadedVersion:
         name: the version's name.
         bundle: its bundle.
         settings: the settings that `open_warm` returns with the bundle.
-        telemetry: counts its batches.
+        telemetry: counts its batches, and shows its age.
 
     Attributes:
         model, name, bundle: as given.
@@ -140,6 +140,7 @@ class LoadedVersion:
         self._users = 0
         self._retired = False
         self._idle = asyncio.Event()
+        telemetry.loaded(self, bundle.written)
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator["LoadedVersion"]:
