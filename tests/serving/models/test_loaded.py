@@ -1,8 +1,8 @@
 """A version is warm before it answers, and answers what it has begun before it goes."""
 
 import asyncio
-import os
 import dataclasses
+import os
 import time
 
 import numpy as np
