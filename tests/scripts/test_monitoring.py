@@ -170,9 +170,10 @@ def test_compose_mounts_what_is_there_and_gives_flags_that_exist():
 
 def test_compose_s_services_are_those_that_prometheus_and_grafana_ask():
     config = yaml.safe_load((FOLDER / "prometheus.yml").read_text())
-    groups = [job["static_configs"] for job in config["scrape_configs"]]
-    groups.append(config["alerting"]["alertmanagers"][0]["static_configs"])
-    hosts = {target.split(":")[0] for group in groups for target in group[0]["targets"]}
+    server, quality = config["scrape_configs"]
+    groups = [server, config["alerting"]["alertmanagers"][0]]
+    hosts = {group["static_configs"][0]["targets"][0].split(":")[0] for group in groups}
+    hosts |= set(quality["dns_sd_configs"][0]["names"])
     provisioning = FOLDER / "grafana" / "provisioning"
     (source,) = yaml.safe_load((provisioning / "datasources/prometheus.yml").read_text())[
         "datasources"
