@@ -260,25 +260,30 @@ def drift():
 
 def quality():
     """Yields the panels on whether the model is still right."""
-    yield dashed(
-        lines(
-            "Accuracy over time",
-            "By the labels that have arrived, with its interval (dashed), at the export, and what "
-            "calibrated confidence estimates without labels.",
-            [
-                Query(f"vision_quality_accuracy{{{VERSION}}}", f"{NAME} labels"),
-                Query(f"vision_quality_accuracy_low{{{VERSION}}}", f"{NAME} low"),
-                Query(f"vision_quality_accuracy_high{{{VERSION}}}", f"{NAME} high"),
-                Query(f"vision_quality_accuracy_expected{{{VERSION}}}", f"{NAME} exported"),
-                Query(
-                    f"avg by (model, version) (vision_quality_estimated_accuracy{{{VERSION}}})",
-                    f"{NAME} estimate",
-                ),
-            ],
-            "percentunit",
-        ),
-        "/ (low|high)$/",
-    ).max(1)
+    yield (
+        dashed(
+            lines(
+                "Accuracy over time",
+                "By the labels that have arrived, and what calibrated confidence estimates without "
+                "labels. Dashed: the interval, and the accuracy at the export.",
+                [
+                    Query(f"vision_quality_accuracy{{{VERSION}}}", f"{NAME} labels"),
+                    Query(f"vision_quality_accuracy_low{{{VERSION}}}", f"{NAME} low"),
+                    Query(f"vision_quality_accuracy_high{{{VERSION}}}", f"{NAME} high"),
+                    Query(f"vision_quality_accuracy_expected{{{VERSION}}}", f"{NAME} exported"),
+                    Query(
+                        f"avg by (model, version) (vision_quality_estimated_accuracy{{{VERSION}}})",
+                        f"{NAME} estimate",
+                    ),
+                ],
+                "percentunit",
+                start=None,
+            ),
+            "/ (low|high|exported)$/",
+        )
+        .axis_soft_min(0.8)
+        .axis_soft_max(1)
+    )
     yield lines(
         "Recall of the ten worst classes",
         "Share of a class's images that are found.",

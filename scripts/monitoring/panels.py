@@ -83,10 +83,23 @@ def lines(
     limits: Sequence[Limit] = (),
     base: str = GREEN,
     width: int = 12,
+    start: float | None = 0,
 ):
-    """Returns a panel of lines over time, from 0; limits are dashed lines."""
+    """Returns a panel of lines over time; limits are dashed lines.
+
+    Args:
+        title, meaning: the panel's title, and what hovering over its "i" shows.
+        queries: one or more.
+        unit: as Grafana names it.
+        limits: thresholds.
+        base: the color below them.
+        width: in 24ths of the page.
+        start: of the vertical axis; None for one that fits.
+    """
     panel = timeseries.Panel().title(title).description(meaning).datasource(SOURCE)
-    panel = panel.height(HEIGHT).span(width).unit(unit).min(0)
+    panel = panel.height(HEIGHT).span(width).unit(unit)
+    if start is not None:
+        panel = panel.min(start)
     for place, query in enumerate(queries):
         panel = panel.with_target(_target(query, chr(ord("A") + place)))
     panel = panel.color_scheme(FieldColor().mode(FieldColorModeId.PALETTE_CLASSIC))
