@@ -70,6 +70,9 @@ def test_who_is_told():
     receivers = {receiver["name"] for receiver in manager["receivers"]}
     routed = {route["receiver"] for route in (manager["route"], *manager["route"]["routes"])}
     assert routed == receivers == {"page", "ticket"}
+    severities = {rule["labels"]["severity"] for rule in ALERTS.values()}
+    matchers = [route["matchers"] for route in manager["route"]["routes"]]
+    assert matchers == [['severity="page"']] and severities == {"page", "ticket"}
 
 
 def exported(tmp_path):
