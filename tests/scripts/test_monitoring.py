@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry, generate_latest
 
 from scripts.monitoring import dashboard
 from tests.conftest import REPOSITORY
@@ -75,12 +76,18 @@ def test_who_is_told():
     assert matchers == [['severity="page"']] and severities == {"page", "ticket"}
 
 
-def exported(tmp_path):
-    """Returns the names of the server's metrics, with the suffixes of histograms."""
+@pytest.fixture
+def exposition(tmp_path):
+    """What the server shows Prometheus before its first request."""
     telemetry = Telemetry(settings.Settings(access_log="", prediction_log=str(tmp_path)))
     telemetry.follow(Repository())
     text = telemetry.exposition()[0].decode()
     telemetry.close()
+    return text
+
+
+def metrics_of(text):
+    """Returns the names of metrics, with the suffixes of histograms."""
     names = set()
     for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE):
         suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
@@ -88,14 +95,32 @@ def exported(tmp_path):
     return names
 
 
-def test_rules_and_dashboard_name_metrics_that_exist(tmp_path):
+def metrics_used():
+    exprs = [rule["expr"] for rule in RULES] + QUERIES
+    return {name for expr in exprs for name in METRIC.findall(expr)}
+
+
+def test_rules_and_dashboard_name_metrics_that_exist(exposition):
     recorded = {rule["record"] for rule in RULES if "record" in rule}
-    names = recorded | exported(tmp_path)
-    used = {name for rule in RULES for name in METRIC.findall(rule["expr"])}
-    drawn = {name for query in QUERIES for name in METRIC.findall(query)}
-    missing = {name for name in used | drawn if not name.startswith("vision_quality_")} - names
-    assert not missing
-    assert recorded <= used | drawn
+    used = {name for name in metrics_used() if not name.startswith("vision_quality_")}
+    assert not used - recorded - metrics_of(exposition)
+    assert recorded <= used
+
+
+def test_they_name_metrics_of_quality_that_exist(exposition):
+    exporter = pytest.importorskip("vision.monitoring.quality.exporter")
+    registry = CollectorRegistry()
+    registry.register(exporter.QualityMetrics())
+    names = metrics_of(exposition) | metrics_of(generate_latest(registry).decode())
+    assert {name for name in metrics_used() if name.startswith("vision_quality_")} <= names
+
+
+def test_promtool_finds_nothing_to_say_about_the_metrics(exposition):
+    if not shutil.which("promtool"):
+        pytest.skip("no promtool: apt-get install prometheus")
+    command = ["promtool", "check", "metrics"]
+    done = subprocess.run(command, input=exposition, capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_the_dashboard_is_what_its_code_says():
