@@ -237,7 +237,7 @@ def drift():
     )
     p_values = lines(
         "P-values",
-        "Corrected for the number of features. From 0.01 down the difference is no accident.",
+        "Corrected for the number of features. From 0.01 down the difference is not an accident.",
         [Query(f"min by (model, version, feature) (vision_drift_p_value{{{VERSION}}})", feature)],
         "short",
         [Limit(0.01, GREEN)],

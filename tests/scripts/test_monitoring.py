@@ -182,7 +182,7 @@ def test_thresholds_are_those_of_the_alerts():
 
 
 def test_compose_mounts_what_is_there_and_gives_flags_that_exist():
-    known = {"--" + name.replace("_", "-") for name in settings.HINTS}
+    flags = {"--" + name.replace("_", "-") for name in settings.HINTS}
     for service in COMPOSE["services"].values():
         for volume in service.get("volumes", ()):
             source = volume.split(":")[0]
@@ -193,7 +193,7 @@ def test_compose_mounts_what_is_there_and_gives_flags_that_exist():
         if "build" in service:
             root = FOLDER / service["build"]["context"]
             assert (root / service["build"]["dockerfile"]).is_file()
-    assert {flag.split("=")[0] for flag in COMPOSE["services"]["server"]["command"]} <= known
+    assert {flag.split("=")[0] for flag in COMPOSE["services"]["server"]["command"]} <= flags
 
 
 def test_compose_s_services_are_those_that_prometheus_and_grafana_ask():
