@@ -45,6 +45,7 @@ DEGREES = 40
 COMPONENTS = 40
 SIZES = (300, 700, 2500, 1500)  # labeled, reference, traffic, test
 WINDOW = 500
+CHOICES = ("chosen", "uncertain")
 DRAWS = 10  # random choices of which the mean is taken
 
 
@@ -133,7 +134,7 @@ def measure(images, labels, share, seed):
     scores = reasons.scores(gathered)
     only = {name: np.full(len(asked), reasons.NONE) for name in scores}
     for count in LABELS:
-        for choice in ("chosen", "uncertain"):
+        for choice in CHOICES:
             chosen = scores if choice == "chosen" else only | {"uncertain": scores["uncertain"]}
             rows, _ = choose(gathered, chosen, asked, count)
             after = refitted(model, labeled, asked[rows], traffic[1][rows], tests)

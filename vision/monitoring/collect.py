@@ -27,10 +27,10 @@ from absl import flags
 from vision import cli
 from vision.config.flags import parse_stage
 from vision.errors import UserError, check_count
-from vision.monitoring.drift import MOST_WINDOWS
 from vision.support.extras import require
 
-MOST = 100_000  # images to label
+MOST_IMAGES = 100_000
+MOST_WINDOWS = 10_000
 
 
 def main(argv: Sequence[str]) -> None:
@@ -74,8 +74,8 @@ def _check(values):
     ):
         if not values[name].value:
             raise UserError(f"give --{name} {meaning}, or --labeled FILE")
-    check_count("--count", values.count, 1, MOST)
-    check_count("--per-class", values["per-class"].value, 0, MOST)
+    check_count("--count", values.count, 1, MOST_IMAGES)
+    check_count("--per-class", values["per-class"].value, 0, MOST_IMAGES)
     check_count("--history", values.history, 1, MOST_WINDOWS)
     check_count("--seed", values.seed, 0, 2**32 - 1)
 
