@@ -17,7 +17,6 @@ import numpy as np
 
 from vision.monitoring.labeling.reasons import NONE, REASONS, nearest
 
-DRAWN = ("drifted",)  # reasons of which typical images are wanted, not extreme ones
 SHORTLIST = 10  # images of which the most different one is taken
 WIDER = 2  # images that are looked at for each that is wanted, of each reason
 
@@ -64,8 +63,8 @@ def pool(
     """
     order = np.random.default_rng(seed).permutation(len(classes))
     chosen: set[int] = set()
-    for reason, values in scores.items():
-        ordered = order if reason in DRAWN else order[np.argsort(-values[order], kind="stable")]
+    for values in scores.values():
+        ordered = order[np.argsort(-values[order], kind="stable")]
         ordered = ordered[values[ordered] > NONE]
         within = _is_within(classes[ordered], WIDER * limits.per_class)
         beyond = ordered[:0] if limits.strict else ordered[~within]
@@ -132,8 +131,7 @@ class _Chooser:
 
     def __init__(self, images, limits, seed):
         self._images = images
-        self._random = np.random.default_rng(seed)
-        self._order = self._random.permutation(len(images.classes))
+        self._order = np.random.default_rng(seed).permutation(len(images.classes))
         self._is_free = np.ones(len(images.classes), bool)
         self._left = np.full(int(images.classes.max(initial=0)) + 1, limits.per_class)
         self._is_bound = True
@@ -160,11 +158,7 @@ class _Chooser:
         if reason == "far":
             distance = np.minimum(images.distances, self._to_chosen)
         else:
-            if reason in DRAWN:
-                rows = self._random.permutation(rows)
-            else:
-                rows = rows[np.argsort(-values[rows], kind="stable")]
-            rows = rows[:SHORTLIST]
+            rows = rows[np.argsort(-values[rows], kind="stable")[:SHORTLIST]]
             distance = self._to_chosen
         self._add(int(rows[np.argmax(distance[rows])]))
         return True
