@@ -115,6 +115,16 @@ def test_a_quota_for_each_class(kept, command, tmp_path):
     assert "60 were asked for" in page and "at most 12 of a class" in page
 
 
+def test_some_are_drawn_at_random(kept, command, tmp_path):
+    code, printed, _ = command("--window=100", "--count=30", "--random=20")
+    rows = table_of(tmp_path / "out" / "images.csv")
+    is_drawn = ["random" in row["reasons"].split() for row in rows]
+    assert code == 0 and len(rows) == 30
+    assert 15 <= sum(is_drawn) <= 20 and all(is_drawn[: sum(is_drawn)])  # copies count once
+    assert f"{sum(is_drawn)} random" in printed
+    assert "Drawn at random" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_the_same_command_gives_the_same_collection(kept, command, tmp_path):
     assert command("--window=100", "--count=30")[0] == 0
     first = (tmp_path / "out" / "images.csv").read_bytes()
@@ -371,6 +381,7 @@ def test_answers_to_nothing(collection, command, tmp_path):
         ("--per-class=-1", "at least 0"),
         ("--history=0", "at least 1"),
         ("--seed=-1", "at least 0"),
+        ("--random=201", "at most 200"),
         ("--window=1y", "must be a number of rows, or a time"),
         ("--log=", "give --log"),
         ("--bundle=", "give --bundle"),

@@ -9,6 +9,7 @@
 The first two choose from the images of the server's --keep-images: those on which versions
 disagree, that are far from what the model was validated on, that have drifted, or of which the
 model is uncertain; a quota for each predicted class, no near duplicates, as different as possible.
+With --random 50, 50 of them are drawn at random instead, as is best if all traffic has changed.
 Into --out they write images/, images.csv, report.html, and tasks for CVAT and Label Studio with the
 model's classes filled in.
 
@@ -61,6 +62,7 @@ def main(argv: Sequence[str]) -> None:
         per_class=int(values["per-class"].value or 0),
         span=parse_span(values.window),
         history=values.history,
+        random=values.random,
         seed=values.seed,
     )
     cli.show(*collect(request, cli.show))
@@ -76,6 +78,7 @@ def _check(values):
             raise UserError(f"give --{name} {meaning}, or --labeled FILE")
     check_count("--count", values.count, 1, MOST_IMAGES)
     check_count("--per-class", values["per-class"].value, 0, MOST_IMAGES)
+    check_count("--random", values.random, 0, values.count)
     check_count("--history", values.history, 1, MOST_WINDOWS)
     check_count("--seed", values.seed, 0, 2**32 - 1)
 
@@ -99,7 +102,8 @@ def _flags(values):
         "images of a predicted class, at most; 0 = twice an equal share, or more if none is left",
     )
     number("history", 50, "windows to compare with the reference, the latest")
-    number("seed", 0, "orders images that are equally worth it")
+    number("random", 0, "images of these that are drawn at random, whatever they are")
+    number("seed", 0, "orders images that are equally worth it, and draws")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from vision.monitoring.labeling.choice import Pool, Quota, choose, pool, quota
-from vision.monitoring.labeling.reasons import NONE, REASONS, nearest
+from vision.monitoring.labeling.reasons import NONE, REASONS, drawn, nearest
 
 
 def images_of(random, count=60, classes=4, **scores):
@@ -87,6 +87,21 @@ def test_the_pool_has_the_best_of_each_class():
     assert len(pool({"uncertain": np.full(520, NONE)}, classes, Quota(20, 10, True))) == 0
     places = pool({"uncertain": entropy}, classes, Quota(40, 10, False))
     assert np.bincount(classes[places]).tolist() == [60, 20]  # 80, of whatever class, in the end
+
+
+def test_what_is_drawn_is_chosen_whatever_its_class():
+    random = np.random.default_rng(5)
+    images = images_of(random, uncertain=random.random(60))
+    values = drawn(60, 20, 0)
+    assert (values > NONE).sum() == 20 and (drawn(60, 20, 1) != values).any()
+    images.scores = images.scores | {"random": values}
+    places = np.flatnonzero(values > NONE)
+    chosen = choose(images, Quota(30, 1, False))
+    assert set(places) == set(chosen[:20]) and len(chosen) == 30
+    first, second = places[:2].tolist()
+    images.copies = {first: {second}, second: {first}}
+    assert len(set(places) & set(choose(images, Quota(30, 1, True)))) == 19
+    assert set(places) <= set(pool(images.scores, images.classes, Quota(30, 1, True)))
 
 
 def test_the_quota_is_twice_an_equal_share():

@@ -15,7 +15,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from vision.monitoring.labeling.reasons import NONE, REASONS, nearest
+from vision.monitoring.labeling.reasons import NONE, RANDOM, REASONS, nearest
 
 SHORTLIST = 10  # images of which the most different one is taken
 WIDER = 2  # images that are looked at for each that is wanted, of each reason
@@ -56,14 +56,18 @@ def pool(
     searched for, which takes milliseconds for each.
 
     Args:
-        scores: {reason: (N,)}, see `vision.monitoring.labeling.reasons.scores`.
+        scores: {reason: (N,)}, see `vision.monitoring.labeling.reasons`; all that are drawn at
+            random are in the pool.
         classes: integers (N,), the predicted classes.
         limits: how many are to be chosen.
         seed: orders images of equal score.
     """
     order = np.random.default_rng(seed).permutation(len(classes))
     chosen: set[int] = set()
-    for values in scores.values():
+    for reason, values in scores.items():
+        if reason == RANDOM:
+            chosen.update(np.flatnonzero(values > NONE).tolist())
+            continue
         ordered = order[np.argsort(-values[order], kind="stable")]
         ordered = ordered[values[ordered] > NONE]
         within = _is_within(classes[ordered], WIDER * limits.per_class)
@@ -87,7 +91,7 @@ class Pool:
     """M images to choose from.
 
     Attributes:
-        scores: {reason: float64 (M,)}.
+        scores: {reason: float64 (M,)}; "random" may be missing.
         classes: integers (M,), the predicted classes.
         sketches: (M, 16).
         copies: {place: places of its near duplicates}.
@@ -104,12 +108,16 @@ class Pool:
 def choose(images: Pool, limits: Quota, seed: int = 0) -> list[int]:
     """Returns the places of the chosen images, in the order of choice.
 
+    Those that are drawn at random come first, whatever their class.
+
     Args:
         images: what to choose from.
         limits: how many.
         seed: orders images of equal score.
     """
     chooser = _Chooser(images, limits, seed)
+    if RANDOM in images.scores:
+        chooser.take_all(np.flatnonzero(images.scores[RANDOM] > NONE))
     turns = 0  # in a row without an image
     for reason in itertools.cycle(REASONS):
         if turns == len(REASONS):
@@ -144,6 +152,12 @@ class _Chooser:
         was_bound = self._is_bound and not self._is_strict
         self._is_bound = self._is_strict
         return was_bound
+
+    def take_all(self, places):
+        """Takes all of some images but copies of one another."""
+        for place in places.tolist():
+            if self._is_free[place]:
+                self._add(place)
 
     def take(self, reason):
         """Takes an image for a reason; returns whether there is one."""

@@ -28,6 +28,7 @@ WORDS = {
     "far": "Far from the reference",
     "drifted": "Drifted",
     "uncertain": "Uncertain",
+    "random": "Drawn at random",
 }
 
 
@@ -44,7 +45,8 @@ class Request:
             nothing else is left.
         span: how long a window of drift is.
         history: windows to compare, the latest.
-        seed: of the order of images that are equally worth it.
+        random: images of these that are drawn at random.
+        seed: of the order of images that are equally worth it, and of what is drawn.
     """
 
     bundle: pathlib.Path
@@ -54,6 +56,7 @@ class Request:
     per_class: int
     span: Span
     history: int
+    random: int
     seed: int
 
 
@@ -68,6 +71,11 @@ def collect(request: Request, report: Callable[[str], object] = print) -> list[s
     check_place(request.out)
     gathered = gather(request.bundle, request.log, request.span, request.history, report)
     scores = worth.scores(gathered)
+    holds = ", ".join(
+        f"{(values > worth.NONE).sum():,} {reason}" for reason, values in scores.items()
+    )
+    if request.random:
+        scores[worth.RANDOM] = worth.drawn(len(gathered.candidates), request.random, request.seed)
     bits = (gathered.manifest.config or {}).get("data", {}).get("bits", 0)
     limits = quota(request.count, gathered.candidates.rows.classes, request.per_class)
     places, copies = select(
@@ -79,7 +87,7 @@ def collect(request: Request, report: Callable[[str], object] = print) -> list[s
         limits,
         request.seed,
     )
-    lines = _summary(gathered, scores, copies)
+    lines = _summary(gathered, holds, copies)
     if not len(places):
         return [*lines, "none is worth labeling: nothing is written"]
     with replacing_directory(request.out) as directory:
@@ -112,7 +120,7 @@ def collect(request: Request, report: Callable[[str], object] = print) -> list[s
     wanted = f" of the {request.count:,} that were asked for" * (len(items) < request.count)
     counts = ", ".join(
         f"{record['reasons'][reason]:,} {reason}"
-        for reason in worth.REASONS
+        for reason in scores
         if reason in record["reasons"]
     )
     return [*lines, f"{len(items):,} images{wanted}: {counts}"]
@@ -155,11 +163,8 @@ def select(
     return [int(rows[place]) for place in chosen], len(left_out)
 
 
-def _summary(gathered: Gathered, scores: Mapping[str, np.ndarray], copies: int) -> list[str]:
+def _summary(gathered: Gathered, holds: str, copies: int) -> list[str]:
     gone = f", {gathered.gone:,} deleted since" if gathered.gone else ""
-    holds = ", ".join(
-        f"{(values > worth.NONE).sum():,} {reason}" for reason, values in scores.items()
-    )
     return [
         f"{len(gathered.candidates):,} images kept{gone}; {len(gathered.alarms)} of "
         f"{gathered.tested} windows alarm",
@@ -180,7 +185,7 @@ def _item(
         gathered.manifest.classes[candidates.rows.classes[place]],
         float(values[NAMES.index("confidence")]),
         float(values[NAMES.index("entropy")]),
-        [reason for reason in worth.REASONS if scores[reason][place] > worth.NONE],
+        [reason for reason, values in scores.items() if values[place] > worth.NONE],
         *((other.version, other.label) if other else ("", "")),
     )
 
@@ -198,7 +203,7 @@ def _cards(items, pictures):
 
 def _context(request, items, cards, lines, record):
     sections = []
-    for reason in worth.REASONS:
+    for reason in WORDS:
         members = [item for item in items if reason in item.reasons]
         if members:
             shown = [cards[item.name] for item in members[:SHOWN]]

@@ -6,6 +6,9 @@ drifted     it looks as images do that have become more common in a window that 
             of the reference
 uncertain   its entropy is higher than that of 90 % of the reference
 
+Besides, images may be drawn at random, whatever they are: "random". If all of the traffic has
+changed, they teach more (experiments/collect), and only of them an accuracy is not too low.
+
 The log has the entropy of all probabilities and the highest of them, not the second highest, so
 there is no margin. With two classes both order images alike.
 """
@@ -18,6 +21,7 @@ from vision.reference.features import NAMES
 from vision.reference.statistics import Reference
 
 REASONS = ("disagree", "far", "drifted", "uncertain")
+RANDOM = "random"
 FAR = 0.95  # share of the reference's sketches that are nearer to their neighbor
 UNSURE = 0.9  # share of the reference's images whose entropy is lower
 TWICE = np.log(2)  # an image counts as drifted if its like is twice as common as before
@@ -33,6 +37,13 @@ def scores(gathered: Gathered) -> dict[str, np.ndarray]:
         "drifted": _drift(gathered),
         "uncertain": _entropy(candidates.rows.values, gathered.reference),
     }
+
+
+def drawn(images: int, count: int, seed: int) -> np.ndarray:
+    """Returns the score of "random", float64 (N,): 0 for `count` of N images, -inf for others."""
+    values = np.full(images, NONE)
+    values[np.random.default_rng([seed, 1]).permutation(images)[:count]] = 0
+    return values
 
 
 def nearest(points: np.ndarray, others: np.ndarray, leave_out: bool = False) -> np.ndarray:
