@@ -76,54 +76,60 @@ def collect(request: Request, report: Callable[[str], object] = print) -> list[s
     )
     if request.random:
         scores[worth.RANDOM] = worth.drawn(len(gathered.candidates), request.random, request.seed)
-    bits = (gathered.manifest.config or {}).get("data", {}).get("bits", 0)
     limits = quota(request.count, gathered.candidates.rows.classes, request.per_class)
     places, copies = select(
         scores,
         gathered.candidates.rows.classes,
         gathered.candidates.rows.sketches,
         gathered.reference,
-        Pictures(gathered.candidates.files, bits),
+        Pictures(gathered.candidates.files, _bits(gathered)),
         limits,
         request.seed,
     )
     lines = _summary(gathered, holds, copies)
-    if not len(places):
+    if not places:
         return [*lines, "none is worth labeling: nothing is written"]
     with replacing_directory(request.out) as directory:
         (directory / "images").mkdir()
         items = [_item(gathered, scores, place, directory) for place in places]
-        classes = list(gathered.manifest.classes)
-        record: dict[str, Any] = {
-            "bundle": {
-                "directory": str(request.bundle),
-                "fingerprint": gathered.manifest.fingerprint,
-            },
-            "log": str(request.log),
-            "classes": classes,
-            "asked": request.count,
-            "per_class": limits.per_class,
-            "strict": limits.strict,
-            "reasons": dict(collections.Counter(r for item in items for r in item.reasons)),
-        }
+        reasons = collections.Counter(reason for item in items for reason in item.reasons)
+        record = _record(request, gathered, limits, reasons)
         write_record(directory, items, record)
-        write_tasks(
-            directory,
-            request.out.resolve().name,
-            items,
-            classes,
-            gathered.manifest.fingerprint,
-        )
-        cards = _cards(items, Pictures([directory / item.path for item in items], bits))
-        page = render(TEMPLATE, _context(request, items, cards, lines, record))
+        title = request.out.resolve().name
+        write_tasks(directory, title, items, record["classes"], gathered.manifest.fingerprint)
+        pictures = Pictures([directory / item.path for item in items], _bits(gathered))
+        page = render(TEMPLATE, _context(title, items, _cards(items, pictures), lines, record))
         (directory / "report.html").write_text(page, "utf-8")
-    wanted = f" of the {request.count:,} that were asked for" * (len(items) < request.count)
-    counts = ", ".join(
-        f"{record['reasons'][reason]:,} {reason}"
-        for reason in scores
-        if reason in record["reasons"]
-    )
-    return [*lines, f"{len(items):,} images{wanted}: {counts}"]
+    return [*lines, _total(len(items), request.count, reasons)]
+
+
+def _total(chosen: int, wanted: int, reasons: Mapping[str, int]) -> str:
+    counts = ", ".join(f"{reasons[name]:,} {name}" for name in WORDS if name in reasons)
+    asked = f" of the {wanted:,} that were asked for" if chosen < wanted else ""
+    return f"{chosen:,} images{asked}: {counts}"
+
+
+def _bits(gathered: Gathered) -> int:
+    """Returns the significant bits of 16-bit images, as the model was trained with."""
+    return (gathered.manifest.config or {}).get("data", {}).get("bits", 0)
+
+
+def _record(
+    request: Request, gathered: Gathered, limits: Quota, reasons: Mapping[str, int]
+) -> dict[str, Any]:
+    """Returns what collection.json says besides the images."""
+    return {
+        "bundle": {
+            "directory": str(request.bundle),
+            "fingerprint": gathered.manifest.fingerprint,
+        },
+        "log": str(request.log),
+        "classes": list(gathered.manifest.classes),
+        "asked": request.count,
+        "per_class": limits.per_class,
+        "strict": limits.strict,
+        "reasons": dict(reasons),
+    }
 
 
 def select(
@@ -201,7 +207,7 @@ def _cards(items, pictures):
     return cards
 
 
-def _context(request, items, cards, lines, record):
+def _context(title, items, cards, lines, record):
     sections = []
     for reason in WORDS:
         members = [item for item in items if reason in item.reasons]
@@ -209,7 +215,7 @@ def _context(request, items, cards, lines, record):
             shown = [cards[item.name] for item in members[:SHOWN]]
             sections.append({"title": WORDS[reason], "count": len(members), "cards": shown})
     return {
-        "title": request.out.resolve().name,
+        "title": title,
         "items": items,
         "lines": lines,
         "record": record,
