@@ -44,7 +44,9 @@ def drifted(writer):
 def test_what_has_drifted_and_since_when(drifted, command, tmp_path):
     code, printed, errors = command("--window=150", "--strict")
     assert code == 1 and errors.startswith("error: the latest window has drifted: ")
-    assert "900 rows of this model, 0 of others; drift in 2 of the latest 6 windows of 150" in printed
+    assert (
+        "900 rows of this model, 0 of others; drift in 2 of the latest 6 windows of 150" in printed
+    )
     assert "brightness since 2025-10-09T09:03:20Z: KL " in printed
     record = json.loads((tmp_path / "out" / "drift.json").read_text())
     assert [window["alarm"] for window in record["windows"]] == [False] * 4 + [True] * 2

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from scripts.monitoring import dashboard
 from tests.conftest import REPOSITORY
 from tests.serving.logs.test_telemetry import Repository
+from vision.monitoring.quality import exporter
 from vision.serving import settings
 from vision.serving.logs.telemetry import Telemetry
 
@@ -108,7 +109,6 @@ def test_rules_and_dashboard_name_metrics_that_exist(exposition):
 
 
 def test_they_name_metrics_of_quality_that_exist(exposition):
-    exporter = pytest.importorskip("vision.monitoring.quality.exporter")
     registry = CollectorRegistry()
     registry.register(exporter.QualityMetrics())
     names = metrics_of(exposition) | metrics_of(generate_latest(registry).decode())

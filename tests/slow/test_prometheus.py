@@ -6,7 +6,6 @@ The committed configuration is used, with shorter times and the test's own addre
 
 import contextlib
 import http.server
-import importlib.util
 import json
 import re
 import shutil
@@ -29,12 +28,12 @@ from tests.monitoring.conftest import photos, reference_of
 from tests.support.live_server import serve
 from tests.support.tiny_bundle import write_bundle
 from vision.bundle.directory import open_bundle
+from vision.reference.quality import describe
 from vision.serving.client import Client
 
 FOLDER = REPOSITORY / "scripts" / "monitoring"
 TOOLS = ("prometheus", "prometheus-alertmanager", "promtool")
 CLASSES = [f"class {i}" for i in range(10)]
-HAS_QUALITY = importlib.util.find_spec("vision.monitoring.quality") is not None
 PATIENCE = 240  # seconds: a window of drift takes a minute at least
 
 
@@ -156,13 +155,10 @@ def write_models(root):
     plain = open_bundle(write_bundle(root / "plain"))
     unseen = photos(600, 2)
     reference = reference_of(plain, photos(1000, 1), unseen)
-    if HAS_QUALITY:
-        from vision.reference import quality
-
-        probabilities = plain.probabilities_and_embeddings(unseen)[0]
-        truth = probabilities.argmax(1)
-        truth[::10] = (truth[::10] + 1) % len(CLASSES)
-        reference["quality"] = quality.describe(probabilities, truth)
+    probabilities = plain.probabilities_and_embeddings(unseen)[0]
+    truth = probabilities.argmax(1)
+    truth[::10] = (truth[::10] + 1) % len(CLASSES)
+    reference["quality"] = describe(probabilities, truth)
     for version in "123":
         write_bundle(root / "models" / "pets" / version, reference=reference)
     bad = root / "models" / "pets" / "4"
@@ -254,15 +250,14 @@ def stack(tmp_path_factory):
                 f"--web.listen-address={prometheus}",
             ],
         ]
-        if HAS_QUALITY:
-            targets["vision-quality"] = quality
-            where = [
-                f"--bundle={models}/pets/1",
-                f"--log={root}/log",
-                f"--labels={root}/labels.csv",
-            ]
-            command = [sys.executable, "-m", "vision.monitoring.quality", *where]
-            commands.append([*command, f"--listen={quality}", "--every=5", "--window=400"])
+        targets["vision-quality"] = quality
+        where = [
+            f"--bundle={models}/pets/1",
+            f"--log={root}/log",
+            f"--labels={root}/labels.csv",
+        ]
+        command = [sys.executable, "-m", "vision.monitoring.quality", *where]
+        commands.append([*command, f"--listen={quality}", "--every=5", "--window=400"])
         write_config(root, targets, alertmanager, webhook.url)
         for place, command in enumerate(commands):
             running_programs.enter_context(running(root / f"{place}.log", command))
@@ -308,7 +303,6 @@ def test_every_panel_has_data_and_calm_images_do_not_alarm(stack):
             assert values == {"model": ["pets"], "version": ["1", "2", "3", "4"]}[match[2]]
 
 
-@pytest.mark.skipif(not HAS_QUALITY, reason="there is no vision.monitoring.quality")
 def test_every_panel_of_quality_has_data(stack):
     assert without_data(stack, panels(is_quality=True)) == []
     assert len(panels(is_quality=True)) > 8
