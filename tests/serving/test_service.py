@@ -48,9 +48,13 @@ class Telemetry:
     def __init__(self):
         self.answers = []
         self.failures = []
+        self.unanswered_by = []
 
     def answered(self, request, answer, shadow=False):
         self.answers.append((answer.version, shadow))
+
+    def unanswered(self, version, error):
+        self.unanswered_by.append((version.name, type(error).__name__))
 
     def shadow_failed(self, version, error):
         self.failures.append((version.name, type(error).__name__))
@@ -112,5 +116,20 @@ def test_what_is_no_number_is_no_answer(broken):
         with pytest.raises(RuntimeError, match="version 1 of digits"):
             await service.classify(Request("digits", [b"image"] * 2))
         assert not telemetry.answers
+        assert telemetry.unanswered_by == [("1", "RuntimeError")]
+
+    asyncio.run(main())
+
+
+def test_a_request_that_is_canceled_was_not_answered():
+    async def main():
+        telemetry = Telemetry()
+        version = Version("1", go=False)
+        service = Service(
+            types.SimpleNamespace(pick=lambda *asked: (version, None)), Decoder(), telemetry
+        )
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(service.classify(Request("digits", [b"image"])), 0.01)
+        assert telemetry.unanswered_by == [("1", "CancelledError")]
 
     asyncio.run(main())

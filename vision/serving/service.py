@@ -89,8 +89,12 @@ class Service:
     async def classify(self, request: Request) -> Answer:
         """Returns the `Answer`; raises `vision.serving.errors.Refused`."""
         version, shadow = self.repository.pick(request.model, request.version, request.key)
-        with version.in_use():
-            answer = await self._run(version, request)
+        try:
+            with version.in_use():
+                answer = await self._run(version, request)
+        except BaseException as error:  # also if it is canceled: there was no answer in time
+            self._telemetry.unanswered(version, error)
+            raise
         self._telemetry.answered(request, answer)
         if shadow is not None:
             self._start_shadow(shadow, request)

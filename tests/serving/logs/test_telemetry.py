@@ -122,6 +122,16 @@ def test_a_shadow_is_counted_apart(telemetry):
     assert not any(name == "vision_requests_total" for name, *_ in counts)
 
 
+def test_failures_are_counted_by_version_without_mistakes_of_clients(telemetry):
+    for error in (RuntimeError("bad"), TooMany("full"), NotFound("no such model"), TimeoutError()):
+        telemetry.unanswered(Version("pets", "2"), error)
+    telemetry.unanswered(Version("pets", "2"), RuntimeError("bad"))
+    counts = samples(telemetry)
+    names = {labels[0]: count for (name, *labels), count in counts.items() if "failures_t" in name}
+    assert names == {"RuntimeError": 2, "TooMany": 1, "TimeoutError": 1}
+    assert counts["vision_failures_total", "RuntimeError", "pets", "2"] == 2
+
+
 def test_refusals_are_counted_by_the_protocols_own_codes(telemetry):
     telemetry.follow(Repository())
     telemetry.refused("rest", "pets", TooMany("full", 1.0))

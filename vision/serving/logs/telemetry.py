@@ -26,7 +26,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from vision import __version__
 from vision.errors import UserError, first_line
-from vision.serving.errors import Refused
+from vision.serving.errors import Refused, TooMany
 from vision.serving.logs import prediction_log
 from vision.serving.logs.collectors import LostEntries, Models, VersionStates
 from vision.serving.logs.drift_metrics import DriftMetrics
@@ -40,25 +40,8 @@ LINES = 20_000  # waiting, at most; a reader of stdout that hangs must not fill 
 PATIENCE = 5.0  # seconds for each log to be written at the end
 REPORT_EVERY = 60.0  # seconds between reports of the same problem
 KINDS = 100  # of errors that are told apart
-SECONDS = (
-    0.0005,
-    0.001,
-    0.002,
-    0.004,
-    0.008,
-    0.016,
-    0.032,
-    0.064,
-    0.128,
-    0.256,
-    0.5,
-    1,
-    2,
-    4,
-    8,
-    16,
-    32,
-)
+# each about twice the one before: 0.0005, 0.001, ... 0.256, 0.5, 1, ... 32
+SECONDS = (*(0.0005 * 2**i for i in range(10)), *(2.0**i for i in range(-1, 6)))
 IMAGES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -220,6 +203,12 @@ class Telemetry:
         """Counts a request that a shadow did not answer."""
         self._get_series(self._shadows, version.model, version.name, type(error).__name__).inc()
 
+    def unanswered(self, version: NamedVersion, error: BaseException) -> None:
+        """Counts a request that a version did not answer, unless that is the client's mistake."""
+        is_mistake = isinstance(error, Refused) and error.status < 500
+        if not is_mistake or isinstance(error, TooMany):
+            self._get_series(self._failed, version.model, version.name, type(error).__name__).inc()
+
     def refused(self, protocol: str, model: str, error: Refused) -> None:
         """Counts a refused request."""
         code = error.code if protocol == "grpc" else str(error.status)
@@ -272,6 +261,12 @@ class Telemetry:
             "vision_shadow_requests",
             "Answers that were only logged",
             (*labels, "outcome"),
+            registry=registry,
+        )
+        self._failed = Counter(
+            "vision_failures",
+            "Requests that a version got and did not answer",
+            (*labels, "error"),
             registry=registry,
         )
         self._stages = Histogram(
