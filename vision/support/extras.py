@@ -21,6 +21,7 @@ MODULES = {
     "pillow": ("PIL",),
     "protobuf": ("google.protobuf",),
     "psycopg2-binary": ("psycopg2",),
+    "pyyaml": ("yaml",),
     "scikit-learn": ("sklearn",),
     "tensorflow-cpu": ("tensorflow",),
     "tritonclient": ("tritonclient", "grpc"),

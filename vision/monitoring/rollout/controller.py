@@ -1,0 +1,375 @@
+"""Looks at servers and logs again and again, and sets weights by the rule in `rules`."""
+
+import dataclasses
+import json
+import pathlib
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vision.bundle.directory import read_manifest
+from vision.errors import UserError, brief, printable
+from vision.monitoring.rollout import readings, report, rules, server, traffic
+from vision.monitoring.rollout import state as states
+from vision.monitoring.rollout.answers import Logged, read_step
+from vision.monitoring.rollout.plan import Plan
+from vision.monitoring.rollout.readings import Tally
+from vision.monitoring.rollout.rules import Action, Decision, Evidence, Reading
+from vision.monitoring.rollout.server import Report
+from vision.monitoring.rollout.state import State
+
+CLOCK = 5.0  # seconds by which clocks may differ, or be adjusted
+DOUBTFUL_LOOKS = 3  # in a row after which a doubt is an alert: a scrape may fail once
+DRIFTED_WINDOWS = 2  # in a row that alarm
+CALM = (Action.RAISE, Action.FINISH, Action.ROLL_BACK)
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """Where a rollout reads and writes.
+
+    Attributes:
+        folder: the model's directory.
+        servers: URLs; all follow the folder.
+        out: directory of rollout.json and report.html.
+        log: directory of the servers' prediction log; None without.
+        labels: file or folder of labels; None without.
+        key: API key of the servers; "" without.
+        webhook: URL that gets a POST at each change and alert; "" without.
+    """
+
+    folder: pathlib.Path
+    servers: Sequence[str]
+    out: pathlib.Path
+    log: pathlib.Path | None = None
+    labels: pathlib.Path | None = None
+    key: str = ""
+    webhook: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pace:
+    """How often a controller looks, and how long it waits.
+
+    Attributes:
+        interval: seconds between looks.
+        settle: seconds that the servers have to follow new weights.
+        patience: seconds without an answer of the new version, or in doubt, after which it gives
+            up.
+    """
+
+    interval: float = 10.0
+    settle: float = 5.0
+    patience: float = 3600.0
+
+
+class Controller:
+    """A rollout in progress.
+
+    Args:
+        plan: what to do.
+        places: where to read and write.
+        pace: how often.
+        state: what was done so far.
+        show: called with lines of text.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        places: Places,
+        pace: Pace,
+        state: State,
+        show: Callable[[str], object] = print,
+    ):
+        self.plan = plan
+        self.places = places
+        self.pace = pace
+        self.state = state
+        self._show = show
+        self._doubtful = 0  # looks in a row
+        self._clocks = (time.time(), time.monotonic())
+        self._progress = time.monotonic()  # when something was last known to go on
+        self._answers = -1.0
+        self.evidence = Evidence(max(state.step, 0), 0.0, 0.0)  # of the latest look
+        self._classes: list[str] = []
+        for version in (plan.old, plan.new):
+            names = read_manifest(places.folder / version).classes
+            self._classes += [name for name in names if name not in self._classes]
+
+    def run(self) -> None:
+        """Looks until the rollout is complete, rolled back, or paused for too long."""
+        self.follow_weights()
+        self._save()
+        while True:
+            self.apply(self.look())
+            if self.state.is_final or self.is_stuck():
+                return
+            time.sleep(self.pace.interval)
+
+    def is_stuck(self) -> bool:
+        """Returns whether nothing has been known to go on for longer than the patience."""
+        return time.monotonic() - self._progress > self.pace.patience
+
+    def follow_weights(self) -> None:
+        """Lets traffic.json say the state's weights.
+
+        Raises:
+            UserError: it says something else than a controller has written.
+        """
+        state = self.state
+        seen = traffic.read(self.places.folder)
+        if traffic.matches(seen.weights, state.weights):
+            state.before = None
+            return
+        if state.before is None or not traffic.matches(seen.weights, state.before):
+            raise UserError(
+                f"{self.places.folder / traffic.FILE} was changed by someone else: it says "
+                f"{traffic.describe(seen.weights)}, and not {traffic.describe(state.weights)}.\n"
+                "It stays as it is, and so does rollout.json: restore the weights to continue, or "
+                "begin anew with another --out"
+            )
+        traffic.write(self.places.folder, state.weights, seen.shadow)
+        state.set_at = time.time()
+        state.before = None
+
+    def look(self) -> Decision:
+        """Returns what to do now; the state's counts are brought up to date.
+
+        Raises:
+            UserError: traffic.json or a bundle was changed by someone else.
+        """
+        self.follow_weights()
+        return self.measure()
+
+    def measure(self) -> Decision:
+        """Returns what to do now; as `look`, but leaves traffic.json alone."""
+        self._check_bundles()
+        doubts = self._clock_doubts()
+        reports = {}
+        for url in self.places.servers:
+            try:
+                reports[url] = server.ask(url, self.plan.model, self.places.key)
+            except server.Unreachable as error:
+                doubts.append(str(error))
+        for url, seen in reports.items():
+            doubts += self._doubts_of(url, seen)
+        if doubts:
+            return self._doubt(doubts)
+        self._doubtful = 0
+        if not self.state.begun_at:
+            return self._begin(reports)
+        for url, seen in reports.items():
+            self.state.accumulate(url, seen.counts)
+        try:
+            logged = self._logged()
+        except UserError as error:  # a file that is just being written, for example
+            return self._doubt([f"the log or its labels cannot be read: {brief(error)}"])
+        if logged is not None and logged.doubts:
+            return self._doubt(logged.doubts)
+        self.evidence = self._evidence(list(reports.values()), logged)
+        if self.evidence.answers > self._answers:
+            self._progress = time.monotonic()
+        self._answers = self.evidence.answers
+        return rules.decide(self.plan, self.evidence)
+
+    def apply(self, decision: Decision) -> None:
+        """Does what was decided, and records it."""
+        state = self.state
+        record = self._record(decision)
+        is_change = state.note(record)
+        is_alert = decision.action in (Action.HOLD, Action.PAUSE)
+        if not state.is_final:
+            state.status = states.PAUSED if is_alert else states.RUNNING
+        state.reason = decision.reason
+        now = time.time()
+        if decision.action is Action.RAISE:
+            state.enter(self.plan, state.step + 1, now)
+        elif decision.action is Action.ROLL_BACK:
+            state.enter(self.plan, -1, now)
+            state.status = states.ROLLED_BACK
+        elif decision.action is Action.FINISH:
+            state.status = states.DONE
+        if decision.action in CALM:
+            self._progress = time.monotonic()
+            self._answers = -1.0
+        if state.before is not None:
+            self._save()  # the intent first: a kill may come between the two files
+            self.follow_weights()
+        self._save()
+        if is_change:
+            self._announce(decision)
+
+    def _check_bundles(self):
+        for version, fingerprint in self.state.fingerprints.items():
+            if read_manifest(self.places.folder / version).fingerprint != fingerprint:
+                raise UserError(
+                    f"{self.places.folder / version} has another model than when the rollout "
+                    "began: the weights stay as they are; begin anew with another --out"
+                )
+
+    def _clock_doubts(self):
+        """Returns doubts about our own clock; a step whose time is uncertain begins again."""
+        wall, steady = time.time(), time.monotonic()
+        jump = (wall - self._clocks[0]) - (steady - self._clocks[1])
+        back = self.state.updated_at - wall
+        self._clocks = (wall, steady)
+        if abs(jump) <= CLOCK and back <= CLOCK:
+            return []
+        self.state.restart()
+        self.state.updated_at = wall
+        return ["this machine's clock was set to another time, so the step begins again"]
+
+    def _doubts_of(self, url, seen):
+        """Returns why a server's report says nothing, a clause each."""
+        doubts = []
+        for version in (self.plan.old, self.plan.new):
+            state = seen.states.get(version, "unknown")
+            if state != server.READY:
+                doubts.append(f"at {url} version {version} is {state}")
+        if self.places.log and abs(seen.clock) > CLOCK:
+            doubts.append(f"the clock of {url} is {seen.clock:+.0f} s from this machine's")
+        return doubts
+
+    def _doubt(self, doubts):
+        """Returns the decision in doubt: to wait, and to pause if that goes on."""
+        self._doubtful += 1
+        step = max(self.state.step, 0)
+        self.evidence = Evidence(step, 0.0, 0.0, doubts=doubts)
+        if self._doubtful < DOUBTFUL_LOOKS:
+            return Decision(Action.WAIT, f"Looking again: {'; '.join(doubts)}.")
+        return rules.decide(self.plan, self.evidence)
+
+    def _begin(self, reports):
+        """Takes the first counts of a step, once the servers had time to follow its weights."""
+        now = time.time()
+        self.evidence = Evidence(self.state.step, 0.0, 0.0)
+        if now - self.state.set_at < self.pace.settle:
+            return Decision(Action.WAIT, "The servers are following the weights.")
+        for url, seen in reports.items():
+            self.state.latest[url] = seen.counts
+        windows = sum(seen.windows.get(self.plan.new, 0.0) for seen in reports.values())
+        self.state.drift = {states.DRIFT: windows}
+        self.state.begun_at = now
+        return Decision(Action.WAIT, "The step has begun.")
+
+    def _logged(self) -> Logged | None:
+        needs_log = {"disagreement", "accuracy"} & set(self.plan.guards)
+        if not self.places.log or not needs_log or self._is_last:
+            return None
+        since = self.state.begun_at
+        return read_step(self.places.log, self.plan, self._classes, self.places.labels, since)
+
+    @property
+    def _is_last(self):
+        return self.state.step == len(self.plan.steps) - 1
+
+    def _evidence(self, reports, logged):
+        """Returns what is known of the step."""
+        state = self.state
+        old, new = (state.tallies.get(name, {}) for name in (self.plan.old, self.plan.new))
+        values = self._guardrails(reports, old, new)
+        if logged is not None:
+            values += logged.readings
+        return Evidence(
+            step=state.step,
+            answers=readings.requests(new),
+            seconds=time.time() - state.begun_at,
+            readings=values,
+            split_p=readings.split_p(
+                readings.requests(old), readings.requests(new), self.plan.share(state.step)
+            ),
+            labels=logged.labels if logged else 0,
+            logged=logged.requests if logged else None,
+        )
+
+    def _guardrails(self, reports: Sequence[Report], old: Tally, new: Tally) -> list[Reading]:
+        """Returns the readings of the guardrails that the metrics have."""
+        values = []
+        if "errors" in self.plan.guards:
+            values.append(readings.errors(old, new, self.plan.limits.errors))
+        if "p99" in self.plan.guards:
+            if not self.state.slow and readings.requests(old) >= self.plan.min_answers:
+                # chosen once for a step: a bound that follows the data would need another test
+                self.state.slow = readings.slow_bound(old, self.plan.limits.p99)
+            values.append(readings.p99(old, new, self.state.slow))
+        if "drift" in self.plan.guards:
+            values.append(self._drift(reports, readings.requests(new)))
+        return values
+
+    def _drift(self, reports: Sequence[Report], answers: float) -> Reading:
+        """Follows the new version's windows that ended since the step began."""
+        runs = self.state.drift
+        windows = sum(seen.windows.get(self.plan.new, 0.0) for seen in reports)
+        is_another = windows != runs.get(states.DRIFT, 0.0)
+        ended = max((seen.ended.get(self.plan.new, 0.0) for seen in reports), default=0.0)
+        if is_another and ended >= self.state.begun_at:
+            drifted = set()
+            for seen in reports:
+                old = seen.alarms.get(self.plan.old, {})
+                new = seen.alarms.get(self.plan.new, {})
+                # what drifts for both is the traffic's doing
+                drifted |= {name for name, alarm in new.items() if alarm and not old.get(name)}
+            self.state.drift = {name: runs.get(name, 0.0) + 1 for name in drifted}
+            self.state.drift[states.DRIFT] = windows
+        runs = {name: run for name, run in self.state.drift.items() if name != states.DRIFT}
+        if not runs:
+            return Reading("drift")
+        is_broken = max(runs.values()) >= DRIFTED_WINDOWS
+        names = ", ".join(sorted(runs))
+        return Reading("drift", excess=1.0, units=answers, p=float(not is_broken), note=names)
+
+    def _record(self, decision: Decision) -> dict[str, Any]:
+        """Returns a decision as rollout.json has it."""
+        evidence = self.evidence
+        return {
+            "time": time.time(),
+            "step": self.state.step,
+            "weight": self.state.weight,
+            "action": str(decision.action),
+            "reason": decision.reason,
+            "answers": evidence.answers,
+            "split_p": evidence.split_p,
+            "labels": evidence.labels,
+            "readings": [report.plain(reading) for reading in evidence.readings],
+        }
+
+    def give_up(self) -> str:
+        """Records that nothing was known to go on for too long; returns why, a sentence."""
+        reason = self.state.reason or "No server has answered."
+        self.state.status = states.PAUSED
+        self._save()
+        return reason
+
+    def _save(self):
+        self.state.updated_at = time.time()
+        states.save(self.places.out, self.state)
+        report.write(self.places.out, self.plan, self.state)
+
+    def _announce(self, decision):
+        """Says what has changed, to the terminal and to the webhook."""
+        plan = self.plan
+        self._show(
+            f"{plan.model} {plan.new}, {self.state.weight:g} %: {decision.action}: "
+            f"{decision.reason}"
+        )
+        if not self.places.webhook or decision.action is Action.WAIT:
+            return
+        body = {
+            "text": f"rollout of {plan.model} {plan.new}: {decision.action}: {decision.reason}",
+            "model": plan.model,
+            "version": plan.new,
+            "status": self.state.status,
+            "action": str(decision.action),
+            "weight": self.state.weight,
+        }
+        request = urllib.request.Request(
+            self.places.webhook,
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        try:
+            urllib.request.urlopen(request, timeout=server.TIMEOUT).close()
+        except (OSError, ValueError) as error:  # the rollout goes on without it
+            self._show(f"--webhook cannot be reached: {printable(brief(error))}")

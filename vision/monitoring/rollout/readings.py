@@ -1,0 +1,155 @@
+"""Guardrails from counts: pure functions from numbers to `Reading`s.
+
+Every p-value is of an always-valid test (`vision.monitoring.abtest.sequential`), because the
+controller looks every few seconds.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from vision.monitoring.abtest.comparisons import Difference, two_proportions
+from vision.monitoring.abtest.moments import Number, of_counts
+from vision.monitoring.abtest.sequential import always_not_worse
+from vision.monitoring.rollout.rules import Reading
+
+ANSWERED = "answered"  # requests
+FAILED = "failed"
+BUCKET = "le "  # followed by a bound: answers that took no longer, as Prometheus counts them
+QUANTILE = 0.99
+SLOW = 0.01  # share of the new version's answers that may be slower than the limit beyond the old's
+
+Tally = Mapping[str, float]  # {ANSWERED, FAILED or BUCKET and a bound: count} of a version
+
+
+def requests(tally: Tally) -> float:
+    """Returns the requests that a version got."""
+    return tally.get(ANSWERED, 0.0) + tally.get(FAILED, 0.0)
+
+
+def worse(difference: Difference, margin: float) -> Number:
+    """Returns the always-valid p-value of a change within a margin.
+
+    Args:
+        difference: of two versions, new - old; numbers, or arrays of one shape.
+        margin: above 0 if the measure must not rise by more, below 0 if it must not fall by more.
+    """
+    # the other side of the same margin
+    opposite = difference._replace(difference=2 * margin - difference.difference)
+    return always_not_worse(opposite, margin)
+
+
+def errors(old: Tally, new: Tally, limit: float) -> Reading:
+    """Compares the shares of requests without an answer.
+
+    Args:
+        old: counts of the old version.
+        new: of the new one.
+        limit: the share may be higher by this.
+    """
+    if not requests(old) or not requests(new):
+        return Reading("errors")
+    difference = two_proportions(
+        of_counts(old.get(FAILED, 0.0), requests(old)),
+        of_counts(new.get(FAILED, 0.0), requests(new)),
+    )
+    return Reading(
+        "errors",
+        float(difference.old),
+        float(difference.new),
+        float(difference.difference - limit),
+        float(difference.units),
+        float(worse(difference, limit)),
+    )
+
+
+def slow_bound(old: Tally, ratio: float) -> float:
+    """Returns the bound of the histogram above which answers are too slow, in seconds.
+
+    It is the first at or above `ratio` times the old version's p99; infinite if it has no answers.
+    """
+    limit = ratio * quantile(old, QUANTILE)
+    return min((bound for bound in bounds(old) if bound >= limit), default=math.inf)
+
+
+def p99(old: Tally, new: Tally, bound: float) -> Reading:
+    """Compares the shares of answers slower than a bound.
+
+    At most a hundredth of the old version's are: that is how `slow_bound` chooses it. Of the new
+    version's a hundredth more may be.
+
+    Args:
+        old: counts of the old version.
+        new: of the new one.
+        bound: of the histogram, seconds; 0 if it is not chosen yet.
+    """
+    totals = [tally.get(_key(math.inf), 0.0) for tally in (old, new)]
+    if not all(totals) or not bound:
+        return Reading("p99")
+    fast = [tally.get(_key(bound), 0.0) for tally in (old, new)]
+    difference = two_proportions(
+        of_counts(totals[0] - fast[0], totals[0]), of_counts(totals[1] - fast[1], totals[1])
+    )
+    return Reading(
+        "p99",
+        quantile(old, QUANTILE),
+        quantile(new, QUANTILE),
+        float(difference.difference - SLOW),
+        float(difference.units),
+        float(worse(difference, SLOW)),
+        f"{difference.new:.1%} of its answers took more than {1000 * bound:g} ms",
+    )
+
+
+def split_p(old: float, new: float, share: float) -> float:
+    """Returns the p-value of requests that are split as asked, right at every look together.
+
+    Lindon and Malek 2022 (arXiv:2011.03567): 1 over the Bayes factor of any split, with a beta
+    prior around the one that was asked for, against this one.
+
+    Args:
+        old: requests that the old version got.
+        new: that the new one got.
+        share: of the new one, in [0, 1]; at an end nothing is split, and the p-value is 1.
+    """
+    from scipy.special import betaln
+
+    if not 0 < share < 1:
+        return 1.0
+    prior = np.array([share, 1 - share]) / min(share, 1 - share)
+    evidence = betaln(*(prior + [new, old])) - betaln(*prior)
+    expected = new * math.log(share) + old * math.log1p(-share)
+    return float(min(1.0, math.exp(min(expected - evidence, 0.0))))
+
+
+def quantile(tally: Tally, level: float) -> float:
+    """Returns a quantile of the times in seconds, as Prometheus' histogram_quantile does.
+
+    Within a bucket times are taken to be evenly spread. NaN without answers; the highest finite
+    bound if the quantile is above it.
+    """
+    total = tally.get(_key(math.inf), 0.0)
+    if not total:
+        return math.nan
+    wanted = level * total
+    before = 0.0
+    start = 0.0
+    for bound in bounds(tally):
+        count = tally[_key(bound)]
+        if count >= wanted and count > before:
+            if math.isinf(bound):
+                return start
+            return start + (bound - start) * (wanted - before) / (count - before)
+        before = count
+        start = bound
+    return start
+
+
+def bounds(tally: Tally) -> list[float]:
+    """Returns the histogram's bounds, rising."""
+    return sorted(float(key.removeprefix(BUCKET)) for key in tally if key.startswith(BUCKET))
+
+
+def _key(bound):
+    return f"{BUCKET}{bound!r}"

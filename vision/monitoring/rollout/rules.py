@@ -1,0 +1,208 @@
+"""What to do next, from what was measured: one rule, and the reason in a sentence."""
+
+import dataclasses
+import enum
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vision.monitoring.abtest.sequential import LEAST_UNITS
+from vision.monitoring.rollout.plan import Plan
+from vision.reference.verdict import holm
+
+COMPARED = ("errors", "p99", "disagreement")  # which must be measured before a step ends
+
+
+class Action(enum.StrEnum):
+    """What to do.
+
+    Attributes:
+        RAISE: to the next step.
+        FINISH: the rollout is complete.
+        ROLL_BACK: take the traffic from the new version.
+        WAIT: for more answers.
+        HOLD: at this weight; the traffic is not split as asked.
+        PAUSE: at this weight; nothing can be said.
+    """
+
+    RAISE = "raise"
+    FINISH = "finish"
+    ROLL_BACK = "roll back"
+    WAIT = "wait"
+    HOLD = "hold"
+    PAUSE = "pause"
+
+
+class Reading(NamedTuple):
+    """A guardrail's measurement in a step.
+
+    Attributes:
+        name: of `vision.monitoring.rollout.plan.GUARDS`.
+        old: the old version's value; NaN if there is none.
+        new: the new version's value.
+        excess: how far the new version is beyond its limit; below 0 within it.
+        units: what was measured, of the version with less; 0 if nothing was.
+        p: p-value of being within the limit, right at every look together.
+        note: what else is to be said, a clause; "" for nothing.
+    """
+
+    name: str
+    old: float = math.nan
+    new: float = math.nan
+    excess: float = -math.inf
+    units: float = 0.0
+    p: float = 1.0
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What is known of a step.
+
+    Attributes:
+        step: number of the step, from 0.
+        answers: requests that the new version got since the step began.
+        seconds: since the step began.
+        readings: of the guardrails, each at most once.
+        split_p: p-value of the traffic's split, right at every look together.
+        labels: of the new version's answers that have a label.
+        logged: of the new version's requests that are in the log; None without a log.
+        doubts: why nothing can be said, a clause each; () if something can.
+    """
+
+    step: int
+    answers: float
+    seconds: float
+    readings: Sequence[Reading] = ()
+    split_p: float = 1.0
+    labels: int = 0
+    logged: int | None = None
+    doubts: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What to do, and why.
+
+    Attributes:
+        action: what to do.
+        reason: a sentence.
+    """
+
+    action: Action
+    reason: str
+
+
+def decide(plan: Plan, evidence: Evidence) -> Decision:
+    """Returns what to do.
+
+    Without enough answers nothing is decided, so a version that nobody asked is never rolled back.
+    It is if a guardrail is shown to be broken: at the step's level, corrected by Holm for the
+    number of guardrails. If the traffic is not split as asked the versions cannot be compared, so
+    that only requests that failed count against the new one. A guardrail that looks broken, but is
+    not shown to be, holds the step open until more answers decide.
+    """
+    if evidence.doubts:
+        return Decision(Action.PAUSE, f"Cannot tell: {'; '.join(evidence.doubts)}.")
+    if evidence.answers < plan.min_answers:
+        return Decision(
+            Action.WAIT,
+            f"{plan.new} got {evidence.answers:,.0f} requests, fewer than --min-answers "
+            f"{plan.min_answers:,}.",
+        )
+    is_split = evidence.split_p >= plan.mismatch
+    broken = broken_readings(plan, evidence)
+    broken = [reading for reading in broken if is_split or reading.name == "errors"]
+    if broken:
+        reasons = "; ".join(describe(plan, reading) for reading in broken)
+        return Decision(Action.ROLL_BACK, f"{plan.new} is worse: {reasons}.")
+    if not is_split:
+        return Decision(
+            Action.HOLD,
+            f"The traffic is not split as {_ratio(plan, evidence.step)} (p {evidence.split_p:.1g})"
+            ": find out why, for example requests that name a version or few route keys.",
+        )
+    reason = _why_wait(plan, evidence)
+    if reason:
+        return Decision(Action.WAIT, reason)
+    if evidence.step == len(plan.steps) - 1:
+        return Decision(Action.FINISH, f"{plan.new} has all of the traffic, and guardrails hold.")
+    return Decision(Action.RAISE, f"{evidence.answers:,.0f} requests, and every guardrail holds.")
+
+
+def broken_readings(plan: Plan, evidence: Evidence) -> list[Reading]:
+    """Returns the readings that are shown to be beyond their limits."""
+    if not evidence.readings:
+        return []
+    adjusted = holm(np.array([reading.p for reading in evidence.readings]))
+    return [
+        reading
+        for reading, p in zip(evidence.readings, adjusted, strict=True)
+        if p <= plan.alpha_of_step
+    ]
+
+
+def describe(plan: Plan, reading: Reading) -> str:
+    """Returns a clause on what a guardrail has measured."""
+    limits = plan.limits
+    old, new = (_number(reading.name, value) for value in (reading.old, reading.new))
+    versions = f"{new} instead of {old}" if old else new
+    texts = {
+        "errors": f"{versions} of the requests failed (limit +{limits.errors:.3g})",
+        "p99": f"p99 is {versions} (limit x{limits.p99:g})",
+        "drift": "its drift alarms in two windows, and the old version's does not",
+        "disagreement": f"{versions} of the answers differ (limit {limits.disagreement:.3g})",
+        "accuracy": f"accuracy is {versions} (limit -{limits.accuracy:.3g})",
+    }
+    note = f", {reading.note}" if reading.note else ""
+    return f"{texts[reading.name]}{note}"
+
+
+def _why_wait(plan, evidence):
+    """Returns why the step is not complete; "" if it is."""
+    suspects = [
+        reading
+        for reading in evidence.readings
+        if reading.excess > 0 and reading.units >= LEAST_UNITS
+    ]
+    if suspects:
+        reasons = "; ".join(describe(plan, reading) for reading in suspects)
+        return f"More answers must show whether this is chance: {reasons}."
+    rows, seconds = plan.window
+    if rows and evidence.answers < rows:
+        return f"{evidence.answers:,.0f} of {rows:,} requests of the step's window."
+    if evidence.seconds < seconds:
+        return f"{evidence.seconds:,.0f} of {seconds:,.0f} seconds of the step's window."
+    if evidence.step == len(plan.steps) - 1:  # the old version has no answers any more
+        return ""
+    missing = [
+        reading.name
+        for reading in evidence.readings
+        if reading.name in COMPARED and reading.units < LEAST_UNITS
+    ]
+    if missing:
+        return f"Too few answers of both versions were measured: {', '.join(missing)}."
+    if evidence.logged is not None and evidence.logged < plan.min_answers:
+        return (
+            f"The log has {evidence.logged:,} requests of the step, fewer than --min-answers "
+            f"{plan.min_answers:,}: the server writes it every --prediction-minutes."
+        )
+    if "accuracy" in plan.guards and evidence.labels < plan.min_labels:
+        return (
+            f"{evidence.labels:,} labels of {plan.new}, fewer than --min-labels {plan.min_labels}."
+        )
+    return ""
+
+
+def _ratio(plan, step):
+    old, new = plan.weights(step).values()
+    return f"{old:g}:{new:g}"
+
+
+def _number(name, value):
+    """Returns a measured value as text; "" if there is none."""
+    if math.isnan(value):
+        return ""
+    return f"{1000 * value:.3g} ms" if name == "p99" else f"{value:.2%}"

@@ -1,0 +1,198 @@
+"""What a rollout has done, in rollout.json: enough to go on after a kill, and its history."""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from vision.errors import UserError
+from vision.monitoring.rollout.plan import Plan
+from vision.support.files import write_json
+from vision.support.reading import read_json
+from vision.support.schema import among
+
+FILE = "rollout.json"
+FORMAT = 1
+RUNNING = "running"
+PAUSED = "paused"
+ROLLED_BACK = "rolled back"
+DONE = "done"
+DRIFT = "windows"  # key of the windows that were compared, among the features of `State.drift`
+
+Counts = dict[str, dict[str, float]]  # {version: counts, see `vision.monitoring.rollout.readings`}
+
+
+@dataclasses.dataclass
+class State:
+    """A rollout so far.
+
+    Attributes:
+        model, old, new, steps: of the plan.
+        fingerprints: {version: of its bundle}.
+        status: RUNNING, PAUSED, ROLLED_BACK or DONE.
+        reason: of the status, a sentence.
+        step: number of the step, from 0; -1 after a rollback.
+        weights: what traffic.json is to say.
+        before: what it said before, until it was seen to say `weights`; None from then on.
+        set_at: when the weights were set, seconds since the epoch.
+        begun_at: when the step's first counts were taken; 0 before.
+        updated_at: when this was written.
+        tallies: counts since the step began.
+        latest: {server's URL: its counts when it was last asked}.
+        slow: bound above which an answer is slow, seconds; 0 if it is not chosen yet.
+        drift: {feature: windows in a row that alarm}, and the number of windows under DRIFT.
+        decisions: what was decided: {"time", "step", "weight", "action", "reason", "answers",
+            "readings"} each.
+    """
+
+    model: str
+    old: str
+    new: str
+    steps: list[float]
+    fingerprints: dict[str, str]
+    weights: dict[str, float]
+    before: dict[str, float] | None
+    set_at: float
+    status: str = RUNNING
+    reason: str = ""
+    step: int = 0
+    begun_at: float = 0.0
+    updated_at: float = 0.0
+    tallies: Counts = dataclasses.field(default_factory=dict)
+    latest: dict[str, Counts] = dataclasses.field(default_factory=dict)
+    slow: float = 0.0
+    drift: dict[str, float] = dataclasses.field(default_factory=dict)
+    decisions: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing more is decided."""
+        return self.status in (ROLLED_BACK, DONE)
+
+    @property
+    def weight(self) -> float:
+        """The new version's percentage."""
+        return self.weights[self.new]
+
+    def enter(self, plan: Plan, step: int, now: float) -> None:
+        """Begins a step: its weights are to be set, and nothing is counted yet.
+
+        The counts of the old version stay if it gets no traffic from now on: they are what the new
+        one is compared with.
+        """
+        is_last = 0 <= step == len(plan.steps) - 1
+        kept = {self.old: self.tallies.get(self.old, {})} if is_last else {}
+        self.before = dict(self.weights)
+        self.weights = plan.weights(step)
+        self.step = step
+        self.set_at = now
+        self.restart(kept)
+        if not is_last:
+            self.slow = 0.0
+
+    def restart(self, kept: Counts | None = None) -> None:
+        """Forgets the step's counts; `kept` are those that stay."""
+        self.begun_at = 0.0
+        self.tallies = kept or {}
+        self.latest = {}
+        self.drift = {}
+
+    def accumulate(self, url: str, counts: Counts) -> None:
+        """Adds what a server has counted since it was last asked.
+
+        A count that has become smaller began again at 0: the server was restarted, or the version
+        was gone meanwhile. The old version's are frozen in the last step.
+        """
+        before = self.latest.get(url, {})
+        for version, tally in counts.items():
+            if version == self.old and self.step == len(self.steps) - 1:
+                continue
+            total = self.tallies.setdefault(version, {})
+            previous = before.get(version, {})
+            for key, count in tally.items():
+                past = previous.get(key, 0.0)
+                total[key] = total.get(key, 0.0) + (count - past if count >= past else count)
+        self.latest[url] = counts
+
+    def note(self, record: dict[str, Any]) -> bool:
+        """Adds a decision to the history; returns whether it is another one than the last.
+
+        Of waits in a row for the same step only the last is kept.
+        """
+        keys = ("step", "action")
+        last = self.decisions[-1] if self.decisions else {}
+        is_repeated = record["action"] in ("wait", "hold", "pause") and all(
+            last.get(key) == record[key] for key in keys
+        )
+        if is_repeated:
+            record = record | {"since": last.get("since", last["time"])}
+            self.decisions[-1] = record
+        else:
+            self.decisions.append(record)
+        return not is_repeated
+
+
+NUMBERS = {str: {str: float}}
+SCHEMA = {
+    "format": int,
+    "model": str,
+    "old": str,
+    "new": str,
+    "steps": [float],
+    "fingerprints": {str: str},
+    "weights": {str: float},
+    "before": ({str: float}, None),
+    "status": among(RUNNING, PAUSED, ROLLED_BACK, DONE),
+    "reason": str,
+    "step": int,
+    "set_at": float,
+    "begun_at": float,
+    "updated_at": float,
+    "tallies": NUMBERS,
+    "latest": {str: NUMBERS},
+    "slow": float,
+    "drift": {str: float},
+    "decisions": [
+        {
+            "time": float,
+            "step": int,
+            "weight": float,
+            "action": str,
+            "reason": str,
+            "answers": float,
+            "readings": [{"name": str}],
+        }
+    ],
+}
+
+
+def load(out: pathlib.Path, plan: Plan) -> State | None:
+    """Returns the state in a directory; None if there is none.
+
+    Raises:
+        UserError: it cannot be read, or is of another rollout.
+    """
+    file = out / FILE
+    if not file.exists():
+        return None
+    remedy = "give another --out to begin anew"
+    contents = read_json(file, {"format": int}, remedy)
+    if contents["format"] != FORMAT:
+        raise UserError(
+            f"{file} is of format {contents['format']}, this version reads {FORMAT}: {remedy}"
+        )
+    contents = read_json(file, SCHEMA, remedy)
+    names = [field.name for field in dataclasses.fields(State)]
+    state = State(**{name: contents[name] for name in names})
+    own = (state.model, state.old, state.new, tuple(state.steps))
+    if own != (plan.model, plan.old or state.old, plan.new, plan.steps):
+        steps = ",".join(f"{step:g}" for step in state.steps)
+        raise UserError(
+            f"{file} is of a rollout of {state.model} from {state.old} to {state.new} by {steps}: "
+            "continue that one with the same flags, or give another --out"
+        )
+    return state
+
+
+def save(out: pathlib.Path, state: State) -> None:
+    """Writes the state, in full or not at all; raises `OSError` if it cannot be written."""
+    write_json(out / FILE, {"format": FORMAT} | dataclasses.asdict(state))
