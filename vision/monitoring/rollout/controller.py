@@ -218,7 +218,9 @@ class Controller:
         if abs(jump) <= CLOCK and back <= CLOCK:
             return []
         self.state.restart()
+        self.state.set_at = wall
         self.state.updated_at = wall
+        self._doubtful = DOUBTFUL_LOOKS  # it will not happen again, so say it at once
         return ["this machine's clock was set to another time, so the step begins again"]
 
     def _doubts_of(self, url, seen):

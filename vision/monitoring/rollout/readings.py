@@ -11,7 +11,7 @@ import numpy as np
 
 from vision.monitoring.abtest.comparisons import Difference, two_proportions
 from vision.monitoring.abtest.moments import Number, of_counts
-from vision.monitoring.abtest.sequential import always_not_worse
+from vision.monitoring.abtest.sequential import always_valid_p
 from vision.monitoring.rollout.rules import Reading
 
 ANSWERED = "answered"  # requests
@@ -19,6 +19,10 @@ FAILED = "failed"
 BUCKET = "le "  # followed by a bound: answers that took no longer, as Prometheus counts them
 QUANTILE = 0.99
 SLOW = 0.01  # share of the new version's answers that may be slower than the limit beyond the old's
+# Difference of shares at which the tests see most: a few hundred answers can show no smaller one.
+SCALE = 0.05
+
+NEVER = 1e9  # seconds: no answer is slower; finite, so that JSON can hold it
 
 Tally = Mapping[str, float]  # {ANSWERED, FAILED or BUCKET and a bound: count} of a version
 
@@ -35,9 +39,9 @@ def worse(difference: Difference, margin: float) -> Number:
         difference: of two versions, new - old; numbers, or arrays of one shape.
         margin: above 0 if the measure must not rise by more, below 0 if it must not fall by more.
     """
-    # the other side of the same margin
-    opposite = difference._replace(difference=2 * margin - difference.difference)
-    return always_not_worse(opposite, margin)
+    is_beyond = (difference.difference - margin) * math.copysign(1, margin) > 0
+    p = always_valid_p(difference, max(abs(margin), SCALE), margin)
+    return np.where(is_beyond, p, 1.0)[()]
 
 
 def errors(old: Tally, new: Tally, limit: float) -> Reading:
@@ -67,10 +71,10 @@ def errors(old: Tally, new: Tally, limit: float) -> Reading:
 def slow_bound(old: Tally, ratio: float) -> float:
     """Returns the bound of the histogram above which answers are too slow, in seconds.
 
-    It is the first at or above `ratio` times the old version's p99; infinite if it has no answers.
+    It is the first at or above `ratio` times the old version's p99, or `NEVER`.
     """
     limit = ratio * quantile(old, QUANTILE)
-    return min((bound for bound in bounds(old) if bound >= limit), default=math.inf)
+    return min((bound for bound in bounds(old) if limit <= bound < math.inf), default=NEVER)
 
 
 def p99(old: Tally, new: Tally, bound: float) -> Reading:
@@ -87,7 +91,7 @@ def p99(old: Tally, new: Tally, bound: float) -> Reading:
     totals = [tally.get(_key(math.inf), 0.0) for tally in (old, new)]
     if not all(totals) or not bound:
         return Reading("p99")
-    fast = [tally.get(_key(bound), 0.0) for tally in (old, new)]
+    fast = [_within(tally, bound) for tally in (old, new)]
     difference = two_proportions(
         of_counts(totals[0] - fast[0], totals[0]), of_counts(totals[1] - fast[1], totals[1])
     )
@@ -149,6 +153,11 @@ def quantile(tally: Tally, level: float) -> float:
 def bounds(tally: Tally) -> list[float]:
     """Returns the histogram's bounds, rising."""
     return sorted(float(key.removeprefix(BUCKET)) for key in tally if key.startswith(BUCKET))
+
+
+def _within(tally, bound):
+    """Returns the answers that took no longer than a bound, of the histogram or beyond it."""
+    return tally[_key(min(own for own in bounds(tally) if own >= bound))]
 
 
 def _key(bound):

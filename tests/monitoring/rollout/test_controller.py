@@ -1,0 +1,218 @@
+"""A controller that looks once at a time, beside a server's real metrics."""
+
+import json
+import time
+
+import pytest
+
+from tests.monitoring.rollout.conftest import PLAN, look
+from vision.errors import UserError
+from vision.monitoring.rollout import controller as module
+from vision.monitoring.rollout import state as states
+from vision.monitoring.rollout.controller import Controller, Pace
+
+ALARM = 'vision_drift_alarm{model="pets",version="%s",feature="brightness"} 1\n'
+WINDOWS = 'vision_drift_windows_total{model="pets",version="2"} %d\n'
+ENDED = 'vision_drift_window_end_seconds{model="pets",version="2"} %f\n'
+
+
+def resume(site, plan=PLAN):
+    """Returns a controller that goes on from rollout.json, as after a kill."""
+    state = states.load(site.out, plan)
+    return Controller(plan, site.places(), Pace(0.05, 0.0, 60.0), state, lambda line: None)
+
+
+def test_a_version_that_is_as_good_gets_everything(site):
+    site.set_weights({"weights": {"1": 1}, "shadow": "3"})
+    controller = site.begin()
+    shares = []
+    for _ in range(20):
+        shares.append(site.weights["2"])
+        action, _ = look(controller)
+        if action == "finish":
+            break
+        site.serve(700)
+    assert sorted(set(shares)) == [10, 50, 100] and shares == sorted(shares)
+    assert site.weights == {"1": 0, "2": 100} and site.record["status"] == "done"
+    shadow = json.loads((site.folder / "traffic.json").read_text())["shadow"]
+    assert shadow == "3"  # nobody asked to change it
+    page = (site.out / "report.html").read_text()
+    assert "Done" in page and "errors" in page and "10 %" in page
+
+
+@pytest.mark.parametrize(
+    ("worse", "reason"),
+    [({"failed": 60}, "of the requests failed"), ({"seconds": 0.2}, "p99 is")],
+    ids=["errors", "p99"],
+)
+def test_a_worse_version_goes_back_for_good(site, worse, reason):
+    controller = site.begin(webhook=f"{site.url}/hook")
+    look(controller)
+    site.serve(2500, **worse)
+    action, why = look(controller)
+    assert action == "roll back" and reason in why
+    assert site.weights == {"1": 100, "2": 0} and site.record["status"] == "rolled back"
+    assert site.posts[-1]["status"] == "rolled back" and reason in site.posts[-1]["text"]
+    assert "Rolled back" in (site.out / "report.html").read_text()
+
+
+def test_all_traffic_that_is_slower_than_a_part_goes_back_too(site):
+    """The old version's last counts are what the new one is compared with at 100 %."""
+    controller = site.begin()
+    while site.weights["2"] < 100:
+        look(controller)
+        site.serve(700)
+    look(controller)
+    site.serve(400, seconds=0.3)
+    action, why = look(controller)
+    assert action == "roll back" and "p99 is" in why and site.weights == {"1": 100, "2": 0}
+
+
+def test_without_traffic_nothing_happens(site):
+    controller = site.begin()
+    actions = {look(controller)[0] for _ in range(10)}
+    site.answer("1", 5000)  # of which the new one has none, so the split is wrong, too
+    actions.add(look(controller)[0])
+    assert actions == {"wait"} and site.weights == {"1": 90, "2": 10}
+
+
+def test_a_broken_split_holds(site):
+    controller = site.begin()
+    look(controller)
+    site.answer("1", 400)
+    site.answer("2", 400)
+    action, why = look(controller)
+    assert action == "hold" and "not split as 90:10" in why
+    assert site.record["status"] == "paused" and site.weights == {"1": 90, "2": 10}
+
+
+def test_a_server_that_is_down_pauses_after_some_looks(site):
+    controller = site.begin()
+    look(controller)
+    site.serve(1000)
+    site.down = True
+    actions = [look(controller) for _ in range(4)]
+    assert [action for action, _ in actions] == ["wait", "wait", "pause", "pause"]
+    assert "503" in actions[-1][1] and site.record["status"] == "paused"
+    site.down = False
+    site.serve(2500)
+    assert look(controller)[0] == "raise" and site.record["status"] == "running"
+
+
+def test_a_version_that_is_not_ready_pauses(site):
+    controller = site.begin()
+    look(controller)
+    site.states_of["2"] = "loading"
+    why = [look(controller)[1] for _ in range(3)][-1]
+    assert "version 2 is loading" in why and why.startswith("Cannot tell")
+
+
+def test_a_restarted_server_counts_on(site):
+    controller = site.begin()
+    look(controller)
+    site.serve(1000)
+    look(controller)
+    site.restart()
+    site.serve(500)
+    look(controller)
+    assert site.record["tallies"]["2"]["answered"] == 150
+    site.serve(100)
+    look(controller)
+    assert site.record["tallies"]["2"]["answered"] == 160
+
+
+def test_after_a_kill_the_counts_go_on(site):
+    look(site.begin())
+    site.serve(1500)  # nobody looks meanwhile
+    controller = resume(site)
+    assert look(controller)[0] == "wait"
+    assert site.record["tallies"]["2"]["answered"] == 150
+    site.serve(1500)
+    assert look(resume(site))[0] == "raise"
+
+
+def test_a_kill_between_the_two_files_loses_nothing(site, monkeypatch):
+    controller = site.begin()
+    look(controller)
+    site.serve(3500)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.traffic, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            look(controller)
+    assert site.weights == {"1": 90, "2": 10} and site.record["weights"] == {"1": 50, "2": 50}
+    look(resume(site))
+    assert site.weights == {"1": 50, "2": 50} and site.record["step"] == 1
+
+
+def test_weights_that_someone_else_changed_stay(site):
+    controller = site.begin()
+    look(controller)
+    before = site.record
+    site.set_weights({"weights": {"1": 50, "3": 50}})
+    with pytest.raises(UserError, match=r"changed by someone else: it says 1: 50, 3: 50") as error:
+        controller.look()
+    assert len(str(error.value).splitlines()) == 2
+    assert site.weights == {"1": 50, "3": 50} and site.record == before
+    site.set_weights({"weights": {"1": 9, "2": 1}})  # restored, in other words
+    assert look(resume(site))[0] == "wait"
+
+
+def test_a_bundle_that_someone_replaced_stops_the_rollout(site):
+    controller = site.begin()
+    manifest = json.loads((site.folder / "2" / "bundle.json").read_text())
+    manifest["sha256"]["model.onnx"] = "0" * 64
+    (site.folder / "2" / "bundle.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="another model than when the rollout began"):
+        controller.look()
+
+
+def test_a_clock_that_was_set_begins_the_step_again(site, monkeypatch):
+    controller = site.begin()
+    look(controller)
+    site.serve(2000)
+    look(controller)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 3600)
+    action, why = look(controller)
+    assert action == "pause" and "clock was set" in why
+    look(controller)
+    assert site.record["tallies"] == {} and site.weights == {"1": 90, "2": 10}
+    site.serve(3500)
+    assert look(controller)[0] == "raise"
+
+
+def test_drift_of_the_new_version_alone_goes_back_after_two_windows(site):
+    controller = site.begin()
+    look(controller)
+    site.serve(2000)
+    for window, versions in ((1, "12"), (2, "2")):
+        alarms = "".join(ALARM % version for version in versions)
+        site.extra = alarms + WINDOWS % window + ENDED % time.time()
+        action, why = look(controller)
+        look(controller)  # the same window once more
+    assert action == "wait" and "drift" in why  # the first window drifted for both
+    site.extra = ALARM % "2" + WINDOWS % 3 + ENDED % time.time()
+    action, why = look(controller)
+    assert action == "roll back" and "brightness" in why
+
+
+def test_two_servers_are_added_up(site):
+    controller = site.begin(servers=[site.url, site.url.replace("127.0.0.1", "localhost")])
+    look(controller)
+    site.serve(1000)
+    look(controller)
+    assert site.record["tallies"]["2"]["answered"] == 200
+
+
+def test_a_webhook_that_is_gone_is_only_said(site, capsys):
+    lines = []
+    controller = site.begin(webhook="http://127.0.0.1:9/hook")
+    controller._show = lines.append
+    look(controller)
+    site.serve(3500)
+    assert look(controller)[0] == "raise"
+    assert lines[-1].startswith("--webhook cannot be reached")
