@@ -117,7 +117,7 @@ def test_a_dry_run_of_a_rollout_in_progress(run, site):
 
 def test_without_traffic_it_gives_up_and_the_same_command_continues(run, site):
     code, out, err = run("--patience=0.4")
-    assert code == 3 and "error: the rollout stays at 1 %: 2 got 0 requests" in err
+    assert code == 3 and "error: the rollout stays at 1 %: Version 2 got 0 requests" in err
     assert site.weights == {"1": 99, "2": 1} and site.record["status"] == "paused"
     code, out, _ = run("--patience=0.4")
     assert code == 3 and out.startswith("continues at 1 % of the traffic")
@@ -132,7 +132,9 @@ def test_a_version_that_went_back_stays_so(run, site):
     look(controller)
     record = site.record
     code, _, err = run("--steps=10,50,100")
-    assert code == 1 and err.startswith("error: version 2 of pets was rolled back: 2 is worse: ")
+    assert code == 1 and err.startswith(
+        "error: version 2 of pets was rolled back. Version 2 is worse: "
+    )
     assert site.record == record and site.weights == {"1": 100, "2": 0}
 
 

@@ -1,8 +1,10 @@
 """A controller that looks once at a time, beside a server's real metrics."""
 
+import itertools
 import json
 import time
 
+import numpy as np
 import pytest
 
 from tests.monitoring.rollout.conftest import PLAN, look
@@ -166,7 +168,7 @@ def test_a_bundle_that_someone_replaced_stops_the_rollout(site):
     manifest = json.loads((site.folder / "2" / "bundle.json").read_text())
     manifest["sha256"]["model.onnx"] = "0" * 64
     (site.folder / "2" / "bundle.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="another model than when the rollout began"):
+    with pytest.raises(UserError, match="not what it was when the rollout began"):
         controller.look()
 
 
@@ -216,3 +218,35 @@ def test_a_webhook_that_is_gone_is_only_said(site, capsys):
     site.serve(3500)
     assert look(controller)[0] == "raise"
     assert lines[-1].startswith("--webhook cannot be reached")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_happens_weights_only_rise_and_a_rollback_is_final(site, seed):
+    """Servers that fail, restart and get no traffic, and controllers that are killed."""
+    random = np.random.default_rng(seed)
+    controller = site.begin()
+    look(controller)
+    weights = [10]
+    for _ in range(25):
+        event = random.choice(["good", "bad", "down", "restart", "kill", "nothing"])
+        site.down = event == "down"
+        if event == "good":
+            site.serve(int(random.integers(1, 1500)))
+        elif event == "bad" and seed % 2:
+            site.serve(800, failed=int(random.integers(0, 80)))
+        elif event == "restart":
+            site.restart()
+        elif event == "kill":
+            controller = resume(site)
+        action, _ = look(controller)
+        weights.append(site.weights["2"])
+        if action in ("raise", "roll back"):
+            assert site.record["decisions"][-1]["answers"] >= PLAN.min_answers
+        if site.record["status"] in ("done", "rolled back"):
+            break
+    rising = weights[:-1] if weights[-1] == 0 else weights
+    assert set(rising) <= {10, 50, 100} and rising == sorted(rising)
+    assert all(later <= 5 * earlier for earlier, later in itertools.pairwise(rising))
+    assert weights.count(0) == (site.record["status"] == "rolled back")
+    assert (seed % 2 == 1) or site.record["status"] != "rolled back"
+    assert site.record["weights"] == site.weights

@@ -69,7 +69,7 @@ def test_a_rollback_has_a_broken_guardrail_that_its_reason_tells(plan, seen):
     decision = decide(plan, seen)
     if decision.action is Action.ROLL_BACK:
         assert min(reading.p for reading in seen.readings) <= plan.alpha_of_step
-        assert "2 is worse" in decision.reason
+        assert "Version 2 is worse" in decision.reason
 
 
 @given(plans, evidence)
@@ -98,7 +98,7 @@ def test_a_good_version_rises_and_finishes():
 
 def test_no_traffic_waits():
     decision = decide(PLAN, Evidence(0, 0, 1e6, [Reading("errors"), Reading("p99")]))
-    assert decision.action is Action.WAIT and "2 got 0 requests" in decision.reason
+    assert decision.action is Action.WAIT and "Version 2 got 0 requests" in decision.reason
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_what_else_may_happen(changes, action, reason):
 
 def test_labels_are_awaited_where_they_are_asked_for():
     plan = dataclasses.replace(PLAN, guards=(*PLAN.guards, "accuracy"), min_labels=50)
-    assert "10 labels of 2" in decide(plan, dataclasses.replace(GOOD, labels=10)).reason
+    assert "10 labels of version 2" in decide(plan, dataclasses.replace(GOOD, labels=10)).reason
     assert decide(plan, dataclasses.replace(GOOD, labels=50)).action is Action.RAISE
 
 

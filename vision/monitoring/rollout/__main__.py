@@ -87,9 +87,9 @@ def _run(rollout, is_new):
         make_directory(out)
         rollout.run()
     if progress.status == "rolled back":
-        raise RunError(f"version {plan.new} of {plan.model} was rolled back: {progress.reason}")
+        raise RunError(f"version {plan.new} of {plan.model} was rolled back. {progress.reason}")
     if progress.status == "done":
-        cli.show(f"{plan.new} has all of the traffic of {plan.model}: {out}/report.html")
+        cli.show(f"version {plan.new} has all of the traffic of {plan.model}: {out}/report.html")
         return
     print(
         f"error: the rollout stays at {progress.weight:g} %: {rollout.give_up()} "
@@ -106,7 +106,7 @@ def _describe(rollout, is_new):
     plan = rollout.plan
     progress = rollout.state
     rows, seconds = plan.window
-    window = f"{rows:,} requests of {plan.new}" if rows else f"{seconds:,.0f} seconds"
+    window = f"{rows:,} requests of version {plan.new}" if rows else f"{seconds:,.0f} seconds"
     limits = "; ".join(f"{name} {_limit(plan, name)}".strip() for name in plan.guards)
     steps = ", ".join(f"{step:g} %" for step in plan.steps)
     lines = [
@@ -257,7 +257,7 @@ def _flags(values):
     number("alpha", 0.05, "chance that a version within the limits is rolled back, at most")
     number("mismatch", 0.001, "p-value of the traffic's split that holds the rollout; 0 = never")
     number("interval", 10.0, "seconds between looks")
-    number("settle", 5.0, "seconds that servers have to follow new weights, beyond their --poll")
+    number("settle", 5.0, "seconds that servers have to follow new weights: more than their --poll")
     number("patience", 3600.0, "seconds without traffic, or in doubt, before it gives up")
     text("webhook", "", "URL that gets a JSON message at each change and alert")
     text("manifest", "", "argo or kserve: print the plan for that, and do nothing")

@@ -118,6 +118,16 @@ def read_step(
     return Logged(requests, labeled, readings, doubts)
 
 
+def files_of_step(
+    directory: pathlib.Path, labels: pathlib.Path | None, since: float
+) -> tuple[tuple[str, float], ...]:
+    """Returns the files that `read_step` reads, with the times of their writing."""
+    files = [file for file in directory.glob(PATTERN) if _written_at(file) >= since]
+    if labels and has_labels(labels):
+        files += list(labels.iterdir()) if labels.is_dir() else [labels]
+    return tuple(sorted((str(file), _written_at(file)) for file in files))
+
+
 def has_labels(path: pathlib.Path) -> bool:
     """Returns whether a file of labels, or one in the folder, is there."""
     if path.is_dir():

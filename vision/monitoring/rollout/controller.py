@@ -8,21 +8,22 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vision.bundle.directory import read_manifest
+from vision.bundle.directory import MANIFEST, read_manifest
 from vision.errors import UserError, brief, printable
 from vision.monitoring.rollout import readings, report, rules, server, traffic
 from vision.monitoring.rollout import state as states
-from vision.monitoring.rollout.answers import Logged, read_step
+from vision.monitoring.rollout.answers import Logged, files_of_step, read_step
 from vision.monitoring.rollout.plan import Plan
 from vision.monitoring.rollout.readings import Tally
 from vision.monitoring.rollout.rules import Action, Decision, Evidence, Reading
 from vision.monitoring.rollout.server import Report
 from vision.monitoring.rollout.state import State
+from vision.support.digest import sha256
 
 CLOCK = 5.0  # seconds by which clocks may differ, or be adjusted
 DOUBTFUL_LOOKS = 3  # in a row after which a doubt is an alert: a scrape may fail once
 DRIFTED_WINDOWS = 2  # in a row that alarm
-CALM = (Action.RAISE, Action.FINISH, Action.ROLL_BACK)
+CHANGES = (Action.RAISE, Action.FINISH, Action.ROLL_BACK)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +94,8 @@ class Controller:
         self._progress = time.monotonic()  # when something was last known to go on
         self._answers = -1.0
         self.evidence = Evidence(max(state.step, 0), 0.0, 0.0)  # of the latest look
+        self._log: Logged | None = None
+        self._log_files: tuple = ()  # that it was read from
         self._classes: list[str] = []
         for version in (plan.old, plan.new):
             names = read_manifest(places.folder / version).classes
@@ -191,7 +194,7 @@ class Controller:
             state.status = states.ROLLED_BACK
         elif decision.action is Action.FINISH:
             state.status = states.DONE
-        if decision.action in CALM:
+        if decision.action in CHANGES:
             self._progress = time.monotonic()
             self._answers = -1.0
         if state.before is not None:
@@ -203,15 +206,17 @@ class Controller:
 
     def _check_bundles(self):
         for version, fingerprint in self.state.fingerprints.items():
-            if read_manifest(self.places.folder / version).fingerprint != fingerprint:
+            file = self.places.folder / version / MANIFEST
+            if not file.is_file() or sha256(file) != fingerprint:
                 raise UserError(
-                    f"{self.places.folder / version} has another model than when the rollout "
-                    "began: the weights stay as they are; begin anew with another --out"
+                    f"{self.places.folder / version} is not what it was when the rollout began: "
+                    "the weights stay as they are; begin anew with another --out"
                 )
 
     def _clock_doubts(self):
         """Returns doubts about our own clock; a step whose time is uncertain begins again."""
-        wall, steady = time.time(), time.monotonic()
+        wall = time.time()
+        steady = time.monotonic()
         jump = (wall - self._clocks[0]) - (steady - self._clocks[1])
         back = self.state.updated_at - wall
         self._clocks = (wall, steady)
@@ -261,7 +266,13 @@ class Controller:
         if not self.places.log or not needs_log or self._is_last:
             return None
         since = self.state.begun_at
-        return read_step(self.places.log, self.plan, self._classes, self.places.labels, since)
+        files = (since, *files_of_step(self.places.log, self.places.labels, since))
+        if files != self._log_files:  # else nothing was written since the last look
+            self._log = read_step(
+                self.places.log, self.plan, self._classes, self.places.labels, since
+            )
+            self._log_files = files
+        return self._log
 
     @property
     def _is_last(self):

@@ -43,7 +43,7 @@ def _context(plan, state):
     decisions = [
         decision
         | {
-            "moment": moment(decision["time"]),
+            "moment": moment(decision.get("since", decision["time"])),
             "kind": ACTIONS.get(decision["action"], ""),
             "measured": [reading for reading in decision["readings"] if reading["units"]],
         }
@@ -72,7 +72,7 @@ def _last_of_each_step(decisions):
 
 def _chart(state):
     """Returns the points of the weight over time; None before the first decision."""
-    changes = [(decision["time"], decision["weight"]) for decision in state.decisions]
+    changes = [(d.get("since", d["time"]), d["weight"]) for d in state.decisions]
     if not changes:
         return None
     changes.append((max(state.updated_at, changes[-1][0]), state.weight))

@@ -109,7 +109,7 @@ def decide(plan: Plan, evidence: Evidence) -> Decision:
     if evidence.answers < plan.min_answers:
         return Decision(
             Action.WAIT,
-            f"{plan.new} got {evidence.answers:,.0f} requests, fewer than --min-answers "
+            f"Version {plan.new} got {evidence.answers:,.0f} requests, fewer than --min-answers "
             f"{plan.min_answers:,}.",
         )
     is_split = evidence.split_p >= plan.mismatch
@@ -117,7 +117,7 @@ def decide(plan: Plan, evidence: Evidence) -> Decision:
     broken = [reading for reading in broken if is_split or reading.name == "errors"]
     if broken:
         reasons = "; ".join(describe(plan, reading) for reading in broken)
-        return Decision(Action.ROLL_BACK, f"{plan.new} is worse: {reasons}.")
+        return Decision(Action.ROLL_BACK, f"Version {plan.new} is worse: {reasons}.")
     if not is_split:
         return Decision(
             Action.HOLD,
@@ -128,7 +128,9 @@ def decide(plan: Plan, evidence: Evidence) -> Decision:
     if reason:
         return Decision(Action.WAIT, reason)
     if evidence.step == len(plan.steps) - 1:
-        return Decision(Action.FINISH, f"{plan.new} has all of the traffic, and guardrails hold.")
+        return Decision(
+            Action.FINISH, f"Version {plan.new} has all of the traffic, and guardrails hold."
+        )
     return Decision(Action.RAISE, f"{evidence.answers:,.0f} requests, and every guardrail holds.")
 
 
@@ -191,7 +193,8 @@ def _why_wait(plan, evidence):
         )
     if "accuracy" in plan.guards and evidence.labels < plan.min_labels:
         return (
-            f"{evidence.labels:,} labels of {plan.new}, fewer than --min-labels {plan.min_labels}."
+            f"{evidence.labels:,} labels of version {plan.new}, fewer than --min-labels "
+            f"{plan.min_labels:,}."
         )
     return ""
 

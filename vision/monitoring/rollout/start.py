@@ -3,13 +3,14 @@
 import pathlib
 import time
 
-from vision.bundle.directory import MANIFEST, read_manifest
+from vision.bundle.directory import MANIFEST
 from vision.errors import UserError, check_choice
 from vision.monitoring.rollout import answers, server, traffic
 from vision.monitoring.rollout.controller import Places
 from vision.monitoring.rollout.plan import Plan
 from vision.monitoring.rollout.server import Report
 from vision.monitoring.rollout.state import State
+from vision.support.digest import sha256
 
 
 def model_folder(models: pathlib.Path, model: str, versions: list[str]) -> pathlib.Path:
@@ -97,8 +98,7 @@ def begin(plan: Plan, places: Places, reports: dict[str, Report]) -> State:
         new=plan.new,
         steps=list(plan.steps),
         fingerprints={
-            version: read_manifest(places.folder / version).fingerprint
-            for version in (plan.old, plan.new)
+            version: sha256(places.folder / version / MANIFEST) for version in (plan.old, plan.new)
         },
         weights=plan.weights(0),
         before=seen_traffic.weights,

@@ -27,7 +27,7 @@ class State:
 
     Attributes:
         model, old, new, steps: of the plan.
-        fingerprints: {version: of its bundle}.
+        fingerprints: {version: SHA-256 of its bundle.json, which has those of its files}.
         status: RUNNING, PAUSED, ROLLED_BACK or DONE.
         reason: of the status, a sentence.
         step: number of the step, from 0; -1 after a rollback.
