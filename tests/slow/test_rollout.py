@@ -86,7 +86,10 @@ class Traffic:
             if not rows:
                 continue
             right = self._truth(np.stack([image for _, image in rows]))
-            lines = ["id,label", *(f"{id},{name}" for (id, _), name in zip(rows, right))]
+            lines = [
+                "id,label",
+                *(f"{id},{name}" for (id, _), name in zip(rows, right, strict=True)),
+            ]
             hidden = self._labels / f".{number}"
             hidden.write_text("\n".join(lines) + "\n")
             os.replace(hidden, self._labels / f"{number:05}.csv")
