@@ -11,7 +11,7 @@ import numpy as np
 
 from vision.monitoring.abtest.comparisons import Difference, two_proportions
 from vision.monitoring.abtest.moments import Number, of_counts
-from vision.monitoring.abtest.sequential import always_valid_p
+from vision.monitoring.abtest.sequential import always_valid_p, always_valid_ratio
 from vision.monitoring.rollout.rules import Reading
 
 ANSWERED = "answered"  # requests
@@ -109,22 +109,14 @@ def p99(old: Tally, new: Tally, bound: float) -> Reading:
 def split_p(old: float, new: float, share: float) -> float:
     """Returns the p-value of requests that are split as asked, right at every look together.
 
-    Lindon and Malek 2022 (arXiv:2011.03567): 1 over the Bayes factor of any split, with a beta
-    prior around the one that was asked for, against this one.
-
     Args:
         old: requests that the old version got.
         new: that the new one got.
         share: of the new one, in [0, 1]; at an end nothing is split, and the p-value is 1.
     """
-    from scipy.special import betaln
-
     if not 0 < share < 1:
         return 1.0
-    prior = np.array([share, 1 - share]) / min(share, 1 - share)
-    evidence = betaln(*(prior + [new, old])) - betaln(*prior)
-    expected = new * math.log(share) + old * math.log1p(-share)
-    return float(min(1.0, math.exp(min(expected - evidence, 0.0))))
+    return always_valid_ratio((old, new), (1 - share, share))
 
 
 def quantile(tally: Tally, level: float) -> float:
