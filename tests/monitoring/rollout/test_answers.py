@@ -9,6 +9,7 @@ import pytest
 from tests.monitoring.rollout.conftest import PLAN
 from vision.errors import UserError
 from vision.monitoring.rollout import answers
+from vision.monitoring.rollout.rules import describe
 from vision.serving.logs.prediction_log import PredictionLog
 from vision.serving.request import Answer, Request
 
@@ -106,6 +107,7 @@ def test_shadows_are_compared_image_by_image(writer):
         writer.put("2", [truth if random.random() < 0.6 else (truth + 1) % 3], shadow_of=name)
     writer.close()
     reading = writer.read()[1]["disagreement"]
+    assert "of images differ (limit 0.2), of 400 images" in describe(WATCHED, reading)
     assert reading.units == 400 and reading.new == pytest.approx(0.4, abs=0.08)
     assert reading.excess == pytest.approx(reading.new - 0.2) and reading.p < 1e-4
 
@@ -120,6 +122,9 @@ def test_without_shadows_classes_are_compared(writer, shift):
     reading = writer.read()[1]["disagreement"]
     assert reading.units == 300
     assert (reading.excess > 0, reading.p < 0.001) == (shift > 0.2, shift > 0.2)
+    if shift:
+        assert reading.note in ("'cat'", "'dog'")
+        assert "of the answers are of one class" in describe(WATCHED, reading)
 
 
 def test_only_rows_of_the_step_count(writer):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vision.errors import UserError
+from vision.errors import UserError, shown
 from vision.monitoring.abtest.comparisons import Difference, two_proportions
 from vision.monitoring.abtest.moments import Moments, of_counts, of_units
 from vision.monitoring.label_files import SUFFIXES
@@ -106,7 +106,7 @@ def read_step(
     given = rows.part(~rows.shadow)
     readings = []
     if "disagreement" in plan.guards:
-        readings.append(_disagreement(rows, len(classes), plan))
+        readings.append(_disagreement(rows, truth.classes, plan.limits.disagreement))
     if "accuracy" in plan.guards:
         readings.append(_accuracy(given, plan.limits.accuracy))
     doubts = [
@@ -188,10 +188,9 @@ def _right_by_request(rows: Rows) -> Moments:
     return of_units(np.bincount(unit), np.bincount(unit, rows.is_right))
 
 
-def _disagreement(rows: Rows, classes: int, plan: Plan) -> Reading:
+def _disagreement(rows: Rows, classes: Sequence[str], limit: float) -> Reading:
     """Compares the two versions' answers to the same images or, without a shadow, the shares of
     classes."""
-    limit = plan.limits.disagreement
     pairs = _pairs(rows)
     if len(pairs[0]):
         return _pair_reading(rows, pairs[0], pairs[1], limit)
@@ -200,8 +199,8 @@ def _disagreement(rows: Rows, classes: int, plan: Plan) -> Reading:
     if not first.is_new.any() or first.is_new.all():
         return Reading("disagreement")
     difference = two_proportions(
-        _class_moments(first.part(~first.is_new), classes),
-        _class_moments(first.part(first.is_new), classes),
+        _class_moments(first.part(~first.is_new), len(classes)),
+        _class_moments(first.part(first.is_new), len(classes)),
     )
     p = np.minimum(worse(difference, limit), worse(difference, -limit))
     changes = np.abs(difference.difference)
@@ -212,8 +211,8 @@ def _disagreement(rows: Rows, classes: int, plan: Plan) -> Reading:
         float(np.asarray(difference.new)[place]),
         float(changes[place] - limit),
         float(np.min(difference.units)),
-        float(min(1.0, p.min() * 2 * classes)),  # Bonferroni: up and down, for every class
-        "the share of the class that changed most",
+        float(min(1.0, p.min() * 2 * len(classes))),  # Bonferroni: up and down, for every class
+        shown(classes[place]),
     )
 
 

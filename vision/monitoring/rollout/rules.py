@@ -151,11 +151,12 @@ def describe(plan: Plan, reading: Reading) -> str:
     limits = plan.limits
     old, new = (_number(reading.name, value) for value in (reading.old, reading.new))
     versions = f"{new} instead of {old}" if old else new
+    differing = f"{versions} of the answers are of one class" if old else f"{new} of images differ"
     texts = {
         "errors": f"{versions} of the requests failed (limit +{limits.errors:.3g})",
         "p99": f"p99 is {versions} (limit x{limits.p99:g})",
         "drift": "its drift alarms in two windows, and the old version's does not",
-        "disagreement": f"{versions} of the answers differ (limit {limits.disagreement:.3g})",
+        "disagreement": f"{differing} (limit {limits.disagreement:.3g})",
         "accuracy": f"accuracy is {versions} (limit -{limits.accuracy:.3g})",
     }
     note = f", {reading.note}" if reading.note else ""

@@ -76,11 +76,14 @@ def ask(url: str, model: str, key: str = "") -> Report:
         with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
             text = response.read(LARGEST).decode("utf-8", "replace")
             clock = _ahead(response.headers.get("Date"))
+            is_complete = not response.length  # bytes that are still to come
     except urllib.error.HTTPError as error:
         with error:
             raise Unreachable(f"{url}/metrics says {error.code} {error.reason}") from error
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise Unreachable(f"{url} cannot be reached: {_reason(error)}") from error
+    if not is_complete:
+        raise Unreachable(f"{url}/metrics broke off after {len(text):,} characters")
     return parse(text, url, model)._replace(clock=clock)
 
 
