@@ -4,6 +4,8 @@ import datetime
 
 import numpy as np
 import pandas as pd
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from tests.monitoring.conftest import START, photos
@@ -186,3 +188,22 @@ def test_parquet_that_is_wrong(tmp_path, columns, message):
     with pytest.raises(UserError, match=message) as error:
         read_labels(tmp_path / "labels.parquet", CLASSES)
     assert len(str(error.value).splitlines()) <= 2
+
+
+def test_text_and_dates_of_parquet_are_read_as_those_of_csv(tmp_path):
+    columns = {
+        "id": pyarrow.array(["r1 ", "r2"]).dictionary_encode(),
+        "label": [" cat", "dog\n"],
+        "time": pyarrow.array([datetime.date(2026, 1, 2), None]),
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "labels.parquet")
+    own = read_labels(tmp_path / "labels.parquet", CLASSES)
+    assert own.keys.to_pylist() == ["r1/0", "r2/0"]
+    assert [own.classes[place] for place in own.truth] == ["cat", "dog"]
+    assert own.seconds[0] == datetime.datetime(2026, 1, 2, tzinfo=datetime.UTC).timestamp()
+
+
+@pytest.mark.parametrize("name", ["x" * 300 + ".csv", "labels\0.csv"])
+def test_names_that_no_file_can_have(tmp_path, name):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_labels(tmp_path / name)

@@ -118,7 +118,7 @@ def read_decisions(path: pathlib.Path | str, images: Images) -> list[Decision]:
         if not image_rows:
             raise UserError(
                 f"{place}: {record['file']} is not an image of {record['split']}. "
-                "The decisions must be for the same --data, with the same seed and fractions"
+                "The decisions must be for the same --data, divided by the same seed and fractions"
             )
         result += [Decision(row, record["kind"], action) for row in image_rows]
     return result

@@ -144,6 +144,7 @@ def _summarize(images, scanned, issues, results, config):
     return {
         "source": config.data.source,
         "seed": config.seed,
+        "split_seed": split_seed(config),
         "images": len(images),
         "splits": {name: int((images.split == i).sum()) for i, name in enumerate(images.names)},
         "classes": list(images.classes),

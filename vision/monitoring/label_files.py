@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from vision.data.tables import read_rows
-from vision.errors import UserError, shown
+from vision.errors import UserError, brief, shown
 from vision.support.reading import parsing
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -22,20 +22,28 @@ def files_of(path: pathlib.Path) -> list[pathlib.Path]:
     Raises:
         UserError: there is none.
     """
-    if path.is_dir():
-        files = sorted(
-            file
-            for file in path.iterdir()
-            if file.suffix.lower() in SUFFIXES and not file.name.startswith((".", "_"))
-        )
-        if not files:
-            raise UserError(f"--labels {path} has no file of labels: *.csv, *.tsv or *.parquet")
-        return files
-    if not path.exists():
-        raise UserError(f"there is no file or folder --labels {path}")
+    try:
+        if path.is_dir():
+            return _files_in(path)
+        path.stat()
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file or folder --labels {path}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"--labels {shown(str(path))} cannot be read: {brief(error)}") from error
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"--labels {path} must be a folder, or a file .csv, .tsv or .parquet")
     return [path]
+
+
+def _files_in(folder):
+    files = sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in SUFFIXES and not file.name.startswith((".", "_"))
+    )
+    if not files:
+        raise UserError(f"--labels {folder} has no file of labels: *.csv, *.tsv or *.parquet")
+    return files
 
 
 def read_table(file: pathlib.Path) -> Any:
@@ -139,7 +147,7 @@ def _parquet_columns(file):
 
 
 def _text(column, arrow):
-    return column.cast(arrow.string()).fill_null("")
+    return arrow.compute.utf8_trim_whitespace(column.cast(arrow.string()).fill_null(""))
 
 
 def _indices(column, arrow):
@@ -150,7 +158,11 @@ def _indices(column, arrow):
 
 
 def _seconds(column, arrow):
-    """Returns float64 seconds since the epoch of timestamps, numbers or text."""
+    """Returns float64 seconds since the epoch of timestamps, dates, numbers or text."""
+    if arrow.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if arrow.types.is_date(column.type):
+        column = column.cast(arrow.timestamp("us"))
     if arrow.types.is_timestamp(column.type):
         micros = column.cast(arrow.timestamp("us", column.type.tz), safe=False).cast(arrow.int64())
         return arrow.compute.divide(micros.cast(arrow.float64()), 1e6).fill_null(np.nan)

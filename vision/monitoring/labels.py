@@ -23,6 +23,7 @@ from vision.errors import UserError, shown
 from vision.monitoring.label_files import files_of, read_table
 from vision.monitoring.log import Log, seconds_of
 from vision.reference.features import NAMES
+from vision.reference.log_format import loggable
 
 KEYS = ["time", "id", "bundle", "model", "version", "shadow", "image", "class", "confidence"]
 
@@ -39,6 +40,7 @@ class Answers(NamedTuple):
         predicted: int64 (N,), places in the labels' `classes`; -1 for a class that is not there.
         truth: int64 (N,), the same of the true class; -1 for an image without a label.
         labeled_at: float64 (N,), when the label came, since the epoch; NaN if nobody says.
+        labels: int64 (N,), the label's place among the labels; -1 for an image without one.
         confidence: float32 (N,), the predicted class's probability.
         values: float32 (N, F), the features that `join` was asked for; NaN if unknown.
     """
@@ -52,6 +54,7 @@ class Answers(NamedTuple):
     predicted: np.ndarray
     truth: np.ndarray
     labeled_at: np.ndarray
+    labels: np.ndarray
     confidence: np.ndarray
     values: np.ndarray
 
@@ -131,10 +134,14 @@ def no_labels(classes: Sequence[str]) -> Labels:
     import pyarrow
 
     keys = pyarrow.array([], pyarrow.string())
-    return Labels("", _as_logged(classes), keys, np.zeros(0, np.int64), np.zeros(0))
+    return Labels("", loggable(classes), keys, np.zeros(0, np.int64), np.zeros(0))
 
 
-def read_labels(path: pathlib.Path | str, classes: Sequence[str] | None = None) -> Labels:
+def read_labels(
+    path: pathlib.Path | str,
+    classes: Sequence[str] | None = None,
+    new_classes: Sequence[str] | None = None,
+) -> Labels:
     """Returns the labels of a CSV or Parquet file, or of all such files in a folder.
 
     An image may be labeled twice if both labels say the same; the earlier time counts. Rows with an
@@ -143,6 +150,8 @@ def read_labels(path: pathlib.Path | str, classes: Sequence[str] | None = None) 
     Args:
         path: the file or folder.
         classes: names of the classes; None takes those of the labels as they are, sorted.
+        new_classes: names of further classes, which come after those; None if the user has no way
+            to name any.
 
     Raises:
         UserError: a file cannot be read, is not UTF-8, has no rows, or not the columns `id` and
@@ -158,9 +167,13 @@ def read_labels(path: pathlib.Path | str, classes: Sequence[str] | None = None) 
         tables[place] = (file, kept)
     if classes is None:
         classes = sorted({name for _, table in tables for name in _names(table)})
-    names = _as_logged(classes)
+    names = loggable((*classes, *(new_classes or ())))
     for file, table in tables:
-        check_known(_names(table), names, f"{file}, column label")
+        try:
+            check_known(_names(table), names, f"{file}, column label")
+        except UserError as error:
+            hint = "" if new_classes is None else "; --new-classes names those of the future"
+            raise UserError(f"{error}{hint}") from None
     joined = pyarrow.concat_tables([table for _, table in tables]).combine_chunks()
     if not len(joined):
         raise UserError(f"--labels {path}: all {blank:,} labels are empty")
@@ -225,6 +238,7 @@ def _answers(batch, rows, labels, own, places, features):
         predicted=by_code[_numbers(classes.indices)][rows],
         truth=truth,
         labeled_at=labeled_at,
+        labels=own,
         confidence=_numbers(batch, "confidence")[rows],
         values=np.stack(values, 1) if values else np.zeros((len(rows), 0), np.float32),
     )
@@ -240,11 +254,6 @@ def _texts(batch, name):
     column = batch.column(name)
     names = np.array(column.dictionary.to_pylist(), object)
     return names[_numbers(column.indices)]
-
-
-def _as_logged(classes):
-    """Returns names of classes as the log can hold them."""
-    return tuple(name.encode("utf-8", "replace").decode() for name in classes)
 
 
 def _keys(ids, images):

@@ -11,6 +11,7 @@ import numpy as np
 from vision.errors import UserError, check_range
 from vision.monitoring.cutting import Cutter, Span
 from vision.reference.features import NAMES
+from vision.reference.log_format import loggable
 from vision.reference.sketch import DIMENSIONS
 from vision.reference.statistics import Reference
 from vision.reference.verdict import LEAST_ROWS
@@ -96,9 +97,7 @@ class Selector:
 
     def __init__(self, fingerprint: str, classes: tuple[str, ...]):
         self._fingerprint = fingerprint
-        # as the server, whose log cannot hold other names
-        names = [name.encode("utf-8", "replace").decode() for name in classes]
-        self._places = {name: i for i, name in enumerate(names)}
+        self._places = {name: i for i, name in enumerate(loggable(classes))}
         self.others: collections.Counter = collections.Counter()
         self.names: collections.Counter = collections.Counter()
 

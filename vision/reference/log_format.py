@@ -27,6 +27,7 @@ The files' metadata has the versions of the format and of the sketch, `vision_pr
 written, so their names sort by time.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 from vision.reference import appearance
@@ -37,6 +38,12 @@ FORMAT_KEY = "vision_predictions"
 SKETCH_KEY = "sketch"
 PATTERN = "predictions-*.parquet"
 IMAGES = "_images"  # folder beside the files; readers of Parquet pass over names with a "_"
+
+
+def loggable(names: Iterable[str]) -> tuple[str, ...]:
+    """Returns names of classes as the log can hold them: a class named after a folder whose name is
+    not UTF-8 has surrogates."""
+    return tuple(name.encode("utf-8", "replace").decode() for name in names)
 
 
 def schema(arrow: Any) -> Any:

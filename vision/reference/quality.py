@@ -1,5 +1,5 @@
 """How good a model is on the validation images that its bundle's reference is of, and estimates of
-how good it is where nobody knows the truth.
+how good it is if nobody knows the truth.
 
 The estimates read only the confidence of each answer, and assume that a confidence means what it
 meant for the reference. They see images that have become harder, but not a model that is sure and
@@ -32,7 +32,7 @@ FORMAT = 1
 KEY = "quality"  # of a bundle's `reference`
 BINS = 15  # of the calibration error, as an evaluation's
 DRAWS = 200  # of the bootstrap of its interval
-ESTIMATORS = ("cbpe", "atc", "doc")
+ESTIMATORS = {"cbpe": "CBPE", "atc": "ATC", "doc": "DoC"}
 EXPORT_AGAIN = "export it again"
 _SHARE = numbers_within(0, 1)
 SCHEMA: dict[str, Any] = {

@@ -48,8 +48,9 @@ class Contenders:
 
     @property
     def digest(self) -> str:
-        """Hexadecimal digits that follow from the configs and seeds."""
-        text = json.dumps([self._configs, self._seeds], sort_keys=True, default=str)
+        """Hexadecimal digits that follow from the configs and seeds, and from how they are used."""
+        contents = [self._configs, self._seeds, "split as for the search"]
+        text = json.dumps(contents, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property

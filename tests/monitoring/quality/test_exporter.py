@@ -107,7 +107,7 @@ def test_the_signature_changes_with_the_files(decayed, served, request_of):
 def test_addresses():
     assert parse_address("127.0.0.1:9109") == ("127.0.0.1", 9109)
     assert parse_address("[::1]:0") == ("::1", 0)
-    for text in ("9109", ":9109", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000"):
+    for text in ("9109", ":9109", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000", "a:" + 5000 * "9"):
         with pytest.raises(UserError, match="--listen must be ADDRESS:PORT"):
             parse_address(text)
     with pytest.raises(UserError, match="cannot be opened"):

@@ -12,6 +12,7 @@ from tests.monitoring.quality.conftest import CLASSES
 from tests.support.tiny_bundle import write_bundle
 from vision.errors import UserError
 from vision.monitoring.quality.__main__ import main
+from vision.reference.quality import Estimate, parse
 
 
 def record_of(folder):
@@ -76,6 +77,59 @@ def test_estimates_stand_beside_the_truth(served, command, tmp_path):
     assert cbpe[2] > truth[2] + 0.2
     errors = [abs(a - b) for a, b in zip(cbpe, truth, strict=True)]
     assert version["estimators"]["cbpe"] == pytest.approx(np.mean(errors))
+
+
+def test_estimates_are_judged_on_the_answers_that_have_labels(served, bundle, command, tmp_path):
+    """Labels of the surest answers alone are of easier images than all."""
+    served.put(1000, START)
+    served.close()
+    table = pd.read_parquet(tmp_path / "log")
+    sure = table[table.confidence > 0.9]
+    labels = tmp_path / "labels.csv"
+    own = [[r.id, r.image, served.truth[r.id, r.image]] for r in sure.itertuples()]
+    rows = "".join(f"{name},{image},{label}\n" for name, image, label in own)
+    labels.write_text("id,image,label\n" + rows)
+    assert command(f"--labels={labels}", "--window=1000")[0] == 0
+    version = record_of(tmp_path)["versions"][0]
+    accuracy = version["windows"][0]["accuracy"]["value"]
+    assert accuracy > version["windows"][0]["estimates"]["cbpe"] + 0.02
+    estimate = Estimate(parse(bundle[0].reference, CLASSES, "file"))
+    estimate.add(sure.confidence.to_numpy())
+    errors = {name: abs(value - accuracy) for name, value in estimate.accuracies().items()}
+    assert version["estimators"] == pytest.approx(errors)
+
+
+def test_labels_of_classes_that_the_bundle_does_not_have(served, command, tmp_path):
+    served.put(1000, START)
+    served.close()
+    for request, index in served.truth:
+        if int(request[1:]) % 50 == 0:
+            served.truth[request, index] = "zebra"
+    labels = served.label()
+    code, _, errors = command(f"--labels={labels}", "--window=1000")
+    assert code == 2 and "no class 'zebra'" in errors and "--new-classes" in errors
+    code, printed, _ = command(f"--labels={labels}", "--window=1000", "--new-classes=yak,zebra")
+    assert code == 0 and "200 of classes that the model does not have" in printed
+    window = record_of(tmp_path)["versions"][0]["windows"][0]
+    assert window["labels"] == 1000 and window["accuracy"]["value"] < 0.8
+    assert sum(share["labels"] for share in window["recall"].values()) == 800
+    assert window["accuracy"]["alarm"]
+
+
+def test_answers_that_share_a_label_are_counted(served, command, tmp_path):
+    """A client has used an identifier twice."""
+    served.put(200, START)
+    served.close()
+    labels = served.label()
+    kept = dict(served.truth)
+    served.truth.clear()
+    served.put(100, START + 20)  # the identifiers begin again
+    served.close()
+    assert set(served.truth) <= set(kept)
+    code, printed, _ = command(f"--labels={labels}", "--window=300")
+    assert code == 0 and "100 answers have the label of another answer" in printed
+    version = record_of(tmp_path)["versions"][0]
+    assert version["labels"] == 300 and version["repeated_labels"] == 100
 
 
 def test_without_labels_it_estimates(decayed, command, tmp_path):

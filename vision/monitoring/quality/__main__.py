@@ -7,7 +7,7 @@
     python -m vision.monitoring.quality --bundle models/pets/3 --log predictions \\
         --labels labels/ --listen 127.0.0.1:9109 --every 60
 
-Joins late labels to the server's --prediction-log by the request's identifier: files .csv or
+Joins late labels to the server's --prediction-log by the request's identifier: files .csv, .tsv or
 .parquet with the columns id and label, and if need be image (its index in the request) and time
 (when the label came). For each window of rows or of time: accuracy, each class's recall and the
 calibration error, with 95 % intervals, and what the accuracy would be by confidence alone, as
@@ -29,11 +29,11 @@ from absl import flags
 from vision import cli
 from vision.config.flags import parse_stage
 from vision.errors import RunError, UserError, check_count, check_range
+from vision.reference.quality import ESTIMATORS
 from vision.support.extras import require
 
 MOST_WINDOWS = 10_000
 MOST_LABELS = 1_000_000_000
-NAMES = {"cbpe": "CBPE", "atc": "ATC", "doc": "DoC"}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -53,6 +53,7 @@ def main(argv: Sequence[str]) -> None:
         span=parse_span(values.window),
         history=values.history,
         limits=Limits(values.alpha, values.effect, least_labels),
+        new_classes=[name for name in values["new-classes"].value.split(",") if name],
     )
 
     def look(show=cli.show):
@@ -108,6 +109,8 @@ def describe(record: dict[str, Any]) -> list[str]:
             f"{labels['images']:,} labels, {labels['not_in_log']:,} of them of requests that are "
             f"not in the log, {labels['empty']:,} more are empty"
         )
+        if labels["of_new_classes"]:
+            lines[0] += f"; {labels['of_new_classes']:,} of classes that the model does not have"
     for version in record["versions"]:
         lines += _describe_version(version, record)
     return lines
@@ -139,11 +142,16 @@ def _describe_version(version, record):
             f"  {_measure(alarm)} since {alarm['since']}: {_range(alarm)}, "
             f"{alarm['expected']:.1%} when exported, p {alarm['adjusted']:.2g}"
         )
-    estimates = ", ".join(f"{NAMES[k]} {value:.1%}" for k, value in last["estimates"].items())
+    estimates = ", ".join(f"{ESTIMATORS[k]} {value:.1%}" for k, value in last["estimates"].items())
     lines.append(f"  estimated without labels: {estimates}")
+    if version["repeated_labels"]:
+        lines.append(
+            f"  note: {version['repeated_labels']:,} answers have the label of another answer: "
+            "identifiers of requests must differ"
+        )
     if version["estimators"]:
         errors = ", ".join(
-            f"{NAMES[k]} {100 * value:.1f}" for k, value in version["estimators"].items()
+            f"{ESTIMATORS[k]} {100 * value:.1f}" for k, value in version["estimators"].items()
         )
         lines.append(f"  points off the truth, on average: {errors}")
     return lines
@@ -190,7 +198,12 @@ def _flags(values):
 
     text("bundle", "", "directory of the bundle that was served")
     text("log", "", "directory of the server's --prediction-log")
-    text("labels", "", "file of labels, .csv or .parquet, or folder; none: estimates only")
+    text("labels", "", "file of labels, .csv, .tsv or .parquet, or folder; none: estimates only")
+    text(
+        "new-classes",
+        "",
+        "A,B,...: classes of labels that the bundle does not have; its answers to them are wrong",
+    )
     text("window", "1000", "rows in a window, or a time such as 30m, 1h or 7d")
     text("out", "", "directory to write report.html and quality.json to")
     text("listen", "", "ADDRESS:PORT to show Prometheus the result at, such as 127.0.0.1:9109")

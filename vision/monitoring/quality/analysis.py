@@ -42,6 +42,8 @@ class Request:
         span: the same, parsed.
         history: windows to look at, the latest.
         limits: when a window alarms.
+        new_classes: names of classes that labels may have and the bundle does not: its answers to
+            their images are wrong.
     """
 
     bundle: pathlib.Path
@@ -51,6 +53,7 @@ class Request:
     span: Span
     history: int
     limits: Limits
+    new_classes: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,18 +107,23 @@ class Versions:
         quality: the bundle's own.
         span: how long a window is.
         history: windows that are remembered, the latest.
+        labels: number of labels.
 
     Attributes:
         rows, labels: {(model, version): rows, and those that have a label}.
+        repeated: {(model, version): rows that have the same label as an earlier one}.
     """
 
-    def __init__(self, quality: Quality, span: Span, history: int):
+    def __init__(self, quality: Quality, span: Span, history: int, labels: int):
         self._quality = quality
         self._span = span
         self._history = history
         self._cutters: dict[tuple[str, str], Cutter[Period]] = {}
         self.rows: collections.Counter = collections.Counter()
         self.labels: collections.Counter = collections.Counter()
+        self.repeated: collections.Counter = collections.Counter()
+        self._is_used: dict[tuple[str, str], np.ndarray] = {}  # of each label
+        self._label_count = labels
 
     def add(self, answers: Answers) -> None:
         """Adds answers.
@@ -139,7 +147,20 @@ class Versions:
                 )
             self._cutters[key].add(own, own.seconds)
             self.rows[key] += len(own.seconds)
-            self.labels[key] += int((own.truth >= 0).sum())
+            self._count_labels(key, own.labels[own.labels >= 0])
+
+    def _count_labels(self, key, places):
+        """Counts the labels of a version's rows, given by their places."""
+        is_used = self._is_used.setdefault(key, np.zeros(self._label_count, bool))
+        fresh = np.unique(places)
+        fresh = fresh[~is_used[fresh]]
+        is_used[fresh] = True
+        self.labels[key] += len(places)
+        self.repeated[key] += len(places) - len(fresh)
+
+    def late(self, key: tuple[str, str]) -> int:
+        """Returns the rows of a version's windows that were forgotten already."""
+        return self._cutters[key].late
 
     def full(self, now: float) -> Iterator[tuple[tuple[str, str], list[Period]]]:
         """Yields ((model, version), its windows that are over), most rows first, at least one."""
@@ -163,10 +184,10 @@ def analyze(request: Request, report: Callable[[str], object] = print) -> Analys
     manifest, quality = read_quality(request.bundle)
     labels = no_labels(manifest.classes)
     if request.labels is not None:
-        labels = read_labels(request.labels, manifest.classes)
+        labels = read_labels(request.labels, manifest.classes, request.new_classes)
     log = open_log(request.log)
     report_skipped(log, report)
-    versions = Versions(quality, request.span, request.history)
+    versions = Versions(quality, request.span, request.history, len(labels))
     others: collections.Counter = collections.Counter()
     for answers in join(log, labels, manifest.fingerprint, (), others):
         versions.add(answers)
@@ -184,7 +205,9 @@ def analyze(request: Request, report: Callable[[str], object] = print) -> Analys
                 "model": key[0],
                 "version": key[1],
                 "rows": versions.rows[key],
+                "rows_of_forgotten_windows": versions.late(key),
                 "labels": versions.labels[key],
+                "repeated_labels": versions.repeated[key],
                 **_outcome(periods, quality, manifest.classes, request.limits),
             }
             for key, periods in full
@@ -244,7 +267,13 @@ def _describe_labels(request: Request, labels: Labels) -> dict[str, Any] | None:
         "images": len(labels),
         "not_in_log": labels.unmatched,
         "empty": labels.blank,
+        "of_new_classes": int(np.isin(labels.truth, _new_places(request, labels)).sum()),
     }
+
+
+def _new_places(request, labels):
+    """Returns the places of the new classes among all."""
+    return np.arange(len(labels.classes) - len(request.new_classes), len(labels.classes))
 
 
 def _outcome(periods, quality, classes, limits):
@@ -268,7 +297,7 @@ def _outcome(periods, quality, classes, limits):
         "alarm": bool(alarms),
         "alarms": alarms,
         "latest": latest,
-        "estimators": _errors([windows[place] for place in judged]),
+        "estimators": _errors(quality, [periods[place].labeled() for place in judged]),
         "windows": windows,
     }
 
@@ -299,11 +328,21 @@ def _share(window, name):
     return window["accuracy"] if name is None else window["recall"].get(name, {})
 
 
-def _errors(windows):
-    """Returns {estimator: mean absolute difference from the accuracy}; {} if none is known."""
-    if not windows:
+def _errors(quality, periods):
+    """Returns {estimator: mean absolute difference from the accuracy of labeled answers, from the
+    confidence of the same ones}; {} without any.
+
+    Args:
+        quality: the bundle's own.
+        periods: (predicted, truth, confidence) of each window.
+    """
+    if not periods:
         return {}
-    return {
-        name: float(np.mean([abs(w["estimates"][name] - w["accuracy"]["value"]) for w in windows]))
-        for name in ESTIMATORS
-    }
+    differences: dict[str, list[float]] = {name: [] for name in ESTIMATORS}
+    for predicted, truth, confidence in periods:
+        estimate = Estimate(quality)
+        estimate.add(confidence)
+        accuracy = float((predicted == truth).mean())
+        for name, value in estimate.accuracies().items():
+            differences[name].append(abs(value - accuracy))
+    return {name: float(np.mean(values)) for name, values in differences.items()}

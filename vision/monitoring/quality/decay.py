@@ -51,8 +51,8 @@ def assess(
     Args:
         quality: the bundle's own.
         classes: names of its C classes.
-        answers: (predicted, truth, confidence), integers (N,), integers (N,) in [0, C) and float
-            (N,); N may be 0.
+        answers: (predicted, truth, confidence), integers (N,) in [0, C), integers (N,), of which C
+            and more are classes that the bundle does not have, and float (N,); N may be 0.
         limits: when the window alarms.
 
     Returns:
@@ -67,12 +67,12 @@ def assess(
     if not labels:
         return {"labels": 0, "alarm": False}
     right = predicted == truth
-    images = np.bincount(truth, minlength=len(classes))
+    images = np.bincount(truth, minlength=len(classes))[: len(classes)]
     hits = np.bincount(truth[right], minlength=len(classes))
     accuracy = _shares([int(hits.sum())], [labels])[0] | {"expected": quality.accuracy}
     recalls = _recalls(quality, hits, images, classes)
     if labels >= limits.labels:
-        _test(quality, accuracy, recalls, (hits, images), limits)
+        _test(quality, accuracy, recalls, (hits, images, labels), limits)
     is_alarm = any(share.get("alarm", False) for share in (accuracy, *recalls.values()))
     return {
         "labels": labels,
@@ -126,10 +126,10 @@ def _recalls(quality, hits, images, classes):
 
 def _test(quality, accuracy, recalls, counts, limits):
     """Adds the tests to the shares that have enough labels."""
-    hits, images = counts
+    hits, images, labels = counts
     is_tested = np.minimum(images, quality.images) >= LEAST_CLASS_LABELS
     places = np.flatnonzero(is_tested)
-    total = p_values(hits.sum(), images.sum(), quality.right.sum(), quality.images.sum())
+    total = p_values(hits.sum(), labels, quality.right.sum(), quality.images.sum())
     by_class = p_values(hits[places], images[places], quality.right[places], quality.images[places])
     _decide(accuracy, float(total), 2 * float(total), limits)
     for place, p, adjusted in zip(places, by_class, 2 * holm(by_class), strict=True):

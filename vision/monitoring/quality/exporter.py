@@ -94,10 +94,11 @@ def parse_address(text: str) -> tuple[str, int]:
     """Returns (address, port) that --listen gives: "127.0.0.1:9109" or "[::1]:9109".
 
     Raises:
-        UserError: it is no such text.
+        UserError: it is neither.
     """
     address, _, port = text.rpartition(":")
-    if not address or not (port.isascii() and port.isdigit()) or int(port) > 65_535:
+    is_number = port.isascii() and port.isdigit() and len(port) <= 5
+    if not address or not is_number or int(port) > 65_535:
         raise UserError(f"--listen must be ADDRESS:PORT, such as 127.0.0.1:9109, got {text!r}")
     return address.removeprefix("[").removesuffix("]"), int(port)
 

@@ -13,7 +13,6 @@ TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 CLASSES = 30  # whose recalls are drawn
 WIDTH = 600  # of the drawing of a history
 HEIGHT = 160
-TITLES = {"cbpe": "CBPE", "atc": "ATC", "doc": "DoC"}
 COLORS = {"cbpe": "#0969da", "atc": "#bf8700", "doc": "#8250df"}
 
 
@@ -34,7 +33,7 @@ def _context(analysis: Analysis) -> dict[str, Any]:
     return {
         "record": record,
         "date": datetime.date.today().isoformat(),
-        "titles": TITLES,
+        "titles": ESTIMATORS,
         "colors": COLORS,
         "size": (WIDTH, HEIGHT),
         "versions": [

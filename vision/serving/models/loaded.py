@@ -12,6 +12,7 @@ import numpy as np
 
 from vision.bundle.directory import Bundle, open_bundle
 from vision.errors import UserError, first_line
+from vision.reference.log_format import loggable
 from vision.serving.errors import Unavailable
 from vision.serving.logs.telemetry import Telemetry
 from vision.serving.models.batcher import Batcher
@@ -41,9 +42,7 @@ def open_warm(directory: pathlib.Path, settings: Settings) -> tuple[Bundle, Sett
         UserError: as `open_bundle`, or it cannot run a batch that `settings.max_batch` allows.
     """
     bundle = open_bundle(directory, settings.threads, settings.provider)
-    # A class named after a folder whose name is not UTF-8 has surrogates, which no protocol and no
-    # log can hold.
-    bundle.classes = tuple(name.encode("utf-8", "replace").decode() for name in bundle.classes)
+    bundle.classes = loggable(bundle.classes)  # no protocol can hold others either
     batch = settings.max_batch or best_batch(run(bundle), bundle.blank)
     if settings.max_batch:
         for size in sorted({1 << power for power in range(batch.bit_length())} | {batch}):
