@@ -1,0 +1,304 @@
+"""The whole circle: a model is served, the light changes, and a better one takes its place.
+
+    python -m experiments.circle.run digits                              # minutes
+    python -m experiments.circle.run neu --place neu_det.tar             # steel under another light
+    python -m experiments.circle.run neu --place neu_det.tar --record    # writes the README's table
+
+Each step is the command that a user would give, and is printed as such. What is finished in
+--workdir is not done again. Exits with 1 where the circle ends early: if no drift is seen, if the
+gate does not let the new model pass, or if the rollout takes it back.
+
+    serve -> drift -> collect -> label -> incremental training -> gate -> export -> canary -> 100 %
+"""
+
+import argparse
+import csv
+import json
+import pathlib
+import shlex
+import subprocess
+import sys
+import time
+
+from experiments.circle.data import DATA, Data, prepare, truth
+from experiments.circle.traffic import (
+    People,
+    ask,
+    serving,
+    wait_for_rows,
+    wait_until_ready,
+)
+from vision import cli
+from vision.bundle.directory import MANIFEST
+from vision.errors import RunError
+from vision.support.files import replacing, write_json
+
+HERE = pathlib.Path(__file__).parent
+RESULTS = HERE / "results.csv"
+BEGIN, END = "<!-- results -->", "<!-- end -->"
+WHEN = ("before", "after")
+ACCURACIES = [f"{name} accuracy {when}" for name in ("old", "new") for when in WHEN]
+COLUMNS = ["data", "windows", "alarms", "labeled", "old images", "new images", *ACCURACIES]
+COLUMNS += ["weight", "answers", "failed", "minutes"]
+OLD, NEW = "1", "2"  # versions
+ALARM = 1  # exit code of --strict
+
+
+class Circle:
+    """The circle in a directory.
+
+    Args:
+        data: what it is about.
+        folder: the directory.
+    """
+
+    def __init__(self, data: Data, folder: pathlib.Path):
+        self.data = data
+        self.folder = folder
+        self.images = folder / "images"
+        self.run = folder / "run"
+        self.next = folder / "next"
+        self.log = folder / "log"
+        self.to_label = folder / "to_label"
+        self.models = folder / "models"
+
+    def bundle(self, version: str) -> pathlib.Path:
+        return self.models / self.data.name / version
+
+    def train(self) -> None:
+        """A model, and its bundle. All traffic is its own until a rollout says else."""
+        data = self.data
+        if not (self.run / "result.json").is_file():
+            flags = {"data.channels": 1, "data.fractions": "(0.6,0.1,0.3)"}
+            flags |= {"model.variant": data.variant, "train.steps": data.steps}
+            flags |= {"train.eval_every": data.steps // 4, "log.progress": False}
+            config = f"configs/gan_folder.py:{self.images / 'photos'}:{data.side}:classifier"
+            call("vision.main", f"--config={config}", f"--workdir={self.run}", config=flags)
+        self._export(self.run, OLD)
+        weights = self.models / data.name / "traffic.json"
+        if not weights.is_file():
+            write_json(weights, {"weights": {OLD: 100}})
+
+    def serve(self, url: str) -> None:
+        """Asks about images as before, then about those under another light."""
+        done = self.folder / "served.json"
+        if done.is_file():
+            return
+        accuracy = {}
+        for part in ("before", "later"):
+            accuracy[part] = ask(url, self.data.name, truth(self.images / part))
+            print(f"{part}: {100 * accuracy[part]:.1f} % of the answers are right", flush=True)
+        wait_for_rows(self.log, sum(len(truth(self.images / part)) for part in accuracy))
+        write_json(done, accuracy)
+
+    def drift(self) -> None:
+        """Raises `RunError` if the change of the light is not seen."""
+        out = self.folder / "drift"
+        flags = [f"--bundle={self.bundle(OLD)}", f"--log={self.log}", f"--window={self.window}"]
+        if self.to_label.is_dir():
+            return
+        alarm = call(
+            "vision.monitoring.drift", *flags, f"--out={out}", "--strict", allowed=(0, ALARM)
+        )
+        if alarm != ALARM:
+            raise RunError("no drift is seen: nothing has to be learned")
+
+    @property
+    def window(self) -> int:
+        """Images in a window of drift: as many as were asked before the light changed."""
+        return len(truth(self.images / "before"))
+
+    def collect(self) -> None:
+        """Chooses images, lets the truth label them, and takes the answers back."""
+        if (self.to_label / "labeled.csv").is_file():
+            return
+        flags = [f"--bundle={self.bundle(OLD)}", f"--log={self.log}", f"--window={self.window}"]
+        call(
+            "vision.monitoring.collect",
+            *flags,
+            f"--out={self.to_label}",
+            f"--count={self.data.labels}",
+        )
+        table = self.to_label / "images.csv"
+        fill_in(table, truth(self.images))
+        call("vision.monitoring.collect", f"--labeled={table}", f"--out={self.to_label}")
+
+    def learn(self) -> None:
+        """Trains on the labeled images and on the old ones, from the old model's weights.
+
+        Without learning without forgetting: the old model's answers to the new images are wrong.
+        """
+        if (self.next / "result.json").is_file():
+            return
+        config = f"configs/incremental.py:{self.run}:csv:{self.to_label / 'labeled.csv'}"
+        flags = {"continual.memory": "all", "objective.options.lwf": 0.0}
+        flags |= {"objective.options.new_share": 0.5, "data.fractions": "(0.8,0.1,0.1)"}
+        flags |= {"train.steps": self.data.more, "train.eval_every": self.data.more // 4}
+        call("vision.main", f"--config={config}", f"--workdir={self.next}", config=flags)
+
+    def judge(self) -> dict:
+        """Returns gate.json; raises `RunError` if the new model must not take its place."""
+        out = self.folder / "gate"
+        if not (out / "gate.json").is_file():
+            images = [f"old=folder:{self.images / 'photos'}", f"new=folder:{self.images / 'tests'}"]
+            flags = [f"--data={each}" for each in images]
+            call("vision.evaluation.gate", str(self.run), str(self.next), *flags, f"--out={out}")
+        return json.loads((out / "gate.json").read_text())
+
+    def roll_out(self, url: str) -> People:
+        """Exports the new model and gives it the traffic, step by step.
+
+        Returns:
+            those who asked meanwhile.
+        """
+        self._export(self.next, NEW)
+        labels = self.folder / "labels"
+        flags = [f"--models={self.models}", f"--model={self.data.name}", f"--from={OLD}"]
+        flags += [f"--to={NEW}", f"--server={url}", "--steps=10,50,100", "--window=200"]
+        flags += ["--min-answers=100", "--min-labels=50", f"--log={self.log}", f"--labels={labels}"]
+        # the answers have to differ; p99 is of a machine with other work
+        flags += ["--guards=errors,p99,accuracy", "--p99=20", "--interval=1", "--settle=3"]
+        wait_until_ready(url, self.data.name, NEW)
+        with People(url, self.data.name, truth(self.images / "tests"), labels) as people:
+            call("vision.monitoring.rollout", *flags, f"--out={self.folder / 'rollout'}")
+        return people
+
+    def _export(self, run, version):
+        if not (self.bundle(version) / MANIFEST).is_file():
+            call("vision.export", f"--workdir={run}", f"--out={self.bundle(version)}")
+
+
+def main(argv: list[str]) -> None:
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("data", choices=sorted(DATA))
+    p.add_argument("--place", type=pathlib.Path, default=pathlib.Path("neu_det.tar"))
+    p.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/circle"))
+    p.add_argument("--record", action="store_true", help="write results.csv and the README's table")
+    a = p.parse_args(argv)
+    data = DATA[a.data]
+    folder = a.workdir / data.name
+    prepare(data, a.place, folder / "images")
+    record = go_round(Circle(data, folder))
+    print(*(f"{name}: {value}" for name, value in record.items()), sep="\n")
+    if a.record:
+        write_results(record)
+
+
+def go_round(circle: Circle) -> dict:
+    """Runs the circle once; returns and writes circle.json."""
+    file = circle.folder / "circle.json"
+    if file.is_file():
+        return json.loads(file.read_text())
+    begun = time.monotonic()
+    circle.train()
+    with serving(circle.models, circle.log) as url:
+        circle.serve(url)
+        circle.drift()
+        circle.collect()
+        circle.learn()
+        gate = circle.judge()
+        people = circle.roll_out(url)
+        after = ask(url, circle.data.name, truth(circle.images / "tests"))
+    record = summary(circle, gate, people)
+    record |= {"served after": after, "minutes": round((time.monotonic() - begun) / 60, 1)}
+    write_json(file, record)
+    return record
+
+
+def summary(circle: Circle, gate: dict, people: People) -> dict:
+    """Returns what the circle has measured."""
+    windows = json.loads((circle.folder / "drift" / "drift.json").read_text())["windows"]
+    rows = list(csv.DictReader((circle.to_label / "images.csv").open()))
+    rollout = json.loads((circle.folder / "rollout" / "rollout.json").read_text())
+    record = {
+        "data": circle.data.name,
+        "windows": len(windows),
+        "alarms": [window["alarm"] for window in windows].count(True),
+        "labeled": len(rows),
+    }
+    for name in ("old", "new"):
+        measured = gate["data"][name]
+        record[f"{name} images"] = measured["images"]
+        for when, accuracy in zip(WHEN, measured["accuracy"], strict=True):
+            record[f"{name} accuracy {when}"] = accuracy
+    weights = json.loads((circle.models / circle.data.name / "traffic.json").read_text())["weights"]
+    return record | {
+        "rollout": rollout["status"],
+        "weight": weights[NEW],
+        "answers": sum(people.answered.values()),
+        "failed": len(people.failed),
+    }
+
+
+def call(module: str, *words: str, config: dict | None = None, allowed: tuple = (0,)) -> int:
+    """Runs a command of ours and shows it; returns its exit code.
+
+    Raises:
+        RunError: the exit code is not an allowed one.
+    """
+    arguments = [
+        module,
+        *words,
+        *(f"--config.{key}={value}" for key, value in (config or {}).items()),
+    ]
+    print("$ python -m", shlex.join(arguments), flush=True)
+    code = subprocess.run([sys.executable, "-m", *arguments]).returncode
+    if code not in allowed:
+        raise RunError(f"the circle ends here: {module} has exit code {code}")
+    return code
+
+
+def fill_in(table: pathlib.Path, labels: dict[bytes, str]) -> None:
+    """Fills in the column `label` of images.csv, as the person who labels would."""
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with replacing(table, newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(row | {"label": labels[(table.parent / row["path"]).read_bytes()]})
+
+
+def write_results(record: dict) -> None:
+    """Replaces the data's line of results.csv, and the table of README.md between its marks."""
+    lines = []
+    if RESULTS.is_file():
+        with RESULTS.open(newline="") as file:
+            lines = [line for line in csv.DictReader(file) if line["data"] != record["data"]]
+    numbers = {key: round(record[key], 4) if "accuracy" in key else record[key] for key in COLUMNS}
+    lines = sorted([*lines, numbers], key=lambda line: line["data"])
+    with replacing(RESULTS, newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    heads = ["data", "drift", "labels", "changed light: before", "after", "old light: before"]
+    heads += ["after", "of the traffic", "minutes"]
+    table = [heads, ["---"] * len(heads), *map(cells, lines)]
+    text = (HERE / "README.md").read_text()
+    head, _, rest = text.partition(BEGIN)
+    rows = "\n".join(f"| {' | '.join(row)} |" for row in table)
+    with replacing(HERE / "README.md") as file:
+        file.write(f"{head}{BEGIN}\n{rows}\n{END}{rest.partition(END)[2]}")
+
+
+def cells(line: dict) -> list[str]:
+    """Returns the cells of a line of the table."""
+    accuracy = {
+        key: f"{100 * float(line[key]):.1f} % of {line[key.split()[0] + ' images']}"
+        for key in COLUMNS
+        if "accuracy" in key
+    }
+    return [
+        line["data"],
+        f"{line['alarms']} of {line['windows']} windows",
+        str(line["labeled"]),
+        *(accuracy[f"{name} accuracy {when}"] for name in ("new", "old") for when in WHEN),
+        f"{line['weight']} %, {line['failed']} of {line['answers']} failed",
+        str(line["minutes"]),
+    ]
+
+
+if __name__ == "__main__":
+    cli.run(main)
