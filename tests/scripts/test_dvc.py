@@ -53,10 +53,11 @@ def test_a_mistake_is_named(words, tmp_path, monkeypatch, capsys):
     )
 
 
-def test_the_pipeline_s_stages_hang_together():
-    text = (FOLDER / "dvc.yaml").read_text()
+@pytest.mark.parametrize("folder", [".", "circle"])
+def test_the_pipeline_s_stages_hang_together(folder):
+    text = (FOLDER / folder / "dvc.yaml").read_text()
     pipeline = yaml.safe_load(text)
-    params = yaml.safe_load((FOLDER / "params.yaml").read_text())
+    params = yaml.safe_load((FOLDER / folder / "params.yaml").read_text())
     used = {tuple(name.split(".")) for name in re.findall(r"\$\{([\w.]+)\}", text)}
     given = {
         (group, key) for group, keys in params.items() if isinstance(keys, dict) for key in keys
@@ -69,7 +70,10 @@ def test_the_pipeline_s_stages_hang_together():
                 dependency
             )
         metrics = [name for metric in stage.get("metrics", ()) for name in metric]
-        made |= {*stage.get("outs", ()), *metrics}
-    for plot in pipeline["plots"]:
+        outs = [out if isinstance(out, str) else next(iter(out)) for out in stage["outs"]]
+        made |= {*outs, *metrics}
+        named = {next(iter(group)) for group in stage.get("params", ())}
+        assert all((REPOSITORY / file).is_file() for file in named)
+    for plot in pipeline.get("plots", ()):
         for axes in plot.values():
             assert {path.removeprefix("../../") for path in axes["x"]} <= made

@@ -1,4 +1,4 @@
-"""The circle on digits: served, drifted, collected, labeled, learned, judged, exported, rolled out."""
+"""The circle on digits: from a server's log to labels, a better model, and all of the traffic."""
 
 import importlib.util
 import json

@@ -3,14 +3,11 @@ an old version."""
 
 import csv
 import json
-import os
-import shutil
-import subprocess
 import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.support.dvc import dvc_bin, repository, stages  # noqa: F401
 
 PIPELINE = "scripts/dvc/dvc.yaml"
 PARAMS = "scripts/dvc/params.yaml"
@@ -21,35 +18,11 @@ TINY = (
 
 
 @pytest.fixture(scope="module")
-def dvc_bin(tmp_path_factory):
-    """An environment with DVC in it."""
-    folder = tmp_path_factory.mktemp("dvc_env")
-    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    pip = [
-        folder / "bin" / "pip",
-        "install",
-        "--quiet",
-        "--retries=1",
-        "--timeout=20",
-        "dvc>=3.60,<4",
-    ]
-    done = subprocess.run(pip, capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"pip cannot install dvc: {done.stderr.strip().splitlines()[-1]}")
-    return folder / "bin"
-
-
-@pytest.fixture(scope="module")
-def here(dvc_bin, tmp_path_factory):
+def here(dvc_bin, tmp_path_factory):  # noqa: F811
     """A function that runs a command in a Git repository of this code, with small settings, and
     returns its output."""
     root = tmp_path_factory.mktemp("clone")
-    for name in ("vision", "configs", "scripts"):
-        shutil.copytree(
-            REPOSITORY / name, root / name, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    for name in ("constraints.txt", ".gitignore"):
-        shutil.copy(REPOSITORY / name, root)
+    run = repository(root, dvc_bin)
     text = (root / PARAMS).read_text()
     changes = {
         ".venv/bin/python": sys.executable,
@@ -67,36 +40,7 @@ def here(dvc_bin, tmp_path_factory):
         assert old in text
         text = text.replace(old, new)
     (root / PARAMS).write_text(text)
-    environment = {
-        key: value for key, value in os.environ.items() if not key.startswith(("XLA_", "GIT_"))
-    }
-    environment |= {
-        "PATH": f"{dvc_bin}:{os.environ['PATH']}",
-        "DVC_NO_ANALYTICS": "1",
-        "PYTHONPATH": "",
-    }
-
-    def run(*command, cwd=root):
-        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
-        return done.stdout
-
-    run.root = root
-    run("git", "init", "-q")
-    run("git", "config", "user.name", "Test")
-    run("git", "config", "user.email", "test@example.org")
-    run("dvc", "init", "-q")
-    run("dvc", "remote", "add", "--default", "store", str(root.parent / "store"))
     return run
-
-
-def stages(output):
-    """Which stages ran."""
-    return [
-        line.rstrip("':").split(":")[-1]
-        for line in output.splitlines()
-        if line.startswith("Running stage")
-    ]
 
 
 def commit(here, message):
