@@ -81,8 +81,9 @@ def label(root):
 
 def test_the_way_back(here):
     circle = here.root / "pipeline" / "circle"
-    assert "labels/round-1.csv" in here("dvc", "repro", PIPELINE, fails=True)  # nobody has labeled
-    assert stages(here("dvc", "repro", f"{PIPELINE}:collect")) == ["collect"]
+    output = here("dvc", "repro", PIPELINE, fails=True)  # nobody has labeled
+    assert stages(output) == ["collect"] and "labels/round-1.csv" in output
+    assert stages(here("dvc", "repro", f"{PIPELINE}:collect")) == []
     assert len(list((circle / "to_label" / "images").iterdir())) == 40
     label(here.root)
 
