@@ -22,7 +22,7 @@ def main(argv: list[str]) -> None:
     p.add_argument("pipeline", type=pathlib.Path, help="YAML of scripts.kubeflow.compile")
     p.add_argument("arguments", nargs="*", metavar="NAME=VALUE")
     p.add_argument("--root", type=pathlib.Path, default=pathlib.Path("runs/kubeflow"))
-    a = p.parse_args(argv)
+    a = p.parse_intermixed_args(argv)
     if not a.pipeline.is_file():
         raise UserError(f"there is no {a.pipeline}: python -m scripts.kubeflow.compile writes it")
     try:

@@ -1,7 +1,7 @@
 """The way back as Kubeflow pipelines: collect, and once people have labeled, learn.
 
     collect  images of a server's prediction log that are worth labeling
-    learn    label -> retrain -> gate -> export, which happens only if the gate lets the model pass
+    learn    label -> retrain -> gate -> export, which fails if the gate does not let the model pass
 
 Each step is a command of this project, in an image that has it. `scripts.kubeflow.compile` writes
 the pipelines as YAML. Kubeflow copies the source of a step's function into it, so that a function
@@ -93,10 +93,12 @@ def gate(
     return collections.namedtuple("Verdict", ["passed"])(code == 0)
 
 
-def export(model: dsl.Input[dsl.Model], bundle: dsl.Output[dsl.Model]):
+def export(model: dsl.Input[dsl.Model], passed: bool, bundle: dsl.Output[dsl.Model]):
     import subprocess
     import sys
 
+    if not passed:  # here and not in the gate: a step that fails shows no comparison
+        sys.exit("the gate does not let this model pass: see its comparison")
     command = [sys.executable, "-m", "vision.export", f"--workdir={model.path}"]
     subprocess.run([*command, f"--out={bundle.path}"], check=True)
 
@@ -137,7 +139,7 @@ def pipelines(image: str) -> dict[str, Callable]:
         verdict = steps[gate](
             previous=previous, labeled=labeled, model=model, old=old, new=new, flags=rules
         )
-        with dsl.If(verdict.outputs["passed"] == True):  # noqa: E712
-            steps[export](model=model)
+        # no dsl.If: kfp's own runner cannot resolve it, and a refusal should be seen
+        steps[export](model=model, passed=verdict.outputs["passed"])
 
     return {"collect": collect, "learn": learn}
