@@ -1,6 +1,5 @@
 """The circle on digits: from a server's log to labels, a better model, and all of the traffic."""
 
-import importlib.util
 import json
 import os
 import re
@@ -25,10 +24,6 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("vision.monitoring.rollout") is None,
-    reason="there is no vision.monitoring.rollout, the circle's last step",
-)
 def test_the_light_changes_and_a_better_model_takes_over(tmp_path):
     environment = {key: value for key, value in os.environ.items() if not key.startswith("XLA_")}
     command = [sys.executable, "-m", "experiments.circle.run", "digits", f"--workdir={tmp_path}"]
