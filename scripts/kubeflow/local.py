@@ -9,10 +9,13 @@ not used. What they write is below --root. Exits with 1 if a step fails.
 
 import argparse
 import pathlib
+import re
 import warnings
 
 from vision import cli
-from vision.errors import RunError, UserError, brief
+from vision.errors import RunError, UserError, printable
+
+COLORS = re.compile(r"\x1b\[[\d;]*m")  # of the terminal, in kfp's messages
 
 
 def main(argv: list[str]) -> None:
@@ -42,7 +45,8 @@ def main(argv: list[str]) -> None:
     try:
         pipeline(**values)
     except RuntimeError as error:
-        raise RunError(f"{a.pipeline} did not end: {brief(error)}") from error
+        reason = printable(COLORS.sub("", str(error)))
+        raise RunError(f"{a.pipeline} did not end: {reason}") from error
     cli.show(f"{a.pipeline} has ended: {a.root}")
 
 

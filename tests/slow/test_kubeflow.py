@@ -112,7 +112,8 @@ def test_a_step_that_fails_ends_the_pipeline(run):
     words = ["--root=failed", "bundle=models/pets/9", "log=log"]
     code, output = run("scripts.kubeflow.local", "pipelines/collect.yaml", *words)
     last = output.strip().splitlines()[-1]
-    assert code == 1 and last.startswith("error: pipelines/collect.yaml did not end"), output
+    assert code == 1 and last.startswith("error: pipelines/collect.yaml did not end: Pipeline ")
+    assert last.endswith("Inner task failed: 'collect-images'.") and "x1b" not in last
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,10 @@ def test_a_step_that_fails_ends_the_pipeline(run):
     [
         (["pipelines/none.yaml"], "there is no pipelines/none.yaml"),
         (["pipelines/collect.yaml"], "needs bundle=..., log=..."),
-        (["pipelines/collect.yaml", "model=x"], "arguments are NAME=VALUE of bundle, log"),
+        (
+            ["pipelines/collect.yaml", "model=x"],
+            "arguments are NAME=VALUE of bundle, count, flags, log",
+        ),
         (["pipelines/collect.yaml", "count=many"], "count must be an integer, got 'many'"),
     ],
 )
