@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
         span=parse_span(values.window),
         history=values.history,
         limits=Limits(values.alpha, values.effect, least_labels),
-        new_classes=[name for name in values["new-classes"].value.split(",") if name],
+        new_classes=[name for name in getattr(values, "new-classes").split(",") if name],
     )
 
     def look(show=cli.show):
