@@ -285,6 +285,8 @@ def test_labels_of_unknown_requests(split, command, tmp_path):
         (["--measure=class", "--effect=1"], "the measure = 'class' is unknown"),
         (["--measure=entropy"], "give --effect"),
         (["--covariate=entropy"], "--covariate entropy is part of the answer"),
+        (["--measure=contrast", "--effect=1", "--covariate=contrast"], "is judged as a measure"),
+        (["--covariate=contrast", "--guardrail=contrast:1"], "is judged as a measure"),
         (["--guardrail=latency"], "MEASURE:MARGIN"),
         (["--guardrail=entropy:0"], "MEASURE:MARGIN"),
         (["--guardrail=speed:1"], "the measure = 'speed' is unknown"),

@@ -13,8 +13,9 @@ answered by the server's --prediction-log: the measure is accuracy, a column of 
 confidence, or one of --table, a CSV or Parquet file by request (column id). --effect is the
 difference that matters; its sign says which direction is better. --guardrail MEASURE:MARGIN, which
 may be repeated, is a measure that must not fall below (-0.01) or rise above (5) the old version's
-by more. With --sequential the analysis may be repeated as often as one likes. Shadow answers are
-compared image by image with those that were given.
+by more. --covariate, what was certain before the answer, makes the test more sensitive (CUPED);
+whether a column of --table was, only you can know. With --sequential the analysis may be repeated
+as often as one likes. Shadow answers are compared image by image with those that were given.
 
 Writes report.html and abtest.json into --out, which keeps what it had if anything fails, and prints
 ship, keep or continue.
@@ -223,7 +224,7 @@ def _flags(values):
     text("labels", "", "analyze: file or folder of labels: docs/monitoring.md")
     text("table", "", "analyze: CSV or Parquet file of columns by request, column id")
     text("measure", "accuracy", "analyze: what decides: accuracy, a column of log or table")
-    text("covariate", "", "analyze: column for CUPED, such as brightness")
+    text("covariate", "", "analyze: column for CUPED, certain before the answer")
     text("unit", "", "analyze: column of --table that the traffic is split by, such as user")
     flags.DEFINE_multi_string(
         "guardrail", [], "analyze: MEASURE:MARGIN; may be repeated", flag_values=values

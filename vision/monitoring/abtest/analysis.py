@@ -51,7 +51,7 @@ def analyze(request: Request, report: Callable[[str], object] = print) -> dict[s
     answers = read_answers(log, request.model, versions, columns, request.window)
     covariate = None
     if request.covariate:
-        samples.check_covariate(request.covariate)
+        samples.check_covariate(request.covariate, request.judged)
         covariate = samples.measure(request.covariate, answers, sources, log)
     codes = samples.unit_codes(answers, sources, request.unit, log)
     data = _Data(log, answers, sources, codes, covariate)

@@ -50,7 +50,11 @@ class Request:
     window: Window = Window()
 
     @property
+    def judged(self) -> list[str]:
+        """The measure that decides, and those of the guardrails."""
+        return [self.measure, *(name for name, _ in self.guardrails)]
+
+    @property
     def measures(self) -> list[str]:
         """Every measure that is read, the covariate too."""
-        names = [self.measure, *(name for name, _ in self.guardrails), self.covariate]
-        return [name for name in dict.fromkeys(names) if name]
+        return [name for name in dict.fromkeys([*self.judged, self.covariate]) if name]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -106,8 +106,18 @@ def log_columns(measures: Sequence[str]) -> list[str]:
     return [name for name in NAMES if name in measures]
 
 
-def check_covariate(name: str) -> None:
-    """Raises `UserError` if a covariate depends on the version that answered."""
+def check_covariate(name: str, judged: Collection[str]) -> None:
+    """Raises `UserError` if a covariate depends on the version that answered.
+
+    Args:
+        name: of the covariate.
+        judged: names of the measure that decides and of the guardrails, which a version may change.
+    """
+    if name in judged:
+        raise UserError(
+            f"--covariate {name} is judged as a measure too, so CUPED would take out what the "
+            "version does: give what was certain before the answer"
+        )
     if name == ACCURACY or (name in NAMES and name not in appearance.NAMES):
         raise UserError(
             f"--covariate {name} is part of the answer, which the version decides: give what was "
