@@ -241,6 +241,33 @@ def test_shadow_answers_are_not_mixed_with_given_ones(split, command, tmp_path):
     assert both["pairs"]["comparison"]["new"] == 0
 
 
+def test_shadow_answers_of_unknown_users_are_left_out(command, tmp_path):
+    """100 of 400 requests have no user: together they would count as one, of 100 images."""
+    random = np.random.default_rng(6)
+    given = {
+        "id": [f"r{i}" for i in range(400)],
+        "version": ["1"] * 400,
+        "class": np.where(random.random(400) < 0.8, "cat", "dog"),
+    }
+    better = np.where(random.random(400) < 0.95, "cat", "dog")
+    ab_logs.write(tmp_path / "log", given)
+    shadow = {"version": ["2"] * 400, "shadow": np.ones(400, bool), "class": better}
+    ab_logs.write(tmp_path / "log", given | shadow, 1)
+    ab_logs.write_labels(tmp_path / "labels.csv", given["id"], [0] * 400, ["cat"] * 400)
+    lines = [f"r{i},u{i}" if i < 300 else f"r{i}," for i in range(400)]
+    (tmp_path / "table.csv").write_text("id,user\n" + "\n".join(lines))
+    flags = (f"--labels={tmp_path / 'labels.csv'}", f"--table={tmp_path / 'table.csv'}")
+    code, printed, _ = command(*flags, "--unit=user", "--effect=0.05")
+    assert code == 0 and "100 answers have no user in --table and are left out" in printed
+    record = record_of(tmp_path)
+    assert record["measure"]["units"] == 300
+    assert record["measure"]["new"] == (better[:300] == "cat").mean()
+    assert record["pairs"]["mcnemar"]["p"] == record["measure"]["p"]  # of the same images
+    (tmp_path / "table.csv").write_text("id,user\nr1,\n")
+    message = error_of(command(*flags, "--unit=user", "--effect=0.05"))
+    assert "no image that both versions answered has a known accuracy and user" in message
+
+
 def test_an_a_a_test_is_called_one(command, tmp_path):
     columns, truth = ab_logs.draw(np.random.default_rng(3), 400, (0.9, 0.9))
     ab_logs.write(tmp_path / "log", columns | {"bundle": ["a" * 16] * 400})

@@ -203,13 +203,20 @@ def _paired(request, data, pairs, name):
             f"{name} is a column of --table, so of the answer that was given: one of "
             f"{request.old} and {request.new} has only shadow answers, which have none"
         )
+    old, new, unit = _measured_pairs(data, pairs, values)
+    if not len(unit):
+        wanted = f"{name} and {request.unit}" if request.unit else name
+        raise UserError(f"no image that both versions answered has a known {wanted}")
+    return comparisons.paired(old, new, unit, request.alpha)
+
+
+def _measured_pairs(data, pairs, values):
+    """Returns the old values, the new ones and the units of pairs of which all three are known."""
     old = values.values[pairs.old]
     new = values.values[pairs.new]
-    is_known = ~np.isnan(old) & ~np.isnan(new)
-    if not is_known.any():
-        raise UserError(f"no image that both versions answered has a known {name}")
-    unit = data.codes[pairs.old][is_known]
-    return comparisons.paired(old[is_known], new[is_known], unit, request.alpha)
+    unit = data.codes[pairs.old]
+    is_measured = ~np.isnan(old) & ~np.isnan(new) & (unit >= 0)
+    return old[is_measured], new[is_measured], unit[is_measured]
 
 
 def _pairs(request, data, pairs):
@@ -223,9 +230,8 @@ def _pairs(request, data, pairs):
     values = samples.measure(request.measure, data.answers, data.sources, data.log)
     if values.by_request:
         return record
-    old = values.values[pairs.old]
-    new = values.values[pairs.new]
-    if not (~np.isnan(old) & ~np.isnan(new)).any():
+    old, new, unit = _measured_pairs(data, pairs, values)
+    if not len(unit):
         return record
     record["comparison"] = numbers(_paired(request, data, pairs, request.measure))
     if samples.is_binary(data.answers, values):
