@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from vision.monitoring.abtest.comparisons import Difference
 from vision.monitoring.abtest.verdict import Evidence, Guardrail, decide, judge_guardrails
@@ -80,6 +81,23 @@ def test_holm_corrects_for_the_number_of_guardrails():
     assert judge_guardrails([borderline], 0.05, False)[0].state == "holds"
     others = [("latency", 5.0, difference(5.0, 1.0))] * 2
     assert judge_guardrails([borderline, *others], 0.05, False)[0].state == "open"
+
+
+@pytest.mark.parametrize("is_sequential", [False, True])
+def test_a_guardrail_at_its_margin_is_rarely_broken_at_any_of_20_looks(is_sequential):
+    """A broken one ends a test at every look, whether the test is sequential or not."""
+    random = np.random.default_rng(1)
+    steps = random.normal(size=(300, 20)).cumsum(1)
+    looks = np.arange(1, 21)
+    naive = (scipy.stats.norm.sf(steps / np.sqrt(looks)) < 0.05).any(1).mean()
+    broken = 0
+    for path in steps:
+        judged = (
+            judge_guardrails([("a", 0.5, difference(0.5 + d, e))], 0.05, is_sequential)[0]
+            for d, e in zip(path / looks, 1 / np.sqrt(looks), strict=True)
+        )
+        broken += any(guardrail.state == "broken" for guardrail in judged)
+    assert naive > 0.15 and broken / 300 <= 0.05, (naive, broken)
 
 
 def test_false_positives_of_guardrails():

@@ -22,7 +22,7 @@ class Guardrail:
         margin: below 0 if it must not fall by more, above 0 if it must not rise by more.
         difference: of the two versions.
         p: Holm-corrected p-value of a change as bad as the margin, or worse.
-        p_broken: of a change no worse than the margin.
+        p_broken: of a change no worse than the margin, right at every look together.
         state: "holds", "broken" or "open".
     """
 
@@ -77,25 +77,25 @@ def judge_guardrails(
 ) -> list[Guardrail]:
     """Tests guardrails for non-inferiority, corrected by Holm's method for their number.
 
+    A broken guardrail ends a test at once, so that it is broken is always shown by the sequential
+    test: analyses before the planned size are looks, too. At the planned size this costs nothing,
+    because a guardrail that is not shown to hold keeps the old version anyway.
+
     Args:
         differences: (name, margin, difference of the versions) of each.
         alpha: chance that any state other than "open" is wrong, at most, for each direction.
-        is_sequential: whether the p-values hold at every look.
+        is_sequential: whether "holds" must be right at every look, as "broken" is.
     """
     if not differences:
         return []
     holding = []
     broken = []
     for _, margin, difference in differences:
-        if is_sequential:
-            holding.append(float(sequential.always_not_worse(difference, margin)))
-            # the other side of the same margin
-            opposite = difference._replace(difference=2 * margin - difference.difference)
-            broken.append(float(sequential.always_not_worse(opposite, margin)))
-        else:
-            p = float(not_worse(difference, margin))
-            holding.append(p)
-            broken.append(1 - p)
+        test = sequential.always_not_worse if is_sequential else not_worse
+        holding.append(float(test(difference, margin)))
+        # the other side of the same margin
+        opposite = difference._replace(difference=2 * margin - difference.difference)
+        broken.append(float(sequential.always_not_worse(opposite, margin)))
     corrected = zip(differences, holm(np.array(holding)), holm(np.array(broken)), strict=True)
     return [
         Guardrail(*judged, float(p), float(p_broken), _state(judged[2], p, p_broken, alpha))
