@@ -17,6 +17,7 @@ from vision.serving.request import Answer, Description, Request
 from vision.serving.settings import Settings
 
 CLASSES = ("a", "b", "c", "d")
+WINDOWS = "vision_drift_windows_total"
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +53,16 @@ def at_once(monkeypatch):
 def test_a_full_window_is_compared(reference, at_once):
     metrics = DriftMetrics(200)
     metrics.add(*answers(reference, 150))
-    assert values_of(metrics) == {}
+    assert values_of(metrics) == {(WINDOWS, "pets", "1"): 0}
     metrics.add(*answers(reference, 150, seed=2))
     calm = values_of(metrics)
-    assert calm["vision_drift_windows_total", "pets", "1"] == 1
+    assert calm[WINDOWS, "pets", "1"] == 1
     assert calm["vision_drift_window_end_seconds", "pets", "1"] == 1002
     assert calm["vision_drift_alarm", "pets", "1", "brightness"] == 0
     assert 0 < calm["vision_drift_divergence", "pets", "1", "brightness", "kl"] < 0.2
     metrics.add(*answers(reference, 250, shift=1.0, seed=3))
     drifted = values_of(metrics)
-    assert drifted["vision_drift_windows_total", "pets", "1"] == 2
+    assert drifted[WINDOWS, "pets", "1"] == 2
     assert drifted["vision_drift_alarm", "pets", "1", "brightness"] == 1
     assert drifted["vision_drift_divergence", "pets", "1", "brightness", "kl"] > 0.2
     assert drifted["vision_drift_p_value", "pets", "1", "brightness"] <= 0.01
@@ -93,7 +94,7 @@ def test_the_accuracy_of_a_full_window_is_estimated(reference, at_once):
 def test_a_window_takes_a_minute_at_least(reference):
     metrics = DriftMetrics(10)
     metrics.add(*answers(reference, 500))
-    assert values_of(metrics) == {}
+    assert values_of(metrics) == {(WINDOWS, "pets", "1"): 0}
 
 
 @pytest.mark.parametrize("contents", [None, {}, {"drift": {"format": 99}}, {"drift": 3}])
@@ -116,7 +117,7 @@ def test_a_version_that_is_replaced_begins_again(reference, at_once):
     answer, rows = answers(reference, 60, shift=1.0)
     replaced = answer.description._replace(fingerprint="another")
     metrics.add(dataclasses.replace(answer, description=replaced), rows)
-    assert values_of(metrics) == {}
+    assert values_of(metrics) == {(WINDOWS, "pets", "1"): 0}
     metrics.add(*answers(reference, 120, version="2"))
     metrics.keep([("pets", "1")])
     assert ("pets", "2") not in {key[1:3] for key in values_of(metrics)}
@@ -151,7 +152,10 @@ def test_a_fault_of_the_comparison_loses_no_row(reference, tmp_path, at_once, mo
     telemetry.answered(Request("pets", [b""] * 150, id="r"), answer)
     telemetry.close()
     assert "a bug" in capsys.readouterr().err
-    assert 'vision_log_lost{log="prediction"} 0.0' in telemetry.exposition()[0].decode()
+    shown = telemetry.exposition()[0].decode()
+    assert 'vision_log_lost{log="prediction"} 0.0' in shown
+    # VisionDriftNotMeasured counts windows that were compared
+    assert f'{WINDOWS}{{model="pets",version="1"}} 0.0' in shown
 
 
 def test_it_can_be_switched_off(tmp_path):

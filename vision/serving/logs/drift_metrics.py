@@ -70,9 +70,9 @@ class DriftMetrics(Collector):
     """Compares windows and collects the results as metrics.
 
     Versions whose bundle has no reference have no series, and no estimate if it does not say how
-    good its model was. Answers that were only logged count as the version's others do. Series of
-    versions that have not answered since they were replaced stay until the next scrape removes
-    them: see `keep`.
+    good its model was. Before its first window ends, a version only has the number of windows, 0.
+    Answers that were only logged count as the version's others do. Series of versions that have not
+    answered since they were replaced stay until the next scrape removes them: see `keep`.
 
     Args:
         rows: images in a window, at least.
@@ -104,8 +104,9 @@ class DriftMetrics(Collector):
             version.estimate.add(rows.values[:, CONFIDENCE])
         is_full = version.window.rows >= self._rows
         if is_full and time.monotonic() - version.begun >= PERIOD:
-            version.windows += 1
-            version.verdict = assess(version.reference, version.window, seed=version.windows)
+            seed = version.windows + 1
+            version.verdict = assess(version.reference, version.window, seed=seed)
+            version.windows = seed
             version.ended = version.window.end
             if version.estimate is not None:
                 version.accuracy = version.estimate.accuracies()["cbpe"]
@@ -149,6 +150,8 @@ class DriftMetrics(Collector):
             labels=LABELS,
         )
         for key, version in list(self._versions.items()):
+            if version.window is not None:  # 0 says that there is a reference to compare with
+                windows.add_metric(key, version.windows)
             if version.verdict is None:
                 continue
             if version.accuracy is not None:
@@ -162,7 +165,6 @@ class DriftMetrics(Collector):
                 p_value.add_metric([*key, name], measures["adjusted"])
                 alarm.add_metric([*key, name], float(measures["alarm"]))
             ended.add_metric(key, version.ended)
-            windows.add_metric(key, version.windows)
         yield from (divergence, p_value, alarm, ended, windows, estimated)
 
     def _open(self, answer):
