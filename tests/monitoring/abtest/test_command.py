@@ -126,6 +126,20 @@ def test_columns_by_request_covariates_and_shares(split, command, tmp_path):
     assert record_of(tmp_path)["measure"]["kind"] == "proportion"
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("flags", [(), ("--sequential",)])
+@pytest.mark.parametrize("values", [("5", "5"), ("1e50", "-1e50")])
+def test_columns_that_are_constant_or_huge(split, command, tmp_path, flags, values):
+    lines = [f"r{i},{values[i % 2]}" for i in range(REQUESTS)]
+    (tmp_path / "table.csv").write_text("id,latency\n" + "\n".join(lines))
+    flags = (f"--table={tmp_path / 'table.csv'}", "--measure=latency", "--effect=0.1", *flags)
+    code, printed, errors = command(*flags)
+    assert (code, errors) == (0, "")
+    is_constant = values[0] == values[1]
+    assert ("keep: The gain is +0 to +0, below the 0.1" in printed) == is_constant
+    assert (record_of(tmp_path)["progress"] is None) == is_constant  # infinite
+
+
 def test_parquet_tables_are_read_too(split, command, tmp_path):
     import pandas as pd
 
@@ -316,6 +330,7 @@ def test_labels_of_unknown_requests(split, command, tmp_path):
         (["--covariate=contrast", "--guardrail=contrast:1"], "is judged as a measure"),
         (["--guardrail=latency"], "MEASURE:MARGIN"),
         (["--guardrail=entropy:0"], "MEASURE:MARGIN"),
+        (["--guardrail=entropy:1e300"], "MEASURE:MARGIN"),
         (["--guardrail=speed:1"], "the measure = 'speed' is unknown"),
         (["--labels="], "give --labels FILE"),
         (["--labels=missing.csv"], "missing.csv"),
@@ -344,8 +359,9 @@ def test_what_is_wrong_keeps_what_was_there(split, command, tmp_path, flags, mes
     "text, message",
     [
         ("id,latency\nr1,5\nr1,6\n", "has two rows of request 'r1'"),
-        ("id,latency\nr1,fast\n", "latency must be a number, got 'fast'"),
-        ("id,latency\nr1,inf\n", "latency must be a number, got 'inf'"),
+        ("id,latency\nr1,fast\n", "latency must be a number from -1e+50 to 1e+50, got 'fast'"),
+        ("id,latency\nr1,inf\n", "latency must be a number from -1e+50 to 1e+50, got 'inf'"),
+        ("id,latency\nr1,-1e308\n", "latency must be a number from -1e+50 to 1e+50, got '-1e308'"),
         ("id,latency\n,5\n", "a row without an id"),
         ("request,latency\nr1,5\n", "has no column 'id'"),
         ("id,latency,confidence\nr1,5,1\n", "'confidence' is a measure of the log"),
@@ -396,9 +412,13 @@ def test_plans(command):
         (["--baseline=0.9", "--effect=1e-9"], "more than a trillion"),
         (["--deviation=0"], "--deviation must be above 0"),
         (["--deviation=nan"], "--deviation must be above 0"),
-        (["--baseline=0.9", "--images=0"], "--images must be at least 1"),
+        (["--baseline=0.9", "--images=0"], "--images must be from 1 to 1,000,000"),
+        (["--baseline=0.9", "--images=1e308", "--correlation=0.5"], "--images must be from 1 to"),
         (["--baseline=0.9", "--correlation=2"], "--correlation must be in"),
-        (["--baseline=0.9", "--traffic=-1"], "--traffic must be at least 0"),
+        (["--baseline=0.9", "--traffic=-1"], "--traffic must be at least 1, or 0"),
+        (["--baseline=0.9", "--traffic=1e-310"], "--traffic must be at least 1, or 0"),
+        (["--baseline=0.9", "--traffic=inf"], "--traffic must be at least 1, or 0"),
+        (["--deviation=1", "--effect=1e300"], "--effect must be a number other than 0, at most"),
         (["--baseline=0.9", "--split=1:2"], "--split must be"),
     ],
 )

@@ -31,12 +31,14 @@ from absl import flags
 from vision import cli
 from vision.config.flags import parse_stage
 from vision.errors import UserError, check_choice, check_count, check_range
+from vision.monitoring.abtest.moments import LARGEST
 from vision.support.extras import require
 
 COMMANDS = ("plan", "analyze")
 DEFAULT_EFFECT = 0.01
 RATES = ("accuracy", "confidence")  # whose effect has a default
 MOST_PLANNED = 10**12
+MOST_IMAGES = 1_000_000
 
 
 def main(argv: Sequence[str]) -> None:
@@ -76,9 +78,11 @@ def _plan(values):
 
 def _check_plan(values):
     """Raises `UserError` if a flag of `plan` is out of range."""
-    for name, low in (("traffic", 0), ("images", 1)):
-        value = values[name].value
-        check_range(f"--{name}", value, low <= value < math.inf, f"at least {low}")
+    traffic = values.traffic
+    is_traffic = traffic == 0 or 1 <= traffic < math.inf
+    check_range("--traffic", traffic, is_traffic, "at least 1, or 0 if it is not known")
+    is_count = 1 <= values.images <= MOST_IMAGES
+    check_range("--images", values.images, is_count, f"from 1 to {MOST_IMAGES:,}")
     correlation = values.correlation
     check_range("--correlation", correlation, 0 <= correlation <= 1, "in [0, 1]")
     if values.baseline is not None:
@@ -151,8 +155,8 @@ def _measure_effect(values):
 
 
 def _effect(effect):
-    is_number = math.isfinite(effect) and abs(effect) >= 1e-12
-    check_range("--effect", effect, is_number, "a number other than 0")
+    is_number = 1e-12 <= abs(effect) <= LARGEST
+    check_range("--effect", effect, is_number, f"a number other than 0, at most {LARGEST:g}")
     return effect
 
 
@@ -180,7 +184,7 @@ def _guardrail(text):
         value = float(margin)
     except ValueError:
         value = math.nan
-    if not name or not math.isfinite(value) or value == 0:
+    if not name or not 0 < abs(value) <= LARGEST:
         raise UserError(
             f"--guardrail must be MEASURE:MARGIN, such as latency:5 (it may rise by 5) or "
             f"accuracy:-0.01 (it may fall by 0.01), got {text}"

@@ -12,6 +12,7 @@ import dataclasses
 import numpy as np
 
 Number = np.ndarray | float
+LARGEST = 1e50  # of values and of differences that are asked for: sums of fourth powers are finite
 
 
 @dataclasses.dataclass(frozen=True)

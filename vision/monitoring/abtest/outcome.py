@@ -124,7 +124,8 @@ def _progress(request, difference, doubts):
         counts = doubts["measured"]["units"] if doubts else [difference.units]
         return float(sum(counts) / request.planned)
     wanted = abs(request.effect) / (norm.isf(request.alpha / 2) + norm.ppf(request.power))
-    return float((wanted / max(float(difference.error), 1e-300)) ** 2)
+    with np.errstate(divide="ignore", over="ignore"):  # infinite if all values are the same
+        return float(np.square(np.divide(wanted, difference.error)))
 
 
 def p_text(p: float) -> str:

@@ -53,7 +53,8 @@ def sequence(difference: Difference, scale: float, alpha: float = 0.05) -> tuple
     """
     error = np.asarray(difference.error, np.float64)
     has_error = (error > 0) & np.isfinite(error)
-    ratio = (scale / np.where(has_error, error, 1.0)) ** 2
+    with np.errstate(over="ignore"):
+        ratio = (scale / np.where(has_error, error, 1.0)) ** 2
     half = np.where(has_error, error * boundary(ratio, alpha), np.where(error == 0, 0.0, np.inf))
     half = np.where(np.asarray(difference.units) < LEAST_UNITS, np.inf, half)
     return (difference.difference - half)[()], (difference.difference + half)[()]

@@ -10,6 +10,7 @@ import numpy as np
 
 from vision.data.tables import read_rows
 from vision.errors import UserError, shown
+from vision.monitoring.abtest.moments import LARGEST
 from vision.support.reading import parsing
 
 ID = "id"
@@ -73,8 +74,8 @@ def read_columns(path: pathlib.Path, numbers: Sequence[str], texts: Sequence[str
         texts: names of columns of text.
 
     Raises:
-        UserError: it cannot be read or has no rows; a number is none or is not finite; a request
-            has two rows, or none.
+        UserError: it cannot be read or has no rows; a cell holds something other than a number of
+            at most `LARGEST`; a row has no id, or that of another.
     """
     import pyarrow
 
@@ -126,9 +127,9 @@ def _numbers(path, name, cells, ids):
             values[place] = float({"true": "1", "false": "0"}.get(cell.lower(), cell))
         except ValueError:
             values[place] = math.inf
-        if not math.isfinite(values[place]):
+        if not abs(values[place]) <= LARGEST:
             raise UserError(
-                f"--table {path}, request {shown(ids[place])}: {name} must be a number, got "
-                f"{shown(cell)}"
+                f"--table {path}, request {shown(ids[place])}: {name} must be a number from "
+                f"-{LARGEST:g} to {LARGEST:g}, got {shown(cell)}"
             )
     return values
