@@ -151,6 +151,31 @@ def test_parquet_tables_are_read_too(split, command, tmp_path):
     assert record_of(tmp_path) == record
 
 
+@pytest.mark.parametrize("kind", ["float64", "float32"])
+def test_nan_in_a_parquet_table_is_an_empty_cell(split, command, tmp_path, kind):
+    import pandas as pd
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pd.read_csv(tmp_path / "table.csv").astype({"latency": kind})
+    table["user"] = np.where(np.arange(REQUESTS) < 10, np.nan, np.arange(REQUESTS))
+    table.loc[5:100, "latency"] = np.nan
+    columns = {name: table[name].to_numpy() for name in ("latency", "user")}  # NaN, not null
+    columns = {"id": table["id"].tolist(), **columns}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "table.parquet")
+    assert pyarrow.parquet.read_table(tmp_path / "table.parquet")["latency"].null_count == 0
+    table.to_csv(tmp_path / "table.csv", index=False)
+    flags = ("--measure=latency", "--effect=-2", "--unit=user")
+    code, printed, _ = command(f"--table={tmp_path / 'table.csv'}", *flags)
+    record = record_of(tmp_path)
+    assert code == 0 and record["answers_of_unknown_unit"] == 20  # two images in a request
+    assert sum(record["measure"]["rows"]) == REQUESTS - 101
+    assert command(f"--table={tmp_path / 'table.parquet'}", *flags)[0] == 0
+    measure = record_of(tmp_path)["measure"]
+    assert measure["rows"] == record["measure"]["rows"]
+    assert measure["low"] == pytest.approx(record["measure"]["low"], rel=1e-5)
+
+
 def test_traffic_that_is_not_what_was_asked_for(split, command, tmp_path):
     flags = (f"--labels={tmp_path / 'labels.csv'}", "--effect=0.05")
     code, printed, _ = command(*flags, "--split=80:20")

@@ -23,7 +23,7 @@ class Table:
     Attributes:
         source: the file, for messages.
         ids: PyArrow array of text (L,), requests' identifiers, all different.
-        numbers: {name: float64 (L,)}; NaN where a cell is empty.
+        numbers: {name: float64 (L,)}; NaN where a cell is empty (in Parquet files null or NaN).
         texts: {name: text (L,)}; "" where a cell is empty.
     """
 
@@ -97,13 +97,17 @@ def read_columns(path: pathlib.Path, numbers: Sequence[str], texts: Sequence[str
 
 def _parquet_columns(path, wanted):
     """Returns {name: list of text} of a Parquet file, as a CSV file would hold it."""
+    import pyarrow.compute
     import pyarrow.parquet
+
+    def texts(column):
+        if pyarrow.types.is_floating(column.type):  # NaN is what NumPy has for a missing value
+            column = pyarrow.compute.if_else(pyarrow.compute.is_nan(column), None, column)
+        return column.cast(pyarrow.string()).fill_null("").to_pylist()
 
     with parsing(path, "a Parquet file with columns of numbers or text"):
         table = pyarrow.parquet.read_table(path, columns=wanted)
-        return {
-            name: table[name].cast(pyarrow.string()).fill_null("").to_pylist() for name in wanted
-        }
+        return {name: texts(table[name]) for name in wanted}
 
 
 def _check_ids(path, ids):
