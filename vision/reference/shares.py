@@ -1,4 +1,4 @@
-"""How far a share of some images may be from that of all."""
+"""How far a share of some images may be from that of all, and whether two shares differ."""
 
 from statistics import NormalDist
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def wilson(
-    hits: np.ndarray | int, totals: np.ndarray | int, level: float = 0.95
+    hits: np.ndarray | float, totals: np.ndarray | float, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the ends (low, high) of the score intervals of shares, each float64 (...).
 
@@ -14,7 +14,7 @@ def wilson(
     three are 43.9 to 100 %. An interval of a share of nothing is NaN.
 
     Args:
-        hits: numbers of hits, (...).
+        hits: numbers of hits, (...); these and the totals need not be whole.
         totals: of how many, (...).
         level: how often the interval holds the truth.
     """
@@ -29,3 +29,19 @@ def wilson(
     high = np.where(hits == totals, 1.0, center + half)
     empty = totals == 0
     return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Returns the two-sided p-value of the hypothesis that two classifiers are equally often right.
+
+    The exact conditional test of McNemar 1947: images that both get right, or both wrong, tell
+    nothing; of the others each classifier has half if the two are equally good, a binomial
+    distribution. The images must be independent of one another.
+
+    Args:
+        only_a: number of images that only the first gets right.
+        only_b: number of images that only the second gets right.
+    """
+    from scipy.stats import binomtest
+
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0

@@ -19,7 +19,7 @@ from vision.evaluation.gate import __main__ as gate
 from vision.evaluation.gate import rules
 from vision.evaluation.gate.unseen import Learned
 from vision.evaluation.measures.calibration import calibration_error
-from vision.evaluation.measures.statistics import mcnemar
+from vision.reference.shares import mcnemar
 from vision.run.directory import read_run
 
 

@@ -15,6 +15,7 @@ from vision.evaluation.measures import intervals, statistics
 from vision.evaluation.measures.margins import from_margins, margins
 from vision.evaluation.report.words import METRICS, amount, measured
 from vision.metrics import TOP
+from vision.reference.shares import mcnemar
 from vision.run.calibration import EVALUATION
 from vision.support.reading import parse_json, parsing, read_json
 from vision.support.schema import filled
@@ -260,7 +261,7 @@ def _pair(first, other):
         "only_other": int((~a & b).sum()),
         "both_wrong": int((~a & ~b).sum()),
     }
-    p = statistics.mcnemar(counts["only_first"], counts["only_other"])
+    p = mcnemar(counts["only_first"], counts["only_other"])
     return {
         "first": first.title,
         "other": other.title,

@@ -7,22 +7,6 @@ from vision.reference.shares import wilson
 CHUNK = 4_000_000  # numbers drawn at a time
 
 
-def mcnemar(only_a: int, only_b: int) -> float:
-    """Returns the two-sided p-value of the hypothesis that two classifiers are equally often right.
-
-    The exact conditional test of McNemar 1947: images that both get right, or both wrong, tell
-    nothing; of the others each classifier has half if the two are equally good, a binomial
-    distribution.
-
-    Args:
-        only_a: number of images that only the first gets right.
-        only_b: number of images that only the second gets right.
-    """
-    from scipy.stats import binomtest
-
-    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-
-
 def paired_bootstrap(
     a: np.ndarray, b: np.ndarray, draws: int = 1000, seed: int = 0
 ) -> dict[str, float]:

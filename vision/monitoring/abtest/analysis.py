@@ -17,6 +17,7 @@ from vision.monitoring.abtest.request import Request
 from vision.monitoring.abtest.samples import Measure, Sources
 from vision.monitoring.abtest.verdict import judge_guardrails
 from vision.monitoring.log import Log, open_log
+from vision.reference.shares import mcnemar
 
 FORMAT = 1  # of abtest.json
 
@@ -240,7 +241,7 @@ def _pairs(request, data, pairs):
         record["mcnemar"] = {
             "only_old": only_old,
             "only_new": only_new,
-            "p": comparisons.mcnemar(only_old, only_new),
+            "p": mcnemar(only_old, only_new),
         }
     return record
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vision.monitoring.abtest.moments import Moments, Number
+from vision.reference.shares import mcnemar, wilson
 
 MISMATCH = 0.001  # p-value of the traffic's shares below which the split is broken
 
@@ -62,9 +63,8 @@ def two_proportions(old: Moments, new: Moments, alpha: float = 0.05) -> Differen
     pooled = (count_old * share_old + count_new * share_new) / (count_old + count_new)
     spread = np.sqrt(pooled * (1 - pooled) * (1 / count_old + 1 / count_new))
     z = np.divide(difference, spread, out=np.zeros(np.shape(spread)), where=spread > 0)
-    quantile = norm.isf(alpha / 2)
-    low_old, high_old = wilson(share_old, count_old, quantile)
-    low_new, high_new = wilson(share_new, count_new, quantile)
+    low_old, high_old = wilson(count_old * share_old, count_old, 1 - alpha)
+    low_new, high_new = wilson(count_new * share_new, count_new, 1 - alpha)
     below = np.sqrt((share_new - low_new) ** 2 + (high_old - share_old) ** 2)
     above = np.sqrt((high_new - share_new) ** 2 + (share_old - low_old) ** 2)
     return Difference(
@@ -106,8 +106,8 @@ def paired(old: np.ndarray, new: np.ndarray, unit: np.ndarray, alpha: float = 0.
 
     p is of a t-test on the mean difference, whose variance is that of the delta method over units.
     For values 0 and 1 the standard error is at least that of Bonett and Price (2012), with one
-    image added to those that only one version gets right; p is then McNemar's exact one, see
-    `mcnemar`, if every unit holds one image.
+    image added to those that only one version gets right; p is then McNemar's exact one if every
+    unit holds one image.
 
     Args:
         old: float (N,), the old version's values.
@@ -131,21 +131,6 @@ def paired(old: np.ndarray, new: np.ndarray, unit: np.ndarray, alpha: float = 0.
     if is_binary and units == len(old):
         result = result._replace(p=mcnemar(only_old, only_new))
     return result
-
-
-def mcnemar(only_old: int, only_new: int) -> float:
-    """Returns the exact two-sided p-value that two versions are equally often right.
-
-    McNemar 1947: images that both get right, or both wrong, tell nothing; of the others each has
-    half. The images must be independent of one another.
-
-    Args:
-        only_old: images that only the old version gets right.
-        only_new: images that only the new one gets right.
-    """
-    from scipy.stats import binomtest
-
-    return float(binomtest(only_new, only_old + only_new).pvalue) if only_old + only_new else 1.0
 
 
 def sample_ratio(counts: Sequence[float], shares: Sequence[float]) -> float:
@@ -191,24 +176,6 @@ def standardized(difference: Difference, center: float = 0.0) -> Number:
     with np.errstate(divide="ignore", invalid="ignore"):
         z = distance / difference.error
     return np.where(np.isnan(z), 0.0, z)[()]
-
-
-def wilson(share: Number, count: Number, quantile: float) -> tuple[Number, Number]:
-    """Returns the ends of Wilson's score interval (1927).
-
-    Args:
-        share: of yes, in [0, 1].
-        count: number of rows; it need not be whole.
-        quantile: of the normal distribution, such as 1.96.
-    """
-    denominator = 1 + quantile**2 / count
-    center = (share + quantile**2 / (2 * count)) / denominator
-    half = np.sqrt(share * (1 - share) / count + quantile**2 / (4 * count**2))
-    half = half * quantile / denominator
-    # at the ends the formula is exact but for rounding
-    low = np.where(share == 0, 0.0, center - half)
-    high = np.where(share == 1, 1.0, center + half)
-    return low[()], high[()]
 
 
 def _by_t(old, new, error, freedom, units, alpha):
