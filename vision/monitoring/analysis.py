@@ -1,7 +1,6 @@
 """From a log and a bundle to what has drifted, in which windows, since when."""
 
 import dataclasses
-import datetime
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +8,7 @@ from typing import Any, Protocol
 
 from vision.bundle.directory import MANIFEST, read_manifest
 from vision.errors import UserError
-from vision.monitoring.log import Log, open_log
+from vision.monitoring.log import Log, moment, open_log
 from vision.monitoring.windows import COLUMNS, History, Selector, Slot, Span
 from vision.reference.statistics import Reference, parse
 from vision.reference.verdict import Limits, assess
@@ -103,12 +102,6 @@ def since(windows: list[Mapping[str, Any]], feature: str) -> Mapping[str, Any]:
             break
         first = window
     return first
-
-
-def moment(seconds: float) -> str:
-    """Returns a time as ISO 8601 in UTC, to the second."""
-    time = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    return time.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def report_skipped(log: Log, report: Callable[[str], object]) -> None:

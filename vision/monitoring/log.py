@@ -128,6 +128,12 @@ def seconds_of(batch: Any) -> np.ndarray:
     return batch.column("time").to_numpy(zero_copy_only=False).astype("int64") / 1e6
 
 
+def moment(seconds: float) -> str:
+    """Returns a time as ISO 8601 in UTC, to the second."""
+    time = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return time.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
 def _why_not(contents, arrow):
     """Returns why a file of a schema is not read; "" if it is."""
     metadata = contents.metadata or {}

@@ -8,7 +8,7 @@ import numpy as np
 
 from vision.errors import UserError
 from vision.monitoring.abtest import comparisons, cuped, samples
-from vision.monitoring.abtest.answers import Answers, moment, read_answers
+from vision.monitoring.abtest.answers import Answers, read_answers
 from vision.monitoring.abtest.history import looks
 from vision.monitoring.abtest.moments import of_units
 from vision.monitoring.abtest.outcome import checks, numbers, outcome, plain
@@ -16,7 +16,7 @@ from vision.monitoring.abtest.pairs import agreement, find_pairs
 from vision.monitoring.abtest.request import Request
 from vision.monitoring.abtest.samples import Measure, Sources
 from vision.monitoring.abtest.verdict import judge_guardrails
-from vision.monitoring.log import Log, open_log
+from vision.monitoring.log import Log, moment, open_log
 from vision.reference.shares import mcnemar
 
 FORMAT = 1  # of abtest.json

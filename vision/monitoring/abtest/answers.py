@@ -2,14 +2,13 @@
 
 import collections
 import dataclasses
-import datetime
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vision.errors import UserError
-from vision.monitoring.log import Log, seconds_of
+from vision.monitoring.log import Log, moment, seconds_of
 from vision.reference.features import NAMES
 
 KEYS = ["time", "id", "model", "version", "bundle", "shadow", "image", "class"]
@@ -94,12 +93,6 @@ def read_answers(
     answers = _joined(parts, numbers)
     _check_versions(log, model, versions, answers)
     return answers
-
-
-def moment(seconds: float) -> str:
-    """Returns a time as ISO 8601 in UTC, to the second."""
-    time = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    return time.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _version_codes(batch, model, versions, seen):

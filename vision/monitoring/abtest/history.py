@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 
 from vision.monitoring.abtest import comparisons, sequential
-from vision.monitoring.abtest.answers import moment
 from vision.monitoring.abtest.moments import cumulative
 from vision.monitoring.abtest.samples import Units
+from vision.monitoring.log import moment
 
 LOOKS = 60
 

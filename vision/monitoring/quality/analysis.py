@@ -16,13 +16,12 @@ from vision.errors import UserError
 from vision.monitoring.analysis import (
     check_clock,
     describe_sources,
-    moment,
     report_skipped,
     too_few,
 )
 from vision.monitoring.cutting import Cutter, Span
 from vision.monitoring.labels import Answers, Labels, join, no_labels, read_labels
-from vision.monitoring.log import Log, open_log
+from vision.monitoring.log import Log, moment, open_log
 from vision.monitoring.quality.decay import Limits, assess
 from vision.reference.log_format import PATTERN
 from vision.reference.quality import ESTIMATORS, Estimate, Quality, parse
