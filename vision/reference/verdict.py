@@ -104,7 +104,10 @@ def assess(
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Returns p-values (N,) corrected for their number, by Holm's step-down method."""
+    """Returns p-values (N,) corrected for their number, by Holm's step-down method (1979).
+
+    It controls the chance of any false discovery.
+    """
     order = np.argsort(p_values, kind="stable")
     factors = len(p_values) - np.arange(len(p_values))
     adjusted = np.minimum(np.maximum.accumulate(p_values[order] * factors), 1)

@@ -129,13 +129,6 @@ def test_a_real_difference_is_found():
     assert (finds >= 180).all()
 
 
-def test_against_statsmodels():
-    from statsmodels.stats.multitest import multipletests
-
-    p = np.random.default_rng(0).random(9) ** 3
-    np.testing.assert_allclose(statistics.holm(p), multipletests(p, method="holm")[1])
-
-
 def test_paired_bootstrap_of_losses_and_of_nothing():
     random = np.random.default_rng(0)
     a, b = random.gamma(1, size=(2, 500))

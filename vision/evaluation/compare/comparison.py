@@ -16,6 +16,7 @@ from vision.evaluation.measures.margins import from_margins, margins
 from vision.evaluation.report.words import METRICS, amount, measured
 from vision.metrics import TOP
 from vision.reference.shares import mcnemar
+from vision.reference.verdict import holm
 from vision.run.calibration import EVALUATION
 from vision.support.reading import parse_json, parsing, read_json
 from vision.support.schema import filled
@@ -58,11 +59,7 @@ class Run:
     columns: dict[str, np.ndarray]
 
     def subset(self, positions: np.ndarray) -> "Run":
-        """Returns the run with only some images.
-
-        Args:
-            positions: int (M,).
-        """
+        """Returns the run with only the images at `positions`, integers (M,)."""
         columns = {name: values[positions] for name, values in self.columns.items()}
         return dataclasses.replace(self, columns=columns)
 
@@ -222,7 +219,7 @@ def compare(runs: Sequence[Run], left_out: int = 0) -> dict[str, Any]:
     """
     first = runs[0]
     pairs = [_pair(first, run) for run in runs[1:]]
-    corrected = statistics.holm([pair["mcnemar"]["p"] for pair in pairs])
+    corrected = holm(np.array([pair["mcnemar"]["p"] for pair in pairs]))
     for pair, p in zip(pairs, corrected, strict=True):
         pair["mcnemar"]["p_holm"] = float(p)
         pair["better"], pair["verdict"] = verdict(pair, len(pairs) > 1)
@@ -261,11 +258,10 @@ def _pair(first, other):
         "only_other": int((~a & b).sum()),
         "both_wrong": int((~a & ~b).sum()),
     }
-    p = mcnemar(counts["only_first"], counts["only_other"])
     return {
         "first": first.title,
         "other": other.title,
-        "mcnemar": counts | {"p": p},
+        "mcnemar": counts | {"p": mcnemar(counts["only_first"], counts["only_other"])},
         "differences": _differences(first, other),
         "per_class": _per_class(first, other),
     }

@@ -60,22 +60,6 @@ def _means(values, draws, seed):
     return np.concatenate(parts)
 
 
-def holm(p_values: list[float] | np.ndarray) -> np.ndarray:
-    """Returns p-values corrected for multiple tests, float64 (K,).
-
-    Holm 1979, which controls the chance of any false discovery.
-
-    Args:
-        p_values: K p-values, in [0, 1].
-    """
-    p_values = np.asarray(p_values, np.float64)
-    order = np.argsort(p_values, kind="stable")
-    scaled = p_values[order] * np.arange(len(p_values), 0, -1)
-    corrected = np.empty(len(p_values))
-    corrected[order] = np.minimum(1, np.maximum.accumulate(scaled))
-    return corrected
-
-
 def share(hits: int, total: int) -> dict[str, float | None]:
     """Returns {"value", "low", "high"}: a share and its 95 % interval, see `wilson`.
 
