@@ -180,16 +180,16 @@ def test_traffic_that_is_not_what_was_asked_for(split, command, tmp_path):
     flags = (f"--labels={tmp_path / 'labels.csv'}", "--effect=0.05")
     code, printed, _ = command(*flags, "--split=80:20")
     assert code == 0 and "continue: Nothing can be decided: " in printed
-    assert "are not the split 80:20 (p below 0.0001)" in printed
-    # most users got answers of both versions
+    assert "do not match the split 80:20 (p below 0.0001)" in printed
+    # most users got answers from both versions
     code, printed, _ = command(
         *flags, "--measure=latency", f"--table={tmp_path / 'table.csv'}", "--unit=user"
     )
-    assert code == 0 and "units got answers of both versions" in printed
+    assert code == 0 and "units got answers from both versions" in printed
 
 
 def test_users_who_keep_their_version(command, tmp_path):
-    """A key gives a user one version; what his requests have in common is no evidence."""
+    """A key gives users one version each; what a user's requests share does not count twice."""
     random = np.random.default_rng(5)
     users = 300
     user = np.repeat(np.arange(users), 10)
@@ -214,7 +214,7 @@ def test_users_who_keep_their_version(command, tmp_path):
     assert record["measure"]["error"] > 1.3 * by_request["error"]
 
 
-def test_labels_of_one_version_only_are_no_comparison(split, command, tmp_path):
+def test_labels_of_mostly_one_version_decide_nothing(split, command, tmp_path):
     columns, truth = split
     random = np.random.default_rng(1)
     chosen = random.random(len(truth)) < np.where(np.array(columns["version"]) == "2", 0.9, 0.5)
@@ -320,7 +320,7 @@ def test_labels_of_unknown_requests(split, command, tmp_path):
     ids = [f"x{i}" if i < 1000 else name for i, name in enumerate(columns["id"])]
     ab_logs.write_labels(tmp_path / "labels.csv", ids, columns["image"], truth)
     code, printed, _ = command(f"--labels={tmp_path / 'labels.csv'}")
-    assert code == 0 and "1,000 of 6,000 labels are of no request of the two versions" in printed
+    assert code == 0 and "1,000 of 6,000 labels match no request to the two versions" in printed
     ids = [f"x{name}" for name in ids]
     ab_logs.write_labels(tmp_path / "labels.csv", ids, columns["image"], truth)
     assert "none of 6,000 labels" in error_of(command(f"--labels={tmp_path / 'labels.csv'}"))

@@ -65,8 +65,8 @@ def analyze(request: Request, report: Callable[[str], object] = print) -> dict[s
         record |= _shadowed(request, data, pairs)
     else:
         raise UserError(
-            f"--log {request.log}: {request.old} and {request.new} have answered no image both, "
-            "nor each a share of the traffic: there is nothing to compare"
+            f"--log {request.log}: {request.old} and {request.new} did not share the traffic, and "
+            "no image was answered by both: there is nothing to compare"
         )
     record["pairs"] = _pairs(request, data, pairs) if len(pairs.old) else None
     record["labels"] = _label_counts(sources)

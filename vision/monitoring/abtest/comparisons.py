@@ -46,7 +46,7 @@ def two_proportions(old: Moments, new: Moments, alpha: float = 0.05) -> Differen
     Medicine 17:873, method 10), which joins the two Wilson intervals and stays within [-1, 1]. Both
     take the effective numbers of rows (Rao and Scott 1992) if units hold several. The standard
     error is that of Agresti and Caffo (2000), with one yes and one no added to each version, so
-    that it is not 0 where all are right.
+    that it is not 0 if all are right.
 
     Args:
         old: moments of the old version, of values 0 and 1.

@@ -49,7 +49,7 @@ def verdict(record: dict[str, Any]) -> list[str]:
     labels = record["labels"]
     if labels and labels["unmatched"]:
         lines.append(
-            f"{labels['unmatched']:,} of {labels['labels']:,} labels are of no request of the two "
+            f"{labels['unmatched']:,} of {labels['labels']:,} labels match no request to the two "
             "versions"
         )
     lines.append(_measure_line(record))

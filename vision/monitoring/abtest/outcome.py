@@ -89,10 +89,12 @@ def checks(request: Request, units: Units, both: int) -> dict[str, dict[str, Any
     p = ratio(counts, request.shares)
     mismatch = ""
     if p < comparisons.MISMATCH:
-        mismatch = f"{counts[0]:,} and {counts[1]:,} units are not the split {wanted} ({p_text(p)})"
+        mismatch = (
+            f"{counts[0]:,} and {counts[1]:,} units do not match the split {wanted} ({p_text(p)})"
+        )
     crossed = ""
     if both > MOST_IN_BOTH * (both + sum(counts)):
-        crossed = f"{both:,} of {both + sum(counts):,} units got answers of both versions"
+        crossed = f"{both:,} of {both + sum(counts):,} units got answers from both versions"
     measured = [int((units.rows[side] > 0).sum()) for side in (~units.is_new, units.is_new)]
     missing_p = _missing_p(counts, measured, request.is_sequential)
     selective = ""

@@ -80,7 +80,7 @@ def open_sources(
         unit: column of the table that names each request's unit; "" for the request itself.
 
     Raises:
-        UserError: a measure or the unit is no column of log or table, or a file cannot be read.
+        UserError: a measure or the unit is not a column of log or table, or a file cannot be read.
     """
     columns = columns_of(table) if table else []
     twice = sorted(set(columns) & {ACCURACY, *NAMES})

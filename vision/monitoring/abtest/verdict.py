@@ -107,10 +107,10 @@ def decide(evidence: Evidence) -> Verdict:
     """Returns the verdict.
 
     The new version is shipped if it is better and every guardrail holds; the old one is kept if the
-    new one is worse or breaks a guardrail, or if no gain is shown and it would be less than the
-    effect that matters. A test that is
-    not sequential decides once, at its planned size, except on a broken guardrail; what is not
-    shown by then keeps the old version, because further looks would not keep the level.
+    new one is worse or breaks a guardrail, or if no gain is shown and any gain would be less than
+    the effect that matters. A test that is not sequential decides once, at its planned size, except
+    on a broken guardrail. If nothing is shown by then, the old version is kept, because further
+    looks would not keep the level.
     """
     if evidence.doubts:
         return Verdict("continue", f"Nothing can be decided: {'; '.join(evidence.doubts)}.")
@@ -127,13 +127,13 @@ def decide(evidence: Evidence) -> Verdict:
         return Verdict(
             "continue",
             f"{evidence.progress:.0%} of the planned size is reached, and a test that is not "
-            "sequential may be looked at only once, then.",
+            "sequential decides once, when all of it is.",
         )
     return _by_interval(evidence)
 
 
 def _by_interval(evidence):
-    """Returns the verdict where nothing but the measure and open guardrails are left."""
+    """Returns the verdict if only the measure and open guardrails are left to judge."""
     sign = math.copysign(1, evidence.effect)
     least, most = sorted((sign * evidence.low, sign * evidence.high))
     gain = "gain" if sign > 0 else "reduction"
