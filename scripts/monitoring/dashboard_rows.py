@@ -53,7 +53,7 @@ def overview():
     )
     yield number(
         "Failing",
-        "Share of the requests that the server failed in five minutes; the worst model.",
+        "Share of the requests of five minutes that the server failed to answer; the worst model.",
         f"max(model:vision_request_errors:ratio_rate5m{{{MODEL}}})",
         "percentunit",
         [Limit(0.01, ORANGE), Limit(0.05, RED)],
@@ -61,7 +61,7 @@ def overview():
     )
     yield number(
         "p99",
-        "99 % of the requests of five minutes took less; the slowest version.",
+        "99 % of the requests of the last five minutes took less; the slowest version.",
         f'max(model_version_stage:vision_stage_seconds:p99_5m{{stage="total", {VERSION}}})',
         "s",
         [Limit(0.25, ORANGE), Limit(0.5, RED)],
@@ -110,7 +110,7 @@ def traffic():
     )
     yield lines(
         "Share of the requests that fail",
-        "A page from 5 % in five minutes on, a ticket from 1 % in an hour on.",
+        "More than 5 % in five minutes is a page, more than 1 % in an hour a ticket.",
         [
             Query(f"model:vision_request_errors:ratio_rate5m{{{MODEL}}}", "{{model}}, 5 min"),
             Query(f"model:vision_request_errors:ratio_rate1h{{{MODEL}}}", "{{model}}, 1 h"),
@@ -134,7 +134,7 @@ def traffic():
     )
     yield lines(
         "Answers of shadows",
-        "Requests that a shadow answered for the log only, and what kept it from others.",
+        "Requests that a shadow answered for the log only, and why it did not answer others.",
         [
             Query(
                 "sum by (model, version, outcome) "
@@ -175,7 +175,7 @@ def latency():
     )
     yield lines(
         "Queue",
-        "Images that wait, as a share of --max-queue; from there on the answer is 429.",
+        "Images that wait, as a share of --max-queue; when it is full, the answer is 429.",
         [Query(f"model_version:vision_queue_images:ratio{{{VERSION}}}", NAME)],
         "percentunit",
         [Limit(0.8, RED)],
@@ -210,8 +210,8 @@ def drift():
     )
     yield lines(
         "Size of the difference",
-        "Kolmogorov-Smirnov or total variation distance, which alarms from 0.1 on; of the "
-        "embedding MMD (0.05) and the shift in standard deviations (0.3).",
+        "Kolmogorov-Smirnov or total variation distance, which alarms from 0.1 on; for the "
+        "embedding, MMD (from 0.05 on) and the shift in standard deviations (from 0.3 on).",
         [
             Query(
                 "max by (model, version, feature) "
@@ -237,7 +237,7 @@ def drift():
     )
     p_values = lines(
         "P-values",
-        "Corrected for the number of features. From 0.01 down the difference is not an accident.",
+        "Corrected for the number of features. At 0.01 and below, the difference is not chance.",
         [Query(f"min by (model, version, feature) (vision_drift_p_value{{{VERSION}}})", feature)],
         "short",
         [Limit(0.01, GREEN)],
@@ -246,7 +246,7 @@ def drift():
     yield logarithmic(p_values, 1e-4).max(1)
     yield lines(
         "Since the latest window",
-        "How old what is drawn here is. Without traffic no window ends.",
+        "How old the data of this row are. Without traffic no window ends.",
         [
             Query(
                 f"time() - max by (model, version) (vision_drift_window_end_seconds{{{VERSION}}})",
@@ -299,7 +299,7 @@ def quality():
     )
     yield lines(
         "Labels in the window",
-        "What accuracy, recall and calibration are computed of.",
+        "What accuracy, recall and calibration are computed from.",
         [Query(f"vision_quality_labels{{{VERSION}}}", NAME)],
         "short",
         width=8,
@@ -317,8 +317,8 @@ def operation():
     """Yields the panels on what is running, and on what."""
     yield listing(
         "Versions",
-        "All versions of the models' directory, the main one, and since when their bundles are "
-        "there.",
+        "All versions in the models' directory, which one is the main one, and how old their "
+        "bundles are.",
         [
             f"max by (model, version, state) (vision_version_state{{{VERSION}}})",
             f"max by (model, version) (vision_version_serving{{{VERSION}}})",
