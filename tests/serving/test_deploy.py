@@ -2,6 +2,7 @@
 repository for Triton."""
 
 import importlib.metadata
+import json
 import re
 import shlex
 import subprocess
@@ -15,7 +16,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from tests.conftest import REPOSITORY
+from tests.support.answering import answer
+from tests.support.drifting import draw
 from tests.support.tiny_bundle import write_bundle
+from vision.reference import features, quality, statistics
+from vision.reference.sketch import sketch
 from vision.serving.settings import Settings, from_flags
 
 DEPLOY = REPOSITORY / "scripts" / "deploy"
@@ -148,6 +153,20 @@ class Wall:
 sys.meta_path.insert(0, Wall())
 import vision.serving.server, vision.serving.__main__
 print(*sorted({"jax", "flax", "onnxruntime", "starlette"} & sys.modules.keys()))
+
+# what the thread of the prediction log computes
+import json
+import numpy as np
+from vision.reference import quality, statistics, verdict, window
+
+with np.load(sys.argv[2]) as file:
+    reference = json.loads(str(file["reference"]))
+    filling = window.Window(statistics.parse(reference, 4, "bundle.json"), 0)
+    filling.add(*(file[name] for name in ("values", "classes", "sketches", "seconds")))
+    estimate = quality.Estimate(quality.parse(reference, "abcd", "bundle.json"))
+    estimate.add(file["values"][:, 7])
+verdict.assess(statistics.parse(reference, 4, "bundle.json"), filling)
+estimate.accuracies()
 """
 
 
@@ -170,18 +189,39 @@ def closure(requirements):
     return {name for name, *_ in seen}
 
 
-def test_the_requirements_are_enough():
-    """The server is imported where only they, and what they need in turn, can be."""
+def write_answers(path):
+    """Writes a bundle's reference and rows of answers: what the server compares."""
+    random = np.random.default_rng(0)
+    looks, probabilities, embeddings = draw(200, random)
+    reference = {
+        "drift": statistics.describe(looks, probabilities, embeddings),
+        "quality": quality.describe(*answer(200, random)),
+    }
+    best, numbers = features.outputs(probabilities)
+    np.savez(
+        path,
+        reference=json.dumps(reference),
+        values=np.concatenate([looks, numbers], 1),
+        classes=best,
+        sketches=sketch(embeddings),
+        seconds=np.arange(200.0),
+    )
+
+
+def test_the_requirements_are_enough(tmp_path):
+    """The server is imported, and compares a window, with only them and what they need in turn."""
     lines = (DEPLOY / "requirements.txt").read_text().splitlines()
     requirements = [line for line in lines if line and not line.startswith("#")]
     needed = closure(requirements)
-    assert not needed & {"jax", "flax", "fastapi", "pandas", "scikit-learn"}
+    assert not needed & {"jax", "flax", "fastapi", "pandas", "scikit-learn", "scipy"}
     hidden = [
         module
         for module, owners in importlib.metadata.packages_distributions().items()
         if module != "vision" and not {canonicalize_name(owner) for owner in owners} & needed
     ]
-    command = [sys.executable, "-c", IMPORTS, " ".join(hidden)]
+    assert "scipy" in hidden  # quality.describe needs it, which only an export calls
+    write_answers(tmp_path / "answers.npz")
+    command = [sys.executable, "-c", IMPORTS, " ".join(hidden), str(tmp_path / "answers.npz")]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-1] == "starlette" and "jax" not in done.stdout.split()
