@@ -1,5 +1,6 @@
 """A controller that looks once at a time, beside a server's real metrics."""
 
+import dataclasses
 import itertools
 import json
 import time
@@ -99,6 +100,18 @@ def test_a_server_that_is_down_pauses_after_some_looks(site):
     site.down = False
     site.serve(2500)
     assert look(controller)[0] == "raise" and site.record["status"] == "running"
+
+
+def test_a_log_that_cannot_be_read_pauses_and_alerts(site, tmp_path):
+    log = tmp_path / "log"
+    log.mkdir()
+    plan = dataclasses.replace(PLAN, guards=("errors", "disagreement"))
+    controller = site.begin(plan, log=log, webhook=f"{site.url}/hook")
+    look(controller)
+    (log / "predictions-20260101T000000.000000Z-0.parquet").write_text("not Parquet")
+    actions = [look(controller)[0] for _ in range(3)]
+    assert actions == ["wait", "wait", "pause"] and site.record["status"] == "paused"
+    assert "the log or its labels cannot be read" in site.posts[-1]["text"]
 
 
 def test_a_version_that_is_not_ready_pauses(site):

@@ -160,8 +160,8 @@ class Controller:
             doubts += self._doubts_of(url, seen)
         if doubts:
             return self._doubt(doubts)
-        self._doubtful = 0
         if not self.state.begun_at:
+            self._doubtful = 0
             return self._begin(reports)
         for url, seen in reports.items():
             self.state.accumulate(url, seen.counts)
@@ -171,6 +171,7 @@ class Controller:
             return self._doubt([f"the log or its labels cannot be read: {brief(error)}"])
         if logged is not None and logged.doubts:
             return self._doubt(logged.doubts)
+        self._doubtful = 0
         self.evidence = self._evidence(list(reports.values()), logged)
         if self.evidence.answers > self._answers:
             self._progress = time.monotonic()
