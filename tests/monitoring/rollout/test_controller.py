@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.monitoring.rollout.conftest import PLAN, look
+from tests.support import ab_logs
 from vision.errors import UserError
 from vision.monitoring.rollout import controller as module
 from vision.monitoring.rollout import state as states
@@ -112,6 +113,20 @@ def test_a_log_that_cannot_be_read_pauses_and_alerts(site, tmp_path):
     actions = [look(controller)[0] for _ in range(3)]
     assert actions == ["wait", "wait", "pause"] and site.record["status"] == "paused"
     assert "the log or its labels cannot be read" in site.posts[-1]["text"]
+
+
+def test_a_log_whose_clock_stepped_back_begins_the_step_again_once(site, tmp_path):
+    log = tmp_path / "log"
+    log.mkdir()
+    plan = dataclasses.replace(PLAN, guards=("errors", "disagreement"))
+    controller = site.begin(plan, log=log)
+    look(controller)
+    now = time.time()
+    seconds = [now + 3, now + 1, now + 1.5]
+    ab_logs.write(log, {"id": ["a", "b", "c"], "version": ["1", "1", "2"], "seconds": seconds})
+    actions = [look(controller)[0] for _ in range(4)]
+    assert actions == ["pause", "wait", "wait", "wait"]
+    assert "clock went back by 2 s" in site.record["decisions"][1]["reason"]
 
 
 def test_a_version_that_is_not_ready_pauses(site):

@@ -170,7 +170,10 @@ class Controller:
         except UserError as error:  # a file that is just being written, for example
             return self._doubt([f"the log or its labels cannot be read: {brief(error)}"])
         if logged is not None and logged.doubts:
-            return self._doubt(logged.doubts)
+            # which rows are of the step is uncertain: it begins again, without these files
+            self.state.restart()
+            self._doubtful = DOUBTFUL_LOOKS  # it will not be seen again, so say it at once
+            return self._doubt([*logged.doubts, "so the step begins again"])
         self._doubtful = 0
         self.evidence = self._evidence(list(reports.values()), logged)
         if self.evidence.answers > self._answers:
