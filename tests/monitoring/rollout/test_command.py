@@ -140,12 +140,12 @@ def test_a_version_that_went_back_stays_so(run, site):
 
 def test_a_damaged_state_is_kept(run, site):
     site.out.mkdir()
-    (site.out / "rollout.json").write_text('{"format": 1, "model": "pets"}')
+    (site.out / "rollout.json").write_text('{"format": 2, "model": "pets"}')
     code, _, err = run()
     assert code == 2 and "rollout.json" in err and "another --out" in err
-    assert (site.out / "rollout.json").read_text() == '{"format": 1, "model": "pets"}'
+    assert (site.out / "rollout.json").read_text() == '{"format": 2, "model": "pets"}'
     (site.out / "rollout.json").write_text('{"format": 9}')
-    assert "is of format 9, this version reads 1" in run()[2]
+    assert "is of format 9, this version reads 2" in run()[2]
 
 
 def test_weights_that_are_no_weights(run, site):

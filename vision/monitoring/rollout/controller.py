@@ -10,7 +10,7 @@ from typing import Any
 
 from vision.bundle.directory import MANIFEST, read_manifest
 from vision.errors import UserError, brief, printable
-from vision.monitoring.rollout import readings, report, rules, server, traffic
+from vision.monitoring.rollout import drift, readings, report, rules, server, traffic
 from vision.monitoring.rollout import state as states
 from vision.monitoring.rollout.answers import Logged, files_of_step, read_step
 from vision.monitoring.rollout.plan import Plan
@@ -22,8 +22,9 @@ from vision.support.digest import sha256
 
 CLOCK = 5.0  # seconds by which clocks may differ, or be adjusted
 DOUBTFUL_LOOKS = 3  # in a row after which a doubt is an alert: a scrape may fail once
-DRIFTED_WINDOWS = 2  # in a row that alarm
 CHANGES = (Action.RAISE, Action.FINISH, Action.ROLL_BACK)
+
+Reports = dict[str, Report]  # {server's URL: what it says}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +176,7 @@ class Controller:
             self._doubtful = DOUBTFUL_LOOKS  # it will not be seen again, so say it at once
             return self._doubt([*logged.doubts, "so the step begins again"])
         self._doubtful = 0
-        self.evidence = self._evidence(list(reports.values()), logged)
+        self.evidence = self._evidence(reports, logged)
         if self.evidence.answers > self._answers:
             self._progress = time.monotonic()
         self._answers = self.evidence.answers
@@ -260,8 +261,6 @@ class Controller:
             return Decision(Action.WAIT, "The servers are following the weights.")
         for url, seen in reports.items():
             self.state.latest[url] = seen.counts
-        windows = sum(seen.windows.get(self.plan.new, 0.0) for seen in reports.values())
-        self.state.drift = {states.DRIFT: windows}
         self.state.begun_at = now
         return Decision(Action.WAIT, "The step has begun.")
 
@@ -301,7 +300,7 @@ class Controller:
             logged=logged.requests if logged else None,
         )
 
-    def _guardrails(self, reports: Sequence[Report], old: Tally, new: Tally) -> list[Reading]:
+    def _guardrails(self, reports: Reports, old: Tally, new: Tally) -> list[Reading]:
         """Returns the readings of the guardrails that the metrics have."""
         values = []
         if "errors" in self.plan.guards:
@@ -312,31 +311,18 @@ class Controller:
                 bound = readings.slow_bound(old, self.plan.limits.p99)
                 self.state.slow = max(self.state.slow, bound)
             values.append(readings.p99(old, new, self.state.slow))
-        if "drift" in self.plan.guards:
+        if "drift" in self.plan.guards and not self._is_last:  # the old version has no traffic
             values.append(self._drift(reports, readings.requests(new)))
         return values
 
-    def _drift(self, reports: Sequence[Report], answers: float) -> Reading:
+    def _drift(self, reports: Reports, answers: float) -> Reading:
         """Follows the new version's windows that ended since the step began."""
-        runs = self.state.drift
-        windows = sum(seen.windows.get(self.plan.new, 0.0) for seen in reports)
-        is_another = windows != runs.get(states.DRIFT, 0.0)
-        ended = max((seen.ended.get(self.plan.new, 0.0) for seen in reports), default=0.0)
-        if is_another and ended >= self.state.begun_at:
-            drifted = set()
-            for seen in reports:
-                old = seen.alarms.get(self.plan.old, {})
-                new = seen.alarms.get(self.plan.new, {})
-                # what drifts for both is the traffic's doing
-                drifted |= {name for name, alarm in new.items() if alarm and not old.get(name)}
-            self.state.drift = {name: runs.get(name, 0.0) + 1 for name in drifted}
-            self.state.drift[states.DRIFT] = windows
-        runs = {name: run for name, run in self.state.drift.items() if name != states.DRIFT}
-        if not runs:
-            return Reading("drift")
-        is_broken = max(runs.values()) >= DRIFTED_WINDOWS
-        names = ", ".join(sorted(runs))
-        return Reading("drift", excess=1.0, units=answers, p=float(not is_broken), note=names)
+        state = self.state
+        for url, seen in reports.items():
+            state.drift[url] = drift.follow(
+                state.drift.get(url, {}), seen, self.plan.old, self.plan.new, state.begun_at
+            )
+        return drift.reading(state.drift, answers)
 
     def _record(self, decision: Decision) -> dict[str, Any]:
         """Returns a decision as rollout.json has it."""

@@ -155,7 +155,7 @@ def describe(plan: Plan, reading: Reading) -> str:
     texts = {
         "errors": f"{versions} of the requests failed (limit +{limits.errors:.3g})",
         "p99": f"p99 is {versions} (limit x{limits.p99:g})",
-        "drift": "its drift alarms in two windows, and the old version's does not",
+        "drift": "its drift alarms, and the old version's does not",
         "disagreement": f"{differing} (limit {limits.disagreement:.3g})",
         "accuracy": f"accuracy is {versions} (limit -{limits.accuracy:.3g})",
     }

@@ -32,8 +32,7 @@ class Report(NamedTuple):
         serving: version with most of the requests; "" if there is none.
         alarms: {version: {feature: whether its latest window alarms}}, without versions of which no
             window was compared.
-        windows: {version: windows that were compared}.
-        ended: {version: when the latest one ended, seconds since the epoch}.
+        ended: {version: when its latest window ended, seconds since the epoch}.
         clock: seconds by which the server's clock is ahead of ours, to a second or two; 0 if it
             does not say.
     """
@@ -42,7 +41,6 @@ class Report(NamedTuple):
     states: dict[str, str]
     serving: str
     alarms: dict[str, dict[str, bool]]
-    windows: dict[str, float]
     ended: dict[str, float]
     clock: float
 
@@ -107,7 +105,7 @@ def parse(text: str, url: str, model: str) -> Report:
     samples = [sample for family in families for sample in family.samples]
     if not any(sample.name == "vision_ready" for sample in samples):
         raise Unreachable(f"{url}/metrics has no vision_ready: it is not of a model server")
-    report = Report({}, {}, "", {}, {}, {}, 0.0)
+    report = Report({}, {}, "", {}, {}, 0.0)
     for sample in samples:
         if sample.labels.get("model") == model and sample.labels.get("version"):
             report = _add(report, sample)
@@ -128,8 +126,6 @@ def _add(report, sample):
         report = report._replace(serving=version)
     elif sample.name == "vision_drift_alarm":
         report.alarms.setdefault(version, {})[sample.labels["feature"]] = bool(value)
-    elif sample.name == "vision_drift_windows_total":
-        report.windows[version] = value
     elif sample.name == "vision_drift_window_end_seconds":
         report.ended[version] = value
     return report

@@ -11,14 +11,15 @@ from vision.support.reading import read_json
 from vision.support.schema import among
 
 FILE = "rollout.json"
-FORMAT = 1
+FORMAT = 2
 RUNNING = "running"
 PAUSED = "paused"
 ROLLED_BACK = "rolled back"
 DONE = "done"
-DRIFT = "windows"  # key of the windows that were compared, among the features of `State.drift`
+ENDED = "ended"  # key of the time when a window ended, among the features of `Runs`
 
 Counts = dict[str, dict[str, float]]  # {version: counts, see `vision.monitoring.rollout.readings`}
+Runs = dict[str, float]  # {feature: windows in a row that alarm}, and when the last one ended
 
 
 @dataclasses.dataclass
@@ -39,7 +40,7 @@ class State:
         tallies: counts since the step began.
         latest: {server's URL: its counts when it was last asked}.
         slow: bound above which an answer is slow, seconds; 0 if it is not chosen yet.
-        drift: {feature: windows in a row that alarm}, and the number of windows under DRIFT.
+        drift: {server's URL: its runs}; {} before its first window in the step.
         decisions: what was decided: {"time", "step", "weight", "action", "reason", "answers",
             "readings"} each.
     """
@@ -60,7 +61,7 @@ class State:
     tallies: Counts = dataclasses.field(default_factory=dict)
     latest: dict[str, Counts] = dataclasses.field(default_factory=dict)
     slow: float = 0.0
-    drift: dict[str, float] = dataclasses.field(default_factory=dict)
+    drift: dict[str, Runs] = dataclasses.field(default_factory=dict)
     decisions: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @property
@@ -150,7 +151,7 @@ SCHEMA = {
     "tallies": NUMBERS,
     "latest": {str: NUMBERS},
     "slow": float,
-    "drift": {str: float},
+    "drift": NUMBERS,
     "decisions": [
         {
             "time": float,
