@@ -221,6 +221,21 @@ def test_a_clock_that_was_set_begins_the_step_again(site, monkeypatch):
     assert look(controller)[0] == "raise"
 
 
+def test_a_clock_that_was_set_at_100_percent_keeps_what_the_old_version_had(site, monkeypatch):
+    controller = site.begin()
+    while site.weights["2"] < 100:
+        look(controller)
+        site.serve(700)
+    look(controller)
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 3600)
+    assert look(controller)[0] == "pause"
+    look(controller)
+    site.serve(400, failed=100)
+    action, why = look(controller)
+    assert action == "roll back" and "of the requests failed" in why
+
+
 def test_drift_of_the_new_version_alone_goes_back_after_two_windows(site):
     controller = site.begin()
     look(controller)

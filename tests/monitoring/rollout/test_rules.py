@@ -96,6 +96,12 @@ def test_a_good_version_rises_and_finishes():
     assert decide(PLAN, dataclasses.replace(GOOD, step=3)).action is Action.FINISH
 
 
+def test_nothing_finishes_that_was_not_compared():
+    seen = dataclasses.replace(GOOD, step=3, readings=[FINE[0], Reading("p99")])
+    decision = decide(PLAN, seen)
+    assert decision.action is Action.WAIT and "measured: p99" in decision.reason
+
+
 def test_no_traffic_waits():
     decision = decide(PLAN, Evidence(0, 0, 1e6, [Reading("errors"), Reading("p99")]))
     assert decision.action is Action.WAIT and "Version 2 got 0 requests" in decision.reason

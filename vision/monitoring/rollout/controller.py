@@ -266,7 +266,7 @@ class Controller:
 
     def _logged(self) -> Logged | None:
         needs_log = {"disagreement", "accuracy"} & set(self.plan.guards)
-        if not self.places.log or not needs_log or self._is_last:
+        if not self.places.log or not needs_log or self.state.is_last:
             return None
         since = self.state.begun_at
         files = (since, *files_of_step(self.places.log, self.places.labels, since))
@@ -276,10 +276,6 @@ class Controller:
             )
             self._log_files = files
         return self._log
-
-    @property
-    def _is_last(self):
-        return self.state.step == len(self.plan.steps) - 1
 
     def _evidence(self, reports, logged):
         """Returns what is known of the step."""
@@ -306,12 +302,12 @@ class Controller:
         if "errors" in self.plan.guards:
             values.append(readings.errors(old, new, self.plan.limits.errors))
         if "p99" in self.plan.guards:
-            if readings.requests(old) >= self.plan.min_answers and not self._is_last:
+            if readings.requests(old) >= self.plan.min_answers and not self.state.is_last:
                 # it never falls: what was too slow at first may turn out to be usual
                 bound = readings.slow_bound(old, self.plan.limits.p99)
                 self.state.slow = max(self.state.slow, bound)
             values.append(readings.p99(old, new, self.state.slow))
-        if "drift" in self.plan.guards and not self._is_last:  # the old version has no traffic
+        if "drift" in self.plan.guards and not self.state.is_last:  # the old version has no traffic
             values.append(self._drift(reports, readings.requests(new)))
         return values
 

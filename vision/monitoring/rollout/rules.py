@@ -178,15 +178,17 @@ def _why_wait(plan, evidence):
         return f"{evidence.answers:,.0f} of {rows:,} requests of the step's window."
     if evidence.seconds < seconds:
         return f"{evidence.seconds:,.0f} of {seconds:,.0f} seconds of the step's window."
-    if evidence.step == len(plan.steps) - 1:  # the old version has no answers any more
-        return ""
+    is_last = evidence.step == len(plan.steps) - 1
+    least = 1 if is_last else LEAST_UNITS  # the old version has no more answers in the last step
     missing = [
         reading.name
         for reading in evidence.readings
-        if reading.name in COMPARED and reading.units < LEAST_UNITS
+        if reading.name in COMPARED and reading.units < least
     ]
     if missing:
         return f"Too few answers of both versions were measured: {', '.join(missing)}."
+    if is_last:
+        return ""
     if evidence.logged is not None and evidence.logged < plan.min_answers:
         return (
             f"The log has {evidence.logged:,} requests of the step, fewer than --min-answers "

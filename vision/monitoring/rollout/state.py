@@ -74,26 +74,30 @@ class State:
         """The new version's percentage."""
         return self.weights[self.new]
 
-    def enter(self, plan: Plan, step: int, now: float) -> None:
-        """Begins a step: its weights are to be set, and nothing is counted yet.
+    @property
+    def is_last(self) -> bool:
+        """Whether the new version has all of the traffic."""
+        return self.step == len(self.steps) - 1
 
-        The counts of the old version stay if it gets no traffic from now on: they are what the new
-        one is compared with.
-        """
-        is_last = 0 <= step == len(plan.steps) - 1
-        kept = {self.old: self.tallies.get(self.old, {})} if is_last else {}
+    def enter(self, plan: Plan, step: int, now: float) -> None:
+        """Begins a step: its weights are to be set, and nothing is counted yet."""
         self.before = dict(self.weights)
         self.weights = plan.weights(step)
         self.step = step
         self.set_at = now
-        self.restart(kept)
-        if not is_last:
-            self.slow = 0.0
+        self.restart()
 
-    def restart(self, kept: Counts | None = None) -> None:
-        """Forgets the step's counts; `kept` are those that stay."""
+    def restart(self) -> None:
+        """Forgets the step's counts.
+
+        Those of the old version stay in the last step, with what they say is slow: it gets no
+        traffic any more, and they are what the new one is compared with.
+        """
         self.begun_at = 0.0
-        self.tallies = kept or {}
+        kept = self.tallies.get(self.old, {})
+        self.tallies = {self.old: kept} if self.is_last else {}
+        if not self.is_last:
+            self.slow = 0.0
         self.latest = {}
         self.drift = {}
 
@@ -105,7 +109,7 @@ class State:
         """
         before = self.latest.get(url, {})
         for version, tally in counts.items():
-            if version == self.old and self.step == len(self.steps) - 1:
+            if version == self.old and self.is_last:
                 continue
             total = self.tallies.setdefault(version, {})
             previous = before.get(version, {})
