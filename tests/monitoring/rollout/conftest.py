@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import threading
 
 import numpy as np
@@ -21,6 +22,9 @@ PLAN = Plan(
 )
 
 
+STARTED = re.compile(r"^(process_start_time_seconds) .*", re.MULTILINE)
+
+
 class Version:
     def __init__(self, model, name):
         self.model = model
@@ -36,6 +40,7 @@ class Site:
         states_of: {version: its state}.
         extra: further lines of the metrics.
         down: whether the server says 503 only.
+        started: when the server's process started.
         posts: bodies of the messages to a webhook.
     """
 
@@ -52,6 +57,7 @@ class Site:
         self.extra = ""
         self.down = False
         self.posts = []
+        self.started = 1_700_000_000
         self.restart()
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -63,7 +69,8 @@ class Site:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
-                body = site.telemetry.exposition()[0] + site.extra.encode()
+                text = site.telemetry.exposition()[0].decode() + site.extra
+                body = STARTED.sub(f"\\1 {site.started}", text).encode()
                 self.send_response(503 if site.down else 200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -86,7 +93,8 @@ class Site:
         self._server.server_close()
 
     def restart(self):
-        """Lets the server count from 0 again."""
+        """Lets the server count from 0 again, as another process."""
+        self.started += 1
         self.telemetry = Telemetry(Settings(access_log=""))
         self.telemetry.follow(self)
 

@@ -157,6 +157,42 @@ def test_a_restarted_server_counts_on(site):
     assert site.record["tallies"]["2"]["answered"] == 160
 
 
+def test_a_restart_that_no_look_saw_does_not_mix_counts(site):
+    """More requests than before, but fewer that were fast: no count but that one fell."""
+    site.answer("2", 100, seconds=0.003)
+    controller = site.begin()
+    look(controller)
+    site.restart()
+    site.answer("2", 80, seconds=0.003)
+    site.answer("2", 130, seconds=0.03)
+    look(controller)
+    tally = site.record["tallies"]["2"]
+    assert (tally["answered"], tally["le 0.004"], tally["le inf"]) == (210, 80, 210)
+
+
+@pytest.mark.parametrize("started", [0.0, 1.0], ids=["again", "elsewhere"])
+def test_counts_begin_at_0_if_a_process_or_a_version_did(started):
+    state = states.State("pets", "1", "2", [10.0, 100.0], {}, {"1": 90, "2": 10}, None, 0.0)
+    state.accumulate("a", {"1": {"answered": 50}, "2": {"answered": 9, "le inf": 9}}, 0.0)
+    assert state.tallies == {}
+    state.accumulate("a", {"1": {"answered": 70}, "2": {"answered": 8, "le inf": 10}}, started)
+    old = 70 if started else 20  # the version alone was loaded again, or the process is another
+    assert state.tallies == {"1": {"answered": old}, "2": {"answered": 8, "le inf": 10}}
+
+
+def test_a_server_that_is_added_does_not_bring_its_history(site):
+    site.answer("1", 5000)
+    site.answer("2", 50)
+    look(site.begin())
+    site.serve(500)
+    look(resume(site))
+    controller = resume(site)
+    servers = [site.url, site.url.replace("127.0.0.1", "localhost")]
+    controller.places = site.places(servers=servers)
+    look(controller)
+    assert site.record["tallies"]["2"]["answered"] == 50
+
+
 def test_after_a_kill_the_counts_go_on(site):
     look(site.begin())
     site.serve(1500)  # nobody looks meanwhile
@@ -281,7 +317,7 @@ def test_an_old_alarm_of_one_server_does_not_count_with_another_ones_windows():
     runs = {}
     for end in (1010.0, 1020.0, 1030.0):
         for url, alarm, ended in (("a", calm, end), ("b", alarms, 1005.0)):
-            seen = Report({}, {}, "", alarm, {"1": ended, "2": ended}, 0.0)
+            seen = Report({}, {}, "", alarm, {"1": ended, "2": ended}, 0.0, 0.0)
             runs[url] = drift.follow(runs.get(url, {}), seen, "1", "2", 1000.0)
     reading = drift.reading(runs, 500.0)
     assert reading.p == 1 and reading.note == "size in 1 window"

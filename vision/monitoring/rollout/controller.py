@@ -165,7 +165,7 @@ class Controller:
             self._doubtful = 0
             return self._begin(reports)
         for url, seen in reports.items():
-            self.state.accumulate(url, seen.counts)
+            self.state.accumulate(url, seen.counts, seen.started)
         try:
             logged = self._logged()
         except UserError as error:  # a file that is just being written, for example
@@ -260,7 +260,7 @@ class Controller:
         if now - self.state.set_at < self.pace.settle:
             return Decision(Action.WAIT, "The servers are following the weights.")
         for url, seen in reports.items():
-            self.state.latest[url] = seen.counts
+            self.state.accumulate(url, seen.counts, seen.started)  # what the others are from
         self.state.begun_at = now
         return Decision(Action.WAIT, "The step has begun.")
 

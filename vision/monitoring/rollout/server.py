@@ -33,6 +33,7 @@ class Report(NamedTuple):
         alarms: {version: {feature: whether its latest window alarms}}, without versions of which no
             window was compared.
         ended: {version: when its latest window ended, seconds since the epoch}.
+        started: when its process started, seconds since the epoch; 0 if it does not say.
         clock: seconds by which the server's clock is ahead of ours, to a second or two; 0 if it
             does not say.
     """
@@ -42,6 +43,7 @@ class Report(NamedTuple):
     serving: str
     alarms: dict[str, dict[str, bool]]
     ended: dict[str, float]
+    started: float
     clock: float
 
 
@@ -105,8 +107,10 @@ def parse(text: str, url: str, model: str) -> Report:
     samples = [sample for family in families for sample in family.samples]
     if not any(sample.name == "vision_ready" for sample in samples):
         raise Unreachable(f"{url}/metrics has no vision_ready: it is not of a model server")
-    report = Report({}, {}, "", {}, {}, 0.0)
+    report = Report({}, {}, "", {}, {}, 0.0, 0.0)
     for sample in samples:
+        if sample.name == "process_start_time_seconds":
+            report = report._replace(started=sample.value)
         if sample.labels.get("model") == model and sample.labels.get("version"):
             report = _add(report, sample)
     return report

@@ -39,6 +39,7 @@ class State:
         updated_at: when this was written.
         tallies: counts since the step began.
         latest: {server's URL: its counts when it was last asked}.
+        started: {server's URL: when its process started, by its clock}.
         slow: bound above which an answer is slow, seconds; 0 if it is not chosen yet.
         drift: {server's URL: its runs}; {} before its first window in the step.
         decisions: what was decided: {"time", "step", "weight", "action", "reason", "answers",
@@ -60,6 +61,7 @@ class State:
     updated_at: float = 0.0
     tallies: Counts = dataclasses.field(default_factory=dict)
     latest: dict[str, Counts] = dataclasses.field(default_factory=dict)
+    started: dict[str, float] = dataclasses.field(default_factory=dict)
     slow: float = 0.0
     drift: dict[str, Runs] = dataclasses.field(default_factory=dict)
     decisions: list[dict[str, Any]] = dataclasses.field(default_factory=list)
@@ -99,24 +101,37 @@ class State:
         if not self.is_last:
             self.slow = 0.0
         self.latest = {}
+        self.started = {}
         self.drift = {}
 
-    def accumulate(self, url: str, counts: Counts) -> None:
+    def accumulate(self, url: str, counts: Counts, started: float) -> None:
         """Adds what a server has counted since it was last asked.
 
-        A count that has become smaller began again at 0: the server was restarted, or the version
-        was gone meanwhile. The old version's are frozen in the last step.
+        All counts of a process are from 0, so those of another process than last time count in
+        full. So do those of a version if any has become smaller: it was gone meanwhile. A server
+        that was not asked before in this step has counts of before the step, which are not added.
+        The old version's are frozen in the last step.
+
+        Args:
+            url: the server's.
+            counts: what it says.
+            started: when its process started; 0 if it does not say.
         """
-        before = self.latest.get(url, {})
+        before = self.latest.get(url)
+        is_restarted = started != self.started.get(url, started)
+        self.latest[url] = counts
+        self.started[url] = started
+        if before is None:
+            return
         for version, tally in counts.items():
             if version == self.old and self.is_last:
                 continue
+            past = before.get(version, {})
+            if is_restarted or any(tally.get(key, 0.0) < count for key, count in past.items()):
+                past = {}
             total = self.tallies.setdefault(version, {})
-            previous = before.get(version, {})
             for key, count in tally.items():
-                past = previous.get(key, 0.0)
-                total[key] = total.get(key, 0.0) + (count - past if count >= past else count)
-        self.latest[url] = counts
+                total[key] = total.get(key, 0.0) + count - past.get(key, 0.0)
 
     def note(self, record: dict[str, Any]) -> bool:
         """Adds a decision to the history; returns whether it is another one than the last.
@@ -154,6 +169,7 @@ SCHEMA = {
     "updated_at": float,
     "tallies": NUMBERS,
     "latest": {str: NUMBERS},
+    "started": {str: float},
     "slow": float,
     "drift": NUMBERS,
     "decisions": [
