@@ -62,6 +62,7 @@ def test_what_is_missing_or_wrong_is_said_at_once(run, site, tmp_path):
         ({}, [f"--log={tmp_path}", f"--labels={tmp_path / 'none'}"], "must be a folder that"),
         ({"server": "http://127.0.0.1:9"}, [], "127.0.0.1:9 cannot be reached: Connection refus"),
         ({}, [f"--key-file={tmp_path / 'none'}"], "No such file"),
+        ({}, ["--webhook=localhost:9/hook"], "--webhook must be a URL such as"),
         ({}, ["extra"], "unexpected argument 'extra'"),
     ):
         code, out, err = run(*argv, **changes)

@@ -1,8 +1,11 @@
 """A controller that looks once at a time, beside a server's real metrics."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
+import socket
+import threading
 import time
 
 import numpy as np
@@ -333,9 +336,29 @@ def test_two_servers_are_added_up(site):
     assert site.record["tallies"]["2"]["answered"] == 200
 
 
-def test_a_webhook_that_is_gone_is_only_said(site, capsys):
+@pytest.fixture
+def garbage():
+    """URL of a server that does not speak HTTP."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer():
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(9999)
+                connection.sendall(b"garbage\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        socket.create_connection(listener.getsockname()).close()  # if nobody else did
+        thread.join()
+
+
+@pytest.mark.parametrize("kind", ["gone", "garbage", "spaces"])
+def test_a_webhook_that_fails_is_only_said(site, kind, garbage):
     lines = []
-    controller = site.begin(webhook="http://127.0.0.1:9/hook")
+    urls = {"gone": "http://127.0.0.1:9/hook", "garbage": garbage, "spaces": "http://127.0.0.1/a b"}
+    controller = site.begin(webhook=urls[kind])
     controller._show = lines.append
     look(controller)
     site.serve(3500)

@@ -172,6 +172,8 @@ def _places(values, plan):
         raise UserError(
             f"--labels {labels} must be a folder that exists, or a file .csv or .parquet"
         )
+    if values.webhook:
+        check_url(values.webhook, "--webhook")
     return Places(
         folder=model_folder(pathlib.Path(values.models), plan.model, versions),
         servers=[check_url(url.strip()) for url in values.server.split(",")],

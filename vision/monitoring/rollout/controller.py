@@ -1,16 +1,14 @@
 """Looks at servers and logs again and again, and sets weights by the rule in `rules`."""
 
 import dataclasses
-import json
 import pathlib
 import time
-import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from vision.bundle.directory import MANIFEST, read_manifest
-from vision.errors import UserError, brief, printable
-from vision.monitoring.rollout import drift, readings, report, rules, server, traffic
+from vision.errors import UserError, brief
+from vision.monitoring.rollout import drift, readings, report, rules, server, traffic, webhook
 from vision.monitoring.rollout import state as states
 from vision.monitoring.rollout.answers import Logged, files_of_step, read_step
 from vision.monitoring.rollout.plan import Plan
@@ -364,12 +362,6 @@ class Controller:
             "action": str(decision.action),
             "weight": self.state.weight,
         }
-        request = urllib.request.Request(
-            self.places.webhook,
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        try:
-            urllib.request.urlopen(request, timeout=server.TIMEOUT).close()
-        except (OSError, ValueError) as error:  # the rollout goes on without it
-            self._show(f"--webhook cannot be reached: {printable(brief(error))}")
+        failure = webhook.post(self.places.webhook, body)
+        if failure:  # the rollout goes on without it
+            self._show(failure)

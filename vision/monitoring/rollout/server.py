@@ -47,15 +47,15 @@ class Report(NamedTuple):
     clock: float
 
 
-def check_url(url: str) -> str:
-    """Returns a server's URL without a slash at its end; raises `UserError` if it is none."""
+def check_url(url: str, flag: str = "--server") -> str:
+    """Returns a URL without a slash at its end; raises `UserError` if a flag's value is not one."""
     try:
         parts = urllib.parse.urlsplit(url)
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         is_url = False
     if not is_url:
-        raise UserError(f"--server must be a URL such as http://127.0.0.1:8080, got {url}")
+        raise UserError(f"{flag} must be a URL such as http://127.0.0.1:8080, got {url}")
     return url.rstrip("/")
 
 
