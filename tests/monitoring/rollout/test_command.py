@@ -1,5 +1,6 @@
 """The command as its user types it: one or two lines per mistake, and exit codes."""
 
+import errno
 import json
 
 import pytest
@@ -8,7 +9,9 @@ import yaml
 from tests.monitoring.rollout.conftest import PLAN, look
 from vision import cli
 from vision.monitoring.rollout import state as states
+from vision.monitoring.rollout import traffic
 from vision.monitoring.rollout.__main__ import LOCK, main
+from vision.monitoring.rollout.controller import Controller
 from vision.support.lock import locked
 
 QUICK = ["--interval=0.05", "--settle=0"]
@@ -124,6 +127,38 @@ def test_without_traffic_it_gives_up_and_the_same_command_continues(run, site):
     assert code == 3 and out.startswith("continues at 1 % of the traffic")
     code, _, err = run("--steps=2,100")
     assert code == 2 and "is of a rollout of pets from 1 to 2 by 1,5,25,100" in err
+
+
+def test_a_full_disk_is_not_a_rollback(run, site, monkeypatch):
+    save = states.save
+    saved = []
+
+    def save_twice(out, state):
+        saved.append(state)
+        if len(saved) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(out / states.FILE))
+        save(out, state)
+
+    monkeypatch.setattr(states, "save", save_twice)
+    code, _, err = run(f"--webhook={site.url}/hook")
+    assert code == 3 and "the rollout stopped: cannot write to --out" in err
+    assert len(err.splitlines()) == 1 and "No space left" in site.posts[-1]["text"]
+    assert site.weights == {"1": 99, "2": 1}
+
+
+def test_a_kill_before_the_first_weights_loses_nothing(run, site, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    for name in ("write", "read"):  # before the weights are written, and after
+        with monkeypatch.context() as patch:
+            if name == "write":
+                patch.setattr(traffic, "write", killed)
+            else:
+                patch.setattr(Controller, "look", killed)
+            assert run()[0] == 130
+        code, out, _ = run("--dry-run")
+        assert code == 0 and "now, at 1 %: wait: The step has begun" in out
 
 
 def test_a_version_that_went_back_stays_so(run, site):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import shutil
 import socket
 import threading
 import time
@@ -67,6 +68,16 @@ def test_a_worse_version_goes_back_for_good(site, worse, reason):
     assert site.weights == {"1": 100, "2": 0} and site.record["status"] == "rolled back"
     assert site.posts[-1]["status"] == "rolled back" and reason in site.posts[-1]["text"]
     assert "Rolled back" in (site.out / "report.html").read_text()
+
+
+def test_a_version_goes_back_even_if_that_cannot_be_recorded(site):
+    controller = site.begin(webhook=f"{site.url}/hook")
+    look(controller)
+    site.serve(2500, failed=60)
+    shutil.rmtree(site.out)
+    with pytest.raises(OSError, match=str(site.out)):
+        look(controller)
+    assert site.weights == {"1": 100, "2": 0} and site.posts[-1]["status"] == "rolled back"
 
 
 def test_all_traffic_that_is_slower_than_a_part_goes_back_too(site):

@@ -19,7 +19,7 @@ weight stays, and --webhook gets a message. Killed, the same command continues. 
 rollout.json and report.html.
 
 Exit codes: 0 the new version has all of the traffic, 1 it was rolled back, 2 a mistake, 3 nothing
-could be said, or no traffic came, for --patience.
+could be said, or no traffic came, for --patience, or a file could not be written.
 """
 
 import contextlib
@@ -32,7 +32,8 @@ from absl import flags
 
 from vision import cli
 from vision.config.flags import parse_stage
-from vision.errors import RunError, UserError, check_choice, check_count, check_range
+from vision.errors import RunError, UserError, check_choice, check_count, check_range, printable
+from vision.support import disk
 from vision.support.extras import require
 from vision.support.files import make_directory
 from vision.support.lock import locked
@@ -79,23 +80,32 @@ def _run(rollout, is_new):
     progress = rollout.state
     plan = rollout.plan
     out = rollout.places.out
-    if progress.is_final:
-        rollout.follow_weights()  # a kill may have come before they were written
-    else:
-        if not is_new:
-            cli.show(f"continues at {progress.weight:g} % of the traffic")
-        make_directory(out)
-        rollout.run()
-    if progress.status == "rolled back":
-        raise RunError(f"version {plan.new} of {plan.model} was rolled back. {progress.reason}")
-    if progress.status == "done":
+    failure = ""
+    try:
+        if progress.is_final:
+            rollout.follow_weights()  # a kill may have come before they were written
+        else:
+            if not is_new:
+                cli.show(f"continues at {progress.weight:g} % of the traffic")
+            make_directory(out)
+            rollout.run()
+    except (OSError, RunError) as error:
+        failure = str(error if isinstance(error, RunError) else disk.failed(f"--out {out}", error))
+        rollout.alert("error", failure)
+    if progress.status == "rolled back" and progress.before is None:
+        reason = f"version {plan.new} of {plan.model} was rolled back. {progress.reason}"
+        raise RunError(f"{reason}\n{failure}".strip())
+    if progress.status == "done" and not failure:
         cli.show(f"version {plan.new} has all of the traffic of {plan.model}: {out}/report.html")
         return
-    print(
-        f"error: the rollout stays at {progress.weight:g} %: {rollout.give_up()} "
-        "The same command continues it",
-        file=sys.stderr,
-    )
+    if failure:
+        message = f"the rollout stopped: {failure}"
+    else:
+        message = (
+            f"the rollout stays at {progress.weight:g} %: {progress.reason} The same command "
+            "continues it"
+        )
+    print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(STUCK)
 
 

@@ -101,12 +101,22 @@ class Controller:
             self._classes += [name for name in names if name not in self._classes]
 
     def run(self) -> None:
-        """Looks until the rollout is complete, rolled back, or paused for too long."""
+        """Looks until the rollout is complete, rolled back, or paused for too long.
+
+        Raises:
+            UserError: as `look`.
+            OSError, RunError: a file cannot be written.
+        """
+        if not (self.places.out / states.FILE).exists():
+            self._save()  # before the first weights: a kill may come between the two files
         self.follow_weights()
-        self._save()
         while True:
             self.apply(self.look())
-            if self.state.is_final or self.is_stuck():
+            if self.state.is_final:
+                return
+            if self.is_stuck():
+                self.state.status = states.PAUSED
+                self._save()
                 return
             time.sleep(self.pace.interval)
 
@@ -181,7 +191,12 @@ class Controller:
         return rules.decide(self.plan, self.evidence)
 
     def apply(self, decision: Decision) -> None:
-        """Does what was decided, and records it."""
+        """Does what was decided, and records it.
+
+        Raises:
+            OSError, RunError: a file cannot be written. A rollback changes the weights even if it
+                cannot be recorded.
+        """
         state = self.state
         record = self._record(decision)
         is_change = state.note(record)
@@ -201,11 +216,15 @@ class Controller:
             self._progress = time.monotonic()
             self._answers = -1.0
         if state.before is not None:
-            self._save()  # the intent first: a kill may come between the two files
+            try:
+                self._save()  # the intent first: a kill may come between the two files
+            except OSError:
+                if decision.action is not Action.ROLL_BACK:
+                    raise
             self.follow_weights()
-        self._save()
         if is_change:
             self._announce(decision)
+        self._save()
 
     def _check_bundles(self):
         for version, fingerprint in self.state.fingerprints.items():
@@ -333,33 +352,31 @@ class Controller:
             "readings": [report.plain(reading) for reading in evidence.readings],
         }
 
-    def give_up(self) -> str:
-        """Records that nothing was known to go on for too long; returns why, a sentence."""
-        reason = self.state.reason or "No server has answered."
-        self.state.status = states.PAUSED
-        self._save()
-        return reason
-
     def _save(self):
         self.state.updated_at = time.time()
         states.save(self.places.out, self.state)
         report.write(self.places.out, self.plan, self.state)
 
     def _announce(self, decision):
-        """Says what has changed, to the terminal and to the webhook."""
-        plan = self.plan
+        """Says what has changed, to the terminal and, if it matters, to the webhook."""
         self._show(
-            f"{plan.model} {plan.new}, {self.state.weight:g} %: {decision.action}: "
+            f"{self.plan.model} {self.plan.new}, {self.state.weight:g} %: {decision.action}: "
             f"{decision.reason}"
         )
-        if not self.places.webhook or decision.action is Action.WAIT:
+        if decision.action is not Action.WAIT:
+            self.alert(str(decision.action), decision.reason)
+
+    def alert(self, action: str, reason: str) -> None:
+        """Says something to the webhook, if there is one."""
+        if not self.places.webhook:
             return
+        plan = self.plan
         body = {
-            "text": f"rollout of {plan.model} {plan.new}: {decision.action}: {decision.reason}",
+            "text": f"rollout of {plan.model} {plan.new}: {action}: {reason}",
             "model": plan.model,
             "version": plan.new,
             "status": self.state.status,
-            "action": str(decision.action),
+            "action": action,
             "weight": self.state.weight,
         }
         failure = webhook.post(self.places.webhook, body)
