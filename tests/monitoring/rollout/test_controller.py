@@ -110,6 +110,21 @@ def test_a_broken_split_holds(site):
     assert site.record["status"] == "paused" and site.weights == {"1": 90, "2": 10}
 
 
+def test_a_step_that_lasts_long_is_said_once(site, tmp_path):
+    log = tmp_path / "log"
+    log.mkdir()
+    plan = dataclasses.replace(PLAN, guards=("errors", "disagreement"))
+    controller = site.begin(plan, log=log, webhook=f"{site.url}/hook")
+    controller.pace = Pace(0.05, 0.0, 0.001)
+    look(controller)
+    for _ in range(4):
+        site.serve(4000)
+        time.sleep(0.01)
+        assert look(controller)[0] == "wait"
+    (text,) = [post["text"] for post in site.posts]
+    assert "wait: still, 0 s after the window: The log has 0 requests" in text
+
+
 def test_a_server_that_is_down_pauses_after_some_looks(site):
     controller = site.begin()
     look(controller)

@@ -56,7 +56,7 @@ class Pace:
         interval: seconds between looks.
         settle: seconds that the servers have to follow new weights.
         patience: seconds without an answer of the new version, or in doubt, after which it gives
-            up.
+            up; and seconds beyond a step's window after which it says what it waits for.
     """
 
     interval: float = 10.0
@@ -224,6 +224,11 @@ class Controller:
             self.follow_weights()
         if is_change:
             self._announce(decision)
+        if self._is_late():
+            state.is_late = True
+            late = f"still, {now - state.due_at:,.0f} s after the window: {decision.reason}"
+            self._say(str(decision.action), late)
+            self.alert(str(decision.action), late)
         self._save()
 
     def _check_bundles(self):
@@ -357,12 +362,22 @@ class Controller:
         states.save(self.places.out, self.state)
         report.write(self.places.out, self.plan, self.state)
 
+    def _is_late(self):
+        """Returns whether to say, once in a step, that it lasts long beyond its window."""
+        state = self.state
+        is_over = state.begun_at and rules.is_over(self.plan, self.evidence)
+        if state.is_final or state.is_late or not is_over:
+            return False
+        state.due_at = state.due_at or time.time()
+        return time.time() - state.due_at > self.pace.patience
+
+    def _say(self, action, reason):
+        plan = self.plan
+        self._show(f"{plan.model} {plan.new}, {self.state.weight:g} %: {action}: {reason}")
+
     def _announce(self, decision):
         """Says what has changed, to the terminal and, if it matters, to the webhook."""
-        self._show(
-            f"{self.plan.model} {self.plan.new}, {self.state.weight:g} %: {decision.action}: "
-            f"{decision.reason}"
-        )
+        self._say(decision.action, decision.reason)
         if decision.action is not Action.WAIT:
             self.alert(str(decision.action), decision.reason)
 

@@ -134,6 +134,12 @@ def decide(plan: Plan, evidence: Evidence) -> Decision:
     return Decision(Action.RAISE, f"{evidence.answers:,.0f} requests, and every guardrail holds.")
 
 
+def is_over(plan: Plan, evidence: Evidence) -> bool:
+    """Returns whether a step's window is over."""
+    rows, seconds = plan.window
+    return evidence.answers >= max(rows, plan.min_answers) and evidence.seconds >= seconds
+
+
 def broken_readings(plan: Plan, evidence: Evidence) -> list[Reading]:
     """Returns the readings that are shown to be beyond their limits."""
     if not evidence.readings:

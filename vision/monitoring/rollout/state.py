@@ -42,6 +42,8 @@ class State:
         started: {server's URL: when its process started, by its clock}.
         slow: bound above which an answer is slow, seconds; 0 if it is not chosen yet.
         drift: {server's URL: its runs}; {} before its first window in the step.
+        due_at: when the step's window was over, seconds since the epoch; 0 before.
+        is_late: whether it was said that the step lasts longer than its window.
         decisions: what was decided: {"time", "step", "weight", "action", "reason", "answers",
             "readings"} each.
     """
@@ -64,6 +66,8 @@ class State:
     started: dict[str, float] = dataclasses.field(default_factory=dict)
     slow: float = 0.0
     drift: dict[str, Runs] = dataclasses.field(default_factory=dict)
+    due_at: float = 0.0
+    is_late: bool = False
     decisions: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @property
@@ -103,6 +107,8 @@ class State:
         self.latest = {}
         self.started = {}
         self.drift = {}
+        self.due_at = 0.0
+        self.is_late = False
 
     def accumulate(self, url: str, counts: Counts, started: float) -> None:
         """Adds what a server has counted since it was last asked.
@@ -172,6 +178,8 @@ SCHEMA = {
     "started": {str: float},
     "slow": float,
     "drift": NUMBERS,
+    "due_at": float,
+    "is_late": bool,
     "decisions": [
         {
             "time": float,
