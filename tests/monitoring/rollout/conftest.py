@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.tiny_bundle import write_bundle
 from vision.monitoring.rollout import start
-from vision.monitoring.rollout.controller import Controller, Pace, Places
+from vision.monitoring.rollout.controller import Controller
+from vision.monitoring.rollout.places import Pace, Places
 from vision.monitoring.rollout.plan import Plan
 from vision.monitoring.windows import Span
 from vision.serving.logs.telemetry import Telemetry

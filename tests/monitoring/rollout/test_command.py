@@ -3,6 +3,7 @@
 import errno
 import json
 
+import numpy as np
 import pytest
 import yaml
 
@@ -12,6 +13,7 @@ from vision.monitoring.rollout import state as states
 from vision.monitoring.rollout import traffic
 from vision.monitoring.rollout.__main__ import LOCK, main
 from vision.monitoring.rollout.controller import Controller
+from vision.reference import statistics
 from vision.support.lock import locked
 
 QUICK = ["--interval=0.05", "--settle=0"]
@@ -90,6 +92,22 @@ def test_the_highest_version_has_the_traffic_if_nobody_says_else(run, site):
     assert code == 0 and "would set the weights 1: 99, 2: 1" in out, err
 
 
+def test_drift_is_guarded_if_servers_and_bundles_have_it(run, site):
+    assert "has no reference to measure drift from" in run("--dry-run")[1]
+    code, _, err = run("--dry-run", "--guards=drift")
+    assert code == 2 and err.startswith("error: --guards drift cannot be read: ")
+    random = np.random.default_rng(0)
+    probabilities = random.dirichlet(np.ones(10), 50).astype(np.float32)
+    looks = random.random((50, 7), np.float32)
+    drift = statistics.describe(looks, probabilities, random.random((50, 6), np.float32))
+    for version in ("1", "2"):
+        file = site.folder / version / "bundle.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"reference": {"drift": drift}}))
+    assert "servers compare windows only with --prediction-log" in run("--dry-run")[1]
+    site.extra = "# TYPE vision_drift_alarm gauge\n"
+    assert "drift" in run("--dry-run")[1].splitlines()[1]
+
+
 def test_a_second_controller_is_refused(run, site, tmp_path):
     with locked(site.folder, "--model pets:", LOCK):
         code, out, err = run(out=tmp_path / "other")
@@ -101,10 +119,11 @@ def test_a_second_controller_is_refused(run, site, tmp_path):
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, site):
     code, out, err = run("--dry-run")
     lines = out.splitlines()
-    assert code == 0 and err == "" and len(lines) == 3
-    assert lines[0].startswith("pets: from version 1 to 2 by 1 %, 5 %, 25 %, 100 %")
-    assert "p99 at most 2 times as long" in lines[1]
-    assert lines[2] == "now: would set the weights 1: 99, 2: 1"
+    assert code == 0 and err == "" and len(lines) == 4
+    assert lines[0].startswith("drift cannot be read, so it is not a guardrail: ")
+    assert lines[1].startswith("pets: from version 1 to 2 by 1 %, 5 %, 25 %, 100 %")
+    assert lines[2] == "guardrails: errors at most 0.01 more; p99 at most 2 times as long"
+    assert lines[3] == "now: would set the weights 1: 99, 2: 1"
     assert site.weights == {"1": 1} and not site.out.exists()
 
 
@@ -121,10 +140,10 @@ def test_a_dry_run_of_a_rollout_in_progress(run, site):
 
 def test_without_traffic_it_gives_up_and_the_same_command_continues(run, site):
     code, out, err = run("--patience=0.4")
-    assert code == 3 and "error: the rollout stays at 1 %: Version 2 got 0 requests" in err
+    assert code == 3 and "error: the rollout stays at 1 %: " in err
     assert site.weights == {"1": 99, "2": 1} and site.record["status"] == "paused"
     code, out, _ = run("--patience=0.4")
-    assert code == 3 and out.startswith("continues at 1 % of the traffic")
+    assert code == 3 and "\ncontinues at 1 % of the traffic" in out
     code, _, err = run("--steps=2,100")
     assert code == 2 and "is of a rollout of pets from 1 to 2 by 1,5,25,100" in err
 

@@ -18,7 +18,8 @@ from vision.errors import UserError
 from vision.monitoring.rollout import controller as module
 from vision.monitoring.rollout import drift
 from vision.monitoring.rollout import state as states
-from vision.monitoring.rollout.controller import Controller, Pace
+from vision.monitoring.rollout.controller import Controller
+from vision.monitoring.rollout.places import Pace
 from vision.monitoring.rollout.server import Report
 
 ALARM = 'vision_drift_alarm{model="pets",version="%s",feature="brightness"} 1\n'
@@ -346,7 +347,7 @@ def test_an_old_alarm_of_one_server_does_not_count_with_another_ones_windows():
     runs = {}
     for end in (1010.0, 1020.0, 1030.0):
         for url, alarm, ended in (("a", calm, end), ("b", alarms, 1005.0)):
-            seen = Report({}, {}, "", alarm, {"1": ended, "2": ended}, 0.0, 0.0)
+            seen = Report({}, {}, "", alarm, {"1": ended, "2": ended}, 0.0, True, 0.0)
             runs[url] = drift.follow(runs.get(url, {}), seen, "1", "2", 1000.0)
     reading = drift.reading(runs, 500.0)
     assert reading.p == 1 and reading.note == "size in 1 window"

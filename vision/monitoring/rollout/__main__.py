@@ -49,6 +49,7 @@ def main(argv: Sequence[str]) -> None:
     _check(values, words)
     require("a rollout", "monitoring", only=("jinja2", "prometheus_client", "pyarrow", "scipy"))
     from vision.monitoring.rollout import controller, start, state
+    from vision.monitoring.rollout.places import Pace
 
     plan = _plan(values)
     if values.manifest:
@@ -67,7 +68,8 @@ def main(argv: Sequence[str]) -> None:
         plan = _with_old(plan, places, progress)
         if progress is None:
             progress = start.begin(plan, places, start.ask_all(places, plan.model))
-        pace = controller.Pace(values.interval, values.settle, values.patience)
+        plan = _readable(plan, places)
+        pace = Pace(values.interval, values.settle, values.patience)
         rollout = controller.Controller(plan, places, pace, progress, cli.show)
         if values["dry-run"].value:
             cli.show(*_describe(rollout, is_new))
@@ -172,7 +174,7 @@ def _plan(values):
 def _places(values, plan):
     """Returns where the rollout reads and writes, checked."""
     from vision.monitoring.label_files import SUFFIXES
-    from vision.monitoring.rollout.controller import Places
+    from vision.monitoring.rollout.places import Places
     from vision.monitoring.rollout.server import check_url
     from vision.monitoring.rollout.start import model_folder
 
@@ -205,6 +207,19 @@ def _with_old(plan, places, progress):
         return plan
     reports = start.ask_all(places, plan.model)
     return dataclasses.replace(plan, old=start.old_version(reports, places, plan.model, plan.new))
+
+
+def _readable(plan, places):
+    """Returns the plan without drift if that cannot be read, and says so."""
+    from vision.monitoring.rollout import start
+
+    why = start.why_no_drift(plan, places) if "drift" in plan.guards else ""
+    if not why:
+        return plan
+    if plan.guards == ("drift",):
+        raise UserError(f"--guards drift cannot be read: {why}")
+    cli.show(f"drift cannot be read, so it is not a guardrail: {why}")
+    return dataclasses.replace(plan, guards=tuple(name for name in plan.guards if name != "drift"))
 
 
 def _check(values, words):

@@ -1,9 +1,7 @@
 """Looks at servers and logs again and again, and sets weights by the rule in `rules`."""
 
-import dataclasses
-import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from vision.bundle.directory import MANIFEST, read_manifest
@@ -11,6 +9,7 @@ from vision.errors import UserError, brief
 from vision.monitoring.rollout import drift, readings, report, rules, server, traffic, webhook
 from vision.monitoring.rollout import state as states
 from vision.monitoring.rollout.answers import Logged, files_of_step, read_step
+from vision.monitoring.rollout.places import Pace, Places
 from vision.monitoring.rollout.plan import Plan
 from vision.monitoring.rollout.readings import Tally
 from vision.monitoring.rollout.rules import Action, Decision, Evidence, Reading
@@ -23,45 +22,6 @@ DOUBTFUL_LOOKS = 3  # in a row after which a doubt is an alert: a scrape may fai
 CHANGES = (Action.RAISE, Action.FINISH, Action.ROLL_BACK)
 
 Reports = dict[str, Report]  # {server's URL: what it says}
-
-
-@dataclasses.dataclass(frozen=True)
-class Places:
-    """Where a rollout reads and writes.
-
-    Attributes:
-        folder: the model's directory.
-        servers: URLs; all follow the folder.
-        out: directory of rollout.json and report.html.
-        log: directory of the servers' prediction log; None without.
-        labels: file or folder of labels; None without.
-        key: API key of the servers; "" without.
-        webhook: URL that gets a POST at each change and alert; "" without.
-    """
-
-    folder: pathlib.Path
-    servers: Sequence[str]
-    out: pathlib.Path
-    log: pathlib.Path | None = None
-    labels: pathlib.Path | None = None
-    key: str = ""
-    webhook: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Pace:
-    """How often a controller looks, and how long it waits.
-
-    Attributes:
-        interval: seconds between looks.
-        settle: seconds that the servers have to follow new weights.
-        patience: seconds without an answer of the new version, or in doubt, after which it gives
-            up; and seconds beyond a step's window after which it says what it waits for.
-    """
-
-    interval: float = 10.0
-    settle: float = 5.0
-    patience: float = 3600.0
 
 
 class Controller:

@@ -131,7 +131,11 @@ def decide(plan: Plan, evidence: Evidence) -> Decision:
         return Decision(
             Action.FINISH, f"Version {plan.new} has all of the traffic, and guardrails hold."
         )
-    return Decision(Action.RAISE, f"{evidence.answers:,.0f} requests, and every guardrail holds.")
+    measured = ", ".join(reading.name for reading in evidence.readings if reading.units)
+    return Decision(
+        Action.RAISE,
+        f"{evidence.answers:,.0f} requests, and what was measured holds: {measured or 'nothing'}.",
+    )
 
 
 def is_over(plan: Plan, evidence: Evidence) -> bool:

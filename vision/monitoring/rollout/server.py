@@ -34,6 +34,7 @@ class Report(NamedTuple):
             window was compared.
         ended: {version: when its latest window ended, seconds since the epoch}.
         started: when its process started, seconds since the epoch; 0 if it does not say.
+        has_drift: whether it compares windows of any version.
         clock: seconds by which the server's clock is ahead of ours, to a second or two; 0 if it
             does not say.
     """
@@ -44,6 +45,7 @@ class Report(NamedTuple):
     alarms: dict[str, dict[str, bool]]
     ended: dict[str, float]
     started: float
+    has_drift: bool
     clock: float
 
 
@@ -107,7 +109,8 @@ def parse(text: str, url: str, model: str) -> Report:
     samples = [sample for family in families for sample in family.samples]
     if not any(sample.name == "vision_ready" for sample in samples):
         raise Unreachable(f"{url}/metrics has no vision_ready: it is not of a model server")
-    report = Report({}, {}, "", {}, {}, 0.0, 0.0)
+    has_drift = any(family.name == "vision_drift_alarm" for family in families)
+    report = Report({}, {}, "", {}, {}, 0.0, has_drift, 0.0)
     for sample in samples:
         if sample.name == "process_start_time_seconds":
             report = report._replace(started=sample.value)

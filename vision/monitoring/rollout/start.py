@@ -1,15 +1,17 @@
 """Begins a rollout, if what it needs is there; otherwise says what is missing."""
 
+import contextlib
 import pathlib
 import time
 
-from vision.bundle.directory import MANIFEST
+from vision.bundle.directory import MANIFEST, read_manifest
 from vision.errors import UserError, check_choice
 from vision.monitoring.rollout import answers, server, traffic
-from vision.monitoring.rollout.controller import Places
+from vision.monitoring.rollout.places import Places
 from vision.monitoring.rollout.plan import Plan
 from vision.monitoring.rollout.server import Report
 from vision.monitoring.rollout.state import State
+from vision.reference import statistics
 from vision.support.digest import sha256
 
 
@@ -66,6 +68,24 @@ def old_version(reports: dict[str, Report], places: Places, model: str, new: str
             "to compare it with and to return to"
         )
     return old
+
+
+def why_no_drift(plan: Plan, places: Places) -> str:
+    """Returns why drift cannot be read; "" if it can be, or if no server answers."""
+    for version in (plan.old, plan.new):
+        folder = places.folder / version
+        manifest = read_manifest(folder)
+        try:
+            statistics.parse(manifest.reference, len(manifest.classes), folder)
+        except UserError as error:
+            return str(error)
+    reports = []
+    for url in places.servers:
+        with contextlib.suppress(server.Unreachable):
+            reports.append(server.ask(url, plan.model, places.key))
+    if not reports or any(seen.has_drift for seen in reports):
+        return ""
+    return "servers compare windows only with --prediction-log and a --drift-window above 0"
 
 
 def begin(plan: Plan, places: Places, reports: dict[str, Report]) -> State:
