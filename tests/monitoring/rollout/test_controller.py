@@ -93,6 +93,22 @@ def test_all_traffic_that_is_slower_than_a_part_goes_back_too(site):
     assert action == "roll back" and "p99 is" in why and site.weights == {"1": 100, "2": 0}
 
 
+def test_what_is_slow_is_chosen_from_answers_by_the_ratio(site):
+    controller = site.begin()
+    look(controller)
+    site.answer("1", 0, failed=200)
+    look(controller)
+    assert site.record["slow"] == 0
+    site.answer("1", 400, seconds=0.015)
+    look(controller)
+    twice = site.record["slow"]
+    plan = dataclasses.replace(PLAN, limits=dataclasses.replace(PLAN.limits, p99=20.0))
+    look(resume(site, plan))
+    assert 0.03 <= twice < 0.1 and site.record["slow"] >= 0.3
+    look(resume(site))
+    assert site.record["slow"] == twice
+
+
 def test_without_traffic_nothing_happens(site):
     controller = site.begin()
     actions = {look(controller)[0] for _ in range(10)}

@@ -50,6 +50,7 @@ def test_p99_is_of_answers_slower_than_the_limit():
     slow = readings.p99(old, tally([0.015] * 180 + [0.15] * 20), bound)
     assert slow.excess == pytest.approx(0.09) and slow.new > 0.1 and slow.p < 0.05
     assert readings.p99(old, tally([0.015] * 200), 0.0).units == 0  # no bound yet
+    assert readings.slow_bound(tally(failed=200), 2.0) == 0
     slowest = readings.slow_bound(tally([0.15] * 1000), 2.0)
     assert slowest == readings.NEVER and readings.p99(old, old, slowest).p == 1
 

@@ -284,14 +284,22 @@ class Controller:
         if "errors" in self.plan.guards:
             values.append(readings.errors(old, new, self.plan.limits.errors))
         if "p99" in self.plan.guards:
-            if readings.requests(old) >= self.plan.min_answers and not self.state.is_last:
-                # it never falls: what was too slow at first may turn out to be usual
-                bound = readings.slow_bound(old, self.plan.limits.p99)
-                self.state.slow = max(self.state.slow, bound)
-            values.append(readings.p99(old, new, self.state.slow))
+            values.append(readings.p99(old, new, self._slow_bound(old)))
         if "drift" in self.plan.guards and not self.state.is_last:  # the old version has no traffic
             values.append(self._drift(reports, readings.requests(new)))
         return values
+
+    def _slow_bound(self, old):
+        """Returns the bound above which an answer is slow, 0 if it cannot be chosen yet."""
+        state = self.state
+        ratio = self.plan.limits.p99
+        chosen = state.slow if ratio == state.slow_ratio else 0.0
+        if old.get(readings.ANSWERED, 0.0) >= self.plan.min_answers:
+            # it never falls: what was too slow at first may turn out to be usual
+            chosen = max(chosen, readings.slow_bound(old, ratio))
+        state.slow = chosen
+        state.slow_ratio = ratio
+        return chosen
 
     def _drift(self, reports: Reports, answers: float) -> Reading:
         """Follows the new version's windows that ended since the step began."""

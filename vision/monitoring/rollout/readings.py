@@ -71,9 +71,12 @@ def errors(old: Tally, new: Tally, limit: float) -> Reading:
 def slow_bound(old: Tally, ratio: float) -> float:
     """Returns the bound of the histogram above which answers are too slow, in seconds.
 
-    It is the first at or above `ratio` times the old version's p99, or `NEVER`.
+    It is the first at or above `ratio` times the old version's p99, or `NEVER`; 0 if the old version
+    has no answers.
     """
     limit = ratio * quantile(old, QUANTILE)
+    if math.isnan(limit):
+        return 0.0
     return min((bound for bound in bounds(old) if limit <= bound < math.inf), default=NEVER)
 
 

@@ -41,6 +41,7 @@ class State:
         latest: {server's URL: its counts when it was last asked}.
         started: {server's URL: when its process started, by its clock}.
         slow: bound above which an answer is slow, seconds; 0 if it is not chosen yet.
+        slow_ratio: of the old version's p99, from which that was chosen.
         drift: {server's URL: its runs}; {} before its first window in the step.
         due_at: when the step's window was over, seconds since the epoch; 0 before.
         is_late: whether it was said that the step lasts longer than its window.
@@ -65,6 +66,7 @@ class State:
     latest: dict[str, Counts] = dataclasses.field(default_factory=dict)
     started: dict[str, float] = dataclasses.field(default_factory=dict)
     slow: float = 0.0
+    slow_ratio: float = 0.0
     drift: dict[str, Runs] = dataclasses.field(default_factory=dict)
     due_at: float = 0.0
     is_late: bool = False
@@ -177,6 +179,7 @@ SCHEMA = {
     "latest": {str: NUMBERS},
     "started": {str: float},
     "slow": float,
+    "slow_ratio": float,
     "drift": NUMBERS,
     "due_at": float,
     "is_late": bool,
