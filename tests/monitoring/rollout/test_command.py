@@ -203,6 +203,36 @@ def test_a_damaged_state_is_kept(run, site):
     assert "is of format 9, this version reads 2" in run()[2]
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"step": 99}, "'step' must be from 0 to 2 if it is running, got 99"),
+        ({"step": -1}, "'step' must be from 0 to 2"),
+        ({"status": "done"}, "'step' must be from 2 to 2 if it is done"),
+        ({"weights": {}}, "'weights' must be those of the step"),
+        ({"weights": {"1": 9, "2": 91}}, "'weights' must be those of the step"),
+        ({"fingerprints": {}}, "'fingerprints' must be"),
+        ({"tallies": {"1": {"le x": 3}}}, "tallies.1 must be counts"),
+        ({"tallies": {"1": []}}, "tallies.1 must be counts"),
+        ({"tallies": {"1": {"le 1": 3}}}, "tallies.1 must be counts"),
+        ({"latest": {"a": {"1": {"answered": "3"}}}}, "latest.a.1 must be counts"),
+        ({"updated_at": 1e300}, "updated_at must be a number from 0 to 1e+11"),
+        ({"decisions": [{"readings": [{"name": "errors"}]}]}, "is missing"),
+    ],
+    ids=range(12),
+)
+def test_a_damaged_state_is_one_line(run, site, changes, message):
+    look(site.begin())
+    record = site.record
+    if "decisions" in changes:
+        changes = {"decisions": [record["decisions"][0] | changes["decisions"][0]]}
+    text = json.dumps(record | changes)
+    (site.out / "rollout.json").write_text(text)
+    code, out, err = run("--steps=10,50,100", "--dry-run")
+    assert (code, out, len(err.splitlines())) == (2, "", 1) and message in err, err
+    assert "another --out" in err and (site.out / "rollout.json").read_text() == text
+
+
 def test_weights_that_are_no_weights(run, site):
     site.set_weights({"weights": {"1": "all"}})
     code, _, err = run()

@@ -91,7 +91,7 @@ def p99(old: Tally, new: Tally, bound: float) -> Reading:
         new: of the new one.
         bound: of the histogram, seconds; 0 if it is not chosen yet.
     """
-    totals = [tally.get(_key(math.inf), 0.0) for tally in (old, new)]
+    totals = [tally.get(bucket(math.inf), 0.0) for tally in (old, new)]
     if not all(totals) or not bound:
         return Reading("p99")
     fast = [_within(tally, bound) for tally in (old, new)]
@@ -128,14 +128,14 @@ def quantile(tally: Tally, level: float) -> float:
     Within a bucket times are taken to be evenly spread. NaN without answers; the highest finite
     bound if the quantile is above it.
     """
-    total = tally.get(_key(math.inf), 0.0)
+    total = tally.get(bucket(math.inf), 0.0)
     if not total:
         return math.nan
     wanted = level * total
     before = 0.0
     start = 0.0
     for bound in bounds(tally):
-        count = tally[_key(bound)]
+        count = tally[bucket(bound)]
         if count >= wanted and count > before:
             if math.isinf(bound):
                 return start
@@ -150,10 +150,11 @@ def bounds(tally: Tally) -> list[float]:
     return sorted(float(key.removeprefix(BUCKET)) for key in tally if key.startswith(BUCKET))
 
 
+def bucket(bound: float) -> str:
+    """Returns the key of a histogram's bound, in seconds, in a `Tally`."""
+    return f"{BUCKET}{bound!r}"
+
+
 def _within(tally, bound):
     """Returns the answers that took no longer than a bound, of the histogram or beyond it."""
-    return tally[_key(min(own for own in bounds(tally) if own >= bound))]
-
-
-def _key(bound):
-    return f"{BUCKET}{bound!r}"
+    return tally[bucket(min(own for own in bounds(tally) if own >= bound))]

@@ -45,7 +45,11 @@ def _context(plan, state):
         | {
             "moment": moment(decision.get("since", decision["time"])),
             "kind": ACTIONS.get(decision["action"], ""),
-            "measured": [reading for reading in decision["readings"] if reading["units"]],
+            "measured": [
+                reading
+                for reading in decision["readings"]
+                if reading["units"] and reading["excess"] is not None
+            ],
         }
         for decision in state.decisions
     ]

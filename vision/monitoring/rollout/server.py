@@ -10,7 +10,7 @@ import urllib.request
 from typing import NamedTuple
 
 from vision.errors import UserError, brief
-from vision.monitoring.rollout.readings import ANSWERED, BUCKET, FAILED
+from vision.monitoring.rollout.readings import ANSWERED, FAILED, bucket
 from vision.monitoring.rollout.state import Counts
 
 TIMEOUT = 10.0  # seconds
@@ -146,7 +146,7 @@ def _count_key(sample):
     if sample.name == "vision_failures_total":
         return FAILED
     if sample.name == "vision_stage_seconds_bucket" and labels.get("stage") == "total":
-        return f"{BUCKET}{float(labels['le'])!r}"
+        return bucket(float(labels["le"]))
     return ""
 
 

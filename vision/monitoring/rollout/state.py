@@ -5,10 +5,12 @@ import pathlib
 from typing import Any
 
 from vision.errors import UserError
-from vision.monitoring.rollout.plan import Plan
+from vision.monitoring.rollout.plan import GUARDS, Plan
+from vision.monitoring.rollout.readings import ANSWERED, BUCKET, FAILED, bucket
+from vision.monitoring.rollout.rules import Action
 from vision.support.files import write_json
 from vision.support.reading import read_json
-from vision.support.schema import among
+from vision.support.schema import Rule, among, damaged, is_number, numbers_within
 
 FILE = "rollout.json"
 FORMAT = 2
@@ -159,7 +161,29 @@ class State:
         return not is_repeated
 
 
-NUMBERS = {str: {str: float}}
+def _is_tally(value):
+    """Whether a value is a `vision.monitoring.rollout.readings.Tally`."""
+    if not isinstance(value, dict):
+        return False
+    for key, count in value.items():
+        is_bucket = key.startswith(BUCKET) and key == bucket(float(key.removeprefix(BUCKET)))
+        if not (is_bucket or key in (ANSWERED, FAILED)) or not is_number(count) or count < 0:
+            return False
+    return True
+
+
+TIME = numbers_within(0, 1e11)  # seconds since the epoch, which a date can show
+COUNT = numbers_within(0, 1e18)
+COUNTS = {str: Rule("counts of answers, failures and buckets", _is_tally)}
+READING = {
+    "name": among(*GUARDS),
+    "old": (float, None),
+    "new": (float, None),
+    "excess": (float, None),
+    "units": COUNT,
+    "p": numbers_within(0, 1),
+    "note": str,
+}
 SCHEMA = {
     "format": int,
     "model": str,
@@ -168,30 +192,31 @@ SCHEMA = {
     "steps": [float],
     "fingerprints": {str: str},
     "weights": {str: float},
-    "before": ({str: float}, None),
+    "before": ({str: numbers_within(0, 1e6)}, None),
     "status": among(RUNNING, PAUSED, ROLLED_BACK, DONE),
     "reason": str,
     "step": int,
-    "set_at": float,
-    "begun_at": float,
-    "updated_at": float,
-    "tallies": NUMBERS,
-    "latest": {str: NUMBERS},
-    "started": {str: float},
-    "slow": float,
-    "slow_ratio": float,
-    "drift": NUMBERS,
-    "due_at": float,
+    "set_at": TIME,
+    "begun_at": TIME,
+    "updated_at": TIME,
+    "tallies": COUNTS,
+    "latest": {str: COUNTS},
+    "started": {str: TIME},
+    "slow": COUNT,
+    "slow_ratio": COUNT,
+    "drift": {str: {str: COUNT}},
+    "due_at": TIME,
     "is_late": bool,
     "decisions": [
         {
-            "time": float,
+            "time": TIME,
+            "since?": TIME,
             "step": int,
-            "weight": float,
-            "action": str,
+            "weight": numbers_within(0, 100),
+            "action": among(*map(str, Action)),
             "reason": str,
-            "answers": float,
-            "readings": [{"name": str}],
+            "answers": COUNT,
+            "readings": [READING],
         }
     ],
 }
@@ -222,7 +247,24 @@ def load(out: pathlib.Path, plan: Plan) -> State | None:
             f"{file} is of a rollout of {state.model} from {state.old} to {state.new} by {steps}: "
             "continue that one with the same flags, or give another --out"
         )
+    difference = _difference(state, dataclasses.replace(plan, old=state.old))
+    if difference:
+        raise damaged(file, difference, remedy)
     return state
+
+
+def _difference(state, plan):
+    """Returns what of a state contradicts the rest of it; "" if nothing does."""
+    last = len(state.steps) - 1
+    steps = {ROLLED_BACK: (-1, -1), DONE: (last, last)}
+    low, high = steps.get(state.status, (0, last))
+    if not low <= state.step <= high:
+        return f"'step' must be from {low} to {high} if it is {state.status}, got {state.step}"
+    if state.weights != plan.weights(state.step):
+        return "'weights' must be those of the step"
+    if state.fingerprints.keys() != {state.old, state.new}:
+        return "'fingerprints' must be those of the two versions"
+    return ""
 
 
 def save(out: pathlib.Path, state: State) -> None:
