@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import Phase, find, given, settings
 from hypothesis import strategies as st
 
 from vision.errors import UserError
@@ -16,7 +16,9 @@ PLAN = Plan("pets", "1", "2", guards=("errors", "p99"), min_labels=0)
 FINE = [Reading("errors", 0.01, 0.01, -0.01, 900, 1.0), Reading("p99", 0.1, 0.1, -0.01, 900, 1.0)]
 GOOD = Evidence(1, 1000, 60.0, FINE)
 
+ANY = settings(max_examples=1000, database=None, phases=[Phase.generate])  # the first that fits
 numbers = st.floats(0, 1e6)
+chances = st.sampled_from([0.0, 1e-4, 0.01, 1.0]) | st.floats(0, 1)  # below levels, too
 readings = st.lists(
     st.builds(
         Reading,
@@ -25,7 +27,7 @@ readings = st.lists(
         numbers,
         st.floats(-1, 1),
         numbers,
-        st.floats(0, 1),
+        chances,
     ),
     max_size=5,
     unique_by=lambda reading: reading.name,
@@ -36,7 +38,7 @@ evidence = st.builds(
     st.integers(0, 3000),
     numbers,
     readings,
-    st.floats(0, 1),
+    chances,
     st.integers(0, 300),
     st.none() | st.integers(0, 3000),
     st.lists(st.just("a server is down"), max_size=1),
@@ -52,6 +54,31 @@ plans = st.builds(
 )
 
 
+# of a step that may be complete: within the limits or just beyond, measured, with labels and log
+complete = st.builds(
+    Evidence,
+    st.integers(0, 3),
+    st.integers(1000, 3000),
+    st.floats(1e6, 2e6),
+    st.lists(
+        st.builds(
+            Reading,
+            st.sampled_from(GUARDS),
+            numbers,
+            numbers,
+            st.sampled_from([-0.5, -0.5, 0.5]),
+            st.floats(90, 1e6),
+            st.sampled_from([0.0, 0.01, 1.0, 1.0]),
+        ),
+        max_size=3,
+        unique_by=lambda reading: reading.name,
+    ),
+    st.sampled_from([0.0, 1.0, 1.0, 1.0]),
+    st.integers(100, 300),
+    st.none() | st.integers(1000, 3000),
+)
+
+
 @given(plans, evidence)
 def test_without_enough_answers_nothing_is_decided(plan, seen):
     seen = dataclasses.replace(seen, answers=min(seen.answers, plan.min_answers - 1))
@@ -64,7 +91,7 @@ def test_in_doubt_nothing_changes(plan, seen):
     assert decision.action is Action.PAUSE and "a server is down" in decision.reason
 
 
-@given(plans, evidence)
+@given(plans, evidence | complete)
 def test_a_rollback_has_a_broken_guardrail_that_its_reason_tells(plan, seen):
     decision = decide(plan, seen)
     if decision.action is Action.ROLL_BACK:
@@ -72,7 +99,7 @@ def test_a_rollback_has_a_broken_guardrail_that_its_reason_tells(plan, seen):
         assert "Version 2 is worse" in decision.reason
 
 
-@given(plans, evidence)
+@given(plans, evidence | complete)
 def test_the_weight_rises_only_at_the_end_of_a_window_without_a_suspicion(plan, seen):
     decision = decide(plan, seen)
     if decision.action in (Action.RAISE, Action.FINISH):
@@ -82,13 +109,31 @@ def test_the_weight_rises_only_at_the_end_of_a_window_without_a_suspicion(plan, 
         assert (decision.action is Action.FINISH) == (seen.step == 3)
 
 
-@given(plans, evidence)
+@given(plans, evidence | complete)
 def test_a_broken_split_lets_only_failures_count(plan, seen):
     seen = dataclasses.replace(seen, split_p=0.0, doubts=())
     decision = decide(plan, seen)
     assert decision.action in (Action.WAIT, Action.HOLD, Action.ROLL_BACK)
     if decision.action is Action.ROLL_BACK:
         assert "of the requests failed" in decision.reason
+
+
+@pytest.mark.parametrize("action", [Action.RAISE, Action.FINISH, Action.ROLL_BACK, Action.HOLD])
+def test_the_properties_are_of_evidence_that_decides(action):
+    find(
+        st.tuples(plans, complete),
+        lambda pair: decide(*pair).action is action,
+        settings=ANY,
+    )
+
+
+@pytest.mark.parametrize("action", [Action.HOLD, Action.ROLL_BACK])
+def test_the_properties_are_of_splits_that_decide(action):
+    def acts(pair):
+        plan, seen = pair
+        return decide(plan, dataclasses.replace(seen, split_p=0.0, doubts=())).action is action
+
+    find(st.tuples(plans, complete), acts, settings=ANY)
 
 
 def test_a_good_version_rises_and_finishes():
