@@ -5,6 +5,7 @@ import math
 import pathlib
 from typing import Any
 
+from vision.monitoring.analysis import moment
 from vision.monitoring.rollout.plan import Plan
 from vision.monitoring.rollout.rules import Action, Reading
 from vision.monitoring.rollout.state import DONE, PAUSED, ROLLED_BACK, State
@@ -90,12 +91,6 @@ def _chart(state):
         points.append(f"{x},{y}")
         height = y
     return {"points": " ".join(points), "first": moment(first), "last": moment(last)}
-
-
-def moment(seconds: float) -> str:
-    """Returns a time as a page shows it, in UTC."""
-    time = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
-    return time.isoformat(" ", "seconds").replace("+00:00", " UTC")
 
 
 def _number(name, value):
