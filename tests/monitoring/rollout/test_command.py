@@ -260,6 +260,16 @@ def test_manifests_are_printed(run, kind):
     assert "give --from VERSION" in run(f"--manifest={kind}", **names)[2]
 
 
+@pytest.mark.parametrize("kind", ["argo", "kserve"])
+def test_names_that_kubernetes_refuses_are_not_printed(run, kind):
+    flags = {"models": None, "server": None, "out": None}
+    for model in ('größe "x"', "-pets", "a" * 53, "pets.v1"):
+        code, out, err = run("--from=1", f"--manifest={kind}", **flags | {"model": model})
+        assert (code, out, len(err.splitlines())) == (2, "", 1) and "a name in Kubernetes" in err
+    code, _, err = run('--from=1"', f"--manifest={kind}", **flags)
+    assert code == 2 and "cannot be in a manifest" in err
+
+
 def test_the_state_is_plain_json(site):
     controller = site.begin()
     look(controller)

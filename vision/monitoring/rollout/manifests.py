@@ -4,17 +4,22 @@ They compare what Prometheus has by fixed thresholds at the moments that they lo
 guardrails from the prediction log are only in our own controller.
 """
 
+import re
 from typing import Any
 
+from vision.errors import UserError
 from vision.monitoring.rollout.plan import Plan
 
 ROWS_TAKE = 600.0  # seconds of a step whose window is a number of requests: these have only times
+# names of resources in Kubernetes: labels of RFC 1123, and "-guardrails" must fit in as well
+NAME = re.compile("[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?")
+VERSION = re.compile("[A-Za-z0-9._-]+")
 PERIOD = 60  # seconds between measurements
 LABELS = 'model="{{args.model}}",version="{{args.%s}}"'
 
 
 def write(kind: str, plan: Plan, prometheus: str) -> str:
-    """Returns manifests as YAML.
+    """Returns manifests as YAML; raises `UserError` for names that cannot be in them.
 
     Args:
         kind: "argo" or "kserve".
@@ -23,6 +28,11 @@ def write(kind: str, plan: Plan, prometheus: str) -> str:
     """
     import yaml
 
+    for flag, version in (("--from", plan.old), ("--to", plan.new)):
+        if not VERSION.fullmatch(version):
+            raise UserError(
+                f"{flag} {version} cannot be in a manifest: use letters, digits, '.', '_' and '-'"
+            )
     documents = argo(plan, prometheus) if kind == "argo" else [kserve(plan)]
     texts = [yaml.safe_dump(document, sort_keys=False, width=1000) for document in documents]
     return _comment(kind, plan) + "---\n".join(texts)
@@ -30,7 +40,7 @@ def write(kind: str, plan: Plan, prometheus: str) -> str:
 
 def argo(plan: Plan, prometheus: str) -> list[dict[str, Any]]:
     """Returns an AnalysisTemplate and a Rollout of Argo (argoproj.io/v1alpha1)."""
-    name = f"{plan.model}-guardrails".lower().replace("_", "-")
+    name = f"{_name(plan)}-guardrails"
     window = plan.window.seconds or ROWS_TAKE
     template = {
         "apiVersion": "argoproj.io/v1alpha1",
@@ -57,7 +67,7 @@ def argo(plan: Plan, prometheus: str) -> list[dict[str, Any]]:
     rollout = {
         "apiVersion": "argoproj.io/v1alpha1",
         "kind": "Rollout",
-        "metadata": {"name": plan.model.lower().replace("_", "-")},
+        "metadata": {"name": _name(plan)},
         "spec": {
             "workloadRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "vision-server"},
             "strategy": {"canary": {"steps": steps}},
@@ -80,7 +90,7 @@ def kserve(plan: Plan) -> dict[str, Any]:
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
-        "metadata": {"name": plan.model.lower().replace("_", "-")},
+        "metadata": {"name": _name(plan)},
         "spec": {
             "predictor": {
                 "canaryTrafficPercent": max(1, round(plan.steps[0])),
@@ -88,6 +98,17 @@ def kserve(plan: Plan) -> dict[str, Any]:
             }
         },
     }
+
+
+def _name(plan):
+    """Returns the model's name as Kubernetes has it."""
+    name = plan.model.lower().replace("_", "-")
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"--model {plan.model} cannot be a name in Kubernetes: it must be up to 52 letters a-z, "
+            "digits and '-', and begin and end with a letter or digit"
+        )
+    return name
 
 
 def _metrics(plan, prometheus, window):
