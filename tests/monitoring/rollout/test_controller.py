@@ -204,7 +204,7 @@ def test_a_restarted_server_counts_on(site):
 
 
 def test_a_restart_that_no_look_saw_does_not_mix_counts(site):
-    """More requests than before, but fewer that were fast: no count but that one fell."""
+    """More requests than before, but fewer that were fast: only that count fell."""
     site.answer("2", 100, seconds=0.003)
     controller = site.begin()
     look(controller)

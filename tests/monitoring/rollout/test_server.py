@@ -1,4 +1,4 @@
-"""What is read of a server's metrics, and of what is no such server."""
+"""What is read of a server's metrics, and of what is not such a server."""
 
 import http.server
 import threading
@@ -40,7 +40,7 @@ def test_counts_are_of_the_model_alone(site):
         ("up 1\n", "has no vision_ready: it is not of a model server"),
     ],
 )
-def test_what_is_no_model_server_is_said(text, message):
+def test_what_is_not_a_model_server_is_said(text, message):
     with pytest.raises(server.Unreachable, match=message):
         server.parse(text, "http://a", "pets")
 

@@ -14,7 +14,7 @@ requests that fail (--errors), p99 (--p99), drift that only the new version has,
 (--disagreement, with --log), accuracy (--accuracy, with --labels). If one is shown to be broken, by
 a test that is right however often it is looked at, the new version's weight becomes 0.
 
-Where nothing can be said, because a server is down, a version is not ready or a clock was set, the
+If nothing can be said, because a server is down, a version is not ready or a clock was set, the
 weight stays, and --webhook gets a message. Killed, the same command continues. --out gets
 rollout.json and report.html.
 
@@ -281,11 +281,16 @@ def _flags(values):
     number("p99", 2.0, "ratio of the new version's p99 to the old one's that is allowed")
     number("disagreement", 0.2, "share of different answers, or change of a class's share, allowed")
     number("accuracy", 0.02, "fall of the accuracy that is allowed")
-    number("alpha", 0.05, "chance that a version within the limits is rolled back, at most")
+    number("alpha", 0.05, "chance of a rollback within the limits, at most, drift aside")
     number("mismatch", 0.001, "p-value of the traffic's split that holds the rollout; 0 = never")
     number("interval", 10.0, "seconds between looks")
     number("settle", 5.0, "seconds that servers have to follow new weights: more than their --poll")
-    number("patience", 3600.0, "seconds without traffic, or in doubt, before it gives up")
+    number(
+        "patience",
+        3600.0,
+        "seconds without traffic, or in doubt, before it gives up; beyond a step's window, before "
+        "it says what it waits for",
+    )
     text("webhook", "", "URL that gets a JSON message at each change and alert")
     text("manifest", "", "argo or kserve: print the plan for that, and do nothing")
     text("prometheus", "http://prometheus.monitoring:9090", "for --manifest argo: its address")

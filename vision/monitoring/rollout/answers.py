@@ -1,4 +1,4 @@
-"""Guardrails from the prediction log: accuracy where labels have come, and disagreement."""
+"""Guardrails from the prediction log: accuracy if labels have come, and disagreement."""
 
 import dataclasses
 import pathlib

@@ -100,7 +100,7 @@ class Controller:
                 f"{self.places.folder / traffic.FILE} was changed by someone else: it says "
                 f"{traffic.describe(seen.weights)}, and not {traffic.describe(state.weights)}.\n"
                 "It stays as it is, and so does rollout.json: restore the weights to continue, or "
-                "begin anew with another --out"
+                "begin again with another --out"
             )
         traffic.write(self.places.folder, state.weights, seen.shadow)
         state.set_at = time.time()
@@ -197,7 +197,7 @@ class Controller:
             if not file.is_file() or sha256(file) != fingerprint:
                 raise UserError(
                     f"{self.places.folder / version} is not what it was when the rollout began: "
-                    "the weights stay as they are; begin anew with another --out"
+                    "the weights stay as they are; begin again with another --out"
                 )
 
     def _clock_doubts(self):

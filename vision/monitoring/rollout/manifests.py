@@ -105,8 +105,8 @@ def _name(plan):
     name = plan.model.lower().replace("_", "-")
     if not NAME.fullmatch(name):
         raise UserError(
-            f"--model {plan.model} cannot be a name in Kubernetes: it must be up to 52 letters a-z, "
-            "digits and '-', and begin and end with a letter or digit"
+            f"--model {plan.model} cannot be a name in Kubernetes: it must be at most 52 letters "
+            "a-z, digits and '-', and begin and end with a letter or digit"
         )
     return name
 

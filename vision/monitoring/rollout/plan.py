@@ -43,7 +43,8 @@ class Plan:
         min_labels: of its answers that must have a label before a step ends.
         guards: names of `GUARDS` that are watched.
         limits: of the guards.
-        alpha: chance that a version that is no worse than the limits is ever rolled back.
+        alpha: chance that a version within the limits is ever rolled back by a test; drift, which
+            has an alarm instead, comes on top.
         mismatch: p-value of the traffic's split below which it is broken; 0 does not check it.
     """
 

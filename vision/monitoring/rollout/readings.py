@@ -71,8 +71,8 @@ def errors(old: Tally, new: Tally, limit: float) -> Reading:
 def slow_bound(old: Tally, ratio: float) -> float:
     """Returns the bound of the histogram above which answers are too slow, in seconds.
 
-    It is the first at or above `ratio` times the old version's p99, or `NEVER`; 0 if the old version
-    has no answers.
+    It is the first at or above `ratio` times the old version's p99, or `NEVER`; 0 if the old
+    version has no answers.
     """
     limit = ratio * quantile(old, QUANTILE)
     if math.isnan(limit):

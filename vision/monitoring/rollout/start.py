@@ -48,7 +48,7 @@ def ask_all(places: Places, model: str) -> dict[str, Report]:
 
 
 def old_version(reports: dict[str, Report], places: Places, model: str, new: str) -> str:
-    """Returns the version that has the traffic, where --from does not say it.
+    """Returns the version that has the traffic, if --from does not say it.
 
     Raises:
         UserError: there is none, or it is the new one, or servers differ.

@@ -231,7 +231,7 @@ def load(out: pathlib.Path, plan: Plan) -> State | None:
     file = out / FILE
     if not file.exists():
         return None
-    remedy = "give another --out to begin anew"
+    remedy = "give another --out to begin again"
     contents = read_json(file, {"format": int}, remedy)
     if contents["format"] != FORMAT:
         raise UserError(
