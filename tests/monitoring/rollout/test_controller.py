@@ -303,6 +303,17 @@ def test_a_clock_that_was_set_begins_the_step_again(site, monkeypatch):
     assert look(controller)[0] == "raise"
 
 
+def test_a_clock_that_was_set_back_while_nobody_looked_begins_the_step_again(site):
+    look(site.begin())
+    state = states.load(site.out, PLAN)
+    state.updated_at += 3600
+    states.save(site.out, state)
+    controller = resume(site)
+    controller.pace = Pace(0.05, 0.0, 0.0)  # gives up after one look
+    controller.run()
+    assert "clock was set" in site.record["reason"] and site.record["begun_at"] == 0
+
+
 def test_a_clock_that_was_set_at_100_percent_keeps_what_the_old_version_had(site, monkeypatch):
     controller = site.begin()
     while site.weights["2"] < 100:
