@@ -1,10 +1,56 @@
 """Is one classifier better than another, or was it luck? Tests on the same images for both."""
 
+import math
+from statistics import NormalDist
+
 import numpy as np
 
 from vision.reference.shares import wilson
 
 CHUNK = 4_000_000  # numbers drawn at a time
+
+
+def paired_difference(
+    only_a: int, only_b: int, total: int, level: float = 0.95
+) -> dict[str, float]:
+    """Returns how much larger one classifier's share of right images is than another's.
+
+    The score interval of Tango 1998, "Equivalence test and confidence interval for the difference
+    in proportions for the paired-sample design", equations 5 to 8. Unlike the bootstrap's, it has a
+    width if both are right on the same images: of three such images, it is -56 to 56 %.
+
+    Args:
+        only_a: number of images that only the first gets right.
+        only_b: number of images that only the second gets right.
+        total: number of all images, at least 1.
+        level: how often the interval holds the truth.
+
+    Returns:
+        {"difference", "low", "high"}: shares of the images, a - b.
+    """
+    from scipy.optimize import brentq
+
+    quantile = NormalDist().inv_cdf((1 + level) / 2)
+
+    def score(difference):
+        """Returns the standardized distance of the measured difference from another."""
+        distance = only_a - only_b - total * difference
+        if abs(distance) < 1e-9:
+            return 0.0
+        linear = (2 * total - only_a + only_b) * difference - only_a - only_b
+        root = math.sqrt(linear**2 + 8 * total * only_b * difference * (1 - difference))
+        share = (root - linear) / (4 * total)  # of only_b, the likeliest at that difference
+        variance = max(total * (2 * share + difference * (1 - difference)), 0.0)
+        return distance / math.sqrt(variance) if variance else math.copysign(math.inf, distance)
+
+    measured = (only_a - only_b) / total
+    low = -1.0
+    high = 1.0
+    if only_b < total:
+        low = brentq(lambda x: min(score(x), 1e9) - quantile, -1.0, measured)
+    if only_a < total:
+        high = brentq(lambda x: max(score(x), -1e9) + quantile, measured, 1.0)
+    return {"difference": measured, "low": low, "high": high}
 
 
 def paired_bootstrap(
