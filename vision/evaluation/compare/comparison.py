@@ -390,7 +390,7 @@ def change_text(change: Mapping[str, float], is_share: bool) -> str:
     """
 
     def number(value):
-        return f"{100 * value:+.1f}" if is_share else f"{value:+.3g}"
+        return f"{100 * value:+z.1f}" if is_share else f"{value:+.3g}"  # z: never -0.0
 
     unit = " points" if is_share else ""
     interval = f"({number(change['low'])} to {number(change['high'])})"

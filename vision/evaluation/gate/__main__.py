@@ -10,8 +10,8 @@ that neither has learned from. By default NEW must gain at least 0 on `new` and 
 accuracy on `old`, if there are such data. --max-class-loss is about the recall of each class with
 at least --class-images images, --max-calibration-loss about the expected calibration error. Rules
 compare what was measured, or with --decide interval the worse end of the 95 % interval: then NEW
-must keep them for sure, and few images do not pass. A class that only one of the models has counts
-as wrong for the other.
+must keep them for sure, and few images do not pass, nor does --max-class-loss if no class has
+enough images. A class that only one of the models has counts as wrong for the other.
 
 Writes gate.json and gate.md, a comment for a pull request. Exits with 0 if NEW keeps all rules,
 with 1 if not, with 2 for a mistake in the command or the data.

@@ -12,7 +12,7 @@ from vision.errors import UserError
 from vision.evaluation.compare.comparison import align, change_text, compare
 from vision.evaluation.data import match_classes
 from vision.evaluation.gate.answers import answer
-from vision.evaluation.gate.rules import Rule, keeps, measure
+from vision.evaluation.gate.rules import Rule, keeps, measure, with_score_intervals
 from vision.evaluation.gate.unseen import Learned, unseen
 from vision.evaluation.measures.calibration import calibration_error
 from vision.inference import Predictor, from_flags
@@ -60,7 +60,7 @@ def judge(request: Request, report: Callable[[str], object] = print) -> dict[str
         runs = details.pop("runs")
         for rule in request.rules:
             if rule.data == name:
-                measured = measure(rule, runs, pair, request.class_images)
+                measured = measure(rule, runs, pair, request.class_images, request.decide)
                 is_kept = keeps(rule, measured, request.decide)
                 rules.append(
                     dataclasses.asdict(rule) | measured | {"text": rule.text(), "passed": is_kept}
@@ -112,7 +112,7 @@ def _compare(
     notes = _notes(models, titles, learned, seen, present)
     for note in notes:
         report(f"note: {note}")
-    return comparison["comparisons"][0], {
+    return with_score_intervals(comparison["comparisons"][0], runs), {
         "runs": runs,
         "source": spec,
         "images": comparison["images"],
@@ -228,7 +228,7 @@ def _value(rule):
         return "no class has enough images to be judged"
     numbers = [100 * rule[key] for key in ("value", "low", "high")]
     worst = f", {rule['class']}" if rule.get("class") else ""
-    return "{:+.1f} points ({:+.1f} to {:+.1f})".format(*numbers) + worst
+    return "{:+z.1f} points ({:+z.1f} to {:+z.1f})".format(*numbers) + worst  # z: never -0.0
 
 
 def _cell(text):

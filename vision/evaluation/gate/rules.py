@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from vision.errors import UserError, check_choice, check_range
-from vision.evaluation.compare.comparison import Run
+from vision.evaluation.compare.comparison import Run, verdict
 from vision.evaluation.measures import statistics
 from vision.evaluation.measures.calibration import calibration_error
 
 DECISIONS = ("estimate", "interval")
 DRAWS = 1000
+LEAST_IMAGES = 100  # of which calibration errors are bootstrapped
 ROUNDING = 1e-9  # one image of a hundred is a loss of 0.01, and not of more
 TITLES = {
     "min-gain": "gains at least",
@@ -86,17 +87,50 @@ def parse_rules(kind: str, values: Sequence[str], data: Mapping[str, str]) -> li
     return list(rules.values())
 
 
-def measure(rule: Rule, runs: Sequence[Run], pair: Mapping[str, Any], class_images: int) -> dict:
+def with_score_intervals(pair: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
+    """Returns a comparison with the score intervals of accuracy and of each class's recall.
+
+    Bootstrap intervals have no width if both models are right on the same images, so three images
+    would prove that nothing is lost; see `vision.evaluation.measures.statistics.paired_difference`.
+
+    Args:
+        pair: from `vision.evaluation.compare.comparison.compare`.
+        runs: the old and the new model's answers, aligned.
+    """
+    old, new = (run.columns["correct"] for run in runs)
+    labels = runs[0].columns["label"]
+
+    def scored(change, chosen):
+        only_new = int((new & ~old)[chosen].sum())
+        only_old = int((old & ~new)[chosen].sum())
+        interval = statistics.paired_difference(only_new, only_old, int(chosen.sum()))
+        return {**change, **interval, "p": statistics.mcnemar(only_old, only_new)}
+
+    everything = np.ones(len(old), bool)
+    accuracy = scored(pair["differences"]["accuracy"], everything)
+    per_class = [scored(row, labels == row["class"]) for row in pair["per_class"]]
+    result = dict(pair)
+    result["differences"] = pair["differences"] | {"accuracy": accuracy}
+    result["per_class"] = per_class
+    result["better"], result["verdict"] = verdict(result)
+    return result
+
+
+def measure(
+    rule: Rule, runs: Sequence[Run], pair: Mapping[str, Any], class_images: int, decide: str
+) -> dict[str, Any]:
     """Returns {"value", "low", "high"} of what a rule limits, and "class" of the worst class.
 
     A value is the change in the direction that the rule names: a gain, or a loss. All are None if
-    no class has enough images.
+    no class has enough images. The worst class is the one that decides: the one that loses most, or
+    of which the interval reaches the largest loss.
 
     Args:
         rule: the rule.
         runs: the old and the new model's answers, aligned.
-        pair: their comparison, from `vision.evaluation.compare.comparison.compare`.
+        pair: their comparison, from `with_score_intervals`.
         class_images: images that a class must have to be judged.
+        decide: one of `DECISIONS`.
     """
     if rule.kind == "min-gain":
         return _part(pair["differences"]["accuracy"])
@@ -107,17 +141,17 @@ def measure(rule: Rule, runs: Sequence[Run], pair: Mapping[str, Any], class_imag
     judged = [row for row in pair["per_class"] if row["images"] >= class_images]
     if not judged:
         return {"value": None, "low": None, "high": None, "class": ""}
-    worst = min(judged, key=lambda row: row["difference"])
+    worst = min(judged, key=lambda row: row["difference" if decide == "estimate" else "low"])
     return _negative(worst) | {"class": worst["class"]}
 
 
 def keeps(rule: Rule, measured: Mapping[str, Any], decide: str) -> bool:
     """Whether a rule is kept: by the measured value, or surely, by the worse end of its interval.
 
-    A rule about classes of which none has enough images is kept.
+    A rule about classes of which none has enough images is kept, but not surely.
     """
     if measured["value"] is None:
-        return True
+        return decide == "estimate"
     if rule.kind == "min-gain":
         least = measured["value" if decide == "estimate" else "low"]
         return least >= rule.limit - ROUNDING
@@ -128,7 +162,8 @@ def keeps(rule: Rule, measured: Mapping[str, Any], decide: str) -> bool:
 def calibration_change(runs: Sequence[Run], draws: int = DRAWS, seed: int = 0) -> dict[str, Any]:
     """Returns how much the expected calibration error rises, {"value", "low", "high"}.
 
-    The interval is the 95 % percentile interval of paired bootstrap draws.
+    The interval is the 95 % percentile interval of paired bootstrap draws. Those of a few images
+    tell too little; then it is all that the change can be.
     """
     columns = [(run.columns["confidence"], run.columns["correct"]) for run in runs]
 
@@ -137,6 +172,8 @@ def calibration_change(runs: Sequence[Run], draws: int = DRAWS, seed: int = 0) -
         return new - old
 
     size = len(columns[0][0])
+    if size < LEAST_IMAGES:
+        return {"value": change(None), "low": -1.0, "high": 1.0}
     random = np.random.default_rng(seed)
     drawn = [
         change(np.bincount(random.integers(0, size, size), minlength=size)) for _ in range(draws)
@@ -150,4 +187,9 @@ def _part(change):
 
 
 def _negative(change):
-    return {"value": -change["difference"], "low": -change["high"], "high": -change["low"]}
+    # 0 - x, since -x of 0 is the float -0.0
+    return {
+        "value": 0 - change["difference"],
+        "low": 0 - change["high"],
+        "high": 0 - change["low"],
+    }
