@@ -16,7 +16,7 @@ from vision.data.recall import Past
 from vision.data.sources import open_splits
 from vision.errors import UserError
 from vision.evaluation.gate import __main__ as gate
-from vision.evaluation.gate import rules
+from vision.evaluation.gate import judge, rules
 from vision.evaluation.gate.unseen import Learned
 from vision.evaluation.measures.calibration import calibration_error
 from vision.reference.shares import mcnemar
@@ -232,6 +232,17 @@ def test_what_a_model_has_learned_from(tmp_path):
     assert not Learned(model("", None), "digits", {}).is_unknown
     same = division_in(tmp_path / "b", train=["1"], val=["2"], test=["2"])
     assert Learned(model("digits", same), "digits", {}).names == {"1"}  # val is test
+
+
+def test_each_model_sees_the_bits_that_it_was_trained_with(tmp_path):
+    for label in ("cat", "dog"):
+        (tmp_path / label).mkdir()
+        cv2.imwrite(str(tmp_path / label / "1.png"), np.full((8, 8), 2048, np.uint16))
+    models = [model("", None), model("", None), model("", None)]
+    for predictor, bits in zip(models, (0, 12, 0), strict=True):
+        predictor.config.data.bits = bits
+    _, prepared, seen = judge._images(models, f"folder:{tmp_path}")
+    assert [int(images[0]["image"].max()) for images in prepared] == [8, 128, 8] and seen == 0
 
 
 def error_of(result):

@@ -1,4 +1,4 @@
-"""The score interval of a paired difference: against the likelihood by brute force, and coverage."""
+"""The score interval of a paired difference: against the likelihood itself, and its coverage."""
 
 import itertools
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from vision.bundle.directory import MANIFEST
 from vision.data.sources import open_splits
+from vision.data.splits import Joined
 from vision.errors import UserError
 from vision.evaluation.compare.comparison import align, change_text, compare
 from vision.evaluation.data import match_classes
@@ -95,16 +96,14 @@ def _compare(
     report: Callable[[str], object],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns (the comparison of two models on a source, what else is known of it)."""
-    bits = models[1].config.data.bits
-    opened = open_splits(spec, bits, 1)
-    learned = [Learned(model, spec, opened) for model in models]
-    images, seen = unseen(opened, learned, spec)
+    learned, prepared, seen = _images(models, spec)
+    images = prepared[0]
     classes = tuple(dict.fromkeys([*models[0].classes, *models[1].classes]))
     match_classes(classes, images)
     report(f"{name}, {spec}: {len(images):,} images")
     answers = [
-        answer(model, title, images, classes, spec)
-        for model, title in zip(models, titles, strict=True)
+        answer(model, title, own, classes, spec)
+        for model, title, own in zip(models, titles, prepared, strict=True)
     ]
     runs, left_out = align(answers)
     comparison = compare(runs, left_out)
@@ -124,6 +123,20 @@ def _compare(
             calibration_error(run.columns["confidence"], run.columns["correct"])[0] for run in runs
         ],
     }
+
+
+def _images(models: Sequence[Predictor], spec: str) -> tuple[list[Learned], list[Joined], int]:
+    """Opens a source for each model, which may take other bits of 16-bit images.
+
+    Returns:
+        (what each model has learned from, the images that none has learned from as each takes them,
+        the number of the others).
+    """
+    bits = [model.config.data.bits for model in models]
+    opened = {number: open_splits(spec, number, 1) for number in dict.fromkeys(bits)}
+    learned = [Learned(model, spec, opened[bits[0]]) for model in models]
+    prepared = {number: unseen(parts, learned, spec) for number, parts in opened.items()}
+    return learned, [prepared[number][0] for number in bits], prepared[bits[0]][1]
 
 
 def _notes(models, titles, learned, seen, present):
