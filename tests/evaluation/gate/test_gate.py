@@ -234,6 +234,47 @@ def test_what_a_model_has_learned_from(tmp_path):
     assert Learned(model("digits", same), "digits", {}).names == {"1"}  # val is test
 
 
+def test_copies_of_what_a_model_has_learned_from(tmp_path):
+    photos = [f"a/{i}.png" for i in range(6)]
+    labeled = [f"images/{i}.png" for i in range(6)]
+    past = division_in(
+        tmp_path / "run",
+        train=[*photos[:4], *(f"2:{name}" for name in labeled[:4])],
+        test=[*photos[4:], *(f"2:{name}" for name in labeled[4:])],
+    )
+    joined = model("folder:photos + csv:to_label/labeled.csv", past)
+
+    def learned(spec, names, label="a"):
+        for name in names:
+            path = tmp_path / spec.partition(":")[2] / label / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), np.zeros((8, 8), np.uint8))
+        source = f"folder:{tmp_path / spec.partition(':')[2]}"
+        return Learned(joined, source, open_splits(source, 0, 1))
+
+    names = [name.removeprefix("a/") for name in photos]
+    copy = learned("folder:elsewhere", names)  # the folder, in another place
+    assert copy.names == set(photos[:4]) and not copy.alike
+    part = learned("folder:half", names[:3])
+    assert not part.names and part.alike == set(photos[:3])
+    assert not learned("folder:others", ["x.png", "y.png", names[0]]).alike
+    assert not learned("folder:test", names[4:]).alike  # which it has not learned from
+    table = tmp_path / "copy.csv"
+    pictures = tmp_path / "images"
+    pictures.mkdir()
+    for name in labeled:
+        cv2.imwrite(str(tmp_path / name), np.zeros((8, 8), np.uint8))
+    table.write_text("path,label\n" + "".join(f"{name},a\n" for name in labeled))
+    spec = f"csv:{table}"
+    assert Learned(joined, spec, open_splits(spec, 0, 1)).names == set(labeled[:4])
+    both = f"folder:{tmp_path / 'others'} + {spec}"
+    second = {f"2:{name}" for name in labeled[:4]}
+    assert Learned(joined, both, open_splits(both, 0, 1)).names == second
+    table.write_text("path,label\n" + "".join(f"{name},b\n" for name in labeled))
+    relabeled = Learned(joined, spec, open_splits(spec, 0, 1))
+    assert not relabeled.names and relabeled.alike == set(labeled[:4])
+
+
 def test_each_model_sees_the_bits_that_it_was_trained_with(tmp_path):
     for label in ("cat", "dog"):
         (tmp_path / label).mkdir()

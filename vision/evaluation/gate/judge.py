@@ -150,6 +150,11 @@ def _notes(models, titles, learned, seen, present):
                 f"{title} has learned from these data and has no list of the images: it may know "
                 "some of them"
             )
+        if own.alike:
+            notes.append(
+                f"{len(own.alike):,} images are called as images are that {title} has learned "
+                "from: they may be copies"
+            )
         missing = sorted(present - set(model.classes))
         if missing:
             names = ", ".join(map(repr, missing[:WORST])) + ", ..." * (len(missing) > WORST)
