@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.tiny_bundle import write_bundle
 from vision import cli
+from vision.config.flags import parse_stage
 from vision.data.division import Members, describe, write_division
 from vision.data.recall import Past
 from vision.data.sources import open_splits
@@ -336,6 +337,21 @@ def test_flags_that_are_wrong(tmp_path, flags, message):
     with pytest.raises(UserError, match=message):
         gate.main(["a", "b", f"--out={tmp_path / 'out'}", *flags])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "flags, expected",
+    [
+        ([], ["old=0.01"]),
+        (["--max-loss=new=0.5"], ["new=0.5", "old=0.01"]),  # a rule about others changes nothing
+        (["--max-loss=new=0.5", "--max-loss=old=1"], ["new=0.5", "old=1"]),
+    ],
+    ids=["none", "another", "own"],
+)
+def test_a_default_holds_unless_a_rule_is_about_its_data(flags, expected):
+    values = parse_stage(["a", "b", *flags], "", gate._flags)[1]
+    assert gate._given(values, "max-loss", {"old": "x", "new": "y"}) == expected
+    assert gate._given(values, "max-loss", {"other": "x"}) == [v for v in expected if v in str(flags)]
 
 
 def test_one_image_of_a_hundred_is_a_loss_of_one_point():

@@ -72,12 +72,13 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _given(values, kind, data):
-    """Returns the values of a rule's flag; without any, its default if there are such data."""
-    given = values[kind].value
+    """Returns the values of a rule's flag, and its default unless one of them is about its data."""
+    given = values[kind].value or []
     default = DEFAULTS.get(kind, "")
-    if given is None and default.partition("=")[0] in data:
-        return [default]
-    return given or []
+    name = default.partition("=")[0]
+    if name in data and not any(value.partition("=")[0] == name for value in given):
+        return [*given, default]
+    return given
 
 
 def _flags(values):
