@@ -1,5 +1,6 @@
 """`python -m vision.evaluation.gate`: small models that really classify digits, as bundles."""
 
+import errno
 import json
 import re
 import shutil
@@ -312,6 +313,18 @@ def test_what_cannot_be_compared(place, command, tmp_path):
     assert (tmp_path / "gate" / "gate.json").read_bytes() == before
 
 
+def test_a_failure_leaves_no_verdict(place, command, tmp_path, monkeypatch):
+    assert command("few", "many")[0] == 0
+
+    def write(path, value):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(gate, "write_json", write)
+    code, _, errors = command("few", "many")
+    assert code == 1 and "error: " in errors and "must not take the place" not in errors
+    assert not list((tmp_path / "gate").iterdir())
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -351,7 +364,9 @@ def test_flags_that_are_wrong(tmp_path, flags, message):
 def test_a_default_holds_unless_a_rule_is_about_its_data(flags, expected):
     values = parse_stage(["a", "b", *flags], "", gate._flags)[1]
     assert gate._given(values, "max-loss", {"old": "x", "new": "y"}) == expected
-    assert gate._given(values, "max-loss", {"other": "x"}) == [v for v in expected if v in str(flags)]
+    assert gate._given(values, "max-loss", {"other": "x"}) == [
+        v for v in expected if v in str(flags)
+    ]
 
 
 def test_one_image_of_a_hundred_is_a_loss_of_one_point():

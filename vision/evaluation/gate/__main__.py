@@ -14,9 +14,11 @@ must keep them for sure, and few images do not pass, nor does --max-class-loss i
 enough images. A class that only one of the models has counts as wrong for the other.
 
 Writes gate.json and gate.md, a comment for a pull request. Exits with 0 if NEW keeps all rules,
-with 1 if not, with 2 for a mistake in the command or the data.
+with 1 if not, with 2 for a mistake in the command or the data. As any command it also exits with 1
+if it fails otherwise, as on a full disk; then there is no gate.json.
 """
 
+import contextlib
 import pathlib
 from collections.abc import Sequence
 
@@ -59,16 +61,31 @@ def main(argv: Sequence[str]) -> None:
             f"--max-loss {next(iter(data))}=0.01"
         )
     request = judge.Request(words, titles(words), data, limits, values.decide, class_images)
-    with locked(values.out):
+    with locked(values.out), _no_old_verdict(pathlib.Path(values.out)):
         record = judge.judge(request, cli.show)
         with filling(values.out) as directory:
-            write_json(directory / "gate.json", record)
             pathlib.Path(directory, "gate.md").write_text(judge.markdown(record), "utf-8")
+            write_json(directory / "gate.json", record)
     *lines, verdict = judge.lines(record)
     cli.show(*lines, f"wrote {values.out}: gate.json, gate.md")
     if not record["passed"]:
         raise RunError(verdict)
     cli.show(verdict)
+
+
+@contextlib.contextmanager
+def _no_old_verdict(out):
+    """Removes gate.json and gate.md if the block fails with exit code 1, as on a full disk: with
+    that code they would be taken for the verdict."""
+    try:
+        yield
+    except UserError:
+        raise
+    except BaseException:
+        for name in ("gate.json", "gate.md"):
+            with contextlib.suppress(OSError):
+                (out / name).unlink(missing_ok=True)
+        raise
 
 
 def _given(values, kind, data):
