@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from tests.monitoring.conftest import START, photos
+from tests.monitoring.conftest import START, Writer, photos
 from tests.support.tiny_bundle import write_bundle
 from vision import cli
 from vision.data.sources import open_splits
@@ -57,18 +57,31 @@ def shadow(writing, number, image, moment, monkeypatch):
         writing.log.put(Request("pets", image[None], id=f"r{number + 1}"), answer, shadow=True)
 
 
+@pytest.fixture(scope="module")
+def made(watched, tmp_path_factory):
+    """A folder with a log and a collection of 40 of its images, `out`.
+
+    The log has kept all of 200 images, of 100 darker ones, and of 10 that came again.
+    """
+    folder = tmp_path_factory.mktemp("collect")
+    with pytest.MonkeyPatch.context() as patch:
+        writing = Writer(folder / "log", watched[1], patch, keep=ALL)
+        usual = photos(200, 3)
+        writing.put(usual, START + np.arange(200))
+        for number in SHADOWED:
+            shadow(writing, number, usual[number], START + number, patch)
+        writing.put(photos(100, 4, light=0.5), START + 200 + np.arange(100))
+        writing.put(usual[:10], START + 300 + np.arange(10))
+        writing.close()
+    argv = [f"--bundle={watched[0]}", f"--log={folder / 'log'}", f"--out={folder / 'out'}"]
+    collect.main([*argv, "--window=100", "--count=40"])
+    return folder
+
+
 @pytest.fixture
-def kept(writer, monkeypatch):
-    """A log that has kept all of 200 images, of 100 darker ones, and of 10 that came again."""
-    writing = writer(keep=ALL)
-    usual = photos(200, 3)
-    writing.put(usual, START + np.arange(200))
-    for number in SHADOWED:
-        shadow(writing, number, usual[number], START + number, monkeypatch)
-    writing.put(photos(100, 4, light=0.5), START + 200 + np.arange(100))
-    writing.put(usual[:10], START + 300 + np.arange(10))
-    writing.close()
-    return usual
+def kept(made, tmp_path):
+    """The log, in the test's own directory."""
+    return shutil.copytree(made / "log", tmp_path / "log")
 
 
 def table_of(path):
@@ -133,9 +146,9 @@ def test_the_same_command_gives_the_same_collection(kept, command, tmp_path):
 
 
 @pytest.fixture
-def collection(kept, command, tmp_path):
-    """A collection of 40 images, and its table."""
-    assert command("--window=100", "--count=40")[0] == 0
+def collection(made, tmp_path):
+    """The table of a collection of 40 images, which is in the test's own directory."""
+    shutil.copytree(made / "out", tmp_path / "out")
     return table_of(tmp_path / "out" / "images.csv")
 
 
@@ -263,7 +276,7 @@ def test_people_who_disagree(collection, command, tmp_path):
     assert rows == {first: "class 1", third: "class 3"}
 
 
-def test_answers_are_never_replaced_by_a_new_collection(collection, command, tmp_path):
+def test_answers_are_never_replaced_by_a_new_collection(kept, collection, command, tmp_path):
     out = tmp_path / "out"
     as_csv(out, truth_of(collection))
     code, _, errors = command("--window=100")
