@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from vision.monitoring.labeling.choice import Pool, Quota, choose, pool, quota
+from vision.monitoring.labeling.choice import SHORTLIST, Pool, Quota, choose, pool, quota
 from vision.monitoring.labeling.reasons import NONE, REASONS, drawn, nearest
 
 
@@ -87,6 +87,62 @@ def test_the_pool_has_the_best_of_each_class():
     assert len(pool({"uncertain": np.full(520, NONE)}, classes, Quota(20, 10, True))) == 0
     places = pool({"uncertain": entropy}, classes, Quota(40, 10, False))
     assert np.bincount(classes[places]).tolist() == [60, 20]  # 80, of whatever class, in the end
+
+
+def by_definition(images, limits, seed):
+    """Returns what `choose` must, sorting and measuring all images for each one it takes."""
+    order = np.random.default_rng(seed).permutation(len(images.classes)).tolist()
+    chosen = []
+    is_bound = True
+    turn = misses = 0
+    while len(chosen) < limits.count:
+        if misses == len(REASONS):
+            if limits.strict or not is_bound:
+                break
+            is_bound = False
+            misses = 0
+        reason = REASONS[turn % len(REASONS)]
+        turn += 1
+        taken = [images.classes[place] for place in chosen]
+        blocked = set(chosen).union(*(images.copies.get(place, ()) for place in chosen))
+        rows = [
+            row
+            for row in order
+            if row not in blocked
+            and images.scores[reason][row] > NONE
+            and not (is_bound and taken.count(images.classes[row]) >= limits.per_class)
+        ]
+        if not rows:
+            misses += 1
+            continue
+        misses = 0
+        to_chosen = np.full(len(order), np.inf)
+        for place in chosen:
+            own = nearest(images.sketches, images.sketches[place : place + 1])
+            to_chosen = np.minimum(to_chosen, own)
+        if reason == "far":
+            to_chosen = np.minimum(to_chosen, images.distances)
+        else:
+            rows = sorted(rows, key=lambda row: -images.scores[reason][row])[:SHORTLIST]
+        chosen.append(max(rows, key=lambda row: to_chosen[row]))
+    return chosen
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("seed", range(4))
+def test_sorting_once_chooses_what_sorting_each_time_does(seed, strict):
+    random = np.random.default_rng(seed)
+    scores = {}
+    for reason in REASONS:  # rounded, so that many are equal
+        values = random.normal(size=80).round(1)
+        scores[reason] = np.where(random.random(80) < 0.5, values, NONE)
+    points = random.integers(0, 6, (80, 3)).astype(np.float16)
+    images = Pool(scores, random.integers(0, 5, 80), points, {}, random.random(80) * 4)
+    pairs = random.choice(80, (10, 2), replace=False)
+    images.copies = {int(a): {int(b)} for pair in pairs for a, b in (pair, pair[::-1])}
+    for count, per_class in ((20, 3), (70, 6), (100, 100)):
+        limits = Quota(count, per_class, strict)
+        assert choose(images, limits, seed) == by_definition(images, limits, seed)
 
 
 def test_what_is_drawn_is_chosen_whatever_its_class():

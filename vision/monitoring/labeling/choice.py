@@ -133,6 +133,10 @@ def choose(images: Pool, limits: Quota, seed: int = 0) -> list[int]:
 class _Chooser:
     """Takes images one after the other.
 
+    Images of equal score have a drawn order. Those of a reason are sorted once: one that cannot be
+    taken now, since a copy is or its class has enough, cannot be later either, until the quota is
+    lifted.
+
     Attributes:
         chosen: their places.
     """
@@ -144,13 +148,17 @@ class _Chooser:
         self._left = np.full(int(images.classes.max(initial=0)) + 1, limits.per_class)
         self._is_bound = True
         self._is_strict = limits.strict
+        self._sketches = np.asarray(images.sketches, np.float64)  # once, not for each image
         self._to_chosen = np.full(len(images.classes), np.inf)
         self.chosen = []
+        self._rank()
 
     def lift(self):
         """Lets classes get more than their quota; returns whether that changes anything."""
         was_bound = self._is_bound and not self._is_strict
         self._is_bound = self._is_strict
+        if was_bound:
+            self._rank()
         return was_bound
 
     def take_all(self, places):
@@ -161,26 +169,62 @@ class _Chooser:
 
     def take(self, reason):
         """Takes an image for a reason; returns whether there is one."""
-        images = self._images
-        values = images.scores[reason]
-        is_allowed = self._is_free & (values > NONE)
-        if self._is_bound:
-            is_allowed &= self._left[images.classes] > 0
-        rows = self._order[is_allowed[self._order]]
+        if reason == "far":
+            self._far = rows = self._far[self._is_allowed(self._far)]
+            distance = np.minimum(self._images.distances[rows], self._to_chosen[rows])
+        else:
+            rows = self._ranked[reason].first(self._is_allowed)
+            distance = self._to_chosen[rows]
         if not len(rows):
             return False
-        if reason == "far":
-            distance = np.minimum(images.distances, self._to_chosen)
-        else:
-            rows = rows[np.argsort(-values[rows], kind="stable")[:SHORTLIST]]
-            distance = self._to_chosen
-        self._add(int(rows[np.argmax(distance[rows])]))
+        self._add(int(rows[np.argmax(distance)]))
         return True
+
+    def _rank(self):
+        """Sorts the images of each reason."""
+        self._ranked = {}
+        for reason in REASONS:
+            values = self._images.scores[reason]
+            rows = self._order[values[self._order] > NONE]
+            if reason == "far":
+                self._far = rows
+            else:
+                self._ranked[reason] = _Ranked(rows[np.argsort(-values[rows], kind="stable")])
+
+    def _is_allowed(self, rows):
+        """Returns bool (N,), which images may be taken."""
+        is_allowed = self._is_free[rows]
+        if self._is_bound:
+            is_allowed &= self._left[self._images.classes[rows]] > 0
+        return is_allowed
 
     def _add(self, place):
         images = self._images
         self.chosen.append(place)
         self._is_free[[place, *images.copies.get(place, ())]] = False
         self._left[images.classes[place]] -= 1
-        distance = nearest(images.sketches, images.sketches[place : place + 1])
+        distance = nearest(self._sketches, self._sketches[place : place + 1])
         self._to_chosen = np.minimum(self._to_chosen, distance)
+
+
+class _Ranked:
+    """The images of a reason, the best first; those that may not be taken are passed once.
+
+    Args:
+        rows: int64 (N,), their places.
+    """
+
+    def __init__(self, rows):
+        self._rows = rows
+        self._next = 0  # place of the first one that was not looked at
+        self._first = rows[:0]
+
+    def first(self, is_allowed):
+        """Returns the first `SHORTLIST` places of which a function says that they are allowed."""
+        self._first = self._first[is_allowed(self._first)]
+        while len(self._first) < SHORTLIST and self._next < len(self._rows):
+            end = self._next + SHORTLIST - len(self._first)
+            more = self._rows[self._next : end]
+            self._first = np.concatenate([self._first, more[is_allowed(more)]])
+            self._next = end
+        return self._first
