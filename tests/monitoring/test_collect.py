@@ -325,6 +325,17 @@ def test_logs_without_images(writer, command, tmp_path, watched):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_clock_that_went_back(writer, command):
+    writing = writer(keep=ALL)
+    writing.put(photos(40, 3), START + np.arange(40))
+    writing.put(photos(40, 4), START - 3600 + np.arange(40))
+    writing.close()
+    code, printed, errors = command("--window=1h")
+    assert code == 2 and printed == "" and "the server's clock went back by 3,6" in errors
+    code, printed, _ = command("--window=30")
+    assert code == 0 and "went back" in printed and "follow the order of writing" in printed
+
+
 def test_images_that_are_gone_are_counted(kept, command, tmp_path):
     images = sorted((tmp_path / "log").rglob("*.png"))
     for path in images[:100]:

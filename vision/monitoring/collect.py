@@ -60,6 +60,7 @@ def main(argv: Sequence[str]) -> None:
         out=out,
         count=values.count,
         per_class=int(values["per-class"].value or 0),
+        window=values.window,
         span=parse_span(values.window),
         history=values.history,
         random=values.random,

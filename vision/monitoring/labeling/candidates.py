@@ -4,12 +4,13 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from vision.bundle.directory import MANIFEST, Manifest, read_manifest
 from vision.errors import UserError
+from vision.monitoring import analysis
 from vision.monitoring.log import Log, open_log
 from vision.monitoring.windows import COLUMNS, History, Rows, Selector, Slot, Span
 from vision.reference.statistics import Reference, parse
@@ -71,41 +72,43 @@ class Gathered:
     tested: int
 
 
-def gather(
-    bundle: pathlib.Path,
-    directory: pathlib.Path,
-    span: Span,
-    history: int,
-    report: Callable[[str], object] = print,
-) -> Gathered:
+class Source(analysis.Source, Protocol):
+    """What `gather` reads of a request."""
+
+    @property
+    def span(self) -> Span: ...
+
+    @property
+    def history(self) -> int: ...
+
+
+def gather(request: Source, report: Callable[[str], object] = print) -> Gathered:
     """Reads a log twice: for the bundle's rows, then for other versions' answers to kept images.
 
     Args:
-        bundle: directory of the bundle that was served.
-        directory: the server's prediction log.
-        span: how long a window of drift is.
-        history: windows to compare with the reference, the latest.
+        request: the bundle that was served, the server's prediction log, how long a window of drift
+            is, and how many are compared with the reference, the latest.
         report: called with a line of text for each oddity of the log.
 
     Raises:
         UserError: the bundle has no reference; the log cannot be read, has no rows of this model or
-            no images.
+            no images; its clock went back, and windows are times.
     """
-    manifest = read_manifest(bundle)
-    reference = parse(manifest.reference, len(manifest.classes), bundle / MANIFEST)
-    log = open_log(directory)
-    for name, reason in list(log.skipped.items())[:3]:
-        report(f"{name} is not read: {reason} ({len(log.skipped):,} such files)")
+    manifest = read_manifest(request.bundle)
+    reference = parse(manifest.reference, len(manifest.classes), request.bundle / MANIFEST)
+    log = open_log(request.log)
+    analysis.report_skipped(log, report)
     selector = Selector(manifest.fingerprint, tuple(manifest.classes))
-    windows = History(reference, span, history)
+    windows = History(reference, request.span, request.history)
     parts = [_part(selector, windows, log, batch) for batch in _batches(log)]
+    analysis.check_clock(log, request.span, report)
     candidates = _joined([part for part in parts if len(part)])
     if candidates is None:
-        raise UserError(_nothing(bundle, directory, selector))
+        raise _nothing(request, selector)
     exists = np.array([file.is_file() for file in candidates.files], bool)
     if not exists.any():
         raise UserError(
-            f"--log {directory}: all of the {len(exists):,} images that it has kept are deleted: "
+            f"--log {request.log}: all of the {len(exists):,} images that it has kept are deleted: "
             "label earlier, or give the server more --keep-days"
         )
     candidates = _chosen(candidates, np.flatnonzero(exists))
@@ -165,20 +168,14 @@ def _chosen(candidates, places):
     )
 
 
-def _nothing(bundle, directory, selector):
-    """Returns why there is no image."""
-    if selector.rows:
-        return (
-            f"--log {directory} has {selector.rows:,} rows of this model and no images: start the "
-            "server with --keep-images 0.01"
-        )
-    others = ", ".join(f"{model}/{version}" for model, version in list(selector.others)[:5])
-    if others:
-        return (
-            f"--log {directory} has no rows of the model in --bundle {bundle}, but of {others}: "
-            "give the bundle that was served"
-        )
-    return f"--log {directory} has no rows: has the server answered anything?"
+def _nothing(request, selector):
+    """Returns the error for a log without images."""
+    if not selector.rows:
+        return analysis.too_few(request, selector.rows, selector.others)
+    return UserError(
+        f"--log {request.log} has {selector.rows:,} rows of this model and no images: start the "
+        "server with --keep-images 0.01"
+    )
 
 
 def _others(log: Log, candidates: Candidates, manifest: Manifest) -> dict[int, Other]:

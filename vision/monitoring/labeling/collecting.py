@@ -43,7 +43,8 @@ class Request:
         count: images, at most.
         per_class: images of a predicted class, at most; 0 for twice an equal share, or more if
             nothing else is left.
-        span: how long a window of drift is.
+        window: as --window gives it: how long a window of drift is.
+        span: the same, parsed.
         history: windows to compare, the latest.
         random: images of these that are drawn at random.
         seed: of the order of images that are equally worth it, and of what is drawn.
@@ -54,6 +55,7 @@ class Request:
     out: pathlib.Path
     count: int
     per_class: int
+    window: str
     span: Span
     history: int
     random: int
@@ -69,7 +71,7 @@ def collect(request: Request, report: Callable[[str], object] = print) -> list[s
         UserError: see `gather` and `check_place`. What was there remains.
     """
     check_place(request.out)
-    gathered = gather(request.bundle, request.log, request.span, request.history, report)
+    gathered = gather(request, report)
     scores = worth.scores(gathered)
     holds = ", ".join(
         f"{(values > worth.NONE).sum():,} {reason}" for reason, values in scores.items()
