@@ -16,10 +16,13 @@ from vision import cli
 from vision.data.sources import open_splits
 from vision.errors import UserError
 from vision.monitoring import collect
+from vision.monitoring.labeling import collecting
+from vision.monitoring.labeling.answers import take_back
 from vision.reference import appearance
 from vision.reference.features import NAMES
 from vision.serving.logs.kept_images import KeepRules
 from vision.serving.request import Answer, Description, Request
+from vision.support.lock import locked_beside
 
 ALL = KeepRules(share=1.0, seconds=1e12)
 SHADOWED = range(0, 40, 4)  # images of which another version says another class
@@ -286,6 +289,26 @@ def test_answers_are_never_replaced_by_a_new_collection(kept, collection, comman
     code, _, errors = command("--window=100")
     assert code == 2 and "has answers already" in errors
     assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == before
+
+
+def test_answers_that_come_while_images_are_chosen_remain(kept, collection, command, tmp_path):
+    """Answers are read by another process, which the last step of choosing stands for here."""
+    out = tmp_path / "out"
+    file = tmp_path / "a.csv"
+    file.write_text(f"path,label\n{collection[0]['path']},class 1\n")
+    with pytest.MonkeyPatch.context() as patch:
+        select = collecting.select
+
+        def slowly(*arguments):
+            take_back(file, out)
+            return select(*arguments)
+
+        patch.setattr(collecting, "select", slowly)
+        code, _, errors = command("--window=100", "--count=40")
+    assert code == 2 and "has answers already" in errors
+    assert len(table_of(out / "labeled.csv")) == 1
+    with locked_beside(out):  # as collect does while it writes
+        assert "is in use by another process" in error_of(command(f"--labeled={file}"))
 
 
 def test_a_directory_of_something_else_is_left_alone(kept, command, tmp_path):

@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import difflib
 import json
+import os
 import pathlib
 import urllib.parse
 from collections.abc import Iterable, Sequence
@@ -20,7 +21,7 @@ from vision.monitoring.labeling.collection import Item, read_items
 from vision.monitoring.labeling.tasks import CONTROL
 from vision.support.cells import Writer
 from vision.support.files import filling, replacing, write_json
-from vision.support.lock import locked
+from vision.support.lock import locked_beside
 from vision.support.reading import read_bytes, read_json
 
 FORMAT = 1  # of answers.json
@@ -102,9 +103,13 @@ def take_back(file: pathlib.Path, out: pathlib.Path) -> list[str]:
     Raises:
         UserError: see `read_answers` and `read_items`. What was there remains.
     """
-    items, classes = read_items(out)
-    answers = read_answers(file, items, classes)
-    with locked(out), filling(out) as directory:
+    out = pathlib.Path(os.path.realpath(out))
+    if not out.is_dir():
+        read_items(out)  # says what is missing, and no directory is made for a lock
+    # the lock of `collect`, which replaces the directory as a whole
+    with locked_beside(out), filling(out) as directory:
+        items, classes = read_items(out)
+        answers = read_answers(file, items, classes)
         with replacing(directory / "labeled.csv", newline="") as table:
             writer = Writer(table)
             writer.writerow(["path", "label", "predicted", "reasons", "id", "image"])

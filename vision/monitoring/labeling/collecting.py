@@ -102,6 +102,7 @@ def collect(request: Request, report: Callable[[str], object] = print) -> list[s
         pictures = Pictures([directory / item.path for item in items], _bits(gathered))
         page = render(TEMPLATE, _context(title, items, _cards(items, pictures), lines, record))
         (directory / "report.html").write_text(page, "utf-8")
+        check_place(request.out)  # answers may have come since
     return [*lines, _total(len(items), request.count, reasons)]
 
 
