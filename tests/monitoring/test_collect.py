@@ -370,6 +370,28 @@ def test_images_that_are_gone_are_counted(kept, command, tmp_path):
     assert "all of the 310 images that it has kept are deleted" in error_of(command())
 
 
+@pytest.mark.parametrize("left", [17, 0])
+def test_images_that_the_server_deletes_meanwhile(kept, command, tmp_path, monkeypatch, left):
+    select = collecting.select
+
+    def slowly(scores, classes, sketches, reference, pictures, *options):
+        places, copies = select(scores, classes, sketches, reference, pictures, *options)
+        for place in places[left:]:
+            pictures.files[place].unlink()
+        return places, copies
+
+    monkeypatch.setattr(collecting, "select", slowly)
+    code, printed, errors = command("--window=100", "--count=20")
+    if not left:
+        assert code == 2 and "all of the 20 chosen images were deleted meanwhile" in errors
+        assert not (tmp_path / "out").exists()
+        return
+    assert code == 0 and "3 of those chosen were deleted before they were copied" in printed
+    assert "17 images of the 20 that were asked for" in printed
+    assert len(table_of(tmp_path / "out" / "images.csv")) == 17
+    assert "3 of those chosen" in (tmp_path / "out" / "report.html").read_text()
+
+
 def test_nothing_that_is_worth_it(writer, command, tmp_path):
     writing = writer(keep=ALL)
     # one image that is as all are

@@ -1,14 +1,16 @@
 """From a log to a collection: reads, chooses, writes."""
 
 import collections
+import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from vision.data.pictures import picture
+from vision.errors import UserError
 from vision.monitoring.labeling import reasons as worth
 from vision.monitoring.labeling.candidates import Gathered, gather
 from vision.monitoring.labeling.choice import Pool, Quota, choose, pool, quota
@@ -68,7 +70,8 @@ def collect(request: Request, report: Callable[[str], object] = print) -> list[s
     Nothing is written if no image is worth labeling.
 
     Raises:
-        UserError: see `gather` and `check_place`. What was there remains.
+        UserError: see `gather` and `check_place`; all chosen images were deleted meanwhile. What
+            was there remains.
     """
     check_place(request.out)
     gathered = gather(request, report)
@@ -93,7 +96,14 @@ def collect(request: Request, report: Callable[[str], object] = print) -> list[s
         return [*lines, "none is worth labeling: nothing is written"]
     with replacing_directory(request.out) as directory:
         (directory / "images").mkdir()
-        items = [_item(gathered, scores, place, directory) for place in places]
+        items = _items(gathered, scores, places, directory)
+        if gone := len(places) - len(items):
+            lines.append(f"{gone:,} of those chosen were deleted before they were copied")
+        if not items:
+            raise UserError(
+                f"--log {request.log}: all of the {gone:,} chosen images were deleted meanwhile: "
+                "give the server more --keep-days"
+            )
         reasons = collections.Counter(reason for item in items for reason in item.reasons)
         record = _record(request, gathered, limits, reasons)
         write_record(directory, items, record)
@@ -181,14 +191,27 @@ def _summary(gathered: Gathered, holds: str, copies: int) -> list[str]:
     ]
 
 
-def _item(
-    gathered: Gathered, scores: Mapping[str, np.ndarray], place: int, directory: pathlib.Path
-) -> Item:
+def _items(
+    gathered: Gathered,
+    scores: Mapping[str, np.ndarray],
+    places: Sequence[int],
+    directory: pathlib.Path,
+) -> list[Item]:
+    """Copies images; returns those that the server has not deleted meanwhile."""
+    items = []
+    for place in places:
+        with contextlib.suppress(FileNotFoundError):
+            path = copy_image(gathered.candidates.files[place], directory)
+            items.append(_item(gathered, scores, place, path))
+    return items
+
+
+def _item(gathered: Gathered, scores: Mapping[str, np.ndarray], place: int, path: str) -> Item:
     candidates = gathered.candidates
     values = candidates.rows.values[place]
     other = candidates.others.get(place)
     return Item(
-        copy_image(candidates.files[place], directory),
+        path,
         candidates.requests[place],
         int(candidates.indices[place]),
         gathered.manifest.classes[candidates.rows.classes[place]],
