@@ -258,6 +258,34 @@ def test_answers_become_a_source(collection, command, tmp_path, answer):
     assert record["labeled"] == 37 and record["new_classes"] == {"Class 1": 2}
 
 
+def test_the_halves_of_two_people_add_up(collection, command, tmp_path):
+    out = tmp_path / "out"
+    paths = [row["path"] for row in collection]
+    file = tmp_path / "half.csv"
+
+    def give(labels):
+        file.write_text("path,label\n" + "".join(f"{p},{n}\n" for p, n in labels.items()))
+        code, printed, errors = command(f"--labeled={file}")
+        assert (code, errors) == (0, ""), errors
+        return printed
+
+    assert "earlier" not in give(dict.fromkeys(paths[:25], "=new"))
+    printed = give(dict.fromkeys(paths[20:40], "class 2") | {paths[24]: "=new", paths[0]: ""})
+    assert "40 images labeled" in printed and "; 0 skipped, 0 ambiguous" in printed
+    assert "20 of them are answers of an earlier file; 5 were answered again, 4 of" in printed
+    source = open_splits(f"csv:{out / 'labeled.csv'}")["all"]
+    labels = {key: source.classes[n] for key, n in zip(source.keys(), source.labels, strict=True)}
+    assert labels == dict.fromkeys(paths[:20], "=new") | {paths[24]: "=new"} | dict.fromkeys(
+        [*paths[20:24], *paths[25:]], "class 2"
+    )
+    assert len(table_of(out / "labels.csv")) == 40
+    record = json.loads((out / "answers.json").read_text())
+    assert [record[key] for key in ("labeled", "earlier", "replaced", "changed")] == [40, 20, 5, 4]
+    (out / "labeled.csv").write_text("path,label\nimages/mine.png,class 1\n")
+    errors = error_of(command(f"--labeled={file}"))
+    assert "mine.png, which is not of this collection: move" in errors
+
+
 def test_people_who_disagree(collection, command, tmp_path):
     out = tmp_path / "out"
     tasks = json.loads((out / "label_studio.json").read_text())

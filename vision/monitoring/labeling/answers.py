@@ -11,7 +11,7 @@ import json
 import os
 import pathlib
 import urllib.parse
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vision.data.tables import read_rows
@@ -37,12 +37,15 @@ class Answers:
     """The answers to a collection.
 
     Attributes:
-        labels: {name of a file: its label}.
+        labels: {name of a file: its label}, of all files that were read so far.
         skipped: images without an answer.
         ambiguous: images with several answers, of which none is given by more than half.
         unknown: images of the file that are not of the collection.
         confirmed: images whose label is the class that the model gave.
         new_classes: {class that the bundle does not have: images}.
+        earlier: images whose answer is that of an earlier file.
+        replaced: images that an earlier file answered too.
+        changed: those of them that had another label.
     """
 
     labels: dict[str, str]
@@ -51,15 +54,24 @@ class Answers:
     unknown: int
     confirmed: int
     new_classes: dict[str, int]
+    earlier: int = 0
+    replaced: int = 0
+    changed: int = 0
 
 
-def read_answers(file: pathlib.Path, items: dict[str, Item], classes: Sequence[str]) -> Answers:
-    """Reads a file of answers.
+def read_answers(
+    file: pathlib.Path,
+    items: dict[str, Item],
+    classes: Sequence[str],
+    earlier: Mapping[str, str] | None = None,
+) -> Answers:
+    """Reads a file of answers, which add to those of earlier files or replace them.
 
     Args:
         file: a table, CVAT's or Label Studio's export.
         items: {name of a file: its `Item`}, the collection.
         classes: the bundle's.
+        earlier: {name of a file: its label} of the files before.
 
     Raises:
         UserError: it is none of these, or answers nothing of the collection.
@@ -76,19 +88,28 @@ def read_answers(file: pathlib.Path, items: dict[str, Item], classes: Sequence[s
         raise UserError(
             f"--labeled {file} has no answers: label the images, and export their annotations"
         )
+    earlier = earlier or {}
+    again = labels.keys() & earlier.keys()
+    changed = sum(labels[name] != earlier[name] for name in again)
+    labels = {**earlier, **labels}
     counts = collections.Counter(labels.values())
     return Answers(
         labels,
-        skipped=sum(not own.get(name) for name in items),
+        skipped=sum(not own.get(name) and name not in labels for name in items),
         ambiguous=sum(bool(given) and name not in labels for name, given in own.items()),
         unknown=len(votes) - len(own),
         confirmed=sum(label == items[name].predicted for name, label in labels.items()),
         new_classes={name: n for name, n in counts.items() if name not in classes},
+        earlier=len(earlier) - len(again),
+        replaced=len(again),
+        changed=changed,
     )
 
 
 def take_back(file: pathlib.Path, out: pathlib.Path) -> list[str]:
     """Writes labeled.csv, labels.csv and answers.json into a collection.
+
+    The answers of earlier files remain; an image that is answered again has its last answer.
 
     labeled.csv is what `csv:` opens, with the collection's other columns; labels.csv has "id",
     "label" and "image" of the requests, which the prediction log knows.
@@ -101,7 +122,8 @@ def take_back(file: pathlib.Path, out: pathlib.Path) -> list[str]:
         What was read, in a few lines.
 
     Raises:
-        UserError: see `read_answers` and `read_items`. What was there remains.
+        UserError: see `read_answers` and `read_items`; the labeled.csv that is there is damaged.
+            What was there remains.
     """
     out = pathlib.Path(os.path.realpath(out))
     if not out.is_dir():
@@ -109,7 +131,7 @@ def take_back(file: pathlib.Path, out: pathlib.Path) -> list[str]:
     # the lock of `collect`, which replaces the directory as a whole
     with locked_beside(out), filling(out) as directory:
         items, classes = read_items(out)
-        answers = read_answers(file, items, classes)
+        answers = read_answers(file, items, classes, _earlier(out, items))
         with replacing(directory / "labeled.csv", newline="") as table:
             writer = Writer(table)
             writer.writerow(["path", "label", "predicted", "reasons", "id", "image"])
@@ -136,6 +158,11 @@ def describe(answers: Answers, classes: Sequence[str]) -> list[str]:
         f"{len(answers.labels):,} images labeled, {answers.confirmed:,} of them as the model said; "
         f"{answers.skipped:,} skipped, {answers.ambiguous:,} ambiguous, left out"
     ]
+    if answers.earlier or answers.replaced:
+        lines.append(
+            f"{answers.earlier:,} of them are answers of an earlier file; {answers.replaced:,} "
+            f"were answered again, {answers.changed:,} of these with another label"
+        )
     if answers.unknown:
         lines.append(f"{answers.unknown:,} other images of the file are not of this collection")
     for name, count in answers.new_classes.items():
@@ -144,6 +171,23 @@ def describe(answers: Answers, classes: Sequence[str]) -> list[str]:
         hint = f": is it {similar[0]!r}?" if similar else ""
         lines.append(f"new class {name!r}, {count:,} images{hint}")
     return lines
+
+
+def _earlier(out, items):
+    """Returns {name of a file: its label} of the answers that a collection has."""
+    file = out / "labeled.csv"
+    if not file.exists():
+        return {}
+    remedy = f"move {file} away, and read all files of answers again"
+    header, rows, _ = read_rows(file)
+    if not {"path", "label"} <= set(header):
+        raise UserError(f"{file} has no columns 'path' and 'label': {remedy}")
+    places = header.index("path"), header.index("label")
+    labels = {_name(row[places[0]]): row[places[1]].strip() for row in rows}
+    labels = {name: label for name, label in labels.items() if label}
+    if foreign := sorted(labels.keys() - items.keys()):
+        raise UserError(f"{file} has {foreign[0]}, which is not of this collection: {remedy}")
+    return labels
 
 
 def _majority(given):
