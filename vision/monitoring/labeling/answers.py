@@ -29,6 +29,17 @@ EXPORTS = "CSV, XML (CVAT for images 1.1) or JSON (Label Studio)"
 IMAGE_COLUMNS = ("path", "image", "file", "filename")
 LABEL_COLUMNS = ("label", CONTROL, "choice")
 
+_CHOICES = {"choices?": [str]}
+# a task of Label Studio, of either format; of an annotation, regions and relations may be results
+TASK = {
+    "data?": dict,
+    "annotations?": (
+        [{"was_cancelled?": (bool, None), "result?": ([{"value?": (_CHOICES, None)}], None)}],
+        None,
+    ),
+    f"{CONTROL}?": (str, _CHOICES, [str], None),
+}
+
 Votes = dict[str, list[str]]  # {name of a file: an answer for each person}; [] if it was skipped
 
 
@@ -203,7 +214,7 @@ def _read(file: pathlib.Path) -> Votes:
     if suffix == ".zip":
         raise UserError(f"--labeled {file} is an archive: unpack it, and give the file in it")
     if suffix == ".json":
-        return _collect(_label_studio(read_json(file, [dict], form="of Label Studio"), file))
+        return _collect(_label_studio(read_json(file, [TASK], form="of Label Studio"), file))
     if suffix == ".xml":
         return _collect(_cvat(file))
     if suffix in (".csv", ".tsv", ".txt"):
@@ -249,7 +260,7 @@ def _label_studio(tasks, file):
     JSON_MIN, one task for each annotation."""
     for number, task in enumerate(tasks):
         data = task.get("data", task)
-        if not isinstance(data, dict) or not isinstance(data.get("image"), str):
+        if not isinstance(data.get("image"), str):
             raise UserError(
                 f"{file}, task {number + 1} has no 'image': export the project as JSON, and give "
                 "that file"
@@ -258,22 +269,15 @@ def _label_studio(tasks, file):
         if data is task:
             yield address, _choices(task.get(CONTROL))
             continue
-        annotations = task.get("annotations")
-        given = [a for a in annotations if isinstance(a, dict)] if annotations else []
         yield address, []
-        for annotation in given:
+        for annotation in task.get("annotations") or []:
             if not annotation.get("was_cancelled"):
                 yield address, _results(annotation.get("result"))
 
 
-def _results(results: Any) -> list[str]:
+def _results(results: list[dict[str, Any]] | None) -> list[str]:
     """Returns the labels of an annotation's results."""
-    labels = []
-    for result in results if isinstance(results, list) else []:
-        value = result.get("value") if isinstance(result, dict) else None
-        if isinstance(value, dict):
-            labels += _choices(value)
-    return labels
+    return [label for result in results or [] for label in _choices(result.get("value"))]
 
 
 def _choices(value: Any) -> list[str]:
