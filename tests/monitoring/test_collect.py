@@ -505,6 +505,15 @@ def test_flags_that_are_wrong(tmp_path, flag, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_answers_are_not_chosen(tmp_path):
+    flags = ["--count=200", "--window=100", "--per-class=0", "--random=1", "--seed=0"]
+    for flag in flags:
+        with pytest.raises(UserError, match=f"leave out {flag.partition('=')[0]}: with --labeled"):
+            collect.main([f"--out={tmp_path}", "--labeled=a.csv", flag])
+    with pytest.raises(UserError, match="leave out --count, --history: with"):
+        collect.main([f"--out={tmp_path}", "--labeled=a.csv", "--history=1", "--count=3"])
+
+
 def test_names_that_a_spreadsheet_or_a_path_would_obey(writer, watched, command, tmp_path):
     writing = writer(keep=ALL)
     image = np.uint8(255 * (np.indices((8, 8, 1)).sum(0) % 2))

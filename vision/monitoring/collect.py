@@ -32,6 +32,7 @@ from vision.support.extras import require
 
 MOST_IMAGES = 100_000
 MOST_WINDOWS = 10_000
+CHOOSING = ("count", "window", "per-class", "history", "random", "seed")  # flags
 
 
 def main(argv: Sequence[str]) -> None:
@@ -44,6 +45,8 @@ def main(argv: Sequence[str]) -> None:
     if values.labeled:
         if values.bundle or values.log:
             raise UserError("give --labeled FILE, or --bundle and --log, not both")
+        if useless := [f"--{name}" for name in CHOOSING if values[name].present]:
+            raise UserError(f"leave out {', '.join(useless)}: with --labeled no images are chosen")
         from vision.monitoring.labeling.answers import take_back
 
         lines = take_back(pathlib.Path(values.labeled), out)
