@@ -109,10 +109,10 @@ def main(argv):
     images = np.stack([source[i]["image"] for i in range(len(source))])
     labels = np.asarray(source.labels)
     lines = read_results()
-    known = {(float(line["shifted"]), int(line["seed"])) for line in lines}
+    measured = {(float(line["shifted"]), int(line["seed"])) for line in lines}
     for share in SHARES:
         for seed in range(a.seeds):
-            if (share, seed) not in known:
+            if (share, seed) not in measured:
                 lines += measure(images, labels, share, seed)
                 write_results(lines)
     write_table(lines)

@@ -71,7 +71,7 @@ def nearest(points: np.ndarray, others: np.ndarray, leave_out: bool = False) -> 
 
 
 def _disagreement(candidates: Candidates) -> np.ndarray:
-    """The surer both versions are, the higher: where one is unsure, that alone is a reason."""
+    """The surer both versions are, the higher: if one is unsure, "uncertain" is a reason too."""
     values = np.full(len(candidates), NONE)
     confidence = candidates.rows.values[:, NAMES.index("confidence")]
     for place, other in candidates.others.items():
