@@ -72,7 +72,7 @@ def made(watched, tmp_path_factory):
         usual = photos(200, 3)
         writing.put(usual, START + np.arange(200))
         for number in SHADOWED:
-            shadow(writing, number, usual[number], START + number, patch)
+            shadow(writing, number, usual[number], START + 200, patch)
         writing.put(photos(100, 4, light=0.5), START + 200 + np.arange(100))
         writing.put(usual[:10], START + 300 + np.arange(10))
         writing.close()
