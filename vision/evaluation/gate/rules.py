@@ -12,6 +12,7 @@ from vision.errors import UserError, check_choice, check_range
 from vision.evaluation.compare.comparison import Run, verdict
 from vision.evaluation.measures import statistics
 from vision.evaluation.measures.calibration import calibration_error
+from vision.reference.shares import mcnemar
 
 DECISIONS = ("estimate", "interval")
 DRAWS = 1000
@@ -104,7 +105,7 @@ def with_score_intervals(pair: Mapping[str, Any], runs: Sequence[Run]) -> dict[s
         only_new = int((new & ~old)[chosen].sum())
         only_old = int((old & ~new)[chosen].sum())
         interval = statistics.paired_difference(only_new, only_old, int(chosen.sum()))
-        return {**change, **interval, "p": statistics.mcnemar(only_old, only_new)}
+        return {**change, **interval, "p": mcnemar(only_old, only_new)}
 
     everything = np.ones(len(old), bool)
     accuracy = scored(pair["differences"]["accuracy"], everything)
