@@ -162,7 +162,7 @@ class _Chooser:
         return was_bound
 
     def take_all(self, places):
-        """Takes all of some images but copies of one another."""
+        """Takes all of some images, except copies of one another."""
         for place in places.tolist():
             if self._is_free[place]:
                 self._add(place)

@@ -187,7 +187,7 @@ def _summary(gathered: Gathered, holds: str, copies: int) -> list[str]:
     return [
         f"{len(gathered.candidates):,} images kept{gone}; {len(gathered.alarms)} of "
         f"{gathered.tested} windows alarm",
-        f"worth labeling: {holds}; {copies:,} copies of chosen ones left out",
+        f"worth labeling: {holds}; left out as copies of chosen ones: {copies:,}",
     ]
 
 
