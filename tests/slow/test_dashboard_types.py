@@ -22,7 +22,7 @@ OPTIONS = {
     "noEmit": True,
     "module": "esnext",
     "moduleResolution": "bundler",
-    "skipLibCheck": True,  # of the packages; ours are no libraries
+    "skipLibCheck": True,  # of the packages, not of ours
     "types": [],
 }
 
