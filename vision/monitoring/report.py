@@ -11,8 +11,7 @@ from vision.data.pictures import picture
 from vision.monitoring.analysis import Analysis
 from vision.reference import distances
 from vision.reference.features import NAMES, count
-from vision.support.files import filling, write_json
-from vision.support.page import render
+from vision.support.page import render, write_report
 
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 PICTURES = 12  # of each kind
@@ -31,10 +30,7 @@ def write(out: pathlib.Path, analysis: Analysis) -> None:
     Raises:
         UserError, RunError: it cannot be written to; what was there remains.
     """
-    page = render(TEMPLATE, _context(analysis))
-    with filling(out) as directory:
-        (directory / "report.html").write_text(page, "utf-8")
-        write_json(directory / "drift.json", analysis.record)
+    write_report(out, render(TEMPLATE, _context(analysis)), "drift.json", analysis.record)
 
 
 def _context(analysis: Analysis) -> dict[str, Any]:

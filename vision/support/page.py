@@ -4,6 +4,8 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from vision.support.files import filling, write_json
+
 
 def render(template: pathlib.Path, context: Mapping[str, Any]) -> str:
     """Returns the text of a page.
@@ -36,3 +38,21 @@ def _probability(p):
     if p > 0.999:
         return "> 99.9 %"
     return f"{100 * p:.1f} %"
+
+
+def write_report(out: pathlib.Path, page: str, name: str, record: Mapping[str, Any]) -> None:
+    """Writes a page as report.html, and what it shows as a JSON file, into a directory, which is
+    made if it is missing.
+
+    Args:
+        out: the directory.
+        page: the page, from `render`.
+        name: of the JSON file.
+        record: its contents.
+
+    Raises:
+        UserError, RunError: it cannot be written to; what was there remains.
+    """
+    with filling(out) as directory:
+        (directory / "report.html").write_text(page, "utf-8")
+        write_json(directory / name, record)

@@ -4,8 +4,7 @@ import datetime
 import pathlib
 from typing import Any
 
-from vision.support.files import filling, write_json
-from vision.support.page import render
+from vision.support.page import render, write_report
 
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 WIDTH = 600  # of drawings
@@ -20,10 +19,7 @@ def write(out: pathlib.Path, record: dict[str, Any]) -> None:
     Raises:
         UserError, RunError: it cannot be written to; what was there remains.
     """
-    page = render(TEMPLATE, _context(record))
-    with filling(out) as directory:
-        (directory / "report.html").write_text(page, "utf-8")
-        write_json(directory / "abtest.json", record)
+    write_report(out, render(TEMPLATE, _context(record)), "abtest.json", record)
 
 
 def _context(record):

@@ -6,8 +6,7 @@ from typing import Any
 
 from vision.monitoring.quality.analysis import Analysis
 from vision.reference.quality import BINS, ESTIMATORS
-from vision.support.files import filling, write_json
-from vision.support.page import render
+from vision.support.page import render, write_report
 
 TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 CLASSES = 30  # whose recalls are drawn
@@ -22,10 +21,7 @@ def write(out: pathlib.Path, analysis: Analysis) -> None:
     Raises:
         UserError, RunError: it cannot be written to; what was there remains.
     """
-    page = render(TEMPLATE, _context(analysis))
-    with filling(out) as directory:
-        (directory / "report.html").write_text(page, "utf-8")
-        write_json(directory / "quality.json", analysis.record)
+    write_report(out, render(TEMPLATE, _context(analysis)), "quality.json", analysis.record)
 
 
 def _context(analysis: Analysis) -> dict[str, Any]:
