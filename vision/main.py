@@ -21,7 +21,12 @@ from vision.config.packages import check_packages
 from vision.errors import UserError
 from vision.run.directory import new_workdir, own_config
 from vision.support import signals
-from vision.support.memory import collect_as_usual, collect_seldom, keep_freed_memory
+from vision.support.memory import (
+    collect_as_usual,
+    collect_seldom,
+    keep_freed_memory,
+    use_one_arena,
+)
 from vision.training.run import run
 
 STARTED = time.perf_counter()  # JAX is imported later, so that its import counts as start-up time
@@ -64,6 +69,7 @@ def _config_of_run(argv: Sequence[str]) -> ConfigDict | None:
 
 
 if __name__ == "__main__":
+    use_one_arena()  # before `watch` starts a thread
     with signals.listening() as listener:
         listener.watch()
         listener.leave_at_once("interrupted before it had begun to train")

@@ -1,6 +1,7 @@
 """Freed memory that stays, in a new process: mallopt holds until it ends; and rare collections."""
 
 import gc
+import pathlib
 import subprocess
 import sys
 
@@ -35,6 +36,58 @@ def test_freed_memory_is_used_again_without_page_faults():
         if how == "keep" and kept == "False":
             pytest.skip("no glibc, or an NVIDIA GPU")
     assert int(faults["keep"]) < 100 < int(faults["give back"])
+
+
+# The commands that train for a while, as `python -m` runs them; what they do once malloc is set is
+# replaced by allocations in threads, as XLA's are.
+COMMAND = """
+import ctypes, importlib, resource, runpy, sys, threading
+module, place, function, *words = sys.argv[1:]
+def touch():
+    block = ctypes.create_string_buffer(200 << 20)
+    ctypes.memset(block, 1, len(block))
+def in_a_thread():
+    thread = threading.Thread(target=touch)
+    thread.start()
+    thread.join()
+def measure(*arguments, **options):
+    in_a_thread()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    in_a_thread()
+    print("faults", resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+class Early:
+    # The module is replaced as soon as the command imports it, since JAX comes with it.
+    def find_spec(self, name, path, target=None):
+        if name == place:
+            import types
+            sys.modules[name] = types.ModuleType(name)
+            setattr(sys.modules[name], function, measure)
+            return importlib.machinery.ModuleSpec(name, self)
+    def create_module(self, spec):
+        return sys.modules[spec.name]
+    def exec_module(self, module):
+        pass
+sys.meta_path.insert(0, Early())
+sys.argv = [module, *words]
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+COMMANDS = {
+    "vision.main": ("vision.training.run", "run"),
+    "vision.continual": ("vision.continual.sequence", "run_sequence"),
+}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc only")
+@pytest.mark.parametrize("module", COMMANDS)
+def test_threads_of_a_command_use_freed_memory_again(module, tmp_path):
+    config = {"vision.main": "digits.py", "vision.continual": "split_fashion_mnist.py"}[module]
+    words = ["--config", f"configs/{config}", f"--workdir={tmp_path / 'run'}"]
+    command = [sys.executable, "-c", COMMAND, module, *COMMANDS[module], *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if pathlib.Path("/proc/driver/nvidia").exists():
+        pytest.skip("an NVIDIA GPU: temporaries live there")
+    assert done.stdout.startswith("faults"), done.stdout + done.stderr
+    assert int(done.stdout.split()[1]) < 200
 
 
 def test_too_late_once_jax_is_imported():

@@ -18,14 +18,18 @@ from absl import flags
 from vision import cli
 from vision.config.flags import parse
 from vision.config.packages import check_packages
-from vision.continual.sequence import run_sequence
 from vision.run.directory import new_workdir
 from vision.support.lock import locked
+from vision.support.memory import keep_freed_memory
 
 
 def main(argv: Sequence[str]) -> None:
     config, values = parse(argv, __doc__, _flags)
     check_packages(config)
+    if config.parallel.keep_memory:
+        keep_freed_memory()
+    from vision.continual.sequence import run_sequence
+
     workdir = pathlib.Path(values.workdir or new_workdir(argv))
     with locked(workdir, "--workdir"):
         run_sequence(config, workdir, f"the same command with --workdir {workdir}")

@@ -34,6 +34,7 @@ from vision.search.request import (
 )
 from vision.support import signals
 from vision.support.extras import require
+from vision.support.memory import keep_freed_memory
 
 MOST_TRIALS = 1_000_000
 MOST_WORKERS = 1024
@@ -47,6 +48,8 @@ def main(argv: Sequence[str]) -> None:
     require("the search", "search")
     request = _request(argv, config, values)
     check_request(request)
+    if config.parallel.keep_memory:
+        keep_freed_memory()
 
     from vision.search.storage import open_storage
     from vision.search.study import open_search, open_space

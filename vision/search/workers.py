@@ -14,6 +14,7 @@ from vision import cli
 from vision.errors import RunError, UserError
 from vision.search.request import Request
 from vision.support import signals
+from vision.support.memory import keep_freed_memory
 from vision.support.processes import describe_death, prepare_worker
 
 PATIENCE = 60.0  # seconds for workers to save and end, before they are killed
@@ -155,6 +156,8 @@ def _stop(processes: Sequence[BaseProcess]) -> None:
 
 def _work(request: Request, share: Share) -> None:
     """Runs in a worker process."""
+    if request.config.parallel.keep_memory:
+        keep_freed_memory()  # before a thread is started
     prepare_worker()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, share.cores)  # before JAX makes as many threads as cores

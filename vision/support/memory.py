@@ -22,11 +22,29 @@ def keep_freed_memory() -> bool:
     step. The price: the process holds its peak of memory until it ends.
 
     Does nothing on a machine with an NVIDIA GPU, where temporaries live on the GPU; without glibc;
-    and once JAX is imported, since its threads then have arenas of their own.
+    and once JAX is imported, since its threads then have arenas of their own. A program that starts
+    a thread earlier must call `use_one_arena` before that.
 
     Returns:
         Whether malloc was changed.
     """
+    return _set_malloc((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
+
+
+def use_one_arena() -> bool:
+    """Lets all threads share malloc's main arena, the only one that grows beyond 64 MiB.
+
+    An arena that a thread has made stays, and JAX's threads take it when that thread ends or
+    rests: then `keep_freed_memory` comes too late for them. So this precedes the first thread.
+
+    Returns:
+        Whether malloc was changed; see `keep_freed_memory`.
+    """
+    return _set_malloc((M_ARENA_MAX, 1))
+
+
+def _set_malloc(*settings: tuple[int, int]) -> bool:
+    """Sets {parameter: value} of glibc's malloc, where that helps."""
     if "jax" in sys.modules or not sys.platform.startswith("linux"):
         return False
     if pathlib.Path("/proc/driver/nvidia").exists():
@@ -34,7 +52,6 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is None:
         return False
-    settings = ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, -1))
     return all(mallopt(parameter, value) for parameter, value in settings)
 
 
