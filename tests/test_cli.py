@@ -1,5 +1,6 @@
 """The command line: overrides of every type, arguments of configs, one line per mistake."""
 
+import functools
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import sys
 
 import pytest
 
+from tests.support.commands import refusal
 from vision import cli
 from vision.config import __main__ as command
 from vision.config import default
@@ -32,20 +34,8 @@ def config_of(*argv, spec=DIGITS):
 
 @pytest.fixture
 def refused(capsys):
-    """Returns a function that runs a command line, which must fail, and returns its message.
-
-    It asserts one or two lines on stderr and exit code 2.
-    """
-
-    def run(*argv):
-        with pytest.raises(SystemExit) as ended:
-            cli.run(lambda given: validate(parse(given, "usage")[0]), argv)
-        out, err = capsys.readouterr()
-        assert ended.value.code == 2 and out == ""
-        assert err.startswith("error: ") and len(err.splitlines()) <= 2 and "Traceback" not in err
-        return err.removeprefix("error: ").strip()
-
-    return run
+    """Returns a function that runs a command line, which must fail, and returns its message."""
+    return functools.partial(refusal, lambda given: validate(parse(given, "usage")[0]), capsys)
 
 
 @pytest.fixture

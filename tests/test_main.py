@@ -1,5 +1,6 @@
 """The command that trains: its files, research modules from outside, one line per mistake."""
 
+import functools
 import json
 import pathlib
 import subprocess
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.support.commands import refusal
 from vision import cli, main
 from vision.config.load import from_dict
 
@@ -31,20 +33,8 @@ def _in_the_repository(monkeypatch):
 
 @pytest.fixture
 def refused(capsys):
-    """Returns a function that runs a command line, which must fail, and returns its message.
-
-    It asserts one or two lines on stderr and exit code 2.
-    """
-
-    def run(*argv):
-        with pytest.raises(SystemExit) as ended:
-            cli.run(main.main, argv)
-        err = capsys.readouterr().err
-        assert ended.value.code == 2
-        assert err.startswith("error: ") and len(err.splitlines()) <= 2 and "Traceback" not in err
-        return err.removeprefix("error: ").strip()
-
-    return run
+    """Returns a function that runs a command line, which must fail, and returns its message."""
+    return functools.partial(refusal, main.main, capsys)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import pytest
 
 from tests.objectives.runs import lines
 from tests.objectives.test_contrastive import captioned
-from vision import cli, matching, predict
+from tests.support.commands import outcome
+from vision import matching, predict
 from vision.data.sources import open_splits
 from vision.evaluation import __main__ as evaluation
 from vision.evaluation import retrieval
@@ -46,17 +47,6 @@ def unit(x):
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def call(main, capsys, *argv):
-    """Returns (exit code, stdout, stderr)."""
-    code = 0
-    try:
-        cli.run(main, [str(a) for a in argv])
-    except SystemExit as error:
-        code = error.code
-    out = capsys.readouterr()
-    return code, out.out, out.err
-
-
 def test_zero_shot_is_the_mean_of_normalized_prompts(matcher, trained, digits):
     templates = ("a {}", "the number {}", "a small {}")
     classifier = matcher.zero_shot(NAMES, templates)
@@ -91,7 +81,7 @@ def test_many_texts_are_encoded_in_parts(matcher):
 def test_retrieval_is_what_the_validation_measured(trained, tmp_path, capsys):
     out = tmp_path / "retrieval.json"
     flags = (f"--workdir={trained}", "--split=val", f"--out={out}")
-    code, text, _ = call(retrieval.main, capsys, *flags)
+    code, text, _ = outcome(retrieval.main, capsys, *flags)
     assert code == 0 and "image to text: recall@1 0." in text and "(chance 0." in text
     record = json.loads(out.read_text())
     logged = [line for line in lines(trained) if "val/loss" in line][-1]
@@ -111,7 +101,7 @@ def test_retrieval_on_other_images(trained, tmp_path, capsys):
         rows.append(f"{i}.png,{'ab'[i % 2]},title {i}")
     (tmp_path / "table.csv").write_text("\n".join(rows))
     spec = f"csv:{tmp_path / 'table.csv'}?text=title"
-    code, text, _ = call(retrieval.main, capsys, f"--workdir={trained}", f"--data={spec}")
+    code, text, _ = outcome(retrieval.main, capsys, f"--workdir={trained}", f"--data={spec}")
     assert code == 0 and "all: 6 images, 6 different captions" in text
     assert "recall@5 " in text and "(chance 0.8333)" in text
 
@@ -121,7 +111,7 @@ def test_predict_and_evaluate(trained, digits, tmp_path, capsys):
     (tmp_path / "prompts.txt").write_text("a {}\n\nthe digit {}.\n")
     flags = (f"--workdir={trained}", "--zero-shot=nought, one,two", "--format=json")
     more = (f"--templates={tmp_path / 'prompts.txt'}", tmp_path / "a.png")
-    code, text, _ = call(predict.main, capsys, *flags, *more)
+    code, text, _ = outcome(predict.main, capsys, *flags, *more)
     top = json.loads(text)["top"]
     assert code == 0 and {row["class"] for row in top} == {"nought", "one", "two"}
     assert sum(row["probability"] for row in top) == pytest.approx(1)
@@ -129,7 +119,7 @@ def test_predict_and_evaluate(trained, digits, tmp_path, capsys):
     out = tmp_path / "out"
     flags = (f"--workdir={trained}", "--zero-shot=classes", f"--out={out}")
     off = [f"--config.evaluation.{key}=False" for key in ("corruptions", "views")]
-    code, text, err = call(evaluation.main, capsys, *flags, *off, "--config.evaluation.probe=0")
+    code, text, err = outcome(evaluation.main, capsys, *flags, *off, "--config.evaluation.probe=0")
     assert code == 0, err
     record = json.loads((out / "metrics.json").read_text())
     classifier = matching.open_matcher(trained).zero_shot(tuple("0123456789"))
@@ -161,7 +151,7 @@ ZERO_SHOT = "--zero-shot=cat,dog"
 def test_flags_that_do_not_fit(main, flags, message, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x").write_text("no template")
-    code, _, err = call(main, capsys, f"--workdir={trained}", *flags)
+    code, _, err = outcome(main, capsys, f"--workdir={trained}", *flags)
     assert code == 2 and message in err and len(err.strip().splitlines()) <= 2
 
 
@@ -170,5 +160,5 @@ def test_a_run_without_a_text_tower(flag, tiny_run, tmp_path, capsys):
     (tmp_path / "x.png").write_bytes(b"")
     main = predict.main if flag else retrieval.main
     words = [flag, tmp_path / "x.png"] if flag else []
-    code, _, err = call(main, capsys, f"--workdir={tiny_run}", *words)
+    code, _, err = outcome(main, capsys, f"--workdir={tiny_run}", *words)
     assert code == 2 and "has no text tower (no tokenizer.json): train one" in err

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from tests.conftest import REPOSITORY
+from tests.support.commands import outcome
 from tests.support.tiny_bundle import RESIZE, write_bundle
-from vision import cli, inference, predict
+from vision import inference, predict
 from vision.bundle import directory as bundle
 from vision.data.decode import UnreadableImage, decode, resize_crop, to_channels
 
@@ -32,14 +33,7 @@ def photos(tmp_path_factory):
 
 
 def run(capsys, *argv):
-    """Returns (exit code, stdout, stderr)."""
-    code = 0
-    try:
-        cli.run(predict.main, [str(a) for a in argv])
-    except SystemExit as error:
-        code = error.code
-    out = capsys.readouterr()
-    return code, out.out, out.err
+    return outcome(predict.main, capsys, *argv)
 
 
 def test_formats_agree_and_unreadable_files_are_named(tiny_run, photos, capsys):

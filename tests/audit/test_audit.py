@@ -7,7 +7,7 @@ import re
 import pytest
 
 from tests.audit.planting import HOSTILE
-from vision import cli
+from tests.support.commands import exit_code
 from vision.audit.__main__ import main
 
 
@@ -99,12 +99,7 @@ def test_audit_json_has_counts_limits_and_versions(audited, planted):
 
 
 def run(*argv):
-    """Runs the command; returns its exit code."""
-    try:
-        cli.run(main, list(argv))
-    except SystemExit as ended:
-        return ended.code
-    return 0
+    return exit_code(main, *argv)
 
 
 def test_strict_ends_with_1_and_names_the_limits(audited):

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from vision import cli
+from tests.support.commands import exit_code
 from vision.evaluation import __main__ as command
 
 LITTLE = {
@@ -20,14 +20,8 @@ LITTLE = {
 
 def evaluate(*argv, **keys):
     """Runs `python -m vision.evaluation`; returns its exit code. Keys are of config.evaluation."""
-    try:
-        cli.run(
-            command.main,
-            [*map(str, argv), *(f"--config.evaluation.{k}={v}" for k, v in keys.items())],
-        )
-    except SystemExit as error:
-        return error.code
-    return 0
+    flags = (f"--config.evaluation.{key}={value}" for key, value in keys.items())
+    return exit_code(command.main, *argv, *flags)
 
 
 @pytest.fixture(scope="session")

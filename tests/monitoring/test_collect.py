@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tests.monitoring.conftest import START, Writer, photos
+from tests.support.commands import outcome
 from tests.support.tiny_bundle import write_bundle
-from vision import cli
 from vision.data.sources import open_splits
 from vision.errors import UserError
 from vision.monitoring import collect
@@ -36,13 +36,7 @@ def command(watched, tmp_path, capsys):
         argv = (
             [] if any("--labeled" in f for f in flags) else [f"--bundle={bundle}", f"--log={log}"]
         )
-        code = 0
-        try:
-            cli.run(collect.main, [*argv, f"--out={tmp_path / 'out'}", *flags])
-        except SystemExit as end:
-            code = end.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
+        return outcome(collect.main, capsys, *argv, f"--out={tmp_path / 'out'}", *flags)
 
     return run
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.monitoring.conftest import START, photos
+from tests.support.commands import outcome
 from tests.support.tiny_bundle import write_bundle
-from vision import cli
 from vision.errors import UserError
 from vision.monitoring import drift
 from vision.monitoring.windows import Span, parse_span
@@ -21,13 +21,7 @@ def command(watched, tmp_path, capsys):
 
     def run(*flags, bundle=watched[0]):
         argv = [f"--bundle={bundle}", f"--log={tmp_path / 'log'}", f"--out={tmp_path / 'out'}"]
-        code = 0
-        try:
-            cli.run(drift.main, [*argv, *flags])
-        except SystemExit as end:
-            code = end.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
+        return outcome(drift.main, capsys, *argv, *flags)
 
     return run
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vision import cli
+from tests.support.commands import outcome
 from vision.data.pipeline import named_splits
 from vision.errors import UserError
 from vision.evaluation.compare import __main__ as compare
@@ -73,14 +73,7 @@ def evaluated(tiny_run, digits, tmp_path):
 
 
 def run(capsys, *argv):
-    """Returns (exit code, stdout, stderr)."""
-    code = 0
-    try:
-        cli.run(compare.main, [str(a) for a in argv])
-    except SystemExit as error:
-        code = error.code
-    out = capsys.readouterr()
-    return code, out.out, out.err
+    return outcome(compare.main, capsys, *argv)
 
 
 def test_a_difference_is_told_and_shown(evaluated, digits, tmp_path, capsys):

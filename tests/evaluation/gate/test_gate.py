@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.support.commands import outcome
 from tests.support.tiny_bundle import write_bundle
-from vision import cli
 from vision.config.flags import parse_stage
 from vision.data.division import Members, describe, write_division
 from vision.data.recall import Past
@@ -73,13 +73,8 @@ def command(place, tmp_path, capsys):
 
     def run(old, new, *flags, data=("old", "new")):
         argv = [str(place / old), str(place / new), f"--out={tmp_path / 'gate'}"]
-        code = 0
-        try:
-            cli.run(gate.main, [*argv, *(f"--data={n}=folder:{place / n}" for n in data), *flags])
-        except SystemExit as end:
-            code = end.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
+        argv += [f"--data={name}=folder:{place / name}" for name in data]
+        return outcome(gate.main, capsys, *argv, *flags)
 
     return run
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support import ab_logs
-from vision import cli
+from tests.support.commands import outcome
 from vision.monitoring.abtest.__main__ import main
 from vision.reference.log_format import FORMAT_KEY, SKETCH_KEY
 from vision.reference.sketch import SKETCH
@@ -23,13 +23,7 @@ def command(tmp_path, capsys):
         if word == "analyze":
             argv += [f"--log={tmp_path / 'log'}", "--model=pets", "--old=1", "--new=2"]
             argv += [f"--out={tmp_path / 'out'}"]
-        code = 0
-        try:
-            cli.run(main, [*argv, *flags])
-        except SystemExit as end:
-            code = end.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
+        return outcome(main, capsys, *argv, *flags)
 
     return run
 

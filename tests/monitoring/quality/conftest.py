@@ -7,8 +7,8 @@ import pytest
 
 from tests.monitoring.conftest import START
 from tests.support.answering import answer
+from tests.support.commands import outcome
 from tests.support.tiny_bundle import write_bundle
-from vision import cli
 from vision.bundle.directory import open_bundle
 from vision.monitoring.quality.__main__ import main
 from vision.reference import quality
@@ -95,12 +95,6 @@ def command(bundle, tmp_path, capsys):
 
     def run(*flags, bundle=bundle[1] / "bundle"):
         argv = [f"--bundle={bundle}", f"--log={tmp_path / 'log'}", f"--out={tmp_path / 'out'}"]
-        code = 0
-        try:
-            cli.run(main, [*argv, *flags])
-        except SystemExit as end:
-            code = end.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
+        return outcome(main, capsys, *argv, *flags)
 
     return run

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tests.monitoring.rollout.conftest import PLAN, look
-from vision import cli
+from tests.support.commands import outcome
 from vision.monitoring.rollout import state as states
 from vision.monitoring.rollout import traffic
 from vision.monitoring.rollout.__main__ import LOCK, main
@@ -32,12 +32,7 @@ def run(site, capsys):
             "out": site.out,
         } | changes
         given = [f"--{name}={value}" for name, value in flags.items() if value is not None]
-        code = 0
-        try:
-            cli.run(main, [*given, *QUICK, *argv])
-        except SystemExit as ended:
-            code = ended.code
-        return code, *capsys.readouterr()
+        return outcome(main, capsys, *given, *QUICK, *argv)
 
     return run
 
