@@ -17,14 +17,19 @@ phones. stablehlo: JAX and XLA without this project. saved_model: TensorFlow Ser
 safetensors: `model.safetensors` with timm's names and layouts, and timm's `config.json`; on its own
 it is written without a bundle. timm loads it with `timm.create_model(NAME, num_classes=N,
 checkpoint_path="pets/model.safetensors")`, this project with
-`model.pretrained=pets/model.safetensors`.
+`model.pretrained=pets/model.safetensors`. web: the folder web/ in the bundle, a page that
+classifies images in the browser and that any static web server can host; --web-runtime chooses
+what runs the model there, whose npm packages are downloaded, or taken from --web-packages.
 """
+
+import os
 
 from absl import flags
 
 from vision import cli
 from vision.config.flags import parse_stage
-from vision.errors import UserError
+from vision.errors import UserError, check_choice
+from vision.export import web
 from vision.support.extras import require
 
 # The packages that write and run each format; the others need none.
@@ -41,7 +46,15 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unexpected argument '{words[0]}': flags start with --")
     if not values.out:
         raise UserError("where to? Give --out DIRECTORY")
-    for name in values.format:
+    web_runtime = values["web-runtime"].value
+    web_packages = values["web-packages"].value
+    formats = list(values.format)
+    if web.FOLDER in formats:
+        check_choice("--web-runtime", web_runtime, web.RUNTIMES)
+        formats.append(web.RUNTIMES[web_runtime])
+    elif web_packages:
+        raise UserError("--web-packages needs --format web: add it")
+    for name in formats:
         if name in PACKAGES:
             extras = ("export", "tfds") if name == "saved_model" else ("export",)
             require(f"--format {name}", *extras, only=PACKAGES[name])
@@ -49,7 +62,13 @@ def main(argv: list[str]) -> None:
     from vision.export import bundle, safetensors
 
     options = bundle.ExportOptions(
-        values.format, values.precision, values.batch, values.heatmap, values.splits
+        values.format,
+        values.precision,
+        values.batch,
+        values.heatmap,
+        values.splits,
+        web_runtime=web_runtime,
+        web_packages=web_packages,
     )
     classifier = inference.from_flags(config, values.workdir)
     assert isinstance(classifier, inference.Classifier)  # there is no --bundle
@@ -58,12 +77,18 @@ def main(argv: list[str]) -> None:
         return
     bundle.export(classifier, values.out, options, data=values.data, workdir=values.workdir)
     cli.show(f"{values.out}: python -m vision.predict --bundle {values.out} photos/")
+    if web.FOLDER in options.formats:
+        place = os.path.join(values.out, web.FOLDER)
+        cli.show(f"{place}: python -m http.server --directory {place}")
 
 
 def _flags(values):
     flags.DEFINE_string("workdir", "", "directory of a run", flag_values=values)
     flags.DEFINE_list(
-        "format", "onnx", "onnx, tflite, stablehlo, saved_model, safetensors", flag_values=values
+        "format",
+        "onnx",
+        "onnx, tflite, stablehlo, saved_model, safetensors, web",
+        flag_values=values,
     )
     flags.DEFINE_string(
         "precision",
@@ -93,6 +118,18 @@ def _flags(values):
         "splits",
         True,
         "list the names of the run's images, so that the bundle is measured on the same ones",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "web-runtime",
+        next(iter(web.RUNTIMES)),
+        f"what runs the model of web in the browser: {' or '.join(web.RUNTIMES)}",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "web-packages",
+        "",
+        "folder with the npm packages of web's runtime; default: they are downloaded once",
         flag_values=values,
     )
     flags.DEFINE_string("out", "", "directory to write to", flag_values=values)

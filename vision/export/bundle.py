@@ -19,7 +19,7 @@ from vision.data.inputs import require_images_alone
 from vision.data.loading.sampler import spread
 from vision.data.sources import is_same
 from vision.errors import RunError, UserError, check_choice, check_count, check_range, first_line
-from vision.export import check
+from vision.export import check, web
 from vision.export.place import check_place
 from vision.export.program import served
 from vision.export.samples import open_samples, reference
@@ -29,7 +29,7 @@ from vision.support.directories import files_in, replacing_directory
 from vision.support.reading import read_json
 from vision.support.schema import NATURAL
 
-FORMATS = ("onnx", "tflite", "stablehlo", "saved_model", "safetensors")
+FORMATS = ("onnx", "tflite", "stablehlo", "saved_model", "safetensors", "web")
 PRECISIONS = ("float32", "float16", "int8")
 # the formats with reduced precision, and the modules that make int8 of them
 QUANTIZERS = {"onnx": "vision.compression.int8", "tflite": "vision.export.tflite_int8"}
@@ -50,6 +50,9 @@ class ExportOptions:
         batch: images in a batch; 0 means any number, if the format allows it.
         heatmap: whether model.onnx also returns heat maps; see `vision.export.heat`.
         splits: whether the bundle lists the names of the run's images, splits.csv.gz.
+        web_runtime: one of `vision.export.web.RUNTIMES`, what the page of "web" runs the model
+            with; the format that it reads is added to `formats`.
+        web_packages: a folder with the runtime's npm packages; "" to download them.
 
     Raises:
         UserError: the options are unknown or do not fit together.
@@ -60,10 +63,14 @@ class ExportOptions:
     batch: int = 0
     heatmap: bool = False
     splits: bool = True
+    web_runtime: str = next(iter(web.RUNTIMES))
+    web_packages: str = ""
 
     def __post_init__(self) -> None:
         for name in self.formats:
             check_choice("--format", name, FORMATS)
+        if web.FOLDER in self.formats:
+            self._add_web()
         check_choice("--precision", self.precision, PRECISIONS)
         rule = "at least 1, or 0 for any number of images"
         check_range("--batch", self.batch, self.batch >= 0, rule)
@@ -71,13 +78,20 @@ class ExportOptions:
         if self.heatmap and "onnx" not in self.formats:
             raise UserError("--heatmap needs --format onnx: add it")
         formats = tuple(name for name in FORMATS if name in self.formats)
-        float_only = [name for name in formats if name not in QUANTIZERS]
+        float_only = [name for name in formats if name not in (*QUANTIZERS, web.FOLDER)]
         if self.precision != "float32" and float_only:
             raise UserError(
                 f"--precision {self.precision} is only for --format {' and '.join(QUANTIZERS)}: "
                 f"export {float_only[0]} separately"
             )
         object.__setattr__(self, "formats", formats)
+
+    def _add_web(self):
+        """Adds the format that the page of "web" reads."""
+        check_choice("--web-runtime", self.web_runtime, web.RUNTIMES)
+        if self.batch > 1:
+            raise UserError("--format web classifies one image at a time: leave out --batch")
+        object.__setattr__(self, "formats", (*self.formats, web.RUNTIMES[self.web_runtime]))
 
 
 def export(
@@ -110,6 +124,7 @@ def export(
     if options.precision == "int8" and "tflite" in options.formats:
         _check_sums(classifier.config)
     _check_fields(classifier, options)
+    runtime = _fetch_runtime(classifier, options)
     program = served(classifier, options.heatmap)
     samples = open_samples(classifier, data, report)
     if options.precision == "int8" and samples.train is None:
@@ -119,18 +134,20 @@ def export(
     is_training_data = not data or is_same(data, classifier.config.data.source)
     with replacing_directory(out) as directory:
         exported = {}
-        run = None
+        runs = {}
         for name in options.formats:
+            if name == web.FOLDER:
+                continue  # it is written last, around a model that is verified by then
             if name == "safetensors":
                 _write_safetensors(classifier, directory, report)
                 continue
             file = _module(name).NAME
-            exported[file], runner = _write_verified(name, program, directory, options, samples)
-            run = run or runner
+            exported[file], runs[name] = _write_verified(name, program, directory, options, samples)
             report(_summary(file, directory, exported[file], samples.origin))
+        run = next(iter(runs.values()), program)
         sample = None
         if samples.train is not None:
-            sample = bundle.write_sample(directory, samples.comparison[0], run or program)
+            sample = bundle.write_sample(directory, samples.comparison[0], run)
         measured = {"precision": options.precision, "exported": exported}
         splits = _write_splits(classifier, directory, report) if options.splits else None
         manifest = bundle.Manifest(
@@ -140,18 +157,31 @@ def export(
             resize=program.resize,
             model=_model_file(options.formats),
             quality=quality(classifier, workdir) | measured,
-            reference=reference(program, run or program, samples) if is_training_data else None,
+            reference=reference(program, run, samples) if is_training_data else None,
             config=classifier.config.to_dict(),
             inputs=write_encoder(directory, classifier.encoder),
             sample=sample,
             splits=splits,
         )
+        if runtime is not None:
+            run = runs[web.RUNTIMES[runtime.name]]
+            image = samples.comparison[0] if samples.train is not None else None
+            web.write(directory, out.name, manifest, runtime, image, run)
+            report(f"{web.FOLDER}/: {_size(directory, web.FOLDER) / 1e6:.1f} MB")
         bundle.write_manifest(directory, manifest)
+
+
+def _fetch_runtime(classifier, options):
+    """Returns the runtime of the page that "web" writes; None if it is not wanted."""
+    if web.FOLDER not in options.formats:
+        return None
+    web.check_bits(classifier.config.data.bits)
+    return web.fetch(options.web_runtime, options.web_packages)
 
 
 def _check_fields(classifier, options):
     """Raises `UserError` if a format cannot take all of a model's inputs."""
-    refused = [f"--format {name}" for name in options.formats if name != "onnx"]
+    refused = [f"--format {name}" for name in reversed(options.formats) if name != "onnx"]
     if options.precision == "int8":
         refused.append("--precision int8")
     if options.heatmap:
@@ -294,16 +324,20 @@ def _verify_heat(program, path, precision, images):
 
 def _summary(name, directory, result, origin):
     """Returns a sentence on an exported model: its size and its differences from JAX."""
-    size = sum(
+    allowed = f", {result['tolerance']:g} allowed" if "tolerance" in result else ""
+    return (
+        f"{name}: {_size(directory, name) / 1e6:.1f} MB; on {result['images']} images ({origin}) "
+        f"it differs from JAX by at most {result['largest_difference']:.1g}{allowed}; "
+        f"{result['classes_changed']:.1%} change class"
+    )
+
+
+def _size(directory, name):
+    """Returns the bytes of a file of a bundle, or of the files in a directory of it."""
+    return sum(
         file.stat().st_size
         for file in files_in(directory)
         if file.relative_to(directory).parts[0] == name
-    )
-    allowed = f", {result['tolerance']:g} allowed" if "tolerance" in result else ""
-    return (
-        f"{name}: {size / 1e6:.1f} MB; on {result['images']} images ({origin}) it differs from "
-        f"JAX by at most {result['largest_difference']:.1g}{allowed}; "
-        f"{result['classes_changed']:.1%} change class"
     )
 
 

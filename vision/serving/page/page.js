@@ -2,6 +2,7 @@
 
 import { Refused, Server } from "./api.js";
 import { answer, draw, make, percent } from "./show.js";
+import { takeImages } from "./take.js";
 
 const at = (id) => document.getElementById(id);
 const server = new Server();
@@ -144,59 +145,7 @@ function fail(error) {
   at("key").focus();
 }
 
-async function openCamera() {
-  let stream;
-  try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1280 } } });
-  } catch {
-    return report("The camera cannot be used: it is missing, in use, or blocked for this page.", "bad");
-  }
-  closeCamera(); // opened by an earlier click on the button
-  at("video").srcObject = stream;
-  at("viewfinder").showModal();
-  await at("video").play().catch(() => {});
-}
-
-function closeCamera() {
-  at("video").srcObject?.getTracks().forEach((track) => track.stop());
-  at("video").srcObject = null;
-}
-
-async function shoot() {
-  const video = at("video");
-  if (!video.videoWidth) return;
-  const canvas = make("canvas");
-  [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
-  canvas.getContext("2d").drawImage(video, 0, 0);
-  at("viewfinder").close();
-  await useImage(await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.95)));
-}
-
-const isImage = (file) => !file.type || file.type.startsWith("image/");
-
-function offer(files) {
-  const file = [...files].find(isImage);
-  if (file) useImage(file);
-  else if (files.length) report("That is not an image.", "bad");
-}
-
-at("file").addEventListener("change", (event) => {
-  offer(event.target.files);
-  event.target.value = ""; // so that the same file can be chosen again
-});
-document.addEventListener("paste", (event) => {
-  if (!event.clipboardData.files.length) return;
-  event.preventDefault();
-  offer(event.clipboardData.files);
-});
-for (const name of ["dragover", "dragleave", "drop"]) {
-  document.addEventListener(name, (event) => {
-    if (!event.dataTransfer.types.includes("Files")) return;
-    event.preventDefault();
-    at("zone").classList.toggle("over", name === "dragover");
-    if (name === "drop") offer(event.dataTransfer.files);
-  });
-}
+takeImages(useImage, (text) => report(text, "bad"));
 at("model").addEventListener("change", () => {
   chooseModel();
   answers = [];
@@ -215,9 +164,4 @@ at("choices").addEventListener("submit", (event) => {
   server.key = at("key").value.trim();
   loadModels();
 });
-at("camera").hidden = !navigator.mediaDevices?.getUserMedia;
-at("camera").addEventListener("click", openCamera);
-at("shoot").addEventListener("click", shoot);
-at("close").addEventListener("click", () => at("viewfinder").close());
-at("viewfinder").addEventListener("close", closeCamera);
 loadModels();

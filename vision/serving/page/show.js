@@ -1,7 +1,6 @@
 // Drawing: an image with the part that the model sees, and a model's answer as bars.
 
 const SIDE = 1024; // pixels; the longest side of the drawing
-const PARTS = [["decode", "decode"], ["queue", "wait"], ["compute", "model"], ["way", "network"]];
 
 // Inferno at equal steps: its lightness grows evenly, so it can be read without color too.
 const COLORS = [[0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164]];
@@ -63,33 +62,41 @@ function drawHeat(context, heat, left, top, side) {
   context.restore();
 }
 
-// Returns an element that shows an answer of the server; `id` is its heading's.
-export function answer(result, id) {
-  const bars = make("ol", { class: "bars", "aria-label": "Most probable classes" });
-  for (const { class: name, probability } of result.top) {
+// Returns a list with a bar for each of [{ class, probability }].
+export function bars(top) {
+  const list = make("ol", { class: "bars", "aria-label": "Most probable classes" });
+  for (const { class: name, probability } of top) {
     const bar = make("i");
     bar.style.width = `${100 * probability}%`; // by script: the page's policy forbids style attributes
-    bars.append(make("li", {}, make("span", { text: name }), make("span", { class: "percent", text: percent(probability) }),
+    list.append(make("li", {}, make("span", { text: name }), make("span", { class: "percent", text: percent(probability) }),
       make("div", { class: "track", "aria-hidden": "true" }, bar)));
   }
+  return list;
+}
+
+// Returns an element that shows an answer of the server; `id` is its heading's.
+export function answer(result, id) {
+  const { decode, queue, compute, total } = result.milliseconds, network = total - decode - queue - compute;
+  const parts = [["decode", "decode", decode], ["queue", "wait", queue], ["compute", "model", compute], ["way", "network", network]];
   return make("article", { class: "answer", "aria-labelledby": id },
     make("h3", { class: "dim", id, text: `${result.model}, version ${result.version}` }),
     make("p", { class: "best", text: result.top[0].class }),
-    bars, ...latency(result.milliseconds), make("p", { class: "id dim", text: `Request ${result.id}` }));
+    bars(result.top), ...latency(parts), make("p", { class: "id dim", text: `Request ${result.id}` }));
 }
 
-function latency(measured) {
-  const inside = measured.decode + measured.queue + measured.compute, total = Math.max(measured.total, inside);
-  const milliseconds = { ...measured, way: total - inside };
+// Returns elements that show what an answer took: `parts` are [class in the style sheet, name, milliseconds].
+export function latency(parts) {
+  const shown = parts.map(([kind, text, milliseconds]) => [kind, text, Math.max(0, milliseconds)]);
+  const total = shown.reduce((sum, [, , milliseconds]) => sum + milliseconds, 0);
   const split = make("div", { class: "split", "aria-hidden": "true" });
-  const parts = make("dl", { class: "parts" });
-  for (const [name, text] of PARTS) {
-    const part = make("i", { class: name });
-    part.style.width = `${(100 * milliseconds[name]) / total}%`;
+  const list = make("dl", { class: "parts" });
+  for (const [kind, text, milliseconds] of shown) {
+    const part = make("i", { class: kind });
+    part.style.width = `${(100 * milliseconds) / total}%`;
     split.append(part);
-    parts.append(make("div", {}, make("dt", { class: name, text }), make("dd", { text: time(milliseconds[name]) })));
+    list.append(make("div", {}, make("dt", { class: kind, text }), make("dd", { text: time(milliseconds) })));
   }
-  return [make("h3", { text: `Answered in ${time(total)}` }), split, parts];
+  return [make("h3", { text: `Answered in ${time(total)}` }), split, list];
 }
 
 function time(milliseconds) {

@@ -1,0 +1,153 @@
+"""A page that classifies images in the browser: a folder that any static web server can host.
+
+index.html    the page, in the look of the server's (`vision/serving/page`), from which it takes
+              page.css, icon.svg, show.js and take.js. Nothing is requested from another host.
+model.json    the classes, how an image is resized, and which runtime runs the model.
+model.tflite  the bundle's model for LiteRT.js; or model.onnx for ONNX Runtime Web.
+sample.png    an image of the model's size: the page uses a way to run the model only if it gives
+              the probabilities for it that are in model.json. Missing without images.
+runtime/      the runtime's own files, of its npm packages.
+licenses.txt  what the folder contains, and its licenses.
+"""
+
+import dataclasses
+import pathlib
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import vision
+from vision.bundle.directory import Manifest, write_sample
+from vision.errors import UserError
+from vision.export import npm
+from vision.support.digest import sha256
+from vision.support.files import write_json
+
+FOLDER = "web"
+# the format of the model's file by its runtime; the first is the default
+RUNTIMES = {"litert": "tflite", "onnxruntime": "onnx"}
+PAGE = pathlib.Path(__file__).with_name("web_page")
+LICENSES = PAGE / "licenses"
+# of the server's page, which has the same look and takes images in the same ways
+SHARED = pathlib.Path(vision.__file__).parent / "serving" / "page"
+SHARED_FILES = ("page.css", "icon.svg", "show.js", "take.js")
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+    """A runtime for the browser.
+
+    Attributes:
+        name: one of `RUNTIMES`.
+        tarballs: the npm packages of it, in the order of `vision.export.npm.pinned`.
+    """
+
+    name: str
+    tarballs: list[bytes]
+
+
+def fetch(name: str, folder: str = "") -> Runtime:
+    """Returns a runtime for the browser; its packages are downloaded if they have not been before.
+
+    Args:
+        name: one of `RUNTIMES`.
+        folder: a folder with the tarballs of its npm packages; "" to download them.
+
+    Raises:
+        UserError, RunError: a package cannot be had; the message has a command that helps.
+    """
+    return Runtime(name, npm.fetch(npm.pinned()[name], folder))
+
+
+def check_bits(bits: int) -> None:
+    """Raises `UserError` if 16-bit images mean in a browser something else than in training.
+
+    Args:
+        bits: the config's data.bits.
+    """
+    if bits not in (0, 16):
+        raise UserError(
+            f"--format web: browsers show the upper 8 bits of 16-bit images, and this model was "
+            f"trained on the upper 8 of {bits} (data.bits): leave out web"
+        )
+
+
+def write(
+    directory: pathlib.Path,
+    name: str,
+    manifest: Manifest,
+    runtime: Runtime,
+    image: np.ndarray | None,
+    run: Callable,
+) -> None:
+    """Writes the folder `FOLDER` into a bundle's directory, before its bundle.json.
+
+    Args:
+        directory: the bundle's directory, which has the model's file.
+        name: what the page calls the model.
+        manifest: of the bundle.
+        runtime: what runs the model.
+        image: as the model takes it, for the page's self-test; None if there is none.
+        run: `run(images) -> (probabilities, embeddings)` of the model's file.
+    """
+    model = f"model.{RUNTIMES[runtime.name]}"
+    folder = directory / FOLDER
+    folder.mkdir()
+    for file in PAGE.iterdir():
+        is_other_runtime = file.stem in RUNTIMES and file.stem != runtime.name
+        if file.is_file() and not is_other_runtime:
+            shutil.copyfile(file, folder / file.name)
+    for file_name in SHARED_FILES:
+        shutil.copyfile(SHARED / file_name, folder / file_name)
+    shutil.copyfile(directory / model, folder / model)
+    packages = npm.pinned()[runtime.name]
+    for package, tarball in zip(packages, runtime.tarballs, strict=True):
+        npm.unpack(tarball, package, folder / "runtime")
+    (folder / "licenses.txt").write_text(_licenses(packages))
+    sample = None if image is None else write_sample(folder, image, run)
+    contents = {
+        "name": name,
+        "classes": list(manifest.classes),
+        "image_size": manifest.image_size,
+        "channels": manifest.channels,
+        "resize": dict(manifest.resize),
+        "accuracy": _accuracy(manifest.quality or {}),
+        "runtime": runtime.name,
+        "model": model,
+        "bytes": (folder / model).stat().st_size,
+        "sha256": sha256(folder / model),
+        "sample": sample,
+    }
+    write_json(folder / "model.json", contents)
+
+
+def _accuracy(quality: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns {"value", "images", "split"} of a measured accuracy; None if it was not measured."""
+    value = quality.get("metrics", {}).get("accuracy", {}).get("value")
+    if value is None:
+        return None
+    return {"value": value, "images": quality["images"], "split": quality["split"]}
+
+
+def _licenses(packages):
+    """Returns the text of licenses.txt."""
+    ours = {
+        "name": "The page",
+        "version": vision.__version__,
+        "copyright": "The authors of the exporter",
+        "license": "Apache-2.0",
+    }
+    parts = ["What this folder contains. The model belongs to whoever trained it.\n"]
+    for package in (ours, *packages):
+        lines = [f"{package['name']} {package['version']}", package["copyright"]]
+        lines.append(f"License: {package['license']}")
+        if "source" in package:
+            lines.append(
+                f"Its source, and notices of the libraries compiled into it: {package['source']}"
+            )
+        parts.append("\n".join(lines) + "\n")
+    for name in dict.fromkeys(package["license"] for package in (ours, *packages)):
+        parts.append(f"{'-' * 80}\n{name}\n\n{(LICENSES / f'{name}.txt').read_text()}")
+    return "\n".join(parts)

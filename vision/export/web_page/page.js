@@ -1,0 +1,90 @@
+// The page: takes an image from a file, the clipboard, a drop or the camera, and shows the model's answer.
+
+import { load, Refused } from "./classifier.js";
+import { decode } from "./decode.js";
+import { bars, draw, latency, make, percent } from "./show.js";
+import { takeImages } from "./take.js";
+
+const at = (id) => document.getElementById(id);
+let image = null; // as `decode` returns it
+let wanted = null; // the Blob that was given last
+
+function report(text, kind = "") {
+  at("status").textContent = text;
+  at("status").className = `message ${kind}`;
+}
+
+function describe({ about, engine }) {
+  const size = `${about.image_size} × ${about.image_size} pixels${about.channels === 1 ? ", gray" : ""}`;
+  const { accuracy } = about;
+  const measured = accuracy ? `; accuracy ${percent(accuracy.value)} on ${accuracy.images} ${accuracy.split} images` : "";
+  const model = `${about.name} distinguishes ${about.classes.length} classes in images of ${size}${measured}.`;
+  at("about").textContent = `${model} It runs here, by ${engine}.`;
+}
+
+// Shows an image and its answer. A file that is no image leaves everything as it is.
+async function useImage(blob) {
+  wanted = blob;
+  const begun = performance.now();
+  const decoded = await decode(blob).catch(() => null);
+  if (wanted !== blob) return; // another image was given meanwhile
+  if (!decoded) return report(`This browser cannot read ${blob.name || "that"} as an image.`, "bad");
+  image?.bitmap.close();
+  image = { ...decoded, milliseconds: performance.now() - begun };
+  at("zone").classList.add("full");
+  at("again").hidden = false;
+  at("hint").textContent = blob.name || "Your image";
+  await ask();
+}
+
+function show(fraction) {
+  const { width, height } = image;
+  draw(at("picture"), image.bitmap, fraction, null);
+  at("picture").hidden = false;
+  at("picture").setAttribute("aria-label", "Your image");
+  at("view").hidden = width === height && fraction > 0.995;
+}
+
+async function ask() {
+  const asked = image;
+  at("answers").setAttribute("aria-busy", "true");
+  try {
+    const classifier = await load(report);
+    if (asked !== image) return;
+    show(classifier.about.resize.crop_fraction);
+    report("Classifying …");
+    await new Promise((resolve) => setTimeout(resolve)); // so that the browser shows it
+    const { probabilities, milliseconds } = await classifier.classify(asked);
+    if (asked !== image) return;
+    answer(classifier, classifier.top(probabilities), { decode: asked.milliseconds, ...milliseconds });
+  } catch (error) {
+    fail(error);
+  } finally {
+    if (asked === image) at("answers").removeAttribute("aria-busy");
+  }
+}
+
+function answer({ about, engine }, top, milliseconds) {
+  const { decode: decoding, resize, model } = milliseconds;
+  const parts = [["decode", "decode", decoding], ["queue", "resize", resize], ["compute", "model", model]];
+  at("answers").replaceChildren(
+    make("article", { class: "answer", "aria-labelledby": "answer" },
+      make("h3", { class: "dim", id: "answer", text: about.name }),
+      make("p", { class: "best", text: top[0].class }),
+      bars(top), ...latency(parts), make("p", { class: "id dim", text: engine })));
+  report(`${top[0].class}, ${percent(top[0].probability)}.`);
+}
+
+function fail(error) {
+  if (!(error instanceof Refused)) console.error(error);
+  report(error instanceof Refused ? error.message : `The model cannot be run here: ${error?.message ?? error}`, "bad");
+}
+
+takeImages((blob) => blob && useImage(blob), (sentence) => report(sentence, "bad"));
+at("again").addEventListener("click", ask);
+try {
+  describe(await load(report));
+  if (!image) report("Nothing yet.");
+} catch (error) {
+  fail(error);
+}
