@@ -25,7 +25,7 @@ export async function open(bytes, shape, way) {
     const model = await loadAndCompile(bytes, options);
     const isOnGpu = onGpu && model.options.accelerator === "webgpu"; // it may have fallen back by itself
     const name = isOnGpu ? "WebGPU" : `WebAssembly, ${count} thread${count > 1 ? "s" : ""}`;
-    return { run: (pixels) => run(model, pixels, shape), name: `LiteRT.js on ${name}` };
+    return { run: (pixels) => run(model, pixels, shape), name: `LiteRT.js (${name})` };
   } catch (error) {
     unloadLiteRt(); // so that another way can be tried
     throw error;

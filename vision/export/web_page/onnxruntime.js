@@ -16,7 +16,7 @@ export async function open(bytes, shape) {
     const images = new ort.Tensor("uint8", pixels, shape);
     return (await session.run({ images }, ["probabilities"])).probabilities.data;
   };
-  return { run, name: `ONNX Runtime on WebAssembly, ${count} thread${count > 1 ? "s" : ""}` };
+  return { run, name: `ONNX Runtime Web (WebAssembly, ${count} thread${count > 1 ? "s" : ""})` };
 }
 
 export function close() {}

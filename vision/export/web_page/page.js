@@ -19,7 +19,7 @@ function describe({ about, engine }) {
   const { accuracy } = about;
   const measured = accuracy ? `; accuracy ${percent(accuracy.value)} on ${accuracy.images} ${accuracy.split} images` : "";
   const model = `${about.name} distinguishes ${about.classes.length} classes in images of ${size}${measured}.`;
-  at("about").textContent = `${model} It runs here, by ${engine}.`;
+  at("about").textContent = `${model} It runs in this browser by ${engine}.`;
 }
 
 // Shows an image and its answer. A file that is no image leaves everything as it is.
