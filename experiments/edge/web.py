@@ -45,13 +45,26 @@ CLASSIFY = """
   const classifier = await load(() => {{}});
   const blob = await (await fetch('/images/{}')).blob();
   const begun = performance.now();
-  const image = await decode(blob);
+  const image = {}(await decode(blob), classifier.about);
   const decoded = performance.now() - begun;
   const {{ probabilities, milliseconds }} = await classifier.classify(image);
   image.bitmap.close();
   milliseconds.decode = decoded;
   return {{ probabilities: [...probabilities], milliseconds }};
 }})()
+"""
+AS_IT_IS = "((image) => image)"
+# the same crop, scaled by the browser
+CANVAS = """
+((image, { image_size: size, resize }) => {
+  const side = resize.crop_fraction * Math.min(image.width, image.height);
+  const corner = [(image.width - side) / 2, (image.height - side) / 2];
+  const context = new OffscreenCanvas(size, size).getContext('2d');
+  context.imageSmoothingQuality = 'high';
+  context.drawImage(image.bitmap, ...corner, side, side, 0, 0, size, size);
+  const { data } = context.getImageData(0, 0, size, size);
+  return { data, width: size, height: size, bitmap: image.bitmap };
+})
 """
 LOADED = """
 performance.getEntriesByType('resource').filter(entry => !entry.name.includes('/images/'))
@@ -67,6 +80,7 @@ def main(argv):
     p.add_argument("--count", type=int, default=50, help="images, from all over the folder")
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--threads", action="store_true", help="serve it isolated from other origins")
+    p.add_argument("--canvas", action="store_true", help="resize by the browser, to compare")
     p.add_argument("--csv", type=pathlib.Path, help="file to add the rows to")
     a = p.parse_args(argv)
     if (a.photos is None) == (a.source is None):
@@ -77,7 +91,7 @@ def main(argv):
         gather(images, a)
         print("  ".join(FIELDS))
         for bundle in a.bundles:
-            row = measure(bundle, images, a.rounds, a.threads)
+            row = measure(bundle, images, a.rounds, a.threads, a.canvas)
             print("  ".join(str(row[name]) for name in FIELDS), flush=True)
             if a.csv:
                 add_row(a.csv, row)
@@ -97,7 +111,7 @@ def gather(folder, a):
         cv2.imwrite(str(folder / f"{number:03d}.png"), pixels)
 
 
-def measure(directory, images, rounds, threads):
+def measure(directory, images, rounds, threads=False, canvas=False):
     """Returns one row: a bundle's page beside the bundle."""
     from tests.support.browser import browse
 
@@ -121,14 +135,15 @@ def measure(directory, images, rounds, threads):
         with browse(url) as page:
             page.wait(READY, 120)
             start_ms = 1000 * (time.perf_counter() - begun)
-            runs = [[page.evaluate(CLASSIFY.format(f.name)) for f in files] for _ in range(rounds)]
+            scripts = [CLASSIFY.format(f.name, CANVAS if canvas else AS_IT_IS) for f in files]
+            runs = [[page.evaluate(script) for script in scripts] for _ in range(rounds)]
             engine = page.evaluate("document.getElementById('about').textContent").split(" by ")[-1]
             loaded = page.evaluate(LOADED)
     answers = np.array([run["probabilities"] for run in runs[0]])
     wanted = np.array(expected)
     row = {
         "bundle": directory.name,
-        "engine": engine.rstrip("."),
+        "engine": engine.rstrip(".") + (", canvas" if canvas else ""),
         "images": len(files),
         "same_class": int((answers.argmax(1) == wanted.argmax(1)).sum()),
         "largest_difference": f"{np.abs(answers - wanted).max():.1e}",

@@ -165,8 +165,7 @@ def export(
         )
         if runtime is not None:
             run = runs[web.RUNTIMES[runtime.name]]
-            image = samples.comparison[0] if samples.train is not None else None
-            web.write(directory, out.name, manifest, runtime, image, run)
+            _write_page(directory, out.name, manifest, runtime, samples, run)
             report(f"{web.FOLDER}/: {_size(directory, web.FOLDER) / 1e6:.1f} MB")
         bundle.write_manifest(directory, manifest)
 
@@ -177,6 +176,12 @@ def _fetch_runtime(classifier, options):
         return None
     web.check_bits(classifier.config.data.bits)
     return web.fetch(options.web_runtime, options.web_packages)
+
+
+def _write_page(directory, name, manifest, runtime, samples, run):
+    """Writes the page of "web"; without real images, it has none to test itself with."""
+    image = samples.comparison[0] if samples.train is not None else None
+    web.write(directory, name, manifest, runtime, image, run)
 
 
 def _check_fields(classifier, options):
