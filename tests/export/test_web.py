@@ -84,7 +84,7 @@ def test_it_enlarges_to_the_gray_level(tmp_path):
 
 
 def test_what_opencv_enlarges_may_round_otherwise(tmp_path):
-    """OpenCV computes its bicubic in float32, in another order on each processor."""
+    """Its bicubic is another one on each processor: single values round otherwise."""
     largest, share = differences(tmp_path, GROWING, ("area",))
     assert largest <= 1 and share < 0.05
 
