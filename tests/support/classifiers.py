@@ -13,10 +13,12 @@ from vision.support.modules import find, names
 SPECIAL = {  # variant, side of the images, and options of `build`
     "alexnet": ("mu", 64, {}),
     "inception": ("mu", 80, {}),
+    "mlp": ("mu", 32, {"image_size": 32, "channels": 3}),
     "swin": ("mu", 24, {"window": 2, "image_size": 24}),  # pads and shifts its windows
     "vit": ("mu/4", 16, {"image_size": 16}),
 }
-ARCHITECTURES = tuple(names("vision.models"))
+# of images alone; the other one: tests/slow/test_fusion.py
+ARCHITECTURES = tuple(name for name in names("vision.models") if name != "fusion")
 
 
 def classifier(name, temperature=0.7, dtype="float32", classes=5, **keys):
