@@ -22,7 +22,7 @@ PAGES = {
 }
 PROGRAMS = r"(?:python -m (?:vision|scripts)\b|\./scripts/)"
 # `model.onnx` is a file, `model.dtype` a key
-FILES = ("json", "onnx", "tflite", "ort", "py", "safetensors", "csv", "png")
+FILES = ("json", "onnx", "tflite", "mlpackage", "ort", "py", "safetensors", "csv", "png")
 
 
 def blocks(text, language=""):

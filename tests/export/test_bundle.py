@@ -243,13 +243,14 @@ def test_without_its_images_it_is_compared_on_random_ones(tmp_path):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--format=onnx,coreml"], "--format = 'coreml' is unknown"),
+        (["--format=onnx,tensorrt"], "--format = 'tensorrt' is unknown"),
         (["--precision=float8"], "--precision = 'float8' is unknown (did you mean 'float"),
         (["--batch=-1"], "--batch must be at least 1, or 0 for any number of images, got -1"),
         (
             ["--precision=int8", "--format=onnx,stablehlo"],
-            "is only for --format onnx and tflite: export stablehlo separately",
+            "is only for --format onnx, tflite, coreml: export stablehlo separately",
         ),
+        (["--format=onnx,coreml", "--batch=4"], "--format coreml takes an image at a time"),
     ],
 )
 def test_mistakes(argv, message, capsys):

@@ -45,6 +45,11 @@ STAGES = [
         "export,tfds",
         ("orbax-export", "tensorflow"),
     ),
+    (
+        ["export", "--workdir=RUN", "--out=OUT", "--format=coreml"],
+        "coreml",
+        ("coremltools", "stablehlo-coreml"),
+    ),
     (["serving", "--models=models"], "serving", ("starlette", "uvicorn", "onnxruntime")),
     (["main", *CONFIG, "--config.data.source=hf:a/b"], "hf", ("datasets",)),
     (["main", *CONFIG, "--config.data.source=parquet:a"], "parquet", ("pyarrow",)),
@@ -95,7 +100,9 @@ def test_the_packages_named_here_are_in_their_extras():
         assert set(names) <= declared
 
 
-@pytest.mark.parametrize("extra", ["audit", "evaluation", "compression", "export", "serving"])
+@pytest.mark.parametrize(
+    "extra", ["audit", "evaluation", "compression", "export", "coreml", "serving"]
+)
 def test_every_package_of_a_stage_is_found_where_it_is_installed(extra):
     """By the name of its module: here all stages are installed."""
     if not packages(extra):

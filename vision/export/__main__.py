@@ -13,7 +13,8 @@ split; if it differs, nothing is written. With --heatmap, model.onnx also return
 its class is seen, which the server's page shows.
 
 onnx: ONNX Runtime, TensorRT; any number of images at a time, or --batch of them. tflite: LiteRT, on
-phones. stablehlo: JAX and XLA without this project. saved_model: TensorFlow Serving.
+phones. stablehlo: JAX and XLA without this project. saved_model: TensorFlow Serving. coreml: apps
+on Apple's systems; on Linux an interpreter checks the file, as Apple's runtime is not there.
 safetensors: `model.safetensors` with timm's names and layouts, and timm's `config.json`; on its own
 it is written without a bundle. timm loads it with `timm.create_model(NAME, num_classes=N,
 checkpoint_path="pets/model.safetensors")`, this project with
@@ -37,7 +38,11 @@ PACKAGES = {
     "onnx": ("jax2onnx", "onnx", "onnxruntime"),
     "tflite": ("ai-edge-litert", "litert-converter"),
     "saved_model": ("orbax-export", "tensorflow"),
+    "coreml": ("coremltools", "stablehlo-coreml"),
 }
+RUNNABLE = ("onnx", "tflite")  # by this project
+# The extras of pyproject.toml with these packages, unless it is "export".
+EXTRAS = {"saved_model": ("export", "tfds"), "coreml": ("coreml",)}
 
 
 def main(argv: list[str]) -> None:
@@ -56,7 +61,7 @@ def main(argv: list[str]) -> None:
         raise UserError("--web-packages needs --format web: add it")
     for name in formats:
         if name in PACKAGES:
-            extras = ("export", "tfds") if name == "saved_model" else ("export",)
+            extras = EXTRAS.get(name, ("export",))
             require(f"--format {name}", *extras, only=PACKAGES[name])
     from vision import inference
     from vision.export import bundle, safetensors
@@ -76,7 +81,10 @@ def main(argv: list[str]) -> None:
         cli.show(safetensors.write(classifier, values.out))
         return
     bundle.export(classifier, values.out, options, data=values.data, workdir=values.workdir)
-    cli.show(f"{values.out}: python -m vision.predict --bundle {values.out} photos/")
+    if options.formats[0] in RUNNABLE:
+        cli.show(f"{values.out}: python -m vision.predict --bundle {values.out} photos/")
+    else:
+        cli.show(values.out)
     if web.FOLDER in options.formats:
         place = os.path.join(values.out, web.FOLDER)
         cli.show(f"{place}: python -m http.server --directory {place}")
@@ -87,13 +95,13 @@ def _flags(values):
     flags.DEFINE_list(
         "format",
         "onnx",
-        "onnx, tflite, stablehlo, saved_model, safetensors, web",
+        "onnx, tflite, stablehlo, saved_model, coreml, safetensors, web",
         flag_values=values,
     )
     flags.DEFINE_string(
         "precision",
         "float32",
-        "float32; for onnx and tflite also float16 and int8",
+        "float32; for onnx, tflite and coreml also float16 and int8",
         flag_values=values,
     )
     flags.DEFINE_integer(

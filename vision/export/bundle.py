@@ -29,10 +29,11 @@ from vision.support.directories import files_in, replacing_directory
 from vision.support.reading import read_json
 from vision.support.schema import NATURAL
 
-FORMATS = ("onnx", "tflite", "stablehlo", "saved_model", "safetensors", "web")
+FORMATS = ("onnx", "tflite", "stablehlo", "saved_model", "coreml", "safetensors", "web")
 PRECISIONS = ("float32", "float16", "int8")
-# the formats with reduced precision, and the modules that make int8 of them
+# the formats whose int8 is calibrated with images, and the modules that make it
 QUANTIZERS = {"onnx": "vision.compression.int8", "tflite": "vision.export.tflite_int8"}
+REDUCED = (*QUANTIZERS, "coreml")  # Core ML's own `write` takes the precision
 CALIBRATION_IMAGES = 256  # at most
 # for heat maps in float32: each is divided by its own maximum, which may be small
 HEAT_TOLERANCE = 1e-2
@@ -46,8 +47,9 @@ class ExportOptions:
     Attributes:
         formats: some of `FORMATS`; afterwards each once, in the order of `FORMATS`, those that
             `vision.bundle.directory.open_bundle` can run first.
-        precision: "float32"; for ONNX and TFLite also "float16" and "int8".
-        batch: images in a batch; 0 means any number, if the format allows it.
+        precision: "float32"; for ONNX, TFLite and Core ML also "float16" and "int8".
+        batch: images in a batch; 0 means any number, if the format allows it. Core ML takes an
+            image at a time.
         heatmap: whether model.onnx also returns heat maps; see `vision.export.heat`.
         splits: whether the bundle lists the names of the run's images, splits.csv.gz.
         web_runtime: one of `vision.export.web.RUNTIMES`, what the page of "web" runs the model
@@ -78,11 +80,15 @@ class ExportOptions:
         if self.heatmap and "onnx" not in self.formats:
             raise UserError("--heatmap needs --format onnx: add it")
         formats = tuple(name for name in FORMATS if name in self.formats)
-        float_only = [name for name in formats if name not in (*QUANTIZERS, web.FOLDER)]
+        float_only = [name for name in formats if name not in (*REDUCED, web.FOLDER)]
         if self.precision != "float32" and float_only:
             raise UserError(
-                f"--precision {self.precision} is only for --format {' and '.join(QUANTIZERS)}: "
+                f"--precision {self.precision} is only for --format {', '.join(REDUCED)}: "
                 f"export {float_only[0]} separately"
+            )
+        if self.batch > 1 and "coreml" in formats:
+            raise UserError(
+                f"--batch {self.batch}: --format coreml takes an image at a time; leave --batch out"
             )
         object.__setattr__(self, "formats", formats)
 
@@ -127,10 +133,7 @@ def export(
     runtime = _fetch_runtime(classifier, options)
     program = served(classifier, options.heatmap)
     samples = open_samples(classifier, data, report)
-    if options.precision == "int8" and samples.train is None:
-        raise UserError(
-            "int8 is calibrated with images, and the run's cannot be opened: give --data SOURCE"
-        )
+    _check_calibration(options, samples)
     is_training_data = not data or is_same(data, classifier.config.data.source)
     with replacing_directory(out) as directory:
         exported = {}
@@ -144,6 +147,7 @@ def export(
             file = _module(name).NAME
             exported[file], runs[name] = _write_verified(name, program, directory, options, samples)
             report(_summary(file, directory, exported[file], samples.origin))
+            _report_note(name, report)
         run = next(iter(runs.values()), program)
         sample = None
         if samples.train is not None:
@@ -195,6 +199,15 @@ def _check_fields(classifier, options):
         require_images_alone(classifier.fields, refused[0])
 
 
+def _check_calibration(options, samples):
+    """Raises `UserError` if there are no images to calibrate int8 with."""
+    is_calibrated = options.precision == "int8" and set(options.formats) & QUANTIZERS.keys()
+    if is_calibrated and samples.train is None:
+        raise UserError(
+            "int8 is calibrated with images, and the run's cannot be opened: give --data SOURCE"
+        )
+
+
 def _check_sums(config):
     """Raises `UserError` if a model sums the probabilities of merged classes.
 
@@ -217,8 +230,8 @@ def _model_file(formats):
     """Returns the file of the bundle that is its model."""
     if formats[0] == "safetensors":
         return "model.safetensors"
-    name = _module(formats[0]).NAME
-    return name if "." in name else f"{name}/saved_model.pb"
+    module = _module(formats[0])
+    return getattr(module, "MODEL_FILE", module.NAME)  # of a format that is a directory
 
 
 def _write_safetensors(classifier, directory, report):
@@ -256,6 +269,9 @@ def _write_verified(name, program, directory, options, samples):
 def _write(name, program, path, options, train):
     """Writes one format in a precision; an intermediate float32 model is removed."""
     module = _module(name)
+    if name == "coreml":
+        module.write(program, path, options.batch, options.precision)
+        return
     if options.precision == "float32":
         module.write(program, path, options.batch)
         return
@@ -325,6 +341,13 @@ def _verify_heat(program, path, precision, images):
             f"{HEAT_TOLERANCE:g}. No bundle is written"
         )
     return {"largest_heat_difference": largest}
+
+
+def _report_note(name, report):
+    """Reports what a reader must know of a format, if there is anything."""
+    module = _module(name)
+    if hasattr(module, "NOTE"):
+        report(f"{module.NAME}: {module.NOTE}")
 
 
 def _summary(name, directory, result, origin):

@@ -19,6 +19,7 @@ from vision.export.stablehlo import any_number
 from vision.support.extras import require
 
 NAME = "saved_model"
+MODEL_FILE = f"{NAME}/saved_model.pb"
 TOLERANCE = {"float32": 1e-4}
 SIGNATURE = "serving_default"
 PLATFORMS = ("cpu", "cuda")
