@@ -10,7 +10,9 @@
 The result is a bundle: the model from uint8 pixels to probabilities, in each format, and
 bundle.json. Each file is run in its own runtime and compared with JAX on images of the validation
 split; if it differs, nothing is written. With --heatmap, model.onnx also returns where in an image
-its class is seen, which the server's page shows.
+its class is seen, which the server's page shows. For callers that cannot prepare images, such as
+MediaPipe, --resize-inside SIZE takes larger ones and --rgb gives a gray model three channels:
+docs/edge.md.
 
 onnx: ONNX Runtime, TensorRT; any number of images at a time, or --batch of them. tflite: LiteRT, on
 phones. stablehlo: JAX and XLA without this project. saved_model: TensorFlow Serving. coreml: apps
@@ -36,7 +38,7 @@ from vision.support.extras import require
 # The packages that write and run each format; the others need none.
 PACKAGES = {
     "onnx": ("jax2onnx", "onnx", "onnxruntime"),
-    "tflite": ("ai-edge-litert", "litert-converter"),
+    "tflite": ("ai-edge-litert", "flatbuffers", "litert-converter"),
     "saved_model": ("orbax-export", "tensorflow"),
     "coreml": ("coremltools", "stablehlo-coreml"),
 }
@@ -72,6 +74,8 @@ def main(argv: list[str]) -> None:
         values.batch,
         values.heatmap,
         values.splits,
+        rgb=values.rgb,
+        resize_inside=values["resize-inside"].value,
         web_runtime=web_runtime,
         web_packages=web_packages,
     )
@@ -120,6 +124,19 @@ def _flags(values):
         "heatmap",
         False,
         "onnx: also return where the most probable class is seen",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "rgb",
+        False,
+        "a gray model: take three channels, and make one of them in the graph",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "resize-inside",
+        0,
+        "take images of this side, and resize and crop them in the graph; 0 leaves that to the "
+        "caller",
         flag_values=values,
     )
     flags.DEFINE_bool(

@@ -21,8 +21,10 @@ from vision.data.sources import is_same
 from vision.errors import RunError, UserError, check_choice, check_count, check_range, first_line
 from vision.export import check, web
 from vision.export.place import check_place
+from vision.export.preparation import prepared_inside
 from vision.export.program import served
 from vision.export.samples import open_samples, reference
+from vision.export.tflite_metadata import attach, check_labels
 from vision.inference import Classifier
 from vision.run.calibration import EVALUATE_AGAIN, EVALUATION, read_calibration
 from vision.support.directories import files_in, replacing_directory
@@ -51,6 +53,9 @@ class ExportOptions:
         batch: images in a batch; 0 means any number, if the format allows it. Core ML takes an
             image at a time.
         heatmap: whether model.onnx also returns heat maps; see `vision.export.heat`.
+        rgb: whether a gray model's graph takes three channels; see `vision.export.preparation`.
+        resize_inside: side of the images that the graph takes and resizes itself, pixels; 0 for
+            the model's own size, which the caller resizes to.
         splits: whether the bundle lists the names of the run's images, splits.csv.gz.
         web_runtime: one of `vision.export.web.RUNTIMES`, what the page of "web" runs the model
             with; the format that it reads is added to `formats`.
@@ -65,6 +70,8 @@ class ExportOptions:
     batch: int = 0
     heatmap: bool = False
     splits: bool = True
+    rgb: bool = False
+    resize_inside: int = 0
     web_runtime: str = next(iter(web.RUNTIMES))
     web_packages: str = ""
 
@@ -79,7 +86,15 @@ class ExportOptions:
         check_count("--batch", self.batch, 0, 65_536)
         if self.heatmap and "onnx" not in self.formats:
             raise UserError("--heatmap needs --format onnx: add it")
+        check_range("--resize-inside", self.resize_inside, self.resize_inside >= 0, "at least 0")
+        if self.resize_inside and self.heatmap:
+            raise UserError("--heatmap shows the model's own crop: leave out --resize-inside")
         formats = tuple(name for name in FORMATS if name in self.formats)
+        inside = "--rgb" if self.rgb else "--resize-inside" if self.resize_inside else ""
+        if inside and "safetensors" in formats:
+            raise UserError(
+                f"{inside} changes a graph, and safetensors has none: leave one of them out"
+            )
         float_only = [name for name in formats if name not in (*REDUCED, web.FOLDER)]
         if self.precision != "float32" and float_only:
             raise UserError(
@@ -129,10 +144,13 @@ def export(
     check_place(out)
     if options.precision == "int8" and "tflite" in options.formats:
         _check_sums(classifier.config)
+    if "tflite" in options.formats:
+        check_labels(classifier.classes)
     _check_fields(classifier, options)
     runtime = _fetch_runtime(classifier, options)
     program = served(classifier, options.heatmap)
-    samples = open_samples(classifier, data, report)
+    program = prepared_inside(program, options.rgb, options.resize_inside)
+    samples = open_samples(classifier, program, data, report)
     _check_calibration(options, samples)
     is_training_data = not data or is_same(data, classifier.config.data.source)
     with replacing_directory(out) as directory:
@@ -195,6 +213,10 @@ def _check_fields(classifier, options):
         refused.append("--precision int8")
     if options.heatmap:
         refused.append("--heatmap")
+    if options.rgb:
+        refused.append("--rgb")
+    if options.resize_inside:
+        refused.append("--resize-inside")
     if refused:
         require_images_alone(classifier.fields, refused[0])
 
@@ -268,6 +290,12 @@ def _write_verified(name, program, directory, options, samples):
 
 def _write(name, program, path, options, train):
     """Writes one format in a precision; an intermediate float32 model is removed."""
+    _write_graph(name, program, path, options, train)
+    if name == "tflite":
+        attach(program, path)
+
+
+def _write_graph(name, program, path, options, train):
     module = _module(name)
     if name == "coreml":
         module.write(program, path, options.batch, options.precision)

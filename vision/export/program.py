@@ -12,6 +12,7 @@ from flax import nnx
 
 from vision import models
 from vision.data.augment import normalize
+from vision.data.decode import resize_crop, to_channels
 from vision.data.inputs import IMAGE, unpack
 from vision.data.pipeline import interpolation_of
 from vision.export.heat import check_linear, class_activation
@@ -59,6 +60,14 @@ class Program:
                 `vision.data.inputs`.
         """
         return jax.device_get(self._jitted(self.reference[1], *self._arrays(images)))
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """Returns an image as the program takes it: uint8 (image_size, image_size, channels).
+
+        Args:
+            image: uint8 (H, W, 1 or 3), of any size.
+        """
+        return resize_crop(to_channels(image, self.channels), self.image_size, **self.resize)
 
     def _arrays(self, batch: np.ndarray) -> list[np.ndarray]:
         """Returns the arguments of `function` for a batch."""

@@ -47,12 +47,16 @@ class Samples(NamedTuple):
 
 
 def open_samples(
-    classifier: Classifier, spec: str, report: Callable[[str], object] = print
+    classifier: Classifier,
+    program: Program,
+    spec: str,
+    report: Callable[[str], object] = print,
 ) -> Samples:
     """Returns the `Samples` of a source.
 
     Args:
-        classifier: the model that prepares the images.
+        classifier: the model, whose run had the images.
+        program: what is exported of it, which prepares them.
         spec: the source; "" for the run's own data, or random images if they cannot be opened.
         report: called with a line of text if they cannot be.
 
@@ -65,15 +69,15 @@ def open_samples(
         if spec and not is_same(spec, c.source):
             opened = _with_fields(classifier, open_splits(spec, c.bits))
             joined = Joined(list(opened.values()))
-            comparison, _ = _read(classifier, joined, COMPARISON_IMAGES)
-            train, looks = _read(classifier, joined, REFERENCE_IMAGES)
+            comparison, _ = _read(classifier, program, joined, COMPARISON_IMAGES)
+            train, looks = _read(classifier, program, joined, REFERENCE_IMAGES)
             return Samples(comparison, train, f"of {spec}", looks)
         if c.source:
             splits, _ = named_splits(c, split_seed(config), past=classifier.past)
             splits = _with_fields(classifier, splits)
-            comparison, _ = _read(classifier, splits["val"], COMPARISON_IMAGES)
-            train, looks = _read(classifier, splits["train"], REFERENCE_IMAGES)
-            prepared = _prepared(classifier, splits["val"], REFERENCE_IMAGES)
+            comparison, _ = _read(classifier, program, splits["val"], COMPARISON_IMAGES)
+            train, looks = _read(classifier, program, splits["train"], REFERENCE_IMAGES)
+            prepared = _prepared(classifier, program, splits["val"], REFERENCE_IMAGES)
             unseen = ((image, place) for image, _, place in prepared)
             return Samples(comparison, train, "of the validation split", looks, unseen)
     except UserError as error:
@@ -84,7 +88,7 @@ def open_samples(
         "comparing on random images, and without statistics of the training data: "
         "give real ones with --data SOURCE"
     )
-    shape = (COMPARISON_IMAGES, classifier.image_size, classifier.image_size, classifier.channels)
+    shape = (COMPARISON_IMAGES, program.image_size, program.image_size, program.channels)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     fields = classifier.encoder.missing(len(images)) if classifier.encoder else {}
     return Samples(pack(images, fields), None, "random")
@@ -97,13 +101,13 @@ def _with_fields(classifier, splits):
     return add_fields(classifier.config, splits, classifier.encoder).splits
 
 
-def _read(classifier, source, count):
+def _read(classifier, program, source, count):
     """Returns at most `count` images from all over a source, as the model takes them, and what they
     are like.
 
     Unreadable images are left out.
     """
-    pairs = list(_prepared(classifier, source, count))
+    pairs = list(_prepared(classifier, program, source, count))
     if not pairs:
         raise UserError(
             f"none of {len(source)} images can be read, beginning with {source.name(0)}"
@@ -112,14 +116,14 @@ def _read(classifier, source, count):
     return np.stack(images), np.stack(looks)
 
 
-def _prepared(classifier, source, count):
+def _prepared(classifier, program, source, count):
     """Yields (element of the model's batch, what its image is like, place of its class) of at most
     `count` images."""
     places = {name: place for place, name in enumerate(classifier.classes)}
     for index in spread(count, len(source)):
         with contextlib.suppress(UnreadableImage):
             image = source[int(index)]["image"]
-            prepared = classifier.prepare(image)
+            prepared = program.prepare(image)
             fields = {name: source.fields[name][[index]] for name in classifier.fields}
             (element,) = pack(prepared[None], fields)
             label = source.classes[source.labels[index]]

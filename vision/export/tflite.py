@@ -25,6 +25,7 @@ from vision.support.files import replacing
 
 NAME = "model.tflite"
 TOLERANCE = {"float32": 1e-4, "float16": 5e-2}
+BUFFER_ALIGNMENT = 16  # bytes
 MIN_HALVED_BYTES = 1024  # below, a constant is not worth the operator that widens it
 
 
@@ -243,6 +244,8 @@ def pack(model: Any, tools: Any) -> bytes:
         def CreateNumpyVector(self, x):
             key = (x.dtype.str, x.tobytes())
             if key not in self.offsets:
+                if x.dtype == np.uint8:  # a buffer's bytes, which TFLite's schema aligns
+                    self.Prep(BUFFER_ALIGNMENT, x.size)
                 self.offsets[key] = super().CreateNumpyVector(x)
             return self.offsets[key]
 
