@@ -5,6 +5,7 @@ against aliasing. A graph can take such an image and do the rest as a bundle's r
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import cv2
 import jax
@@ -24,9 +25,9 @@ EXACT = jax.lax.Precision.HIGHEST
 def prepared_inside(program: Program, rgb: bool = False, side: int = 0) -> Program:
     """Returns a program that takes other images than a model does, and converts them.
 
-    Its pixels are those that `vision.data.decode` would make of an image of `side` pixels: equal
-    for "area" and "bicubic", and for "bilinear" to one gray level, because PIL computes that with
-    fewer bits. A photo that is first stretched to `side` is resized twice.
+    Its gray levels are those that `vision.data.decode` would make of an image of `side` pixels;
+    of a few in a hundred, the last bit differs, because PIL and OpenCV round otherwise. A photo
+    that is first stretched to `side` is resized twice.
 
     Args:
         program: the model's own program.
@@ -39,20 +40,20 @@ def prepared_inside(program: Program, rgb: bool = False, side: int = 0) -> Progr
     """
     if rgb and program.channels == 3:
         raise UserError("--rgb is for gray models: this one takes three channels already")
-    if rgb:
-        program = _around(program, _to_gray, channels=3)
-    if not side:
-        return program
-    shorter = int(program.image_size / program.resize["crop_fraction"])
-    largest = LARGEST_SHRINKAGE * shorter
-    rule = f"from {shorter} to {largest} pixels, one to {LARGEST_SHRINKAGE} times {shorter}"
-    if side < shorter or side > largest:
-        detail = "which this model's images are resized to before they are cropped"
-        check_range("--resize-inside", side, False, f"{rule}, {detail}")
-    return _around(program, resize_of(program, side), image_size=side)
+    if side:
+        shorter = int(program.image_size / program.resize["crop_fraction"])
+        largest = LARGEST_SHRINKAGE * shorter
+        rule = (
+            f"from {shorter} to {largest} pixels, one to {LARGEST_SHRINKAGE} times {shorter}, "
+            "which this model's images are resized to before they are cropped"
+        )
+        check_range("--resize-inside", side, shorter <= side <= largest, rule)
+        program = _around(program, resize_of(program, side), image_size=side)
+    # last, so that it comes first: what is resized is gray then, as outside
+    return _around(program, _to_gray, channels=3) if rgb else program
 
 
-def resize_of(program: Program, side: int):
+def resize_of(program: Program, side: int) -> Callable[[jax.Array], jax.Array]:
     """Returns a function from float32 images (B, side, side, C) to (B, image_size, image_size, C).
 
     The values are whole gray levels from 0 to 255.

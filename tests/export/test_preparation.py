@@ -1,0 +1,110 @@
+"""A graph that resizes or turns gray itself has the pixels that a bundle's reader would make."""
+
+import dataclasses
+import json
+import os
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.support.programs import images, program_of
+from vision import cli, inference
+from vision.bundle.directory import open_bundle
+from vision.data.decode import resize_crop, to_channels
+from vision.errors import UserError
+from vision.export import __main__ as command
+from vision.export.preparation import prepared_inside
+
+
+def inside(size, channels, resize, **options):
+    """Returns the pixels that a model gets of the images that `prepared_inside` takes."""
+    model = program_of(lambda pixels: (pixels, pixels), size, channels)
+    return prepared_inside(dataclasses.replace(model, resize=resize), **options)
+
+
+@pytest.mark.parametrize(
+    ("interpolation", "side", "crop"),
+    [
+        ("area", 16, 1.0),
+        ("area", 32, 0.875),
+        ("area", 41, 0.875),
+        ("bilinear", 41, 0.875),
+        ("bicubic", 18, 0.875),
+        ("bicubic", 41, 0.875),
+    ],
+)
+def test_resizing_inside_is_resizing_outside(interpolation, side, crop):
+    resize = {"crop_fraction": crop, "interpolation": interpolation}
+    program = inside(16, 3, resize, side=side)
+    assert (program.image_size, program.channels) == (side, 3)
+    assert program.resize == resize | {"crop_fraction": 1.0}
+    given = images(3, side)
+    given[2] = given[2] // 128 * 255  # a bicubic filter overshoots at edges
+    ours = np.asarray(program.function(jnp.asarray(given))[0])
+    expected = np.stack([resize_crop(image, 16, **resize) for image in given])
+    difference = np.abs(ours - expected.astype(np.float32))
+    assert difference.max() <= 1 and (difference > 0).mean() < 0.05
+
+
+def test_gray_inside_is_gray_outside():
+    program = inside(64, 1, {"crop_fraction": 1.0, "interpolation": "area"}, rgb=True)
+    assert (program.image_size, program.channels) == (64, 3)
+    given = images(8, 64)
+    given[0] = given[0, ..., :1]  # a gray image stays as it is
+    ours = np.asarray(program.function(jnp.asarray(given))[0])
+    np.testing.assert_array_equal(ours, np.stack([to_channels(image, 1) for image in given]))
+    np.testing.assert_array_equal(ours[0], given[0, ..., :1])
+
+
+def export(run, out, *flags):
+    return cli.run(command.main, ["--workdir", str(run), "--out", str(out), *flags])
+
+
+@pytest.fixture(scope="module")
+def bundle(tiny_run, tmp_path_factory):
+    """The bundle of a gray model of 8 px that takes RGB images of 16 px."""
+    out = tmp_path_factory.mktemp("bundles") / "phone"
+    export(tiny_run, out, "--format=onnx,tflite", "--rgb", "--resize-inside=16")
+    return out
+
+
+def test_a_bundle_of_it_answers_as_the_run_does(tiny_run, bundle):
+    run = inference.from_run(tiny_run)
+    opened = open_bundle(bundle)
+    assert (opened.image_size, opened.channels) == (16, 3)
+    given = images(6, 16)
+    expected, _ = run.probabilities_and_embeddings(np.stack([run.prepare(i) for i in given]))
+    prepared = np.stack([opened.prepare(image) for image in given])
+    np.testing.assert_array_equal(prepared, given)
+    actual, _ = opened.probabilities_and_embeddings(prepared)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    assert expected.std(0).max() > 1e-3
+    exported = json.loads((bundle / "bundle.json").read_text())["quality"]["exported"]
+    assert exported.keys() == {"model.onnx", "model.tflite"}
+    assert exported["model.tflite"]["of"] == "of the validation split"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--resize-inside=7"], "--resize-inside must be from 8 to 32 pixels, one to 4 times 8"),
+        (["--resize-inside=33"], "--resize-inside must be from 8 to 32 pixels"),
+        (["--resize-inside=-1"], "--resize-inside must be at least 0, got -1"),
+        (["--format=safetensors,tflite", "--rgb"], "--rgb changes a graph, and safetensors has"),
+        (["--format=safetensors", "--resize-inside=16"], "--resize-inside changes a graph, and"),
+        (["--heatmap", "--resize-inside=16"], "--heatmap shows the model's own crop: leave out"),
+    ],
+)
+def test_mistakes(tiny_run, bundle, flags, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        export(tiny_run, tmp_path / "out", *flags)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") <= 2
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_color_model_needs_no_rgb():
+    with pytest.raises(UserError, match="^--rgb is for gray models: this one takes three"):
+        prepared_inside(program_of(lambda x: (x, x), 8, 3), rgb=True)
