@@ -1,4 +1,4 @@
-"""MediaPipe, in an environment of its own, reads an exported file's labels and runs it as LiteRT."""
+"""MediaPipe, in an environment of its own, reads a file's labels and computes what LiteRT does."""
 
 import json
 import subprocess
