@@ -18,7 +18,7 @@ from vision.export.program import Program
 
 # OpenCV's ITU-R 601 luma for bytes: these shares, exactly, rounded to the nearest gray level
 LUMA = np.array([9798, 19235, 3735], np.float32) / 32768
-LARGEST_SHRINKAGE = 4  # the resize is a matrix product, which costs more than the model beyond
+LARGEST_SHRINKAGE = 4  # beyond, the resize costs more than the model
 EXACT = jax.lax.Precision.HIGHEST
 
 
@@ -72,14 +72,26 @@ def resize_of(program: Program, side: int) -> Callable[[jax.Array], jax.Array]:
     weights = weights[:, middle]
 
     def resize(images):
-        pixels = images[:, middle, middle]
-        rows = jnp.einsum("bhwc,ow->bhco", pixels, weights, precision=EXACT)
+        pixels = images[:, middle, middle].transpose(0, 1, 3, 2)  # rows, channels, columns
+        rows = _along_last(pixels, weights)
         if interpolation != "area":  # PIL rounds after each direction, OpenCV's areas once
             rows = _whole(rows)
-        resized = jnp.einsum("bhco,ph->bcop", rows, weights, precision=EXACT)
-        return _whole(resized.transpose(0, 3, 2, 1))
+        resized = _along_last(rows.transpose(0, 3, 2, 1), weights)  # columns, channels, rows
+        return _whole(resized).transpose(0, 3, 1, 2)
 
     return resize
+
+
+def _along_last(values, weights):
+    """Returns (A, B, C, target) of values (A, B, C, source) and weights (target, source).
+
+    As a convolution of one pixel: TFLite's converter refuses some of such products.
+    """
+    kernel = weights.T[None, None]
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(
+        values, kernel, (1, 1), "VALID", dimension_numbers=numbers, precision=EXACT
+    )
 
 
 def resize_weights(source: int, target: int, interpolation: str) -> np.ndarray:
