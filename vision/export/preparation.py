@@ -75,9 +75,9 @@ def resize_of(program: Program, side: int) -> Callable[[jax.Array], jax.Array]:
         pixels = images[:, middle, middle].transpose(0, 1, 3, 2)  # rows, channels, columns
         rows = _along_last(pixels, weights)
         if interpolation != "area":  # PIL rounds after each direction, OpenCV's areas once
-            rows = _whole(rows)
+            rows = _rounded_levels(rows)
         resized = _along_last(rows.transpose(0, 3, 2, 1), weights)  # columns, channels, rows
-        return _whole(resized).transpose(0, 3, 1, 2)
+        return _rounded_levels(resized).transpose(0, 3, 1, 2)
 
     return resize
 
@@ -137,6 +137,6 @@ def _to_gray(images):
     return jnp.floor(jnp.einsum("bhwc,co->bhwo", images, LUMA[:, None], precision=EXACT) + 0.5)
 
 
-def _whole(values):
+def _rounded_levels(values):
     """Rounds to gray levels from 0 to 255."""
     return jnp.floor(jnp.clip(values, 0, 255) + 0.5)
