@@ -14,6 +14,8 @@ from vision import cli
 from vision.bundle.directory import open_bundle
 from vision.export import __main__ as command
 
+# MediaPipe has its own release of TFLite, whose integers round otherwise: by 0.0015 when measured
+TOLERANCE = {"float32": 1e-4, "float16": 1e-4, "int8": 1e-2}
 CLASSIFY = REPOSITORY / "experiments" / "edge" / "mediapipe_classify.py"
 
 
@@ -61,7 +63,9 @@ def test_labels_and_probabilities(tiny_run, python, photos, precision, tmp_path)
         best = probabilities.argsort()[::-1][:5]
         assert sorted(answer) == sorted(bundle.classes[i] for i in best)
         np.testing.assert_allclose(
-            [answer[bundle.classes[i]] for i in best], probabilities[best], atol=1e-4
+            [answer[bundle.classes[i]] for i in best],
+            probabilities[best],
+            atol=TOLERANCE[precision],
         )
 
 

@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
         values.heatmap,
         values.splits,
         rgb=values.rgb,
-        resize_inside=values["resize-inside"].value,
+        resize_inside=int(values["resize-inside"].value or 0),
         web_runtime=web_runtime,
         web_packages=web_packages,
     )
