@@ -19,7 +19,7 @@ from vision.errors import RunError, UserError
 from vision.export import __main__ as command
 from vision.export import bundle
 from vision.export import onnx as form
-from vision.export.bundle import ExportOptions
+from vision.export.options import ExportOptions
 from vision.export.place import check_place
 from vision.reference.quality import parse as parse_quality
 
@@ -250,7 +250,7 @@ def test_without_its_images_it_is_compared_on_random_ones(tmp_path):
             ["--precision=int8", "--format=onnx,stablehlo"],
             "is only for --format onnx, tflite, coreml: export stablehlo separately",
         ),
-        (["--format=onnx,coreml", "--batch=4"], "--format coreml takes an image at a time"),
+        (["--format=onnx,coreml", "--batch=4"], "--format coreml takes one image at a time"),
     ],
 )
 def test_mistakes(argv, message, capsys):

@@ -15,6 +15,7 @@ from vision.export import __main__ as command
 from vision.export import bundle
 from vision.export import onnx as form
 from vision.export.heat import check_linear, class_activation
+from vision.export.options import ExportOptions
 from vision.export.program import served
 
 
@@ -89,7 +90,7 @@ def test_which_models_have_one(name, fits):
 
 
 def test_a_bundle_with_and_without(resnet, tmp_path):
-    options = bundle.ExportOptions(heatmap=True)
+    options = ExportOptions(heatmap=True)
     bundle.export(resnet, tmp_path / "hot", options, report=lambda line: None)
     hot = open_bundle(tmp_path / "hot")
     pixels = images(resnet, 3)
@@ -99,7 +100,7 @@ def test_a_bundle_with_and_without(resnet, tmp_path):
     checked = quality["exported"]["model.onnx"]
     assert 0 < checked["largest_heat_difference"] < bundle.HEAT_TOLERANCE
     with pytest.raises(UserError, match="--heatmap needs --format onnx"):
-        bundle.ExportOptions(["tflite"], heatmap=True)
+        ExportOptions(["tflite"], heatmap=True)
 
 
 def test_a_model_without_one_is_refused(tiny_run, tmp_path, capsys):

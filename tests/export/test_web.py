@@ -23,7 +23,7 @@ from vision.data.decode import INTERPOLATIONS, decode, resize_crop, to_channels
 from vision.errors import UserError
 from vision.export import __main__ as command
 from vision.export import npm, web
-from vision.export.bundle import ExportOptions
+from vision.export.options import ExportOptions
 
 PAGES = (web.PAGE, web.SHARED)
 OWN = sorted(path for path in web.PAGE.iterdir() if path.is_file())
@@ -173,7 +173,7 @@ def test_mistakes(tiny_run, tmp_path):
     for flags, message in (
         (["--web-packages", str(tmp_path)], "--web-packages needs --format web"),
         (["--format=web", "--web-runtime=litret"], "--web-runtime"),
-        (["--format=web", "--batch=2"], "--format web classifies one image at a time"),
+        (["--format=web", "--batch=2"], "--format web takes one image at a time"),
         (["--format=web", "--web-packages", str(tmp_path)], "has no litertjs-core-"),
         (["--format=web,stablehlo", "--precision=int8"], "export stablehlo separately"),
     ):

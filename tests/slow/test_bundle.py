@@ -12,7 +12,8 @@ from tests.support.tiny_bundle import write_bundle
 from vision import cli, inference, predict
 from vision.bundle import directory as bundle
 from vision.data.decode import decode
-from vision.export.bundle import ExportOptions, export
+from vision.export.bundle import export
+from vision.export.options import ExportOptions
 
 
 def test_an_exported_run_gives_what_the_run_gives(tiny_run, shared_data, tmp_path, capsys):

@@ -87,7 +87,8 @@ def open_model(path: pathlib.Path | str, stack: contextlib.ExitStack) -> Model:
     if not (path / MANIFEST).is_file():
         require(f"the report of run {path}", "export", only=("jax2onnx",))
         from vision import inference
-        from vision.export.bundle import ExportOptions, export
+        from vision.export.bundle import export
+        from vision.export.options import ExportOptions
 
         classifier = inference.from_run(path)
         folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()), "bundle")

@@ -67,8 +67,9 @@ def main(argv: list[str]) -> None:
             require(f"--format {name}", *extras, only=PACKAGES[name])
     from vision import inference
     from vision.export import bundle, safetensors
+    from vision.export.options import ExportOptions
 
-    options = bundle.ExportOptions(
+    options = ExportOptions(
         values.format,
         values.precision,
         values.batch,

@@ -19,9 +19,10 @@ from vision import cli
 from vision.bundle.directory import MANIFEST, open_bundle, read_manifest
 from vision.errors import UserError
 from vision.export import __main__ as command
-from vision.export import bundle, coreml
+from vision.export import coreml
 from vision.export.check import compare, measure
 from vision.export.coreml.package import Package
+from vision.export.options import PRECISIONS
 from vision.export.program import served
 from vision.support.digest import sha256
 
@@ -46,7 +47,7 @@ def wide(tmp_path_factory):
 
     program = program_of(function, classes=1000)
     folder = tmp_path_factory.mktemp("wide")
-    paths = {name: folder / name / coreml.NAME for name in bundle.PRECISIONS}
+    paths = {name: folder / name / coreml.NAME for name in PRECISIONS}
     for name, path in paths.items():
         path.parent.mkdir()
         coreml.write(program, path, precision=name)

@@ -50,7 +50,7 @@ def write(
     Args:
         program: the program to write.
         path: the directory, whose name ends in `.mlpackage`.
-        batch: 0 or 1: Core ML takes an image at a time.
+        batch: 0 or 1: Core ML takes one image at a time.
         precision: of the weights and of arithmetic: "float32", "float16", or "int8" for int8
             weights, symmetric, with a scale for each output channel, and float16 arithmetic.
 
