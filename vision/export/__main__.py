@@ -53,8 +53,8 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unexpected argument '{words[0]}': flags start with --")
     if not values.out:
         raise UserError("where to? Give --out DIRECTORY")
-    web_runtime = values["web-runtime"].value
-    web_packages = values["web-packages"].value
+    web_runtime = str(values["web-runtime"].value)
+    web_packages = str(values["web-packages"].value)
     formats = list(values.format)
     if web.FOLDER in formats:
         check_choice("--web-runtime", web_runtime, web.RUNTIMES)
