@@ -23,9 +23,13 @@ from vision.bundle.directory import Manifest, write_sample
 from vision.errors import UserError
 from vision.export import npm
 from vision.support.digest import sha256
+from vision.support.directories import files_in
 from vision.support.files import write_json
+from vision.support.reading import read_json
+from vision.support.schema import FILE_NAME
 
 FOLDER = "web"
+DESCRIPTION = "model.json"
 # the format of the model's file by its runtime; the first is the default
 RUNTIMES = {"litert": "tflite", "onnxruntime": "onnx"}
 PAGE = pathlib.Path(__file__).with_name("web_page")
@@ -33,6 +37,9 @@ LICENSES = PAGE / "licenses"
 # of the server's page, which has the same look and takes images in the same ways
 SHARED = pathlib.Path(vision.__file__).parent / "serving" / "page"
 SHARED_FILES = ("page.css", "icon.svg", "show.js", "take.js")
+# parts of the names of LiteRT.js's other variants: for threads, for WebGPU, for old browsers
+OTHER_VARIANTS = ("_threaded_", "_jspi_", "_compat_")
+LICENSES_FILE = "licenses.txt"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +112,7 @@ def write(
     packages = npm.pinned()[runtime.name]
     for package, tarball in zip(packages, runtime.tarballs, strict=True):
         npm.unpack(tarball, package, folder / "runtime")
-    (folder / "licenses.txt").write_text(_licenses(packages))
+    (folder / LICENSES_FILE).write_text(_licenses(packages))
     sample = None if image is None else write_sample(folder, image, run)
     contents = {
         "name": name,
@@ -120,7 +127,29 @@ def write(
         "sha256": sha256(folder / model),
         "sample": sample,
     }
-    write_json(folder / "model.json", contents)
+    write_json(folder / DESCRIPTION, contents)
+
+
+def loaded_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Returns the files of a folder `FOLDER` that a visitor's browser loads.
+
+    That is the page, the model and the runtime in its variant for WebAssembly with one thread, of
+    which there is a counterpart for threads, for WebGPU and for old browsers.
+    """
+    return [
+        path
+        for path in files_in(folder)
+        if path.name != LICENSES_FILE and not any(part in path.name for part in OTHER_VARIANTS)
+    ]
+
+
+def model_name(folder: pathlib.Path) -> str:
+    """Returns the name of the model's file in a folder `FOLDER`.
+
+    Raises:
+        UserError: its model.json cannot be read.
+    """
+    return read_json(folder / DESCRIPTION, {"model": FILE_NAME})["model"]
 
 
 def _accuracy(quality: dict[str, Any]) -> dict[str, Any] | None:
