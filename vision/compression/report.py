@@ -6,8 +6,9 @@
         --out reports/lite0
 
 Takes runs, which are exported to ONNX for the comparison, and bundles; the first is what the others
-are compared to. ONNX Runtime runs all of them on the same images, in turn. Writes report.html,
-report.json and pareto.png.
+are compared to. ONNX Runtime runs all of them on the same images, in turn. A bundle's files for
+other targets (phones, Apple's systems, the browser) are listed with their sizes; LiteRT's is timed.
+Writes report.html, report.json and pareto.png.
 """
 
 import contextlib
@@ -125,13 +126,17 @@ def measure(
             training, or not those of the first model; their results are then not subtracted.
 
     Returns:
-        {"source", "split", "images", "cores", "cpu", "date", "models": [...]}.
+        {"source", "split", "images", "cores", "cpu", "date", "models": for each {"title",
+        "accuracy": {"value", "low", "high"}, "bytes", "parameters", "macs": see
+        `vision.compression.costs.costs`, "latency_1", "latency_32": {"p25", "p50", "p99":
+        milliseconds of such a batch, "speedup"}, "targets": see
+        `vision.compression.targets.describe_targets`, and "change": {"difference", "low", "high"}
+        of its accuracy if it saw the images of the first}}.
 
     Raises:
         UserError: the images cannot be opened, or have classes that a model does not know.
     """
     from vision.compression.int8 import dot_product
-    from vision.compression.latency import compare
     from vision.evaluation.measures import statistics
 
     spec = spec or models[0].bundle.config.data.source
@@ -147,16 +152,12 @@ def measure(
         else:
             report(f"note: {model.title} is measured on other images than {models[0].title}")
         rows.append(row)
-    for batch in BATCHES:
-        runs = {model.title: _runner(model.bundle, batch) for model in models}
-        latencies = compare(runs, np.zeros(1))
-        for row in rows:
-            row[f"latency_{batch}"] = latencies["models"][row["title"]]
+    core_count = _time(models, rows)
     return {
         "source": opened.spec,
         "split": opened.name,
         "images": len(first[0]) if first else 0,
-        "cores": latencies["cores"],
+        "cores": core_count,
         "cpu": f"8-bit dot products: {dot_product()}",
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "models": rows,
@@ -189,11 +190,42 @@ def _evaluate(model, spec, split):
     return row, correct, names, opened
 
 
-def _runner(bundle, batch):
-    """Returns a function that runs a model on random images of its own size."""
+def _time(models, rows):
+    """Adds the times of models, and their targets, to their rows; returns the number of cores."""
+    from vision.compression.latency import compare
+    from vision.compression.targets import describe_targets, runs_beside
+
+    beside = {model.title: runs_beside(model.file.parent, model.bundle) for model in models}
+    for batch in BATCHES:
+        runs = {model.title: _runner(model.bundle, batch) for model in models}
+        if batch == 1:
+            for model in models:
+                for file, run in beside[model.title].items():
+                    runs[f"{model.title}/{file}"] = _runner(model.bundle, batch, run)
+        latencies = compare(runs, np.zeros(1))
+        for row in rows:
+            row[f"latency_{batch}"] = latencies["models"][row["title"]]
+        if batch == 1:
+            p50 = {name: times["p50"] for name, times in latencies["models"].items()}
+    for model, row in zip(models, rows, strict=True):
+        milliseconds = {name: p50[f"{model.title}/{name}"] for name in beside[model.title]}
+        milliseconds[model.bundle.file] = p50[model.title]
+        row["targets"] = describe_targets(model.file.parent, model.bundle, milliseconds)
+    return latencies["cores"]
+
+
+def _runner(bundle, batch, run=None):
+    """Returns a function that runs a model on random images of its own size.
+
+    Args:
+        bundle: the model.
+        batch: number of images.
+        run: `run(images)` of one of its files; None for the bundle's own.
+    """
     shape = (batch, bundle.image_size, bundle.image_size, bundle.channels)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    return lambda _: bundle.probabilities_and_embeddings(images)
+    run = run or bundle.probabilities_and_embeddings
+    return lambda _: run(images)
 
 
 def write(out: pathlib.Path, results: Mapping[str, Any]) -> None:
@@ -284,7 +316,18 @@ def describe(results: Mapping[str, Any]) -> list[str]:
             f"{macs}; {accuracy['value']:.1f} % ({accuracy['low']:.1f} to {accuracy['high']:.1f}); "
             f"{latency['p50']:.1f} ms for {BATCHES[-1]}, {latency['speedup']:.2f} times as fast"
         )
+        if len(row["targets"]) > 1:
+            lines += map(_describe_target, row["targets"])
     return lines
+
+
+def _describe_target(target):
+    is_timed = target["ms"] is not None
+    return (
+        f"  {target['file']} ({target['target']}): {target['bytes'] / 1e6:.2f} MB, "
+        f"{target['download'] / 1e6:.2f} MB to download, "
+        + (f"{target['ms']:.2f} ms an image" if is_timed else "not run here")
+    )
 
 
 if __name__ == "__main__":
