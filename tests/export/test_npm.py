@@ -50,6 +50,7 @@ def test_what_is_pinned():
             assert len(digest) == 64
             assert package["license"] in ("Apache-2.0", "MIT") and package["copyright"]
             assert all(".." not in name for name in package["files"].values())
+            assert all(package[link].startswith("https://") for link in ("source", "notices"))
 
 
 def test_it_is_downloaded_once(programs, tmp_path):
@@ -82,6 +83,11 @@ def test_without_npm_or_without_a_network(programs, tmp_path):
     with pytest.raises(RunError, match=message):
         npm.fetch([PACKAGE], cache=tmp_path / "cache")
     assert os.listdir(tmp_path / "cache") == []
+    (programs / "npm").write_text("#!/no/such/program\n")
+    with pytest.raises(
+        RunError, match=r"cannot download @scope/tool@1\.2\.3: it cannot be started"
+    ):
+        npm.fetch([PACKAGE], cache=tmp_path / "cache")
 
 
 def test_a_folder_of_packages(tmp_path):

@@ -56,7 +56,7 @@ def fetch(
                 )
         return [_read(given / _file_name(package), package, packages) for package in packages]
     cache = cache.expanduser()
-    damaged = [package for package in packages if not _is_whole(cache, package)]
+    damaged = [package for package in packages if not _is_cached(cache, package)]
     if damaged:
         _download(damaged, cache)
     return [_read(cache / _file_name(package), package, packages) for package in packages]
@@ -111,6 +111,8 @@ def _run_npm(packages, directory):
         reason = finished.stderr.strip() or finished.stdout.strip()
     except subprocess.TimeoutExpired:
         reason = f"no answer within {PATIENCE:.0f} s"
+    except OSError as error:
+        reason = f"it cannot be started ({error.strerror or error})"
     missing = [p for p in packages if not (directory / _file_name(p)).is_file()]
     if missing:
         raise RunError(
@@ -130,7 +132,7 @@ def _read(path, package, packages):
     return content
 
 
-def _is_whole(cache, package):
+def _is_cached(cache, package):
     """Whether the cache has a package, undamaged."""
     path = cache / _file_name(package)
     return path.is_file() and _digest(path.read_bytes()) == package["integrity"]
