@@ -55,16 +55,7 @@ def main(argv: list[str]) -> None:
         raise UserError("where to? Give --out DIRECTORY")
     web_runtime = str(values["web-runtime"].value)
     web_packages = str(values["web-packages"].value)
-    formats = list(values.format)
-    if web.FOLDER in formats:
-        check_choice("--web-runtime", web_runtime, web.RUNTIMES)
-        formats.append(web.RUNTIMES[web_runtime])
-    elif web_packages:
-        raise UserError("--web-packages needs --format web: add it")
-    for name in formats:
-        if name in PACKAGES:
-            extras = EXTRAS.get(name, ("export",))
-            require(f"--format {name}", *extras, only=PACKAGES[name])
+    _require_packages(values)
     from vision import inference
     from vision.export import bundle, safetensors
     from vision.export.options import ExportOptions
@@ -95,6 +86,23 @@ def main(argv: list[str]) -> None:
         cli.show(f"{place}: python -m http.server --directory {place}")
 
 
+def _require_packages(values):
+    """Raises `UserError` if packages for a format are missing, or flags of web are given alone."""
+    writers = {name: name for name in values.format}  # what needs a format: itself, or the page
+    if web.FOLDER in writers:
+        runtime = str(values["web-runtime"].value)
+        check_choice("--web-runtime", runtime, web.RUNTIMES)
+        writers.setdefault(web.RUNTIMES[runtime], web.FOLDER)
+    else:
+        for flag in ("web-runtime", "web-packages"):
+            if values[flag].present:
+                raise UserError(f"--{flag} needs --format web: add it")
+    for name, writer in writers.items():
+        if name in PACKAGES:
+            extras = EXTRAS.get(name, ("export",))
+            require(f"--format {writer}", *extras, only=PACKAGES[name])
+
+
 def _flags(values):
     flags.DEFINE_string("workdir", "", "directory of a run", flag_values=values)
     flags.DEFINE_list(
@@ -106,7 +114,7 @@ def _flags(values):
     flags.DEFINE_string(
         "precision",
         "float32",
-        "float32; for onnx, tflite and coreml also float16 and int8",
+        "float32; for onnx, tflite, coreml and web also float16 and int8",
         flag_values=values,
     )
     flags.DEFINE_integer(

@@ -21,7 +21,7 @@ class ExportOptions:
     Attributes:
         formats: some of `FORMATS`; afterwards each once, in the order of `FORMATS`, those that
             `vision.bundle.directory.open_bundle` can run first.
-        precision: "float32"; for ONNX, TFLite and Core ML also "float16" and "int8".
+        precision: "float32"; for ONNX, TFLite, Core ML and the page also "float16" and "int8".
         batch: images in a batch; 0 means any number, if the format allows it. Core ML takes an
             image at a time.
         heatmap: whether model.onnx also returns heat maps; see `vision.export.heat`.
@@ -68,8 +68,8 @@ class ExportOptions:
         float_only = [name for name in self.formats if name not in (*REDUCED, web.FOLDER)]
         if self.precision != "float32" and float_only:
             raise UserError(
-                f"--precision {self.precision} is only for --format {', '.join(REDUCED)}: "
-                f"export {float_only[0]} separately"
+                f"--precision {self.precision} is only for --format "
+                f"{', '.join((*REDUCED, web.FOLDER))}: export {float_only[0]} separately"
             )
 
     def _check_batch(self):
