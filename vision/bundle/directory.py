@@ -60,6 +60,7 @@ SCHEMA: dict[str, Any] = {
     "sample?": ({"file": str, "probabilities": [float], "inputs?": ({str: list}, None)}, None),
     "splits?": (DIGESTS, None),
     "inputs?": (encoder.SCHEMA, None),
+    "seen?": (numbers_within(1e-3, 1), None),
 }
 
 
@@ -82,6 +83,8 @@ class Manifest:
             None if there is none.
         inputs: what the model takes beside images, as `vision.bundle.encoder.write_encoder` returns
             it; None for images alone.
+        seen: the part of the shorter side that the model sees, if its graph crops further than
+            `resize`; None otherwise.
         version: version of the exporter.
         sha256: SHA-256 of every other file of the directory, by name; set by `write_manifest`.
     """
@@ -97,6 +100,7 @@ class Manifest:
     sample: dict[str, Any] | None = None
     splits: dict[str, Any] | None = None
     inputs: dict[str, Any] | None = None
+    seen: float | None = None
     version: str = __version__
     sha256: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -115,6 +119,7 @@ class Bundle:
         image_size, channels: size and channels of the input images.
         bits: significant bits of 16-bit images, as `vision.data.decode.decode` takes them.
         resize: {"crop_fraction", "interpolation"}, how `prepare` resizes images.
+        seen: the part of an image's shorter side that the model sees.
         config: the `ConfigDict` of its training; if the exporter had none, the defaults without a
             data.source.
         quality: measurements made at export; None if there are none.
@@ -156,6 +161,7 @@ class Bundle:
         self.config: ConfigDict = from_dict(manifest.config or {"data": {"source": ""}})
         self.bits: int = self.config.data.bits
         self.resize = manifest.resize
+        self.seen: float = manifest.seen or manifest.resize["crop_fraction"]
         self._run = run
         self.explain = explain
 
@@ -226,6 +232,7 @@ def write_manifest(directory: pathlib.Path | str, manifest: Manifest) -> None:
         "sample": manifest.sample,
         "splits": manifest.splits,
         "inputs": manifest.inputs,
+        "seen": manifest.seen,
         "sha256": {path.relative_to(directory).as_posix(): sha256(path) for path in files},
     }
     write_json(directory / MANIFEST, contents)

@@ -208,6 +208,7 @@ def test_what_the_page_asks_is_json_whatever_a_bundle_says_of_itself():
         classes=("a", "b"), image_size=8, channels=1, resize={"crop_fraction": 1.0}, explain=None
     )
     bundle.encoder = None
+    bundle.seen = 0.875
     bundle.quality = {"metrics": {"accuracy": {"value": math.nan}, "loss": {"value": 0.5}}}
     repository = types.SimpleNamespace(
         get=lambda *names: types.SimpleNamespace(bundle=bundle, name="1")
@@ -215,9 +216,9 @@ def test_what_the_page_asks_is_json_whatever_a_bundle_says_of_itself():
     content = json.dumps(
         rest._Routes(None, repository, None)._describe_model("tiny", ["1"]), allow_nan=False
     )
-    assert json.loads(content)["about"]["1"]["quality"] == {
-        "metrics": {"accuracy": {"value": None}, "loss": {"value": 0.5}}
-    }
+    about = json.loads(content)["about"]["1"]
+    assert about["quality"] == {"metrics": {"accuracy": {"value": None}, "loss": {"value": 0.5}}}
+    assert about["seen"] == 0.875
 
 
 def test_metrics(ask):

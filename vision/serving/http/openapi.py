@@ -260,6 +260,7 @@ VERSION = _object(
     image_size=COUNT,
     channels=COUNT,
     crop_fraction=NUMBER,
+    seen=NUMBER,
     quality={"type": ["object", "null"]},
     heatmap={"type": "boolean"},
     inputs=_array(TEXT),

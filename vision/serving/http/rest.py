@@ -257,6 +257,7 @@ def _describe_bundle(bundle):
         "image_size": bundle.image_size,
         "channels": bundle.channels,
         "crop_fraction": bundle.resize["crop_fraction"],
+        "seen": bundle.seen,
         # NaN is not JSON
         "quality": json.loads(json.dumps(bundle.quality), parse_constant=lambda name: None),
         "heatmap": bundle.explain is not None,

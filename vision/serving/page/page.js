@@ -93,7 +93,7 @@ function show() {
   at("heat-field").hidden = !heat;
   at("heat-text").textContent = `Show where ${answers.length > 1 ? `version ${answers[0].version}` : "the model"} looks`;
   if (!bitmap) return;
-  const fraction = about(answers[0]?.version ?? at("version").value)?.crop_fraction ?? 1;
+  const fraction = about(answers[0]?.version ?? at("version").value)?.seen ?? 1;
   draw(at("picture"), bitmap, fraction, at("heat").checked ? heat : null);
   at("seen").hidden = bitmap.width === bitmap.height && fraction > 0.995;
   at("picture").setAttribute("aria-label", `Your image${heat && at("heat").checked ? ", with where the model looks" : ""}`);
