@@ -97,6 +97,7 @@ def url(digits, images):
     ("flags", "engine"),
     [
         ((), "LiteRT.js (WebAssembly, 1 thread)"),
+        (("--precision=float16",), "LiteRT.js (WebAssembly, 1 thread)"),
         (("--precision=int8",), "LiteRT.js (WebAssembly, 1 thread)"),
         (("--web-runtime=onnxruntime",), "ONNX Runtime Web (WebAssembly, 1 thread)"),
     ],
@@ -219,7 +220,7 @@ def test_by_keyboard_and_camera(url, images):
         assert page.complaints == []
 
 
-def test_what_is_no_image_leaves_the_page_as_it_is(url, images, tmp_path):
+def test_what_is_not_an_image_leaves_the_page_as_it_is(url, images, tmp_path):
     (tmp_path / "note.png").write_text("this is text")
     (tmp_path / "note.txt").write_text("this is text")
     with browse(url) as page:
@@ -276,6 +277,7 @@ def test_a_folder_that_is_not_served_or_not_complete(digits, images, tmp_path):
         (site / "model.tflite").symlink_to(digits / "web" / "model.tflite")
         page.upload("#file", images / "00.png")  # it is tried again
         page.wait(f"{BARS} === 5")
+        assert page.evaluate("about.textContent").startswith("digits distinguishes 10 classes")
 
 
 def test_a_runtime_that_computes_something_else_is_not_used(digits, images, tmp_path):

@@ -106,10 +106,11 @@ def export(
             inputs=write_encoder(directory, classifier.encoder),
             sample=sample,
             splits=splits,
+            seen=_seen(classifier, options),
         )
         if runtime is not None:
             run = runs[web.RUNTIMES[runtime.name]]
-            _write_page(directory, out.name, manifest, runtime, samples, run)
+            _write_page(directory, out, manifest, runtime, run)
             report(f"{web.FOLDER}/: {_size(directory, web.FOLDER) / 1e6:.1f} MB")
         bundle.write_manifest(directory, manifest)
 
@@ -122,10 +123,14 @@ def _fetch_runtime(classifier, options):
     return web.fetch(options.web_runtime, options.web_packages)
 
 
-def _write_page(directory, name, manifest, runtime, samples, run):
-    """Writes the page of "web"; without real images, it has none to test itself with."""
-    image = samples.comparison[0] if samples.train is not None else None
-    web.write(directory, name, manifest, runtime, image, run)
+def _write_page(directory, out, manifest, runtime, run):
+    """Writes the page of "web" for a bundle that will be called `out`."""
+    web.write(directory, web.title(out), manifest, runtime, run)
+
+
+def _seen(classifier, options):
+    """Returns what the model sees of the shorter side; None if the bundle's resize says so."""
+    return (classifier.config.data.crop_fraction or 1.0) if options.resize_inside else None
 
 
 def _check_fields(classifier, options):

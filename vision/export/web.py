@@ -4,8 +4,8 @@ index.html    the page, in the look of the server's (`vision/serving/page`), fro
               page.css, icon.svg, show.js and take.js. Nothing is requested from another host.
 model.json    the classes, how an image is resized, and which runtime runs the model.
 model.tflite  the bundle's model for LiteRT.js; or model.onnx for ONNX Runtime Web.
-sample.png    an image of the model's size: the page uses a way to run the model only if it gives
-              the probabilities for it that are in model.json. Missing without images.
+sample.png    an image of the model's size, made of noise: the page uses a way to run the model
+              only if it gives the probabilities for it that are in model.json.
 runtime/      the runtime's own files, of its npm packages.
 licenses.txt  what the folder contains, and its licenses.
 """
@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
+import cv2
 import numpy as np
 
 import vision
@@ -40,6 +41,7 @@ SHARED_FILES = ("page.css", "icon.svg", "show.js", "take.js")
 # parts of the names of LiteRT.js's other variants: for threads, for WebGPU, for old browsers
 OTHER_VARIANTS = ("_threaded_", "_jspi_", "_compat_")
 LICENSES_FILE = "licenses.txt"
+PATCHES = 8  # in each direction, of a sample image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +65,14 @@ def fetch(name: str, folder: str = "") -> Runtime:
         folder: a folder with the tarballs of its npm packages; "" to download them.
 
     Raises:
-        UserError, RunError: a package cannot be had; the message has a command that helps.
+        UserError, RunError: a package cannot be downloaded or read; the message has a command
+            that helps.
     """
     return Runtime(name, npm.fetch(npm.pinned()[name], folder))
 
 
 def check_bits(bits: int) -> None:
-    """Raises `UserError` if 16-bit images mean in a browser something else than in training.
+    """Raises `UserError` if a browser decodes 16-bit images differently from the training.
 
     Args:
         bits: the config's data.bits.
@@ -81,12 +84,26 @@ def check_bits(bits: int) -> None:
         )
 
 
+def sample_image(side: int, channels: int) -> np.ndarray:
+    """Returns an image for the self-test, uint8 (side, side, channels): smooth noise.
+
+    It is always the same. An image of the training data would be published with the page.
+    """
+    patches = np.random.default_rng(0).uniform(0, 255, (PATCHES, PATCHES, channels))
+    smooth = cv2.resize(patches, (side, side), interpolation=cv2.INTER_CUBIC)
+    return smooth.reshape(side, side, channels).round().clip(0, 255).astype(np.uint8)
+
+
+def title(out: pathlib.Path) -> str:
+    """Returns what the page calls a model: its folder's name, or if that is a version the next."""
+    return out.parent.name if out.name.isdecimal() and out.parent.name else out.name
+
+
 def write(
     directory: pathlib.Path,
     name: str,
     manifest: Manifest,
     runtime: Runtime,
-    image: np.ndarray | None,
     run: Callable,
 ) -> None:
     """Writes the folder `FOLDER` into a bundle's directory, before its bundle.json.
@@ -96,7 +113,6 @@ def write(
         name: what the page calls the model.
         manifest: of the bundle.
         runtime: what runs the model.
-        image: as the model takes it, for the page's self-test; None if there is none.
         run: `run(images) -> (probabilities, embeddings)` of the model's file.
     """
     model = f"model.{RUNTIMES[runtime.name]}"
@@ -113,19 +129,25 @@ def write(
     for package, tarball in zip(packages, runtime.tarballs, strict=True):
         npm.unpack(tarball, package, folder / "runtime")
     (folder / LICENSES_FILE).write_text(_licenses(packages))
-    sample = None if image is None else write_sample(folder, image, run)
+    image = sample_image(manifest.image_size, manifest.channels)
+    quality = manifest.quality or {}
+    precision = quality.get("precision", "float32")
+    # otherwise it was measured on another computation than the page's
+    is_measured = precision == "float32" and manifest.seen is None
     contents = {
         "name": name,
         "classes": list(manifest.classes),
         "image_size": manifest.image_size,
         "channels": manifest.channels,
         "resize": dict(manifest.resize),
-        "accuracy": _accuracy(manifest.quality or {}),
+        "seen": manifest.seen or manifest.resize["crop_fraction"],
+        "precision": precision,
+        "accuracy": _accuracy(quality) if is_measured else None,
         "runtime": runtime.name,
         "model": model,
         "bytes": (folder / model).stat().st_size,
         "sha256": sha256(folder / model),
-        "sample": sample,
+        "sample": write_sample(folder, image, run),
     }
     write_json(folder / DESCRIPTION, contents)
 
@@ -168,14 +190,13 @@ def _licenses(packages):
         "copyright": "The authors of the exporter",
         "license": "Apache-2.0",
     }
-    parts = ["What this folder contains. The model belongs to whoever trained it.\n"]
+    parts = ["What this folder contains. The model belongs to the people who trained it.\n"]
     for package in (ours, *packages):
         lines = [f"{package['name']} {package['version']}", package["copyright"]]
         lines.append(f"License: {package['license']}")
         if "source" in package:
-            lines.append(
-                f"Its source, and notices of the libraries compiled into it: {package['source']}"
-            )
+            lines.append(f"Source: {package['source']}")
+            lines.append(f"Libraries compiled into it: {package['notices']}")
         parts.append("\n".join(lines) + "\n")
     for name in dict.fromkeys(package["license"] for package in (ours, *packages)):
         parts.append(f"{'-' * 80}\n{name}\n\n{(LICENSES / f'{name}.txt').read_text()}")

@@ -2,8 +2,9 @@
 
 const STRIP = 2 ** 22; // pixels that are read at once: phones limit the size of a canvas
 
-// Returns { bitmap, data, width, height }: the decoded image, and its RGBA bytes over white. EXIF orientation is
-// applied; color profiles are not, as in training. Throws if the browser cannot decode the Blob.
+// Returns { bitmap, data, width, height }: the decoded image, and its RGBA bytes over white. EXIF
+// orientation is applied; color profiles are not, as in training. Throws if the browser cannot
+// decode the Blob.
 export async function decode(blob) {
   const bitmap = await createImageBitmap(blob, { colorSpaceConversion: "none" });
   const { width, height } = bitmap;

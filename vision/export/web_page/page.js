@@ -1,4 +1,5 @@
-// The page: takes an image from a file, the clipboard, a drop or the camera, and shows the model's answer.
+// The page: takes an image from a file, the clipboard, a drop or the camera, and shows the model's
+// answer.
 
 import { load, Refused } from "./classifier.js";
 import { decode } from "./decode.js";
@@ -14,21 +15,30 @@ function report(text, kind = "") {
   at("status").className = `message ${kind}`;
 }
 
-function describe({ about, engine }) {
-  const size = `${about.image_size} × ${about.image_size} pixels${about.channels === 1 ? ", gray" : ""}`;
-  const { accuracy } = about;
-  const measured = accuracy ? `; accuracy ${percent(accuracy.value)} on ${accuracy.images} ${accuracy.split} images` : "";
-  const model = `${about.name} distinguishes ${about.classes.length} classes in images of ${size}${measured}.`;
-  at("about").textContent = `${model} It runs in this browser by ${engine}.`;
+// Reports how far loading is, unless a complaint is shown.
+function reportProgress(text) {
+  if (!at("status").classList.contains("bad")) report(text);
 }
 
-// Shows an image and its answer. A file that is no image leaves everything as it is.
+function describe({ about, engine }) {
+  const { accuracy, classes, image_size: side } = about;
+  const size = `${side} × ${side} pixels${about.channels === 1 ? ", gray" : ""}`;
+  const measured = accuracy
+    ? `; accuracy ${percent(accuracy.value)} on ${accuracy.images} ${accuracy.split} images`
+    : "";
+  const model = `${about.name} distinguishes ${classes.length} classes in images of ${size}`;
+  at("about").textContent = `${model}${measured}. It runs in this browser by ${engine}.`;
+}
+
+// Shows an image and its answer. A file that is not an image leaves everything as it is.
 async function useImage(blob) {
   wanted = blob;
   const begun = performance.now();
   const decoded = await decode(blob).catch(() => null);
   if (wanted !== blob) return; // another image was given meanwhile
-  if (!decoded) return report(`This browser cannot read ${blob.name || "that"} as an image.`, "bad");
+  if (!decoded) {
+    return report(`This browser cannot read ${blob.name || "that"} as an image.`, "bad");
+  }
   image?.bitmap.close();
   image = { ...decoded, milliseconds: performance.now() - begun };
   at("zone").classList.add("full");
@@ -48,15 +58,18 @@ function show(fraction) {
 async function ask() {
   const asked = image;
   at("answers").setAttribute("aria-busy", "true");
+  report("Loading …"); // in place of a complaint about an earlier try
   try {
-    const classifier = await load(report);
+    const classifier = await load(reportProgress);
+    describe(classifier);
     if (asked !== image) return;
-    show(classifier.about.resize.crop_fraction);
+    show(classifier.about.seen);
     report("Classifying …");
     await new Promise((resolve) => setTimeout(resolve)); // so that the browser shows it
     const { probabilities, milliseconds } = await classifier.classify(asked);
     if (asked !== image) return;
-    answer(classifier, classifier.top(probabilities), { decode: asked.milliseconds, ...milliseconds });
+    milliseconds.decode = asked.milliseconds;
+    answer(classifier, classifier.top(probabilities), milliseconds);
   } catch (error) {
     fail(error);
   } finally {
@@ -66,7 +79,9 @@ async function ask() {
 
 function answer({ about, engine }, top, milliseconds) {
   const { decode: decoding, resize, model } = milliseconds;
-  const parts = [["decode", "decode", decoding], ["queue", "resize", resize], ["compute", "model", model]];
+  const parts = [
+    ["decode", "decode", decoding], ["queue", "resize", resize], ["compute", "model", model],
+  ];
   at("answers").replaceChildren(
     make("article", { class: "answer", "aria-labelledby": "answer" },
       make("h3", { class: "dim", id: "answer", text: about.name }),
@@ -77,14 +92,15 @@ function answer({ about, engine }, top, milliseconds) {
 
 function fail(error) {
   if (!(error instanceof Refused)) console.error(error);
-  report(error instanceof Refused ? error.message : `The model cannot be run here: ${error?.message ?? error}`, "bad");
+  const reason = `The model cannot be run here: ${error?.message ?? error}`;
+  report(error instanceof Refused ? error.message : reason, "bad");
 }
 
 takeImages((blob) => blob && useImage(blob), (sentence) => report(sentence, "bad"));
 at("again").addEventListener("click", ask);
 try {
-  describe(await load(report));
-  if (!image) report("Nothing yet.");
+  describe(await load(reportProgress));
+  if (!image) reportProgress("Nothing yet.");
 } catch (error) {
   fail(error);
 }

@@ -3,9 +3,9 @@
 const at = (id) => document.getElementById(id);
 const isImage = (file) => !file.type || file.type.startsWith("image/");
 
-// Calls use(blob) with each image that the reader gives, and refuse(sentence) for what cannot be one. The page has
-// an <input type="file"> `file`, a place to drop `zone`, a button `camera`, and a <dialog> `viewfinder` with a
-// <video> `video` and the buttons `shoot` and `close`.
+// Calls use(blob) with each image that the reader gives, and refuse(sentence) for what cannot be
+// one. The page has an <input type="file"> `file`, a place to drop `zone`, a button `camera`, and a
+// <dialog> `viewfinder` with a <video> `video` and the buttons `shoot` and `close`.
 export function takeImages(use, refuse) {
   function offer(files) {
     const file = [...files].find(isImage);
@@ -39,7 +39,8 @@ export function takeImages(use, refuse) {
 async function openCamera(refuse) {
   let stream;
   try {
-    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment", width: { ideal: 1280 } } });
+    const video = { facingMode: "environment", width: { ideal: 1280 } };
+    stream = await navigator.mediaDevices.getUserMedia({ video });
   } catch {
     return refuse("The camera cannot be used: it is missing, in use, or blocked for this page.");
   }
