@@ -104,7 +104,8 @@ def gather(folder, a):
         for number, index in enumerate(spread(a.count, len(files))):
             shutil.copyfile(files[index], folder / f"{number:03d}{files[index].suffix}")
         return
-    source = open_splits(a.source)["test" if "test" in open_splits(a.source) else "all"]
+    splits = open_splits(a.source)
+    source = splits["test" if "test" in splits else "all"]
     for number, index in enumerate(spread(a.count, len(source))):
         image = source[int(index)]["image"]
         pixels = image if image.shape[-1] == 1 else image[..., ::-1]
@@ -121,15 +122,13 @@ def measure(directory, images, rounds, threads=False, canvas=False):
     python_ms = []
     for file in files:
         batch = bundle.prepare(decode(file))[None]
-        begun = time.perf_counter()
-        answers = [bundle.probabilities_and_embeddings(batch)[0][0]]
-        shortest = 1000 * (time.perf_counter() - begun)
-        for _ in range(rounds - 1):
+        milliseconds = []
+        for _ in range(rounds):
             begun = time.perf_counter()
-            answers.append(bundle.probabilities_and_embeddings(batch)[0][0])
-            shortest = min(shortest, 1000 * (time.perf_counter() - begun))
-        expected.append(answers[0])
-        python_ms.append(shortest)
+            answer = bundle.probabilities_and_embeddings(batch)[0][0]
+            milliseconds.append(1000 * (time.perf_counter() - begun))
+        expected.append(answer)
+        python_ms.append(min(milliseconds))
     with serving(directory / "web", images, ISOLATED if threads else {}) as url:
         begun = time.perf_counter()
         with browse(url) as page:
