@@ -202,7 +202,7 @@ def test_it_uses_only_a_runtime_that_gives_the_probabilities(answer, precision, 
     assert (result == "WebGPU") if is_used else ("it gives other probabilities" in result)
 
 
-def test_the_sample_image_is_no_photo_of_the_data():
+def test_the_sample_image_is_made_of_noise():
     for side, channels in ((8, 1), (224, 3), (5, 3)):
         image = web.sample_image(side, channels)
         assert image.shape == (side, side, channels) and image.dtype == np.uint8
