@@ -11,30 +11,37 @@ import json
 import pathlib
 import sys
 
-import mediapipe
 import numpy as np
-from mediapipe.tasks.python import BaseOptions, vision
-from mediapipe.tasks.python.components.containers.rect import RectF
-from mediapipe.tasks.python.vision.core.image_processing_options import ImageProcessingOptions
 from PIL import Image, ImageOps
 
 
 def region(width, height, size, crop_fraction):
-    """Returns the part of an image that a bundle classifies, as MediaPipe takes it.
+    """Returns the part of an image that a bundle classifies, as shares of its sides.
 
     Args:
         width, height: of the image, pixels.
         size, crop_fraction: `image_size` and `resize.crop_fraction` of bundle.json.
+
+    Returns:
+        {"left", "top", "right", "bottom"}, each from 0 to 1.
     """
-    scale = min(width, height) / int(size / crop_fraction)  # pixels to one after resizing
-    x, y = (round((side / scale - size) / 2) * scale for side in (width, height))
-    right, bottom = x + size * scale, y + size * scale
-    x, right = x / width, min(right / width, 1.0)
-    y, bottom = y / height, min(bottom / height, 1.0)
-    return RectF(left=x, top=y, right=right, bottom=bottom)
+    shorter = int(size / crop_fraction)  # the shorter side after resizing
+    wide, high = (shorter * side // min(width, height) for side in (width, height))
+    x, y = round((wide - size) / 2), round((high - size) / 2)
+    return {
+        "left": x / wide,
+        "top": y / high,
+        "right": (x + size) / wide,
+        "bottom": (y + size) / high,
+    }
 
 
 def main(bundle, kind, folder):
+    import mediapipe  # here, so that this project can use `region` without it
+    from mediapipe.tasks.python import BaseOptions, vision
+    from mediapipe.tasks.python.components.containers.rect import RectF
+    from mediapipe.tasks.python.vision.core.image_processing_options import ImageProcessingOptions
+
     manifest = json.loads(pathlib.Path(bundle, "bundle.json").read_text())
     options = vision.ImageClassifierOptions(
         base_options=BaseOptions(model_asset_path=str(pathlib.Path(bundle, "model.tflite")))
@@ -45,7 +52,7 @@ def main(bundle, kind, folder):
                 pixels = np.array(ImageOps.exif_transpose(photo).convert("RGB"))
             height, width = pixels.shape[:2]
             size, fraction = manifest["image_size"], manifest["resize"]["crop_fraction"]
-            part = region(width, height, size, fraction) if kind == "crop" else None
+            part = RectF(**region(width, height, size, fraction)) if kind == "crop" else None
             image = mediapipe.Image(image_format=mediapipe.ImageFormat.SRGB, data=pixels)
             result = classifier.classify(image, ImageProcessingOptions(region_of_interest=part))
             first = result.classifications[0]  # the second head is the embedding

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.edge.mediapipe_classify import region
 from tests.support.programs import images, program_of
 from vision import cli, inference
 from vision.bundle.directory import open_bundle
+from vision.data import decode
 from vision.data.decode import resize_crop, to_channels
 from vision.errors import UserError
 from vision.export import __main__ as command
@@ -108,3 +110,23 @@ def test_mistakes(tiny_run, bundle, flags, message, tmp_path, capsys):
 def test_a_color_model_needs_no_rgb():
     with pytest.raises(UserError, match="^--rgb is for gray models: this one takes three"):
         prepared_inside(program_of(lambda x: (x, x), 8, 3), rgb=True)
+
+
+@pytest.mark.parametrize(("size", "fraction"), [(224, 0.875), (28, 1.0), (300, 0.904)])
+def test_the_region_for_mediapipe_is_the_crop_of_the_bundle(size, fraction, monkeypatch):
+    """To the pixel: instead of pixels, the resized image has its rows and columns as shares."""
+
+    def shares(_, height, width, interpolation):
+        rows, columns = np.mgrid[:height, :width]
+        return np.stack(
+            [rows / height, columns / width, (rows + 1) / height, (columns + 1) / width], -1
+        )
+
+    monkeypatch.setattr(decode, "_resize", shares)
+    for height, width in np.random.default_rng(size).integers(200, 1000, (30, 2)):
+        part = region(int(width), int(height), size, fraction)
+        kept = resize_crop(np.empty((height, width, 1), np.uint8), size, fraction)
+        assert kept.shape == (size, size, 4)
+        assert (part["top"], part["left"]) == tuple(kept[0, 0, :2])
+        assert (part["bottom"], part["right"]) == tuple(kept[-1, -1, 2:])
+        assert min(part.values()) >= 0 and max(part.values()) <= 1

@@ -2,7 +2,7 @@
 //
 // build.gradle.kts: implementation("com.google.mediapipe:tasks-vision:latest.release") and
 // androidResources { noCompress += "tflite" }; model.tflite in app/src/main/assets. The class names
-// are in the file. Of a gray model: export it with --rgb.
+// are in the file. Export a gray model with --rgb.
 
 package com.example.vision
 
@@ -27,7 +27,7 @@ class PhotoClassifier(context: Context, private val size: Int, private val cropF
             .build(),
     )
 
-    /** Returns the five most probable classes of an upright ARGB_8888 bitmap, the first one first. */
+    /** Returns the five most probable classes of an upright ARGB_8888 bitmap, the best first. */
     fun classify(photo: Bitmap): List<Pair<String, Float>> {
         val options = ImageProcessingOptions.builder()
             .setRegionOfInterest(region(photo.width, photo.height))
@@ -40,14 +40,16 @@ class PhotoClassifier(context: Context, private val size: Int, private val cropF
 
     /** The part of a photo that the bundle's own resize keeps, in shares of its sides. */
     private fun region(width: Int, height: Int): RectF {
-        val scale = minOf(width, height).toDouble() / (size / cropFraction).toInt()
-        val left = Math.rint((width / scale - size) / 2) * scale
-        val top = Math.rint((height / scale - size) / 2) * scale
+        val shorter = (size / cropFraction).toInt() // the shorter side after resizing
+        val wide = shorter * width / minOf(width, height)
+        val high = shorter * height / minOf(width, height)
+        val left = Math.rint((wide - size) / 2.0)
+        val top = Math.rint((high - size) / 2.0)
         return RectF(
-            (left / width).toFloat(),
-            (top / height).toFloat(),
-            minOf((left + size * scale) / width, 1.0).toFloat(),
-            minOf((top + size * scale) / height, 1.0).toFloat(),
+            (left / wide).toFloat(),
+            (top / high).toFloat(),
+            ((left + size) / wide).toFloat(),
+            ((top + size) / high).toFloat(),
         )
     }
 

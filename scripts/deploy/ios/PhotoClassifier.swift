@@ -1,7 +1,7 @@
 // Not compiled here. Classifies photos with a bundle's model.tflite in MediaPipe.
 //
 // Podfile: pod "MediaPipeTasksVision"; model.tflite in the app's bundle. The class names are in the
-// file. Of a gray model: export it with --rgb.
+// file. Export a gray model with --rgb.
 
 import MediaPipeTasksVision
 import UIKit
@@ -21,7 +21,7 @@ final class PhotoClassifier {
     self.cropFraction = cropFraction
   }
 
-  /// Returns the five most probable classes of an upright photo, the first one first.
+  /// Returns the five most probable classes of an upright photo, the best first.
   func classify(_ photo: UIImage) throws -> [(name: String, probability: Float)] {
     let pixels = CGSize(
       width: photo.size.width * photo.scale, height: photo.size.height * photo.scale)
@@ -34,12 +34,12 @@ final class PhotoClassifier {
 
   /// The part of a photo that the bundle's own resize keeps, in shares of its sides.
   private func region(_ pixels: CGSize) -> CGRect {
-    let (width, height) = (Double(pixels.width), Double(pixels.height))
-    let scale = min(width, height) / (size / cropFraction).rounded(.down)
-    let left = ((width / scale - size) / 2).rounded(.toNearestOrEven) * scale / width
-    let top = ((height / scale - size) / 2).rounded(.toNearestOrEven) * scale / height
-    return CGRect(
-      x: left, y: top, width: min(size * scale / width, 1 - left),
-      height: min(size * scale / height, 1 - top))
+    let (width, height) = (Double(pixels.width).rounded(), Double(pixels.height).rounded())
+    let shorter = (size / cropFraction).rounded(.down)  // the shorter side after resizing
+    let wide = (shorter * width / min(width, height)).rounded(.down)
+    let high = (shorter * height / min(width, height)).rounded(.down)
+    let left = ((wide - size) / 2).rounded(.toNearestOrEven)
+    let top = ((high - size) / 2).rounded(.toNearestOrEven)
+    return CGRect(x: left / wide, y: top / high, width: size / wide, height: size / high)
   }
 }
