@@ -3,7 +3,7 @@
 import functools
 import pathlib
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -14,10 +14,10 @@ from vision import cpu, models
 from vision.bundle.directory import open_bundle
 from vision.config.validate import validate
 from vision.data.augment import normalize
-from vision.data.decode import resize_crop, to_channels
+from vision.data.decode import prepare
 from vision.data.fields import FieldEncoder
 from vision.data.inputs import check, unpack, with_image
-from vision.data.pipeline import interpolation_of
+from vision.data.pipeline import resize_of
 from vision.data.recall import Past
 from vision.errors import UserError
 from vision.models.layers.streams import Streams
@@ -38,6 +38,7 @@ class Predictor(Protocol):
         classes: class names, in the order of the logits.
         image_size: side of the images, pixels.
         channels: 1 or 3.
+        resize: {"crop_fraction", "interpolation"}, how `prepare` resizes images.
         config: config of the training; a bundle that does not know its own has the defaults,
             without a data.source.
         temperature: divides the logits before the softmax; 1 for a bundle, whose probabilities are
@@ -62,6 +63,9 @@ class Predictor(Protocol):
 
     @property
     def channels(self) -> int: ...
+
+    @property
+    def resize(self) -> dict[str, Any]: ...
 
     @property
     def config(self) -> ConfigDict: ...
@@ -129,6 +133,11 @@ class Classifier:
         self.model = model
         self._graph, self._state = nnx.split(model)
 
+    @property
+    def resize(self) -> dict[str, Any]:
+        """{"crop_fraction", "interpolation"}, how `prepare` resizes images."""
+        return resize_of(self.config.data)
+
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """Returns an image as the model takes it.
 
@@ -138,13 +147,7 @@ class Classifier:
         Returns:
             uint8 (image_size, image_size, channels).
         """
-        c = self.config.data
-        return resize_crop(
-            to_channels(image, self.channels),
-            self.image_size,
-            c.crop_fraction or 1.0,
-            interpolation=interpolation_of(c),
-        )
+        return prepare(image, self.image_size, self.channels, self.resize)
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns (logits (B, C), embeddings (B, D)), float32 NumPy arrays.

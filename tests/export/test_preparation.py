@@ -3,10 +3,13 @@
 import dataclasses
 import json
 import os
+import shutil
 
+import cv2
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from experiments.edge.mediapipe_classify import region
 from tests.support.programs import images, program_of
@@ -15,8 +18,12 @@ from vision.bundle.directory import open_bundle
 from vision.data import decode
 from vision.data.decode import resize_crop, to_channels
 from vision.errors import UserError
+from vision.evaluation.data import open_split
+from vision.evaluation.evaluator import gather
+from vision.evaluation.outputs import Forward
 from vision.export import __main__ as command
 from vision.export.preparation import prepared_inside
+from vision.parallel import make_mesh
 
 
 def inside(size, channels, resize, **options):
@@ -64,18 +71,28 @@ def export(run, out, *flags):
 
 
 @pytest.fixture(scope="module")
-def bundle(tiny_run, tmp_path_factory):
-    """The bundle of a gray model of 8 px that takes RGB images of 16 px."""
+def run(tiny_run, tmp_path_factory):
+    """A run that resizes images to 9 px and crops 8 of them."""
+    workdir = shutil.copytree(tiny_run, tmp_path_factory.mktemp("cropping") / "run")
+    config = json.loads((workdir / "config.json").read_text())
+    config["data"]["crop_fraction"] = 0.875
+    (workdir / "config.json").write_text(json.dumps(config))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def bundle(run, tmp_path_factory):
+    """The bundle of this gray model of 8 px, which takes RGB images of 18 px."""
     out = tmp_path_factory.mktemp("bundles") / "phone"
-    export(tiny_run, out, "--format=onnx,tflite", "--rgb", "--resize-inside=16")
+    export(run, out, "--format=onnx,tflite", "--rgb", "--resize-inside=18")
     return out
 
 
-def test_a_bundle_of_it_answers_as_the_run_does(tiny_run, bundle):
-    run = inference.from_run(tiny_run)
+def test_a_bundle_of_it_answers_as_the_run_does(run, bundle):
+    run = inference.from_run(run)
     opened = open_bundle(bundle)
-    assert (opened.image_size, opened.channels) == (16, 3)
-    given = images(6, 16)
+    assert (opened.image_size, opened.channels) == (18, 3)
+    given = images(6, 18)
     expected, _ = run.probabilities_and_embeddings(np.stack([run.prepare(i) for i in given]))
     prepared = np.stack([opened.prepare(image) for image in given])
     np.testing.assert_array_equal(prepared, given)
@@ -85,6 +102,24 @@ def test_a_bundle_of_it_answers_as_the_run_does(tiny_run, bundle):
     exported = json.loads((bundle / "bundle.json").read_text())["quality"]["exported"]
     assert exported.keys() == {"model.onnx", "model.tflite"}
     assert exported["model.tflite"]["of"] == "of the validation split"
+
+
+def test_a_bundle_of_it_is_evaluated_as_the_run_is(run, bundle, tmp_path):
+    """Its config says 0.875, as the run's does; the evaluation must not crop before the graph."""
+    for index, image in enumerate(images(10, 18)):
+        place = tmp_path / str(index % 2) / f"{index}.png"
+        place.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(place), image)
+    evaluated = []
+    for model in (inference.from_run(run), open_bundle(bundle)):
+        model.config.data.workers = 0
+        mesh = make_mesh(1)
+        split = open_split(model, model.config, mesh, f"folder:{tmp_path}", "all")
+        outputs = gather(Forward(model, mesh), split, 10, 0)
+        evaluated.append(softmax(outputs.logits, axis=1))
+        assert len(outputs.logits) == 10
+    np.testing.assert_allclose(*evaluated, atol=1e-5)
+    assert evaluated[0].std(0).max() > 1e-3
 
 
 @pytest.mark.parametrize(

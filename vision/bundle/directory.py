@@ -29,7 +29,7 @@ from vision.bundle.checks import MANIFEST, check_outputs, check_signature
 from vision.bundle.runtimes import EXPORT_AGAIN, open_model
 from vision.config.load import from_dict
 from vision.data import inputs
-from vision.data.decode import INTERPOLATIONS, UnreadableImage, decode, resize_crop, to_channels
+from vision.data.decode import INTERPOLATIONS, UnreadableImage, decode, prepare
 from vision.data.division import DIGESTS, FILE, write_division
 from vision.data.fields import FieldEncoder
 from vision.data.recall import Past
@@ -171,7 +171,7 @@ class Bundle:
         Args:
             image: uint8 (H, W, 1 or 3), of any size.
         """
-        return resize_crop(to_channels(image, self.channels), self.image_size, **self.resize)
+        return prepare(image, self.image_size, self.channels, self.resize)
 
     def probabilities_and_embeddings(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns (probabilities (B, C), embeddings (B, D)), float32.

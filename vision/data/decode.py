@@ -6,8 +6,9 @@ PIL. The pixels are the same as PIL's, so the path taken does not affect a resul
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -169,6 +170,19 @@ def resize_crop(
         image = _resize(image, longer, shorter, interpolation)
     top, left = (round((side - size) / 2) for side in image.shape[:2])
     return np.ascontiguousarray(image[top : top + size, left : left + size])
+
+
+def prepare(
+    image: np.ndarray, image_size: int, channels: int, resize: Mapping[str, Any]
+) -> np.ndarray:
+    """Returns an image as a model takes it: uint8 (image_size, image_size, channels).
+
+    Args:
+        image: uint8 (H, W, 1 or 3), of any size.
+        image_size, channels: of the model's images.
+        resize: {"crop_fraction", "interpolation"}, as `resize_crop` takes them.
+    """
+    return resize_crop(to_channels(image, channels), image_size, **resize)
 
 
 def _decode(data, bits):

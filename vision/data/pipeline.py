@@ -7,7 +7,7 @@ give the same batches in the same order.
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from jax.sharding import Mesh
@@ -345,11 +345,10 @@ def _dataset(
         split,
         image_size,
         channels,
-        c.crop_fraction or 1.0,
-        tuple(c.random_crop_area) if name in ("train", *BESIDE) else (),
+        area=tuple(c.random_crop_area) if name in ("train", *BESIDE) else (),
         exact=not c.image_size,
         sampler=sampler,
-        interpolation=interpolation_of(c),
+        **resize_of(c),
     )
 
 
@@ -372,6 +371,15 @@ def _train_sampler(config: ConfigDict, source: Source) -> Sampler:
     begin = round(c.sampling_from * steps)
     end = round(c.sampling_until * steps)
     return Sampler(config.seed, source.labels, c.sampling, begin, end)
+
+
+def resize_of(c: ConfigDict) -> dict[str, Any]:
+    """Returns {"crop_fraction", "interpolation"} of `resize_crop` that `config.data` asks for.
+
+    Raises:
+        UserError: the interpolation is unknown.
+    """
+    return {"crop_fraction": c.crop_fraction or 1.0, "interpolation": interpolation_of(c)}
 
 
 def interpolation_of(c: ConfigDict) -> str:

@@ -136,6 +136,8 @@ def as_evaluated(classifier: Predictor, config: ConfigDict) -> ConfigDict:
     config = config.copy_and_resolve_references()
     config.data.image_size = classifier.image_size
     config.data.channels = classifier.channels
+    # A bundle's graph may crop and resize itself: its caller must not do it again.
+    config.data.update(classifier.resize)
     config.data.random_crop_area = ()
     # Nothing is trained, however few images there are.
     config.imbalance.sampling = "none"

@@ -12,9 +12,8 @@ from flax import nnx
 
 from vision import models
 from vision.data.augment import normalize
-from vision.data.decode import resize_crop, to_channels
+from vision.data.decode import prepare
 from vision.data.inputs import IMAGE, unpack
-from vision.data.pipeline import interpolation_of
 from vision.export.heat import check_linear, class_activation
 from vision.inference import Classifier
 from vision.models.layers.streams import Streams
@@ -67,7 +66,7 @@ class Program:
         Args:
             image: uint8 (H, W, 1 or 3), of any size.
         """
-        return resize_crop(to_channels(image, self.channels), self.image_size, **self.resize)
+        return prepare(image, self.image_size, self.channels, self.resize)
 
     def _arrays(self, batch: np.ndarray) -> list[np.ndarray]:
         """Returns the arguments of `function` for a batch."""
@@ -123,7 +122,7 @@ def served(classifier: Classifier, heatmap: bool = False) -> Program:
         classes=tuple(classifier.classes),
         image_size=classifier.image_size,
         channels=classifier.channels,
-        resize={"crop_fraction": d.crop_fraction or 1.0, "interpolation": interpolation_of(d)},
+        resize=classifier.resize,
         explained=functools.partial(run, weights, heatmap=True) if heatmap else None,
         modules=_defining_modules(model),
         fields=classifier.encoder.signature if classifier.encoder else {},

@@ -17,7 +17,7 @@ from vision.data.inputs import require_images_alone
 from vision.data.labeled import count_labeled, draw_labeled
 from vision.data.loading.dataset import Dataset
 from vision.data.loading.sampler import Sampler
-from vision.data.pipeline import interpolation_of
+from vision.data.pipeline import resize_of
 from vision.data.sources import Source
 from vision.errors import UserError, check_choice
 from vision.models import fields_of
@@ -108,11 +108,10 @@ def _embed(config: ConfigDict, pool: Source) -> np.ndarray:
         pool,
         data["image_size"],
         data["channels"],
-        c.crop_fraction or 1.0,
-        (),
+        area=(),
         exact=False,
         sampler=Sampler(0, pool.labels),
-        interpolation=interpolation_of(c),
+        **resize_of(c),
     )
     graph, state = nnx.split(model)
 
