@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import jax
 from jax.extend import core
 
+from vision.errors import first_line
 from vision.export.program import Program
 
 HERE = os.path.dirname(__file__) + os.sep
@@ -35,6 +36,31 @@ def raised_at(error: Exception) -> tuple[str, str]:
     if not codes or codes[0][0].startswith(HERE):  # none of the model's code was running
         return "", ""
     return "", place(codes)
+
+
+def explain(error: Exception, program: Program, batch: int, name: str, convert: Callable) -> str:
+    """Returns an error message for an exception of a converter, with the place in the model.
+
+    Args:
+        error: the exception.
+        program: the served model.
+        batch: images in a batch, at least 1.
+        name: what the format is called.
+        convert: `convert(function, shapes)` raises an exception if the format cannot express a
+            function as `refused` describes it.
+    """
+
+    def refuses(function, shapes):
+        try:
+            convert(function, shapes)
+        except Exception:  # any kind means that it is refused
+            return True
+        return False
+
+    primitive, where = refused(program, batch, refuses)
+    if primitive:
+        return f"{name} has no operation for JAX's '{primitive}'" + (f" ({where})" if where else "")
+    return f"this model cannot be written as {name}: {first_line(error)}"
 
 
 def refused(program: Program, batch: int, refuses: Callable) -> tuple[str, str]:

@@ -25,9 +25,9 @@ EXACT = jax.lax.Precision.HIGHEST
 def prepared_inside(program: Program, rgb: bool = False, side: int = 0) -> Program:
     """Returns a program that takes other images than a model does, and converts them.
 
-    Its gray levels are those that `vision.data.decode` would make of an image of `side` pixels;
-    of a few in a hundred, the last bit differs, because PIL and OpenCV round otherwise. A photo
-    that is first stretched to `side` is resized twice.
+    In float32 its gray levels are those that `vision.data.decode` would make of an image of `side`
+    pixels; of a few in a hundred, the last bit differs, because PIL and OpenCV round differently.
+    A photo that is first stretched to `side` is resized twice.
 
     Args:
         program: the model's own program.
@@ -49,7 +49,7 @@ def prepared_inside(program: Program, rgb: bool = False, side: int = 0) -> Progr
         )
         check_range("--resize-inside", side, shorter <= side <= largest, rule)
         program = _around(program, resize_of(program, side), image_size=side)
-    # last, so that it comes first: what is resized is gray then, as outside
+    # the conversion added last runs first: like the reader, the graph resizes what is gray already
     return _around(program, _to_gray, channels=3) if rgb else program
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from jax import export as jax_export
 
 from vision.bundle.runtimes import OUTPUTS, open_model
-from vision.errors import UserError, first_line
-from vision.export.explain import refused
+from vision.errors import UserError
+from vision.export.explain import explain
 from vision.export.program import Program
 from vision.models.layers import activations, convolution
 from vision.support.extras import require
@@ -167,18 +167,11 @@ def _explain(error, program, batch):
     The place in the model is searched for: the converter's own locations are often wrong.
     """
 
-    def refuses(function, shapes):
+    def convert(function, shapes):
         outputs = [f"y{i}" for i in range(len(jax.eval_shape(function, *shapes)))]
-        try:
-            _convert(function, shapes, [f"x{i}" for i in range(len(shapes))], outputs)
-        except Exception:  # any kind means that it is refused
-            return True
-        return False
+        _convert(function, shapes, [f"x{i}" for i in range(len(shapes))], outputs)
 
-    primitive, where = refused(program, batch, refuses)
-    if primitive:
-        return f"TFLite has no operation for JAX's '{primitive}'" + (f" ({where})" if where else "")
-    return f"this model cannot be written as TFLite: {first_line(error)}"
+    return explain(error, program, batch, "TFLite", convert)
 
 
 def _halve(model, graph, halved, tools):

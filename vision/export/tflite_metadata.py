@@ -11,6 +11,8 @@ import zipfile
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from vision import __version__
 from vision.bundle.runtimes import OUTPUTS
 from vision.errors import UserError, shown
@@ -83,7 +85,7 @@ def attach(program: Program, path: pathlib.Path | str) -> None:
 
     model = tools.read_model(str(path))
     buffer = tools.BufferT()
-    buffer.data = tools.np.frombuffer(to_bytes(_describe(program, _outputs(model))), "uint8")
+    buffer.data = np.frombuffer(to_bytes(_describe(program, _outputs(model))), np.uint8)
     entry = MetadataT()
     entry.name = METADATA
     entry.buffer = len(model.buffers)
