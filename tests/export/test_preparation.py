@@ -12,6 +12,7 @@ import pytest
 from scipy.special import softmax
 
 from experiments.edge.mediapipe_classify import region
+from tests.support.npm_packages import packages
 from tests.support.programs import images, program_of
 from vision import cli, inference
 from vision.bundle.directory import open_bundle
@@ -22,6 +23,8 @@ from vision.evaluation.data import open_split
 from vision.evaluation.evaluator import gather
 from vision.evaluation.outputs import Forward
 from vision.export import __main__ as command
+from vision.export import coreml, npm
+from vision.export.coreml.package import Package
 from vision.export.preparation import prepared_inside
 from vision.parallel import make_mesh
 
@@ -84,7 +87,9 @@ def run(tiny_run, tmp_path_factory):
 def bundle(run, tmp_path_factory):
     """The bundle of this gray model of 8 px, which takes RGB images of 18 px."""
     out = tmp_path_factory.mktemp("bundles") / "phone"
-    export(run, out, "--format=onnx,tflite", "--rgb", "--resize-inside=18")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(npm, "fetch", lambda pinned, folder: packages("litert"))
+        export(run, out, "--format=onnx,tflite,coreml,web", "--rgb", "--resize-inside=18")
     return out
 
 
@@ -100,8 +105,18 @@ def test_a_bundle_of_it_answers_as_the_run_does(run, bundle):
     np.testing.assert_allclose(actual, expected, atol=1e-5)
     assert expected.std(0).max() > 1e-3
     exported = json.loads((bundle / "bundle.json").read_text())["quality"]["exported"]
-    assert exported.keys() == {"model.onnx", "model.tflite"}
+    assert exported.keys() == {"model.onnx", "model.tflite", coreml.NAME}
     assert exported["model.tflite"]["of"] == "of the validation split"
+    assert exported[coreml.NAME]["largest_difference"] < 1e-5
+    package = Package(bundle / coreml.NAME)
+    np.testing.assert_allclose(
+        [list(package(image)["classLabel_probs"].values()) for image in given],
+        expected,
+        atol=1e-5,
+    )
+    about = json.loads((bundle / "web" / "model.json").read_text())
+    assert (about["image_size"], about["channels"]) == (18, 3)
+    assert about["resize"] == opened.resize and opened.resize["crop_fraction"] == 1
 
 
 def test_a_bundle_of_it_is_evaluated_as_the_run_is(run, bundle, tmp_path):

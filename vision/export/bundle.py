@@ -15,7 +15,6 @@ from vision.bundle import directory as bundle
 from vision.bundle.encoder import write_encoder
 from vision.bundle.runtimes import open_model
 from vision.data.inputs import require_images_alone
-from vision.data.loading.sampler import spread
 from vision.data.sources import is_same
 from vision.errors import RunError, UserError, first_line
 from vision.export import check, web
@@ -69,9 +68,9 @@ def export(
     if "tflite" in options.formats:
         check_labels(classifier.classes)
     _check_fields(classifier, options)
-    runtime = _fetch_runtime(classifier, options)
     program = served(classifier, options.heatmap)
     program = prepared_inside(program, options.rgb, options.resize_inside)
+    runtime = _fetch_runtime(classifier, options)
     samples = open_samples(classifier, program, data, report)
     _check_calibration(options, samples)
     is_training_data = not data or is_same(data, classifier.config.data.source)
@@ -101,7 +100,7 @@ def export(
             resize=program.resize,
             model=_model_file(options.formats),
             quality=quality(classifier, workdir) | measured,
-            reference=reference(program, run, samples) if is_training_data else None,
+            reference=_reference(program, runs, samples) if is_training_data else None,
             config=classifier.config.to_dict(),
             inputs=write_encoder(directory, classifier.encoder),
             sample=sample,
@@ -113,6 +112,12 @@ def export(
             _write_page(directory, out, manifest, runtime, run)
             report(f"{web.FOLDER}/: {_size(directory, web.FOLDER) / 1e6:.1f} MB")
         bundle.write_manifest(directory, manifest)
+
+
+def _reference(program, runs, samples):
+    """Returns the bundle's `reference`, of the first format that is not interpreted, or of JAX."""
+    fast = [run for name, run in runs.items() if not hasattr(_module(name), "IS_INTERPRETED")]
+    return reference(program, next(iter(fast), program), samples)
 
 
 def _fetch_runtime(classifier, options):
@@ -224,7 +229,7 @@ def _write(name, program, path, options, train):
 
 def _write_graph(name, program, path, options, train):
     module = _module(name)
-    if name == "coreml":
+    if hasattr(module, "TAKES_PRECISION"):
         module.write(program, path, options.batch, options.precision)
         return
     if options.precision == "float32":
@@ -236,7 +241,7 @@ def _write_graph(name, program, path, options, train):
         module.to_float16(float_path, path)
     else:
         quantizer = importlib.import_module(QUANTIZERS[name])
-        calibration = train[spread(CALIBRATION_IMAGES, len(train))]
+        calibration = train.spread(CALIBRATION_IMAGES).read()
         quantizer.quantize(str(float_path), str(path), calibration)
     float_path.unlink()
 

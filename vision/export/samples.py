@@ -1,6 +1,7 @@
 """The images that an exported model is compared and calibrated with, and their statistics."""
 
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -25,25 +26,85 @@ REFERENCE_IMAGES = 1000  # at most; their statistics are the reference for drift
 EMBEDDING_BATCH = 50  # images whose embeddings are computed at a time
 
 
-class Samples(NamedTuple):
-    """Images to compare and calibrate with, uint8 (N, S, S, C).
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """Images from all over a source, each prepared whenever it is asked for: they may be large.
+
+    Iterating over it yields (element of the model's batch, what its image is like, as
+    `vision.reference.appearance.measure` says, place of its class among the model's, -1 for a class
+    that it lacks). Unreadable images are left out.
 
     Attributes:
-        comparison: images to compare an exported model with JAX on.
-        train: training images; None if there are none.
+        classifier: the model.
+        program: what is exported of it, which prepares images.
+        source: the images.
+        indices: of those that are taken.
+    """
+
+    classifier: Classifier
+    program: Program
+    source: Any
+    indices: np.ndarray
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        source = self.source
+        places = {name: place for place, name in enumerate(self.classifier.classes)}
+        for index in self.indices:
+            with contextlib.suppress(UnreadableImage):
+                image = source[int(index)]["image"]
+                prepared = self.program.prepare(image)
+                fields = {name: source.fields[name][[index]] for name in self.classifier.fields}
+                (element,) = pack(prepared[None], fields)
+                label = source.classes[source.labels[index]]
+                yield element, appearance.measure(prepared, image.shape), places.get(label, -1)
+
+    def spread(self, count: int) -> "Prepared":
+        """Returns at most `count` of them, from all over."""
+        return dataclasses.replace(self, indices=self.indices[spread(count, len(self.indices))])
+
+    def first(self) -> np.ndarray:
+        """Returns the first of them.
+
+        Raises:
+            UserError: none of them can be read.
+        """
+        for image, _, _ in self:
+            return image
+        source = self.source
+        raise UserError(
+            f"none of {len(source)} images can be read, beginning with {source.name(0)}"
+        )
+
+    def read(self) -> np.ndarray:
+        """Returns all of them as a batch.
+
+        Raises:
+            UserError: none of them can be read.
+        """
+        first = self.first()
+        images = np.empty((len(self.indices), *first.shape), first.dtype)
+        count = 0
+        for image, _, _ in self:
+            images[count] = image
+            count += 1
+        return images[:count]
+
+
+class Samples(NamedTuple):
+    """Images to compare and calibrate with.
+
+    Attributes:
+        comparison: images to compare an exported model with JAX on, uint8 (N, S, S, C).
+        train: at most `REFERENCE_IMAGES` training images; None if there are none.
         origin: where `comparison` is from, to be put in parentheses.
-        looks: float32 (N, 7), what the training images are like, as
-            `vision.reference.appearance.measure` says; None if there are none.
-        unseen: at most `REFERENCE_IMAGES` images of the validation split and the places of their
-            classes among the model's, -1 for a class that it lacks, each prepared only when it is
-            asked for; None if there is no such split.
+        unseen: at most `REFERENCE_IMAGES` images of the validation split; None if there is no such
+            split.
     """
 
     comparison: np.ndarray
-    train: np.ndarray | None
+    train: Prepared | None
     origin: str
-    looks: np.ndarray | None = None
-    unseen: Iterator[tuple[np.ndarray, int]] | None = None
+    unseen: Prepared | None = None
 
 
 def open_samples(
@@ -69,17 +130,17 @@ def open_samples(
         if spec and not is_same(spec, c.source):
             opened = _with_fields(classifier, open_splits(spec, c.bits))
             joined = Joined(list(opened.values()))
-            comparison, _ = _read(classifier, program, joined, COMPARISON_IMAGES)
-            train, looks = _read(classifier, program, joined, REFERENCE_IMAGES)
-            return Samples(comparison, train, f"of {spec}", looks)
+            comparison = _prepared(classifier, program, joined, COMPARISON_IMAGES).read()
+            train = _prepared(classifier, program, joined, REFERENCE_IMAGES)
+            return Samples(comparison, train, f"of {spec}")
         if c.source:
             splits, _ = named_splits(c, split_seed(config), past=classifier.past)
             splits = _with_fields(classifier, splits)
-            comparison, _ = _read(classifier, program, splits["val"], COMPARISON_IMAGES)
-            train, looks = _read(classifier, program, splits["train"], REFERENCE_IMAGES)
-            prepared = _prepared(classifier, program, splits["val"], REFERENCE_IMAGES)
-            unseen = ((image, place) for image, _, place in prepared)
-            return Samples(comparison, train, "of the validation split", looks, unseen)
+            comparison = _prepared(classifier, program, splits["val"], COMPARISON_IMAGES).read()
+            train = _prepared(classifier, program, splits["train"], REFERENCE_IMAGES)
+            train.first()  # raises if none of them can be read
+            unseen = _prepared(classifier, program, splits["val"], REFERENCE_IMAGES)
+            return Samples(comparison, train, "of the validation split", unseen)
     except UserError as error:
         if spec:
             raise
@@ -101,62 +162,51 @@ def _with_fields(classifier, splits):
     return add_fields(classifier.config, splits, classifier.encoder).splits
 
 
-def _read(classifier, program, source, count):
-    """Returns at most `count` images from all over a source, as the model takes them, and what they
-    are like.
-
-    Unreadable images are left out.
-    """
-    pairs = list(_prepared(classifier, program, source, count))
-    if not pairs:
-        raise UserError(
-            f"none of {len(source)} images can be read, beginning with {source.name(0)}"
-        )
-    images, looks, _ = zip(*pairs, strict=True)
-    return np.stack(images), np.stack(looks)
-
-
 def _prepared(classifier, program, source, count):
-    """Yields (element of the model's batch, what its image is like, place of its class) of at most
-    `count` images."""
-    places = {name: place for place, name in enumerate(classifier.classes)}
-    for index in spread(count, len(source)):
-        with contextlib.suppress(UnreadableImage):
-            image = source[int(index)]["image"]
-            prepared = program.prepare(image)
-            fields = {name: source.fields[name][[index]] for name in classifier.fields}
-            (element,) = pack(prepared[None], fields)
-            label = source.classes[source.labels[index]]
-            yield element, appearance.measure(prepared, image.shape), places.get(label, -1)
+    """Returns at most `count` images from all over a source."""
+    return Prepared(classifier, program, source, spread(count, len(source)))
 
 
-def describe(program: Program, images: np.ndarray) -> dict[str, Any]:
-    """Returns the statistics of training images that drift is measured from.
+def describe(program: Program, train: Prepared) -> tuple[dict[str, Any], np.ndarray]:
+    """Returns the statistics of training images that drift is measured from, and their looks.
 
     Args:
         program: the served model.
-        images: uint8 (N, image_size, image_size, channels).
+        train: the images.
 
     Returns:
-        {"images": N, "pixel_mean" and "pixel_std": by channel, pixels in [0, 1], "embedding_mean"
-        and "embedding_std": by dimension}.
+        ({"images": N, "pixel_mean" and "pixel_std": by channel, pixels in [0, 1], "embedding_mean"
+        and "embedding_std": by dimension}; what each image is like, float32 (N, 7)).
     """
-    _, embeddings = batched(program, min(EMBEDDING_BATCH, len(images)))(images)
-    images = image_of(images)
-    embeddings = embeddings.astype(np.float64)
-    levels = np.arange(256) / 255
-    counts = np.stack(
-        [np.bincount(images[..., i].ravel(), minlength=256) for i in range(images.shape[-1])]
-    )
-    share = counts / counts.sum(1, keepdims=True)
-    mean = share @ levels
-    return {
-        "images": len(images),
+    run = batched(program, EMBEDDING_BATCH)
+    counts = np.zeros((program.channels, 256), np.int64)
+    looks = []
+    parts = []
+    for batch in _batches(train):
+        images = np.stack([image for image, _, _ in batch])
+        parts.append(run(images)[1].astype(np.float64))
+        looks += [look for _, look, _ in batch]
+        for image in image_of(images):
+            for channel, count in enumerate(counts):
+                count += np.bincount(image[..., channel].ravel(), minlength=256)
+    embeddings = np.concatenate(parts)
+    mean, std = _moments(counts)
+    contents = {
+        "images": len(looks),
         "pixel_mean": mean,
-        "pixel_std": np.sqrt((share * (levels - mean[:, None]) ** 2).sum(1)),
+        "pixel_std": std,
         "embedding_mean": embeddings.mean(0),
         "embedding_std": embeddings.std(0),
     }
+    return contents, np.stack(looks)
+
+
+def _moments(counts):
+    """Returns (mean, standard deviation) by channel, in [0, 1], of counts of levels (C, 256)."""
+    levels = np.arange(256) / 255
+    share = counts / counts.sum(1, keepdims=True)
+    mean = share @ levels
+    return mean, np.sqrt((share * (levels - mean[:, None]) ** 2).sum(1))
 
 
 def reference(program: Program, run: Callable, samples: Samples) -> dict[str, Any] | None:
@@ -168,27 +218,32 @@ def reference(program: Program, run: Callable, samples: Samples) -> dict[str, An
         samples: images of the run.
 
     Returns:
-        `describe` and, under their keys, what `vision.monitoring.drift` reads
-        (`vision.reference.statistics`) and `vision.monitoring.quality` (`vision.reference.quality`;
-        only of validation images); None if there are no training images.
+        `describe` and, under their keys, what is read by `vision.monitoring.drift`
+        (`vision.reference.statistics`) and by `vision.monitoring.quality`
+        (`vision.reference.quality`); None if there are no images.
     """
-    if samples.train is None or samples.looks is None:
+    if samples.train is None or samples.unseen is None:
         return None
     probabilities = []
     embeddings = []
     truth: list[int] = []
-    seen = ((image, -1) for image in samples.train)
-    unseen = iter(seen if samples.unseen is None else samples.unseen)
-    while batch := list(itertools.islice(unseen, EMBEDDING_BATCH)):
-        results = batched(run, EMBEDDING_BATCH)(np.stack([image for image, _ in batch]))
+    for batch in _batches(samples.unseen):
+        results = batched(run, EMBEDDING_BATCH)(np.stack([image for image, _, _ in batch]))
         probabilities.append(results[0])
         embeddings.append(results[1])
-        truth += [place for _, place in batch]
+        truth += [place for _, _, place in batch]
     outputs = np.concatenate(probabilities), np.concatenate(embeddings)
-    contents = describe(program, samples.train)
-    contents[statistics.KEY] = statistics.describe(samples.looks, *outputs)
+    contents, looks = describe(program, samples.train)
+    contents[statistics.KEY] = statistics.describe(looks, *outputs)
     places = np.array(truth)
-    has_class = places >= 0  # of training images a model knows too much to be measured by them
+    has_class = places >= 0
     if has_class.any():
         contents[quality.KEY] = quality.describe(outputs[0][has_class], places[has_class])
     return contents
+
+
+def _batches(prepared):
+    """Yields lists of at most `EMBEDDING_BATCH` of what `Prepared` yields."""
+    elements = iter(prepared)
+    while batch := list(itertools.islice(elements, EMBEDDING_BATCH)):
+        yield batch

@@ -184,8 +184,16 @@ def test_a_damaged_package_is_refused(wide, name, damage, tmp_path):
         coreml.load(path)
 
 
-def test_it_is_part_of_a_bundle(tiny_run, tmp_path, capsys):
+def test_it_is_part_of_a_bundle(tiny_run, tmp_path, capsys, monkeypatch):
     out = tmp_path / "digits"
+    interpret = Package.__call__
+    interpreted = []
+
+    def count(package, image):
+        interpreted.append(image)
+        return interpret(package, image)
+
+    monkeypatch.setattr(Package, "__call__", count)
     argv = ["--workdir", str(tiny_run), "--format=coreml", "--precision=int8", "--out", str(out)]
     cli.run(command.main, argv)
     printed = capsys.readouterr().out
@@ -197,5 +205,8 @@ def test_it_is_part_of_a_bundle(tiny_run, tmp_path, capsys):
     assert manifest.sha256 == {p.relative_to(out).as_posix(): sha256(p) for p in files}
     checked = json.loads((out / MANIFEST).read_text())["quality"]["exported"][coreml.NAME]
     assert checked["images"] > 1 and checked["classes_changed"] < 0.1
+    # of the reference's 1,000 images it is too slow
+    assert len(interpreted) == checked["images"] + 2  # one of them alone, and the sample
+    assert manifest.reference["images"] == 1000
     with pytest.raises(UserError, match="cannot be run: a bundle's model is .onnx or .tflite"):
         open_bundle(out)

@@ -21,15 +21,17 @@ from jax.extend.mlir.dialects import stablehlo
 from jax.interpreters import mlir
 
 from vision.bundle.runtimes import OUTPUTS, batched
-from vision.errors import UserError, first_line
+from vision.errors import UserError
 from vision.export.coreml.package import Package
 from vision.export.coreml.quiet import silenced
-from vision.export.explain import refused
+from vision.export.explain import explain
 from vision.export.program import Program
 from vision.support.extras import require
 
 NAME = "model.mlpackage"
 MODEL_FILE = f"{NAME}/Data/com.apple.CoreML/model.mlmodel"
+TAKES_PRECISION = True  # `write` makes float16 and int8 itself
+IS_INTERPRETED = True  # by `load`, and slow: up to a second for an image
 NOTE = "checked by an interpreter of its program; Apple's runtime was not run"
 TOLERANCE = {"float32": 1e-4, "float16": 5e-2}
 INPUT = "image"
@@ -163,19 +165,11 @@ def _passes(precision):
 def _explain(error, program):
     """Returns an error message for an exception of the converter, with the place in the model."""
 
-    def refuses(function, shapes):
-        try:
-            with silenced():
-                _convert(*_flat(function, shapes))
-        except Exception:  # any kind means that it is refused
-            return True
-        return False
+    def convert(function, shapes):
+        with silenced():
+            _convert(*_flat(function, shapes))
 
-    primitive, where = refused(program, 1, refuses)
-    if primitive:
-        place = f" ({where})" if where else ""
-        return f"Core ML has no operation for JAX's '{primitive}'{place}"
-    return f"this model cannot be written as Core ML: {first_line(error)}"
+    return explain(error, program, 1, "Core ML", convert)
 
 
 def _flat(function, shapes):
@@ -194,7 +188,7 @@ def _flat(function, shapes):
 
 
 def _describe(model, program):
-    """Adds what Xcode shows of a model, and how an app has to crop an image."""
+    """Adds texts for Xcode's view of the model, and how an app has to crop an image."""
     size = program.image_size
     kind = "gray" if program.channels == 1 else "RGB"
     share = program.resize["crop_fraction"]
