@@ -14,7 +14,7 @@ from vision import cli
 from vision.bundle.directory import open_bundle
 from vision.export import __main__ as command
 
-# MediaPipe has its own release of TFLite, whose integers round otherwise: by 0.0015 when measured
+# MediaPipe has its own release of TFLite, whose integers round differently: by 0.0015 when measured
 TOLERANCE = {"float32": 1e-4, "float16": 1e-4, "int8": 1e-2}
 CLASSIFY = REPOSITORY / "experiments" / "edge" / "mediapipe_classify.py"
 
