@@ -350,12 +350,10 @@ class WindowAttention(nnx.Module):
         Tokens attend only within their region (windows, N), unless the regions are None.
         """
         batch, windows, tokens, _ = x.shape
-        # Batch and windows are one axis here, since Core ML has at most five.
+        # Batch and windows are one axis until they are three arrays: Core ML has at most five.
         qkv = self.qkv(x).reshape(batch * windows, tokens, 3, -1, self.depth)
-        query, key, value = (
-            part.reshape(batch, windows, -1, tokens, self.depth)
-            for part in qkv.transpose(2, 0, 3, 1, 4)
-        )  # each (B, windows, heads, N, depth)
+        shape = (batch, windows, -1, tokens, self.depth)  # (B, windows, heads, N, depth)
+        query, key, value = (part.reshape(shape) for part in qkv.transpose(2, 0, 3, 1, 4))
         scores = (query @ key.swapaxes(-1, -2)).astype(at_least_float32(x.dtype))
         scores = scores * self.depth**-0.5 + self._bias()
         if shifted_regions is not None:
