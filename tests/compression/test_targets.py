@@ -39,7 +39,8 @@ def bundle(tmp_path_factory):
         (folder / name).write_bytes(b"abc" * 1000)
     (folder / "model.mlpackage" / "Manifest.json").write_text("{}")
     manifest = read_manifest(folder)
-    web.write(folder, "digits", manifest, web.Runtime("litert", packages("litert")), None, None)
+    run = open_bundle(folder).probabilities_and_embeddings
+    web.write(folder, "digits", manifest, web.Runtime("litert", packages("litert")), run)
     write_manifest(folder, manifest)
     return folder
 
@@ -83,7 +84,8 @@ def test_a_visitor_loads_one_variant_of_the_runtime(runtime, tmp_path):
     model = f"model.{web.RUNTIMES[runtime]}"
     (folder / model).write_bytes((folder / "model.onnx").read_bytes())
     given = web.Runtime(runtime, packages(runtime))
-    web.write(folder, "digits", read_manifest(folder), given, None, None)
+    run = open_bundle(folder).probabilities_and_embeddings
+    web.write(folder, "digits", read_manifest(folder), given, run)
     page = folder / "web"
     loaded = {path.relative_to(page).as_posix() for path in web.loaded_files(page)}
     own = {"index.html", "page.css", "page.js", f"{runtime}.js", "model.json", model}

@@ -248,7 +248,7 @@ def test_without_its_images_it_is_compared_on_random_ones(tmp_path):
         (["--batch=-1"], "--batch must be at least 1, or 0 for any number of images, got -1"),
         (
             ["--precision=int8", "--format=onnx,stablehlo"],
-            "is only for --format onnx, tflite, coreml: export stablehlo separately",
+            "is only for --format onnx, tflite, coreml, web: export stablehlo separately",
         ),
         (["--format=onnx,coreml", "--batch=4"], "--format coreml takes one image at a time"),
     ],

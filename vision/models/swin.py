@@ -350,7 +350,7 @@ class WindowAttention(nnx.Module):
         Tokens attend only within their region (windows, N), unless the regions are None.
         """
         batch, windows, tokens, _ = x.shape
-        # Batch and windows are one axis until they are three arrays: Core ML has at most five.
+        # Batch and windows are one axis at first: Core ML has at most five.
         qkv = self.qkv(x).reshape(batch * windows, tokens, 3, -1, self.depth)
         shape = (batch, windows, -1, tokens, self.depth)  # (B, windows, heads, N, depth)
         query, key, value = (part.reshape(shape) for part in qkv.transpose(2, 0, 3, 1, 4))
@@ -365,8 +365,7 @@ class WindowAttention(nnx.Module):
 
     def _bias(self):
         """Returns each score's bias, by the tokens' relative position: (heads, N, N), float32."""
-        bias = self.positions[...][relative_positions(self.window)]
-        return bias.transpose(2, 0, 1)
+        return self.positions[...][relative_positions(self.window)].transpose(2, 0, 1)
 
 
 IGNORED = r"relative_position_index$|attn_mask$"  # determined by the shapes
