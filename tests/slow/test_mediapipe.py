@@ -60,13 +60,14 @@ def test_labels_and_probabilities(tiny_run, python, photos, precision, tmp_path)
     assert stretched[:3] == answers[:3] and stretched[3] != stretched[0]
     expected, _ = bundle.probabilities_and_embeddings(images(3, 16))
     for answer, probabilities in zip(answers, expected, strict=False):
-        best = probabilities.argsort()[::-1][:5]
-        assert sorted(answer) == sorted(bundle.classes[i] for i in best)
+        wanted = dict(zip(bundle.classes, probabilities.tolist(), strict=True))
+        allowed = TOLERANCE[precision]
         np.testing.assert_allclose(
-            [answer[bundle.classes[i]] for i in best],
-            probabilities[best],
-            atol=TOLERANCE[precision],
+            list(answer.values()), [wanted[name] for name in answer], atol=allowed
         )
+        assert len(answer) == 5  # the most probable; two that are nearly equal may change places
+        left_out = max(value for name, value in wanted.items() if name not in answer)
+        assert left_out <= min(answer.values()) + allowed
 
 
 def classify(python, bundle, region, photos):
