@@ -25,6 +25,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from experiments.readme import fill
 from vision import cli
 from vision.errors import UserError
 
@@ -302,12 +303,7 @@ def _fill(folder: pathlib.Path, rows: Iterable[Row]) -> None:
             cells[1] = NOT_RUN
             cells += ["", "", ""]
         lines.append("| " + " | ".join(cells) + " |")
-    table = "\n".join(["<!-- results -->", *lines, "<!-- end -->"])
-    pattern = r"<!-- results -->\n.*?<!-- end -->"
-    text, count = re.subn(pattern, lambda _: table, readme.read_text(), flags=re.DOTALL)
-    if count != 1:
-        raise UserError(f"{readme} must have one <!-- results --> and one <!-- end --> after it")
-    readme.write_text(text)
+    fill(readme, lines)
     print(f"{readme}: filled")
 
 

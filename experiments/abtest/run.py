@@ -11,14 +11,13 @@ versions differ by what was planned for, at the planned number of units.
 import argparse
 import math
 import pathlib
-import re
 
 import numpy as np
 
+from experiments.readme import fill
 from vision import cli
 from vision.monitoring.abtest import comparisons, planning, sequential
 from vision.monitoring.abtest.moments import cumulative, of_counts
-from vision.support.files import replacing
 
 PAGE = pathlib.Path(__file__).with_name("README.md")
 TESTS = 2000
@@ -36,10 +35,7 @@ def main(argv):
 def write(name, lines):
     """Prints a table, and puts it into README.md."""
     print(*lines, sep="\n", flush=True)
-    text = "\n".join([f"<!-- {name} -->", *lines, "<!-- end -->"])
-    page = re.sub(rf"<!-- {name} -->.*?<!-- end -->", lambda _: text, PAGE.read_text(), flags=re.S)
-    with replacing(PAGE) as file:
-        file.write(page)
+    fill(PAGE, lines, name)
 
 
 def wrong_table(random):

@@ -15,10 +15,11 @@ import argparse
 import csv
 import json
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
+
+from experiments import readme
 
 HERE = pathlib.Path(__file__).parent
 CONFIG = "configs/architecture_fashion_mnist.py"
@@ -199,10 +200,7 @@ def fill():
         for r in ranked
     )
     lines += ["", f"{text}." if ranked else f"{text}not run."]
-    table = "\n".join(["<!-- results -->", *lines, "<!-- end -->"])
-    readme = HERE / "README.md"
-    pattern = r"<!-- results -->\n.*?<!-- end -->"
-    readme.write_text(re.sub(pattern, lambda _: table, readme.read_text(), flags=re.DOTALL))
+    readme.fill(HERE / "README.md", lines)
 
 
 def summary(rows, name):

@@ -24,6 +24,7 @@ import time
 
 import numpy as np
 
+from experiments import readme
 from experiments.edge.mediapipe_photos import truth_of
 from vision import cli, inference
 from vision.bundle.runtimes import RUNTIMES, batched, open_model
@@ -276,7 +277,7 @@ def write(path, row):
         writer.writerows(rows)
 
 
-def fill(readme, rows):
+def fill(path, rows):
     """Writes the table into README.md."""
     measured = {of(row): row for row in rows}
     lines = ["| " + " | ".join(TITLES) + " |", "|---" * len(TITLES) + "|"]
@@ -285,12 +286,7 @@ def fill(readme, rows):
             for precision in precisions:
                 key = (model, target, precision)
                 lines.append("| " + " | ".join([*key, *cells(measured.get(key))]) + " |")
-    table = "\n".join(["<!-- targets -->", *lines, "<!-- end -->"])
-    pattern = r"<!-- targets -->\n.*?<!-- end -->"
-    text, count = re.subn(pattern, lambda _: table, readme.read_text(), flags=re.DOTALL)
-    if count != 1:
-        raise UserError(f"{readme} must have one <!-- targets --> and one <!-- end --> after it")
-    readme.write_text(text)
+    readme.fill(path, lines, "targets")
 
 
 def cells(row):

@@ -15,7 +15,6 @@ are images of the class that the model does not know, all of them wrong.
 import argparse
 import csv
 import pathlib
-import re
 
 import numpy as np
 
@@ -29,6 +28,7 @@ from experiments.drift.run import (
     read_fashion,
     train,
 )
+from experiments.readme import fill
 from vision import cli
 from vision.bundle.directory import MANIFEST, open_bundle
 from vision.monitoring.quality.decay import Limits, p_values
@@ -132,11 +132,7 @@ def write(name, columns, rows, heads):
     for row in rows:
         cells = [_short(100 * v if isinstance(v, float) else v, "{:.1f}") for v in row]
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    readme = HERE / "README.md"
-    text = readme.read_text()
-    table = "\n".join([f"<!-- {name} -->", *lines, "<!-- end -->"])
-    with replacing(readme) as file:
-        file.write(re.sub(rf"<!-- {name} -->.*?<!-- end -->", table, text, flags=re.S))
+    fill(HERE / "README.md", lines, name)
 
 
 def _short(value, form):

@@ -11,11 +11,11 @@ A study that is there already is not run again.
 import argparse
 import json
 import pathlib
-import re
 import shlex
 import subprocess
 import sys
 
+from experiments.readme import fill
 from vision import cli
 from vision.errors import UserError
 from vision.search.repeats import difference, interval
@@ -75,14 +75,8 @@ def _fill(workdir: pathlib.Path) -> None:
         cells = _cells(json.loads(file.read_text())) if file.is_file() else ["not run"]
         cells += [""] * (len(TITLES) - 1 - len(cells))
         lines.append("| " + " | ".join([name, *cells]) + " |")
-    readme = HERE / "README.md"
-    table = "\n".join(["<!-- results -->", *lines, "<!-- end -->"])
-    pattern = r"<!-- results -->\n.*?<!-- end -->"
-    text, count = re.subn(pattern, lambda _: table, readme.read_text(), flags=re.DOTALL)
-    if count != 1:
-        raise UserError(f"{readme} must have one <!-- results --> and one <!-- end --> after it")
-    readme.write_text(text)
-    print(f"{readme}: filled")
+    fill(HERE / "README.md", lines)
+    print(f"{HERE / 'README.md'}: filled")
 
 
 def _cells(record: dict) -> list[str]:
