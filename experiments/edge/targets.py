@@ -18,7 +18,6 @@ import functools
 import importlib
 import importlib.metadata
 import pathlib
-import re
 import statistics
 import time
 
@@ -34,6 +33,7 @@ from vision.data.pipeline import named_splits
 from vision.data.sources import open_splits
 from vision.data.splits import Joined, split_seed
 from vision.errors import RunError, UserError, first_line
+from vision.export import web
 from vision.export.__main__ import main as export
 from vision.export.program import served
 
@@ -53,8 +53,6 @@ TARGETS = {
     "saved_model": ("--format=saved_model", PRECISIONS[:1], "TensorFlow", "tensorflow"),
 }
 INTERPRETED = "coreml"
-# of the runtime in the page's folder, what a browser does not load that has one thread and no GPU
-OTHER_VARIANTS = re.compile(r"_(jspi|compat|threaded)_internal\.|licenses\.txt$")
 JAX_BATCH = 25  # images
 ROUNDS = 2
 TIMED_IMAGES = 50
@@ -218,7 +216,7 @@ def measure(model, target, bundle, count):
         "other_class": int((classes != expected.argmax(1)).sum()),
         "largest_difference": f"{np.abs(probabilities - expected).max():.1e}",
         "bytes": size(files),
-        "download_bytes": size(page.rglob("*")) if page.is_dir() else "",
+        "download_bytes": size(web.loaded_files(page)) if page.is_dir() else "",
         "ms": "" if target == INTERPRETED else f"{milliseconds:.3g}",
     }
 
@@ -249,8 +247,8 @@ def answers(target, path, images):
 
 
 def size(files):
-    """Returns the bytes of files; of a page's, of those that a visitor loads."""
-    return sum(f.stat().st_size for f in files if f.is_file() and not OTHER_VARIANTS.search(f.name))
+    """Returns the bytes of files."""
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def of(row):

@@ -168,7 +168,8 @@ def test_what_opencv_enlarges_may_round_differently(tmp_path):
 def test_it_falls_back_if_the_first_run_fails(tmp_path):
     ended = run_classifier(tmp_path, FIRST_FAILS)
     assert ended["result"] == "WebAssembly"
-    first, second = "open WebGPU for 1,2,2,1", "open WebAssembly for 1,2,2,1"
+    first = "open WebGPU for 1,2,2,1"
+    second = "open WebAssembly for 1,2,2,1"
     assert ended["log"] == [first, "close", second]
     caches = [["model.json", "no-cache"], ["model?0123456789abcdef", None]]
     assert ended["requests"] == [*caches, ["sample.png", "no-cache"]]  # nothing of earlier exports

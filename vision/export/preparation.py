@@ -48,12 +48,12 @@ def prepared_inside(program: Program, rgb: bool = False, side: int = 0) -> Progr
             "which this model's images are resized to before they are cropped"
         )
         check_range("--resize-inside", side, shorter <= side <= largest, rule)
-        program = _around(program, resize_of(program, side), image_size=side)
+        program = _around(program, resizing(program, side), image_size=side)
     # the conversion added last runs first: like the reader, the graph resizes what is gray already
     return _around(program, _to_gray, channels=3) if rgb else program
 
 
-def resize_of(program: Program, side: int) -> Callable[[jax.Array], jax.Array]:
+def resizing(program: Program, side: int) -> Callable[[jax.Array], jax.Array]:
     """Returns a function from float32 images (B, side, side, C) to (B, image_size, image_size, C).
 
     The values are whole gray levels from 0 to 255.
