@@ -92,6 +92,7 @@ def write_fisher(
     require_images_alone(classifier.fields, "the importance of weights")
     config = classifier.config.copy_and_resolve_references()
     config.data.random_crop_area = ()
+    config.data.resident_gib = 0.0  # each image is read once, and those of other splits never
     mesh = parallel.make_mesh(1)
     parallel.keep_programs(config.compile_cache)
     loader = open_data(config, mesh, past=classifier.past).loaders["train"]
