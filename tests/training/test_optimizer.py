@@ -16,6 +16,7 @@ from vision.models.resnet import ResNet
 from vision.models.vit import ViT
 from vision.objectives.supervised import Supervised
 from vision.run.checkpoints import Checkpoints
+from vision.training.freezing import check_freeze
 from vision.training.optimizer import OPTIMIZERS, decay_mask, make_optimizer
 from vision.training.state import StateSpec
 
@@ -277,6 +278,38 @@ def test_a_training_shorter_than_lookaheads_period_is_plain():
         run(config("sgd", lookahead=period), params, lambda p: p, 3)["kernel"] for period in (0, 4)
     ]
     np.testing.assert_array_equal(*after)
+
+
+@pytest.mark.parametrize("period", [0, 2])
+def test_frozen_parameters_stop_and_the_others_do_not_notice(period):
+    """PyTorch's SGD passes over a parameter without a gradient: no momentum, no decay."""
+    params = {"model": {"whiten": {"bias": jnp.ones(3)}, "conv": {"bias": jnp.ones(3)}}}
+    keys = {"momentum": 0.9, "weight_decay": 0.1, "decay_all": True, "lookahead": period}
+    frozen = config("sgd", freeze="whiten", freeze_at=0.5, **keys)
+    after = run(frozen, params, lambda p: p, 8)["model"]
+    plain = config("sgd", **keys)
+    half = run(plain, params, lambda p: p, 8)["model"]
+    np.testing.assert_array_equal(after["conv"]["bias"], half["conv"]["bias"])
+    expected = config("sgd", freeze="whiten", freeze_at=1.0, **keys)
+    np.testing.assert_array_equal(
+        run(expected, params, lambda p: p, 8)["model"]["whiten"]["bias"], half["whiten"]["bias"]
+    )
+    if not period:  # four steps, as if the training ended there
+        four = run(plain, params, lambda p: p, 4)["model"]["whiten"]["bias"]
+        np.testing.assert_array_equal(after["whiten"]["bias"], four)
+    assert after["whiten"]["bias"][0] > half["whiten"]["bias"][0]
+
+
+@pytest.mark.parametrize(
+    "pattern, message",
+    [
+        ("whitten", "freeze = 'whitten' matches no parameter; there are whiten.bias, head.kernel"),
+        ("(", "freeze = '\\(' is not a regular expression"),
+    ],
+)
+def test_a_pattern_that_freezes_nothing_is_refused(pattern, message):
+    with pytest.raises(UserError, match=message):
+        check_freeze(pattern, ["whiten.bias", "head.kernel"])
 
 
 def test_norm_biases_are_found_by_name():

@@ -230,6 +230,30 @@ def test_moving_average(float64):
     assert largest_difference(expected, jax.device_get(state["ema"])) < 1e-8
 
 
+def test_lookahead_averages_the_statistics_with_the_weights(float64):
+    """Beside a training without lookahead, whose weights are replaced by those of the one with."""
+    c = config()
+    plain = make(c, lambda: tiny("resnet"))
+    c = c.copy_and_resolve_references()
+    c.optimizer.lookahead = 2
+    step = make(c, lambda: tiny("resnet"))
+    state = step.begin(*beginning("resnet", "float64"))
+    slow = jax.device_get(state["rest"])
+    for i in range(4):
+        batch = {"image": IMAGES[i], "label": LABELS[i]}
+        begin = plain.begin(*jax.tree.map(np.array, (state["params"], state["rest"])))
+        expected = jax.device_get(plain.update(begin, batch, {})[0]["rest"])
+        if i % 2:
+            decay = 0.95**2 * ((i + 1) / 20) ** 3
+            fast = expected
+            slow = jax.tree.map(lambda s, f, d=decay: d * s + (1 - d) * f, slow, fast)
+            expected = slow
+        state, _ = step.update(state, batch, {})
+        # the decay itself is float32
+        assert largest_difference(expected, jax.device_get(state["rest"])) < 1e-7
+    assert largest_difference(slow, fast) > 1e-4
+
+
 class Following(nnx.Module):
     """A model with a slow copy of itself: what momentum contrast and mean teachers need of the
     trainer."""

@@ -1,7 +1,7 @@
-"""Optimizers and learning-rate schedules, from Optax, by name; and lookahead around any of them."""
+"""Optimizers and learning-rate schedules, from Optax, by name."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,9 @@ from flax import traverse_util
 from ml_collections import ConfigDict
 
 from vision.errors import UserError, check_choice
+from vision.training.freezing import freeze_at
 from vision.training.layerwise import by_layer
+from vision.training.lookahead import lookahead
 from vision.training.muon import muon
 
 SCHEDULES = (
@@ -96,7 +98,8 @@ def make_optimizer(
     """Returns the Optax transformation of `config.optimizer`.
 
     In this order: the gradient is clipped, the gradients of the norms' biases are scaled, L2 is
-    added, the optimizer computes the update, and lookahead may replace it.
+    added, the optimizer computes the update, what is frozen by then gets none, and lookahead may
+    replace it.
 
     Args:
         c: config.optimizer.
@@ -128,6 +131,8 @@ def make_optimizer(
         optimizer = by_layer(transfer, make, schedule, params, layers or {}, steps)
     if c.clip_norm:
         optimizer = optax.chain(optax.clip_by_global_norm(c.clip_norm), optimizer)
+    if c.freeze:
+        optimizer = optax.chain(optimizer, freeze_at(c.freeze, round(c.freeze_at * steps)))
     return lookahead(optimizer, c.lookahead, steps) if c.lookahead else optimizer
 
 
@@ -184,64 +189,6 @@ def decay_mask(params: Any) -> Any:
 
     flat = traverse_util.flatten_dict(params)
     return traverse_util.unflatten_dict({path: decays(path, v) for path, v in flat.items()})
-
-
-class LookaheadState(NamedTuple):
-    """The state of `lookahead`.
-
-    Attributes:
-        inner: the inner optimizer's state.
-        slow: the slow weights.
-        count: finished steps, int32 ().
-    """
-
-    inner: Any
-    slow: Any
-    # Checkpoints name it so, whatever a tuple's method is called.
-    count: jax.Array  # type: ignore[assignment]
-
-
-def lookahead(
-    inner: optax.GradientTransformation, period: int, steps: int
-) -> optax.GradientTransformation:
-    """Pulls the weights back to a slow average of themselves after every `period` steps.
-
-    Zhang et al. 2019 (arXiv:1907.08610), with the schedule of Jordan 2024 (arXiv:2404.00498,
-    section 3.4): slow = d slow + (1 - d) weights, then weights = slow, with
-    d = 0.95^period (t / steps)^3 at step t. The last step pulls them back in any case, unless there
-    are fewer steps than a period.
-
-    The update must be applied unchanged: scaled, it would not arrive at the slow weights.
-
-    Args:
-        inner: the optimizer.
-        period: steps, at least 1.
-        steps: length of the training.
-    """
-
-    def init(params: Any) -> LookaheadState:
-        # Copies, because the trainer donates the parameters' buffers.
-        return LookaheadState(
-            inner.init(params), jax.tree.map(jnp.array, params), jnp.zeros((), jnp.int32)
-        )
-
-    def update(updates: Any, state: LookaheadState, params: Any) -> tuple[Any, LookaheadState]:
-        updates, new = inner.update(updates, state.inner, params)
-        count = state.count + 1
-        decay = 0.95**period * (count / steps) ** 3
-        averages = count % period == 0
-        returns = averages | ((count == steps) & (steps >= period))
-
-        def follow(slow, value, change):
-            return jnp.where(averages, decay * slow + (1 - decay) * (value + change), slow).astype(
-                slow.dtype
-            )
-
-        slow = jax.tree.map(follow, state.slow, params, updates)
-        updates = jax.tree.map(lambda s, p, u: jnp.where(returns, s - p, u), slow, params, updates)
-        return updates, LookaheadState(new, slow, count)
-
-    return optax.GradientTransformation(init, update)
 
 
 def _scale_norm_biases(scale: float) -> optax.GradientTransformation:

@@ -62,6 +62,11 @@ class StateSpec:
         )
         self.adapts_to_data = hasattr(getattr(objective, "model", None), "initialize_from_data")
         self._graph, self._params, self._rngs, self._rest = self._split(objective)
+        self._statistics = {
+            tuple(map(str, path))
+            for path, variable in nnx.to_flat_state(self._rest)
+            if isinstance(variable, nnx.BatchStat) and path[0] not in self._frozen
+        }
         self.parameters = (surgery.count(objective)[0], _count(self.abstract_params))
         self.players = _players(objective, self.abstract_params)
 
@@ -95,6 +100,18 @@ class StateSpec:
         """Returns (params, rest) of an objective that `merge` built."""
         _, params, _, rest = self._split(objective)
         return _to_dict(params), _to_dict(rest)
+
+    def statistics(self, rest: Tree) -> Tree:
+        """Returns the part of `rest` that is BatchNorm's running averages, if they follow."""
+        flat = traverse_util.flatten_dict(rest)
+        return traverse_util.unflatten_dict(
+            {path: value for path, value in flat.items() if path in self._statistics}
+        )
+
+    def with_statistics(self, rest: Tree, statistics: Tree) -> Tree:
+        """Returns `rest` with other running averages, in the form of `statistics`."""
+        flat = traverse_util.flatten_dict(rest) | traverse_util.flatten_dict(statistics)
+        return traverse_util.unflatten_dict(flat)
 
     def set_training(self, objective: Any) -> None:
         """Puts an objective into training mode, and what it keeps frozen into evaluation mode.

@@ -9,6 +9,7 @@ The model state between steps is a dict:
     opt        the optimizer's state; {player: state} if the objective has players
     lr_scale   float32 (), what a plateau schedule multiplies the rate with
     ema        the moving average of params, if the config asks for it
+    slow       BatchNorm's statistics as lookahead averages them, if there are both
 """
 
 import functools
@@ -26,6 +27,7 @@ from vision import cpu, metrics, parallel
 from vision.data.augment import test_time_views
 from vision.data.loading.loader import Batch
 from vision.training.inputs import NOISE, Inputs, step_key
+from vision.training.lookahead import pull_back
 from vision.training.state import ALL, StateSpec, Tree, select
 from vision.training.variables import check_values, placed
 
@@ -156,6 +158,10 @@ class TrainStep:
         }
         if self._config.optimizer.ema:
             state["ema"] = params
+        statistics = self._spec.statistics(rest)
+        if self._config.optimizer.lookahead and statistics:
+            # Copies, because the steps donate the buffers of both.
+            state["slow"] = jax.tree.map(jnp.array, statistics)
         return state
 
     def _by_player(self, states: dict[str, Any]) -> Any:
@@ -204,6 +210,8 @@ class TrainStep:
         }
         if "ema" in state:
             new["ema"] = self._average(state["ema"], params, state["step"])
+        if "slow" in state:
+            new["slow"], new["rest"] = self._pull_back(state["slow"], rest, new["step"])
         scalars = {"learning_rate": schedule(state["step"]) * state["lr_scale"]}
         return new, self._join(turns) | scalars
 
@@ -358,6 +366,13 @@ class TrainStep:
     def _merge(self, params: Tree, rest: Tree, key: jax.Array) -> Any:
         params = parallel.gather(params, self._mesh)
         return self._spec.merge(params, parallel.gather(rest, self._mesh), key)
+
+    def _pull_back(self, slow: Tree, rest: Tree, count: jax.Array) -> tuple[Tree, Tree]:
+        """Returns (slow statistics, rest) after lookahead's turn, as the weights have had it."""
+        fast = self._spec.statistics(rest)
+        period = self._config.optimizer.lookahead
+        slow, fast = pull_back(slow, fast, count, period, self._steps)
+        return slow, self._spec.with_statistics(rest, fast)
 
     def _average(self, average: Tree, params: Tree, step: jax.Array) -> Tree:
         # The plain mean at first, so that the initialization is soon forgotten.

@@ -34,9 +34,13 @@ OPTIMIZER = section(
     norm_bias_scale=number(1.0, above(0),
         "sgd: multiplies the rate, not the decay, of BatchNorm's biases; arXiv:2404.00498 uses 64"),
     lookahead=number(0, at_least(0),
-        "steps between pulls back to a slow average of the weights; 0 = off. Zhang et al. 2019 "
-        "(arXiv:1907.08610), with the average's decay rising as 0.95^lookahead * time^3 "
-        "(arXiv:2404.00498, section 3.4)"),
+        "steps between pulls back to a slow average of the weights and of BatchNorm's statistics; "
+        "0 = off. Zhang et al. 2019 (arXiv:1907.08610), with the average's decay rising as "
+        "0.95^lookahead * time^3 (arXiv:2404.00498, section 3.4)"),
+    freeze=key("",
+        "a regular expression, searched in the names of parameters (see the parameter overview); "
+        "those that match learn only until freeze_at"),
+    freeze_at=number(0.3, SHARE, "freeze: share of the steps after which they stay as they are"),
     clip_norm=number(0.0, at_least(0), "largest global norm of the gradient; 0 = no clipping"),
     ema=number(0.0, DECAY,
         "decay of the weights' moving average, which is then evaluated (with the latest BatchNorm "
