@@ -116,6 +116,20 @@ def test_wide_layers_keep_multiples_that_vector_units_like():
     assert all(stays[-1] for stays in kept)
 
 
+def test_only_some_layers_are_cut_and_to_any_number():
+    """Li et al. cut the first convolution of each block, and leave the residual stream."""
+    classifier, arrays, groups = channels("resnet_cifar")
+    inner = {g.name for g in groups if "layers.0" in g.name}
+    assert inner and inner < {g.name for g in groups}
+    goal = Goal(0.2, "flops", floor=0.0, only=r"layers\.0", rounded=False)
+    pruned = cut.prune(classifier, groups, importance.l1(groups, arrays), goal)
+    assert 0.6 < pruned.record["share"] <= 0.8
+    for name, (before, after) in pruned.record["layers"].items():
+        assert (after < before) == (name in inner)
+    with pytest.raises(UserError, match="--only = 'block' matches no layer; there are "):
+        cut.prune(classifier, groups, importance.l1(groups, arrays), Goal(0.3, only="block"))
+
+
 def test_a_pruned_model_can_be_pruned_again():
     classifier, arrays, groups = channels("cnn")
     once = cut.prune(classifier, groups, importance.l1(groups, arrays), Goal(0.3))

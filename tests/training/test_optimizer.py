@@ -16,7 +16,7 @@ from vision.models.resnet import ResNet
 from vision.models.vit import ViT
 from vision.objectives.supervised import Supervised
 from vision.run.checkpoints import Checkpoints
-from vision.training.freezing import check_freeze
+from vision.support.naming import matching
 from vision.training.optimizer import OPTIMIZERS, decay_mask, make_optimizer
 from vision.training.state import StateSpec
 
@@ -309,7 +309,7 @@ def test_frozen_parameters_stop_and_the_others_do_not_notice(period):
 )
 def test_a_pattern_that_freezes_nothing_is_refused(pattern, message):
     with pytest.raises(UserError, match=message):
-        check_freeze(pattern, ["whiten.bias", "head.kernel"])
+        matching("optimizer.freeze", pattern, ["whiten.bias", "head.kernel"], "parameter")
 
 
 def test_norm_biases_are_found_by_name():

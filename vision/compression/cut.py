@@ -29,6 +29,7 @@ from vision.run.splits import inherit_division
 from vision.run.weights import ready
 from vision.support.directories import replacing_directory
 from vision.support.files import write_json
+from vision.support.naming import matching
 from vision.training.setup import build_step
 
 TARGETS = ("parameters", "flops", "latency")
@@ -56,6 +57,9 @@ class Goal:
         floor: share of the original's channels to keep in each group at least, in [0, 1), and no
             less than one channel. Otherwise a layer with low scores throughout would be emptied
             (Tanaka et al. 2020, arXiv:2006.05467).
+        only: a regular expression, searched in the groups' names; the other groups stay as they
+            are. "" cuts all.
+        rounded: whether layers keep a multiple of 4, 8 or 16 channels, which vector units like.
     """
 
     ratio: float
@@ -63,6 +67,8 @@ class Goal:
     part: float = 1.0
     batch: int = BATCH
     floor: float = FLOOR
+    only: str = ""
+    rounded: bool = True
 
 
 @dataclasses.dataclass
@@ -89,8 +95,8 @@ def prune(
 ) -> Pruned:
     """Returns the `Pruned` model of a classifier, without the channels of the lowest scores.
 
-    The best channels of each group stay, and from 8 channels on a multiple of 4, from 16 on of 8,
-    from 32 on of 16.
+    The best channels of each group stay, and if the goal says so, from 8 channels on a multiple of
+    4, from 16 on of 8, from 32 on of 16.
 
     Args:
         classifier: the classifier to prune.
@@ -102,7 +108,7 @@ def prune(
 
     Raises:
         UserError: the ratio cannot be reached without emptying a layer, not even in all parts
-            together.
+            together; or `goal.only` names no group.
     """
     original_groups = groups
     if original is None:
@@ -113,6 +119,7 @@ def prune(
         _with_floor(score, goal.floor * len(group))
         for score, group in zip(scores, original_groups, strict=True)
     ]
+    scores = _with_only(goal.only, groups, scores)
     cutter = _Cutter(classifier, groups)
     kept, result = _search(scores, _measure(cutter, original, goal), goal)
     sizes = [_size(original.model, original), _size(cutter.model(kept), classifier)]
@@ -132,6 +139,16 @@ def _with_floor(scores, count):
     return scores
 
 
+def _with_only(pattern, groups, scores):
+    """Returns scores that are infinite in the groups whose names do not match."""
+    names = [group.name for group in groups]
+    chosen = matching("--only", pattern, names)
+    return [
+        score if name in chosen else np.full(len(score), np.inf)
+        for name, score in zip(names, scores, strict=True)
+    ]
+
+
 def _search(scores, measure, goal):
     """Finds the lowest threshold of the scores that reaches a goal.
 
@@ -141,7 +158,7 @@ def _search(scores, measure, goal):
     results = {}  # by the numbers of channels
 
     def apply(threshold):
-        kept = _keep(scores, threshold)
+        kept = _keep(scores, threshold, goal.rounded)
         widths = tuple(int(stays.sum()) for stays in kept)
         if widths not in results:
             results[widths] = measure(kept)
@@ -171,12 +188,15 @@ def _search(scores, measure, goal):
     return kept, result
 
 
-def _keep(scores, threshold):
+def _keep(scores, threshold, rounded=True):
     """Returns a bool array for each group: True for the scores above a threshold, with rounding."""
     kept = []
     for score in scores:
         count = int(((score > threshold) | np.isinf(score)).sum())
-        multiple = next((m for width, m in ALIGNED.items() if len(score) >= width), 1)
+        multiple = 1
+        # A group that stays as it is may have any number of channels.
+        if rounded and not np.isinf(score).all():
+            multiple = next((m for width, m in ALIGNED.items() if len(score) >= width), 1)
         count = max(multiple, round(count / multiple) * multiple, int(np.isinf(score).sum()))
         stays = np.zeros(len(score), bool)
         stays[np.argsort(-score, kind="stable")[:count]] = True

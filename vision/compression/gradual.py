@@ -39,8 +39,9 @@ def prune_run(
     Args:
         config: the config to train the pruned runs with: the run's own, possibly changed.
         request: {"run": the run's directory, "importance": one of `importance.IMPORTANCES`,
-            "ratio", "target", "batch", "floor": see `vision.compression.cut.Goal`, "steps": number
-            of steps}, and anything else that the records should contain.
+            "ratio", "target", "batch", "floor", "only", "rounded": see
+            `vision.compression.cut.Goal`, the last two only if they are not its defaults; "steps":
+            number of steps}, and anything else that the records should contain.
         out: directory of the last step.
         report: called with a line of text on the progress.
 
@@ -140,6 +141,8 @@ def _prune_step(original, config, request, previous, place):
         part=step / request["steps"],
         batch=request["batch"],
         floor=request["floor"],
+        only=request.get("only", ""),
+        rounded=request.get("rounded", True),
     )
     pruned = prune(classifier, groups, scores, goal, original)
     layers = {

@@ -15,7 +15,9 @@ config and the changes of --config.KEY=VALUE, as a rule a tenth of the learning 
 after each, in OUT-1, OUT-2, ... and finally OUT; after an interruption, the same command continues.
 
 A share of each layer stays, --floor, by default a tenth: a network hardly learns past a layer that
-is nearly empty. --importance: l1, the norm of filters, by which every layer loses the same share;
+is nearly empty. --only REGEX cuts only the layers whose names match; pruning.json lists them.
+--norounded lets layers keep any number of channels, not only multiples of 4, 8 or 16.
+--importance: l1, the norm of filters, by which every layer loses the same share;
 bn, the scale of batch norms; taylor, the change of the loss on training images.
 """
 
@@ -75,6 +77,11 @@ def main(argv: list[str]) -> None:
     request = {"run": values.workdir}
     request |= {name: values[name].value for name in names}
     request |= {"config": overrides}
+    # Only if they are set, so that what was pruned before there were these flags is taken up again.
+    if values.only:
+        request["only"] = values.only
+    if not values.rounded:
+        request["rounded"] = False
     record = gradual.prune_run(config, request, pathlib.Path(values.out))
     if record is not None:
         cli.show(*describe(record))
@@ -107,6 +114,10 @@ def _flags(values):
     )
     flags.DEFINE_string("importance", "l1", "l1, bn, taylor", flag_values=values)
     flags.DEFINE_string("target", "parameters", "parameters, flops, latency", flag_values=values)
+    flags.DEFINE_string(
+        "only", "", "regular expression: names of the layers to cut; '' = all", flag_values=values
+    )
+    flags.DEFINE_bool("rounded", True, "keep multiples of 4, 8 or 16 channels", flag_values=values)
     flags.DEFINE_integer(
         "batch", 32, "batch size that latency is measured with", flag_values=values
     )

@@ -1,37 +1,11 @@
 """`config.optimizer.freeze`: parameters that stop learning before the training ends."""
 
 import re
-from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 from flax import traverse_util
-
-from vision.errors import UserError
-
-
-def check_freeze(pattern: str, names: Iterable[str]) -> None:
-    """Raises `UserError` if a pattern is not valid, or is in no parameter's name.
-
-    Args:
-        pattern: config.optimizer.freeze; "" is always right.
-        names: of the model's parameters.
-    """
-    if not pattern:
-        return
-    names = list(names)
-    try:
-        matches = [name for name in names if re.search(pattern, name)]
-    except re.error as error:
-        raise UserError(
-            f"optimizer.freeze = '{pattern}' is not a regular expression: {error}"
-        ) from error
-    if not matches:
-        raise UserError(
-            f"optimizer.freeze = '{pattern}' matches no parameter; there are "
-            f"{', '.join(names[:3])}, ..."
-        )
 
 
 def freeze_at(pattern: str, step: int) -> optax.GradientTransformation:

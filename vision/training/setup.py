@@ -26,8 +26,8 @@ from vision.models.layers.streams import Streams
 from vision.models.surgery.transfer import prepare
 from vision.objectives.contract import RESERVED, ImageForm
 from vision.run.best import DIRECTIONS, LAST, direction, doubt
+from vision.support.naming import matching
 from vision.training.evaluate import eval_batch_size
-from vision.training.freezing import check_freeze
 from vision.training.inputs import STRONG, ImageInputs, Inputs
 from vision.training.optimizer import make_optimizer, make_schedule
 from vision.training.state import StateSpec, select
@@ -138,7 +138,7 @@ def assemble_step(
 ) -> TrainStep:
     """Returns the train step of an objective that is about to be built."""
     spec = StateSpec(build.create)
-    check_freeze(config.optimizer.freeze, build.layers)
+    matching("optimizer.freeze", config.optimizer.freeze, build.layers, "parameter")
     if spec.whole_batch and config.train.accumulate > 1:
         raise UserError(
             f"train.accumulate must be 1 for the objective '{config.objective.name}', whose loss "

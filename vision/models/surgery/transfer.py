@@ -1,13 +1,12 @@
 """`config.transfer`: which parameters of a model learn."""
 
-import re
-
 from flax import nnx
 from ml_collections import ConfigDict
 
 from vision.errors import UserError, check_choice
 from vision.models import surgery
 from vision.models.surgery.low_rank import is_in_head
+from vision.support.naming import matching
 
 MODES = ("full", "head", "partial", "lora")
 
@@ -62,18 +61,8 @@ def _trainable_names(c, layers):
     head = {name for name in layers if is_in_head(name)}
     if c.depth:
         return head | _last_layers(c.depth, layers)
-    try:
-        trainable = {name for name in layers if re.search(c.trainable, name)} - head
-    except re.error as error:
-        raise UserError(
-            f"transfer.trainable = '{c.trainable}' is not a regular expression: {error}"
-        ) from error
-    if not trainable:
-        examples = ", ".join(list(layers)[:3])
-        raise UserError(
-            f"transfer.trainable = '{c.trainable}' matches no parameter; there are {examples}, ..."
-        )
-    return head | trainable
+    body = [name for name in layers if name not in head]
+    return head | matching("transfer.trainable", c.trainable, body, "parameter")
 
 
 def _last_layers(depth, layers):
