@@ -21,6 +21,9 @@ from vision.models.layers.dtypes import at_least_float32
 from vision.models.layers.norms import BatchNorm
 from vision.models.layers.options import check_image_size, check_options
 
+# Our own names, in the layout of PyTorch: weights of finished rows of experiments/.
+NAMES: dict[str, tuple[tuple[str, str], ...]] = {"kept": ()}
+
 VARIANTS = {  # channels of each stage; convolutions per stage
     "small": ((32, 64, 128), 1),
     "medium": ((64, 128, 256), 2),

@@ -7,6 +7,7 @@ FOLDER                                                     model.safetensors or 
 package:MODULE/PATH                                        a file in an installed Python package
 hf:OWNER/NAME[@REVISION]                                   model.safetensors of a repository, kept
                                                            in the hub's cache
+kept:NAME                                                  a finished row of experiments/
 """
 
 import pathlib
@@ -16,6 +17,7 @@ import numpy as np
 
 from vision.errors import UserError
 from vision.models.weights.hub_config import COLORS
+from vision.models.weights.kept import PREFIX, find_kept
 from vision.models.weights.kinds import recognize
 from vision.models.weights.torch_file import read_torch
 from vision.support.arrays import read_npz
@@ -53,7 +55,7 @@ SHARD = Rule(
 )
 FORMS = (
     "a .safetensors, .pth, .pt, .ckpt, .bin or .npz file, package:MODULE/PATH, hf:OWNER/NAME, "
-    "or a run directory"
+    "kept:NAME or a run directory"
 )
 
 
@@ -65,6 +67,8 @@ def locate(spec: str, name: str = HUB_FILE) -> pathlib.Path:
     """
     if spec.startswith("hf:"):
         return _from_hub(spec, name)
+    if spec.startswith(PREFIX):
+        return find_kept(spec).path
     path = in_package("model.pretrained", spec)
     if path is None:
         path = pathlib.Path(spec).expanduser()

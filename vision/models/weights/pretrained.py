@@ -17,6 +17,7 @@ from vision.models.layers.streams import Streams
 from vision.models.surgery import variables
 from vision.models.weights.files import beside, locate, published_config, read, weights_in
 from vision.models.weights.hub_config import read_weights
+from vision.models.weights.kept import PREFIX, find_kept
 from vision.models.weights.names import translate
 from vision.models.weights.published import Weights
 from vision.support.modules import find
@@ -27,7 +28,7 @@ INTERPOLATIONS = ("bilinear", "bicubic")
 def is_run(spec: str) -> bool:
     """Returns whether `config.model.pretrained` is a run directory, or can only be one."""
     path = pathlib.Path(spec).expanduser()
-    if spec.startswith(("hf:", "package:")) or path.is_file():
+    if spec.startswith(("hf:", "package:", PREFIX)) or path.is_file():
         return False
     if path.is_dir():
         return (path / "data.json").is_file() or weights_in(path) is None
@@ -41,6 +42,8 @@ def describe(spec: str, module: ModuleType, variant: str = "") -> Weights | None
     of the hub, and files beside a hub's config.json, are described by that file. A file of another
     name may be told by the names of its tensors, if its `variant` is given.
     """
+    if spec.startswith(PREFIX):
+        return find_kept(spec).weights
     published: dict[str, Weights] = getattr(module, "WEIGHTS", {})
     tag = spec.partition("@")[0] if spec.startswith("hf:") else spec.rpartition("/")[2]
     if tag in published:

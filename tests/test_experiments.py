@@ -1,0 +1,158 @@
+"""Rows of experiments: their commands fit the schema, a stopped one goes on, weights are kept."""
+
+import importlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from experiments import keep, run
+from experiments.measured import measured
+from experiments.process import run_module
+from experiments.row import HERE, Place, Row
+from tests.support.commands import outcome, refusal
+from vision.config.flags import parse
+from vision.config.validate import validate
+from vision.errors import UserError
+from vision.models.weights import files, kept, pretrained
+from vision.run.weights import run_weights
+
+NAMES = sorted(path.parent.name for path in HERE.glob("*/rows.py"))
+
+
+def rows_of(name):
+    return importlib.import_module(f"experiments.{name}.rows").ROWS
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch):
+    monkeypatch.chdir(HERE.parent)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_row_has_a_config_that_is_valid(name, tmp_path):
+    rows = rows_of(name)
+    assert len({row.name for row in rows}) == len(rows)
+    directories = {Place(name, tmp_path, "data").directory(row.name, 0) for row in rows}
+    assert len(directories) == len(rows)
+    for row in rows:
+        first, *_ = run._training(row, 0, Place(name, tmp_path, "mnist5k"))
+        words = [word for word in first[2:] if word.startswith("--config")]
+        if row.prune or row.command != "vision.main" or "{run:" in row.config:
+            continue  # the config is that of a run
+        at = first.index("--config")
+        config, _ = parse(["--config", first[at + 1], *words[1:]], "")
+        validate(config)
+
+
+def test_rows_of_other_experiments_exist():
+    """{run:EXPERIMENT:ROW} names a row that is there."""
+    for name in NAMES:
+        for row in rows_of(name):
+            for text in (row.config, *map(str, row.flags.values())):
+                for experiment, other, _ in run_placeholders(text):
+                    rows = rows_of(experiment or name)
+                    assert other in {r.name for r in rows}, (name, row.name, text)
+
+
+def run_placeholders(text):
+    from experiments.row import RUN
+
+    return RUN.findall(text)
+
+
+def test_placeholders(tmp_path):
+    place = Place("pruning_resnet20", tmp_path, "tfds:cifar10")
+    assert place.fill("{run:a: b}", 2) == str(tmp_path / "pruning_resnet20" / "a-b-2")
+    assert place.fill("{run:a@1}", 2) == str(tmp_path / "pruning_resnet20" / "a-1")
+    other = place.fill("x={run:he2015_resnet:ResNet-20, cosine}", 2)
+    assert other == f"x={tmp_path / 'he2015_resnet' / 'resnet-20-cosine-2'}"
+    assert place.fill("{data}?seed={seed}", 2) == "tfds:cifar10?seed=2"
+
+
+def test_large_rows_run_only_if_they_are_named(capsys):
+    code, out, _ = outcome(run.main, capsys, "he2015_resnet", "--rows", "--seeds", "0")
+    assert code == 0 and "cifar10.py:20" in out and "cifar10.py:110" not in out
+    named = ("he2015_resnet", "--rows", "--only", "ResNet-110")
+    code, out, _ = outcome(run.main, capsys, *named)
+    assert code == 0 and out.count("python -m vision.main") == 1 and "cifar10.py:110" in out
+    assert "no row of" in refusal(run.main, capsys, "he2015_resnet", "--only", "ResNet-21")
+
+
+def test_a_signal_is_handed_on_and_told():
+    """The child gets the SIGTERM of its parent; a failure that no signal caused is an error."""
+    child = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(0)); time.sleep(60)"
+    parent = (
+        "from experiments.process import run_module; import threading, os, signal\n"
+        "threading.Timer(2, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()\n"
+        f"print(run_module(['-c', {child!r}], 'row'))"
+    )
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
+    assert time.monotonic() - began < 30
+    assert run_module(["-c", "pass"], "row")
+    with pytest.raises(UserError, match="row: the command above failed"):
+        run_module(["-c", "raise SystemExit(1)"], "row")
+    assert signal.getsignal(signal.SIGTERM) is not None and os.getpid()
+
+
+def test_the_first_step_of_an_accuracy_is_shown(tiny_run, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(tiny_run, workdir)
+    lines = [{"step": 2, "val/accuracy": 0.5}, {"step": 4, "val/accuracy": 0.9}]
+    (workdir / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert measured(Row("a", "c", reach=60.0), workdir)["reached"] == 4
+    assert measured(Row("a", "c", reach=95.0), workdir)["reached"] == ""
+    assert "reached" not in measured(Row("a", "c"), workdir)
+    assert measured(Row("a", "c"), tmp_path) == {}
+
+
+def test_weights_are_kept_and_found_by_name(tiny_run, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "README.md").write_text("<!-- results -->\n<!-- end -->\n")
+    monkeypatch.setattr(keep, "FOLDER", folder)
+    monkeypatch.setattr(kept, "folder", lambda: folder)
+    place = Place("tiny", tmp_path / "runs", "")
+    row = Row("a ViT", "configs/digits.py:smoke")
+    keep.keep(row, 0, place)
+    assert "is not finished" in capsys.readouterr().out and not list(folder.glob("*.safetensors"))
+    shutil.copytree(tiny_run, place.directory("a ViT", 0))
+    keep.keep(row, 0, place)
+    spec = "kept:tiny-a-vit-0"
+    assert spec in capsys.readouterr().out and "tiny-a-vit-0" in (folder / "README.md").read_text()
+    config, data, arrays = run_weights(tiny_run)
+    config = config.copy_and_resolve_references()
+    config.model.pretrained = spec
+    sizes = (len(data["classes"]), data["image_size"], data["channels"])
+    loaded = pretrained.load(config.model, *sizes)
+    assert sorted(loaded) == sorted(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_allclose(loaded[name], array, rtol=1e-3, atol=1e-6, err_msg=name)
+    weights = pretrained.describe(spec, pretrained.architecture(config.model))
+    assert weights.class_names == tuple(data["classes"]) and weights.size == data["image_size"]
+    with pytest.raises(UserError, match="'tiny-a-vit-1' is unknown.*tiny-a-vit-0"):
+        files.locate("kept:tiny-a-vit-1")
+    path = folder / "tiny-a-vit-0.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="is missing, or not the file that index.json describes"):
+        files.locate(spec)
+    monkeypatch.setattr(keep, "LARGEST", 100)
+    with pytest.raises(UserError, match="the limit is 0 MB"):
+        keep.keep(row, 0, place)
+    assert path.is_file()
+
+
+def test_the_kept_weights_are_those_of_the_index():
+    folder = pathlib.Path(HERE, "weights")
+    for name, entry in kept.read_index(folder).items():
+        assert files.locate(f"kept:{name}") == folder / entry["file"]
+    assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= keep.LARGEST
