@@ -1,12 +1,11 @@
-"""Trains every method for long-tailed data and writes a table of the results.
+"""Trains every method for long-tailed data on mnist5k and writes a table of the results.
 
     python -m experiments.long_tail.run                 # mnist5k, ratio 50: an hour on two cores
-    python -m experiments.long_tail.run --data cifar10  # CIFAR-10-LT, ratio 100: on a GPU
     python -m experiments.long_tail.run --only plain,ldam_drw --seeds 0
 
 Each run is the command that a user would give, in a directory of its own below --workdir; finished
-runs are not repeated. The table, mnist5k.csv or cifar10.csv, has a row for each method with all of
-its finished seeds, and is rewritten after each run.
+runs are not repeated. The table, mnist5k.csv, has a row for each method with all of its finished
+seeds, and is rewritten after each run. CIFAR-10-LT: `python -m experiments.run long_tail`.
 """
 
 import argparse
@@ -37,18 +36,16 @@ COLUMNS = (
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", choices=("mnist5k", "cifar10"), default="mnist5k")
     parser.add_argument(
         "--ratio",
         type=int,
-        default=0,
-        help="size of the largest class relative to the smallest; 0 = 50, cifar10 100",
+        default=50,
+        help="size of the largest class relative to the smallest",
     )
     parser.add_argument("--only", default=",".join(METHODS))
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/long_tail"))
     a = parser.parse_args()
-    a.ratio = a.ratio or {"mnist5k": 50, "cifar10": 100}[a.data]
     for seed in a.seeds.split(","):  # so that the first table is complete early
         for method in a.only.split(","):
             run(a, method, seed)
@@ -56,7 +53,7 @@ def main():
 
 
 def directory(a, method, seed):
-    return a.workdir / f"{a.data}-{a.ratio}-{method}-{seed}"
+    return a.workdir / f"mnist5k-{a.ratio}-{method}-{seed}"
 
 
 def run(a, method, seed):
@@ -69,7 +66,7 @@ def run(a, method, seed):
         "-m",
         "vision.main",
         "--config",
-        f"configs/longtail_{a.data}.py:{method}:{a.ratio}",
+        f"configs/longtail_mnist5k.py:{method}:{a.ratio}",
     ]
     command += [f"--workdir={workdir}", f"--config.seed={seed}", "--config.log.progress=false"]
     print(" ".join(command), flush=True)
@@ -100,7 +97,7 @@ def write(a):
             datetime.date.today().isoformat(),
         )
         rows.append(row)
-    with (HERE / f"{a.data}.csv").open("w", newline="") as file:
+    with (HERE / "mnist5k.csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows(rows)
