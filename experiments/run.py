@@ -148,6 +148,8 @@ def _collect(folder: pathlib.Path, rows: Iterable[Row], place: Place) -> None:
                 results[row.name, str(seed)] = {"row": row.name, "seed": seed} | numbers
     order = {row.name: i for i, row in enumerate(rows)}
     kept = [r for r in results.values() if r["row"] in order]
+    if not kept:
+        return
     kept.sort(key=lambda r: (order[r["row"]], int(r["seed"])))
     with replacing(folder / "results.csv", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
