@@ -45,6 +45,7 @@ FLOORS = (
     ("models", "reference"),
     ("runtimes",),
     ("bundle",),
+    ("tiles",),
     ("run",),
     ("objectives",),
     ("training",),
@@ -56,7 +57,7 @@ FLOORS = (
     ("search",),
     ("main",),
 )
-# These know only the bundle and what is below it, so that they run without JAX.
+# These know only the bundle, tiles of images and what is below, so that they run without JAX.
 BESIDE_BUNDLE = ("serving", "monitoring")
 BELOW_BUNDLE = (
     "errors",
@@ -68,6 +69,7 @@ BELOW_BUNDLE = (
     "runtimes",
     "reference",
     "data",
+    "tiles",
 )
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -70,7 +70,7 @@ def test_too_little_memory_is_one_line(capsys):
 
 
 COMMANDS = {
-    "vision.predict": ("--top", "--batch_size"),
+    "vision.predict": ("--top", "--batch_size", "--tiles"),
     "vision.evaluation.probe": ("--k",),
     "vision.export": ("--batch",),
     "vision.audit": ("--sample-for-review", "--config.audit.folds", "--config.audit.near"),

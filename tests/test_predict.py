@@ -18,6 +18,7 @@ from tests.support.tiny_bundle import RESIZE, write_bundle
 from vision import inference, predict
 from vision.bundle import directory as bundle
 from vision.data.decode import UnreadableImage, decode, resize_crop, to_channels
+from vision.support.ahead import AHEAD
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +147,7 @@ def test_files_are_read_as_they_are_needed(tmp_path):
         21,
         28,
     ]
-    assert len(taken) == 32 + 4 * predict.AHEAD
+    assert len(taken) == 32 + 4 * AHEAD
 
 
 def test_long_names_are_cut_in_the_table_alone(photos, tmp_path, capsys):

@@ -5,17 +5,18 @@
     python -m vision.predict --config configs/efficientnet_lite_imagenet.py --format csv photos/
     python -m vision.predict --workdir runs/clip --zero-shot 'cat,dog' [--templates FILE] photos/
     python -m vision.predict --workdir runs/skin --table new.csv
+    python -m vision.predict --workdir runs/steel --tiles 224 --normal good --maps maps line.png
 
 Prints the top classes of each file as soon as they are known. Arguments are any number of files,
 folders (all images below them) and quoted patterns (*, ?, [...]; ** spans any depth). A file that
 cannot be read is named on stderr, and the exit code is then 1. --zero-shot names the classes for a
 run with a text tower ("classes": those of its data); a file of --templates has a prompt a line,
 such as "a photo of a {}.". --table is for models of more than images: a CSV file with a column
-`path`, or as it was called in training, and those that the model takes.
+`path`, or as it was called in training, and those that the model takes. --tiles cuts each image
+into overlapping squares of so many of its pixels, classifies each like a separate image, and makes
+one decision of them: docs/tiles.md.
 """
 
-import collections
-import concurrent.futures
 import glob
 import itertools
 import json
@@ -28,22 +29,23 @@ import numpy as np
 from absl import flags
 
 from vision import cli
+from vision.bundle.runtimes import batched
 from vision.config.flags import parse_stage
 from vision.data.decode import UnreadableImage, decode
 from vision.data.files import find_files
 from vision.data.formats import known_extensions
 from vision.data.inputs import pack
 from vision.errors import RunError, UserError, check_choice, check_count, printable
-from vision.support.cells import Writer
+from vision.support.ahead import load_ahead
+from vision.support.cells import Writer, column_width, fitted
 from vision.support.memory import keep_freed_memory
-from vision.support.processes import cores
+from vision.tiles import command as tiles
+from vision.tiles.writers import WRITERS as TILED_WRITERS
 
 if TYPE_CHECKING:
     from vision.inference import Predictor
 
 FORMATS = ("table", "csv", "json")
-AHEAD = 2  # batches decoded while the model runs
-NAME = 20  # longest class name in the table, characters
 
 
 def main(argv: Sequence[str]) -> None:
@@ -51,24 +53,33 @@ def main(argv: Sequence[str]) -> None:
     check_choice("--format", values.format, FORMATS)
     check_count("--top", values.top, 1, 10**9)
     check_count("--batch_size", values.batch_size, 1, 65_536)
+    options = tiles.from_flags(values, words)
+    if options is not None and values.table:
+        raise UserError(f"give either --tiles or --table {values.table}, not both")
     files = iter(()) if values.table and not words else find(words)
     if config is None or config.parallel.keep_memory:
         keep_freed_memory()
     classifier = _open(config, values)
-    fields = None
-    if values.table:
-        files, fields = _read_table(classifier, values.table, words)
-    elif classifier.encoder is not None:
-        names = ", ".join(classifier.encoder.names)
-        raise UserError(
-            f"this model takes {names} beside the image: give --table FILE.csv with these columns "
-            "and one of paths"
-        )
     top = min(values.top, len(classifier.classes))
-    write = _WRITERS[values.format](sys.stdout, classifier.classes, top)
+    if options is None:
+        fields = None
+        if values.table:
+            files, fields = _read_table(classifier, values.table, words)
+        else:
+            _check_images_suffice(classifier)
+        write = _WRITERS[values.format](sys.stdout, classifier.classes, top)
+        _print(predict(classifier, files, top, values.batch_size, fields), write)
+    else:
+        tiles.check_model(classifier, classifier.fields, options)
+        write = TILED_WRITERS[values.format](sys.stdout, classifier.classes, top)
+        _print(tiles.classify(classifier, files, options, values.batch_size), write)
+
+
+def _print(predictions, write):
+    """Writes each (file, prediction) as soon as it is known, and names unreadable files."""
     count = 0
     unreadable = 0
-    for file, prediction in predict(classifier, files, top, values.batch_size, fields):
+    for file, prediction in predictions:
         count += 1
         if isinstance(prediction, UnreadableImage):
             unreadable += 1
@@ -93,6 +104,7 @@ def _flags(values):
     text = "CSV file of images with what the model takes beside them"
     flags.DEFINE_string("table", "", text, flag_values=values)
     flags.DEFINE_integer("batch_size", 32, "images per batch", flag_values=values)
+    tiles.define_flags(values)
 
 
 def _open(config, values):
@@ -110,6 +122,16 @@ def _open(config, values):
     from vision import inference  # imports JAX
 
     return inference.from_flags(config, workdir, bundle)
+
+
+def _check_images_suffice(classifier):
+    """Raises `UserError` if a model takes more than images, and there is no table."""
+    if classifier.encoder is not None:
+        names = ", ".join(classifier.encoder.names)
+        raise UserError(
+            f"this model takes {names} beside the image: give --table FILE.csv with these columns "
+            "and one of paths"
+        )
 
 
 def _read_table(classifier, table, words):
@@ -183,45 +205,29 @@ def predict(
         fields: {name: (N, ...)}, what the model takes beside each of the N files.
     """
 
-    def load(file):
+    def load(numbered):
         try:
-            return classifier.prepare(decode(file, bits=classifier.config.data.bits))
+            return classifier.prepare(decode(numbered[1], bits=classifier.config.data.bits))
         except UnreadableImage as error:
             return error
 
-    numbered = enumerate(files)
-    pending: collections.deque = collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
-
-        def submit_batch():
-            chunk = list(itertools.islice(numbered, batch_size))
-            if chunk:
-                pending.append([(row, file, pool.submit(load, file)) for row, file in chunk])
-
-        for _ in range(AHEAD):
-            submit_batch()
-        if pending:
-            batch_size = min(batch_size, len(pending[0]))
-        while pending:
-            loaded = [(row, file, image.result()) for row, file, image in pending.popleft()]
-            submit_batch()
-            probabilities = _run(classifier, loaded, batch_size, fields or {})
-            yield from _ranked(classifier.classes, loaded, probabilities, top)
+    run = None
+    for batch in load_ahead(enumerate(files), load, batch_size):
+        loaded = [(row, file, image) for (row, file), image in batch]
+        # Every batch is padded to the size of the first, so that the model compiles once.
+        run = run or batched(classifier.probabilities_and_embeddings, len(loaded))
+        probabilities = _run(run, loaded, fields or {})
+        yield from _ranked(classifier.classes, loaded, probabilities, top)
 
 
-def _run(classifier, loaded, batch_size, fields):
-    """Returns the probabilities of the readable images of one batch.
-
-    It is padded to one shape, so that the model compiles once.
-    """
+def _run(run, loaded, fields):
+    """Returns the probabilities of the readable images of one batch."""
     readable = [item for item in loaded if not isinstance(item[2], UnreadableImage)]
     if not readable:
         return np.empty((0, 0))
-    padded = readable + readable[:1] * (batch_size - len(readable))
-    rows = [row for row, _, _ in padded]
-    images = np.stack([image for _, _, image in padded])
-    batch = pack(images, {name: values[rows] for name, values in fields.items()})
-    return classifier.probabilities_and_embeddings(batch)[0][: len(readable)]
+    rows = [row for row, _, _ in readable]
+    images = np.stack([image for _, _, image in readable])
+    return run(pack(images, {name: values[rows] for name, values in fields.items()}))[0]
 
 
 def _ranked(classes, loaded, every_probability, top):
@@ -245,17 +251,13 @@ class _Table:
 
     def __init__(self, out, classes, top):
         self._out = out
-        self._width = min(max(len(printable(name)) for name in classes), NAME)
+        self._width = column_width(classes)
         cells = [f"{f'top {i}':<{self._width + 8}}" for i in range(1, top + 1)]
         print("  ".join([*cells, "file"]), file=out, flush=True)
 
     def __call__(self, file, prediction):
-        cells = [f"{100 * p:5.1f} % {self._fit(printable(name))}" for name, p in prediction]
+        cells = [f"{100 * p:5.1f} % {fitted(name, self._width)}" for name, p in prediction]
         print("  ".join([*cells, printable(file)]), file=self._out, flush=True)
-
-    def _fit(self, name):
-        name = name if len(name) <= self._width else f"{name[: self._width - 1]}…"
-        return f"{name:<{self._width}}"
 
 
 class _Csv:

@@ -9,6 +9,9 @@ import re
 from collections.abc import Iterable
 from typing import IO, Any
 
+from vision.errors import printable
+
+NAME = 20  # characters of the longest name in a table of text
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -38,3 +41,15 @@ def neutral(text: str) -> str:
 def plain(cell: str) -> str:
     """Returns the text that `neutral` made a cell of."""
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def column_width(names: Iterable[str]) -> int:
+    """Returns how many characters a table of text gives to a column of names."""
+    return min(max(len(printable(name)) for name in names), NAME)
+
+
+def fitted(name: str, width: int) -> str:
+    """Returns a name as a table of text shows it: cut or padded to the column's width."""
+    name = printable(name)
+    name = name if len(name) <= width else f"{name[: width - 1]}…"
+    return f"{name:<{width}}"

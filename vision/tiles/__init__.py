@@ -1,0 +1,1 @@
+"""Large images, such as those of line-scan cameras, classified by overlapping tiles."""
