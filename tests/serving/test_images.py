@@ -22,6 +22,7 @@ from vision.serving.errors import Refused, TooLarge, TooMany, Unreadable
 from vision.serving.headers import scans_of
 from vision.serving.images import Decoder
 from vision.serving.settings import Settings
+from vision.tiles.grid import Tiling
 
 RESIZE = {"crop_fraction": 0.875, "interpolation": "bilinear"}
 
@@ -29,6 +30,8 @@ RESIZE = {"crop_fraction": 0.875, "interpolation": "bilinear"}
 def bundle(side=8, channels=3, bits=0):
     return types.SimpleNamespace(
         bits=bits,
+        classes=("a", "b"),
+        encoder=None,
         image_size=side,
         channels=channels,
         resize=RESIZE,
@@ -192,6 +195,51 @@ def test_limits_are_the_settings():
             prepare([encoded()] * 2, **limit)
     with pytest.raises(TooLarge, match="1,200 pixels"):
         prepare([encoded()] * 5, max_pixels=240)
+
+
+def cut(images, model=None, tiling=None, **options):
+    async def run():
+        decoder = Decoder(Settings(**options))
+        try:
+            return await decoder.cut(images, model or bundle(), tiling or Tiling(8), True)
+        finally:
+            assert decoder._waiting == 0
+            decoder.close()
+
+    return asyncio.run(run())
+
+
+def test_a_cut_image_is_prepared_and_measured_tile_by_tile():
+    data = encoded("JPEG", (30, 12))
+    grid, tiles, looks = cut([data], bundle(channels=1), Tiling(9, 0.0))
+    assert [grid[i][:2] for i in range(len(grid))] == [
+        *((0, 0), (9, 0), (18, 0), (21, 0), (0, 3), (9, 3), (18, 3), (21, 3))
+    ]
+    pixels = decode(data)
+    for number, (tile, look) in enumerate(zip(tiles, looks, strict=True)):
+        x, y = grid[number][:2]
+        part = pixels[y : y + 9, x : x + 9]
+        np.testing.assert_array_equal(tile, resize_crop(to_channels(part, 1), 8, **RESIZE))
+        np.testing.assert_array_equal(look, appearance.measure(tile, part.shape))
+    raw = cut(pixels[None], bundle(channels=1), Tiling(9, 0.0))
+    np.testing.assert_array_equal(raw.tiles, tiles)
+
+
+def test_what_cannot_be_cut_is_refused():
+    fusion = bundle()
+    fusion.encoder = types.SimpleNamespace(names=("age", "site"))
+    for images, model, options, kind, message in (
+        ([encoded()], fusion, {}, Refused, "this one takes age, site too"),
+        ([encoded()] * 2, None, {}, Refused, "send one image a request: it holds 2"),
+        ([encoded()[:-40]], None, {}, Refused, "it cannot be decoded"),
+        ([b"%PDF-1.7"], None, {}, Unreadable, "not an image of a known format"),
+        ([encoded()], None, {"max_tiles": 5}, TooLarge, "make 6 tiles of 8, at most 5"),
+        ([png(20_000, 4)], None, {}, TooLarge, "at most 16,384 per side"),
+        (np.zeros((1, 9, 9, 2), np.uint8), None, {}, Refused, "1 or 3 channels"),
+        (np.zeros((1, 90, 9, 3), np.uint8), None, {"max_side": 89}, TooLarge, "90 pixels"),
+    ):
+        with pytest.raises(kind, match=message):
+            cut(images, model, **options)
 
 
 def test_images_wait_in_a_bounded_queue():

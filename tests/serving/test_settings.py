@@ -143,6 +143,8 @@ def test_origins_and_proxies_that_are_right(good):
         ({"max_batch": -1}, "--max-batch must be at least 0, got -1"),
         ({"max_delay": -1.0}, "--max-delay must be at least 0, got -1.0"),
         ({"max_queue": 8}, "--max-queue must be at least --max-images = 64"),
+        ({"max_tiles": 257}, "--max-queue must be at least --max-tiles = 257"),
+        ({"max_tiles": -1}, "--max-tiles must be at least 0"),
         ({"provider": "gpu"}, "--provider = 'gpu' is unknown"),
         ({"idle": 0.0}, "--idle must be above 0, got 0.0"),
         ({"cors_origins": "https://a.example/"}, "--cors-origins: 'https://a.example/' must be"),

@@ -1,6 +1,7 @@
 """The format of the prediction log: what a server writes and `vision.monitoring.log` reads.
 
-`pandas.read_parquet(DIRECTORY)` reads all of its files too. A row is an image:
+`pandas.read_parquet(DIRECTORY)` reads all of its files too. A row is an image, or one tile of an
+image that was cut into tiles, which then counts as an image that came as pixels:
 
 time         UTC, microseconds
 id           the request's identifier
@@ -9,7 +10,7 @@ version      the version that answered
 bundle       the first 16 hexadecimal digits of the SHA-256 of the model's file, which
              `vision.bundle.directory.Bundle.fingerprint` has too
 shadow       whether the answer was only logged
-image        its index in the request, from 0
+image        its index in the request, from 0; a tile's number, row by row
 class        the most probable class
 confidence   the class's probability, float32
 entropy      of all probabilities, nats, float32

@@ -9,6 +9,7 @@ import math
 import time
 import warnings
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,12 +17,14 @@ from PIL import Image
 
 from vision.bundle.directory import Bundle
 from vision.data.decode import UnreadableImage, decode
+from vision.errors import UserError, brief
 from vision.reference import appearance
 from vision.serving.errors import Refused, TooLarge, TooMany
 from vision.serving.headers import scans_of, size_of
 from vision.serving.limits import PixelBudget
 from vision.serving.settings import Settings
 from vision.support.processes import cores
+from vision.tiles.grid import Grid, Tiling, check_normal, grid_of
 
 # A request's images may have this many times the pixels that one image may have.
 PIXELS_PER_REQUEST = 4
@@ -33,6 +36,21 @@ TURN = 0.005
 MAX_THREADS = 4  # unless a setting says so
 # Bytes of pixels that are measured at once, in the time that handing them to a thread would take.
 SMALL = 16_384
+
+
+class Cut(NamedTuple):
+    """An image that is cut into tiles.
+
+    Attributes:
+        grid: where they are.
+        tiles: uint8 (N, image_size, image_size, channels), as the model takes them.
+        looks: float32 (N, 7), `vision.reference.appearance.measure` of each; None if it was not
+            asked for.
+    """
+
+    grid: Grid
+    tiles: np.ndarray
+    looks: np.ndarray | None
 
 
 class Decoder:
@@ -90,6 +108,48 @@ class Decoder:
             return images
         self._admit(len(images))
         return await self._decode(list(images), bundle, looks)
+
+    async def cut(
+        self,
+        images: np.ndarray | list[bytes],
+        bundle: Bundle,
+        tiling: Tiling,
+        measured: bool = False,
+    ) -> Cut:
+        """Returns a request's only image as tiles, which a bundle's model takes like images.
+
+        A thread decodes the image and prepares all of its tiles, and then frees it: the tiles that
+        a request may have take less memory than the pixels that it may have.
+
+        Args:
+            images: uint8 (1, H, W, 1 or 3), of any size, or a list of one encoded image.
+            bundle: the bundle.
+            tiling: how the image is cut.
+            measured: whether the result has `looks`.
+
+        Raises:
+            Refused: there are several images, the image is broken, or the model has no such normal
+                class or takes more than images.
+            Unreadable: the image is of an unknown format.
+            TooLarge: there are too many pixels or tiles.
+            TooMany: too many images are waiting already.
+        """
+        if bundle.encoder is not None:
+            names = ", ".join(bundle.encoder.names)
+            raise Refused(f"tiles are for models of images alone, and this one takes {names} too")
+        if len(images) != 1:
+            raise Refused(f"with tiles, send one image a request: it holds {len(images)}")
+        try:
+            check_normal(tiling, bundle.classes)
+        except UserError as error:
+            raise Refused(brief(error)) from error
+        self._admit(1)
+        waiting = list(images)
+        try:
+            return await self._in_thread(self._cut, waiting, bundle, tiling, measured)
+        finally:
+            waiting.clear()  # of a canceled call the pool keeps the arguments
+            self._waiting -= 1
 
     async def _measure(self, images, looks):
         if images.nbytes <= SMALL:
@@ -204,8 +264,58 @@ class Decoder:
         self._seconds += RECENT * (time.perf_counter() - begun - self._seconds)
         return image
 
+    def _cut(self, waiting, bundle, tiling, measured):
+        """Returns the `Cut` of the only image that waits."""
+        begun = time.perf_counter()
+        (data,) = waiting
+        if isinstance(data, np.ndarray):
+            if data.ndim != 3 or data.shape[2] not in (1, 3) or data.dtype != np.uint8:
+                raise Refused(f"an image has 1 or 3 channels, not the shape {data.shape}")
+            height, width = data.shape[:2]
+            self._check_size(width, height, "")
+        else:
+            width, height = self._read_size(data, "")
+        # Before anything is decoded. An orientation that swaps the sides changes no number.
+        tile = self._grid(width, height, tiling)[0]
+        self._check_shape(tile.width, tile.height, bundle, "")
+        try:
+            with self._memory.reserve(0 if isinstance(data, np.ndarray) else width * height):
+                if not isinstance(data, np.ndarray):
+                    data = decode(data, bits=bundle.bits)
+                cut = self._prepare_tiles(data, bundle, tiling, measured)
+        except UnreadableImage as error:
+            raise Refused(f"it cannot be decoded: {_shorten(error.reason)}") from error
+        self._seconds += RECENT * (time.perf_counter() - begun - self._seconds)
+        return cut
+
+    def _prepare_tiles(self, image, bundle, tiling, measured):
+        grid = self._grid(image.shape[1], image.shape[0], tiling)
+        shape = (bundle.image_size, bundle.image_size, bundle.channels)
+        tiles = np.empty((len(grid), *shape), np.uint8)
+        looks = np.empty((len(grid), len(appearance.NAMES)), np.float32) if measured else None
+        for number in range(len(grid)):
+            tile = grid.cut(image, number)
+            tiles[number] = bundle.prepare(tile)
+            if looks is not None:
+                looks[number] = appearance.measure(tiles[number], tile.shape)
+        return Cut(grid, tiles, looks)
+
+    def _grid(self, width, height, tiling):
+        most = self._settings.max_tiles or self._settings.max_queue
+        try:
+            return grid_of(width, height, tiling, most)
+        except UserError as error:
+            raise TooLarge(brief(error)) from error
+
     def _check(self, data, bundle, prefix):
         """Returns an image's number of pixels from its header; raises `Refused` unless it may be
+        decoded and prepared."""
+        width, height = self._read_size(data, prefix)
+        self._check_shape(width, height, bundle, prefix)
+        return width * height
+
+    def _read_size(self, data, prefix):
+        """Returns an image's (width, height) from its header; raises `Refused` unless it may be
         decoded."""
         if not data:
             raise Refused(f"{prefix}the image is empty (0 bytes)")
@@ -215,6 +325,12 @@ class Decoder:
             raise type(error)(f"{prefix}{error.message}") from error
         if width < 1 or height < 1:
             raise Refused(f"{prefix}it has {width} x {height} pixels")
+        self._check_size(width, height, prefix)
+        if scans_of(data) * width * height > SCANS * self._settings.max_pixels:
+            raise TooLarge(f"{prefix}it is a JPEG with too many scans: save it as baseline JPEG")
+        return width, height
+
+    def _check_size(self, width, height, prefix):
         max_side = self._settings.max_side
         max_pixels = self._settings.max_pixels
         if max(width, height) > max_side or width * height > max_pixels:
@@ -222,15 +338,14 @@ class Decoder:
                 f"{prefix}it has {width} x {height} pixels: send at most {max_side:,} per side and "
                 f"{max_pixels:,} in all"
             )
-        if scans_of(data) * width * height > SCANS * max_pixels:
-            raise TooLarge(f"{prefix}it is a JPEG with too many scans: save it as baseline JPEG")
+
+    def _check_shape(self, width, height, bundle, prefix):
         # Its shorter side is resized to the model's size, which turns a long and narrow image into
         # a huge one.
         shorter = bundle.image_size / bundle.resize["crop_fraction"]
         pixels = math.ceil(shorter) * shorter * max(width, height) / min(width, height)
-        if pixels > max_pixels:
+        if pixels > self._settings.max_pixels:
             raise TooLarge(f"{prefix}it has {width} x {height} pixels: it is too narrow")
-        return width * height
 
 
 def _shorten(reason):

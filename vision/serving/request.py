@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vision.tiles.decision import TiledPrediction
+from vision.tiles.grid import Tiling
+
 
 @dataclasses.dataclass
 class Request:
@@ -19,6 +22,8 @@ class Request:
         id: the request's identifier, for the log.
         protocol: the protocol that it came by, "rest" or "grpc", for the metrics.
         cells: {name: N texts or numbers}, what a model takes beside images; None is missing.
+        tiling: how the image is cut into tiles, if it is: then it is the only one, and pixels may
+            be of any size.
     """
 
     model: str
@@ -28,6 +33,7 @@ class Request:
     id: str = ""
     protocol: str = "rest"
     cells: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    tiling: Tiling | None = None
 
 
 class Description(NamedTuple):
@@ -46,7 +52,7 @@ class Description(NamedTuple):
 
 @dataclasses.dataclass
 class Answer:
-    """The model's answer to a request.
+    """The model's answer to a request. If its image was cut, the N images are the tiles.
 
     Attributes:
         model, version: the model and version that answered.
@@ -57,6 +63,9 @@ class Answer:
         heat: for each image, where its most probable class is visible, float32 (N, h, w) in [0, 1];
             None if the model has no heat maps.
         description: for the prediction log; None if there is none.
+        tiled: the prediction for an image that was cut; None for others.
+        tiles: for the prediction log, that image's tiles as the model takes them, uint8
+            (N, H, W, C); None if there are none.
     """
 
     model: str
@@ -67,6 +76,8 @@ class Answer:
     seconds: dict[str, float]
     heat: np.ndarray | None = None
     description: Description | None = None
+    tiled: TiledPrediction | None = None
+    tiles: np.ndarray | None = None
 
     def top(self, count: int) -> list[list[tuple[str, float]]]:
         """Returns [(class, probability)] for each image, at most `count`, the most probable

@@ -34,6 +34,7 @@ from vision.serving.protocol.inference import (
     top_k_of,
 )
 from vision.serving.protocol.tensors import Tensor, cells_of, images_of, pack_bytes
+from vision.serving.protocol.tiled import tiling_from
 from vision.serving.request import Answer, Request
 from vision.serving.request_trace import RequestTrace, request_id
 from vision.serving.service import Service
@@ -257,6 +258,7 @@ class Calls:
                 trace.id,
                 trace.protocol,
                 inference.cells,
+                inference.tiling,
             )
         )
         trace.record_answer(answer)
@@ -327,10 +329,10 @@ def _inference(request: Any) -> Inference:
         tensors.append(Tensor(tensor.name, tensor.datatype, shape, data))
     parameters = _parameters(request)
     outputs = [(output.name, _parameters(output)) for output in request.outputs]
-    requests = requested_outputs(outputs, parameters)
-    return Inference(
-        images_of(tensors), requests, top_k_of(parameters), request.id, cells_of(tensors)
-    )
+    tiling = tiling_from(parameters)
+    requests = requested_outputs(outputs, parameters, tiling)
+    top_k = top_k_of(parameters)
+    return Inference(images_of(tensors), requests, top_k, request.id, cells_of(tensors), tiling)
 
 
 def _typed_contents(tensor: Any) -> list[Any]:

@@ -4,7 +4,7 @@ for a request."""
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,11 @@ from vision.serving.models.loaded import LoadedVersion
 from vision.serving.models.repository import Repository
 from vision.serving.protocol.json_io import quote
 from vision.serving.request import Answer, Description, Request
+from vision.tiles.decision import TiledPrediction
+from vision.tiles.grid import Grid
 
-# The requests, and their images, that shadows answer at a time; they skip what exceeds that.
+# The requests, and their images or tiles, that shadows answer at a time; they skip what exceeds
+# that.
 SHADOWS = 16, 64
 
 
@@ -57,6 +60,20 @@ def with_cells(images: np.ndarray, cells: Mapping[str, list[Any]], bundle: Bundl
         return pack(images, bundle.encoder.encode(cells, "image {} of the request".format))
     except UserError as error:
         raise Refused(str(error)) from error
+
+
+class _Prepared(NamedTuple):
+    """A request's images as the model takes them.
+
+    Attributes:
+        images: the batch.
+        looks: what each is like, for the prediction log; None if that is not wanted.
+        grid: where they are, if they are the tiles of one image.
+    """
+
+    images: np.ndarray
+    looks: np.ndarray | None
+    grid: Grid | None = None
 
 
 class Service:
@@ -97,21 +114,13 @@ class Service:
             raise
         self._telemetry.answered(request, answer)
         if shadow is not None:
-            self._start_shadow(shadow, request)
+            self._start_shadow(shadow, request, len(answer.probabilities))
         return answer
 
     async def _run(self, version: LoadedVersion, request: Request) -> Answer:
         begun = time.perf_counter()
         bundle = version.bundle
-        description = None
-        if self._describe:
-            looks = np.full((len(request.images), len(appearance.NAMES)), np.nan, np.float32)
-            images = await self._decoder.prepare(request.images, bundle, looks)
-            description = Description(looks, bundle.fingerprint, bundle.reference)
-        else:
-            images = await self._decoder.prepare(request.images, bundle)
-        if request.cells or bundle.encoder is not None:
-            images = await asyncio.to_thread(with_cells, images, request.cells, bundle)
+        images, looks, grid = await self._prepare(bundle, request)
         decoded = time.perf_counter() - begun
         prediction = await version.batcher.submit(images)
         is_finite = np.isfinite(prediction.probabilities).all()
@@ -120,7 +129,7 @@ class Service:
             raise RuntimeError(
                 f"version {version.name} of {version.model} returns values that are not finite"
             )
-        return Answer(
+        answer = Answer(
             version.model,
             version.name,
             bundle.classes,
@@ -128,14 +137,37 @@ class Service:
             prediction.embedding,
             {"decode": decoded, "queue": prediction.queued, "compute": prediction.computed},
             prediction.heat,
-            description,
         )
+        if looks is not None:
+            answer.description = Description(looks, bundle.fingerprint, bundle.reference)
+        if grid is not None and request.tiling is not None:
+            answer.tiled = TiledPrediction(
+                bundle.classes, grid, request.tiling, prediction.probabilities
+            )
+            answer.tiles = images if self._describe else None
+        return answer
 
-    def _start_shadow(self, version, request):
+    async def _prepare(self, bundle: Bundle, request: Request) -> _Prepared:
+        if request.tiling is not None:
+            if request.cells:
+                raise Refused("tiles are for models of images alone: send no other inputs")
+            cut = await self._decoder.cut(request.images, bundle, request.tiling, self._describe)
+            return _Prepared(cut.tiles, cut.looks, cut.grid)
+        looks = None
+        if self._describe:
+            looks = np.full((len(request.images), len(appearance.NAMES)), np.nan, np.float32)
+            images = await self._decoder.prepare(request.images, bundle, looks)
+        else:
+            images = await self._decoder.prepare(request.images, bundle)
+        if request.cells or bundle.encoder is not None:
+            images = await asyncio.to_thread(with_cells, images, request.cells, bundle)
+        return _Prepared(images, looks)
+
+    def _start_shadow(self, version, request, count):
         """Starts a shadow's answer, unless too many are in progress: it must not take resources
         from the serving version."""
         max_requests, max_images = SHADOWS
-        images = self._shadow_images + len(request.images)
+        images = self._shadow_images + count
         is_busy = len(self._shadow_tasks) >= max_requests or images > max_images
         if self._shadow_tasks and is_busy:
             self._telemetry.shadow_failed(
@@ -143,11 +175,11 @@ class Service:
             )
             return
         self._shadow_images = images
-        task = asyncio.create_task(self._run_shadow(version, request))
+        task = asyncio.create_task(self._run_shadow(version, request, count))
         self._shadow_tasks.add(task)
         task.add_done_callback(self._shadow_tasks.discard)
 
-    async def _run_shadow(self, version, request):
+    async def _run_shadow(self, version, request, count):
         """Lets a version that does not serve answer too, for the log only."""
         try:
             with version.in_use():
@@ -155,4 +187,4 @@ class Service:
         except Exception as error:  # it must not affect the serving version
             self._telemetry.shadow_failed(version, error)
         finally:
-            self._shadow_images -= len(request.images)
+            self._shadow_images -= count

@@ -52,6 +52,7 @@ class Settings:
 
     max_body: Annotated[int, "bytes of a request"] = 33_554_432
     max_images: Annotated[int, "images in a request"] = 64
+    max_tiles: Annotated[int, "tiles that a request's image is cut into; 0 = --max-queue"] = 0
     max_pixels: Annotated[int, "pixels of an image, and of all that are decoded at a time"] = (
         60_000_000
     )
@@ -122,6 +123,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], tuple[str, ...]]] = {
         lambda value: value >= 0,
         (
             "max_batch",
+            "max_tiles",
             "max_delay",
             "threads",
             "decode_threads",
@@ -240,11 +242,7 @@ def check(settings: Settings) -> None:
     ports = [port for port in (settings.http_port, settings.grpc_port, settings.admin_port) if port]
     if len(set(ports)) < len(ports):
         raise UserError("--http-port, --grpc-port and --admin-port: two of them are the same")
-    if settings.max_queue < settings.max_images:
-        raise UserError(
-            f"--max-queue must be at least --max-images = {settings.max_images}, or a full request "
-            f"never fits; got {settings.max_queue}"
-        )
+    _check_queue(settings)
     for origin in origins(settings):
         if origin != "*" and not ORIGIN.fullmatch(origin):
             raise UserError(
@@ -258,6 +256,19 @@ def check(settings: Settings) -> None:
 def origins(settings: Settings) -> list[str]:
     """Returns the origins whose pages may call the server."""
     return [text.strip() for text in settings.cors_origins.split(",") if text.strip()]
+
+
+def _check_queue(settings):
+    if settings.max_queue < settings.max_images:
+        raise UserError(
+            f"--max-queue must be at least --max-images = {settings.max_images}, or a full request "
+            f"never fits; got {settings.max_queue}"
+        )
+    if settings.max_queue < settings.max_tiles:
+        raise UserError(
+            f"--max-queue must be at least --max-tiles = {settings.max_tiles}, or an image of so "
+            f"many tiles never fits; got {settings.max_queue}"
+        )
 
 
 def _check_kept(settings):

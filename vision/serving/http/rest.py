@@ -30,10 +30,12 @@ from vision.serving.models.loaded import LoadedVersion
 from vision.serving.models.repository import Repository
 from vision.serving.protocol import v1, v2
 from vision.serving.protocol.inference import answer_size, top_k_of
+from vision.serving.protocol.tiled import tiling_from, to_json
 from vision.serving.request import Answer
 from vision.serving.request import Request as ClassifyRequest
 from vision.serving.service import Service
 from vision.serving.settings import Settings
+from vision.tiles.grid import KEYS, Tiling
 
 PAGE = pathlib.Path(__file__).parent.parent / "page"
 # paths that need no key; the page's files too
@@ -142,7 +144,9 @@ class _Routes:
         # text that is not a number is refused at once
         slow = isinstance(json_size, int) and json_size > LONG_BODY
         inference = await _call(v2.read_request, body, header_length, in_thread=slow)
-        answer = await self._ask(request, inference.images, cells=inference.cells)
+        answer = await self._ask(
+            request, inference.images, cells=inference.cells, tiling=inference.tiling
+        )
         response, length = await _call(
             v2.write_response,
             answer,
@@ -165,32 +169,39 @@ class _Routes:
         return _response(await _call(v1.write_response, answer, inference, in_thread=slow), answer)
 
     async def classify(self, request: Request) -> Response:
-        query = _query(request, "top_k", "version", "heatmap")
+        query = _query(request, "top_k", "version", "heatmap", "map", *KEYS)
         version = query.get("version", "")
         _record_model(request)
         self._find_version(request, version)
         top_k = top_k_of({"top_k": _integer(query["top_k"])} if "top_k" in query else {})
-        heatmap = query.get("heatmap", "false")
-        if heatmap not in ("true", "false"):
-            raise Refused("heatmap must be true or false")
+        with_heat = _boolean(query, "heatmap")
+        with_map = _boolean(query, "map")
+        tiling = tiling_from(_tiling_values(query))
+        if tiling is not None and with_heat:
+            raise Refused("heatmap is for images that are not cut: leave it or tiles out")
+        if with_map and tiling is None:
+            raise Refused("map needs tiles, the side of a tile in pixels")
         body = await request.body()
         content_type = request.headers.get("content-type", "")
         if content_type.lower().startswith("multipart/form-data"):
             body = file_of(body, content_type)
-        answer = await self._ask(request, [body], version)
+        answer = await self._ask(request, [body], version, tiling=tiling)
         content: dict[str, Any] = {
             "model": answer.model,
             "version": answer.version,
             "id": request.scope["trace"].id,
-            "top": [
-                {"class": name, "probability": probability}
-                for name, probability in answer.top(top_k)[0]
-            ],
             "milliseconds": {
                 stage: round(1000 * seconds, 3) for stage, seconds in answer.seconds.items()
             },
         }
-        if heatmap == "true" and answer.heat is not None:
+        if answer.tiled is not None:
+            text = await asyncio.to_thread(to_json, content, answer.tiled, top_k, with_map)
+            return _response(text, answer)
+        content["top"] = [
+            {"class": name, "probability": probability}
+            for name, probability in answer.top(top_k)[0]
+        ]
+        if with_heat and answer.heat is not None:
             content["heatmap"] = [
                 [round(value, 3) for value in row] for row in answer.heat[0].tolist()
             ]
@@ -235,12 +246,15 @@ class _Routes:
         images: Any,
         version: str = "",
         cells: dict[str, list[Any]] | None = None,
+        tiling: Tiling | None = None,
     ) -> Answer:
         trace = request.scope["trace"]
         version = version or request.path_params.get("version", "")
         key = request.headers.get("x-route-key", "")
         answer = await self._service.classify(
-            ClassifyRequest(trace.model, images, version, key, trace.id, cells=cells or {})
+            ClassifyRequest(
+                trace.model, images, version, key, trace.id, cells=cells or {}, tiling=tiling
+            )
         )
         trace.record_answer(answer)
         return answer
@@ -291,6 +305,24 @@ def _query(request: Request, *names: str) -> dict[str, str]:
     if len(dict(pairs)) != len(pairs):
         raise Refused("a query parameter is given twice")
     return dict(pairs)
+
+
+def _boolean(query: dict[str, str], name: str) -> bool:
+    """Returns a value of a query that is true or false; false if it is missing."""
+    if query.get(name, "false") not in ("true", "false"):
+        raise Refused(f"{name} must be true or false")
+    return query.get(name) == "true"
+
+
+def _tiling_values(query: dict[str, str]) -> dict[str, Any]:
+    """Returns the values of a query that are about tiles, as JSON would have them."""
+    read: dict[str, Callable[[str], Any]] = {"tiles": _integer, "normal": str}
+    return {key: read.get(key, _number)(query[key]) for key in KEYS if key in query}
+
+
+def _number(text: str) -> float | str:
+    """Returns the number that a text is, or the text itself if it is not one."""
+    return float(text) if re.fullmatch(r"-?[0-9]{0,9}\.?[0-9]{1,18}", text) else text
 
 
 def _integer(text: str) -> int | str:

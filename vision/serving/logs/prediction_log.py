@@ -120,15 +120,16 @@ class PredictionLog:
         if self._answer_bytes.is_full():
             self.lost += len(answer.probabilities)
             return
+        sent = request.images if answer.tiles is None else answer.tiles
         images = None
         kept = {}
         if (self._hashes or self._share) and not self._image_bytes.is_full():
-            images = request.images if self._hashes else None
-            kept = self._draw(request.images, answer, shadow)
+            images = sent if self._hashes else None
+            kept = self._draw(sent, answer, shadow)
         self._answer_bytes.taken += _answer_size(answer)
         self._image_bytes.taken += _images_size(images, kept)
-        # Heat maps can be larger than all the rest, and are not logged.
-        answer = dataclasses.replace(answer, heat=None)
+        # Heat maps and tiles can be larger than all the rest, and are not logged.
+        answer = dataclasses.replace(answer, heat=None, tiled=None, tiles=None)
         self._waiting.append(_Entry(time.time(), request.id, answer, shadow, images, kept))
 
     @property

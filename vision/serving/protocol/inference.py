@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vision.serving.errors import Refused
+from vision.serving.protocol import tiled
 from vision.serving.protocol.json_io import field_of, quote
 from vision.serving.request import Answer
+from vision.tiles.grid import Tiling
 
 TOP_K = 5  # number of labels and scores if a request names none
 MAX_TOP_K = 10_000
@@ -22,7 +24,7 @@ class RequestedOutput:
     """An output that a request asks for.
 
     Attributes:
-        name: a key of `OUTPUTS`.
+        name: a key of `OUTPUTS`, or if the image is cut of `vision.serving.protocol.tiled.OUTPUTS`.
         binary: whether it is sent as raw bytes after the JSON.
         classification: 0, or how many classes of "probabilities" to send as texts
             "PROBABILITY:INDEX:CLASS".
@@ -43,6 +45,7 @@ class Inference:
         top_k: number of labels and scores.
         id: the client's own ID; "" if it sent none.
         cells: as in `vision.serving.request.Request`.
+        tiling: as in `vision.serving.request.Request`.
     """
 
     images: np.ndarray | list[bytes]
@@ -50,6 +53,7 @@ class Inference:
     top_k: int = TOP_K
     id: str = ""
     cells: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
+    tiling: Tiling | None = None
 
 
 class OutputTensor(NamedTuple):
@@ -57,9 +61,9 @@ class OutputTensor(NamedTuple):
 
     Attributes:
         request: the request for it.
-        datatype: "BYTES" or "FP32".
+        datatype: "BYTES", "FP32" or "INT32".
         shape: its dimensions.
-        data: float32 array of this shape, or the texts as a flat list.
+        data: array of this shape, or the texts as a flat list.
     """
 
     request: RequestedOutput
@@ -69,20 +73,24 @@ class OutputTensor(NamedTuple):
 
 
 def requested_outputs(
-    outputs: Iterable[tuple[str, dict[str, Any]]], parameters: dict[str, Any]
+    outputs: Iterable[tuple[str, dict[str, Any]]],
+    parameters: dict[str, Any],
+    tiling: Tiling | None = None,
 ) -> list[RequestedOutput]:
     """Returns the outputs that a request asks for.
 
     Args:
         outputs: (name, parameters) of each output in the request; empty for all that the model's
-            metadata declares.
+            metadata declares, or for `vision.serving.protocol.tiled.DEFAULT` if the image is cut.
         parameters: the request's own parameters.
+        tiling: how the image is cut, if it is.
     """
+    names = tuple(OUTPUTS if tiling is None else tiled.OUTPUTS)
     binary = field_of(parameters, "binary_data_output", bool, False)
     requests = []
     for name, own_parameters in outputs:
-        if name not in OUTPUTS:
-            raise Refused(f"there is no output {quote(name)}: ask for {', '.join(OUTPUTS)}")
+        if name not in names:
+            raise Refused(f"there is no output {quote(name)}: ask for {', '.join(names)}")
         count = field_of(own_parameters, "classification", int, 0)
         if count and (name != "probabilities" or not 0 < count <= MAX_TOP_K):
             raise Refused(
@@ -92,7 +100,8 @@ def requested_outputs(
         requests.append(RequestedOutput(name, own_binary, count))
     if len({request.name for request in requests}) != len(requests):
         raise Refused("an output is requested twice")
-    return requests or [RequestedOutput(name, binary) for name in OUTPUTS]
+    defaults = names if tiling is None else tiled.DEFAULT
+    return requests or [RequestedOutput(name, binary) for name in defaults]
 
 
 def top_k_of(parameters: dict[str, Any]) -> int:
@@ -105,16 +114,22 @@ def top_k_of(parameters: dict[str, Any]) -> int:
 
 def output_tensors(answer: Answer, inference: Inference) -> list[OutputTensor]:
     """Returns the outputs that a request asks for, from the model's answer."""
-    top = answer.top(inference.top_k)
+    image = answer.tiled
+    top = answer.top(inference.top_k) if image is None else [image.top(inference.top_k)]
     tensors = []
     for request in inference.outputs:
         if request.classification:
             data = [text.encode() for text in _classification(answer, request.classification)]
-            shape = [len(top), len(data) // len(top)]
+            count = len(answer.probabilities)
+            shape = [count, len(data) // count]
             tensors.append(OutputTensor(request, "BYTES", shape, data))
         elif request.name == "labels":
             data = [label.encode() for best in top for label, _ in best]
             tensors.append(OutputTensor(request, "BYTES", [len(top), len(top[0])], data))
+        elif image is not None:
+            array = tiled.array_of(answer, image, request.name, inference.top_k)
+            datatype = tiled.OUTPUTS[request.name]
+            tensors.append(OutputTensor(request, datatype, list(array.shape), array))
         else:
             array = np.asarray(_numbers(answer, top, request.name), "<f4")
             tensors.append(OutputTensor(request, "FP32", list(array.shape), array))
@@ -123,6 +138,10 @@ def output_tensors(answer: Answer, inference: Inference) -> list[OutputTensor]:
 
 def answer_size(answer: Answer, inference: Inference) -> int:
     """Returns about how many numbers and texts a response will contain."""
+    image = answer.tiled
+    if image is not None:
+        names = [request.name for request in inference.outputs]
+        return sum(tiled.size(answer, image, name, inference.top_k) for name in names)
     count = len(answer.probabilities) * min(inference.top_k, len(answer.classes))
     if not inference.outputs:
         return 2 * count

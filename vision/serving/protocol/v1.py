@@ -10,6 +10,7 @@ from vision.serving.protocol.base64_text import decode_base64
 from vision.serving.protocol.inference import Inference, top_k_of
 from vision.serving.protocol.json_io import field_of, parameters_of, read_json
 from vision.serving.protocol.tensors import bytes_of_lists, check_image_count
+from vision.serving.protocol.tiled import refuse_tiles
 from vision.serving.request import Answer
 
 
@@ -27,7 +28,9 @@ def read_request(body: bytes) -> Inference:
     if not instances:
         raise Refused("instances is empty")
     check_image_count(len(instances))
-    top_k = top_k_of(parameters_of(document))
+    parameters = parameters_of(document)
+    refuse_tiles(parameters)
+    top_k = top_k_of(parameters)
     if isinstance(instances[0], dict):
         return Inference([decode_base64(_base64_of(instance)) for instance in instances], [], top_k)
     data, shape = bytes_of_lists(instances)

@@ -31,6 +31,8 @@ from vision.serving.protocol.json_io import (
     read_json,
 )
 from vision.serving.protocol.tensors import Tensor, cells_of, images_of, pack_bytes
+from vision.serving.protocol.tiled import OUTPUTS as TILED_OUTPUTS
+from vision.serving.protocol.tiled import tiling_from
 from vision.serving.request import Answer
 
 MAX_INPUTS = 256
@@ -111,19 +113,21 @@ def read_request(body: bytes, header_length: str | None = None) -> Inference:
             f"{len(raw)} bytes follow the JSON, but the inputs' binary_data_size adds up to {start}"
         )
     parameters = parameters_of(document)
+    tiling = tiling_from(parameters)
     outputs = [
         (field_of(entry, "name", str, required=True), parameters_of(entry))
-        for entry in objects_of(document, "outputs", len(OUTPUTS))
+        for entry in objects_of(document, "outputs", max(len(OUTPUTS), len(TILED_OUTPUTS)))
     ]
     request_id = field_of(document, "id", str, "")
     if len(request_id) > MAX_ID or not request_id.isascii():
         raise Refused(f"id must be ASCII and have at most {MAX_ID} characters")
     return Inference(
         images_of(tensors),
-        requested_outputs(outputs, parameters),
+        requested_outputs(outputs, parameters, tiling),
         top_k_of(parameters),
         request_id,
         cells_of(tensors),
+        tiling,
     )
 
 
