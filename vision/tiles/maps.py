@@ -32,7 +32,7 @@ def check_outside(directory: str, words: Sequence[str]) -> None:
         if os.path.isfile(word):
             continue
         root = word
-        while glob.has_magic(root):
+        while glob.has_magic(root) and not os.path.isdir(root):
             root = os.path.dirname(root)
         folder = pathlib.Path(os.path.realpath(root or "."))
         goes_deeper = os.path.isdir(word) or "**" in word or root != os.path.dirname(word)
