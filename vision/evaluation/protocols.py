@@ -6,7 +6,6 @@ run, `vision.training.run` trains them.
 """
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from ml_collections import ConfigDict
 
 from vision.config import default
 from vision.errors import RunError
+from vision.run.readings import METRICS, curve, metric_lines
 from vision.training.run import run
 
 # Sections of the run's config that do not describe its model, its images or this machine.
@@ -222,9 +222,7 @@ def evaluate(
 
 def _validation_accuracy(workdir: pathlib.Path) -> float:
     """Returns the validation accuracy after a run's last step."""
-    accuracy = None
-    for line in (workdir / "metrics.jsonl").read_text().splitlines():
-        accuracy = json.loads(line).get("val/accuracy", accuracy)
-    if accuracy is None:
-        raise RunError(f"{workdir / 'metrics.jsonl'} has no val/accuracy: delete {workdir}")
-    return float(accuracy)
+    points = curve(metric_lines(workdir), "val/accuracy")
+    if not points:
+        raise RunError(f"{workdir / METRICS} has no val/accuracy: delete {workdir}")
+    return points[-1][1]

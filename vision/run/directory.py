@@ -212,9 +212,9 @@ def _as_json(config: ConfigDict) -> dict[str, Any]:
 def _check_same(theirs: dict[str, Any], ours: dict[str, Any], path: pathlib.Path) -> None:
     """Raises `UserError` if the config of a directory's run differs from ours."""
     # An old run's config lacks the keys that the schema has gained since.
-    written = {key: value for key, value in _flatten(theirs).items() if key not in REPLACED}
-    theirs = _flatten(_as_json(from_dict(theirs))) | written
-    ours = _flatten(ours)
+    written = {key: value for key, value in flatten(theirs).items() if key not in REPLACED}
+    theirs = flatten(_as_json(from_dict(theirs))) | written
+    ours = flatten(ours)
     keys = [
         key
         for key in sorted(theirs | ours)
@@ -246,12 +246,12 @@ def _may_differ(key: str, config: Mapping[str, Any]) -> bool:
     return key.startswith(FREE) or bool(starts_inside)
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns {"a.b": value} of nested dicts."""
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns {"a.b": value} of nested dicts, such as a config.json."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
+            flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[prefix + key] = value
     return flat

@@ -14,7 +14,7 @@ from vision.config.schema import OPTION_GROUPS
 from vision.config.validate import leaves
 
 # Keys of how a run is computed and shown: who runs the config decides.
-LEFT_OUT = ("log.progress",)
+LEFT_OUT = ("log.curves", "log.progress")
 
 
 def config_file(config: ConfigDict, docstring: Sequence[str], searched: Mapping[str, Any]) -> str:

@@ -7,11 +7,12 @@ from typing import Any
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from vision.run.readings import metric_lines
 from vision.search import repeats
 from vision.search.queue import REASON, is_lost, place_of
 from vision.search.request import Request
 from vision.search.study import Job
-from vision.search.trial import metric_lines, resource
+from vision.search.trial import resource
 
 STATES = {
     TrialState.COMPLETE: "complete",

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from ml_collections import ConfigDict
 from optuna.exceptions import UpdateFinishedTrialError
 
 from vision.errors import RunError, UserError, brief, first_line
+from vision.run.readings import metric_lines, planned_steps
 from vision.search.storage import StorageGone, is_unreachable, patiently
 from vision.search.study import ORDER, Job
 from vision.support.lock import locked
@@ -19,7 +19,6 @@ from vision.training.host import PRUNED, Host, Validation
 from vision.training.run import run
 from vision.training.shared import SharedSteps
 
-METRICS = "metrics.jsonl"
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "Out of memory")
 
 
@@ -71,6 +70,7 @@ def train_trial(
     except UserError as error:  # values between the ends that were checked may not fit
         return Ended("failed", reason=first_line(error))
     config.log.progress = False  # many trials write to one terminal
+    config.log.curves = False  # the study's report has the curves of all
     config.parallel.distributed = "off"  # a scheduler's workers each have trials of their own
     _check_free(workdir)
     try:
@@ -107,23 +107,6 @@ def measures(
     values["train_seconds"] = float(result["train_seconds"])
     values["images"] = float(result["steps"] * config.train.batch_size)
     return values | dict(job.space.measure(config, workdir))
-
-
-def metric_lines(workdir: pathlib.Path) -> list[dict[str, Any]]:
-    """Returns the lines of a run's metrics.jsonl that are whole; [] if there are none."""
-    lines = []
-    try:
-        text = (workdir / METRICS).read_text("utf-8", "replace")
-    except OSError:
-        return []
-    for line in text.splitlines():
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError:  # a killed process has not finished it
-            continue
-        if isinstance(values, dict) and isinstance(values.get("step"), int):
-            lines.append(values)
-    return lines
 
 
 def resource(config: ConfigDict, base: ConfigDict, share: float) -> int:
@@ -169,26 +152,12 @@ def _repeat_reports(
     lines = [line for line in metric_lines(workdir) if objective in line]
     if len(job.objectives) > 1 or not lines:
         return
-    total = _steps(config, workdir)
+    total = planned_steps(config.train, workdir)
     for line in lines:
         if total:
             share = line["step"] / total
             percent = resource(config, job.config, share)
             patiently(functools.partial(trial.report, line[objective], percent))
-
-
-def _steps(config: ConfigDict, workdir: pathlib.Path) -> int:
-    """Returns the length of a training that has begun, in steps; 0 if that is not known."""
-    if config.train.steps:
-        return int(config.train.steps)
-    from vision.data.loading.sampler import run_length
-    from vision.run.directory import read_data
-
-    try:
-        sizes = read_data(workdir).get("split_sizes", {})
-    except UserError:
-        return 0
-    return run_length(config.train, sizes["train"]) if sizes.get("train") else 0
 
 
 def _check_free(workdir: pathlib.Path) -> None:

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from vision import cli
 from vision.config.validate import validate
+from vision.errors import brief
 from vision.support import signals
 from vision.support.files import write_json
 from vision.support.lock import locked
@@ -111,6 +112,7 @@ def _run(
             state = f"at step {outcome.steps}, the last: saved; {again} tests it"
             result = _test(phase, data, outcome, mesh, began)
             _write_result(directory, result, report)
+            _draw_curves(directory, phase, outcome.best_step, report)
             began = time.perf_counter()
     except signals.Interrupted:
         report(f"interrupted {state}")
@@ -213,6 +215,21 @@ def _write_result(
     for line in describe_tasks(result):
         report(line)
     report(f"{describe(result)}; {workdir}")
+
+
+def _draw_curves(
+    workdir: pathlib.Path, config: ConfigDict, best_step: int, report: Callable[[str], object]
+) -> None:
+    """Writes curves.png, unless a signal wants the command to end."""
+    from vision import parallel
+    from vision.run.curves import write_curves
+
+    if not config.log.curves or signals.received() or not parallel.is_main_process():
+        return
+    try:
+        write_curves(workdir, config, best_step)
+    except Exception as error:  # a missing package or font, a full disk: the run is finished
+        report(f"note: {workdir}/curves.png was not drawn: {brief(error)}")
 
 
 def describe(result: Mapping[str, Any]) -> str:

@@ -114,6 +114,8 @@ LOG = section(
     every=number(50, at_least(1), "steps between lines of metrics.jsonl"),
     tensorboard=key(True, "scalars, augmented images, parameter overview"),
     images=number(16, between(0, 4096), "augmented training images in TensorBoard's grid"),
+    curves=key(True,
+        "curves.png at the end: loss, quality and learning rate, with the best step marked"),
     progress=key(True, "a bar on a terminal, plain lines elsewhere; False = neither"),
 )
 

@@ -16,6 +16,7 @@ from vision.evaluation.report.gallery import Gallery, printable
 from vision.evaluation.report.words import measured, verdicts
 from vision.inference import softmax
 from vision.run.calibration import CALIBRATION, Calibration, write_calibration
+from vision.run.curves import draw_run
 from vision.support.files import filling, replacing, write_json
 from vision.support.page import render
 
@@ -47,7 +48,9 @@ def write(
     """
     pictures = draw(evaluation)
     template = pathlib.Path(__file__).with_name("report.html")
-    page = render(template, context(evaluation, c, pictures))
+    curves = draw_run(workdir, evaluation.classifier.config) if workdir else b""
+    values = context(evaluation, c, pictures) | {"curves": data_uri(curves) if curves else ""}
+    page = render(template, values)
     texts = {"MODEL_CARD.md": card.text(evaluation, c, workdir), "report.html": page}
     with filling(out, "") as folder:
         for name, picture in pictures.items():

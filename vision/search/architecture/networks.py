@@ -23,6 +23,7 @@ from vision.models.layers.norms import BatchNorm
 from vision.models.layers.variants import Choice, Space, spell
 from vision.models.weights import pretrained
 from vision.run.directory import read_run
+from vision.run.readings import curve, metric_lines
 from vision.run.splits import past_of
 from vision.run.weights import abstract_model, ready, run_weights
 from vision.search.architecture.costs import Task
@@ -259,13 +260,12 @@ def best_accuracy(workdir: pathlib.Path | str) -> float:
     workdir = pathlib.Path(workdir)
     try:
         best = json.loads((workdir / "result.json").read_text())["best_step"]
-        lines = (workdir / "metrics.jsonl").read_text().splitlines()
     except OSError as error:
         raise UserError(f"{workdir} is not a finished run: train it first") from error
-    rows = [row for row in map(json.loads, lines) if METRIC in row and row["step"] == best]
-    if not rows:
+    accuracies = dict(curve(metric_lines(workdir), METRIC))
+    if best not in accuracies:
         raise UserError(f"{workdir} has no {METRIC} at its best step, {best}")
-    return float(rows[-1][METRIC])
+    return accuracies[best]
 
 
 def training_images(
