@@ -263,9 +263,19 @@ def test_diverging_stops_with_what_is_needed_to_look(tmp_path, capsys, factor, w
     assert max(steps) < batch["step"] and steps
     for step in steps:
         assert finite(tmp_path / "run" / "checkpoints" / str(step) / "state")
+    failed = json.loads((tmp_path / "run" / "failed.json").read_text())
+    assert what in failed["reason"] and failed["step"] > max(steps)
     with pytest.raises(SystemExit):  # again from there: the same end
         cli.run(main.main, arguments)
     assert json.loads((tmp_path / "run" / "nonfinite_batch.json").read_text()) == batch
+
+
+def test_a_training_that_goes_on_is_no_longer_a_failure(tmp_path):
+    run(tiny(train__steps=2), tmp_path / "run")
+    assert not (tmp_path / "run" / "failed.json").exists()
+    (tmp_path / "run" / "failed.json").write_text("{}")
+    run(tiny(train__steps=2), tmp_path / "run")
+    assert not (tmp_path / "run" / "failed.json").exists()
 
 
 def finite(path):

@@ -20,6 +20,7 @@ from vision.errors import UserError
 from vision.run.best import LAST
 from vision.run.checkpoints import open_checkpoints
 from vision.run.directory import open_workdir, write_data
+from vision.run.failure import clear_failure, note_failure
 from vision.run.splits import storing_division
 from vision.run.vocabulary import write_tokenizer
 from vision.support import signals
@@ -119,6 +120,7 @@ class Session:
 
         def open_directory() -> None:
             open_workdir(self._workdir, config)
+            clear_failure(self._workdir)
             with storing_division(self._workdir, self._data) as splits:
                 write_data(self._workdir, self._data, splits)
             if self._data.encoder is not None:
@@ -137,6 +139,8 @@ class Session:
         return self
 
     def __exit__(self, *error: Any) -> bool | None:
+        if parallel.is_main_process():
+            note_failure(self._workdir, error[1], self._done)
         return self._stack.__exit__(*error)
 
     def resume(self) -> None:
