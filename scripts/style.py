@@ -51,7 +51,7 @@ FLOORS = (
     ("training",),
     ("inference",),
     ("matching",),
-    ("predict", "audit", "evaluation", "continual", "synthesize"),
+    ("predict", "audit", "evaluation", "continual", "synthesize", "runs"),
     ("export",),
     ("compression",),
     ("search",),

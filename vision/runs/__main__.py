@@ -1,0 +1,113 @@
+"""Shows the runs below some directories, side by side.
+
+    python -m vision.runs runs
+    python -m vision.runs runs --filter model.name=vit --filter 'accuracy>0.9' --sort=-accuracy
+    python -m vision.runs runs --group           # mean ± deviation over the seeds of each config
+    python -m vision.runs runs --out report      # a page: report/report.html
+    python -m vision.runs runs --watch           # follows those that are training, until Ctrl-C
+    python -m vision.runs --diff runs/a runs/b   # in what they differ
+
+Reads config.json, result.json and metrics.jsonl, never a checkpoint. A condition is KEY, one of =,
+!=, <, <=, >, >= and ~ (contains), and a value; keys are those of the config, and name, state,
+ended, model, data, steps, best_step, images_per_second, seconds, date, accuracy (on the test split,
+as every measure without val/), val/accuracy and the other measures of the log.
+"""
+
+import pathlib
+import shutil
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from vision import cli
+from vision.config.flags import parse_stage
+from vision.errors import UserError, check_choice
+from vision.runs import table
+from vision.runs.query import grouped, ordered, select
+from vision.runs.reader import Reader
+from vision.runs.record import Run
+from vision.support.extras import require
+from vision.support.lock import locked
+
+FORMATS = ("table", "csv", "json")
+
+
+def main(argv: Sequence[str]) -> None:
+    config, values, words = parse_stage(argv, __doc__, _flags)
+    check_choice("--format", values.format, FORMATS)
+    if config is not None or not words:
+        raise UserError("which runs? Give directories that have runs below them, such as runs")
+    reader = Reader()
+    if values.diff:
+        _show_difference(words, reader)
+        return
+
+    def read() -> list[Run]:
+        runs = reader.read_below(words)
+        return ordered(select(runs, values.filter), values.sort)
+
+    if values.watch:
+        from vision.runs.watch import watch
+
+        _refuse_beside_watch(values)
+        watch(read)
+    _show(read(), values, words)
+
+
+def _flags(values):
+    text = "condition such as model.name=vit or 'accuracy>0.9'; may be repeated: all must hold"
+    flags.DEFINE_multi_string("filter", [], text, flag_values=values)
+    text = "key to order by, -KEY from the highest; default: the newest first"
+    flags.DEFINE_string("sort", "-date", text, flag_values=values)
+    text = "one line for runs whose configs differ only in seed, with mean ± deviation"
+    flags.DEFINE_boolean("group", False, text, flag_values=values)
+    flags.DEFINE_boolean("diff", False, "show in what the runs named differ", flag_values=values)
+    flags.DEFINE_string("format", "table", "table, csv or json (a line a run)", flag_values=values)
+    flags.DEFINE_string("out", "", "directory to write a page to", flag_values=values)
+    flags.DEFINE_boolean("watch", False, "follow the runs until Ctrl-C", flag_values=values)
+
+
+def _refuse_beside_watch(values):
+    for name in ("out", "group"):
+        if values[name].value:
+            raise UserError(f"--watch and --{name} exclude each other: leave one out")
+    if values.format != "table":
+        raise UserError("--watch and --format exclude each other: leave one out")
+
+
+def _show(runs: Sequence[Run], values: flags.FlagValues, words: Sequence[str]) -> None:
+    """Prints the runs, and writes the page if one is wanted."""
+    if values.out:
+        require("the page of the runs", "evaluation", only=("jinja2",))
+    if values.format == "csv":
+        table.write_csv(runs, sys.stdout)
+    elif values.format == "json":
+        table.write_json_lines(runs, sys.stdout)
+    elif not runs:
+        cli.show("no run")
+    else:
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+        rows = table.group_rows(grouped(runs)) if values.group else table.rows(runs)
+        cli.show(*table.lines(rows, width))
+    if values.out:
+        from vision.runs.page import write
+
+        with locked(values.out):
+            write(pathlib.Path(values.out), runs, " ".join(words))
+        print(f"{values.out}/report.html, runs.json", file=sys.stderr)
+
+
+def _show_difference(words: Sequence[str], reader: Reader) -> None:
+    """Prints in what some runs differ, which are named one by one."""
+    if len(words) < 2:
+        raise UserError("--diff compares runs: name at least two, such as runs/a runs/b")
+    runs = [reader.read(word, pathlib.Path(word)) for word in words]
+    for run in runs:
+        if run.state == "unreadable":
+            raise UserError(f"{run.name}: {run.reason}")
+    cli.show(*table.lines(table.difference_rows(runs)))
+
+
+if __name__ == "__main__":
+    cli.run(main)
