@@ -286,3 +286,11 @@ def test_the_significant_bits_of_a_bundle(tmp_path, capsys):
     Image.fromarray(np.full((9, 9), 512, np.uint16)).save(tmp_path / "deep.png")
     code, _, err = run(capsys, "--bundle", tmp_path / "bundle", tmp_path / "deep.png")
     assert code == 1 and "values up to 512, which data.bits=9 excludes" in err
+
+
+def test_pictures_are_written_beside_the_table(tiny_run, photos, tmp_path, capsys):
+    out = tmp_path / "pictures"
+    code, table, _ = run(capsys, photos, "--workdir", tiny_run, "--pictures", out)
+    assert code == 1 and len(table.splitlines()) == 4  # a head and three images; one is broken
+    endings = {path.name.rpartition("photos")[2][1:].partition("_")[2] for path in out.iterdir()}
+    assert endings == {"a.png.jpg", "b.jpg.jpg", "deeper_c.png.jpg"}

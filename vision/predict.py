@@ -6,15 +6,17 @@
     python -m vision.predict --workdir runs/clip --zero-shot 'cat,dog' [--templates FILE] photos/
     python -m vision.predict --workdir runs/skin --table new.csv
     python -m vision.predict --workdir runs/steel --tiles 224 --normal good --maps maps line.png
+    python -m vision.predict --workdir runs/pets --pictures looked_at photos/
 
 Prints the top classes of each file as soon as they are known. Arguments are any number of files,
 folders (all images below them) and quoted patterns (*, ?, [...]; ** spans any depth). A file that
 cannot be read is named on stderr, and the exit code is then 1. --zero-shot names the classes for a
 run with a text tower ("classes": those of its data); a file of --templates has a prompt a line,
 such as "a photo of a {}.". --table is for models of more than images: a CSV file with a column
-`path`, or as it was called in training, and those that the model takes. --tiles cuts each image
-into overlapping squares of so many of its pixels, classifies each like a separate image, and makes
-one decision of them: docs/tiles.md.
+`path`, or as it was called in training, and those that the model takes. --pictures writes a copy
+of each image, with its classes and their probabilities below it, into a directory. --tiles cuts
+each image into overlapping squares of so many of its pixels, classifies each like a separate image,
+and makes one decision of them: docs/tiles.md.
 """
 
 import glob
@@ -31,6 +33,7 @@ from absl import flags
 from vision import cli
 from vision.bundle.runtimes import batched
 from vision.config.flags import parse_stage
+from vision.data.annotated import annotating
 from vision.data.decode import UnreadableImage, decode
 from vision.data.files import find_files
 from vision.data.formats import known_extensions
@@ -56,6 +59,8 @@ def main(argv: Sequence[str]) -> None:
     options = tiles.from_flags(values, words)
     if options is not None and values.table:
         raise UserError(f"give either --tiles or --table {values.table}, not both")
+    if options is not None and values.pictures:
+        raise UserError(f"--pictures {values.pictures} cannot go with --tiles: use --maps")
     files = iter(()) if values.table and not words else find(words)
     if config is None or config.parallel.keep_memory:
         keep_freed_memory()
@@ -68,11 +73,20 @@ def main(argv: Sequence[str]) -> None:
         else:
             _check_images_suffice(classifier)
         write = _WRITERS[values.format](sys.stdout, classifier.classes, top)
-        _print(predict(classifier, files, top, values.batch_size, fields), write)
+        with annotating(values.pictures, classifier.config.data.bits) as annotate:
+            predictions = predict(classifier, files, top, values.batch_size, fields)
+            _print(_annotated(predictions, annotate), write)
     else:
         tiles.check_model(classifier, classifier.fields, options)
         write = TILED_WRITERS[values.format](sys.stdout, classifier.classes, top)
         _print(tiles.classify(classifier, files, options, values.batch_size), write)
+
+
+def _annotated(predictions, annotate):
+    """Yields each (file, prediction) once its picture is written."""
+    for file, prediction in predictions:
+        annotate(file, prediction)
+        yield file, prediction
 
 
 def _print(predictions, write):
@@ -103,6 +117,8 @@ def _flags(values):
     flags.DEFINE_string("templates", "", text, flag_values=values)
     text = "CSV file of images with what the model takes beside them"
     flags.DEFINE_string("table", "", text, flag_values=values)
+    text = "directory for copies of the images with their classes and probabilities"
+    flags.DEFINE_string("pictures", "", text, flag_values=values)
     flags.DEFINE_integer("batch_size", 32, "images per batch", flag_values=values)
     tiles.define_flags(values)
 

@@ -1,0 +1,117 @@
+"""Copies of images with what a model thinks of them, for looking through a folder."""
+
+import contextlib
+import hashlib
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw
+
+from vision.data.decode import UnreadableImage, decode, to_channels
+from vision.data.lettering import fitted, font
+from vision.support.files import replacing
+from vision.support.lock import locked
+
+WIDTH = 480  # pixels of a picture
+SHOWN = 5  # classes at most
+ROW = 26  # pixels of a class's line
+EDGE = 8
+NAMES = 190  # pixels of the names
+NUMBERS = 80  # pixels of the probabilities
+LONGEST = 150  # characters of a file's name
+INK = (31, 35, 40)
+DIM = (89, 99, 110)
+BLUE = (9, 105, 218)
+PALE = (175, 184, 193)
+GROUND = (240, 241, 243)
+
+Ranking = Sequence[tuple[str, float]]
+
+
+@contextlib.contextmanager
+def annotating(directory: str, bits: int = 0) -> Iterator[Callable[[str, object], None]]:
+    """Yields a function of (file, prediction) that writes an annotated copy into a directory.
+
+    Args:
+        directory: it is made if it is missing; "" for none, and the function then does nothing.
+        bits: see `vision.data.decode.decode`.
+
+    Raises:
+        UserError, RunError: it cannot be written to.
+    """
+    if not directory:
+        yield lambda file, prediction: None
+        return
+    with locked(directory, "--pictures") as folder:
+
+        def write(file: str, prediction: object) -> None:
+            if isinstance(prediction, list):  # else it is an unreadable image
+                with contextlib.suppress(UnreadableImage):  # removed meanwhile
+                    save(folder / name_of(file), annotated(decode(file, bits=bits), prediction))
+
+        yield write
+
+
+def name_of(file: str) -> str:
+    """Returns what the copy of a file is called: its path on one level, so that none collide.
+
+    photos/cat/1.png is photos_cat_1.png.jpg; a long path keeps its end, behind a digest of it all.
+    """
+    parts = pathlib.PurePath(os.path.normpath(file)).parts
+    name = "_".join(part for part in parts if part not in (os.sep, os.pardir))
+    if len(name) > LONGEST or os.pardir in parts:
+        digest = hashlib.blake2b(os.fsencode(os.path.abspath(file)), digest_size=4).hexdigest()
+        name = f"{digest}_{name[-LONGEST:]}"
+    return f"{name}.jpg"
+
+
+def save(path: pathlib.Path, picture: Image.Image) -> None:
+    """Writes a picture as a JPEG file, in full or not at all."""
+    with replacing(path, binary=True) as file:
+        picture.save(file, "JPEG", quality=90)
+
+
+def annotated(image: np.ndarray, prediction: Ranking) -> Image.Image:
+    """Returns an image with its most probable classes below it, each with a bar; RGB.
+
+    Args:
+        image: uint8 (H, W, 1 or 3).
+        prediction: [(class, probability)], the most probable first.
+    """
+    image = _scaled(to_channels(image, 3))
+    shown = prediction[:SHOWN]
+    picture = Image.new("RGB", (WIDTH, image.shape[0] + len(shown) * ROW + 2 * EDGE), "white")
+    pen = ImageDraw.Draw(picture)
+    pen.rectangle((0, 0, WIDTH, image.shape[0] - 1), GROUND)
+    picture.paste(Image.fromarray(image), ((WIDTH - image.shape[1]) // 2, 0))
+    for place, (name, probability) in enumerate(shown):
+        _draw_class(pen, image.shape[0] + EDGE + place * ROW, name, probability, place == 0)
+    return picture
+
+
+def _scaled(image):
+    """Returns an image that fits into a square; a small one is enlarged by a whole number."""
+    height, width = image.shape[:2]
+    scale = WIDTH / max(height, width)
+    if scale >= 1:
+        scale = float(int(scale))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    return cv2.resize(image, size, interpolation=way)
+
+
+def _draw_class(pen, top, name, probability, is_first):
+    """Draws the line of a class: its name, a bar, its probability."""
+    letters = font(15, is_first)
+    ink = INK if is_first else DIM
+    pen.text((EDGE, top + 3), fitted(name, letters, NAMES - EDGE), ink, letters)
+    left = EDGE + NAMES
+    right = WIDTH - EDGE - NUMBERS
+    pen.rectangle((left, top + 5, right, top + ROW - 6), GROUND)
+    end = left + round((right - left) * min(1.0, max(0.0, probability)))
+    pen.rectangle((left, top + 5, end, top + ROW - 6), BLUE if is_first else PALE)
+    text = f"{100 * probability:.1f} %"
+    pen.text((WIDTH - EDGE - letters.getlength(text), top + 3), text, ink, letters)
