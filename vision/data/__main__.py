@@ -4,13 +4,15 @@
     python -m vision.data pack SOURCE OUT [--shard-mib 256] [--shorter-side 0] [--quality 95]
     [--workers N] [--shard I/N]
     python -m vision.data verify OUT
+    python -m vision.data sheet SOURCE --out sheet.png [--per-class 8] [--config FILE]
 
 `info` prints the parts, the images of each class, the sizes and anything odd. `pack` converts any
 source to array_record files, which `data.source=packed:OUT` reads; if it is killed, repeat it to
 continue. With --shard 1/16 to 16/16, 16 processes or machines pack a share each, into one folder or
-into several whose files are put into one. `verify` compares the SHA-256 of each file. SOURCE is a
-value of `data.source`, such as folder:photos; with --config, that config's fractions and seed
-divide it for ?imbalance= and ?flip_labels=, which need splits.
+into several whose files are put into one. `verify` compares the SHA-256 of each file. `sheet` draws
+some images of each class in a row; with --config, below them the same images as its training
+augments them. SOURCE is a value of `data.source`, such as folder:photos; with --config, that
+config's fractions and seed divide it for ?imbalance= and ?flip_labels=, which need splits.
 """
 
 import pathlib
@@ -22,8 +24,9 @@ from vision import cli
 from vision.config import default
 from vision.config.flags import parse_stage
 from vision.errors import RunError, UserError, check_choice, check_count, check_range
+from vision.support import disk
 
-WORDS = {"info": ("SOURCE",), "pack": ("SOURCE", "OUT"), "verify": ("OUT",)}
+WORDS = {"info": ("SOURCE",), "pack": ("SOURCE", "OUT"), "verify": ("OUT",), "sheet": ("SOURCE",)}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -35,6 +38,9 @@ def main(argv: Sequence[str]) -> None:
             f"usage: python -m vision.data {command} {' '.join(WORDS[command])}, and flags; "
             "see --help"
         )
+    if command == "sheet":
+        _sheet(config, values, *arguments)
+        return
     commands: dict[str, Callable[..., None]] = {"info": _info, "pack": _pack, "verify": _verify}
     commands[command](config or default(), values, *arguments)
 
@@ -48,6 +54,10 @@ def _flags(values):
     }
     for name, (default_value, help_text) in integers.items():
         flags.DEFINE_integer(name, default_value, help_text, flag_values=values)
+    help_text = "sheet: images of each class"
+    flags.DEFINE_integer("per-class", 8, help_text, flag_values=values)
+    help_text = "sheet: the picture to write: .png, .jpg or .webp"
+    flags.DEFINE_string("out", "", help_text, flag_values=values)
     flags.DEFINE_string("shard", "", "pack: the share to pack, such as 3/16", flag_values=values)
     help_text = "pack: share of images that may be left out"
     flags.DEFINE_float("max-unreadable", 0.01, help_text, flag_values=values)
@@ -108,6 +118,29 @@ def _verify(config, values, out):
             f"{len(problems)} of {count} files are wrong: remove them, and repeat the pack command"
         )
     cli.show(f"packed:{out}: all {count} files are unchanged")
+
+
+def _sheet(config, values, spec):
+    from vision.data.sheet import MOST_CLASSES, check_name, draw_sheet, write_sheet
+
+    per_class = values["per-class"].value
+    check_count("--per-class", per_class, 1, 100)
+    if not values.out:
+        raise UserError("where to? Give --out sheet.png")
+    check_name(values.out)
+    parts = _open(config or default(), spec)
+    part = "train" if "train" in parts else next(iter(parts))
+    source = parts[part]
+    sheet = draw_sheet(source, per_class, config)
+    try:
+        write_sheet(values.out, sheet)
+    except OSError as error:
+        raise disk.failed(f"--out {values.out}", error) from error
+    classes = len(source.classes)
+    cut = f", the first {MOST_CLASSES} of them" if classes > MOST_CLASSES else ""
+    cli.show(
+        f"{values.out}: {part} of {spec}, {classes:,} classes{cut}; {sheet.width}x{sheet.height}"
+    )
 
 
 if __name__ == "__main__":
