@@ -258,6 +258,8 @@ def pareto(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """
     from matplotlib.figure import Figure
 
+    from vision.evaluation.report.figures import name_points
+
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     costs = {
         f"ms for a batch of {BATCHES[-1]}": [row[f"latency_{BATCHES[-1]}"]["p50"] for row in rows],
@@ -270,8 +272,6 @@ def pareto(rows: Sequence[Mapping[str, Any]]) -> bytes:
     ]
     for axes, (title, cost) in zip(figure.subplots(1, 2, sharey=True), costs.items(), strict=True):
         axes.errorbar(cost, accuracy, errors, fmt="o", color="#0969da", ecolor="#afb8c1", capsize=3)
-        for number, point in enumerate(zip(cost, accuracy, strict=True), 1):
-            axes.annotate(str(number), point, (5, 5), textcoords="offset points", fontsize=9)
         best = front(cost, accuracy)
         axes.plot(
             [cost[i] for i in best], [accuracy[i] for i in best], "--", color="#57606a", linewidth=1
@@ -280,6 +280,9 @@ def pareto(rows: Sequence[Mapping[str, Any]]) -> bytes:
         axes.set_xlim(0, 1.25 * max(cost))
         axes.grid(alpha=0.25)
     figure.axes[0].set_ylabel("accuracy, %")
+    titles = [row["title"] for row in rows]
+    for axes, cost in zip(figure.axes, costs.values(), strict=True):
+        name_points(axes, list(zip(cost, accuracy, strict=True)), titles)
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
     return file.getvalue()

@@ -9,11 +9,12 @@ import numpy as np
 
 from vision.config.load import from_dict
 from vision.data.decode import UnreadableImage
-from vision.data.pictures import picture
+from vision.data.pictures import data_uri, picture
 from vision.data.splits import split_seed
 from vision.errors import UserError, first_line
 from vision.evaluation.compare.comparison import Run, change_text, table
 from vision.evaluation.data import reopen
+from vision.evaluation.report.figures import accuracies
 from vision.support.page import render
 
 SHOWN = 24  # images that flipped, each way
@@ -38,6 +39,7 @@ def page(runs: Sequence[Run], comparison: Mapping[str, Any]) -> str:
         {
             "comparison": comparison,
             "table": table(comparison),
+            "picture": data_uri(accuracies(comparison["runs"])),
             "sections": sections,
             "states": STATES,
             "without": without,

@@ -9,6 +9,7 @@ import numpy as np
 
 NUMBERED = 30  # classes up to which each cell of the confusion matrix shows its number
 NAMED = 100  # classes up to which its rows and columns show their names
+DOT = 5  # half of what a point takes up, pixels
 _LONGEST = 24  # longest class name, characters
 
 
@@ -225,6 +226,67 @@ def robustness(result: Mapping[str, Any]) -> bytes:
         axes.legend(fontsize=8, frameon=False, loc="lower left")
         axes.set_ylabel("accuracy")
     return _png(figure)
+
+
+def accuracies(runs: Sequence[Mapping[str, Any]]) -> bytes:
+    """Returns the PNG of the accuracy of several runs with its interval, a named line for each.
+
+    Args:
+        runs: the "runs" of comparison.json.
+    """
+    figure, axes = _figure(8.0, 1.1 + 0.36 * len(runs))
+    for place, run in enumerate(runs):
+        accuracy = run["metrics"]["accuracy"]
+        value = 100 * accuracy["value"]
+        ends = [100 * accuracy.get(end, accuracy["value"]) for end in ("low", "high")]
+        color = "#57606a" if place == 0 else "#0969da"
+        axes.plot(ends, [place, place], color=color, linewidth=2, alpha=0.5)
+        axes.plot([value], [place], "o", color=color)
+    names = [_short(run["title"]) for run in runs]
+    axes.set_yticks(range(len(runs)), names, parse_math=False)
+    axes.set_ylim(len(runs) - 0.5, -0.5)
+    axes.set_xlabel("accuracy, %, and its 95 % interval")
+    axes.grid(axis="x", alpha=0.25)
+    return _png(figure)
+
+
+def name_points(axes: Any, points: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
+    """Writes a name beside each point, moved up or down where another one is in its way.
+
+    The axes' limits must be final, and their figure laid out.
+
+    Args:
+        axes: of Matplotlib.
+        points: in the units of the data.
+        names: a name for each.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.transforms import Bbox
+
+    renderer = FigureCanvasAgg(axes.figure).get_renderer()
+    axes.figure.draw(renderer)
+    frame = axes.get_window_extent(renderer)
+    places = [axes.transData.transform(point) for point in points]
+    boxes = [Bbox.from_bounds(x - DOT, y - DOT, 2 * DOT, 2 * DOT) for x, y in places]
+    for point, place, name in zip(points, places, names, strict=True):
+        is_right = place[0] > (frame.x0 + frame.x1) / 2
+        text = axes.annotate(
+            _short(name),
+            point,
+            (-7 if is_right else 7, 0),
+            textcoords="offset points",
+            ha="right" if is_right else "left",
+            va="center",
+            fontsize=9,
+            parse_math=False,
+            bbox={"color": "white", "alpha": 0.8, "pad": 0.5},
+        )
+        for step in range(1, 2 * len(points) + 8):
+            box = text.get_window_extent(renderer)
+            if frame.y0 <= box.y0 and box.y1 <= frame.y1 and not any(map(box.overlaps, boxes)):
+                break
+            text.set_y((step + 1) // 2 * (11 if step % 2 else -11))
+        boxes.append(text.get_window_extent(renderer))
 
 
 def _short(name):
