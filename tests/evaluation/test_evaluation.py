@@ -39,6 +39,8 @@ def test_everything_is_written(evaluated):
     }
     names |= {"confusion_normalized.png", "map.png", "robustness.png"} | {"calibration.json"}
     assert {file.name for file in (evaluated / "evaluation").iterdir()} == names
+    report = (evaluated / "evaluation" / "report.html").read_text()
+    assert '<h2 id="training">' in report and 'alt="learning curves' in report
 
 
 def test_numbers_follow_from_the_predictions(metrics, table):
