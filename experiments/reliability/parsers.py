@@ -282,6 +282,26 @@ def _result(folder):
     return folder / "result.json", lambda: read_json(folder / "result.json", RESULT)
 
 
+def _listed_run(folder, name):
+    """A file of a run that `vision.runs` lists, with its curves."""
+    from vision.config import default
+    from vision.runs import page
+    from vision.runs.reader import Reader
+
+    config = default()
+    config.data.source = "digits"
+    write_json(folder / "config.json", config.to_dict())
+    measures = {"val/accuracy": 0.5, "train/loss": 1.5, "train/images_per_second": 9.5}
+    lines = [json.dumps({"step": step} | measures) for step in range(1, 9)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    if name == "result.json":
+        result = {"ended": "finished", "steps": 8, "best_step": 8, "accuracy": 0.5}
+        write_json(folder / name, result | {"images_per_second": 9.5, "train_seconds": 1.5})
+    if name == "failed.json":
+        write_json(folder / name, {"reason": "no memory", "step": 8, "date": "2026-01-01"})
+    return folder / name, lambda: page.page(Reader().read_below([folder]), "runs")
+
+
 def _bundle(folder):
     from vision.bundle import directory as bundle
     from vision.config import default
@@ -346,6 +366,10 @@ OURS = {
     "evaluation metrics": Parser("json", lambda folder: _evaluation(folder, "metrics.json")),
     "predictions": Parser("parquet", lambda folder: _evaluation(folder, "predictions.parquet")),
     "run result": Parser("json", _result),
+    "listed config": Parser("json", lambda folder: _listed_run(folder, "config.json")),
+    "listed log": Parser("text", lambda folder: _listed_run(folder, "metrics.jsonl")),
+    "listed result": Parser("json", lambda folder: _listed_run(folder, "result.json")),
+    "listed failure": Parser("json", lambda folder: _listed_run(folder, "failed.json")),
     "bundle": Parser("json", _bundle),
     "audit decisions": Parser("text", _decisions),
 }

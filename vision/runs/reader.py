@@ -17,7 +17,7 @@ from vision.runs.record import Run
 from vision.runs.scan import CONFIG, find_runs
 from vision.support.lock import is_locked
 from vision.support.reading import read_bytes, read_json
-from vision.support.schema import NATURAL
+from vision.support.schema import NATURAL, at_least, is_number, numbers_within
 
 RESULT = "result.json"
 FILES = (CONFIG, RESULT, failure.NAME, METRICS)
@@ -26,7 +26,7 @@ RUN_CONFIG = {
     "seed": int,
     "data": {"source": str},
     "model": {"name": str, "variant": (str, None)},
-    "train": {"steps": NATURAL, "epochs": float, "batch_size": NATURAL},
+    "train": {"steps": NATURAL, "epochs": numbers_within(0, 1e9), "batch_size": at_least(1)},
     "checkpoint": {"metric": str, "mode": str},
 }
 RUN_RESULT = {
@@ -95,6 +95,8 @@ def _read(name, path):
     except UserError as error:
         reason = first_line(error).replace(f"{path}{os.sep}", "")
         return _unreadable(name, path, reason)
+    except RecursionError:
+        return _unreadable(name, path, f"{CONFIG} is nested too deeply")
     if failed is None:
         return run
     return dataclasses.replace(run, state="failed", reason=failed["reason"], date=failed["date"])
@@ -105,7 +107,11 @@ def _with_log(run: Run, config: Mapping[str, Any]) -> Run:
     file = run.path / METRICS
     texts = _texts(file)
     validations = _validations(texts)
-    training = _last(texts, b'"train/')
+    training = {
+        name: value
+        for name, value in _last(texts, b'"train/').items()
+        if name.startswith("train/") and is_number(value)
+    }
     metric = config["checkpoint"]["metric"]
     way = direction(types.SimpleNamespace(**config["checkpoint"]))
     best = best_point(curve(validations, metric), way)
@@ -115,11 +121,7 @@ def _with_log(run: Run, config: Mapping[str, Any]) -> Run:
         metric=metric,
         validation=_numbers_at(best_step, validations),
         best_step=best_step,
-        training={
-            name: value
-            for name, value in training.items()
-            if name.startswith("train/") and value is not None
-        },
+        training=training,
         steps=_last(texts, b"").get("step", 0),
         planned=planned_steps(types.SimpleNamespace(**config["train"]), run.path),
         images_per_second=training.get("train/images_per_second"),
@@ -169,7 +171,7 @@ def _numbers_at(step, validations):
             numbers |= {
                 name: value
                 for name, value in line.items()
-                if name.startswith("val/") and name != LAST and value is not None
+                if name.startswith("val/") and name != LAST and is_number(value)
             }
     return numbers
 
