@@ -22,9 +22,11 @@ from vision.data.recall import Past
 from vision.errors import UserError
 from vision.models.layers.streams import Streams
 from vision.models.weights import pretrained
+from vision.reference.unsure import Evidence
 from vision.run.calibration import run_temperature
 from vision.run.resolve import published_classes, resolve_config
 from vision.run.splits import past_of
+from vision.run.unsure import run_evidence
 from vision.run.vocabulary import run_encoder
 from vision.run.weights import open_run, ready
 
@@ -47,7 +49,11 @@ class Predictor(Protocol):
         past: the division of its run's data into splits; None if that is unknown.
         fields: what its batches have beside the image (`vision.data.inputs`); () for images alone.
         encoder: makes the fields from texts and columns; None without fields.
+        evidence: what validation images say about unsure answers; None if nothing was measured.
     """
+
+    @property
+    def evidence(self) -> Evidence | None: ...
 
     @property
     def fields(self) -> tuple[str, ...]: ...
@@ -105,6 +111,7 @@ class Classifier:
             run.
         past: the division of that run's data into splits; None if that is unknown.
         encoder: of texts and columns, if the model takes them.
+        evidence: what validation images say about unsure answers; None if nothing was measured.
     """
 
     def __init__(
@@ -119,7 +126,9 @@ class Classifier:
         past: Past | None = None,
         *,
         encoder: FieldEncoder | None = None,
+        evidence: Evidence | None = None,
     ):
+        self.evidence = evidence
         self.fields = models.fields_of(config.model)
         self.encoder = encoder if self.fields else None
         cpu.choose(config.parallel.onednn)
@@ -221,7 +230,15 @@ def from_run(workdir: pathlib.Path | str) -> Classifier:
     if models.fields_of(config.model):
         encoder = run_encoder(workdir, config)
     return Classifier(
-        config, model, data["classes"], *shape, temperature, step, past, encoder=encoder
+        config,
+        model,
+        data["classes"],
+        *shape,
+        temperature,
+        step,
+        past,
+        encoder=encoder,
+        evidence=run_evidence(workdir, step, config.data.source, temperature),
     )
 
 

@@ -16,7 +16,7 @@ splits.csv.gz the names of the images of each split of the training data, so tha
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -34,6 +34,7 @@ from vision.data.division import DIGESTS, FILE, write_division
 from vision.data.fields import FieldEncoder
 from vision.data.recall import Past
 from vision.errors import UserError, shown
+from vision.reference.unsure import Evidence, parse_evidence
 from vision.support.digest import sha256
 from vision.support.files import write_json
 from vision.support.reading import read_json
@@ -61,6 +62,7 @@ SCHEMA: dict[str, Any] = {
     "splits?": (DIGESTS, None),
     "inputs?": (encoder.SCHEMA, None),
     "seen?": (numbers_within(1e-3, 1), None),
+    "unsure?": (dict, None),
 }
 
 
@@ -85,6 +87,8 @@ class Manifest:
             it; None for images alone.
         seen: the part of the shorter side that the model sees, if its graph crops further than
             `resize`; None otherwise.
+        unsure: what validation images say about unsure answers, as
+            `vision.reference.unsure.Evidence` has it; None if nothing was measured.
         version: version of the exporter.
         sha256: SHA-256 of every other file of the directory, by name; set by `write_manifest`.
     """
@@ -101,6 +105,7 @@ class Manifest:
     splits: dict[str, Any] | None = None
     inputs: dict[str, Any] | None = None
     seen: float | None = None
+    unsure: Mapping[str, Any] | None = None
     version: str = __version__
     sha256: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -127,6 +132,7 @@ class Bundle:
         fingerprint: the first 16 hexadecimal digits of the SHA-256 of the model's file, by which
             the prediction log names it; "" if that is unknown.
         past: the division of its training data into splits; None if it has no list of them.
+        evidence: what validation images say about unsure answers; None if nothing was measured.
         written: when its bundle.json was written, seconds since the epoch; 0 if unknown.
         encoder: makes the fields that a batch has beside its images; None for images alone.
         fields: names of these fields.
@@ -157,6 +163,7 @@ class Bundle:
         self.reference = manifest.reference
         self.fingerprint = manifest.fingerprint
         self.past: Past | None = None
+        self.evidence: Evidence | None = None
         self.written = 0.0
         self.config: ConfigDict = from_dict(manifest.config or {"data": {"source": ""}})
         self.bits: int = self.config.data.bits
@@ -233,6 +240,7 @@ def write_manifest(directory: pathlib.Path | str, manifest: Manifest) -> None:
         "splits": manifest.splits,
         "inputs": manifest.inputs,
         "seen": manifest.seen,
+        "unsure": manifest.unsure,
         "sha256": {path.relative_to(directory).as_posix(): sha256(path) for path in files},
     }
     write_json(directory / MANIFEST, contents)
@@ -306,6 +314,10 @@ def open_bundle(directory: pathlib.Path | str, threads: int = 0, provider: str =
         reason = f"its config cannot be read ({error})"
         raise damaged(directory / MANIFEST, reason, EXPORT_AGAIN) from error
     bundle.written = os.stat(directory / MANIFEST).st_mtime
+    if manifest.unsure is not None:
+        bundle.evidence = parse_evidence(
+            manifest.unsure, directory / MANIFEST, EXPORT_AGAIN, "unsure"
+        )
     if manifest.splits:
         bundle.past = Past(directory, manifest.splits)
     check_outputs(bundle, path)

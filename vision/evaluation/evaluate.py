@@ -1,5 +1,6 @@
 """An evaluation from end to end: outputs, metrics, calibration, slices, robustness, embeddings."""
 
+import contextlib
 import dataclasses
 import datetime
 import platform
@@ -14,7 +15,14 @@ from vision import __version__, parallel
 from vision.errors import UserError
 from vision.evaluation.data import Split, open_split, some
 from vision.evaluation.evaluator import Evaluator
-from vision.evaluation.measures import calibration, intervals, scores, slices, statistics
+from vision.evaluation.measures import (
+    calibration,
+    intervals,
+    scores,
+    selective,
+    slices,
+    statistics,
+)
 from vision.evaluation.measures.blocks import columns, confidences
 from vision.evaluation.outputs import Forward, Outputs, batch_size
 from vision.evaluation.report import embedding_map
@@ -22,6 +30,7 @@ from vision.evaluation.report.examples import confused_pairs
 from vision.evaluation.report.words import SURE, amount, measured, verdicts
 from vision.inference import Predictor
 from vision.metrics import confusion
+from vision.reference.unsure import Evidence
 
 PACKAGES = ("jax", "flax", "numpy", "scikit-learn")
 PAIRS = 100  # confused pairs in metrics.json
@@ -42,6 +51,7 @@ class Evaluation:
         summary: the content of metrics.json.
         points: float (M, 2), the map of some of the images; None if there is no map.
         mapped: int (M,), which images these are.
+        evidence: what the validation images say about unsure answers; None if there are none.
     """
 
     classifier: Predictor
@@ -53,6 +63,7 @@ class Evaluation:
     summary: dict[str, Any]
     points: np.ndarray | None
     mapped: np.ndarray | None
+    evidence: Evidence | None = None
 
     @property
     def predicted(self) -> np.ndarray:
@@ -120,13 +131,15 @@ def evaluate(
     summary |= confusion(np.stack([outputs.labels, predicted]), len(classifier.classes))
     val = evaluator.validation()
     summary["calibration"] = _calibrate(outputs, val, c)
+    evidence = _limits(classifier, split, summary["calibration"]["temperature"] or 1.0, val, c)
+    summary["unsure"] = _unsure(evidence, outputs, c)
     summary["operating_point"] = _operating_point(c, classifier.classes, outputs, val)
     summary["slices"] = _slices(outputs, split, c)
     summary |= evaluator.robustness_and_views()
     points, mapped = _map(outputs, c)
     summary["embedding"] = evaluator.probe(outputs)
     arrays = (*confidences(outputs.logits, outputs.labels), cells)
-    return Evaluation(classifier, split, outputs, *arrays, summary, points, mapped)
+    return Evaluation(classifier, split, outputs, *arrays, summary, points, mapped, evidence)
 
 
 def _share_of_work(c):
@@ -215,6 +228,38 @@ def _calibrate(outputs, val, c):
         rejected = {"temperature": temperature, "split": "test", "nll": scaled["nll"]}
         return {"temperature": None, "plain": plain, "rejected": rejected}
     return {"temperature": temperature, "plain": plain, "scaled": scaled}
+
+
+def _limits(classifier, split, temperature, val, c):
+    """Returns the evidence about unsure answers: a bundle's own, or that of the validation images.
+
+    A rule that was chosen for the run is kept if these images can still promise it.
+
+    Args:
+        classifier: the model.
+        split: the images that are evaluated.
+        temperature: that of the run from now on.
+        val: (logits, labels) of the validation split; None if there is none.
+        c: config.evaluation.
+    """
+    if not c.unsure or (classifier.model is None and classifier.evidence is not None):
+        return classifier.evidence if c.unsure else None
+    if val is None:
+        return None
+    about = {"split": "val", "source": split.spec, "step": getattr(classifier, "step", None)}
+    evidence = selective.measure(*val, temperature, **about)
+    rule = classifier.evidence.rule if classifier.evidence else None
+    with contextlib.suppress(UserError):
+        return selective.choose(evidence, rule) if rule else evidence
+    return evidence
+
+
+def _unsure(evidence, outputs, c):
+    """Returns how promises about unsure answers are kept on the split; None if not asked for."""
+    if not c.unsure:
+        return None
+    temperature = 1.0 if evidence is None else evidence.contents["temperature"]
+    return selective.on_test(evidence, outputs.logits, outputs.labels, temperature)
 
 
 def _operating_point(c, classes, outputs, val):

@@ -91,7 +91,7 @@ class Evaluator:
         None if they are not needed, or the validation split is what is evaluated.
         """
         loaders = self.split.data.loaders
-        needed = self.config.temperature or self.config.positive
+        needed = self.config.temperature or self.config.positive or self.config.unsure
         if self.split.name in ("val", "all") or not needed or not {"val", "test"} <= set(loaders):
             return None
         if same_images(loaders["val"].dataset.source, loaders["test"].dataset.source):

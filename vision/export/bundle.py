@@ -106,6 +106,7 @@ def export(
             sample=sample,
             splits=splits,
             seen=_seen(classifier, options),
+            unsure=_unsure(classifier, options, report),
         )
         if runtime is not None:
             run = runs[web.RUNTIMES[runtime.name]]
@@ -136,6 +137,19 @@ def _write_page(directory, out, manifest, runtime, run):
 def _seen(classifier, options):
     """Returns what the model sees of the shorter side; None if the bundle's resize says so."""
     return (classifier.config.data.crop_fraction or 1.0) if options.resize_inside else None
+
+
+def _unsure(classifier, options, report):
+    """Returns what the bundle knows about unsure answers; None if nothing holds for it."""
+    if classifier.evidence is None:
+        return None
+    if options.precision == "int8":
+        report(
+            "the bundle has no thresholds for unsure answers: those of the run hold for its own "
+            "probabilities, and int8 changes them"
+        )
+        return None
+    return classifier.evidence.contents
 
 
 def _check_fields(classifier, options):

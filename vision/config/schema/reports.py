@@ -48,6 +48,8 @@ EVALUATION = section(
         "recall wanted of that class: the threshold that reaches it on the validation split is "
         "reported"),
     temperature=key(True, "fit a temperature on the validation split, and store it with the run"),
+    unsure=key(True,
+        "thresholds for unsure answers from the validation split, stored with the run"),
     explain=key(True, "heat maps over the images of errors"),
     errors=number(24, between(0, 10_000), "worst errors shown"),
     examples=number(3, between(0, 1000), "hardest, and easiest, images of each class shown"),

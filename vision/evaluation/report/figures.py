@@ -167,6 +167,38 @@ def _reliability_bars(axes, bins):
     axes.plot([0, 1], [0, 1], "--", color="#57606a", linewidth=1)
 
 
+def risk_coverage(unsure: Mapping[str, Any]) -> bytes:
+    """Returns the PNG of the share of wrong answers by the share of images that are answered.
+
+    The promised precisions are marked where they ended up.
+
+    Args:
+        unsure: from `vision.evaluation.measures.selective.on_test`.
+    """
+    figure, axes = _figure(6.4, 3.6)
+    curve = unsure["curve"]
+    answered = 100 * np.array(curve["coverage"])
+    axes.plot(answered, 100 * np.array(curve["risk"]), color="#0969da", label="the surest images")
+    at_random = 100 * unsure["aurc"]["at_random"]
+    axes.axhline(at_random, linestyle="--", color="#57606a", linewidth=1, label="all images")
+    promises: dict[tuple[float, float], list[str]] = {}  # several may have the same answers
+    for row in unsure["precision"]:
+        if row["precision"]["value"] is not None:
+            place = (100 * row["answered"]["value"], 100 * (1 - row["precision"]["value"]))
+            promises.setdefault(place, []).append(f"{row['value']:g}")
+    for place, values in promises.items():
+        axes.plot(*place, "o", color="#cf222e", markersize=5)
+        text = ", ".join(values)
+        axes.annotate(text, place, (-4, 6), textcoords="offset points", ha="right", fontsize=8)
+    axes.set_xlabel("images that are answered, %")
+    axes.set_ylabel("wrong answers, %")
+    axes.set_xlim(0, 103)
+    axes.set_ylim(0, 1.35 * max(at_random, 100 * max(curve["risk"]), 0.1))  # room for the legend
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", ncols=2)
+    return _png(figure)
+
+
 def embedding_map(
     points: np.ndarray, labels: np.ndarray, classes: Sequence[str], wrong: np.ndarray
 ) -> bytes:

@@ -17,13 +17,21 @@ from vision.evaluation.report.words import measured, verdicts
 from vision.inference import softmax
 from vision.run.calibration import CALIBRATION, Calibration, write_calibration
 from vision.run.curves import draw_run
+from vision.run.unsure import UNSURE, write_evidence
 from vision.support.files import filling, replacing, write_json
 from vision.support.page import render
 
 if TYPE_CHECKING:
     from vision.evaluation.evaluate import Evaluation
 
-FIGURES = ("confusion", "confusion_normalized", "reliability", "map", "robustness")
+FIGURES = (
+    "confusion",
+    "confusion_normalized",
+    "reliability",
+    "risk_coverage",
+    "map",
+    "robustness",
+)
 ROWS = 60  # of the table of classes; with more classes the worst
 GALLERIES = 20  # classes whose hardest and easiest images are shown, the worst first
 COARSE = 5  # positions along a side of a heat map, below which it hardly shows where
@@ -59,11 +67,13 @@ def write(
         write_json(folder / "metrics.json", evaluation.summary)
         write_predictions(folder / "predictions.parquet", evaluation)
         _write_temperature(folder, evaluation)
+        if evaluation.evidence is not None:
+            write_evidence(folder, evaluation.evidence.contents)
         for name, text in texts.items():
             with replacing(folder / name) as file:
                 file.write(text)
         written = os.listdir(folder)
-    for name in (*(f"{figure}.png" for figure in FIGURES), CALIBRATION):
+    for name in (*(f"{figure}.png" for figure in FIGURES), CALIBRATION, UNSURE):
         if name not in written:  # left from an earlier evaluation
             (out / name).unlink(missing_ok=True)
 
@@ -89,6 +99,8 @@ def draw(evaluation: "Evaluation") -> dict[str, bytes]:
         labels = evaluation.outputs.labels[evaluation.mapped]
         wrong = ~evaluation.correct[evaluation.mapped]
         pictures["map"] = figures.embedding_map(evaluation.points, labels, classes, wrong)
+    if summary["unsure"]:
+        pictures["risk_coverage"] = figures.risk_coverage(summary["unsure"])
     if summary["robustness"]:
         pictures["robustness"] = figures.robustness(summary["robustness"])
     return pictures

@@ -81,7 +81,7 @@ def verdicts(summary: Mapping[str, Any], sure_errors: int) -> list[Verdict]:
         summary: the content of metrics.json.
         sure_errors: number of errors with a confidence above `SURE`.
     """
-    parts = (_data, _classes, _confidence, _slices, _passes)
+    parts = (_data, _classes, _confidence, _unsure, _slices, _passes)
     lines = [line for part in parts for line in part(summary)]
     if sure_errors:
         sentence = f"Errors with a confidence above {100 * SURE:.0f} %: {sure_errors:,}."
@@ -180,6 +180,35 @@ def _miscalibration(gap):
     if gap < -0.01:
         return "underconfident"
     return "wrong in both directions"
+
+
+def _unsure(summary: Mapping[str, Any]) -> Iterator[Verdict]:
+    unsure = summary.get("unsure") or {}
+    rows = [(row, row["precision"]) for row in unsure.get("precision", ())]
+    rows += [(row, row["coverage"]) for row in unsure.get("sets", ())]
+    broken = [(row, got) for row, got in rows if got["value"] is not None]
+    broken = [(row, got) for row, got in broken if got["high"] < row["value"]]
+    for row, got in broken:
+        sentence = (
+            f"The promise {row['wish']} of the validation images is not kept here: "
+            f"{amount(got, True)}. Do the two splits differ?"
+        )
+        yield "bad", sentence, "unsure"
+    rule = (unsure.get("validation") or {}).get("rule")
+    for row, got in rows:
+        if row["wish"] == rule and (row, got) not in broken:
+            yield "good", _rule_kept(row, got), "unsure"
+
+
+def _rule_kept(row, got):
+    """Returns what the chosen rule does."""
+    if "answered" in row:
+        answered = amount(row["answered"], True)
+        return f"With {row['wish']}, {answered} are answered, {amount(got, True)} of them rightly."
+    return (
+        f"With {row['wish']}, {amount(row['single'], True)} get a single class, and "
+        f"{amount(got, True)} of the sets hold the true one."
+    )
 
 
 def _slices(summary: Mapping[str, Any]) -> Iterator[Verdict]:

@@ -1,0 +1,160 @@
+"""Chooses when a run's model should answer "unsure", on its validation images.
+
+    python -m vision.evaluation.unsure --workdir runs/pets                    # what can be promised
+    python -m vision.evaluation.unsure --workdir runs/pets --precision 0.99
+    python -m vision.evaluation.unsure --workdir runs/pets --coverage 0.95
+
+--precision: an answer only above a threshold of the top probability, so that of the images that get
+one at least this share is right; --confidence is how sure that is, whatever the number of images.
+--coverage: a set of classes that holds the true one for this share of all images. --threshold takes
+a threshold as it is, without a promise. What was chosen goes into RUN/evaluation/unsure.json and
+from there into bundles: the server follows it, and so does `vision.predict --unsure rule`. Without
+one of these flags it only shows what these images can promise. If they cannot promise what is
+wanted, it says so and writes nothing.
+"""
+
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from absl import flags
+
+from vision import cli
+from vision.config.flags import parse_stage
+from vision.errors import UserError, check_range
+from vision.reference.unsure import COVERAGE, KINDS, PRECISION, Evidence, Wish, parse_wish
+from vision.run.calibration import EVALUATION
+from vision.run.unsure import UNSURE, write_evidence
+from vision.support.extras import require
+from vision.support.lock import locked
+from vision.support.memory import keep_freed_memory
+
+if TYPE_CHECKING:
+    from vision.inference import Classifier
+
+
+def main(argv: Sequence[str]) -> None:
+    config, values, words = parse_stage(argv, __doc__, _flags)
+    if config is not None:
+        raise UserError("--config has no effect on a trained run: give --workdir RUN")
+    if words:
+        raise UserError(f"unexpected argument '{words[0]}': flags start with --")
+    if not values.workdir:
+        raise UserError("which run? Give --workdir RUN")
+    confidence = values.confidence
+    check_range("--confidence", confidence, 0.5 <= confidence < 1, "at least 0.5 and below 1")
+    wish = _wish(values)
+    require("choosing a threshold", "evaluation", without=("onnxruntime",))
+    keep_freed_memory()
+    from vision import inference, parallel
+    from vision.evaluation.measures import selective
+
+    classifier = inference.from_run(values.workdir)
+    parallel.keep_programs(classifier.config.compile_cache)
+    logits, labels = validation(classifier)
+    about = {"split": "val", "source": classifier.config.data.source, "step": classifier.step}
+    evidence = selective.measure(logits, labels, classifier.temperature, confidence, **about)
+    if wish is None:
+        cli.show(*overview(evidence))
+        return
+    evidence = selective.choose(evidence, wish)
+    out = pathlib.Path(values.workdir, EVALUATION)
+    with locked(out):
+        write_evidence(out, evidence.contents)
+    cli.show(describe(evidence, wish), f"wrote {out / UNSURE}")
+
+
+def _flags(values):
+    flags.DEFINE_string("workdir", "", "run directory", flag_values=values)
+    text = "share of right ones among the answers, such as 0.99"
+    flags.DEFINE_string(PRECISION, "", text, flag_values=values)
+    text = "share of images whose true class is in the set, such as 0.95"
+    flags.DEFINE_string(COVERAGE, "", text, flag_values=values)
+    text = "top probability from which an answer is given, without a promise"
+    flags.DEFINE_string("threshold", "", text, flag_values=values)
+    text = "how sure a promised precision is"
+    flags.DEFINE_float("confidence", 0.95, text, flag_values=values)
+
+
+def _wish(values):
+    """Returns the wish of the flags; None without one."""
+    given = [kind for kind in KINDS if values[kind].value]
+    if len(given) > 1:
+        raise UserError(f"give either --{given[0]} or --{given[1]}, not both")
+    if not given:
+        return None
+    return parse_wish(f"{given[0]}={values[given[0]].value}", f"--{given[0]}")
+
+
+def validation(classifier: "Classifier") -> tuple[np.ndarray, np.ndarray]:
+    """Returns (logits, labels) of the validation split of a run.
+
+    Args:
+        classifier: the run's `vision.inference.Classifier`.
+
+    Raises:
+        UserError: the run has no validation split besides its test split.
+    """
+    from vision import parallel
+    from vision.evaluation.data import open_split
+    from vision.evaluation.evaluator import Evaluator
+    from vision.evaluation.outputs import Forward, batch_size
+
+    config = classifier.config.copy_and_resolve_references()
+    config.evaluation.unsure = True
+    mesh = parallel.make_mesh(config.parallel.devices)
+    split = open_split(classifier, config, mesh, name="test", partial=True)
+    size = batch_size(config.train, mesh)
+    outputs = Evaluator(Forward(classifier, mesh), split, size, config.evaluation).validation()
+    if outputs is None:
+        raise UserError(
+            f"{config.data.source} has no validation split apart from its test split: thresholds "
+            "are chosen on images that neither train nor test the model. Set data.fractions and "
+            "train again"
+        )
+    return outputs
+
+
+def describe(evidence: Evidence, wish: Wish) -> str:
+    """Returns a sentence on a wish and what it costs on the validation images."""
+    contents = evidence.contents
+    rule = evidence.rule_of(wish)
+    if wish.kind == COVERAGE:
+        return (
+            f"{wish}: classes with a probability of at least {rule.least:.6f} are in the set, "
+            f"which holds the true class with a probability of at least {100 * wish.value:g} % "
+            f"({evidence.images:,} validation images)"
+        )
+    if wish.kind != PRECISION:
+        return f"{wish}: promises nothing; --precision chooses a threshold that does"
+    row = evidence.row_of(wish.value)
+    assert row is not None  # or there would be no rule
+    answered = contents[PRECISION]["answered"][row]
+    right = contents[PRECISION]["right"][row]
+    where = f"from a top probability of {rule.least:.6f} on" if rule.least else "always"
+    share = 100 * answered / evidence.images
+    return (
+        f"{wish}: answers {where}: {share:.1f} % of {evidence.images:,} validation images, "
+        f"{right:,} of {answered:,} right. With a confidence of {100 * contents['confidence']:g} "
+        f"%, at least {100 * wish.value:g} % of the answers to new images are right"
+    )
+
+
+def overview(evidence: Evidence) -> list[str]:
+    """Returns a line for each usual wish: what it costs, or that these images cannot promise it."""
+    from vision.evaluation.measures.selective import PROMISES, SETS
+
+    wishes = [Wish(PRECISION, value) for value in PROMISES]
+    wishes += [Wish(COVERAGE, value) for value in SETS]
+    lines = []
+    for wish in wishes:
+        try:
+            lines.append(describe(evidence, wish))
+        except UserError:
+            lines.append(f"{wish}: {evidence.images:,} validation images cannot promise it")
+    return lines
+
+
+if __name__ == "__main__":
+    cli.run(main, outlives_output=True)

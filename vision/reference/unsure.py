@@ -1,0 +1,312 @@
+"""When a model should say that it is unsure, and what is known about that from validation images.
+
+A user asks for a precision, a coverage or a threshold, as text:
+
+precision=0.99   a class only if of the images that get one at least 99 % are right, else "unsure"
+coverage=0.95    a set of classes that holds the true one for 95 % of all images; more than one
+                 class is "unsure"
+threshold=0.9    a class only if its probability is at least 0.9
+
+`Evidence` is what was measured on validation images: it turns a wish into a `Rule`, which needs
+only probabilities. A run has it in evaluation/unsure.json, a bundle in bundle.json. How it is
+measured, and with which guarantee: `vision.evaluation.measures.selective`.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vision.errors import UserError, shown
+from vision.support.schema import NATURAL, check, damaged, numbers_within
+
+FORMAT = 1
+PRECISION = "precision"
+COVERAGE = "coverage"
+THRESHOLD = "threshold"
+KINDS = (PRECISION, COVERAGE, THRESHOLD)
+UNSURE = "unsure"  # an answer in place of a class
+OWN = "rule"  # asks for the rule that was chosen for the run or the bundle
+STEP = 1e-6  # thresholds are multiples of it: runtimes differ by less, and people can copy them
+STARTS = 2  # sequences of tests, see `Evidence`
+# tried in turn for a message that says what can be promised
+ROUND_PRECISIONS = (0.999, 0.995, 0.99, 0.98, 0.97, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5)
+FORMS = "precision=0.99, coverage=0.95 or threshold=0.9"
+_SHARE = numbers_within(0, 1)
+SCHEMA: dict[str, Any] = {
+    "format": int,
+    "images": NATURAL,
+    "split": str,
+    "source": str,
+    "step": (NATURAL, None),
+    "temperature": numbers_within(1e-6, 1e6),
+    "confidence": numbers_within(0.5, 1),
+    "precision": {
+        "threshold": [_SHARE],
+        "answered": [NATURAL],
+        "right": [NATURAL],
+        "at_least": [_SHARE],
+    },
+    "coverage": {"level": [_SHARE], "probability": [_SHARE]},
+    "rule": (str, None),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What a user asks for.
+
+    Attributes:
+        kind: one of `KINDS`.
+        value: in (0, 1).
+    """
+
+    kind: str
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.kind}={self.value!r}"
+
+
+class Judged(NamedTuple):
+    """The answer to one image.
+
+    Attributes:
+        unsure: whether it is unsure.
+        members: the classes of the set, the most probable first; () if the rule gives no sets.
+    """
+
+    unsure: bool
+    members: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Decides from the probabilities of an image whether the answer is "unsure".
+
+    Attributes:
+        wish: what it serves.
+        least: the top probability of an answer must be at least this; for a coverage, classes of
+            at least this probability are in the set.
+    """
+
+    wish: Wish
+    least: float
+
+    @property
+    def gives_sets(self) -> bool:
+        """Whether it answers with sets of classes."""
+        return self.wish.kind == COVERAGE
+
+    def unsure(self, probabilities: np.ndarray) -> np.ndarray:
+        """Returns whether each answer is unsure, bool (N,).
+
+        Args:
+            probabilities: float (N, C).
+        """
+        if self.gives_sets:
+            return self.sets(probabilities).sum(1) > 1
+        return probabilities.max(1) < self.least
+
+    def sets(self, probabilities: np.ndarray) -> np.ndarray:
+        """Returns which classes are in the set of each image, bool (N, C).
+
+        The most probable class is always in it.
+
+        Args:
+            probabilities: float (N, C).
+        """
+        members = probabilities >= self.least
+        members[np.arange(len(members)), probabilities.argmax(1)] = True
+        return members
+
+    def judge(self, ranked: Sequence[tuple[str, float]]) -> Judged:
+        """Returns the answer to one image.
+
+        Args:
+            ranked: [(class, probability)], the most probable first; all classes for a set.
+        """
+        best, top = ranked[0]
+        if not self.gives_sets:
+            return Judged(top < self.least, ())
+        likely = tuple(name for name, probability in ranked[1:] if probability >= self.least)
+        members = (best, *likely)
+        return Judged(len(members) > 1, members)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What validation images say about thresholds.
+
+    Attributes:
+        contents: as it is stored; see `SCHEMA`. Row i of "precision" says that of "images"
+            validation images "answered"[i] have a top probability of at least "threshold"[i],
+            "right"[i] of them rightly; "at_least"[i] is the lower end of the one-sided interval of
+            their precision. Answered images increase from row to row. "coverage" has for each
+            "level" the "probability" that makes a class a member of the set.
+        rule: the wish that was chosen for this model; None if none was.
+
+    A precision is promised by a sequence of tests: from the first row that could pass, each row
+    must pass, and the last one that does has the threshold. The order is fixed before the data are
+    seen, so no test after the first costs confidence (fixed sequence testing with several starts,
+    as in Angelopoulos et al. 2021, arXiv:2110.01052). A mistake among the surest images would end
+    the sequence early, so a second one starts at twice as many images, and each has half of the
+    error rate.
+    """
+
+    contents: Mapping[str, Any]
+    rule: Wish | None = None
+
+    @property
+    def images(self) -> int:
+        return int(self.contents["images"])
+
+    @functools.cached_property
+    def own_rule(self) -> Rule | None:
+        """The rule that serves the chosen wish; None if none was chosen."""
+        return None if self.rule is None else self.rule_of(self.rule)
+
+    def rule_of(self, wish: Wish) -> Rule:
+        """Returns the rule that serves a wish.
+
+        Raises:
+            UserError: the validation images cannot promise it.
+        """
+        if wish.kind == THRESHOLD:
+            return Rule(wish, wish.value)
+        if wish.kind == COVERAGE:
+            return Rule(wish, self._member_probability(wish))
+        row = self.row_of(wish.value)
+        if row is None:
+            raise UserError(self._why_no_precision(wish))
+        return Rule(wish, self.contents[PRECISION]["threshold"][row])
+
+    def row_of(self, precision: float) -> int | None:
+        """Returns the row of "precision" with the most answers that promises it; None if none."""
+        table = self.contents[PRECISION]
+        answered = np.asarray(table["answered"])
+        passes = np.asarray(table["at_least"]) >= precision
+        best = None
+        for start in range(1, STARTS + 1):
+            row = int(np.searchsorted(answered, start * self.fewest(precision)))
+            while row < len(passes) and passes[row]:
+                best = row if best is None else max(best, row)
+                row += 1
+        return best
+
+    def fewest(self, precision: float) -> int:
+        """Returns how many answers promise a precision if all of them are right."""
+        error_rate = (1 - self.contents["confidence"]) / STARTS
+        return math.ceil(math.log(error_rate) / math.log(precision))
+
+    def _why_no_precision(self, wish):
+        confidence = f"{100 * self.contents['confidence']:g} %"
+        possible = [p for p in ROUND_PRECISIONS if self.row_of(p) is not None]
+        best = f"{PRECISION}={possible[0]} is possible" if possible else "No precision is possible"
+        return (
+            f"no threshold promises {wish} with a confidence of {confidence}: that takes at least "
+            f"{self.fewest(wish.value):,} answers without a mistake, and there are "
+            f"{self.images:,} validation images.\n{best}; more validation images promise more"
+        )
+
+    def _member_probability(self, wish):
+        table = self.contents[COVERAGE]
+        for level, probability in zip(table["level"], table["probability"], strict=True):
+            if level >= wish.value - 1e-9:
+                return probability
+        highest = f"at most {table['level'][-1]}" if table["level"] else "none"
+        raise UserError(
+            f"{self.images:,} validation images cannot promise {wish}, {highest}: give a lower "
+            "coverage or more validation images"
+        )
+
+
+def parse_wish(text: str, name: str) -> Wish:
+    """Returns what a text asks for; a number alone is a precision.
+
+    Args:
+        text: such as "precision=0.99".
+        name: of the flag or the parameter, for messages.
+
+    Raises:
+        UserError: it is none of the forms, or the number is not between 0 and 1.
+    """
+    kind, _, number = text.rpartition("=")
+    kind = kind or PRECISION
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if kind not in KINDS or math.isnan(value):
+        raise UserError(f"{name} must be {FORMS}, got {shown(text)}")
+    if not 0 < value < 1:
+        raise UserError(f"{name}: {kind} must be above 0 and below 1, got {shown(number)}")
+    return Wish(kind, value)
+
+
+def rule_for(text: str, evidence: Evidence | None, name: str, remedy: str) -> Rule:
+    """Returns the rule that a text asks for.
+
+    Args:
+        text: as `parse_wish` takes it, or `OWN`.
+        evidence: the model's; None if it has none.
+        name: see `parse_wish`.
+        remedy: what to do without evidence, for messages.
+
+    Raises:
+        UserError: the text is wrong, or the model cannot promise that.
+    """
+    wish = None if text == OWN else parse_wish(text, name)
+    if wish is not None and wish.kind == THRESHOLD:
+        return Rule(wish, wish.value)
+    if evidence is None:
+        raise UserError(f"{name}={text}: nothing was measured on validation images: {remedy}")
+    wish = wish or evidence.rule
+    if wish is None:
+        raise UserError(f"{name}={text}: no rule was chosen for this model: {remedy}")
+    return evidence.rule_of(wish)
+
+
+def parse_evidence(contents: Mapping[str, Any], file: Any, remedy: str, key: str = "") -> Evidence:
+    """Returns the `Evidence` in a file.
+
+    Args:
+        contents: what was read.
+        file: where, for messages.
+        remedy: what to do if it is damaged.
+        key: of the contents in the file; "" for all of it.
+
+    Raises:
+        UserError: it is damaged or of another format, or its rule does not follow from it.
+    """
+    check(contents, {"format": int}, file, remedy, key)
+    if contents["format"] != FORMAT:
+        raise UserError(
+            f"{file} has thresholds of format {contents['format']}, this version reads {FORMAT}: "
+            f"{remedy}, or update"
+        )
+    check(contents, SCHEMA, file, remedy, key)
+    prefix = f"{key}." if key else ""
+    for name, order in ((PRECISION, "answered"), (COVERAGE, "level")):
+        columns = contents[name]
+        if len({len(column) for column in columns.values()}) != 1:
+            reason = f"{prefix}{name} must have columns of one length"
+            raise damaged(file, reason, remedy)
+        if not _increases(columns[order]):
+            raise damaged(file, f"{prefix}{name}.{order} must increase", remedy)
+    evidence = Evidence(contents)
+    if contents["rule"] is None:
+        return evidence
+    try:
+        wish = parse_wish(contents["rule"], f"{prefix}rule")
+        evidence.rule_of(wish)
+    except UserError as error:
+        raise damaged(file, f"its {prefix}rule is not possible ({error})", remedy) from error
+    return dataclasses.replace(evidence, rule=wish)
+
+
+def _increases(values: Sequence[float]) -> bool:
+    return all(a < b for a, b in zip(values, values[1:], strict=False))
