@@ -5,6 +5,7 @@
     python -m vision.predict --config configs/efficientnet_lite_imagenet.py --format csv photos/
     python -m vision.predict --workdir runs/clip --zero-shot 'cat,dog' [--templates FILE] photos/
     python -m vision.predict --workdir runs/skin --table new.csv
+    python -m vision.predict --bundle bundles/pets --unsure precision=0.99 photos/
     python -m vision.predict --workdir runs/steel --tiles 224 --normal good --maps maps line.png
     python -m vision.predict --workdir runs/pets --pictures looked_at photos/
 
@@ -13,10 +14,11 @@ folders (all images below them) and quoted patterns (*, ?, [...]; ** spans any d
 cannot be read is named on stderr, and the exit code is then 1. --zero-shot names the classes for a
 run with a text tower ("classes": those of its data); a file of --templates has a prompt a line,
 such as "a photo of a {}.". --table is for models of more than images: a CSV file with a column
-`path`, or as it was called in training, and those that the model takes. --pictures writes a copy
-of each image, with its classes and their probabilities below it, into a directory. --tiles cuts
-each image into overlapping squares of so many of its pixels, classifies each like a separate image,
-and makes one decision of them: docs/tiles.md.
+`path`, or as it was called in training, and those that the model takes. --unsure answers "unsure"
+if the wanted precision cannot be kept, or with a set of classes: docs/unsure.md. --pictures writes
+a copy of each image, with its classes and their probabilities below it, into a directory. --tiles
+cuts each image into overlapping squares of so many of its pixels, classifies each like a separate
+image, and makes one decision of them: docs/tiles.md.
 """
 
 import glob
@@ -39,6 +41,7 @@ from vision.data.files import find_files
 from vision.data.formats import known_extensions
 from vision.data.inputs import pack
 from vision.errors import RunError, UserError, check_choice, check_count, printable
+from vision.reference import unsure
 from vision.support.ahead import load_ahead
 from vision.support.cells import Writer, column_width, fitted
 from vision.support.memory import keep_freed_memory
@@ -49,6 +52,7 @@ if TYPE_CHECKING:
     from vision.inference import Predictor
 
 FORMATS = ("table", "csv", "json")
+SEPARATOR = " | "  # of the classes of a set
 
 
 def main(argv: Sequence[str]) -> None:
@@ -57,10 +61,8 @@ def main(argv: Sequence[str]) -> None:
     check_count("--top", values.top, 1, 10**9)
     check_count("--batch_size", values.batch_size, 1, 65_536)
     options = tiles.from_flags(values, words)
-    if options is not None and values.table:
-        raise UserError(f"give either --tiles or --table {values.table}, not both")
-    if options is not None and values.pictures:
-        raise UserError(f"--pictures {values.pictures} cannot go with --tiles: use --maps")
+    if options is not None:
+        _check_goes_with_tiles(values)
     files = iter(()) if values.table and not words else find(words)
     if config is None or config.parallel.keep_memory:
         keep_freed_memory()
@@ -72,20 +74,34 @@ def main(argv: Sequence[str]) -> None:
             files, fields = _read_table(classifier, values.table, words)
         else:
             _check_images_suffice(classifier)
-        write = _WRITERS[values.format](sys.stdout, classifier.classes, top)
+        rule = _rule(classifier, values.unsure)
+        write = _WRITERS[values.format](sys.stdout, classifier.classes, top, rule)
+        ranked = len(classifier.classes) if rule and rule.gives_sets else top
         with annotating(values.pictures, classifier.config.data.bits) as annotate:
-            predictions = predict(classifier, files, top, values.batch_size, fields)
-            _print(_annotated(predictions, annotate), write)
+            predictions = predict(classifier, files, ranked, values.batch_size, fields)
+            _print(_annotated(predictions, annotate, top), write)
     else:
         tiles.check_model(classifier, classifier.fields, options)
         write = TILED_WRITERS[values.format](sys.stdout, classifier.classes, top)
         _print(tiles.classify(classifier, files, options, values.batch_size), write)
 
 
-def _annotated(predictions, annotate):
-    """Yields each (file, prediction) once its picture is written."""
+def _check_goes_with_tiles(values):
+    """Raises `UserError` if a flag was given that does not go with --tiles."""
+    if values.table:
+        raise UserError(f"give either --tiles or --table {values.table}, not both")
+    if values.pictures:
+        raise UserError(f"--pictures {values.pictures} cannot go with --tiles: use --maps")
+    if values.unsure:
+        raise UserError(
+            f"--unsure {values.unsure} cannot go with --tiles: it is for images that are not cut"
+        )
+
+
+def _annotated(predictions, annotate, top):
+    """Yields each (file, prediction) once its picture, with the top classes, is written."""
     for file, prediction in predictions:
-        annotate(file, prediction)
+        annotate(file, prediction[:top] if isinstance(prediction, list) else prediction)
         yield file, prediction
 
 
@@ -111,6 +127,8 @@ def _flags(values):
         "format", "table", "table, csv or json (one object per line)", flag_values=values
     )
     flags.DEFINE_integer("top", 5, "number of classes per file", flag_values=values)
+    text = f"when to be unsure: {unsure.FORMS}, or {unsure.OWN}: as was chosen for the model"
+    flags.DEFINE_string("unsure", "", text, flag_values=values)
     text = "classes to choose from, such as 'cat,dog', or classes: those of the run's data"
     flags.DEFINE_string("zero-shot", "", text, flag_values=values)
     text = "with --zero-shot, a file of prompts with a {} for the class, one a line"
@@ -148,6 +166,14 @@ def _check_images_suffice(classifier):
             f"this model takes {names} beside the image: give --table FILE.csv with these columns "
             "and one of paths"
         )
+
+
+def _rule(classifier, text):
+    """Returns the rule of --unsure; None without the flag."""
+    if not text:
+        return None
+    remedy = "run python -m vision.evaluation.unsure on its run, and export a bundle again"
+    return unsure.rule_for(text, classifier.evidence, "--unsure", remedy)
 
 
 def _read_table(classifier, table, words):
@@ -265,34 +291,76 @@ def _ranked(classes, loaded, every_probability, top):
 class _Table:
     """Columns of equal width; the file comes last, since the longest path is not known yet."""
 
-    def __init__(self, out, classes, top):
+    def __init__(self, out, classes, top, rule):
         self._out = out
+        self._top = top
+        self._rule = rule
         self._width = column_width(classes)
         cells = [f"{f'top {i}':<{self._width + 8}}" for i in range(1, top + 1)]
+        if rule is not None:
+            cells.insert(0, f"{'set' if rule.gives_sets else 'answer':<{self._answer_width}}")
         print("  ".join([*cells, "file"]), file=out, flush=True)
 
+    @property
+    def _answer_width(self):
+        if self._rule.gives_sets:
+            return 2 * self._width + len(SEPARATOR)
+        return max(self._width, len(unsure.UNSURE))
+
     def __call__(self, file, prediction):
-        cells = [f"{100 * p:5.1f} % {fitted(name, self._width)}" for name, p in prediction]
+        shown = prediction[: self._top]
+        cells = [f"{100 * p:5.1f} % {fitted(name, self._width)}" for name, p in shown]
+        if self._rule is not None:
+            cells.insert(0, f"{self._answer(prediction):<{self._answer_width}}")
         print("  ".join([*cells, printable(file)]), file=self._out, flush=True)
+
+    def _answer(self, prediction):
+        """Returns the class or "unsure"; of a set its first classes, and how many more it has."""
+        judged = self._rule.judge(prediction)
+        if not judged.members:
+            return unsure.UNSURE if judged.unsure else fitted(prediction[0][0], self._width)
+        names = [fitted(name, self._width).rstrip() for name in judged.members[: self._top]]
+        more = len(judged.members) - len(names)
+        return SEPARATOR.join(names) + (f" and {more:,} more" if more else "")
 
 
 class _Csv:
-    def __init__(self, out, classes, top):
+    def __init__(self, out, classes, top, rule):
         self._writer = Writer(out)
-        self._writer.writerow(("file", "rank", "class", "probability"))
+        self._top = top
+        self._rule = rule
+        more = () if rule is None else ("unsure",)
+        if rule is not None and rule.gives_sets:
+            more = ("unsure", "in_set")
+        self._writer.writerow(("file", "rank", "class", "probability", *more))
 
     def __call__(self, file, prediction):
-        for rank, (name, probability) in enumerate(prediction, 1):
-            self._writer.writerow((file, rank, name, f"{probability:.6f}"))
+        judged = None if self._rule is None else self._rule.judge(prediction)
+        members = judged.members if judged else ()
+        for rank, (name, probability) in enumerate(prediction[: max(self._top, len(members))], 1):
+            row = [file, rank, name, f"{probability:.6f}"]
+            if judged is not None:
+                row.append(str(judged.unsure).lower())
+            if members:
+                row.append(str(rank <= len(members)).lower())
+            self._writer.writerow(row)
 
 
 class _Json:
-    def __init__(self, out, classes, top):
+    def __init__(self, out, classes, top, rule):
         self._out = out
+        self._top = top
+        self._rule = rule
 
     def __call__(self, file, prediction):
-        top = [{"class": name, "probability": p} for name, p in prediction]
-        print(json.dumps({"file": file, "top": top}), file=self._out, flush=True)
+        top = [{"class": name, "probability": p} for name, p in prediction[: self._top]]
+        entry = {"file": file, "top": top}
+        if self._rule is not None:
+            judged = self._rule.judge(prediction)
+            entry |= {"rule": str(self._rule.wish), "unsure": judged.unsure}
+            if judged.members:
+                entry["set"] = list(judged.members)
+        print(json.dumps(entry), file=self._out, flush=True)
 
 
 _WRITERS: dict[str, type] = {"table": _Table, "csv": _Csv, "json": _Json}

@@ -221,6 +221,9 @@ def test_few_prepared_tiles_are_in_memory(bundle, tmp_path, monkeypatch):
         (("--tiles=20", "--normal=clas 1"), "--normal = 'clas 1' is unknown (did you mean"),
         (("--tiles=20", "--normal="), "--normal = '' is unknown"),
         (("--tiles=20", "--table=x.csv"), "give either --tiles or --table x.csv"),
+        (("--tiles=20", "--pictures=out"), "--pictures out cannot go with --tiles: use --maps"),
+        (("--tiles=20", "--unsure=rule"), "--unsure rule cannot go with --tiles: it is for images"),
+        (("--tiles=20", "--unsure=0.9"), "--unsure 0.9 cannot go with --tiles"),
     ],
 )
 def test_mistakes(argv, message, bundle, line, capsys):
