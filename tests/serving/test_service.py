@@ -20,7 +20,7 @@ class Version:
         self.model = "digits"
         self.name = name
         self.go = asyncio.Event()
-        self.bundle = types.SimpleNamespace(classes=("a", "b"), encoder=None)
+        self.bundle = types.SimpleNamespace(classes=("a", "b"), encoder=None, evidence=None)
         self.batcher = self
         if go:
             self.go.set()

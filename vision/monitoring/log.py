@@ -18,7 +18,15 @@ from typing import Any
 import numpy as np
 
 from vision.errors import UserError
-from vision.reference.log_format import FORMAT, FORMAT_KEY, IMAGES, PATTERN, SKETCH_KEY, schema
+from vision.reference.log_format import (
+    FORMAT,
+    FORMAT_KEY,
+    IMAGES,
+    OPTIONAL,
+    PATTERN,
+    SKETCH_KEY,
+    schema,
+)
 from vision.reference.sketch import SKETCH
 from vision.support.reading import parsing
 
@@ -148,6 +156,8 @@ def _why_not(contents, arrow):
     wanted = schema(arrow)
     for name in wanted.names:
         place = contents.get_field_index(name)
+        if place < 0 and name in OPTIONAL:
+            continue
         if place < 0 or contents.field(place).type != wanted.field(name).type:
             return f"its column {name} is missing or is not {wanted.field(name).type}"
     return ""

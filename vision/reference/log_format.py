@@ -20,6 +20,8 @@ brightness, contrast, sharpness, colorfulness, saturation, aspect_ratio, size
 sketch       16 float16: `vision.reference.sketch.sketch` of the embedding
 sha256       of the image as it came, encoded or pixels; null unless --log-hashes
 kept         file that the image is kept in, below `IMAGES`; null unless --keep-images chose it
+unsure       whether the answer was unsure; null without a rule for that. Files of earlier servers
+             do not have this column, and whatever reads format 2 does without it
 
 Changes since format 1: `bundle`, `entropy`, the seven columns of the image, and `kept`.
 
@@ -38,6 +40,7 @@ FORMAT = "2"
 FORMAT_KEY = "vision_predictions"
 SKETCH_KEY = "sketch"
 PATTERN = "predictions-*.parquet"
+OPTIONAL = ("unsure",)  # columns that a file need not have
 IMAGES = "_images"  # folder beside the files; readers of Parquet pass over names with a "_"
 
 
@@ -64,5 +67,6 @@ def schema(arrow: Any) -> Any:
         "sketch": arrow.list_(arrow.float16(), DIMENSIONS),
         "sha256": arrow.string(),
         "kept": arrow.string(),
+        "unsure": arrow.bool_(),
     }
     return arrow.schema(kinds, metadata={FORMAT_KEY: FORMAT, SKETCH_KEY: SKETCH})

@@ -46,6 +46,7 @@ class Result(NamedTuple):
         top: [(class, probability)], the most probable first.
         milliseconds: {"decode", "queue", "compute"}; empty for arrays, whose responses do not
             contain it.
+        unsure: whether the model is unsure; None if there is no rule for that.
     """
 
     model: str
@@ -53,6 +54,7 @@ class Result(NamedTuple):
     id: str
     top: list[tuple[str, float]]
     milliseconds: dict[str, float]
+    unsure: bool | None = None
 
 
 class Client:
@@ -152,7 +154,8 @@ class Client:
         body, _ = self._ask("POST", path, data, {"Content-Type": "application/octet-stream"})
         answer = json.loads(body)
         top = [(entry["class"], entry["probability"]) for entry in answer["top"]]
-        return Result(answer["model"], answer["version"], answer["id"], top, answer["milliseconds"])
+        names = (answer["model"], answer["version"], answer["id"])
+        return Result(*names, top, answer["milliseconds"], answer.get("unsure"))
 
     def _classify_array(self, images, model, top_k, version):
         shape = [1, *images.shape] if len(images.shape) == 3 else [*images.shape]
@@ -300,7 +303,8 @@ def _show(client, image, arguments):
             raise
         print(f"{image}: {error}", file=sys.stderr)
         return 1
-    print(f"{image}  ({result.model}, version {result.version})")
+    verdict = ": unsure" if result.unsure else ""
+    print(f"{image}  ({result.model}, version {result.version}){verdict}")
     for name, probability in result.top:
         print(f"  {100 * probability:5.1f} %  {name}")
     return 0

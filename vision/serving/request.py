@@ -1,11 +1,13 @@
 """A request to classify images and the answer to it, whatever the protocol."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from vision.reference.unsure import Rule
 from vision.tiles.decision import TiledPrediction
 from vision.tiles.grid import Tiling
 
@@ -24,6 +26,8 @@ class Request:
         cells: {name: N texts or numbers}, what a model takes beside images; None is missing.
         tiling: how the image is cut into tiles, if it is: then it is the only one, and pixels may
             be of any size.
+        unsure: when answers are to be called unsure, see `vision.serving.protocol.unsure`; "" for
+            the bundle's rule.
     """
 
     model: str
@@ -34,6 +38,7 @@ class Request:
     protocol: str = "rest"
     cells: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
     tiling: Tiling | None = None
+    unsure: str = ""
 
 
 class Description(NamedTuple):
@@ -66,6 +71,7 @@ class Answer:
         tiled: the prediction for an image that was cut; None for others.
         tiles: for the prediction log, that image's tiles as the model takes them, uint8
             (N, H, W, C); None if there are none.
+        rule: says which answers are unsure; None if none is to be called so.
     """
 
     model: str
@@ -78,6 +84,27 @@ class Answer:
     description: Description | None = None
     tiled: TiledPrediction | None = None
     tiles: np.ndarray | None = None
+    rule: Rule | None = None
+
+    @functools.cached_property
+    def unsure(self) -> np.ndarray | None:
+        """Whether the answer to each image is unsure, bool (N,); None without a rule."""
+        return None if self.rule is None else self.rule.unsure(self.probabilities)
+
+    @functools.cached_property
+    def in_set(self) -> np.ndarray | None:
+        """Which classes each answer may be, bool (N, C); None unless the rule gives sets."""
+        if self.rule is None or not self.rule.gives_sets:
+            return None
+        return self.rule.sets(self.probabilities)
+
+    def set_of(self, image: int) -> list[str]:
+        """Returns the set of an image, the most probable class first; [] if there are no sets."""
+        if self.in_set is None:
+            return []
+        count = int(self.in_set[image].sum())
+        order = np.argsort(-self.probabilities[image], kind="stable")[:count]
+        return [self.classes[i] for i in order]
 
     def top(self, count: int) -> list[list[tuple[str, float]]]:
         """Returns [(class, probability)] for each image, at most `count`, the most probable

@@ -35,6 +35,7 @@ from vision.serving.protocol.inference import (
 )
 from vision.serving.protocol.tensors import Tensor, cells_of, images_of, pack_bytes
 from vision.serving.protocol.tiled import tiling_from
+from vision.serving.protocol.unsure import unsure_of
 from vision.serving.request import Answer, Request
 from vision.serving.request_trace import RequestTrace, request_id
 from vision.serving.service import Service
@@ -259,6 +260,7 @@ class Calls:
                 trace.protocol,
                 inference.cells,
                 inference.tiling,
+                inference.unsure,
             )
         )
         trace.record_answer(answer)
@@ -331,8 +333,15 @@ def _inference(request: Any) -> Inference:
     outputs = [(output.name, _parameters(output)) for output in request.outputs]
     tiling = tiling_from(parameters)
     requests = requested_outputs(outputs, parameters, tiling)
-    top_k = top_k_of(parameters)
-    return Inference(images_of(tensors), requests, top_k, request.id, cells_of(tensors), tiling)
+    return Inference(
+        images_of(tensors),
+        requests,
+        top_k_of(parameters),
+        request.id,
+        cells_of(tensors),
+        tiling,
+        unsure_of(parameters),
+    )
 
 
 def _typed_contents(tensor: Any) -> list[Any]:

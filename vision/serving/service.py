@@ -2,6 +2,7 @@
 for a request."""
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from vision.serving.logs.telemetry import Telemetry
 from vision.serving.models.loaded import LoadedVersion
 from vision.serving.models.repository import Repository
 from vision.serving.protocol.json_io import quote
+from vision.serving.protocol.unsure import rule_of
 from vision.serving.request import Answer, Description, Request
 from vision.tiles.decision import TiledPrediction
 from vision.tiles.grid import Grid
@@ -120,6 +122,7 @@ class Service:
     async def _run(self, version: LoadedVersion, request: Request) -> Answer:
         begun = time.perf_counter()
         bundle = version.bundle
+        rule = rule_of(bundle, request.unsure, is_cut=request.tiling is not None)
         images, looks, grid = await self._prepare(bundle, request)
         decoded = time.perf_counter() - begun
         prediction = await version.batcher.submit(images)
@@ -137,6 +140,7 @@ class Service:
             prediction.embedding,
             {"decode": decoded, "queue": prediction.queued, "compute": prediction.computed},
             prediction.heat,
+            rule=rule,
         )
         if looks is not None:
             answer.description = Description(looks, bundle.fingerprint, bundle.reference)
@@ -183,7 +187,9 @@ class Service:
         """Lets a version that does not serve answer too, for the log only."""
         try:
             with version.in_use():
-                self._telemetry.answered(request, await self._run(version, request), shadow=True)
+                # which need not have the rule that the client asked for
+                own = dataclasses.replace(request, unsure="")
+                self._telemetry.answered(request, await self._run(version, own), shadow=True)
         except Exception as error:  # it must not affect the serving version
             self._telemetry.shadow_failed(version, error)
         finally:

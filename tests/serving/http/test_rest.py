@@ -208,6 +208,7 @@ def test_what_the_page_asks_is_json_whatever_a_bundle_says_of_itself():
         classes=("a", "b"), image_size=8, channels=1, resize={"crop_fraction": 1.0}, explain=None
     )
     bundle.encoder = None
+    bundle.evidence = None
     bundle.seen = 0.875
     bundle.quality = {"metrics": {"accuracy": {"value": math.nan}, "loss": {"value": 0.5}}}
     repository = types.SimpleNamespace(

@@ -11,7 +11,7 @@ from tritonclient import utils
 
 from vision.serving.errors import Refused, TooLarge
 from vision.serving.protocol import json_io, v1, v2
-from vision.serving.protocol.inference import OUTPUTS, answer_size
+from vision.serving.protocol.inference import ALL_OUTPUTS, OUTPUTS, answer_size
 from vision.serving.protocol.tensors import pack_bytes, unpack_bytes
 from vision.serving.request import Answer
 
@@ -53,7 +53,7 @@ def test_a_tensor_is_the_same_however_it_comes():
         np.testing.assert_array_equal(inference.images, IMAGES)
         assert inference.images.dtype == np.uint8
         assert [(output.name, output.binary) for output in inference.outputs] == [
-            (name, False) for name in OUTPUTS
+            (name, False) for name in ALL_OUTPUTS
         ]
 
 

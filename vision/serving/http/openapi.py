@@ -3,7 +3,7 @@
 from typing import Any
 
 from vision import __version__
-from vision.serving.http.schemas import SCHEMAS, TILING, ref
+from vision.serving.http.schemas import SCHEMAS, TILING, UNSURE, ref
 from vision.serving.protocol.inference import MAX_TOP_K
 
 DESCRIPTION = (
@@ -122,6 +122,7 @@ def _classify():
             {"name": "top_k", "in": "query", "schema": top_k},
             {"name": "version", "in": "query", "schema": {"type": "string", "minLength": 1}},
             {"name": "heatmap", "in": "query", "schema": flag},
+            {"name": "unsure", "in": "query", "schema": UNSURE},
             *({"name": key, "in": "query", "schema": value} for key, value in TILING.items()),
             {"name": "map", "in": "query", "schema": flag},
         ],

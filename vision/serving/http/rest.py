@@ -145,7 +145,11 @@ class _Routes:
         slow = isinstance(json_size, int) and json_size > LONG_BODY
         inference = await _call(v2.read_request, body, header_length, in_thread=slow)
         answer = await self._ask(
-            request, inference.images, cells=inference.cells, tiling=inference.tiling
+            request,
+            inference.images,
+            cells=inference.cells,
+            tiling=inference.tiling,
+            unsure=inference.unsure,
         )
         response, length = await _call(
             v2.write_response,
@@ -164,12 +168,12 @@ class _Routes:
         self._find_version(request)
         body = await request.body()
         inference = await _call(v1.read_request, body, in_thread=len(body) > LONG_BODY)
-        answer = await self._ask(request, inference.images)
+        answer = await self._ask(request, inference.images, unsure=inference.unsure)
         slow = answer_size(answer, inference) > LONG_ANSWER
         return _response(await _call(v1.write_response, answer, inference, in_thread=slow), answer)
 
     async def classify(self, request: Request) -> Response:
-        query = _query(request, "top_k", "version", "heatmap", "map", *KEYS)
+        query = _query(request, "top_k", "version", "heatmap", "unsure", "map", *KEYS)
         version = query.get("version", "")
         _record_model(request)
         self._find_version(request, version)
@@ -185,7 +189,8 @@ class _Routes:
         content_type = request.headers.get("content-type", "")
         if content_type.lower().startswith("multipart/form-data"):
             body = file_of(body, content_type)
-        answer = await self._ask(request, [body], version, tiling=tiling)
+        unsure = query.get("unsure", "")
+        answer = await self._ask(request, [body], version, tiling=tiling, unsure=unsure)
         content: dict[str, Any] = {
             "model": answer.model,
             "version": answer.version,
@@ -201,6 +206,10 @@ class _Routes:
             {"class": name, "probability": probability}
             for name, probability in answer.top(top_k)[0]
         ]
+        if answer.unsure is not None:
+            content["unsure"] = bool(answer.unsure[0])
+            if members := answer.set_of(0):
+                content["set"] = members
         if with_heat and answer.heat is not None:
             content["heatmap"] = [
                 [round(value, 3) for value in row] for row in answer.heat[0].tolist()
@@ -247,13 +256,21 @@ class _Routes:
         version: str = "",
         cells: dict[str, list[Any]] | None = None,
         tiling: Tiling | None = None,
+        unsure: str = "",
     ) -> Answer:
         trace = request.scope["trace"]
         version = version or request.path_params.get("version", "")
         key = request.headers.get("x-route-key", "")
         answer = await self._service.classify(
             ClassifyRequest(
-                trace.model, images, version, key, trace.id, cells=cells or {}, tiling=tiling
+                trace.model,
+                images,
+                version,
+                key,
+                trace.id,
+                cells=cells or {},
+                tiling=tiling,
+                unsure=unsure,
             )
         )
         trace.record_answer(answer)
@@ -275,6 +292,7 @@ def _describe_bundle(bundle):
         # NaN is not JSON
         "quality": json.loads(json.dumps(bundle.quality), parse_constant=lambda name: None),
         "heatmap": bundle.explain is not None,
+        "unsure": str(bundle.evidence.rule) if bundle.evidence and bundle.evidence.rule else None,
         "inputs": list(bundle.encoder.names) if bundle.encoder else [],
     }
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from vision.reference.unsure import FORMS
 from vision.serving.protocol import tiled
-from vision.serving.protocol.inference import MAX_ID, MAX_TOP_K, OUTPUTS
+from vision.serving.protocol.inference import ALL_OUTPUTS, MAX_ID, MAX_TOP_K, OUTPUTS
 from vision.serving.protocol.tensors import NUMBERS
 from vision.serving.protocol.v2 import MAX_INPUTS
 from vision.tiles.grid import LARGEST, MOST_OVERLAP, SMALLEST, Tiling
@@ -78,8 +79,10 @@ INPUT = record(
 OUTPUT = record(
     ["name"],
     name={
-        "enum": [*OUTPUTS, *(name for name in tiled.OUTPUTS if name not in OUTPUTS)],
-        "description": "tile, tiles, map, map_x and map_y are of an image that is cut into tiles",
+        "enum": list(ALL_OUTPUTS | tiled.OUTPUTS),
+        "description": "unsure: whether each answer is, and in_set: the classes that it may be, if "
+        "the request or the model has such a rule; tile, tiles, map, map_x and map_y are of an "
+        "image that is cut into tiles",
     },
     parameters=record([], binary_data={"type": "boolean"}),
 )
@@ -98,7 +101,22 @@ INSTANCE = record(
 )
 PLACE = {"x": SIZE, "y": SIZE, "width": COUNT, "height": COUNT}
 TIMES = record(["decode", "queue", "compute"], decode=NUMBER, queue=NUMBER, compute=NUMBER)
-SCORED = record(["labels", "scores"], labels=array(TEXT), scores=array(NUMBER))
+UNSURE = {
+    "type": "string",
+    "minLength": 1,
+    "pattern": "^(none|rule|((precision|coverage|threshold)=)?0?[.][0-9]+)$",
+    "description": f"When an answer is unsure: {FORMS}; rule, as the model was exported; or none. "
+    "Without it the model's own rule applies, if it has one. Not with tiles",
+}
+IS_UNSURE = {"type": "boolean", "description": "Whether the answer is unsure, if there is a rule"}
+SET = array(TEXT, description="The classes that it may be, if the rule is a coverage")
+SCORED = record(
+    ["labels", "scores"],
+    labels=array(TEXT),
+    scores=array(NUMBER),
+    unsure=IS_UNSURE,
+    set=SET,
+)
 VERSION = record(
     ["classes", "image_size", "channels"],
     classes=COUNT,
@@ -108,6 +126,10 @@ VERSION = record(
     seen=NUMBER,
     quality={"type": ["object", "null"]},
     heatmap={"type": "boolean"},
+    unsure={
+        "type": ["string", "null"],
+        "description": "The rule by which answers are unsure; null if it has none",
+    },
     inputs=array(TEXT),
 )
 SCHEMAS = {
@@ -133,11 +155,14 @@ SCHEMAS = {
         inputs=array(INPUT, minItems=1, maxItems=MAX_INPUTS),
         outputs=array(
             OUTPUT,
-            maxItems=len(tiled.OUTPUTS),
-            description=f"If there are none, {', '.join(OUTPUTS)} are returned; of an image that "
-            f"is cut into tiles, {', '.join(tiled.DEFAULT)}",
+            maxItems=max(len(ALL_OUTPUTS), len(tiled.OUTPUTS)),
+            description=f"If there are none, {', '.join(OUTPUTS)} are returned, and if there is "
+            "a rule unsure and in_set; of an image that is cut into tiles, "
+            f"{', '.join(tiled.DEFAULT)}",
         ),
-        parameters=record([], top_k=TOP_K, binary_data_output={"type": "boolean"}, **TILING),
+        parameters=record(
+            [], top_k=TOP_K, binary_data_output={"type": "boolean"}, unsure=UNSURE, **TILING
+        ),
     ),
     "InferResponse": record(
         ["model_name", "model_version", "outputs"],
@@ -157,7 +182,7 @@ SCHEMAS = {
                 ),
             ]
         },
-        parameters=record([], top_k=TOP_K),
+        parameters=record([], top_k=TOP_K, unsure=UNSURE),
     ),
     "PredictResponse": record(
         ["predictions"], model_name=TEXT, model_version=TEXT, predictions=array(SCORED)
@@ -168,6 +193,8 @@ SCHEMAS = {
         version=TEXT,
         id=TEXT,
         top=array(record(["class", "probability"], **{"class": TEXT}, probability=NUMBER)),
+        unsure=IS_UNSURE,
+        set=SET,
         milliseconds=TIMES,
         heatmap=array(
             array(NUMBER), description="Where the first class is seen, 0 to 1; of models that know"

@@ -208,6 +208,7 @@ class PredictionLog:
             columns["version"] += [answer.version] * count
             columns["bundle"] += [description.fingerprint if description else ""] * count
             columns["shadow"] += [entry.shadow] * count
+            columns["unsure"] += [None] * count if answer.unsure is None else answer.unsure.tolist()
             columns["image"] += range(count)
             columns["class"] += labels
             columns["sha256"] += (

@@ -194,6 +194,8 @@ class Telemetry:
             code = "OK" if request.protocol == "grpc" else "200"
             self._get_series(self._requests, *labels, request.protocol, code).inc()
             self._get_series(self._images, *labels).inc(len(answer.probabilities))
+            if answer.unsure is not None:
+                self._get_series(self._unsure, *labels).inc(int(answer.unsure.sum()))
         for stage, seconds in answer.seconds.items():
             self._get_series(self._stages, *labels, stage).observe(seconds)
         if self._prediction_log is not None:
@@ -256,6 +258,12 @@ class Telemetry:
         )
         self._images = Counter(
             "vision_images", "Images in requests that were answered", labels, registry=registry
+        )
+        self._unsure = Counter(
+            "vision_unsure_images",
+            "Images whose answer was unsure; only of requests with a rule for that",
+            labels,
+            registry=registry,
         )
         self._shadows = Counter(
             "vision_shadow_requests",

@@ -61,7 +61,8 @@ function describe() {
   const size = `${facts.image_size} × ${facts.image_size} pixels${facts.channels === 1 ? ", gray" : ""}`;
   const accuracy = facts.quality?.metrics?.accuracy?.value;
   const measured = accuracy == null ? "" : `; accuracy ${percent(accuracy)} on ${facts.quality.images} ${facts.quality.split} images`;
-  at("about").textContent = `${chosen().name} distinguishes ${facts.classes} classes in images of ${size}${measured}.`;
+  const rule = facts.unsure ? ` It says when it is unsure: ${facts.unsure.replace("=", " ")}.` : "";
+  at("about").textContent = `${chosen().name} distinguishes ${facts.classes} classes in images of ${size}${measured}.${rule}`;
 }
 
 // Updates the lists if a version has appeared since they were made.
@@ -116,7 +117,7 @@ async function ask() {
     answers = results;
     await updateModels(answers.map(({ version }) => version));
     at("answers").replaceChildren(...answers.map((result, i) => answer(result, `answer-${i}`)));
-    report(summary());
+    report(summary().replace(/^unsure/, "Unsure"));
     show();
   } catch (error) {
     if (controller.signal.aborted) return;
@@ -130,7 +131,8 @@ async function ask() {
 }
 
 function summary() {
-  const best = answers.map(({ top: [first], version }) => [first.class, `${first.class}, ${percent(first.probability)}`, version]);
+  const best = answers.map(({ top: [first], version, unsure }) =>
+    [first.class, `${unsure ? "unsure, perhaps " : ""}${first.class}, ${percent(first.probability)}`, version]);
   if (best.length === 1) return `${best[0][1]}, says version ${best[0][2]}.`;
   const same = best[0][0] === best[1][0] ? "Both agree" : "They differ";
   return `${same}. Version ${best[0][2]}: ${best[0][1]}. Version ${best[1][2]}: ${best[1][1]}.`;

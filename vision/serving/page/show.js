@@ -80,8 +80,16 @@ export function answer(result, id) {
   const parts = [["decode", "decode", decode], ["queue", "wait", queue], ["compute", "model", compute], ["way", "network", network]];
   return make("article", { class: "answer", "aria-labelledby": id },
     make("h3", { class: "dim", id, text: `${result.model}, version ${result.version}` }),
-    make("p", { class: "best", text: result.top[0].class }),
+    ...verdict(result),
     bars(result.top), ...latency(parts), make("p", { class: "id dim", text: `Request ${result.id}` }));
+}
+
+// Returns elements with the class; or with "Unsure" and the best guess, or the classes that it may be.
+function verdict(result) {
+  const best = result.top[0].class;
+  if (!result.unsure) return [make("p", { class: "best", text: best })];
+  const guess = result.set ? `One of ${result.set.length}: ${result.set.join(", ")}` : `Best guess: ${best}`;
+  return [make("p", { class: "best unsure", text: "Unsure" }), make("p", { class: "guess", text: guess })];
 }
 
 // Returns elements that show what an answer took: `parts` are [class in the style sheet, name, milliseconds].

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vision.serving.errors import Refused
-from vision.serving.protocol import tiled
+from vision.serving.protocol import tiled, unsure
 from vision.serving.protocol.json_io import field_of, quote
 from vision.serving.request import Answer
 from vision.tiles.grid import Tiling
@@ -17,6 +17,7 @@ MAX_TOP_K = 10_000
 MAX_ID = 256  # characters
 # {name: datatype}: what the metadata declares, and what a request that names no output gets
 OUTPUTS = {"labels": "BYTES", "scores": "FP32", "probabilities": "FP32", "embedding": "FP32"}
+ALL_OUTPUTS = OUTPUTS | unsure.OUTPUTS  # the latter if there is a rule for unsure answers
 
 
 @dataclasses.dataclass
@@ -24,15 +25,18 @@ class RequestedOutput:
     """An output that a request asks for.
 
     Attributes:
-        name: a key of `OUTPUTS`, or if the image is cut of `vision.serving.protocol.tiled.OUTPUTS`.
+        name: a key of `OUTPUTS` or of `vision.serving.protocol.unsure.OUTPUTS`, or if the image is
+            cut of `vision.serving.protocol.tiled.OUTPUTS`.
         binary: whether it is sent as raw bytes after the JSON.
         classification: 0, or how many classes of "probabilities" to send as texts
             "PROBABILITY:INDEX:CLASS".
+        optional: whether it is left out if the answer does not have it.
     """
 
     name: str
     binary: bool = False
     classification: int = 0
+    optional: bool = False
 
 
 @dataclasses.dataclass
@@ -46,6 +50,7 @@ class Inference:
         id: the client's own ID; "" if it sent none.
         cells: as in `vision.serving.request.Request`.
         tiling: as in `vision.serving.request.Request`.
+        unsure: as in `vision.serving.request.Request`.
     """
 
     images: np.ndarray | list[bytes]
@@ -54,6 +59,7 @@ class Inference:
     id: str = ""
     cells: dict[str, list[Any]] = dataclasses.field(default_factory=dict)
     tiling: Tiling | None = None
+    unsure: str = ""
 
 
 class OutputTensor(NamedTuple):
@@ -61,7 +67,7 @@ class OutputTensor(NamedTuple):
 
     Attributes:
         request: the request for it.
-        datatype: "BYTES", "FP32" or "INT32".
+        datatype: "BYTES", "FP32", "INT32" or "BOOL".
         shape: its dimensions.
         data: array of this shape, or the texts as a flat list.
     """
@@ -85,7 +91,7 @@ def requested_outputs(
         parameters: the request's own parameters.
         tiling: how the image is cut, if it is.
     """
-    names = tuple(OUTPUTS if tiling is None else tiled.OUTPUTS)
+    names = tuple(ALL_OUTPUTS if tiling is None else tiled.OUTPUTS)
     binary = field_of(parameters, "binary_data_output", bool, False)
     requests = []
     for name, own_parameters in outputs:
@@ -101,7 +107,9 @@ def requested_outputs(
     if len({request.name for request in requests}) != len(requests):
         raise Refused("an output is requested twice")
     defaults = names if tiling is None else tiled.DEFAULT
-    return requests or [RequestedOutput(name, binary) for name in defaults]
+    return requests or [
+        RequestedOutput(name, binary, optional=name in unsure.OUTPUTS) for name in defaults
+    ]
 
 
 def top_k_of(parameters: dict[str, Any]) -> int:
@@ -118,7 +126,16 @@ def output_tensors(answer: Answer, inference: Inference) -> list[OutputTensor]:
     top = answer.top(inference.top_k) if image is None else [image.top(inference.top_k)]
     tensors = []
     for request in inference.outputs:
-        if request.classification:
+        if request.name in unsure.OUTPUTS:
+            members = getattr(answer, request.name)
+            if members is not None:
+                tensors.append(OutputTensor(request, "BOOL", list(members.shape), members))
+            elif not request.optional:
+                raise Refused(
+                    f"there is no output {request.name!r}: neither the request nor the model has "
+                    f"such a rule. Send the parameter {unsure.PARAMETER}, or {unsure.REMEDY}"
+                )
+        elif request.classification:
             data = [text.encode() for text in _classification(answer, request.classification)]
             count = len(answer.probabilities)
             shape = [count, len(data) // count]
@@ -150,6 +167,8 @@ def answer_size(answer: Answer, inference: Inference) -> int:
         "scores": count,
         "probabilities": answer.probabilities.size,
         "embedding": answer.embedding.size,
+        "unsure": 0 if answer.unsure is None else answer.unsure.size,
+        "in_set": 0 if answer.in_set is None else answer.in_set.size,
     }
     return sum(sizes[request.name] for request in inference.outputs)
 

@@ -11,6 +11,7 @@ from vision.serving.protocol.inference import Inference, top_k_of
 from vision.serving.protocol.json_io import field_of, parameters_of, read_json
 from vision.serving.protocol.tensors import bytes_of_lists, check_image_count
 from vision.serving.protocol.tiled import refuse_tiles
+from vision.serving.protocol.unsure import unsure_of
 from vision.serving.request import Answer
 
 
@@ -31,25 +32,33 @@ def read_request(body: bytes) -> Inference:
     parameters = parameters_of(document)
     refuse_tiles(parameters)
     top_k = top_k_of(parameters)
+    unsure = unsure_of(parameters)
     if isinstance(instances[0], dict):
-        return Inference([decode_base64(_base64_of(instance)) for instance in instances], [], top_k)
+        files = [decode_base64(_base64_of(instance)) for instance in instances]
+        return Inference(files, [], top_k, unsure=unsure)
     data, shape = bytes_of_lists(instances)
     if len(shape) != 4:
         raise Refused(
             'an instance must be {"b64": ...} or nested lists of pixels, (height, width, channels)'
         )
-    return Inference(np.frombuffer(data, np.uint8).reshape(shape), [], top_k)
+    pixels = np.frombuffer(data, np.uint8).reshape(shape)
+    return Inference(pixels, [], top_k, unsure=unsure)
 
 
 def write_response(answer: Answer, inference: Inference) -> bytes:
     """Returns the body of the response."""
-    predictions = [
+    predictions: list[dict[str, Any]] = [
         {
             "labels": [label for label, _ in best],
             "scores": [probability for _, probability in best],
         }
         for best in answer.top(inference.top_k)
     ]
+    if answer.unsure is not None:
+        for image, prediction in enumerate(predictions):
+            prediction["unsure"] = bool(answer.unsure[image])
+            if members := answer.set_of(image):
+                prediction["set"] = members
     head = json.dumps({"model_name": answer.model, "model_version": answer.version})
     return f'{head[:-1]}, "predictions": [{", ".join(map(json.dumps, predictions))}]}}'.encode()
 

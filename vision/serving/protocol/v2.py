@@ -15,6 +15,7 @@ from vision import __version__
 from vision.bundle.directory import Bundle
 from vision.serving.errors import Refused
 from vision.serving.protocol.inference import (
+    ALL_OUTPUTS,
     MAX_ID,
     OUTPUTS,
     Inference,
@@ -33,6 +34,7 @@ from vision.serving.protocol.json_io import (
 from vision.serving.protocol.tensors import Tensor, cells_of, images_of, pack_bytes
 from vision.serving.protocol.tiled import OUTPUTS as TILED_OUTPUTS
 from vision.serving.protocol.tiled import tiling_from
+from vision.serving.protocol.unsure import outputs_of, unsure_of
 from vision.serving.request import Answer
 
 MAX_INPUTS = 256
@@ -76,6 +78,10 @@ def model_metadata(model: str, versions: Iterable[str], bundle: Bundle) -> dict[
         "outputs": [
             {"name": name, "datatype": datatype, "shape": shapes[name]}
             for name, datatype in OUTPUTS.items()
+        ]
+        + [
+            {"name": name, "datatype": datatype, "shape": shape}
+            for name, (datatype, shape) in outputs_of(bundle).items()
         ],
     }
 
@@ -116,7 +122,7 @@ def read_request(body: bytes, header_length: str | None = None) -> Inference:
     tiling = tiling_from(parameters)
     outputs = [
         (field_of(entry, "name", str, required=True), parameters_of(entry))
-        for entry in objects_of(document, "outputs", max(len(OUTPUTS), len(TILED_OUTPUTS)))
+        for entry in objects_of(document, "outputs", max(len(ALL_OUTPUTS), len(TILED_OUTPUTS)))
     ]
     request_id = field_of(document, "id", str, "")
     if len(request_id) > MAX_ID or not request_id.isascii():
@@ -128,6 +134,7 @@ def read_request(body: bytes, header_length: str | None = None) -> Inference:
         request_id,
         cells_of(tensors),
         tiling,
+        unsure_of(parameters),
     )
 
 
