@@ -119,6 +119,19 @@ def _calibration(folder):
     return folder / "calibration.json", lambda: read_calibration(folder)
 
 
+def _unsure(folder):
+    from vision.evaluation.measures.selective import choose, measure
+    from vision.reference.unsure import Wish
+    from vision.run.unsure import UNSURE, run_evidence, write_evidence
+
+    logits = np.random.default_rng(0).normal(size=(200, 3)) * 4
+    about = {"split": "val", "source": "digits", "step": 10}
+    evidence = measure(logits, logits.argmax(1), 1.0, **about)
+    (folder / "evaluation").mkdir()
+    write_evidence(folder / "evaluation", choose(evidence, Wish("precision", 0.9)).contents)
+    return folder / "evaluation" / UNSURE, lambda: run_evidence(folder, 10, "digits", 1.0)
+
+
 def _teachers(folder):
     from vision.config import default
     from vision.training.teachers import FILE, read_teachers
@@ -347,6 +360,7 @@ OURS = {
     "run data": Parser("json", _data),
     "run splits": Parser("bytes", _splits),
     "calibration": Parser("json", _calibration),
+    "unsure": Parser("json", _unsure),
     "run tokenizer": Parser("json", _tokenizer),
     "teachers": Parser("json", _teachers),
     "checkpoint record": Parser("json", _record),
