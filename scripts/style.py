@@ -36,7 +36,7 @@ VAGUE = {
 # Every room may import those of the floors below it; rooms of one floor lie side by side.
 FLOORS = (
     ("errors",),
-    ("support", "files", "page", "memory", "modules"),
+    ("support", "stages", "files", "page", "memory", "modules"),
     ("cli",),
     ("config",),
     ("ranges",),
@@ -51,17 +51,20 @@ FLOORS = (
     ("training",),
     ("inference",),
     ("matching",),
-    ("predict", "audit", "evaluation", "continual", "synthesize", "runs"),
+    ("predict", "audit", "evaluation", "continual", "synthesize", "runs", "recipe"),
     ("export",),
     ("compression",),
     ("search",),
-    ("main",),
+    ("main", "doctor"),
+    ("command",),
+    ("__main__",),
 )
 # These know only the bundle, tiles of images and what is below, so that they run without JAX.
 BESIDE_BUNDLE = ("serving", "monitoring")
 BELOW_BUNDLE = (
     "errors",
     "support",
+    "stages",
     "files",
     "cli",
     "config",

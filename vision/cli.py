@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from vision.errors import RunError, UserError, brief, printable
+from vision.stages import as_called
 from vision.support import disk, signals, streams
 from vision.support.processes import MORE_FILES, allow_files
 
@@ -68,14 +69,17 @@ def run(
             raise
         if show_traceback:
             traceback.print_exc()
-        print(f"error: {printable(message, lines=True)}", file=sys.stderr)
+        print(f"error: {printable(as_called(message), lines=True)}", file=sys.stderr)
         _flush_output()
         _exit(command, 2 if isinstance(error, UserError) else 1)
 
 
 def show(*lines: str) -> None:
-    """Prints lines, in which names of files and classes may be, so that a terminal obeys none."""
-    print(*map(printable, lines), sep="\n", flush=True)
+    """Prints lines, in which names of files and classes may be, so that a terminal obeys none.
+
+    Commands in them have the form in which the user called (`vision.stages.as_called`).
+    """
+    print(*(printable(as_called(line)) for line in lines), sep="\n", flush=True)
 
 
 def _message(error):

@@ -10,8 +10,8 @@ from scipy import stats
 from tests.search.requests import request
 from vision.config import default
 from vision.config.load import load
+from vision.config.written import changed_keys, config_file
 from vision.errors import UserError
-from vision.search.best import changed_keys, config_file
 from vision.search.repeats import Repeated, chosen_config, difference, interval
 from vision.search.report import importances, page
 from vision.search.request import parse_objectives

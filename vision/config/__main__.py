@@ -9,11 +9,12 @@ import shutil
 from vision import cli
 from vision.config.overview import overview
 from vision.errors import UserError
+from vision.stages import as_called
 
 
 def main(argv):
     if {"-h", "--help"} & set(argv):
-        print(__doc__.strip())
+        print(as_called(__doc__.strip()))
         return
     if len(argv) > 1 or any(word.startswith("-") for word in argv):
         raise UserError("give at most one word: python -m vision.config learning")

@@ -19,6 +19,7 @@ from vision.config.load import KINDS, load, unknown_key
 from vision.config.schema import OPTION_GROUPS, all_keys
 from vision.config.validate import leaves, validate
 from vision.errors import UserError, check_flag, first_line
+from vision.stages import as_called
 
 HELP = """
   --config FILE[:ARGUMENT][:smoke]: the experiment, with its argument; smoke shrinks it to seconds
@@ -90,7 +91,7 @@ def parse_stage(
     define(values)
     if {"-h", "--help", "-help"} & set(argv):
         own_flags = (f"  --{name}: {values[name].help}" for name in values)
-        print(usage.strip(), HELP, *own_flags, sep="\n")
+        print(as_called("\n".join((usage.strip(), HELP, *own_flags))))
         sys.exit(0)
     spec, rest = _take_config(argv)
     config = None
@@ -107,6 +108,18 @@ def parse_stage(
     if config is not None:
         validate(config)
     return config, values, words
+
+
+def positional(argv: Sequence[str]) -> list[str]:
+    """Returns the arguments of a training that are neither flags nor values of flags."""
+    words = []
+    takes_value = False
+    for argument in argv:
+        is_flag = argument.startswith("-")
+        if not is_flag and not takes_value:
+            words.append(argument)
+        takes_value = is_flag and "=" not in argument
+    return words
 
 
 def _take_config(argv):

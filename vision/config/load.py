@@ -17,6 +17,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from vision.config import shipped
 from vision.config.schema import OPTION_GROUPS, SECTIONS, all_keys, default
 from vision.config.validate import leaves, validate
 from vision.errors import UserError, first_line, shown
@@ -41,6 +42,8 @@ LIST_KEYS = "`python -m vision.config` lists them all"
 def load(spec: str) -> ConfigDict:
     """Returns the config that `PATH[:ARGUMENT...][:smoke]` names.
 
+    PATH may be that of a config which came with this package (`vision.config.shipped`).
+
     Raises:
         UserError: if there is no such file, or it fails; names the line.
     """
@@ -48,6 +51,7 @@ def load(spec: str) -> ConfigDict:
     smoke = arguments[-1:] == ["smoke"]
     if smoke:
         arguments = arguments[:-1]
+    path = shipped.locate(path)
     if not pathlib.Path(path).is_file():
         raise UserError(f"no config file '{path}'{nearest_file(path)}")
     try:
@@ -155,6 +159,8 @@ def read_module(path: str) -> types.ModuleType:
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is no Python file: its name must end in .py")
     module = importlib.util.module_from_spec(spec)
+    if pathlib.Path(path).is_relative_to(shipped.folder()):
+        shipped.make_importable()
     spec.loader.exec_module(module)
     return module
 
@@ -162,7 +168,8 @@ def read_module(path: str) -> types.ModuleType:
 def nearest_file(path: str, folder: str = "configs") -> str:
     """Returns "; did you mean 'FILE'?" with the Python file that is nearest to a missing one."""
     files = [*pathlib.Path(path).parent.glob("*.py"), *pathlib.Path(folder).glob("*.py")]
-    near = difflib.get_close_matches(path, map(str, files), n=1, cutoff=0)
+    choices = [*map(str, files), *shipped.names()]
+    near = difflib.get_close_matches(path, choices, n=1, cutoff=0)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 

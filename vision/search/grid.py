@@ -20,6 +20,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from vision.config import shipped
 from vision.config.load import explain, read_module, unknown_key
 from vision.config.schema import OPTION_GROUPS, all_keys
 from vision.config.validate import validate
@@ -178,6 +179,7 @@ def sweep_of(spec: str, seeds: Sequence[int] = ()) -> Sweep | None:
     path, *arguments = spec.split(":")
     arguments = arguments[:-1] if arguments[-1:] == ["smoke"] else arguments
     title = f"sweep() of {path}"
+    path = shipped.locate(path)
     try:
         function = getattr(read_module(path), "sweep", None)
         if not callable(function):

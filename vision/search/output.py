@@ -7,8 +7,9 @@ from typing import Any
 
 import optuna
 
+from vision.config import written
 from vision.errors import printable
-from vision.search import best, repeats
+from vision.search import repeats
 from vision.search.queue import PLACE
 from vision.search.report import page
 from vision.search.results import Results, chosen_row, states, verdict_of
@@ -93,8 +94,8 @@ def _best_file(results: Results, job: Job) -> str:
         "call it better (--repeat 3 --seeds 0,1,2).",
     ]
     title = f"The best config that a search of {request.spec} has found."
-    lines = best.docstring(title, request.command, origin, evidence)
-    return best.config_file(config, lines, best.changed_keys(config, request.config))
+    lines = written.docstring(title, request.command, origin, evidence)
+    return written.config_file(config, lines, written.changed_keys(config, request.config))
 
 
 def describe(results: Results) -> list[str]:

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 
+from vision.config import shipped
 from vision.config.load import explain, nearest_file, read_module
 from vision.config.validate import validate
 from vision.errors import UserError
@@ -64,6 +65,7 @@ class FileSpace:
     """
 
     def __init__(self, path: str):
+        path = shipped.locate(path)
         if not pathlib.Path(path).is_file():
             raise UserError(f"--space: no file '{path}'{nearest_file(path, FOLDER)}")
         self.path = path

@@ -18,6 +18,7 @@ from vision.bundle.runtimes import PROVIDERS
 from vision.errors import UserError, brief, check_choice, check_flag, check_range, first_line
 from vision.serving import client_address
 from vision.serving.models import links
+from vision.stages import as_called
 
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?")
 KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
@@ -165,7 +166,7 @@ def from_flags(argv: Sequence[str], usage: str) -> Settings:
     values = _define_flags()
     if {"-h", "--help", "-help"} & set(argv):
         lines = [f"  --{flag}: {values[flag].help} ({values[flag].default!r})" for flag in values]
-        print(usage.strip(), "", *lines, sep="\n")
+        print(as_called("\n".join((usage.strip(), "", *lines))))
         sys.exit(0)
     try:
         words = values([sys.argv[0], *argv])[1:]

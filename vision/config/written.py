@@ -1,4 +1,4 @@
-"""Writes the best config of a study as a file that runs as it is."""
+"""Writes a config as a file that runs as it is."""
 
 import datetime
 import json
@@ -9,22 +9,24 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from vision.config import default
-from vision.config.schema import OPTION_GROUPS
+from vision.config.schema import OPTION_GROUPS, default
 from vision.config.validate import leaves
 
 # Keys of how a run is computed and shown: who runs the config decides.
 LEFT_OUT = ("log.curves", "log.progress")
 
 
-def config_file(config: ConfigDict, docstring: Sequence[str], searched: Mapping[str, Any]) -> str:
+def config_file(
+    config: ConfigDict, docstring: Sequence[str], searched: Mapping[str, Any] | None = None
+) -> str:
     """Returns the text of a config file: what differs from the defaults, a line for each key.
 
     Args:
         config: the config.
         docstring: lines that say where it came from.
-        searched: {key: value} of what the study has chosen, which is marked.
+        searched: {key: value} of what a search has chosen, which is marked.
     """
+    searched = searched or {}
     lines = ['"""' + "\n".join(docstring).replace("\\", "\\\\").replace('"""', "'''").strip()]
     lines += ['"""', "", "from vision.config import default", "", "", "def get_config():"]
     lines += ["    c = default()"]

@@ -1,0 +1,154 @@
+"""The stages by the names that the command `vision` gives them, in the order of a model's life.
+
+Standard library only, and little of it: `vision --help` must be there at once.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class Stage(NamedTuple):
+    """A stage, as the command `vision` starts it.
+
+    Attributes:
+        name: what follows `vision`.
+        module: what `python -m` runs.
+        meaning: one line for the table.
+        extras: extras of pyproject.toml that it needs beside "basics".
+    """
+
+    name: str
+    module: str
+    meaning: str
+    extras: tuple[str, ...] = ()
+
+
+GROUPS = {
+    "Data": (
+        Stage("data", "vision.data", "describe a source, pack it, verify the pack"),
+        Stage("audit", "vision.audit", "wrong labels, duplicates, broken files", ("audit",)),
+        Stage("synthesize", "vision.synthesize", "training images from a GAN"),
+    ),
+    "Training": (
+        Stage("train", "vision.main", "train on your images, or as a config says"),
+        Stage("search", "vision.search", "many runs, the best hyperparameters", ("search",)),
+        Stage(
+            "nas",
+            "vision.search.architecture",
+            "networks by accuracy and cost",
+            ("search", "compression", "audit"),
+        ),
+        Stage("continual", "vision.continual", "task after task: what is forgotten?"),
+        Stage("importance", "vision.continual.importance", "which weights matter to a run"),
+        Stage("classes", "vision.run.classes", "rename, merge or split a run's classes"),
+    ),
+    "Judgment": (
+        Stage("evaluate", "vision.evaluation", "how good is it, and where does it fail?"),
+        Stage("runs", "vision.runs", "all runs: a table, a page, a live view"),
+        Stage("compare", "vision.evaluation.compare", "evaluated runs, image by image"),
+        Stage("gate", "vision.evaluation.gate", "may a new model replace the old one?"),
+        Stage("probe", "vision.evaluation.probe", "what embeddings tell of the classes"),
+        Stage("retrieve", "vision.evaluation.retrieval", "images by captions", ("text",)),
+        Stage("predict", "vision.predict", "the classes of new images"),
+    ),
+    "Delivery": (
+        Stage("prune", "vision.compression.prune", "remove channels", ("compression",)),
+        Stage("quantize", "vision.compression.quantize", "a bundle in INT8", ("compression",)),
+        Stage(
+            "costs",
+            "vision.compression.report",
+            "sizes, speeds and quality of models, side by side",
+            ("compression",),
+        ),
+        Stage("export", "vision.export", "ONNX, TFLite, ...: a bundle without JAX"),
+        Stage("serve", "vision.serving", "the model server and its web page"),
+        Stage("client", "vision.serving.client", "ask a server for the classes of images"),
+    ),
+    "Operation": (
+        Stage(
+            "drift",
+            "vision.monitoring.drift",
+            "has what is asked changed since training?",
+            ("monitoring",),
+        ),
+        Stage("quality", "vision.monitoring.quality", "has it become worse?", ("monitoring",)),
+        Stage("abtest", "vision.monitoring.abtest", "which version is better?", ("monitoring",)),
+        Stage("rollout", "vision.monitoring.rollout", "traffic, step by step", ("monitoring",)),
+        Stage("collect", "vision.monitoring.collect", "what is worth labeling?", ("monitoring",)),
+    ),
+    "Help": (
+        Stage("models", "vision.models", "architectures, sizes, published weights"),
+        Stage("config", "vision.config", "every key of a config, or those about a word"),
+        Stage("configs", "vision.config.shipped", "the configs that come with the package"),
+        Stage("doctor", "vision.doctor", "what works on this machine, and what does not"),
+    ),
+}
+# Words that a user may try, and the stages that are meant.
+SYNONYMS = {
+    "benchmark": ("costs",),
+    "check": ("doctor", "audit"),
+    "classify": ("predict",),
+    "compress": ("prune", "quantize", "costs"),
+    "deploy": ("export", "serve"),
+    "download": ("models",),
+    "eval": ("evaluate",),
+    "finetune": ("train",),
+    "fit": ("train",),
+    "help": ("--help",),
+    "infer": ("predict",),
+    "info": ("data",),
+    "keys": ("config",),
+    "label": ("collect",),
+    "monitor": ("drift", "quality"),
+    "pack": ("data",),
+    "server": ("serve",),
+    "sweep": ("search",),
+    "test": ("evaluate",),
+    "transfer": ("train",),
+    "tune": ("search",),
+    "validate": ("evaluate",),
+    "version": ("doctor",),
+}
+# scripts/vision: `python -m vision --called-as ./scripts/vision STAGE ...`, for what is printed.
+CALLED_AS = "--called-as"
+PYTHON = re.compile(r"python -m (vision(?:\.\w+)*)\b")
+
+
+def stages() -> Iterator[Stage]:
+    """Yields every stage, in the order of the table."""
+    for group in GROUPS.values():
+        yield from group
+
+
+def program() -> str:
+    """Returns how the command `vision` was called, such as "vision"; "" if it was not.
+
+    It follows from how this process was started, as a stage replaces `sys.argv[0]`.
+    """
+    words = sys.orig_argv[1:]
+    while words and words[0].startswith("-") and words[0] != "-m":  # the interpreter's own
+        del words[0]
+    if words[:2] == ["-m", "vision"]:
+        return words[3] if words[2:3] == [CALLED_AS] and len(words) > 3 else "python -m vision"
+    return "vision" if words and os.path.basename(words[0]) == "vision" else ""
+
+
+def as_called(text: str) -> str:
+    """Returns a text with its commands in the form in which this process was started.
+
+    Under the command `vision`, "python -m vision.evaluation --workdir RUN" becomes
+    "vision evaluate --workdir RUN"; a module that is no stage of it stays as it is.
+    """
+    caller = program()
+    if not caller:
+        return text
+    names = {stage.module: stage.name for stage in stages()}
+
+    def rewrite(match: re.Match[str]) -> str:
+        name = names.get(match[1])
+        return f"{caller} {name}" if name else match[0]
+
+    return PYTHON.sub(rewrite, text)
