@@ -89,6 +89,8 @@ def parse(spec: str) -> tuple[str, str, dict[str, str]]:
     For example, "voc:photos?boxes=crop" is ("voc", "photos", {"boxes": "crop"}). Options follow the
     last question mark, as NAME=VALUE joined by "&". A question mark that no option follows belongs
     to the argument, since paths and patterns may contain one.
+
+    A name that begins with no kind may be that of a folder, which then is "folder:" of it.
     """
     address, mark, query = spec.rpartition("?")
     if pattern := re.search(r"[?&]group=regex:", spec):  # which may contain question marks
@@ -99,24 +101,39 @@ def parse(spec: str) -> tuple[str, str, dict[str, str]]:
         address = spec
         pairs = []
     kind, _, argument = address.partition(":")
+    if _is_folder(address) and kind not in kinds():
+        kind = "folder"
+        argument = address
     if len({name for name, _ in pairs}) < len(pairs):
         raise UserError(f"'{spec}' sets an option twice")
     return kind, argument, dict(pairs)
 
 
+def _is_folder(path: str) -> bool:
+    return os.path.isdir(os.path.expanduser(path))
+
+
 def members(spec: str) -> list[str]:
     """Returns the names of the sources that a name joins, "folder:photos + folder:more".
 
-    A piece that begins with no kind belongs to the argument before it: a folder may be called
-    "black + white".
+    A piece that is neither a kind's nor a folder belongs to the argument before it: a folder may be
+    called "black + white".
     """
     names: list[str] = []
     for piece in spec.split(SEPARATOR):
-        if names and parse(piece)[0] not in kinds():
+        if names and _goes_on(names[-1], piece):
             names[-1] += SEPARATOR + piece
         else:
             names.append(piece)
     return names
+
+
+def _goes_on(name: str, piece: str) -> bool:
+    """Whether a piece after a " + " belongs to the name before it."""
+    if piece.partition(":")[0].partition("?")[0] in kinds():
+        return False
+    _, argument, _ = parse(name + SEPARATOR + piece)
+    return _is_folder(argument) or parse(piece)[0] not in kinds()
 
 
 def compose(kind: str, argument: str, options: Mapping[str, str]) -> str:
@@ -191,7 +208,8 @@ def _open_one(
         opened: what was opened before, which is not opened again; gets what is new.
     """
     kind, argument, options = parse(spec)
-    check_choice("data.source", kind, kinds(), ", as KIND or KIND:ARGUMENT")
+    if kind not in kinds():
+        _refuse_kind(spec, kind)
     module = importlib.import_module(f"{__name__}.{kind}")
     parameters = inspect.signature(module.open).parameters.values()
     kind_options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
@@ -213,6 +231,23 @@ def _open_one(
     if fewest_classes and options.keys() & set(CLASSES):
         parts = reclass(parts, options, spec, fewest_classes)
     return permute(parts, options[PERMUTE], spec) if PERMUTE in options else parts
+
+
+def _refuse_kind(spec: str, kind: str) -> None:
+    """Raises `UserError` for a name that is neither a folder's nor begins with a kind."""
+    if os.path.isfile(spec):
+        raise UserError(
+            f"'{spec}' is a file: say of which kind, such as csv:{spec}; the kinds are "
+            f"{', '.join(kinds())}"
+        )
+    if os.sep in kind or kind.startswith("."):
+        raise UserError(
+            f"there is no folder '{spec}': a source is a folder with a folder of images for each "
+            f"class, or KIND:ARGUMENT, with one of {', '.join(kinds())}"
+        )
+    hint = ", as KIND or KIND:ARGUMENT"
+    hint += "" if ":" in spec else f"; and there is no folder '{spec}'"
+    check_choice("data.source", kind, kinds(), hint)
 
 
 def _open_several(spec: str, names: list[str], bits: int, fewest: int) -> dict[str, Source]:
