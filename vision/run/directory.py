@@ -183,7 +183,12 @@ def new_workdir(argv: Sequence[str]) -> pathlib.Path:
     spec = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
     spec = spec or argv[argv.index("--config") + 1]
     path, *arguments = spec.split(":")
-    stem = "-".join([pathlib.Path(path).stem, *arguments]).replace("/", "_")
+    return workdir_for("-".join([pathlib.Path(path).stem, *arguments]))
+
+
+def workdir_for(title: str) -> pathlib.Path:
+    """Returns a directory under runs/, named after what is trained and the time."""
+    stem = title.replace("/", "_")
     now = datetime.datetime.now()
     return pathlib.Path("runs") / f"{stem}-{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}"
 

@@ -35,6 +35,7 @@ class Host:
             It is not asked whether to stop after the last step. A run in two phases
             (`imbalance.retrain_head`) shows it the second. If a run has several processes, all of
             them call it, and must get the same answer.
+        files: {name: text} of further files of the run directory, written as the training begins.
         shared: train steps that the trainings of this process share; None shares none. With them, a
             run that has another learning rate or weight decay needs no new program, but computes
             these as variables, so that its results agree with a run of its own up to rounding.
@@ -42,6 +43,7 @@ class Host:
 
     watch: Callable[[Validation], bool] | None = None
     shared: SharedSteps | None = None
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 ALONE = Host()

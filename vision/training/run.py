@@ -1,6 +1,7 @@
 """One run from beginning to end: what `python -m vision.main` does once it knows its config."""
 
 import contextlib
+import dataclasses
 import datetime
 import pathlib
 import platform
@@ -15,8 +16,9 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from vision import cli
+from vision.config.packages import check_packages
 from vision.config.validate import validate
-from vision.errors import brief
+from vision.errors import UserError, brief
 from vision.support import signals
 from vision.support.files import write_json
 from vision.support.lock import locked
@@ -34,12 +36,23 @@ GIT_TIMEOUT = 10  # seconds
 FILES = 48  # that a training has open, about, without worker processes
 
 
+def check_single(config: ConfigDict) -> None:
+    """Raises `UserError` if a config's packages are missing, or it is of several trainings."""
+    check_packages(config)
+    if config.continual.tasks:
+        raise UserError(
+            "continual.tasks names several trainings: run python -m vision.continual with the same "
+            "arguments"
+        )
+
+
 def run(
     config: ConfigDict,
     workdir: pathlib.Path | str,
     began: float | None = None,
     again: str = "",
     host: "Host | None" = None,
+    files: Mapping[str, str] | None = None,
 ) -> dict[str, Any] | None:
     """Trains and tests as a config says, in all its phases, or resumes an interrupted run.
 
@@ -52,6 +65,7 @@ def run(
         again: the command that resumes the run, for the message of an interruption; "" = the same
             command with this --workdir.
         host: who watches, and with whom programs are shared; None = neither.
+        files: {name: text} of further files of the run directory, written as the training begins.
 
     Returns:
         The contents of result.json, or None if interrupted.
@@ -63,7 +77,7 @@ def run(
     began = time.perf_counter() if began is None else began
     validate(config)
     with signals.listening() as listener, contextlib.ExitStack() as stack:
-        return _run(config, workdir, began, again, listener, stack, host)
+        return _run(config, workdir, began, again, listener, stack, host, files or {})
 
 
 def _run(
@@ -74,6 +88,7 @@ def _run(
     listener: signals.Signals,
     stack: contextlib.ExitStack,
     host: "Host | None",
+    files: Mapping[str, str],
 ) -> dict[str, Any] | None:
     """Does what `run` says while `listener` notes signals, with the directory locked in `stack`."""
     from vision import parallel
@@ -104,6 +119,7 @@ def _run(
             phase, data = _open(phase, directory, mesh, report)
             is_last = directory == pathlib.Path(workdir)
             watched = host if host is not None and is_last else hosts.ALONE
+            watched = dataclasses.replace(watched, files=files)
             outcome = _train(phase, data, directory, mesh, watched)
             listener.stay()
             if outcome.why == "interrupted":

@@ -24,6 +24,7 @@ from vision.run.failure import clear_failure, note_failure
 from vision.run.splits import storing_division
 from vision.run.vocabulary import write_tokenizer
 from vision.support import signals
+from vision.support.files import replacing
 from vision.support.memory import collect_as_usual
 from vision.training import interruption
 from vision.training.call import Call
@@ -121,6 +122,9 @@ class Session:
         def open_directory() -> None:
             open_workdir(self._workdir, config)
             clear_failure(self._workdir)
+            for name, text in self._host.files.items():
+                with replacing(self._workdir / name) as file:
+                    file.write(text)
             with storing_division(self._workdir, self._data) as splits:
                 write_data(self._workdir, self._data, splits)
             if self._data.encoder is not None:
