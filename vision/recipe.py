@@ -1,0 +1,197 @@
+"""Chooses a config for a source that is given without one: `vision train photos/`."""
+
+import dataclasses
+import os
+import re
+import shlex
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from vision.config import shipped
+from vision.config.flags import positional
+from vision.config.load import load
+from vision.config.written import config_file
+from vision.data.sample import look
+from vision.data.sources import Source, compose, members, open_splits, parse
+from vision.errors import UserError
+from vision.run.directory import own_config
+from vision.stages import as_called
+from vision.support.packaged import file_of
+
+TRANSFER = "transfer_folder.py"
+PLAIN = "resnet_folder.py"
+SAMPLE = 16  # images whose sizes are looked at
+SMALL = 96  # px: a network for 224 would mostly see enlarged pixels
+LEAST_STEPS = 75  # 60 images have two batches: 12 epochs of them are too few (transfer_neu: 40)
+EVALUATIONS = 12  # of such a training, instead of one an epoch
+NAME = "config.py"  # in the run directory
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A config, and why it was chosen.
+
+    Attributes:
+        config: the config, with the source.
+        reason: what was chosen and why, one line.
+    """
+
+    config: ConfigDict
+    reason: str
+
+    def lines(self, workdir: str) -> list[str]:
+        """Returns what was chosen and why, and where the config will be, in words."""
+        train = self.config.train
+        length = f"{train.steps} steps" if train.steps else f"{train.epochs:g} epochs"
+        size = f"{self.config.data.image_size} px"
+        return [
+            f"{self.config.data.source}: {self.reason}; {size}, {length}, {self._flips()}",
+            f"config: {workdir}/{NAME}; python -m vision.config.shipped lists others for --config",
+        ]
+
+    def _flips(self) -> str:
+        """Returns how images are mirrored, in words."""
+        augment = self.config.augment
+        ways = [("left to right", augment.flip_horizontal), ("upside down", augment.flip_vertical)]
+        chosen = [way for way, is_on in ways if is_on]
+        return f"mirrored {' and '.join(chosen)}" if chosen else "not mirrored"
+
+    def text(self, command: str) -> str:
+        """Returns the config as a file that runs as it is.
+
+        Args:
+            command: how it came about, for the docstring.
+        """
+        config = self.config
+        reason = f"{self.reason[0].upper()}{self.reason[1:]}."
+        lines = [f"The training of {config.data.source}.", "", f"    {command}", "", reason]
+        return config_file(config, lines)
+
+
+def source_of(words: Sequence[str]) -> str:
+    """Returns the source that the arguments of a training name; "" if they name none.
+
+    Args:
+        words: the arguments that are not flags.
+
+    Raises:
+        UserError: there are several, or it is a config.
+    """
+    if not words:
+        return ""
+    first = words[0]
+    if len(words) > 1:
+        raise UserError(
+            f"unexpected argument '{words[1]}': flags start with --, overrides with --config., and "
+            f"several sources are one argument: '{first} + {words[1]}'"
+        )
+    if first.partition(":")[0].endswith(".py"):
+        raise UserError(f"{first} is a config: give it as --config {first}")
+    kind, argument, options = parse(first)
+    return compose(kind, argument.rstrip(os.sep) or argument, options)
+
+
+def config_without_file(argv: Sequence[str], chosen: list[Recipe]) -> ConfigDict | None:
+    """Returns the config of the run in --workdir, or one for the source; None without both.
+
+    Args:
+        argv: arguments of a training without --config.
+        chosen: gets what was chosen for the source.
+
+    Raises:
+        UserError: the source cannot be opened, or the run consists of two trainings.
+    """
+    config = own_config(argv)
+    source = source_of(positional(argv))
+    if config is None and source:
+        chosen.append(choose(source))
+        config = chosen[0].config
+    elif config is not None and config.imbalance.retrain_head:
+        raise UserError(
+            "this run consists of two trainings, and its directory has only the config of the "
+            "last: give --config FILE"
+        )
+    return config
+
+
+def title(source: str) -> str:
+    """Returns a name for what is trained on a source: the last part of its argument."""
+    if not source:
+        return ""
+    kind, argument, _ = parse(members(source)[0])
+    name = os.path.basename(os.path.realpath(argument)) if argument else kind
+    return re.sub(r"[^\w.-]+", "_", name) or kind
+
+
+def next_commands(workdir: str, name: str) -> list[str]:
+    """Returns the commands that can follow a training, a line each.
+
+    Args:
+        workdir: the run.
+        name: what its model will be called.
+    """
+    run = shlex.quote(workdir)
+    rows = [
+        (f"python -m vision.evaluation --workdir {run}", "a report: where does it fail?"),
+        (f"python -m vision.predict --workdir {run} new.jpg", "the class of a new image"),
+        (f"python -m vision.export --workdir {run} --out models/{name}/1", "without JAX"),
+        ("python -m vision.serving --models models", "a server and its page"),
+    ]
+    width = max(len(as_called(command)) for command, _ in rows)
+    return ["next:", *(f"  {as_called(command):<{width}}  # {what}" for command, what in rows)]
+
+
+def choose(source: str) -> Recipe:
+    """Returns what to train on a source.
+
+    That is transfer learning from published weights, if there are any on this machine, and else a
+    plain network.
+
+    Args:
+        source: the name of a source.
+
+    Raises:
+        UserError: the source cannot be opened.
+    """
+    parts = open_splits(source)
+    part = parts["train"] if "train" in parts else next(iter(parts.values()))
+    config = load(str(shipped.folder() / TRANSFER))
+    missing = _why_no_weights(config)
+    if missing:
+        config = load(str(shipped.folder() / PLAIN))
+    config.data.source = source
+    config.augment.flip_vertical = False  # right for steel, wrong for most photos
+    _fit(config, part, "train" in parts)
+    if missing:
+        return Recipe(config, f"ResNet from scratch, as weights are missing ({missing})")
+    weights = "EfficientNet-Lite0's ImageNet weights, which are installed"
+    return Recipe(config, f"transfer learning from {weights}")
+
+
+def _why_no_weights(config: ConfigDict) -> str:
+    """Returns why the weights of a config cannot be had; "" if they can."""
+    try:
+        file_of("model.pretrained", config.model.pretrained)
+    except UserError as error:
+        return str(error).partition("\n")[0]
+    return ""
+
+
+def _fit(config: ConfigDict, part: Source, is_split: bool) -> None:
+    """Fits the size and the length of a training to the images.
+
+    Args:
+        config: changed in place.
+        part: the images that are trained on or, unless `is_split`, from which they are drawn.
+        is_split: whether the source has splits of its own.
+    """
+    sides = [max(shape[:2]) for shape in look(part, SAMPLE).shapes.values()]
+    if sides and max(sides) <= SMALL:
+        config.data.image_size = SMALL
+    share = 1.0 if is_split else config.data.fractions[0]
+    images = max(1, round(share * len(part)))
+    epochs = float(round(LEAST_STEPS * config.train.batch_size / images))
+    if epochs > config.train.epochs:
+        config.train.epochs = epochs
+        config.train.eval_every = LEAST_STEPS // EVALUATIONS
