@@ -50,6 +50,11 @@ STAGES = [
         "coreml",
         ("coremltools", "stablehlo-coreml"),
     ),
+    (
+        ["continual", "--config", "configs/split_fashion_mnist.py:task:ewc"],
+        "evaluation",
+        ("matplotlib",),
+    ),
     (["serving", "--models=models"], "serving", ("starlette", "uvicorn", "onnxruntime")),
     (["main", *CONFIG, "--config.data.source=hf:a/b"], "hf", ("datasets",)),
     (["main", *CONFIG, "--config.data.source=parquet:a"], "parquet", ("pyarrow",)),

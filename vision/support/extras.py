@@ -6,10 +6,14 @@ pyproject.toml; so the two agree.
 
 import importlib.metadata
 import importlib.util
+import pathlib
 import re
+import shlex
 from collections.abc import Collection
 
 from vision.errors import UserError
+
+CHECKOUT = pathlib.Path(__file__).parents[2]  # if this is one
 
 # What packages are imported as, unless it is their own name.
 MODULES = {
@@ -45,24 +49,58 @@ def require(
     wanted = only or [name for extra in extras for name in packages(extra)]
     missing = [name for name in dict.fromkeys(wanted) if name not in without and is_missing(name)]
     if missing:
-        remedy = f"pip install {' '.join(missing)}"
-        if extras:
-            remedy = (
-                f"pip install -e '.[{','.join(extras)}]' "
-                f"(in a checkout: ./scripts/setup {' '.join(extras)})"
-            )
-        raise UserError(f"{what} needs {', '.join(missing)}: {remedy}")
+        raise UserError(f"{what} needs {', '.join(missing)}: {remedy(missing, extras)}")
+
+
+def remedy(missing: Collection[str], extras: Collection[str] = ()) -> str:
+    """Returns the command that installs packages.
+
+    In a checkout it names their extras, and the script that makes its environment. Beside a package
+    that was installed from a wheel there is nothing to name but what is missing.
+
+    Args:
+        missing: names of packages.
+        extras: the extras that have them, if any does.
+    """
+    if extras and (CHECKOUT / "pyproject.toml").is_file():
+        return (
+            f"pip install -e '.[{','.join(extras)}]' "
+            f"(in a checkout: ./scripts/setup {' '.join(extras)})"
+        )
+    return f"pip install {' '.join(shlex.quote(_requirement(name)) for name in missing)}"
 
 
 def packages(extra: str) -> list[str]:
-    """Returns the names of an extra's packages, as PyPI writes them; [] without an installation."""
+    """Returns the names of an extra's packages, as PyPI writes them; [] without an installation.
+
+    Args:
+        extra: its name; "" for what training needs.
+    """
+    pattern = rf"""extra == ['"]{re.escape(extra)}['"]"""
+    requirements = _requirements()
+    if extra:
+        return [_name(line) for line in requirements if re.search(pattern, line)]
+    return [_name(line) for line in requirements if "extra ==" not in line]
+
+
+def _requirements() -> list[str]:
+    """Returns what the installed metadata require, a line each; [] without an installation."""
     try:
-        requirements = importlib.metadata.requires("vision") or []
+        return importlib.metadata.requires("vision") or []
     except importlib.metadata.PackageNotFoundError:
         return []
-    pattern = rf"""extra == ['"]{re.escape(extra)}['"]"""
-    matches = [re.match(r"[\w.-]+", r) for r in requirements if re.search(pattern, r)]
-    return [re.sub(r"[-_.]+", "-", match[0]).lower() for match in matches if match]
+
+
+def _name(line: str) -> str:
+    """Returns the normalized name of the package that a requirement is of."""
+    match = re.match(r"[\w.-]+", line)
+    return re.sub(r"[-_.]+", "-", match[0]).lower() if match else ""
+
+
+def _requirement(name: str) -> str:
+    """Returns a package with the versions that are allowed, such as "jinja2>=3.1"."""
+    lines = (line for line in _requirements() if _name(line) == name)
+    return next(lines, name).partition(";")[0].strip()
 
 
 def is_missing(package: str) -> bool:
