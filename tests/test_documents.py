@@ -15,6 +15,7 @@ from vision import cli, objectives
 from vision.config.flags import parse
 from vision.config.schema import SECTIONS, all_keys
 from vision.errors import UserError
+from vision.stages import stages
 
 PAGES = {
     path.relative_to(REPOSITORY).as_posix(): path.read_text()
@@ -22,6 +23,7 @@ PAGES = {
 }
 PROGRAMS = r"(?:python -m (?:vision|scripts)\b|\./scripts/)"
 # `model.onnx` is a file, `model.dtype` a key
+MODULES = {stage.name: stage.module for stage in stages()}
 FILES = ("json", "onnx", "tflite", "mlpackage", "ort", "py", "safetensors", "csv", "png")
 
 
@@ -74,6 +76,8 @@ def programs():
     for page, text in PAGES.items():
         for words in commands(text):
             program, rest = (words[2], words[3:]) if words[0] == "python" else (words[0], words[1:])
+            if program == "./scripts/vision" and rest:  # a stage, which is a module
+                program, rest = MODULES[rest[0]], rest[1:]
             if "..." not in rest:
                 every.append((program, rest, page))
     return every
@@ -146,6 +150,6 @@ def test_the_model_of_readme_trains(tmp_path, monkeypatch):
 def test_design_draws_the_floors_as_they_are():
     rooms = {source.room for source in style.read(REPOSITORY)}
     floors = [tuple(room for room in floor if room in rooms) for floor in style.FLOORS]
-    (picture,) = [block for block in blocks(PAGES["DESIGN.md"]) if block.startswith("main\n")]
+    (picture,) = [block for block in blocks(PAGES["DESIGN.md"]) if block.startswith("__main__\n")]
     drawn = [tuple(line.split("◄")[0].split()) for line in picture.splitlines()]
     assert drawn[::-1] == [floor for floor in floors if floor]

@@ -61,7 +61,7 @@ def checkout(tmp_path_factory):
         "cat pyproject.toml constraints.txt | cksum", shell=True, cwd=root, capture_output=True
     )
     (root / ".venv" / "vision-setup").write_text(
-        f"{key.stdout.decode().strip()} {root}\ncpu cuda12\n"
+        f"{key.stdout.decode().strip()} {root}\ncpu cuda12 basics\n"
     )
     (root / "run.py").write_text(CONFIG)
     return root

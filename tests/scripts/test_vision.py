@@ -1,0 +1,54 @@
+"""`./scripts/vision` and `./scripts/train` start the stages of the checkout, from any folder."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A checkout whose environment is there, as a state of scripts/setup says, with one extra."""
+    root = tmp_path_factory.mktemp("checkout").resolve()
+    for name in ("vision", "scripts", "configs"):
+        (root / name).symlink_to(REPOSITORY / name)
+    for name in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(REPOSITORY / name, root)
+    python = root / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={REPOSITORY} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    line = "cat pyproject.toml constraints.txt | cksum"
+    key = subprocess.run(line, shell=True, cwd=root, capture_output=True, text=True).stdout.strip()
+    (root / ".venv" / "vision-setup").write_text(f"{key} {root}\ncpu cuda12 basics audit\n")
+    return root
+
+
+def start(*command, cwd):
+    return subprocess.run(list(map(str, command)), cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("stage", ["audit", "evaluate"])
+def test_a_stage_starts_under_the_name_of_the_script(checkout, stage):
+    done = start("./scripts/vision", stage, "--help", cwd=checkout)
+    assert done.returncode == 0, done.stderr
+    assert f"    ./scripts/vision {stage} --" in done.stdout
+
+
+def test_train_is_the_stage_with_a_config_to_begin_with(checkout, tmp_path):
+    done = start("./scripts/train", "--help", cwd=checkout)
+    assert "    ./scripts/vision train --config configs/vit_cifar10.py" in done.stdout
+    done = start(checkout / "scripts/train", "configs/nosuch.py:smoke", cwd=tmp_path)
+    assert done.returncode == 2 and "no config file 'configs/nosuch.py'" in done.stderr
+    done = start(checkout / "scripts/train", "photos/", cwd=tmp_path)
+    assert done.returncode == 2 and "there is no folder 'photos/'" in done.stderr
+
+
+def test_a_name_that_is_no_stage_installs_nothing(checkout):
+    done = start("./scripts/vision", "audti", cwd=checkout)
+    assert done.returncode == 2
+    assert done.stderr.endswith("did you mean: ./scripts/vision audit?\n")
+    assert "installing" not in done.stderr
