@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(table(program))
         sys.exit(0)
     if arguments[0] == "--version":
-        from vision import __version__
+        from vision.version import __version__
 
         print(f"vision {__version__}")
         sys.exit(0)

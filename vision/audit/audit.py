@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vision import __version__
 from vision.audit import apply, duplicates, quality
 from vision.audit.images import Images
 from vision.audit.issues import Issue, write_issues
@@ -24,6 +23,7 @@ from vision.data.sources import open_splits
 from vision.data.splits import split_seed
 from vision.errors import UserError
 from vision.support.files import filling, make_directory, write_json
+from vision.version import __version__
 
 PACKAGES = ("numpy", "opencv-python-headless", "ImageHash", "scikit-learn", "cleanlab")
 _DIGITS = 4  # of data.mean and data.std

@@ -23,7 +23,6 @@ import cv2
 import numpy as np
 from ml_collections import ConfigDict
 
-from vision import __version__
 from vision.bundle import encoder
 from vision.bundle.checks import MANIFEST, check_outputs, check_signature
 from vision.bundle.runtimes import EXPORT_AGAIN, open_model
@@ -39,6 +38,7 @@ from vision.support.digest import sha256
 from vision.support.files import write_json
 from vision.support.reading import read_json
 from vision.support.schema import SIDE, among, check, damaged, filled, numbers_within
+from vision.version import __version__
 
 FORMAT = 1
 SAMPLE = "sample.png"

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from vision import __version__, cli
+from vision import cli
 from vision.bundle.directory import (
     Bundle,
     open_bundle,
@@ -52,6 +52,7 @@ from vision.data.inputs import require_images_alone
 from vision.errors import UserError, check_choice, check_count, check_range
 from vision.support.directories import replacing_directory
 from vision.support.extras import require
+from vision.version import __version__
 
 VALIDATION_IMAGES = 1000  # to choose layers by, at most
 BATCH = 32

@@ -16,7 +16,6 @@ import sys
 import types
 from collections.abc import Sequence
 
-import vision
 from vision import cli
 from vision.errors import UserError
 from vision.stages import as_called
@@ -26,7 +25,7 @@ FOLDER = "configs"
 
 def folder() -> pathlib.Path:
     """Returns the folder of the configs that came with this package."""
-    package = pathlib.Path(vision.__file__).parent
+    package = pathlib.Path(__file__).parents[1]
     inside = package / FOLDER  # of a wheel
     return inside if inside.is_dir() else package.parent / FOLDER
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vision import __version__, parallel
+from vision import parallel
 from vision.errors import UserError
 from vision.evaluation.data import Split, open_split, some
 from vision.evaluation.evaluator import Evaluator
@@ -31,6 +31,7 @@ from vision.evaluation.report.words import SURE, amount, measured, verdicts
 from vision.inference import Predictor
 from vision.metrics import confusion
 from vision.reference.unsure import Evidence
+from vision.version import __version__
 
 PACKAGES = ("jax", "flax", "numpy", "scikit-learn")
 PAIRS = 100  # confused pairs in metrics.json

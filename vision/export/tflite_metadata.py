@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vision import __version__
 from vision.bundle.runtimes import OUTPUTS
 from vision.errors import UserError, shown
 from vision.export.program import Program
 from vision.export.tflite import pack
 from vision.support.extras import require
 from vision.support.files import replacing
+from vision.version import __version__
 
 LABELS = "labels.txt"
 METADATA = b"TFLITE_METADATA"  # the name of the model's buffer

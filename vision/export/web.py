@@ -19,7 +19,6 @@ from typing import Any
 import cv2
 import numpy as np
 
-import vision
 from vision.bundle.directory import Manifest, write_sample
 from vision.errors import UserError
 from vision.export import npm
@@ -28,6 +27,7 @@ from vision.support.directories import files_in
 from vision.support.files import write_json
 from vision.support.reading import read_json
 from vision.support.schema import FILE_NAME
+from vision.version import __version__
 
 FOLDER = "web"
 DESCRIPTION = "model.json"
@@ -36,7 +36,7 @@ RUNTIMES = {"litert": "tflite", "onnxruntime": "onnx"}
 PAGE = pathlib.Path(__file__).with_name("web_page")
 LICENSES = PAGE / "licenses"
 # of the server's page, which has the same look and takes images in the same ways
-SHARED = pathlib.Path(vision.__file__).parent / "serving" / "page"
+SHARED = pathlib.Path(__file__).parents[1] / "serving" / "page"
 SHARED_FILES = ("page.css", "icon.svg", "show.js", "take.js")
 # parts of the names of LiteRT.js's other variants: for threads, for WebGPU, for old browsers
 OTHER_VARIANTS = ("_threaded_", "_jspi_", "_compat_")
@@ -186,7 +186,7 @@ def _licenses(packages):
     """Returns the text of licenses.txt."""
     ours = {
         "name": "The page",
-        "version": vision.__version__,
+        "version": __version__,
         "copyright": "The authors of the exporter",
         "license": "Apache-2.0",
     }

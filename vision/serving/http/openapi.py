@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from vision import __version__
 from vision.serving.http.schemas import SCHEMAS, TILING, UNSURE, ref
 from vision.serving.protocol.inference import MAX_TOP_K
+from vision.version import __version__
 
 DESCRIPTION = (
     "Classifies images. Models are asked by the Open Inference Protocol V2 or V1, "

@@ -24,7 +24,6 @@ from prometheus_client import (
 )
 from prometheus_client.process_collector import ProcessCollector
 
-from vision import __version__
 from vision.errors import UserError, first_line
 from vision.serving.errors import Refused, TooMany
 from vision.serving.logs import prediction_log
@@ -33,6 +32,7 @@ from vision.serving.logs.drift_metrics import DriftMetrics
 from vision.serving.logs.prediction_log import PredictionLog
 from vision.serving.request import Answer, Request
 from vision.serving.settings import Settings
+from vision.version import __version__
 
 # Seconds between writes: a thread that woke for each line would take the event loop's time.
 PERIOD = 0.1

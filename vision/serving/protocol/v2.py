@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from vision import __version__
 from vision.bundle.directory import Bundle
 from vision.serving.errors import Refused
 from vision.serving.protocol.inference import (
@@ -36,6 +35,7 @@ from vision.serving.protocol.tiled import OUTPUTS as TILED_OUTPUTS
 from vision.serving.protocol.tiled import tiling_from
 from vision.serving.protocol.unsure import outputs_of, unsure_of
 from vision.serving.request import Answer
+from vision.version import __version__
 
 MAX_INPUTS = 256
 EXTENSIONS = ["binary_tensor_data", "classification"]
