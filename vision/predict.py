@@ -26,8 +26,8 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from absl import flags
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("table", "csv", "json")
 SEPARATOR = " | "  # of the classes of a set
+
+Image = TypeVar("Image")  # whatever `answers` is given
 
 
 def main(argv: Sequence[str]) -> None:
@@ -227,6 +229,20 @@ def _expand(word):
                 yield file
 
 
+class Answer(NamedTuple):
+    """What a model says about an image.
+
+    Attributes:
+        probabilities: float (C,), of the classes.
+        embedding: float32 (D,).
+        image: uint8 (image_size, image_size, channels), the image as the model has seen it.
+    """
+
+    probabilities: np.ndarray
+    embedding: np.ndarray
+    image: np.ndarray
+
+
 def predict(
     classifier: "Predictor",
     files: Iterable[str],
@@ -247,45 +263,88 @@ def predict(
         fields: {name: (N, ...)}, what the model takes beside each of the N files.
     """
 
+    def read(file):
+        return decode(file, bits=classifier.config.data.bits)
+
+    files = iter(files)
+    first = list(itertools.islice(files, batch_size))
+    batch_size = max(1, len(first))  # of fewer files than a batch, a smaller program
+    for file, answer in answers(
+        classifier, itertools.chain(first, files), read, batch_size, fields
+    ):
+        if isinstance(answer, UnreadableImage):
+            yield file, answer
+        else:
+            yield file, rank(classifier.classes, answer.probabilities, top, file)
+
+
+def answers(
+    classifier: "Predictor",
+    images: Iterable[Image],
+    read: Callable[[Image], np.ndarray],
+    batch_size: int,
+    fields: Mapping[str, np.ndarray] | None = None,
+) -> Iterator[tuple[Image, Answer | UnreadableImage]]:
+    """Yields (image, `Answer`) for each image in order, or its `UnreadableImage`.
+
+    Memory does not grow with the number of images, and they are read while the model runs on
+    earlier ones.
+
+    Args:
+        classifier: the model.
+        images: whatever `read` takes, such as paths.
+        read: returns an image's pixels, uint8 (H, W, 1 or 3); called by several threads.
+        batch_size: images per batch. The last one is padded, so that the model compiles once.
+        fields: {name: (N, ...)}, what the model takes beside each of the N images.
+    """
+
     def load(numbered):
         try:
-            return classifier.prepare(decode(numbered[1], bits=classifier.config.data.bits))
+            return classifier.prepare(read(numbered[1]))
         except UnreadableImage as error:
             return error
 
-    run = None
-    for batch in load_ahead(enumerate(files), load, batch_size):
-        loaded = [(row, file, image) for (row, file), image in batch]
-        # Every batch is padded to the size of the first, so that the model compiles once.
-        run = run or batched(classifier.probabilities_and_embeddings, len(loaded))
-        probabilities = _run(run, loaded, fields or {})
-        yield from _ranked(classifier.classes, loaded, probabilities, top)
+    run = batched(classifier.probabilities_and_embeddings, batch_size)
+    for batch in load_ahead(enumerate(images), load, batch_size):
+        loaded = [(row, image, pixels) for (row, image), pixels in batch]
+        outputs = _run(run, loaded, fields or {})
+        for _, image, pixels in loaded:
+            if isinstance(pixels, UnreadableImage):
+                yield image, pixels
+            else:
+                probabilities, embedding = next(outputs)
+                yield image, Answer(probabilities, embedding, pixels)
 
 
 def _run(run, loaded, fields):
-    """Returns the probabilities of the readable images of one batch."""
+    """Returns an iterator over (probabilities, embedding) of the readable images of one batch."""
     readable = [item for item in loaded if not isinstance(item[2], UnreadableImage)]
     if not readable:
-        return np.empty((0, 0))
+        return iter(())
     rows = [row for row, _, _ in readable]
-    images = np.stack([image for _, _, image in readable])
-    return run(pack(images, {name: values[rows] for name, values in fields.items()}))[0]
+    images = np.stack([pixels for _, _, pixels in readable])
+    batch = pack(images, {name: values[rows] for name, values in fields.items()})
+    return zip(*run(batch), strict=True)
 
 
-def _ranked(classes, loaded, every_probability, top):
-    """Yields the results of one batch."""
-    rows = iter(every_probability)
-    for _, file, image in loaded:
-        if isinstance(image, UnreadableImage):
-            yield file, image
-            continue
-        probabilities = next(rows)
-        if not np.isfinite(probabilities).all():
-            raise RunError(
-                f"the model gives NaN or infinite probabilities for {file}: train it again"
-            )
-        best = np.argsort(-probabilities, kind="stable")[:top]
-        yield file, [(classes[i], float(probabilities[i])) for i in best]
+def rank(
+    classes: Sequence[str], probabilities: np.ndarray, top: int, name: str
+) -> list[tuple[str, float]]:
+    """Returns [(class, probability)] of the most probable classes, the most probable first.
+
+    Args:
+        classes: C names.
+        probabilities: float (C,).
+        top: number of classes.
+        name: what the image is called in a message.
+
+    Raises:
+        RunError: the probabilities are not finite.
+    """
+    if not np.isfinite(probabilities).all():
+        raise RunError(f"the model gives NaN or infinite probabilities for {name}: train it again")
+    best = np.argsort(-probabilities, kind="stable")[:top]
+    return [(classes[i], float(probabilities[i])) for i in best]
 
 
 class _Table:

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from vision.config import shipped
 from vision.config.flags import positional
-from vision.config.load import load
+from vision.config.load import is_config, load
 from vision.config.written import config_file
 from vision.data.sample import look
 from vision.data.sources import Source, compose, members, open_splits, parse
@@ -42,13 +42,15 @@ class Recipe:
 
     def lines(self, workdir: str) -> list[str]:
         """Returns what was chosen and why, and where the config will be, in words."""
+        others = "python -m vision.config.shipped lists others for --config"
+        return [self.summary(), f"config: {workdir}/{NAME}; {others}"]
+
+    def summary(self) -> str:
+        """Returns what was chosen and why, one line."""
         train = self.config.train
         length = f"{train.steps} steps" if train.steps else f"{train.epochs:g} epochs"
         size = f"{self.config.data.image_size} px"
-        return [
-            f"{self.config.data.source}: {self.reason}; {size}, {length}, {self._flips()}",
-            f"config: {workdir}/{NAME}; python -m vision.config.shipped lists others for --config",
-        ]
+        return f"{self.config.data.source}: {self.reason}; {size}, {length}, {self._flips()}"
 
     def _flips(self) -> str:
         """Returns how images are mirrored, in words."""
@@ -86,7 +88,7 @@ def source_of(words: Sequence[str]) -> str:
             f"unexpected argument '{words[1]}': flags start with --, overrides with --config., and "
             f"several sources are one argument: '{first} + {words[1]}'"
         )
-    if first.partition(":")[0].endswith(".py"):
+    if is_config(first):
         raise UserError(f"{first} is a config: give it as --config {first}")
     kind, argument, options = parse(first)
     return compose(kind, argument.rstrip(os.sep) or argument, options)

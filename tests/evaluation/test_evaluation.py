@@ -215,7 +215,7 @@ def test_a_bundle(tmp_path, capsys):
         (("--workdir", "RUN", "more"), "unexpected argument 'more'"),
         (
             ("--workdir", "RUN", "--config.model.name=resnet"),
-            "--config.model.name belongs to the model",
+            "model.name belongs to the model",
         ),
         (
             ("--workdir", "RUN", "--config.evaluation.bins=1"),

@@ -67,6 +67,11 @@ def load(spec: str) -> ConfigDict:
     return shrink(config) if smoke else config
 
 
+def is_config(spec: str) -> bool:
+    """Whether a word names a config file, "FILE[:ARGUMENT]", and not a source, run or bundle."""
+    return spec.partition(":")[0].endswith(".py")
+
+
 def from_dict(values: Mapping[str, Any]) -> ConfigDict:
     """Rebuilds a config from the dict in a run's `config.json`.
 
@@ -108,6 +113,29 @@ def checked_config(values: Mapping[str, Any], file: Any, remedy: str = "") -> Co
         validate(config)
     except UserError as error:
         raise damaged(file, str(error), remedy) from error
+    return config
+
+
+def override(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    """Returns a copy of a config with other values of some keys.
+
+    Args:
+        config: the config.
+        values: {key: value}, such as {"train.steps": 100, "model.options.width": 32}.
+
+    Raises:
+        UserError: a key is unknown, or its value has the wrong type or is out of range.
+    """
+    config = config.copy_and_resolve_references()
+    for key, value in values.items():
+        section, _, name = key.rpartition(".")
+        if key not in all_keys() and section not in OPTION_GROUPS:
+            raise UserError(unknown_key(key))
+        nested = {name: value}
+        for part in reversed(section.split(".") if section else ()):
+            nested = {part: nested}
+        _assign(config, nested, "")
+    validate(config)
     return config
 
 

@@ -78,6 +78,29 @@ def decode(
     return to_channels(image, channels)
 
 
+def from_pil(image: Image.Image, name: str = "", bits: int = 0) -> np.ndarray:
+    """Returns the pixels of an image that PIL has opened, as `decode` gives them.
+
+    Args:
+        image: the image.
+        name: what it is called in an error.
+        bits: significant bits of 16-bit images, 8 to 16; 0 for 16.
+
+    Returns:
+        uint8 (H, W, 1 or 3).
+
+    Raises:
+        UnreadableImage: its file is broken, or its pixels have no known range.
+    """
+    try:
+        return _pixels(ImageOps.exif_transpose(image), _stored_bits(image) or bits or 16)
+    except UnreadableImage as error:
+        raise UnreadableImage(error.reason, name) from error
+    # PIL reads the pixels only now, and its parsers raise all kinds of errors
+    except Exception as error:
+        raise UnreadableImage(str(error) or type(error).__name__, name) from error
+
+
 def read_file(path: Path | str) -> bytes:
     """Returns a file's bytes; raises `UnreadableImage` if that fails."""
     try:

@@ -1,4 +1,4 @@
-"""Images embedded in a page: small, as data URIs."""
+"""Pictures for people: small ones as data URIs for a page, heat maps over their images."""
 
 import base64
 
@@ -9,6 +9,8 @@ from vision.data.decode import to_channels
 
 SIDE = 160  # at most, pixels
 _PNG_SIDE = 64  # pictures up to this size are shown enlarged, which makes JPEG artifacts visible
+OPACITY = 0.7  # of the hottest pixel's color
+COLORS = "inferno"  # matplotlib's; its lightness increases evenly
 
 
 def picture(image: np.ndarray) -> str:
@@ -32,3 +34,20 @@ def picture(image: np.ndarray) -> str:
 def data_uri(data: bytes, kind: str = "png") -> str:
     """Returns the bytes of a picture's file, "png" or "jpeg", as a data URI for an `img`."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Returns an image in gray under its heat map in color, uint8 (H, W, 3).
+
+    The colder a pixel, the more of the image shows.
+
+    Args:
+        image: uint8 (H, W, 1 or 3).
+        heat: float (H, W) in [0, 1].
+    """
+    from matplotlib import colormaps
+
+    gray = to_channels(image, 1).astype(np.float32)
+    color = colormaps[COLORS](np.asarray(heat))[..., :3] * 255
+    opacity = OPACITY * np.asarray(heat)[..., None]
+    return np.round((1 - opacity) * gray + opacity * color).astype(np.uint8)

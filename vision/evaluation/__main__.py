@@ -19,7 +19,6 @@ Several processes, started by Slurm, Kubernetes or scripts/launch/local, share t
 writes.
 """
 
-import contextlib
 import pathlib
 import re
 from collections.abc import Sequence
@@ -33,19 +32,7 @@ from vision.config.validate import validate
 from vision.errors import UserError
 from vision.run.calibration import EVALUATION
 from vision.support.extras import require
-from vision.support.lock import locked
 from vision.support.memory import keep_freed_memory
-
-# Keys that may be set for a model that has a config already.
-FREE = (
-    "compile_cache",
-    "evaluation.",
-    "parallel.",
-    "train.eval_batch_size",
-    "data.workers",
-    "data.resident_gib",
-    "data.max_unreadable",
-)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -62,8 +49,8 @@ def main(argv: Sequence[str]) -> None:
     if config.parallel.keep_memory:
         keep_freed_memory()
     from vision import distributed, parallel
-    from vision.evaluation import evaluate
-    from vision.evaluation.report import report
+    from vision.evaluation.evaluate import describe
+    from vision.evaluation.stage import evaluate_into
 
     parallel.keep_programs(config.compile_cache)  # this machine's, not the one that trained
     distributed.start(config.parallel)
@@ -72,20 +59,17 @@ def main(argv: Sequence[str]) -> None:
         config = _override(classifier.config, config, argv)
     out = pathlib.Path(_directory(values))
     say = cli.show if parallel.is_main_process() else _ignore
-    with contextlib.ExitStack() as stack:
-        parallel.on_main_process(lambda: stack.enter_context(locked(out)))
-        evaluation = evaluate.evaluate(classifier, config, values.data, values.split, say)
-        # The others wait, or JAX would end this process with them.
-        parallel.on_main_process(
-            lambda: report.write(
-                out,
-                evaluation,
-                config.evaluation,
-                "" if values["zero-shot"].value else values.workdir,
-            )
-        )
+    evaluation = evaluate_into(
+        out,
+        classifier,
+        config,
+        data=values.data,
+        split=values.split,
+        workdir="" if values["zero-shot"].value else values.workdir,
+        report=say,
+    )
     if parallel.is_main_process():
-        cli.show(*evaluate.describe(evaluation))
+        cli.show(*describe(evaluation))
         cli.show(f"{out}/report.html, metrics.json, predictions.parquet, MODEL_CARD.md")
 
 
@@ -153,20 +137,10 @@ def _override(config, overrides, argv):
     Raises:
         UserError: if an override would change what the model is.
     """
-    config = config.copy_and_resolve_references()
-    for argument in argv:
-        if not (match := re.match(r"--?(?:no)?config\.([\w.]+)", argument)):
-            continue
-        key = match.group(1)
-        if not key.startswith(FREE):
-            raise UserError(
-                f"--config.{key} belongs to the model and cannot be changed here; "
-                f"set only {', '.join(FREE)}"
-            )
-        group, _, name = key.rpartition(".")
-        section = config[group] if group else config
-        section[name] = overrides[key]
-    return config
+    from vision.evaluation.stage import override
+
+    matches = (re.match(r"--?(?:no)?config\.([\w.]+)", argument) for argument in argv)
+    return override(config, {m.group(1): overrides[m.group(1)] for m in matches if m})
 
 
 if __name__ == "__main__":

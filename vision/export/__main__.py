@@ -31,20 +31,11 @@ from absl import flags
 
 from vision import cli
 from vision.config.flags import parse_stage
-from vision.errors import UserError, check_choice
-from vision.export import web
-from vision.support.extras import require
+from vision.errors import UserError
+from vision.export import stage, web
+from vision.export.options import ExportOptions
 
-# The packages that write and run each format; the others need none.
-PACKAGES = {
-    "onnx": ("jax2onnx", "onnx", "onnxruntime"),
-    "tflite": ("ai-edge-litert", "flatbuffers", "litert-converter"),
-    "saved_model": ("orbax-export", "tensorflow"),
-    "coreml": ("coremltools", "stablehlo-coreml"),
-}
 RUNNABLE = ("onnx", "tflite")  # by this project
-# The extras of pyproject.toml with these packages, unless it is "export".
-EXTRAS = {"saved_model": ("export", "tfds"), "coreml": ("coreml",)}
 
 
 def main(argv: list[str]) -> None:
@@ -57,8 +48,6 @@ def main(argv: list[str]) -> None:
     web_packages = str(values["web-packages"].value)
     _require_packages(values)
     from vision import inference
-    from vision.export import bundle, safetensors
-    from vision.export.options import ExportOptions
 
     options = ExportOptions(
         values.format,
@@ -73,10 +62,9 @@ def main(argv: list[str]) -> None:
     )
     classifier = inference.from_flags(config, values.workdir)
     assert isinstance(classifier, inference.Classifier)  # there is no --bundle
+    stage.write(classifier, values.out, options, values.data, values.workdir)
     if options.formats == ("safetensors",):
-        cli.show(safetensors.write(classifier, values.out))
         return
-    bundle.export(classifier, values.out, options, data=values.data, workdir=values.workdir)
     if options.formats[0] in RUNNABLE:
         cli.show(f"{values.out}: python -m vision.predict --bundle {values.out} photos/")
     else:
@@ -88,19 +76,11 @@ def main(argv: list[str]) -> None:
 
 def _require_packages(values):
     """Raises `UserError` if packages for a format are missing, or flags of web are given alone."""
-    writers = {name: name for name in values.format}  # what needs a format: itself, or the page
-    if web.FOLDER in writers:
-        runtime = str(values["web-runtime"].value)
-        check_choice("--web-runtime", runtime, web.RUNTIMES)
-        writers.setdefault(web.RUNTIMES[runtime], web.FOLDER)
-    else:
+    if web.FOLDER not in values.format:
         for flag in ("web-runtime", "web-packages"):
             if values[flag].present:
                 raise UserError(f"--{flag} needs --format web: add it")
-    for name, writer in writers.items():
-        if name in PACKAGES:
-            extras = EXTRAS.get(name, ("export",))
-            require(f"--format {writer}", *extras, only=PACKAGES[name])
+    stage.require_packages(values.format, str(values["web-runtime"].value))
 
 
 def _flags(values):

@@ -181,9 +181,13 @@ def check_data(values: Any, file: Any, key: str = "") -> dict[str, Any]:
 def new_workdir(argv: Sequence[str]) -> pathlib.Path:
     """Returns a directory under runs/, named after the --config of a command line and the time."""
     spec = next((a.removeprefix("--config=") for a in argv if a.startswith("--config=")), None)
-    spec = spec or argv[argv.index("--config") + 1]
+    return workdir_for(title_of(spec or argv[argv.index("--config") + 1]))
+
+
+def title_of(spec: str) -> str:
+    """Returns what a run is named after, of a config's "FILE[:ARGUMENT]"."""
     path, *arguments = spec.split(":")
-    return workdir_for("-".join([pathlib.Path(path).stem, *arguments]))
+    return "-".join([pathlib.Path(path).stem, *arguments])
 
 
 def workdir_for(title: str) -> pathlib.Path:

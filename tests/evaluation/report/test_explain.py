@@ -225,18 +225,6 @@ def test_a_research_module_has_no_explanation(module):
     assert explain.explainer(classifier(create(module))) is None
 
 
-def test_overlay():
-    image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
-    heat = np.zeros((9, 7), np.float32)
-    heat[2:5, 3] = 1
-    for picture in (image, image[..., :1]):
-        shown = explain.overlay(picture, heat)
-        cold = shown[heat == 0]
-        assert shown.shape == (9, 7, 3) and shown.dtype == np.uint8
-        assert (cold == cold[:, :1]).all() and len(np.unique(cold)) > 20  # the picture, in gray
-        assert (shown[2:5, 3, 0] > shown[2:5, 3, 2]).all()  # hot is yellow
-
-
 class Patch:
     """Stands for a classifier: the probability of class 1 is the mean of the upper left quarter."""
 

@@ -142,10 +142,10 @@ def test_specs_that_name_nothing(spec, message):
 
 
 def test_the_hub_cannot_be_reached(monkeypatch, tmp_path):
-    import huggingface_hub
+    from huggingface_hub import constants
 
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(
         UserError, match="not in the cache, and the hub cannot be reached.*\nFetch it once"
     ):
@@ -153,7 +153,7 @@ def test_the_hub_cannot_be_reached(monkeypatch, tmp_path):
 
 
 def test_the_hub_s_cache_serves_offline(monkeypatch, tmp_path, vit_arrays):
-    import huggingface_hub
+    from huggingface_hub import constants
 
     commit = "0123456789abcdef0123456789abcdef01234567"
     place = tmp_path / "models--timm--mine" / "snapshots" / commit
@@ -163,8 +163,8 @@ def test_the_hub_s_cache_serves_offline(monkeypatch, tmp_path, vit_arrays):
     safetensors.numpy.save_file(vit_arrays, place / "model.safetensors")
     prepared = {"mean": [0.1] * 3, "std": [0.2] * 3, "input_size": [3, 8, 8], "num_classes": 10}
     (place / "config.json").write_text(json.dumps({"pretrained_cfg": prepared}))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     assert "head.kernel" in pretrained.load(config(path="hf:timm/mine"), 10, 8, 3)
     assert pretrained.describe("hf:timm/mine", vit, "mu/4").mean == (0.1,) * 3
 

@@ -17,14 +17,11 @@ import numpy as np
 from flax import nnx
 
 from vision.data.augment import normalize
-from vision.data.decode import to_channels
 from vision.inference import Classifier, Predictor
 from vision.models import vit
 
 GRAD_CAM = "Grad-CAM"
 ROLLOUT = "attention rollout"
-OPACITY = 0.7  # of the hottest pixel's color
-COLORS = "inferno"  # matplotlib's; its lightness increases evenly
 # Deleted pixels are replaced by the blurred image; its standard deviation is the side over this.
 BLUR = 16
 
@@ -172,23 +169,6 @@ def rollout(probabilities: Sequence[jax.Array]) -> jax.Array:
     identity = jnp.eye(probabilities[0].shape[-1])
     steps = [(p.mean(1) + identity) / 2 for p in probabilities]
     return functools.reduce(lambda product, step: step @ product, steps)
-
-
-def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Returns an image in gray under its heat map in color, uint8 (H, W, 3).
-
-    The colder a pixel, the more of the image shows.
-
-    Args:
-        image: uint8 (H, W, 1 or 3).
-        heat: float (H, W) in [0, 1].
-    """
-    from matplotlib import colormaps
-
-    gray = to_channels(image, 1).astype(np.float32)
-    color = colormaps[COLORS](np.asarray(heat))[..., :3] * 255
-    opacity = OPACITY * np.asarray(heat)[..., None]
-    return np.round((1 - opacity) * gray + opacity * color).astype(np.uint8)
 
 
 def deletion_curves(

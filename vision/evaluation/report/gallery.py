@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vision.data.decode import UnreadableImage
-from vision.data.pictures import picture
+from vision.data.pictures import overlay, picture
 from vision.errors import UserError
-from vision.evaluation.report.explain import area_under, deletion_curves, explainer, overlay
+from vision.evaluation.report.explain import area_under, deletion_curves, explainer
 
 if TYPE_CHECKING:
     from vision.evaluation.evaluate import Evaluation

@@ -20,8 +20,8 @@ from vision.models.weights.hub_config import COLORS
 from vision.models.weights.kept import PREFIX, find_kept
 from vision.models.weights.kinds import recognize
 from vision.models.weights.torch_file import read_torch
+from vision.support import hub
 from vision.support.arrays import read_npz
-from vision.support.extras import require
 from vision.support.packaged import in_package
 from vision.support.reading import parsing, read_json
 from vision.support.schema import Rule, check, filled, integers_within, numbers_within
@@ -66,7 +66,7 @@ def locate(spec: str, name: str = HUB_FILE) -> pathlib.Path:
         UserError: there is no such file.
     """
     if spec.startswith("hf:"):
-        return _from_hub(spec, name)
+        return hub.download(f"model.pretrained = '{spec}'", spec, name)
     if spec.startswith(PREFIX):
         return find_kept(spec).path
     path = in_package("model.pretrained", spec)
@@ -121,38 +121,6 @@ def published_config(spec: str) -> dict:
     if "pretrained_cfg" not in config:  # of another library
         return config
     return check(config, TIMM, path, "fetch it again, or remove it and set data.mean and so on")
-
-
-def _from_hub(spec, name):
-    repository, _, revision = spec.removeprefix("hf:").partition("@")
-    require(f"model.pretrained = '{spec}'", "pretrained", only=("huggingface-hub",))
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    try:
-        path = huggingface_hub.hf_hub_download(repository, name, revision=revision or None)
-    except errors.HFValidationError as error:
-        raise UserError(f"model.pretrained = '{spec}' must be hf:OWNER/NAME") from error
-    except (
-        errors.RepositoryNotFoundError,
-        errors.EntryNotFoundError,
-        errors.RevisionNotFoundError,
-    ) as error:
-        if isinstance(error, errors.LocalEntryNotFoundError):
-            raise _unreachable(spec, name) from error
-        raise UserError(
-            f"model.pretrained = '{spec}': the hub has no {name} there; check the name"
-        ) from error
-    except Exception as error:  # exceptions of httpx, the proxy and the cache
-        raise _unreachable(spec, name) from error
-    return pathlib.Path(path)
-
-
-def _unreachable(spec, name):
-    return UserError(
-        f"model.pretrained = '{spec}': {name} is not in the cache, and the hub cannot be reached.\n"
-        "Fetch it once on a machine with a network, or download it and give the file's path"
-    )
 
 
 def _read_npz(path):
