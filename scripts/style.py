@@ -35,7 +35,7 @@ VAGUE = {
 }
 # Every room may import those of the floors below it; rooms of one floor lie side by side.
 FLOORS = (
-    ("errors",),
+    ("errors", "version"),
     ("support", "stages", "files", "page", "memory", "modules"),
     ("cli",),
     ("config",),
@@ -54,7 +54,7 @@ FLOORS = (
     ("predict", "audit", "evaluation", "continual", "synthesize", "runs", "recipe"),
     ("export",),
     ("compression",),
-    ("search",),
+    ("search", "api"),
     ("main", "doctor"),
     ("command",),
     ("__main__",),
@@ -63,6 +63,7 @@ FLOORS = (
 BESIDE_BUNDLE = ("serving", "monitoring")
 BELOW_BUNDLE = (
     "errors",
+    "version",
     "support",
     "stages",
     "files",
