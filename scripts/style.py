@@ -45,7 +45,7 @@ FLOORS = (
     ("models", "reference"),
     ("runtimes",),
     ("bundle",),
-    ("tiles",),
+    ("tiles", "writers"),
     ("run",),
     ("objectives",),
     ("training",),

@@ -23,7 +23,6 @@ image, and makes one decision of them: docs/tiles.md.
 
 import glob
 import itertools
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,26 +39,23 @@ from vision.data.decode import UnreadableImage, decode
 from vision.data.files import find_files
 from vision.data.formats import known_extensions
 from vision.data.inputs import pack
-from vision.errors import RunError, UserError, check_choice, check_count, printable
+from vision.errors import RunError, UserError, check_choice, check_count
 from vision.reference import unsure
 from vision.support.ahead import load_ahead
-from vision.support.cells import Writer, column_width, fitted
 from vision.support.memory import keep_freed_memory
 from vision.tiles import command as tiles
 from vision.tiles.writers import WRITERS as TILED_WRITERS
+from vision.writers import WRITERS
 
 if TYPE_CHECKING:
     from vision.inference import Predictor
-
-FORMATS = ("table", "csv", "json")
-SEPARATOR = " | "  # of the classes of a set
 
 Image = TypeVar("Image")  # whatever `answers` is given
 
 
 def main(argv: Sequence[str]) -> None:
     config, values, words = parse_stage(argv, __doc__, _flags)
-    check_choice("--format", values.format, FORMATS)
+    check_choice("--format", values.format, WRITERS)
     check_count("--top", values.top, 1, 10**9)
     check_count("--batch_size", values.batch_size, 1, 65_536)
     options = tiles.from_flags(values, words)
@@ -77,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
         else:
             _check_images_suffice(classifier)
         rule = _rule(classifier, values.unsure)
-        write = _WRITERS[values.format](sys.stdout, classifier.classes, top, rule)
+        write = WRITERS[values.format](sys.stdout, classifier.classes, top, rule)
         ranked = len(classifier.classes) if rule and rule.gives_sets else top
         with annotating(values.pictures, classifier.config.data.bits) as annotate:
             predictions = predict(classifier, files, ranked, values.batch_size, fields)
@@ -346,83 +342,6 @@ def rank(
     best = np.argsort(-probabilities, kind="stable")[:top]
     return [(classes[i], float(probabilities[i])) for i in best]
 
-
-class _Table:
-    """Columns of equal width; the file comes last, since the longest path is not known yet."""
-
-    def __init__(self, out, classes, top, rule):
-        self._out = out
-        self._top = top
-        self._rule = rule
-        self._width = column_width(classes)
-        cells = [f"{f'top {i}':<{self._width + 8}}" for i in range(1, top + 1)]
-        if rule is not None:
-            cells.insert(0, f"{'set' if rule.gives_sets else 'answer':<{self._answer_width}}")
-        print("  ".join([*cells, "file"]), file=out, flush=True)
-
-    @property
-    def _answer_width(self):
-        if self._rule.gives_sets:
-            return 2 * self._width + len(SEPARATOR)
-        return max(self._width, len(unsure.UNSURE))
-
-    def __call__(self, file, prediction):
-        shown = prediction[: self._top]
-        cells = [f"{100 * p:5.1f} % {fitted(name, self._width)}" for name, p in shown]
-        if self._rule is not None:
-            cells.insert(0, f"{self._answer(prediction):<{self._answer_width}}")
-        print("  ".join([*cells, printable(file)]), file=self._out, flush=True)
-
-    def _answer(self, prediction):
-        """Returns the class or "unsure"; of a set its first classes, and how many more it has."""
-        judged = self._rule.judge(prediction)
-        if not judged.members:
-            return unsure.UNSURE if judged.unsure else fitted(prediction[0][0], self._width)
-        names = [fitted(name, self._width).rstrip() for name in judged.members[: self._top]]
-        more = len(judged.members) - len(names)
-        return SEPARATOR.join(names) + (f" and {more:,} more" if more else "")
-
-
-class _Csv:
-    def __init__(self, out, classes, top, rule):
-        self._writer = Writer(out)
-        self._top = top
-        self._rule = rule
-        more = () if rule is None else ("unsure",)
-        if rule is not None and rule.gives_sets:
-            more = ("unsure", "in_set")
-        self._writer.writerow(("file", "rank", "class", "probability", *more))
-
-    def __call__(self, file, prediction):
-        judged = None if self._rule is None else self._rule.judge(prediction)
-        members = judged.members if judged else ()
-        for rank, (name, probability) in enumerate(prediction[: max(self._top, len(members))], 1):
-            row = [file, rank, name, f"{probability:.6f}"]
-            if judged is not None:
-                row.append(str(judged.unsure).lower())
-            if members:
-                row.append(str(rank <= len(members)).lower())
-            self._writer.writerow(row)
-
-
-class _Json:
-    def __init__(self, out, classes, top, rule):
-        self._out = out
-        self._top = top
-        self._rule = rule
-
-    def __call__(self, file, prediction):
-        top = [{"class": name, "probability": p} for name, p in prediction[: self._top]]
-        entry = {"file": file, "top": top}
-        if self._rule is not None:
-            judged = self._rule.judge(prediction)
-            entry |= {"rule": str(self._rule.wish), "unsure": judged.unsure}
-            if judged.members:
-                entry["set"] = list(judged.members)
-        print(json.dumps(entry), file=self._out, flush=True)
-
-
-_WRITERS: dict[str, type] = {"table": _Table, "csv": _Csv, "json": _Json}
 
 if __name__ == "__main__":
     cli.run(main)

@@ -48,6 +48,7 @@ GROUPS = {
     "Judgment": (
         Stage("evaluate", "vision.evaluation", "how good is it, and where does it fail?"),
         Stage("runs", "vision.runs", "all runs: a table, a page, a live view"),
+        Stage("unsure", "vision.evaluation.unsure", "when to say that it does not know"),
         Stage("compare", "vision.evaluation.compare", "evaluated runs, image by image"),
         Stage("gate", "vision.evaluation.gate", "may a new model replace the old one?"),
         Stage("probe", "vision.evaluation.probe", "what embeddings tell of the classes"),
