@@ -43,6 +43,7 @@ from vision.errors import RunError, UserError, check_choice, check_count
 from vision.reference import unsure
 from vision.support.ahead import load_ahead
 from vision.support.memory import keep_freed_memory
+from vision.support.outputs import check_outside
 from vision.tiles import command as tiles
 from vision.tiles.writers import WRITERS as TILED_WRITERS
 from vision.writers import WRITERS
@@ -61,6 +62,8 @@ def main(argv: Sequence[str]) -> None:
     options = tiles.from_flags(values, words)
     if options is not None:
         _check_goes_with_tiles(values)
+    if values.pictures:
+        check_outside("--pictures", values.pictures, words)
     files = iter(()) if values.table and not words else find(words)
     if config is None or config.parallel.keep_memory:
         keep_freed_memory()

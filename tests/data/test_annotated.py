@@ -1,9 +1,11 @@
 """Pictures with a model's answers: what is drawn, and what the files are called."""
 
 import numpy as np
+import pytest
 from PIL import Image
 
-from vision.data.annotated import BLUE, EDGE, NAMES, NUMBERS, WIDTH, annotated, annotating, name_of
+from vision.data.annotated import BLUE, EDGE, NAMES, NUMBERS, WIDTH, annotated, annotating
+from vision.errors import UserError
 
 
 def test_the_bar_is_as_long_as_the_probability():
@@ -22,12 +24,28 @@ def test_small_images_are_enlarged_by_a_whole_number():
     assert (picture[:400:4, left : left + 200 : 4] == image).all()
 
 
-def test_names_do_not_collide():
-    assert name_of("photos/cat/1.png") == "photos_cat_1.png.jpg"
-    assert name_of("./photos//1.png") == "photos_1.png.jpg"
-    assert name_of("../1.png") != name_of("1.png")
-    long = [name_of(f"{letter}{'x' * 300}/1.png") for letter in "ab"]
-    assert len(set(long)) == 2 and max(map(len, long)) < 200
+def test_pictures_of_different_images_do_not_overwrite_each_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = ["p/cat/1.png", "p/cat_1.png", f"{tmp_path}/p/cat_1.png", f"p/{'猫' * 70}.png"]
+    (tmp_path / "p" / "cat").mkdir(parents=True)
+    for file in files:
+        Image.new("RGB", (20, 10), "red").save(file)
+    with annotating("out") as write:
+        for file in files:
+            write(file, [("cat", 0.9)])
+    written = sorted(path for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert len(written) == len(files)
+    assert (tmp_path / "out" / "p" / "cat" / "1.png.jpg") in written
+
+
+def test_a_picture_that_cannot_be_written_is_an_error_of_the_house(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (20, 10), "red").save("a.png")
+    (tmp_path / "out" / "a.png.jpg").mkdir(parents=True)
+    (tmp_path / "out" / "a.png.jpg" / "file").write_text("")
+    refused = pytest.raises(UserError, match="^cannot write to --pictures out: ")
+    with refused, annotating("out") as write:
+        write("a.png", [("cat", 0.9)])
 
 
 def test_each_image_gets_a_copy_and_unreadable_ones_none(tmp_path):
@@ -37,7 +55,7 @@ def test_each_image_gets_a_copy_and_unreadable_ones_none(tmp_path):
         write(str(tmp_path / "a.png"), [("<cat> 猫 \x1b", 0.9)])
         write(str(tmp_path / "gone.png"), [("cat", 0.9)])
         write(str(tmp_path / "b.png"), ValueError("unreadable"))
-    (path,) = out.iterdir()
+    (path,) = (path for path in out.rglob("*") if path.is_file())
     with Image.open(path) as picture:
         assert picture.size[0] == WIDTH and picture.getpixel((100, 100))[0] > 240
 

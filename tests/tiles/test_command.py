@@ -78,11 +78,11 @@ def test_tiles_are_like_images_and_the_map_is_their_mean(expected, bundle, line,
         counts[y : y + 20, x : x + 20] += 1
     with np.load(document["map"]) as archive:
         heat = dict(archive)
-    assert document["map"] == f"{maps}{line}.map.npz" and list(heat["classes"]) == CLASSES
+    assert document["map"] == f"{maps}/_{line}.map.npz" and list(heat["classes"]) == CLASSES
     assert heat["probabilities"].dtype == np.float32
     pixels = heat["probabilities"].repeat(np.diff(heat["y"]), 1).repeat(np.diff(heat["x"]), 2)
     np.testing.assert_allclose(pixels, sums / counts, atol=1e-6)
-    picture = cv2.imread(f"{maps}{line}.map.png")
+    picture = cv2.imread(f"{maps}/_{line}.map.png")
     assert picture.shape[1] >= 640 and picture.shape[0] > 45 * 11  # enlarged, above a legend
     # nothing is left over, such as a lock or a temporary file
     assert sorted(p.name for p in maps.rglob("*") if p.is_file()) == [
@@ -250,14 +250,29 @@ def test_maps_are_not_written_among_the_images(words, maps, bundle, tmp_path, mo
 
 
 def test_maps_lie_as_the_images_do_and_never_above(bundle, tmp_path, monkeypatch, capsys):
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
     cv2.imwrite("a.png", np.zeros((9, 9), np.uint8))
     cv2.imwrite("../a.png", np.zeros((9, 9), np.uint8))
-    run(capsys, "--bundle", bundle, "--tiles=8", "--maps=maps", "*.png", "./../a.png")
-    names = sorted(path.as_posix() for path in (tmp_path / "here" / "maps").rglob("*.npz"))
-    root = (tmp_path / "here" / "maps").as_posix()
-    assert names == [f"{root}/__/a.png.map.npz", f"{root}/a.png.map.npz"]
+    words = ("*.png", "./../a.png", here / "a.png")
+    run(capsys, "--bundle", bundle, "--tiles=8", "--maps=maps", *words)
+    names = {path.as_posix() for path in (here / "maps").rglob("*.npz")}
+    root = (here / "maps").as_posix()
+    absolute = f"{root}/_{here.as_posix()}/a.png.map.npz"
+    assert names == {f"{root}/__/a.png.map.npz", f"{root}/a.png.map.npz", absolute}
+
+
+def test_pictures_are_not_written_among_the_images(bundle, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    cv2.imwrite("photos/a.png", np.zeros((9, 9), np.uint8))
+    argv = ("--bundle", bundle, "--pictures=photos/looked_at", "photos")
+    assert "--pictures photos/looked_at is where photos looks" in refusal(
+        predict.main, capsys, *argv
+    )
+    run(capsys, "--bundle", bundle, "--pictures=looked_at", "photos")
+    assert (tmp_path / "looked_at" / "photos" / "a.png.jpg").is_file()
 
 
 def test_models_of_more_than_images_are_refused(bundle):

@@ -1,8 +1,6 @@
 """Copies of images with what a model thinks of them, for looking through a folder."""
 
 import contextlib
-import hashlib
-import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
@@ -12,8 +10,10 @@ from PIL import Image, ImageDraw
 
 from vision.data.decode import UnreadableImage, decode, to_channels
 from vision.data.lettering import fitted, font
+from vision.support import disk
 from vision.support.files import replacing
 from vision.support.lock import locked
+from vision.support.outputs import place_below
 
 WIDTH = 480  # pixels of a picture
 SHOWN = 5  # classes at most
@@ -21,7 +21,7 @@ ROW = 26  # pixels of a class's line
 EDGE = 8
 NAMES = 190  # pixels of the names
 NUMBERS = 80  # pixels of the probabilities
-LONGEST = 150  # characters of a file's name
+SUFFIX = ".jpg"
 INK = (31, 35, 40)
 DIM = (89, 99, 110)
 BLUE = (9, 105, 218)
@@ -34,6 +34,8 @@ Ranking = Sequence[tuple[str, float]]
 @contextlib.contextmanager
 def annotating(directory: str, bits: int = 0) -> Iterator[Callable[[str, object], None]]:
     """Yields a function of (file, prediction) that writes an annotated copy into a directory.
+
+    It is where `vision.support.outputs.place_below` says, and may raise what is below.
 
     Args:
         directory: it is made if it is missing; "" for none, and the function then does nothing.
@@ -48,28 +50,21 @@ def annotating(directory: str, bits: int = 0) -> Iterator[Callable[[str, object]
     with locked(directory, "--pictures") as folder:
 
         def write(file: str, prediction: object) -> None:
-            if isinstance(prediction, list):  # else it is an unreadable image
-                with contextlib.suppress(UnreadableImage):  # removed meanwhile
-                    save(folder / name_of(file), annotated(decode(file, bits=bits), prediction))
+            if not isinstance(prediction, list):  # an unreadable image
+                return
+            with contextlib.suppress(UnreadableImage):  # removed meanwhile
+                picture = annotated(decode(file, bits=bits), prediction)
+                try:
+                    save(folder / place_below(file, SUFFIX), picture)
+                except OSError as error:
+                    raise disk.failed(f"--pictures {directory}", error) from error
 
         yield write
 
 
-def name_of(file: str) -> str:
-    """Returns what the copy of a file is called: its path on one level, so that none collide.
-
-    photos/cat/1.png is photos_cat_1.png.jpg; a long path keeps its end, behind a digest of it all.
-    """
-    parts = pathlib.PurePath(os.path.normpath(file)).parts
-    name = "_".join(part for part in parts if part not in (os.sep, os.pardir))
-    if len(name) > LONGEST or os.pardir in parts:
-        digest = hashlib.blake2b(os.fsencode(os.path.abspath(file)), digest_size=4).hexdigest()
-        name = f"{digest}_{name[-LONGEST:]}"
-    return f"{name}.jpg"
-
-
 def save(path: pathlib.Path, picture: Image.Image) -> None:
-    """Writes a picture as a JPEG file, in full or not at all."""
+    """Writes a picture as a JPEG file, in full or not at all, into a folder that may be missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, binary=True) as file:
         picture.save(file, "JPEG", quality=90)
 
@@ -99,8 +94,8 @@ def _scaled(image):
     if scale >= 1:
         scale = float(int(scale))
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    return cv2.resize(image, size, interpolation=way)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    return cv2.resize(image, size, interpolation=interpolation)
 
 
 def _draw_class(pen, top, name, probability, is_first):

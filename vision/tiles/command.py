@@ -12,6 +12,7 @@ from vision.data.decode import UnreadableImage
 from vision.data.inputs import require_images_alone
 from vision.errors import UserError
 from vision.support.lock import locked
+from vision.support.outputs import check_outside
 from vision.tiles import maps, stream
 from vision.tiles.decision import TiledPrediction
 from vision.tiles.grid import KEYS, ROUNDING, Tiling, check_normal, tiling_of
@@ -76,7 +77,7 @@ def from_flags(values: flags.FlagValues, words: Sequence[str]) -> Options | None
             raise UserError("--maps needs --tiles, the side of a tile in pixels")
         return None
     if values.maps:
-        maps.check_outside(values.maps, words)
+        check_outside("--maps", values.maps, words)
     return Options(tiling, values.maps)
 
 
