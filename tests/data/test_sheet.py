@@ -7,7 +7,8 @@ from sklearn.datasets import load_digits
 
 from tests.support.commands import outcome, refusal
 from vision.data import __main__ as command
-from vision.data.sheet import GAP, NAMES, TILE
+from vision.data.sheet import GAP, NAMES, TILE, write_sheet
+from vision.errors import UserError
 
 
 def tile(sheet, row, column):
@@ -69,3 +70,21 @@ def test_what_cannot_be_drawn_is_refused(tmp_path, capsys):
     assert "--out sheet.png" in refusal(command.main, capsys, "sheet", "digits")
     missing = tmp_path / "missing" / "sheet.png"
     assert "cannot write" in refusal(command.main, capsys, "sheet", "digits", "--out", missing)
+
+
+@pytest.mark.parametrize(("suffix", "most"), [("webp", 16_383), ("jpg", 65_500)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_sheet_too_large_for_its_format_is_refused_with_the_remedy(
+    tmp_path, suffix, most, turned
+):
+    path = tmp_path / f"sheet.{suffix}"
+    size = (8, most)[:: -1 if turned else 1]
+    write_sheet(path, Image.new("L", size))
+    with Image.open(path) as picture:
+        assert picture.size == size
+    before = path.read_bytes()
+    larger = Image.new("L", (size[0] + turned, size[1] + (not turned)))
+    with pytest.raises(UserError, match=f"{most:,} a side: give a name that ends in .png"):
+        write_sheet(path, larger)
+    assert path.read_bytes() == before
+    write_sheet(tmp_path / "sheet.png", larger)

@@ -22,6 +22,7 @@ NAMES = 190  # pixels of the column of names
 MOST_CLASSES = 200
 SAMPLE = 64  # images from which the model's image size follows, if the config leaves it open
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+LARGEST = {"JPEG": 65_500, "WEBP": 16_383}  # pixels of a side that the formats' libraries write
 INK = (31, 35, 40)
 DIM = (89, 99, 110)
 PAPER = (255, 255, 255)
@@ -55,7 +56,7 @@ def draw_sheet(source: Source, per_class: int, config: ConfigDict | None = None)
         top = GAP + label * height
         _write_name(pen, top, source.classes[label], int(counts[label]))
         if config is not None:
-            pen.text((GAP, top + TILE + GAP + 4), "as it is trained on", DIM, font(13))
+            pen.text((GAP, top + TILE + GAP + 4), "as augmented in training", DIM, font(13))
         for line, rows in enumerate(lines):
             _paste_row(sheet, pen, top + line * (TILE + GAP), rows[label])
     return sheet
@@ -65,10 +66,15 @@ def write_sheet(path: pathlib.Path | str, sheet: Image.Image) -> None:
     """Writes a sheet as a picture, whose format follows from the file's name.
 
     Raises:
-        UserError: the name ends in none of `FORMATS`.
+        UserError: the name ends in none of `FORMATS`, or the sheet is too large for its format.
         OSError: it cannot be written.
     """
     kind = check_name(path)
+    if kind in LARGEST and max(sheet.size) > LARGEST[kind]:
+        raise UserError(
+            f"--out {path}: the sheet has {sheet.width:,} x {sheet.height:,} pixels, and {kind} "
+            f"has at most {LARGEST[kind]:,} a side: give a name that ends in .png"
+        )
     with replacing(path, binary=True) as file:
         sheet.save(file, kind, quality=90)
 
@@ -166,8 +172,8 @@ def _paste(
     height, width = image.shape[:2]
     scale = TILE / max(height, width)
     shape = max(1, round(width * scale)), max(1, round(height * scale))
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
-    tile = cv2.resize(to_channels(image, 3), shape, interpolation=way)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST
+    tile = cv2.resize(to_channels(image, 3), shape, interpolation=interpolation)
     sheet.paste(
         Image.fromarray(tile), (left + (TILE - shape[0]) // 2, top + (TILE - shape[1]) // 2)
     )
