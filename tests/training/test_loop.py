@@ -18,6 +18,7 @@ from vision.run.directory import open_workdir
 from vision.training.evaluate import evaluate
 from vision.training.log import RunLog
 from vision.training.loop import train
+from vision.training.session import Session
 from vision.training.setup import build_step
 
 SCALARS = ("loss", "accuracy", "top5_accuracy", "balanced_accuracy", "macro_f1")
@@ -264,7 +265,8 @@ def test_diverging_stops_with_what_is_needed_to_look(tmp_path, capsys, factor, w
     for step in steps:
         assert finite(tmp_path / "run" / "checkpoints" / str(step) / "state")
     failed = json.loads((tmp_path / "run" / "failed.json").read_text())
-    assert what in failed["reason"] and failed["step"] > max(steps)
+    reason = " ".join(message[message.index("error: ") + len("error: ") :].splitlines())
+    assert failed["reason"] == reason and failed["step"] > max(steps)
     with pytest.raises(SystemExit):  # again from there: the same end
         cli.run(main.main, arguments)
     assert json.loads((tmp_path / "run" / "nonfinite_batch.json").read_text()) == batch
@@ -276,6 +278,39 @@ def test_a_training_that_goes_on_is_no_longer_a_failure(tmp_path):
     (tmp_path / "run" / "failed.json").write_text("{}")
     run(tiny(train__steps=2), tmp_path / "run")
     assert not (tmp_path / "run" / "failed.json").exists()
+
+
+def test_the_advice_on_memory_is_noted(tmp_path, monkeypatch):
+    """The device's error is made up, as it is in the tests of the advice."""
+    c = tiny()
+
+    def fill_the_memory(session, call):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    monkeypatch.setattr(Session, "update", fill_the_memory)
+    with pytest.raises(UserError, match="^out of memory ") as raised:
+        run(c, tmp_path / "run")
+    failed = json.loads((tmp_path / "run" / "failed.json").read_text())
+    assert failed["reason"] == " ".join(str(raised.value).splitlines())
+    assert "train.batch_size=8" in failed["reason"]
+
+
+def test_a_training_that_is_refused_after_its_directory_is_open_is_noted(tmp_path):
+    """Unlike one that another run's directory refuses, which stays as it is."""
+    c = tiny(train__steps=2)
+    run(c, tmp_path / "run")
+    data = tmp_path / "run" / "data.json"
+    data.write_text(data.read_text().replace('"channels": 1', '"channels": 3'))
+    (tmp_path / "run" / "failed.json").write_text("{}")
+    with pytest.raises(UserError, match="other data: channels") as raised:
+        run(c, tmp_path / "run")
+    failed = (tmp_path / "run" / "failed.json").read_text()
+    assert json.loads(failed)["reason"] == " ".join(str(raised.value).splitlines())
+    other = tiny(train__steps=2, seed=1)
+    mesh = parallel.make_mesh(other.parallel.devices)
+    with pytest.raises(UserError, match="seed"):
+        train(other, open_data(other, mesh), tmp_path / "run", mesh)
+    assert (tmp_path / "run" / "failed.json").read_text() == failed
 
 
 def finite(path):

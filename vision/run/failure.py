@@ -24,7 +24,8 @@ def note_failure(workdir: pathlib.Path, error: BaseException | None, step: int) 
     """
     if not isinstance(error, Exception):
         return
-    reason = printable(str(error) or type(error).__name__, 2000)
+    text = " ".join(line.strip() for line in str(error).splitlines())
+    reason = printable(text or type(error).__name__, 2000)
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     with contextlib.suppress(OSError):  # a full disk may be what it failed of
         write_json(workdir / NAME, {"reason": reason, "step": step, "date": date})

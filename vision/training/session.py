@@ -119,8 +119,7 @@ class Session:
         config = self._config.copy_and_resolve_references()
         config.objective.options = self._definition.config.options  # complete, with its defaults
 
-        def open_directory() -> None:
-            open_workdir(self._workdir, config)
+        def fill_directory() -> None:
             clear_failure(self._workdir)
             for name, text in self._host.files.items():
                 with replacing(self._workdir / name) as file:
@@ -133,7 +132,10 @@ class Session:
 
         with contextlib.ExitStack() as stack:  # closes what is open if a later one fails
             self._signals = stack.enter_context(signals.listening())
-            parallel.on_main_process(open_directory)
+            parallel.on_main_process(lambda: open_workdir(self._workdir, config))
+            # From here on the directory is this run's. It sees an error as those below leave it.
+            stack.push(self._note_failure)
+            parallel.on_main_process(fill_directory)
             stack.enter_context(explain_memory(self._config.train, self._updates, self._mesh))
             checkpoints = open_checkpoints(self._workdir, self._config, print_line)
             self._checkpoints = stack.enter_context(checkpoints)
@@ -143,8 +145,6 @@ class Session:
         return self
 
     def __exit__(self, *error: Any) -> bool | None:
-        if parallel.is_main_process():
-            note_failure(self._workdir, error[1], self._done)
         return self._stack.__exit__(*error)
 
     def resume(self) -> None:
@@ -309,6 +309,10 @@ class Session:
             first_step=self._first_step,
             train_seconds=train_seconds,
         )
+
+    def _note_failure(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if parallel.is_main_process():
+            note_failure(self._workdir, error, self._done)
 
     def _save_rest(self) -> None:
         if self._done > self._saved_step:
