@@ -79,7 +79,44 @@ def test_conditions_that_mean_nothing_are_refused(runs, capsys):
     assert "KEY=VALUE" in refusal(command.main, capsys, runs, "--filter", "accuracy")
     assert "--sort" in refusal(command.main, capsys, runs, "--sort", "nothing")
     assert "which runs?" in refusal(command.main, capsys)
-    assert "leave one out" in refusal(command.main, capsys, runs, "--watch", "--out", runs / "page")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        *("accuracy", "macro_f1", "val/accuracy", "val/step", "train/loss", "seconds", "ended"),
+        *("seed", "optimizer.learning_rate", "augment.mixup", "val/knn"),
+    ],
+)
+def test_documented_keys_are_accepted_before_a_run_has_them(key, tmp_path, capsys):
+    """The last is what an objective measures, and by what this run chooses its checkpoint."""
+    make_run(tmp_path / "one", None, (), checkpoint__metric="val/knn")
+    assert outcome(command.main, capsys, tmp_path, "--filter", f"{key}>1e9")[:2] == (0, "no run\n")
+    assert outcome(command.main, capsys, tmp_path, f"--sort=-{key}")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("flag", "other"),
+    [
+        *(("--diff", other) for other in ("--filter=seed=0", "--sort=seed", "--group", "--watch")),
+        *(("--diff", other) for other in ("--format=csv", "--out=page")),
+        *(("--watch", other) for other in ("--format=json", "--out=page", "--group")),
+        *(("--group", other) for other in ("--format=csv", "--format=json")),
+    ],
+)
+def test_flags_that_would_have_no_effect_are_refused(flag, other, runs, capsys):
+    words = (runs / "vit-0", runs / "vit-1")
+    message = refusal(command.main, capsys, *words, flag, other)
+    assert f"{flag} and {other.partition('=')[0]} exclude each other: leave one out" in message
+
+
+def test_named_directories_must_exist(runs, capsys):
+    missing = runs / "no-such-place"
+    for flags in ((), ("--watch",), ("--format=csv",), ("--diff",)):
+        message = refusal(command.main, capsys, runs, missing, *flags)
+        assert message == f"there is no directory {missing}"
+    file = runs / "vit-2" / "metrics.jsonl"
+    assert f"{file} is a file: give a run" in refusal(command.main, capsys, file)
 
 
 def test_runs_are_ordered_those_without_a_value_last(runs, capsys):
@@ -111,12 +148,13 @@ def test_broken_and_foreign_directories_say_why(runs, capsys):
     (runs / "vit-0" / "result.json").write_text("[]")
     with (runs / "vit-1" / "metrics.jsonl").open("ab") as file:
         file.write(b'{"step": 30, "val/\xff')
-    rows = read_csv(capsys, runs, runs / "no-such-place", runs / "vit-2" / "metrics.jsonl")
+    (runs.parent / "empty").mkdir(exist_ok=True)
+    rows = read_csv(capsys, runs, runs.parent / "empty")
     reasons = {name.removeprefix(f"{runs}/"): row["reason"] for name, row in rows.items()}
     assert reasons["foreign"] == "config.json is not the config of a run: 'seed' is missing"
     assert "damaged" in reasons["vit-0"] or "must be" in reasons["vit-0"]
-    assert reasons["broken-off"] and reasons["no-such-place"] == "does not exist"
-    assert reasons["vit-2/metrics.jsonl"] == "is not a directory"
+    assert reasons["broken-off"]
+    assert reasons[f"{runs.parent}/empty"] == "no run is below: no directory has a config.json"
     assert not reasons["vit-1"] and not reasons["deep/resnet"]
 
 

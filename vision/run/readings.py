@@ -47,16 +47,16 @@ def curve(lines: Sequence[Mapping[str, Any]], name: str) -> list[tuple[int, floa
     return sorted((step, float(value)) for step, value in points.items())
 
 
-def best_point(points: Sequence[tuple[int, float]], way: str) -> tuple[int, float] | None:
+def best_point(points: Sequence[tuple[int, float]], direction: str) -> tuple[int, float] | None:
     """Returns the (step, value) whose value is the best, the last of equal ones; None of none.
 
     That is the checkpoint that Orbax keeps as the best.
 
     Args:
         points: from `curve`.
-        way: "max" or "min", from `vision.run.best.direction`.
+        direction: "max" or "min", from `vision.run.best.direction`.
     """
-    sign = 1 if way == "max" else -1
+    sign = 1 if direction == "max" else -1
     return max(points, key=lambda point: (sign * point[1], point[0]), default=None)
 
 

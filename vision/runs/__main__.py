@@ -5,7 +5,7 @@
     python -m vision.runs runs --group           # mean ± deviation over the seeds of each config
     python -m vision.runs runs --out report      # a page: report/report.html
     python -m vision.runs runs --watch           # follows those that are training, until Ctrl-C
-    python -m vision.runs --diff runs/a runs/b   # in what they differ
+    python -m vision.runs --diff runs/a runs/b   # how they differ
 
 Reads config.json, result.json and metrics.jsonl, never a checkpoint. A condition is KEY, one of =,
 !=, <, <=, >, >= and ~ (contains), and a value; keys are those of the config, and name, state,
@@ -24,13 +24,19 @@ from vision import cli
 from vision.config.flags import parse_stage
 from vision.errors import UserError, check_choice
 from vision.runs import table
-from vision.runs.query import grouped, ordered, select
-from vision.runs.reader import Reader
+from vision.runs.query import check_keys, grouped, ordered, parse_condition, select
+from vision.runs.reader import Reader, check_directories
 from vision.runs.record import Run
 from vision.support.extras import require
 from vision.support.lock import locked
 
 FORMATS = ("table", "csv", "json")
+# Flags that mean nothing beside another one.
+EXCLUSIVE = {
+    "diff": ("filter", "sort", "group", "format", "out", "watch"),
+    "watch": ("group", "format", "out"),
+    "group": ("format",),
+}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -38,19 +44,21 @@ def main(argv: Sequence[str]) -> None:
     check_choice("--format", values.format, FORMATS)
     if config is not None or not words:
         raise UserError("which runs? Give directories that have runs below them, such as runs")
+    _check_pairs(values)
+    check_directories(words)
     reader = Reader()
     if values.diff:
         _show_difference(words, reader)
         return
+    conditions = [parse_condition(text) for text in values.filter]
+    check_keys(conditions, values.sort, reader.read_below(words))
 
     def read() -> list[Run]:
-        runs = reader.read_below(words)
-        return ordered(select(runs, values.filter), values.sort)
+        return ordered(select(reader.read_below(words), conditions), values.sort)
 
     if values.watch:
         from vision.runs.watch import watch
 
-        _refuse_beside_watch(values)
         watch(read)
     _show(read(), values, words)
 
@@ -62,18 +70,18 @@ def _flags(values):
     flags.DEFINE_string("sort", "-date", text, flag_values=values)
     text = "one line for runs whose configs differ only in seed, with mean ± deviation"
     flags.DEFINE_boolean("group", False, text, flag_values=values)
-    flags.DEFINE_boolean("diff", False, "show in what the runs named differ", flag_values=values)
+    flags.DEFINE_boolean("diff", False, "show how the runs named differ", flag_values=values)
     flags.DEFINE_string("format", "table", "table, csv or json (a line a run)", flag_values=values)
     flags.DEFINE_string("out", "", "directory to write a page to", flag_values=values)
     flags.DEFINE_boolean("watch", False, "follow the runs until Ctrl-C", flag_values=values)
 
 
-def _refuse_beside_watch(values):
-    for name in ("out", "group"):
-        if values[name].value:
-            raise UserError(f"--watch and --{name} exclude each other: leave one out")
-    if values.format != "table":
-        raise UserError("--watch and --format exclude each other: leave one out")
+def _check_pairs(values: flags.FlagValues) -> None:
+    """Raises `UserError` if a flag is given beside another one that leaves it without effect."""
+    for name, others in EXCLUSIVE.items():
+        for other in others:
+            if values[name].value and values[other].value != values[other].default:
+                raise UserError(f"--{name} and --{other} exclude each other: leave one out")
 
 
 def _show(runs: Sequence[Run], values: flags.FlagValues, words: Sequence[str]) -> None:
@@ -99,7 +107,7 @@ def _show(runs: Sequence[Run], values: flags.FlagValues, words: Sequence[str]) -
 
 
 def _show_difference(words: Sequence[str], reader: Reader) -> None:
-    """Prints in what some runs differ, which are named one by one."""
+    """Prints how some runs differ, which are named one by one."""
     if len(words) < 2:
         raise UserError("--diff compares runs: name at least two, such as runs/a runs/b")
     runs = [reader.read(word, pathlib.Path(word)) for word in words]

@@ -4,13 +4,16 @@ import dataclasses
 import json
 import math
 import operator
+import pathlib
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from vision.config import default
 from vision.errors import UserError, check_choice
-from vision.run.directory import FREE
+from vision.run.best import BUILT_IN, LAST
+from vision.run.directory import FREE, flatten
 from vision.runs.record import Run
 from vision.support.schema import is_number
 
@@ -22,6 +25,8 @@ COMPARISONS = {
     ">=": operator.ge,
 }
 SEED = "seed"
+# What every training logs.
+TRAINING = ("train/loss", "train/grad_norm", "train/learning_rate", "train/images_per_second")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,26 +77,33 @@ def parse_condition(text: str) -> Condition:
     return Condition(key, "=" if sign == "==" else sign, value.strip())
 
 
-def select(runs: Sequence[Run], filters: Iterable[str]) -> list[Run]:
-    """Returns the runs for which every condition holds.
+def check_keys(conditions: Iterable[Condition], order: str, runs: Sequence[Run]) -> None:
+    """Raises `UserError` if a condition or the order names a key that no run can have.
 
-    Raises:
-        UserError: a condition is not one, or names a key that no run has.
+    A run may have it later: a measure of the test split has a value only once a run is finished.
+
+    Args:
+        conditions: of --filter.
+        order: of --sort.
+        runs: the runs, whose own keys count as well.
     """
-    conditions = [parse_condition(text) for text in filters]
+    keys = _documented_keys()
+    for run in runs:
+        keys |= dict.fromkeys((*run.values(), run.metric))
     for condition in conditions:
-        _check_key("--filter", condition.key, runs)
+        _check_key("--filter", condition.key, keys)
+    _check_key("--sort", order.removeprefix("-"), keys)
+
+
+def select(runs: Sequence[Run], conditions: Sequence[Condition]) -> list[Run]:
+    """Returns the runs for which every condition holds."""
     return [run for run in runs if all(c.holds(run.values()) for c in conditions)]
 
 
 def ordered(runs: Sequence[Run], key: str) -> list[Run]:
-    """Returns the runs by the value of a key, "-KEY" from the highest; those without it come last.
-
-    Raises:
-        UserError: no run has the key.
-    """
+    """Returns the runs by the value of a key, "-KEY" from the highest; those without it come
+    last."""
     name = key.removeprefix("-")
-    _check_key("--sort", name, runs)
     with_value = [run for run in runs if run.values().get(name) not in (None, "")]
     without = [run for run in runs if run.values().get(name) in (None, "")]
     values = {run.path: run.values()[name] for run in with_value}
@@ -181,9 +193,16 @@ def _identity(config):
     return json.dumps(own, sort_keys=True, default=str)
 
 
-def _check_key(flag, key, runs):
-    keys = dict.fromkeys(name for run in runs for name in run.values())
-    if runs and key not in keys:
+def _documented_keys() -> dict[str, None]:
+    """Returns the keys that any run may have, as those of a dict: in the order of messages."""
+    own = Run("", pathlib.Path(), "unreadable").values()
+    results = (name.removeprefix("val/") for name in BUILT_IN if name != LAST)
+    schema = flatten(default().to_dict())
+    return dict.fromkeys((*own, *results, *BUILT_IN, *TRAINING, *schema))
+
+
+def _check_key(flag: str, key: str, keys: Mapping[str, None]) -> None:
+    if key not in keys:
         # All of them would fill pages.
         near = [name for name in keys if name.rpartition(".")[2] == key.rpartition(".")[2]]
         check_choice(

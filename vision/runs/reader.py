@@ -52,10 +52,7 @@ class Reader:
         """
         runs = []
         for directory in directories:
-            if not os.path.isdir(directory):
-                reason = "is not a directory" if os.path.exists(directory) else "does not exist"
-                runs.append(_unreadable(str(directory), pathlib.Path(directory), reason))
-            elif next(find_runs([directory]), None) is None:
+            if next(find_runs([directory]), None) is None:
                 reason = f"no run is below: no directory has a {CONFIG}"
                 runs.append(_unreadable(str(directory), pathlib.Path(directory), reason))
         return runs + [self.read(name, path) for name, path in find_runs(directories)]
@@ -70,6 +67,15 @@ class Reader:
         if run.state == "interrupted" and is_locked(path):
             return dataclasses.replace(run, state="running")
         return run
+
+
+def check_directories(directories: Sequence[pathlib.Path | str]) -> None:
+    """Raises `UserError` unless the directories that a command names exist."""
+    for directory in directories:
+        if not os.path.exists(directory):
+            raise UserError(f"there is no directory {directory}")
+        if not os.path.isdir(directory):
+            raise UserError(f"{directory} is a file: give a run, or a directory of runs")
 
 
 def _unreadable(name, path, reason):
@@ -113,8 +119,8 @@ def _with_log(run: Run, config: Mapping[str, Any]) -> Run:
         if name.startswith("train/") and is_number(value)
     }
     metric = config["checkpoint"]["metric"]
-    way = direction(types.SimpleNamespace(**config["checkpoint"]))
-    best = best_point(curve(validations, metric), way)
+    checkpoint = types.SimpleNamespace(**config["checkpoint"])
+    best = best_point(curve(validations, metric), direction(checkpoint))
     best_step = best[0] if best else None
     return dataclasses.replace(
         run,
