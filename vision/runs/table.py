@@ -60,7 +60,7 @@ def difference_rows(runs: Sequence[Run]) -> list[Row]:
 
 
 def lines(table: Sequence[Row], width: int = 0) -> list[str]:
-    """Returns the lines of a table, without columns that are empty.
+    """Returns the lines of a table, without columns that are empty; none of an empty table.
 
     Args:
         table: the rows, all with the same heads.
@@ -76,8 +76,13 @@ def lines(table: Sequence[Row], width: int = 0) -> list[str]:
             for head in heads
         ]
         text = "  ".join(parts).rstrip()
-        texts.append(text if not width or len(text) <= width else f"{text[: width - 1]}…")
-    return texts
+        texts.append(cut(text, width) if width else text)
+    return texts if heads else []
+
+
+def cut(text: str, width: int) -> str:
+    """Returns a text of at most `width` characters, with an ellipsis for what is left out."""
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def filled_heads(table: Sequence[Row]) -> list[str]:
@@ -179,5 +184,4 @@ def _spread_text(spreads: Mapping[str, Spread], name: str, runs: int) -> str:
 
 
 def _cut(text, head):
-    longest = LONGEST.get(head, len(text))
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return cut(text, LONGEST.get(head, len(text)))

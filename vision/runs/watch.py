@@ -36,7 +36,8 @@ def _in_place() -> Callable[[Sequence[Run]], None]:
         texts = table.lines(table.rows(runs[:most]), size.columns)
         if len(runs) > most:
             texts.append(f"and {len(runs) - most:,} more")
-        texts.append(f"{_counts(runs)}; {time.strftime('%H:%M:%S')}; Ctrl-C ends")
+        counts = f"{_counts(runs)}; {time.strftime('%H:%M:%S')}; Ctrl-C ends"
+        texts.append(table.cut(counts, size.columns))
         if height:
             print(UP.format(height), end="")
         cli.show(*texts)
@@ -47,17 +48,18 @@ def _in_place() -> Callable[[Sequence[Run]], None]:
 
 def _changes() -> Callable[[Sequence[Run]], None]:
     """Returns a function that shows the table once, then a line for each run that has changed."""
-    before: dict[str, tuple[str, int]] = {}
+    before: dict[str, tuple[str, int]] | None = None
 
     def show(runs: Sequence[Run]) -> None:
+        nonlocal before
         now = {run.name: (run.state, run.steps) for run in runs}
-        if not before:
+        if before is None:
             cli.show(*table.lines(table.rows(runs)), _counts(runs))
-        for run in runs if before else ():
+            before = now
+        for run in runs:
             if before.get(run.name) != now[run.name]:
                 cli.show(_line(run))
-        before.clear()
-        before.update(now)
+        before = now
 
     return show
 
