@@ -2,9 +2,10 @@
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from vision.data.decode import to_channels
+from vision.data.lettering import font
 from vision.errors import printable
 from vision.tiles.decision import TiledPrediction
 
@@ -118,22 +119,22 @@ def _title(prediction):
 def _legend(title, entries, width):
     """Returns the legend, uint8 (H, width, 3): a title, and a scale for each (class, color)."""
     em = max(16, round(width / 110))  # pixels: legible when a wide picture is shrunk to a screen
-    font = ImageFont.load_default(em)
+    letters = font(em)
     line = round(1.75 * em)
     bar = 8 * em
-    widest = max((font.getlength(f"1 {name}") for name, _ in entries), default=0)
+    widest = max((letters.getlength(f"1 {name}") for name, _ in entries), default=0)
     column = 4 * em + bar + round(widest)
     across = max(1, width // column)
     rows = 2 + -(-len(entries) // across)
     legend = Image.new("RGB", (width, rows * line + em // 2), WHITE)
     canvas = ImageDraw.Draw(legend)
-    canvas.multiline_text((em, em // 3), title, BLACK, font, spacing=0.5 * em)
+    canvas.multiline_text((em, em // 3), title, BLACK, letters, spacing=0.5 * em)
     for i, (name, color) in enumerate(entries):
         left = em + i % across * column
         top = em // 3 + (2 + i // across) * line
-        canvas.text((left, top), "0", BLACK, font)
+        canvas.text((left, top), "0", BLACK, letters)
         legend.paste(_scale(color, bar, em), (left + em, top + em // 8))
-        canvas.text((left + em + bar + em // 2, top), f"1 {name}", BLACK, font)
+        canvas.text((left + em + bar + em // 2, top), f"1 {name}", BLACK, letters)
     return np.asarray(legend)
 
 
