@@ -1,8 +1,8 @@
 "use strict";
-// Sorts and filters the table, draws the curves of the runs that are chosen in it, and shows in
-// what their configs differ.
+// Sorts and filters the table, draws the curves of the runs that are chosen in it, and shows how
+// their configs differ.
 (() => {
-  const runs = JSON.parse(document.getElementById("data").textContent);
+  const { runs, shares } = JSON.parse(document.getElementById("data").textContent);
   const get = (id) => document.getElementById(id);
   const SVG = "http://www.w3.org/2000/svg";
   // Readable on white and on black; with more runs than colors, lines are dashed.
@@ -14,7 +14,7 @@
   let cursor = null; // place of the reading line on the axis, from 0 to 1
 
   const boxOf = (row) => row.querySelector("input[type=checkbox]");
-  const isPercent = (name) => /(accuracy|macro_f1|knn)$/.test(name);
+  const isPercent = (name) => shares.some((end) => name.endsWith(end));
   const show = (value, name) => isPercent(name) ? (100 * value).toFixed(2) + " %"
     : String(+value.toPrecision(4));
 
@@ -37,9 +37,10 @@
     const rough = (high - low) / count || 1;
     const power = 10 ** Math.floor(Math.log10(rough));
     const step = [1, 2, 5, 10].map((n) => n * power).find((n) => n >= rough);
-    const values = [];
-    for (let v = Math.ceil(low / step) * step; v <= high + step / 1e6; v += step) values.push(v);
-    return values;
+    const first = Math.ceil(low / step);
+    // Counted, since adding a step to a large number may not change it.
+    const length = Math.min(4 * count, Math.floor(high / step + 1e-6) - first + 1);
+    return Array.from({ length }, (_, i) => (first + i) * step);
   }
 
   function scaleOf(series, name) {
@@ -48,7 +49,10 @@
       .filter((v) => !isLog || v > 0).map((v) => isLog ? Math.log10(v) : v);
     let low = Math.min(...values);
     let high = Math.max(...values);
-    if (!(high > low)) [low, high] = [low - 0.5, low + 0.5];
+    if (!(high > low)) {
+      const half = 0.05 * Math.abs(low) || 0.5;
+      [low, high] = [low - half, low + half];
+    }
     const room = 0.05 * (high - low);
     [low, high] = [low - room, high + room];
     const label = (v) => {
@@ -70,7 +74,7 @@
     plot.replaceChildren();
     legend(series, name, isShare);
     if (!series.length) {
-      get("reading").textContent = "No run with this measure is chosen: tick some in the table.";
+      get("reading").textContent = "No run with this measure is chosen. Select runs in the table.";
       return;
     }
     const width = Math.max(300, plot.clientWidth);
@@ -179,7 +183,7 @@
       return row;
     };
     get("differing").replaceChildren();
-    get("same").textContent = entries.length < 2 ? "Tick at least two runs in the table."
+    get("same").textContent = entries.length < 2 ? "Select at least two runs in the table."
       : keys.length ? "" : "The configs of the chosen runs are the same.";
     if (entries.length < 2 || !keys.length) return;
     const head = document.createElement("thead");

@@ -1,4 +1,4 @@
-"""Runs as a page: a table, their learning curves, and in what their configs differ."""
+"""Runs as a page: a table, their learning curves, and how their configs differ."""
 
 import base64
 import datetime
@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from vision.run.curves import SHARES
 from vision.run.readings import METRICS, curve, metric_lines
 from vision.runs import table
 from vision.runs.differences import differing_keys, value_text
@@ -67,7 +68,7 @@ def page(runs: Sequence[Run], title: str) -> str:
         "rows": _rows(runs, curves),
         "groups": table.group_rows(groups),
         "group_heads": table.filled_heads(table.group_rows(groups)),
-        "data": _data(runs, curves),
+        "data": {"runs": _data(runs, curves), "shares": SHARES},
         "measures": _measures(curves),
         "hidden": max(0, len(runs) - DRAWN),
         "script": script,
@@ -128,13 +129,16 @@ def _curves(run: Run) -> dict[str, list[tuple[int, float]]]:
     names = dict.fromkeys(name for line in lines for name in line)
     drawn = [name for name in names if name.startswith("val/") and name != "val/step"]
     drawn += [name for name in TRAINING if name in names]
-    return {name: points for name in drawn if (points := _thinned(curve(lines, name)))}
+    return {
+        name: points for name in drawn if (points := _thinned(curve(lines, name), run.best_step))
+    }
 
 
-def _thinned(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Returns evenly spaced ones of many points, the last among them, in six digits."""
+def _thinned(points: list[tuple[int, float]], best: int | None) -> list[tuple[int, float]]:
+    """Returns evenly spaced ones of many points, in six digits, with the last and the best one."""
     every = -(-len(points) // POINTS)
-    kept = points[::-1][::every][::-1] if every else []
+    last = len(points) - 1
+    kept = [p for i, p in enumerate(points) if (last - i) % every == 0 or p[0] == best]
     return [(step, float(f"{value:.6g}")) for step, value in kept]
 
 
