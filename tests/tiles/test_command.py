@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import json
+import weakref
 
 import cv2
 import numpy as np
@@ -204,6 +205,33 @@ def test_few_prepared_tiles_are_in_memory(bundle, tmp_path, monkeypatch):
         assert len(next(answers).prediction.grid) == 61 * 61
     answers.close()
     assert most <= (AHEAD + 1) * 50 and len(decoded) <= 4
+
+
+def test_few_images_of_one_tile_are_in_memory(bundle, tmp_path, monkeypatch, capsys):
+    """As many as have so many pixels, not as many as fill a few batches."""
+    random = np.random.default_rng(0)
+    for number in range(20):
+        cv2.imwrite(str(tmp_path / f"{number:02}.png"), random.integers(0, 256, (20, 20), np.uint8))
+    argv = ("--bundle", bundle, "--tiles=20", "--format=json", "--batch_size=7", tmp_path)
+    expected = run(capsys, *argv)
+    monkeypatch.setattr(stream, "MOST_PIXELS", 3 * 20 * 20)
+    assert run(capsys, *argv) == expected
+    images = weakref.WeakValueDictionary()
+    count = itertools.count()
+
+    def remembering(file, **options):
+        image = decode(file, **options)
+        images[next(count)] = image
+        return image
+
+    decode = stream.decode
+    monkeypatch.setattr(stream, "decode", remembering)
+    files = itertools.cycle(map(str, sorted(tmp_path.glob("*.png"))))
+    answers = stream.classify(open_bundle(bundle), files, Tiling(20, 0.0), batch_size=32)
+    for number in range(60):
+        assert next(answers).file.endswith(f"{number % 20:02}.png")
+        assert len(images) <= 3 + 2 + 1  # under way, the next two, and the one that is answered
+    answers.close()
 
 
 @pytest.mark.parametrize(

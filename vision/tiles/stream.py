@@ -1,9 +1,11 @@
 """Classifies image files by their tiles, in batches that pass over the ends of images.
 
 Tiles are prepared as the model needs them, so that an image of any size keeps a few batches of them
-in memory.
+in memory. Of decoded images there are `MOST_PIXELS` at most, or a single larger one, and the two
+that follow.
 """
 
+import collections
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +20,8 @@ from vision.tiles.decision import TiledPrediction
 from vision.tiles.grid import Grid, Tiling, grid_of
 
 MOST_TILES = 65_536  # of an image: their probabilities are kept until all are known
+MOST_PIXELS = 2**26  # of the images that are being classified: 201 MB in color
+NOTHING = np.empty((0, 0, 1), np.uint8)
 
 
 class Model(Protocol):
@@ -51,7 +55,7 @@ class TiledImage(NamedTuple):
     prediction: TiledPrediction
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class _Work:
     """An image whose tiles are being classified; `rows` are the probabilities of those that are."""
 
@@ -60,13 +64,17 @@ class _Work:
     grid: Grid
     rows: list[np.ndarray] = dataclasses.field(default_factory=list)
 
+    @property
+    def pixels(self) -> int:
+        return self.grid.width * self.grid.height
+
 
 def classify(
     model: Model, files: Iterable[str], tiling: Tiling, batch_size: int
 ) -> Iterator[TiledImage | UnreadableImage]:
     """Yields each file's `TiledImage`, or why it cannot be read, in order.
 
-    The next image is decoded while the model runs on the tiles of the last one.
+    The next images are decoded while the model runs on the tiles of earlier ones.
 
     Args:
         model: the model, which takes images alone.
@@ -85,16 +93,22 @@ def classify(
             return UnreadableImage(str(error), file)
         return _Work(file, image, grid)
 
+    under_way: collections.deque[_Work] = collections.deque()
+
     def tiles():
         for ((_, work),) in load_ahead(files, load, 1, ahead=1):
             if isinstance(work, UnreadableImage):
                 yield work, 0
-            else:
-                yield from ((work, number) for number in range(len(work.grid)))
+                continue
+            # Empty places end a batch early, until enough of the earlier images are finished.
+            while under_way and sum(w.pixels for w in under_way) + work.pixels > MOST_PIXELS:
+                yield None, 0
+            under_way.append(work)
+            yield from ((work, number) for number in range(len(work.grid)))
 
     def prepare(part):
         work, number = part
-        if isinstance(work, UnreadableImage):
+        if not isinstance(work, _Work):
             return None
         return model.prepare(work.grid.cut(work.image, number))
 
@@ -106,10 +120,13 @@ def classify(
         rows = iter(run(np.stack(prepared))[0] if prepared else ())
         for (work, _), tile in batch:
             if tile is None:
-                yield work
+                if work is not None:
+                    yield work
                 continue
             work.rows.append(next(rows))
             if len(work.rows) == len(work.grid):
                 probabilities = np.stack(work.rows)
+                under_way.popleft()
                 prediction = TiledPrediction(tuple(model.classes), work.grid, tiling, probabilities)
                 yield TiledImage(work.file, work.image, prediction)
+                work.image = NOTHING  # the batch keeps the work for a while
