@@ -176,7 +176,9 @@ def test_grpc(live, data, expected):
         ({"tiles": 7}, 400, "tiles must be at least 8, got 7"),
         ({"tiles": "many"}, 400, "'tiles' must be a JSON integer"),
         ({"tiles": 16, "overlap": 0.95}, 400, "overlap must be in [0, 0.9], got 0.95"),
-        ({"tiles": 16, "overlap": "nan"}, 400, "'overlap' must be a JSON number"),
+        ({"tiles": 16, "overlap": "nan"}, 400, "overlap must be in [0, 0.9], got nan"),
+        ({"tiles": 16, "overlap": "a half"}, 400, "'overlap' must be a number"),
+        ({"tiles": 16, "overlap": "0." + "0" * 40}, 400, "'overlap' must be a number"),
         ({"tiles": 16, "overlap": -0.1}, 400, "overlap must be in [0, 0.9], got -0.1"),
         ({"overlap": 0.5}, 400, "overlap needs tiles"),
         ({"map": "true"}, 400, "map needs tiles"),
@@ -191,6 +193,15 @@ def test_what_is_wrong_is_refused(ask, data, query, status, message):
     answer = ask(data, **query)
     assert answer.status == status and message in answer.json["error"]
     assert "\n" not in answer.json["error"]
+
+
+@pytest.mark.parametrize("text", ["1e-3", "0.", "+0.001", ".001", "0.001"])
+def test_numbers_of_a_query_are_spelled_as_anywhere(ask, data, text):
+    answer = ask(data, tiles=16, overlap=text)
+    assert answer.status == 200
+    assert (
+        answer.json["top"] == ask(data, tiles=16, overlap=0.001 if float(text) else 0).json["top"]
+    )
 
 
 def test_limits_of_pixels_apply(ask, client):

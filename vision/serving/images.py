@@ -118,8 +118,8 @@ class Decoder:
     ) -> Cut:
         """Returns a request's only image as tiles, which a bundle's model takes like images.
 
-        A thread decodes the image and prepares all of its tiles, and then frees it: the tiles that
-        a request may have take less memory than the pixels that it may have.
+        A thread decodes the image and prepares all of its tiles, and then frees it. The tiles take
+        at most max_tiles x image_size² x channels bytes: for large models more than the image.
 
         Args:
             images: uint8 (1, H, W, 1 or 3), of any size, or a list of one encoded image.

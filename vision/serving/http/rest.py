@@ -45,6 +45,7 @@ BINARY = "application/octet-stream"
 # bytes of JSON, and numbers of an answer, that take a millisecond or more
 LONG_BODY = 65_536
 LONG_ANSWER = 8_192
+LONGEST_NUMBER = 40  # characters of a number in a query
 
 
 def build(
@@ -340,7 +341,10 @@ def _tiling_values(query: dict[str, str]) -> dict[str, Any]:
 
 def _number(text: str) -> float | str:
     """Returns the number that a text is, or the text itself if it is not one."""
-    return float(text) if re.fullmatch(r"-?[0-9]{0,9}\.?[0-9]{1,18}", text) else text
+    try:
+        return float(text) if len(text) <= LONGEST_NUMBER else text
+    except ValueError:
+        return text
 
 
 def _integer(text: str) -> int | str:

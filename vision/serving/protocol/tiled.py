@@ -45,7 +45,7 @@ def tiling_from(parameters: Mapping[str, Any]) -> Tiling | None:
         if key in kinds:
             field_of(given, key, kinds[key])
         elif isinstance(value, bool) or not isinstance(value, int | float):
-            raise Refused(f"{key!r} must be a JSON number, got {quote(value)}")
+            raise Refused(f"{key!r} must be a number, got {quote(value)}")
     try:
         return tiling_of(given)
     except UserError as error:
