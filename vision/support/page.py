@@ -1,4 +1,7 @@
-"""HTML pages for people: self-contained, no scripts, nothing fetched. page.html styles them."""
+"""HTML pages for people: self-contained, nothing fetched, styled by page.html.
+
+They have no scripts unless a page allows one by its hash.
+"""
 
 import pathlib
 from collections.abc import Mapping
@@ -12,8 +15,10 @@ def render(template: pathlib.Path, context: Mapping[str, Any]) -> str:
 
     Args:
         template: path of a Jinja template that extends "page.html" with the blocks `title` and
-            `content`. It may use the filters `number` (12,345), `percent` (0.0123 %) and
-            `probability` (12.3 % or < 0.1 %).
+            `content`. It may also fill `style`, with CSS of its own, and `policy`, with what it
+            allows beside styles and inline pictures, such as "; script-src 'sha256-...'". It may
+            use the filters `number` (12,345), `percent` (0.0123 %) and `probability` (12.3 % or
+            < 0.1 %).
         context: {name: value} of what the template shows. Text is escaped.
     """
     import jinja2
