@@ -14,8 +14,12 @@ from tests.support.browser import OVERLAPS, browse
 from tests.support.tiny_bundle import write_bundle
 from vision import inference
 from vision.config import default
+from vision.data.pictures import data_uri
 from vision.evaluation import __main__ as command
 from vision.evaluation.report.words import METRICS
+from vision.run.curves import draw_run
+from vision.run.directory import read_run
+from vision.run.readings import metric_lines
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +45,19 @@ def test_everything_is_written(evaluated):
     assert {file.name for file in (evaluated / "evaluation").iterdir()} == names
     report = (evaluated / "evaluation" / "report.html").read_text()
     assert '<h2 id="training">' in report and 'alt="learning curves' in report
+
+
+def test_the_curves_mark_the_step_that_the_result_calls_the_best(tiny_run, tmp_path):
+    """It may have been chosen in a way that the log does not tell."""
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    result = json.loads((run / "result.json").read_text())
+    (other, *_) = {line["step"] for line in metric_lines(run)} - {result["best_step"]}
+    (run / "result.json").write_text(json.dumps(result | {"best_step": other}))
+    assert evaluate("--workdir", run, **LITTLE) == 0
+    report = (run / "evaluation" / "report.html").read_text()
+    config, _ = read_run(run)
+    assert data_uri(draw_run(run, config, other)) in report
+    assert data_uri(draw_run(run, config)) not in report
 
 
 def test_numbers_follow_from_the_predictions(metrics, table):

@@ -89,9 +89,15 @@ def draw(lines: Sequence[Mapping[str, Any]], c: ConfigDict, step: int | None = N
     return _png(figure)
 
 
-def draw_run(workdir: pathlib.Path | str, config: ConfigDict) -> bytes:
-    """Returns the PNG of the learning curves of a run directory, as `draw` does."""
-    return draw(metric_lines(workdir), config.checkpoint)
+def draw_run(workdir: pathlib.Path | str, config: ConfigDict, step: int | None = None) -> bytes:
+    """Returns the PNG of the learning curves of a run directory, as `draw` does.
+
+    Args:
+        workdir: the run directory.
+        config: its config.
+        step: the best step, if it is known from the result.
+    """
+    return draw(metric_lines(workdir), config.checkpoint, step)
 
 
 def write_curves(workdir: pathlib.Path | str, config: ConfigDict, step: int | None = None) -> None:
@@ -106,7 +112,7 @@ def write_curves(workdir: pathlib.Path | str, config: ConfigDict, step: int | No
         OSError: it cannot be written.
         ImportError: Matplotlib is not installed.
     """
-    picture = draw(metric_lines(workdir), config.checkpoint, step)
+    picture = draw_run(workdir, config, step)
     if picture:
         with replacing(pathlib.Path(workdir, NAME), binary=True) as file:
             file.write(picture)

@@ -4,7 +4,7 @@ Mitchell et al. 2019 (arXiv:1810.03993).
 """
 
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
@@ -137,10 +137,20 @@ def _training(classifier, workdir):
         f"- {o.name}, learning rate {o.learning_rate:g}, {config.schedule.name}, "
         f"batches of {t.batch_size}, {length}",
     ]
+    result = read_result(workdir)
+    return lines + (_result(result) if result else [])
+
+
+def read_result(workdir: pathlib.Path | str) -> dict[str, Any] | None:
+    """Returns a run's result.json; None of a run that is not finished, or of no run ("").
+
+    Raises:
+        UserError: it is damaged.
+    """
     file = pathlib.Path(workdir, "result.json")
-    if workdir and file.is_file():
-        lines += _result(read_json(file, RESULT, "remove it, and test the run again"))
-    return lines
+    if not workdir or not file.is_file():
+        return None
+    return read_json(file, RESULT, "remove it, and test the run again")
 
 
 def _result(result):

@@ -56,7 +56,8 @@ def write(
     """
     pictures = draw(evaluation)
     template = pathlib.Path(__file__).with_name("report.html")
-    curves = draw_run(workdir, evaluation.classifier.config) if workdir else b""
+    best_step = (card.read_result(workdir) or {}).get("best_step")
+    curves = draw_run(workdir, evaluation.classifier.config, best_step) if workdir else b""
     values = context(evaluation, c, pictures) | {"curves": data_uri(curves) if curves else ""}
     page = render(template, values)
     texts = {"MODEL_CARD.md": card.text(evaluation, c, workdir), "report.html": page}
