@@ -59,11 +59,10 @@ def main(argv: Sequence[str]) -> None:
     check_choice("--format", values.format, WRITERS)
     check_count("--top", values.top, 1, 10**9)
     check_count("--batch_size", values.batch_size, 1, 65_536)
+    check_outside("--pictures", values.pictures, words)
     options = tiles.from_flags(values, words)
     if options is not None:
         _check_goes_with_tiles(values)
-    if values.pictures:
-        check_outside("--pictures", values.pictures, words)
     files = iter(()) if values.table and not words else find(words)
     if config is None or config.parallel.keep_memory:
         keep_freed_memory()

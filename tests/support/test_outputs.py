@@ -57,3 +57,4 @@ def test_a_directory_where_images_are_looked_for_is_refused(flag, tmp_path, monk
     for word, directory in itertools.product(("photos", "photos/a.png"), ("out", "photos-2")):
         check_outside(flag, directory, [word])
     check_outside(flag, "photos/out", ["photos/*.png"])
+    check_outside(flag, "", ["."])

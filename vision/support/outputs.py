@@ -37,11 +37,11 @@ def check_outside(flag: str, directory: str, words: Sequence[str]) -> None:
 
     Args:
         flag: the flag that names the directory, such as "--maps".
-        directory: the directory of the pictures.
+        directory: the directory of the pictures; "" for none.
         words: files, folders and patterns that name the images.
     """
     place = pathlib.Path(os.path.realpath(directory))
-    for word in words:
+    for word in words if directory else ():
         if os.path.isfile(word):
             continue
         root = word

@@ -76,8 +76,7 @@ def from_flags(values: flags.FlagValues, words: Sequence[str]) -> Options | None
         if values.maps:
             raise UserError("--maps needs --tiles, the side of a tile in pixels")
         return None
-    if values.maps:
-        check_outside("--maps", values.maps, words)
+    check_outside("--maps", values.maps, words)
     return Options(tiling, values.maps)
 
 
