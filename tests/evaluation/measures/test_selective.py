@@ -100,6 +100,27 @@ def test_thresholds_of_equal_probabilities_answer_all_or_none_of_them():
     np.testing.assert_array_equal(rule.unsure(softmax(logits)), np.arange(600) >= 300)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_overconfident_model_answers_the_same_images_in_any_precision(dtype):
+    """In float32 a probability above 1 - 3e-8 is 1, so no threshold may divide such images."""
+    random = np.random.default_rng(6)
+    margins = np.concatenate([random.uniform(15, 40, 500), random.uniform(0, 8, 500)])
+    labels = (random.random(1000) < np.where(margins > 24, 0.01, 0.1)).astype(int)
+    logits = np.stack([margins, np.zeros(1000)], 1)
+    evidence = selective.measure(logits, labels, 1.0, **ABOUT)
+    table = evidence.contents["precision"]
+    top = softmax(logits).astype(dtype).max(1)
+    assert max(table["threshold"]) < 1 and max(evidence.contents["coverage"]["probability"]) < 1
+    surest = table["threshold"][0]
+    assert (top >= surest).sum() == table["answered"][0] >= 500
+    for precision in (0.85, 0.9):
+        rule = evidence.rule_of(Wish("precision", precision))
+        probabilities = softmax(logits)
+        np.testing.assert_array_equal(
+            rule.unsure(probabilities.astype(dtype)), rule.unsure(probabilities)
+        )
+
+
 def test_sets_are_those_of_two_libraries():
     """MAPIE 1.6.0 (SplitConformalClassifier, "lac") and crepes 0.9.1 (ConformalClassifier, no
     smoothing) gave these probabilities and sums of sizes on the same numbers."""

@@ -26,6 +26,8 @@ from vision.inference import softmax
 from vision.reference.unsure import COVERAGE, FORMAT, PRECISION, STARTS, STEP, Evidence, Wish
 
 CONFIDENCE = 0.95  # that a promised precision is kept
+# in steps: above it bundles, which compute in float32, cannot tell probabilities from 1
+HIGHEST = round(1 / STEP) - 1
 ROWS = 100  # thresholds that are tried, at most: one for each percent of the images
 # coverages that a set may promise: 50 %, 51 %, ... 99 %, 99.1 %, ... 99.9 %
 LEVELS = (*(i / 100 for i in range(50, 100)), *(i / 1000 for i in range(991, 1000)))
@@ -93,9 +95,9 @@ def _precisions(top, correct, error_rate):
 
     A row is a fixed number of images, those of the highest top probability; its threshold is the
     first step above the next image, so that the images of the row are drawn as new ones above the
-    threshold are.
+    threshold are. Images above the highest step count as equally sure.
     """
-    levels = np.floor(np.minimum(top, 1) / STEP + 1e-4)  # whole steps
+    levels = np.minimum(np.floor(top / STEP + 1e-4), HIGHEST)  # whole steps
     order = np.argsort(-levels, kind="stable")
     levels = levels[order]
     counts = np.unique(np.ceil(np.arange(1, ROWS + 1) * len(top) / ROWS).astype(int))
@@ -120,7 +122,8 @@ def _coverages(true):
         place = int(np.ceil((len(ordered) + 1) * level - 1e-9))
         if place <= len(ordered):
             levels.append(level)
-            probabilities.append(float(np.floor(ordered[place - 1] / STEP) * STEP))
+            steps = min(np.floor(ordered[place - 1] / STEP), HIGHEST)
+            probabilities.append(float(steps * STEP))
     return {"level": levels, "probability": np.round(probabilities, 6).tolist()}
 
 
