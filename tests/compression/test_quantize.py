@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.reference.test_unsure import CONTENTS
 from tests.support.tiny_bundle import RESIZE, weights, write_model
 from vision import cli
 from vision.bundle import directory as bundle
@@ -177,12 +178,15 @@ def test_the_command_writes_a_bundle_and_says_what_it_lost(digits, tmp_path, cap
         resize=RESIZE,
         config={"data": {"source": "digits"}},
         sample=sample,
+        unsure=CONTENTS,
     )
     bundle.write_manifest(tmp_path / "float", manifest)
     argv = ["--bundle", str(tmp_path / "float"), "--out", str(tmp_path / "small")]
     cli.run(quantize.main, [*argv, "--images=64", "--max-drop", "2"])
     out = capsys.readouterr().out
     small = bundle.open_bundle(tmp_path / "small")
+    assert bundle.open_bundle(tmp_path / "float").evidence and small.evidence is None
+    assert "no thresholds for unsure answers" in out and "int8 changes them" in out
     images, labels = digits["test"]
     accuracy = (small(images)[0].argmax(1) == labels).mean()
     written = json.loads((tmp_path / "small" / "bundle.json").read_text())

@@ -216,11 +216,13 @@ def test_a_bundle_with_a_damaged_rule_is_refused(bundle, tmp_path, photos, capsy
     assert "its unsure.rule is not possible" in message and "export it again" in message
 
 
-def test_int8_has_no_thresholds(run, bundle, tmp_path, capsys):
-    code, out, err = outcome(
-        export_command.main, capsys, "--workdir", run, "--out", tmp_path / "8", "--precision=int8"
-    )
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_another_precision_has_no_thresholds(run, bundle, tmp_path, capsys, precision):
+    out = tmp_path / "1"
+    flags = ("--workdir", run, "--out", out, "--precision", precision)
+    code, printed, err = outcome(export_command.main, capsys, *flags)
     if code == 1 and "changes the class" in err:
         pytest.skip("int8 changes too many classes of this tiny model to be exported")
-    assert code == 0 and "no thresholds for unsure answers" in out + err
-    assert open_bundle(tmp_path / "8").evidence is None
+    assert code == 0 and "no thresholds for unsure answers" in printed + err
+    assert f"{precision} changes them" in printed + err
+    assert open_bundle(out).evidence is None

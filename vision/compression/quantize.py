@@ -50,6 +50,7 @@ from vision.config.flags import parse_stage
 from vision.data.decode import decode
 from vision.data.inputs import require_images_alone
 from vision.errors import UserError, check_choice, check_count, check_range
+from vision.reference.unsure import no_thresholds
 from vision.support.directories import replacing_directory
 from vision.support.extras import require
 from vision.version import __version__
@@ -162,7 +163,12 @@ def quantize_bundle(
         if model.past:
             write_splits(directory, model.past)
         manifest = dataclasses.replace(
-            float_manifest, model=NAME, quality=None, sample=None, version=__version__
+            float_manifest,
+            model=NAME,
+            quality=None,
+            sample=None,
+            unsure=None,
+            version=__version__,
         )
         write_manifest(directory, manifest)
         small = open_bundle(directory)
@@ -174,6 +180,8 @@ def quantize_bundle(
             image = decode(pathlib.Path(bundle, sample["file"]), model.channels)
             sample = write_sample(directory, image, small.probabilities_and_embeddings)
         write_manifest(directory, dataclasses.replace(manifest, quality=quality, sample=sample))
+    if model.evidence is not None:
+        report(no_thresholds("int8"))
     report(f"{out}: python -m vision.predict --bundle {out} photos/")
     return quality
 

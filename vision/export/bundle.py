@@ -25,6 +25,7 @@ from vision.export.program import served
 from vision.export.samples import open_samples, reference
 from vision.export.tflite_metadata import attach, check_labels
 from vision.inference import Classifier
+from vision.reference.unsure import no_thresholds
 from vision.run.calibration import EVALUATE_AGAIN, EVALUATION, read_calibration
 from vision.support.directories import files_in, replacing_directory
 from vision.support.reading import read_json
@@ -143,11 +144,8 @@ def _unsure(classifier, options, report):
     """Returns what the bundle knows about unsure answers; None if nothing holds for it."""
     if classifier.evidence is None:
         return None
-    if options.precision == "int8":
-        report(
-            "the bundle has no thresholds for unsure answers: those of the run hold for its own "
-            "probabilities, and int8 changes them"
-        )
+    if options.precision != "float32":
+        report(no_thresholds(options.precision))
         return None
     return classifier.evidence.contents
 

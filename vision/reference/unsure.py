@@ -224,6 +224,14 @@ class Evidence:
         )
 
 
+def no_thresholds(precision: str) -> str:
+    """Returns why a bundle that computes in a precision other than float32 has no thresholds."""
+    return (
+        "the bundle has no thresholds for unsure answers: they hold for probabilities in float32, "
+        f"and {precision} changes them"
+    )
+
+
 def parse_wish(text: str, name: str) -> Wish:
     """Returns what a text asks for; a number alone is a precision.
 
