@@ -127,6 +127,22 @@ def bundle(run, tmp_path_factory):
     return out
 
 
+def test_a_bundle_keeps_its_promises_as_its_run_does(run, tmp_path):
+    """Its probabilities are those of the run's temperature, which must not be applied again."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    little = LITTLE | {"corruptions": False, "views": False, "probe": 0, "map": "none"}
+    little["explain"] = False
+    assert evaluate("--workdir", copy, **little) == 0
+    assert abs(inference.from_run(copy).temperature - 1) > 0.05
+    assert exit_code(export_command.main, "--workdir", copy, "--out", tmp_path / "1") == 0
+    assert evaluate("--bundle", tmp_path / "1", "--out", tmp_path / "again", **little) == 0
+    files = (copy / "evaluation/metrics.json", tmp_path / "again/metrics.json")
+    ours, theirs = (json.loads(file.read_text())["unsure"] for file in files)
+    assert theirs["precision"] == ours["precision"] and theirs["sets"] == ours["sets"]
+    assert theirs["validation"] == ours["validation"] and ours["sets"]
+    assert theirs["aurc"]["value"] == pytest.approx(ours["aurc"]["value"], abs=1e-6)
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")

@@ -133,7 +133,7 @@ def evaluate(
     val = evaluator.validation()
     summary["calibration"] = _calibrate(outputs, val, c)
     evidence = _limits(classifier, split, summary["calibration"]["temperature"] or 1.0, val, c)
-    summary["unsure"] = _unsure(evidence, outputs, c)
+    summary["unsure"] = _unsure(classifier, evidence, outputs, c)
     summary["operating_point"] = _operating_point(c, classifier.classes, outputs, val)
     summary["slices"] = _slices(outputs, split, c)
     summary |= evaluator.robustness_and_views()
@@ -247,6 +247,8 @@ def _limits(classifier, split, temperature, val, c):
         return classifier.evidence if c.unsure else None
     if val is None:
         return None
+    if classifier.model is None:
+        temperature = 1.0  # it answers by its probabilities as they are
     about = {"split": "val", "source": split.spec, "step": getattr(classifier, "step", None)}
     evidence = selective.measure(*val, temperature, **about)
     rule = classifier.evidence.rule if classifier.evidence else None
@@ -255,11 +257,12 @@ def _limits(classifier, split, temperature, val, c):
     return evidence
 
 
-def _unsure(evidence, outputs, c):
+def _unsure(classifier, evidence, outputs, c):
     """Returns how promises about unsure answers are kept on the split; None if not asked for."""
     if not c.unsure:
         return None
-    temperature = 1.0 if evidence is None else evidence.contents["temperature"]
+    is_final = evidence is None or classifier.model is None  # a bundle's probabilities
+    temperature = 1.0 if is_final else evidence.contents["temperature"]
     return selective.on_test(evidence, outputs.logits, outputs.labels, temperature)
 
 
