@@ -33,6 +33,7 @@ ROWS = 100  # thresholds that are tried, at most: one for each percent of the im
 LEVELS = (*(i / 100 for i in range(50, 100)), *(i / 1000 for i in range(991, 1000)))
 PROMISES = (0.9, 0.95, 0.98, 0.99, 0.995)  # precisions in a report
 SETS = (0.9, 0.95, 0.99)  # coverages in a report
+ERROR_RATE = 0.05  # how often a report may call promises broken that are kept
 POINTS = 200  # of a risk-coverage curve
 
 
@@ -119,12 +120,17 @@ def _coverages(true):
     levels = []
     probabilities = []
     for level in LEVELS:
-        place = int(np.ceil((len(ordered) + 1) * level - 1e-9))
+        place = _place(len(ordered), level)
         if place <= len(ordered):
             levels.append(level)
             steps = min(np.floor(ordered[place - 1] / STEP), HIGHEST)
             probabilities.append(float(steps * STEP))
     return {"level": levels, "probability": np.round(probabilities, 6).tolist()}
+
+
+def _place(images, level):
+    """Returns k: sets with the probability that k of the images' true classes reach promise it."""
+    return int(np.ceil((images + 1) * level - 1e-9))
 
 
 def risk_coverage(top: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, float]:
@@ -158,7 +164,8 @@ def on_test(
     Returns:
         {"aurc": {"value", "at_random", "at_best"}, "curve": {"coverage", "risk"}, "validation":
         {"images", "confidence", "rule"} or None, "precision": [row], "sets": [row], "impossible":
-        [wish]}. Shares are {"value", "low", "high"}, Wilson's.
+        [wish]}. Shares are {"value", "low", "high"}, Wilson's. "kept" of a row is "yes", "within
+        chance" or "no", see `_judge`; None if nothing was promised, or nothing answered.
     """
     top, _ = confidences(logits, labels, temperature)
     correct = np.argmax(logits, axis=1) == labels
@@ -190,7 +197,68 @@ def on_test(
             result["sets"].append(_sets(rule, logits, labels, temperature))
         else:
             result[PRECISION].append(_answers(evidence, rule, top, correct))
+    _judge(result, evidence, len(labels))
     return result
+
+
+def _judge(result, evidence, images):
+    """Sets whether each promise is "kept", given the noise of the test and of the validation images.
+
+    "no" is a claim that the two differ, so it may be wrong in `ERROR_RATE` of the reports: each of
+    R promises has an R-th of that. See `_too_few_covered`, `_too_few_right`.
+
+    Args:
+        result: of `on_test`.
+        evidence: of the validation images.
+        images: number of test images.
+    """
+    promised = [row for row in result[PRECISION] if row["expected"] is not None]
+    error_rate = ERROR_RATE / max(1, len(promised) + len(result["sets"]))
+    for row in result[PRECISION]:
+        row["kept"] = None
+    for row in promised:
+        answered = round(row["answered"]["value"] * images)
+        if answered:
+            is_broken = _too_few_right(evidence, row, answered, error_rate)
+            row["kept"] = _kept(row["precision"]["value"], row["value"], is_broken)
+    for row in result["sets"]:
+        is_broken = _too_few_covered(evidence, row, images, error_rate)
+        row["kept"] = _kept(row["coverage"]["value"], row["value"], is_broken)
+
+
+def _kept(share, promised, is_broken):
+    if share >= promised:
+        return "yes"
+    return "no" if is_broken else "within chance"
+
+
+def _too_few_right(evidence, row, answered, error_rate):
+    """Whether a precision is below the promise by more than the noise of both splits explains.
+
+    The upper end of Clopper and Pearson's interval on the test images is below the promise, and
+    below the lower end of that on the validation images, each with half of the error rate.
+    """
+    from scipy.stats import beta
+
+    errors = row["errors"]
+    table = evidence.contents[PRECISION]
+    place = evidence.row_of(row["value"])
+    low = lower_precision(table["right"][place], table["answered"][place], error_rate / 2)
+    high = beta.ppf(1 - error_rate / 2, answered - errors + 1, errors) if errors else 1.0
+    return high < min(low, row["value"])
+
+
+def _too_few_covered(evidence, row, images, error_rate):
+    """Whether so few sets hold the true class as a kept promise has at most at this error rate.
+
+    The probability that k of n validation scores reach is reached by a new one with a chance that
+    varies with the draw as Beta(k, n + 1 - k), so hits among test images are beta-binomial.
+    """
+    from scipy.stats import betabinom
+
+    place = _place(evidence.images, row["value"])
+    hits = round(row["coverage"]["value"] * images)
+    return betabinom.cdf(hits, images, place, evidence.images + 1 - place) < error_rate
 
 
 def _wishes(evidence):

@@ -170,7 +170,7 @@ def _reliability_bars(axes, bins):
 def risk_coverage(unsure: Mapping[str, Any]) -> bytes:
     """Returns the PNG of the share of wrong answers by the share of images that are answered.
 
-    The promised precisions are marked where they ended up.
+    The promised precisions are marked where they ended up, a threshold without a promise in gray.
 
     Args:
         unsure: from `vision.evaluation.measures.selective.on_test`.
@@ -181,13 +181,15 @@ def risk_coverage(unsure: Mapping[str, Any]) -> bytes:
     axes.plot(answered, 100 * np.array(curve["risk"]), color="#0969da", label="the surest images")
     at_random = 100 * unsure["aurc"]["at_random"]
     axes.axhline(at_random, linestyle="--", color="#57606a", linewidth=1, label="all images")
-    promises: dict[tuple[float, float], list[str]] = {}  # several may have the same answers
+    promises: dict[tuple[float, float, bool], list[str]] = {}  # several may have the same answers
     for row in unsure["precision"]:
         if row["precision"]["value"] is not None:
             place = (100 * row["answered"]["value"], 100 * (1 - row["precision"]["value"]))
-            promises.setdefault(place, []).append(f"{row['value']:g}")
-    for place, values in promises.items():
-        axes.plot(*place, "o", color="#cf222e", markersize=5)
+            is_promised = row["expected"] is not None
+            text = f"{row['value']:g}" if is_promised else row["wish"]
+            promises.setdefault((*place, is_promised), []).append(text)
+    for (*place, is_promised), values in promises.items():
+        axes.plot(*place, "o", color="#cf222e" if is_promised else "#57606a", markersize=5)
         text = ", ".join(values)
         axes.annotate(text, place, (-4, 6), textcoords="offset points", ha="right", fontsize=8)
     axes.set_xlabel("images that are answered, %")

@@ -186,25 +186,27 @@ def _unsure(summary: Mapping[str, Any]) -> Iterator[Verdict]:
     unsure = summary.get("unsure") or {}
     rows = [(row, row["precision"]) for row in unsure.get("precision", ())]
     rows += [(row, row["coverage"]) for row in unsure.get("sets", ())]
-    broken = [(row, got) for row, got in rows if got["value"] is not None]
-    broken = [(row, got) for row, got in broken if got["high"] < row["value"]]
-    for row, got in broken:
-        sentence = (
-            f"The promise {row['wish']} of the validation images is not kept here: "
-            f"{amount(got, True)}. Do the two splits differ?"
-        )
-        yield "bad", sentence, "unsure"
     rule = (unsure.get("validation") or {}).get("rule")
     for row, got in rows:
-        if row["wish"] == rule and (row, got) not in broken:
-            yield "good", _rule_kept(row, got), "unsure"
+        if row["kept"] == "no":
+            sentence = (
+                f"The promise {row['wish']} of the validation images is not kept here: "
+                f"{amount(got, True)}. Do the two splits differ?"
+            )
+            yield "bad", sentence, "unsure"
+        elif row["wish"] == rule:
+            yield "good" if row["kept"] else "look", _rule_kept(row, got), "unsure"
 
 
 def _rule_kept(row, got):
     """Returns what the chosen rule does."""
     if "answered" in row:
         answered = amount(row["answered"], True)
-        return f"With {row['wish']}, {answered} are answered, {amount(got, True)} of them rightly."
+        nothing = ", which promises nothing" if row["expected"] is None else ""
+        return (
+            f"With {row['wish']}{nothing}, {answered} are answered, {amount(got, True)} of them "
+            "rightly."
+        )
     return (
         f"With {row['wish']}, {amount(row['single'], True)} get a single class, and "
         f"{amount(got, True)} of the sets hold the true one."
