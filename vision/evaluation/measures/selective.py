@@ -202,7 +202,7 @@ def on_test(
 
 
 def _judge(result, evidence, images):
-    """Sets whether each promise is "kept", given the noise of the test and of the validation images.
+    """Sets whether each promise is "kept", given the noise of the test and validation images.
 
     "no" is a claim that the two differ, so it may be wrong in `ERROR_RATE` of the reports: each of
     R promises has an R-th of that. See `_too_few_covered`, `_too_few_right`.
