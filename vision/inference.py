@@ -26,7 +26,7 @@ from vision.reference.unsure import Evidence
 from vision.run.calibration import run_temperature
 from vision.run.resolve import published_classes, resolve_config
 from vision.run.splits import past_of
-from vision.run.unsure import run_evidence
+from vision.run.unsure import run_evidence, stored_evidence
 from vision.run.vocabulary import run_encoder
 from vision.run.weights import open_run, ready
 
@@ -112,6 +112,8 @@ class Classifier:
         past: the division of that run's data into splits; None if that is unknown.
         encoder: of texts and columns, if the model takes them.
         evidence: what validation images say about unsure answers; None if nothing was measured.
+        outdated: what they said about another checkpoint of the run, or with another temperature or
+            other data, in place of `evidence`; None if there is no such thing.
     """
 
     def __init__(
@@ -127,8 +129,10 @@ class Classifier:
         *,
         encoder: FieldEncoder | None = None,
         evidence: Evidence | None = None,
+        outdated: Evidence | None = None,
     ):
         self.evidence = evidence
+        self.outdated = outdated
         self.fields = models.fields_of(config.model)
         self.encoder = encoder if self.fields else None
         cpu.choose(config.parallel.onednn)
@@ -229,6 +233,7 @@ def from_run(workdir: pathlib.Path | str) -> Classifier:
     encoder = None
     if models.fields_of(config.model):
         encoder = run_encoder(workdir, config)
+    evidence = run_evidence(workdir, step, config.data.source, temperature)
     return Classifier(
         config,
         model,
@@ -238,7 +243,8 @@ def from_run(workdir: pathlib.Path | str) -> Classifier:
         step,
         past,
         encoder=encoder,
-        evidence=run_evidence(workdir, step, config.data.source, temperature),
+        evidence=evidence,
+        outdated=stored_evidence(workdir) if evidence is None else None,
     )
 
 

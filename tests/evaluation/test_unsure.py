@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation.conftest import LITTLE, evaluate
+from tests.reference.test_unsure import CONTENTS
 from tests.support.commands import exit_code, outcome, refusal
 from vision import inference, predict
 from vision.bundle.directory import open_bundle
@@ -105,8 +106,36 @@ def test_an_evaluation_keeps_the_rule_and_measures_it(run, capsys):
     assert (run / "evaluation/risk_coverage.png").is_file()
     flag = "--config.evaluation.unsure=false"
     assert evaluate("--workdir", run, flag, "--config.evaluation.explain=false", **little) == 0
-    assert not (run / FILE).exists() and not (run / "evaluation/risk_coverage.png").exists()
+    assert json.loads((run / FILE).read_text()) == contents  # it was not asked to forget the rule
+    assert not (run / "evaluation/risk_coverage.png").exists()
     assert "Unsure answers" not in (run / "evaluation/report.html").read_text()
+
+
+def test_a_chosen_rule_is_not_weakened_or_lost_in_silence(run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "run")
+    little = LITTLE | {"corruptions": False, "views": False, "probe": 0, "map": "none"}
+    little["explain"] = False
+    flags = ("--workdir", copy, "--coverage=0.9", "--confidence=0.8")
+    assert outcome(command.main, capsys, *flags)[0] == 0
+    contents = json.loads((copy / FILE).read_text())
+    # as after more training
+    (copy / FILE).write_text(json.dumps(contents | {"step": contents["step"] + 1}))
+    flags = ("--workdir", copy, "--out", tmp_path / "1")
+    code, out, err = outcome(export_command.main, capsys, *flags)
+    assert code == 0 and open_bundle(tmp_path / "1").evidence is None
+    assert "coverage=0.9, were measured for another checkpoint" in out + err
+    assert "run python -m vision.evaluation.unsure again" in out + err
+    assert evaluate("--workdir", copy, **little) == 0
+    again = json.loads((copy / FILE).read_text())
+    assert again["rule"] == "coverage=0.9" and again["confidence"] == 0.8
+    assert again["step"] == contents["step"]
+    impossible = {key: CONTENTS[key] for key in ("precision", "rule", "images", "confidence")}
+    (copy / FILE).write_text(json.dumps(again | impossible))
+    capsys.readouterr()
+    assert evaluate("--workdir", copy, **little) == 0
+    captured = capsys.readouterr()
+    assert "dropped: no threshold promises precision=0.95" in captured.out + captured.err
+    assert json.loads((copy / FILE).read_text())["rule"] is None
 
 
 def test_another_checkpoint_source_or_temperature_has_no_thresholds(run, capsys):

@@ -1,6 +1,5 @@
 """An evaluation from end to end: outputs, metrics, calibration, slices, robustness, embeddings."""
 
-import contextlib
 import dataclasses
 import datetime
 import platform
@@ -132,7 +131,7 @@ def evaluate(
     summary |= confusion(np.stack([outputs.labels, predicted]), len(classifier.classes))
     val = evaluator.validation()
     summary["calibration"] = _calibrate(outputs, val, c)
-    evidence = _limits(classifier, split, summary["calibration"]["temperature"] or 1.0, val, c)
+    evidence = _limits(classifier, split, summary["calibration"]["temperature"], val, c, report)
     summary["unsure"] = _unsure(classifier, evidence, outputs, c)
     summary["operating_point"] = _operating_point(c, classifier.classes, outputs, val)
     summary["slices"] = _slices(outputs, split, c)
@@ -231,30 +230,37 @@ def _calibrate(outputs, val, c):
     return {"temperature": temperature, "plain": plain, "scaled": scaled}
 
 
-def _limits(classifier, split, temperature, val, c):
+def _limits(classifier, split, temperature, val, c, report):
     """Returns the evidence about unsure answers: a bundle's own, or that of the validation images.
 
-    A rule that was chosen for the run is kept if these images can still promise it.
+    A rule that was chosen for the run, for whichever checkpoint, is kept with its confidence if
+    these images can still promise it.
 
     Args:
         classifier: the model.
         split: the images that are evaluated.
-        temperature: that of the run from now on.
+        temperature: that of the run from now on; None for 1, and not used for a bundle.
         val: (logits, labels) of the validation split; None if there is none.
         c: config.evaluation.
+        report: called with a line of text if the rule is dropped.
     """
     if not c.unsure or (classifier.model is None and classifier.evidence is not None):
         return classifier.evidence if c.unsure else None
     if val is None:
         return None
-    if classifier.model is None:
-        temperature = 1.0  # it answers by its probabilities as they are
+    if temperature is None or classifier.model is None:
+        temperature = 1.0  # a bundle answers by its probabilities as they are
     about = {"split": "val", "source": split.spec, "step": getattr(classifier, "step", None)}
-    evidence = selective.measure(*val, temperature, **about)
-    rule = classifier.evidence.rule if classifier.evidence else None
-    with contextlib.suppress(UserError):
-        return selective.choose(evidence, rule) if rule else evidence
-    return evidence
+    stored = classifier.evidence or getattr(classifier, "outdated", None)
+    confidence = stored.contents["confidence"] if stored else selective.CONFIDENCE
+    evidence = selective.measure(*val, temperature, confidence, **about)
+    if stored is None or stored.rule is None:
+        return evidence
+    try:
+        return selective.choose(evidence, stored.rule)
+    except UserError as error:
+        report(f"note: the rule that was chosen is dropped: {error}")
+        return evidence
 
 
 def _unsure(classifier, evidence, outputs, c):

@@ -142,12 +142,22 @@ def _seen(classifier, options):
 
 def _unsure(classifier, options, report):
     """Returns what the bundle knows about unsure answers; None if nothing holds for it."""
-    if classifier.evidence is None:
+    evidence = classifier.evidence
+    stored = evidence or classifier.outdated
+    if stored is None:
         return None
     if options.precision != "float32":
         report(no_thresholds(options.precision))
         return None
-    return classifier.evidence.contents
+    if evidence is None:
+        rule = f", and its rule {stored.rule}," if stored.rule else ""
+        report(
+            f"the bundle has no thresholds for unsure answers: the run's{rule} were measured for "
+            "another checkpoint, temperature or source: run python -m vision.evaluation.unsure "
+            "again, and export again"
+        )
+        return None
+    return evidence.contents
 
 
 def _check_fields(classifier, options):

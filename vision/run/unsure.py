@@ -17,6 +17,18 @@ def write_evidence(directory: pathlib.Path | str, contents: Mapping[str, Any]) -
     write_json(pathlib.Path(directory, UNSURE), contents)
 
 
+def stored_evidence(workdir: pathlib.Path | str) -> Evidence | None:
+    """Returns what was last measured for a run, for whichever checkpoint; None if nothing was.
+
+    Raises:
+        UserError: unsure.json is damaged.
+    """
+    file = pathlib.Path(workdir, EVALUATION, UNSURE)
+    if not file.is_file():
+        return None
+    return parse_evidence(read_json(file, dict, EVALUATE_AGAIN), file, EVALUATE_AGAIN)
+
+
 def run_evidence(
     workdir: pathlib.Path | str, step: int, source: str, temperature: float
 ) -> Evidence | None:
@@ -34,10 +46,8 @@ def run_evidence(
     Raises:
         UserError: unsure.json is damaged.
     """
-    file = pathlib.Path(workdir, EVALUATION, UNSURE)
-    if not file.is_file():
+    evidence = stored_evidence(workdir)
+    if evidence is None:
         return None
-    contents = read_json(file, dict, EVALUATE_AGAIN)
-    evidence = parse_evidence(contents, file, EVALUATE_AGAIN)
-    measured = tuple(contents[key] for key in ("step", "source", "temperature"))
+    measured = tuple(evidence.contents[key] for key in ("step", "source", "temperature"))
     return evidence if measured == (step, source, temperature) else None

@@ -75,7 +75,8 @@ def write(
                 file.write(text)
         written = os.listdir(folder)
     for name in (*(f"{figure}.png" for figure in FIGURES), CALIBRATION, UNSURE):
-        if name not in written:  # left from an earlier evaluation
+        is_kept = name == UNSURE and not c.unsure  # it may have a rule that somebody chose
+        if name not in written and not is_kept:  # left from an earlier evaluation
             (out / name).unlink(missing_ok=True)
 
 
