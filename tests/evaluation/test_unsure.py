@@ -138,6 +138,19 @@ def test_a_chosen_rule_is_not_weakened_or_lost_in_silence(run, tmp_path, capsys)
     assert json.loads((copy / FILE).read_text())["rule"] is None
 
 
+def test_a_rule_can_be_cleared(run, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "run")
+    assert outcome(command.main, capsys, "--workdir", copy, "--coverage", "0.9")[0] == 0
+    contents = json.loads((copy / FILE).read_text())
+    message = refusal(command.main, capsys, "--workdir", copy, "--clear", "--coverage=0.9")
+    assert "give either --clear or --coverage, not both" in message
+    code, out, err = outcome(command.main, capsys, "--workdir", copy, "--clear")
+    assert code == 0 and "coverage=0.9 is no longer the rule" in out + err
+    assert json.loads((copy / FILE).read_text()) == contents | {"rule": None}
+    message = refusal(command.main, capsys, "--workdir", copy, "--clear")
+    assert "no rule was chosen for" in message
+
+
 def test_another_checkpoint_source_or_temperature_has_no_thresholds(run, capsys):
     assert outcome(command.main, capsys, "--workdir", run, "--threshold", "0.5")[0] == 0
     measured = json.loads((run / FILE).read_text())

@@ -10,7 +10,7 @@ one at least this share is right; --confidence is how sure that is, whatever the
 a threshold as it is, without a promise. What was chosen goes into RUN/evaluation/unsure.json and
 from there into bundles: the server follows it, and so does `vision.predict --unsure rule`. Without
 one of these flags it only shows what these images can promise. If they cannot promise what is
-wanted, it says so and writes nothing.
+wanted, it says so and writes nothing. --clear takes the rule from the run again.
 """
 
 import pathlib
@@ -25,7 +25,7 @@ from vision.config.flags import parse_stage
 from vision.errors import UserError, check_range
 from vision.reference.unsure import COVERAGE, KINDS, PRECISION, Evidence, Wish, parse_wish
 from vision.run.calibration import EVALUATION
-from vision.run.unsure import UNSURE, write_evidence
+from vision.run.unsure import UNSURE, stored_evidence, write_evidence
 from vision.support.extras import require
 from vision.support.lock import locked
 from vision.support.memory import keep_freed_memory
@@ -45,6 +45,9 @@ def main(argv: Sequence[str]) -> None:
     confidence = values.confidence
     check_range("--confidence", confidence, 0.5 <= confidence < 1, "at least 0.5 and below 1")
     wish = _wish(values)
+    if values.clear:
+        cli.show(clear(values.workdir))
+        return
     require("choosing a threshold", "evaluation", without=("onnxruntime",))
     keep_freed_memory()
     from vision import inference, parallel
@@ -73,18 +76,38 @@ def _flags(values):
     flags.DEFINE_string(COVERAGE, "", text, flag_values=values)
     text = "top probability from which an answer is given, without a promise"
     flags.DEFINE_string("threshold", "", text, flag_values=values)
+    text = "the run has no rule any longer; what was measured stays"
+    flags.DEFINE_bool("clear", False, text, flag_values=values)
     text = "how sure a promised precision is"
     flags.DEFINE_float("confidence", 0.95, text, flag_values=values)
 
 
 def _wish(values):
     """Returns the wish of the flags; None without one."""
-    given = [kind for kind in KINDS if values[kind].value]
+    given = [name for name in ("clear", *KINDS) if values[name].value]
     if len(given) > 1:
         raise UserError(f"give either --{given[0]} or --{given[1]}, not both")
-    if not given:
+    if not given or values.clear:
         return None
     return parse_wish(f"{given[0]}={values[given[0]].value}", f"--{given[0]}")
+
+
+def clear(workdir: pathlib.Path | str) -> str:
+    """Takes its rule from a run; returns a sentence on what it was.
+
+    Raises:
+        UserError: the run has none, or its unsure.json is damaged.
+    """
+    out = pathlib.Path(workdir, EVALUATION)
+    nothing = UserError(f"no rule was chosen for {workdir}: there is nothing to clear")
+    if not out.is_dir():
+        raise nothing
+    with locked(out):
+        evidence = stored_evidence(workdir)
+        if evidence is None or evidence.rule is None:
+            raise nothing
+        write_evidence(out, dict(evidence.contents) | {"rule": None})
+    return f"{evidence.rule} is no longer the rule of {workdir}: wrote {out / UNSURE}"
 
 
 def validation(classifier: "Classifier") -> tuple[np.ndarray, np.ndarray]:
