@@ -118,6 +118,21 @@ def test_the_rule_of_a_model():
         ({"coverage": {"level": [0.5], "probability": []}}, "coverage must have columns of one"),
         ({"coverage": {"level": [0.9, 0.5], "probability": [0.1, 0.2]}}, "level must increase"),
         ({"precision": CONTENTS["precision"] | {"at_least": [2.0] * 3}}, "a number from 0 to 1"),
+        ({"confidence": 1}, "confidence must be a number of at least 0.5 and below 1, got 1"),
+        ({"confidence": 0.4}, "confidence must be a number of at least 0.5 and below 1"),
+        ({"images": 399}, "precision.answered must be at most images"),
+        (
+            {"precision": CONTENTS["precision"] | {"right": [100, 201, 380]}},
+            "precision.right must be at most precision.answered",
+        ),
+        (
+            {"precision": CONTENTS["precision"] | {"threshold": [0.9, 0.9, 0.0]}},
+            "precision.threshold must decrease",
+        ),
+        (
+            {"coverage": CONTENTS["coverage"] | {"probability": [0.4, 0.1, 0.2]}},
+            "coverage.probability must not increase",
+        ),
     ],
 )
 def test_damaged_evidence_is_refused(changes, reason):

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vision.errors import UserError, shown
-from vision.support.schema import NATURAL, check, damaged, numbers_within
+from vision.support.schema import NATURAL, check, damaged, is_number, numbers_within
+from vision.support.schema import Rule as Allowed
 
 FORMAT = 1
 PRECISION = "precision"
@@ -43,7 +44,9 @@ SCHEMA: dict[str, Any] = {
     "source": str,
     "step": (NATURAL, None),
     "temperature": numbers_within(1e-6, 1e6),
-    "confidence": numbers_within(0.5, 1),
+    "confidence": Allowed(
+        "a number of at least 0.5 and below 1", lambda value: is_number(value) and 0.5 <= value < 1
+    ),
     "precision": {
         "threshold": [_SHARE],
         "answered": [NATURAL],
@@ -298,13 +301,9 @@ def parse_evidence(contents: Mapping[str, Any], file: Any, remedy: str, key: str
         )
     check(contents, SCHEMA, file, remedy, key)
     prefix = f"{key}." if key else ""
-    for name, order in ((PRECISION, "answered"), (COVERAGE, "level")):
-        columns = contents[name]
-        if len({len(column) for column in columns.values()}) != 1:
-            reason = f"{prefix}{name} must have columns of one length"
-            raise damaged(file, reason, remedy)
-        if not _increases(columns[order]):
-            raise damaged(file, f"{prefix}{name}.{order} must increase", remedy)
+    reason = _contradiction(contents, prefix)
+    if reason is not None:
+        raise damaged(file, reason, remedy)
     evidence = Evidence(contents)
     if contents["rule"] is None:
         return evidence
@@ -314,6 +313,28 @@ def parse_evidence(contents: Mapping[str, Any], file: Any, remedy: str, key: str
     except UserError as error:
         raise damaged(file, f"its {prefix}rule is not possible ({error})", remedy) from error
     return dataclasses.replace(evidence, rule=wish)
+
+
+def _contradiction(contents, prefix):
+    """Returns what no images can have given, "KEY must ..."; None if nothing contradicts itself."""
+    for name, order in ((PRECISION, "answered"), (COVERAGE, "level")):
+        columns = contents[name]
+        if len({len(column) for column in columns.values()}) != 1:
+            return f"{prefix}{name} must have columns of one length"
+        if not _increases(columns[order]):
+            return f"{prefix}{name}.{order} must increase"
+    precision = contents[PRECISION]
+    answered = precision["answered"]
+    if not _increases(precision["threshold"][::-1]):
+        return f"{prefix}{PRECISION}.threshold must decrease"
+    if answered and answered[-1] > contents["images"]:
+        return f"{prefix}{PRECISION}.answered must be at most {prefix}images"
+    if any(right > count for right, count in zip(precision["right"], answered, strict=True)):
+        return f"{prefix}{PRECISION}.right must be at most {prefix}{PRECISION}.answered"
+    probabilities = contents[COVERAGE]["probability"]
+    if sorted(probabilities, reverse=True) != probabilities:
+        return f"{prefix}{COVERAGE}.probability must not increase"
+    return None
 
 
 def _increases(values: Sequence[float]) -> bool:
