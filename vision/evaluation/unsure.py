@@ -4,6 +4,9 @@
     python -m vision.evaluation.unsure --workdir runs/pets --precision 0.99
     python -m vision.evaluation.unsure --workdir runs/pets --coverage 0.95
 
+Decide on the precision first: its confidence does not hold for the highest one that turns out to be
+possible.
+
 --precision: an answer only above a threshold of the top probability, so that of the images that get
 one at least this share is right; --confidence is how sure that is, whatever the number of images.
 --coverage: a set of classes that holds the true one for this share of all images. --threshold takes
@@ -165,7 +168,7 @@ def describe(evidence: Evidence, wish: Wish) -> str:
 
 
 def overview(evidence: Evidence) -> list[str]:
-    """Returns a line for each usual wish: what it costs, or that these images cannot promise it."""
+    """Returns a line for each usual wish, with its cost if it is possible, and a caution."""
     from vision.evaluation.measures.selective import PROMISES, SETS
 
     wishes = [Wish(PRECISION, value) for value in PROMISES]
@@ -176,6 +179,11 @@ def overview(evidence: Evidence) -> list[str]:
             lines.append(describe(evidence, wish))
         except UserError:
             lines.append(f"{wish}: {evidence.images:,} validation images cannot promise it")
+    confidence = f"{100 * evidence.contents['confidence']:g} %"
+    lines.append(
+        f"Decide on the precision first: the confidence of {confidence} is that of one wish, not "
+        "of the highest of these that turned out to be possible"
+    )
     return lines
 
 

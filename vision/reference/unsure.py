@@ -208,7 +208,12 @@ class Evidence:
     def _why_no_precision(self, wish):
         confidence = f"{100 * self.contents['confidence']:g} %"
         possible = [p for p in ROUND_PRECISIONS if self.row_of(p) is not None]
-        best = f"{PRECISION}={possible[0]} is possible" if possible else "No precision is possible"
+        best = "No precision is possible"
+        if possible:
+            best = (
+                f"{PRECISION}={possible[0]} is possible, with less confidence if it is taken "
+                "because of this answer"
+            )
         return (
             f"no threshold promises {wish} with a confidence of {confidence}: that takes at least "
             f"{self.fewest(wish.value):,} answers without a mistake, and there are "

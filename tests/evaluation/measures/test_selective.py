@@ -6,6 +6,7 @@ from scipy.stats import binomtest
 
 from vision.errors import UserError
 from vision.evaluation.measures import selective
+from vision.evaluation.unsure import overview
 from vision.inference import softmax
 from vision.reference.unsure import Wish, parse_wish
 
@@ -226,6 +227,14 @@ def test_promises_about_other_images_are_called_broken():
     worse = np.where(np.random.default_rng(9).random(2000) < 0.3, 0, labels[2000:])
     kept = judged(logits[:2000], labels[:2000], logits[2000:], worse)
     assert kept["precision=0.9"] == kept["coverage=0.95"] == "no"
+
+
+def test_an_overview_says_that_the_precision_is_decided_on_before():
+    logits, labels = draw(1000, seed=4)
+    evidence = selective.measure(logits, labels, 1.0, 0.9, **ABOUT)
+    *lines, last = overview(evidence)
+    assert len(lines) == len(selective.PROMISES) + len(selective.SETS)
+    assert last.startswith("Decide on the precision first: the confidence of 90 % is that of one")
 
 
 def test_few_images_promise_little_and_say_so():
