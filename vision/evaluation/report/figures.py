@@ -188,10 +188,13 @@ def risk_coverage(unsure: Mapping[str, Any]) -> bytes:
             is_promised = row["expected"] is not None
             text = f"{row['value']:g}" if is_promised else row["wish"]
             promises.setdefault((*place, is_promised), []).append(text)
-    for (*place, is_promised), values in promises.items():
-        axes.plot(*place, "o", color="#cf222e" if is_promised else "#57606a", markersize=5)
+    for (share, risk, is_promised), values in promises.items():
+        color = "#cf222e" if is_promised else "#57606a"
+        axes.plot(share, risk, "o", color=color, markersize=5)
         text = ", ".join(values)
-        axes.annotate(text, place, (-4, 6), textcoords="offset points", ha="right", fontsize=8)
+        axes.annotate(
+            text, (share, risk), (-4, 6), textcoords="offset points", ha="right", fontsize=8
+        )
     axes.set_xlabel("images that are answered, %")
     axes.set_ylabel("wrong answers, %")
     axes.set_xlim(0, 103)
