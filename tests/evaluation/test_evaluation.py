@@ -41,7 +41,8 @@ def test_everything_is_written(evaluated):
         "confusion.png",
         "reliability.png",
     }
-    names |= {"confusion_normalized.png", "map.png", "robustness.png"} | {"calibration.json"}
+    names |= {"confusion_normalized.png", "map.png", "robustness.png", "risk_coverage.png"}
+    names |= {"calibration.json", "unsure.json"}
     assert {file.name for file in (evaluated / "evaluation").iterdir()} == names
     report = (evaluated / "evaluation" / "report.html").read_text()
     assert '<h2 id="training">' in report and 'alt="learning curves' in report
