@@ -43,8 +43,11 @@ def test_train_is_the_stage_with_a_config_to_begin_with(checkout, tmp_path):
     assert "    ./scripts/vision train --config configs/vit_cifar10.py" in done.stdout
     done = start(checkout / "scripts/train", "configs/nosuch.py:smoke", cwd=tmp_path)
     assert done.returncode == 2 and "no config file 'configs/nosuch.py'" in done.stderr
-    done = start(checkout / "scripts/train", "photos/", cwd=tmp_path)
-    assert done.returncode == 2 and "there is no folder 'photos/'" in done.stderr
+    for words in (["photos/"], ["--workdir", "run", "photos/"], ["--workdir=run", "photos/"]):
+        done = start(checkout / "scripts/train", *words, cwd=tmp_path)
+        assert done.returncode == 2 and "there is no folder 'photos/'" in done.stderr
+    done = start(checkout / "scripts/train", "--workdir=run", cwd=tmp_path)
+    assert done.returncode == 2 and "train on what?" in done.stderr
 
 
 def test_a_name_that_is_no_stage_installs_nothing(checkout):
