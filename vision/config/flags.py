@@ -111,15 +111,29 @@ def parse_stage(
 
 
 def positional(argv: Sequence[str]) -> list[str]:
-    """Returns the arguments of a training that are neither flags nor values of flags."""
+    """Returns the arguments of a training that are neither flags nor values of flags.
+
+    They are needed before there is a config, and without one absl cannot parse overrides.
+    """
     words = []
-    takes_value = False
-    for argument in argv:
-        is_flag = argument.startswith("-")
-        if not is_flag and not takes_value:
+    rest = iter(argv)
+    for argument in rest:
+        if argument == "--":
+            return [*words, *rest]
+        if not argument.startswith("-"):
             words.append(argument)
-        takes_value = is_flag and "=" not in argument
+        elif _takes_value(argument):
+            next(rest, None)
     return words
+
+
+def _takes_value(argument):
+    """Returns whether the value of a training's flag is the next argument."""
+    name, equals, _ = argument.lstrip("-").partition("=")
+    if equals or name.startswith("noconfig."):
+        return False
+    key = all_keys().get(name.removeprefix("config."))
+    return key is None or key.type is not bool
 
 
 def _take_config(argv):
