@@ -35,8 +35,8 @@ VAGUE = {
 }
 # Every room may import those of the floors below it; rooms of one floor lie side by side.
 FLOORS = (
-    ("errors", "version"),
-    ("support", "stages", "files", "page", "memory", "modules"),
+    ("errors", "stages", "version"),
+    ("support", "files", "page", "memory", "modules"),
     ("cli",),
     ("config",),
     ("ranges",),

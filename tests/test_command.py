@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -119,3 +120,15 @@ def test_exit_codes_and_the_working_directory_are_those_of_the_module(tmp_path):
 def test_the_extras_of_a_stage_are_printed_for_the_script():
     assert start("--extras", "audit").stdout == "audit\n"
     assert start("--extras", "train").stdout == start("--extras").stdout == "\n"
+    assert start("--extras", "export").stdout == "\n"  # "basics" has what ONNX needs
+
+
+def test_basics_has_what_its_stages_need():
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    basics = extras["optional-dependencies"]["basics"]
+    assert basics[0] == "vision[evaluation,serving]"
+    named = {line.partition("=")[0].rstrip(">") for line in basics[1:]}
+    assert {*stages.BASICS} == {"evaluation", "serving", "export"}
+    for stage in stages.stages():
+        if "export" in stage.extras:
+            assert stage.only and {*stage.only} <= named

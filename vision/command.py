@@ -17,10 +17,12 @@ import sys
 from collections.abc import Sequence
 
 from vision.errors import printable
-from vision.stages import CALLED_AS, GROUPS, SYNONYMS, stages
+from vision.stages import BASICS, CALLED_AS, GROUPS, SYNONYMS, stages
 from vision.stages import program as called
 
-EXTRAS = "--extras"  # scripts/vision: prints the extras that a stage needs, and ends
+EXTRAS = (
+    "--extras"  # scripts/vision: prints what a stage needs beside "basics", and ends
+)
 EXAMPLE = "{program} train photos/        # a folder with a folder of images for each class"
 
 
@@ -37,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments = arguments[2:]
     modules = {stage.name: stage.module for stage in stages()}
     if arguments[:1] == [EXTRAS]:
-        print(*(extra for s in stages() if s.name in arguments[1:2] for extra in s.extras))
+        wanted = [stage.extras for stage in stages() if stage.name in arguments[1:2]]
+        print(*(extra for extras in wanted for extra in extras if extra not in BASICS))
         sys.exit(0)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(table(program))

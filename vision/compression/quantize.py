@@ -52,7 +52,7 @@ from vision.data.inputs import require_images_alone
 from vision.errors import UserError, check_choice, check_count, check_range
 from vision.reference.unsure import no_thresholds
 from vision.support.directories import replacing_directory
-from vision.support.extras import require
+from vision.support.extras import require_stage
 from vision.version import __version__
 
 VALIDATION_IMAGES = 1000  # to choose layers by, at most
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> None:
     check_range("--weight-bits", weight_bits, weight_bits in (0, 7, 8), "0, 7 or 8")
     check_count("--images", values.images, MIN_IMAGES, 1_000_000)
     check_range("--max-drop", max_drop, max_drop >= 0, "at least 0 percentage points")
-    require("quantizing", "compression", only=("onnx", "onnxruntime"))
+    require_stage("quantizing", "quantize")
     quantize_bundle(
         values.bundle,
         values.out,

@@ -28,7 +28,7 @@ from vision.bundle.directory import MANIFEST, Bundle, open_bundle
 from vision.config.flags import parse_stage
 from vision.data.inputs import require_images_alone
 from vision.errors import UserError
-from vision.support.extras import require
+from vision.support.extras import require, require_stage
 from vision.support.files import filling, replacing, write_json
 from vision.support.lock import locked
 
@@ -41,8 +41,7 @@ def main(argv: list[str]) -> None:
         raise UserError("which models? Give directories of runs and bundles, the original first")
     if not values.out:
         raise UserError("where to? Give --out DIRECTORY")
-    needed = ("jinja2", "matplotlib", "onnx", "onnxruntime")
-    require("the report", "compression", only=needed)
+    require_stage("the report", "costs")
     with contextlib.ExitStack() as stack:
         models = [open_model(word, stack) for word in words]
         _check_titles(models)

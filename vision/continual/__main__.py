@@ -19,14 +19,14 @@ from vision import cli
 from vision.config.flags import parse
 from vision.config.packages import check_packages
 from vision.run.directory import new_workdir
-from vision.support.extras import require
+from vision.support.extras import require_stage
 from vision.support.lock import locked
 from vision.support.memory import keep_freed_memory
 
 
 def main(argv: Sequence[str]) -> None:
     config, values = parse(argv, __doc__, _flags)
-    require("the figure of the sequence", "evaluation", only=("matplotlib",))
+    require_stage("the figure of the sequence", "continual")
     check_packages(config)
     if config.parallel.keep_memory:
         keep_freed_memory()

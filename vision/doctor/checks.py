@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from vision.errors import brief
 from vision.stages import stages
-from vision.support.extras import CHECKOUT, MODULES, is_missing, packages, remedy
+from vision.support.extras import CHECKOUT, MODULES, is_missing, packages, packages_of, remedy
 from vision.support.processes import cores
 
 OK = "ok"
@@ -30,14 +30,6 @@ LITTLE_DISK = 2.0  # GiB: a run of a small model is some 100 MB
 LITTLE_MEMORY = 3.0
 LITTLE_SHARED = 0.5
 COMPILE_CACHE = "~/.cache/vision/xla"  # the default of the key compile_cache
-
-# Stages of the extra "basics", by the extra that their own check names.
-NEEDED = {
-    "evaluate": ("evaluation",),
-    "compare": ("evaluation",),
-    "gate": ("evaluation",),
-    "serve": ("serving",),
-}
 
 
 class Check(NamedTuple):
@@ -165,11 +157,10 @@ def _stages() -> Iterator[Check]:
         return
     working = []
     for stage in stages():
-        extras = (*NEEDED.get(stage.name, ()), *stage.extras)
-        lacking = _lacking([name for extra in extras for name in packages(extra)])
+        lacking = _lacking(packages_of(stage))
         if lacking:
             text = f"lacks {', '.join(lacking)}"
-            yield Check("Stages", stage.name, NOTE, text, _short_remedy(lacking, extras))
+            yield Check("Stages", stage.name, NOTE, text, _short_remedy(lacking, stage.extras))
         else:
             working.append(stage.name)
     yield Check("Stages", "work", OK, ", ".join(working))

@@ -31,7 +31,7 @@ from vision.config.flags import parse_stage
 from vision.config.validate import validate
 from vision.errors import UserError
 from vision.run.calibration import EVALUATION
-from vision.support.extras import require
+from vision.support.extras import require_stage
 from vision.support.memory import keep_freed_memory
 
 
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     has_config = any(re.match(r"--config(=|$)", argument) for argument in argv)
     validate(config)
     # a bundle's own runtime is checked when it is opened
-    require("evaluation", "evaluation", without=("onnxruntime",))
+    require_stage("evaluation", "evaluate")
     if config.parallel.keep_memory:
         keep_freed_memory()
     from vision import distributed, parallel

@@ -21,6 +21,7 @@ from vision import cli
 from vision.config.flags import parse_stage
 from vision.errors import UserError
 from vision.metrics import RECALLS, retrieval
+from vision.support.extras import require_stage
 from vision.support.files import write_json
 
 WAYS = {"image_to_text": "image to text", "text_to_image": "text to image"}
@@ -34,6 +35,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("which model? Give --workdir RUN")
     if values.out and not pathlib.Path(values.out).parent.is_dir():
         raise UserError(f"cannot write --out={values.out}: its folder does not exist")
+    require_stage("retrieval", "retrieve")
     from vision import matching
 
     record = measure(matching.open_matcher(values.workdir), values.data, values.split)

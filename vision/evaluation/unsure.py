@@ -29,7 +29,7 @@ from vision.errors import UserError, check_range
 from vision.reference.unsure import COVERAGE, KINDS, PRECISION, Evidence, Wish, parse_wish
 from vision.run.calibration import EVALUATION
 from vision.run.unsure import UNSURE, stored_evidence, write_evidence
-from vision.support.extras import require
+from vision.support.extras import require_stage
 from vision.support.lock import locked
 from vision.support.memory import keep_freed_memory
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     if values.clear:
         cli.show(clear(values.workdir))
         return
-    require("choosing a threshold", "evaluation", without=("onnxruntime",))
+    require_stage("choosing a threshold", "unsure")
     keep_freed_memory()
     from vision import inference, parallel
     from vision.evaluation.measures import selective

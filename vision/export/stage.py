@@ -8,6 +8,7 @@ from vision import cli
 from vision.errors import check_choice
 from vision.export import web
 from vision.export.options import ExportOptions
+from vision.stages import stage_of
 from vision.support.extras import require
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 # The packages that write and run each format; the others need none.
 PACKAGES = {
-    "onnx": ("jax2onnx", "onnx", "onnxruntime"),
+    "onnx": stage_of("export").only,
     "tflite": ("ai-edge-litert", "flatbuffers", "litert-converter"),
     "saved_model": ("orbax-export", "tensorflow"),
     "coreml": ("coremltools", "stablehlo-coreml"),

@@ -28,7 +28,7 @@ from absl import flags
 from vision import cli
 from vision.config.flags import parse_stage
 from vision.errors import UserError, check_count
-from vision.support.extras import require
+from vision.support.extras import require_stage
 
 MOST_IMAGES = 100_000
 MOST_WINDOWS = 10_000
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> None:
         cli.show(*lines, f"wrote {out}/labeled.csv, labels.csv, answers.json")
         return
     _check(values)
-    require("collecting", "monitoring", only=("imagehash", "jinja2", "pyarrow"))
+    require_stage("collecting", "collect")
     from vision.monitoring.labeling.collecting import Request, collect
     from vision.monitoring.windows import parse_span
 

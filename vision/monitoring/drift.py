@@ -23,7 +23,7 @@ from absl import flags
 from vision import cli
 from vision.config.flags import parse_stage
 from vision.errors import RunError, UserError, check_count, check_range
-from vision.support.extras import require
+from vision.support.extras import require_stage
 
 MOST_WINDOWS = 10_000
 
@@ -31,7 +31,7 @@ MOST_WINDOWS = 10_000
 def main(argv: Sequence[str]) -> None:
     _, values, words = parse_stage(argv, __doc__, _flags)
     _check(values, words)
-    require("the report", "monitoring", only=("jinja2", "pyarrow"))
+    require_stage("the report", "drift")
     from vision.monitoring import analysis, report
     from vision.monitoring.windows import parse_span
     from vision.reference.verdict import Limits

@@ -33,7 +33,7 @@ from vision.search.request import (
     parse_objectives,
 )
 from vision.support import signals
-from vision.support.extras import require
+from vision.support.extras import require_stage
 from vision.support.memory import keep_freed_memory
 
 MOST_TRIALS = 1_000_000
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command with its arguments, without the program's name."""
     config, values = parse(argv, __doc__, _flags)
     check_packages(config)
-    require("the search", "search")
+    require_stage("the search", "search")
     request = _request(argv, config, values)
     check_request(request)
     if config.parallel.keep_memory:

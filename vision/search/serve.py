@@ -16,7 +16,7 @@ from absl import flags
 from vision import cli
 from vision.config.flags import parse_stage
 from vision.errors import UserError, brief, check_count
-from vision.support.extras import require
+from vision.support.extras import require_stage
 
 THREADS = 10
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     if not values.storage:
         raise UserError("which database? Give --storage sqlite:///FILE or postgresql://...")
     check_count("--port", values.port, 1, 65535)
-    require("the search", "search")
+    require_stage("the search", "search")
     from vision.search.storage import hidden, open_database, run_proxy
 
     storage = open_database(values.storage)

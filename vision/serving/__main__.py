@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from vision import cli
 from vision.serving import settings
 from vision.serving.logs.stderr import Stderr, protect
-from vision.support.extras import require
+from vision.support.extras import require, require_stage
 
 PATIENCE = 2.0  # seconds, each, for stdout and stderr to be read at the end
 
@@ -32,12 +32,9 @@ PATIENCE = 2.0  # seconds, each, for stdout and stderr to be read at the end
 def main(argv: Sequence[str]) -> None:
     server_settings = settings.from_flags(argv, __doc__ or "")
     settings.check(server_settings)
-    optional = (
-        "ai-edge-litert",
-        "uvloop",
-        *([] if server_settings.prediction_log else ["pyarrow"]),
-    )
-    require("serving", "serving", without=optional)
+    require_stage("serving", "serve")
+    if server_settings.prediction_log:
+        require("--prediction-log", "serving", only=("pyarrow",))
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("vision").setLevel(logging.INFO)
     # imported late: it takes most of the start-up time, which a wrong flag need not

@@ -12,6 +12,7 @@ import shlex
 from collections.abc import Collection
 
 from vision.errors import UserError
+from vision.stages import Stage, stage_of
 
 CHECKOUT = pathlib.Path(__file__).parents[2]  # if this is one
 
@@ -46,10 +47,30 @@ def require(
         only: names of the packages; () for all of the extras.
         without: packages that are not needed here.
     """
-    wanted = only or [name for extra in extras for name in packages(extra)]
-    missing = [name for name in dict.fromkeys(wanted) if name not in without and is_missing(name)]
+    missing = [name for name in _wanted(extras, only, without) if is_missing(name)]
     if missing:
         raise UserError(f"{what} needs {', '.join(missing)}: {remedy(missing, extras)}")
+
+
+def require_stage(what: str, name: str) -> None:
+    """Raises `UserError` unless the packages that a stage needs are installed: `require`.
+
+    Args:
+        what: what needs them, for the message.
+        name: the stage's, of `vision.stages`, which says what it needs.
+    """
+    stage = stage_of(name)
+    require(what, *stage.extras, only=stage.only, without=stage.without)
+
+
+def packages_of(stage: Stage) -> list[str]:
+    """Returns the names of the packages that `require_stage` asks for."""
+    return _wanted(stage.extras, stage.only, stage.without)
+
+
+def _wanted(extras, only, without):
+    names = only or [name for extra in extras for name in packages(extra)]
+    return [name for name in dict.fromkeys(names) if name not in without]
 
 
 def remedy(missing: Collection[str], extras: Collection[str] = ()) -> str:

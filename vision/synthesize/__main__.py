@@ -21,7 +21,7 @@ from absl import flags
 from vision import cli
 from vision.config.flags import parse_stage
 from vision.errors import UserError, check_count, check_range
-from vision.support.extras import require
+from vision.support.extras import require_stage
 from vision.support.memory import keep_freed_memory
 
 MOST = 1_000_000  # images of a class
@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> None:
     """Runs the command with its arguments, without the program's name."""
     _, values, words = parse_stage(argv, __doc__, _flags)
     _check(values, words)
-    require("the report", "evaluation", only=("jinja2",))
+    require_stage("the report", "synthesize")
     keep_freed_memory()
     from vision.synthesize import synthesize
 

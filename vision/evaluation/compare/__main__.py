@@ -34,7 +34,7 @@ from vision.evaluation.compare.comparison import (
 from vision.evaluation.compare.page import page
 from vision.evaluation.data import SPLITS
 from vision.support.cells import Writer
-from vision.support.extras import require
+from vision.support.extras import require_stage
 from vision.support.files import filling, replacing, write_json
 from vision.support.lock import locked
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     if len(words) < 2:
         raise UserError("compare what? Give two evaluated runs or more: RUN_A RUN_B")
     check_choice("--split", values.split, ("", *SPLITS))
-    require("the comparison", "evaluation", without=("onnxruntime",))
+    require_stage("the comparison", "compare")
     runs, left_out = align(
         [load(path, title, values.split) for path, title in zip(words, titles(words), strict=True)]
     )

@@ -27,7 +27,7 @@ from absl import flags
 from vision import cli
 from vision.config.flags import parse_stage
 from vision.errors import RunError, UserError, check_choice, check_count
-from vision.support.extras import require
+from vision.support.extras import require_stage
 from vision.support.files import filling, write_json
 from vision.support.lock import locked
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("give --out DIRECTORY to write gate.json and gate.md to")
     class_images = int(values["class-images"].value or 0)
     check_count("--class-images", class_images, 1, 10**9)
-    require("the gate", "evaluation", without=("onnxruntime",))
+    require_stage("the gate", "gate")
     from vision.evaluation.compare.comparison import titles
     from vision.evaluation.gate import judge, rules
 

@@ -32,7 +32,7 @@ from vision import cli
 from vision.config.flags import parse_stage
 from vision.errors import UserError, check_choice, check_count, check_range
 from vision.monitoring.abtest.moments import LARGEST
-from vision.support.extras import require
+from vision.support.extras import require_stage
 
 COMMANDS = ("plan", "analyze")
 DEFAULT_EFFECT = 0.01
@@ -54,7 +54,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _plan(values):
-    require("the plan", "monitoring", only=("scipy", "statsmodels"))
+    require_stage("the plan", "abtest")
     from vision.monitoring.abtest import describe, planning
 
     if (values.baseline is None) == (values.deviation is None):
@@ -94,7 +94,7 @@ def _check_plan(values):
 
 def _analyze(values):
     _check(values)
-    require("the analysis", "monitoring", only=("jinja2", "pyarrow", "scipy"))
+    require_stage("the analysis", "abtest")
     from vision.monitoring.abtest import analysis, describe, report
     from vision.monitoring.abtest.answers import Window
     from vision.monitoring.abtest.request import Request

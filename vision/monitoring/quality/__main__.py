@@ -30,7 +30,7 @@ from vision import cli
 from vision.config.flags import parse_stage
 from vision.errors import RunError, UserError, check_count, check_range
 from vision.reference.quality import ESTIMATORS
-from vision.support.extras import require
+from vision.support.extras import require, require_stage
 
 MOST_WINDOWS = 10_000
 MOST_LABELS = 1_000_000_000
@@ -39,7 +39,7 @@ MOST_LABELS = 1_000_000_000
 def main(argv: Sequence[str]) -> None:
     _, values, words = parse_stage(argv, __doc__, _flags)
     _check(values, words)
-    require("the report", "monitoring", only=("jinja2", "pyarrow", "scipy"))
+    require_stage("the report", "quality")
     from vision.monitoring.quality import analysis, report
     from vision.monitoring.quality.decay import Limits
     from vision.monitoring.windows import parse_span

@@ -34,7 +34,7 @@ from vision import cli
 from vision.config.flags import parse_stage
 from vision.errors import RunError, UserError, check_choice, check_count, check_range, printable
 from vision.support import disk
-from vision.support.extras import require
+from vision.support.extras import require_stage
 from vision.support.files import make_directory
 from vision.support.lock import locked
 from vision.support.reading import read_text
@@ -47,7 +47,7 @@ LOCK = ".rollout.lock"
 def main(argv: Sequence[str]) -> None:
     _, values, words = parse_stage(argv, __doc__, _flags)
     _check(values, words)
-    require("a rollout", "monitoring", only=("jinja2", "prometheus_client", "pyarrow", "scipy"))
+    require_stage("a rollout", "rollout")
     from vision.monitoring.rollout import controller, start, state
     from vision.monitoring.rollout.places import Pace
 

@@ -34,7 +34,7 @@ from vision import cli
 from vision.config.flags import parse_stage
 from vision.config.packages import check_packages
 from vision.errors import UserError, check_choice, check_count, check_range
-from vision.support.extras import require
+from vision.support.extras import require, require_stage
 from vision.support.lock import locked
 from vision.support.memory import keep_freed_memory
 
@@ -236,8 +236,7 @@ def _check(config: ConfigDict | None, values: flags.FlagValues, words: Sequence[
     check_count("--scored", values.scored, 1, 100_000)
     check_count("--seed", values.seed, 0, 2**32 - 1)
     check_range("--keep", values.keep, 0 < values.keep < 1, "in (0, 1)")
-    require("the search", "search", only=("optuna",))
-    require("the plot", "compression", only=("matplotlib",))
+    require_stage("the search", "nas")
     if values.cost == "latency":
         require("--cost latency", "export", only=EXPORTING)
         require("--cost latency", "audit", only=("scipy",))
