@@ -88,7 +88,7 @@ def _packages() -> Iterator[Check]:
         pin = pins.get(name, version)
         state = OK if pin == version else NOTE
         text = version if pin == version else f"{version}, but {pin} is what is tested"
-        hint = "" if pin == version else "pip install -c constraints.txt ..."
+        hint = "" if pin == version else f"pip install {name}=={pin}"
         yield Check("Packages", name, state, text, hint)
     others = [name for name in names if name not in MAIN and name not in missing]
     if others:
