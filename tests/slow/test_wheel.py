@@ -79,14 +79,16 @@ def finish(process):
     return text
 
 
-def test_it_has_the_configs_and_the_command(site, vision, away):
+def test_it_has_the_configs_and_the_command(site, vision):
     assert {path.name for path in (REPOSITORY / "configs").glob("*.py")} == {
         path.name for path in (site / "vision" / "configs").glob("*.py")
     }
     (script,) = site.glob("bin/vision")
     assert os.access(script, os.X_OK)
     assert "configs/transfer_folder.py" in finish(vision("configs", "folder"))
-    assert f"vision {away}" not in finish(vision("--version"))
+    (metadata,) = site.glob("vision-*.dist-info")
+    version = metadata.name.removeprefix("vision-").removesuffix(".dist-info")
+    assert finish(vision("--version")) == f"vision {version}\n"
 
 
 def test_it_trains_exports_and_serves(vision, away, site):
