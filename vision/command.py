@@ -20,9 +20,7 @@ from vision.errors import printable
 from vision.stages import BASICS, CALLED_AS, GROUPS, SYNONYMS, stages
 from vision.stages import program as called
 
-EXTRAS = (
-    "--extras"  # scripts/vision: prints what a stage needs beside "basics", and ends
-)
+EXTRAS = "--extras"  # scripts/vision: prints what a stage needs beside "basics", and ends
 EXAMPLE = "{program} train photos/        # a folder with a folder of images for each class"
 
 

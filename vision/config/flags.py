@@ -115,7 +115,7 @@ def positional(argv: Sequence[str]) -> list[str]:
 
     They are needed before there is a config, and without one absl cannot parse overrides.
     """
-    words = []
+    words: list[str] = []
     rest = iter(argv)
     for argument in rest:
         if argument == "--":
