@@ -40,6 +40,7 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 CONFIG = ["--config", "configs/digits.py:smoke"]
 LATENCY = ("jax2onnx", "onnx", "onnxruntime")
+JAX_FIRST = ("compression.quantize", "evaluation.compare", "evaluation.retrieval")
 # (command, extras, some of the packages that it names)
 STAGES = [
     (["evaluation", "--workdir=RUN"], "evaluation", ("matplotlib", "pandas", "pyarrow", "jinja2")),
@@ -68,6 +69,8 @@ STAGES = [
         "evaluation",
         ("matplotlib",),
     ),
+    (["evaluation.retrieval", "--workdir=RUN"], "text", ("tokenizers",)),
+    (["synthesize", "--workdir=RUN", "--count=10", "--out=OUT"], "evaluation", ("jinja2",)),
     (["serving", "--models=models"], "serving", ("starlette", "uvicorn", "onnxruntime")),
     (["main", *CONFIG, "--config.data.source=hf:a/b"], "hf", ("datasets",)),
     (["main", *CONFIG, "--config.data.source=parquet:a"], "parquet", ("pyarrow",)),
@@ -90,7 +93,7 @@ def test_a_stage_says_what_it_lacks_before_any_work(words, extras, names, tmp_pa
     (tmp_path / "models").mkdir()
     words = [word.replace("models=models", f"models={tmp_path / 'models'}") for word in words]
     modules = {module for name in names for module in MODULES.get(name, (name.replace("-", "_"),))}
-    imports_jax = words[0] in ("compression.quantize", "evaluation.compare")
+    imports_jax = words[0] in JAX_FIRST
     done = run_blocked(words, modules if imports_jax else {*modules, "jax"})
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
