@@ -150,9 +150,13 @@ def test_a_stage_asks_for_what_the_table_says(stage):
     spec = importlib.util.find_spec(stage.module)
     if spec.submodule_search_locations:
         spec = importlib.util.find_spec(f"{stage.module}.__main__")
+    main = pathlib.Path(spec.origin)
+    shared = main.with_name("stage.py")  # with the API
+    files = [main, shared] if shared.is_file() else [main]
     calls = [
         (getattr(node.func, "id", ""), node.args)
-        for node in ast.walk(ast.parse(pathlib.Path(spec.origin).read_text()))
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
         if isinstance(node, ast.Call)
     ]
     asked = {ast.literal_eval(args[1]) for name, args in calls if name == "require_stage"}

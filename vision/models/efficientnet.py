@@ -52,6 +52,7 @@ STAGES = (  # table 1
     Stage(4, 5, 2, 6, 192),
     Stage(1, 3, 1, 6, 320),
 )
+IMAGENET = 1000  # classes
 TINY = (Stage(1, 5, 1, 1, 8), Stage(2, 3, 2, 4, 16))
 
 
@@ -214,7 +215,9 @@ class EfficientNet(nnx.Module):
         self.head = nnx.Linear(
             last,
             num_classes,
-            kernel_init=uniform_within(num_classes**-0.5),
+            # TF's 1 / sqrt(classes), but as for ImageNet's 1,000 at most: the head of three classes
+            # would begin with logits of a deviation of 5, which transfer hardly recovers from
+            kernel_init=uniform_within(max(num_classes, IMAGENET) ** -0.5),
             dtype=at_least_float32(dtype),
             rngs=rngs,
         )
