@@ -66,6 +66,7 @@ def write_log(directory, bundle, rows):
             ).tolist(),
             "sha256": [None] * FILE,
             "kept": [None] * FILE,
+            "unsure": [None] * FILE,
         }
         for name in NAMES:
             feature = reference.features[name]

@@ -33,6 +33,7 @@ def write(directory, columns, number=0, metadata=None):
         "class": ["cat"] * count,
         "sha256": [None] * count,
         "kept": [None] * count,
+        "unsure": [None] * count,
         "bundle": [f"{version:0>16}" for version in columns["version"]],
         **{name: np.full(count, 0.5, np.float32) for name in NAMES},
         **{name: list(values) for name, values in columns.items() if name != "seconds"},
