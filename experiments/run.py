@@ -22,6 +22,7 @@ import pathlib
 import shlex
 import statistics
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from experiments.keep import keep
 from experiments.measured import COLUMNS, MEASURES, RESULTS, measured
@@ -33,6 +34,18 @@ from vision.errors import UserError
 from vision.support.files import replacing
 
 NOT_RUN = "not run"
+
+
+class Command(NamedTuple):
+    """A command of a row.
+
+    Attributes:
+        words: the arguments of Python.
+        written: the file or directory that is there once the command is done.
+    """
+
+    words: list[str]
+    written: pathlib.Path
 
 
 def main(argv):
@@ -88,17 +101,20 @@ def _run(row: Row, seed: int, place: Place, only_show: bool) -> bool:
     """Trains, probes and draws images for one row, as far as that is not done.
 
     Returns:
-        False if a signal has come.
+        False if a signal has come, to this process or to the command alone.
     """
-    for words in _commands(row, seed, place):
+    for words, written in _commands(row, seed, place):
         print("python", shlex.join(words), flush=True)
-        if not only_show and not run_module(words, f"row '{row.name}', seed {seed}"):
+        if only_show:
+            continue
+        # A training that is told to stop ends well too, but without its result.
+        if not run_module(words, f"row '{row.name}', seed {seed}") or not written.exists():
             return False
     return True
 
 
-def _commands(row: Row, seed: int, place: Place) -> list[list[str]]:
-    """Returns the commands of a row that are not done, as arguments of Python."""
+def _commands(row: Row, seed: int, place: Place) -> list[Command]:
+    """Returns the commands of a row that are not done."""
     workdir = place.directory(row.name, seed)
     commands = []
     if not (workdir / RESULTS[row.command]).is_file():
@@ -111,16 +127,20 @@ def _commands(row: Row, seed: int, place: Place) -> list[list[str]]:
     for stage, file in row.outputs(workdir).items():
         if not file.is_file():
             out = file.parent if stage == "zero_shot" else file
-            commands.append(["-m", *stages[stage], f"--workdir={workdir}", f"--out={out}"])
-    if row.importance and not (workdir / "importance" / "fisher.safetensors").is_file():
-        commands.append(["-m", "vision.continual.importance", f"--workdir={workdir}"])
-    if row.synthesize and not (workdir / "synthetic").is_dir():
-        words = ["-m", "vision.synthesize", f"--workdir={workdir}"]
-        commands.append([*words, f"--out={workdir / 'synthetic'}", *shlex.split(row.synthesize)])
+            words = ["-m", *stages[stage], f"--workdir={workdir}", f"--out={out}"]
+            commands.append(Command(words, file))
+    importance = workdir / "importance" / "fisher.safetensors"
+    if row.importance and not importance.is_file():
+        words = ["-m", "vision.continual.importance", f"--workdir={workdir}"]
+        commands.append(Command(words, importance))
+    synthetic = workdir / "synthetic"
+    if row.synthesize and not synthetic.is_dir():
+        words = ["-m", "vision.synthesize", f"--workdir={workdir}", f"--out={synthetic}"]
+        commands.append(Command([*words, *shlex.split(row.synthesize)], synthetic))
     return commands
 
 
-def _training(row: Row, seed: int, place: Place) -> list[list[str]]:
+def _training(row: Row, seed: int, place: Place) -> list[Command]:
     """Returns the commands that train a row: one, or two if a run is pruned first."""
     workdir = place.directory(row.name, seed)
     flags = {"seed": seed, "log.progress": False} | dict(row.flags)
@@ -128,14 +148,16 @@ def _training(row: Row, seed: int, place: Place) -> list[list[str]]:
         del flags["seed"]  # that of the run which is pruned, whose split it has
     settings = [f"--config.{key}={place.fill(str(value), seed)}" for key, value in flags.items()]
     source = place.fill(row.config, seed)
+    result = workdir / RESULTS[row.command]
     if not row.prune:
         words = ["-m", row.command, "--config", source, f"--workdir={workdir}"]
-        return [words + settings]
-    train = ["-m", row.command, f"--workdir={workdir}"]
-    if (workdir / "pruning.json").is_file():
+        return [Command(words + settings, result)]
+    train = Command(["-m", row.command, f"--workdir={workdir}"], result)
+    pruned = workdir / "pruning.json"
+    if pruned.is_file():
         return [train]
     prune = ["-m", "vision.compression.prune", f"--workdir={source}", f"--out={workdir}"]
-    return [[*prune, *shlex.split(row.prune), *settings], train]
+    return [Command([*prune, *shlex.split(row.prune), *settings], pruned), train]
 
 
 def _collect(folder: pathlib.Path, rows: Iterable[Row], place: Place) -> None:

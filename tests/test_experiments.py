@@ -2,8 +2,8 @@
 
 import importlib
 import json
-import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -44,11 +44,11 @@ def test_every_row_has_a_config_that_is_valid(name, tmp_path):
     assert len(directories) == len(rows)
     for row in rows:
         first, *_ = run._training(row, 0, Place(name, tmp_path, "mnist5k"))
-        words = [word for word in first[2:] if word.startswith("--config")]
+        words = [word for word in first.words[2:] if word.startswith("--config")]
         if row.prune or row.command != "vision.main" or "{run:" in row.config:
             continue  # the config is that of a run
-        at = first.index("--config")
-        config, _ = parse(["--config", first[at + 1], *words[1:]], "")
+        at = first.words.index("--config")
+        config, _ = parse(["--config", first.words[at + 1], *words[1:]], "")
         validate(config)
 
 
@@ -94,6 +94,7 @@ def test_a_signal_is_handed_on_and_told():
         "threading.Timer(2, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()\n"
         f"print(run_module(['-c', {child!r}], 'row'))"
     )
+    handler = signal.getsignal(signal.SIGTERM)
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
@@ -101,7 +102,45 @@ def test_a_signal_is_handed_on_and_told():
     assert run_module(["-c", "pass"], "row")
     with pytest.raises(UserError, match="row: the command above failed"):
         run_module(["-c", "raise SystemExit(1)"], "row")
-    assert signal.getsignal(signal.SIGTERM) is not None and os.getpid()
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_a_training_that_was_stopped_goes_on(tmp_path, monkeypatch, capfd):
+    """Its process alone gets a SIGTERM and ends well, which does not make it a finished one."""
+    flags = {
+        "model.name": "vit",
+        "model.variant": "mu/4",
+        "model.batch_norm_groups": None,
+        "model.stochastic_depth": None,
+        "train.steps": 400,
+        "train.eval_every": 100,
+        "log.every": 1,
+        "parallel.devices": 1,
+    }
+    row = Row("a ViT", "configs/digits.py:smoke", flags)
+    place = Place("tiny", tmp_path, "")
+    workdir = place.directory(row.name, 0)
+
+    class Stopped(subprocess.Popen):
+        """Gets a SIGTERM once it has logged a step."""
+
+        def wait(self, timeout=None):
+            log = workdir / "metrics.jsonl"
+            while self.poll() is None and not (log.is_file() and log.read_text()):
+                time.sleep(0.02)
+            self.terminate()
+            return super().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", Stopped)
+        assert not run._run(row, 0, place, only_show=False)
+    assert measured(row, workdir) == {} and not (workdir / "result.json").exists()
+    capfd.readouterr()
+    assert run._run(row, 0, place, only_show=False)
+    printed = capfd.readouterr()
+    assert re.search(r"resumed \S+ at step [1-9]\d*/400", printed.out + printed.err)
+    assert measured(row, workdir)["steps"] == 400
+    assert run._commands(row, 0, place) == []
 
 
 def test_the_first_step_of_an_accuracy_is_shown(tiny_run, tmp_path):
