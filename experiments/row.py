@@ -83,10 +83,18 @@ class Place:
         """Returns a text with its placeholders filled in."""
 
         def directory(match: re.Match[str]) -> str:
-            experiment, row, other = match.groups()
-            if experiment and not (HERE / experiment).is_dir():
-                row = f"{experiment}:{row}"
-                experiment = ""
-            return str(self.directory(row, seed if other is None else int(other), experiment))
+            experiment, row, other = self._named(match, seed)
+            return str(self.directory(row, other, experiment))
 
         return RUN.sub(directory, text).replace("{data}", self.data).replace("{seed}", str(seed))
+
+    def runs(self, text: str, seed: int) -> list[tuple[str, str, int]]:
+        """Returns (experiment, row, seed) of each run that a text names."""
+        return [self._named(match, seed) for match in RUN.finditer(text)]
+
+    def _named(self, match: re.Match[str], seed: int) -> tuple[str, str, int]:
+        experiment, row, other = match.groups()
+        if experiment and not (HERE / experiment).is_dir():
+            row = f"{experiment}:{row}"
+            experiment = ""
+        return experiment or self.name, row, seed if other is None else int(other)

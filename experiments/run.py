@@ -17,6 +17,7 @@ other machines. Rows that need a GPU or days run only if --only names them.
 
 import argparse
 import csv
+import dataclasses
 import importlib
 import pathlib
 import shlex
@@ -102,7 +103,12 @@ def _run(row: Row, seed: int, place: Place, only_show: bool) -> bool:
 
     Returns:
         False if a signal has come, to this process or to the command alone.
+
+    Raises:
+        UserError: a run that the row starts from is not finished, or a command failed.
     """
+    if not only_show:
+        _check_runs(row, seed, place)
     for words, written in _commands(row, seed, place):
         print("python", shlex.join(words), flush=True)
         if only_show:
@@ -111,6 +117,24 @@ def _run(row: Row, seed: int, place: Place, only_show: bool) -> bool:
         if not run_module(words, f"row '{row.name}', seed {seed}") or not written.exists():
             return False
     return True
+
+
+def _check_runs(row: Row, seed: int, place: Place) -> None:
+    """Raises `UserError` if a run that the training of a row names is not finished."""
+    if (place.directory(row.name, seed) / RESULTS[row.command]).is_file():
+        return
+    for text in (row.config, *map(str, row.flags.values())):
+        for experiment, name, other in place.runs(text, seed):
+            rows = importlib.import_module(f"experiments.{experiment}.rows").ROWS
+            of_row = next(r for r in rows if r.name == name)
+            if _commands(of_row, other, dataclasses.replace(place, name=experiment)):
+                words = [experiment, "--only", name, "--seeds", str(other)]
+                words += ["--workdir", str(place.workdir)]
+                words += ["--data", place.data] if experiment == place.name else []
+                raise UserError(
+                    f"row '{row.name}', seed {seed}, starts from a run that is not finished.\n"
+                    f"Run first: python -m experiments.run {shlex.join(words)}"
+                )
 
 
 def _commands(row: Row, seed: int, place: Place) -> list[Command]:

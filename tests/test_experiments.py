@@ -77,6 +77,25 @@ def test_placeholders(tmp_path):
     assert place.fill("{data}?seed={seed}", 2) == "tfds:cifar10?seed=2"
 
 
+def test_a_row_needs_the_finished_run_that_it_starts_from(tmp_path, capsys):
+    argv = ("pruning_resnet20", "--only", "not pruned", "--seeds", "1", "--workdir", tmp_path)
+    workdir = tmp_path / "he2015_resnet" / "resnet-20-16-000-steps-cosine-1"
+    (workdir / "checkpoints").mkdir(parents=True)  # half trained
+    message = refusal(run.main, capsys, *argv)
+    assert "row 'not pruned, trained as much further', seed 1" in message
+    assert message.endswith(
+        "python -m experiments.run he2015_resnet --only 'ResNet-20, 16,000 steps, cosine' "
+        f"--seeds 1 --workdir {tmp_path}"
+    )
+    (row,) = (row for row in rows_of("pruning_resnet20") if "not pruned" in row.name)
+    place = Place("pruning_resnet20", tmp_path, "")
+    (workdir / "result.json").touch()
+    run._check_runs(row, 1, place)
+    with pytest.raises(UserError, match="--seeds 0"):
+        run._check_runs(row, 0, place)
+    assert outcome(run.main, capsys, *argv, "--rows")[0] == 0  # shows the commands all the same
+
+
 def test_large_rows_run_only_if_they_are_named(capsys):
     code, out, _ = outcome(run.main, capsys, "he2015_resnet", "--rows", "--seeds", "0")
     assert code == 0 and "cifar10.py:20" in out and "cifar10.py:110" not in out
