@@ -22,7 +22,8 @@ class Row:
         flags: {key of the config: value}, with the same placeholders and {seed}.
         published: the figure beside it, with its source.
         seeds: number of seeds.
-        large: whether it runs only if --only names it, such as one that takes a GPU or days.
+        large: whether it runs only if --only has its exact name, or by --large, such as one that
+            takes a GPU or days.
         probe: whether to measure the linear probe and the nearest neighbors on the test split.
         accuracy: whether the classifier's own accuracy means anything.
         zero_shot: whether to measure the accuracy of the classes' names as prompts.

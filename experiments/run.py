@@ -4,7 +4,7 @@
     python -m experiments.run fixmatch --only '25 labels'     # rows with this in their name
     python -m experiments.run fixmatch --seeds 0 --rows       # show the commands, run nothing
     python -m experiments.run fixmatch --table                # only fill the table once more
-    python -m experiments.run he2015_resnet --only 64,000     # a long row; Ctrl-C, then go on
+    python -m experiments.run he2015_resnet --only '20, 64,000'    # a long row; Ctrl-C goes on
     python -m experiments.run he2015_resnet --keep --seeds 0  # keep the weights of finished rows
 
 An experiment is a folder with rows.py, which has a tuple `ROWS`, and README.md, whose table stands
@@ -12,7 +12,7 @@ between `<!-- results -->` and `<!-- end -->`. Each run is the command that a us
 directory of its own below --workdir: a finished one is not repeated, one that was stopped, by
 Ctrl-C, SIGTERM (`timeout 3h python -m experiments.run ...`) or a kill, goes on, also on another
 machine that has a copy of the directory. results.csv has a row for each run, and keeps those of
-other machines. Rows that need a GPU or days run only if --only names them.
+other machines. Rows that need a GPU or days run only if --only has their exact name, or by --large.
 """
 
 import argparse
@@ -58,9 +58,11 @@ def main(argv):
     p.add_argument("--seeds", default="", help="such as 0,1,2; default: as many as each row asks")
     p.add_argument("--data", default="", help="source of the images; default: the experiment's")
     p.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs"))
-    p.add_argument("--rows", action="store_true", help="show the commands, run nothing")
-    p.add_argument("--table", action="store_true", help="fill the table, run nothing")
-    p.add_argument("--keep", action="store_true", help="keep the rows' weights, run nothing")
+    p.add_argument("--large", action="store_true", help="also rows that take a GPU or days")
+    instead = p.add_mutually_exclusive_group()
+    instead.add_argument("--rows", action="store_true", help="show the commands, run nothing")
+    instead.add_argument("--table", action="store_true", help="fill the table, run nothing")
+    instead.add_argument("--keep", action="store_true", help="keep the rows' weights, run nothing")
     a = p.parse_args(argv)
     folder = HERE / a.experiment
     if not (folder / "rows.py").is_file():
@@ -68,9 +70,7 @@ def main(argv):
         raise UserError(f"no experiment '{a.experiment}': choose one of {', '.join(names)}")
     module = importlib.import_module(f"experiments.{a.experiment}.rows")
     place = Place(a.experiment, a.workdir, a.data or module.DATA)
-    chosen = [row for row in module.ROWS if a.only in row.name and (a.only or not row.large)]
-    if not chosen:
-        raise UserError(f"--only '{a.only}': no row of {a.experiment} has this in its name")
+    chosen = _chosen(module.ROWS, a)
     if a.keep:
         for row, seed in _runs(chosen, a.seeds or "0"):
             keep(row, seed, place)
@@ -87,6 +87,20 @@ def main(argv):
         if a.table:
             _collect(folder, module.ROWS, place)
         _fill(folder, module.ROWS)
+
+
+def _chosen(rows: Iterable[Row], a: argparse.Namespace) -> list[Row]:
+    named = [row for row in rows if a.only in row.name]
+    if not named:
+        raise UserError(f"--only '{a.only}': no row of {a.experiment} has this in its name")
+    # Weights are kept of what is finished, however long it took.
+    chosen = [row for row in named if not row.large or a.large or a.keep or row.name == a.only]
+    if not chosen:
+        raise UserError(
+            f"--only '{a.only}': '{named[0].name}' takes a GPU or days: give its exact name, or "
+            "--large for all of them"
+        )
+    return chosen
 
 
 def _runs(rows: Iterable[Row], seeds: str) -> list[tuple[Row, int]]:

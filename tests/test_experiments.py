@@ -96,13 +96,24 @@ def test_a_row_needs_the_finished_run_that_it_starts_from(tmp_path, capsys):
     assert outcome(run.main, capsys, *argv, "--rows")[0] == 0  # shows the commands all the same
 
 
-def test_large_rows_run_only_if_they_are_named(capsys):
-    code, out, _ = outcome(run.main, capsys, "he2015_resnet", "--rows", "--seeds", "0")
-    assert code == 0 and "cifar10.py:20" in out and "cifar10.py:110" not in out
-    named = ("he2015_resnet", "--rows", "--only", "ResNet-110")
-    code, out, _ = outcome(run.main, capsys, *named)
+def test_large_rows_run_only_if_they_are_named_exactly(capsys):
+    argv = ("he2015_resnet", "--rows", "--seeds", "0")
+    for only in ("", "64,000"):
+        code, out, _ = outcome(run.main, capsys, *argv, "--only", only)
+        assert code == 0 and "cifar10.py:20" in out and "cifar10.py:110" not in out
+    named = ("--only", "ResNet-110, 64,000 steps")
+    code, out, _ = outcome(run.main, capsys, *argv, *named)
     assert code == 0 and out.count("python -m vision.main") == 1 and "cifar10.py:110" in out
-    assert "no row of" in refusal(run.main, capsys, "he2015_resnet", "--only", "ResNet-21")
+    code, out, _ = outcome(run.main, capsys, *argv, "--large", "--only", "64,000")
+    assert code == 0 and out.count("python -m vision.main") == 5
+    message = refusal(run.main, capsys, *argv, "--only", "ResNet-1")
+    assert "'ResNet-110, 64,000 steps' takes a GPU or days: give its exact name" in message
+    assert "no row of" in refusal(run.main, capsys, *argv, "--only", "ResNet-21")
+
+
+def test_keeping_weights_and_showing_commands_exclude_each_other(capsys):
+    code, _, err = outcome(run.main, capsys, "he2015_resnet", "--keep", "--rows")
+    assert code == 2 and "not allowed with argument" in err
 
 
 def test_a_signal_is_handed_on_and_told():
