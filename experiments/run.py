@@ -230,12 +230,16 @@ def _fill(folder: pathlib.Path, rows: Iterable[Row]) -> None:
     """Writes the table into the experiment's README."""
     readme = folder / "README.md"
     results = _read(folder)
-    shown = [name for name in MEASURES if any(r.get(name) for r in results)] or ["accuracy"]
+    filled = {name for name in MEASURES if any(r.get(name) for r in results)}
+    names = {r["row"] for r in results}
+    if any(row.reach and row.name in names for row in rows):
+        filled.add("reached")
+    shown = [name for name in MEASURES if name in filled] or ["accuracy"]
     titles = ["row", *(MEASURES[name] for name in shown), "published", "steps", "minutes", "where"]
     lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
     for row in rows:
         of_row = [r for r in results if r["row"] == row.name]
-        cells = [row.name, *(_summary(of_row, name) for name in shown), row.published]
+        cells = [row.name, *(_summary(row, of_row, name) for name in shown), row.published]
         if of_row:
             minutes = statistics.mean(float(r["minutes"]) for r in of_row)
             places = (f"{r['device']}, {r['date']}, {r['commit']}" for r in of_row)
@@ -249,9 +253,12 @@ def _fill(folder: pathlib.Path, rows: Iterable[Row]) -> None:
     print(f"{readme}: filled")
 
 
-def _summary(results: list[dict[str, str]], name: str) -> str:
+def _summary(row: Row, results: list[dict[str, str]], name: str) -> str:
     """Returns the mean over seeds with the standard deviation, as a cell of the table."""
     values = [float(r[name]) for r in results if r.get(name)]
+    if name == "reached" and row.reach and len(values) < len(results):
+        # The mean of those that did would flatter the row.
+        return f"reached by {len(values)} of {len(results)}"
     if not values:
         return ""
     mean = f"{statistics.mean(values):.2f}"

@@ -1,5 +1,7 @@
 """Rows of experiments: their commands fit the schema, a stopped one goes on, weights are kept."""
 
+import csv
+import dataclasses
 import importlib
 import json
 import pathlib
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 from experiments import keep, run
-from experiments.measured import measured
+from experiments.measured import COLUMNS, measured
 from experiments.process import run_module
 from experiments.row import HERE, Place, Row
 from tests.support.commands import outcome, refusal
@@ -43,13 +45,20 @@ def test_every_row_has_a_config_that_is_valid(name, tmp_path):
     directories = {Place(name, tmp_path, "data").directory(row.name, 0) for row in rows}
     assert len(directories) == len(rows)
     for row in rows:
-        first, *_ = run._training(row, 0, Place(name, tmp_path, "mnist5k"))
-        words = [word for word in first.words[2:] if word.startswith("--config")]
-        if row.prune or row.command != "vision.main" or "{run:" in row.config:
-            continue  # the config is that of a run
-        at = first.words.index("--config")
-        config, _ = parse(["--config", first.words[at + 1], *words[1:]], "")
+        config, _ = parse(config_words(row, Place(name, tmp_path, "mnist5k")), "")
         validate(config)
+
+
+def config_words(row, place):
+    """The flags --config of a row; of one whose config is a run's, those of the run and its own."""
+    *_, first = [c for c in run._training(row, 0, place) if any("--config" in w for w in c.words)]
+    words = [word for word in first.words if word.startswith("--config.")]
+    runs = place.runs(row.config, 0)
+    if not runs:
+        return ["--config", first.words[first.words.index("--config") + 1], *words]
+    ((experiment, name, _),) = runs
+    (of_run,) = (other for other in rows_of(experiment) if other.name == name)
+    return [*config_words(of_run, dataclasses.replace(place, name=experiment)), *words]
 
 
 def test_rows_of_other_experiments_exist():
@@ -182,6 +191,26 @@ def test_the_first_step_of_an_accuracy_is_shown(tiny_run, tmp_path):
     assert measured(Row("a", "c", reach=95.0), workdir)["reached"] == ""
     assert "reached" not in measured(Row("a", "c"), workdir)
     assert measured(Row("a", "c"), tmp_path) == {}
+
+
+def test_a_seed_that_never_reaches_the_accuracy_is_counted():
+    row = Row("a", "c", reach=90.0)
+    results = [{"reached": step} for step in ("12", "", "18")]
+    assert run._summary(row, results, "reached") == "reached by 2 of 3"
+    assert run._summary(row, results[::2], "reached") == "15.00 ± 4.24 (2)"
+    assert run._summary(row, results[1:2], "reached") == "reached by 0 of 1"
+    assert run._summary(Row("a", "c"), results[1:2], "reached") == ""
+
+
+def test_a_row_that_no_seed_reaches_is_in_the_table(tmp_path):
+    (tmp_path / "README.md").write_text("<!-- results -->\n<!-- end -->\n")
+    line = dict.fromkeys(COLUMNS, "") | {"row": "a", "seed": 0, "steps": 5, "minutes": 0.1}
+    with (tmp_path / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerow(line)
+    run._fill(tmp_path, [Row("a", "c", reach=90.0)])
+    assert "| a | reached by 0 of 1 |" in (tmp_path / "README.md").read_text()
 
 
 def test_weights_are_kept_and_found_by_name(tiny_run, tmp_path, monkeypatch, capsys):
