@@ -5,6 +5,7 @@ import resource
 import shutil
 import subprocess
 import sys
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,9 @@ import pytest
 
 from vision.config import default
 from vision.errors import RunError, UserError
+from vision.run import checkpoints as module
 from vision.run.checkpoints import Checkpoints
-from vision.run.checksum import checksum, sealed
+from vision.run.checksum import checksum, checksum_in_order, sealed
 
 
 def state(step):
@@ -106,6 +108,26 @@ def test_checksum_changes_with_any_bit(float64, dtype):
         {"x": jnp.asarray(x[::-1].copy(), dtype)}
     )
     assert checksum({"x": jnp.asarray(np.roll(x, 1), dtype)}) != original
+
+
+class Fields(NamedTuple):
+    slow: jax.Array
+    count: jax.Array
+
+
+def test_checksum_is_that_of_what_orbax_reads(tmp_path, monkeypatch):
+    """A named tuple comes back as a dict, whose keys are sorted; older checkpoints have the
+    checksum in the order of the fields."""
+    state = {"opt": Fields(jnp.arange(3.0), jnp.int32(4))}
+    assert checksum(state) == checksum({"opt": {"slow": jnp.arange(3.0), "count": jnp.int32(4)}})
+    assert checksum(state) != checksum_in_order(state)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "checksum", checksum_in_order)
+        with Checkpoints(tmp_path, default().checkpoint) as written:
+            written.save(1, state, {})
+    with Checkpoints(tmp_path, default().checkpoint) as older:
+        restored, _ = older.restore_latest(state)
+    np.testing.assert_array_equal(restored["opt"].slow, state["opt"].slow)
 
 
 def test_checksum_is_the_same_on_any_devices_and_takes_odd_leaves():

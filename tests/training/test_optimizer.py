@@ -395,6 +395,8 @@ def test_the_state_survives_a_checkpoint(name, period, tmp_path):
     checkpoints.save(1, {"params": params, "opt": state}, {})
     checkpoints.wait()
     restored, _ = checkpoints.restore_latest({"params": params, "opt": optimizer.init(params)})
+    _, read = checkpoints.read_best()  # without knowing what it was; intact all the same
+    jax.tree.map(np.testing.assert_array_equal, read["params"], params)
     checkpoints.close()
     assert jax.tree.structure(restored["opt"]) == jax.tree.structure(state)
     jax.tree.map(np.testing.assert_array_equal, restored["opt"], state)

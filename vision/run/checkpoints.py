@@ -27,7 +27,7 @@ from ml_collections import ConfigDict
 from vision import parallel
 from vision.errors import RunError, UserError, brief
 from vision.run.best import direction
-from vision.run.checksum import checksum, joined, sealed, unsealed
+from vision.run.checksum import checksum, checksum_in_order, joined, sealed, unsealed
 from vision.run.side_files import drop_damaged, surplus
 from vision.support import disk
 from vision.support.files import write_json
@@ -365,12 +365,15 @@ class _Damaged(Exception):
 
 def _is_intact(saved: Any) -> bool:
     """Whether a checkpoint's checksum is that of its state and progress."""
-    arrays = checksum(saved.state)
     progress = unsealed(saved.record["progress"])
     if progress is None:
         return False
-    # Older checkpoints have one of the arrays only, and progress with one of its own.
-    return saved.record["checksum"] in (joined(arrays, progress), arrays)
+    for sum_up in (checksum, checksum_in_order):
+        arrays = sum_up(saved.state)
+        # Older checkpoints have one of the arrays only, and progress with one of its own.
+        if saved.record["checksum"] in (joined(arrays, progress), arrays):
+            return True
+    return False
 
 
 def _metric(scalars: Mapping[str, float], name: str, mode: str) -> float:

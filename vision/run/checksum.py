@@ -15,11 +15,31 @@ SEAL = "checksum"  # the key of a dict's own
 def checksum(tree: Any) -> int:
     """Returns a number that changes with any bit of any array.
 
-    Each device computes the share of the pieces that it holds.
+    Each device computes the share of the pieces that it holds. A named tuple has the checksum of
+    the dict as which Orbax reads it, whatever the order of its fields.
     """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return _joined_sums([leaf for _, leaf in sorted(leaves, key=_place)])
+
+
+def checksum_in_order(tree: Any) -> int:
+    """Returns the checksum as older checkpoints have it: of the arrays in the tree's own order."""
+    return _joined_sums(jax.tree.leaves(tree))
+
+
+def _place(leaf: tuple[Any, Any]) -> list[tuple[int, str]]:
+    """Returns where a leaf is in a tree of dicts and lists: the order that JAX gives it there."""
+    keys = leaf[0]
+    return [
+        (key.idx, "") if hasattr(key, "idx") else (0, str(getattr(key, "name", None) or key.key))
+        for key in keys
+    ]
+
+
+def _joined_sums(leaves: list[Any]) -> int:
     # One array after the other: on CPUs, programs that all sum over the devices of a split array
     # wait for each other forever.
-    sums = [jax.device_get(_sum_bits(leaf)) for leaf in jax.tree.leaves(tree)]
+    sums = [jax.device_get(_sum_bits(leaf)) for leaf in leaves]
     return zlib.crc32(np.array(sums, np.uint32).tobytes())
 
 
