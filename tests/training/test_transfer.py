@@ -165,6 +165,24 @@ def test_a_head_learns_the_same_from_images_and_from_their_embeddings(
     assert all(np.array_equal(before[n], after[n]) != n.startswith("head") for n in before)
 
 
+def test_lookahead_leaves_the_statistics_of_a_frozen_network_alone(tmp_path, monkeypatch):
+    """To the bit, with the images and with their embeddings."""
+    monkeypatch.chdir(pathlib.Path(main.__file__).parents[1])
+    model = ("model.name=cnn", "model.variant=small", "model.stochastic_depth=None")
+    run(tmp_path / "start", *model)
+    _, _, before = run_weights(tmp_path / "start")
+    statistics = [name for name in before if name.endswith((".mean", ".var"))]
+    assert statistics
+    for cached in (False, True):
+        flags = ("transfer.mode=head", f"transfer.cache_embeddings={cached}")
+        flags += ("optimizer.lookahead=2", "model.dropout=0.0")
+        run(tmp_path / f"{cached}", *model, *flags, start=tmp_path / "start")
+        _, _, after = run_weights(tmp_path / f"{cached}")
+        for name in statistics:
+            np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+    np.testing.assert_allclose(losses(tmp_path / "True"), losses(tmp_path / "False"), rtol=1e-5)
+
+
 def test_low_rank_run_is_an_ordinary_run_afterwards(tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(pathlib.Path(main.__file__).parents[1])
     result = run(tmp_path / "lora", "transfer.mode=lora", "transfer.lora_rank=2", start=tiny_run)

@@ -15,6 +15,7 @@ from flax import nnx, traverse_util
 
 from vision.errors import UserError
 from vision.models import surgery
+from vision.models.layers.norms import BatchNorm
 
 Tree = dict[str, Any]  # a nested dict of arrays, or of their shapes and dtypes
 ALL = ""  # the player of an objective that names none: it updates every learned attribute
@@ -62,11 +63,7 @@ class StateSpec:
         )
         self.adapts_to_data = hasattr(getattr(objective, "model", None), "initialize_from_data")
         self._graph, self._params, self._rngs, self._rest = self._split(objective)
-        self._statistics = {
-            tuple(map(str, path))
-            for path, variable in nnx.to_flat_state(self._rest)
-            if isinstance(variable, nnx.BatchStat) and path[0] not in self._frozen
-        }
+        self._statistics = self._following(objective)
         self.parameters = (surgery.count(objective)[0], _count(self.abstract_params))
         self.players = _players(objective, self.abstract_params)
 
@@ -102,7 +99,10 @@ class StateSpec:
         return _to_dict(params), _to_dict(rest)
 
     def statistics(self, rest: Tree) -> Tree:
-        """Returns the part of `rest` that is BatchNorm's running averages, if they follow."""
+        """Returns the part of `rest` that is BatchNorm's running averages, if they follow.
+
+        Those of what is frozen, by the objective or by `config.transfer`, do not.
+        """
         flat = traverse_util.flatten_dict(rest)
         return traverse_util.unflatten_dict(
             {path: value for path, value in flat.items() if path in self._statistics}
@@ -123,6 +123,20 @@ class StateSpec:
             frozen = getattr(objective, attribute)
             if isinstance(frozen, nnx.Module):
                 frozen.eval()
+
+    def _following(self, objective: Any) -> set[tuple[str, ...]]:
+        """Returns the paths of the running averages that training changes."""
+        still = {
+            tuple(map(str, path))
+            for path, module in nnx.iter_modules(objective)
+            if isinstance(module, BatchNorm) and module.frozen
+        }
+        paths = {
+            tuple(map(str, path))
+            for path, variable in nnx.to_flat_state(self._rest)
+            if isinstance(variable, nnx.BatchStat) and path[0] not in self._frozen
+        }
+        return {path for path in paths if path[:-1] not in still}
 
     def _split(self, objective: Any) -> tuple[Any, nnx.State, nnx.State, nnx.State]:
         def is_learned(path: tuple[Any, ...], value: Any) -> bool:
