@@ -20,6 +20,7 @@ from vision.training.log import RunLog
 from vision.training.loop import train
 from vision.training.session import Session
 from vision.training.setup import build_step
+from vision.training.state import StateSpec
 
 SCALARS = ("loss", "accuracy", "top5_accuracy", "balanced_accuracy", "macro_f1")
 
@@ -424,12 +425,17 @@ def test_several_steps_a_dispatch_are_the_same_run(tmp_path):
     assert [step for step, _ in values(tmp_path / "three", "train/loss")][-1] == 12
 
 
-def test_several_steps_a_dispatch_interrupted_and_resumed_end_with_the_same_bits(tmp_path):
+CNN = {"model__name": "cnn", "model__variant": "small"}  # with BatchNorm
+
+
+@pytest.mark.parametrize("model", [{}, CNN], ids=["vit", "cnn"])
+def test_several_steps_a_dispatch_interrupted_and_resumed_end_with_the_same_bits(tmp_path, model):
     c = tiny(
         train__steps_per_dispatch=3,
         train__eval_every=6,
         optimizer__lookahead=2,
         augment__flip_alternating=True,
+        **model,
     )
     uninterrupted = run(c, tmp_path / "whole")
     with stopping_at(9):
@@ -441,6 +447,25 @@ def test_several_steps_a_dispatch_interrupted_and_resumed_end_with_the_same_bits
         jax.tree.leaves(uninterrupted.state), jax.tree.leaves(resumed.state), strict=True
     ):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_lookahead_run_of_earlier_code_goes_on(tmp_path, monkeypatch, capsys):
+    """Its checkpoints have no slow statistics: they start from those that were saved."""
+    c = tiny(train__eval_every=6, optimizer__lookahead=4, **CNN)
+    with monkeypatch.context() as patch, stopping_at(8):
+        patch.setattr(StateSpec, "statistics", lambda self, rest: {})
+        before = run(c, tmp_path / "run").state
+    assert "slow" not in before
+    capsys.readouterr()
+    resumed = run(c, tmp_path / "run")
+    assert "is from before lookahead averaged BatchNorm's statistics" in capsys.readouterr().err
+    assert resumed.steps == 12 and saved_steps(tmp_path / "run")[-1] == 12
+    # The last step pulls the statistics back to the slow ones.
+    last = run(c, tmp_path / "run").state
+    for kind in ("mean", "var"):
+        rest = last["rest"]["model"]["stages"]["0"]["0"]["norm"][kind]
+        slow = last["slow"]["model"]["stages"]["0"]["0"]["norm"][kind]
+        np.testing.assert_array_equal(rest, slow)
 
 
 @pytest.mark.parametrize(

@@ -281,10 +281,10 @@ class Checkpoints:
     def _restore(self, step: int, like: Any, schema: Any = dict) -> tuple[Any, dict[str, Any]]:
         from vision.run import orbax
 
-        args = orbax.items_to_restore(like)
         fault = None
         try:
             with _silenced_logs():
+                args = orbax.items_to_restore(like, self._directory / str(step) / "state")
                 saved = self._manager.restore(step, args=args)
             check(saved.record, RECORD, "its record")
             progress = unsealed(saved.record["progress"])

@@ -9,6 +9,9 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
+# Parts of a state that earlier code did not save: whoever restores a state makes up for them.
+LATER = ("slow",)
+
 
 def open_manager(
     directory: pathlib.Path,
@@ -51,8 +54,16 @@ def items_to_save(state: Any, record: Mapping[str, Any]) -> Any:
     )
 
 
-def items_to_restore(like: Any) -> Any:
-    """Returns Orbax's arguments that restore a checkpoint's arrays to those of a pytree."""
+def items_to_restore(like: Any, path: pathlib.Path | None = None) -> Any:
+    """Returns Orbax's arguments that restore a checkpoint's arrays to those of a pytree.
+
+    Args:
+        like: a pytree of arrays, or of their shapes, dtypes and shardings.
+        path: the checkpoint's `state`; what of `LATER` it lacks is left out of `like`.
+    """
+    if path is not None and any(name in like for name in LATER):
+        saved = read_shapes(path)
+        like = {name: like[name] for name in like if name in saved or name not in LATER}
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     return ocp.args.Composite(state=ocp.args.StandardRestore(target), record=ocp.args.JsonRestore())
 

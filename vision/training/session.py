@@ -303,7 +303,7 @@ class Session:
             why=self._why,
             steps=self._done,
             best_step=best_step,
-            state=self._constants.added_to(best),
+            state=self._images_step.completed(self._constants.added_to(best)),
             step=self._images_step,
             images_per_second=self._meter.images_per_second,
             first_step=self._first_step,
@@ -331,7 +331,12 @@ class Session:
         restored = self._checkpoints.restore_latest(like, (UNTRAINED, PROGRESS))
         if restored is not None:
             state, progress = restored
-            state = self._constants.added_to(state)
+            if "slow" in like and "slow" not in state:
+                print_line(
+                    "the checkpoint is from before lookahead averaged BatchNorm's statistics too: "
+                    "from here on it does"
+                )
+            state = self._images_step.completed(self._constants.added_to(state))
             if self._head_training is not None:
                 state = self._head_training.without_network(state)
             return state, progress

@@ -164,6 +164,17 @@ class TrainStep:
             state["slow"] = jax.tree.map(jnp.array, statistics)
         return state
 
+    def completed(self, state: State) -> State:
+        """Returns a restored state with what a checkpoint of earlier code lacks.
+
+        That is "slow": it then starts from the statistics that the checkpoint has.
+        """
+        if "slow" in state or "slow" not in self.abstract_state:
+            return state
+        shardings = jax.tree.map(lambda shape: shape.sharding, self.abstract_state["slow"])
+        copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shardings)
+        return state | {"slow": copy(self._spec.statistics(state["rest"]))}
+
     def _by_player(self, states: dict[str, Any]) -> Any:
         """Returns the optimizers' states as the model state holds them."""
         return states.get(ALL, states)
