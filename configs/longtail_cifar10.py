@@ -2,9 +2,10 @@
 
     python -m vision.main --config configs/longtail_cifar10.py:plain               # paper 70.4 %
     python -m vision.main --config configs/longtail_cifar10.py:ldam_drw            # paper 77.0 %
-    python -m vision.main --config configs/longtail_cifar10.py:logit_adjustment    # paper 77.9 %
+    python -m vision.main --config configs/longtail_cifar10.py:logit_adjustment    # theirs 77.9 %
 
-None was run here, for lack of a GPU. Each method is one argument: see `METHODS`.
+The last figure is that of the authors' code, not of their paper. None was run here, for lack of a
+GPU. Each method is one argument: see `METHODS`.
 
 The profile "exp" of Cui et al. 2019 (arXiv:1901.05555): 5,000 images of the first class, 50 of the
 last, 12,406 in all; the test split is balanced. The recipe of Cao et al. 2019 (arXiv:1906.07413),
