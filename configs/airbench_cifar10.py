@@ -54,11 +54,11 @@ def get_config(variant="94"):
     c.optimizer.norm_bias_scale = 64.0
     c.optimizer.lookahead = 5
     # The whitening's bias learns for three epochs of 48 batches.
-    c.optimizer.freeze = "^whiten.bias$"
+    c.optimizer.freeze = r"^whiten\.bias$"
     c.optimizer.freeze_at = 3 * 48 / STEPS[variant]
     c.schedule.name = "linear"
     c.schedule.start = 0.2
-    # He rounds down, the schedule to the nearest step.
+    # The author rounds down; the schedule rounds to the nearest step.
     c.schedule.warmup = int(0.23 * STEPS[variant]) / STEPS[variant]
     c.schedule.final = 0.07
 

@@ -12,7 +12,8 @@ All cells, with a table and its intervals:
         --out runs/optimizers
 
 regularization learns from 500 images of each class, for 150 passes over them, which is when a
-network overfits and a regularizer can help; the others from all 54,000, for four and six passes.
+network overfits and a regularizer can help; optimizers from all 54,000, for four passes;
+batch_and_rate too, in cells of six. Without its cells, batch_and_rate is the base of optimizers.
 What was measured here is in experiments/regularization/, optimizers/ and batch_and_rate/.
 """
 
