@@ -200,12 +200,18 @@ def _training(row: Row, seed: int, place: Place) -> list[Command]:
 
 def _collect(folder: pathlib.Path, rows: Iterable[Row], place: Place) -> None:
     """Brings results.csv up to date with the finished runs."""
-    results = {(r["row"], r["seed"]): r for r in _read(folder)}
+    # A row may have a seed of its own, whatever number its directory has.
+    seeds = {row.name: row.flags["seed"] for row in rows if "seed" in row.flags}
+    results = {}
+    for r in _read(folder):
+        used = str(seeds.get(r["row"], r["seed"]))
+        results[r["row"], used] = r | {"seed": used}
     for row in rows:
         for seed in range(100):
             numbers = measured(row, place.directory(row.name, seed))
             if numbers:
-                results[row.name, str(seed)] = {"row": row.name, "seed": seed} | numbers
+                used = str(seeds.get(row.name, seed))
+                results[row.name, used] = {"row": row.name, "seed": used} | numbers
     order = {row.name: i for i, row in enumerate(rows)}
     kept = [r for r in results.values() if r["row"] in order]
     if not kept:

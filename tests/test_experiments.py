@@ -213,6 +213,23 @@ def test_a_row_that_no_seed_reaches_is_in_the_table(tmp_path):
     assert "| a | reached by 0 of 1 |" in (tmp_path / "README.md").read_text()
 
 
+def test_the_seed_of_a_result_is_that_of_its_row(tiny_run, tmp_path):
+    """A row with a seed of its own has it, also in the table of an earlier version."""
+    row = Row("a", "c", {"seed": 20}, seeds=1)
+    place = Place("tiny", tmp_path, "")
+    line = dict.fromkeys(COLUMNS, "") | {"row": "a", "seed": 0}
+    with (tmp_path / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerow(line)
+    run._collect(tmp_path, [row], place)
+    assert [r["seed"] for r in run._read(tmp_path)] == ["20"]
+    shutil.copytree(tiny_run, place.directory("a", 0))
+    run._collect(tmp_path, [row], place)
+    (result,) = run._read(tmp_path)
+    assert result["seed"] == "20" and float(result["accuracy"]) > 0
+
+
 def test_weights_are_kept_and_found_by_name(tiny_run, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "weights"
     folder.mkdir()
