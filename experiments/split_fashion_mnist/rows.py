@@ -30,7 +30,7 @@ PUBLISHED = {
     ("class", "replay"): "90.79 (DGR)",
 }
 METHODS = ("none", "joint", "ewc", "online_ewc", "si", "lwf", "replay", "lwf_replay")
-# The factors of the config are chosen by these, on a seed that no other row has; they run by --large.
+# The factors of the config are chosen by these, on a seed that no other row has, by --large only.
 # With one answer for all classes neither method keeps anything, so none are searched there.
 FACTORS = {
     "ewc": (1e2, 1e3, 1e4, 1e5, 1e6),
