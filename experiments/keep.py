@@ -93,6 +93,7 @@ def _in_file(architecture: str, arrays: dict[str, np.ndarray]) -> dict[str, np.n
 
 def _of_model(config: Any, data: dict[str, Any]) -> dict[str, Any]:
     """Returns what a later run must know of the model and of its images."""
+    from vision.data.pipeline import interpolation_of
     from vision.export.safetensors import NORMALIZE
 
     d = config.data
@@ -106,6 +107,8 @@ def _of_model(config: Any, data: dict[str, Any]) -> dict[str, Any]:
         "options": config.model.options.to_dict(),
         "classes": list(data["classes"]),
         "image_size": data["image_size"],
+        "crop": d.crop_fraction or 1.0,
+        "interpolation": interpolation_of(d),
         "mean": mean,
         "std": std,
     }

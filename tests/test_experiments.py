@@ -240,7 +240,10 @@ def test_weights_are_kept_and_found_by_name(tiny_run, tmp_path, monkeypatch, cap
     row = Row("a ViT", "configs/digits.py:smoke")
     keep.keep(row, 0, place)
     assert "is not finished" in capsys.readouterr().out and not list(folder.glob("*.safetensors"))
-    shutil.copytree(tiny_run, place.directory("a ViT", 0))
+    workdir = shutil.copytree(tiny_run, place.directory("a ViT", 0))
+    stored = json.loads((workdir / "config.json").read_text())
+    stored["data"] |= {"crop_fraction": 0.875, "interpolation": "bicubic"}
+    (workdir / "config.json").write_text(json.dumps(stored))
     keep.keep(row, 0, place)
     spec = "kept:tiny-a-vit-0"
     assert spec in capsys.readouterr().out and "tiny-a-vit-0" in (folder / "README.md").read_text()
@@ -253,6 +256,7 @@ def test_weights_are_kept_and_found_by_name(tiny_run, tmp_path, monkeypatch, cap
     for name, array in arrays.items():
         np.testing.assert_allclose(loaded[name], array, rtol=1e-3, atol=1e-6, err_msg=name)
     weights = pretrained.describe(spec, pretrained.architecture(config.model))
+    assert (weights.crop, weights.interpolation) == (0.875, "bicubic")
     assert weights.class_names == tuple(data["classes"]) and weights.size == data["image_size"]
     with pytest.raises(UserError, match="'tiny-a-vit-1' is unknown.*tiny-a-vit-0"):
         files.locate("kept:tiny-a-vit-1")

@@ -9,11 +9,12 @@ import importlib.util
 import pathlib
 from typing import Any
 
+from vision.data.decode import INTERPOLATIONS
 from vision.errors import UserError, check_choice
 from vision.models.weights.published import Weights
 from vision.support.digest import sha256
 from vision.support.reading import read_json
-from vision.support.schema import NATURAL
+from vision.support.schema import NATURAL, among, numbers_within
 
 PREFIX = "kept:"
 INDEX = "index.json"
@@ -24,6 +25,8 @@ ENTRY = {
     "options": dict,
     "classes": [str],
     "image_size": NATURAL,
+    "crop": numbers_within(0, 1),
+    "interpolation": among(*INTERPOLATIONS),
     "mean": [float],
     "std": [float],
 }
@@ -85,8 +88,8 @@ def find_kept(spec: str) -> Kept:
         class_names=tuple(entry["classes"]),
         classes=len(entry["classes"]),
         size=entry["image_size"],
-        crop=1.0,
-        interpolation="bilinear",
+        crop=entry["crop"],
+        interpolation=entry["interpolation"],
         mean=tuple(entry["mean"]),
         std=tuple(entry["std"]),
     )
