@@ -474,6 +474,14 @@ def test_a_lookahead_run_of_earlier_code_goes_on(tmp_path, monkeypatch, capsys):
         ({"train__test_time_augmentation": "flipp"}, "did you mean 'flip'"),
         ({"augment__pad_mode": "mirror"}, "augment.pad_mode"),
         ({"augment__flip_horizontal": True, "augment__flip_alternating": True}, "are both on"),
+        (
+            {"optimizer__freeze": "whitten", "optimizer__freeze_at": 0.5},
+            "optimizer.freeze = 'whitten' matches no parameter; there are ",
+        ),
+        (
+            {"optimizer__freeze": "(", "optimizer__freeze_at": 0.5},
+            r"optimizer.freeze = '\(' is not a regular expression",
+        ),
         ({"parallel__xla_options": "xla_a"}, "NAME=VALUE is expected at 'xla_a'"),
         (
             {"model__name": "resnet", "model__variant": "cifar20", "model__batch_norm_groups": 3},

@@ -16,7 +16,6 @@ from vision.models.resnet import ResNet
 from vision.models.vit import ViT
 from vision.objectives.supervised import Supervised
 from vision.run.checkpoints import Checkpoints
-from vision.support.naming import matching
 from vision.training.optimizer import OPTIMIZERS, decay_mask, make_optimizer
 from vision.training.state import StateSpec
 
@@ -288,28 +287,16 @@ def test_frozen_parameters_stop_and_the_others_do_not_notice(period):
     frozen = config("sgd", freeze="whiten", freeze_at=0.5, **keys)
     after = run(frozen, params, lambda p: p, 8)["model"]
     plain = config("sgd", **keys)
-    half = run(plain, params, lambda p: p, 8)["model"]
-    np.testing.assert_array_equal(after["conv"]["bias"], half["conv"]["bias"])
+    unfrozen = run(plain, params, lambda p: p, 8)["model"]
+    np.testing.assert_array_equal(after["conv"]["bias"], unfrozen["conv"]["bias"])
     expected = config("sgd", freeze="whiten", freeze_at=1.0, **keys)
     np.testing.assert_array_equal(
-        run(expected, params, lambda p: p, 8)["model"]["whiten"]["bias"], half["whiten"]["bias"]
+        run(expected, params, lambda p: p, 8)["model"]["whiten"]["bias"], unfrozen["whiten"]["bias"]
     )
     if not period:  # four steps, as if the training ended there
         four = run(plain, params, lambda p: p, 4)["model"]["whiten"]["bias"]
         np.testing.assert_array_equal(after["whiten"]["bias"], four)
-    assert after["whiten"]["bias"][0] > half["whiten"]["bias"][0]
-
-
-@pytest.mark.parametrize(
-    "pattern, message",
-    [
-        ("whitten", "freeze = 'whitten' matches no parameter; there are whiten.bias, head.kernel"),
-        ("(", "freeze = '\\(' is not a regular expression"),
-    ],
-)
-def test_a_pattern_that_freezes_nothing_is_refused(pattern, message):
-    with pytest.raises(UserError, match=message):
-        matching("optimizer.freeze", pattern, ["whiten.bias", "head.kernel"], "parameter")
+    assert after["whiten"]["bias"][0] > unfrozen["whiten"]["bias"][0]
 
 
 def test_norm_biases_are_found_by_name():
