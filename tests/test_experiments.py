@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from experiments import keep, run
+from experiments.jordan2024_airbench import compare
 from experiments.measured import COLUMNS, measured
 from experiments.process import run_module
 from experiments.row import HERE, Place, Row
@@ -268,6 +269,19 @@ def test_weights_are_kept_and_found_by_name(tiny_run, tmp_path, monkeypatch, cap
     with pytest.raises(UserError, match="the limit is 0 MB"):
         keep.keep(row, 0, place)
     assert path.is_file()
+
+
+def test_airbench_is_compared_only_with_what_is_there(tmp_path, capsys):
+    argv = ("--theirs", tmp_path / "airbench94.py")
+    assert f"no file {argv[1]}" in refusal(compare.main, capsys, *argv)
+    argv[1].touch()
+    message = refusal(compare.main, capsys, *argv, "--updates", "23")
+    assert message == "--updates must be from 1 to 22, got 23"
+    side = HERE / "jordan2024_airbench" / "torch_side.py"
+    words = [sys.executable, "-I", "-S", side, *argv[1:], "ours.npz", "theirs.npz"]
+    done = subprocess.run(words, capture_output=True, text=True)  # without packages
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "give another --torch-python" in done.stderr
 
 
 def test_the_kept_weights_are_those_of_the_index():
