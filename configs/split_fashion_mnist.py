@@ -20,8 +20,8 @@ from vision.config import default
 from vision.errors import check_choice
 
 SCENARIOS = ("task", "domain", "class")
-EWC = {"task": 1e4, "domain": 1e3, "class": 1e3}
-SI = {"task": 10.0, "domain": 10.0, "class": 10.0}
+EWC = {"task": 1e2, "domain": 1e6, "class": 1e3}
+SI = {"task": 100.0, "domain": 1000.0, "class": 10.0}
 METHODS = ("none", "joint", "ewc", "online_ewc", "si", "lwf", "replay", "lwf_replay")
 
 
