@@ -303,6 +303,20 @@ def test_it_trains_on_in_its_own_directory(pruned_run, tmp_path, capsys):
     assert any((before[name] != after[name]).any() for name in before)
 
 
+def test_the_original_teaches_the_pruned_one(tiny_run, tmp_path):
+    """The objective's options are written in full, as the training compares them."""
+    out = tmp_path / "taught"
+    flags = {"objective.name": "distillation", "objective.options.teacher": tiny_run}
+    argv = [f"--config.{key}={value}" for key, value in flags.items()]
+    cli.run(prune.main, [f"--workdir={tiny_run}", f"--out={out}", "--ratio=0.3", *argv])
+    cli.run(main.main, [f"--workdir={out}"])
+    taught = from_run(out)
+    assert taught.step == 4 and taught.config.objective.options.alpha == 0.5
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line).get("train/teacher_loss") for line in lines]
+    assert any(loss is not None and loss > 0 for loss in losses)
+
+
 def gradually(run, out, *more):
     argv = [f"--workdir={run}", f"--out={out}", "--ratio=0.5", "--steps=2"]
     cli.run(prune.main, [*argv, "--config.train.steps=2", *more])

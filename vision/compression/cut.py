@@ -369,13 +369,15 @@ def write(
     mesh = parallel.make_mesh(1)
     steps = run_length(pruned.config.train, len(loaders["train"]))
     train_step = build_step(pruned.config, data, mesh, steps)
-    starts = objectives.define(pruned.config.objective).starts
-    copies = tuple(attribute for attribute, start in starts.items() if start == COPY)
+    definition = objectives.define(pruned.config.objective)
+    copies = tuple(attribute for attribute, start in definition.starts.items() if start == COPY)
     state = train_step.start_from(train_step.initialize(), {"model": pruned.arrays}, copies)
     rest = {name: tree for name, tree in state["rest"].items() if name not in train_step.constant}
+    config = pruned.config.copy_and_resolve_references()
+    config.objective.options = definition.config.options  # complete, as a training writes them
     with replacing_directory(out) as directory:
-        open_workdir(directory, pruned.config)
-        write_data(directory, data, inherit_division(workdir, directory, pruned.config))
-        with open_checkpoints(directory, pruned.config) as checkpoints:
+        open_workdir(directory, config)
+        write_data(directory, data, inherit_division(workdir, directory, config))
+        with open_checkpoints(directory, config) as checkpoints:
             checkpoints.save(0, jax.block_until_ready(state | {"rest": rest}), {})
         write_json(directory / name, pruned.record)
