@@ -15,9 +15,6 @@ import argparse
 import csv
 import json
 import pathlib
-import shlex
-import subprocess
-import sys
 import time
 
 from experiments.circle.data import DATA, Data, prepare, truth
@@ -28,6 +25,7 @@ from experiments.circle.traffic import (
     wait_for_rows,
     wait_until_ready,
 )
+from experiments.commands import call
 from vision import cli
 from vision.bundle.directory import MANIFEST
 from vision.errors import RunError
@@ -230,24 +228,6 @@ def summary(circle: Circle, gate: dict, people: People) -> dict:
         "answers": sum(people.answered.values()),
         "failed": len(people.failed),
     }
-
-
-def call(module: str, *words: str, config: dict | None = None, allowed: tuple = (0,)) -> int:
-    """Runs a command of ours and shows it; returns its exit code.
-
-    Raises:
-        RunError: the exit code is not an allowed one.
-    """
-    arguments = [
-        module,
-        *words,
-        *(f"--config.{key}={value}" for key, value in (config or {}).items()),
-    ]
-    print("$ python -m", shlex.join(arguments), flush=True)
-    code = subprocess.run([sys.executable, "-m", *arguments]).returncode
-    if code not in allowed:
-        raise RunError(f"the circle ends here: {module} has exit code {code}")
-    return code
 
 
 def fill_in(table: pathlib.Path, labels: dict[bytes, str]) -> None:

@@ -1,0 +1,342 @@
+"""The stages of the inspection case: each is a command that a user would give, and what it said."""
+
+import csv
+import dataclasses
+import datetime
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+from experiments.circle.data import truth
+from experiments.circle.run import fill_in
+from experiments.circle.traffic import People, ask, serving, wait_for_rows, wait_until_ready
+from experiments.commands import call
+from experiments.steel_defects import lines, patches
+from experiments.steel_defects.verdicts import judge
+from vision.bundle.directory import MANIFEST
+from vision.errors import RunError
+from vision.support.files import write_json
+
+MODEL = "steel"
+OLD = "1"
+NEW = "2"
+ALARM = 1  # exit code of --strict
+SETTLED = 3.0  # seconds until the server uses new weights
+DEFECTS = ("crazing", "inclusion", "patches", "pitted_surface", "rolled-in_scale", "scratches")
+# The stages of an evaluation that the page does not show.
+BRIEF = {"evaluation.corruptions": False, "evaluation.views": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much of everything.
+
+    Attributes:
+        pictures: of each class at most.
+        depth: of the ResNet with CBAM.
+        resnet_epochs: of its training, from random weights.
+        lite_epochs: of EfficientNet-Lite0 from ImageNet's.
+        pruned_epochs: after the pruning.
+        more_steps: of the incremental training.
+        labels: patches that people label after the light has changed.
+        lines: line-scan pictures.
+        window: answers in a window of the rollout.
+    """
+
+    pictures: int = 300
+    depth: str = "50"
+    resnet_epochs: float = 30.0
+    lite_epochs: float = 12.0
+    pruned_epochs: float = 12.0
+    more_steps: int = 300
+    labels: int = 150
+    lines: int = 24
+    window: int = 200
+
+
+SIZES = {
+    "full": Size(),
+    "smoke": Size(40, "18", 1.0, 2.0, 1.0, 30, 30, 4, 50),
+}
+
+
+class Case:
+    """The case in a directory.
+
+    Args:
+        tar: neu_det.tar.
+        folder: the directory.
+        size: how much of everything.
+
+    Attributes:
+        minutes: {stage: minutes}.
+    """
+
+    def __init__(self, tar: pathlib.Path, folder: pathlib.Path, size: Size):
+        self.tar = tar
+        self.folder = folder
+        self.size = size
+        self.minutes: dict[str, float] = {}
+        self.patches = folder / "patches"
+        self.models = folder / "models"
+        self.log = folder / "log"
+
+    @property
+    def lab(self) -> str:
+        """The source of the laboratory's patches."""
+        return f"csv:{self.patches / 'lab.csv'}"
+
+    def run(self, name: str) -> pathlib.Path:
+        """Returns the directory of a run."""
+        return self.folder / "runs" / name
+
+    def bundle(self, version: str) -> pathlib.Path:
+        """Returns the directory of a served version."""
+        return self.models / MODEL / version
+
+    def stage(self, name: str, function: Callable[[], Any]) -> Any:
+        """Runs a stage and notes its minutes; what is finished is read from its record.
+
+        Returns:
+            what the function returned, as JSON keeps it.
+        """
+        file = self.folder / "stages" / f"{name}.json"
+        if not file.is_file():
+            print(f"== {name}", flush=True)
+            begun = time.monotonic()
+            result = function()
+            minutes = (time.monotonic() - begun) / 60
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, {"result": result, "minutes": round(minutes, 2)})
+        record = json.loads(file.read_text())
+        self.minutes[name] = record["minutes"]
+        return record["result"]
+
+    def prepare(self) -> dict[str, Any]:
+        """Cuts patches, and puts the line-scan pictures together."""
+        voc = patches.extract(self.tar, self.folder / "voc")
+        counts = patches.write_patches(voc, self.patches, self.size.pictures)
+        divided = patches.divided_pictures(patches.read_pictures(voc), self.size.pictures)
+        others = [picture for part, _, picture in divided if part == "tests"]
+        defects = lines.write_lines(others, self.folder / "lines", self.size.lines)
+        return {"patches": counts, "defects": len(defects)}
+
+    def audit(self) -> dict[str, Any]:
+        """Audits the annotated pictures by their pixels: there is no model yet."""
+        out = self.folder / "audits" / "pictures"
+        source = f"voc:{self.folder / 'voc' / 'neu_det'}"
+        call("vision.audit", f"--data={source}", f"--out={out}", output=out)
+        return _read(out / "audit.json")
+
+    def train(self) -> dict[str, Any]:
+        """Trains the ResNet-50 with CBAM, and EfficientNet-Lite0 from its ImageNet weights."""
+        shared = {"data.source": self.lab, "data.image_size": patches.SIDE, "log.progress": False}
+        resnet = shared | {
+            "data.channels": 1,
+            "model.name": "resnet",
+            "model.variant": self.size.depth,
+            "model.gate": "cbam",
+            "optimizer.learning_rate": 1e-3,
+            "train.epochs": self.size.resnet_epochs,
+        }
+        lite = shared | {"train.epochs": self.size.lite_epochs}
+        config = f"configs/transfer_folder.py:{self.patches}"
+        for name, flags, mode in (("resnet-cbam", resnet, ":scratch"), ("lite0", lite, "")):
+            self._train(name, f"--config={config}{mode}", flags)
+        return {name: _result(self.run(name)) for name in ("resnet-cbam", "lite0")}
+
+    def evaluate(self) -> dict[str, Any]:
+        """Evaluates both, compares them, and asks for misses and false alarms at a recall."""
+        for name in ("resnet-cbam", "lite0"):
+            self._evaluate(name, BRIEF)
+        runs = [str(self.run(name)) for name in ("resnet-cbam", "lite0")]
+        out = self.folder / "comparison"
+        call("vision.evaluation.compare", *runs, f"--out={out}", output=out)
+        merged = self.run("lite0-defect")
+        classes = f"--merge=defect={','.join(DEFECTS)}"
+        flags = [f"--workdir={self.run('lite0')}", f"--out={merged}", classes]
+        call("vision.run.classes", *flags, output=merged)
+        wanted = {"evaluation.positive": "defect", "evaluation.recall": 0.99}
+        self._evaluate("lite0-defect", BRIEF | wanted)
+        names = ("resnet-cbam", "lite0", "lite0-defect")
+        return {name: _read(self.run(name) / "evaluation" / "metrics.json") for name in names}
+
+    def audit_again(self) -> dict[str, Any]:
+        """Audits the patches by the embeddings of the model that has learned from them."""
+        out = self.folder / "audits" / "patches"
+        flags = [f"--data={self.lab}", f"--embeddings={self.run('lite0')}", f"--out={out}"]
+        call("vision.audit", *flags, output=out)
+        return _read(out / "audit.json")
+
+    def compress(self) -> dict[str, Any]:
+        """Prunes, distills and quantizes EfficientNet-Lite0."""
+        pruned = self.run("lite0-pruned")
+        flags = [f"--workdir={self.run('lite0')}", f"--out={pruned}", "--ratio=0.5"]
+        flags += ["--target=flops", "--importance=taylor"]
+        config = {
+            "train.epochs": self.size.pruned_epochs,
+            "objective.name": "distillation",
+            "objective.options.teacher": self.run("lite0"),
+        }
+        call("vision.compression.prune", *flags, config=config, output=pruned)
+        self._train("lite0-pruned", "", {})
+        for name in ("lite0", "lite0-pruned"):
+            bundle = self.folder / "bundles" / name
+            small = self.folder / "bundles" / f"{name}-int8"
+            call("vision.export", f"--workdir={self.run(name)}", f"--out={bundle}", output=bundle)
+            flags = [f"--bundle={bundle}", f"--out={small}"]
+            call("vision.compression.quantize", *flags, output=small)
+        out = self.folder / "compression"
+        names = ("lite0", "lite0-int8", "lite0-pruned", "lite0-pruned-int8")
+        bundles = [str(self.folder / "bundles" / name) for name in names]
+        call("vision.compression.report", *bundles, f"--out={out}", output=out)
+        return _read(out / "report.json")
+
+    def scan(self) -> dict[str, Any]:
+        """Predicts the line-scan pictures by tiles, and judges the decisions."""
+        folder = self.folder / "lines"
+        answers = self.folder / "lines.jsonl"
+        flags = [f"--bundle={self.folder / 'bundles' / 'lite0-pruned-int8'}"]
+        flags += [f"--tiles={patches.SIDE}", "--overlap=0.25", f"--normal={patches.GOOD}"]
+        flags += [f"--maps={self.folder / 'maps'}", "--format=json", "--top=7"]
+        call("vision.predict", *flags, str(folder), stdout=answers)
+        decisions = [json.loads(line) for line in answers.read_text().splitlines()]
+        return judge(decisions, lines.read_defects(folder))
+
+    def watch(self) -> dict[str, Any]:
+        """Serves the model, changes the light, and goes all the way to a better one."""
+        self._deploy("lite0-pruned", OLD)
+        weights = self.models / MODEL / "traffic.json"
+        if not weights.is_file():
+            write_json(weights, {"weights": {OLD: 100}})
+        with serving(self.models, self.log) as url:
+            served = self.stage("traffic", lambda: self._ask(url))
+            drift = self.stage("drift", self._drift)
+            labeled = self.stage("collect", self._collect)
+            self.stage("learn", self._learn)
+            gate = self.stage("gate", self._gate)
+            rollout = self.stage("rollout", lambda: self._roll_out(url))
+            test = self.stage("abtest", self._analyze)
+        return {
+            "served": served,
+            "drift": drift,
+            "labeled": labeled,
+            "gate": gate,
+            "rollout": rollout,
+            "test": test,
+        }
+
+    def _ask(self, url: str) -> dict[str, float]:
+        images = {part: truth(self.patches / part) for part in ("before", "later")}
+        accuracy = {part: ask(url, MODEL, files) for part, files in images.items()}
+        wait_for_rows(self.log, sum(map(len, images.values())))
+        return accuracy
+
+    def _drift(self) -> dict[str, Any]:
+        out = self.folder / "drift"
+        command = ["vision.monitoring.drift", *self._logged(), f"--out={out}", "--strict"]
+        if call(*command, allowed=(0, ALARM)) != ALARM:
+            raise RunError("no drift is seen: nothing has to be learned")
+        return _read(out / "drift.json")
+
+    def _collect(self) -> int:
+        out = self.folder / "to_label"
+        flags = [*self._logged(), f"--out={out}", f"--count={self.size.labels}"]
+        call("vision.monitoring.collect", *flags, output=out)
+        table = out / "images.csv"
+        fill_in(table, truth(self.patches / "before") | truth(self.patches / "later"))
+        call("vision.monitoring.collect", f"--labeled={table}", f"--out={out}")
+        with table.open(newline="") as file:
+            return len(list(csv.DictReader(file)))
+
+    def _learn(self) -> dict[str, Any]:
+        labeled = f"csv:{self.folder / 'to_label' / 'labeled.csv'}"
+        config = f"configs/incremental.py:{self.run('lite0-pruned')}:{labeled}"
+        flags = {
+            "continual.memory": "all",
+            "objective.options.lwf": 0.0,
+            "objective.options.new_share": 0.5,
+            "data.fractions": "(0.8,0.1,0.1)",
+            "train.steps": self.size.more_steps,
+            "train.eval_every": max(1, self.size.more_steps // 4),
+            "log.progress": False,
+        }
+        self._train("next", f"--config={config}", flags)
+        return _result(self.run("next"))
+
+    def _gate(self) -> dict[str, Any]:
+        out = self.folder / "gate"
+        runs = [str(self.run("lite0-pruned")), str(self.run("next"))]
+        data = [f"--data=old={self.lab}", f"--data=new=folder:{self.patches / 'tests'}"]
+        call("vision.evaluation.gate", *runs, *data, f"--out={out}")
+        return _read(out / "gate.json")
+
+    def _roll_out(self, url: str) -> dict[str, Any]:
+        self._deploy("next", NEW)
+        out = self.folder / "rollout"
+        labels = self.folder / "labels"
+        flags = [f"--models={self.models}", f"--model={MODEL}", f"--from={OLD}", f"--to={NEW}"]
+        flags += [f"--server={url}", "--steps=10,50,100", f"--window={self.size.window}"]
+        flags += [f"--min-answers={self.size.window // 2}", f"--min-labels={self.size.window // 4}"]
+        flags += [f"--log={self.log}", f"--labels={labels}", f"--out={out}"]
+        # disagreement and drift are left out: after a change of the light there must be both
+        flags += ["--guards=errors,p99,accuracy", "--p99=20", "--interval=1", "--settle=3"]
+        wait_until_ready(url, MODEL, NEW)
+        with People(url, MODEL, truth(self.patches / "tests"), labels) as people:
+            call("vision.monitoring.rollout", *flags)
+        answers = {"answers": people.answered, "failed": len(people.failed)}
+        return _read(out / "rollout.json") | answers
+
+    def _analyze(self) -> dict[str, Any]:
+        """Both versions' answers while each had half of the traffic."""
+        out = self.folder / "abtest"
+        flags = [f"--log={self.log}", f"--model={MODEL}", f"--old={OLD}", f"--new={NEW}"]
+        flags += [f"--labels={self.folder / 'labels'}", f"--out={out}", "--sequential"]
+        flags += [*_half(_read(self.folder / "rollout" / "rollout.json"))]
+        call("vision.monitoring.abtest", "analyze", *flags)
+        return _read(out / "abtest.json")
+
+    def _logged(self) -> list[str]:
+        window = len(truth(self.patches / "before"))
+        return [f"--bundle={self.bundle(OLD)}", f"--log={self.log}", f"--window={window}"]
+
+    def _train(self, name: str, config: str, flags: dict[str, object]) -> None:
+        workdir = self.run(name)
+        words = [word for word in (config, f"--workdir={workdir}") if word]
+        call("vision.main", *words, config=flags, output=workdir / "result.json")
+
+    def _evaluate(self, name: str, flags: dict[str, object]) -> None:
+        workdir = self.run(name)
+        out = workdir / "evaluation" / "metrics.json"
+        call("vision.evaluation", f"--workdir={workdir}", config=flags, output=out)
+
+    def _deploy(self, name: str, version: str) -> None:
+        """Makes an INT8 bundle of a run, and puts it where the server looks."""
+        bundle = self.folder / "bundles" / name
+        small = self.bundle(version)
+        call("vision.export", f"--workdir={self.run(name)}", f"--out={bundle}", output=bundle)
+        flags = [f"--bundle={bundle}", f"--out={small}"]
+        call("vision.compression.quantize", *flags, output=small / MANIFEST)
+
+
+def _read(file: pathlib.Path) -> Any:
+    return json.loads(file.read_text())
+
+
+def _result(run: pathlib.Path) -> dict[str, Any]:
+    result = _read(run / "result.json")
+    names = ("accuracy", "balanced_accuracy", "steps", "train_seconds", "parameters")
+    return {name: result[name] for name in names if name in result}
+
+
+def _half(rollout: dict[str, Any]) -> list[str]:
+    """Returns the flags of the time in which each version had half of the traffic."""
+    raised = [d["time"] for d in rollout["decisions"] if d["action"] == "raise"]
+    since = raised[0] + SETTLED
+    moments = (datetime.datetime.fromtimestamp(t, datetime.UTC) for t in (since, raised[1]))
+    return [
+        f"--{name}={moment:%Y-%m-%dT%H:%M:%S}"
+        for name, moment in zip(("since", "until"), moments, strict=True)
+    ]

@@ -1,0 +1,32 @@
+"""The inspection case, small: every stage, and a page with numbers of its own."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY, SHARED
+
+TAR = SHARED / "neu_det.tar"
+
+
+@pytest.mark.skipif(not TAR.is_file(), reason="needs neu_det.tar of the shared data")
+def test_the_case_ends_in_a_page(tmp_path):
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("XLA_")}
+    command = [sys.executable, "-m", "experiments.steel_defects.run", str(TAR)]
+    command += ["--size=smoke", f"--workdir={tmp_path}"]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=2400
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    results = json.loads((tmp_path / "report.json").read_text())["results"]
+    assert results["prepare"]["patches"]["train"] > 100
+    assert len(results["scan"]["pictures"]) == 4
+    assert all(picture["tiles"] == 1785 for picture in results["scan"]["pictures"])
+    assert results["watch"]["rollout"]["status"] == "done"
+    assert results["watch"]["rollout"]["failed"] == 0
+    page = (tmp_path / "report.html").read_text()
+    accuracy = results["train"]["lite0"]["accuracy"]
+    assert f"{100 * accuracy:.1f} %" in page and page.count("data:image/jpeg") == 2
