@@ -245,8 +245,9 @@ def test_pictures_show_the_top_classes_whatever_is_in_the_set(bundle, photos, tm
     unsure = tmp_path / "unsure"
     answers(capsys, "--bundle", bundle, "--top=1", photos, "--pictures", plain)
     answers(capsys, *flags, "--pictures", unsure)
-    names = sorted(path.name for path in plain.iterdir())
-    assert len(names) == 6 and sorted(path.name for path in unsure.iterdir()) == names
+    names = sorted(path.relative_to(plain) for path in plain.rglob("*.jpg"))
+    assert len(names) == 6
+    assert sorted(path.relative_to(unsure) for path in unsure.rglob("*.jpg")) == names
     for name in names:
         assert (unsure / name).read_bytes() == (plain / name).read_bytes()
 
