@@ -24,7 +24,7 @@ def call(
         module: what follows `python -m`.
         *words: its arguments.
         config: {key: value} of its flags --config.KEY=VALUE.
-        allowed: the exit codes that are no failure.
+        allowed: the exit codes that do not mean a failure.
         output: what the command writes; if that exists, nothing is run and 0 returned.
         stdout: the file for what it prints; None shows that.
 

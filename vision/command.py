@@ -89,7 +89,7 @@ def table(program: str) -> str:
 
 
 def unknown(name: str, program: str) -> str:
-    """Returns the message for a name that is no stage, with the stages that may be meant."""
+    """Returns the message for a name that is not a stage, with the stages that may be meant."""
     names = [stage.name for stage in stages()]
     near: Sequence[str] = SYNONYMS.get(name.lower(), ())
     if not near:

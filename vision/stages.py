@@ -243,7 +243,7 @@ def as_called(text: str) -> str:
     """Returns a text with its commands in the form in which this process was started.
 
     Under the command `vision`, "python -m vision.evaluation --workdir RUN" becomes
-    "vision evaluate --workdir RUN"; a module that is no stage of it stays as it is.
+    "vision evaluate --workdir RUN"; a module that is not a stage stays as it is.
     """
     caller = program()
     if not caller:

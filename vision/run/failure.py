@@ -15,7 +15,7 @@ SCHEMA = {"reason": str, "step": NATURAL, "date": str}
 
 
 def note_failure(workdir: pathlib.Path, error: BaseException | None, step: int) -> None:
-    """Notes the error that ended a training, if one did; Ctrl-C and signals are no failures.
+    """Notes the error that ended a training, if one did; Ctrl-C and signals are not failures.
 
     Args:
         workdir: the run directory.

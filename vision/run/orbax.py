@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 from ml_collections import ConfigDict
 from orbax.checkpoint import checkpoint_managers
 
-# Parts of a state that earlier code did not save: whoever restores a state makes up for them.
+# Parts of a state that earlier code did not save: the code that restores a state makes up for them.
 LATER = ("slow",)
 
 

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterator, Sequence
 
 CONFIG = "config.json"
-# What a run has below itself that is no other run, and may have many files.
+# What a run has below itself that is not another run, and may have many files.
 INSIDE = frozenset(("checkpoints", "tensorboard", "evaluation", "importance"))
 
 
