@@ -30,8 +30,9 @@ PUBLISHED = {
     ("class", "replay"): "90.79 (DGR)",
 }
 METHODS = ("none", "joint", "ewc", "online_ewc", "si", "lwf", "replay", "lwf_replay")
-# The factors of the config are chosen by these (by option and value), on a seed that no other row has, by --large only.
-# With one answer for all classes neither method keeps anything, so none are searched there.
+# The factors of the config are chosen by these options and values, on a seed that no other row has,
+# by --large only. With one answer for all classes no method keeps anything, so none is searched
+# there.
 FACTORS = {
     "ewc": ("ewc", (1e2, 1e3, 1e4, 1e5, 1e6)),
     "online_ewc": ("ewc", (1e2, 1e3, 1e4, 1e5, 1e6)),
