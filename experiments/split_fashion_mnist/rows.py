@@ -34,8 +34,8 @@ METHODS = ("none", "joint", "ewc", "online_ewc", "si", "lwf", "replay", "lwf_rep
 # by --large only. With one answer for all classes no method keeps anything, so none is searched
 # there.
 FACTORS = {
-    "ewc": ("ewc", (1e2, 1e3, 1e4, 1e5, 1e6)),
-    "online_ewc": ("ewc", (1e2, 1e3, 1e4, 1e5, 1e6)),
+    "ewc": ("ewc", (1e2, 1e3, 1e4, 1e5, 1e6, 1e7)),
+    "online_ewc": ("ewc", (1e2, 1e3, 1e4, 1e5, 1e6, 1e7)),
     "si": ("si", (0.1, 1.0, 10.0, 100.0, 1000.0)),
 }
 SEARCH_SEED = 20
