@@ -11,6 +11,7 @@ import pytest
 
 from tests.runs.made import make_run
 from tests.support.commands import outcome, refusal
+from vision.config import default
 from vision.runs import __main__ as command
 from vision.support.lock import locked
 
@@ -99,9 +100,8 @@ def test_documented_keys_are_accepted_before_a_run_has_them(key, tmp_path, capsy
     ("flag", "other"),
     [
         *(("--diff", other) for other in ("--filter=seed=0", "--sort=seed", "--group", "--watch")),
-        *(("--diff", other) for other in ("--format=csv", "--out=page")),
+        ("--diff", "--out=page"),
         *(("--watch", other) for other in ("--format=json", "--out=page", "--group")),
-        *(("--group", other) for other in ("--format=csv", "--format=json")),
     ],
 )
 def test_flags_that_would_have_no_effect_are_refused(flag, other, runs, capsys):
@@ -163,6 +163,38 @@ def test_the_objects_of_json_have_the_config(runs, capsys):
     records = [json.loads(line) for line in out.splitlines()]
     assert [record["name"] for record in records][0] == "broken-off"
     assert all(record["config"]["data.source"] == "digits" for record in records)
+
+
+def test_groups_for_a_program(runs, capsys):
+    """A mean, its deviation and its number are columns of their own; the config has no seed."""
+    flags = ("--group", "--sort", "name")
+    _, out, _ = outcome(command.main, capsys, runs, *flags, "--format", "csv")
+    rows = {row["model"]: row for row in csv.DictReader(io.StringIO(out))}
+    vit = next(row for model, row in rows.items() if model.startswith("vit "))
+    assert vit["seeds"] == "0, 1, 2"
+    assert float(vit["accuracy"]) == pytest.approx(0.97)
+    assert float(vit["accuracy/deviation"]) == pytest.approx(0.01)
+    assert vit["accuracy/runs"] == "3"
+    assert vit["optimizer.learning_rate"] == str(default().optimizer.learning_rate)
+    _, out, _ = outcome(command.main, capsys, runs, *flags, "--format", "json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [record["seeds"] for record in records] == [[0], [0], [0, 1, 2]]
+    assert "accuracy" not in records[0]
+    assert records[1]["accuracy/deviation"] is None
+    assert all("seed" not in r["config"] and r["config"]["train.steps"] == 40 for r in records)
+
+
+def test_a_difference_for_a_program(runs, capsys):
+    words = (runs / "vit-0", runs / "deep" / "resnet", "--diff")
+    _, out, _ = outcome(command.main, capsys, *words, "--format", "csv")
+    rows = {row.pop("key"): list(row.values()) for row in csv.DictReader(io.StringIO(out))}
+    assert rows["accuracy"] == ["0.97", "0.5"]
+    assert rows["model.name"] == ["vit", "resnet"]
+    assert "train.steps" not in rows
+    _, out, _ = outcome(command.main, capsys, *words, "--format", "json")
+    values = {r["key"]: r["values"] for r in map(json.loads, out.splitlines())}
+    assert list(values["optimizer.learning_rate"].values())[1] == 0.1
+    assert values["steps"] == {str(runs / "vit-0"): 40, str(runs / "deep" / "resnet"): 40}
 
 
 def test_no_jax_is_imported(runs):

@@ -3,6 +3,7 @@
     python -m vision.runs runs
     python -m vision.runs runs --filter model.name=vit --filter 'accuracy>0.9' --sort=-accuracy
     python -m vision.runs runs --group           # mean ± deviation over the seeds of each config
+    python -m vision.runs runs --format csv      # or json; also beside --group and --diff
     python -m vision.runs runs --out report      # a page: report/report.html
     python -m vision.runs runs --watch           # follows those that are training, until Ctrl-C
     python -m vision.runs --diff runs/a runs/b   # how they differ
@@ -23,19 +24,18 @@ from absl import flags
 from vision import cli
 from vision.config.flags import parse_stage
 from vision.errors import UserError, check_choice
-from vision.runs import table
+from vision.runs import formats, table
 from vision.runs.query import check_keys, grouped, ordered, parse_condition, select
 from vision.runs.reader import Reader, check_directories
 from vision.runs.record import Run
 from vision.support.extras import require
 from vision.support.lock import locked
 
-FORMATS = ("table", "csv", "json")
+FORMATS = ("table", *formats.FORMATS)
 # Flags that mean nothing beside another one.
 EXCLUSIVE = {
-    "diff": ("filter", "sort", "group", "format", "out", "watch"),
+    "diff": ("filter", "sort", "group", "out", "watch"),
     "watch": ("group", "format", "out"),
-    "group": ("format",),
 }
 
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     check_directories(words)
     reader = Reader()
     if values.diff:
-        _show_difference(words, reader)
+        _show_difference(words, reader, values.format)
         return
     conditions = [parse_condition(text) for text in values.filter]
     check_keys(conditions, values.sort, reader.read_below(words))
@@ -71,7 +71,9 @@ def _flags(values):
     text = "one line for runs whose configs differ only in seed, with mean ± deviation"
     flags.DEFINE_boolean("group", False, text, flag_values=values)
     flags.DEFINE_boolean("diff", False, "show how the runs named differ", flag_values=values)
-    flags.DEFINE_string("format", "table", "table, csv or json (a line a run)", flag_values=values)
+    flags.DEFINE_string(
+        "format", "table", "table, csv or json (an object a line)", flag_values=values
+    )
     flags.DEFINE_string("out", "", "directory to write a page to", flag_values=values)
     flags.DEFINE_boolean("watch", False, "follow the runs until Ctrl-C", flag_values=values)
 
@@ -88,10 +90,10 @@ def _show(runs: Sequence[Run], values: flags.FlagValues, words: Sequence[str]) -
     """Prints the runs, and writes the page if one is wanted."""
     if values.out:
         require("the page of the runs", "evaluation", only=("jinja2",))
-    if values.format == "csv":
-        table.write_csv(runs, sys.stdout)
-    elif values.format == "json":
-        table.write_json_lines(runs, sys.stdout)
+    if values.format in formats.FORMATS and values.group:
+        formats.write_groups(grouped(runs), values.format, sys.stdout)
+    elif values.format in formats.FORMATS:
+        formats.write_runs(runs, values.format, sys.stdout)
     elif not runs:
         cli.show("no run")
     else:
@@ -106,15 +108,18 @@ def _show(runs: Sequence[Run], values: flags.FlagValues, words: Sequence[str]) -
         print(f"{values.out}/report.html, runs.json", file=sys.stderr)
 
 
-def _show_difference(words: Sequence[str], reader: Reader) -> None:
-    """Prints how some runs differ, which are named one by one."""
+def _show_difference(words: Sequence[str], reader: Reader, form: str) -> None:
+    """Prints how some runs differ, which are named one by one, in one of `FORMATS`."""
     if len(words) < 2:
         raise UserError("--diff compares runs: name at least two, such as runs/a runs/b")
     runs = [reader.read(word, pathlib.Path(word)) for word in words]
     for run in runs:
         if run.state == "unreadable":
             raise UserError(f"{run.name}: {run.reason}")
-    cli.show(*table.lines(table.difference_rows(runs)))
+    if form in formats.FORMATS:
+        formats.write_difference(runs, form, sys.stdout)
+    else:
+        cli.show(*table.lines(table.difference_rows(runs)))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from vision.run.curves import SHARES
 from vision.run.readings import METRICS, curve, metric_lines
 from vision.runs import table
 from vision.runs.differences import differing_keys, value_text
+from vision.runs.formats import record
 from vision.runs.query import grouped
 from vision.runs.record import STATES, Run
 from vision.support.page import render, write_report
@@ -45,7 +46,7 @@ def write(out: pathlib.Path, runs: Sequence[Run], title: str) -> None:
     Raises:
         UserError, RunError: it cannot be written to.
     """
-    records = [table.record(run, ()) | {"config": dict(run.config)} for run in runs]
+    records = [record(run) | {"config": dict(run.config)} for run in runs]
     write_report(out, page(runs, title), "runs.json", {"runs": records})
 
 

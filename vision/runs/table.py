@@ -1,16 +1,12 @@
-"""Runs as a table for the terminal, as CSV and as JSON."""
+"""Runs as a table for the terminal."""
 
-import json
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import IO, Any
+from collections.abc import Callable, Mapping, Sequence
 
 from vision.errors import printable
 from vision.run.curves import is_share
 from vision.runs.differences import SHOWN, differing_keys, distinction, value_text
 from vision.runs.query import Group, Spread
 from vision.runs.record import Run
-from vision.support.cells import Writer
 
 Row = Mapping[str, str]
 LONGEST = {"run": 44, "model": 26, "data": 26, "differs in": 60, "reason": 80}
@@ -88,36 +84,6 @@ def cut(text: str, width: int) -> str:
 def filled_heads(table: Sequence[Row]) -> list[str]:
     """Returns the heads of the columns of a table that are not empty."""
     return [head for head in table[0] if any(row[head] for row in table)] if table else []
-
-
-def write_csv(runs: Sequence[Run], out: IO[str]) -> None:
-    """Writes a line for each run: its results, and the keys in which the configs differ."""
-    keys = differing_keys(runs)
-    records = [record(run, keys) for run in runs]
-    heads = list(dict.fromkeys(head for values in records for head in values))
-    writer = Writer(out)
-    writer.writerow(heads)
-    for values in records:
-        writer.writerow("" if values.get(head) is None else values[head] for head in heads)
-
-
-def write_json_lines(runs: Sequence[Run], out: IO[str]) -> None:
-    """Writes a JSON object for each run, one a line, with its config."""
-    for run in runs:
-        print(json.dumps(record(run, ()) | {"config": dict(run.config)}), file=out, flush=True)
-
-
-def record(run: Run, keys: Iterable[str]) -> dict[str, Any]:
-    """Returns a run for a program: its numbers under the names that --filter takes.
-
-    Args:
-        run: the run.
-        keys: of its config.
-    """
-    values = run.values()
-    names = [name for name in values if name not in run.config]
-    own = {"name": run.name, "path": os.fspath(run.path), "state": run.state}
-    return own | {name: values[name] for name in [*names, *keys] if name in values}
 
 
 def measure_text(name: str, value: float | None) -> str:
