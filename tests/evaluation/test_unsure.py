@@ -14,6 +14,7 @@ from vision import inference, predict
 from vision.bundle.directory import open_bundle
 from vision.data.pipeline import open_data
 from vision.evaluation import unsure as command
+from vision.evaluation.report.words import amount
 from vision.export import __main__ as export_command
 from vision.parallel import make_mesh
 from vision.run.unsure import run_evidence
@@ -104,11 +105,15 @@ def test_an_evaluation_keeps_the_rule_and_measures_it(run, capsys):
     page = (run / "evaluation/report.html").read_text()
     assert "Unsure answers" in page and "coverage=0.9, chosen" in page
     assert (run / "evaluation/risk_coverage.png").is_file()
+    card = (run / "evaluation/MODEL_CARD.md").read_text()
+    assert "By the rule `coverage=0.9`, which was chosen for it, it declines" in card
+    assert f"| `coverage=0.9` | {amount(table['single'], True)} |" in card
     flag = "--config.evaluation.unsure=false"
     assert evaluate("--workdir", run, flag, "--config.evaluation.explain=false", **little) == 0
     assert json.loads((run / FILE).read_text()) == contents  # it was not asked to forget the rule
     assert not (run / "evaluation/risk_coverage.png").exists()
     assert "Unsure answers" not in (run / "evaluation/report.html").read_text()
+    assert "When it is unsure" not in (run / "evaluation/MODEL_CARD.md").read_text()
 
 
 def test_a_chosen_rule_is_not_weakened_or_lost_in_silence(run, tmp_path, capsys):

@@ -62,6 +62,7 @@ def text(evaluation: "Evaluation", c: ConfigDict, workdir: pathlib.Path | str = 
         "",
         *_metrics(summary),
         "",
+        *_unsure(summary),
         "## Where it fails",
         "",
         *failures,
@@ -96,6 +97,36 @@ def _metrics(summary):
     if calibration["temperature"] is not None:
         ece = amount(calibration["scaled"]["ece"], True)
         lines.append(f"| The same with temperature {calibration['temperature']:.3f} | {ece} |")
+    return lines
+
+
+def _unsure(summary):
+    """Returns the section on unsure answers; no lines if none were measured."""
+    unsure = summary["unsure"]
+    validation = unsure and unsure["validation"]
+    if not validation:
+        return []
+    rule = validation["rule"]
+    start = f"By the rule `{rule}`, which was chosen for it, it" if rule else "It never"
+    lines = [
+        "## When it is unsure",
+        "",
+        f'{start} declines to name a class ("unsure"). Promises from {validation["images"]:,} '
+        "validation images, and what came of them here:",
+        "",
+    ]
+    answers = [(row, row["answered"], row["precision"]) for row in unsure["precision"]]
+    sets = [(row, row["single"], row["coverage"]) for row in unsure["sets"]]
+    for rows, share, kept in (
+        (answers, "images answered", "right of these"),
+        (sets, "one class named", "sets with the true class"),
+    ):
+        if rows:
+            lines += [f"| promised | {share} | {kept} |", "|---|---|---|"]
+            lines += [
+                f"| `{r['wish']}` | {amount(a, True)} | {amount(b, True)} |" for r, a, b in rows
+            ]
+            lines.append("")
     return lines
 
 
