@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vision.data.classes import RENAME, check_known, decode, read_renaming, renaming
+from vision.data.classes import RENAME, check_known, decode, encode, read_renaming, renaming
 from vision.data.division import Division, Members
 from vision.data.identity import texts
 from vision.data.pipeline import UNLABELED
-from vision.data.sources import compose, members, parse
+from vision.data.sources import SEPARATOR, compose, members, open_splits, parse
 from vision.errors import UserError
+from vision.run.previous import EMPTY
 
 FORMS = {"rename": "OLD=NEW", "merge": "NEW=OLD,OLD,...", "split": "OLD=NEW,NEW,..."}
 
@@ -103,18 +104,28 @@ class ClassChanges:
     def source(self, spec: str) -> str:
         """Returns the name of a run's source with `?rename=`, so that it has the new classes.
 
-        What the source calls a class that was split stays as it is.
+        What the source calls a class that was split stays as it is. Of several sources, each is
+        opened, and changes the classes that it has.
+
+        Raises:
+            UserError: one of several cannot be opened.
         """
-        if len(members(spec)) > 1:
-            raise UserError(
-                f"the run learned from several sources, {spec}: pack them into one (python -m "
-                "vision.data pack), train on that, and change its classes"
-            )
+        names = members(spec)
+        if len(names) == 1:
+            return self._renamed(spec, self.old)
+        return SEPARATOR.join(self._renamed(name, _classes(name)) for name in names)
+
+    def _renamed(self, spec: str, classes: Sequence[str]) -> str:
+        """Returns the name of a source that joins no others, with its classes renamed."""
         kind, argument, options = parse(spec)
+        names = {name: new for name, new in self.names.items() if name in classes}
+        if spec.startswith(EMPTY):
+            new_classes = dict.fromkeys(names.get(name, name) for name in classes)
+            return compose(kind, ",".join(map(encode, new_classes)), {})
         pairs = read_renaming(options[RENAME], f"'{spec}'") if RENAME in options else {}
         merged = {name for change in self.of_kind("merge") for name in change.old}
         renamed = dict(pairs)
-        for old, new in self.names.items():
+        for old, new in names.items():
             if old != new or old in merged:
                 own_names = [own for own, name in pairs.items() if name == old] or [old]
                 renamed |= dict.fromkeys(own_names, new)
@@ -171,6 +182,11 @@ def read_changes(classes: Sequence[str], flags: Mapping[str, Sequence[str]]) -> 
         placed.add(change)
     _check_new(new, changes)
     return ClassChanges(tuple(classes), tuple(new), tuple(changes))
+
+
+def _classes(spec):
+    """Returns the classes of one of several sources."""
+    return next(iter(open_splits(spec, fewest_classes=1).values())).classes
 
 
 def _check_new(new, changes):
