@@ -6,8 +6,10 @@
 
 Ten tasks with the same ten classes, as permuted MNIST in Kirkpatrick et al. 2017
 (arXiv:1612.00796), section 2.1, whose EWC keeps 0.94 on MNIST: an MLP of two hidden layers of 400
-units, plain SGD, here 2,000 steps of 64 images for each task. The factors of ewc, online_ewc and si
-were chosen by the rows `factor` of experiments/permuted_fashion_mnist, which has the accuracies.
+units, here 2,000 steps of 64 images for each task. They use plain SGD; here it is Adam with a rate
+of 0.001, because with SGD at 0.03 EWC diverges from a factor of 100 on. The factors of ewc,
+online_ewc and si were chosen by the rows `factor` of experiments/permuted_fashion_mnist, which has
+the accuracies.
 """
 
 from configs import split_fashion_mnist
@@ -23,9 +25,6 @@ def get_config(method="none"):
     check_choice("the first argument", method, METHODS)
     c = split_fashion_mnist.get_config("class", "none")
     c.continual.tasks = " | ".join(f"?permute={seed}" for seed in range(TASKS))
-    c.optimizer.name = "sgd"
-    c.optimizer.learning_rate = 0.03
-    c.optimizer.momentum = 0.0
     c.train.steps = 2000
     c.train.batch_size = 64
     c.train.eval_every = c.train.steps
