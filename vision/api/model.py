@@ -111,7 +111,7 @@ class LoadedModel:
 
         Args:
             images: the path of a file; a folder, for all images below it, or a pattern such as
-                "photos/*.jpg"; an array, uint8 (H, W, 1 or 3), or (B, H, W, 1 or 3) for several; a
+                `photos/*.jpg`; an array, uint8 (H, W, 1 or 3), or (B, H, W, 1 or 3) for several; a
                 PIL image; or a list of these. They may have any size.
             top: classes in `Prediction.top`.
             embeddings: whether the predictions have an `embedding`.

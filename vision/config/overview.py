@@ -25,7 +25,7 @@ def overview(word: str = "", width: int = 120) -> str:
         UserError: if no key contains `word`.
     """
     blocks = []
-    for name, meaning, keys in _sections():
+    for name, meaning, keys in sections():
         rows = [(key_name, key) for key_name, key in keys.items() if _matches(word, key_name, key)]
         if rows:
             blocks.append("\n".join(_block(name, meaning, rows, width)))
@@ -34,7 +34,7 @@ def overview(word: str = "", width: int = 120) -> str:
     return "\n\n".join(blocks)
 
 
-def _sections() -> Iterator[tuple[str, str, dict[str, Key]]]:
+def sections() -> Iterator[tuple[str, str, dict[str, Key]]]:
     """Yields (name, meaning, {"section.key": key}) for each section."""
     yield "", "", TOP
     for name, section in SECTIONS.items():
@@ -50,7 +50,7 @@ def _block(name, meaning, rows, width):
     """Yields the lines of a section: its meaning, then its keys in columns."""
     if name:
         yield from textwrap.wrap(f"{name.upper()}. {meaning}", width)
-    table = [(key_name, _default(key), _range(key), key.meaning) for key_name, key in rows]
+    table = [(key_name, default_text(key), range_text(key), key.meaning) for key_name, key in rows]
     columns = [max(map(len, column)) for column in list(zip(*table, strict=True))[:3]]
     columns[1:] = [min(size, MAX_WIDTH) for size in columns[1:]]
     columns.append(max(LEAST_MEANING_WIDTH, width - sum(columns) - 2 - 3 * GAP))
@@ -63,11 +63,13 @@ def _block(name, meaning, rows, width):
             yield f"  {''.join(padded)}".rstrip()
 
 
-def _range(key):
+def range_text(key: Key) -> str:
+    """Returns what the value of a key must be; "" for any value of its type."""
     return key.range.text if key.range else ""
 
 
-def _default(key):
+def default_text(key: Key) -> str:
+    """Returns the default of a key as it is shown to people."""
     if key.default is None:
         return f"None ({key.type.__name__})"
     if isinstance(key.default, tuple):
