@@ -3,7 +3,6 @@
 import os
 import re
 import runpy
-import shlex
 import sys
 
 import pytest
@@ -11,44 +10,30 @@ from absl import flags
 
 from scripts import style
 from tests.conftest import REPOSITORY
+from tests.support.pages import (
+    BESIDE,
+    FENCE,
+    PAGES,
+    blocks,
+    commands,
+    is_parsed,
+    programs,
+    read,
+    slug,
+)
 from vision import cli, objectives
 from vision.config.flags import parse
 from vision.config.schema import SECTIONS, all_keys
 from vision.errors import UserError
-from vision.stages import stages
 
-PAGES = {
-    path.relative_to(REPOSITORY).as_posix(): path.read_text()
-    for path in sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")])
-}
-PROGRAMS = r"(?:python -m (?:vision|scripts)\b|\./scripts/)"
+LINKING = PAGES | read(*BESIDE)
 # `model.onnx` is a file, `model.dtype` a key
-MODULES = {stage.name: stage.module for stage in stages()}
 FILES = ("json", "onnx", "tflite", "mlpackage", "ort", "py", "safetensors", "csv", "png")
 
 
-def blocks(text, language=""):
-    fenced = re.findall(r"^```(\w*)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    return [block for name, block in fenced if name == language]
-
-
-def commands(text):
-    """Returns the commands of a page: lines of its code blocks, and what stands in backticks."""
-    lines = "".join(blocks(text)).replace("\\\n", "").splitlines()
-    outside = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-    lines += re.findall(r"`([^`]+)`", outside.replace("\n", " "))
-    words = [shlex.split(line, comments=True) for line in lines if re.match(PROGRAMS, line)]
-    return [line for line in words if line]
-
-
-def slug(title):
-    """Returns a title's anchor on GitHub."""
-    return re.sub(r"[^\w-]", "", title.lower().replace(" ", "-"))
-
-
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", LINKING)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", LINKING[page])):
         if target.startswith("http"):
             continue
         name, _, anchor = target.partition("#")
@@ -61,26 +46,14 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_config_keys_exist(page):
-    names = re.findall(r"--config\.([\w.]+)=", PAGES[page])
-    names += re.findall(r"`(\w+\.[\w.]+)(?:=[^`]*)?`", PAGES[page])
+    text = re.sub(r"^```text.*?^```", "", PAGES[page], flags=re.DOTALL | re.MULTILINE)
+    names = re.findall(r"--config\.([\w.]+)=", text)
+    names += re.findall(r"`(\w+\.[\w.]+)(?:=[^`]*)?`", text)
     for name in names:
         section, _, rest = name.partition(".")
         key = rest.partition(".")[0]
         if section in SECTIONS and key not in FILES:
             assert f"{section}.{key}" in all_keys(), name
-
-
-def programs():
-    """Returns [(module or script, its words, page)] of every command on the pages."""
-    every = []
-    for page, text in PAGES.items():
-        for words in commands(text):
-            program, rest = (words[2], words[3:]) if words[0] == "python" else (words[0], words[1:])
-            if program == "./scripts/vision" and rest:  # a stage, which is a module
-                program, rest = MODULES[rest[0]], rest[1:]
-            if "..." not in rest:
-                every.append((program, rest, page))
-    return every
 
 
 def test_commands_exist_and_have_their_configs():
@@ -111,7 +84,11 @@ def test_training_commands_fit_their_objectives():
             pytest.fail(f"{page}: {' '.join(words)}: {error}")
 
 
-@pytest.mark.parametrize("module", sorted({p for p, _, _ in programs() if "/" not in p}))
+# the others are parsed: tests/test_blocks.py
+BY_HELP = {c.program for c in programs() if "/" not in c.program and not is_parsed(c)}
+
+
+@pytest.mark.parametrize("module", sorted(BY_HELP))
 def test_flags_exist(module, monkeypatch, capsys):
     """`MODULE --help` names every flag that a page gives it."""
     monkeypatch.setattr(sys, "argv", [module, "--help"])
@@ -150,6 +127,8 @@ def test_the_model_of_readme_trains(tmp_path, monkeypatch):
 def test_design_draws_the_floors_as_they_are():
     rooms = {source.room for source in style.read(REPOSITORY)}
     floors = [tuple(room for room in floor if room in rooms) for floor in style.FLOORS]
-    (picture,) = [block for block in blocks(PAGES["DESIGN.md"]) if block.startswith("__main__\n")]
+    (picture,) = [
+        block for block in blocks(PAGES["DESIGN.md"], "text") if block.startswith("__main__\n")
+    ]
     drawn = [tuple(line.split("◄")[0].split()) for line in picture.splitlines()]
     assert drawn[::-1] == [floor for floor in floors if floor]

@@ -1,0 +1,53 @@
+"""The texts in the code, by which a page is checked that repeats messages."""
+
+import ast
+import functools
+import re
+
+from tests.conftest import REPOSITORY
+
+HOLE = "\0"  # where a value is printed
+LEAST = 12  # letters that a text needs to be taken for a message
+
+
+def templates(source: str) -> list[str]:
+    """Returns every string of a module's code, with `HOLE` for each value that is formatted."""
+    texts = []
+    inner: set[int] = set()
+    for node in ast.walk(ast.parse(source)):  # parents before their parts
+        if isinstance(node, ast.JoinedStr):
+            inner |= {id(part) for part in node.values}
+            texts.append("".join(map(_part, node.values)))
+        elif isinstance(node, ast.Constant) and id(node) not in inner:
+            texts += [node.value] if isinstance(node.value, str) else []
+    return texts
+
+
+def _part(node):
+    return node.value if isinstance(node, ast.Constant) else HOLE
+
+
+@functools.cache
+def _texts():
+    """Returns [parts] of each text of the package that may be a message, cut at the values."""
+    every = {
+        text.strip()
+        for path in REPOSITORY.glob("vision/**/*.py")
+        for text in templates(path.read_text())
+        if len(re.sub(r"[\W_]", "", text)) >= LEAST
+    }
+    return [text.split(HOLE) for text in every]
+
+
+def share_in_code(message: str) -> float:
+    """Returns which share of a message's letters the code has as text; the rest are values."""
+    is_text = [False] * len(message)
+    for parts in _texts():
+        if max(parts, key=len) not in message:  # few are, and patterns are slow to compile
+            continue
+        pattern = ".+?".join(f"({re.escape(part)})" for part in parts)
+        for match in re.finditer(pattern, message, re.DOTALL):
+            for start, end in match.regs[1:]:
+                is_text[start:end] = [True] * (end - start)
+    letters = [index for index, character in enumerate(message) if character.isalpha()]
+    return sum(is_text[index] for index in letters) / max(len(letters), 1)
