@@ -6,8 +6,9 @@ import re
 
 from tests.conftest import REPOSITORY
 
+VALUES = re.compile(r"'[^']*'|`[^`]*`|\S*[/=]\S*|^error: ")
 HOLE = "\0"  # where a value is printed
-LEAST = 12  # letters that a text needs to be taken for a message
+LEAST = 9  # letters that a text needs to be taken for a message
 
 
 def templates(source: str) -> list[str]:
@@ -40,7 +41,10 @@ def _texts():
 
 
 def share_in_code(message: str) -> float:
-    """Returns which share of a message's letters the code has as text; the rest are values."""
+    """Returns which share of a message's letters the code has as text.
+
+    What stands in quotes, and words such as paths, do not count: they are values.
+    """
     is_text = [False] * len(message)
     for parts in _texts():
         if max(parts, key=len) not in message:  # few are, and patterns are slow to compile
@@ -49,5 +53,8 @@ def share_in_code(message: str) -> float:
         for match in re.finditer(pattern, message, re.DOTALL):
             for start, end in match.regs[1:]:
                 is_text[start:end] = [True] * (end - start)
-    letters = [index for index, character in enumerate(message) if character.isalpha()]
-    return sum(is_text[index] for index in letters) / max(len(letters), 1)
+    is_value = [False] * len(message)
+    for match in VALUES.finditer(message):
+        is_value[slice(*match.span())] = [True] * len(match[0])
+    letters = [i for i, text in enumerate(message) if text.isalpha() and not is_value[i]]
+    return sum(is_text[i] for i in letters) / max(len(letters), 1)
