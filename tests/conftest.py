@@ -23,6 +23,15 @@ jax.config.update(
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quiet():
+    """No lines of progress, which would be in what a command prints if the machine is slow."""
+    from vision.support import progress
+
+    with progress.quiet():
+        yield
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """The folder of real data beside the checkout; tests that need it are skipped where it is

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from vision.errors import RunError, UserError, brief, printable
 from vision.stages import as_called
-from vision.support import disk, signals, streams
+from vision.support import disk, progress, signals, streams
 from vision.support.processes import MORE_FILES, allow_files
 
 LONGEST_END = 5.0  # seconds that a failed command waits for libraries' threads
@@ -26,7 +26,8 @@ def run(
 
     A `UserError` becomes one message on stderr and exit code 2, a `RunError` one and exit code 1,
     as do a file that cannot be written, for example on a full disk, and too many open files; Ctrl-C
-    gives exit code 130, SIGTERM 143. `--traceback` among the arguments also shows where an error
+    gives exit code 130, SIGTERM 143. If it is silent for long, a line on stderr says that it still
+    works (`vision.support.progress`). `--traceback` among the arguments also shows where an error
     came from. A command that fails, or gets a signal, ends within seconds, whatever threads
     libraries have left running.
 
@@ -41,6 +42,8 @@ def run(
     streams.outlast("stderr")
     if outlives_output:
         streams.outlast("stdout")
+    else:
+        streams.share_terminal()
     arguments = list(sys.argv[1:] if argv is None else argv)
     show_traceback = "--traceback" in arguments
     # a file name may not be valid text, but must print all the same
@@ -53,7 +56,7 @@ def run(
         sys.exit(2)
     allow_files()
     try:
-        with signals.ending():
+        with signals.ending(), progress.command():
             command([argument for argument in arguments if argument != "--traceback"])
         sys.stdout.flush()
     except signals.Terminated:
@@ -79,7 +82,8 @@ def show(*lines: str) -> None:
 
     Commands in them have the form in which the user called (`vision.stages.as_called`).
     """
-    print(*(printable(as_called(line)) for line in lines), sep="\n", flush=True)
+    with progress.above():
+        print(*(printable(as_called(line)) for line in lines), sep="\n", flush=True)
 
 
 def _message(error):

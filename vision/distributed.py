@@ -10,6 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from vision.errors import UserError, brief, check_choice
+from vision.support import progress
 
 # For each scheduler the environment variables with: a value that only its processes have, the
 # number of this process, the number of processes.
@@ -90,6 +91,8 @@ def _join(coordinator, scheduler, process, processes):
         ) from error
     finally:
         timer.cancel()
+    if jax.process_index():
+        progress.silence()  # the first process speaks for all
 
 
 def _check_address(coordinator, scheduler, process, processes):

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from vision.support import progress
 from vision.support.processes import kill_children
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -106,6 +107,7 @@ class Signals:
                 if self._farewell is not None:
                     # Not through sys.stdout, which the main thread may have locked.
                     with contextlib.suppress(OSError):
+                        os.write(2, progress.erasing().encode())
                         os.write(1, f"{self._farewell}\n".encode())
                     kill_children()
                     os._exit(0)

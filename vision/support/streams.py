@@ -7,14 +7,23 @@ import select
 import sys
 from typing import Any
 
+from vision.support import progress
+
 PATIENCE = 1.0  # seconds to wait for a terminal
 
 
-class _Outlasting(io.RawIOBase):
-    """Writes to a file descriptor, and drops what can no longer be written."""
+class _Stream(io.RawIOBase):
+    """Writes to a file descriptor, above the line of progress if it is a terminal.
 
-    def __init__(self, descriptor: int):
+    Args:
+        descriptor: the file descriptor.
+        outlasts: whether to drop what can no longer be written, instead of raising an error.
+    """
+
+    def __init__(self, descriptor: int, outlasts: bool):
         self._descriptor = descriptor
+        self._outlasts = outlasts
+        self._is_terminal = os.isatty(descriptor)
 
     def writable(self) -> bool:
         return True
@@ -23,9 +32,17 @@ class _Outlasting(io.RawIOBase):
         return self._descriptor
 
     def isatty(self) -> bool:
-        return os.isatty(self._descriptor)
+        return self._is_terminal
 
     def write(self, data: Any) -> int:
+        if not self._is_terminal:
+            return self._write(data)
+        with progress.above():
+            return self._write(data)
+
+    def _write(self, data: Any) -> int:
+        if not self._outlasts:
+            return os.write(self._descriptor, data)
         with contextlib.suppress(OSError):  # a broken pipe, a closed terminal, a full disk
             try:
                 return os.write(self._descriptor, data)
@@ -57,12 +74,22 @@ def outlast(name: str) -> None:
     Args:
         name: "stdout" or "stderr"; nothing happens if the stream was replaced, as by a test.
     """
+    _replace(name, outlasts=True)
+
+
+def share_terminal() -> None:
+    """Lets what is printed to stdout appear above the line of progress if it is a terminal."""
+    if sys.stdout.isatty():
+        _replace("stdout", outlasts=False)
+
+
+def _replace(name: str, outlasts: bool) -> None:
     stream = getattr(sys, name)
     if stream is not getattr(sys, f"__{name}__") or not isinstance(stream, io.TextIOWrapper):
         return
     with contextlib.suppress(OSError):
         stream.flush()
-    raw = io.BufferedWriter(_Outlasting(stream.fileno()))
+    raw = io.BufferedWriter(_Stream(stream.fileno(), outlasts))
     setattr(
         sys,
         name,
