@@ -1,8 +1,10 @@
 """A sequence of tasks: a run for each, which goes on from the one before."""
 
+import contextlib
 import csv
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from vision.data.classes import encode, renaming
 from vision.data.sources import CHANGES, compose, members, open_splits, parse
 from vision.errors import UserError
 from vision.objectives.importance import importance_file
+from vision.support import progress
 from vision.support.files import replacing, replacing_path, write_json
 from vision.training.run import run
 
@@ -44,16 +47,27 @@ def run_sequence(
     is_within = _is_within_task(config)
     began = time.perf_counter()
     results = []
-    for number, source in enumerate(sources, start=1):
-        directory = workdir / f"task-{number}"
-        previous = workdir / f"task-{number - 1}" if number > 1 else None
-        if previous is not None:
-            _measure_importance(config, str(previous))
-        result = run(_task_config(config, source, previous), directory, again=again)
-        if result is None:
-            return None
-        results.append(result)
+    with _progress(config, len(sources)) as work:
+        for number, source in enumerate(sources, start=1):
+            directory = workdir / f"task-{number}"
+            previous = workdir / f"task-{number - 1}" if number > 1 else None
+            if previous is not None:
+                _measure_importance(config, str(previous))
+            result = run(_task_config(config, source, previous), directory, again=again)
+            if result is None:
+                return None
+            results.append(result)
+            work.reach(number)
     return _write(workdir, results, is_within, time.perf_counter() - began)
+
+
+@contextlib.contextmanager
+def _progress(config: ConfigDict, tasks: int) -> Iterator[progress.Progress]:
+    """Shows how many tasks are done, unless the config wants no progress."""
+    with contextlib.ExitStack() as stack:
+        if not config.log.progress:
+            stack.enter_context(progress.quiet())
+        yield stack.enter_context(progress.Progress("tasks", tasks))
 
 
 def split_tasks(config: ConfigDict) -> list[str]:

@@ -323,7 +323,8 @@ def _encode_all(shards, parts, options, workers):
     ]
     images = sum(shard.stop - shard.start for shard in shards)
     results = ordered(encode_chunk, chunks, workers, (parts, options))
-    return track((record for chunk in results for record in chunk), images, "packing")
+    records = (record for chunk in results for record in chunk)
+    return track(records, images, "packing", "images")
 
 
 def _check_unreadable(unreadable, total, max_unreadable):

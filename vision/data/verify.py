@@ -23,7 +23,7 @@ def verify(directory: Path | str) -> tuple[int, dict[str, str]]:
     # hashing releases Python's lock
     with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
         checks = pool.map(lambda file: _check(directory, file), files)
-        results = list(track(checks, len(files), "verifying"))
+        results = list(track(checks, len(files), "verifying", "files"))
     problems = {file["file"]: problem for file, problem in zip(files, results, strict=True)}
     return len(files), {file: problem for file, problem in problems.items() if problem}
 

@@ -31,8 +31,10 @@ from vision.run.checksum import checksum, checksum_in_order, joined, sealed, uns
 from vision.run.side_files import drop_damaged, surplus
 from vision.support import disk
 from vision.support.files import write_json
+from vision.support.progress import waiting
 from vision.support.schema import check
 
+READING = "reading the checkpoint"
 UNFINISHED = "*.orbax-checkpoint-tmp*"
 PATIENCE = 2.0  # seconds for the threads of a failed save to end
 RECORD = {"arrays?": int, "checksum": int, "progress": dict}
@@ -211,7 +213,7 @@ class Checkpoints:
         best = self._manager.best_step()
         step = steps[0] if best is None else best
         try:
-            with _silenced_logs():
+            with _silenced_logs(), waiting(READING):
                 saved = self._read(step)
             check(saved.record, RECORD, "its record")
         except Exception as error:  # as in _restore
@@ -228,7 +230,7 @@ class Checkpoints:
         """Waits until every save has finished; raises `RunError` if one could not be written."""
         if not self._has_manager:
             return
-        with self._explain_write_errors():
+        with self._explain_write_errors(), waiting("writing the checkpoint"):
             self._manager.wait_until_finished()
 
     def remove_surplus(self) -> None:
@@ -283,7 +285,7 @@ class Checkpoints:
 
         fault = None
         try:
-            with _silenced_logs():
+            with _silenced_logs(), waiting(READING):
                 args = orbax.items_to_restore(like, self._directory / str(step) / "state")
                 saved = self._manager.restore(step, args=args)
             check(saved.record, RECORD, "its record")

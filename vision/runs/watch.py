@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from vision import cli
 from vision.runs import table
 from vision.runs.record import STATES, Run
+from vision.support import progress
 
 SECONDS = 2.0  # between two looks
 UP = "\x1b[{}F\x1b[J"  # to the beginning of a line so many above; what follows is cleared
@@ -20,9 +21,10 @@ def watch(read: Callable[[], Sequence[Run]]) -> None:
         read: returns the runs as they are now, in their order.
     """
     show = _in_place() if sys.stdout.isatty() else _changes()
-    while True:
-        show(sorted(read(), key=lambda run: STATES.index(run.state)))
-        time.sleep(SECONDS)
+    with progress.quiet():
+        while True:
+            show(sorted(read(), key=lambda run: STATES.index(run.state)))
+            time.sleep(SECONDS)
 
 
 def _in_place() -> Callable[[Sequence[Run]], None]:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from vision import parallel
 from vision.data.loading.loader import Batch, Loader
+from vision.support.progress import waiting
 from vision.training.program import Program, compile_lowered, count_flops, parse_options
 from vision.training.step import State, TrainStep
 
@@ -113,9 +114,10 @@ class CompiledSteps:
 
     def lower(self, calls: Iterable[tuple[int, int]]) -> None:
         """Traces the programs for the calls of `plan`, which finds the faults of a config."""
-        for count in {count for _, count in calls} - self._traced.keys():
-            traced = self._trace(count)
-            self._traced[count] = traced, traced.lower()
+        with waiting("tracing the train step"):
+            for count in {count for _, count in calls} - self._traced.keys():
+                traced = self._trace(count)
+                self._traced[count] = traced, traced.lower()
 
     def begin(self) -> None:
         """Begins to compile what is traced, in a thread, while the first state is made.
@@ -133,9 +135,10 @@ class CompiledSteps:
         """Compiles the programs for the calls of `plan`, and reports what a step costs."""
         planned = list(calls)
         self.lower(planned)
-        for count in {count for _, count in planned} - self._programs.keys():
-            compiling = self._compiling.pop(count, None)
-            self._programs[count] = compiling.result() if compiling else self._compile(count)
+        with waiting("compiling the train step"):
+            for count in {count for _, count in planned} - self._programs.keys():
+                compiling = self._compiling.pop(count, None)
+                self._programs[count] = compiling.result() if compiling else self._compile(count)
         if self._programs:
             report(self.describe())
 

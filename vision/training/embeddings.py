@@ -20,10 +20,10 @@ from vision.data.loading.device_loader import DeviceLoader
 from vision.data.loading.loader import Loader
 from vision.data.pipeline import Data
 from vision.errors import UserError
+from vision.support.progress import Progress, print_line
 from vision.training import interruption
 from vision.training.evaluate import eval_batch_size
 from vision.training.inputs import STRONG, EmbeddingInputs
-from vision.training.log import print_line
 from vision.training.setup import assemble_step, plan_objective
 from vision.training.smote import extend
 from vision.training.starts import Starts
@@ -204,8 +204,9 @@ def _over_batches(
     outputs = []
     readable = []
     advice = f"embedding {batch_size} images at a time: lower train.eval_batch_size"
-    with parallel.out_of_memory(lambda: advice):
-        for batch in loader.eval_batches(batch_size):
+    work = Progress("embedding", len(loader), "images")
+    with parallel.out_of_memory(lambda: advice), work:
+        for batch in work.over(loader.eval_batches(batch_size), batch_size):
             interruption.raise_if_agreed()
             batch_outputs, mask = parallel.fetch(call(state, batch, loader.data))
             outputs.append(batch_outputs)

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from vision import metrics, parallel
 from vision.data.loading.loader import Loader
+from vision.support.progress import Progress
 from vision.training import interruption
 from vision.training.pace import Pace
 from vision.training.step import State, TrainStep
@@ -24,6 +25,7 @@ def evaluate(
     loader: Loader,
     batch_size: int,
     with_confusion: bool = False,
+    title: str = "validating",
 ) -> dict[str, Any]:
     """Returns `metrics.summarize` of a split.
 
@@ -33,6 +35,7 @@ def evaluate(
         loader: loader of a split.
         batch_size: images at a time, over all devices.
         with_confusion: whether to return `metrics.confusion` too.
+        title: of the pass, for its progress.
 
     Raises:
         UserError: the devices run out of memory.
@@ -42,8 +45,8 @@ def evaluate(
     pairs = []
     pace = Pace()
     advice = f"evaluating {batch_size} images at a time: lower train.eval_batch_size"
-    with parallel.out_of_memory(lambda: advice):
-        for batch in loader.eval_batches(batch_size):
+    with parallel.out_of_memory(lambda: advice), Progress(title, len(loader), "images") as work:
+        for batch in work.over(loader.eval_batches(batch_size), batch_size):
             interruption.raise_if_agreed()
             batch_sums, batch_pairs = train_step.evaluate(state, batch, loader.data)
             sums = batch_sums if sums is None else metrics.add(sums, batch_sums)

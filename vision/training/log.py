@@ -1,4 +1,4 @@
-"""The output of a run: metrics.jsonl, TensorBoard events, a progress bar."""
+"""The output of a run: metrics.jsonl, TensorBoard events, lines about its progress."""
 
 import concurrent.futures
 import contextlib
@@ -7,19 +7,16 @@ import json
 import math
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import tqdm
 from ml_collections import ConfigDict
 
 from vision.run.best import LAST
 from vision.support.files import replacing
-
-SECONDS_BETWEEN_LINES = 10  # without a bar: of the training's scalars
+from vision.support.progress import Progress, print_line
 
 
 class RunLog:
@@ -47,54 +44,44 @@ class RunLog:
     ):
         self._active = active
         self._steps = steps
-        self._bar: tqdm.tqdm | None = None
+        self._work: Progress | None = None
         self._events: _Events | None = None
         self._file: _Lines | None = None
         self._last: concurrent.futures.Future[None] | None = None
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "log")
-        self._shown = time.monotonic()
-        self._lines = False
         if not active:
             return
         self._file = _Lines(workdir / "metrics.jsonl", start, repeats)
         if c.tensorboard:
             self._events = _Events(workdir / "tensorboard", start)
-        self._lines = c.progress and not sys.stderr.isatty()
-        if c.progress and not self._lines:
-            form = "{n_fmt}/{total_fmt} |{bar}| {elapsed} < {remaining}{postfix}"
-            self._bar = tqdm.tqdm(
-                initial=start, total=steps, bar_format=form, dynamic_ncols=True, leave=False
-            )
+        if c.progress:
+            self._work = Progress("training", steps, "steps", done=start).begin()
         if self._file.damaged:
             self.print_line(f"metrics.jsonl: {self._file.damaged} damaged lines are left out")
 
     def print_line(self, text: str) -> None:
-        """Shows a line without breaking the bar."""
+        """Shows a line above that of the progress."""
         if self._active:
             print_line(text)
 
     def advance(self, step: int) -> None:
-        """Moves the bar to `step` finished steps."""
-        if self._bar is not None:
-            self._bar.update(step - self._bar.n)
+        """Shows that `step` steps are finished."""
+        if self._work is not None:
+            self._work.reach(step)
 
     def train(self, step: int, scalars: Mapping[str, float]) -> None:
         """Records training scalars, with "loss", "learning_rate" and "images_per_second"."""
         self.scalars(step, {f"train/{name}": value for name, value in scalars.items()})
-        text = (
-            f"loss {scalars['loss']:.4f}, lr {scalars['learning_rate']:.2e}, "
-            f"{scalars['images_per_second']:,.0f} img/s"
-        )
-        if self._bar is not None:
-            self._bar.set_postfix_str(text)
-        elif self._lines and time.monotonic() - self._shown > SECONDS_BETWEEN_LINES:
-            self._shown = time.monotonic()
-            self.print_line(f"step {step}/{self._steps}: {text}")
+        if self._work is not None:
+            self._work.note(
+                f"loss {scalars['loss']:.4f}, lr {scalars['learning_rate']:.2e}, "
+                f"{scalars['images_per_second']:,.0f} img/s"
+            )
 
     def evaluation(self, step: int, scalars: Mapping[str, float]) -> None:
         """Records validation scalars and shows them."""
         self.scalars(step, scalars)
-        if self._bar is not None or self._lines:
+        if self._work is not None:
             numbers = ", ".join(
                 f"{name.removeprefix('val/')} {value:.4f}"
                 for name, value in scalars.items()
@@ -133,13 +120,13 @@ class RunLog:
         self.close()
 
     def close(self) -> None:
-        """Waits as `flush` does, and closes the files and the bar."""
+        """Waits as `flush` does, and closes the files."""
         try:
             self.flush()
         finally:
             self._thread.shutdown()
             with contextlib.ExitStack() as stack:
-                for resource in (self._bar, self._events, self._file):
+                for resource in (self._work, self._events, self._file):
                     if resource is not None:
                         stack.callback(resource.close)
 
@@ -204,11 +191,6 @@ class _Events:
         except OSError as error:
             error.filename = str(self._directory)
             raise
-
-
-def print_line(text: str) -> None:
-    """Prints a line to stderr, above a bar if there is one."""
-    tqdm.tqdm.write(text, file=sys.stderr)
 
 
 def grid(images: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from vision import cli
 from vision.config.packages import check_packages
 from vision.config.validate import validate
 from vision.errors import UserError, brief
-from vision.support import signals
+from vision.support import progress, signals
 from vision.support.files import write_json
 from vision.support.lock import locked
 from vision.support.processes import require_files
@@ -77,6 +77,8 @@ def run(
     began = time.perf_counter() if began is None else began
     validate(config)
     with signals.listening() as listener, contextlib.ExitStack() as stack:
+        if not config.log.progress:
+            stack.enter_context(progress.quiet())
         return _run(config, workdir, began, again, listener, stack, host, files or {})
 
 
@@ -91,12 +93,13 @@ def _run(
     files: Mapping[str, str],
 ) -> dict[str, Any] | None:
     """Does what `run` says while `listener` notes signals, with the directory locked in `stack`."""
-    from vision import parallel
-    from vision.training import host as hosts
-    from vision.training.finished import continue_config, read_result
-    from vision.training.phases import phases
+    with progress.waiting("starting JAX"):
+        from vision import parallel
+        from vision.training import host as hosts
+        from vision.training.finished import continue_config, read_result
+        from vision.training.phases import phases
 
-    mesh = _start_devices(config)
+        mesh = _start_devices(config)
     if not parallel.is_single_process():
         # All must stop at one step: JAX's runtime has taken SIGTERM, and Ctrl-C just ends them.
         listener.release(signal.SIGINT)
@@ -194,7 +197,8 @@ def _test(
     from vision.training.tasks import measure_tasks
 
     batch_size = eval_batch_size(config.train)
-    summary = evaluate(outcome.step, outcome.state, data.loaders["test"], batch_size, True)
+    loader = data.loaders["test"]
+    summary = evaluate(outcome.step, outcome.state, loader, batch_size, True, "testing")
     summary |= measure_tasks(config, data, outcome.step, outcome.state, batch_size)
     parameters, learning = outcome.step.parameters
     versions = {name: metadata.version(name) for name in PACKAGES}
@@ -243,7 +247,8 @@ def _draw_curves(
     if not config.log.curves or signals.received() or not parallel.is_main_process():
         return
     try:
-        write_curves(workdir, config, best_step)
+        with progress.waiting("drawing the curves"):
+            write_curves(workdir, config, best_step)
     except Exception as error:  # a missing package or font, a full disk: the run is finished
         report(f"note: {workdir}/curves.png was not drawn: {brief(error)}")
 

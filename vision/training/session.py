@@ -26,13 +26,14 @@ from vision.run.vocabulary import write_tokenizer
 from vision.support import signals
 from vision.support.files import replacing
 from vision.support.memory import collect_as_usual
+from vision.support.progress import print_line
 from vision.training import interruption
 from vision.training.call import Call
 from vision.training.dispatch import CompiledSteps, explain_memory, plan
 from vision.training.embeddings import HeadTraining, embed_split, encode_split
 from vision.training.evaluate import eval_batch_size, evaluate
 from vision.training.host import ALONE, PRUNED, Host, Validation
-from vision.training.log import RunLog, print_line
+from vision.training.log import RunLog
 from vision.training.meter import Meter
 from vision.training.outcome import Outcome
 from vision.training.pace import Pace

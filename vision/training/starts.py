@@ -16,6 +16,7 @@ from vision.objectives.importance import FOLDER
 from vision.run.directory import has_checkpoints
 from vision.run.initial import initial_weights
 from vision.run.teacher import Teacher
+from vision.support.progress import waiting
 from vision.training.step import TrainStep
 from vision.training.teachers import load_arrays, read_constant
 
@@ -54,7 +55,8 @@ class Starts:
     ):
         self.arrays: dict[str, dict[str, np.ndarray]] = {}
         self.copies: tuple[str, ...] = ()
-        weights = initial_weights(config, data, workdir)
+        with waiting("reading the weights that the model starts from"):
+            weights = initial_weights(config, data, workdir)
         if weights is not None:
             self.arrays["model"] = weights
         # A resumed run restores its variables, but a frozen network that embeds is needed before.
@@ -73,11 +75,12 @@ class Starts:
 
     def state(self, train_step: TrainStep, loader: Loader) -> dict[str, Any]:
         """Returns the state before the first step; `loader` is the training split's."""
-        state = train_step.initialize()
-        if train_step.adapts_to_data and "model" not in self.arrays:
-            state = train_step.initialize_from_data(state, loader.sample(SAMPLE))
-        if self.arrays or self.copies:
-            state = train_step.start_from(state, self.arrays, self.copies)
+        with waiting("initializing the model"):
+            state = train_step.initialize()
+            if train_step.adapts_to_data and "model" not in self.arrays:
+                state = train_step.initialize_from_data(state, loader.sample(SAMPLE))
+            if self.arrays or self.copies:
+                state = train_step.start_from(state, self.arrays, self.copies)
         return state
 
 

@@ -12,6 +12,7 @@ from vision.data.division import Task
 from vision.data.loading.loader import Loader
 from vision.data.pipeline import Data
 from vision.data.recall import rows_in_division
+from vision.support.progress import Progress
 from vision.support.reading import read_json
 from vision.training import interruption
 from vision.training.step import State, TrainStep
@@ -106,9 +107,10 @@ def _logits(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns (logits float32 (N, C), whether each image can be read, bool (N,))."""
     outputs = []
-    for batch in loader.eval_batches(batch_size):
-        interruption.raise_if_agreed()
-        outputs.append(parallel.fetch(train_step.predict(state, batch, loader.data)))
+    with Progress("testing each task", len(loader), "images") as work:
+        for batch in work.over(loader.eval_batches(batch_size), batch_size):
+            interruption.raise_if_agreed()
+            outputs.append(parallel.fetch(train_step.predict(state, batch, loader.data)))
     logits = np.concatenate([batch_logits for batch_logits, _ in outputs])
     readable = np.concatenate([mask for _, mask in outputs])
     return logits[: len(loader)], readable[: len(loader)]

@@ -115,8 +115,8 @@ def compare(images: Any, pairs: np.ndarray) -> np.ndarray:
     """Returns float (M,): the `likeness` of pairs of rows (a, b, crop of a)."""
     chunks = [pairs[i : i + _CHUNK] for i in range(0, len(pairs), _CHUNK)]
     parts = ordered(_compare, chunks, cores(), images)
-    progress = track(parts, len(chunks), f"near duplicates, parts of {_CHUNK} pairs")
-    return np.array([score for part in progress for score in part])
+    compared = track(parts, len(pairs), "comparing near duplicates", "pairs", size=_CHUNK)
+    return np.array([score for part in compared for score in part])
 
 
 def _compare(images, pairs):

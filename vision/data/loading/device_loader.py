@@ -17,6 +17,7 @@ from vision.data.loading.sampler import Sampler
 from vision.data.sources import Source
 from vision.errors import UserError
 from vision.support.processes import cores
+from vision.support.progress import Progress
 
 
 class DeviceLoader:
@@ -125,13 +126,16 @@ def _decode_all(dataset: Dataset) -> tuple[list[np.ndarray | None], dict[str, st
             return dataset.image(index), ""
         except UnreadableImage as error:
             return None, error.reason
+        finally:
+            work.advance()
 
     # Decoders release the interpreter lock, so threads suffice; for tiny images, handing the lock
     # over costs more than it gains.
     threads = 1
     if dataset.source.encoded and _first_image_pixels(dataset.source) > 64**2:
         threads = cores()
-    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    work = Progress("decoding", len(dataset), "images")
+    with work, concurrent.futures.ThreadPoolExecutor(threads) as pool:
         decoded = list((pool.map if threads > 1 else map)(decode, range(len(dataset))))
     reasons = {
         dataset.source.name(i): reason for i, (image, reason) in enumerate(decoded) if image is None

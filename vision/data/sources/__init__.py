@@ -25,6 +25,7 @@ from vision.data.permuted import OPTION as PERMUTE
 from vision.data.permuted import permute
 from vision.data.sources._several import join_parts
 from vision.errors import UserError, check_choice
+from vision.support.progress import waiting
 
 SEPARATOR = " + "  # between the names of several sources that are one
 GROUP = "group"  # an option of every kind: `vision.data.groups`, as are those of `CLASSES`
@@ -191,9 +192,10 @@ def open_splits(spec: str, bits: int = 0, fewest_classes: int = 2) -> dict[str, 
         UserError: the kind or an option is unknown, or the argument cannot be opened.
     """
     names = members(spec)
-    if len(names) > 1:
-        return _open_several(spec, names, bits, fewest_classes)
-    return _open_one(spec, bits, fewest_classes, {})
+    with waiting(f"reading {spec}"):
+        if len(names) > 1:
+            return _open_several(spec, names, bits, fewest_classes)
+        return _open_one(spec, bits, fewest_classes, {})
 
 
 def _open_one(

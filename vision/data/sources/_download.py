@@ -3,7 +3,6 @@
 import dataclasses
 import http.client
 import os
-import sys
 import threading
 import urllib.error
 import urllib.parse
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from vision.errors import UserError
 from vision.support.digest import sha256
+from vision.support.progress import Progress
 
 _CONNECT_SECONDS = 5  # for one address of the host
 # for all addresses, including the name lookup, which takes no timeout of its own
@@ -101,28 +101,22 @@ def require_host(url: str, purpose: str, remedy: str) -> None:
 
 def _download(file, path):
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    received = 0
     try:
         with (
+            Progress(f"downloading {file.name}", file.size >> 20, "MiB") as work,
             urllib.request.urlopen(file.url, timeout=_STALL_SECONDS) as response,
             part.open("wb") as out,
         ):
-            received = 0
             while block := response.read(_BLOCK):
                 out.write(block)
                 received += len(block)
-                _show_progress(file, received)
+                work.reach(received >> 20)
         if reason := _mismatch(file, part):
             raise OSError(f"received a different file: {reason}")
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _show_progress(file, received):
-    if sys.stderr.isatty():
-        end = "\n" if received >= file.size else ""
-        line = f"\rdownloading {file.name}: {received >> 20} of {file.size >> 20} MiB"
-        print(line, end=end, file=sys.stderr, flush=True)
 
 
 def _mismatch(file, path):

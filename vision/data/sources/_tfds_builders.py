@@ -24,6 +24,7 @@ import tensorflow_datasets as tfds
 
 from vision.data.sources._download import WebFile, fetch
 from vision.errors import UserError
+from vision.support import progress
 
 _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 _MNIST = "https://storage.googleapis.com/cvdf-datasets/mnist/"
@@ -237,7 +238,8 @@ def build(name: str, data_dir: Path | str) -> None:
     builder.paths = fetch(builder.FILES, Path(data_dir, "downloads", "manual", builder.FOLDER))
     config = tfds.download.DownloadConfig(try_download_gcs=False)
     try:
-        builder.download_and_prepare(download_config=config)
+        with progress.library(f"preparing {name}"):
+            builder.download_and_prepare(download_config=config)
     except OSError as error:
         if not builder.is_prepared():  # another process may have been faster
             raise UserError(f"cannot prepare tfds:{name} in {data_dir}: {error}") from error
@@ -255,12 +257,13 @@ def build_official(name: str, data_dir: Path | str) -> None:
         "import sys; from vision.data.sources._tfds_builders import _official; "
         "_official(*sys.argv[1:])"
     )
-    child = subprocess.run(
-        [sys.executable, "-c", command, name, str(data_dir)],
-        stdout=subprocess.PIPE,  # the reason; progress goes to stderr
-        text=True,
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"},
-    )
+    with progress.library(f"preparing {name}"):
+        child = subprocess.run(
+            [sys.executable, "-c", command, name, str(data_dir)],
+            stdout=subprocess.PIPE,  # the reason; progress goes to stderr
+            text=True,
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "2"},
+        )
     if child.returncode:
         lines = child.stdout.strip().splitlines()
         reason = lines[-1] if lines else f"the process exited with code {child.returncode}"

@@ -24,6 +24,7 @@ from vision.data.sources._columns import (
 )
 from vision.data.sources._download import require_host
 from vision.errors import UserError, brief
+from vision.support import progress
 from vision.support.extras import require
 from vision.support.reading import parsing
 
@@ -184,7 +185,8 @@ def _load(argument, config, revision):
             return datasets.load_dataset(folder, config or None)
         name, config = _hub_name(argument, config)
         _require_hub(argument, name)
-        return datasets.load_dataset(name, config or None, revision=revision or None)
+        with progress.library(f"fetching {name}"):
+            return datasets.load_dataset(name, config or None, revision=revision or None)
     except UserError:
         raise
     # the library raises all kinds of errors, from OSError to its own and pyarrow's
