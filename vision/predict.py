@@ -44,6 +44,7 @@ from vision.reference import unsure
 from vision.support.ahead import load_ahead
 from vision.support.memory import keep_freed_memory
 from vision.support.outputs import check_outside
+from vision.support.progress import print_line, waiting
 from vision.tiles import command as tiles
 from vision.tiles.writers import WRITERS as TILED_WRITERS
 from vision.writers import WRITERS
@@ -109,13 +110,15 @@ def _print(predictions, write):
     """Writes each (file, prediction) as soon as it is known, and names unreadable files."""
     count = 0
     unreadable = 0
-    for file, prediction in predictions:
-        count += 1
-        if isinstance(prediction, UnreadableImage):
-            unreadable += 1
-            print(f"unreadable: {prediction}", file=sys.stderr)
-        else:
-            write(file, prediction)
+    with waiting("classifying") as work:
+        for file, prediction in predictions:
+            count += 1
+            work.note(f"{count:,} images")
+            if isinstance(prediction, UnreadableImage):
+                unreadable += 1
+                print_line(f"unreadable: {prediction}")
+            else:
+                write(file, prediction)
     if unreadable:
         raise RunError(f"{unreadable} of {count} files cannot be read")
 

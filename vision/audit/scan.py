@@ -87,12 +87,8 @@ class Scan:
 def scan(images: Images) -> Scan:
     """Reads and measures every image once."""
     chunks = [range(i, min(i + _CHUNK, len(images))) for i in range(0, len(images), _CHUNK)]
-    progress = track(
-        ordered(_measure_all, chunks, cores(), images),
-        len(chunks),
-        f"scan, parts of {_CHUNK} images",
-    )
-    parts = list(progress)
+    measured = ordered(_measure_all, chunks, cores(), images)
+    parts = list(track(measured, len(images), "scanning", "images", size=_CHUNK))
     return Scan(**{name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 

@@ -30,6 +30,7 @@ from vision.evaluation.report.words import SURE, amount, measured, verdicts
 from vision.inference import Predictor
 from vision.metrics import confusion
 from vision.reference.unsure import Evidence
+from vision.support.progress import waiting
 from vision.version import __version__
 
 PACKAGES = ("jax", "flax", "numpy", "scikit-learn")
@@ -123,9 +124,10 @@ def evaluate(
     outputs = evaluator.outputs()
     predicted = outputs.logits.argmax(1)
     summary = _head(classifier, config, split, outputs, parallel.describe(mesh))
-    summary |= intervals.with_intervals(
-        outputs.logits, outputs.labels, classifier.classes, c.bootstrap
-    )
+    with waiting("computing the intervals"):
+        summary |= intervals.with_intervals(
+            outputs.logits, outputs.labels, classifier.classes, c.bootstrap
+        )
     cells = scores.confusion_cells(outputs.labels, predicted)
     summary["confused_pairs"] = _confused_pairs(cells, classifier.classes)
     summary |= confusion(np.stack([outputs.labels, predicted]), len(classifier.classes))
@@ -134,9 +136,11 @@ def evaluate(
     evidence = _limits(classifier, split, summary["calibration"]["temperature"], val, c, report)
     summary["unsure"] = _unsure(classifier, evidence, outputs, c)
     summary["operating_point"] = _operating_point(c, classifier.classes, outputs, val)
-    summary["slices"] = _slices(outputs, split, c)
+    with waiting("comparing slices"):
+        summary["slices"] = _slices(outputs, split, c)
     summary |= evaluator.robustness_and_views()
-    points, mapped = _map(outputs, c)
+    with waiting("mapping the embeddings"):
+        points, mapped = _map(outputs, c)
     summary["embedding"] = evaluator.probe(outputs)
     arrays = (*confidences(outputs.logits, outputs.labels), cells)
     return Evaluation(classifier, split, outputs, *arrays, summary, points, mapped, evidence)

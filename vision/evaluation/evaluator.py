@@ -19,6 +19,7 @@ from vision.evaluation.measures.robustness import robustness
 from vision.evaluation.outputs import Forward, Outputs, collect
 from vision.evaluation.probe import linear_probe
 from vision.metrics import NEIGHBORS, knn_accuracy
+from vision.support.progress import waiting
 
 PROBED = 1000  # classes up to which a linear probe is fitted, which takes too long for more
 
@@ -35,7 +36,8 @@ def gather(forward: Forward, split: Split, batch_size: int, embedded: int) -> Ou
     parts = []
     start = 0
     for name, loader in split.loaders.items():
-        part = split.labeled(collect(forward, loader, batch_size, embedded=embedded, label=name))
+        outputs = collect(forward, loader, batch_size, embedded=embedded, label=f"split {name}")
+        part = split.labeled(outputs)
         parts.append(dataclasses.replace(part, rows=part.rows + start))
         start += len(loader)
     return parts[0] if len(parts) == 1 else _join(parts)
@@ -99,7 +101,7 @@ class Evaluator:
         loader = loaders["val"]
         if not self.config.positive:
             loader = sample(loader, max(1, FITTED // len(self.split.positions)))
-        outputs = self._labeled(loader)
+        outputs = self._labeled(loader, title="split val")
         return (outputs.logits, outputs.labels) if len(outputs.labels) else None
 
     def robustness_and_views(self) -> dict[str, Any]:
@@ -111,7 +113,7 @@ class Evaluator:
         if not (self.config.corruptions or self.config.views):
             return results
         loader = sample(next(reversed(self.split.loaders.values())), self.config.sample)
-        plain = self._labeled(loader)
+        plain = self._labeled(loader, title="without corruption")
         if self.config.corruptions:
             self.report(f"15 corruptions of 5 severities, {len(plain.labels):,} images")
             results["robustness"] = robustness(
@@ -127,7 +129,8 @@ class Evaluator:
         outputs = plain
         if name != "none":
             forward = self.forward.averaging(functools.partial(test_time_views, name))
-            outputs = collect(forward, loader, self.batch_size, embedded=0)
+            title = f"views {name}"
+            outputs = collect(forward, loader, self.batch_size, embedded=0, label=title)
         correct = outputs.logits.argmax(1) == plain.labels
         correct_plain = plain.logits.argmax(1) == plain.labels
         return {
@@ -164,7 +167,8 @@ class Evaluator:
             return None
         linear = strength = None
         if len(self.split.positions) <= PROBED:
-            linear, strength = linear_probe(*train, *val, *test)
+            with waiting("fitting the linear probe"):
+                linear, strength = linear_probe(*train, *val, *test)
         k = min(NEIGHBORS, train_images)
         return {
             "linear_probe": None if linear is None else float(linear),
@@ -177,8 +181,9 @@ class Evaluator:
 
     def _embeddings(self, loader: Loader) -> tuple[np.ndarray, np.ndarray]:
         """Returns (embeddings, labels) of all of a loader's readable images."""
-        outputs = self._labeled(loader, embedded=len(loader))
+        outputs = self._labeled(loader, len(loader), "embedding")
         return outputs.embeddings, outputs.labels[outputs.embedded]
 
-    def _labeled(self, loader, embedded=0):
-        return self.split.labeled(collect(self.forward, loader, self.batch_size, embedded=embedded))
+    def _labeled(self, loader, embedded=0, title="evaluating"):
+        outputs = collect(self.forward, loader, self.batch_size, embedded=embedded, label=title)
+        return self.split.labeled(outputs)

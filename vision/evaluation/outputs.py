@@ -21,7 +21,7 @@ from vision.data.loading.dataset import NONE_READABLE
 from vision.data.loading.loader import Batch, Loader
 from vision.errors import UserError
 from vision.inference import Predictor
-from vision.support.progress import track
+from vision.support.progress import Progress
 
 AHEAD = 2  # batches that the device works on while the host stores earlier ones
 EMBEDDED = 10_000  # embeddings kept, at most
@@ -197,7 +197,7 @@ def collect(
     batch_size: int,
     change: Change | None = None,
     embedded: int = EMBEDDED,
-    label: str = "",
+    label: str = "evaluating",
 ) -> Outputs:
     """Returns a model's outputs on a split.
 
@@ -212,7 +212,7 @@ def collect(
         change: `change(images, indices) -> images` of uint8 images (B, H, W, C) on the devices,
             and their positions in the split, int32 (B,); None leaves the images as they are.
         embedded: number of embeddings to keep; which ones depends only on the length of the split.
-        label: label of the progress bar on a terminal; "" for no bar.
+        label: of the pass, for its progress.
 
     Raises:
         UserError: if no image can be read, or a batch does not fit into the device's memory.
@@ -223,13 +223,9 @@ def collect(
     is_embedded[np.random.RandomState(0).permutation(size)[:embedded]] = True
     store = _Store(size, is_embedded)
     pending: collections.deque = collections.deque()
-    batches: Iterable[Batch] = loader.eval_batches(batch_size)
-    if label:
-        batches = track(batches, sampler.batch_count(batch_size, size), label)
-    with parallel.out_of_memory(
-        lambda: f"evaluating {batch_size} images at a time: lower train.eval_batch_size"
-    ):
-        for step, batch in enumerate(batches):
+    advice = f"evaluating {batch_size} images at a time: lower train.eval_batch_size"
+    with parallel.out_of_memory(lambda: advice), Progress(label, size, "images") as work:
+        for step, batch in enumerate(work.over(loader.eval_batches(batch_size), batch_size)):
             images = forward.images(batch, loader.data)
             indices, _ = sampler.eval_indices(step, batch_size, size)
             if change is not None:

@@ -91,7 +91,8 @@ def _embed(forward: Forward, data: Any, size: int) -> dict[str, tuple[np.ndarray
     """Returns {split: (embeddings float32 (N, D), labels int64 (N,))}, `size` images at a time."""
     splits = {}
     for name, loader in data.loaders.items():
-        outputs = collect(forward, loader, size, embedded=len(loader))
+        label = f"embedding {name}"
+        outputs = collect(forward, loader, size, embedded=len(loader), label=label)
         splits[name] = (outputs.embeddings, outputs.labels)
     return splits
 

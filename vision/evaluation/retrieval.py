@@ -91,7 +91,7 @@ def _embed(projector, spec, name):
     start = 0
     for loader in split.loaders.values():
         size = batch_size(projector.config.train, mesh)
-        outputs = collect(forward, loader, size, embedded=0)
+        outputs = collect(forward, loader, size, embedded=0, label="embedding")
         rows.append(outputs.rows + start)
         vectors.append(outputs.logits)
         start += len(loader)

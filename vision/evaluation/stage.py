@@ -14,6 +14,7 @@ from vision.evaluation.evaluate import Evaluation, evaluate
 from vision.evaluation.report import report as page
 from vision.inference import Predictor
 from vision.support.lock import locked
+from vision.support.progress import waiting
 
 # Keys that may be set for a model that has a config already.
 FREE = (
@@ -73,5 +74,8 @@ def evaluate_into(
         parallel.on_main_process(lambda: stack.enter_context(locked(out)))
         evaluation = evaluate(classifier, config, data, split, report)
         # The others wait, or JAX would end this process with them.
-        parallel.on_main_process(lambda: page.write(out, evaluation, config.evaluation, workdir))
+        with waiting("drawing the report"):
+            parallel.on_main_process(
+                lambda: page.write(out, evaluation, config.evaluation, workdir)
+            )
     return evaluation

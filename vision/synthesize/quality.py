@@ -7,7 +7,7 @@ import numpy as np
 
 from vision.data.decode import UnreadableImage
 from vision.inference import Classifier
-from vision.support.progress import track
+from vision.support.progress import Progress
 from vision.synthesize.distances import (
     NEIGHBORS,
     frechet,
@@ -67,15 +67,16 @@ def embed(classifier: Classifier, images: Images, labels: np.ndarray, title: str
             parts.append(classifier(padded)[1][: len(batch)])
             batch.clear()
 
-    for row in track(range(len(images)), len(images), f"embedding {title}"):
-        try:
-            batch.append(classifier.prepare(images.image(row)))
-        except UnreadableImage:
-            continue
-        rows.append(row)
-        if len(batch) == BATCH:
-            flush()
-    flush()
+    with Progress(f"embedding {title}", len(images), "images") as work:
+        for row in work.over(range(len(images))):
+            try:
+                batch.append(classifier.prepare(images.image(row)))
+            except UnreadableImage:
+                continue
+            rows.append(row)
+            if len(batch) == BATCH:
+                flush()
+        flush()
     chosen = np.array(rows, np.int64)
     return Embedded(np.concatenate(parts), np.asarray(labels, np.int64)[chosen], chosen)
 

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import pathlib
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +22,7 @@ from vision.support import disk
 from vision.support.cells import Writer
 from vision.support.files import new_directory, sync, write_json
 from vision.support.lock import locked_beside
-from vision.support.progress import track
+from vision.support.progress import Progress, print_line, waiting
 from vision.synthesize import report
 from vision.synthesize.drawing import Drawer, check_run
 from vision.synthesize.quality import embed, judge
@@ -104,7 +103,7 @@ def synthesize(request: Request) -> list[str]:
     drawer = Drawer(request.workdir)
     judging = inference.from_run(request.embedding or request.workdir)
     for line in doubts(classes, real_counts, counts):
-        print(f"note: {printable(line)}", file=sys.stderr)
+        print_line(f"note: {printable(line)}")
     record = {
         "workdir": str(request.workdir),
         "step": drawer.data["step"],
@@ -119,9 +118,13 @@ def synthesize(request: Request) -> list[str]:
         generated = _draw(drawer, request, counts, folder)
         real = {name: embed(judging, d, d.source.labels, name) for name, d in splits.items()}
         made = embed(judging, generated, generated.labels, SYNTHETIC)
-        record["quality"] = judge(real, made, classes)
+        with waiting("measuring the quality"):
+            record["quality"] = judge(real, made, classes)
         write_json(folder / RECORD, record)
-        report.write(folder / REPORT, record, (splits["train"], real["train"]), (generated, made))
+        with waiting("drawing the report"):
+            report.write(
+                folder / REPORT, record, (splits["train"], real["train"]), (generated, made)
+            )
     return _describe(request.out, record)
 
 
@@ -218,11 +221,12 @@ def _draw(drawer: Drawer, request: Request, counts: np.ndarray, folder: pathlib.
         for label, count in enumerate(counts.tolist())
         for place, image in enumerate(drawer.images(label, count, request.truncation, request.seed))
     )
-    for label, place, image in track(images, len(labels), "drawing"):
-        file = folder / "images" / str(label) / f"{place:06d}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
-        files.append(file.relative_to(folder).as_posix())
+    with Progress("drawing", len(labels), "images") as work:
+        for label, place, image in work.over(images):
+            file = folder / "images" / str(label) / f"{place:06d}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+            files.append(file.relative_to(folder).as_posix())
     with (folder / TABLE).open("w", newline="", encoding="utf-8") as lines:
         writer = Writer(lines)
         writer.writerow(COLUMNS)

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ from vision.data.inputs import require_images_alone
 from vision.errors import UserError
 from vision.support.lock import locked
 from vision.support.outputs import check_outside
+from vision.support.progress import print_line
 from vision.tiles import maps, stream
 from vision.tiles.decision import TiledPrediction
 from vision.tiles.grid import KEYS, ROUNDING, Tiling, check_normal, tiling_of
@@ -95,10 +95,9 @@ def check_model(model: stream.Model, fields: Sequence[str], options: Options) ->
     check_normal(options.tiling, model.classes, _flag)
     seen = getattr(model, "seen", model.resize["crop_fraction"])
     if options.tiling.overlap < 1 - seen - ROUNDING:
-        print(
+        print_line(
             f"note: the model sees the central {100 * seen:.3g} % of a tile's side, so it misses "
-            f"places between tiles: give --overlap {math.ceil(1000 * (1 - seen)) / 1000:g} or more",
-            file=sys.stderr,
+            f"places between tiles: give --overlap {math.ceil(1000 * (1 - seen)) / 1000:g} or more"
         )
 
 

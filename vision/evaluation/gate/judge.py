@@ -17,6 +17,7 @@ from vision.evaluation.gate.rules import Rule, keeps, measure, with_score_interv
 from vision.evaluation.gate.unseen import Learned, unseen
 from vision.evaluation.measures.calibration import calibration_error
 from vision.inference import Predictor, from_flags
+from vision.support.progress import waiting
 
 FORMAT = 1  # of gate.json
 WORST = 5  # classes that lose most, in gate.md
@@ -57,7 +58,8 @@ def judge(request: Request, report: Callable[[str], object] = print) -> dict[str
     data = {}
     rules = []
     for name, spec in request.data.items():
-        pair, details = _compare(models, request.titles, name, spec, report)
+        with waiting(f"comparing on {name}"):
+            pair, details = _compare(models, request.titles, name, spec, report)
         runs = details.pop("runs")
         for rule in request.rules:
             if rule.data == name:

@@ -18,6 +18,7 @@ import numpy as np
 from vision.data.loading.loader import Loader
 from vision.evaluation.corruptions import GROUPS, NAMES, SEVERITIES, corrupt
 from vision.evaluation.outputs import Change, Forward, Outputs
+from vision.support.progress import Progress
 
 # LLVM's first level of optimization takes half of the CPU's time to compile a corruption, and the
 # program is as fast: what is slow to optimize further is the random bits, which are integers.
@@ -56,10 +57,12 @@ def robustness(
     """
     clean = _accuracy(plain, plain.labels)
     accuracies: dict[str, list[float]] = {name: [] for name in NAMES}
-    for name in NAMES:
-        for severity in SEVERITIES:
+    pairs = [(name, severity) for name in NAMES for severity in SEVERITIES]
+    with Progress("corruption", len(pairs)) as work:
+        for name, severity in work.over(pairs):
+            changed = change(name, severity)
             outputs = collect(
-                forward, loader, batch_size, change=change(name, severity), embedded=0
+                forward, loader, batch_size, change=changed, embedded=0, label=f"{name} {severity}"
             )
             accuracies[name].append(_accuracy(outputs, plain.labels))
     return {
