@@ -9,6 +9,7 @@ import numpy as np
 from vision.bundle.directory import Bundle
 from vision.compression.int8 import CalibratedModel
 from vision.errors import UserError
+from vision.support.progress import Progress, waiting
 
 BATCH = 32
 SENSITIVITY_IMAGES = 128  # the first of the images, to measure each layer's sensitivity on
@@ -47,7 +48,8 @@ def choose(
     expected = _probabilities(model.probabilities_and_embeddings, images)
 
     def measure_drop(float_layers):
-        probabilities = _quantized_probabilities(calibrated, float_layers, images)
+        with waiting("comparing INT8 with float32"):
+            probabilities = _quantized_probabilities(calibrated, float_layers, images)
         accuracy = (expected.argmax(1) == labels).mean()
         return 100 * float(accuracy - (probabilities.argmax(1) == labels).mean())
 
@@ -85,10 +87,11 @@ def sensitivity(
         images: uint8 (N, H, W, C).
     """
     costs = {}
-    for name in calibrated.layers:
-        float_layers = [layer for layer in calibrated.layers if layer != name]
-        probabilities = _quantized_probabilities(calibrated, float_layers, images)
-        costs[name] = _divergence(expected, probabilities)
+    with Progress("measuring each layer", len(calibrated.layers), "layers") as work:
+        for name in work.over(calibrated.layers):
+            float_layers = [layer for layer in calibrated.layers if layer != name]
+            probabilities = _quantized_probabilities(calibrated, float_layers, images)
+            costs[name] = _divergence(expected, probabilities)
     return costs
 
 

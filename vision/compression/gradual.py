@@ -18,6 +18,7 @@ from vision.errors import UserError
 from vision.inference import Classifier, from_run
 from vision.run.directory import read_run
 from vision.run.splits import past_of
+from vision.support.progress import waiting
 from vision.support.reading import read_json
 from vision.support.schema import NATURAL
 from vision.training.run import run
@@ -134,7 +135,8 @@ def _prune_step(original, config, request, previous, place):
         source = previous
         classifier = from_run(previous)
         original_layers = read_record(previous)["layers"]
-    groups, scores = importance.measure(classifier, request["importance"])
+    with waiting("measuring which channels matter"):
+        groups, scores = importance.measure(classifier, request["importance"])
     goal = Goal(
         request["ratio"],
         request["target"],
@@ -144,7 +146,8 @@ def _prune_step(original, config, request, previous, place):
         only=request.get("only", ""),
         rounded=request.get("rounded", True),
     )
-    pruned = prune(classifier, groups, scores, goal, original)
+    with waiting("choosing channels"):
+        pruned = prune(classifier, groups, scores, goal, original)
     layers = {
         name: [original_layers.get(name, counts)[0], counts[1]]
         for name, counts in pruned.record["layers"].items()

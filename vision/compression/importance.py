@@ -19,6 +19,7 @@ from vision.data.pipeline import open_data
 from vision.inference import Classifier
 from vision.models import surgery
 from vision.objectives.supervised import cross_entropy
+from vision.support.progress import Progress
 
 IMPORTANCES = ("l1", "bn", "taylor")
 # of training images that Taylor importance is measured on
@@ -105,18 +106,20 @@ def taylor(groups: Sequence[Group], classifier: Classifier, loader: Any) -> list
         return jax.tree.map(jnp.multiply, jax.grad(loss)(params), params)
 
     scores = [np.zeros(len(group)) for group in groups]
-    for batch in loader.train_batches(((step, 1) for step in range(BATCHES)), BATCH):
-        source = {key: values[batch["index"]] for key, values in loader.data.items()} or batch
-        arrays = {
-            ".".join(map(str, path)): np.asarray(v.get_value(), np.float64)
-            for path, v in nnx.to_flat_state(changes(params, source["image"], source["label"]))
-        }
-        for score, group in zip(scores, groups, strict=True):
-            change = sum(
-                _channel_sums(arrays[name], axis, group.parts[name, axis])
-                for name, axis in group.readers
-            )
-            score += change**2
+    batches = loader.train_batches(((step, 1) for step in range(BATCHES)), BATCH)
+    with Progress("gradients", BATCHES, "batches") as work:
+        for batch in work.over(batches):
+            source = {key: values[batch["index"]] for key, values in loader.data.items()} or batch
+            arrays = {
+                ".".join(map(str, path)): np.asarray(v.get_value(), np.float64)
+                for path, v in nnx.to_flat_state(changes(params, source["image"], source["label"]))
+            }
+            for score, group in zip(scores, groups, strict=True):
+                change = sum(
+                    _channel_sums(arrays[name], axis, group.parts[name, axis])
+                    for name, axis in group.readers
+                )
+                score += change**2
     return [score / BATCHES for score in scores]
 
 

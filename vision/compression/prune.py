@@ -82,7 +82,7 @@ def main(argv: list[str]) -> None:
         request["only"] = values.only
     if not values.rounded:
         request["rounded"] = False
-    record = gradual.prune_run(config, request, pathlib.Path(values.out))
+    record = gradual.prune_run(config, request, pathlib.Path(values.out), cli.show)
     if record is not None:
         cli.show(*describe(record))
         cli.show(f"evaluate it: python -m vision.evaluation --workdir {values.out}")

@@ -53,6 +53,7 @@ from vision.errors import UserError, check_choice, check_count, check_range
 from vision.reference.unsure import no_thresholds
 from vision.support.directories import replacing_directory
 from vision.support.extras import require_stage
+from vision.support.progress import waiting
 from vision.version import __version__
 
 VALIDATION_IMAGES = 1000  # to choose layers by, at most
@@ -80,6 +81,7 @@ def main(argv: list[str]) -> None:
         count=values.images,
         max_drop=max_drop,
         weight_bits=weight_bits,
+        report=cli.show,
     )
 
 
@@ -145,7 +147,8 @@ def quantize_bundle(
         f"{images.spec}: {len(images.train)} images to calibrate with ({method}), "
         f"{len(images.val)} to choose layers by"
     )
-    calibrated = CalibratedModel(path, images.train, method, weight_bits)
+    with waiting(f"calibrating with {len(images.train)} images"):
+        calibrated = CalibratedModel(path, images.train, method, weight_bits)
     float_layers, drop = choose(calibrated, model, images.val, images.val_labels, max_drop, report)
     quantization = {
         "calibration": method,
@@ -283,7 +286,8 @@ def _measure(model, small, files, images, report):
         "int8": small.probabilities_and_embeddings,
     }
     batches = [np.resize(images.val, (size, *images.val.shape[1:])) for size in (1, BATCH)]
-    latencies = [latency.compare(runs, batch) for batch in batches]
+    with waiting("measuring the latency"):
+        latencies = [latency.compare(runs, batch) for batch in batches]
     count = len(correct["int8"])
     quality = {
         "split": "test",

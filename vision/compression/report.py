@@ -31,6 +31,7 @@ from vision.errors import UserError
 from vision.support.extras import require, require_stage
 from vision.support.files import filling, replacing, write_json
 from vision.support.lock import locked
+from vision.support.progress import waiting
 
 BATCHES = (1, 32)  # batch sizes that latency is measured with
 
@@ -142,7 +143,8 @@ def measure(
     rows = []
     first = None
     for model in models:
-        row, correct, names, opened = _evaluate(model, spec, split)
+        with waiting(f"evaluating {model.title}"):
+            row, correct, names, opened = _evaluate(model, spec, split)
         for line in opened.data.changes.lines():
             report(f"note: since the training of {model.title} began, {line}")
         first = first or (correct, names)
@@ -151,7 +153,8 @@ def measure(
         else:
             report(f"note: {model.title} is measured on other images than {models[0].title}")
         rows.append(row)
-    core_count = _time(models, rows)
+    with waiting("measuring the latency"):
+        core_count = _time(models, rows)
     return {
         "source": opened.spec,
         "split": opened.name,

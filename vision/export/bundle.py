@@ -28,6 +28,7 @@ from vision.inference import Classifier
 from vision.reference.unsure import no_thresholds
 from vision.run.calibration import EVALUATE_AGAIN, EVALUATION, read_calibration
 from vision.support.directories import files_in, replacing_directory
+from vision.support.progress import waiting
 from vision.support.reading import read_json
 from vision.support.schema import NATURAL
 
@@ -235,10 +236,12 @@ def _write_verified(name, program, directory, options, samples):
     """
     module = _module(name)
     path = directory / module.NAME
-    _write(name, program, path, options, samples.train)
-    result, run = _verify(module, program, path, options.precision, samples)
-    if name == "onnx" and options.heatmap:
-        result |= _verify_heat(program, path, options.precision, samples.comparison)
+    with waiting(f"converting to {name}"):
+        _write(name, program, path, options, samples.train)
+    with waiting(f"comparing {path.name} with JAX"):
+        result, run = _verify(module, program, path, options.precision, samples)
+        if name == "onnx" and options.heatmap:
+            result |= _verify_heat(program, path, options.precision, samples.comparison)
     return result, run
 
 

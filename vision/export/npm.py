@@ -19,6 +19,7 @@ from typing import Any
 from vision.errors import RunError, UserError
 from vision.support import disk
 from vision.support.files import new_directory, replacing
+from vision.support.progress import waiting
 
 CACHE = pathlib.Path("~/.cache/vision/npm")
 PATIENCE = 900.0  # seconds that npm may take
@@ -105,9 +106,10 @@ def _run_npm(packages, directory):
     """Lets npm write the tarballs of packages into a directory."""
     command = ["npm", "pack", "--loglevel=error", "--ignore-scripts", *map(_spec, packages)]
     try:
-        finished = subprocess.run(
-            command, cwd=directory, capture_output=True, text=True, timeout=PATIENCE
-        )
+        with waiting("npm downloads the runtime of the page"):
+            finished = subprocess.run(
+                command, cwd=directory, capture_output=True, text=True, timeout=PATIENCE
+            )
         reason = finished.stderr.strip() or finished.stdout.strip()
     except subprocess.TimeoutExpired:
         reason = f"no answer within {PATIENCE:.0f} s"

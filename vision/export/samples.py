@@ -20,6 +20,7 @@ from vision.errors import UserError
 from vision.export.program import Program
 from vision.inference import Classifier
 from vision.reference import appearance, quality, statistics
+from vision.support.progress import Progress
 
 COMPARISON_IMAGES = 64  # at most
 REFERENCE_IMAGES = 1000  # at most; their statistics are the reference for drift
@@ -84,9 +85,10 @@ class Prepared:
         first = self.first()
         images = np.empty((len(self.indices), *first.shape), first.dtype)
         count = 0
-        for image, _, _ in self:
-            images[count] = image
-            count += 1
+        with Progress("decoding", len(images), "images") as work:
+            for image, _, _ in work.over(self):
+                images[count] = image
+                count += 1
         return images[:count]
 
 
@@ -182,7 +184,7 @@ def describe(program: Program, train: Prepared) -> tuple[dict[str, Any], np.ndar
     counts = np.zeros((program.channels, 256), np.int64)
     looks = []
     parts = []
-    for batch in _batches(train):
+    for batch in _batches(train, "describing training images"):
         images = np.stack([image for image, _, _ in batch])
         parts.append(run(images)[1].astype(np.float64))
         looks += [look for _, look, _ in batch]
@@ -227,7 +229,7 @@ def reference(program: Program, run: Callable, samples: Samples) -> dict[str, An
     probabilities = []
     embeddings = []
     truth: list[int] = []
-    for batch in _batches(samples.unseen):
+    for batch in _batches(samples.unseen, "describing unseen images"):
         results = batched(run, EMBEDDING_BATCH)(np.stack([image for image, _, _ in batch]))
         probabilities.append(results[0])
         embeddings.append(results[1])
@@ -242,8 +244,9 @@ def reference(program: Program, run: Callable, samples: Samples) -> dict[str, An
     return contents
 
 
-def _batches(prepared):
-    """Yields lists of at most `EMBEDDING_BATCH` of what `Prepared` yields."""
-    elements = iter(prepared)
-    while batch := list(itertools.islice(elements, EMBEDDING_BATCH)):
-        yield batch
+def _batches(prepared, title):
+    """Yields lists of at most `EMBEDDING_BATCH` of what `Prepared` yields; shows how far it is."""
+    with Progress(title, len(prepared.indices), "images") as work:
+        elements = work.over(prepared)
+        while batch := list(itertools.islice(elements, EMBEDDING_BATCH)):
+            yield batch

@@ -3,6 +3,7 @@
 import pathlib
 
 from vision.errors import UserError
+from vision.support import progress
 from vision.support.extras import require
 
 PREFIX = "hf:"  # hf:OWNER/NAME[@REVISION]
@@ -26,10 +27,11 @@ def download(what: str, spec: str, name: str = "") -> pathlib.Path:
     from huggingface_hub import errors
 
     try:
-        if name:
-            path = huggingface_hub.hf_hub_download(repository, name, revision=revision or None)
-        else:
-            path = huggingface_hub.snapshot_download(repository, revision=revision or None)
+        with progress.library(f"fetching {spec}"):
+            if name:
+                path = huggingface_hub.hf_hub_download(repository, name, revision=revision or None)
+            else:
+                path = huggingface_hub.snapshot_download(repository, revision=revision or None)
     except errors.HFValidationError as error:
         raise UserError(f"{what} must be hf:OWNER/NAME") from error
     except (
