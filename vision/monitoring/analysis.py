@@ -12,6 +12,7 @@ from vision.monitoring.log import Log, moment, open_log
 from vision.monitoring.windows import COLUMNS, History, Selector, Slot, Span
 from vision.reference.statistics import Reference, parse
 from vision.reference.verdict import Limits, assess
+from vision.support.progress import track
 
 FORMAT = 1  # of drift.json
 
@@ -79,7 +80,8 @@ def analyze(request: Request, report: Callable[[str], object] = print) -> Analys
     slots = history.full(time.time())
     if not slots:
         raise too_few(request, selector.rows, selector.others)
-    verdicts = [assess(reference, slot.window, request.limits, slot.number) for slot in slots]
+    assessed = (assess(reference, slot.window, request.limits, slot.number) for slot in slots)
+    verdicts = list(track(assessed, len(slots), "comparing with the reference", "windows"))
     record = _record(request, manifest, selector, log)
     record["rows_of_forgotten_windows"] = history.late
     record |= _outcome(manifest, reference, slots, verdicts)

@@ -28,6 +28,7 @@ from vision.reference.log_format import (
     schema,
 )
 from vision.reference.sketch import SKETCH
+from vision.support.progress import Progress
 from vision.support.reading import parsing
 
 ROWS = 65_536  # in a batch, at most
@@ -62,9 +63,17 @@ class Log:
         Raises:
             UserError: a file is damaged.
         """
+        with Progress("reading the log", len(self.files), "files") as work:
+            yield from self._batches(work.over(self.files), columns)
+
+    def image(self, kept: str) -> pathlib.Path:
+        """Returns the file of an image that the column `kept` names."""
+        return self.directory / IMAGES / kept
+
+    def _batches(self, files, columns):
         import pyarrow.parquet
 
-        for file in self.files:
+        for file in files:
             with parsing(file, "a complete Parquet file", "move it elsewhere to go on without it"):
                 try:
                     opened = pyarrow.parquet.ParquetFile(file, read_dictionary=TEXTS)
@@ -72,10 +81,6 @@ class Log:
                     continue
                 with opened:
                     yield from self._follow_clock(file, opened.iter_batches(ROWS, columns=columns))
-
-    def image(self, kept: str) -> pathlib.Path:
-        """Returns the file of an image that the column `kept` names."""
-        return self.directory / IMAGES / kept
 
     def _follow_clock(self, file, batches):
         """Yields batches, and notes how far the clock goes back in them."""

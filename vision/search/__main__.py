@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
         if request.workers > 1:
             from vision.search.workers import run_workers
 
-            is_done = run_workers(request)
+            is_done = run_workers(request, job.queue.ended, job.queue.count)
         else:
             from vision.search.worker import Worker
 

@@ -67,6 +67,10 @@ class Queue:
         """Returns {place: its newest trial}, without places beyond `count`."""
         return latest(self.trials(), self.count)
 
+    def ended(self) -> int:
+        """Returns how many of the trials have ended."""
+        return sum(trial.state.is_finished() for trial in self.latest().values())
+
     def fill(self, again: bool = False) -> None:
         """Gives up trials whose worker is dead, and sees to it that each place has a trial.
 

@@ -16,6 +16,7 @@ from absl import flags
 from vision import cli
 from vision.config.flags import parse_stage
 from vision.errors import UserError, brief, check_count
+from vision.support import progress
 from vision.support.extras import require_stage
 
 THREADS = 10
@@ -37,7 +38,8 @@ def main(argv: Sequence[str]) -> None:
     # SQLite: one at a time, so that none finds the file locked.
     threads = 1 if values.storage.startswith("sqlite") else THREADS
     cli.show(f"{hidden(values.storage)} at grpc://{values.host}:{values.port}")
-    run_proxy(storage, values.host, values.port, threads)
+    with progress.quiet():
+        run_proxy(storage, values.host, values.port, threads)
 
 
 def _check_port(host: str, port: int) -> None:

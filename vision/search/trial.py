@@ -69,7 +69,6 @@ def train_trial(
         raise
     except UserError as error:  # values between the ends that were checked may not fit
         return Ended("failed", reason=first_line(error))
-    config.log.progress = False  # many trials write to one terminal
     config.log.curves = False  # the study's report has the curves of all
     config.parallel.distributed = "off"  # a scheduler's workers each have trials of their own
     _check_free(workdir)

@@ -18,6 +18,7 @@ from vision.search.request import Request
 from vision.search.storage import open_storage, patiently
 from vision.search.study import Job, make_pruner, make_sampler, open_search
 from vision.support import signals
+from vision.support.progress import Progress
 from vision.training.shared import SharedSteps
 
 POLL = 1.0  # seconds between two looks at the queue while others still work
@@ -72,20 +73,23 @@ class Worker:
         Raises:
             RunError: the first trials have all failed.
         """
-        while not signals.received():
-            patiently(functools.partial(job.queue.fill, again))
-            again = False  # once is enough
-            pruner = make_pruner(job.pruner, self._request.grace)
-            sampler = make_sampler(job.sampler, self._request.seed, 0)
-            claimed = patiently(lambda: job.queue.claim(sampler, pruner))  # noqa: B023
-            if claimed is None:
-                if patiently(job.queue.is_settled):
-                    return True
-                time.sleep(POLL)
-                continue
-            if patiently(lambda: job.queue.sign(claimed[1], lease.worker)):  # noqa: B023
-                self._train(job, *claimed)
-            _check_hope(job)
+        title = job.folder
+        with Progress(title, job.queue.count, done=patiently(job.queue.ended)) as work:
+            while not signals.received():
+                patiently(functools.partial(job.queue.fill, again))
+                again = False  # once is enough
+                pruner = make_pruner(job.pruner, self._request.grace)
+                sampler = make_sampler(job.sampler, self._request.seed, 0)
+                claimed = patiently(lambda: job.queue.claim(sampler, pruner))  # noqa: B023
+                if claimed is None:
+                    if patiently(job.queue.is_settled):
+                        return True
+                    time.sleep(POLL)
+                    continue
+                if patiently(lambda: job.queue.sign(claimed[1], lease.worker)):  # noqa: B023
+                    self._train(job, *claimed)
+                _check_hope(job)
+                work.reach(patiently(job.queue.ended))
         return False
 
     def _train(self, job: Job, study: optuna.Study, number: int) -> None:

@@ -7,17 +7,18 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 
 from vision import cli
 from vision.errors import RunError, UserError
 from vision.search.request import Request
-from vision.support import signals
+from vision.support import progress, signals
 from vision.support.memory import keep_freed_memory
 from vision.support.processes import describe_death, prepare_worker
 
 PATIENCE = 60.0  # seconds for workers to save and end, before they are killed
+COUNT = 3.0  # seconds between two looks at how many trials have ended
 POLL = 0.5  # seconds between two looks at the processes
 MOST_DEATHS = 5  # of workers in a row, each within `SOON` of its start
 SOON = 30.0  # seconds
@@ -61,10 +62,15 @@ def shares(workers: int, cores: Sequence[int], gpus: Sequence[str]) -> list[Shar
     return [Share(part(cores, i), part(gpus, i) if gpus else ()) for i in range(workers)]
 
 
-def run_workers(request: Request) -> bool:
+def run_workers(request: Request, count: Callable[[], int], total: int) -> bool:
     """Works on a study in several processes, until it is done.
 
     A process that is killed is replaced; the study goes on with its trial.
+
+    Args:
+        request: the search.
+        count: returns how many trials have ended.
+        total: number of trials.
 
     Returns:
         False if interrupted.
@@ -75,7 +81,9 @@ def run_workers(request: Request) -> bool:
     parts = shares(request.workers, own_cores(), own_gpus())
     # The command has put failed trials back; each worker would do so once more.
     request = dataclasses.replace(request, retry=False)
+    counted = time.monotonic()
     with signals.listening(), contextlib.ExitStack() as stack:
+        work = stack.enter_context(progress.Progress("searching", total, "trials", done=count()))
         crew = {number: _start(request, part) for number, part in enumerate(parts)}
         stack.callback(lambda: _stop(list(crew.values())))
         deaths: list[float] = []
@@ -96,6 +104,9 @@ def run_workers(request: Request) -> bool:
                     cli.show(f"worker {number + 1} {how}: another one goes on with its trial")
                     _count(deaths)
                     crew[number] = _start(request, parts[number])
+            if time.monotonic() - counted > COUNT:
+                work.reach(count())
+                counted = time.monotonic()
             time.sleep(POLL)
         return not told
 
@@ -167,7 +178,8 @@ def _work(request: Request, share: Share) -> None:
     def work(_: list[str]) -> None:
         from vision.search.worker import Worker
 
-        Worker(request).search()
+        with progress.quiet():  # the process that started the workers counts the trials of all
+            Worker(request).search()
 
     with signals.listening():
         cli.run(work, [], outlives_output=True)

@@ -27,6 +27,7 @@ from vision.serving.models import links
 from vision.serving.models.repository import Repository
 from vision.serving.service import Service
 from vision.serving.settings import Settings, check
+from vision.support import progress
 
 LOOPBACK = "127.0.0.1"
 BACKLOG = 2048
@@ -139,11 +140,14 @@ async def serve(settings: Settings, ready: Callable[[str], object] = print) -> N
         try:
             if not await _wait_for_links(settings, stop):
                 return
-            if not await _load_models(repository, stop):
+            with progress.waiting("loading and checking the models"):
+                is_loaded = await _load_models(repository, stop)
+            if not is_loaded:
                 return
             _check_models(repository, settings)
             telemetry.follow(repository)
-            await _run(settings, api_keys, telemetry, repository, sockets, ready, stop)
+            with progress.quiet():  # from here on there is a log
+                await _run(settings, api_keys, telemetry, repository, sockets, ready, stop)
         finally:
             telemetry.close()  # first, so that a model that hangs does not cost the logs anything
             with contextlib.suppress(TimeoutError):

@@ -18,6 +18,7 @@ from vision.monitoring.abtest.samples import Measure, Sources
 from vision.monitoring.abtest.verdict import judge_guardrails
 from vision.monitoring.log import Log, moment, open_log
 from vision.reference.shares import mcnemar
+from vision.support.progress import waiting
 
 FORMAT = 1  # of abtest.json
 
@@ -60,9 +61,11 @@ def analyze(request: Request, report: Callable[[str], object] = print) -> dict[s
     record = _header(request, data)
     given = answers.is_new[~answers.shadow]
     if given.any() and not given.all():
-        record |= _randomized(request, data, report)
+        with waiting("comparing the versions"):
+            record |= _randomized(request, data, report)
     elif len(pairs.old):
-        record |= _shadowed(request, data, pairs)
+        with waiting("comparing the versions"):
+            record |= _shadowed(request, data, pairs)
     else:
         raise UserError(
             f"--log {request.log}: {request.old} and {request.new} did not share the traffic, and "

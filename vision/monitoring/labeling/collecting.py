@@ -22,6 +22,7 @@ from vision.reference.features import NAMES
 from vision.reference.statistics import Reference
 from vision.support.directories import replacing_directory
 from vision.support.page import render
+from vision.support.progress import waiting
 
 TEMPLATE = pathlib.Path(__file__).with_name("collection.html")
 SHOWN = 48  # pictures of each reason on the page
@@ -82,15 +83,16 @@ def collect(request: Request, report: Callable[[str], object] = print) -> list[s
     if request.random:
         scores[worth.RANDOM] = worth.drawn(len(gathered.candidates), request.random, request.seed)
     limits = quota(request.count, gathered.candidates.rows.classes, request.per_class)
-    places, copies = select(
-        scores,
-        gathered.candidates.rows.classes,
-        gathered.candidates.rows.sketches,
-        gathered.reference,
-        Pictures(gathered.candidates.files, _bits(gathered)),
-        limits,
-        request.seed,
-    )
+    with waiting(f"choosing from {len(gathered.candidates):,} images"):
+        places, copies = select(
+            scores,
+            gathered.candidates.rows.classes,
+            gathered.candidates.rows.sketches,
+            gathered.reference,
+            Pictures(gathered.candidates.files, _bits(gathered)),
+            limits,
+            request.seed,
+        )
     lines = _summary(gathered, holds, copies)
     if not places:
         return [*lines, "none is worth labeling: nothing is written"]

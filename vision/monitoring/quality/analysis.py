@@ -25,6 +25,7 @@ from vision.monitoring.log import Log, moment, open_log
 from vision.monitoring.quality.decay import Limits, assess
 from vision.reference.log_format import PATTERN
 from vision.reference.quality import ESTIMATORS, Estimate, Quality, parse
+from vision.support.progress import waiting
 
 FORMAT = 1  # of quality.json
 
@@ -191,7 +192,8 @@ def analyze(request: Request, report: Callable[[str], object] = print) -> Analys
     for answers in join(log, labels, manifest.fingerprint, (), others):
         versions.add(answers)
     check_clock(log, request.span, report)
-    full = list(versions.full(time.time()))
+    with waiting("estimating the accuracy of each window"):
+        full = list(versions.full(time.time()))
     if not full:
         raise too_few(request, versions.rows.total(), others)
     record = _record(request, manifest, quality, log)

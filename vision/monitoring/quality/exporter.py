@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from vision.errors import RunError, UserError, brief, printable
+from vision.support import progress
 
 LABELS = ["model", "version"]
 # {metric: what it is}; all of the latest window with enough labels, but the number of labels
@@ -133,19 +134,25 @@ def listen(
         raise UserError(f"--listen {host}:{port} cannot be opened: {brief(error)}") from error
     shown = f"[{host}]" if ":" in host else host
     show(f"quality at http://{shown}:{server.server_port}/metrics, every {every:g} s")
-    reported = ""
     try:
-        while True:
-            begun = time.monotonic()
-            try:
-                metrics.update(look())
-                reported = ""
-            except (UserError, RunError) as error:
-                metrics.fail()
-                if str(error) != reported:
-                    reported = str(error)
-                    print(f"error: {printable(reported, lines=True)}", file=sys.stderr, flush=True)
-            time.sleep(max(0.0, every - (time.monotonic() - begun)))
+        with progress.quiet():  # for days
+            _look_again(metrics, every, look)
     finally:
         server.shutdown()
         server.server_close()
+
+
+def _look_again(metrics, every, look):
+    """Updates the metrics until the process gets a signal; see `listen`."""
+    reported = ""
+    while True:
+        begun = time.monotonic()
+        try:
+            metrics.update(look())
+            reported = ""
+        except (UserError, RunError) as error:
+            metrics.fail()
+            if str(error) != reported:
+                reported = str(error)
+                print(f"error: {printable(reported, lines=True)}", file=sys.stderr, flush=True)
+        time.sleep(max(0.0, every - (time.monotonic() - begun)))

@@ -90,7 +90,8 @@ def _run(rollout, is_new):
             if not is_new:
                 cli.show(f"continues at {progress.weight:g} % of the traffic")
             make_directory(out)
-            rollout.run()
+            with progress.quiet():  # for days; each decision is a line
+                rollout.run()
     except (OSError, RunError) as error:
         failure = str(error if isinstance(error, RunError) else disk.failed(f"--out {out}", error))
         rollout.alert("error", failure)

@@ -18,6 +18,7 @@ from vision.search.architecture.costs import Task, count
 from vision.search.architecture.evolution import draw_allowed, evolve
 from vision.search.architecture.networks import Networks
 from vision.search.architecture.scores import BATCH, SCORES
+from vision.support.progress import Progress
 
 SAMPLERS = ("evolution", "tpe", "nsga2", "random")
 
@@ -75,6 +76,7 @@ class Search:
         self._plan = plan
         self._report = report
         self._met: set[str] = set()
+        self._work = Progress("judging", min(plan.trials, networks.space.size), "networks")
         smallest = networks.space.smallest()
         least = cost(smallest)
         if plan.budget is not None and least > plan.budget:
@@ -87,6 +89,10 @@ class Search:
 
     def run(self) -> None:
         """Judges as many networks as the plan says."""
+        with self._work:
+            self._run()
+
+    def _run(self) -> None:
         plan = self._plan
         space = self._networks.space
         if plan.sampler == "evolution":
@@ -123,6 +129,7 @@ class Search:
             result = f"{100 * row['accuracy']:.2f} %" if "accuracy" in row else row["skipped"]
             self._report(f"{number}: {name}: {row['macs']:,} multiply-adds, {result}")
         self._met.add(name)
+        self._work.reach(len(self._met))
         return self._candidates.rows[name].get("accuracy")
 
     def _judge(self, choice: Choice) -> Row:
