@@ -88,7 +88,7 @@ def define_flags(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-    use_one_arena()  # before `watch` starts a thread
+    use_one_arena()  # before any thread is started
     with signals.listening() as listener:
         listener.watch()
         listener.leave_at_once("interrupted before it had begun to train")

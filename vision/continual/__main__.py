@@ -21,7 +21,7 @@ from vision.config.packages import check_packages
 from vision.run.directory import new_workdir
 from vision.support.extras import require_stage
 from vision.support.lock import locked
-from vision.support.memory import keep_freed_memory
+from vision.support.memory import keep_freed_memory, use_one_arena
 
 
 def main(argv: Sequence[str]) -> None:
@@ -43,4 +43,5 @@ def _flags(values):
 
 
 if __name__ == "__main__":
+    use_one_arena()  # before the progress of the command starts a thread
     cli.run(main)

@@ -34,7 +34,7 @@ from vision.search.request import (
 )
 from vision.support import signals
 from vision.support.extras import require_stage
-from vision.support.memory import keep_freed_memory
+from vision.support.memory import keep_freed_memory, use_one_arena
 
 MOST_TRIALS = 1_000_000
 MOST_WORKERS = 1024
@@ -181,4 +181,5 @@ def _flags(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
+    use_one_arena()  # before the progress of the command starts a thread
     cli.run(main, outlives_output=True)
