@@ -2,23 +2,18 @@
 
 import functools
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 
 import pytest
 
 from tests.support.commands import refusal
-from vision import cli
-from vision.config import __main__ as command
 from vision.config import default
 from vision.config.flags import parse
 from vision.config.load import from_dict, load
-from vision.config.schema import SECTIONS, all_keys
+from vision.config.schema import all_keys
 from vision.config.validate import leaves, validate
-from vision.errors import RunError, UserError
+from vision.errors import UserError
 
 DIGITS = "configs/digits.py"
 
@@ -379,88 +374,3 @@ def test_a_configs_own_user_error_passes(written, refused):
         "def get_config():\n    raise UserError('choose a depth')\n"
     )
     assert refused("--config", written(text)) == "choose a depth"
-
-
-# The table of keys
-
-
-def table(capsys, *words):
-    cli.run(command.main, words)
-    return capsys.readouterr().out
-
-
-def test_the_table_lists_every_key_with_default_range_and_meaning(capsys):
-    text = table(capsys)
-    for name, key in all_keys().items():
-        assert f"\n  {name} " in f"\n{text}"
-        assert key.meaning.split()[0] in text
-    assert re.search(r"label_smoothing +0.0 +in \[0, 1\) +share of each label", text)
-    assert all(section.meaning.split()[0] in text for section in SECTIONS.values())
-
-
-def test_the_table_of_a_word_has_names_and_meanings_with_it(capsys):
-    text = table(capsys, "Peak")
-    assert re.findall(r"^  (\S+)", text, re.M) == [
-        "optimizer.learning_rate",
-        "schedule.start",
-        "schedule.final",
-        "schedule.timescale",
-    ]
-
-
-@pytest.mark.parametrize(
-    "words, message",
-    [
-        (["learnign"], "no key has 'learnign' in its name or meaning (did you mean"),
-        (["one", "two"], "give at most one word"),
-    ],
-)
-def test_a_word_that_no_key_has(words, message, capsys):
-    with pytest.raises(SystemExit):
-        table(capsys, *words)
-    assert message in capsys.readouterr().err
-
-
-# Exit codes
-
-
-@pytest.mark.parametrize("error, code", [(UserError("yours"), 2), (RunError("its"), 1)])
-@pytest.mark.parametrize("show", [False, True])
-def test_exit_codes_and_traceback(error, code, show, capsys):
-    def command(argv):
-        assert argv == ["a"]
-        raise error
-
-    with pytest.raises(SystemExit) as ended:
-        cli.run(command, ["a", "--traceback"] if show else ["a"])
-    err = capsys.readouterr().err
-    assert ended.value.code == code and err.splitlines()[-1] == f"error: {error}"
-    assert ("Traceback (most recent call last)" in err) == show
-
-
-def test_an_error_of_the_code_is_not_hidden():
-    def command(argv):
-        raise KeyError("a fault of ours")
-
-    with pytest.raises(KeyError):
-        cli.run(command, [])
-
-
-def test_control_c_ends_with_130():
-    def command(argv):
-        raise KeyboardInterrupt
-
-    with pytest.raises(SystemExit) as ended:
-        cli.run(command, [])
-    assert ended.value.code == 130
-
-
-def test_a_name_that_is_no_text_is_shown(tmp_path):
-    """File names are bytes, for example of a Latin-1 archive; stdout may accept only UTF-8."""
-    code = (
-        "import os; from vision import cli\n"
-        "cli.run(lambda _: print(os.fsdecode(b'caf\\xe9.jpg')), [])"
-    )
-    env = os.environ | {"PYTHONIOENCODING": "utf-8:strict"}
-    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout == "caf\\udce9.jpg\n", done.stderr

@@ -88,6 +88,14 @@ def test_a_file_reads_well(source):
     assert faults == []
 
 
+def test_files_of_tests_are_short():
+    lengths = {
+        path.relative_to(REPOSITORY).as_posix(): len(path.read_text().splitlines())
+        for path in (REPOSITORY / "tests").rglob("*.py")
+    }
+    assert [name for name, lines in lengths.items() if lines > MOST_LINES] == []
+
+
 def test_one_assignment_a_line():
     lines = sum(len(source.text.splitlines()) for source in SOURCES)
     assert sum(len(style.packed_assignments(source)) for source in SOURCES) <= lines / 1000

@@ -5,62 +5,17 @@ import json
 import pickle
 import re
 import tarfile
-from pathlib import PurePath
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.data.boxes import HEIGHT, WIDTH, labels, names_by_kind, voc, where, write_image
 from vision.data.decode import decode
 from vision.data.findings import summarize
 from vision.data.sources import open_splits
 from vision.data.untrusted_xml import parse_xml
 from vision.errors import UserError
-
-WIDTH = 100
-HEIGHT = 60
-
-
-def write_image(path, size=(WIDTH, HEIGHT), **options):
-    """Writes an image whose red is the column and whose green is the row, so that a crop shows
-    where it came from."""
-    rows, columns = np.mgrid[: size[1], : size[0]]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.stack([columns, rows, 0 * rows], -1).astype(np.uint8)).save(path, **options)
-
-
-def voc(path, filename, *objects, size=(WIDTH, HEIGHT)):
-    things = "".join(
-        f"<object><name>{label}</name><bndbox>"
-        + "".join(
-            f"<{k}>{v}</{k}>" for k, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
-        )
-        + "</bndbox></object>"
-        for label, box in objects
-    )
-    sides = f"<size><width>{size[0]}</width><height>{size[1]}</height><depth>3</depth></size>"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"<annotation><filename>{filename}</filename>{sides}{things}</annotation>")
-
-
-def labels(source):
-    """Returns {file, without folders: label}."""
-    return {
-        PurePath(source.name(i)).name: source.classes[source.labels[i]] for i in range(len(source))
-    }
-
-
-def names_by_kind(splits):
-    """Returns {kind: [name, without folders]}."""
-    kinds = {}
-    for finding in next(iter(splits.values())).findings:
-        kinds.setdefault(finding.kind, []).append(PurePath(finding.name).name)
-    return kinds
-
-
-def where(image):
-    """Returns (left, top, right, bottom) of a crop, as its own pixels tell."""
-    return image[0, 0, 0], image[0, 0, 1], image[0, -1, 0] + 1, image[-1, 0, 1] + 1
 
 
 @pytest.fixture(scope="module")
@@ -174,45 +129,6 @@ def _turned():
     return exif
 
 
-@pytest.mark.parametrize("images", ["images", "JPEGImages", ".", "annotations"])
-def test_voc_finds_its_images(tmp_path, images):
-    for name in ("a", "b", "c"):
-        write_image(tmp_path / images / f"{name}.jpg")
-    voc(tmp_path / "annotations" / "a.xml", "a.jpg", ("x", (1, 1, 9, 9)))
-    voc(tmp_path / "annotations" / "b.xml", "b", ("y", (1, 1, 9, 9)))  # as NEU has it in places
-    voc(tmp_path / "annotations" / "other.xml", "C:\\photos\\c.jpg", ("y", (1, 1, 9, 9)))
-    assert labels(open_splits(f"voc:{tmp_path}")["all"]) == {
-        "a.jpg": "x",
-        "b.jpg": "y",
-        "c.jpg": "y",
-    }
-
-
-def test_voc_says_which_files_it_cannot_use(tmp_path):
-    for name in ("a", "b", "c", "bomb", "loose", "sub/double", "sup/double"):
-        write_image(tmp_path / f"{name}.png")
-    # a copy of b's, renamed: its own name counts
-    voc(tmp_path / "a.xml", "b.png", ("x", (1, 1, 9, 9)))
-    voc(tmp_path / "b.xml", "b.png", ("y", (1, 1, 9, 9)))
-    voc(tmp_path / "gone.xml", "gone.png", ("y", (1, 1, 9, 9)))
-    voc(tmp_path / "double.xml", "double.png", ("y", (1, 1, 9, 9)))
-    (tmp_path / "c.xml").write_text("<annotation>\n<filename>c.png</filename")
-    (tmp_path / "bomb.xml").write_text(
-        '<!DOCTYPE a [<!ENTITY b "bbbbbbbb">]><annotation>&b;</annotation>'
-    )
-    splits = open_splits(f"voc:{tmp_path}")
-    assert labels(splits["all"]) == {"a.png": "x", "b.png": "y"}
-    assert names_by_kind(splits) == {
-        "annotations name a different image than the one with their own name": ["a.xml"],
-        "annotations cannot be read": ["bomb.xml", "c.xml"],
-        "annotations have no image": ["double.xml", "gone.xml"],
-        "images have no annotation and are left out": ["loose.png"],
-    }
-    details = {PurePath(f.name).name: f.detail for f in splits["all"].findings}
-    assert details["c.xml"].startswith("line 2, column") and "document type" in details["bomb.xml"]
-    assert [f.lost for f in splits["all"].findings] == [False, True, True, True, True, False]
-
-
 def test_xml_is_only_elements():
     assert parse_xml("<a b='1'>é<c/></a>".encode()).find("c") is not None
     assert (
@@ -227,39 +143,6 @@ def test_xml_is_only_elements():
     ):
         with pytest.raises(ValueError, match="line 1"):
             parse_xml(bad)
-
-
-def test_voc_splits(tmp_path):
-    for name in ("train/a", "train/b", "valid/c", "Test/d"):
-        write_image(tmp_path / "roboflow" / f"{name}.png")
-        voc(tmp_path / "roboflow" / f"{name}.xml", "x.png", (name[-1], (1, 1, 9, 9)))
-    splits = open_splits(f"voc:{tmp_path / 'roboflow'}")
-    assert {k: list(labels(v)) for k, v in splits.items()} == {
-        "train": ["a.png", "b.png"],
-        "val": ["c.png"],
-        "test": ["d.png"],
-    }
-    write_image(tmp_path / "roboflow" / "e.png")
-    voc(tmp_path / "roboflow" / "e.xml", "e.png", ("e", (1, 1, 9, 9)))
-    with pytest.raises(UserError, match=r"e.png is in no split"):
-        open_splits(f"voc:{tmp_path / 'roboflow'}")
-
-    root = tmp_path / "devkit"
-    for name in "abcde":
-        write_image(root / "JPEGImages" / f"{name}.jpg")
-        voc(root / "Annotations" / f"{name}.xml", f"{name}.jpg", ("xy"[name > "b"], (1, 1, 9, 9)))
-    (root / "ImageSets" / "Main").mkdir(parents=True)
-    for split, names in {"trainval": "a\nb\n", "test": "c\nnone\n"}.items():
-        (root / "ImageSets" / "Main" / f"{split}.txt").write_text(names)
-    splits = open_splits(f"voc:{root}")
-    assert {k: list(labels(v)) for k, v in splits.items()} == {
-        "train": ["a.jpg", "b.jpg"],
-        "test": ["c.jpg"],
-    }
-    assert names_by_kind(splits) == {
-        "listed images have no annotation": ["test.txt: none"],
-        "annotations are not listed in ImageSets/Main and are left out": ["d.xml", "e.xml"],
-    }
 
 
 CVAT = """<annotations><version>1.1</version>
@@ -450,40 +333,3 @@ def test_boxes_of_a_turned_image(tmp_path, orientation):
         assert names_by_kind(splits) == {
             "images are annotated before EXIF rotation: boxes are rotated too": ["stored.png"]
         }
-
-
-def test_voc_tells_frames_of_the_same_name_apart(tmp_path):
-    for video in ("1", "2", "3"):
-        write_image(tmp_path / "images" / video / "0001.png")
-        voc(
-            tmp_path / "annotations" / video / "0001.xml", "0001.png", (f"of {video}", (1, 1, 9, 9))
-        )
-    source = open_splits(f"voc:{tmp_path}")["all"]
-    assert [source.name(i).split("/")[-2] for i in range(3)] == [
-        "1",
-        "2",
-        "3",
-    ] and source.labels.tolist() == [0, 1, 2]
-
-
-def test_voc_lists_that_share_images(tmp_path):
-    """Train and val are parts of trainval; whatever else is shared is said, and test is kept
-    clean."""
-    for name in "abcd":
-        write_image(tmp_path / "JPEGImages" / f"{name}.jpg")
-        voc(
-            tmp_path / "Annotations" / f"{name}.xml",
-            f"{name}.jpg",
-            ("xy"[name > "b"], (1, 1, 9, 9)),
-        )
-    (tmp_path / "ImageSets" / "Main").mkdir(parents=True)
-    for split, names in {"trainval": "abcd", "train": "ab", "val": "bc", "test": "ad"}.items():
-        (tmp_path / "ImageSets" / "Main" / f"{split}.txt").write_text("\n".join(names))
-    splits = open_splits(f"voc:{tmp_path}")
-    assert {k: "".join(labels(v)) for k, v in splits.items()} == {
-        "val": "b.jpgc.jpg",
-        "test": "a.jpgd.jpg",
-    }
-    assert names_by_kind(splits) == {
-        "images are listed in several splits": ["b.xml", "a.xml", "d.xml"]
-    }

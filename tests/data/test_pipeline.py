@@ -1,8 +1,6 @@
-"""Feeds: on the device and loaded, they give the same batches, whatever the workers and whatever is
-unreadable."""
+"""Feeds, resident and loaded: the same batches, whatever the workers, whatever is unreadable."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -372,14 +370,8 @@ def test_workers_start_from_a_one_line_program(whole_folder):
         "batches = loader.train_batches([(0, 1), (1, 1)], 8)\n"
         "print(json.dumps([batch['label'].tolist() for batch in batches]))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=REPOSITORY,
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     expected = train(open_folder(whole_folder).loaders["train"], 0, 2)
     assert json.loads(done.stdout.splitlines()[-1]) == [

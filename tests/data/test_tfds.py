@@ -62,8 +62,7 @@ def _tar(members):
 
 
 def _cifar10():
-    """Returns the bytes of a cifar-10-binary.tar.gz with the images of CIFAR10; the label is the
-    index modulo 10."""
+    """Returns a cifar-10-binary.tar.gz of CIFAR10's images; the label is the index modulo 10."""
 
     def rows(images):
         return b"".join(

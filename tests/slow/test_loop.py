@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 
-from tests.training.test_loop import run, stopping_at, tiny, values
+from tests.training.runs import run, stopping_at, tiny, values
 
 
 def test_a_run_of_eight_devices_goes_on_on_two(tmp_path):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.training.test_loop import run, tiny, values
+from tests.training.runs import run, tiny, values
 from vision import main, parallel
 from vision.data.pipeline import open_data
 from vision.run.directory import open_workdir

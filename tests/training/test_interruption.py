@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.training.test_loop import saved_steps, tiny, values
+from tests.training.runs import saved_steps, tiny, values
 from vision import parallel
 from vision.data.loading.loader import DataFailed
 from vision.data.pipeline import open_data

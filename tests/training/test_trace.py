@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.training.test_loop import run, tiny
+from tests.training.runs import run, tiny
 
 
 def test_profile_holds_the_training_steps(tmp_path, capsys):
