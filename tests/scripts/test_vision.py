@@ -1,30 +1,16 @@
 """`./scripts/vision` and `./scripts/train` start the stages of the checkout, from any folder."""
 
-import shutil
 import subprocess
-import sys
 
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.support.checkouts import make_checkout
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A checkout whose environment is there, as a state of scripts/setup says, with one extra."""
-    root = tmp_path_factory.mktemp("checkout").resolve()
-    for name in ("vision", "scripts", "configs"):
-        (root / name).symlink_to(REPOSITORY / name)
-    for name in ("pyproject.toml", "constraints.txt"):
-        shutil.copy(REPOSITORY / name, root)
-    python = root / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={REPOSITORY} exec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    line = "cat pyproject.toml constraints.txt | cksum"
-    key = subprocess.run(line, shell=True, cwd=root, capture_output=True, text=True).stdout.strip()
-    (root / ".venv" / "vision-setup").write_text(f"{key} {root}\ncpu cuda12 basics audit\n")
-    return root
+    return make_checkout(tmp_path_factory.mktemp("checkout"), "cpu cuda12 basics audit")
 
 
 def start(*command, cwd):

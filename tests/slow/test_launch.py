@@ -7,13 +7,14 @@ import pathlib
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+
+from tests.support.checkouts import make_checkout
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 CONFIG = """
@@ -48,21 +49,7 @@ def get_config(kind):
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A folder with the repository's scripts, and for .venv the Python of these tests."""
-    root = tmp_path_factory.mktemp("checkout").resolve()
-    for name in ("vision", "scripts"):
-        (root / name).symlink_to(REPOSITORY / name)
-    for name in ("pyproject.toml", "constraints.txt"):
-        shutil.copy(REPOSITORY / name, root)
-    python = root / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={REPOSITORY} exec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    key = subprocess.run(
-        "cat pyproject.toml constraints.txt | cksum", shell=True, cwd=root, capture_output=True
-    )
-    (root / ".venv" / "vision-setup").write_text(
-        f"{key.stdout.decode().strip()} {root}\ncpu cuda12 basics\n"
-    )
+    root = make_checkout(tmp_path_factory.mktemp("checkout"), "cpu cuda12 basics")
     (root / "run.py").write_text(CONFIG)
     return root
 
