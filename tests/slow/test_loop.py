@@ -6,6 +6,7 @@ import sys
 import numpy as np
 
 from tests.training.runs import run, stopping_at, tiny, values
+from tests.training.test_loop_resumed import check_resumed
 
 
 def test_a_run_of_eight_devices_goes_on_on_two(tmp_path):
@@ -23,6 +24,10 @@ def test_a_run_of_eight_devices_goes_on_on_two(tmp_path):
         ours, theirs = (values(tmp_path / each, f"val/{name}") for each in ("parts", "whole"))
         np.testing.assert_allclose(ours, theirs, rtol=1e-4)
     assert uninterrupted.best_step == outcome.best_step
+
+
+def test_several_steps_a_dispatch_of_a_vit_resumed_end_with_the_same_bits(tmp_path):
+    check_resumed(tmp_path, {})
 
 
 def test_a_step_that_really_runs_out_of_memory(tmp_path):

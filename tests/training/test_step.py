@@ -2,7 +2,6 @@
 something frozen."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -99,8 +98,12 @@ def largest_difference(a, b):
     )
 
 
-@pytest.mark.parametrize(("kind", "groups"), [("resnet", 1), ("resnet", 4), ("vit", 1)])
-def test_equals_pmap(float64, kind, groups):
+@pytest.mark.parametrize("groups", [1, 4])
+def test_equals_pmap(float64, groups):
+    check_pmap("resnet", groups)  # a ViT: tests/slow/test_devices.py
+
+
+def check_pmap(kind, groups):
     """Five steps on four devices give pmap's parameters: with synchronized statistics, and with
     each device's own."""
     start = beginning(kind, "float64")
@@ -148,10 +151,9 @@ def test_equals_pmap(float64, kind, groups):
     assert largest_difference(rest, ours["rest"]) < 1e-12
 
 
-@pytest.mark.parametrize("kind", ["resnet", "vit"])
-def test_any_number_of_devices(float64, kind):
-    """On all of 1, 2, 4 and 8: tests/slow/test_devices.py."""
-    check_devices(kind, (1, 8))
+def test_any_number_of_devices(float64):
+    """On all of 1, 2, 4 and 8, and a ViT: tests/slow/test_devices.py."""
+    check_devices("resnet", (1, 8))
 
 
 def check_devices(kind, counts):
@@ -295,56 +297,11 @@ def test_frozen_parts_and_after_update():
     assert scalars["distance"] == scalars["loss"]
 
 
-def test_fsdp_is_the_same_training_with_an_eighth_of_the_state(float64):
-    """Cut over eight devices: the same losses, parameters and moments as whole copies."""
-    outcomes = {}
-    for fsdp in (1, 8):
-        c = config()
-        c.optimizer.name = "adamw"
-        c.optimizer.ema = 0.9
-        step = make(c, lambda: wide("float64"), devices=8, fsdp=fsdp)
-        state = step.initialize()
-        losses = []
-        for i in range(5):
-            state, scalars = step.update(
-                state, {"index": LABELS[i], "image": IMAGES[i], "label": LABELS[i]}, {}
-            )
-            losses.append(float(scalars["loss"]))
-        sums = step.evaluate(
-            state, {"image": IMAGES[0], "label": LABELS[0], "mask": np.ones(BATCH, bool)}, {}
-        )
-        outcomes[fsdp] = losses, jax.device_get((state, sums)), parallel.bytes_on_one_device(state)
-    np.testing.assert_allclose(outcomes[8][0], outcomes[1][0], rtol=1e-12)
-    assert largest_difference(outcomes[8][1], outcomes[1][1]) < 1e-8
-    assert outcomes[8][2] <= 0.2 * outcomes[1][2]
+def test_many_steps_in_one_dispatch(float64):
+    check_many_steps("resnet")  # a ViT: tests/slow/test_devices.py
 
 
-def test_fsdp_moves_parameters_not_activations():
-    """The compiled step gathers every cut parameter, and nothing whose first axis is the batch."""
-    step = make(config("float32"), lambda: wide("float32"), devices=8, fsdp=8)
-    batch = parallel.abstract_batch(
-        {"image": (IMAGES[0].shape, "uint8"), "label": ((BATCH,), "int32")}, step._mesh
-    )
-    text = step.update.lower(step.abstract_state, batch, {}).compile().as_text()
-    gathered = re.findall(r"= \(?f32\[([\d,]*)\]\S* all-gather", text)
-    cut = [x for x in jax.tree.leaves(step.abstract_state["params"]) if any(x.sharding.spec)]
-    assert len(cut) >= 5
-    for leaf in cut:
-        assert any(
-            np.prod([int(n) for n in shape.split(",")]) == leaf.size for shape in gathered
-        ), leaf.shape
-    assert all(BATCH not in map(int, shape.split(",")) for shape in gathered)
-
-
-def wide(dtype):
-    """Large enough that what is cut outweighs what is not."""
-    return Supervised(
-        ViT(64, 1, 2, 4, CLASSES, image_size=SIDE, rngs=nnx.Rngs(0), dtype=jnp.dtype(dtype))
-    )
-
-
-@pytest.mark.parametrize("kind", ["vit", "resnet"])
-def test_many_steps_in_one_dispatch(kind, float64):
+def check_many_steps(kind):
     """A call of four steps is four calls of one: the same state, and the metrics of each."""
     data = {"image": IMAGES.reshape(-1, SIDE, SIDE, 3), "label": LABELS.reshape(-1)}
     indices = (
