@@ -14,13 +14,14 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import pytest
 
+from vision import parallel
+
 REPOSITORY = pathlib.Path(__file__).parent.parent
 SHARED = REPOSITORY.parent / "shared" / "data"
 
-jax.config.update(
-    "jax_compilation_cache_dir", str(pathlib.Path("~/.cache/vision/xla").expanduser())
-)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+# Small programs too, each a few kB: a test compiles dozens of them, which other tests have as well.
+parallel.MIN_COMPILE_TIME = 0.0  # of the runs that tests train in their own process
+parallel.keep_programs("~/.cache/vision/xla")
 
 
 @pytest.fixture(scope="session", autouse=True)
