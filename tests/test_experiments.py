@@ -153,7 +153,7 @@ def test_a_training_that_was_stopped_goes_on(tmp_path, monkeypatch, capfd):
         "model.batch_norm_groups": None,
         "model.stochastic_depth": None,
         "train.steps": 400,
-        "train.eval_every": 100,
+        "train.eval_every": 400,
         "log.every": 1,
         "parallel.devices": 1,
     }

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from PIL import Image
 
 from tests.conftest import REPOSITORY
 from tests.support.commands import outcome
+from tests.support.processes import environment_of
 from tests.support.tiny_bundle import RESIZE, write_bundle
 from vision import inference, predict
 from vision.bundle import directory as bundle
@@ -250,7 +250,7 @@ def test_a_run_of_four_devices_is_opened_on_one(tmp_path):
         ),
     ):
         cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8), np.uint8))
-        env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        env = environment_of(devices)
         done = subprocess.run(
             [sys.executable, *command], cwd=root, env=env, capture_output=True, text=True
         )

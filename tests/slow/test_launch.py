@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from tests.support.checkouts import make_checkout
+from tests.support.processes import environment_of
 
 REPOSITORY = pathlib.Path(__file__).parents[2]
 CONFIG = """
@@ -73,11 +74,10 @@ def launch(checkout):
     started = []
 
     def begin(*command, devices=1, **more):
-        flags = f"--xla_force_host_platform_device_count={devices}"
         process = subprocess.Popen(
             [str(part) for part in command],
             cwd=checkout,
-            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | more,
+            env=environment_of(devices) | more,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -144,8 +144,7 @@ def uninterrupted(checkout, tmp_path_factory):
     done = subprocess.run(
         [str(part) for part in local(workdir)],
         cwd=checkout,
-        env=os.environ
-        | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1", "JAX_PLATFORMS": "cpu"},
+        env=environment_of(1),
         capture_output=True,
         text=True,
         timeout=300,

@@ -9,6 +9,13 @@ import sys
 REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
+def environment_of(devices):
+    """Returns the environment of a process with so many fake devices, which compiles as these tests
+    do; of a flag that is there twice, XLA takes the last."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+
+
 def start(count, arguments, devices=1):
     """Starts `count` processes of `vision.main`, and returns them.
 
@@ -17,10 +24,6 @@ def start(count, arguments, devices=1):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    env = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-    }
     command = [
         *(sys.executable, "-m", "vision.main", *arguments),
         f"--config.parallel.coordinator=localhost:{port}",
@@ -30,7 +33,7 @@ def start(count, arguments, devices=1):
         subprocess.Popen(
             [*command, f"--config.parallel.process={i}"],
             cwd=REPOSITORY,
-            env=env,
+            env=environment_of(devices),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
