@@ -27,7 +27,7 @@ from vision.export import npm, web
 from vision.export.options import ExportOptions
 from vision.support import extras
 
-PAGES = (web.PAGE, web.SHARED)
+FILES = (*web.PAGE.iterdir(), *web.SHARED_FILES)
 OWN = sorted(path for path in web.PAGE.iterdir() if path.is_file())
 IMPORTS = r"""(?:from|import|import\() ?["'`]([^"'`]+)["'`]"""
 # (height, width) of an image, side of the result
@@ -224,10 +224,10 @@ def test_the_page_requests_only_what_lies_beside_it():
     inline = re.findall(r"<script(?![^>]*src=)[^>]*>(.*?)</script>", html, re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(inline[0].encode()).digest()).decode()
     assert len(inline) == 1 and f"'sha256-{digest}'" in policy
-    names = {path.name for folder in PAGES for path in folder.iterdir()} | {"licenses.txt"}
+    names = {path.name for path in FILES} | {"licenses.txt"}
     for target in re.findall(r'(?:src|href)="([^"#]+)"', html):
         assert target in names
-    for path in [*OWN, *(web.SHARED / name for name in web.SHARED_FILES)]:
+    for path in [*OWN, *web.SHARED_FILES]:
         text = path.read_text()
         assert set(re.findall(r"(?:https?:)?//[\w-]+\.[\w.]+", text)) <= {"http://www.w3.org"}
         assert len(text.splitlines()) <= 400
@@ -248,7 +248,9 @@ def test_what_the_folder_contains(runtime, tmp_path):
     folder = directory / "web"
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     own = {path.name for path in OWN} - {f"{name}.js" for name in web.RUNTIMES}
-    own |= {f"{runtime}.js", model, "model.json", "sample.png", "licenses.txt", *web.SHARED_FILES}
+    own |= {f"{runtime}.js", model, "model.json", "sample.png", "licenses.txt"} | {
+        path.name for path in web.SHARED_FILES
+    }
     targets = [name for package in npm.pinned()[runtime] for name in package["files"].values()]
     assert files == own | {f"runtime/{name}" for name in targets}
     for path in folder.glob("*.js"):  # each module's imports are there

@@ -275,11 +275,11 @@ def _measure(model, small, files, images, report):
         report: called with a line of text.
     """
     from vision.compression import latency
-    from vision.evaluation.measures.statistics import paired_bootstrap, share
+    from vision.evaluation.measures.statistics import paired_shares, share
 
     correct = {"float32": images.is_correct(model), "int8": images.is_correct(small)}
     accuracies = {name: share(values.sum(), len(values)) for name, values in correct.items()}
-    change = paired_bootstrap(correct["int8"].astype(float), correct["float32"].astype(float))
+    change = paired_shares(correct["int8"], correct["float32"])
     sizes = [file.stat().st_size for file in files]
     runs = {
         "float32": model.probabilities_and_embeddings,

@@ -149,7 +149,7 @@ def measure(
             report(f"note: since the training of {model.title} began, {line}")
         first = first or (correct, names)
         if names == first[1]:
-            row["change"] = statistics.paired_bootstrap(correct, first[0])
+            row["change"] = statistics.paired_shares(correct, first[0])
         else:
             report(f"note: {model.title} is measured on other images than {models[0].title}")
         rows.append(row)
@@ -170,8 +170,8 @@ def _evaluate(model, spec, split):
     """Evaluates a model on a split.
 
     Returns:
-        (its row of the report as a dict, without latencies; float (N,), 1 for the images that are
-        classified as labeled, else 0; the names of these images; the opened
+        (its row of the report as a dict, without latencies; bool (N,), which images are classified
+        as labeled; the names of these images; the opened
         `vision.evaluation.data.Split`).
     """
     from vision import parallel
@@ -185,7 +185,7 @@ def _evaluate(model, spec, split):
     mesh = parallel.make_mesh(1)
     opened = open_split(bundle, bundle.config, mesh, spec, split)
     outputs = gather(Forward(bundle, mesh), opened, batch_size(bundle.config.train, mesh), 0)
-    correct = (outputs.logits.argmax(1) == outputs.labels).astype(float)
+    correct = outputs.logits.argmax(1) == outputs.labels
     values = intervals.with_intervals(outputs.logits, outputs.labels, bundle.classes)
     row = {"title": model.title, "accuracy": values["metrics"]["accuracy"]} | costs(model.file)
     names = [opened.source.name(int(i)) for i in outputs.rows]

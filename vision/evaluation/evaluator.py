@@ -137,9 +137,7 @@ class Evaluator:
             "views": name,
             "images": len(plain.labels),
             "accuracy": float(correct.mean()),
-            "change": statistics.paired_bootstrap(
-                correct.astype(float), correct_plain.astype(float)
-            ),
+            "change": statistics.paired_shares(correct, correct_plain),
         }
 
     def probe(self, outputs: Outputs) -> dict[str, Any] | None:

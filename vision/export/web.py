@@ -1,7 +1,8 @@
 """A page that classifies images in the browser: a folder that any static web server can host.
 
 index.html    the page, in the look of the server's (`vision/serving/page`), from which it takes
-              page.css, icon.svg, show.js and take.js. Nothing is requested from another host.
+              page.css, icon.svg, show.js and take.js, and with it and the reports base.css and
+              zoom.js (`vision/support`). Nothing is requested from another host.
 model.json    the classes, how an image is resized, and which runtime runs the model.
 model.tflite  the bundle's model for LiteRT.js; or model.onnx for ONNX Runtime Web.
 sample.png    an image of the model's size, made of noise: the page uses a way to run the model
@@ -25,6 +26,7 @@ from vision.export import npm
 from vision.support.digest import sha256
 from vision.support.directories import files_in
 from vision.support.files import write_json
+from vision.support.page import BASE_STYLE, ZOOM_SCRIPT
 from vision.support.reading import read_json
 from vision.support.schema import FILE_NAME
 from vision.version import __version__
@@ -35,9 +37,13 @@ DESCRIPTION = "model.json"
 RUNTIMES = {"litert": "tflite", "onnxruntime": "onnx"}
 PAGE = pathlib.Path(__file__).with_name("web_page")
 LICENSES = PAGE / "licenses"
-# of the server's page, which has the same look and takes images in the same ways
-SHARED = pathlib.Path(__file__).parents[1] / "serving" / "page"
-SHARED_FILES = ("page.css", "icon.svg", "show.js", "take.js")
+# of the server's page, which has the same look and takes images in the same ways, and of all pages
+SERVER = pathlib.Path(__file__).parents[1] / "serving" / "page"
+SHARED_FILES = (
+    *(SERVER / name for name in ("page.css", "icon.svg", "show.js", "take.js")),
+    BASE_STYLE,
+    ZOOM_SCRIPT,
+)
 # parts of the names of LiteRT.js's other variants: for threads, for WebGPU, for old browsers
 OTHER_VARIANTS = ("_threaded_", "_jspi_", "_compat_")
 LICENSES_FILE = "licenses.txt"
@@ -122,8 +128,8 @@ def write(
         is_other_runtime = file.stem in RUNTIMES and file.stem != runtime.name
         if file.is_file() and not is_other_runtime:
             shutil.copyfile(file, folder / file.name)
-    for file_name in SHARED_FILES:
-        shutil.copyfile(SHARED / file_name, folder / file_name)
+    for file in SHARED_FILES:
+        shutil.copyfile(file, folder / file.name)
     shutil.copyfile(directory / model, folder / model)
     packages = npm.pinned()[runtime.name]
     for package, tarball in zip(packages, runtime.tarballs, strict=True):

@@ -32,7 +32,7 @@ def run(title, labels, correct, confidence=0.9):
 
 def measured(kind, old, new, decide, class_images=1):
     runs = [old, new]
-    pair = rules.with_score_intervals(compare(runs)["comparisons"][0], runs)
+    pair = compare(runs)["comparisons"][0]
     rule = rules.Rule(kind, "old", 0.01)
     numbers = rules.measure(rule, runs, pair, class_images, decide)
     return numbers, rules.keeps(rule, numbers, decide)

@@ -268,7 +268,12 @@ def _pair(first, other):
 
 
 def _differences(first, other):
-    """Returns {metric: difference with its interval}."""
+    """Returns {metric: difference with its interval}.
+
+    Shares of images have score intervals, see `vision.evaluation.measures.statistics`, and so have
+    means of recalls. Precision, F1, the coefficients and the losses have none in closed form, so
+    they are bootstrapped.
+    """
     draws_first, measured_first = _margin_metrics(first)
     draws_other, measured_other = _margin_metrics(other)
     differences = {}
@@ -278,10 +283,16 @@ def _differences(first, other):
         if len(spread):
             difference = float(measured_other[name] - measured_first[name])
             differences[name] = {"difference": difference} | statistics.interval(spread)
-    columns = {"nll": "nll"} | ({"top5_accuracy": "in_top5"} if _has_top5(first) else {})
-    for name, column in columns.items():
-        differences[name] = statistics.paired_bootstrap(
-            other.columns[column], first.columns[column], DRAWS
+    differences["nll"] = statistics.paired_bootstrap(
+        other.columns["nll"], first.columns["nll"], DRAWS
+    )
+    right = statistics.paired_shares(other.columns["correct"], first.columns["correct"])
+    recall = statistics.mean_of_differences(_per_class(first, other))
+    differences |= {"accuracy": right, "weighted_recall": right}
+    differences |= {"balanced_accuracy": recall, "macro_recall": recall}
+    if _has_top5(first):
+        differences["top5_accuracy"] = statistics.paired_shares(
+            other.columns["in_top5"], first.columns["in_top5"]
         )
     return differences
 
@@ -317,7 +328,7 @@ def _per_class(first, other):
             "first": float(a.mean()),
             "other": float(b.mean()),
         }
-        rows.append(row | statistics.paired_bootstrap(b, a, DRAWS))
+        rows.append(row | statistics.paired_shares(b, a))
     return sorted(rows, key=lambda row: (row["difference"], -row["images"]))
 
 

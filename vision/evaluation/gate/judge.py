@@ -13,7 +13,7 @@ from vision.errors import UserError
 from vision.evaluation.compare.comparison import align, change_text, compare
 from vision.evaluation.data import match_classes
 from vision.evaluation.gate.answers import answer
-from vision.evaluation.gate.rules import Rule, keeps, measure, with_score_intervals
+from vision.evaluation.gate.rules import Rule, keeps, measure
 from vision.evaluation.gate.unseen import Learned, unseen
 from vision.evaluation.measures.calibration import calibration_error
 from vision.inference import Predictor, from_flags
@@ -113,7 +113,7 @@ def _compare(
     notes = _notes(models, titles, learned, seen, present)
     for note in notes:
         report(f"note: {note}")
-    return with_score_intervals(comparison["comparisons"][0], runs), {
+    return comparison["comparisons"][0], {
         "runs": runs,
         "source": spec,
         "images": comparison["images"],

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from vision.errors import UserError, check_choice, check_range
-from vision.evaluation.compare.comparison import Run, verdict
+from vision.evaluation.compare.comparison import Run
 from vision.evaluation.measures import statistics
 from vision.evaluation.measures.calibration import calibration_error
-from vision.reference.shares import mcnemar
 
 DECISIONS = ("estimate", "interval")
 DRAWS = 1000
@@ -88,35 +87,6 @@ def parse_rules(kind: str, values: Sequence[str], data: Mapping[str, str]) -> li
     return list(rules.values())
 
 
-def with_score_intervals(pair: Mapping[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
-    """Returns a comparison with the score intervals of accuracy and of each class's recall.
-
-    Bootstrap intervals have no width if both models are right on the same images, so three images
-    would prove that nothing is lost; see `vision.evaluation.measures.statistics.paired_difference`.
-
-    Args:
-        pair: from `vision.evaluation.compare.comparison.compare`.
-        runs: the old and the new model's answers, aligned.
-    """
-    old, new = (run.columns["correct"] for run in runs)
-    labels = runs[0].columns["label"]
-
-    def scored(change, chosen):
-        only_new = int((new & ~old)[chosen].sum())
-        only_old = int((old & ~new)[chosen].sum())
-        interval = statistics.paired_difference(only_new, only_old, int(chosen.sum()))
-        return {**change, **interval, "p": mcnemar(only_old, only_new)}
-
-    everything = np.ones(len(old), bool)
-    accuracy = scored(pair["differences"]["accuracy"], everything)
-    per_class = [scored(row, labels == row["class"]) for row in pair["per_class"]]
-    result = dict(pair)
-    result["differences"] = pair["differences"] | {"accuracy": accuracy}
-    result["per_class"] = per_class
-    result["better"], result["verdict"] = verdict(result)
-    return result
-
-
 def measure(
     rule: Rule, runs: Sequence[Run], pair: Mapping[str, Any], class_images: int, decide: str
 ) -> dict[str, Any]:
@@ -129,7 +99,7 @@ def measure(
     Args:
         rule: the rule.
         runs: the old and the new model's answers, aligned.
-        pair: their comparison, from `with_score_intervals`.
+        pair: their comparison, from `vision.evaluation.compare.comparison.compare`.
         class_images: images that a class must have to be judged.
         decide: one of `DECISIONS`.
     """

@@ -1,7 +1,8 @@
 """How far a measured number may be from the one that many more images would give.
 
 Shares of images, such as accuracy, recall and precision, have an interval in closed form (Wilson
-1927), and so has a mean of recalls; the other numbers are bootstrapped. Efron 1979: draw as many
+1927), which makes sense of three images, too, and so has a mean of recalls. The other numbers have
+none, so they are bootstrapped if there are `LEAST_IMAGES`. Efron 1979: draw as many
 images as there are, with replacement, and measure again, many times; the interval holds the middle
 95 % of the results. A draw is represented by a weight for each image, how often it was drawn, so
 that no image is read again: numbers that depend on the confusion matrix follow from the sums of the
@@ -21,6 +22,8 @@ from vision.evaluation.measures.blocks import columns
 from vision.evaluation.measures.margins import from_margins, grouped, margins, ratio
 
 CHUNK = 4_000_000  # weights in memory at a time
+# Draws of fewer images are so much alike that their spread says nothing of new ones.
+LEAST_IMAGES = 10
 LEAST = 100  # draws of ROC-AUC and average precision, at least
 # images x classes x draws that ROC-AUC and average precision may take: some 20 s
 RANKED = 20_000_000_000
@@ -53,7 +56,8 @@ def with_intervals(
             bootstrap: {"draws", "ranking_draws" (of ROC-AUC and average precision), "level",
                 "seed"}; None without draws.
         A number is {"value", "low", "high"}. Its value is None if it is not defined; low and high
-        are missing if it has no interval, for example because all draws are alike.
+        are missing if it has no interval: because there are fewer than `LEAST_IMAGES` and it is
+        bootstrapped, or because all draws are alike.
     """
     ranks = scores.ranked(logits, labels)
     metrics = scores.score(logits, labels, ranks)
@@ -63,6 +67,8 @@ def with_intervals(
     settings = None
     if draws:
         results = bootstrap(logits, labels, draws, seed)
+        if len(labels) < LEAST_IMAGES:
+            results |= {"metrics": {}, "per_class": [{}] * len(classes)}
         metric_intervals = results["metrics"] | closed_form(metrics, per_class)
         by_wilson = _class_intervals(per_class)
         class_intervals = [a | b for a, b in zip(results["per_class"], by_wilson, strict=True)]

@@ -1,11 +1,17 @@
-"""Is one classifier better than another, or was it luck? Tests on the same images for both."""
+"""Is one classifier better than another, or was it luck? Tests on the same images for both.
+
+Shares of images have score intervals, which make sense of three images, too: Wilson's for a share,
+Tango's for the difference of two classifiers, and for means over classes what follows from those of
+the classes. `paired_bootstrap` is for what is not a share of images, such as a loss.
+"""
 
 import math
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 
 import numpy as np
 
-from vision.reference.shares import wilson
+from vision.reference.shares import mcnemar, wilson
 
 CHUNK = 4_000_000  # numbers drawn at a time
 
@@ -53,13 +59,49 @@ def paired_difference(
     return {"difference": measured, "low": low, "high": high}
 
 
+def paired_shares(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
+    """Returns how much more often one classifier is right than another, on the same images.
+
+    Args:
+        a: bool (N,), N >= 1: which images the first gets right.
+        b: bool (N,), those that the second gets right.
+
+    Returns:
+        {"difference": share of a - share of b, "low", "high": its 95 % interval by
+        `paired_difference`, "p": of McNemar's exact test, two-sided}.
+    """
+    a = np.asarray(a, bool)
+    b = np.asarray(b, bool)
+    only_a = int((a & ~b).sum())
+    only_b = int((b & ~a).sum())
+    return paired_difference(only_a, only_b, len(a)) | {"p": mcnemar(only_a, only_b)}
+
+
+def mean_of_differences(changes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Returns the mean of independent differences with its interval, {"difference", "low", "high"}.
+
+    Joined like the shares of `mean_of_shares`.
+
+    Args:
+        changes: [{"difference", "low", "high"}], such as those of the classes' recalls, at least 1.
+    """
+    values, low, high = (
+        np.array([change[name] for change in changes]) for name in ("difference", "low", "high")
+    )
+    start, end = _joined(values, low, high)
+    return {"difference": float(values.mean()), "low": max(-1.0, start), "high": min(1.0, end)}
+
+
 def paired_bootstrap(
     a: np.ndarray, b: np.ndarray, draws: int = 1000, seed: int = 0
 ) -> dict[str, float]:
     """Returns how much higher one classifier's mean score is than another's, on the same images.
 
+    For losses, whose distribution nothing is known of. Whether images are right has a score
+    interval, `paired_shares`: draws of a few images say too little.
+
     Args:
-        a: float (N,), each image's score, such as whether it is right, or its loss.
+        a: float (N,), each image's score, such as its loss.
         b: float (N,), the other classifier's scores.
         draws: number of bootstrap draws over the images; 0 for no interval.
         seed: seed of the draws.
@@ -127,8 +169,12 @@ def mean_of_shares(hits: np.ndarray, totals: np.ndarray) -> tuple[float, float]:
         hits: numbers of hits, (K,).
         totals: of how many, (K,), each at least 1.
     """
-    low, high = wilson(hits, totals)
-    shares = np.asarray(hits) / np.asarray(totals)
-    below = np.sqrt(((shares - low) ** 2).sum()) / len(shares)
-    above = np.sqrt(((high - shares) ** 2).sum()) / len(shares)
-    return max(0.0, float(shares.mean() - below)), min(1.0, float(shares.mean() + above))
+    low, high = _joined(np.asarray(hits) / np.asarray(totals), *wilson(hits, totals))
+    return max(0.0, low), min(1.0, high)
+
+
+def _joined(values, low, high):
+    """Returns the interval (low, high) of the mean of independent values from their own ones."""
+    below = np.sqrt(((values - low) ** 2).sum()) / len(values)
+    above = np.sqrt(((high - values) ** 2).sum()) / len(values)
+    return float(values.mean() - below), float(values.mean() + above)

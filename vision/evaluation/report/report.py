@@ -191,7 +191,7 @@ def context(evaluation: "Evaluation", c: ConfigDict, pictures: dict[str, bytes])
         "drawn": DRAWN,
         "rates": _rates(summary["operating_point"]),
         "calibrations": calibrations(summary["calibration"]),
-        "shade": _shade,
+        "lost": _lost,
         "per_class": worst[:ROWS],
         "hidden_classes": max(0, len(worst) - ROWS),
         "absent": [row["class"] for row in summary["per_class"] if not row["support"]],
@@ -280,7 +280,7 @@ def calibrations(calibration: dict[str, Any]) -> list[tuple[str, dict[str, Any]]
     return rows
 
 
-def _shade(value, clean):
-    """Returns a cell's color: white for the clean accuracy, redder the less of it is left."""
+def _lost(value, clean):
+    """Returns how much of the clean accuracy is lost, in percent."""
     left = min(1.0, value / clean) if clean else 1.0
-    return f"hsl(4, 85%, {60 + 40 * left:.0f}%)"
+    return round(100 * (1 - left))

@@ -1,6 +1,7 @@
 // The page: takes an image from a file, the clipboard, a drop or the camera, and shows the model's
 // answer.
 
+import "./zoom.js";
 import { load, Refused } from "./classifier.js";
 import { decode } from "./decode.js";
 import { bars, draw, latency, make, percent } from "./show.js";

@@ -12,7 +12,7 @@ TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 CLASSES = 30  # whose recalls are drawn
 WIDTH = 600  # of the drawing of a history
 HEIGHT = 160
-COLORS = {"cbpe": "#0969da", "atc": "#bf8700", "doc": "#8250df"}
+COLORS = {"cbpe": "c0", "atc": "c1", "doc": "c3"}  # classes of the frame
 
 
 def write(out: pathlib.Path, analysis: Analysis) -> None:
@@ -106,8 +106,8 @@ def _reliability(bins, version):
         return []
     own = version["windows"][version["latest"]]["calibration"]
     columns = (
-        ("when exported", "#57606a", (bins.images, bins.right, bins.confidence)),
-        ("latest window", "#0969da", (own["images"], own["right"], own["confidence"])),
+        ("when exported", "c2", (bins.images, bins.right, bins.confidence)),
+        ("latest window", "c0", (own["images"], own["right"], own["confidence"])),
     )
     return [(name, color, _circles(*counts)) for name, color, counts in columns]
 

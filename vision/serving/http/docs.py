@@ -1,6 +1,6 @@
 """The page at /docs: `vision.serving.http.openapi` for people.
 
-It has no script and fetches nothing from elsewhere.
+It looks like a report, with the same style and script, and fetches nothing from elsewhere.
 """
 
 import html
@@ -21,6 +21,10 @@ def page(document: dict[str, Any]) -> str:
         operation["tags"][0] for path in document["paths"].values() for operation in path.values()
     )
     sections = "".join(_section(document, tag) for tag in tags)
+    titles = {"examples": "Examples"} | {_name(tag): tag for tag in tags} | {"schemas": "Schemas"}
+    contents = "".join(
+        f'<li><a href="#{name}">{_text(title)}</a></li>\n' for name, title in titles.items()
+    )
     key = "<code>Authorization: Bearer KEY</code> or <code>X-Api-Key: KEY</code>"
     return f"""<!doctype html>
 <html lang="en">
@@ -29,28 +33,34 @@ def page(document: dict[str, Any]) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>API of the model server</title>
 <link rel="icon" href="icon.svg" type="image/svg+xml">
-<link rel="stylesheet" href="page.css">
+<link rel="stylesheet" href="base.css">
+<link rel="stylesheet" href="frame.css">
 <link rel="stylesheet" href="docs.css">
+<script src="frame.js" defer></script>
 </head>
 <body>
-<header>
+<a class="skip" href="#content">Skip to the content</a>
+<div class="page divided">
+<nav class="contents" aria-label="Sections"><ul>
+{contents}</ul></nav>
+<main id="content" tabindex="-1">
 <h1>API of the model server</h1>
 <p>{_text(info["description"])}</p>
 <p>Version {_text(info["version"])}. For programs: <a href="openapi.json">openapi.json</a>.
 If the server requires a key, send it as {key}. <a href=".">Try it</a></p>
-</header>
-<main>
+<h2 id="examples">Examples</h2>
 <pre>{_text(EXAMPLES)}</pre>
-{sections}<section><h2>Schemas</h2>
+{sections}<section><h2 id="schemas">Schemas</h2>
 {_schemas(document)}</section>
 </main>
+</div>
 </body>
 </html>
 """
 
 
 def _section(document, tag):
-    parts = [f"<section><h2>{_text(tag)}</h2>\n"]
+    parts = [f'<section><h2 id="{_name(tag)}">{_text(tag)}</h2>\n']
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             if operation["tags"] == [tag]:
@@ -71,7 +81,7 @@ def _operation(path, method, operation):
         rows.append((status, f"{description}: {' or '.join(filter(None, schemas)) or 'text'}"))
     table = "".join(f"<tr><th scope='row'>{name}</th><td>{text}</td></tr>\n" for name, text in rows)
     title = f"<code>{method.upper()} {_text(path)}</code> {_text(operation['summary'])}"
-    return f"<details><summary>{title}</summary>\n<table>\n{table}</table></details>\n"
+    return f"<details><summary>{title}</summary>\n<div class='wide'><table>\n{table}</table></div></details>\n"
 
 
 def _parameter(parameter):
@@ -93,7 +103,8 @@ def _schemas(document):
         )
         title = _text(name)
         parts.append(
-            f'<details><summary>{title}</summary>\n<table id="{title}">\n{rows}</table></details>\n'
+            f'<details><summary>{title}</summary>\n<div class="wide"><table id="{title}">\n{rows}'
+            "</table></div></details>\n"
         )
     return "".join(parts)
 
@@ -123,6 +134,11 @@ def _describe(schema):
         if key in schema
     ]
     return " ".join([_text(" or ".join(kind) if isinstance(kind, list) else kind), *limits]).strip()
+
+
+def _name(tag):
+    """Returns the id of a tag's section."""
+    return f"section-{_text(tag.lower().replace(' ', '-'))}"
 
 
 def _text(text):

@@ -35,6 +35,7 @@ from vision.serving.request import Answer
 from vision.serving.request import Request as ClassifyRequest
 from vision.serving.service import Service
 from vision.serving.settings import Settings
+from vision.support.page import BASE_STYLE, FRAME_SCRIPT, FRAME_STYLE, ZOOM_SCRIPT
 from vision.tiles.grid import KEYS, Tiling
 
 PAGE = pathlib.Path(__file__).parent.parent / "page"
@@ -367,10 +368,10 @@ def files() -> dict[str, tuple[bytes, str]]:
 
     The files are read once: no path of a request is ever looked up on the disk.
     """
+    own = {path.relative_to(PAGE).as_posix(): path for path in PAGE.rglob("*") if path.is_file()}
+    shared = {path.name: path for path in (BASE_STYLE, FRAME_STYLE, ZOOM_SCRIPT, FRAME_SCRIPT)}
     pages = {}
-    for path in sorted(PAGE.rglob("*")):
-        if path.is_file():
-            name = path.relative_to(PAGE).as_posix()
-            kind = mimetypes.guess_type(path.name)[0] or BINARY
-            pages["/" if name == "index.html" else f"/{name}"] = (path.read_bytes(), kind)
+    for name, path in sorted((own | shared).items()):
+        kind = mimetypes.guess_type(path.name)[0] or BINARY
+        pages["/" if name == "index.html" else f"/{name}"] = (path.read_bytes(), kind)
     return pages

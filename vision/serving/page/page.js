@@ -1,5 +1,6 @@
 // The page: takes an image from a file, the clipboard, a drop or the camera, and shows the server's answer.
 
+import "./zoom.js";
 import { Refused, Server } from "./api.js";
 import { answer, draw, make, percent } from "./show.js";
 import { takeImages } from "./take.js";
