@@ -51,7 +51,7 @@ def test_what_has_drifted_and_since_when(drifted, command, tmp_path):
     assert "contrast" in [alarm["feature"] for alarm in record["alarms"]]
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Images of the latest window with an alarm" in page and "without one" in page
-    assert "data:image/png;base64," in page and "brightness" in page and "<script" not in page
+    assert "data:image/png;base64," in page and "brightness" in page and "<script src" not in page
 
 
 def test_windows_of_time(drifted, command, tmp_path):

@@ -31,7 +31,7 @@ def test_what_has_decayed_and_since_when(decayed, command, tmp_path):
     assert version["rows"] == version["labels"] == 1200 and version["latest"] == 5
     assert version["alarms"][0]["measure"] == "accuracy" and record["alarm"]
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "Decay" in page and "when exported" in page and "<script" not in page
+    assert "Decay" in page and "when exported" in page and "<script src" not in page
 
 
 def test_the_numbers_are_those_of_pandas_and_statsmodels(decayed, command, tmp_path):

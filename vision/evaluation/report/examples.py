@@ -1,5 +1,7 @@
 """Which images a person should see: worst errors, confused classes, hardest and easiest."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -58,7 +60,11 @@ def of_pair(
 
 
 def of_class(
-    true_probability: np.ndarray, labels: np.ndarray, label: int, count: int
+    true_probability: np.ndarray,
+    labels: np.ndarray,
+    label: int,
+    count: int,
+    shown: Sequence[int] = (),
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns (hardest, easiest) images of a class, each int64 (K,), K <= count; none is in both.
 
@@ -67,8 +73,9 @@ def of_class(
         labels: int (N,).
         label: the class.
         count: number of images of either kind, at most.
+        shown: images that are left out, because the report shows them elsewhere.
     """
-    order = np.flatnonzero(labels == label)
+    order = np.setdiff1d(np.flatnonzero(labels == label), np.asarray(shown, np.int64))
     order = order[np.argsort(true_probability[order], kind="stable")]
     count = min(count, (len(order) + 1) // 2)
     return order[:count], order[::-1][: min(count, len(order) - count)]

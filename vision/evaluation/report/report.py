@@ -206,7 +206,7 @@ def context(evaluation: "Evaluation", c: ConfigDict, pictures: dict[str, bytes])
         "examples": [
             {"class": name, "hard": cards["hard", name], "easy": cards["easy", name]}
             for name in shown
-            if c.examples
+            if len(cards["hard", name])
         ],
         "hidden_examples": max(0, len(worst) - GALLERIES),
         "slices": summary["slices"][:ROWS],
@@ -234,8 +234,11 @@ def _cards(evaluation, c, shown, gallery):
         images["pair", *pair] = examples.of_pair(
             labels, evaluation.predicted, evaluation.confidence, pair, OF_PAIR
         )
+    elsewhere = [int(i) for rows in images.values() for i in rows]
     for name in shown:
-        hard, easy = examples.of_class(true_probability, labels, classes.index(name), c.examples)
+        hard, easy = examples.of_class(
+            true_probability, labels, classes.index(name), c.examples, elsewhere
+        )
         images["hard", name] = hard
         images["easy", name] = easy
     gallery.explain(np.concatenate([np.asarray(rows, np.int64) for rows in images.values()]))

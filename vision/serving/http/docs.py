@@ -81,7 +81,8 @@ def _operation(path, method, operation):
         rows.append((status, f"{description}: {' or '.join(filter(None, schemas)) or 'text'}"))
     table = "".join(f"<tr><th scope='row'>{name}</th><td>{text}</td></tr>\n" for name, text in rows)
     title = f"<code>{method.upper()} {_text(path)}</code> {_text(operation['summary'])}"
-    return f"<details><summary>{title}</summary>\n<div class='wide'><table>\n{table}</table></div></details>\n"
+    table = f"<div class='wide'><table>\n{table}</table></div>"
+    return f"<details><summary>{title}</summary>\n{table}</details>\n"
 
 
 def _parameter(parameter):
