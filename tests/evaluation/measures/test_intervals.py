@@ -79,6 +79,17 @@ def test_degenerate_data(images, present):
     assert without["bootstrap"] is None and without["metrics"]["accuracy"].keys() == {"value"}
 
 
+def test_three_images_have_the_intervals_that_make_sense_of_them():
+    logits = np.eye(2, dtype=np.float32)[[0, 1, 1]]
+    summary = intervals.with_intervals(logits, np.array([0, 1, 1]), ["a", "b"], draws=50)
+    accuracy = summary["metrics"]["accuracy"]
+    # Wilson's, in closed form: n / (n + z^2)
+    assert accuracy == {"value": 1.0, "low": pytest.approx(3 / (3 + 1.959964**2)), "high": 1.0}
+    bootstrapped = {"cohen_kappa", "macro_f1", "nll", "brier"}
+    assert all(summary["metrics"][name].keys() == {"value"} for name in bootstrapped)
+    assert summary["per_class"][0]["recall"]["low"] < 0.25
+
+
 def test_intervals_cover_the_truth():
     """In 200 data sets of a known accuracy and macro recall, about 95 % of the intervals hold
     it."""

@@ -5,9 +5,13 @@ import itertools
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
-from scipy.stats import multinomial, norm
+from scipy.stats import binomtest, multinomial, norm
 
-from vision.evaluation.measures.statistics import paired_difference
+from vision.evaluation.measures.statistics import (
+    mean_of_differences,
+    paired_difference,
+    paired_shares,
+)
 from vision.reference.shares import wilson
 
 
@@ -64,3 +68,31 @@ def test_it_covers_the_truth(shares):
             chance = multinomial.pmf([a, b, total - a - b], total, [*shares, 1 - sum(shares)])
             covered += chance * (interval["low"] <= truth <= interval["high"])
     assert 0.93 < covered <= 1
+
+
+def test_two_classifiers_on_the_same_images():
+    a = np.array([1, 1, 1, 1, 0, 1, 1, 0, 1, 1], bool)
+    b = np.array([1, 0, 0, 0, 1, 0, 1, 0, 0, 1], bool)
+    change = paired_shares(a, b)
+    assert change["p"] == pytest.approx(binomtest(5, 6).pvalue)
+    assert {name: change[name] for name in ("difference", "low", "high")} == paired_difference(
+        5, 1, 10
+    )
+
+
+def test_a_mean_over_classes_covers_the_truth():
+    """In 300 pairs of classifiers, of three classes of 20 images each."""
+    random = np.random.default_rng(0)
+    shares = np.array([[0.9, 0.7, 0.5], [0.8, 0.7, 0.6]])  # by classifier and class
+    truth = (shares[0] - shares[1]).mean()
+    covered = 0
+    for _ in range(300):
+        right = random.random((2, 3, 20)) < shares[..., None]
+        change = mean_of_differences(
+            [paired_shares(*of_class) for of_class in right.swapaxes(0, 1)]
+        )
+        assert change["difference"] == pytest.approx((right[0].mean(1) - right[1].mean(1)).mean())
+        covered += change["low"] <= truth <= change["high"]
+    assert 273 <= covered < 300
+    (one,) = [paired_shares(*right[:, 0])]
+    assert mean_of_differences([one])["low"] == pytest.approx(one["low"])
