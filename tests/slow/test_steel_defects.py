@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.conftest import REPOSITORY, SHARED
+from tests.support.axe import check_accessible
 
 TAR = SHARED / "neu_det.tar"
 
@@ -30,3 +31,4 @@ def test_the_case_ends_in_a_page(tmp_path):
     page = (tmp_path / "report.html").read_text()
     accuracy = results["train"]["lite0"]["accuracy"]
     assert f"{100 * accuracy:.1f} %" in page and page.count("data:image/jpeg") == 2
+    check_accessible((tmp_path / "report.html").as_uri(), tmp_path)

@@ -11,6 +11,7 @@ from PIL import Image, ImageCms
 
 from experiments.edge.web import measure, serving
 from tests.conftest import REPOSITORY
+from tests.support.axe import check_accessible
 from tests.support.browser import PALE, browse
 from vision import cli
 from vision.data.decode import decode
@@ -178,6 +179,10 @@ def test_decoding(digits, tmp_path):
             assert (height, width) == expected.shape[:2], name
             worst[name] = np.abs(np.array(values) - expected.ravel()).max(), tolerance
     assert all(level <= tolerance for level, tolerance in worst.values()), worst
+
+
+def test_the_page_is_accessible(url, tmp_path):
+    check_accessible(url, tmp_path)
 
 
 @pytest.mark.parametrize(

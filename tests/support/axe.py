@@ -5,6 +5,7 @@ the web export.
 """
 
 import functools
+import itertools
 
 import pytest
 
@@ -58,14 +59,14 @@ def check_accessible(url, directory):
         url: the page.
         directory: for temporary files.
     """
-    for width, height in SIZES:
-        for theme in ("light", "dark"):
-            with browse(url, width, height, theme) as page:
-                page.check()
-                assert page.evaluate(PALE) == [], (width, theme)
+    with browse(url) as page:
+        for (width, height), theme in itertools.product(SIZES, ("light", "dark")):
+            page.open(url, width, height, theme)
+            page.check()
+            assert page.evaluate(PALE) == [], (width, theme)
+            assert faults(page, directory) == [], (width, theme)
+            if page.evaluate("document.querySelector('main button.zoom img') !== null"):
+                page.evaluate("document.querySelector('main button.zoom').click()")
+                page.wait("document.querySelector('#enlarged').open")
                 assert faults(page, directory) == [], (width, theme)
-                if page.evaluate("document.querySelector('main button.zoom img') !== null"):
-                    page.evaluate("document.querySelector('main button.zoom').click()")
-                    page.wait("document.querySelector('#enlarged').open")
-                    assert faults(page, directory) == [], (width, theme)
-                assert page.complaints == []
+            assert page.complaints == []
