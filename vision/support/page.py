@@ -104,7 +104,7 @@ def outlined(content: str) -> Outline:
     """
     import markupsafe
 
-    sections = []
+    sections: list[Section] = []
 
     def named(match):
         attributes, title = match.groups()
