@@ -18,7 +18,8 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 OVERLAPS = """
 (() => {
   const boxes = [...document.querySelectorAll('p, h1, h2, h3, li, td, th, img, pre, .card, .chip')]
-    .filter(e => e.getClientRects().length).map(e => [e, e.getBoundingClientRect()]);
+    .filter(e => e.getClientRects().length && e.checkVisibility())
+    .map(e => [e, e.getBoundingClientRect()]);
   const overlaps = [];
   for (let i = 0; i < boxes.length; i++)
   for (let j = i + 1; j < boxes.length && overlaps.length < 5; j++) {
