@@ -22,7 +22,8 @@ PACKAGE = {
 }
 GRAVE = ("serious", "critical")
 RUN = """
-axe.run(document, { resultTypes: ["violations"], preload: false }).then(({ violations }) => violations
+axe.run(document, { resultTypes: ["violations"], preload: false })
+  .then(({ violations }) => violations
   .filter((fault) => %s.includes(fault.impact))
   .flatMap(({ id, nodes }) => nodes.map((node) => `${id}: ${node.html.slice(0, 120)}`)))
 """

@@ -258,22 +258,18 @@ def _pair(first, other):
         "only_other": int((~a & b).sum()),
         "both_wrong": int((~a & ~b).sum()),
     }
+    per_class = _per_class(first, other)
     return {
         "first": first.title,
         "other": other.title,
         "mcnemar": counts | {"p": mcnemar(counts["only_first"], counts["only_other"])},
-        "differences": _differences(first, other),
-        "per_class": _per_class(first, other),
+        "differences": _differences(first, other, per_class),
+        "per_class": per_class,
     }
 
 
-def _differences(first, other):
-    """Returns {metric: difference with its interval}.
-
-    Shares of images have score intervals, see `vision.evaluation.measures.statistics`, and so have
-    means of recalls. Precision, F1, the coefficients and the losses have none in closed form, so
-    they are bootstrapped.
-    """
+def _differences(first, other, per_class):
+    """Returns {metric: difference with its interval}, bootstrapped if it has no closed form."""
     draws_first, measured_first = _margin_metrics(first)
     draws_other, measured_other = _margin_metrics(other)
     differences = {}
@@ -283,17 +279,14 @@ def _differences(first, other):
         if len(spread):
             difference = float(measured_other[name] - measured_first[name])
             differences[name] = {"difference": difference} | statistics.interval(spread)
-    differences["nll"] = statistics.paired_bootstrap(
-        other.columns["nll"], first.columns["nll"], DRAWS
-    )
-    right = statistics.paired_shares(other.columns["correct"], first.columns["correct"])
-    recall = statistics.mean_of_differences(_per_class(first, other))
+    columns = [run.columns for run in (other, first)]
+    differences["nll"] = statistics.paired_bootstrap(*(c["nll"] for c in columns), DRAWS)
+    right = statistics.paired_shares(*(c["correct"] for c in columns))
     differences |= {"accuracy": right, "weighted_recall": right}
+    recall = statistics.mean_of_differences(per_class)
     differences |= {"balanced_accuracy": recall, "macro_recall": recall}
     if _has_top5(first):
-        differences["top5_accuracy"] = statistics.paired_shares(
-            other.columns["in_top5"], first.columns["in_top5"]
-        )
+        differences["top5_accuracy"] = statistics.paired_shares(*(c["in_top5"] for c in columns))
     return differences
 
 
@@ -316,19 +309,18 @@ def _per_class(first, other):
     """Returns the change of each class's recall, for classes with images, the worst loss first."""
     labels = first.columns["label_index"]
     rows = []
-    for i, name in enumerate(first.header["classes"]):
+    for i in np.unique(labels):
         of_class = labels == i
-        if not of_class.any():
-            continue
         a = first.columns["correct"][of_class]
         b = other.columns["correct"][of_class]
         row = {
-            "class": name,
+            "class": first.header["classes"][i],
             "images": int(of_class.sum()),
             "first": float(a.mean()),
             "other": float(b.mean()),
+            **statistics.paired_shares(b, a),
         }
-        rows.append(row | statistics.paired_shares(b, a))
+        rows.append(row)
     return sorted(rows, key=lambda row: (row["difference"], -row["images"]))
 
 
