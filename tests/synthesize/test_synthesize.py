@@ -2,7 +2,6 @@
 
 import csv
 import json
-import re
 import shutil
 
 import cv2
@@ -103,7 +102,7 @@ def test_the_record_and_the_page(gan, balanced):
     page = (balanced / "report.html").read_text()
     assert page.count('class="card"') == 9 * 10
     assert "FID" not in page and "<script src" not in page
-    assert len(re.findall(r'src="data:image/png', page)) == 2 * 9 * 10
+    assert page.count("<figure>") == 2 * 9 * 10
 
 
 def test_a_seed_gives_the_same_images_and_another_seed_others(gan, tmp_path):
