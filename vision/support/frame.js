@@ -6,7 +6,7 @@
     .map((link) => [document.getElementById(link.hash.slice(1)), link]));
 
   function mark() {
-    const heads = [...links.keys()];
+    const heads = [...links.keys()].filter((head) => head.getClientRects().length);
     const isAtEnd = innerHeight + scrollY >= document.documentElement.scrollHeight - 2;
     const above = heads.filter((head) => head.getBoundingClientRect().top < 120);
     const current = links.get(isAtEnd && scrollY > 0 ? heads.at(-1) : above.at(-1));
@@ -45,7 +45,6 @@
   }
   if (links.size) {
     addEventListener("scroll", mark, { passive: true });
-    addEventListener("resize", mark);
-    mark();
+    new ResizeObserver(mark).observe(document.body); // at once, and when another script adds to it
   }
 })();
