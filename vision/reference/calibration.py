@@ -72,6 +72,8 @@ def interval(
 ) -> tuple[float, float] | None:
     """Returns the percentile-bootstrap interval (low, high) of the expected calibration error.
 
+    It is a sum of distances, not a share of images, so it has no interval in closed form.
+
     Args:
         confidence: see `reliability`.
         correct: see `reliability`.

@@ -149,7 +149,8 @@ def _repeated(name: str, runs: Sequence[tuple[int, float, float | None, Any]]) -
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
     """Returns (mean, low, high): the mean's interval by Student's t distribution.
 
-    The ends are infinite if there is one value.
+    What varies are seeds, not images, so Wilson's interval of a share would be too narrow. The
+    ends are infinite if there is one value.
     """
     numbers = np.asarray(values, np.float64)
     mean = float(numbers.mean())

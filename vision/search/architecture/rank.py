@@ -122,6 +122,8 @@ def rank(
 def correlation(a: Sequence[float], b: Sequence[float], seed: int = 0) -> dict[str, Any]:
     """Returns {"tau": Kendall's tau-b, "interval": its 95 % bootstrap interval over the networks}.
 
+    A rank correlation is not a share of images, so the networks are resampled.
+
     Args:
         a, b: two values of each network.
         seed: of the resampling.
