@@ -19,6 +19,8 @@ QUICK = (
     "--config.model.pretrained=",  # a small network: EfficientNet takes minutes to compile
     "--config.model.name=mlp",
     "--config.model.variant=mu",
+    "--config.transfer.mode=full",
+    "--config.transfer.depth=0",
 )
 
 
@@ -62,16 +64,35 @@ def test_folders_are_joined_or_have_a_plus_in_their_name(photos):
 def test_weights_that_are_installed_are_transferred(photos):
     choice = recipe.choose("folder:photos")
     assert choice.config.model.pretrained and choice.config.data.image_size == 224
-    assert choice.reason.startswith("transfer learning from EfficientNet-Lite0's")
+    assert choice.start.startswith("transfer learning from EfficientNet-Lite0's")
+
+
+def test_on_a_cpu_the_last_blocks_learn(photos, monkeypatch):
+    monkeypatch.setattr(recipe, "has_accelerator", lambda: False)
+    choice = recipe.choose("folder:photos")
+    assert choice.config.transfer.mode == "partial" and choice.config.transfer.depth == 5
     # 14 of 20 images learn: 75 steps of 32 are 171 epochs
     assert choice.config.train.epochs == round(75 * 32 / 14)
+    words = "the head and the last 5 blocks learn, on a CPU in a third of the time of all layers"
+    assert words in choice.lines("run")[0] and words in choice.text("vision train photos")
+    choice.config.transfer.mode = "full"
+    choice.config.transfer.depth = 0
+    assert "; all layers learn;" in choice.lines("run")[0]
+
+
+def test_on_an_accelerator_all_layers_learn(photos, monkeypatch):
+    monkeypatch.setattr(recipe, "has_accelerator", lambda: True)
+    choice = recipe.choose("folder:photos")
+    assert choice.config.transfer.mode == "full" and not choice.config.transfer.depth
+    assert "; all layers learn;" in choice.lines("run")[0]
 
 
 def test_without_weights_it_is_a_resnet(photos, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     choice = recipe.choose("folder:photos")
     assert choice.config.model.name == "resnet" and not choice.config.model.pretrained
-    assert choice.reason.startswith("ResNet from scratch") and "is not installed" in choice.reason
+    assert choice.start.startswith("ResNet from scratch") and "is not installed" in choice.start
+    assert "learn" not in choice.lines("run")[0]
 
 
 def test_photos_are_not_turned_upside_down(photos, monkeypatch):

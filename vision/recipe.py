@@ -17,6 +17,7 @@ from vision.data.sources import Source, compose, members, open_splits, parse
 from vision.errors import UserError
 from vision.run.directory import own_config
 from vision.stages import as_called
+from vision.support.accelerator import has_accelerator
 from vision.support.packaged import file_of
 
 TRANSFER = "transfer_folder.py"
@@ -25,6 +26,10 @@ SAMPLE = 16  # images whose sizes are looked at
 SMALL = 96  # px: a network for 224 would mostly see enlarged pixels
 LEAST_STEPS = 75  # 60 images have two batches: 12 epochs of them are too few (transfer_neu: 40)
 EVALUATIONS = 12  # of such a training, instead of one an epoch
+CPU_REASON = (
+    "on a CPU in a third of the time of all layers, for which "
+    "--config.transfer.mode=full --config.transfer.depth=0"
+)
 NAME = "config.py"  # in the run directory
 
 
@@ -34,11 +39,13 @@ class Recipe:
 
     Attributes:
         config: the config, with the source.
-        reason: what was chosen and why, one line.
+        start: which weights the training starts from and why, in words.
+        is_for_cpu: whether it was chosen for a machine without an accelerator.
     """
 
     config: ConfigDict
-    reason: str
+    start: str
+    is_for_cpu: bool = False
 
     def lines(self, workdir: str) -> list[str]:
         """Returns what was chosen and why, and where the config will be, in words."""
@@ -50,7 +57,24 @@ class Recipe:
         train = self.config.train
         length = f"{train.steps} steps" if train.steps else f"{train.epochs:g} epochs"
         size = f"{self.config.data.image_size} px"
-        return f"{self.config.data.source}: {self.reason}; {size}, {length}, {self._flips()}"
+        return f"{self.config.data.source}: {self._reason()}; {size}, {length}, {self._flips()}"
+
+    def _reason(self) -> str:
+        """Returns what was chosen and why, as the config is now, in words."""
+        learning = self._what_learns()
+        return f"{self.start}; {learning}" if learning else self.start
+
+    def _what_learns(self) -> str:
+        """Returns which layers learn, in words; "" if the training starts from no weights."""
+        mode = self.config.transfer.mode
+        if not self.config.model.pretrained:
+            return ""
+        if mode == "full":
+            return "all layers learn"
+        if mode != "partial":
+            return f"transfer.mode={mode}"
+        blocks = f"the head and the last {self.config.transfer.depth} blocks learn"
+        return f"{blocks}, {CPU_REASON}" if self.is_for_cpu else blocks
 
     def _flips(self) -> str:
         """Returns how images are mirrored, in words."""
@@ -66,7 +90,8 @@ class Recipe:
             command: how it came about, for the docstring.
         """
         config = self.config
-        reason = f"{self.reason[0].upper()}{self.reason[1:]}."
+        reason = self._reason()
+        reason = f"{reason[0].upper()}{reason[1:]}."
         lines = [f"The training of {config.data.source}.", "", f"    {command}", "", reason]
         return config_file(config, lines)
 
@@ -148,7 +173,7 @@ def choose(source: str) -> Recipe:
     """Returns what to train on a source.
 
     That is transfer learning from published weights, if there are any on this machine, and else a
-    plain network.
+    plain network. Without an accelerator only the last blocks learn.
 
     Args:
         source: the name of a source.
@@ -158,7 +183,9 @@ def choose(source: str) -> Recipe:
     """
     parts = open_splits(source)
     part = parts["train"] if "train" in parts else next(iter(parts.values()))
-    config = load(str(shipped.folder() / TRANSFER))
+    is_for_cpu = not has_accelerator()
+    mode = "partial" if is_for_cpu else "full"
+    config = load(f"{shipped.folder() / TRANSFER}::{mode}")
     missing = _why_no_weights(config)
     if missing:
         config = load(str(shipped.folder() / PLAIN))
@@ -168,7 +195,7 @@ def choose(source: str) -> Recipe:
     if missing:
         return Recipe(config, f"ResNet from scratch, as weights are missing ({missing})")
     weights = "EfficientNet-Lite0's ImageNet weights, which are installed"
-    return Recipe(config, f"transfer learning from {weights}")
+    return Recipe(config, f"transfer learning from {weights}", is_for_cpu)
 
 
 def _why_no_weights(config: ConfigDict) -> str:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from vision.errors import brief
 from vision.stages import stages
+from vision.support.accelerator import has_nvidia_driver
 from vision.support.extras import CHECKOUT, MODULES, is_missing, packages, packages_of, remedy
 from vision.support.processes import cores
 
@@ -123,7 +124,7 @@ def _devices() -> Iterator[Check]:
     counted = {name: report["devices"].count(name) for name in report["devices"]}
     text = ", ".join(f"{count} x {name}" for name, count in counted.items())
     text += f"; a gradient after {report['seconds']} s, with the import of JAX"
-    unused_gpu = report["backend"] == "cpu" and pathlib.Path("/proc/driver/nvidia").exists()
+    unused_gpu = report["backend"] == "cpu" and has_nvidia_driver()
     hint = "an NVIDIA driver is here: ./scripts/setup cuda12" if unused_gpu else ""
     yield Check("Devices", "devices", NOTE if unused_gpu else OK, text, hint)
     if report["onednn"]:

@@ -2,8 +2,9 @@
 
 import ctypes
 import gc
-import pathlib
 import sys
+
+from vision.support.accelerator import has_nvidia_driver
 
 # glibc's malloc.h
 M_TRIM_THRESHOLD = -1
@@ -47,7 +48,7 @@ def _set_malloc(*settings: tuple[int, int]) -> bool:
     """Sets {parameter: value} of glibc's malloc, where that helps."""
     if "jax" in sys.modules or not sys.platform.startswith("linux"):
         return False
-    if pathlib.Path("/proc/driver/nvidia").exists():
+    if has_nvidia_driver():
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is None:
