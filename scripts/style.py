@@ -50,7 +50,7 @@ FLOORS = (
     ("objectives",),
     ("training",),
     ("inference",),
-    ("matching",),
+    ("matching", "explain"),
     ("predict", "audit", "evaluation", "continual", "synthesize", "runs", "recipe"),
     ("export",),
     ("compression",),

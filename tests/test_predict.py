@@ -295,3 +295,41 @@ def test_pictures_are_written_beside_the_table(tiny_run, photos, tmp_path, capsy
     folder = out / "_" / photos.relative_to("/")
     written = {str(path.relative_to(folder)) for path in out.rglob("*") if path.is_file()}
     assert written == {"a.png.jpg", "b.jpg.jpg", "deeper/c.png.jpg"}
+
+
+def test_heat_maps_are_beside_the_pictures(tiny_run, photos, tmp_path, capsys):
+    out = tmp_path / "pictures"
+    flags = ("--workdir", tiny_run, "--pictures", out)
+    code, table, _ = run(capsys, photos / "a.png", photos / "b.jpg", *flags)
+    assert code == 0
+    with Image.open(next(out.rglob("a.png.jpg"))) as picture:
+        width = picture.size[0]
+    code, with_maps, _ = run(capsys, photos / "a.png", photos / "b.jpg", *flags, "--heat-map")
+    assert code == 0 and with_maps == table
+    for name in ("a.png", "b.jpg"):
+        with Image.open(next(out.rglob(f"{name}.jpg"))) as picture:
+            assert picture.size[0] == 2 * width
+
+
+def test_a_bundle_shows_its_own_heat_map_or_says_that_it_has_none(photos, tmp_path, capsys):
+    folder = write_bundle(tmp_path / "bundle")
+    flags = (photos / "a.png", "--bundle", folder, "--pictures", tmp_path / "out", "--heat-map")
+    code, _, err = run(capsys, *flags)
+    assert code == 2 and "has no heat maps: export it again with python -m vision.export" in err
+    assert not list((tmp_path / "out").rglob("*.jpg"))
+    code, _, err = run(capsys, photos / "a.png", "--bundle", folder, "--heat-map")
+    assert code == 2 and "--heat-map needs --pictures DIR" in err
+
+
+def test_the_map_is_that_of_the_image_and_its_class(tiny_run, photos):
+    from vision.explain.heat_maps import heat_maps
+
+    classifier = inference.from_run(tiny_run)
+    maps = heat_maps(classifier, "run", "--heat-map", "--heatmap")
+    files = [str(photos / name) for name in ("a.png", "broken.jpg", "b.jpg", "deeper/c.png")]
+    answered = dict(predict.answers(classifier, files, decode, 2, heat=maps))
+    assert isinstance(answered.pop(files[1]), UnreadableImage)
+    for answer in answered.values():
+        best = np.array([answer.probabilities.argmax()])
+        expected = maps(answer.image[None], best)[0]
+        np.testing.assert_allclose(answer.heat_map, expected, atol=1e-5)

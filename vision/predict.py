@@ -7,7 +7,7 @@
     python -m vision.predict --workdir runs/skin --table new.csv
     python -m vision.predict --bundle bundles/pets --unsure precision=0.99 photos/
     python -m vision.predict --workdir runs/steel --tiles 224 --normal good --maps maps line.png
-    python -m vision.predict --workdir runs/pets --pictures looked_at photos/
+    python -m vision.predict --workdir runs/pets --pictures looked_at [--heat-map] photos/
 
 Prints the top classes of each file as soon as they are known. Arguments are any number of files,
 folders (all images below them) and quoted patterns (*, ?, [...]; ** spans any depth). A file that
@@ -16,9 +16,10 @@ run with a text tower ("classes": those of its data); a file of --templates has 
 such as "a photo of a {}.". --table is for models of more than images: a CSV file with a column
 `path`, or as it was called in training, and those that the model takes. --unsure answers "unsure"
 if the wanted precision cannot be kept, or with a set of classes: docs/unsure.md. --pictures writes
-a copy of each image, with its classes and their probabilities below it, into a directory. --tiles
-cuts each image into overlapping squares of so many of its pixels, classifies each like a separate
-image, and makes one decision of them: docs/tiles.md.
+a copy of each image, with its classes and their probabilities below it, into a directory, and
+--heat-map beside it where in the image the model sees the most probable class. --tiles cuts each
+image into overlapping squares of so many of its pixels, classifies each like a separate image, and
+makes one decision of them: docs/tiles.md.
 """
 
 import glob
@@ -39,7 +40,9 @@ from vision.data.decode import UnreadableImage, decode
 from vision.data.files import find_files
 from vision.data.formats import known_extensions
 from vision.data.inputs import pack
+from vision.data.pictures import overlay
 from vision.errors import RunError, UserError, check_choice, check_count
+from vision.explain.heat_maps import HeatMaps, heat_maps
 from vision.reference import unsure
 from vision.support.ahead import load_ahead
 from vision.support.memory import keep_freed_memory
@@ -61,6 +64,9 @@ def main(argv: Sequence[str]) -> None:
     check_count("--top", values.top, 1, 10**9)
     check_count("--batch_size", values.batch_size, 1, 65_536)
     check_outside("--pictures", values.pictures, words)
+    with_heat_maps = values["heat-map"].value
+    if with_heat_maps and not values.pictures:
+        raise UserError("--heat-map needs --pictures DIR, where the pictures are written")
     options = tiles.from_flags(values, words)
     if options is not None:
         _check_goes_with_tiles(values)
@@ -78,8 +84,9 @@ def main(argv: Sequence[str]) -> None:
         rule = _rule(classifier, values.unsure)
         write = WRITERS[values.format](sys.stdout, classifier.classes, top, rule)
         ranked = len(classifier.classes) if rule and rule.gives_sets else top
+        heat = _heat_maps(classifier, values) if with_heat_maps else None
         with annotating(values.pictures, classifier.config.data.bits) as annotate:
-            predictions = predict(classifier, files, ranked, values.batch_size, fields)
+            predictions = _ranked(classifier, files, ranked, values.batch_size, fields, heat)
             _print(_annotated(predictions, annotate, top), write)
     else:
         tiles.check_model(classifier, classifier.fields, options)
@@ -101,8 +108,12 @@ def _check_goes_with_tiles(values):
 
 def _annotated(predictions, annotate, top):
     """Yields each (file, prediction) once its picture, with the top classes, is written."""
-    for file, prediction in predictions:
-        annotate(file, prediction[:top] if isinstance(prediction, list) else prediction)
+    for file, prediction, answer in predictions:
+        if answer is not None:
+            has_map = answer.heat_map is not None
+            annotate(
+                file, prediction[:top], overlay(answer.image, answer.heat_map) if has_map else None
+            )
         yield file, prediction
 
 
@@ -140,6 +151,8 @@ def _flags(values):
     flags.DEFINE_string("table", "", text, flag_values=values)
     text = "directory for copies of the images with their classes and probabilities"
     flags.DEFINE_string("pictures", "", text, flag_values=values)
+    text = "with --pictures, beside each image where the most probable class is seen"
+    flags.DEFINE_bool("heat-map", False, text, flag_values=values)
     flags.DEFINE_integer("batch_size", 32, "images per batch", flag_values=values)
     tiles.define_flags(values)
 
@@ -159,6 +172,13 @@ def _open(config, values):
     from vision import inference  # imports JAX
 
     return inference.from_flags(config, workdir, bundle)
+
+
+def _heat_maps(classifier, values):
+    """Returns what computes the maps of --heat-map."""
+    name = values.bundle or values.workdir
+    export = "python -m vision.export --heatmap"
+    return heat_maps(classifier, name, "--heat-map", export)
 
 
 def _check_images_suffice(classifier):
@@ -237,11 +257,14 @@ class Answer(NamedTuple):
         probabilities: float (C,), of the classes.
         embedding: float32 (D,).
         image: uint8 (image_size, image_size, channels), the image as the model has seen it.
+        heat_map: float32 (image_size, image_size) in [0, 1], where in `image` the most probable
+            class is seen; None if that was not asked for.
     """
 
     probabilities: np.ndarray
     embedding: np.ndarray
     image: np.ndarray
+    heat_map: np.ndarray | None = None
 
 
 def predict(
@@ -263,6 +286,12 @@ def predict(
         batch_size: images per batch.
         fields: {name: (N, ...)}, what the model takes beside each of the N files.
     """
+    for file, prediction, _ in _ranked(classifier, files, top, batch_size, fields):
+        yield file, prediction
+
+
+def _ranked(classifier, files, top, batch_size, fields=None, heat=None):
+    """Yields (file, prediction, answer): what `predict` yields, and the `Answer` or None."""
 
     def read(file):
         return decode(file, bits=classifier.config.data.bits)
@@ -270,13 +299,12 @@ def predict(
     files = iter(files)
     first = list(itertools.islice(files, batch_size))
     batch_size = max(1, len(first))  # of fewer files than a batch, a smaller program
-    for file, answer in answers(
-        classifier, itertools.chain(first, files), read, batch_size, fields
-    ):
+    files = itertools.chain(first, files)
+    for file, answer in answers(classifier, files, read, batch_size, fields, heat):
         if isinstance(answer, UnreadableImage):
-            yield file, answer
+            yield file, answer, None
         else:
-            yield file, rank(classifier.classes, answer.probabilities, top, file)
+            yield file, rank(classifier.classes, answer.probabilities, top, file), answer
 
 
 def answers(
@@ -285,6 +313,7 @@ def answers(
     read: Callable[[Image], np.ndarray],
     batch_size: int,
     fields: Mapping[str, np.ndarray] | None = None,
+    heat: HeatMaps | None = None,
 ) -> Iterator[tuple[Image, Answer | UnreadableImage]]:
     """Yields (image, `Answer`) for each image in order, or its `UnreadableImage`.
 
@@ -297,6 +326,7 @@ def answers(
         read: returns an image's pixels, uint8 (H, W, 1 or 3); called by several threads.
         batch_size: images per batch. The last one is padded, so that the model compiles once.
         fields: {name: (N, ...)}, what the model takes beside each of the N images.
+        heat: from `vision.explain.heat_maps.heat_maps`, for the answers' heat maps.
     """
 
     def load(numbered):
@@ -305,7 +335,13 @@ def answers(
         except UnreadableImage as error:
             return error
 
-    run = batched(classifier.probabilities_and_embeddings, batch_size)
+    def compute(images):
+        probabilities, embeddings = classifier.probabilities_and_embeddings(images)
+        if heat is None:
+            return probabilities, embeddings
+        return probabilities, embeddings, heat(images, np.argmax(probabilities, 1))
+
+    run = batched(compute, batch_size)
     for batch in load_ahead(enumerate(images), load, batch_size):
         loaded = [(row, image, pixels) for (row, image), pixels in batch]
         outputs = _run(run, loaded, fields or {})
@@ -313,12 +349,12 @@ def answers(
             if isinstance(pixels, UnreadableImage):
                 yield image, pixels
             else:
-                probabilities, embedding = next(outputs)
-                yield image, Answer(probabilities, embedding, pixels)
+                probabilities, embedding, *heat_map = next(outputs)
+                yield image, Answer(probabilities, embedding, pixels, *heat_map)
 
 
 def _run(run, loaded, fields):
-    """Returns an iterator over (probabilities, embedding) of the readable images of one batch."""
+    """Returns an iterator over what `run` gives for each of the readable images of one batch."""
     readable = [item for item in loaded if not isinstance(item[2], UnreadableImage)]
     if not readable:
         return iter(())

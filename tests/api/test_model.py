@@ -19,7 +19,7 @@ from vision import inference
 from vision.bundle.directory import open_bundle
 from vision.data.decode import decode
 from vision.errors import UserError
-from vision.evaluation.report.explain import explainer
+from vision.explain.explainer import explainer
 from vision.predict import predict
 
 

@@ -54,7 +54,6 @@ def test_each_image_gets_a_copy_and_unreadable_ones_none(tmp_path):
     with annotating(str(out)) as write:
         write(str(tmp_path / "a.png"), [("<cat> 猫 \x1b", 0.9)])
         write(str(tmp_path / "gone.png"), [("cat", 0.9)])
-        write(str(tmp_path / "b.png"), ValueError("unreadable"))
     (path,) = (path for path in out.rglob("*") if path.is_file())
     with Image.open(path) as picture:
         assert picture.size[0] == WIDTH and picture.getpixel((100, 100))[0] > 240
@@ -65,3 +64,18 @@ def test_without_a_directory_nothing_is_written(tmp_path, monkeypatch):
     with annotating("") as write:
         write("a.png", [("cat", 0.9)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_heat_map_is_beside_the_image():
+    image = np.full((10, 20, 1), 200, np.uint8)
+    heat = np.full((30, 30, 3), (250, 100, 10), np.uint8)
+    plain = annotated(image, [("cat", 0.9)])
+    picture = annotated(image, [("cat", 0.9)], heat)
+    assert picture.size[0] == 2 * WIDTH and picture.size[1] > plain.size[1]
+    pixels = np.asarray(picture)
+    is_hot = (pixels == (250, 100, 10)).all(-1)
+    assert is_hot[:, WIDTH:].sum() == WIDTH**2 and not is_hot[:, :WIDTH].any()
+    middle = WIDTH // 2
+    assert (pixels[middle, 10 : WIDTH - 10] == 200).all()
+    is_blue = (pixels == BLUE).all(-1)
+    assert is_blue[:, :WIDTH].any() and not is_blue[:, WIDTH:].any()

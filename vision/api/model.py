@@ -4,10 +4,9 @@ import functools
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-import cv2
 import numpy as np
 from PIL import Image
 
@@ -15,13 +14,13 @@ from vision.api.images import Given, list_images
 from vision.api.prediction import Prediction
 from vision.data.decode import UnreadableImage
 from vision.errors import UserError, check_choice, check_count
+from vision.explain.heat_maps import HeatMaps, heat_maps
 from vision.predict import Answer, answers, rank
 
 if TYPE_CHECKING:
     from vision.api.evaluation import EvaluationResult
     from vision.inference import Predictor
 
-HeatMaps = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Path = str | os.PathLike[str]
 
 
@@ -131,8 +130,8 @@ class LoadedModel:
         self._check_fields()
         heat = self._heat_maps if heatmaps else None
         given, is_single = list_images(images)
-        readable = self._answers(given, batch_size, unreadable == "skip" and not is_single)
-        maps = _mapped(heat, [answer for _, answer in readable], batch_size)
+        skips = unreadable == "skip" and not is_single
+        readable = self._answers(given, batch_size, skips, heat)
         predictions = [
             Prediction(
                 image.path,
@@ -140,9 +139,9 @@ class LoadedModel:
                 answer.probabilities,
                 answer.image,
                 answer.embedding if embeddings else None,
-                heatmap,
+                answer.heat_map,
             )
-            for (image, answer), heatmap in zip(readable, maps, strict=True)
+            for image, answer in readable
         ]
         return predictions[0] if is_single else predictions
 
@@ -207,7 +206,7 @@ class LoadedModel:
             )
 
     def _answers(
-        self, given: list[Given], batch_size: int, skips: bool
+        self, given: list[Given], batch_size: int, skips: bool, heat: HeatMaps | None
     ) -> list[tuple[Given, Answer]]:
         """Returns (image, what the model says) of the readable images."""
         bits = self.predictor.config.data.bits
@@ -215,7 +214,11 @@ class LoadedModel:
         size = min(batch_size, 1 << max(0, len(given) - 1).bit_length())
         readable = []
         broken = []
-        for image, answer in answers(self.predictor, given, lambda image: image.read(bits), size):
+
+        def read(image: Given) -> np.ndarray:
+            return image.read(bits)
+
+        for image, answer in answers(self.predictor, given, read, size, heat=heat):
             if not isinstance(answer, UnreadableImage):
                 readable.append((image, answer))
                 continue
@@ -231,41 +234,4 @@ class LoadedModel:
     @functools.cached_property
     def _heat_maps(self) -> HeatMaps:
         """`_heat_maps(images, classes) -> (B, side, side)`, of prepared images."""
-        predictor: Any = self.predictor
-        if not self.is_bundle:
-            from vision.evaluation.report.explain import explainer
-
-            maps = explainer(predictor)
-            if maps is None:
-                raise UserError(
-                    "this model has no heat maps: they need features and pool of a map with "
-                    "several positions, or a ViT"
-                )
-            return maps
-        if predictor.explain is None:
-            raise UserError(
-                f"the bundle {self.name} has no heat maps: export it again with heatmap=True"
-            )
-        size = (predictor.image_size, predictor.image_size)
-
-        def from_bundle(images: np.ndarray, classes: np.ndarray) -> np.ndarray:
-            maps = predictor.explain(images)[2]
-            return np.stack([cv2.resize(m, size, interpolation=cv2.INTER_LINEAR) for m in maps])
-
-        return from_bundle
-
-
-def _mapped(
-    heat: HeatMaps | None, given: list[Answer], batch_size: int
-) -> "list[np.ndarray] | list[None]":
-    """Returns the heat map of each answer's most probable class; a list of None without `heat`."""
-    if heat is None:
-        return [None] * len(given)
-    maps: list[np.ndarray] = []
-    size = min(batch_size, 1 << max(0, len(given) - 1).bit_length())
-    for start in range(0, len(given), size):
-        part = given[start : start + size]
-        padded = part + part[:1] * (size - len(part))
-        classes = np.array([answer.probabilities.argmax() for answer in padded])
-        maps += list(heat(np.stack([answer.image for answer in padded]), classes)[: len(part)])
-    return maps
+        return heat_maps(self.predictor, self.name, "heatmaps=True", "heatmap=True")

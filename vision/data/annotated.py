@@ -22,6 +22,7 @@ EDGE = 8
 NAMES = 190  # pixels of the names
 NUMBERS = 80  # pixels of the probabilities
 SUFFIX = ".jpg"
+CAPTION = "what speaks for the first class, in the image as the model sees it"
 INK = (31, 35, 40)
 DIM = (89, 99, 110)
 BLUE = (9, 105, 218)
@@ -32,10 +33,11 @@ Ranking = Sequence[tuple[str, float]]
 
 
 @contextlib.contextmanager
-def annotating(directory: str, bits: int = 0) -> Iterator[Callable[[str, object], None]]:
-    """Yields a function of (file, prediction) that writes an annotated copy into a directory.
+def annotating(directory: str, bits: int = 0) -> Iterator[Callable[..., None]]:
+    """Yields a function that writes an annotated copy of an image into a directory.
 
-    It is where `vision.support.outputs.place_below` says, and may raise what is below.
+    Its arguments are those of `annotated`, with the file in place of the image. The copy is
+    where `vision.support.outputs.place_below` says, and may raise what is below.
 
     Args:
         directory: it is made if it is missing; "" for none, and the function then does nothing.
@@ -45,15 +47,13 @@ def annotating(directory: str, bits: int = 0) -> Iterator[Callable[[str, object]
         UserError, RunError: it cannot be written to.
     """
     if not directory:
-        yield lambda file, prediction: None
+        yield lambda file, prediction, heat=None: None
         return
     with locked(directory, "--pictures") as folder:
 
-        def write(file: str, prediction: object) -> None:
-            if not isinstance(prediction, list):  # an unreadable image
-                return
+        def write(file: str, prediction: Ranking, heat: np.ndarray | None = None) -> None:
             with contextlib.suppress(UnreadableImage):  # removed meanwhile
-                picture = annotated(decode(file, bits=bits), prediction)
+                picture = annotated(decode(file, bits=bits), prediction, heat)
                 try:
                     save(folder / place_below(file, SUFFIX), picture)
                 except OSError as error:
@@ -69,21 +69,33 @@ def save(path: pathlib.Path, picture: Image.Image) -> None:
         picture.save(file, "JPEG", quality=90)
 
 
-def annotated(image: np.ndarray, prediction: Ranking) -> Image.Image:
+def annotated(
+    image: np.ndarray, prediction: Ranking, heat: np.ndarray | None = None
+) -> Image.Image:
     """Returns an image with its most probable classes below it, each with a bar; RGB.
 
     Args:
         image: uint8 (H, W, 1 or 3).
         prediction: [(class, probability)], the most probable first.
+        heat: uint8 (H', W', 3), a picture of where the first class is seen
+            (`vision.data.pictures.overlay`), to show at its right; None for none.
     """
-    image = _scaled(to_channels(image, 3))
+    columns = [_scaled(to_channels(image, 3))]
+    if heat is not None:
+        columns.append(_scaled(heat))
+    height = max(len(column) for column in columns)
     shown = prediction[:SHOWN]
-    picture = Image.new("RGB", (WIDTH, image.shape[0] + len(shown) * ROW + 2 * EDGE), "white")
+    size = (len(columns) * WIDTH, height + len(shown) * ROW + 2 * EDGE)
+    picture = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(picture)
-    pen.rectangle((0, 0, WIDTH, image.shape[0] - 1), GROUND)
-    picture.paste(Image.fromarray(image), ((WIDTH - image.shape[1]) // 2, 0))
+    pen.rectangle((0, 0, size[0], height - 1), GROUND)
+    for place, column in enumerate(columns):
+        left = place * WIDTH + (WIDTH - column.shape[1]) // 2
+        picture.paste(Image.fromarray(column), (left, (height - len(column)) // 2))
     for place, (name, probability) in enumerate(shown):
-        _draw_class(pen, image.shape[0] + EDGE + place * ROW, name, probability, place == 0)
+        _draw_class(pen, height + EDGE + place * ROW, name, probability, place == 0)
+    if heat is not None:
+        pen.text((WIDTH + EDGE, height + EDGE + 3), CAPTION, DIM, font(13))
     return picture
 
 

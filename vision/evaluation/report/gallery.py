@@ -8,7 +8,7 @@ import numpy as np
 from vision.data.decode import UnreadableImage
 from vision.data.pictures import overlay, picture
 from vision.errors import UserError
-from vision.evaluation.report.explain import area_under, deletion_curves, explainer
+from vision.explain.explainer import area_under, deletion_curves, explainer
 
 if TYPE_CHECKING:
     from vision.evaluation.evaluate import Evaluation

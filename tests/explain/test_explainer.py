@@ -11,7 +11,7 @@ from tests.support.architectures import filled
 from vision import inference, models
 from vision.config import default
 from vision.data.augment import normalize
-from vision.evaluation.report import explain
+from vision.explain import explainer as explain
 from vision.models import vit
 
 SIDE = 16
