@@ -48,11 +48,13 @@ def audited(planted, tmp_path_factory):
     from vision.audit.__main__ import main
 
     out = tmp_path_factory.mktemp("audits") / "planted"
+    argv = [f"--data=folder:{planted.root}", f"--out={out}", "--apply", "--strict"]
+    argv.append("--embeddings=pixels")
     said = io.StringIO()
     code = 0
     with contextlib.redirect_stderr(said):
         try:
-            cli.run(main, [f"--data=folder:{planted.root}", f"--out={out}", "--apply", "--strict"])
+            cli.run(main, argv)
         except SystemExit as ended:
             code = ended.code
     (out / "stderr").write_text(said.getvalue())

@@ -4,11 +4,15 @@ import html.parser
 import json
 import re
 
+import cv2
+import numpy as np
 import pytest
 
 from tests.audit.planting import HOSTILE
 from tests.support.commands import exit_code
+from vision.audit import embed
 from vision.audit.__main__ import main
+from vision.config import default
 
 
 class Page(html.parser.HTMLParser):
@@ -118,8 +122,8 @@ def test_strict_ends_with_0_where_all_limits_are_kept(photos, tmp_path, capsys):
         for name, data in photos[label]:
             (tmp_path / "data" / label).mkdir(parents=True, exist_ok=True)
             (tmp_path / "data" / label / name).write_bytes(data)
-    allowed = "--config.audit.max_wrong_labels=1.0"
-    assert run(f"--data=folder:{tmp_path}/data", f"--out={tmp_path}", "--strict", allowed) == 0
+    flags = ("--strict", "--embeddings=pixels")
+    assert run(f"--data=folder:{tmp_path}/data", f"--out={tmp_path}", *flags) == 0
     out = capsys.readouterr().out
     assert re.match(
         rf"folder:{tmp_path}/data: 30 images \(\d+ train, \d+ val, \d+ test\) of 2 classes", out
@@ -136,7 +140,7 @@ def test_strict_ends_with_0_where_all_limits_are_kept(photos, tmp_path, capsys):
         (("--data=digits", "--out=DIR", "more"), "unexpected argument 'more'"),
         (
             ("--data=digits", "--out=DIR", "--embeddings=no/run"),
-            "give pixels, pretrained or a run directory",
+            "give auto, pixels, pretrained or a run directory",
         ),
         (
             ("--data=digits", "--out=DIR", "--config.audit.near=2.0"),
@@ -179,7 +183,8 @@ def test_a_sample_is_reviewed_and_agreement_is_shown(photos, tmp_path, capsys):
             (tmp_path / "data" / label / name).write_bytes(data)
     data = f"--data=folder:{tmp_path}/data"
     out = f"--out={tmp_path}/out"
-    assert run(data, out, "--sample-for-review=0.4") == 0
+    pixels = "--embeddings=pixels"
+    assert run(data, out, pixels, "--sample-for-review=0.4") == 0
     assert "review.csv: 12 images to label" in capsys.readouterr().out
     table = tmp_path / "out" / "review.csv"
     header, *lines = table.read_text().splitlines()
@@ -187,7 +192,7 @@ def test_a_sample_is_reviewed_and_agreement_is_shown(photos, tmp_path, capsys):
     answers[0] = lines[0] + ("inclusion" if answers[0].endswith("scratches") else "scratches")
     table.write_text("\n".join([header, *answers]))
     limit = ("--strict", "--config.audit.min_agreement=0.9", "--config.audit.max_wrong_labels=1.0")
-    assert run(data, out, f"--annotations={table}", *limit) == 1
+    assert run(data, out, pixels, f"--annotations={table}", *limit) == 1
     message = capsys.readouterr().err.splitlines()[-1]
     assert message.startswith("error: --strict: audit.min_agreement allows at least 0.9, got 0.8")
     record = json.loads((tmp_path / "out" / "audit.json").read_text())
@@ -198,3 +203,39 @@ def test_a_sample_is_reviewed_and_agreement_is_shown(photos, tmp_path, capsys):
         and len(record["agreement"]["disagreements"]) == 1
     )
     assert "data and review" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_weak_embeddings_question_no_label(tmp_path, capsys):
+    """Noise with labels at random: whatever a classifier of it prefers means nothing."""
+    random = np.random.default_rng(0)
+    for i in range(60):
+        folder = tmp_path / "data" / random.choice(["cat", "dog"])
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"{i}.png"), random.integers(0, 256, (16, 16, 3), np.uint8))
+    out = tmp_path / "out"
+    limit = ("--strict", "--config.audit.max_wrong_labels=0.0", "--config.audit.max_leaks=1.0")
+    flags = ("--embeddings=pixels", *limit)
+    assert run(f"--data=folder:{tmp_path}/data", f"--out={out}", *flags) == 0
+    printed = capsys.readouterr().out
+    words = "labels were not checked: a classifier of these embeddings (pixels) predicts "
+    assert words in printed and "wrong_label" not in printed
+    assert "--embeddings, pretrained, or a trained run's" in printed
+    record = json.loads((out / "audit.json").read_text())
+    assert record["counts"]["wrong_label"] == 0 and record["confusable"] == []
+    assert record["trusted"] is False and record["power"]["kappa"] < 0.7
+    (limit,) = [each for each in record["limits"] if each["key"] == "max_wrong_labels"]
+    assert limit["value"] is None and limit["kept"]
+    assert "wrong_label" not in (out / "issues.csv").read_text()
+    page = (out / "report.html").read_text()
+    assert "Labels were not checked: a classifier of these embeddings" in page
+    assert "fit for training" not in page
+
+
+def test_pretrained_weights_are_used_if_they_are_affordable(monkeypatch):
+    monkeypatch.setattr(embed, "has_accelerator", lambda: False)
+    assert embed.choose(default(), embed.AFFORDABLE) == "pretrained"
+    assert embed.choose(default(), embed.AFFORDABLE + 1) == "pixels"
+    monkeypatch.setattr(embed, "has_accelerator", lambda: True)
+    assert embed.choose(default(), 10**6) == "pretrained"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no weights
+    assert embed.choose(default(), 10) == "pixels"

@@ -58,6 +58,7 @@ def audited(shared_data, tmp_path_factory):
         sys.executable,
         "-m",
         "vision.audit",
+        "--embeddings=pixels",
         f"--data=parquet:{shared_data}/cifar10-*.parquet",
         f"--out={out}",
     ]

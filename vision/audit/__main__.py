@@ -81,7 +81,11 @@ def _flags(values):
 
     text("data", "", "source, such as folder:photos; by default the config's")
     text("out", "", "directory to write to; created if needed")
-    text("embeddings", "pixels", "pixels, pretrained or a run directory")
+    text(
+        "embeddings",
+        "auto",
+        "pixels, pretrained or a run directory; auto: pretrained, if that takes about a minute",
+    )
     switch("apply", "write cleaned.csv")
     text("decisions", "", "an issues.csv with edited actions, for --apply")
     text("annotations", "", "a table of several annotators' labels")

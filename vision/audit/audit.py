@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from vision.audit import apply, duplicates, quality
+from vision.audit import apply, duplicates, power, quality
 from vision.audit.images import Images
 from vision.audit.issues import Issue, write_issues
 from vision.audit.result import Audited
@@ -43,7 +43,7 @@ def open_images(config: ConfigDict) -> tuple[Images, Sequence[Finding]]:
 def audit(
     config: ConfigDict,
     out: pathlib.Path | str,
-    embeddings: str = "pixels",
+    embeddings: str = "auto",
     annotations: str = "",
     write_cleaned: bool = False,
 ) -> Audited:
@@ -52,7 +52,8 @@ def audit(
     Args:
         config: the config; its `data`, `seed` and `audit` are used.
         out: directory to write to; created if needed.
-        embeddings: "pixels", "pretrained" or a run directory, see `vision.audit.embed.embed`.
+        embeddings: "pixels", "pretrained" or a run directory, see `vision.audit.embed.embed`;
+            "auto": as `vision.audit.embed.choose` says.
         annotations: a table of several annotators' labels; "" for none.
         write_cleaned: whether to write cleaned.csv too, see `vision.audit.apply.apply`.
 
@@ -74,11 +75,11 @@ def audit(
     issues = apply.settle(images, suggested, config.audit.apply)
     results = _summarize_results(copies, learned, agreement)
     summary = _summarize(images, scanned, issues, results, config)
-    summary |= _judge(config.audit, summary, learned.issues)
+    summary |= _judge(config.audit, summary, learned)
     applied = _apply(images, issues, learned.issues, out / "cleaned.csv") if write_cleaned else []
     findings = (*findings, *learned.unchecked)
     summary |= {
-        "embeddings": embeddings,
+        "embeddings": learned.embeddings,
         "applied": applied,
         "seconds": round(time.monotonic() - started, 1),
         "findings": [dataclasses.asdict(finding) for finding in findings],
@@ -89,10 +90,12 @@ def audit(
 
 
 def _check_embeddings(embeddings):
-    if embeddings in ("pixels", "pretrained"):
+    if embeddings in ("auto", "pixels", "pretrained"):
         return
     if not (pathlib.Path(embeddings) / "config.json").is_file():
-        raise UserError(f"--embeddings {embeddings}: give pixels, pretrained or a run directory")
+        raise UserError(
+            f"--embeddings {embeddings}: give auto, pixels, pretrained or a run directory"
+        )
 
 
 def _agreement(path):
@@ -115,29 +118,39 @@ class _Learned:
     """The results that follow from embeddings.
 
     Attributes:
+        embeddings: "pixels", "pretrained" or a run directory.
         issues: outliers and wrong labels.
         pairs: `vision.audit.confusable.Pair`s.
         unchecked: findings about classes whose labels cannot be checked, and about series.
+        power: how well the embeddings tell the classes apart; None if that cannot be known. If
+            they do not, there are neither wrong labels nor pairs.
     """
 
+    embeddings: str
     issues: list[Issue]
     pairs: list
     unchecked: list[Finding]
+    power: power.Power | None
 
 
 def _learn(images, scanned, config, embeddings):
     from vision.audit import confusable, embed, outliers, series, wrong_labels
 
+    if embeddings == "auto":
+        embeddings = embed.choose(config, int(scanned.readable.sum()))
     vectors = embed.embed(embeddings, images, config, scanned.readable)
     with waiting("predicting labels by cross-validation"):
         probabilities = wrong_labels.predict(vectors, images, config)
+        measured = power.measure(probabilities, images)
+    pairs = []
     with waiting("looking for outliers and wrong labels"):
         issues = outliers.find_outliers(vectors, images, config.audit)
-        issues += wrong_labels.find_wrong_labels(probabilities, images, config.audit)
-        pairs = confusable.find_confusable_pairs(probabilities, images, config.audit)
+        if measured is not None and measured.suffices:
+            issues += wrong_labels.find_wrong_labels(probabilities, images, config.audit)
+            pairs = confusable.find_confusable_pairs(probabilities, images, config.audit)
         unchecked = wrong_labels.unchecked_classes(vectors, images, config)
         unchecked += series.find_series(vectors, images)
-    return _Learned(issues, pairs, unchecked)
+    return _Learned(embeddings, issues, pairs, unchecked, measured)
 
 
 def _summarize(images, scanned, issues, results, config):
@@ -193,12 +206,13 @@ def _summarize_results(copies, learned, agreement):
     }
 
 
-def _judge(c, summary, learned_issues):
+def _judge(c, summary, learned):
     """Returns the part of audit.json about limits, and whether the embeddings can be trusted."""
-    wrong = [issue for issue in learned_issues if issue.kind == "wrong_label"]
+    wrong = [issue for issue in learned.issues if issue.kind == "wrong_label"]
     actionable = sum(bool(issue.action) for issue in wrong)
-    trusted = bool(actionable or not wrong)
+    trusted = learned.power is None or learned.power.suffices
     return {
+        "power": learned.power and dataclasses.asdict(learned.power),
         "trusted": trusted,
         "limits": limits(c, summary, actionable if trusted else None),
     }
@@ -212,7 +226,7 @@ def limits(
     Args:
         c: config.audit.
         summary: contents of audit.json.
-        wrong_labels: number of wrong labels; None if the embeddings predict too few to know.
+        wrong_labels: number of wrong labels; None if the embeddings cannot tell.
 
     Returns:
         [{"key", "value", "limit", "kept"}]; the value is None if it is unknown.
@@ -316,6 +330,9 @@ def describe(audited: Audited, out: pathlib.Path | str) -> list[str]:
         lines.append(
             f"too many images look alike: {skipped:,} pairs were not compared for near duplicates"
         )
+    if not summary["trusted"]:
+        measured = power.Power(**summary["power"])
+        lines.append(f"labels were not checked: {power.describe(measured, summary['embeddings'])}")
     if audited.pairs:
         lines.append(f"{len(audited.pairs):,} pairs of classes can hardly be told apart")
     lines += [*summary["statistics"]["config"], *audited.applied]

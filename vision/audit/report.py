@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vision.audit import power
 from vision.audit.duplicates import is_leak
 from vision.audit.issues import Issue
 from vision.audit.result import Audited
@@ -180,6 +181,11 @@ def verdicts(
     if audited.findings:
         sentence = f"Problems found when the source was opened: {len(audited.findings):,}."
         lines.append(("look", sentence, "findings"))
+    if not audited.summary["trusted"]:
+        sentence = power.describe(
+            power.Power(**audited.summary["power"]), audited.summary["embeddings"]
+        )
+        lines.append(("look", f"Labels were not checked: {sentence}.", "overview"))
     if not lines:
         return [("good", "No problem was found: these data are fit for training.", "balance")]
     return sorted(lines, key=lambda line: line[0] != "bad")
@@ -190,11 +196,6 @@ def _kind_verdicts(audited, by_kind):
     for kind in VERDICTS:
         if by_kind[kind]:
             sentence = KINDS[kind].verdict.format(f"{len(by_kind[kind]):,}")
-            if kind == "wrong_label" and not audited.summary["trusted"]:
-                sentence = (
-                    f"{sentence.partition('.')[0]}. These embeddings predict too few labels to "
-                    "trust that: use those of a trained run, with --embeddings RUN."
-                )
             yield KINDS[kind].state, sentence, kind
     if conflicts := audited.summary["duplicates"]["conflicts"]:
         section = next(kind for kind in ("leak", "duplicate", "near_duplicate") if by_kind[kind])

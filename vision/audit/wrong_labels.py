@@ -16,7 +16,6 @@ from vision.audit.issues import Issue
 from vision.data.findings import Finding
 
 SURE = 0.5  # probability of another class from which the image is relabeled, not dropped
-TRUSTED = 0.6  # share of labels that predictions must reproduce before they may change any
 
 
 def predict(embeddings: np.ndarray, images: Images, config: ConfigDict) -> np.ndarray:
@@ -81,9 +80,9 @@ def find_wrong_labels(probabilities: np.ndarray, images: Images, c: ConfigDict) 
     """Finds labels that are probably wrong.
 
     The score is 1 minus the probability of the label. If another class is more likely than not, the
-    action is to relabel to it; if no class is, to drop the image. There are no actions if the
-    predictions agree with too few of the labels to be trusted. Labels of test are reported too;
-    `vision.audit.apply` takes no action on them.
+    action is to relabel to it; if no class is, to drop the image. Labels of test are reported too;
+    `vision.audit.apply` takes no action on them. `vision.audit.power` says whether the predictions
+    are good enough to question labels.
 
     Args:
         probabilities: result of `predict`, (N, C).
@@ -101,18 +100,12 @@ def find_wrong_labels(probabilities: np.ndarray, images: Images, c: ConfigDict) 
     own = p[np.arange(len(rows)), labels]
     best = p.argmax(1)
     wrong = np.flatnonzero(_confidently_wrong(labels, p) & (best != labels))
-    agreed = float(np.mean(best == labels))
     issues = []
     for i in wrong[np.argsort(own[wrong], kind="stable")]:
         name = images.classes[classes[best[i]]]
         label = images.classes[classes[labels[i]]]
         suggestion = f"looks like {name} ({p[i, best[i]]:.0%}), not {label} ({own[i]:.0%})"
         action = f"relabel:{name}" if p[i, best[i]] >= SURE else "drop"
-        if agreed < TRUSTED:
-            suggestion += (
-                f"; but these embeddings predict only {agreed:.0%} of the labels: check it"
-            )
-            action = ""
         issues.append(Issue(int(rows[i]), "wrong_label", float(1 - own[i]), suggestion, action))
     return issues
 

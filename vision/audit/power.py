@@ -1,0 +1,91 @@
+"""How well embeddings tell the classes apart: whether they can question a label at all."""
+
+import dataclasses
+
+import numpy as np
+
+from vision.audit.images import Images
+
+CONFIDENCE = 0.95  # of the interval
+# If 5 % of the labels are wrong, 75 to 100 % of those that are called wrong are, if `Power.kappa`
+# is at least 0.79, and at most 33 % if it is at most 0.69 (docs/audit.md). It cannot ask for much
+# more: if a fifth of the labels is wrong, faultless embeddings have no more than 0.78 for ten
+# classes.
+ENOUGH = 0.7
+
+
+@dataclasses.dataclass(frozen=True)
+class Power:
+    """How many labels the cross-validated predictions reproduce.
+
+    Attributes:
+        images: number of labels that were predicted.
+        accuracy: share of them that was predicted as it is.
+        low, high: the accuracy's interval of 95 % (Wilson 1927, doi:10.2307/2276774).
+        chance: the accuracy of predictions that are as frequent for each class, but ignore the
+            image.
+        kappa: (low - chance) / (1 - chance), Cohen's kappa (1960, doi:10.1177/001316446002000104)
+            at the lower end of the interval; 0 = chance, 1 = every label.
+        suffices: whether that is at least `ENOUGH`.
+    """
+
+    images: int
+    accuracy: float
+    low: float
+    high: float
+    chance: float
+    kappa: float
+    suffices: bool
+
+
+def measure(probabilities: np.ndarray, images: Images) -> Power | None:
+    """Returns the power of the embeddings that predictions follow from.
+
+    Args:
+        probabilities: result of `vision.audit.wrong_labels.predict`, (N, C).
+        images: the images.
+
+    Returns:
+        The power; None if no label was predicted.
+    """
+    from scipy.stats import binomtest
+
+    rows = np.flatnonzero(np.isfinite(probabilities[:, 0]))
+    if not len(rows):
+        return None
+    labels = images.labels[rows]
+    predicted = probabilities[rows].argmax(1)
+    classes = probabilities.shape[1]
+    agreed = int((predicted == labels).sum())
+    shares = [np.bincount(values, minlength=classes) / len(rows) for values in (labels, predicted)]
+    chance = float(shares[0] @ shares[1])
+    interval = binomtest(agreed, len(rows)).proportion_ci(CONFIDENCE, method="wilson")
+    low = float(interval.low)
+    kappa = (low - chance) / (1 - chance) if chance < 1 else 0.0
+    return Power(
+        images=len(rows),
+        accuracy=agreed / len(rows),
+        low=low,
+        high=float(interval.high),
+        chance=chance,
+        kappa=kappa,
+        suffices=kappa >= ENOUGH,
+    )
+
+
+def describe(power: Power, embeddings: str) -> str:
+    """Returns a sentence about embeddings that do not suffice, and what to do.
+
+    Args:
+        power: of the embeddings.
+        embeddings: which they are: "pixels", "pretrained" or a run directory.
+    """
+    better = "a trained run's"
+    if embeddings == "pixels":
+        better = "pretrained, or a trained run's"
+    return (
+        f"a classifier of these embeddings ({embeddings}) predicts {power.accuracy:.0%} of "
+        f"{power.images:,} labels ({power.low:.0%} to {power.high:.0%}; by chance "
+        f"{power.chance:.0%}), too few to question any label or pair of classes: give better "
+        f"embeddings with --embeddings, {better}"
+    )
