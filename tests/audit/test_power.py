@@ -5,6 +5,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 
 from vision.audit import power
+from vision.config import default
 
 
 class Labels:
@@ -12,6 +13,10 @@ class Labels:
 
     def __init__(self, labels):
         self.labels = np.asarray(labels)
+
+
+def measure(probabilities, images):
+    return power.measure(probabilities, images, default().audit)
 
 
 def predictions(predicted, classes):
@@ -22,7 +27,7 @@ def test_accuracy_and_chance_are_those_of_cohens_kappa():
     random = np.random.default_rng(0)
     labels = random.choice(4, 300, p=[0.55, 0.25, 0.15, 0.05])
     predicted = np.where(random.random(300) < 0.6, labels, random.integers(0, 4, 300))
-    measured = power.measure(predictions(predicted, 4), Labels(labels))
+    measured = measure(predictions(predicted, 4), Labels(labels))
     kappa = (measured.accuracy - measured.chance) / (1 - measured.chance)
     assert kappa == pytest.approx(cohen_kappa_score(labels, predicted))
     assert measured.low < measured.accuracy < measured.high and measured.kappa < kappa
@@ -33,7 +38,7 @@ def test_the_interval_is_wilsons():
     labels[:50] = 1
     predicted = labels.copy()
     predicted[40:60] = 1 - predicted[40:60]
-    measured = power.measure(predictions(predicted, 2), Labels(labels))
+    measured = measure(predictions(predicted, 2), Labels(labels))
     # 80 of 100: Wilson 1927, by hand
     z = 1.959964
     center = (0.8 + z**2 / 200) / (1 + z**2 / 100)
@@ -45,18 +50,18 @@ def test_the_interval_is_wilsons():
 def test_the_most_frequent_class_for_every_image_tells_nothing_apart():
     """Nine of ten labels are reproduced, and none is known."""
     labels = np.repeat([0, 1], [900, 100])
-    measured = power.measure(predictions(np.zeros(1000, int), 2), Labels(labels))
+    measured = measure(predictions(np.zeros(1000, int), 2), Labels(labels))
     assert measured.accuracy == 0.9 and measured.kappa <= 0 and not measured.suffices
 
 
 def test_few_images_prove_little():
     labels = np.arange(10) % 2
-    few = power.measure(predictions(labels, 2), Labels(labels))
+    few = measure(predictions(labels, 2), Labels(labels))
     assert few.accuracy == 1 and few.kappa < 0.5 and not few.suffices
     labels = np.arange(200) % 2
-    assert power.measure(predictions(labels, 2), Labels(labels)).suffices
+    assert measure(predictions(labels, 2), Labels(labels)).suffices
 
 
 def test_without_predictions_nothing_is_measured():
     nothing = np.full((5, 2), np.nan, np.float32)
-    assert power.measure(nothing, Labels(np.zeros(5, int))) is None
+    assert measure(nothing, Labels(np.zeros(5, int))) is None

@@ -141,7 +141,7 @@ def _learn(images, scanned, config, embeddings):
     vectors = embed.embed(embeddings, images, config, scanned.readable)
     with waiting("predicting labels by cross-validation"):
         probabilities = wrong_labels.predict(vectors, images, config)
-        measured = power.measure(probabilities, images)
+        measured = power.measure(probabilities, images, config.audit)
     pairs = []
     with waiting("looking for outliers and wrong labels"):
         issues = outliers.find_outliers(vectors, images, config.audit)

@@ -1,17 +1,19 @@
-"""How well embeddings tell the classes apart: whether they can question a label at all."""
+"""How well embeddings tell the classes apart: whether they can question a label at all.
+
+If 5 % of the labels are wrong, 75 to 100 % of those that are called wrong are, if `Power.kappa` is
+at least 0.79, and at most 33 % if it is at most 0.69: docs/audit.md. Hence the default of
+config.audit.power, 0.7. It cannot ask for much more, since wrong labels lower it, too: if a fifth
+of ten classes' labels is wrong, faultless embeddings have no more than 0.78.
+"""
 
 import dataclasses
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from vision.audit.images import Images
 
 CONFIDENCE = 0.95  # of the interval
-# If 5 % of the labels are wrong, 75 to 100 % of those that are called wrong are, if `Power.kappa`
-# is at least 0.79, and at most 33 % if it is at most 0.69 (docs/audit.md). It cannot ask for much
-# more: if a fifth of the labels is wrong, faultless embeddings have no more than 0.78 for ten
-# classes.
-ENOUGH = 0.7
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Power:
             image.
         kappa: (low - chance) / (1 - chance), Cohen's kappa (1960, doi:10.1177/001316446002000104)
             at the lower end of the interval; 0 = chance, 1 = every label.
-        suffices: whether that is at least `ENOUGH`.
+        suffices: whether that is at least config.audit.power.
     """
 
     images: int
@@ -38,12 +40,13 @@ class Power:
     suffices: bool
 
 
-def measure(probabilities: np.ndarray, images: Images) -> Power | None:
+def measure(probabilities: np.ndarray, images: Images, c: ConfigDict) -> Power | None:
     """Returns the power of the embeddings that predictions follow from.
 
     Args:
         probabilities: result of `vision.audit.wrong_labels.predict`, (N, C).
         images: the images.
+        c: config.audit.
 
     Returns:
         The power; None if no label was predicted.
@@ -69,7 +72,7 @@ def measure(probabilities: np.ndarray, images: Images) -> Power | None:
         high=float(interval.high),
         chance=chance,
         kappa=kappa,
-        suffices=kappa >= ENOUGH,
+        suffices=kappa >= c.power,
     )
 
 
@@ -87,5 +90,5 @@ def describe(power: Power, embeddings: str) -> str:
         f"a classifier of these embeddings ({embeddings}) predicts {power.accuracy:.0%} of "
         f"{power.images:,} labels ({power.low:.0%} to {power.high:.0%}; by chance "
         f"{power.chance:.0%}), too few to question any label or pair of classes: give better "
-        f"embeddings with --embeddings, {better}"
+        f"embeddings with --embeddings, {better}, or lower audit.power"
     )
