@@ -77,6 +77,8 @@ STAGES = [
     (["main", *CONFIG, "--config.model.pretrained=hf:a/b"], "pretrained", ("huggingface-hub",)),
     (["main", *CONFIG, "--config.objective.quantize=int8"], "compression", ("qwix",)),
     (["main", *CONFIG, "--config.imbalance.sampling=smote"], "audit", ("imbalanced-learn",)),
+    (["main", *CONFIG, "--config.log.tracker=mlflow"], "mlflow", ("mlflow-skinny", "alembic")),
+    (["main", *CONFIG, "--config.log.tracker=wandb"], "wandb", ("wandb",)),
     (["data", "info", "parquet:a"], "parquet", ("pyarrow",)),
     (["data", "info", "hf:a/b"], "hf", ("datasets",)),
 ]

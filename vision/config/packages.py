@@ -4,6 +4,7 @@ import re
 
 from ml_collections import ConfigDict
 
+from vision.config.trackers import check_tracker
 from vision.support.extras import require
 from vision.support.packaged import PLAIN, in_package
 
@@ -35,5 +36,6 @@ def check_packages(config: ConfigDict) -> None:
     if tokenizer:
         require(f"text.tokenizer = '{tokenizer}'", "text", only=("tokenizers",))
         in_package("text.tokenizer", tokenizer, PLAIN)
+    check_tracker(config.log)
     if config.imbalance.sampling == "smote":
         require("imbalance.sampling = 'smote'", "audit", only=("imbalanced-learn",))

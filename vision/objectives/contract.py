@@ -49,6 +49,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from vision.config.options import complete
 from vision.config.schema.model import OBJECTIVE
 from vision.data.pipeline import UNLABELED
 from vision.data.recall import MEMORY
@@ -233,7 +234,14 @@ def define(c: ConfigDict, previous: str = "") -> Definition:
     module = find("objective", c.name, PACKAGE)
     config = c.copy_and_resolve_references()
     with config.options.unlocked():
-        config.options = ConfigDict(_complete(c, getattr(module, "OPTIONS", {})))
+        config.options = ConfigDict(
+            complete(
+                "objective.options",
+                f"the objective '{c.name}'",
+                c.options,
+                getattr(module, "OPTIONS", {}),
+            )
+        )
     _check_unused(c, getattr(module, "USES", None))
     inputs = getattr(module, "INPUTS", {TRAIN: ("image",)})
     _check_inputs(c.name, inputs)
@@ -277,31 +285,6 @@ def _check_unused(c: ConfigDict, uses: tuple[str, ...] | None) -> None:
                 f"objective.{name} = {c[name]!r} has no effect on the objective '{c.name}': leave "
                 f"it at {key.default!r}"
             )
-
-
-def _complete(c: ConfigDict, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns an objective's options: its defaults, and the values that the config sets."""
-    options = dict(defaults)
-    for name, value in c.options.items():
-        key = f"objective.options.{name}"
-        if name not in defaults:
-            if not defaults:
-                raise UserError(f"{key}: the objective '{c.name}' has no options")
-            check_choice("objective.options", name, tuple(defaults))
-        options[name] = _as_type(key, value, defaults[name])
-    return options
-
-
-def _as_type(key: str, value: Any, default: Any) -> Any:
-    """Returns a value with its default's type; an int may stand for a float."""
-    if isinstance(default, float) and type(value) is int:
-        return float(value)
-    if isinstance(default, tuple) and isinstance(value, list):
-        return tuple(value)
-    if default is None or type(value) is type(default):
-        return value
-    kind = type(default).__name__
-    raise UserError(f"{key} must be of type {kind}, like its default {default!r}, got {value!r}")
 
 
 def _check_inputs(name: str, inputs: Mapping[str, tuple[str, ...]]) -> None:

@@ -22,6 +22,7 @@ MODULES = {
     "grpcio": ("grpc",),
     "imagehash": ("imagehash",),
     "imbalanced-learn": ("imblearn",),
+    "mlflow-skinny": ("mlflow",),
     "orbax-export": ("orbax.export",),
     "pillow": ("PIL",),
     "protobuf": ("google.protobuf",),

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 from vision.training.shared import SharedSteps
+from vision.training.trackers.tracking import Tracking
 
 PRUNED = "pruned"  # how a training ended that its watcher has stopped
 
@@ -39,11 +40,13 @@ class Host:
         shared: train steps that the trainings of this process share; None shares none. With them, a
             run that has another learning rate or weight decay needs no new program, but computes
             these as variables, so that its results agree with a run of its own up to rounding.
+        tracking: what reports the run to a tracker; None reports to none.
     """
 
     watch: Callable[[Validation], bool] | None = None
     shared: SharedSteps | None = None
     files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    tracking: Tracking | None = None
 
 
 ALONE = Host()

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from vision.run.best import LAST
 from vision.support.files import replacing
 from vision.support.progress import Progress, print_line
+from vision.training.trackers.tracking import Tracking
 
 
 class RunLog:
@@ -30,6 +31,7 @@ class RunLog:
         steps: length of the training.
         repeats: whether the evaluation at `start` is repeated; its line is dropped too.
         active: False on every process except one: nothing is written or shown.
+        tracking: what reports the numbers to a tracker; None reports to none.
     """
 
     def __init__(
@@ -41,9 +43,11 @@ class RunLog:
         *,
         repeats: bool = False,
         active: bool = True,
+        tracking: Tracking | None = None,
     ):
         self._active = active
         self._steps = steps
+        self._tracking = tracking
         self._work: Progress | None = None
         self._events: _Events | None = None
         self._file: _Lines | None = None
@@ -90,9 +94,11 @@ class RunLog:
             self.print_line(f"step {step}/{self._steps}: val {numbers}")
 
     def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Appends {"step": step, name: value, ...} to metrics.jsonl and to TensorBoard."""
+        """Records {name: value} of a step: metrics.jsonl, TensorBoard, the tracker."""
         if self._active:
             self._submit(self._write, step, dict(scalars))
+            if self._tracking is not None:
+                self._tracking.scalars(step, scalars)
 
     def images(self, step: int, images: np.ndarray) -> None:
         """Shows images, uint8 or float [0, 255] (B, H, W, C), as one grid in TensorBoard."""

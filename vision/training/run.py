@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # these import JAX, which counts as start-up time
     from vision.data.pipeline import Data
     from vision.training.host import Host
     from vision.training.outcome import Outcome
+    from vision.training.trackers.tracking import Tracking
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 GIT_TIMEOUT = 10  # seconds
@@ -95,6 +96,7 @@ def _run(
     """Does what `run` says while `listener` notes signals, with the directory locked in `stack`."""
     with progress.waiting("starting JAX"):
         from vision import parallel
+        from vision.metrics import scalars
         from vision.training import host as hosts
         from vision.training.finished import continue_config, read_result
         from vision.training.phases import phases
@@ -122,7 +124,8 @@ def _run(
             phase, data = _open(phase, directory, mesh, report)
             is_last = directory == pathlib.Path(workdir)
             watched = host if host is not None and is_last else hosts.ALONE
-            watched = dataclasses.replace(watched, files=files)
+            tracking = _track(phase, directory, report, stack)
+            watched = dataclasses.replace(watched, files=files, tracking=tracking)
             outcome = _train(phase, data, directory, mesh, watched)
             listener.stay()
             if outcome.why == "interrupted":
@@ -132,6 +135,8 @@ def _run(
             result = _test(phase, data, outcome, mesh, began)
             _write_result(directory, result, report)
             _draw_curves(directory, phase, outcome.best_step, report)
+            if tracking is not None:
+                tracking.finish(scalars(result))
             began = time.perf_counter()
     except signals.Interrupted:
         report(f"interrupted {state}")
@@ -175,6 +180,21 @@ def _open(
     for line in (doubt, *notes) if doubt else notes:
         report(f"note: {line}")
     return config, data
+
+
+def _track(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    report: Callable[[str], object],
+    stack: contextlib.ExitStack,
+) -> "Tracking | None":
+    """Returns what reports the run to config.log.tracker, closed by `stack`; None without one."""
+    from vision import parallel
+    from vision.training.trackers.tracking import Tracking
+
+    if not config.log.tracker or not parallel.is_main_process():
+        return None
+    return stack.enter_context(Tracking(config.log.tracker, workdir, config, report))
 
 
 def _train(

@@ -162,6 +162,7 @@ class Session:
             self._steps,
             repeats=progress.get("validation_is_due", False),
             active=parallel.is_main_process(),
+            tracking=self._host.tracking,
         )
         self._log = self._stack.enter_context(log)
         self._policy = ValidationPolicy(config, progress)

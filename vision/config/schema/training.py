@@ -11,6 +11,7 @@ from vision.config.keys import (
     between,
     key,
     number,
+    options,
     section,
 )
 
@@ -116,6 +117,10 @@ LOG = section(
     images=number(16, between(0, 4096), "augmented training images in TensorBoard's grid"),
     curves=key(True,
         "curves.png at the end: loss, quality and learning rate, with the best step marked"),
+    tracker=key("",
+        "where else the run is reported: mlflow or wandb (Weights & Biases); docs/runs.md"),
+    tracker_options=options(
+        "mlflow: uri, experiment, name; wandb: project, entity, mode (online or offline), name"),
     progress=key(True, "a bar on a terminal, plain lines elsewhere; False = neither"),
 )
 

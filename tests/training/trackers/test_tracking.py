@@ -1,0 +1,140 @@
+"""A tracker never ends a training, whatever becomes of it."""
+
+import json
+import sys
+import time
+import types
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.support.commands import outcome, refusal
+from vision import main
+from vision.training.trackers import tracking as module
+
+CONFIG = ("--config", f"{REPOSITORY}/configs/digits.py:smoke")
+
+
+@pytest.fixture
+def tracker(monkeypatch):
+    """A tracker of this test in the place of MLflow's: its calls, and what it does in them."""
+    state = types.SimpleNamespace(calls=[], act=lambda: None)
+
+    class Recorder:
+        def scalars(self, step, scalars):
+            state.act()
+            state.calls.append((step, scalars))
+
+        def finish(self, scalars, files):
+            state.calls.append((scalars, [file.name for file in files]))
+
+        def stop(self, failed):
+            state.calls.append(failed)
+
+    def opened(run):
+        state.run = run
+        if not run.id:
+            run.keep_id("7")
+        return Recorder()
+
+    name = "vision.training.trackers.mlflow"
+    monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(open=opened))
+    return state
+
+
+def test_everything_comes_in_order(begin, tracker):
+    with begin("mlflow") as tracking:
+        for step in range(100):
+            tracking.scalars(step, {"train/loss": step, "train/x": float("inf")})
+        tracking.finish({"accuracy": 0.5})
+    assert tracker.calls[:-1] == [(step, {"train/loss": step}) for step in range(100)]
+    assert tracker.calls[-1] == ({"test/accuracy": 0.5}, ["config.json", "result.json"])
+    assert tracker.run.id == "" and tracker.run.name == "pets" and begin.lines == []
+    assert json.loads((begin.workdir / "tracker.json").read_text()) == {"mlflow": "7"}
+    with begin("mlflow") as tracking:
+        tracking.scalars(100, {"train/loss": 1.0})
+    assert tracker.run.id == "7" and tracker.calls[-1] is False
+
+
+def test_a_training_that_is_refused_begins_no_run(begin, tracker):
+    with begin("mlflow"):
+        pass
+    assert tracker.calls == [] and not (begin.workdir / "tracker.json").exists()
+
+
+def test_one_line_is_printed_if_the_tracker_fails(begin, tracker):
+    def fail():
+        raise ConnectionError("the server is down")
+
+    tracker.act = fail
+    with begin("mlflow") as tracking:
+        for step in range(3):
+            tracking.scalars(step, {"train/loss": 1.0})
+        tracking.finish({"accuracy": 0.5})
+    (line,) = begin.lines
+    assert line.startswith("note: mlflow no longer follows this run: ")
+    assert "the server is down" in line and tracker.calls == []
+
+
+def test_a_server_that_hangs_delays_only_the_end(begin, tracker, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0.5)
+    tracker.act = lambda: time.sleep(30)
+    started = time.monotonic()
+    with begin("mlflow") as tracking:
+        tracking.scalars(1, {"train/loss": 1.0})
+        assert time.monotonic() - started < 5
+        tracking.finish({"accuracy": 0.5})
+    assert time.monotonic() - started < 20
+    assert begin.lines == [
+        f"note: mlflow has not answered for 0.5 s: {begin.workdir} has all numbers of this run"
+    ]
+
+
+def test_a_library_that_cannot_be_imported_is_a_line(begin, monkeypatch):
+    monkeypatch.setitem(sys.modules, "vision.training.trackers.mlflow", None)
+    with begin("mlflow") as tracking:
+        tracking.scalars(1, {"train/loss": 1.0})
+        tracking.finish({})
+    (line,) = begin.lines
+    assert line.startswith("note: mlflow no longer follows this run: ")
+
+
+def test_a_training_reports_what_its_log_has(tracker, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("vision.config.trackers.require", lambda *args, **kwargs: None)
+    flags = {
+        "model.name": "mlp",
+        "model.variant": "mu",
+        "model.batch_norm_groups": None,
+        "model.stochastic_depth": None,
+        "parallel.devices": 1,
+        "log.tensorboard": False,
+        "log.tracker": "mlflow",
+        "log.tracker_options.experiment": "digits",
+    }
+    argv = [f"--config.{key}={value}" for key, value in flags.items()]
+    code, _, err = outcome(main.main, capsys, *CONFIG, f"--workdir={tmp_path}/run", *argv)
+    assert code == 0, err
+    lines = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    logged = [(line.pop("step"), line) for line in lines]
+    assert tracker.calls[:-1] == logged and len(logged) > 1
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    scalars, files = tracker.calls[-1]
+    assert scalars["test/accuracy"] == pytest.approx(result["accuracy"])
+    assert files == ["config.json", "result.json", "curves.png"]
+    assert tracker.run.options["experiment"] == "digits"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("tracker=mflow",), "did you mean 'mlflow'?"),
+        (("tracker_options.project=a",), "log.tracker_options.project needs log.tracker"),
+        (("tracker=wandb", "tracker_options.uri=a"), "log.tracker_options = 'uri' is unknown"),
+        (("tracker=wandb", "tracker_options.mode=ofline"), "did you mean 'offline'?"),
+        (("tracker=wandb", "tracker_options.mode=1"), "must be of type str"),
+    ],
+)
+def test_mistakes_are_found_before_any_work(flags, words, tmp_path, capsys):
+    argv = [f"--config.log.{flag}" for flag in flags]
+    assert words in refusal(main.main, capsys, *CONFIG, f"--workdir={tmp_path}/run", *argv)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,1 @@
+"""Reports a run to MLflow or Weights & Biases while it trains."""

@@ -1,0 +1,183 @@
+"""Reports a run to a tracker on a thread of its own, which no step waits for."""
+
+import dataclasses
+import importlib
+import math
+import pathlib
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from ml_collections import ConfigDict
+
+from vision.config.trackers import tracker_options
+from vision.config.validate import leaves
+from vision.errors import brief
+from vision.support.files import write_json
+from vision.support.reading import read_json
+
+NAME = "tracker.json"  # in the run directory: {tracker: id of the run there}
+SCHEMA = {"mlflow?": str, "wandb?": str}
+FILES = ("config.json", "result.json", "curves.png")
+PATIENCE = 120.0  # seconds that the end of a run waits for a tracker that does not get on
+SHORT_PATIENCE = 10.0  # of a run that was interrupted: whoever did so waits
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackedRun:
+    """A run, as a tracker gets to know it.
+
+    Attributes:
+        workdir: its directory.
+        values: {key: value} of its config.
+        options: all options of the tracker.
+        id: what the tracker called it when it began; "" for a new one.
+        keep_id: to be called with what the tracker calls a new run, as soon as that is known.
+    """
+
+    workdir: pathlib.Path
+    values: Mapping[str, Any]
+    options: Mapping[str, Any]
+    id: str
+    keep_id: Callable[[str], object]
+
+    @property
+    def name(self) -> str:
+        """What people call the run."""
+        return self.options["name"] or self.workdir.resolve().name
+
+
+class Tracker(Protocol):
+    """What a module of this folder makes of a run, by `open(run)`. Every method may fail."""
+
+    def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Records finite numbers of a step, in the order of steps.
+
+        After a resume, steps come again that a killed process has recorded.
+        """
+
+    def finish(self, scalars: Mapping[str, float], files: list[pathlib.Path]) -> None:
+        """Records the measures of the test split and files, and that the run is finished."""
+
+    def stop(self, failed: bool) -> None:
+        """Records that the run has failed, or was interrupted."""
+
+
+class Tracking:
+    """Reports a run to its tracker.
+
+    Nothing here raises an error. Only the end of a run waits for a server: as long as it gets on,
+    and then for `PATIENCE` seconds. If something goes wrong, one line says so, and nothing more is
+    reported.
+
+    Args:
+        name: the tracker's.
+        workdir: the run directory.
+        config: the run's config.
+        report: prints a line.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        workdir: pathlib.Path,
+        config: ConfigDict,
+        report: Callable[[str], object],
+    ):
+        self._name = name
+        self._workdir = workdir
+        self._config = config
+        self._report = report
+        self._tasks: queue.SimpleQueue[Callable[[Tracker], object] | None] = queue.SimpleQueue()
+        self._has_ended = False
+        self._got_on = time.monotonic()  # when it had last done a task
+        # Not on the thread: a library of two seconds would take them from the first steps.
+        self._module = self._import()
+        # A daemon: a server that hangs must not keep the process.
+        self._thread = threading.Thread(target=self._work, name="tracker", daemon=True)
+
+    def scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        """Reports {name: value} of a step; values that are not finite are left out.
+
+        The first call begins: before, a training may still be refused.
+        """
+        finite = {name: float(value) for name, value in scalars.items() if math.isfinite(value)}
+        self._tasks.put(lambda tracker: tracker.scalars(step, finite))
+        self._begin()
+
+    def finish(self, scalars: Mapping[str, float]) -> None:
+        """Reports the end of a run.
+
+        Args:
+            scalars: {name: value} of the test split.
+        """
+        named = {f"test/{name}": float(value) for name, value in scalars.items()}
+        files = [self._workdir / name for name in FILES]
+        there = [file for file in files if file.is_file()]
+        self._end(lambda tracker: tracker.finish(named, there), PATIENCE)
+
+    def __enter__(self) -> "Tracking":
+        return self
+
+    def __exit__(self, kind: object, *_: Any) -> None:
+        if not self._has_ended and self._thread.ident is not None:
+            self._end(lambda tracker: tracker.stop(failed=kind is not None), SHORT_PATIENCE)
+
+    def _begin(self) -> None:
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def _end(self, last: Callable[[Tracker], object], patience: float) -> None:
+        """Reports the last thing, and waits for all of them as long as the tracker gets on."""
+        self._has_ended = True
+        self._tasks.put(last)
+        self._tasks.put(None)
+        self._begin()
+        self._got_on = time.monotonic()
+        while self._thread.is_alive() and time.monotonic() - self._got_on < patience:
+            self._thread.join(0.1)
+        if self._thread.is_alive():
+            self._report(
+                f"note: {self._name} has not answered for {patience:g} s: {self._workdir} has all "
+                "numbers of this run"
+            )
+
+    def _work(self) -> None:
+        """Opens the tracker, then does the tasks in order, until the first that fails."""
+        if self._module is None:
+            return
+        try:
+            tracker = self._open(self._module)
+            while (task := self._tasks.get()) is not None:
+                self._got_on = time.monotonic()
+                task(tracker)
+        except Exception as error:  # a server that is down, a full disk, another version
+            self._give_up(error)
+
+    def _import(self) -> Any:
+        """Returns the tracker's module; None if its library cannot be imported."""
+        try:
+            return importlib.import_module(f"vision.training.trackers.{self._name}")
+        except Exception as error:
+            self._give_up(error)
+            return None
+
+    def _give_up(self, error: Exception) -> None:
+        self._report(
+            f"note: {self._name} no longer follows this run: {brief(error)}; {self._workdir} has "
+            "all numbers"
+        )
+
+    def _open(self, module: Any) -> Tracker:
+        path = self._workdir / NAME
+        ids = read_json(path, SCHEMA, "remove it") if path.exists() else {}
+        run = TrackedRun(
+            workdir=self._workdir,
+            values=dict(leaves(self._config)),
+            options=tracker_options(self._config.log),
+            id=ids.get(self._name, ""),
+            keep_id=lambda new: write_json(path, ids | {self._name: new}),
+        )
+        return module.open(run)
