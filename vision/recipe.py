@@ -27,7 +27,7 @@ SMALL = 96  # px: a network for 224 would mostly see enlarged pixels
 LEAST_STEPS = 75  # 60 images have two batches: 12 epochs of them are too few (transfer_neu: 40)
 EVALUATIONS = 12  # of such a training, instead of one an epoch
 CPU_REASON = (
-    "on a CPU in a third of the time of all layers, for which "
+    "on a CPU in half the time of all layers, for which "
     "--config.transfer.mode=full --config.transfer.depth=0"
 )
 NAME = "config.py"  # in the run directory
