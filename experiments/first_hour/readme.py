@@ -1,0 +1,269 @@
+"""Runs README.md from top to bottom in a fresh clone, as somebody who has just found it.
+
+    python -m experiments.first_hour.readme --photos photos --workdir ~/first_hour
+    python -m experiments.first_hour.readme --photos photos --workdir ~/first_hour --only export
+    python -m experiments.first_hour.readme --table         # only fill the table once more
+
+The clone has no .venv, and the commands get an empty home directory (so no caches of compiled
+programs or of pip), no PYTHONPATH and no activated environment until README activates one. They run
+under a terminal of 100 columns. `FULL` names the trainings that run to their end; the others run
+with `:smoke`, which the table says. --only repeats commands with this in their text, in the same
+clone. Exit code 1 if a command has failed.
+"""
+
+import argparse
+import csv
+import datetime
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+from experiments.first_hour.commands import Step, read_steps
+from experiments.first_hour.silence import observe
+from experiments.readme import fill
+from vision import cli
+from vision.errors import RunError, UserError
+from vision.support.files import replacing
+
+HERE = pathlib.Path(__file__).parent
+REPOSITORY = HERE.parent.parent
+RESULTS = HERE / "readme.csv"
+COLUMNS = (
+    *("section", "command", "ran", "exit_code", "seconds", "cpu_seconds", "longest_gap"),
+    *("before_gap", "disk_mb", "load", "device", "date", "commit"),
+)
+# What README has measured as a row of its own, or says how long it takes.
+FULL = ("train photos", "my_idea", "configs/resnet_mnist5k.py", "configs/digits.py")
+NOT_RUN = {
+    "pip install": "the packages of ./scripts/setup dev in another environment",
+    "fixmatch_fashion_mnist": "downloads Fashion-MNIST",
+    "skin.csv": "needs a table with ages and sites, which photos do not make",
+    " WORD": "a placeholder",
+    "./scripts/test": "the tests run by themselves",
+}
+TIMEOUT = 3600  # seconds of a command
+ANSWERED = 300  # seconds until a server must answer
+NEW_CLASS = 12  # copies of photos that stand for new ones
+SERVER = """
+set -m
+{command} &
+server=$!
+for ((second = 0; second < {most}; second++)); do
+  python -m vision.serving.client http://127.0.0.1:8080 {photos} 2>/dev/null && break
+  kill -0 $server || break
+  sleep 1
+done
+kill $server
+wait $server
+"""
+GAN = "python -m vision.main --config configs/gan_folder.py:photos:smoke --workdir runs/gan"
+LOGGING = "python -m vision.serving --models models/ --prediction-log predictions"
+
+
+def main(argv):
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--photos", type=pathlib.Path, help="folder of a folder for each class")
+    p.add_argument("--captions", type=pathlib.Path, help="openclipart.parquet")
+    p.add_argument("--workdir", type=pathlib.Path, help="a new folder; 5 GB")
+    p.add_argument("--only", default="", help="commands with this in their text")
+    p.add_argument("--table", action="store_true", help="fill the table, run nothing")
+    a = p.parse_args(argv)
+    if not a.table:
+        if a.photos is None or a.workdir is None:
+            raise UserError("give --photos and --workdir, or --table")
+        reader = Reader(a.workdir.absolute(), a.photos.absolute(), a.captions)
+        for step in read_steps((reader.checkout / "README.md").read_text()):
+            row = reader.follow(step, a.only)
+            if row is not None:
+                write(row)
+    rows = read()
+    write_table(rows)
+    failed = [row["command"] for row in rows if row["exit_code"] not in ("", "0")]
+    if failed:
+        raise RunError("failed: " + "; ".join(failed))
+
+
+class Reader:
+    """Somebody who follows README in a clone of their own.
+
+    Attributes:
+        checkout: the clone.
+    """
+
+    def __init__(self, workdir: pathlib.Path, photos: pathlib.Path, captions: pathlib.Path | None):
+        self.checkout = workdir / "vision"
+        self._workdir = workdir
+        self._active = ""
+        self._environment = _plain_environment(workdir / "home")
+        (workdir / "home").mkdir(parents=True, exist_ok=True)
+        if self.checkout.is_dir():
+            return
+        subprocess.run(
+            ["git", "clone", "--quiet", f"file://{REPOSITORY}", str(self.checkout)], check=True
+        )
+        shutil.copytree(photos, self.checkout / "photos")
+        pictures = sorted(photos.glob("*/*.jpg"))
+        shutil.copy(pictures[0], self.checkout / "new.jpg")
+        new_class = self.checkout / "new_photos" / "new"
+        new_class.mkdir(parents=True)
+        for picture in pictures[:NEW_CLASS]:
+            shutil.copy(picture, new_class)
+        if captions is not None:
+            shutil.copy(captions, self.checkout / "openclipart.parquet")
+
+    def follow(self, step: Step, only: str) -> dict[str, object] | None:
+        """Writes the file or runs the command of a step.
+
+        Returns:
+            The row of the results, or None if there is nothing to report.
+        """
+        if step.path:
+            file = self.checkout / step.path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(step.text)
+            return None
+        if step.text.startswith("source "):
+            self._active = f"{step.text} && "
+            return None
+        if only not in step.text:
+            return None
+        row = {"section": step.section, "command": step.text}
+        reason = next((why for words, why in NOT_RUN.items() if words in step.text), "")
+        if "openclipart" in step.text and not (self.checkout / "openclipart.parquet").exists():
+            reason = "needs --captions"
+        if reason:
+            return row | {"ran": f"not run: {reason}"}
+        self._prepare(step.text)
+        return row | self._run(step.text)
+
+    def _prepare(self, command: str) -> None:
+        """Makes what a command reads and no command of README writes."""
+        for name, preparation in (("runs/gan", GAN), ("predictions", LOGGING)):
+            if name in command and not (self.checkout / name).exists():
+                seen = self._observe(preparation)
+                if seen.exit_code:
+                    raise RunError(f"{preparation}: exit code {seen.exit_code}\n{seen.output}")
+
+    def _run(self, command: str) -> dict[str, object]:
+        shown = shortened(command)
+        print("$", shown, flush=True)
+        load = os.getloadavg()[0]
+        before = _megabytes(self._workdir)
+        seen = self._observe(shown)
+        (self._workdir / "log").open("a").write(f"$ {shown}\n{seen.output}\n")
+        if seen.exit_code:
+            print(seen.output[-4000:], flush=True)
+        return {
+            "ran": "" if shown == command else shown,
+            "exit_code": seen.exit_code,
+            "seconds": round(seen.seconds, 1),
+            "cpu_seconds": round(seen.cpu_seconds, 1),
+            "longest_gap": round(seen.longest_gap, 1),
+            "before_gap": _last_line(seen.before_gap),
+            "disk_mb": _megabytes(self._workdir) - before,
+            "load": round(load, 1),
+            "device": f"{os.cpu_count()} cores, {_processor()}",
+            "date": datetime.date.today().isoformat(),
+            "commit": self._commit(),
+        }
+
+    def _observe(self, command):
+        text = command
+        if "vision.serving" in command:
+            pictures = sorted(self.checkout.glob("photos/*/*.jpg"))
+            shown = " ".join(str(picture) for picture in pictures[::4])
+            text = SERVER.format(command=command, most=ANSWERED, photos=shown)
+        script = f"{self._active}true\n{text}"
+        return observe(
+            ["bash", "-c", script],
+            terminal=True,
+            timeout=TIMEOUT,
+            cwd=self.checkout,
+            env=self._environment,
+        )
+
+    def _commit(self):
+        words = ["git", "-C", str(self.checkout), "rev-parse", "--short", "HEAD"]
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def shortened(command: str) -> str:
+    """Returns a command whose training ends within seconds, unless `FULL` names it."""
+    if any(words in command for words in FULL) and "search" not in command:
+        return command
+    command = re.sub(r"--trials \d+", "--trials 2", command)
+    return re.sub(r"(?<=\s)(configs/\w+\.py[^\s]*)", r"\1:smoke", command)
+
+
+def _plain_environment(home):
+    """Returns the environment of a new user: pip's settings of this machine, and little else."""
+    paths = os.environ["PATH"].split(os.pathsep)
+    own = os.path.dirname(sys.executable)
+    kept = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    path = os.pathsep.join(path for path in paths if path != own)
+    return kept | {"PATH": path, "HOME": str(home), "LANG": "C.UTF-8", "TERM": "xterm"}
+
+
+def _last_line(text):
+    """Returns what is left of a line once a terminal has obeyed its control characters."""
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).strip()[-100:]
+
+
+def _megabytes(folder):
+    words = ["du", "--summarize", "--block-size=1000000", str(folder)]
+    return int(subprocess.run(words, capture_output=True, text=True).stdout.split()[0])
+
+
+def _processor():
+    names = re.findall(r"^model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
+    return names[0] if names else "unknown processor"
+
+
+def read() -> list[dict[str, str]]:
+    """Returns the rows of readme.csv; [] if there is none."""
+    if not RESULTS.is_file():
+        return []
+    with RESULTS.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(row: dict[str, object]) -> None:
+    """Puts a row into readme.csv, in the place of the one of the same command."""
+    rows: list[dict[str, object]] = [dict(old) for old in read()]
+    places = [i for i, old in enumerate(rows) if old["command"] == row["command"]]
+    if places:
+        rows[places[0]] = row
+    else:
+        rows.append(row)
+    with replacing(RESULTS, newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_table(rows: list[dict[str, str]]) -> None:
+    """Fills the table of README.md beside this file."""
+    lines = [
+        "| command | exit code | CPU s | s | longest silence, s | after | disk, MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        command = f"`{row['ran'] or row['command']}`"
+        if row["ran"].startswith("not run"):
+            lines.append(f"| `{row['command']}` | {row['ran']} | | | | | |")
+            continue
+        after = row["before_gap"].replace("|", "\\|") or "the beginning"
+        numbers = (row["cpu_seconds"], row["seconds"], row["longest_gap"], after, row["disk_mb"])
+        lines.append(f"| {command} | {row['exit_code']} | " + " | ".join(numbers) + " |")
+    fill(HERE / "README.md", lines, "readme")
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    cli.run(main)
