@@ -49,16 +49,16 @@ TIMEOUT = 3600  # seconds of a command
 ANSWERED = 300  # seconds until a server must answer
 NEW_CLASS = 12  # copies of photos that stand for new ones
 SERVER = """
-set -m
 {command} &
 server=$!
+answered=1
 for ((second = 0; second < {most}; second++)); do
-  python -m vision.serving.client http://127.0.0.1:8080 {photos} 2>/dev/null && break
+  python -m vision.serving.client http://127.0.0.1:8080 {photos} 2>/dev/null && answered=0 && break
   kill -0 $server || break
   sleep 1
 done
 kill $server
-wait $server
+wait $server && exit $answered
 """
 GAN = "python -m vision.main --config configs/gan_folder.py:photos:smoke --workdir runs/gan"
 LOGGING = "python -m vision.serving --models models/ --prediction-log predictions"
