@@ -30,6 +30,12 @@ from vision.run.weights import run_weights
 NAMES = sorted(path.parent.name for path in HERE.glob("*/rows.py"))
 
 
+def test_every_experiment_is_listed():
+    page = (HERE / "README.md").read_text()
+    links = re.findall(r"\]\((\w+)/README\.md\)", page)
+    assert sorted(links) == sorted(path.parent.name for path in HERE.glob("*/README.md"))
+
+
 def rows_of(name):
     return importlib.import_module(f"experiments.{name}.rows").ROWS
 

@@ -7,8 +7,9 @@
 The clone has no .venv, and the commands get an empty home directory (so no caches of compiled
 programs or of pip), no PYTHONPATH and no activated environment until README activates one. They run
 under a terminal of 100 columns. `FULL` names the trainings that run to their end; the others run
-with `:smoke`, which the table says. --only repeats commands with this in their text, in the same
-clone. Exit code 1 if a command has failed.
+with `:smoke`, which the table says. The same call goes on where an earlier one has stopped, and
+repeats what has failed; --only repeats commands with this in their text. Exit code 1 if a command
+has failed.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import subprocess
 import sys
 
 from experiments.first_hour.commands import Step, read_steps
+from experiments.first_hour.machine import megabytes, processor
 from experiments.first_hour.silence import observe
 from experiments.readme import fill
 from vision import cli
@@ -36,8 +38,8 @@ COLUMNS = (
     *("section", "command", "ran", "exit_code", "seconds", "cpu_seconds", "longest_gap"),
     *("before_gap", "disk_mb", "load", "device", "date", "commit"),
 )
-# What README has measured as a row of its own, or says how long it takes.
-FULL = ("train photos", "my_idea", "configs/resnet_mnist5k.py", "configs/digits.py")
+# Besides ./scripts/train, which names no config.
+FULL = ("train photos", "my_idea", "configs/digits.py")
 NOT_RUN = {
     "pip install": "the packages of ./scripts/setup dev in another environment",
     "fixmatch_fashion_mnist": "downloads Fashion-MNIST",
@@ -79,6 +81,9 @@ def main(argv):
             raise UserError("give --photos and --workdir, or --table")
         reader = Reader(a.workdir.absolute(), a.photos.absolute(), a.captions)
         for step in read_steps((reader.checkout / "README.md").read_text()):
+            is_done = any((row["command"], row["exit_code"]) == (step.text, "0") for row in read())
+            if is_done and not a.only:
+                continue
             row = reader.follow(step, a.only)
             if row is not None:
                 write(row)
@@ -154,7 +159,7 @@ class Reader:
         shown = shortened(command)
         print("$", shown, flush=True)
         load = os.getloadavg()[0]
-        before = _megabytes(self._workdir)
+        before = megabytes(self._workdir)
         seen = self._observe(shown)
         (self._workdir / "log").open("a").write(f"$ {shown}\n{seen.output}\n")
         if seen.exit_code:
@@ -166,9 +171,9 @@ class Reader:
             "cpu_seconds": round(seen.cpu_seconds, 1),
             "longest_gap": round(seen.longest_gap, 1),
             "before_gap": _last_line(seen.before_gap),
-            "disk_mb": _megabytes(self._workdir) - before,
+            "disk_mb": megabytes(self._workdir) - before,
             "load": round(load, 1),
-            "device": f"{os.cpu_count()} cores, {_processor()}",
+            "device": processor(),
             "date": datetime.date.today().isoformat(),
             "commit": self._commit(),
         }
@@ -213,16 +218,6 @@ def _plain_environment(home):
 def _last_line(text):
     """Returns what is left of a line once a terminal has obeyed its control characters."""
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text).strip()[-100:]
-
-
-def _megabytes(folder):
-    words = ["du", "--summarize", "--block-size=1000000", str(folder)]
-    return int(subprocess.run(words, capture_output=True, text=True).stdout.split()[0])
-
-
-def _processor():
-    names = re.findall(r"^model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text(), re.M)
-    return names[0] if names else "unknown processor"
 
 
 def read() -> list[dict[str, str]]:

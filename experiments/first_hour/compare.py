@@ -1,0 +1,231 @@
+"""The same photos with this project, Ultralytics, timm and fastai: commands, size, cost, accuracy.
+
+    python -m experiments.first_hour.compare --photos photos --workdir runs/first_hour \\
+        --ultralytics ENV --timm ENV --timm-scripts FOLDER --fastai ENV --weights weights.pth
+    python -m experiments.first_hour.compare --table
+
+Each ENV is an environment of its own in which only that library is installed (`pip install
+ultralytics`, `timm` or `fastai timm`); a row whose environment is not named is not run. FOLDER has
+timm's train.py and validate.py, which its package does not contain. `timm_weights.py` beside this
+file makes weights.pth. The split of a seed is the same for everybody: 60 : 15 : 25 by class.
+Results that are there are not measured again.
+"""
+
+import argparse
+import csv
+import dataclasses
+import datetime
+import os
+import pathlib
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+
+import numpy as np
+
+from experiments.first_hour.machine import megabytes, processor
+from experiments.first_hour.silence import observe
+from experiments.readme import fill
+from vision import cli
+from vision.errors import RunError
+from vision.support.files import replacing
+
+HERE = pathlib.Path(__file__).parent
+RESULTS = HERE / "compare.csv"
+SHARES = {"train": 0.6, "val": 0.15, "test": 0.25}
+COLUMNS = (
+    *("row", "seed", "accuracy", "cpu_seconds", "seconds", "environment_mb", "version"),
+    *("test_images", "load", "device", "date"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rival:
+    """A library as a user has it.
+
+    Attributes:
+        name: of its row.
+        environment: the flag that names its environment; "" = this one.
+        package: whose version is reported.
+        starts_from: the weights.
+        commands: what is typed, with {data}, {seed}, {run}, {weights} and {scripts} filled in.
+        written: lines of a program that the user writes beside the commands.
+        printed: a pattern of the last output; its group is the test accuracy.
+        percent: whether that is in percent.
+    """
+
+    name: str
+    environment: str
+    package: str
+    starts_from: str
+    commands: tuple[str, ...]
+    printed: str
+    written: int = 0
+    percent: bool = False
+
+
+OURS = "python -m vision train {data} --workdir {run} --config.seed={seed}"
+TIMM = (
+    "python {scripts}/train.py --data-dir {data} --val-split val --model tf_efficientnet_lite0"
+    " --pretrained --pretrained-path {weights} --num-classes 3 --epochs 20 --batch-size 32"
+    " --opt adamw --lr 1e-3 --warmup-epochs 2 --device cpu --seed {seed}"
+    " --output {run} --experiment run",
+    "python {scripts}/validate.py --data-dir {data} --split test --model tf_efficientnet_lite0"
+    " --num-classes 3 --checkpoint {run}/run/model_best.pth.tar --device cpu",
+)
+YOLO = (
+    "yolo classify train model=yolo26n-cls.yaml data={data} imgsz=224 device=cpu seed={seed}"
+    " project={run} name=run",
+    "yolo classify val model={run}/run/weights/best.pt data={data} split=test imgsz=224 device=cpu"
+    " project={run} name=test",
+)
+FASTAI = "python " + str(HERE / "fastai_train.py") + " {data} {weights} {seed}"
+ACCURACY = r"test: .*?accuracy ([\d.]+)"
+IMAGENET = "ImageNet, EfficientNet-Lite0"
+RIVALS = (
+    Rival("vision", "", "vision", IMAGENET, (OURS,), ACCURACY),
+    Rival("timm", "timm", "timm", IMAGENET, TIMM, r'"top1": ([\d.]+)', percent=True),
+    Rival("fastai", "fastai", "fastai", IMAGENET, (FASTAI,), r"test accuracy ([\d.]+)", written=8),
+    Rival("Ultralytics", "ultralytics", "ultralytics", "random", YOLO, r"\n\s+all\s+([\d.]+)"),
+)
+
+
+def main(argv):
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--photos", type=pathlib.Path, help="folder of a folder for each class")
+    p.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/first_hour"))
+    for name in ("ultralytics", "timm", "fastai"):
+        p.add_argument(f"--{name}", type=pathlib.Path, help=f"environment with {name}")
+    p.add_argument("--timm-scripts", type=pathlib.Path, help="folder of train.py, validate.py")
+    p.add_argument("--weights", type=pathlib.Path, help="of timm's tf_efficientnet_lite0")
+    p.add_argument("--seeds", default="0,1,2")
+    p.add_argument("--only", default="", help="rows with this in their name")
+    p.add_argument("--table", action="store_true", help="fill the table, run nothing")
+    a = p.parse_args(argv)
+    for seed in [] if a.table else map(int, a.seeds.split(",")):
+        data = divide(a.photos, a.workdir.absolute() / f"data{seed}", seed)
+        for rival in RIVALS:
+            environment = getattr(a, rival.environment) if rival.environment else pathlib.Path("")
+            is_measured = any(
+                (row["row"], row["seed"]) == (rival.name, str(seed)) for row in read()
+            )
+            if a.only in rival.name and environment is not None and not is_measured:
+                write(measure(rival, environment, data, seed, a))
+    write_table()
+
+
+def divide(photos: pathlib.Path, folder: pathlib.Path, seed: int) -> pathlib.Path:
+    """Copies photos into FOLDER/{train,val,test}/CLASS, unless it exists; returns the folder."""
+    if folder.is_dir():
+        return folder
+    random = np.random.default_rng(seed)
+    for place in sorted(path for path in photos.iterdir() if path.is_dir()):
+        files = sorted(place.glob("*.jpg"))
+        ends = np.round(np.cumsum(list(SHARES.values())) * len(files)).astype(int)
+        parts = np.split(random.permutation(len(files)), ends[:-1])
+        for split, rows in zip(SHARES, parts, strict=True):
+            target = folder / split / place.name
+            target.mkdir(parents=True)
+            for row in rows:
+                shutil.copy(files[row], target)
+    return folder
+
+
+def measure(rival, environment, data, seed, a) -> dict[str, object]:
+    """Runs a row's commands; returns the row of compare.csv.
+
+    Raises:
+        RunError: a command failed, or the last one has not said how good the model is.
+    """
+    run = a.workdir.absolute() / f"{rival.name}{seed}"
+    own = environment.absolute() / "bin" if rival.environment else pathlib.Path(sys.prefix, "bin")
+    values = {"data": data, "seed": seed, "run": run, "weights": a.weights, "scripts": ""}
+    if a.timm_scripts is not None:
+        values["scripts"] = a.timm_scripts.absolute()
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" or not rival.environment}
+    variables |= {"PATH": f"{own}:{os.environ['PATH']}"}
+    load = os.getloadavg()[0]
+    seconds = cpu = 0.0
+    output = ""
+    for command in rival.commands:
+        text = command.format(**values)
+        print("$", text, flush=True)
+        seen = observe(shlex.split(text), env=variables, timeout=7200)
+        if seen.exit_code:
+            raise RunError(f"{text}: exit code {seen.exit_code}\n{seen.output[-3000:]}")
+        seconds += seen.seconds
+        cpu += seen.cpu_seconds
+        output = seen.output
+    accuracies = re.findall(rival.printed, output)
+    if not accuracies:
+        raise RunError(f"{rival.name}: no accuracy in the output\n{output[-3000:]}")
+    accuracy = float(accuracies[-1]) / (100 if rival.percent else 1)
+    return {
+        "row": rival.name,
+        "seed": seed,
+        "accuracy": round(accuracy, 4),
+        "cpu_seconds": round(cpu, 1),
+        "seconds": round(seconds, 1),
+        "environment_mb": megabytes(own.parent) if rival.environment else "",
+        "version": version(own / "python", rival.package),
+        "test_images": len(list(data.glob("test/*/*"))),
+        "load": round(load, 1),
+        "device": processor(),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def version(python: pathlib.Path, package: str) -> str:
+    """Returns the version of a package in an environment."""
+    code = f"import importlib.metadata as m; print(m.version({package!r}))"
+    done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def read() -> list[dict[str, str]]:
+    """Returns the rows of compare.csv; [] if there is none."""
+    if not RESULTS.is_file():
+        return []
+    with RESULTS.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write(row: dict[str, object]) -> None:
+    """Appends a row to compare.csv."""
+    rows = [*read(), row]
+    with replacing(RESULTS, newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_table() -> None:
+    """Fills the table of README.md beside this file."""
+    lines = [
+        "| library | version | starts from | commands | lines written | environment, MB | "
+        "CPU s to the test accuracy | test accuracy | seeds |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for rival in RIVALS:
+        rows = [row for row in read() if row["row"] == rival.name]
+        cells = [rival.name, "", rival.starts_from, str(len(rival.commands)), str(rival.written)]
+        if not rows:
+            lines.append("| " + " | ".join([*cells, "", "", "not run", ""]) + " |")
+            continue
+        cells[1] = rows[-1]["version"]
+        accuracies = [100 * float(row["accuracy"]) for row in rows]
+        spread = f" ± {statistics.stdev(accuracies):.1f}" if len(rows) > 1 else ""
+        cpu = statistics.mean(float(row["cpu_seconds"]) for row in rows)
+        cells += [rows[-1]["environment_mb"], f"{cpu:,.0f}"]
+        cells += [f"{statistics.mean(accuracies):.1f}{spread} %", str(len(rows))]
+        lines.append("| " + " | ".join(cells) + " |")
+    fill(HERE / "README.md", lines, "compare")
+
+
+if __name__ == "__main__":
+    cli.run(main)
