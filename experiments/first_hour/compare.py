@@ -1,11 +1,13 @@
 """The same photos with this project, Ultralytics, timm and fastai: commands, size, cost, accuracy.
 
     python -m experiments.first_hour.compare --photos photos --workdir runs/first_hour \\
-        --ultralytics ENV --timm ENV --timm-scripts FOLDER --fastai ENV --weights weights.pth
+        --vision .venv --ultralytics ENV --timm ENV --timm-scripts FOLDER --fastai ENV \\
+        --weights weights.pth
     python -m experiments.first_hour.compare --table
 
 Each ENV is an environment of its own in which only that library is installed (`pip install
-ultralytics`, `timm` or `fastai timm`); a row whose environment is not named is not run. FOLDER has
+ultralytics`, `timm` or `fastai timm`; ours by `./scripts/setup device basics`); a row whose
+environment is not named is not run. FOLDER has
 timm's train.py and validate.py, which its package does not contain. `timm_weights.py` beside this
 file makes weights.pth. The split of a seed is the same for everybody: 60 : 15 : 25 by class.
 Results that are there are not measured again.
@@ -22,7 +24,6 @@ import shlex
 import shutil
 import statistics
 import subprocess
-import sys
 
 import numpy as np
 
@@ -48,7 +49,7 @@ class Rival:
 
     Attributes:
         name: of its row.
-        environment: the flag that names its environment; "" = this one.
+        environment: the flag that names its environment.
         package: whose version is reported.
         starts_from: the weights.
         commands: what is typed, with {data}, {seed}, {run}, {weights} and {scripts} filled in.
@@ -86,7 +87,7 @@ FASTAI = "python " + str(HERE / "fastai_train.py") + " {data} {weights} {seed}"
 ACCURACY = r"test: .*?accuracy ([\d.]+)"
 IMAGENET = "ImageNet, EfficientNet-Lite0"
 RIVALS = (
-    Rival("vision", "", "vision", IMAGENET, (OURS,), ACCURACY),
+    Rival("vision", "vision", "vision", IMAGENET, (OURS,), ACCURACY),
     Rival("timm", "timm", "timm", IMAGENET, TIMM, r'"top1": ([\d.]+)', percent=True),
     Rival("fastai", "fastai", "fastai", IMAGENET, (FASTAI,), r"test accuracy ([\d.]+)", written=8),
     Rival("Ultralytics", "ultralytics", "ultralytics", "random", YOLO, r"\n\s+all\s+([\d.]+)"),
@@ -99,7 +100,7 @@ def main(argv):
     )
     p.add_argument("--photos", type=pathlib.Path, help="folder of a folder for each class")
     p.add_argument("--workdir", type=pathlib.Path, default=pathlib.Path("runs/first_hour"))
-    for name in ("ultralytics", "timm", "fastai"):
+    for name in ("vision", "ultralytics", "timm", "fastai"):
         p.add_argument(f"--{name}", type=pathlib.Path, help=f"environment with {name}")
     p.add_argument("--timm-scripts", type=pathlib.Path, help="folder of train.py, validate.py")
     p.add_argument("--weights", type=pathlib.Path, help="of timm's tf_efficientnet_lite0")
@@ -110,7 +111,7 @@ def main(argv):
     for seed in [] if a.table else map(int, a.seeds.split(",")):
         data = divide(a.photos, a.workdir.absolute() / f"data{seed}", seed)
         for rival in RIVALS:
-            environment = getattr(a, rival.environment) if rival.environment else pathlib.Path("")
+            environment = getattr(a, rival.environment)
             is_measured = any(
                 (row["row"], row["seed"]) == (rival.name, str(seed)) for row in read()
             )
@@ -143,11 +144,11 @@ def measure(rival, environment, data, seed, a) -> dict[str, object]:
         RunError: a command failed, or the last one has not said how good the model is.
     """
     run = a.workdir.absolute() / f"{rival.name}{seed}"
-    own = environment.absolute() / "bin" if rival.environment else pathlib.Path(sys.prefix, "bin")
+    own = environment.absolute() / "bin"
     values = {"data": data, "seed": seed, "run": run, "weights": a.weights, "scripts": ""}
     if a.timm_scripts is not None:
         values["scripts"] = a.timm_scripts.absolute()
-    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH" or not rival.environment}
+    variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     variables |= {"PATH": f"{own}:{os.environ['PATH']}"}
     load = os.getloadavg()[0]
     seconds = cpu = 0.0
@@ -171,7 +172,7 @@ def measure(rival, environment, data, seed, a) -> dict[str, object]:
         "accuracy": round(accuracy, 4),
         "cpu_seconds": round(cpu, 1),
         "seconds": round(seconds, 1),
-        "environment_mb": megabytes(own.parent) if rival.environment else "",
+        "environment_mb": megabytes(own.parent),
         "version": version(own / "python", rival.package),
         "test_images": len(list(data.glob("test/*/*"))),
         "load": round(load, 1),
