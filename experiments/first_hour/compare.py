@@ -7,10 +7,9 @@
 
 Each ENV is an environment of its own in which only that library is installed (`pip install
 ultralytics`, `timm` or `fastai timm`; ours by `./scripts/setup device basics`); a row whose
-environment is not named is not run. FOLDER has
-timm's train.py and validate.py, which its package does not contain. `timm_weights.py` beside this
-file makes weights.pth. The split of a seed is the same for everybody: 60 : 15 : 25 by class.
-Results that are there are not measured again.
+environment is not named is not run. FOLDER has timm's train.py and validate.py, which its package
+does not contain. `timm_weights.py` beside this file makes weights.pth. The split of a seed is the
+same for everybody: 60 : 15 : 25 by class. Results that are there are not measured again.
 """
 
 import argparse
