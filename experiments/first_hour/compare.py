@@ -35,6 +35,7 @@ from vision.support.files import replacing
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "compare.csv"
+TIMEOUT = 86_400  # seconds of a command, however busy the machine is
 SHARES = {"train": 0.6, "val": 0.15, "test": 0.25}
 COLUMNS = (
     *("row", "seed", "accuracy", "cpu_seconds", "seconds", "environment_mb", "version"),
@@ -150,12 +151,13 @@ def measure(rival, environment, data, seed, a) -> dict[str, object]:
     variables = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     variables |= {"PATH": f"{own}:{os.environ['PATH']}"}
     load = os.getloadavg()[0]
-    seconds = cpu = 0.0
+    seconds = 0.0
+    cpu = 0.0
     output = ""
     for command in rival.commands:
         text = command.format(**values)
         print("$", text, flush=True)
-        seen = observe(shlex.split(text), env=variables, timeout=7200)
+        seen = observe(shlex.split(text), env=variables, timeout=TIMEOUT)
         if seen.exit_code:
             raise RunError(f"{text}: exit code {seen.exit_code}\n{seen.output[-3000:]}")
         seconds += seen.seconds
