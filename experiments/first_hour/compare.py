@@ -35,12 +35,9 @@ from vision.support.files import replacing
 
 HERE = pathlib.Path(__file__).parent
 RESULTS = HERE / "compare.csv"
+ENVIRONMENTS = HERE / "environments.csv"
 TIMEOUT = 86_400  # seconds of a command, however busy the machine is
 SHARES = {"train": 0.6, "val": 0.15, "test": 0.25}
-COLUMNS = (
-    *("row", "seed", "accuracy", "cpu_seconds", "seconds", "environment_mb", "version"),
-    *("test_images", "load", "device", "date"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,19 +101,19 @@ def main(argv):
         p.add_argument(f"--{name}", type=pathlib.Path, help=f"environment with {name}")
     p.add_argument("--timm-scripts", type=pathlib.Path, help="folder of train.py, validate.py")
     p.add_argument("--weights", type=pathlib.Path, help="of timm's tf_efficientnet_lite0")
-    p.add_argument("--seeds", default="0,1,2")
+    p.add_argument("--seeds", default="0,1,2", help="'' only measures the environments")
     p.add_argument("--only", default="", help="rows with this in their name")
     p.add_argument("--table", action="store_true", help="fill the table, run nothing")
     a = p.parse_args(argv)
-    for seed in [] if a.table else map(int, a.seeds.split(",")):
+    given = [rival for rival in RIVALS if getattr(a, rival.environment) is not None]
+    for rival in given:
+        write(ENVIRONMENTS, size(rival, getattr(a, rival.environment)))
+    for seed in map(int, filter(None, a.seeds.split(",") if given else ())):
         data = divide(a.photos, a.workdir.absolute() / f"data{seed}", seed)
-        for rival in RIVALS:
-            environment = getattr(a, rival.environment)
-            is_measured = any(
-                (row["row"], row["seed"]) == (rival.name, str(seed)) for row in read()
-            )
-            if a.only in rival.name and environment is not None and not is_measured:
-                write(measure(rival, environment, data, seed, a))
+        for rival in given:
+            measured = [row["row"] for row in read(RESULTS) if row["seed"] == str(seed)]
+            if a.only in rival.name and rival.name not in measured:
+                write(RESULTS, measure(rival, data, seed, a))
     write_table()
 
 
@@ -137,14 +134,24 @@ def divide(photos: pathlib.Path, folder: pathlib.Path, seed: int) -> pathlib.Pat
     return folder
 
 
-def measure(rival, environment, data, seed, a) -> dict[str, object]:
+def size(rival: Rival, environment: pathlib.Path) -> dict[str, object]:
+    """Returns the row of environments.csv: what is installed, and how large it is."""
+    return {
+        "row": rival.name,
+        "version": version(environment / "bin" / "python", rival.package),
+        "megabytes": megabytes(environment),
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def measure(rival, data, seed, a) -> dict[str, object]:
     """Runs a row's commands; returns the row of compare.csv.
 
     Raises:
         RunError: a command failed, or the last one has not said how good the model is.
     """
     run = a.workdir.absolute() / f"{rival.name}{seed}"
-    own = environment.absolute() / "bin"
+    own = getattr(a, rival.environment).absolute() / "bin"
     values = {"data": data, "seed": seed, "run": run, "weights": a.weights, "scripts": ""}
     if a.timm_scripts is not None:
         values["scripts"] = a.timm_scripts.absolute()
@@ -170,11 +177,10 @@ def measure(rival, environment, data, seed, a) -> dict[str, object]:
     return {
         "row": rival.name,
         "seed": seed,
+        "version": version(own / "python", rival.package),
         "accuracy": round(accuracy, 4),
         "cpu_seconds": round(cpu, 1),
         "seconds": round(seconds, 1),
-        "environment_mb": megabytes(own.parent),
-        "version": version(own / "python", rival.package),
         "test_images": len(list(data.glob("test/*/*"))),
         "load": round(load, 1),
         "device": processor(),
@@ -189,21 +195,22 @@ def version(python: pathlib.Path, package: str) -> str:
     return done.stdout.strip()
 
 
-def read() -> list[dict[str, str]]:
-    """Returns the rows of compare.csv; [] if there is none."""
-    if not RESULTS.is_file():
+def read(file: pathlib.Path) -> list[dict[str, str]]:
+    """Returns the rows of a CSV file; [] if there is none."""
+    if not file.is_file():
         return []
-    with RESULTS.open(newline="") as file:
-        return list(csv.DictReader(file))
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
 
 
-def write(row: dict[str, object]) -> None:
-    """Appends a row to compare.csv."""
-    rows = [*read(), row]
-    with replacing(RESULTS, newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+def write(file: pathlib.Path, row: dict[str, object]) -> None:
+    """Puts a row into a CSV file, in the place of the one of the same row and seed."""
+    key = (row["row"], str(row.get("seed", "")))
+    rows = [old for old in read(file) if (old["row"], old.get("seed", "")) != key]
+    with replacing(file, newline="") as lines:
+        writer = csv.DictWriter(lines, list(row), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows([*rows, row])
 
 
 def write_table() -> None:
@@ -213,18 +220,20 @@ def write_table() -> None:
         "CPU s to the test accuracy | test accuracy | seeds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
+    environments = {row["row"]: row for row in read(ENVIRONMENTS)}
     for rival in RIVALS:
-        rows = [row for row in read() if row["row"] == rival.name]
-        cells = [rival.name, "", rival.starts_from, str(len(rival.commands)), str(rival.written)]
+        rows = [row for row in read(RESULTS) if row["row"] == rival.name]
+        installed = environments.get(rival.name, {"version": "", "megabytes": ""})
+        cells = [rival.name, installed["version"], rival.starts_from, str(len(rival.commands))]
+        cells += [str(rival.written), installed["megabytes"]]
         if not rows:
-            lines.append("| " + " | ".join([*cells, "", "", "not run", ""]) + " |")
+            lines.append("| " + " | ".join([*cells, "", "not run", ""]) + " |")
             continue
-        cells[1] = rows[-1]["version"]
         accuracies = [100 * float(row["accuracy"]) for row in rows]
         spread = f" ± {statistics.stdev(accuracies):.1f}" if len(rows) > 1 else ""
         cpu = statistics.mean(float(row["cpu_seconds"]) for row in rows)
-        cells += [rows[-1]["environment_mb"], f"{cpu:,.0f}"]
-        cells += [f"{statistics.mean(accuracies):.1f}{spread} %", str(len(rows))]
+        accuracy = f"{statistics.mean(accuracies):.1f}{spread} %"
+        cells += [f"{cpu:,.0f}", accuracy, str(len(rows))]
         lines.append("| " + " | ".join(cells) + " |")
     fill(HERE / "README.md", lines, "compare")
 
