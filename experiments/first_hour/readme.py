@@ -170,7 +170,7 @@ class Reader:
             "seconds": round(seen.seconds, 1),
             "cpu_seconds": round(seen.cpu_seconds, 1),
             "longest_gap": round(seen.longest_gap, 1),
-            "before_gap": _last_line(seen.before_gap),
+            "before_gap": _last_line(seen.before_gap.replace(str(self._workdir), "~")),
             "disk_mb": megabytes(self._workdir) - before,
             "load": round(load, 1),
             "device": processor(),
