@@ -82,8 +82,7 @@ def show(*lines: str) -> None:
 
     Commands in them have the form in which the user called (`vision.stages.as_called`).
     """
-    with progress.above():
-        print(*(printable(as_called(line)) for line in lines), sep="\n", flush=True)
+    progress.print_above("\n".join(printable(as_called(line)) for line in lines), sys.stdout)
 
 
 def _message(error):

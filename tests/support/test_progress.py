@@ -2,8 +2,10 @@
 
 import gc
 import io
+import pty
 import subprocess
 import sys
+import termios
 import threading
 import time
 
@@ -55,7 +57,7 @@ def run(clock, board, work, seconds):
 def test_a_log_has_a_line_after_two_seconds_and_then_one_every_five(clock):
     log = io.StringIO()
     board = Board(clock, log)
-    with Progress("scanning", 1000, "images", board=board) as work:
+    with board.command(), Progress("scanning", 1000, "images", board=board) as work:
         run(clock, board, work, 1.75)
         assert log.getvalue() == ""
         run(clock, board, work, 15)
@@ -68,9 +70,10 @@ def test_a_log_has_a_line_after_two_seconds_and_then_one_every_five(clock):
 def test_short_work_is_not_mentioned_unless_much_of_it_is_silent(clock):
     log = io.StringIO()
     board = Board(clock, log)
-    with Progress("short", 1, board=board):
-        run(clock, board, None, 1.75)
-    assert log.getvalue() == ""
+    with board.command():
+        with Progress("short", 1, board=board):
+            run(clock, board, None, 1.75)
+        assert log.getvalue() == ""
     with board.command():
         for number in range(12):
             with Progress(f"part {number}", board=board):
@@ -87,7 +90,7 @@ def test_idle_time_is_no_silence(clock):
     log = io.StringIO()
     board = Board(clock, log)
     clock.now += 100
-    with Progress("short", 1, board=board):
+    with board.command(), Progress("short", 1, board=board):
         run(clock, board, None, 1.75)
     assert log.getvalue() == ""
 
@@ -128,7 +131,7 @@ def test_nested_work_has_all_levels(clock):
 def test_a_terminal_has_one_row_which_is_gone_in_the_end(clock):
     terminal = Terminal()
     board = Board(clock, terminal)
-    with Progress("scanning", 8, "images", board=board) as work:
+    with board.command(), Progress("scanning", 8, "images", board=board) as work:
         run(clock, board, work, 4)
         (row,) = terminal.rows()
         assert row.startswith("scanning: 4 of 8 images |███")
@@ -147,10 +150,11 @@ def test_a_terminal_has_one_row_which_is_gone_in_the_end(clock):
 def test_long_titles_are_cut(clock):
     terminal = Terminal()
     board = Board(clock, terminal)
-    with Progress("x" * 300, board=board):
+    with board.command(), Progress("x" * 300, board=board):
         run(clock, board, None, 2)
         assert len(terminal.rows()[0]) <= 79
-    with Progress("x" * 300, 10, board=board) as work:
+        assert "xxx" in terminal.rows()[0]
+    with board.command(), Progress("x" * 300, 10, board=board) as work:
         run(clock, board, work, 2)
         assert len(terminal.rows()[0]) <= 79
     assert terminal.rows() == [""]
@@ -210,7 +214,7 @@ def test_a_closed_stream_does_not_matter(clock):
     log = io.StringIO()
     log.close()
     board = Board(clock, log)
-    with Progress("scanning", 10, board=board) as work:
+    with board.command(), Progress("scanning", 10, board=board) as work:
         run(clock, board, work, 5)
 
 
@@ -219,7 +223,7 @@ def test_threads_may_count_together_and_none_outlives_the_work(monkeypatch):
     monkeypatch.setattr(progress, "LINE_EVERY", 0.001)
     log = io.StringIO()
     board = Board(stream=log)
-    with Progress("counting", 40_000, board=board) as work:
+    with board.command(), Progress("counting", 40_000, board=board) as work:
 
         def count():
             for _ in range(10_000):
@@ -234,6 +238,89 @@ def test_threads_may_count_together_and_none_outlives_the_work(monkeypatch):
         time.sleep(0.1)
     assert log.getvalue().startswith("counting: ")
     assert not [thread for thread in threading.enumerate() if thread.name == "progress"]
+
+
+def test_outside_of_a_command_only_the_training_speaks(clock):
+    for stream in (Terminal(), io.StringIO()):
+        board = Board(clock, stream)
+        with Progress("reading", board=board):
+            run(clock, board, None, 10)
+            assert stream.getvalue() == ""
+            with (
+                Progress("training", 60, "steps", always=True, board=board) as work,
+                Progress("validating", 60, board=board),
+            ):
+                run(clock, board, work, 10)
+        text = stream.getvalue()
+        assert "training: " in text and " of 60 steps" in text
+        assert "reading" not in text and "validating" not in text
+        assert not isinstance(stream, Terminal) or stream.rows() == [""]
+
+
+def test_counted_work_has_fewer_lines_after_minutes(clock):
+    log = io.StringIO()
+    board = Board(clock, log)
+    with board.command(), Progress("training", 9000, "steps", board=board) as work:
+        run(clock, board, work, 120)
+        assert len(log.getvalue().splitlines()) == 1 + (120 - 2) // 4.5
+        log.truncate(0)
+        run(clock, board, work, 3600)
+        assert len(log.getvalue().splitlines()) == 3600 // 30
+        log.truncate(0)
+        with Progress("compiling", board=board):  # of which nobody sees how long it takes
+            run(clock, board, work, 60)
+        assert len(log.getvalue().splitlines()) == 1 + (60 - 2) // 4.5
+
+
+def test_a_line_that_fails_does_not_end_those_after_it(monkeypatch):
+    monkeypatch.setattr(progress, "REDRAWN_EVERY", 0.001)
+    monkeypatch.setattr(progress, "FIRST_LINE", 0)
+    log = io.StringIO()
+    board = Board(stream=log)
+    with board.command(), Progress("counting", 10, board=board) as work:
+        line = work.line
+        failures = []
+
+        def fail(*arguments):
+            work.line = line
+            failures.append(arguments)
+            raise ImportError("a package is missing")
+
+        work.line = fail
+        while not log.getvalue():
+            time.sleep(0.01)
+    assert len(failures) == 1 and log.getvalue().startswith("counting: ")
+
+
+def test_work_that_ends_while_its_line_is_made_leaves_none(clock, monkeypatch):
+    terminal = Terminal()
+    board = Board(clock, terminal)
+    with board.command(), Progress("scanning", 10, board=board) as work:
+        run(clock, board, work, 1)
+        row = progress.text.row
+
+        def end(*arguments):
+            work.close()  # by another thread
+            return row(*arguments)
+
+        monkeypatch.setattr(progress.text, "row", end)
+        run(clock, board, None, 0.25)
+        assert terminal.rows() == [""]
+
+
+def test_a_terminal_that_hangs_does_not_hold_up_the_end(monkeypatch):
+    monkeypatch.setattr(progress, "REDRAWN_EVERY", 0.01)
+    monkeypatch.setattr(progress.text, "PATIENCE", 0.2)
+    reading, writing = pty.openpty()
+    with open(writing, "w") as terminal, open(reading, "rb"):
+        board = Board(stream=terminal)
+        with board.command(), Progress("scanning", 10, board=board):
+            while not board.erasing():
+                time.sleep(0.01)
+            termios.tcflow(writing, termios.TCOOFF)  # as by Ctrl-S
+            time.sleep(0.1)
+            began = time.monotonic()
+        assert time.monotonic() - began < 3 * progress.LONGEST_JOIN
 
 
 def test_track_hands_on_what_it_is_given(capsys):
@@ -280,3 +367,68 @@ def test_stdout_stays_clean():
     done = subprocess.run([sys.executable, "-c", COMMAND], capture_output=True, text=True)
     assert done.stdout == "begins\nends\n"
     assert done.stderr.startswith("counting: ") and done.stderr.count("\n") == 1
+
+
+TALKATIVE = """
+import logging, sys, threading, time, warnings
+from vision import cli
+from vision.support import progress
+
+progress.REDRAWN_EVERY = 0.0001
+progress.FIRST_DRAWN = 0
+
+def talk(number):
+    for i in range(300):
+        print(f"plain {number} {i}", file=sys.stderr)
+        warnings.warn(f"warning {number} {i}")
+        logging.error(f"logged {number} {i}")
+        print(f"result {number} {i}", flush=True)
+        cli.show(f"shown {number} {i}")
+        progress.print_line(f"told {number} {i}")
+
+def main(argv):
+    logging.basicConfig()  # to the stream of the command
+    with progress.Progress("counting", 300, "numbers") as work:
+        while not progress.erasing():  # until the line is shown
+            time.sleep(0.01)
+        threads = [threading.Thread(target=talk, args=(number,)) for number in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+cli.run(main)
+"""
+
+
+def test_whatever_prints_to_a_terminal_meets_neither_an_error_nor_a_deadlock():
+    from experiments.first_hour.silence import observe
+
+    command = [sys.executable, "-W", "always", "-c", TALKATIVE]
+    seen = observe(command, terminal=True, timeout=60)
+    assert seen.exit_code == 0, seen.output[-2000:]
+    # print itself writes a line and its end apart, so that lines of two threads may share a row
+    for kind in ("plain", "warning", "logged", "result", "shown", "told"):
+        assert all(f"{kind} {thread} 299" in seen.output for thread in range(2))
+        assert seen.output.count(f"{kind} ") == 600
+    screen = Terminal()
+    screen.write(seen.output.replace("\r\n", "\n"))
+    assert screen.rows()[-1] == "" and not any("counting" in row for row in screen.rows())
+
+
+WAITS = """
+import time
+from vision import cli
+from vision.support import progress
+
+progress.FIRST_LINE = 0.5
+progress.REDRAWN_EVERY = 0.1
+cli.run(lambda argv: time.sleep(1.7))
+"""
+
+
+def test_on_a_terminal_a_command_that_waits_is_renewed_as_often_as_work():
+    from experiments.first_hour.silence import observe
+
+    seen = observe([sys.executable, "-c", WAITS], terminal=True)
+    assert seen.exit_code == 0 and seen.output.count("\rstarting: ") >= 5

@@ -6,15 +6,14 @@
     with waiting("compiling the train step"):  # compiling the train step: 00:12
         ...
 
-On a terminal it is one line, which is rewritten and leaves nothing behind; in a log or a pipe a
-plain line, after 2 s and then every 4.5 s. Of nested work the line has all levels. Nothing is ever
-written to stdout. `vision.cli.run` opens the outermost level, `command`, which speaks if nothing
-else does and clears what is left before an error is printed.
+On a terminal it is one line, which is rewritten and leaves nothing behind; in a log a plain line,
+after 2 s and then every 4.5 s, once a command takes minutes every 30 s. Of nested work the line has
+all levels. Nothing is ever written to stdout. `vision.cli.run` opens the outermost level, which
+speaks if nothing else does, and clears what is left before an error is printed. Outside of it, in a
+notebook or a script, only the training speaks.
 
-tqdm, which the training needs anyway, draws and trims the bar and formats the times. Its own
-objects would not do: they redraw only when they are advanced, so one slow item is silent; each has
-a line of its own; and in a log they write a file of carriage returns. rich has a thread that
-redraws, but its console takes stdout too, and prints nothing at all to a log.
+Whoever prints to a terminal holds the lock of Python's stream, and below it `above`: the line is
+written past the stream, to its descriptor, or the two would wait for each other.
 """
 
 import contextlib
@@ -31,6 +30,8 @@ STARTING = "starting"  # a command's title until its first work: packages are im
 WORKING = "still working"  # and then
 FIRST_LINE = 2.0  # seconds after which work shows itself in a log
 LINE_EVERY = 4.5  # seconds between two lines of a log: below 5 with what a busy machine adds
+FIRST_MINUTES = 120.0  # seconds of a command after which counted work is content with
+LATER_EVERY = 30.0  # seconds between two lines: a training of days writes no book
 FIRST_DRAWN = 0.3  # seconds after which work shows itself on a terminal
 REDRAWN_EVERY = 0.25  # seconds
 LONGEST_JOIN = 1.0  # seconds that the end of the work waits for a thread whose terminal hangs
@@ -46,6 +47,7 @@ class Progress:
         total: how much there is to do; None if that is unknown, as while waiting.
         unit: what is counted, such as "images".
         done: how much of it was done before, as by a run that is resumed.
+        always: whether it is also shown outside of a command, as in a notebook.
         board: where it is shown; the process's by default.
     """
 
@@ -56,12 +58,14 @@ class Progress:
         unit: str = "",
         *,
         done: int = 0,
+        always: bool = False,
         board: "Board | None" = None,
     ):
         self.title = printable(title)
         self.total = total
         self.began = 0.0
         self.was_shown = False  # in a log
+        self.is_always = always
         self.is_base = False  # of a whole command: speaks only if nothing else does
         self._unit = unit
         self._done = done
@@ -121,22 +125,14 @@ class Progress:
             elapsed = text.interval(now - self.began)
             return self.title, ", ".join(filter(None, (elapsed, self._note)))
         head = f"{self.title}: {self._done:,} of {self.total:,} {self._unit}".rstrip()
-        details = [self._note] if self._note else []
-        if self._first is not None:
-            first, since = self._first
-            rate = (self._done - first) / max(now - since, 1e-9)
-            if rate > 0:
-                if not self._note:
-                    details.append(f"{text.number(rate)}/s")
-                details.append(f"{text.interval((self.total - self._done) / rate)} left")
-        return head, ", ".join(details)
+        first, since = self._first or (self._done, now)
+        rate = (self._done - first) / max(now - since, 1e-9)
+        return head, text.details(self._note, rate, self.total - self._done)
 
     def row(self, outer: str, now: float, columns: int) -> str:
         """Returns the line of a terminal, with a bar if the work is counted and there is room."""
         head, tail = self.parts(now)
-        if not self.total or columns < text.NARROWEST_BAR:
-            return text.cut(outer + text.line(head, tail, self.total is not None), columns)
-        return text.bar(outer + head, tail, self._done, self.total, columns)
+        return text.row(outer + head, tail, self._done, self.total, columns)
 
     def line(self, outer: str, now: float) -> str:
         """Returns the line of a log."""
@@ -194,21 +190,23 @@ class Board:
         self.clock = clock
         self._stream = stream
         self._works: tuple[Progress, ...] = ()  # the outermost first; replaced, never changed
+        self._commands = 0
         self._muted = 0
         self._said = clock()
         self._idle_since = self._said
-        self._drawn = 0  # columns of the line on the terminal
+        self._began = self._said
+        self._drawn = 0  # columns of the line on the terminal; changed with `_writing`
         self._changing = threading.RLock()  # held for moments, never while something is written
-        self._writing = threading.RLock()
-        self._is_own = False  # what is being written, by the thread that has `_writing`
-        self._stop: threading.Event | None = None
+        self._writing = threading.RLock()  # who has it takes no lock of a stream that takes it
+        self._stop = threading.Event()  # of the latest thread
         self._thread: threading.Thread | None = None
 
     def add(self, work: Progress) -> None:
         """Shows a piece of work, inside of those that are shown."""
         with self._changing:
             if not self._works:  # the time without any work is no silence
-                self._said += self.clock() - self._idle_since
+                self._began = self.clock()
+                self._said += self._began - self._idle_since
             for other in self._works:
                 if other.is_base:
                     other.title = WORKING
@@ -222,9 +220,7 @@ class Board:
                 return
             self._works = tuple(other for other in self._works if other is not work)
             thread = self._end_if_idle()
-        self._finish(thread)
-        if all(other.is_base for other in self._works):
-            self._erase()
+        self._tidy(thread)
 
     @contextlib.contextmanager
     def command(self) -> Iterator[None]:
@@ -236,6 +232,7 @@ class Board:
             works = self._works
             stream = self._stream
             self._stream = stream or sys.stderr
+            self._commands += 1
         base = Progress(STARTING, board=self)
         base.is_base = True
         try:
@@ -244,9 +241,9 @@ class Board:
         finally:
             with self._changing:
                 self._works = works
+                self._commands -= 1
                 thread = self._end_if_idle()
-            self._finish(thread)
-            self._erase()
+            self._tidy(thread)
             self._stream = stream
 
     @contextlib.contextmanager
@@ -266,7 +263,7 @@ class Board:
         with self._changing:
             self._muted += 1
             thread = self._end_thread()
-        self._finish(thread)
+        self._tidy(thread)
 
     @contextlib.contextmanager
     def above(self) -> Iterator[None]:
@@ -282,67 +279,68 @@ class Board:
 
     def show(self) -> None:
         """Renews the line, or writes one to the log if it is time."""
-        works = self._works
-        if not works or self._muted:
+        works = self._shown()
+        if not works:
             return
-        now = self.clock()
         stream = self._stream or sys.stderr
-        with self._own_writing():
+        with contextlib.suppress(OSError, ValueError):  # it was closed
             if stream.isatty():
-                self._draw(stream, works, now)
-            elif self._is_due(works[-1], now):
+                self._draw(stream, works, self.clock())
+            else:
+                self._log(stream, works, self.clock())
+
+    def _shown(self) -> tuple[Progress, ...]:
+        """Returns the work that may be shown, the outermost first."""
+        if self._muted:
+            return ()
+        works = self._works
+        return works if self._commands else tuple(work for work in works if work.is_always)
+
+    def _log(self, stream: TextIO, works: tuple[Progress, ...], now: float) -> None:
+        if not self._is_due(works[-1], now):
+            return
+        line = works[-1].line(self._outer(works), now)
+        with self._writing:
+            if works == self._shown():  # it may have ended meanwhile
                 self._said = now
                 works[-1].was_shown = True
-                stream.write(works[-1].line(self._outer(works), now) + "\n")
-                stream.flush()
-
-    @contextlib.contextmanager
-    def _own_writing(self) -> Iterator[None]:
-        """Lets the line itself be written; what cannot be written is dropped."""
-        with self._writing, contextlib.suppress(OSError, ValueError):  # it was closed
-            self._is_own = True
-            try:
-                yield
-            finally:
-                self._is_own = False
+                text.write(stream, line + "\n")
 
     def _is_due(self, work: Progress, now: float) -> bool:
         silence = now - self._said
-        if silence >= LINE_EVERY:
+        is_long = work.total is not None and now - self._began >= FIRST_MINUTES
+        if silence >= (LATER_EVERY if is_long else LINE_EVERY):
             return True
         is_new = not (work.is_base or work.was_shown)
         return is_new and min(silence, now - work.began) >= FIRST_LINE
 
     def _draw(self, stream: TextIO, works: tuple[Progress, ...], now: float) -> None:
         work = works[-1]
-        if work.is_base and now - self._said < FIRST_LINE:
+        if now - work.began < FIRST_DRAWN or (work.is_base and now - self._said < FIRST_LINE):
             return
-        if now - work.began < FIRST_DRAWN:
-            return
-        if not work.is_base:
-            self._said = now
         row = work.row(self._outer(works), now, text.columns_of(stream) - 1)
         width = text.width(row)
-        stream.write(f"\r{row}{' ' * max(0, self._drawn - width)}")
-        stream.flush()
-        self._drawn = width
+        with self._writing:
+            if works == self._shown():  # it may have ended meanwhile
+                self._said = self._said if work.is_base else now
+                text.write(stream, f"\r{row}{' ' * max(0, self._drawn - width)}")
+                self._drawn = width
 
     def _outer(self, works: tuple[Progress, ...]) -> str:
         """Returns what the line begins with: the work around the innermost."""
         return "".join(f"{work.brief()}: " for work in works[:-1] if not work.is_base)
 
     def _erase(self) -> None:
-        if not self._drawn or self._is_own:
-            return
-        stream = self._stream or sys.stderr
-        with self._own_writing():
-            stream.write(self.erasing())
-            stream.flush()
-        self._drawn = 0
+        """Removes the line from the terminal; called with `_writing`."""
+        if self._drawn:
+            with contextlib.suppress(OSError, ValueError):
+                text.write(self._stream or sys.stderr, self.erasing())
+            self._drawn = 0
 
     def _renew(self, stop: threading.Event) -> None:
         while not stop.wait(REDRAWN_EVERY):
-            self.show()
+            with contextlib.suppress(Exception):  # a line that fails must not end those after it
+                self.show()
 
     def _begin_thread(self) -> None:
         if self._thread is None and not self._muted:
@@ -362,23 +360,35 @@ class Board:
     def _end_thread(self) -> threading.Thread | None:
         """Tells the thread to end; returns it."""
         thread = self._thread
-        if self._stop is not None:
-            self._stop.set()
-        self._stop = None
+        self._stop.set()
         self._thread = None
         return thread
 
-    def _finish(self, thread: threading.Thread | None) -> None:
-        """Waits for a thread that ends, if one does, and removes the line from the terminal."""
-        if thread is not None:
+    def _tidy(self, thread: threading.Thread | None) -> None:
+        """Waits for a thread that ends, if one does, and removes the line if no work has one."""
+        if thread is not None and thread is not threading.current_thread():
             thread.join(LONGEST_JOIN)
-            self._erase()
+        if self._writing.acquire(timeout=LONGEST_JOIN):  # else the terminal hangs
+            try:
+                if all(work.is_base for work in self._shown()):
+                    self._erase()
+            finally:
+                self._writing.release()
+
+
+def print_above(words: str, stream: TextIO) -> None:
+    """Prints a line, above the line of progress if there is one.
+
+    A stream that sees to this itself does it below its own lock: the order of the locks.
+    """
+    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    with contextlib.nullcontext() if getattr(raw, "is_above", False) else above():
+        print(words, file=stream, flush=True)
 
 
 def print_line(words: str) -> None:
     """Prints a line to stderr, above the line of progress if there is one."""
-    with above():
-        print(words, file=sys.stderr, flush=True)
+    print_above(words, sys.stderr)
 
 
 _board = Board()

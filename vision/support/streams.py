@@ -15,6 +15,9 @@ PATIENCE = 1.0  # seconds to wait for a terminal
 class _Stream(io.RawIOBase):
     """Writes to a file descriptor, above the line of progress if it is a terminal.
 
+    Attributes:
+        is_above: whether it keeps the line of progress away while it writes.
+
     Args:
         descriptor: the file descriptor.
         outlasts: whether to drop what can no longer be written, instead of raising an error.
@@ -23,7 +26,7 @@ class _Stream(io.RawIOBase):
     def __init__(self, descriptor: int, outlasts: bool):
         self._descriptor = descriptor
         self._outlasts = outlasts
-        self._is_terminal = os.isatty(descriptor)
+        self.is_above = os.isatty(descriptor)
 
     def writable(self) -> bool:
         return True
@@ -32,10 +35,10 @@ class _Stream(io.RawIOBase):
         return self._descriptor
 
     def isatty(self) -> bool:
-        return self._is_terminal
+        return self.is_above
 
     def write(self, data: Any) -> int:
-        if not self._is_terminal:
+        if not self.is_above:
             return self._write(data)
         with progress.above():
             return self._write(data)

@@ -59,7 +59,8 @@ class RunLog:
         if c.tensorboard:
             self._events = _Events(workdir / "tensorboard", start)
         if c.progress:
-            self._work = Progress("training", steps, "steps", done=start).begin()
+            self._work = Progress("training", steps, "steps", done=start, always=True)
+            self._work.begin()
         if self._file.damaged:
             self.print_line(f"metrics.jsonl: {self._file.damaged} damaged lines are left out")
 
