@@ -165,6 +165,18 @@ def test_the_objects_of_json_have_the_config(runs, capsys):
     assert all(record["config"]["data.source"] == "digits" for record in records)
 
 
+def test_groups_have_no_column_of_the_seed_of_their_first_run(tmp_path, capsys):
+    for seed, rate in ((0, 0.1), (4, 0.2), (5, 0.2)):
+        make_run(tmp_path / f"{seed}", 0.9, seed=seed, optimizer__learning_rate=rate)
+    _, out, _ = outcome(command.main, capsys, tmp_path, "--group", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert {row["seeds"]: row["optimizer.learning_rate"] for row in rows} == {
+        "0": "0.1",
+        "4, 5": "0.2",
+    }
+    assert all("seed" not in row for row in rows)
+
+
 def test_groups_for_a_program(runs, capsys):
     """A mean, its deviation and its number are columns of their own; the config has no seed."""
     flags = ("--group", "--sort", "name")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any
 
 from vision.runs.differences import MISSING, differing_keys
-from vision.runs.query import Group, Spread
+from vision.runs.query import SEED, Group, Spread
 from vision.runs.record import Run
 from vision.support.cells import Writer
 
@@ -56,14 +56,14 @@ def write_groups(groups: Sequence[Group], form: str, out: IO[str]) -> None:
     """
     firsts = [group.runs[0] for group in groups]
     if form == "csv":
-        keys = differing_keys(firsts)
+        keys = [key for key in differing_keys(firsts) if key != SEED]  # it has the column of seeds
         records = [
             _group_record(group) | {key: group.runs[0].config.get(key) for key in keys}
             for group in groups
         ]
         _write_csv(records, out)
     else:
-        configs = [{k: v for k, v in run.config.items() if k != "seed"} for run in firsts]
+        configs = [{k: v for k, v in run.config.items() if k != SEED} for run in firsts]
         _write_json(
             [_group_record(g) | {"config": c} for g, c in zip(groups, configs, strict=True)], out
         )
