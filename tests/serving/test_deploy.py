@@ -154,6 +154,12 @@ sys.meta_path.insert(0, Wall())
 import vision.serving.server, vision.serving.__main__
 print(*sorted({"jax", "flax", "onnxruntime", "starlette"} & sys.modules.keys()))
 
+# what a terminal and a log are shown while the models are loaded
+from vision.support.progress import Progress
+with Progress("loading", 10, "models") as work:
+    work.advance()
+    work.row("", work.began + 5, 80), work.row("", work.began + 5, 20), work.line("", work.began)
+
 # what the thread of the prediction log computes
 import json
 import numpy as np
@@ -189,6 +195,16 @@ def closure(requirements):
     return {name for name, *_ in seen}
 
 
+def hidden_without(requirements):
+    """Returns the modules that are installed here, but that requirements do not bring."""
+    needed = closure(requirements)
+    return [
+        module
+        for module, owners in importlib.metadata.packages_distributions().items()
+        if module != "vision" and not {canonicalize_name(owner) for owner in owners} & needed
+    ]
+
+
 def write_answers(path):
     """Writes a bundle's reference and rows of answers: what the server compares."""
     random = np.random.default_rng(0)
@@ -214,11 +230,7 @@ def test_the_requirements_are_enough(tmp_path):
     requirements = [line for line in lines if line and not line.startswith("#")]
     needed = closure(requirements)
     assert not needed & {"jax", "flax", "fastapi", "pandas", "scikit-learn", "scipy"}
-    hidden = [
-        module
-        for module, owners in importlib.metadata.packages_distributions().items()
-        if module != "vision" and not {canonicalize_name(owner) for owner in owners} & needed
-    ]
+    hidden = hidden_without(requirements)
     assert "scipy" in hidden  # quality.describe needs it, which only an export calls
     write_answers(tmp_path / "answers.npz")
     command = [sys.executable, "-c", IMPORTS, " ".join(hidden), str(tmp_path / "answers.npz")]
@@ -230,6 +242,25 @@ def test_the_requirements_are_enough(tmp_path):
         *pinned,
         *(n.replace("-", "_") for n in pinned),
     }
+
+
+QUALITY = """
+import vision.monitoring.quality.__main__, vision.monitoring.quality.exporter
+from vision.support.progress import Progress
+with Progress("reading", 10, "lines") as work:
+    work.advance()
+    work.row("", work.began + 5, 80), work.row("", work.began + 5, 20), work.line("", work.began)
+"""
+
+
+def test_the_image_of_the_exporter_has_what_it_needs():
+    text = (REPOSITORY / "scripts" / "monitoring" / "Dockerfile").read_text()
+    words = re.search(r"constraints.txt \\\n (.*)\n", text)[1].split()
+    assert "scipy" in words
+    code = IMPORTS.partition("import vision")[0] + QUALITY  # behind the same wall
+    command = [sys.executable, "-c", code, " ".join(hidden_without(words))]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def triton(tmp_path, *argv):
