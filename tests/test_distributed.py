@@ -54,6 +54,7 @@ def joined(monkeypatch):
             monkeypatch.delenv(name)
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda **given: calls.append(given))
+    monkeypatch.setattr(distributed.progress, "silence", lambda: None)  # for ever
 
     def call(environment, **flags):
         for name, value in environment.items():
@@ -118,6 +119,15 @@ def arguments(process, processes, devices=(), coordinator=None):
 )
 def test_what_a_scheduler_says(joined, environment, expected):
     assert joined(environment) == expected
+
+
+@pytest.mark.parametrize("process", [0, 1])
+def test_only_the_first_process_speaks_while_it_joins_the_others(joined, monkeypatch, process):
+    events = []
+    monkeypatch.setattr(distributed.progress, "silence", lambda: events.append("silence"))
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **_: events.append("initialize"))
+    joined(slurm(process, 2))
+    assert events == ["silence"] * process + ["initialize"]
 
 
 def test_flags_say_it_all(joined):

@@ -75,6 +75,8 @@ def _join(coordinator, scheduler, process, processes):
     timer = threading.Timer(NOTICE_AFTER, print, (notice,), {"file": sys.stderr, "flush": True})
     timer.daemon = True
     timer.start()
+    if process:
+        progress.silence()  # the first process speaks for all
     try:
         jax.distributed.initialize(
             coordinator_address=coordinator or None,
@@ -91,8 +93,8 @@ def _join(coordinator, scheduler, process, processes):
         ) from error
     finally:
         timer.cancel()
-    if jax.process_index():
-        progress.silence()  # the first process speaks for all
+    if process is None and jax.process_index():
+        progress.silence()
 
 
 def _check_address(coordinator, scheduler, process, processes):
