@@ -1,5 +1,6 @@
 """The diagonal of the Fisher information of a model."""
 
+import collections
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 
 from vision.data.augment import normalize
 from vision.data.loading.loader import Batch, Loader
+from vision.support.ahead import AHEAD
 from vision.support.progress import Progress
 
 LABELS = ("sampled", "expected", "true")
@@ -45,14 +47,18 @@ def measure_fisher(
     of_batch = _compiled(model, c, labels, jnp.array(classes))
     total: Any = jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param))
     count = 0.0
+    pending: collections.deque[jax.Array] = collections.deque()
     with Progress("measuring the importance", len(loader), "images") as work:
         for step, batch in enumerate(work.over(loader.eval_batches(BATCH), BATCH)):
             images, numbers, mask = _rows(batch, loader.data)
             counted = mask & (places[numbers] >= 0)
             key = jax.random.fold_in(jax.random.key(seed), step)
             total = of_batch(total, images, places[numbers], counted.astype(np.float32), key)
-            jax.block_until_ready(total)  # else the count runs ahead of the work
             count += counted.sum()
+            pending.append(jax.tree.leaves(total)[0])  # of a batch's results all come at once
+            if len(pending) > AHEAD:  # else the progress runs ahead of the work
+                jax.block_until_ready(pending.popleft())
+        jax.block_until_ready(total)
     flat = traverse_util.flatten_dict(nnx.to_pure_dict(total))
     return {
         ".".join(map(str, path)): np.asarray(value, np.float32) / max(count, 1.0)
