@@ -178,8 +178,8 @@ def _work(request: Request, share: Share) -> None:
     def work(_: list[str]) -> None:
         from vision.search.worker import Worker
 
-        with progress.quiet():  # the process that started the workers counts the trials of all
-            Worker(request).search()
+        Worker(request).search()
 
-    with signals.listening():
+    # the process that started the workers counts the trials of all
+    with signals.listening(), progress.quiet():
         cli.run(work, [], outlives_output=True)
