@@ -171,6 +171,15 @@ def test_quiet_shows_nothing(clock):
             assert "still working" in stream.getvalue()
 
 
+def test_what_is_printed_beside_another_process_erases_its_line(clock):
+    for stream in (Terminal(), io.StringIO()):
+        stream.write("searching: 1 of 4 trials")  # by the other process
+        board = Board(clock, stream)
+        with board.quiet(beside=True), board.quiet(), board.above():
+            stream.write("trial 1\n")
+        assert stream.getvalue().endswith(f"trials\r{' ' * 79}\rtrial 1\n") is stream.isatty()
+
+
 def test_silence_is_for_ever(clock):
     log = io.StringIO()
     board = Board(clock, log)

@@ -181,5 +181,5 @@ def _work(request: Request, share: Share) -> None:
         Worker(request).search()
 
     # the process that started the workers counts the trials of all
-    with signals.listening(), progress.quiet():
+    with signals.listening(), progress.quiet(beside=True):
         cli.run(work, [], outlives_output=True)

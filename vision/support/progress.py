@@ -164,13 +164,7 @@ def track(
     """Yields the items, and shows how far they are.
 
     For items that are handed on, as to `list`. A loop whose body may fail takes `Progress.over`.
-
-    Args:
-        items: the items of the pass.
-        total: how much they count together.
-        title: name of the pass, such as "scanning".
-        unit: what is counted, such as "images".
-        size: how much an item counts; the last one may count less.
+    The title, the total and the unit are those of `Progress`; each item counts as `size`.
     """
     with Progress(title, total, unit) as work:
         yield from work.over(items, size)
@@ -191,6 +185,7 @@ class Board:
         self._stream = stream
         self._works: tuple[Progress, ...] = ()  # the outermost first; replaced, never changed
         self._commands = 0
+        self._is_beside = False  # another process's line, which printing then erases
         self._muted = 0
         self._said = clock()
         self._idle_since = self._said
@@ -247,12 +242,15 @@ class Board:
             self._stream = stream
 
     @contextlib.contextmanager
-    def quiet(self) -> Iterator[None]:
-        """Shows nothing inside."""
+    def quiet(self, beside: bool = False) -> Iterator[None]:
+        """Shows nothing inside, where `beside` another process may have a line on the terminal."""
         self.silence()
+        before = self._is_beside
+        self._is_beside = before or beside
         try:
             yield
         finally:
+            self._is_beside = before
             with self._changing:
                 self._muted -= 1
                 if self._works:
@@ -275,6 +273,9 @@ class Board:
 
     def erasing(self) -> str:
         """Returns the text that removes the line from the terminal; "" if there is none."""
+        stream = self._stream or sys.stderr
+        if self._is_beside and not stream.closed and stream.isatty():
+            return f"\r{' ' * (text.columns_of(stream) - 1)}\r"
         return f"\r{' ' * self._drawn}\r" if self._drawn else ""
 
     def show(self) -> None:
@@ -332,9 +333,9 @@ class Board:
 
     def _erase(self) -> None:
         """Removes the line from the terminal; called with `_writing`."""
-        if self._drawn:
+        if erasing := self.erasing():
             with contextlib.suppress(OSError, ValueError):
-                text.write(self._stream or sys.stderr, self.erasing())
+                text.write(self._stream or sys.stderr, erasing)
             self._drawn = 0
 
     def _renew(self, stop: threading.Event) -> None:
@@ -345,9 +346,8 @@ class Board:
     def _begin_thread(self) -> None:
         if self._thread is None and not self._muted:
             self._stop = threading.Event()
-            self._thread = threading.Thread(
-                target=self._renew, args=(self._stop,), name="progress", daemon=True
-            )
+            arguments = (self._stop,)
+            self._thread = threading.Thread(None, self._renew, "progress", arguments, daemon=True)
             self._thread.start()
 
     def _end_if_idle(self) -> threading.Thread | None:
