@@ -370,7 +370,7 @@ class Board:
             thread.join(LONGEST_JOIN)
         if self._writing.acquire(timeout=LONGEST_JOIN):  # else the terminal hangs
             try:
-                if all(work.is_base for work in self._shown()):
+                if self._drawn and all(work.is_base for work in self._shown()):
                     self._erase()
             finally:
                 self._writing.release()
