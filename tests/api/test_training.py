@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -56,6 +58,30 @@ def test_the_same_call_returns_the_finished_run(trained, capsys):
     again = vision.train(config, run.workdir, TINY)  # the config itself, not its name
     assert again.result == run.result and config == untouched
     assert capsys.readouterr().out.startswith("finished already: ")
+
+
+SCRIPT = """
+import sys, vision
+from vision.support import progress
+
+progress.REDRAWN_EVERY = progress.FIRST_LINE = progress.LINE_EVERY = 0.01
+overrides = {**eval(sys.argv[3]), "log.progress": True}
+run = vision.train(sys.argv[1], sys.argv[2], overrides)
+print("evaluating", file=sys.stderr)
+vision.evaluate(run.workdir, overrides=eval(sys.argv[4]))
+"""
+
+
+def test_in_a_script_only_the_training_says_how_far_it_is(tmp_path):
+    command = [sys.executable, "-c", SCRIPT, CONFIG, str(tmp_path / "run")]
+    command += [repr(TINY), repr(MEASURED)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    trained, evaluated = done.stderr.split("evaluating\n")
+    assert "training: 0 of 4 steps\n" in trained and "step 4/4: val loss" in trained
+    results = ("training: ", "step ", "vit mu/4: 13,834 parameters", "0.00 GFLOP a step")
+    assert all(line.startswith(results) for line in trained.splitlines()), trained
+    assert evaluated == ""
 
 
 def test_an_evaluation_is_that_of_the_command(trained, tmp_path):
