@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.support.messages import share_in_code
+from tests.support.messages import share_in_code, share_of_templates
 from tests.support.pages import PAGES, fenced, is_parsed, lines, programs, simple_commands
 from vision import objectives
 from vision.config import flags
@@ -39,6 +39,9 @@ LAYOUT = re.compile(r"\w+(?:/\w+)*/\*\.jpg")
 TROUBLES = "docs/troubleshooting.md"
 PYTHONS = re.compile(r"[\w.]+Error: ")  # an exception that is not ours
 LEAST_SHARE = 1 / 3  # of a message's letters: the others are of paths, names and keys
+LEAST_COVERED = 0.9  # of them by one or two texts of the code, with their values
+# Made of three texts; tests/test_troubleshooting.py lets the code print them.
+PRINTED = ("error: the audit needs cleanlab", "error: '--config.train.step=3': no key")
 NAMES = ("c", "config")  # what a config is called on the pages
 
 
@@ -129,6 +132,9 @@ def check_text(code, page):
     for message in messages:
         share = share_in_code(message)
         assert share > LEAST_SHARE, f"{page}: the code has {share:.0%} of\n{message}"
+        if not message.startswith(PRINTED):
+            covered = share_of_templates(message)
+            assert covered >= LEAST_COVERED, f"{page}: two texts have {covered:.0%} of\n{message}"
 
 
 def check_python(code, page):

@@ -12,8 +12,11 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.support.commands import refusal
+from tests.support.messages import share_of_templates
 from tests.support.pages import PAGES, fenced
 from tests.support.tiny_bundle import write_bundle
+from vision.errors import UserError
+from vision.support import extras
 
 PAGE = PAGES["docs/troubleshooting.md"]
 MESSAGES = [code.strip() for language, code in fenced(PAGE) if language == "text"]
@@ -39,6 +42,20 @@ def test_a_mistake_is_answered_as_the_page_says(command, tmp_path, monkeypatch, 
     module = importlib.import_module("vision.evaluation.__main__" if "eval" in name else name)
     message = refusal(module.main, capsys, *words)
     assert f"error: {message}" in MESSAGES
+
+
+def test_a_stage_that_lacks_packages(monkeypatch):
+    monkeypatch.setattr(extras, "is_missing", lambda package: True)
+    with pytest.raises(UserError) as refused:
+        extras.require("the audit", "audit", only=("cleanlab", "pandas"))
+    assert f"error: {refused.value}" in MESSAGES
+
+
+def test_a_message_that_mixes_texts_of_the_code_is_noticed():
+    (message,) = (text for text in MESSAGES if "does not hold" in text or "is in use by" in text)
+    assert share_of_templates(message) > 0.99
+    mixed = f"{message}; there is no folder with it, and the hub cannot be reached from there"
+    assert share_of_templates(mixed) < 0.9
 
 
 def test_a_port_that_is_in_use(tmp_path, capsys):

@@ -46,13 +46,44 @@ def share_in_code(message: str) -> float:
     What stands in quotes, and words such as paths, do not count: they are values.
     """
     is_text = [False] * len(message)
+    for spans in _matches(message):
+        for start, end in spans:
+            is_text[start:end] = [True] * (end - start)
+    return _share(message, is_text)
+
+
+def share_of_templates(message: str) -> float:
+    """Returns which share of those letters one text of the code has, or two, one after the other.
+
+    With what its values stand for: a message that mixes three of the code's texts is invented.
+    """
+    ends = [(spans[0][0], spans[-1][1]) for spans in _matches(message)]
+    best = 0.0
+    for start, end in ends:
+        for later, last in [(end, end), *ends]:
+            if later >= end:
+                is_text = [start <= i < end or later <= i < last for i in range(len(message))]
+                best = max(best, _share(message, is_text))
+    return best
+
+
+@functools.cache
+def _matches(message):
+    """Returns [[(start, end) of each part]] of every place where a text of the code stands.
+
+    A value at the beginning or at the end of a text reaches as far as the message does.
+    """
+    matches = []
     for parts in _texts():
         if max(parts, key=len) not in message:  # few are, and patterns are slow to compile
             continue
         pattern = ".+?".join(f"({re.escape(part)})" for part in parts)
-        for match in re.finditer(pattern, message, re.DOTALL):
-            for start, end in match.regs[1:]:
-                is_text[start:end] = [True] * (end - start)
+        pattern += "" if parts[-1] else "$"
+        matches += [m.regs[1:] for m in re.finditer(pattern, message, re.DOTALL)]
+    return matches
+
+
+def _share(message, is_text):
     is_value = [False] * len(message)
     for match in VALUES.finditer(message):
         is_value[slice(*match.span())] = [True] * len(match[0])
