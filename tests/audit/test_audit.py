@@ -222,7 +222,7 @@ def test_weak_embeddings_question_no_label(tmp_path, capsys):
     assert "--embeddings, pretrained, or a trained run's" in printed
     record = json.loads((out / "audit.json").read_text())
     assert record["counts"]["wrong_label"] == 0 and record["confusable"] == []
-    assert record["trusted"] is False and record["power"]["kappa"] < 0.7
+    assert record["trusted"] is False and record["power"]["kappa"] < 0.75
     (limit,) = [each for each in record["limits"] if each["key"] == "max_wrong_labels"]
     assert limit["value"] is None and limit["kept"]
     assert "wrong_label" not in (out / "issues.csv").read_text()

@@ -14,16 +14,21 @@ from ml_collections import ConfigDict
 from vision.audit.images import Images
 from vision.audit.issues import Issue
 from vision.data.findings import Finding
+from vision.data.splits import stratify
 
 SURE = 0.5  # probability of another class from which the image is relabeled, not dropped
+DECADES = range(-1, 5)  # exponents of the C that are tried, times the number of dimensions
+CHOICE = 3_000  # images by which one of them is chosen
+FEW = 10_000  # images up to which threads of BLAS wait for each other longer than they work
 
 
 def predict(embeddings: np.ndarray, images: Images, config: ConfigDict) -> np.ndarray:
     """Predicts the class of each image with a classifier that was fitted without it.
 
     Logistic regression (scikit-learn) on standardized embeddings, in config.audit.folds stratified
-    folds. The regularization grows with the number of dimensions, so that the prior of all weights
-    together is equally strong.
+    folds. How strongly it is regularized is chosen by the same folds, see `_choose_strength`, on at
+    most `CHOICE` images, or one of each class in each fold if that is more. Confident learning
+    needs probabilities that hold for images that were not seen, hence by log loss.
 
     Args:
         embeddings: float (N, D), NaN for unreadable images.
@@ -34,10 +39,9 @@ def predict(embeddings: np.ndarray, images: Images, config: ConfigDict) -> np.nd
         float32 (N, C) probabilities. NaN for unreadable images and for those of classes with fewer
         images than folds; no image is predicted to be of such a class. See `unchecked_classes`.
     """
-    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import StratifiedKFold
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     shape = (len(images), len(images.classes))
     nothing = np.broadcast_to(np.float32(np.nan), shape)  # takes no memory
@@ -46,19 +50,83 @@ def predict(embeddings: np.ndarray, images: Images, config: ConfigDict) -> np.nd
     labels = images.labels[rows]
     if len(np.unique(labels)) < 2:
         return nothing
-    probabilities = np.full(shape, np.nan, np.float32)
     x = StandardScaler().fit_transform(embeddings[rows])
-    folds = StratifiedKFold(config.audit.folds, shuffle=True, random_state=config.seed % 2**32)
-    for seen, unseen in folds.split(x, labels):
-        classifier = LogisticRegression(C=1 / x.shape[1], max_iter=100, tol=1e-3)
+    folds = _divide(labels, config)
+    classifiers = [
+        LogisticRegression(max_iter=100, tol=1e-3, warm_start=True)
+        for _ in range(config.audit.folds)
+    ]
+    parts = labels.astype(np.int64) * config.audit.folds + folds
+    share = min(1.0, CHOICE / len(rows))
+    some = stratify(parts, (share, 1 - share), config.seed)[0]
+    probabilities = np.full(shape, np.nan, np.float32)
+    probabilities[rows] = 0
+    with threadpool_limits(1 if len(rows) <= FEW else None, "blas"):
+        strength = _choose_strength(classifiers, x[some], labels[some], folds[some])
+        for unseen, predicted in _predict_unseen(classifiers, x, labels, folds, strength):
+            probabilities[np.ix_(rows[unseen], np.unique(labels))] = predicted
+    return probabilities
+
+
+def _divide(labels, config):
+    """Returns int (N,), the fold of each image; each fold has images of every class."""
+    from sklearn.model_selection import StratifiedKFold
+
+    division = StratifiedKFold(config.audit.folds, shuffle=True, random_state=config.seed % 2**32)
+    folds = np.empty(len(labels), np.int64)
+    for number, (_, unseen) in enumerate(division.split(labels, labels)):
+        folds[unseen] = number
+    return folds
+
+
+def _choose_strength(classifiers, x, labels, folds):
+    """Returns the C of logistic regression that predicts unseen labels best, by their log loss.
+
+    C is the prior variance of a weight, so what suits some images suits all. By the rule of one
+    standard error (Breiman et al. 1984; Hastie et al. 2009, section 7.10) it is the smallest whose
+    loss is within one standard error of the least: the least is flat, and of classifiers that are
+    as good the simpler one learns fewer wrong labels. The larger C are not tried once the loss
+    rises: they take longest.
+    """
+    columns = np.searchsorted(np.unique(labels), labels)
+    losses: list[np.ndarray] = []
+    for decade in DECADES:
+        loss = np.empty(len(labels))
+        for unseen, predicted in _predict_unseen(
+            classifiers, x, labels, folds, _strength(decade, x)
+        ):
+            own = predicted[np.arange(len(unseen)), columns[unseen]]
+            loss[unseen] = -np.log(np.maximum(own, np.finfo(own.dtype).tiny))
+        if losses and loss.mean() > losses[-1].mean():
+            break
+        losses.append(loss)
+    least = losses[-1]
+    allowed = least.mean() + least.std() / np.sqrt(len(least))
+    chosen = next(i for i, loss in enumerate(losses) if loss.mean() <= allowed)
+    return _strength(DECADES[chosen], x)
+
+
+def _strength(decade, x):
+    return 10.0**decade / x.shape[1]  # for standardized embeddings, the sum over all dimensions
+
+
+def _predict_unseen(classifiers, x, labels, folds, strength):
+    """Fits each fold's classifier to the other folds, from the weights that it has.
+
+    Yields:
+        (positions of a fold's images, their probabilities (n, number of different labels)).
+    """
+    from sklearn.exceptions import ConvergenceWarning
+
+    for fold, classifier in enumerate(classifiers):
+        seen = np.flatnonzero(folds != fold)
+        unseen = np.flatnonzero(folds == fold)
+        classifier.set_params(C=strength)
         with warnings.catch_warnings():
             # Further iterations would change no issue.
             warnings.simplefilter("ignore", ConvergenceWarning)
             classifier.fit(x[seen], labels[seen])
-        probabilities[rows[unseen]] = 0
-        columns = np.ix_(rows[unseen], classifier.classes_)
-        probabilities[columns] = classifier.predict_proba(x[unseen])
-    return probabilities
+        yield unseen, classifier.predict_proba(x[unseen])
 
 
 def unchecked_classes(embeddings: np.ndarray, images: Images, config: ConfigDict) -> list[Finding]:

@@ -22,7 +22,7 @@ AUDIT = section(
         "robust deviations above the median distance from which an embedding is an outlier"),
     folds=number(5, between(2, 1000),
         "folds of the cross-validated predictions that find wrong labels"),
-    power=number(0.7, SHARE,
+    power=number(0.75, SHARE,
         "labels and pairs of classes are questioned if a classifier of the embeddings predicts the "
         "labels at least so well, as Cohen's kappa; less, if many labels are known to be wrong"),
     confusable=number(0.1, SHARE,
