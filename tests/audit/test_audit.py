@@ -43,7 +43,8 @@ def page(audited):
 def test_the_report_fetches_nothing_and_runs_nothing(page):
     parsed = Page(page)
     assert (
-        not {"script", "link", "iframe", "object"} & set(parsed.tags)
+        not {"link", "iframe", "object"} & set(parsed.tags)
+        and "<script src" not in page
         and "url(" not in page
         and "@import" not in page
     )
@@ -231,6 +232,25 @@ def test_weak_embeddings_question_no_label(tmp_path, capsys):
     assert "fit for training" not in page
 
 
+def test_labels_that_nobody_predicted_are_not_trusted(tmp_path, capsys):
+    """Each class has fewer images than there are folds."""
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(3):
+            pixels = random.integers(0, 256, (16, 16, 3), np.uint8)
+            cv2.imwrite(str(tmp_path / "data" / name / f"{i}.png"), pixels)
+    out = tmp_path / "out"
+    flags = ("--embeddings=pixels", "--config.data.fractions=(0.4, 0.3, 0.3)")
+    assert run(f"--data=folder:{tmp_path}/data", f"--out={out}", *flags) == 0
+    assert "labels were not checked: no two classes have an image for" in capsys.readouterr().out
+    record = json.loads((out / "audit.json").read_text())
+    assert record["trusted"] is False and record["power"] is None
+    (limit,) = [each for each in record["limits"] if each["key"] == "max_wrong_labels"]
+    assert limit["value"] is None
+    assert "fit for training" not in (out / "report.html").read_text()
+
+
 def test_pretrained_weights_are_used_if_they_are_affordable(monkeypatch):
     monkeypatch.setattr(embed, "has_accelerator", lambda: False)
     assert embed.choose(default(), embed.AFFORDABLE) == "pretrained"
@@ -239,3 +259,6 @@ def test_pretrained_weights_are_used_if_they_are_affordable(monkeypatch):
     assert embed.choose(default(), 10**6) == "pretrained"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no weights
     assert embed.choose(default(), 10) == "pixels"
+    config = default()
+    config.model.pretrained = "no-such-weights"  # to be reported, not passed over
+    assert embed.choose(config, 10) == "pretrained"

@@ -65,3 +65,14 @@ def test_few_images_prove_little():
 def test_without_predictions_nothing_is_measured():
     nothing = np.full((5, 2), np.nan, np.float32)
     assert measure(nothing, Labels(np.zeros(5, int))) is None
+
+
+def test_why_labels_were_not_checked():
+    """Without predictions it is the folds; else the embeddings, and by how much."""
+    assert "lower audit.folds" in power.describe(None, "pixels")
+    labels = np.arange(10) % 2
+    few = measure(predictions(labels, 2), Labels(labels))
+    sentence = power.describe(few, "pixels")
+    assert f"a kappa of at least {few.kappa:.2f}, but 0.75 is needed" in sentence
+    assert "--embeddings, pretrained, or a trained run's" in sentence
+    assert "pretrained" not in power.describe(few, "runs/pets")

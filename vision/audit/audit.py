@@ -84,7 +84,17 @@ def audit(
         "seconds": round(time.monotonic() - started, 1),
         "findings": [dataclasses.asdict(finding) for finding in findings],
     }
-    audited = Audited(images, scanned, issues, learned.pairs, agreement, findings, summary, applied)
+    audited = Audited(
+        images,
+        scanned,
+        issues,
+        learned.pairs,
+        agreement,
+        findings,
+        summary,
+        applied,
+        learned.power,
+    )
     _write(audited, out)
     return audited
 
@@ -210,7 +220,7 @@ def _judge(c, summary, learned):
     """Returns the part of audit.json about limits, and whether the embeddings can be trusted."""
     wrong = [issue for issue in learned.issues if issue.kind == "wrong_label"]
     actionable = sum(bool(issue.action) for issue in wrong)
-    trusted = learned.power is None or learned.power.suffices
+    trusted = learned.power is not None and learned.power.suffices
     return {
         "power": learned.power and dataclasses.asdict(learned.power),
         "trusted": trusted,
@@ -331,8 +341,8 @@ def describe(audited: Audited, out: pathlib.Path | str) -> list[str]:
             f"too many images look alike: {skipped:,} pairs were not compared for near duplicates"
         )
     if not summary["trusted"]:
-        measured = power.Power(**summary["power"])
-        lines.append(f"labels were not checked: {power.describe(measured, summary['embeddings'])}")
+        sentence = power.describe(audited.power, summary["embeddings"])
+        lines.append(f"labels were not checked: {sentence}")
     if audited.pairs:
         lines.append(f"{len(audited.pairs):,} pairs of classes can hardly be told apart")
     lines += [*summary["statistics"]["config"], *audited.applied]

@@ -45,11 +45,14 @@ def choose(config: ConfigDict, count: int) -> str:
         config: the trainer's config.
         count: number of images.
     """
-    try:
-        file_of("model.pretrained", config.model.pretrained or LITE0)
-    except UserError:
+    if count > AFFORDABLE and not has_accelerator():
         return "pixels"
-    return "pretrained" if count <= AFFORDABLE or has_accelerator() else "pixels"
+    if not config.model.pretrained:
+        try:
+            file_of("model.pretrained", LITE0)
+        except UserError:
+            return "pixels"
+    return "pretrained"  # a mistake in the config's own is reported when they are read
 
 
 def embed(method: str, images: Images, config: ConfigDict, readable: np.ndarray) -> np.ndarray:

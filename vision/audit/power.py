@@ -13,8 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vision.audit.images import Images
-
-CONFIDENCE = 0.95  # of the interval
+from vision.reference.shares import wilson
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +28,8 @@ class Power:
             image.
         kappa: (low - chance) / (1 - chance), Cohen's kappa (1960, doi:10.1177/001316446002000104)
             at the lower end of the interval; 0 = chance, 1 = every label.
-        suffices: whether that is at least config.audit.power.
+        limit: config.audit.power.
+        suffices: whether the kappa is at least the limit.
     """
 
     images: int
@@ -38,6 +38,7 @@ class Power:
     high: float
     chance: float
     kappa: float
+    limit: float
     suffices: bool
 
 
@@ -52,8 +53,6 @@ def measure(probabilities: np.ndarray, images: Images, c: ConfigDict) -> Power |
     Returns:
         The power; None if no label was predicted.
     """
-    from scipy.stats import binomtest
-
     rows = np.flatnonzero(np.isfinite(probabilities[:, 0]))
     if not len(rows):
         return None
@@ -63,33 +62,38 @@ def measure(probabilities: np.ndarray, images: Images, c: ConfigDict) -> Power |
     agreed = int((predicted == labels).sum())
     shares = [np.bincount(values, minlength=classes) / len(rows) for values in (labels, predicted)]
     chance = float(shares[0] @ shares[1])
-    interval = binomtest(agreed, len(rows)).proportion_ci(CONFIDENCE, method="wilson")
-    low = float(interval.low)
+    low, high = map(float, wilson(agreed, len(rows)))
     kappa = (low - chance) / (1 - chance) if chance < 1 else 0.0
     return Power(
         images=len(rows),
         accuracy=agreed / len(rows),
         low=low,
-        high=float(interval.high),
+        high=high,
         chance=chance,
         kappa=kappa,
+        limit=c.power,
         suffices=kappa >= c.power,
     )
 
 
-def describe(power: Power, embeddings: str) -> str:
+def describe(power: Power | None, embeddings: str) -> str:
     """Returns a sentence about embeddings that do not suffice, and what to do.
 
     Args:
-        power: of the embeddings.
+        power: of the embeddings; None if no label was predicted.
         embeddings: which they are: "pixels", "pretrained" or a run directory.
     """
+    if power is None:
+        return (
+            "no two classes have an image for each fold: lower audit.folds, or add images to them"
+        )
     better = "a trained run's"
     if embeddings == "pixels":
         better = "pretrained, or a trained run's"
     return (
         f"a classifier of these embeddings ({embeddings}) predicts {power.accuracy:.0%} of "
         f"{power.images:,} labels ({power.low:.0%} to {power.high:.0%}; by chance "
-        f"{power.chance:.0%}), too few to question any label or pair of classes: give better "
-        f"embeddings with --embeddings, {better}, or lower audit.power"
+        f"{power.chance:.0%}), a kappa of at least {power.kappa:.2f}, but {power.limit:g} is "
+        f"needed to question any label or pair of classes: give better embeddings with "
+        f"--embeddings, {better}, or lower audit.power"
     )

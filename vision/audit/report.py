@@ -182,9 +182,7 @@ def verdicts(
         sentence = f"Problems found when the source was opened: {len(audited.findings):,}."
         lines.append(("look", sentence, "findings"))
     if not audited.summary["trusted"]:
-        sentence = power.describe(
-            power.Power(**audited.summary["power"]), audited.summary["embeddings"]
-        )
+        sentence = power.describe(audited.power, audited.summary["embeddings"])
         lines.append(("look", f"Labels were not checked: {sentence}.", "overview"))
     if not lines:
         return [("good", "No problem was found: these data are fit for training.", "balance")]

@@ -6,6 +6,7 @@ from typing import Any
 from vision.audit.confusable import Pair
 from vision.audit.images import Images
 from vision.audit.issues import Issue
+from vision.audit.power import Power
 from vision.audit.scan import Scan
 from vision.data.findings import Finding
 
@@ -24,6 +25,7 @@ class Audited:
         findings: findings about the source.
         summary: contents of audit.json.
         applied: sentences about what was done; empty if nothing was.
+        power: how well the embeddings tell the classes apart; None if no label was predicted.
     """
 
     images: Images
@@ -34,3 +36,4 @@ class Audited:
     findings: tuple[Finding, ...]
     summary: dict[str, Any]
     applied: list[str]
+    power: Power | None
