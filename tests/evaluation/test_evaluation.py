@@ -1,6 +1,7 @@
 """`python -m vision.evaluation`: what it writes, that it can be read, and what it says to
 mistakes."""
 
+import html
 import json
 import shutil
 
@@ -8,9 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import sklearn.metrics as reference
+from PIL import Image
 
 from tests.evaluation.conftest import LITTLE, evaluate
 from tests.support.browser import OVERLAPS, browse
+from tests.support.markup import MARKUP
 from tests.support.tiny_bundle import write_bundle
 from vision import inference
 from vision.config import default
@@ -217,6 +220,25 @@ def test_a_bundle(tmp_path, capsys):
     bundle = next((tmp_path / "bundle").glob("*.onnx"))
     bundle.write_bytes(bundle.read_bytes() + b" ")
     assert evaluate(*argv) == 2 and "has changed" in capsys.readouterr().err
+
+
+def test_names_of_classes_are_not_markup(tmp_path):
+    random = np.random.default_rng(0)
+    for name in (MARKUP, "other"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(6):
+            image = random.integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(image).save(tmp_path / "photos" / name / f"{i}.png")
+    classes = sorted((MARKUP, "other"))
+    folder = write_bundle(tmp_path / "bundle", classes, 8, 1)
+    argv = ("--bundle", folder, "--data", f"folder:{tmp_path}/photos", "--out", tmp_path / "out")
+    keys = {"corruptions": "false", "bootstrap": 20, "probe": 0, "map": "none", "pairs": 2}
+    assert evaluate(*argv, "--split=all", **keys) == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"{MARKUP} mistaken for" in html.unescape(page)
+    for file in ("report.html", "MODEL_CARD.md"):
+        text = (tmp_path / "out" / file).read_text()
+        assert MARKUP not in text and "<img src=x" not in text, file
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import html
 import json
 import re
 import shutil
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.support.commands import outcome
+from tests.support.markup import MARKUP
 from vision.data.pipeline import named_splits
 from vision.errors import UserError
 from vision.evaluation.compare import __main__ as compare
@@ -117,6 +119,16 @@ def test_the_same_predictions_are_no_difference(evaluated, capsys):
     assert "wrote" not in printed
 
 
+def test_names_of_classes_are_not_markup(evaluated, digits, tmp_path, capsys):
+    classes = [MARKUP, *digits[1][1:]]
+    a = evaluated("a", 0.2, classes=classes)
+    b = evaluated("b", 0.2, 1, classes=classes)
+    assert run(capsys, a, b, "--out", tmp_path / "out")[0] == 0
+    page = (tmp_path / "out" / "comparison.html").read_text()
+    assert MARKUP in html.unescape(page)
+    assert MARKUP not in page and "<img src=x" not in page
+
+
 def test_images_that_one_could_not_read_are_left_out(evaluated, digits, capsys):
     size = len(digits[0])
     kept = np.delete(np.arange(size), [3, 8])
@@ -136,7 +148,7 @@ def test_without_the_source_there_are_no_pictures(evaluated, tmp_path, capsys):
     assert run(capsys, a, b, "--out", tmp_path / "out")[0] == 0
     page = (tmp_path / "out" / "comparison.html").read_text()
     plots = page.count('<img class="figure"')
-    assert "Without pictures" in page and page.count("<img") == plots == 1
+    assert "Without pictures" in page and page.count("<img ") == plots == 1
     assert "<figcaption" in page
 
 
@@ -175,3 +187,25 @@ def test_other_images_are_told(evaluated, digits):
     b = dataclasses.replace(a, title="b", columns=a.columns | {"label": labels})
     with pytest.raises(UserError, match=r"image 5 has the label .* in a, 'else' in b"):
         comparison.align([a, b])
+
+
+def test_few_images_have_only_the_intervals_that_make_sense_of_them(evaluated, tmp_path, capsys):
+    """Of three images that both get right, draws are all alike, and so say nothing of others."""
+    few = np.arange(3)
+    a = evaluated("a", 0, rows=few)
+    b = evaluated("b", 0, 1, rows=few)
+    out = tmp_path / "out"
+    code, printed, _ = run(capsys, a, b, "--out", out)
+    assert code == 0
+    differences = json.loads((out / "comparison.json").read_text())["comparisons"][0]["differences"]
+    assert {"macro_f1", "cohen_kappa", "nll"} < differences.keys()
+    closed_form = {"accuracy", "balanced_accuracy", "macro_recall", "weighted_recall"}
+    closed_form.add("top5_accuracy")
+    for name, change in differences.items():
+        has_draws = name not in closed_form
+        assert (change.keys() == {"difference"}) == has_draws, name
+        assert has_draws or change["low"] < 0 < change["high"]
+    assert re.search(r"F1, macro .*\n +b .* \+0.0 points\n", printed)
+    assert re.search(r"Accuracy .*\n +b .* \+0.0 points \(-56.1 to \+56.1\)\n", printed)
+    page = (out / "comparison.html").read_text()
+    assert "<small>+0.0 points</small>" in page and "Zou and Donner 2008" in page

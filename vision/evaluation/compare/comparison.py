@@ -269,7 +269,10 @@ def _pair(first, other):
 
 
 def _differences(first, other, per_class):
-    """Returns {metric: difference with its interval}, bootstrapped if it has no closed form."""
+    """Returns {metric: difference with its interval}, bootstrapped if it has no closed form.
+
+    A bootstrapped interval is left out if it does not tell anything (`intervals.tells`).
+    """
     draws_first, measured_first = _margin_metrics(first)
     draws_other, measured_other = _margin_metrics(other)
     differences = {}
@@ -281,6 +284,8 @@ def _differences(first, other, per_class):
             differences[name] = {"difference": difference} | statistics.interval(spread)
     columns = [run.columns for run in (other, first)]
     differences["nll"] = statistics.paired_bootstrap(*(c["nll"] for c in columns), DRAWS)
+    images = len(columns[0]["row"])
+    differences = {name: _told(change, images) for name, change in differences.items()}
     right = statistics.paired_shares(*(c["correct"] for c in columns))
     differences |= {"accuracy": right, "weighted_recall": right}
     recall = statistics.mean_of_differences(per_class)
@@ -288,6 +293,13 @@ def _differences(first, other, per_class):
     if _has_top5(first):
         differences["top5_accuracy"] = statistics.paired_shares(*(c["in_top5"] for c in columns))
     return differences
+
+
+def _told(change, images):
+    """Returns a bootstrapped difference, alone if its interval does not tell anything."""
+    if intervals.tells(change["low"], change["high"], images):
+        return change
+    return {"difference": change["difference"]}
 
 
 def _has_top5(run):
@@ -388,7 +400,7 @@ def change_text(change: Mapping[str, float], is_share: bool) -> str:
     """Returns a change as text: "+1.2 points (-0.3 to +2.7)", or "+0.012 (-0.003 to +0.027)".
 
     Args:
-        change: {"difference", "low", "high"}.
+        change: {"difference", "low", "high"}; without an interval, only the difference.
         is_share: whether to print percentage points.
     """
 
@@ -396,5 +408,7 @@ def change_text(change: Mapping[str, float], is_share: bool) -> str:
         return f"{100 * value:+z.1f}" if is_share else f"{value:+.3g}"  # z: never -0.0
 
     unit = " points" if is_share else ""
-    interval = f"({number(change['low'])} to {number(change['high'])})"
-    return f"{number(change['difference'])}{unit} {interval}"
+    text = f"{number(change['difference'])}{unit}"
+    if "low" not in change:
+        return text
+    return f"{text} ({number(change['low'])} to {number(change['high'])})"

@@ -14,6 +14,7 @@ from vision.data.splits import split_seed
 from vision.errors import UserError, first_line
 from vision.evaluation.compare.comparison import Run, change_text, table
 from vision.evaluation.data import reopen
+from vision.evaluation.measures.intervals import LEAST_IMAGES
 from vision.evaluation.report.figures import accuracies
 from vision.support.page import render
 
@@ -39,6 +40,7 @@ def page(runs: Sequence[Run], comparison: Mapping[str, Any]) -> str:
         {
             "comparison": comparison,
             "table": table(comparison),
+            "least_images": LEAST_IMAGES,
             "picture": data_uri(accuracies(comparison["runs"])),
             "sections": sections,
             "states": STATES,

@@ -67,8 +67,6 @@ def with_intervals(
     settings = None
     if draws:
         results = bootstrap(logits, labels, draws, seed)
-        if len(labels) < LEAST_IMAGES:
-            results |= {"metrics": {}, "per_class": [{}] * len(classes)}
         metric_intervals = results["metrics"] | closed_form(metrics, per_class)
         by_wilson = _class_intervals(per_class)
         class_intervals = [a | b for a, b in zip(results["per_class"], by_wilson, strict=True)]
@@ -167,8 +165,8 @@ def bootstrap(
 
     Returns:
         A dict of
-            metrics: {name: (low, high)}; None in place of an interval that no draw defines, or in
-                which all draws are alike.
+            metrics: {name: (low, high)}; None in place of an interval that no draw defines, or that
+                does not tell anything (`tells`).
             per_class: [{name: (low, high)}], the same.
             ranking_draws: draws of ROC-AUC and average precision, int: fewer than `draws` for many
                 images of many classes.
@@ -185,13 +183,27 @@ def bootstrap(
     metrics = _intervals([metrics for metrics, _ in chunks], level)
     per_class = _intervals([numbers for _, numbers in chunks], level)
     return {
-        "metrics": {name: _pair(low, high) for name, (low, high) in metrics.items()},
+        "metrics": {name: _pair(low, high, images) for name, (low, high) in metrics.items()},
         "per_class": [
-            {name: _pair(low[i], high[i]) for name, (low, high) in per_class.items()}
+            {name: _pair(low[i], high[i], images) for name, (low, high) in per_class.items()}
             for i in range(classes)
         ],
         "ranking_draws": ranking_draws,
     }
+
+
+def tells(low: float, high: float, images: int) -> bool:
+    """Returns whether a bootstrapped interval tells anything of new images.
+
+    Not if there are fewer than `LEAST_IMAGES`, nor if all draws are alike, as are those of a
+    hundred right answers of a hundred.
+
+    Args:
+        low: its lower end; NaN if no draw defines the number.
+        high: its upper end, the same.
+        images: number of images that were drawn from.
+    """
+    return bool(images >= LEAST_IMAGES and low < high)
 
 
 class _Measure:
@@ -329,9 +341,8 @@ def _intervals(chunks, level):
         }
 
 
-def _pair(low, high):
-    # Where all draws are alike, such as three right answers of three, they say nothing.
-    return None if np.isnan(low) or low == high else (float(low), float(high))
+def _pair(low, high, images):
+    return (float(low), float(high)) if tells(low, high, images) else None
 
 
 def _number(value, interval):
