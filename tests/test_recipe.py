@@ -73,8 +73,10 @@ def test_on_a_cpu_the_last_blocks_learn(photos, monkeypatch):
     assert choice.config.transfer.mode == "partial" and choice.config.transfer.depth == 5
     # 14 of 20 images learn: 75 steps of 32 are 171 epochs
     assert choice.config.train.epochs == round(75 * 32 / 14)
-    words = "the head and the last 5 blocks learn, on a CPU in half the time of all layers"
+    words = "the head and the last 5 blocks learn, on a CPU faster than all layers"
     assert words in choice.lines("run")[0] and words in choice.text("vision train photos")
+    choice.config.transfer.depth = 3  # the reason is that of five
+    assert "; the head and the last 3 blocks learn; 224 px" in choice.lines("run")[0]
     choice.config.transfer.mode = "full"
     choice.config.transfer.depth = 0
     assert "; all layers learn;" in choice.lines("run")[0]
