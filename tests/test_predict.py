@@ -17,7 +17,10 @@ from tests.support.processes import environment_of
 from tests.support.tiny_bundle import RESIZE, write_bundle
 from vision import inference, predict
 from vision.bundle import directory as bundle
+from vision.data.annotated import annotated
 from vision.data.decode import UnreadableImage, decode, resize_crop, to_channels
+from vision.data.pictures import overlay
+from vision.explain.heat_maps import heat_maps
 from vision.support.ahead import AHEAD
 
 
@@ -306,9 +309,21 @@ def test_heat_maps_are_beside_the_pictures(tiny_run, photos, tmp_path, capsys):
         width = picture.size[0]
     code, with_maps, _ = run(capsys, photos / "a.png", photos / "b.jpg", *flags, "--heat-map")
     assert code == 0 and with_maps == table
+    classifier = inference.from_run(tiny_run)
+    maps = heat_maps(classifier, "run", "--heat-map", "--heatmap")
     for name in ("a.png", "b.jpg"):
+        image = decode(str(photos / name))
+        seen = classifier.prepare(image)
+        probabilities, _ = classifier.probabilities_and_embeddings(seen[None])
+        heat = overlay(seen, maps(seen[None], probabilities.argmax(1))[0])
+        ranking = predict.rank(classifier.classes, probabilities[0], 5, name)
+        expected = np.asarray(annotated(image, ranking, heat, maps.caption), np.int16)
         with Image.open(next(out.rglob(f"{name}.jpg"))) as picture:
             assert picture.size[0] == 2 * width
+            right = np.asarray(picture, np.int16)[:, width:]
+        difference = np.abs(right - expected[:, width:]).mean((1, 2))
+        assert difference[:width].mean() < 2  # JPEG's, of the map
+        assert difference[width:].mean() < 2  # of the caption
 
 
 def test_a_bundle_shows_its_own_heat_map_or_says_that_it_has_none(photos, tmp_path, capsys):
@@ -322,8 +337,6 @@ def test_a_bundle_shows_its_own_heat_map_or_says_that_it_has_none(photos, tmp_pa
 
 
 def test_the_map_is_that_of_the_image_and_its_class(tiny_run, photos):
-    from vision.explain.heat_maps import heat_maps
-
     classifier = inference.from_run(tiny_run)
     maps = heat_maps(classifier, "run", "--heat-map", "--heatmap")
     files = [str(photos / name) for name in ("a.png", "broken.jpg", "b.jpg", "deeper/c.png")]

@@ -85,7 +85,8 @@ def main(argv: Sequence[str]) -> None:
         write = WRITERS[values.format](sys.stdout, classifier.classes, top, rule)
         ranked = len(classifier.classes) if rule and rule.gives_sets else top
         heat = _heat_maps(classifier, values) if with_heat_maps else None
-        with annotating(values.pictures, classifier.config.data.bits) as annotate:
+        caption = heat.caption if heat else ""
+        with annotating(values.pictures, classifier.config.data.bits, caption) as annotate:
             predictions = _ranked(classifier, files, ranked, values.batch_size, fields, heat)
             _print(_annotated(predictions, annotate, top), write)
     else:

@@ -6,6 +6,7 @@ from PIL import Image
 
 from vision.data.annotated import BLUE, EDGE, NAMES, NUMBERS, WIDTH, annotated, annotating
 from vision.errors import UserError
+from vision.explain.heat_maps import OF_ANY_CLASS, OF_CLASS
 
 
 def test_the_bar_is_as_long_as_the_probability():
@@ -79,3 +80,15 @@ def test_a_heat_map_is_beside_the_image():
     assert (pixels[middle, 10 : WIDTH - 10] == 200).all()
     is_blue = (pixels == BLUE).all(-1)
     assert is_blue[:, :WIDTH].any() and not is_blue[:, WIDTH:].any()
+    assert (pixels[WIDTH:, WIDTH:] == 255).all()  # no caption
+
+
+@pytest.mark.parametrize("caption", [OF_CLASS, OF_ANY_CLASS])
+def test_the_caption_is_below_the_heat_map_and_fits(caption):
+    image = np.full((10, 10, 1), 200, np.uint8)
+    heat = np.full((30, 30, 3), (250, 100, 10), np.uint8)
+    plain = np.asarray(annotated(image, [("cat", 0.9)], heat))
+    is_written = (np.asarray(annotated(image, [("cat", 0.9)], heat, caption)) != plain).any((0, 2))
+    columns = np.flatnonzero(is_written)
+    assert columns.min() > WIDTH and columns.max() < 2 * WIDTH - EDGE
+    assert columns.max() - columns.min() > WIDTH / 2

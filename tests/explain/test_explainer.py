@@ -12,6 +12,7 @@ from vision import inference, models
 from vision.config import default
 from vision.data.augment import normalize
 from vision.explain import explainer as explain
+from vision.explain.heat_maps import OF_ANY_CLASS, OF_CLASS, heat_maps
 from vision.models import vit
 
 SIDE = 16
@@ -183,6 +184,18 @@ def test_heat_maps(make, method):
     np.testing.assert_allclose(again, heat, atol=1e-4)  # each image's is its own
     other = explainer(IMAGES, (LABELS + 1) % 3)
     assert (np.abs(other - heat).max() > 0.1) == (method == explain.GRAD_CAM)
+
+
+@pytest.mark.parametrize(
+    ("make", "caption"),
+    [(create(Net), OF_CLASS), (tiny_vit, OF_ANY_CLASS)],
+)
+def test_the_caption_says_whether_the_map_is_of_the_class(make, caption):
+    maps = heat_maps(classifier(make), "run", "--heat-map", "--heatmap")
+    assert maps.caption == caption
+    other = maps(IMAGES, (LABELS + 1) % 3)
+    is_same = np.abs(other - maps(IMAGES, LABELS)).max() < 0.1
+    assert is_same == ("whatever the class" in caption)
 
 
 def test_no_heat_stays_none():

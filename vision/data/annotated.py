@@ -22,7 +22,6 @@ EDGE = 8
 NAMES = 190  # pixels of the names
 NUMBERS = 80  # pixels of the probabilities
 SUFFIX = ".jpg"
-CAPTION = "what speaks for the first class, in the image as the model sees it"
 INK = (31, 35, 40)
 DIM = (89, 99, 110)
 BLUE = (9, 105, 218)
@@ -33,15 +32,16 @@ Ranking = Sequence[tuple[str, float]]
 
 
 @contextlib.contextmanager
-def annotating(directory: str, bits: int = 0) -> Iterator[Callable[..., None]]:
+def annotating(directory: str, bits: int = 0, caption: str = "") -> Iterator[Callable[..., None]]:
     """Yields a function that writes an annotated copy of an image into a directory.
 
-    Its arguments are those of `annotated`, with the file in place of the image. The copy is
+    Its arguments are the file and what `annotated` takes, but for the caption. The copy is
     where `vision.support.outputs.place_below` says, and may raise what is below.
 
     Args:
         directory: it is made if it is missing; "" for none, and the function then does nothing.
         bits: see `vision.data.decode.decode`.
+        caption: see `annotated`.
 
     Raises:
         UserError, RunError: it cannot be written to.
@@ -53,7 +53,7 @@ def annotating(directory: str, bits: int = 0) -> Iterator[Callable[..., None]]:
 
         def write(file: str, prediction: Ranking, heat: np.ndarray | None = None) -> None:
             with contextlib.suppress(UnreadableImage):  # removed meanwhile
-                picture = annotated(decode(file, bits=bits), prediction, heat)
+                picture = annotated(decode(file, bits=bits), prediction, heat, caption)
                 try:
                     save(folder / place_below(file, SUFFIX), picture)
                 except OSError as error:
@@ -70,7 +70,10 @@ def save(path: pathlib.Path, picture: Image.Image) -> None:
 
 
 def annotated(
-    image: np.ndarray, prediction: Ranking, heat: np.ndarray | None = None
+    image: np.ndarray,
+    prediction: Ranking,
+    heat: np.ndarray | None = None,
+    caption: str = "",
 ) -> Image.Image:
     """Returns an image with its most probable classes below it, each with a bar; RGB.
 
@@ -79,6 +82,7 @@ def annotated(
         prediction: [(class, probability)], the most probable first.
         heat: uint8 (H', W', 3), a picture of where the first class is seen
             (`vision.data.pictures.overlay`), to show at its right; None for none.
+        caption: what `heat` shows, in words, to stand below it.
     """
     columns = [_scaled(to_channels(image, 3))]
     if heat is not None:
@@ -95,7 +99,7 @@ def annotated(
     for place, (name, probability) in enumerate(shown):
         _draw_class(pen, height + EDGE + place * ROW, name, probability, place == 0)
     if heat is not None:
-        pen.text((WIDTH + EDGE, height + EDGE + 3), CAPTION, DIM, font(13))
+        pen.text((WIDTH + EDGE, height + EDGE + 3), caption, DIM, font(13))
     return picture
 
 
