@@ -22,15 +22,8 @@ from absl import flags
 from vision import cli
 from vision.config.flags import parse_stage
 from vision.errors import UserError, check_choice
-from vision.evaluation.compare.comparison import (
-    Run,
-    align,
-    change_text,
-    compare,
-    load,
-    table,
-    titles,
-)
+from vision.evaluation.compare.changes import change_text, table
+from vision.evaluation.compare.comparison import Run, align, compare, load, titles
 from vision.evaluation.compare.page import page
 from vision.evaluation.data import SPLITS
 from vision.support.cells import Writer

@@ -12,7 +12,8 @@ from vision.data.decode import UnreadableImage
 from vision.data.pictures import data_uri, picture
 from vision.data.splits import split_seed
 from vision.errors import UserError, first_line
-from vision.evaluation.compare.comparison import Run, change_text, table
+from vision.evaluation.compare.changes import change_text, table
+from vision.evaluation.compare.comparison import Run
 from vision.evaluation.data import reopen
 from vision.evaluation.measures.intervals import LEAST_IMAGES
 from vision.evaluation.report.figures import accuracies

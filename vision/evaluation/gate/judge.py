@@ -10,7 +10,8 @@ from vision.bundle.directory import MANIFEST
 from vision.data.sources import open_splits
 from vision.data.splits import Joined
 from vision.errors import UserError
-from vision.evaluation.compare.comparison import align, change_text, compare
+from vision.evaluation.compare.changes import change_text
+from vision.evaluation.compare.comparison import align, compare
 from vision.evaluation.data import match_classes
 from vision.evaluation.gate.answers import answer
 from vision.evaluation.gate.rules import Rule, keeps, measure
