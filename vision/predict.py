@@ -85,8 +85,7 @@ def main(argv: Sequence[str]) -> None:
         write = WRITERS[values.format](sys.stdout, classifier.classes, top, rule)
         ranked = len(classifier.classes) if rule and rule.gives_sets else top
         heat = _heat_maps(classifier, values) if with_heat_maps else None
-        caption = heat.caption if heat else ""
-        with annotating(values.pictures, classifier.config.data.bits, caption) as annotate:
+        with _annotating(classifier, values, heat) as annotate:
             predictions = _ranked(classifier, files, ranked, values.batch_size, fields, heat)
             _print(_annotated(predictions, annotate, top), write)
     else:
@@ -105,6 +104,12 @@ def _check_goes_with_tiles(values):
         raise UserError(
             f"--unsure {values.unsure} cannot go with --tiles: it is for images that are not cut"
         )
+
+
+def _annotating(classifier, values, heat):
+    """Returns the context in which pictures are written to --pictures."""
+    caption = heat.caption if heat else ""
+    return annotating(values.pictures, classifier.config.data.bits, caption)
 
 
 def _annotated(predictions, annotate, top):
