@@ -1,6 +1,8 @@
 """The trackers that a training can report to, and their options: config.log.tracker."""
 
+import re
 from typing import Any
+from urllib.parse import unquote
 
 from ml_collections import ConfigDict
 
@@ -24,6 +26,14 @@ TRACKERS: dict[str, dict[str, str]] = {
     },
 }
 PACKAGES = {"mlflow": ("mlflow-skinny", "alembic", "sqlalchemy"), "wandb": ("wandb",)}
+
+# Of an address: a user of a server, a user with a password of a database, or either in a query.
+CREDENTIALS = re.compile(
+    r"https?://[^/?#]*@"
+    r"|(?!https?:)[\w+.-]+://[^:/]*:[^@]+@"
+    r"|.*[?&;]\w*(password|passwd|pwd|token|secret)\w*=",
+    re.IGNORECASE,
+)
 
 
 def tracker_options(c: ConfigDict) -> dict[str, Any]:
@@ -49,7 +59,16 @@ def tracker_options(c: ConfigDict) -> dict[str, Any]:
 
 
 def check_tracker(c: ConfigDict) -> None:
-    """Raises `UserError` if config.log names a tracker that cannot be used; imports nothing."""
-    tracker_options(c)
+    """Raises `UserError` if config.log names a tracker that cannot be used; imports nothing.
+
+    Also if an address holds a password: the config is stored in the run, and sent to the tracker.
+    """
+    uri = tracker_options(c).get("uri", "").strip()
+    if any(CREDENTIALS.match(text) for text in (uri, unquote(uri))):
+        raise UserError(
+            "log.tracker_options.uri must not hold credentials, which config.json would keep: set "
+            "MLFLOW_TRACKING_URI instead,\nor leave them out and set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, which servers take"
+        )
     if c.tracker:
         require(f"log.tracker = '{c.tracker}'", c.tracker, only=PACKAGES[c.tracker])
