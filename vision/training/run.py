@@ -189,12 +189,15 @@ def _track(
     stack: contextlib.ExitStack,
 ) -> "Tracking | None":
     """Returns what reports the run to config.log.tracker, closed by `stack`; None without one."""
-    from vision import parallel
-    from vision.training.trackers.tracking import Tracking
+    from vision import distributed, parallel
+    from vision.training.trackers.tracking import PATIENCE, Tracking
 
     if not config.log.tracker or not parallel.is_main_process():
         return None
-    return stack.enter_context(Tracking(config.log.tracker, workdir, config, report))
+    # Other processes wait for this one as they end; drawing the curves takes some of that time.
+    is_alone = parallel.is_single_process()
+    patience = PATIENCE if is_alone else distributed.SHUTDOWN_TIMEOUT / 3
+    return stack.enter_context(Tracking(config.log.tracker, workdir, config, report, patience))
 
 
 def _train(

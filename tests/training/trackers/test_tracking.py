@@ -1,7 +1,9 @@
 """A tracker never ends a training, whatever becomes of it."""
 
+import contextlib
 import json
 import sys
+import threading
 import time
 import types
 
@@ -9,7 +11,9 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.support.commands import outcome, refusal
-from vision import main
+from vision import distributed, main, parallel
+from vision.config import default
+from vision.training import run
 from vision.training.trackers import tracking as module
 
 CONFIG = ("--config", f"{REPOSITORY}/configs/digits.py:smoke")
@@ -76,17 +80,97 @@ def test_one_line_is_printed_if_the_tracker_fails(begin, tracker):
     assert "the server is down" in line and tracker.calls == []
 
 
-def test_a_server_that_hangs_delays_only_the_end(begin, tracker, monkeypatch):
-    monkeypatch.setattr(module, "PATIENCE", 0.5)
+def test_credentials_in_a_message_of_the_library_are_left_out(begin, tracker):
+    def fail():
+        raise ConnectionError("request to https://me:geheim@host:5000/api failed, at 10:30 by a@b")
+
+    tracker.act = fail
+    with begin("mlflow") as tracking:
+        tracking.scalars(1, {"train/loss": 1.0})
+        tracking.finish({})
+    (line,) = begin.lines
+    assert "request to https://host:5000/api failed, at 10:30 by a@b" in line
+
+
+def test_nothing_is_kept_for_a_tracker_that_has_failed(begin, tracker):
+    def fail():
+        raise ConnectionError
+
+    tracker.act = fail
+    with begin("mlflow") as tracking:
+        tracking.scalars(0, {"train/loss": 1.0})
+        tracking._thread.join(60)
+        for step in range(1, 100):
+            tracking.scalars(step, {"train/loss": 1.0})
+        assert tracking._tasks.qsize() == 0
+        tracking.finish({})
+    assert len(begin.lines) == 1
+
+
+def test_the_backlog_of_a_slow_tracker_is_bounded(begin, tracker, monkeypatch):
+    monkeypatch.setattr(module, "LONGEST_BACKLOG", 5)
+    takes_one = threading.Event()
+    goes_on = threading.Event()
+
+    def wait():
+        takes_one.set()
+        goes_on.wait(60)
+
+    tracker.act = wait
+    with begin("mlflow") as tracking:
+        tracking.scalars(0, {"train/loss": 1.0})
+        assert takes_one.wait(60)
+        for step in range(1, 100):
+            tracking.scalars(step, {"train/loss": 1.0})
+        goes_on.set()
+        tracking.finish({"accuracy": 0.5})
+    assert [call[0] for call in tracker.calls[:-1]] == [0, 1, 2, 3, 4, 5]
+    assert tracker.calls[-1][0] == {"test/accuracy": 0.5}
+    assert begin.lines == [
+        "note: mlflow is 5 reports behind: values from step 6 on are left out there; "
+        f"{begin.workdir} has all numbers"
+    ]
+
+
+def test_a_tracker_that_gets_on_slowly_is_not_waited_for_without_end(begin, tracker):
+    tracker.act = lambda: time.sleep(0.2)
+    started = time.monotonic()
+    with begin("mlflow", patience=1.0) as tracking:
+        for step in range(100):  # 20 s of work, each piece of it well below the patience
+            tracking.scalars(step, {"train/loss": 1.0})
+        tracking.finish({"accuracy": 0.5})
+    assert time.monotonic() - started < 10
+    (line,) = begin.lines
+    assert line.startswith("note: mlflow has not taken everything within 1 s: ")
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_other_processes_do_not_wait_for_a_tracker_too_long(is_alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "is_single_process", lambda: is_alone)
+    monkeypatch.setattr(
+        module, "Tracking", lambda *args: contextlib.nullcontext(types.SimpleNamespace(args=args))
+    )
+    config = default()
+    config.log.tracker = "mlflow"
+    with contextlib.ExitStack() as stack:
+        *_, patience = run._track(config, tmp_path, print, stack).args
+    if is_alone:
+        assert patience == module.PATIENCE
+    else:  # the curves are drawn and W&B ends within the rest
+        assert patience + module.SHORT_PATIENCE <= distributed.SHUTDOWN_TIMEOUT / 2
+
+
+def test_a_server_that_hangs_delays_only_the_end(begin, tracker):
     tracker.act = lambda: time.sleep(30)
     started = time.monotonic()
-    with begin("mlflow") as tracking:
+    with begin("mlflow", patience=0.5) as tracking:
         tracking.scalars(1, {"train/loss": 1.0})
         assert time.monotonic() - started < 5
         tracking.finish({"accuracy": 0.5})
     assert time.monotonic() - started < 20
     assert begin.lines == [
-        f"note: mlflow has not answered for 0.5 s: {begin.workdir} has all numbers of this run"
+        "note: mlflow has not taken everything within 0.5 s: "
+        f"{begin.workdir} has all numbers of this run"
     ]
 
 
@@ -94,6 +178,7 @@ def test_a_library_that_cannot_be_imported_is_a_line(begin, monkeypatch):
     monkeypatch.setitem(sys.modules, "vision.training.trackers.mlflow", None)
     with begin("mlflow") as tracking:
         tracking.scalars(1, {"train/loss": 1.0})
+        assert tracking._tasks.qsize() == 0
         tracking.finish({})
     (line,) = begin.lines
     assert line.startswith("note: mlflow no longer follows this run: ")
@@ -124,6 +209,9 @@ def test_a_training_reports_what_its_log_has(tracker, tmp_path, capsys, monkeypa
     assert tracker.run.options["experiment"] == "digits"
 
 
+SECRET = "must not hold credentials, which config.json would keep: set MLFLOW_TRACKING_URI"
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -132,9 +220,12 @@ def test_a_training_reports_what_its_log_has(tracker, tmp_path, capsys, monkeypa
         (("tracker=wandb", "tracker_options.uri=a"), "log.tracker_options = 'uri' is unknown"),
         (("tracker=wandb", "tracker_options.mode=ofline"), "did you mean 'offline'?"),
         (("tracker=wandb", "tracker_options.mode=1"), "must be of type str"),
+        (("tracker=mlflow", "tracker_options.uri=http://me:geheim@host:5000"), SECRET),
+        (("tracker=mlflow", "tracker_options.uri=postgresql://me:geheim@host/mlflow"), SECRET),
     ],
 )
 def test_mistakes_are_found_before_any_work(flags, words, tmp_path, capsys):
     argv = [f"--config.log.{flag}" for flag in flags]
-    assert words in refusal(main.main, capsys, *CONFIG, f"--workdir={tmp_path}/run", *argv)
+    message = refusal(main.main, capsys, *CONFIG, f"--workdir={tmp_path}/run", *argv)
+    assert words in message and "geheim" not in message
     assert not (tmp_path / "run").exists()

@@ -5,8 +5,8 @@ import importlib
 import math
 import pathlib
 import queue
+import re
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -21,8 +21,10 @@ from vision.support.reading import read_json
 NAME = "tracker.json"  # in the run directory: {tracker: id of the run there}
 SCHEMA = {"mlflow?": str, "wandb?": str}
 FILES = ("config.json", "result.json", "curves.png")
-PATIENCE = 120.0  # seconds that the end of a run waits for a tracker that does not get on
+PATIENCE = 120.0  # seconds that the end of a run waits for its tracker, at most
 SHORT_PATIENCE = 10.0  # of a run that was interrupted: whoever did so waits
+LONGEST_BACKLOG = 10_000  # steps whose values wait for a tracker
+_CREDENTIALS = re.compile(r"://[^\s/@]*:[^\s@]*@")  # of an address in a library's message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +37,7 @@ class TrackedRun:
         options: all options of the tracker.
         id: what the tracker called it when it began; "" for a new one.
         keep_id: to be called with what the tracker calls a new run, as soon as that is known.
+        patience: seconds that the end of the run waits for the tracker, at most.
     """
 
     workdir: pathlib.Path
@@ -42,6 +45,7 @@ class TrackedRun:
     options: Mapping[str, Any]
     id: str
     keep_id: Callable[[str], object]
+    patience: float
 
     @property
     def name(self) -> str:
@@ -68,15 +72,17 @@ class Tracker(Protocol):
 class Tracking:
     """Reports a run to its tracker.
 
-    Nothing here raises an error. Only the end of a run waits for a server: as long as it gets on,
-    and then for `PATIENCE` seconds. If something goes wrong, one line says so, and nothing more is
-    reported.
+    Nothing here raises an error. Only the end of a run waits for a server. If something goes wrong,
+    one line says so, and nothing more is reported.
 
     Args:
         name: the tracker's.
         workdir: the run directory.
         config: the run's config.
         report: prints a line.
+        patience: seconds that the end of the run waits in all, at most. Beside other processes of
+            the run it must be well below `vision.distributed.SHUTDOWN_TIMEOUT`: they wait for this
+            one meanwhile.
     """
 
     def __init__(
@@ -85,14 +91,17 @@ class Tracking:
         workdir: pathlib.Path,
         config: ConfigDict,
         report: Callable[[str], object],
+        patience: float = PATIENCE,
     ):
         self._name = name
         self._workdir = workdir
         self._config = config
         self._report = report
+        self._patience = patience
         self._tasks: queue.SimpleQueue[Callable[[Tracker], object] | None] = queue.SimpleQueue()
         self._has_ended = False
-        self._got_on = time.monotonic()  # when it had last done a task
+        self._has_given_up = False
+        self._leaves_out = False  # whether a line has said that the backlog was too long
         # Not on the thread: a library of two seconds would take them from the first steps.
         self._module = self._import()
         # A daemon: a server that hangs must not keep the process.
@@ -103,6 +112,11 @@ class Tracking:
 
         The first call begins: before, a training may still be refused.
         """
+        if self._has_given_up:
+            return
+        if self._tasks.qsize() >= LONGEST_BACKLOG:
+            self._leave_out(step)
+            return
         finite = {name: float(value) for name, value in scalars.items() if math.isfinite(value)}
         self._tasks.put(lambda tracker: tracker.scalars(step, finite))
         self._begin()
@@ -116,32 +130,42 @@ class Tracking:
         named = {f"test/{name}": float(value) for name, value in scalars.items()}
         files = [self._workdir / name for name in FILES]
         there = [file for file in files if file.is_file()]
-        self._end(lambda tracker: tracker.finish(named, there), PATIENCE)
+        self._end(lambda tracker: tracker.finish(named, there), self._patience)
 
     def __enter__(self) -> "Tracking":
         return self
 
     def __exit__(self, kind: object, *_: Any) -> None:
         if not self._has_ended and self._thread.ident is not None:
-            self._end(lambda tracker: tracker.stop(failed=kind is not None), SHORT_PATIENCE)
+            patience = min(SHORT_PATIENCE, self._patience)
+            self._end(lambda tracker: tracker.stop(failed=kind is not None), patience)
 
     def _begin(self) -> None:
         if self._thread.ident is None:
             self._thread.start()
 
     def _end(self, last: Callable[[Tracker], object], patience: float) -> None:
-        """Reports the last thing, and waits for all of them as long as the tracker gets on."""
+        """Reports the last thing, and waits until all are reported, at most `patience` seconds."""
         self._has_ended = True
+        if self._has_given_up:
+            return
         self._tasks.put(last)
         self._tasks.put(None)
         self._begin()
-        self._got_on = time.monotonic()
-        while self._thread.is_alive() and time.monotonic() - self._got_on < patience:
-            self._thread.join(0.1)
+        self._thread.join(patience)
         if self._thread.is_alive():
             self._report(
-                f"note: {self._name} has not answered for {patience:g} s: {self._workdir} has all "
-                "numbers of this run"
+                f"note: {self._name} has not taken everything within {patience:g} s: "
+                f"{self._workdir} has all numbers of this run"
+            )
+
+    def _leave_out(self, step: int) -> None:
+        """Says, once, that not all values are reported."""
+        if not self._leaves_out:
+            self._leaves_out = True
+            self._report(
+                f"note: {self._name} is {LONGEST_BACKLOG:,} reports behind: values from step "
+                f"{step} on are left out there; {self._workdir} has all numbers"
             )
 
     def _work(self) -> None:
@@ -151,7 +175,6 @@ class Tracking:
         try:
             tracker = self._open(self._module)
             while (task := self._tasks.get()) is not None:
-                self._got_on = time.monotonic()
                 task(tracker)
         except Exception as error:  # a server that is down, a full disk, another version
             self._give_up(error)
@@ -165,8 +188,10 @@ class Tracking:
             return None
 
     def _give_up(self, error: Exception) -> None:
+        self._has_given_up = True
+        reason = _CREDENTIALS.sub("://", brief(error))  # MLflow's environment may have some
         self._report(
-            f"note: {self._name} no longer follows this run: {brief(error)}; {self._workdir} has "
+            f"note: {self._name} no longer follows this run: {reason}; {self._workdir} has "
             "all numbers"
         )
 
@@ -179,5 +204,6 @@ class Tracking:
             options=tracker_options(self._config.log),
             id=ids.get(self._name, ""),
             keep_id=lambda new: write_json(path, ids | {self._name: new}),
+            patience=self._patience,
         )
         return module.open(run)

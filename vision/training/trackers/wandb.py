@@ -7,7 +7,7 @@ from typing import Any
 
 import wandb
 
-from vision.training.trackers.tracking import PATIENCE, TrackedRun
+from vision.training.trackers.tracking import TrackedRun
 
 
 class WandbTracker:
@@ -42,8 +42,8 @@ def open(run: TrackedRun) -> WandbTracker:
         silent=True,
         save_code=False,
         login_timeout=1,  # nobody may be there to answer its question
-        init_timeout=PATIENCE / 2,
-        finish_timeout=PATIENCE / 2,
+        init_timeout=run.patience / 2,
+        finish_timeout=run.patience / 2,  # which holds for the end of the process too
     )
     options = run.options
     begun = wandb.init(
