@@ -16,6 +16,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from vision import cli
+from vision.config.load import read_config
 from vision.config.packages import check_packages
 from vision.config.validate import validate
 from vision.errors import UserError, brief
@@ -120,6 +121,7 @@ def _run(
             result = read_result(phase, directory)
             if parallel.all_agree(result is not None) and result is not None:
                 report(f"finished already: {describe(result)}; {directory}")
+                _finish_tracking(phase, directory, result, report)
                 continue
             phase, data = _open(phase, directory, mesh, report)
             is_last = directory == pathlib.Path(workdir)
@@ -198,6 +200,26 @@ def _track(
     is_alone = parallel.is_single_process()
     patience = PATIENCE if is_alone else distributed.SHUTDOWN_TIMEOUT / 3
     return stack.enter_context(Tracking(config.log.tracker, workdir, config, report, patience))
+
+
+def _finish_tracking(
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    result: Mapping[str, Any],
+    report: Callable[[str], object],
+) -> None:
+    """Reports the end of a finished run to its tracker, if a kill or a server prevented that."""
+    from vision.metrics import scalars
+    from vision.training.trackers.tracking import awaits_end
+
+    if not config.log.tracker or not awaits_end(workdir, config.log.tracker):
+        return
+    resolved, _ = read_config(workdir / "config.json")
+    resolved.log = config.log  # the tracker may be at another address by now
+    with contextlib.ExitStack() as stack:
+        tracking = _track(resolved, workdir, report, stack)
+        if tracking is not None:
+            tracking.finish(scalars(result))
 
 
 def _train(

@@ -54,9 +54,12 @@ def test_everything_comes_in_order(begin, tracker):
     assert tracker.calls[:-1] == [(step, {"train/loss": step}) for step in range(100)]
     assert tracker.calls[-1] == ({"test/accuracy": 0.5}, ["config.json", "result.json"])
     assert tracker.run.id == "" and tracker.run.name == "pets" and begin.lines == []
-    assert json.loads((begin.workdir / "tracker.json").read_text()) == {"mlflow": "7"}
-    with begin("mlflow") as tracking:
+    kept = json.loads((begin.workdir / "tracker.json").read_text())
+    assert kept == {"mlflow": "7", "finished": ["mlflow"]}
+    assert not module.awaits_end(begin.workdir, "mlflow")
+    with begin("mlflow") as tracking:  # for example, as its result.json was removed
         tracking.scalars(100, {"train/loss": 1.0})
+    assert module.awaits_end(begin.workdir, "mlflow")
     assert tracker.run.id == "7" and tracker.calls[-1] is False
 
 
@@ -142,6 +145,7 @@ def test_a_tracker_that_gets_on_slowly_is_not_waited_for_without_end(begin, trac
     assert time.monotonic() - started < 10
     (line,) = begin.lines
     assert line.startswith("note: mlflow has not taken everything within 1 s: ")
+    assert module.awaits_end(begin.workdir, "mlflow")
 
 
 @pytest.mark.parametrize("is_alone", [True, False])
@@ -207,6 +211,21 @@ def test_a_training_reports_what_its_log_has(tracker, tmp_path, capsys, monkeypa
     assert scalars["test/accuracy"] == pytest.approx(result["accuracy"])
     assert files == ["config.json", "result.json", "curves.png"]
     assert tracker.run.options["experiment"] == "digits"
+
+    # A kill between result.json and the report of the end is made up for, once.
+    last = tracker.calls[-1]
+    kept = tmp_path / "run" / "tracker.json"
+    assert json.loads(kept.read_text()) == {"mlflow": "7", "finished": ["mlflow"]}
+    for begun, reported in [({"mlflow": "7"}, [last]), (None, []), ({"wandb": "8"}, [])]:
+        if begun is not None:
+            kept.write_text(json.dumps(begun))
+        tracker.calls.clear()
+        code, out, err = outcome(main.main, capsys, *CONFIG, f"--workdir={tmp_path}/run", *argv)
+        assert code == 0 and "finished already" in out, err
+        assert tracker.calls == reported
+        if reported:
+            assert tracker.run.id == "7" and tracker.run.values["data.source"] == "digits"
+            assert json.loads(kept.read_text())["finished"] == ["mlflow"]
 
 
 SECRET = "must not hold credentials, which config.json would keep: set MLFLOW_TRACKING_URI"

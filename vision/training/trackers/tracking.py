@@ -14,12 +14,13 @@ from ml_collections import ConfigDict
 
 from vision.config.trackers import tracker_options
 from vision.config.validate import leaves
-from vision.errors import brief
+from vision.errors import UserError, brief
 from vision.support.files import write_json
 from vision.support.reading import read_json
 
-NAME = "tracker.json"  # in the run directory: {tracker: id of the run there}
-SCHEMA = {"mlflow?": str, "wandb?": str}
+# In the run directory: {tracker: id of the run there}, and the trackers that know of its end.
+NAME = "tracker.json"
+SCHEMA = {"mlflow?": str, "wandb?": str, "finished?": [str]}
 FILES = ("config.json", "result.json", "curves.png")
 PATIENCE = 120.0  # seconds that the end of a run waits for its tracker, at most
 SHORT_PATIENCE = 10.0  # of a run that was interrupted: whoever did so waits
@@ -130,7 +131,12 @@ class Tracking:
         named = {f"test/{name}": float(value) for name, value in scalars.items()}
         files = [self._workdir / name for name in FILES]
         there = [file for file in files if file.is_file()]
-        self._end(lambda tracker: tracker.finish(named, there), self._patience)
+
+        def last(tracker: Tracker) -> None:
+            tracker.finish(named, there)
+            self._keep(is_finished=True)
+
+        self._end(last, self._patience)
 
     def __enter__(self) -> "Tracking":
         return self
@@ -196,14 +202,45 @@ class Tracking:
         )
 
     def _open(self, module: Any) -> Tracker:
-        path = self._workdir / NAME
-        ids = read_json(path, SCHEMA, "remove it") if path.exists() else {}
+        kept = _read(self._workdir)
+        if self._name in kept.get("finished", ()):  # it is tested again: to the tracker it runs
+            self._keep(is_finished=False)
         run = TrackedRun(
             workdir=self._workdir,
             values=dict(leaves(self._config)),
             options=tracker_options(self._config.log),
-            id=ids.get(self._name, ""),
-            keep_id=lambda new: write_json(path, ids | {self._name: new}),
+            id=kept.get(self._name, ""),
+            keep_id=lambda new: self._keep(is_finished=False, run_id=new),
             patience=self._patience,
         )
         return module.open(run)
+
+    def _keep(self, is_finished: bool, run_id: str = "") -> None:
+        """Writes whether the tracker knows of the run's end, and what it calls a new run."""
+        kept = _read(self._workdir)
+        finished = [name for name in kept.pop("finished", ()) if name != self._name]
+        if is_finished:
+            finished.append(self._name)
+        if finished:
+            kept["finished"] = finished
+        if run_id:
+            kept[self._name] = run_id
+        write_json(self._workdir / NAME, kept)
+
+
+def awaits_end(workdir: pathlib.Path, name: str) -> bool:
+    """Returns whether a tracker has a run of a directory and may not know that it is finished.
+
+    A tracker.json that cannot be read counts as one: `Tracking` has a line for that.
+    """
+    try:
+        kept = _read(workdir)
+    except UserError:
+        return True
+    return name in kept and name not in kept.get("finished", ())
+
+
+def _read(workdir: pathlib.Path) -> dict[str, Any]:
+    """Returns the contents of a directory's tracker.json; {} without one."""
+    path = workdir / NAME
+    return read_json(path, SCHEMA, "remove it") if path.exists() else {}
