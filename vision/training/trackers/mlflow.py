@@ -5,9 +5,12 @@ import pathlib
 import time
 from collections.abc import Mapping
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from mlflow.tracking import MlflowClient
 
+from vision.errors import UserError
 from vision.training.trackers.tracking import TrackedRun
 
 LONGEST = 6000  # characters of a parameter's value
@@ -59,16 +62,41 @@ def open(run: TrackedRun) -> MlflowTracker:
     client = MlflowClient(tracking_uri=run.options["uri"] or None)
     place = str(run.workdir.resolve())
     if run.id:
-        client.update_run(run.id, status="RUNNING")
-        client.set_tag(run.id, DIRECTORY, place)
-        return MlflowTracker(client, run.id, is_resumed=True)
-    name = run.options["experiment"]
-    experiment = client.get_experiment_by_name(name)
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(name)
-    run_id = client.create_run(experiment_id, run_name=run.name).info.run_id
-    run.keep_id(run_id)
-    params = [Param(key, str(value)[:LONGEST]) for key, value in run.values.items()]
+        run_id = run.id
+        client.update_run(run_id, status="RUNNING")
+        recorded = client.get_run(run_id).data.params
+    else:
+        experiment_id = _experiment_id(client, run.options["experiment"])
+        run_id = client.create_run(experiment_id, run_name=run.name).info.run_id
+        run.keep_id(run_id)
+        recorded = {}
+    # Of a resumed run those that a kill has kept from being recorded; MLflow lets none change.
+    params = [
+        Param(key, str(value)[:LONGEST]) for key, value in run.values.items() if key not in recorded
+    ]
     for first in range(0, len(params), AT_ONCE):
         client.log_batch(run_id, params=params[first : first + AT_ONCE])
-    client.log_batch(run_id, tags=[RunTag(DIRECTORY, place)])
-    return MlflowTracker(client, run_id, is_resumed=False)
+    client.set_tag(run_id, DIRECTORY, place)
+    return MlflowTracker(client, run_id, is_resumed=bool(run.id))
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str:
+    """Returns the id of the experiment of a name, which is created if there is none.
+
+    Raises:
+        UserError: it was deleted; MLflow keeps its name.
+    """
+    if client.get_experiment_by_name(name) is None:
+        try:
+            client.create_experiment(name)
+        except MlflowException as error:  # another worker of a search may have been faster
+            if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
+                raise
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None or experiment.lifecycle_stage != LifecycleStage.ACTIVE:
+        number = experiment.experiment_id if experiment else "ID"
+        raise UserError(
+            f"its experiment {name!r} is deleted: restore it with 'mlflow experiments restore "
+            f"--experiment-id {number}', or set another log.tracker_options.experiment"
+        )
+    return experiment.experiment_id
