@@ -1,8 +1,9 @@
-"""A training that is really killed while it reports to MLflow goes on as the same run there."""
+"""Trainings that report to MLflow: really killed and resumed, and beside a server that hangs."""
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +15,8 @@ pytest.importorskip("mlflow", reason="needs the extra mlflow")
 pytest.importorskip("alembic", reason="needs the extra mlflow")
 
 from mlflow.tracking import MlflowClient
+
+from tests.support import processes
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS = 3000
@@ -133,3 +136,22 @@ def test_a_killed_training_goes_on_as_the_same_run(command, tmp_path):
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED" and histories(client, run_id) == at_end
     assert json.loads(tracker.read_text())["finished"] == ["mlflow"]
+
+
+def test_processes_of_a_run_end_though_the_server_hangs(tmp_path):
+    """The first waits for it no longer than JAX lets the second wait for the first."""
+    with socket.socket() as server:  # it takes connections, and never answers
+        server.bind(("127.0.0.1", 0))
+        server.listen(100)
+        flags = FLAGS | {
+            "train.steps": 20,
+            "log.tracker_options.uri": f"http://127.0.0.1:{server.getsockname()[1]}",
+        }
+        del flags["parallel.devices"]
+        argv = [f"--config.{key}={value}" for key, value in flags.items()]
+        config = f"{REPOSITORY}/configs/digits.py"
+        arguments = ["--config", config, f"--workdir={tmp_path}/run", *argv]
+        ends = processes.finish(processes.start(2, arguments), timeout=400)
+    assert [code for code, _ in ends] == [0, 0], ends
+    assert "note: mlflow has not taken everything within 20 s: " in ends[0][1]
+    assert (tmp_path / "run" / "result.json").is_file()
