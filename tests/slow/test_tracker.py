@@ -19,9 +19,9 @@ from mlflow.tracking import MlflowClient
 from tests.support import processes
 
 REPOSITORY = Path(__file__).parents[2]
-STEPS = 3000
-SAVED_EVERY = 1000  # steps; MLflow keeps up with what is logged meanwhile
-LOGGED_EVERY = 50
+STEPS = 16_000
+SAVED_EVERY = 8000  # a few seconds, in which MLflow reports what comes after a checkpoint
+LOGGED_EVERY = 400  # seldom enough for MLflow to keep up
 FLAGS = {
     "train.steps": STEPS,
     "train.eval_every": SAVED_EVERY,
