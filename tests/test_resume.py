@@ -11,6 +11,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from tests.conftest import AS_USERS_DO
 from vision import cli, main
 from vision.config import default
 from vision.training.log import RunLog
@@ -32,6 +33,7 @@ def make_config(kind):
     c.augment.mixup = 0.4
     c.optimizer.ema = 0.9
     c.parallel.devices = 1
+    c.parallel.xla_options = AS_USERS_DO  # or resident and loaded data differ in the last bit
     if kind == "resnet":
         c.model.name = "tests.support.tiny_resnet"
         c.optimizer.name = "sgd"

@@ -29,6 +29,7 @@ def test_fsdp_is_the_same_training_with_an_eighth_of_the_state(float64):
         c = config()
         c.optimizer.name = "adamw"
         c.optimizer.ema = 0.9
+        c.optimizer.learning_rate = 1e-3  # a training that diverges enlarges rounding errors
         step = make(c, lambda: wide("float64"), devices=8, fsdp=fsdp)
         state = step.initialize()
         losses = []
@@ -42,7 +43,7 @@ def test_fsdp_is_the_same_training_with_an_eighth_of_the_state(float64):
         )
         outcomes[fsdp] = losses, jax.device_get((state, sums)), parallel.bytes_on_one_device(state)
     np.testing.assert_allclose(outcomes[8][0], outcomes[1][0], rtol=1e-12)
-    assert largest_difference(outcomes[8][1], outcomes[1][1]) < 1e-8
+    assert largest_difference(outcomes[8][1], outcomes[1][1]) < 3e-8  # sums are float32
     assert outcomes[8][2] <= 0.2 * outcomes[1][2]
 
 
