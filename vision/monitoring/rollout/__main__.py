@@ -37,6 +37,7 @@ from vision.support import disk
 from vision.support.extras import require_stage
 from vision.support.files import make_directory
 from vision.support.lock import locked
+from vision.support.progress import quiet
 from vision.support.reading import read_text
 
 STUCK = 3  # exit code
@@ -90,7 +91,7 @@ def _run(rollout, is_new):
             if not is_new:
                 cli.show(f"continues at {progress.weight:g} % of the traffic")
             make_directory(out)
-            with progress.quiet():  # for days; each decision is a line
+            with quiet():  # for days; each decision is a line
                 rollout.run()
     except (OSError, RunError) as error:
         failure = str(error if isinstance(error, RunError) else disk.failed(f"--out {out}", error))
