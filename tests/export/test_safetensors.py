@@ -48,7 +48,8 @@ def test_the_exported_file_predicts_as_the_run(tiny_run, tmp_path):
     config = run.config.copy_and_resolve_references()
     config.model.pretrained = str(tmp_path / "out" / "model.safetensors")
     images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
-    np.testing.assert_array_equal(inference.from_config(config)(images)[0], run(images)[0])
+    ours = inference.from_config(config)(images)[0]
+    np.testing.assert_allclose(ours, run(images)[0], atol=1e-6)  # another program
 
 
 NAMED = [n for n in names("vision.models") if hasattr(find("model", n, "vision.models"), "NAMES")]

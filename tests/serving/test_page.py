@@ -99,7 +99,7 @@ def test_an_image_is_classified(live, photo, width, theme, tmp_path):
         assert page.evaluate(f"{enlarged}.width === picture.width && {enlarged}.height > 99")
         page.press("Escape", 27)
         page.wait("!document.querySelector('#enlarged').open")
-        assert page.evaluate("document.activeElement === picture.parentElement")
+        page.wait("document.activeElement === picture.parentElement")
         page.screenshot(tmp_path / "page.png")
         assert cv2.imread(str(tmp_path / "page.png")).shape[1] == width
 

@@ -24,7 +24,7 @@ def test_every_corruption_is_measured_on_its_own_images(images):
     """A stand-in for the model: it calls an image bright above a mean of 110."""
     seen = []
 
-    def collect(forward, loader, batch_size, change, embedded):
+    def collect(forward, loader, batch_size, change, embedded, label):
         assert (forward, loader, batch_size, embedded) == ("forward", "loader", 4, 0)
         changed = np.asarray(change(images, np.arange(4)))
         assert changed.dtype == np.uint8 and changed.shape == images.shape
