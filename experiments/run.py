@@ -248,15 +248,25 @@ def _fill(folder: pathlib.Path, rows: Iterable[Row]) -> None:
         cells = [row.name, *(_summary(row, of_row, name) for name in shown), row.published]
         if of_row:
             minutes = statistics.mean(float(r["minutes"]) for r in of_row)
-            places = (f"{r['device']}, {r['date']}, {r['commit']}" for r in of_row)
-            where = "; ".join(dict.fromkeys(places))
-            cells += [f"{int(of_row[-1]['steps']):,}", f"{minutes:.1f}", where]
+            cells += [f"{int(of_row[-1]['steps']):,}", f"{minutes:.1f}", _places(of_row)]
         else:
             cells[1] = NOT_RUN
             cells += ["", "", ""]
         lines.append("| " + " | ".join(cells) + " |")
     fill(readme, lines)
     print(f"{readme}: filled")
+
+
+def _places(results: list[dict[str, str]]) -> str:
+    """Returns for each device when a row was run there, and at which commits."""
+    places = []
+    for device in dict.fromkeys(r["device"] for r in results):
+        of_device = [r for r in results if r["device"] == device]
+        dates = sorted({r["date"] for r in of_device})
+        days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+        commits = dict.fromkeys(r["commit"] for r in of_device)
+        places.append(", ".join((device, days, *commits)))
+    return "; ".join(places)
 
 
 def _summary(row: Row, results: list[dict[str, str]], name: str) -> str:
