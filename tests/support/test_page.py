@@ -153,7 +153,7 @@ def test_the_keyboard_reaches_everything(report):
         assert page.evaluate(caption).endswith("(3 of 3)")
         page.press("Escape", 27)
         page.wait("!document.querySelector('#enlarged').open")
-        assert page.evaluate(f"{focused}.firstElementChild.alt") == "third"
+        page.wait(f"{focused}.firstElementChild?.alt === 'third'")
         page.evaluate("document.querySelector('.wide').focus()")
         assert page.evaluate(f"{focused}.getAttribute('aria-label')").endswith(": Two")
         page.evaluate("scrollTo(0, 1e6)")
