@@ -56,23 +56,24 @@ def float64():
         yield
 
 
+# What makes configs/digits.py:smoke a ViT of a few thousand parameters.
+TINY_VIT = {
+    "model.name": "vit",
+    "model.variant": "mu/4",
+    "parallel.devices": 1,
+    "augment.affine": False,
+    "model.batch_norm_groups": None,
+    "model.stochastic_depth": None,
+    "log.progress": False,
+}
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
     """The directory of a finished run: a ViT of a few thousand parameters on digits of 8 px."""
     from vision import cli, main
 
     workdir = tmp_path_factory.mktemp("tiny") / "run"
-    flags = {
-        "model.name": "vit",
-        "model.variant": "mu/4",
-        "parallel.devices": 1,
-        "augment.affine": False,
-    }
-    flags |= {
-        "model.batch_norm_groups": None,
-        "model.stochastic_depth": None,
-        "log.progress": False,
-    }
     argv = ["--config", str(REPOSITORY / "configs/digits.py:smoke"), f"--workdir={workdir}"]
-    cli.run(main.main, argv + [f"--config.{key}={value}" for key, value in flags.items()])
+    cli.run(main.main, argv + [f"--config.{key}={value}" for key, value in TINY_VIT.items()])
     return workdir

@@ -104,18 +104,18 @@ def test_each_block_is_run_or_parsed(page):
 
 
 def check_commands(code, page):
-    """Each line is a command of ours, which is parsed above, or of a program that is known."""
+    """Each line is a command of ours, which is parsed above, or of one of `OTHERS`."""
     assert subprocess.run(["bash", "-n"], input=code, text=True).returncode == 0, code
     ours = {(c.program, *c.words) for c in programs() if c.page == page}
     for line in lines(code):
         for words in simple_commands(line):
-            known = words[0] if words[:2] != ["python", "-m"] else " ".join(words[:3])
-            known = "NAME=VALUE" if ASSIGNMENT.fullmatch(known) else known
-            is_ours = re.match(r"python -m (vision|scripts)\b|\./scripts/|vision$", known)
+            program = words[0] if words[:2] != ["python", "-m"] else " ".join(words[:3])
+            program = "NAME=VALUE" if ASSIGNMENT.fullmatch(program) else program
+            is_ours = re.match(r"python -m (vision|scripts)\b|\./scripts/|vision$", program)
             is_layout = LAYOUT.fullmatch(line)
             # Its flags: test_documents.py.
-            is_experiment = known.startswith("python -m experiments.") and find_spec(words[2])
-            is_checked = is_ours or is_layout or is_experiment or known in OTHERS
+            is_experiment = program.startswith("python -m experiments.") and find_spec(words[2])
+            is_checked = is_ours or is_layout or is_experiment or program in OTHERS
             assert is_checked, f"{page}: what checks '{line}'?"
             if not is_ours and not is_layout:
                 check_files(words, page)

@@ -9,6 +9,7 @@ import signal
 import numpy as np
 import pytest
 
+from tests.conftest import TINY_VIT
 from vision import cli, main
 from vision.compression import prune
 from vision.inference import from_run
@@ -50,18 +51,7 @@ def test_a_repeated_call_changes_nothing(tiny_run, pruned_run, capsys):
 
 
 def test_it_trains_on(pruned_run, tmp_path):
-    flags = {
-        "model.name": "vit",
-        "model.variant": "mu/4",
-        "parallel.devices": 1,
-        "augment.affine": False,
-    }
-    flags |= {
-        "model.batch_norm_groups": None,
-        "model.stochastic_depth": None,
-        "log.progress": False,
-    }
-    flags |= {"model.pretrained": pruned_run}
+    flags = TINY_VIT | {"model.pretrained": pruned_run}
     argv = ["--config=configs/digits.py:smoke", f"--workdir={tmp_path / 'run'}"]
     cli.run(main.main, argv + [f"--config.{key}={value}" for key, value in flags.items()])
     tuned = from_run(tmp_path / "run")

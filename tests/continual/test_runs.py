@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from vision.config import default
+from tests.support.mlp_config import mlp_config
 from vision.continual.__main__ import main as sequence
 from vision.continual.importance import main as importance
 from vision.data.division import read_division
@@ -40,17 +40,7 @@ def root(tmp_path_factory):
 
 
 def config(root, folder="old", previous="", **options):
-    c = default()
-    c.data.source = f"folder:{root / folder}"
-    c.model.name = "mlp"
-    c.model.variant = "32x1"
-    c.train.steps = 60
-    c.train.batch_size = 16
-    c.optimizer.learning_rate = 3e-3
-    c.log.tensorboard = False
-    c.log.progress = False
-    c.parallel.devices = 1
-    c.checkpoint.metric = "val/step"
+    c = mlp_config(f"folder:{root / folder}", 60)
     if previous:
         c.continual.previous = str(root / previous)
         c.objective.name = "continual"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.support.commands import outcome, refusal
-from vision.config import default
+from tests.support.mlp_config import mlp_config
 from vision.data.division import read_division
 from vision.evaluation import __main__ as evaluation
 from vision.inference import from_run, softmax
@@ -20,28 +20,13 @@ MERGE = ("--merge=round=0,3", "--rename=4=four", "--rename=1=one")
 MEMBERS = ([0, 3], [1], [2], [4])
 
 
-def config(source):
-    c = default()
-    c.data.source = source
-    c.model.name = "mlp"
-    c.model.variant = "32x1"
-    c.train.steps = 40
-    c.train.batch_size = 16
-    c.optimizer.learning_rate = 3e-3
-    c.log.tensorboard = False
-    c.log.progress = False
-    c.parallel.devices = 1
-    c.checkpoint.metric = "val/step"
-    return c
-
-
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     """Runs that learned 0 to 2 and then 3 and 4, with the old images and without."""
     root = tmp_path_factory.mktemp("joined")
-    run(config("digits?classes=0,1,2"), root / "first")
+    run(mlp_config("digits?classes=0,1,2", 40), root / "first")
     for name, old_data in (("second", True), ("alone", False)):
-        c = config("digits?classes=3,4")
+        c = mlp_config("digits?classes=3,4", 40)
         c.continual.previous = str(root / "first")
         c.continual.old_data = old_data
         c.continual.memory = "10/class" if old_data else ""

@@ -12,8 +12,8 @@ all levels. Nothing is ever written to stdout. `vision.cli.run` opens the outerm
 speaks if nothing else does, and clears what is left before an error is printed. Outside of it, in a
 notebook or a script, only the training speaks.
 
-Whoever prints to a terminal holds the lock of Python's stream, and below it `above`: the line is
-written past the stream, to its descriptor, or the two would wait for each other.
+A thread that prints to a terminal holds the lock of Python's stream, and below it `above`: the line
+is written past the stream, to its descriptor, or the two would wait for each other.
 """
 
 import contextlib

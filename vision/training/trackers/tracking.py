@@ -23,7 +23,7 @@ NAME = "tracker.json"
 SCHEMA = {"mlflow?": str, "wandb?": str, "finished?": [str]}
 FILES = ("config.json", "result.json", "curves.png")
 PATIENCE = 120.0  # seconds that the end of a run waits for its tracker, at most
-SHORT_PATIENCE = 10.0  # of a run that was interrupted: whoever did so waits
+SHORT_PATIENCE = 10.0  # of a run that was interrupted: its user waits
 LONGEST_BACKLOG = 10_000  # steps whose values wait for a tracker
 _CREDENTIALS = re.compile(r"://[^\s/@]*:[^\s@]*@")  # of an address in a library's message
 
