@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from experiments.row import Row
+from vision.evaluation.retrieval import WAYS
+from vision.metrics import RECALLS
 
+# {key of retrieval.json: its title in a table}
+RETRIEVED = {
+    f"{way}_at_{k}": f"{title}, recall@{k}" for way, title in WAYS.items() for k in RECALLS
+}
 COLUMNS = (
     "row",
     "seed",
@@ -15,8 +21,7 @@ COLUMNS = (
     "linear",
     "knn",
     "zero_shot",
-    "image_to_text",
-    "text_to_image",
+    *RETRIEVED,
     "old",
     "new",
     "forgotten",
@@ -36,8 +41,7 @@ MEASURES = {
     "linear": "linear probe",
     "knn": "k-NN",
     "zero_shot": "zero-shot accuracy",
-    "image_to_text": "image to text, recall@5",
-    "text_to_image": "text to image, recall@5",
+    **RETRIEVED,
     "old": "old images",
     "new": "new images",
     "forgotten": "points forgotten",
@@ -75,8 +79,8 @@ def measured(row: Row, workdir: pathlib.Path) -> dict[str, object]:
     if row.zero_shot:
         numbers["zero_shot"] = round(100 * records["zero_shot"]["metrics"]["accuracy"]["value"], 2)
     if row.retrieval:
-        for way in ("image_to_text", "text_to_image"):
-            numbers[way] = round(100 * records["retrieval"][f"{way}_at_5"], 2)
+        for name in RETRIEVED:
+            numbers[name] = round(100 * records["retrieval"][name], 2)
     if row.continual:
         numbers |= _continual(result)
     if row.reach:
