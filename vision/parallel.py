@@ -26,6 +26,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from vision.errors import UserError
+from vision.support.devices import open_devices
 
 AXES = ("data", "fsdp")
 MIN_SPLIT_SIZE = 1024  # smallest array, in elements, that is worth splitting
@@ -58,9 +59,10 @@ def make_mesh(devices: int = 0, fsdp: int = 1) -> Mesh:
             stays within a host if it can.
 
     Raises:
-        UserError: if there are fewer devices, or `fsdp` does not divide them.
+        UserError: if there are fewer devices, or `fsdp` does not divide them; see also
+            `open_devices`.
     """
-    available = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    available = sorted(open_devices(), key=lambda device: (device.process_index, device.id))
     count = len(available)
     if devices > count:
         platform = available[0].platform

@@ -11,6 +11,7 @@ from tests.conftest import REPOSITORY
 from vision.doctor import checks
 from vision.doctor.checks import BAD, NOTE, OK
 from vision.stages import stages
+from vision.support.accelerator import has_nvidia_driver
 
 
 def start(*flags, path=str(REPOSITORY), program=sys.executable):
@@ -37,6 +38,41 @@ def test_without_jax_training_does_not_work_and_it_says_so(tmp_path):
     assert done.returncode == 1 and "Traceback" not in done.stdout + done.stderr
     assert "! devices" in done.stdout and "the driver is broken" in done.stdout
     assert "training does not work: devices: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("platforms", "reason"),
+    [
+        pytest.param(
+            "cuda",
+            "it has no plugin, no driver or no device here",
+            marks=pytest.mark.skipif(has_nvidia_driver(), reason="an NVIDIA GPU may be here"),
+        ),
+        ("gpux", "Backend 'gpux' is not in the list of known backends"),
+    ],
+)
+def test_a_platform_that_jax_cannot_open_is_named(monkeypatch, platforms, reason):
+    monkeypatch.setenv("JAX_PLATFORMS", platforms)
+    (check,) = checks._devices()
+    assert check.state == BAD
+    assert check.text.startswith(f"JAX cannot compute on JAX_PLATFORMS={platforms}: {reason}")
+
+
+def test_training_names_a_platform_that_jax_cannot_open(tmp_path):
+    # In a process of its own: JAX opens its devices once.
+    line = [sys.executable, "-m", "vision.main", "--config=configs/digits.py"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "JAX_PLATFORMS": "gpux"}
+    done = subprocess.run(
+        [*line, f"--workdir={tmp_path}/run"],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    message, hint = done.stderr.splitlines()[-2:]
+    assert message.startswith("error: JAX cannot compute on JAX_PLATFORMS=gpux: ")
+    assert "JAX_PLATFORMS=cpu" in hint
 
 
 def test_unknown_flags_are_refused():

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from vision.cpu import calls, lowering, onednn
 from vision.errors import check_choice
+from vision.support.devices import open_devices
 
 CHOICES = ("auto", "off")
 
@@ -28,10 +29,11 @@ def choose(choice: str) -> None:
         choice: config.parallel.onednn: "auto", or "off" for XLA's own.
 
     Raises:
-        UserError: the choice is unknown.
+        UserError: the choice is unknown; see also `open_devices`.
     """
     global _reason
     check_choice("parallel.onednn", choice, CHOICES)
+    open_devices()
     _reason = "parallel.onednn = 'off'" if choice == "off" else _why_not()
     lowering.install()
     lowering.use_onednn(not _reason)

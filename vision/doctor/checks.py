@@ -99,6 +99,12 @@ def _packages() -> Iterator[Check]:
         yield Check("Packages", "missing", BAD, ", ".join(missing), command)
 
 
+def _error_in(lines: list[str]) -> str:
+    """Returns what a command that failed says: its message, or else its last line."""
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return errors[-1] if errors else f"JAX cannot compute: {lines[-1]}"
+
+
 def _devices() -> Iterator[Check]:
     """Yields what JAX computes on, as another process finds it."""
     command = [sys.executable, "-m", "vision.doctor.devices"]
@@ -118,8 +124,8 @@ def _devices() -> Iterator[Check]:
         yield Check("Devices", "devices", BAD, f"JAX cannot be tried: {brief(error)}")
         return
     if report is None:
-        words = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        yield Check("Devices", "devices", BAD, f"JAX cannot compute: {words}")
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        yield Check("Devices", "devices", BAD, _error_in(lines))
         return
     counted = {name: report["devices"].count(name) for name in report["devices"]}
     text = ", ".join(f"{count} x {name}" for name, count in counted.items())

@@ -5,16 +5,21 @@ python -m vision.doctor.devices    # one line of JSON
 
 import json
 import time
+from collections.abc import Sequence
+
+from vision import cli
 
 
-def main() -> None:
+def main(_argv: Sequence[str]) -> None:
     """Prints {"devices", "backend", "onednn", "seconds"} as JSON; fails if the gradient does."""
     began = time.perf_counter()
     import jax
     import jax.numpy as jnp
 
     from vision import cpu
+    from vision.support.devices import open_devices
 
+    devices = [f"{device.platform}: {device.device_kind}" for device in open_devices()]
     cpu.choose("auto")
 
     def loss(kernel, images):
@@ -26,7 +31,6 @@ def main() -> None:
     gradient = jax.jit(jax.grad(loss))(jnp.ones((3, 3, 3, 16)), jnp.ones((8, 32, 32, 3)))
     if not bool(jnp.isfinite(gradient).all()):
         raise RuntimeError("the gradient of a convolution is not finite")
-    devices = [f"{device.platform}: {device.device_kind}" for device in jax.devices()]
     onednn = cpu.describe(len(devices)).removeprefix(", ")
     seconds = time.perf_counter() - began
     report = {"devices": devices, "backend": jax.default_backend(), "onednn": onednn}
@@ -34,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)
