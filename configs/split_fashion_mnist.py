@@ -49,6 +49,7 @@ def get_config(scenario="class", method="none"):
     c.checkpoint.keep_latest = 1
     c.log.every = 500
     c.log.tensorboard = False
+    c.log.curves = False  # of each task; the sequence has a plot of its own
     c.continual.fisher_images = 1000
     factors = ONLINE_EWC if method == "online_ewc" else EWC
     set_method(c, method, factors[scenario], SI[scenario])
