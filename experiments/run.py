@@ -75,18 +75,21 @@ def main(argv):
         for row, seed in _runs(chosen, a.seeds or "0"):
             keep(row, seed, place)
         return
-    stopped = False
-    for row, seed in [] if a.table else _runs(chosen, a.seeds):
-        stopped = not _run(row, seed, place, a.rows)
-        if not a.rows:
-            _collect(folder, module.ROWS, place)
-        if stopped:
+    runs = [] if a.table else _runs(chosen, a.seeds)
+    if a.rows:
+        for row, seed in runs:
+            _show(row, seed, place)
+        return
+    _collect(folder, module.ROWS, place)
+    for row, seed in runs:
+        if not _commands(row, seed, place):
+            continue
+        is_done = _run(row, seed, place)
+        _collect(folder, module.ROWS, place)
+        if not is_done:
             print(f"row '{row.name}', seed {seed}: stopped; the same command goes on")
             break
-    if not a.rows:
-        if a.table:
-            _collect(folder, module.ROWS, place)
-        _fill(folder, module.ROWS)
+    _fill(folder, module.ROWS)
 
 
 def _chosen(rows: Iterable[Row], a: argparse.Namespace) -> list[Row]:
@@ -112,7 +115,13 @@ def _runs(rows: Iterable[Row], seeds: str) -> list[tuple[Row, int]]:
     return [(row, seed) for row, seed in wanted if seeds or seed < row.seeds]
 
 
-def _run(row: Row, seed: int, place: Place, only_show: bool) -> bool:
+def _show(row: Row, seed: int, place: Place) -> None:
+    """Prints the commands of a row that are not done."""
+    for words, _ in _commands(row, seed, place):
+        print("python", shlex.join(words))
+
+
+def _run(row: Row, seed: int, place: Place) -> bool:
     """Trains, probes and draws images for one row, as far as that is not done.
 
     Returns:
@@ -121,12 +130,9 @@ def _run(row: Row, seed: int, place: Place, only_show: bool) -> bool:
     Raises:
         UserError: a run that the row starts from is not finished, or a command failed.
     """
-    if not only_show:
-        _check_runs(row, seed, place)
+    _check_runs(row, seed, place)
     for words, written in _commands(row, seed, place):
         print("python", shlex.join(words), flush=True)
-        if only_show:
-            continue
         # A training that is told to stop ends well too, but without its result.
         if not run_module(words, f"row '{row.name}', seed {seed}") or not written.exists():
             return False
