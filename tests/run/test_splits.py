@@ -74,7 +74,7 @@ def test_evaluation_tests_the_images_that_were_test_images(here, capsys):
     removed = change(here)
     assert evaluate("run", pathlib.Path("after")) == expected - set(removed)
     output = capsys.readouterr().out
-    assert f"note: since the training began, 1 of train missing: {removed[0]}" in output
+    assert f"note: since training began, 1 of train missing: {removed[0]}" in output
     assert f"1 of test missing: {removed[1]}" in output and "10 of train new: cat/1" in output
     changes = json.loads(pathlib.Path("after/metrics.json").read_text())["data"]["changes"]
     assert changes["missing"] == {"train": 1, "test": 1}
@@ -116,7 +116,7 @@ def test_the_same_images_in_another_place_have_the_same_splits(here, place, caps
     names = evaluate(run, pathlib.Path("e"), f"--data={spec}")
     assert len(names) == len(here["test"].names)
     assert names == set(here["test"].names)
-    assert "these are the images that the model was trained on" in capsys.readouterr().out
+    assert "have the names of the model's training data" in capsys.readouterr().out
     header = json.loads(pathlib.Path("e/metrics.json").read_text())["data"]
     assert header["split"] == "test" and not header["learned_from"]
     if place != "packed":

@@ -90,7 +90,7 @@ def test_the_labels_train_a_model_that_is_judged(collected, tmp_path, monkeypatc
         ]
         assert record["data"][name]["images"] == len(tests) > 0
         assert record["data"][name]["seen"] > 0
-    assert "next may take the place of run: it keeps all 2 rules" in capsys.readouterr().out
+    assert "next may replace run: it passes all 2 rules" in capsys.readouterr().out
     cli.run(export, ["--workdir=next", "--out=models/pets/2"])
     cli.run(
         gate,

@@ -46,7 +46,7 @@ def test_the_way_back(here):
     write_params(here.root, "--min-gain new=1")  # which no model keeps
     output = here("dvc", "repro", PIPELINE, fails=True)
     assert stages(output) == ["label", "retrain", "gate"]
-    assert "must not take the place" in (circle / "gate" / "gate.md").read_text()
+    assert "must not replace" in (circle / "gate" / "gate.md").read_text()
     assert not (circle / "bundle").exists()
 
     write_params(here.root)

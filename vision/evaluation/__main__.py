@@ -120,7 +120,7 @@ def _directory(values):
     is_own = values.workdir and not values.data and not values["zero-shot"].value
     if not is_own or values.split not in ("", "test"):
         raise UserError(
-            "where to? Give --out DIRECTORY; only a run's own test split has a place, "
+            "where to? Give --out DIRECTORY; only a run's own test split has a default, "
             "RUN/evaluation"
         )
     return pathlib.Path(values.workdir, EVALUATION)

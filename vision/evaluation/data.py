@@ -166,8 +166,8 @@ def _open(classifier: Predictor, c: ConfigDict, spec: str) -> tuple[bool, bool, 
         return True, False, open_splits(c.source, c.bits, 1 if classifier.past else 2)
     if any(is_same(spec, name) for name in members(c.source)):
         raise UserError(
-            f"--data {spec} is a part of what this run learned from, {c.source}: without --data "
-            "its own test images are evaluated"
+            f"--data {spec} is part of what this run was trained on, {c.source}: leave it out to "
+            "evaluate the run's own test images"
         )
     # New images may well be of a single class, such as a day's defects.
     opened = open_splits(spec, c.bits, 1)

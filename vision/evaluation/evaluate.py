@@ -115,11 +115,11 @@ def evaluate(
     report(f"{split.spec}, {split.name}: {len(split.source):,} images, {parallel.describe(mesh)}")
     if split.is_copy:
         report(
-            "note: by their names, these are the images that the model was trained on: its own "
-            "splits are used, and --split all evaluates all images"
+            "note: these images have the names of the model's training data: its own splits are "
+            "used, and --split all evaluates all images"
         )
     for line in split.data.changes.lines():
-        report(f"note: since the training began, {line}")
+        report(f"note: since training began, {line}")
     evaluator = Evaluator(Forward(classifier, mesh), split, size, c, report)
     outputs = evaluator.outputs()
     predicted = outputs.logits.argmax(1)
@@ -263,7 +263,7 @@ def _limits(classifier, split, temperature, val, c, report):
     try:
         return selective.choose(evidence, stored.rule)
     except UserError as error:
-        report(f"note: the rule that was chosen is dropped: {error}")
+        report(f"note: the chosen rule is dropped: {error}")
         return evidence
 
 

@@ -158,8 +158,8 @@ def deviations(protocol: Protocol, c: ConfigDict) -> list[str]:
         differences.append(f"learns from few labels: data.labels = {c.data.labels}")
     if len(protocol.rates) > 1 and not c.data.val_fraction:
         differences.append(
-            "data.val_fraction = 0: without a validation split of the source's, the learning rate "
-            "is chosen on the test split"
+            "data.val_fraction = 0: if the source has no validation split, the learning rate is "
+            "chosen on the test split"
         )
     elif len(protocol.rates) == 1 and c.data.val_fraction:
         differences.append("does not learn from the validation split")

@@ -135,9 +135,9 @@ def validation(classifier: "Classifier") -> tuple[np.ndarray, np.ndarray]:
     outputs = Evaluator(Forward(classifier, mesh), split, size, config.evaluation).validation()
     if outputs is None:
         raise UserError(
-            f"{config.data.source} has no validation split apart from its test split: thresholds "
-            "are chosen on images that neither train nor test the model. Set data.fractions and "
-            "train again"
+            f"{config.data.source} has no validation split besides its test split: thresholds are "
+            "chosen on images that neither train nor test the model. Set data.fractions and train "
+            "again"
         )
     return outputs
 
@@ -178,11 +178,11 @@ def overview(evidence: Evidence) -> list[str]:
         try:
             lines.append(describe(evidence, wish))
         except UserError:
-            lines.append(f"{wish}: {evidence.images:,} validation images cannot promise it")
+            lines.append(f"{wish}: not possible with {evidence.images:,} validation images")
     confidence = f"{100 * evidence.contents['confidence']:g} %"
     lines.append(
-        f"Decide on the precision first: the confidence of {confidence} is that of one wish, not "
-        "of the highest of these that turned out to be possible"
+        f"Decide on the precision first: the confidence of {confidence} holds for one wish, not "
+        "for the highest of these that turns out to be possible"
     )
     return lines
 

@@ -60,8 +60,8 @@ def heat_maps(predictor: "Predictor", name: str, asked_by: str, export_by: str) 
         maps = explainer(model)
         if maps is None:
             raise UserError(
-                f"{asked_by}: this model has no heat maps: they need features and pool of a map "
-                "with several positions, or a ViT"
+                f"{asked_by}: this model has no heat maps: they need a ViT, or a model that pools "
+                "features of a map with several positions"
             )
         return HeatMaps(maps, OF_ANY_CLASS if maps.method == ROLLOUT else OF_CLASS)
     if model.explain is None:

@@ -165,7 +165,7 @@ def test_runs_that_cannot_be_compared(evaluated, digits, tmp_path, capsys):
     shutil.copytree(a / "evaluation", tmp_path / "older")
     (tmp_path / "older" / "metrics.json").write_text('{"metrics": {}}')
     for argv, message in (
-        ((a,), "Give two evaluated runs or more"),
+        ((a,), "give at least two evaluated runs"),
         ((a, a), "is given twice"),
         ((a, tmp_path / "nowhere"), "there is no directory"),
         ((a, empty), f"python -m vision.evaluation --workdir {empty}"),

@@ -121,7 +121,7 @@ def test_a_better_model_passes(place, digits, command, tmp_path):
     ]
     assert "pass  new: gains at least 0 points" in printed
     assert "pass  old: loses at most 1 point" in printed
-    assert printed.rstrip().endswith("many may take the place of few: it keeps all 2 rules")
+    assert printed.rstrip().endswith("many may replace few: it passes all 2 rules")
     text = (tmp_path / "gate" / "gate.md").read_text()
     assert (
         text.startswith("### ✅ `many` against `few`\n")
@@ -134,7 +134,7 @@ def test_a_better_model_passes(place, digits, command, tmp_path):
 
 def test_a_worse_model_fails(command, tmp_path):
     code, printed, errors = command("many", "few")
-    assert code == 1 and errors.startswith("error: few must not take the place of many")
+    assert code == 1 and errors.startswith("error: few must not replace many")
     assert "FAIL  old: loses at most 1 point" in printed
     record = json.loads((tmp_path / "gate" / "gate.json").read_text())
     assert not record["passed"]
@@ -158,7 +158,7 @@ def test_limits_decide(command, tmp_path):
     code, printed, _ = command("many", "few", *flags, data=["old"])
     assert code == 0 and "no class has enough images to be judged" in printed
     code, _, errors = command("many", "few", *flags, "--decide=interval", data=["old"])
-    assert code == 1 and "does not keep 2 of 2 rules for sure" in errors
+    assert code == 1 and "is not sure to pass 2 of 2 rules" in errors
 
 
 def test_a_class_that_only_the_new_model_has(place, digits, command, tmp_path):
@@ -310,7 +310,7 @@ def test_a_failure_leaves_no_verdict(place, command, tmp_path, monkeypatch):
 
     monkeypatch.setattr(gate, "write_json", write)
     code, _, errors = command("few", "many")
-    assert code == 1 and "error: " in errors and "must not take the place" not in errors
+    assert code == 1 and "error: " in errors and "must not replace" not in errors
     assert not list((tmp_path / "gate").iterdir())
 
 
@@ -321,7 +321,7 @@ def test_a_failure_leaves_no_verdict(place, command, tmp_path, monkeypatch):
         (["--data=o ld=digits"], "must be NAME=SOURCE"),
         (["--data=old=digits", "--data=old=digits"], "is given twice"),
         ([], "on which images"),
-        (["--data=test=digits"], "there is no rule about test: give"),
+        (["--data=test=digits"], "no rule covers test: give"),
         (["--data=old=digits", "--max-loss=odl=0.1"], "did you mean 'old'"),
         (["--data=old=digits", "--max-loss=old=x"], r"a number in \[0, 1\], got x"),
         (["--data=old=digits", "--max-loss=old=-1"], r"a number in \[0, 1\]"),

@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     if config is not None:
         raise UserError("--config has no effect on trained runs: give their directories")
     if len(words) < 2:
-        raise UserError("compare what? Give two evaluated runs or more: RUN_A RUN_B")
+        raise UserError("give at least two evaluated runs to compare: RUN_A RUN_B")
     check_choice("--split", values.split, ("", *SPLITS))
     require_stage("the comparison", "compare")
     runs, left_out = align(

@@ -205,8 +205,8 @@ def _check_images(first, run):
             i = differs[0]
             raise UserError(
                 f"image {first.columns['row'][i]} has the {key} {first.columns[key][i]!r} in "
-                f"{first.title}, {run.columns[key][i]!r} in {run.title}: the data have changed,\n"
-                "or were divided with another seed. Evaluate both on new images: --data SOURCE"
+                f"{first.title}, {run.columns[key][i]!r} in {run.title}: the data changed,\n"
+                "or was split with another seed. Evaluate both on new images: --data SOURCE"
             )
 
 

@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     ]
     if not limits:
         raise UserError(
-            f"there is no rule about {', '.join(data)}: give --min-gain or --max-loss, such as "
+            f"no rule covers {', '.join(data)}: give --min-gain or --max-loss, such as "
             f"--max-loss {next(iter(data))}=0.01"
         )
     request = judge.Request(words, titles(words), data, limits, values.decide, class_images)

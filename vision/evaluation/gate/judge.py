@@ -146,17 +146,17 @@ def _notes(models, titles, learned, seen, present):
     """Returns what a reader of the verdict must know, in sentences."""
     notes = []
     if seen:
-        notes.append(f"{seen:,} images are left out: a model has learned from them")
+        notes.append(f"{seen:,} images are left out: a model was trained on them")
     for model, title, own in zip(models, titles, learned, strict=True):
         if own.is_unknown:
             notes.append(
-                f"{title} has learned from these data and has no list of the images: it may know "
-                "some of them"
+                f"{title} was trained on this data and has no list of its training images: it may "
+                "have seen some of these"
             )
         if own.alike:
             notes.append(
-                f"{len(own.alike):,} images are called as images are that {title} has learned "
-                "from: they may be copies"
+                f"{len(own.alike):,} images have the names of images that {title} was trained on: "
+                "they may be copies"
             )
         missing = sorted(present - set(model.classes))
         if missing:
@@ -207,12 +207,12 @@ def verdict(record: Mapping[str, Any]) -> str:
     old, new = (model["title"] for model in record["models"])
     failed = sum(not rule["passed"] for rule in record["rules"])
     count = len(record["rules"])
-    how = " for sure" if record["decide"] == "interval" else ""
+    is_sure = record["decide"] == "interval"
     if not failed:
-        return f"{new} may take the place of {old}: it keeps all {count} rules{how}"
-    return (
-        f"{new} must not take the place of {old}: it does not keep {failed} of {count} rules{how}"
-    )
+        passes = "is sure to pass" if is_sure else "passes"
+        return f"{new} may replace {old}: it {passes} all {count} rules"
+    fails = "is not sure to pass" if is_sure else "fails"
+    return f"{new} must not replace {old}: it {fails} {failed} of {count} rules"
 
 
 def markdown(record: Mapping[str, Any]) -> str:

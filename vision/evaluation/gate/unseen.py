@@ -170,7 +170,7 @@ def unseen(
             subsets.append(Subset(source, np.flatnonzero(is_new)))
     if not subsets:
         raise UserError(
-            f"--data {spec}: the models have learned from all of its {total:,} images: give others"
+            f"--data {spec}: the models were trained on all of its {total:,} images: give others"
         )
     images = Joined(subsets)
     return images, total - len(images)
